@@ -1,0 +1,167 @@
+//! When to move the write-ahead log into the database file, and how hard to try.
+//!
+//! Only the writer thread does it, after it has replied. `PASSIVE` at every `checkpoint_pages`: it waits for
+//! nobody. Overlapping short readers can keep it from ever finishing, since the log starts anew only at "the next
+//! commit after everything was moved and no reader uses the WAL". So above `wal_limit` it is one `RESTART`, which
+//! waits for readers, for at most [`PATIENCE`]. An attempt that could not finish is made again once the log has
+//! grown by as much again, not at every commit.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::connection::read_back;
+use crate::error::Result;
+use crate::fence::Fence;
+use crate::options::Options;
+
+/// How long a RESTART checkpoint may keep the writer.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// Pages in the log after this thread's last commit, until they are taken. rusqlite's `wal_hook` takes a bare
+    /// `fn`, which can only leave them here; the writer thread has one writing connection.
+    static PAGES: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Mode {
+    Passive,
+    Restart,
+    Truncate,
+}
+
+/// The row that `PRAGMA wal_checkpoint` gives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    pub(crate) busy: bool,
+    pub(crate) log: u32,
+    pub(crate) moved: u32,
+}
+
+impl Progress {
+    pub(crate) fn finished(self) -> bool {
+        !self.busy && self.moved == self.log
+    }
+}
+
+pub(crate) struct Checkpointer {
+    frame: u64,
+    step: u32,
+    limit: u64,
+    hard_limit: Option<u64>,
+    busy_timeout: Duration,
+    /// Pages in the log.
+    log: u32,
+    /// The next attempt is due at so many.
+    next: u32,
+    /// All of the log is in the database file.
+    empty: bool,
+}
+
+impl Checkpointer {
+    /// Watches the log through a hook, on the thread that will commit.
+    pub(crate) fn watch(conn: &Connection, fence: &Fence, options: &Options) -> Result<Self> {
+        let page_size: u64 = fence
+            .own(|| read_back(conn, "page_size"))?
+            .parse()
+            .unwrap_or(options.page_size);
+        conn.wal_hook(Some(|_, pages| {
+            PAGES.set(Some(pages.max(0) as u32));
+            Ok(())
+        }));
+        // "WAL frame header: 24 bytes", <https://sqlite.org/fileformat2.html#the_write_ahead_log>.
+        let frame = page_size + 24;
+        let step = u64::from(options.checkpoint_pages)
+            .min(options.wal_limit / frame / 4)
+            .max(1) as u32;
+        Ok(Self {
+            frame,
+            step,
+            limit: options.wal_limit,
+            hard_limit: options.wal_hard_limit,
+            busy_timeout: options.busy_timeout,
+            log: 0,
+            next: step,
+            empty: false,
+        })
+    }
+
+    /// After every commit.
+    pub(crate) fn committed(&mut self) {
+        let Some(pages) = PAGES.take() else { return };
+        if pages < self.log {
+            // The log has started anew.
+            self.next = self.step;
+        }
+        self.log = pages;
+        self.empty = false;
+    }
+
+    pub(crate) fn due(&self) -> Option<Mode> {
+        (self.log >= self.next).then(|| {
+            if self.bytes() > self.limit {
+                Mode::Restart
+            } else {
+                Mode::Passive
+            }
+        })
+    }
+
+    /// Whether an idle writer still has something to move.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.empty
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.log) * self.frame
+    }
+
+    pub(crate) fn over_limit(&self) -> bool {
+        self.bytes() > self.limit
+    }
+
+    /// The hard limit, if the log is over it.
+    pub(crate) fn over_hard_limit(&self) -> Option<u64> {
+        self.hard_limit.filter(|limit| self.bytes() > *limit)
+    }
+
+    /// One attempt.
+    pub(crate) fn run(
+        &mut self,
+        conn: &Connection,
+        fence: &Fence,
+        mode: Mode,
+        patience: Option<Duration>,
+    ) -> rusqlite::Result<Progress> {
+        let pragma = match mode {
+            Mode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            Mode::Restart => "PRAGMA wal_checkpoint(RESTART)",
+            Mode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        };
+        conn.busy_timeout(patience.unwrap_or(PATIENCE))?;
+        // Not from the cache: a PRAGMA acts when it is prepared, too.
+        let row = fence.own(|| {
+            conn.query_row(pragma, [], |row| {
+                let count = |column| row.get::<_, i64>(column).map(|n| n.max(0) as u32);
+                Ok(Progress {
+                    busy: row.get(0)?,
+                    log: count(1)?,
+                    moved: count(2)?,
+                })
+            })
+        });
+        conn.busy_timeout(self.busy_timeout)?;
+        let progress = row?;
+        self.empty = progress.finished();
+        if self.empty && mode != Mode::Passive {
+            self.log = 0;
+            self.next = self.step;
+        } else {
+            self.log = progress.log;
+            self.next = progress.log.saturating_add(self.step);
+        }
+        Ok(progress)
+    }
+}

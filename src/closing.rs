@@ -1,0 +1,88 @@
+//! What closing came to, and how those who closed learn of it.
+
+use std::fmt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What [`Store::close`](crate::Store::close) did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// Queued writes that were finished, well or badly, after the store was told to close.
+    pub finished: u64,
+    /// Queued writes that were never started; their callers got [`Closed`](crate::Error::Closed).
+    pub never_started: u64,
+    /// Whether all of the write-ahead log is in the database file and the log was cut to nothing.
+    pub wal_truncated: bool,
+    /// Why not, if it was not. The next open will find the rest in the log; nothing is lost.
+    pub wal_kept_because: Option<String>,
+    /// How long closing took.
+    pub took: Duration,
+}
+
+impl fmt::Display for CloseReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} queued writes finished, {} never started, ",
+            self.finished, self.never_started
+        )?;
+        match &self.wal_kept_because {
+            None => write!(f, "the write-ahead log was emptied"),
+            Some(reason) => write!(f, "the write-ahead log was kept: {reason}"),
+        }?;
+        write!(f, " ({:.1?})", self.took)
+    }
+}
+
+/// One mutex around the deadline, which the first closer sets, and the report, which the writer thread leaves
+/// once. The condition variable tells those who wait that it is there.
+#[derive(Default)]
+pub(crate) struct Closing {
+    state: Mutex<State>,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    deadline: Option<Instant>,
+    report: Option<CloseReport>,
+}
+
+impl Closing {
+    /// Asks the writer to have closed by then. A second closer may bring the deadline forward.
+    pub(crate) fn ask(&self, deadline: Instant) {
+        let mut state = self.lock();
+        state.deadline = Some(state.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.lock().deadline
+    }
+
+    pub(crate) fn report(&self, report: CloseReport) {
+        self.lock().report.get_or_insert(report);
+        self.done.notify_all();
+    }
+
+    /// The report, or `None` if it is not there by then.
+    pub(crate) fn wait(&self, until: Instant) -> Option<CloseReport> {
+        let mut state = self.lock();
+        while state.report.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self
+                .done
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        state.report.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,317 @@
+//! The only place where a connection is opened: its flags, its PRAGMAs, each read back, and its fence.
+//!
+//! A PRAGMA that SQLite does not know, or will not set, is no error to SQLite. So each one is set, read back
+//! and compared, and one that did not take is an [`Error::Pragma`] that names it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use r2d2::ManageConnection;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
+
+use crate::error::{Error, Result, extended_code, primary_code};
+use crate::event::event;
+use crate::fence::Fence;
+use crate::file::DatabaseFile;
+use crate::options::{Access, AutoVacuum, Durability, Options, Role};
+
+/// A connection and the fence around it.
+pub(crate) struct Fenced {
+    pub(crate) conn: Connection,
+    pub(crate) fence: Arc<Fence>,
+}
+
+/// Refuses a SQLite that can corrupt the database.
+///
+/// "The WAL-reset bug ... affects all versions of SQLite from 3.7.0 through 3.51.2 ... also fixed in 3.50.7 and
+/// 3.44.6", <https://sqlite.org/wal.html#walresetbug>.
+pub(crate) fn check_sqlite_version() -> Result<()> {
+    if has_wal_reset_bug(rusqlite::version_number()) {
+        return Err(Error::SqliteTooOld {
+            version: rusqlite::version().into(),
+        });
+    }
+    Ok(())
+}
+
+fn has_wal_reset_bug(version: i32) -> bool {
+    !matches!(version, 3_044_006..=3_044_999 | 3_050_007..=3_050_999 | 3_051_003..)
+}
+
+/// Opens the one connection that writes, and takes its first lock.
+pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenced> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let conn = match options.access {
+        Access::Shared => Connection::open_with_flags(&file.path, flags),
+        // The file's first connection decides whether the index of the WAL is on the heap; the readers,
+        // opened with the ordinary VFS, join it.
+        Access::Exclusive => Connection::open_with_flags_and_vfs(&file.path, flags, c"unix-excl"),
+    }
+    .map_err(|e| explain_open(&file.path, e))?;
+    set_common(&conn, options, Role::Writer)?;
+    if file.new {
+        // Both must come before the file's first page is written, and that is what the switch to WAL does.
+        execute(
+            &conn,
+            &file.path,
+            &format!("PRAGMA page_size = {}", options.page_size),
+        )?;
+        execute(
+            &conn,
+            &file.path,
+            &format!("PRAGMA auto_vacuum = {}", auto_vacuum(options.auto_vacuum)),
+        )?;
+    }
+    switch_to_wal(&conn, &file.path)?;
+    if conn.is_readonly(MAIN_DB).map_err(Error::not_started)? {
+        return Err(Error::Open {
+            path: file.path.clone(),
+            problem: "this process may read the file but not write it: change its owner or mode".into(),
+            source: None,
+        });
+    }
+    if file.new {
+        verify(&conn, "page_size", options.page_size)?;
+        verify(&conn, "auto_vacuum", auto_vacuum(options.auto_vacuum))?;
+    }
+    set(&conn, "synchronous", synchronous(options.durability))?;
+    set(&conn, "journal_size_limit", options.journal_size_limit)?;
+    set(&conn, "wal_autocheckpoint", 0)?;
+    warn_about_fts(&conn)?;
+    hint_at_memory_management(&conn)?;
+    let fence = Fence::install(&conn, Role::Writer).map_err(Error::not_started)?;
+    Ok(Fenced { conn, fence })
+}
+
+/// What opens the readers' connections: `r2d2_sqlite`'s own, told to open the file read-only.
+pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
+    SqliteConnectionManager::file(path).with_flags(
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW
+            | OpenFlags::SQLITE_OPEN_EXRESCODE,
+    )
+}
+
+/// Opens a connection that reads.
+pub(crate) fn open_reader(
+    source: &SqliteConnectionManager,
+    path: &Path,
+    options: &Options,
+) -> Result<Fenced> {
+    let conn = source.connect().map_err(|e| explain_open(path, e))?;
+    set_common(&conn, options, Role::Reader)?;
+    // A read-only connection may still `VACUUM INTO` or `ATTACH` another file for writing.
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)
+        .map_err(Error::not_started)?;
+    set(&conn, "query_only", 1)?;
+    let fence = Fence::install(&conn, Role::Reader).map_err(Error::not_started)?;
+    Ok(Fenced { conn, fence })
+}
+
+/// The level as SQLite counts it.
+pub(crate) fn synchronous(durability: Durability) -> i64 {
+    match durability {
+        Durability::Normal => 1,
+        Durability::Full => 2,
+    }
+}
+
+fn set_common(conn: &Connection, options: &Options, role: Role) -> Result<()> {
+    // First of all, so that the rest can wait for a lock.
+    set(conn, "busy_timeout", options.busy_timeout.as_millis())?;
+    conn.set_prepared_statement_cache_capacity(options.statement_cache);
+    // Before anything that reads the file: it may be the key.
+    if let Some(on_connect) = &options.on_connect {
+        on_connect(conn, role)?;
+    }
+    configure(
+        conn,
+        "trusted_schema",
+        DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA,
+        false,
+    )?;
+    configure(conn, "dqs_dml", DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    configure(conn, "dqs_ddl", DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+    configure(conn, "defensive", DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    // A negative size is in KiB, a positive one in pages.
+    set(conn, "cache_size", format!("-{}", options.cache_size / 1024))?;
+    set(conn, "mmap_size", options.mmap_size)?;
+    set(conn, "foreign_keys", i32::from(options.foreign_keys))?;
+    set(conn, "temp_store", 2)
+}
+
+/// The first look at the file, which takes the first lock, and the switch to WAL where it is not on yet.
+fn switch_to_wal(conn: &Connection, path: &Path) -> Result<()> {
+    let mode = read_back(conn, "journal_mode").map_err(|e| explain_open(path, e))?;
+    if mode == "wal" {
+        // Reading the mode took a shared lock and gave it back. A write transaction that writes nothing makes
+        // sure of the log and its index, and of the lock that no other process may have.
+        return execute(conn, path, "BEGIN IMMEDIATE; COMMIT");
+    }
+    // "PRAGMA journal_mode=WAL" needs a moment with no other connection; without one it gives BUSY, or the old mode.
+    let failed = |got: String, source: Option<rusqlite::Error>| Error::Pragma {
+        name: "journal_mode",
+        wanted: "wal".into(),
+        got,
+        hint: "could not switch to WAL, since another process uses the file in rollback mode (or the file system has no shared \
+               memory): stop that process for the moment of the switch, then open again",
+        source: source.map(Arc::new),
+    };
+    match conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)) {
+        Ok(mode) if mode == "wal" => Ok(()),
+        Ok(mode) => Err(failed(mode, None)),
+        Err(e) if primary_code(&e) == Some(ffi::SQLITE_BUSY) => Err(failed(e.to_string(), Some(e))),
+        Err(e) => Err(explain_open(path, e)),
+    }
+}
+
+fn set(conn: &Connection, name: &'static str, value: impl ToString) -> Result<()> {
+    let value = value.to_string();
+    if let Err(e) = conn.execute_batch(&format!("PRAGMA {name} = {value}")) {
+        return Err(pragma_error(name, value, e.to_string(), Some(e)));
+    }
+    verify(conn, name, value)
+}
+
+fn verify(conn: &Connection, name: &'static str, wanted: impl ToString) -> Result<()> {
+    let wanted = wanted.to_string();
+    match read_back(conn, name) {
+        Ok(got) if got == wanted => Ok(()),
+        Ok(got) => Err(pragma_error(name, wanted, got, None)),
+        Err(e) => Err(pragma_error(name, wanted, e.to_string(), Some(e))),
+    }
+}
+
+fn configure(conn: &Connection, name: &'static str, config: DbConfig, wanted: bool) -> Result<()> {
+    match conn.set_db_config(config, wanted) {
+        Ok(got) if got == wanted => Ok(()),
+        Ok(got) => Err(pragma_error(name, wanted.to_string(), got.to_string(), None)),
+        Err(e) => Err(pragma_error(name, wanted.to_string(), e.to_string(), Some(e))),
+    }
+}
+
+/// A PRAGMA's value as text.
+pub(crate) fn read_back(conn: &Connection, name: &str) -> rusqlite::Result<String> {
+    conn.query_row(&format!("PRAGMA {name}"), [], |row| {
+        Ok(match row.get_ref(0)? {
+            rusqlite::types::ValueRef::Integer(n) => n.to_string(),
+            other => other.as_str()?.to_owned(),
+        })
+    })
+}
+
+fn pragma_error(name: &'static str, wanted: String, got: String, source: Option<rusqlite::Error>) -> Error {
+    let hint = match name {
+        "mmap_size" => "this SQLite was compiled with a lower SQLITE_MAX_MMAP_SIZE: lower Options::mmap_size",
+        "foreign_keys" => {
+            "this SQLite was compiled without foreign keys: link another, or use the `bundled` feature"
+        }
+        _ => {
+            "the linked SQLite, or an Options::on_connect, does not let it be set: use the `bundled` feature, look at on_connect"
+        }
+    };
+    Error::Pragma {
+        name,
+        wanted,
+        got,
+        hint,
+        source: source.map(Arc::new),
+    }
+}
+
+fn execute(conn: &Connection, path: &Path, sql: &str) -> Result<()> {
+    conn.execute_batch(sql).map_err(|e| explain_open(path, e))
+}
+
+/// What SQLite's codes mean while a file is being opened.
+fn explain_open(path: &Path, source: rusqlite::Error) -> Error {
+    let problem = match primary_code(&source) {
+        Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED) => {
+            return Error::InUse {
+                path: path.into(),
+                source,
+            };
+        }
+        Some(ffi::SQLITE_NOTADB) => "it is not an SQLite database, or it is encrypted",
+        Some(ffi::SQLITE_CORRUPT) => "it is damaged: restore a backup that was checked",
+        Some(ffi::SQLITE_CANTOPEN | ffi::SQLITE_PERM | ffi::SQLITE_AUTH)
+            if extended_code(&source) == Some(ffi::SQLITE_CANTOPEN_SYMLINK) =>
+        {
+            "it is a symbolic link: give the target's path"
+        }
+        Some(ffi::SQLITE_CANTOPEN | ffi::SQLITE_PERM) => {
+            "this process may not read and write the file, its -wal and -shm, or make files in its folder: check owner and mode"
+        }
+        Some(ffi::SQLITE_READONLY) => {
+            "the file, its folder or its file system is read-only, and a WAL must be written: check owner, mode and mount"
+        }
+        _ => return Error::not_started(source),
+    };
+    Error::Open {
+        path: path.into(),
+        problem: format!("{problem} ({source})"),
+        source: Some(Arc::new(source)),
+    }
+}
+
+fn auto_vacuum(mode: AutoVacuum) -> i64 {
+    match mode {
+        AutoVacuum::None => 0,
+        AutoVacuum::Full => 1,
+        AutoVacuum::Incremental => 2,
+    }
+}
+
+/// Versions before 3.54.0 can damage the index of a full-text table.
+fn warn_about_fts(conn: &Connection) -> Result<()> {
+    if rusqlite::version_number() >= 3_054_000 {
+        return Ok(());
+    }
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%USING fts%' LIMIT 1";
+    let table = conn.query_row(sql, [], |row| row.get::<_, String>(0));
+    if let Ok(table) = table {
+        event!(warn, "larder::open", { "db.collection.name" = %table, sqlite = rusqlite::version(), }, "the schema has full-text tables and SQLite is older than 3.54.0, which mends their index: check them \
+             ('integrity-check') and update when you can");
+    }
+    Ok(())
+}
+
+fn hint_at_memory_management(conn: &Connection) -> Result<()> {
+    let sql = "SELECT 1 FROM pragma_compile_options WHERE compile_options = 'ENABLE_MEMORY_MANAGEMENT'";
+    if conn.query_row(sql, [], |_| Ok(())).is_ok() {
+        event!(
+            info,
+            "larder::open",
+            {},
+            "SQLite was built with SQLITE_ENABLE_MEMORY_MANAGEMENT, one mutex around all page caches: set \
+             LIBSQLITE3_FLAGS = \"-USQLITE_ENABLE_MEMORY_MANAGEMENT\" in .cargo/config.toml for faster concurrent reads"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_with_the_wal_reset_bug_are_refused() {
+        for bad in [
+            3_007_000, 3_040_001, 3_044_005, 3_045_000, 3_050_006, 3_051_000, 3_051_002,
+        ] {
+            assert!(has_wal_reset_bug(bad), "{bad}");
+        }
+        for good in [
+            3_044_006, 3_044_007, 3_050_007, 3_051_003, 3_053_002, 3_054_000, 4_000_000,
+        ] {
+            assert!(!has_wal_reset_bug(good), "{good}");
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! One error type. Each message says what happened, why, and what to do next.
+//!
+//! A failed write has an [`Outcome`]: did it not start, was it rolled back, or can nobody know? That is
+//! the question a caller has to answer before it tries again, so every variant answers it.
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::ffi;
+
+/// A `Result` whose error is [`larder::Error`](enum@Error).
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What became of a write that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The closure was never run. Nothing was written.
+    NotStarted,
+    /// The closure ran, and all it did was undone. Nothing was written.
+    RolledBack,
+    /// COMMIT failed in a way that SQLite itself cannot tell: the write is invisible now, and may
+    /// reappear when the file is next recovered. Look at the data before you write it again.
+    Unknown,
+}
+
+/// Everything that can go wrong in larder.
+///
+/// Match on the variant to decide, print it to tell the operator. For a failed write
+/// [`outcome`](Error::outcome) says what became of it and [`is_retryable`](Error::is_retryable) whether the
+/// same call is worth making again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value in [`Options`](crate::Options) cannot be used. Nothing was opened.
+    #[error("option `{option}`: {problem}")]
+    Options {
+        /// The setter's name.
+        option: &'static str,
+        /// What is wrong with its value, and which values are right.
+        problem: String,
+    },
+
+    /// The path cannot be opened as a database.
+    #[error("cannot open {}: {problem}", path.display())]
+    Open {
+        /// The path as it was given.
+        path: PathBuf,
+        /// What is in the way, and what to do about it.
+        problem: String,
+        /// The error of SQLite or the operating system, where there is one.
+        #[source]
+        source: Option<Arc<dyn StdError + Send + Sync>>,
+    },
+
+    /// This process has a [`Store`](crate::Store) on this file already.
+    #[error(
+        "{} is already open in this process: clone the Store instead of opening it twice \
+         (two writers of one process would meet on SQLite's lock)", path.display()
+    )]
+    AlreadyOpen {
+        /// The database file.
+        path: PathBuf,
+    },
+
+    /// Another process holds the file and did not let go within the busy timeout.
+    #[error(
+        "{} is locked by another process: stop that process, or open the file with \
+         Access::Shared there; then try again", path.display()
+    )]
+    InUse {
+        /// The database file.
+        path: PathBuf,
+        /// SQLite's error.
+        #[source]
+        source: rusqlite::Error,
+    },
+
+    /// The file lies on a file system on which SQLite's WAL is not safe.
+    #[error(
+        "{} is on {filesystem}, where the shared memory of SQLite's WAL does not work and fails \
+         silently: move the database to a local disk, or call Options::allow_unsupported_filesystem(true) \
+         if you know that one process on one machine opens it", path.display()
+    )]
+    UnsupportedFilesystem {
+        /// The database file.
+        path: PathBuf,
+        /// The kind of file system.
+        filesystem: String,
+    },
+
+    /// The SQLite that is linked has the WAL-reset bug, which can corrupt a database.
+    #[error(
+        "SQLite {version} has the WAL-reset bug (https://sqlite.org/wal.html#walresetbug), which can corrupt a \
+         database: link 3.51.3 or newer, 3.50.7 or newer of 3.50, or 3.44.6 or newer of 3.44; larder's `bundled` feature does"
+    )]
+    SqliteTooOld {
+        /// The version that is linked.
+        version: String,
+    },
+
+    /// A setting did not take effect on a connection.
+    #[error("PRAGMA {name}: asked for {wanted}, SQLite says {got}: {hint}")]
+    Pragma {
+        /// The PRAGMA, or the `sqlite3_db_config` setting.
+        name: &'static str,
+        /// What larder asked for.
+        wanted: String,
+        /// What reading it back gave, or SQLite's error.
+        got: String,
+        /// The likely reason and the way out.
+        hint: &'static str,
+        /// SQLite's error, where there is one.
+        #[source]
+        source: Option<Arc<rusqlite::Error>>,
+    },
+
+    /// `try_write` found the queue full. The write was not started.
+    #[error(
+        "the write queue is full ({capacity} waiting): shed load, or use `write`, which waits for room; \
+         Options::queue sets the bound"
+    )]
+    QueueFull {
+        /// The bound of the queue, in jobs.
+        capacity: usize,
+    },
+
+    /// The write waited for as long as it may and was not started.
+    #[error(
+        "the write was not started: it waited {waited:?} in the queue; the writer is behind, so shed load, \
+         make transactions shorter, or raise WriteOptions::timeout"
+    )]
+    QueueTimeout {
+        /// How long it had waited.
+        waited: Duration,
+    },
+
+    /// Every reader was busy for as long as the read may wait.
+    #[error(
+        "no reader became free in {waited:?} ({readers} in the pool{}): look for slow reads and for a read inside a \
+         read, or raise Options::readers{}",
+        if *held_here > 0 { format!(", {held_here} of them held by this thread") } else { String::new() },
+        last_error.as_deref().map(|e| format!("; the last attempt to open one failed: {e}")).unwrap_or_default()
+    )]
+    ReadTimeout {
+        /// How long it had waited.
+        waited: Duration,
+        /// The size of the pool.
+        readers: u32,
+        /// How many of its connections the calling thread itself holds.
+        held_here: usize,
+        /// Why the pool could not open a connection, if it tried and failed.
+        last_error: Option<String>,
+    },
+
+    /// The transaction that carried this write was rolled back, through no fault of the write's own or
+    /// because SQLite ended it in mid-closure. Nothing was written: try again.
+    #[error("the write was rolled back and can be tried again: {reason}")]
+    RolledBack {
+        /// What ended the transaction.
+        reason: &'static str,
+        /// SQLite's error, where there is one; shared with the other writes of the group.
+        #[source]
+        source: Option<Arc<rusqlite::Error>>,
+    },
+
+    /// COMMIT failed so that nobody can tell whether the write will be there after a restart. The store
+    /// takes no further writes.
+    #[error(
+        "COMMIT failed and its outcome is unknown: {source}; the write may reappear at recovery, so stop the service, look at \
+         the disk, and check the data after the restart before you write it again"
+    )]
+    CommitUnknown {
+        /// SQLite's error, shared with the other writes of the group.
+        source: Arc<rusqlite::Error>,
+    },
+
+    /// An earlier COMMIT or checkpoint failed to reach the disk. The store serves reads and takes no writes.
+    #[error(
+        "the store takes no more writes since the disk failed it: {source}; reads go on; check the disk, then restart \
+         the service so that SQLite recovers the file"
+    )]
+    Poisoned {
+        /// The error that poisoned the store.
+        source: Arc<rusqlite::Error>,
+    },
+
+    /// The write-ahead log has reached [`Options::wal_hard_limit`](crate::Options::wal_hard_limit).
+    #[error(
+        "the write-ahead log holds {wal_bytes} bytes, over the hard limit of {limit}: {}",
+        oldest.as_ref().map_or_else(
+            || "another process reads an old snapshot; find it and end it".to_owned(),
+            |reader| format!("end the oldest read, {reader}, or set Options::interrupt_old_readers")
+        )
+    )]
+    WalFull {
+        /// Bytes in the log.
+        wal_bytes: u64,
+        /// The limit, in bytes.
+        limit: u64,
+        /// Which read of this process is the oldest: where it was asked for, and its age.
+        oldest: Option<String>,
+    },
+
+    /// SQL inside a closure did something that only larder may do, or a read tried to write.
+    #[error("{statement} is refused inside a closure: {instead}")]
+    Refused {
+        /// The kind of statement.
+        statement: String,
+        /// What to use instead.
+        instead: &'static str,
+    },
+
+    /// The call would have waited for the thread that made it.
+    #[error("{call} would wait for its own thread for ever: {instead}")]
+    Reentrant {
+        /// The method that was called.
+        call: &'static str,
+        /// What to use instead.
+        instead: &'static str,
+    },
+
+    /// A statement was stopped since its time was over.
+    #[error("stopped after {limit:?}: {advice}")]
+    Interrupted {
+        /// The limit that it ran into.
+        limit: Duration,
+        /// Which limit that is, and how to stay below it.
+        advice: &'static str,
+    },
+
+    /// The store is closed, or was closed before the write started.
+    #[error(
+        "the store is closed: nothing was started; open it again, or keep a clone alive for as long as it is used"
+    )]
+    Closed,
+
+    /// SQLite, or rusqlite, said no.
+    #[error("{source}{}", advice(source, *outcome))]
+    Sqlite {
+        /// The error as rusqlite gave it.
+        source: rusqlite::Error,
+        /// What became of the write, if it was one.
+        outcome: Outcome,
+    },
+
+    /// The application's own error, made by [`Error::app`]. The write was rolled back.
+    #[error("{0}")]
+    App(#[source] Box<dyn StdError + Send + Sync>),
+}
+
+impl Error {
+    /// Wraps an application's own error, so that a closure can return it with `?` or `Err`.
+    ///
+    /// ```
+    /// # use larder::{Error, Store};
+    /// #[derive(Debug, PartialEq)]
+    /// struct OutOfStock;
+    /// # impl std::fmt::Display for OutOfStock {
+    /// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("out of stock") }
+    /// # }
+    /// impl std::error::Error for OutOfStock {}
+    ///
+    /// # let store = Store::open_temp()?;
+    /// let err = store.write(|_tx| Err::<(), _>(Error::app(OutOfStock))).unwrap_err();
+    /// assert_eq!(err.downcast::<OutOfStock>().unwrap(), OutOfStock);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn app(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Error::App(error.into())
+    }
+
+    /// Takes the application's own error out again.
+    ///
+    /// # Errors
+    ///
+    /// Gives the error back unchanged if it is not an `E` made by [`Error::app`].
+    pub fn downcast<E: StdError + 'static>(self) -> std::result::Result<E, Error> {
+        match self {
+            Error::App(inner) => inner.downcast::<E>().map(|e| *e).map_err(Error::App),
+            other => Err(other),
+        }
+    }
+
+    /// The application's own error, if it is an `E` made by [`Error::app`].
+    pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
+        match self {
+            Error::App(inner) => inner.downcast_ref::<E>(),
+            _ => None,
+        }
+    }
+
+    /// What became of the write that gave this error. For a read, which writes nothing, the answer is
+    /// one of the two that say so.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Error::CommitUnknown { .. } => Outcome::Unknown,
+            Error::Sqlite { outcome, .. } => *outcome,
+            Error::RolledBack { .. } | Error::App(_) | Error::Refused { .. } | Error::Interrupted { .. } => {
+                Outcome::RolledBack
+            }
+            Error::Options { .. }
+            | Error::Open { .. }
+            | Error::AlreadyOpen { .. }
+            | Error::InUse { .. }
+            | Error::UnsupportedFilesystem { .. }
+            | Error::SqliteTooOld { .. }
+            | Error::Pragma { .. }
+            | Error::QueueFull { .. }
+            | Error::QueueTimeout { .. }
+            | Error::ReadTimeout { .. }
+            | Error::Poisoned { .. }
+            | Error::WalFull { .. }
+            | Error::Reentrant { .. }
+            | Error::Closed => Outcome::NotStarted,
+        }
+    }
+
+    /// Whether the same call, made again after a pause, may well succeed and cannot write twice.
+    ///
+    /// True for a full queue, the time-outs, a group that was rolled back, a full log, a file in use, and SQLite's `BUSY` and
+    /// `LOCKED`. False for what will fail again (a constraint, a mistake in SQL, a closed or poisoned store, an application's own
+    /// error) and for [`CommitUnknown`](Error::CommitUnknown), where a second try could write twice.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Error::QueueFull { .. }
+            | Error::QueueTimeout { .. }
+            | Error::ReadTimeout { .. }
+            | Error::RolledBack { .. }
+            | Error::WalFull { .. }
+            | Error::InUse { .. } => true,
+            Error::Sqlite { source, outcome } => {
+                *outcome != Outcome::Unknown
+                    && matches!(primary_code(source), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
+            }
+            _ => false,
+        }
+    }
+
+    /// rusqlite's error, where SQLite is the one who said no.
+    pub fn sqlite(&self) -> Option<&rusqlite::Error> {
+        match self {
+            Error::Sqlite { source, .. } | Error::InUse { source, .. } => Some(source),
+            Error::CommitUnknown { source } | Error::Poisoned { source } => Some(source),
+            Error::RolledBack { source, .. } => source.as_deref(),
+            Error::Pragma { source, .. } => source.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The variant's name, for the `error.type` of an event. It never carries data.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Error::Options { .. } => "Options",
+            Error::Open { .. } => "Open",
+            Error::AlreadyOpen { .. } => "AlreadyOpen",
+            Error::InUse { .. } => "InUse",
+            Error::UnsupportedFilesystem { .. } => "UnsupportedFilesystem",
+            Error::SqliteTooOld { .. } => "SqliteTooOld",
+            Error::Pragma { .. } => "Pragma",
+            Error::QueueFull { .. } => "QueueFull",
+            Error::QueueTimeout { .. } => "QueueTimeout",
+            Error::ReadTimeout { .. } => "ReadTimeout",
+            Error::RolledBack { .. } => "RolledBack",
+            Error::CommitUnknown { .. } => "CommitUnknown",
+            Error::Poisoned { .. } => "Poisoned",
+            Error::WalFull { .. } => "WalFull",
+            Error::Refused { .. } => "Refused",
+            Error::Reentrant { .. } => "Reentrant",
+            Error::Interrupted { .. } => "Interrupted",
+            Error::Closed => "Closed",
+            Error::Sqlite { .. } => "Sqlite",
+            Error::App(_) => "App",
+        }
+    }
+
+    /// SQLite refused before the closure was run.
+    pub(crate) fn not_started(source: rusqlite::Error) -> Self {
+        Error::Sqlite {
+            source,
+            outcome: Outcome::NotStarted,
+        }
+    }
+}
+
+/// An error inside a closure rolls the closure back, so that is the outcome it carries.
+impl From<rusqlite::Error> for Error {
+    fn from(source: rusqlite::Error) -> Self {
+        Error::Sqlite {
+            source,
+            outcome: Outcome::RolledBack,
+        }
+    }
+}
+
+/// What to do next about the few SQLite errors that an operator, not the programmer, has to act on.
+fn advice(source: &rusqlite::Error, outcome: Outcome) -> &'static str {
+    match (primary_code(source), outcome) {
+        (Some(ffi::SQLITE_BUSY), Outcome::NotStarted) => {
+            "; another process held SQLite's write lock for longer than the busy timeout, and the write was not started: find that \
+             process, then try again"
+        }
+        (Some(ffi::SQLITE_FULL), _) => "; free disk space, or raise max_page_count, then try again",
+        (Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB), _) => {
+            "; stop the service and restore a backup that was checked"
+        }
+        _ => "",
+    }
+}
+
+/// SQLite's extended result code, whichever of rusqlite's variants carries it.
+pub(crate) fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    let inner = error.source().and_then(|s| s.downcast_ref::<ffi::Error>());
+    inner.or_else(|| error.sqlite_error()).map(|e| e.extended_code)
+}
+
+/// SQLite's primary result code: the low byte of the extended one.
+pub(crate) fn primary_code(error: &rusqlite::Error) -> Option<i32> {
+    extended_code(error).map(|code| code & 0xff)
+}

@@ -1,0 +1,11 @@
+//! The one form of larder's `tracing` events: OpenTelemetry's database attributes where one exists, a target
+//! `larder::..`, and never a bound value or SQLite's message, which can quote data.
+//! See <https://opentelemetry.io/docs/specs/semconv/database/>.
+
+macro_rules! event {
+    ($level:ident, $target:literal, { $($fields:tt)* }, $message:literal) => {
+        tracing::$level!(target: $target, { "db.system.name" = "sqlite", $($fields)* }, $message)
+    };
+}
+
+pub(crate) use event;

@@ -1,0 +1,231 @@
+//! The fence around a closure: which SQL may not be in it, and what the user is told.
+//!
+//! SQLite asks the authorizer whenever a statement is *prepared*, also when it is prepared anew after a schema
+//! change, and asks the commit hook before every commit. Both are set once a connection and share one
+//! [`Fence`] with the thread that uses the connection. Only that thread touches it, one job at a time; the
+//! atomics and the mutex are there since rusqlite asks hooks to be `Send`.
+//!
+//! larder's own statements pass: [`Fence::own`] raises a flag while they are prepared *and stepped*. Their
+//! text carries a private comment, or a user's `prepare_cached("COMMIT")` would find larder's in the cache.
+//!
+//! The fence stops SQL and mistakes. It does not stop a closure that removes it (`conn.authorizer(None)`).
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization, TransactionOperation};
+use rusqlite::{Connection, ffi};
+
+use crate::error::{Error, primary_code};
+use crate::options::Role;
+
+/// PRAGMAs that only read, with or without an argument.
+const READS: &[&str] = &[
+    "collation_list",
+    "compile_options",
+    "data_version",
+    "database_list",
+    "foreign_key_check",
+    "foreign_key_list",
+    "freelist_count",
+    "function_list",
+    "index_info",
+    "index_list",
+    "index_xinfo",
+    "integrity_check",
+    "module_list",
+    "page_count",
+    "pragma_list",
+    "quick_check",
+    "table_info",
+    "table_list",
+    "table_xinfo",
+];
+
+/// PRAGMAs that only read as long as they are given no value.
+const READS_WITHOUT_VALUE: &[&str] = &[
+    "application_id",
+    "auto_vacuum",
+    "busy_timeout",
+    "cache_size",
+    "encoding",
+    "foreign_keys",
+    "journal_mode",
+    "journal_size_limit",
+    "max_page_count",
+    "mmap_size",
+    "page_size",
+    "query_only",
+    "recursive_triggers",
+    "schema_version",
+    "synchronous",
+    "temp_store",
+    "trusted_schema",
+    "user_version",
+    "wal_autocheckpoint",
+];
+
+/// Two numbers in the file's header. They are data of the application, and a rollback undoes them.
+const HEADER_VALUES: &[&str] = &["application_id", "user_version"];
+
+const RETURN_ERR: &str = "larder begins and ends the transaction: return Ok to commit, return Err to roll back, and nest with \
+                          tx.savepoint(|tx| ..)";
+const WRITE_INSTEAD: &str = "a read cannot write: use store.write(|tx| ..)";
+
+struct Refusal {
+    statement: String,
+    instead: &'static str,
+}
+
+pub(crate) struct Fence {
+    role: Role,
+    own: AtomicBool,
+    made_temporary: AtomicBool,
+    refusal: Mutex<Option<Refusal>>,
+}
+
+impl Fence {
+    /// Puts the fence around a connection.
+    pub(crate) fn install(conn: &Connection, role: Role) -> rusqlite::Result<Arc<Self>> {
+        let fence = Arc::new(Self {
+            role,
+            own: AtomicBool::new(false),
+            made_temporary: AtomicBool::new(false),
+            refusal: Mutex::new(None),
+        });
+        let judge = Arc::clone(&fence);
+        conn.authorizer(Some(move |context: AuthContext<'_>| judge.judge(&context)))?;
+        let guard = Arc::clone(&fence);
+        // Without this, what a closure does after a RAISE(ROLLBACK) that it swallowed would be committed at
+        // once, statement by statement. The hook's `true` turns such a commit into a rollback.
+        conn.commit_hook(Some(move || !guard.own.load(Relaxed)))?;
+        Ok(fence)
+    }
+
+    /// Runs larder's own statements.
+    pub(crate) fn own<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.own.store(true, Relaxed);
+        let result = f();
+        self.own.store(false, Relaxed);
+        result
+    }
+
+    /// Forgets what an earlier closure did.
+    pub(crate) fn reset(&self) {
+        self.take_refusal();
+        self.made_temporary.store(false, Relaxed);
+    }
+
+    /// Whether a temporary object was made since the last [`reset`](Self::reset).
+    pub(crate) fn made_temporary(&self) -> bool {
+        self.made_temporary.load(Relaxed)
+    }
+
+    /// SQLite only says "not authorized". This says what was refused, and what to use instead.
+    pub(crate) fn explain(&self, error: rusqlite::Error) -> Error {
+        match primary_code(&error) {
+            Some(ffi::SQLITE_AUTH) => match self.take_refusal() {
+                Some(Refusal { statement, instead }) => Error::Refused { statement, instead },
+                None => error.into(),
+            },
+            Some(ffi::SQLITE_READONLY) if self.role == Role::Reader => Error::Refused {
+                statement: "a statement that writes".into(),
+                instead: WRITE_INSTEAD,
+            },
+            Some(ffi::SQLITE_ERROR)
+                if error
+                    .to_string()
+                    .contains("cannot VACUUM from within a transaction") =>
+            {
+                Error::Refused {
+                    statement: "VACUUM".into(),
+                    instead: "SQLite cannot run it inside a transaction, and a closure is one: run it with the sqlite3 shell \
+                              while no service has the file open",
+                }
+            }
+            _ => error.into(),
+        }
+    }
+
+    fn judge(&self, context: &AuthContext<'_>) -> Authorization {
+        if self.own.load(Relaxed) {
+            return Authorization::Allow;
+        }
+        match context.action {
+            AuthAction::Transaction { operation } => self.refuse(transaction_verb(operation), RETURN_ERR),
+            AuthAction::Savepoint {
+                operation: TransactionOperation::Begin,
+                ..
+            } => self.refuse("SAVEPOINT", RETURN_ERR),
+            AuthAction::Savepoint {
+                operation: TransactionOperation::Release,
+                ..
+            } => self.refuse("RELEASE", RETURN_ERR),
+            AuthAction::Savepoint { .. } => self.refuse("ROLLBACK TO", RETURN_ERR),
+            AuthAction::Attach { .. } => self.refuse("ATTACH", "open a Store of its own for the other file"),
+            AuthAction::Detach { .. } => self.refuse("DETACH", "a store has one file"),
+            AuthAction::Pragma {
+                pragma_name,
+                pragma_value,
+            } => self.judge_pragma(pragma_name, pragma_value),
+            AuthAction::CreateTempTable { .. }
+            | AuthAction::CreateTempIndex { .. }
+            | AuthAction::CreateTempTrigger { .. }
+            | AuthAction::CreateTempView { .. } => self.judge_temporary(),
+            AuthAction::CreateVtable { .. } if context.database_name == Some("temp") => {
+                self.judge_temporary()
+            }
+            _ => Authorization::Allow,
+        }
+    }
+
+    fn judge_pragma(&self, name: &str, value: Option<&str>) -> Authorization {
+        let name = name.to_ascii_lowercase();
+        let allowed = READS.contains(&name.as_str())
+            || (value.is_none() && READS_WITHOUT_VALUE.contains(&name.as_str()))
+            || (self.role == Role::Writer && HEADER_VALUES.contains(&name.as_str()));
+        if allowed {
+            return Authorization::Allow;
+        }
+        self.refuse(
+            format!("PRAGMA {name}"),
+            "it would outlive the closure: set it in Options, or in Options::on_connect for every connection",
+        )
+    }
+
+    /// A write may use temporary objects; they are dropped after it.
+    fn judge_temporary(&self) -> Authorization {
+        match self.role {
+            Role::Writer => {
+                self.made_temporary.store(true, Relaxed);
+                Authorization::Allow
+            }
+            Role::Reader => self.refuse(
+                "CREATE TEMP",
+                "a reader is shared and read-only: use a common table expression, or a write",
+            ),
+        }
+    }
+
+    fn refuse(&self, statement: impl Into<String>, instead: &'static str) -> Authorization {
+        let refusal = Refusal {
+            statement: statement.into(),
+            instead,
+        };
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+        Authorization::Deny
+    }
+
+    fn take_refusal(&self) -> Option<Refusal> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// rusqlite knows BEGIN and ROLLBACK by name; COMMIT is the one that is left.
+fn transaction_verb(operation: TransactionOperation) -> &'static str {
+    match operation {
+        TransactionOperation::Begin => "BEGIN",
+        TransactionOperation::Rollback => "ROLLBACK",
+        _ => "COMMIT",
+    }
+}

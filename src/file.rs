@@ -1,0 +1,247 @@
+//! The database file before SQLite opens it: its path, its file system, its creation.
+//!
+//! After [`DatabaseFile::prepare`] nothing here opens the file again. Closing *any* descriptor of a file drops
+//! all POSIX locks that the process has on it, SQLite's too: "If a POSIX advisory lock is set on a file by one
+//! descriptor and another descriptor is closed, the lock is dropped", <https://sqlite.org/howtocorrupt.html>.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, Result};
+use crate::event::event;
+use crate::options::Options;
+
+/// Device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FileId(u64, u64);
+
+/// A regular file, or an empty one just made, at an absolute path whose folder has no symbolic link in it.
+#[derive(Debug)]
+pub(crate) struct DatabaseFile {
+    pub(crate) path: PathBuf,
+    pub(crate) id: FileId,
+    /// No bytes in it: page size and auto-vacuum can still be chosen.
+    pub(crate) new: bool,
+}
+
+impl DatabaseFile {
+    /// Checks the path and creates the file if it is not there.
+    pub(crate) fn prepare(path: &Path, options: &Options) -> Result<Self> {
+        let absolute = absolute(path)?;
+        let folder = absolute.parent().unwrap_or(Path::new("/"));
+        if !options.allow_unsupported_filesystem {
+            check_filesystem(folder, path)?;
+        }
+        create(&absolute, path)?;
+        let metadata = fs::symlink_metadata(&absolute)
+            .map_err(|e| open_error(path, "its metadata cannot be read", e))?;
+        let problem = if metadata.is_symlink() {
+            Some(
+                "it is a symbolic link, which larder does not follow (its WAL would lie beside the link's target): give the target's path",
+            )
+        } else if metadata.is_dir() {
+            Some("it is a folder: give the path of a file in it")
+        } else if !metadata.is_file() {
+            Some("it is not a regular file")
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            return Err(refuse(path, problem));
+        }
+        Ok(Self {
+            path: absolute,
+            id: FileId(metadata.dev(), metadata.ino()),
+            new: metadata.len() == 0,
+        })
+    }
+}
+
+/// The canonical folder and the file's own name. An absolute path can never be taken for a URI, which a
+/// relative one that begins with `file:` would be.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if bytes.is_empty() || bytes == b":memory:" {
+        return Err(refuse(
+            path,
+            "a database in memory has no WAL and no second connection: use Store::open_temp() for tests",
+        ));
+    }
+    if bytes.contains(&0) {
+        return Err(refuse(path, "the path has a NUL byte in it"));
+    }
+    let Some(name) = path.file_name() else {
+        return Err(refuse(path, "it is a folder: give the path of a file in it"));
+    };
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let folder = folder.canonicalize().map_err(|e| {
+        let problem = format!("its folder {} cannot be used; create it first", folder.display());
+        open_error(path, &problem, e)
+    })?;
+    if !folder.is_dir() {
+        return Err(refuse(path, "what should be its folder is a file"));
+    }
+    Ok(folder.join(name))
+}
+
+/// Creates a missing file that only its owner may read. `create_new` is `O_CREAT | O_EXCL`, which does not
+/// follow a link; a file that is there already is left as it is. One at a time: the descriptor must be closed
+/// again before another thread's store can take locks on the same file.
+fn create(absolute: &Path, path: &Path) -> Result<()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(absolute)
+    {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // A file system that is mounted read-only says so even of a file that exists.
+        Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => Err(open_error(
+            path,
+            "its file system is mounted read-only, and a WAL must be written",
+            e,
+        )),
+        Err(e) => Err(open_error(path, "it cannot be created", e)),
+    }
+}
+
+fn refuse(path: &Path, problem: &str) -> Error {
+    Error::Open {
+        path: path.into(),
+        problem: problem.into(),
+        source: None,
+    }
+}
+
+fn open_error(path: &Path, problem: &str, source: io::Error) -> Error {
+    Error::Open {
+        path: path.into(),
+        problem: format!("{problem}: {source}"),
+        source: Some(Arc::new(source)),
+    }
+}
+
+/// File systems on which two descriptors of one file do not share memory or locks, by the magic number of
+/// `statfs(2)`.
+#[cfg(target_os = "linux")]
+const UNSUPPORTED: &[(u32, &str)] = &[
+    (0x0000_6969, "NFS"),
+    (0xff53_4d42, "SMB (cifs)"),
+    (0xfe53_4d42, "SMB 2"),
+    (0x0000_517b, "SMB (smbfs)"),
+    (0x0102_1997, "9p"),
+    (0x6573_5546, "FUSE or virtiofs"),
+    (0x5346_414f, "AFS"),
+    (0x00c3_6400, "Ceph"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+    (0x0116_1970, "GFS2"),
+    (0x7461_636f, "OCFS2"),
+    (0x564c, "NCP"),
+    (0x7375_7245, "Coda"),
+    (0x786f_4256, "VirtualBox shared folders"),
+    (0xbacb_acbc, "VMware shared folders"),
+];
+
+#[cfg(target_os = "linux")]
+fn check_filesystem(folder: &Path, path: &Path) -> Result<()> {
+    let stat = rustix::fs::statfs(folder)
+        .map_err(|e| open_error(path, "the kind of its file system cannot be found out", e.into()))?;
+    match unsupported(stat.f_type as u32) {
+        None => Ok(()),
+        Some(name) => Err(Error::UnsupportedFilesystem {
+            path: path.into(),
+            filesystem: name.into(),
+        }),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn unsupported(magic: u32) -> Option<&'static str> {
+    UNSUPPORTED
+        .iter()
+        .find(|(known, _)| *known == magic)
+        .map(|(_, name)| *name)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn check_filesystem(_folder: &Path, _path: &Path) -> Result<()> {
+    Ok(())
+}
+
+/// A folder that only its owner may enter, and that goes with everything in it when this is dropped.
+#[derive(Debug)]
+pub(crate) struct TempFolder {
+    path: PathBuf,
+}
+
+impl TempFolder {
+    pub(crate) fn new() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let parent = std::env::temp_dir();
+        loop {
+            let nanos = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |d| d.subsec_nanos());
+            let name = format!(
+                "larder-{}-{}-{nanos:08x}",
+                std::process::id(),
+                COUNT.fetch_add(1, Relaxed)
+            );
+            let path = parent.join(name);
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self { path }),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(open_error(&path, "the temporary folder cannot be created", e)),
+            }
+        }
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path.join("temp.db")
+    }
+}
+
+impl Drop for TempFolder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            event!(warn, "larder::close", { folder = %self.path.display(), %error, }, "the temporary folder stays behind");
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_and_pass_through_file_systems_are_known_by_their_magic() {
+        // linux/magic.h: NFS_SUPER_MAGIC, CIFS, V9FS_MAGIC, FUSE_SUPER_MAGIC (virtiofs shows the same).
+        for (magic, name) in [(0x6969, "NFS"), (0xff53_4d42, "SMB (cifs)"), (0x0102_1997, "9p")] {
+            assert_eq!(unsupported(magic), Some(name));
+        }
+        assert!(unsupported(0x6573_5546).is_some_and(|name| name.contains("FUSE")));
+        // ext4, xfs, btrfs, tmpfs, overlayfs, zfs
+        for magic in [
+            0xef53,
+            0x5846_5342,
+            0x9123_683e,
+            0x0102_1994,
+            0x794c_7630,
+            0x2fc1_2fc1,
+        ] {
+            assert_eq!(unsupported(magic), None, "{magic:x}");
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! A write on its way: the slot in which its reply is left, and [`Pending`], which waits for it.
+//!
+//! One slot is shared by the job, which the queue and then the writer thread own, and by the `Pending`, which
+//! the caller owns. Two things in it are shared:
+//!
+//! - `stage`, an atomic. It only moves forward: in line -> queued -> started, or from either of the first two to
+//!   withdrawn. Each move is one compare-and-swap, so a deadline and a start cannot both win. Whoever moves it to
+//!   *started* (the writer) must reply; whoever moves it to *withdrawn* (the caller) must not expect a reply.
+//! - `inner`, a mutex around the reply and the waker of whoever waits for it. The writer puts the reply in and
+//!   takes the waker out under the lock, then wakes after it. The caller looks for the reply and leaves its waker
+//!   under the lock. So either the caller sees the reply or the writer sees the waker: no wake-up is lost. No
+//!   other lock is taken under this one.
+//!
+//! A job that is dropped without a reply leaves one itself (see `job.rs`), so each slot gets exactly one.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use crate::admission::Admission;
+use crate::clock::later;
+use crate::error::{Error, Result};
+
+/// What a closure came to.
+pub(crate) enum Reply<T> {
+    Returned(Result<T>),
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl<T> Reply<T> {
+    fn deliver(self) -> Result<T> {
+        match self {
+            Reply::Returned(result) => result,
+            Reply::Panicked(payload) => resume_unwind(payload),
+        }
+    }
+}
+
+const IN_LINE: u8 = 0;
+const QUEUED: u8 = 1;
+const STARTED: u8 = 2;
+const WITHDRAWN: u8 = 3;
+
+pub(crate) struct Slot<T> {
+    stage: AtomicU8,
+    /// Whether the caller waits to be let into the queue, not only for the reply.
+    tell_when_queued: bool,
+    /// Set once `inner.reply` is, so that a spinning caller need not take the lock.
+    done: AtomicBool,
+    inner: Mutex<Inner<T>>,
+}
+
+struct Inner<T> {
+    reply: Option<Reply<T>>,
+    waker: Option<Waker>,
+}
+
+/// Where a withdrawn job was.
+enum Withdrawn {
+    FromLine,
+    FromQueue,
+    /// Not now: it has started, and its reply will come, or it was withdrawn before.
+    TooLate,
+}
+
+impl<T> Slot<T> {
+    pub(crate) fn new(tell_when_queued: bool) -> Self {
+        Self {
+            stage: AtomicU8::new(QUEUED),
+            tell_when_queued,
+            done: AtomicBool::new(false),
+            inner: Mutex::new(Inner {
+                reply: None,
+                waker: None,
+            }),
+        }
+    }
+
+    /// The queue is full, so the job gets in line. Called before anybody else can see the slot.
+    pub(crate) fn get_in_line(&self) {
+        self.stage.store(IN_LINE, Ordering::SeqCst);
+    }
+
+    /// The job leaves the line for the queue, unless it was withdrawn.
+    pub(crate) fn leave_line(&self) -> bool {
+        let moved = self.advance(IN_LINE, QUEUED);
+        if moved && self.tell_when_queued {
+            wake(self.lock().waker.take());
+        }
+        moved || !self.is_withdrawn()
+    }
+
+    /// The writer takes the job, unless it was withdrawn.
+    pub(crate) fn start(&self) -> bool {
+        self.advance(QUEUED, STARTED)
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == WITHDRAWN
+    }
+
+    pub(crate) fn has_started(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == STARTED
+    }
+
+    /// Leaves the reply and wakes whoever waits for it.
+    pub(crate) fn complete(&self, reply: Reply<T>) {
+        let mut inner = self.lock();
+        inner.reply = Some(reply);
+        self.done.store(true, Ordering::Release);
+        let waker = inner.waker.take();
+        drop(inner);
+        wake(waker);
+    }
+
+    fn withdraw(&self) -> Withdrawn {
+        if self.advance(IN_LINE, WITHDRAWN) {
+            Withdrawn::FromLine
+        } else if self.advance(QUEUED, WITHDRAWN) {
+            Withdrawn::FromQueue
+        } else {
+            Withdrawn::TooLate
+        }
+    }
+
+    fn advance(&self, from: u8, to: u8) -> bool {
+        self.stage
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// A write that was queued by [`Store::submit`](crate::Store::submit).
+///
+/// Wait for it with [`wait`](Self::wait), or `.await` it on any runtime. Dropping it lets the write go on, and
+/// discards its result.
+#[must_use = "dropping a Pending lets the write go on and loses its result: `wait` for it, or `.await` it"]
+pub struct Pending<T> {
+    slot: Arc<Slot<T>>,
+    admission: Arc<Admission>,
+    asked: Instant,
+    deadline: Instant,
+}
+
+impl<T> Pending<T> {
+    pub(crate) fn new(
+        slot: Arc<Slot<T>>,
+        admission: Arc<Admission>,
+        asked: Instant,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            slot,
+            admission,
+            asked,
+            deadline,
+        }
+    }
+
+    /// Blocks until the write is committed, or is known not to be.
+    ///
+    /// # Errors
+    ///
+    /// The closure's own error; [`Error::QueueTimeout`] if it could not be started in time; the rest as
+    /// [`Store::write`](crate::Store::write); [`Error::Reentrant`] on the writer thread itself.
+    ///
+    /// # Panics
+    ///
+    /// If the closure panicked: its panic goes on here.
+    pub fn wait(self) -> Result<T> {
+        if self.admission.is_writer_thread() {
+            return Err(reentrant("Pending::wait"));
+        }
+        match self.reply_by(None) {
+            Some(reply) => reply.deliver(),
+            None => Err(self.queue_timeout()),
+        }
+    }
+
+    /// Blocks for at most `timeout`. `None` means that there is no result yet: the write goes on, and this can be
+    /// called again.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    ///
+    /// # Panics
+    ///
+    /// As [`wait`](Self::wait), and if the result has been taken already.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<T>> {
+        if self.admission.is_writer_thread() {
+            return Some(Err(reentrant("Pending::wait_timeout")));
+        }
+        let until = later(Instant::now(), timeout);
+        match self.reply_by(Some(until)) {
+            Some(reply) => Some(reply.deliver()),
+            None if self.slot.is_withdrawn() => Some(Err(self.queue_timeout())),
+            None => None,
+        }
+    }
+
+    /// Blocks until the write is in the queue or its deadline is over.
+    pub(crate) fn wait_for_room(&self) -> Result<()> {
+        loop {
+            let mut inner = self.slot.lock();
+            if inner.reply.is_some() || self.slot.stage.load(Ordering::SeqCst) != IN_LINE {
+                return Ok(());
+            }
+            inner.waker = Some(thread_waker());
+            drop(inner);
+            if !park_until(Some(self.deadline)) && self.give_up() {
+                return Err(self.queue_timeout());
+            }
+        }
+    }
+
+    /// The reply, or `None` once `until` is over or the write was withdrawn at its deadline.
+    fn reply_by(&self, until: Option<Instant>) -> Option<Reply<T>> {
+        let waiting = self.admission.handoff().wait();
+        waiting.spin(|| self.slot.done.load(Ordering::Acquire));
+        let mut may_withdraw = true;
+        loop {
+            let mut inner = self.slot.lock();
+            if let Some(reply) = inner.reply.take() {
+                return Some(reply);
+            }
+            inner.waker = Some(thread_waker());
+            drop(inner);
+            let deadline = may_withdraw.then_some(self.deadline);
+            let next = [until, deadline].into_iter().flatten().min();
+            if park_until(next) {
+                continue;
+            }
+            if deadline == next {
+                if self.give_up() {
+                    return None;
+                }
+                may_withdraw = false;
+            } else {
+                return None;
+            }
+        }
+    }
+
+    /// Withdraws the write, unless it has started.
+    fn give_up(&self) -> bool {
+        match self.slot.withdraw() {
+            Withdrawn::TooLate => self.slot.is_withdrawn(),
+            Withdrawn::FromQueue => true,
+            Withdrawn::FromLine => {
+                self.admission.withdrawn_from_line();
+                true
+            }
+        }
+    }
+
+    fn queue_timeout(&self) -> Error {
+        Error::QueueTimeout {
+            waited: self.asked.elapsed(),
+        }
+    }
+}
+
+/// Resolves to the closure's result once it is committed. A write whose time in the queue is over resolves to
+/// [`Error::QueueTimeout`] when the writer comes to it.
+///
+/// # Panics
+///
+/// If the closure panicked: its panic goes on here.
+impl<T> Future for Pending<T> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut inner = self.slot.lock();
+        if let Some(reply) = inner.reply.take() {
+            drop(inner);
+            return Poll::Ready(reply.deliver());
+        }
+        if self.slot.is_withdrawn() {
+            drop(inner);
+            return Poll::Ready(Err(self.queue_timeout()));
+        }
+        match &mut inner.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl<T> std::fmt::Debug for Pending<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pending")
+            .field("done", &self.slot.done.load(Ordering::Relaxed))
+            .finish_non_exhaustive()
+    }
+}
+
+fn reentrant(call: &'static str) -> Error {
+    Error::Reentrant {
+        call,
+        instead: "it was called inside a write, on the writer thread that would have to make the write; wait for it outside",
+    }
+}
+
+/// Sleeps until woken (`true`, perhaps for no reason) or until the time is over (`false`).
+fn park_until(until: Option<Instant>) -> bool {
+    let Some(until) = until else {
+        thread::park();
+        return true;
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return false;
+    }
+    thread::park_timeout(left);
+    true
+}
+
+fn thread_waker() -> Waker {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    thread_local! {
+        static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
+    }
+    WAKER.with(Waker::clone)
+}

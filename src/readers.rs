@@ -1,0 +1,495 @@
+//! The pool of read-only connections. A read borrows one, on the calling thread, for one snapshot.
+//!
+//! The pool is r2d2's over `r2d2_sqlite`'s manager. Around them stands what is ours:
+//!
+//! - `Manager::has_broken` (r2d2_sqlite's is constantly `false`): a connection that came back with a transaction
+//!   or a statement open is closed, or its stale snapshot would be the next borrower's.
+//! - [`Census`]: which connections are open, and what each is doing. One mutex guards the list; each entry has
+//!   one of its own around what it is doing, which its borrower takes twice a read and others only to look. The
+//!   list's may be held while an entry's is taken, never the other way round. No user code runs under either.
+//!
+//! Closing: `closed` is set under the list's lock, and a connection is entered in the list under it before it is
+//! opened. So after that no further one opens, and when the list is empty the last one has been closed.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use r2d2::{ManageConnection, Pool, PooledConnection};
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, TransactionState};
+use scheduled_thread_pool::ScheduledThreadPool;
+
+use crate::clock::later;
+use crate::connection::{Fenced, open_reader, reader_source};
+use crate::error::{Error, Result};
+use crate::event::event;
+use crate::fence::Fence;
+use crate::file::DatabaseFile;
+use crate::options::Options;
+use crate::site::CallSite;
+use crate::status;
+use crate::transaction::{AgeLimit, ReadTx, run_own, sql};
+
+/// How often a read that waits for a connection looks whether the store has been closed.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+pub(crate) struct Readers {
+    pool: Pool<Manager>,
+    census: Arc<Census>,
+    size: u32,
+    slow: Duration,
+    age: Option<Duration>,
+}
+
+impl Readers {
+    /// Opens one reader by hand, so that what is wrong with it is seen as it is: r2d2 makes a string of it, after
+    /// the whole time-out. Then makes the pool, whose connections open as they are needed.
+    pub(crate) fn open(file: &DatabaseFile, options: &Options) -> Result<Self> {
+        let census = Arc::new(Census::default());
+        let manager = Manager {
+            source: reader_source(&file.path),
+            path: file.path.clone(),
+            options: options.clone(),
+            census: Arc::clone(&census),
+        };
+        drop(manager.connect()?);
+        let pool = Pool::builder()
+            .max_size(options.readers)
+            .min_idle(Some(0))
+            .test_on_check_out(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connection_timeout(options.read_timeout)
+            .thread_pool(opener())
+            .error_handler(Box::new(r2d2::NopErrorHandler))
+            .build(manager)
+            .map_err(|_| Error::Closed)?;
+        Ok(Self {
+            pool,
+            census,
+            size: options.readers,
+            slow: options.slow_read,
+            age: options.interrupt_old_readers.then_some(options.max_reader_age),
+        })
+    }
+
+    /// Runs `f` in one snapshot.
+    pub(crate) fn read<T>(
+        &self,
+        timeout: Duration,
+        site: CallSite,
+        on_writer_thread: bool,
+        f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut reader = self.check_out(timeout, on_writer_thread)?;
+        let mut snapshot = Snapshot::begin(&mut reader, site)?;
+        let (result, slowest) = {
+            let tx = snapshot.tx(self.slow, self.age);
+            (tx.explain_result(f(&tx)), tx.slowest())
+        };
+        let lasted = snapshot.started.elapsed();
+        if lasted >= self.slow {
+            let error = result.as_ref().err().map(Error::kind);
+            event!(warn, "larder::read", { "db.query.text" = slowest.as_ref().and_then(|s| s.text.as_deref()), "error.type" = error, site = snapshot.site(), duration_ms = lasted.as_millis() as u64, slowest_statement_ms = slowest.as_ref().map(|s| s.took.as_millis() as u64), }, "slow read");
+        }
+        result
+    }
+
+    fn check_out(&self, timeout: Duration, on_writer_thread: bool) -> Result<PooledConnection<Manager>> {
+        if self.census.is_closed() {
+            return Err(Error::Closed);
+        }
+        match self.pool.try_get() {
+            Some(reader) => Ok(reader),
+            None => self.wait_for_one(timeout, on_writer_thread),
+        }
+    }
+
+    /// All that are open are in use.
+    fn wait_for_one(&self, timeout: Duration, on_writer_thread: bool) -> Result<PooledConnection<Manager>> {
+        let held_here = self.census.held_by_this_thread();
+        let exhausted = self.pool.state().connections == self.size;
+        if exhausted && (on_writer_thread || held_here == self.size as usize) {
+            return Err(Error::Reentrant {
+                call: "read",
+                instead: "every reader is busy, and this is the writer thread or the thread that holds them all: use the transaction \
+                          that the closure was given, or raise Options::readers",
+            });
+        }
+        let start = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(start.elapsed());
+            let error = match self.pool.get_timeout(left.min(LOOK_UP)) {
+                Ok(reader) => return Ok(reader),
+                Err(error) => error.to_string(),
+            };
+            if self.census.is_closed() {
+                return Err(Error::Closed);
+            }
+            if left <= LOOK_UP {
+                return Err(Error::ReadTimeout {
+                    waited: start.elapsed(),
+                    readers: self.size,
+                    held_here,
+                    last_error: error.split_once(": ").map(|(_, reason)| reason.to_owned()),
+                });
+            }
+        }
+    }
+
+    /// Whether the calling thread is inside a read of this store.
+    pub(crate) fn in_use_by_this_thread(&self) -> bool {
+        self.census.held_by_this_thread() > 0
+    }
+
+    /// The oldest read that goes on, and its age.
+    pub(crate) fn oldest(&self) -> Option<String> {
+        self.census.oldest()
+    }
+
+    /// Names in the log each read that is older than `age`, once.
+    pub(crate) fn name_older_than(&self, age: Duration) {
+        self.census.name_older_than(age);
+    }
+
+    /// Closes every connection, and waits for those in use until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// Which read is in the way.
+    pub(crate) fn close(&self, deadline: Instant) -> std::result::Result<(), String> {
+        self.census.close();
+        while let Some(idle) = self.pool.try_get() {
+            drop(idle);
+        }
+        if self.census.wait_until_empty(deadline) {
+            return Ok(());
+        }
+        Err(self.oldest().map_or_else(
+            || "a reader's connection is still being opened or closed".to_owned(),
+            |oldest| format!("a read goes on: {oldest}"),
+        ))
+    }
+}
+
+/// One thread opens readers' connections, for all stores of the process.
+fn opener() -> Arc<ScheduledThreadPool> {
+    static OPENER: OnceLock<Arc<ScheduledThreadPool>> = OnceLock::new();
+    let make = || {
+        Arc::new(
+            ScheduledThreadPool::builder()
+                .num_threads(1)
+                .thread_name_pattern("larder-readers")
+                .build(),
+        )
+    };
+    Arc::clone(OPENER.get_or_init(make))
+}
+
+struct Manager {
+    source: SqliteConnectionManager,
+    path: std::path::PathBuf,
+    options: Options,
+    census: Arc<Census>,
+}
+
+impl ManageConnection for Manager {
+    type Connection = Reader;
+    type Error = Error;
+
+    fn connect(&self) -> Result<Reader> {
+        let entry = self.census.enter()?;
+        let Fenced { conn, fence } = open_reader(&self.source, &self.path, &self.options)?;
+        let expiry = Arc::new(Expiry::new());
+        if self.options.interrupt_old_readers {
+            let expiry = Arc::clone(&expiry);
+            // Some 10 to 100 us of work between two looks at the clock.
+            conn.progress_handler(4096, Some(move || expiry.is_over()))
+                .map_err(Error::not_started)?;
+        }
+        Ok(Reader {
+            conn: Some(conn),
+            fence,
+            expiry,
+            clean: true,
+            entry,
+        })
+    }
+
+    fn is_valid(&self, _: &mut Reader) -> Result<()> {
+        Ok(())
+    }
+
+    fn has_broken(&self, reader: &mut Reader) -> bool {
+        !reader.clean || self.census.is_closed()
+    }
+}
+
+/// A connection of the pool.
+pub(crate) struct Reader {
+    /// There until the drop.
+    conn: Option<Connection>,
+    fence: Arc<Fence>,
+    expiry: Arc<Expiry>,
+    /// No transaction, no statement, no snapshot is left on it.
+    clean: bool,
+    /// The last field, so that the connection has been closed when it leaves the census.
+    entry: Entry,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take()
+            && let Err(error) = status::close(conn)
+        {
+            event!(warn, "larder::close", { code = crate::error::extended_code(&error), }, "a reader's connection did not close");
+        }
+    }
+}
+
+/// The read transaction of one closure. Dropped, also by a panic, it ends the transaction.
+struct Snapshot<'r> {
+    reader: &'r mut Reader,
+    started: Instant,
+}
+
+impl<'r> Snapshot<'r> {
+    fn begin(reader: &'r mut Reader, site: CallSite) -> Result<Self> {
+        let started = Instant::now();
+        reader.fence.reset();
+        reader.clean = false;
+        reader.entry.activity.begin(started, site);
+        let snapshot = Self { reader, started };
+        run_own(snapshot.conn(), &snapshot.reader.fence, sql::BEGIN_READ).map_err(Error::not_started)?;
+        Ok(snapshot)
+    }
+
+    fn conn(&self) -> &Connection {
+        self.reader
+            .conn
+            .as_ref()
+            .expect("a reader has its connection until it is dropped")
+    }
+
+    fn tx(&mut self, slow: Duration, age: Option<Duration>) -> ReadTx<'_> {
+        let age = age.map(|limit| AgeLimit {
+            limit,
+            until: later(self.started, limit),
+        });
+        if let Some(age) = age {
+            self.reader.expiry.set(age.until);
+        }
+        ReadTx::new(self.conn(), &self.reader.fence, slow, age)
+    }
+
+    fn site(&self) -> String {
+        self.reader.entry.activity.site()
+    }
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        let reader = &mut *self.reader;
+        reader.expiry.clear();
+        if let Some(conn) = &mut reader.conn {
+            let ended = conn.is_autocommit() || run_own(conn, &reader.fence, sql::COMMIT).is_ok();
+            reader.clean = ended && holds_nothing(conn);
+            if !reader.clean {
+                // A forgotten `Rows` keeps the snapshot open, even of a connection that nobody uses again:
+                // SQLite does not close a connection that has statements.
+                status::reset_leaked(conn);
+                reader.clean = (conn.is_autocommit() || run_own(conn, &reader.fence, sql::ROLLBACK).is_ok())
+                    && holds_nothing(conn);
+            }
+        }
+        reader.entry.activity.end();
+    }
+}
+
+fn holds_nothing(conn: &Connection) -> bool {
+    conn.is_autocommit() && matches!(conn.transaction_state(None::<&str>), Ok(TransactionState::None))
+}
+
+/// When the running read becomes too old, for the progress handler, which runs on the same thread.
+struct Expiry {
+    epoch: Instant,
+    /// Nanoseconds after `epoch`; 0 for never.
+    at: AtomicU64,
+}
+
+impl Expiry {
+    fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            at: AtomicU64::new(0),
+        }
+    }
+
+    fn set(&self, until: Instant) {
+        let nanos = until
+            .saturating_duration_since(self.epoch)
+            .as_nanos()
+            .clamp(1, u64::MAX.into());
+        self.at.store(nanos as u64, Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.at.store(0, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        match self.at.load(Ordering::Relaxed) {
+            0 => false,
+            at => self.epoch.elapsed().as_nanos() >= u128::from(at),
+        }
+    }
+}
+
+/// The connections that are open.
+#[derive(Default)]
+struct Census {
+    closed: AtomicBool,
+    open: Mutex<Vec<Arc<Activity>>>,
+    left: Condvar,
+}
+
+impl Census {
+    fn enter(self: &Arc<Self>) -> Result<Entry> {
+        let mut open = self.lock();
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        let activity = Arc::new(Activity::default());
+        open.push(Arc::clone(&activity));
+        Ok(Entry {
+            census: Arc::clone(self),
+            activity,
+        })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn close(&self) {
+        let _open = self.lock();
+        self.closed.store(true, Ordering::Release);
+    }
+
+    fn wait_until_empty(&self, deadline: Instant) -> bool {
+        let mut open = self.lock();
+        while !open.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            open = self
+                .left
+                .wait_timeout(open, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        true
+    }
+
+    fn held_by_this_thread(&self) -> usize {
+        let this = thread_token();
+        self.lock()
+            .iter()
+            .filter(|activity| activity.look(|read| read.thread == this).unwrap_or(false))
+            .count()
+    }
+
+    fn oldest(&self) -> Option<String> {
+        let reads = self
+            .lock()
+            .iter()
+            .filter_map(|a| a.look(|read| (read.since, read.site.clone())))
+            .collect::<Vec<_>>();
+        let (since, site) = reads.into_iter().min_by_key(|(since, _)| *since)?;
+        Some(format!("{site}, for {:.1?}", since.elapsed()))
+    }
+
+    fn name_older_than(&self, age: Duration) {
+        let old = |activity: &Arc<Activity>| {
+            activity.look(|read| {
+                let old = !read.named && read.since.elapsed() >= age;
+                read.named |= old;
+                old.then(|| (read.site.to_string(), read.since.elapsed()))
+            })?
+        };
+        let old: Vec<_> = self.lock().iter().filter_map(old).collect();
+        for (site, age) in old {
+            event!(warn, "larder::read", { site, age_ms = age.as_millis() as u64, }, "this read keeps the write-ahead log from being emptied");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Activity>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place in the census.
+struct Entry {
+    census: Arc<Census>,
+    activity: Arc<Activity>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.census
+            .lock()
+            .retain(|other| !Arc::ptr_eq(other, &self.activity));
+        self.census.left.notify_all();
+    }
+}
+
+/// What a connection is doing.
+#[derive(Default)]
+struct Activity {
+    read: Mutex<Option<Read>>,
+}
+
+struct Read {
+    since: Instant,
+    site: CallSite,
+    thread: usize,
+    /// It has been named in the log.
+    named: bool,
+}
+
+impl Activity {
+    fn begin(&self, since: Instant, site: CallSite) {
+        *self.lock() = Some(Read {
+            since,
+            site,
+            thread: thread_token(),
+            named: false,
+        });
+    }
+
+    fn end(&self) {
+        *self.lock() = None;
+    }
+
+    fn look<T>(&self, f: impl FnOnce(&mut Read) -> T) -> Option<T> {
+        self.lock().as_mut().map(f)
+    }
+
+    fn site(&self) -> String {
+        self.look(|read| read.site.to_string()).unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Read>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A number that no other living thread has: the address of a variable of its own.
+fn thread_token() -> usize {
+    thread_local! {
+        static TOKEN: u8 = const { 0 };
+    }
+    TOKEN.with(|token| std::ptr::from_ref(token).addr())
+}

@@ -1,0 +1,420 @@
+//! [`Store`]: the table of contents of the API. Each method is a line or two to the part that does it.
+
+use std::fmt;
+use std::panic::Location;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tracing::Span;
+
+use crate::admission::Admission;
+use crate::clock::later;
+use crate::closing::CloseReport;
+use crate::connection::{check_sqlite_version, open_writer};
+use crate::error::{Error, Result};
+use crate::event::event;
+use crate::file::{DatabaseFile, FileId, TempFolder};
+use crate::handoff::Handoff;
+use crate::job::{Job, Terms, Write};
+use crate::options::{Options, ReadOptions, WriteOptions};
+use crate::pending::{Pending, Slot};
+use crate::readers::Readers;
+use crate::registry::Claim;
+use crate::site::CallSite;
+use crate::stats::Stats;
+use crate::transaction::{ReadTx, WriteTx};
+use crate::writer::{Belongings, Shared, Writer};
+
+/// What `close` waits beyond its deadline for the writer to say how far it came.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// One SQLite database: one writer thread with group commit, and a pool of read-only snapshots.
+///
+/// A `Store` is a handle: clone it and give the clones away. When the last one is dropped the store closes, as
+/// by [`close`](Self::close).
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("app.db");
+/// use larder::{Store, rusqlite::params};
+///
+/// let store = Store::open(&path)?;
+/// store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+///
+/// let id = store.write(|tx| tx.insert("INSERT INTO users(name) VALUES (?1)", params!["Ada"]))?;
+/// let name: String =
+///     store.read(|tx| tx.query_row("SELECT name FROM users WHERE id = ?1", [id], |row| row.get(0)))?;
+/// assert_eq!(name, "Ada");
+///
+/// let report = store.close()?;
+/// assert!(report.wal_truncated);
+/// # Ok::<_, larder::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    file: FileId,
+    options: Options,
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    /// Shared with the writer thread: the folder goes with whichever lets go of it last.
+    _folder: Option<Arc<TempFolder>>,
+}
+
+impl Store {
+    /// Opens the database with every default, creating the file if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// See [`Options::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Options::new().open(path)
+    }
+
+    /// Opens a new database in a temporary folder of its own, which goes when the last clone is dropped. For
+    /// tests: it is a real file with a real write-ahead log, so what a test sees is what production does.
+    ///
+    /// # Errors
+    ///
+    /// See [`Options::open`].
+    pub fn open_temp() -> Result<Self> {
+        Options::new().open_temp()
+    }
+
+    pub(crate) fn open_temp_with(options: Options) -> Result<Self> {
+        options.validate()?;
+        let folder = TempFolder::new()?;
+        let path = folder.database();
+        Self::assemble(options, &path, Some(Arc::new(folder)))
+    }
+
+    pub(crate) fn open_with(options: Options, path: &Path) -> Result<Self> {
+        options.validate()?;
+        Self::assemble(options, path, None)
+    }
+
+    fn assemble(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
+        static STORES: AtomicU64 = AtomicU64::new(1);
+        check_sqlite_version()?;
+        let file = DatabaseFile::prepare(path, &options)?;
+        let claim = Claim::take(file.id, path, options.busy_timeout)?;
+        let writer = open_writer(&file, &options)?;
+        let readers = Arc::new(Readers::open(&file, &options)?);
+        let handoff = Handoff::new(options.spin);
+        let (admission, receiver) = Admission::new(STORES.fetch_add(1, Relaxed), options.queue, handoff);
+        let shared = Arc::new(Shared::new(Arc::new(admission)));
+        let inner = Inner {
+            path: file.path,
+            file: file.id,
+            options: options.clone(),
+            shared: Arc::clone(&shared),
+            readers: Arc::clone(&readers),
+            _folder: folder.clone(),
+        };
+        Writer::start(
+            writer,
+            options,
+            shared,
+            readers,
+            receiver,
+            Belongings { claim, folder },
+        )?;
+        inner.report_open();
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Runs `f` in a transaction on the writer thread and blocks until it is committed.
+    ///
+    /// Writes that are queued together share a commit; each is all or nothing, and judged on its own. `f` runs
+    /// at most once.
+    ///
+    /// # Errors
+    ///
+    /// What `f` gave, with everything it did rolled back. [`Error::outcome`] says of every error what became of
+    /// the write:
+    /// - not started: [`QueueTimeout`](Error::QueueTimeout), [`Poisoned`](Error::Poisoned),
+    ///   [`WalFull`](Error::WalFull), [`Closed`](Error::Closed), [`Reentrant`](Error::Reentrant) (a write inside
+    ///   a write), and [`Sqlite`](Error::Sqlite) BUSY when another process held the lock;
+    /// - rolled back: [`Sqlite`](Error::Sqlite), [`App`](Error::App), [`Refused`](Error::Refused),
+    ///   [`RolledBack`](Error::RolledBack);
+    /// - unknown: [`CommitUnknown`](Error::CommitUnknown).
+    ///
+    /// # Panics
+    ///
+    /// If `f` panics: it is rolled back, and the panic goes on here.
+    #[track_caller]
+    pub fn write<T, F>(&self, f: F) -> Result<T>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.write_with(WriteOptions::new(), f)
+    }
+
+    /// As [`write`](Self::write), with a durability, time-outs or a label of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write), and [`Interrupted`](Error::Interrupted) past [`WriteOptions::limit`].
+    ///
+    /// # Panics
+    ///
+    /// As [`write`](Self::write).
+    #[track_caller]
+    pub fn write_with<T, F>(&self, options: WriteOptions, f: F) -> Result<T>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (job, pending) = self.job("write", options, false, Location::caller(), f)?;
+        self.admission().enqueue(job)?;
+        pending.wait()
+    }
+
+    /// As [`write`](Self::write), but does not wait for room in the queue.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write), and [`QueueFull`](Error::QueueFull) at once if the queue is full.
+    ///
+    /// # Panics
+    ///
+    /// As [`write`](Self::write).
+    #[track_caller]
+    pub fn try_write<T, F>(&self, f: F) -> Result<T>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (job, pending) = self.job("try_write", WriteOptions::new(), false, Location::caller(), f)?;
+        self.admission().try_enqueue(job)?;
+        pending.wait()
+    }
+
+    /// Queues a write and gives back what will be its result. Blocks only while the queue is full.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE log(n INTEGER) STRICT"))?;
+    /// let pending: Vec<_> = (0..100)
+    ///     .map(|n| store.submit(move |tx| tx.insert("INSERT INTO log VALUES (?1)", [n])))
+    ///     .collect::<larder::Result<_>>()?;
+    /// for write in pending {
+    ///     write.wait()?; // or write.await
+    /// }
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`QueueTimeout`](Error::QueueTimeout) if there was no room in time, [`Poisoned`](Error::Poisoned),
+    /// [`Closed`](Error::Closed), [`Reentrant`](Error::Reentrant). The rest comes from the [`Pending`].
+    #[track_caller]
+    pub fn submit<T, F>(&self, f: F) -> Result<Pending<T>>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.submit_with(WriteOptions::new(), f)
+    }
+
+    /// As [`submit`](Self::submit), with a durability, time-outs or a label of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    #[track_caller]
+    pub fn submit_with<T, F>(&self, options: WriteOptions, f: F) -> Result<Pending<T>>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (job, pending) = self.job("submit", options, true, Location::caller(), f)?;
+        self.admission().enqueue(job)?;
+        pending.wait_for_room()?;
+        Ok(pending)
+    }
+
+    /// Runs `f` on this thread, in one snapshot of the database.
+    ///
+    /// The snapshot is at least as new as every write acknowledged before this call. It waits for no write, and
+    /// no write waits for it; but for as long as it lasts the write-ahead log cannot be emptied.
+    ///
+    /// # Errors
+    ///
+    /// What `f` gave; [`ReadTimeout`](Error::ReadTimeout) if no connection came free in time;
+    /// [`Refused`](Error::Refused) for SQL that writes or leaves the snapshot; [`Reentrant`](Error::Reentrant) if
+    /// this thread would wait for itself; [`Closed`](Error::Closed).
+    ///
+    /// # Panics
+    ///
+    /// If `f` panics.
+    #[track_caller]
+    pub fn read<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        self.read_with(ReadOptions::new(), f)
+    }
+
+    /// As [`read`](Self::read), with a time-out or a label of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    ///
+    /// # Panics
+    ///
+    /// As [`read`](Self::read).
+    #[track_caller]
+    pub fn read_with<T>(&self, options: ReadOptions, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        let timeout = options.timeout.unwrap_or(self.inner.options.read_timeout);
+        let site = CallSite::new(options.label, Location::caller());
+        self.inner
+            .readers
+            .read(timeout, site, self.admission().is_writer_thread(), f)
+    }
+
+    /// The database file, as an absolute path.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// What the store has done since it was opened.
+    pub fn stats(&self) -> Stats {
+        self.inner.shared.counters.snapshot()
+    }
+
+    /// Closes the store for all its clones, within [`Options::close_timeout`]: takes no further writes, finishes
+    /// those that are queued, waits for reads, runs `PRAGMA optimize`, empties the write-ahead log.
+    ///
+    /// A second call gives the same report.
+    ///
+    /// # Errors
+    ///
+    /// [`Reentrant`](Error::Reentrant) inside a closure of this store.
+    pub fn close(&self) -> Result<CloseReport> {
+        self.close_within(self.inner.options.close_timeout)
+    }
+
+    /// As [`close`](Self::close), but gives up what is not done by then, and says what that was. Writes that were
+    /// not started are told [`Closed`](Error::Closed); a write or a read that runs on is not interrupted, and the
+    /// file is closed when it ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Self::close).
+    pub fn close_within(&self, timeout: Duration) -> Result<CloseReport> {
+        if self.admission().is_writer_thread() || self.inner.readers.in_use_by_this_thread() {
+            return Err(Error::Reentrant {
+                call: "close",
+                instead: "it was called inside a closure of the same store, which it would wait for: call it outside",
+            });
+        }
+        Ok(self.inner.close(timeout))
+    }
+
+    /// Makes a job of a closure, and what waits for it.
+    fn job<T, F>(
+        &self,
+        call: &'static str,
+        options: WriteOptions,
+        tell_when_queued: bool,
+        line: &'static Location<'static>,
+        f: F,
+    ) -> Result<(Box<dyn Job>, Pending<T>)>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        if self.admission().is_writer_thread() {
+            return Err(Error::Reentrant {
+                call,
+                instead: "it was called inside a write, on the writer thread that would have to make it: use the transaction that the \
+                          closure was given, and tx.savepoint(|tx| ..) to nest",
+            });
+        }
+        if let Some(poisoned) = self.inner.shared.poison() {
+            return Err(poisoned);
+        }
+        let asked = Instant::now();
+        let terms = Terms {
+            site: CallSite::new(options.label, line),
+            durability: options.durability.unwrap_or_default(),
+            limit: options.limit,
+            asked,
+            deadline: later(asked, options.timeout.unwrap_or(self.inner.options.queue_timeout)),
+            span: Span::current(),
+        };
+        let slot = Arc::new(Slot::new(tell_when_queued));
+        let pending = Pending::new(
+            Arc::clone(&slot),
+            Arc::clone(&self.inner.shared.admission),
+            asked,
+            terms.deadline,
+        );
+        Ok((Box::new(Write::new(terms, f, slot)), pending))
+    }
+
+    fn admission(&self) -> &Admission {
+        &self.inner.shared.admission
+    }
+}
+
+impl Inner {
+    fn report_open(&self) {
+        let options = &self.options;
+        event!(info, "larder::open", { "db.namespace" = %self.path.display(), sqlite = rusqlite::version(), access = ?options.access, durability = ?options.durability, journal_mode = "wal", readers = options.readers, queue = options.queue, busy_timeout_ms = options.busy_timeout.as_millis() as u64, cache_size = options.cache_size, mmap_size = options.mmap_size, foreign_keys = options.foreign_keys, journal_size_limit = options.journal_size_limit, checkpoint_pages = options.checkpoint_pages, wal_limit = options.wal_limit, wal_hard_limit = options.wal_hard_limit, }, "store opened");
+    }
+
+    /// Tells the writer to close.
+    fn begin_close(&self, deadline: Instant) {
+        Claim::closing(self.file);
+        self.shared.closing.ask(deadline);
+        self.shared.admission.close();
+    }
+
+    fn close(&self, timeout: Duration) -> CloseReport {
+        let began = Instant::now();
+        let deadline = later(began, timeout);
+        self.begin_close(deadline);
+        self.shared
+            .closing
+            .wait(later(deadline, LAST_WORDS))
+            .unwrap_or_else(|| CloseReport {
+                finished: 0,
+                never_started: 0,
+                wal_truncated: false,
+                wal_kept_because: Some("a write is still running; the file is closed when it ends".into()),
+                took: began.elapsed(),
+            })
+    }
+}
+
+/// The last clone has gone.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // On the writer thread, or inside a read, there is nobody to wait for but oneself: the writer closes
+        // the file by itself once the closure has ended.
+        if self.shared.admission.is_writer_thread() || self.readers.in_use_by_this_thread() {
+            return self.begin_close(later(Instant::now(), self.options.close_timeout));
+        }
+        let report = self.close(self.options.close_timeout);
+        if !report.wal_truncated {
+            event!(warn, "larder::close", { %report, }, "the last clone was dropped");
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.inner.path)
+            .finish_non_exhaustive()
+    }
+}

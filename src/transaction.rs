@@ -1,0 +1,383 @@
+//! What a closure is given: [`ReadTx`], one snapshot, and [`WriteTx`], one all-or-nothing change.
+//!
+//! Both have methods of their own that use the statement cache, which rusqlite's methods of the same names do
+//! not, and that return larder's error. Both deref to [`rusqlite::Connection`], so a helper that takes
+//! `&Connection` serves them, too.
+
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::time::{Duration, Instant};
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row};
+
+use crate::error::{Error, Result};
+use crate::fence::Fence;
+
+/// larder's own statements, each with its private comment (see `fence.rs`).
+pub(crate) mod sql {
+    pub(crate) const BEGIN_READ: &str = "BEGIN/*larder*/";
+    pub(crate) const BEGIN_WRITE: &str = "BEGIN IMMEDIATE/*larder*/";
+    pub(crate) const COMMIT: &str = "COMMIT/*larder*/";
+    pub(crate) const ROLLBACK: &str = "ROLLBACK/*larder*/";
+    pub(crate) const SAVEPOINT: &str = "SAVEPOINT larder/*larder*/";
+    pub(crate) const RELEASE: &str = "RELEASE larder/*larder*/";
+    pub(crate) const ROLLBACK_TO: &str = "ROLLBACK TO larder/*larder*/";
+}
+
+/// Runs one of larder's own statements, from the cache.
+pub(crate) fn run_own(conn: &Connection, fence: &Fence, sql: &str) -> rusqlite::Result<()> {
+    fence.own(|| conn.prepare_cached(sql)?.execute([]).map(drop))
+}
+
+/// One snapshot of the database. Given to the closure of [`Store::read`](crate::Store::read).
+///
+/// Everything that the closure reads is as of one moment, at least as new as every write acknowledged before
+/// the read began. The snapshot is taken at the first statement.
+pub struct ReadTx<'a> {
+    conn: &'a Connection,
+    fence: &'a Fence,
+    age: Option<AgeLimit>,
+    slow: Duration,
+    slowest: RefCell<Option<SlowStatement>>,
+}
+
+/// When this read becomes too old for another statement.
+#[derive(Clone, Copy)]
+pub(crate) struct AgeLimit {
+    pub(crate) limit: Duration,
+    pub(crate) until: Instant,
+}
+
+/// The slowest statement that was slow.
+#[derive(Debug)]
+pub(crate) struct SlowStatement {
+    pub(crate) took: Duration,
+    /// Only of a statement with parameters: the text of one without may have data in it.
+    pub(crate) text: Option<String>,
+}
+
+impl<'a> ReadTx<'a> {
+    pub(crate) fn new(conn: &'a Connection, fence: &'a Fence, slow: Duration, age: Option<AgeLimit>) -> Self {
+        Self {
+            conn,
+            fence,
+            age,
+            slow,
+            slowest: RefCell::new(None),
+        }
+    }
+
+    /// Gives the one row of a query to `f`; rows after it are not looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Sqlite`] with `QueryReturnedNoRows` if there is no row: see
+    /// [`query_optional`](Self::query_optional).
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let two: i64 = store.read(|tx| tx.query_row("SELECT 1 + ?1", [1], |row| row.get(0)))?;
+    /// assert_eq!(two, 2);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn query_row<T, P, F>(&self, sql: &str, params: P, f: F) -> Result<T>
+    where
+        P: Params,
+        F: FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    {
+        self.with_statement(sql, |statement| statement.query_row(params, f))
+    }
+
+    /// As [`query_row`](Self::query_row), with `None` if there is no row.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite or `f` said.
+    pub fn query_optional<T, P, F>(&self, sql: &str, params: P, f: F) -> Result<Option<T>>
+    where
+        P: Params,
+        F: FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    {
+        self.with_statement(sql, |statement| statement.query_row(params, f).optional())
+    }
+
+    /// Maps every row, and collects what comes of it.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite said, or what `f` said of the first row that it refused.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let names: Vec<String> = store.read(|tx| {
+    ///     tx.query_map("SELECT value FROM json_each(?1)", [r#"["ant","bee"]"#], |row| row.get(0))
+    /// })?;
+    /// assert_eq!(names, ["ant", "bee"]);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn query_map<T, P, F>(&self, sql: &str, params: P, f: F) -> Result<Vec<T>>
+    where
+        P: Params,
+        F: FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    {
+        self.with_statement(sql, |statement| statement.query_map(params, f)?.collect())
+    }
+
+    /// Calls `f` with every row, and keeps none.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite said, or what `f` said of the first row that it refused.
+    pub fn query_each<P, F>(&self, sql: &str, params: P, mut f: F) -> Result<()>
+    where
+        P: Params,
+        F: FnMut(&Row<'_>) -> rusqlite::Result<()>,
+    {
+        self.with_statement(sql, |statement| {
+            let mut rows = statement.query(params)?;
+            while let Some(row) = rows.next()? {
+                f(row)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether the query has a row.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite said.
+    pub fn exists<P: Params>(&self, sql: &str, params: P) -> Result<bool> {
+        self.with_statement(sql, |statement| statement.exists(params))
+    }
+
+    /// Prepares the statement, or takes it from the cache, and runs it.
+    fn with_statement<T>(
+        &self,
+        sql: &str,
+        f: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let start = Instant::now();
+        if let Some(AgeLimit { limit, until }) = self.age
+            && start >= until
+        {
+            return Err(too_old(limit));
+        }
+        let result = self.conn.prepare_cached(sql).and_then(|mut statement| {
+            let result = f(&mut statement);
+            self.note_time(start, || {
+                (statement.parameter_count() > 0).then(|| sql.to_owned())
+            });
+            result
+        });
+        result.map_err(|error| self.explain(error))
+    }
+
+    fn note_time(&self, start: Instant, text: impl FnOnce() -> Option<String>) {
+        let took = start.elapsed();
+        if took < self.slow {
+            return;
+        }
+        let mut slowest = self.slowest.borrow_mut();
+        if slowest.as_ref().is_none_or(|slowest| took > slowest.took) {
+            *slowest = Some(SlowStatement { took, text: text() });
+        }
+    }
+
+    pub(crate) fn slowest(&self) -> Option<SlowStatement> {
+        self.slowest.take()
+    }
+
+    fn explain(&self, error: rusqlite::Error) -> Error {
+        match self.age {
+            Some(age) if crate::error::primary_code(&error) == Some(rusqlite::ffi::SQLITE_INTERRUPT) => {
+                too_old(age.limit)
+            }
+            _ => self.fence.explain(error),
+        }
+    }
+
+    /// For what comes out of the closure: its error may come from a method of rusqlite's own.
+    pub(crate) fn explain_result<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| match error {
+            Error::Sqlite { source, .. } => self.explain(source),
+            other => other,
+        })
+    }
+}
+
+fn too_old(limit: Duration) -> Error {
+    Error::Interrupted {
+        limit,
+        advice: "this read held its snapshot for longer than Options::max_reader_age: read in pages, or raise it",
+    }
+}
+
+impl Deref for ReadTx<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.conn
+    }
+}
+
+/// One change of the database, all or nothing. Given to the closure of [`Store::write`](crate::Store::write).
+///
+/// It can do what a [`ReadTx`] can, and sees its own changes. The closure's `Ok` commits and its `Err` rolls
+/// back; the SQL inside may not.
+pub struct WriteTx<'a> {
+    read: ReadTx<'a>,
+    /// Set if a savepoint could not be undone: then the whole job must be, whatever its closure says.
+    undo_failed: RefCell<Option<Error>>,
+}
+
+impl<'a> WriteTx<'a> {
+    pub(crate) fn new(conn: &'a Connection, fence: &'a Fence, slow: Duration) -> Self {
+        Self {
+            read: ReadTx::new(conn, fence, slow, None),
+            undo_failed: RefCell::new(None),
+        }
+    }
+
+    /// Runs one statement and says how many rows it changed.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite said; [`Error::Refused`] for SQL that ends the transaction or leaves the database.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let changed = store.write(|tx| {
+    ///     tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT")?;
+    ///     tx.execute("INSERT INTO users(name) VALUES (?1)", ["Ada"])
+    /// })?;
+    /// assert_eq!(changed, 1);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn execute<P: Params>(&self, sql: &str, params: P) -> Result<usize> {
+        self.with_statement(sql, |statement| statement.execute(params))
+    }
+
+    /// Runs an `INSERT` of one row and gives its rowid.
+    ///
+    /// # Errors
+    ///
+    /// As [`execute`](Self::execute), and `StatementChangedRows` if it was not exactly one row.
+    pub fn insert<P: Params>(&self, sql: &str, params: P) -> Result<i64> {
+        self.with_statement(sql, |statement| statement.insert(params))
+    }
+
+    /// Runs every statement of `sql`, separated by semicolons, without parameters.
+    ///
+    /// # Errors
+    ///
+    /// As [`execute`](Self::execute). What ran before the error stays in the transaction: return the error to
+    /// undo it.
+    pub fn execute_batch(&self, sql: &str) -> Result<()> {
+        let start = Instant::now();
+        let result = self.conn.execute_batch(sql);
+        self.note_time(start, || None);
+        result.map_err(|error| self.explain(error))
+    }
+
+    /// Nests: runs `f` in a savepoint, keeps what it did if it gives `Ok`, and undoes just that if it gives
+    /// `Err` or panics.
+    ///
+    /// # Errors
+    ///
+    /// What `f` gave; [`Error::RolledBack`] if SQLite ended the whole transaction meanwhile, after which nothing
+    /// more can be done in this write.
+    ///
+    /// ```
+    /// # use larder::Error;
+    /// # let store = larder::Store::open_temp()?;
+    /// store.write(|tx| {
+    ///     tx.execute_batch("CREATE TABLE log(line TEXT) STRICT")?;
+    ///     let attempt = tx.savepoint(|tx| {
+    ///         tx.execute("INSERT INTO log VALUES ('tried')", [])?;
+    ///         Err::<(), _>(Error::app("changed my mind"))
+    ///     });
+    ///     assert!(attempt.is_err());
+    ///     tx.execute("INSERT INTO log VALUES ('went on')", [])
+    /// })?;
+    /// let lines: Vec<String> = store.read(|tx| tx.query_map("SELECT line FROM log", [], |row| row.get(0)))?;
+    /// assert_eq!(lines, ["went on"]);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn savepoint<T>(&self, f: impl FnOnce(&WriteTx<'_>) -> Result<T>) -> Result<T> {
+        let savepoint = Savepoint::begin(self)?;
+        let value = f(self)?;
+        savepoint.release()?;
+        Ok(value)
+    }
+
+    /// What the closure came to, seen from outside.
+    pub(crate) fn judge<T>(&self, result: Result<T>) -> Result<T> {
+        match self.undo_failed.take() {
+            Some(error) => Err(error),
+            None => self.explain_result(result),
+        }
+    }
+
+    fn own(&self, sql: &str) -> Result<()> {
+        if self.conn.is_autocommit() {
+            return Err(Error::RolledBack {
+                reason: ENDED,
+                source: None,
+            });
+        }
+        Ok(run_own(self.conn, self.fence, sql)?)
+    }
+}
+
+/// Why a write is rolled back that did not ask for it.
+pub(crate) const ENDED: &str = "SQLite ended the whole transaction inside the closure (ON CONFLICT ROLLBACK, RAISE(ROLLBACK), a full \
+                                disk, an I/O error or no memory)";
+
+impl<'a> Deref for WriteTx<'a> {
+    type Target = ReadTx<'a>;
+
+    fn deref(&self) -> &ReadTx<'a> {
+        &self.read
+    }
+}
+
+/// An open savepoint. Dropped, by an error or a panic, it undoes what was done since.
+///
+/// All have the same name: "the RELEASE and ROLLBACK TO commands" act on "the most recent savepoint with a
+/// matching name", <https://sqlite.org/lang_savepoint.html>, and these end in the reverse of the order in which
+/// they began.
+struct Savepoint<'tx, 'a> {
+    tx: &'tx WriteTx<'a>,
+    released: bool,
+}
+
+impl<'tx, 'a> Savepoint<'tx, 'a> {
+    fn begin(tx: &'tx WriteTx<'a>) -> Result<Self> {
+        tx.own(sql::SAVEPOINT)?;
+        Ok(Self { tx, released: false })
+    }
+
+    fn release(mut self) -> Result<()> {
+        self.tx.own(sql::RELEASE)?;
+        self.released = true;
+        Ok(())
+    }
+}
+
+impl Drop for Savepoint<'_, '_> {
+    fn drop(&mut self) {
+        if self.released || self.tx.is_autocommit() {
+            return;
+        }
+        // "The ROLLBACK TO command reverts the state of the database back to what it was just after the
+        // corresponding SAVEPOINT", and leaves the savepoint open: RELEASE must follow.
+        if let Err(error) = self
+            .tx
+            .own(sql::ROLLBACK_TO)
+            .and_then(|()| self.tx.own(sql::RELEASE))
+        {
+            *self.tx.undo_failed.borrow_mut() = Some(error);
+        }
+    }
+}

@@ -1,0 +1,773 @@
+//! The writer thread: one thread, one connection, all writes.
+//!
+//! ```text
+//! run -> next            the first job: carried over, queued, or waited for
+//!     -> commit_group    BEGIN IMMEDIATE
+//!          -> run_job      the first job; then each that is queued, in a savepoint
+//!          -> commit       COMMIT
+//!          -> reply        count, publish, then tell each caller
+//!     -> checkpoint      if due
+//! close                  readers, optimize, TRUNCATE checkpoint, connection
+//! ```
+//!
+//! # Who owns what
+//!
+//! The thread owns the connection, its fence, the receiving end of the queue and the group under way. With
+//! others it shares [`Shared`]: the admission (`admission.rs`), the counters, which only it writes, the poison,
+//! set once, and the closing state (`closing.rs`). It holds none of their locks while a closure runs, while SQLite
+//! works, or while it wakes a caller. So it cannot wait for a caller; callers wait for it, and a call that it
+//! would make to itself is an error (`Reentrant`).
+//!
+//! A caller that has handed over a job gets exactly one reply: the job is in the channel, in line, in `carried`
+//! or in `group`, each of which either finishes it or drops it, and a dropped job replies (`job.rs`). No reply of
+//! success is sent but from `reply`, after COMMIT has returned.
+//!
+//! # One job's fate in a group
+//!
+//! The first job of a transaction needs no savepoint: the transaction is its savepoint. After *every* job, well
+//! or badly ended, the thread asks `is_autocommit`: on a full disk, an I/O error, an interrupt, no memory,
+//! `RAISE(ROLLBACK)` or `ON CONFLICT ROLLBACK` SQLite has ended the whole transaction, even if the closure
+//! swallowed the error. Then all before it are told `RolledBack`, and those after it get a new transaction.
+
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ffi};
+
+use crate::admission::{Admission, Message};
+use crate::checkpoint::{Checkpointer, Mode, Progress};
+use crate::clock::later;
+use crate::closing::{CloseReport, Closing};
+use crate::connection::{Fenced, synchronous};
+use crate::error::{Error, Result, extended_code, primary_code};
+use crate::event::event;
+use crate::fence::Fence;
+use crate::file::TempFolder;
+use crate::job::{Job, Verdict};
+use crate::options::{Durability, Options};
+use crate::readers::Readers;
+use crate::registry::Claim;
+use crate::stats::Counters;
+use crate::status;
+use crate::transaction::{ENDED, WriteTx, run_own, sql};
+
+/// How long the writer waits for a write before it uses the pause for a checkpoint.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What the writer thread shares with the callers.
+pub(crate) struct Shared {
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) counters: Counters,
+    pub(crate) closing: Closing,
+    poison: OnceLock<Arc<rusqlite::Error>>,
+}
+
+impl Shared {
+    pub(crate) fn new(admission: Arc<Admission>) -> Self {
+        Self {
+            admission,
+            counters: Counters::default(),
+            closing: Closing::default(),
+            poison: OnceLock::new(),
+        }
+    }
+
+    /// The error of every write since the disk failed the store.
+    pub(crate) fn poison(&self) -> Option<Error> {
+        self.poison.get().map(|source| Error::Poisoned {
+            source: Arc::clone(source),
+        })
+    }
+}
+
+/// What the thread must let go of once the connection is closed, and in this order.
+pub(crate) struct Belongings {
+    pub(crate) claim: Claim,
+    pub(crate) folder: Option<Arc<TempFolder>>,
+}
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    options: Options,
+    receiver: Receiver<Message>,
+    conn: Connection,
+    fence: Arc<Fence>,
+    checkpointer: Checkpointer,
+    /// The level that `PRAGMA synchronous` is at.
+    durability: Durability,
+    /// A job that did not fit in the last group.
+    carried: Option<Box<dyn Job>>,
+    /// Jobs of the open transaction that went well, in order. Empty while none is open.
+    group: Vec<Box<dyn Job>>,
+    /// How many jobs the last group had.
+    last_group: usize,
+    /// What is said of slow jobs, after the replies.
+    slow: Vec<SlowWrite>,
+    /// Jobs finished since the store was told to close.
+    finished_closing: u64,
+    belongings: Belongings,
+}
+
+struct SlowWrite {
+    site: String,
+    text: Option<String>,
+    ran: Duration,
+    waited: Duration,
+    error: Option<&'static str>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(
+        fenced: Fenced,
+        options: Options,
+        shared: Arc<Shared>,
+        readers: Arc<Readers>,
+        receiver: Receiver<Message>,
+        belongings: Belongings,
+    ) -> Result<()> {
+        let Fenced { conn, fence } = fenced;
+        let checkpointer = Checkpointer::watch(&conn, &fence, &options)?;
+        let durability = options.durability;
+        let writer = Self {
+            shared,
+            readers,
+            options,
+            receiver,
+            conn,
+            fence,
+            checkpointer,
+            durability,
+            carried: None,
+            group: Vec::new(),
+            last_group: 0,
+            slow: Vec::new(),
+            finished_closing: 0,
+            belongings,
+        };
+        let thread = thread::Builder::new().name("larder-writer".into());
+        thread
+            .spawn(move || writer.run())
+            .map(drop)
+            .map_err(|error| Error::Options {
+                option: "writer thread",
+                problem: format!("the operating system gave no thread for it: {error}"),
+            })
+    }
+
+    fn run(mut self) {
+        self.shared.admission.become_writer_thread();
+        let guard = DeathGuard {
+            shared: Arc::clone(&self.shared),
+        };
+        while let Some(job) = self.next() {
+            self.commit_group(job);
+            if let Some(mode) = self.checkpointer.due() {
+                self.checkpoint(mode);
+            }
+        }
+        self.close();
+        mem::forget(guard);
+    }
+
+    // ---- taking jobs ----
+
+    /// The job to begin a group with; `None` once the store is closing and all is drained, or its time is over.
+    fn next(&mut self) -> Option<Box<dyn Job>> {
+        loop {
+            if self.shared.admission.is_closed() && self.time_to_close_is_over() {
+                return None;
+            }
+            if let Some(job) = self.carried.take().or_else(|| self.queued()) {
+                return Some(job);
+            }
+            if self.shared.admission.is_closed() {
+                if self.shared.admission.nobody_in_line() {
+                    return None;
+                }
+                self.shared.admission.made_room();
+                continue;
+            }
+            if let Some(job) = self.spin_or_wait() {
+                return Some(job);
+            }
+        }
+    }
+
+    /// The next job, if one is queued already.
+    fn queued(&self) -> Option<Box<dyn Job>> {
+        loop {
+            match self.receiver.try_recv() {
+                Ok(message) => {
+                    self.shared.admission.made_room();
+                    if let Message::Job(job) = message {
+                        return Some(job);
+                    }
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return None,
+            }
+        }
+    }
+
+    /// Waits for a message; an idle pause is used for a checkpoint.
+    fn spin_or_wait(&mut self) -> Option<Box<dyn Job>> {
+        let spun = self
+            .shared
+            .admission
+            .handoff()
+            .spin_for_job(self.last_group, || self.queued());
+        self.last_group = 0;
+        if spun.is_some() {
+            return spun;
+        }
+        let message = if self.checkpointer.is_empty() {
+            self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            self.receiver.recv_timeout(IDLE)
+        };
+        match message {
+            Ok(message) => {
+                self.shared.admission.made_room();
+                match message {
+                    Message::Job(job) => Some(job),
+                    Message::Wake => None,
+                }
+            }
+            Err(_) => {
+                self.checkpoint(Mode::Passive);
+                None
+            }
+        }
+    }
+
+    fn time_to_close_is_over(&self) -> bool {
+        self.shared
+            .closing
+            .deadline()
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    // ---- one group ----
+
+    fn commit_group(&mut self, first: Box<dyn Job>) {
+        let began = Instant::now();
+        let mut now = began;
+        let mut candidate = Some(first);
+        while let Some(job) = candidate {
+            if !self.fits(&*job) {
+                self.carried = Some(job);
+                break;
+            }
+            let alone = job.terms().limit.is_some();
+            if let Some(job) = self.claim(job, now)
+                && let Some(job) = self.begin(job)
+            {
+                self.run_job(job, now);
+            }
+            now = Instant::now();
+            let full = self.group.len() >= self.options.group_jobs || now - began >= self.options.group_time;
+            candidate = if alone || full {
+                None
+            } else {
+                self.carried.take().or_else(|| self.queued())
+            };
+        }
+        self.last_group = self.group.len();
+        if self.commit() {
+            self.reply(began);
+        }
+        self.report_slow();
+    }
+
+    /// Whether the job may join the open transaction. `synchronous` cannot be changed inside one.
+    fn fits(&self, job: &dyn Job) -> bool {
+        let terms = job.terms();
+        self.group.is_empty() || (terms.limit.is_none() && terms.durability <= self.durability)
+    }
+
+    /// Takes the job from its caller, unless that has withdrawn it, or it comes too late, or the store is
+    /// poisoned.
+    fn claim(&mut self, job: Box<dyn Job>, now: Instant) -> Option<Box<dyn Job>> {
+        if !job.start() {
+            drop_quietly(job);
+            return None;
+        }
+        let terms = job.terms();
+        let waited = now.saturating_duration_since(terms.asked);
+        let error = if now >= terms.deadline {
+            Some(Error::QueueTimeout { waited })
+        } else {
+            self.shared.poison()
+        };
+        if let Some(error) = error {
+            self.fail(job, error);
+            return None;
+        }
+        self.shared
+            .counters
+            .longest_queue_wait
+            .raise_to(waited.as_nanos() as u64);
+        Some(job)
+    }
+
+    /// Begins a transaction for the job, if none is open. If that fails the job has not started, nor have those
+    /// that have waited for SQLite's lock as long as it.
+    fn begin(&mut self, job: Box<dyn Job>) -> Option<Box<dyn Job>> {
+        if !self.group.is_empty() {
+            return Some(job);
+        }
+        if let Some(error) = self.wal_full() {
+            self.fail(job, error);
+            return None;
+        }
+        let asked = Instant::now();
+        let wanted = job.terms().durability.max(self.options.durability);
+        let begun = self
+            .set_durability(wanted)
+            .and_then(|()| self.own(sql::BEGIN_WRITE));
+        let Err(error) = begun else { return Some(job) };
+        let busy = primary_code(&error) == Some(ffi::SQLITE_BUSY);
+        let text = error.to_string();
+        self.fail(job, Error::not_started(error));
+        while busy && let Some(job) = self.queued() {
+            if job.terms().asked > asked {
+                self.carried = Some(job);
+                break;
+            }
+            if let Some(job) = self.claim(job, Instant::now()) {
+                let error =
+                    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some(text.clone()));
+                self.fail(job, Error::not_started(error));
+            }
+        }
+        None
+    }
+
+    /// Not from the statement cache: "a PRAGMA acts when it is prepared", so none is held.
+    fn set_durability(&mut self, wanted: Durability) -> rusqlite::Result<()> {
+        if wanted != self.durability {
+            let pragma = format!("PRAGMA synchronous = {}", synchronous(wanted));
+            self.fence.own(|| self.conn.execute_batch(&pragma))?;
+            self.durability = wanted;
+        }
+        Ok(())
+    }
+
+    /// Runs one job in the open transaction and sees to it that it was all or nothing.
+    fn run_job(&mut self, mut job: Box<dyn Job>, started: Instant) {
+        let nested = !self.group.is_empty();
+        if nested && let Err(error) = self.own(sql::SAVEPOINT) {
+            return self.undo(job, Verdict::Failed(Error::not_started(error)), false);
+        }
+        self.fence.reset();
+        let limit = self.limit(&*job);
+        let (ok, slowest) = {
+            let tx = WriteTx::new(&self.conn, &self.fence, self.options.slow_write);
+            (job.run(&tx), tx.slowest())
+        };
+        self.note_if_slow(&*job, started, ok, slowest.and_then(|s| s.text));
+        let settled = self.settle(ok);
+        match self.lift(limit).or(settled) {
+            Some(error) => self.undo(job, Verdict::Failed(error), nested),
+            None if !ok => self.undo(job, Verdict::Own, nested),
+            None => match if nested { self.own(sql::RELEASE) } else { Ok(()) } {
+                Ok(()) => self.group.push(job),
+                Err(error) => self.undo(job, Verdict::Failed(error.into()), nested),
+            },
+        }
+    }
+
+    /// Cleans up after a closure, and finds what it did wrong without knowing it.
+    fn settle(&mut self, ok: bool) -> Option<Error> {
+        if self.conn.is_busy() {
+            let leaked = status::reset_leaked(&mut self.conn);
+            event!(warn, "larder::write", { leaked, }, "a closure forgot statements that were in the middle of their rows; they were reset");
+        }
+        if self.conn.is_autocommit() {
+            return Some(Error::RolledBack {
+                reason: ENDED,
+                source: None,
+            });
+        }
+        if !ok {
+            return None;
+        }
+        // "Deferred foreign keys are not checked until the transaction tries to COMMIT", which would make it the
+        // whole group's violation. <https://sqlite.org/foreignkeys.html#fk_deferred>
+        if status::deferred_violation(&self.conn) {
+            let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
+            let message = Some(
+                "FOREIGN KEY constraint failed (a deferred one, judged at the end of the closure)".to_owned(),
+            );
+            return Some(rusqlite::Error::SqliteFailure(code, message).into());
+        }
+        if self.fence.made_temporary() {
+            return self.drop_temporary().err().map(Error::from);
+        }
+        None
+    }
+
+    /// Undoes the job, to its savepoint or with the transaction that only it has used, and tells its caller.
+    fn undo(&mut self, job: Box<dyn Job>, verdict: Verdict, nested: bool) {
+        // ROLLBACK TO leaves the savepoint open: RELEASE must follow.
+        let undone = nested
+            && !self.conn.is_autocommit()
+            && self
+                .own(sql::ROLLBACK_TO)
+                .and_then(|()| self.own(sql::RELEASE))
+                .is_ok();
+        if !undone {
+            self.roll_back();
+        }
+        self.deliver_failure(job, verdict);
+        if !undone && !self.group.is_empty() {
+            self.lose_group(
+                "another write of the same group made SQLite end the whole transaction",
+                None,
+            );
+        }
+    }
+
+    /// Ends the transaction, unless SQLite has done so.
+    fn roll_back(&self) {
+        if !self.conn.is_autocommit()
+            && let Err(error) = self.own(sql::ROLLBACK)
+        {
+            event!(error, "larder::write", { "db.response.status_code" = extended_code(&error), }, "ROLLBACK failed");
+        }
+    }
+
+    /// Tells every job of the group that its transaction is gone.
+    fn lose_group(&mut self, reason: &'static str, source: Option<&Arc<rusqlite::Error>>) {
+        event!(warn, "larder::write", { writes = self.group.len(), reason, "db.response.status_code" = source.and_then(|e| extended_code(e)), }, "group rolled back");
+        for job in mem::take(&mut self.group) {
+            self.fail(
+                job,
+                Error::RolledBack {
+                    reason,
+                    source: source.map(Arc::clone),
+                },
+            );
+        }
+    }
+
+    /// Commits the open transaction. On failure finds out what that means, and says so to the group.
+    fn commit(&mut self) -> bool {
+        if self.group.is_empty() {
+            return false;
+        }
+        let Err(error) = self.own(sql::COMMIT) else {
+            self.checkpointer.committed();
+            return true;
+        };
+        self.roll_back();
+        let source = Arc::new(error);
+        match primary_code(&source) {
+            // None of these can come from after the commit frame has been written.
+            Some(
+                ffi::SQLITE_BUSY
+                | ffi::SQLITE_LOCKED
+                | ffi::SQLITE_CONSTRAINT
+                | ffi::SQLITE_FULL
+                | ffi::SQLITE_INTERRUPT,
+            ) => {
+                self.lose_group(
+                    "COMMIT failed and SQLite rolled the transaction back",
+                    Some(&source),
+                );
+            }
+            _ => {
+                self.poison(&source);
+                for job in mem::take(&mut self.group) {
+                    self.fail(
+                        job,
+                        Error::CommitUnknown {
+                            source: Arc::clone(&source),
+                        },
+                    );
+                }
+            }
+        }
+        false
+    }
+
+    /// Counts, publishes, then tells each caller.
+    fn reply(&mut self, began: Instant) {
+        let counters = &self.shared.counters;
+        let jobs = self.group.len() as u64;
+        counters.writes.add(jobs);
+        counters.groups.add(1);
+        counters.largest_group.raise_to(jobs);
+        counters.wal_bytes.set(self.checkpointer.bytes());
+        counters.largest_wal_bytes.raise_to(self.checkpointer.bytes());
+        self.shared.admission.handoff().group_took(began.elapsed());
+        self.count_finished(jobs);
+        for job in self.group.drain(..) {
+            finish(job, Verdict::Own);
+        }
+    }
+
+    // ---- one job ----
+
+    fn fail(&mut self, job: Box<dyn Job>, error: Error) {
+        self.deliver_failure(job, Verdict::Failed(error));
+    }
+
+    fn deliver_failure(&mut self, job: Box<dyn Job>, verdict: Verdict) {
+        self.shared.counters.failed_writes.add(1);
+        self.count_finished(1);
+        finish(job, verdict);
+    }
+
+    fn count_finished(&mut self, jobs: u64) {
+        if self.shared.admission.is_closed() {
+            self.finished_closing += jobs;
+        }
+    }
+
+    /// Stops the job's SQL once its own time is over.
+    fn limit(&self, job: &dyn Job) -> Option<(Duration, Arc<AtomicBool>)> {
+        let limit = job.terms().limit?;
+        let until = later(Instant::now(), limit);
+        let hit = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&hit);
+        let handler = move || {
+            let over = Instant::now() >= until;
+            seen.fetch_or(over, Ordering::Relaxed);
+            over
+        };
+        self.conn.progress_handler(1000, Some(handler)).ok()?;
+        Some((limit, hit))
+    }
+
+    /// Takes the limit away again, and says so if it was hit.
+    fn lift(&self, limit: Option<(Duration, Arc<AtomicBool>)>) -> Option<Error> {
+        let (limit, hit) = limit?;
+        let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
+        hit.load(Ordering::Relaxed).then_some(Error::Interrupted {
+            limit,
+            advice: "this write's SQL ran into WriteOptions::limit and was rolled back: do less in one write, or raise it",
+        })
+    }
+
+    /// Drops every temporary object, inside the job's transaction: "a leftover TEMP table shadows main's".
+    fn drop_temporary(&self) -> rusqlite::Result<()> {
+        let list = "SELECT type, name FROM temp.sqlite_schema WHERE type IN ('trigger', 'view', 'table') \
+                    AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type = 'table', rowid";
+        self.fence.own(|| {
+            let mut statement = self.conn.prepare(list)?;
+            let objects = statement
+                .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            for (kind, name) in objects {
+                let name = name.replace('"', "\"\"");
+                self.conn
+                    .execute_batch(&format!("DROP {kind} IF EXISTS temp.\"{name}\""))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn note_if_slow(&mut self, job: &dyn Job, started: Instant, ok: bool, text: Option<String>) {
+        let ran = started.elapsed();
+        if ran >= self.options.slow_write {
+            let terms = job.terms();
+            let waited = started.saturating_duration_since(terms.asked);
+            let error = (!ok).then_some("the closure failed");
+            self.slow.push(SlowWrite {
+                site: terms.site.to_string(),
+                text,
+                ran,
+                waited,
+                error,
+            });
+        }
+    }
+
+    fn report_slow(&mut self) {
+        for slow in self.slow.drain(..) {
+            event!(warn, "larder::write", { "db.query.text" = slow.text, "error.type" = slow.error, site = slow.site, duration_ms = slow.ran.as_millis() as u64, queue_wait_ms = slow.waited.as_millis() as u64, group = self.last_group, }, "slow write");
+        }
+    }
+
+    fn own(&self, sql: &str) -> rusqlite::Result<()> {
+        run_own(&self.conn, &self.fence, sql)
+    }
+
+    // ---- the log ----
+
+    /// The error of every write while the log is over its hard limit, and one more attempt before it.
+    fn wal_full(&mut self) -> Option<Error> {
+        self.checkpointer.over_hard_limit()?;
+        self.checkpoint(Mode::Restart);
+        let limit = self.checkpointer.over_hard_limit()?;
+        Some(Error::WalFull {
+            wal_bytes: self.checkpointer.bytes(),
+            limit,
+            oldest: self.readers.oldest(),
+        })
+    }
+
+    fn checkpoint(&mut self, mode: Mode) {
+        if self.shared.poison.get().is_some() {
+            return;
+        }
+        match self.checkpointer.run(&self.conn, &self.fence, mode, None) {
+            Ok(progress) => self.note_progress(mode, progress),
+            Err(error) => self.checkpoint_failed(error),
+        }
+        self.shared.counters.wal_bytes.set(self.checkpointer.bytes());
+    }
+
+    fn note_progress(&self, mode: Mode, progress: Progress) {
+        let counters = &self.shared.counters;
+        if progress.finished() {
+            counters.checkpoints.add(1);
+            return;
+        }
+        counters.unfinished_checkpoints.add(1);
+        self.readers.name_older_than(self.options.max_reader_age);
+        if self.checkpointer.over_limit() {
+            event!(warn, "larder::checkpoint", { ?mode, busy = progress.busy, log_pages = progress.log, moved_pages = progress.moved, wal_bytes = self.checkpointer.bytes(), oldest_reader = self.readers.oldest(), }, "the write-ahead log is over its limit and a checkpoint could not finish");
+        }
+    }
+
+    /// A log that could not be synced is never synced again: the kernel may have dropped what it could not write.
+    fn checkpoint_failed(&mut self, error: rusqlite::Error) {
+        if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
+            return self.poison(&Arc::new(error));
+        }
+        event!(warn, "larder::checkpoint", { "db.response.status_code" = extended_code(&error), }, "a checkpoint failed; it is tried again when the log has grown");
+    }
+
+    fn poison(&self, source: &Arc<rusqlite::Error>) {
+        let _ = self.shared.poison.set(Arc::clone(source));
+        event!(error, "larder::poison", { "db.response.status_code" = extended_code(source), "error.type" = "Poisoned", }, "the disk failed the store: it takes no more writes, serves reads, and wants a restart");
+    }
+
+    // ---- closing ----
+
+    /// After the intake has closed and the queue is drained, or its time is over.
+    fn close(mut self) {
+        let began = Instant::now();
+        let deadline = self
+            .shared
+            .closing
+            .deadline()
+            .unwrap_or_else(|| later(began, self.options.close_timeout));
+        let never_started = self.drop_the_rest();
+        let Self {
+            shared,
+            readers,
+            options,
+            conn,
+            fence,
+            mut checkpointer,
+            belongings,
+            receiver,
+            ..
+        } = self;
+        // From here on a job that slips in is dropped by the channel, and tells its caller so.
+        drop(receiver);
+        let reason = match (readers.close(deadline), shared.poison.get()) {
+            (_, Some(_)) => {
+                Some("the store is poisoned, so the log is left as it is for recovery".to_owned())
+            }
+            (Err(reader), None) => Some(reader),
+            (Ok(()), None) => truncate(&conn, &fence, &mut checkpointer, &options, deadline).err(),
+        };
+        if shared.poison.get().is_some() {
+            let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+        if let Err(error) = status::close(conn) {
+            event!(warn, "larder::close", { "db.response.status_code" = extended_code(&error), }, "the writer's connection did not close");
+        }
+        let Belongings { claim, folder } = belongings;
+        drop(claim);
+        drop(folder);
+        let report = CloseReport {
+            finished: self.finished_closing,
+            never_started,
+            wal_truncated: reason.is_none(),
+            wal_kept_because: reason,
+            took: began.elapsed(),
+        };
+        event!(info, "larder::close", { finished = report.finished, never_started = report.never_started, wal_truncated = report.wal_truncated, wal_kept_because = report.wal_kept_because, duration_ms = report.took.as_millis() as u64, }, "store closed");
+        shared.closing.report(report);
+    }
+
+    /// Jobs for which there is no more time. Dropping one tells its caller that it was not started.
+    fn drop_the_rest(&mut self) -> u64 {
+        let mut rest: Vec<Box<dyn Job>> = self.carried.take().into_iter().collect();
+        rest.extend(self.shared.admission.clear_line());
+        while let Some(job) = self.queued() {
+            rest.push(job);
+        }
+        let wanted = rest.iter().filter(|job| !job.is_withdrawn()).count();
+        rest.into_iter().for_each(drop_quietly);
+        wanted as u64
+    }
+}
+
+/// `PRAGMA optimize`, then a checkpoint that empties the log.
+///
+/// # Errors
+///
+/// Why the log could not be emptied.
+fn truncate(
+    conn: &Connection,
+    fence: &Fence,
+    checkpointer: &mut Checkpointer,
+    options: &Options,
+    deadline: Instant,
+) -> std::result::Result<(), String> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err("the time to close was over".into());
+    }
+    if let Err(error) = fence.own(|| conn.execute_batch("PRAGMA optimize")) {
+        event!(debug, "larder::close", { "db.response.status_code" = extended_code(&error), }, "PRAGMA optimize failed");
+    }
+    match checkpointer.run(conn, fence, Mode::Truncate, Some(left.min(options.busy_timeout))) {
+        Ok(progress) if progress.finished() => Ok(()),
+        Ok(_) => Err("another process reads from it or writes to it".into()),
+        Err(error) => Err(format!("the checkpoint failed: {error}")),
+    }
+}
+
+/// A job's drop runs the drop of what its closure holds, which is user code and may panic.
+fn drop_quietly(job: Box<dyn Job>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(job)));
+}
+
+/// So may the drop of a result that nobody waits for any more.
+fn finish(job: Box<dyn Job>, verdict: Verdict) {
+    let _ = catch_unwind(AssertUnwindSafe(|| job.finish(verdict)));
+}
+
+/// If the thread dies, which would be larder's bug, nobody is left waiting: the queue closes, the jobs that are
+/// dropped reply, and closing is over.
+struct DeathGuard {
+    shared: Arc<Shared>,
+}
+
+impl Drop for DeathGuard {
+    fn drop(&mut self) {
+        self.shared.admission.close();
+        drop(self.shared.admission.clear_line());
+        self.shared.closing.report(CloseReport {
+            finished: 0,
+            never_started: 0,
+            wal_truncated: false,
+            wal_kept_because: Some("the writer thread panicked: please report it".into()),
+            took: Duration::ZERO,
+        });
+    }
+}

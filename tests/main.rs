@@ -1,0 +1,21 @@
+//! All integration tests, one binary, one module a feature. Each test's name says what holds.
+
+mod support;
+
+mod access;
+mod closing;
+mod errors;
+mod events;
+mod fences;
+mod groups;
+mod leftovers;
+mod limits;
+mod model;
+mod opening;
+mod options;
+mod pending;
+mod poison;
+mod queue;
+mod reading;
+mod reentrancy;
+mod wal;
