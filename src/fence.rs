@@ -81,6 +81,8 @@ pub(crate) struct Fence {
     role: Role,
     own: AtomicBool,
     made_temporary: AtomicBool,
+    refused: AtomicBool,
+    /// There if `refused`.
     refusal: Mutex<Option<Refusal>>,
 }
 
@@ -91,6 +93,7 @@ impl Fence {
             role,
             own: AtomicBool::new(false),
             made_temporary: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             refusal: Mutex::new(None),
         });
         let judge = Arc::clone(&fence);
@@ -112,7 +115,9 @@ impl Fence {
 
     /// Forgets what an earlier closure did.
     pub(crate) fn reset(&self) {
-        self.take_refusal();
+        if self.refused.load(Relaxed) {
+            self.take_refusal();
+        }
         self.made_temporary.store(false, Relaxed);
     }
 
@@ -213,10 +218,12 @@ impl Fence {
             instead,
         };
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+        self.refused.store(true, Relaxed);
         Authorization::Deny
     }
 
     fn take_refusal(&self) -> Option<Refusal> {
+        self.refused.store(false, Relaxed);
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -61,7 +61,7 @@ impl Handoff {
         }
         let start = Instant::now();
         loop {
-            for _ in 0..16 {
+            for _ in 0..64 {
                 if let Some(found) = look() {
                     return Some(found);
                 }

@@ -1,4 +1,64 @@
 //! SQLite in production, as one Rust type.
+//!
+//! A [`Store`] is one SQLite file with what a service needs around it: one thread that writes, with group commit;
+//! a pool of read-only connections, one snapshot a read; the right PRAGMAs on every connection, each read back;
+//! bounded queues, first come first served; errors that say what became of a write; and a shutdown that drains.
+//!
+//! ```
+//! # let folder = tempfile::tempdir().unwrap();
+//! # std::env::set_current_dir(&folder).unwrap();
+//! use larder::{Store, rusqlite::params};
+//!
+//! let store = Store::open("app.db")?; // every default right for production
+//! store.write(|tx| {
+//!     tx.execute_batch("CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT")
+//! })?;
+//!
+//! let id = store.write(|tx| tx.insert("INSERT INTO users(name) VALUES (?1)", params!["Ada"]))?; // committed
+//! let name: String =
+//!     store.read(|tx| tx.query_row("SELECT name FROM users WHERE id = ?1", [id], |row| row.get(0)))?;
+//! assert_eq!(name, "Ada");
+//! store.close()?; // or drop the last clone
+//! # Ok::<_, larder::Error>(())
+//! ```
+//!
+//! # How it works
+//!
+//! ```text
+//!  any thread, any async task
+//!    | write(f)  submit(f)                                | read(f)
+//!    v                                                    v
+//!  first come, first served --> queue --> writer thread   pool --> read-only connections
+//!                                  BEGIN IMMEDIATE            BEGIN        one snapshot a closure
+//!                                    job 1                      f(&tx)
+//!                                    SAVEPOINT job 2 RELEASE  COMMIT
+//!                                    SAVEPOINT job 3 ROLLBACK TO
+//!                                  COMMIT
+//!                                  then reply to each job
+//!                                  checkpoint, if it is due
+//! ```
+//!
+//! SQLite has one writer at a time, whoever writes. So all writes go to one thread, which commits those that are
+//! queued together, and no write meets `SQLITE_BUSY` from inside the process. Reads run on the thread that asks,
+//! beside the writer and beside each other.
+//!
+//! - [`Store::write`] blocks until its closure is committed. [`Store::submit`] queues it and gives a [`Pending`],
+//!   to wait for or to `.await` on any runtime. [`Store::try_write`] does not wait for room.
+//! - [`Store::read`] gives its closure one snapshot, at least as new as every write acknowledged before.
+//! - [`WriteTx`] and [`ReadTx`] have methods that use the statement cache, and deref to
+//!   [`rusqlite::Connection`]. SQL in a closure may not end its transaction or leave the database; what it may not
+//!   do is an [`Error::Refused`] that names what to use instead.
+//! - [`Error::outcome`] says of a failed write: not started, rolled back, or unknown.
+//!   [`Error::is_retryable`] says whether to try again.
+//! - [`Options`] has every knob, each with default, unit and reason.
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
+//! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations that people can read |
+
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -39,3 +99,8 @@ pub use pending::Pending;
 pub use stats::Stats;
 pub use store::Store;
 pub use transaction::{ReadTx, WriteTx};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -47,13 +47,18 @@ const QUEUED: u8 = 1;
 const STARTED: u8 = 2;
 const WITHDRAWN: u8 = 3;
 
+#[repr(C)]
 pub(crate) struct Slot<T> {
     stage: AtomicU8,
     /// Whether the caller waits to be let into the queue, not only for the reply.
     tell_when_queued: bool,
-    /// Set once `inner.reply` is, so that a spinning caller need not take the lock.
-    done: AtomicBool,
     inner: Mutex<Inner<T>>,
+    /// Keeps `done` on a cache line of its own: the writer takes the lock on the line before it, and a caller that
+    /// looks again and again would slow that down. (An alignment would do so, too, at the price of a slower
+    /// allocation.)
+    _apart: [u64; 8],
+    /// Set once the reply is there, so that a spinning caller need not take the lock.
+    done: AtomicBool,
 }
 
 struct Inner<T> {
@@ -74,6 +79,7 @@ impl<T> Slot<T> {
         Self {
             stage: AtomicU8::new(QUEUED),
             tell_when_queued,
+            _apart: [0; 8],
             done: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 reply: None,
@@ -113,9 +119,9 @@ impl<T> Slot<T> {
     pub(crate) fn complete(&self, reply: Reply<T>) {
         let mut inner = self.lock();
         inner.reply = Some(reply);
-        self.done.store(true, Ordering::Release);
         let waker = inner.waker.take();
         drop(inner);
+        self.done.store(true, Ordering::Release);
         wake(waker);
     }
 

@@ -20,7 +20,7 @@ use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, TransactionState};
 use scheduled_thread_pool::ScheduledThreadPool;
 
-use crate::clock::later;
+use crate::clock::Tick;
 use crate::connection::{Fenced, open_reader, reader_source};
 use crate::error::{Error, Result};
 use crate::event::event;
@@ -201,7 +201,7 @@ impl ManageConnection for Manager {
     fn connect(&self) -> Result<Reader> {
         let entry = self.census.enter()?;
         let Fenced { conn, fence } = open_reader(&self.source, &self.path, &self.options)?;
-        let expiry = Arc::new(Expiry::new());
+        let expiry = Arc::new(Expiry::default());
         if self.options.interrupt_old_readers {
             let expiry = Arc::clone(&expiry);
             // Some 10 to 100 us of work between two looks at the clock.
@@ -251,12 +251,12 @@ impl Drop for Reader {
 /// The read transaction of one closure. Dropped, also by a panic, it ends the transaction.
 struct Snapshot<'r> {
     reader: &'r mut Reader,
-    started: Instant,
+    started: Tick,
 }
 
 impl<'r> Snapshot<'r> {
     fn begin(reader: &'r mut Reader, site: CallSite) -> Result<Self> {
-        let started = Instant::now();
+        let started = Tick::now();
         reader.fence.reset();
         reader.clean = false;
         reader.entry.activity.begin(started, site);
@@ -275,7 +275,7 @@ impl<'r> Snapshot<'r> {
     fn tx(&mut self, slow: Duration, age: Option<Duration>) -> ReadTx<'_> {
         let age = age.map(|limit| AgeLimit {
             limit,
-            until: later(self.started, limit),
+            until: self.started.plus(limit),
         });
         if let Some(age) = age {
             self.reader.expiry.set(age.until);
@@ -312,26 +312,15 @@ fn holds_nothing(conn: &Connection) -> bool {
 }
 
 /// When the running read becomes too old, for the progress handler, which runs on the same thread.
+#[derive(Default)]
 struct Expiry {
-    epoch: Instant,
-    /// Nanoseconds after `epoch`; 0 for never.
+    /// On the coarse clock, in nanoseconds; 0 for never.
     at: AtomicU64,
 }
 
 impl Expiry {
-    fn new() -> Self {
-        Self {
-            epoch: Instant::now(),
-            at: AtomicU64::new(0),
-        }
-    }
-
-    fn set(&self, until: Instant) {
-        let nanos = until
-            .saturating_duration_since(self.epoch)
-            .as_nanos()
-            .clamp(1, u64::MAX.into());
-        self.at.store(nanos as u64, Ordering::Relaxed);
+    fn set(&self, until: Tick) {
+        self.at.store(until.nanos(), Ordering::Relaxed);
     }
 
     fn clear(&self) {
@@ -341,7 +330,7 @@ impl Expiry {
     fn is_over(&self) -> bool {
         match self.at.load(Ordering::Relaxed) {
             0 => false,
-            at => self.epoch.elapsed().as_nanos() >= u128::from(at),
+            at => Tick::now().nanos() >= at,
         }
     }
 }
@@ -452,7 +441,7 @@ struct Activity {
 }
 
 struct Read {
-    since: Instant,
+    since: Tick,
     site: CallSite,
     thread: usize,
     /// It has been named in the log.
@@ -460,7 +449,7 @@ struct Read {
 }
 
 impl Activity {
-    fn begin(&self, since: Instant, site: CallSite) {
+    fn begin(&self, since: Tick, site: CallSite) {
         *self.lock() = Some(Read {
             since,
             site,

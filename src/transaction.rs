@@ -6,10 +6,11 @@
 
 use std::cell::RefCell;
 use std::ops::Deref;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row};
 
+use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::fence::Fence;
 
@@ -45,7 +46,7 @@ pub struct ReadTx<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct AgeLimit {
     pub(crate) limit: Duration,
-    pub(crate) until: Instant,
+    pub(crate) until: Tick,
 }
 
 /// The slowest statement that was slow.
@@ -157,7 +158,7 @@ impl<'a> ReadTx<'a> {
         sql: &str,
         f: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let start = Instant::now();
+        let start = Tick::now();
         if let Some(AgeLimit { limit, until }) = self.age
             && start >= until
         {
@@ -173,7 +174,7 @@ impl<'a> ReadTx<'a> {
         result.map_err(|error| self.explain(error))
     }
 
-    fn note_time(&self, start: Instant, text: impl FnOnce() -> Option<String>) {
+    fn note_time(&self, start: Tick, text: impl FnOnce() -> Option<String>) {
         let took = start.elapsed();
         if took < self.slow {
             return;
@@ -274,7 +275,7 @@ impl<'a> WriteTx<'a> {
     /// As [`execute`](Self::execute). What ran before the error stays in the transaction: return the error to
     /// undo it.
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
-        let start = Instant::now();
+        let start = Tick::now();
         let result = self.conn.execute_batch(sql);
         self.note_time(start, || None);
         result.map_err(|error| self.explain(error))

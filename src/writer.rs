@@ -266,12 +266,12 @@ impl Writer {
                 break;
             }
             let alone = job.terms().limit.is_some();
-            if let Some(job) = self.claim(job, now)
-                && let Some(job) = self.begin(job)
-            {
-                self.run_job(job, now);
+            if let Some(job) = self.claim(job, now) {
+                now = match self.begin(job, now) {
+                    Some(job) => self.run_job(job, now),
+                    None => Instant::now(),
+                };
             }
-            now = Instant::now();
             let full = self.group.len() >= self.options.group_jobs || now - began >= self.options.group_time;
             candidate = if alone || full {
                 None
@@ -319,7 +319,7 @@ impl Writer {
 
     /// Begins a transaction for the job, if none is open. If that fails the job has not started, nor have those
     /// that have waited for SQLite's lock as long as it.
-    fn begin(&mut self, job: Box<dyn Job>) -> Option<Box<dyn Job>> {
+    fn begin(&mut self, job: Box<dyn Job>, now: Instant) -> Option<Box<dyn Job>> {
         if !self.group.is_empty() {
             return Some(job);
         }
@@ -327,7 +327,6 @@ impl Writer {
             self.fail(job, error);
             return None;
         }
-        let asked = Instant::now();
         let wanted = job.terms().durability.max(self.options.durability);
         let begun = self
             .set_durability(wanted)
@@ -337,7 +336,7 @@ impl Writer {
         let text = error.to_string();
         self.fail(job, Error::not_started(error));
         while busy && let Some(job) = self.queued() {
-            if job.terms().asked > asked {
+            if job.terms().asked > now {
                 self.carried = Some(job);
                 break;
             }
@@ -360,11 +359,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Runs one job in the open transaction and sees to it that it was all or nothing.
-    fn run_job(&mut self, mut job: Box<dyn Job>, started: Instant) {
+    /// Runs one job in the open transaction and sees to it that it was all or nothing. Says when its closure
+    /// ended.
+    fn run_job(&mut self, mut job: Box<dyn Job>, started: Instant) -> Instant {
         let nested = !self.group.is_empty();
         if nested && let Err(error) = self.own(sql::SAVEPOINT) {
-            return self.undo(job, Verdict::Failed(Error::not_started(error)), false);
+            self.undo(job, Verdict::Failed(Error::not_started(error)), false);
+            return Instant::now();
         }
         self.fence.reset();
         let limit = self.limit(&*job);
@@ -372,7 +373,8 @@ impl Writer {
             let tx = WriteTx::new(&self.conn, &self.fence, self.options.slow_write);
             (job.run(&tx), tx.slowest())
         };
-        self.note_if_slow(&*job, started, ok, slowest.and_then(|s| s.text));
+        let ended = Instant::now();
+        self.note_if_slow(&*job, started, ended, ok, slowest.and_then(|s| s.text));
         let settled = self.settle(ok);
         match self.lift(limit).or(settled) {
             Some(error) => self.undo(job, Verdict::Failed(error), nested),
@@ -382,6 +384,7 @@ impl Writer {
                 Err(error) => self.undo(job, Verdict::Failed(error.into()), nested),
             },
         }
+        ended
     }
 
     /// Cleans up after a closure, and finds what it did wrong without knowing it.
@@ -575,8 +578,15 @@ impl Writer {
         })
     }
 
-    fn note_if_slow(&mut self, job: &dyn Job, started: Instant, ok: bool, text: Option<String>) {
-        let ran = started.elapsed();
+    fn note_if_slow(
+        &mut self,
+        job: &dyn Job,
+        started: Instant,
+        ended: Instant,
+        ok: bool,
+        text: Option<String>,
+    ) {
+        let ran = ended - started;
         if ran >= self.options.slow_write {
             let terms = job.terms();
             let waited = started.saturating_duration_since(terms.asked);
