@@ -57,11 +57,7 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
     set_common(&conn, options, Role::Writer)?;
     if file.new {
         // Both must come before the file's first page is written, and that is what the switch to WAL does.
-        execute(
-            &conn,
-            &file.path,
-            &format!("PRAGMA page_size = {}", options.page_size),
-        )?;
+        execute(&conn, &file.path, &format!("PRAGMA page_size = {}", options.page_size))?;
         execute(
             &conn,
             &file.path,
@@ -100,11 +96,7 @@ pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
 }
 
 /// Opens a connection that reads.
-pub(crate) fn open_reader(
-    source: &SqliteConnectionManager,
-    path: &Path,
-    options: &Options,
-) -> Result<Fenced> {
+pub(crate) fn open_reader(source: &SqliteConnectionManager, path: &Path, options: &Options) -> Result<Fenced> {
     let conn = source.connect().map_err(|e| explain_open(path, e))?;
     set_common(&conn, options, Role::Reader)?;
     // A read-only connection may still `VACUUM INTO` or `ATTACH` another file for writing.
@@ -113,6 +105,21 @@ pub(crate) fn open_reader(
     set(&conn, "query_only", 1)?;
     let fence = Fence::install(&conn, Role::Reader).map_err(Error::not_started)?;
     Ok(Fenced { conn, fence })
+}
+
+/// Closes a connection for good.
+///
+/// SQLite refuses to close one that has statements left, which only a closure that forgot one (`std::mem::forget`) can
+/// bring about. Then its descriptors stay open until the process ends. It holds no snapshot, so nothing waits for it.
+pub(crate) fn close(conn: Connection) {
+    if let Err((_, error)) = conn.close() {
+        event!(
+            warn,
+            "larder::close",
+            { "db.response.status_code" = extended_code(&error) },
+            "a closure forgot a prepared statement, so a connection stays open until the process ends"
+        );
+    }
 }
 
 /// The level as SQLite counts it.
@@ -131,12 +138,7 @@ fn set_common(conn: &Connection, options: &Options, role: Role) -> Result<()> {
     if let Some(on_connect) = &options.on_connect {
         on_connect(conn, role)?;
     }
-    configure(
-        conn,
-        "trusted_schema",
-        DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA,
-        false,
-    )?;
+    configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     configure(conn, "dqs_dml", DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     configure(conn, "dqs_ddl", DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
     configure(conn, "defensive", DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
@@ -160,8 +162,8 @@ fn switch_to_wal(conn: &Connection, path: &Path) -> Result<()> {
         name: "journal_mode",
         wanted: "wal".into(),
         got,
-        hint: "could not switch to WAL, since another process uses the file in rollback mode (or the file system has no shared \
-               memory): stop that process for the moment of the switch, then open again",
+        hint: "could not switch to WAL, since another process uses the file in rollback mode (or the file system has \
+               no shared memory): stop that process for the moment of the switch, then open again",
         source: source.map(Arc::new),
     };
     match conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)) {
@@ -210,11 +212,10 @@ pub(crate) fn read_back(conn: &Connection, name: &str) -> rusqlite::Result<Strin
 fn pragma_error(name: &'static str, wanted: String, got: String, source: Option<rusqlite::Error>) -> Error {
     let hint = match name {
         "mmap_size" => "this SQLite was compiled with a lower SQLITE_MAX_MMAP_SIZE: lower Options::mmap_size",
-        "foreign_keys" => {
-            "this SQLite was compiled without foreign keys: link another, or use the `bundled` feature"
-        }
+        "foreign_keys" => "this SQLite was compiled without foreign keys: link another, or use the `bundled` feature",
         _ => {
-            "the linked SQLite, or an Options::on_connect, does not let it be set: use the `bundled` feature, look at on_connect"
+            "the linked SQLite, or an Options::on_connect, does not let it be set: use the `bundled` feature, look \
+             at on_connect"
         }
     };
     Error::Pragma {
@@ -247,10 +248,12 @@ fn explain_open(path: &Path, source: rusqlite::Error) -> Error {
             "it is a symbolic link: give the target's path"
         }
         Some(ffi::SQLITE_CANTOPEN | ffi::SQLITE_PERM) => {
-            "this process may not read and write the file, its -wal and -shm, or make files in its folder: check owner and mode"
+            "this process may not read and write the file, its -wal and -shm, or make files in its folder: check \
+             owner and mode"
         }
         Some(ffi::SQLITE_READONLY) => {
-            "the file, its folder or its file system is read-only, and a WAL must be written: check owner, mode and mount"
+            "the file, its folder or its file system is read-only, and a WAL must be written: check owner, mode and \
+             mount"
         }
         _ => return Error::not_started(source),
     };
@@ -274,11 +277,17 @@ fn warn_about_fts(conn: &Connection) -> Result<()> {
     if rusqlite::version_number() >= 3_054_000 {
         return Ok(());
     }
-    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%USING fts%' LIMIT 1";
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%USING fts%' \
+               LIMIT 1";
     let table = conn.query_row(sql, [], |row| row.get::<_, String>(0));
     if let Ok(table) = table {
-        event!(warn, "larder::open", { "db.collection.name" = %table, sqlite = rusqlite::version(), }, "the schema has full-text tables and SQLite is older than 3.54.0, which mends their index: check them \
-             ('integrity-check') and update when you can");
+        event!(
+            warn,
+            "larder::open",
+            { "db.collection.name" = %table, sqlite = rusqlite::version() },
+            "the schema has full-text tables and SQLite is older than 3.54.0, which mends their index: \
+             check them ('integrity-check') and update when you can"
+        );
     }
     Ok(())
 }
@@ -290,8 +299,9 @@ fn hint_at_memory_management(conn: &Connection) -> Result<()> {
             info,
             "larder::open",
             {},
-            "SQLite was built with SQLITE_ENABLE_MEMORY_MANAGEMENT, one mutex around all page caches: set \
-             LIBSQLITE3_FLAGS = \"-USQLITE_ENABLE_MEMORY_MANAGEMENT\" in .cargo/config.toml for faster concurrent reads"
+            "SQLite was built with SQLITE_ENABLE_MEMORY_MANAGEMENT, one mutex around all page caches: \
+             set LIBSQLITE3_FLAGS = \"-USQLITE_ENABLE_MEMORY_MANAGEMENT\" in .cargo/config.toml for \
+             faster concurrent reads"
         );
     }
     Ok(())

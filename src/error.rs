@@ -94,7 +94,8 @@ pub enum Error {
     /// The SQLite that is linked has the WAL-reset bug, which can corrupt a database.
     #[error(
         "SQLite {version} has the WAL-reset bug (https://sqlite.org/wal.html#walresetbug), which can corrupt a \
-         database: link 3.51.3 or newer, 3.50.7 or newer of 3.50, or 3.44.6 or newer of 3.44; larder's `bundled` feature does"
+         database: link 3.51.3 or newer, 3.50.7 or newer of 3.50, or 3.44.6 or newer of 3.44; \
+         larder's `bundled` feature does"
     )]
     SqliteTooOld {
         /// The version that is linked.
@@ -169,8 +170,8 @@ pub enum Error {
     /// COMMIT failed so that nobody can tell whether the write will be there after a restart. The store
     /// takes no further writes.
     #[error(
-        "COMMIT failed and its outcome is unknown: {source}; the write may reappear at recovery, so stop the service, look at \
-         the disk, and check the data after the restart before you write it again"
+        "COMMIT failed and its outcome is unknown: {source}; the write may reappear at recovery, so stop the \
+         service, look at the disk, and check the data after the restart before you write it again"
     )]
     CommitUnknown {
         /// SQLite's error, shared with the other writes of the group.
@@ -232,9 +233,7 @@ pub enum Error {
     },
 
     /// The store is closed, or was closed before the write started.
-    #[error(
-        "the store is closed: nothing was started; open it again, or keep a clone alive for as long as it is used"
-    )]
+    #[error("the store is closed: nothing was started; open it again, or keep a clone alive for as long as it is used")]
     Closed,
 
     /// SQLite, or rusqlite, said no.
@@ -320,9 +319,11 @@ impl Error {
 
     /// Whether the same call, made again after a pause, may well succeed and cannot write twice.
     ///
-    /// True for a full queue, the time-outs, a group that was rolled back, a full log, a file in use, and SQLite's `BUSY` and
-    /// `LOCKED`. False for what will fail again (a constraint, a mistake in SQL, a closed or poisoned store, an application's own
-    /// error) and for [`CommitUnknown`](Error::CommitUnknown), where a second try could write twice.
+    /// True for a full queue, the time-outs, a group that was rolled back, a full log, a file in use, and
+    /// SQLite's `BUSY` and
+    /// `LOCKED`. False for what will fail again (a constraint, a mistake in SQL, a closed or poisoned store,
+    /// an application's own error) and for [`CommitUnknown`](Error::CommitUnknown), where a second try could
+    /// write twice.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::QueueFull { .. }
@@ -399,8 +400,8 @@ impl From<rusqlite::Error> for Error {
 fn advice(source: &rusqlite::Error, outcome: Outcome) -> &'static str {
     match (primary_code(source), outcome) {
         (Some(ffi::SQLITE_BUSY), Outcome::NotStarted) => {
-            "; another process held SQLite's write lock for longer than the busy timeout, and the write was not started: find that \
-             process, then try again"
+            "; another process held SQLite's write lock for longer than the busy timeout, and the write was not \
+             started: find that process, then try again"
         }
         (Some(ffi::SQLITE_FULL), _) => "; free disk space, or raise max_page_count, then try again",
         (Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB), _) => {

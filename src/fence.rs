@@ -68,8 +68,8 @@ const READS_WITHOUT_VALUE: &[&str] = &[
 /// Two numbers in the file's header. They are data of the application, and a rollback undoes them.
 const HEADER_VALUES: &[&str] = &["application_id", "user_version"];
 
-const RETURN_ERR: &str = "larder begins and ends the transaction: return Ok to commit, return Err to roll back, and nest with \
-                          tx.savepoint(|tx| ..)";
+const RETURN_ERR: &str = "larder begins and ends the transaction: return Ok to commit, return Err to roll back, \
+                          and nest with tx.savepoint(|tx| ..)";
 const WRITE_INSTEAD: &str = "a read cannot write: use store.write(|tx| ..)";
 
 struct Refusal {
@@ -137,15 +137,11 @@ impl Fence {
                 statement: "a statement that writes".into(),
                 instead: WRITE_INSTEAD,
             },
-            Some(ffi::SQLITE_ERROR)
-                if error
-                    .to_string()
-                    .contains("cannot VACUUM from within a transaction") =>
-            {
+            Some(ffi::SQLITE_ERROR) if error.to_string().contains("cannot VACUUM from within a transaction") => {
                 Error::Refused {
                     statement: "VACUUM".into(),
-                    instead: "SQLite cannot run it inside a transaction, and a closure is one: run it with the sqlite3 shell \
-                              while no service has the file open",
+                    instead: "SQLite cannot run it inside a transaction, and a closure is one: run it with the \
+                              sqlite3 shell while no service has the file open",
                 }
             }
             _ => error.into(),
@@ -177,9 +173,7 @@ impl Fence {
             | AuthAction::CreateTempIndex { .. }
             | AuthAction::CreateTempTrigger { .. }
             | AuthAction::CreateTempView { .. } => self.judge_temporary(),
-            AuthAction::CreateVtable { .. } if context.database_name == Some("temp") => {
-                self.judge_temporary()
-            }
+            AuthAction::CreateVtable { .. } if context.database_name == Some("temp") => self.judge_temporary(),
             _ => Authorization::Allow,
         }
     }

@@ -38,11 +38,12 @@ impl DatabaseFile {
             check_filesystem(folder, path)?;
         }
         create(&absolute, path)?;
-        let metadata = fs::symlink_metadata(&absolute)
-            .map_err(|e| open_error(path, "its metadata cannot be read", e))?;
+        let metadata =
+            fs::symlink_metadata(&absolute).map_err(|e| open_error(path, "its metadata cannot be read", e))?;
         let problem = if metadata.is_symlink() {
             Some(
-                "it is a symbolic link, which larder does not follow (its WAL would lie beside the link's target): give the target's path",
+                "it is a symbolic link, which larder does not follow (its WAL would lie beside the link's target): \
+                 give the target's path",
             )
         } else if metadata.is_dir() {
             Some("it is a folder: give the path of a file in it")
@@ -216,7 +217,12 @@ impl TempFolder {
 impl Drop for TempFolder {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
-            event!(warn, "larder::close", { folder = %self.path.display(), %error, }, "the temporary folder stays behind");
+            event!(
+                warn,
+                "larder::close",
+                { folder = %self.path.display(), %error },
+                "the temporary folder stays behind"
+            );
         }
     }
 }
@@ -233,14 +239,7 @@ mod tests {
         }
         assert!(unsupported(0x6573_5546).is_some_and(|name| name.contains("FUSE")));
         // ext4, xfs, btrfs, tmpfs, overlayfs, zfs
-        for magic in [
-            0xef53,
-            0x5846_5342,
-            0x9123_683e,
-            0x0102_1994,
-            0x794c_7630,
-            0x2fc1_2fc1,
-        ] {
+        for magic in [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0x2fc1_2fc1] {
             assert_eq!(unsupported(magic), None, "{magic:x}");
         }
     }

@@ -13,11 +13,8 @@ pub(crate) mod duration {
     /// A bare number is refused: nobody can tell whether it means seconds or milliseconds.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(from)?;
-        humantime::parse_duration(&text).map_err(|e| {
-            de::Error::custom(format_args!(
-                "{text:?} is no duration such as \"5s\" or \"250ms\": {e}"
-            ))
-        })
+        humantime::parse_duration(&text)
+            .map_err(|e| de::Error::custom(format_args!("{text:?} is no duration such as \"5s\" or \"250ms\": {e}")))
     }
 }
 

@@ -38,8 +38,8 @@ pub(crate) trait Job: Send {
     fn leave_line(&self) -> bool;
     fn start(&self) -> bool;
     fn is_withdrawn(&self) -> bool;
-    /// Runs the closure, keeps what it came to, and says whether that was `Ok`.
-    fn run(&mut self, tx: &WriteTx<'_>) -> bool;
+    /// Runs the closure, keeps what it came to, and says whether that was `Ok`, or else the kind of its error.
+    fn run(&mut self, tx: &WriteTx<'_>) -> std::result::Result<(), &'static str>;
     fn finish(self: Box<Self>, verdict: Verdict);
 }
 
@@ -88,9 +88,9 @@ where
         self.slot.is_withdrawn()
     }
 
-    fn run(&mut self, tx: &WriteTx<'_>) -> bool {
+    fn run(&mut self, tx: &WriteTx<'_>) -> std::result::Result<(), &'static str> {
         let Some(closure) = self.closure.take() else {
-            return false;
+            return Err("run twice");
         };
         let span = &self.terms.span;
         let result = catch_unwind(AssertUnwindSafe(|| span.in_scope(|| closure(tx))));
@@ -98,9 +98,13 @@ where
             Ok(result) => Reply::Returned(tx.judge(result)),
             Err(payload) => Reply::Panicked(payload),
         };
-        let ok = matches!(reply, Reply::Returned(Ok(_)));
+        let ended = match &reply {
+            Reply::Returned(Ok(_)) => Ok(()),
+            Reply::Returned(Err(error)) => Err(error.kind()),
+            Reply::Panicked(_) => Err("panic"),
+        };
         self.reply = Some(reply);
-        ok
+        ended
     }
 
     fn finish(mut self: Box<Self>, verdict: Verdict) {

@@ -422,12 +422,7 @@ impl Options {
         within("queue", self.queue as u64, 1, 1_000_000)?;
         within("group_jobs", self.group_jobs as u64, 1, 1_000_000)?;
         within("statement_cache", self.statement_cache as u64, 16, 10_000)?;
-        within(
-            "checkpoint_pages",
-            self.checkpoint_pages.into(),
-            1,
-            i32::MAX as u64,
-        )?;
+        within("checkpoint_pages", self.checkpoint_pages.into(), 1, i32::MAX as u64)?;
         within("page_size", self.page_size, 512, 65_536)?;
         if !self.page_size.is_power_of_two() {
             return wrong("page_size", format!("{} is not a power of two", self.page_size));
@@ -449,36 +444,11 @@ impl Options {
         }
         let longest = Duration::from_millis(i32::MAX as u64);
         for (name, value, least, most) in [
-            (
-                "busy_timeout",
-                self.busy_timeout,
-                Duration::from_millis(1),
-                longest,
-            ),
-            (
-                "queue_timeout",
-                self.queue_timeout,
-                Duration::from_micros(1),
-                longest,
-            ),
-            (
-                "read_timeout",
-                self.read_timeout,
-                Duration::from_micros(1),
-                longest,
-            ),
-            (
-                "close_timeout",
-                self.close_timeout,
-                Duration::from_micros(1),
-                longest,
-            ),
-            (
-                "group_time",
-                self.group_time,
-                Duration::ZERO,
-                Duration::from_secs(60),
-            ),
+            ("busy_timeout", self.busy_timeout, Duration::from_millis(1), longest),
+            ("queue_timeout", self.queue_timeout, Duration::from_micros(1), longest),
+            ("read_timeout", self.read_timeout, Duration::from_micros(1), longest),
+            ("close_timeout", self.close_timeout, Duration::from_micros(1), longest),
+            ("group_time", self.group_time, Duration::ZERO, Duration::from_secs(60)),
             ("spin", self.spin, Duration::ZERO, Duration::from_millis(1)),
             (
                 "max_reader_age",
@@ -488,10 +458,7 @@ impl Options {
             ),
         ] {
             if value < least || value > most {
-                return wrong(
-                    name,
-                    format!("{value:?} is out of range: from {least:?} to {most:?}"),
-                );
+                return wrong(name, format!("{value:?} is out of range: from {least:?} to {most:?}"));
             }
         }
         Ok(())

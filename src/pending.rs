@@ -165,12 +165,7 @@ pub struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    pub(crate) fn new(
-        slot: Arc<Slot<T>>,
-        admission: Arc<Admission>,
-        asked: Instant,
-        deadline: Instant,
-    ) -> Self {
+    pub(crate) fn new(slot: Arc<Slot<T>>, admission: Arc<Admission>, asked: Instant, deadline: Instant) -> Self {
         Self {
             slot,
             admission,
@@ -321,7 +316,8 @@ impl<T> std::fmt::Debug for Pending<T> {
 fn reentrant(call: &'static str) -> Error {
     Error::Reentrant {
         call,
-        instead: "it was called inside a write, on the writer thread that would have to make the write; wait for it outside",
+        instead: "it was called inside a write, on the writer thread that would have to make the write; wait for it \
+                  outside",
     }
 }
 

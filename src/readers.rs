@@ -21,7 +21,7 @@ use rusqlite::{Connection, TransactionState};
 use scheduled_thread_pool::ScheduledThreadPool;
 
 use crate::clock::Tick;
-use crate::connection::{Fenced, open_reader, reader_source};
+use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::fence::Fence;
@@ -91,7 +91,18 @@ impl Readers {
         let lasted = snapshot.started.elapsed();
         if lasted >= self.slow {
             let error = result.as_ref().err().map(Error::kind);
-            event!(warn, "larder::read", { "db.query.text" = slowest.as_ref().and_then(|s| s.text.as_deref()), "error.type" = error, site = snapshot.site(), duration_ms = lasted.as_millis() as u64, slowest_statement_ms = slowest.as_ref().map(|s| s.took.as_millis() as u64), }, "slow read");
+            event!(
+                warn,
+                "larder::read",
+                {
+                    "db.query.text" = slowest.as_ref().and_then(|s| s.text.as_deref()),
+                    "error.type" = error,
+                    site = snapshot.site(),
+                    duration_ms = lasted.as_millis() as u64,
+                    slowest_statement_ms = slowest.as_ref().map(|s| s.took.as_millis() as u64),
+                },
+                "slow read"
+            );
         }
         result
     }
@@ -113,8 +124,8 @@ impl Readers {
         if exhausted && (on_writer_thread || held_here == self.size as usize) {
             return Err(Error::Reentrant {
                 call: "read",
-                instead: "every reader is busy, and this is the writer thread or the thread that holds them all: use the transaction \
-                          that the closure was given, or raise Options::readers",
+                instead: "every reader is busy, and this is the writer thread or the thread that holds them all: \
+                          use the transaction that the closure was given, or raise Options::readers",
             });
         }
         let start = Instant::now();
@@ -240,10 +251,8 @@ pub(crate) struct Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if let Some(conn) = self.conn.take()
-            && let Err(error) = status::close(conn)
-        {
-            event!(warn, "larder::close", { code = crate::error::extended_code(&error), }, "a reader's connection did not close");
+        if let Some(conn) = self.conn.take() {
+            close(conn);
         }
     }
 }
@@ -410,7 +419,12 @@ impl Census {
         };
         let old: Vec<_> = self.lock().iter().filter_map(old).collect();
         for (site, age) in old {
-            event!(warn, "larder::read", { site, age_ms = age.as_millis() as u64, }, "this read keeps the write-ahead log from being emptied");
+            event!(
+                warn,
+                "larder::read",
+                { site, age_ms = age.as_millis() as u64 },
+                "this read keeps the write-ahead log from being emptied"
+            );
         }
     }
 
@@ -427,9 +441,7 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.census
-            .lock()
-            .retain(|other| !Arc::ptr_eq(other, &self.activity));
+        self.census.lock().retain(|other| !Arc::ptr_eq(other, &self.activity));
         self.census.left.notify_all();
     }
 }

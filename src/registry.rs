@@ -46,10 +46,7 @@ impl Claim {
                     if left.is_zero() {
                         return Err(Error::AlreadyOpen { path: path.into() });
                     }
-                    files = GONE
-                        .wait_timeout(files, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0;
+                    files = GONE.wait_timeout(files, left).unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         }

@@ -1,9 +1,5 @@
-//! The three things that larder must ask of SQLite and rusqlite has no safe form of. This is the one file
-//! of the crate with `unsafe` in it.
-//!
-//! Two of them take the connection by `&mut` or by value. A `Statement`, a `Rows` and a `Row` all borrow the
-//! connection, so whoever can call these functions has shown the compiler that none is left in use: what
-//! SQLite still lists is unreachable, because safe code forgot it (`std::mem::forget`, a leaked box).
+//! The two things that larder must ask of SQLite and rusqlite has no safe form of. This is the one file of the
+//! crate with `unsafe` in it.
 
 #![allow(unsafe_code)]
 
@@ -34,45 +30,28 @@ pub(crate) fn deferred_violation(conn: &Connection) -> bool {
 
 /// Resets every statement that was left in the middle of its rows, and says how many there were. Their cursors
 /// close, so they no longer hold a snapshot open or keep a COMMIT from being made.
+///
+/// A `Statement`, a `Rows` and a `Row` borrow the connection, so whoever has it as `&mut` has shown the compiler
+/// that none is left in use: what is still in the middle of its rows was forgotten (`std::mem::forget`, a
+/// leaked box) and nobody can reach it, or it is back in the statement cache, where a reset is what it needs.
 pub(crate) fn reset_leaked(conn: &mut Connection) -> usize {
     let mut reset = 0;
     // SAFETY: the pointers come from SQLite's own list of this connection's statements. `&mut` shows that no
-    // `Row` is in use whose memory a reset could free (see above). Resetting one statement may finalize others,
-    // those that a virtual table keeps, so the walk begins again after each.
+    // `Row` is in use whose memory a reset could free (see above). One without text is not a statement that
+    // somebody prepared but the inside of an incremental-blob handle, as full-text tables keep; it is let be.
+    // Resetting one statement may finalize others, so the walk begins again after each.
     unsafe {
         let db = conn.handle();
         let mut statement = ffi::sqlite3_next_stmt(db, ptr::null_mut());
         while !statement.is_null() {
-            if ffi::sqlite3_stmt_busy(statement) == 0 {
-                statement = ffi::sqlite3_next_stmt(db, statement);
-            } else {
+            if ffi::sqlite3_stmt_busy(statement) != 0 && !ffi::sqlite3_sql(statement).is_null() {
                 ffi::sqlite3_reset(statement);
                 reset += 1;
                 statement = ffi::sqlite3_next_stmt(db, ptr::null_mut());
+            } else {
+                statement = ffi::sqlite3_next_stmt(db, statement);
             }
         }
     }
     reset
-}
-
-/// Closes the connection for good. SQLite refuses to close one that still has statements, and would leave its
-/// locks and its file descriptors behind, so what was forgotten is finalized first.
-pub(crate) fn close(conn: Connection) -> rusqlite::Result<()> {
-    let Err((conn, _)) = conn.close() else {
-        return Ok(());
-    };
-    // SAFETY: the connection is owned here and its statement cache was emptied by `close`, so nothing reachable
-    // refers to the statements that are left; `close` has disconnected the virtual tables, which finalized
-    // theirs. Each is finalized once, since it leaves SQLite's list.
-    unsafe {
-        let db = conn.handle();
-        loop {
-            let statement = ffi::sqlite3_next_stmt(db, ptr::null_mut());
-            if statement.is_null() {
-                break;
-            }
-            ffi::sqlite3_finalize(statement);
-        }
-    }
-    conn.close().map_err(|(_, error)| error)
 }

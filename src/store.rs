@@ -12,7 +12,7 @@ use tracing::Span;
 use crate::admission::Admission;
 use crate::clock::later;
 use crate::closing::CloseReport;
-use crate::connection::{check_sqlite_version, open_writer};
+use crate::connection::{check_sqlite_version, open_writer, read_back};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::file::{DatabaseFile, FileId, TempFolder};
@@ -105,6 +105,7 @@ impl Store {
         let file = DatabaseFile::prepare(path, &options)?;
         let claim = Claim::take(file.id, path, options.busy_timeout)?;
         let writer = open_writer(&file, &options)?;
+        let page_size = read_back(&writer.conn, "page_size")?;
         let readers = Arc::new(Readers::open(&file, &options)?);
         let handoff = Handoff::new(options.spin);
         let (admission, receiver) = Admission::new(STORES.fetch_add(1, Relaxed), options.queue, handoff);
@@ -117,18 +118,9 @@ impl Store {
             readers: Arc::clone(&readers),
             _folder: folder.clone(),
         };
-        Writer::start(
-            writer,
-            options,
-            shared,
-            readers,
-            receiver,
-            Belongings { claim, folder },
-        )?;
-        inner.report_open();
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        Writer::start(writer, options, shared, readers, receiver, Belongings { claim, folder })?;
+        inner.report_open(&page_size);
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Runs `f` in a transaction on the writer thread and blocks until it is committed.
@@ -335,8 +327,8 @@ impl Store {
         if self.admission().is_writer_thread() {
             return Err(Error::Reentrant {
                 call,
-                instead: "it was called inside a write, on the writer thread that would have to make it: use the transaction that the \
-                          closure was given, and tx.savepoint(|tx| ..) to nest",
+                instead: "it was called inside a write, on the writer thread that would have to make it: use the \
+                          transaction that the closure was given, and tx.savepoint(|tx| ..) to nest",
             });
         }
         if let Some(poisoned) = self.inner.shared.poison() {
@@ -367,9 +359,31 @@ impl Store {
 }
 
 impl Inner {
-    fn report_open(&self) {
+    fn report_open(&self, page_size: &str) {
         let options = &self.options;
-        event!(info, "larder::open", { "db.namespace" = %self.path.display(), sqlite = rusqlite::version(), access = ?options.access, durability = ?options.durability, journal_mode = "wal", readers = options.readers, queue = options.queue, busy_timeout_ms = options.busy_timeout.as_millis() as u64, cache_size = options.cache_size, mmap_size = options.mmap_size, foreign_keys = options.foreign_keys, journal_size_limit = options.journal_size_limit, checkpoint_pages = options.checkpoint_pages, wal_limit = options.wal_limit, wal_hard_limit = options.wal_hard_limit, }, "store opened");
+        event!(
+            info,
+            "larder::open",
+            {
+                "db.namespace" = %self.path.display(),
+                sqlite = rusqlite::version(),
+                access = ?options.access,
+                durability = ?options.durability,
+                journal_mode = "wal",
+                page_size,
+                readers = options.readers,
+                queue = options.queue,
+                busy_timeout_ms = options.busy_timeout.as_millis() as u64,
+                cache_size = options.cache_size,
+                mmap_size = options.mmap_size,
+                foreign_keys = options.foreign_keys,
+                journal_size_limit = options.journal_size_limit,
+                checkpoint_pages = options.checkpoint_pages,
+                wal_limit = options.wal_limit,
+                wal_hard_limit = options.wal_hard_limit,
+            },
+            "store opened"
+        );
     }
 
     /// Tells the writer to close.
@@ -406,7 +420,7 @@ impl Drop for Inner {
         }
         let report = self.close(self.options.close_timeout);
         if !report.wal_truncated {
-            event!(warn, "larder::close", { %report, }, "the last clone was dropped");
+            event!(warn, "larder::close", { %report }, "the last clone was dropped");
         }
     }
 }

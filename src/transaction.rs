@@ -166,9 +166,7 @@ impl<'a> ReadTx<'a> {
         }
         let result = self.conn.prepare_cached(sql).and_then(|mut statement| {
             let result = f(&mut statement);
-            self.note_time(start, || {
-                (statement.parameter_count() > 0).then(|| sql.to_owned())
-            });
+            self.note_time(start, || (statement.parameter_count() > 0).then(|| sql.to_owned()));
             result
         });
         result.map_err(|error| self.explain(error))
@@ -332,8 +330,8 @@ impl<'a> WriteTx<'a> {
 }
 
 /// Why a write is rolled back that did not ask for it.
-pub(crate) const ENDED: &str = "SQLite ended the whole transaction inside the closure (ON CONFLICT ROLLBACK, RAISE(ROLLBACK), a full \
-                                disk, an I/O error or no memory)";
+pub(crate) const ENDED: &str = "SQLite ended the whole transaction inside the closure (ON CONFLICT ROLLBACK, \
+                                RAISE(ROLLBACK), a full disk, an I/O error or no memory)";
 
 impl<'a> Deref for WriteTx<'a> {
     type Target = ReadTx<'a>;
@@ -373,11 +371,7 @@ impl Drop for Savepoint<'_, '_> {
         }
         // "The ROLLBACK TO command reverts the state of the database back to what it was just after the
         // corresponding SAVEPOINT", and leaves the savepoint open: RELEASE must follow.
-        if let Err(error) = self
-            .tx
-            .own(sql::ROLLBACK_TO)
-            .and_then(|()| self.tx.own(sql::RELEASE))
-        {
+        if let Err(error) = self.tx.own(sql::ROLLBACK_TO).and_then(|()| self.tx.own(sql::RELEASE)) {
             *self.tx.undo_failed.borrow_mut() = Some(error);
         }
     }

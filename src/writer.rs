@@ -44,7 +44,7 @@ use crate::admission::{Admission, Message};
 use crate::checkpoint::{Checkpointer, Mode, Progress};
 use crate::clock::later;
 use crate::closing::{CloseReport, Closing};
-use crate::connection::{Fenced, synchronous};
+use crate::connection::{self, Fenced, synchronous};
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
@@ -328,9 +328,7 @@ impl Writer {
             return None;
         }
         let wanted = job.terms().durability.max(self.options.durability);
-        let begun = self
-            .set_durability(wanted)
-            .and_then(|()| self.own(sql::BEGIN_WRITE));
+        let begun = self.set_durability(wanted).and_then(|()| self.own(sql::BEGIN_WRITE));
         let Err(error) = begun else { return Some(job) };
         let busy = primary_code(&error) == Some(ffi::SQLITE_BUSY);
         let text = error.to_string();
@@ -341,8 +339,7 @@ impl Writer {
                 break;
             }
             if let Some(job) = self.claim(job, Instant::now()) {
-                let error =
-                    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some(text.clone()));
+                let error = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some(text.clone()));
                 self.fail(job, Error::not_started(error));
             }
         }
@@ -369,16 +366,16 @@ impl Writer {
         }
         self.fence.reset();
         let limit = self.limit(&*job);
-        let (ok, slowest) = {
+        let (result, slowest) = {
             let tx = WriteTx::new(&self.conn, &self.fence, self.options.slow_write);
             (job.run(&tx), tx.slowest())
         };
         let ended = Instant::now();
-        self.note_if_slow(&*job, started, ended, ok, slowest.and_then(|s| s.text));
-        let settled = self.settle(ok);
+        self.note_if_slow(&*job, started, ended, result.err(), slowest.and_then(|s| s.text));
+        let settled = self.settle(result.is_ok());
         match self.lift(limit).or(settled) {
             Some(error) => self.undo(job, Verdict::Failed(error), nested),
-            None if !ok => self.undo(job, Verdict::Own, nested),
+            None if result.is_err() => self.undo(job, Verdict::Own, nested),
             None => match if nested { self.own(sql::RELEASE) } else { Ok(()) } {
                 Ok(()) => self.group.push(job),
                 Err(error) => self.undo(job, Verdict::Failed(error.into()), nested),
@@ -391,7 +388,12 @@ impl Writer {
     fn settle(&mut self, ok: bool) -> Option<Error> {
         if self.conn.is_busy() {
             let leaked = status::reset_leaked(&mut self.conn);
-            event!(warn, "larder::write", { leaked, }, "a closure forgot statements that were in the middle of their rows; they were reset");
+            event!(
+                warn,
+                "larder::write",
+                { leaked },
+                "a closure forgot statements that were in the middle of their rows; they were reset"
+            );
         }
         if self.conn.is_autocommit() {
             return Some(Error::RolledBack {
@@ -406,9 +408,8 @@ impl Writer {
         // whole group's violation. <https://sqlite.org/foreignkeys.html#fk_deferred>
         if status::deferred_violation(&self.conn) {
             let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
-            let message = Some(
-                "FOREIGN KEY constraint failed (a deferred one, judged at the end of the closure)".to_owned(),
-            );
+            let message =
+                Some("FOREIGN KEY constraint failed (a deferred one, judged at the end of the closure)".to_owned());
             return Some(rusqlite::Error::SqliteFailure(code, message).into());
         }
         if self.fence.made_temporary() {
@@ -422,10 +423,7 @@ impl Writer {
         // ROLLBACK TO leaves the savepoint open: RELEASE must follow.
         let undone = nested
             && !self.conn.is_autocommit()
-            && self
-                .own(sql::ROLLBACK_TO)
-                .and_then(|()| self.own(sql::RELEASE))
-                .is_ok();
+            && self.own(sql::ROLLBACK_TO).and_then(|()| self.own(sql::RELEASE)).is_ok();
         if !undone {
             self.roll_back();
         }
@@ -443,13 +441,27 @@ impl Writer {
         if !self.conn.is_autocommit()
             && let Err(error) = self.own(sql::ROLLBACK)
         {
-            event!(error, "larder::write", { "db.response.status_code" = extended_code(&error), }, "ROLLBACK failed");
+            event!(
+                error,
+                "larder::write",
+                { "db.response.status_code" = extended_code(&error) },
+                "ROLLBACK failed"
+            );
         }
     }
 
     /// Tells every job of the group that its transaction is gone.
     fn lose_group(&mut self, reason: &'static str, source: Option<&Arc<rusqlite::Error>>) {
-        event!(warn, "larder::write", { writes = self.group.len(), reason, "db.response.status_code" = source.and_then(|e| extended_code(e)), }, "group rolled back");
+        event!(
+            warn,
+            "larder::write",
+            {
+                writes = self.group.len(),
+                reason,
+                "db.response.status_code" = source.and_then(|e| extended_code(e)),
+            },
+            "group rolled back"
+        );
         for job in mem::take(&mut self.group) {
             self.fail(
                 job,
@@ -481,10 +493,7 @@ impl Writer {
                 | ffi::SQLITE_FULL
                 | ffi::SQLITE_INTERRUPT,
             ) => {
-                self.lose_group(
-                    "COMMIT failed and SQLite rolled the transaction back",
-                    Some(&source),
-                );
+                self.lose_group("COMMIT failed and SQLite rolled the transaction back", Some(&source));
             }
             _ => {
                 self.poison(&source);
@@ -556,7 +565,8 @@ impl Writer {
         let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
         hit.load(Ordering::Relaxed).then_some(Error::Interrupted {
             limit,
-            advice: "this write's SQL ran into WriteOptions::limit and was rolled back: do less in one write, or raise it",
+            advice: "this write's SQL ran into WriteOptions::limit and was rolled back: do less in one write, or \
+                     raise it",
         })
     }
 
@@ -583,14 +593,13 @@ impl Writer {
         job: &dyn Job,
         started: Instant,
         ended: Instant,
-        ok: bool,
+        error: Option<&'static str>,
         text: Option<String>,
     ) {
         let ran = ended - started;
         if ran >= self.options.slow_write {
             let terms = job.terms();
             let waited = started.saturating_duration_since(terms.asked);
-            let error = (!ok).then_some("the closure failed");
             self.slow.push(SlowWrite {
                 site: terms.site.to_string(),
                 text,
@@ -603,7 +612,19 @@ impl Writer {
 
     fn report_slow(&mut self) {
         for slow in self.slow.drain(..) {
-            event!(warn, "larder::write", { "db.query.text" = slow.text, "error.type" = slow.error, site = slow.site, duration_ms = slow.ran.as_millis() as u64, queue_wait_ms = slow.waited.as_millis() as u64, group = self.last_group, }, "slow write");
+            event!(
+                warn,
+                "larder::write",
+                {
+                    "db.query.text" = slow.text,
+                    "error.type" = slow.error,
+                    site = slow.site,
+                    duration_ms = slow.ran.as_millis() as u64,
+                    queue_wait_ms = slow.waited.as_millis() as u64,
+                    group = self.last_group,
+                },
+                "slow write"
+            );
         }
     }
 
@@ -645,7 +666,19 @@ impl Writer {
         counters.unfinished_checkpoints.add(1);
         self.readers.name_older_than(self.options.max_reader_age);
         if self.checkpointer.over_limit() {
-            event!(warn, "larder::checkpoint", { ?mode, busy = progress.busy, log_pages = progress.log, moved_pages = progress.moved, wal_bytes = self.checkpointer.bytes(), oldest_reader = self.readers.oldest(), }, "the write-ahead log is over its limit and a checkpoint could not finish");
+            event!(
+                warn,
+                "larder::checkpoint",
+                {
+                    ?mode,
+                    busy = progress.busy,
+                    log_pages = progress.log,
+                    moved_pages = progress.moved,
+                    wal_bytes = self.checkpointer.bytes(),
+                    oldest_reader = self.readers.oldest(),
+                },
+                "the write-ahead log is over its limit and a checkpoint could not finish"
+            );
         }
     }
 
@@ -654,12 +687,22 @@ impl Writer {
         if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
             return self.poison(&Arc::new(error));
         }
-        event!(warn, "larder::checkpoint", { "db.response.status_code" = extended_code(&error), }, "a checkpoint failed; it is tried again when the log has grown");
+        event!(
+            warn,
+            "larder::checkpoint",
+            { "db.response.status_code" = extended_code(&error) },
+            "a checkpoint failed; it is tried again when the log has grown"
+        );
     }
 
     fn poison(&self, source: &Arc<rusqlite::Error>) {
         let _ = self.shared.poison.set(Arc::clone(source));
-        event!(error, "larder::poison", { "db.response.status_code" = extended_code(source), "error.type" = "Poisoned", }, "the disk failed the store: it takes no more writes, serves reads, and wants a restart");
+        event!(
+            error,
+            "larder::poison",
+            { "db.response.status_code" = extended_code(source), "error.type" = "Poisoned" },
+            "the disk failed the store: it takes no more writes, serves reads, and wants a restart"
+        );
     }
 
     // ---- closing ----
@@ -687,18 +730,14 @@ impl Writer {
         // From here on a job that slips in is dropped by the channel, and tells its caller so.
         drop(receiver);
         let reason = match (readers.close(deadline), shared.poison.get()) {
-            (_, Some(_)) => {
-                Some("the store is poisoned, so the log is left as it is for recovery".to_owned())
-            }
+            (_, Some(_)) => Some("the store is poisoned, so the log is left as it is for recovery".to_owned()),
             (Err(reader), None) => Some(reader),
             (Ok(()), None) => truncate(&conn, &fence, &mut checkpointer, &options, deadline).err(),
         };
         if shared.poison.get().is_some() {
             let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
-        if let Err(error) = status::close(conn) {
-            event!(warn, "larder::close", { "db.response.status_code" = extended_code(&error), }, "the writer's connection did not close");
-        }
+        connection::close(conn);
         let Belongings { claim, folder } = belongings;
         drop(claim);
         drop(folder);
@@ -709,7 +748,18 @@ impl Writer {
             wal_kept_because: reason,
             took: began.elapsed(),
         };
-        event!(info, "larder::close", { finished = report.finished, never_started = report.never_started, wal_truncated = report.wal_truncated, wal_kept_because = report.wal_kept_because, duration_ms = report.took.as_millis() as u64, }, "store closed");
+        event!(
+            info,
+            "larder::close",
+            {
+                finished = report.finished,
+                never_started = report.never_started,
+                wal_truncated = report.wal_truncated,
+                wal_kept_because = report.wal_kept_because,
+                duration_ms = report.took.as_millis() as u64,
+            },
+            "store closed"
+        );
         shared.closing.report(report);
     }
 
@@ -743,7 +793,12 @@ fn truncate(
         return Err("the time to close was over".into());
     }
     if let Err(error) = fence.own(|| conn.execute_batch("PRAGMA optimize")) {
-        event!(debug, "larder::close", { "db.response.status_code" = extended_code(&error), }, "PRAGMA optimize failed");
+        event!(
+            debug,
+            "larder::close",
+            { "db.response.status_code" = extended_code(&error) },
+            "PRAGMA optimize failed"
+        );
     }
     match checkpointer.run(conn, fence, Mode::Truncate, Some(left.min(options.busy_timeout))) {
         Ok(progress) if progress.finished() => Ok(()),
