@@ -46,11 +46,7 @@ fn writes(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("single-row write, {name}"));
         group.throughput(Throughput::Elements(1));
         group.bench_function("store.write", |b| {
-            b.iter(|| {
-                store
-                    .write(|tx| tx.insert(INSERT, (1, "click")))
-                    .expect("written")
-            });
+            b.iter(|| store.write(|tx| tx.insert(INSERT, (1, "click"))).expect("written"));
         });
         group.bench_function("private connection, BEGIN IMMEDIATE..COMMIT", |b| {
             b.iter(|| data::write_in_transaction(&conn));

@@ -112,9 +112,7 @@ fn larder_read(store: &Store, id: i64) -> String {
 }
 
 fn larder_write(store: &Store) {
-    store
-        .write(|tx| tx.insert(INSERT, (1, "click")))
-        .expect("written");
+    store.write(|tx| tx.insert(INSERT, (1, "click"))).expect("written");
 }
 
 fn locked_write(conn: &Mutex<Connection>) {
@@ -164,11 +162,7 @@ fn threads(slice: Duration, callers: usize, f: impl Fn() + Sync) -> f64 {
 
 /// Writes a second with so many submitted and not yet waited for.
 fn submitted(slice: Duration, depth: usize, store: &Store) -> f64 {
-    let submit = || {
-        store
-            .submit(|tx| tx.insert(INSERT, (1, "click")))
-            .expect("queued")
-    };
+    let submit = || store.submit(|tx| tx.insert(INSERT, (1, "click"))).expect("queued");
     let mut pending = std::collections::VecDeque::with_capacity(depth);
     let start = Instant::now();
     let mut done = 0_u32;

@@ -16,19 +16,23 @@
 //! the one who gets in line first writes `waiting`, then looks for room; the writer first makes room, then
 //! reads `waiting`; both with a SeqCst fence in between. At least one of them sees the other.
 //!
-//! Nothing is lost at closing: after `closed` is set nobody gets in line. A job that slips into the channel after
-//! the writer last looked is dropped with the receiver, and a job that is dropped tells its caller `Closed`.
+//! Nothing is lost at closing: after `closed` is set nobody gets in line. `discard` takes every job out of the line and
+//! the channel and drops it, and a job that is dropped tells its caller `Closed`. The writer discards what is left when
+//! it ends, after it has set `ended`; a closer discards when its time is over, though the writer still runs a job. A
+//! sender that raced with the end first sends, then reads `ended`, and discards, too: either it sees the flag or the
+//! writer sees its job.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::error::{Error, Result};
 use crate::handoff::Handoff;
-use crate::job::Job;
+use crate::job::{Job, drop_quietly};
 
 pub(crate) enum Message {
     Job(Box<dyn Job>),
@@ -46,8 +50,12 @@ struct Line {
 pub(crate) struct Admission {
     store: u64,
     sender: Sender<Message>,
+    receiver: Receiver<Message>,
     capacity: usize,
     closed: AtomicBool,
+    ended: AtomicBool,
+    /// Jobs that were discarded.
+    discarded: AtomicU64,
     waiting: AtomicUsize,
     line: Mutex<Line>,
     handoff: Handoff,
@@ -59,18 +67,20 @@ thread_local! {
 }
 
 impl Admission {
-    pub(crate) fn new(store: u64, capacity: usize, handoff: Handoff) -> (Self, Receiver<Message>) {
+    pub(crate) fn new(store: u64, capacity: usize, handoff: Handoff) -> Self {
         let (sender, receiver) = bounded(capacity);
-        let admission = Self {
+        Self {
             store,
             sender,
+            receiver,
             capacity,
             closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            discarded: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             line: Mutex::default(),
             handoff,
-        };
-        (admission, receiver)
+        }
     }
 
     /// Queues the job, or puts it in line.
@@ -88,7 +98,8 @@ impl Admission {
         line.jobs.push_back(job);
         let unwanted = self.refill(&mut line);
         drop(line);
-        drop(unwanted);
+        unwanted.into_iter().for_each(drop_quietly);
+        self.discard_if_ended();
         Ok(())
     }
 
@@ -115,7 +126,10 @@ impl Admission {
             return Err(Ok(job));
         }
         match self.sender.try_send(Message::Job(job)) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.discard_if_ended();
+                Ok(())
+            }
             Err(TrySendError::Full(Message::Job(job))) => Err(Ok(job)),
             Err(_) => Err(Err(Error::Closed)),
         }
@@ -128,7 +142,7 @@ impl Admission {
             let mut line = self.lock();
             let unwanted = self.refill(&mut line);
             drop(line);
-            drop(unwanted);
+            unwanted.into_iter().for_each(drop_quietly);
         }
     }
 
@@ -154,9 +168,8 @@ impl Admission {
                     line.jobs.push_front(job);
                     break;
                 }
-                // The writer has gone.
-                Err(TrySendError::Disconnected(Message::Job(job))) => unwanted.push(job),
-                Err(_) => {}
+                // Not while the receiver is in the same hands.
+                Err(_) => break,
             }
         }
         self.waiting.store(line.jobs.len(), Ordering::SeqCst);
@@ -177,7 +190,7 @@ impl Admission {
         line.withdrawn = 0;
         self.waiting.store(line.jobs.len(), Ordering::SeqCst);
         drop(line);
-        drop(gone);
+        gone.into_iter().for_each(drop_quietly);
     }
 
     /// No further jobs. What is queued or in line stays.
@@ -195,11 +208,41 @@ impl Admission {
         self.waiting.load(Ordering::SeqCst) == 0
     }
 
-    /// Takes everybody out of the line; for a writer whose time to close is over.
-    pub(crate) fn clear_line(&self) -> VecDeque<Box<dyn Job>> {
-        let mut line = self.lock();
+    /// The writer takes nothing more.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.discard();
+    }
+
+    /// Drops every job that is queued or in line, each of which tells its caller that it was not started.
+    pub(crate) fn discard(&self) {
+        let mut rest = mem::take(&mut self.lock().jobs);
         self.waiting.store(0, Ordering::SeqCst);
-        std::mem::take(&mut line.jobs)
+        while let Ok(message) = self.receiver.try_recv() {
+            if let Message::Job(job) = message {
+                rest.push_back(job);
+            }
+        }
+        let wanted = rest.iter().filter(|job| !job.is_withdrawn()).count();
+        self.discarded.fetch_add(wanted as u64, Ordering::SeqCst);
+        rest.into_iter().for_each(drop_quietly);
+    }
+
+    fn discard_if_ended(&self) {
+        fence(Ordering::SeqCst);
+        if self.ended.load(Ordering::SeqCst) {
+            self.discard();
+        }
+    }
+
+    /// How many jobs were discarded.
+    pub(crate) fn discarded(&self) -> u64 {
+        self.discarded.load(Ordering::SeqCst)
+    }
+
+    /// For the writer: where jobs come out.
+    pub(crate) fn receiver(&self) -> &Receiver<Message> {
+        &self.receiver
     }
 
     pub(crate) fn handoff(&self) -> &Handoff {

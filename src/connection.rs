@@ -54,7 +54,7 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
         Access::Exclusive => Connection::open_with_flags_and_vfs(&file.path, flags, c"unix-excl"),
     }
     .map_err(|e| explain_open(&file.path, e))?;
-    set_common(&conn, options, Role::Writer)?;
+    prepare(&conn, options, Role::Writer)?;
     if file.new {
         // Both must come before the file's first page is written, and that is what the switch to WAL does.
         execute(&conn, &file.path, &format!("PRAGMA page_size = {}", options.page_size))?;
@@ -76,6 +76,7 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
         verify(&conn, "page_size", options.page_size)?;
         verify(&conn, "auto_vacuum", auto_vacuum(options.auto_vacuum))?;
     }
+    set_common(&conn, options)?;
     set(&conn, "synchronous", synchronous(options.durability))?;
     set(&conn, "journal_size_limit", options.journal_size_limit)?;
     set(&conn, "wal_autocheckpoint", 0)?;
@@ -98,7 +99,10 @@ pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
 /// Opens a connection that reads.
 pub(crate) fn open_reader(source: &SqliteConnectionManager, path: &Path, options: &Options) -> Result<Fenced> {
     let conn = source.connect().map_err(|e| explain_open(path, e))?;
-    set_common(&conn, options, Role::Reader)?;
+    prepare(&conn, options, Role::Reader)?;
+    // The first look at the file.
+    read_back(&conn, "journal_mode").map_err(|e| explain_open(path, e))?;
+    set_common(&conn, options)?;
     // A read-only connection may still `VACUUM INTO` or `ATTACH` another file for writing.
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)
         .map_err(Error::not_started)?;
@@ -130,14 +134,28 @@ pub(crate) fn synchronous(durability: Durability) -> i64 {
     }
 }
 
-fn set_common(conn: &Connection, options: &Options, role: Role) -> Result<()> {
+/// What comes before the first look at the file.
+fn prepare(conn: &Connection, options: &Options, role: Role) -> Result<()> {
     // First of all, so that the rest can wait for a lock.
     set(conn, "busy_timeout", options.busy_timeout.as_millis())?;
     conn.set_prepared_statement_cache_capacity(options.statement_cache);
+    let Some(on_connect) = &options.on_connect else {
+        return Ok(());
+    };
     // Before anything that reads the file: it may be the key.
-    if let Some(on_connect) = &options.on_connect {
-        on_connect(conn, role)?;
+    on_connect(conn, role)?;
+    if !conn.is_autocommit() {
+        return Err(Error::Options {
+            option: "on_connect",
+            problem: "it left a transaction open: COMMIT it, or do in Store::write what is not for every connection"
+                .into(),
+        });
     }
+    set(conn, "busy_timeout", options.busy_timeout.as_millis())
+}
+
+/// The settings that every connection has.
+fn set_common(conn: &Connection, options: &Options) -> Result<()> {
     configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     configure(conn, "dqs_dml", DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     configure(conn, "dqs_ddl", DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
@@ -260,7 +278,7 @@ fn explain_open(path: &Path, source: rusqlite::Error) -> Error {
     Error::Open {
         path: path.into(),
         problem: format!("{problem} ({source})"),
-        source: Some(Arc::new(source)),
+        source: Some(Box::new(source)),
     }
 }
 

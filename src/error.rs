@@ -52,7 +52,7 @@ pub enum Error {
         problem: String,
         /// The error of SQLite or the operating system, where there is one.
         #[source]
-        source: Option<Arc<dyn StdError + Send + Sync>>,
+        source: Option<Box<dyn StdError + Send + Sync>>,
     },
 
     /// This process has a [`Store`](crate::Store) on this file already.
@@ -158,7 +158,10 @@ pub enum Error {
 
     /// The transaction that carried this write was rolled back, through no fault of the write's own or
     /// because SQLite ended it in mid-closure. Nothing was written: try again.
-    #[error("the write was rolled back and can be tried again: {reason}")]
+    #[error(
+        "the write was rolled back: {reason}; {}",
+        if retry_helps(source) { "try again" } else { "free disk space, then try again" }
+    )]
     RolledBack {
         /// What ended the transaction.
         reason: &'static str,
@@ -319,19 +322,18 @@ impl Error {
 
     /// Whether the same call, made again after a pause, may well succeed and cannot write twice.
     ///
-    /// True for a full queue, the time-outs, a group that was rolled back, a full log, a file in use, and
-    /// SQLite's `BUSY` and
-    /// `LOCKED`. False for what will fail again (a constraint, a mistake in SQL, a closed or poisoned store,
-    /// an application's own error) and for [`CommitUnknown`](Error::CommitUnknown), where a second try could
-    /// write twice.
+    /// True for a full queue, the time-outs, a group that was rolled back (but for a full disk), a full log, a file in
+    /// use, and SQLite's `BUSY` and `LOCKED`. False for what will fail again (a constraint, a mistake in SQL, a closed
+    /// or poisoned store, an application's own error) and for [`CommitUnknown`](Error::CommitUnknown), where a
+    /// second try could write twice.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::QueueFull { .. }
             | Error::QueueTimeout { .. }
             | Error::ReadTimeout { .. }
-            | Error::RolledBack { .. }
             | Error::WalFull { .. }
             | Error::InUse { .. } => true,
+            Error::RolledBack { source, .. } => retry_helps(source),
             Error::Sqlite { source, outcome } => {
                 *outcome != Outcome::Unknown
                     && matches!(primary_code(source), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
@@ -394,6 +396,13 @@ impl From<rusqlite::Error> for Error {
             outcome: Outcome::RolledBack,
         }
     }
+}
+
+/// Whether a group that was rolled back may well commit the next time: not while the disk is full.
+fn retry_helps(source: &Option<Arc<rusqlite::Error>>) -> bool {
+    source
+        .as_ref()
+        .is_none_or(|e| primary_code(e) != Some(ffi::SQLITE_FULL))
 }
 
 /// What to do next about the few SQLite errors that an operator, not the programmer, has to act on.

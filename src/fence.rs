@@ -70,6 +70,7 @@ const HEADER_VALUES: &[&str] = &["application_id", "user_version"];
 
 const RETURN_ERR: &str = "larder begins and ends the transaction: return Ok to commit, return Err to roll back, \
                           and nest with tx.savepoint(|tx| ..)";
+const ATTACH_INSTEAD: &str = "open a Store of its own for the other file";
 const WRITE_INSTEAD: &str = "a read cannot write: use store.write(|tx| ..)";
 
 struct Refusal {
@@ -80,7 +81,7 @@ struct Refusal {
 pub(crate) struct Fence {
     role: Role,
     own: AtomicBool,
-    made_temporary: AtomicBool,
+    may_make_temporary: AtomicBool,
     refused: AtomicBool,
     /// There if `refused`.
     refusal: Mutex<Option<Refusal>>,
@@ -92,7 +93,7 @@ impl Fence {
         let fence = Arc::new(Self {
             role,
             own: AtomicBool::new(false),
-            made_temporary: AtomicBool::new(false),
+            may_make_temporary: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             refusal: Mutex::new(None),
         });
@@ -118,12 +119,12 @@ impl Fence {
         if self.refused.load(Relaxed) {
             self.take_refusal();
         }
-        self.made_temporary.store(false, Relaxed);
     }
 
-    /// Whether a temporary object was made since the last [`reset`](Self::reset).
-    pub(crate) fn made_temporary(&self) -> bool {
-        self.made_temporary.load(Relaxed)
+    /// Whether a statement that makes a temporary object has been prepared on this connection. It may be in the
+    /// statement cache, to be stepped by a later closure, so this never becomes false again.
+    pub(crate) fn may_make_temporary(&self) -> bool {
+        self.may_make_temporary.load(Relaxed)
     }
 
     /// SQLite only says "not authorized". This says what was refused, and what to use instead.
@@ -163,17 +164,28 @@ impl Fence {
                 ..
             } => self.refuse("RELEASE", RETURN_ERR),
             AuthAction::Savepoint { .. } => self.refuse("ROLLBACK TO", RETURN_ERR),
-            AuthAction::Attach { .. } => self.refuse("ATTACH", "open a Store of its own for the other file"),
-            AuthAction::Detach { .. } => self.refuse("DETACH", "a store has one file"),
+            AuthAction::Attach { .. } => self.refuse("ATTACH", ATTACH_INSTEAD),
+            // As it comes when the file's name is not a literal.
+            AuthAction::Unknown {
+                code: ffi::SQLITE_ATTACH,
+                ..
+            } => self.refuse("ATTACH", ATTACH_INSTEAD),
+            AuthAction::Detach { .. }
+            | AuthAction::Unknown {
+                code: ffi::SQLITE_DETACH,
+                ..
+            } => self.refuse("DETACH", "a store has one file"),
             AuthAction::Pragma {
                 pragma_name,
                 pragma_value,
             } => self.judge_pragma(pragma_name, pragma_value),
-            AuthAction::CreateTempTable { .. }
-            | AuthAction::CreateTempIndex { .. }
-            | AuthAction::CreateTempTrigger { .. }
-            | AuthAction::CreateTempView { .. } => self.judge_temporary(),
-            AuthAction::CreateVtable { .. } if context.database_name == Some("temp") => self.judge_temporary(),
+            // The row of sqlite_temp_schema that every temporary object has, also one that is made by a qualified name
+            // (`CREATE TABLE temp.t`) and is no CREATE TEMP to the authorizer.
+            AuthAction::Insert { table_name }
+                if context.database_name == Some("temp") && table_name.starts_with("sqlite_") =>
+            {
+                self.judge_temporary()
+            }
             _ => Authorization::Allow,
         }
     }
@@ -196,7 +208,7 @@ impl Fence {
     fn judge_temporary(&self) -> Authorization {
         match self.role {
             Role::Writer => {
-                self.made_temporary.store(true, Relaxed);
+                self.may_make_temporary.store(true, Relaxed);
                 Authorization::Allow
             }
             Role::Reader => self.refuse(

@@ -9,12 +9,15 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::options::Options;
+
+/// Bytes in the smallest database: one page of the smallest size.
+const SMALLEST: u64 = 512;
 
 /// Device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +37,7 @@ impl DatabaseFile {
     pub(crate) fn prepare(path: &Path, options: &Options) -> Result<Self> {
         let absolute = absolute(path)?;
         let folder = absolute.parent().unwrap_or(Path::new("/"));
+        check_writable(folder, path)?;
         if !options.allow_unsupported_filesystem {
             check_filesystem(folder, path)?;
         }
@@ -49,6 +53,9 @@ impl DatabaseFile {
             Some("it is a folder: give the path of a file in it")
         } else if !metadata.is_file() {
             Some("it is not a regular file")
+        } else if (1..SMALLEST).contains(&metadata.len()) {
+            // SQLite would take it for an empty database and write over it.
+            Some("it is not an SQLite database: it has fewer bytes than the smallest one")
         } else {
             None
         };
@@ -67,7 +74,13 @@ impl DatabaseFile {
 /// relative one that begins with `file:` would be.
 fn absolute(path: &Path) -> Result<PathBuf> {
     let bytes = path.as_os_str().as_encoded_bytes();
-    if bytes.is_empty() || bytes == b":memory:" {
+    if bytes.is_empty() {
+        return Err(refuse(
+            path,
+            "the path is empty: give the path of a file, or use Store::open_temp() for tests",
+        ));
+    }
+    if bytes == b":memory:" {
         return Err(refuse(
             path,
             "a database in memory has no WAL and no second connection: use Store::open_temp() for tests",
@@ -107,13 +120,19 @@ fn create(absolute: &Path, path: &Path) -> Result<()> {
     {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        // A file system that is mounted read-only says so even of a file that exists.
-        Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => Err(open_error(
-            path,
-            "its file system is mounted read-only, and a WAL must be written",
-            e,
-        )),
         Err(e) => Err(open_error(path, "it cannot be created", e)),
+    }
+}
+
+/// SQLite would only say that it cannot open the file.
+fn check_writable(folder: &Path, path: &Path) -> Result<()> {
+    match rustix::fs::statvfs(folder) {
+        Ok(stat) if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) => Err(refuse(
+            path,
+            "its file system is mounted read-only, and a WAL must be written: mount it for writing, or copy the file",
+        )),
+        Ok(_) => Ok(()),
+        Err(e) => Err(open_error(path, "its file system cannot be examined", e.into())),
     }
 }
 
@@ -129,7 +148,7 @@ fn open_error(path: &Path, problem: &str, source: io::Error) -> Error {
     Error::Open {
         path: path.into(),
         problem: format!("{problem}: {source}"),
-        source: Some(Arc::new(source)),
+        source: Some(Box::new(source)),
     }
 }
 

@@ -108,20 +108,31 @@ where
     }
 
     fn finish(mut self: Box<Self>, verdict: Verdict) {
-        let own = self.reply.take();
-        let reply = match (verdict, own) {
-            (Verdict::Own, Some(own)) => own,
-            (Verdict::Failed(error @ Error::Interrupted { .. }), Some(Reply::Returned(_))) => {
-                Reply::Returned(Err(error))
+        let (reply, unwanted) = match (verdict, self.reply.take()) {
+            (Verdict::Own, Some(own)) => (own, None),
+            (Verdict::Own, None) => (Reply::Returned(Err(Error::Closed)), None),
+            (Verdict::Failed(error @ Error::Interrupted { .. }), own @ Some(Reply::Returned(_))) => {
+                (Reply::Returned(Err(error)), own)
             }
             // Its own error or panic says more than what became of the others.
-            (Verdict::Failed(_), Some(own @ (Reply::Returned(Err(_)) | Reply::Panicked(_)))) => own,
-            (Verdict::Failed(error), _) => Reply::Returned(Err(error)),
-            (Verdict::Own, None) => Reply::Returned(Err(Error::Closed)),
+            (Verdict::Failed(_), Some(own @ (Reply::Returned(Err(_)) | Reply::Panicked(_)))) => (own, None),
+            (Verdict::Failed(error), own) => (Reply::Returned(Err(error)), own),
         };
         self.finished = true;
         self.slot.complete(reply);
+        // After the reply: it is user code, and may panic.
+        drop(unwanted);
     }
+}
+
+/// Drops a job that nobody wants any more, and with it what its closure holds, which is user code and may panic.
+pub(crate) fn drop_quietly(job: Box<dyn Job>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(job)));
+}
+
+/// Finishes a job. A result that nobody waits for any more is dropped here, which is user code, too.
+pub(crate) fn finish(job: Box<dyn Job>, verdict: Verdict) {
+    let _ = catch_unwind(AssertUnwindSafe(|| job.finish(verdict)));
 }
 
 /// The last resort: a job that goes without a reply leaves one. It was in the queue of a store that has closed, or

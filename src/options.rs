@@ -290,13 +290,16 @@ impl Options {
         self
     }
 
-    /// A write whose closure runs for at least this long is reported as an event. The default is 100 ms.
+    /// A write whose closure runs for at least this long is reported as an event, with the text of its slowest
+    /// statement if that has parameters. The default is 100 ms. Statements are timed by a clock that ticks about
+    /// every 4 ms.
     pub fn slow_write(mut self, threshold: Duration) -> Self {
         self.slow_write = threshold;
         self
     }
 
-    /// A read that lasts at least this long is reported as an event. The default is 100 ms.
+    /// A read that lasts at least this long is reported as an event, with the text of its slowest statement if that
+    /// has parameters. The default is 100 ms. Reads are timed by a clock that ticks about every 4 ms.
     pub fn slow_read(mut self, threshold: Duration) -> Self {
         self.slow_read = threshold;
         self

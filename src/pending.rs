@@ -63,7 +63,17 @@ pub(crate) struct Slot<T> {
 
 struct Inner<T> {
     reply: Option<Reply<T>>,
+    taken: bool,
     waker: Option<Waker>,
+}
+
+impl<T> Inner<T> {
+    /// The reply, if it is there.
+    fn take(&mut self) -> Option<Reply<T>> {
+        assert!(!self.taken, "the result of this write has been taken already");
+        self.taken = self.reply.is_some();
+        self.reply.take()
+    }
 }
 
 /// Where a withdrawn job was.
@@ -83,6 +93,7 @@ impl<T> Slot<T> {
             done: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 reply: None,
+                taken: false,
                 waker: None,
             }),
         }
@@ -238,7 +249,7 @@ impl<T> Pending<T> {
         let mut may_withdraw = true;
         loop {
             let mut inner = self.slot.lock();
-            if let Some(reply) = inner.reply.take() {
+            if let Some(reply) = inner.take() {
                 return Some(reply);
             }
             inner.waker = Some(thread_waker());
@@ -281,17 +292,22 @@ impl<T> Pending<T> {
 /// Resolves to the closure's result once it is committed. A write whose time in the queue is over resolves to
 /// [`Error::QueueTimeout`] when the writer comes to it.
 ///
+/// On the writer thread itself, where waiting would be for ever, it resolves to [`Error::Reentrant`].
+///
 /// # Panics
 ///
-/// If the closure panicked: its panic goes on here.
+/// If the closure panicked: its panic goes on here. If it is polled after it was ready.
 impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut inner = self.slot.lock();
-        if let Some(reply) = inner.reply.take() {
+        if let Some(reply) = inner.take() {
             drop(inner);
             return Poll::Ready(reply.deliver());
+        }
+        if self.admission.is_writer_thread() {
+            return Poll::Ready(Err(reentrant("Pending::poll")));
         }
         if self.slot.is_withdrawn() {
             drop(inner);

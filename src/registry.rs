@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::file::FileId;
 
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    Open,
-    Closing,
+struct Entry {
+    /// Whose it is: a later store on the same file has another.
+    owner: u64,
+    closing: bool,
 }
 
-static FILES: Mutex<Option<HashMap<FileId, State>>> = Mutex::new(None);
+static FILES: Mutex<Option<HashMap<FileId, Entry>>> = Mutex::new(None);
 static GONE: Condvar = Condvar::new();
 
 /// The right to have the file open. Dropping it gives the file free.
@@ -30,18 +30,18 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// Claims a file; one that is just being closed is waited for.
-    pub(crate) fn take(file: FileId, path: &Path, patience: Duration) -> Result<Self> {
+    pub(crate) fn take(file: FileId, owner: u64, path: &Path, patience: Duration) -> Result<Self> {
         let deadline = Instant::now() + patience;
         let mut files = lock();
         loop {
             let table = files.get_or_insert_default();
             match table.get(&file) {
                 None => {
-                    table.insert(file, State::Open);
+                    table.insert(file, Entry { owner, closing: false });
                     return Ok(Self { file });
                 }
-                Some(State::Open) => return Err(Error::AlreadyOpen { path: path.into() }),
-                Some(State::Closing) => {
+                Some(Entry { closing: false, .. }) => return Err(Error::AlreadyOpen { path: path.into() }),
+                Some(Entry { closing: true, .. }) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return Err(Error::AlreadyOpen { path: path.into() });
@@ -53,9 +53,11 @@ impl Claim {
     }
 
     /// From here on a new claim waits instead of failing.
-    pub(crate) fn closing(file: FileId) {
-        if let Some(state) = lock().get_or_insert_default().get_mut(&file) {
-            *state = State::Closing;
+    pub(crate) fn closing(file: FileId, owner: u64) {
+        if let Some(entry) = lock().get_or_insert_default().get_mut(&file)
+            && entry.owner == owner
+        {
+            entry.closing = true;
         }
     }
 }
@@ -67,6 +69,6 @@ impl Drop for Claim {
     }
 }
 
-fn lock() -> MutexGuard<'static, Option<HashMap<FileId, State>>> {
+fn lock() -> MutexGuard<'static, Option<HashMap<FileId, Entry>>> {
     FILES.lock().unwrap_or_else(PoisonError::into_inner)
 }

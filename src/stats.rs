@@ -17,7 +17,8 @@ pub struct Stats {
     pub largest_group: u64,
     /// Longest time that a write has waited to be started.
     pub longest_queue_wait: Duration,
-    /// Bytes in the write-ahead log that are not in the database file yet, or that readers still need.
+    /// Bytes of the write-ahead log in use. It starts anew at the first commit after all of it was moved to the
+    /// database file and no reader needs it any more.
     pub wal_bytes: u64,
     /// Most bytes that there have been in the write-ahead log.
     pub largest_wal_bytes: u64,
@@ -39,6 +40,8 @@ pub(crate) struct Counters {
     pub(crate) largest_wal_bytes: Counter,
     pub(crate) checkpoints: Counter,
     pub(crate) unfinished_checkpoints: Counter,
+    /// Jobs finished since the store was told to close.
+    pub(crate) finished_closing: Counter,
 }
 
 #[derive(Debug, Default)]

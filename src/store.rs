@@ -28,7 +28,7 @@ use crate::transaction::{ReadTx, WriteTx};
 use crate::writer::{Belongings, Shared, Writer};
 
 /// What `close` waits beyond its deadline for the writer to say how far it came.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// One SQLite database: one writer thread with group commit, and a pool of read-only snapshots.
 ///
@@ -58,6 +58,7 @@ pub struct Store {
 }
 
 struct Inner {
+    id: u64,
     path: PathBuf,
     file: FileId,
     options: Options,
@@ -103,22 +104,24 @@ impl Store {
         static STORES: AtomicU64 = AtomicU64::new(1);
         check_sqlite_version()?;
         let file = DatabaseFile::prepare(path, &options)?;
-        let claim = Claim::take(file.id, path, options.busy_timeout)?;
+        let id = STORES.fetch_add(1, Relaxed);
+        let claim = Claim::take(file.id, id, path, options.busy_timeout)?;
         let writer = open_writer(&file, &options)?;
         let page_size = read_back(&writer.conn, "page_size")?;
         let readers = Arc::new(Readers::open(&file, &options)?);
         let handoff = Handoff::new(options.spin);
-        let (admission, receiver) = Admission::new(STORES.fetch_add(1, Relaxed), options.queue, handoff);
+        let admission = Admission::new(id, options.queue, handoff);
         let shared = Arc::new(Shared::new(Arc::new(admission)));
         let inner = Inner {
             path: file.path,
+            id,
             file: file.id,
             options: options.clone(),
             shared: Arc::clone(&shared),
             readers: Arc::clone(&readers),
             _folder: folder.clone(),
         };
-        Writer::start(writer, options, shared, readers, receiver, Belongings { claim, folder })?;
+        Writer::start(writer, options, shared, readers, Belongings { claim, folder })?;
         inner.report_open(&page_size);
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -388,7 +391,7 @@ impl Inner {
 
     /// Tells the writer to close.
     fn begin_close(&self, deadline: Instant) {
-        Claim::closing(self.file);
+        Claim::closing(self.file, self.id);
         self.shared.closing.ask(deadline);
         self.shared.admission.close();
     }
@@ -397,12 +400,17 @@ impl Inner {
         let began = Instant::now();
         let deadline = later(began, timeout);
         self.begin_close(deadline);
-        self.shared
-            .closing
+        let closing = &self.shared.closing;
+        if let Some(report) = closing.wait(deadline) {
+            return report;
+        }
+        // A write may run on for ever. Those behind it are told now that they were not started.
+        self.shared.admission.discard();
+        closing
             .wait(later(deadline, LAST_WORDS))
             .unwrap_or_else(|| CloseReport {
-                finished: 0,
-                never_started: 0,
+                finished: self.shared.counters.finished_closing.get(),
+                never_started: self.shared.admission.discarded(),
                 wal_truncated: false,
                 wal_kept_because: Some("a write is still running; the file is closed when it ends".into()),
                 took: began.elapsed(),
@@ -418,8 +426,15 @@ impl Drop for Inner {
         if self.shared.admission.is_writer_thread() || self.readers.in_use_by_this_thread() {
             return self.begin_close(later(Instant::now(), self.options.close_timeout));
         }
-        let report = self.close(self.options.close_timeout);
-        if !report.wal_truncated {
+        // Whoever has closed the store by hand has waited for as long as they wanted to.
+        let closed_by_hand = self.shared.closing.deadline().is_some();
+        let timeout = if closed_by_hand {
+            Duration::ZERO
+        } else {
+            self.options.close_timeout
+        };
+        let report = self.close(timeout);
+        if !closed_by_hand && !report.wal_truncated {
             event!(warn, "larder::close", { %report }, "the last clone was dropped");
         }
     }

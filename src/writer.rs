@@ -30,13 +30,12 @@
 //! swallowed the error. Then all before it are told `RolledBack`, and those after it get a new transaction.
 
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crossbeam_channel::RecvTimeoutError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
@@ -49,7 +48,7 @@ use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
 use crate::file::TempFolder;
-use crate::job::{Job, Verdict};
+use crate::job::{Job, Verdict, drop_quietly, finish};
 use crate::options::{Durability, Options};
 use crate::readers::Readers;
 use crate::registry::Claim;
@@ -96,7 +95,6 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     options: Options,
-    receiver: Receiver<Message>,
     conn: Connection,
     fence: Arc<Fence>,
     checkpointer: Checkpointer,
@@ -110,8 +108,6 @@ pub(crate) struct Writer {
     last_group: usize,
     /// What is said of slow jobs, after the replies.
     slow: Vec<SlowWrite>,
-    /// Jobs finished since the store was told to close.
-    finished_closing: u64,
     belongings: Belongings,
 }
 
@@ -130,7 +126,6 @@ impl Writer {
         options: Options,
         shared: Arc<Shared>,
         readers: Arc<Readers>,
-        receiver: Receiver<Message>,
         belongings: Belongings,
     ) -> Result<()> {
         let Fenced { conn, fence } = fenced;
@@ -140,7 +135,6 @@ impl Writer {
             shared,
             readers,
             options,
-            receiver,
             conn,
             fence,
             checkpointer,
@@ -149,7 +143,6 @@ impl Writer {
             group: Vec::new(),
             last_group: 0,
             slow: Vec::new(),
-            finished_closing: 0,
             belongings,
         };
         let thread = thread::Builder::new().name("larder-writer".into());
@@ -203,47 +196,38 @@ impl Writer {
 
     /// The next job, if one is queued already.
     fn queued(&self) -> Option<Box<dyn Job>> {
-        loop {
-            match self.receiver.try_recv() {
-                Ok(message) => {
-                    self.shared.admission.made_room();
-                    if let Message::Job(job) = message {
-                        return Some(job);
-                    }
-                }
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return None,
+        let admission = &self.shared.admission;
+        while let Ok(message) = admission.receiver().try_recv() {
+            admission.made_room();
+            if let Message::Job(job) = message {
+                return Some(job);
             }
         }
+        None
     }
 
     /// Waits for a message; an idle pause is used for a checkpoint.
     fn spin_or_wait(&mut self) -> Option<Box<dyn Job>> {
-        let spun = self
-            .shared
-            .admission
-            .handoff()
-            .spin_for_job(self.last_group, || self.queued());
+        let admission = &self.shared.admission;
+        let spun = admission.handoff().spin_for_job(self.last_group, || self.queued());
         self.last_group = 0;
-        if spun.is_some() {
+        // The spin may have taken the message that wakes a writer when its store closes.
+        if spun.is_some() || admission.is_closed() {
             return spun;
         }
         let message = if self.checkpointer.is_empty() {
-            self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            admission.receiver().recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
-            self.receiver.recv_timeout(IDLE)
+            admission.receiver().recv_timeout(IDLE)
         };
+        let Ok(message) = message else {
+            self.checkpoint(Mode::Passive);
+            return None;
+        };
+        admission.made_room();
         match message {
-            Ok(message) => {
-                self.shared.admission.made_room();
-                match message {
-                    Message::Job(job) => Some(job),
-                    Message::Wake => None,
-                }
-            }
-            Err(_) => {
-                self.checkpoint(Mode::Passive);
-                None
-            }
+            Message::Job(job) => Some(job),
+            Message::Wake => None,
         }
     }
 
@@ -412,7 +396,7 @@ impl Writer {
                 Some("FOREIGN KEY constraint failed (a deferred one, judged at the end of the closure)".to_owned());
             return Some(rusqlite::Error::SqliteFailure(code, message).into());
         }
-        if self.fence.made_temporary() {
+        if self.fence.may_make_temporary() {
             return self.drop_temporary().err().map(Error::from);
         }
         None
@@ -540,7 +524,7 @@ impl Writer {
 
     fn count_finished(&mut self, jobs: u64) {
         if self.shared.admission.is_closed() {
-            self.finished_closing += jobs;
+            self.shared.counters.finished_closing.add(jobs);
         }
     }
 
@@ -571,20 +555,27 @@ impl Writer {
     }
 
     /// Drops every temporary object, inside the job's transaction: "a leftover TEMP table shadows main's".
+    ///
+    /// Temporary tables may refer to each other, also in a circle. So their foreign keys are deferred while they are
+    /// dropped, and nothing is left to judge when all are gone.
     fn drop_temporary(&self) -> rusqlite::Result<()> {
         let list = "SELECT type, name FROM temp.sqlite_schema WHERE type IN ('trigger', 'view', 'table') \
-                    AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type = 'table', rowid";
+                    AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type = 'table', rowid/*larder*/";
         self.fence.own(|| {
-            let mut statement = self.conn.prepare(list)?;
+            let mut statement = self.conn.prepare_cached(list)?;
             let objects = statement
                 .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
+            if objects.is_empty() {
+                return Ok(());
+            }
+            self.conn.execute_batch("PRAGMA defer_foreign_keys = ON")?;
             for (kind, name) in objects {
                 let name = name.replace('"', "\"\"");
                 self.conn
                     .execute_batch(&format!("DROP {kind} IF EXISTS temp.\"{name}\""))?;
             }
-            Ok(())
+            self.conn.execute_batch("PRAGMA defer_foreign_keys = OFF")
         })
     }
 
@@ -660,7 +651,7 @@ impl Writer {
     fn note_progress(&self, mode: Mode, progress: Progress) {
         let counters = &self.shared.counters;
         if progress.finished() {
-            counters.checkpoints.add(1);
+            counters.checkpoints.add(u64::from(progress.log > 0));
             return;
         }
         counters.unfinished_checkpoints.add(1);
@@ -715,7 +706,10 @@ impl Writer {
             .closing
             .deadline()
             .unwrap_or_else(|| later(began, self.options.close_timeout));
-        let never_started = self.drop_the_rest();
+        let carried = self.carried.take();
+        let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
+        carried.into_iter().for_each(drop_quietly);
+        self.shared.admission.end();
         let Self {
             shared,
             readers,
@@ -724,11 +718,8 @@ impl Writer {
             fence,
             mut checkpointer,
             belongings,
-            receiver,
             ..
         } = self;
-        // From here on a job that slips in is dropped by the channel, and tells its caller so.
-        drop(receiver);
         let reason = match (readers.close(deadline), shared.poison.get()) {
             (_, Some(_)) => Some("the store is poisoned, so the log is left as it is for recovery".to_owned()),
             (Err(reader), None) => Some(reader),
@@ -742,8 +733,8 @@ impl Writer {
         drop(claim);
         drop(folder);
         let report = CloseReport {
-            finished: self.finished_closing,
-            never_started,
+            finished: shared.counters.finished_closing.get(),
+            never_started: shared.admission.discarded() + u64::from(was_carried),
             wal_truncated: reason.is_none(),
             wal_kept_because: reason,
             took: began.elapsed(),
@@ -761,18 +752,6 @@ impl Writer {
             "store closed"
         );
         shared.closing.report(report);
-    }
-
-    /// Jobs for which there is no more time. Dropping one tells its caller that it was not started.
-    fn drop_the_rest(&mut self) -> u64 {
-        let mut rest: Vec<Box<dyn Job>> = self.carried.take().into_iter().collect();
-        rest.extend(self.shared.admission.clear_line());
-        while let Some(job) = self.queued() {
-            rest.push(job);
-        }
-        let wanted = rest.iter().filter(|job| !job.is_withdrawn()).count();
-        rest.into_iter().for_each(drop_quietly);
-        wanted as u64
     }
 }
 
@@ -807,16 +786,6 @@ fn truncate(
     }
 }
 
-/// A job's drop runs the drop of what its closure holds, which is user code and may panic.
-fn drop_quietly(job: Box<dyn Job>) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(job)));
-}
-
-/// So may the drop of a result that nobody waits for any more.
-fn finish(job: Box<dyn Job>, verdict: Verdict) {
-    let _ = catch_unwind(AssertUnwindSafe(|| job.finish(verdict)));
-}
-
 /// If the thread dies, which would be larder's bug, nobody is left waiting: the queue closes, the jobs that are
 /// dropped reply, and closing is over.
 struct DeathGuard {
@@ -826,7 +795,7 @@ struct DeathGuard {
 impl Drop for DeathGuard {
     fn drop(&mut self) {
         self.shared.admission.close();
-        drop(self.shared.admission.clear_line());
+        self.shared.admission.end();
         self.shared.closing.report(CloseReport {
             finished: 0,
             never_started: 0,

@@ -1,1 +1,454 @@
-//! See the issue.
+//! What larder says in its `tracing` events, and what it never says.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use larder::rusqlite::Connection;
+use larder::{Error, Options, ReadOptions, Result, Store, WriteOptions, WriteTx};
+use tracing::{Level, info};
+
+use crate::groups::{Gate, grouping};
+use crate::support::log;
+
+fn store_with_row(options: Options) -> Store {
+    log::collect();
+    let store = options.open_temp().unwrap();
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE t(id INTEGER PRIMARY KEY, data BLOB) STRICT;
+                 INSERT INTO t VALUES (1, zeroblob(3800));",
+            )
+        })
+        .unwrap();
+    store
+}
+
+/// Every write and every read is slow.
+fn all_slow() -> Options {
+    grouping().slow_write(Duration::ZERO).slow_read(Duration::ZERO)
+}
+
+fn labelled(label: &'static str) -> WriteOptions {
+    WriteOptions::new().label(label)
+}
+
+fn slow(label: &'static str) -> log::Event {
+    log::wait_for(|event| event.field("site") == Some(label) && event.message.starts_with("slow "))
+}
+
+#[test]
+fn opening_says_where_and_with_which_settings() {
+    log::collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Options::new().readers(3).queue(77).open(&path).unwrap();
+    let name = store.path().to_str().unwrap();
+    let event = log::wait_for(|e| e.target == "larder::open" && e.field("db.namespace") == Some(name));
+    assert_eq!(event.level, Level::INFO);
+    for (field, value) in [
+        ("db.system.name", "sqlite"),
+        ("access", "Shared"),
+        ("durability", "Normal"),
+        ("journal_mode", "wal"),
+        ("readers", "3"),
+        ("queue", "77"),
+        ("busy_timeout_ms", "5000"),
+        ("cache_size", "65536000"),
+        ("mmap_size", "268435456"),
+        ("foreign_keys", "true"),
+        ("journal_size_limit", "67108864"),
+        ("checkpoint_pages", "1000"),
+        ("wal_limit", "67108864"),
+        ("sqlite", larder::rusqlite::version()),
+    ] {
+        assert_eq!(event.expect(field), value, "{field}");
+    }
+}
+
+#[test]
+fn closing_says_what_became_of_the_queue_and_the_log() {
+    let store = store_with_row(grouping().queue(136));
+    let gate = Gate::hold(&store);
+    // So many that no other test's store closes with them; the gate's write is one more.
+    let queued: Vec<_> = (0..136).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
+    std::thread::scope(|scope| {
+        let closing = scope.spawn(|| store.close().unwrap());
+        // Once the intake is closed, so that all of them are finished "while closing". Until then: QueueFull.
+        while !matches!(store.try_write(|_| Ok(())), Err(Error::Closed)) {}
+        gate.open();
+        assert_eq!(closing.join().unwrap().finished, 137);
+    });
+    queued.into_iter().for_each(|write| write.wait().unwrap());
+    let event = log::wait_for(|e| e.target == "larder::close" && e.field("finished") == Some("137"));
+    assert_eq!(event.level, Level::INFO);
+    assert_eq!(event.expect("db.system.name"), "sqlite");
+    assert_eq!(event.expect("never_started"), "0");
+    assert_eq!(event.expect("wal_truncated"), "true");
+    assert_eq!(event.field("wal_kept_because"), None);
+    assert!(event.expect("duration_ms").parse::<u64>().is_ok());
+}
+
+#[test]
+fn a_slow_write_is_named_by_the_line_that_asked_for_it() {
+    let store = store_with_row(all_slow());
+    let line = line!() + 1;
+    store.write(|_| Ok(())).unwrap();
+    let site = format!("{}:{line}", file!());
+    let event = log::wait_for(|e| e.message == "slow write" && e.field("site") == Some(&site));
+    assert_eq!(event.target, "larder::write");
+    assert_eq!(event.level, Level::WARN);
+    assert_eq!(event.expect("db.system.name"), "sqlite");
+    for field in ["duration_ms", "queue_wait_ms", "group"] {
+        assert!(event.expect(field).parse::<u64>().is_ok(), "{field}");
+    }
+    assert_eq!(event.field("error.type"), None);
+}
+
+/// `#[track_caller]` on each of the methods.
+#[test]
+fn every_way_to_write_and_read_knows_its_line() {
+    let store = store_with_row(all_slow());
+    let ok = |_: &WriteTx<'_>| Ok(());
+    let (write, read) = (WriteOptions::new(), ReadOptions::new());
+    let mut lines = Vec::new();
+    let (line, done) = (line!(), store.try_write(ok));
+    done.unwrap();
+    lines.push(line);
+    let (line, queued) = (line!(), store.submit(ok));
+    queued.unwrap().wait().unwrap();
+    lines.push(line);
+    let (line, done) = (line!(), store.write_with(write.clone(), ok));
+    done.unwrap();
+    lines.push(line);
+    let (line, queued) = (line!(), store.submit_with(write, ok));
+    queued.unwrap().wait().unwrap();
+    lines.push(line);
+    let (line, done) = (line!(), store.read(|_| Ok(())));
+    done.unwrap();
+    lines.push(line);
+    let (line, done) = (line!(), store.read_with(read, |_| Ok(())));
+    done.unwrap();
+    lines.push(line);
+    for line in lines {
+        let site = format!("{}:{line}", file!());
+        log::wait_for(|e| e.message.starts_with("slow ") && e.field("site") == Some(&site));
+    }
+}
+
+#[test]
+fn a_slow_write_has_the_text_of_its_slowest_statement_if_that_has_parameters() {
+    let store = store_with_row(all_slow());
+    let sql = "UPDATE t SET data = ?1 WHERE id = 1";
+    store
+        .write_with(labelled("with parameters"), move |tx| {
+            tx.execute(sql, [7_i64.to_string().into_bytes()])
+        })
+        .unwrap();
+    assert_eq!(slow("with parameters").expect("db.query.text"), sql);
+    store
+        .write_with(labelled("with a literal"), |tx| {
+            tx.execute("UPDATE t SET data = x'00' WHERE id = 1", [])?;
+            tx.execute_batch("UPDATE t SET data = x'01' WHERE id = 1")
+        })
+        .unwrap();
+    assert_eq!(slow("with a literal").field("db.query.text"), None);
+}
+
+#[test]
+fn a_slow_write_that_failed_says_so() {
+    let store = store_with_row(all_slow());
+    store
+        .write_with(labelled("slow and failing"), |_| Err::<(), _>(Error::app("no")))
+        .unwrap_err();
+    let event = slow("slow and failing");
+    assert!(event.field("error.type").is_some(), "{event:?}");
+}
+
+#[test]
+fn a_slow_read_is_named_and_has_the_text_of_its_slowest_statement_if_that_has_parameters() {
+    let store = store_with_row(all_slow());
+    let sql = "SELECT id FROM t WHERE id = ?1";
+    let read = |label: &'static str, sql: &str, with: &[i64]| {
+        let with = larder::rusqlite::params_from_iter(with);
+        store
+            .read_with(ReadOptions::new().label(label), |tx| {
+                tx.query_row(sql, with, |row| row.get::<_, i64>(0))
+            })
+            .unwrap();
+        slow(label)
+    };
+    let event = read("a read with parameters", sql, &[1]);
+    assert_eq!(event.target, "larder::read");
+    assert_eq!(event.level, Level::WARN);
+    assert_eq!(event.expect("db.system.name"), "sqlite");
+    assert_eq!(event.expect("db.query.text"), sql);
+    assert!(event.expect("duration_ms").parse::<u64>().is_ok());
+    let event = read("a read with a literal", "SELECT id FROM t WHERE id = 1", &[]);
+    assert_eq!(event.field("db.query.text"), None);
+}
+
+#[test]
+fn a_slow_read_that_failed_names_the_kind_of_error() {
+    let store = store_with_row(all_slow());
+    store
+        .read_with(ReadOptions::new().label("a failing read"), |tx| {
+            tx.query_row("SELECT nothing", [], |_| Ok(()))
+        })
+        .unwrap_err();
+    assert_eq!(slow("a failing read").expect("error.type"), "Sqlite");
+}
+
+#[test]
+fn what_is_not_slow_is_not_reported() {
+    let store = store_with_row(
+        Options::new()
+            .slow_write(Duration::from_secs(3600))
+            .slow_read(Duration::from_secs(3600)),
+    );
+    store.write_with(labelled("not slow"), |_| Ok(())).unwrap();
+    store
+        .read_with(ReadOptions::new().label("not slow"), |_| Ok(()))
+        .unwrap();
+    store.close().unwrap();
+    assert!(log::events(|e| e.mentions("not slow")).is_empty());
+}
+
+#[test]
+fn a_group_that_was_rolled_back_is_reported_with_its_size() {
+    let store = store_with_row(grouping());
+    let gate = Gate::hold(&store);
+    // A number that no other test has.
+    let lost: Vec<_> = (0..113).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
+    let bad = store
+        .submit(|tx| tx.execute("INSERT OR ROLLBACK INTO t VALUES (1, NULL)", []))
+        .unwrap();
+    gate.open();
+    bad.wait().unwrap_err();
+    for write in lost {
+        write.wait().unwrap_err();
+    }
+    let event = log::wait_for(|e| e.message == "group rolled back" && e.field("writes") == Some("113"));
+    assert_eq!(event.target, "larder::write");
+    assert_eq!(event.level, Level::WARN);
+    assert_eq!(event.expect("db.system.name"), "sqlite");
+    assert!(event.expect("reason").contains("another write"), "{event:?}");
+}
+
+fn overwrite(tx: &WriteTx<'_>) -> Result<()> {
+    for id in 0..50 {
+        tx.execute("INSERT OR REPLACE INTO t VALUES (?1, zeroblob(3800))", [id])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_checkpoint_that_cannot_finish_over_the_limit_is_reported_with_the_oldest_read() {
+    let store = store_with_row(Options::new().wal_limit(256 * 1024));
+    store
+        .read_with(ReadOptions::new().label("reads on and on"), |tx| {
+            assert!(tx.exists("SELECT 1 FROM t", [])?);
+            for _ in 0..10 {
+                store.write(overwrite)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    let event = log::wait_for(|e| {
+        e.target == "larder::checkpoint"
+            && e.field("oldest_reader")
+                .is_some_and(|oldest| oldest.starts_with("reads on and on, for "))
+    });
+    assert_eq!(event.level, Level::WARN);
+    assert_eq!(event.expect("db.system.name"), "sqlite");
+    assert_eq!(event.expect("busy"), "true");
+    let bytes: u64 = event.expect("wal_bytes").parse().unwrap();
+    assert!(bytes > 256 * 1024);
+    assert!(event.expect("moved_pages").parse::<u64>().unwrap() < event.expect("log_pages").parse().unwrap());
+}
+
+#[test]
+fn a_read_that_pins_the_log_for_too_long_is_named_once() {
+    let store = store_with_row(
+        Options::new()
+            .checkpoint_pages(10)
+            .max_reader_age(Duration::from_millis(1)),
+    );
+    let named = |label| log::events(|e| e.target == "larder::read" && e.field("site") == Some(label));
+    for label in ["old and pinning", "old and pinning, too"] {
+        store
+            .read_with(ReadOptions::new().label(label), |tx| {
+                assert!(tx.exists("SELECT 1 FROM t", [])?);
+                let give_up = Instant::now() + Duration::from_secs(30);
+                while named(label).is_empty() {
+                    assert!(Instant::now() < give_up, "it is not named");
+                    store.write(overwrite)?;
+                }
+                let tried = store.stats().unfinished_checkpoints;
+                while store.stats().unfinished_checkpoints < tried + 5 {
+                    store.write(overwrite)?;
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    store.close().unwrap();
+    for label in ["old and pinning", "old and pinning, too"] {
+        let named = named(label);
+        assert_eq!(named.len(), 1, "{named:#?}");
+        assert_eq!(named[0].level, Level::WARN);
+        assert!(named[0].expect("age_ms").parse::<u64>().unwrap() >= 1);
+    }
+}
+
+#[test]
+fn every_event_says_that_the_database_is_sqlite() {
+    let store = store_with_row(all_slow());
+    store.read(|_| Ok(())).unwrap();
+    store.close().unwrap();
+    let events = log::events(|e| e.target.starts_with("larder"));
+    assert!(events.len() >= 3, "opened, slow, closed");
+    for event in events {
+        assert_eq!(event.expect("db.system.name"), "sqlite", "{event:?}");
+    }
+}
+
+/// The canary: what no event may have in it.
+const SECRET: &str = "canary-5f2c9a71";
+
+type Closure = fn(&WriteTx<'_>) -> Result<()>;
+
+/// Each does something that larder has an event for, with the secret in a value.
+const WRITES_WITH_THE_SECRET: &[(&str, Closure)] = &[
+    ("canary: bound", |tx| {
+        tx.execute("INSERT OR REPLACE INTO secrets VALUES (?1)", [SECRET])
+            .map(drop)
+    }),
+    ("canary: constraint", |tx| {
+        tx.execute("INSERT INTO secrets VALUES (?1), (?1)", [SECRET]).map(drop)
+    }),
+    ("canary: check", |tx| {
+        tx.execute("INSERT INTO short VALUES (?1)", [SECRET]).map(drop)
+    }),
+    ("canary: raised", |tx| {
+        tx.execute("INSERT INTO loud VALUES (?1)", [SECRET]).map(drop)
+    }),
+    ("canary: rolled back", |tx| {
+        tx.execute("INSERT INTO fatal VALUES (?1)", [SECRET]).map(drop)
+    }),
+    ("canary: match", |tx| {
+        let sql = "SELECT 1 FROM words WHERE words MATCH ?1";
+        tx.exists(sql, [format!("\"\" {SECRET}:(")]).map(drop)
+    }),
+    ("canary: json", |tx| {
+        tx.query_each("SELECT json_extract('{}', ?1)", [SECRET], |_| Ok(()))
+    }),
+    ("canary: literal", |tx| {
+        tx.execute(&format!("INSERT OR REPLACE INTO secrets VALUES ('{SECRET}')"), [])
+            .map(drop)
+    }),
+    ("canary: batch", |tx| {
+        tx.execute_batch(&format!("DELETE FROM secrets; INSERT INTO secrets VALUES ('{SECRET}')"))
+    }),
+    ("canary: syntax", |tx| {
+        tx.execute_batch(&format!("SELECT '{SECRET}' FROM \"{SECRET}\""))
+    }),
+    ("canary: refused", |tx| {
+        tx.execute(&format!("ATTACH '{SECRET}' AS other"), []).map(drop)
+    }),
+    ("canary: application error", |_| Err(Error::app(SECRET))),
+    ("canary: panic", |_| resume_unwind(Box::new(SECRET))),
+    ("canary: leaked rows", |tx| {
+        let mut statement = tx.prepare("SELECT ?1 UNION ALL SELECT ?1")?;
+        let mut rows = statement.query([SECRET])?;
+        assert!(rows.next()?.is_some());
+        std::mem::forget(rows);
+        Ok(())
+    }),
+    ("canary: deferred", |tx| {
+        tx.execute("INSERT INTO child VALUES (?1)", [SECRET]).map(drop)
+    }),
+];
+
+fn read_with_the_secret(conn: &Connection) -> Result<()> {
+    let sql = format!("SELECT '{SECRET}', ?1");
+    conn.query_row(&sql, [SECRET], |_| Ok(()))?;
+    Ok(conn.query_row(&format!("SELECT \"{SECRET}\""), [], |_| Ok(()))?)
+}
+
+#[test]
+fn no_event_has_a_value_in_it() {
+    let store = store_with_row(all_slow().wal_limit(64 * 1024).checkpoint_pages(1));
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE secrets(s TEXT PRIMARY KEY) STRICT;
+                 CREATE TABLE short(s TEXT CHECK (length(s) < 3)) STRICT;
+                 CREATE TABLE child(s TEXT REFERENCES secrets(s) DEFERRABLE INITIALLY DEFERRED) STRICT;
+                 CREATE TABLE loud(s); CREATE TABLE fatal(s);
+                 CREATE TRIGGER loud AFTER INSERT ON loud BEGIN SELECT RAISE(ABORT, new.s); END;
+                 CREATE TRIGGER fatal AFTER INSERT ON fatal BEGIN SELECT RAISE(ROLLBACK, new.s); END;
+                 CREATE VIRTUAL TABLE words USING fts5(word);",
+            )
+        })
+        .unwrap();
+    let mut failed = 0;
+    for (label, job) in WRITES_WITH_THE_SECRET {
+        // Alone, and in a group.
+        for company in [0, 3] {
+            let gate = Gate::hold(&store);
+            let others: Vec<_> = (0..company).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
+            let write = store.submit_with(labelled(label), *job).unwrap();
+            gate.open();
+            let result = catch_unwind(AssertUnwindSafe(|| write.wait()));
+            failed += i32::from(!matches!(result, Ok(Ok(()))));
+            others.into_iter().for_each(|other| drop(other.wait()));
+        }
+    }
+    assert!(failed >= 20, "most of them fail: {failed}");
+    let (running, is_running) = channel();
+    store
+        .read_with(ReadOptions::new().label("canary: pinning read"), |tx| {
+            assert!(tx.exists("SELECT ?1 FROM t", [SECRET])?);
+            running.send(()).unwrap();
+            for _ in 0..5 {
+                store.write(overwrite)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    is_running.recv().unwrap();
+    store
+        .read_with(ReadOptions::new().label("canary: failing read"), |tx| {
+            read_with_the_secret(tx)
+        })
+        .unwrap_err();
+    store
+        .read_with(ReadOptions::new().label("canary: application read"), |_| {
+            Err::<(), _>(Error::app(SECRET))
+        })
+        .unwrap_err();
+    store.close().unwrap();
+
+    // The collector would have seen it ..
+    info!(target: "test", secret = SECRET, "control");
+    assert_eq!(log::events(|e| e.target == "test" && e.mentions(SECRET)).len(), 1);
+    // .. and has seen the events that might have had it.
+    for (label, _) in WRITES_WITH_THE_SECRET {
+        assert_eq!(
+            log::events(|e| e.message == "slow write" && e.field("site") == Some(label)).len(),
+            2,
+            "{label}"
+        );
+    }
+    for label in [
+        "canary: pinning read",
+        "canary: failing read",
+        "canary: application read",
+    ] {
+        slow(label);
+    }
+    let leaks = log::events(|e| e.target != "test" && e.mentions(SECRET));
+    assert!(leaks.is_empty(), "{leaks:#?}");
+}

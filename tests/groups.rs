@@ -1,1 +1,603 @@
-//! See the issue.
+//! Group commit: jobs share a transaction, and each is judged on its own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use larder::rusqlite::{Connection, OpenFlags, ffi};
+use larder::{Durability, Error, Options, Outcome, Pending, Result, Store, WriteOptions, WriteTx};
+
+/// Keeps the writer thread busy, in a transaction of its own, until it is opened. What is queued meanwhile is
+/// taken up in order afterwards, and forms one group as far as it may.
+pub(crate) struct Gate {
+    open: Sender<()>,
+    held: Pending<()>,
+}
+
+impl Gate {
+    /// Returns once the writer thread is held.
+    pub(crate) fn hold(store: &Store) -> Self {
+        let (running, is_running) = channel();
+        let (open, opened) = channel::<()>();
+        // A write with a limit gets a transaction of its own.
+        let alone = WriteOptions::new().limit(Duration::from_secs(600)).label("gate");
+        let held = store
+            .submit_with(alone, move |_| {
+                running.send(()).unwrap();
+                let _ = opened.recv();
+                Ok(())
+            })
+            .unwrap();
+        is_running.recv().unwrap();
+        Self { open, held }
+    }
+
+    pub(crate) fn open(self) {
+        drop(self.open);
+        self.held.wait().unwrap();
+    }
+}
+
+/// A store whose groups are as large as the queue has jobs.
+pub(crate) fn grouping() -> Options {
+    Options::new().group_time(Duration::from_secs(60))
+}
+
+/// A look at the file that does not go through larder.
+fn outsider(store: &Store) -> Connection {
+    Connection::open_with_flags(store.path(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
+}
+
+fn store_with_tables() -> Store {
+    let store = grouping().open_temp().unwrap();
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT;
+                 INSERT INTO t VALUES (1);
+                 CREATE TABLE child(parent INTEGER REFERENCES t(id) DEFERRABLE INITIALLY DEFERRED) STRICT;
+                 CREATE TABLE fatal(x);
+                 CREATE TRIGGER fatal AFTER INSERT ON fatal BEGIN SELECT RAISE(ROLLBACK, 'fatal row'); END;",
+            )
+        })
+        .unwrap();
+    store
+}
+
+fn ids(store: &Store) -> Vec<i64> {
+    store
+        .read(|tx| tx.query_map("SELECT id FROM t WHERE id > 1 ORDER BY id", [], |row| row.get(0)))
+        .unwrap()
+}
+
+fn insert(tx: &WriteTx<'_>, id: i64) -> Result<()> {
+    tx.execute("INSERT INTO t VALUES (?1)", [id]).map(drop)
+}
+
+/// What the caller of one job saw.
+#[derive(Debug)]
+enum Seen {
+    Ok,
+    Error(Error),
+    Panic(String),
+}
+
+fn seen(pending: Pending<()>) -> Seen {
+    match catch_unwind(AssertUnwindSafe(|| pending.wait())) {
+        Ok(Ok(())) => Seen::Ok,
+        Ok(Err(error)) => Seen::Error(error),
+        Err(payload) => Seen::Panic(payload.downcast_ref::<&str>().unwrap().to_string()),
+    }
+}
+
+const SIZE: usize = 5;
+
+/// Runs five jobs as one group. Four insert the row 10 + place; the bad one inserts 100, then does its worst.
+fn group_with(store: &Store, bad_place: usize, bad: fn(&WriteTx<'_>) -> Result<()>) -> Vec<Seen> {
+    let gate = Gate::hold(store);
+    let jobs: Vec<_> = (0..SIZE)
+        .map(|place| {
+            store
+                .submit(move |tx| {
+                    if place != bad_place {
+                        return insert(tx, 10 + place as i64);
+                    }
+                    insert(tx, 100)?;
+                    bad(tx)
+                })
+                .unwrap()
+        })
+        .collect();
+    gate.open();
+    jobs.into_iter().map(seen).collect()
+}
+
+/// The bad job fails alone: at each place its neighbours commit, in one transaction, and their rows are there.
+fn fails_alone(bad: fn(&WriteTx<'_>) -> Result<()>, check: fn(&Seen)) {
+    for bad_place in [0, 2, 4] {
+        let store = store_with_tables();
+        let results = group_with(&store, bad_place, bad);
+        let mut rows = Vec::new();
+        for (place, result) in results.iter().enumerate() {
+            if place == bad_place {
+                check(result);
+            } else {
+                assert!(matches!(result, Seen::Ok), "bad at {bad_place}: {place} got {result:?}");
+                rows.push(10 + place as i64);
+            }
+        }
+        assert_eq!(ids(&store), rows, "bad at {bad_place}");
+        assert_eq!(store.stats().largest_group, 4, "bad at {bad_place}");
+        assert_eq!(store.stats().failed_writes, 1);
+        assert!(store.close().unwrap().wal_truncated);
+    }
+}
+
+/// The bad job ends the whole transaction: those before it are told so and may retry, those after it commit.
+fn takes_those_before_it_along(bad: fn(&WriteTx<'_>) -> Result<()>, check: fn(&Error)) {
+    for bad_place in [0, 2, 4] {
+        let store = store_with_tables();
+        let results = group_with(&store, bad_place, bad);
+        let mut rows = Vec::new();
+        for (place, result) in results.iter().enumerate() {
+            match result {
+                Seen::Error(error) if place == bad_place => {
+                    check(error);
+                    assert_eq!(error.outcome(), Outcome::RolledBack);
+                }
+                Seen::Error(error @ Error::RolledBack { .. }) if place < bad_place => {
+                    assert!(error.is_retryable());
+                    assert_eq!(error.outcome(), Outcome::RolledBack);
+                    assert!(error.to_string().contains("another write"), "{error}");
+                }
+                Seen::Ok if place > bad_place => rows.push(10 + place as i64),
+                other => panic!("bad at {bad_place}: {place} got {other:?}"),
+            }
+        }
+        assert_eq!(ids(&store), rows, "bad at {bad_place}");
+        store.write(|tx| insert(tx, 1000)).unwrap();
+        assert!(store.close().unwrap().wal_truncated);
+    }
+}
+
+fn constraint_code(error: &Error) -> i32 {
+    match error.sqlite() {
+        Some(larder::rusqlite::Error::SqliteFailure(e, _)) => e.extended_code,
+        other => panic!("no SQLite error: {other:?} in {error:?}"),
+    }
+}
+
+#[test]
+fn a_job_that_returns_an_error_fails_alone() {
+    fails_alone(
+        |_| Err(Error::app("changed my mind")),
+        |seen| match seen {
+            Seen::Error(error @ Error::App(_)) => {
+                assert_eq!(error.to_string(), "changed my mind");
+                assert_eq!(error.outcome(), Outcome::RolledBack);
+                assert!(!error.is_retryable());
+            }
+            other => panic!("{other:?}"),
+        },
+    );
+}
+
+#[test]
+fn a_job_that_violates_a_unique_constraint_fails_alone() {
+    fails_alone(
+        |tx| insert(tx, 1),
+        |seen| match seen {
+            Seen::Error(error @ Error::Sqlite { .. }) => {
+                assert_eq!(constraint_code(error), ffi::SQLITE_CONSTRAINT_PRIMARYKEY);
+                assert_eq!(error.outcome(), Outcome::RolledBack);
+                assert!(!error.is_retryable());
+            }
+            other => panic!("{other:?}"),
+        },
+    );
+}
+
+#[test]
+fn a_constraint_error_that_a_closure_swallows_costs_only_its_statement() {
+    for place in [0, 2, 4] {
+        let store = store_with_tables();
+        let results = group_with(&store, place, |tx| {
+            assert!(insert(tx, 1).is_err());
+            insert(tx, 101)
+        });
+        for result in &results {
+            assert!(matches!(result, Seen::Ok), "{result:?}");
+        }
+        let mut rows: Vec<i64> = (0..SIZE).filter(|p| *p != place).map(|p| 10 + p as i64).collect();
+        rows.extend([100, 101]);
+        assert_eq!(ids(&store), rows);
+        assert_eq!(store.stats().largest_group, 5);
+    }
+}
+
+#[test]
+fn a_job_that_panics_fails_alone_and_its_caller_gets_the_panic() {
+    fails_alone(
+        |_| resume_unwind(Box::new("boom")),
+        |seen| match seen {
+            Seen::Panic(message) => assert_eq!(message, "boom"),
+            other => panic!("{other:?}"),
+        },
+    );
+}
+
+#[test]
+fn a_job_that_violates_a_deferred_foreign_key_fails_alone() {
+    fails_alone(
+        |tx| tx.execute("INSERT INTO child VALUES (777)", []).map(drop),
+        |seen| match seen {
+            Seen::Error(error @ Error::Sqlite { .. }) => {
+                assert_eq!(constraint_code(error), ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
+                assert_eq!(error.outcome(), Outcome::RolledBack);
+                assert!(!error.is_retryable());
+            }
+            other => panic!("{other:?}"),
+        },
+    );
+}
+
+#[test]
+fn a_job_that_begins_a_savepoint_by_sql_fails_alone() {
+    fails_alone(
+        |tx| tx.execute_batch("SAVEPOINT mine; INSERT INTO t VALUES (102); RELEASE mine"),
+        |seen| match seen {
+            Seen::Error(Error::Refused { statement, .. }) => assert_eq!(statement, "SAVEPOINT"),
+            other => panic!("{other:?}"),
+        },
+    );
+}
+
+#[test]
+fn a_job_that_releases_the_savepoint_around_it_fails_alone() {
+    fails_alone(
+        |tx| tx.execute_batch("RELEASE larder"),
+        |seen| match seen {
+            Seen::Error(Error::Refused { statement, .. }) => assert_eq!(statement, "RELEASE"),
+            other => panic!("{other:?}"),
+        },
+    );
+}
+
+#[test]
+fn raise_rollback_in_a_trigger_takes_those_before_it_along() {
+    takes_those_before_it_along(
+        |tx| tx.execute("INSERT INTO fatal VALUES (1)", []).map(drop),
+        |error| assert_eq!(constraint_code(error), ffi::SQLITE_CONSTRAINT_TRIGGER),
+    );
+}
+
+#[test]
+fn insert_or_rollback_swallowed_takes_those_before_it_along_and_what_follows_it_is_not_written() {
+    takes_those_before_it_along(
+        |tx| {
+            assert!(tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)", []).is_err());
+            // Outside any transaction now: each of these would be committed at once.
+            let _ = insert(tx, 103);
+            let _ = tx.execute_batch("INSERT INTO t VALUES (104); CREATE TABLE sneaked(x)");
+            let _ = tx.execute_batch("PRAGMA user_version = 99");
+            Ok(())
+        },
+        |error| match error {
+            Error::RolledBack { reason, .. } => assert!(reason.contains("ON CONFLICT ROLLBACK"), "{reason}"),
+            other => panic!("{other:?}"),
+        },
+    );
+}
+
+#[test]
+fn nothing_that_is_done_after_a_swallowed_rollback_reaches_the_file() {
+    let store = store_with_tables();
+    let folder = tempfile::tempdir().unwrap();
+    let (copy, other) = (folder.path().join("copy.db"), folder.path().join("other.db"));
+    let (copy_sql, other_sql) = (
+        format!("VACUUM INTO '{}'", copy.display()),
+        format!("ATTACH '{}' AS other", other.display()),
+    );
+    let result = store.write(move |tx| {
+        assert!(tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)", []).is_err());
+        for sql in [
+            "INSERT INTO t VALUES (103)",
+            "CREATE TABLE sneaked(x)",
+            "CREATE TEMP TABLE t(id)",
+            "PRAGMA user_version = 99",
+            "VACUUM",
+            "BEGIN",
+            &copy_sql,
+            &other_sql,
+        ] {
+            assert!(tx.execute_batch(sql).is_err(), "{sql} went through");
+        }
+        assert!(matches!(tx.savepoint(|_| Ok(())), Err(Error::RolledBack { .. })));
+        Ok(())
+    });
+    assert!(matches!(result, Err(Error::RolledBack { .. })), "{result:?}");
+    assert!(!copy.exists() && !other.exists());
+    assert_eq!(ids(&store), [0; 0]);
+    store
+        .write(|tx| {
+            assert!(!tx.exists("SELECT 1 FROM sqlite_schema WHERE name = 'sneaked'", [])?);
+            assert!(!tx.exists("SELECT 1 FROM temp.sqlite_schema", [])?);
+            assert_eq!(tx.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?, 0);
+            insert(tx, 200)
+        })
+        .unwrap();
+    assert_eq!(ids(&store), [200]);
+}
+
+#[test]
+fn a_panic_after_a_swallowed_rollback_is_resumed_and_the_store_works_on() {
+    let store = store_with_tables();
+    let results = group_with(&store, 2, |tx| {
+        let _ = tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)", []);
+        resume_unwind(Box::new("boom"))
+    });
+    assert!(matches!(&results[1], Seen::Error(Error::RolledBack { .. })));
+    assert!(matches!(&results[2], Seen::Panic(message) if message == "boom"));
+    assert_eq!(ids(&store), [13, 14]);
+}
+
+#[test]
+fn a_deferred_foreign_key_is_not_mended_by_the_next_job() {
+    let store = store_with_tables();
+    let gate = Gate::hold(&store);
+    let child = store
+        .submit(|tx| tx.execute("INSERT INTO child VALUES (50)", []))
+        .unwrap();
+    let parent = store.submit(|tx| insert(tx, 50)).unwrap();
+    gate.open();
+    assert_eq!(
+        constraint_code(&child.wait().unwrap_err()),
+        ffi::SQLITE_CONSTRAINT_FOREIGNKEY
+    );
+    parent.wait().unwrap();
+    assert_eq!(ids(&store), [50]);
+}
+
+#[test]
+fn a_deferred_foreign_key_that_the_job_itself_mends_commits() {
+    for place in [0, 2, 4] {
+        let store = store_with_tables();
+        let results = group_with(&store, place, |tx| {
+            tx.execute("INSERT INTO child VALUES (100 + 50)", [])?;
+            insert(tx, 150)
+        });
+        for result in &results {
+            assert!(matches!(result, Seen::Ok), "{result:?}");
+        }
+        assert!(ids(&store).ends_with(&[100, 150]));
+    }
+}
+
+#[test]
+fn a_deferred_violation_undone_by_an_inner_savepoint_is_none() {
+    let store = store_with_tables();
+    store
+        .write(|tx| {
+            let inner = tx.savepoint(|tx| {
+                tx.execute("INSERT INTO child VALUES (777)", [])?;
+                Err::<(), _>(Error::app("no"))
+            });
+            assert!(inner.is_err());
+            insert(tx, 60)
+        })
+        .unwrap();
+    assert_eq!(ids(&store), [60]);
+}
+
+#[test]
+fn the_row_is_visible_to_everybody_when_the_write_returns() {
+    let store = store_with_tables();
+    let outsider = outsider(&store);
+    for id in 2..200 {
+        store.write(move |tx| insert(tx, id)).unwrap();
+        let newest: i64 = outsider
+            .query_row("SELECT max(id) FROM t", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(newest, id);
+    }
+}
+
+#[test]
+fn nobody_is_told_while_the_group_is_still_open() {
+    let store = store_with_tables();
+    let outsider = outsider(&store);
+    let visible = || {
+        outsider
+            .query_row("SELECT count(*) FROM t WHERE id = 10", [], |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
+    let gate = Gate::hold(&store);
+    let mut early = store.submit(|tx| insert(tx, 10)).unwrap();
+    let (running, is_running) = channel();
+    let (release, released) = channel::<()>();
+    let late = store
+        .submit(move |tx| {
+            let earlier = tx.exists("SELECT 1 FROM t WHERE id = 10", [])?;
+            running.send(earlier).unwrap();
+            let _ = released.recv();
+            Ok(())
+        })
+        .unwrap();
+    gate.open();
+    assert!(is_running.recv().unwrap(), "both are in one transaction");
+    assert!(early.wait_timeout(Duration::from_millis(50)).is_none());
+    assert_eq!(visible(), 0);
+    drop(release);
+    late.wait().unwrap();
+    early
+        .wait_timeout(Duration::from_secs(30))
+        .expect("it is committed")
+        .unwrap();
+    assert_eq!(visible(), 1);
+}
+
+#[test]
+fn jobs_that_are_queued_together_share_one_transaction() {
+    let store = store_with_tables();
+    let before = store.stats();
+    let gate = Gate::hold(&store);
+    let jobs: Vec<_> = (0..100)
+        .map(|n| store.submit(move |tx| insert(tx, 1000 + n)).unwrap())
+        .collect();
+    gate.open();
+    jobs.into_iter().for_each(|job| job.wait().unwrap());
+    let after = store.stats();
+    assert_eq!(after.writes - before.writes, 101, "the gate and the hundred");
+    assert_eq!(after.groups - before.groups, 2, "the gate's and theirs");
+    assert_eq!(after.largest_group, 100);
+    assert_eq!(ids(&store).len(), 100);
+}
+
+#[test]
+fn group_jobs_bounds_a_group_and_one_turns_grouping_off() {
+    for (bound, groups) in [(1, 20), (8, 3)] {
+        let store = grouping().group_jobs(bound).open_temp().unwrap();
+        store
+            .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))
+            .unwrap();
+        let before = store.stats();
+        let gate = Gate::hold(&store);
+        let jobs: Vec<_> = (0..20)
+            .map(|n| store.submit(move |tx| insert(tx, 10 + n)).unwrap())
+            .collect();
+        gate.open();
+        jobs.into_iter().for_each(|job| job.wait().unwrap());
+        let after = store.stats();
+        assert_eq!(after.groups - before.groups, 1 + groups);
+        assert_eq!(after.largest_group, bound as u64);
+    }
+}
+
+#[test]
+fn group_time_ends_a_group_that_takes_too_long() {
+    let store = Options::new().group_time(Duration::ZERO).open_temp().unwrap();
+    let gate = Gate::hold(&store);
+    let jobs: Vec<_> = (0..10).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
+    gate.open();
+    jobs.into_iter().for_each(|job| job.wait().unwrap());
+    assert_eq!(store.stats().groups, 11);
+}
+
+fn synchronous(tx: &WriteTx<'_>) -> Result<i64> {
+    tx.query_row("PRAGMA synchronous", [], |row| row.get(0))
+}
+
+#[test]
+fn a_durable_write_makes_its_group_durable_and_the_next_group_is_not() {
+    let store = grouping().open_temp().unwrap();
+    let durable = || WriteOptions::new().durability(Durability::Full);
+    assert_eq!(store.write(synchronous).unwrap(), 1);
+    let gate = Gate::hold(&store);
+    let jobs = [
+        store.submit(synchronous).unwrap(),
+        store.submit_with(durable(), synchronous).unwrap(),
+        store.submit(synchronous).unwrap(),
+        store.submit_with(durable(), synchronous).unwrap(),
+    ];
+    gate.open();
+    let levels: Vec<_> = jobs.into_iter().map(|job| job.wait().unwrap()).collect();
+    // The second begins a group of its own; those after it ride along.
+    assert_eq!(levels, [1, 2, 2, 2]);
+    assert_eq!(store.write(synchronous).unwrap(), 1);
+    assert_eq!(store.write_with(durable(), synchronous).unwrap(), 2);
+    assert_eq!(store.write(synchronous).unwrap(), 1);
+}
+
+#[test]
+fn a_store_that_is_durable_stays_so_for_a_write_that_asks_for_less() {
+    let store = Options::new().durability(Durability::Full).open_temp().unwrap();
+    let normal = WriteOptions::new().durability(Durability::Normal);
+    assert_eq!(store.write(synchronous).unwrap(), 2);
+    assert_eq!(store.write_with(normal, synchronous).unwrap(), 2);
+}
+
+#[test]
+fn a_savepoint_that_fails_is_undone_and_the_write_goes_on() {
+    let store = store_with_tables();
+    store
+        .write(|tx| {
+            insert(tx, 10)?;
+            let inner = tx.savepoint(|tx| {
+                insert(tx, 11)?;
+                Err::<(), _>(Error::app("no"))
+            });
+            assert!(matches!(inner, Err(Error::App(_))));
+            insert(tx, 12)
+        })
+        .unwrap();
+    assert_eq!(ids(&store), [10, 12]);
+}
+
+#[test]
+fn a_savepoint_that_panics_is_undone_even_if_the_closure_catches_the_panic() {
+    let store = store_with_tables();
+    store
+        .write(|tx| {
+            insert(tx, 10)?;
+            let inner = catch_unwind(AssertUnwindSafe(|| {
+                tx.savepoint(|tx| {
+                    insert(tx, 11)?;
+                    resume_unwind(Box::new("boom"));
+                    #[allow(unreachable_code)]
+                    Ok(())
+                })
+            }));
+            assert!(inner.is_err());
+            insert(tx, 12)
+        })
+        .unwrap();
+    assert_eq!(ids(&store), [10, 12]);
+}
+
+#[test]
+fn savepoints_nest_and_each_level_is_kept_or_undone_on_its_own() {
+    for place in [0, 3] {
+        let store = store_with_tables();
+        let results = group_with(&store, place, |tx| {
+            tx.savepoint(|tx| {
+                insert(tx, 101)?;
+                let second = tx.savepoint(|tx| {
+                    insert(tx, 102)?;
+                    tx.savepoint(|tx| insert(tx, 103))?;
+                    Err::<(), _>(Error::app("undo the second and the third"))
+                });
+                assert!(second.is_err());
+                tx.savepoint(|tx| tx.savepoint(|tx| insert(tx, 104)))
+            })
+        });
+        for result in &results {
+            assert!(matches!(result, Seen::Ok), "{result:?}");
+        }
+        assert!(ids(&store).ends_with(&[14, 100, 101, 104]), "{:?}", ids(&store));
+    }
+}
+
+#[test]
+fn a_savepoint_gives_its_closures_value() {
+    let store = store_with_tables();
+    let seven = store.write(|tx| tx.savepoint(|_| Ok(7))).unwrap();
+    assert_eq!(seven, 7);
+}
+
+#[test]
+fn a_savepoint_in_which_sqlite_ends_the_transaction_gives_rolled_back() {
+    let store = store_with_tables();
+    let result = store.write(|tx| {
+        let inner = tx.savepoint(|tx| {
+            let _ = tx.execute("INSERT INTO fatal VALUES (1)", []);
+            Ok(())
+        });
+        assert!(matches!(inner, Err(Error::RolledBack { .. })), "{inner:?}");
+        let next = tx.savepoint(|_| Ok(()));
+        assert!(matches!(next, Err(Error::RolledBack { .. })), "{next:?}");
+        Ok(())
+    });
+    assert!(matches!(result, Err(Error::RolledBack { .. })), "{result:?}");
+    store.write(|tx| insert(tx, 10)).unwrap();
+    assert_eq!(ids(&store), [10]);
+}

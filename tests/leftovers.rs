@@ -1,1 +1,510 @@
-//! See the issue.
+//! Nothing that a closure leaves behind reaches the next: temporary objects, open statements, settings.
+
+use std::mem::forget;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant};
+
+use larder::rusqlite::Connection;
+use larder::{Error, Options, Result, Store, WriteTx};
+
+use crate::groups::{Gate, grouping};
+
+fn store_with_rows() -> Store {
+    let store = grouping().readers(1).open_temp().unwrap();
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT;
+                 INSERT INTO t VALUES (1), (2), (3);",
+            )
+        })
+        .unwrap();
+    store
+}
+
+fn ids(store: &Store) -> Vec<i64> {
+    store
+        .read(|tx| tx.query_map("SELECT id FROM t ORDER BY id", [], |row| row.get(0)))
+        .unwrap()
+}
+
+fn temporary_objects(tx: &WriteTx<'_>) -> Result<Vec<String>> {
+    let list = "SELECT name FROM temp.sqlite_schema WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'";
+    tx.query_map(list, [], |row| row.get(0))
+}
+
+/// Runs `make` in three jobs of one group, and then alone; after each, no temporary object is left, and what the
+/// next one inserts is in the table of the file.
+fn leaves_nothing(make: fn(&WriteTx<'_>) -> Result<()>) {
+    let store = store_with_rows();
+    let mut expected = vec![1, 2, 3];
+    for round in 0..2_i64 {
+        let gate = Gate::hold(&store);
+        let jobs: Vec<_> = (0..3_i64)
+            .flat_map(|n| {
+                let id = 10 + 10 * round + n;
+                expected.push(id);
+                let made = store.submit(make).unwrap();
+                let next = store
+                    .submit(move |tx| {
+                        assert_eq!(temporary_objects(tx)?, [""; 0]);
+                        tx.execute("INSERT INTO t VALUES (?1)", [id]).map(drop)
+                    })
+                    .unwrap();
+                [made, next]
+            })
+            .collect();
+        gate.open();
+        jobs.into_iter().for_each(|job| job.wait().unwrap());
+        store.write(make).unwrap();
+        assert_eq!(store.write(temporary_objects).unwrap(), [""; 0]);
+    }
+    assert_eq!(ids(&store), expected);
+}
+
+#[test]
+fn a_temporary_table_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| tx.execute_batch("CREATE TEMP TABLE scratch(x); INSERT INTO scratch VALUES (1)"));
+}
+
+#[test]
+fn a_temporary_table_made_by_a_cached_statement_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| tx.execute("CREATE TEMP TABLE scratch(x)", []).map(drop));
+}
+
+/// `CREATE TABLE temp.x` is told to the authorizer as an ordinary CREATE TABLE, whose database is "temp".
+#[test]
+fn a_temporary_table_made_by_its_qualified_name_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| tx.execute_batch("CREATE TABLE temp.t(id)"));
+}
+
+#[test]
+fn a_temporary_table_that_shadows_one_of_the_file_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| {
+        tx.execute_batch("CREATE TEMP TABLE t(id)")?;
+        tx.execute("INSERT INTO t VALUES (99)", [])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_temporary_table_made_from_a_query_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| tx.execute_batch("CREATE TEMP TABLE scratch AS SELECT * FROM t"));
+}
+
+#[test]
+fn a_temporary_table_with_quotes_in_its_name_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| {
+        tx.execute_batch(
+            r#"CREATE TEMP TABLE "a ""quoted"" name"(x); CREATE TEMP TABLE "it's"(x); CREATE TEMP TABLE "%_"(x)"#,
+        )
+    });
+}
+
+#[test]
+fn a_temporary_table_whose_name_begins_like_sqlites_own_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| tx.execute_batch("CREATE TEMP TABLE sqlitex(x)"));
+}
+
+#[test]
+fn a_temporary_view_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| tx.execute_batch("CREATE TEMP VIEW t AS SELECT 7 AS id"));
+}
+
+#[test]
+fn a_temporary_view_made_by_its_qualified_name_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| tx.execute_batch("CREATE VIEW temp.t AS SELECT 7 AS id"));
+}
+
+#[test]
+fn a_temporary_trigger_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| {
+        tx.execute_batch(
+            "CREATE TEMP TRIGGER doubling AFTER INSERT ON main.t WHEN new.id < 1000
+             BEGIN INSERT INTO t VALUES (new.id + 1000); END",
+        )
+    });
+}
+
+/// Of `CREATE TRIGGER temp.x ON main.t` the authorizer is told that a trigger is made on a table of "main".
+#[test]
+fn a_temporary_trigger_made_by_its_qualified_name_is_gone_in_the_next_write() {
+    leaves_nothing(|tx| {
+        tx.execute_batch(
+            "CREATE TRIGGER temp.doubling AFTER INSERT ON main.t WHEN new.id < 1000
+             BEGIN INSERT INTO t VALUES (new.id + 1000); END",
+        )
+    });
+}
+
+#[test]
+fn a_temporary_index_and_trigger_go_with_their_temporary_table() {
+    leaves_nothing(|tx| {
+        tx.execute_batch(
+            "CREATE TEMP TABLE scratch(x INTEGER PRIMARY KEY AUTOINCREMENT, y UNIQUE);
+             CREATE INDEX temp.scratch_y ON scratch(y);
+             CREATE TEMP TRIGGER scratched AFTER INSERT ON scratch BEGIN SELECT 1; END;
+             CREATE TEMP VIEW scratches AS SELECT * FROM scratch;
+             INSERT INTO scratch(y) VALUES (1), (2);",
+        )
+    });
+}
+
+#[test]
+fn a_temporary_virtual_table_goes_with_its_shadow_tables() {
+    leaves_nothing(|tx| {
+        tx.execute_batch(
+            "CREATE VIRTUAL TABLE temp.words USING fts5(word);
+             INSERT INTO words VALUES ('ant');
+             CREATE VIRTUAL TABLE temp.boxes USING rtree(id, l, r);",
+        )
+    });
+}
+
+/// DROP TABLE deletes the rows first, which an immediate foreign key that refers to them forbids. The tables were
+/// dropped in the order in which they were made, parents first, so such a write failed.
+#[test]
+fn temporary_tables_that_refer_to_each_other_are_gone_in_the_next_write() {
+    leaves_nothing(|tx| {
+        tx.execute_batch(
+            "CREATE TEMP TABLE parent(id INTEGER PRIMARY KEY);
+             CREATE TEMP TABLE child(parent INTEGER NOT NULL REFERENCES parent(id));
+             INSERT INTO parent VALUES (1);
+             INSERT INTO child VALUES (1);",
+        )
+    });
+    leaves_nothing(|tx| {
+        tx.execute_batch(
+            "CREATE TEMP TABLE child(parent INTEGER NOT NULL REFERENCES parent(id));
+             CREATE TEMP TABLE parent(id INTEGER PRIMARY KEY);
+             INSERT INTO parent VALUES (1);
+             INSERT INTO child VALUES (1);",
+        )
+    });
+    leaves_nothing(|tx| {
+        tx.execute_batch(
+            "CREATE TEMP TABLE hen(id INTEGER PRIMARY KEY, egg INTEGER REFERENCES egg(id));
+             CREATE TEMP TABLE egg(id INTEGER PRIMARY KEY, hen INTEGER REFERENCES hen(id));
+             INSERT INTO hen VALUES (1, NULL);
+             INSERT INTO egg VALUES (1, 1);
+             UPDATE hen SET egg = 1;",
+        )
+    });
+}
+
+/// The authorizer is asked when a statement is prepared. This one is prepared in one write, which runs it never,
+/// and run from the cache in the next.
+#[test]
+fn a_temporary_table_made_by_a_statement_that_an_earlier_write_prepared_is_gone_in_the_next_write() {
+    let store = store_with_rows();
+    let sql = "CREATE TEMP TABLE t(id)";
+    store.write(move |tx| Ok(tx.prepare_cached(sql).map(drop)?)).unwrap();
+    store.write(move |tx| tx.execute(sql, [])).unwrap();
+    assert_eq!(store.write(temporary_objects).unwrap(), [""; 0]);
+    store.write(|tx| tx.execute("INSERT INTO t VALUES (4)", [])).unwrap();
+    assert_eq!(ids(&store), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_temporary_table_of_a_write_that_fails_is_gone_in_the_next_write() {
+    let store = store_with_rows();
+    let gate = Gate::hold(&store);
+    let before = store.submit(|tx| tx.execute("INSERT INTO t VALUES (4)", [])).unwrap();
+    let failed = store
+        .submit(|tx| {
+            tx.execute_batch("CREATE TEMP TABLE t(id)")?;
+            Err::<(), _>(Error::app("no"))
+        })
+        .unwrap();
+    let panicked = store
+        .submit(|tx| -> Result<()> {
+            tx.execute_batch("CREATE TEMP TABLE t(id)")?;
+            resume_unwind(Box::new("boom"))
+        })
+        .unwrap();
+    let after = store.submit(|tx| tx.execute("INSERT INTO t VALUES (5)", [])).unwrap();
+    gate.open();
+    before.wait().unwrap();
+    failed.wait().unwrap_err();
+    assert!(catch_unwind(AssertUnwindSafe(|| panicked.wait())).is_err());
+    after.wait().unwrap();
+    assert_eq!(ids(&store), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_temporary_table_can_be_used_within_its_write() {
+    let store = store_with_rows();
+    let sum: i64 = store
+        .write(|tx| {
+            tx.execute_batch("CREATE TEMP TABLE wanted AS SELECT id FROM t WHERE id > 1")?;
+            tx.query_row("SELECT sum(id) FROM wanted", [], |row| row.get(0))
+        })
+        .unwrap();
+    assert_eq!(sum, 5);
+}
+
+fn leak_rows(conn: &Connection) -> Result<()> {
+    let mut statement = conn.prepare("SELECT id FROM t")?;
+    let mut rows = statement.query([])?;
+    assert!(rows.next()?.is_some());
+    forget(rows);
+    Ok(())
+}
+
+fn leak_statement_and_rows(conn: &Connection) -> Result<()> {
+    let statement = Box::leak(Box::new(conn.prepare("SELECT id FROM t")?));
+    let mut rows = statement.query([])?;
+    assert!(rows.next()?.is_some());
+    forget(rows);
+    Ok(())
+}
+
+fn leak_cached_statement_and_rows(conn: &Connection) -> Result<()> {
+    let statement = Box::leak(Box::new(conn.prepare_cached("SELECT id FROM t")?));
+    let mut rows = statement.query([])?;
+    assert!(rows.next()?.is_some());
+    forget(rows);
+    Ok(())
+}
+
+fn leak_rows_of_a_cached_statement(conn: &Connection) -> Result<()> {
+    let mut statement = conn.prepare_cached("SELECT id FROM t")?;
+    let mut rows = statement.query([])?;
+    assert!(rows.next()?.is_some());
+    forget(rows);
+    Ok(())
+}
+
+fn leak_returning(conn: &Connection) -> Result<()> {
+    let sql = "INSERT INTO t SELECT max(id) + 10 FROM t UNION ALL SELECT max(id) + 11 FROM t RETURNING id";
+    let statement = Box::leak(Box::new(conn.prepare(sql)?));
+    let mut rows = statement.query([])?;
+    assert!(rows.next()?.is_some());
+    forget(rows);
+    Ok(())
+}
+
+const LEAKS: [fn(&Connection) -> Result<()>; 5] = [
+    leak_rows,
+    leak_statement_and_rows,
+    leak_cached_statement_and_rows,
+    leak_rows_of_a_cached_statement,
+    leak_returning,
+];
+
+#[test]
+fn rows_that_a_write_forgets_harm_no_neighbour_and_no_later_write() {
+    for leak in LEAKS {
+        for place in [0, 1, 2] {
+            let store = store_with_rows();
+            let gate = Gate::hold(&store);
+            let jobs: Vec<_> = (0..3)
+                .map(|n| {
+                    store
+                        .submit(move |tx| {
+                            if n == place {
+                                return leak(tx);
+                            }
+                            tx.execute("INSERT INTO t VALUES (?1)", [100 + n]).map(drop)
+                        })
+                        .unwrap()
+                })
+                .collect();
+            gate.open();
+            jobs.into_iter().for_each(|job| job.wait().unwrap());
+            for n in 1000..1003 {
+                store
+                    .write(move |tx| tx.savepoint(|tx| tx.execute("INSERT INTO t VALUES (?1)", [n])))
+                    .unwrap();
+            }
+            store
+                .write(|tx| tx.execute_batch("CREATE TABLE more(x); DROP TABLE more"))
+                .unwrap();
+            let ids = ids(&store);
+            for n in 0..3 {
+                assert_eq!(ids.contains(&(100 + n)), n != place);
+            }
+            assert!(ids.ends_with(&[1000, 1001, 1002]));
+            let report = store.close().unwrap();
+            assert!(report.wal_truncated, "{report}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_an_insert_that_a_failing_write_forgets_are_undone_alone() {
+    let store = store_with_rows();
+    let gate = Gate::hold(&store);
+    let before = store.submit(|tx| tx.execute("INSERT INTO t VALUES (4)", [])).unwrap();
+    let leaking = store
+        .submit(|tx| {
+            leak_returning(tx)?;
+            Err::<(), _>(Error::app("no"))
+        })
+        .unwrap();
+    let after = store.submit(|tx| tx.execute("INSERT INTO t VALUES (5)", [])).unwrap();
+    gate.open();
+    before.wait().unwrap();
+    assert!(matches!(leaking.wait(), Err(Error::App(_))));
+    after.wait().unwrap();
+    assert_eq!(ids(&store), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_savepoint_that_cannot_end_for_forgotten_rows_costs_its_write_even_if_its_error_is_swallowed() {
+    let store = store_with_rows();
+    let gate = Gate::hold(&store);
+    let before = store.submit(|tx| tx.execute("INSERT INTO t VALUES (4)", [])).unwrap();
+    let leaking = store
+        .submit(|tx| {
+            let inner = tx.savepoint(|tx| {
+                tx.execute("INSERT INTO t VALUES (50)", [])?;
+                leak_returning(tx)
+            });
+            Ok(inner.is_ok())
+        })
+        .unwrap();
+    gate.open();
+    before.wait().unwrap();
+    let leaking = leaking.wait();
+    let ids = ids(&store);
+    match leaking {
+        // The savepoint was kept, with all that it did ..
+        Ok(true) => assert_eq!(ids.len(), 7, "{ids:?}"),
+        // .. or undone, with all that it did ..
+        Ok(false) => assert_eq!(ids, [1, 2, 3, 4]),
+        // .. or the whole write was.
+        Err(_) => assert_eq!(ids, [1, 2, 3, 4]),
+    }
+    store
+        .write(|tx| tx.savepoint(|tx| tx.execute("INSERT INTO t VALUES (5)", [])))
+        .unwrap();
+}
+
+/// The number of checkpoints that have moved everything, once there is one more than `than`.
+fn another_checkpoint(store: &Store, than: u64) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while store.stats().checkpoints <= than {
+        assert!(
+            Instant::now() < until,
+            "no checkpoint could finish: {:?}",
+            store.stats()
+        );
+        store
+            .write(|tx| tx.execute("UPDATE t SET id = id WHERE id = 1", []))
+            .unwrap();
+    }
+}
+
+#[test]
+fn rows_that_a_read_forgets_pin_no_snapshot() {
+    for leak in &LEAKS[..4] {
+        let store = grouping().readers(1).checkpoint_pages(10).open_temp().unwrap();
+        store
+            .write(|tx| {
+                tx.execute_batch(
+                    "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT;
+                     INSERT INTO t VALUES (1), (2), (3);",
+                )
+            })
+            .unwrap();
+        for id in 4..8 {
+            store.read(|tx| leak(tx)).unwrap();
+            store
+                .write(move |tx| tx.execute("INSERT INTO t VALUES (?1)", [id]))
+                .unwrap();
+            assert_eq!(ids(&store).last(), Some(&id), "the connection's next read is fresh");
+        }
+        another_checkpoint(&store, store.stats().checkpoints);
+        let report = store.close().unwrap();
+        assert!(report.wal_truncated, "{report}");
+    }
+}
+
+#[test]
+fn rows_that_a_read_forgets_before_it_panics_pin_no_snapshot() {
+    let store = store_with_rows();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        store.read(|tx| -> Result<()> {
+            leak_statement_and_rows(tx)?;
+            resume_unwind(Box::new("boom"))
+        })
+    }));
+    assert!(panicked.is_err());
+    store.write(|tx| tx.execute("INSERT INTO t VALUES (4)", [])).unwrap();
+    assert_eq!(ids(&store), [1, 2, 3, 4]);
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+#[test]
+fn a_read_that_panics_gives_its_connection_back() {
+    let store = store_with_rows();
+    for _ in 0..10 {
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            store.read(|tx| -> Result<()> {
+                assert!(tx.exists("SELECT 1 FROM t", [])?);
+                resume_unwind(Box::new("boom"))
+            })
+        }));
+        assert_eq!(*panicked.unwrap_err().downcast_ref::<&str>().unwrap(), "boom");
+        assert_eq!(ids(&store), [1, 2, 3]);
+    }
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+#[test]
+fn an_interrupt_that_a_write_leaves_behind_does_not_reach_the_next() {
+    let store = store_with_rows();
+    store
+        .write(|tx| {
+            tx.get_interrupt_handle().interrupt();
+            Ok(())
+        })
+        .unwrap();
+    store
+        .write(|tx| tx.execute("INSERT INTO t SELECT id + 10 FROM t", []))
+        .unwrap();
+    store
+        .read(|tx| {
+            tx.get_interrupt_handle().interrupt();
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(ids(&store), [1, 2, 3, 11, 12, 13]);
+}
+
+#[test]
+fn the_time_limit_of_a_write_does_not_reach_the_next() {
+    let store = store_with_rows();
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+    let options = larder::WriteOptions::new().limit(Duration::from_millis(20));
+    let stopped = store.write_with(options, move |tx| {
+        tx.execute("INSERT INTO t VALUES (4)", [])?;
+        tx.query_row(endless, [], |row| row.get::<_, i64>(0))
+    });
+    assert!(matches!(stopped, Err(Error::Interrupted { .. })), "{stopped:?}");
+    let long = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300000) SELECT count(*) FROM n";
+    let counted: i64 = store.write(move |tx| tx.query_row(long, [], |row| row.get(0))).unwrap();
+    assert_eq!(counted, 300_000);
+    assert_eq!(ids(&store), [1, 2, 3]);
+}
+
+#[test]
+fn parameters_bound_in_one_write_are_not_bound_in_the_next() {
+    let store = Options::new().open_temp().unwrap();
+    let sql = "SELECT ?1 IS NULL";
+    let run = move |bind: bool| {
+        store
+            .write(move |tx| {
+                let mut statement = tx.prepare_cached(sql)?;
+                if bind {
+                    statement.raw_bind_parameter(1, "secret")?;
+                }
+                let mut rows = statement.raw_query();
+                Ok(rows.next()?.unwrap().get::<_, bool>(0)?)
+            })
+            .unwrap()
+    };
+    assert!(!run(true));
+    assert!(run(false));
+}

@@ -1,1 +1,468 @@
-//! See the issue.
+//! Bounds in time: for waiting in the queue, for waiting for a reader, for running, for the age of a snapshot.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use larder::{Error, Options, Outcome, Pending, ReadOptions, Store, WriteOptions};
+
+/// Far more than anything here takes; past it something hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs for hours.
+const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+
+/// Some tens of milliseconds, many times as long as between two looks of a progress handler.
+const LONG: &str =
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300000) SELECT count(*) FROM n";
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn with_table(options: Options) -> Store {
+    let store = options.open_temp().unwrap();
+    store.write(|tx| tx.execute_batch("CREATE TABLE t(who TEXT)")).unwrap();
+    store
+}
+
+fn everybody(store: &Store) -> Vec<String> {
+    store
+        .read(|tx| tx.query_map("SELECT who FROM t ORDER BY rowid", [], |row| row.get(0)))
+        .unwrap()
+}
+
+fn add(store: &Store, who: &'static str) -> Pending<usize> {
+    store
+        .submit(move |tx| tx.execute("INSERT INTO t VALUES (?1)", [who]))
+        .unwrap()
+}
+
+/// Keeps the writer thread until the sender says so or goes.
+fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
+    let (let_go, told) = channel();
+    let (running, runs) = channel();
+    let pending = store
+        .submit(move |_tx| {
+            running.send(()).unwrap();
+            let _ = told.recv();
+            Ok(())
+        })
+        .unwrap();
+    runs.recv().unwrap();
+    (let_go, pending)
+}
+
+/// A flag, and a closure that raises it.
+fn flag() -> (
+    Arc<AtomicBool>,
+    impl FnOnce(&larder::WriteTx<'_>) -> larder::Result<()> + Send + 'static,
+) {
+    let ran = Arc::new(AtomicBool::new(false));
+    let raise = Arc::clone(&ran);
+    (ran, move |_tx| {
+        raise.store(true, Ordering::SeqCst);
+        Ok(())
+    })
+}
+
+#[track_caller]
+fn assert_queue_timeout(error: &Error, at_least: Duration) {
+    let Error::QueueTimeout { waited } = error else {
+        panic!("{error:?}")
+    };
+    assert!(*waited >= at_least, "{waited:?}");
+    assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
+    assert!(error.to_string().contains("shed load"), "{error}");
+}
+
+// ---- waiting to be started ----
+
+#[test]
+fn a_write_whose_waiting_time_is_over_is_never_started() {
+    let store = with_table(Options::new().queue_timeout(ms(50)));
+    let (let_go, blocked) = blocker(&store);
+    let (ran, raise) = flag();
+    let error = store.write(raise).unwrap_err();
+    assert_queue_timeout(&error, ms(50));
+    let_go.send(()).unwrap();
+    blocked.wait().unwrap();
+    // Whatever was in the queue before this one has been judged by now.
+    add(&store, "later").wait().unwrap();
+    assert!(!ran.load(Ordering::SeqCst), "its caller was told that it did not start");
+}
+
+#[test]
+fn a_write_has_a_waiting_time_of_its_own() {
+    let store = with_table(Options::new().queue_timeout(PATIENCE));
+    let (let_go, blocked) = blocker(&store);
+    let began = Instant::now();
+    let (ran, raise) = flag();
+    let error = store
+        .write_with(WriteOptions::new().timeout(ms(50)), raise)
+        .unwrap_err();
+    assert_queue_timeout(&error, ms(50));
+    assert!(began.elapsed() < PATIENCE / 2);
+    let (patient, raise) = flag();
+    let patient_write = store
+        .submit_with(WriteOptions::new().timeout(Duration::MAX), raise)
+        .unwrap();
+    let_go.send(()).unwrap();
+    blocked.wait().unwrap();
+    patient_write.wait().unwrap();
+    assert!(patient.load(Ordering::SeqCst) && !ran.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_write_that_may_not_wait_is_made_if_nobody_is_before_it_or_not_at_all() {
+    let store = with_table(Options::new());
+    for _ in 0..200 {
+        let (ran, raise) = flag();
+        let told = store.write_with(WriteOptions::new().timeout(Duration::ZERO), raise);
+        // A barrier: the writer has come past it.
+        store.write(|_| Ok(())).unwrap();
+        match told {
+            Ok(()) => assert!(ran.load(Ordering::SeqCst)),
+            Err(error) => {
+                assert_queue_timeout(&error, Duration::ZERO);
+                assert!(!ran.load(Ordering::SeqCst));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_deadline_and_a_start_never_both_win() {
+    // Deadlines of about as long as the writer takes: whichever wins, the caller is told what happened.
+    let store = with_table(Options::new().spin(Duration::ZERO));
+    for round in 0..2000 {
+        let (ran, raise) = flag();
+        let timeout = Duration::from_micros(round % 100);
+        let told = store.write_with(WriteOptions::new().timeout(timeout), raise);
+        store.write(|_| Ok(())).unwrap();
+        assert_eq!(told.is_ok(), ran.load(Ordering::SeqCst), "{told:?}");
+    }
+}
+
+#[test]
+fn a_submitted_write_for_which_nobody_waits_is_not_started_too_late_either() {
+    let store = with_table(Options::new());
+    let (let_go, blocked) = blocker(&store);
+    let (ran, raise) = flag();
+    let pending = store.submit_with(WriteOptions::new().timeout(ms(20)), raise).unwrap();
+    // The subject: the deadline goes by while nobody looks.
+    thread::sleep(ms(40));
+    let_go.send(()).unwrap();
+    blocked.wait().unwrap();
+    assert_queue_timeout(&futures_executor::block_on(pending).unwrap_err(), ms(20));
+    assert!(!ran.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_caller_in_line_for_a_full_queue_gives_up_in_time() {
+    let store = with_table(Options::new().queue(1).queue_timeout(ms(50)));
+    let (let_go, blocked) = blocker(&store);
+    let queued = add(&store, "queued");
+    let error = store.submit(|_| Ok(())).unwrap_err();
+    assert_queue_timeout(&error, ms(50));
+    let error = store.write(|_| Ok(())).unwrap_err();
+    assert_queue_timeout(&error, ms(50));
+    let_go.send(()).unwrap();
+    blocked.wait().unwrap();
+    // It waited for as long as the others.
+    assert_queue_timeout(&queued.wait().unwrap_err(), ms(50));
+    add(&store, "later").wait().unwrap();
+    assert_eq!(everybody(&store), ["later"]);
+}
+
+#[test]
+fn a_write_that_runs_past_its_waiting_time_is_committed() {
+    let store = with_table(Options::new());
+    let began = Instant::now();
+    let changed = store.write_with(WriteOptions::new().timeout(ms(50)), |tx| {
+        let changed = tx.execute("INSERT INTO t VALUES ('slow')", []);
+        thread::sleep(ms(120));
+        changed
+    });
+    assert_eq!(changed.unwrap(), 1);
+    assert!(began.elapsed() >= ms(120));
+    assert_eq!(everybody(&store), ["slow"]);
+}
+
+// ---- running ----
+
+#[track_caller]
+fn assert_interrupted(error: &Error, wanted: Duration, advice: &str) {
+    let Error::Interrupted { limit, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(*limit, wanted);
+    assert_eq!(error.outcome(), Outcome::RolledBack);
+    assert!(error.to_string().contains(advice), "{error}");
+}
+
+#[test]
+fn a_limit_stops_endless_sql_and_rolls_it_back() {
+    let store = with_table(Options::new());
+    let began = Instant::now();
+    let error = store
+        .write_with(WriteOptions::new().limit(ms(50)), |tx| {
+            tx.execute("INSERT INTO t VALUES ('half')", [])?;
+            tx.query_row(ENDLESS, [], |row| row.get::<_, i64>(0))
+        })
+        .unwrap_err();
+    assert!(began.elapsed() < PATIENCE);
+    assert_interrupted(&error, ms(50), "WriteOptions::limit");
+    assert!(everybody(&store).is_empty());
+    add(&store, "later").wait().unwrap();
+    assert_eq!(everybody(&store), ["later"]);
+}
+
+#[test]
+fn a_limit_that_stops_a_statement_that_writes_rolls_back_the_whole_write() {
+    let store = with_table(Options::new());
+    let error = store
+        .write_with(WriteOptions::new().limit(ms(50)), |tx| {
+            tx.execute("INSERT INTO t VALUES ('before')", [])?;
+            tx.execute(&format!("INSERT INTO t {ENDLESS}"), [])
+        })
+        .unwrap_err();
+    assert_interrupted(&error, ms(50), "WriteOptions::limit");
+    assert!(everybody(&store).is_empty());
+}
+
+#[test]
+fn a_closure_that_swallows_the_interrupt_is_rolled_back_all_the_same() {
+    let store = with_table(Options::new());
+    for sql in [ENDLESS.to_owned(), format!("INSERT INTO t {ENDLESS}")] {
+        let error = store
+            .write_with(WriteOptions::new().limit(ms(30)), move |tx| {
+                tx.execute("INSERT INTO t VALUES ('before')", [])?;
+                let _ = tx.query_optional(&sql, [], |_| Ok(()));
+                let _ = tx.execute("INSERT INTO t VALUES ('after')", []);
+                Ok(())
+            })
+            .unwrap_err();
+        assert_interrupted(&error, ms(30), "WriteOptions::limit");
+        assert!(everybody(&store).is_empty());
+    }
+}
+
+#[test]
+fn the_neighbours_of_a_write_that_hit_its_limit_are_committed() {
+    let store = with_table(Options::new());
+    let (let_go, blocked) = blocker(&store);
+    let before = add(&store, "before");
+    let limited = store
+        .submit_with(WriteOptions::new().limit(ms(30)), |tx| {
+            tx.execute("INSERT INTO t VALUES ('limited')", [])?;
+            tx.execute(&format!("INSERT INTO t {ENDLESS}"), [])
+        })
+        .unwrap();
+    let after = add(&store, "after");
+    let_go.send(()).unwrap();
+    blocked.wait().unwrap();
+    assert_eq!(before.wait().unwrap(), 1);
+    assert_interrupted(&limited.wait().unwrap_err(), ms(30), "WriteOptions::limit");
+    assert_eq!(after.wait().unwrap(), 1);
+    assert_eq!(everybody(&store), ["before", "after"]);
+}
+
+#[test]
+fn a_limit_ends_with_its_write() {
+    let store = with_table(Options::new());
+    store
+        .write_with(WriteOptions::new().limit(ms(1)), |tx| {
+            tx.execute("INSERT INTO t VALUES ('quick')", [])
+        })
+        .unwrap();
+    store
+        .write_with(WriteOptions::new().limit(ms(1)), |tx| {
+            tx.query_row(ENDLESS, [], |_| Ok(()))
+        })
+        .unwrap_err();
+    // Longer than the limit was, and it has none.
+    store.write(|tx| tx.query_row(LONG, [], |_| Ok(()))).unwrap();
+    assert_eq!(everybody(&store), ["quick"]);
+}
+
+#[test]
+fn a_write_below_its_limit_is_committed() {
+    let store = with_table(Options::new());
+    for limit in [PATIENCE, Duration::MAX] {
+        let written = store.write_with(WriteOptions::new().limit(limit), |tx| {
+            tx.query_row(LONG, [], |_| Ok(()))?;
+            tx.execute("INSERT INTO t VALUES ('in time')", [])
+        });
+        assert_eq!(written.unwrap(), 1);
+    }
+    assert_eq!(everybody(&store), ["in time", "in time"]);
+}
+
+// ---- waiting for a reader ----
+
+#[test]
+fn a_read_that_finds_every_reader_busy_is_told_how_many_there_are() {
+    let store = with_table(Options::new().readers(2).read_timeout(ms(60)));
+    let (busy, both_busy) = channel();
+    let (let_go, told) = channel::<()>();
+    let told = std::sync::Mutex::new(told);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let busy = busy.clone();
+            let (store, told) = (&store, &told);
+            scope.spawn(move || {
+                store.read(|_| {
+                    busy.send(()).unwrap();
+                    told.lock().unwrap().recv().unwrap();
+                    Ok(())
+                })
+            });
+        }
+        (0..2).for_each(|_| both_busy.recv().unwrap());
+        let began = Instant::now();
+        let error = store.read(|_| Ok(())).unwrap_err();
+        let lasted = began.elapsed();
+        let Error::ReadTimeout {
+            readers,
+            held_here,
+            waited,
+            ..
+        } = &error
+        else {
+            panic!("{error:?}")
+        };
+        assert_eq!((*readers, *held_here), (2, 0));
+        assert!(
+            *waited >= ms(60) && lasted >= ms(60) && lasted < PATIENCE,
+            "{waited:?}, {lasted:?}"
+        );
+        assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
+        assert!(error.to_string().contains("raise Options::readers"), "{error}");
+        // A shorter one of its own.
+        let own = store
+            .read_with(ReadOptions::new().timeout(ms(1)), |_| Ok(()))
+            .unwrap_err();
+        assert!(matches!(own, Error::ReadTimeout { .. }), "{own:?}");
+        // Writes do not need a reader.
+        add(&store, "meanwhile").wait().unwrap();
+        (0..2).for_each(|_| let_go.send(()).unwrap());
+    });
+    assert_eq!(everybody(&store), ["meanwhile"]);
+}
+
+#[test]
+fn a_read_without_end_to_its_patience_gets_the_next_reader_that_comes_free() {
+    let store = with_table(Options::new().readers(1));
+    let (busy, is_busy) = channel();
+    let (let_go, told) = channel::<()>();
+    thread::scope(|scope| {
+        let store = &store;
+        scope.spawn(move || {
+            store.read(|_| {
+                busy.send(()).unwrap();
+                told.recv().unwrap();
+                Ok(())
+            })
+        });
+        is_busy.recv().unwrap();
+        let patient = scope.spawn(move || store.read_with(ReadOptions::new().timeout(Duration::MAX), |_| Ok(7)));
+        let_go.send(()).unwrap();
+        assert_eq!(patient.join().unwrap().unwrap(), 7);
+    });
+}
+
+// ---- the age of a snapshot ----
+
+#[test]
+fn an_old_read_is_stopped_in_the_middle_of_a_statement() {
+    let store = with_table(Options::new().max_reader_age(ms(50)).interrupt_old_readers(true));
+    let began = Instant::now();
+    let error = store
+        .read(|tx| tx.query_row(ENDLESS, [], |row| row.get::<_, i64>(0)))
+        .unwrap_err();
+    assert!(began.elapsed() < PATIENCE);
+    assert_interrupted(&error, ms(50), "Options::max_reader_age");
+    // By rusqlite's own methods, too.
+    let error = store
+        .read(|tx| {
+            let conn: &larder::rusqlite::Connection = tx;
+            Ok(conn.query_row(ENDLESS, [], |row| row.get::<_, i64>(0))?)
+        })
+        .unwrap_err();
+    assert_interrupted(&error, ms(50), "Options::max_reader_age");
+}
+
+#[test]
+fn an_old_read_is_stopped_at_its_next_statement() {
+    let store = with_table(Options::new().max_reader_age(ms(50)).interrupt_old_readers(true));
+    let error = store
+        .read(|tx| {
+            let one = || tx.query_row("SELECT 1", [], |row| row.get::<_, i64>(0));
+            assert_eq!(one()?, 1);
+            // The subject: the read grows old.
+            thread::sleep(ms(70));
+            one()
+        })
+        .unwrap_err();
+    assert_interrupted(&error, ms(50), "Options::max_reader_age");
+}
+
+#[test]
+fn a_reader_that_was_interrupted_serves_the_next_read() {
+    let store = with_table(
+        Options::new()
+            .readers(1)
+            .max_reader_age(ms(50))
+            .interrupt_old_readers(true),
+    );
+    add(&store, "ant").wait().unwrap();
+    for _ in 0..3 {
+        store.read(|tx| tx.query_row(ENDLESS, [], |_| Ok(()))).unwrap_err();
+        assert_eq!(everybody(&store), ["ant"]);
+    }
+}
+
+#[test]
+fn no_read_is_stopped_unless_so_configured() {
+    let store = with_table(Options::new().max_reader_age(ms(1)));
+    let counted: i64 = store
+        .read(|tx| {
+            thread::sleep(ms(5));
+            tx.query_row(LONG, [], |row| row.get(0))
+        })
+        .unwrap();
+    assert_eq!(counted, 300_000);
+}
+
+#[test]
+fn a_write_is_not_stopped_by_the_age_of_readers() {
+    let store = with_table(Options::new().max_reader_age(ms(1)).interrupt_old_readers(true));
+    let counted: i64 = store
+        .write(|tx| {
+            thread::sleep(ms(5));
+            tx.query_row(LONG, [], |row| row.get(0))
+        })
+        .unwrap();
+    assert_eq!(counted, 300_000);
+}
+
+// ---- without end ----
+
+#[test]
+fn the_longest_durations_are_no_panic() {
+    let store = with_table(Options::new().max_reader_age(Duration::MAX).interrupt_old_readers(true));
+    let forever = WriteOptions::new().timeout(Duration::MAX).limit(Duration::MAX);
+    store
+        .write_with(forever.clone(), |tx| tx.execute("INSERT INTO t VALUES ('ant')", []))
+        .unwrap();
+    let mut pending = store.submit_with(forever, |_| Ok(7)).unwrap();
+    assert_eq!(pending.wait_timeout(Duration::MAX).unwrap().unwrap(), 7);
+    let read = store.read_with(ReadOptions::new().timeout(Duration::MAX), |tx| {
+        tx.query_row("SELECT who FROM t", [], |row| row.get::<_, String>(0))
+    });
+    assert_eq!(read.unwrap(), "ant");
+    assert!(store.close_within(Duration::MAX).unwrap().wal_truncated);
+}

@@ -1,1 +1,319 @@
-//! See the issue.
+//! What `Options` refuses, and how they are read from a file.
+
+use std::fs;
+use std::time::Duration;
+
+use larder::{Error, Options};
+use tempfile::tempdir;
+
+#[test]
+fn a_value_out_of_range_is_refused_by_name_and_creates_no_file() {
+    let ms = Duration::from_millis;
+    let o = Options::new;
+    let wrong: Vec<(&str, Options)> = vec![
+        ("readers", o().readers(0)),
+        ("readers", o().readers(1025)),
+        ("readers", o().readers(u32::MAX)),
+        ("queue", o().queue(0)),
+        ("queue", o().queue(1_000_001)),
+        ("queue", o().queue(usize::MAX)),
+        ("group_jobs", o().group_jobs(0)),
+        ("group_jobs", o().group_jobs(1_000_001)),
+        ("statement_cache", o().statement_cache(15)),
+        ("statement_cache", o().statement_cache(10_001)),
+        ("checkpoint_pages", o().checkpoint_pages(0)),
+        ("checkpoint_pages", o().checkpoint_pages(u32::MAX)),
+        ("page_size", o().page_size(0)),
+        ("page_size", o().page_size(256)),
+        ("page_size", o().page_size(1000)),
+        ("page_size", o().page_size(131_072)),
+        ("cache_size", o().cache_size(0)),
+        ("cache_size", o().cache_size(1023)),
+        ("cache_size", o().cache_size(u64::MAX)),
+        ("mmap_size", o().mmap_size(u64::MAX)),
+        ("journal_size_limit", o().journal_size_limit(u64::MAX)),
+        ("wal_limit", o().wal_limit(0)),
+        ("wal_limit", o().wal_limit(u64::MAX)),
+        ("wal_hard_limit", o().wal_hard_limit(1)),
+        ("wal_hard_limit", o().wal_limit(2 << 20).wal_hard_limit(1 << 20)),
+        ("busy_timeout", o().busy_timeout(Duration::ZERO)),
+        ("busy_timeout", o().busy_timeout(ms(25 * 24 * 60 * 60 * 1000))),
+        ("busy_timeout", o().busy_timeout(Duration::MAX)),
+        ("queue_timeout", o().queue_timeout(Duration::ZERO)),
+        ("queue_timeout", o().queue_timeout(Duration::MAX)),
+        ("read_timeout", o().read_timeout(Duration::ZERO)),
+        ("read_timeout", o().read_timeout(Duration::MAX)),
+        ("close_timeout", o().close_timeout(Duration::ZERO)),
+        ("close_timeout", o().close_timeout(Duration::MAX)),
+        ("group_time", o().group_time(ms(60_001))),
+        ("spin", o().spin(ms(2))),
+        ("max_reader_age", o().max_reader_age(Duration::ZERO)),
+    ];
+    let folder = tempdir().unwrap();
+    for (name, options) in wrong {
+        let told = format!("{options:?}");
+        let error = options.clone().open(folder.path().join("app.db")).unwrap_err();
+        match &error {
+            Error::Options { option, problem } => {
+                assert_eq!(*option, name, "{told}");
+                assert!(!problem.is_empty());
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+        assert!(error.to_string().contains(name), "{error}");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            0,
+            "{name} has created a file"
+        );
+        assert!(
+            matches!(options.open_temp(), Err(Error::Options { .. })),
+            "{name} in open_temp"
+        );
+    }
+}
+
+#[test]
+fn a_refused_value_is_shown_with_what_would_be_right() {
+    for (options, words) in [
+        (Options::new().readers(0), ["0 is out of range", "from 1 to 1024"]),
+        (Options::new().page_size(1000), ["1000", "power of two"]),
+        (Options::new().busy_timeout(Duration::ZERO), ["0ns", "from 1ms"]),
+        (Options::new().wal_hard_limit(1), ["below wal_limit", "raise it"]),
+    ] {
+        let message = options.open_temp().unwrap_err().to_string();
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    }
+}
+
+#[test]
+fn values_at_the_ends_of_their_ranges_open_a_store() {
+    let least = Options::new()
+        .readers(1)
+        .queue(1)
+        .group_jobs(1)
+        .statement_cache(16)
+        .checkpoint_pages(1)
+        .page_size(512)
+        .cache_size(1024)
+        .mmap_size(0)
+        .journal_size_limit(0)
+        .wal_limit(64 * 1024)
+        .wal_hard_limit(64 * 1024)
+        .busy_timeout(Duration::from_millis(1))
+        .queue_timeout(Duration::from_secs(5))
+        .read_timeout(Duration::from_secs(5))
+        .group_time(Duration::ZERO)
+        .spin(Duration::ZERO)
+        .slow_read(Duration::MAX)
+        .slow_write(Duration::MAX)
+        .max_reader_age(Duration::from_millis(1));
+    let longest = Duration::from_millis(i32::MAX as u64);
+    let most = Options::new()
+        .readers(1024)
+        .queue(1_000_000)
+        .group_jobs(1_000_000)
+        .statement_cache(10_000)
+        .checkpoint_pages(i32::MAX as u32)
+        .page_size(65_536)
+        .cache_size(i32::MAX as u64 * 1024)
+        .journal_size_limit(i64::MAX as u64)
+        .wal_limit(i64::MAX as u64)
+        .wal_hard_limit(i64::MAX as u64)
+        .busy_timeout(longest)
+        .queue_timeout(longest)
+        .read_timeout(longest)
+        .close_timeout(longest)
+        .group_time(Duration::from_secs(60))
+        .spin(Duration::from_millis(1))
+        .max_reader_age(Duration::MAX)
+        .interrupt_old_readers(true);
+    for options in [least, most] {
+        let store = options.open_temp().unwrap();
+        store
+            .write(|tx| tx.execute_batch("CREATE TABLE t(n INTEGER); INSERT INTO t VALUES (7)"))
+            .unwrap();
+        let n: i64 = store
+            .read(|tx| tx.query_row("SELECT n FROM t", [], |row| row.get(0)))
+            .unwrap();
+        assert_eq!(n, 7);
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn a_map_larger_than_sqlite_allows_is_an_error_that_names_it() {
+    let error = Options::new().mmap_size(1 << 50).open_temp().unwrap_err();
+    assert!(matches!(error, Error::Pragma { name: "mmap_size", .. }), "{error:?}");
+    assert!(error.to_string().contains("lower Options::mmap_size"), "{error}");
+}
+
+#[test]
+fn debug_shows_every_value_and_hides_the_function() {
+    let shown = format!("{:?}", Options::new().readers(3).on_connect(|_, _| Ok(())));
+    assert!(
+        shown.contains("readers: 3") && shown.contains(r#"on_connect: Some("Fn")"#),
+        "{shown}"
+    );
+}
+
+#[cfg(feature = "serde")]
+mod from_a_file {
+    use std::time::Duration;
+
+    use larder::{Access, AutoVacuum, Durability, Options};
+    use serde_json::{Value, json};
+
+    fn parse(value: Value) -> Result<Options, serde_json::Error> {
+        serde_json::from_str(&value.to_string())
+    }
+
+    #[track_caller]
+    fn survives(options: Options) {
+        let text = serde_json::to_string(&options).unwrap();
+        let back: Options = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
+        assert_eq!(format!("{back:?}"), format!("{options:?}"), "{text}");
+    }
+
+    fn changed() -> Options {
+        Options::new()
+            .access(Access::Exclusive)
+            .durability(Durability::Full)
+            .readers(17)
+            .queue(3)
+            .group_jobs(5)
+            .group_time(Duration::from_micros(1500))
+            .queue_timeout(Duration::from_millis(2001))
+            .read_timeout(Duration::from_secs(61))
+            .close_timeout(Duration::from_secs(3600))
+            .busy_timeout(Duration::from_millis(1))
+            .spin(Duration::ZERO)
+            .slow_write(Duration::from_nanos(1))
+            .slow_read(Duration::from_secs(86_400 * 400))
+            .max_reader_age(Duration::from_millis(50))
+            .interrupt_old_readers(true)
+            .page_size(512)
+            .auto_vacuum(AutoVacuum::Full)
+            .cache_size(1_234_567)
+            .mmap_size(0)
+            .statement_cache(99)
+            .foreign_keys(false)
+            .checkpoint_pages(1)
+            .wal_limit(100_000_000)
+            .wal_hard_limit(3 << 40)
+            .journal_size_limit(i64::MAX as u64)
+            .allow_unsupported_filesystem(true)
+    }
+
+    #[test]
+    fn the_defaults_survive_being_written_and_read() {
+        survives(Options::new());
+    }
+
+    #[test]
+    fn every_changed_value_survives_being_written_and_read() {
+        survives(changed());
+        let plain = serde_json::to_value(Options::new()).unwrap();
+        let other = serde_json::to_value(changed()).unwrap();
+        for (name, value) in plain.as_object().unwrap() {
+            assert_ne!(other[name], *value, "{name} is not tried here");
+        }
+    }
+
+    #[test]
+    fn the_longest_duration_and_the_largest_size_survive() {
+        survives(
+            Options::new()
+                .max_reader_age(Duration::MAX)
+                .wal_limit(u64::MAX)
+                .mmap_size(u64::MAX),
+        );
+    }
+
+    #[test]
+    fn sizes_and_durations_are_written_for_people() {
+        let options = Options::new()
+            .wal_limit(64 << 20)
+            .group_time(Duration::from_millis(250));
+        let written = serde_json::to_value(options).unwrap();
+        assert_eq!(written["group_time"], "250ms");
+        let size = written["wal_limit"].as_str().expect("a size with a unit");
+        assert!(size.starts_with("64") && size.ends_with("MiB"), "{size}");
+    }
+
+    #[test]
+    fn sizes_and_durations_are_read_as_people_write_them() {
+        let read = parse(json!({
+            "wal_limit": "64 MiB", "mmap_size": "1GiB", "cache_size": "2 MB", "page_size": 8192,
+            "group_time": "250ms", "queue_timeout": "1m 30s", "wal_hard_limit": "1 GiB",
+        }));
+        let meant = Options::new()
+            .wal_limit(64 << 20)
+            .mmap_size(1 << 30)
+            .cache_size(2_000_000)
+            .page_size(8192)
+            .group_time(Duration::from_millis(250))
+            .queue_timeout(Duration::from_secs(90))
+            .wal_hard_limit(1 << 30);
+        assert_eq!(format!("{:?}", read.unwrap()), format!("{meant:?}"));
+    }
+
+    #[test]
+    fn choices_are_read_in_lower_case() {
+        let read = parse(json!({"access": "exclusive", "durability": "full", "auto_vacuum": "none"}));
+        let meant = Options::new()
+            .access(Access::Exclusive)
+            .durability(Durability::Full)
+            .auto_vacuum(AutoVacuum::None);
+        assert_eq!(format!("{:?}", read.unwrap()), format!("{meant:?}"));
+    }
+
+    #[test]
+    fn an_empty_object_is_the_defaults() {
+        assert_eq!(
+            format!("{:?}", parse(json!({})).unwrap()),
+            format!("{:?}", Options::new())
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        for key in ["raeders", "on_connect"] {
+            let error = parse(json!({ key: 4 })).unwrap_err().to_string();
+            assert!(error.contains("unknown field") && error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_duration_without_a_unit_is_refused() {
+        for value in [json!(5), json!(5.5), json!("5")] {
+            let error = parse(json!({ "busy_timeout": value })).unwrap_err().to_string();
+            assert!(
+                error.contains("invalid type") || error.contains("250ms"),
+                "{value}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_size_or_choice_that_means_nothing_is_refused() {
+        for (name, value) in [
+            ("wal_limit", json!("64 miles")),
+            ("wal_limit", json!(-1)),
+            ("access", json!("private")),
+            ("readers", json!("many")),
+            ("busy_timeout", json!("-5s")),
+        ] {
+            parse(json!({ name: value })).expect_err(name);
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_read_and_then_refused_by_open() {
+        let error = parse(json!({"readers": 0})).unwrap().open_temp().unwrap_err();
+        assert!(
+            matches!(error, larder::Error::Options { option: "readers", .. }),
+            "{error:?}"
+        );
+    }
+}

@@ -1,1 +1,121 @@
 //! The events that larder emits.
+//!
+//! larder's writer emits on a thread of its own, so the collector is the process's, installed once and shared by
+//! all tests. Each test finds its own events by something that only it says: a label, a path, a number.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Level, Metadata, Subscriber};
+
+/// One event: where it came from, and every field as text.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    pub(crate) target: &'static str,
+    pub(crate) level: Level,
+    pub(crate) message: String,
+    fields: BTreeMap<&'static str, String>,
+}
+
+impl Event {
+    /// A field's value; `None` if the event does not have it.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).map(String::as_str)
+    }
+
+    /// A field that must be there.
+    #[track_caller]
+    pub(crate) fn expect(&self, name: &str) -> &str {
+        self.field(name)
+            .unwrap_or_else(|| panic!("no field {name} in {self:?}"))
+    }
+
+    /// Whether `text` is anywhere in it.
+    pub(crate) fn mentions(&self, text: &str) -> bool {
+        self.message.contains(text) || self.fields.values().any(|value| value.contains(text))
+    }
+}
+
+/// Starts to collect, if that has not begun.
+pub(crate) fn collect() {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        tracing::subscriber::set_global_default(Collector).expect("no other test sets a subscriber");
+    });
+}
+
+/// The events so far, larder's and the tests' own, for which `wanted` holds.
+pub(crate) fn events(wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
+    lock(&EVENTS).iter().filter(|event| wanted(event)).cloned().collect()
+}
+
+/// The first event for which `wanted` holds. Events of the writer thread may come after its replies.
+#[track_caller]
+pub(crate) fn wait_for(wanted: impl Fn(&Event) -> bool) -> Event {
+    let give_up = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(event) = events(&wanted).into_iter().next() {
+            return event;
+        }
+        assert!(Instant::now() < give_up, "the event does not come");
+        std::thread::yield_now();
+    }
+}
+
+static EVENTS: Mutex<Vec<Event>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Collector;
+
+impl Subscriber for Collector {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        Id::from_u64(IDS.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let metadata = event.metadata();
+        let message = fields.0.remove("message").unwrap_or_default();
+        lock(&EVENTS).push(Event {
+            target: metadata.target(),
+            level: *metadata.level(),
+            message,
+            fields: fields.0,
+        });
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[derive(Default)]
+struct Fields(BTreeMap<&'static str, String>);
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+}

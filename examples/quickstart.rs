@@ -1,2 +1,0 @@
-//! The main job on real input.
-fn main() {}

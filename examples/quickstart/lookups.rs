@@ -1,0 +1,238 @@
+//! What there is to look up in a database that nobody has described: its largest table by key, and its largest
+//! table with foreign keys together with each parent.
+//!
+//! All of it is found out in one read, so in one snapshot: the counts and the keys belong together.
+
+use std::sync::Arc;
+
+use larder::rusqlite::types::Value;
+use larder::{ReadTx, Store};
+
+use crate::failure::{Context, Result};
+use crate::load;
+use crate::progress;
+
+/// Keys that a lookup takes turns with.
+const KEYS: i64 = 100_000;
+
+#[derive(Default)]
+pub(crate) struct Lookups {
+    /// Rows of the largest table, by key. `None` if no table has rows.
+    pub(crate) point: Option<Lookup>,
+    /// Rows of one table with the row that a foreign key of theirs points at. Empty if none is declared.
+    pub(crate) joins: Vec<Lookup>,
+    /// Tables that SQLite cannot read here, and why.
+    pub(crate) skipped: Vec<String>,
+}
+
+/// Shared by the lookups of one table.
+type Keys = Arc<[Vec<Value>]>;
+
+/// A query for one row, and keys that it finds.
+pub(crate) struct Lookup {
+    /// For people.
+    pub(crate) name: String,
+    pub(crate) sql: String,
+    pub(crate) keys: Keys,
+}
+
+impl Lookups {
+    pub(crate) fn find(store: &Store) -> Result<Self> {
+        let mut lookups = Self::default();
+        let _progress = progress::of_unknown("counting rows");
+        store
+            .read(|tx| {
+                let tables = tables(tx, &mut lookups.skipped)?;
+                if let Some(largest) = tables.first() {
+                    lookups.point = point(tx, largest)?;
+                }
+                lookups.joins = joins(tx, &tables)?;
+                Ok(())
+            })
+            .context(|| "cannot find out what to read".into())?;
+        Ok(lookups)
+    }
+}
+
+/// An ordinary table that has rows.
+struct Table {
+    name: String,
+    rows: i64,
+    /// The columns that find a row.
+    key: Vec<String>,
+    primary_key: Vec<String>,
+}
+
+/// The largest first.
+fn tables(tx: &ReadTx<'_>, skipped: &mut Vec<String>) -> larder::Result<Vec<Table>> {
+    // Not virtual tables nor their shadows, not SQLite's own, not the quickstart's.
+    let sql = "SELECT name, wr FROM pragma_table_list
+                WHERE schema = 'main' AND type = 'table'
+                  AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> ?1 COLLATE NOCASE";
+    let names: Vec<(String, bool)> = tx.query_map(sql, [load::TABLE], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut tables = Vec::new();
+    for (name, without_rowid) in names {
+        // It may need a function, a collation or an extension that only its own application has.
+        match table(tx, &name, without_rowid) {
+            Ok(table) => tables.extend(table.filter(|table| table.rows > 0)),
+            Err(error) => skipped.push(format!("{name}: {error}")),
+        }
+    }
+    tables.sort_by_key(|table| std::cmp::Reverse(table.rows));
+    Ok(tables)
+}
+
+/// `None` if nothing but a full scan would find a row.
+fn table(tx: &ReadTx<'_>, name: &str, without_rowid: bool) -> larder::Result<Option<Table>> {
+    let rows = tx.query_row(&format!("SELECT count(*) FROM {}", quoted(name)), [], |row| row.get(0))?;
+    tx.prepare(&format!("SELECT * FROM {}", quoted(name)))?;
+    let primary_key = primary_key(tx, name)?;
+    let key = if without_rowid {
+        Some(primary_key.clone())
+    } else {
+        rowid(tx, name)?.map(|rowid| vec![rowid])
+    };
+    Ok(key.map(|key| Table {
+        name: name.into(),
+        rows,
+        key,
+        primary_key,
+    }))
+}
+
+fn primary_key(tx: &ReadTx<'_>, table: &str) -> larder::Result<Vec<String>> {
+    let sql = "SELECT name FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk";
+    tx.query_map(sql, [table], |row| row.get(0))
+}
+
+/// What the rowid is called: by the INTEGER PRIMARY KEY that is another name for it, or by one of SQLite's three
+/// names for it that no column has taken.
+fn rowid(tx: &ReadTx<'_>, table: &str) -> larder::Result<Option<String>> {
+    // Any other primary key, `INTEGER PRIMARY KEY DESC` too, has an index of its own.
+    let sql = "SELECT name FROM pragma_table_info(?1)
+                WHERE pk = 1 AND type = 'INTEGER' COLLATE NOCASE
+                  AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1) WHERE origin = 'pk')
+                  AND NOT EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE pk = 2)";
+    if let Some(alias) = tx.query_optional(sql, [table], |row| row.get(0))? {
+        return Ok(Some(alias));
+    }
+    let sql = "SELECT name FROM pragma_table_xinfo(?1)";
+    let columns: Vec<String> = tx.query_map(sql, [table], |row| row.get(0))?;
+    let is_free = |name: &&str| !columns.iter().any(|column| column.eq_ignore_ascii_case(name));
+    Ok(["rowid", "_rowid_", "oid"].into_iter().find(is_free).map(String::from))
+}
+
+fn point(tx: &ReadTx<'_>, table: &Table) -> larder::Result<Option<Lookup>> {
+    let keys = keys(tx, table)?;
+    Ok((!keys.is_empty()).then(|| Lookup {
+        name: format!("{} by {}", table.name, table.key.join(", ")),
+        sql: format!(
+            "SELECT * FROM {} AS t WHERE {}",
+            quoted(&table.name),
+            by_key("t", table)
+        ),
+        keys,
+    }))
+}
+
+/// Of the largest table that has foreign keys.
+fn joins(tx: &ReadTx<'_>, tables: &[Table]) -> larder::Result<Vec<Lookup>> {
+    for child in tables {
+        let foreign_keys = foreign_keys(tx, &child.name)?;
+        let joins = foreign_keys
+            .iter()
+            .filter_map(|foreign_key| join(tx, child, foreign_key, tables));
+        let joins: Vec<_> = joins.collect();
+        if joins.is_empty() {
+            continue;
+        }
+        let keys = keys(tx, child)?;
+        let lookup = |(name, sql)| Lookup {
+            name,
+            sql,
+            keys: Arc::clone(&keys),
+        };
+        return Ok(joins.into_iter().map(lookup).collect());
+    }
+    Ok(Vec::new())
+}
+
+struct ForeignKey {
+    parent: String,
+    from: Vec<String>,
+    /// `None`: the parent's primary key.
+    to: Option<Vec<String>>,
+}
+
+fn foreign_keys(tx: &ReadTx<'_>, table: &str) -> larder::Result<Vec<ForeignKey>> {
+    // SQLite numbers them from the last that was declared to the first, each column of one in a row of its own.
+    let sql = r#"SELECT seq, "table", "from", "to" FROM pragma_foreign_key_list(?1) ORDER BY id DESC, seq"#;
+    let mut foreign_keys: Vec<ForeignKey> = Vec::new();
+    tx.query_each(sql, [table], |row| {
+        let (seq, from, to): (u32, String, Option<String>) = (row.get(0)?, row.get(2)?, row.get(3)?);
+        match foreign_keys.last_mut() {
+            Some(key) if seq > 0 => {
+                key.from.push(from);
+                key.to.iter_mut().for_each(|columns| columns.extend(to.clone()));
+            }
+            _ => foreign_keys.push(ForeignKey {
+                parent: row.get(1)?,
+                from: vec![from],
+                to: to.map(|column| vec![column]),
+            }),
+        }
+        Ok(())
+    })?;
+    Ok(foreign_keys)
+}
+
+/// The join's name and its SQL. `None` if the foreign key leads nowhere: SQLite takes any declaration, and minds
+/// only when the key is used.
+fn join(tx: &ReadTx<'_>, child: &Table, foreign_key: &ForeignKey, tables: &[Table]) -> Option<(String, String)> {
+    let is_parent = |table: &&Table| table.name.eq_ignore_ascii_case(&foreign_key.parent);
+    let parent = tables.iter().find(is_parent)?;
+    let to = foreign_key.to.as_ref().unwrap_or(&parent.primary_key);
+    if to.len() != foreign_key.from.len() || parent.name == child.name {
+        return None;
+    }
+    let columns = foreign_key.from.iter().zip(to);
+    let on = columns.map(|(from, to)| format!("parent.{} = child.{}", quoted(to), quoted(from)));
+    let sql = format!(
+        "SELECT child.*, parent.* FROM {} AS child JOIN {} AS parent ON {} WHERE {}",
+        quoted(&child.name),
+        quoted(&parent.name),
+        on.collect::<Vec<_>>().join(" AND "),
+        by_key("child", child),
+    );
+    let name = format!("{} with {} by {}", child.name, parent.name, foreign_key.from.join(", "));
+    tx.prepare(&sql).is_ok().then_some((name, sql))
+}
+
+fn by_key(table: &str, of: &Table) -> String {
+    let columns = of.key.iter().enumerate();
+    let terms = columns.map(|(index, column)| format!("{table}.{} = ?{}", quoted(column), index + 1));
+    terms.collect::<Vec<_>>().join(" AND ")
+}
+
+/// Keys from all over the table, as many as there are or [`KEYS`].
+fn keys(tx: &ReadTx<'_>, table: &Table) -> larder::Result<Keys> {
+    let columns: Vec<_> = table.key.iter().map(|column| quoted(column)).collect();
+    let sql = format!("SELECT {} FROM {}", columns.join(", "), quoted(&table.name));
+    let step = (table.rows + KEYS - 1) / KEYS;
+    let (mut keys, mut row_number) = (Vec::new(), 0);
+    tx.query_each(&sql, [], |row| {
+        if row_number % step == 0 {
+            // Text that is not UTF-8 cannot be a parameter: that row is left out.
+            let key = (0..columns.len()).map(|column| row.get(column));
+            keys.extend(key.collect::<Result<Vec<Value>, _>>());
+        }
+        row_number += 1;
+        Ok(())
+    })?;
+    Ok(keys.into())
+}
+
+/// A name as an identifier in SQL, whatever is in it.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

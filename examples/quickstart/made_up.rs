@@ -1,0 +1,105 @@
+//! Users and their posts, for those who bring no data. The same on every machine.
+
+use std::time::Instant;
+
+use larder::Store;
+use larder::rusqlite::types::Value;
+
+use crate::failure::Result;
+use crate::ingest::{Batches, Ingested};
+use crate::progress;
+use crate::random::Random;
+
+const SCHEMA: &str = "
+    CREATE TABLE users(
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL,
+        email TEXT NOT NULL,
+        karma INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE posts(
+        id INTEGER PRIMARY KEY,
+        user_id INTEGER NOT NULL REFERENCES users(id),
+        title TEXT NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+";
+
+/// For whoever looks for a user's posts, and for SQLite when a user is deleted.
+const INDEX: &str = "CREATE INDEX posts_by_user ON posts(user_id)";
+
+const POSTS_A_USER: u64 = 10;
+
+const FIRST_NAMES: &[&str] = &[
+    "Ada", "Alan", "Barbara", "Dennis", "Edgar", "Grace", "Ken", "Radia", "Tony",
+];
+const LAST_NAMES: &[&str] = &[
+    "Codd", "Hoare", "Hopper", "Liskov", "Lovelace", "Perlman", "Ritchie", "Turing",
+];
+const WORDS: &[&str] = &[
+    "apple", "barrel", "candle", "cheese", "crock", "flour", "ham", "honey", "jam", "jar", "key", "oats", "onion",
+    "pickle", "plum", "salt", "shelf", "syrup", "tea", "vinegar",
+];
+
+pub(crate) fn ingest(store: &Store, users: u32) -> Result<Vec<Ingested>> {
+    store.write(|tx| tx.execute_batch(SCHEMA))?;
+    let users = u64::from(users);
+    let mut random = Random::seeded(0x1a4d_e400);
+    // Users first, since a post without its user is refused: larder switches foreign keys on.
+    let made = vec![
+        fill(store, "users", users, 4, |id| user(id, &mut random))?,
+        fill(store, "posts", users * POSTS_A_USER, 4, |id| {
+            post(id, users, &mut random)
+        })?,
+    ];
+    // Last: to sort all entries once is less work than to find the place of each.
+    store.write(|tx| tx.execute_batch(INDEX))?;
+    Ok(made)
+}
+
+fn fill(
+    store: &Store,
+    table: &str,
+    rows: u64,
+    columns: usize,
+    mut row: impl FnMut(u64) -> Vec<Value>,
+) -> Result<Ingested> {
+    let begun = Instant::now();
+    let progress = progress::of_rows(format!("making up {table}"), rows);
+    let mut batches = Batches::new(store, table, columns);
+    for id in 1..=rows {
+        batches.push(row(id))?;
+        progress.inc(1);
+    }
+    batches.flush()?;
+    Ok(Ingested {
+        table: table.into(),
+        rows: batches.inserted,
+        took: begun.elapsed(),
+    })
+}
+
+fn user(id: u64, random: &mut Random) -> Vec<Value> {
+    let name = format!("{} {}", word(FIRST_NAMES, random), word(LAST_NAMES, random));
+    let email = format!("user{id}@example.com");
+    vec![integer(id), name.into(), email.into(), integer(random.below(1000))]
+}
+
+fn post(id: u64, users: u64, random: &mut Random) -> Vec<Value> {
+    let user_id = 1 + random.below(users);
+    let (title, body) = (words(4, random), words(20, random));
+    vec![integer(id), integer(user_id), title.into(), body.into()]
+}
+
+fn integer(number: u64) -> Value {
+    Value::Integer(number as i64)
+}
+
+fn words(count: usize, random: &mut Random) -> String {
+    let words: Vec<_> = (0..count).map(|_| word(WORDS, random)).collect();
+    words.join(" ")
+}
+
+fn word(from: &'static [&'static str], random: &mut Random) -> &'static str {
+    random.pick(from).copied().unwrap_or_default()
+}

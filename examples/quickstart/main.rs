@@ -1,0 +1,111 @@
+//! Points a store at your data and says what this machine does with it.
+//!
+//! ```text
+//! cargo run --release --example quickstart [-- DATABASE [CSV...]]
+//! ```
+//!
+//! It opens a store, loads CSV files into it, then reads and writes for five seconds and prints what happened.
+//! Where to look for what:
+//!
+//! - `ingest.rs`: many rows, a thousand to a transaction;
+//! - `load.rs`: threads that share one store, each with its own reads or writes;
+//! - `lookups.rs`: several queries in one snapshot, here about the schema;
+//! - `csv_file.rs`, `made_up.rs`: where rows come from; `arguments.rs`, `failure.rs`, `report.rs`: what is around.
+
+mod arguments;
+mod csv_file;
+mod failure;
+mod ingest;
+mod load;
+mod lookups;
+mod made_up;
+mod progress;
+mod random;
+mod report;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use larder::{Options, Store};
+use tempfile::TempDir;
+
+use crate::arguments::{Arguments, USAGE};
+use crate::failure::{Context, Result};
+use crate::ingest::Ingested;
+use crate::lookups::Lookups;
+
+fn main() -> ExitCode {
+    match run(&mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quickstart: {}", failure::one_line(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(out: &mut impl Write) -> Result<()> {
+    let Some(arguments) = Arguments::parse()? else {
+        return Ok(out.write_all(USAGE.as_bytes())?);
+    };
+    let duration = arguments.duration;
+    let Some(database) = &arguments.database else {
+        // It goes, with the database in it, when this function is left, by an error too.
+        let folder = temporary_folder()?;
+        let database = folder.path().join("quickstart.db");
+        return run_on(&database, duration, out, |store| {
+            made_up::ingest(store, arguments.users)
+        });
+    };
+    // All files are read through before the database is touched: most mistakes show here.
+    let files = csv_file::examine_all(&arguments.csv)?;
+    run_on(database, duration, out, |store| ingest::ingest(store, &files))
+}
+
+fn run_on(
+    database: &Path,
+    duration: Duration,
+    out: &mut impl Write,
+    ingest: impl FnOnce(&Store) -> Result<Vec<Ingested>>,
+) -> Result<()> {
+    let mut store = open(database)?;
+    report::opened(out, &store)?;
+    let ingested = ingest(&store)?;
+    if !ingested.is_empty() {
+        report::ingested(out, &ingested)?;
+        // The load gets a store of its own, so that the store's numbers are the load's alone.
+        store.close()?;
+        store = open(database)?;
+    }
+    serve(&store, duration, out)
+}
+
+fn serve(store: &Store, duration: Duration, out: &mut impl Write) -> Result<()> {
+    let lookups = Lookups::find(store)?;
+    report::lookups(out, &lookups)?;
+    let load = load::run(store, &lookups, threads_that_read(), duration)?;
+    report::load(out, &load)?;
+    let closed = store.close()?;
+    report::closed(out, store.path(), &closed)
+}
+
+/// Every default of larder's, but for one: a connection for each thread that reads, so that none waits for another.
+fn open(database: &Path) -> Result<Store> {
+    Ok(Options::new().readers(threads_that_read() as u32).open(database)?)
+}
+
+fn temporary_folder() -> Result<TempDir> {
+    let folder = tempfile::Builder::new().prefix("larder-quickstart-").tempdir();
+    folder.context(|| "cannot make a temporary folder".into())
+}
+
+fn threads_that_read() -> usize {
+    cores().clamp(2, 1024)
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, |cores| cores.get())
+}
