@@ -55,7 +55,8 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
     }
     .map_err(|e| explain_open(&file.path, e))?;
     prepare(&conn, options, Role::Writer)?;
-    if file.new {
+    let new = file.is_new();
+    if new {
         // Both must come before the file's first page is written, and that is what the switch to WAL does.
         execute(&conn, &file.path, &format!("PRAGMA page_size = {}", options.page_size))?;
         execute(
@@ -72,7 +73,7 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
             source: None,
         });
     }
-    if file.new {
+    if new {
         verify(&conn, "page_size", options.page_size)?;
         verify(&conn, "auto_vacuum", auto_vacuum(options.auto_vacuum))?;
     }
@@ -268,6 +269,9 @@ fn explain_open(path: &Path, source: rusqlite::Error) -> Error {
         Some(ffi::SQLITE_CANTOPEN | ffi::SQLITE_PERM) => {
             "this process may not read and write the file, its -wal and -shm, or make files in its folder: check \
              owner and mode"
+        }
+        Some(ffi::SQLITE_IOERR) => {
+            "reading it failed: look at the disk, and whether its -wal and -shm are files of the same owner"
         }
         Some(ffi::SQLITE_READONLY) => {
             "the file, its folder or its file system is read-only, and a WAL must be written: check owner, mode and \

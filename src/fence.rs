@@ -198,10 +198,14 @@ impl Fence {
         if allowed {
             return Authorization::Allow;
         }
-        self.refuse(
-            format!("PRAGMA {name}"),
-            "it would outlive the closure: set it in Options, or in Options::on_connect for every connection",
-        )
+        let instead = match name.as_str() {
+            "wal_checkpoint" | "optimize" => "larder does it by itself, after its replies and at close",
+            "defer_foreign_keys" => {
+                "declare the constraint DEFERRABLE INITIALLY DEFERRED: it is judged at the end of the closure"
+            }
+            _ => "it would outlive the closure: set it in Options, or in Options::on_connect for every connection",
+        };
+        self.refuse(format!("PRAGMA {name}"), instead)
     }
 
     /// A write may use temporary objects; they are dropped after it.

@@ -28,8 +28,6 @@ pub(crate) struct FileId(u64, u64);
 pub(crate) struct DatabaseFile {
     pub(crate) path: PathBuf,
     pub(crate) id: FileId,
-    /// No bytes in it: page size and auto-vacuum can still be chosen.
-    pub(crate) new: bool,
 }
 
 impl DatabaseFile {
@@ -65,8 +63,14 @@ impl DatabaseFile {
         Ok(Self {
             path: absolute,
             id: FileId(metadata.dev(), metadata.ino()),
-            new: metadata.len() == 0,
         })
+    }
+}
+
+impl DatabaseFile {
+    /// No bytes in it: page size and auto-vacuum can still be chosen. To be asked by who has claimed the file.
+    pub(crate) fn is_new(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.len() == 0)
     }
 }
 
@@ -89,7 +93,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     if bytes.contains(&0) {
         return Err(refuse(path, "the path has a NUL byte in it"));
     }
-    let Some(name) = path.file_name() else {
+    let Some(name) = path.file_name().filter(|_| !bytes.ends_with(b"/")) else {
         return Err(refuse(path, "it is a folder: give the path of a file in it"));
     };
     let folder = match path.parent() {

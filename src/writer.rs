@@ -725,7 +725,8 @@ impl Writer {
             (Err(reader), None) => Some(reader),
             (Ok(()), None) => truncate(&conn, &fence, &mut checkpointer, &options, deadline).err(),
         };
-        if shared.poison.get().is_some() {
+        // The close of the last connection makes a checkpoint of its own, and a sync that failed is not tried again.
+        if reason.is_some() {
             let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
         connection::close(conn);
