@@ -1,8 +1,9 @@
 //! When to move the write-ahead log into the database file, and how hard to try.
 //!
 //! Only the writer thread does it, after it has replied. `PASSIVE` at every `checkpoint_pages`: it waits for
-//! nobody. Overlapping short readers can keep it from ever finishing, since the log starts anew only at "the next
-//! commit after everything was moved and no reader uses the WAL". So above `wal_limit` it is one `RESTART`, which
+//! nobody. Overlapping short readers can keep it from ever finishing, since a commit starts the log
+//! anew only "if the entire WAL has been transferred into the database and synced and if no readers are making use of
+//! the WAL", <https://sqlite.org/wal.html>. So above `wal_limit` it is one `RESTART`, which
 //! waits for readers, for at most [`PATIENCE`]. An attempt that could not finish is made again once the log has
 //! grown by as much again, not at every commit.
 
@@ -71,7 +72,8 @@ impl Checkpointer {
             PAGES.set(Some(pages.max(0) as u32));
             Ok(())
         }));
-        // "WAL frame header: 24 bytes", <https://sqlite.org/fileformat2.html#the_write_ahead_log>.
+        // "Each frame consists of a 24-byte frame-header followed by a page-size bytes of page data",
+        // <https://sqlite.org/fileformat2.html#the_write_ahead_log>.
         let frame = page_size + 24;
         let step = u64::from(options.checkpoint_pages)
             .min(options.wal_limit / frame / 4)

@@ -26,8 +26,8 @@ pub(crate) struct Fenced {
 
 /// Refuses a SQLite that can corrupt the database.
 ///
-/// "The WAL-reset bug ... affects all versions of SQLite from 3.7.0 through 3.51.2 ... also fixed in 3.50.7 and
-/// 3.44.6", <https://sqlite.org/wal.html#walresetbug>.
+/// The WAL-reset bug, <https://sqlite.org/wal.html#walresetbug>, came with 3.7.0 and was fixed in 3.51.3; the fix was
+/// taken back to 3.50.7 and 3.44.6.
 pub(crate) fn check_sqlite_version() -> Result<()> {
     if has_wal_reset_bug(rusqlite::version_number()) {
         return Err(Error::SqliteTooOld {

@@ -1,8 +1,8 @@
 //! The database file before SQLite opens it: its path, its file system, its creation.
 //!
-//! After [`DatabaseFile::prepare`] nothing here opens the file again. Closing *any* descriptor of a file drops
-//! all POSIX locks that the process has on it, SQLite's too: "If a POSIX advisory lock is set on a file by one
-//! descriptor and another descriptor is closed, the lock is dropped", <https://sqlite.org/howtocorrupt.html>.
+//! After [`DatabaseFile::prepare`] nothing here opens the file again: "the close() system call will cancel all POSIX
+//! advisory locks on the same file for all threads and all file descriptors in the process",
+//! <https://sqlite.org/howtocorrupt.html>, and SQLite's locks are of that kind.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;

@@ -10,7 +10,7 @@ use rusqlite::{Connection, ffi};
 
 /// Whether a foreign key constraint is violated that would be judged at COMMIT.
 ///
-/// "Zero for the current value if and only if all foreign key constraints (deferred or immediate) have been
+/// It "returns zero for the current value if and only if all foreign key constraints (deferred or immediate) have been
 /// resolved", <https://sqlite.org/c3ref/c_dbstatus_options.html>.
 pub(crate) fn deferred_violation(conn: &Connection) -> bool {
     let (mut now, mut highest): (c_int, c_int) = (0, 0);

@@ -343,9 +343,8 @@ impl<'a> Deref for WriteTx<'a> {
 
 /// An open savepoint. Dropped, by an error or a panic, it undoes what was done since.
 ///
-/// All have the same name: "the RELEASE and ROLLBACK TO commands" act on "the most recent savepoint with a
-/// matching name", <https://sqlite.org/lang_savepoint.html>, and these end in the reverse of the order in which
-/// they began.
+/// All have the same name: RELEASE and ROLLBACK TO act on "the most recent savepoint with a matching name",
+/// <https://sqlite.org/lang_savepoint.html>, and these end in the reverse of the order in which they began.
 struct Savepoint<'tx, 'a> {
     tx: &'tx WriteTx<'a>,
     released: bool,

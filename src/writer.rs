@@ -330,7 +330,9 @@ impl Writer {
         None
     }
 
-    /// Not from the statement cache: "a PRAGMA acts when it is prepared", so none is held.
+    /// Not from the statement cache: "Some pragmas take effect during the SQL compilation stage, not the
+    /// execution stage",
+    /// <https://sqlite.org/pragma.html>, so none is held.
     fn set_durability(&mut self, wanted: Durability) -> rusqlite::Result<()> {
         if wanted != self.durability {
             let pragma = format!("PRAGMA synchronous = {}", synchronous(wanted));
@@ -388,8 +390,8 @@ impl Writer {
         if !ok {
             return None;
         }
-        // "Deferred foreign keys are not checked until the transaction tries to COMMIT", which would make it the
-        // whole group's violation. <https://sqlite.org/foreignkeys.html#fk_deferred>
+        // "Deferred foreign key constraints are not checked until the transaction tries to COMMIT", which would
+        // make it the whole group's violation. <https://sqlite.org/foreignkeys.html#fk_deferred>
         if status::deferred_violation(&self.conn) {
             let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
             let message =
@@ -554,7 +556,8 @@ impl Writer {
         })
     }
 
-    /// Drops every temporary object, inside the job's transaction: "a leftover TEMP table shadows main's".
+    /// Drops every temporary object, inside the job's transaction: one that is left would shadow the table of the same name for
+    /// those who come after.
     ///
     /// Temporary tables may refer to each other, also in a circle. So their foreign keys are deferred while they are
     /// dropped, and nothing is left to judge when all are gone.
