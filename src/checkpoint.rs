@@ -5,7 +5,8 @@
 //! anew only "if the entire WAL has been transferred into the database and synced and if no readers are making use of
 //! the WAL", <https://sqlite.org/wal.html>. So above `wal_limit` it is one `RESTART`, which
 //! waits for readers, for at most [`PATIENCE`]. An attempt that could not finish is made again once the log has
-//! grown by as much again, not at every commit.
+//! grown by as much again, not at every commit; above `wal_limit` at first much sooner, since short readers only need
+//! another chance, then ever later, since a long one would cost [`PATIENCE`] each time.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -57,6 +58,8 @@ pub(crate) struct Checkpointer {
     log: u32,
     /// The next attempt is due at so many.
     next: u32,
+    /// How much the log may grow before a RESTART that could not finish is tried again; doubled each time.
+    retry: u32,
     /// All of the log is in the database file.
     empty: bool,
 }
@@ -86,6 +89,7 @@ impl Checkpointer {
             busy_timeout: options.busy_timeout,
             log: 0,
             next: step,
+            retry: (step / 16).max(1),
             empty: false,
         })
     }
@@ -158,11 +162,17 @@ impl Checkpointer {
         let progress = row?;
         self.empty = progress.finished();
         if self.empty && mode != Mode::Passive {
+            // The next commit starts the log anew.
             self.log = 0;
-            self.next = self.step;
         } else {
             self.log = progress.log;
-            self.next = progress.log.saturating_add(self.step);
+        }
+        if mode == Mode::Restart && !self.empty {
+            self.next = self.log.saturating_add(self.retry);
+            self.retry = (self.retry * 2).min(self.step);
+        } else {
+            self.next = self.log.saturating_add(self.step);
+            self.retry = (self.step / 16).max(1);
         }
         Ok(progress)
     }

@@ -156,15 +156,15 @@ pub enum Error {
         last_error: Option<String>,
     },
 
-    /// The transaction that carried this write was rolled back, through no fault of the write's own or
-    /// because SQLite ended it in mid-closure. Nothing was written: try again.
-    #[error(
-        "the write was rolled back: {reason}; {}",
-        if retry_helps(source) { "try again" } else { "free disk space, then try again" }
-    )]
+    /// The transaction that carried this write was rolled back, through another write of its group or because SQLite
+    /// ended it in mid-closure. Nothing was written.
+    #[error("the write was rolled back: {reason}; {}", rolled_back_advice(*own_doing, source))]
     RolledBack {
         /// What ended the transaction.
         reason: &'static str,
+        /// Whether the write's own closure brought it about, and went on as if nothing had happened. Then it would do so
+        /// again.
+        own_doing: bool,
         /// SQLite's error, where there is one; shared with the other writes of the group.
         #[source]
         source: Option<Arc<rusqlite::Error>>,
@@ -322,7 +322,7 @@ impl Error {
 
     /// Whether the same call, made again after a pause, may well succeed and cannot write twice.
     ///
-    /// True for a full queue, the time-outs, a group that was rolled back (but for a full disk), a full log, a file in
+    /// True for a full queue, the time-outs, a group that was rolled back (but for a full disk, or by the write itself), a full log, a file in
     /// use, and SQLite's `BUSY` and `LOCKED`. False for what will fail again (a constraint, a mistake in SQL, a closed
     /// or poisoned store, an application's own error) and for [`CommitUnknown`](Error::CommitUnknown), where a
     /// second try could write twice.
@@ -333,7 +333,7 @@ impl Error {
             | Error::ReadTimeout { .. }
             | Error::WalFull { .. }
             | Error::InUse { .. } => true,
-            Error::RolledBack { source, .. } => retry_helps(source),
+            Error::RolledBack { own_doing, source, .. } => !own_doing && !disk_is_full(source),
             Error::Sqlite { source, outcome } => {
                 *outcome != Outcome::Unknown
                     && matches!(primary_code(source), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
@@ -398,11 +398,18 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// Whether a group that was rolled back may well commit the next time: not while the disk is full.
-fn retry_helps(source: &Option<Arc<rusqlite::Error>>) -> bool {
+fn rolled_back_advice(own_doing: bool, source: &Option<Arc<rusqlite::Error>>) -> &'static str {
+    match (own_doing, disk_is_full(source)) {
+        (true, _) => "return the error of the statement that did it, and mend that before you try again",
+        (false, true) => "free disk space, then try again",
+        (false, false) => "try again",
+    }
+}
+
+fn disk_is_full(source: &Option<Arc<rusqlite::Error>>) -> bool {
     source
         .as_ref()
-        .is_none_or(|e| primary_code(e) != Some(ffi::SQLITE_FULL))
+        .is_some_and(|e| primary_code(e) == Some(ffi::SQLITE_FULL))
 }
 
 /// What to do next about the few SQLite errors that an operator, not the programmer, has to act on.

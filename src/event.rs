@@ -6,6 +6,10 @@ macro_rules! event {
     ($level:ident, $target:literal, { $($fields:tt)* }, $message:literal) => {
         tracing::$level!(target: $target, { "db.system.name" = "sqlite", $($fields)* }, $message)
     };
+    // Of one database file.
+    ($level:ident, $target:literal, $path:expr, { $($fields:tt)* }, $message:literal) => {
+        event!($level, $target, { "db.namespace" = %$path.display(), $($fields)* }, $message)
+    };
 }
 
 pub(crate) use event;

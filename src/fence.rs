@@ -199,6 +199,7 @@ impl Fence {
             return Authorization::Allow;
         }
         let instead = match name.as_str() {
+            name if HEADER_VALUES.contains(&name) => WRITE_INSTEAD,
             "wal_checkpoint" | "optimize" => "larder does it by itself, after its replies and at close",
             "defer_foreign_keys" => {
                 "declare the constraint DEFERRABLE INITIALLY DEFERRED: it is judged at the end of the closure"

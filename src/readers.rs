@@ -11,6 +11,7 @@
 //! Closing: `closed` is set under the list's lock, and a connection is entered in the list under it before it is
 //! opened. So after that no further one opens, and when the list is empty the last one has been closed.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ use crate::transaction::{AgeLimit, ReadTx, run_own, sql};
 const LOOK_UP: Duration = Duration::from_millis(50);
 
 pub(crate) struct Readers {
+    path: PathBuf,
     pool: Pool<Manager>,
     census: Arc<Census>,
     size: u32,
@@ -66,6 +68,7 @@ impl Readers {
             .build(manager)
             .map_err(|_| Error::Closed)?;
         Ok(Self {
+            path: file.path.clone(),
             pool,
             census,
             size: options.readers,
@@ -94,6 +97,7 @@ impl Readers {
             event!(
                 warn,
                 "larder::read",
+                self.path,
                 {
                     "db.query.text" = slowest.as_ref().and_then(|s| s.text.as_deref()),
                     "error.type" = error,
@@ -161,7 +165,7 @@ impl Readers {
 
     /// Names in the log each read that is older than `age`, once.
     pub(crate) fn name_older_than(&self, age: Duration) {
-        self.census.name_older_than(age);
+        self.census.name_older_than(age, &self.path);
     }
 
     /// Closes every connection, and waits for those in use until the deadline.
@@ -200,7 +204,7 @@ fn opener() -> Arc<ScheduledThreadPool> {
 
 struct Manager {
     source: SqliteConnectionManager,
-    path: std::path::PathBuf,
+    path: PathBuf,
     options: Options,
     census: Arc<Census>,
 }
@@ -409,7 +413,7 @@ impl Census {
         Some(format!("{site}, for {:.1?}", since.elapsed()))
     }
 
-    fn name_older_than(&self, age: Duration) {
+    fn name_older_than(&self, age: Duration, path: &Path) {
         let old = |activity: &Arc<Activity>| {
             activity.look(|read| {
                 let old = !read.named && read.since.elapsed() >= age;
@@ -422,6 +426,7 @@ impl Census {
             event!(
                 warn,
                 "larder::read",
+                path,
                 { site, age_ms = age.as_millis() as u64 },
                 "this read keeps the write-ahead log from being emptied"
             );

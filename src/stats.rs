@@ -9,7 +9,8 @@ use std::time::Duration;
 pub struct Stats {
     /// Writes that were committed.
     pub writes: u64,
-    /// Writes that were rolled back, refused or not started in time.
+    /// Writes that were rolled back, or that the writer did not start. One that its caller withdrew at its deadline is
+    /// not counted.
     pub failed_writes: u64,
     /// Transactions that carried the committed writes.
     pub groups: u64,

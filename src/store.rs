@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -59,7 +59,6 @@ pub struct Store {
 
 struct Inner {
     id: u64,
-    path: PathBuf,
     file: FileId,
     options: Options,
     shared: Arc<Shared>,
@@ -111,9 +110,8 @@ impl Store {
         let readers = Arc::new(Readers::open(&file, &options)?);
         let handoff = Handoff::new(options.spin);
         let admission = Admission::new(id, options.queue, handoff);
-        let shared = Arc::new(Shared::new(Arc::new(admission)));
+        let shared = Arc::new(Shared::new(file.path, Arc::new(admission)));
         let inner = Inner {
-            path: file.path,
             id,
             file: file.id,
             options: options.clone(),
@@ -277,7 +275,7 @@ impl Store {
 
     /// The database file, as an absolute path.
     pub fn path(&self) -> &Path {
-        &self.inner.path
+        &self.inner.shared.path
     }
 
     /// What the store has done since it was opened.
@@ -367,8 +365,8 @@ impl Inner {
         event!(
             info,
             "larder::open",
+            self.shared.path,
             {
-                "db.namespace" = %self.path.display(),
                 sqlite = rusqlite::version(),
                 access = ?options.access,
                 durability = ?options.durability,
@@ -421,9 +419,9 @@ impl Inner {
 /// The last clone has gone.
 impl Drop for Inner {
     fn drop(&mut self) {
-        // On the writer thread, or inside a read, there is nobody to wait for but oneself: the writer closes
-        // the file by itself once the closure has ended.
-        if self.shared.admission.is_writer_thread() || self.readers.in_use_by_this_thread() {
+        // The writer thread would wait for itself: it closes the file once the closure has ended. (A read borrows its
+        // store, so the last clone is never dropped inside one.)
+        if self.shared.admission.is_writer_thread() {
             return self.begin_close(later(Instant::now(), self.options.close_timeout));
         }
         // Whoever has closed the store by hand has waited for as long as they wanted to.
@@ -435,7 +433,7 @@ impl Drop for Inner {
         };
         let report = self.close(timeout);
         if !closed_by_hand && !report.wal_truncated {
-            event!(warn, "larder::close", { %report }, "the last clone was dropped");
+            event!(warn, "larder::close", self.shared.path, { %report }, "the last clone was dropped");
         }
     }
 }
@@ -443,7 +441,7 @@ impl Drop for Inner {
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
-            .field("path", &self.inner.path)
+            .field("path", &self.inner.shared.path)
             .finish_non_exhaustive()
     }
 }

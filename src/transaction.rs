@@ -322,6 +322,7 @@ impl<'a> WriteTx<'a> {
         if self.conn.is_autocommit() {
             return Err(Error::RolledBack {
                 reason: ENDED,
+                own_doing: true,
                 source: None,
             });
         }

@@ -30,6 +30,7 @@
 //! swallowed the error. Then all before it are told `RolledBack`, and those after it get a new transaction.
 
 use std::mem;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -61,6 +62,7 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// What the writer thread shares with the callers.
 pub(crate) struct Shared {
+    pub(crate) path: PathBuf,
     pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Counters,
     pub(crate) closing: Closing,
@@ -68,8 +70,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(admission: Arc<Admission>) -> Self {
+    pub(crate) fn new(path: PathBuf, admission: Arc<Admission>) -> Self {
         Self {
+            path,
             admission,
             counters: Counters::default(),
             closing: Closing::default(),
@@ -377,6 +380,7 @@ impl Writer {
             event!(
                 warn,
                 "larder::write",
+                self.shared.path,
                 { leaked },
                 "a closure forgot statements that were in the middle of their rows; they were reset"
             );
@@ -384,6 +388,7 @@ impl Writer {
         if self.conn.is_autocommit() {
             return Some(Error::RolledBack {
                 reason: ENDED,
+                own_doing: true,
                 source: None,
             });
         }
@@ -430,6 +435,7 @@ impl Writer {
             event!(
                 error,
                 "larder::write",
+                self.shared.path,
                 { "db.response.status_code" = extended_code(&error) },
                 "ROLLBACK failed"
             );
@@ -441,6 +447,7 @@ impl Writer {
         event!(
             warn,
             "larder::write",
+            self.shared.path,
             {
                 writes = self.group.len(),
                 reason,
@@ -453,6 +460,7 @@ impl Writer {
                 job,
                 Error::RolledBack {
                     reason,
+                    own_doing: false,
                     source: source.map(Arc::clone),
                 },
             );
@@ -609,6 +617,7 @@ impl Writer {
             event!(
                 warn,
                 "larder::write",
+                self.shared.path,
                 {
                     "db.query.text" = slow.text,
                     "error.type" = slow.error,
@@ -663,6 +672,7 @@ impl Writer {
             event!(
                 warn,
                 "larder::checkpoint",
+                self.shared.path,
                 {
                     ?mode,
                     busy = progress.busy,
@@ -684,6 +694,7 @@ impl Writer {
         event!(
             warn,
             "larder::checkpoint",
+            self.shared.path,
             { "db.response.status_code" = extended_code(&error) },
             "a checkpoint failed; it is tried again when the log has grown"
         );
@@ -694,6 +705,7 @@ impl Writer {
         event!(
             error,
             "larder::poison",
+            self.shared.path,
             { "db.response.status_code" = extended_code(source), "error.type" = "Poisoned" },
             "the disk failed the store: it takes no more writes, serves reads, and wants a restart"
         );
@@ -746,6 +758,7 @@ impl Writer {
         event!(
             info,
             "larder::close",
+            shared.path,
             {
                 finished = report.finished,
                 never_started = report.never_started,
@@ -786,7 +799,11 @@ fn truncate(
     match checkpointer.run(conn, fence, Mode::Truncate, Some(left.min(options.busy_timeout))) {
         Ok(progress) if progress.finished() => Ok(()),
         Ok(_) => Err("another process reads from it or writes to it".into()),
-        Err(error) => Err(format!("the checkpoint failed: {error}")),
+        // Not SQLite's message: this goes to an event.
+        Err(error) => Err(match extended_code(&error) {
+            Some(code) => format!("the checkpoint failed with SQLite's error {code}"),
+            None => "the checkpoint failed".into(),
+        }),
     }
 }
 

@@ -144,7 +144,7 @@ fn cases() -> Vec<Case> {
         let twice = "INSERT INTO t VALUES (1), (1)";
         store.write(move |tx| tx.execute(twice, [])).unwrap_err()
     });
-    case(RolledBack, true, "again", {
+    case(RolledBack, false, "return the error of the statement", {
         let swallowed = "INSERT OR ROLLBACK INTO t VALUES (1), (1)";
         store
             .write(move |tx| {

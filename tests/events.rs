@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use larder::rusqlite::Connection;
 use larder::{Error, Options, ReadOptions, Result, Store, WriteOptions, WriteTx};
-use tracing::{Level, info};
+use tracing::{Level, Span, info, info_span};
 
 use crate::groups::{Gate, grouping};
 use crate::support::log;
@@ -299,6 +299,52 @@ fn a_read_that_pins_the_log_for_too_long_is_named_once() {
         assert_eq!(named.len(), 1, "{named:#?}");
         assert_eq!(named[0].level, Level::WARN);
         assert!(named[0].expect("age_ms").parse::<u64>().unwrap() >= 1);
+    }
+}
+
+#[test]
+fn the_callers_span_is_current_inside_the_closure_on_the_writer_thread() {
+    let store = store_with_row(Options::new());
+    let here = std::thread::current().id();
+    let span = info_span!("request");
+    let asked_in = span.id().expect("the collector gives each span a number");
+    let inside = span
+        .in_scope(|| {
+            store.write(|_| {
+                info!(target: "test", "inside the span test");
+                Ok((Span::current().id(), std::thread::current().id()))
+            })
+        })
+        .unwrap();
+    assert_eq!(inside.0, Some(asked_in));
+    assert_ne!(inside.1, here, "it ran on the writer thread");
+    let outside = store.write(|_| Ok(Span::current().id())).unwrap();
+    assert_eq!(outside, None, "the span is left with the closure");
+}
+
+#[test]
+fn the_span_is_left_also_by_a_closure_that_panics() {
+    let store = store_with_row(Options::new());
+    let span = info_span!("request");
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        span.in_scope(|| store.write(|_| -> Result<()> { resume_unwind(Box::new("boom")) }))
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(store.write(|_| Ok(Span::current().id())).unwrap(), None);
+}
+
+#[test]
+fn the_span_of_a_submit_is_the_one_that_it_was_submitted_in() {
+    let store = store_with_row(grouping());
+    let gate = Gate::hold(&store);
+    let spans = [info_span!("one"), info_span!("two")];
+    let writes: Vec<_> = spans
+        .iter()
+        .map(|span| span.in_scope(|| store.submit(|_| Ok(Span::current().id())).unwrap()))
+        .collect();
+    gate.open();
+    for (write, span) in writes.into_iter().zip(&spans) {
+        assert_eq!(write.wait().unwrap(), span.id());
     }
 }
 

@@ -3,7 +3,8 @@
 //! larder's writer emits on a thread of its own, so the collector is the process's, installed once and shared by
 //! all tests. Each test finds its own events by something that only it says: a label, a path, a number.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
+use tracing_core::span::Current;
 
 /// One event: where it came from, and every field as text.
 #[derive(Clone, Debug)]
@@ -68,6 +70,12 @@ pub(crate) fn wait_for(wanted: impl Fn(&Event) -> bool) -> Event {
 }
 
 static EVENTS: Mutex<Vec<Event>> = Mutex::new(Vec::new());
+static SPANS: Mutex<Option<HashMap<u64, &'static Metadata<'static>>>> = Mutex::new(None);
+
+thread_local! {
+    /// The spans that this thread is in, the innermost last.
+    static ENTERED: RefCell<Vec<Id>> = const { RefCell::new(Vec::new()) };
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -80,9 +88,11 @@ impl Subscriber for Collector {
         true
     }
 
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
+    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
         static IDS: AtomicU64 = AtomicU64::new(1);
-        Id::from_u64(IDS.fetch_add(1, Ordering::Relaxed))
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        lock(&SPANS).get_or_insert_default().insert(id, attributes.metadata());
+        Id::from_u64(id)
     }
 
     fn record(&self, _: &Id, _: &Record<'_>) {}
@@ -102,9 +112,25 @@ impl Subscriber for Collector {
         });
     }
 
-    fn enter(&self, _: &Id) {}
+    fn enter(&self, span: &Id) {
+        ENTERED.with_borrow_mut(|entered| entered.push(span.clone()));
+    }
 
-    fn exit(&self, _: &Id) {}
+    fn exit(&self, span: &Id) {
+        ENTERED.with_borrow_mut(|entered| {
+            if let Some(at) = entered.iter().rposition(|id| id == span) {
+                entered.remove(at);
+            }
+        });
+    }
+
+    fn current_span(&self) -> Current {
+        let Some(id) = ENTERED.with_borrow(|entered| entered.last().cloned()) else {
+            return Current::none();
+        };
+        let metadata = lock(&SPANS).get_or_insert_default()[&id.into_u64()];
+        Current::new(id, metadata)
+    }
 }
 
 #[derive(Default)]
