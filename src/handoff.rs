@@ -65,7 +65,7 @@ impl Handoff {
                 if let Some(found) = look() {
                     return Some(found);
                 }
-                std::hint::spin_loop();
+                std::hint::black_box(());
             }
             if start.elapsed() >= self.spin {
                 return None;
