@@ -12,6 +12,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::apart::Apart;
 use crate::options::cores;
 
 #[derive(Debug)]
@@ -20,9 +21,9 @@ pub(crate) struct Handoff {
     /// Cores that are left when the writer has one.
     spare: usize,
     /// Threads that wait for a reply.
-    callers: AtomicUsize,
+    callers: Apart<AtomicUsize>,
     /// Nanoseconds that the last group took, from its first job to its replies.
-    last_group: AtomicU64,
+    last_group: Apart<AtomicU64>,
 }
 
 impl Handoff {
@@ -30,8 +31,8 @@ impl Handoff {
         Self {
             spin,
             spare: cores() - 1,
-            callers: AtomicUsize::new(0),
-            last_group: AtomicU64::new(0),
+            callers: Apart::default(),
+            last_group: Apart::default(),
         }
     }
 

@@ -67,6 +67,7 @@
 compile_error!("larder is for Unix: it rests on POSIX locks and on file modes");
 
 mod admission;
+mod apart;
 mod checkpoint;
 mod clock;
 mod closing;

@@ -41,6 +41,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
 use crate::admission::{Admission, Message};
+use crate::apart::Apart;
 use crate::checkpoint::{Checkpointer, Mode, Progress};
 use crate::clock::later;
 use crate::closing::{CloseReport, Closing};
@@ -64,7 +65,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Apart<Counters>,
     pub(crate) closing: Closing,
     poison: OnceLock<Arc<rusqlite::Error>>,
 }
@@ -74,7 +75,7 @@ impl Shared {
         Self {
             path,
             admission,
-            counters: Counters::default(),
+            counters: Apart::default(),
             closing: Closing::default(),
             poison: OnceLock::new(),
         }
