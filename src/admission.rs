@@ -32,17 +32,17 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::error::{Error, Result};
 use crate::handoff::Handoff;
-use crate::job::{Job, drop_quietly};
+use crate::job::Job;
 
 pub(crate) enum Message {
-    Job(Box<dyn Job>),
+    Job(Job),
     /// Look up: the store is closing.
     Wake,
 }
 
 #[derive(Default)]
 struct Line {
-    jobs: VecDeque<Box<dyn Job>>,
+    jobs: VecDeque<Job>,
     /// About how many of them were withdrawn.
     withdrawn: usize,
 }
@@ -84,7 +84,7 @@ impl Admission {
     }
 
     /// Queues the job, or puts it in line.
-    pub(crate) fn enqueue(&self, job: Box<dyn Job>) -> Result<()> {
+    pub(crate) fn enqueue(&self, job: Job) -> Result<()> {
         let job = match self.send(job) {
             Ok(()) => return Ok(()),
             Err(refused) => refused?,
@@ -98,13 +98,13 @@ impl Admission {
         line.jobs.push_back(job);
         let unwanted = self.refill(&mut line);
         drop(line);
-        unwanted.into_iter().for_each(drop_quietly);
+        drop(unwanted);
         self.discard_if_ended();
         Ok(())
     }
 
     /// Queues the job if there is room for it and nobody in line.
-    pub(crate) fn try_enqueue(&self, job: Box<dyn Job>) -> Result<()> {
+    pub(crate) fn try_enqueue(&self, job: Job) -> Result<()> {
         match self.send(job) {
             Ok(()) => Ok(()),
             Err(refused) => {
@@ -118,7 +118,7 @@ impl Admission {
 
     /// Gives the job back where there is no room, or the error where there never will be.
     #[allow(clippy::result_large_err)]
-    fn send(&self, job: Box<dyn Job>) -> std::result::Result<(), Result<Box<dyn Job>>> {
+    fn send(&self, job: Job) -> std::result::Result<(), Result<Job>> {
         if self.is_closed() {
             return Err(Err(Error::Closed));
         }
@@ -142,14 +142,14 @@ impl Admission {
             let mut line = self.lock();
             let unwanted = self.refill(&mut line);
             drop(line);
-            unwanted.into_iter().for_each(drop_quietly);
+            drop(unwanted);
         }
     }
 
     /// Moves jobs from the line into the channel while there is room. Gives back those that nobody wants any
     /// more, to be dropped without the lock.
     #[must_use]
-    fn refill(&self, line: &mut Line) -> Vec<Box<dyn Job>> {
+    fn refill(&self, line: &mut Line) -> Vec<Job> {
         let mut unwanted = Vec::new();
         self.waiting.store(line.jobs.len(), Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -185,12 +185,12 @@ impl Admission {
             return;
         }
         let (gone, kept) = line.jobs.drain(..).partition(|job| job.is_withdrawn());
-        let gone: VecDeque<Box<dyn Job>> = gone;
+        let gone: VecDeque<Job> = gone;
         line.jobs = kept;
         line.withdrawn = 0;
         self.waiting.store(line.jobs.len(), Ordering::SeqCst);
         drop(line);
-        gone.into_iter().for_each(drop_quietly);
+        drop(gone);
     }
 
     /// No further jobs. What is queued or in line stays.
@@ -225,7 +225,7 @@ impl Admission {
         }
         let wanted = rest.iter().filter(|job| !job.is_withdrawn()).count();
         self.discarded.fetch_add(wanted as u64, Ordering::SeqCst);
-        rest.into_iter().for_each(drop_quietly);
+        drop(rest);
     }
 
     fn discard_if_ended(&self) {

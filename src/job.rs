@@ -1,7 +1,11 @@
-//! One write as the queue and the writer thread see it, whatever its closure and its result are.
+//! One write: the closure, its terms, and the slot for its reply, in one allocation.
+//!
+//! Two hands hold it. The [`Job`] goes through the queue to the writer thread, which runs and finishes it; the
+//! [`Pending`](crate::Pending) stays with the caller and waits at the slot. One allocation, since the caller's
+//! allocator would otherwise go without the memory that the writer frees, and it is the caller who is last to let go.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
@@ -9,7 +13,7 @@ use tracing::Span;
 
 use crate::error::{Error, Result};
 use crate::options::Durability;
-use crate::pending::{Reply, Slot};
+use crate::pending::{Reply, Slot, Waits};
 use crate::site::CallSite;
 use crate::transaction::WriteTx;
 
@@ -31,39 +35,57 @@ pub(crate) enum Verdict {
     Failed(Error),
 }
 
-pub(crate) trait Job: Send {
+/// In this order, so that nothing the writer writes shares a cache line with the end of the slot, which the caller
+/// looks at again and again.
+#[repr(C)]
+pub(crate) struct Write<F, T> {
+    /// Only the hand that has the `Job` takes this lock, so nobody ever waits for it.
+    work: Mutex<Work<F, T>>,
+    terms: Terms,
+    slot: Slot<T>,
+}
+
+struct Work<F, T> {
+    closure: Option<F>,
+    /// What it came to.
+    own: Option<Reply<T>>,
+}
+
+impl<F, T> Write<F, T> {
+    pub(crate) fn new(terms: Terms, closure: F, slot: Slot<T>) -> Self {
+        let work = Mutex::new(Work {
+            closure: Some(closure),
+            own: None,
+        });
+        Self { work, terms, slot }
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work<F, T>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<F: Send, T: Send> Waits<T> for Write<F, T> {
+    fn slot(&self) -> &Slot<T> {
+        &self.slot
+    }
+}
+
+/// A write as the queue and the writer see it, whatever its closure and its result are.
+trait Task: Send + Sync {
     fn terms(&self) -> &Terms;
     /// See [`Slot`] for these four.
     fn get_in_line(&self);
     fn leave_line(&self) -> bool;
     fn start(&self) -> bool;
     fn is_withdrawn(&self) -> bool;
-    /// Runs the closure, keeps what it came to, and says whether that was `Ok`, or else the kind of its error.
-    fn run(&mut self, tx: &WriteTx<'_>) -> std::result::Result<(), &'static str>;
-    fn finish(self: Box<Self>, verdict: Verdict);
+    fn run(&self, tx: &WriteTx<'_>) -> std::result::Result<(), &'static str>;
+    fn finish(&self, verdict: Verdict);
+    /// The job goes without having been finished.
+    fn abandon(&self);
 }
 
-pub(crate) struct Write<F, T> {
-    terms: Terms,
-    closure: Option<F>,
-    reply: Option<Reply<T>>,
-    slot: Arc<Slot<T>>,
-    finished: bool,
-}
-
-impl<F, T> Write<F, T> {
-    pub(crate) fn new(terms: Terms, closure: F, slot: Arc<Slot<T>>) -> Self {
-        Self {
-            terms,
-            closure: Some(closure),
-            reply: None,
-            slot,
-            finished: false,
-        }
-    }
-}
-
-impl<F, T> Job for Write<F, T>
+impl<F, T> Task for Write<F, T>
 where
     F: FnOnce(&WriteTx<'_>) -> Result<T> + Send,
     T: Send,
@@ -88,27 +110,28 @@ where
         self.slot.is_withdrawn()
     }
 
-    fn run(&mut self, tx: &WriteTx<'_>) -> std::result::Result<(), &'static str> {
-        let Some(closure) = self.closure.take() else {
+    fn run(&self, tx: &WriteTx<'_>) -> std::result::Result<(), &'static str> {
+        let Some(closure) = self.work().closure.take() else {
             return Err("run twice");
         };
         let span = &self.terms.span;
         let result = catch_unwind(AssertUnwindSafe(|| span.in_scope(|| closure(tx))));
-        let reply = match result {
+        let own = match result {
             Ok(result) => Reply::Returned(tx.judge(result)),
             Err(payload) => Reply::Panicked(payload),
         };
-        let ended = match &reply {
+        let ended = match &own {
             Reply::Returned(Ok(_)) => Ok(()),
             Reply::Returned(Err(error)) => Err(error.kind()),
             Reply::Panicked(_) => Err("panic"),
         };
-        self.reply = Some(reply);
+        self.work().own = Some(own);
         ended
     }
 
-    fn finish(mut self: Box<Self>, verdict: Verdict) {
-        let (reply, unwanted) = match (verdict, self.reply.take()) {
+    fn finish(&self, verdict: Verdict) {
+        let own = self.work().own.take();
+        let (reply, unwanted) = match (verdict, own) {
             (Verdict::Own, Some(own)) => (own, None),
             (Verdict::Own, None) => (Reply::Returned(Err(Error::Closed)), None),
             (Verdict::Failed(error @ Error::Interrupted { .. }), own @ Some(Reply::Returned(_))) => {
@@ -118,39 +141,96 @@ where
             (Verdict::Failed(_), Some(own @ (Reply::Returned(Err(_)) | Reply::Panicked(_)))) => (own, None),
             (Verdict::Failed(error), own) => (Reply::Returned(Err(error)), own),
         };
-        self.finished = true;
         self.slot.complete(reply);
         // After the reply: it is user code, and may panic.
         drop(unwanted);
     }
-}
 
-/// Drops a job that nobody wants any more, and with it what its closure holds, which is user code and may panic.
-pub(crate) fn drop_quietly(job: Box<dyn Job>) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(job)));
-}
-
-/// Finishes a job. A result that nobody waits for any more is dropped here, which is user code, too.
-pub(crate) fn finish(job: Box<dyn Job>, verdict: Verdict) {
-    let _ = catch_unwind(AssertUnwindSafe(|| job.finish(verdict)));
-}
-
-/// The last resort: a job that goes without a reply leaves one. It was in the queue of a store that has closed, or
-/// (never, unless larder has a bug) on a writer thread that panicked.
-impl<F, T> Drop for Write<F, T> {
-    fn drop(&mut self) {
-        if self.finished || self.slot.is_withdrawn() {
-            return;
+    /// Leaves a reply, so that each slot gets exactly one. The job was in the queue of a store that has closed, or
+    /// (never, unless larder has a bug) on a writer thread that panicked.
+    fn abandon(&self) {
+        if !self.slot.is_withdrawn() {
+            let error = if self.slot.has_started() {
+                let source = ffi::Error::new(ffi::SQLITE_INTERNAL);
+                let message = Some("larder's writer thread panicked: please report it".to_owned());
+                Error::CommitUnknown {
+                    source: Arc::new(rusqlite::Error::SqliteFailure(source, message)),
+                }
+            } else {
+                Error::Closed
+            };
+            self.slot.complete(Reply::Returned(Err(error)));
         }
-        let error = if self.slot.has_started() {
-            let source = ffi::Error::new(ffi::SQLITE_INTERNAL);
-            let message = Some("larder's writer thread panicked: please report it".to_owned());
-            Error::CommitUnknown {
-                source: Arc::new(rusqlite::Error::SqliteFailure(source, message)),
-            }
-        } else {
-            Error::Closed
+        // After the reply, and not under the lock: what the closure holds is user code, and may panic.
+        let closure = self.work().closure.take();
+        drop(closure);
+    }
+}
+
+/// The hand on a write that goes through the queue. It is finished once, or else it replies as it is dropped.
+pub(crate) struct Job {
+    task: Arc<dyn Task>,
+    finished: bool,
+}
+
+impl Job {
+    /// Both hands on a new write.
+    pub(crate) fn new<F, T>(write: Write<F, T>) -> (Self, Arc<dyn Waits<T>>)
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let write = Arc::new(write);
+        let job = Self {
+            task: Arc::clone(&write) as Arc<dyn Task>,
+            finished: false,
         };
-        self.slot.complete(Reply::Returned(Err(error)));
+        (job, write)
+    }
+
+    pub(crate) fn terms(&self) -> &Terms {
+        self.task.terms()
+    }
+
+    /// See [`Slot::get_in_line`].
+    pub(crate) fn get_in_line(&self) {
+        self.task.get_in_line();
+    }
+
+    /// See [`Slot::leave_line`].
+    pub(crate) fn leave_line(&self) -> bool {
+        self.task.leave_line()
+    }
+
+    /// See [`Slot::start`].
+    pub(crate) fn start(&self) -> bool {
+        self.task.start()
+    }
+
+    /// See [`Slot::is_withdrawn`].
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.task.is_withdrawn()
+    }
+
+    /// Runs the closure, keeps what it came to, and says whether that was `Ok`, or else the kind of its error.
+    pub(crate) fn run(&self, tx: &WriteTx<'_>) -> std::result::Result<(), &'static str> {
+        self.task.run(tx)
+    }
+
+    /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic.
+    pub(crate) fn finish(mut self, verdict: Verdict) {
+        self.finished = true;
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            self.task.finish(verdict);
+            drop(self);
+        }));
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = catch_unwind(AssertUnwindSafe(|| self.task.abandon()));
+        }
     }
 }

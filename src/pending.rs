@@ -1,7 +1,7 @@
 //! A write on its way: the slot in which its reply is left, and [`Pending`], which waits for it.
 //!
-//! One slot is shared by the job, which the queue and then the writer thread own, and by the `Pending`, which
-//! the caller owns. Two things in it are shared:
+//! One slot is shared by the `Job`, which the queue and then the writer thread own, and by the `Pending`, which
+//! the caller owns (see `job.rs`). Two things in it are shared:
 //!
 //! - `stage`, an atomic. It only moves forward: in line -> queued -> started, or from either of the first two to
 //!   withdrawn. Each move is one compare-and-swap, so a deadline and a start cannot both win. Whoever moves it to
@@ -74,6 +74,11 @@ impl<T> Inner<T> {
         self.taken = self.reply.is_some();
         self.reply.take()
     }
+}
+
+/// The caller's hand on a write: what has a slot.
+pub(crate) trait Waits<T>: Send + Sync {
+    fn slot(&self) -> &Slot<T>;
 }
 
 /// Where a withdrawn job was.
@@ -169,16 +174,16 @@ fn wake(waker: Option<Waker>) {
 /// discards its result.
 #[must_use = "dropping a Pending lets the write go on and loses its result: `wait` for it, or `.await` it"]
 pub struct Pending<T> {
-    slot: Arc<Slot<T>>,
+    write: Arc<dyn Waits<T>>,
     admission: Arc<Admission>,
     asked: Instant,
     deadline: Instant,
 }
 
 impl<T> Pending<T> {
-    pub(crate) fn new(slot: Arc<Slot<T>>, admission: Arc<Admission>, asked: Instant, deadline: Instant) -> Self {
+    pub(crate) fn new(write: Arc<dyn Waits<T>>, admission: Arc<Admission>, asked: Instant, deadline: Instant) -> Self {
         Self {
-            slot,
+            write,
             admission,
             asked,
             deadline,
@@ -222,7 +227,7 @@ impl<T> Pending<T> {
         let until = later(Instant::now(), timeout);
         match self.reply_by(Some(until)) {
             Some(reply) => Some(reply.deliver()),
-            None if self.slot.is_withdrawn() => Some(Err(self.queue_timeout())),
+            None if self.slot().is_withdrawn() => Some(Err(self.queue_timeout())),
             None => None,
         }
     }
@@ -230,8 +235,8 @@ impl<T> Pending<T> {
     /// Blocks until the write is in the queue or its deadline is over.
     pub(crate) fn wait_for_room(&self) -> Result<()> {
         loop {
-            let mut inner = self.slot.lock();
-            if inner.reply.is_some() || self.slot.stage.load(Ordering::SeqCst) != IN_LINE {
+            let mut inner = self.slot().lock();
+            if inner.reply.is_some() || self.slot().stage.load(Ordering::SeqCst) != IN_LINE {
                 return Ok(());
             }
             inner.waker = Some(thread_waker());
@@ -245,10 +250,10 @@ impl<T> Pending<T> {
     /// The reply, or `None` once `until` is over or the write was withdrawn at its deadline.
     fn reply_by(&self, until: Option<Instant>) -> Option<Reply<T>> {
         let waiting = self.admission.handoff().wait();
-        waiting.spin(|| self.slot.done.load(Ordering::Acquire));
+        waiting.spin(|| self.slot().done.load(Ordering::Acquire));
         let mut may_withdraw = true;
         loop {
-            let mut inner = self.slot.lock();
+            let mut inner = self.slot().lock();
             if let Some(reply) = inner.take() {
                 return Some(reply);
             }
@@ -270,10 +275,14 @@ impl<T> Pending<T> {
         }
     }
 
+    fn slot(&self) -> &Slot<T> {
+        self.write.slot()
+    }
+
     /// Withdraws the write, unless it has started.
     fn give_up(&self) -> bool {
-        match self.slot.withdraw() {
-            Withdrawn::TooLate => self.slot.is_withdrawn(),
+        match self.slot().withdraw() {
+            Withdrawn::TooLate => self.slot().is_withdrawn(),
             Withdrawn::FromQueue => true,
             Withdrawn::FromLine => {
                 self.admission.withdrawn_from_line();
@@ -301,7 +310,7 @@ impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut inner = self.slot.lock();
+        let mut inner = self.slot().lock();
         if let Some(reply) = inner.take() {
             drop(inner);
             return Poll::Ready(reply.deliver());
@@ -309,7 +318,7 @@ impl<T> Future for Pending<T> {
         if self.admission.is_writer_thread() {
             return Poll::Ready(Err(reentrant("Pending::poll")));
         }
-        if self.slot.is_withdrawn() {
+        if self.slot().is_withdrawn() {
             drop(inner);
             return Poll::Ready(Err(self.queue_timeout()));
         }
@@ -324,7 +333,7 @@ impl<T> Future for Pending<T> {
 impl<T> std::fmt::Debug for Pending<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pending")
-            .field("done", &self.slot.done.load(Ordering::Relaxed))
+            .field("done", &self.slot().done.load(Ordering::Relaxed))
             .finish_non_exhaustive()
     }
 }

@@ -320,7 +320,7 @@ impl Store {
         tell_when_queued: bool,
         line: &'static Location<'static>,
         f: F,
-    ) -> Result<(Box<dyn Job>, Pending<T>)>
+    ) -> Result<(Job, Pending<T>)>
     where
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
@@ -344,14 +344,10 @@ impl Store {
             deadline: later(asked, options.timeout.unwrap_or(self.inner.options.queue_timeout)),
             span: Span::current(),
         };
-        let slot = Arc::new(Slot::new(tell_when_queued));
-        let pending = Pending::new(
-            Arc::clone(&slot),
-            Arc::clone(&self.inner.shared.admission),
-            asked,
-            terms.deadline,
-        );
-        Ok((Box::new(Write::new(terms, f, slot)), pending))
+        let deadline = terms.deadline;
+        let (job, write) = Job::new(Write::new(terms, f, Slot::new(tell_when_queued)));
+        let pending = Pending::new(write, Arc::clone(&self.inner.shared.admission), asked, deadline);
+        Ok((job, pending))
     }
 
     fn admission(&self) -> &Admission {

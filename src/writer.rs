@@ -50,7 +50,7 @@ use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
 use crate::file::TempFolder;
-use crate::job::{Job, Verdict, drop_quietly, finish};
+use crate::job::{Job, Verdict};
 use crate::options::{Durability, Options};
 use crate::readers::Readers;
 use crate::registry::Claim;
@@ -105,9 +105,9 @@ pub(crate) struct Writer {
     /// The level that `PRAGMA synchronous` is at.
     durability: Durability,
     /// A job that did not fit in the last group.
-    carried: Option<Box<dyn Job>>,
+    carried: Option<Job>,
     /// Jobs of the open transaction that went well, in order. Empty while none is open.
-    group: Vec<Box<dyn Job>>,
+    group: Vec<Job>,
     /// How many jobs the last group had.
     last_group: usize,
     /// What is said of slow jobs, after the replies.
@@ -177,7 +177,7 @@ impl Writer {
     // ---- taking jobs ----
 
     /// The job to begin a group with; `None` once the store is closing and all is drained, or its time is over.
-    fn next(&mut self) -> Option<Box<dyn Job>> {
+    fn next(&mut self) -> Option<Job> {
         loop {
             if self.shared.admission.is_closed() && self.time_to_close_is_over() {
                 return None;
@@ -199,7 +199,7 @@ impl Writer {
     }
 
     /// The next job, if one is queued already.
-    fn queued(&self) -> Option<Box<dyn Job>> {
+    fn queued(&self) -> Option<Job> {
         let admission = &self.shared.admission;
         while let Ok(message) = admission.receiver().try_recv() {
             admission.made_room();
@@ -211,7 +211,7 @@ impl Writer {
     }
 
     /// Waits for a message; an idle pause is used for a checkpoint.
-    fn spin_or_wait(&mut self) -> Option<Box<dyn Job>> {
+    fn spin_or_wait(&mut self) -> Option<Job> {
         let admission = &self.shared.admission;
         let spun = admission.handoff().spin_for_job(self.last_group, || self.queued());
         self.last_group = 0;
@@ -244,12 +244,12 @@ impl Writer {
 
     // ---- one group ----
 
-    fn commit_group(&mut self, first: Box<dyn Job>) {
+    fn commit_group(&mut self, first: Job) {
         let began = Instant::now();
         let mut now = began;
         let mut candidate = Some(first);
         while let Some(job) = candidate {
-            if !self.fits(&*job) {
+            if !self.fits(&job) {
                 self.carried = Some(job);
                 break;
             }
@@ -275,16 +275,15 @@ impl Writer {
     }
 
     /// Whether the job may join the open transaction. `synchronous` cannot be changed inside one.
-    fn fits(&self, job: &dyn Job) -> bool {
+    fn fits(&self, job: &Job) -> bool {
         let terms = job.terms();
         self.group.is_empty() || (terms.limit.is_none() && terms.durability <= self.durability)
     }
 
     /// Takes the job from its caller, unless that has withdrawn it, or it comes too late, or the store is
     /// poisoned.
-    fn claim(&mut self, job: Box<dyn Job>, now: Instant) -> Option<Box<dyn Job>> {
+    fn claim(&mut self, job: Job, now: Instant) -> Option<Job> {
         if !job.start() {
-            drop_quietly(job);
             return None;
         }
         let terms = job.terms();
@@ -307,7 +306,7 @@ impl Writer {
 
     /// Begins a transaction for the job, if none is open. If that fails the job has not started, nor have those
     /// that have waited for SQLite's lock as long as it.
-    fn begin(&mut self, job: Box<dyn Job>, now: Instant) -> Option<Box<dyn Job>> {
+    fn begin(&mut self, job: Job, now: Instant) -> Option<Job> {
         if !self.group.is_empty() {
             return Some(job);
         }
@@ -348,20 +347,20 @@ impl Writer {
 
     /// Runs one job in the open transaction and sees to it that it was all or nothing. Says when its closure
     /// ended.
-    fn run_job(&mut self, mut job: Box<dyn Job>, started: Instant) -> Instant {
+    fn run_job(&mut self, job: Job, started: Instant) -> Instant {
         let nested = !self.group.is_empty();
         if nested && let Err(error) = self.own(sql::SAVEPOINT) {
             self.undo(job, Verdict::Failed(Error::not_started(error)), false);
             return Instant::now();
         }
         self.fence.reset();
-        let limit = self.limit(&*job);
+        let limit = self.limit(&job);
         let (result, slowest) = {
             let tx = WriteTx::new(&self.conn, &self.fence, self.options.slow_write);
             (job.run(&tx), tx.slowest())
         };
         let ended = Instant::now();
-        self.note_if_slow(&*job, started, ended, result.err(), slowest.and_then(|s| s.text));
+        self.note_if_slow(&job, started, ended, result.err(), slowest.and_then(|s| s.text));
         let settled = self.settle(result.is_ok());
         match self.lift(limit).or(settled) {
             Some(error) => self.undo(job, Verdict::Failed(error), nested),
@@ -411,7 +410,7 @@ impl Writer {
     }
 
     /// Undoes the job, to its savepoint or with the transaction that only it has used, and tells its caller.
-    fn undo(&mut self, job: Box<dyn Job>, verdict: Verdict, nested: bool) {
+    fn undo(&mut self, job: Job, verdict: Verdict, nested: bool) {
         // ROLLBACK TO leaves the savepoint open: RELEASE must follow.
         let undone = nested
             && !self.conn.is_autocommit()
@@ -517,20 +516,20 @@ impl Writer {
         self.shared.admission.handoff().group_took(began.elapsed());
         self.count_finished(jobs);
         for job in self.group.drain(..) {
-            finish(job, Verdict::Own);
+            job.finish(Verdict::Own);
         }
     }
 
     // ---- one job ----
 
-    fn fail(&mut self, job: Box<dyn Job>, error: Error) {
+    fn fail(&mut self, job: Job, error: Error) {
         self.deliver_failure(job, Verdict::Failed(error));
     }
 
-    fn deliver_failure(&mut self, job: Box<dyn Job>, verdict: Verdict) {
+    fn deliver_failure(&mut self, job: Job, verdict: Verdict) {
         self.shared.counters.failed_writes.add(1);
         self.count_finished(1);
-        finish(job, verdict);
+        job.finish(verdict);
     }
 
     fn count_finished(&mut self, jobs: u64) {
@@ -540,7 +539,7 @@ impl Writer {
     }
 
     /// Stops the job's SQL once its own time is over.
-    fn limit(&self, job: &dyn Job) -> Option<(Duration, Arc<AtomicBool>)> {
+    fn limit(&self, job: &Job) -> Option<(Duration, Arc<AtomicBool>)> {
         let limit = job.terms().limit?;
         let until = later(Instant::now(), limit);
         let hit = Arc::new(AtomicBool::new(false));
@@ -593,7 +592,7 @@ impl Writer {
 
     fn note_if_slow(
         &mut self,
-        job: &dyn Job,
+        job: &Job,
         started: Instant,
         ended: Instant,
         error: Option<&'static str>,
@@ -724,7 +723,7 @@ impl Writer {
             .unwrap_or_else(|| later(began, self.options.close_timeout));
         let carried = self.carried.take();
         let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
-        carried.into_iter().for_each(drop_quietly);
+        drop(carried);
         self.shared.admission.end();
         let Self {
             shared,
