@@ -19,7 +19,7 @@ use crate::fence::Fence;
 use crate::options::Options;
 
 /// How long a RESTART checkpoint may keep the writer.
-const PATIENCE: Duration = Duration::from_millis(20);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 
 thread_local! {
     /// Pages in the log after this thread's last commit, until they are taken. rusqlite's `wal_hook` takes a bare
@@ -65,7 +65,7 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Watches the log through a hook, on the thread that will commit.
+    /// Watches the log through a hook, which SQLite calls on the thread that commits.
     pub(crate) fn watch(conn: &Connection, fence: &Fence, options: &Options) -> Result<Self> {
         let page_size: u64 = fence
             .own(|| read_back(conn, "page_size"))?
@@ -100,6 +100,7 @@ impl Checkpointer {
         if pages < self.log {
             // The log has started anew.
             self.next = self.step;
+            self.retry = (self.step / 16).max(1);
         }
         self.log = pages;
         self.empty = false;
@@ -139,27 +140,31 @@ impl Checkpointer {
         conn: &Connection,
         fence: &Fence,
         mode: Mode,
-        patience: Option<Duration>,
+        patience: Duration,
     ) -> rusqlite::Result<Progress> {
         let pragma = match mode {
             Mode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
             Mode::Restart => "PRAGMA wal_checkpoint(RESTART)",
             Mode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
         };
-        conn.busy_timeout(patience.unwrap_or(PATIENCE))?;
+        conn.busy_timeout(patience)?;
         // Not from the cache: a PRAGMA acts when it is prepared, too.
         let row = fence.own(|| {
             conn.query_row(pragma, [], |row| {
-                let count = |column| row.get::<_, i64>(column).map(|n| n.max(0) as u32);
-                Ok(Progress {
-                    busy: row.get(0)?,
-                    log: count(1)?,
-                    moved: count(2)?,
-                })
+                // Both are -1 where SQLite did not get as far as to look.
+                let count = |column| row.get::<_, i64>(column).map(|n| u32::try_from(n).ok());
+                Ok((row.get(0)?, count(1)?, count(2)?))
             })
         });
         conn.busy_timeout(self.busy_timeout)?;
-        let progress = row?;
+        // If it failed it is tried again once the log has grown.
+        self.next = self.log.saturating_add(self.step);
+        let (busy, log, moved) = row?;
+        let progress = Progress {
+            busy,
+            log: log.unwrap_or(self.log),
+            moved: moved.unwrap_or(0),
+        };
         self.empty = progress.finished();
         if self.empty && mode != Mode::Passive {
             // The next commit starts the log anew.

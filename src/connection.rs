@@ -81,8 +81,8 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
     set(&conn, "synchronous", synchronous(options.durability))?;
     set(&conn, "journal_size_limit", options.journal_size_limit)?;
     set(&conn, "wal_autocheckpoint", 0)?;
-    warn_about_fts(&conn)?;
-    hint_at_memory_management(&conn)?;
+    warn_about_fts(&conn);
+    hint_at_memory_management(&conn);
     let fence = Fence::install(&conn, Role::Writer).map_err(Error::not_started)?;
     Ok(Fenced { conn, fence })
 }
@@ -295,9 +295,9 @@ fn auto_vacuum(mode: AutoVacuum) -> i64 {
 }
 
 /// Versions before 3.54.0 can damage the index of a full-text table.
-fn warn_about_fts(conn: &Connection) -> Result<()> {
+fn warn_about_fts(conn: &Connection) {
     if rusqlite::version_number() >= 3_054_000 {
-        return Ok(());
+        return;
     }
     let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%USING fts%' \
                LIMIT 1";
@@ -311,10 +311,9 @@ fn warn_about_fts(conn: &Connection) -> Result<()> {
              check them ('integrity-check') and update when you can"
         );
     }
-    Ok(())
 }
 
-fn hint_at_memory_management(conn: &Connection) -> Result<()> {
+fn hint_at_memory_management(conn: &Connection) {
     let sql = "SELECT 1 FROM pragma_compile_options WHERE compile_options = 'ENABLE_MEMORY_MANAGEMENT'";
     if conn.query_row(sql, [], |_| Ok(())).is_ok() {
         event!(
@@ -326,7 +325,6 @@ fn hint_at_memory_management(conn: &Connection) -> Result<()> {
              faster concurrent reads"
         );
     }
-    Ok(())
 }
 
 #[cfg(test)]

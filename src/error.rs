@@ -57,7 +57,7 @@ pub enum Error {
 
     /// This process has a [`Store`](crate::Store) on this file already.
     #[error(
-        "{} is already open in this process: clone the Store instead of opening it twice \
+        "{} is already open in this process, or still closing: clone the Store instead of opening it twice \
          (two writers of one process would meet on SQLite's lock)", path.display()
     )]
     AlreadyOpen {
@@ -294,8 +294,8 @@ impl Error {
         }
     }
 
-    /// What became of the write that gave this error. For a read, which writes nothing, the answer is
-    /// one of the two that say so.
+    /// What became of the write that gave this error. For a read, which writes nothing, the answer is one of the two
+    /// that say so. An error that a closure passed on from another call of larder's speaks of that call.
     pub fn outcome(&self) -> Outcome {
         match self {
             Error::CommitUnknown { .. } => Outcome::Unknown,
@@ -323,7 +323,7 @@ impl Error {
     /// Whether the same call, made again after a pause, may well succeed and cannot write twice.
     ///
     /// True for a full queue, the time-outs, a group that was rolled back (but for a full disk, or by the write itself), a full log, a file in
-    /// use, and SQLite's `BUSY` and `LOCKED`. False for what will fail again (a constraint, a mistake in SQL, a closed
+    /// use, and SQLite's `BUSY` and `LOCKED` where nothing was started. False for what will fail again (a constraint, a mistake in SQL, a closed
     /// or poisoned store, an application's own error) and for [`CommitUnknown`](Error::CommitUnknown), where a
     /// second try could write twice.
     pub fn is_retryable(&self) -> bool {
@@ -335,7 +335,7 @@ impl Error {
             | Error::InUse { .. } => true,
             Error::RolledBack { own_doing, source, .. } => !own_doing && !disk_is_full(source),
             Error::Sqlite { source, outcome } => {
-                *outcome != Outcome::Unknown
+                *outcome == Outcome::NotStarted
                     && matches!(primary_code(source), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
             }
             _ => false,
@@ -416,10 +416,13 @@ fn disk_is_full(source: &Option<Arc<rusqlite::Error>>) -> bool {
 fn advice(source: &rusqlite::Error, outcome: Outcome) -> &'static str {
     match (primary_code(source), outcome) {
         (Some(ffi::SQLITE_BUSY), Outcome::NotStarted) => {
-            "; another process held SQLite's write lock for longer than the busy timeout, and the write was not \
+            "; another process held SQLite's lock for longer than the busy timeout, and nothing was \
              started: find that process, then try again"
         }
         (Some(ffi::SQLITE_FULL), _) => "; free disk space, or raise max_page_count, then try again",
+        (Some(ffi::SQLITE_CORRUPT), _) if extended_code(source) == Some(ffi::SQLITE_CORRUPT_VTAB) => {
+            "; rebuild the full-text or R-tree table that is damaged"
+        }
         (Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB), _) => {
             "; stop the service and restore a backup that was checked"
         }

@@ -108,10 +108,15 @@ impl Fence {
 
     /// Runs larder's own statements.
     pub(crate) fn own<T>(&self, f: impl FnOnce() -> T) -> T {
+        struct Lower<'a>(&'a AtomicBool);
+        impl Drop for Lower<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Relaxed);
+            }
+        }
         self.own.store(true, Relaxed);
-        let result = f();
-        self.own.store(false, Relaxed);
-        result
+        let _lower = Lower(&self.own);
+        f()
     }
 
     /// Forgets what an earlier closure did.
@@ -179,6 +184,15 @@ impl Fence {
                 pragma_name,
                 pragma_value,
             } => self.judge_pragma(pragma_name, pragma_value),
+            // sqlite_sequence or sqlite_stat1. SQLite does not let them be dropped, and they would shadow main's.
+            AuthAction::CreateTable { table_name } | AuthAction::CreateTempTable { table_name }
+                if context.database_name == Some("temp") && table_name.starts_with("sqlite_") =>
+            {
+                self.refuse(
+                    "AUTOINCREMENT or ANALYZE in a temporary table",
+                    "it makes a table that would outlive the closure: use INTEGER PRIMARY KEY alone",
+                )
+            }
             // The row of sqlite_temp_schema that every temporary object has, also one that is made by a qualified name
             // (`CREATE TABLE temp.t`) and is no CREATE TEMP to the authorizer.
             AuthAction::Insert { table_name }

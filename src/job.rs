@@ -4,6 +4,7 @@
 //! [`Pending`](crate::Pending) stays with the caller and waits at the slot. One allocation, since the caller's
 //! allocator would otherwise go without the memory that the writer frees, and it is the caller who is last to let go.
 
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -115,9 +116,8 @@ where
             return Err("run twice");
         };
         let span = &self.terms.span;
-        let result = catch_unwind(AssertUnwindSafe(|| span.in_scope(|| closure(tx))));
-        let own = match result {
-            Ok(result) => Reply::Returned(tx.judge(result)),
+        let own = match catch_unwind(AssertUnwindSafe(|| tx.judge(span.in_scope(|| closure(tx))))) {
+            Ok(result) => Reply::Returned(result),
             Err(payload) => Reply::Panicked(payload),
         };
         let ended = match &own {
@@ -132,8 +132,7 @@ where
     fn finish(&self, verdict: Verdict) {
         let own = self.work().own.take();
         let (reply, unwanted) = match (verdict, own) {
-            (Verdict::Own, Some(own)) => (own, None),
-            (Verdict::Own, None) => (Reply::Returned(Err(Error::Closed)), None),
+            (Verdict::Own, own) => (own.expect("a job that is told its own result has run"), None),
             (Verdict::Failed(error @ Error::Interrupted { .. }), own @ Some(Reply::Returned(_))) => {
                 (Reply::Returned(Err(error)), own)
             }
@@ -220,17 +219,24 @@ impl Job {
     /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic.
     pub(crate) fn finish(mut self, verdict: Verdict) {
         self.finished = true;
-        let _ = catch_unwind(AssertUnwindSafe(|| {
+        quietly(|| {
             self.task.finish(verdict);
             drop(self);
-        }));
+        });
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = catch_unwind(AssertUnwindSafe(|| self.task.abandon()));
+            quietly(|| self.task.abandon());
         }
+    }
+}
+
+/// Lets no panic of user code out. What it panicked with is not dropped either: that may panic, too.
+fn quietly(f: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        mem::forget(payload);
     }
 }

@@ -363,7 +363,7 @@ impl Options {
     }
 
     /// Pages in the write-ahead log at which the writer moves them to the database file, after it has replied.
-    /// The default is 1000 pages, as SQLite's own. At least 1. PRAGMA: `wal_autocheckpoint` is 0, since
+    /// The default is 1000 pages, as SQLite's own; never more than a quarter of [`wal_limit`](Self::wal_limit). At least 1. PRAGMA: `wal_autocheckpoint` is 0, since
     /// the writer does it.
     pub fn checkpoint_pages(mut self, pages: u32) -> Self {
         self.checkpoint_pages = pages;
@@ -391,8 +391,8 @@ impl Options {
         self
     }
 
-    /// Opens the file even on a network or pass-through file system, and on one that larder does not know to
-    /// be safe. The default is `false`.
+    /// Opens the file even on a file system that larder knows to be unsafe for a WAL: a network or pass-through one.
+    /// The default is `false`. Linux only; elsewhere larder does not look.
     pub fn allow_unsupported_filesystem(mut self, allow: bool) -> Self {
         self.allow_unsupported_filesystem = allow;
         self

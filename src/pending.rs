@@ -239,8 +239,9 @@ impl<T> Pending<T> {
             if inner.reply.is_some() || self.slot().stage.load(Ordering::SeqCst) != IN_LINE {
                 return Ok(());
             }
-            inner.waker = Some(thread_waker());
+            let old = inner.waker.replace(thread_waker());
             drop(inner);
+            drop(old);
             if !park_until(Some(self.deadline)) && self.give_up() {
                 return Err(self.queue_timeout());
             }
@@ -257,8 +258,9 @@ impl<T> Pending<T> {
             if let Some(reply) = inner.take() {
                 return Some(reply);
             }
-            inner.waker = Some(thread_waker());
+            let old = inner.waker.replace(thread_waker());
             drop(inner);
+            drop(old);
             let deadline = may_withdraw.then_some(self.deadline);
             let next = [until, deadline].into_iter().flatten().min();
             if park_until(next) {
@@ -310,6 +312,8 @@ impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // A waker is code of the runtime's: it is neither cloned nor dropped under the lock.
+        let waker = context.waker().clone();
         let mut inner = self.slot().lock();
         if let Some(reply) = inner.take() {
             drop(inner);
@@ -322,10 +326,9 @@ impl<T> Future for Pending<T> {
             drop(inner);
             return Poll::Ready(Err(self.queue_timeout()));
         }
-        match &mut inner.waker {
-            Some(waker) => waker.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
-        }
+        let old = inner.waker.replace(waker);
+        drop(inner);
+        drop(old);
         Poll::Pending
     }
 }

@@ -11,6 +11,7 @@
 //! Closing: `closed` is set under the list's lock, and a connection is entered in the list under it before it is
 //! opened. So after that no further one opens, and when the list is empty the last one has been closed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -34,6 +35,9 @@ use crate::transaction::{AgeLimit, ReadTx, run_own, sql};
 
 /// How often a read that waits for a connection looks whether the store has been closed.
 const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// How often closing looks for connections that have become idle.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 pub(crate) struct Readers {
     path: PathBuf,
@@ -66,7 +70,7 @@ impl Readers {
             .thread_pool(opener())
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build(manager)
-            .map_err(|_| Error::Closed)?;
+            .expect("a pool that opens nothing at first has nothing to wait for");
         Ok(Self {
             path: file.path.clone(),
             pool,
@@ -89,7 +93,7 @@ impl Readers {
         let mut snapshot = Snapshot::begin(&mut reader, site)?;
         let (result, slowest) = {
             let tx = snapshot.tx(self.slow, self.age);
-            (tx.explain_result(f(&tx)), tx.slowest())
+            (tx.judge_read(f(&tx)), tx.slowest())
         };
         let lasted = snapshot.started.elapsed();
         if lasted >= self.slow {
@@ -133,12 +137,20 @@ impl Readers {
             });
         }
         let start = Instant::now();
+        let mut last_error = None;
         loop {
             let left = timeout.saturating_sub(start.elapsed());
-            let error = match self.pool.get_timeout(left.min(LOOK_UP)) {
+            match self.pool.get_timeout(left.min(LOOK_UP)) {
                 Ok(reader) => return Ok(reader),
-                Err(error) => error.to_string(),
-            };
+                // "timed out waiting for connection: REASON"; r2d2 tells each reason once.
+                Err(error) => {
+                    let error = error.to_string();
+                    last_error = error
+                        .split_once(": ")
+                        .map(|(_, reason)| reason.to_owned())
+                        .or(last_error);
+                }
+            }
             if self.census.is_closed() {
                 return Err(Error::Closed);
             }
@@ -147,7 +159,7 @@ impl Readers {
                     waited: start.elapsed(),
                     readers: self.size,
                     held_here,
-                    last_error: error.split_once(": ").map(|(_, reason)| reason.to_owned()),
+                    last_error,
                 });
             }
         }
@@ -175,11 +187,19 @@ impl Readers {
     /// Which read is in the way.
     pub(crate) fn close(&self, deadline: Instant) -> std::result::Result<(), String> {
         self.census.close();
-        while let Some(idle) = self.pool.try_get() {
-            drop(idle);
-        }
-        if self.census.wait_until_empty(deadline) {
-            return Ok(());
+        // In turns: a connection that was being opened when the census closed becomes idle only now, and an idle one
+        // is closed by being borrowed.
+        loop {
+            while let Some(idle) = self.pool.try_get() {
+                drop(idle);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.census.wait_until_empty(left.min(LOOK_AGAIN)) {
+                return Ok(());
+            }
+            if left.is_zero() {
+                break;
+            }
         }
         Err(self.oldest().map_or_else(
             || "a reader's connection is still being opened or closed".to_owned(),
@@ -215,7 +235,16 @@ impl ManageConnection for Manager {
 
     fn connect(&self) -> Result<Reader> {
         let entry = self.census.enter()?;
-        let Fenced { conn, fence } = open_reader(&self.source, &self.path, &self.options)?;
+        // r2d2 would count a connection whose opening panicked as pending for ever.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            open_reader(&self.source, &self.path, &self.options)
+        }));
+        let Fenced { conn, fence } = opened.unwrap_or_else(|_| {
+            Err(Error::Options {
+                option: "on_connect",
+                problem: "it panicked for a reader".into(),
+            })
+        })?;
         let expiry = Arc::new(Expiry::default());
         if self.options.interrupt_old_readers {
             let expiry = Arc::clone(&expiry);
@@ -379,20 +408,10 @@ impl Census {
         self.closed.store(true, Ordering::Release);
     }
 
-    fn wait_until_empty(&self, deadline: Instant) -> bool {
-        let mut open = self.lock();
-        while !open.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            open = self
-                .left
-                .wait_timeout(open, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        true
+    fn wait_until_empty(&self, patience: Duration) -> bool {
+        let open = self.lock();
+        let waited = self.left.wait_timeout_while(open, patience, |open| !open.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_empty()
     }
 
     fn held_by_this_thread(&self) -> usize {

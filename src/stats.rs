@@ -9,8 +9,8 @@ use std::time::Duration;
 pub struct Stats {
     /// Writes that were committed.
     pub writes: u64,
-    /// Writes that were rolled back, or that the writer did not start. One that its caller withdrew at its deadline is
-    /// not counted.
+    /// Writes that were rolled back, or that the writer did not start. One that its caller withdrew at its deadline,
+    /// or that found the queue full, is not counted.
     pub failed_writes: u64,
     /// Transactions that carried the committed writes.
     pub groups: u64,

@@ -111,15 +111,26 @@ impl Store {
         let handoff = Handoff::new(options.spin);
         let admission = Admission::new(id, options.queue, handoff);
         let shared = Arc::new(Shared::new(file.path, Arc::new(admission)));
+        let belongings = Belongings {
+            claim,
+            folder: folder.clone(),
+        };
+        Writer::start(
+            writer,
+            options.clone(),
+            Arc::clone(&shared),
+            Arc::clone(&readers),
+            belongings,
+        )?;
+        // Its drop waits for the writer thread, so it is made once there is one.
         let inner = Inner {
             id,
             file: file.id,
-            options: options.clone(),
-            shared: Arc::clone(&shared),
-            readers: Arc::clone(&readers),
-            _folder: folder.clone(),
+            options,
+            shared,
+            readers,
+            _folder: folder,
         };
-        Writer::start(writer, options, shared, readers, Belongings { claim, folder })?;
         inner.report_open(&page_size);
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -286,7 +297,7 @@ impl Store {
     /// Closes the store for all its clones, within [`Options::close_timeout`]: takes no further writes, finishes
     /// those that are queued, waits for reads, runs `PRAGMA optimize`, empties the write-ahead log.
     ///
-    /// A second call gives the same report.
+    /// A second call gives the same report, or waits anew if the first gave up.
     ///
     /// # Errors
     ///
@@ -406,7 +417,9 @@ impl Inner {
                 finished: self.shared.counters.finished_closing.get(),
                 never_started: self.shared.admission.discarded(),
                 wal_truncated: false,
-                wal_kept_because: Some("a write is still running; the file is closed when it ends".into()),
+                wal_kept_because: Some(
+                    "a write or the last checkpoint is still running; the file is closed when it ends".into(),
+                ),
                 took: began.elapsed(),
             })
     }

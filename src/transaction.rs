@@ -164,6 +164,9 @@ impl<'a> ReadTx<'a> {
         {
             return Err(too_old(limit));
         }
+        if self.conn.is_autocommit() {
+            return Err(ended());
+        }
         let result = self.conn.prepare_cached(sql).and_then(|mut statement| {
             let result = f(&mut statement);
             self.note_time(start, || (statement.parameter_count() > 0).then(|| sql.to_owned()));
@@ -203,6 +206,24 @@ impl<'a> ReadTx<'a> {
             other => other,
         })
     }
+}
+
+impl ReadTx<'_> {
+    /// What a read came to. It wrote nothing, whatever happened, and it was one snapshot or it failed.
+    pub(crate) fn judge_read<T>(&self, result: Result<T>) -> Result<T> {
+        match self.explain_result(result) {
+            Ok(_) if self.conn.is_autocommit() => Err(ended()),
+            Err(Error::Sqlite { source, .. }) => Err(Error::not_started(source)),
+            other => other,
+        }
+    }
+}
+
+/// An I/O error, no memory or an interrupt may end the transaction. The next statement would be in another.
+fn ended() -> Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK);
+    let message = "SQLite has ended this transaction after the error of an earlier statement: return that error";
+    rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
 }
 
 fn too_old(limit: Duration) -> Error {

@@ -42,7 +42,7 @@ use rusqlite::{Connection, ffi};
 
 use crate::admission::{Admission, Message};
 use crate::apart::Apart;
-use crate::checkpoint::{Checkpointer, Mode, Progress};
+use crate::checkpoint::{Checkpointer, Mode, PATIENCE, Progress};
 use crate::clock::later;
 use crate::closing::{CloseReport, Closing};
 use crate::connection::{self, Fenced, synchronous};
@@ -60,6 +60,9 @@ use crate::transaction::{ENDED, WriteTx, run_own, sql};
 
 /// How long the writer waits for a write before it uses the pause for a checkpoint.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How often the writer waits for readers while the log is over its hard limit and writes are refused for it.
+const TRY_WHEN_FULL: Duration = Duration::from_millis(100);
 
 /// What the writer thread shares with the callers.
 pub(crate) struct Shared {
@@ -108,6 +111,8 @@ pub(crate) struct Writer {
     carried: Option<Job>,
     /// Jobs of the open transaction that went well, in order. Empty while none is open.
     group: Vec<Job>,
+    /// When it last waited for readers with the log over its hard limit.
+    tried_when_full: Option<Instant>,
     /// How many jobs the last group had.
     last_group: usize,
     /// What is said of slow jobs, after the replies.
@@ -145,17 +150,20 @@ impl Writer {
             durability,
             carried: None,
             group: Vec::new(),
+            tried_when_full: None,
             last_group: 0,
             slow: Vec::new(),
             belongings,
         };
         let thread = thread::Builder::new().name("larder-writer".into());
+        let path = writer.shared.path.clone();
         thread
             .spawn(move || writer.run())
             .map(drop)
-            .map_err(|error| Error::Options {
-                option: "writer thread",
-                problem: format!("the operating system gave no thread for it: {error}"),
+            .map_err(|error| Error::Open {
+                path,
+                problem: format!("the operating system gave no thread for its writer: {error}"),
+                source: Some(Box::new(error)),
             })
     }
 
@@ -167,7 +175,7 @@ impl Writer {
         while let Some(job) = self.next() {
             self.commit_group(job);
             if let Some(mode) = self.checkpointer.due() {
-                self.checkpoint(mode);
+                self.checkpoint(mode, PATIENCE);
             }
         }
         self.close();
@@ -225,7 +233,7 @@ impl Writer {
             admission.receiver().recv_timeout(IDLE)
         };
         let Ok(message) = message else {
-            self.checkpoint(Mode::Passive);
+            self.checkpoint(Mode::Passive, PATIENCE);
             return None;
         };
         admission.made_room();
@@ -347,11 +355,18 @@ impl Writer {
 
     /// Runs one job in the open transaction and sees to it that it was all or nothing. Says when its closure
     /// ended.
-    fn run_job(&mut self, job: Job, started: Instant) -> Instant {
-        let nested = !self.group.is_empty();
+    fn run_job(&mut self, mut job: Job, started: Instant) -> Instant {
+        let mut nested = !self.group.is_empty();
         if nested && let Err(error) = self.own(sql::SAVEPOINT) {
-            self.undo(job, Verdict::Failed(Error::not_started(error)), false);
-            return Instant::now();
+            // A virtual table of an earlier job's could not be flushed. That is not this job's doing, and it has not
+            // started: it gets a transaction of its own.
+            self.roll_back();
+            self.lose_group("a savepoint could not be made", Some(&Arc::new(error)));
+            nested = false;
+            let Some(own_again) = self.begin(job, started) else {
+                return Instant::now();
+            };
+            job = own_again;
         }
         self.fence.reset();
         let limit = self.limit(&job);
@@ -362,7 +377,7 @@ impl Writer {
         let ended = Instant::now();
         self.note_if_slow(&job, started, ended, result.err(), slowest.and_then(|s| s.text));
         let settled = self.settle(result.is_ok());
-        match self.lift(limit).or(settled) {
+        match Self::was_hit(limit).or(settled) {
             Some(error) => self.undo(job, Verdict::Failed(error), nested),
             None if result.is_err() => self.undo(job, Verdict::Own, nested),
             None => match if nested { self.own(sql::RELEASE) } else { Ok(()) } {
@@ -375,6 +390,9 @@ impl Writer {
 
     /// Cleans up after a closure, and finds what it did wrong without knowing it.
     fn settle(&mut self, ok: bool) -> Option<Error> {
+        // Two things of the connection's that a closure may well set for itself, and that no rollback undoes.
+        let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
+        let _ = self.conn.busy_timeout(self.options.busy_timeout);
         if self.conn.is_busy() {
             let leaked = status::reset_leaked(&mut self.conn);
             event!(
@@ -418,7 +436,7 @@ impl Writer {
         if !undone {
             self.roll_back();
         }
-        self.deliver_failure(job, verdict);
+        self.tell(job, verdict);
         if !undone && !self.group.is_empty() {
             self.lose_group(
                 "another write of the same group made SQLite end the whole transaction",
@@ -477,19 +495,11 @@ impl Writer {
             return true;
         };
         self.roll_back();
-        let source = Arc::new(error);
-        match primary_code(&source) {
-            // None of these can come from after the commit frame has been written.
-            Some(
-                ffi::SQLITE_BUSY
-                | ffi::SQLITE_LOCKED
-                | ffi::SQLITE_CONSTRAINT
-                | ffi::SQLITE_FULL
-                | ffi::SQLITE_INTERRUPT,
-            ) => {
-                self.lose_group("COMMIT failed and SQLite rolled the transaction back", Some(&source));
-            }
-            _ => {
+        match primary_code(&error) {
+            // SQLite writes the frame that commits, syncs it, then enters it in the index. Only these can come from
+            // there or later; all others come before it.
+            Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN | ffi::SQLITE_PROTOCOL) | None => {
+                let source = Arc::new(error);
                 self.poison(&source);
                 for job in mem::take(&mut self.group) {
                     self.fail(
@@ -500,6 +510,15 @@ impl Writer {
                     );
                 }
             }
+            // It was the one job's own doing, as when a virtual table checks a constraint at the end.
+            Some(_) if self.group.len() == 1 => {
+                let job = self.group.remove(0);
+                self.fail(job, error.into());
+            }
+            Some(_) => self.lose_group(
+                "COMMIT failed and SQLite rolled the transaction back",
+                Some(&Arc::new(error)),
+            ),
         }
         false
     }
@@ -523,10 +542,11 @@ impl Writer {
     // ---- one job ----
 
     fn fail(&mut self, job: Job, error: Error) {
-        self.deliver_failure(job, Verdict::Failed(error));
+        self.tell(job, Verdict::Failed(error));
     }
 
-    fn deliver_failure(&mut self, job: Job, verdict: Verdict) {
+    /// Tells the caller of a job that was not committed.
+    fn tell(&mut self, job: Job, verdict: Verdict) {
         self.shared.counters.failed_writes.add(1);
         self.count_finished(1);
         job.finish(verdict);
@@ -553,10 +573,9 @@ impl Writer {
         Some((limit, hit))
     }
 
-    /// Takes the limit away again, and says so if it was hit.
-    fn lift(&self, limit: Option<(Duration, Arc<AtomicBool>)>) -> Option<Error> {
+    /// Says so if the limit was hit. `settle` has taken it away again.
+    fn was_hit(limit: Option<(Duration, Arc<AtomicBool>)>) -> Option<Error> {
         let (limit, hit) = limit?;
-        let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
         hit.load(Ordering::Relaxed).then_some(Error::Interrupted {
             limit,
             advice: "this write's SQL ran into WriteOptions::limit and was rolled back: do less in one write, or \
@@ -640,7 +659,12 @@ impl Writer {
     /// The error of every write while the log is over its hard limit, and one more attempt before it.
     fn wal_full(&mut self) -> Option<Error> {
         self.checkpointer.over_hard_limit()?;
-        self.checkpoint(Mode::Restart);
+        // Waiting for readers takes a while, and each job of a long queue comes by here: most only have a look.
+        let patient = self.tried_when_full.is_none_or(|last| last.elapsed() >= TRY_WHEN_FULL);
+        self.checkpoint(Mode::Restart, if patient { PATIENCE } else { Duration::ZERO });
+        if patient {
+            self.tried_when_full = Some(Instant::now());
+        }
         let limit = self.checkpointer.over_hard_limit()?;
         Some(Error::WalFull {
             wal_bytes: self.checkpointer.bytes(),
@@ -649,11 +673,11 @@ impl Writer {
         })
     }
 
-    fn checkpoint(&mut self, mode: Mode) {
+    fn checkpoint(&mut self, mode: Mode, patience: Duration) {
         if self.shared.poison.get().is_some() {
             return;
         }
-        match self.checkpointer.run(&self.conn, &self.fence, mode, None) {
+        match self.checkpointer.run(&self.conn, &self.fence, mode, patience) {
             Ok(progress) => self.note_progress(mode, progress),
             Err(error) => self.checkpoint_failed(error),
         }
@@ -796,7 +820,7 @@ fn truncate(
             "PRAGMA optimize failed"
         );
     }
-    match checkpointer.run(conn, fence, Mode::Truncate, Some(left.min(options.busy_timeout))) {
+    match checkpointer.run(conn, fence, Mode::Truncate, left.min(options.busy_timeout)) {
         Ok(progress) if progress.finished() => Ok(()),
         Ok(_) => Err("another process reads from it or writes to it".into()),
         // Not SQLite's message: this goes to an event.

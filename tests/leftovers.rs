@@ -141,7 +141,7 @@ fn a_temporary_trigger_made_by_its_qualified_name_is_gone_in_the_next_write() {
 fn a_temporary_index_and_trigger_go_with_their_temporary_table() {
     leaves_nothing(|tx| {
         tx.execute_batch(
-            "CREATE TEMP TABLE scratch(x INTEGER PRIMARY KEY AUTOINCREMENT, y UNIQUE);
+            "CREATE TEMP TABLE scratch(x INTEGER PRIMARY KEY, y UNIQUE);
              CREATE INDEX temp.scratch_y ON scratch(y);
              CREATE TEMP TRIGGER scratched AFTER INSERT ON scratch BEGIN SELECT 1; END;
              CREATE TEMP VIEW scratches AS SELECT * FROM scratch;
