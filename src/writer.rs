@@ -29,6 +29,9 @@
 //! `RAISE(ROLLBACK)` or `ON CONFLICT ROLLBACK` SQLite has ended the whole transaction, even if the closure
 //! swallowed the error. Then all before it are told `RolledBack`, and those after it get a new transaction.
 
+mod ending;
+mod log;
+
 use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,15 +40,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
+use self::ending::DeathGuard;
 use crate::admission::{Admission, Message};
 use crate::apart::Apart;
-use crate::checkpoint::{Checkpointer, Mode, PATIENCE, Progress};
+use crate::checkpoint::{Checkpointer, Mode, PATIENCE};
 use crate::clock::later;
-use crate::closing::{CloseReport, Closing};
-use crate::connection::{self, Fenced, synchronous};
+use crate::closing::Closing;
+use crate::connection::{Fenced, synchronous};
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
@@ -60,9 +63,6 @@ use crate::transaction::{ENDED, WriteTx, run_own, sql};
 
 /// How long the writer waits for a write before it uses the pause for a checkpoint.
 const IDLE: Duration = Duration::from_secs(1);
-
-/// How often the writer waits for readers while the log is over its hard limit and writes are refused for it.
-const TRY_WHEN_FULL: Duration = Duration::from_millis(100);
 
 /// What the writer thread shares with the callers.
 pub(crate) struct Shared {
@@ -652,201 +652,5 @@ impl Writer {
 
     fn own(&self, sql: &str) -> rusqlite::Result<()> {
         run_own(&self.conn, &self.fence, sql)
-    }
-
-    // ---- the log ----
-
-    /// The error of every write while the log is over its hard limit, and one more attempt before it.
-    fn wal_full(&mut self) -> Option<Error> {
-        self.checkpointer.over_hard_limit()?;
-        // Waiting for readers takes a while, and each job of a long queue comes by here: most only have a look.
-        let patient = self.tried_when_full.is_none_or(|last| last.elapsed() >= TRY_WHEN_FULL);
-        self.checkpoint(Mode::Restart, if patient { PATIENCE } else { Duration::ZERO });
-        if patient {
-            self.tried_when_full = Some(Instant::now());
-        }
-        let limit = self.checkpointer.over_hard_limit()?;
-        Some(Error::WalFull {
-            wal_bytes: self.checkpointer.bytes(),
-            limit,
-            oldest: self.readers.oldest(),
-        })
-    }
-
-    fn checkpoint(&mut self, mode: Mode, patience: Duration) {
-        if self.shared.poison.get().is_some() {
-            return;
-        }
-        match self.checkpointer.run(&self.conn, &self.fence, mode, patience) {
-            Ok(progress) => self.note_progress(mode, progress),
-            Err(error) => self.checkpoint_failed(error),
-        }
-        self.shared.counters.wal_bytes.set(self.checkpointer.bytes());
-    }
-
-    fn note_progress(&self, mode: Mode, progress: Progress) {
-        let counters = &self.shared.counters;
-        if progress.finished() {
-            counters.checkpoints.add(u64::from(progress.log > 0));
-            return;
-        }
-        counters.unfinished_checkpoints.add(1);
-        self.readers.name_older_than(self.options.max_reader_age);
-        if self.checkpointer.over_limit() {
-            event!(
-                warn,
-                "larder::checkpoint",
-                self.shared.path,
-                {
-                    ?mode,
-                    busy = progress.busy,
-                    log_pages = progress.log,
-                    moved_pages = progress.moved,
-                    wal_bytes = self.checkpointer.bytes(),
-                    oldest_reader = self.readers.oldest(),
-                },
-                "the write-ahead log is over its limit and a checkpoint could not finish"
-            );
-        }
-    }
-
-    /// A log that could not be synced is never synced again: the kernel may have dropped what it could not write.
-    fn checkpoint_failed(&mut self, error: rusqlite::Error) {
-        if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
-            return self.poison(&Arc::new(error));
-        }
-        event!(
-            warn,
-            "larder::checkpoint",
-            self.shared.path,
-            { "db.response.status_code" = extended_code(&error) },
-            "a checkpoint failed; it is tried again when the log has grown"
-        );
-    }
-
-    fn poison(&self, source: &Arc<rusqlite::Error>) {
-        let _ = self.shared.poison.set(Arc::clone(source));
-        event!(
-            error,
-            "larder::poison",
-            self.shared.path,
-            { "db.response.status_code" = extended_code(source), "error.type" = "Poisoned" },
-            "the disk failed the store: it takes no more writes, serves reads, and wants a restart"
-        );
-    }
-
-    // ---- closing ----
-
-    /// After the intake has closed and the queue is drained, or its time is over.
-    fn close(mut self) {
-        let began = Instant::now();
-        let deadline = self
-            .shared
-            .closing
-            .deadline()
-            .unwrap_or_else(|| later(began, self.options.close_timeout));
-        let carried = self.carried.take();
-        let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
-        drop(carried);
-        self.shared.admission.end();
-        let Self {
-            shared,
-            readers,
-            options,
-            conn,
-            fence,
-            mut checkpointer,
-            belongings,
-            ..
-        } = self;
-        let reason = match (readers.close(deadline), shared.poison.get()) {
-            (_, Some(_)) => Some("the store is poisoned, so the log is left as it is for recovery".to_owned()),
-            (Err(reader), None) => Some(reader),
-            (Ok(()), None) => truncate(&conn, &fence, &mut checkpointer, &options, deadline).err(),
-        };
-        // The close of the last connection makes a checkpoint of its own, and a sync that failed is not tried again.
-        if reason.is_some() {
-            let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-        }
-        connection::close(conn);
-        let Belongings { claim, folder } = belongings;
-        drop(claim);
-        drop(folder);
-        let report = CloseReport {
-            finished: shared.counters.finished_closing.get(),
-            never_started: shared.admission.discarded() + u64::from(was_carried),
-            wal_truncated: reason.is_none(),
-            wal_kept_because: reason,
-            took: began.elapsed(),
-        };
-        event!(
-            info,
-            "larder::close",
-            shared.path,
-            {
-                finished = report.finished,
-                never_started = report.never_started,
-                wal_truncated = report.wal_truncated,
-                wal_kept_because = report.wal_kept_because,
-                duration_ms = report.took.as_millis() as u64,
-            },
-            "store closed"
-        );
-        shared.closing.report(report);
-    }
-}
-
-/// `PRAGMA optimize`, then a checkpoint that empties the log.
-///
-/// # Errors
-///
-/// Why the log could not be emptied.
-fn truncate(
-    conn: &Connection,
-    fence: &Fence,
-    checkpointer: &mut Checkpointer,
-    options: &Options,
-    deadline: Instant,
-) -> std::result::Result<(), String> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err("the time to close was over".into());
-    }
-    if let Err(error) = fence.own(|| conn.execute_batch("PRAGMA optimize")) {
-        event!(
-            debug,
-            "larder::close",
-            { "db.response.status_code" = extended_code(&error) },
-            "PRAGMA optimize failed"
-        );
-    }
-    match checkpointer.run(conn, fence, Mode::Truncate, left.min(options.busy_timeout)) {
-        Ok(progress) if progress.finished() => Ok(()),
-        Ok(_) => Err("another process reads from it or writes to it".into()),
-        // Not SQLite's message: this goes to an event.
-        Err(error) => Err(match extended_code(&error) {
-            Some(code) => format!("the checkpoint failed with SQLite's error {code}"),
-            None => "the checkpoint failed".into(),
-        }),
-    }
-}
-
-/// If the thread dies, which would be larder's bug, nobody is left waiting: the queue closes, the jobs that are
-/// dropped reply, and closing is over.
-struct DeathGuard {
-    shared: Arc<Shared>,
-}
-
-impl Drop for DeathGuard {
-    fn drop(&mut self) {
-        self.shared.admission.close();
-        self.shared.admission.end();
-        self.shared.closing.report(CloseReport {
-            finished: 0,
-            never_started: 0,
-            wal_truncated: false,
-            wal_kept_because: Some("the writer thread panicked: please report it".into()),
-            took: Duration::ZERO,
-        });
     }
 }

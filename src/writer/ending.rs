@@ -1,0 +1,132 @@
+//! The end of the writer: what it does, in order, once the queue is closed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use super::{Belongings, Shared, Writer};
+use crate::checkpoint::{Checkpointer, Mode};
+use crate::clock::later;
+use crate::closing::CloseReport;
+use crate::connection;
+use crate::error::extended_code;
+use crate::event::event;
+use crate::fence::Fence;
+use crate::options::Options;
+
+impl Writer {
+    /// After the intake has closed and the queue is drained, or its time is over.
+    pub(super) fn close(mut self) {
+        let began = Instant::now();
+        let deadline = self
+            .shared
+            .closing
+            .deadline()
+            .unwrap_or_else(|| later(began, self.options.close_timeout));
+        let carried = self.carried.take();
+        let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
+        drop(carried);
+        self.shared.admission.end();
+        let Self {
+            shared,
+            readers,
+            options,
+            conn,
+            fence,
+            mut checkpointer,
+            belongings,
+            ..
+        } = self;
+        let reason = match (readers.close(deadline), shared.poison.get()) {
+            (_, Some(_)) => Some("the store is poisoned, so the log is left as it is for recovery".to_owned()),
+            (Err(reader), None) => Some(reader),
+            (Ok(()), None) => truncate(&conn, &fence, &mut checkpointer, &options, deadline).err(),
+        };
+        // The close of the last connection makes a checkpoint of its own, and a sync that failed is not tried again.
+        if reason.is_some() {
+            let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+        connection::close(conn);
+        let Belongings { claim, folder } = belongings;
+        drop(claim);
+        drop(folder);
+        let report = CloseReport {
+            finished: shared.counters.finished_closing.get(),
+            never_started: shared.admission.discarded() + u64::from(was_carried),
+            wal_truncated: reason.is_none(),
+            wal_kept_because: reason,
+            took: began.elapsed(),
+        };
+        event!(
+            info,
+            "larder::close",
+            shared.path,
+            {
+                finished = report.finished,
+                never_started = report.never_started,
+                wal_truncated = report.wal_truncated,
+                wal_kept_because = report.wal_kept_because,
+                duration_ms = report.took.as_millis() as u64,
+            },
+            "store closed"
+        );
+        shared.closing.report(report);
+    }
+}
+
+/// `PRAGMA optimize`, then a checkpoint that empties the log.
+///
+/// # Errors
+///
+/// Why the log could not be emptied.
+fn truncate(
+    conn: &Connection,
+    fence: &Fence,
+    checkpointer: &mut Checkpointer,
+    options: &Options,
+    deadline: Instant,
+) -> std::result::Result<(), String> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err("the time to close was over".into());
+    }
+    if let Err(error) = fence.own(|| conn.execute_batch("PRAGMA optimize")) {
+        event!(
+            debug,
+            "larder::close",
+            { "db.response.status_code" = extended_code(&error) },
+            "PRAGMA optimize failed"
+        );
+    }
+    match checkpointer.run(conn, fence, Mode::Truncate, left.min(options.busy_timeout)) {
+        Ok(progress) if progress.finished() => Ok(()),
+        Ok(_) => Err("another process reads from it or writes to it".into()),
+        // Not SQLite's message: this goes to an event.
+        Err(error) => Err(match extended_code(&error) {
+            Some(code) => format!("the checkpoint failed with SQLite's error {code}"),
+            None => "the checkpoint failed".into(),
+        }),
+    }
+}
+
+/// If the thread dies, which would be larder's bug, nobody is left waiting: the queue closes, the jobs that are
+/// dropped reply, and closing is over.
+pub(super) struct DeathGuard {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Drop for DeathGuard {
+    fn drop(&mut self) {
+        self.shared.admission.close();
+        self.shared.admission.end();
+        self.shared.closing.report(CloseReport {
+            finished: 0,
+            never_started: 0,
+            wal_truncated: false,
+            wal_kept_because: Some("the writer thread panicked: please report it".into()),
+            took: Duration::ZERO,
+        });
+    }
+}

@@ -1,0 +1,95 @@
+//! The writer and its log: when a checkpoint is tried, and what its failure means.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::ffi;
+
+use super::Writer;
+use crate::checkpoint::{Mode, PATIENCE, Progress};
+use crate::error::{Error, extended_code, primary_code};
+use crate::event::event;
+
+/// How often the writer waits for readers while the log is over its hard limit and writes are refused for it.
+const TRY_WHEN_FULL: Duration = Duration::from_millis(100);
+
+impl Writer {
+    /// The error of every write while the log is over its hard limit, and one more attempt before it.
+    pub(super) fn wal_full(&mut self) -> Option<Error> {
+        self.checkpointer.over_hard_limit()?;
+        // Waiting for readers takes a while, and each job of a long queue comes by here: most only have a look.
+        let patient = self.tried_when_full.is_none_or(|last| last.elapsed() >= TRY_WHEN_FULL);
+        self.checkpoint(Mode::Restart, if patient { PATIENCE } else { Duration::ZERO });
+        if patient {
+            self.tried_when_full = Some(Instant::now());
+        }
+        let limit = self.checkpointer.over_hard_limit()?;
+        Some(Error::WalFull {
+            wal_bytes: self.checkpointer.bytes(),
+            limit,
+            oldest: self.readers.oldest(),
+        })
+    }
+
+    pub(super) fn checkpoint(&mut self, mode: Mode, patience: Duration) {
+        if self.shared.poison.get().is_some() {
+            return;
+        }
+        match self.checkpointer.run(&self.conn, &self.fence, mode, patience) {
+            Ok(progress) => self.note_progress(mode, progress),
+            Err(error) => self.checkpoint_failed(error),
+        }
+        self.shared.counters.wal_bytes.set(self.checkpointer.bytes());
+    }
+
+    fn note_progress(&self, mode: Mode, progress: Progress) {
+        let counters = &self.shared.counters;
+        if progress.finished() {
+            counters.checkpoints.add(u64::from(progress.log > 0));
+            return;
+        }
+        counters.unfinished_checkpoints.add(1);
+        self.readers.name_older_than(self.options.max_reader_age);
+        if self.checkpointer.over_limit() {
+            event!(
+                warn,
+                "larder::checkpoint",
+                self.shared.path,
+                {
+                    ?mode,
+                    busy = progress.busy,
+                    log_pages = progress.log,
+                    moved_pages = progress.moved,
+                    wal_bytes = self.checkpointer.bytes(),
+                    oldest_reader = self.readers.oldest(),
+                },
+                "the write-ahead log is over its limit and a checkpoint could not finish"
+            );
+        }
+    }
+
+    /// A log that could not be synced is never synced again: the kernel may have dropped what it could not write.
+    fn checkpoint_failed(&mut self, error: rusqlite::Error) {
+        if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
+            return self.poison(&Arc::new(error));
+        }
+        event!(
+            warn,
+            "larder::checkpoint",
+            self.shared.path,
+            { "db.response.status_code" = extended_code(&error) },
+            "a checkpoint failed; it is tried again when the log has grown"
+        );
+    }
+
+    pub(super) fn poison(&self, source: &Arc<rusqlite::Error>) {
+        let _ = self.shared.poison.set(Arc::clone(source));
+        event!(
+            error,
+            "larder::poison",
+            self.shared.path,
+            { "db.response.status_code" = extended_code(source), "error.type" = "Poisoned" },
+            "the disk failed the store: it takes no more writes, serves reads, and wants a restart"
+        );
+    }
+}
