@@ -18,4 +18,5 @@ mod poison;
 mod queue;
 mod reading;
 mod reentrancy;
+mod regressions;
 mod wal;
