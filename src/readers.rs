@@ -473,6 +473,8 @@ impl Drop for Entry {
 /// What a connection is doing.
 #[derive(Default)]
 struct Activity {
+    /// Whether it is doing it still. A read ends with this alone, and leaves the rest for the next to write over.
+    active: AtomicBool,
     read: Mutex<Option<Read>>,
 }
 
@@ -492,13 +494,17 @@ impl Activity {
             thread: thread_token(),
             named: false,
         });
+        self.active.store(true, Ordering::Release);
     }
 
     fn end(&self) {
-        *self.lock() = None;
+        self.active.store(false, Ordering::Release);
     }
 
     fn look<T>(&self, f: impl FnOnce(&mut Read) -> T) -> Option<T> {
+        if !self.active.load(Ordering::Acquire) {
+            return None;
+        }
         self.lock().as_mut().map(f)
     }
 

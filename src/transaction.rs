@@ -4,7 +4,7 @@
 //! not, and that return larder's error. Both deref to [`rusqlite::Connection`], so a helper that takes
 //! `&Connection` serves them, too.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct ReadTx<'a> {
     fence: &'a Fence,
     age: Option<AgeLimit>,
     slow: Duration,
+    /// Whether the closure has had the connection itself in its hands.
+    bare: Cell<bool>,
     slowest: RefCell<Option<SlowStatement>>,
 }
 
@@ -64,6 +66,7 @@ impl<'a> ReadTx<'a> {
             fence,
             age,
             slow,
+            bare: Cell::new(false),
             slowest: RefCell::new(None),
         }
     }
@@ -186,6 +189,11 @@ impl<'a> ReadTx<'a> {
         }
     }
 
+    /// Whether the closure may have left something on the connection. The methods of this type leave nothing.
+    pub(crate) fn was_bare(&self) -> bool {
+        self.bare.get()
+    }
+
     pub(crate) fn slowest(&self) -> Option<SlowStatement> {
         self.slowest.take()
     }
@@ -237,6 +245,7 @@ impl Deref for ReadTx<'_> {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
+        self.bare.set(true);
         self.conn
     }
 }

@@ -370,12 +370,15 @@ impl Writer {
         }
         self.fence.reset();
         let limit = self.limit(&job);
-        let (result, slowest) = {
+        let (result, bare, slowest) = {
             let tx = WriteTx::new(&self.conn, &self.fence, self.options.slow_write);
-            (job.run(&tx), tx.slowest())
+            (job.run(&tx), tx.was_bare(), tx.slowest())
         };
         let ended = Instant::now();
         self.note_if_slow(&job, started, ended, result.err(), slowest.and_then(|s| s.text));
+        if bare || limit.is_some() {
+            self.tidy();
+        }
         let settled = self.settle(result.is_ok());
         match Self::was_hit(limit).or(settled) {
             Some(error) => self.undo(job, Verdict::Failed(error), nested),
@@ -388,9 +391,9 @@ impl Writer {
         ended
     }
 
-    /// Cleans up after a closure, and finds what it did wrong without knowing it.
-    fn settle(&mut self, ok: bool) -> Option<Error> {
-        // Two things of the connection's that a closure may well set for itself, and that no rollback undoes.
+    /// Takes away what a closure may have left on the connection through rusqlite's own methods, and no rollback
+    /// undoes.
+    fn tidy(&mut self) {
         let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
         let _ = self.conn.busy_timeout(self.options.busy_timeout);
         if self.conn.is_busy() {
@@ -403,6 +406,10 @@ impl Writer {
                 "a closure forgot statements that were in the middle of their rows; they were reset"
             );
         }
+    }
+
+    /// Finds what a closure did wrong without knowing it, and drops its temporary objects.
+    fn settle(&mut self, ok: bool) -> Option<Error> {
         if self.conn.is_autocommit() {
             return Some(Error::RolledBack {
                 reason: ENDED,
@@ -532,11 +539,12 @@ impl Writer {
         counters.largest_group.raise_to(jobs);
         counters.wal_bytes.set(self.checkpointer.bytes());
         counters.largest_wal_bytes.raise_to(self.checkpointer.bytes());
-        self.shared.admission.handoff().group_took(began.elapsed());
         self.count_finished(jobs);
         for job in self.group.drain(..) {
             job.finish(Verdict::Own);
         }
+        // For the next spin alone, so nobody waits for it.
+        self.shared.admission.handoff().group_took(began.elapsed());
     }
 
     // ---- one job ----
@@ -573,7 +581,7 @@ impl Writer {
         Some((limit, hit))
     }
 
-    /// Says so if the limit was hit. `settle` has taken it away again.
+    /// Says so if the limit was hit. `tidy` has taken it away again.
     fn was_hit(limit: Option<(Duration, Arc<AtomicBool>)>) -> Option<Error> {
         let (limit, hit) = limit?;
         hit.load(Ordering::Relaxed).then_some(Error::Interrupted {

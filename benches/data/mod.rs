@@ -44,7 +44,7 @@ pub(crate) fn connection(folder: &TempDir, name: &str, durability: Durability) -
         Durability::Full => "FULL",
     };
     conn.execute_batch(&format!(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA cache_size = -64000;
+        "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA cache_size = -64000;
          PRAGMA mmap_size = 268435456; PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = ON;
          PRAGMA journal_size_limit = 67108864; {SCHEMA}"
     ))
