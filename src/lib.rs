@@ -4,9 +4,7 @@
 //! a pool of read-only connections, one snapshot a read; the right PRAGMAs on every connection, each read back;
 //! bounded queues, first come first served; errors that say what became of a write; and a shutdown that drains.
 //!
-//! ```
-//! # let folder = tempfile::tempdir().unwrap();
-//! # std::env::set_current_dir(&folder).unwrap();
+//! ```no_run
 //! use larder::{Store, rusqlite::params};
 //!
 //! let store = Store::open("app.db")?; // every default right for production

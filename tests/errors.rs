@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use crate::support::count;
 use larder::rusqlite::{self, Connection, ErrorCode, ffi};
 use larder::{Error, Options, Outcome, Store, WriteOptions};
 use tempfile::tempdir;
@@ -23,12 +24,6 @@ fn with_table() -> Store {
         .write(|tx| tx.execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY) STRICT"))
         .unwrap();
     store
-}
-
-fn count(store: &Store) -> i64 {
-    store
-        .read(|tx| tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0)))
-        .unwrap()
 }
 
 fn sqlite_error(code: i32) -> Arc<rusqlite::Error> {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::blocker;
 use larder::{Error, Options, Outcome, Pending, ReadOptions, Store, WriteOptions};
 
 /// Far more than anything here takes; past it something hangs.
@@ -38,21 +39,6 @@ fn add(store: &Store, who: &'static str) -> Pending<usize> {
     store
         .submit(move |tx| tx.execute("INSERT INTO t VALUES (?1)", [who]))
         .unwrap()
-}
-
-/// Keeps the writer thread until the sender says so or goes.
-fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
-    let (let_go, told) = channel();
-    let (running, runs) = channel();
-    let pending = store
-        .submit(move |_tx| {
-            running.send(()).unwrap();
-            let _ = told.recv();
-            Ok(())
-        })
-        .unwrap();
-    runs.recv().unwrap();
-    (let_go, pending)
 }
 
 /// A flag, and a closure that raises it.

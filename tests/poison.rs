@@ -6,12 +6,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
+use crate::support::blocker;
 use larder::rusqlite::ffi::SQLITE_IOERR_WRITE;
 use larder::rusqlite::{self, ErrorCode};
-use larder::{Error, Options, Outcome, Pending, Role, Store, WriteOptions, WriteTx};
+use larder::{Error, Options, Outcome, Role, Store, WriteOptions, WriteTx};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{self, Child, succeeds, tell};
@@ -120,21 +120,6 @@ fn write_until_the_disk_fails(path: &Path) {
     }
     assert_log_is_kept(&store, path);
     tell("done");
-}
-
-/// Keeps the writer thread until the sender goes.
-fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
-    let (let_go, told) = channel::<()>();
-    let (running, runs) = channel();
-    let pending = store
-        .submit(move |_tx| {
-            running.send(()).unwrap();
-            let _ = told.recv();
-            Ok(())
-        })
-        .unwrap();
-    runs.recv().unwrap();
-    (let_go, pending)
 }
 
 fn group_that_does_not_fit(path: &Path) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::count;
 use larder::{Error, Options, Outcome, Store, WriteOptions};
 
 use crate::groups::Gate;
@@ -19,12 +20,6 @@ fn store_with_queue(queue: usize) -> Store {
         .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))
         .unwrap();
     store
-}
-
-fn count(store: &Store) -> i64 {
-    store
-        .read(|tx| tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0)))
-        .unwrap()
 }
 
 #[test]
