@@ -216,8 +216,10 @@ impl Admission {
 
     /// Drops every job that is queued or in line, each of which tells its caller that it was not started.
     pub(crate) fn discard(&self) {
-        let mut rest = mem::take(&mut self.lock().jobs);
+        let mut line = self.lock();
+        let mut rest = mem::take(&mut line.jobs);
         self.waiting.store(0, Ordering::SeqCst);
+        drop(line);
         while let Ok(message) = self.receiver.try_recv() {
             if let Message::Job(job) = message {
                 rest.push_back(job);

@@ -63,8 +63,8 @@ impl Handoff {
         }
         let start = Instant::now();
         loop {
-            // No PAUSE in between (`std::hint::spin_loop`): it takes 60 ns on recent processors and may trap to the
-            // hypervisor on a virtual one, and this ends after some microseconds anyway.
+            // No PAUSE in between (`std::hint::spin_loop`): it made no difference that could be measured, and this ends
+            // after some microseconds anyway.
             for _ in 0..64 {
                 if let Some(found) = look() {
                     return Some(found);
