@@ -5,6 +5,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
@@ -12,11 +14,15 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 
+use crate::clock::later;
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
 use crate::file::DatabaseFile;
 use crate::options::{Access, AutoVacuum, Durability, Options, Role};
+
+/// How often the switch to WAL is tried while another process has the file open.
+const TRY_WAL: Duration = Duration::from_millis(5);
 
 /// A connection and the fence around it.
 pub(crate) struct Fenced {
@@ -54,7 +60,7 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
         Access::Exclusive => Connection::open_with_flags_and_vfs(&file.path, flags, c"unix-excl"),
     }
     .map_err(|e| explain_open(&file.path, e))?;
-    prepare(&conn, options, Role::Writer)?;
+    prepare(&conn, options, Role::Writer, options.open_timeout())?;
     let new = file.is_new();
     if new {
         // Both must come before the file's first page is written, and that is what the switch to WAL does.
@@ -65,7 +71,7 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
             &format!("PRAGMA auto_vacuum = {}", auto_vacuum(options.auto_vacuum)),
         )?;
     }
-    switch_to_wal(&conn, &file.path)?;
+    switch_to_wal(&conn, &file.path, options.open_timeout())?;
     if conn.is_readonly(MAIN_DB).map_err(Error::not_started)? {
         return Err(Error::Open {
             path: file.path.clone(),
@@ -100,7 +106,7 @@ pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
 /// Opens a connection that reads.
 pub(crate) fn open_reader(source: &SqliteConnectionManager, path: &Path, options: &Options) -> Result<Fenced> {
     let conn = source.connect().map_err(|e| explain_open(path, e))?;
-    prepare(&conn, options, Role::Reader)?;
+    prepare(&conn, options, Role::Reader, options.open_timeout())?;
     // The first look at the file.
     read_back(&conn, "journal_mode").map_err(|e| explain_open(path, e))?;
     set_common(&conn, options)?;
@@ -110,6 +116,17 @@ pub(crate) fn open_reader(source: &SqliteConnectionManager, path: &Path, options
     set(&conn, "query_only", 1)?;
     let fence = Fence::install(&conn, Role::Reader).map_err(Error::not_started)?;
     Ok(Fenced { conn, fence })
+}
+
+/// Opens a copy of the database, which nobody else has, to write it or to check it.
+pub(crate) fn open_copy(path: &Path, options: &Options) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let conn = Connection::open_with_flags(path, flags).map_err(|e| explain_open(path, e))?;
+    prepare(&conn, options, Role::Reader, options.busy_timeout)?;
+    Ok(conn)
 }
 
 /// Closes a connection for good.
@@ -135,10 +152,16 @@ pub(crate) fn synchronous(durability: Durability) -> i64 {
     }
 }
 
+/// What a job that ran alone may have changed on the writer, as jobs are to find it.
+pub(crate) fn set_for_jobs(conn: &Connection, options: &Options) -> Result<()> {
+    set(conn, "foreign_keys", i32::from(options.foreign_keys))?;
+    set(conn, "legacy_alter_table", 0)
+}
+
 /// What comes before the first look at the file.
-fn prepare(conn: &Connection, options: &Options, role: Role) -> Result<()> {
+fn prepare(conn: &Connection, options: &Options, role: Role, patience: Duration) -> Result<()> {
     // First of all, so that the rest can wait for a lock.
-    set(conn, "busy_timeout", options.busy_timeout.as_millis())?;
+    set(conn, "busy_timeout", patience.as_millis())?;
     conn.set_prepared_statement_cache_capacity(options.statement_cache);
     let Some(on_connect) = &options.on_connect else {
         return Ok(());
@@ -152,11 +175,12 @@ fn prepare(conn: &Connection, options: &Options, role: Role) -> Result<()> {
                 .into(),
         });
     }
-    set(conn, "busy_timeout", options.busy_timeout.as_millis())
+    set(conn, "busy_timeout", patience.as_millis())
 }
 
 /// The settings that every connection has.
 fn set_common(conn: &Connection, options: &Options) -> Result<()> {
+    set(conn, "busy_timeout", options.busy_timeout.as_millis())?;
     configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     configure(conn, "dqs_dml", DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     configure(conn, "dqs_ddl", DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
@@ -169,14 +193,27 @@ fn set_common(conn: &Connection, options: &Options) -> Result<()> {
 }
 
 /// The first look at the file, which takes the first lock, and the switch to WAL where it is not on yet.
-fn switch_to_wal(conn: &Connection, path: &Path) -> Result<()> {
+///
+/// The switch needs a moment with no other connection, and SQLite does not wait for one: "database is locked" comes at
+/// once. So it is tried again until the time is over.
+fn switch_to_wal(conn: &Connection, path: &Path, patience: Duration) -> Result<()> {
+    let until = later(Instant::now(), patience);
+    loop {
+        match try_wal(conn, path) {
+            Err(error @ Error::Pragma { .. }) if Instant::now() >= until => return Err(error),
+            Err(Error::Pragma { .. }) => thread::sleep(TRY_WAL),
+            other => return other,
+        }
+    }
+}
+
+fn try_wal(conn: &Connection, path: &Path) -> Result<()> {
     let mode = read_back(conn, "journal_mode").map_err(|e| explain_open(path, e))?;
     if mode == "wal" {
         // Reading the mode took a shared lock and gave it back. A write transaction that writes nothing makes
         // sure of the log and its index, and of the lock that no other process may have.
         return execute(conn, path, "BEGIN IMMEDIATE; COMMIT");
     }
-    // "PRAGMA journal_mode=WAL" needs a moment with no other connection; without one it gives BUSY, or the old mode.
     let failed = |got: String, source: Option<rusqlite::Error>| Error::Pragma {
         name: "journal_mode",
         wanted: "wal".into(),

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use rusqlite::ffi;
 
+use crate::migrate::MigrationError;
+
 /// A `Result` whose error is [`larder::Error`](enum@Error).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -24,6 +26,9 @@ pub enum Outcome {
     /// COMMIT failed in a way that SQLite itself cannot tell: the write is invisible now, and may
     /// reappear when the file is next recovered. Look at the data before you write it again.
     Unknown,
+    /// A migration that asked to be run outside a transaction failed, and what its first statements did stays. No
+    /// other write can come to this.
+    Partial,
 }
 
 /// Everything that can go wrong in larder.
@@ -118,6 +123,10 @@ pub enum Error {
         source: Option<Arc<rusqlite::Error>>,
     },
 
+    /// A migration failed, or the set of migrations does not fit the database.
+    #[error(transparent)]
+    Migration(Box<MigrationError>),
+
     /// `try_write` found the queue full. The write was not started.
     #[error(
         "the write queue is full ({capacity} waiting): shed load, or use `write`, which waits for room; \
@@ -209,7 +218,7 @@ pub enum Error {
     },
 
     /// SQL inside a closure did something that only larder may do, or a read tried to write.
-    #[error("{statement} is refused inside a closure: {instead}")]
+    #[error("{statement} is refused here: {instead}")]
     Refused {
         /// The kind of statement.
         statement: String,
@@ -300,6 +309,7 @@ impl Error {
         match self {
             Error::CommitUnknown { .. } => Outcome::Unknown,
             Error::Sqlite { outcome, .. } => *outcome,
+            Error::Migration(error) => error.outcome(),
             Error::RolledBack { .. } | Error::App(_) | Error::Refused { .. } | Error::Interrupted { .. } => {
                 Outcome::RolledBack
             }
@@ -333,6 +343,7 @@ impl Error {
             | Error::ReadTimeout { .. }
             | Error::WalFull { .. }
             | Error::InUse { .. } => true,
+            Error::Migration(error) => error.is_retryable(),
             Error::RolledBack { own_doing, source, .. } => !own_doing && !disk_is_full(source),
             Error::Sqlite { source, outcome } => {
                 *outcome == Outcome::NotStarted
@@ -349,6 +360,10 @@ impl Error {
             Error::CommitUnknown { source } | Error::Poisoned { source } => Some(source),
             Error::RolledBack { source, .. } => source.as_deref(),
             Error::Pragma { source, .. } => source.as_deref(),
+            Error::Migration(error) => match &**error {
+                MigrationError::Failed { source, .. } => source.sqlite(),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -363,6 +378,7 @@ impl Error {
             Error::UnsupportedFilesystem { .. } => "UnsupportedFilesystem",
             Error::SqliteTooOld { .. } => "SqliteTooOld",
             Error::Pragma { .. } => "Pragma",
+            Error::Migration(_) => "Migration",
             Error::QueueFull { .. } => "QueueFull",
             Error::QueueTimeout { .. } => "QueueTimeout",
             Error::ReadTimeout { .. } => "ReadTimeout",
@@ -385,6 +401,12 @@ impl Error {
             source,
             outcome: Outcome::NotStarted,
         }
+    }
+}
+
+impl From<MigrationError> for Error {
+    fn from(error: MigrationError) -> Self {
+        Error::Migration(Box::new(error))
     }
 }
 

@@ -8,9 +8,11 @@
 //! larder's own statements pass: [`Fence::own`] raises a flag while they are prepared *and stepped*. Their
 //! text carries a private comment, or a user's `prepare_cached("COMMIT")` would find larder's in the cache.
 //!
+//! A migration is SQL of the user's, too, but may do a little more: see [`Licence`].
+//!
 //! The fence stops SQL and mistakes. It does not stop a closure that removes it (`conn.authorizer(None)`).
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization, TransactionOperation};
@@ -73,6 +75,40 @@ const RETURN_ERR: &str = "larder begins and ends the transaction: return Ok to c
 const ATTACH_INSTEAD: &str = "open a Store of its own for the other file";
 const WRITE_INSTEAD: &str = "a read cannot write: use store.write(|tx| ..)";
 
+/// PRAGMAs that belong to the way SQLite's manual has a table rebuilt. Migrations that other tools have run are full of
+/// them. Inside a transaction the first two do nothing that lasts: "this pragma is a no-op within a transaction",
+/// <https://sqlite.org/pragma.html#pragma_foreign_keys>. The writer sets all of them again after a migration.
+const OF_MIGRATIONS: &[&str] = &["foreign_keys", "defer_foreign_keys", "legacy_alter_table"];
+
+/// PRAGMAs for which a migration asks to be run outside a transaction.
+const OUTSIDE_A_TRANSACTION: &[&str] = &["auto_vacuum", "incremental_vacuum", "optimize"];
+
+const RETURN_NOTHING: &str = "larder makes each migration in a transaction of its own: take it out (or mark the \
+                              migration as one that runs outside a transaction)";
+
+/// What the SQL that runs may do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Licence {
+    /// What a closure may.
+    Closure = 0,
+    /// A migration in its transaction: also the PRAGMAs of a table rebuild.
+    Migration = 1,
+    /// A migration that asks for no transaction: also `VACUUM`, and transactions of its own.
+    NoTransaction = 2,
+}
+
+/// What the statements prepared lately may do to tables.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(u8)]
+pub(crate) enum TableChange {
+    None = 0,
+    /// Drop or alter one.
+    Changed = 1,
+    /// Make one.
+    Made = 2,
+}
+
 struct Refusal {
     statement: String,
     instead: &'static str,
@@ -81,6 +117,10 @@ struct Refusal {
 pub(crate) struct Fence {
     role: Role,
     own: AtomicBool,
+    /// A [`Licence`].
+    licence: AtomicU8,
+    /// A [`TableChange`]: the greatest since it was asked for.
+    table_change: AtomicU8,
     may_make_temporary: AtomicBool,
     refused: AtomicBool,
     /// There if `refused`.
@@ -93,6 +133,8 @@ impl Fence {
         let fence = Arc::new(Self {
             role,
             own: AtomicBool::new(false),
+            licence: AtomicU8::new(Licence::Closure as u8),
+            table_change: AtomicU8::new(TableChange::None as u8),
             may_make_temporary: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             refusal: Mutex::new(None),
@@ -102,7 +144,9 @@ impl Fence {
         let guard = Arc::clone(&fence);
         // Without this, what a closure does after a RAISE(ROLLBACK) that it swallowed would be committed at
         // once, statement by statement. The hook's `true` turns such a commit into a rollback.
-        conn.commit_hook(Some(move || !guard.own.load(Relaxed)))?;
+        conn.commit_hook(Some(move || {
+            !guard.own.load(Relaxed) && !guard.has_licence(Licence::NoTransaction)
+        }))?;
         Ok(fence)
     }
 
@@ -117,6 +161,37 @@ impl Fence {
         self.own.store(true, Relaxed);
         let _lower = Lower(&self.own);
         f()
+    }
+
+    /// Runs SQL of a migration.
+    pub(crate) fn licensed<T>(&self, licence: Licence, f: impl FnOnce() -> T) -> T {
+        struct Revoke<'a>(&'a AtomicU8);
+        impl Drop for Revoke<'_> {
+            fn drop(&mut self) {
+                self.0.store(Licence::Closure as u8, Relaxed);
+            }
+        }
+        self.licence.store(licence as u8, Relaxed);
+        let _revoke = Revoke(&self.licence);
+        f()
+    }
+
+    fn has_licence(&self, licence: Licence) -> bool {
+        self.licence.load(Relaxed) == licence as u8
+    }
+
+    /// What may have been done to tables since this was last asked.
+    pub(crate) fn take_table_change(&self) -> TableChange {
+        match self.table_change.swap(TableChange::None as u8, Relaxed) {
+            0 => TableChange::None,
+            1 => TableChange::Changed,
+            _ => TableChange::Made,
+        }
+    }
+
+    fn note_table_change(&self, change: TableChange) -> Authorization {
+        self.table_change.fetch_max(change as u8, Relaxed);
+        Authorization::Allow
     }
 
     /// Forgets what an earlier closure did.
@@ -146,8 +221,13 @@ impl Fence {
             Some(ffi::SQLITE_ERROR) if error.to_string().contains("cannot VACUUM from within a transaction") => {
                 Error::Refused {
                     statement: "VACUUM".into(),
-                    instead: "SQLite cannot run it inside a transaction, and a closure is one: run it with the \
-                              sqlite3 shell while no service has the file open",
+                    instead: if self.has_licence(Licence::Migration) {
+                        "SQLite cannot run it inside a transaction: mark the migration as one that runs outside one, \
+                         with `-- migrate:up transaction:false` or `-- +goose NO TRANSACTION`"
+                    } else {
+                        "SQLite cannot run it inside a transaction, and a closure is one: run it with the sqlite3 \
+                         shell while no service has the file open"
+                    },
                 }
             }
             _ => error.into(),
@@ -159,16 +239,8 @@ impl Fence {
             return Authorization::Allow;
         }
         match context.action {
-            AuthAction::Transaction { operation } => self.refuse(transaction_verb(operation), RETURN_ERR),
-            AuthAction::Savepoint {
-                operation: TransactionOperation::Begin,
-                ..
-            } => self.refuse("SAVEPOINT", RETURN_ERR),
-            AuthAction::Savepoint {
-                operation: TransactionOperation::Release,
-                ..
-            } => self.refuse("RELEASE", RETURN_ERR),
-            AuthAction::Savepoint { .. } => self.refuse("ROLLBACK TO", RETURN_ERR),
+            AuthAction::Transaction { operation } => self.judge_transaction(transaction_verb(operation)),
+            AuthAction::Savepoint { operation, .. } => self.judge_transaction(savepoint_verb(operation)),
             AuthAction::Attach { .. } => self.refuse("ATTACH", ATTACH_INSTEAD),
             // As it comes when the file's name is not a literal.
             AuthAction::Unknown {
@@ -200,7 +272,21 @@ impl Fence {
             {
                 self.judge_temporary()
             }
+            AuthAction::CreateTable { .. } => self.note_table_change(TableChange::Made),
+            AuthAction::DropTable { .. } | AuthAction::AlterTable { .. } => {
+                self.note_table_change(TableChange::Changed)
+            }
             _ => Authorization::Allow,
+        }
+    }
+
+    fn judge_transaction(&self, verb: &'static str) -> Authorization {
+        if self.has_licence(Licence::NoTransaction) {
+            Authorization::Allow
+        } else if self.has_licence(Licence::Migration) {
+            self.refuse(verb, RETURN_NOTHING)
+        } else {
+            self.refuse(verb, RETURN_ERR)
         }
     }
 
@@ -208,7 +294,8 @@ impl Fence {
         let name = name.to_ascii_lowercase();
         let allowed = READS.contains(&name.as_str())
             || (value.is_none() && READS_WITHOUT_VALUE.contains(&name.as_str()))
-            || (self.role == Role::Writer && HEADER_VALUES.contains(&name.as_str()));
+            || (self.role == Role::Writer && HEADER_VALUES.contains(&name.as_str()))
+            || self.migration_may(&name, value);
         if allowed {
             return Authorization::Allow;
         }
@@ -221,6 +308,16 @@ impl Fence {
             _ => "it would outlive the closure: set it in Options, or in Options::on_connect for every connection",
         };
         self.refuse(format!("PRAGMA {name}"), instead)
+    }
+
+    fn migration_may(&self, pragma: &str, value: Option<&str>) -> bool {
+        if self.has_licence(Licence::Closure) {
+            return false;
+        }
+        OF_MIGRATIONS.contains(&pragma)
+            || (self.has_licence(Licence::NoTransaction) && OUTSIDE_A_TRANSACTION.contains(&pragma))
+            // Which it is in already, so nothing happens.
+            || (pragma == "journal_mode" && value.is_some_and(|mode| mode.eq_ignore_ascii_case("wal")))
     }
 
     /// A write may use temporary objects; they are dropped after it.
@@ -250,6 +347,14 @@ impl Fence {
     fn take_refusal(&self) -> Option<Refusal> {
         self.refused.store(false, Relaxed);
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn savepoint_verb(operation: TransactionOperation) -> &'static str {
+    match operation {
+        TransactionOperation::Begin => "SAVEPOINT",
+        TransactionOperation::Release => "RELEASE",
+        _ => "ROLLBACK TO",
     }
 }
 

@@ -211,9 +211,18 @@ pub(crate) struct TempFolder {
 }
 
 impl TempFolder {
+    /// In the system's folder for temporary files.
     pub(crate) fn new() -> Result<Self> {
+        Self::inside(&std::env::temp_dir())
+    }
+
+    /// In the folder of this file.
+    pub(crate) fn beside(file: &Path) -> Result<Self> {
+        Self::inside(file.parent().unwrap_or(Path::new("/")))
+    }
+
+    fn inside(parent: &Path) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let parent = std::env::temp_dir();
         loop {
             let nanos = SystemTime::now()
                 .duration_since(UNIX_EPOCH)

@@ -1,4 +1,7 @@
-//! One write: the closure, its terms, and the slot for its reply, in one allocation.
+//! One job: what it does, its terms, and the slot for its reply, in one allocation.
+//!
+//! There are two kinds. A closure given to [`Store::write`](crate::Store::write) runs [`InTransaction`], which it may
+//! share with others. What larder does itself runs [`Alone`]: it has the writer to itself, and no transaction is open.
 //!
 //! Two hands hold it. The [`Job`] goes through the queue to the writer thread, which runs and finishes it; the
 //! [`Pending`](crate::Pending) stays with the caller and waits at the slot. One allocation, since the caller's
@@ -17,6 +20,55 @@ use crate::options::Durability;
 use crate::pending::{Reply, Slot, Waits};
 use crate::site::CallSite;
 use crate::transaction::WriteTx;
+use crate::writer::Writer;
+
+/// Where a job runs.
+pub(crate) enum Place<'a, 'tx> {
+    Transaction(&'a WriteTx<'tx>),
+    Alone(&'a mut Writer),
+}
+
+/// What a job does.
+pub(crate) trait Work<T>: Send {
+    /// Which [`Place`] it is run in.
+    const ALONE: bool;
+
+    fn run(self, place: Place<'_, '_>) -> Result<T>;
+}
+
+/// Work in a transaction of the writer's, which it may share with other jobs.
+pub(crate) struct InTransaction<F>(pub(crate) F);
+
+impl<F, T> Work<T> for InTransaction<F>
+where
+    F: FnOnce(&WriteTx<'_>) -> Result<T> + Send,
+{
+    const ALONE: bool = false;
+
+    fn run(self, place: Place<'_, '_>) -> Result<T> {
+        match place {
+            Place::Transaction(tx) => tx.judge((self.0)(tx)),
+            Place::Alone(_) => unreachable!("the writer looks at ALONE"),
+        }
+    }
+}
+
+/// Work that has the writer to itself, with no transaction open.
+pub(crate) struct Alone<F>(pub(crate) F);
+
+impl<F, T> Work<T> for Alone<F>
+where
+    F: FnOnce(&mut Writer) -> Result<T> + Send,
+{
+    const ALONE: bool = true;
+
+    fn run(self, place: Place<'_, '_>) -> Result<T> {
+        match place {
+            Place::Alone(writer) => (self.0)(writer),
+            Place::Transaction(_) => unreachable!("the writer looks at ALONE"),
+        }
+    }
+}
 
 /// What the writer has to know of a job before it runs it.
 pub(crate) struct Terms {
@@ -39,40 +91,41 @@ pub(crate) enum Verdict {
 /// In this order, so that nothing the writer writes shares a cache line with the end of the slot, which the caller
 /// looks at again and again.
 #[repr(C)]
-pub(crate) struct Write<F, T> {
+pub(crate) struct Write<W, T> {
     /// Only the hand that has the `Job` takes this lock, so nobody ever waits for it.
-    work: Mutex<Work<F, T>>,
+    course: Mutex<Course<W, T>>,
     terms: Terms,
     slot: Slot<T>,
 }
 
-struct Work<F, T> {
-    closure: Option<F>,
+struct Course<W, T> {
+    /// There until it is run.
+    work: Option<W>,
     /// What it came to.
     own: Option<Reply<T>>,
 }
 
-impl<F, T> Write<F, T> {
-    pub(crate) fn new(terms: Terms, closure: F, slot: Slot<T>) -> Self {
-        let work = Mutex::new(Work {
-            closure: Some(closure),
+impl<W, T> Write<W, T> {
+    pub(crate) fn new(terms: Terms, work: W, slot: Slot<T>) -> Self {
+        let course = Mutex::new(Course {
+            work: Some(work),
             own: None,
         });
-        Self { work, terms, slot }
+        Self { course, terms, slot }
     }
 
-    fn work(&self) -> MutexGuard<'_, Work<F, T>> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    fn course(&self) -> MutexGuard<'_, Course<W, T>> {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<F: Send, T: Send> Waits<T> for Write<F, T> {
+impl<W: Send, T: Send> Waits<T> for Write<W, T> {
     fn slot(&self) -> &Slot<T> {
         &self.slot
     }
 }
 
-/// A write as the queue and the writer see it, whatever its closure and its result are.
+/// A job as the queue and the writer see it, whatever its work and its result are.
 trait Task: Send + Sync {
     fn terms(&self) -> &Terms;
     /// See [`Slot`] for these four.
@@ -80,17 +133,14 @@ trait Task: Send + Sync {
     fn leave_line(&self) -> bool;
     fn start(&self) -> bool;
     fn is_withdrawn(&self) -> bool;
-    fn run(&self, tx: &WriteTx<'_>) -> std::result::Result<(), &'static str>;
+    fn is_alone(&self) -> bool;
+    fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str>;
     fn finish(&self, verdict: Verdict);
     /// The job goes without having been finished.
     fn abandon(&self);
 }
 
-impl<F, T> Task for Write<F, T>
-where
-    F: FnOnce(&WriteTx<'_>) -> Result<T> + Send,
-    T: Send,
-{
+impl<W: Work<T>, T: Send> Task for Write<W, T> {
     fn terms(&self) -> &Terms {
         &self.terms
     }
@@ -111,12 +161,16 @@ where
         self.slot.is_withdrawn()
     }
 
-    fn run(&self, tx: &WriteTx<'_>) -> std::result::Result<(), &'static str> {
-        let Some(closure) = self.work().closure.take() else {
+    fn is_alone(&self) -> bool {
+        W::ALONE
+    }
+
+    fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str> {
+        let Some(work) = self.course().work.take() else {
             return Err("run twice");
         };
         let span = &self.terms.span;
-        let own = match catch_unwind(AssertUnwindSafe(|| tx.judge(span.in_scope(|| closure(tx))))) {
+        let own = match catch_unwind(AssertUnwindSafe(|| span.in_scope(|| work.run(place)))) {
             Ok(result) => Reply::Returned(result),
             Err(payload) => Reply::Panicked(payload),
         };
@@ -125,12 +179,12 @@ where
             Reply::Returned(Err(error)) => Err(error.kind()),
             Reply::Panicked(_) => Err("panic"),
         };
-        self.work().own = Some(own);
+        self.course().own = Some(own);
         ended
     }
 
     fn finish(&self, verdict: Verdict) {
-        let own = self.work().own.take();
+        let own = self.course().own.take();
         let (reply, unwanted) = match (verdict, own) {
             (Verdict::Own, own) => (own.expect("a job that is told its own result has run"), None),
             (Verdict::Failed(error @ Error::Interrupted { .. }), own @ Some(Reply::Returned(_))) => {
@@ -161,8 +215,8 @@ where
             self.slot.complete(Reply::Returned(Err(error)));
         }
         // After the reply, and not under the lock: what the closure holds is user code, and may panic.
-        let closure = self.work().closure.take();
-        drop(closure);
+        let work = self.course().work.take();
+        drop(work);
     }
 }
 
@@ -174,9 +228,9 @@ pub(crate) struct Job {
 
 impl Job {
     /// Both hands on a new write.
-    pub(crate) fn new<F, T>(write: Write<F, T>) -> (Self, Arc<dyn Waits<T>>)
+    pub(crate) fn new<W, T>(write: Write<W, T>) -> (Self, Arc<dyn Waits<T>>)
     where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        W: Work<T> + 'static,
         T: Send + 'static,
     {
         let write = Arc::new(write);
@@ -211,9 +265,14 @@ impl Job {
         self.task.is_withdrawn()
     }
 
-    /// Runs the closure, keeps what it came to, and says whether that was `Ok`, or else the kind of its error.
-    pub(crate) fn run(&self, tx: &WriteTx<'_>) -> std::result::Result<(), &'static str> {
-        self.task.run(tx)
+    /// Whether it is to run in [`Place::Alone`].
+    pub(crate) fn is_alone(&self) -> bool {
+        self.task.is_alone()
+    }
+
+    /// Does the work, keeps what it came to, and says whether that was `Ok`, or else the kind of its error.
+    pub(crate) fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str> {
+        self.task.run(place)
     }
 
     /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic.

@@ -66,6 +66,7 @@ compile_error!("larder is for Unix: it rests on POSIX locks and on file modes");
 
 mod admission;
 mod apart;
+mod backup;
 mod checkpoint;
 mod clock;
 mod closing;
@@ -78,6 +79,7 @@ mod handoff;
 #[cfg(feature = "serde")]
 mod human;
 mod job;
+mod migrate;
 mod options;
 mod pending;
 mod readers;
@@ -93,6 +95,10 @@ pub use rusqlite;
 
 pub use closing::CloseReport;
 pub use error::{Error, Outcome, Result};
+pub use migrate::{
+    Adopt, AppliedMigration, Direction, DryRun, Migration, MigrationError, MigrationReport, MigrationStatus,
+    MigrationStep, Migrations, PendingMigration,
+};
 pub use options::{Access, AutoVacuum, Durability, Options, ReadOptions, Role, WriteOptions};
 pub use pending::Pending;
 pub use stats::Stats;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::error::{Error, Result};
+use crate::migrate::Migrations;
 use crate::store::Store;
 
 const KIB: u64 = 1024;
@@ -143,6 +144,11 @@ pub struct Options {
     #[cfg_attr(feature = "serde", serde(with = "crate::human::size"))]
     pub(crate) journal_size_limit: u64,
     pub(crate) allow_unsupported_filesystem: bool,
+    #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
+    pub(crate) migration_timeout: Duration,
+    pub(crate) require_strict: bool,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) migrations: Option<Migrations>,
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) on_connect: Option<Arc<OnConnect>>,
 }
@@ -176,6 +182,9 @@ impl Default for Options {
             wal_hard_limit: None,
             journal_size_limit: 64 * MIB,
             allow_unsupported_filesystem: false,
+            migration_timeout: Duration::from_secs(60),
+            require_strict: false,
+            migrations: None,
             on_connect: None,
         }
     }
@@ -197,6 +206,7 @@ impl Options {
     /// - [`Error::InUse`]: another process holds the file.
     /// - [`Error::UnsupportedFilesystem`], [`Error::SqliteTooOld`]: it would not be safe.
     /// - [`Error::Pragma`]: a setting did not take effect.
+    /// - [`Error::Migration`]: a migration failed, or the set does not fit the database.
     /// - whatever [`on_connect`](Self::on_connect) returned.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         Store::open_with(self, path.as_ref())
@@ -398,6 +408,28 @@ impl Options {
         self
     }
 
+    /// The migrations of the program, applied as the store opens. The default is none. See [`Migrations`].
+    pub fn migrations(mut self, migrations: Migrations) -> Self {
+        self.migrations = Some(migrations);
+        self
+    }
+
+    /// How long opening, and each migration, waits for another process that migrates the same file. The default is
+    /// 60 s: it then finds the migrations made, and goes on. Past it: [`MigrationError::Locked`](crate::MigrationError::Locked)
+    /// or [`Error::InUse`]. In whole milliseconds, at most 24 days. Only used with [`migrations`](Self::migrations).
+    pub fn migration_timeout(mut self, timeout: Duration) -> Self {
+        self.migration_timeout = timeout;
+        self
+    }
+
+    /// Whether a migration that makes a table without `STRICT` fails
+    /// ([`MigrationError::NotStrict`](crate::MigrationError::NotStrict)). The default is `false`: there is one warning.
+    /// Without `STRICT` SQLite stores a string in an INTEGER column as it is, <https://sqlite.org/stricttables.html>.
+    pub fn require_strict(mut self, require: bool) -> Self {
+        self.require_strict = require;
+        self
+    }
+
     /// Called for the writer and for every reader as it is opened, before larder's PRAGMAs and fences: for
     /// functions, collations, extensions, keys. The default is nothing.
     ///
@@ -417,6 +449,14 @@ impl Options {
     pub fn on_connect(mut self, f: impl Fn(&Connection, Role) -> Result<()> + Send + Sync + 'static) -> Self {
         self.on_connect = Some(Arc::new(f));
         self
+    }
+
+    /// How long opening may wait for another process.
+    pub(crate) fn open_timeout(&self) -> Duration {
+        match self.migrations {
+            Some(_) => self.busy_timeout.max(self.migration_timeout),
+            None => self.busy_timeout,
+        }
     }
 
     /// Checks every value.
@@ -454,6 +494,12 @@ impl Options {
             ("group_time", self.group_time, Duration::ZERO, Duration::from_secs(60)),
             ("spin", self.spin, Duration::ZERO, Duration::from_millis(1)),
             (
+                "migration_timeout",
+                self.migration_timeout,
+                Duration::from_millis(1),
+                longest,
+            ),
+            (
                 "max_reader_age",
                 self.max_reader_age,
                 Duration::from_millis(1),
@@ -463,6 +509,9 @@ impl Options {
             if value < least || value > most {
                 return wrong(name, format!("{value:?} is out of range: from {least:?} to {most:?}"));
             }
+        }
+        if let Some(migrations) = &self.migrations {
+            migrations.validate()?;
         }
         Ok(())
     }
@@ -497,6 +546,9 @@ impl fmt::Debug for Options {
             .field("wal_hard_limit", &self.wal_hard_limit)
             .field("journal_size_limit", &self.journal_size_limit)
             .field("allow_unsupported_filesystem", &self.allow_unsupported_filesystem)
+            .field("migration_timeout", &self.migration_timeout)
+            .field("require_strict", &self.require_strict)
+            .field("migrations", &self.migrations.as_ref().map(|set| set.iter().count()))
             .field("on_connect", &self.on_connect.as_ref().map(|_| "Fn"))
             .finish()
     }

@@ -46,6 +46,8 @@ pub(crate) struct Readers {
     size: u32,
     slow: Duration,
     age: Option<Duration>,
+    /// How often [`forget_statements`](Self::forget_statements) was called.
+    schema: AtomicU64,
 }
 
 impl Readers {
@@ -78,6 +80,7 @@ impl Readers {
             size: options.readers,
             slow: options.slow_read,
             age: options.interrupt_old_readers.then_some(options.max_reader_age),
+            schema: AtomicU64::new(0),
         })
     }
 
@@ -90,6 +93,7 @@ impl Readers {
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut reader = self.check_out(timeout, on_writer_thread)?;
+        reader.keep_statements_of(self.schema.load(Ordering::Acquire));
         let mut snapshot = Snapshot::begin(&mut reader, site)?;
         let (result, slowest) = {
             let tx = snapshot.tx(self.slow, self.age);
@@ -163,6 +167,12 @@ impl Readers {
                 });
             }
         }
+    }
+
+    /// Each connection empties its statement cache before its next read. SQLite itself prepares a statement anew
+    /// whose schema has changed, each at its next use; so a read that is just beginning goes right, too.
+    pub(crate) fn forget_statements(&self) {
+        self.schema.fetch_add(1, Ordering::Release);
     }
 
     /// Whether the calling thread is inside a read of this store.
@@ -257,6 +267,7 @@ impl ManageConnection for Manager {
             fence,
             expiry,
             clean: true,
+            schema: 0,
             entry,
         })
     }
@@ -278,8 +289,21 @@ pub(crate) struct Reader {
     expiry: Arc<Expiry>,
     /// No transaction, no statement, no snapshot is left on it.
     clean: bool,
+    /// Which schema its statements were prepared for.
+    schema: u64,
     /// The last field, so that the connection has been closed when it leaves the census.
     entry: Entry,
+}
+
+impl Reader {
+    fn keep_statements_of(&mut self, schema: u64) {
+        if self.schema != schema {
+            self.schema = schema;
+            if let Some(conn) = &self.conn {
+                conn.flush_prepared_statement_cache();
+            }
+        }
+    }
 }
 
 impl Drop for Reader {

@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::event::event;
 use crate::file::{DatabaseFile, FileId, TempFolder};
 use crate::handoff::Handoff;
-use crate::job::{Job, Terms, Write};
+use crate::job::{Alone, InTransaction, Job, Terms, Work, Write};
+use crate::migrate::{self, DryRun, MigrationReport, MigrationStatus, Migrations};
 use crate::options::{Options, ReadOptions, WriteOptions};
 use crate::pending::{Pending, Slot};
 use crate::readers::Readers;
@@ -132,7 +133,13 @@ impl Store {
             _folder: folder,
         };
         inner.report_open(&page_size);
-        Ok(Self { inner: Arc::new(inner) })
+        let store = Self { inner: Arc::new(inner) };
+        if let Some(migrations) = &store.options().migrations
+            && migrations.are_made_at_open()
+        {
+            migrate::to_newest(&store, migrations)?;
+        }
+        Ok(store)
     }
 
     /// Runs `f` in a transaction on the writer thread and blocks until it is committed.
@@ -178,7 +185,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("write", options, false, Location::caller(), f)?;
+        let (job, pending) = self.job("write", options, false, Location::caller(), InTransaction(f))?;
         self.admission().enqueue(job)?;
         pending.wait()
     }
@@ -198,7 +205,13 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("try_write", WriteOptions::new(), false, Location::caller(), f)?;
+        let (job, pending) = self.job(
+            "try_write",
+            WriteOptions::new(),
+            false,
+            Location::caller(),
+            InTransaction(f),
+        )?;
         self.admission().try_enqueue(job)?;
         pending.wait()
     }
@@ -241,7 +254,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("submit", options, true, Location::caller(), f)?;
+        let (job, pending) = self.job("submit", options, true, Location::caller(), InTransaction(f))?;
         self.admission().enqueue(job)?;
         pending.wait_for_room()?;
         Ok(pending)
@@ -284,6 +297,48 @@ impl Store {
             .read(timeout, site, self.admission().is_writer_thread(), f)
     }
 
+    /// What was applied of the [`Options::migrations`], and what is pending.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Options`] if the store was opened without migrations; those of [`read`](Self::read).
+    pub fn migrations(&self) -> Result<MigrationStatus> {
+        let set = self.migration_set()?;
+        self.read(|tx| migrate::status(tx, set))
+    }
+
+    /// Applies every pending migration, each in a transaction of its own. Other writes get their turn between them.
+    /// Opening the store does it by itself, unless [`Migrations::at_open`] says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Migration`]: those before the one that failed are applied. [`Error::Options`] if the store was opened
+    /// without migrations. Otherwise as [`write`](Self::write).
+    pub fn migrate(&self) -> Result<MigrationReport> {
+        migrate::to_newest(self, self.migration_set()?)
+    }
+
+    /// Goes to a version, up or down; 0 undoes every migration. The newest are undone first.
+    ///
+    /// The next opening applies again what was undone, unless it is an older program that opens.
+    ///
+    /// # Errors
+    ///
+    /// As [`migrate`](Self::migrate), and [`MigrationError::NoDown`](crate::MigrationError::NoDown) before a migration
+    /// without a way down.
+    pub fn migrate_to(&self, version: u64) -> Result<MigrationReport> {
+        migrate::to_version(self, self.migration_set()?, version)
+    }
+
+    /// Applies every pending migration to a copy, and throws that away.
+    ///
+    /// # Errors
+    ///
+    /// What [`migrate`](Self::migrate) would fail with.
+    pub fn migrate_dry_run(&self, on: DryRun) -> Result<MigrationReport> {
+        migrate::dry_run(self, self.migration_set()?, on)
+    }
+
     /// The database file, as an absolute path.
     pub fn path(&self) -> &Path {
         &self.inner.shared.path
@@ -323,17 +378,40 @@ impl Store {
         Ok(self.inner.close(timeout))
     }
 
-    /// Makes a job of a closure, and what waits for it.
-    fn job<T, F>(
+    fn migration_set(&self) -> Result<&Migrations> {
+        self.options().migrations.as_ref().ok_or_else(|| Error::Options {
+            option: "migrations",
+            problem: "the store was opened without them: give them to Options::migrations".into(),
+        })
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// Runs larder's own work on the writer thread, with nothing else.
+    #[track_caller]
+    pub(crate) fn run_alone<T, F>(&self, f: F) -> Result<T>
+    where
+        F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (job, pending) = self.job("migrate", WriteOptions::new(), false, Location::caller(), Alone(f))?;
+        self.admission().enqueue(job)?;
+        pending.wait()
+    }
+
+    /// Makes a job, and what waits for it.
+    fn job<T, W>(
         &self,
         call: &'static str,
         options: WriteOptions,
         tell_when_queued: bool,
         line: &'static Location<'static>,
-        f: F,
+        work: W,
     ) -> Result<(Job, Pending<T>)>
     where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        W: Work<T> + 'static,
         T: Send + 'static,
     {
         if self.admission().is_writer_thread() {
@@ -356,7 +434,7 @@ impl Store {
             span: Span::current(),
         };
         let deadline = terms.deadline;
-        let (job, write) = Job::new(Write::new(terms, f, Slot::new(tell_when_queued)));
+        let (job, write) = Job::new(Write::new(terms, work, Slot::new(tell_when_queued)));
         let pending = Pending::new(write, Arc::clone(&self.inner.shared.admission), asked, deadline);
         Ok((job, pending))
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! run -> next            the first job: carried over, queued, or waited for
+//!     -> run_alone       a job that wants the writer to itself; or
 //!     -> commit_group    BEGIN IMMEDIATE
 //!          -> run_job      the first job; then each that is queued, in a savepoint
 //!          -> commit       COMMIT
@@ -29,6 +30,7 @@
 //! `RAISE(ROLLBACK)` or `ON CONFLICT ROLLBACK` SQLite has ended the whole transaction, even if the closure
 //! swallowed the error. Then all before it are told `RolledBack`, and those after it get a new transaction.
 
+mod alone;
 mod ending;
 mod log;
 
@@ -53,7 +55,7 @@ use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
 use crate::file::TempFolder;
-use crate::job::{Job, Verdict};
+use crate::job::{Job, Place, Verdict};
 use crate::options::{Durability, Options};
 use crate::readers::Readers;
 use crate::registry::Claim;
@@ -120,6 +122,13 @@ pub(crate) struct Writer {
     belongings: Belongings,
 }
 
+/// What became of a transaction whose COMMIT failed.
+enum CommitFailure {
+    /// Nobody can know; the store is poisoned.
+    Unknown(Arc<rusqlite::Error>),
+    RolledBack(rusqlite::Error),
+}
+
 struct SlowWrite {
     site: String,
     text: Option<String>,
@@ -173,7 +182,11 @@ impl Writer {
             shared: Arc::clone(&self.shared),
         };
         while let Some(job) = self.next() {
-            self.commit_group(job);
+            if job.is_alone() {
+                self.run_alone(job);
+            } else {
+                self.commit_group(job);
+            }
             if let Some(mode) = self.checkpointer.due() {
                 self.checkpoint(mode, PATIENCE);
             }
@@ -282,9 +295,12 @@ impl Writer {
         self.report_slow();
     }
 
-    /// Whether the job may join the open transaction. `synchronous` cannot be changed inside one.
+    /// Whether the job may join the open transaction, or begin one. `synchronous` cannot be changed inside one.
     fn fits(&self, job: &Job) -> bool {
         let terms = job.terms();
+        if job.is_alone() {
+            return false;
+        }
         self.group.is_empty() || (terms.limit.is_none() && terms.durability <= self.durability)
     }
 
@@ -372,7 +388,7 @@ impl Writer {
         let limit = self.limit(&job);
         let (result, bare, slowest) = {
             let tx = WriteTx::new(&self.conn, &self.fence, self.options.slow_write);
-            (job.run(&tx), tx.was_bare(), tx.slowest())
+            (job.run(Place::Transaction(&tx)), tx.was_bare(), tx.slowest())
         };
         let ended = Instant::now();
         self.note_if_slow(&job, started, ended, result.err(), slowest.and_then(|s| s.text));
@@ -492,22 +508,14 @@ impl Writer {
         }
     }
 
-    /// Commits the open transaction. On failure finds out what that means, and says so to the group.
+    /// Commits the open transaction. On failure says to the group what that means.
     fn commit(&mut self) -> bool {
         if self.group.is_empty() {
             return false;
         }
-        let Err(error) = self.own(sql::COMMIT) else {
-            self.checkpointer.committed();
-            return true;
-        };
-        self.roll_back();
-        match primary_code(&error) {
-            // SQLite writes the frame that commits, syncs it, then enters it in the index. Only these can come from
-            // there or later; all others come before it.
-            Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN | ffi::SQLITE_PROTOCOL) | None => {
-                let source = Arc::new(error);
-                self.poison(&source);
+        match self.commit_transaction() {
+            Ok(()) => return true,
+            Err(CommitFailure::Unknown(source)) => {
                 for job in mem::take(&mut self.group) {
                     self.fail(
                         job,
@@ -518,16 +526,35 @@ impl Writer {
                 }
             }
             // It was the one job's own doing, as when a virtual table checks a constraint at the end.
-            Some(_) if self.group.len() == 1 => {
+            Err(CommitFailure::RolledBack(error)) if self.group.len() == 1 => {
                 let job = self.group.remove(0);
                 self.fail(job, error.into());
             }
-            Some(_) => self.lose_group(
+            Err(CommitFailure::RolledBack(error)) => self.lose_group(
                 "COMMIT failed and SQLite rolled the transaction back",
                 Some(&Arc::new(error)),
             ),
         }
         false
+    }
+
+    /// COMMIT. If it fails, finds out what that means, and poisons the store if nobody can know.
+    fn commit_transaction(&mut self) -> std::result::Result<(), CommitFailure> {
+        let Err(error) = self.own(sql::COMMIT) else {
+            self.checkpointer.committed();
+            return Ok(());
+        };
+        self.roll_back();
+        match primary_code(&error) {
+            // SQLite writes the frame that commits, syncs it, then enters it in the index. Only these can come from
+            // there or later; all others come before it.
+            Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN | ffi::SQLITE_PROTOCOL) | None => {
+                let source = Arc::new(error);
+                self.poison(&source);
+                Err(CommitFailure::Unknown(source))
+            }
+            Some(_) => Err(CommitFailure::RolledBack(error)),
+        }
     }
 
     /// Counts, publishes, then tells each caller.

@@ -48,6 +48,8 @@ fn a_value_out_of_range_is_refused_by_name_and_creates_no_file() {
         ("group_time", o().group_time(ms(60_001))),
         ("spin", o().spin(ms(2))),
         ("max_reader_age", o().max_reader_age(Duration::ZERO)),
+        ("migration_timeout", o().migration_timeout(Duration::ZERO)),
+        ("migration_timeout", o().migration_timeout(Duration::MAX)),
     ];
     let folder = tempdir().unwrap();
     for (name, options) in wrong {
@@ -203,6 +205,8 @@ mod from_a_file {
             .wal_hard_limit(3 << 40)
             .journal_size_limit(i64::MAX as u64)
             .allow_unsupported_filesystem(true)
+            .migration_timeout(Duration::from_secs(7))
+            .require_strict(true)
     }
 
     #[test]

@@ -1,0 +1,79 @@
+//! Every pending migration on a copy, which is thrown away.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::record::{DETAILS, TABLE};
+use crate::backup;
+use crate::error::{Error, Result};
+
+/// On what a dry run is made. See [`Store::migrate_dry_run`](crate::Store::migrate_dry_run).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DryRun {
+    /// On a copy of the schema with no rows but those of the record: quick, and finds mistakes in SQL. It cannot find
+    /// rows that violate a new constraint.
+    Schema,
+    /// On a copy of the whole file, in a folder beside it: finds what the real run would find, and takes as long.
+    Backup,
+}
+
+/// A table, index, view or trigger of the database, or a row of the record.
+pub(super) struct Schema {
+    statements: Vec<String>,
+}
+
+impl Schema {
+    pub(super) fn read(conn: &Connection) -> Result<Self> {
+        // A virtual table makes its shadow tables itself. SQLite makes its own tables itself.
+        let sql = "SELECT sql FROM sqlite_schema
+             WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+               AND NOT (type = 'table' AND name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow'))
+               AND NOT (type = 'index' AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow'))
+             ORDER BY CASE type WHEN 'table' THEN 0 WHEN 'index' THEN 1 WHEN 'view' THEN 2 ELSE 3 END, rowid";
+        let mut statements = strings(conn, sql)?;
+        for table in [TABLE, DETAILS] {
+            let exists = format!("SELECT 1 FROM pragma_table_list WHERE schema = 'main' AND name = '{table}'");
+            if conn.prepare(&exists)?.exists([])? {
+                statements.extend(rows(conn, table)?);
+            }
+        }
+        let user_version: i64 = conn.query_row("PRAGMA main.user_version", [], |row| row.get(0))?;
+        statements.push(format!("PRAGMA user_version = {user_version}"));
+        Ok(Self { statements })
+    }
+
+    pub(super) fn write(&self, conn: &Connection) -> Result<()> {
+        for statement in &self.statements {
+            conn.execute_batch(statement)?;
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a table as statements that insert them.
+fn rows(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    let columns = strings(conn, &format!("SELECT name FROM pragma_table_info('{table}', 'main')"))?;
+    let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
+    let values = quoted.join(" || ',' || ");
+    strings(
+        conn,
+        &format!("SELECT 'INSERT INTO {table} VALUES(' || {values} || ')' FROM main.{table}"),
+    )
+}
+
+fn strings(conn: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
+    let mut statement = conn.prepare(sql)?;
+    let strings = statement.query_map([], |row| row.get(0))?;
+    strings.collect()
+}
+
+/// Copies what the connection sees into a new file.
+pub(super) fn copy(conn: &Connection, options: &crate::Options, to: &Path) -> Result<()> {
+    backup::copy(conn, options, to).map_err(|failure| Error::Open {
+        path: to.into(),
+        problem: failure.problem,
+        source: failure.source,
+    })
+}

@@ -1,0 +1,179 @@
+//! What is to be done next, from the set and from what was applied. Nothing here reads or writes.
+
+use std::collections::BTreeMap;
+
+use super::error::MigrationError;
+use super::record::Applied;
+use super::script::Script;
+use super::{Direction, Migration, Migrations};
+
+/// Versions below this are taken for numbers one after another; from the first of January 1900 on they are dates.
+const DATES: u64 = 19_000_101;
+
+/// Where to go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Target {
+    /// To the newest version of the set.
+    Newest,
+    /// To this version, up or down; 0 is an empty database.
+    Version(u64),
+}
+
+/// One step on the way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step<'m> {
+    Up(&'m Migration),
+    Down(&'m Migration),
+}
+
+impl<'m> Step<'m> {
+    pub(crate) fn migration(self) -> &'m Migration {
+        match self {
+            Step::Up(migration) | Step::Down(migration) => migration,
+        }
+    }
+
+    pub(crate) fn script(self) -> &'m Script {
+        match self {
+            Step::Up(migration) => &migration.up,
+            Step::Down(migration) => migration.down.as_ref().expect("`next` has looked"),
+        }
+    }
+
+    pub(crate) fn direction(self) -> Direction {
+        match self {
+            Step::Up(_) => Direction::Up,
+            Step::Down(_) => Direction::Down,
+        }
+    }
+}
+
+impl Migrations {
+    /// What can be said of the set alone.
+    pub(crate) fn validate(&self) -> Result<(), MigrationError> {
+        if self.list.is_empty() {
+            return Err(MigrationError::Empty {
+                origin: self.origin.clone(),
+            });
+        }
+        for pair in self.list.windows(2) {
+            let (one, next) = (&pair[0], &pair[1]);
+            if one.version == next.version {
+                return Err(MigrationError::Duplicate {
+                    version: one.version,
+                    first: one.file.clone(),
+                    second: next.file.clone(),
+                });
+            }
+            if !self.allow_gaps && next.version < DATES && next.version != one.version + 1 {
+                return Err(MigrationError::Gap {
+                    version: one.version + 1,
+                    problem: format!(
+                        "after migration {} comes {}: put the file between them back, or number them one after another",
+                        one.file, next.file
+                    ),
+                });
+            }
+        }
+        if let Some(migration) = self.list.iter().find(|migration| migration.version == 0) {
+            return Err(MigrationError::Format {
+                file: migration.file.clone(),
+                line: None,
+                problem: "versions begin at 1: 0 stands for an empty database".into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The next step, or `None` if there is nothing to do.
+    pub(crate) fn next(
+        &self,
+        applied: &BTreeMap<u64, Applied>,
+        target: Target,
+    ) -> Result<Option<Step<'_>>, MigrationError> {
+        self.check(applied)?;
+        let highest = match target {
+            Target::Newest => u64::MAX,
+            Target::Version(0) => 0,
+            Target::Version(version) => {
+                self.find(version)
+                    .ok_or(MigrationError::NoSuchVersion { version })?
+                    .version
+            }
+        };
+        if let Some((version, _)) = applied.last_key_value()
+            && *version > highest
+        {
+            let migration = self.find(*version).ok_or_else(|| gone(*version))?;
+            return match migration.down {
+                Some(_) => Ok(Some(Step::Down(migration))),
+                None => Err(MigrationError::NoDown {
+                    file: migration.file.clone(),
+                    version: *version,
+                }),
+            };
+        }
+        let mut pending = self.pending(applied).filter(|migration| migration.version <= highest);
+        Ok(pending.next().map(Step::Up))
+    }
+
+    /// What was not applied yet.
+    pub(crate) fn pending(&self, applied: &BTreeMap<u64, Applied>) -> impl Iterator<Item = &Migration> {
+        self.list
+            .iter()
+            .filter(|migration| !applied.contains_key(&migration.version))
+    }
+
+    /// Whether what was applied is what the set has, and nothing else.
+    pub(crate) fn check(&self, applied: &BTreeMap<u64, Applied>) -> Result<(), MigrationError> {
+        let newest = self.list.last().map_or(0, |migration| migration.version);
+        if let Some((version, _)) = applied.last_key_value()
+            && *version > newest
+        {
+            return Err(MigrationError::Newer {
+                version: *version,
+                newest,
+            });
+        }
+        for (version, applied) in applied {
+            match self.find(*version) {
+                None if !self.allow_gaps => return Err(gone(*version)),
+                None => {}
+                Some(migration) => {
+                    if let Some(details) = &applied.details
+                        && details.checksum != migration.up.checksum()
+                    {
+                        return Err(MigrationError::Changed {
+                            file: migration.file.clone(),
+                            version: applied.recorded.clone(),
+                        });
+                    }
+                }
+            }
+        }
+        let last = applied.last_key_value().map_or(0, |(version, _)| *version);
+        match self.pending(applied).next() {
+            Some(late) if late.version < last && !self.allow_gaps => Err(MigrationError::Gap {
+                version: late.version,
+                problem: format!(
+                    "migration {} has not been applied, and {last}, which comes after it, has: give it a version above \
+                     that",
+                    late.file
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn find(&self, version: u64) -> Option<&Migration> {
+        let at = self.list.binary_search_by_key(&version, |migration| migration.version);
+        at.ok().map(|at| &self.list[at])
+    }
+}
+
+fn gone(version: u64) -> MigrationError {
+    MigrationError::Gap {
+        version,
+        problem: format!("migration {version} was applied, and is not in the set: put its file back"),
+    }
+}

@@ -1,0 +1,110 @@
+//! Jobs that have the writer to themselves, with no transaction open: migrations.
+//!
+//! Such a job begins and ends its own transactions, by [`begin_immediate`](Writer::begin_immediate) and
+//! [`commit_own`](Writer::commit_own), so it may set what cannot be set inside one. It is acknowledged when it
+//! returns. Whatever it leaves, also by a panic, `restore` puts right before the next job.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ffi};
+
+use super::{CommitFailure, Writer};
+use crate::connection;
+use crate::error::{Error, Result};
+use crate::fence::Fence;
+use crate::job::{Job, Place, Verdict};
+use crate::options::{Durability, Options};
+use crate::transaction::sql;
+
+impl Writer {
+    pub(super) fn run_alone(&mut self, job: Job) {
+        let Some(job) = self.claim(job, Instant::now()) else {
+            return;
+        };
+        if let Some(error) = self.wal_full() {
+            return self.fail(job, error);
+        }
+        self.fence.reset();
+        let result = job.run(Place::Alone(self));
+        self.restore();
+        let counters = &self.shared.counters;
+        counters.failed_writes.add(u64::from(result.is_err()));
+        counters.wal_bytes.set(self.checkpointer.bytes());
+        counters.largest_wal_bytes.raise_to(self.checkpointer.bytes());
+        self.count_finished(1);
+        job.finish(Verdict::Own);
+    }
+
+    /// Makes the connection what it is between jobs. One that cannot be made so must not write any more: without
+    /// its foreign keys it would take in what it should refuse.
+    fn restore(&mut self) {
+        self.roll_back();
+        self.tidy();
+        let restored = if self.fence.may_make_temporary() {
+            self.drop_temporary()
+        } else {
+            Ok(())
+        };
+        let restored = restored.map_err(Error::from).and_then(|()| {
+            let options = &self.options;
+            self.fence.own(|| connection::set_for_jobs(&self.conn, options))
+        });
+        if let Err(error) = restored {
+            let source = match error {
+                Error::Sqlite { source, .. } => source,
+                other => rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERNAL), Some(other.to_string())),
+            };
+            self.poison(&Arc::new(source));
+        }
+    }
+
+    pub(crate) fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Begins a transaction that is synced when it is committed, waiting for other processes for at most `patience`.
+    pub(crate) fn begin_immediate(&mut self, patience: Duration) -> rusqlite::Result<()> {
+        self.set_durability(Durability::Full)?;
+        self.conn.busy_timeout(patience)?;
+        let begun = self.own(sql::BEGIN_WRITE);
+        self.conn.busy_timeout(self.options.busy_timeout)?;
+        begun
+    }
+
+    /// Ends the transaction that the job has begun.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CommitUnknown`], or SQLite's error if the transaction was rolled back.
+    pub(crate) fn commit_own(&mut self) -> Result<()> {
+        self.commit_transaction().map_err(|failure| match failure {
+            CommitFailure::Unknown(source) => Error::CommitUnknown { source },
+            CommitFailure::RolledBack(error) => error.into(),
+        })
+    }
+
+    /// Undoes the transaction that the job has begun, if it is still open.
+    pub(crate) fn roll_back_own(&mut self) {
+        self.roll_back();
+    }
+
+    /// No statement that any connection keeps is used again: the schema is another one.
+    pub(crate) fn forget_statements(&self) {
+        self.conn.flush_prepared_statement_cache();
+        self.readers.forget_statements();
+    }
+}
