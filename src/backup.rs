@@ -70,7 +70,8 @@ fn partial(to: &Path) -> PathBuf {
     name.into()
 }
 
-/// Copies what the connection sees into a new file. One that is left from an attempt that was killed is written anew.
+/// Copies the snapshot of the connection's open transaction into a new file. One that is left from an attempt that was
+/// killed is written anew.
 pub(crate) fn copy(source: &Connection, options: &Options, to: &Path) -> Result<()> {
     create(to).map_err(|error| {
         Failure::of(
@@ -80,6 +81,10 @@ pub(crate) fn copy(source: &Connection, options: &Options, to: &Path) -> Result<
     })?;
     let mut target = open_copy(to, options).map_err(|error| Failure::of("the copy cannot be opened", error))?;
     let failed = |error| Failure::of("the pages cannot be copied; is the disk full?", error);
+    // The snapshot begins with the first read. Without one the backup would begin anew at each write of another.
+    source
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        .map_err(failed)?;
     {
         let backup = Backup::new(source, &mut target).map_err(failed)?;
         loop {

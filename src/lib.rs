@@ -48,6 +48,8 @@
 //!   do is an [`Error::Refused`] that names what to use instead.
 //! - [`Error::outcome`] says of a failed write: not started, rolled back, or unknown.
 //!   [`Error::is_retryable`] says whether to try again.
+//! - [`Migrations`] are applied as a store opens, from a list, embedded files or a folder, in the formats of Dbmate and
+//!   Goose or as plain numbered SQL; each is one transaction, made by one process.
 //! - [`Options`] has every knob, each with default, unit and reason.
 //!
 //! # Features

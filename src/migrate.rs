@@ -222,7 +222,7 @@ impl Migrations {
                         .into_iter()
                         .filter(|file| file.exists()),
                 );
-            } else if path.extension().is_some() {
+            } else if parse::may_be_one(&path) {
                 files.push(path);
             }
         }
@@ -269,10 +269,12 @@ impl Migrations {
         self
     }
 
-    /// Makes a backup in this folder before the first pending migration, and migrates only once that has been checked:
-    /// `integrity_check` of the copy, and the number of rows of every table. The default is none. The backup of
-    /// `app.db` before version 7 is `app.db.before-7`; one of that name, from an attempt that failed, is replaced.
-    /// While it is made other processes cannot write.
+    /// Makes a backup in this folder before the first of the migrations that are to be made, and makes them only once it
+    /// has been checked: `integrity_check` of the copy, and the number of rows of every table. The default is none.
+    ///
+    /// The backup of `app.db` before version 7 is `app.db.before-7`, and `app.db.before-down-7` before 7 is undone. One
+    /// of that name, from an attempt that failed, is replaced once the new one has been checked. Nobody can write while it
+    /// is made.
     pub fn backup_to(mut self, folder: impl Into<PathBuf>) -> Self {
         self.backup = Some(folder.into());
         self
@@ -376,7 +378,7 @@ pub struct MigrationStep {
     pub name: String,
     /// Whether it was applied or undone.
     pub direction: Direction,
-    /// How long it took, with its COMMIT and with waiting for other processes.
+    /// How long it took, with its COMMIT.
     pub duration: Duration,
 }
 
@@ -424,40 +426,12 @@ pub(crate) fn to_version(store: &Store, set: &Migrations, version: u64) -> Resul
 }
 
 fn to(store: &Store, set: &Migrations, target: Target) -> Result<MigrationReport> {
-    set.validate()?;
     let mut report = MigrationReport::default();
     if !store.read(|tx| anything_to_do(tx, set, target))? {
         return Ok(report);
     }
-    let patience = store.options().migration_timeout;
     let mut not_strict = Vec::new();
-    let mut met_unfinished = None;
-    loop {
-        let errand = Errand {
-            set: set.clone(),
-            target,
-            patience,
-            backup: report.backup.is_none(),
-        };
-        match store.run_alone(move |writer: &mut Writer| run::step(writer, &errand))? {
-            Did::Nothing => break,
-            Did::Record => {}
-            Did::Unfinished(error) => {
-                let since = *met_unfinished.get_or_insert_with(Instant::now);
-                if since.elapsed() >= patience {
-                    return Err(error.into());
-                }
-                thread::sleep(LOOK_AGAIN);
-                continue;
-            }
-            Did::Made(made) => {
-                report.steps.push(made.step);
-                report.backup = made.backup.or(report.backup);
-                not_strict.extend(made.not_strict);
-            }
-        }
-        met_unfinished = None;
-    }
+    let ended = drive(store, set, target, &mut report, &mut not_strict);
     if !not_strict.is_empty() {
         event!(
             warn,
@@ -468,12 +442,49 @@ fn to(store: &Store, set: &Migrations, target: Target) -> Result<MigrationReport
              Options::require_strict refuses that"
         );
     }
-    Ok(report)
+    ended.map(|()| report)
+}
+
+/// Makes step after step until there is none left.
+fn drive(
+    store: &Store,
+    set: &Migrations,
+    target: Target,
+    report: &mut MigrationReport,
+    not_strict: &mut Vec<String>,
+) -> Result<()> {
+    let patience = store.options().migration_timeout;
+    let mut met_unfinished = None;
+    loop {
+        let errand = Errand {
+            set: set.clone(),
+            target,
+            patience,
+            backup: report.backup.is_none(),
+        };
+        match store.run_alone(move |writer: &mut Writer| run::step(writer, &errand))? {
+            Did::Nothing => return Ok(()),
+            Did::Record => {}
+            Did::Made(made) => {
+                report.steps.push(made.step);
+                report.backup = made.backup.or(report.backup.take());
+                not_strict.extend(made.not_strict);
+            }
+            Did::Unfinished(error) => {
+                let since = *met_unfinished.get_or_insert_with(Instant::now);
+                if since.elapsed() >= patience {
+                    return Err(error.into());
+                }
+                thread::sleep(LOOK_AGAIN);
+                continue;
+            }
+        }
+        met_unfinished = None;
+    }
 }
 
 /// Every pending migration on a copy.
 pub(crate) fn dry_run(store: &Store, set: &Migrations, on: DryRun) -> Result<MigrationReport> {
-    set.validate()?;
     let folder = match on {
         DryRun::Schema => TempFolder::new()?,
         DryRun::Backup => TempFolder::beside(store.path())?,

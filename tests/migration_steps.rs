@@ -1,1 +1,1321 @@
-//! (to be written)
+//! One migration after another: what each keeps, refuses and undoes, what readers and writers see of it, and what is
+//! left when it fails.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use larder::rusqlite::{Connection, StatementStatus};
+use larder::{
+    Access, Direction, Error, Migration, MigrationError, MigrationReport, Migrations, Options, Outcome, Result, Store,
+};
+use tracing::Level;
+
+use crate::support::{count, log};
+
+/// Migrations 1, 2, 3 .., which are made when the test says so.
+fn set<const N: usize>(list: [&'static str; N]) -> Migrations {
+    let numbered = (1..).zip(list);
+    Migrations::new(numbered.map(|(version, up)| Migration::new(version, format!("step {version}"), up))).at_open(false)
+}
+
+fn store_of(migrations: Migrations) -> Store {
+    Options::new().readers(2).migrations(migrations).open_temp().unwrap()
+}
+
+/// A store that has had the first of its migrations.
+fn after_first<const N: usize>(list: [&'static str; N]) -> Store {
+    let store = store_of(set(list));
+    store.migrate_to(1).unwrap();
+    store
+}
+
+/// Every object, every row, and the numbers in the header.
+fn contents(store: &Store) -> Vec<String> {
+    store
+        .read(|tx| {
+            let schema = "SELECT concat_ws('|', type, name, tbl_name, sql) FROM sqlite_schema ORDER BY rowid";
+            let mut all: Vec<String> = tx.query_map(schema, [], |row| row.get(0))?;
+            let numbers = "SELECT concat_ws('|', user_version, schema_version, application_id)
+                           FROM pragma_user_version, pragma_schema_version, pragma_application_id";
+            all.push(tx.query_row(numbers, [], |row| row.get(0))?);
+            let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'";
+            for table in tx.query_map(tables, [], |row| row.get::<_, String>(0))? {
+                let columns = "SELECT group_concat(format('quote(\"%w\")', name), ' || '','' || ')
+                               FROM pragma_table_info(?1)";
+                let columns: String = tx.query_row(columns, [&table], |row| row.get(0))?;
+                let rows = format!("SELECT '{table}: ' || {columns} FROM \"{table}\" ORDER BY 1");
+                all.extend(tx.query_map(&rows, [], |row| row.get::<_, String>(0))?);
+            }
+            Ok(all)
+        })
+        .unwrap()
+}
+
+fn numbers(store: &Store, sql: &'static str) -> Vec<i64> {
+    store.read(|tx| tx.query_map(sql, [], |row| row.get(0))).unwrap()
+}
+
+fn texts(store: &Store, sql: &'static str) -> Vec<String> {
+    store.read(|tx| tx.query_map(sql, [], |row| row.get(0))).unwrap()
+}
+
+fn pragma_of_writer(store: &Store, name: &'static str) -> i64 {
+    let sql = format!("SELECT * FROM pragma_{name}");
+    store.write(move |tx| tx.query_row(&sql, [], |row| row.get(0))).unwrap()
+}
+
+fn applied(store: &Store) -> Vec<u64> {
+    let status = store.migrations().unwrap();
+    status.applied.iter().map(|applied| applied.version).collect()
+}
+
+fn pending(store: &Store) -> Vec<u64> {
+    let status = store.migrations().unwrap();
+    status.pending.iter().map(|pending| pending.version).collect()
+}
+
+fn steps(report: &MigrationReport) -> Vec<(u64, Direction)> {
+    report.steps.iter().map(|step| (step.version, step.direction)).collect()
+}
+
+#[track_caller]
+fn migration_error<T: std::fmt::Debug>(result: Result<T>) -> MigrationError {
+    match result {
+        Err(Error::Migration(error)) => *error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The message of a migration that failed by its own SQL, in a transaction.
+#[track_caller]
+fn rolled_back<T: std::fmt::Debug>(result: Result<T>) -> String {
+    match result {
+        Err(error @ Error::Migration(_)) => {
+            assert_eq!(error.outcome(), Outcome::RolledBack, "{error}");
+            assert!(!error.is_retryable());
+            error.to_string()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn assert_has(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "no {part:?} in: {message}");
+    }
+}
+
+// ---- a rebuild ----
+
+const FAMILY: &str = "
+    CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT) STRICT;
+    CREATE TABLE cascading(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id) ON DELETE CASCADE) STRICT;
+    CREATE TABLE nulling(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id) ON DELETE SET NULL) STRICT;
+    CREATE TABLE strictly(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id) ON DELETE RESTRICT) STRICT;
+    CREATE TABLE late(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED) STRICT;
+    INSERT INTO parent VALUES (1, 'a'), (2, 'b');
+    INSERT INTO cascading SELECT id + 10, id FROM parent;
+    INSERT INTO nulling SELECT id + 20, id FROM parent;
+    INSERT INTO strictly SELECT id + 30, id FROM parent;
+    INSERT INTO late SELECT id + 40, id FROM parent;";
+
+const CHILDREN: [&str; 4] = ["cascading", "nulling", "strictly", "late"];
+
+/// The parent is rebuilt, and no child has noticed.
+fn rebuilds_the_parent(rebuild: &'static str) {
+    let store = after_first([FAMILY, rebuild]);
+    store.migrate().unwrap();
+    assert_eq!(
+        texts(&store, "SELECT name || more FROM parent ORDER BY id"),
+        ["anew", "bnew"]
+    );
+    for child in CHILDREN {
+        let rows = store.read(|tx| {
+            let sql = format!("SELECT p FROM {child} ORDER BY id");
+            tx.query_map(&sql, [], |row| row.get::<_, Option<i64>>(0))
+        });
+        assert_eq!(rows.unwrap(), [Some(1), Some(2)], "{child}");
+        let orphan = store.write(move |tx| tx.execute(&format!("INSERT INTO {child} VALUES (99, 99)"), []));
+        assert_has(&orphan.unwrap_err().to_string(), &["FOREIGN KEY constraint failed"]);
+    }
+    store.write(|tx| tx.execute("DELETE FROM strictly", [])).unwrap();
+    store.write(|tx| tx.execute("DELETE FROM late", [])).unwrap();
+    store
+        .write(|tx| tx.execute("DELETE FROM parent WHERE id = 1", []))
+        .unwrap();
+    assert_eq!(
+        numbers(&store, "SELECT p FROM cascading"),
+        [2],
+        "the children's actions are there still"
+    );
+    assert_eq!(pragma_of_writer(&store, "foreign_keys"), 1);
+    // With legacy_alter_table the view would keep the old name.
+    let view = store.write(|tx| {
+        tx.execute_batch("CREATE VIEW v AS SELECT * FROM parent; ALTER TABLE parent RENAME TO renamed")?;
+        tx.query_row("SELECT sql FROM sqlite_schema WHERE name = 'v'", [], |row| row.get::<_, String>(0))
+    });
+    assert_has(&view.unwrap(), &["renamed"]);
+}
+
+#[test]
+fn a_rebuild_of_a_parent_keeps_its_children() {
+    rebuilds_the_parent(
+        "CREATE TABLE parent_new(id INTEGER PRIMARY KEY, name TEXT, more TEXT NOT NULL) STRICT;
+         INSERT INTO parent_new SELECT id, name, 'new' FROM parent;
+         DROP TABLE parent;
+         ALTER TABLE parent_new RENAME TO parent;",
+    );
+}
+
+#[test]
+fn a_rebuild_may_have_the_pragmas_that_others_put_around_it() {
+    for settings in [
+        [
+            "PRAGMA foreign_keys=OFF;",
+            "PRAGMA foreign_key_check; PRAGMA foreign_keys=ON;",
+        ],
+        [
+            "PRAGMA foreign_keys = 0; PRAGMA foreign_keys;",
+            "PRAGMA foreign_keys = 1;",
+        ],
+        ["PRAGMA foreign_keys=ON;", "PRAGMA foreign_keys=OFF;"],
+        ["PRAGMA defer_foreign_keys=ON;", "PRAGMA foreign_key_check(parent);"],
+        ["PRAGMA defer_foreign_keys=ON;", "PRAGMA defer_foreign_keys=OFF;"],
+        [
+            "PRAGMA legacy_alter_table=ON; PRAGMA foreign_keys=OFF;",
+            "PRAGMA foreign_keys=ON;",
+        ],
+        ["PRAGMA journal_mode=WAL;", "PRAGMA integrity_check;"],
+    ] {
+        let rebuild = format!(
+            "{}
+             CREATE TABLE parent_new(id INTEGER PRIMARY KEY, name TEXT, more TEXT NOT NULL) STRICT;
+             INSERT INTO parent_new SELECT id, name, 'new' FROM parent;
+             DROP TABLE parent;
+             ALTER TABLE parent_new RENAME TO parent;
+             {}",
+            settings[0], settings[1]
+        );
+        rebuilds_the_parent(rebuild.leak());
+    }
+}
+
+/// Before 3.25 everybody renamed the old table first. With `legacy_alter_table` the children's references stay.
+#[test]
+fn a_rebuild_in_the_old_order_keeps_its_children_with_legacy_alter_table() {
+    rebuilds_the_parent(
+        "PRAGMA legacy_alter_table=ON;
+         ALTER TABLE parent RENAME TO parent_old;
+         CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT, more TEXT NOT NULL) STRICT;
+         INSERT INTO parent SELECT id, name, 'new' FROM parent_old;
+         DROP TABLE parent_old;",
+    );
+}
+
+/// Without `legacy_alter_table` they are rewritten to the old table, which is dropped.
+#[test]
+fn a_rebuild_in_the_old_order_that_would_cut_off_the_children_is_refused() {
+    let store = after_first([
+        FAMILY,
+        "ALTER TABLE parent RENAME TO parent_old;
+         CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT) STRICT;
+         INSERT INTO parent SELECT * FROM parent_old;
+         DROP TABLE parent_old;",
+    ]);
+    let before = contents(&store);
+    let message = rolled_back(store.migrate());
+    assert_has(&message, &["8 foreign keys", "cascading row 11 -> parent_old"]);
+    assert_eq!(contents(&store), before);
+}
+
+#[test]
+fn a_rebuild_of_a_table_that_refers_to_itself_keeps_its_rows() {
+    let store = after_first([
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, up INTEGER REFERENCES t(id) ON DELETE CASCADE) STRICT;
+         INSERT INTO t VALUES (1, NULL), (2, 1), (3, 2), (4, 4);",
+        "CREATE TABLE t_new(id INTEGER PRIMARY KEY, up INTEGER REFERENCES t_new(id) ON DELETE CASCADE, more) STRICT;",
+        "CREATE TABLE t_new(id INTEGER PRIMARY KEY, up INTEGER REFERENCES t_new(id) ON DELETE CASCADE, n ANY) STRICT;
+         INSERT INTO t_new(id, up) SELECT id, up FROM t ORDER BY id DESC;
+         DROP TABLE t;
+         ALTER TABLE t_new RENAME TO t;",
+    ]);
+    assert_has(&rolled_back(store.migrate()), &["missing datatype"]);
+    let store = after_first([
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, up INTEGER REFERENCES t(id) ON DELETE CASCADE) STRICT;
+         INSERT INTO t VALUES (1, NULL), (2, 1), (3, 2), (4, 4);",
+        "CREATE TABLE t_new(id INTEGER PRIMARY KEY, up INTEGER REFERENCES t_new(id) ON DELETE CASCADE, n ANY) STRICT;
+         INSERT INTO t_new(id, up) SELECT id, up FROM t ORDER BY id DESC;
+         DROP TABLE t;
+         ALTER TABLE t_new RENAME TO t;",
+    ]);
+    store.migrate().unwrap();
+    assert_eq!(numbers(&store, "SELECT id FROM t ORDER BY id"), [1, 2, 3, 4]);
+    store.write(|tx| tx.execute("DELETE FROM t WHERE id = 1", [])).unwrap();
+    assert_eq!(
+        numbers(&store, "SELECT id FROM t"),
+        [4],
+        "the reference is to the table itself"
+    );
+}
+
+#[test]
+fn a_rebuild_keeps_views_triggers_and_indexes_that_it_makes_again() {
+    let store = after_first([
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT) STRICT;
+         CREATE TABLE log(x TEXT) STRICT;
+         CREATE INDEX t_x ON t(lower(x));
+         CREATE VIEW v AS SELECT x FROM t;
+         CREATE TRIGGER noting AFTER INSERT ON t BEGIN INSERT INTO log VALUES (new.x); END;
+         INSERT INTO t VALUES (1, 'a;b');",
+        "PRAGMA legacy_alter_table=ON; -- a view refers to the table that is dropped
+         CREATE TABLE t_new(id INTEGER PRIMARY KEY, x TEXT NOT NULL) STRICT;
+         INSERT INTO t_new SELECT * FROM t;
+         DROP TABLE t;
+         ALTER TABLE t_new RENAME TO t;
+         CREATE INDEX t_x ON t(lower(x));
+         CREATE TRIGGER noting AFTER INSERT ON t BEGIN
+             INSERT INTO log VALUES ('; ' || new.x);
+             SELECT 1;
+         END;
+         /* done; */",
+    ]);
+    store.migrate().unwrap();
+    store
+        .write(|tx| tx.execute("INSERT INTO t(x) VALUES ('c')", []))
+        .unwrap();
+    assert_eq!(texts(&store, "SELECT x FROM v"), ["a;b", "c"]);
+    assert_eq!(texts(&store, "SELECT x FROM log"), ["a;b", "; c"]);
+    assert_eq!(
+        texts(
+            &store,
+            "SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name = 't'"
+        ),
+        ["t_x"]
+    );
+}
+
+// ---- foreign keys that point nowhere ----
+
+#[test]
+fn a_migration_that_leaves_foreign_keys_dangling_is_refused_with_table_and_row() {
+    let store = after_first([FAMILY, "DELETE FROM parent WHERE id = 2"]);
+    let before = contents(&store);
+    let message = rolled_back(store.migrate());
+    assert_has(
+        &message,
+        &[
+            "2 (step 2)",
+            "4 foreign keys",
+            "cascading row 12 -> parent",
+            "late row 42 -> parent",
+        ],
+    );
+    assert!(!message.contains("before it;"), "{message}");
+    match migration_error(store.migrate()) {
+        MigrationError::ForeignKeys {
+            version,
+            violations,
+            total,
+            already,
+            kept,
+            ..
+        } => {
+            assert_eq!((version, total, already, kept), (2, 4, false, 0));
+            assert_eq!(violations.len(), 4);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(contents(&store), before);
+    let orphan = store.write(|tx| tx.execute("INSERT INTO cascading VALUES (99, 99)", []));
+    orphan.unwrap_err();
+}
+
+#[test]
+fn of_many_dangling_foreign_keys_a_few_are_named_and_all_are_counted() {
+    let store = after_first([
+        "CREATE TABLE p(id INTEGER PRIMARY KEY) STRICT;
+         CREATE TABLE c(k TEXT PRIMARY KEY, p INTEGER REFERENCES p(id)) STRICT, WITHOUT ROWID;",
+        "INSERT INTO c SELECT 'k' || value, value FROM generate_series(1, 1000)",
+    ]);
+    match migration_error(store.migrate()) {
+        MigrationError::ForeignKeys { violations, total, .. } => {
+            assert_eq!(total, 1000);
+            assert_eq!(violations, ["c -> p"; 5], "a table without rowids has none to name");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn foreign_keys_that_dangled_before_the_migration_are_said_to_have_done_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let outside = Connection::open(&path).unwrap();
+    outside
+        .execute_batch(
+            "PRAGMA foreign_keys = OFF;
+             CREATE TABLE p(id INTEGER PRIMARY KEY) STRICT;
+             CREATE TABLE c(id INTEGER PRIMARY KEY, p INTEGER REFERENCES p(id)) STRICT;
+             INSERT INTO c VALUES (7, 1);",
+        )
+        .unwrap();
+    outside.close().unwrap();
+    let open = |sql| Options::new().migrations(set([sql]).at_open(true)).open(&path);
+    let error = migration_error(open("CREATE TABLE more(x INTEGER) STRICT"));
+    assert!(
+        matches!(
+            error,
+            MigrationError::ForeignKeys {
+                already: true,
+                total: 1,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert_has(&error.to_string(), &["c row 7 -> p", "did so before it"]);
+    let error = migration_error(open("INSERT INTO c VALUES (8, 2)"));
+    assert!(
+        matches!(
+            error,
+            MigrationError::ForeignKeys {
+                already: false,
+                total: 2,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    // A migration that mends it goes through.
+    let store = open("DELETE FROM c WHERE p NOT IN (SELECT id FROM p)").unwrap();
+    assert_eq!(applied(&store), [1]);
+}
+
+#[test]
+fn without_foreign_keys_none_is_checked() {
+    let migrations = set([FAMILY, "DELETE FROM parent WHERE id = 2"]);
+    let options = Options::new().foreign_keys(false).migrations(migrations);
+    let store = options.open_temp().unwrap();
+    store.migrate().unwrap();
+    assert_eq!(numbers(&store, "SELECT p FROM cascading"), [1, 2]);
+    assert_eq!(pragma_of_writer(&store, "foreign_keys"), 0);
+}
+
+// ---- failures ----
+
+/// Every way for a migration to fail in its transaction, and what its message has.
+const FAILURES: &[(&str, &[&str])] = &[
+    (
+        "INSERT INTO t VALUES (3);\n\nINSERT INTO missing VALUES (1)",
+        &["line 3", "no such table: missing"],
+    ),
+    (
+        "UPDATE t SET id = id + 10;\nINSERT INTO t VALUES\n(3),\n(11)",
+        &["line 2", "UNIQUE constraint failed: t.id"],
+    ),
+    (
+        "CREATE TABLE more(x INTEGER) STRICT; SELEC 1",
+        &["near \"SELEC\": syntax error", "statement 2"],
+    ),
+    (
+        "INSERT INTO t SELECT CASE value WHEN 50 THEN 'x' ELSE value END FROM generate_series(10, 100)",
+        &["TEXT"],
+    ),
+    ("DROP TABLE t; SELECT abs(-9223372036854775808)", &["integer overflow"]),
+    (
+        "INSERT OR ROLLBACK INTO t VALUES (5), (1)",
+        &["UNIQUE constraint failed: t.id"],
+    ),
+    ("INSERT INTO guarded VALUES (1); SELECT 1", &["keep out"]),
+    (
+        "PRAGMA user_version = 9; DROP TABLE t; SELECT * FROM t",
+        &["no such table: t"],
+    ),
+    (
+        "PRAGMA foreign_keys=ON; DELETE FROM schema_migrations; DELETE FROM larder_migrations; SELECT x",
+        &["column: x"],
+    ),
+    ("INSERT INTO t VALUES (?1)", &["no parameters"]),
+    (
+        "INSERT INTO t VALUES (3); COMMIT",
+        &["COMMIT is refused", "in a transaction of its own"],
+    ),
+    (
+        "INSERT INTO t VALUES (3); COMMIT; INSERT INTO t VALUES (4)",
+        &["COMMIT is refused"],
+    ),
+    ("END", &["COMMIT is refused"]),
+    (
+        "BEGIN; INSERT INTO t VALUES (3); COMMIT",
+        &["BEGIN is refused", "line 1", "statement 1: BEGIN"],
+    ),
+    ("BEGIN IMMEDIATE", &["BEGIN is refused"]),
+    ("INSERT INTO t VALUES (3); ROLLBACK", &["ROLLBACK is refused"]),
+    ("SAVEPOINT s; RELEASE s", &["SAVEPOINT is refused"]),
+    ("RELEASE larder", &["RELEASE is refused"]),
+    ("ROLLBACK TO s", &["ROLLBACK TO is refused"]),
+    (
+        "INSERT INTO t VALUES (3); VACUUM",
+        &["VACUUM is refused", "transaction:false"],
+    ),
+    ("VACUUM INTO '/nowhere/x.db'", &["VACUUM is refused"]),
+    ("ATTACH ':memory:' AS other", &["ATTACH is refused"]),
+    ("DETACH main", &["DETACH is refused"]),
+    ("PRAGMA writable_schema = ON", &["PRAGMA writable_schema is refused"]),
+    ("PRAGMA journal_mode = DELETE", &["PRAGMA journal_mode is refused"]),
+    ("PRAGMA synchronous = OFF", &["PRAGMA synchronous is refused"]),
+    ("PRAGMA auto_vacuum = FULL", &["PRAGMA auto_vacuum is refused"]),
+    (
+        "INSERT INTO sqlite_schema VALUES ('table', 'x', 'x', 0, 'CREATE TABLE x(y)')",
+        &["may not be modified"],
+    ),
+];
+
+#[test]
+fn a_failure_leaves_the_file_as_it_was_and_names_the_place() {
+    for (sql, parts) in FAILURES {
+        let store = after_first([
+            "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT;
+             CREATE TABLE guarded(x INTEGER) STRICT;
+             CREATE TRIGGER guard BEFORE INSERT ON guarded BEGIN SELECT RAISE(ROLLBACK, 'keep out'); END;
+             INSERT INTO t VALUES (1), (2);
+             PRAGMA user_version = 3;",
+            sql,
+        ]);
+        let before = contents(&store);
+        let message = rolled_back(store.migrate());
+        eprintln!("{message}");
+        assert_has(&message, parts);
+        assert_has(&message, &["migration 2 (step 2), line ", "it was rolled back"]);
+        assert_eq!(contents(&store), before, "{sql}");
+        assert_eq!((applied(&store), pending(&store)), (vec![1], vec![2]), "{sql}");
+        assert_eq!(pragma_of_writer(&store, "foreign_keys"), 1, "{sql}");
+        store.write(|tx| tx.execute("INSERT INTO t VALUES (77)", [])).unwrap();
+        assert_eq!(numbers(&store, "SELECT id FROM t ORDER BY id"), [1, 2, 77], "{sql}");
+        assert!(store.close().unwrap().wal_truncated, "{sql}");
+    }
+}
+
+#[test]
+fn a_failure_of_the_first_migration_leaves_an_empty_file_empty() {
+    let store = store_of(set([
+        "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES ('x')",
+    ]));
+    rolled_back(store.migrate());
+    assert_eq!(texts(&store, "SELECT name FROM sqlite_schema"), [""; 0]);
+}
+
+#[test]
+fn an_opening_that_fails_keeps_the_migrations_before_it_and_goes_on_there_once_it_is_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let open = |third| {
+        let list = [
+            "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT",
+            "INSERT INTO t VALUES (1)",
+            third,
+            "INSERT INTO t VALUES (4)",
+        ];
+        Options::new().migrations(set(list).at_open(true)).open(&path)
+    };
+    for _ in 0..2 {
+        let message = rolled_back(open("INSERT INTO t VALUES (3); INSERT INTO t VALUES (1)"));
+        assert_has(&message, &["migration 3 (step 3)", "statement 2"]);
+    }
+    let store = open("INSERT INTO t VALUES (3)").unwrap();
+    assert_eq!(numbers(&store, "SELECT id FROM t ORDER BY id"), [1, 3, 4]);
+    assert_eq!(applied(&store), [1, 2, 3, 4]);
+}
+
+#[test]
+fn an_opening_that_fails_lets_go_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    for access in [Access::Shared, Access::Exclusive] {
+        let options = Options::new().access(access);
+        let failed = options.clone().migrations(set(["SELEC 1"]).at_open(true)).open(&path);
+        assert_has(&rolled_back(failed), &["syntax error"]);
+        options.open(&path).unwrap();
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["app.db"], "no log is left");
+}
+
+#[test]
+fn a_temporary_table_of_a_migration_is_gone_after_it() {
+    let store = after_first([
+        "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)",
+        "CREATE TEMP TABLE keep AS SELECT id FROM t;
+         CREATE TEMP TABLE schema_migrations(version);
+         CREATE TEMP TABLE t(id);
+         INSERT INTO main.t SELECT id + 1 FROM keep;",
+        "CREATE TABLE keep(id INTEGER) STRICT; INSERT INTO t VALUES (3)",
+    ]);
+    store.migrate().unwrap();
+    let temporary =
+        store.write(|tx| tx.query_map("SELECT name FROM temp.sqlite_schema", [], |row| row.get::<_, String>(0)));
+    assert_eq!(temporary.unwrap(), [""; 0]);
+    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3]);
+    assert_eq!(numbers(&store, "SELECT version FROM schema_migrations"), [1, 2, 3]);
+}
+
+#[test]
+fn a_temporary_table_of_a_migration_that_fails_is_gone_too() {
+    let store = after_first([
+        "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT",
+        "CREATE TEMP TABLE t(id); SELEC 1",
+    ]);
+    rolled_back(store.migrate());
+    store.write(|tx| tx.execute("INSERT INTO t VALUES (1)", [])).unwrap();
+    assert_eq!(count(&store), 1);
+}
+
+#[test]
+fn a_migration_may_set_user_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let options = Options::new().migrations(set(["PRAGMA user_version = 5"]).at_open(true));
+    for _ in 0..2 {
+        let store = options.clone().open(&path).unwrap();
+        assert_eq!(numbers(&store, "PRAGMA user_version"), [5]);
+        assert_eq!(applied(&store), [1]);
+    }
+}
+
+#[test]
+fn migrations_work_with_exclusive_access() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let options = || Options::new().access(Access::Exclusive);
+    let first = options().migrations(set([FAMILY]).at_open(true)).open(&path).unwrap();
+    first.close().unwrap();
+    let rebuild = "CREATE TABLE parent_new(id INTEGER PRIMARY KEY) STRICT;
+                   INSERT INTO parent_new SELECT id FROM parent;
+                   DROP TABLE parent;
+                   ALTER TABLE parent_new RENAME TO parent;";
+    let store = options()
+        .migrations(set([FAMILY, rebuild]).at_open(true))
+        .open(&path)
+        .unwrap();
+    assert_eq!(numbers(&store, "SELECT p FROM cascading"), [1, 2]);
+    assert_eq!(applied(&store), [1, 2]);
+}
+
+// ---- while the store is in use ----
+
+fn ups_and_downs() -> Migrations {
+    Migrations::new([
+        Migration::new(1, "t", "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT").down("DROP TABLE t"),
+        Migration::new(2, "column", "ALTER TABLE t ADD COLUMN x TEXT DEFAULT 'x'").down("ALTER TABLE t DROP COLUMN x"),
+        Migration::new(
+            3,
+            "rebuild",
+            "CREATE TABLE t_new(id INTEGER PRIMARY KEY, x TEXT DEFAULT 'y', y INTEGER) STRICT;
+             INSERT INTO t_new(id, x) SELECT id, x FROM t;
+             DROP TABLE t;
+             ALTER TABLE t_new RENAME TO t;",
+        )
+        .down("ALTER TABLE t DROP COLUMN y"),
+    ])
+    .at_open(false)
+}
+
+fn columns(store: &Store) -> Vec<String> {
+    texts(store, "SELECT name FROM pragma_table_info('t')")
+}
+
+#[test]
+fn migrations_go_up_and_down_to_any_version() {
+    use Direction::{Down, Up};
+    let store = store_of(ups_and_downs());
+    assert_eq!((applied(&store), pending(&store)), (vec![], vec![1, 2, 3]));
+    let go = |version| steps(&store.migrate_to(version).unwrap());
+    assert_eq!(go(0), []);
+    assert_eq!(go(2), [(1, Up), (2, Up)]);
+    assert_eq!(columns(&store), ["id", "x"]);
+    assert_eq!(go(2), []);
+    assert_eq!(go(3), [(3, Up)]);
+    assert_eq!(go(1), [(3, Down), (2, Down)]);
+    assert_eq!((applied(&store), pending(&store)), (vec![1], vec![2, 3]));
+    assert_eq!(columns(&store), ["id"]);
+    assert_eq!(steps(&store.migrate().unwrap()), [(2, Up), (3, Up)]);
+    assert_eq!(columns(&store), ["id", "x", "y"]);
+    assert_eq!(store.migrate().unwrap(), MigrationReport::default());
+    assert_eq!(go(0), [(3, Down), (2, Down), (1, Down)]);
+    assert_eq!(columns(&store), [""; 0]);
+    assert_eq!((applied(&store), pending(&store)), (vec![], vec![1, 2, 3]));
+}
+
+#[test]
+fn a_way_down_that_fails_leaves_the_migration_applied() {
+    let list = [
+        Migration::new(
+            1,
+            "t",
+            "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)",
+        )
+        .down("DELETE FROM t; DROP TABLE tt"),
+        Migration::new(2, "u", "CREATE TABLE u(id INTEGER PRIMARY KEY) STRICT").down("DROP TABLE u"),
+    ];
+    let store = store_of(Migrations::new(list));
+    let message = rolled_back(store.migrate_to(0));
+    assert_has(&message, &["migration 1 (t)", "no such table: tt", "statement 2"]);
+    assert_eq!((applied(&store), pending(&store)), (vec![1], vec![2]));
+    assert_eq!(count(&store), 1);
+}
+
+#[test]
+fn writes_and_reads_go_on_while_migrations_come_and_go() {
+    const WRITERS: i64 = 2;
+    let store = store_of(ups_and_downs());
+    store.migrate_to(1).unwrap();
+    let done = AtomicBool::new(false);
+    let is_done = || done.load(Ordering::Relaxed);
+    let acknowledged = thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (store, is_done) = (&store, &is_done);
+                scope.spawn(move || {
+                    let mut ids = Vec::new();
+                    while !is_done() || ids.len() < 20 {
+                        let id = WRITERS * ids.len() as i64 + writer;
+                        store
+                            .write(move |tx| tx.execute("INSERT INTO t(id) VALUES (?1)", [id]))
+                            .unwrap();
+                        ids.push(id);
+                    }
+                    ids
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            let mut last = 0;
+            while !is_done() {
+                let now = count(&store);
+                assert!(now >= last, "{now} rows after {last}");
+                last = now;
+                let columns =
+                    store.read(|tx| tx.query_optional("SELECT * FROM t", [], |row| Ok(row.as_ref().column_count())));
+                assert!((1..=3).contains(&columns.unwrap().unwrap_or(1)));
+            }
+        });
+        for version in [3, 1, 2, 1, 3, 2, 3, 1, 3] {
+            let before = count(&store);
+            store.migrate_to(version).unwrap();
+            assert!(count(&store) >= before);
+        }
+        done.store(true, Ordering::Relaxed);
+        writers
+            .into_iter()
+            .flat_map(|writer| writer.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    let mut acknowledged = acknowledged;
+    acknowledged.sort_unstable();
+    assert_eq!(numbers(&store, "SELECT id FROM t ORDER BY id"), acknowledged);
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+#[test]
+fn migrations_that_two_threads_ask_for_are_each_made_once() {
+    for _ in 0..10 {
+        let store = store_of(ups_and_downs());
+        let reports: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| store.migrate().unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let mut made: Vec<_> = reports.iter().flat_map(steps).collect();
+        made.sort_unstable_by_key(|(version, _)| *version);
+        assert_eq!(made, [(1, Direction::Up), (2, Direction::Up), (3, Direction::Up)]);
+    }
+}
+
+#[test]
+fn a_migration_inside_a_write_would_wait_for_itself() {
+    let store = store_of(ups_and_downs());
+    let inner = store.clone();
+    let result = store.write(move |_| inner.migrate());
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::Reentrant { .. }), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotStarted);
+    let inner = store.clone();
+    let result = store.write(move |_| inner.migrate_to(2));
+    assert!(matches!(result, Err(Error::Reentrant { .. })), "{result:?}");
+    assert_eq!(pending(&store), [1, 2, 3]);
+}
+
+#[test]
+fn a_closed_store_does_not_migrate() {
+    let store = store_of(ups_and_downs());
+    store.close().unwrap();
+    assert!(matches!(store.migrate(), Err(Error::Closed)));
+    assert!(matches!(store.migrate_to(1), Err(Error::Closed)));
+    assert!(matches!(store.migrations(), Err(Error::Closed)));
+}
+
+#[test]
+fn a_store_without_migrations_says_so() {
+    let store = Store::open_temp().unwrap();
+    for result in [store.migrate(), store.migrate_to(0)] {
+        assert!(
+            matches!(
+                result,
+                Err(Error::Options {
+                    option: "migrations",
+                    ..
+                })
+            ),
+            "{result:?}"
+        );
+    }
+    assert!(matches!(store.migrations(), Err(Error::Options { .. })));
+}
+
+#[test]
+fn the_status_has_names_times_and_durations() {
+    let store = store_of(ups_and_downs());
+    let before: String = texts(&store, "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')").remove(0);
+    let report = store.migrate_to(2).unwrap();
+    let after: String = texts(&store, "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')").remove(0);
+    let status = store.migrations().unwrap();
+    let names: Vec<_> = status.applied.iter().map(|m| (m.version, m.name.as_str())).collect();
+    assert_eq!(names, [(1, "t"), (2, "column")]);
+    for (applied, step) in status.applied.iter().zip(&report.steps) {
+        let at = applied.applied_at.as_deref().unwrap();
+        assert!((&*before..=&*after).contains(&at), "{before} {at} {after}");
+        assert!(
+            applied.duration.unwrap() <= step.duration,
+            "the step's has the COMMIT, too"
+        );
+        assert_eq!(step.name, applied.name);
+    }
+    let names: Vec<_> = status.pending.iter().map(|m| (m.version, m.name.as_str())).collect();
+    assert_eq!(names, [(3, "rebuild")]);
+}
+
+// ---- statement caches and snapshots ----
+
+#[test]
+fn statements_that_connections_keep_are_prepared_fresh_after_a_migration() {
+    let store = after_first([
+        "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)",
+        "ALTER TABLE t ADD COLUMN x TEXT",
+    ]);
+    let look = |conn: &Connection| -> Result<(usize, i32)> {
+        let mut statement = conn.prepare_cached("SELECT * FROM t")?;
+        let columns = statement.query_row([], |row| Ok(row.as_ref().column_count()))?;
+        Ok((columns, statement.get_status(StatementStatus::RePrepare)))
+    };
+    let both = |expected| {
+        assert_eq!(store.write(move |tx| look(tx)).unwrap(), expected, "on the writer");
+        // Both readers: one read inside the other.
+        let readers = store.read(|outer| {
+            let outer = look(outer)?;
+            Ok((outer, store.read(|inner| look(inner))?))
+        });
+        assert_eq!(readers.unwrap(), (expected, expected), "on the readers");
+    };
+    both((1, 0));
+    both((1, 0));
+    store.migrate().unwrap();
+    both((2, 0));
+}
+
+/// Without larder's doing SQLite prepares such a statement again at its next step: this is what the test above would
+/// see then.
+#[test]
+fn a_statement_that_is_kept_over_a_plain_change_of_the_schema_is_prepared_again() {
+    let store = after_first(["CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)"]);
+    let look = |conn: &Connection| -> Result<i32> {
+        let mut statement = conn.prepare_cached("SELECT * FROM t")?;
+        statement.query_row([], |_| Ok(()))?;
+        Ok(statement.get_status(StatementStatus::RePrepare))
+    };
+    assert_eq!(store.write(move |tx| look(tx)).unwrap(), 0);
+    store
+        .write(|tx| tx.execute_batch("ALTER TABLE t ADD COLUMN x TEXT"))
+        .unwrap();
+    assert_eq!(store.write(move |tx| look(tx)).unwrap(), 1);
+}
+
+#[test]
+fn a_read_that_was_running_keeps_its_snapshot() {
+    let store = after_first([
+        "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1), (2)",
+        "CREATE TABLE t_new(id INTEGER PRIMARY KEY, x TEXT) STRICT;
+         INSERT INTO t_new SELECT id * 10, 'x' FROM t;
+         DROP TABLE t;
+         ALTER TABLE t_new RENAME TO t;",
+        "DROP TABLE t",
+    ]);
+    let rows = |conn: &Connection| -> Result<Vec<String>> {
+        let mut statement = conn.prepare_cached("SELECT * FROM t ORDER BY id")?;
+        let columns = statement.column_count();
+        let rows = statement.query_map([], |row| Ok(format!("{columns}: {}", row.get::<_, i64>(0)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    };
+    store
+        .read(|old| {
+            let mut statement = old.prepare("SELECT id FROM t ORDER BY id")?;
+            let mut open = statement.query([])?;
+            assert!(open.next()?.is_some());
+            store.migrate_to(2)?;
+            assert_eq!(rows(old)?, ["1: 1", "1: 2"]);
+            assert_eq!(store.read(|new| rows(new))?, ["2: 10", "2: 20"]);
+            store.migrate()?;
+            assert_eq!(open.next()?.unwrap().get::<_, i64>(0)?, 2, "in the middle of its rows");
+            assert_eq!(rows(old)?, ["1: 1", "1: 2"]);
+            assert_has(
+                &store.read(|new| rows(new)).unwrap_err().to_string(),
+                &["no such table: t"],
+            );
+            Ok(())
+        })
+        .unwrap();
+    assert_has(
+        &store.read(|new| rows(new)).unwrap_err().to_string(),
+        &["no such table: t"],
+    );
+}
+
+// ---- outside a transaction ----
+
+/// The second migration runs outside a transaction.
+fn bare_second(sql: &'static str) -> Migrations {
+    Migrations::new([
+        Migration::new(
+            1,
+            "t",
+            "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1), (2)",
+        ),
+        Migration::new(2, "bare", sql).without_transaction(),
+    ])
+    .at_open(false)
+}
+
+fn bare_options(sql: &'static str) -> Options {
+    Options::new()
+        .migration_timeout(Duration::from_millis(1))
+        .migrations(bare_second(sql))
+}
+
+fn bare(sql: &'static str) -> Store {
+    let store = bare_options(sql).open_temp().unwrap();
+    store.migrate_to(1).unwrap();
+    store
+}
+
+#[test]
+fn outside_a_transaction_vacuum_works() {
+    let store = bare("VACUUM");
+    store
+        .write(|tx| {
+            tx.execute_batch("INSERT INTO t SELECT value FROM generate_series(10, 50000); DELETE FROM t WHERE id > 9")
+        })
+        .unwrap();
+    let pages = numbers(&store, "PRAGMA page_count")[0];
+    store.migrate().unwrap();
+    assert!(numbers(&store, "PRAGMA page_count")[0] < pages);
+    assert_eq!(numbers(&store, "PRAGMA freelist_count"), [0]);
+    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2]);
+    assert_eq!(applied(&store), [1, 2]);
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+#[test]
+fn outside_a_transaction_auto_vacuum_can_be_switched() {
+    let store = bare("PRAGMA auto_vacuum = FULL; VACUUM; PRAGMA optimize;");
+    assert_eq!(numbers(&store, "PRAGMA auto_vacuum"), [2]);
+    store.migrate().unwrap();
+    assert_eq!(numbers(&store, "PRAGMA auto_vacuum"), [1]);
+    store.write(|tx| tx.execute("INSERT INTO t VALUES (3)", [])).unwrap();
+    assert_eq!(count(&store), 3);
+}
+
+#[test]
+fn outside_a_transaction_a_migration_may_have_its_own() {
+    let store = bare(
+        "PRAGMA foreign_keys=OFF;
+         BEGIN;
+         INSERT INTO t VALUES (3);
+         SAVEPOINT s; INSERT INTO t VALUES (4); ROLLBACK TO s; RELEASE s;
+         COMMIT;
+         BEGIN EXCLUSIVE; DELETE FROM t; ROLLBACK;
+         BEGIN IMMEDIATE; INSERT INTO t VALUES (5); END;
+         PRAGMA foreign_keys=ON;",
+    );
+    store.migrate().unwrap();
+    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3, 5]);
+    assert_eq!(applied(&store), [1, 2]);
+    assert_eq!(pragma_of_writer(&store, "foreign_keys"), 1);
+    let refused = store.write(|tx| tx.execute("COMMIT", []));
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    let refused = store.write(|tx| tx.execute("PRAGMA foreign_keys = OFF", []));
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+}
+
+#[test]
+fn outside_a_transaction_other_files_and_settings_are_refused_still() {
+    for (sql, name) in [
+        ("ATTACH ':memory:' AS other", "ATTACH is refused"),
+        ("PRAGMA journal_mode = DELETE", "PRAGMA journal_mode is refused"),
+        ("PRAGMA writable_schema = ON", "PRAGMA writable_schema is refused"),
+        ("PRAGMA synchronous = OFF", "PRAGMA synchronous is refused"),
+    ] {
+        let store = bare(sql);
+        let error = store.migrate().unwrap_err();
+        eprintln!("{error}");
+        assert_has(&error.to_string(), &[name]);
+    }
+}
+
+#[test]
+fn outside_a_transaction_a_failure_keeps_what_came_before_it_and_says_so() {
+    let store = bare("INSERT INTO t VALUES (3);\nINSERT INTO t VALUES (4);\nINSERT INTO t VALUES (1);\nDELETE FROM t");
+    let error = store.migrate().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Partial);
+    assert!(!error.is_retryable());
+    let message = error.to_string();
+    assert_has(
+        &message,
+        &["line 3", "statement 3", "first 2 statements", "version = '2'"],
+    );
+    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3, 4]);
+    assert_eq!((applied(&store), pending(&store)), (vec![1], vec![2]));
+    let again = migration_error(store.migrate());
+    assert!(
+        matches!(&again, MigrationError::Unfinished { version, .. } if version == "2"),
+        "{again:?}"
+    );
+    store.write(|tx| tx.execute("INSERT INTO t VALUES (9)", [])).unwrap();
+    assert_eq!(pragma_of_writer(&store, "foreign_keys"), 1);
+}
+
+#[test]
+fn what_was_left_unfinished_is_not_run_again_until_its_mark_is_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let open = |sql| {
+        let migrations = bare_second(sql).at_open(true);
+        Options::new()
+            .migration_timeout(Duration::from_millis(1))
+            .migrations(migrations)
+            .open(&path)
+    };
+    let failed = open("INSERT INTO t VALUES (3); SELEC 1").unwrap_err();
+    assert_eq!(failed.outcome(), Outcome::Partial);
+    let mended = "INSERT INTO t VALUES (4); VACUUM";
+    for _ in 0..2 {
+        let error = open(mended).unwrap_err();
+        assert_eq!(error.outcome(), Outcome::NotStarted);
+        assert_has(
+            &error.to_string(),
+            &["2 (bare)", "DELETE FROM larder_migrations WHERE version = '2'"],
+        );
+    }
+    let by_hand = Connection::open(&path).unwrap();
+    let deleted = by_hand
+        .execute("DELETE FROM larder_migrations WHERE version = '2'", [])
+        .unwrap();
+    assert_eq!(deleted, 1);
+    by_hand.close().unwrap();
+    let store = open(mended).unwrap();
+    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3, 4]);
+    assert_eq!(applied(&store), [1, 2]);
+    assert_eq!(numbers(&store, "SELECT unfinished FROM larder_migrations"), [0, 0]);
+}
+
+#[test]
+fn outside_a_transaction_one_that_is_left_open_is_refused_and_rolled_back() {
+    let store = bare("INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4)");
+    let error = store.migrate().unwrap_err();
+    assert_has(&error.to_string(), &["leaves a transaction open", "rolled back"]);
+    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3]);
+    assert_eq!(pending(&store), [2]);
+    store.write(|tx| tx.execute("INSERT INTO t VALUES (9)", [])).unwrap();
+    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3, 9]);
+}
+
+/// The message said that what its first three statements did stays, of which two had been rolled back.
+// DEFECT: `kept` counts statements of a transaction of the migration's own that was rolled back.
+#[test]
+fn statements_of_a_transaction_that_was_rolled_back_are_not_said_to_stay() {
+    for sql in [
+        "INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4)",
+        "INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4); INSERT INTO t VALUES (1); COMMIT",
+        "INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4); INSERT OR ROLLBACK INTO t VALUES (1); COMMIT",
+    ] {
+        let store = bare(sql);
+        let error = migration_error(store.migrate());
+        assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3]);
+        assert!(matches!(&error, MigrationError::Failed { kept: 1, .. }), "{error}");
+    }
+}
+
+/// It said "it was rolled back, and the database is as it was before it: mend it and try again", and who tried again
+/// was told that it was begun and not finished.
+// DEFECT: the mark stays when the first statement fails.
+#[test]
+fn outside_a_transaction_a_first_statement_that_fails_leaves_nothing_behind() {
+    let store = bare("INSERT INTO t VALUES (1)");
+    let before = contents(&store);
+    let error = store.migrate().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::RolledBack);
+    assert_eq!(contents(&store), before);
+    let again = migration_error(store.migrate());
+    assert!(matches!(again, MigrationError::Failed { .. }), "{again}");
+}
+
+/// The next opening entered the migration as one that another tool had applied, and its mark was gone.
+// DEFECT: `Record::without_details` takes a version that is applied and marked as unfinished for one without details.
+#[test]
+fn a_way_down_outside_a_transaction_that_fails_is_unfinished_too() {
+    let list = [
+        Migration::new(
+            1,
+            "t",
+            "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1), (2)",
+        ),
+        Migration::new(2, "bare", "INSERT INTO t VALUES (3), (4)")
+            .down("DELETE FROM t WHERE id = 3; SELEC 1")
+            .without_transaction(),
+    ];
+    let options = Options::new().migration_timeout(Duration::from_millis(1));
+    let store = options.migrations(Migrations::new(list)).open_temp().unwrap();
+    let error = store.migrate_to(1).unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Partial);
+    let again = migration_error(store.migrate_to(1));
+    assert!(matches!(again, MigrationError::Unfinished { .. }), "{again}");
+    let up = migration_error(store.migrate());
+    assert!(matches!(up, MigrationError::Unfinished { .. }), "{up}");
+}
+
+#[test]
+fn outside_a_transaction_dangling_foreign_keys_are_told_though_they_stay() {
+    let list = [
+        Migration::new(1, "family", FAMILY),
+        Migration::new(2, "bare", "DELETE FROM parent WHERE id = 2").without_transaction(),
+    ];
+    let store = store_of(Migrations::new(list).at_open(false));
+    store.migrate_to(1).unwrap();
+    let error = store.migrate().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Partial);
+    assert_has(&error.to_string(), &["4 foreign keys", "first 1 statements"]);
+    assert_eq!(pending(&store), [2]);
+}
+
+#[test]
+fn a_read_keeps_its_snapshot_while_a_vacuum_runs_outside_a_transaction() {
+    let store = bare("VACUUM; INSERT INTO t VALUES (3)");
+    store
+        .read(|tx| {
+            let rows = || tx.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+            assert_eq!(rows()?, 2);
+            store.migrate()?;
+            assert_eq!(rows()?, 2);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(count(&store), 3);
+}
+
+// ---- STRICT ----
+
+/// An old table that is not STRICT, made before anybody asked.
+const OLD: &str = "CREATE TABLE old(id INTEGER PRIMARY KEY, x INTEGER); INSERT INTO old VALUES (1, 2)";
+
+fn strict_after_old(next: &'static str) -> (tempfile::TempDir, Result<Store>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let options = |list| Options::new().migrations(Migrations::new(list));
+    let first = Migration::new(1, "old", OLD);
+    options(vec![first.clone()]).open(&path).unwrap();
+    let opened = options(vec![first, Migration::new(2, "next", next)])
+        .require_strict(true)
+        .open(&path);
+    (folder, opened)
+}
+
+#[test]
+fn a_table_that_is_not_strict_is_refused_with_its_line() {
+    for (sql, line, table) in [
+        (
+            "CREATE TABLE a(x INTEGER) STRICT;\n\nCREATE TABLE b(x INTEGER);\nCREATE TABLE c(x INTEGER)",
+            3,
+            "b",
+        ),
+        ("CREATE TABLE \"a b\"(x INTEGER PRIMARY KEY) WITHOUT ROWID", 1, "a b"),
+        ("\nCREATE TABLE IF NOT EXISTS a(x)", 2, "a"),
+        ("CREATE TABLE a AS SELECT * FROM old", 1, "a"),
+        ("ALTER TABLE old RENAME TO older; CREATE TABLE old(x INTEGER)", 1, "old"),
+        ("DROP TABLE old;\nCREATE TABLE old(x INTEGER)", 2, "old"),
+        (
+            "CREATE TABLE old_new(id INTEGER PRIMARY KEY, x INTEGER NOT NULL);
+             INSERT INTO old_new SELECT * FROM old;
+             DROP TABLE old;
+             ALTER TABLE old_new RENAME TO old",
+            1,
+            "old_new",
+        ),
+    ] {
+        let (_folder, opened) = strict_after_old(sql);
+        let error = opened.unwrap_err();
+        assert_eq!(error.outcome(), Outcome::RolledBack);
+        assert_has(&error.to_string(), &["2 (next)", "STRICT"]);
+        match migration_error(Err::<(), _>(error)) {
+            MigrationError::NotStrict {
+                line: l,
+                table: t,
+                version: 2,
+                ..
+            } => assert_eq!((l, &*t), (line, table), "{sql}"),
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn require_strict_is_about_tables_that_a_migration_makes_in_the_file() {
+    for sql in [
+        "CREATE TABLE IF NOT EXISTS old(id INTEGER PRIMARY KEY, x INTEGER)",
+        "CREATE TABLE a(x INTEGER) STRICT; CREATE TABLE b(x INTEGER PRIMARY KEY) WITHOUT ROWID, STRICT",
+        "CREATE VIRTUAL TABLE words USING fts5(word); CREATE VIRTUAL TABLE boxes USING rtree(id, l, r)",
+        "CREATE TEMP TABLE a(x); CREATE TABLE temp.b(x); CREATE TEMP TABLE c AS SELECT 1",
+        "CREATE TABLE IF NOT EXISTS schema_migrations(version varchar(128) primary key)",
+        "CREATE TABLE a(id INTEGER PRIMARY KEY AUTOINCREMENT) STRICT; ANALYZE",
+        "ALTER TABLE old ADD COLUMN y INTEGER; ALTER TABLE old RENAME COLUMN x TO z; ALTER TABLE old DROP COLUMN z",
+        "ALTER TABLE old RENAME TO older",
+        "CREATE INDEX old_x ON old(x); DROP TABLE old",
+        "CREATE VIEW v AS SELECT * FROM old",
+        "CREATE TABLE old_new(id INTEGER PRIMARY KEY, x INTEGER) STRICT;
+         INSERT INTO old_new SELECT * FROM old;
+         DROP TABLE old;
+         ALTER TABLE old_new RENAME TO old",
+    ] {
+        let (_folder, opened) = strict_after_old(sql);
+        let store = opened.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        assert_eq!(applied(&store), [1, 2], "{sql}");
+    }
+}
+
+#[test]
+fn outside_a_transaction_a_table_that_is_not_strict_is_refused_though_it_stays() {
+    let options = bare_options("CREATE TABLE a(x INTEGER) STRICT; CREATE TABLE b(x INTEGER)").require_strict(true);
+    let store = options.open_temp().unwrap();
+    let error = store.migrate().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Partial);
+    assert_has(
+        &error.to_string(),
+        &["the table b without STRICT", "first 2 statements"],
+    );
+}
+
+/// The warnings about tables that are not STRICT.
+fn warnings(store: &Store) -> Vec<String> {
+    let path = store.path().to_str().unwrap();
+    let wanted = |e: &log::Event| {
+        e.target == "larder::migrate" && e.level == Level::WARN && e.field("db.namespace") == Some(path)
+    };
+    log::events(wanted)
+        .iter()
+        .map(|event| event.expect("tables").to_owned())
+        .collect()
+}
+
+#[test]
+fn without_require_strict_there_is_one_warning_that_names_the_tables() {
+    log::collect();
+    let store = store_of(set([
+        "CREATE TABLE a(x INTEGER); CREATE TABLE b(x INTEGER) STRICT",
+        "CREATE TABLE c(x INTEGER); CREATE TEMP TABLE d(x)",
+        "CREATE VIRTUAL TABLE e USING fts5(word)",
+        "CREATE TABLE f AS SELECT 1 AS x",
+    ]));
+    store.migrate().unwrap();
+    assert_eq!(warnings(&store), ["a, c, f"]);
+    store.migrate().unwrap();
+    store.write(|tx| tx.execute_batch("CREATE TABLE g(x)")).unwrap();
+    assert_eq!(warnings(&store).len(), 1);
+}
+
+#[test]
+fn strict_tables_give_no_warning() {
+    log::collect();
+    let store = store_of(set([
+        "CREATE TABLE a(x INTEGER) STRICT",
+        "ALTER TABLE a ADD COLUMN y TEXT",
+    ]));
+    store.migrate().unwrap();
+    assert_eq!(warnings(&store), [""; 0]);
+}
+
+/// Forty old migrations on a new database: the warning named tables that were not there any more, or were STRICT.
+// DEFECT: the warning names what each migration made, not what is there at the end.
+#[test]
+fn the_warning_names_the_tables_that_are_there_in_the_end_and_each_once() {
+    log::collect();
+    let store = store_of(set([
+        "CREATE TABLE a(x INTEGER); CREATE TABLE b(x INTEGER); CREATE TABLE c(x INTEGER)",
+        "DROP TABLE b",
+        "CREATE TABLE a_new(x INTEGER) STRICT; DROP TABLE a; ALTER TABLE a_new RENAME TO a",
+        "CREATE TABLE c_new(x INTEGER, y INTEGER); DROP TABLE c; ALTER TABLE c_new RENAME TO c",
+    ]));
+    store.migrate().unwrap();
+    assert_eq!(warnings(&store), ["c"]);
+}
+
+// ---- what a migration may spoil ----
+
+/// A way down, too, is tried again where it was: the record, not `user_version`, says what is applied.
+// DEFECT: with an empty record and a `user_version`, `migrate_to(0)` takes the database for another tool's.
+#[test]
+fn all_is_undone_also_where_a_migration_has_set_user_version() {
+    let list =
+        [Migration::new(1, "t", "CREATE TABLE t(id INTEGER) STRICT; PRAGMA user_version = 5").down("DROP TABLE t")];
+    let store = store_of(Migrations::new(list));
+    assert_eq!(steps(&store.migrate_to(0).unwrap()), [(1, Direction::Down)]);
+    assert_eq!(steps(&store.migrate().unwrap()), [(1, Direction::Up)]);
+}
+
+/// `migrate_to(0)` undid all, then took `user_version` over once more, and undid again what was not there.
+// DEFECT: the record is empty again after the last way down, so it is adopted again.
+#[test]
+fn what_was_adopted_once_and_undone_is_not_adopted_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let other = Connection::open(&path).unwrap();
+    other
+        .execute_batch("CREATE TABLE a(x INTEGER) STRICT; CREATE TABLE b(x INTEGER) STRICT; PRAGMA user_version = 2")
+        .unwrap();
+    other.close().unwrap();
+    let list = [
+        Migration::new(1, "a", "CREATE TABLE a(x INTEGER) STRICT").down("DROP TABLE a"),
+        Migration::new(2, "b", "CREATE TABLE b(x INTEGER) STRICT").down("DROP TABLE b"),
+    ];
+    let migrations = Migrations::new(list).adopt(larder::Adopt::UserVersion);
+    let store = Options::new().migrations(migrations).open(&path).unwrap();
+    assert_eq!(applied(&store), [1, 2]);
+    let report = store.migrate_to(0).unwrap();
+    assert_eq!(steps(&report), [(2, Direction::Down), (1, Direction::Down)]);
+    assert_eq!(
+        steps(&store.migrate().unwrap()),
+        [(1, Direction::Up), (2, Direction::Up)]
+    );
+}
+
+/// `dbmate dump` ends in the versions that were applied; a first migration made of it enters its own.
+#[test]
+fn a_migration_that_enters_itself_in_the_record_is_named() {
+    let store = after_first([
+        "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT",
+        "INSERT INTO schema_migrations(version) VALUES ('2')",
+    ]);
+    let message = store.migrate().unwrap_err().to_string();
+    eprintln!("{message}");
+    assert_has(&message, &["2 (step 2)"]);
+}

@@ -49,6 +49,12 @@ pub(super) fn files<'f>(files: impl Iterator<Item = (&'f Path, &'f [u8])>) -> Re
     parts.into_iter().map(|(key, parts)| migration(key, parts)).collect()
 }
 
+/// Whether the file is worth reading: it is SQL, or what Goose would run of it.
+pub(super) fn may_be_one(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    extension.eq_ignore_ascii_case("sql") || extension.eq_ignore_ascii_case("go")
+}
+
 /// What the two files of one migration have in common: the digits and the rest of the name.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Key {

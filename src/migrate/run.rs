@@ -28,7 +28,7 @@ use super::error::MigrationError;
 use super::plan::{Step, Target};
 use super::record::{self, Adoption, Record};
 use super::script::{Spot, Stop, StopError};
-use super::{Migration, MigrationStep, Migrations};
+use super::{MigrationStep, Migrations};
 use crate::backup;
 use crate::error::{Error, Result, primary_code};
 use crate::event::event;
@@ -67,13 +67,11 @@ pub(crate) struct Made {
 
 /// Makes the next step.
 pub(crate) fn step(writer: &mut Writer, errand: &Errand) -> Result<Did> {
-    let began = Instant::now();
     foreign_keys_off(writer)?;
     begin(writer, errand.patience)?;
     let done = Attempt {
         writer,
         errand,
-        began,
         kept: Cell::new(0),
     }
     .make();
@@ -102,7 +100,6 @@ fn begin(writer: &mut Writer, patience: Duration) -> Result<()> {
 struct Attempt<'w> {
     writer: &'w mut Writer,
     errand: &'w Errand,
-    began: Instant,
     /// How many statements are committed already.
     kept: Cell<usize>,
 }
@@ -126,14 +123,15 @@ impl Attempt<'_> {
                 version: migration.digits.clone(),
             }));
         }
-        let backup = self.back_up(migration)?;
+        let backup = self.back_up(step)?;
+        let began = Instant::now();
         let not_strict = self.run(step)?;
         let recorded = record
             .applied
             .get(&migration.version)
             .map(|applied| applied.recorded.as_str());
         self.own(|conn| match step {
-            Step::Up(_) => record::enter(conn, migration, self.began.elapsed()),
+            Step::Up(_) => record::enter(conn, migration, began.elapsed()),
             Step::Down(_) => record::remove(conn, recorded.unwrap_or(&migration.digits)),
         })?;
         self.writer.commit_own()?;
@@ -142,7 +140,7 @@ impl Attempt<'_> {
             version: migration.version,
             name: migration.name.clone().into_owned(),
             direction: step.direction(),
-            duration: self.began.elapsed(),
+            duration: began.elapsed(),
         };
         event!(
             info,
@@ -185,13 +183,16 @@ impl Attempt<'_> {
     }
 
     /// Made by a reader of its own, while this transaction keeps everybody from writing.
-    fn back_up(&self, first: &Migration) -> Result<Option<PathBuf>> {
+    fn back_up(&self, first: Step<'_>) -> Result<Option<PathBuf>> {
         let Some(folder) = self.errand.set.backup.as_ref().filter(|_| self.errand.backup) else {
             return Ok(None);
         };
         let database = self.writer.path();
         let mut name = database.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".before-{}", first.digits));
+        name.push(match first {
+            Step::Up(migration) => format!(".before-{}", migration.digits),
+            Step::Down(migration) => format!(".before-down-{}", migration.digits),
+        });
         let path = folder.join(name);
         backup::make(database, self.writer.options(), &path).map_err(|failure| MigrationError::Backup {
             path: path.clone(),
