@@ -14,24 +14,24 @@ use tracing::Level;
 use crate::support::{count, log};
 
 /// Migrations 1, 2, 3 .., which are made when the test says so.
-fn set<const N: usize>(list: [&'static str; N]) -> Migrations {
+pub(crate) fn set<const N: usize>(list: [&'static str; N]) -> Migrations {
     let numbered = (1..).zip(list);
     Migrations::new(numbered.map(|(version, up)| Migration::new(version, format!("step {version}"), up))).at_open(false)
 }
 
-fn store_of(migrations: Migrations) -> Store {
+pub(crate) fn store_of(migrations: Migrations) -> Store {
     Options::new().readers(2).migrations(migrations).open_temp().unwrap()
 }
 
 /// A store that has had the first of its migrations.
-fn after_first<const N: usize>(list: [&'static str; N]) -> Store {
+pub(crate) fn after_first<const N: usize>(list: [&'static str; N]) -> Store {
     let store = store_of(set(list));
     store.migrate_to(1).unwrap();
     store
 }
 
 /// Every object, every row, and the numbers in the header.
-fn contents(store: &Store) -> Vec<String> {
+pub(crate) fn contents(store: &Store) -> Vec<String> {
     store
         .read(|tx| {
             let schema = "SELECT concat_ws('|', type, name, tbl_name, sql) FROM sqlite_schema ORDER BY rowid";
@@ -52,35 +52,35 @@ fn contents(store: &Store) -> Vec<String> {
         .unwrap()
 }
 
-fn numbers(store: &Store, sql: &'static str) -> Vec<i64> {
+pub(crate) fn numbers(store: &Store, sql: &'static str) -> Vec<i64> {
     store.read(|tx| tx.query_map(sql, [], |row| row.get(0))).unwrap()
 }
 
-fn texts(store: &Store, sql: &'static str) -> Vec<String> {
+pub(crate) fn texts(store: &Store, sql: &'static str) -> Vec<String> {
     store.read(|tx| tx.query_map(sql, [], |row| row.get(0))).unwrap()
 }
 
-fn pragma_of_writer(store: &Store, name: &'static str) -> i64 {
+pub(crate) fn pragma_of_writer(store: &Store, name: &'static str) -> i64 {
     let sql = format!("SELECT * FROM pragma_{name}");
     store.write(move |tx| tx.query_row(&sql, [], |row| row.get(0))).unwrap()
 }
 
-fn applied(store: &Store) -> Vec<u64> {
+pub(crate) fn applied(store: &Store) -> Vec<u64> {
     let status = store.migrations().unwrap();
     status.applied.iter().map(|applied| applied.version).collect()
 }
 
-fn pending(store: &Store) -> Vec<u64> {
+pub(crate) fn pending(store: &Store) -> Vec<u64> {
     let status = store.migrations().unwrap();
     status.pending.iter().map(|pending| pending.version).collect()
 }
 
-fn steps(report: &MigrationReport) -> Vec<(u64, Direction)> {
+pub(crate) fn steps(report: &MigrationReport) -> Vec<(u64, Direction)> {
     report.steps.iter().map(|step| (step.version, step.direction)).collect()
 }
 
 #[track_caller]
-fn migration_error<T: std::fmt::Debug>(result: Result<T>) -> MigrationError {
+pub(crate) fn migration_error<T: std::fmt::Debug>(result: Result<T>) -> MigrationError {
     match result {
         Err(Error::Migration(error)) => *error,
         other => panic!("{other:?}"),
@@ -89,7 +89,7 @@ fn migration_error<T: std::fmt::Debug>(result: Result<T>) -> MigrationError {
 
 /// The message of a migration that failed by its own SQL, in a transaction.
 #[track_caller]
-fn rolled_back<T: std::fmt::Debug>(result: Result<T>) -> String {
+pub(crate) fn rolled_back<T: std::fmt::Debug>(result: Result<T>) -> String {
     match result {
         Err(error @ Error::Migration(_)) => {
             assert_eq!(error.outcome(), Outcome::RolledBack, "{error}");
@@ -101,7 +101,7 @@ fn rolled_back<T: std::fmt::Debug>(result: Result<T>) -> String {
 }
 
 #[track_caller]
-fn assert_has(message: &str, parts: &[&str]) {
+pub(crate) fn assert_has(message: &str, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "no {part:?} in: {message}");
     }
@@ -109,7 +109,7 @@ fn assert_has(message: &str, parts: &[&str]) {
 
 // ---- a rebuild ----
 
-const FAMILY: &str = "
+pub(crate) const FAMILY: &str = "
     CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT) STRICT;
     CREATE TABLE cascading(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id) ON DELETE CASCADE) STRICT;
     CREATE TABLE nulling(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id) ON DELETE SET NULL) STRICT;
@@ -154,7 +154,9 @@ fn rebuilds_the_parent(rebuild: &'static str) {
     // With legacy_alter_table the view would keep the old name.
     let view = store.write(|tx| {
         tx.execute_batch("CREATE VIEW v AS SELECT * FROM parent; ALTER TABLE parent RENAME TO renamed")?;
-        tx.query_row("SELECT sql FROM sqlite_schema WHERE name = 'v'", [], |row| row.get::<_, String>(0))
+        tx.query_row("SELECT sql FROM sqlite_schema WHERE name = 'v'", [], |row| {
+            row.get::<_, String>(0)
+        })
     });
     assert_has(&view.unwrap(), &["renamed"]);
 }
@@ -337,7 +339,8 @@ fn of_many_dangling_foreign_keys_a_few_are_named_and_all_are_counted() {
     let store = after_first([
         "CREATE TABLE p(id INTEGER PRIMARY KEY) STRICT;
          CREATE TABLE c(k TEXT PRIMARY KEY, p INTEGER REFERENCES p(id)) STRICT, WITHOUT ROWID;",
-        "INSERT INTO c SELECT 'k' || value, value FROM generate_series(1, 1000)",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000)
+         INSERT INTO c SELECT 'k' || i, i FROM n",
     ]);
     match migration_error(store.migrate()) {
         MigrationError::ForeignKeys { violations, total, .. } => {
@@ -420,8 +423,8 @@ const FAILURES: &[(&str, &[&str])] = &[
         &["near \"SELEC\": syntax error", "statement 2"],
     ),
     (
-        "INSERT INTO t SELECT CASE value WHEN 50 THEN 'x' ELSE value END FROM generate_series(10, 100)",
-        &["TEXT"],
+        "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n LIMIT 90)\nINSERT INTO t SELECT iif(i = 50, 'x', i) FROM n",
+        &["line 1", "datatype mismatch"],
     ),
     ("DROP TABLE t; SELECT abs(-9223372036854775808)", &["integer overflow"]),
     (
@@ -561,7 +564,7 @@ fn a_temporary_table_of_a_migration_is_gone_after_it() {
         store.write(|tx| tx.query_map("SELECT name FROM temp.sqlite_schema", [], |row| row.get::<_, String>(0)));
     assert_eq!(temporary.unwrap(), [""; 0]);
     assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3]);
-    assert_eq!(numbers(&store, "SELECT version FROM schema_migrations"), [1, 2, 3]);
+    assert_eq!(texts(&store, "SELECT version FROM schema_migrations"), ["1", "2", "3"]);
 }
 
 #[test]
@@ -608,7 +611,7 @@ fn migrations_work_with_exclusive_access() {
 
 // ---- while the store is in use ----
 
-fn ups_and_downs() -> Migrations {
+pub(crate) fn ups_and_downs() -> Migrations {
     Migrations::new([
         Migration::new(1, "t", "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT").down("DROP TABLE t"),
         Migration::new(2, "column", "ALTER TABLE t ADD COLUMN x TEXT DEFAULT 'x'").down("ALTER TABLE t DROP COLUMN x"),
@@ -800,30 +803,64 @@ fn the_status_has_names_times_and_durations() {
 
 // ---- statement caches and snapshots ----
 
-#[test]
-fn statements_that_connections_keep_are_prepared_fresh_after_a_migration() {
-    let store = after_first([
+/// The columns of a statement before it is first stepped, those of its row, and how often SQLite prepared it again.
+fn look(conn: &Connection) -> Result<(usize, usize, i32)> {
+    let mut statement = conn.prepare_cached("SELECT * FROM t")?;
+    let before = statement.column_count();
+    let columns = statement.query_row([], |row| Ok(row.as_ref().column_count()))?;
+    Ok((before, columns, statement.get_status(StatementStatus::RePrepare)))
+}
+
+fn add_a_column() -> Store {
+    after_first([
         "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)",
         "ALTER TABLE t ADD COLUMN x TEXT",
-    ]);
-    let look = |conn: &Connection| -> Result<(usize, i32)> {
-        let mut statement = conn.prepare_cached("SELECT * FROM t")?;
-        let columns = statement.query_row([], |row| Ok(row.as_ref().column_count()))?;
-        Ok((columns, statement.get_status(StatementStatus::RePrepare)))
-    };
-    let both = |expected| {
-        assert_eq!(store.write(move |tx| look(tx)).unwrap(), expected, "on the writer");
-        // Both readers: one read inside the other.
-        let readers = store.read(|outer| {
-            let outer = look(outer)?;
-            Ok((outer, store.read(|inner| look(inner))?))
-        });
-        assert_eq!(readers.unwrap(), (expected, expected), "on the readers");
-    };
-    both((1, 0));
-    both((1, 0));
+    ])
+}
+
+#[test]
+fn statements_that_the_writer_keeps_are_prepared_fresh_after_a_migration() {
+    let store = add_a_column();
+    let look = || store.write(|tx| look(tx)).unwrap();
+    assert_eq!([look(), look()], [(1, 1, 0); 2]);
     store.migrate().unwrap();
-    both((2, 0));
+    assert_eq!(look(), (2, 2, 0));
+}
+
+#[test]
+fn statements_that_readers_keep_are_prepared_anew_after_a_migration() {
+    let store = add_a_column();
+    // Both readers: one read inside the other.
+    let both = |conn: &Connection| -> Result<_> {
+        conn.query_row("SELECT count(*) FROM t", [], |_| Ok(()))?;
+        look(conn)
+    };
+    let look = || {
+        let readers = store.read(|outer| {
+            let outer = both(outer)?;
+            Ok([outer, store.read(|inner| both(inner))?])
+        });
+        readers.unwrap()
+    };
+    assert_eq!([look(), look()], [[(1, 1, 0); 2]; 2]);
+    store.migrate().unwrap();
+    assert_eq!(look(), [(2, 2, 0); 2]);
+}
+
+/// A row mapper that asks the statement for its columns before the first row got those from before the migration: the
+/// connection has not looked at the file yet, so it prepares for the schema that it remembers.
+// DEFECT: an emptied cache is not enough; something must be read before the read's first statement is prepared.
+#[test]
+fn the_first_statement_of_a_read_after_a_migration_is_prepared_for_the_new_schema() {
+    let store = add_a_column();
+    let look = || {
+        store
+            .read(|outer| Ok([look(outer)?, store.read(|inner| look(inner))?]))
+            .unwrap()
+    };
+    assert_eq!(look(), [(1, 1, 0); 2]);
+    store.migrate().unwrap();
+    assert_eq!(look(), [(2, 2, 0); 2]);
 }
 
 /// Without larder's doing SQLite prepares such a statement again at its next step: this is what the test above would
@@ -831,16 +868,12 @@ fn statements_that_connections_keep_are_prepared_fresh_after_a_migration() {
 #[test]
 fn a_statement_that_is_kept_over_a_plain_change_of_the_schema_is_prepared_again() {
     let store = after_first(["CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)"]);
-    let look = |conn: &Connection| -> Result<i32> {
-        let mut statement = conn.prepare_cached("SELECT * FROM t")?;
-        statement.query_row([], |_| Ok(()))?;
-        Ok(statement.get_status(StatementStatus::RePrepare))
-    };
-    assert_eq!(store.write(move |tx| look(tx)).unwrap(), 0);
+    let look = || store.write(|tx| look(tx)).unwrap();
+    assert_eq!(look(), (1, 1, 0));
     store
         .write(|tx| tx.execute_batch("ALTER TABLE t ADD COLUMN x TEXT"))
         .unwrap();
-    assert_eq!(store.write(move |tx| look(tx)).unwrap(), 1);
+    assert_eq!(look(), (1, 2, 1));
 }
 
 #[test]
@@ -855,8 +888,10 @@ fn a_read_that_was_running_keeps_its_snapshot() {
     ]);
     let rows = |conn: &Connection| -> Result<Vec<String>> {
         let mut statement = conn.prepare_cached("SELECT * FROM t ORDER BY id")?;
-        let columns = statement.column_count();
-        let rows = statement.query_map([], |row| Ok(format!("{columns}: {}", row.get::<_, i64>(0)?)))?;
+        let rows = statement.query_map([], |row| {
+            let columns = row.as_ref().column_count();
+            Ok(format!("{columns}: {}", row.get::<_, i64>(0)?))
+        })?;
         Ok(rows.collect::<Result<_, _>>()?)
     };
     store
@@ -881,247 +916,6 @@ fn a_read_that_was_running_keeps_its_snapshot() {
         &store.read(|new| rows(new)).unwrap_err().to_string(),
         &["no such table: t"],
     );
-}
-
-// ---- outside a transaction ----
-
-/// The second migration runs outside a transaction.
-fn bare_second(sql: &'static str) -> Migrations {
-    Migrations::new([
-        Migration::new(
-            1,
-            "t",
-            "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1), (2)",
-        ),
-        Migration::new(2, "bare", sql).without_transaction(),
-    ])
-    .at_open(false)
-}
-
-fn bare_options(sql: &'static str) -> Options {
-    Options::new()
-        .migration_timeout(Duration::from_millis(1))
-        .migrations(bare_second(sql))
-}
-
-fn bare(sql: &'static str) -> Store {
-    let store = bare_options(sql).open_temp().unwrap();
-    store.migrate_to(1).unwrap();
-    store
-}
-
-#[test]
-fn outside_a_transaction_vacuum_works() {
-    let store = bare("VACUUM");
-    store
-        .write(|tx| {
-            tx.execute_batch("INSERT INTO t SELECT value FROM generate_series(10, 50000); DELETE FROM t WHERE id > 9")
-        })
-        .unwrap();
-    let pages = numbers(&store, "PRAGMA page_count")[0];
-    store.migrate().unwrap();
-    assert!(numbers(&store, "PRAGMA page_count")[0] < pages);
-    assert_eq!(numbers(&store, "PRAGMA freelist_count"), [0]);
-    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2]);
-    assert_eq!(applied(&store), [1, 2]);
-    assert!(store.close().unwrap().wal_truncated);
-}
-
-#[test]
-fn outside_a_transaction_auto_vacuum_can_be_switched() {
-    let store = bare("PRAGMA auto_vacuum = FULL; VACUUM; PRAGMA optimize;");
-    assert_eq!(numbers(&store, "PRAGMA auto_vacuum"), [2]);
-    store.migrate().unwrap();
-    assert_eq!(numbers(&store, "PRAGMA auto_vacuum"), [1]);
-    store.write(|tx| tx.execute("INSERT INTO t VALUES (3)", [])).unwrap();
-    assert_eq!(count(&store), 3);
-}
-
-#[test]
-fn outside_a_transaction_a_migration_may_have_its_own() {
-    let store = bare(
-        "PRAGMA foreign_keys=OFF;
-         BEGIN;
-         INSERT INTO t VALUES (3);
-         SAVEPOINT s; INSERT INTO t VALUES (4); ROLLBACK TO s; RELEASE s;
-         COMMIT;
-         BEGIN EXCLUSIVE; DELETE FROM t; ROLLBACK;
-         BEGIN IMMEDIATE; INSERT INTO t VALUES (5); END;
-         PRAGMA foreign_keys=ON;",
-    );
-    store.migrate().unwrap();
-    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3, 5]);
-    assert_eq!(applied(&store), [1, 2]);
-    assert_eq!(pragma_of_writer(&store, "foreign_keys"), 1);
-    let refused = store.write(|tx| tx.execute("COMMIT", []));
-    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
-    let refused = store.write(|tx| tx.execute("PRAGMA foreign_keys = OFF", []));
-    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
-}
-
-#[test]
-fn outside_a_transaction_other_files_and_settings_are_refused_still() {
-    for (sql, name) in [
-        ("ATTACH ':memory:' AS other", "ATTACH is refused"),
-        ("PRAGMA journal_mode = DELETE", "PRAGMA journal_mode is refused"),
-        ("PRAGMA writable_schema = ON", "PRAGMA writable_schema is refused"),
-        ("PRAGMA synchronous = OFF", "PRAGMA synchronous is refused"),
-    ] {
-        let store = bare(sql);
-        let error = store.migrate().unwrap_err();
-        eprintln!("{error}");
-        assert_has(&error.to_string(), &[name]);
-    }
-}
-
-#[test]
-fn outside_a_transaction_a_failure_keeps_what_came_before_it_and_says_so() {
-    let store = bare("INSERT INTO t VALUES (3);\nINSERT INTO t VALUES (4);\nINSERT INTO t VALUES (1);\nDELETE FROM t");
-    let error = store.migrate().unwrap_err();
-    assert_eq!(error.outcome(), Outcome::Partial);
-    assert!(!error.is_retryable());
-    let message = error.to_string();
-    assert_has(
-        &message,
-        &["line 3", "statement 3", "first 2 statements", "version = '2'"],
-    );
-    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3, 4]);
-    assert_eq!((applied(&store), pending(&store)), (vec![1], vec![2]));
-    let again = migration_error(store.migrate());
-    assert!(
-        matches!(&again, MigrationError::Unfinished { version, .. } if version == "2"),
-        "{again:?}"
-    );
-    store.write(|tx| tx.execute("INSERT INTO t VALUES (9)", [])).unwrap();
-    assert_eq!(pragma_of_writer(&store, "foreign_keys"), 1);
-}
-
-#[test]
-fn what_was_left_unfinished_is_not_run_again_until_its_mark_is_deleted() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("app.db");
-    let open = |sql| {
-        let migrations = bare_second(sql).at_open(true);
-        Options::new()
-            .migration_timeout(Duration::from_millis(1))
-            .migrations(migrations)
-            .open(&path)
-    };
-    let failed = open("INSERT INTO t VALUES (3); SELEC 1").unwrap_err();
-    assert_eq!(failed.outcome(), Outcome::Partial);
-    let mended = "INSERT INTO t VALUES (4); VACUUM";
-    for _ in 0..2 {
-        let error = open(mended).unwrap_err();
-        assert_eq!(error.outcome(), Outcome::NotStarted);
-        assert_has(
-            &error.to_string(),
-            &["2 (bare)", "DELETE FROM larder_migrations WHERE version = '2'"],
-        );
-    }
-    let by_hand = Connection::open(&path).unwrap();
-    let deleted = by_hand
-        .execute("DELETE FROM larder_migrations WHERE version = '2'", [])
-        .unwrap();
-    assert_eq!(deleted, 1);
-    by_hand.close().unwrap();
-    let store = open(mended).unwrap();
-    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3, 4]);
-    assert_eq!(applied(&store), [1, 2]);
-    assert_eq!(numbers(&store, "SELECT unfinished FROM larder_migrations"), [0, 0]);
-}
-
-#[test]
-fn outside_a_transaction_one_that_is_left_open_is_refused_and_rolled_back() {
-    let store = bare("INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4)");
-    let error = store.migrate().unwrap_err();
-    assert_has(&error.to_string(), &["leaves a transaction open", "rolled back"]);
-    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3]);
-    assert_eq!(pending(&store), [2]);
-    store.write(|tx| tx.execute("INSERT INTO t VALUES (9)", [])).unwrap();
-    assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3, 9]);
-}
-
-/// The message said that what its first three statements did stays, of which two had been rolled back.
-// DEFECT: `kept` counts statements of a transaction of the migration's own that was rolled back.
-#[test]
-fn statements_of_a_transaction_that_was_rolled_back_are_not_said_to_stay() {
-    for sql in [
-        "INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4)",
-        "INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4); INSERT INTO t VALUES (1); COMMIT",
-        "INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4); INSERT OR ROLLBACK INTO t VALUES (1); COMMIT",
-    ] {
-        let store = bare(sql);
-        let error = migration_error(store.migrate());
-        assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3]);
-        assert!(matches!(&error, MigrationError::Failed { kept: 1, .. }), "{error}");
-    }
-}
-
-/// It said "it was rolled back, and the database is as it was before it: mend it and try again", and who tried again
-/// was told that it was begun and not finished.
-// DEFECT: the mark stays when the first statement fails.
-#[test]
-fn outside_a_transaction_a_first_statement_that_fails_leaves_nothing_behind() {
-    let store = bare("INSERT INTO t VALUES (1)");
-    let before = contents(&store);
-    let error = store.migrate().unwrap_err();
-    assert_eq!(error.outcome(), Outcome::RolledBack);
-    assert_eq!(contents(&store), before);
-    let again = migration_error(store.migrate());
-    assert!(matches!(again, MigrationError::Failed { .. }), "{again}");
-}
-
-/// The next opening entered the migration as one that another tool had applied, and its mark was gone.
-// DEFECT: `Record::without_details` takes a version that is applied and marked as unfinished for one without details.
-#[test]
-fn a_way_down_outside_a_transaction_that_fails_is_unfinished_too() {
-    let list = [
-        Migration::new(
-            1,
-            "t",
-            "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1), (2)",
-        ),
-        Migration::new(2, "bare", "INSERT INTO t VALUES (3), (4)")
-            .down("DELETE FROM t WHERE id = 3; SELEC 1")
-            .without_transaction(),
-    ];
-    let options = Options::new().migration_timeout(Duration::from_millis(1));
-    let store = options.migrations(Migrations::new(list)).open_temp().unwrap();
-    let error = store.migrate_to(1).unwrap_err();
-    assert_eq!(error.outcome(), Outcome::Partial);
-    let again = migration_error(store.migrate_to(1));
-    assert!(matches!(again, MigrationError::Unfinished { .. }), "{again}");
-    let up = migration_error(store.migrate());
-    assert!(matches!(up, MigrationError::Unfinished { .. }), "{up}");
-}
-
-#[test]
-fn outside_a_transaction_dangling_foreign_keys_are_told_though_they_stay() {
-    let list = [
-        Migration::new(1, "family", FAMILY),
-        Migration::new(2, "bare", "DELETE FROM parent WHERE id = 2").without_transaction(),
-    ];
-    let store = store_of(Migrations::new(list).at_open(false));
-    store.migrate_to(1).unwrap();
-    let error = store.migrate().unwrap_err();
-    assert_eq!(error.outcome(), Outcome::Partial);
-    assert_has(&error.to_string(), &["4 foreign keys", "first 1 statements"]);
-    assert_eq!(pending(&store), [2]);
-}
-
-#[test]
-fn a_read_keeps_its_snapshot_while_a_vacuum_runs_outside_a_transaction() {
-    let store = bare("VACUUM; INSERT INTO t VALUES (3)");
-    store
-        .read(|tx| {
-            let rows = || tx.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
-            assert_eq!(rows()?, 2);
-            store.migrate()?;
-            assert_eq!(rows()?, 2);
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(count(&store), 3);
 }
 
 // ---- STRICT ----
@@ -1201,18 +995,6 @@ fn require_strict_is_about_tables_that_a_migration_makes_in_the_file() {
         let store = opened.unwrap_or_else(|error| panic!("{sql}: {error}"));
         assert_eq!(applied(&store), [1, 2], "{sql}");
     }
-}
-
-#[test]
-fn outside_a_transaction_a_table_that_is_not_strict_is_refused_though_it_stays() {
-    let options = bare_options("CREATE TABLE a(x INTEGER) STRICT; CREATE TABLE b(x INTEGER)").require_strict(true);
-    let store = options.open_temp().unwrap();
-    let error = store.migrate().unwrap_err();
-    assert_eq!(error.outcome(), Outcome::Partial);
-    assert_has(
-        &error.to_string(),
-        &["the table b without STRICT", "first 2 statements"],
-    );
 }
 
 /// The warnings about tables that are not STRICT.
