@@ -44,26 +44,30 @@ fn run(args: &[&str]) -> Result<()> {
     if let ["new", name] = command {
         return new(Path::new(folder), name);
     }
-    let store = open(database, folder, command)?;
-    match command {
-        ["status"] => status(&store)?,
-        ["up"] => tell(store.migrate()?),
-        ["up", version] => tell(store.migrate_to(up_to(&store, version)?)?),
-        ["down"] => tell(store.migrate_to(version_before(&store)?)?),
-        ["down", version] => tell(store.migrate_to(down_to(&store, version)?)?),
-        ["dry-run"] => {
+    let version = match command {
+        ["up" | "down", version] => Some(number(version)?),
+        ["status" | "up" | "down" | "dry-run"] => None,
+        _ => return Err(USAGE.into()),
+    };
+    let store = open(database, folder, command[0])?;
+    match (command[0], version) {
+        ("status", _) => status(&store)?,
+        ("up", None) => tell(store.migrate()?),
+        ("up", Some(version)) => tell(store.migrate_to(up_to(&store, version)?)?),
+        ("down", None) => tell(store.migrate_to(version_before(&store)?)?),
+        ("down", Some(version)) => tell(store.migrate_to(down_to(&store, version)?)?),
+        _ => {
             tell(store.migrate_dry_run(DryRun::Backup)?);
             println!("(on a copy; the database is as it was)");
         }
-        _ => return Err(USAGE.into()),
     }
     store.close()?;
     Ok(())
 }
 
 /// A tool looks before it migrates, so nothing is applied as the store opens.
-fn open(database: &str, folder: &str, command: &[&str]) -> Result<Store> {
-    if !Path::new(database).exists() && !matches!(command, ["up", ..]) {
+fn open(database: &str, folder: &str, command: &str) -> Result<Store> {
+    if !Path::new(database).exists() && command != "up" {
         return Err(format!("there is no {database}: `up` creates it").into());
     }
     let migrations = Migrations::folder(folder)?.at_open(false);
@@ -114,16 +118,16 @@ fn newest(store: &Store) -> Result<u64> {
 }
 
 /// `up` never goes down, and `down` never up: they are often typed by hand.
-fn up_to(store: &Store, version: &str) -> Result<u64> {
-    let (version, newest) = (number(version)?, newest(store)?);
+fn up_to(store: &Store, version: u64) -> Result<u64> {
+    let newest = newest(store)?;
     if version < newest {
         return Err(format!("{newest} is applied already, which is above {version}: use down").into());
     }
     Ok(version)
 }
 
-fn down_to(store: &Store, version: &str) -> Result<u64> {
-    let (version, newest) = (number(version)?, newest(store)?);
+fn down_to(store: &Store, version: u64) -> Result<u64> {
+    let newest = newest(store)?;
     if version > newest {
         return Err(format!("the newest version applied is {newest}, below {version}: use up").into());
     }

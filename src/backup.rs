@@ -6,6 +6,7 @@
 //! none.
 
 use std::error::Error as StdError;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -41,33 +42,54 @@ impl Failure {
     }
 }
 
-/// Copies the database to `to`, in place of what has that name, once the copy has been checked.
-pub(crate) fn make(database: &Path, options: &Options, to: &Path) -> Result<()> {
-    let source = open_reader(&reader_source(database), database, options)
+/// Copies the database into a folder, as `STEM.TIME`, once the copy has been checked. Of those that have this stem the
+/// first stays, since what happened after it may be what it is needed for, and the two newest, of which this one may be
+/// taken back: more would fill the disk of whoever is started again and again.
+pub(crate) fn make(database: &Path, options: &Options, folder: &Path, stem: &OsStr, time: &str) -> Result<PathBuf> {
+    // SQLite would refuse a symbolic link on the way there, and could take a relative path for a URI.
+    let folder = folder
+        .canonicalize()
+        .map_err(|error| Failure::of("its folder cannot be used; create it first", error))?;
+    let source = open_reader(&reader_source(database), database, options, options.busy_timeout)
         .map_err(|error| Failure::of("the database cannot be read", error))?;
-    let partial = partial(to);
+    let partial = folder.join(with(stem, ".partial"));
     let made = source.fence.own(|| -> Result<()> {
-        // A snapshot begins with the first read.
-        let begin = "BEGIN; SELECT count(*) FROM sqlite_schema";
-        source
-            .conn
-            .execute_batch(begin)
-            .map_err(|e| Failure::of("the database cannot be read", e))?;
+        let begun = source.conn.execute_batch("BEGIN");
+        begun.map_err(|error| Failure::of("the database cannot be read", error))?;
         copy(&source.conn, options, &partial)?;
         verify(&source.conn, options, &partial)
     });
     connection::close(source.conn);
-    let kept = made.and_then(|()| keep(&partial, to));
-    if kept.is_err() {
-        let _ = fs::remove_file(&partial);
+    let to = folder.join(with(stem, &format!(".{time}")));
+    let kept = made.and_then(|()| keep(&partial, &to, &folder));
+    match kept {
+        Ok(()) => remove_old(&folder, stem),
+        Err(_) => drop(fs::remove_file(&partial)),
     }
-    kept
+    kept.map(|()| to)
 }
 
-fn partial(to: &Path) -> PathBuf {
-    let mut name = to.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
+fn with(stem: &OsStr, ending: &str) -> OsString {
+    let mut name = stem.to_owned();
+    name.push(ending);
+    name
+}
+
+/// Removes the backups of this stem between the first and the two newest.
+fn remove_old(folder: &Path, stem: &OsStr) {
+    let prefix = with(stem, ".");
+    let is_one = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        // A time, and nothing after it.
+        name.strip_prefix(prefix.as_encoded_bytes())
+            .is_some_and(|rest| rest.ends_with(b"Z") && rest[0].is_ascii_digit())
+    };
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut all: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_one).collect();
+    all.sort();
+    for path in all.iter().skip(1).take(all.len().saturating_sub(3)) {
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// Copies the snapshot of the connection's open transaction into a new file. One that is left from an attempt that was
@@ -101,9 +123,12 @@ pub(crate) fn copy(source: &Connection, options: &Options, to: &Path) -> Result<
 }
 
 fn create(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    // A log that is left there would be taken for that of the new file.
+    for ending in ["", "-wal", "-shm", "-journal"] {
+        match fs::remove_file(with(path.as_os_str(), ending)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
     OpenOptions::new()
         .write(true)
@@ -152,11 +177,10 @@ fn counts(conn: &Connection) -> rusqlite::Result<Vec<(String, i64)>> {
 }
 
 /// Makes the copy last, then gives it its name.
-fn keep(partial: &Path, to: &Path) -> Result<()> {
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+fn keep(partial: &Path, to: &Path, folder: &Path) -> Result<()> {
     let sync = |path: &Path| File::open(path)?.sync_all();
     sync(partial)
         .and_then(|()| fs::rename(partial, to))
-        .and_then(|()| sync(folder.unwrap_or(Path::new("."))))
+        .and_then(|()| sync(folder))
         .map_err(|error| Failure::of("the copy cannot be synced and renamed", error))
 }

@@ -104,9 +104,14 @@ pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
 }
 
 /// Opens a connection that reads.
-pub(crate) fn open_reader(source: &SqliteConnectionManager, path: &Path, options: &Options) -> Result<Fenced> {
+pub(crate) fn open_reader(
+    source: &SqliteConnectionManager,
+    path: &Path,
+    options: &Options,
+    patience: Duration,
+) -> Result<Fenced> {
     let conn = source.connect().map_err(|e| explain_open(path, e))?;
-    prepare(&conn, options, Role::Reader, options.open_timeout())?;
+    prepare(&conn, options, Role::Reader, patience)?;
     // The first look at the file.
     read_back(&conn, "journal_mode").map_err(|e| explain_open(path, e))?;
     set_common(&conn, options)?;
@@ -125,7 +130,7 @@ pub(crate) fn open_copy(path: &Path, options: &Options) -> Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let conn = Connection::open_with_flags(path, flags).map_err(|e| explain_open(path, e))?;
-    prepare(&conn, options, Role::Reader, options.busy_timeout)?;
+    prepare(&conn, options, Role::Writer, options.busy_timeout)?;
     Ok(conn)
 }
 
@@ -200,8 +205,11 @@ fn switch_to_wal(conn: &Connection, path: &Path, patience: Duration) -> Result<(
     let until = later(Instant::now(), patience);
     loop {
         match try_wal(conn, path) {
-            Err(error @ Error::Pragma { .. }) if Instant::now() >= until => return Err(error),
-            Err(Error::Pragma { .. }) => thread::sleep(TRY_WAL),
+            Err(Error::Pragma {
+                source: Some(source), ..
+            }) if primary_code(&source) == Some(ffi::SQLITE_BUSY) && Instant::now() < until => {
+                thread::sleep(TRY_WAL);
+            }
             other => return other,
         }
     }

@@ -72,7 +72,7 @@ pub enum Error {
 
     /// Another process holds the file and did not let go within the busy timeout.
     #[error(
-        "{} is locked by another process: stop that process, or open the file with \
+        "{} is locked by another process: wait for it if it migrates the file, else stop that process, or open the file with \
          Access::Shared there; then try again", path.display()
     )]
     InUse {
@@ -333,7 +333,7 @@ impl Error {
     /// Whether the same call, made again after a pause, may well succeed and cannot write twice.
     ///
     /// True for a full queue, the time-outs, a group that was rolled back (but for a full disk, or by the write itself), a full log, a file in
-    /// use, and SQLite's `BUSY` and `LOCKED` where nothing was started. False for what will fail again (a constraint, a mistake in SQL, a closed
+    /// use, a migration that met another process's lock, and SQLite's `BUSY` and `LOCKED` where nothing was started. False for what will fail again (a constraint, a mistake in SQL, a closed
     /// or poisoned store, an application's own error) and for [`CommitUnknown`](Error::CommitUnknown), where a
     /// second try could write twice.
     pub fn is_retryable(&self) -> bool {
@@ -344,6 +344,9 @@ impl Error {
             | Error::WalFull { .. }
             | Error::InUse { .. } => true,
             Error::Migration(error) => error.is_retryable(),
+            Error::Pragma {
+                source: Some(source), ..
+            } => primary_code(source) == Some(ffi::SQLITE_BUSY),
             Error::RolledBack { own_doing, source, .. } => !own_doing && !disk_is_full(source),
             Error::Sqlite { source, outcome } => {
                 *outcome == Outcome::NotStarted

@@ -77,7 +77,8 @@ const WRITE_INSTEAD: &str = "a read cannot write: use store.write(|tx| ..)";
 
 /// PRAGMAs that belong to the way SQLite's manual has a table rebuilt. Migrations that other tools have run are full of
 /// them. Inside a transaction the first two do nothing that lasts: "this pragma is a no-op within a transaction",
-/// <https://sqlite.org/pragma.html#pragma_foreign_keys>. The writer sets all of them again after a migration.
+/// <https://sqlite.org/pragma.html#pragma_foreign_keys>. The writer sets the first and the last again after a migration;
+/// the second ends with the transaction.
 const OF_MIGRATIONS: &[&str] = &["foreign_keys", "defer_foreign_keys", "legacy_alter_table"];
 
 /// PRAGMAs for which a migration asks to be run outside a transaction.
@@ -94,8 +95,10 @@ pub(crate) enum Licence {
     Closure = 0,
     /// A migration in its transaction: also the PRAGMAs of a table rebuild.
     Migration = 1,
-    /// A migration that asks for no transaction: also `VACUUM`, and transactions of its own.
+    /// A migration that asks for no transaction: also transactions of its own.
     NoTransaction = 2,
+    /// A `VACUUM` of such a migration.
+    Vacuum = 3,
 }
 
 /// What the statements prepared lately may do to tables.
@@ -145,7 +148,7 @@ impl Fence {
         // Without this, what a closure does after a RAISE(ROLLBACK) that it swallowed would be committed at
         // once, statement by statement. The hook's `true` turns such a commit into a rollback.
         conn.commit_hook(Some(move || {
-            !guard.own.load(Relaxed) && !guard.has_licence(Licence::NoTransaction)
+            !guard.own.load(Relaxed) && !guard.is_outside_transaction()
         }))?;
         Ok(fence)
     }
@@ -178,6 +181,10 @@ impl Fence {
 
     fn has_licence(&self, licence: Licence) -> bool {
         self.licence.load(Relaxed) == licence as u8
+    }
+
+    fn is_outside_transaction(&self) -> bool {
+        self.has_licence(Licence::NoTransaction) || self.has_licence(Licence::Vacuum)
     }
 
     /// What may have been done to tables since this was last asked.
@@ -222,8 +229,9 @@ impl Fence {
                 Error::Refused {
                     statement: "VACUUM".into(),
                     instead: if self.has_licence(Licence::Migration) {
-                        "SQLite cannot run it inside a transaction: mark the migration as one that runs outside one, \
-                         with `-- migrate:up transaction:false` or `-- +goose NO TRANSACTION`"
+                        "SQLite cannot run it inside a transaction: mark this way of the migration as one that runs \
+                         outside one, by `transaction:false` after Dbmate's marker, `-- +goose NO TRANSACTION`, or \
+                         Migration::without_transaction"
                     } else {
                         "SQLite cannot run it inside a transaction, and a closure is one: run it with the sqlite3 \
                          shell while no service has the file open"
@@ -241,6 +249,8 @@ impl Fence {
         match context.action {
             AuthAction::Transaction { operation } => self.judge_transaction(transaction_verb(operation)),
             AuthAction::Savepoint { operation, .. } => self.judge_transaction(savepoint_verb(operation)),
+            // A temporary database, into which it copies.
+            AuthAction::Attach { filename: "" } if self.has_licence(Licence::Vacuum) => Authorization::Allow,
             AuthAction::Attach { .. } => self.refuse("ATTACH", ATTACH_INSTEAD),
             // As it comes when the file's name is not a literal.
             AuthAction::Unknown {
@@ -262,7 +272,7 @@ impl Fence {
             {
                 self.refuse(
                     "AUTOINCREMENT or ANALYZE in a temporary table",
-                    "it makes a table that would outlive the closure: use INTEGER PRIMARY KEY alone",
+                    "it makes a table that would outlive the transaction: use INTEGER PRIMARY KEY alone",
                 )
             }
             // The row of sqlite_temp_schema that every temporary object has, also one that is made by a qualified name
@@ -281,7 +291,7 @@ impl Fence {
     }
 
     fn judge_transaction(&self, verb: &'static str) -> Authorization {
-        if self.has_licence(Licence::NoTransaction) {
+        if self.is_outside_transaction() {
             Authorization::Allow
         } else if self.has_licence(Licence::Migration) {
             self.refuse(verb, RETURN_NOTHING)
@@ -305,7 +315,7 @@ impl Fence {
             "defer_foreign_keys" => {
                 "declare the constraint DEFERRABLE INITIALLY DEFERRED: it is judged at the end of the closure"
             }
-            _ => "it would outlive the closure: set it in Options, or in Options::on_connect for every connection",
+            _ => "it would outlive the transaction: set it in Options, or in Options::on_connect for every connection",
         };
         self.refuse(format!("PRAGMA {name}"), instead)
     }

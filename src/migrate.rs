@@ -12,7 +12,8 @@
 //!
 //! Each step is a transaction of its own, which reads the record, makes one migration and enters it. So a step is made
 //! by one process, once, whoever else is at it; whoever waited for the lock finds the step made and goes on to the next.
-//! A kill leaves a database between two steps. What has nothing to do takes no lock.
+//! A kill leaves a database between two steps. Where there is nothing to do, no lock is taken for it (that a store takes
+//! the write lock for a moment as it opens has other reasons: `connection.rs`).
 //!
 //! The thread that asks drives: it sends the writer one job after another ([`to`]), and other writes get their turn
 //! between them.
@@ -29,7 +30,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,26 +71,29 @@ pub struct Migration {
     file: String,
     up: Script,
     down: Option<Script>,
+    checksum: OnceLock<String>,
 }
 
 impl Migration {
-    /// A migration for a list in the program. Versions begin at 1.
-    pub fn new(version: u64, name: impl Into<Cow<'static, str>>, up: impl Into<Cow<'static, str>>) -> Self {
+    /// A migration for a list in the program. Versions begin at 1. The SQL is that of the way up alone, with no markers in
+    /// it; for a file of Dbmate's or Goose's there is [`Migrations::files`].
+    pub fn new(version: u64, name: impl Into<Cow<'static, str>>, up: impl AsRef<str>) -> Self {
         let name = name.into();
         let file = format!("{version} ({name})");
         Self {
             version,
             digits: version.to_string(),
             name,
-            up: Script::new(file.clone(), 1, up, true),
+            up: Script::new(file.clone(), 1, up.as_ref(), true),
             down: None,
+            checksum: OnceLock::new(),
             file,
         }
     }
 
     /// The way back. The default is none: then [`Store::migrate_to`] refuses to go below this version.
-    pub fn down(mut self, sql: impl Into<Cow<'static, str>>) -> Self {
-        let script = Script::new(self.file.clone(), 1, sql, self.up.transaction);
+    pub fn down(mut self, sql: impl AsRef<str>) -> Self {
+        let script = Script::new(self.file.clone(), 1, sql.as_ref(), self.up.transaction);
         self.down = (!script.is_blank()).then_some(script);
         self
     }
@@ -102,6 +106,11 @@ impl Migration {
             down.transaction = false;
         }
         self
+    }
+
+    /// Of the way up, which is what was applied.
+    fn checksum(&self) -> &str {
+        self.checksum.get_or_init(|| self.up.checksum())
     }
 
     /// Its version.
@@ -201,7 +210,11 @@ impl Migrations {
     {
         let files: Vec<_> = files.into_iter().collect();
         let list = parse::files(files.iter().map(|(path, contents)| (path.as_ref(), contents.as_ref())))?;
-        Ok(Self::sorted(list, "the embedded files".into()))
+        let origin = format!(
+            "the embedded files ({}, of which none is named like 001_name.sql)",
+            files.len()
+        );
+        Ok(Self::sorted(list, origin))
     }
 
     /// A folder, read now. Files that are not SQL are passed over, and so are folders, but for those that have an
@@ -247,8 +260,8 @@ impl Migrations {
     }
 
     /// Whether versions may be left out. The default is `false`: it is an error ([`MigrationError::Gap`]) if numbers are
-    /// not one after another (dates need not be), if a version that was applied is not in the set, and if one that was
-    /// not applied comes before one that was. With `true` the last is applied late.
+    /// not one after another (dates need not be, and the first may be any), if a version that was applied is not in the
+    /// set, and if one that was not applied comes before one that was. With `true` the last is applied late.
     pub fn allow_gaps(mut self, allow: bool) -> Self {
         self.allow_gaps = allow;
         self
@@ -261,8 +274,8 @@ impl Migrations {
         self
     }
 
-    /// Takes over what another tool has recorded, once: as long as `schema_migrations` has no row. The default is to
-    /// refuse a database that another tool seems to have migrated ([`MigrationError::NotAdopted`]). The other record is
+    /// Takes over what another tool has recorded, once: as long as there is no record of larder's or Dbmate's. The default
+    /// is to refuse a database that another tool seems to have migrated ([`MigrationError::NotAdopted`]). The other record is
     /// left as it is.
     pub fn adopt(mut self, from: Adopt) -> Self {
         self.adopt = Some(from);
@@ -272,9 +285,9 @@ impl Migrations {
     /// Makes a backup in this folder before the first of the migrations that are to be made, and makes them only once it
     /// has been checked: `integrity_check` of the copy, and the number of rows of every table. The default is none.
     ///
-    /// The backup of `app.db` before version 7 is `app.db.before-7`, and `app.db.before-down-7` before 7 is undone. One
-    /// of that name, from an attempt that failed, is replaced once the new one has been checked. Nobody can write while it
-    /// is made.
+    /// The backup of `app.db` before version 7 is `app.db.before-7.TIME`, and `app.db.before-down-7.TIME` before 7 is
+    /// undone. It is removed again if that first migration fails by a mistake of its own, since the database is then as
+    /// it was. Of a version the first backup is kept and the two newest. Nobody can write while it is made.
     pub fn backup_to(mut self, folder: impl Into<PathBuf>) -> Self {
         self.backup = Some(folder.into());
         self
@@ -384,7 +397,10 @@ pub struct MigrationStep {
 
 /// What has been applied and what not.
 pub(crate) fn status(conn: &Connection, set: &Migrations) -> Result<MigrationStatus> {
-    let record = Record::read(conn)?;
+    let mut record = Record::read(conn)?;
+    if let Some(adoption) = Adoption::find(conn, set, &record)? {
+        record.applied = adoption.as_applied();
+    }
     let applied = record.applied.iter().map(|(version, applied)| {
         let details = applied.details.as_ref();
         let in_set = set.find(*version).map(|migration| migration.name.clone().into_owned());
@@ -412,7 +428,7 @@ fn anything_to_do(conn: &Connection, set: &Migrations, target: Target) -> Result
         return Ok(true);
     }
     let next = set.next(&record.applied, target)?;
-    Ok(next.is_some() || record.without_details(set).next().is_some())
+    Ok(next.is_some() || record.unfinished(set).is_some() || record.without_details(set).next().is_some())
 }
 
 /// Goes to the newest version.
@@ -460,15 +476,22 @@ fn drive(
             set: set.clone(),
             target,
             patience,
-            backup: report.backup.is_none(),
+            backup: report.steps.is_empty(),
+            not_strict: not_strict.clone(),
         };
         match store.run_alone(move |writer: &mut Writer| run::step(writer, &errand))? {
             Did::Nothing => return Ok(()),
             Did::Record => {}
             Did::Made(made) => {
+                let again =
+                    |step: &MigrationStep| step.version == made.step.version && step.direction == made.step.direction;
+                if report.steps.iter().any(again) {
+                    let version = made.step.version;
+                    return Err(MigrationError::Crossed { version }.into());
+                }
                 report.steps.push(made.step);
                 report.backup = made.backup.or(report.backup.take());
-                not_strict.extend(made.not_strict);
+                *not_strict = made.not_strict;
             }
             Did::Unfinished(error) => {
                 let since = *met_unfinished.get_or_insert_with(Instant::now);
@@ -494,6 +517,8 @@ pub(crate) fn dry_run(store: &Store, set: &Migrations, on: DryRun) -> Result<Mig
     set.backup = None;
     let mut options: Options = store.options().clone();
     options.readers = 1;
+    // Nobody else has the copy.
+    options.migration_timeout = Duration::from_millis(1);
     options.migrations = Some(set.clone());
     let copy = match on {
         DryRun::Schema => {

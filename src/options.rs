@@ -416,7 +416,7 @@ impl Options {
 
     /// How long opening, and each migration, waits for another process that migrates the same file. The default is
     /// 60 s: it then finds the migrations made, and goes on. Past it: [`MigrationError::Locked`](crate::MigrationError::Locked)
-    /// or [`Error::InUse`]. In whole milliseconds, at most 24 days. Only used with [`migrations`](Self::migrations).
+    /// or [`Error::InUse`], or [`Error::Pragma`] for a file that is not in WAL mode yet. In whole milliseconds, at most 24 days. Only used with [`migrations`](Self::migrations).
     pub fn migration_timeout(mut self, timeout: Duration) -> Self {
         self.migration_timeout = timeout;
         self

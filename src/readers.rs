@@ -61,7 +61,7 @@ impl Readers {
             options: options.clone(),
             census: Arc::clone(&census),
         };
-        drop(manager.connect()?);
+        drop(manager.open(options.open_timeout())?);
         let pool = Pool::builder()
             .max_size(options.readers)
             .min_idle(Some(0))
@@ -93,8 +93,11 @@ impl Readers {
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut reader = self.check_out(timeout, on_writer_thread)?;
-        reader.keep_statements_of(self.schema.load(Ordering::Acquire));
+        let new_schema = reader.keep_statements_of(self.schema.load(Ordering::Acquire));
         let mut snapshot = Snapshot::begin(&mut reader, site)?;
+        if new_schema {
+            snapshot.look_at_schema()?;
+        }
         let (result, slowest) = {
             let tx = snapshot.tx(self.slow, self.age);
             (tx.judge_read(f(&tx)), tx.slowest())
@@ -244,10 +247,24 @@ impl ManageConnection for Manager {
     type Error = Error;
 
     fn connect(&self) -> Result<Reader> {
+        self.open(self.options.busy_timeout)
+    }
+
+    fn is_valid(&self, _: &mut Reader) -> Result<()> {
+        Ok(())
+    }
+
+    fn has_broken(&self, reader: &mut Reader) -> bool {
+        !reader.clean || self.census.is_closed()
+    }
+}
+
+impl Manager {
+    fn open(&self, patience: Duration) -> Result<Reader> {
         let entry = self.census.enter()?;
         // r2d2 would count a connection whose opening panicked as pending for ever.
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            open_reader(&self.source, &self.path, &self.options)
+            open_reader(&self.source, &self.path, &self.options, patience)
         }));
         let Fenced { conn, fence } = opened.unwrap_or_else(|_| {
             Err(Error::Options {
@@ -271,14 +288,6 @@ impl ManageConnection for Manager {
             entry,
         })
     }
-
-    fn is_valid(&self, _: &mut Reader) -> Result<()> {
-        Ok(())
-    }
-
-    fn has_broken(&self, reader: &mut Reader) -> bool {
-        !reader.clean || self.census.is_closed()
-    }
 }
 
 /// A connection of the pool.
@@ -296,13 +305,14 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    fn keep_statements_of(&mut self, schema: u64) {
-        if self.schema != schema {
-            self.schema = schema;
-            if let Some(conn) = &self.conn {
-                conn.flush_prepared_statement_cache();
-            }
+    /// Empties the statement cache if it is of another schema, and says whether it was.
+    fn keep_statements_of(&mut self, schema: u64) -> bool {
+        let new = self.schema != schema;
+        if new && let Some(conn) = &self.conn {
+            conn.flush_prepared_statement_cache();
         }
+        self.schema = schema;
+        new
     }
 }
 
@@ -329,6 +339,16 @@ impl<'r> Snapshot<'r> {
         let snapshot = Self { reader, started };
         run_own(snapshot.conn(), &snapshot.reader.fence, sql::BEGIN_READ).map_err(Error::not_started)?;
         Ok(snapshot)
+    }
+
+    /// SQLite finds out that the schema has changed when it runs a statement, not when it prepares one: the first to be
+    /// prepared would still be of the old schema, and prepared anew when it is run.
+    fn look_at_schema(&self) -> Result<()> {
+        let look = || {
+            self.conn()
+                .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        };
+        self.reader.fence.own(look).map_err(Error::not_started)
     }
 
     fn conn(&self) -> &Connection {

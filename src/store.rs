@@ -396,7 +396,16 @@ impl Store {
         F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("migrate", WriteOptions::new(), false, Location::caller(), Alone(f))?;
+        let call = "migrate";
+        if self.admission().is_writer_thread() {
+            let instead =
+                "it was called inside a write, on the writer thread that would have to do it: call it outside";
+            return Err(Error::Reentrant { call, instead });
+        }
+        // Another such job may be in the middle of something that others wait as long for.
+        let options = self.options();
+        let terms = WriteOptions::new().timeout(options.queue_timeout.max(options.migration_timeout));
+        let (job, pending) = self.job(call, terms, false, Location::caller(), Alone(f))?;
         self.admission().enqueue(job)?;
         pending.wait()
     }

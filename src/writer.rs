@@ -345,7 +345,8 @@ impl Writer {
         let text = error.to_string();
         self.fail(job, Error::not_started(error));
         while busy && let Some(job) = self.queued() {
-            if job.terms().asked > now {
+            // One that runs alone waits for the lock by itself, and longer.
+            if job.is_alone() || job.terms().asked > now {
                 self.carried = Some(job);
                 break;
             }

@@ -1,11 +1,6 @@
-//! One migration after another: what each keeps, refuses and undoes, what readers and writers see of it, and what is
-//! left when it fails.
+//! One migration after another: what each keeps, refuses and undoes, and what is left when it fails.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
-
-use larder::rusqlite::{Connection, StatementStatus};
+use larder::rusqlite::Connection;
 use larder::{
     Access, Direction, Error, Migration, MigrationError, MigrationReport, Migrations, Options, Outcome, Result, Store,
 };
@@ -41,11 +36,20 @@ pub(crate) fn contents(store: &Store) -> Vec<String> {
             all.push(tx.query_row(numbers, [], |row| row.get(0))?);
             let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'";
             for table in tx.query_map(tables, [], |row| row.get::<_, String>(0))? {
-                let columns = "SELECT group_concat(format('quote(\"%w\")', name), ' || '','' || ')
-                               FROM pragma_table_info(?1)";
-                let columns: String = tx.query_row(columns, [&table], |row| row.get(0))?;
-                let rows = format!("SELECT '{table}: ' || {columns} FROM \"{table}\" ORDER BY 1");
-                all.extend(tx.query_map(&rows, [], |row| row.get::<_, String>(0))?);
+                let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+                let columns = "SELECT name FROM pragma_table_xinfo(?1)";
+                let columns = tx.query_map(columns, [&table], |row| row.get::<_, String>(0))?;
+                let values: Vec<_> = columns
+                    .iter()
+                    .map(|column| format!("quote({})", quoted(column)))
+                    .collect();
+                let rows = format!(
+                    "SELECT concat_ws(',', {}) FROM {} ORDER BY 1",
+                    values.join(", "),
+                    quoted(&table)
+                );
+                let rows = tx.query_map(&rows, [], |row| row.get::<_, String>(0))?;
+                all.extend(rows.iter().map(|row| format!("{table}: {row}")));
             }
             Ok(all)
         })
@@ -228,8 +232,134 @@ fn a_rebuild_in_the_old_order_that_would_cut_off_the_children_is_refused() {
     ]);
     let before = contents(&store);
     let message = rolled_back(store.migrate());
-    assert_has(&message, &["8 foreign keys", "cascading row 11 -> parent_old"]);
+    assert_has(
+        &message,
+        &[
+            "migration 2 (step 2): foreign keys point nowhere after it: ",
+            "cascading row 11 -> parent_old",
+            "(12 in all); it was rolled back",
+        ],
+    );
+    for child in CHILDREN {
+        assert_has(
+            &message,
+            &[&format!(
+                "{child} -> parent_old, which is no more (a rename took the reference along)"
+            )],
+        );
+    }
     assert_eq!(contents(&store), before);
+}
+
+/// With no rows in them `foreign_key_check` finds nothing, and the first insert ever after failed.
+#[test]
+fn a_migration_that_leaves_a_table_without_its_parent_is_refused_also_if_it_has_no_rows() {
+    const EMPTY: &str = "
+        CREATE TABLE parent(id INTEGER PRIMARY KEY) STRICT;
+        CREATE TABLE child(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id)) STRICT;";
+    for (sql, lost) in [
+        (
+            "ALTER TABLE parent RENAME TO parent_old;
+             CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT) STRICT;
+             DROP TABLE parent_old;",
+            "child -> parent_old, which is no more (a rename took the reference along)",
+        ),
+        (
+            "ALTER TABLE parent RENAME TO a; ALTER TABLE a RENAME TO b; DROP TABLE b;
+             CREATE TABLE parent(id INTEGER PRIMARY KEY) STRICT;
+             CREATE TABLE forward(id INTEGER PRIMARY KEY, l INTEGER REFERENCES late(id)) STRICT;",
+            "child -> b, which is no more (a rename took the reference along)",
+        ),
+    ] {
+        let store = after_first([EMPTY, sql]);
+        let before = contents(&store);
+        let message = rolled_back(store.migrate());
+        assert_has(
+            &message,
+            &["migration 2 (step 2): foreign keys point nowhere after it: ", lost],
+        );
+        match migration_error(store.migrate()) {
+            MigrationError::ForeignKeys {
+                violations,
+                total,
+                already,
+                kept,
+                ..
+            } => assert_eq!(
+                (&violations[..], total, already, kept),
+                (&[lost.into()][..], 1, false, 0)
+            ),
+            other => panic!("{sql}: {other:?}"),
+        }
+        assert_eq!(contents(&store), before);
+        assert_eq!(pending(&store), [2]);
+    }
+}
+
+/// That a parent is dropped by its own name is what it says, and may be made again later.
+#[test]
+fn a_parent_may_be_dropped_if_no_row_refers_to_it() {
+    let store = after_first([
+        "CREATE TABLE parent(id INTEGER PRIMARY KEY) STRICT;
+         CREATE TABLE child(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id)) STRICT;
+         INSERT INTO child VALUES (1, NULL);",
+        "DROP TABLE parent",
+        "SELECT 1",
+        "CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT) STRICT; INSERT INTO parent VALUES (7, 'a')",
+        "UPDATE child SET p = 7",
+        "DROP TABLE parent",
+    ]);
+    store.migrate_to(5).unwrap();
+    let orphan = store.write(|tx| tx.execute("INSERT INTO child VALUES (2, 8)", []));
+    assert_has(&orphan.unwrap_err().to_string(), &["FOREIGN KEY constraint failed"]);
+    let message = rolled_back(store.migrate());
+    assert_has(
+        &message,
+        &["migration 6 (step 6)", "after it: child row 1 -> parent (1 in all)"],
+    );
+    assert_eq!(numbers(&store, "SELECT p FROM child"), [7]);
+}
+
+#[test]
+fn a_table_may_go_with_its_parent_or_be_made_before_it() {
+    for list in [
+        ["DROP TABLE child; DROP TABLE parent", "SELECT 1"],
+        ["DROP TABLE parent; DROP TABLE child", "SELECT 1"],
+        [
+            "CREATE TABLE early(id INTEGER PRIMARY KEY, l INTEGER REFERENCES late(id)) STRICT",
+            "ALTER TABLE early RENAME TO earlier",
+        ],
+        [
+            "CREATE TABLE early(id INTEGER PRIMARY KEY, l INTEGER REFERENCES late(id)) STRICT; DROP TABLE child",
+            "CREATE TABLE late(id INTEGER PRIMARY KEY) STRICT",
+        ],
+        [
+            "ALTER TABLE parent RENAME TO elder",
+            "ALTER TABLE child RENAME TO younger",
+        ],
+    ] {
+        let store = after_first([
+            "CREATE TABLE parent(id INTEGER PRIMARY KEY) STRICT;
+             CREATE TABLE child(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id)) STRICT;",
+            list[0],
+            list[1],
+        ]);
+        store.migrate().unwrap_or_else(|error| panic!("{list:?}: {error}"));
+        assert_eq!(applied(&store), [1, 2, 3]);
+    }
+}
+
+/// It was refused: "child -> late, which is no more (a rename took the reference along)".
+#[test]
+fn a_table_with_a_parent_may_get_a_second_one_that_is_made_later() {
+    let store = after_first([
+        "CREATE TABLE parent(id INTEGER PRIMARY KEY) STRICT;
+         CREATE TABLE child(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id)) STRICT;",
+        "ALTER TABLE child ADD COLUMN l INTEGER REFERENCES late(id)",
+        "CREATE TABLE late(id INTEGER PRIMARY KEY) STRICT",
+    ]);
+    store.migrate().unwrap();
+    assert_eq!(applied(&store), [1, 2, 3]);
 }
 
 #[test]
@@ -308,13 +438,15 @@ fn a_migration_that_leaves_foreign_keys_dangling_is_refused_with_table_and_row()
     assert_has(
         &message,
         &[
-            "2 (step 2)",
-            "4 foreign keys",
+            "migration 2 (step 2): foreign keys point nowhere after it: ",
             "cascading row 12 -> parent",
+            "nulling row 22 -> parent",
+            "strictly row 32 -> parent",
             "late row 42 -> parent",
+            "(4 in all); it was rolled back",
         ],
     );
-    assert!(!message.contains("before it;"), "{message}");
+    assert!(!message.contains("as they did before"), "{message}");
     match migration_error(store.migrate()) {
         MigrationError::ForeignKeys {
             version,
@@ -378,7 +510,10 @@ fn foreign_keys_that_dangled_before_the_migration_are_said_to_have_done_so() {
         ),
         "{error:?}"
     );
-    assert_has(&error.to_string(), &["c row 7 -> p", "did so before it"]);
+    assert_has(
+        &error.to_string(),
+        &["point nowhere after it, as they did before it: c row 7 -> p (1 in all)"],
+    );
     let error = migration_error(open("INSERT INTO c VALUES (8, 2)"));
     assert!(
         matches!(
@@ -423,7 +558,8 @@ const FAILURES: &[(&str, &[&str])] = &[
         &["near \"SELEC\": syntax error", "statement 2"],
     ),
     (
-        "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n LIMIT 90)\nINSERT INTO t SELECT iif(i = 50, 'x', i) FROM n",
+        "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n LIMIT 90)
+         INSERT INTO t SELECT iif(i = 50, 'x', i) FROM n",
         &["line 1", "datatype mismatch"],
     ),
     ("DROP TABLE t; SELECT abs(-9223372036854775808)", &["integer overflow"]),
@@ -489,7 +625,6 @@ fn a_failure_leaves_the_file_as_it_was_and_names_the_place() {
         ]);
         let before = contents(&store);
         let message = rolled_back(store.migrate());
-        eprintln!("{message}");
         assert_has(&message, parts);
         assert_has(&message, &["migration 2 (step 2), line ", "it was rolled back"]);
         assert_eq!(contents(&store), before, "{sql}");
@@ -607,315 +742,6 @@ fn migrations_work_with_exclusive_access() {
         .unwrap();
     assert_eq!(numbers(&store, "SELECT p FROM cascading"), [1, 2]);
     assert_eq!(applied(&store), [1, 2]);
-}
-
-// ---- while the store is in use ----
-
-pub(crate) fn ups_and_downs() -> Migrations {
-    Migrations::new([
-        Migration::new(1, "t", "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT").down("DROP TABLE t"),
-        Migration::new(2, "column", "ALTER TABLE t ADD COLUMN x TEXT DEFAULT 'x'").down("ALTER TABLE t DROP COLUMN x"),
-        Migration::new(
-            3,
-            "rebuild",
-            "CREATE TABLE t_new(id INTEGER PRIMARY KEY, x TEXT DEFAULT 'y', y INTEGER) STRICT;
-             INSERT INTO t_new(id, x) SELECT id, x FROM t;
-             DROP TABLE t;
-             ALTER TABLE t_new RENAME TO t;",
-        )
-        .down("ALTER TABLE t DROP COLUMN y"),
-    ])
-    .at_open(false)
-}
-
-fn columns(store: &Store) -> Vec<String> {
-    texts(store, "SELECT name FROM pragma_table_info('t')")
-}
-
-#[test]
-fn migrations_go_up_and_down_to_any_version() {
-    use Direction::{Down, Up};
-    let store = store_of(ups_and_downs());
-    assert_eq!((applied(&store), pending(&store)), (vec![], vec![1, 2, 3]));
-    let go = |version| steps(&store.migrate_to(version).unwrap());
-    assert_eq!(go(0), []);
-    assert_eq!(go(2), [(1, Up), (2, Up)]);
-    assert_eq!(columns(&store), ["id", "x"]);
-    assert_eq!(go(2), []);
-    assert_eq!(go(3), [(3, Up)]);
-    assert_eq!(go(1), [(3, Down), (2, Down)]);
-    assert_eq!((applied(&store), pending(&store)), (vec![1], vec![2, 3]));
-    assert_eq!(columns(&store), ["id"]);
-    assert_eq!(steps(&store.migrate().unwrap()), [(2, Up), (3, Up)]);
-    assert_eq!(columns(&store), ["id", "x", "y"]);
-    assert_eq!(store.migrate().unwrap(), MigrationReport::default());
-    assert_eq!(go(0), [(3, Down), (2, Down), (1, Down)]);
-    assert_eq!(columns(&store), [""; 0]);
-    assert_eq!((applied(&store), pending(&store)), (vec![], vec![1, 2, 3]));
-}
-
-#[test]
-fn a_way_down_that_fails_leaves_the_migration_applied() {
-    let list = [
-        Migration::new(
-            1,
-            "t",
-            "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)",
-        )
-        .down("DELETE FROM t; DROP TABLE tt"),
-        Migration::new(2, "u", "CREATE TABLE u(id INTEGER PRIMARY KEY) STRICT").down("DROP TABLE u"),
-    ];
-    let store = store_of(Migrations::new(list));
-    let message = rolled_back(store.migrate_to(0));
-    assert_has(&message, &["migration 1 (t)", "no such table: tt", "statement 2"]);
-    assert_eq!((applied(&store), pending(&store)), (vec![1], vec![2]));
-    assert_eq!(count(&store), 1);
-}
-
-#[test]
-fn writes_and_reads_go_on_while_migrations_come_and_go() {
-    const WRITERS: i64 = 2;
-    let store = store_of(ups_and_downs());
-    store.migrate_to(1).unwrap();
-    let done = AtomicBool::new(false);
-    let is_done = || done.load(Ordering::Relaxed);
-    let acknowledged = thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| {
-                let (store, is_done) = (&store, &is_done);
-                scope.spawn(move || {
-                    let mut ids = Vec::new();
-                    while !is_done() || ids.len() < 20 {
-                        let id = WRITERS * ids.len() as i64 + writer;
-                        store
-                            .write(move |tx| tx.execute("INSERT INTO t(id) VALUES (?1)", [id]))
-                            .unwrap();
-                        ids.push(id);
-                    }
-                    ids
-                })
-            })
-            .collect();
-        scope.spawn(|| {
-            let mut last = 0;
-            while !is_done() {
-                let now = count(&store);
-                assert!(now >= last, "{now} rows after {last}");
-                last = now;
-                let columns =
-                    store.read(|tx| tx.query_optional("SELECT * FROM t", [], |row| Ok(row.as_ref().column_count())));
-                assert!((1..=3).contains(&columns.unwrap().unwrap_or(1)));
-            }
-        });
-        for version in [3, 1, 2, 1, 3, 2, 3, 1, 3] {
-            let before = count(&store);
-            store.migrate_to(version).unwrap();
-            assert!(count(&store) >= before);
-        }
-        done.store(true, Ordering::Relaxed);
-        writers
-            .into_iter()
-            .flat_map(|writer| writer.join().unwrap())
-            .collect::<Vec<_>>()
-    });
-    let mut acknowledged = acknowledged;
-    acknowledged.sort_unstable();
-    assert_eq!(numbers(&store, "SELECT id FROM t ORDER BY id"), acknowledged);
-    assert!(store.close().unwrap().wal_truncated);
-}
-
-#[test]
-fn migrations_that_two_threads_ask_for_are_each_made_once() {
-    for _ in 0..10 {
-        let store = store_of(ups_and_downs());
-        let reports: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| store.migrate().unwrap())).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        let mut made: Vec<_> = reports.iter().flat_map(steps).collect();
-        made.sort_unstable_by_key(|(version, _)| *version);
-        assert_eq!(made, [(1, Direction::Up), (2, Direction::Up), (3, Direction::Up)]);
-    }
-}
-
-#[test]
-fn a_migration_inside_a_write_would_wait_for_itself() {
-    let store = store_of(ups_and_downs());
-    let inner = store.clone();
-    let result = store.write(move |_| inner.migrate());
-    let error = result.unwrap_err();
-    assert!(matches!(error, Error::Reentrant { .. }), "{error}");
-    assert_eq!(error.outcome(), Outcome::NotStarted);
-    let inner = store.clone();
-    let result = store.write(move |_| inner.migrate_to(2));
-    assert!(matches!(result, Err(Error::Reentrant { .. })), "{result:?}");
-    assert_eq!(pending(&store), [1, 2, 3]);
-}
-
-#[test]
-fn a_closed_store_does_not_migrate() {
-    let store = store_of(ups_and_downs());
-    store.close().unwrap();
-    assert!(matches!(store.migrate(), Err(Error::Closed)));
-    assert!(matches!(store.migrate_to(1), Err(Error::Closed)));
-    assert!(matches!(store.migrations(), Err(Error::Closed)));
-}
-
-#[test]
-fn a_store_without_migrations_says_so() {
-    let store = Store::open_temp().unwrap();
-    for result in [store.migrate(), store.migrate_to(0)] {
-        assert!(
-            matches!(
-                result,
-                Err(Error::Options {
-                    option: "migrations",
-                    ..
-                })
-            ),
-            "{result:?}"
-        );
-    }
-    assert!(matches!(store.migrations(), Err(Error::Options { .. })));
-}
-
-#[test]
-fn the_status_has_names_times_and_durations() {
-    let store = store_of(ups_and_downs());
-    let before: String = texts(&store, "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')").remove(0);
-    let report = store.migrate_to(2).unwrap();
-    let after: String = texts(&store, "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')").remove(0);
-    let status = store.migrations().unwrap();
-    let names: Vec<_> = status.applied.iter().map(|m| (m.version, m.name.as_str())).collect();
-    assert_eq!(names, [(1, "t"), (2, "column")]);
-    for (applied, step) in status.applied.iter().zip(&report.steps) {
-        let at = applied.applied_at.as_deref().unwrap();
-        assert!((&*before..=&*after).contains(&at), "{before} {at} {after}");
-        assert!(
-            applied.duration.unwrap() <= step.duration,
-            "the step's has the COMMIT, too"
-        );
-        assert_eq!(step.name, applied.name);
-    }
-    let names: Vec<_> = status.pending.iter().map(|m| (m.version, m.name.as_str())).collect();
-    assert_eq!(names, [(3, "rebuild")]);
-}
-
-// ---- statement caches and snapshots ----
-
-/// The columns of a statement before it is first stepped, those of its row, and how often SQLite prepared it again.
-fn look(conn: &Connection) -> Result<(usize, usize, i32)> {
-    let mut statement = conn.prepare_cached("SELECT * FROM t")?;
-    let before = statement.column_count();
-    let columns = statement.query_row([], |row| Ok(row.as_ref().column_count()))?;
-    Ok((before, columns, statement.get_status(StatementStatus::RePrepare)))
-}
-
-fn add_a_column() -> Store {
-    after_first([
-        "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)",
-        "ALTER TABLE t ADD COLUMN x TEXT",
-    ])
-}
-
-#[test]
-fn statements_that_the_writer_keeps_are_prepared_fresh_after_a_migration() {
-    let store = add_a_column();
-    let look = || store.write(|tx| look(tx)).unwrap();
-    assert_eq!([look(), look()], [(1, 1, 0); 2]);
-    store.migrate().unwrap();
-    assert_eq!(look(), (2, 2, 0));
-}
-
-#[test]
-fn statements_that_readers_keep_are_prepared_anew_after_a_migration() {
-    let store = add_a_column();
-    // Both readers: one read inside the other.
-    let both = |conn: &Connection| -> Result<_> {
-        conn.query_row("SELECT count(*) FROM t", [], |_| Ok(()))?;
-        look(conn)
-    };
-    let look = || {
-        let readers = store.read(|outer| {
-            let outer = both(outer)?;
-            Ok([outer, store.read(|inner| both(inner))?])
-        });
-        readers.unwrap()
-    };
-    assert_eq!([look(), look()], [[(1, 1, 0); 2]; 2]);
-    store.migrate().unwrap();
-    assert_eq!(look(), [(2, 2, 0); 2]);
-}
-
-/// A row mapper that asks the statement for its columns before the first row got those from before the migration: the
-/// connection has not looked at the file yet, so it prepares for the schema that it remembers.
-// DEFECT: an emptied cache is not enough; something must be read before the read's first statement is prepared.
-#[test]
-fn the_first_statement_of_a_read_after_a_migration_is_prepared_for_the_new_schema() {
-    let store = add_a_column();
-    let look = || {
-        store
-            .read(|outer| Ok([look(outer)?, store.read(|inner| look(inner))?]))
-            .unwrap()
-    };
-    assert_eq!(look(), [(1, 1, 0); 2]);
-    store.migrate().unwrap();
-    assert_eq!(look(), [(2, 2, 0); 2]);
-}
-
-/// Without larder's doing SQLite prepares such a statement again at its next step: this is what the test above would
-/// see then.
-#[test]
-fn a_statement_that_is_kept_over_a_plain_change_of_the_schema_is_prepared_again() {
-    let store = after_first(["CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)"]);
-    let look = || store.write(|tx| look(tx)).unwrap();
-    assert_eq!(look(), (1, 1, 0));
-    store
-        .write(|tx| tx.execute_batch("ALTER TABLE t ADD COLUMN x TEXT"))
-        .unwrap();
-    assert_eq!(look(), (1, 2, 1));
-}
-
-#[test]
-fn a_read_that_was_running_keeps_its_snapshot() {
-    let store = after_first([
-        "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1), (2)",
-        "CREATE TABLE t_new(id INTEGER PRIMARY KEY, x TEXT) STRICT;
-         INSERT INTO t_new SELECT id * 10, 'x' FROM t;
-         DROP TABLE t;
-         ALTER TABLE t_new RENAME TO t;",
-        "DROP TABLE t",
-    ]);
-    let rows = |conn: &Connection| -> Result<Vec<String>> {
-        let mut statement = conn.prepare_cached("SELECT * FROM t ORDER BY id")?;
-        let rows = statement.query_map([], |row| {
-            let columns = row.as_ref().column_count();
-            Ok(format!("{columns}: {}", row.get::<_, i64>(0)?))
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    };
-    store
-        .read(|old| {
-            let mut statement = old.prepare("SELECT id FROM t ORDER BY id")?;
-            let mut open = statement.query([])?;
-            assert!(open.next()?.is_some());
-            store.migrate_to(2)?;
-            assert_eq!(rows(old)?, ["1: 1", "1: 2"]);
-            assert_eq!(store.read(|new| rows(new))?, ["2: 10", "2: 20"]);
-            store.migrate()?;
-            assert_eq!(open.next()?.unwrap().get::<_, i64>(0)?, 2, "in the middle of its rows");
-            assert_eq!(rows(old)?, ["1: 1", "1: 2"]);
-            assert_has(
-                &store.read(|new| rows(new)).unwrap_err().to_string(),
-                &["no such table: t"],
-            );
-            Ok(())
-        })
-        .unwrap();
-    assert_has(
-        &store.read(|new| rows(new)).unwrap_err().to_string(),
-        &["no such table: t"],
-    );
 }
 
 // ---- STRICT ----
@@ -1037,7 +863,6 @@ fn strict_tables_give_no_warning() {
 }
 
 /// Forty old migrations on a new database: the warning named tables that were not there any more, or were STRICT.
-// DEFECT: the warning names what each migration made, not what is there at the end.
 #[test]
 fn the_warning_names_the_tables_that_are_there_in_the_end_and_each_once() {
     log::collect();
@@ -1051,10 +876,31 @@ fn the_warning_names_the_tables_that_are_there_in_the_end_and_each_once() {
     assert_eq!(warnings(&store), ["c"]);
 }
 
+#[test]
+fn the_warning_names_a_table_that_was_made_twice_once() {
+    log::collect();
+    let store = store_of(set([
+        "CREATE TABLE a(x INTEGER)",
+        "DROP TABLE a",
+        "CREATE TABLE a(x INTEGER); CREATE TABLE b(x INTEGER)",
+        "SELEC 1",
+    ]));
+    rolled_back(store.migrate());
+    assert_eq!(warnings(&store), ["a, b"], "also if a later one fails");
+}
+
+/// It was not named at all.
+#[test]
+fn the_warning_names_a_table_by_the_name_that_a_later_migration_gave_it() {
+    log::collect();
+    let store = store_of(set(["CREATE TABLE a(x INTEGER)", "ALTER TABLE a RENAME TO b"]));
+    store.migrate().unwrap();
+    assert_eq!(warnings(&store), ["b"]);
+}
+
 // ---- what a migration may spoil ----
 
-/// A way down, too, is tried again where it was: the record, not `user_version`, says what is applied.
-// DEFECT: with an empty record and a `user_version`, `migrate_to(0)` takes the database for another tool's.
+/// The record was empty again then, and `user_version` was taken for another tool's: the last step said NotAdopted.
 #[test]
 fn all_is_undone_also_where_a_migration_has_set_user_version() {
     let list =
@@ -1065,7 +911,6 @@ fn all_is_undone_also_where_a_migration_has_set_user_version() {
 }
 
 /// `migrate_to(0)` undid all, then took `user_version` over once more, and undid again what was not there.
-// DEFECT: the record is empty again after the last way down, so it is adopted again.
 #[test]
 fn what_was_adopted_once_and_undone_is_not_adopted_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -1090,14 +935,142 @@ fn what_was_adopted_once_and_undone_is_not_adopted_again() {
     );
 }
 
-/// `dbmate dump` ends in the versions that were applied; a first migration made of it enters its own.
+/// `dbmate dump` ends in the versions that were applied. Of a migration made of one, only SQLite's error was told.
 #[test]
 fn a_migration_that_enters_itself_in_the_record_is_named() {
     let store = after_first([
         "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT",
         "INSERT INTO schema_migrations(version) VALUES ('2')",
     ]);
-    let message = store.migrate().unwrap_err().to_string();
-    eprintln!("{message}");
-    assert_has(&message, &["2 (step 2)"]);
+    let before = contents(&store);
+    let message = rolled_back(store.migrate());
+    assert_has(
+        &message,
+        &[
+            "migration 2 (step 2), line 1",
+            "a change of schema_migrations is refused",
+        ],
+    );
+    assert_eq!(contents(&store), before);
+}
+
+/// Only a row in `schema_migrations`, or the table `larder_migrations`, is a record.
+#[test]
+fn an_empty_table_of_dbmates_is_no_record_and_larders_own_is_one() {
+    let empty = "CREATE TABLE schema_migrations(version varchar(128) primary key)";
+    let own = "CREATE TABLE larder_migrations(version TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL,
+                   checksum TEXT NOT NULL, applied_at TEXT, duration_us INTEGER,
+                   unfinished INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID";
+    let row = "INSERT INTO schema_migrations VALUES ('1')";
+    for (record, adopted, then) in [
+        (vec![empty], true, vec![1, 2]),
+        (vec![own], false, vec![]),
+        (vec![empty, own], false, vec![]),
+        (vec![empty, row], false, vec![1]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.db");
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("PRAGMA user_version = 2").unwrap();
+        for sql in &record {
+            other.execute_batch(sql).unwrap();
+        }
+        other.close().unwrap();
+        let list = ["SELECT 1", "SELECT 2", "SELECT 3"];
+        let store = Options::new().migrations(set(list)).open(&path).unwrap();
+        match store.migrate_to(if adopted { 2 } else { then.len() as u64 }) {
+            Err(Error::Migration(error)) if adopted => {
+                assert!(
+                    matches!(*error, MigrationError::NotAdopted { .. }),
+                    "{record:?}: {error}"
+                );
+            }
+            Ok(report) if !adopted => assert_eq!(report, MigrationReport::default(), "{record:?}"),
+            other => panic!("{record:?}: {other:?}"),
+        }
+        store.close().unwrap();
+        let adopting = set(list).adopt(larder::Adopt::UserVersion);
+        let store = Options::new().migrations(adopting).open(&path).unwrap();
+        assert_eq!(applied(&store), then, "{record:?}");
+    }
+}
+
+#[test]
+fn what_a_migration_does_to_the_record_is_refused_by_its_name() {
+    for (sql, reason) in [
+        (
+            "DELETE FROM schema_migrations",
+            "a change of schema_migrations is refused",
+        ),
+        (
+            "INSERT INTO schema_migrations VALUES ('9')",
+            "a change of schema_migrations is refused",
+        ),
+        (
+            "UPDATE schema_migrations SET version = '5'",
+            "a change of schema_migrations is refused",
+        ),
+        (
+            "DROP TABLE schema_migrations",
+            "a change of schema_migrations is refused",
+        ),
+        (
+            "ALTER TABLE schema_migrations ADD COLUMN at TEXT",
+            "the table schema_migrations is not a record that larder can keep",
+        ),
+        (
+            "INSERT INTO schema_migrations VALUES ('x')",
+            "the table schema_migrations is not a record that larder can keep",
+        ),
+        (
+            "CREATE TRIGGER no BEFORE INSERT ON schema_migrations BEGIN SELECT RAISE(ABORT, 'keep out'); END",
+            "keep out",
+        ),
+        (
+            "DROP TABLE larder_migrations; CREATE TABLE larder_migrations(x INTEGER) STRICT",
+            "the table larder_migrations is not a record that larder can keep",
+        ),
+    ] {
+        let store = after_first(["CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT", sql]);
+        let before = contents(&store);
+        let message = rolled_back(store.migrate());
+        assert_has(
+            &message,
+            &["migration 2 (step 2), line 1: ", reason, "it was rolled back"],
+        );
+        let error = migration_error(store.migrate());
+        assert!(
+            matches!(
+                &error,
+                MigrationError::Failed {
+                    version: 2,
+                    kept: 0,
+                    ..
+                }
+            ),
+            "{sql}: {error:?}"
+        );
+        assert_eq!(contents(&store), before, "{sql}");
+        store.write(|tx| tx.execute("INSERT INTO t VALUES (1)", [])).unwrap();
+    }
+}
+
+#[test]
+fn each_migration_that_was_made_is_an_event() {
+    log::collect();
+    let list = [
+        Migration::new(1, "tables", FAMILY).down("DROP TABLE parent"),
+        Migration::new(2, "bad", "SELEC 1"),
+    ];
+    let store = store_of(Migrations::new(list).at_open(false));
+    store.migrate().unwrap_err();
+    store.migrate_to(0).unwrap_err();
+    let path = store.path().to_str().unwrap();
+    let made = |e: &log::Event| e.message == "migration made" && e.field("db.namespace") == Some(path);
+    let made = log::events(made);
+    assert_eq!(made.len(), 1, "the others were not made: {made:?}");
+    assert_eq!((made[0].level, made[0].target), (Level::INFO, "larder::migrate"));
+    for (field, value) in [("version", "1"), ("migration", "1 (tables)"), ("direction", "up")] {
+        assert_eq!(made[0].expect(field), value);
+    }
 }

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
-use super::record::{DETAILS, TABLE};
+use super::record::{DETAILS, GOOSE, TABLE};
 use crate::backup;
 use crate::error::{Error, Result};
 
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 #[non_exhaustive]
 pub enum DryRun {
     /// On a copy of the schema with no rows but those of the record: quick, and finds mistakes in SQL. It cannot find
-    /// rows that violate a new constraint.
+    /// rows that violate a new constraint, and it refuses a migration that needs rows of earlier ones.
     Schema,
     /// On a copy of the whole file, in a folder beside it: finds what the real run would find, and takes as long.
     Backup,
@@ -33,7 +34,7 @@ impl Schema {
                AND NOT (type = 'index' AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow'))
              ORDER BY CASE type WHEN 'table' THEN 0 WHEN 'index' THEN 1 WHEN 'view' THEN 2 ELSE 3 END, rowid";
         let mut statements = strings(conn, sql)?;
-        for table in [TABLE, DETAILS] {
+        for table in [TABLE, DETAILS, GOOSE] {
             let exists = format!("SELECT 1 FROM pragma_table_list WHERE schema = 'main' AND name = '{table}'");
             if conn.prepare(&exists)?.exists([])? {
                 statements.extend(rows(conn, table)?);
@@ -45,10 +46,14 @@ impl Schema {
     }
 
     pub(super) fn write(&self, conn: &Connection) -> Result<()> {
-        for statement in &self.statements {
-            conn.execute_batch(statement)?;
-        }
-        Ok(())
+        // A schema may be older than the rule that "x" is not a string. It is read as it is, so it is written so, too.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
+        let written = self
+            .statements
+            .iter()
+            .try_for_each(|statement| conn.execute_batch(statement));
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+        Ok(written?)
     }
 }
 

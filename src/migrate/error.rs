@@ -5,7 +5,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::error::{Error, Outcome};
+use rusqlite::ffi;
+
+use super::Direction;
+use crate::error::{Error, Outcome, primary_code};
 
 /// Why a migration was not made. Each message names the file, the reason and the way out.
 ///
@@ -14,7 +17,7 @@ use crate::error::{Error, Outcome};
 #[non_exhaustive]
 pub enum MigrationError {
     /// A statement of a migration failed.
-    #[error("migration {file}, line {line}: {reason} (statement {number}: {statement}); {}", after(*kept, *version))]
+    #[error("migration {file}, line {line}: {reason} (statement {number}: {statement}); {}", after(*kept))]
     Failed {
         /// The file, or the name of a migration from a list.
         file: String,
@@ -36,10 +39,11 @@ pub enum MigrationError {
         source: Box<Error>,
     },
 
-    /// A migration left rows whose foreign key points nowhere.
+    /// A migration left rows whose foreign key points nowhere, or tables that refer to a table which it dropped.
     #[error(
-        "migration {file}: {total} foreign keys point nowhere after it ({}){}; {}", violations.join(", "),
-        if *already { ", and did so before it" } else { "" }, after(*kept, *version)
+        "migration {file}: foreign keys point nowhere {}: {} ({total} in all); {}",
+        if *already { "after it, as they did before it" } else { "after it" }, violations.join("; "),
+        if *already { "nothing was changed: mend those rows first".to_owned() } else { after(*kept) }
     )]
     ForeignKeys {
         /// The file, or the name of a migration from a list.
@@ -50,7 +54,7 @@ pub enum MigrationError {
         violations: Vec<String>,
         /// How many there are.
         total: u64,
-        /// They were in the database before the migration. It has to mend them, too.
+        /// They were in the database before the migration. Mend them first, or in a migration (in a transaction).
         already: bool,
         /// As in [`Failed`](Self::Failed).
         kept: usize,
@@ -59,7 +63,8 @@ pub enum MigrationError {
     /// [`Options::require_strict`](crate::Options::require_strict) is set, and a migration makes a table without it.
     #[error(
         "migration {file}, line {line}, makes the table {table} without STRICT, so an INTEGER column of it would take a \
-         string: end it with `) STRICT`; {}", after(*kept, *version)
+         string: write STRICT after its closing parenthesis (a table made by AS SELECT cannot have it: create it first, \
+         then INSERT .. SELECT); {}", after(*kept)
     )]
     NotStrict {
         /// The file, or the name of a migration from a list.
@@ -89,8 +94,8 @@ pub enum MigrationError {
     /// A migration that was applied reads otherwise than it did then.
     #[error(
         "migration {file} has changed since it was applied: put it back as it was, and make the change in a new \
-         migration; if it is only a comment, run DELETE FROM larder_migrations WHERE version = '{version}', and it is \
-         taken as it is now"
+         migration; if the change is only a comment, or another tool has applied it since, run DELETE FROM \
+         larder_migrations WHERE version = '{version}', and it is taken as it is now"
     )]
     Changed {
         /// The file, or the name of a migration from a list.
@@ -109,7 +114,10 @@ pub enum MigrationError {
     },
 
     /// Two migrations have one version.
-    #[error("{first} and {second} both have version {version}: give one of them another")]
+    #[error(
+        "{first} and {second} both have version {version}, the digits that a name begins with: give one of them another \
+         version, or keep only one"
+    )]
     Duplicate {
         /// The version.
         version: u64,
@@ -132,8 +140,8 @@ pub enum MigrationError {
 
     /// There is no migration in the set.
     #[error(
-        "there are no migrations in {origin}: was the folder packed with the program? To undo all that were applied, say \
-         so with migrate_to(0)"
+        "there are no migrations in {origin}: look whether they were packed with the program; nothing is undone by it, and \
+         to undo all that were applied, open with them and call migrate_to(0)"
     )]
     Empty {
         /// Where they should have come from.
@@ -142,8 +150,8 @@ pub enum MigrationError {
 
     /// A migration has no way back.
     #[error(
-        "migration {file} cannot be undone: its way down is missing, or empty; write it, or restore a backup that was \
-         made before it"
+        "migration {file} cannot be undone: its way down is missing, or empty; write it (if its file is gone, put it back), or \
+         restore a backup that was made before it"
     )]
     NoDown {
         /// The file, or the name of a migration from a list.
@@ -177,15 +185,16 @@ pub enum MigrationError {
 
     /// A migration outside a transaction was begun and has not been finished.
     #[error(
-        "migration {file}, which runs outside a transaction, was begun and not finished: another process still runs it, \
-         or was killed meanwhile, or it failed; look at the database, undo or finish it by hand, then run DELETE FROM \
-         larder_migrations WHERE version = '{version}' to have it run again"
+        "migration {file}, which runs outside a transaction, was begun ({direction}) and not finished: another process still \
+         runs it, or was killed meanwhile, or it failed; look at the database; {}", mend(version, *direction)
     )]
     Unfinished {
         /// The file, or the name of a migration from a list.
         file: String,
-        /// Its version, as it was recorded.
+        /// Its version, as it is recorded.
         version: String,
+        /// Whether it was being applied or undone.
+        direction: Direction,
     },
 
     /// Another process held SQLite's write lock for all the time that there was to wait.
@@ -196,6 +205,16 @@ pub enum MigrationError {
     Locked {
         /// How long it was waited for.
         waited: Duration,
+    },
+
+    /// Another call of `migrate` or `migrate_to` goes the other way at the same time.
+    #[error(
+        "migration {version} was made twice, since another call of migrate or migrate_to undoes what this one does: have one \
+         of them at a time"
+    )]
+    Crossed {
+        /// The version that was made, undone, and made again.
+        version: u64,
     },
 
     /// The backup before the first pending migration could not be made, or not be verified. Nothing was migrated.
@@ -233,16 +252,48 @@ impl MigrationError {
     }
 
     pub(crate) fn is_retryable(&self) -> bool {
-        matches!(self, Self::Locked { .. })
+        match self {
+            Self::Locked { .. } => true,
+            Self::Failed { kept: 0, source, .. } => source.sqlite().and_then(primary_code) == Some(ffi::SQLITE_BUSY),
+            _ => false,
+        }
     }
 }
 
-fn after(kept: usize, version: u64) -> String {
+fn after(kept: usize) -> String {
     match kept {
-        0 => "it was rolled back, and the database is as it was before it: mend it and try again".to_owned(),
-        n => format!(
-            "it runs outside a transaction, so what its first {n} statements did stays: undo that by hand, then run \
-             DELETE FROM larder_migrations WHERE version = '{version}' and try again"
+        0 => "it was rolled back, and the database is as it was before it: try again once that is mended".to_owned(),
+        kept => format!(
+            "it runs outside a transaction, so what it did up to its statement {kept} stays, and it is marked as unfinished: \
+             finish or undo that by hand, then open again: the error tells you what to enter in the record"
         ),
     }
+}
+
+/// How somebody tells the record what they have done by hand.
+fn mend(version: &str, direction: Direction) -> String {
+    let finished = match direction {
+        Direction::Up => format!(
+            "INSERT OR IGNORE INTO schema_migrations VALUES ('{version}'); {}",
+            forget(version)
+        ),
+        Direction::Down => format!(
+            "DELETE FROM schema_migrations WHERE version = '{version}'; {}",
+            forget(version)
+        ),
+    };
+    let undone = not_begun(version, direction);
+    format!("if you finished it by hand, run {finished}; if you put things back as they were, run {undone}")
+}
+
+/// Takes the mark of a migration away that has done nothing.
+pub(super) fn not_begun(version: &str, direction: Direction) -> String {
+    match direction {
+        Direction::Up => forget(version),
+        Direction::Down => format!("UPDATE larder_migrations SET unfinished = 0 WHERE version = '{version}'"),
+    }
+}
+
+fn forget(version: &str) -> String {
+    format!("DELETE FROM larder_migrations WHERE version = '{version}'")
 }

@@ -7,20 +7,34 @@
 //! | plain | `001_name.sql` or `001_name.up.sql`; `001_name.down.sql` | SQL alone |
 //! | plain, in folders | `001_name/up.sql`; `001_name/down.sql` | SQL alone |
 //!
-//! A file that looks as if another tool had markers of its own in it is refused: to run all of it would run the way
-//! down right after the way up.
+//! A way up in which something looks like a marker that was not understood (another tool's, or one with a slip in it) is
+//! refused: to run all of it would run the way down right after the way up.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::str;
+use std::sync::OnceLock;
 
 use super::error::MigrationError;
+use super::script::skip_blank;
 use super::{Migration, Script};
 
-type Result<T> = std::result::Result<T, MigrationError>;
+type Result<T, E = MigrationError> = std::result::Result<T, E>;
 
-/// Longest line, in words, that is looked at as if it were another tool's marker.
-const MARKER_WORDS: usize = 2;
+/// Words that tools put at the head of the way down.
+const DOWN: [&str; 4] = ["down", "downs", "undo", "rollback"];
+
+/// Words that they put before it.
+const TOOLS: [&str; 8] = [
+    "migrate",
+    "migration",
+    "goose",
+    "dbmate",
+    "micrate",
+    "rambler",
+    "sqlx",
+    "tern",
+];
 
 /// Makes migrations of files, in no order. Files that are not SQL are passed over.
 pub(super) fn files<'f>(files: impl Iterator<Item = (&'f Path, &'f [u8])>) -> Result<Vec<Migration>> {
@@ -51,8 +65,11 @@ pub(super) fn files<'f>(files: impl Iterator<Item = (&'f Path, &'f [u8])>) -> Re
 
 /// Whether the file is worth reading: it is SQL, or what Goose would run of it.
 pub(super) fn may_be_one(path: &Path) -> bool {
+    let hidden = path
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let extension = path.extension().unwrap_or_default();
-    extension.eq_ignore_ascii_case("sql") || extension.eq_ignore_ascii_case("go")
+    !hidden && (extension.eq_ignore_ascii_case("sql") || extension.eq_ignore_ascii_case("go"))
 }
 
 /// What the two files of one migration have in common: the digits and the rest of the name.
@@ -161,10 +178,7 @@ fn text(file: &str, contents: &[u8]) -> Result<String> {
             // Windows' editors begin UTF-8 with a mark that SQLite takes for a name.
             None => Ok(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned()),
         },
-        Err(error) => refuse(
-            Some(line_of(error.valid_up_to())),
-            "it is not UTF-8: save it in that encoding",
-        ),
+        Err(error) => refuse(Some(line_of(error.valid_up_to())), "it is not UTF-8: save it as UTF-8"),
     }
 }
 
@@ -174,7 +188,8 @@ fn migration(key: Key, parts: Parts) -> Result<Migration> {
         return Err(MigrationError::Format {
             file: down.file,
             line: None,
-            problem: "there is a way down, and no file of the same name with the way up".into(),
+            problem: "it is a way down, and there is no file of the same name with the way up: add that, or delete it"
+                .into(),
         });
     };
     let mut sections = sections(&up)?;
@@ -195,9 +210,9 @@ fn migration(key: Key, parts: Parts) -> Result<Migration> {
                 "a file of its own for the way down has no markers in it: take them out",
             ));
         }
-        sections.down = Some(Script::new(down.file, 1, down.text, true));
+        sections.down = Some(Script::new(down.file, 1, &down.text, true));
     }
-    Ok(Migration {
+    let migration = Migration {
         version: up.version,
         digits: key.digits,
         name: key.name.into(),
@@ -205,7 +220,10 @@ fn migration(key: Key, parts: Parts) -> Result<Migration> {
         up: sections.up,
         // What does nothing is not a way down: the record would say that the migration was undone.
         down: sections.down.filter(|down| !down.is_blank()),
-    })
+        checksum: OnceLock::new(),
+    };
+    migration.validate()?;
+    Ok(migration)
 }
 
 struct Sections {
@@ -216,13 +234,10 @@ struct Sections {
 /// Splits a file at its markers.
 fn sections(file: &File) -> Result<Sections> {
     match marker(&file.text) {
-        None => {
-            refuse_unknown_markers(file)?;
-            Ok(Sections {
-                up: Script::new(file.file.clone(), 1, file.text.clone(), true),
-                down: None,
-            })
-        }
+        None => Ok(Sections {
+            up: Script::new(file.file.clone(), 1, &file.text, true),
+            down: None,
+        }),
         Some(Tool::Dbmate) => dbmate(file),
         Some(Tool::Goose) => goose(file),
     }
@@ -240,7 +255,7 @@ fn marker(text: &str) -> Option<Tool> {
         let comment = line.strip_prefix("--")?.trim_start();
         if comment.starts_with("migrate:") {
             Some(Tool::Dbmate)
-        } else if comment.starts_with("+goose ") {
+        } else if comment.starts_with("+goose ") || comment.starts_with("+goose\t") {
             Some(Tool::Goose)
         } else {
             None
@@ -248,32 +263,49 @@ fn marker(text: &str) -> Option<Tool> {
     })
 }
 
-fn refuse_unknown_markers(file: &File) -> Result<()> {
-    for (index, line) in file.text.lines().enumerate() {
-        let Some(comment) = line.trim_start().strip_prefix("--") else {
-            continue;
-        };
-        let words: Vec<_> = comment
-            .split(|c: char| !c.is_alphanumeric())
-            .filter(|word| !word.is_empty())
-            .collect();
-        let last = words.last().map(|word| word.to_ascii_lowercase());
-        if words.len() <= MARKER_WORDS
-            && let Some("down" | "downs" | "undo" | "rollback") = last.as_deref()
-        {
-            return Err(MigrationError::Format {
-                file: file.file.clone(),
-                line: Some(index + 1),
-                problem: format!(
-                    "`{}` looks like the marker of a tool that larder does not know, and the way down would be run right \
-                     after the way up: write -- migrate:up and -- migrate:down (Dbmate), or put the way down in a file \
-                     NNN_name.down.sql; if it is only a comment, say more in it",
-                    line.trim()
-                ),
-            });
-        }
+/// Refuses a way up with a comment in it that may be meant to end it.
+pub(super) fn refuse_lost_markers(up: &Script) -> Result<()> {
+    let Some((line, comment)) = up.comments().find(|(_, comment)| may_be_marker(comment)) else {
+        return Ok(());
+    };
+    Err(MigrationError::Format {
+        file: up.file.to_string(),
+        line: Some(line),
+        problem: format!(
+            "the comment `{}` looks like a marker, and is none that larder knows here, so the way down would be run right \
+             after the way up: begin the line with -- migrate:down (Dbmate) or -- +goose Down (Goose), put the way down in a \
+             file NNN_name.down.sql, or, in a list, give it to Migration::down (Migrations::files reads text with markers); if it is only a comment, say more in it",
+            comment.trim()
+        ),
+    })
+}
+
+fn may_be_marker(comment: &str) -> bool {
+    let comment = comment
+        .trim_start_matches(['-', '*', '/', ' ', '\t'])
+        .to_ascii_lowercase();
+    if ["migrate:", "+goose"].iter().any(|marker| comment.starts_with(marker)) {
+        return ["down", "up"].iter().any(|way| comment.contains(way));
     }
-    Ok(())
+    let words: Vec<_> = comment
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect();
+    // sql-migrate's +migrate Down notransaction, Play's !Downs, MyBatis' @UNDO
+    let sign = comment.starts_with(['+', '!', '@', '=', '#', '[', '{', '<', '>']);
+    let option = comment.contains("transaction:") && words.iter().any(|word| DOWN.contains(word));
+    // tern
+    let below = words.windows(2).any(|pair| pair == ["drop", "below"]);
+    let begins = match words.as_slice() {
+        [] => false,
+        [first] => DOWN.contains(first),
+        [first, second, ..] if DOWN.contains(second) => sign || TOOLS.contains(first),
+        [first, second, ..] if DOWN.contains(first) => {
+            sign || comment[first.len()..].starts_with(':') || ["migration", "script", "sql"].contains(second)
+        }
+        _ => false,
+    };
+    option || below || begins
 }
 
 /// A part of a file that grows line by line.
@@ -297,18 +329,26 @@ impl Section {
     }
 
     fn script(self, file: &File) -> Script {
-        Script::new(file.file.clone(), self.line, self.sql, self.transaction)
+        Script::new(file.file.clone(), self.line, &self.sql, self.transaction)
     }
 }
 
-/// Whether a line before the first marker may be passed over.
-fn is_blank_or_comment(line: &str) -> bool {
-    let line = line.trim();
-    line.is_empty() || line.starts_with("--")
+/// What comes before the first marker may only be comments.
+fn refuse_sql_before(file: &File, preamble: &str, marker: &str) -> Result<()> {
+    let blank = skip_blank(preamble);
+    if blank == preamble.len() {
+        return Ok(());
+    }
+    Err(MigrationError::Format {
+        file: file.file.clone(),
+        line: Some(preamble[..blank].matches('\n').count() + 1),
+        problem: format!("there is SQL before {marker}: move it below"),
+    })
 }
 
 fn dbmate(file: &File) -> Result<Sections> {
     let (mut up, mut down): (Option<Section>, Option<Section>) = (None, None);
+    let mut preamble = String::new();
     for (number, line) in (1..).zip(file.text.split_inclusive('\n')) {
         let refuse = |problem: String| MigrationError::Format {
             file: file.file.clone(),
@@ -322,42 +362,28 @@ fn dbmate(file: &File) -> Result<Sections> {
             match (&mut up, &mut down) {
                 (_, Some(down)) => down.push(line),
                 (Some(up), None) => up.push(line),
-                (None, None) if is_blank_or_comment(line) => {}
-                (None, None) => return Err(refuse("there is SQL before -- migrate:up: move it below".into())),
+                (None, None) => preamble.push_str(line),
             }
             continue;
         };
         let mut words = directive.split_whitespace();
-        let which = words.next().unwrap_or_default();
-        let mut transaction = true;
-        for option in words {
-            transaction = match option {
-                "transaction:true" => true,
-                "transaction:false" => false,
-                other => {
-                    return Err(refuse(format!(
-                        "larder does not know the option {other}; it knows transaction:false"
-                    )));
-                }
-            };
-        }
-        match which {
-            "up" if up.is_none() => up = Some(Section::after(number, transaction)),
-            "up" => {
+        match (words.next().unwrap_or_default(), &up, &down) {
+            ("up", None, _) => up = Some(Section::after(number, transaction(words).map_err(refuse)?)),
+            ("up", Some(_), _) => {
                 return Err(refuse(
                     "there is a second -- migrate:up: make a migration of its own of it".into(),
                 ));
             }
-            "down" if up.is_none() => return Err(refuse("-- migrate:down comes before -- migrate:up".into())),
-            "down" if down.is_none() => down = Some(Section::after(number, transaction)),
-            "down" => return Err(refuse("there is a second -- migrate:down".into())),
-            other => {
-                return Err(refuse(format!(
-                    "-- migrate:{other} is neither -- migrate:up nor -- migrate:down"
-                )));
+            ("down", None, _) => return Err(refuse("-- migrate:down comes before -- migrate:up".into())),
+            ("down", _, None) => down = Some(Section::after(number, transaction(words).map_err(refuse)?)),
+            ("down", _, Some(_)) => return Err(refuse("there is a second -- migrate:down".into())),
+            _ => {
+                let line = line.trim();
+                return Err(refuse(format!("`{line}` is neither -- migrate:up nor -- migrate:down")));
             }
         }
     }
+    refuse_sql_before(file, &preamble, "-- migrate:up")?;
     let up = up.expect("the first marker is -- migrate:up, or was refused");
     Ok(Sections {
         up: up.script(file),
@@ -365,11 +391,29 @@ fn dbmate(file: &File) -> Result<Sections> {
     })
 }
 
+/// Whether Dbmate's options ask for a transaction.
+fn transaction<'o>(options: impl Iterator<Item = &'o str>) -> Result<bool, String> {
+    let mut transaction = true;
+    for option in options {
+        transaction = match option {
+            "transaction:true" => true,
+            "transaction:false" => false,
+            other => {
+                return Err(format!(
+                    "larder does not know the option {other}: it knows transaction:false"
+                ));
+            }
+        };
+    }
+    Ok(transaction)
+}
+
 /// SQLite knows by itself where a statement ends, so `StatementBegin` and `StatementEnd` are only checked.
 fn goose(file: &File) -> Result<Sections> {
     let (mut up, mut down): (Option<Section>, Option<Section>) = (None, None);
     let mut transaction = true;
     let mut begun = None;
+    let mut preamble = String::new();
     for (number, line) in (1..).zip(file.text.split_inclusive('\n')) {
         let refuse = |problem: String| MigrationError::Format {
             file: file.file.clone(),
@@ -378,13 +422,13 @@ fn goose(file: &File) -> Result<Sections> {
         };
         let annotation = line
             .strip_prefix("--")
-            .and_then(|comment| comment.trim().strip_prefix("+goose "))
+            .and_then(|comment| comment.trim().strip_prefix("+goose"))
+            .filter(|annotation| annotation.starts_with([' ', '\t']))
             .map(|annotation| annotation.trim().to_ascii_lowercase());
         match (annotation.as_deref(), &mut up, &mut down) {
             (None, _, Some(down)) => down.push(line),
             (None, Some(up), None) => up.push(line),
-            (None, None, None) if is_blank_or_comment(line) => {}
-            (None, None, None) => return Err(refuse("there is SQL before -- +goose Up: move it below".into())),
+            (None, None, None) => preamble.push_str(line),
             (Some("up"), None, _) => up = Some(Section::after(number, true)),
             (Some("up"), Some(_), _) => return Err(refuse("there is a second -- +goose Up".into())),
             (Some("down"), None, _) => return Err(refuse("-- +goose Down comes before -- +goose Up".into())),
@@ -438,6 +482,7 @@ fn goose(file: &File) -> Result<Sections> {
     let Some(mut up) = up else {
         return Err(refuse(None, "-- +goose Up is missing"));
     };
+    refuse_sql_before(file, &preamble, "-- +goose Up")?;
     up.transaction = transaction;
     Ok(Sections {
         up: up.script(file),

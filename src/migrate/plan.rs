@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::error::MigrationError;
-use super::record::Applied;
+use super::parse;
+use super::record::{Applied, Details};
 use super::script::Script;
 use super::{Direction, Migration, Migrations};
 
@@ -48,6 +49,29 @@ impl<'m> Step<'m> {
     }
 }
 
+impl Migration {
+    /// What can be said of it alone.
+    pub(super) fn validate(&self) -> Result<(), MigrationError> {
+        let problem = if self.version == 0 {
+            "versions begin at 1: 0 stands for an empty database".to_owned()
+        } else if self.version > i64::MAX as u64 {
+            format!("its version is too large: at most {}", i64::MAX)
+        } else if self.up.is_blank() {
+            // Filled in later, it would not be what was applied.
+            "there is no statement in its way up: write it, or SELECT 1 if it is to do nothing".to_owned()
+        } else if self.up.text().contains('\0') {
+            "there is a NUL in its SQL, which would end there: take it out".to_owned()
+        } else {
+            return parse::refuse_lost_markers(&self.up);
+        };
+        Err(MigrationError::Format {
+            file: self.file.clone(),
+            line: None,
+            problem,
+        })
+    }
+}
+
 impl Migrations {
     /// What can be said of the set alone.
     pub(crate) fn validate(&self) -> Result<(), MigrationError> {
@@ -69,20 +93,13 @@ impl Migrations {
                 return Err(MigrationError::Gap {
                     version: one.version + 1,
                     problem: format!(
-                        "after migration {} comes {}: put the file between them back, or number them one after another",
+                        "after migration {} comes {}: put what is between them back, or number them one after another",
                         one.file, next.file
                     ),
                 });
             }
         }
-        if let Some(migration) = self.list.iter().find(|migration| migration.version == 0) {
-            return Err(MigrationError::Format {
-                file: migration.file.clone(),
-                line: None,
-                problem: "versions begin at 1: 0 stands for an empty database".into(),
-            });
-        }
-        Ok(())
+        self.list.iter().try_for_each(Migration::validate)
     }
 
     /// The next step, or `None` if there is nothing to do.
@@ -101,17 +118,23 @@ impl Migrations {
                     .version
             }
         };
-        if let Some((version, _)) = applied.last_key_value()
-            && *version > highest
-        {
-            let migration = self.find(*version).ok_or_else(|| gone(*version))?;
-            return match migration.down {
-                Some(_) => Ok(Some(Step::Down(migration))),
-                None => Err(MigrationError::NoDown {
-                    file: migration.file.clone(),
-                    version: *version,
-                }),
-            };
+        // All the way is looked at before the first step of it.
+        let mut down = None;
+        for (version, applied) in applied.iter().filter(|(version, _)| **version > highest) {
+            match self.find(*version).filter(|migration| migration.down.is_some()) {
+                Some(migration) => down = Some(Step::Down(migration)),
+                None => {
+                    return Err(MigrationError::NoDown {
+                        file: self
+                            .find(*version)
+                            .map_or_else(|| applied.told(*version), |m| m.file.clone()),
+                        version: *version,
+                    });
+                }
+            }
+        }
+        if down.is_some() {
+            return Ok(down);
         }
         let mut pending = self.pending(applied).filter(|migration| migration.version <= highest);
         Ok(pending.next().map(Step::Up))
@@ -137,11 +160,14 @@ impl Migrations {
         }
         for (version, applied) in applied {
             match self.find(*version) {
-                None if !self.allow_gaps => return Err(gone(*version)),
+                None if !self.allow_gaps => return Err(gone(*version, applied)),
                 None => {}
                 Some(migration) => {
-                    if let Some(details) = &applied.details
-                        && details.checksum != migration.up.checksum()
+                    if let Some(Details {
+                        checksum: Some(checksum),
+                        ..
+                    }) = &applied.details
+                        && checksum != migration.checksum()
                     {
                         return Err(MigrationError::Changed {
                             file: migration.file.clone(),
@@ -171,9 +197,12 @@ impl Migrations {
     }
 }
 
-fn gone(version: u64) -> MigrationError {
+fn gone(version: u64, applied: &Applied) -> MigrationError {
     MigrationError::Gap {
         version,
-        problem: format!("migration {version} was applied, and is not in the set: put its file back"),
+        problem: format!(
+            "migration {} was applied, and is not in the set: put it back",
+            applied.told(version)
+        ),
     }
 }

@@ -19,18 +19,19 @@
 //! one. In between nothing protects it; whoever finds the mark, after a kill or in another process, does not run it again.
 
 use std::cell::Cell;
+use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
 
-use super::error::MigrationError;
+use super::error::{MigrationError, not_begun};
 use super::plan::{Step, Target};
-use super::record::{self, Adoption, Record};
+use super::record::{self, Adoption, Dangling, Record, References};
 use super::script::{Spot, Stop, StopError};
-use super::{MigrationStep, Migrations};
+use super::{Direction, MigrationStep, Migrations};
 use crate::backup;
-use crate::error::{Error, Result, primary_code};
+use crate::error::{Error, Outcome, Result, primary_code};
 use crate::event::event;
 use crate::fence::{Licence, TableChange};
 use crate::transaction::ENDED;
@@ -45,6 +46,8 @@ pub(crate) struct Errand {
     pub(crate) patience: Duration,
     /// Make a backup first, if there is a step to make.
     pub(crate) backup: bool,
+    /// Tables that steps before it made and that are not STRICT.
+    pub(crate) not_strict: Vec<String>,
 }
 
 /// What it has done.
@@ -61,7 +64,7 @@ pub(crate) enum Did {
 pub(crate) struct Made {
     pub(crate) step: MigrationStep,
     pub(crate) backup: Option<PathBuf>,
-    /// Tables that it made and that are not STRICT.
+    /// Tables that it or steps before it made and that are not STRICT.
     pub(crate) not_strict: Vec<String>,
 }
 
@@ -113,29 +116,24 @@ impl Attempt<'_> {
             self.writer.commit_own()?;
             return Ok(Did::Record);
         }
+        if let Some(unfinished) = record.unfinished(set) {
+            return Ok(Did::Unfinished(unfinished));
+        }
         let Some(step) = set.next(&record.applied, self.errand.target)? else {
             return Ok(Did::Nothing);
         };
-        let migration = step.migration();
-        if record.is_unfinished(migration) {
-            return Ok(Did::Unfinished(MigrationError::Unfinished {
-                file: migration.file.clone(),
-                version: migration.digits.clone(),
-            }));
-        }
         let backup = self.back_up(step)?;
         let began = Instant::now();
-        let not_strict = self.run(step)?;
-        let recorded = record
-            .applied
-            .get(&migration.version)
-            .map(|applied| applied.recorded.as_str());
-        self.own(|conn| match step {
-            Step::Up(_) => record::enter(conn, migration, began.elapsed()),
-            Step::Down(_) => record::remove(conn, recorded.unwrap_or(&migration.digits)),
-        })?;
-        self.writer.commit_own()?;
-        self.writer.forget_statements();
+        let made = self.run(step, &record).map_err(|error| self.name(step, error));
+        if let (Err(error), Some(backup)) = (&made, &backup)
+            && error.outcome() == Outcome::RolledBack
+            && !error.sqlite().is_some_and(is_of_the_disk)
+        {
+            // The database is as the backup has it. Whoever tries again and again would fill the disk with them.
+            let _ = fs::remove_file(backup);
+        }
+        let not_strict = made?;
+        let migration = step.migration();
         let step = MigrationStep {
             version: migration.version,
             name: migration.name.clone().into_owned(),
@@ -182,68 +180,138 @@ impl Attempt<'_> {
         })
     }
 
-    /// Made by a reader of its own, while this transaction keeps everybody from writing.
+    /// Made by a reader of its own, while this transaction keeps everybody from writing. A database with nothing in it
+    /// needs none.
     fn back_up(&self, first: Step<'_>) -> Result<Option<PathBuf>> {
         let Some(folder) = self.errand.set.backup.as_ref().filter(|_| self.errand.backup) else {
             return Ok(None);
         };
+        let look = "SELECT count(*), strftime('%Y%m%dT%H%M%fZ', 'now') FROM main.sqlite_schema";
+        let (objects, now): (i64, String) =
+            self.own(|conn| conn.query_row(look, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
+        if objects == 0 {
+            return Ok(None);
+        }
         let database = self.writer.path();
-        let mut name = database.file_name().unwrap_or_default().to_owned();
-        name.push(match first {
+        let mut stem = database.file_name().unwrap_or_default().to_owned();
+        stem.push(match first {
             Step::Up(migration) => format!(".before-{}", migration.digits),
             Step::Down(migration) => format!(".before-down-{}", migration.digits),
         });
-        let path = folder.join(name);
-        backup::make(database, self.writer.options(), &path).map_err(|failure| MigrationError::Backup {
-            path: path.clone(),
+        let made = backup::make(database, self.writer.options(), folder, &stem, &now);
+        let path = made.map_err(|failure| MigrationError::Backup {
+            path: folder.join(&stem),
             problem: failure.problem,
             source: failure.source,
         })?;
+        event!(info, "larder::migrate", database, { backup = %path.display() }, "backup made");
         Ok(Some(path))
     }
 
-    /// Runs the statements and what is checked after them. Gives the tables that are not STRICT.
-    fn run(&mut self, step: Step<'_>) -> Result<Vec<String>> {
-        let (migration, script) = (step.migration(), step.script());
+    /// Runs the statements and what is checked after them, enters the step in the record, and commits. Gives the tables
+    /// that it made and that are not STRICT.
+    fn run(&mut self, step: Step<'_>, record: &Record) -> Result<Vec<String>> {
+        let script = step.script();
         event!(
             debug,
             "larder::migrate",
             self.writer.path(),
-            { version = migration.version, migration = %script.file, direction = %step.direction() },
+            { version = step.migration().version, migration = %script.file, direction = %step.direction() },
             "migration begins"
         );
-        let licence = if script.transaction {
-            Licence::Migration
-        } else {
-            self.own(|conn| record::begin(conn, migration))?;
-            self.writer.commit_own()?;
-            Licence::NoTransaction
-        };
+        let references = self.own(References::read)?;
+        let began = Instant::now();
         let mut tables = Tables {
             not_strict: self.own(record::tables_not_strict)?,
-            made: Vec::new(),
+            made: self.errand.not_strict.clone(),
         };
+        let end = if script.transaction {
+            self.run_script(step, Licence::Migration, &mut tables)?
+        } else {
+            self.run_without_transaction(step, record, &mut tables)?
+        };
+        self.check_foreign_keys(step, &end, &references)?;
+        let entered = self.enter(step, record, began.elapsed());
+        entered
+            .and_then(|()| self.writer.commit_own())
+            .map_err(|error| match error {
+                Error::CommitUnknown { .. } => error,
+                error => self.failed(step, end, error),
+            })?;
+        self.writer.forget_statements();
+        Ok(tables.made)
+    }
+
+    fn run_script(&self, step: Step<'_>, licence: Licence, tables: &mut Tables) -> Result<Spot> {
         let (conn, fence) = (self.writer.conn(), self.writer.fence());
         fence.take_table_change();
-        let end = fence.licensed(licence, || {
-            let ran = script.run(conn, |spot| {
-                if !script.transaction {
-                    self.kept.set(spot.number);
-                } else if conn.is_autocommit() {
+        let mut committed = Some(conn.total_changes());
+        let ran = step.script().run(conn, fence, licence, |spot| {
+            let was_open = committed.is_none();
+            committed = conn.is_autocommit().then(|| conn.total_changes());
+            if committed.is_some() {
+                if licence == Licence::Migration {
                     return Err(ended());
                 }
-                self.look_at_tables(step, spot, &mut tables)
-            });
-            ran.map_err(|stop| self.explain(step, *stop))
-        })?;
-        if !script.transaction {
-            if !conn.is_autocommit() {
-                return Err(self.failed(step, end, open_transaction()));
+                // Of a transaction of the migration's own nothing stays before its COMMIT.
+                if was_open || !spot.only_reads {
+                    self.kept.set(spot.number);
+                }
             }
-            begin(self.writer, self.errand.patience)?;
+            self.look_at_tables(step, spot, tables)
+        });
+        ran.map_err(|stop| {
+            // INSERT OR FAIL keeps the rows before the one that failed.
+            if licence == Licence::NoTransaction && committed.is_some_and(|changes| conn.total_changes() > changes) {
+                self.kept.set(stop.spot.number);
+            }
+            fence.licensed(licence, || self.explain(step, *stop))
+        })
+    }
+
+    /// Marks the migration as begun, runs it, and begins the transaction in which it is entered as made.
+    fn run_without_transaction(&mut self, step: Step<'_>, record: &Record, tables: &mut Tables) -> Result<Spot> {
+        let start = step.script().start();
+        // What points nowhere already would be found when nothing can be undone any more.
+        let references = self.own(References::read)?;
+        self.check_foreign_keys(step, &start, &references)?;
+        let (version, direction) = (record.version_of(step.migration()), step.direction());
+        self.own(|conn| record::mark(conn, version, step.migration(), direction))?;
+        self.writer.commit_own()?;
+        let ran = match self.run_script(step, Licence::NoTransaction, tables) {
+            Ok(end) if !self.writer.conn().is_autocommit() => Err(self.failed(step, end, open_transaction())),
+            other => other,
+        };
+        self.writer.roll_back_own();
+        match ran {
+            Ok(end) => {
+                begin(self.writer, self.errand.patience).map_err(|error| self.failed(step, end.clone(), error))?;
+                Ok(end)
+            }
+            Err(error) if self.kept.get() > 0 || error.sqlite().is_some_and(is_of_the_disk) => Err(error),
+            Err(error) => Err(match self.unmark(version, direction) {
+                Ok(()) => error,
+                Err(other) => and_marked(error, &other, &not_begun(version, direction)),
+            }),
         }
-        self.check_foreign_keys(step, end)?;
-        Ok(tables.made)
+    }
+
+    fn unmark(&mut self, version: &str, direction: Direction) -> Result<()> {
+        begin(self.writer, self.errand.patience)?;
+        self.own(|conn| record::unmark(conn, version, direction))?;
+        self.writer.commit_own()
+    }
+
+    /// Enters the step in the record, if that is still as it was.
+    fn enter(&self, step: Step<'_>, record: &Record, took: Duration) -> Result<()> {
+        if !self.own(Record::read)?.agrees_with(record) {
+            return Err(changed_the_record());
+        }
+        let migration = step.migration();
+        self.own(|conn| match step {
+            Step::Up(_) => record::enter(conn, migration, took),
+            Step::Down(_) => record::remove(conn, record.version_of(migration)),
+        })
     }
 
     fn look_at_tables(&self, step: Step<'_>, spot: &Spot, tables: &mut Tables) -> Result<()> {
@@ -266,28 +334,38 @@ impl Attempt<'_> {
         }
     }
 
-    fn check_foreign_keys(&mut self, step: Step<'_>, spot: Spot) -> Result<()> {
+    /// Looks for rows that point nowhere, and for tables that refer to a table which is gone.
+    fn check_foreign_keys(&mut self, step: Step<'_>, spot: &Spot, before: &References) -> Result<()> {
         if !self.writer.options().foreign_keys {
             return Ok(());
         }
-        let (violations, total) = match self.own(record::foreign_keys) {
-            Ok(found) => found,
-            Err(error) => return Err(self.failed(step, spot, error)),
-        };
-        if total == 0 {
+        let references = self.own(References::read)?;
+        let look = |conn: &Connection| Dangling::read(conn, &references, before);
+        let now = self.own(look).map_err(|error| self.failed(step, spot.clone(), error))?;
+        let lost = references.turned_since(before);
+        if now.total == 0 && lost.is_empty() {
             return Ok(());
         }
         self.writer.roll_back_own();
-        let before = self.own(record::foreign_keys).unwrap_or_default();
+        let look = |conn: &Connection| Dangling::read(conn, before, before);
+        let already = self.kept.get() == 0 && lost.is_empty() && self.own(look).is_ok_and(|before| before == now);
         Err(MigrationError::ForeignKeys {
             file: step.script().file.to_string(),
             version: step.migration().version,
-            already: self.kept.get() == 0 && before == (violations.clone(), total),
-            violations,
-            total,
+            total: now.total + lost.len() as u64,
+            violations: lost.into_iter().chain(now.first).collect(),
+            already,
             kept: self.kept.get(),
         }
         .into())
+    }
+
+    /// An error of larder's own work for a step says which step.
+    fn name(&self, step: Step<'_>, error: Error) -> Error {
+        match error {
+            Error::Migration(_) | Error::CommitUnknown { .. } => error,
+            error => self.failed(step, step.script().start(), error),
+        }
     }
 
     fn explain(&self, step: Step<'_>, stop: Stop) -> Error {
@@ -329,7 +407,7 @@ impl Attempt<'_> {
 /// The tables that are not STRICT.
 struct Tables {
     not_strict: Vec<String>,
-    /// Those of them that this migration has made.
+    /// Those of them that this migration has made, or those before it.
     made: Vec<String>,
 }
 
@@ -363,6 +441,39 @@ fn open_transaction() -> Error {
         statement: "BEGIN without COMMIT".into(),
         instead: "the migration leaves a transaction open at its end, which was rolled back: COMMIT it there",
     }
+}
+
+/// A migration that has done nothing could not be told from one that has done something.
+fn and_marked(mut error: Error, because: &Error, way_out: &str) -> Error {
+    if let Error::Migration(error) = &mut error
+        && let MigrationError::Failed { reason, .. } = &mut **error
+    {
+        *reason += &format!("; its mark as unfinished could not be taken away ({because}): run {way_out}");
+    }
+    error
+}
+
+fn changed_the_record() -> Error {
+    Error::Refused {
+        statement: "a change of schema_migrations".into(),
+        instead: "it is larder's record of what was applied: take out of the migration what writes to it",
+    }
+}
+
+/// Whether SQLite's error is of the disk, the memory or the file: then nobody can say what became of a statement outside a
+/// transaction, and a backup may be needed.
+fn is_of_the_disk(error: &rusqlite::Error) -> bool {
+    matches!(
+        primary_code(error),
+        Some(
+            ffi::SQLITE_IOERR
+                | ffi::SQLITE_NOMEM
+                | ffi::SQLITE_CANTOPEN
+                | ffi::SQLITE_PROTOCOL
+                | ffi::SQLITE_CORRUPT
+                | ffi::SQLITE_NOTADB
+        )
+    )
 }
 
 /// What is wrong, without the SQL text, which rusqlite repeats in full.

@@ -7,6 +7,7 @@ use rusqlite::{Batch, Connection, ffi};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::fence::{Fence, Licence};
 
 /// How much of a statement's text stands in an error, in characters.
 const EXCERPT: usize = 80;
@@ -16,7 +17,10 @@ pub(crate) struct Script {
     pub(crate) file: Cow<'static, str>,
     /// The line of the file at which the SQL begins, counted from 1.
     line: usize,
-    sql: Cow<'static, str>,
+    /// Ends with a NUL, without which SQLite would copy all the rest of the text for each statement: "there is a small
+    /// performance advantage to passing an nByte parameter that is the number of bytes in the input string including the
+    /// nul-terminator", <https://sqlite.org/c3ref/prepare.html>.
+    sql: String,
     /// Whether it is run in a transaction.
     pub(crate) transaction: bool,
 }
@@ -28,6 +32,8 @@ pub(crate) struct Spot {
     /// Which statement, counted from 1.
     pub(crate) number: usize,
     pub(crate) statement: String,
+    /// As SQLite sees it, so BEGIN and COMMIT only read, too.
+    pub(crate) only_reads: bool,
 }
 
 /// A statement that did not go well.
@@ -44,30 +50,39 @@ pub(crate) enum StopError {
 }
 
 impl Script {
-    pub(crate) fn new(
-        file: impl Into<Cow<'static, str>>,
-        line: usize,
-        sql: impl Into<Cow<'static, str>>,
-        transaction: bool,
-    ) -> Self {
+    pub(crate) fn new(file: impl Into<Cow<'static, str>>, line: usize, sql: &str, transaction: bool) -> Self {
         Self {
             file: file.into(),
             line,
-            sql: sql.into(),
+            sql: format!("{sql}\0"),
             transaction,
         }
     }
 
+    /// Its text.
+    pub(crate) fn text(&self) -> &str {
+        &self.sql[..self.sql.len() - 1]
+    }
+
+    /// The lines of its comments, without their signs, numbered as in the file.
+    pub(crate) fn comments(&self) -> impl Iterator<Item = (usize, &str)> {
+        let text = self.text();
+        comments(text).flat_map(move |(at, comment)| {
+            let first = self.line + newlines(&text[..at]);
+            (first..).zip(comment.lines())
+        })
+    }
+
     /// Whether there is no statement in it.
     pub(crate) fn is_blank(&self) -> bool {
-        skip_blank(&self.sql) == self.sql.len()
+        skip_blank(self.text()) == self.text().len()
     }
 
     /// SHA-256 of the SQL, in hexadecimal. How lines end, and white space at the very end, makes no difference: tools
     /// and checkouts change it.
     pub(crate) fn checksum(&self) -> String {
         let mut hasher = Sha256::new();
-        for line in self.sql.trim_end().lines() {
+        for line in self.text().trim_end().lines() {
             hasher.update(line);
             hasher.update("\n");
         }
@@ -75,76 +90,151 @@ impl Script {
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// The spot before the first statement.
+    pub(crate) fn start(&self) -> Spot {
+        Spot {
+            line: self.line + newlines(&self.text()[..skip_blank(self.text())]),
+            number: 1,
+            statement: "its start".into(),
+            only_reads: true,
+        }
+    }
+
     /// Runs every statement to its end, and calls `after` after each. Gives the spot after the last.
     pub(crate) fn run(
         &self,
         conn: &Connection,
+        fence: &Fence,
+        licence: Licence,
         mut after: impl FnMut(&Spot) -> Result<(), Error>,
     ) -> Result<Spot, Box<Stop>> {
-        let mut at = 0;
-        let mut number = 0;
-        loop {
-            number += 1;
-            at += skip_blank(&self.sql[at..]);
+        let text = self.text();
+        let mut at = skip_blank(text);
+        let mut spot = self.start();
+        while at < text.len() {
             let rest = &self.sql[at..];
-            if rest.is_empty() {
-                return Ok(Spot {
-                    line: self.line_at(self.sql.trim_end().len()),
-                    number,
-                    statement: "its end".to_owned(),
-                });
+            let length = fence.licensed(licence_of(rest, licence), || run_first(conn, rest, &mut spot))?;
+            if let Err(error) = after(&spot) {
+                return Err(spot.stop(StopError::Other(error)));
             }
-            let mut spot = Spot {
-                line: self.line_at(at),
-                number,
-                statement: excerpt(rest),
-            };
-            let ran = run_first(conn, rest);
-            let failed = match ran {
-                Ok(length) => {
-                    let ended = after(&spot).map_err(StopError::Other);
-                    at += length;
-                    ended
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = failed {
-                if let StopError::Sqlite(rusqlite::Error::SqlInputError { offset, .. }) = &error
-                    && let Ok(offset) = usize::try_from(*offset)
-                {
-                    spot.line = self.line_at(at + offset.min(rest.len()));
-                }
-                return Err(Box::new(Stop { spot, error }));
-            }
+            let next = at + length + skip_blank(&text[at + length..]);
+            spot.line += newlines(&text[at..next]);
+            spot.number += 1;
+            at = next;
         }
-    }
-
-    fn line_at(&self, at: usize) -> usize {
-        self.line + self.sql.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count()
+        spot.statement = "its end".into();
+        Ok(spot)
     }
 }
 
-/// Runs the statement that the text begins with, and says how long it is.
-fn run_first(conn: &Connection, sql: &str) -> Result<usize, StopError> {
-    let Some(mut statement) = Batch::new(conn, sql).next().map_err(StopError::Sqlite)? else {
-        return Ok(sql.len());
+/// VACUUM attaches a database of no name, which nothing else may.
+fn licence_of(sql: &str, licence: Licence) -> Licence {
+    let is_vacuum = sql.get(..6).is_some_and(|word| word.eq_ignore_ascii_case("VACUUM"));
+    match licence {
+        Licence::NoTransaction if is_vacuum => Licence::Vacuum,
+        other => other,
+    }
+}
+
+impl Spot {
+    fn stop(&self, error: StopError) -> Box<Stop> {
+        let spot = self.clone();
+        Box::new(Stop { spot, error })
+    }
+}
+
+/// Runs the statement that the text, which ends with a NUL, begins with, and says how long it is.
+fn run_first(conn: &Connection, sql: &str, spot: &mut Spot) -> Result<usize, Box<Stop>> {
+    spot.statement = excerpt(sql.lines().next().unwrap_or_default());
+    let prepared = Batch::new(conn, sql).next();
+    if let Err(rusqlite::Error::SqlInputError { offset, .. }) = &prepared
+        && let Ok(offset) = usize::try_from(*offset)
+        && let Some(before) = sql.get(..offset)
+    {
+        spot.line += newlines(before);
+    }
+    let prepared = prepared.map_err(|error| spot.stop(StopError::Sqlite(without_nul(error))))?;
+    let Some(mut statement) = prepared else {
+        return Ok(sql.len() - 1);
     };
-    if statement.parameter_count() > 0 {
-        return Err(StopError::Parameter);
-    }
     // Without parameters there is nothing to expand: this is the text that SQLite took for the statement.
-    let length = statement.expanded_sql().map_or(0, |text| text.len());
-    if length == 0 {
-        let no_memory = ffi::Error::new(ffi::SQLITE_NOMEM);
-        return Err(StopError::Sqlite(rusqlite::Error::SqliteFailure(no_memory, None)));
+    if statement.parameter_count() > 0 {
+        return Err(spot.stop(StopError::Parameter));
     }
-    let mut rows = statement.query([]).map_err(StopError::Sqlite)?;
-    while rows.next().map_err(StopError::Sqlite)?.is_some() {}
-    Ok(length)
+    let Some(text) = statement.expanded_sql() else {
+        let no_memory = ffi::Error::new(ffi::SQLITE_NOMEM);
+        return Err(spot.stop(StopError::Sqlite(rusqlite::Error::SqliteFailure(no_memory, None))));
+    };
+    spot.statement = excerpt(&text);
+    spot.only_reads = statement.readonly();
+    let ran = (|| {
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(())
+    })();
+    ran.map_err(|error| spot.stop(StopError::Sqlite(error)))?;
+    Ok(text.len())
+}
+
+/// The error as if the text had not ended with a NUL.
+fn without_nul(error: rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqlInputError {
+            error,
+            msg,
+            mut sql,
+            offset,
+        } => {
+            sql.truncate(sql.trim_end_matches('\0').len());
+            rusqlite::Error::SqlInputError {
+                error,
+                msg,
+                sql,
+                offset,
+            }
+        }
+        other => other,
+    }
+}
+
+fn newlines(text: &str) -> usize {
+    text.bytes().filter(|byte| *byte == b'\n').count()
+}
+
+/// The comments in some SQL, and where each begins. What is in quotes is none.
+fn comments(sql: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while let Some(skipped) = sql[at..].find(['-', '/', '\'', '"', '`', '[']) {
+            let from = at + skipped;
+            let rest = &sql[from..];
+            let quoted = |end: char| rest[1..].find(end).map_or(rest.len(), |length| length + 2);
+            let (length, comment) = if rest.starts_with("--") {
+                let length = rest.find('\n').unwrap_or(rest.len());
+                (length, Some(&rest[2..length]))
+            } else if let Some(inside) = rest.strip_prefix("/*") {
+                let length = inside.find("*/").unwrap_or(inside.len());
+                ((length + 4).min(rest.len()), Some(&inside[..length]))
+            } else {
+                let length = match rest.as_bytes()[0] {
+                    // A quote that is doubled ends one string and begins another, which comes to the same.
+                    quote @ (b'\'' | b'"' | b'`') => quoted(quote.into()),
+                    b'[' => quoted(']'),
+                    _ => 1,
+                };
+                (length, None)
+            };
+            at = from + length;
+            if let Some(comment) = comment {
+                return Some((from, comment));
+            }
+        }
+        None
+    })
 }
 
 /// How many bytes come before the next statement: white space, comments and empty statements.
-fn skip_blank(sql: &str) -> usize {
+pub(super) fn skip_blank(sql: &str) -> usize {
     let mut at = 0;
     loop {
         let rest = &sql[at..];
@@ -162,12 +252,19 @@ fn skip_blank(sql: &str) -> usize {
     }
 }
 
-/// The first line of the statement, or as much of it as is told.
+/// The statement on one line, or as much of it as is told.
 fn excerpt(sql: &str) -> String {
-    let line = sql.lines().next().unwrap_or_default().trim_end();
-    match line.char_indices().nth(EXCERPT) {
-        Some((end, _)) => format!("{} ..", &line[..end]),
-        None => line.to_owned(),
+    let mut words = sql
+        .trim_end_matches(['\0', ';', ' ', '\t', '\r', '\n'])
+        .split_whitespace();
+    let mut told = words.next().unwrap_or_default().to_owned();
+    for word in words.take(EXCERPT) {
+        told.push(' ');
+        told.push_str(word);
+    }
+    match told.char_indices().nth(EXCERPT) {
+        Some((end, _)) => format!("{} ..", &told[..end]),
+        None => told,
     }
 }
 
@@ -189,5 +286,15 @@ mod tests {
         }
         assert_eq!(skip_blank("-- a\n /* b */;SELECT 1 -- c"), 14);
         assert_eq!(skip_blank("- 1"), 0);
+    }
+
+    #[test]
+    fn comments_are_found_outside_of_quotes_only() {
+        let found = |sql| comments(sql).map(|(_, comment)| comment).collect::<Vec<_>>();
+        assert_eq!(found("-- one\nSELECT 1 - 2 -- two"), [" one", " two"]);
+        assert_eq!(found("/* a\nb */ SELECT 4 / 2 /* open"), [" a\nb ", " open"]);
+        assert_eq!(found("'it''s -- no' \"-- no\" `/* no */` [-- no] /**/ '-- open"), [""]);
+        assert_eq!(found("--"), [""]);
+        assert!(found("ü - é / 'ß").is_empty());
     }
 }

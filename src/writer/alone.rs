@@ -41,6 +41,8 @@ impl Writer {
     /// its foreign keys it would take in what it should refuse.
     fn restore(&mut self) {
         self.roll_back();
+        // It may have committed by itself.
+        self.checkpointer.committed();
         self.tidy();
         let restored = if self.fence.may_make_temporary() {
             self.drop_temporary()

@@ -42,7 +42,10 @@ impl Writer {
         let reason = match (readers.close(deadline), shared.poison.get()) {
             (_, Some(_)) => Some("the store is poisoned, so the log is left as it is for recovery".to_owned()),
             (Err(reader), None) => Some(reader),
-            (Ok(()), None) => truncate(&conn, &fence, &mut checkpointer, &options, deadline).err(),
+            (Ok(()), None) => {
+                let wrote = shared.counters.largest_wal_bytes.get() > 0;
+                truncate(&conn, &fence, &mut checkpointer, &options, deadline, wrote).err()
+            }
         };
         // The close of the last connection makes a checkpoint of its own, and a sync that failed is not tried again.
         if reason.is_some() {
@@ -87,12 +90,14 @@ fn truncate(
     checkpointer: &mut Checkpointer,
     options: &Options,
     deadline: Instant,
+    wrote: bool,
 ) -> std::result::Result<(), String> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Err("the time to close was over".into());
     }
-    if let Err(error) = fence.own(|| conn.execute_batch("PRAGMA optimize")) {
+    // It may write, and a store that wrote nothing (its migrations may not have fitted) changes nothing.
+    if wrote && let Err(error) = fence.own(|| conn.execute_batch("PRAGMA optimize")) {
         event!(
             debug,
             "larder::close",
