@@ -1,13 +1,13 @@
 //! Migrations: a set of them, what a database has had of it, and the way from one to the other.
 //!
 //! ```text
-//! Migrations        the set, from a list, files or a folder          parse.rs
+//! Migrations        the set, from a list, files or a folder          parse.rs, markers.rs
 //!   | plan          what is next, and what must not be               plan.rs
 //!   v
-//! one job a step    on the writer, alone, under SQLite's write lock  run.rs, script.rs
+//! one job a step    on the writer, alone, under SQLite's write lock  run.rs, script.rs, checks.rs
 //!   |
 //!   v
-//! the record        schema_migrations, larder_migrations             record.rs
+//! the record        schema_migrations, larder_migrations             record.rs, adopt.rs
 //! ```
 //!
 //! Each step is a transaction of its own, which reads the record, makes one migration and enters it. So a step is made
@@ -18,8 +18,11 @@
 //! The thread that asks drives: it sends the writer one job after another ([`to`]), and other writes get their turn
 //! between them.
 
+mod adopt;
+mod checks;
 mod dry_run;
 mod error;
+mod markers;
 mod parse;
 mod plan;
 mod record;
@@ -36,10 +39,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use self::adopt::Adoption;
 pub use self::dry_run::DryRun;
 pub use self::error::MigrationError;
 use self::plan::Target;
-use self::record::{Adoption, Record};
+use self::record::Record;
 use self::run::{Did, Errand};
 use self::script::Script;
 use crate::error::{Error, Result};

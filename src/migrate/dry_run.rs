@@ -5,7 +5,8 @@ use std::path::Path;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::record::{DETAILS, GOOSE, TABLE};
+use super::adopt::GOOSE;
+use super::record::{DETAILS, TABLE};
 use crate::backup;
 use crate::error::{Error, Result};
 

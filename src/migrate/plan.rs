@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::MigrationError;
-use super::parse;
+use super::markers;
 use super::record::{Applied, Details};
 use super::script::Script;
 use super::{Direction, Migration, Migrations};
@@ -62,7 +62,7 @@ impl Migration {
         } else if self.up.text().contains('\0') {
             "there is a NUL in its SQL, which would end there: take it out".to_owned()
         } else {
-            return parse::refuse_lost_markers(&self.up);
+            return markers::refuse_lost_markers(&self.up);
         };
         Err(MigrationError::Format {
             file: self.file.clone(),

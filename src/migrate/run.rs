@@ -25,9 +25,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
 
+use super::adopt::Adoption;
+use super::checks::{Dangling, References, tables_not_strict};
 use super::error::{MigrationError, not_begun};
 use super::plan::{Step, Target};
-use super::record::{self, Adoption, Dangling, Record, References};
+use super::record::{self, Record};
 use super::script::{Spot, Stop, StopError};
 use super::{Direction, MigrationStep, Migrations};
 use crate::backup;
@@ -222,7 +224,7 @@ impl Attempt<'_> {
         let references = self.own(References::read)?;
         let began = Instant::now();
         let mut tables = Tables {
-            not_strict: self.own(record::tables_not_strict)?,
+            not_strict: self.own(tables_not_strict)?,
             made: self.errand.not_strict.clone(),
         };
         let end = if script.transaction {
@@ -319,7 +321,7 @@ impl Attempt<'_> {
         if change == TableChange::None {
             return Ok(());
         }
-        let now = self.own(record::tables_not_strict)?;
+        let now = self.own(tables_not_strict)?;
         tables.are_now(now, change == TableChange::Made);
         match tables.made.first() {
             Some(table) if self.writer.options().require_strict => Err(MigrationError::NotStrict {

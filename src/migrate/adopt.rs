@@ -1,0 +1,149 @@
+//! The records of other tools, which are taken over once: as long as there is none of larder's or Dbmate's.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+
+use super::error::MigrationError;
+use super::record::{Applied, Details, Record, columns, create, note};
+use super::{Adopt, Migrations};
+use crate::error::Result;
+
+pub(crate) const GOOSE: &str = "goose_db_version";
+
+/// What another tool says was applied, if it is to be taken over and has not been yet.
+#[derive(Debug, Default)]
+pub(crate) struct Adoption {
+    /// Version, and when it was applied if that is known.
+    pub(crate) versions: BTreeMap<u64, Option<String>>,
+}
+
+impl Adoption {
+    /// `None` if there is nothing to adopt.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrationError::NotAdopted`] if another tool has migrated the database and nobody has said what to do.
+    pub(crate) fn find(conn: &Connection, set: &Migrations, record: &Record) -> Result<Option<Self>> {
+        if record.begun {
+            return Ok(None);
+        }
+        let goose = goose(conn)?;
+        let user_version: i64 = conn.query_row("PRAGMA main.user_version", [], |row| row.get(0))?;
+        let versions = match set.adopt {
+            Some(Adopt::Goose) => goose,
+            Some(Adopt::UserVersion) => up_to(set, user_version)?,
+            Some(Adopt::Nothing) => return Ok(None),
+            None if !goose.is_empty() => {
+                let problem = "Goose has migrated this database, by its table goose_db_version: call \
+                               Migrations::adopt(Adopt::Goose) to go on from there, or Adopt::Nothing if that is over"
+                    .to_owned();
+                return Err(MigrationError::NotAdopted { problem }.into());
+            }
+            None if user_version > 0 => {
+                let problem = format!(
+                    "this database has user_version {user_version} and no record of migrations: call \
+                     Migrations::adopt(Adopt::UserVersion) if that is how its migrations were counted, or \
+                     Adopt::Nothing if it is not"
+                );
+                return Err(MigrationError::NotAdopted { problem }.into());
+            }
+            None => return Ok(None),
+        };
+        Ok((!versions.is_empty()).then_some(Self { versions }))
+    }
+
+    /// Enters it in the record.
+    pub(crate) fn enter(&self, conn: &Connection, set: &Migrations) -> Result<()> {
+        create(conn)?;
+        for (version, applied_at) in &self.versions {
+            // As Dbmate would write it, if there is a file.
+            let migration = set.find(*version);
+            let recorded = migration.map_or_else(|| version.to_string(), |migration| migration.digits.clone());
+            conn.execute("INSERT INTO main.schema_migrations(version) VALUES (?1)", [&recorded])?;
+            if let Some(migration) = migration {
+                note(conn, &recorded, migration, applied_at.as_deref())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The record as it will be.
+    pub(crate) fn as_applied(&self) -> BTreeMap<u64, Applied> {
+        let entry = |(version, applied_at): (&u64, &Option<String>)| {
+            let details = Details {
+                name: String::new(),
+                checksum: None,
+                applied_at: applied_at.clone(),
+                duration: None,
+            };
+            let recorded = version.to_string();
+            let applied = Applied {
+                recorded,
+                details: Some(details),
+            };
+            (*version, applied)
+        };
+        self.versions.iter().map(entry).collect()
+    }
+}
+
+/// Goose adds a row for each step, up or down, and takes the last one of a version for what holds; newer ones delete
+/// the row instead. The version 0 stands for the table itself.
+fn goose(conn: &Connection) -> rusqlite::Result<BTreeMap<u64, Option<String>>> {
+    let mut versions = BTreeMap::new();
+    let Some(columns) = columns(conn, GOOSE)? else {
+        return Ok(versions);
+    };
+    let has = |column: &str| columns.iter().any(|name| name == column);
+    if !(has("version_id") && has("is_applied")) {
+        return Ok(versions);
+    }
+    let time = if has("tstamp") {
+        "strftime('%Y-%m-%dT%H:%M:%fZ', tstamp)"
+    } else {
+        "NULL"
+    };
+    let sql = format!("SELECT version_id, is_applied, {time} FROM main.goose_db_version ORDER BY rowid");
+    let mut statement = conn.prepare(&sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let version = row.get::<_, i64>(0)?;
+        match row.get(1)? {
+            true if version > 0 => versions.insert(version as u64, row.get(2)?),
+            _ => versions.remove(&(version as u64)),
+        };
+    }
+    Ok(versions)
+}
+
+/// Every version of the set up to this one, which must be one of them.
+fn up_to(set: &Migrations, user_version: i64) -> Result<BTreeMap<u64, Option<String>>> {
+    let last = match u64::try_from(user_version) {
+        Ok(0) => return Ok(BTreeMap::new()),
+        Ok(last) => last,
+        Err(_) => {
+            let problem = format!(
+                "this database has user_version {user_version}, which counts no migrations: call \
+                 Migrations::adopt(Adopt::Nothing) if none was made"
+            );
+            return Err(MigrationError::NotAdopted { problem }.into());
+        }
+    };
+    let newest = set.list.last().map_or(0, |migration| migration.version);
+    if last > newest {
+        return Err(MigrationError::Newer { version: last, newest }.into());
+    }
+    if set.find(last).is_none() {
+        let problem = format!(
+            "this database has user_version {last}, and no migration has that version: number them as user_version \
+             counts, from 1"
+        );
+        return Err(MigrationError::NotAdopted { problem }.into());
+    }
+    let versions = set.list.iter().map(|migration| migration.version);
+    Ok(versions
+        .filter(|version| *version <= last)
+        .map(|version| (version, None))
+        .collect())
+}
