@@ -26,8 +26,8 @@ pub enum Outcome {
     /// COMMIT failed in a way that SQLite itself cannot tell: the write is invisible now, and may
     /// reappear when the file is next recovered. Look at the data before you write it again.
     Unknown,
-    /// A migration that asked to be run outside a transaction failed, and what its first statements did stays. No
-    /// other write can come to this.
+    /// A migration that asked to be run outside a transaction failed, and what its first statements did stays; or two calls
+    /// of `migrate_to` went opposite ways at once. No other write can come to this.
     Partial,
 }
 

@@ -291,7 +291,8 @@ impl Migrations {
     ///
     /// The backup of `app.db` before version 7 is `app.db.before-7.TIME`, and `app.db.before-down-7.TIME` before 7 is
     /// undone. It is removed again if that first migration fails by a mistake of its own, since the database is then as
-    /// it was. Of a version the first backup is kept and the two newest. Nobody can write while it is made.
+    /// it was. Of a version the first backup is kept and the two newest. Nobody can write while it is made. Where several
+    /// processes migrate at once, each that makes a step makes a backup before its first.
     pub fn backup_to(mut self, folder: impl Into<PathBuf>) -> Self {
         self.backup = Some(folder.into());
         self

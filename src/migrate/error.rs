@@ -247,6 +247,8 @@ impl MigrationError {
                 0 => Outcome::RolledBack,
                 _ => Outcome::Partial,
             },
+            // What it made was made.
+            Self::Crossed { .. } => Outcome::Partial,
             _ => Outcome::NotStarted,
         }
     }

@@ -280,6 +280,8 @@ impl Attempt<'_> {
         let (version, direction) = (record.version_of(step.migration()), step.direction());
         self.own(|conn| record::mark(conn, version, step.migration(), direction))?;
         self.writer.commit_own()?;
+        // Each of its statements may have to wait for another process, and what came before it stays.
+        self.writer.conn().busy_timeout(self.errand.patience)?;
         let ran = match self.run_script(step, Licence::NoTransaction, tables) {
             Ok(end) if !self.writer.conn().is_autocommit() => Err(self.failed(step, end, open_transaction())),
             other => other,
