@@ -5,71 +5,83 @@
 //! the highest beside it. `LARDER_BENCH_SECS` is the time for each pair (default 6), `LARDER_BENCH_DIR` the folder.
 
 mod data;
+mod measure;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use data::{INSERT, Ids, SELECT};
+use data::{Data, INSERT, Random, SELECT};
 use larder::rusqlite::Connection;
-use larder::{Durability, Store};
+use larder::{Access, Durability, Options, Store};
+use measure::{compare, repeat, submitted, threads};
 
 const ROUNDS: u32 = 11;
 
 fn main() {
     // `cargo test --benches` runs it, too, and only wants to know that it does.
     let quick = std::env::args().any(|arg| arg == "--test");
-    let seconds: f64 = std::env::var("LARDER_BENCH_SECS")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(6.0);
-    let seconds = if quick { 0.1 } else { seconds };
+    let seconds = std::env::var("LARDER_BENCH_SECS").ok().and_then(|s| s.parse().ok());
+    let seconds: f64 = if quick { 0.1 } else { seconds.unwrap_or(6.0) };
     let slice = Duration::from_secs_f64(seconds / f64::from(ROUNDS) / 2.0);
+    let data = Data::make();
     println!(
-        "{:<52} {:>11} {:>11} {:>7}  lowest..highest of {ROUNDS}",
+        "{:<58} {:>11} {:>11} {:>7}  lowest..highest of {ROUNDS}",
         "", "larder/s", "floor/s", "ratio"
     );
-    reads(slice);
-    writes(slice);
-    many_callers(slice, 64);
-    in_flight(slice, 1024);
+    reads(&data, slice);
+    writes(&data, slice);
+    batches(&data, slice);
+    many_callers(&data, slice, 64);
+    in_flight(&data, slice, 1024);
 }
 
-fn reads(slice: Duration) {
-    let folder = data::folder();
-    let store = data::store(&folder, "store.db", Durability::Normal);
-    let conn = data::connection(&folder, "floor.db", Durability::Normal);
-    let (mut ours, mut theirs) = (Ids::new(), Ids::new());
-    compare(
-        "read of one row / BEGIN; SELECT; COMMIT",
-        || repeat(slice, || drop(larder_read(&store, ours.next().expect("endless")))),
-        || {
-            repeat(slice, || {
-                drop(data::read_in_transaction(&conn, theirs.next().expect("endless")))
-            })
-        },
-    );
-    compare(
-        "read of one row / autocommit SELECT",
-        || repeat(slice, || drop(larder_read(&store, ours.next().expect("endless")))),
-        || {
-            repeat(slice, || {
-                let id = theirs.next().expect("endless");
-                let row = conn
-                    .prepare_cached(SELECT)
-                    .and_then(|mut s| s.query_row([id], |r| r.get::<_, String>(0)));
-                drop(row.expect("found"));
-            })
-        },
+fn reads(data: &Data, slice: Duration) {
+    let store = data.store("store.db", Options::new());
+    let floor = data.copy("floor.db");
+    for count in [1, 2] {
+        let connect = |_| (data::connect(&floor, Durability::Normal), Random::new());
+        let ours = || {
+            threads(
+                slice,
+                count,
+                |_| Random::new(),
+                |ids| drop(larder_read(&store, ids.user())),
+            )
+        };
+        print(
+            &format!("read of one row, {count} threads / BEGIN; SELECT; COMMIT"),
+            ours,
+            || {
+                threads(slice, count, connect, |(conn, ids)| {
+                    drop(data::read_in_transaction(conn, ids.user()))
+                })
+            },
+        );
+        print(
+            &format!("read of one row, {count} threads / autocommit SELECT"),
+            ours,
+            || {
+                threads(slice, count, connect, |(conn, ids)| {
+                    drop(autocommit_read(conn, ids.user()))
+                })
+            },
+        );
+    }
+    let exclusive = data.store("exclusive.db", Options::new().access(Access::Exclusive));
+    let conn = data::connect(&floor, Durability::Normal);
+    let (mut ours, mut theirs) = (Random::new(), Random::new());
+    print(
+        "read of one row, Exclusive / autocommit SELECT, Shared",
+        || repeat(slice, || drop(larder_read(&exclusive, ours.user()))),
+        || repeat(slice, || drop(autocommit_read(&conn, theirs.user()))),
     );
 }
 
-fn writes(slice: Duration) {
+fn writes(data: &Data, slice: Duration) {
     for (name, durability) in [("NORMAL", Durability::Normal), ("FULL", Durability::Full)] {
-        let folder = data::folder();
-        let store = data::store(&folder, "store.db", durability);
-        let conn = data::connection(&folder, "floor.db", durability);
-        compare(
+        let store = data.store("store.db", Options::new().durability(durability));
+        let conn = data.connection("floor.db", durability);
+        print(
             &format!("write of one row, {name} / BEGIN IMMEDIATE..COMMIT"),
             || repeat(slice, || larder_write(&store)),
             || repeat(slice, || data::write_in_transaction(&conn)),
@@ -77,29 +89,37 @@ fn writes(slice: Duration) {
     }
 }
 
-fn many_callers(slice: Duration, callers: usize) {
+fn batches(data: &Data, slice: Duration) {
+    let store = data.store("store.db", Options::new());
+    let conn = data.connection("floor.db", Durability::Normal);
+    print(
+        "1000 rows in a transaction, NORMAL / the same",
+        || repeat(slice, || data::batch(&store, 1000)),
+        || repeat(slice, || data::batch_in_transaction(&conn, 1000)),
+    );
+}
+
+fn many_callers(data: &Data, slice: Duration, callers: usize) {
     for (name, durability) in [("NORMAL", Durability::Normal), ("FULL", Durability::Full)] {
-        let folder = data::folder();
-        let store = data::store(&folder, "store.db", durability);
-        let mutex = Mutex::new(data::connection(&folder, "floor.db", durability));
-        compare(
+        let store = data.store("store.db", Options::new().durability(durability));
+        let mutex = Mutex::new(data.connection("floor.db", durability));
+        print(
             &format!("{callers} blocking callers, {name} / Mutex<Connection>"),
-            || threads(slice, callers, || larder_write(&store)),
-            || threads(slice, callers, || locked_write(&mutex)),
+            || threads(slice, callers, |_| (), |()| larder_write(&store)),
+            || threads(slice, callers, |_| (), |()| locked_write(&mutex)),
         );
         report_groups(&store);
     }
 }
 
-fn in_flight(slice: Duration, depth: usize) {
+fn in_flight(data: &Data, slice: Duration, depth: usize) {
     for (name, durability) in [("NORMAL", Durability::Normal), ("FULL", Durability::Full)] {
-        let folder = data::folder();
-        let store = data::store(&folder, "store.db", durability);
-        let mutex = Mutex::new(data::connection(&folder, "floor.db", durability));
-        compare(
+        let store = data.store("store.db", Options::new().durability(durability));
+        let mutex = Mutex::new(data.connection("floor.db", durability));
+        print(
             &format!("{depth} submitted writes in flight, {name} / Mutex<Connection>"),
-            || submitted(slice, depth, &store),
-            || threads(slice, 64, || locked_write(&mutex)),
+            || submitted(slice, depth, &store, INSERT),
+            || threads(slice, 64, |_| (), |()| locked_write(&mutex)),
         );
         report_groups(&store);
     }
@@ -109,6 +129,13 @@ fn larder_read(store: &Store, id: i64) -> String {
     store
         .read(|tx| tx.query_row(SELECT, [id], |row| row.get(0)))
         .expect("found")
+}
+
+fn autocommit_read(conn: &Connection, id: i64) -> String {
+    let row = conn
+        .prepare_cached(SELECT)
+        .and_then(|mut s| s.query_row([id], |row| row.get(0)));
+    row.expect("found")
 }
 
 fn larder_write(store: &Store) {
@@ -128,79 +155,10 @@ fn report_groups(store: &Store) {
     );
 }
 
-/// Operations a second of one thread.
-fn repeat(slice: Duration, mut f: impl FnMut()) -> f64 {
-    let start = Instant::now();
-    let mut done = 0_u32;
-    while start.elapsed() < slice {
-        for _ in 0..8 {
-            f();
-        }
-        done += 8;
-    }
-    f64::from(done) / start.elapsed().as_secs_f64()
-}
-
-/// Operations a second of so many threads together.
-fn threads(slice: Duration, callers: usize, f: impl Fn() + Sync) -> f64 {
-    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..callers {
-            scope.spawn(|| {
-                while !stop.load(Relaxed) {
-                    f();
-                    done.fetch_add(1, Relaxed);
-                }
-            });
-        }
-        std::thread::sleep(slice);
-        stop.store(true, Relaxed);
-    });
-    done.load(Relaxed) as f64 / start.elapsed().as_secs_f64()
-}
-
-/// Writes a second with so many submitted and not yet waited for.
-fn submitted(slice: Duration, depth: usize, store: &Store) -> f64 {
-    let submit = || store.submit(|tx| tx.insert(INSERT, (1, "click"))).expect("queued");
-    let mut pending = std::collections::VecDeque::with_capacity(depth);
-    let start = Instant::now();
-    let mut done = 0_u32;
-    while start.elapsed() < slice {
-        while pending.len() < depth {
-            pending.push_back(submit());
-        }
-        for write in pending.drain(..depth / 4) {
-            write.wait().expect("written");
-            done += 1;
-        }
-    }
-    for write in pending {
-        write.wait().expect("written");
-        done += 1;
-    }
-    f64::from(done) / start.elapsed().as_secs_f64()
-}
-
-/// Runs both sides in turns and prints the medians.
-fn compare(name: &str, mut larder: impl FnMut() -> f64, mut floor: impl FnMut() -> f64) {
-    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let (a, b) = (larder(), floor());
-        ours.push(a);
-        theirs.push(b);
-        ratios.push(a / b);
-    }
-    let (a, b) = (median(&mut ours), median(&mut theirs));
-    let ratio = median(&mut ratios);
+fn print(name: &str, ours: impl FnMut() -> f64, theirs: impl FnMut() -> f64) {
+    let found = compare(ROUNDS, ours, theirs);
     println!(
-        "{name:<52} {a:>11.0} {b:>11.0} {ratio:>7.2}  {:.2}..{:.2}",
-        ratios[0],
-        ratios[ratios.len() - 1]
+        "{name:<58} {:>11.0} {:>11.0} {:>7.2}  {:.2}..{:.2}",
+        found.ours, found.theirs, found.ratio, found.lowest, found.highest
     );
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -1,0 +1,162 @@
+//! How a rate is measured: for a slice of time, on one thread or many, and two sides in turns.
+
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use larder::Store;
+
+/// Two sides that were measured in turns.
+pub(crate) struct Compared {
+    /// Medians, a second.
+    pub(crate) ours: f64,
+    pub(crate) theirs: f64,
+    /// The median of the ratios of neighbouring slices, the lowest and the highest.
+    pub(crate) ratio: f64,
+    pub(crate) lowest: f64,
+    pub(crate) highest: f64,
+}
+
+/// Runs both sides in turns.
+pub(crate) fn compare(rounds: u32, mut ours: impl FnMut() -> f64, mut theirs: impl FnMut() -> f64) -> Compared {
+    let (mut left, mut right, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let (a, b) = (ours(), theirs());
+        left.push(a);
+        right.push(b);
+        ratios.push(a / b);
+    }
+    let ratio = median(&mut ratios);
+    Compared {
+        ours: median(&mut left),
+        theirs: median(&mut right),
+        ratio,
+        lowest: ratios[0],
+        highest: ratios[ratios.len() - 1],
+    }
+}
+
+/// Sorts, and gives the one in the middle.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Operations a second of one thread.
+pub(crate) fn repeat(slice: Duration, mut f: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    let mut done = 0_u32;
+    while start.elapsed() < slice {
+        f();
+        done += 1;
+    }
+    f64::from(done) / start.elapsed().as_secs_f64()
+}
+
+/// Operations a second of so many threads together. Each gets its number.
+pub(crate) fn threads<T>(
+    slice: Duration,
+    count: usize,
+    start: impl Fn(usize) -> T + Sync,
+    f: impl Fn(&mut T) + Sync,
+) -> f64 {
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for number in 0..count {
+            let (start, f, stop, done) = (&start, &f, &stop, &done);
+            scope.spawn(move || {
+                let mut state = start(number);
+                let mut mine = 0;
+                while !stop.load(Relaxed) {
+                    f(&mut state);
+                    mine += 1;
+                }
+                done.fetch_add(mine, Relaxed);
+            });
+        }
+        std::thread::sleep(slice);
+        stop.store(true, Relaxed);
+    });
+    done.load(Relaxed) as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Writes a second with so many submitted and not yet waited for.
+pub(crate) fn submitted(slice: Duration, depth: usize, store: &Store, sql: &'static str) -> f64 {
+    let submit = || store.submit(move |tx| tx.insert(sql, (1, "click"))).expect("queued");
+    let mut pending = VecDeque::with_capacity(depth);
+    let start = Instant::now();
+    let mut done = 0_u32;
+    while start.elapsed() < slice {
+        while pending.len() < depth {
+            pending.push_back(submit());
+        }
+        for write in pending.drain(..depth / 4) {
+            write.wait().expect("written");
+            done += 1;
+        }
+    }
+    for write in pending {
+        write.wait().expect("written");
+        done += 1;
+    }
+    f64::from(done) / start.elapsed().as_secs_f64()
+}
+
+/// How long operations took, in microseconds, to 1.6 % at worst: 64 steps for each power of two.
+pub(crate) struct Latencies {
+    counts: Vec<u64>,
+    pub(crate) longest: Duration,
+}
+
+impl Latencies {
+    const STEPS: u64 = 64;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            counts: vec![0; 64 * 40],
+            longest: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn add(&mut self, time: Duration) {
+        let at = Self::bucket(time.as_nanos() as u64);
+        self.counts[at] += 1;
+        self.longest = self.longest.max(time);
+    }
+
+    fn bucket(nanos: u64) -> usize {
+        let nanos = nanos.max(Self::STEPS);
+        let power = u64::from(nanos.ilog2()) - 6;
+        let step = (nanos >> power) - Self::STEPS;
+        ((power * Self::STEPS + step) as usize).min(64 * 40 - 1)
+    }
+
+    pub(crate) fn join(mut self, other: Self) -> Self {
+        for (mine, theirs) in self.counts.iter_mut().zip(other.counts) {
+            *mine += theirs;
+        }
+        self.longest = self.longest.max(other.longest);
+        self
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The time within which this share of the operations was done.
+    pub(crate) fn at(&self, share: f64) -> Duration {
+        let wanted = (self.count() as f64 * share) as u64;
+        let mut seen = 0;
+        for (at, count) in self.counts.iter().enumerate() {
+            seen += count;
+            if seen > wanted {
+                let (power, step) = (at as u64 / Self::STEPS, at as u64 % Self::STEPS);
+                return Duration::from_nanos((Self::STEPS + step + 1) << power).min(self.longest);
+            }
+        }
+        self.longest
+    }
+}

@@ -1,0 +1,103 @@
+//! The documents' figures, on this machine: `cargo bench --bench report`.
+//!
+//! Writes `report.md`, `report.json` and two plots into `target/larder-report/`. Each row of the documents is measured
+//! beside its floor, in turns: the same operation on a private rusqlite connection that is set up as larder sets up its
+//! own. A ratio is only printed of two sides that were measured so.
+//!
+//! `LARDER_BENCH_SECS` is the time for each row (default 8), `LARDER_BENCH_DIR` the folder of the databases (default: the
+//! target folder). What lies in memory (tmpfs) is measured, and marked as such.
+
+#[path = "../data/mod.rs"]
+mod data;
+mod load;
+mod machine;
+#[path = "../measure/mod.rs"]
+mod measure;
+mod plots;
+mod rows;
+mod write;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use data::Data;
+use load::Load;
+use machine::Machine;
+use rows::{Curve, Row};
+
+/// How often each side of a pair has its turn.
+const ROUNDS: u32 = 7;
+
+/// All that was measured.
+struct Report {
+    machine: Machine,
+    rows: Vec<Row>,
+    curves: Vec<Curve>,
+    loads: Vec<Load>,
+    took: Duration,
+}
+
+/// How long to measure, and where one is.
+struct Run {
+    /// Of one side of one round.
+    slice: Duration,
+    /// Of one load test.
+    load: Duration,
+    progress: ProgressBar,
+}
+
+impl Run {
+    fn step(&self, what: &str) {
+        self.progress.set_message(what.to_owned());
+        self.progress.inc(1);
+    }
+}
+
+fn main() {
+    // `cargo test --benches` runs it, too, and only wants to know that it does.
+    let quick = env::args().any(|arg| arg == "--test");
+    let seconds = env::var("LARDER_BENCH_SECS").ok().and_then(|s| s.parse().ok());
+    let seconds: f64 = if quick { 0.05 } else { seconds.unwrap_or(8.0) };
+    let began = Instant::now();
+    let progress = ProgressBar::new(rows::STEPS + load::STEPS + 2);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}").expect("the template is right");
+    progress.set_style(style);
+    let run = Run {
+        slice: Duration::from_secs_f64(seconds / f64::from(ROUNDS) / 2.0),
+        load: Duration::from_secs_f64(seconds / 2.0),
+        progress,
+    };
+    run.step("making the rows");
+    let data = Data::make();
+    run.step("looking at the machine");
+    let machine = Machine::look(data.folder());
+    if let Some(warning) = &machine.warning {
+        run.progress.println(format!("warning: {warning}"));
+    }
+    let (rows, curves) = rows::measure(&run, &data);
+    let loads = load::measure(&run, &data);
+    run.progress.finish_and_clear();
+    let report = Report {
+        machine,
+        rows,
+        curves,
+        loads,
+        took: began.elapsed(),
+    };
+    let folder = folder();
+    fs::create_dir_all(&folder).expect("the target folder can be written");
+    let text = write::markdown(&report);
+    fs::write(folder.join("report.md"), &text).expect("the report is written");
+    fs::write(folder.join("report.json"), write::json(&report)).expect("the report is written");
+    plots::throughput(&folder.join("throughput.svg"), &report.curves);
+    plots::latencies(&folder.join("latencies.svg"), &report.loads);
+    println!("{text}\nwritten to {}", folder.display());
+}
+
+/// `target/larder-report`, wherever the target folder is.
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("larder-report")
+}

@@ -1,0 +1,169 @@
+//! The report as text and as JSON.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::Report;
+use crate::load::Load;
+use crate::measure::Compared;
+use crate::rows::{Row, Unit};
+
+pub(crate) fn markdown(report: &Report) -> String {
+    let machine = &report.machine;
+    let mut text = String::from("# larder beside the documents and the floor\n\n");
+    let mut line = |line: String| writeln!(text, "{line}").expect("a string takes it");
+    if let Some(warning) = &machine.warning {
+        line(format!("**{warning}**\n"));
+    }
+    line(format!(
+        "{} cores, {}, Linux {}; {}; fdatasync of 4 KiB {:.0?} (p99 {:.0?}); SQLite {}; measured in {:.0?} by `cargo bench \
+         --bench report`.\n",
+        machine.cores,
+        machine.cpu,
+        machine.kernel,
+        machine.disk,
+        machine.fsync.0,
+        machine.fsync.1,
+        machine.sqlite,
+        report.took
+    ));
+    line("Medians of slices in turns; *of the floor* is the median of the ratios of neighbouring slices.\n".into());
+    line(
+        "| where the figure comes from | operation | figure | here | of the floor (lowest to highest) | the floor |"
+            .into(),
+    );
+    line("|---|---|---|---|---|---|".into());
+    for row in &report.rows {
+        line(format!(
+            "| {} | {} | {} | {} | {} | {} |",
+            row.source,
+            row.operation,
+            row.figure,
+            here(row),
+            ratio(&row.found),
+            row.against
+        ));
+    }
+    line("\nThe claims about settings have a private connection on both sides; *of the floor* is then how many times as fast \
+          it is with the setting.\n"
+        .into());
+    line("## Under load\n".into());
+    line("| | offered/s | done/s | errors | p50 | p99 | p99.9 | worst |".into());
+    line("|---|---|---|---|---|---|---|---|".into());
+    for load in &report.loads {
+        let at = |share| time(load.latencies.at(share));
+        line(format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            load.name,
+            load.offered.map(|n| count(n as f64)).unwrap_or_default(),
+            count(load.done),
+            load.errors,
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            time(load.latencies.longest)
+        ));
+    }
+    line("\n## Writes a second by blocking clients\n".into());
+    let clients: Vec<_> = report
+        .curves
+        .first()
+        .map(|curve| &curve.points[..])
+        .unwrap_or_default()
+        .to_vec();
+    let head: Vec<_> = clients.iter().map(|(clients, _)| clients.to_string()).collect();
+    line(format!("| | {} |", head.join(" | ")));
+    line(format!("|---|{}", "---|".repeat(head.len())));
+    for curve in &report.curves {
+        let points: Vec<_> = curve.points.iter().map(|(_, rate)| count(*rate)).collect();
+        line(format!("| {} | {} |", curve.name, points.join(" | ")));
+    }
+    line("\nPlots: `throughput.svg`, `latencies.svg`. SQLite's compile options are in `report.json`.".into());
+    text
+}
+
+fn here(row: &Row) -> String {
+    match row.unit {
+        Unit::Rate => format!("{}/s", count(row.found.ours)),
+        Unit::Rows => format!("{} rows/s", count(row.found.ours * 1000.0)),
+        Unit::Milliseconds => time(Duration::from_secs_f64(1.0 / row.found.ours)),
+        Unit::Times => format!("{:.1} times", row.found.ratio),
+    }
+}
+
+fn ratio(found: &Compared) -> String {
+    format!("{:.2} ({:.2} to {:.2})", found.ratio, found.lowest, found.highest)
+}
+
+/// Three digits that count, and commas.
+fn count(number: f64) -> String {
+    let unit = 10_f64.powf((number.max(1.0).log10().floor() - 2.0).max(0.0));
+    let digits = ((number / unit).round() * unit).to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn time(time: Duration) -> String {
+    format!("{:.3} ms", time.as_secs_f64() * 1000.0)
+}
+
+pub(crate) fn json(report: &Report) -> String {
+    let machine = &report.machine;
+    let rows: Vec<_> = report.rows.iter().map(row).collect();
+    let loads: Vec<_> = report.loads.iter().map(load).collect();
+    let curves: Vec<_> = report
+        .curves
+        .iter()
+        .map(|curve| json!({ "name": curve.name, "writes_per_second_by_clients": curve.points }))
+        .collect();
+    let report = json!({
+        "machine": {
+            "cpu": machine.cpu,
+            "cores": machine.cores,
+            "kernel": machine.kernel,
+            "disk": machine.disk,
+            "fdatasync_us": { "median": machine.fsync.0.as_micros() as u64, "p99": machine.fsync.1.as_micros() as u64 },
+            "sqlite": machine.sqlite,
+            "compile_options": machine.options,
+            "warning": machine.warning,
+        },
+        "rows": rows,
+        "loads": loads,
+        "curves": curves,
+        "seconds": report.took.as_secs_f64(),
+    });
+    serde_json::to_string_pretty(&report).expect("it is plain data")
+}
+
+fn row(row: &Row) -> Value {
+    json!({
+        "source": row.source,
+        "operation": row.operation,
+        "documents": row.figure,
+        "against": row.against,
+        "per_second": row.found.ours,
+        "floor_per_second": row.found.theirs,
+        "ratio": { "median": row.found.ratio, "lowest": row.found.lowest, "highest": row.found.highest },
+    })
+}
+
+fn load(load: &Load) -> Value {
+    let us = |share| load.latencies.at(share).as_micros() as u64;
+    json!({
+        "name": load.name,
+        "offered_per_second": load.offered,
+        "done_per_second": load.done,
+        "errors": load.errors,
+        "latency_us": {
+            "p50": us(0.5), "p99": us(0.99), "p999": us(0.999), "worst": load.latencies.longest.as_micros() as u64,
+        },
+    })
+}
