@@ -2,6 +2,8 @@
 //!
 //! The pool is r2d2's over `r2d2_sqlite`'s manager. Around them stands what is ours:
 //!
+//! - `Readers::idle`, a stack of idle connections in front of r2d2's own, for speed. A mutex guards it, held for a push or
+//!   a pop; no other lock is taken under it, and no connection is dropped under it.
 //! - `Manager::has_broken` (r2d2_sqlite's is constantly `false`): a connection that came back with a transaction
 //!   or a statement open is closed, or its stale snapshot would be the next borrower's.
 //! - [`Census`]: which connections are open, and what each is doing. One mutex guards the list; each entry has
@@ -13,7 +15,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +44,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub(crate) struct Readers {
     path: PathBuf,
     pool: Pool<Manager>,
+    /// Idle connections, the one last used on top, in front of r2d2: its own check-out and check-in read the clock three
+    /// times. Whoever finds none here asks r2d2, which opens them, and lets callers wait for one.
+    idle: Mutex<Vec<PooledConnection<Manager>>>,
+    /// How many callers wait in r2d2. While there are any, connections go back there.
+    waiting: AtomicUsize,
     census: Arc<Census>,
     size: u32,
     slow: Duration,
@@ -76,6 +83,8 @@ impl Readers {
         Ok(Self {
             path: file.path.clone(),
             pool,
+            idle: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             census,
             size: options.readers,
             slow: options.slow_read,
@@ -92,9 +101,10 @@ impl Readers {
         on_writer_thread: bool,
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut reader = self.check_out(timeout, on_writer_thread)?;
+        let mut borrowed = self.check_out(timeout, on_writer_thread)?;
+        let reader = borrowed.reader();
         let new_schema = reader.keep_statements_of(self.schema.load(Ordering::Acquire));
-        let mut snapshot = Snapshot::begin(&mut reader, site)?;
+        let mut snapshot = Snapshot::begin(reader, site)?;
         if new_schema {
             snapshot.look_at_schema()?;
         }
@@ -122,14 +132,39 @@ impl Readers {
         result
     }
 
-    fn check_out(&self, timeout: Duration, on_writer_thread: bool) -> Result<PooledConnection<Manager>> {
+    fn check_out(&self, timeout: Duration, on_writer_thread: bool) -> Result<Borrowed<'_>> {
         if self.census.is_closed() {
             return Err(Error::Closed);
         }
-        match self.pool.try_get() {
-            Some(reader) => Ok(reader),
-            None => self.wait_for_one(timeout, on_writer_thread),
+        let reader = match self.pop_idle().or_else(|| self.pool.try_get()) {
+            Some(reader) => reader,
+            None => self.wait_for_one(timeout, on_writer_thread)?,
+        };
+        Ok(Borrowed {
+            readers: self,
+            reader: Some(reader),
+        })
+    }
+
+    fn pop_idle(&self) -> Option<PooledConnection<Manager>> {
+        self.lock_idle().pop()
+    }
+
+    /// A connection that holds nothing goes on top of the idle ones, unless somebody waits in r2d2. Who begins to wait
+    /// first says so, then looks here; this first puts the connection here, then looks whether anybody waits. So at least
+    /// one of them sees the other.
+    fn check_in(&self, reader: PooledConnection<Manager>) {
+        if !reader.clean || self.census.is_closed() {
+            return drop(reader);
         }
+        self.lock_idle().push(reader);
+        if self.waiting.load(Ordering::SeqCst) > 0 || self.census.is_closed() {
+            drop(self.pop_idle());
+        }
+    }
+
+    fn lock_idle(&self) -> MutexGuard<'_, Vec<PooledConnection<Manager>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All that are open are in use.
@@ -145,7 +180,11 @@ impl Readers {
         }
         let start = Instant::now();
         let mut last_error = None;
+        let _waiting = Waiting::begin(&self.waiting);
         loop {
+            if let Some(reader) = self.pop_idle() {
+                return Ok(reader);
+            }
             let left = timeout.saturating_sub(start.elapsed());
             match self.pool.get_timeout(left.min(LOOK_UP)) {
                 Ok(reader) => return Ok(reader),
@@ -203,7 +242,7 @@ impl Readers {
         // In turns: a connection that was being opened when the census closed becomes idle only now, and an idle one
         // is closed by being borrowed.
         loop {
-            while let Some(idle) = self.pool.try_get() {
+            while let Some(idle) = self.pop_idle().or_else(|| self.pool.try_get()) {
                 drop(idle);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -218,6 +257,43 @@ impl Readers {
             || "a reader's connection is still being opened or closed".to_owned(),
             |oldest| format!("a read goes on: {oldest}"),
         ))
+    }
+}
+
+/// A connection of the pool, in use.
+struct Borrowed<'r> {
+    readers: &'r Readers,
+    /// There until the drop.
+    reader: Option<PooledConnection<Manager>>,
+}
+
+impl Borrowed<'_> {
+    fn reader(&mut self) -> &mut Reader {
+        self.reader.as_mut().expect("it is there until the drop")
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            self.readers.check_in(reader);
+        }
+    }
+}
+
+/// Counts a caller among those who wait.
+struct Waiting<'w>(&'w AtomicUsize);
+
+impl<'w> Waiting<'w> {
+    fn begin(count: &'w AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
