@@ -101,7 +101,7 @@ fn in_flight(group: &mut BenchmarkGroup<'_, WallTime>, store: &Store, floor: &Mu
 
 fn mixed(group: &mut BenchmarkGroup<'_, WallTime>, data: &Data, durability: Durability) {
     let store = cases::store(data, Access::Shared, durability);
-    let path = cases::copy(data, "floor.db");
+    let path = data.copy("floor.db");
     let floor = Mutex::new(data::connect(&path, durability));
     let mut clients: Vec<_> = (0..CLIENTS)
         .map(|n| Client {

@@ -41,7 +41,7 @@ fn reads(c: &mut Criterion) {
 fn point_reads(c: &mut Criterion, data: &Data) {
     for (name, access) in ACCESSES {
         let store = cases::store(data, access, Durability::Normal);
-        let floor = cases::copy(data, "floor.db");
+        let floor = data.copy("floor.db");
         let mut readers: Vec<_> = (0..THREADS[THREADS.len() - 1])
             .map(|n| Reader {
                 conn: connect(&floor, access, Durability::Normal),

@@ -114,7 +114,7 @@ fn points(c: &mut Criterion, theme: &str, sides: &[(&str, Connection)]) {
 
 /// What SQLite does when it is told nothing.
 fn defaults(data: &Data, name: &str) -> Connection {
-    let path = cases::copy(data, name);
+    let path = data.copy(name);
     // Of the settings the file remembers only WAL mode.
     let conn = Connection::open(&path).expect("the connection opens");
     let mode: String = conn
@@ -126,7 +126,7 @@ fn defaults(data: &Data, name: &str) -> Connection {
 }
 
 fn production(data: &Data, name: &str, durability: Durability) -> Connection {
-    data::connect(&cases::copy(data, name), durability)
+    data::connect(&data.copy(name), durability)
 }
 
 fn changed(conn: Connection, pragma: &str) -> Connection {

@@ -2,9 +2,8 @@
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
-use std::fs::File;
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,25 +38,15 @@ pub(crate) fn connect(path: &Path, access: Access, durability: Durability) -> Co
     }
 }
 
-/// A copy of the rows that is on the disk, so that no fsync that is measured has to wait for it.
-///
-/// Synced before it is opened: closing a file gives up every POSIX lock that SQLite has on it in this process.
-pub(crate) fn copy(data: &Data, name: &str) -> PathBuf {
-    let path = data.copy(name);
-    let synced = File::open(&path).and_then(|file| file.sync_all());
-    synced.expect("the copy reaches the disk");
-    path
-}
-
-/// A store on such a copy.
+/// A store on a copy of the rows.
 pub(crate) fn store(data: &Data, access: Access, durability: Durability) -> Store {
     let options = Options::new().access(access).durability(durability);
-    options.open(copy(data, "store.db")).expect("the store opens")
+    options.open(data.copy("store.db")).expect("the store opens")
 }
 
-/// The floor on such a copy.
+/// The floor on a copy of the rows.
 pub(crate) fn floor(data: &Data, access: Access, durability: Durability) -> Connection {
-    connect(&copy(data, "floor.db"), access, durability)
+    connect(&data.copy("floor.db"), access, durability)
 }
 
 /// A write with every statement prepared once.
