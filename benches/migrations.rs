@@ -6,6 +6,8 @@
 //! Printed are the time of each kind of migration, the reads' latency with and without migrations beside them, the
 //! largest write-ahead log, and the most memory that the process has had (Linux only).
 
+mod measure;
+
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use larder::rusqlite::params;
 use larder::{Migration, Migrations, Options, Result, Store};
+use measure::Latencies;
 
 const ACCOUNTS: i64 = 20_000;
 /// Bytes in the text of an event; a row is some 40 more.
@@ -38,7 +41,10 @@ fn main() -> Result<()> {
     let mb = |bytes: u64| bytes / (1 << 20);
     let file = fs::metadata(store.path()).map_or(0, |file| file.len());
     println!("{rows} rows, {} MB, memory so far {} MB", mb(file), memory_mb("VmHWM:"));
-    println!("the disk's own fsync: {:.1?} (median of 50)", fsync(folder.path()));
+    println!(
+        "the disk's own fsync: {:.1?} (median of 300)",
+        measure::fsync(folder.path()).0
+    );
 
     let alone = Readers::start(&store, rows);
     thread::sleep(if quick {
@@ -165,55 +171,10 @@ fn fill(store: &Store, rows: i64) -> Result<()> {
     Ok(())
 }
 
-/// How long reads took: how many to each microsecond, and the longest.
-struct Times {
-    /// The last one is of all that took longer.
-    micros: Vec<u64>,
-    longest: Duration,
-}
-
-impl Times {
-    fn new() -> Self {
-        Self {
-            micros: vec![0; 100_000],
-            longest: Duration::ZERO,
-        }
-    }
-
-    fn add(&mut self, time: Duration) {
-        let micros = (time.as_micros() as usize).min(self.micros.len() - 1);
-        self.micros[micros] += 1;
-        self.longest = self.longest.max(time);
-    }
-
-    fn join(mut self, other: Self) -> Self {
-        for (mine, theirs) in self.micros.iter_mut().zip(other.micros) {
-            *mine += theirs;
-        }
-        self.longest = self.longest.max(other.longest);
-        self
-    }
-
-    fn count(&self) -> u64 {
-        self.micros.iter().sum()
-    }
-
-    /// The microseconds within which this share of the reads was done.
-    fn at(&self, share: f64) -> usize {
-        let wanted = (self.count() as f64 * share) as u64;
-        let mut seen = 0;
-        let reached = self.micros.iter().position(|count| {
-            seen += count;
-            seen > wanted
-        });
-        reached.unwrap_or(self.micros.len()) + 1
-    }
-}
-
 /// Threads that read one row after another, and time each read.
 struct Readers {
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Times>>,
+    threads: Vec<JoinHandle<Latencies>>,
 }
 
 impl Readers {
@@ -227,18 +188,18 @@ impl Readers {
         Self { stop, threads }
     }
 
-    fn stop(self) -> Times {
+    fn stop(self) -> Latencies {
         self.stop.store(true, Relaxed);
         let times = self
             .threads
             .into_iter()
             .map(|thread| thread.join().expect("a reader does not panic"));
-        times.fold(Times::new(), Times::join)
+        times.fold(Latencies::new(), Latencies::join)
     }
 }
 
-fn read_until(store: &Store, stop: &AtomicBool, rows: i64, mut seed: u64) -> Times {
-    let mut times = Times::new();
+fn read_until(store: &Store, stop: &AtomicBool, rows: i64, mut seed: u64) -> Latencies {
+    let mut times = Latencies::new();
     while !stop.load(Relaxed) {
         seed = seed
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -254,30 +215,15 @@ fn read_until(store: &Store, stop: &AtomicBool, rows: i64, mut seed: u64) -> Tim
     times
 }
 
-fn print_reads(what: &str, times: Times) {
+fn print_reads(what: &str, times: Latencies) {
     println!(
-        "{what:<28} {:>9} reads: p50 {} us, p99 {} us, p99.9 {} us, longest {:.1?}",
+        "{what:<28} {:>9} reads: p50 {:.1?}, p99 {:.1?}, p99.9 {:.1?}, longest {:.1?}",
         times.count(),
         times.at(0.5),
         times.at(0.99),
         times.at(0.999),
         times.longest
     );
-}
-
-fn fsync(folder: &std::path::Path) -> Duration {
-    use std::io::Write;
-    let mut file = fs::File::create(folder.join("fsync")).expect("the folder can be written");
-    let mut times: Vec<_> = (0..50)
-        .map(|_| {
-            file.write_all(&[0; 4096]).expect("the folder can be written");
-            let began = Instant::now();
-            file.sync_data().expect("the folder can be synced");
-            began.elapsed()
-        })
-        .collect();
-    times.sort();
-    times[times.len() / 2]
 }
 
 /// The most memory that the process has had so far, and how much of it was its own (`RssAnon`: the rest is the database

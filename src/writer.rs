@@ -129,6 +129,17 @@ enum CommitFailure {
     RolledBack(rusqlite::Error),
 }
 
+/// Whether a COMMIT that failed so may have been made.
+///
+/// SQLite writes the frame that commits, syncs it, then enters it in the index. Only these can come from there or later;
+/// all others come before it.
+pub(crate) fn commit_is_unknown(error: &rusqlite::Error) -> bool {
+    matches!(
+        primary_code(error),
+        Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN | ffi::SQLITE_PROTOCOL) | None
+    )
+}
+
 struct SlowWrite {
     site: String,
     text: Option<String>,
@@ -546,16 +557,12 @@ impl Writer {
             return Ok(());
         };
         self.roll_back();
-        match primary_code(&error) {
-            // SQLite writes the frame that commits, syncs it, then enters it in the index. Only these can come from
-            // there or later; all others come before it.
-            Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN | ffi::SQLITE_PROTOCOL) | None => {
-                let source = Arc::new(error);
-                self.poison(&source);
-                Err(CommitFailure::Unknown(source))
-            }
-            Some(_) => Err(CommitFailure::RolledBack(error)),
+        if commit_is_unknown(&error) {
+            let source = Arc::new(error);
+            self.poison(&source);
+            return Err(CommitFailure::Unknown(source));
         }
+        Err(CommitFailure::RolledBack(error))
     }
 
     /// Counts, publishes, then tells each caller.

@@ -3,6 +3,9 @@
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -159,4 +162,19 @@ impl Latencies {
         }
         self.longest
     }
+}
+
+/// `fdatasync` of 4 KiB appended: median, 99th percentile.
+pub(crate) fn fsync(folder: &Path) -> (Duration, Duration) {
+    let mut file = File::create(folder.join("fsync")).expect("the folder can be written");
+    let mut times: Vec<_> = (0..300)
+        .map(|_| {
+            file.write_all(&[0; 4096]).expect("the folder can be written");
+            let began = Instant::now();
+            file.sync_data().expect("the folder can be synced");
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    (times[times.len() / 2], times[times.len() * 99 / 100])
 }

@@ -1,9 +1,8 @@
 //! What the figures were measured on.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use larder::rusqlite::Connection;
 
@@ -40,7 +39,7 @@ impl Machine {
                 .trim()
                 .to_owned(),
             disk: format!("{device}, {filesystem}{}", model(&device)),
-            fsync: fsync(folder),
+            fsync: crate::measure::fsync(folder),
             sqlite: larder::rusqlite::version().to_owned(),
             options,
             warning: in_memory.then(|| {
@@ -92,18 +91,4 @@ fn model(device: &str) -> String {
         Some("0") => format!("{model}, not rotating"),
         _ => model,
     }
-}
-
-fn fsync(folder: &Path) -> (Duration, Duration) {
-    let mut file = File::create(folder.join("fsync")).expect("the folder can be written");
-    let mut times: Vec<_> = (0..300)
-        .map(|_| {
-            file.write_all(&[0; 4096]).expect("the folder can be written");
-            let began = Instant::now();
-            file.sync_data().expect("the folder can be synced");
-            began.elapsed()
-        })
-        .collect();
-    times.sort();
-    (times[times.len() / 2], times[times.len() * 99 / 100])
 }

@@ -37,7 +37,7 @@ use crate::error::{Error, Outcome, Result, primary_code};
 use crate::event::event;
 use crate::fence::{Licence, TableChange};
 use crate::transaction::ENDED;
-use crate::writer::Writer;
+use crate::writer::{Writer, commit_is_unknown};
 
 /// What a step is to do.
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ impl Attempt<'_> {
         let made = self.run(step, &record).map_err(|error| self.name(step, error));
         if let (Err(error), Some(backup)) = (&made, &backup)
             && error.outcome() == Outcome::RolledBack
-            && !error.sqlite().is_some_and(is_of_the_disk)
+            && !error.sqlite().is_some_and(may_need_the_backup)
         {
             // The database is as the backup has it. Whoever tries again and again would fill the disk with them.
             let _ = fs::remove_file(backup);
@@ -292,7 +292,9 @@ impl Attempt<'_> {
                 begin(self.writer, self.errand.patience).map_err(|error| self.failed(step, end.clone(), error))?;
                 Ok(end)
             }
-            Err(error) if self.kept.get() > 0 || error.sqlite().is_some_and(is_of_the_disk) => Err(error),
+            // Each statement is its own COMMIT here.
+            Err(error) if error.sqlite().is_some_and(commit_is_unknown) => Err(self.writer.unknown(&error)),
+            Err(error) if self.kept.get() > 0 => Err(error),
             Err(error) => Err(match self.unmark(version, direction) {
                 Ok(()) => error,
                 Err(other) => and_marked(error, &other, &not_begun(version, direction)),
@@ -374,7 +376,6 @@ impl Attempt<'_> {
 
     fn explain(&self, step: Step<'_>, stop: Stop) -> Error {
         let error = match stop.error {
-            // A disk that fails is not the migration's doing; `Error::outcome` of it would say the same.
             StopError::Sqlite(error) => self.writer.fence().explain(error),
             StopError::Parameter => {
                 let problem = "a migration has no parameters: write the value out, and put a string that has ? or : \
@@ -402,7 +403,7 @@ impl Attempt<'_> {
         .into()
     }
 
-    fn own<T, E: Into<Error>>(&self, f: impl FnOnce(&rusqlite::Connection) -> std::result::Result<T, E>) -> Result<T> {
+    fn own<T, E: Into<Error>>(&self, f: impl FnOnce(&Connection) -> std::result::Result<T, E>) -> Result<T> {
         let conn = self.writer.conn();
         self.writer.fence().own(|| f(conn)).map_err(Into::into)
     }
@@ -464,20 +465,10 @@ fn changed_the_record() -> Error {
     }
 }
 
-/// Whether SQLite's error is of the disk, the memory or the file: then nobody can say what became of a statement outside a
-/// transaction, and a backup may be needed.
-fn is_of_the_disk(error: &rusqlite::Error) -> bool {
-    matches!(
-        primary_code(error),
-        Some(
-            ffi::SQLITE_IOERR
-                | ffi::SQLITE_NOMEM
-                | ffi::SQLITE_CANTOPEN
-                | ffi::SQLITE_PROTOCOL
-                | ffi::SQLITE_CORRUPT
-                | ffi::SQLITE_NOTADB
-        )
-    )
+/// Whether a backup may be needed though the migration was rolled back: SQLite's error is of the disk or the file.
+fn may_need_the_backup(error: &rusqlite::Error) -> bool {
+    let damaged = matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB));
+    damaged || commit_is_unknown(error)
 }
 
 /// What is wrong, without the SQL text, which rusqlite repeats in full.

@@ -12,7 +12,7 @@ use rusqlite::{Connection, ffi};
 
 use super::{CommitFailure, Writer};
 use crate::connection;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, extended_code};
 use crate::fence::Fence;
 use crate::job::{Job, Place, Verdict};
 use crate::options::{Durability, Options};
@@ -97,6 +97,15 @@ impl Writer {
             CommitFailure::Unknown(source) => Error::CommitUnknown { source },
             CommitFailure::RolledBack(error) => error.into(),
         })
+    }
+
+    /// The job's SQL committed by itself, and that failed so that nobody can know what became of it. Poisons the store.
+    pub(crate) fn unknown(&self, error: &Error) -> Error {
+        let code = error.sqlite().and_then(extended_code).unwrap_or(ffi::SQLITE_IOERR);
+        let source = rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(error.to_string()));
+        let source = Arc::new(source);
+        self.poison(&source);
+        Error::CommitUnknown { source }
     }
 
     /// Undoes the transaction that the job has begun, if it is still open.
