@@ -251,7 +251,8 @@ impl<T> Pending<T> {
     /// The reply, or `None` once `until` is over or the write was withdrawn at its deadline.
     fn reply_by(&self, until: Option<Instant>) -> Option<Reply<T>> {
         let waiting = self.admission.handoff().wait();
-        waiting.spin(|| self.slot().done.load(Ordering::Acquire));
+        let soonest = until.map_or(self.deadline, |until| until.min(self.deadline));
+        waiting.await_reply(soonest, || self.slot().done.load(Ordering::Acquire));
         let mut may_withdraw = true;
         loop {
             let mut inner = self.slot().lock();

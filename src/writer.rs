@@ -215,6 +215,7 @@ impl Writer {
                 return None;
             }
             if let Some(job) = self.carried.take().or_else(|| self.queued()) {
+                self.shared.admission.handoff().hurry(true);
                 return Some(job);
             }
             if self.shared.admission.is_closed() {
@@ -224,7 +225,7 @@ impl Writer {
                 self.shared.admission.made_room();
                 continue;
             }
-            if let Some(job) = self.spin_or_wait() {
+            if let Some(job) = self.wait() {
                 return Some(job);
             }
         }
@@ -243,13 +244,12 @@ impl Writer {
     }
 
     /// Waits for a message; an idle pause is used for a checkpoint.
-    fn spin_or_wait(&mut self) -> Option<Job> {
+    fn wait(&mut self) -> Option<Job> {
         let admission = &self.shared.admission;
-        let spun = admission.handoff().spin_for_job(self.last_group, || self.queued());
-        self.last_group = 0;
-        // The spin may have taken the message that wakes a writer when its store closes.
-        if spun.is_some() || admission.is_closed() {
-            return spun;
+        let found = admission.handoff().await_job(|| self.queued());
+        // `queued` may have taken the message that wakes a writer when its store closes.
+        if found.is_some() || admission.is_closed() {
+            return found;
         }
         let message = if self.checkpointer.is_empty() {
             admission.receiver().recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -578,8 +578,7 @@ impl Writer {
         for job in self.group.drain(..) {
             job.finish(Verdict::Own);
         }
-        // For the next spin alone, so nobody waits for it.
-        self.shared.admission.handoff().group_took(began.elapsed());
+        self.shared.admission.handoff().replied(jobs as usize, began.elapsed());
     }
 
     // ---- one job ----

@@ -35,7 +35,8 @@ impl Writer {
         if self.shared.poison.get().is_some() {
             return;
         }
-        match self.checkpointer.run(&self.conn, &self.fence, mode, patience) {
+        let handoff = self.shared.admission.handoff();
+        match handoff.long_work(|| self.checkpointer.run(&self.conn, &self.fence, mode, patience)) {
             Ok(progress) => self.note_progress(mode, progress),
             Err(error) => self.checkpoint_failed(error),
         }
