@@ -38,6 +38,9 @@ use crate::transaction::{AgeLimit, ReadTx, run_own, sql};
 /// How often a read that waits for a connection looks whether the store has been closed.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
+/// A connection that r2d2 has lent. In a box, since it is moved some times in each read.
+type Lent = Box<PooledConnection<Manager>>;
+
 /// How often closing looks for connections that have become idle.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -46,7 +49,7 @@ pub(crate) struct Readers {
     pool: Pool<Manager>,
     /// Idle connections, the one last used on top, in front of r2d2: its own check-out and check-in read the clock three
     /// times. Whoever finds none here asks r2d2, which opens them, and lets callers wait for one.
-    idle: Mutex<Vec<PooledConnection<Manager>>>,
+    idle: Mutex<Vec<Lent>>,
     /// How many callers wait in r2d2. While there are any, connections go back there.
     waiting: AtomicUsize,
     census: Arc<Census>,
@@ -136,7 +139,7 @@ impl Readers {
         if self.census.is_closed() {
             return Err(Error::Closed);
         }
-        let reader = match self.pop_idle().or_else(|| self.pool.try_get()) {
+        let reader = match self.pop_idle().or_else(|| self.pool.try_get().map(Box::new)) {
             Some(reader) => reader,
             None => self.wait_for_one(timeout, on_writer_thread)?,
         };
@@ -146,14 +149,14 @@ impl Readers {
         })
     }
 
-    fn pop_idle(&self) -> Option<PooledConnection<Manager>> {
+    fn pop_idle(&self) -> Option<Lent> {
         self.lock_idle().pop()
     }
 
     /// A connection that holds nothing goes on top of the idle ones, unless somebody waits in r2d2. Who begins to wait
     /// first says so, then looks here; this first puts the connection here, then looks whether anybody waits. So at least
     /// one of them sees the other.
-    fn check_in(&self, reader: PooledConnection<Manager>) {
+    fn check_in(&self, reader: Lent) {
         if !reader.clean || self.census.is_closed() {
             return drop(reader);
         }
@@ -163,12 +166,12 @@ impl Readers {
         }
     }
 
-    fn lock_idle(&self) -> MutexGuard<'_, Vec<PooledConnection<Manager>>> {
+    fn lock_idle(&self) -> MutexGuard<'_, Vec<Lent>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All that are open are in use.
-    fn wait_for_one(&self, timeout: Duration, on_writer_thread: bool) -> Result<PooledConnection<Manager>> {
+    fn wait_for_one(&self, timeout: Duration, on_writer_thread: bool) -> Result<Lent> {
         let held_here = self.census.held_by_this_thread();
         let exhausted = self.pool.state().connections == self.size;
         if exhausted && (on_writer_thread || held_here == self.size as usize) {
@@ -187,7 +190,7 @@ impl Readers {
             }
             let left = timeout.saturating_sub(start.elapsed());
             match self.pool.get_timeout(left.min(LOOK_UP)) {
-                Ok(reader) => return Ok(reader),
+                Ok(reader) => return Ok(Box::new(reader)),
                 // "timed out waiting for connection: REASON"; r2d2 tells each reason once.
                 Err(error) => {
                     let error = error.to_string();
@@ -242,7 +245,7 @@ impl Readers {
         // In turns: a connection that was being opened when the census closed becomes idle only now, and an idle one
         // is closed by being borrowed.
         loop {
-            while let Some(idle) = self.pop_idle().or_else(|| self.pool.try_get()) {
+            while let Some(idle) = self.pop_idle().or_else(|| self.pool.try_get().map(Box::new)) {
                 drop(idle);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -264,7 +267,7 @@ impl Readers {
 struct Borrowed<'r> {
     readers: &'r Readers,
     /// There until the drop.
-    reader: Option<PooledConnection<Manager>>,
+    reader: Option<Lent>,
 }
 
 impl Borrowed<'_> {
