@@ -17,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use r2d2::{ManageConnection, Pool, PooledConnection};
@@ -37,6 +38,10 @@ use crate::transaction::{AgeLimit, ReadTx, run_own, sql};
 
 /// How often a read that waits for a connection looks whether the store has been closed.
 const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// How often a read that finds no connection yields its core before it sleeps. Those who have the connections may be
+/// waiting for it.
+const YIELDS: u32 = 4;
 
 /// A connection that r2d2 has lent. In a box, since it is moved some times in each read.
 type Lent = Box<PooledConnection<Manager>>;
@@ -183,6 +188,12 @@ impl Readers {
         }
         let start = Instant::now();
         let mut last_error = None;
+        for _ in 0..YIELDS {
+            thread::yield_now();
+            if let Some(reader) = self.pop_idle() {
+                return Ok(reader);
+            }
+        }
         let _waiting = Waiting::begin(&self.waiting);
         loop {
             if let Some(reader) = self.pop_idle() {
