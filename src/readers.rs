@@ -2,8 +2,11 @@
 //!
 //! The pool is r2d2's over `r2d2_sqlite`'s manager. Around them stands what is ours:
 //!
-//! - `Readers::idle`, a stack of idle connections in front of r2d2's own, for speed. A mutex guards it, held for a push or
-//!   a pop; no other lock is taken under it, and no connection is dropped under it.
+//! - [`Idle`], a stack of idle connections in front of r2d2's own, and those who sleep until one comes back. A mutex guards
+//!   it, held for a push or a pop; no other lock is taken under it, and no connection is dropped under it. Who sleeps has
+//!   found the stack empty under the lock; who puts a connection there wakes a sleeper, unless one is on its way who will
+//!   wake the next. So no connection lies idle while somebody sleeps. One that is closed instead of coming back wakes a
+//!   sleeper, too, who asks r2d2 for another. Every sleeper looks up now and then, for the end of its time, and of the store.
 //! - `Manager::has_broken` (r2d2_sqlite's is constantly `false`): a connection that came back with a transaction
 //!   or a statement open is closed, or its stale snapshot would be the next borrower's.
 //! - [`Census`]: which connections are open, and what each is doing. One mutex guards the list; each entry has
@@ -15,7 +18,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,6 +46,9 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 /// waiting for it.
 const YIELDS: u32 = 4;
 
+/// Every so many connections that come back, one is for a read that sleeps.
+const SLEEPERS_SHARE: u32 = 64;
+
 /// A connection that r2d2 has lent. In a box, since it is moved some times in each read.
 type Lent = Box<PooledConnection<Manager>>;
 
@@ -52,11 +58,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub(crate) struct Readers {
     path: PathBuf,
     pool: Pool<Manager>,
-    /// Idle connections, the one last used on top, in front of r2d2: its own check-out and check-in read the clock three
-    /// times. Whoever finds none here asks r2d2, which opens them, and lets callers wait for one.
-    idle: Mutex<Vec<Lent>>,
-    /// How many callers wait in r2d2. While there are any, connections go back there.
-    waiting: AtomicUsize,
+    /// In front of r2d2, whose own check-out and check-in read the clock three times. Whoever finds none here asks r2d2,
+    /// which opens them.
+    idle: Mutex<Idle<Lent>>,
+    came_back: Condvar,
     census: Arc<Census>,
     size: u32,
     slow: Duration,
@@ -91,8 +96,8 @@ impl Readers {
         Ok(Self {
             path: file.path.clone(),
             pool,
-            idle: Mutex::default(),
-            waiting: AtomicUsize::new(0),
+            idle: Mutex::new(Idle::new()),
+            came_back: Condvar::new(),
             census,
             size: options.readers,
             slow: options.slow_read,
@@ -158,63 +163,101 @@ impl Readers {
         self.lock_idle().pop()
     }
 
-    /// A connection that holds nothing goes on top of the idle ones, unless somebody waits in r2d2. Who begins to wait
-    /// first says so, then looks here; this first puts the connection here, then looks whether anybody waits. So at least
-    /// one of them sees the other.
+    /// A connection that holds nothing goes on top of the idle ones.
     fn check_in(&self, reader: Lent) {
-        if !reader.clean || self.census.is_closed() {
-            return drop(reader);
+        let sound = reader.clean && !self.census.is_closed();
+        let mut unsound = None;
+        let mut idle = self.lock_idle();
+        let mut wake = idle.may_wake();
+        if !sound {
+            unsound = Some(reader);
+        } else if idle.is_a_sleepers_turn() {
+            idle.kept.push(reader);
+            wake = true;
+        } else {
+            idle.connections.push(reader);
         }
-        self.lock_idle().push(reader);
-        if self.waiting.load(Ordering::SeqCst) > 0 || self.census.is_closed() {
+        drop(idle);
+        // First of all: who is woken asks r2d2 for another.
+        drop(unsound);
+        if wake {
+            self.came_back.notify_one();
+        }
+        if sound && self.census.is_closed() {
             drop(self.pop_idle());
         }
     }
 
-    fn lock_idle(&self) -> MutexGuard<'_, Vec<Lent>> {
+    /// Sleeps until a connection has come back, or the time is over, and takes one if there still is one.
+    fn sleep(&self, patience: Duration) -> Option<Lent> {
+        let mut idle = self.lock_idle();
+        if let Some(reader) = idle.pop() {
+            return Some(reader);
+        }
+        idle.sleepers += 1;
+        let waited = self.came_back.wait_timeout(idle, patience);
+        let (mut idle, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        idle.sleepers -= 1;
+        idle.waking = false;
+        let found = idle.kept.pop().or_else(|| idle.connections.pop());
+        let wake = !idle.connections.is_empty() && idle.may_wake();
+        drop(idle);
+        if wake {
+            self.came_back.notify_one();
+        }
+        found
+    }
+
+    fn lock_idle(&self) -> MutexGuard<'_, Idle<Lent>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All that are open are in use.
     fn wait_for_one(&self, timeout: Duration, on_writer_thread: bool) -> Result<Lent> {
-        let held_here = self.census.held_by_this_thread();
-        let exhausted = self.pool.state().connections == self.size;
-        if exhausted && (on_writer_thread || held_here == self.size as usize) {
-            return Err(Error::Reentrant {
-                call: "read",
-                instead: "every reader is busy, and this is the writer thread or the thread that holds them all: \
-                          use the transaction that the closure was given, or raise Options::readers",
-            });
-        }
         let start = Instant::now();
-        let mut last_error = None;
         for _ in 0..YIELDS {
             thread::yield_now();
             if let Some(reader) = self.pop_idle() {
                 return Ok(reader);
             }
         }
-        let _waiting = Waiting::begin(&self.waiting);
+        let mut last_error = None;
         loop {
-            if let Some(reader) = self.pop_idle() {
+            if let Some(reader) = self.pop_idle().or_else(|| self.pool.try_get().map(Box::new)) {
                 return Ok(reader);
             }
             let left = timeout.saturating_sub(start.elapsed());
-            match self.pool.get_timeout(left.min(LOOK_UP)) {
-                Ok(reader) => return Ok(Box::new(reader)),
-                // "timed out waiting for connection: REASON"; r2d2 tells each reason once.
-                Err(error) => {
-                    let error = error.to_string();
-                    last_error = error
-                        .split_once(": ")
-                        .map(|(_, reason)| reason.to_owned())
-                        .or(last_error);
+            let exhausted = self.pool.state().connections == self.size;
+            if exhausted && on_writer_thread {
+                return Err(reentrant());
+            }
+            if exhausted {
+                if let Some(reader) = self.sleep(left.min(LOOK_UP)) {
+                    return Ok(reader);
+                }
+            } else {
+                match self.pool.get_timeout(left.min(LOOK_UP)) {
+                    Ok(reader) => return Ok(Box::new(reader)),
+                    // "timed out waiting for connection: REASON"; r2d2 tells each reason once.
+                    Err(error) => {
+                        let error = error.to_string();
+                        last_error = error
+                            .split_once(": ")
+                            .map(|(_, reason)| reason.to_owned())
+                            .or(last_error);
+                    }
                 }
             }
             if self.census.is_closed() {
                 return Err(Error::Closed);
             }
-            if left <= LOOK_UP {
+            // Not before the first wait: a look at every connection takes longer than a read.
+            let held_here = self.census.held_by_this_thread();
+            if held_here == self.size as usize {
+                return Err(reentrant());
+            }
+            // Not by `left`: a sleeper may have been woken before its time, and found nothing.
+            if start.elapsed() >= timeout {
                 return Err(Error::ReadTimeout {
                     waited: start.elapsed(),
                     readers: self.size,
@@ -274,6 +317,59 @@ impl Readers {
     }
 }
 
+fn reentrant() -> Error {
+    Error::Reentrant {
+        call: "read",
+        instead: "every reader is busy, and this is the writer thread or the thread that holds them all: use the \
+                  transaction that the closure was given, or raise Options::readers",
+    }
+}
+
+/// The connections that nobody uses, and who sleeps until there is one.
+struct Idle<C> {
+    /// The one last used is on top.
+    connections: Vec<C>,
+    /// For sleepers alone.
+    kept: Vec<C>,
+    /// How many connections came back while somebody slept.
+    came_back: u32,
+    sleepers: usize,
+    /// One sleeper has been woken and has not looked yet.
+    waking: bool,
+}
+
+impl<C> Idle<C> {
+    fn new() -> Self {
+        Self {
+            connections: Vec::new(),
+            kept: Vec::new(),
+            came_back: 0,
+            sleepers: 0,
+            waking: false,
+        }
+    }
+
+    fn pop(&mut self) -> Option<C> {
+        let kept_for_nobody = || (self.sleepers == 0).then(|| self.kept.pop()).flatten();
+        self.connections.pop().or_else(kept_for_nobody)
+    }
+
+    /// Those who are awake take nearly all connections, which is the quickest way. Now and then one is for the longest
+    /// sleeper.
+    fn is_a_sleepers_turn(&mut self) -> bool {
+        self.came_back = self.came_back.wrapping_add(u32::from(self.sleepers > 0));
+        self.sleepers > self.kept.len() && self.came_back.is_multiple_of(SLEEPERS_SHARE)
+    }
+
+    /// Whether a sleeper is to be woken. One at a time: meanwhile those who are awake may have taken what came back, and
+    /// the one who was woken wakes the next if there is more.
+    fn may_wake(&mut self) -> bool {
+        let wake = self.sleepers > 0 && !self.waking;
+        self.waking |= wake;
+        wake
+    }
+}
+
 /// A connection of the pool, in use.
 struct Borrowed<'r> {
     readers: &'r Readers,
@@ -292,22 +388,6 @@ impl Drop for Borrowed<'_> {
         if let Some(reader) = self.reader.take() {
             self.readers.check_in(reader);
         }
-    }
-}
-
-/// Counts a caller among those who wait.
-struct Waiting<'w>(&'w AtomicUsize);
-
-impl<'w> Waiting<'w> {
-    fn begin(count: &'w AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -657,4 +737,56 @@ fn thread_token() -> usize {
         static TOKEN: u8 = const { 0 };
     }
     TOKEN.with(|token| std::ptr::from_ref(token).addr())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `check_in` does it: whether a sleeper is woken.
+    fn come_back(idle: &mut Idle<u32>, connection: u32) -> bool {
+        let wake = idle.may_wake();
+        if idle.is_a_sleepers_turn() {
+            idle.kept.push(connection);
+            return true;
+        }
+        idle.connections.push(connection);
+        wake
+    }
+
+    #[test]
+    fn the_connection_last_used_is_taken_first() {
+        let mut idle = Idle::new();
+        assert!(!come_back(&mut idle, 1), "there is nobody to wake");
+        come_back(&mut idle, 2);
+        assert_eq!([idle.pop(), idle.pop(), idle.pop()], [Some(2), Some(1), None]);
+    }
+
+    #[test]
+    fn sleepers_are_woken_one_at_a_time() {
+        let mut idle = Idle::new();
+        idle.sleepers = 3;
+        assert!(come_back(&mut idle, 1));
+        assert!(!come_back(&mut idle, 2), "one is on its way");
+        // It has looked.
+        (idle.sleepers, idle.waking) = (2, false);
+        assert!(come_back(&mut idle, 3));
+    }
+
+    #[test]
+    fn now_and_then_a_connection_is_for_a_sleeper_alone() {
+        let mut idle = Idle::new();
+        idle.sleepers = 1;
+        let for_those_awake = (1..SLEEPERS_SHARE).filter(|connection| {
+            come_back(&mut idle, *connection);
+            idle.pop() == Some(*connection)
+        });
+        assert_eq!(for_those_awake.count() as u32, SLEEPERS_SHARE - 1);
+        assert!(come_back(&mut idle, 7), "a sleeper is woken for it");
+        assert_eq!(idle.pop(), None);
+        assert_eq!(idle.kept, [7]);
+        // It gave up before it was woken.
+        idle.sleepers = 0;
+        assert_eq!(idle.pop(), Some(7));
+    }
 }

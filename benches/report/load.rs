@@ -1,23 +1,25 @@
-//! The documents' two warnings, as load tests: a chat application, and sessions with thousands of concurrent writers.
+//! The documents' two warnings, as load tests: a chat application, and sessions with thousands of concurrent writers. And
+//! how long 64 threads wait at worst that do nothing but write, or read nine times out of ten.
 //!
 //! A chat message is sent at its time whether the one before it is through or not, and its latency counts from that
 //! time, so a store that falls behind shows it. The side it is compared with has eight threads with one connection behind
 //! a mutex, as services are often written.
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::rusqlite::{Connection, params};
+use larder::rusqlite::{self, Connection, params};
 use larder::{Durability, Options, Pending, Store};
 
 use crate::Run;
-use crate::data::{self, Data, Random, USERS};
+use crate::data::{self, Data, INSERT, Random, SELECT, USERS};
 use crate::measure::Latencies;
 
 /// How many steps of progress there are.
-pub(crate) const STEPS: u64 = 4;
+pub(crate) const STEPS: u64 = 6;
 
 const MESSAGE: &str =
     "INSERT INTO messages(room, sent, body) VALUES (?1, ?2, 'a message of some forty characters, more or less')";
@@ -26,6 +28,7 @@ const SESSION: &str =
      ON CONFLICT(id) DO UPDATE SET seen = excluded.seen";
 const SENDERS: u64 = 8;
 const WRITERS: usize = 2_000;
+const THREADS: usize = 64;
 
 /// What came of one load.
 pub(crate) struct Load {
@@ -49,28 +52,106 @@ pub(crate) fn measure(run: &Run, data: &Data) -> Vec<Load> {
     }
     run.step("the session store");
     let store = data.store("store.db", Options::new());
-    loads.push(sessions(
+    loads.push(closed_loop(
         run.load,
         WRITERS,
-        "larder",
+        "sessions, 2000 writers, larder",
         |_| (),
         |(), id, seen| store.write(move |tx| tx.execute(SESSION, params![id, seen])).is_ok(),
     ));
     let path = data.copy("floor.db");
-    let connect = |_| {
-        let conn = data::connect(&path, Durability::Normal);
-        conn.busy_timeout(Duration::from_secs(5)).expect("the time-out is set");
-        conn
-    };
     // Two thousand connections are more than a process is usually given descriptors for.
-    loads.push(sessions(
+    loads.push(closed_loop(
         run.load,
-        64,
-        "64 connections that may all write",
-        connect,
+        THREADS,
+        "sessions, 64 writers, 64 connections that may all write",
+        |_| impatient(&path),
         |conn, id, seen| write_session(conn, id, seen).is_ok(),
     ));
+    store.close().expect("the store closes");
+    loads.extend(writers(run, data));
+    loads.extend(mixed(run, data));
     loads
+}
+
+fn writers(run: &Run, data: &Data) -> [Load; 3] {
+    run.step("64 writers");
+    let store = data.store("store.db", Options::new());
+    let mutex = Mutex::new(data.connection("floor.db", Durability::Normal));
+    let path = data.copy("many.db");
+    [
+        closed_loop(
+            run.long,
+            THREADS,
+            "64 writers, larder",
+            |_| (),
+            |(), _, _| store.write(|tx| tx.insert(INSERT, (1, "click"))).is_ok(),
+        ),
+        closed_loop(
+            run.long,
+            THREADS,
+            "64 writers, Mutex<Connection>",
+            |_| (),
+            |(), _, _| insert(&mutex.lock().expect("nobody panicked")).is_ok(),
+        ),
+        closed_loop(
+            run.long,
+            THREADS,
+            "64 writers, 64 connections that may all write",
+            |_| impatient(&path),
+            |conn, _, _| insert(conn).is_ok(),
+        ),
+    ]
+}
+
+/// Nine reads and a write.
+fn mixed(run: &Run, data: &Data) -> [Load; 2] {
+    run.step("reads and writes");
+    let store = data.store("store.db", Options::new());
+    let mutex = Mutex::new(data.connection("floor.db", Durability::Normal));
+    [
+        closed_loop(
+            run.long,
+            THREADS,
+            "90 % reads, 64 threads, larder",
+            |_| (),
+            |(), user, roll| {
+                if roll % 10 == 0 {
+                    store.write(|tx| tx.insert(INSERT, (1, "click"))).is_ok()
+                } else {
+                    let name =
+                        |tx: &larder::ReadTx<'_>| tx.query_row(SELECT, [user + 1], |row| row.get::<_, String>(0));
+                    store.read(name).is_ok()
+                }
+            },
+        ),
+        closed_loop(
+            run.long,
+            THREADS,
+            "90 % reads, 64 threads, Mutex<Connection>",
+            |_| (),
+            |(), user, roll| {
+                let conn = mutex.lock().expect("nobody panicked");
+                if roll % 10 == 0 {
+                    insert(&conn).is_ok()
+                } else {
+                    let name = |statement: &mut rusqlite::CachedStatement<'_>| {
+                        statement.query_row([user + 1], |row| row.get::<_, String>(0))
+                    };
+                    conn.prepare_cached(SELECT)
+                        .and_then(|mut statement| name(&mut statement))
+                        .is_ok()
+                }
+            },
+        ),
+    ]
+}
+
+/// A connection that waits for SQLite's lock as long as is usual.
+fn impatient(path: &Path) -> Connection {
+    let conn = data::connect(path, Durability::Normal);
+    conn.busy_timeout(Duration::from_secs(5)).expect("the time-out is set");
+    conn
 }
 
 fn submit(store: &Store, number: u64) -> Pending<i64> {
@@ -156,7 +237,8 @@ fn paced(start: Instant, time: Duration, rate: u64, mut f: impl FnMut(Instant, u
     }
 }
 
-fn sessions<T>(
+/// Threads each of which begins its next operation as soon as it is through with the last.
+fn closed_loop<T>(
     time: Duration,
     writers: usize,
     name: &str,
@@ -189,18 +271,20 @@ fn sessions<T>(
             (all.join(latencies), errors + more)
         })
     });
-    load(
-        format!("sessions, {writers} writers, {name}"),
-        None,
-        start,
-        errors,
-        latencies,
-    )
+    load(name.to_owned(), None, start, errors, latencies)
 }
 
-fn write_session(conn: &Connection, id: i64, seen: i64) -> larder::rusqlite::Result<()> {
+fn write_session(conn: &Connection, id: i64, seen: i64) -> rusqlite::Result<()> {
+    in_transaction(conn, |conn| conn.prepare_cached(SESSION)?.execute(params![id, seen]))
+}
+
+fn insert(conn: &Connection) -> rusqlite::Result<()> {
+    in_transaction(conn, |conn| conn.prepare_cached(INSERT)?.execute((1, "click")))
+}
+
+fn in_transaction(conn: &Connection, f: impl Fn(&Connection) -> rusqlite::Result<usize>) -> rusqlite::Result<()> {
     conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    conn.prepare_cached(SESSION)?.execute(params![id, seen])?;
+    f(conn)?;
     conn.prepare_cached("COMMIT")?.execute([])?;
     Ok(())
 }

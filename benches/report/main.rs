@@ -4,7 +4,7 @@
 //! beside its floor, in turns: the same operation on a private rusqlite connection that is set up as larder sets up its
 //! own. A ratio is only printed of two sides that were measured so.
 //!
-//! `LARDER_BENCH_SECS` is the time for each row (default 8), `LARDER_BENCH_DIR` the folder of the databases (default: the
+//! `LARDER_BENCH_SECS` is the time for each row (default 10), `LARDER_BENCH_DIR` the folder of the databases (default: the
 //! target folder). What lies in memory (tmpfs) is measured, and marked as such.
 
 #[path = "../data/mod.rs"]
@@ -46,6 +46,8 @@ struct Run {
     slice: Duration,
     /// Of one load test.
     load: Duration,
+    /// Of one that looks for the longest wait.
+    long: Duration,
     progress: ProgressBar,
 }
 
@@ -60,7 +62,7 @@ fn main() {
     // `cargo test --benches` runs it, too, and only wants to know that it does.
     let quick = env::args().any(|arg| arg == "--test");
     let seconds = env::var("LARDER_BENCH_SECS").ok().and_then(|s| s.parse().ok());
-    let seconds: f64 = if quick { 0.05 } else { seconds.unwrap_or(8.0) };
+    let seconds: f64 = if quick { 0.05 } else { seconds.unwrap_or(10.0) };
     let began = Instant::now();
     let progress = ProgressBar::new(rows::STEPS + load::STEPS + 2);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}").expect("the template is right");
@@ -68,6 +70,7 @@ fn main() {
     let run = Run {
         slice: Duration::from_secs_f64(seconds / f64::from(ROUNDS) / 2.0),
         load: Duration::from_secs_f64(seconds / 2.0),
+        long: Duration::from_secs_f64(seconds),
         progress,
     };
     run.step("making the rows");

@@ -1,5 +1,6 @@
 //! The rows of the documents: what each does on a store, and on its floor.
 
+use std::fs;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::measure::{Compared, Latencies, compare, repeat, threads};
 use crate::{ROUNDS, Run};
 
 /// How many steps of progress there are.
-pub(crate) const STEPS: u64 = 16;
+pub(crate) const STEPS: u64 = 17;
 
 /// How a figure is told.
 #[derive(Clone, Copy, PartialEq)]
@@ -24,6 +25,8 @@ pub(crate) enum Unit {
     Milliseconds,
     /// How many times as fast one side is.
     Times,
+    /// Calls of `read` for one operation.
+    Calls,
 }
 
 /// One figure of the documents, and what was measured for it.
@@ -245,12 +248,12 @@ fn settings(run: &Run, data: &Data, rows: &mut Vec<Row>) {
     let defaults = Connection::open(data.copy("floor.db")).expect("the file opens");
     let leave_wal = "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE";
     defaults.execute_batch(leave_wal).expect("nobody else has the file");
-    let mut row = |operation, figure, against, found| {
+    let mut row = |operation, figure, unit, against, found| {
         rows.push(Row {
             source: CLAIM,
             operation,
             figure,
-            unit: Unit::Times,
+            unit,
             against,
             found,
         });
@@ -265,6 +268,7 @@ fn settings(run: &Run, data: &Data, rows: &mut Vec<Row>) {
     row(
         "production PRAGMAs, point reads",
         "5 to 10 times",
+        Unit::Times,
         "SQLite's defaults",
         found,
     );
@@ -277,6 +281,7 @@ fn settings(run: &Run, data: &Data, rows: &mut Vec<Row>) {
     row(
         "production PRAGMAs, single inserts",
         "(none)",
+        Unit::Times,
         "SQLite's defaults",
         found,
     );
@@ -290,6 +295,7 @@ fn settings(run: &Run, data: &Data, rows: &mut Vec<Row>) {
     row(
         "synchronous=NORMAL, single inserts",
         "2 to 5 times",
+        Unit::Times,
         "synchronous=FULL",
         found,
     );
@@ -317,10 +323,43 @@ fn settings(run: &Run, data: &Data, rows: &mut Vec<Row>) {
     );
     row(
         "mmap, joins with a cache of 2 MB",
-        "\"half the system calls\"",
+        "(none)",
+        Unit::Times,
         "mmap_size=0",
         found,
     );
+    run.step("mmap, system calls");
+    if calls_of_read().is_some() {
+        let found = compare(
+            ROUNDS,
+            || calls_each(1_000, || data::rows(&production, JOIN, ours.below(POSTS) + 1)),
+            || calls_each(1_000, || data::rows(&plain, JOIN, theirs.below(POSTS) + 1)),
+        );
+        row(
+            "mmap, calls of read for such a join",
+            "\"half the system calls\"",
+            Unit::Calls,
+            "mmap_size=0",
+            found,
+        );
+    }
+}
+
+/// How often this process has called `read` and its like, where the system counts that.
+fn calls_of_read() -> Option<f64> {
+    let counted = fs::read_to_string("/proc/self/io").ok()?;
+    let line = counted.lines().find_map(|line| line.strip_prefix("syscr: "))?;
+    line.trim().parse().ok()
+}
+
+/// Calls of `read` for one of so many.
+fn calls_each(times: u32, mut f: impl FnMut() -> usize) -> f64 {
+    let now = || calls_of_read().expect("it was there before");
+    let before = now();
+    for _ in 0..times {
+        assert!(f() > 0);
+    }
+    (now() - before) / f64::from(times)
 }
 
 fn curves(run: &Run, data: &Data) -> Vec<Curve> {

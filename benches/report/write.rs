@@ -89,6 +89,7 @@ fn here(row: &Row) -> String {
         Unit::Rate => format!("{}/s", count(row.found.ours)),
         Unit::Rows => format!("{} rows/s", count(row.found.ours * 1000.0)),
         Unit::Milliseconds => time(Duration::from_secs_f64(1.0 / row.found.ours)),
+        Unit::Calls => format!("{:.2} for {:.2}", row.found.ours, row.found.theirs),
         Unit::Times => format!("{:.1} times", row.found.ratio),
     }
 }
