@@ -1,63 +1,60 @@
-//! First come, first served: the line in front of the bounded queue.
+//! First come, first served: the writer's bounded queue, and the line behind it.
 //!
-//! A full crossbeam channel is unfair: its blocked senders race for each place that comes free. So nobody ever
-//! blocks in `send`. Who finds the channel full gets in line, and the job itself stands there, not its thread:
-//! whoever makes room moves jobs from the front of the line into the channel, in order. Blocking and async
-//! callers differ only in how they wait for the reply.
+//! One mutex guards all jobs, in the order in which they came. The first `capacity` of them are queued. Those after them
+//! stand in line: the jobs themselves, not their threads. As the writer takes a job from the front, the first in line moves
+//! up into the queue. Blocking and async callers differ only in how they wait for the reply.
 //!
-//! What is shared:
-//! - `line`, a mutex around the jobs in line. It is held for a push, or for as many moves as there is room. The
-//!   only lock that may be taken under it is a slot's (`pending.rs`), when a job leaves the line. No closure is
-//!   ever dropped under it, since a closure's drop may call back into the store.
-//! - `waiting`, how many stand in line; written under `line`, read by anyone.
-//! - `closed`; written once, read by anyone, and again under `line` by those who get in line.
+//! The mutex is held to put a job in, to take one out, and to look through those in line. The only lock that may be taken
+//! under it is a slot's (`pending.rs`), when a job moves up. No closure is ever dropped under it, since a closure's drop may
+//! call back into the store.
 //!
-//! Nobody overtakes: a newcomer that sees somebody in line gets in line too. A job in line is never forgotten:
-//! the one who gets in line first writes `waiting`, then looks for room; the writer first makes room, then
-//! reads `waiting`; both with a SeqCst fence in between. At least one of them sees the other.
+//! Nobody overtakes, since there is one order. No wake-up is lost: the writer says that it sleeps under the lock, after it
+//! has found no job there, and who puts a job in, or closes, takes that back under the lock and then wakes it. `length` is
+//! how many jobs there are, written under the lock, for those who look again and again before they sleep.
 //!
-//! Nothing is lost at closing: after `closed` is set nobody gets in line. `discard` takes every job out of the line and
-//! the channel and drops it, and a job that is dropped tells its caller `Closed`. The writer discards what is left when
-//! it ends, after it has set `ended`; a closer discards when its time is over, though the writer still runs a job. A
-//! sender that raced with the end first sends, then reads `ended`, and discards, too: either it sees the flag or the
-//! writer sees its job.
+//! Nothing is lost at closing: `closed` is set under the lock, and after that no job is put in. `discard` takes every job
+//! out and drops it, and a job that is dropped tells its caller `Closed`. The writer discards what is left when it ends; a
+//! closer discards when its time is over, though the writer still runs a job.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-
+use crate::apart::Apart;
 use crate::error::{Error, Result};
 use crate::handoff::Handoff;
 use crate::job::Job;
 
-pub(crate) enum Message {
+/// What the writer's sleep came to.
+pub(crate) enum Slept {
     Job(Job),
-    /// Look up: the store is closing.
-    Wake,
+    Closed,
+    /// Nothing came in the time that it had.
+    Long,
 }
 
 #[derive(Default)]
-struct Line {
-    jobs: VecDeque<Job>,
-    /// About how many of them were withdrawn.
+struct Jobs {
+    /// The queue, then the line.
+    all: VecDeque<Job>,
+    /// About how many of those in line were withdrawn.
     withdrawn: usize,
+    /// The writer sleeps and has not been woken.
+    asleep: bool,
 }
 
 pub(crate) struct Admission {
     store: u64,
-    sender: Sender<Message>,
-    receiver: Receiver<Message>,
     capacity: usize,
+    jobs: Apart<Mutex<Jobs>>,
+    length: Apart<AtomicUsize>,
+    woken: Condvar,
     closed: AtomicBool,
-    ended: AtomicBool,
     /// Jobs that were discarded.
     discarded: AtomicU64,
-    waiting: AtomicUsize,
-    line: Mutex<Line>,
     handoff: Handoff,
 }
 
@@ -68,183 +65,161 @@ thread_local! {
 
 impl Admission {
     pub(crate) fn new(store: u64, capacity: usize, handoff: Handoff) -> Self {
-        let (sender, receiver) = bounded(capacity);
         Self {
             store,
-            sender,
-            receiver,
             capacity,
+            jobs: Apart::default(),
+            length: Apart::default(),
+            woken: Condvar::new(),
             closed: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
             discarded: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-            line: Mutex::default(),
             handoff,
         }
     }
 
     /// Queues the job, or puts it in line.
     pub(crate) fn enqueue(&self, job: Job) -> Result<()> {
-        let job = match self.send(job) {
-            Ok(()) => return Ok(()),
-            Err(refused) => refused?,
-        };
-        job.get_in_line();
-        let mut line = self.lock();
-        if self.is_closed() {
-            drop(line);
-            return Err(Error::Closed);
+        let jobs = self.lock();
+        if jobs.all.len() >= self.capacity {
+            job.get_in_line();
         }
-        line.jobs.push_back(job);
-        let unwanted = self.refill(&mut line);
-        drop(line);
-        drop(unwanted);
-        self.discard_if_ended();
-        Ok(())
+        self.put(jobs, job)
     }
 
     /// Queues the job if there is room for it and nobody in line.
     pub(crate) fn try_enqueue(&self, job: Job) -> Result<()> {
-        match self.send(job) {
-            Ok(()) => Ok(()),
-            Err(refused) => {
-                drop(refused?);
-                Err(Error::QueueFull {
-                    capacity: self.capacity,
-                })
-            }
+        let jobs = self.lock();
+        if jobs.all.len() < self.capacity || self.is_closed() {
+            return self.put(jobs, job);
         }
+        drop(jobs);
+        drop(job);
+        Err(Error::QueueFull {
+            capacity: self.capacity,
+        })
     }
 
-    /// Gives the job back where there is no room, or the error where there never will be.
-    #[allow(clippy::result_large_err)]
-    fn send(&self, job: Job) -> std::result::Result<(), Result<Job>> {
+    fn put(&self, mut jobs: MutexGuard<'_, Jobs>, job: Job) -> Result<()> {
         if self.is_closed() {
-            return Err(Err(Error::Closed));
+            drop(jobs);
+            drop(job);
+            return Err(Error::Closed);
         }
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            return Err(Ok(job));
+        jobs.all.push_back(job);
+        self.length.store(jobs.all.len(), Ordering::Relaxed);
+        let wake = mem::take(&mut jobs.asleep);
+        drop(jobs);
+        if wake {
+            self.woken.notify_one();
         }
-        match self.sender.try_send(Message::Job(job)) {
-            Ok(()) => {
-                self.discard_if_ended();
-                Ok(())
-            }
-            Err(TrySendError::Full(Message::Job(job))) => Err(Ok(job)),
-            Err(_) => Err(Err(Error::Closed)),
-        }
+        Ok(())
     }
 
-    /// For the writer, after it has taken something out of the channel.
-    pub(crate) fn made_room(&self) {
-        fence(Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            let mut line = self.lock();
-            let unwanted = self.refill(&mut line);
-            drop(line);
-            drop(unwanted);
+    /// For the writer: the next job, if there is one.
+    pub(crate) fn take(&self) -> Option<Job> {
+        if self.length.load(Ordering::Relaxed) == 0 {
+            return None;
         }
+        self.take_from(self.lock())
     }
 
-    /// Moves jobs from the line into the channel while there is room. Gives back those that nobody wants any
-    /// more, to be dropped without the lock.
-    #[must_use]
-    fn refill(&self, line: &mut Line) -> Vec<Job> {
-        let mut unwanted = Vec::new();
-        self.waiting.store(line.jobs.len(), Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        while !self.sender.is_full()
-            && let Some(job) = line.jobs.pop_front()
-        {
-            if !job.leave_line() {
-                line.withdrawn = line.withdrawn.saturating_sub(1);
-                unwanted.push(job);
+    /// For the writer: sleeps until there is a job or the store closes, for no longer than its patience, if it has one.
+    pub(crate) fn sleep(&self, patience: Option<Duration>) -> Slept {
+        let mut jobs = self.lock();
+        while jobs.all.is_empty() && !self.is_closed() {
+            jobs.asleep = true;
+            let Some(patience) = patience else {
+                jobs = self.woken.wait(jobs).unwrap_or_else(PoisonError::into_inner);
                 continue;
-            }
-            match self.sender.try_send(Message::Job(job)) {
-                Ok(()) => {}
-                // A newcomer that saw nobody in line took the place; the job stays the first.
-                Err(TrySendError::Full(Message::Job(job))) => {
-                    line.jobs.push_front(job);
-                    break;
-                }
-                // Not while the receiver is in the same hands.
-                Err(_) => break,
+            };
+            let (woken, waited) = self
+                .woken
+                .wait_timeout(jobs, patience)
+                .unwrap_or_else(PoisonError::into_inner);
+            jobs = woken;
+            if waited.timed_out() {
+                break;
             }
         }
-        self.waiting.store(line.jobs.len(), Ordering::SeqCst);
+        jobs.asleep = false;
+        match self.take_from(jobs) {
+            Some(job) => Slept::Job(job),
+            None if self.is_closed() => Slept::Closed,
+            None => Slept::Long,
+        }
+    }
+
+    fn take_from(&self, mut jobs: MutexGuard<'_, Jobs>) -> Option<Job> {
+        let job = jobs.all.pop_front()?;
+        let unwanted = self.move_up(&mut jobs);
+        self.length.store(jobs.all.len(), Ordering::Relaxed);
+        drop(jobs);
+        drop(unwanted);
+        Some(job)
+    }
+
+    /// There is room for one more in the queue. Gives back those in line that nobody wants any more, to be dropped without
+    /// the lock.
+    #[must_use]
+    fn move_up(&self, jobs: &mut Jobs) -> Vec<Job> {
+        let mut unwanted = Vec::new();
+        let last = self.capacity - 1;
+        while let Some(first_in_line) = jobs.all.get(last) {
+            if first_in_line.leave_line() {
+                break;
+            }
+            unwanted.extend(jobs.all.remove(last));
+            jobs.withdrawn = jobs.withdrawn.saturating_sub(1);
+        }
         unwanted
     }
 
     /// A caller has withdrawn a job that stands in line. They are swept out once they are many, so that a stuck
     /// writer and impatient callers do not make the line grow without end.
     pub(crate) fn withdrawn_from_line(&self) {
-        let mut line = self.lock();
-        line.withdrawn += 1;
-        if line.withdrawn < 64 || line.withdrawn < line.jobs.len() / 2 {
+        let mut jobs = self.lock();
+        jobs.withdrawn += 1;
+        let in_line = jobs.all.len().saturating_sub(self.capacity);
+        if jobs.withdrawn < 64 || jobs.withdrawn < in_line / 2 {
             return;
         }
-        let (gone, kept) = line.jobs.drain(..).partition(|job| job.is_withdrawn());
-        let gone: VecDeque<Job> = gone;
-        line.jobs = kept;
-        line.withdrawn = 0;
-        self.waiting.store(line.jobs.len(), Ordering::SeqCst);
-        drop(line);
+        let queued = self.capacity.min(jobs.all.len());
+        let line = jobs.all.split_off(queued);
+        let (gone, mut kept): (VecDeque<Job>, VecDeque<Job>) = line.into_iter().partition(|job| job.is_withdrawn());
+        jobs.all.append(&mut kept);
+        jobs.withdrawn = 0;
+        self.length.store(jobs.all.len(), Ordering::Relaxed);
+        drop(jobs);
         drop(gone);
     }
 
     /// No further jobs. What is queued or in line stays.
     pub(crate) fn close(&self) {
+        let mut jobs = self.lock();
         self.closed.store(true, Ordering::SeqCst);
-        // A full channel needs no wake-up: the writer is awake, and looks at `closed` when it has emptied it.
-        let _ = self.sender.try_send(Message::Wake);
+        jobs.asleep = false;
+        drop(jobs);
+        self.woken.notify_one();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn nobody_in_line(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) == 0
-    }
-
-    /// The writer takes nothing more.
-    pub(crate) fn end(&self) {
-        self.ended.store(true, Ordering::SeqCst);
-        self.discard();
-    }
-
     /// Drops every job that is queued or in line, each of which tells its caller that it was not started.
     pub(crate) fn discard(&self) {
-        let mut line = self.lock();
-        let mut rest = mem::take(&mut line.jobs);
-        self.waiting.store(0, Ordering::SeqCst);
-        drop(line);
-        while let Ok(message) = self.receiver.try_recv() {
-            if let Message::Job(job) = message {
-                rest.push_back(job);
-            }
-        }
+        let mut jobs = self.lock();
+        let rest = mem::take(&mut jobs.all);
+        self.length.store(0, Ordering::Relaxed);
+        drop(jobs);
         let wanted = rest.iter().filter(|job| !job.is_withdrawn()).count();
         self.discarded.fetch_add(wanted as u64, Ordering::SeqCst);
         drop(rest);
     }
 
-    fn discard_if_ended(&self) {
-        fence(Ordering::SeqCst);
-        if self.ended.load(Ordering::SeqCst) {
-            self.discard();
-        }
-    }
-
     /// How many jobs were discarded.
     pub(crate) fn discarded(&self) -> u64 {
         self.discarded.load(Ordering::SeqCst)
-    }
-
-    /// For the writer: where jobs come out.
-    pub(crate) fn receiver(&self) -> &Receiver<Message> {
-        &self.receiver
     }
 
     pub(crate) fn handoff(&self) -> &Handoff {
@@ -261,7 +236,7 @@ impl Admission {
         WRITES_FOR.get() == self.store
     }
 
-    fn lock(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,13 +13,13 @@
 //!
 //! # Who owns what
 //!
-//! The thread owns the connection, its fence, the receiving end of the queue and the group under way. With
+//! The thread owns the connection, its fence and the group under way. With
 //! others it shares [`Shared`]: the admission (`admission.rs`), the counters, which only it writes, the poison,
 //! set once, and the closing state (`closing.rs`). It holds none of their locks while a closure runs, while SQLite
 //! works, or while it wakes a caller. So it cannot wait for a caller; callers wait for it, and a call that it
 //! would make to itself is an error (`Reentrant`).
 //!
-//! A caller that has handed over a job gets exactly one reply: the job is in the channel, in line, in `carried`
+//! A caller that has handed over a job gets exactly one reply: the job is in the queue, in line, in `carried`
 //! or in `group`, each of which either finishes it or drops it, and a dropped job replies (`job.rs`). No reply of
 //! success is sent but from `reply`, after COMMIT has returned.
 //!
@@ -41,11 +41,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::RecvTimeoutError;
 use rusqlite::{Connection, ffi};
 
 use self::ending::DeathGuard;
-use crate::admission::{Admission, Message};
+use crate::admission::{Admission, Slept};
 use crate::apart::Apart;
 use crate::checkpoint::{Checkpointer, Mode, PATIENCE};
 use crate::clock::later;
@@ -219,11 +218,8 @@ impl Writer {
                 return Some(job);
             }
             if self.shared.admission.is_closed() {
-                if self.shared.admission.nobody_in_line() {
-                    return None;
-                }
-                self.shared.admission.made_room();
-                continue;
+                // Somebody may have come after the look above, but nobody does any more.
+                return self.queued();
             }
             if let Some(job) = self.wait() {
                 return Some(job);
@@ -233,37 +229,23 @@ impl Writer {
 
     /// The next job, if one is queued already.
     fn queued(&self) -> Option<Job> {
-        let admission = &self.shared.admission;
-        while let Ok(message) = admission.receiver().try_recv() {
-            admission.made_room();
-            if let Message::Job(job) = message {
-                return Some(job);
-            }
-        }
-        None
+        self.shared.admission.take()
     }
 
-    /// Waits for a message; an idle pause is used for a checkpoint.
+    /// Waits for a job; an idle pause is used for a checkpoint.
     fn wait(&mut self) -> Option<Job> {
         let admission = &self.shared.admission;
-        let found = admission.handoff().await_job(|| self.queued());
-        // `queued` may have taken the message that wakes a writer when its store closes.
-        if found.is_some() || admission.is_closed() {
-            return found;
+        if let Some(job) = admission.handoff().await_job(|| admission.take()) {
+            return Some(job);
         }
-        let message = if self.checkpointer.is_empty() {
-            admission.receiver().recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            admission.receiver().recv_timeout(IDLE)
-        };
-        let Ok(message) = message else {
-            self.checkpoint(Mode::Passive, PATIENCE);
-            return None;
-        };
-        admission.made_room();
-        match message {
-            Message::Job(job) => Some(job),
-            Message::Wake => None,
+        let patience = (!self.checkpointer.is_empty()).then_some(IDLE);
+        match admission.sleep(patience) {
+            Slept::Job(job) => Some(job),
+            Slept::Closed => None,
+            Slept::Long => {
+                self.checkpoint(Mode::Passive, PATIENCE);
+                None
+            }
         }
     }
 

@@ -28,7 +28,7 @@ impl Writer {
         let carried = self.carried.take();
         let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
         drop(carried);
-        self.shared.admission.end();
+        self.shared.admission.discard();
         let Self {
             shared,
             readers,
@@ -125,7 +125,7 @@ pub(super) struct DeathGuard {
 impl Drop for DeathGuard {
     fn drop(&mut self) {
         self.shared.admission.close();
-        self.shared.admission.end();
+        self.shared.admission.discard();
         self.shared.closing.report(CloseReport {
             finished: 0,
             never_started: 0,
