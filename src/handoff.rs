@@ -164,7 +164,7 @@ impl Crowd {
     fn yield_core(&self, now: &mut u64) -> bool {
         thread::yield_now();
         let before = mem::replace(now, self.now());
-        let lost = *now - before > nanos(LONG_YIELD);
+        let lost = now.saturating_sub(before) > nanos(LONG_YIELD);
         if lost {
             self.note(*now);
         }
