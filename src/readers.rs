@@ -46,6 +46,13 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 /// waiting for it.
 const YIELDS: u32 = 4;
 
+/// How long a read waits in r2d2 for a connection to be opened, before it looks whether another has come back: those do not
+/// go there.
+const OPENING: Duration = Duration::from_millis(2);
+
+/// A sleeper's turn comes after this at the latest, however few connections come back.
+const TURN: Duration = Duration::from_millis(8);
+
 /// Every so many connections that come back, one is for a read that sleeps.
 const SLEEPERS_SHARE: u32 = 64;
 
@@ -165,25 +172,24 @@ impl Readers {
 
     /// A connection that holds nothing goes on top of the idle ones.
     fn check_in(&self, reader: Lent) {
-        let sound = reader.clean && !self.census.is_closed();
-        let mut unsound = None;
+        if !reader.clean || self.census.is_closed() {
+            drop(reader);
+            // Who is woken asks r2d2 for another.
+            return self.came_back.notify_one();
+        }
         let mut idle = self.lock_idle();
         let mut wake = idle.may_wake();
-        if !sound {
-            unsound = Some(reader);
-        } else if idle.is_a_sleepers_turn() {
+        if idle.is_a_sleepers_turn() {
             idle.kept.push(reader);
             wake = true;
         } else {
             idle.connections.push(reader);
         }
         drop(idle);
-        // First of all: who is woken asks r2d2 for another.
-        drop(unsound);
         if wake {
             self.came_back.notify_one();
         }
-        if sound && self.census.is_closed() {
+        if self.census.is_closed() {
             drop(self.pop_idle());
         }
     }
@@ -193,6 +199,9 @@ impl Readers {
         let mut idle = self.lock_idle();
         if let Some(reader) = idle.pop() {
             return Some(reader);
+        }
+        if idle.sleepers == 0 {
+            idle.last_turn = Some(Tick::now());
         }
         idle.sleepers += 1;
         let waited = self.came_back.wait_timeout(idle, patience);
@@ -236,7 +245,7 @@ impl Readers {
                     return Ok(reader);
                 }
             } else {
-                match self.pool.get_timeout(left.min(LOOK_UP)) {
+                match self.pool.get_timeout(left.min(OPENING)) {
                     Ok(reader) => return Ok(Box::new(reader)),
                     // "timed out waiting for connection: REASON"; r2d2 tells each reason once.
                     Err(error) => {
@@ -258,6 +267,9 @@ impl Readers {
             }
             // Not by `left`: a sleeper may have been woken before its time, and found nothing.
             if start.elapsed() >= timeout {
+                if let Some(reader) = self.pop_idle().or_else(|| self.pool.try_get().map(Box::new)) {
+                    return Ok(reader);
+                }
                 return Err(Error::ReadTimeout {
                     waited: start.elapsed(),
                     readers: self.size,
@@ -333,6 +345,8 @@ struct Idle<C> {
     kept: Vec<C>,
     /// How many connections came back while somebody slept.
     came_back: u32,
+    /// When a sleeper had its turn, or the first went to sleep.
+    last_turn: Option<Tick>,
     sleepers: usize,
     /// One sleeper has been woken and has not looked yet.
     waking: bool,
@@ -344,6 +358,7 @@ impl<C> Idle<C> {
             connections: Vec::new(),
             kept: Vec::new(),
             came_back: 0,
+            last_turn: None,
             sleepers: 0,
             waking: false,
         }
@@ -354,11 +369,18 @@ impl<C> Idle<C> {
         self.connections.pop().or_else(kept_for_nobody)
     }
 
-    /// Those who are awake take nearly all connections, which is the quickest way. Now and then one is for the longest
-    /// sleeper.
+    /// Those who are awake take nearly all connections, which is the quickest way. Now and then one is for a sleeper.
     fn is_a_sleepers_turn(&mut self) -> bool {
-        self.came_back = self.came_back.wrapping_add(u32::from(self.sleepers > 0));
-        self.sleepers > self.kept.len() && self.came_back.is_multiple_of(SLEEPERS_SHARE)
+        if self.sleepers <= self.kept.len() {
+            return false;
+        }
+        self.came_back = self.came_back.wrapping_add(1);
+        let turn =
+            self.came_back.is_multiple_of(SLEEPERS_SHARE) || self.last_turn.is_some_and(|last| last.elapsed() >= TURN);
+        if turn {
+            self.last_turn = Some(Tick::now());
+        }
+        turn
     }
 
     /// Whether a sleeper is to be woken. One at a time: meanwhile those who are awake may have taken what came back, and
@@ -771,6 +793,17 @@ mod tests {
         // It has looked.
         (idle.sleepers, idle.waking) = (2, false);
         assert!(come_back(&mut idle, 3));
+    }
+
+    #[test]
+    fn a_sleeper_has_its_turn_after_a_time_however_few_come_back() {
+        let mut idle = Idle::new();
+        idle.sleepers = 1;
+        idle.last_turn = Some(Tick::now());
+        // The subject: time goes by.
+        thread::sleep(3 * TURN);
+        assert!(come_back(&mut idle, 7));
+        assert_eq!(idle.kept, [7]);
     }
 
     #[test]
