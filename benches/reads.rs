@@ -97,7 +97,7 @@ fn queries(c: &mut Criterion, data: &Data) {
         });
         let mut ids = Random::new();
         group.bench_function("private BEGIN..COMMIT cached", |b| {
-            b.iter(|| rows_in_transaction(&conn, sql, ids.below(last) + 1));
+            b.iter(|| data::rows_in_transaction(&conn, sql, ids.below(last) + 1));
         });
         let mut ids = Random::new();
         group.bench_function("private autocommit cached", |b| {
@@ -123,14 +123,6 @@ fn autocommit(conn: &Connection, id: i64) -> String {
     conn.prepare_cached(SELECT)
         .and_then(|mut statement| statement.query_row([id], text))
         .expect("found")
-}
-
-fn rows_in_transaction(conn: &Connection, sql: &str, id: i64) -> usize {
-    let run = |sql| conn.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
-    run("BEGIN").expect("begun");
-    let count = data::rows(conn, sql, id);
-    run("COMMIT").expect("committed");
-    count
 }
 
 fn held_rows(statement: &mut Statement<'_>, id: i64) -> rusqlite::Result<usize> {

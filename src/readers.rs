@@ -3,10 +3,12 @@
 //! The pool is r2d2's over `r2d2_sqlite`'s manager. Around them stands what is ours:
 //!
 //! - [`Idle`], a stack of idle connections in front of r2d2's own, and those who sleep until one comes back. A mutex guards
-//!   it, held for a push or a pop; no other lock is taken under it, and no connection is dropped under it. Who sleeps has
-//!   found the stack empty under the lock; who puts a connection there wakes a sleeper, unless one is on its way who will
-//!   wake the next. So no connection lies idle while somebody sleeps. One that is closed instead of coming back wakes a
-//!   sleeper, too, who asks r2d2 for another. Every sleeper looks up now and then, for the end of its time, and of the store.
+//!   it, held for a push or a pop; the only lock that may be taken under it is r2d2's, by who goes to sleep, and no
+//!   connection is dropped under it. Who sleeps has found the stack empty and the pool full under the lock; who puts a
+//!   connection there wakes a sleeper, unless one is on its way who will wake the next. So no connection lies idle while
+//!   somebody sleeps. One that is closed instead of coming back wakes a sleeper, too, who asks r2d2 for another. Every
+//!   sleeper looks up now and then, for the end of its time, and of the store. A read that waits in r2d2 while a connection
+//!   is opened is not woken, but looks here every `OPENING`.
 //! - `Manager::has_broken` (r2d2_sqlite's is constantly `false`): a connection that came back with a transaction
 //!   or a statement open is closed, or its stale snapshot would be the next borrower's.
 //! - [`Census`]: which connections are open, and what each is doing. One mutex guards the list; each entry has
@@ -56,11 +58,11 @@ const TURN: Duration = Duration::from_millis(8);
 /// Every so many connections that come back, one is for a read that sleeps.
 const SLEEPERS_SHARE: u32 = 64;
 
-/// A connection that r2d2 has lent. In a box, since it is moved some times in each read.
-type Lent = Box<PooledConnection<Manager>>;
-
 /// How often closing looks for connections that have become idle.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A connection that r2d2 has lent. In a box, since it is moved some times in each read.
+type Lent = Box<PooledConnection<Manager>>;
 
 pub(crate) struct Readers {
     path: PathBuf,
@@ -174,7 +176,8 @@ impl Readers {
     fn check_in(&self, reader: Lent) {
         if !reader.clean || self.census.is_closed() {
             drop(reader);
-            // Who is woken asks r2d2 for another.
+            // Who has seen the pool full before that is asleep once this has the lock. Who is woken asks r2d2 for another.
+            drop(self.lock_idle());
             return self.came_back.notify_one();
         }
         let mut idle = self.lock_idle();
@@ -200,6 +203,9 @@ impl Readers {
         if let Some(reader) = idle.pop() {
             return Some(reader);
         }
+        if !self.is_full() {
+            return None;
+        }
         if idle.sleepers == 0 {
             idle.last_turn = Some(Tick::now());
         }
@@ -215,6 +221,11 @@ impl Readers {
             self.came_back.notify_one();
         }
         found
+    }
+
+    /// Whether r2d2 has as many connections as it may.
+    fn is_full(&self) -> bool {
+        self.pool.state().connections == self.size
     }
 
     fn lock_idle(&self) -> MutexGuard<'_, Idle<Lent>> {
@@ -236,11 +247,11 @@ impl Readers {
                 return Ok(reader);
             }
             let left = timeout.saturating_sub(start.elapsed());
-            let exhausted = self.pool.state().connections == self.size;
-            if exhausted && on_writer_thread {
+            let full = self.is_full();
+            if full && on_writer_thread {
                 return Err(reentrant());
             }
-            if exhausted {
+            if full {
                 if let Some(reader) = self.sleep(left.min(LOOK_UP)) {
                     return Ok(reader);
                 }

@@ -248,6 +248,15 @@ pub(crate) fn rows(conn: &Connection, sql: &str, id: i64) -> usize {
     run().expect("the query goes well")
 }
 
+/// The same in a transaction.
+pub(crate) fn rows_in_transaction(conn: &Connection, sql: &str, id: i64) -> usize {
+    let run = |sql| conn.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+    run("BEGIN").expect("begun");
+    let count = rows(conn, sql, id);
+    run("COMMIT").expect("ended");
+    count
+}
+
 /// The same in one snapshot.
 pub(crate) fn read_rows(store: &Store, sql: &str, id: i64) -> usize {
     store

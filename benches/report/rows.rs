@@ -77,7 +77,7 @@ fn reads(run: &Run, data: &Data, rows: &mut Vec<Row>) {
             },
             || {
                 repeat(run.slice, || {
-                    assert!(in_transaction(&conn, sql, theirs.below(end) + 1) > 0)
+                    assert!(data::rows_in_transaction(&conn, sql, theirs.below(end) + 1) > 0)
                 })
             },
         )
@@ -396,14 +396,6 @@ impl Compared {
     }
 }
 
-fn in_transaction(conn: &Connection, sql: &str, id: i64) -> usize {
-    let run = |sql| conn.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
-    run("BEGIN").expect("begun");
-    let count = data::rows(conn, sql, id);
-    run("COMMIT").expect("ended");
-    count
-}
-
 fn point_read(store: &Store) -> impl FnMut() {
     let mut ids = Random::new();
     move || assert!(data::read_rows(store, SELECT, ids.user()) > 0)
@@ -411,7 +403,7 @@ fn point_read(store: &Store) -> impl FnMut() {
 
 fn point_floor(conn: &Connection) -> impl FnMut() {
     let mut ids = Random::new();
-    move || assert!(in_transaction(conn, SELECT, ids.user()) > 0)
+    move || assert!(data::rows_in_transaction(conn, SELECT, ids.user()) > 0)
 }
 
 fn insert(store: &Store) {
