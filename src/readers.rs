@@ -11,16 +11,14 @@
 //!   is opened is not woken, but looks here every `OPENING`.
 //! - `Manager::has_broken` (r2d2_sqlite's is constantly `false`): a connection that came back with a transaction
 //!   or a statement open is closed, or its stale snapshot would be the next borrower's.
-//! - [`Census`]: which connections are open, and what each is doing. One mutex guards the list; each entry has
-//!   one of its own around what it is doing, which its borrower takes twice a read and others only to look. The
-//!   list's may be held while an entry's is taken, never the other way round. No user code runs under either.
-//!
-//! Closing: `closed` is set under the list's lock, and a connection is entered in the list under it before it is
-//! opened. So after that no further one opens, and when the list is empty the last one has been closed.
+//! - [`Census`]: which connections are open, and what each is doing.
+
+mod census;
+mod idle;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +28,8 @@ use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, TransactionState};
 use scheduled_thread_pool::ScheduledThreadPool;
 
+use self::census::{Census, Entry};
+use self::idle::Idle;
 use crate::clock::Tick;
 use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::error::{Error, Result};
@@ -51,12 +51,6 @@ const YIELDS: u32 = 4;
 /// How long a read waits in r2d2 for a connection to be opened, before it looks whether another has come back: those do not
 /// go there.
 const OPENING: Duration = Duration::from_millis(2);
-
-/// A sleeper's turn comes after this at the latest, however few connections come back.
-const TURN: Duration = Duration::from_millis(8);
-
-/// Every so many connections that come back, one is for a read that sleeps.
-const SLEEPERS_SHARE: u32 = 64;
 
 /// How often closing looks for connections that have become idle.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -348,61 +342,6 @@ fn reentrant() -> Error {
     }
 }
 
-/// The connections that nobody uses, and who sleeps until there is one.
-struct Idle<C> {
-    /// The one last used is on top.
-    connections: Vec<C>,
-    /// For sleepers alone.
-    kept: Vec<C>,
-    /// How many connections came back while somebody slept.
-    came_back: u32,
-    /// When a sleeper had its turn, or the first went to sleep.
-    last_turn: Option<Tick>,
-    sleepers: usize,
-    /// One sleeper has been woken and has not looked yet.
-    waking: bool,
-}
-
-impl<C> Idle<C> {
-    fn new() -> Self {
-        Self {
-            connections: Vec::new(),
-            kept: Vec::new(),
-            came_back: 0,
-            last_turn: None,
-            sleepers: 0,
-            waking: false,
-        }
-    }
-
-    fn pop(&mut self) -> Option<C> {
-        let kept_for_nobody = || (self.sleepers == 0).then(|| self.kept.pop()).flatten();
-        self.connections.pop().or_else(kept_for_nobody)
-    }
-
-    /// Those who are awake take nearly all connections, which is the quickest way. Now and then one is for a sleeper.
-    fn is_a_sleepers_turn(&mut self) -> bool {
-        if self.sleepers <= self.kept.len() {
-            return false;
-        }
-        self.came_back = self.came_back.wrapping_add(1);
-        let turn =
-            self.came_back.is_multiple_of(SLEEPERS_SHARE) || self.last_turn.is_some_and(|last| last.elapsed() >= TURN);
-        if turn {
-            self.last_turn = Some(Tick::now());
-        }
-        turn
-    }
-
-    /// Whether a sleeper is to be woken. One at a time: meanwhile those who are awake may have taken what came back, and
-    /// the one who was woken wakes the next if there is more.
-    fn may_wake(&mut self) -> bool {
-        let wake = self.sleepers > 0 && !self.waking;
-        self.waking |= wake;
-        wake
-    }
-}
-
 /// A connection of the pool, in use.
 struct Borrowed<'r> {
     readers: &'r Readers,
@@ -621,216 +560,5 @@ impl Expiry {
             0 => false,
             at => Tick::now().nanos() >= at,
         }
-    }
-}
-
-/// The connections that are open.
-#[derive(Default)]
-struct Census {
-    closed: AtomicBool,
-    open: Mutex<Vec<Arc<Activity>>>,
-    left: Condvar,
-}
-
-impl Census {
-    fn enter(self: &Arc<Self>) -> Result<Entry> {
-        let mut open = self.lock();
-        if self.is_closed() {
-            return Err(Error::Closed);
-        }
-        let activity = Arc::new(Activity::default());
-        open.push(Arc::clone(&activity));
-        Ok(Entry {
-            census: Arc::clone(self),
-            activity,
-        })
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
-    fn close(&self) {
-        let _open = self.lock();
-        self.closed.store(true, Ordering::Release);
-    }
-
-    fn wait_until_empty(&self, patience: Duration) -> bool {
-        let open = self.lock();
-        let waited = self.left.wait_timeout_while(open, patience, |open| !open.is_empty());
-        waited.unwrap_or_else(PoisonError::into_inner).0.is_empty()
-    }
-
-    fn held_by_this_thread(&self) -> usize {
-        let this = thread_token();
-        self.lock()
-            .iter()
-            .filter(|activity| activity.look(|read| read.thread == this).unwrap_or(false))
-            .count()
-    }
-
-    fn oldest(&self) -> Option<String> {
-        let reads = self
-            .lock()
-            .iter()
-            .filter_map(|a| a.look(|read| (read.since, read.site.clone())))
-            .collect::<Vec<_>>();
-        let (since, site) = reads.into_iter().min_by_key(|(since, _)| *since)?;
-        Some(format!("{site}, for {:.1?}", since.elapsed()))
-    }
-
-    fn name_older_than(&self, age: Duration, path: &Path) {
-        let old = |activity: &Arc<Activity>| {
-            activity.look(|read| {
-                let old = !read.named && read.since.elapsed() >= age;
-                read.named |= old;
-                old.then(|| (read.site.to_string(), read.since.elapsed()))
-            })?
-        };
-        let old: Vec<_> = self.lock().iter().filter_map(old).collect();
-        for (site, age) in old {
-            event!(
-                warn,
-                "larder::read",
-                path,
-                { site, age_ms = age.as_millis() as u64 },
-                "this read keeps the write-ahead log from being emptied"
-            );
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Activity>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A connection's place in the census.
-struct Entry {
-    census: Arc<Census>,
-    activity: Arc<Activity>,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.census.lock().retain(|other| !Arc::ptr_eq(other, &self.activity));
-        self.census.left.notify_all();
-    }
-}
-
-/// What a connection is doing.
-#[derive(Default)]
-struct Activity {
-    /// Whether it is doing it still. A read ends with this alone, and leaves the rest for the next to write over.
-    active: AtomicBool,
-    read: Mutex<Option<Read>>,
-}
-
-struct Read {
-    since: Tick,
-    site: CallSite,
-    thread: usize,
-    /// It has been named in the log.
-    named: bool,
-}
-
-impl Activity {
-    fn begin(&self, since: Tick, site: CallSite) {
-        *self.lock() = Some(Read {
-            since,
-            site,
-            thread: thread_token(),
-            named: false,
-        });
-        self.active.store(true, Ordering::Release);
-    }
-
-    fn end(&self) {
-        self.active.store(false, Ordering::Release);
-    }
-
-    fn look<T>(&self, f: impl FnOnce(&mut Read) -> T) -> Option<T> {
-        if !self.active.load(Ordering::Acquire) {
-            return None;
-        }
-        self.lock().as_mut().map(f)
-    }
-
-    fn site(&self) -> String {
-        self.look(|read| read.site.to_string()).unwrap_or_default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Read>> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A number that no other living thread has: the address of a variable of its own.
-fn thread_token() -> usize {
-    thread_local! {
-        static TOKEN: u8 = const { 0 };
-    }
-    TOKEN.with(|token| std::ptr::from_ref(token).addr())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As `check_in` does it: whether a sleeper is woken.
-    fn come_back(idle: &mut Idle<u32>, connection: u32) -> bool {
-        let wake = idle.may_wake();
-        if idle.is_a_sleepers_turn() {
-            idle.kept.push(connection);
-            return true;
-        }
-        idle.connections.push(connection);
-        wake
-    }
-
-    #[test]
-    fn the_connection_last_used_is_taken_first() {
-        let mut idle = Idle::new();
-        assert!(!come_back(&mut idle, 1), "there is nobody to wake");
-        come_back(&mut idle, 2);
-        assert_eq!([idle.pop(), idle.pop(), idle.pop()], [Some(2), Some(1), None]);
-    }
-
-    #[test]
-    fn sleepers_are_woken_one_at_a_time() {
-        let mut idle = Idle::new();
-        idle.sleepers = 3;
-        assert!(come_back(&mut idle, 1));
-        assert!(!come_back(&mut idle, 2), "one is on its way");
-        // It has looked.
-        (idle.sleepers, idle.waking) = (2, false);
-        assert!(come_back(&mut idle, 3));
-    }
-
-    #[test]
-    fn a_sleeper_has_its_turn_after_a_time_however_few_come_back() {
-        let mut idle = Idle::new();
-        idle.sleepers = 1;
-        idle.last_turn = Some(Tick::now());
-        // The subject: time goes by.
-        thread::sleep(3 * TURN);
-        assert!(come_back(&mut idle, 7));
-        assert_eq!(idle.kept, [7]);
-    }
-
-    #[test]
-    fn now_and_then_a_connection_is_for_a_sleeper_alone() {
-        let mut idle = Idle::new();
-        idle.sleepers = 1;
-        let for_those_awake = (1..SLEEPERS_SHARE).filter(|connection| {
-            come_back(&mut idle, *connection);
-            idle.pop() == Some(*connection)
-        });
-        assert_eq!(for_those_awake.count() as u32, SLEEPERS_SHARE - 1);
-        assert!(come_back(&mut idle, 7), "a sleeper is woken for it");
-        assert_eq!(idle.pop(), None);
-        assert_eq!(idle.kept, [7]);
-        // It gave up before it was woken.
-        idle.sleepers = 0;
-        assert_eq!(idle.pop(), Some(7));
     }
 }

@@ -1,0 +1,166 @@
+//! Which readers' connections are open, and what each is doing.
+//!
+//! One mutex guards the list; each entry has one of its own around what it is doing, which its borrower takes twice a read
+//! and others only to look. The list's may be held while an entry's is taken, never the other way round. No user code runs
+//! under either.
+//!
+//! `closed` is set under the list's lock, and a connection is entered in the list under it before it is opened. So after
+//! that no further one opens, and when the list is empty the last one has been closed.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Tick;
+use crate::error::{Error, Result};
+use crate::event::event;
+use crate::site::CallSite;
+
+/// The connections that are open.
+#[derive(Default)]
+pub(super) struct Census {
+    closed: AtomicBool,
+    open: Mutex<Vec<Arc<Activity>>>,
+    left: Condvar,
+}
+
+impl Census {
+    pub(super) fn enter(self: &Arc<Self>) -> Result<Entry> {
+        let mut open = self.lock();
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        let activity = Arc::new(Activity::default());
+        open.push(Arc::clone(&activity));
+        Ok(Entry {
+            census: Arc::clone(self),
+            activity,
+        })
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn close(&self) {
+        let _open = self.lock();
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn wait_until_empty(&self, patience: Duration) -> bool {
+        let open = self.lock();
+        let waited = self.left.wait_timeout_while(open, patience, |open| !open.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_empty()
+    }
+
+    pub(super) fn held_by_this_thread(&self) -> usize {
+        let this = thread_token();
+        self.lock()
+            .iter()
+            .filter(|activity| activity.look(|read| read.thread == this).unwrap_or(false))
+            .count()
+    }
+
+    pub(super) fn oldest(&self) -> Option<String> {
+        let reads = self
+            .lock()
+            .iter()
+            .filter_map(|a| a.look(|read| (read.since, read.site.clone())))
+            .collect::<Vec<_>>();
+        let (since, site) = reads.into_iter().min_by_key(|(since, _)| *since)?;
+        Some(format!("{site}, for {:.1?}", since.elapsed()))
+    }
+
+    pub(super) fn name_older_than(&self, age: Duration, path: &Path) {
+        let old = |activity: &Arc<Activity>| {
+            activity.look(|read| {
+                let old = !read.named && read.since.elapsed() >= age;
+                read.named |= old;
+                old.then(|| (read.site.to_string(), read.since.elapsed()))
+            })?
+        };
+        let old: Vec<_> = self.lock().iter().filter_map(old).collect();
+        for (site, age) in old {
+            event!(
+                warn,
+                "larder::read",
+                path,
+                { site, age_ms = age.as_millis() as u64 },
+                "this read keeps the write-ahead log from being emptied"
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Activity>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place in the census.
+pub(super) struct Entry {
+    census: Arc<Census>,
+    pub(super) activity: Arc<Activity>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.census.lock().retain(|other| !Arc::ptr_eq(other, &self.activity));
+        self.census.left.notify_all();
+    }
+}
+
+/// What a connection is doing.
+#[derive(Default)]
+pub(super) struct Activity {
+    /// Whether it is doing it still. A read ends with this alone, and leaves the rest for the next to write over.
+    active: AtomicBool,
+    read: Mutex<Option<Read>>,
+}
+
+pub(super) struct Read {
+    since: Tick,
+    site: CallSite,
+    thread: usize,
+    /// It has been named in the log.
+    named: bool,
+}
+
+impl Activity {
+    pub(super) fn begin(&self, since: Tick, site: CallSite) {
+        *self.lock() = Some(Read {
+            since,
+            site,
+            thread: thread_token(),
+            named: false,
+        });
+        self.active.store(true, Ordering::Release);
+    }
+
+    pub(super) fn end(&self) {
+        self.active.store(false, Ordering::Release);
+    }
+
+    pub(super) fn look<T>(&self, f: impl FnOnce(&mut Read) -> T) -> Option<T> {
+        if !self.active.load(Ordering::Acquire) {
+            return None;
+        }
+        self.lock().as_mut().map(f)
+    }
+
+    pub(super) fn site(&self) -> String {
+        self.look(|read| read.site.to_string()).unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Read>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A number that no other living thread has: the address of a variable of its own.
+fn thread_token() -> usize {
+    thread_local! {
+        static TOKEN: u8 = const { 0 };
+    }
+    TOKEN.with(|token| std::ptr::from_ref(token).addr())
+}
