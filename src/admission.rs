@@ -1,34 +1,49 @@
-//! First come, first served: the writer's bounded queue, and the line behind it.
+//! First come, first served: a bounded queue of jobs, and the line behind it.
+//!
+//! There are two in a store: that of the writes, which the writer thread serves, and that of the reads that tasks wait for,
+//! which some reader threads serve. The threads that take jobs are its *workers*.
 //!
 //! One mutex guards all jobs, in the order in which they came. The first `capacity` of them are queued. Those after them
-//! stand in line: the jobs themselves, not their threads. As the writer takes a job from the front, the first in line moves
+//! stand in line: the jobs themselves, not their threads. As a worker takes a job from the front, the first in line moves
 //! up into the queue. Blocking and async callers differ only in how they wait for the reply.
 //!
-//! The mutex is held to put a job in, to take one out, and to look through those in line. The only lock that may be taken
-//! under it is a slot's (`pending.rs`), when a job moves up. No closure is ever dropped under it, since a closure's drop may
-//! call back into the store.
+//! The mutex is held to put a job in, to take one out, and to look through them. The only lock that may be taken
+//! under it is a slot's (`pending.rs`), when a job moves up and when the alarm rings. No closure is ever dropped under it, and
+//! no waker of a runtime's woken, since they may call back into the store.
 //!
-//! Nobody overtakes, since there is one order. No wake-up is lost: the writer says that it sleeps under the lock, after it
-//! has found no job there, and who puts a job in, or closes, takes that back under the lock and then wakes it. `length` is
-//! how many jobs there are, written under the lock, for those who look again and again before they sleep.
+//! Nobody overtakes, since there is one order. No wake-up is lost: a worker says that it sleeps under the lock, after it
+//! has found no job there, and who puts a job in, or closes, decides under the lock whether to call one (`workers.rs`), and
+//! then wakes it. `length` is how many jobs there are, written under the lock, for those who look again and again before they
+//! sleep.
+//!
+//! Whoever waits on a thread wakes up by itself at its deadline. A task is woken by the alarm (`alarm.rs`): it leaves its
+//! waker at the slot first, and then sets the alarm, if that is not set for as early a time. When it rings it is first taken
+//! as not set, and then the jobs are looked through under the lock. So a task either finds the alarm not set, and sets it, or
+//! its job and its waker are found. It withdraws the job itself.
 //!
 //! Nothing is lost at closing: `closed` is set under the lock, and after that no job is put in. `discard` takes every job
-//! out and drops it, and a job that is dropped tells its caller `Closed`. The writer discards what is left when it ends; a
-//! closer discards when its time is over, though the writer still runs a job.
+//! out and drops it, and a job that is dropped tells its caller `Closed`. A worker discards what is left when it ends; a
+//! closer discards when its time is over, though a job is still run.
+
+mod alarm;
+mod workers;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use self::alarm::Alarm;
+use self::workers::{Sleep, WATCH, Workers};
 use crate::apart::Apart;
 use crate::error::{Error, Result};
 use crate::handoff::Handoff;
 use crate::job::Job;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use crate::timer;
 
-/// What the writer's sleep came to.
+/// What a worker's sleep came to.
 pub(crate) enum Slept {
     Job(Job),
     Closed,
@@ -36,43 +51,59 @@ pub(crate) enum Slept {
     Long,
 }
 
-#[derive(Default)]
+/// What the jobs are.
+pub(crate) enum Kind {
+    Writes,
+    Reads { readers: u32 },
+}
+
 struct Jobs {
     /// The queue, then the line.
     all: VecDeque<Job>,
     /// About how many of those in line were withdrawn.
     withdrawn: usize,
-    /// The writer sleeps and has not been woken.
-    asleep: bool,
+    workers: Workers,
 }
 
 pub(crate) struct Admission {
-    store: u64,
+    id: u64,
+    kind: Kind,
     capacity: usize,
     jobs: Apart<Mutex<Jobs>>,
     length: Apart<AtomicUsize>,
-    woken: Condvar,
+    called: Condvar,
     closed: AtomicBool,
     /// Jobs that were discarded.
     discarded: AtomicU64,
+    /// Why a worker could not begin, of late: for those whose time is over meanwhile.
+    trouble: Mutex<Option<String>>,
+    alarm: Alarm,
     handoff: Handoff,
 }
 
 thread_local! {
-    /// The store whose writer this thread is; 0 for none.
-    static WRITES_FOR: Cell<u64> = const { Cell::new(0) };
+    /// The queue whose worker this thread is; 0 for none.
+    static WORKS_FOR: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Admission {
-    pub(crate) fn new(store: u64, capacity: usize, handoff: Handoff) -> Self {
+    pub(crate) fn new(kind: Kind, capacity: usize, workers: usize, handoff: Handoff) -> Self {
+        static QUEUES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Self {
-            store,
+            id: QUEUES.fetch_add(1, Ordering::Relaxed),
+            kind,
             capacity,
-            jobs: Apart::default(),
+            jobs: Apart(Mutex::new(Jobs {
+                all: VecDeque::new(),
+                withdrawn: 0,
+                workers: Workers::new(workers),
+            })),
             length: Apart::default(),
-            woken: Condvar::new(),
+            called: Condvar::new(),
             closed: AtomicBool::new(false),
             discarded: AtomicU64::new(0),
+            trouble: Mutex::new(None),
+            alarm: Alarm::new(),
             handoff,
         }
     }
@@ -106,16 +137,17 @@ impl Admission {
             return Err(Error::Closed);
         }
         jobs.all.push_back(job);
-        self.length.store(jobs.all.len(), Ordering::Relaxed);
-        let wake = mem::take(&mut jobs.asleep);
+        let length = jobs.all.len();
+        self.length.store(length, Ordering::Relaxed);
+        let call = jobs.workers.call(length);
         drop(jobs);
-        if wake {
-            self.woken.notify_one();
+        if call {
+            self.called.notify_one();
         }
         Ok(())
     }
 
-    /// For the writer: the next job, if there is one.
+    /// For a worker: the next job, if there is one.
     pub(crate) fn take(&self) -> Option<Job> {
         if self.length.load(Ordering::Relaxed) == 0 {
             return None;
@@ -123,37 +155,76 @@ impl Admission {
         self.take_from(self.lock())
     }
 
-    /// For the writer: sleeps until there is a job or the store closes, for no longer than its patience, if it has one.
+    /// For a worker: the next job, if there is one and it is one of those.
+    pub(crate) fn take_if(&self, fits: impl FnOnce(&Job) -> bool) -> Option<Job> {
+        if self.length.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let jobs = self.lock();
+        if jobs.all.front().is_some_and(fits) {
+            return self.take_from(jobs);
+        }
+        None
+    }
+
+    /// For a worker: how long one job took, on average of those that it made together.
+    pub(crate) fn took(&self, each: Duration) {
+        self.lock().workers.took(each.as_nanos() as u64);
+    }
+
+    /// For a worker: sleeps until it is called, or the store closes, for no longer than its patience, if it has one.
     pub(crate) fn sleep(&self, patience: Option<Duration>) -> Slept {
         let mut jobs = self.lock();
         while jobs.all.is_empty() && !self.is_closed() {
-            jobs.asleep = true;
-            let Some(patience) = patience else {
-                jobs = self.woken.wait(jobs).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let (woken, waited) = self
-                .woken
-                .wait_timeout(jobs, patience)
-                .unwrap_or_else(PoisonError::into_inner);
-            jobs = woken;
-            if waited.timed_out() {
-                break;
+            let mut sleep = jobs.workers.fall_asleep();
+            loop {
+                let on_watch = matches!(sleep, Sleep::OnWatch(_)).then_some(WATCH);
+                let (woken, time_is_over) = self.wait(jobs, on_watch.or(patience));
+                jobs = woken;
+                if jobs.workers.answer_call(&sleep) {
+                    break;
+                }
+                let queued = jobs.all.len();
+                let patience_is_over = time_is_over && on_watch.is_none();
+                let watched = time_is_over && jobs.workers.look(&mut sleep, queued);
+                if watched || patience_is_over || self.is_closed() {
+                    jobs.workers.wake_up(&sleep);
+                    if patience_is_over && queued == 0 && !self.is_closed() {
+                        return Slept::Long;
+                    }
+                    break;
+                }
             }
         }
-        jobs.asleep = false;
         match self.take_from(jobs) {
             Some(job) => Slept::Job(job),
-            None if self.is_closed() => Slept::Closed,
-            None => Slept::Long,
+            None => Slept::Closed,
         }
+    }
+
+    /// Waits for no longer than that, and says whether the time is over.
+    fn wait<'a>(&self, jobs: MutexGuard<'a, Jobs>, patience: Option<Duration>) -> (MutexGuard<'a, Jobs>, bool) {
+        let Some(patience) = patience else {
+            let jobs = self.called.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            return (jobs, false);
+        };
+        let (jobs, waited) = self
+            .called
+            .wait_timeout(jobs, patience)
+            .unwrap_or_else(PoisonError::into_inner);
+        (jobs, waited.timed_out())
     }
 
     fn take_from(&self, mut jobs: MutexGuard<'_, Jobs>) -> Option<Job> {
         let job = jobs.all.pop_front()?;
         let unwanted = self.move_up(&mut jobs);
-        self.length.store(jobs.all.len(), Ordering::Relaxed);
+        let left = jobs.all.len();
+        self.length.store(left, Ordering::Relaxed);
+        let call = jobs.workers.taken(left);
         drop(jobs);
+        if call {
+            self.called.notify_one();
+        }
         drop(unwanted);
         Some(job)
     }
@@ -195,11 +266,10 @@ impl Admission {
 
     /// No further jobs. What is queued or in line stays.
     pub(crate) fn close(&self) {
-        let mut jobs = self.lock();
+        let jobs = self.lock();
         self.closed.store(true, Ordering::SeqCst);
-        jobs.asleep = false;
         drop(jobs);
-        self.woken.notify_one();
+        self.called.notify_all();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -226,14 +296,86 @@ impl Admission {
         &self.handoff
     }
 
-    /// Marks the calling thread as this store's writer.
-    pub(crate) fn become_writer_thread(&self) {
-        WRITES_FOR.set(self.store);
+    /// Wakes whoever awaits one of these jobs by its waker when its time is over, from then on that this is called.
+    pub(crate) fn wake_at(self: &Arc<Self>, deadline: Instant) {
+        if let Some(at) = self.alarm.set(deadline) {
+            let this = Arc::downgrade(self);
+            timer::at(deadline, move || {
+                if let Some(this) = this.upgrade() {
+                    this.ring(at);
+                }
+            });
+        }
     }
 
-    /// Whether the calling thread is this store's writer.
-    pub(crate) fn is_writer_thread(&self) -> bool {
-        WRITES_FOR.get() == self.store
+    fn ring(self: &Arc<Self>, at: u64) {
+        if !self.alarm.rings(at) {
+            return;
+        }
+        let now = Instant::now();
+        let jobs = self.lock();
+        let (late, waiting): (Vec<_>, Vec<_>) = jobs
+            .all
+            .iter()
+            .filter(|job| !job.is_withdrawn())
+            .map(|job| (job.terms().deadline, job))
+            .partition(|(deadline, _)| *deadline <= now);
+        let wakers: Vec<_> = late.into_iter().filter_map(|(_, job)| job.take_waker()).collect();
+        let next = waiting.into_iter().map(|(deadline, _)| deadline).min();
+        drop(jobs);
+        for waker in wakers {
+            waker.wake();
+        }
+        if let Some(next) = next {
+            self.wake_at(Alarm::not_too_soon(next, now));
+        }
+    }
+
+    /// Marks the calling thread as one of the workers.
+    pub(crate) fn become_worker(&self) {
+        WORKS_FOR.set(self.id);
+    }
+
+    /// Whether the calling thread is one of the workers.
+    pub(crate) fn is_worker(&self) -> bool {
+        WORKS_FOR.get() == self.id
+    }
+
+    /// Of a job whose time was over before it was started.
+    pub(crate) fn too_late(&self, waited: Duration) -> Error {
+        match &self.kind {
+            Kind::Writes => Error::QueueTimeout { waited },
+            Kind::Reads { readers } => Error::ReadTimeout {
+                waited,
+                readers: *readers,
+                held_here: 0,
+                last_error: self.trouble().clone(),
+            },
+        }
+    }
+
+    /// Of a call that would wait for its own thread.
+    pub(crate) fn reentrant(&self, call: &'static str) -> Error {
+        let instead = match &self.kind {
+            Kind::Writes => {
+                "it was called inside a write, on the writer thread that would have to make the write; wait for it \
+                 outside"
+            }
+            Kind::Reads { .. } => {
+                "it was called inside a read, on a reader thread that others wait for, too: use the transaction that \
+                 the closure was given, or wait for it outside"
+            }
+        };
+        Error::Reentrant { call, instead }
+    }
+
+    /// For a worker: what keeps it from its work, or `None` once nothing does.
+    pub(crate) fn note_trouble(&self, reason: Option<String>) {
+        *self.trouble() = reason;
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Jobs> {

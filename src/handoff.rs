@@ -17,11 +17,12 @@
 //! or on the reply slot, whose own locks see to it that no wake-up is lost. Only the writer thread writes `last_group`,
 //! `hurry` and `long_work`; anybody writes the `Crowd`, and the last one wins.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::mem;
 use std::time::{Duration, Instant};
-use std::{mem, thread};
 
 use crate::apart::Apart;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use crate::sync::thread;
 
 /// How often to look before the core is yielded: some 0.2 us, about as long as a yield takes.
 const LOOKS: u32 = 256;

@@ -1,24 +1,30 @@
 //! One job: what it does, its terms, and the slot for its reply, in one allocation.
 //!
-//! There are two kinds. A closure given to [`Store::write`](crate::Store::write) runs [`InTransaction`], which it may
-//! share with others. What larder does itself runs [`Alone`]: it has the writer to itself, and no transaction is open.
+//! There are three kinds. A closure given to [`Store::write`](crate::Store::write) runs [`InTransaction`], which it may
+//! share with others. What larder does itself runs [`Alone`]: it has the writer to itself, and no transaction is open. A
+//! closure given to `Store::read_async` runs [`InSnapshot`], on a reader thread.
 //!
-//! Two hands hold it. The [`Job`] goes through the queue to the writer thread, which runs and finishes it; the
+//! Two hands hold it. The [`Job`] goes through the queue to the thread that runs and finishes it; the
 //! [`Pending`](crate::Pending) stays with the caller and waits at the slot. One allocation, since the caller's
 //! allocator would otherwise go without the memory that the writer frees, and it is the caller who is last to let go.
 
+use std::cell::RefCell;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 use tracing::Span;
 
+use crate::admission::Admission;
 use crate::error::{Error, Result};
 use crate::options::Durability;
-use crate::pending::{Reply, Slot, Waits};
+use crate::pending::{Pending, Reply, Slot, Waits};
+use crate::readers::Snapshot;
 use crate::site::CallSite;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::transaction::ReadTx;
 use crate::transaction::WriteTx;
 use crate::writer::Writer;
 
@@ -26,6 +32,7 @@ use crate::writer::Writer;
 pub(crate) enum Place<'a, 'tx> {
     Transaction(&'a WriteTx<'tx>),
     Alone(&'a mut Writer),
+    Snapshot(&'a mut Snapshot<'tx>),
 }
 
 /// What a job does.
@@ -48,7 +55,7 @@ where
     fn run(self, place: Place<'_, '_>) -> Result<T> {
         match place {
             Place::Transaction(tx) => tx.judge((self.0)(tx)),
-            Place::Alone(_) => unreachable!("the writer looks at ALONE"),
+            _ => unreachable!("the writer looks at ALONE, and readers have a queue of their own"),
         }
     }
 }
@@ -65,12 +72,29 @@ where
     fn run(self, place: Place<'_, '_>) -> Result<T> {
         match place {
             Place::Alone(writer) => (self.0)(writer),
-            Place::Transaction(_) => unreachable!("the writer looks at ALONE"),
+            _ => unreachable!("the writer looks at ALONE, and readers have a queue of their own"),
         }
     }
 }
 
-/// What the writer has to know of a job before it runs it.
+/// Work in a snapshot of a reader thread's, which it may share with other jobs.
+pub(crate) struct InSnapshot<F>(pub(crate) F);
+
+impl<F, T> Work<T> for InSnapshot<F>
+where
+    F: FnOnce(&ReadTx<'_>) -> Result<T> + Send,
+{
+    const ALONE: bool = false;
+
+    fn run(self, place: Place<'_, '_>) -> Result<T> {
+        match place {
+            Place::Snapshot(snapshot) => snapshot.read(self.0),
+            _ => unreachable!("only reader threads take from the queue of reads"),
+        }
+    }
+}
+
+/// What has to be known of a job before it is run.
 pub(crate) struct Terms {
     pub(crate) site: CallSite,
     pub(crate) durability: Durability,
@@ -91,8 +115,8 @@ pub(crate) enum Verdict {
 /// In this order, so that nothing the writer writes shares a cache line with the end of the slot, which the caller
 /// looks at again and again.
 #[repr(C)]
-pub(crate) struct Write<W, T> {
-    /// Only the hand that has the `Job` takes this lock, so nobody ever waits for it.
+pub(crate) struct Asked<W, T> {
+    /// Taken by the hand that has the `Job`, and by who has withdrawn it, so hardly anybody ever waits for it.
     course: Mutex<Course<W, T>>,
     terms: Terms,
     slot: Slot<T>,
@@ -105,7 +129,7 @@ struct Course<W, T> {
     own: Option<Reply<T>>,
 }
 
-impl<W, T> Write<W, T> {
+impl<W, T> Asked<W, T> {
     pub(crate) fn new(terms: Terms, work: W, slot: Slot<T>) -> Self {
         let course = Mutex::new(Course {
             work: Some(work),
@@ -119,20 +143,28 @@ impl<W, T> Write<W, T> {
     }
 }
 
-impl<W: Send, T: Send> Waits<T> for Write<W, T> {
+impl<W: Send, T: Send> Waits<T> for Asked<W, T> {
     fn slot(&self) -> &Slot<T> {
         &self.slot
     }
+
+    fn drop_work(&self) {
+        // Not under the lock: what the closure holds is user code.
+        let work = self.course().work.take();
+        quietly(|| drop(work));
+    }
 }
 
-/// A job as the queue and the writer see it, whatever its work and its result are.
+/// A job as the queue and its worker see it, whatever its work and its result are.
 trait Task: Send + Sync {
     fn terms(&self) -> &Terms;
-    /// See [`Slot`] for these four.
+    /// See [`Slot`] for these.
     fn get_in_line(&self);
     fn leave_line(&self) -> bool;
     fn start(&self) -> bool;
     fn is_withdrawn(&self) -> bool;
+    fn is_abandoned(&self) -> bool;
+    fn take_waker(&self) -> Option<Waker>;
     fn is_alone(&self) -> bool;
     fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str>;
     fn finish(&self, verdict: Verdict);
@@ -140,7 +172,7 @@ trait Task: Send + Sync {
     fn abandon(&self);
 }
 
-impl<W: Work<T>, T: Send> Task for Write<W, T> {
+impl<W: Work<T>, T: Send> Task for Asked<W, T> {
     fn terms(&self) -> &Terms {
         &self.terms
     }
@@ -159,6 +191,14 @@ impl<W: Work<T>, T: Send> Task for Write<W, T> {
 
     fn is_withdrawn(&self) -> bool {
         self.slot.is_withdrawn()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.slot.is_abandoned()
+    }
+
+    fn take_waker(&self) -> Option<Waker> {
+        self.slot.take_waker()
     }
 
     fn is_alone(&self) -> bool {
@@ -200,7 +240,7 @@ impl<W: Work<T>, T: Send> Task for Write<W, T> {
     }
 
     /// Leaves a reply, so that each slot gets exactly one. The job was in the queue of a store that has closed, or
-    /// (never, unless larder has a bug) on a writer thread that panicked.
+    /// (never, unless larder has a bug) on a thread of larder's that panicked.
     fn abandon(&self) {
         if !self.slot.is_withdrawn() {
             let error = if self.slot.has_started() {
@@ -214,9 +254,8 @@ impl<W: Work<T>, T: Send> Task for Write<W, T> {
             };
             self.slot.complete(Reply::Returned(Err(error)));
         }
-        // After the reply, and not under the lock: what the closure holds is user code, and may panic.
-        let work = self.course().work.take();
-        drop(work);
+        // After the reply: what the closure holds is user code, and may panic.
+        self.drop_work();
     }
 }
 
@@ -226,19 +265,35 @@ pub(crate) struct Job {
     finished: bool,
 }
 
+thread_local! {
+    /// The job whose closure this thread runs for a task.
+    static RUNNING: RefCell<Option<Job>> = const { RefCell::new(None) };
+}
+
+/// Whether this thread runs a closure for a task that has gone away meanwhile.
+pub(crate) fn caller_has_gone() -> bool {
+    RUNNING.with_borrow(|job| job.as_ref().is_some_and(Job::is_abandoned))
+}
+
 impl Job {
-    /// Both hands on a new write.
-    pub(crate) fn new<W, T>(write: Write<W, T>) -> (Self, Arc<dyn Waits<T>>)
+    /// Both hands on a new job, for that queue.
+    pub(crate) fn new<W, T>(
+        terms: Terms,
+        work: W,
+        tell_when_queued: bool,
+        admission: &Arc<Admission>,
+    ) -> (Self, Pending<T>)
     where
         W: Work<T> + 'static,
         T: Send + 'static,
     {
-        let write = Arc::new(write);
+        let (asked, deadline) = (terms.asked, terms.deadline);
+        let both = Arc::new(Asked::new(terms, work, Slot::new(tell_when_queued)));
         let job = Self {
-            task: Arc::clone(&write) as Arc<dyn Task>,
+            task: Arc::clone(&both) as Arc<dyn Task>,
             finished: false,
         };
-        (job, write)
+        (job, Pending::new(both, Arc::clone(admission), asked, deadline))
     }
 
     pub(crate) fn terms(&self) -> &Terms {
@@ -265,6 +320,16 @@ impl Job {
         self.task.is_withdrawn()
     }
 
+    /// See [`Slot::is_abandoned`].
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.task.is_abandoned()
+    }
+
+    /// See [`Slot::take_waker`].
+    pub(crate) fn take_waker(&self) -> Option<Waker> {
+        self.task.take_waker()
+    }
+
     /// Whether it is to run in [`Place::Alone`].
     pub(crate) fn is_alone(&self) -> bool {
         self.task.is_alone()
@@ -273,6 +338,13 @@ impl Job {
     /// Does the work, keeps what it came to, and says whether that was `Ok`, or else the kind of its error.
     pub(crate) fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str> {
         self.task.run(place)
+    }
+
+    /// As [`run`](Self::run), and meanwhile [`caller_has_gone`] knows.
+    pub(crate) fn run_for_task(self, place: Place<'_, '_>) -> Self {
+        RUNNING.set(Some(self));
+        let _ = RUNNING.with_borrow(|job| job.as_ref().map(|job| job.run(place)));
+        RUNNING.take().expect("it was put there above")
     }
 
     /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic.

@@ -60,6 +60,8 @@
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations that people can read |
 
 #![deny(unsafe_code)]
+// The feature adds calls to `Store`, and leaves the rest as it is.
+#![cfg_attr(not(feature = "async"), allow(dead_code))]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -90,6 +92,8 @@ mod site;
 mod stats;
 mod status;
 mod store;
+mod sync;
+mod timer;
 mod transaction;
 mod writer;
 

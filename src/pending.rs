@@ -1,14 +1,16 @@
-//! A write on its way: the slot in which its reply is left, and [`Pending`], which waits for it.
+//! A write on its way, or a read: the slot in which its reply is left, and [`Pending`], which waits for it.
 //!
-//! One slot is shared by the `Job`, which the queue and then the writer thread own, and by the `Pending`, which
+//! One slot is shared by the `Job`, which the queue and then one of its workers own, and by the `Pending`, which
 //! the caller owns (see `job.rs`). Two things in it are shared:
 //!
-//! - `stage`, an atomic. It only moves forward: in line -> queued -> started, or from either of the first two to
-//!   withdrawn. Each move is one compare-and-swap, so a deadline and a start cannot both win. Whoever moves it to
-//!   *started* (the writer) must reply; whoever moves it to *withdrawn* (the caller) must not expect a reply.
-//! - `inner`, a mutex around the reply and the waker of whoever waits for it. The writer puts the reply in and
+//! - `stage`, an atomic. It only moves forward: in line -> queued -> started -> abandoned, or from either of the first
+//!   two to withdrawn. Each move is one compare-and-swap, so a deadline and a start cannot both win. Whoever moves it to
+//!   *started* (the worker) must reply; whoever moves it to *withdrawn* (the caller) must not expect a reply. *Abandoned*
+//!   is a job whose caller has gone away since it was started: nobody will look at its reply.
+//! - `inner`, a mutex around the reply and the waker of whoever waits for it. The worker puts the reply in and
 //!   takes the waker out under the lock, then wakes after it. The caller looks for the reply and leaves its waker
-//!   under the lock. So either the caller sees the reply or the writer sees the waker: no wake-up is lost. No
+//!   under the lock. So either the caller sees the reply or the worker sees the waker: no wake-up is lost. The alarm
+//!   (`admission.rs`) takes the waker, too, and wakes it: its task looks at the clock and leaves it again. No
 //!   other lock is taken under this one.
 //!
 //! A job that is dropped without a reply leaves one itself (see `job.rs`), so each slot gets exactly one.
@@ -17,15 +19,15 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::admission::Admission;
 use crate::clock::later;
 use crate::error::{Error, Result};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a closure came to.
 pub(crate) enum Reply<T> {
@@ -46,6 +48,7 @@ const IN_LINE: u8 = 0;
 const QUEUED: u8 = 1;
 const STARTED: u8 = 2;
 const WITHDRAWN: u8 = 3;
+const ABANDONED: u8 = 4;
 
 #[repr(C)]
 pub(crate) struct Slot<T> {
@@ -79,6 +82,9 @@ impl<T> Inner<T> {
 /// The caller's hand on a write: what has a slot.
 pub(crate) trait Waits<T>: Send + Sync {
     fn slot(&self) -> &Slot<T>;
+
+    /// For who has withdrawn it: it will not be run, so what it holds goes now.
+    fn drop_work(&self);
 }
 
 /// Where a withdrawn job was.
@@ -125,7 +131,7 @@ impl<T> Slot<T> {
         moved || !self.is_withdrawn()
     }
 
-    /// The writer takes the job, unless it was withdrawn.
+    /// A worker takes the job, unless it was withdrawn.
     pub(crate) fn start(&self) -> bool {
         self.advance(QUEUED, STARTED)
     }
@@ -135,7 +141,17 @@ impl<T> Slot<T> {
     }
 
     pub(crate) fn has_started(&self) -> bool {
-        self.stage.load(Ordering::SeqCst) == STARTED
+        !matches!(self.stage.load(Ordering::SeqCst), IN_LINE | QUEUED | WITHDRAWN)
+    }
+
+    /// Whether the caller went away after the start.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.stage.load(Ordering::Relaxed) == ABANDONED
+    }
+
+    /// The waker, to be woken by who asks for it.
+    pub(crate) fn take_waker(&self) -> Option<Waker> {
+        self.lock().waker.take()
     }
 
     /// Leaves the reply and wakes whoever waits for it.
@@ -146,6 +162,21 @@ impl<T> Slot<T> {
         drop(inner);
         self.done.store(true, Ordering::Release);
         wake(waker);
+    }
+
+    /// The reply, or else it wakes the task of that context once it is there.
+    pub(crate) fn poll_reply(&self, context: &Context<'_>) -> Poll<Result<T>> {
+        // A waker is code of the runtime's: it is neither cloned nor dropped under the lock.
+        let waker = context.waker().clone();
+        let mut inner = self.lock();
+        if let Some(reply) = inner.take() {
+            drop(inner);
+            return Poll::Ready(reply.deliver());
+        }
+        let old = inner.waker.replace(waker);
+        drop(inner);
+        drop(old);
+        Poll::Pending
     }
 
     fn withdraw(&self) -> Withdrawn {
@@ -181,16 +212,16 @@ fn wake(waker: Option<Waker>) {
 /// discards its result.
 #[must_use = "dropping a Pending lets the write go on and loses its result: `wait` for it, or `.await` it"]
 pub struct Pending<T> {
-    write: Arc<dyn Waits<T>>,
+    job: Arc<dyn Waits<T>>,
     admission: Arc<Admission>,
     asked: Instant,
     deadline: Instant,
 }
 
 impl<T> Pending<T> {
-    pub(crate) fn new(write: Arc<dyn Waits<T>>, admission: Arc<Admission>, asked: Instant, deadline: Instant) -> Self {
+    pub(crate) fn new(job: Arc<dyn Waits<T>>, admission: Arc<Admission>, asked: Instant, deadline: Instant) -> Self {
         Self {
-            write,
+            job,
             admission,
             asked,
             deadline,
@@ -208,12 +239,12 @@ impl<T> Pending<T> {
     ///
     /// If the closure panicked: its panic goes on here.
     pub fn wait(self) -> Result<T> {
-        if self.admission.is_writer_thread() {
-            return Err(reentrant("Pending::wait"));
+        if self.admission.is_worker() {
+            return Err(self.admission.reentrant("Pending::wait"));
         }
         match self.reply_by(None) {
             Some(reply) => reply.deliver(),
-            None => Err(self.queue_timeout()),
+            None => Err(self.too_late()),
         }
     }
 
@@ -228,13 +259,13 @@ impl<T> Pending<T> {
     ///
     /// As [`wait`](Self::wait), and if the result has been taken already.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<T>> {
-        if self.admission.is_writer_thread() {
-            return Some(Err(reentrant("Pending::wait_timeout")));
+        if self.admission.is_worker() {
+            return Some(Err(self.admission.reentrant("Pending::wait_timeout")));
         }
         let until = later(Instant::now(), timeout);
         match self.reply_by(Some(until)) {
             Some(reply) => Some(reply.deliver()),
-            None if self.slot().is_withdrawn() => Some(Err(self.queue_timeout())),
+            None if self.slot().is_withdrawn() => Some(Err(self.too_late())),
             None => None,
         }
     }
@@ -250,7 +281,7 @@ impl<T> Pending<T> {
             drop(inner);
             drop(old);
             if !park_until(Some(self.deadline)) && self.give_up() {
-                return Err(self.queue_timeout());
+                return Err(self.too_late());
             }
         }
     }
@@ -286,30 +317,34 @@ impl<T> Pending<T> {
     }
 
     fn slot(&self) -> &Slot<T> {
-        self.write.slot()
+        self.job.slot()
     }
 
-    /// Withdraws the write, unless it has started.
+    /// Withdraws the job, unless it has started.
     fn give_up(&self) -> bool {
         match self.slot().withdraw() {
-            Withdrawn::TooLate => self.slot().is_withdrawn(),
-            Withdrawn::FromQueue => true,
-            Withdrawn::FromLine => {
-                self.admission.withdrawn_from_line();
-                true
-            }
+            Withdrawn::TooLate => return self.slot().is_withdrawn(),
+            Withdrawn::FromQueue => {}
+            Withdrawn::FromLine => self.admission.withdrawn_from_line(),
+        }
+        self.job.drop_work();
+        true
+    }
+
+    /// The caller goes away. What has not started never will.
+    pub(crate) fn abandon(&self) {
+        if !self.give_up() {
+            self.slot().advance(STARTED, ABANDONED);
         }
     }
 
-    fn queue_timeout(&self) -> Error {
-        Error::QueueTimeout {
-            waited: self.asked.elapsed(),
-        }
+    fn too_late(&self) -> Error {
+        self.admission.too_late(self.asked.elapsed())
     }
 }
 
-/// Resolves to the closure's result once it is committed. A write whose time in the queue is over resolves to
-/// [`Error::QueueTimeout`] when the writer comes to it.
+/// Resolves to the closure's result once it is committed. A write that could not be started in time resolves to
+/// [`Error::QueueTimeout`].
 ///
 /// On the writer thread itself, where waiting would be for ever, it resolves to [`Error::Reentrant`].
 ///
@@ -320,23 +355,19 @@ impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // A waker is code of the runtime's: it is neither cloned nor dropped under the lock.
-        let waker = context.waker().clone();
-        let mut inner = self.slot().lock();
-        if let Some(reply) = inner.take() {
-            drop(inner);
-            return Poll::Ready(reply.deliver());
+        if let ready @ Poll::Ready(_) = self.slot().poll_reply(context) {
+            return ready;
         }
-        if self.admission.is_writer_thread() {
-            return Poll::Ready(Err(reentrant("Pending::poll")));
+        if self.admission.is_worker() {
+            return Poll::Ready(Err(self.admission.reentrant("Pending::poll")));
         }
-        if self.slot().is_withdrawn() {
-            drop(inner);
-            return Poll::Ready(Err(self.queue_timeout()));
+        if self.slot().has_started() {
+            return Poll::Pending;
         }
-        let old = inner.waker.replace(waker);
-        drop(inner);
-        drop(old);
+        if Instant::now() >= self.deadline && self.give_up() {
+            return Poll::Ready(Err(self.too_late()));
+        }
+        self.admission.wake_at(self.deadline);
         Poll::Pending
     }
 }
@@ -346,14 +377,6 @@ impl<T> std::fmt::Debug for Pending<T> {
         f.debug_struct("Pending")
             .field("done", &self.slot().done.load(Ordering::Relaxed))
             .finish_non_exhaustive()
-    }
-}
-
-fn reentrant(call: &'static str) -> Error {
-    Error::Reentrant {
-        call,
-        instead: "it was called inside a write, on the writer thread that would have to make the write; wait for it \
-                  outside",
     }
 }
 

@@ -12,13 +12,15 @@
 //! - `Manager::has_broken` (r2d2_sqlite's is constantly `false`): a connection that came back with a transaction
 //!   or a statement open is closed, or its stale snapshot would be the next borrower's.
 //! - [`Census`]: which connections are open, and what each is doing.
+//! - The queue of the reads that tasks wait for, and the threads that serve it (`threads.rs`).
 
 mod census;
 mod idle;
+mod threads;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,12 +32,15 @@ use scheduled_thread_pool::ScheduledThreadPool;
 
 use self::census::{Census, Entry};
 use self::idle::Idle;
+use crate::admission::{Admission, Kind};
 use crate::clock::Tick;
 use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::fence::Fence;
 use crate::file::DatabaseFile;
+use crate::handoff::Handoff;
+use crate::job::caller_has_gone;
 use crate::options::Options;
 use crate::site::CallSite;
 use crate::status;
@@ -66,6 +71,11 @@ pub(crate) struct Readers {
     idle: Mutex<Idle<Lent>>,
     came_back: Condvar,
     census: Arc<Census>,
+    /// The reads that tasks wait for.
+    queue: Arc<Admission>,
+    /// Whether the threads that serve it were started; starting them takes the lock.
+    threads_run: AtomicBool,
+    starting_threads: Mutex<()>,
     size: u32,
     slow: Duration,
     age: Option<Duration>,
@@ -102,6 +112,16 @@ impl Readers {
             idle: Mutex::new(Idle::new()),
             came_back: Condvar::new(),
             census,
+            queue: Arc::new(Admission::new(
+                Kind::Reads {
+                    readers: options.readers,
+                },
+                options.queue,
+                options.readers as usize,
+                Handoff::new(options.spin),
+            )),
+            threads_run: AtomicBool::new(false),
+            starting_threads: Mutex::new(()),
             size: options.readers,
             slow: options.slow_read,
             age: options.interrupt_old_readers.then_some(options.max_reader_age),
@@ -118,34 +138,16 @@ impl Readers {
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut borrowed = self.check_out(timeout, on_writer_thread)?;
-        let reader = borrowed.reader();
+        self.begin(borrowed.reader(), site)?.read(f)
+    }
+
+    fn begin<'r>(&'r self, reader: &'r mut Reader, site: CallSite) -> Result<Snapshot<'r>> {
         let new_schema = reader.keep_statements_of(self.schema.load(Ordering::Acquire));
-        let mut snapshot = Snapshot::begin(reader, site)?;
+        let snapshot = Snapshot::begin(self, reader, site)?;
         if new_schema {
             snapshot.look_at_schema()?;
         }
-        let (result, slowest) = {
-            let tx = snapshot.tx(self.slow, self.age);
-            (tx.judge_read(f(&tx)), tx.slowest())
-        };
-        let lasted = snapshot.started.elapsed();
-        if lasted >= self.slow {
-            let error = result.as_ref().err().map(Error::kind);
-            event!(
-                warn,
-                "larder::read",
-                self.path,
-                {
-                    "db.query.text" = slowest.as_ref().and_then(|s| s.text.as_deref()),
-                    "error.type" = error,
-                    site = snapshot.site(),
-                    duration_ms = lasted.as_millis() as u64,
-                    slowest_statement_ms = slowest.as_ref().map(|s| s.took.as_millis() as u64),
-                },
-                "slow read"
-            );
-        }
-        result
+        Ok(snapshot)
     }
 
     fn check_out(&self, timeout: Duration, on_writer_thread: bool) -> Result<Borrowed<'_>> {
@@ -312,6 +314,8 @@ impl Readers {
     ///
     /// Which read is in the way.
     pub(crate) fn close(&self, deadline: Instant) -> std::result::Result<(), String> {
+        self.queue.close();
+        self.queue.discard();
         self.census.close();
         // In turns: a connection that was being opened when the census closed becomes idle only now, and an idle one
         // is closed by being borrowed.
@@ -415,12 +419,12 @@ impl Manager {
             })
         })?;
         let expiry = Arc::new(Expiry::default());
-        if self.options.interrupt_old_readers {
+        let stop = {
             let expiry = Arc::clone(&expiry);
-            // Some 10 to 100 us of work between two looks at the clock.
-            conn.progress_handler(4096, Some(move || expiry.is_over()))
-                .map_err(Error::not_started)?;
-        }
+            move || expiry.is_over() || caller_has_gone()
+        };
+        // Some 10 to 100 us of work between two looks.
+        conn.progress_handler(4096, Some(stop)).map_err(Error::not_started)?;
         Ok(Reader {
             conn: Some(conn),
             fence,
@@ -466,21 +470,65 @@ impl Drop for Reader {
     }
 }
 
-/// The read transaction of one closure. Dropped, also by a panic, it ends the transaction.
-struct Snapshot<'r> {
+/// The read transaction of one closure, or of several that tasks wait for. Dropped, also by a panic, it ends the
+/// transaction.
+pub(crate) struct Snapshot<'r> {
+    readers: &'r Readers,
     reader: &'r mut Reader,
+    /// When the closure that reads now began.
     started: Tick,
+    /// Whether it has had the connection itself in its hands.
+    bare: bool,
 }
 
 impl<'r> Snapshot<'r> {
-    fn begin(reader: &'r mut Reader, site: CallSite) -> Result<Self> {
-        let started = Tick::now();
-        reader.fence.reset();
+    fn begin(readers: &'r Readers, reader: &'r mut Reader, site: CallSite) -> Result<Self> {
         reader.clean = false;
-        reader.entry.activity.begin(started, site);
-        let snapshot = Self { reader, started };
+        let mut snapshot = Self {
+            readers,
+            reader,
+            started: Tick::now(),
+            bare: false,
+        };
+        snapshot.enter(site);
         run_own(snapshot.conn(), &snapshot.reader.fence, sql::BEGIN_READ).map_err(Error::not_started)?;
         Ok(snapshot)
+    }
+
+    /// A closure of that site is about to read.
+    fn enter(&mut self, site: CallSite) {
+        self.started = Tick::now();
+        self.reader.fence.reset();
+        self.reader.entry.activity.begin(self.started, site);
+    }
+
+    pub(crate) fn read<T>(&mut self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        let readers = self.readers;
+        // Unless the closure ends and says otherwise.
+        self.bare = true;
+        let (result, slowest, bare) = {
+            let tx = self.tx();
+            (tx.judge_read(f(&tx)), tx.slowest(), tx.was_bare())
+        };
+        self.bare = bare;
+        let lasted = self.started.elapsed();
+        if lasted >= readers.slow {
+            let error = result.as_ref().err().map(Error::kind);
+            event!(
+                warn,
+                "larder::read",
+                readers.path,
+                {
+                    "db.query.text" = slowest.as_ref().and_then(|s| s.text.as_deref()),
+                    "error.type" = error,
+                    site = self.site(),
+                    duration_ms = lasted.as_millis() as u64,
+                    slowest_statement_ms = slowest.as_ref().map(|s| s.took.as_millis() as u64),
+                },
+                "slow read"
+            );
+        }
+        result
     }
 
     /// SQLite finds out that the schema has changed when it runs a statement, not when it prepares one: the first to be
@@ -493,6 +541,12 @@ impl<'r> Snapshot<'r> {
         self.reader.fence.own(look).map_err(Error::not_started)
     }
 
+    /// Whether another closure may read in it.
+    fn serves_more(&self) -> bool {
+        let conn = self.conn();
+        !conn.is_autocommit() && !(self.bare && conn.is_busy())
+    }
+
     fn conn(&self) -> &Connection {
         self.reader
             .conn
@@ -500,15 +554,15 @@ impl<'r> Snapshot<'r> {
             .expect("a reader has its connection until it is dropped")
     }
 
-    fn tx(&mut self, slow: Duration, age: Option<Duration>) -> ReadTx<'_> {
-        let age = age.map(|limit| AgeLimit {
+    fn tx(&mut self) -> ReadTx<'_> {
+        let age = self.readers.age.map(|limit| AgeLimit {
             limit,
             until: self.started.plus(limit),
         });
         if let Some(age) = age {
             self.reader.expiry.set(age.until);
         }
-        ReadTx::new(self.conn(), &self.reader.fence, slow, age)
+        ReadTx::new(self.conn(), &self.reader.fence, self.readers.slow, age)
     }
 
     fn site(&self) -> String {

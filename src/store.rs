@@ -1,5 +1,8 @@
 //! [`Store`]: the table of contents of the API. Each method is a line or two to the part that does it.
 
+#[cfg(feature = "async")]
+mod tasks;
+
 use std::fmt;
 use std::panic::Location;
 use std::path::Path;
@@ -9,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Kind};
 use crate::clock::later;
 use crate::closing::CloseReport;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
@@ -17,10 +20,10 @@ use crate::error::{Error, Result};
 use crate::event::event;
 use crate::file::{DatabaseFile, FileId, TempFolder};
 use crate::handoff::Handoff;
-use crate::job::{Alone, InTransaction, Job, Terms, Work, Write};
+use crate::job::{Alone, InTransaction, Job, Terms, Work};
 use crate::migrate::{self, DryRun, MigrationReport, MigrationStatus, Migrations};
 use crate::options::{Options, ReadOptions, WriteOptions};
-use crate::pending::{Pending, Slot};
+use crate::pending::Pending;
 use crate::readers::Readers;
 use crate::registry::Claim;
 use crate::site::CallSite;
@@ -110,7 +113,7 @@ impl Store {
         let page_size = read_back(&writer.conn, "page_size")?;
         let readers = Arc::new(Readers::open(&file, &options)?);
         let handoff = Handoff::new(options.spin);
-        let admission = Admission::new(id, options.queue, handoff);
+        let admission = Admission::new(Kind::Writes, options.queue, 1, handoff);
         let shared = Arc::new(Shared::new(file.path, Arc::new(admission)));
         let belongings = Belongings {
             claim,
@@ -292,9 +295,7 @@ impl Store {
     pub fn read_with<T>(&self, options: ReadOptions, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
         let timeout = options.timeout.unwrap_or(self.inner.options.read_timeout);
         let site = CallSite::new(options.label, Location::caller());
-        self.inner
-            .readers
-            .read(timeout, site, self.admission().is_writer_thread(), f)
+        self.inner.readers.read(timeout, site, self.admission().is_worker(), f)
     }
 
     /// What was applied of the [`Options::migrations`], and what is pending.
@@ -369,13 +370,18 @@ impl Store {
     ///
     /// As [`close`](Self::close).
     pub fn close_within(&self, timeout: Duration) -> Result<CloseReport> {
-        if self.admission().is_writer_thread() || self.inner.readers.in_use_by_this_thread() {
+        self.may_close()?;
+        Ok(self.inner.close(timeout))
+    }
+
+    fn may_close(&self) -> Result<()> {
+        if self.admission().is_worker() || self.inner.readers.in_use_by_this_thread() {
             return Err(Error::Reentrant {
                 call: "close",
                 instead: "it was called inside a closure of the same store, which it would wait for: call it outside",
             });
         }
-        Ok(self.inner.close(timeout))
+        Ok(())
     }
 
     fn migration_set(&self) -> Result<&Migrations> {
@@ -397,7 +403,7 @@ impl Store {
         T: Send + 'static,
     {
         let call = "migrate";
-        if self.admission().is_writer_thread() {
+        if self.admission().is_worker() {
             let instead =
                 "it was called inside a write, on the writer thread that would have to do it: call it outside";
             return Err(Error::Reentrant { call, instead });
@@ -423,34 +429,49 @@ impl Store {
         W: Work<T> + 'static,
         T: Send + 'static,
     {
-        if self.admission().is_writer_thread() {
-            return Err(Error::Reentrant {
-                call,
-                instead: "it was called inside a write, on the writer thread that would have to make it: use the \
-                          transaction that the closure was given, and tx.savepoint(|tx| ..) to nest",
-            });
-        }
-        if let Some(poisoned) = self.inner.shared.poison() {
-            return Err(poisoned);
-        }
-        let asked = Instant::now();
-        let terms = Terms {
-            site: CallSite::new(options.label, line),
-            durability: options.durability.unwrap_or_default(),
-            limit: options.limit,
-            asked,
-            deadline: later(asked, options.timeout.unwrap_or(self.inner.options.queue_timeout)),
-            span: Span::current(),
-        };
-        let deadline = terms.deadline;
-        let (job, write) = Job::new(Write::new(terms, work, Slot::new(tell_when_queued)));
-        let pending = Pending::new(write, Arc::clone(&self.inner.shared.admission), asked, deadline);
-        Ok((job, pending))
+        let timeout = options.timeout.unwrap_or(self.inner.options.queue_timeout);
+        write_job(&self.inner.shared, call, options, timeout, tell_when_queued, line, work)
     }
 
     fn admission(&self) -> &Admission {
         &self.inner.shared.admission
     }
+}
+
+/// Makes a job for the writer, and what waits for it.
+fn write_job<T, W>(
+    shared: &Shared,
+    call: &'static str,
+    options: WriteOptions,
+    timeout: Duration,
+    tell_when_queued: bool,
+    line: &'static Location<'static>,
+    work: W,
+) -> Result<(Job, Pending<T>)>
+where
+    W: Work<T> + 'static,
+    T: Send + 'static,
+{
+    if shared.admission.is_worker() {
+        return Err(Error::Reentrant {
+            call,
+            instead: "it was called inside a write, on the writer thread that would have to make it: use the \
+                      transaction that the closure was given, and tx.savepoint(|tx| ..) to nest",
+        });
+    }
+    if let Some(poisoned) = shared.poison() {
+        return Err(poisoned);
+    }
+    let asked = Instant::now();
+    let terms = Terms {
+        site: CallSite::new(options.label, line),
+        durability: options.durability.unwrap_or_default(),
+        limit: options.limit,
+        asked,
+        deadline: later(asked, timeout),
+        span: Span::current(),
+    };
+    Ok(Job::new(terms, work, tell_when_queued, &shared.admission))
 }
 
 impl Inner {
@@ -515,9 +536,9 @@ impl Inner {
 /// The last clone has gone.
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The writer thread would wait for itself: it closes the file once the closure has ended. (A read borrows its
-        // store, so the last clone is never dropped inside one.)
-        if self.shared.admission.is_writer_thread() {
+        // The thread would wait for itself. The writer closes the file once the closure has ended. (A read on its caller's
+        // thread borrows the store, so the last clone is never dropped inside one.)
+        if self.shared.admission.is_worker() || self.readers.is_reader_thread() {
             return self.begin_close(later(Instant::now(), self.options.close_timeout));
         }
         // Whoever has closed the store by hand has waited for as long as they wanted to.

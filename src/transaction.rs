@@ -13,6 +13,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row};
 use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::fence::Fence;
+use crate::job::caller_has_gone;
 
 /// larder's own statements, each with its private comment (see `fence.rs`).
 pub(crate) mod sql {
@@ -167,6 +168,9 @@ impl<'a> ReadTx<'a> {
         {
             return Err(too_old(limit));
         }
+        if caller_has_gone() {
+            return Err(gone());
+        }
         if self.conn.is_autocommit() {
             return Err(ended());
         }
@@ -231,6 +235,13 @@ impl ReadTx<'_> {
 fn ended() -> Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK);
     let message = "SQLite has ended this transaction after the error of an earlier statement: return that error";
+    rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
+}
+
+/// Nobody sees it but the closure.
+fn gone() -> Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT);
+    let message = "the task that asked for this read has gone away: return this error";
     rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
 }
 

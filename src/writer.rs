@@ -187,7 +187,7 @@ impl Writer {
     }
 
     fn run(mut self) {
-        self.shared.admission.become_writer_thread();
+        self.shared.admission.become_worker();
         let guard = DeathGuard {
             shared: Arc::clone(&self.shared),
         };

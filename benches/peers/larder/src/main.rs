@@ -6,7 +6,7 @@ mod rows;
 
 use std::path::Path;
 
-use larder::{Options, Store, WriteTx, rusqlite};
+use larder::{Options, ReadTx, Store, WriteTx, rusqlite};
 use workload::{Case, Durability, INSERT, KIND, Peer, Result, SELECT, THREADS};
 
 struct Larder {
@@ -37,14 +37,19 @@ impl Peer for Larder {
     }
 
     async fn read(&self, user: i64) -> Result<String> {
-        Ok(self.store.read(|tx| tx.query_row(SELECT, [user], |row| row.get(0)))?)
+        let select = move |tx: &ReadTx<'_>| tx.query_row(SELECT, [user], |row| row.get(0));
+        Ok(if self.blocks {
+            self.store.read(select)?
+        } else {
+            self.store.read_async(select).await?
+        })
     }
 
     async fn write(&self, user: i64) -> Result<()> {
         if self.blocks {
             self.store.write(move |tx| insert(tx, user))?;
         } else {
-            self.store.submit(move |tx| insert(tx, user))?.await?;
+            self.store.write_async(move |tx| insert(tx, user)).await?;
         }
         Ok(())
     }

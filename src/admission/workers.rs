@@ -1,0 +1,205 @@
+//! The threads that take jobs: which of them sleep, and when one of them is called.
+//!
+//! Plain data, guarded by the lock of the jobs. A sleeper is *called* when somebody takes it off the count of those asleep
+//! and enters a call, under the lock, and then wakes any one; whoever wakes and finds a call takes it off. So a call is
+//! never lost, even if it wakes another than it was meant for, or one whose time was over at that moment.
+//!
+//! Not every job calls a sleeper. One worker that is awake serves many short jobs faster than two that have to be woken.
+//! So a job that comes, or is left behind, calls one only if
+//!
+//! - nobody is awake; or
+//! - what is queued would keep those awake busy for longer than it takes to wake another; or
+//! - nobody is on watch, and none is on its way.
+//!
+//! *On watch* is one sleeper at most, who looks every [`WATCH`] whether those awake have taken a job meanwhile. If not, and
+//! jobs are there, all of them are stuck in long jobs, and it goes to work itself. So while jobs are queued and some worker
+//! sleeps, one is on watch or on its way: a long job holds up those behind it for a [`WATCH`] and a wake-up at most.
+
+use std::time::Duration;
+
+/// How often the one on watch looks.
+pub(super) const WATCH: Duration = Duration::from_millis(1);
+
+/// Waking a worker takes about this long, until it works.
+const CALL_NANOS: u64 = 50_000;
+
+#[derive(Debug)]
+pub(super) struct Workers {
+    all: usize,
+    /// Those asleep that were not called.
+    asleep: usize,
+    /// Those asleep that were.
+    called: usize,
+    on_watch: bool,
+    /// How many jobs were taken.
+    taken: u64,
+    /// How long a job takes of late, in nanoseconds.
+    job_nanos: u64,
+}
+
+/// How a worker sleeps.
+pub(super) enum Sleep {
+    /// On watch, having seen so many jobs taken.
+    OnWatch(u64),
+    UntilCalled,
+}
+
+impl Workers {
+    pub(super) fn new(all: usize) -> Self {
+        Self {
+            all,
+            asleep: 0,
+            called: 0,
+            on_watch: false,
+            taken: 0,
+            job_nanos: 0,
+        }
+    }
+
+    /// Whether to wake one, now that so many jobs are queued.
+    pub(super) fn call(&mut self, queued: usize) -> bool {
+        if self.asleep == 0 || queued == 0 {
+            return false;
+        }
+        let awake = (self.all - self.asleep) as u64;
+        let nobody_watches = !self.on_watch && self.called == 0;
+        let call = awake == 0 || nobody_watches || queued as u64 * self.job_nanos > awake * CALL_NANOS;
+        if call {
+            self.asleep -= 1;
+            self.called += 1;
+        }
+        call
+    }
+
+    /// One of those awake has taken a job, and left so many. Whether to wake another.
+    pub(super) fn taken(&mut self, left: usize) -> bool {
+        self.taken = self.taken.wrapping_add(1);
+        self.call(left)
+    }
+
+    /// How long one job took, on average of some.
+    pub(super) fn took(&mut self, nanos: u64) {
+        self.job_nanos = self.job_nanos - self.job_nanos / 8 + nanos / 8;
+    }
+
+    pub(super) fn fall_asleep(&mut self) -> Sleep {
+        self.asleep += 1;
+        if self.on_watch || self.asleep == self.all {
+            return Sleep::UntilCalled;
+        }
+        self.on_watch = true;
+        Sleep::OnWatch(self.taken)
+    }
+
+    /// A sleeper has woken up. Whether it, or another in whose place it goes to work, was called.
+    pub(super) fn answer_call(&mut self, sleep: &Sleep) -> bool {
+        if self.called == 0 {
+            return false;
+        }
+        self.called -= 1;
+        self.leave_watch(sleep);
+        true
+    }
+
+    /// A sleeper has woken up by itself, and goes to work.
+    pub(super) fn wake_up(&mut self, sleep: &Sleep) {
+        self.asleep -= 1;
+        self.leave_watch(sleep);
+    }
+
+    /// The one on watch looks. Whether jobs are there and nobody takes them.
+    pub(super) fn look(&mut self, sleep: &mut Sleep, queued: usize) -> bool {
+        let Sleep::OnWatch(seen) = *sleep else { return false };
+        if seen != self.taken {
+            *sleep = Sleep::OnWatch(self.taken);
+            return false;
+        }
+        if queued == 0 {
+            // Those awake are busy or go to sleep, too. Whoever comes next calls somebody.
+            self.leave_watch(sleep);
+            *sleep = Sleep::UntilCalled;
+        }
+        queued > 0
+    }
+
+    fn leave_watch(&mut self, sleep: &Sleep) {
+        if matches!(sleep, Sleep::OnWatch(_)) {
+            self.on_watch = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asleep(all: usize) -> (Workers, Vec<Sleep>) {
+        let mut workers = Workers::new(all);
+        let sleeps = (0..all).map(|_| workers.fall_asleep()).collect();
+        (workers, sleeps)
+    }
+
+    #[test]
+    fn the_first_job_calls_one_and_the_next_short_one_nobody() {
+        let (mut workers, _) = asleep(4);
+        workers.took(8_000);
+        assert!(workers.call(1), "nobody is awake");
+        assert!(!workers.call(2), "one is on its way");
+    }
+
+    #[test]
+    fn one_of_several_is_on_watch_while_another_is_awake() {
+        let mut workers = Workers::new(3);
+        let first = workers.fall_asleep();
+        let second = workers.fall_asleep();
+        assert!(matches!(first, Sleep::OnWatch(0)));
+        assert!(matches!(second, Sleep::UntilCalled));
+        assert!(!workers.call(1), "the watch looks to it");
+    }
+
+    #[test]
+    fn the_last_to_fall_asleep_is_not_on_watch() {
+        assert!(matches!(Workers::new(1).fall_asleep(), Sleep::UntilCalled));
+    }
+
+    #[test]
+    fn a_job_that_is_left_behind_calls_one_if_nobody_watches() {
+        let (mut workers, _sleeps) = asleep(4);
+        // All were asleep but one, who was on watch and looked in vain.
+        let mut workers_sleep = Sleep::OnWatch(0);
+        workers.on_watch = true;
+        assert!(workers.call(2));
+        assert!(workers.answer_call(&Sleep::UntilCalled));
+        assert!(!workers.look(&mut workers_sleep, 0));
+        assert!(workers.taken(1), "the watch is over, and one is left behind");
+        assert!(!workers.taken(1), "one is on its way");
+    }
+
+    #[test]
+    fn long_jobs_call_one_each() {
+        let (mut workers, _) = asleep(4);
+        for _ in 0..100 {
+            workers.took(10_000_000);
+        }
+        assert_eq!((1..=6).filter(|queued| workers.call(*queued)).count(), 4);
+    }
+
+    #[test]
+    fn the_watch_goes_to_work_when_jobs_are_there_and_nobody_takes_them() {
+        let mut workers = Workers::new(2);
+        let mut sleep = workers.fall_asleep();
+        workers.taken(1);
+        assert!(!workers.look(&mut sleep, 1), "one was taken since");
+        assert!(workers.look(&mut sleep, 1));
+        workers.wake_up(&sleep);
+        assert_eq!((workers.asleep, workers.on_watch), (0, false));
+    }
+
+    #[test]
+    fn a_call_is_answered_once_by_whoever_wakes() {
+        let (mut workers, _) = asleep(2);
+        assert!(workers.call(1));
+        assert!(workers.answer_call(&Sleep::UntilCalled));
+        assert!(!workers.answer_call(&Sleep::UntilCalled));
+    }
+}

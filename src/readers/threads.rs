@@ -1,0 +1,159 @@
+//! The threads that make the reads that tasks wait for, some of them in one snapshot.
+//!
+//! There are as many as connections in the pool, started when the first task reads. Each takes the first job of the queue,
+//! borrows a connection, begins a snapshot, runs the job, and then those behind it, one at a time, as long as each was asked
+//! for before the snapshot began: so it is as new as every write that was acknowledged before the read was asked for. Then
+//! it gives the connection back, and begins anew. Such a group is bounded in number and in time, and it owns nothing
+//! but the job it runs: while that takes long the others are in the queue for other threads (`admission/workers.rs`).
+//!
+//! Each job is replied to as its closure ends. A panic is caught (`job.rs`). A closure that ended the transaction, or left
+//! a statement open, is the last of its group: the connection is put right before the next one.
+//!
+//! A job whose task has gone away meanwhile is stopped by the progress handler of its connection, which asks which job its
+//! own thread runs. So it can hit no other job, however late it comes.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Borrowed, LOOK_UP, Readers};
+use crate::admission::{Admission, Slept};
+use crate::clock::Tick;
+use crate::error::{Error, Result};
+use crate::event::event;
+use crate::job::{Job, Place, Verdict};
+
+/// At most so many reads share a snapshot.
+const GROUP_JOBS: u32 = 256;
+
+/// No further read joins a snapshot that is so old, on the coarse clock.
+const GROUP_TIME: Duration = Duration::from_millis(4);
+
+impl Readers {
+    /// The queue of the reads that tasks wait for. Starts the threads that serve it.
+    pub(crate) fn queue(self: &Arc<Self>) -> Result<&Arc<Admission>> {
+        if !self.threads_run.load(Ordering::Acquire) {
+            let _starting = self.starting_threads.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.threads_run.load(Ordering::Acquire) && !self.queue.is_closed() {
+                self.start_threads()?;
+                self.threads_run.store(true, Ordering::Release);
+            }
+        }
+        Ok(&self.queue)
+    }
+
+    /// Whether the calling thread is one of those.
+    pub(crate) fn is_reader_thread(&self) -> bool {
+        self.queue.is_worker()
+    }
+
+    fn start_threads(self: &Arc<Self>) -> Result<()> {
+        for n in 0..self.size {
+            let readers = Arc::clone(self);
+            let thread = thread::Builder::new().name(format!("larder-read-{n}"));
+            let Err(error) = thread.spawn(move || readers.serve()) else {
+                continue;
+            };
+            if n == 0 {
+                return Err(Error::Open {
+                    path: self.path.clone(),
+                    problem: format!("the operating system gave no thread for its reads: {error}"),
+                    source: Some(Box::new(error)),
+                });
+            }
+            event!(
+                warn,
+                "larder::read",
+                self.path,
+                { threads = n, wanted = self.size },
+                "the operating system gave fewer threads for reads than there are connections"
+            );
+            break;
+        }
+        Ok(())
+    }
+
+    fn serve(&self) {
+        self.queue.become_worker();
+        while let Some(job) = self.next() {
+            if !job.is_withdrawn() {
+                self.read_group(job);
+            }
+        }
+    }
+
+    /// The job to begin a group with; `None` once the store has closed.
+    fn next(&self) -> Option<Job> {
+        let awake = self.queue.take().or_else(|| {
+            let handoff = self.queue.handoff();
+            handoff.await_job(|| self.queue.take())
+        });
+        awake.or_else(|| match self.queue.sleep(None) {
+            Slept::Job(job) => Some(job),
+            Slept::Closed | Slept::Long => None,
+        })
+    }
+
+    fn read_group(&self, first: Job) {
+        let mut borrowed = match self.check_out_for(&first) {
+            Ok(borrowed) => borrowed,
+            Err(error) => return fail(first, error),
+        };
+        let began = Instant::now();
+        let tick = Tick::now();
+        let mut snapshot = match self.begin(borrowed.reader(), first.terms().site.clone()) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return fail(first, error),
+        };
+        let mut jobs = 0;
+        let mut next = Some(first);
+        while let Some(job) = next {
+            jobs += 1;
+            if jobs > 1 {
+                snapshot.enter(job.terms().site.clone());
+            }
+            if began >= job.terms().deadline {
+                let waited = job.terms().asked.elapsed();
+                fail(job, self.queue.too_late(waited));
+            } else if job.start() {
+                job.run_for_task(Place::Snapshot(&mut snapshot)).finish(Verdict::Own);
+            }
+            let over = jobs == GROUP_JOBS || tick.elapsed() >= GROUP_TIME || !snapshot.serves_more();
+            next = if over {
+                None
+            } else {
+                self.queue.take_if(|job| job.terms().asked < began)
+            };
+        }
+        drop(snapshot);
+        self.queue.took(began.elapsed() / jobs);
+    }
+
+    /// A connection for the job, within its time.
+    fn check_out_for(&self, job: &Job) -> Result<Borrowed<'_>> {
+        loop {
+            let left = job.terms().deadline.saturating_duration_since(Instant::now());
+            match self.check_out(left.min(LOOK_UP), false) {
+                Err(Error::ReadTimeout { last_error, .. }) if !job.is_withdrawn() && left > LOOK_UP => {
+                    if last_error.is_some() {
+                        self.queue.note_trouble(last_error);
+                    }
+                }
+                Err(Error::ReadTimeout { .. }) => return Err(self.queue.too_late(job.terms().asked.elapsed())),
+                Ok(borrowed) => {
+                    self.queue.note_trouble(None);
+                    return Ok(borrowed);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Tells the job that it was not started, unless its task does not wait any more.
+fn fail(job: Job, error: Error) {
+    if job.start() {
+        job.finish(Verdict::Failed(error));
+    }
+}

@@ -1,0 +1,348 @@
+//! What a task calls: the same as a thread, but it awaits instead of blocking.
+
+use std::future::Future;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::Span;
+
+use super::{Store, write_job};
+use crate::admission::Admission;
+use crate::clock::later;
+use crate::closing::CloseReport;
+use crate::error::Result;
+use crate::job::{InSnapshot, InTransaction, Job, Terms};
+use crate::options::{Durability, ReadOptions, WriteOptions};
+use crate::pending::{Pending, Reply, Slot};
+use crate::readers::Readers;
+use crate::site::CallSite;
+use crate::transaction::{ReadTx, WriteTx};
+
+/// How a job gets into its queue.
+#[derive(Clone, Copy)]
+enum Entry {
+    Wait,
+    Try,
+}
+
+/// # For tasks
+///
+/// With the feature `async`. These give futures that any runtime can poll: nothing in them blocks its thread, nothing
+/// needs a runtime's timer. Each does nothing before it is first polled. The closures run on larder's own threads, so they
+/// may block, and may not borrow.
+///
+/// What dropping such a future does, as `select!` or a runtime's timeout would:
+///
+/// | | not started | running | done |
+/// |---|---|---|---|
+/// | `write_async` | is never run | goes on, and commits or rolls back; its result is dropped | its result is dropped |
+/// | `read_async` | is never run | is interrupted | its result is dropped |
+/// | `close_async` | the store stays open | closing goes on | |
+///
+/// So a write whose future was dropped has happened entirely or not at all, but nobody knows which. To know, let a task of
+/// its own await it. To go on without its result use [`submit`](Self::submit): dropping a [`Pending`] lets the write go on.
+///
+/// A closure is dropped where it ends: on larder's thread, or, if it has not started, by whoever drops the future.
+#[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+impl Store {
+    /// As [`write`](Self::write), for a task.
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write_async(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT) STRICT")).await?;
+    /// let name = String::from("Ada");
+    /// let id = store
+    ///     .write_async(move |tx| tx.insert("INSERT INTO users(name) VALUES (?1)", [name]))
+    ///     .await?; // committed
+    /// # assert_eq!(id, 1);
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write). A write that could not be started in time is
+    /// [`QueueTimeout`](Error::QueueTimeout), within some 5 ms after that time. A task stands in line with the threads,
+    /// first come first served from its first poll.
+    ///
+    /// # Panics
+    ///
+    /// As [`write`](Self::write).
+    #[track_caller]
+    pub fn write_async<T, F>(&self, f: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.write_later("write_async", Entry::Wait, WriteOptions::new(), f)
+    }
+
+    /// As [`write_with`](Self::write_with), for a task.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_with`](Self::write_with) and [`write_async`](Self::write_async).
+    ///
+    /// # Panics
+    ///
+    /// As [`write`](Self::write).
+    #[track_caller]
+    pub fn write_async_with<T, F>(
+        &self,
+        options: WriteOptions,
+        f: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.write_later("write_async_with", Entry::Wait, options, f)
+    }
+
+    /// As [`try_write`](Self::try_write), for a task: it does not wait for room in the queue.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_async`](Self::write_async), and [`QueueFull`](Error::QueueFull) at the first poll if the queue is full.
+    ///
+    /// # Panics
+    ///
+    /// As [`write`](Self::write).
+    #[track_caller]
+    pub fn try_write_async<T, F>(&self, f: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.write_later("try_write_async", Entry::Try, WriteOptions::new(), f)
+    }
+
+    /// As [`read`](Self::read), for a task: `f` runs on a reader thread, perhaps in one snapshot with other tasks' reads.
+    ///
+    /// The snapshot is at least as new as every write acknowledged before the first poll. There are as many reader threads
+    /// as connections in the pool, which they share with [`read`](Self::read); they start when the first task reads.
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// let id = 2;
+    /// let double: i64 = store.read_async(move |tx| tx.query_row("SELECT 2 * ?1", [id], |row| row.get(0))).await?;
+    /// assert_eq!(double, 4);
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read). [`ReadTimeout`](Error::ReadTimeout) if it could not be started in time, within some 5 ms
+    /// after that; [`Reentrant`](Error::Reentrant) inside the closure of another `read_async`.
+    ///
+    /// # Panics
+    ///
+    /// If `f` panics.
+    #[track_caller]
+    pub fn read_async<T, F>(&self, f: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.read_later("read_async", Entry::Wait, ReadOptions::new(), f)
+    }
+
+    /// As [`read_with`](Self::read_with), for a task. The time-out is for waiting in the queue and for a connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_async`](Self::read_async).
+    ///
+    /// # Panics
+    ///
+    /// If `f` panics.
+    #[track_caller]
+    pub fn read_async_with<T, F>(
+        &self,
+        options: ReadOptions,
+        f: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.read_later("read_async_with", Entry::Wait, options, f)
+    }
+
+    /// As [`read_async`](Self::read_async), but does not wait for room in the queue of such reads, which is as long as
+    /// that of the writes ([`Options::queue`](crate::Options::queue)).
+    ///
+    /// # Errors
+    ///
+    /// As [`read_async`](Self::read_async), and [`QueueFull`](Error::QueueFull) at the first poll if the queue is full.
+    ///
+    /// # Panics
+    ///
+    /// If `f` panics.
+    #[track_caller]
+    pub fn try_read_async<T, F>(&self, f: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.read_later("try_read_async", Entry::Try, ReadOptions::new(), f)
+    }
+
+    /// As [`close`](Self::close), for a task. Call it before the last clone is dropped: a drop closes the store, too, but
+    /// blocks the thread of the runtime that it happens on.
+    ///
+    /// Reads that tasks wait for are told [`Closed`](Error::Closed) if they have not started when the writes are done.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Self::close).
+    pub fn close_async(&self) -> impl Future<Output = Result<CloseReport>> + Send + use<> {
+        self.close_async_within(self.inner.options.close_timeout)
+    }
+
+    /// As [`close_within`](Self::close_within), for a task.
+    ///
+    /// # Errors
+    ///
+    /// As [`close_within`](Self::close_within).
+    pub fn close_async_within(&self, timeout: Duration) -> impl Future<Output = Result<CloseReport>> + Send + use<> {
+        let store = self.clone();
+        async move {
+            store.may_close()?;
+            let slot = Arc::new(Slot::new(false));
+            let closed = Closed(Arc::clone(&slot));
+            // Closing blocks, and a thread costs little beside it.
+            let closing = store.clone();
+            let close = move || {
+                let report = closing.close_within(timeout);
+                drop(closing);
+                slot.complete(Reply::Returned(report));
+            };
+            let thread = thread::Builder::new().name("larder-close".into()).spawn(close);
+            if thread.is_err() {
+                // Better that this thread waits than that the store stays open.
+                return store.close_within(timeout);
+            }
+            drop(store);
+            closed.await
+        }
+    }
+
+    #[track_caller]
+    fn write_later<T, F>(
+        &self,
+        call: &'static str,
+        entry: Entry,
+        options: WriteOptions,
+        f: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let line = Location::caller();
+        let timeout = options.timeout.unwrap_or(self.inner.options.queue_timeout);
+        // Not the store itself: a future that is dropped late would close it, and block its runtime's thread.
+        let shared = Arc::clone(&self.inner.shared);
+        async move {
+            let (job, pending) = write_job(&shared, call, options, timeout, false, line, InTransaction(f))?;
+            enter(&shared.admission, entry, job)?;
+            Awaited(pending).await
+        }
+    }
+
+    #[track_caller]
+    fn read_later<T, F>(
+        &self,
+        call: &'static str,
+        entry: Entry,
+        options: ReadOptions,
+        f: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let line = Location::caller();
+        let timeout = options.timeout.unwrap_or(self.inner.options.read_timeout);
+        let readers = Arc::clone(&self.inner.readers);
+        async move {
+            let queue = readers.queue()?;
+            let (job, pending) = read_job(&readers, queue, call, options, timeout, line, f)?;
+            enter(queue, entry, job)?;
+            drop(readers);
+            Awaited(pending).await
+        }
+    }
+}
+
+/// Makes a job for the reader threads, and what waits for it.
+fn read_job<T, F>(
+    readers: &Readers,
+    queue: &Arc<Admission>,
+    call: &'static str,
+    options: ReadOptions,
+    timeout: Duration,
+    line: &'static Location<'static>,
+    f: F,
+) -> Result<(Job, Pending<T>)>
+where
+    F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    if readers.is_reader_thread() {
+        return Err(queue.reentrant(call));
+    }
+    let asked = Instant::now();
+    let terms = Terms {
+        site: CallSite::new(options.label, line),
+        durability: Durability::default(),
+        limit: None,
+        asked,
+        deadline: later(asked, timeout),
+        span: Span::current(),
+    };
+    Ok(Job::new(terms, InSnapshot(f), false, queue))
+}
+
+fn enter(admission: &Admission, entry: Entry, job: Job) -> Result<()> {
+    match entry {
+        Entry::Wait => admission.enqueue(job),
+        Entry::Try => admission.try_enqueue(job),
+    }
+}
+
+/// A job that somebody awaits: dropped, it goes as the table above says.
+struct Awaited<T>(Pending<T>);
+
+impl<T> Future for Awaited<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl<T> Drop for Awaited<T> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// What closing came to.
+struct Closed(Arc<Slot<CloseReport>>);
+
+impl Future for Closed {
+    type Output = Result<CloseReport>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_reply(context)
+    }
+}
