@@ -544,7 +544,8 @@ impl<'r> Snapshot<'r> {
     /// Whether another closure may read in it.
     fn serves_more(&self) -> bool {
         let conn = self.conn();
-        !conn.is_autocommit() && !(self.bare && conn.is_busy())
+        let left_behind = self.bare && conn.is_busy();
+        !conn.is_autocommit() && !left_behind
     }
 
     fn conn(&self) -> &Connection {

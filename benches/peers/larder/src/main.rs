@@ -1,4 +1,4 @@
-//! larder with its defaults. Up to 64 clients block; more are tasks that await what they have submitted.
+//! larder with its defaults: up to 64 clients block; more are tasks. With `tasks` as a second argument all are tasks.
 //!
 //! `make` as a second argument makes the rows that all peers copy, instead.
 
@@ -9,17 +9,33 @@ use std::path::Path;
 use larder::{Options, ReadTx, Store, WriteTx, rusqlite};
 use workload::{Case, Durability, INSERT, KIND, Peer, Result, SELECT, THREADS};
 
-struct Larder {
+/// How its clients wait, `TASKS_FROM` as [`Peer`] says.
+struct Larder<const TASKS_FROM: usize> {
     store: Store,
     blocks: bool,
+}
+
+type Threads = Larder<{ THREADS + 1 }>;
+type Tasks = Larder<1>;
+
+fn select(tx: &ReadTx<'_>, user: i64) -> larder::Result<String> {
+    tx.query_row(SELECT, [user], |row| row.get(0))
 }
 
 fn insert(tx: &WriteTx<'_>, user: i64) -> larder::Result<()> {
     tx.execute(INSERT, (user, KIND)).map(drop)
 }
 
-impl Peer for Larder {
-    const TASKS_FROM: usize = THREADS + 1;
+fn insert_batch(tx: &WriteTx<'_>, users: i64) -> larder::Result<()> {
+    let mut statement = tx.prepare_cached(INSERT)?;
+    for user in 1..=users {
+        statement.execute((user, KIND))?;
+    }
+    Ok(())
+}
+
+impl<const TASKS_FROM: usize> Peer for Larder<TASKS_FROM> {
+    const TASKS_FROM: usize = TASKS_FROM;
 
     async fn open(path: &Path, case: &Case) -> Result<Self> {
         let durability = match case.durability {
@@ -28,7 +44,7 @@ impl Peer for Larder {
         };
         Ok(Self {
             store: Options::new().durability(durability).open(path)?,
-            blocks: case.clients < Self::TASKS_FROM,
+            blocks: case.clients < TASKS_FROM,
         })
     }
 
@@ -37,44 +53,37 @@ impl Peer for Larder {
     }
 
     async fn read(&self, user: i64) -> Result<String> {
-        let select = move |tx: &ReadTx<'_>| tx.query_row(SELECT, [user], |row| row.get(0));
-        Ok(if self.blocks {
-            self.store.read(select)?
-        } else {
-            self.store.read_async(select).await?
-        })
+        if self.blocks {
+            return Ok(self.store.read(|tx| select(tx, user))?);
+        }
+        Ok(self.store.read_async(move |tx| select(tx, user)).await?)
     }
 
     async fn write(&self, user: i64) -> Result<()> {
         if self.blocks {
-            self.store.write(move |tx| insert(tx, user))?;
-        } else {
-            self.store.write_async(move |tx| insert(tx, user)).await?;
+            return Ok(self.store.write(move |tx| insert(tx, user))?);
         }
-        Ok(())
+        Ok(self.store.write_async(move |tx| insert(tx, user)).await?)
     }
 
     async fn write_batch(&self, users: i64) -> Result<()> {
-        self.store.write(move |tx| {
-            let mut statement = tx.prepare_cached(INSERT)?;
-            for user in 1..=users {
-                statement.execute((user, KIND))?;
-            }
-            Ok(())
-        })?;
-        Ok(())
+        if self.blocks {
+            return Ok(self.store.write(move |tx| insert_batch(tx, users))?);
+        }
+        Ok(self.store.write_async(move |tx| insert_batch(tx, users)).await?)
     }
 
     async fn close(self) -> Result<()> {
-        self.store.close()?;
+        self.store.close_async().await?;
         Ok(())
     }
 }
 
 fn main() {
-    let mut arguments = std::env::args_os().skip(1);
-    match (arguments.next(), arguments.next()) {
-        (Some(path), Some(_make)) => rows::make(Path::new(&path)).expect("the rows are made"),
-        _ => workload::main::<Larder>(),
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next(), arguments.next().as_deref()) {
+        (Some(path), Some("make")) => rows::make(Path::new(&path)).expect("the rows are made"),
+        (_, Some("tasks")) => workload::main::<Tasks>(),
+        _ => workload::main::<Threads>(),
     }
 }
