@@ -313,21 +313,23 @@ impl Admission {
             return;
         }
         let now = Instant::now();
+        let mut wakers = Vec::new();
+        let mut next: Option<Instant> = None;
         let jobs = self.lock();
-        let (late, waiting): (Vec<_>, Vec<_>) = jobs
-            .all
-            .iter()
-            .filter(|job| !job.is_withdrawn())
-            .map(|job| (job.terms().deadline, job))
-            .partition(|(deadline, _)| *deadline <= now);
-        let wakers: Vec<_> = late.into_iter().filter_map(|(_, job)| job.take_waker()).collect();
-        let next = waiting.into_iter().map(|(deadline, _)| deadline).min();
+        for job in jobs.all.iter().filter(|job| !job.is_withdrawn()) {
+            let deadline = job.terms().deadline;
+            if deadline <= now {
+                wakers.extend(job.take_waker());
+            } else {
+                next = Some(next.map_or(deadline, |next| next.min(deadline)));
+            }
+        }
         drop(jobs);
+        if let Some(next) = next {
+            self.wake_at(next.max(now + alarm::pause(now.elapsed())));
+        }
         for waker in wakers {
             waker.wake();
-        }
-        if let Some(next) = next {
-            self.wake_at(Alarm::not_too_soon(next, now));
         }
     }
 

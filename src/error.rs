@@ -127,9 +127,9 @@ pub enum Error {
     #[error(transparent)]
     Migration(Box<MigrationError>),
 
-    /// `try_write` found the queue full. The write was not started.
+    /// A `try_` form found its queue full. The write, or the read, was not started.
     #[error(
-        "the write queue is full ({capacity} waiting): shed load, or use `write`, which waits for room; \
+        "the queue is full ({capacity} waiting): shed load, or use the form without `try_`, which waits for room; \
          Options::queue sets the bound"
     )]
     QueueFull {

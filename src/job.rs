@@ -272,7 +272,9 @@ thread_local! {
 
 /// Whether this thread runs a closure for a task that has gone away meanwhile.
 pub(crate) fn caller_has_gone() -> bool {
-    RUNNING.with_borrow(|job| job.as_ref().is_some_and(Job::is_abandoned))
+    // A thread that ends, and reads once more as it does, runs none.
+    let gone = RUNNING.try_with(|job| job.borrow().as_ref().is_some_and(Job::is_abandoned));
+    gone.unwrap_or(false)
 }
 
 impl Job {

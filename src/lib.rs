@@ -42,6 +42,8 @@
 //!
 //! - [`Store::write`] blocks until its closure is committed. [`Store::submit`] queues it and gives a [`Pending`],
 //!   to wait for or to `.await` on any runtime. [`Store::try_write`] does not wait for room.
+//! - With the feature `async` tasks await `Store::write_async`, `read_async` and `close_async` on any runtime; reader threads
+//!   make many of their reads in one snapshot.
 //! - [`Store::read`] gives its closure one snapshot, at least as new as every write acknowledged before.
 //! - [`WriteTx`] and [`ReadTx`] have methods that use the statement cache, and deref to
 //!   [`rusqlite::Connection`]. SQL in a closure may not end its transaction or leave the database; what it may not
@@ -56,6 +58,7 @@
 //!
 //! | feature | default | |
 //! |---|---|---|
+//! | `async` | no | [`write_async`](Store#for-tasks), `read_async`, `close_async`: for tasks of any runtime |
 //! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations that people can read |
 

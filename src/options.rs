@@ -246,6 +246,8 @@ impl Options {
     /// Writes that may be queued for the writer thread. The default is 4096 jobs: enough to fill a few groups;
     /// a longer queue only adds waiting. Past it `write` and `submit` wait for room, first come first served, and
     /// `try_write` gives [`Error::QueueFull`]. From 1 to 1,000,000.
+    ///
+    /// As many reads may be queued that tasks wait for (feature `async`).
     pub fn queue(mut self, jobs: usize) -> Self {
         self.queue = jobs;
         self
@@ -272,8 +274,8 @@ impl Options {
         self
     }
 
-    /// How long a read may wait for a connection, unless [`ReadOptions::timeout`] says otherwise. The default
-    /// is 5 s. Past it: [`Error::ReadTimeout`].
+    /// How long a read may wait for a connection, in a task also for a reader thread, unless
+    /// [`ReadOptions::timeout`] says otherwise. The default is 5 s. Past it: [`Error::ReadTimeout`].
     pub fn read_timeout(mut self, timeout: Duration) -> Self {
         self.read_timeout = timeout;
         self

@@ -17,6 +17,7 @@
 
 use std::any::Any;
 use std::future::Future;
+use std::mem;
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
@@ -216,6 +217,8 @@ pub struct Pending<T> {
     admission: Arc<Admission>,
     asked: Instant,
     deadline: Instant,
+    /// A task has looked before, so it has been woken since.
+    polled: bool,
 }
 
 impl<T> Pending<T> {
@@ -225,6 +228,7 @@ impl<T> Pending<T> {
             admission,
             asked,
             deadline,
+            polled: false,
         }
     }
 
@@ -354,7 +358,7 @@ impl<T> Pending<T> {
 impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let ready @ Poll::Ready(_) = self.slot().poll_reply(context) {
             return ready;
         }
@@ -364,7 +368,9 @@ impl<T> Future for Pending<T> {
         if self.slot().has_started() {
             return Poll::Pending;
         }
-        if Instant::now() >= self.deadline && self.give_up() {
+        // The first time, there is no need to look at the clock: if the time is over, the alarm rings at once.
+        let woken = mem::replace(&mut self.polled, true);
+        if woken && Instant::now() >= self.deadline && self.give_up() {
             return Poll::Ready(Err(self.too_late()));
         }
         self.admission.wake_at(self.deadline);

@@ -15,6 +15,7 @@ mod machine;
 mod measure;
 mod plots;
 mod rows;
+mod tasks;
 mod write;
 
 use std::path::PathBuf;
@@ -64,7 +65,7 @@ fn main() {
     let seconds = env::var("LARDER_BENCH_SECS").ok().and_then(|s| s.parse().ok());
     let seconds: f64 = if quick { 0.05 } else { seconds.unwrap_or(10.0) };
     let began = Instant::now();
-    let progress = ProgressBar::new(rows::STEPS + load::STEPS + 2);
+    let progress = ProgressBar::new(rows::STEPS + load::STEPS + tasks::STEPS + 2);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}").expect("the template is right");
     progress.set_style(style);
     let run = Run {

@@ -11,8 +11,12 @@ use std::time::{Duration, Instant};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Between two rings at least. Nobody is woken later than that after its deadline.
+/// Between two rings at least. Nobody is woken later than that after its deadline, unless jobs are so many that looking
+/// through them takes long.
 const STEP: Duration = Duration::from_millis(5);
+
+/// At most this share of the time is spent looking through the jobs, with the lock held.
+const LOOKING_SHARE: u32 = 20;
 
 const NEVER: u64 = u64::MAX;
 
@@ -44,16 +48,22 @@ impl Alarm {
             .compare_exchange(at, NEVER, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
     }
+}
 
-    /// The next deadline, but not too soon.
-    pub(super) fn not_too_soon(deadline: Instant, now: Instant) -> Instant {
-        deadline.max(now + STEP)
-    }
+/// How long after a ring the next one may be, if it took so long to look through the jobs.
+pub(super) fn pause(looking: Duration) -> Duration {
+    STEP.max(LOOKING_SHARE * looking)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_jobs_are_looked_through_less_often() {
+        assert_eq!(pause(Duration::from_micros(10)), STEP);
+        assert_eq!(pause(Duration::from_millis(10)), Duration::from_millis(200));
+    }
 
     #[test]
     fn the_earliest_counts_and_rings_once() {

@@ -33,7 +33,7 @@ pub(super) struct Workers {
     on_watch: bool,
     /// How many jobs were taken.
     taken: u64,
-    /// How long a job takes of late, in nanoseconds.
+    /// How long a job takes, in nanoseconds: about the median of late.
     job_nanos: u64,
 }
 
@@ -77,9 +77,16 @@ impl Workers {
         self.call(left)
     }
 
-    /// How long one job took, on average of some.
+    /// How long one job took, on average of those that were made together.
+    ///
+    /// `job_nanos` goes a step towards it, so it is about the median: a worker that lost its core meanwhile makes a few very
+    /// long, and those would call more workers to cores that are busy already.
     pub(super) fn took(&mut self, nanos: u64) {
-        self.job_nanos = self.job_nanos - self.job_nanos / 8 + nanos / 8;
+        if nanos > self.job_nanos {
+            self.job_nanos += self.job_nanos / 8 + 1;
+        } else {
+            self.job_nanos -= self.job_nanos / 8;
+        }
     }
 
     pub(super) fn fall_asleep(&mut self) -> Sleep {

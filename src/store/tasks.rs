@@ -67,7 +67,7 @@ impl Store {
     /// # Errors
     ///
     /// As [`write`](Self::write). A write that could not be started in time is
-    /// [`QueueTimeout`](Error::QueueTimeout), within some 5 ms after that time. A task stands in line with the threads,
+    /// [`QueueTimeout`](crate::Error::QueueTimeout), within some 5 ms after that time. A task stands in line with the threads,
     /// first come first served from its first poll.
     ///
     /// # Panics
@@ -108,7 +108,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`write_async`](Self::write_async), and [`QueueFull`](Error::QueueFull) at the first poll if the queue is full.
+    /// As [`write_async`](Self::write_async), and [`QueueFull`](crate::Error::QueueFull) at the first poll if the queue is full.
     ///
     /// # Panics
     ///
@@ -139,8 +139,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read). [`ReadTimeout`](Error::ReadTimeout) if it could not be started in time, within some 5 ms
-    /// after that; [`Reentrant`](Error::Reentrant) inside the closure of another `read_async`.
+    /// As [`read`](Self::read). [`ReadTimeout`](crate::Error::ReadTimeout) if it could not be started in time, within some 5 ms
+    /// after that; [`Reentrant`](crate::Error::Reentrant) inside the closure of another `read_async`.
     ///
     /// # Panics
     ///
@@ -181,7 +181,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`read_async`](Self::read_async), and [`QueueFull`](Error::QueueFull) at the first poll if the queue is full.
+    /// As [`read_async`](Self::read_async), and [`QueueFull`](crate::Error::QueueFull) at the first poll if the queue is full.
     ///
     /// # Panics
     ///
@@ -198,7 +198,7 @@ impl Store {
     /// As [`close`](Self::close), for a task. Call it before the last clone is dropped: a drop closes the store, too, but
     /// blocks the thread of the runtime that it happens on.
     ///
-    /// Reads that tasks wait for are told [`Closed`](Error::Closed) if they have not started when the writes are done.
+    /// Reads that tasks wait for are told [`Closed`](crate::Error::Closed) if they have not started when the writes are done.
     ///
     /// # Errors
     ///
