@@ -143,6 +143,16 @@ impl<W, T> Asked<W, T> {
     }
 }
 
+impl<W: Work<T>, T> Asked<W, T> {
+    /// What the closure comes to, unless it was called before.
+    fn call(&self, place: Place<'_, '_>) -> Option<Reply<T>> {
+        let work = self.course().work.take()?;
+        let span = &self.terms.span;
+        let called = catch_unwind(AssertUnwindSafe(|| span.in_scope(|| work.run(place))));
+        Some(called.map_or_else(Reply::Panicked, Reply::Returned))
+    }
+}
+
 impl<W: Send, T: Send> Waits<T> for Asked<W, T> {
     fn slot(&self) -> &Slot<T> {
         &self.slot
@@ -167,6 +177,8 @@ trait Task: Send + Sync {
     fn take_waker(&self) -> Option<Waker>;
     fn is_alone(&self) -> bool;
     fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str>;
+    /// Runs, and tells the caller at once.
+    fn answer(&self, place: Place<'_, '_>);
     fn finish(&self, verdict: Verdict);
     /// The job goes without having been finished.
     fn abandon(&self);
@@ -206,21 +218,21 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
     }
 
     fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str> {
-        let Some(work) = self.course().work.take() else {
-            return Err("run twice");
-        };
-        let span = &self.terms.span;
-        let own = match catch_unwind(AssertUnwindSafe(|| span.in_scope(|| work.run(place)))) {
-            Ok(result) => Reply::Returned(result),
-            Err(payload) => Reply::Panicked(payload),
-        };
+        let own = self.call(place);
         let ended = match &own {
-            Reply::Returned(Ok(_)) => Ok(()),
-            Reply::Returned(Err(error)) => Err(error.kind()),
-            Reply::Panicked(_) => Err("panic"),
+            None => Err("run twice"),
+            Some(Reply::Returned(Ok(_))) => Ok(()),
+            Some(Reply::Returned(Err(error))) => Err(error.kind()),
+            Some(Reply::Panicked(_)) => Err("panic"),
         };
-        self.course().own = Some(own);
+        self.course().own = own;
         ended
+    }
+
+    fn answer(&self, place: Place<'_, '_>) {
+        if let Some(own) = self.call(place) {
+            self.slot.complete(own);
+        }
     }
 
     fn finish(&self, verdict: Verdict) {
@@ -342,11 +354,13 @@ impl Job {
         self.task.run(place)
     }
 
-    /// As [`run`](Self::run), and meanwhile [`caller_has_gone`] knows.
-    pub(crate) fn run_for_task(self, place: Place<'_, '_>) -> Self {
+    /// Does the work for a task, and tells it what that came to. Meanwhile [`caller_has_gone`] knows.
+    pub(crate) fn answer(mut self, place: Place<'_, '_>) {
+        self.finished = true;
         RUNNING.set(Some(self));
-        let _ = RUNNING.with_borrow(|job| job.as_ref().map(|job| job.run(place)));
-        RUNNING.take().expect("it was put there above")
+        RUNNING.with_borrow(|job| job.as_ref().map(|job| job.task.answer(place)));
+        // A result that nobody waits for any more is dropped here: that is user code, and may panic.
+        quietly(|| drop(RUNNING.take()));
     }
 
     /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic.

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use larder::rusqlite::{self, Connection, params};
 use larder::{Durability, Options, Pending, Store};
 
+use crate::Run;
 use crate::data::{self, Data, INSERT, Random, SELECT, USERS};
 use crate::measure::Latencies;
-use crate::{Run, tasks};
 
 /// How many steps of progress there are.
 pub(crate) const STEPS: u64 = 6;
@@ -71,7 +71,6 @@ pub(crate) fn measure(run: &Run, data: &Data) -> Vec<Load> {
     store.close().expect("the store closes");
     loads.extend(writers(run, data));
     loads.extend(mixed(run, data));
-    loads.extend(tasks::measure(run, data));
     loads
 }
 

@@ -1,6 +1,6 @@
 //! The documents' figures, on this machine: `cargo bench --bench report`.
 //!
-//! Writes `report.md`, `report.json` and two plots into `target/larder-report/`. Each row of the documents is measured
+//! Writes `report.md`, `report.json` and three plots into `target/larder-report/`. Each row of the documents is measured
 //! beside its floor, in turns: the same operation on a private rusqlite connection that is set up as larder sets up its
 //! own. A ratio is only printed of two sides that were measured so.
 //!
@@ -38,6 +38,7 @@ struct Report {
     rows: Vec<Row>,
     curves: Vec<Curve>,
     loads: Vec<Load>,
+    tasks: Vec<Load>,
     took: Duration,
 }
 
@@ -83,12 +84,14 @@ fn main() {
     }
     let (rows, curves) = rows::measure(&run, &data);
     let loads = load::measure(&run, &data);
+    let tasks = tasks::measure(&run, &data);
     run.progress.finish_and_clear();
     let report = Report {
         machine,
         rows,
         curves,
         loads,
+        tasks,
         took: began.elapsed(),
     };
     let folder = folder();
@@ -97,7 +100,8 @@ fn main() {
     fs::write(folder.join("report.md"), &text).expect("the report is written");
     fs::write(folder.join("report.json"), write::json(&report)).expect("the report is written");
     plots::throughput(&folder.join("throughput.svg"), &report.curves);
-    plots::latencies(&folder.join("latencies.svg"), &report.loads);
+    plots::latencies(&folder.join("latencies.svg"), "latency under load", &report.loads);
+    plots::latencies(&folder.join("tasks.svg"), "latency of tasks", &report.tasks);
     println!("{text}\nwritten to {}", folder.display());
 }
 

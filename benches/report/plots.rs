@@ -57,7 +57,7 @@ pub(crate) fn throughput(path: &Path, curves: &[Curve]) {
 }
 
 /// Latency in milliseconds by percentile.
-pub(crate) fn latencies(path: &Path, loads: &[Load]) {
+pub(crate) fn latencies(path: &Path, title: &str, loads: &[Load]) {
     let lines = loads.iter().map(|load| {
         // At 1 are 90 % of the operations quicker, at 2 are 99 %, at 3 are 99.9 %.
         let points = (1..=40).map(|step| {
@@ -68,7 +68,7 @@ pub(crate) fn latencies(path: &Path, loads: &[Load]) {
         (load.name.as_str(), points.collect())
     });
     let plot = Plot {
-        title: "latency under load",
+        title,
         axes: ("share of the operations that are quicker", "ms"),
         ticks: 5,
         label: |nines| {

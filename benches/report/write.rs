@@ -50,23 +50,10 @@ pub(crate) fn markdown(report: &Report) -> String {
           it is with the setting.\n"
         .into());
     line("## Under load\n".into());
-    line("| | offered/s | done/s | errors | p50 | p99 | p99.9 | worst |".into());
-    line("|---|---|---|---|---|---|---|---|".into());
-    for load in &report.loads {
-        let at = |share| time(load.latencies.at(share));
-        line(format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} |",
-            load.name,
-            load.offered.map(|n| count(n as f64)).unwrap_or_default(),
-            count(load.done),
-            load.errors,
-            at(0.5),
-            at(0.99),
-            at(0.999),
-            time(load.latencies.longest)
-        ));
-    }
-    line("\n## Writes a second by blocking clients\n".into());
+    line(table(&report.loads));
+    line("## Tasks\n".into());
+    line(table(&report.tasks));
+    line("## Writes a second by blocking clients\n".into());
     let clients: Vec<_> = report
         .curves
         .first()
@@ -80,7 +67,32 @@ pub(crate) fn markdown(report: &Report) -> String {
         let points: Vec<_> = curve.points.iter().map(|(_, rate)| count(*rate)).collect();
         line(format!("| {} | {} |", curve.name, points.join(" | ")));
     }
-    line("\nPlots: `throughput.svg`, `latencies.svg`. SQLite's compile options are in `report.json`.".into());
+    line(
+        "\nPlots: `throughput.svg`, `latencies.svg`, `tasks.svg`. SQLite's compile options are in `report.json`."
+            .into(),
+    );
+    text
+}
+
+fn table(loads: &[Load]) -> String {
+    let mut text = String::from(
+        "| | offered/s | done/s | errors | p50 | p99 | p99.9 | worst |\n|---|---|---|---|---|---|---|---|\n",
+    );
+    for load in loads {
+        let at = |share| time(load.latencies.at(share));
+        let line = format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            load.name,
+            load.offered.map(|n| count(n as f64)).unwrap_or_default(),
+            count(load.done),
+            load.errors,
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            time(load.latencies.longest)
+        );
+        writeln!(text, "{line}").expect("a string takes it");
+    }
     text
 }
 
@@ -120,6 +132,7 @@ pub(crate) fn json(report: &Report) -> String {
     let machine = &report.machine;
     let rows: Vec<_> = report.rows.iter().map(row).collect();
     let loads: Vec<_> = report.loads.iter().map(load).collect();
+    let tasks: Vec<_> = report.tasks.iter().map(load).collect();
     let curves: Vec<_> = report
         .curves
         .iter()
@@ -138,6 +151,7 @@ pub(crate) fn json(report: &Report) -> String {
         },
         "rows": rows,
         "loads": loads,
+        "tasks": tasks,
         "curves": curves,
         "seconds": report.took.as_secs_f64(),
     });

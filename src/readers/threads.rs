@@ -117,7 +117,7 @@ impl Readers {
                 let waited = job.terms().asked.elapsed();
                 fail(job, self.queue.too_late(waited));
             } else if job.start() {
-                job.run_for_task(Place::Snapshot(&mut snapshot)).finish(Verdict::Own);
+                job.answer(Place::Snapshot(&mut snapshot));
             }
             let over = jobs == GROUP_JOBS || tick.elapsed() >= GROUP_TIME || !snapshot.serves_more();
             next = if over {
