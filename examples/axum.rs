@@ -1,3 +1,478 @@
-//! To be.
+//! A web service on larder, to copy: a shop's stock and the orders for it, with axum and tokio.
+//!
+//! ```sh
+//! cargo run --example axum --features async -- shop.db 127.0.0.1:3000
+//!
+//! curl -i localhost:3000/items --json '{"name": "flour", "quantity": 10}'
+//! curl -i localhost:3000/orders --json '{"item": 1, "quantity": 3}' -H 'Idempotency-Key: my-first'   # 201
+//! curl -i localhost:3000/orders --json '{"item": 1, "quantity": 3}' -H 'Idempotency-Key: my-first'   # 200: that one
+//! curl -i localhost:3000/orders --json '{"item": 1, "quantity": 8}'                                  # 409
+//! curl -i localhost:3000/items --json '{"name": " ", "quantity": 1}'                                 # 422
+//! curl -i 'localhost:3000/items?after=0&limit=10'
+//! curl -i localhost:3000/healthz
+//! ```
+//!
+//! Ctrl-C or SIGTERM ends it: it finishes the requests, closes the store, and says what that came to.
+//!
+//! What to look at:
+//!
+//! - `run`: open, listen, stop, drain, close, within a deadline;
+//! - `App::write`: a write by a task, tried again where that is safe, and the end of the service if the disk fails;
+//! - `place_order`: several statements, all or nothing, that a client may safely ask for twice;
+//! - `impl From<larder::Error> for Failure`: the one place where an error becomes a status code.
+//!
+//! It limits requests, not connections: put it behind a proxy that limits those, and how slowly they may talk.
 
-fn main() {}
+use std::error::Error as StdError;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::ops::RangeInclusive;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use larder::rusqlite::{self, Row, ffi, params};
+use larder::{Error, Migration, Migrations, Options, ReadOptions, ReadTx, Store, WriteTx};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+use tower_http::trace::{DefaultOnResponse, TraceLayer};
+use tracing::Level;
+
+const USAGE: &str = "\
+usage: axum DATABASE [ADDRESS]
+
+  DATABASE   an SQLite file; made if it is not there
+  ADDRESS    where to listen (127.0.0.1:3000); with port 0 any that is free, which stdout tells
+
+environment:
+  SHOP_LOG             error, warn, info, debug or trace (info); to stderr
+  SHOP_QUEUE           writes that may be queued (4096); past it, 503
+  SHOP_SHUTDOWN_SECS   how long it may take to end (8)";
+
+const MAX_REQUESTS: usize = 1024;
+const MAX_BODY: usize = 16 * 1024;
+const QUANTITY: RangeInclusive<i64> = 1..=1_000_000;
+
+// A write waits for its turn, then perhaps for a lock of another process, and may be tried twice. All that fits into
+// the time of a request, so that larder says "not started" before `bounded` has to say "who knows".
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Applied as the store opens. Never change one that was released: add another.
+fn migrations() -> Migrations {
+    let items = "CREATE TABLE items(
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        quantity INTEGER NOT NULL CHECK (quantity >= 0)
+    ) STRICT";
+    let orders = "CREATE TABLE orders(
+        id INTEGER PRIMARY KEY,
+        item INTEGER NOT NULL REFERENCES items(id),
+        quantity INTEGER NOT NULL CHECK (quantity > 0),
+        idempotency_key TEXT UNIQUE
+    ) STRICT;
+    CREATE INDEX orders_item ON orders(item)";
+    Migrations::new([Migration::new(1, "items", items), Migration::new(2, "orders", orders)])
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    run().await.unwrap_or_else(|error| {
+        eprintln!("axum: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn run() -> Result<ExitCode, Box<dyn StdError>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (database, address) = match &arguments[..] {
+        [database] if !database.starts_with('-') => (database, "127.0.0.1:3000"),
+        [database, address] => (database, address.as_str()),
+        _ => return Err(USAGE.into()),
+    };
+    let shutdown = Duration::from_secs(setting::<u16>("SHOP_SHUTDOWN_SECS", 8)?.into());
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    log.with_max_level(setting("SHOP_LOG", Level::INFO)?).init();
+
+    let store = Options::new()
+        .migrations(migrations())
+        .require_strict(true)
+        .queue(setting("SHOP_QUEUE", 4096)?)
+        .queue_timeout(QUEUE_TIMEOUT)
+        .read_timeout(QUEUE_TIMEOUT)
+        .busy_timeout(BUSY_TIMEOUT)
+        .open(database)?;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let app = App {
+        store,
+        requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+        stop: watch::Sender::new(None),
+    };
+    stop_on_signals(app.stop.clone())?;
+    say(format_args!("listening on http://{}", listener.local_addr()?));
+    let server = axum::serve(listener, routes(app.clone())).with_graceful_shutdown(app.stopped());
+    let server = tokio::spawn(server.into_future());
+
+    app.stopped().await;
+    let deadline = Instant::now() + shutdown;
+    say("stopping");
+    // A client that sends half a request, or does not read its answer, cannot hold this up.
+    if timeout(shutdown * 3 / 4, server).await.is_err() {
+        tracing::warn!("closing the store though clients are still connected");
+    }
+    let closed = app.store.close_async_within(deadline - Instant::now()).await?;
+    let dropped = MAX_REQUESTS - app.requests.available_permits();
+    say(format_args!("closed: {closed}; requests dropped: {dropped}"));
+    Ok(app.stop.borrow().unwrap_or(ExitCode::SUCCESS))
+}
+
+fn stop_on_signals(stop: watch::Sender<Option<ExitCode>>) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.send_modify(|stop| *stop = stop.or(Some(ExitCode::SUCCESS)));
+    });
+    Ok(())
+}
+
+fn setting<T: FromStr<Err: Display>>(name: &str, default: T) -> Result<T, String> {
+    let Ok(value) = std::env::var(name) else {
+        return Ok(default);
+    };
+    value.parse().map_err(|error| format!("{name} is `{value}`: {error}"))
+}
+
+/// Not `println!`, which panics if nobody reads stdout any more.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+// ---- what the handlers share ----
+
+#[derive(Clone)]
+struct App {
+    store: Store,
+    /// One permit a request: what bounds them also counts them.
+    requests: Arc<Semaphore>,
+    /// Set once the service has to end.
+    stop: watch::Sender<Option<ExitCode>>,
+}
+
+impl App {
+    /// Commits `f`, or says that it did not. `f` is run again if SQLite rolled it back through no fault of its own:
+    /// nothing was written then. Past a full queue `try_write_async` sheds load, where `write_async` would wait.
+    #[track_caller]
+    fn write<T, F>(&self, f: F) -> impl Future<Output = Result<T, Failure>> + Send + use<T, F>
+    where
+        F: FnOnce(&WriteTx<'_>) -> larder::Result<T> + Clone + Send + 'static,
+        T: Send + 'static,
+    {
+        // Neither does anything before it is awaited. Made here, they know the handler's line, for the log.
+        let first = self.store.try_write_async(f.clone());
+        let again = self.store.try_write_async(f);
+        let stop = self.stop.clone();
+        async move {
+            let result = match first.await {
+                Err(error @ Error::RolledBack { .. }) if error.is_retryable() => again.await,
+                result => result,
+            };
+            if let Err(Error::CommitUnknown { .. } | Error::Poisoned { .. }) = result {
+                // SQLite recovers the file when it is opened anew: whoever supervises us is to start us again.
+                stop.send_replace(Some(ExitCode::FAILURE));
+            }
+            Ok(result?)
+        }
+    }
+
+    fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stop = self.stop.subscribe();
+        async move {
+            let _ = stop.wait_for(Option::is_some).await;
+        }
+    }
+}
+
+// ---- requests ----
+
+fn routes(app: App) -> Router {
+    // larder enters it around closures, on its own threads, so what is logged there says whose it is. An error's level,
+    // or `SHOP_LOG=warn` would take the span from the errors, too.
+    let trace = TraceLayer::new_for_http().make_span_with(|request: &Request| {
+        let (method, path) = (request.method(), request.uri().path());
+        tracing::error_span!("request", id = request_id(), %method, path)
+    });
+    let trace = trace
+        .on_response(DefaultOnResponse::new().level(Level::INFO))
+        .on_failure(());
+    Router::new()
+        .route("/items", post(create_item).get(list_items))
+        .route("/items/{id}", get(get_item))
+        .route("/orders", post(create_order))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(app.clone(), bounded))
+        .layer(trace)
+        .layer(from_fn(identified))
+        // Added after the layers, so outside of them: neither bounded nor in the log.
+        .route("/healthz", get(health))
+        .with_state(app)
+}
+
+/// As many requests as we can serve, for as long as their clients wait.
+async fn bounded(State(app): State<App>, request: Request, next: Next) -> Response {
+    let Ok(_in_progress) = app.requests.try_acquire() else {
+        return Failure::unavailable("too many requests: nothing was done").into_response();
+    };
+    let response = timeout(REQUEST_TIMEOUT, next.run(request)).await;
+    // The handler was dropped. A write that ran goes on; one that was still queued is withdrawn.
+    let unknown = "no answer in time: what it should have done may or may not be done";
+    response.unwrap_or_else(|_| Failure::new(StatusCode::GATEWAY_TIMEOUT, unknown).into_response())
+}
+
+tokio::task_local! {
+    static REQUEST_ID: u64;
+}
+
+async fn identified(request: Request, next: Next) -> Response {
+    // From the time of the start, so that they go on above those of the run before.
+    static NEXT: LazyLock<AtomicU64> =
+        LazyLock::new(|| AtomicU64::new(UNIX_EPOCH.elapsed().map_or(0, |time| time.as_micros() as u64)));
+    REQUEST_ID.scope(NEXT.fetch_add(1, Relaxed), next.run(request)).await
+}
+
+fn request_id() -> Option<String> {
+    REQUEST_ID.try_with(|id| format!("{id:x}")).ok()
+}
+
+/// Well if the disk has not failed the store, and reads are answered.
+async fn health(State(app): State<App>) -> Result<&'static str, Failure> {
+    if app.stop.borrow().is_some() {
+        return Err(Failure::unavailable("stopping"));
+    }
+    if let Some(poisoned) = app.store.poisoned() {
+        return Err(poisoned.into());
+    }
+    let options = ReadOptions::new().timeout(Duration::from_millis(500)).label("health");
+    let read = |tx: &ReadTx<'_>| tx.exists("SELECT 1 FROM items", []);
+    app.store.read_async_with(options, read).await?;
+    Ok("ok\n")
+}
+
+// ---- items: one row at a time ----
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewItem {
+    name: String,
+    quantity: i64,
+}
+
+#[derive(Serialize)]
+struct Item {
+    id: i64,
+    name: String,
+    quantity: i64,
+}
+
+async fn create_item(State(app): State<App>, body: Body<NewItem>) -> Result<impl IntoResponse, Failure> {
+    let Json(NewItem { name, quantity }) = body?;
+    check("name", !name.trim().is_empty(), "must not be empty")?;
+    check("name", name.chars().count() <= 100, "must be at most 100 characters")?;
+    check("quantity", QUANTITY.contains(&quantity), "must be from 1 to 1000000")?;
+    let insert = "INSERT INTO items(name, quantity) VALUES (?1, ?2)";
+    let write = app.write(move |tx| {
+        let id = tx.insert(insert, params![name, quantity])?;
+        Ok(Item { id, name, quantity })
+    });
+    Ok((StatusCode::CREATED, Json(write.await?)))
+}
+
+async fn get_item(State(app): State<App>, Path(id): Path<i64>) -> Result<Json<Item>, Failure> {
+    let select = "SELECT id, name, quantity FROM items WHERE id = ?1";
+    let read = move |tx: &ReadTx<'_>| tx.query_optional(select, [id], item);
+    let item = app.store.read_async(read).await?;
+    let not_found = || Failure::new(StatusCode::NOT_FOUND, "there is no such item");
+    Ok(Json(item.ok_or_else(not_found)?))
+}
+
+#[derive(Deserialize)]
+struct Page {
+    after: Option<i64>,
+    limit: Option<u32>,
+}
+
+/// Pages by key: the last costs no more than the first, and none skips or repeats an item when others come and go.
+async fn list_items(State(app): State<App>, Query(page): Query<Page>) -> Result<impl IntoResponse, Failure> {
+    let (after, limit) = (page.after.unwrap_or(0), page.limit.unwrap_or(20));
+    check("limit", (1..=100).contains(&limit), "must be from 1 to 100")?;
+    let select = "SELECT id, name, quantity FROM items WHERE id > ?1 ORDER BY id LIMIT ?2";
+    let read = move |tx: &ReadTx<'_>| tx.query_map(select, params![after, limit], item);
+    let items = app.store.read_async(read).await?;
+    let full = items.len() == limit as usize;
+    let next = items.last().filter(|_| full).map(|item| item.id);
+    Ok(Json(json!({ "items": items, "next": next })))
+}
+
+fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
+    let (id, name, quantity) = row.try_into()?;
+    Ok(Item { id, name, quantity })
+}
+
+// ---- orders: several statements, all or nothing ----
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewOrder {
+    item: i64,
+    quantity: i64,
+}
+
+async fn create_order(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Body<NewOrder>,
+) -> Result<impl IntoResponse, Failure> {
+    let Json(new) = body?;
+    let NewOrder { item, quantity } = new;
+    check("quantity", QUANTITY.contains(&quantity), "must be from 1 to 1000000")?;
+    let key = headers.get(KEY).map(|key| key.to_str().unwrap_or_default().to_owned());
+    let fits = key.as_ref().is_none_or(|key| (1..=64).contains(&key.len()));
+    check(KEY, fits, "must be 1 to 64 visible ASCII characters")?;
+    let (status, id) = app.write(move |tx| place_order(tx, new, key.as_deref())).await?;
+    Ok((status, Json(json!({ "id": id, "item": item, "quantity": quantity }))))
+}
+
+const KEY: &str = "Idempotency-Key";
+
+/// A client that got no answer asks again with the same key, and learns of the order that it has made, if it has.
+/// Here a key is the whole shop's; where clients log in it is each client's own.
+fn place_order(tx: &WriteTx<'_>, new: NewOrder, key: Option<&str>) -> larder::Result<(StatusCode, i64)> {
+    let select = "SELECT id, item, quantity FROM orders WHERE idempotency_key = ?1";
+    let before = tx.query_optional(select, [key], |row| row.try_into())?;
+    if let Some((id, item, quantity)) = before {
+        let the_same = (item, quantity) == (new.item, new.quantity);
+        check(KEY, the_same, "was used for another order")?;
+        return Ok((StatusCode::OK, id));
+    }
+    let stock = tx.query_optional("SELECT quantity FROM items WHERE id = ?1", [new.item], |row| row.get(0))?;
+    let stock: i64 = stock.ok_or_else(|| Failure::invalid("item", "there is no such item"))?;
+    if stock < new.quantity {
+        return Err(Failure::new(StatusCode::CONFLICT, format!("only {stock} in stock")).into());
+    }
+    let update = "UPDATE items SET quantity = quantity - ?2 WHERE id = ?1";
+    tx.execute(update, params![new.item, new.quantity])?;
+    let insert = "INSERT INTO orders(item, quantity, idempotency_key) VALUES (?1, ?2, ?3)";
+    let id = tx.insert(insert, params![new.item, new.quantity, key])?;
+    Ok((StatusCode::CREATED, id))
+}
+
+// ---- failures ----
+
+/// An answer that is no success. A closure returns it as a `larder::Error`, and is rolled back.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+struct Failure {
+    status: StatusCode,
+    field: Option<&'static str>,
+    /// For the client.
+    reason: String,
+    /// For the log alone.
+    cause: Option<String>,
+}
+
+/// The one place where an error of larder's becomes a status code.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let error = match error.downcast::<Failure>() {
+            Ok(failure) => return failure,
+            Err(error) => error,
+        };
+        let sqlite = error.sqlite().and_then(|sqlite| sqlite.sqlite_extended_error_code());
+        let failure = match &error {
+            Error::Closed | Error::Poisoned { .. } => Self::unavailable("stopping: nothing was written"),
+            // A full queue, a time-out, another process's lock: larder promises that nothing was written.
+            error if error.is_retryable() => Self::unavailable("busy: nothing was written"),
+            _ if sqlite == Some(ffi::SQLITE_CONSTRAINT_UNIQUE) => Self::new(StatusCode::CONFLICT, "it exists already"),
+            // `CommitUnknown` too: who knows whether it was written?
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
+        };
+        let cause = Some(error.to_string());
+        Self { cause, ..failure }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        if self.status.is_server_error() {
+            tracing::error!(status = self.status.as_u16(), cause = self.cause, "{self}");
+        }
+        let body = json!({ "error": self.reason, "field": self.field, "request_id": request_id() });
+        let mut response = (self.status, Json(body)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, 1.into());
+        }
+        response
+    }
+}
+
+impl Failure {
+    fn new(status: StatusCode, reason: impl Into<String>) -> Self {
+        Self {
+            status,
+            field: None,
+            reason: reason.into(),
+            cause: None,
+        }
+    }
+
+    fn invalid(field: &'static str, reason: &str) -> Self {
+        Self {
+            field: Some(field),
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, reason)
+        }
+    }
+
+    /// Only where nothing was done, so that the client may try again.
+    fn unavailable(reason: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, reason)
+    }
+}
+
+fn check(field: &'static str, holds: bool, reason: &str) -> Result<(), Failure> {
+    holds.then_some(()).ok_or_else(|| Failure::invalid(field, reason))
+}
+
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+/// What axum refuses of a body, in the same form: 400, 413, 415, 422.
+impl From<JsonRejection> for Failure {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Error::app(failure)
+    }
+}

@@ -208,13 +208,25 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job(
-            "try_write",
-            WriteOptions::new(),
-            false,
-            Location::caller(),
-            InTransaction(f),
-        )?;
+        self.try_write_with(WriteOptions::new(), f)
+    }
+
+    /// As [`try_write`](Self::try_write), with a durability, time-outs or a label of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_write`](Self::try_write) and [`write_with`](Self::write_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`write`](Self::write).
+    #[track_caller]
+    pub fn try_write_with<T, F>(&self, options: WriteOptions, f: F) -> Result<T>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (job, pending) = self.job("try_write", options, false, Location::caller(), InTransaction(f))?;
         self.admission().try_enqueue(job)?;
         pending.wait()
     }
@@ -348,6 +360,12 @@ impl Store {
     /// What the store has done since it was opened.
     pub fn stats(&self) -> Stats {
         self.inner.shared.counters.snapshot()
+    }
+
+    /// [`Error::Poisoned`] if the disk has failed the store, so that it takes no more writes: for a health check, since
+    /// reads go on.
+    pub fn poisoned(&self) -> Option<Error> {
+        self.inner.shared.poison()
     }
 
     /// Closes the store for all its clones, within [`Options::close_timeout`]: takes no further writes, finishes

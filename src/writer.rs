@@ -42,6 +42,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
+use tracing::Span;
 
 use self::ending::DeathGuard;
 use crate::admission::{Admission, Slept};
@@ -140,6 +141,8 @@ pub(crate) fn commit_is_unknown(error: &rusqlite::Error) -> bool {
 }
 
 struct SlowWrite {
+    /// Its caller's.
+    span: Span,
     site: String,
     text: Option<String>,
     ran: Duration,
@@ -646,6 +649,7 @@ impl Writer {
             let terms = job.terms();
             let waited = started.saturating_duration_since(terms.asked);
             self.slow.push(SlowWrite {
+                span: terms.span.clone(),
                 site: terms.site.to_string(),
                 text,
                 ran,
@@ -657,6 +661,7 @@ impl Writer {
 
     fn report_slow(&mut self) {
         for slow in self.slow.drain(..) {
+            let _entered = slow.span.entered();
             event!(
                 warn,
                 "larder::write",

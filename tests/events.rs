@@ -323,6 +323,15 @@ fn the_callers_span_is_current_inside_the_closure_on_the_writer_thread() {
 }
 
 #[test]
+fn a_slow_write_is_reported_in_its_callers_span() {
+    let store = store_with_row(all_slow());
+    let span = info_span!("request");
+    span.in_scope(|| store.write_with(labelled("slow in a span"), |_| Ok(())))
+        .unwrap();
+    assert_eq!(slow("slow in a span").span, span.id());
+}
+
+#[test]
 fn the_span_is_left_also_by_a_closure_that_panics() {
     let store = store_with_row(Options::new());
     let span = info_span!("request");

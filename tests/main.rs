@@ -26,4 +26,6 @@ mod queue;
 mod reading;
 mod reentrancy;
 mod regressions;
+#[cfg(feature = "async")]
+mod service;
 mod wal;

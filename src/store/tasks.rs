@@ -122,6 +122,28 @@ impl Store {
         self.write_later("try_write_async", Entry::Try, WriteOptions::new(), f)
     }
 
+    /// As [`try_write_async`](Self::try_write_async), with a durability, time-outs or a label of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_write_async`](Self::try_write_async) and [`write_with`](Self::write_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`write`](Self::write).
+    #[track_caller]
+    pub fn try_write_async_with<T, F>(
+        &self,
+        options: WriteOptions,
+        f: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.write_later("try_write_async_with", Entry::Try, options, f)
+    }
+
     /// As [`read`](Self::read), for a task: `f` runs on a reader thread, perhaps in one snapshot with other tasks' reads.
     ///
     /// The snapshot is at least as new as every write acknowledged before the first poll. There are as many reader threads
@@ -193,6 +215,28 @@ impl Store {
         T: Send + 'static,
     {
         self.read_later("try_read_async", Entry::Try, ReadOptions::new(), f)
+    }
+
+    /// As [`try_read_async`](Self::try_read_async), with a time-out or a label of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_read_async`](Self::try_read_async).
+    ///
+    /// # Panics
+    ///
+    /// If `f` panics.
+    #[track_caller]
+    pub fn try_read_async_with<T, F>(
+        &self,
+        options: ReadOptions,
+        f: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.read_later("try_read_async_with", Entry::Try, options, f)
     }
 
     /// As [`close`](Self::close), for a task. Call it before the last clone is dropped: a drop closes the store, too, but

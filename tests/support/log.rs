@@ -21,6 +21,8 @@ pub(crate) struct Event {
     pub(crate) target: &'static str,
     pub(crate) level: Level,
     pub(crate) message: String,
+    /// The innermost span that it is in.
+    pub(crate) span: Option<Id>,
     fields: BTreeMap<&'static str, String>,
 }
 
@@ -108,6 +110,7 @@ impl Subscriber for Collector {
             target: metadata.target(),
             level: *metadata.level(),
             message,
+            span: ENTERED.with_borrow(|entered| entered.last().cloned()),
             fields: fields.0,
         });
     }
