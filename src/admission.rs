@@ -19,7 +19,8 @@
 //! Whoever waits on a thread wakes up by itself at its deadline. A task is woken by the alarm (`alarm.rs`): it leaves its
 //! waker at the slot first, and then sets the alarm, if that is not set for as early a time. When it rings it is first taken
 //! as not set, and then the jobs are looked through under the lock. So a task either finds the alarm not set, and sets it, or
-//! its job and its waker are found. It withdraws the job itself.
+//! its job and its waker are found. It withdraws the job itself. (A worker that has taken a job and cannot begin looks at its
+//! deadline itself.)
 //!
 //! Nothing is lost at closing: `closed` is set under the lock, and after that no job is put in. `discard` takes every job
 //! out and drops it, and a job that is dropped tells its caller `Closed`. A worker discards what is left when it ends; a
@@ -38,7 +39,7 @@ use self::workers::{Sleep, WATCH, Workers};
 use crate::apart::Apart;
 use crate::error::{Error, Result};
 use crate::handoff::Handoff;
-use crate::job::Job;
+use crate::job::{Job, quietly};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::timer;
@@ -60,7 +61,7 @@ pub(crate) enum Kind {
 struct Jobs {
     /// The queue, then the line.
     all: VecDeque<Job>,
-    /// About how many of those in line were withdrawn.
+    /// About how many of them were withdrawn.
     withdrawn: usize,
     workers: Workers,
 }
@@ -119,15 +120,22 @@ impl Admission {
 
     /// Queues the job if there is room for it and nobody in line.
     pub(crate) fn try_enqueue(&self, job: Job) -> Result<()> {
-        let jobs = self.lock();
-        if jobs.all.len() < self.capacity || self.is_closed() {
-            return self.put(jobs, job);
+        let mut jobs = self.lock();
+        let mut gone = VecDeque::new();
+        if jobs.all.len() >= self.capacity && jobs.withdrawn > 0 {
+            gone = self.sweep(&mut jobs);
         }
-        drop(jobs);
-        drop(job);
-        Err(Error::QueueFull {
-            capacity: self.capacity,
-        })
+        let result = if jobs.all.len() < self.capacity || self.is_closed() {
+            self.put(jobs, job)
+        } else {
+            drop(jobs);
+            drop(job);
+            Err(Error::QueueFull {
+                capacity: self.capacity,
+            })
+        };
+        drop(gone);
+        result
     }
 
     fn put(&self, mut jobs: MutexGuard<'_, Jobs>, job: Job) -> Result<()> {
@@ -217,6 +225,9 @@ impl Admission {
 
     fn take_from(&self, mut jobs: MutexGuard<'_, Jobs>) -> Option<Job> {
         let job = jobs.all.pop_front()?;
+        if job.is_withdrawn() {
+            jobs.withdrawn = jobs.withdrawn.saturating_sub(1);
+        }
         let unwanted = self.move_up(&mut jobs);
         let left = jobs.all.len();
         self.length.store(left, Ordering::Relaxed);
@@ -245,23 +256,39 @@ impl Admission {
         unwanted
     }
 
-    /// A caller has withdrawn a job that stands in line. They are swept out once they are many, so that a stuck
-    /// writer and impatient callers do not make the line grow without end.
-    pub(crate) fn withdrawn_from_line(&self) {
+    /// A caller has withdrawn a job. They are swept out once they are many, so that a stuck worker and impatient callers do
+    /// not make the line grow without end.
+    pub(crate) fn withdrawn(&self) {
         let mut jobs = self.lock();
         jobs.withdrawn += 1;
-        let in_line = jobs.all.len().saturating_sub(self.capacity);
-        if jobs.withdrawn < 64 || jobs.withdrawn < in_line / 2 {
+        if jobs.withdrawn < 64 || jobs.withdrawn < jobs.all.len() / 2 {
             return;
         }
-        let queued = self.capacity.min(jobs.all.len());
-        let line = jobs.all.split_off(queued);
-        let (gone, mut kept): (VecDeque<Job>, VecDeque<Job>) = line.into_iter().partition(|job| job.is_withdrawn());
-        jobs.all.append(&mut kept);
-        jobs.withdrawn = 0;
-        self.length.store(jobs.all.len(), Ordering::Relaxed);
+        let gone = self.sweep(&mut jobs);
         drop(jobs);
         drop(gone);
+    }
+
+    /// Takes out those that were withdrawn, to be dropped without the lock, and fills the queue from the line.
+    #[must_use]
+    fn sweep(&self, jobs: &mut Jobs) -> VecDeque<Job> {
+        let queued = self.capacity.min(jobs.all.len());
+        let line = jobs.all.split_off(queued);
+        let partition = |jobs: VecDeque<Job>| -> (VecDeque<Job>, VecDeque<Job>) {
+            jobs.into_iter().partition(|job| job.is_withdrawn())
+        };
+        let (mut gone, kept) = partition(mem::take(&mut jobs.all));
+        let (mut gone_from_line, mut line) = partition(line);
+        let queued = kept.len();
+        jobs.all = kept;
+        jobs.all.append(&mut line);
+        for job in jobs.all.iter().take(self.capacity).skip(queued) {
+            job.leave_line();
+        }
+        gone.append(&mut gone_from_line);
+        jobs.withdrawn = 0;
+        self.length.store(jobs.all.len(), Ordering::Relaxed);
+        gone
     }
 
     /// No further jobs. What is queued or in line stays.
@@ -296,11 +323,11 @@ impl Admission {
         &self.handoff
     }
 
-    /// Wakes whoever awaits one of these jobs by its waker when its time is over, from then on that this is called.
+    /// From now on, whoever awaits a job of that deadline is woken when it is over.
     pub(crate) fn wake_at(self: &Arc<Self>, deadline: Instant) {
         if let Some(at) = self.alarm.set(deadline) {
             let this = Arc::downgrade(self);
-            timer::at(deadline, move || {
+            timer::at(self.alarm.time(at), move || {
                 if let Some(this) = this.upgrade() {
                     this.ring(at);
                 }
@@ -312,10 +339,10 @@ impl Admission {
         if !self.alarm.rings(at) {
             return;
         }
-        let now = Instant::now();
         let mut wakers = Vec::new();
         let mut next: Option<Instant> = None;
         let jobs = self.lock();
+        let now = Instant::now();
         for job in jobs.all.iter().filter(|job| !job.is_withdrawn()) {
             let deadline = job.terms().deadline;
             if deadline <= now {
@@ -325,11 +352,12 @@ impl Admission {
             }
         }
         drop(jobs);
+        self.alarm.pause(now, Instant::now());
         if let Some(next) = next {
-            self.wake_at(next.max(now + alarm::pause(now.elapsed())));
+            self.wake_at(next);
         }
         for waker in wakers {
-            waker.wake();
+            quietly(|| waker.wake());
         }
     }
 

@@ -40,6 +40,13 @@ pub(crate) trait Work<T>: Send {
     /// Which [`Place`] it is run in.
     const ALONE: bool;
 
+    /// What is said of it if it was begun, and its thread panicked, which would be a bug of larder's.
+    fn lost(source: rusqlite::Error) -> Error {
+        Error::CommitUnknown {
+            source: Arc::new(source),
+        }
+    }
+
     fn run(self, place: Place<'_, '_>) -> Result<T>;
 }
 
@@ -91,6 +98,10 @@ where
             Place::Snapshot(snapshot) => snapshot.read(self.0),
             _ => unreachable!("only reader threads take from the queue of reads"),
         }
+    }
+
+    fn lost(source: rusqlite::Error) -> Error {
+        Error::not_started(source)
     }
 }
 
@@ -177,8 +188,6 @@ trait Task: Send + Sync {
     fn take_waker(&self) -> Option<Waker>;
     fn is_alone(&self) -> bool;
     fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str>;
-    /// Runs, and tells the caller at once.
-    fn answer(&self, place: Place<'_, '_>);
     fn finish(&self, verdict: Verdict);
     /// The job goes without having been finished.
     fn abandon(&self);
@@ -229,12 +238,6 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
         ended
     }
 
-    fn answer(&self, place: Place<'_, '_>) {
-        if let Some(own) = self.call(place) {
-            self.slot.complete(own);
-        }
-    }
-
     fn finish(&self, verdict: Verdict) {
         let own = self.course().own.take();
         let (reply, unwanted) = match (verdict, own) {
@@ -257,10 +260,8 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
         if !self.slot.is_withdrawn() {
             let error = if self.slot.has_started() {
                 let source = ffi::Error::new(ffi::SQLITE_INTERNAL);
-                let message = Some("larder's writer thread panicked: please report it".to_owned());
-                Error::CommitUnknown {
-                    source: Arc::new(rusqlite::Error::SqliteFailure(source, message)),
-                }
+                let message = Some("a thread of larder's panicked: please report it".to_owned());
+                W::lost(rusqlite::Error::SqliteFailure(source, message))
             } else {
                 Error::Closed
             };
@@ -271,10 +272,10 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
     }
 }
 
-/// The hand on a write that goes through the queue. It is finished once, or else it replies as it is dropped.
+/// The hand on a job that goes through the queue. It is finished once, or else it replies as it is dropped.
 pub(crate) struct Job {
-    task: Arc<dyn Task>,
-    finished: bool,
+    /// There until it is finished or dropped.
+    task: Option<Arc<dyn Task>>,
 }
 
 thread_local! {
@@ -304,85 +305,91 @@ impl Job {
         let (asked, deadline) = (terms.asked, terms.deadline);
         let both = Arc::new(Asked::new(terms, work, Slot::new(tell_when_queued)));
         let job = Self {
-            task: Arc::clone(&both) as Arc<dyn Task>,
-            finished: false,
+            task: Some(Arc::clone(&both) as Arc<dyn Task>),
         };
         (job, Pending::new(both, Arc::clone(admission), asked, deadline))
     }
 
+    fn task(&self) -> &dyn Task {
+        self.task.as_deref().expect("it is there until the job is finished")
+    }
+
     pub(crate) fn terms(&self) -> &Terms {
-        self.task.terms()
+        self.task().terms()
     }
 
     /// See [`Slot::get_in_line`].
     pub(crate) fn get_in_line(&self) {
-        self.task.get_in_line();
+        self.task().get_in_line();
     }
 
     /// See [`Slot::leave_line`].
     pub(crate) fn leave_line(&self) -> bool {
-        self.task.leave_line()
+        self.task().leave_line()
     }
 
     /// See [`Slot::start`].
     pub(crate) fn start(&self) -> bool {
-        self.task.start()
+        self.task().start()
     }
 
     /// See [`Slot::is_withdrawn`].
     pub(crate) fn is_withdrawn(&self) -> bool {
-        self.task.is_withdrawn()
+        self.task().is_withdrawn()
     }
 
     /// See [`Slot::is_abandoned`].
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.task.is_abandoned()
+        self.task().is_abandoned()
     }
 
     /// See [`Slot::take_waker`].
     pub(crate) fn take_waker(&self) -> Option<Waker> {
-        self.task.take_waker()
+        self.task().take_waker()
     }
 
     /// Whether it is to run in [`Place::Alone`].
     pub(crate) fn is_alone(&self) -> bool {
-        self.task.is_alone()
+        self.task().is_alone()
     }
 
     /// Does the work, keeps what it came to, and says whether that was `Ok`, or else the kind of its error.
     pub(crate) fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str> {
-        self.task.run(place)
+        self.task().run(place)
     }
 
-    /// Does the work for a task, and tells it what that came to. Meanwhile [`caller_has_gone`] knows.
-    pub(crate) fn answer(mut self, place: Place<'_, '_>) {
-        self.finished = true;
+    /// As [`run`](Self::run), for a task. Meanwhile [`caller_has_gone`] knows.
+    pub(crate) fn run_for_task(self, place: Place<'_, '_>) -> Self {
         RUNNING.set(Some(self));
-        RUNNING.with_borrow(|job| job.as_ref().map(|job| job.task.answer(place)));
-        // A result that nobody waits for any more is dropped here: that is user code, and may panic.
-        quietly(|| drop(RUNNING.take()));
+        let _ = RUNNING.with_borrow(|job| job.as_ref().map(|job| job.run(place)));
+        RUNNING.take().expect("it was put there above")
     }
 
-    /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic.
+    /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic. So are
+    /// wakers.
     pub(crate) fn finish(mut self, verdict: Verdict) {
-        self.finished = true;
+        let task = self.task.take();
         quietly(|| {
-            self.task.finish(verdict);
-            drop(self);
+            if let Some(task) = task {
+                task.finish(verdict);
+            }
         });
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        if !self.finished {
-            quietly(|| self.task.abandon());
-        }
+        let task = self.task.take();
+        quietly(|| {
+            if let Some(task) = task {
+                task.abandon();
+            }
+        });
     }
 }
 
-/// Lets no panic of user code out. What it panicked with is not dropped either: that may panic, too.
-fn quietly(f: impl FnOnce()) {
+/// Lets no panic of user code out, such as a waker's or a drop's. What it panicked with is not dropped either: that may panic, too.
+pub(crate) fn quietly(f: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
         mem::forget(payload);
     }

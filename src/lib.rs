@@ -42,7 +42,7 @@
 //!
 //! - [`Store::write`] blocks until its closure is committed. [`Store::submit`] queues it and gives a [`Pending`],
 //!   to wait for or to `.await` on any runtime. [`Store::try_write`] does not wait for room.
-//! - With the feature `async` tasks await `Store::write_async`, `read_async` and `close_async` on any runtime; reader threads
+//! - Tasks await `Store::write_async`, `read_async` and `close_async` on any runtime (feature `async`); reader threads
 //!   make many of their reads in one snapshot.
 //! - [`Store::read`] gives its closure one snapshot, at least as new as every write acknowledged before.
 //! - [`WriteTx`] and [`ReadTx`] have methods that use the statement cache, and deref to
@@ -58,7 +58,7 @@
 //!
 //! | feature | default | |
 //! |---|---|---|
-//! | `async` | no | [`write_async`](Store#for-tasks), `read_async`, `close_async`: for tasks of any runtime |
+//! | `async` | yes | [`write_async`](Store#for-tasks), `read_async`, `close_async`: for tasks of any runtime |
 //! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations that people can read |
 

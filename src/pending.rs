@@ -88,11 +88,9 @@ pub(crate) trait Waits<T>: Send + Sync {
     fn drop_work(&self);
 }
 
-/// Where a withdrawn job was.
 enum Withdrawn {
-    FromLine,
-    FromQueue,
-    /// Not now: it has started, and its reply will come, or it was withdrawn before.
+    Now,
+    /// It has started, and its reply will come, or it was withdrawn before.
     TooLate,
 }
 
@@ -181,10 +179,8 @@ impl<T> Slot<T> {
     }
 
     fn withdraw(&self) -> Withdrawn {
-        if self.advance(IN_LINE, WITHDRAWN) {
-            Withdrawn::FromLine
-        } else if self.advance(QUEUED, WITHDRAWN) {
-            Withdrawn::FromQueue
+        if self.advance(IN_LINE, WITHDRAWN) || self.advance(QUEUED, WITHDRAWN) {
+            Withdrawn::Now
         } else {
             Withdrawn::TooLate
         }
@@ -328,10 +324,12 @@ impl<T> Pending<T> {
     fn give_up(&self) -> bool {
         match self.slot().withdraw() {
             Withdrawn::TooLate => return self.slot().is_withdrawn(),
-            Withdrawn::FromQueue => {}
-            Withdrawn::FromLine => self.admission.withdrawn_from_line(),
+            Withdrawn::Now => {}
         }
+        // What they hold goes now, on this thread, not when a worker comes to it.
         self.job.drop_work();
+        drop(self.slot().take_waker());
+        self.admission.withdrawn();
         true
     }
 
@@ -339,6 +337,7 @@ impl<T> Pending<T> {
     pub(crate) fn abandon(&self) {
         if !self.give_up() {
             self.slot().advance(STARTED, ABANDONED);
+            drop(self.slot().take_waker());
         }
     }
 
@@ -354,7 +353,7 @@ impl<T> Pending<T> {
 ///
 /// # Panics
 ///
-/// If the closure panicked: its panic goes on here. If it is polled after it was ready.
+/// If the closure panicked: its panic goes on here. If it is polled after it gave the closure's result.
 impl<T> Future for Pending<T> {
     type Output = Result<T>;
 

@@ -18,6 +18,7 @@ mod census;
 mod idle;
 mod threads;
 
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -308,14 +309,19 @@ impl Readers {
         self.census.name_older_than(age, &self.path);
     }
 
+    /// No task's reads any more: their threads end.
+    pub(crate) fn close_queue(&self) {
+        self.queue.close();
+        self.queue.discard();
+    }
+
     /// Closes every connection, and waits for those in use until the deadline.
     ///
     /// # Errors
     ///
     /// Which read is in the way.
     pub(crate) fn close(&self, deadline: Instant) -> std::result::Result<(), String> {
-        self.queue.close();
-        self.queue.discard();
+        self.close_queue();
         self.census.close();
         // In turns: a connection that was being opened when the census closed becomes idle only now, and an idle one
         // is closed by being borrowed.
@@ -419,16 +425,12 @@ impl Manager {
             })
         })?;
         let expiry = Arc::new(Expiry::default());
-        let stop = {
-            let expiry = Arc::clone(&expiry);
-            move || expiry.is_over() || caller_has_gone()
-        };
-        // Some 10 to 100 us of work between two looks.
-        conn.progress_handler(4096, Some(stop)).map_err(Error::not_started)?;
+        watch(&conn, &expiry).map_err(Error::not_started)?;
         Ok(Reader {
             conn: Some(conn),
             fence,
             expiry,
+            busy_timeout: self.options.busy_timeout,
             clean: true,
             schema: 0,
             entry,
@@ -442,6 +444,7 @@ pub(crate) struct Reader {
     conn: Option<Connection>,
     fence: Arc<Fence>,
     expiry: Arc<Expiry>,
+    busy_timeout: Duration,
     /// No transaction, no statement, no snapshot is left on it.
     clean: bool,
     /// Which schema its statements were prepared for.
@@ -477,7 +480,7 @@ pub(crate) struct Snapshot<'r> {
     reader: &'r mut Reader,
     /// When the closure that reads now began.
     started: Tick,
-    /// Whether it has had the connection itself in its hands.
+    /// Whether a closure has had the connection itself in its hands, and it has not been tidied since.
     bare: bool,
 }
 
@@ -504,7 +507,7 @@ impl<'r> Snapshot<'r> {
 
     pub(crate) fn read<T>(&mut self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
         let readers = self.readers;
-        // Unless the closure ends and says otherwise.
+        // Unless the closure ends, and has left it alone.
         self.bare = true;
         let (result, slowest, bare) = {
             let tx = self.tx();
@@ -542,10 +545,21 @@ impl<'r> Snapshot<'r> {
     }
 
     /// Whether another closure may read in it.
-    fn serves_more(&self) -> bool {
-        let conn = self.conn();
-        let left_behind = self.bare && conn.is_busy();
-        !conn.is_autocommit() && !left_behind
+    fn serves_more(&mut self) -> bool {
+        let left_behind = self.bare && self.conn().is_busy();
+        self.tidy();
+        !left_behind && !self.conn().is_autocommit()
+    }
+
+    /// Takes away what a closure may have left on the connection through rusqlite's own methods.
+    fn tidy(&mut self) {
+        if mem::take(&mut self.bare) {
+            let reader = &self.reader;
+            if let Some(conn) = &reader.conn {
+                let _ = watch(conn, &reader.expiry);
+                let _ = conn.busy_timeout(reader.busy_timeout);
+            }
+        }
     }
 
     fn conn(&self) -> &Connection {
@@ -573,6 +587,7 @@ impl<'r> Snapshot<'r> {
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
+        self.tidy();
         let reader = &mut *self.reader;
         reader.expiry.clear();
         if let Some(conn) = &mut reader.conn {
@@ -592,6 +607,13 @@ impl Drop for Snapshot<'_> {
 
 fn holds_nothing(conn: &Connection) -> bool {
     conn.is_autocommit() && matches!(conn.transaction_state(None::<&str>), Ok(TransactionState::None))
+}
+
+/// Has the connection stop a read that is too old, or whose task has gone away. Some 10 to 100 us of work are between
+/// two looks.
+fn watch(conn: &Connection, expiry: &Arc<Expiry>) -> rusqlite::Result<()> {
+    let expiry = Arc::clone(expiry);
+    conn.progress_handler(4096, Some(move || expiry.is_over() || caller_has_gone()))
 }
 
 /// When the running read becomes too old, for the progress handler, which runs on the same thread.

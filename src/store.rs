@@ -28,6 +28,7 @@ use crate::readers::Readers;
 use crate::registry::Claim;
 use crate::site::CallSite;
 use crate::stats::Stats;
+use crate::timer;
 use crate::transaction::{ReadTx, WriteTx};
 use crate::writer::{Belongings, Shared, Writer};
 
@@ -393,7 +394,8 @@ impl Store {
     }
 
     fn may_close(&self) -> Result<()> {
-        if self.admission().is_worker() || self.inner.readers.in_use_by_this_thread() {
+        let readers = &self.inner.readers;
+        if self.admission().is_worker() || readers.is_reader_thread() || readers.in_use_by_this_thread() {
             return Err(Error::Reentrant {
                 call: "close",
                 instead: "it was called inside a closure of the same store, which it would wait for: call it outside",
@@ -554,9 +556,9 @@ impl Inner {
 /// The last clone has gone.
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The thread would wait for itself. The writer closes the file once the closure has ended. (A read on its caller's
-        // thread borrows the store, so the last clone is never dropped inside one.)
-        if self.shared.admission.is_worker() || self.readers.is_reader_thread() {
+        // The thread would wait for itself, or others for it. The writer closes the file once the closure has ended. (A read
+        // on its caller's thread borrows the store, so the last clone is never dropped inside one.)
+        if self.shared.admission.is_worker() || self.readers.is_reader_thread() || timer::is_here() {
             return self.begin_close(later(Instant::now(), self.options.close_timeout));
         }
         // Whoever has closed the store by hand has waited for as long as they wanted to.
@@ -567,6 +569,8 @@ impl Drop for Inner {
             self.options.close_timeout
         };
         let report = self.close(timeout);
+        // The writer has done it, unless it is stuck or, by a bug of larder's, dead.
+        self.readers.close_queue();
         if !closed_by_hand && !report.wal_truncated {
             event!(warn, "larder::close", self.shared.path, { %report }, "the last clone was dropped");
         }

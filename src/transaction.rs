@@ -34,7 +34,8 @@ pub(crate) fn run_own(conn: &Connection, fence: &Fence, sql: &str) -> rusqlite::
 /// One snapshot of the database. Given to the closure of [`Store::read`](crate::Store::read).
 ///
 /// Everything that the closure reads is as of one moment, at least as new as every write acknowledged before
-/// the read began. The snapshot is taken at the first statement.
+/// the read began. The snapshot is taken at the first statement, or, of a task's read, perhaps at that of another task's
+/// before it.
 pub struct ReadTx<'a> {
     conn: &'a Connection,
     fence: &'a Fence,

@@ -28,4 +28,16 @@ mod reentrancy;
 mod regressions;
 #[cfg(feature = "async")]
 mod service;
+#[cfg(feature = "async")]
+mod tasks_cancel;
+#[cfg(feature = "async")]
+mod tasks_closing;
+#[cfg(feature = "async")]
+mod tasks_reads;
+#[cfg(feature = "async")]
+mod tasks_runtimes;
+#[cfg(feature = "async")]
+mod tasks_storm;
+#[cfg(feature = "async")]
+mod tasks_writes;
 mod wal;

@@ -76,18 +76,18 @@ fn a_submit_to_a_full_queue_returns_once_there_is_room() {
 
 /// A thread of this process that has told where Linux shows its state.
 #[cfg(target_os = "linux")]
-struct Watched(std::path::PathBuf);
+pub(crate) struct Watched(std::path::PathBuf);
 
 #[cfg(target_os = "linux")]
 impl Watched {
     /// For the thread itself.
-    fn this_thread() -> Self {
+    pub(crate) fn this_thread() -> Self {
         let link = std::fs::read_link("/proc/thread-self").unwrap();
         Self(std::path::Path::new("/proc").join(link).join("status"))
     }
 
     /// Returns once the thread sleeps: many looks in a row find it asleep, and not woken in between.
-    fn wait_until_asleep(&self) {
+    pub(crate) fn wait_until_asleep(&self) {
         let give_up = Instant::now() + Duration::from_secs(60);
         let mut asleep_since = None;
         let mut looks = 0;

@@ -664,11 +664,7 @@ fn a_full_queue_sheds_load_with_503_and_retry_after_and_writes_nothing_of_it() {
     told.items.insert("after it".into(), find_item(&client, "after it"));
     let ended = service.stop();
     ended.assert_clean();
-    assert!(
-        ended.log.contains("the queue is full (1 waiting)"),
-        "{}",
-        ended.log
-    );
+    assert!(ended.log.contains("the queue is full (1 waiting)"), "{}", ended.log);
     told.assert_all_of(&database(&folder));
 }
 

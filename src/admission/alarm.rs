@@ -2,29 +2,35 @@
 //!
 //! A task has no thread of its own that could sleep until its deadline, and a runtime's timer is the runtime's. So each queue
 //! has one alarm, on a clock that all stores of the process share (`timer.rs`). It is set for the earliest deadline of those
-//! who wait, and when it rings the queue is looked through. As deadlines are seconds away and waits are not, that is
-//! once in some seconds, and all that a task pays for it is one look at an atomic.
+//! who wait, or for [`FAR`] from now if that is sooner, and when it rings the queue is looked through. Waits are shorter than
+//! that, so all that a task pays for it is one look at an atomic.
 //!
 //! `at` is the alarm that counts. One that rings and is not it was set before an earlier one, and does nothing.
+//!
+//! Looking through the queue takes its lock. So after a ring there is a pause in which it cannot be set, of [`STEP`], or
+//! longer if looking took long: nobody is woken later than that after its deadline.
 
 use std::time::{Duration, Instant};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Between two rings at least. Nobody is woken later than that after its deadline, unless jobs are so many that looking
-/// through them takes long.
 const STEP: Duration = Duration::from_millis(5);
 
-/// At most this share of the time is spent looking through the jobs, with the lock held.
-const LOOKING_SHARE: u32 = 20;
+/// The pause is so many times as long as looking took.
+const PAUSES: u32 = 20;
+
+/// It is never set for later than that, so that an entry of the clock's that no longer counts does not stay for long.
+const FAR: Duration = Duration::from_secs(1);
 
 const NEVER: u64 = u64::MAX;
 
+/// Times are in nanoseconds since the store was opened.
 #[derive(Debug)]
 pub(super) struct Alarm {
     opened: Instant,
-    /// Nanoseconds since then.
     at: AtomicU64,
+    /// The end of the pause.
+    not_before: AtomicU64,
 }
 
 impl Alarm {
@@ -32,14 +38,20 @@ impl Alarm {
         Self {
             opened: Instant::now(),
             at: AtomicU64::new(NEVER),
+            not_before: AtomicU64::new(0),
         }
     }
 
     /// Sets it, unless it rings before. Gives what it is set for.
     pub(super) fn set(&self, deadline: Instant) -> Option<u64> {
-        let at = deadline.saturating_duration_since(self.opened).as_nanos() as u64;
-        let earlier = at < self.at.load(Ordering::SeqCst) && at < self.at.fetch_min(at, Ordering::SeqCst);
-        earlier.then_some(at)
+        let not_before = self.not_before.load(Ordering::SeqCst);
+        let at = self.nanos(deadline).max(not_before);
+        if at >= self.at.load(Ordering::SeqCst) {
+            return None;
+        }
+        let far = self.nanos(Instant::now() + FAR).max(not_before);
+        let at = at.min(far);
+        (at < self.at.fetch_min(at, Ordering::SeqCst)).then_some(at)
     }
 
     /// Whether this is the alarm that counts. Then none is set.
@@ -48,35 +60,62 @@ impl Alarm {
             .compare_exchange(at, NEVER, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
     }
-}
 
-/// How long after a ring the next one may be, if it took so long to look through the jobs.
-pub(super) fn pause(looking: Duration) -> Duration {
-    STEP.max(LOOKING_SHARE * looking)
+    /// The jobs were looked through, which took from then to then.
+    pub(super) fn pause(&self, began: Instant, ended: Instant) {
+        let pause = STEP.max(PAUSES * ended.saturating_duration_since(began));
+        self.not_before.store(self.nanos(ended + pause), Ordering::SeqCst);
+    }
+
+    pub(super) fn time(&self, at: u64) -> Instant {
+        self.opened + Duration::from_nanos(at)
+    }
+
+    fn nanos(&self, time: Instant) -> u64 {
+        let nanos = time.saturating_duration_since(self.opened).as_nanos();
+        u64::try_from(nanos).map_or(NEVER - 1, |nanos| nanos.min(NEVER - 1))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn many_jobs_are_looked_through_less_often() {
-        assert_eq!(pause(Duration::from_micros(10)), STEP);
-        assert_eq!(pause(Duration::from_millis(10)), Duration::from_millis(200));
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
     }
 
     #[test]
     fn the_earliest_counts_and_rings_once() {
         let alarm = Alarm::new();
-        let in_ms = |ms| alarm.opened + Duration::from_millis(ms);
-        let late = alarm.set(in_ms(90)).unwrap();
-        assert_eq!(alarm.set(in_ms(90)), None, "it is set already");
-        assert_eq!(alarm.set(in_ms(95)), None);
-        let early = alarm.set(in_ms(30)).unwrap();
+        let late = alarm.set(alarm.opened + ms(90)).unwrap();
+        assert_eq!(alarm.set(alarm.opened + ms(90)), None, "it is set already");
+        assert_eq!(alarm.set(alarm.opened + ms(95)), None);
+        let early = alarm.set(alarm.opened + ms(30)).unwrap();
         assert!(alarm.rings(early));
         assert!(!alarm.rings(early));
         assert!(!alarm.rings(late), "whoever looks at the ring sets it anew");
-        assert_eq!(alarm.set(in_ms(90)), Some(late));
+        assert_eq!(alarm.set(alarm.opened + ms(90)), Some(late));
         assert!(alarm.rings(late));
+    }
+
+    #[test]
+    fn it_is_not_set_for_a_time_that_is_far_away() {
+        let alarm = Alarm::new();
+        let at = alarm.set(alarm.opened + Duration::from_secs(1 << 40)).unwrap();
+        assert!(alarm.time(at) <= Instant::now() + FAR);
+        assert!(alarm.set(alarm.opened).is_some(), "an earlier one counts");
+    }
+
+    #[test]
+    fn a_ring_is_followed_by_a_pause_that_is_long_if_looking_was() {
+        let alarm = Alarm::new();
+        let (began, ended) = (alarm.opened, alarm.opened + ms(10));
+        alarm.pause(began, ended);
+        let at = alarm.set(alarm.opened).unwrap();
+        assert_eq!(alarm.time(at), ended + ms(200));
+        alarm.pause(ended, ended);
+        let at = alarm.set(alarm.opened).unwrap();
+        assert_eq!(alarm.time(at), ended + STEP);
     }
 }

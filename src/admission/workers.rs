@@ -13,7 +13,8 @@
 //!
 //! *On watch* is one sleeper at most, who looks every [`WATCH`] whether those awake have taken a job meanwhile. If not, and
 //! jobs are there, all of them are stuck in long jobs, and it goes to work itself. So while jobs are queued and some worker
-//! sleeps, one is on watch or on its way: a long job holds up those behind it for a [`WATCH`] and a wake-up at most.
+//! sleeps, one is on watch or on its way: a long job holds up those behind it for two [`WATCH`]es and a wake-up at most: the first
+//! look may find that just the long one was taken.
 
 use std::time::Duration;
 

@@ -6,12 +6,13 @@
 //! it gives the connection back, and begins anew. Such a group is bounded in number and in time, and it owns nothing
 //! but the job it runs: while that takes long the others are in the queue for other threads (`admission/workers.rs`).
 //!
-//! Each job is replied to as its closure ends. A panic is caught (`job.rs`). A closure that ended the transaction, or left
-//! a statement open, is the last of its group: the connection is put right before the next one.
+//! Each job is replied to as its closure ends. A panic is caught (`job.rs`). What a closure has set on the connection is put
+//! right before the next one; one that ended the transaction, or left a statement open, is the last of its group.
 //!
 //! A job whose task has gone away meanwhile is stopped by the progress handler of its connection, which asks which job its
 //! own thread runs. So it can hit no other job, however late it comes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -77,8 +78,23 @@ impl Readers {
     fn serve(&self) {
         self.queue.become_worker();
         while let Some(job) = self.next() {
-            if !job.is_withdrawn() {
-                self.read_group(job);
+            if job.is_withdrawn() {
+                continue;
+            }
+            // Closures and wakers are caught where they are called. The thread is to outlive a bug of larder's, too.
+            let read = || {
+                if let Err((job, error)) = self.read_group(job) {
+                    fail(job, error);
+                }
+            };
+            if catch_unwind(AssertUnwindSafe(read)).is_err() {
+                event!(
+                    error,
+                    "larder::read",
+                    self.path,
+                    { "error.type" = "panic" },
+                    "a reader thread panicked, outside of any closure: please report it"
+                );
             }
         }
     }
@@ -95,16 +111,19 @@ impl Readers {
         })
     }
 
-    fn read_group(&self, first: Job) {
+    /// # Errors
+    ///
+    /// The first job, if it could not be started.
+    fn read_group(&self, first: Job) -> std::result::Result<(), (Job, Error)> {
         let mut borrowed = match self.check_out_for(&first) {
             Ok(borrowed) => borrowed,
-            Err(error) => return fail(first, error),
+            Err(error) => return Err((first, error)),
         };
         let began = Instant::now();
         let tick = Tick::now();
         let mut snapshot = match self.begin(borrowed.reader(), first.terms().site.clone()) {
             Ok(snapshot) => snapshot,
-            Err(error) => return fail(first, error),
+            Err(error) => return Err((first, error)),
         };
         let mut jobs = 0;
         let mut next = Some(first);
@@ -117,7 +136,7 @@ impl Readers {
                 let waited = job.terms().asked.elapsed();
                 fail(job, self.queue.too_late(waited));
             } else if job.start() {
-                job.answer(Place::Snapshot(&mut snapshot));
+                job.run_for_task(Place::Snapshot(&mut snapshot)).finish(Verdict::Own);
             }
             let over = jobs == GROUP_JOBS || tick.elapsed() >= GROUP_TIME || !snapshot.serves_more();
             next = if over {
@@ -128,6 +147,7 @@ impl Readers {
         }
         drop(snapshot);
         self.queue.took(began.elapsed() / jobs);
+        Ok(())
     }
 
     /// A connection for the job, within its time.
@@ -135,15 +155,17 @@ impl Readers {
         loop {
             let left = job.terms().deadline.saturating_duration_since(Instant::now());
             match self.check_out(left.min(LOOK_UP), false) {
-                Err(Error::ReadTimeout { last_error, .. }) if !job.is_withdrawn() && left > LOOK_UP => {
-                    if last_error.is_some() {
-                        self.queue.note_trouble(last_error);
-                    }
-                }
-                Err(Error::ReadTimeout { .. }) => return Err(self.queue.too_late(job.terms().asked.elapsed())),
                 Ok(borrowed) => {
                     self.queue.note_trouble(None);
                     return Ok(borrowed);
+                }
+                Err(Error::ReadTimeout { last_error, .. }) => {
+                    if last_error.is_some() {
+                        self.queue.note_trouble(last_error);
+                    }
+                    if job.is_withdrawn() || left <= LOOK_UP {
+                        return Err(self.queue.too_late(job.terms().asked.elapsed()));
+                    }
                 }
                 Err(error) => return Err(error),
             }

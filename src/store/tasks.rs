@@ -31,16 +31,19 @@ enum Entry {
 
 /// # For tasks
 ///
-/// With the feature `async`. These give futures that any runtime can poll: nothing in them blocks its thread, nothing
-/// needs a runtime's timer. Each does nothing before it is first polled. The closures run on larder's own threads, so they
-/// may block, and may not borrow.
+/// With the feature `async`, a default one. These give futures that any runtime can poll: they do not block its thread, and
+/// need no timer of its. Each does nothing before it is first polled. The closures run on larder's own threads, so they
+/// may block, and may not borrow; to wait for another such future inside one is no good idea, and mostly `Reentrant`.
+///
+/// The futures do not keep the store open: keep a clone for as long as they are needed. When the last one goes what is queued
+/// is still made, and what comes after is [`Closed`](crate::Error::Closed).
 ///
 /// What dropping such a future does, as `select!` or a runtime's timeout would:
 ///
 /// | | not started | running | done |
 /// |---|---|---|---|
 /// | `write_async` | is never run | goes on, and commits or rolls back; its result is dropped | its result is dropped |
-/// | `read_async` | is never run | is interrupted | its result is dropped |
+/// | `read_async` | is never run | its SQL is interrupted | its result is dropped |
 /// | `close_async` | the store stays open | closing goes on | |
 ///
 /// So a write whose future was dropped has happened entirely or not at all, but nobody knows which. To know, let a task of
@@ -67,7 +70,7 @@ impl Store {
     /// # Errors
     ///
     /// As [`write`](Self::write). A write that could not be started in time is
-    /// [`QueueTimeout`](crate::Error::QueueTimeout), within some 5 ms after that time. A task stands in line with the threads,
+    /// [`QueueTimeout`](crate::Error::QueueTimeout), some 5 ms after that time at the latest (more, if many thousands wait). A task stands in line with the threads,
     /// first come first served from its first poll.
     ///
     /// # Panics
@@ -161,8 +164,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read). [`ReadTimeout`](crate::Error::ReadTimeout) if it could not be started in time, within some 5 ms
-    /// after that; [`Reentrant`](crate::Error::Reentrant) inside the closure of another `read_async`.
+    /// As [`read`](Self::read). [`ReadTimeout`](crate::Error::ReadTimeout) if it could not be started in time, some 5 ms
+    /// after that at the latest; [`Reentrant`](crate::Error::Reentrant) inside the closure of another `read_async`.
     ///
     /// # Panics
     ///

@@ -2,6 +2,8 @@
 
 pub(crate) mod child;
 pub(crate) mod log;
+#[cfg(feature = "async")]
+pub(crate) mod tasks;
 
 use std::sync::mpsc::{Sender, channel};
 
