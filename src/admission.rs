@@ -32,7 +32,7 @@ mod workers;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::alarm::Alarm;
 use self::workers::{Sleep, WATCH, Workers};
@@ -41,7 +41,7 @@ use crate::error::{Error, Result};
 use crate::handoff::Handoff;
 use crate::job::{Job, quietly};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 use crate::timer;
 
 /// What a worker's sleep came to.

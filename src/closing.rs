@@ -1,8 +1,9 @@
 //! What closing came to, and how those who closed learn of it.
 
 use std::fmt;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard, PoisonError};
 
 /// What [`Store::close`](crate::Store::close) did.
 #[derive(Clone, Debug, PartialEq, Eq)]

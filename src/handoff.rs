@@ -18,14 +18,11 @@
 //! and `long_work`, only workers `hurry`; anybody writes the `Crowd`, and the last one wins.
 
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::apart::Apart;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use crate::sync::thread;
-
-/// How often to look before the core is yielded: some 0.2 us, about as long as a yield takes.
-const LOOKS: u32 = 256;
+use crate::sync::{Instant, LOOKS, thread};
 
 /// The writer's patience is this share of a caller's. It has more often to wait for nothing.
 const WRITERS_SHARE: u32 = 10;

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::ffi;
 use tracing::Span;
@@ -23,7 +23,7 @@ use crate::options::Durability;
 use crate::pending::{Pending, Reply, Slot, Waits};
 use crate::readers::Snapshot;
 use crate::site::CallSite;
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Instant, Mutex, MutexGuard, PoisonError};
 use crate::transaction::ReadTx;
 use crate::transaction::WriteTx;
 use crate::writer::Writer;

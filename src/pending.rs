@@ -21,14 +21,14 @@ use std::mem;
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::clock::later;
 use crate::error::{Error, Result};
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::thread::{self, Thread};
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Instant, Mutex, MutexGuard, PoisonError};
 
 /// What a closure came to.
 pub(crate) enum Reply<T> {

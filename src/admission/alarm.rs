@@ -10,8 +10,9 @@
 //! Looking through the queue takes its lock. So after a ring there is a pause in which it cannot be set, of [`STEP`], or
 //! longer if looking took long: nobody is woken later than that after its deadline.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::sync::Instant;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 const STEP: Duration = Duration::from_millis(5);

@@ -13,10 +13,7 @@
 //! own thread runs. So it can hit no other job, however late it comes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Borrowed, LOOK_UP, Readers};
 use crate::admission::{Admission, Slept};
@@ -24,6 +21,8 @@ use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::job::{Job, Place, Verdict};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Instant, PoisonError, thread};
 
 /// At most so many reads share a snapshot.
 const GROUP_JOBS: u32 = 256;

@@ -3,10 +3,8 @@
 use std::future::Future;
 use std::panic::Location;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::Span;
 
@@ -20,6 +18,7 @@ use crate::options::{Durability, ReadOptions, WriteOptions};
 use crate::pending::{Pending, Reply, Slot};
 use crate::readers::Readers;
 use crate::site::CallSite;
+use crate::sync::{Arc, Instant, thread};
 use crate::transaction::{ReadTx, WriteTx};
 
 /// How a job gets into its queue.

@@ -1,0 +1,244 @@
+//! What was asked, what happened to it, and what its caller was told: here the properties are checked.
+//!
+//! None of this is a step of a schedule, but for the log's lock.
+
+use std::fmt::Debug;
+use std::sync::Mutex as Plain;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::sync::{Arc, Mutex};
+
+/// A caller, and which of its jobs it is.
+pub(crate) type Id = (usize, usize);
+
+/// What is committed, in order.
+#[derive(Default)]
+pub(crate) struct Log(Mutex<Vec<Id>>);
+
+impl Log {
+    pub(crate) fn commit(&self, ids: Vec<Id>) {
+        self.0.lock().unwrap().extend(ids);
+    }
+
+    pub(crate) fn copy(&self) -> Vec<Id> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// What a caller was told of a job, or did with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Done,
+    /// Its own error: it ran, and was rolled back.
+    Undone,
+    NotStarted,
+    /// The caller dropped the future, and will never know.
+    Gone,
+    /// The caller dropped the `Pending` of a job that nothing keeps from being done.
+    LeftAlone,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Write,
+    Read,
+}
+
+struct Entry {
+    id: Id,
+    kind: Kind,
+    ran: u32,
+    /// How often its closure was dropped, run or not.
+    freed: u32,
+    told: Told,
+}
+
+pub(crate) struct Ledger {
+    pub(crate) log: Arc<Log>,
+    entries: Plain<Vec<Entry>>,
+    /// In order, writes only.
+    started: Plain<Vec<Id>>,
+    /// Whether anybody has asked for the store to be closed.
+    closes: AtomicBool,
+}
+
+/// One job, in its caller's hand.
+#[must_use]
+pub(crate) struct Ticket {
+    ledger: Arc<Ledger>,
+    at: usize,
+    id: Id,
+    /// How long it is to wait at least.
+    timeout: Duration,
+}
+
+/// The same, in the closure.
+pub(crate) struct Held {
+    ledger: Arc<Ledger>,
+    at: usize,
+    pub(crate) id: Id,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            log: Arc::default(),
+            entries: Plain::default(),
+            started: Plain::default(),
+            closes: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn write(self: &Arc<Self>, id: Id) -> (Ticket, Held) {
+        self.enter(id, Kind::Write)
+    }
+
+    pub(crate) fn read(self: &Arc<Self>, id: Id) -> (Ticket, Held) {
+        self.enter(id, Kind::Read)
+    }
+
+    fn enter(self: &Arc<Self>, id: Id, kind: Kind) -> (Ticket, Held) {
+        let mut entries = self.entries.lock().unwrap();
+        let at = entries.len();
+        entries.push(Entry {
+            id,
+            kind,
+            ran: 0,
+            freed: 0,
+            told: Told::Nothing,
+        });
+        let ledger = Arc::clone(self);
+        let held = Held { ledger, at, id };
+        let ledger = Arc::clone(self);
+        let timeout = Duration::MAX;
+        let ticket = Ticket {
+            ledger,
+            at,
+            id,
+            timeout,
+        };
+        (ticket, held)
+    }
+
+    pub(crate) fn closes(&self) {
+        self.closes.store(true, SeqCst);
+    }
+
+    /// How many jobs were not started, and will not be: their closures have been dropped already.
+    pub(crate) fn given_up(&self) -> usize {
+        let entries = self.entries.lock().unwrap();
+        let given_up = |entry: &&Entry| entry.told == Told::NotStarted && entry.ran == 0 && entry.freed == 1;
+        entries.iter().filter(given_up).count()
+    }
+
+    /// Once all threads of the schedule have ended but the one that calls.
+    pub(crate) fn balance(&self) {
+        let log = self.log.copy();
+        for entry in &*self.entries.lock().unwrap() {
+            let Entry { id, ran, told, .. } = *entry;
+            let times = log.iter().filter(|committed| **committed == id).count();
+            let fits = match told {
+                Told::Nothing => false,
+                Told::Done | Told::LeftAlone => ran == 1,
+                Told::Undone => ran == 1 && times == 0,
+                Told::NotStarted => ran == 0 && times == 0,
+                Told::Gone => ran <= 1,
+            };
+            assert!(fits, "{id:?}: told {told:?}, ran {ran} times, committed {times} times");
+            assert_eq!(entry.freed, 1, "{id:?}: how often its closure was dropped");
+            if entry.kind == Kind::Write && told != Told::Undone {
+                assert_eq!(times, ran as usize, "{id:?}: what ran is committed once");
+            }
+        }
+        for (n, later) in log.iter().enumerate() {
+            let overtook = log[..n]
+                .iter()
+                .any(|earlier| earlier.0 == later.0 && earlier.1 > later.1);
+            assert!(!overtook, "{later:?} came after a later one of its caller: {log:?}");
+        }
+        let started = self.started.lock().unwrap();
+        let committed: Vec<_> = started.iter().filter(|id| log.contains(id)).copied().collect();
+        assert_eq!(committed, log, "committed in the order of the starts");
+    }
+}
+
+impl Ticket {
+    pub(crate) fn id(&self) -> Id {
+        self.id
+    }
+
+    pub(crate) fn within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// The caller has its reply.
+    pub(crate) fn told<T: Debug>(self, result: &Result<T>) {
+        let told = match result {
+            Ok(_) => Told::Done,
+            Err(Error::App) => Told::Undone,
+            Err(Error::QueueTimeout { waited } | Error::ReadTimeout { waited, .. }) => {
+                assert!(*waited >= self.timeout, "{:?} was told so after {waited:?}", self.id);
+                Told::NotStarted
+            }
+            Err(Error::QueueFull { .. }) => Told::NotStarted,
+            Err(Error::Closed) => {
+                assert!(
+                    self.ledger.closes.load(SeqCst),
+                    "{:?}: nobody closes the store",
+                    self.id
+                );
+                Told::NotStarted
+            }
+            Err(error) => panic!("{:?} was told {error:?}", self.id),
+        };
+        let kind = self.ledger.entries.lock().unwrap()[self.at].kind;
+        // A write may join a group whose writer has looked at the clock before it was asked for.
+        let late = self.timeout.is_zero() && kind == Kind::Read;
+        assert!(!late || told == Told::NotStarted, "{:?} had no time at all", self.id);
+        if told == Told::Done && kind == Kind::Write {
+            let committed = self.ledger.log.copy().contains(&self.id);
+            assert!(committed, "{:?} was told of its success before its commit", self.id);
+        }
+        self.settle(told);
+    }
+
+    pub(crate) fn gone(self) {
+        self.settle(Told::Gone);
+    }
+
+    /// As [`gone`](Self::gone), before the job can have started.
+    pub(crate) fn gone_in_time(self) {
+        self.settle(Told::NotStarted);
+    }
+
+    pub(crate) fn left_alone(self) {
+        self.settle(Told::LeftAlone);
+    }
+
+    fn settle(&self, told: Told) {
+        let before = std::mem::replace(&mut self.ledger.entries.lock().unwrap()[self.at].told, told);
+        assert_eq!(before, Told::Nothing, "{:?} was told twice", self.id);
+    }
+}
+
+impl Held {
+    /// The closure runs. Its caller is known to have gone, or is not.
+    pub(crate) fn runs(&self, caller_has_gone: bool) {
+        let gone = self.ledger.entries.lock().unwrap()[self.at].told == Told::Gone;
+        assert!(!gone || caller_has_gone, "{:?}: dropped before its start", self.id);
+        let mut entries = self.ledger.entries.lock().unwrap();
+        entries[self.at].ran += 1;
+        if entries[self.at].kind == Kind::Write {
+            self.ledger.started.lock().unwrap().push(self.id);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.ledger.entries.lock().unwrap()[self.at].freed += 1;
+    }
+}

@@ -1,0 +1,243 @@
+//! The queue, the hand-over and the reply slots of larder, under schedules that nobody would see in years of tests.
+//!
+//! These are larder's own files, included by their paths: `admission.rs` with its workers and its alarm, `pending.rs`,
+//! `job.rs`, `handoff.rs`, `closing.rs`, `readers/threads.rs` (what a reader thread does) and `store/tasks.rs` (the
+//! futures). They take threads, locks, atomics and the time from `sync.rs`, and this crate has another one, in which
+//! [shuttle](https://docs.rs/shuttle) decides at each step which thread goes on. What the rest of larder gives them is
+//! made anew, without SQLite: `writer.rs` has the loop of larder's writer, and a log in memory that it commits to;
+//! `store.rs` and `readers.rs` call the included files as larder's do.
+//!
+//! ```text
+//! cargo run --release --manifest-path tests/model-check/Cargo.toml             about a minute, all scenarios
+//!     ... -- --schedules 1000000                                              so many, over all scenarios
+//!     ... -- --seconds 600 --scenario closing                                 one scenario, for so long
+//!     ... -- --scenario closing --replay 91022c...                            a schedule that failed, again
+//! ```
+//!
+//! # What holds in each schedule
+//!
+//! - Every caller is told exactly once, and every thread ends: a lost wake-up is a deadlock, and shuttle finds it.
+//! - Who is told of success is told after the commit of that job. A job that ran was run once, and what ran was
+//!   committed once, in the order of the starts, though its future was dropped meanwhile. One whose future was dropped
+//!   before its start never runs.
+//! - A job whose caller was told `QueueTimeout`, `ReadTimeout`, `QueueFull` or `Closed` never ran and never will.
+//! - Jobs of one caller start in their order; and those of all, if they came one after another.
+//! - A read sees every write that was acknowledged before it was asked for.
+//! - While a job waits, no worker sleeps for good, even if those awake are stuck.
+//! - After closing nothing is left in a queue, and every closure has been dropped, once.
+//! - No lock is held where a waker is woken or a closure dropped: they may call back into the store.
+//!
+//! # What is not in it
+//!
+//! - SQLite, and what the writer does about its errors; the pool of connections; panics. Tests with the real one do
+//!   that.
+//! - Weak memory: shuttle has one order of all steps. Where larder's atomics are relaxed, its comments say why they may
+//!   be.
+//! - All schedules. These are random ones, half of them by priorities that change a few times
+//!   ([PCT](https://docs.rs/shuttle/latest/shuttle/fn.check_pct.html)).
+
+// job.rs makes one error of rusqlite's.
+extern crate self as rusqlite;
+
+use std::io::{self, Write};
+use std::panic;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
+use shuttle::{Config, Runner};
+
+/// In place of the standard library's: a thread of the model has its own.
+macro_rules! thread_local {
+    ($(#[$doc:meta])* static $name:ident: $type:ty = const { $init:expr };) => {
+        thread_local! { $(#[$doc])* static $name: $type = $init; }
+    };
+    ($(#[$doc:meta])* static $name:ident: $type:ty = $init:expr;) => {
+        $(#[$doc])*
+        static $name: crate::sync::LocalKey<$type> = {
+            shuttle::thread_local! {
+                static KEY: $type = $init;
+            }
+            crate::sync::LocalKey(&KEY)
+        };
+    };
+}
+
+/// The files as they are. Two more are in `readers.rs` and `store.rs`.
+#[path = "../../../src"]
+mod larder {
+    pub(crate) mod admission;
+    pub(crate) mod apart;
+    pub(crate) mod closing;
+    pub(crate) mod event;
+    pub(crate) mod handoff;
+    pub(crate) mod job;
+    pub(crate) mod pending;
+    pub(crate) mod site;
+}
+
+mod ledger;
+mod readers;
+mod scenarios;
+mod stand_ins;
+mod store;
+mod sync;
+mod time;
+mod writer;
+
+pub(crate) use larder::{admission, apart, closing, event, handoff, job, pending, site};
+pub use stand_ins::sqlite::{Error, ffi};
+pub(crate) use stand_ins::{clock, error, options, sqlite, timer, transaction};
+
+use scenarios::{SCENARIOS, Scenario};
+
+const BATCH: usize = 500;
+
+/// How often priorities change in a schedule.
+const DEPTHS: [usize; 3] = [2, 3, 5];
+
+#[derive(Default)]
+struct Arguments {
+    schedules: Option<usize>,
+    seconds: Option<u64>,
+    scenario: Option<String>,
+    replay: Option<String>,
+}
+
+impl Arguments {
+    fn parse() -> Result<Self, String> {
+        let mut parsed = Self::default();
+        let mut given = std::env::args().skip(1);
+        while let Some(name) = given.next() {
+            let value = given.next().ok_or(format!("{name} wants a value"))?;
+            let number = || value.parse().map_err(|error| format!("{name} {value}: {error}"));
+            match name.as_str() {
+                "--schedules" => parsed.schedules = Some(number()? as usize),
+                "--seconds" => parsed.seconds = Some(number()?),
+                "--scenario" => parsed.scenario = Some(value),
+                "--replay" => parsed.replay = Some(value),
+                _ => {
+                    return Err(format!(
+                        "{name} is not known: --schedules, --seconds, --scenario, --replay"
+                    ));
+                }
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse() {
+        Ok(arguments) => arguments,
+        Err(problem) => return fail(&problem),
+    };
+    let wanted = |scenario: &&Scenario| arguments.scenario.as_ref().is_none_or(|name| *name == scenario.name);
+    let chosen: Vec<_> = SCENARIOS.iter().filter(wanted).collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        return fail(&format!("the scenarios are: {}", names.join(", ")));
+    }
+    if let Some(schedule) = &arguments.replay {
+        let [scenario] = chosen[..] else {
+            return fail("--replay wants its --scenario");
+        };
+        Runner::new(ReplayScheduler::new_from_encoded(schedule), config()).run(scenario.run);
+        return ExitCode::SUCCESS;
+    }
+    let seconds = match (arguments.seconds, arguments.schedules) {
+        (None, None) => Some(55),
+        (seconds, _) => seconds,
+    };
+    let share = Share {
+        time: seconds.map(|seconds| Duration::from_secs(seconds) / chosen.len() as u32),
+        schedules: arguments.schedules.map(|schedules| schedules.div_ceil(chosen.len())),
+    };
+    let shown = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        scenarios::note_panic();
+        shown(info);
+    }));
+    let began = Instant::now();
+    let (mut schedules, mut failed) = (0, Vec::new());
+    for scenario in &chosen {
+        match share.run(scenario) {
+            Some(made) => schedules += made,
+            None => failed.push(scenario.name),
+        }
+    }
+    println!("{schedules} schedules in {:.1?}", began.elapsed());
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    fail(&format!(
+        "failed: {}. To see one again: --scenario NAME --replay SCHEDULE",
+        failed.join(", ")
+    ))
+}
+
+fn fail(problem: &str) -> ExitCode {
+    eprintln!("{problem}");
+    ExitCode::FAILURE
+}
+
+/// What each scenario gets.
+struct Share {
+    time: Option<Duration>,
+    schedules: Option<usize>,
+}
+
+impl Share {
+    /// How many schedules were made, or `None` if one of them failed.
+    fn run(&self, scenario: &Scenario) -> Option<usize> {
+        print!("{:<16}", scenario.name);
+        let _ = io::stdout().flush();
+        scenarios::panicked();
+        let began = Instant::now();
+        let schedules = panic::catch_unwind(|| {
+            let mut made = self.run_with(scenario, 2, RandomScheduler::new);
+            for depth in DEPTHS {
+                made += self.run_with(scenario, 2 * DEPTHS.len(), |most| PctScheduler::new(depth, most));
+            }
+            made
+        });
+        let took = began.elapsed();
+        let threads = scenarios::most_threads();
+        match schedules {
+            Ok(made) => {
+                let each = took / made.max(1) as u32;
+                println!("{made:>8} schedules  {threads:>2} threads  {took:>7.1?}  {each:.0?} each");
+                Some(made)
+            }
+            Err(_) => {
+                println!(" FAILED after {took:.1?}; its schedule is above");
+                None
+            }
+        }
+    }
+
+    /// One of so many parts of the share, a batch at a time: shuttle takes a scheduler that is stopped for a failed
+    /// one.
+    fn run_with<S>(&self, scenario: &Scenario, parts: usize, scheduler: impl Fn(usize) -> S) -> usize
+    where
+        S: Scheduler + 'static,
+    {
+        let began = Instant::now();
+        let time = self.time.map_or(Duration::MAX, |time| time / parts as u32);
+        let most = self.schedules.map_or(usize::MAX, |schedules| schedules.div_ceil(parts));
+        let mut made = 0;
+        while made < most && began.elapsed() < time {
+            made += Runner::new(scheduler(BATCH.min(most - made)), config()).run(scenario.run);
+        }
+        made
+    }
+}
+
+fn config() -> Config {
+    let mut config = Config::new();
+    config.stack_size = 0x20000;
+    config.max_steps = shuttle::MaxSteps::FailAfter(100_000);
+    // What it warns of stands at the top.
+    config.silence_warnings = true;
+    config
+}

@@ -1,0 +1,121 @@
+//! In place of `readers.rs`: the pool of connections, each of which is free at once or after a while. The threads are
+//! larder's own.
+
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::admission::{Admission, Kind};
+use crate::error::{Error, Result};
+use crate::handoff::Handoff;
+use crate::job::caller_has_gone;
+use crate::ledger::{Id, Log};
+use crate::options::Options;
+use crate::site::CallSite;
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Arc, Mutex, thread};
+use crate::time::{self, one_in};
+use crate::transaction::ReadTx;
+
+#[path = "../../../src/readers/threads.rs"]
+mod threads;
+
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+pub(crate) struct Readers {
+    queue: Arc<Admission>,
+    size: u32,
+    path: PathBuf,
+    threads_run: AtomicBool,
+    starting_threads: Mutex<()>,
+    log: Arc<Log>,
+}
+
+impl Readers {
+    pub(crate) fn new(options: &Options, log: Arc<Log>) -> Self {
+        let kind = Kind::Reads {
+            readers: options.readers,
+        };
+        let handoff = Handoff::new(options.patience);
+        Self {
+            queue: Arc::new(Admission::new(kind, options.queue, options.readers as usize, handoff)),
+            size: options.readers,
+            path: PathBuf::new(),
+            threads_run: AtomicBool::new(false),
+            starting_threads: Mutex::new(()),
+            log,
+        }
+    }
+
+    fn check_out(&self, timeout: Duration, _on_writer_thread: bool) -> Result<Borrowed<'_>> {
+        if one_in(16) {
+            thread::switch();
+            time::pass(timeout);
+            return Err(Error::ReadTimeout {
+                waited: timeout,
+                readers: self.size,
+                held_here: 0,
+                last_error: None,
+            });
+        }
+        Ok(Borrowed {
+            reader: Reader,
+            _pool: PhantomData,
+        })
+    }
+
+    fn begin<'r>(&self, reader: &'r mut Reader, _site: CallSite) -> Result<Snapshot<'r>> {
+        Ok(Snapshot {
+            log: self.log.copy(),
+            _reader: reader,
+        })
+    }
+
+    pub(crate) fn close(&self) {
+        self.queue.close();
+        self.queue.discard();
+    }
+
+    /// Whether nothing is left in the queue.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.take().is_none()
+    }
+}
+
+struct Reader;
+
+struct Borrowed<'r> {
+    reader: Reader,
+    _pool: PhantomData<&'r Readers>,
+}
+
+impl Borrowed<'_> {
+    fn reader(&mut self) -> &mut Reader {
+        &mut self.reader
+    }
+}
+
+/// What was committed when it began.
+pub(crate) struct Snapshot<'r> {
+    log: Vec<Id>,
+    _reader: &'r mut Reader,
+}
+
+impl Snapshot<'_> {
+    pub(crate) fn read<T>(&mut self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        if caller_has_gone() {
+            return Err(Error::Interrupted {});
+        }
+        let result = f(&ReadTx(&self.log));
+        if caller_has_gone() {
+            return Err(Error::Interrupted {});
+        }
+        result
+    }
+
+    fn enter(&mut self, _site: CallSite) {}
+
+    fn serves_more(&self) -> bool {
+        !one_in(8)
+    }
+}

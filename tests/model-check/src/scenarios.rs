@@ -1,0 +1,916 @@
+//! Who asks for what, at the same time.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use crate::closing::CloseReport;
+use crate::error::{Error, Result};
+use crate::job::caller_has_gone;
+use crate::ledger::{Held, Id, Ledger};
+use crate::options::{Durability, Options, ReadOptions, WriteOptions};
+use crate::store::Store;
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Arc, Condvar, Mutex};
+use crate::time::{self, HORIZON, below, one_in};
+use crate::transaction::{ReadTx, WriteTx};
+
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(),
+}
+
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        pub(crate) const SCENARIOS: &[Scenario] = &[$(Scenario { name: stringify!($name), run: $name }),*];
+    };
+}
+
+scenarios! {
+    threads
+    submitting
+    order
+    deadlines
+    held
+    letting_in
+    alarm
+    tasks
+    moving
+    calling_back
+    inline
+    sweeping
+    awake
+    closing
+    closing_held
+    reads
+    stuck
+    reads_late
+    reads_closing
+}
+
+/// Never, as the model's clock goes.
+const FAR: Duration = HORIZON.saturating_mul(1000);
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+static MOST_THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Of a schedule since this was asked last, with shuttle's first.
+pub(crate) fn most_threads() -> usize {
+    MOST_THREADS.swap(0, Ordering::Relaxed)
+}
+
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// For the hook: no closure here panics, so whatever larder catches is a failure.
+pub(crate) fn note_panic() {
+    PANICKED.store(true, Ordering::Relaxed);
+}
+
+/// Whether there was a panic since this was asked last.
+pub(crate) fn panicked() -> bool {
+    PANICKED.swap(false, Ordering::Relaxed)
+}
+
+#[derive(Clone)]
+struct World {
+    store: Store,
+    ledger: Arc<Ledger>,
+}
+
+/// With room for so many in each queue, so many readers, and no patience to stay awake.
+fn world(queue: usize, readers: u32) -> World {
+    world_with(queue, readers, Duration::ZERO)
+}
+
+fn world_with(queue: usize, readers: u32, patience: Duration) -> World {
+    time::begin();
+    let ledger = Ledger::new();
+    let options = Options {
+        queue,
+        readers,
+        queue_timeout: FAR,
+        read_timeout: FAR,
+        close_timeout: FAR,
+        patience,
+    };
+    let store = Store::open(options, &ledger.log);
+    World { store, ledger }
+}
+
+impl World {
+    /// Starts a thread.
+    fn caller(&self, f: impl FnOnce(&World) + Send + 'static) -> shuttle::thread::JoinHandle<()> {
+        let world = self.clone();
+        thread::count();
+        shuttle::thread::spawn(move || f(&world))
+    }
+
+    /// Once every caller has ended: closes the store and looks at the books.
+    fn end(self, callers: impl IntoIterator<Item = shuttle::thread::JoinHandle<()>>) {
+        for caller in callers {
+            caller.join().expect("shuttle stops at a panic");
+        }
+        self.close(FAR);
+        assert!(!panicked(), "a panic was caught");
+        MOST_THREADS.fetch_max(1 + thread::join_all(), Ordering::Relaxed);
+        assert!(self.store.is_empty(), "jobs are left in a queue");
+        self.ledger.balance();
+    }
+
+    fn close(&self, timeout: Duration) -> CloseReport {
+        self.ledger.closes();
+        self.store.close_within(timeout).expect("this is no worker")
+    }
+
+    fn close_async(&self) {
+        self.ledger.closes();
+        block_on(self.store.close_async()).expect("this is no worker");
+    }
+
+    fn write(&self, id: Id, options: WriteOptions) {
+        let (ticket, held) = self.ledger.write(id);
+        let ticket = ticket.within(options.timeout.unwrap_or(FAR));
+        ticket.told(&self.store.write(options, writes(held)));
+    }
+
+    fn try_write(&self, id: Id) {
+        let (ticket, held) = self.ledger.write(id);
+        ticket.told(&self.store.try_write(writes(held)));
+    }
+
+    fn write_alone(&self, id: Id) {
+        let (ticket, held) = self.ledger.write(id);
+        ticket.told(&self.store.run_alone(move |writer| {
+            held.runs(false);
+            writer.commit_own(held.id);
+            Ok(())
+        }));
+    }
+
+    fn write_async(&self, id: Id, timeout: Duration) {
+        let (ticket, held) = self.ledger.write(id);
+        let ticket = ticket.within(timeout);
+        let future = self
+            .store
+            .write_async_with(WriteOptions::timeout(timeout), writes(held));
+        ticket.told(&block_on(future));
+    }
+
+    /// Drops the future sooner or later.
+    fn write_async_for_a_while(&self, id: Id, timeout: Duration) {
+        let (ticket, held) = self.ledger.write(id);
+        let ticket = ticket.within(timeout);
+        let future = self
+            .store
+            .write_async_with(WriteOptions::timeout(timeout), writes(held));
+        match poll_for_a_while(future) {
+            Some(result) => ticket.told(&result),
+            None => ticket.gone(),
+        }
+    }
+
+    fn read_async(&self, id: Id, timeout: Duration) {
+        let (ticket, held) = self.ledger.read(id);
+        let ticket = ticket.within(timeout);
+        let future = self.store.read_async_with(ReadOptions::timeout(timeout), looks(held));
+        ticket.told(&block_on(future));
+    }
+
+    fn read_async_for_a_while(&self, id: Id, timeout: Duration) {
+        let (ticket, held) = self.ledger.read(id);
+        let ticket = ticket.within(timeout);
+        let future = self.store.read_async_with(ReadOptions::timeout(timeout), looks(held));
+        match poll_for_a_while(future) {
+            Some(result) => ticket.told(&result),
+            None => ticket.gone(),
+        }
+    }
+
+    /// A write that holds the writer until the gate opens.
+    fn hold_writer(&self, id: Id, gate: &Arc<Gate>) -> shuttle::thread::JoinHandle<()> {
+        let gate = Arc::clone(gate);
+        self.caller(move |world| {
+            let (ticket, held) = world.ledger.write(id);
+            ticket.told(&world.store.write(WriteOptions::new(), move |tx| {
+                gate.arrive();
+                gate.wait();
+                writes(held)(tx)
+            }));
+        })
+    }
+}
+
+fn writes(held: Held) -> impl FnOnce(&WriteTx<'_>) -> Result<()> + Send + 'static {
+    move |tx| {
+        held.runs(tx.caller_has_gone());
+        thread::switch();
+        tx.write(held.id);
+        Ok(())
+    }
+}
+
+fn writes_in_vain(held: Held) -> impl FnOnce(&WriteTx<'_>) -> Result<()> + Send + 'static {
+    move |tx| {
+        held.runs(tx.caller_has_gone());
+        tx.write(held.id);
+        Err(Error::App)
+    }
+}
+
+fn looks(held: Held) -> impl FnOnce(&ReadTx<'_>) -> Result<()> + Send + 'static {
+    move |_| {
+        held.runs(caller_has_gone());
+        thread::switch();
+        Ok(())
+    }
+}
+
+/// Closed until somebody opens it.
+#[derive(Default)]
+struct Gate {
+    /// Whether somebody is at it, and whether it is open.
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn arrive(&self) {
+        self.state.lock().unwrap().0 = true;
+        self.changed.notify_all();
+    }
+
+    fn wait_for_arrival(&self) {
+        let mut state = self.state.lock().unwrap();
+        while !state.0 {
+            state = self.changed.wait(state).unwrap();
+        }
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut state = self.state.lock().unwrap();
+        while !state.1 {
+            state = self.changed.wait(state).unwrap();
+        }
+    }
+}
+
+/// The plainest of runtimes.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = poll(future.as_mut()) {
+            return output;
+        }
+        thread::park();
+    }
+}
+
+/// Polls a few times, woken or not, and then drops the future.
+fn poll_for_a_while<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for _ in 0..below(4) {
+        if let Poll::Ready(output) = poll(future.as_mut()) {
+            return Some(output);
+        }
+        if one_in(3) {
+            thread::park_timeout(ms(2));
+        }
+        for _ in 0..below(4) {
+            thread::switch();
+        }
+    }
+    None
+}
+
+fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    future.poll(&mut Context::from_waker(&waker))
+}
+
+// ---- writes ----
+
+/// Callers that block, one that does not want to wait for room, one whose writes fail, one that wants the writer alone.
+fn threads() {
+    let world = world(1, 1);
+    let callers = [
+        world.caller(|world| {
+            world.write((0, 0), WriteOptions::new());
+            world.write((0, 1), WriteOptions::new());
+        }),
+        world.caller(|world| {
+            world.try_write((1, 0));
+            let mut options = WriteOptions::new();
+            if one_in(2) {
+                options.durability = Some(Durability::Full);
+            } else {
+                options.limit = Some(FAR);
+            }
+            world.write((1, 1), options);
+        }),
+        world.caller(|world| {
+            let (ticket, held) = world.ledger.write((2, 0));
+            ticket.told(&world.store.write(WriteOptions::new(), writes_in_vain(held)));
+            world.write_alone((2, 1));
+        }),
+    ];
+    world.end(callers);
+}
+
+/// Writes that are handed over and waited for later, for a while, or not at all.
+fn submitting() {
+    let world = world(1 + below(2), 1);
+    let callers = [0, 1].map(|caller| {
+        world.caller(move |world| {
+            let mut waiting = Vec::new();
+            for n in 0..3 {
+                let (ticket, held) = world.ledger.write((caller, n));
+                let pending = world.store.submit(WriteOptions::new(), writes(held));
+                waiting.push((ticket, pending.expect("nothing closes the store")));
+            }
+            for (ticket, mut pending) in waiting {
+                match below(4) {
+                    0 => {
+                        drop(pending);
+                        ticket.left_alone();
+                    }
+                    1 => ticket.told(&block_on(pending)),
+                    2 => {
+                        let result = pending.wait_timeout(ms(1)).unwrap_or_else(|| pending.wait());
+                        ticket.told(&result);
+                    }
+                    _ => ticket.told(&pending.wait()),
+                }
+            }
+        })
+    });
+    world.end(callers);
+}
+
+/// Jobs that come one after another start in that order, though all but one of them stand in line, some are withdrawn,
+/// and all are awaited by different threads.
+fn order() {
+    let world = world(1, 1);
+    let mut callers = Vec::new();
+    for n in 0..5 {
+        let (ticket, held) = world.ledger.write((0, n));
+        let mut future = Box::pin(world.store.write_async(writes(held)));
+        match poll(future.as_mut()) {
+            Poll::Ready(result) => ticket.told(&result),
+            Poll::Pending => callers.push(world.caller(move |_| {
+                if n % 2 == 1 && one_in(2) {
+                    drop(future);
+                    ticket.gone();
+                } else {
+                    ticket.told(&block_on(future));
+                }
+            })),
+        }
+    }
+    world.end(callers);
+}
+
+/// Deadlines that are over, or not, while the writer works on.
+fn deadlines() {
+    let world = world(1, 1);
+    let callers = [
+        world.caller(|world| {
+            world.write((0, 0), WriteOptions::timeout(ms(2)));
+            world.write((0, 1), WriteOptions::timeout(ms(0)));
+        }),
+        world.caller(|world| {
+            let (ticket, held) = world.ledger.write((1, 0));
+            let ticket = ticket.within(ms(3));
+            match world.store.submit(WriteOptions::timeout(ms(3)), writes(held)) {
+                Err(error) => ticket.told(&Err::<(), _>(error)),
+                Ok(mut pending) => loop {
+                    if let Some(result) = pending.wait_timeout(ms(1)) {
+                        break ticket.told(&result);
+                    }
+                },
+            }
+        }),
+        world.caller(|world| {
+            world.write_async((2, 0), ms(2));
+            world.write((2, 1), WriteOptions::new());
+        }),
+        world.caller(|world| world.write_async_for_a_while((3, 0), ms(1))),
+    ];
+    world.end(callers);
+}
+
+/// Nobody else is let in while this one is, and has not been withdrawn.
+fn alone(let_in: &AtomicUsize) {
+    assert_eq!(let_in.fetch_add(1, Ordering::SeqCst), 0);
+    let_in.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// The writer is held until everybody's time is over, so each is told by its own clock. There is room for one in the
+/// queue, so one submission at a time is let in: the next only once it was withdrawn.
+fn held() {
+    let world = world(1, 1);
+    let gate = Arc::new(Gate::default());
+    let holder = world.hold_writer((0, 0), &gate);
+    gate.wait_for_arrival();
+    let let_in = Arc::new(AtomicUsize::new(0));
+    let submit = |caller: usize, timeout: Duration| {
+        let let_in = Arc::clone(&let_in);
+        world.caller(move |world| {
+            let (ticket, held) = world.ledger.write((caller, 0));
+            let result = world.store.submit(WriteOptions::timeout(timeout), writes(held));
+            if result.is_ok() {
+                alone(&let_in);
+            }
+            let result = result.and_then(|mut pending| pending.wait_timeout(ms(9)).expect("it is late by then"));
+            ticket.within(timeout).told(&result);
+        })
+    };
+    let submitting = [submit(1, ms(2)), submit(2, ms(4))];
+    let counts = Arc::clone(&let_in);
+    let trying = world.caller(move |world| {
+        let (ticket, held) = world.ledger.write((3, 0));
+        let mut future = Box::pin(world.store.try_write_async(writes(held)));
+        let result = poll(future.as_mut());
+        if result.is_pending() {
+            alone(&counts);
+        }
+        drop(future);
+        ticket.gone_in_time();
+    });
+    let writing = world.caller(|world| world.write((4, 0), WriteOptions::timeout(ms(3))));
+    for caller in submitting.into_iter().chain([trying, writing]) {
+        caller.join().unwrap();
+    }
+    assert_eq!(world.ledger.given_up(), 4);
+    gate.open();
+    world.end([holder]);
+}
+
+/// Who stands in line is let in as soon as there is room, and not only once its write is done: the write before it
+/// waits for that.
+fn letting_in() {
+    let world = world(1, 1);
+    let [first, second] = [(); 2].map(|()| Arc::new(Gate::default()));
+    let holder = world.hold_writer((0, 0), &first);
+    first.wait_for_arrival();
+    let before = world.hold_writer((1, 0), &second);
+    let submitting = world.caller(move |world| {
+        let (ticket, held) = world.ledger.write((2, 0));
+        let pending = world.store.submit(WriteOptions::new(), writes(held)).unwrap();
+        second.open();
+        ticket.told(&pending.wait());
+    });
+    for _ in 0..below(20) {
+        thread::switch();
+    }
+    first.open();
+    world.end([holder, before, submitting]);
+}
+
+/// As [`held`], with tasks: only the alarm can wake them. One goes away, and one comes when it has rung.
+fn alarm() {
+    let world = world(1, 1);
+    let gate = Arc::new(Gate::default());
+    let holder = world.hold_writer((0, 0), &gate);
+    gate.wait_for_arrival();
+    // Few, since each that comes later would wake those that the alarm has forgotten.
+    let (others, again) = (1 + below(2), one_in(3));
+    let callers = [(1, 2), (2, 9), (3, 4)].map(|(caller, late)| {
+        world.caller(move |world| {
+            if caller > 1 + others {
+                return;
+            }
+            if caller > 1 && one_in(2) {
+                thread::park_timeout(ms(2));
+            }
+            world.write_async((caller, 0), ms(late));
+            if caller == 1 && again {
+                world.write_async((caller, 1), ms(12));
+            }
+        })
+    });
+    let leaving = world.caller(|world| {
+        let (ticket, held) = world.ledger.write((4, 0));
+        let result = poll_for_a_while(world.store.write_async(writes(held)));
+        assert!(result.is_none(), "the writer is held");
+        ticket.gone_in_time();
+    });
+    for caller in callers.into_iter().chain([leaving]) {
+        caller.join().unwrap();
+    }
+    assert_eq!(world.ledger.given_up(), 2 + others + usize::from(again));
+    gate.open();
+    world.end([holder]);
+}
+
+/// Futures that are awaited, and dropped at any moment.
+fn tasks() {
+    let world = world(1, 1);
+    let callers = [
+        world.caller(|world| {
+            world.write_async_for_a_while((0, 0), FAR);
+            world.write_async((0, 1), FAR);
+        }),
+        world.caller(|world| {
+            world.write_async((1, 0), FAR);
+            world.write_async_for_a_while((1, 1), FAR);
+        }),
+        world.caller(|world| {
+            let (ticket, held) = world.ledger.write((2, 0));
+            ticket.told(&block_on(world.store.try_write_async(writes(held))));
+            world.write_async_for_a_while((2, 1), FAR);
+        }),
+    ];
+    world.end(callers);
+}
+
+/// A future that is polled by one thread and then awaited by another, as runtimes do. The first waker must be
+/// forgotten.
+fn moving() {
+    let world = world(1, 1);
+    let callers = [0, 1].map(|caller| {
+        world.caller(move |world| {
+            let (ticket, held) = world.ledger.write((caller, 0));
+            let mut future = Box::pin(world.store.write_async(writes(held)));
+            match poll(future.as_mut()) {
+                Poll::Ready(result) => ticket.told(&result),
+                Poll::Pending => {
+                    let awaiting = world.caller(move |_| ticket.told(&block_on(future)));
+                    world.write((caller, 1), WriteOptions::new());
+                    awaiting.join().unwrap();
+                }
+            }
+        })
+    });
+    world.end(callers);
+}
+
+type Asked = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// What runtimes and users may do where their wakers are woken and their closures dropped: call the store.
+struct CallsBack {
+    store: Store,
+    /// One that was polled before.
+    other: std::sync::Mutex<Option<Asked>>,
+    then: Thread,
+}
+
+impl CallsBack {
+    fn new(store: &Store) -> Self {
+        let mut other: Asked = Box::pin(store.write_async(|_| Ok(())));
+        let _ = poll(other.as_mut());
+        Self {
+            store: store.clone(),
+            other: std::sync::Mutex::new(Some(other)),
+            then: thread::current(),
+        }
+    }
+
+    fn call(&self) {
+        let other = self.other.lock().unwrap().take();
+        drop(other);
+        let _ = poll(pin!(self.store.write_async(|_| Ok(()))));
+    }
+}
+
+impl Wake for CallsBack {
+    fn wake(self: Arc<Self>) {
+        self.call();
+        self.then.unpark();
+    }
+}
+
+impl Drop for CallsBack {
+    fn drop(&mut self) {
+        self.call();
+    }
+}
+
+/// Wakers and closures that call back: no lock may be held then.
+fn calling_back() {
+    let world = world(1, 1);
+    let callers = [0, 1].map(|caller| {
+        world.caller(move |world| {
+            let timeout = if one_in(2) { FAR } else { ms(1) };
+            let (ticket, held) = world.ledger.write((caller, 0));
+            let ticket = ticket.within(timeout);
+            let inside = CallsBack::new(&world.store);
+            let mut future = Box::pin(world.store.write_async_with(WriteOptions::timeout(timeout), move |tx| {
+                let _inside = inside;
+                writes(held)(tx)
+            }));
+            let mut looks = below(3);
+            let patient = one_in(2);
+            while patient || looks > 0 {
+                looks = looks.saturating_sub(1);
+                let waker = Waker::from(Arc::new(CallsBack::new(&world.store)));
+                if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    return ticket.told(&result);
+                }
+                drop(waker);
+                if patient {
+                    thread::park();
+                } else {
+                    thread::park_timeout(ms(1));
+                }
+            }
+            drop(future);
+            ticket.gone();
+        })
+    });
+    let closing = one_in(2).then(|| {
+        world.caller(|world| {
+            world.close(ms(1));
+        })
+    });
+    world.end(callers.into_iter().chain(closing));
+}
+
+/// A runtime that runs a task right where it is woken.
+struct Inline {
+    future: std::sync::Mutex<Option<Asked>>,
+    output: std::sync::Mutex<Option<Result<()>>>,
+    then: Thread,
+}
+
+impl Inline {
+    fn block_on(future: Asked) -> Result<()> {
+        let this = Arc::new(Self {
+            future: std::sync::Mutex::new(Some(future)),
+            output: std::sync::Mutex::default(),
+            then: thread::current(),
+        });
+        loop {
+            this.poll();
+            if let Some(output) = this.output.lock().unwrap().take() {
+                return output;
+            }
+            thread::park();
+        }
+    }
+
+    fn poll(self: &Arc<Self>) {
+        // Whoever polls it now looks again, since `then` is told.
+        let Ok(mut future) = self.future.try_lock() else { return };
+        let waker = Waker::from(Arc::clone(self));
+        if let Some(asked) = &mut *future
+            && let Poll::Ready(output) = asked.as_mut().poll(&mut Context::from_waker(&waker))
+        {
+            *future = None;
+            *self.output.lock().unwrap() = Some(output);
+        }
+    }
+}
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        self.poll();
+        self.then.unpark();
+    }
+}
+
+/// No lock may be held where a waker is woken, not even that of its own slot.
+fn inline() {
+    let world = world(1, 1);
+    let callers = [0, 1, 2].map(|caller| {
+        world.caller(move |world| {
+            let timeout = if caller == 2 { ms(1) } else { FAR };
+            let (ticket, held) = world.ledger.write((caller, 0));
+            let future = world
+                .store
+                .write_async_with(WriteOptions::timeout(timeout), writes(held));
+            ticket.within(timeout).told(&Inline::block_on(Box::pin(future)));
+        })
+    });
+    world.end(callers);
+}
+
+/// So many in line go away that the line is swept, while others come and the writer goes on.
+fn sweeping() {
+    let world = world(1, 1);
+    let gate = Arc::new(Gate::default());
+    let holder = world.hold_writer((0, 0), &gate);
+    gate.wait_for_arrival();
+    let calls_back = one_in(4);
+    let impatient = world.caller(move |world| {
+        let mut futures = Vec::new();
+        for n in 0..70 {
+            let (ticket, held) = world.ledger.write((1, n));
+            let inside = (n > 55 && calls_back).then(|| CallsBack::new(&world.store));
+            let mut future = Box::pin(world.store.write_async(move |tx| {
+                let _inside = inside;
+                writes(held)(tx)
+            }));
+            match poll(future.as_mut()) {
+                Poll::Ready(result) => ticket.told(&result),
+                Poll::Pending => futures.push((ticket, future)),
+            }
+        }
+        for (ticket, future) in futures {
+            drop(future);
+            ticket.gone();
+        }
+    });
+    let patient = world.caller(|world| {
+        world.write((2, 0), WriteOptions::new());
+        world.write_async((2, 1), FAR);
+    });
+    for _ in 0..below(600) {
+        thread::switch();
+    }
+    gate.open();
+    world.end([holder, impatient, patient]);
+}
+
+/// Callers and workers stay awake for a while before they sleep.
+fn awake() {
+    let world = world_with(1, 1, Duration::from_micros(200));
+    let callers = [
+        world.caller(|world| {
+            world.write((0, 0), WriteOptions::new());
+            world.write((0, 1), WriteOptions::new());
+        }),
+        world.caller(|world| {
+            world.write((1, 0), WriteOptions::timeout(ms(2)));
+            world.write_async((1, 1), FAR);
+        }),
+        world.caller(|world| world.read_async((2, 0), FAR)),
+    ];
+    world.end(callers);
+}
+
+/// The store is closed while all kinds of callers come, by two at once, one of whom may not wait for long.
+fn closing() {
+    let world = world(1, 1);
+    let callers = [
+        world.caller(|world| {
+            world.write((0, 0), WriteOptions::new());
+            world.write_alone((0, 1));
+        }),
+        world.caller(|world| {
+            let (ticket, held) = world.ledger.write((1, 0));
+            let result = world.store.submit(WriteOptions::new(), writes(held));
+            ticket.told(&result.and_then(|pending| pending.wait()));
+            world.try_write((1, 1));
+        }),
+        world.caller(|world| {
+            world.write_async((2, 0), FAR);
+            world.write_async_for_a_while((2, 1), FAR);
+        }),
+        world.caller(|world| {
+            world.close(if one_in(2) { ms(1) } else { FAR });
+        }),
+        world.caller(World::close_async),
+    ];
+    world.end(callers);
+}
+
+/// A write goes on when the time to close is over. Those behind it are told before it ends.
+fn closing_held() {
+    let world = world(1, 1);
+    let gate = Arc::new(Gate::default());
+    let holder = world.hold_writer((0, 0), &gate);
+    gate.wait_for_arrival();
+    let callers = [
+        world.caller(|world| world.write((1, 0), WriteOptions::new())),
+        world.caller(|world| world.write_async((2, 0), FAR)),
+        world.caller(|world| {
+            let (ticket, held) = world.ledger.write((3, 0));
+            let result = world.store.submit(WriteOptions::new(), writes(held));
+            ticket.told(&result.and_then(|pending| pending.wait()));
+        }),
+        world.caller(|world| {
+            let report = world.close(ms(1));
+            assert!(!report.wal_truncated, "the writer is held");
+        }),
+    ];
+    for caller in callers {
+        caller.join().unwrap();
+    }
+    assert_eq!(world.ledger.given_up(), 3);
+    gate.open();
+    world.end([holder]);
+}
+
+// ---- reads ----
+
+/// Tasks that read, two workers, and writes that must be seen by those who made them.
+fn reads() {
+    let world = world(2, 2);
+    let callers = [
+        world.caller(|world| {
+            let (ticket, held) = world.ledger.write((0, 0));
+            let written = ticket.id();
+            ticket.told(&world.store.write(WriteOptions::new(), writes(held)));
+            let (ticket, held) = world.ledger.read((0, 1));
+            let sees = world.store.read_async(move |tx| {
+                held.runs(false);
+                Ok(tx.sees(written))
+            });
+            let sees = block_on(sees);
+            ticket.told(&sees);
+            assert!(
+                sees.unwrap(),
+                "a read is as new as every write that was acknowledged before it"
+            );
+        }),
+        world.caller(|world| {
+            world.read_async((1, 0), FAR);
+            world.read_async_for_a_while((1, 1), FAR);
+        }),
+        world.caller(|world| {
+            world.read_async_for_a_while((2, 0), FAR);
+            let (ticket, held) = world.ledger.read((2, 1));
+            ticket.told(&block_on(world.store.try_read_async(looks(held))));
+        }),
+    ];
+    world.end(callers);
+}
+
+/// Reads that wait for another read behind them, until all workers but one are stuck.
+fn stuck() {
+    let workers = 2 + below(2);
+    let world = world(1 + below(3), workers as u32);
+    let gates: Vec<Arc<Gate>> = (0..workers).map(|_| Arc::default()).collect();
+    let callers: Vec<_> = (0..workers)
+        .map(|n| {
+            let mine = Arc::clone(&gates[n]);
+            let next = gates.get(n + 1).cloned();
+            world.caller(move |world| {
+                let (ticket, held) = world.ledger.read((n, 0));
+                ticket.told(&block_on(world.store.read_async(move |_| {
+                    held.runs(false);
+                    if let Some(next) = next {
+                        next.wait();
+                    }
+                    mine.open();
+                    Ok(())
+                })));
+                world.read_async((n, 1), FAR);
+            })
+        })
+        .collect();
+    world.end(callers);
+}
+
+/// Reads whose time is over while the only worker is stuck, or is not.
+fn reads_late() {
+    let world = world(1, 1);
+    let gate = Arc::new(Gate::default());
+    let (opened, held_at) = (one_in(2), Arc::clone(&gate));
+    let holder = world.caller(move |world| {
+        let (ticket, held) = world.ledger.read((0, 0));
+        ticket.told(&block_on(world.store.read_async(move |_| {
+            held.runs(false);
+            held_at.wait();
+            Ok(())
+        })));
+    });
+    if opened {
+        gate.open();
+    }
+    let callers = [(1, 3), (2, 1)].map(|(caller, late)| {
+        world.caller(move |world| {
+            world.read_async((caller, 0), ms(late));
+            world.read_async_for_a_while((caller, 1), ms(late));
+            world.read_async((caller, 2), ms(0));
+        })
+    });
+    for caller in callers {
+        caller.join().unwrap();
+    }
+    gate.open();
+    world.end([holder]);
+}
+
+/// The store is closed while tasks read.
+fn reads_closing() {
+    let world = world(1, 2);
+    let callers = [
+        world.caller(|world| {
+            world.read_async((0, 0), FAR);
+            world.read_async((0, 1), FAR);
+        }),
+        world.caller(|world| {
+            world.read_async_for_a_while((1, 0), ms(1));
+            world.read_async((1, 1), ms(2));
+        }),
+        world.caller(World::close_async),
+    ];
+    world.end(callers);
+}

@@ -1,0 +1,222 @@
+//! What larder's files name, and this model does without: SQLite, the options, the errors.
+
+/// In place of `clock.rs`.
+pub(crate) mod clock {
+    use std::time::Duration;
+
+    use crate::time::Instant;
+
+    pub(crate) fn later(from: Instant, by: Duration) -> Instant {
+        from + by
+    }
+
+    pub(crate) struct Tick(Instant);
+
+    impl Tick {
+        pub(crate) fn now() -> Self {
+            Self(Instant::now())
+        }
+
+        pub(crate) fn elapsed(&self) -> Duration {
+            self.0.elapsed()
+        }
+    }
+}
+
+/// In place of `timer.rs`: each on a thread of its own, so that two may ring at once.
+pub(crate) mod timer {
+    use crate::sync::thread;
+    use crate::time::{HORIZON, Instant};
+
+    pub(crate) fn at(deadline: Instant, f: impl FnOnce() + Send + 'static) {
+        if deadline.saturating_duration_since(Instant::now()) >= HORIZON {
+            return;
+        }
+        let ring = move || {
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return f();
+                }
+                thread::park_timeout(left);
+            }
+        };
+        let thread = thread::Builder::new().name("larder-timer".into());
+        thread.spawn(ring).expect("shuttle always has one more");
+    }
+}
+
+/// In place of `error.rs`, with the names that are used.
+pub(crate) mod error {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use crate::sync::Arc;
+
+    pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+    #[derive(Debug)]
+    #[expect(dead_code, reason = "what is only printed")]
+    pub enum Error {
+        Open {
+            path: PathBuf,
+            problem: String,
+            source: Option<Box<dyn std::error::Error + Send + Sync>>,
+        },
+        QueueFull {
+            capacity: usize,
+        },
+        QueueTimeout {
+            waited: Duration,
+        },
+        ReadTimeout {
+            waited: Duration,
+            readers: u32,
+            held_here: usize,
+            last_error: Option<String>,
+        },
+        CommitUnknown {
+            source: Arc<crate::sqlite::Error>,
+        },
+        Sqlite(crate::sqlite::Error),
+        Reentrant {
+            call: &'static str,
+            instead: &'static str,
+        },
+        Interrupted {},
+        Closed,
+        App,
+    }
+
+    impl Error {
+        pub(crate) fn kind(&self) -> &'static str {
+            "its kind is for events only"
+        }
+
+        pub(crate) fn not_started(source: crate::sqlite::Error) -> Self {
+            Self::Sqlite(source)
+        }
+    }
+}
+
+/// In place of rusqlite.
+pub(crate) mod sqlite {
+    #[derive(Debug)]
+    pub enum Error {
+        SqliteFailure(ffi::Error, Option<String>),
+    }
+
+    pub mod ffi {
+        pub const SQLITE_INTERNAL: i32 = 2;
+
+        #[derive(Debug)]
+        #[expect(dead_code, reason = "what is only printed")]
+        pub struct Error(i32);
+
+        impl Error {
+            pub fn new(code: i32) -> Self {
+                Self(code)
+            }
+        }
+    }
+}
+
+/// In place of `options.rs`.
+pub(crate) mod options {
+    use std::borrow::Cow;
+    use std::time::Duration;
+
+    #[derive(Clone, Copy, Default, PartialEq, PartialOrd)]
+    pub(crate) enum Durability {
+        #[default]
+        Normal,
+        Full,
+    }
+
+    pub(crate) struct Options {
+        pub(crate) queue: usize,
+        pub(crate) readers: u32,
+        pub(crate) queue_timeout: Duration,
+        pub(crate) read_timeout: Duration,
+        pub(crate) close_timeout: Duration,
+        pub(crate) patience: Duration,
+    }
+
+    #[derive(Default)]
+    pub(crate) struct WriteOptions {
+        pub(crate) timeout: Option<Duration>,
+        pub(crate) durability: Option<Durability>,
+        pub(crate) limit: Option<Duration>,
+        pub(crate) label: Option<Cow<'static, str>>,
+    }
+
+    impl WriteOptions {
+        pub(crate) fn new() -> Self {
+            Self::default()
+        }
+
+        pub(crate) fn timeout(timeout: Duration) -> Self {
+            Self {
+                timeout: Some(timeout),
+                ..Self::default()
+            }
+        }
+    }
+
+    #[derive(Default)]
+    pub(crate) struct ReadOptions {
+        pub(crate) timeout: Option<Duration>,
+        pub(crate) label: Option<Cow<'static, str>>,
+    }
+
+    impl ReadOptions {
+        pub(crate) fn new() -> Self {
+            Self::default()
+        }
+
+        pub(crate) fn timeout(timeout: Duration) -> Self {
+            Self {
+                timeout: Some(timeout),
+                ..Self::default()
+            }
+        }
+    }
+}
+
+/// In place of `transaction.rs`: a write writes its number.
+pub(crate) mod transaction {
+    use std::cell::RefCell;
+
+    use crate::error::Result;
+    use crate::job::Job;
+    use crate::ledger::Id;
+
+    pub(crate) struct WriteTx<'tx> {
+        pub(crate) open: &'tx RefCell<Vec<Id>>,
+        pub(crate) job: &'tx Job,
+    }
+
+    impl WriteTx<'_> {
+        pub(crate) fn write(&self, id: Id) {
+            self.open.borrow_mut().push(id);
+        }
+
+        /// Whether that was after the start.
+        pub(crate) fn caller_has_gone(&self) -> bool {
+            self.job.is_abandoned()
+        }
+
+        pub(crate) fn judge<T>(&self, result: Result<T>) -> Result<T> {
+            result
+        }
+    }
+
+    /// Sees what was committed when its snapshot began.
+    pub(crate) struct ReadTx<'tx>(pub(crate) &'tx [Id]);
+
+    impl ReadTx<'_> {
+        pub(crate) fn sees(&self, id: Id) -> bool {
+            self.0.contains(&id)
+        }
+    }
+}

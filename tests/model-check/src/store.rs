@@ -1,0 +1,193 @@
+//! In place of `store.rs`: what a thread calls, as there. What a task calls is larder's own.
+
+use std::panic::Location;
+use std::time::Duration;
+
+use tracing::Span;
+
+use crate::admission::{Admission, Kind};
+use crate::clock::later;
+use crate::closing::{CloseReport, Closing};
+use crate::error::{Error, Result};
+use crate::handoff::Handoff;
+use crate::job::{Alone, InTransaction, Job, Terms, Work};
+use crate::ledger::Log;
+use crate::options::{Options, WriteOptions};
+use crate::pending::Pending;
+use crate::readers::Readers;
+use crate::site::CallSite;
+use crate::sync::{Arc, Instant, thread};
+use crate::transaction::WriteTx;
+use crate::writer::Writer;
+
+#[path = "../../../src/store/tasks.rs"]
+#[expect(dead_code, reason = "some of its calls differ in their options alone")]
+mod tasks;
+
+/// How long a closer waits for the last words of the writer.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+pub(crate) struct Shared {
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) closing: Closing,
+}
+
+#[derive(Clone)]
+pub(crate) struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: Options,
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+}
+
+impl Store {
+    pub(crate) fn open(options: Options, log: &Arc<Log>) -> Self {
+        let handoff = Handoff::new(options.patience);
+        let shared = Arc::new(Shared {
+            admission: Arc::new(Admission::new(Kind::Writes, options.queue, 1, handoff)),
+            closing: Closing::default(),
+        });
+        let readers = Arc::new(Readers::new(&options, Arc::clone(log)));
+        let writer = Writer::new(Arc::clone(&shared), Arc::clone(&readers), Arc::clone(log));
+        let thread = thread::Builder::new().name("larder-writer".into());
+        thread.spawn(move || writer.run()).expect("shuttle always has one more");
+        let inner = Inner {
+            options,
+            shared,
+            readers,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn write<T, F>(&self, options: WriteOptions, f: F) -> Result<T>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (job, pending) = self.job("write", options, false, InTransaction(f))?;
+        self.admission().enqueue(job)?;
+        pending.wait()
+    }
+
+    pub(crate) fn try_write<T, F>(&self, f: F) -> Result<T>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (job, pending) = self.job("try_write", WriteOptions::new(), false, InTransaction(f))?;
+        self.admission().try_enqueue(job)?;
+        pending.wait()
+    }
+
+    pub(crate) fn submit<T, F>(&self, options: WriteOptions, f: F) -> Result<Pending<T>>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (job, pending) = self.job("submit", options, true, InTransaction(f))?;
+        self.admission().enqueue(job)?;
+        pending.wait_for_room()?;
+        Ok(pending)
+    }
+
+    pub(crate) fn run_alone<T, F>(&self, f: F) -> Result<T>
+    where
+        F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (job, pending) = self.job("migrate", WriteOptions::new(), false, Alone(f))?;
+        self.admission().enqueue(job)?;
+        pending.wait()
+    }
+
+    pub(crate) fn close_within(&self, timeout: Duration) -> Result<CloseReport> {
+        self.may_close()?;
+        Ok(self.inner.close(timeout))
+    }
+
+    fn may_close(&self) -> Result<()> {
+        if self.admission().is_worker() || self.inner.readers.is_reader_thread() {
+            let instead = "outside";
+            return Err(Error::Reentrant { call: "close", instead });
+        }
+        Ok(())
+    }
+
+    fn job<T, W>(
+        &self,
+        call: &'static str,
+        options: WriteOptions,
+        tell_when_queued: bool,
+        work: W,
+    ) -> Result<(Job, Pending<T>)>
+    where
+        W: Work<T> + 'static,
+        T: Send + 'static,
+    {
+        let timeout = options.timeout.unwrap_or(self.inner.options.queue_timeout);
+        let line = Location::caller();
+        write_job(&self.inner.shared, call, options, timeout, tell_when_queued, line, work)
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.inner.shared.admission
+    }
+
+    /// Whether nothing is left in either queue.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.admission().take().is_none() && self.inner.readers.is_empty()
+    }
+}
+
+fn write_job<T, W>(
+    shared: &Shared,
+    call: &'static str,
+    options: WriteOptions,
+    timeout: Duration,
+    tell_when_queued: bool,
+    line: &'static Location<'static>,
+    work: W,
+) -> Result<(Job, Pending<T>)>
+where
+    W: Work<T> + 'static,
+    T: Send + 'static,
+{
+    if shared.admission.is_worker() {
+        return Err(shared.admission.reentrant(call));
+    }
+    let asked = Instant::now();
+    let terms = Terms {
+        site: CallSite::new(options.label, line),
+        durability: options.durability.unwrap_or_default(),
+        limit: options.limit,
+        asked,
+        deadline: later(asked, timeout),
+        span: Span::current(),
+    };
+    Ok(Job::new(terms, work, tell_when_queued, &shared.admission))
+}
+
+impl Inner {
+    fn close(&self, timeout: Duration) -> CloseReport {
+        let deadline = later(Instant::now(), timeout);
+        self.shared.closing.ask(deadline);
+        self.shared.admission.close();
+        let closing = &self.shared.closing;
+        if let Some(report) = closing.wait(deadline) {
+            return report;
+        }
+        self.shared.admission.discard();
+        closing
+            .wait(later(deadline, LAST_WORDS))
+            .unwrap_or_else(|| CloseReport {
+                finished: 0,
+                never_started: self.shared.admission.discarded(),
+                wal_truncated: false,
+                wal_kept_because: None,
+                took: timeout,
+            })
+    }
+}

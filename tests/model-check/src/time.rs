@@ -1,0 +1,159 @@
+//! The model's clock: what time it is depends on the schedule.
+//!
+//! A task of its own takes the earliest timer, sets the clock to it, and lets it ring. As shuttle decides when that
+//! task runs, a deadline is over at any moment, or only once all others wait. Timers ring in their order. One that is
+//! further off than the [`HORIZON`] never rings: so who is to be woken by others, and is not, waits for ever, and
+//! shuttle says so.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::ops::{Add, Sub};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use shuttle::rand::{Rng, thread_rng};
+
+/// Nobody lives to see it.
+pub(crate) const HORIZON: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Instant(Duration);
+
+impl Instant {
+    /// A look at the clock takes a nanosecond, so no two see the same.
+    pub(crate) fn now() -> Self {
+        CLOCK.with_borrow_mut(|clock| {
+            clock.now.0 += Duration::from_nanos(1);
+            clock.now
+        })
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        Self::now() - self
+    }
+
+    pub(crate) fn saturating_duration_since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Self;
+
+    fn add(self, by: Duration) -> Self {
+        Self(self.0 + by)
+    }
+}
+
+impl Sub for Instant {
+    type Output = Duration;
+
+    fn sub(self, earlier: Self) -> Duration {
+        self.saturating_duration_since(earlier)
+    }
+}
+
+type Ring = Box<dyn FnOnce() + Send>;
+
+struct Clock {
+    now: Instant,
+    timers: BTreeMap<(Instant, u64), Ring>,
+    set: u64,
+    /// Of the task that lets them ring.
+    idle: Option<Waker>,
+}
+
+impl Clock {
+    const NEW: Self = Self {
+        now: Instant(Duration::ZERO),
+        timers: BTreeMap::new(),
+        set: 0,
+        idle: None,
+    };
+}
+
+std::thread_local! {
+    /// Shuttle runs all threads of a schedule on one of the system's.
+    static CLOCK: RefCell<Clock> = const { RefCell::new(Clock::NEW) };
+}
+
+/// Begins a schedule's time.
+pub(crate) fn begin() {
+    let last = CLOCK.replace(Clock::NEW);
+    drop(last);
+    // How fast time goes by, beside the others.
+    let pace = [0, 2, 15][below(3)];
+    drop(shuttle::future::spawn(async move {
+        loop {
+            wait_for_timer().await;
+            for _ in 0..pace {
+                shuttle::future::yield_now().await;
+            }
+            let ring = CLOCK.with_borrow_mut(|clock| {
+                let ((at, _), ring) = clock.timers.pop_first()?;
+                clock.now = clock.now.max(at);
+                Some(ring)
+            });
+            if let Some(ring) = ring {
+                ring();
+            }
+            shuttle::future::yield_now().await;
+        }
+    }));
+}
+
+async fn wait_for_timer() {
+    poll_fn(|context| {
+        CLOCK.with_borrow_mut(|clock| {
+            if clock.timers.is_empty() {
+                clock.idle = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+    })
+    .await;
+}
+
+/// A timer that is set until this is dropped.
+pub(crate) struct Timer(Option<(Instant, u64)>);
+
+pub(crate) fn after(wait: Duration, ring: impl FnOnce() + Send + 'static) -> Timer {
+    if wait >= HORIZON {
+        return Timer(None);
+    }
+    let (key, idle) = CLOCK.with_borrow_mut(|clock| {
+        clock.set += 1;
+        let key = (clock.now + wait, clock.set);
+        clock.timers.insert(key, Box::new(ring));
+        (key, clock.idle.take())
+    });
+    if let Some(idle) = idle {
+        idle.wake();
+    }
+    Timer(Some(key))
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(key) = self.0 {
+            let ring = CLOCK.with_borrow_mut(|clock| clock.timers.remove(&key));
+            drop(ring);
+        }
+    }
+}
+
+/// Time goes by without anybody's waiting for it.
+pub(crate) fn pass(by: Duration) {
+    CLOCK.with_borrow_mut(|clock| clock.now = clock.now + by);
+}
+
+/// Any number below that, as the schedule has it.
+pub(crate) fn below(end: usize) -> usize {
+    thread_rng().gen_range(0..end)
+}
+
+pub(crate) fn one_in(n: u32) -> bool {
+    thread_rng().gen_ratio(1, n)
+}
