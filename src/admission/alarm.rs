@@ -64,7 +64,9 @@ impl Alarm {
 
     /// The jobs were looked through, which took from then to then.
     pub(super) fn pause(&self, began: Instant, ended: Instant) {
-        let pause = STEP.max(PAUSES * ended.saturating_duration_since(began));
+        let looking = ended.saturating_duration_since(began);
+        // However long: the process may have been stopped meanwhile.
+        let pause = looking.saturating_mul(PAUSES).clamp(STEP, FAR);
         self.not_before.store(self.nanos(ended + pause), Ordering::SeqCst);
     }
 
@@ -118,5 +120,10 @@ mod tests {
         alarm.pause(ended, ended);
         let at = alarm.set(alarm.opened).unwrap();
         assert_eq!(alarm.time(at), ended + STEP);
+        let stopped = ended + Duration::from_secs(3600);
+        assert!(alarm.rings(at));
+        alarm.pause(ended, stopped);
+        let at = alarm.set(alarm.opened).unwrap();
+        assert_eq!(alarm.time(at), stopped + FAR);
     }
 }

@@ -417,6 +417,9 @@ fn deadlines() {
 /// Nobody else is let in while this one is, and has not been withdrawn.
 fn alone(let_in: &AtomicUsize) {
     assert_eq!(let_in.fetch_add(1, Ordering::SeqCst), 0);
+    for _ in 0..below(20) {
+        thread::switch();
+    }
     let_in.fetch_sub(1, Ordering::SeqCst);
 }
 
