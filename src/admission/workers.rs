@@ -21,8 +21,8 @@ use std::time::Duration;
 /// How often the one on watch looks.
 pub(super) const WATCH: Duration = Duration::from_millis(1);
 
-/// Waking a worker takes about this long, until it works.
-const CALL_NANOS: u64 = 50_000;
+/// Waking a worker costs some 5 us and takes 10 to 50, until it works.
+const CALL_NANOS: u64 = 20_000;
 
 #[derive(Debug)]
 pub(super) struct Workers {
