@@ -35,6 +35,8 @@ mod tasks_closing;
 #[cfg(feature = "async")]
 mod tasks_reads;
 #[cfg(feature = "async")]
+mod tasks_rude;
+#[cfg(feature = "async")]
 mod tasks_runtimes;
 #[cfg(feature = "async")]
 mod tasks_storm;
