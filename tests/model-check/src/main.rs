@@ -236,7 +236,7 @@ impl Share {
 fn config() -> Config {
     let mut config = Config::new();
     config.stack_size = 0x20000;
-    config.max_steps = shuttle::MaxSteps::FailAfter(100_000);
+    config.max_steps = shuttle::MaxSteps::FailAfter(1_000_000);
     // What it warns of stands at the top.
     config.silence_warnings = true;
     config
