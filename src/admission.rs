@@ -63,6 +63,8 @@ struct Jobs {
     all: VecDeque<Job>,
     /// About how many of them were withdrawn.
     withdrawn: usize,
+    /// The most that there were.
+    deepest: usize,
     workers: Workers,
 }
 
@@ -97,6 +99,7 @@ impl Admission {
             jobs: Apart(Mutex::new(Jobs {
                 all: VecDeque::new(),
                 withdrawn: 0,
+                deepest: 0,
                 workers: Workers::new(workers),
             })),
             length: Apart::default(),
@@ -146,6 +149,7 @@ impl Admission {
         }
         jobs.all.push_back(job);
         let length = jobs.all.len();
+        jobs.deepest = jobs.deepest.max(length);
         self.length.store(length, Ordering::Relaxed);
         let call = jobs.workers.call(length);
         drop(jobs);
@@ -317,6 +321,16 @@ impl Admission {
     /// How many jobs were discarded.
     pub(crate) fn discarded(&self) -> u64 {
         self.discarded.load(Ordering::SeqCst)
+    }
+
+    /// How many jobs are queued or in line.
+    pub(crate) fn length(&self) -> usize {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// The most that there were.
+    pub(crate) fn deepest(&self) -> usize {
+        self.lock().deepest
     }
 
     pub(crate) fn handoff(&self) -> &Handoff {

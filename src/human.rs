@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 
+/// For figures: seconds, as a number.
+pub(crate) fn seconds<S: Serializer>(value: &std::time::Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(value.as_secs_f64())
+}
+
 pub(crate) mod duration {
     use super::*;
     use std::time::Duration;

@@ -60,7 +60,7 @@
 //! |---|---|---|
 //! | `async` | yes | [`write_async`](Store#for-tasks), `read_async`, `close_async`: for tasks of any runtime |
 //! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
-//! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations that people can read |
+//! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations that people can read; `Serialize` for [`Stats`] |
 
 #![deny(unsafe_code)]
 // The feature adds calls to `Store`, and leaves the rest as it is.
@@ -78,6 +78,7 @@ mod checkpoint;
 mod clock;
 mod closing;
 mod connection;
+mod doing;
 mod error;
 mod event;
 mod fence;
@@ -86,6 +87,7 @@ mod handoff;
 #[cfg(feature = "serde")]
 mod human;
 mod job;
+mod latency;
 mod migrate;
 mod options;
 mod pending;
@@ -104,13 +106,14 @@ pub use rusqlite;
 
 pub use closing::CloseReport;
 pub use error::{Error, Outcome, Result};
+pub use latency::Latency;
 pub use migrate::{
     Adopt, AppliedMigration, Direction, DryRun, Migration, MigrationError, MigrationReport, MigrationStatus,
     MigrationStep, Migrations, PendingMigration,
 };
 pub use options::{Access, AutoVacuum, Durability, Options, ReadOptions, Role, WriteOptions};
 pub use pending::Pending;
-pub use stats::Stats;
+pub use stats::{Activity, ReaderStats, Stats};
 pub use store::Store;
 pub use transaction::{ReadTx, WriteTx};
 

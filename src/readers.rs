@@ -44,6 +44,7 @@ use crate::handoff::Handoff;
 use crate::job::caller_has_gone;
 use crate::options::Options;
 use crate::site::CallSite;
+use crate::stats::{Activity, ReaderStats};
 use crate::status;
 use crate::transaction::{AgeLimit, ReadTx, run_own, sql};
 
@@ -78,6 +79,9 @@ pub(crate) struct Readers {
     threads_run: AtomicBool,
     starting_threads: Mutex<()>,
     size: u32,
+    /// Reads that found no connection at once, and those of them that got none in time.
+    waits: AtomicU64,
+    timeouts: AtomicU64,
     slow: Duration,
     age: Option<Duration>,
     /// How often [`forget_statements`](Self::forget_statements) was called.
@@ -124,6 +128,8 @@ impl Readers {
             threads_run: AtomicBool::new(false),
             starting_threads: Mutex::new(()),
             size: options.readers,
+            waits: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
             slow: options.slow_read,
             age: options.interrupt_old_readers.then_some(options.max_reader_age),
             schema: AtomicU64::new(0),
@@ -231,6 +237,7 @@ impl Readers {
 
     /// All that are open are in use.
     fn wait_for_one(&self, timeout: Duration, on_writer_thread: bool) -> Result<Lent> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
         for _ in 0..YIELDS {
             thread::yield_now();
@@ -278,6 +285,7 @@ impl Readers {
                 if let Some(reader) = self.pop_idle().or_else(|| self.pool.try_get().map(Box::new)) {
                     return Ok(reader);
                 }
+                self.timeouts.fetch_add(1, Ordering::Relaxed);
                 return Err(Error::ReadTimeout {
                     waited: start.elapsed(),
                     readers: self.size,
@@ -301,7 +309,22 @@ impl Readers {
 
     /// The oldest read that goes on, and its age.
     pub(crate) fn oldest(&self) -> Option<String> {
-        self.census.oldest()
+        let (oldest, _) = self.census.reading();
+        oldest.map(|Activity { site, age }| format!("{site}, for {age:.1?}"))
+    }
+
+    pub(crate) fn stats(&self) -> ReaderStats {
+        let (oldest, in_use) = self.census.reading();
+        ReaderStats {
+            size: self.size,
+            open: self.census.count(),
+            in_use,
+            waits: self.waits.load(Ordering::Relaxed),
+            timeouts: self.timeouts.load(Ordering::Relaxed),
+            queued: self.queue.length(),
+            deepest_queue: self.queue.deepest(),
+            oldest,
+        }
     }
 
     /// Names in the log each read that is older than `age`, once.

@@ -1,23 +1,44 @@
 //! Numbers to look at. The writer thread counts, anybody reads.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What a store has done since it was opened, as of one moment. See [`Store::stats`](crate::Store::stats).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+use crate::latency::{Latencies, Latency};
+
+/// What a store has done since it was opened, as of about one moment. See [`Store::stats`](crate::Store::stats).
+///
+/// With the feature `serde` it can be serialised, with times as seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Stats {
     /// Writes that were committed.
     pub writes: u64,
     /// Writes that were rolled back, or that the writer did not start. One that its caller withdrew at its deadline,
     /// or that found the queue full, is not counted.
     pub failed_writes: u64,
+    /// Those by what they failed with: the name of the [`Error`](crate::Error)'s variant, or `panic`.
+    pub failed_by: BTreeMap<&'static str, u64>,
     /// Transactions that carried the committed writes.
     pub groups: u64,
     /// Most writes that one transaction has carried.
     pub largest_group: u64,
-    /// Longest time that a write has waited to be started.
-    pub longest_queue_wait: Duration,
+    /// Writes that are queued for the writer now, or in line for the queue.
+    pub queued: usize,
+    /// The most that there were.
+    pub deepest_queue: usize,
+    /// How long writes waited to be started.
+    pub queue_wait: Latency,
+    /// How long `BEGIN IMMEDIATE` took, where it succeeded: with other processes' locks.
+    pub begin: Latency,
+    /// How long the closures of writes took, well or badly ended.
+    pub body: Latency,
+    /// How long `COMMIT` took, well or badly ended.
+    pub commit: Latency,
+    /// The write whose closure runs now.
+    pub writing: Option<Activity>,
     /// Bytes of the write-ahead log in use. It starts anew at the first commit after all of it was moved to the
     /// database file and no reader needs it any more.
     pub wal_bytes: u64,
@@ -27,6 +48,44 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Checkpoints that could not, mostly since a reader was in the way.
     pub unfinished_checkpoints: u64,
+    /// The readers.
+    pub readers: ReaderStats,
+}
+
+/// What the readers do and did. See [`Stats::readers`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct ReaderStats {
+    /// Connections that the pool may have.
+    pub size: u32,
+    /// Connections that are open.
+    pub open: usize,
+    /// Connections that somebody reads with.
+    pub in_use: usize,
+    /// Reads that found no connection free at once, and waited for one to come back or to be opened. Reads of tasks that wait
+    /// for a thread are not counted.
+    pub waits: u64,
+    /// Those that got none in time.
+    pub timeouts: u64,
+    /// Reads that tasks wait for now, not yet started.
+    pub queued: usize,
+    /// The most that there were.
+    pub deepest_queue: usize,
+    /// The oldest read that goes on: it keeps the write-ahead log from being emptied.
+    pub oldest: Option<Activity>,
+}
+
+/// A closure that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Activity {
+    /// Its label, or the `file:line` that asked for it.
+    pub site: String,
+    /// How long it has run. In steps of some 4 ms.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
+    pub age: Duration,
 }
 
 /// Written by the writer thread only, so a load and a store make an addition.
@@ -34,9 +93,13 @@ pub struct Stats {
 pub(crate) struct Counters {
     pub(crate) writes: Counter,
     pub(crate) failed_writes: Counter,
+    failed_by: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) groups: Counter,
     pub(crate) largest_group: Counter,
-    pub(crate) longest_queue_wait: Counter,
+    pub(crate) queue_wait: Latencies,
+    pub(crate) begin: Latencies,
+    pub(crate) body: Latencies,
+    pub(crate) commit: Latencies,
     pub(crate) wal_bytes: Counter,
     pub(crate) largest_wal_bytes: Counter,
     pub(crate) checkpoints: Counter,
@@ -69,17 +132,33 @@ impl Counter {
 }
 
 impl Counters {
+    /// A write failed with that.
+    pub(crate) fn failed(&self, kind: &'static str) {
+        self.failed_writes.add(1);
+        *self.lock_failed_by().entry(kind).or_default() += 1;
+    }
+
+    fn lock_failed_by(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
+        self.failed_by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All but what others know.
     pub(crate) fn snapshot(&self) -> Stats {
         Stats {
             writes: self.writes.get(),
             failed_writes: self.failed_writes.get(),
+            failed_by: self.lock_failed_by().clone(),
             groups: self.groups.get(),
             largest_group: self.largest_group.get(),
-            longest_queue_wait: Duration::from_nanos(self.longest_queue_wait.get()),
+            queue_wait: self.queue_wait.latency(),
+            begin: self.begin.latency(),
+            body: self.body.latency(),
+            commit: self.commit.latency(),
             wal_bytes: self.wal_bytes.get(),
             largest_wal_bytes: self.largest_wal_bytes.get(),
             checkpoints: self.checkpoints.get(),
             unfinished_checkpoints: self.unfinished_checkpoints.get(),
+            ..Stats::default()
         }
     }
 }

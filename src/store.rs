@@ -358,9 +358,16 @@ impl Store {
         &self.inner.shared.path
     }
 
-    /// What the store has done since it was opened.
+    /// What the store does, and has done since it was opened. Stops nobody.
     pub fn stats(&self) -> Stats {
-        self.inner.shared.counters.snapshot()
+        let shared = &self.inner.shared;
+        Stats {
+            queued: shared.admission.length(),
+            deepest_queue: shared.admission.deepest(),
+            writing: shared.writing.activity(),
+            readers: self.inner.readers.stats(),
+            ..shared.counters.snapshot()
+        }
     }
 
     /// [`Error::Poisoned`] if the disk has failed the store, so that it takes no more writes: for a health check, since

@@ -48,9 +48,10 @@ use self::ending::DeathGuard;
 use crate::admission::{Admission, Slept};
 use crate::apart::Apart;
 use crate::checkpoint::{Checkpointer, Mode, PATIENCE};
-use crate::clock::later;
+use crate::clock::{Tick, later};
 use crate::closing::Closing;
 use crate::connection::{Fenced, synchronous};
+use crate::doing::Doing;
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
@@ -71,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Apart<Counters>,
+    /// The write whose closure runs.
+    pub(crate) writing: Apart<Doing>,
     pub(crate) closing: Closing,
     poison: OnceLock<Arc<rusqlite::Error>>,
 }
@@ -81,6 +84,7 @@ impl Shared {
             path,
             admission,
             counters: Apart::default(),
+            writing: Apart::default(),
             closing: Closing::default(),
             poison: OnceLock::new(),
         }
@@ -273,7 +277,7 @@ impl Writer {
             let alone = job.terms().limit.is_some();
             if let Some(job) = self.claim(job, now) {
                 now = match self.begin(job, now) {
-                    Some(job) => self.run_job(job, now),
+                    Some((job, begun)) => self.run_job(job, begun),
                     None => Instant::now(),
                 };
             }
@@ -317,26 +321,28 @@ impl Writer {
             self.fail(job, error);
             return None;
         }
-        self.shared
-            .counters
-            .longest_queue_wait
-            .raise_to(waited.as_nanos() as u64);
+        self.shared.counters.queue_wait.add(waited);
         Some(job)
     }
 
     /// Begins a transaction for the job, if none is open. If that fails the job has not started, nor have those
-    /// that have waited for SQLite's lock as long as it.
-    fn begin(&mut self, job: Job, now: Instant) -> Option<Job> {
+    /// that have waited for SQLite's lock as long as it. Says when it had begun.
+    fn begin(&mut self, job: Job, now: Instant) -> Option<(Job, Instant)> {
         if !self.group.is_empty() {
-            return Some(job);
+            return Some((job, now));
         }
         if let Some(error) = self.wal_full() {
             self.fail(job, error);
             return None;
         }
         let wanted = job.terms().durability.max(self.options.durability);
+        let before = Instant::now();
         let begun = self.set_durability(wanted).and_then(|()| self.own(sql::BEGIN_WRITE));
-        let Err(error) = begun else { return Some(job) };
+        let Err(error) = begun else {
+            let after = Instant::now();
+            self.shared.counters.begin.add(after - before);
+            return Some((job, after));
+        };
         let busy = primary_code(&error) == Some(ffi::SQLITE_BUSY);
         let text = error.to_string();
         self.fail(job, Error::not_started(error));
@@ -368,7 +374,7 @@ impl Writer {
 
     /// Runs one job in the open transaction and sees to it that it was all or nothing. Says when its closure
     /// ended.
-    fn run_job(&mut self, mut job: Job, started: Instant) -> Instant {
+    fn run_job(&mut self, mut job: Job, mut started: Instant) -> Instant {
         let mut nested = !self.group.is_empty();
         if nested && let Err(error) = self.own(sql::SAVEPOINT) {
             // A virtual table of an earlier job's could not be flushed. That is not this job's doing, and it has not
@@ -376,29 +382,34 @@ impl Writer {
             self.roll_back();
             self.lose_group("a savepoint could not be made", Some(&Arc::new(error)));
             nested = false;
-            let Some(own_again) = self.begin(job, started) else {
-                return Instant::now();
-            };
-            job = own_again;
+            match self.begin(job, started) {
+                Some(begun) => (job, started) = begun,
+                None => return Instant::now(),
+            }
         }
         self.fence.reset();
         let limit = self.limit(&job);
+        self.shared.writing.begin(Tick::now(), job.terms().site.clone());
         let (result, bare, slowest) = {
             let tx = WriteTx::new(&self.conn, &self.fence, self.options.slow_write);
             (job.run(Place::Transaction(&tx)), tx.was_bare(), tx.slowest())
         };
         let ended = Instant::now();
+        self.shared.writing.end();
+        self.shared.counters.body.add(ended - started);
         self.note_if_slow(&job, started, ended, result.err(), slowest.and_then(|s| s.text));
         if bare || limit.is_some() {
             self.tidy();
         }
         let settled = self.settle(result.is_ok());
         match Self::was_hit(limit).or(settled) {
-            Some(error) => self.undo(job, Verdict::Failed(error), nested),
-            None if result.is_err() => self.undo(job, Verdict::Own, nested),
-            None => match if nested { self.own(sql::RELEASE) } else { Ok(()) } {
-                Ok(()) => self.group.push(job),
-                Err(error) => self.undo(job, Verdict::Failed(error.into()), nested),
+            Some(error) => self.undo(job, error.kind(), Verdict::Failed(error), nested),
+            None => match result {
+                Err(kind) => self.undo(job, kind, Verdict::Own, nested),
+                Ok(()) => match if nested { self.own(sql::RELEASE) } else { Ok(()) } {
+                    Ok(()) => self.group.push(job),
+                    Err(error) => self.undo(job, "Sqlite", Verdict::Failed(error.into()), nested),
+                },
             },
         }
         ended
@@ -448,7 +459,7 @@ impl Writer {
     }
 
     /// Undoes the job, to its savepoint or with the transaction that only it has used, and tells its caller.
-    fn undo(&mut self, job: Job, verdict: Verdict, nested: bool) {
+    fn undo(&mut self, job: Job, kind: &'static str, verdict: Verdict, nested: bool) {
         // ROLLBACK TO leaves the savepoint open: RELEASE must follow.
         let undone = nested
             && !self.conn.is_autocommit()
@@ -456,7 +467,7 @@ impl Writer {
         if !undone {
             self.roll_back();
         }
-        self.tell(job, verdict);
+        self.tell(job, kind, verdict);
         if !undone && !self.group.is_empty() {
             self.lose_group(
                 "another write of the same group made SQLite end the whole transaction",
@@ -510,7 +521,10 @@ impl Writer {
         if self.group.is_empty() {
             return false;
         }
-        match self.commit_transaction() {
+        let before = Instant::now();
+        let committed = self.commit_transaction();
+        self.shared.counters.commit.add(before.elapsed());
+        match committed {
             Ok(()) => return true,
             Err(CommitFailure::Unknown(source)) => {
                 for job in mem::take(&mut self.group) {
@@ -569,12 +583,12 @@ impl Writer {
     // ---- one job ----
 
     fn fail(&mut self, job: Job, error: Error) {
-        self.tell(job, Verdict::Failed(error));
+        self.tell(job, error.kind(), Verdict::Failed(error));
     }
 
-    /// Tells the caller of a job that was not committed.
-    fn tell(&mut self, job: Job, verdict: Verdict) {
-        self.shared.counters.failed_writes.add(1);
+    /// Tells the caller of a job that was not committed, and failed with that.
+    fn tell(&mut self, job: Job, kind: &'static str, verdict: Verdict) {
+        self.shared.counters.failed(kind);
         self.count_finished(1);
         job.finish(verdict);
     }

@@ -28,6 +28,7 @@ mod reentrancy;
 mod regressions;
 #[cfg(feature = "async")]
 mod service;
+mod stats;
 #[cfg(feature = "async")]
 mod tasks_cancel;
 #[cfg(feature = "async")]

@@ -288,7 +288,7 @@ fn the_longest_wait_in_the_queue_is_counted() {
     assert!(waiting.wait_timeout(Duration::from_millis(30)).is_none());
     gate.open();
     waiting.wait().unwrap();
-    let longest = store.stats().longest_queue_wait;
+    let longest = store.stats().queue_wait.max;
     assert!(longest >= Duration::from_millis(30), "{longest:?}");
     assert!(longest <= asked.elapsed(), "{longest:?}");
 }

@@ -94,7 +94,7 @@ pub(crate) fn load(out: &mut impl Write, load: &Load) -> Result<()> {
     row(out, "writes", &load.writes, load.took)?;
     let stats = &load.stats;
     let mean_group = stats.writes as f64 / stats.groups.max(1) as f64;
-    writeln!(out, "\nlargest queue wait        {}", human(stats.longest_queue_wait))?;
+    writeln!(out, "\nlargest queue wait        {}", human(stats.queue_wait.max))?;
     writeln!(
         out,
         "writes in a commit        {mean_group:.2} (mean), {} (largest)",

@@ -12,16 +12,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Tick;
+use crate::doing::{Doing, thread_token};
 use crate::error::{Error, Result};
 use crate::event::event;
-use crate::site::CallSite;
+use crate::stats::Activity;
 
 /// The connections that are open.
 #[derive(Default)]
 pub(super) struct Census {
     closed: AtomicBool,
-    open: Mutex<Vec<Arc<Activity>>>,
+    open: Mutex<Vec<Arc<Doing>>>,
     left: Condvar,
 }
 
@@ -31,7 +31,7 @@ impl Census {
         if self.is_closed() {
             return Err(Error::Closed);
         }
-        let activity = Arc::new(Activity::default());
+        let activity = Arc::new(Doing::default());
         open.push(Arc::clone(&activity));
         Ok(Entry {
             census: Arc::clone(self),
@@ -62,18 +62,20 @@ impl Census {
             .count()
     }
 
-    pub(super) fn oldest(&self) -> Option<String> {
-        let reads = self
-            .lock()
-            .iter()
-            .filter_map(|a| a.look(|read| (read.since, read.site.clone())))
-            .collect::<Vec<_>>();
-        let (since, site) = reads.into_iter().min_by_key(|(since, _)| *since)?;
-        Some(format!("{site}, for {:.1?}", since.elapsed()))
+    /// The oldest of those that read, and how many there are.
+    pub(super) fn reading(&self) -> (Option<Activity>, usize) {
+        let reads: Vec<_> = self.lock().iter().filter_map(|doing| doing.activity()).collect();
+        let count = reads.len();
+        (reads.into_iter().max_by_key(|read| read.age), count)
+    }
+
+    /// How many are open.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
     }
 
     pub(super) fn name_older_than(&self, age: Duration, path: &Path) {
-        let old = |activity: &Arc<Activity>| {
+        let old = |activity: &Arc<Doing>| {
             activity.look(|read| {
                 let old = !read.named && read.since.elapsed() >= age;
                 read.named |= old;
@@ -92,7 +94,7 @@ impl Census {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Activity>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Doing>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -100,7 +102,7 @@ impl Census {
 /// A connection's place in the census.
 pub(super) struct Entry {
     census: Arc<Census>,
-    pub(super) activity: Arc<Activity>,
+    pub(super) activity: Arc<Doing>,
 }
 
 impl Drop for Entry {
@@ -108,59 +110,4 @@ impl Drop for Entry {
         self.census.lock().retain(|other| !Arc::ptr_eq(other, &self.activity));
         self.census.left.notify_all();
     }
-}
-
-/// What a connection is doing.
-#[derive(Default)]
-pub(super) struct Activity {
-    /// Whether it is doing it still. A read ends with this alone, and leaves the rest for the next to write over.
-    active: AtomicBool,
-    read: Mutex<Option<Read>>,
-}
-
-pub(super) struct Read {
-    since: Tick,
-    site: CallSite,
-    thread: usize,
-    /// It has been named in the log.
-    named: bool,
-}
-
-impl Activity {
-    pub(super) fn begin(&self, since: Tick, site: CallSite) {
-        *self.lock() = Some(Read {
-            since,
-            site,
-            thread: thread_token(),
-            named: false,
-        });
-        self.active.store(true, Ordering::Release);
-    }
-
-    pub(super) fn end(&self) {
-        self.active.store(false, Ordering::Release);
-    }
-
-    pub(super) fn look<T>(&self, f: impl FnOnce(&mut Read) -> T) -> Option<T> {
-        if !self.active.load(Ordering::Acquire) {
-            return None;
-        }
-        self.lock().as_mut().map(f)
-    }
-
-    pub(super) fn site(&self) -> String {
-        self.look(|read| read.site.to_string()).unwrap_or_default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Read>> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A number that no other living thread has: the address of a variable of its own.
-fn thread_token() -> usize {
-    thread_local! {
-        static TOKEN: u8 = const { 0 };
-    }
-    TOKEN.with(|token| std::ptr::from_ref(token).addr())
 }

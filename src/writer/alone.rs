@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ffi};
 
 use super::{CommitFailure, Writer};
+use crate::clock::Tick;
 use crate::connection;
 use crate::error::{Error, Result, extended_code};
 use crate::fence::Fence;
@@ -27,10 +28,14 @@ impl Writer {
             return self.fail(job, error);
         }
         self.fence.reset();
+        self.shared.writing.begin(Tick::now(), job.terms().site.clone());
         let result = job.run(Place::Alone(self));
+        self.shared.writing.end();
         self.restore();
         let counters = &self.shared.counters;
-        counters.failed_writes.add(u64::from(result.is_err()));
+        if let Err(kind) = result {
+            counters.failed(kind);
+        }
         counters.wal_bytes.set(self.checkpointer.bytes());
         counters.largest_wal_bytes.raise_to(self.checkpointer.bytes());
         self.count_finished(1);
