@@ -7,6 +7,13 @@ pub(crate) fn seconds<S: Serializer>(value: &std::time::Duration, to: S) -> Resu
     to.serialize_f64(value.as_secs_f64())
 }
 
+pub(crate) fn optional_seconds<S: Serializer>(value: &Option<std::time::Duration>, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => seconds(value, to),
+        None => to.serialize_none(),
+    }
+}
+
 pub(crate) mod duration {
     use super::*;
     use std::time::Duration;

@@ -113,7 +113,7 @@ pub use migrate::{
 };
 pub use options::{Access, AutoVacuum, Durability, Options, ReadOptions, Role, WriteOptions};
 pub use pending::Pending;
-pub use stats::{Activity, ReaderStats, Stats};
+pub use stats::{Activity, Checkpoint, DatabaseStats, ReaderStats, Stats};
 pub use store::Store;
 pub use transaction::{ReadTx, WriteTx};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::latency::{Latencies, Latency};
 
@@ -48,8 +48,54 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Checkpoints that could not, mostly since a reader was in the way.
     pub unfinished_checkpoints: u64,
+    /// The last checkpoint that was tried.
+    pub last_checkpoint: Option<Checkpoint>,
+    /// How long ago a checkpoint has moved all of the log.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::optional_seconds"))]
+    pub last_finished_checkpoint: Option<Duration>,
+    /// The database file, as the last checkpoint left it: there is one a second after the last write at the latest, unless
+    /// readers are in its way.
+    pub database: DatabaseStats,
     /// The readers.
     pub readers: ReaderStats,
+}
+
+/// One attempt to move the write-ahead log into the database file. See [`Stats::last_checkpoint`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Checkpoint {
+    /// Pages that were in the log.
+    pub log_pages: u64,
+    /// Those of them that are in the database file now.
+    pub moved_pages: u64,
+    /// Whether readers or another process were in the way.
+    pub busy: bool,
+    /// How long ago.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
+    pub ago: Duration,
+}
+
+/// The database file. See [`Stats::database`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct DatabaseStats {
+    /// Bytes of a page.
+    pub page_size: u64,
+    /// Pages.
+    pub pages: u64,
+    /// Pages that nothing is in, to be used again or to be given back by `PRAGMA incremental_vacuum`.
+    pub free_pages: u64,
+    /// Pages that it has grown by since the store was opened; less than zero if it has shrunk.
+    pub grown_pages: i64,
+}
+
+impl DatabaseStats {
+    /// Bytes of all pages.
+    pub fn bytes(&self) -> u64 {
+        self.pages * self.page_size
+    }
 }
 
 /// What the readers do and did. See [`Stats::readers`].
@@ -106,6 +152,16 @@ pub(crate) struct Counters {
     pub(crate) unfinished_checkpoints: Counter,
     /// Jobs finished since the store was told to close.
     pub(crate) finished_closing: Counter,
+    file: Mutex<FileCounters>,
+}
+
+/// Written at checkpoints alone.
+#[derive(Debug, Default)]
+struct FileCounters {
+    last: Option<(Instant, Checkpoint)>,
+    finished: Option<Instant>,
+    pages_at_open: Option<u64>,
+    database: DatabaseStats,
 }
 
 #[derive(Debug, Default)]
@@ -138,13 +194,56 @@ impl Counters {
         *self.lock_failed_by().entry(kind).or_default() += 1;
     }
 
+    /// A checkpoint was tried, and came to that.
+    pub(crate) fn checkpoint(&self, log_pages: u64, moved_pages: u64, busy: bool, finished: bool) {
+        let now = Instant::now();
+        let checkpoint = Checkpoint {
+            log_pages,
+            moved_pages,
+            busy,
+            ago: Duration::ZERO,
+        };
+        let mut file = self.lock_file();
+        file.last = Some((now, checkpoint));
+        if finished {
+            file.finished = Some(now);
+        }
+    }
+
+    /// The size of the database file, the first time as the store opens.
+    pub(crate) fn database(&self, page_size: u64, pages: u64, free_pages: u64) {
+        let mut file = self.lock_file();
+        let at_open = *file.pages_at_open.get_or_insert(pages);
+        file.database = DatabaseStats {
+            page_size,
+            pages,
+            free_pages,
+            grown_pages: pages.cast_signed() - at_open.cast_signed(),
+        };
+    }
+
+    fn lock_file(&self) -> MutexGuard<'_, FileCounters> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_failed_by(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
         self.failed_by.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All but what others know.
     pub(crate) fn snapshot(&self) -> Stats {
+        let file = self.lock_file();
+        let last_checkpoint = file.last.map(|(at, checkpoint)| Checkpoint {
+            ago: at.elapsed(),
+            ..checkpoint
+        });
+        let last_finished_checkpoint = file.finished.map(|at| at.elapsed());
+        let database = file.database;
+        drop(file);
         Stats {
+            last_checkpoint,
+            last_finished_checkpoint,
+            database,
             writes: self.writes.get(),
             failed_writes: self.failed_writes.get(),
             failed_by: self.lock_failed_by().clone(),

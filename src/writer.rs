@@ -198,6 +198,7 @@ impl Writer {
         let guard = DeathGuard {
             shared: Arc::clone(&self.shared),
         };
+        self.note_size();
         while let Some(job) = self.next() {
             if job.is_alone() {
                 self.run_alone(job);

@@ -3,9 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use larder::{Error, Options, ReadOptions, Result, Store, WriteOptions};
+use larder::{Error, Options, ReadOptions, Result, Stats, Store, WriteOptions};
 
 use crate::groups::Gate;
 use crate::support::{blocker, count};
@@ -105,6 +105,83 @@ fn what_is_queued_and_what_runs_are_seen() {
     let stats = store.stats();
     assert_eq!((stats.queued, stats.deepest_queue), (0, 5));
     assert_eq!(stats.writing, None);
+}
+
+/// Waits for a checkpoint, which comes after the replies.
+fn until(store: &Store, holds: impl Fn(&Stats) -> bool) -> Stats {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    loop {
+        let stats = store.stats();
+        if holds(&stats) {
+            return stats;
+        }
+        assert!(Instant::now() < give_up, "{stats:?}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn the_database_and_its_checkpoints_are_seen() {
+    let store = Options::new().page_size(4096).checkpoint_pages(10).open_temp().unwrap();
+    let opened = until(&store, |stats| stats.database.page_size > 0);
+    assert_eq!(opened.last_checkpoint, None);
+    assert_eq!((opened.database.page_size, opened.database.grown_pages), (4096, 0));
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE big(data BLOB NOT NULL) STRICT;
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)
+                 INSERT INTO big SELECT zeroblob(4000) FROM n",
+            )
+        })
+        .unwrap();
+    let full = until(&store, |stats| stats.last_finished_checkpoint.is_some());
+    let checkpoint = full.last_checkpoint.expect("it finished one");
+    assert!(
+        checkpoint.log_pages >= 100 && checkpoint.moved_pages == checkpoint.log_pages,
+        "{checkpoint:?}"
+    );
+    assert!(!checkpoint.busy);
+    assert!(full.database.pages >= 100, "{full:?}");
+    assert_eq!(
+        full.database.grown_pages,
+        (full.database.pages - opened.database.pages).cast_signed()
+    );
+    assert_eq!(full.database.bytes(), full.database.pages * 4096);
+    store.write(|tx| tx.execute_batch("DELETE FROM big")).unwrap();
+    let emptied = until(&store, |stats| stats.database.free_pages >= 90);
+    assert!(emptied.database.free_pages < emptied.database.pages);
+}
+
+#[test]
+fn a_checkpoint_that_a_reader_keeps_from_finishing_says_so() {
+    let store = store_with(Options::new().checkpoint_pages(1));
+    until(&store, |stats| stats.last_finished_checkpoint.is_some());
+    let (running, runs) = channel();
+    let (let_go, told) = channel::<()>();
+    thread::scope(|scope| {
+        let of_thread = &store;
+        scope.spawn(move || {
+            of_thread.read(|tx| {
+                tx.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0))?;
+                running.send(()).unwrap();
+                let _ = told.recv();
+                Ok(())
+            })
+        });
+        runs.recv().unwrap();
+        // The snapshot is older than what these leave in the log.
+        for id in 0..3 {
+            insert(&store, id).unwrap();
+        }
+        let stats = until(&store, |stats| {
+            stats
+                .last_checkpoint
+                .is_some_and(|last| last.moved_pages < last.log_pages)
+        });
+        assert!(stats.unfinished_checkpoints > 0);
+        drop(let_go);
+    });
 }
 
 #[test]

@@ -41,10 +41,29 @@ impl Writer {
             Err(error) => self.checkpoint_failed(error),
         }
         self.shared.counters.wal_bytes.set(self.checkpointer.bytes());
+        self.note_size();
+    }
+
+    /// How large the database is. Nobody waits for it, and nothing depends on it, so an error is no matter.
+    pub(super) fn note_size(&self) {
+        let pragma = |sql| {
+            self.conn
+                .query_row(sql, [], |row| row.get::<_, i64>(0))
+                .map(i64::unsigned_abs)
+        };
+        let look = || {
+            let (size, pages) = (pragma("PRAGMA page_size")?, pragma("PRAGMA page_count")?);
+            Ok::<_, rusqlite::Error>((size, pages, pragma("PRAGMA freelist_count")?))
+        };
+        if let Ok((size, pages, free)) = self.fence.own(look) {
+            self.shared.counters.database(size, pages, free);
+        }
     }
 
     fn note_progress(&self, mode: Mode, progress: Progress) {
         let counters = &self.shared.counters;
+        let (log, moved) = (u64::from(progress.log), u64::from(progress.moved));
+        counters.checkpoint(log, moved, progress.busy, progress.finished());
         if progress.finished() {
             counters.checkpoints.add(u64::from(progress.log > 0));
             return;
