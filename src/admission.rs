@@ -1,30 +1,30 @@
 //! First come, first served: a bounded queue of jobs, and the line behind it.
 //!
-//! There are two in a store: that of the writes, which the writer thread serves, and that of the reads that tasks wait for,
-//! which some reader threads serve. The threads that take jobs are its *workers*.
+//! There are two in a store: that of the writes, which the writer thread serves, and that of the reads that tasks wait
+//! for, which some reader threads serve. The threads that take jobs are its *workers*.
 //!
-//! One mutex guards all jobs, in the order in which they came. The first `capacity` of them are queued. Those after them
-//! stand in line: the jobs themselves, not their threads. As a worker takes a job from the front, the first in line moves
-//! up into the queue. Blocking and async callers differ only in how they wait for the reply.
+//! One mutex guards all jobs, in the order in which they came. The first `capacity` of them are queued. Those after
+//! them stand in line: the jobs themselves, not their threads. As a worker takes a job from the front, the first in
+//! line moves up into the queue. Blocking and async callers differ only in how they wait for the reply.
 //!
-//! The mutex is held to put a job in, to take one out, and to look through them. The only lock that may be taken
-//! under it is a slot's (`pending.rs`), when a job moves up and when the alarm rings. No closure is ever dropped under it, and
-//! no waker of a runtime's woken, since they may call back into the store.
+//! The mutex is held to put a job in, to take one out, and to look through them. The only lock that may be taken under
+//! it is a slot's (`pending.rs`), when a job moves up and when the alarm rings. No closure is ever dropped under it,
+//! and no waker of a runtime's woken, since they may call back into the store.
 //!
-//! Nobody overtakes, since there is one order. No wake-up is lost: a worker says that it sleeps under the lock, after it
-//! has found no job there, and who puts a job in, or closes, decides under the lock whether to call one (`workers.rs`), and
-//! then wakes it. `length` is how many jobs there are, written under the lock, for those who look again and again before they
-//! sleep.
+//! Nobody overtakes, since there is one order. No wake-up is lost: a worker says that it sleeps under the lock, after
+//! it has found no job there, and who puts a job in, or closes, decides under the lock whether to call one
+//! (`workers.rs`), and then wakes it. `length` is how many jobs there are, written under the lock, for those who look
+//! again and again before they sleep.
 //!
-//! Whoever waits on a thread wakes up by itself at its deadline. A task is woken by the alarm (`alarm.rs`): it leaves its
-//! waker at the slot first, and then sets the alarm, if that is not set for as early a time. When it rings it is first taken
-//! as not set, and then the jobs are looked through under the lock. So a task either finds the alarm not set, and sets it, or
-//! its job and its waker are found. It withdraws the job itself. (A worker that has taken a job and cannot begin looks at its
-//! deadline itself.)
+//! Whoever waits on a thread wakes up by itself at its deadline. A task is woken by the alarm (`alarm.rs`): it leaves
+//! its waker at the slot first, and then sets the alarm, if that is not set for as early a time. When it rings it is
+//! first taken as not set, and then the jobs are looked through under the lock. So a task either finds the alarm not
+//! set, and sets it, or its job and its waker are found. It withdraws the job itself. (A worker that has taken a job
+//! and cannot begin looks at its deadline itself.)
 //!
-//! Nothing is lost at closing: `closed` is set under the lock, and after that no job is put in. `discard` takes every job
-//! out and drops it, and a job that is dropped tells its caller `Closed`. A worker discards what is left when it ends; a
-//! closer discards when its time is over, though a job is still run.
+//! Nothing is lost at closing: `closed` is set under the lock, and after that no job is put in. `discard` takes every
+//! job out and drops it, and a job that is dropped tells its caller `Closed`. A worker discards what is left when it
+//! ends; a closer discards when its time is over, though a job is still run.
 
 mod alarm;
 mod workers;
@@ -244,8 +244,8 @@ impl Admission {
         Some(job)
     }
 
-    /// There is room for one more in the queue. Gives back those in line that nobody wants any more, to be dropped without
-    /// the lock.
+    /// There is room for one more in the queue. Gives back those in line that nobody wants any more, to be dropped
+    /// without the lock.
     #[must_use]
     fn move_up(&self, jobs: &mut Jobs) -> Vec<Job> {
         let mut unwanted = Vec::new();
@@ -260,8 +260,8 @@ impl Admission {
         unwanted
     }
 
-    /// A caller has withdrawn a job. They are swept out once they are many, so that a stuck worker and impatient callers do
-    /// not make the line grow without end.
+    /// A caller has withdrawn a job. They are swept out once they are many, so that a stuck worker and impatient
+    /// callers do not make the line grow without end.
     pub(crate) fn withdrawn(&self) {
         let mut jobs = self.lock();
         jobs.withdrawn += 1;

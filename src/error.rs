@@ -26,8 +26,8 @@ pub enum Outcome {
     /// COMMIT failed in a way that SQLite itself cannot tell: the write is invisible now, and may
     /// reappear when the file is next recovered. Look at the data before you write it again.
     Unknown,
-    /// A migration that asked to be run outside a transaction failed, and what its first statements did stays; or two calls
-    /// of `migrate_to` went opposite ways at once. No other write can come to this.
+    /// A migration that asked to be run outside a transaction failed, and what its first statements did stays; or two
+    /// calls of `migrate_to` went opposite ways at once. No other write can come to this.
     Partial,
 }
 
@@ -332,10 +332,11 @@ impl Error {
 
     /// Whether the same call, made again after a pause, may well succeed and cannot write twice.
     ///
-    /// True for a full queue, the time-outs, a group that was rolled back (but for a full disk, or by the write itself), a full log, a file in
-    /// use, a migration that met another process's lock, and SQLite's `BUSY` and `LOCKED` where nothing was started. False for what will fail again (a constraint, a mistake in SQL, a closed
-    /// or poisoned store, an application's own error) and for [`CommitUnknown`](Error::CommitUnknown), where a
-    /// second try could write twice.
+    /// True for a full queue, the time-outs, a group that was rolled back (but for a full disk, or by the write
+    /// itself), a full log, a file in use, a migration that met another process's lock, and SQLite's `BUSY` and
+    /// `LOCKED` where nothing was started. False for what will fail again (a constraint, a mistake in SQL, a closed or
+    /// poisoned store, an application's own error) and for [`CommitUnknown`](Error::CommitUnknown), where a second try
+    /// could write twice.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::QueueFull { .. }

@@ -13,9 +13,9 @@
 //!
 //! # What is shared
 //!
-//! Atomics, each relaxed, and nothing depends on what they say but speed: whoever is tired of looking sleeps on the queue
-//! or on the reply slot, whose own locks see to it that no wake-up is lost. Only the writer thread writes `last_group`
-//! and `long_work`, only workers `hurry`; anybody writes the `Crowd`, and the last one wins.
+//! Atomics, each relaxed, and nothing depends on what they say but speed: whoever is tired of looking sleeps on the
+//! queue or on the reply slot, whose own locks see to it that no wake-up is lost. Only the writer thread writes
+//! `last_group` and `long_work`, only workers `hurry`; anybody writes the `Crowd`, and the last one wins.
 
 use std::mem;
 use std::time::Duration;

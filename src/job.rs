@@ -365,8 +365,8 @@ impl Job {
         RUNNING.take().expect("it was put there above")
     }
 
-    /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic. So are
-    /// wakers.
+    /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic. So
+    /// are wakers.
     pub(crate) fn finish(mut self, verdict: Verdict) {
         let task = self.task.take();
         quietly(|| {
@@ -388,7 +388,8 @@ impl Drop for Job {
     }
 }
 
-/// Lets no panic of user code out, such as a waker's or a drop's. What it panicked with is not dropped either: that may panic, too.
+/// Lets no panic of user code out, such as a waker's or a drop's. What it panicked with is not dropped either: that may
+/// panic, too.
 pub(crate) fn quietly(f: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
         mem::forget(payload);

@@ -79,8 +79,8 @@ pub struct Migration {
 }
 
 impl Migration {
-    /// A migration for a list in the program. Versions begin at 1. The SQL is that of the way up alone, with no markers in
-    /// it; for a file of Dbmate's or Goose's there is [`Migrations::files`].
+    /// A migration for a list in the program. Versions begin at 1. The SQL is that of the way up alone, with no markers
+    /// in it; for a file of Dbmate's or Goose's there is [`Migrations::files`].
     pub fn new(version: u64, name: impl Into<Cow<'static, str>>, up: impl AsRef<str>) -> Self {
         let name = name.into();
         let file = format!("{version} ({name})");
@@ -102,8 +102,8 @@ impl Migration {
         self
     }
 
-    /// Runs it outside a transaction, for a `VACUUM` or a transaction of its own. What it did before it failed stays, and
-    /// whoever meets it unfinished is told so ([`MigrationError::Unfinished`]).
+    /// Runs it outside a transaction, for a `VACUUM` or a transaction of its own. What it did before it failed stays,
+    /// and whoever meets it unfinished is told so ([`MigrationError::Unfinished`]).
     pub fn without_transaction(mut self) -> Self {
         self.up.transaction = false;
         if let Some(down) = &mut self.down {
@@ -278,9 +278,9 @@ impl Migrations {
         self
     }
 
-    /// Takes over what another tool has recorded, once: as long as there is no record of larder's or Dbmate's. The default
-    /// is to refuse a database that another tool seems to have migrated ([`MigrationError::NotAdopted`]). The other record is
-    /// left as it is.
+    /// Takes over what another tool has recorded, once: as long as there is no record of larder's or Dbmate's. The
+    /// default is to refuse a database that another tool seems to have migrated ([`MigrationError::NotAdopted`]). The
+    /// other record is left as it is.
     pub fn adopt(mut self, from: Adopt) -> Self {
         self.adopt = Some(from);
         self
@@ -291,8 +291,8 @@ impl Migrations {
     ///
     /// The backup of `app.db` before version 7 is `app.db.before-7.TIME`, and `app.db.before-down-7.TIME` before 7 is
     /// undone. It is removed again if that first migration fails by a mistake of its own, since the database is then as
-    /// it was. Of a version the first backup is kept and the two newest. Nobody can write while it is made. Where several
-    /// processes migrate at once, each that makes a step makes a backup before its first.
+    /// it was. Of a version the first backup is kept and the two newest. Nobody can write while it is made. Where
+    /// several processes migrate at once, each that makes a step makes a backup before its first.
     pub fn backup_to(mut self, folder: impl Into<PathBuf>) -> Self {
         self.backup = Some(folder.into());
         self

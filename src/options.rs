@@ -376,9 +376,9 @@ impl Options {
         self
     }
 
-    /// Pages in the write-ahead log at which the writer moves them to the database file, after it has replied.
-    /// The default is 1000 pages, as SQLite's own; never more than a quarter of [`wal_limit`](Self::wal_limit). At least 1. PRAGMA: `wal_autocheckpoint` is 0, since
-    /// the writer does it.
+    /// Pages in the write-ahead log at which the writer moves them to the database file, after it has replied. The
+    /// default is 1000 pages, as SQLite's own; never more than a quarter of [`wal_limit`](Self::wal_limit). At least 1.
+    /// PRAGMA: `wal_autocheckpoint` is 0, since the writer does it.
     pub fn checkpoint_pages(mut self, pages: u32) -> Self {
         self.checkpoint_pages = pages;
         self
@@ -418,9 +418,11 @@ impl Options {
         self
     }
 
-    /// How long opening, and each migration, waits for another process that migrates the same file. The default is
-    /// 60 s: it then finds the migrations made, and goes on. Past it: [`MigrationError::Locked`](crate::MigrationError::Locked)
-    /// or [`Error::InUse`], or [`Error::Pragma`] for a file that is not in WAL mode yet. In whole milliseconds, at most 24 days. Only used with [`migrations`](Self::migrations).
+    /// How long opening, and each migration, waits for another process that migrates the same file. The default is 60
+    /// s: it then finds the migrations made, and goes on. Past it:
+    /// [`MigrationError::Locked`](crate::MigrationError::Locked) or [`Error::InUse`], or [`Error::Pragma`] for a file
+    /// that is not in WAL mode yet. In whole milliseconds, at most 24 days. Only used with
+    /// [`migrations`](Self::migrations).
     pub fn migration_timeout(mut self, timeout: Duration) -> Self {
         self.migration_timeout = timeout;
         self

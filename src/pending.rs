@@ -116,8 +116,8 @@ impl<T> Slot<T> {
 
     /// The job leaves the line for the queue, unless it was withdrawn.
     pub(crate) fn leave_line(&self) -> bool {
-        // Under the lock, under which `wait_for_room` looks at the stage: so the waker is its own thread's. One of a runtime
-        // must not be woken here, where the queue's lock is held.
+        // Under the lock, under which `wait_for_room` looks at the stage: so the waker is its own thread's. One of a
+        // runtime must not be woken here, where the queue's lock is held.
         let mut inner = self.lock();
         let moved = self.advance(IN_LINE, QUEUED);
         let waker = if moved && self.tell_when_queued {

@@ -55,8 +55,8 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 /// waiting for it.
 const YIELDS: u32 = 4;
 
-/// How long a read waits in r2d2 for a connection to be opened, before it looks whether another has come back: those do not
-/// go there.
+/// How long a read waits in r2d2 for a connection to be opened, before it looks whether another has come back: those do
+/// not go there.
 const OPENING: Duration = Duration::from_millis(2);
 
 /// How often closing looks for connections that have become idle.
@@ -179,7 +179,8 @@ impl Readers {
     fn check_in(&self, reader: Lent) {
         if !reader.clean || self.census.is_closed() {
             drop(reader);
-            // Who has seen the pool full before that is asleep once this has the lock. Who is woken asks r2d2 for another.
+            // Who has seen the pool full before that is asleep once this has the lock. Who is woken asks r2d2 for
+            // another.
             drop(self.lock_idle());
             return self.came_back.notify_one();
         }

@@ -53,8 +53,8 @@ pub struct Stats {
     /// How long ago a checkpoint has moved all of the log.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::optional_seconds"))]
     pub last_finished_checkpoint: Option<Duration>,
-    /// The database file, as the last checkpoint left it: there is one a second after the last write at the latest, unless
-    /// readers are in its way.
+    /// The database file, as the last checkpoint left it: there is one a second after the last write at the latest,
+    /// unless readers are in its way.
     pub database: DatabaseStats,
     /// The readers.
     pub readers: ReaderStats,
@@ -109,8 +109,8 @@ pub struct ReaderStats {
     pub open: usize,
     /// Connections that somebody reads with.
     pub in_use: usize,
-    /// Reads that found no connection free at once, and waited for one to come back or to be opened. Reads of tasks that wait
-    /// for a thread are not counted.
+    /// Reads that found no connection free at once, and waited for one to come back or to be opened. Reads of tasks
+    /// that wait for a thread are not counted.
     pub waits: u64,
     /// Those that got none in time.
     pub timeouts: u64,

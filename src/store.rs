@@ -563,8 +563,8 @@ impl Inner {
 /// The last clone has gone.
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The thread would wait for itself, or others for it. The writer closes the file once the closure has ended. (A read
-        // on its caller's thread borrows the store, so the last clone is never dropped inside one.)
+        // The thread would wait for itself, or others for it. The writer closes the file once the closure has ended. (A
+        // read on its caller's thread borrows the store, so the last clone is never dropped inside one.)
         if self.shared.admission.is_worker() || self.readers.is_reader_thread() || timer::is_here() {
             return self.begin_close(later(Instant::now(), self.options.close_timeout));
         }

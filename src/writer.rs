@@ -625,8 +625,8 @@ impl Writer {
         })
     }
 
-    /// Drops every temporary object, inside the job's transaction: one that is left would shadow the table of the same name for
-    /// those who come after.
+    /// Drops every temporary object, inside the job's transaction: one that is left would shadow the table of the same
+    /// name for those who come after.
     ///
     /// Temporary tables may refer to each other, also in a circle. So their foreign keys are deferred while they are
     /// dropped, and nothing is left to judge when all are gone.

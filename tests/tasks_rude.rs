@@ -1,5 +1,5 @@
-//! Code of others that misbehaves: wakers that panic or poll at once, drops that panic, closures that set things on their
-//! connection. larder's threads outlive it, and the next call does not notice.
+//! Code of others that misbehaves: wakers that panic or poll at once, drops that panic, closures that set things on
+//! their connection. larder's threads outlive it, and the next call does not notice.
 
 use std::future::Future;
 use std::panic::resume_unwind;

@@ -1,9 +1,9 @@
 //! When the next of those who await an answer is to be woken, since its time is over.
 //!
-//! A task has no thread of its own that could sleep until its deadline, and a runtime's timer is the runtime's. So each queue
-//! has one alarm, on a clock that all stores of the process share (`timer.rs`). It is set for the earliest deadline of those
-//! who wait, or for [`FAR`] from now if that is sooner, and when it rings the queue is looked through. Waits are shorter than
-//! that, so all that a task pays for it is one look at an atomic.
+//! A task has no thread of its own that could sleep until its deadline, and a runtime's timer is the runtime's. So each
+//! queue has one alarm, on a clock that all stores of the process share (`timer.rs`). It is set for the earliest
+//! deadline of those who wait, or for [`FAR`] from now if that is sooner, and when it rings the queue is looked
+//! through. Waits are shorter than that, so all that a task pays for it is one look at an atomic.
 //!
 //! `at` is the alarm that counts. One that rings and is not it was set before an earlier one, and does nothing.
 //!

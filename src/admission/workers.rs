@@ -1,8 +1,8 @@
 //! The threads that take jobs: which of them sleep, and when one of them is called.
 //!
-//! Plain data, guarded by the lock of the jobs. A sleeper is *called* when somebody takes it off the count of those asleep
-//! and enters a call, under the lock, and then wakes any one; whoever wakes and finds a call takes it off. So a call is
-//! never lost, even if it wakes another than it was meant for, or one whose time was over at that moment.
+//! Plain data, guarded by the lock of the jobs. A sleeper is *called* when somebody takes it off the count of those
+//! asleep and enters a call, under the lock, and then wakes any one; whoever wakes and finds a call takes it off. So a
+//! call is never lost, even if it wakes another than it was meant for, or one whose time was over at that moment.
 //!
 //! Not every job calls a sleeper. One worker that is awake serves many short jobs faster than two that have to be woken.
 //! So a job that comes, or is left behind, calls one only if
@@ -12,9 +12,9 @@
 //! - nobody is on watch, and none is on its way.
 //!
 //! *On watch* is one sleeper at most, who looks every [`WATCH`] whether those awake have taken a job meanwhile. If not, and
-//! jobs are there, all of them are stuck in long jobs, and it goes to work itself. So while jobs are queued and some worker
-//! sleeps, one is on watch or on its way: a long job holds up those behind it for two [`WATCH`]es and a wake-up at most: the first
-//! look may find that just the long one was taken.
+//! jobs are there, all of them are stuck in long jobs, and it goes to work itself. So while jobs are queued and some
+//! worker sleeps, one is on watch or on its way: a long job holds up those behind it for two [`WATCH`]es and a wake-up
+//! at most: the first look may find that just the long one was taken.
 
 use std::time::Duration;
 

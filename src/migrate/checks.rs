@@ -86,8 +86,8 @@ impl References {
         children.into_iter()
     }
 
-    /// Tables whose reference was turned from one that was there to one that is not: `ALTER TABLE p RENAME TO p_old` takes
-    /// the children of `p` along, and `DROP TABLE p_old` then leaves them without a parent. With no rows in them
+    /// Tables whose reference was turned from one that was there to one that is not: `ALTER TABLE p RENAME TO p_old`
+    /// takes the children of `p` along, and `DROP TABLE p_old` then leaves them without a parent. With no rows in them
     /// `foreign_key_check` finds nothing. (A parent that is dropped itself, or made later, is another matter.)
     pub(crate) fn turned_since(&self, before: &Self) -> Vec<String> {
         let lost = |child: &str| {

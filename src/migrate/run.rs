@@ -16,7 +16,8 @@
 //! With them off nothing is judged on the way, so all of it is judged at the end.
 //!
 //! A migration that asks for no transaction is marked as begun in a first transaction, and entered as made in a last
-//! one. In between nothing protects it; whoever finds the mark, after a kill or in another process, does not run it again.
+//! one. In between nothing protects it; whoever finds the mark, after a kill or in another process, does not run it
+//! again.
 
 use std::cell::Cell;
 use std::fs;

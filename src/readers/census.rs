@@ -1,8 +1,8 @@
 //! Which readers' connections are open, and what each is doing.
 //!
-//! One mutex guards the list; each entry has one of its own around what it is doing, which its borrower takes twice a read
-//! and others only to look. The list's may be held while an entry's is taken, never the other way round. No user code runs
-//! under either.
+//! One mutex guards the list; each entry has one of its own around what it is doing, which its borrower takes twice a
+//! read and others only to look. The list's may be held while an entry's is taken, never the other way round. No user
+//! code runs under either.
 //!
 //! `closed` is set under the list's lock, and a connection is entered in the list under it before it is opened. So after
 //! that no further one opens, and when the list is empty the last one has been closed.

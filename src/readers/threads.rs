@@ -1,16 +1,18 @@
 //! The threads that make the reads that tasks wait for, some of them in one snapshot.
 //!
-//! There are as many as connections in the pool, started when the first task reads. Each takes the first job of the queue,
-//! borrows a connection, begins a snapshot, runs the job, and then those behind it, one at a time, as long as each was asked
-//! for before the snapshot began: so it is as new as every write that was acknowledged before the read was asked for. Then
-//! it gives the connection back, and begins anew. Such a group is bounded in number and in time, and it owns nothing
-//! but the job it runs: while that takes long the others are in the queue for other threads (`admission/workers.rs`).
+//! There are as many as connections in the pool, started when the first task reads. Each takes the first job of the
+//! queue, borrows a connection, begins a snapshot, runs the job, and then those behind it, one at a time, as long as
+//! each was asked for before the snapshot began: so it is as new as every write that was acknowledged before the read
+//! was asked for. Then it gives the connection back, and begins anew. Such a group is bounded in number and in time,
+//! and it owns nothing but the job it runs: while that takes long the others are in the queue for other threads
+//! (`admission/workers.rs`).
 //!
-//! Each job is replied to as its closure ends. A panic is caught (`job.rs`). What a closure has set on the connection is put
-//! right before the next one; one that ended the transaction, or left a statement open, is the last of its group.
+//! Each job is replied to as its closure ends. A panic is caught (`job.rs`). What a closure has set on the connection
+//! is put right before the next one; one that ended the transaction, or left a statement open, is the last of its
+//! group.
 //!
-//! A job whose task has gone away meanwhile is stopped by the progress handler of its connection, which asks which job its
-//! own thread runs. So it can hit no other job, however late it comes.
+//! A job whose task has gone away meanwhile is stopped by the progress handler of its connection, which asks which job
+//! its own thread runs. So it can hit no other job, however late it comes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;

@@ -30,12 +30,13 @@ enum Entry {
 
 /// # For tasks
 ///
-/// With the feature `async`, a default one. These give futures that any runtime can poll: they do not block its thread, and
-/// need no timer of its. Each does nothing before it is first polled. The closures run on larder's own threads, so they
-/// may block, and may not borrow; to wait for another such future inside one is no good idea, and mostly `Reentrant`.
+/// With the feature `async`, a default one. These give futures that any runtime can poll: they do not block its thread,
+/// and need no timer of its. Each does nothing before it is first polled. The closures run on larder's own threads, so
+/// they may block, and may not borrow; to wait for another such future inside one is no good idea, and mostly
+/// `Reentrant`.
 ///
-/// The futures do not keep the store open: keep a clone for as long as they are needed. When the last one goes what is queued
-/// is still made, and what comes after is [`Closed`](crate::Error::Closed).
+/// The futures do not keep the store open: keep a clone for as long as they are needed. When the last one goes what is
+/// queued is still made, and what comes after is [`Closed`](crate::Error::Closed).
 ///
 /// What dropping such a future does, as `select!` or a runtime's timeout would:
 ///
@@ -45,8 +46,9 @@ enum Entry {
 /// | `read_async` | is never run | its SQL is interrupted | its result is dropped |
 /// | `close_async` | the store stays open | closing goes on | |
 ///
-/// So a write whose future was dropped has happened entirely or not at all, but nobody knows which. To know, let a task of
-/// its own await it. To go on without its result use [`submit`](Self::submit): dropping a [`Pending`] lets the write go on.
+/// So a write whose future was dropped has happened entirely or not at all, but nobody knows which. To know, let a task
+/// of its own await it. To go on without its result use [`submit`](Self::submit): dropping a [`Pending`] lets the write
+/// go on.
 ///
 /// A closure is dropped where it ends: on larder's thread, or, if it has not started, by whoever drops the future.
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
@@ -69,8 +71,8 @@ impl Store {
     /// # Errors
     ///
     /// As [`write`](Self::write). A write that could not be started in time is
-    /// [`QueueTimeout`](crate::Error::QueueTimeout), some 5 ms after that time at the latest (more, if many thousands wait). A task stands in line with the threads,
-    /// first come first served from its first poll.
+    /// [`QueueTimeout`](crate::Error::QueueTimeout), some 5 ms after that time at the latest (more, if many thousands
+    /// wait). A task stands in line with the threads, first come first served from its first poll.
     ///
     /// # Panics
     ///
@@ -110,7 +112,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`write_async`](Self::write_async), and [`QueueFull`](crate::Error::QueueFull) at the first poll if the queue is full.
+    /// As [`write_async`](Self::write_async), and [`QueueFull`](crate::Error::QueueFull) at the first poll if the queue
+    /// is full.
     ///
     /// # Panics
     ///
@@ -146,10 +149,12 @@ impl Store {
         self.write_later("try_write_async_with", Entry::Try, options, f)
     }
 
-    /// As [`read`](Self::read), for a task: `f` runs on a reader thread, perhaps in one snapshot with other tasks' reads.
+    /// As [`read`](Self::read), for a task: `f` runs on a reader thread, perhaps in one snapshot with other tasks'
+    /// reads.
     ///
-    /// The snapshot is at least as new as every write acknowledged before the first poll. There are as many reader threads
-    /// as connections in the pool, which they share with [`read`](Self::read); they start when the first task reads.
+    /// The snapshot is at least as new as every write acknowledged before the first poll. There are as many reader
+    /// threads as connections in the pool, which they share with [`read`](Self::read); they start when the first task
+    /// reads.
     ///
     /// ```
     /// # futures_executor::block_on(async {
@@ -205,7 +210,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`read_async`](Self::read_async), and [`QueueFull`](crate::Error::QueueFull) at the first poll if the queue is full.
+    /// As [`read_async`](Self::read_async), and [`QueueFull`](crate::Error::QueueFull) at the first poll if the queue
+    /// is full.
     ///
     /// # Panics
     ///
@@ -241,10 +247,11 @@ impl Store {
         self.read_later("try_read_async_with", Entry::Try, options, f)
     }
 
-    /// As [`close`](Self::close), for a task. Call it before the last clone is dropped: a drop closes the store, too, but
-    /// blocks the thread of the runtime that it happens on.
+    /// As [`close`](Self::close), for a task. Call it before the last clone is dropped: a drop closes the store, too,
+    /// but blocks the thread of the runtime that it happens on.
     ///
-    /// Reads that tasks wait for are told [`Closed`](crate::Error::Closed) if they have not started when the writes are done.
+    /// Reads that tasks wait for are told [`Closed`](crate::Error::Closed) if they have not started when the writes are
+    /// done.
     ///
     /// # Errors
     ///
