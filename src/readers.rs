@@ -540,6 +540,7 @@ impl<'r> Snapshot<'r> {
         self.bare = bare;
         let lasted = self.started.elapsed();
         if lasted >= readers.slow {
+            let plan = slowest.as_ref().and_then(|s| s.plan.as_ref());
             let error = result.as_ref().err().map(Error::kind);
             event!(
                 warn,
@@ -551,6 +552,8 @@ impl<'r> Snapshot<'r> {
                     site = self.site(),
                     duration_ms = lasted.as_millis() as u64,
                     slowest_statement_ms = slowest.as_ref().map(|s| s.took.as_millis() as u64),
+                    plan = plan.map(|plan| plan.steps.as_str()),
+                    full_scans = plan.map(|plan| plan.scans),
                 },
                 "slow read"
             );

@@ -59,6 +59,17 @@ pub(crate) struct SlowStatement {
     pub(crate) took: Duration,
     /// Only of a statement with parameters: the text of one without may have data in it.
     pub(crate) text: Option<String>,
+    pub(crate) plan: Option<Plan>,
+}
+
+/// How SQLite goes about a statement, as `EXPLAIN QUERY PLAN` says. It has names in it, and no data.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Its steps.
+    pub(crate) steps: String,
+    /// How many of them go through all of a table or an index: "a full-table scan .. is reported with SCAN",
+    /// <https://sqlite.org/eqp.html>.
+    pub(crate) scans: usize,
 }
 
 impl<'a> ReadTx<'a> {
@@ -177,21 +188,41 @@ impl<'a> ReadTx<'a> {
         }
         let result = self.conn.prepare_cached(sql).and_then(|mut statement| {
             let result = f(&mut statement);
-            self.note_time(start, || (statement.parameter_count() > 0).then(|| sql.to_owned()));
+            self.note_time(start, || {
+                let text = (statement.parameter_count() > 0).then(|| sql.to_owned());
+                (text, self.plan(sql))
+            });
             result
         });
         result.map_err(|error| self.explain(error))
     }
 
-    fn note_time(&self, start: Tick, text: impl FnOnce() -> Option<String>) {
+    fn note_time(&self, start: Tick, describe: impl FnOnce() -> (Option<String>, Option<Plan>)) {
         let took = start.elapsed();
         if took < self.slow {
             return;
         }
         let mut slowest = self.slowest.borrow_mut();
         if slowest.as_ref().is_none_or(|slowest| took > slowest.took) {
-            *slowest = Some(SlowStatement { took, text: text() });
+            let (text, plan) = describe();
+            *slowest = Some(SlowStatement { took, text, plan });
         }
+    }
+
+    /// Some 20 us, after a statement that took many milliseconds.
+    fn plan(&self, sql: &str) -> Option<Plan> {
+        let mut explain = self.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).ok()?;
+        // Its parameters stay unbound.
+        let steps = explain.raw_query().mapped(|row| row.get("detail"));
+        let steps: Vec<String> = steps.collect::<rusqlite::Result<_>>().ok()?;
+        let is_scan = |step: &&String| {
+            step.starts_with("SCAN ") && !step.contains("CONSTANT ROW") && !step.contains("VIRTUAL TABLE")
+        };
+        let scans = steps.iter().filter(is_scan).count();
+        (!steps.is_empty()).then(|| Plan {
+            steps: steps.join("; "),
+            scans,
+        })
     }
 
     /// Whether the closure may have left something on the connection. The methods of this type leave nothing.
@@ -317,7 +348,7 @@ impl<'a> WriteTx<'a> {
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
         let start = Tick::now();
         let result = self.conn.execute_batch(sql);
-        self.note_time(start, || None);
+        self.note_time(start, || (None, None));
         result.map_err(|error| self.explain(error))
     }
 

@@ -62,7 +62,7 @@ use crate::readers::Readers;
 use crate::registry::Claim;
 use crate::stats::Counters;
 use crate::status;
-use crate::transaction::{ENDED, WriteTx, run_own, sql};
+use crate::transaction::{ENDED, SlowStatement, WriteTx, run_own, sql};
 
 /// How long the writer waits for a write before it uses the pause for a checkpoint.
 const IDLE: Duration = Duration::from_secs(1);
@@ -148,7 +148,7 @@ struct SlowWrite {
     /// Its caller's.
     span: Span,
     site: String,
-    text: Option<String>,
+    slowest: Option<SlowStatement>,
     ran: Duration,
     waited: Duration,
     error: Option<&'static str>,
@@ -398,7 +398,7 @@ impl Writer {
         let ended = Instant::now();
         self.shared.writing.end();
         self.shared.counters.body.add(ended - started);
-        self.note_if_slow(&job, started, ended, result.err(), slowest.and_then(|s| s.text));
+        self.note_if_slow(&job, started, ended, result.err(), slowest);
         if bare || limit.is_some() {
             self.tidy();
         }
@@ -657,7 +657,7 @@ impl Writer {
         started: Instant,
         ended: Instant,
         error: Option<&'static str>,
-        text: Option<String>,
+        slowest: Option<SlowStatement>,
     ) {
         let ran = ended - started;
         if ran >= self.options.slow_write {
@@ -666,7 +666,7 @@ impl Writer {
             self.slow.push(SlowWrite {
                 span: terms.span.clone(),
                 site: terms.site.to_string(),
-                text,
+                slowest,
                 ran,
                 waited,
                 error,
@@ -677,16 +677,21 @@ impl Writer {
     fn report_slow(&mut self) {
         for slow in self.slow.drain(..) {
             let _entered = slow.span.entered();
+            let slowest = slow.slowest.as_ref();
+            let plan = slowest.and_then(|statement| statement.plan.as_ref());
             event!(
                 warn,
                 "larder::write",
                 self.shared.path,
                 {
-                    "db.query.text" = slow.text,
+                    "db.query.text" = slowest.and_then(|statement| statement.text.as_deref()),
                     "error.type" = slow.error,
                     site = slow.site,
                     duration_ms = slow.ran.as_millis() as u64,
                     queue_wait_ms = slow.waited.as_millis() as u64,
+                    slowest_statement_ms = slowest.map(|statement| statement.took.as_millis() as u64),
+                    plan = plan.map(|plan| plan.steps.as_str()),
+                    full_scans = plan.map(|plan| plan.scans),
                     group = self.last_group,
                 },
                 "slow write"

@@ -323,6 +323,44 @@ fn the_callers_span_is_current_inside_the_closure_on_the_writer_thread() {
 }
 
 #[test]
+fn the_plan_of_a_slow_statement_is_told_with_its_full_scans() {
+    let store = store_with_row(all_slow());
+    let scan = "SELECT count(*) FROM t WHERE data = ?1";
+    let search = "SELECT count(*) FROM t WHERE id = ?1";
+    for (label, sql, scans) in [("scans", scan, "1"), ("searches", search, "0")] {
+        store
+            .read_with(ReadOptions::new().label(label), |tx| {
+                tx.query_row(sql, [1], |row| row.get::<_, i64>(0))
+            })
+            .unwrap();
+        let event = slow(label);
+        assert_eq!(event.expect("full_scans"), scans);
+        assert!(event.expect("plan").contains(" t"), "{event:?}");
+    }
+    let update = "UPDATE t SET data = ?1 WHERE data IS NULL";
+    store
+        .write_with(labelled("an update that scans"), move |tx| tx.execute(update, [b"x"]))
+        .unwrap();
+    let event = slow("an update that scans");
+    assert_eq!((event.expect("plan"), event.expect("full_scans")), ("SCAN t", "1"));
+    assert!(event.expect("slowest_statement_ms").parse::<u64>().is_ok());
+}
+
+#[test]
+fn the_plan_has_no_data_in_it() {
+    let store = store_with_row(all_slow());
+    let sql = "SELECT count(*) FROM t WHERE data = x'5ec2e7' OR id IN (SELECT value FROM json_each('[5327]'))";
+    store
+        .read_with(ReadOptions::new().label("a plan without data"), |tx| {
+            tx.query_row(sql, [], |row| row.get::<_, i64>(0))
+        })
+        .unwrap();
+    let event = slow("a plan without data");
+    assert!(event.expect("plan").contains("SCAN t"), "{event:?}");
+    assert!(!event.mentions("5327") && !event.mentions("5ec2e7"), "{event:?}");
+}
+
+#[test]
 fn a_slow_write_is_reported_in_its_callers_span() {
     let store = store_with_row(all_slow());
     let span = info_span!("request");
