@@ -116,7 +116,7 @@ impl Checkpointer {
         })
     }
 
-    /// Whether an idle writer still has something to move.
+    /// Whether all of the log is in the database file, so that an idle writer has nothing to move.
     pub(crate) fn is_empty(&self) -> bool {
         self.empty
     }

@@ -1,4 +1,4 @@
-//! Numbers to look at. The writer thread counts, anybody reads.
+//! Numbers to look at: what the writer thread counts, and what others know. Anybody reads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -53,8 +53,8 @@ pub struct Stats {
     /// How long ago a checkpoint has moved all of the log.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::optional_seconds"))]
     pub last_finished_checkpoint: Option<Duration>,
-    /// The database file, as the last checkpoint left it: there is one a second after the last write at the latest,
-    /// unless readers are in its way.
+    /// The database file, as it was at the last checkpoint that was tried: there is one a second after the last write at
+    /// the latest, unless the store is poisoned.
     pub database: DatabaseStats,
     /// The readers.
     pub readers: ReaderStats,
