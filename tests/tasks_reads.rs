@@ -549,3 +549,41 @@ fn a_read_inside_a_write_and_a_write_inside_a_read_go_well() {
     assert!(written.unwrap() <= 3);
     assert_eq!(count(&store), 3);
 }
+
+// ---- a group has an end ----
+
+/// Queues so many reads that count the rows, all asked for before the first of them begins; that one sees no row, then
+/// writes one, and does `then`. What each has counted: none, in the snapshot of the first, and one, in a later one.
+fn counts_behind_a_read_that_writes(reads: usize, then: impl FnOnce() + Send + 'static) -> Vec<i64> {
+    let store = store_with(Options::new().readers(1));
+    let held = HeldRead::hold(&store);
+    let writes = store.clone();
+    let mut first: Call<i64> = Box::pin(store.read_async(move |tx| {
+        let before = tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?;
+        writes.write(|tx| insert(tx, 1))?;
+        then();
+        Ok(before)
+    }));
+    begin(&mut first);
+    let mut behind: Vec<_> = (1..reads).map(|_| counting(&store)).collect();
+    behind.iter_mut().for_each(begin);
+    held.let_go();
+    let calls = std::iter::once(first).chain(behind);
+    calls.map(|call| finish(call).unwrap()).collect()
+}
+
+#[test]
+fn so_many_reads_do_not_share_one_snapshot() {
+    let counts = counts_behind_a_read_that_writes(1000, || {});
+    let shared = counts.iter().filter(|count| **count == 0).count();
+    assert!(shared <= 256, "{shared} reads in one snapshot");
+    assert!(counts.is_sorted(), "they are made in their order: {counts:?}");
+    assert_eq!(counts.last(), Some(&1));
+}
+
+#[test]
+fn no_read_joins_a_snapshot_that_is_old() {
+    // The subject: time goes by.
+    let counts = counts_behind_a_read_that_writes(2, || thread::sleep(Duration::from_millis(50)));
+    assert_eq!(counts, [0, 1]);
+}
