@@ -36,12 +36,14 @@ impl Writer {
             return;
         }
         let handoff = self.shared.admission.handoff();
-        match handoff.long_work(|| self.checkpointer.run(&self.conn, &self.fence, mode, patience)) {
+        let done = handoff.long_work(|| self.checkpointer.run(&self.conn, &self.fence, mode, patience));
+        // Before the checkpoint is told of, so that who sees that sees its size, too.
+        self.shared.counters.wal_bytes.set(self.checkpointer.bytes());
+        self.note_size();
+        match done {
             Ok(progress) => self.note_progress(mode, progress),
             Err(error) => self.checkpoint_failed(error),
         }
-        self.shared.counters.wal_bytes.set(self.checkpointer.bytes());
-        self.note_size();
     }
 
     /// How large the database is. Nobody waits for it, and nothing depends on it, so an error is no matter.
@@ -63,12 +65,15 @@ impl Writer {
     fn note_progress(&self, mode: Mode, progress: Progress) {
         let counters = &self.shared.counters;
         let (log, moved) = (u64::from(progress.log), u64::from(progress.moved));
-        counters.checkpoint(log, moved, progress.busy, progress.finished());
         if progress.finished() {
             counters.checkpoints.add(u64::from(progress.log > 0));
+        } else {
+            counters.unfinished_checkpoints.add(1);
+        }
+        counters.checkpoint(log, moved, progress.busy, progress.finished());
+        if progress.finished() {
             return;
         }
-        counters.unfinished_checkpoints.add(1);
         self.readers.name_older_than(self.options.max_reader_age);
         if self.checkpointer.over_limit() {
             event!(
