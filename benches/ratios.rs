@@ -151,7 +151,7 @@ fn report_groups(store: &Store) {
     println!(
         "    {:.1} writes a group on average, {} at most",
         stats.writes as f64 / stats.groups as f64,
-        stats.largest_group
+        stats.group_size.max
     );
 }
 

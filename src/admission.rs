@@ -328,6 +328,13 @@ impl Admission {
         self.length.load(Ordering::Relaxed)
     }
 
+    /// How long the job has waited that is the next to be taken.
+    pub(crate) fn longest_wait(&self, now: Instant) -> Duration {
+        let jobs = self.lock();
+        let first = jobs.all.iter().find(|job| !job.is_withdrawn());
+        first.map_or(Duration::ZERO, |job| now.saturating_duration_since(job.terms().asked))
+    }
+
     /// The most that there were.
     pub(crate) fn deepest(&self) -> usize {
         self.lock().deepest

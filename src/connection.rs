@@ -3,6 +3,7 @@
 //! A PRAGMA that SQLite does not know, or will not set, is no error to SQLite. So each one is set, read back
 //! and compared, and one that did not take is an [`Error::Pragma`] that names it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -161,6 +162,36 @@ pub(crate) fn synchronous(durability: Durability) -> i64 {
 pub(crate) fn set_for_jobs(conn: &Connection, options: &Options) -> Result<()> {
     set(conn, "foreign_keys", i32::from(options.foreign_keys))?;
     set(conn, "legacy_alter_table", 0)
+}
+
+/// The settings in effect on the writing connection, as SQLite tells them. (`synchronous` is at `level` after a write that
+/// asked for more than others; that is no other setting.)
+pub(crate) fn settings(conn: &Connection, options: &Options, level: Durability) -> BTreeMap<&'static str, String> {
+    const NAMES: &[&str] = &[
+        "auto_vacuum",
+        "busy_timeout",
+        "cache_size",
+        "encoding",
+        "foreign_keys",
+        "journal_mode",
+        "journal_size_limit",
+        "locking_mode",
+        "max_page_count",
+        "mmap_size",
+        "page_size",
+        "recursive_triggers",
+        "secure_delete",
+        "synchronous",
+        "temp_store",
+        "trusted_schema",
+        "wal_autocheckpoint",
+    ];
+    let read = |name: &&'static str| Some((*name, read_back(conn, name).ok()?));
+    let mut settings: BTreeMap<_, _> = NAMES.iter().filter_map(read).collect();
+    if settings.get("synchronous") == Some(&synchronous(level).to_string()) {
+        settings.insert("synchronous", synchronous(options.durability).to_string());
+    }
+    settings
 }
 
 /// What comes before the first look at the file.

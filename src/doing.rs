@@ -4,8 +4,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use crate::clock::Tick;
 use crate::site::CallSite;
 
 /// What a connection is doing.
@@ -17,20 +17,17 @@ pub(crate) struct Doing {
 }
 
 pub(crate) struct Running {
-    pub(crate) since: Tick,
+    pub(crate) since: Instant,
     pub(crate) site: CallSite,
     pub(crate) thread: usize,
-    /// It has been named in the log.
-    pub(crate) named: bool,
 }
 
 impl Doing {
-    pub(crate) fn begin(&self, since: Tick, site: CallSite) {
+    pub(crate) fn begin(&self, since: Instant, site: CallSite) {
         *self.lock() = Some(Running {
             since,
             site,
             thread: thread_token(),
-            named: false,
         });
         self.active.store(true, Ordering::Release);
     }

@@ -204,6 +204,18 @@ fn check_filesystem(_folder: &Path, _path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The name of the file system that the file is on, if a WAL is not safe there.
+#[cfg(target_os = "linux")]
+pub(crate) fn unsafe_filesystem(path: &Path) -> Option<&'static str> {
+    let stat = rustix::fs::statfs(path.parent()?).ok()?;
+    unsupported(stat.f_type as u32)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn unsafe_filesystem(_path: &Path) -> Option<&'static str> {
+    None
+}
+
 /// A folder that only its owner may enter, and that goes with everything in it when this is dropped.
 #[derive(Debug)]
 pub(crate) struct TempFolder {

@@ -72,12 +72,17 @@
 compile_error!("larder is for Unix: it rests on POSIX locks and on file modes");
 
 mod admission;
+mod advice;
+mod alert;
 mod apart;
 mod backup;
+mod cache;
 mod checkpoint;
 mod clock;
 mod closing;
 mod connection;
+mod costs;
+mod counters;
 mod doing;
 mod error;
 mod event;
@@ -88,9 +93,11 @@ mod handoff;
 mod human;
 mod job;
 mod latency;
+mod ledger;
 mod migrate;
 mod options;
 mod pending;
+mod ration;
 mod readers;
 mod registry;
 mod site;
@@ -100,20 +107,25 @@ mod store;
 mod sync;
 mod timer;
 mod transaction;
+mod watch;
 mod writer;
 
 pub use rusqlite;
 
+pub use advice::{Figure, Finding, Severity};
+pub use alert::{Alert, AlertKind};
 pub use closing::CloseReport;
 pub use error::{Error, Outcome, Result};
-pub use latency::Latency;
+pub use latency::{Distribution, Latency};
 pub use migrate::{
     Adopt, AppliedMigration, Direction, DryRun, Migration, MigrationError, MigrationReport, MigrationStatus,
     MigrationStep, Migrations, PendingMigration,
 };
 pub use options::{Access, AutoVacuum, Durability, Options, ReadOptions, Role, WriteOptions};
 pub use pending::Pending;
-pub use stats::{Activity, Checkpoint, DatabaseStats, ReaderStats, Stats};
+pub use stats::{
+    Activity, CacheStats, Checkpoint, DatabaseStats, Operation, ReaderStats, SiteStats, StatementStats, Stats,
+};
 pub use store::Store;
 pub use transaction::{ReadTx, WriteTx};
 

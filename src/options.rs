@@ -124,9 +124,17 @@ pub struct Options {
     pub(crate) slow_write: Duration,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
     pub(crate) slow_read: Duration,
+    pub(crate) slow_events: u32,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
     pub(crate) max_reader_age: Duration,
     pub(crate) interrupt_old_readers: bool,
+    pub(crate) call_sites: usize,
+    pub(crate) statements: usize,
+    #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
+    pub(crate) watch: Duration,
+    pub(crate) maintenance: bool,
+    #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
+    pub(crate) optimize_every: Duration,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::size"))]
     pub(crate) page_size: u64,
     pub(crate) auto_vacuum: AutoVacuum,
@@ -169,8 +177,14 @@ impl Default for Options {
             spin: Duration::from_micros(500),
             slow_write: Duration::from_millis(100),
             slow_read: Duration::from_millis(100),
+            slow_events: 10,
             max_reader_age: Duration::from_secs(60),
             interrupt_old_readers: false,
+            call_sites: 256,
+            statements: 0,
+            watch: Duration::from_secs(1),
+            maintenance: true,
+            optimize_every: Duration::from_secs(24 * 60 * 60),
             page_size: 4 * KIB,
             auto_vacuum: AutoVacuum::default(),
             cache_size: 64_000 * KIB,
@@ -313,14 +327,22 @@ impl Options {
     }
 
     /// A read that lasts at least this long is reported as an event, with the text of its slowest statement if that
-    /// has parameters. The default is 100 ms. Reads are timed by a clock that ticks about every 4 ms.
+    /// has parameters. The default is 100 ms. Statements are timed by a clock that ticks about every 4 ms.
     pub fn slow_read(mut self, threshold: Duration) -> Self {
         self.slow_read = threshold;
         self
     }
 
-    /// How long one read may keep its snapshot before it is named in the log as the one that keeps the
-    /// write-ahead log from being emptied. The default is 60 s.
+    /// Events about slow writes in a second, and as many about slow reads; the next one tells how many were left out. The
+    /// default is 10: on a bad day everything is slow, and a log that floods helps nobody. Zero is none;
+    /// [`Stats`](crate::Stats) counts all.
+    pub fn slow_events(mut self, a_second: u32) -> Self {
+        self.slow_events = a_second;
+        self
+    }
+
+    /// How long one read may keep its snapshot before an alert names it as the one that keeps the write-ahead log from
+    /// being emptied. The default is 60 s.
     pub fn max_reader_age(mut self, age: Duration) -> Self {
         self.max_reader_age = age;
         self
@@ -330,6 +352,47 @@ impl Options {
     /// [`Error::Interrupted`]. The default is `false`: a long report is better than half a report.
     pub fn interrupt_old_readers(mut self, interrupt: bool) -> Self {
         self.interrupt_old_readers = interrupt;
+        self
+    }
+
+    /// Call sites that [`Stats::sites`](crate::Stats::sites) counts, of reads and of writes; what comes after them is
+    /// counted as `other`. The default is 256, more than most services have. Each takes up to 4 KiB for each connection.
+    /// Zero counts none, for the 2 % of a read of one row that it costs. At most 10,000.
+    pub fn call_sites(mut self, sites: usize) -> Self {
+        self.call_sites = sites;
+        self
+    }
+
+    /// Statements that [`Stats::statements`](crate::Stats::statements) counts; what comes after them is counted as
+    /// `other`. The default is 0, none: it costs some percent of a read of one row, and it keeps their text, with what
+    /// is written into it. Each takes up to 4 KiB for each connection. At most 10,000.
+    pub fn statements(mut self, statements: usize) -> Self {
+        self.statements = statements;
+        self
+    }
+
+    /// How often the store looks whether something is wrong, to say so in an event and in
+    /// [`Stats::alerts`](crate::Stats::alerts). The default is 1 s; one look takes some 50 us, on a thread that all
+    /// stores of the process share. Zero turns it off; otherwise from 1 ms to a day.
+    pub fn watch(mut self, every: Duration) -> Self {
+        self.watch = every;
+        self
+    }
+
+    /// Whether the writer uses idle moments to give free pages back to the file system, once more than a tenth of all
+    /// pages and more than 1000 are free: at most 1000 pages at a time, in a transaction of its own. Only for files with
+    /// [`AutoVacuum::Incremental`]. The default is `true`.
+    pub fn maintenance(mut self, maintenance: bool) -> Self {
+        self.maintenance = maintenance;
+        self
+    }
+
+    /// How often the writer runs `PRAGMA optimize`, which gathers the statistics that queries are planned by where they
+    /// have become too old. The default is 24 h, as SQLite's manual advises for long-lived connections
+    /// (<https://sqlite.org/pragma.html#pragma_optimize>): at the first idle moment after that, or an hour later between
+    /// two writes. It is run as a store closes, too. At least 1 ms.
+    pub fn optimize_every(mut self, interval: Duration) -> Self {
+        self.optimize_every = interval;
         self
     }
 
@@ -471,6 +534,8 @@ impl Options {
         within("queue", self.queue as u64, 1, 1_000_000)?;
         within("group_jobs", self.group_jobs as u64, 1, 1_000_000)?;
         within("statement_cache", self.statement_cache as u64, 16, 10_000)?;
+        within("call_sites", self.call_sites as u64, 0, 10_000)?;
+        within("statements", self.statements as u64, 0, 10_000)?;
         within("checkpoint_pages", self.checkpoint_pages.into(), 1, i32::MAX as u64)?;
         within("page_size", self.page_size, 512, 65_536)?;
         if !self.page_size.is_power_of_two() {
@@ -500,6 +565,12 @@ impl Options {
             ("group_time", self.group_time, Duration::ZERO, Duration::from_secs(60)),
             ("spin", self.spin, Duration::ZERO, Duration::from_millis(1)),
             (
+                "optimize_every",
+                self.optimize_every,
+                Duration::from_millis(1),
+                Duration::MAX,
+            ),
+            (
                 "migration_timeout",
                 self.migration_timeout,
                 Duration::from_millis(1),
@@ -515,6 +586,16 @@ impl Options {
             if value < least || value > most {
                 return wrong(name, format!("{value:?} is out of range: from {least:?} to {most:?}"));
             }
+        }
+        let (shortest, day) = (Duration::from_millis(1), Duration::from_secs(24 * 60 * 60));
+        if !self.watch.is_zero() && !(shortest..=day).contains(&self.watch) {
+            return wrong(
+                "watch",
+                format!(
+                    "{:?} is out of range: zero, or from {shortest:?} to {day:?}",
+                    self.watch
+                ),
+            );
         }
         if let Some(migrations) = &self.migrations {
             migrations.validate()?;
@@ -539,8 +620,14 @@ impl fmt::Debug for Options {
             .field("spin", &self.spin)
             .field("slow_write", &self.slow_write)
             .field("slow_read", &self.slow_read)
+            .field("slow_events", &self.slow_events)
             .field("max_reader_age", &self.max_reader_age)
             .field("interrupt_old_readers", &self.interrupt_old_readers)
+            .field("call_sites", &self.call_sites)
+            .field("statements", &self.statements)
+            .field("watch", &self.watch)
+            .field("maintenance", &self.maintenance)
+            .field("optimize_every", &self.optimize_every)
             .field("page_size", &self.page_size)
             .field("auto_vacuum", &self.auto_vacuum)
             .field("cache_size", &self.cache_size)

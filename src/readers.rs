@@ -18,6 +18,7 @@ mod census;
 mod idle;
 mod threads;
 
+use std::cell::RefCell;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -34,8 +35,10 @@ use scheduled_thread_pool::ScheduledThreadPool;
 use self::census::{Census, Entry};
 use self::idle::Idle;
 use crate::admission::{Admission, Kind};
+use crate::cache::{CacheShare, CacheTotals};
 use crate::clock::Tick;
 use crate::connection::{Fenced, close, open_reader, reader_source};
+use crate::costs::{SitePage, Sites, StatementPage, Statements};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::fence::Fence;
@@ -43,10 +46,11 @@ use crate::file::DatabaseFile;
 use crate::handoff::Handoff;
 use crate::job::caller_has_gone;
 use crate::options::Options;
+use crate::ration::Ration;
 use crate::site::CallSite;
 use crate::stats::{Activity, ReaderStats};
 use crate::status;
-use crate::transaction::{AgeLimit, ReadTx, run_own, sql};
+use crate::transaction::{AgeLimit, ReadTx, SlowStatement, run_own, sql};
 
 /// How often a read that waits for a connection looks whether the store has been closed.
 const LOOK_UP: Duration = Duration::from_millis(50);
@@ -82,6 +86,11 @@ pub(crate) struct Readers {
     /// Reads that found no connection at once, and those of them that got none in time.
     waits: AtomicU64,
     timeouts: AtomicU64,
+    /// Reads that were slow, and how many of them may be told of.
+    slow_reads: AtomicU64,
+    slow_events: Mutex<Ration>,
+    /// What reads cost, by their call site.
+    sites: Arc<Sites>,
     slow: Duration,
     age: Option<Duration>,
     /// How often [`forget_statements`](Self::forget_statements) was called.
@@ -91,9 +100,18 @@ pub(crate) struct Readers {
 impl Readers {
     /// Opens one reader by hand, so that what is wrong with it is seen as it is: r2d2 makes a string of it, after
     /// the whole time-out. Then makes the pool, whose connections open as they are needed.
-    pub(crate) fn open(file: &DatabaseFile, options: &Options) -> Result<Self> {
+    pub(crate) fn open(
+        file: &DatabaseFile,
+        options: &Options,
+        statements: &Arc<Statements>,
+        cache: &Arc<CacheTotals>,
+    ) -> Result<Self> {
         let census = Arc::new(Census::default());
+        let sites = Arc::new(Sites::new(options.call_sites));
         let manager = Manager {
+            sites: Arc::clone(&sites),
+            statements: Arc::clone(statements),
+            cache: Arc::clone(cache),
             source: reader_source(&file.path),
             path: file.path.clone(),
             options: options.clone(),
@@ -130,6 +148,9 @@ impl Readers {
             size: options.readers,
             waits: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
+            slow_reads: AtomicU64::new(0),
+            slow_events: Mutex::new(Ration::new(options.slow_events)),
+            sites,
             slow: options.slow_read,
             age: options.interrupt_old_readers.then_some(options.max_reader_age),
             schema: AtomicU64::new(0),
@@ -308,10 +329,20 @@ impl Readers {
         self.census.held_by_this_thread() > 0
     }
 
+    /// The oldest read that goes on.
+    pub(crate) fn oldest_read(&self) -> Option<Activity> {
+        self.census.reading().0
+    }
+
     /// The oldest read that goes on, and its age.
     pub(crate) fn oldest(&self) -> Option<String> {
-        let (oldest, _) = self.census.reading();
-        oldest.map(|Activity { site, age }| format!("{site}, for {age:.1?}"))
+        self.oldest_read()
+            .map(|Activity { site, age }| format!("{site}, for {age:.1?}"))
+    }
+
+    /// What reads cost, by their call site.
+    pub(crate) fn sites(&self) -> &Sites {
+        &self.sites
     }
 
     pub(crate) fn stats(&self) -> ReaderStats {
@@ -322,15 +353,11 @@ impl Readers {
             in_use,
             waits: self.waits.load(Ordering::Relaxed),
             timeouts: self.timeouts.load(Ordering::Relaxed),
+            slow: self.slow_reads.load(Ordering::Relaxed),
             queued: self.queue.length(),
             deepest_queue: self.queue.deepest(),
             oldest,
         }
-    }
-
-    /// Names in the log each read that is older than `age`, once.
-    pub(crate) fn name_older_than(&self, age: Duration) {
-        self.census.name_older_than(age, &self.path);
     }
 
     /// No task's reads any more: their threads end.
@@ -416,6 +443,9 @@ struct Manager {
     path: PathBuf,
     options: Options,
     census: Arc<Census>,
+    sites: Arc<Sites>,
+    statements: Arc<Statements>,
+    cache: Arc<CacheTotals>,
 }
 
 impl ManageConnection for Manager {
@@ -457,6 +487,9 @@ impl Manager {
             busy_timeout: self.options.busy_timeout,
             clean: true,
             schema: 0,
+            sites: SitePage::new(&self.sites),
+            statements: StatementPage::if_on(&self.statements).map(RefCell::new),
+            cache: CacheShare::new(&self.cache),
             entry,
         })
     }
@@ -473,6 +506,10 @@ pub(crate) struct Reader {
     clean: bool,
     /// Which schema its statements were prepared for.
     schema: u64,
+    sites: SitePage,
+    /// There if statements are counted.
+    statements: Option<RefCell<StatementPage>>,
+    cache: CacheShare,
     /// The last field, so that the connection has been closed when it leaves the census.
     entry: Entry,
 }
@@ -503,7 +540,9 @@ pub(crate) struct Snapshot<'r> {
     readers: &'r Readers,
     reader: &'r mut Reader,
     /// When the closure that reads now began.
-    started: Tick,
+    started: Instant,
+    /// Where its call site is counted.
+    site: Option<usize>,
     /// Whether a closure has had the connection itself in its hands, and it has not been tidied since.
     bare: bool,
 }
@@ -514,7 +553,8 @@ impl<'r> Snapshot<'r> {
         let mut snapshot = Self {
             readers,
             reader,
-            started: Tick::now(),
+            started: Instant::now(),
+            site: None,
             bare: false,
         };
         snapshot.enter(site);
@@ -524,7 +564,8 @@ impl<'r> Snapshot<'r> {
 
     /// A closure of that site is about to read.
     fn enter(&mut self, site: CallSite) {
-        self.started = Tick::now();
+        self.started = Instant::now();
+        self.site = self.reader.sites.find(&site);
         self.reader.fence.reset();
         self.reader.entry.activity.begin(self.started, site);
     }
@@ -533,32 +574,56 @@ impl<'r> Snapshot<'r> {
         let readers = self.readers;
         // Unless the closure ends, and has left it alone.
         self.bare = true;
-        let (result, slowest, bare) = {
+        let (result, slowest, bare, rows) = {
             let tx = self.tx();
-            (tx.judge_read(f(&tx)), tx.slowest(), tx.was_bare())
+            (tx.judge_read(f(&tx)), tx.slowest(), tx.was_bare(), tx.rows())
         };
         self.bare = bare;
-        let lasted = self.started.elapsed();
+        let ended = Instant::now();
+        let lasted = ended - self.started;
+        if let Some(site) = self.site {
+            let costs = &self.reader.sites[site];
+            costs.ran(lasted, rows);
+            if result.is_err() {
+                costs.failed();
+            }
+        }
+        if let Some(conn) = &self.reader.conn {
+            self.reader.cache.tell(conn, ended);
+        }
         if lasted >= readers.slow {
-            let plan = slowest.as_ref().and_then(|s| s.plan.as_ref());
-            let error = result.as_ref().err().map(Error::kind);
-            event!(
-                warn,
-                "larder::read",
-                readers.path,
-                {
-                    "db.query.text" = slowest.as_ref().and_then(|s| s.text.as_deref()),
-                    "error.type" = error,
-                    site = self.site(),
-                    duration_ms = lasted.as_millis() as u64,
-                    slowest_statement_ms = slowest.as_ref().map(|s| s.took.as_millis() as u64),
-                    plan = plan.map(|plan| plan.steps.as_str()),
-                    full_scans = plan.map(|plan| plan.scans),
-                },
-                "slow read"
-            );
+            self.report_slow(lasted, rows, slowest.as_ref(), result.as_ref().err().map(Error::kind));
         }
         result
+    }
+
+    fn report_slow(&self, lasted: Duration, rows: u64, slowest: Option<&SlowStatement>, error: Option<&'static str>) {
+        let readers = self.readers;
+        readers.slow_reads.fetch_add(1, Ordering::Relaxed);
+        let may = readers
+            .slow_events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(Instant::now());
+        let Some(left_out) = may else { return };
+        let plan = slowest.and_then(|s| s.plan.as_ref());
+        event!(
+            warn,
+            "larder::read",
+            readers.path,
+            {
+                "db.query.text" = slowest.and_then(|s| s.text.as_deref()),
+                "db.response.returned_rows" = rows,
+                "error.type" = error,
+                site = self.site(),
+                duration_ms = lasted.as_millis() as u64,
+                slowest_statement_ms = slowest.map(|s| s.took.as_millis() as u64),
+                plan = plan.map(|plan| plan.steps.as_str()),
+                full_scans = plan.map(|plan| plan.scans),
+                left_out,
+            },
+            "slow read"
+        );
     }
 
     /// SQLite finds out that the schema has changed when it runs a statement, not when it prepares one: the first to be
@@ -599,12 +664,19 @@ impl<'r> Snapshot<'r> {
     fn tx(&mut self) -> ReadTx<'_> {
         let age = self.readers.age.map(|limit| AgeLimit {
             limit,
-            until: self.started.plus(limit),
+            until: Tick::now().plus(limit),
         });
         if let Some(age) = age {
             self.reader.expiry.set(age.until);
         }
-        ReadTx::new(self.conn(), &self.reader.fence, self.readers.slow, age)
+        let reader = &*self.reader;
+        ReadTx::new(
+            self.conn(),
+            &reader.fence,
+            self.readers.slow,
+            age,
+            reader.statements.as_ref(),
+        )
     }
 
     fn site(&self) -> String {

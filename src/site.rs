@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::panic::Location;
+use std::ptr;
 
 #[derive(Clone, Debug)]
 pub(crate) enum CallSite {
@@ -13,6 +15,28 @@ pub(crate) enum CallSite {
 impl CallSite {
     pub(crate) fn new(label: Option<Cow<'static, str>>, line: &'static Location<'static>) -> Self {
         label.map_or(CallSite::Line(line), CallSite::Label)
+    }
+}
+
+/// A line by its address, which is cheap; the compiler may give one line several.
+impl PartialEq for CallSite {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (CallSite::Line(a), CallSite::Line(b)) => ptr::eq(*a, *b),
+            (CallSite::Label(a), CallSite::Label(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for CallSite {}
+
+impl Hash for CallSite {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            CallSite::Line(line) => ptr::from_ref(*line).hash(state),
+            CallSite::Label(label) => label.hash(state),
+        }
     }
 }
 

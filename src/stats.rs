@@ -1,16 +1,16 @@
-//! Numbers to look at: what the writer thread counts, and what others know. Anybody reads.
+//! Numbers to look at: what [`Store::stats`](crate::Store::stats) gives. Who counts them is in `counters.rs`,
+//! `ledger.rs` and `watch.rs`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::latency::{Latencies, Latency};
+use crate::alert::Alert;
+use crate::latency::{Distribution, Latency};
 
 /// What a store has done since it was opened, as of about one moment. See [`Store::stats`](crate::Store::stats).
 ///
 /// With the feature `serde` it can be serialised, with times as seconds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Stats {
@@ -23,20 +23,24 @@ pub struct Stats {
     pub failed_by: BTreeMap<&'static str, u64>,
     /// Transactions that carried the committed writes.
     pub groups: u64,
-    /// Most writes that one transaction has carried.
-    pub largest_group: u64,
+    /// How many writes a transaction has carried.
+    pub group_size: Distribution,
     /// Writes that are queued for the writer now, or in line for the queue.
     pub queued: usize,
     /// The most that there were.
     pub deepest_queue: usize,
     /// How long writes waited to be started.
     pub queue_wait: Latency,
+    /// Writes that waited for longer than 100 ms to be started.
+    pub long_waits: u64,
     /// How long `BEGIN IMMEDIATE` took, where it succeeded: with other processes' locks.
     pub begin: Latency,
     /// How long the closures of writes took, well or badly ended.
     pub body: Latency,
     /// How long `COMMIT` took, well or badly ended.
     pub commit: Latency,
+    /// Writes that were slow: see [`Options::slow_write`](crate::Options::slow_write).
+    pub slow_writes: u64,
     /// The write whose closure runs now.
     pub writing: Option<Activity>,
     /// Bytes of the write-ahead log in use. It starts anew at the first commit after all of it was moved to the
@@ -48,6 +52,8 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Checkpoints that could not, mostly since a reader was in the way.
     pub unfinished_checkpoints: u64,
+    /// Those of them since one has moved all of the log.
+    pub unfinished_in_a_row: u64,
     /// The last checkpoint that was tried.
     pub last_checkpoint: Option<Checkpoint>,
     /// How long ago a checkpoint has moved all of the log.
@@ -56,8 +62,25 @@ pub struct Stats {
     /// The database file, as it was at the last checkpoint that was tried: there is one a second after the last write at
     /// the latest, unless the store is poisoned.
     pub database: DatabaseStats,
+    /// How often it was seen that another process had written to the database. Looked for where the size is.
+    pub foreign_commits: u64,
     /// The readers.
     pub readers: ReaderStats,
+    /// The page caches of all connections.
+    pub cache: CacheStats,
+    /// The version of SQLite that is linked.
+    pub sqlite_version: &'static str,
+    /// The settings that are in effect on the writing connection, as SQLite tells them: read when the store opens, and
+    /// again some 10 s after they were last.
+    pub pragmas: BTreeMap<&'static str, String>,
+    /// What each call site costs, the most expensive first: reads and writes apart, at most
+    /// [`Options::call_sites`](crate::Options::call_sites) of each. The rest is under `other`.
+    pub sites: Vec<SiteStats>,
+    /// What each statement costs, the most expensive first: at most
+    /// [`Options::statements`](crate::Options::statements), which is none unless it is set. The rest is under `other`.
+    pub statements: Vec<StatementStats>,
+    /// What is wrong now, the oldest first.
+    pub alerts: Vec<Alert>,
 }
 
 /// One attempt to move the write-ahead log into the database file. See [`Stats::last_checkpoint`].
@@ -114,6 +137,8 @@ pub struct ReaderStats {
     pub waits: u64,
     /// Those that got none in time.
     pub timeouts: u64,
+    /// Reads that were slow: see [`Options::slow_read`](crate::Options::slow_read).
+    pub slow: u64,
     /// Reads that tasks wait for now, not yet started.
     pub queued: usize,
     /// The most that there were.
@@ -129,135 +154,102 @@ pub struct ReaderStats {
 pub struct Activity {
     /// Its label, or the `file:line` that asked for it.
     pub site: String,
-    /// How long it has run. In steps of some 4 ms.
+    /// How long it has run.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
     pub age: Duration,
 }
 
-/// Written by the writer thread only, so a load and a store make an addition.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) writes: Counter,
-    pub(crate) failed_writes: Counter,
-    failed_by: Mutex<BTreeMap<&'static str, u64>>,
-    pub(crate) groups: Counter,
-    pub(crate) largest_group: Counter,
-    pub(crate) queue_wait: Latencies,
-    pub(crate) begin: Latencies,
-    pub(crate) body: Latencies,
-    pub(crate) commit: Latencies,
-    pub(crate) wal_bytes: Counter,
-    pub(crate) largest_wal_bytes: Counter,
-    pub(crate) checkpoints: Counter,
-    pub(crate) unfinished_checkpoints: Counter,
-    /// Jobs finished since the store was told to close.
-    pub(crate) finished_closing: Counter,
-    file: Mutex<FileCounters>,
+/// What page caches do. See [`Stats::cache`].
+///
+/// Each connection is asked at most once a second, when a closure of its has ended. What is read through the memory map
+/// ([`Options::mmap_size`](crate::Options::mmap_size)) does not go through a cache, and is not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct CacheStats {
+    /// Pages that were found in a cache.
+    pub hits: u64,
+    /// Pages that had to be read from the file.
+    pub misses: u64,
+    /// Pages that were written, to the write-ahead log mostly.
+    pub written: u64,
+    /// Pages that had to be written in the middle of a transaction, since the cache was full.
+    pub spills: u64,
+    /// Bytes that the caches, the schemas and the prepared statements of all open connections take now.
+    pub memory: u64,
 }
 
-/// Written at checkpoints alone.
-#[derive(Debug, Default)]
-struct FileCounters {
-    last: Option<(Instant, Checkpoint)>,
-    finished: Option<Instant>,
-    pages_at_open: Option<u64>,
-    database: DatabaseStats,
+/// Whether a call site reads or writes. See [`SiteStats::operation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+pub enum Operation {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn add(&self, n: u64) {
-        self.0.store(self.get() + n, Relaxed);
-    }
-
-    pub(crate) fn set(&self, n: u64) {
-        self.0.store(n, Relaxed);
-    }
-
-    pub(crate) fn raise_to(&self, n: u64) {
-        if n > self.get() {
-            self.set(n);
-        }
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
+/// What one call site costs. See [`Stats::sites`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct SiteStats {
+    /// Its label, or the `file:line` that asks.
+    pub site: String,
+    /// Whether it reads or writes.
+    pub operation: Operation,
+    /// How often its closure ran.
+    pub calls: u64,
+    /// How often that failed, or was rolled back with others.
+    pub errors: u64,
+    /// How long its closure took, all in all. The time of a write's commit, which it shares with others, is not in it.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
+    pub total: Duration,
+    /// How long its closure took. Percentiles are at most 13 % too high.
+    pub time: Latency,
+    /// Rows that its committed writes have inserted, updated or deleted, with those of triggers and foreign key actions.
+    pub rows_changed: u64,
+    /// Rows that it got from queries, by the methods of [`ReadTx`](crate::ReadTx).
+    pub rows_read: u64,
 }
 
-impl Counters {
-    /// A write failed with that.
-    pub(crate) fn failed(&self, kind: &'static str) {
-        self.failed_writes.add(1);
-        *self.lock_failed_by().entry(kind).or_default() += 1;
-    }
+/// What one statement costs. See [`Stats::statements`].
+///
+/// Counted are those run by the methods of [`ReadTx`](crate::ReadTx) and [`WriteTx`](crate::WriteTx), but for
+/// `execute_batch`; not those run by rusqlite's own methods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct StatementStats {
+    /// Its text as prepared, with parameters as they stand in it. (What is written into the text as a literal stands
+    /// there, too.)
+    pub text: String,
+    /// How often it ran.
+    pub calls: u64,
+    /// How often that failed.
+    pub errors: u64,
+    /// How long it took, all in all, from its first step to its last, with what the closure did of each row.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
+    pub total: Duration,
+    /// How long it took. Percentiles are at most 13 % too high.
+    pub time: Latency,
+    /// Rows that it gave.
+    pub rows: u64,
+    /// Steps of full scans of a table: "large numbers for this counter may indicate opportunities for performance
+    /// improvement through careful use of indices", <https://sqlite.org/c3ref/c_stmtstatus_counter.html>.
+    pub full_scan_steps: u64,
+    /// Sorts. Each may be saved by an index.
+    pub sorts: u64,
+    /// Rows inserted into indexes that SQLite made for the one run of a statement, since there was none that it could
+    /// use.
+    pub automatic_index_rows: u64,
+}
 
-    /// A checkpoint was tried, and came to that.
-    pub(crate) fn checkpoint(&self, log_pages: u64, moved_pages: u64, busy: bool, finished: bool) {
-        let now = Instant::now();
-        let checkpoint = Checkpoint {
-            log_pages,
-            moved_pages,
-            busy,
-            ago: Duration::ZERO,
-        };
-        let mut file = self.lock_file();
-        file.last = Some((now, checkpoint));
-        if finished {
-            file.finished = Some(now);
-        }
-    }
-
-    /// The size of the database file, the first time as the store opens.
-    pub(crate) fn database(&self, page_size: u64, pages: u64, free_pages: u64) {
-        let mut file = self.lock_file();
-        let at_open = *file.pages_at_open.get_or_insert(pages);
-        file.database = DatabaseStats {
-            page_size,
-            pages,
-            free_pages,
-            grown_pages: pages.cast_signed() - at_open.cast_signed(),
-        };
-    }
-
-    fn lock_file(&self) -> MutexGuard<'_, FileCounters> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_failed_by(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
-        self.failed_by.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// All but what others know.
-    pub(crate) fn snapshot(&self) -> Stats {
-        let file = self.lock_file();
-        let last_checkpoint = file.last.map(|(at, checkpoint)| Checkpoint {
-            ago: at.elapsed(),
-            ..checkpoint
-        });
-        let last_finished_checkpoint = file.finished.map(|at| at.elapsed());
-        let database = file.database;
-        drop(file);
-        Stats {
-            last_checkpoint,
-            last_finished_checkpoint,
-            database,
-            writes: self.writes.get(),
-            failed_writes: self.failed_writes.get(),
-            failed_by: self.lock_failed_by().clone(),
-            groups: self.groups.get(),
-            largest_group: self.largest_group.get(),
-            queue_wait: self.queue_wait.latency(),
-            begin: self.begin.latency(),
-            body: self.body.latency(),
-            commit: self.commit.latency(),
-            wal_bytes: self.wal_bytes.get(),
-            largest_wal_bytes: self.largest_wal_bytes.get(),
-            checkpoints: self.checkpoints.get(),
-            unfinished_checkpoints: self.unfinished_checkpoints.get(),
-            ..Stats::default()
-        }
+impl StatementStats {
+    /// How long it took on average.
+    pub fn mean(&self) -> Duration {
+        let calls = u32::try_from(self.calls).unwrap_or(u32::MAX);
+        self.total.checked_div(calls).unwrap_or_default()
     }
 }

@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 use tracing::Span;
 
 use crate::admission::{Admission, Kind};
+use crate::advice::{self, Finding, Known};
 use crate::clock::later;
 use crate::closing::CloseReport;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
+use crate::costs;
 use crate::error::{Error, Result};
 use crate::event::event;
-use crate::file::{DatabaseFile, FileId, TempFolder};
+use crate::file::{self, DatabaseFile, FileId, TempFolder};
 use crate::handoff::Handoff;
 use crate::job::{Alone, InTransaction, Job, Terms, Work};
 use crate::migrate::{self, DryRun, MigrationReport, MigrationStatus, Migrations};
@@ -30,7 +32,11 @@ use crate::site::CallSite;
 use crate::stats::Stats;
 use crate::timer;
 use crate::transaction::{ReadTx, WriteTx};
+use crate::watch::Watch;
 use crate::writer::{Belongings, Shared, Writer};
+
+/// How long advice waits for a reader.
+const ADVICE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What `close` waits beyond its deadline for the writer to say how far it came.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -68,6 +74,7 @@ struct Inner {
     options: Options,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
+    watch: Watch,
     /// Shared with the writer thread: the folder goes with whichever lets go of it last.
     _folder: Option<Arc<TempFolder>>,
 }
@@ -112,10 +119,11 @@ impl Store {
         let claim = Claim::take(file.id, id, path, options.busy_timeout)?;
         let writer = open_writer(&file, &options)?;
         let page_size = read_back(&writer.conn, "page_size")?;
-        let readers = Arc::new(Readers::open(&file, &options)?);
         let handoff = Handoff::new(options.spin);
         let admission = Admission::new(Kind::Writes, options.queue, 1, handoff);
-        let shared = Arc::new(Shared::new(file.path, Arc::new(admission)));
+        let shared = Shared::new(file.path.clone(), &options, Arc::new(admission));
+        let readers = Arc::new(Readers::open(&file, &options, &shared.statements, &shared.cache)?);
+        let shared = Arc::new(shared);
         let belongings = Belongings {
             claim,
             folder: folder.clone(),
@@ -131,6 +139,7 @@ impl Store {
         let inner = Inner {
             id,
             file: file.id,
+            watch: Watch::start(&shared, &readers, &options),
             options,
             shared,
             readers,
@@ -366,8 +375,37 @@ impl Store {
             deepest_queue: shared.admission.deepest(),
             writing: shared.writing.activity(),
             readers: self.inner.readers.stats(),
+            cache: shared.cache.stats(),
+            sites: costs::sites(&shared.sites, self.inner.readers.sites()),
+            statements: costs::statements(&shared.statements),
+            alerts: self.inner.watch.alerts(),
             ..shared.counters.snapshot()
         }
+    }
+
+    /// What is wrong with the store, or will be, and what to do about it, the worst first: what it does now, what its
+    /// schema lacks, and whether it is time to look at a database server. Looks at the schema in a read of its own, and
+    /// at no table's rows.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// store.write(|tx| tx.execute_batch("CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(a REFERENCES a)"))?;
+    /// for finding in store.advice() {
+    ///     println!("{finding}");
+    /// }
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn advice(&self) -> Vec<Finding> {
+        let options = ReadOptions::new().label("larder: advice").timeout(ADVICE_PATIENCE);
+        let shared = &self.inner.shared;
+        advice::of(Known {
+            schema: self.read_with(options, advice::of_schema),
+            stats: &self.stats(),
+            lately: self.inner.watch.lately(),
+            changed: shared.counters.changed_pragmas(),
+            poisoned: shared.poison(),
+            filesystem: file::unsafe_filesystem(&shared.path),
+        })
     }
 
     /// [`Error::Poisoned`] if the disk has failed the store, so that it takes no more writes: for a health check, since

@@ -2,17 +2,32 @@
 
 use std::cell::Cell;
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use scheduled_thread_pool::ScheduledThreadPool;
+use scheduled_thread_pool::{JobHandle, ScheduledThreadPool};
 
 thread_local! {
     static IS_CLOCK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the calling thread is that of the clock, which must not wait for anything.
+/// Whether the calling thread is one of the clock's, which must not wait for a store.
 pub(crate) fn is_here() -> bool {
     IS_CLOCK.get()
+}
+
+/// Does it again and again, on a thread apart from that of the alarms: it may take long.
+pub(crate) fn every(interval: Duration, mut f: impl FnMut() + Send + 'static) -> JobHandle {
+    static WATCH: OnceLock<ScheduledThreadPool> = OnceLock::new();
+    let watch = WATCH.get_or_init(|| {
+        ScheduledThreadPool::builder()
+            .num_threads(1)
+            .thread_name_pattern("larder-watch")
+            .build()
+    });
+    watch.execute_with_fixed_delay(interval, interval, move || {
+        IS_CLOCK.set(true);
+        f();
+    })
 }
 
 pub(crate) fn at(deadline: Instant, f: impl FnOnce() + Send + 'static) {

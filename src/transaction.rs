@@ -6,12 +6,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, ffi};
 
 use crate::clock::Tick;
-use crate::error::{Error, Result};
+use crate::costs::StatementPage;
+use crate::error::{Error, Result, primary_code};
 use crate::fence::Fence;
 use crate::job::caller_has_gone;
 
@@ -44,6 +45,12 @@ pub struct ReadTx<'a> {
     /// Whether the closure has had the connection itself in its hands.
     bare: Cell<bool>,
     slowest: RefCell<Option<SlowStatement>>,
+    /// Rows that queries gave.
+    rows: Cell<u64>,
+    /// Whether a statement has found no room on the disk.
+    full: Cell<bool>,
+    /// Where statements are counted, if they are.
+    statements: Option<&'a RefCell<StatementPage>>,
 }
 
 /// When this read becomes too old for another statement.
@@ -73,7 +80,13 @@ pub(crate) struct Plan {
 }
 
 impl<'a> ReadTx<'a> {
-    pub(crate) fn new(conn: &'a Connection, fence: &'a Fence, slow: Duration, age: Option<AgeLimit>) -> Self {
+    pub(crate) fn new(
+        conn: &'a Connection,
+        fence: &'a Fence,
+        slow: Duration,
+        age: Option<AgeLimit>,
+        statements: Option<&'a RefCell<StatementPage>>,
+    ) -> Self {
         Self {
             conn,
             fence,
@@ -81,6 +94,9 @@ impl<'a> ReadTx<'a> {
             slow,
             bare: Cell::new(false),
             slowest: RefCell::new(None),
+            rows: Cell::new(0),
+            full: Cell::new(false),
+            statements,
         }
     }
 
@@ -102,7 +118,12 @@ impl<'a> ReadTx<'a> {
         P: Params,
         F: FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     {
-        self.with_statement(sql, |statement| statement.query_row(params, f))
+        self.with_statement(sql, |statement| {
+            statement.query_row(params, |row| {
+                self.count_row();
+                f(row)
+            })
+        })
     }
 
     /// As [`query_row`](Self::query_row), with `None` if there is no row.
@@ -115,7 +136,13 @@ impl<'a> ReadTx<'a> {
         P: Params,
         F: FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     {
-        self.with_statement(sql, |statement| statement.query_row(params, f).optional())
+        self.with_statement(sql, |statement| {
+            let row = statement.query_row(params, |row| {
+                self.count_row();
+                f(row)
+            });
+            row.optional()
+        })
     }
 
     /// Maps every row, and collects what comes of it.
@@ -132,12 +159,18 @@ impl<'a> ReadTx<'a> {
     /// assert_eq!(names, ["ant", "bee"]);
     /// # Ok::<_, larder::Error>(())
     /// ```
-    pub fn query_map<T, P, F>(&self, sql: &str, params: P, f: F) -> Result<Vec<T>>
+    pub fn query_map<T, P, F>(&self, sql: &str, params: P, mut f: F) -> Result<Vec<T>>
     where
         P: Params,
         F: FnMut(&Row<'_>) -> rusqlite::Result<T>,
     {
-        self.with_statement(sql, |statement| statement.query_map(params, f)?.collect())
+        self.with_statement(sql, |statement| {
+            let rows = statement.query_map(params, |row| {
+                self.count_row();
+                f(row)
+            })?;
+            rows.collect()
+        })
     }
 
     /// Calls `f` with every row, and keeps none.
@@ -153,6 +186,7 @@ impl<'a> ReadTx<'a> {
         self.with_statement(sql, |statement| {
             let mut rows = statement.query(params)?;
             while let Some(row) = rows.next()? {
+                self.count_row();
                 f(row)?;
             }
             Ok(())
@@ -186,8 +220,16 @@ impl<'a> ReadTx<'a> {
         if self.conn.is_autocommit() {
             return Err(ended());
         }
+        let counted = self.statements.map(|page| (page, Instant::now(), self.rows.get()));
         let result = self.conn.prepare_cached(sql).and_then(|mut statement| {
             let result = f(&mut statement);
+            if let Some((page, began, rows)) = counted {
+                let (time, rows) = (began.elapsed(), self.rows.get() - rows);
+                let mut page = page.borrow_mut();
+                if let Some(place) = page.find(sql) {
+                    page[place].ran(&statement, time, rows, result.is_err());
+                }
+            }
             self.note_time(start, || {
                 let text = (statement.parameter_count() > 0).then(|| sql.to_owned());
                 (text, self.plan(sql))
@@ -195,6 +237,20 @@ impl<'a> ReadTx<'a> {
             result
         });
         result.map_err(|error| self.explain(error))
+    }
+
+    fn count_row(&self) {
+        self.rows.set(self.rows.get() + 1);
+    }
+
+    /// Whether a statement of its has found no room on the disk.
+    pub(crate) fn found_disk_full(&self) -> bool {
+        self.full.get()
+    }
+
+    /// How many rows its queries gave.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows.get()
     }
 
     fn note_time(&self, start: Tick, describe: impl FnOnce() -> (Option<String>, Option<Plan>)) {
@@ -235,12 +291,12 @@ impl<'a> ReadTx<'a> {
     }
 
     fn explain(&self, error: rusqlite::Error) -> Error {
-        match self.age {
-            Some(age) if crate::error::primary_code(&error) == Some(rusqlite::ffi::SQLITE_INTERRUPT) => {
-                too_old(age.limit)
-            }
-            _ => self.fence.explain(error),
+        match (self.age, primary_code(&error)) {
+            (Some(age), Some(ffi::SQLITE_INTERRUPT)) => return too_old(age.limit),
+            (_, Some(ffi::SQLITE_FULL)) => self.full.set(true),
+            _ => {}
         }
+        self.fence.explain(error)
     }
 
     /// For what comes out of the closure: its error may come from a method of rusqlite's own.
@@ -265,14 +321,14 @@ impl ReadTx<'_> {
 
 /// An I/O error, no memory or an interrupt may end the transaction. The next statement would be in another.
 fn ended() -> Error {
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK);
+    let code = ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK);
     let message = "SQLite has ended this transaction after the error of an earlier statement: return that error";
     rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
 }
 
 /// Nobody sees it but the closure.
 fn gone() -> Error {
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT);
+    let code = ffi::Error::new(ffi::SQLITE_INTERRUPT);
     let message = "the task that asked for this read has gone away: return this error";
     rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
 }
@@ -304,9 +360,14 @@ pub struct WriteTx<'a> {
 }
 
 impl<'a> WriteTx<'a> {
-    pub(crate) fn new(conn: &'a Connection, fence: &'a Fence, slow: Duration) -> Self {
+    pub(crate) fn new(
+        conn: &'a Connection,
+        fence: &'a Fence,
+        slow: Duration,
+        statements: Option<&'a RefCell<StatementPage>>,
+    ) -> Self {
         Self {
-            read: ReadTx::new(conn, fence, slow, None),
+            read: ReadTx::new(conn, fence, slow, None, statements),
             undo_failed: RefCell::new(None),
         }
     }

@@ -31,9 +31,11 @@
 //! swallowed the error. Then all before it are told `RolledBack`, and those after it get a new transaction.
 
 mod alone;
+mod chores;
 mod ending;
 mod log;
 
+use std::cell::RefCell;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,13 +46,18 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ffi};
 use tracing::Span;
 
+use self::chores::Chores;
 use self::ending::DeathGuard;
+use self::log::Looked;
 use crate::admission::{Admission, Slept};
 use crate::apart::Apart;
+use crate::cache::{CacheShare, CacheTotals};
 use crate::checkpoint::{Checkpointer, Mode, PATIENCE};
-use crate::clock::{Tick, later};
+use crate::clock::later;
 use crate::closing::Closing;
 use crate::connection::{Fenced, synchronous};
+use crate::costs::{SitePage, Sites, StatementPage, Statements};
+use crate::counters::Counters;
 use crate::doing::Doing;
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
@@ -58,13 +65,13 @@ use crate::fence::Fence;
 use crate::file::TempFolder;
 use crate::job::{Job, Place, Verdict};
 use crate::options::{Durability, Options};
+use crate::ration::Ration;
 use crate::readers::Readers;
 use crate::registry::Claim;
-use crate::stats::Counters;
 use crate::status;
 use crate::transaction::{ENDED, SlowStatement, WriteTx, run_own, sql};
 
-/// How long the writer waits for a write before it uses the pause for a checkpoint.
+/// How long the writer waits for a write before it uses the pause for a checkpoint, and for its chores.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// What the writer thread shares with the callers.
@@ -72,6 +79,12 @@ pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Apart<Counters>,
+    /// What writes cost, by their call site.
+    pub(crate) sites: Arc<Sites>,
+    /// What statements cost, on all connections.
+    pub(crate) statements: Arc<Statements>,
+    /// What the page caches of all connections do.
+    pub(crate) cache: Arc<CacheTotals>,
     /// The write whose closure runs.
     pub(crate) writing: Apart<Doing>,
     pub(crate) closing: Closing,
@@ -79,11 +92,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(path: PathBuf, admission: Arc<Admission>) -> Self {
+    pub(crate) fn new(path: PathBuf, options: &Options, admission: Arc<Admission>) -> Self {
         Self {
             path,
             admission,
             counters: Apart::default(),
+            sites: Arc::new(Sites::new(options.call_sites)),
+            statements: Arc::new(Statements::new(options.statements)),
+            cache: Arc::default(),
             writing: Apart::default(),
             closing: Closing::default(),
             poison: OnceLock::new(),
@@ -116,14 +132,30 @@ pub(crate) struct Writer {
     /// A job that did not fit in the last group.
     carried: Option<Job>,
     /// Jobs of the open transaction that went well, in order. Empty while none is open.
-    group: Vec<Job>,
+    group: Vec<Ran>,
     /// When it last waited for readers with the log over its hard limit.
     tried_when_full: Option<Instant>,
     /// How many jobs the last group had.
     last_group: usize,
     /// What is said of slow jobs, after the replies.
     slow: Vec<SlowWrite>,
+    slow_events: Ration,
+    sites: SitePage,
+    /// There if statements are counted.
+    statements: Option<RefCell<StatementPage>>,
+    cache: CacheShare,
+    looked: Looked,
+    chores: Chores,
     belongings: Belongings,
+}
+
+/// A job whose closure has run.
+struct Ran {
+    job: Job,
+    /// Where its call site is counted.
+    site: Option<usize>,
+    /// Rows that it changed.
+    changed: u64,
 }
 
 /// What became of a transaction whose COMMIT failed.
@@ -144,6 +176,15 @@ pub(crate) fn commit_is_unknown(error: &rusqlite::Error) -> bool {
     )
 }
 
+/// Which of both the caller is told (`job.rs`): mostly its own error says more.
+fn told(error: &Error, own: Option<&'static str>) -> &'static str {
+    match (error, own) {
+        (Error::Interrupted { .. }, Some("panic")) => "panic",
+        (Error::Interrupted { .. }, _) | (_, None) => error.kind(),
+        (_, Some(own)) => own,
+    }
+}
+
 struct SlowWrite {
     /// Its caller's.
     span: Span,
@@ -151,6 +192,7 @@ struct SlowWrite {
     slowest: Option<SlowStatement>,
     ran: Duration,
     waited: Duration,
+    changed: u64,
     error: Option<&'static str>,
 }
 
@@ -167,6 +209,12 @@ impl Writer {
         let checkpointer = Checkpointer::watch(&conn, &fence, &options)?;
         let durability = options.durability;
         let writer = Self {
+            sites: SitePage::new(&shared.sites),
+            statements: StatementPage::if_on(&shared.statements).map(RefCell::new),
+            cache: CacheShare::new(&shared.cache),
+            looked: Looked::default(),
+            chores: Chores::new(),
+            slow_events: Ration::new(options.slow_events),
             shared,
             readers,
             options,
@@ -198,7 +246,7 @@ impl Writer {
         let guard = DeathGuard {
             shared: Arc::clone(&self.shared),
         };
-        self.note_size();
+        self.look_at_file();
         while let Some(job) = self.next() {
             if job.is_alone() {
                 self.run_alone(job);
@@ -207,6 +255,7 @@ impl Writer {
             }
             if let Some(mode) = self.checkpointer.due() {
                 self.checkpoint(mode, PATIENCE);
+                self.do_overdue_chores();
             }
         }
         self.close();
@@ -246,12 +295,14 @@ impl Writer {
         if let Some(job) = admission.handoff().await_job(|| admission.take()) {
             return Some(job);
         }
-        let patience = (!self.checkpointer.is_empty()).then_some(IDLE);
-        match admission.sleep(patience) {
+        match admission.sleep(self.idle_patience()) {
             Slept::Job(job) => Some(job),
             Slept::Closed => None,
             Slept::Long => {
-                self.checkpoint(Mode::Passive, PATIENCE);
+                if !self.checkpointer.is_empty() {
+                    self.checkpoint(Mode::Passive, PATIENCE);
+                }
+                self.do_chores();
                 None
             }
         }
@@ -322,7 +373,7 @@ impl Writer {
             self.fail(job, error);
             return None;
         }
-        self.shared.counters.queue_wait.add(waited);
+        self.shared.counters.waited(waited);
         Some(job)
     }
 
@@ -341,7 +392,7 @@ impl Writer {
         let begun = self.set_durability(wanted).and_then(|()| self.own(sql::BEGIN_WRITE));
         let Err(error) = begun else {
             let after = Instant::now();
-            self.shared.counters.begin.add(after - before);
+            self.shared.counters.begin.add_time(after - before);
             return Some((job, after));
         };
         let busy = primary_code(&error) == Some(ffi::SQLITE_BUSY);
@@ -390,30 +441,49 @@ impl Writer {
         }
         self.fence.reset();
         let limit = self.limit(&job);
-        self.shared.writing.begin(Tick::now(), job.terms().site.clone());
-        let (result, bare, slowest) = {
-            let tx = WriteTx::new(&self.conn, &self.fence, self.options.slow_write);
-            (job.run(Place::Transaction(&tx)), tx.was_bare(), tx.slowest())
-        };
+        let site = self.sites.find(&job.terms().site);
+        self.shared.writing.begin(started, job.terms().site.clone());
+        let before = self.conn.total_changes();
+        let tx = WriteTx::new(
+            &self.conn,
+            &self.fence,
+            self.options.slow_write,
+            self.statements.as_ref(),
+        );
+        let result = job.run(Place::Transaction(&tx));
+        let (bare, slowest, rows_read, full) = (tx.was_bare(), tx.slowest(), tx.rows(), tx.found_disk_full());
         let ended = Instant::now();
         self.shared.writing.end();
-        self.shared.counters.body.add(ended - started);
-        self.note_if_slow(&job, started, ended, result.err(), slowest);
+        let changed = self.conn.total_changes().saturating_sub(before);
+        let ran = Ran { job, site, changed };
+        self.note_run(&ran, ended - started, rows_read, full);
+        self.note_if_slow(&ran, started, ended, result.err(), slowest);
         if bare || limit.is_some() {
             self.tidy();
         }
         let settled = self.settle(result.is_ok());
         match Self::was_hit(limit).or(settled) {
-            Some(error) => self.undo(job, error.kind(), Verdict::Failed(error), nested),
+            Some(error) => self.undo(ran, told(&error, result.err()), Verdict::Failed(error), nested),
             None => match result {
-                Err(kind) => self.undo(job, kind, Verdict::Own, nested),
+                Err(kind) => self.undo(ran, kind, Verdict::Own, nested),
                 Ok(()) => match if nested { self.own(sql::RELEASE) } else { Ok(()) } {
-                    Ok(()) => self.group.push(job),
-                    Err(error) => self.undo(job, "Sqlite", Verdict::Failed(error.into()), nested),
+                    Ok(()) => self.group.push(ran),
+                    Err(error) => self.undo(ran, "Sqlite", Verdict::Failed(error.into()), nested),
                 },
             },
         }
         ended
+    }
+
+    /// Counts a closure that has run.
+    fn note_run(&self, ran: &Ran, time: Duration, rows_read: u64, full: bool) {
+        self.shared.counters.body.add_time(time);
+        if let Some(site) = ran.site {
+            self.sites[site].ran(time, rows_read);
+        }
+        if full {
+            self.shared.counters.disk_was_full(ran.job.terms().site.clone());
+        }
     }
 
     /// Takes away what a closure may have left on the connection through rusqlite's own methods, and no rollback
@@ -460,7 +530,7 @@ impl Writer {
     }
 
     /// Undoes the job, to its savepoint or with the transaction that only it has used, and tells its caller.
-    fn undo(&mut self, job: Job, kind: &'static str, verdict: Verdict, nested: bool) {
+    fn undo(&mut self, ran: Ran, kind: &'static str, verdict: Verdict, nested: bool) {
         // ROLLBACK TO leaves the savepoint open: RELEASE must follow.
         let undone = nested
             && !self.conn.is_autocommit()
@@ -468,7 +538,7 @@ impl Writer {
         if !undone {
             self.roll_back();
         }
-        self.tell(job, kind, verdict);
+        self.tell(ran, kind, verdict);
         if !undone && !self.group.is_empty() {
             self.lose_group(
                 "another write of the same group made SQLite end the whole transaction",
@@ -505,15 +575,13 @@ impl Writer {
             },
             "group rolled back"
         );
-        for job in mem::take(&mut self.group) {
-            self.fail(
-                job,
-                Error::RolledBack {
-                    reason,
-                    own_doing: false,
-                    source: source.map(Arc::clone),
-                },
-            );
+        for ran in mem::take(&mut self.group) {
+            let error = Error::RolledBack {
+                reason,
+                own_doing: false,
+                source: source.map(Arc::clone),
+            };
+            self.tell(ran, error.kind(), Verdict::Failed(error));
         }
     }
 
@@ -524,30 +592,35 @@ impl Writer {
         }
         let before = Instant::now();
         let committed = self.commit_transaction();
-        self.shared.counters.commit.add(before.elapsed());
+        self.shared.counters.commit.add_time(before.elapsed());
         match committed {
             Ok(()) => return true,
             Err(CommitFailure::Unknown(source)) => {
-                for job in mem::take(&mut self.group) {
-                    self.fail(
-                        job,
-                        Error::CommitUnknown {
-                            source: Arc::clone(&source),
-                        },
-                    );
+                for ran in mem::take(&mut self.group) {
+                    let error = Error::CommitUnknown {
+                        source: Arc::clone(&source),
+                    };
+                    self.tell(ran, error.kind(), Verdict::Failed(error));
                 }
             }
-            // It was the one job's own doing, as when a virtual table checks a constraint at the end.
-            Err(CommitFailure::RolledBack(error)) if self.group.len() == 1 => {
-                let job = self.group.remove(0);
-                self.fail(job, error.into());
-            }
-            Err(CommitFailure::RolledBack(error)) => self.lose_group(
-                "COMMIT failed and SQLite rolled the transaction back",
-                Some(&Arc::new(error)),
-            ),
+            Err(CommitFailure::RolledBack(error)) => self.commit_was_rolled_back(error),
         }
         false
+    }
+
+    fn commit_was_rolled_back(&mut self, error: rusqlite::Error) {
+        let first = &self.group[0].job;
+        if primary_code(&error) == Some(ffi::SQLITE_FULL) {
+            self.shared.counters.disk_was_full(first.terms().site.clone());
+        }
+        if self.group.len() > 1 {
+            let reason = "COMMIT failed and SQLite rolled the transaction back";
+            return self.lose_group(reason, Some(&Arc::new(error)));
+        }
+        // It was the one job's own doing, as when a virtual table checks a constraint at the end.
+        let ran = self.group.remove(0);
+        let error = Error::from(error);
+        self.tell(ran, error.kind(), Verdict::Failed(error));
     }
 
     /// COMMIT. If it fails, finds out what that means, and poisons the store if nobody can know.
@@ -571,27 +644,41 @@ impl Writer {
         let jobs = self.group.len() as u64;
         counters.writes.add(jobs);
         counters.groups.add(1);
-        counters.largest_group.raise_to(jobs);
+        counters.group_size.add(jobs);
         counters.wal_bytes.set(self.checkpointer.bytes());
         counters.largest_wal_bytes.raise_to(self.checkpointer.bytes());
         self.count_finished(jobs);
-        for job in self.group.drain(..) {
-            job.finish(Verdict::Own);
+        for ran in self.group.drain(..) {
+            if let Some(site) = ran.site {
+                self.sites[site].committed(ran.changed);
+            }
+            ran.job.finish(Verdict::Own);
         }
-        self.shared.admission.handoff().replied(jobs as usize, began.elapsed());
+        let now = Instant::now();
+        self.shared.admission.handoff().replied(jobs as usize, now - began);
+        self.cache.tell(&self.conn, now);
     }
 
     // ---- one job ----
 
+    /// Tells the caller of a job that was not started.
     fn fail(&mut self, job: Job, error: Error) {
-        self.tell(job, error.kind(), Verdict::Failed(error));
+        let ran = Ran {
+            job,
+            site: None,
+            changed: 0,
+        };
+        self.tell(ran, error.kind(), Verdict::Failed(error));
     }
 
     /// Tells the caller of a job that was not committed, and failed with that.
-    fn tell(&mut self, job: Job, kind: &'static str, verdict: Verdict) {
+    fn tell(&mut self, ran: Ran, kind: &'static str, verdict: Verdict) {
+        if let Some(site) = ran.site {
+            self.sites[site].failed();
+        }
         self.shared.counters.failed(kind);
         self.count_finished(1);
-        job.finish(verdict);
+        ran.job.finish(verdict);
     }
 
     fn count_finished(&mut self, jobs: u64) {
@@ -653,29 +740,35 @@ impl Writer {
 
     fn note_if_slow(
         &mut self,
-        job: &Job,
+        ran: &Ran,
         started: Instant,
         ended: Instant,
         error: Option<&'static str>,
         slowest: Option<SlowStatement>,
     ) {
-        let ran = ended - started;
-        if ran >= self.options.slow_write {
-            let terms = job.terms();
-            let waited = started.saturating_duration_since(terms.asked);
-            self.slow.push(SlowWrite {
-                span: terms.span.clone(),
-                site: terms.site.to_string(),
-                slowest,
-                ran,
-                waited,
-                error,
-            });
+        let lasted = ended - started;
+        if lasted < self.options.slow_write {
+            return;
         }
+        self.shared.counters.slow_writes.add(1);
+        let terms = ran.job.terms();
+        let waited = started.saturating_duration_since(terms.asked);
+        self.slow.push(SlowWrite {
+            span: terms.span.clone(),
+            site: terms.site.to_string(),
+            slowest,
+            ran: lasted,
+            waited,
+            changed: ran.changed,
+            error,
+        });
     }
 
     fn report_slow(&mut self) {
         for slow in self.slow.drain(..) {
+            let Some(left_out) = self.slow_events.take(Instant::now()) else {
+                continue;
+            };
             let _entered = slow.span.entered();
             let slowest = slow.slowest.as_ref();
             let plan = slowest.and_then(|statement| statement.plan.as_ref());
@@ -688,11 +781,13 @@ impl Writer {
                     "error.type" = slow.error,
                     site = slow.site,
                     duration_ms = slow.ran.as_millis() as u64,
+                    rows_changed = slow.changed,
                     queue_wait_ms = slow.waited.as_millis() as u64,
                     slowest_statement_ms = slowest.map(|statement| statement.took.as_millis() as u64),
                     plan = plan.map(|plan| plan.steps.as_str()),
                     full_scans = plan.map(|plan| plan.scans),
                     group = self.last_group,
+                    left_out,
                 },
                 "slow write"
             );

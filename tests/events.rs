@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use larder::rusqlite::Connection;
 use larder::{Error, Options, ReadOptions, Result, Store, WriteOptions, WriteTx};
@@ -27,7 +27,10 @@ fn store_with_row(options: Options) -> Store {
 
 /// Every write and every read is slow.
 fn all_slow() -> Options {
-    grouping().slow_write(Duration::ZERO).slow_read(Duration::ZERO)
+    grouping()
+        .slow_write(Duration::ZERO)
+        .slow_read(Duration::ZERO)
+        .slow_events(1_000_000)
 }
 
 fn labelled(label: &'static str) -> WriteOptions {
@@ -266,40 +269,6 @@ fn a_checkpoint_that_cannot_finish_over_the_limit_is_reported_with_the_oldest_re
     let bytes: u64 = event.expect("wal_bytes").parse().unwrap();
     assert!(bytes > 256 * 1024);
     assert!(event.expect("moved_pages").parse::<u64>().unwrap() < event.expect("log_pages").parse().unwrap());
-}
-
-#[test]
-fn a_read_that_pins_the_log_for_too_long_is_named_once() {
-    let store = store_with_row(
-        Options::new()
-            .checkpoint_pages(10)
-            .max_reader_age(Duration::from_millis(1)),
-    );
-    let named = |label| log::events(|e| e.target == "larder::read" && e.field("site") == Some(label));
-    for label in ["old and pinning", "old and pinning, too"] {
-        store
-            .read_with(ReadOptions::new().label(label), |tx| {
-                assert!(tx.exists("SELECT 1 FROM t", [])?);
-                let give_up = Instant::now() + Duration::from_secs(30);
-                while named(label).is_empty() {
-                    assert!(Instant::now() < give_up, "it is not named");
-                    store.write(overwrite)?;
-                }
-                let tried = store.stats().unfinished_checkpoints;
-                while store.stats().unfinished_checkpoints < tried + 5 {
-                    store.write(overwrite)?;
-                }
-                Ok(())
-            })
-            .unwrap();
-    }
-    store.close().unwrap();
-    for label in ["old and pinning", "old and pinning, too"] {
-        let named = named(label);
-        assert_eq!(named.len(), 1, "{named:#?}");
-        assert_eq!(named[0].level, Level::WARN);
-        assert!(named[0].expect("age_ms").parse::<u64>().unwrap() >= 1);
-    }
 }
 
 #[test]

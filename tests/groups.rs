@@ -127,7 +127,7 @@ fn fails_alone(bad: fn(&WriteTx<'_>) -> Result<()>, check: fn(&Seen)) {
             }
         }
         assert_eq!(ids(&store), rows, "bad at {bad_place}");
-        assert_eq!(store.stats().largest_group, 4, "bad at {bad_place}");
+        assert_eq!(store.stats().group_size.max, 4, "bad at {bad_place}");
         assert_eq!(store.stats().failed_writes, 1);
         assert!(store.close().unwrap().wal_truncated);
     }
@@ -211,7 +211,7 @@ fn a_constraint_error_that_a_closure_swallows_costs_only_its_statement() {
         let mut rows: Vec<i64> = (0..SIZE).filter(|p| *p != place).map(|p| 10 + p as i64).collect();
         rows.extend([100, 101]);
         assert_eq!(ids(&store), rows);
-        assert_eq!(store.stats().largest_group, 5);
+        assert_eq!(store.stats().group_size.max, 5);
     }
 }
 
@@ -449,7 +449,7 @@ fn jobs_that_are_queued_together_share_one_transaction() {
     let after = store.stats();
     assert_eq!(after.writes - before.writes, 101, "the gate and the hundred");
     assert_eq!(after.groups - before.groups, 2, "the gate's and theirs");
-    assert_eq!(after.largest_group, 100);
+    assert_eq!(after.group_size.max, 100);
     assert_eq!(ids(&store).len(), 100);
 }
 
@@ -469,7 +469,7 @@ fn group_jobs_bounds_a_group_and_one_turns_grouping_off() {
         jobs.into_iter().for_each(|job| job.wait().unwrap());
         let after = store.stats();
         assert_eq!(after.groups - before.groups, 1 + groups);
-        assert_eq!(after.largest_group, bound as u64);
+        assert_eq!(after.group_size.max, bound as u64);
     }
 }
 

@@ -3,6 +3,7 @@
 mod support;
 
 mod access;
+mod alerts;
 mod closing;
 mod errors;
 mod events;

@@ -48,6 +48,11 @@ fn a_value_out_of_range_is_refused_by_name_and_creates_no_file() {
         ("group_time", o().group_time(ms(60_001))),
         ("spin", o().spin(ms(2))),
         ("max_reader_age", o().max_reader_age(Duration::ZERO)),
+        ("call_sites", o().call_sites(10_001)),
+        ("statements", o().statements(usize::MAX)),
+        ("watch", o().watch(Duration::from_nanos(1))),
+        ("watch", o().watch(Duration::MAX)),
+        ("optimize_every", o().optimize_every(Duration::ZERO)),
         ("migration_timeout", o().migration_timeout(Duration::ZERO)),
         ("migration_timeout", o().migration_timeout(Duration::MAX)),
     ];
@@ -109,6 +114,10 @@ fn values_at_the_ends_of_their_ranges_open_a_store() {
         .spin(Duration::ZERO)
         .slow_read(Duration::MAX)
         .slow_write(Duration::MAX)
+        .slow_events(0)
+        .call_sites(0)
+        .watch(Duration::from_millis(1))
+        .optimize_every(Duration::from_millis(1))
         .max_reader_age(Duration::from_millis(1));
     let longest = Duration::from_millis(i32::MAX as u64);
     let most = Options::new()
@@ -128,6 +137,11 @@ fn values_at_the_ends_of_their_ranges_open_a_store() {
         .close_timeout(longest)
         .group_time(Duration::from_secs(60))
         .spin(Duration::from_millis(1))
+        .slow_events(u32::MAX)
+        .call_sites(10_000)
+        .statements(10_000)
+        .watch(Duration::from_secs(24 * 60 * 60))
+        .optimize_every(Duration::MAX)
         .max_reader_age(Duration::MAX)
         .interrupt_old_readers(true);
     for options in [least, most] {
@@ -192,6 +206,12 @@ mod from_a_file {
             .spin(Duration::ZERO)
             .slow_write(Duration::from_nanos(1))
             .slow_read(Duration::from_secs(86_400 * 400))
+            .slow_events(1)
+            .call_sites(7)
+            .statements(8)
+            .watch(Duration::ZERO)
+            .maintenance(false)
+            .optimize_every(Duration::from_secs(60))
             .max_reader_age(Duration::from_millis(50))
             .interrupt_old_readers(true)
             .page_size(512)

@@ -5,9 +5,10 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{Error, Options, ReadOptions, Result, Stats, Store, WriteOptions};
+use larder::{Error, Operation, Options, ReadOptions, Result, SiteStats, Stats, Store, WriteOptions, WriteTx};
 
 use crate::groups::Gate;
+use crate::support::child::{self, Child};
 use crate::support::{blocker, count};
 
 fn store_with(options: Options) -> Store {
@@ -108,7 +109,7 @@ fn what_is_queued_and_what_runs_are_seen() {
 }
 
 /// Waits for a checkpoint, which comes after the replies.
-fn until(store: &Store, holds: impl Fn(&Stats) -> bool) -> Stats {
+fn until(store: &Store, mut holds: impl FnMut(&Stats) -> bool) -> Stats {
     let give_up = Instant::now() + Duration::from_secs(60);
     loop {
         let stats = store.stats();
@@ -274,4 +275,327 @@ fn it_can_be_written_as_json_with_times_in_seconds() {
     assert!(p99 > 0.0 && p99 < 60.0, "{json}");
     assert!(json["writing"]["age"].is_f64(), "{json}");
     assert_eq!(json["readers"]["oldest"], serde_json::Value::Null);
+}
+
+fn site<'s>(stats: &'s Stats, operation: Operation, name: &str) -> &'s SiteStats {
+    let found = stats
+        .sites
+        .iter()
+        .find(|site| site.operation == operation && site.site == name);
+    found.unwrap_or_else(|| panic!("{name} is not there: {:#?}", stats.sites))
+}
+
+fn labelled(label: &'static str) -> WriteOptions {
+    WriteOptions::new().label(label)
+}
+
+#[test]
+fn what_each_call_site_costs_is_counted() {
+    let store = store_with(Options::new());
+    let long = Duration::from_millis(20);
+    for id in 0..3 {
+        let ten = move |tx: &WriteTx<'_>| {
+            for n in 0..10 {
+                tx.execute("INSERT INTO t VALUES (?1)", [id * 10 + n])?;
+            }
+            Ok(())
+        };
+        store.write_with(labelled("ten rows"), ten).unwrap();
+    }
+    let repeated = |tx: &WriteTx<'_>| tx.execute("INSERT INTO t VALUES (0)", []);
+    store.write_with(labelled("ten rows"), repeated).unwrap_err();
+    let label = ReadOptions::new().label("all rows");
+    let all = |tx: &larder::ReadTx<'_>| {
+        // The subject: time goes by.
+        thread::sleep(long);
+        tx.query_map("SELECT id FROM t", [], |row| row.get::<_, i64>(0))
+    };
+    assert_eq!(store.read_with(label.clone(), all).unwrap().len(), 30);
+    store
+        .read_with(label, |tx| tx.exists("SELECT 1 FROM nowhere", []))
+        .unwrap_err();
+    let line = line!() + 1;
+    store.read(|tx| tx.exists("SELECT 1 FROM t", [])).unwrap();
+    let stats = store.stats();
+
+    let writes = site(&stats, Operation::Write, "ten rows");
+    assert_eq!((writes.calls, writes.errors), (4, 1));
+    assert_eq!((writes.rows_changed, writes.rows_read), (30, 0));
+    assert_eq!(writes.time.count, 4);
+    assert!(
+        writes.total >= writes.time.max && writes.time.max >= writes.time.p50,
+        "{writes:?}"
+    );
+    let reads = site(&stats, Operation::Read, "all rows");
+    assert_eq!(
+        (reads.calls, reads.errors, reads.rows_read, reads.rows_changed),
+        (2, 1, 30, 0)
+    );
+    assert!(reads.time.max >= long && reads.total >= long, "{reads:?}");
+    let here = format!("{}:{line}", file!());
+    assert_eq!(site(&stats, Operation::Read, &here).calls, 1);
+    assert!(
+        stats.sites.is_sorted_by(|a, b| a.total >= b.total),
+        "{:#?}",
+        stats.sites
+    );
+}
+
+#[test]
+fn what_was_rolled_back_with_others_is_an_error_and_changed_nothing() {
+    let store = store_with(Options::new());
+    let gate = Gate::hold(&store);
+    let good = store
+        .submit_with(labelled("neighbour"), |tx| tx.execute("INSERT INTO t VALUES (1)", []))
+        .unwrap();
+    let bad = store
+        .submit_with(labelled("takes all with it"), |tx| {
+            tx.execute_batch("INSERT INTO t VALUES (2); INSERT OR ROLLBACK INTO t VALUES (2)")
+        })
+        .unwrap();
+    gate.open();
+    good.wait().unwrap_err();
+    bad.wait().unwrap_err();
+    let stats = store.stats();
+    for name in ["neighbour", "takes all with it"] {
+        let site = site(&stats, Operation::Write, name);
+        assert_eq!((site.calls, site.errors, site.rows_changed), (1, 1, 0), "{site:?}");
+    }
+}
+
+#[test]
+fn call_sites_past_the_bound_are_counted_together() {
+    let store = store_with(Options::new().call_sites(3));
+    for n in 0..10 {
+        let label = ReadOptions::new().label(format!("read {n}"));
+        store.read_with(label, |_| Ok(())).unwrap();
+    }
+    let stats = store.stats();
+    let reads: Vec<_> = stats
+        .sites
+        .iter()
+        .filter(|site| site.operation == Operation::Read)
+        .collect();
+    assert_eq!(reads.len(), 4, "{reads:#?}");
+    assert_eq!(site(&stats, Operation::Read, "other").calls, 7);
+    let off = store_with(Options::new().call_sites(0));
+    off.read(|_| Ok(())).unwrap();
+    assert_eq!(off.stats().sites, []);
+}
+
+#[test]
+fn call_sites_are_counted_on_all_connections() {
+    let store = store_with(Options::new().readers(4));
+    let label = || ReadOptions::new().label("side by side");
+    let together = std::sync::Barrier::new(4);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let meet = |_: &larder::ReadTx<'_>| {
+                    together.wait();
+                    Ok(())
+                };
+                store.read_with(label(), meet).unwrap();
+            });
+        }
+    });
+    assert_eq!(site(&store.stats(), Operation::Read, "side by side").calls, 4);
+}
+
+#[test]
+fn what_each_statement_costs_is_counted_if_asked_for() {
+    let store = store_with(Options::new().statements(100).readers(1));
+    for id in 0..50 {
+        insert(&store, id).unwrap();
+    }
+    insert(&store, 0).unwrap_err();
+    let scan = "SELECT id FROM t WHERE id % ?1 = 0 ORDER BY -id";
+    for _ in 0..2 {
+        store
+            .read(|tx| tx.query_map(scan, [10], |row| row.get::<_, i64>(0)))
+            .unwrap();
+    }
+    let indexed = "SELECT count(*) FROM pairs a JOIN pairs b ON a.x = b.y";
+    store
+        .write(|tx| {
+            tx.execute_batch("CREATE TABLE pairs(x INTEGER, y INTEGER) STRICT; INSERT INTO pairs SELECT id, id FROM t")
+        })
+        .unwrap();
+    store
+        .read(|tx| tx.query_row(indexed, [], |row| row.get::<_, i64>(0)))
+        .unwrap();
+    let stats = store.stats();
+    let of = |text: &str| {
+        let found = stats.statements.iter().find(|statement| statement.text == text);
+        found.unwrap_or_else(|| panic!("{text} is not there: {:#?}", stats.statements))
+    };
+
+    let row = of("INSERT INTO t VALUES (?1)");
+    assert_eq!((row.calls, row.errors, row.time.count), (51, 1, 51));
+    assert_eq!((row.full_scan_steps, row.sorts), (0, 0));
+    assert!(row.total >= row.time.max && row.mean() <= row.time.max, "{row:?}");
+    let scan = of(scan);
+    assert_eq!((scan.calls, scan.rows, scan.sorts), (2, 10, 2));
+    assert!((98..=100).contains(&scan.full_scan_steps), "{scan:?}");
+    assert!(of(indexed).automatic_index_rows >= 49, "{:?}", of(indexed));
+    assert!(stats.statements.is_sorted_by(|a, b| a.total >= b.total));
+
+    let few = store_with(Options::new().statements(1));
+    for sql in ["SELECT 1", "SELECT 2", "SELECT 3"] {
+        few.read(|tx| tx.exists(sql, [])).unwrap();
+    }
+    let others = few.stats().statements;
+    let calls: Vec<_> = others.iter().map(|s| (s.text.as_str(), s.calls)).collect();
+    assert!(others.len() == 2 && calls.contains(&("other", 2)), "{calls:?}");
+    let off = store_with(Options::new());
+    insert(&off, 1).unwrap();
+    assert_eq!(off.stats().statements, []);
+}
+
+#[test]
+fn the_sizes_of_groups_are_a_distribution() {
+    let store = store_with(Options::new());
+    let gate = Gate::hold(&store);
+    let writes: Vec<_> = (0..7).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
+    gate.open();
+    writes.into_iter().for_each(|write| write.wait().unwrap());
+    let stats = store.stats();
+    assert_eq!(stats.group_size.count, stats.groups);
+    assert_eq!((stats.group_size.p50, stats.group_size.max), (1, 7), "{stats:?}");
+}
+
+#[test]
+fn slow_ones_and_long_waits_are_counted() {
+    let store = store_with(
+        Options::new()
+            .slow_write(Duration::from_millis(5))
+            .slow_read(Duration::from_millis(5)),
+    );
+    let counted = |stats: &Stats| (stats.slow_writes, stats.readers.slow, stats.long_waits);
+    let (slow_before, ..) = counted(&store.stats());
+    let long = Duration::from_millis(120);
+    let first = store
+        .submit(move |_| {
+            // The subject: time goes by.
+            thread::sleep(long);
+            Ok(())
+        })
+        .unwrap();
+    // It may join the group of the first, or come after it: it has waited for both.
+    until(&store, |stats| {
+        stats.writing.is_some() || stats.slow_writes > slow_before
+    });
+    let second = store.submit(|_| Ok(())).unwrap();
+    first.wait().unwrap();
+    second.wait().unwrap();
+    store
+        .read(|_| {
+            thread::sleep(Duration::from_millis(5));
+            Ok(())
+        })
+        .unwrap();
+    let stats = store.stats();
+    assert!(stats.slow_writes > slow_before && stats.readers.slow == 1, "{stats:?}");
+    assert_eq!(
+        stats.long_waits,
+        u64::from(stats.queue_wait.max > Duration::from_millis(100)),
+        "{stats:?}"
+    );
+}
+
+#[test]
+fn what_the_page_caches_do_is_seen() {
+    let store = Options::new().mmap_size(0).cache_size(64 * 1024).open_temp().unwrap();
+    // More than the cache holds, in one transaction: pages spill. Then a read from the file.
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE big(data BLOB NOT NULL) STRICT;
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+                 INSERT INTO big SELECT zeroblob(4000) FROM n",
+            )
+        })
+        .unwrap();
+    let wrote = until(&store, |stats| stats.cache.written >= 500);
+    assert!(wrote.cache.spills > 0 && wrote.cache.memory > 0, "{:?}", wrote.cache);
+    let sum = "SELECT sum(length(data)) FROM big";
+    store
+        .read(|tx| tx.query_row(sum, [], |row| row.get::<_, i64>(0)))
+        .unwrap();
+    let read = store.stats().cache;
+    assert!(
+        read.misses >= wrote.cache.misses + 500 && read.hits > wrote.cache.hits,
+        "{wrote:?}, {read:?}"
+    );
+    assert!(read.memory > wrote.cache.memory, "a reader has a cache, too: {read:?}");
+}
+
+#[test]
+fn the_version_and_the_settings_are_those_in_effect() {
+    let store = Options::new()
+        .cache_size(1 << 20)
+        .durability(larder::Durability::Full)
+        .open_temp()
+        .unwrap();
+    let stats = until(&store, |stats| !stats.pragmas.is_empty());
+    assert_eq!(stats.sqlite_version, larder::rusqlite::version());
+    for (name, value) in [
+        ("journal_mode", "wal"),
+        ("synchronous", "2"),
+        ("cache_size", "-1024"),
+        ("foreign_keys", "1"),
+        ("auto_vacuum", "2"),
+        ("temp_store", "2"),
+    ] {
+        assert_eq!(stats.pragmas[name], value, "{name}");
+    }
+}
+
+#[test]
+fn checkpoints_that_fail_in_a_row_are_counted_until_one_is_made() {
+    let store = store_with(Options::new().checkpoint_pages(1));
+    until(&store, |stats| stats.last_finished_checkpoint.is_some());
+    store
+        .read(|tx| {
+            tx.exists("SELECT 1 FROM t", [])?;
+            for id in 0.. {
+                insert(&store, id)?;
+                if store.stats().unfinished_in_a_row >= 3 {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    until(&store, |stats| stats.unfinished_in_a_row == 0);
+}
+
+/// In another process.
+#[test]
+fn child() {
+    let Some(task) = child::task() else { return };
+    let conn = larder::rusqlite::Connection::open(&task.args[0]).unwrap();
+    conn.execute_batch("INSERT INTO t VALUES (1000)").unwrap();
+}
+
+#[test]
+fn the_commits_of_another_process_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Options::new().checkpoint_pages(1).open(&path).unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))
+        .unwrap();
+    let quiet = until(&store, |stats| stats.last_finished_checkpoint.is_some());
+    assert_eq!(quiet.foreign_commits, 0);
+    // By itself, as another program would.
+    Child::start("stats", "write", &[path.to_str().unwrap()]).finish();
+    let mut id = 0;
+    until(&store, |stats| {
+        insert(&store, id).unwrap();
+        id += 1;
+        stats.foreign_commits > 0
+    });
+    let topics: Vec<_> = store.advice().into_iter().map(|finding| finding.topic).collect();
+    assert!(topics.contains(&"another-process-writes"), "{topics:?}");
 }

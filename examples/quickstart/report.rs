@@ -98,7 +98,7 @@ pub(crate) fn load(out: &mut impl Write, load: &Load) -> Result<()> {
     writeln!(
         out,
         "writes in a commit        {mean_group:.2} (mean), {} (largest)",
-        stats.largest_group
+        stats.group_size.max
     )?;
     writeln!(
         out,

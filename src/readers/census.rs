@@ -7,14 +7,12 @@
 //! `closed` is set under the list's lock, and a connection is entered in the list under it before it is opened. So after
 //! that no further one opens, and when the list is empty the last one has been closed.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::doing::{Doing, thread_token};
 use crate::error::{Error, Result};
-use crate::event::event;
 use crate::stats::Activity;
 
 /// The connections that are open.
@@ -72,26 +70,6 @@ impl Census {
     /// How many are open.
     pub(super) fn count(&self) -> usize {
         self.lock().len()
-    }
-
-    pub(super) fn name_older_than(&self, age: Duration, path: &Path) {
-        let old = |activity: &Arc<Doing>| {
-            activity.look(|read| {
-                let old = !read.named && read.since.elapsed() >= age;
-                read.named |= old;
-                old.then(|| (read.site.to_string(), read.since.elapsed()))
-            })?
-        };
-        let old: Vec<_> = self.lock().iter().filter_map(old).collect();
-        for (site, age) in old {
-            event!(
-                warn,
-                "larder::read",
-                path,
-                { site, age_ms = age.as_millis() as u64 },
-                "this read keeps the write-ahead log from being emptied"
-            );
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Doing>>> {

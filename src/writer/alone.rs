@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ffi};
 
 use super::{CommitFailure, Writer};
-use crate::clock::Tick;
 use crate::connection;
 use crate::error::{Error, Result, extended_code};
 use crate::fence::Fence;
@@ -28,9 +27,19 @@ impl Writer {
             return self.fail(job, error);
         }
         self.fence.reset();
-        self.shared.writing.begin(Tick::now(), job.terms().site.clone());
+        let site = self.sites.find(&job.terms().site);
+        let (began, before) = (Instant::now(), self.conn.total_changes());
+        self.shared.writing.begin(began, job.terms().site.clone());
         let result = job.run(Place::Alone(self));
         self.shared.writing.end();
+        if let Some(site) = site {
+            let costs = &self.sites[site];
+            costs.ran(began.elapsed(), 0);
+            match result {
+                Ok(()) => costs.committed(self.conn.total_changes().saturating_sub(before)),
+                Err(_) => costs.failed(),
+            }
+        }
         self.restore();
         let counters = &self.shared.counters;
         if let Err(kind) = result {

@@ -7,11 +7,22 @@ use rusqlite::ffi;
 
 use super::Writer;
 use crate::checkpoint::{Mode, PATIENCE, Progress};
+use crate::connection;
 use crate::error::{Error, extended_code, primary_code};
 use crate::event::event;
 
 /// How often the writer waits for readers while the log is over its hard limit and writes are refused for it.
 const TRY_WHEN_FULL: Duration = Duration::from_millis(100);
+
+/// How often the settings are looked at: it takes some 100 us.
+const LOOK_AT_SETTINGS: Duration = Duration::from_secs(10);
+
+/// What was seen of the file, and when.
+#[derive(Default)]
+pub(super) struct Looked {
+    data_version: Option<u64>,
+    at_settings: Option<Instant>,
+}
 
 impl Writer {
     /// The error of every write while the log is over its hard limit, and one more attempt before it.
@@ -39,26 +50,47 @@ impl Writer {
         let done = handoff.long_work(|| self.checkpointer.run(&self.conn, &self.fence, mode, patience));
         // Before the checkpoint is told of, so that who sees that sees its size, too.
         self.shared.counters.wal_bytes.set(self.checkpointer.bytes());
-        self.note_size();
+        self.look_at_file();
         match done {
             Ok(progress) => self.note_progress(mode, progress),
             Err(error) => self.checkpoint_failed(error),
         }
     }
 
-    /// How large the database is. Nobody waits for it, and nothing depends on it, so an error is no matter.
-    pub(super) fn note_size(&self) {
-        let pragma = |sql| {
+    /// How large the database is, whether another process has written to it, and the settings. Nobody waits for it, and
+    /// nothing depends on it, so an error is no matter.
+    pub(super) fn look_at_file(&mut self) {
+        let counters = &self.shared.counters;
+        let number = |sql| {
             self.conn
                 .query_row(sql, [], |row| row.get::<_, i64>(0))
                 .map(i64::unsigned_abs)
         };
-        let look = || {
-            let (size, pages) = (pragma("PRAGMA page_size")?, pragma("PRAGMA page_count")?);
-            Ok::<_, rusqlite::Error>((size, pages, pragma("PRAGMA freelist_count")?))
+        let size = || {
+            let (size, pages) = (number("PRAGMA page_size")?, number("PRAGMA page_count")?);
+            Ok::<_, rusqlite::Error>((size, pages, number("PRAGMA freelist_count")?))
         };
-        if let Ok((size, pages, free)) = self.fence.own(look) {
-            self.shared.counters.database(size, pages, free);
+        if let Ok((size, pages, free)) = self.fence.own(size) {
+            counters.database(size, pages, free);
+        }
+        // "The \"PRAGMA data_version\" value is a local property of each database connection", and changes by commits
+        // of others alone, <https://sqlite.org/pragma.html#pragma_data_version>. The readers make none.
+        if let Ok(version) = self.fence.own(|| number("PRAGMA data_version")) {
+            let before = self.looked.data_version.replace(version);
+            counters
+                .foreign_commits
+                .add(u64::from(before.is_some_and(|before| before != version)));
+        }
+        if self
+            .looked
+            .at_settings
+            .is_none_or(|last| last.elapsed() >= LOOK_AT_SETTINGS)
+        {
+            self.looked.at_settings = Some(Instant::now());
+            counters.pragmas(
+                self.fence
+                    .own(|| connection::settings(&self.conn, &self.options, self.durability)),
+            );
         }
     }
 
@@ -67,14 +99,15 @@ impl Writer {
         let (log, moved) = (u64::from(progress.log), u64::from(progress.moved));
         if progress.finished() {
             counters.checkpoints.add(u64::from(progress.log > 0));
+            counters.unfinished_in_a_row.set(0);
         } else {
             counters.unfinished_checkpoints.add(1);
+            counters.unfinished_in_a_row.add(1);
         }
         counters.checkpoint(log, moved, progress.busy, progress.finished());
         if progress.finished() {
             return;
         }
-        self.readers.name_older_than(self.options.max_reader_age);
         if self.checkpointer.over_limit() {
             event!(
                 warn,

@@ -1,0 +1,160 @@
+//! What is wrong, or will be, and what to do about it. See [`Store::advice`](crate::Store::advice).
+
+mod running;
+mod schema;
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::stats::Stats;
+use crate::transaction::ReadTx;
+use crate::watch::Lately;
+
+/// How much a [`Finding`] matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+pub enum Severity {
+    /// It could be better.
+    Note,
+    /// It costs something, or will.
+    Warning,
+    /// Something does not work.
+    Critical,
+}
+
+/// One thing that is wrong, or will be, and what to do about it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What it is about, in kebab case: for a program, since it stays the same.
+    pub topic: &'static str,
+    /// What it is, with the name of the table, the statement or the call site.
+    pub sentence: String,
+    /// What was measured, and from where on it matters.
+    pub figure: Option<Figure>,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// A figure and its threshold. See [`Finding::figure`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Figure {
+    /// What was measured.
+    pub value: f64,
+    /// From where on it matters.
+    pub threshold: f64,
+    /// Of both: `s`, `B`, `1/s`, `%`, or what is counted.
+    pub unit: &'static str,
+}
+
+/// A setting that is not what it was as the store opened: its name, then, now.
+pub(crate) type Changed = (&'static str, String, String);
+
+/// What is known of a store.
+pub(crate) struct Known<'a> {
+    pub(crate) stats: &'a Stats,
+    pub(crate) lately: Lately,
+    pub(crate) changed: Vec<Changed>,
+    pub(crate) poisoned: Option<Error>,
+    /// What is wrong with its file system.
+    pub(crate) filesystem: Option<&'static str>,
+    /// What its schema says.
+    pub(crate) schema: Result<Vec<Finding>>,
+}
+
+/// All there is to say, the worst first.
+pub(crate) fn of(known: Known<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(known.poisoned.map(poisoned));
+    findings.extend(known.filesystem.map(unsafe_filesystem));
+    findings.extend(running::look(known.stats, &known.lately));
+    findings.extend(known.changed.into_iter().map(pragma_changed));
+    findings.extend(known.schema.unwrap_or_else(|error| vec![schema_unread(&error)]));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+/// What the schema says, for [`Known::schema`].
+pub(crate) fn of_schema(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
+    schema::look(tx)
+}
+
+fn poisoned(error: Error) -> Finding {
+    let remedy = "look at the disk, then restart the service: SQLite recovers the database as it opens it";
+    Finding::new(Severity::Critical, "poisoned", error.to_string(), remedy)
+}
+
+fn unsafe_filesystem(name: &str) -> Finding {
+    let sentence = format!("the database is on {name}, where the write-ahead log's shared memory does not work");
+    let remedy = "move it to a local file system: it may be damaged, without any error";
+    Finding::new(Severity::Critical, "unsafe-filesystem", sentence, remedy)
+}
+
+fn pragma_changed((name, then, now): Changed) -> Finding {
+    let sentence = format!("PRAGMA {name} was {then} when the store opened, and is {now} now");
+    let remedy = "a closure has changed it by rusqlite's own methods, or another process has: set it in Options";
+    Finding::new(Severity::Warning, "pragma-changed", sentence, remedy)
+}
+
+fn schema_unread(error: &Error) -> Finding {
+    let sentence = format!("the schema could not be looked at: {error}");
+    let remedy = "ask again when a reader is free";
+    Finding::new(Severity::Note, "schema-not-read", sentence, remedy)
+}
+
+impl Finding {
+    pub(crate) fn new(severity: Severity, topic: &'static str, sentence: String, remedy: impl Into<String>) -> Self {
+        Self {
+            severity,
+            topic,
+            sentence,
+            figure: None,
+            remedy: remedy.into(),
+        }
+    }
+
+    pub(crate) fn with_figure(mut self, value: f64, threshold: f64, unit: &'static str) -> Self {
+        self.figure = Some(Figure { value, threshold, unit });
+        self
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+        })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.severity, self.sentence)?;
+        if let Some(figure) = self.figure {
+            write!(f, " ({figure})")?;
+        }
+        write!(f, ". {}", self.remedy)
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |n: f64| {
+            if n == n.trunc() {
+                format!("{n:.0}")
+            } else {
+                format!("{n:.3}")
+            }
+        };
+        let (value, threshold) = (number(self.value), number(self.threshold));
+        write!(f, "{value} {unit}, threshold {threshold} {unit}", unit = self.unit)
+    }
+}

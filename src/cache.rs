@@ -1,0 +1,81 @@
+//! What the page caches of a store's connections do. Each connection has a [`CacheShare`] and tells it now and then, on
+//! its own thread: nobody else may ask SQLite about it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::stats::CacheStats;
+use crate::status;
+
+/// How often a connection tells.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Of all connections of a store.
+#[derive(Default)]
+pub(crate) struct CacheTotals {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    written: AtomicU64,
+    spills: AtomicU64,
+    memory: AtomicU64,
+}
+
+impl CacheTotals {
+    pub(crate) fn stats(&self) -> CacheStats {
+        CacheStats {
+            hits: self.hits.load(Relaxed),
+            misses: self.misses.load(Relaxed),
+            written: self.written.load(Relaxed),
+            spills: self.spills.load(Relaxed),
+            memory: self.memory.load(Relaxed),
+        }
+    }
+
+    /// What one connection has done since it told last. What it holds is not a sum: the difference is added.
+    fn add(&self, since: CacheStats, held: u64) {
+        self.hits.fetch_add(since.hits, Relaxed);
+        self.misses.fetch_add(since.misses, Relaxed);
+        self.written.fetch_add(since.written, Relaxed);
+        self.spills.fetch_add(since.spills, Relaxed);
+        self.memory.fetch_add(since.memory.wrapping_sub(held), Relaxed);
+    }
+}
+
+/// One connection's part in it.
+pub(crate) struct CacheShare {
+    totals: Arc<CacheTotals>,
+    held: u64,
+    told: Option<Instant>,
+}
+
+impl CacheShare {
+    pub(crate) fn new(totals: &Arc<CacheTotals>) -> Self {
+        Self {
+            totals: Arc::clone(totals),
+            held: 0,
+            told: None,
+        }
+    }
+
+    /// Tells, if it is time.
+    pub(crate) fn tell(&mut self, conn: &Connection, now: Instant) {
+        if self
+            .told
+            .is_none_or(|told| now.saturating_duration_since(told) >= EVERY)
+        {
+            self.told = Some(now);
+            let since = status::take_cache(conn);
+            self.totals.add(since, self.held);
+            self.held = since.memory;
+        }
+    }
+}
+
+impl Drop for CacheShare {
+    fn drop(&mut self) {
+        self.totals.memory.fetch_sub(self.held, Relaxed);
+    }
+}

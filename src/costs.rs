@@ -1,0 +1,178 @@
+//! What call sites and statements cost: the entries of the two ledgers, and how they are put together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Statement, StatementStatus};
+
+use crate::counters::Counter;
+use crate::latency::{Amounts, Latency, distribution};
+use crate::ledger::{Ledger, Page};
+use crate::site::CallSite;
+use crate::stats::{Operation, SiteStats, StatementStats};
+
+/// What stands for those past the bound.
+const OTHER: &str = "other";
+
+pub(crate) type Sites = Ledger<CallSite, SiteCosts>;
+pub(crate) type SitePage = Page<CallSite, SiteCosts>;
+pub(crate) type Statements = Ledger<String, StatementCosts>;
+pub(crate) type StatementPage = Page<String, StatementCosts>;
+
+/// How often, how badly and how long.
+struct Runs {
+    errors: Counter,
+    nanos: Counter,
+    /// Its count is the number of runs.
+    times: Amounts,
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self {
+            errors: Counter::default(),
+            nanos: Counter::default(),
+            times: Amounts::coarse(),
+        }
+    }
+}
+
+impl Runs {
+    fn ran(&self, time: Duration) {
+        let nanos = crate::latency::nanos(time);
+        self.nanos.add(nanos);
+        self.times.add(nanos);
+    }
+}
+
+/// Of one call site, on one connection.
+#[derive(Default)]
+pub(crate) struct SiteCosts {
+    runs: Runs,
+    rows_changed: Counter,
+    rows_read: Counter,
+}
+
+impl SiteCosts {
+    /// Its closure has run so long.
+    pub(crate) fn ran(&self, time: Duration, rows_read: u64) {
+        self.runs.ran(time);
+        if rows_read > 0 {
+            self.rows_read.add(rows_read);
+        }
+    }
+
+    pub(crate) fn failed(&self) {
+        self.runs.errors.add(1);
+    }
+
+    pub(crate) fn committed(&self, rows_changed: u64) {
+        self.rows_changed.add(rows_changed);
+    }
+}
+
+/// Of one statement, on one connection.
+#[derive(Default)]
+pub(crate) struct StatementCosts {
+    runs: Runs,
+    rows: Counter,
+    full_scan_steps: Counter,
+    sorts: Counter,
+    automatic_index_rows: Counter,
+}
+
+impl StatementCosts {
+    pub(crate) fn ran(&self, statement: &Statement<'_>, time: Duration, rows: u64, failed: bool) {
+        self.runs.ran(time);
+        self.rows.add(rows);
+        if failed {
+            self.runs.errors.add(1);
+        }
+        let take = |status| u64::try_from(statement.reset_status(status)).unwrap_or_default();
+        self.full_scan_steps.add(take(StatementStatus::FullscanStep));
+        self.sorts.add(take(StatementStatus::Sort));
+        self.automatic_index_rows.add(take(StatementStatus::AutoIndex));
+    }
+}
+
+/// How long each write's or each read's site has kept its thread, all in all.
+pub(crate) fn totals(sites: &Sites) -> Vec<(String, Duration)> {
+    let total = |entries: Vec<Arc<SiteCosts>>| entries.iter().map(|entry| entry.runs.nanos.get()).sum();
+    let entries = sites.entries().into_iter();
+    let named = entries.map(|(site, entries)| (name(site), Duration::from_nanos(total(entries))));
+    named.collect()
+}
+
+/// All sites, the most expensive first.
+pub(crate) fn sites(writes: &Sites, reads: &Sites) -> Vec<SiteStats> {
+    let mut all = Vec::new();
+    for (operation, sites) in [(Operation::Write, writes), (Operation::Read, reads)] {
+        all.extend(sites_of(operation, sites));
+    }
+    all.sort_by_key(|site| std::cmp::Reverse(site.total));
+    all
+}
+
+/// A line of code may have several addresses, which are put together here.
+fn sites_of(operation: Operation, sites: &Sites) -> Vec<SiteStats> {
+    let mut by_name = std::collections::BTreeMap::<String, Vec<Arc<SiteCosts>>>::new();
+    for (site, entries) in sites.entries() {
+        by_name.entry(name(site)).or_default().extend(entries);
+    }
+    let stats = |(site, entries): (String, Vec<Arc<SiteCosts>>)| {
+        let sum = |counter: fn(&SiteCosts) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
+        let (time, errors, total) = together(entries.iter().map(|entry| &entry.runs));
+        SiteStats {
+            site,
+            operation,
+            calls: time.count,
+            errors,
+            total,
+            time,
+            rows_changed: sum(|costs| &costs.rows_changed),
+            rows_read: sum(|costs| &costs.rows_read),
+        }
+    };
+    // One that has run, but not yet to its end, is left out.
+    by_name.into_iter().map(stats).filter(|site| site.calls > 0).collect()
+}
+
+fn name(site: Option<CallSite>) -> String {
+    site.map_or_else(|| OTHER.to_owned(), |site| site.to_string())
+}
+
+/// All statements, the most expensive first.
+pub(crate) fn statements(statements: &Statements) -> Vec<StatementStats> {
+    let stats = |(text, entries): (Option<String>, Vec<Arc<StatementCosts>>)| {
+        let sum = |counter: fn(&StatementCosts) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
+        let (time, errors, total) = together(entries.iter().map(|entry| &entry.runs));
+        StatementStats {
+            text: text.unwrap_or_else(|| OTHER.to_owned()),
+            calls: time.count,
+            errors,
+            total,
+            time,
+            rows: sum(|costs| &costs.rows),
+            full_scan_steps: sum(|costs| &costs.full_scan_steps),
+            sorts: sum(|costs| &costs.sorts),
+            automatic_index_rows: sum(|costs| &costs.automatic_index_rows),
+        }
+    };
+    let mut all: Vec<_> = statements.entries().into_iter().map(stats).collect();
+    all.retain(|statement| statement.calls > 0);
+    all.sort_by_key(|statement| std::cmp::Reverse(statement.total));
+    all
+}
+
+fn together<'a>(runs: impl Iterator<Item = &'a Runs>) -> (Latency, u64, Duration) {
+    let (mut errors, mut nanos, mut max) = (0, 0, 0);
+    let mut times = Amounts::coarse().load();
+    for run in runs {
+        errors += run.errors.get();
+        nanos += run.nanos.get();
+        max = max.max(run.times.max());
+        // They are of one shape, and nothing runs 2^64 times.
+        let _ = times.checked_add_assign(&run.times.load());
+    }
+    (distribution(&times, max).into(), errors, Duration::from_nanos(nanos))
+}

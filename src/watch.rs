@@ -1,0 +1,427 @@
+//! Looks now and then whether something is wrong, and says so when it begins and when it is over.
+//!
+//! One thread, `larder-watch`, looks for all stores of the process, every [`Options::watch`] at each. It is another than
+//! that of the alarms (`timer.rs`): a look asks the file system, which may hang, and then only the looks hang with it.
+//! A look first asks everybody, each under their own lock, and holds none of its own; then takes `state`, compares, and
+//! lets go of it; then emits events. So [`Store::stats`](crate::Store::stats) never waits for a file system or for a
+//! subscriber. The thread reaches a store by a weak reference and owns nothing of it. Dropping the [`Watch`] ends the
+//! looks, and says of what is wrong that it is over.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use histogram::Histogram;
+use scheduled_thread_pool::JobHandle;
+
+use crate::advice::Figure;
+use crate::alert::{Alert, AlertKind};
+use crate::costs;
+use crate::counters::LONG_WAIT;
+use crate::event::event;
+use crate::latency::distribution;
+use crate::options::Options;
+use crate::readers::Readers;
+use crate::stats::{Activity, DatabaseStats};
+use crate::timer;
+use crate::writer::Shared;
+
+/// The first in the queue may wait so long.
+const HEAD_WAIT: Duration = Duration::from_secs(1);
+
+/// Waits that are too few to speak of percentiles are put together with the next, for at most so many looks.
+const LOOKS: usize = 60;
+const FEW: u64 = 20;
+
+/// So many looks without it, and an alert is over.
+const QUIET: u32 = 3;
+
+const LARGE_WAL: u64 = 100_000_000;
+const STUCK: u64 = 10;
+const FREE_PAGES: u64 = 1000;
+const GIB: u64 = 1 << 30;
+
+pub(crate) struct Watch {
+    looker: Arc<Looker>,
+    looks: Option<JobHandle>,
+}
+
+struct Looker {
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    options: Options,
+    state: Mutex<State>,
+}
+
+/// What is compared from one look to the next.
+struct State {
+    window: Window,
+    /// One of each look, the last ones.
+    rates: VecDeque<Rates>,
+    /// How long each site's writes had run by the last look.
+    totals: HashMap<String, Duration>,
+    active: BTreeMap<AlertKind, Active>,
+}
+
+/// Waits since some look ago.
+struct Window {
+    since: Histogram,
+    looks: usize,
+    /// What 95 of 100 writes did not wait longer than, when there were last enough.
+    p95: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Rates {
+    at: Instant,
+    writes: u64,
+    waits: u64,
+    long_waits: u64,
+}
+
+/// An alert that goes on.
+struct Active {
+    since: Instant,
+    found: Found,
+    /// Looks that have not seen it.
+    quiet: u32,
+}
+
+/// What a look has found to be wrong.
+#[derive(Clone)]
+struct Found {
+    kind: AlertKind,
+    figure: Figure,
+    site: Option<String>,
+}
+
+enum Change {
+    Begins(Found),
+    IsOver(Found, Duration),
+}
+
+/// How the writes of the last minute went. See [`Watch::lately`].
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Lately {
+    /// Whether it was long enough to speak of what goes on and on.
+    pub(crate) is_long: bool,
+    pub(crate) writes_a_second: f64,
+    /// Percent of the writes that waited long.
+    pub(crate) long_waits: f64,
+}
+
+/// What a look sees, before it is compared with the one before.
+struct Seen {
+    now: Instant,
+    waits: Histogram,
+    rates: Rates,
+    totals: Vec<(String, Duration)>,
+    writing: Option<Activity>,
+    head_wait: Duration,
+    queued: usize,
+    wal_bytes: u64,
+    unfinished: u64,
+    database: DatabaseStats,
+    oldest: Option<Activity>,
+    /// Bytes that are free, and below which they are too few.
+    room: Option<(u64, u64)>,
+    full_for: Option<String>,
+}
+
+impl Watch {
+    pub(crate) fn start(shared: &Arc<Shared>, readers: &Arc<Readers>, options: &Options) -> Self {
+        let looker = Arc::new(Looker {
+            shared: Arc::clone(shared),
+            readers: Arc::clone(readers),
+            options: options.clone(),
+            state: Mutex::new(State::new(shared)),
+        });
+        let weak = Arc::downgrade(&looker);
+        let look = move || {
+            if let Some(looker) = weak.upgrade() {
+                looker.look();
+            }
+        };
+        let looks = (!options.watch.is_zero()).then(|| timer::every(options.watch, look));
+        Self { looker, looks }
+    }
+
+    /// What is wrong now, the oldest first.
+    pub(crate) fn alerts(&self) -> Vec<Alert> {
+        let state = self.looker.lock();
+        let alert = |active: &Active| Alert {
+            kind: active.found.kind,
+            age: active.since.elapsed(),
+            figure: active.found.figure,
+            site: active.found.site.clone(),
+        };
+        let mut alerts: Vec<_> = state.active.values().map(alert).collect();
+        alerts.sort_by_key(|alert| std::cmp::Reverse(alert.age));
+        alerts
+    }
+
+    /// How the writes of the last minute went (the last [`LOOKS`] looks).
+    pub(crate) fn lately(&self) -> Lately {
+        let state = self.looker.lock();
+        let (Some(first), Some(last)) = (state.rates.front(), state.rates.back()) else {
+            return Lately::default();
+        };
+        let seconds = (last.at - first.at).as_secs_f64();
+        let waits = last.waits - first.waits;
+        Lately {
+            is_long: state.rates.len() >= LOOKS / 2,
+            writes_a_second: (last.writes - first.writes) as f64 / seconds.max(f64::MIN_POSITIVE),
+            long_waits: 100.0 * (last.long_waits - first.long_waits) as f64 / waits.max(1) as f64,
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(looks) = self.looks.take() {
+            looks.cancel();
+        }
+        let active = std::mem::take(&mut self.looker.lock().active);
+        for active in active.into_values() {
+            self.looker.tell(Change::IsOver(active.found, active.since.elapsed()));
+        }
+    }
+}
+
+impl Looker {
+    fn look(&self) {
+        let seen = self.see();
+        let changes = {
+            let mut state = self.lock();
+            let found = state.compare(&seen, &self.options);
+            state.update(found, seen.now)
+        };
+        for change in changes {
+            self.tell(change);
+        }
+    }
+
+    fn see(&self) -> Seen {
+        let now = Instant::now();
+        let shared = &self.shared;
+        let counters = &shared.counters;
+        let waits = counters.queue_wait.load();
+        Seen {
+            now,
+            rates: Rates {
+                at: now,
+                writes: counters.writes.get(),
+                waits: counters.waits.get(),
+                long_waits: counters.long_waits.get(),
+            },
+            waits,
+            totals: costs::totals(&shared.sites),
+            writing: shared.writing.activity(),
+            head_wait: shared.admission.longest_wait(now),
+            queued: shared.admission.length(),
+            wal_bytes: counters.wal_bytes.get(),
+            unfinished: counters.unfinished_in_a_row.get(),
+            database: counters.size(),
+            oldest: self.readers.oldest_read(),
+            room: self.room(),
+            full_for: counters.full_for().map(|site| site.to_string()),
+        }
+    }
+
+    fn room(&self) -> Option<(u64, u64)> {
+        let stat = rustix::fs::statvfs(self.shared.path.parent()?).ok()?;
+        let (free, all) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
+        let wanted = self.options.wal_limit.saturating_mul(2).max((all / 20).min(5 * GIB));
+        Some((free, wanted))
+    }
+
+    fn tell(&self, change: Change) {
+        let path = &self.shared.path;
+        match change {
+            Change::Begins(Found { kind, figure, site }) => event!(
+                warn,
+                "larder::alert",
+                path,
+                {
+                    alert = kind.name(),
+                    what = kind.sentence(),
+                    site,
+                    value = figure.value,
+                    threshold = figure.threshold,
+                    unit = figure.unit,
+                },
+                "an alert begins"
+            ),
+            Change::IsOver(Found { kind, site, .. }, lasted) => event!(
+                info,
+                "larder::alert",
+                path,
+                { alert = kind.name(), what = kind.sentence(), site, lasted_ms = lasted.as_millis() as u64 },
+                "an alert is over"
+            ),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn new(shared: &Shared) -> Self {
+        Self {
+            window: Window {
+                since: shared.counters.queue_wait.load(),
+                looks: 0,
+                p95: Duration::ZERO,
+            },
+            rates: VecDeque::with_capacity(LOOKS + 1),
+            totals: HashMap::new(),
+            active: BTreeMap::new(),
+        }
+    }
+
+    /// What is wrong.
+    fn compare(&mut self, seen: &Seen, options: &Options) -> Vec<Found> {
+        self.rates.push_back(seen.rates);
+        if self.rates.len() > LOOKS {
+            self.rates.pop_front();
+        }
+        self.window.look(&seen.waits);
+        let hog = self.hog(seen);
+        let reader = seen.oldest.as_ref().map(|read| read.site.clone());
+        let wal_limit = options.wal_limit.min(LARGE_WAL);
+        let wait = self.window.p95.max(if seen.head_wait > HEAD_WAIT {
+            seen.head_wait
+        } else {
+            Duration::ZERO
+        });
+        let age = seen.oldest.as_ref().map_or(Duration::ZERO, |read| read.age);
+        let DatabaseStats { pages, free_pages, .. } = seen.database;
+        let (free, wanted) = seen.room.unwrap_or((u64::MAX, 0));
+        let found = [
+            (wait > LONG_WAIT).then(|| seconds(AlertKind::WritesWait, wait, LONG_WAIT, hog.clone())),
+            (seen.queued >= options.queue).then(|| {
+                Found::new(
+                    AlertKind::QueueFull,
+                    seen.queued as f64,
+                    options.queue as f64,
+                    "writes",
+                    hog,
+                )
+            }),
+            // A log that was all moved is emptied by the next commit.
+            (seen.wal_bytes > wal_limit && seen.unfinished > 0)
+                .then(|| bytes(AlertKind::LargeWal, seen.wal_bytes, wal_limit, reader.clone())),
+            (age > options.max_reader_age)
+                .then(|| seconds(AlertKind::OldRead, age, options.max_reader_age, reader.clone())),
+            (seen.unfinished >= STUCK).then(|| {
+                Found::new(
+                    AlertKind::StuckCheckpoint,
+                    seen.unfinished as f64,
+                    STUCK as f64,
+                    "checkpoints",
+                    reader,
+                )
+            }),
+            (free_pages > FREE_PAGES && free_pages > pages / 4).then(|| {
+                Found::new(
+                    AlertKind::FreePages,
+                    100.0 * free_pages as f64 / pages as f64,
+                    25.0,
+                    "%",
+                    None,
+                )
+            }),
+            (free < wanted || seen.full_for.is_some())
+                .then(|| bytes(AlertKind::DiskFull, free, wanted, seen.full_for.clone())),
+        ];
+        found.into_iter().flatten().collect()
+    }
+
+    /// Whose writes keep the writer: the one that has run for long, or whose took most since the last look.
+    fn hog(&mut self, seen: &Seen) -> Option<String> {
+        let since = |(site, total): &(String, Duration)| {
+            let before = self.totals.get(site).copied().unwrap_or_default();
+            (total.saturating_sub(before), site.clone())
+        };
+        let busiest = seen.totals.iter().map(since).filter(|(took, _)| !took.is_zero()).max();
+        self.totals = seen.totals.iter().cloned().collect();
+        let running = seen.writing.as_ref().filter(|write| write.age > LONG_WAIT);
+        running
+            .map(|write| write.site.clone())
+            .or(busiest.map(|(_, site)| site))
+    }
+
+    /// Begins what is new, and ends what was not found for some looks.
+    fn update(&mut self, found: Vec<Found>, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for active in self.active.values_mut() {
+            active.quiet += 1;
+        }
+        for found in found {
+            match self.active.get_mut(&found.kind) {
+                // Each old read is named.
+                Some(active) if found.kind == AlertKind::OldRead && active.found.site != found.site => {
+                    let before = std::mem::replace(&mut active.found, found.clone());
+                    changes.push(Change::IsOver(before, now - active.since));
+                    changes.push(Change::Begins(found));
+                    (active.since, active.quiet) = (now, 0);
+                }
+                Some(active) => active.goes_on(found),
+                None => {
+                    changes.push(Change::Begins(found.clone()));
+                    let (since, quiet) = (now, 0);
+                    self.active.insert(found.kind, Active { since, found, quiet });
+                }
+            }
+        }
+        let over = |active: &Active| active.quiet >= QUIET;
+        for active in self.active.values().filter(|active| over(active)) {
+            changes.push(Change::IsOver(active.found.clone(), now - active.since));
+        }
+        self.active.retain(|_, active| !over(active));
+        changes
+    }
+}
+
+impl Active {
+    /// Who was found first stays named, unless nobody was.
+    fn goes_on(&mut self, found: Found) {
+        self.quiet = 0;
+        self.found.figure = found.figure;
+        if self.found.site.is_none() {
+            self.found.site = found.site;
+        }
+    }
+}
+
+impl Window {
+    fn look(&mut self, waits: &Histogram) {
+        self.looks += 1;
+        let Ok(new) = waits.checked_sub(&self.since) else {
+            return;
+        };
+        let new = distribution(&new, u64::MAX);
+        if new.count >= FEW || self.looks >= LOOKS {
+            self.p95 = Duration::from_nanos(new.p95);
+            self.looks = 0;
+            self.since = waits.clone();
+        }
+    }
+}
+
+impl Found {
+    fn new(kind: AlertKind, value: f64, threshold: f64, unit: &'static str, site: Option<String>) -> Self {
+        let figure = Figure { value, threshold, unit };
+        Self { kind, figure, site }
+    }
+}
+
+fn seconds(kind: AlertKind, value: Duration, threshold: Duration, site: Option<String>) -> Found {
+    Found::new(kind, value.as_secs_f64(), threshold.as_secs_f64(), "s", site)
+}
+
+fn bytes(kind: AlertKind, value: u64, threshold: u64, site: Option<String>) -> Found {
+    Found::new(kind, value as f64, threshold as f64, "B", site)
+}
