@@ -86,25 +86,25 @@ pub(crate) fn of_schema(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
 }
 
 fn poisoned(error: Error) -> Finding {
-    let remedy = "look at the disk, then restart the service: SQLite recovers the database as it opens it";
+    let remedy = "Look at the disk, then restart the service: SQLite recovers the database as it opens it";
     Finding::new(Severity::Critical, "poisoned", error.to_string(), remedy)
 }
 
 fn unsafe_filesystem(name: &str) -> Finding {
     let sentence = format!("the database is on {name}, where the write-ahead log's shared memory does not work");
-    let remedy = "move it to a local file system: it may be damaged, without any error";
+    let remedy = "Move it to a local file system: it may be damaged, without any error";
     Finding::new(Severity::Critical, "unsafe-filesystem", sentence, remedy)
 }
 
 fn pragma_changed((name, then, now): Changed) -> Finding {
     let sentence = format!("PRAGMA {name} was {then} when the store opened, and is {now} now");
-    let remedy = "a closure has changed it by rusqlite's own methods, or another process has: set it in Options";
+    let remedy = "A closure has changed it by rusqlite's own methods, or another process has: set it in Options";
     Finding::new(Severity::Warning, "pragma-changed", sentence, remedy)
 }
 
 fn schema_unread(error: &Error) -> Finding {
     let sentence = format!("the schema could not be looked at: {error}");
-    let remedy = "ask again when a reader is free";
+    let remedy = "Ask again when a reader is free";
     Finding::new(Severity::Note, "schema-not-read", sentence, remedy)
 }
 

@@ -25,6 +25,16 @@ use crate::options::{Access, AutoVacuum, Durability, Options, Role};
 /// How often the switch to WAL is tried while another process has the file open.
 const TRY_WAL: Duration = Duration::from_millis(5);
 
+/// Before it, SQLite can damage the index of a full-text table.
+pub(crate) const FULL_TEXT_MENDED: i32 = 3_054_000;
+
+pub(crate) const FIRST_FULL_TEXT_TABLE: &str = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND sql LIKE \
+                                                'CREATE VIRTUAL TABLE%USING fts%' LIMIT 1";
+
+/// Has a row if there is one mutex around all page caches.
+pub(crate) const HAS_PAGE_CACHE_MUTEX: &str =
+    "SELECT 1 FROM pragma_compile_options WHERE compile_options = 'ENABLE_MEMORY_MANAGEMENT'";
+
 /// A connection and the fence around it.
 pub(crate) struct Fenced {
     pub(crate) conn: Connection,
@@ -370,14 +380,11 @@ fn auto_vacuum(mode: AutoVacuum) -> i64 {
     }
 }
 
-/// Versions before 3.54.0 can damage the index of a full-text table.
 fn warn_about_fts(conn: &Connection) {
-    if rusqlite::version_number() >= 3_054_000 {
+    if rusqlite::version_number() >= FULL_TEXT_MENDED {
         return;
     }
-    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%USING fts%' \
-               LIMIT 1";
-    let table = conn.query_row(sql, [], |row| row.get::<_, String>(0));
+    let table = conn.query_row(FIRST_FULL_TEXT_TABLE, [], |row| row.get::<_, String>(0));
     if let Ok(table) = table {
         event!(
             warn,
@@ -390,8 +397,7 @@ fn warn_about_fts(conn: &Connection) {
 }
 
 fn hint_at_memory_management(conn: &Connection) {
-    let sql = "SELECT 1 FROM pragma_compile_options WHERE compile_options = 'ENABLE_MEMORY_MANAGEMENT'";
-    if conn.query_row(sql, [], |_| Ok(())).is_ok() {
+    if conn.query_row(HAS_PAGE_CACHE_MUTEX, [], |_| Ok(())).is_ok() {
         event!(
             info,
             "larder::open",

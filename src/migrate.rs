@@ -44,6 +44,7 @@ pub use self::dry_run::DryRun;
 pub use self::error::MigrationError;
 use self::plan::Target;
 use self::record::Record;
+pub(crate) use self::record::is_record;
 use self::run::{Did, Errand};
 use self::script::Script;
 use crate::error::{Error, Result};

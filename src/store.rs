@@ -393,6 +393,7 @@ impl Store {
     /// for finding in store.advice() {
     ///     println!("{finding}");
     /// }
+    /// # assert!(store.advice().iter().any(|finding| finding.topic == "foreign-key-without-index"));
     /// # Ok::<_, larder::Error>(())
     /// ```
     pub fn advice(&self) -> Vec<Finding> {

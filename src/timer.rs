@@ -1,6 +1,7 @@
 //! One clock for all stores of the process: what is to be done later. What is done on its thread is short.
 
 use std::cell::Cell;
+use std::panic::catch_unwind;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -15,19 +16,22 @@ pub(crate) fn is_here() -> bool {
     IS_CLOCK.get()
 }
 
-/// Does it again and again, on a thread apart from that of the alarms: it may take long.
-pub(crate) fn every(interval: Duration, mut f: impl FnMut() + Send + 'static) -> JobHandle {
+/// Does it again and again, on a thread apart from that of the alarms: it may take long. `None` if the operating system
+/// gave no thread, for which the pool panics.
+pub(crate) fn every(interval: Duration, mut f: impl FnMut() + Send + 'static) -> Option<JobHandle> {
     static WATCH: OnceLock<ScheduledThreadPool> = OnceLock::new();
-    let watch = WATCH.get_or_init(|| {
+    let start = || {
         ScheduledThreadPool::builder()
             .num_threads(1)
             .thread_name_pattern("larder-watch")
             .build()
-    });
-    watch.execute_with_fixed_delay(interval, interval, move || {
+    };
+    let watch = catch_unwind(|| WATCH.get_or_init(start)).ok()?;
+    let handle = watch.execute_with_fixed_delay(interval, interval, move || {
         IS_CLOCK.set(true);
         f();
-    })
+    });
+    Some(handle)
 }
 
 pub(crate) fn at(deadline: Instant, f: impl FnOnce() + Send + 'static) {

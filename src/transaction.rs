@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, ffi};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, Statement, ffi};
 
 use crate::clock::Tick;
 use crate::costs::StatementPage;
@@ -221,14 +221,17 @@ impl<'a> ReadTx<'a> {
             return Err(ended());
         }
         let counted = self.statements.map(|page| (page, Instant::now(), self.rows.get()));
-        let result = self.conn.prepare_cached(sql).and_then(|mut statement| {
+        let result = self.prepare(sql).and_then(|mut statement| {
             let result = f(&mut statement);
             if let Some((page, began, rows)) = counted {
-                let (time, rows) = (began.elapsed(), self.rows.get() - rows);
-                let mut page = page.borrow_mut();
-                if let Some(place) = page.find(sql) {
-                    page[place].ran(&statement, time, rows, result.is_err());
-                }
+                self.count(
+                    sql,
+                    &statement,
+                    page,
+                    began.elapsed(),
+                    self.rows.get() - rows,
+                    result.is_err(),
+                );
             }
             self.note_time(start, || {
                 let text = (statement.parameter_count() > 0).then(|| sql.to_owned());
@@ -237,6 +240,31 @@ impl<'a> ReadTx<'a> {
             result
         });
         result.map_err(|error| self.explain(error))
+    }
+
+    fn prepare(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
+        let statement = self.conn.prepare_cached(sql)?;
+        if statement.is_explain() == 0 {
+            return Ok(statement);
+        }
+        // An EXPLAIN is not prepared anew after a change of the schema, and would read what that has freed.
+        statement.discard();
+        self.conn.prepare_cached(sql)
+    }
+
+    fn count(
+        &self,
+        sql: &str,
+        statement: &Statement<'_>,
+        page: &RefCell<StatementPage>,
+        time: Duration,
+        rows: u64,
+        failed: bool,
+    ) {
+        let mut page = page.borrow_mut();
+        if let Some(place) = page.find(sql) {
+            page[place].ran(statement, time, rows, failed);
+        }
     }
 
     fn count_row(&self) {

@@ -19,6 +19,7 @@ use crate::alert::{Alert, AlertKind};
 use crate::costs;
 use crate::counters::LONG_WAIT;
 use crate::event::event;
+use crate::job::quietly;
 use crate::latency::distribution;
 use crate::options::Options;
 use crate::readers::Readers;
@@ -139,10 +140,25 @@ impl Watch {
         let weak = Arc::downgrade(&looker);
         let look = move || {
             if let Some(looker) = weak.upgrade() {
-                looker.look();
+                // Whoever hears the events may panic.
+                quietly(|| looker.look());
             }
         };
-        let looks = (!options.watch.is_zero()).then(|| timer::every(options.watch, look));
+        let wanted = !options.watch.is_zero();
+        let looks = if wanted {
+            timer::every(options.watch, look)
+        } else {
+            None
+        };
+        if wanted && looks.is_none() {
+            event!(
+                warn,
+                "larder::alert",
+                shared.path,
+                {},
+                "the operating system gave no thread to watch the store by"
+            );
+        }
         Self { looker, looks }
     }
 

@@ -514,3 +514,32 @@ fn no_event_has_a_value_in_it() {
     let leaks = log::events(|e| e.target != "test" && e.mentions(SECRET));
     assert!(leaks.is_empty(), "{leaks:#?}");
 }
+
+#[test]
+fn slow_ones_are_told_so_many_times_a_second_and_counted_all() {
+    let store = store_with_row(all_slow().slow_events(3));
+    for _ in 0..50 {
+        store.write_with(labelled("flood"), |_| Ok(())).unwrap();
+        store
+            .read_with(ReadOptions::new().label("flood of reads"), |_| Ok(()))
+            .unwrap();
+    }
+    let stats = store.stats();
+    assert!(stats.slow_writes >= 50 && stats.readers.slow >= 50, "{stats:?}");
+    // A second of its own for each: then one more is told, with what was left out.
+    let told = |label: &str| log::events(|e| e.field("site") == Some(label) && e.message.starts_with("slow "));
+    for label in ["flood", "flood of reads"] {
+        let give_up = std::time::Instant::now() + Duration::from_secs(60);
+        let left_out = |event: &log::Event| event.expect("left_out").parse::<u64>().unwrap();
+        while told(label).iter().map(left_out).sum::<u64>() < 10 {
+            assert!(std::time::Instant::now() < give_up, "{:#?}", told(label));
+            store.write_with(labelled("flood"), |_| Ok(())).unwrap();
+            store
+                .read_with(ReadOptions::new().label("flood of reads"), |_| Ok(()))
+                .unwrap();
+        }
+        let told = told(label).len();
+        let stats = store.stats();
+        assert!((told as u64) < stats.slow_writes.min(stats.readers.slow), "{told}");
+    }
+}

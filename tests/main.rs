@@ -4,6 +4,7 @@ mod support;
 
 mod access;
 mod alerts;
+mod chores;
 mod closing;
 mod errors;
 mod events;

@@ -658,3 +658,25 @@ fn child() {
         tell(format!("after {took:?}"));
     }
 }
+
+/// SQLite prepares a statement anew whose schema has changed when it runs it. An `EXPLAIN` does not run: from the
+/// statement cache it read what the schema had freed, and the process died (SQLite 3.53.2).
+#[test]
+fn an_explain_from_the_cache_is_of_the_schema_as_it_is() {
+    let store = Options::new().readers(1).open_temp().unwrap();
+    let explain = "EXPLAIN DELETE FROM p WHERE rowid = 1";
+    let steps = |tx: &WriteTx<'_>| {
+        tx.query_map(explain, [], |row| row.get::<_, String>("opcode"))
+            .map(|steps| steps.len())
+    };
+    store.write(|tx| tx.execute_batch("CREATE TABLE p(a INTEGER)")).unwrap();
+    assert!(store.write(steps).unwrap() > 0);
+    store.write(|tx| tx.execute_batch("DROP TABLE p")).unwrap();
+    for n in 0..50 {
+        store
+            .write(move |tx| tx.execute_batch(&format!("CREATE TABLE t{n}(a INTEGER, b TEXT, c BLOB)")))
+            .unwrap();
+    }
+    let error = store.write(steps).unwrap_err();
+    assert!(error.to_string().contains("no such table: p"), "{error}");
+}

@@ -30,34 +30,34 @@ fn of_alert(alert: &Alert) -> Finding {
     let (severity, remedy) = match alert.kind {
         AlertKind::WritesWait => (
             Severity::Warning,
-            "look in Stats::sites for what its closure does: take out of it what is not SQL, and split what is long",
+            "Look in Stats::sites for what its closure does: take out of it what is not SQL, and split what is long",
         ),
         AlertKind::QueueFull => (
             Severity::Critical,
-            "callers wait for room, up to Options::queue_timeout: make that write shorter, and put many small writes \
+            "Callers wait for room, up to Options::queue_timeout: make that write shorter, and put many small writes \
              into one",
         ),
         AlertKind::LargeWal => (
             Severity::Warning,
-            "end the read that is in the way, read in shorter snapshots, or set Options::interrupt_old_readers",
+            "End the read that is in the way, read in shorter snapshots, or set Options::interrupt_old_readers",
         ),
         AlertKind::OldRead => (
             Severity::Warning,
-            "read in pages, each in a read of its own; Options::interrupt_old_readers stops such reads",
+            "Read in pages, each in a read of its own; Options::interrupt_old_readers stops such reads",
         ),
         AlertKind::StuckCheckpoint => (
             Severity::Warning,
-            "some read is always in the way: look at Stats::readers, and for other processes that have the file open \
+            "Some read is always in the way: look at Stats::readers, and for other processes that have the file open \
              (`fuser -v`)",
         ),
         AlertKind::FreePages => (
             Severity::Note,
-            "new rows will use them; the writer gives them back in idle moments where auto_vacuum is incremental \
+            "New rows will use them; the writer gives them back in idle moments where auto_vacuum is incremental \
              (Options::maintenance), Store::vacuum at once",
         ),
         AlertKind::DiskFull => (
             Severity::Critical,
-            "writes that find no room are rolled back and fail: make room on the file system, or move the database to a \
+            "Writes that find no room are rolled back and fail: make room on the file system, or move the database to a \
              larger one",
         ),
     };
@@ -93,7 +93,7 @@ fn outgrown(stats: &Stats, lately: &Lately) -> Vec<Finding> {
     let mut findings: Vec<_> = [
         (lately.long_waits > LONG_WAITS).then(|| {
             let sentence = "many of the last minute's writes waited for longer than 100 ms".to_owned();
-            let remedy = "look in Stats::sites for the writes that take most of the writer's time";
+            let remedy = "Look in Stats::sites for the writes that take most of the writer's time";
             Finding::new(Severity::Warning, "many-writes-wait", sentence, remedy).with_figure(
                 lately.long_waits,
                 LONG_WAITS,
@@ -102,7 +102,7 @@ fn outgrown(stats: &Stats, lately: &Lately) -> Vec<Finding> {
         }),
         (lately.is_long && lately.writes_a_second > WRITES_A_SECOND).then(|| {
             let sentence = "the store makes very many writes".to_owned();
-            let remedy = "put many into one write where they belong together; one writer has an end somewhere";
+            let remedy = "Put many into one write where they belong together; one writer has an end somewhere";
             Finding::new(Severity::Warning, "many-writes", sentence, remedy).with_figure(
                 lately.writes_a_second,
                 WRITES_A_SECOND,
@@ -111,7 +111,7 @@ fn outgrown(stats: &Stats, lately: &Lately) -> Vec<Finding> {
         }),
         (stats.foreign_commits > 0).then(|| {
             let sentence = "another process writes to the database".to_owned();
-            let remedy = "have it ask this service to write, or open the store with Access::Exclusive: two writers wait \
+            let remedy = "Have it ask this service to write, or open the store with Access::Exclusive: two writers wait \
                           for each other without order, and BUSY is theirs to deal with";
             Finding::new(Severity::Warning, "another-process-writes", sentence, remedy).with_figure(
                 stats.foreign_commits as f64,
@@ -121,7 +121,7 @@ fn outgrown(stats: &Stats, lately: &Lately) -> Vec<Finding> {
         }),
         (bytes > LARGE).then(|| {
             let sentence = "the database is very large".to_owned();
-            let remedy = "backups and VACUUM take long: keep what is old, or apart, in a store of its own";
+            let remedy = "Backups and VACUUM take long: keep what is old, or apart, in a store of its own";
             Finding::new(Severity::Warning, "large-database", sentence, remedy).with_figure(
                 bytes as f64,
                 LARGE as f64,
@@ -135,7 +135,7 @@ fn outgrown(stats: &Stats, lately: &Lately) -> Vec<Finding> {
     if findings.len() >= 2 {
         let reasons: Vec<_> = findings.iter().map(|finding| finding.sentence.as_str()).collect();
         let sentence = format!("it is time to look at PostgreSQL: {}", reasons.join("; "));
-        let remedy = "each may have a remedy of its own here; together they say that one machine's one writer is no longer \
+        let remedy = "Each may have a remedy of its own here; together they say that one machine's one writer is no longer \
                       enough";
         let count = findings.len() as f64;
         let finding = Finding::new(Severity::Warning, "time-for-postgresql", sentence, remedy);

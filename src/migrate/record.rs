@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
+use super::adopt::GOOSE;
 use super::error::MigrationError;
 use super::{Direction, Migration, Migrations};
 use crate::error::Result;
@@ -17,6 +18,22 @@ use crate::error::Result;
 pub(crate) const TABLE: &str = "schema_migrations";
 pub(crate) const DETAILS: &str = "larder_migrations";
 const DETAIL_COLUMNS: [&str; 6] = ["version", "name", "checksum", "applied_at", "duration_us", "unfinished"];
+
+/// Whether it is the table of a tool, in which that keeps what it has done, and not of the application.
+pub(crate) fn is_record(table: &str) -> bool {
+    const OTHERS: [&str; 6] = [
+        "__diesel_schema_migrations",
+        "_litestream_lock",
+        "_litestream_seq",
+        "_sqlx_migrations",
+        "refinery_schema_history",
+        "seaql_migrations",
+    ];
+    let ours = [TABLE, DETAILS, GOOSE];
+    ours.iter()
+        .chain(&OTHERS)
+        .any(|record| table.eq_ignore_ascii_case(record))
+}
 
 /// A version that was applied.
 #[derive(Clone, Debug)]

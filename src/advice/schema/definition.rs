@@ -1,0 +1,180 @@
+//! The text of a `CREATE INDEX`, of which the PRAGMAs do not tell the expressions and the condition.
+
+/// What is indexed, and the condition of a partial index, each as tokens that can be compared: `a IS NOT NULL` and
+/// `a  is /* always */ not null` have the same.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Definition {
+    pub(super) columns: Vec<String>,
+    pub(super) condition: Vec<String>,
+}
+
+impl Definition {
+    /// `CREATE [UNIQUE] INDEX name ON table(columns) [WHERE condition]`, as SQLite has taken it.
+    pub(super) fn parse(sql: &str) -> Self {
+        let mut tokens = tokens(sql);
+        let Some(open) = tokens.iter().position(|token| token == "(") else {
+            return Self::default();
+        };
+        let mut columns = tokens.split_off(open + 1);
+        let mut condition = columns.split_off(closing(&columns));
+        // The parenthesis, and WHERE.
+        condition.drain(..condition.len().min(2));
+        Self { columns, condition }
+    }
+
+    /// Whether the condition keeps out rows with a NULL in one of these columns, and no others.
+    ///
+    /// Then a search for a value in them can use the index: "if a term in X is of the form 'z IS NOT NULL' and if a term
+    /// in W is a comparison operator on 'z' other than 'IS', then those terms match",
+    /// <https://sqlite.org/partialindex.html>.
+    pub(super) fn excludes_only_null(&self, columns: &[&str]) -> bool {
+        let condition = without_parentheses(&self.condition);
+        condition.split(|token| token == "and").all(|term| {
+            let column = not_null(without_parentheses(term));
+            column.is_some_and(|tested| columns.iter().any(|column| column.eq_ignore_ascii_case(tested)))
+        })
+    }
+}
+
+/// Where the parenthesis closes that was open before the first token.
+fn closing(tokens: &[String]) -> usize {
+    let mut open = 1;
+    let closes = |token: &String| {
+        open += i32::from(token == "(") - i32::from(token == ")");
+        open == 0
+    };
+    tokens.iter().position(closes).unwrap_or(tokens.len())
+}
+
+fn without_parentheses(mut tokens: &[String]) -> &[String] {
+    while let [first, inside @ .., last] = tokens
+        && first == "("
+        && last == ")"
+    {
+        tokens = inside;
+    }
+    tokens
+}
+
+/// The column that the condition says is not NULL, if that is all it says.
+fn not_null(condition: &[String]) -> Option<&str> {
+    let (column, rest) = condition.split_first()?;
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    matches!(rest[..], ["is", "not", "null"] | ["not", "null"] | ["notnull"]).then(|| bare(column))
+}
+
+/// A name without the quotes that `tokens` has put around it.
+fn bare(token: &str) -> &str {
+    let inside = token.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inside.unwrap_or(token)
+}
+
+/// Words and names in lower case, names in any quotes as `"name"`, strings as they are, and single signs.
+fn tokens(sql: &str) -> Vec<String> {
+    let (mut tokens, mut rest) = (Vec::new(), sql);
+    while let Some(first) = rest.chars().next() {
+        let length = length(rest, first);
+        let text = &rest[..length];
+        match first {
+            _ if first.is_whitespace() || text.starts_with("--") || text.starts_with("/*") => {}
+            '"' | '`' | '[' => tokens.push(format!("\"{}\"", unquoted(text).to_ascii_lowercase())),
+            '\'' => tokens.push(text.to_owned()),
+            _ => tokens.push(text.to_ascii_lowercase()),
+        }
+        rest = &rest[length..];
+    }
+    tokens
+}
+
+/// How long the token is, or the comment, that the text begins with.
+fn length(text: &str, first: char) -> usize {
+    let until = |end: &str| text[1..].find(end).map_or(text.len(), |at| 1 + at + end.len());
+    match first {
+        '[' => until("]"),
+        '"' | '`' | '\'' => quoted_length(text, first),
+        '-' if text.starts_with("--") => until("\n"),
+        '/' if text.starts_with("/*") => text[2..].find("*/").map_or(text.len(), |at| at + 4),
+        _ if is_of_a_word(first) => text.find(|c| !is_of_a_word(c)).unwrap_or(text.len()),
+        _ => first.len_utf8(),
+    }
+}
+
+/// A quote that is doubled does not end it.
+fn quoted_length(text: &str, quote: char) -> usize {
+    let mut at = 1;
+    while let Some(found) = text[at..].find(quote) {
+        at += found + 1;
+        if !text[at..].starts_with(quote) {
+            return at;
+        }
+        at += 1;
+    }
+    text.len()
+}
+
+fn unquoted(text: &str) -> String {
+    let quote = &text[..1];
+    let inside = &text[1..text.len().max(2) - 1];
+    match quote {
+        "[" => inside.to_owned(),
+        _ => inside.replace(&quote.repeat(2), quote),
+    }
+}
+
+/// In a name a letter is also "any other character larger than u007f", <https://sqlite.org/draft/tokenreq.html>.
+fn is_of_a_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spelling_makes_no_difference() {
+        let one = Definition::parse("CREATE INDEX i ON t(a, lower(\"B\")) WHERE a > 1");
+        let other =
+            Definition::parse("create unique index \"(\" on [t(] (A,Lower ( [b] )) -- why\n Where/* so */a>1 -- end");
+        assert_eq!(one, other);
+        assert_eq!(one.columns.join(" "), "a , lower ( \"b\" )");
+        assert_eq!(one.condition.join(" "), "a > 1");
+    }
+
+    #[test]
+    fn another_condition_is_another() {
+        let condition = |condition: &str| Definition::parse(&format!("CREATE INDEX i ON t(a) WHERE {condition}"));
+        assert_ne!(condition("a = 'x'"), condition("a = 'X'"));
+        assert_ne!(condition("a = 'it''s'"), condition("a = 'its'"));
+        assert_ne!(condition("a > 1"), condition("a > 10"));
+        assert_ne!(condition("ä > 1"), condition("Ä > 1"));
+    }
+
+    #[test]
+    fn a_condition_may_keep_out_null_alone() {
+        let excludes_only_null = |condition: &str| {
+            let definition = Definition::parse(&format!("CREATE INDEX i ON t(a) WHERE {condition}"));
+            definition.excludes_only_null(&["A", "b \"c"])
+        };
+        for yes in [
+            "a IS NOT NULL",
+            "A notnull",
+            "(\"a\" NOT NULL)",
+            "[b \"c] is not null AND (`a` is not null)",
+            "\"b \"\"c\" IS NOT NULL",
+        ] {
+            assert!(excludes_only_null(yes), "{yes}");
+        }
+        for no in [
+            "x IS NOT NULL",
+            "a IS NULL",
+            "a IS (NOT NULL)",
+            "a IS NOT NULL AND x > 1",
+            "a IS NOT NULL OR x > 1",
+            "a > 1",
+            "(a) IS NOT (NULL)",
+            "'a' IS NOT NULL",
+        ] {
+            assert!(!excludes_only_null(no), "{no}");
+        }
+    }
+}
