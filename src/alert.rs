@@ -20,7 +20,9 @@ pub struct Alert {
     pub age: Duration,
     /// What was measured at the last look, and from where on it is wrong.
     pub figure: Figure,
-    /// Who is behind it, if that is known: the label or the `file:line` of a read or a write.
+    /// Who is behind it, if that is known, by label or `file:line`: the oldest read where a read is in the way; where
+    /// writes are too slow the one that runs for long, or those that took most of the writer's time of late; of a full
+    /// disk whoever found no room, or those again.
     pub site: Option<String>,
 }
 

@@ -315,44 +315,51 @@ impl State {
         let age = seen.oldest.as_ref().map_or(Duration::ZERO, |read| read.age);
         let DatabaseStats { pages, free_pages, .. } = seen.database;
         let (free, wanted) = seen.room.unwrap_or((u64::MAX, 0));
-        let found = [
-            (wait > LONG_WAIT).then(|| seconds(AlertKind::WritesWait, wait, LONG_WAIT, hog.clone())),
-            (seen.queued >= options.queue).then(|| {
-                Found::new(
-                    AlertKind::QueueFull,
-                    seen.queued as f64,
-                    options.queue as f64,
-                    "writes",
-                    hog,
-                )
-            }),
-            // A log that was all moved is emptied by the next commit.
-            (seen.wal_bytes > wal_limit && seen.unfinished > 0)
-                .then(|| bytes(AlertKind::LargeWal, seen.wal_bytes, wal_limit, reader.clone())),
-            (age > options.max_reader_age)
-                .then(|| seconds(AlertKind::OldRead, age, options.max_reader_age, reader.clone())),
-            (seen.unfinished >= STUCK).then(|| {
-                Found::new(
-                    AlertKind::StuckCheckpoint,
-                    seen.unfinished as f64,
-                    STUCK as f64,
-                    "checkpoints",
-                    reader,
-                )
-            }),
-            (free_pages > FREE_PAGES && free_pages > pages / 4).then(|| {
-                Found::new(
-                    AlertKind::FreePages,
-                    100.0 * free_pages as f64 / pages as f64,
-                    25.0,
-                    "%",
-                    None,
-                )
-            }),
-            (free < wanted || seen.full_for.is_some())
-                .then(|| bytes(AlertKind::DiskFull, free, wanted, seen.full_for.clone())),
-        ];
-        found.into_iter().flatten().collect()
+        let writer = seen.full_for.clone().or(hog.clone());
+        let mut found = Vec::new();
+        let mut check = |kind, wrong, value: f64, threshold: f64, unit, site: &Option<String>| {
+            if wrong {
+                let (figure, site) = (Figure { value, threshold, unit }, site.clone());
+                found.push(Found { kind, figure, site });
+            }
+        };
+        let (waited, longest) = (wait.as_secs_f64(), LONG_WAIT.as_secs_f64());
+        check(AlertKind::WritesWait, wait > LONG_WAIT, waited, longest, "s", &hog);
+        let (queued, room) = (seen.queued as f64, options.queue as f64);
+        check(AlertKind::QueueFull, queued >= room, queued, room, "writes", &hog);
+        // A log that was all moved is emptied by the next commit.
+        let large = seen.wal_bytes > wal_limit && seen.unfinished > 0;
+        check(
+            AlertKind::LargeWal,
+            large,
+            seen.wal_bytes as f64,
+            wal_limit as f64,
+            "B",
+            &reader,
+        );
+        let (age, oldest) = (age.as_secs_f64(), options.max_reader_age.as_secs_f64());
+        check(AlertKind::OldRead, age > oldest, age, oldest, "s", &reader);
+        let stuck = seen.unfinished >= STUCK;
+        check(
+            AlertKind::StuckCheckpoint,
+            stuck,
+            seen.unfinished as f64,
+            STUCK as f64,
+            "checkpoints",
+            &reader,
+        );
+        let percent = 100.0 * free_pages as f64 / pages.max(1) as f64;
+        check(
+            AlertKind::FreePages,
+            free_pages > FREE_PAGES && percent > 25.0,
+            percent,
+            25.0,
+            "%",
+            &None,
+        );
+        let full = free < wanted || seen.full_for.is_some();
+        check(AlertKind::DiskFull, full, free as f64, wanted as f64, "B", &writer);
+        found
     }
 
     /// Whose writes keep the writer: the one that has run for long, or whose took most since the last look.
@@ -425,19 +432,4 @@ impl Window {
             self.since = waits.clone();
         }
     }
-}
-
-impl Found {
-    fn new(kind: AlertKind, value: f64, threshold: f64, unit: &'static str, site: Option<String>) -> Self {
-        let figure = Figure { value, threshold, unit };
-        Self { kind, figure, site }
-    }
-}
-
-fn seconds(kind: AlertKind, value: Duration, threshold: Duration, site: Option<String>) -> Found {
-    Found::new(kind, value.as_secs_f64(), threshold.as_secs_f64(), "s", site)
-}
-
-fn bytes(kind: AlertKind, value: u64, threshold: u64, site: Option<String>) -> Found {
-    Found::new(kind, value as f64, threshold as f64, "B", site)
 }

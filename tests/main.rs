@@ -45,4 +45,5 @@ mod tasks_runtimes;
 mod tasks_storm;
 #[cfg(feature = "async")]
 mod tasks_writes;
+mod trouble;
 mod wal;
