@@ -19,7 +19,7 @@ use crate::clock::later;
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
-use crate::file::DatabaseFile;
+use crate::file::{DatabaseFile, temporary_folder};
 use crate::options::{Access, AutoVacuum, Durability, Options, Role};
 
 /// How often the switch to WAL is tried while another process has the file open.
@@ -34,6 +34,9 @@ pub(crate) const FIRST_FULL_TEXT_TABLE: &str = "SELECT name FROM main.sqlite_sch
 /// Has a row if there is one mutex around all page caches.
 pub(crate) const HAS_PAGE_CACHE_MUTEX: &str =
     "SELECT 1 FROM pragma_compile_options WHERE compile_options = 'ENABLE_MEMORY_MANAGEMENT'";
+
+/// In memory. A file would be 1.
+const TEMP_STORE: i32 = 2;
 
 /// A connection and the fence around it.
 pub(crate) struct Fenced {
@@ -171,7 +174,27 @@ pub(crate) fn synchronous(durability: Durability) -> i64 {
 /// What a job that ran alone may have changed on the writer, as jobs are to find it.
 pub(crate) fn set_for_jobs(conn: &Connection, options: &Options) -> Result<()> {
     set(conn, "foreign_keys", i32::from(options.foreign_keys))?;
-    set(conn, "legacy_alter_table", 0)
+    set(conn, "legacy_alter_table", 0)?;
+    set(conn, "temp_store", TEMP_STORE)
+}
+
+/// Runs a `VACUUM`, which builds its copy of the database in a temporary one: that goes to a file meanwhile, or it would
+/// take as much memory as the database has bytes. It stays in memory where no folder can take the file, and where there
+/// are temporary objects: "when the temp_store setting is changed, all existing temporary tables, indices, triggers, and
+/// views are immediately deleted", <https://sqlite.org/pragma.html#pragma_temp_store>.
+///
+/// If it cannot be set back here, [`set_for_jobs`] says so.
+pub(crate) fn with_temporary_files<T>(conn: &Connection, fence: &Fence, vacuum: impl FnOnce() -> T) -> T {
+    let objects = "SELECT EXISTS (SELECT 1 FROM temp.sqlite_schema)";
+    let has_objects = fence.own(|| conn.query_row(objects, [], |row| row.get(0)));
+    if has_objects.unwrap_or(true) || temporary_folder().is_none() {
+        return vacuum();
+    }
+    let store_in = |place: i32| fence.own(|| conn.execute_batch(&format!("PRAGMA temp_store = {place}")));
+    let _ = store_in(1);
+    let done = vacuum();
+    let _ = store_in(TEMP_STORE);
+    done
 }
 
 /// The settings in effect on the writing connection, as SQLite tells them. (`synchronous` is at `level` after a write that
@@ -235,7 +258,7 @@ fn set_common(conn: &Connection, options: &Options) -> Result<()> {
     set(conn, "cache_size", format!("-{}", options.cache_size / 1024))?;
     set(conn, "mmap_size", options.mmap_size)?;
     set(conn, "foreign_keys", i32::from(options.foreign_keys))?;
-    set(conn, "temp_store", 2)
+    set(conn, "temp_store", TEMP_STORE)
 }
 
 /// The first look at the file, which takes the first lock, and the switch to WAL where it is not on yet.

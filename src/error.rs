@@ -244,6 +244,31 @@ pub enum Error {
         advice: &'static str,
     },
 
+    /// A progress callback returned `ControlFlow::Break`.
+    #[error(
+        "the {work} was cancelled by its progress callback; the database is as it was, so run it again when there is \
+         time for it"
+    )]
+    Cancelled {
+        /// What was cancelled: `check` or `vacuum`.
+        work: &'static str,
+    },
+
+    /// A file system has too little room for a `VACUUM`, which was not started.
+    #[error(
+        "a vacuum was not started: it needs about {needed} bytes in {}, and {available} are available there: free disk \
+         space (or, if it is the folder of SQLite's temporary files, set SQLITE_TMPDIR in the environment to a folder \
+         with more of it)", folder.display()
+    )]
+    NoRoom {
+        /// A folder on that file system: the database's, or that of SQLite's temporary files.
+        folder: PathBuf,
+        /// Bytes that may be needed there.
+        needed: u64,
+        /// Bytes that this process may still use there.
+        available: u64,
+    },
+
     /// The store is closed, or was closed before the write started.
     #[error("the store is closed: nothing was started; open it again, or keep a clone alive for as long as it is used")]
     Closed,
@@ -310,9 +335,11 @@ impl Error {
             Error::CommitUnknown { .. } => Outcome::Unknown,
             Error::Sqlite { outcome, .. } => *outcome,
             Error::Migration(error) => error.outcome(),
-            Error::RolledBack { .. } | Error::App(_) | Error::Refused { .. } | Error::Interrupted { .. } => {
-                Outcome::RolledBack
-            }
+            Error::RolledBack { .. }
+            | Error::App(_)
+            | Error::Refused { .. }
+            | Error::Interrupted { .. }
+            | Error::Cancelled { .. } => Outcome::RolledBack,
             Error::Options { .. }
             | Error::Open { .. }
             | Error::AlreadyOpen { .. }
@@ -325,6 +352,7 @@ impl Error {
             | Error::ReadTimeout { .. }
             | Error::Poisoned { .. }
             | Error::WalFull { .. }
+            | Error::NoRoom { .. }
             | Error::Reentrant { .. }
             | Error::Closed => Outcome::NotStarted,
         }
@@ -393,6 +421,8 @@ impl Error {
             Error::Refused { .. } => "Refused",
             Error::Reentrant { .. } => "Reentrant",
             Error::Interrupted { .. } => "Interrupted",
+            Error::Cancelled { .. } => "Cancelled",
+            Error::NoRoom { .. } => "NoRoom",
             Error::Closed => "Closed",
             Error::Sqlite { .. } => "Sqlite",
             Error::App(_) => "App",

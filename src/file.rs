@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::Access;
+
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::options::Options;
@@ -138,6 +140,22 @@ fn check_writable(folder: &Path, path: &Path) -> Result<()> {
         Ok(_) => Ok(()),
         Err(e) => Err(open_error(path, "its file system cannot be examined", e.into())),
     }
+}
+
+/// Bytes that this process may still use on the file system of a folder, if that can be found out.
+pub(crate) fn available(folder: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    stat.f_bavail.checked_mul(stat.f_frsize)
+}
+
+/// Where SQLite puts temporary files: "the first of these which is an existing directory with write and execute
+/// permission", <https://sqlite.org/tempfiles.html#tempdir>.
+pub(crate) fn temporary_folder() -> Option<PathBuf> {
+    let named = ["SQLITE_TMPDIR", "TMPDIR"].into_iter().filter_map(std::env::var_os);
+    let usual = ["/var/tmp", "/usr/tmp", "/tmp", "."].into_iter().map(Into::into);
+    let usable =
+        |folder: &PathBuf| folder.is_dir() && rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+    named.chain(usual).map(PathBuf::from).find(usable)
 }
 
 fn refuse(path: &Path, problem: &str) -> Error {

@@ -52,6 +52,8 @@
 //!   [`Error::is_retryable`] says whether to try again.
 //! - [`Migrations`] are applied as a store opens, from a list, embedded files or a folder, in the formats of Dbmate and
 //!   Goose or as plain numbered SQL; each is one transaction, made by one process.
+//! - [`Store::check`] looks for damage while everybody works on, [`Store::vacuum`] gives the space of free pages back; both
+//!   tell their progress, and can be cancelled.
 //! - [`Options`] has every knob, each with default, unit and reason.
 //!
 //! # Features
@@ -77,6 +79,7 @@ mod alert;
 mod apart;
 mod backup;
 mod cache;
+mod check;
 mod checkpoint;
 mod clock;
 mod closing;
@@ -97,6 +100,7 @@ mod ledger;
 mod migrate;
 mod options;
 mod pending;
+mod progress;
 mod ration;
 mod readers;
 mod registry;
@@ -107,6 +111,7 @@ mod store;
 mod sync;
 mod timer;
 mod transaction;
+mod vacuum;
 mod watch;
 mod writer;
 
@@ -114,6 +119,7 @@ pub use rusqlite;
 
 pub use advice::{Figure, Finding, Severity};
 pub use alert::{Alert, AlertKind};
+pub use check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
 pub use closing::CloseReport;
 pub use error::{Error, Outcome, Result};
 pub use latency::{Distribution, Latency};
@@ -128,6 +134,7 @@ pub use stats::{
 };
 pub use store::Store;
 pub use transaction::{ReadTx, WriteTx};
+pub use vacuum::{Vacuum, VacuumProgress, VacuumReport};
 
 /// The README's example compiles.
 #[cfg(doctest)]

@@ -485,7 +485,7 @@ fn drive(
             backup: report.steps.is_empty(),
             not_strict: not_strict.clone(),
         };
-        match store.run_alone(move |writer: &mut Writer| run::step(writer, &errand))? {
+        match store.run_alone("migrate", move |writer: &mut Writer| run::step(writer, &errand))? {
             Did::Nothing => return Ok(()),
             Did::Record => {}
             Did::Made(made) => {
@@ -530,7 +530,7 @@ pub(crate) fn dry_run(store: &Store, set: &Migrations, on: DryRun) -> Result<Mig
         DryRun::Schema => {
             let schema = store.read(|tx| dry_run::Schema::read(tx))?;
             let copy = options.open(&path)?;
-            copy.run_alone(move |writer: &mut Writer| {
+            copy.run_alone("migrate", move |writer: &mut Writer| {
                 let conn = writer.conn();
                 writer.fence().own(|| {
                     conn.execute_batch("PRAGMA foreign_keys = OFF")?;

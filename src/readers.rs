@@ -169,6 +169,18 @@ impl Readers {
         self.begin(borrowed.reader(), site)?.read(f)
     }
 
+    /// Runs larder's own work in one snapshot. It takes as long as it takes: it is neither slow nor too old.
+    pub(crate) fn inspect<T>(
+        &self,
+        timeout: Duration,
+        site: CallSite,
+        on_writer_thread: bool,
+        f: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let mut borrowed = self.check_out(timeout, on_writer_thread)?;
+        self.begin(borrowed.reader(), site)?.inspect(f)
+    }
+
     fn begin<'r>(&'r self, reader: &'r mut Reader, site: CallSite) -> Result<Snapshot<'r>> {
         let new_schema = reader.keep_statements_of(self.schema.load(Ordering::Acquire));
         let snapshot = Snapshot::begin(self, reader, site)?;
@@ -624,6 +636,11 @@ impl<'r> Snapshot<'r> {
             },
             "slow read"
         );
+    }
+
+    fn inspect<T>(&mut self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.bare = true;
+        self.reader.fence.own(|| f(self.conn())).map_err(Error::not_started)
     }
 
     /// SQLite finds out that the schema has changed when it runs a statement, not when it prepares one: the first to be

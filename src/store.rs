@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use tracing::Span;
 
 use crate::admission::{Admission, Kind};
 use crate::advice::{self, Finding, Known};
+use crate::check::Check;
 use crate::clock::later;
 use crate::closing::CloseReport;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
@@ -32,6 +34,7 @@ use crate::site::CallSite;
 use crate::stats::Stats;
 use crate::timer;
 use crate::transaction::{ReadTx, WriteTx};
+use crate::vacuum::Vacuum;
 use crate::watch::Watch;
 use crate::writer::{Belongings, Shared, Writer};
 
@@ -362,6 +365,18 @@ impl Store {
         migrate::dry_run(self, self.migration_set()?, on)
     }
 
+    /// A look at the whole database for damage, and for foreign keys that point nowhere, while everybody reads and
+    /// writes on. Nothing is done before [`Check::run`].
+    pub fn check(&self) -> Check<'_> {
+        Check::new(self)
+    }
+
+    /// The database written anew without its free pages, which gives their space back; nobody writes meanwhile. Nothing
+    /// is done before [`Vacuum::run`].
+    pub fn vacuum(&self) -> Vacuum<'_> {
+        Vacuum::new(self)
+    }
+
     /// The database file, as an absolute path.
     pub fn path(&self) -> &Path {
         &self.inner.shared.path
@@ -461,14 +476,23 @@ impl Store {
         &self.inner.options
     }
 
+    /// Runs larder's own work in a snapshot of a reader's.
+    #[track_caller]
+    pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let timeout = self.inner.options.read_timeout;
+        let site = CallSite::new(None, Location::caller());
+        self.inner
+            .readers
+            .inspect(timeout, site, self.admission().is_worker(), f)
+    }
+
     /// Runs larder's own work on the writer thread, with nothing else.
     #[track_caller]
-    pub(crate) fn run_alone<T, F>(&self, f: F) -> Result<T>
+    pub(crate) fn run_alone<T, F>(&self, call: &'static str, f: F) -> Result<T>
     where
         F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let call = "migrate";
         if self.admission().is_worker() {
             let instead =
                 "it was called inside a write, on the writer thread that would have to do it: call it outside";

@@ -49,6 +49,7 @@ use tracing::Span;
 use self::chores::Chores;
 use self::ending::DeathGuard;
 use self::log::Looked;
+pub(crate) use self::log::Size;
 use crate::admission::{Admission, Slept};
 use crate::apart::Apart;
 use crate::cache::{CacheShare, CacheTotals};

@@ -4,6 +4,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -204,6 +205,24 @@ fn cases() -> Vec<Case> {
         "restart the service",
         Error::Poisoned {
             source: sqlite_error(ffi::SQLITE_IOERR_FSYNC),
+        },
+    );
+
+    // Looking after it.
+    case(RolledBack, false, "run it again when there is time", {
+        let cancel = |_: &larder::CheckProgress| ControlFlow::Break(());
+        let child = "CREATE TABLE child(t REFERENCES t)";
+        store.write(move |tx| tx.execute_batch(child)).unwrap();
+        store.check().progress(Duration::ZERO, cancel).run().unwrap_err()
+    });
+    case(
+        NotStarted,
+        false,
+        "free disk space",
+        Error::NoRoom {
+            folder: "/var/lib/app".into(),
+            needed: 2,
+            available: 1,
         },
     );
 

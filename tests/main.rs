@@ -4,6 +4,7 @@ mod support;
 
 mod access;
 mod alerts;
+mod checking;
 mod chores;
 mod closing;
 mod errors;
@@ -46,4 +47,5 @@ mod tasks_storm;
 #[cfg(feature = "async")]
 mod tasks_writes;
 mod trouble;
+mod vacuuming;
 mod wal;

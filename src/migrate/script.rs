@@ -6,6 +6,7 @@ use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::{Batch, Connection, ffi};
 use sha2::{Digest, Sha256};
 
+use crate::connection::with_temporary_files;
 use crate::error::Error;
 use crate::fence::{Fence, Licence};
 
@@ -113,7 +114,12 @@ impl Script {
         let mut spot = self.start();
         while at < text.len() {
             let rest = &self.sql[at..];
-            let length = fence.licensed(licence_of(rest, licence), || run_first(conn, rest, &mut spot))?;
+            let licence = licence_of(rest, licence);
+            let mut run = || fence.licensed(licence, || run_first(conn, rest, &mut spot));
+            let length = match licence {
+                Licence::Vacuum => with_temporary_files(conn, fence, run),
+                _ => run(),
+            }?;
             if let Err(error) = after(&spot) {
                 return Err(spot.stop(StopError::Other(error)));
             }

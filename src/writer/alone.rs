@@ -1,4 +1,4 @@
-//! Jobs that have the writer to themselves, with no transaction open: migrations.
+//! Jobs that have the writer to themselves, with no transaction open: migrations, vacuums.
 //!
 //! Such a job begins and ends its own transactions, by [`begin_immediate`](Writer::begin_immediate) and
 //! [`commit_own`](Writer::commit_own), so it may set what cannot be set inside one. It is acknowledged when it
@@ -120,6 +120,15 @@ impl Writer {
         let source = Arc::new(source);
         self.poison(&source);
         Error::CommitUnknown { source }
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        self.shared.poison()
+    }
+
+    /// Takes away a progress handler that the job has set.
+    pub(crate) fn remove_progress_handler(&self) {
+        let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
     }
 
     /// Undoes the transaction that the job has begun, if it is still open.

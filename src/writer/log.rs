@@ -1,5 +1,6 @@
 //! The writer and its log: when a checkpoint is tried, and what its failure means.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,13 @@ const LOOK_AT_SETTINGS: Duration = Duration::from_secs(10);
 pub(super) struct Looked {
     data_version: Option<u64>,
     at_settings: Option<Instant>,
+}
+
+/// A database, in pages, and the bytes of a page.
+pub(crate) struct Size {
+    pub(crate) page: u64,
+    pub(crate) pages: u64,
+    pub(crate) free: u64,
 }
 
 impl Writer {
@@ -57,41 +65,61 @@ impl Writer {
         }
     }
 
-    /// How large the database is, whether another process has written to it, and the settings. Nobody waits for it, and
+    /// For a job that runs alone: moves all of the log into the database file and cuts it to nothing, unless readers are
+    /// in the way. Says whether it is empty.
+    pub(crate) fn empty_log(&mut self) -> bool {
+        // What the job has committed by itself.
+        self.checkpointer.committed();
+        self.shared
+            .counters
+            .largest_wal_bytes
+            .raise_to(self.checkpointer.bytes());
+        self.checkpoint(Mode::Truncate, PATIENCE);
+        self.log_is_empty()
+    }
+
+    /// Whether the log's file has no byte in it. Nothing is opened for it.
+    pub(crate) fn log_is_empty(&self) -> bool {
+        let mut log = self.shared.path.as_os_str().to_owned();
+        log.push("-wal");
+        fs::metadata(log).is_ok_and(|log| log.len() == 0)
+    }
+
+    /// The size of the database, whether another process has written to it, and the settings. Nobody waits for it, and
     /// nothing depends on it, so an error is no matter.
     pub(super) fn look_at_file(&mut self) {
         let counters = &self.shared.counters;
-        let number = |sql| {
-            self.conn
-                .query_row(sql, [], |row| row.get::<_, i64>(0))
-                .map(i64::unsigned_abs)
-        };
-        let size = || {
-            let (size, pages) = (number("PRAGMA page_size")?, number("PRAGMA page_count")?);
-            Ok::<_, rusqlite::Error>((size, pages, number("PRAGMA freelist_count")?))
-        };
-        if let Ok((size, pages, free)) = self.fence.own(size) {
-            counters.database(size, pages, free);
+        if let Ok(size) = self.size() {
+            counters.database(size.page, size.pages, size.free);
         }
         // "The \"PRAGMA data_version\" value is a local property of each database connection", and changes by commits
         // of others alone, <https://sqlite.org/pragma.html#pragma_data_version>. The readers make none.
-        if let Ok(version) = self.fence.own(|| number("PRAGMA data_version")) {
+        if let Ok(version) = self.number("PRAGMA data_version") {
             let before = self.looked.data_version.replace(version);
-            counters
-                .foreign_commits
-                .add(u64::from(before.is_some_and(|before| before != version)));
+            let others_wrote = before.is_some_and(|before| before != version);
+            counters.foreign_commits.add(u64::from(others_wrote));
         }
-        if self
-            .looked
-            .at_settings
-            .is_none_or(|last| last.elapsed() >= LOOK_AT_SETTINGS)
-        {
+        let read = self.looked.at_settings;
+        if read.is_none_or(|last| last.elapsed() >= LOOK_AT_SETTINGS) {
             self.looked.at_settings = Some(Instant::now());
-            counters.pragmas(
-                self.fence
-                    .own(|| connection::settings(&self.conn, &self.options, self.durability)),
-            );
+            let settings = || connection::settings(&self.conn, &self.options, self.durability);
+            counters.pragmas(self.fence.own(settings));
         }
+    }
+
+    /// How large the database is.
+    pub(crate) fn size(&self) -> rusqlite::Result<Size> {
+        Ok(Size {
+            page: self.number("PRAGMA page_size")?,
+            pages: self.number("PRAGMA page_count")?,
+            free: self.number("PRAGMA freelist_count")?,
+        })
+    }
+
+    /// A PRAGMA's value.
+    fn number(&self, pragma: &str) -> rusqlite::Result<u64> {
+        let read = || self.conn.query_row(pragma, [], |row| row.get::<_, i64>(0));
+        self.fence.own(read).map(i64::unsigned_abs)
     }
 
     fn note_progress(&self, mode: Mode, progress: Progress) {

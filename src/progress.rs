@@ -1,0 +1,174 @@
+//! A callback that is told how long work of SQLite's goes on, and may cancel it.
+//!
+//! SQLite calls a connection's progress handler between steps of its work, on the thread that does it. A panic in there
+//! would be lost: rusqlite catches it and goes on as if the handler had said yes. So a [`Observed`] catches it, has the work
+//! stopped, and panics again once the connection is put right.
+
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::clock::Tick;
+use crate::error::{Error, Result};
+use crate::job::caller_has_gone;
+
+/// How many steps SQLite makes between two looks at the clock. A step is an instruction of its virtual machine, some
+/// 50 ns, or in an integrity check a page, which may have to come from the disk.
+const STEPS: i32 = 100;
+
+type Callback<S> = Box<dyn FnMut(S, Duration) -> ControlFlow<()> + Send>;
+
+/// Work that has a callback, or none. `S` is the stage that the work is at.
+pub(crate) struct Observed<S> {
+    /// Only the thread that does the work takes the lock, which is there since rusqlite asks handlers to be `Send`.
+    state: Arc<Mutex<State<S>>>,
+}
+
+struct State<S> {
+    stage: S,
+    every: Duration,
+    began: Tick,
+    /// When the callback was last called.
+    last: Tick,
+    /// Not there while it is called.
+    callback: Option<Callback<S>>,
+    stop: Option<Stop>,
+}
+
+/// Why the work is stopped.
+enum Stop {
+    Cancelled,
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl<S: Copy + Send + 'static> Observed<S> {
+    pub(crate) fn new(stage: S) -> Self {
+        let now = Tick::now();
+        Self {
+            state: Arc::new(Mutex::new(State {
+                stage,
+                every: Duration::ZERO,
+                began: now,
+                last: now,
+                callback: None,
+                stop: None,
+            })),
+        }
+    }
+
+    /// Has that called, and not more often than that.
+    pub(crate) fn call(&self, every: Duration, callback: impl FnMut(S, Duration) -> ControlFlow<()> + Send + 'static) {
+        let mut state = self.lock();
+        state.every = every;
+        state.callback = Some(Box::new(callback));
+    }
+
+    /// The work begins now.
+    pub(crate) fn begin(&self) {
+        let mut state = self.lock();
+        state.began = Tick::now();
+        state.last = state.began;
+    }
+
+    /// Has the connection call it. The handler stays on the connection: whoever owns that takes it away.
+    pub(crate) fn install(&self, conn: &Connection) -> rusqlite::Result<()> {
+        if self.lock().callback.is_none() {
+            return Ok(());
+        }
+        let observed = Self {
+            state: Arc::clone(&self.state),
+        };
+        // In the place of the readers' own handler, which asks the second.
+        conn.progress_handler(STEPS, Some(move || observed.look().is_break() || caller_has_gone()))
+    }
+
+    /// The work has come to that stage.
+    pub(crate) fn enter(&self, stage: S) -> ControlFlow<()> {
+        self.lock().stage = stage;
+        self.look()
+    }
+
+    /// Calls the callback if it is time to, and says whether the work is to go on.
+    fn look(&self) -> ControlFlow<()> {
+        let mut state = self.lock();
+        if state.stop.is_some() {
+            return ControlFlow::Break(());
+        }
+        if state.last.elapsed() < state.every {
+            return ControlFlow::Continue(());
+        }
+        let Some(mut callback) = state.callback.take() else {
+            return ControlFlow::Continue(());
+        };
+        let (stage, elapsed) = (state.stage, state.began.elapsed());
+        drop(state);
+        let said = catch_unwind(AssertUnwindSafe(|| callback(stage, elapsed)));
+        let mut state = self.lock();
+        state.callback = Some(callback);
+        state.last = Tick::now();
+        state.stop = match said {
+            Ok(ControlFlow::Continue(())) => None,
+            Ok(ControlFlow::Break(())) => Some(Stop::Cancelled),
+            Err(payload) => Some(Stop::Panicked(payload)),
+        };
+        state.verdict()
+    }
+
+    /// Once the connection is put right.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`] of that work.
+    ///
+    /// # Panics
+    ///
+    /// If the callback has.
+    pub(crate) fn end(&self, work: &'static str) -> Result<()> {
+        let stop = self.lock().stop.take();
+        match stop {
+            None => Ok(()),
+            Some(Stop::Cancelled) => Err(Error::Cancelled { work }),
+            Some(Stop::Panicked(payload)) => resume_unwind(payload),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<S>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S> State<S> {
+    fn verdict(&self) -> ControlFlow<()> {
+        match self.stop {
+            None => ControlFlow::Continue(()),
+            Some(_) => ControlFlow::Break(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callback_is_not_called_before_its_time_nor_after_it_has_stopped_the_work() {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&calls);
+        let observed = Observed::new(0);
+        observed.call(Duration::from_secs(3600), move |stage, _| {
+            seen.lock().unwrap().push(stage);
+            ControlFlow::Break(())
+        });
+        observed.begin();
+        assert!(observed.enter(1).is_continue());
+        observed.lock().every = Duration::ZERO;
+        assert!(observed.enter(2).is_break());
+        assert!(observed.enter(3).is_break());
+        assert_eq!(*calls.lock().unwrap(), [2]);
+        assert!(matches!(observed.end("it"), Err(Error::Cancelled { work: "it" })));
+    }
+}
