@@ -50,6 +50,18 @@ pub enum AlertKind {
 }
 
 impl AlertKind {
+    /// Each of them.
+    #[cfg(feature = "metrics")]
+    pub(crate) const ALL: [AlertKind; 7] = [
+        AlertKind::WritesWait,
+        AlertKind::QueueFull,
+        AlertKind::LargeWal,
+        AlertKind::OldRead,
+        AlertKind::StuckCheckpoint,
+        AlertKind::FreePages,
+        AlertKind::DiskFull,
+    ];
+
     /// Its name, as it stands in events: in kebab case.
     pub fn name(self) -> &'static str {
         match self {

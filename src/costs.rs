@@ -1,8 +1,10 @@
 //! What call sites and statements cost: the entries of the two ledgers, and how they are put together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use histogram::Histogram;
 use rusqlite::{Statement, StatementStatus};
 
 use crate::counters::Counter;
@@ -113,12 +115,7 @@ pub(crate) fn sites(writes: &Sites, reads: &Sites) -> Vec<SiteStats> {
     all
 }
 
-/// A line of code may have several addresses, which are put together here.
 fn sites_of(operation: Operation, sites: &Sites) -> Vec<SiteStats> {
-    let mut by_name = std::collections::BTreeMap::<String, Vec<Arc<SiteCosts>>>::new();
-    for (site, entries) in sites.entries() {
-        by_name.entry(name(site)).or_default().extend(entries);
-    }
     let stats = |(site, entries): (String, Vec<Arc<SiteCosts>>)| {
         let sum = |counter: fn(&SiteCosts) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
         let (time, errors, total) = together(entries.iter().map(|entry| &entry.runs));
@@ -134,7 +131,29 @@ fn sites_of(operation: Operation, sites: &Sites) -> Vec<SiteStats> {
         }
     };
     // One that has run, but not yet to its end, is left out.
-    by_name.into_iter().map(stats).filter(|site| site.calls > 0).collect()
+    let all = by_name(sites).into_iter().map(stats);
+    all.filter(|site| site.calls > 0).collect()
+}
+
+/// How long each site's closure took, in nanoseconds.
+#[cfg(feature = "metrics")]
+pub(crate) fn times(sites: &Sites) -> Vec<(String, Histogram)> {
+    let times = |(site, entries): (String, Vec<Arc<SiteCosts>>)| {
+        let runs = entries.iter().map(|entry| &entry.runs);
+        (site, all_times(runs))
+    };
+    let all = by_name(sites).into_iter().map(times);
+    all.filter(|(_, times)| times.iter().any(|bucket| bucket.count() > 0))
+        .collect()
+}
+
+/// A line of code may have several addresses, which are put together here.
+fn by_name(sites: &Sites) -> BTreeMap<String, Vec<Arc<SiteCosts>>> {
+    let mut by_name = BTreeMap::<_, Vec<_>>::new();
+    for (site, entries) in sites.entries() {
+        by_name.entry(name(site)).or_default().extend(entries);
+    }
+    by_name
 }
 
 fn name(site: Option<CallSite>) -> String {
@@ -164,15 +183,22 @@ pub(crate) fn statements(statements: &Statements) -> Vec<StatementStats> {
     all
 }
 
-fn together<'a>(runs: impl Iterator<Item = &'a Runs>) -> (Latency, u64, Duration) {
+fn together<'a>(runs: impl Iterator<Item = &'a Runs> + Clone) -> (Latency, u64, Duration) {
     let (mut errors, mut nanos, mut max) = (0, 0, 0);
-    let mut times = Amounts::coarse().load();
-    for run in runs {
+    for run in runs.clone() {
         errors += run.errors.get();
         nanos += run.nanos.get();
         max = max.max(run.times.max());
+    }
+    let times = all_times(runs);
+    (distribution(&times, max).into(), errors, Duration::from_nanos(nanos))
+}
+
+fn all_times<'a>(runs: impl Iterator<Item = &'a Runs>) -> Histogram {
+    let mut times = Amounts::coarse().load();
+    for run in runs {
         // They are of one shape, and nothing runs 2^64 times.
         let _ = times.checked_add_assign(&run.times.load());
     }
-    (distribution(&times, max).into(), errors, Duration::from_nanos(nanos))
+    times
 }

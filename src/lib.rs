@@ -62,6 +62,7 @@
 //! |---|---|---|
 //! | `async` | yes | [`write_async`](Store#for-tasks), `read_async`, `close_async`: for tasks of any runtime |
 //! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
+//! | `metrics` | no | tells the recorder of the `metrics` facade what [`Store::stats`] says: for Prometheus and others |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations that people can read; `Serialize` for [`Stats`] |
 
 #![deny(unsafe_code)]
@@ -97,10 +98,15 @@ mod human;
 mod job;
 mod latency;
 mod ledger;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
 mod migrate;
 mod options;
 mod pending;
 mod progress;
+#[cfg(feature = "metrics")]
+mod publish;
 mod ration;
 mod readers;
 mod registry;

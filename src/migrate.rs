@@ -50,7 +50,7 @@ use self::script::Script;
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::file::TempFolder;
-use crate::options::Options;
+use crate::options::{Options, ReadOptions};
 use crate::store::Store;
 use crate::writer::Writer;
 
@@ -447,9 +447,14 @@ pub(crate) fn to_version(store: &Store, set: &Migrations, version: u64) -> Resul
     to(store, set, Target::Version(version))
 }
 
+/// What such a read is called in statistics.
+fn own_read() -> ReadOptions {
+    ReadOptions::new().label("larder: migrate")
+}
+
 fn to(store: &Store, set: &Migrations, target: Target) -> Result<MigrationReport> {
     let mut report = MigrationReport::default();
-    if !store.read(|tx| anything_to_do(tx, set, target))? {
+    if !store.read_with(own_read(), |tx| anything_to_do(tx, set, target))? {
         return Ok(report);
     }
     let mut not_strict = Vec::new();
@@ -528,7 +533,7 @@ pub(crate) fn dry_run(store: &Store, set: &Migrations, on: DryRun) -> Result<Mig
     options.migrations = Some(set.clone());
     let copy = match on {
         DryRun::Schema => {
-            let schema = store.read(|tx| dry_run::Schema::read(tx))?;
+            let schema = store.read_with(own_read(), |tx| dry_run::Schema::read(tx))?;
             let copy = options.open(&path)?;
             copy.run_alone("migrate", move |writer: &mut Writer| {
                 let conn = writer.conn();
@@ -540,7 +545,7 @@ pub(crate) fn dry_run(store: &Store, set: &Migrations, on: DryRun) -> Result<Mig
             copy
         }
         DryRun::Backup => {
-            store.read(|tx| dry_run::copy(tx, store.options(), &path))?;
+            store.read_with(own_read(), |tx| dry_run::copy(tx, store.options(), &path))?;
             options.open(&path)?
         }
     };

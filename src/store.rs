@@ -19,7 +19,6 @@ use crate::check::Check;
 use crate::clock::later;
 use crate::closing::CloseReport;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
-use crate::costs;
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::file::{self, DatabaseFile, FileId, TempFolder};
@@ -384,18 +383,7 @@ impl Store {
 
     /// What the store does, and has done since it was opened. Stops nobody.
     pub fn stats(&self) -> Stats {
-        let shared = &self.inner.shared;
-        Stats {
-            queued: shared.admission.length(),
-            deepest_queue: shared.admission.deepest(),
-            writing: shared.writing.activity(),
-            readers: self.inner.readers.stats(),
-            cache: shared.cache.stats(),
-            sites: costs::sites(&shared.sites, self.inner.readers.sites()),
-            statements: costs::statements(&shared.statements),
-            alerts: self.inner.watch.alerts(),
-            ..shared.counters.snapshot()
-        }
+        self.inner.watch.stats()
     }
 
     /// What is wrong with the store, or will be, and what to do about it, the worst first: what it does now, what its
@@ -476,11 +464,10 @@ impl Store {
         &self.inner.options
     }
 
-    /// Runs larder's own work in a snapshot of a reader's.
-    #[track_caller]
+    /// Runs larder's own look for damage in a snapshot of a reader's.
     pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         let timeout = self.inner.options.read_timeout;
-        let site = CallSite::new(None, Location::caller());
+        let site = CallSite::Label("larder: check".into());
         self.inner
             .readers
             .inspect(timeout, site, self.admission().is_worker(), f)
@@ -500,7 +487,8 @@ impl Store {
         }
         // Another such job may be in the middle of something that others wait as long for.
         let options = self.options();
-        let terms = WriteOptions::new().timeout(options.queue_timeout.max(options.migration_timeout));
+        let timeout = options.queue_timeout.max(options.migration_timeout);
+        let terms = WriteOptions::new().timeout(timeout).label(format!("larder: {call}"));
         let (job, pending) = self.job(call, terms, false, Location::caller(), Alone(f))?;
         self.admission().enqueue(job)?;
         pending.wait()
@@ -605,6 +593,7 @@ impl Inner {
         self.begin_close(deadline);
         let closing = &self.shared.closing;
         if let Some(report) = closing.wait(deadline) {
+            self.watch.end();
             return report;
         }
         // A write may run on for ever. Those behind it are told now that they were not started.

@@ -4,10 +4,15 @@
 //! that of the alarms (`timer.rs`): a look asks the file system, which may hang, and then only the looks hang with it.
 //! A look first asks everybody, each under their own lock, and holds none of its own; then takes `state`, compares, and
 //! lets go of it; then emits events. So [`Store::stats`](crate::Store::stats) never waits for a file system or for a
-//! subscriber. The thread reaches a store by a weak reference and owns nothing of it. Dropping the [`Watch`] ends the
-//! looks, and says of what is wrong that it is over.
+//! subscriber. The thread reaches a store by a weak reference and owns nothing of it. With the closing of the store
+//! [`Watch::end`] ends the looks, and says of what is wrong that it is over.
+//!
+//! With the feature `metrics` each look also tells the recorder (`publish.rs`), under the `publisher`'s lock, which nobody
+//! else takes but the end.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,8 +27,10 @@ use crate::event::event;
 use crate::job::quietly;
 use crate::latency::distribution;
 use crate::options::Options;
+#[cfg(feature = "metrics")]
+use crate::publish::Publisher;
 use crate::readers::Readers;
-use crate::stats::{Activity, DatabaseStats};
+use crate::stats::{self, Activity, DatabaseStats, Stats};
 use crate::timer;
 use crate::writer::Shared;
 
@@ -52,6 +59,9 @@ struct Looker {
     readers: Arc<Readers>,
     options: Options,
     state: Mutex<State>,
+    /// There until the end.
+    #[cfg(feature = "metrics")]
+    publisher: Mutex<Option<Publisher>>,
 }
 
 /// What is compared from one look to the next.
@@ -62,6 +72,7 @@ struct State {
     /// How long each site's writes had run by the last look.
     totals: HashMap<String, Duration>,
     active: BTreeMap<AlertKind, Active>,
+    ended: bool,
 }
 
 /// Waits since some look ago.
@@ -136,6 +147,8 @@ impl Watch {
             readers: Arc::clone(readers),
             options: options.clone(),
             state: Mutex::new(State::new(shared)),
+            #[cfg(feature = "metrics")]
+            publisher: Mutex::new(Some(Publisher::new(&shared.path))),
         });
         let weak = Arc::downgrade(&looker);
         let look = move || {
@@ -162,18 +175,27 @@ impl Watch {
         Self { looker, looks }
     }
 
-    /// What is wrong now, the oldest first.
-    pub(crate) fn alerts(&self) -> Vec<Alert> {
-        let state = self.looker.lock();
-        let alert = |active: &Active| Alert {
-            kind: active.found.kind,
-            age: active.since.elapsed(),
-            figure: active.found.figure,
-            site: active.found.site.clone(),
-        };
-        let mut alerts: Vec<_> = state.active.values().map(alert).collect();
-        alerts.sort_by_key(|alert| std::cmp::Reverse(alert.age));
-        alerts
+    /// What the store does, and has done.
+    pub(crate) fn stats(&self) -> Stats {
+        self.looker.stats()
+    }
+
+    /// Ends the looks. The store has closed.
+    pub(crate) fn end(&self) {
+        if let Some(looks) = &self.looks {
+            looks.cancel();
+        }
+        let mut state = self.looker.lock();
+        state.ended = true;
+        let active = mem::take(&mut state.active);
+        drop(state);
+        for active in active.into_values() {
+            self.looker.tell(Change::IsOver(active.found, active.since.elapsed()));
+        }
+        #[cfg(feature = "metrics")]
+        if self.looks.is_some() {
+            self.looker.publish(true);
+        }
     }
 
     /// How the writes of the last minute went (the last [`LOOKS`] looks).
@@ -194,17 +216,34 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(looks) = self.looks.take() {
-            looks.cancel();
-        }
-        let active = std::mem::take(&mut self.looker.lock().active);
-        for active in active.into_values() {
-            self.looker.tell(Change::IsOver(active.found, active.since.elapsed()));
-        }
+        self.end();
     }
 }
 
 impl Looker {
+    fn stats(&self) -> Stats {
+        Stats {
+            alerts: self.lock().alerts(),
+            ..stats::of(&self.shared, &self.readers)
+        }
+    }
+
+    #[cfg(feature = "metrics")]
+    fn publish(&self, is_last: bool) {
+        let mut publisher = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(publisher) = &mut *publisher {
+            publisher.publish(
+                &self.stats(),
+                &self.shared.counters,
+                &self.shared.sites,
+                self.readers.sites(),
+            );
+        }
+        if is_last {
+            *publisher = None;
+        }
+    }
+
     fn look(&self) {
         let seen = self.see();
         let changes = {
@@ -215,6 +254,8 @@ impl Looker {
         for change in changes {
             self.tell(change);
         }
+        #[cfg(feature = "metrics")]
+        self.publish(false);
     }
 
     fn see(&self) -> Seen {
@@ -294,7 +335,21 @@ impl State {
             rates: VecDeque::with_capacity(LOOKS + 1),
             totals: HashMap::new(),
             active: BTreeMap::new(),
+            ended: false,
         }
+    }
+
+    /// What is wrong now, the oldest first.
+    fn alerts(&self) -> Vec<Alert> {
+        let alert = |active: &Active| Alert {
+            kind: active.found.kind,
+            age: active.since.elapsed(),
+            figure: active.found.figure,
+            site: active.found.site.clone(),
+        };
+        let mut alerts: Vec<_> = self.active.values().map(alert).collect();
+        alerts.sort_by_key(|alert| Reverse(alert.age));
+        alerts
     }
 
     /// What is wrong.
@@ -379,6 +434,9 @@ impl State {
     /// Begins what is new, and ends what was not found for some looks.
     fn update(&mut self, found: Vec<Found>, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
+        if self.ended {
+            return changes;
+        }
         for active in self.active.values_mut() {
             active.quiet += 1;
         }
@@ -386,7 +444,7 @@ impl State {
             match self.active.get_mut(&found.kind) {
                 // Each old read is named.
                 Some(active) if found.kind == AlertKind::OldRead && active.found.site != found.site => {
-                    let before = std::mem::replace(&mut active.found, found.clone());
+                    let before = mem::replace(&mut active.found, found.clone());
                     changes.push(Change::IsOver(before, now - active.since));
                     changes.push(Change::Begins(found));
                     (active.since, active.quiet) = (now, 0);

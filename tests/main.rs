@@ -13,6 +13,10 @@ mod fences;
 mod groups;
 mod leftovers;
 mod limits;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(all(feature = "metrics", feature = "serde"))]
+mod metrics_example;
 mod migration_copies;
 mod migration_formats;
 mod migration_live;

@@ -5,7 +5,6 @@
 //! not; a request without an answer may be either, and to ask again with its key makes it exactly one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::mem;
@@ -175,16 +174,8 @@ impl Ended {
     }
 }
 
-/// `cargo test` and `cargo nextest run` build it beside this binary.
 fn binary() -> PathBuf {
-    let this = env::current_exe().unwrap();
-    let binary = this.parent().unwrap().parent().unwrap().join("examples/axum");
-    assert!(
-        binary.exists(),
-        "there is no {}: build it by `cargo build --examples --all-features`",
-        binary.display()
-    );
-    binary
+    child::example("axum")
 }
 
 fn database(folder: &TempDir) -> PathBuf {

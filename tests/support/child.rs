@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{BufRead, BufReader, Write, stdin, stdout};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -225,6 +225,19 @@ pub(crate) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the mode can be set");
 }
 
-fn this_binary() -> std::path::PathBuf {
+/// The binary of an example: `cargo test` and `cargo nextest run` build it beside this one.
+#[cfg(any(feature = "async", all(feature = "metrics", feature = "serde")))]
+pub(crate) fn example(name: &str) -> PathBuf {
+    let folder = this_binary().parent().and_then(Path::parent).map(Path::to_owned);
+    let binary = folder.expect("this is in a folder").join("examples").join(name);
+    assert!(
+        binary.exists(),
+        "there is no {}: build it by `cargo build --examples --all-features`",
+        binary.display()
+    );
+    binary
+}
+
+fn this_binary() -> PathBuf {
     std::env::current_exe().expect("the path of this binary")
 }

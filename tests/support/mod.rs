@@ -2,6 +2,8 @@
 
 pub(crate) mod child;
 pub(crate) mod log;
+#[cfg(feature = "metrics")]
+pub(crate) mod prometheus;
 #[cfg(feature = "async")]
 pub(crate) mod tasks;
 
