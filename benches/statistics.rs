@@ -1,7 +1,7 @@
 //! What it costs to be seen: `cargo bench --bench statistics`.
 //!
 //! The same store with what can be switched off of its statistics, on and off, in turns, as `ratios` does it: a ratio of
-//! 0.98 is a cost of 2 %. `LARDER_BENCH_SECS` is the time for each pair (default 10), `LARDER_BENCH_DIR` the folder.
+//! 0.98 is a cost of 2 %. An argument after `--` picks the pairs that have it in their name. `LARDER_BENCH_SECS` is the time for each pair (default 10), `LARDER_BENCH_DIR` the folder.
 
 mod data;
 mod measure;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use data::{Data, INSERT, Random, SELECT};
 use larder::{Options, Store};
-use measure::{compare, repeat, threads};
+use measure::{compare, repeat, submitted, threads};
 
 const ROUNDS: u32 = 31;
 
@@ -48,8 +48,8 @@ fn main() {
         pair(&format!("write of one row: {name}"), &on, &off, |store| {
             repeat(slice, || write(store))
         });
-        pair(&format!("64 blocking callers write: {name}"), &on, &off, |store| {
-            threads(slice, 64, |_| (), |()| write(store))
+        pair(&format!("1024 writes in flight: {name}"), &on, &off, |store| {
+            submitted(slice, 1024, store, INSERT)
         });
     }
 }
@@ -71,6 +71,10 @@ fn write(store: &Store) {
 }
 
 fn pair(name: &str, on: &Store, off: &Store, mut run: impl FnMut(&Store) -> f64 + Copy) {
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
+    if wanted.is_some_and(|wanted| !name.contains(&wanted)) {
+        return;
+    }
     let mut other = run;
     let found = compare(ROUNDS, || run(on), || other(off));
     println!(
