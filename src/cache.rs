@@ -48,7 +48,8 @@ impl CacheTotals {
 pub(crate) struct CacheShare {
     totals: Arc<CacheTotals>,
     held: u64,
-    told: Option<Instant>,
+    /// When it tells next.
+    next: Instant,
 }
 
 impl CacheShare {
@@ -56,17 +57,14 @@ impl CacheShare {
         Self {
             totals: Arc::clone(totals),
             held: 0,
-            told: None,
+            next: Instant::now(),
         }
     }
 
     /// Tells, if it is time.
     pub(crate) fn tell(&mut self, conn: &Connection, now: Instant) {
-        if self
-            .told
-            .is_none_or(|told| now.saturating_duration_since(told) >= EVERY)
-        {
-            self.told = Some(now);
+        if now >= self.next {
+            self.next = now + EVERY;
             let since = status::take_cache(conn);
             self.totals.add(since, self.held);
             self.held = since.memory;

@@ -562,21 +562,26 @@ pub(crate) struct Snapshot<'r> {
 impl<'r> Snapshot<'r> {
     fn begin(readers: &'r Readers, reader: &'r mut Reader, site: CallSite) -> Result<Self> {
         reader.clean = false;
+        let started = Instant::now();
         let mut snapshot = Self {
             readers,
             reader,
-            started: Instant::now(),
+            started,
             site: None,
             bare: false,
         };
-        snapshot.enter(site);
+        snapshot.enter_at(site, started);
         run_own(snapshot.conn(), &snapshot.reader.fence, sql::BEGIN_READ).map_err(Error::not_started)?;
         Ok(snapshot)
     }
 
     /// A closure of that site is about to read.
     fn enter(&mut self, site: CallSite) {
-        self.started = Instant::now();
+        self.enter_at(site, Instant::now());
+    }
+
+    fn enter_at(&mut self, site: CallSite, now: Instant) {
+        self.started = now;
         self.site = self.reader.sites.find(&site);
         self.reader.fence.reset();
         self.reader.entry.activity.begin(self.started, site);

@@ -221,7 +221,10 @@ impl<'a> ReadTx<'a> {
             return Err(ended());
         }
         let counted = self.statements.map(|page| (page, Instant::now(), self.rows.get()));
-        let result = self.prepare(sql).and_then(|mut statement| {
+        if may_be_explain(sql) {
+            self.forget_explain(sql);
+        }
+        let result = self.conn.prepare_cached(sql).and_then(|mut statement| {
             let result = f(&mut statement);
             if let Some((page, began, rows)) = counted {
                 self.count(
@@ -242,14 +245,13 @@ impl<'a> ReadTx<'a> {
         result.map_err(|error| self.explain(error))
     }
 
-    fn prepare(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
-        let statement = self.conn.prepare_cached(sql)?;
-        if statement.is_explain() == 0 {
-            return Ok(statement);
+    /// Takes it out of the statement cache: an EXPLAIN is not prepared anew after a change of the schema, and would read
+    /// what that has freed.
+    fn forget_explain(&self, sql: &str) {
+        match self.conn.prepare_cached(sql) {
+            Ok(statement) if statement.is_explain() != 0 => statement.discard(),
+            _ => {}
         }
-        // An EXPLAIN is not prepared anew after a change of the schema, and would read what that has freed.
-        statement.discard();
-        self.conn.prepare_cached(sql)
     }
 
     fn count(
@@ -490,6 +492,12 @@ impl<'a> WriteTx<'a> {
         }
         Ok(run_own(self.conn, self.fence, sql)?)
     }
+}
+
+/// By its first letter: a comment or a space may stand before it.
+fn may_be_explain(sql: &str) -> bool {
+    let first = sql.as_bytes().first();
+    first.is_some_and(|first| !first.is_ascii_alphabetic() || first.eq_ignore_ascii_case(&b'e'))
 }
 
 /// Why a write is rolled back that did not ask for it.
