@@ -357,15 +357,15 @@ impl Options {
 
     /// Call sites that [`Stats::sites`](crate::Stats::sites) counts, of reads and of writes; what comes after them is
     /// counted as `other`. The default is 256, more than most services have. Each takes up to 4 KiB for each connection.
-    /// Zero counts none, for the 2 % of a read of one row that it costs. At most 10,000.
+    /// Zero counts none, for the 1 % of a read of one row that it costs. At most 10,000.
     pub fn call_sites(mut self, sites: usize) -> Self {
         self.call_sites = sites;
         self
     }
 
     /// Statements that [`Stats::statements`](crate::Stats::statements) counts; what comes after them is counted as
-    /// `other`. The default is 0, none: it costs some percent of a read of one row, and it keeps their text, with what
-    /// is written into it. Each takes up to 4 KiB for each connection. At most 10,000.
+    /// `other`. The default is 0, none: it costs 1 or 2 % of a read of one row, and keeps their text, with what is written
+    /// into it. Each takes up to 4 KiB for each connection. At most 10,000.
     pub fn statements(mut self, statements: usize) -> Self {
         self.statements = statements;
         self
