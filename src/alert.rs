@@ -22,8 +22,10 @@ pub struct Alert {
     pub figure: Figure,
     /// Who is behind it, if that is known, by label or `file:line`: the oldest read where a read is in the way; where
     /// writes are too slow the one that runs for long, or those that took most of the writer's time of late; of a full
-    /// disk whoever found no room, or those again.
+    /// disk whoever found no room, or those again; of a backup who has asked for the schedule.
     pub site: Option<String>,
+    /// Why, where that is known: of a backup that failed what was in its way, without what SQLite says.
+    pub reason: Option<String>,
 }
 
 /// What may be wrong. See [`Alert`].
@@ -47,12 +49,15 @@ pub enum AlertKind {
     /// The file system of the database has less room than twice [`Options::wal_limit`](crate::Options::wal_limit), or
     /// less than 5 % and 5 GiB; or a write has failed for want of room, and none has been committed since.
     DiskFull,
+    /// The last backup of a [`BackupSchedule`](crate::BackupSchedule) failed, and how many in a row. It is over when one has
+    /// been made, or the schedule is stopped.
+    BackupFailed,
 }
 
 impl AlertKind {
     /// Each of them.
     #[cfg(feature = "metrics")]
-    pub(crate) const ALL: [AlertKind; 7] = [
+    pub(crate) const ALL: [AlertKind; 8] = [
         AlertKind::WritesWait,
         AlertKind::QueueFull,
         AlertKind::LargeWal,
@@ -60,6 +65,7 @@ impl AlertKind {
         AlertKind::StuckCheckpoint,
         AlertKind::FreePages,
         AlertKind::DiskFull,
+        AlertKind::BackupFailed,
     ];
 
     /// Its name, as it stands in events: in kebab case.
@@ -72,6 +78,7 @@ impl AlertKind {
             AlertKind::StuckCheckpoint => "stuck-checkpoint",
             AlertKind::FreePages => "free-pages",
             AlertKind::DiskFull => "disk-full",
+            AlertKind::BackupFailed => "backup-failed",
         }
     }
 }
@@ -86,6 +93,7 @@ impl AlertKind {
             AlertKind::StuckCheckpoint => "one checkpoint after another could not move all of the write-ahead log",
             AlertKind::FreePages => "many of the database's pages are free",
             AlertKind::DiskFull => "the disk of the database is full, or nearly",
+            AlertKind::BackupFailed => "scheduled backups fail",
         }
     }
 }

@@ -185,40 +185,55 @@ impl<'s> Check<'s> {
 
     fn integrity(&self, conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
         self.observed.install(conn)?;
-        let pragma = if self.full { "integrity_check" } else { "quick_check" };
-        let mut statement = conn.prepare(&format!("PRAGMA main.{pragma}"))?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let said = text(row, 0)?;
-            // Several lines may come at once, under a title.
-            let problems = said.lines().filter(|line| *line != "ok" && !line.starts_with("***"));
-            report.problems.extend(problems.map(str::to_owned));
-        }
-        let count =
-            "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
-        report.tables = conn.query_row(count, [], |row| row.get(0))?;
-        Ok(())
+        integrity(conn, report)
     }
 
     fn foreign_keys(&self, conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
         self.observed.install(conn)?;
-        let children = children(conn)?;
-        let of = children.len();
-        for (done, child) in children.iter().enumerate() {
-            if self.observed.enter(CheckStage::ForeignKeys { done, of }).is_break() {
-                // Why, `end` will say.
-                return Ok(());
-            }
-            match violations(conn, child, report) {
-                Err(error) if is_of_the_table(&error) => {
-                    let problem = format!("the foreign keys of {child} cannot be checked: {}", reason(&error));
-                    report.problems.push(problem);
-                }
-                other => other?,
-            }
-        }
-        Ok(())
+        // If that breaks off, `end` will say why.
+        foreign_keys(conn, report, |done, of| {
+            self.observed.enter(CheckStage::ForeignKeys { done, of })
+        })
     }
+}
+
+/// Looks for damage: at indexes, too, if the report is to be of a full check.
+pub(crate) fn integrity(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
+    let pragma = if report.full { "integrity_check" } else { "quick_check" };
+    let mut statement = conn.prepare(&format!("PRAGMA main.{pragma}"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let said = text(row, 0)?;
+        // Several lines may come at once, under a title.
+        let problems = said.lines().filter(|line| *line != "ok" && !line.starts_with("***"));
+        report.problems.extend(problems.map(str::to_owned));
+    }
+    let count =
+        "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+    report.tables = conn.query_row(count, [], |row| row.get(0))?;
+    Ok(())
+}
+
+/// Looks for foreign keys that point nowhere. `enter` is told which of how many tables is next, and may break it off.
+pub(crate) fn foreign_keys(
+    conn: &Connection,
+    report: &mut CheckReport,
+    mut enter: impl FnMut(usize, usize) -> ControlFlow<()>,
+) -> rusqlite::Result<()> {
+    let children = children(conn)?;
+    for (done, child) in children.iter().enumerate() {
+        if enter(done, children.len()).is_break() {
+            return Ok(());
+        }
+        match violations(conn, child, report) {
+            Err(error) if is_of_the_table(&error) => {
+                let problem = format!("the foreign keys of {child} cannot be checked: {}", reason(&error));
+                report.problems.push(problem);
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// The tables that have foreign keys.
@@ -263,7 +278,7 @@ fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     Ok(String::from_utf8_lossy(bytes).into_owned())
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB))
 }
 

@@ -8,6 +8,22 @@ pub(crate) fn later(from: Instant, by: Duration) -> Instant {
     from + by.min(CENTURY)
 }
 
+/// How long the machine has been up, for what is to happen hours from now. On Linux that is `CLOCK_BOOTTIME`, which goes on
+/// while the machine is suspended, and which nobody sets. `Instant` (`CLOCK_MONOTONIC`) stands still meanwhile, so a day
+/// would become a day of being awake; the time of day jumps when it is set. Elsewhere it is `Instant`.
+pub(crate) fn uptime() -> Duration {
+    #[cfg(target_os = "linux")]
+    {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        START.get_or_init(Instant::now).elapsed()
+    }
+}
+
 /// A moment as the kernel's coarse clock tells it, on Linux some 4 ms apart, in nanoseconds since the boot. It takes
 /// 5 ns to read where `Instant` takes 20, and a read of one row would ask `Instant` four times, for limits of many
 /// milliseconds.

@@ -126,8 +126,7 @@ pub(crate) fn open_reader(
 ) -> Result<Fenced> {
     let conn = source.connect().map_err(|e| explain_open(path, e))?;
     prepare(&conn, options, Role::Reader, patience)?;
-    // The first look at the file.
-    read_back(&conn, "journal_mode").map_err(|e| explain_open(path, e))?;
+    first_look(&conn, path)?;
     set_common(&conn, options)?;
     // A read-only connection may still `VACUUM INTO` or `ATTACH` another file for writing.
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)
@@ -139,13 +138,59 @@ pub(crate) fn open_reader(
 
 /// Opens a copy of the database, which nobody else has, to write it or to check it.
 pub(crate) fn open_copy(path: &Path, options: &Options) -> Result<Connection> {
+    open_copy_with(path, options, |_| Ok(()))
+}
+
+/// `first` comes before [`Options::on_connect`], which may read the file.
+fn open_copy_with(path: &Path, options: &Options, first: impl FnOnce(&Connection) -> Result<()>) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let conn = Connection::open_with_flags(path, flags).map_err(|e| explain_open(path, e))?;
+    first(&conn)?;
     prepare(&conn, options, Role::Writer, options.busy_timeout)?;
     Ok(conn)
+}
+
+/// Opens a copy of the database, which nobody else has, and makes it a file that needs no other: pages that were copied from
+/// a database in WAL mode say that they are of one, and whoever only may read such a file cannot open it in a folder that
+/// they may not write to.
+pub(crate) fn open_copy_alone(path: &Path, options: &Options) -> Result<Connection> {
+    let conn = open_copy_with(path, options, |conn| {
+        // "In exclusive locking mode, the wal-index is kept in heap memory", <https://sqlite.org/wal.html#noshm>: no `-shm`.
+        set(conn, "locking_mode", "exclusive")
+    })?;
+    first_look(&conn, path)?;
+    // Whoever wants the copy to last syncs all of it in the end.
+    set(&conn, "synchronous", 0)?;
+    set(&conn, "journal_mode", "delete")?;
+    set_for_copies(&conn, options)?;
+    Ok(conn)
+}
+
+/// Opens a file to copy it: a backup that is to be restored.
+///
+/// Not read-only, which would leave a `-shm` beside a file in WAL mode. What a crash has left in its log or journal is
+/// recovered, as at any opening.
+pub(crate) fn open_original(path: &Path, options: &Options) -> Result<Connection> {
+    let conn = open_copy(path, options)?;
+    first_look(&conn, path)?;
+    set_for_copies(&conn, options)?;
+    set(&conn, "query_only", 1)?;
+    Ok(conn)
+}
+
+/// Its schema may be anybody's.
+fn set_for_copies(conn: &Connection, options: &Options) -> Result<()> {
+    configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    configure(conn, "defensive", DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    set(conn, "cache_size", format!("-{}", options.cache_size / 1024))
+}
+
+/// Has the connection write with no journal and without syncing: to a new file, which goes if anything goes wrong.
+pub(crate) fn write_carelessly(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF")
 }
 
 /// Closes a connection for good.
@@ -245,6 +290,13 @@ fn prepare(conn: &Connection, options: &Options, role: Role, patience: Duration)
         });
     }
     set(conn, "busy_timeout", patience.as_millis())
+}
+
+/// The first look at the file, so that its error is of the file and not of some PRAGMA.
+fn first_look(conn: &Connection, path: &Path) -> Result<()> {
+    read_back(conn, "journal_mode")
+        .map(drop)
+        .map_err(|e| explain_open(path, e))
 }
 
 /// The settings that every connection has.

@@ -4,6 +4,7 @@
 //! the question a caller has to answer before it tries again, so every variant answers it.
 
 use std::error::Error as StdError;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,8 +251,38 @@ pub enum Error {
          time for it"
     )]
     Cancelled {
-        /// What was cancelled: `check` or `vacuum`.
+        /// What was cancelled: `backup`, `check` or `vacuum`.
         work: &'static str,
+    },
+
+    /// A backup was not made. Under its name there is what there was before.
+    #[error("no backup was made at {}: {problem}{}", path.display(), after_colon(detail))]
+    Backup {
+        /// The file that it was to be.
+        path: PathBuf,
+        /// What is in the way, and what to do about it.
+        problem: &'static str,
+        /// What SQLite or the operating system says of it, or what was found. It may quote names of the schema.
+        detail: Option<String>,
+        /// The error of SQLite or the operating system, where there is one.
+        #[source]
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    },
+
+    /// A backup was not restored. Where it was to be restored to there is what there was before.
+    #[error("{} was not restored to {}: {problem}{}", from.display(), to.display(), after_colon(detail))]
+    Restore {
+        /// The backup.
+        from: PathBuf,
+        /// The file that it was to be restored to.
+        to: PathBuf,
+        /// What is in the way, and what to do about it.
+        problem: &'static str,
+        /// What SQLite or the operating system says of it, or what was found. It may quote names of the schema.
+        detail: Option<String>,
+        /// The error of SQLite or the operating system, where there is one.
+        #[source]
+        source: Option<Box<dyn StdError + Send + Sync>>,
     },
 
     /// A file system has too little room for a `VACUUM`, which was not started.
@@ -339,7 +370,9 @@ impl Error {
             | Error::App(_)
             | Error::Refused { .. }
             | Error::Interrupted { .. }
-            | Error::Cancelled { .. } => Outcome::RolledBack,
+            | Error::Cancelled { .. }
+            | Error::Backup { .. }
+            | Error::Restore { .. } => Outcome::RolledBack,
             Error::Options { .. }
             | Error::Open { .. }
             | Error::AlreadyOpen { .. }
@@ -396,6 +429,11 @@ impl Error {
                 MigrationError::Failed { source, .. } => source.sqlite(),
                 _ => None,
             },
+            Error::Backup { source, .. } | Error::Restore { source, .. } => {
+                let source = source.as_ref()?;
+                let inner = || source.downcast_ref::<Error>().and_then(Error::sqlite);
+                source.downcast_ref().or_else(inner)
+            }
             _ => None,
         }
     }
@@ -422,10 +460,29 @@ impl Error {
             Error::Reentrant { .. } => "Reentrant",
             Error::Interrupted { .. } => "Interrupted",
             Error::Cancelled { .. } => "Cancelled",
+            Error::Backup { .. } => "Backup",
+            Error::Restore { .. } => "Restore",
             Error::NoRoom { .. } => "NoRoom",
             Error::Closed => "Closed",
             Error::Sqlite { .. } => "Sqlite",
             Error::App(_) => "App",
+        }
+    }
+
+    /// What went wrong, for an event: without what SQLite says, which may quote data.
+    pub(crate) fn without_data(&self) -> String {
+        let code = self.sqlite().and_then(extended_code);
+        let because = code.map_or(String::new(), |code| format!(" (SQLite's error {code})"));
+        match self {
+            Error::Backup { problem, source, .. } => {
+                let system = source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+                let system = system.map_or(String::new(), |error| format!(": {error}"));
+                format!("{problem}{system}{because}")
+            }
+            Error::Options { .. } | Error::Interrupted { .. } | Error::Cancelled { .. } | Error::Closed => {
+                self.to_string()
+            }
+            other => format!("{}{because}", other.kind()),
         }
     }
 
@@ -452,6 +509,10 @@ impl From<rusqlite::Error> for Error {
             outcome: Outcome::RolledBack,
         }
     }
+}
+
+fn after_colon(detail: &Option<String>) -> String {
+    detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"))
 }
 
 fn rolled_back_advice(own_doing: bool, source: &Option<Arc<rusqlite::Error>>) -> &'static str {

@@ -19,11 +19,17 @@ use crate::event::event;
 use crate::options::Options;
 
 /// Bytes in the smallest database: one page of the smallest size.
-const SMALLEST: u64 = 512;
+pub(crate) const SMALLEST: u64 = 512;
 
 /// Device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileId(u64, u64);
+
+impl FileId {
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
+        Self(metadata.dev(), metadata.ino())
+    }
+}
 
 /// A regular file, or an empty one just made, at an absolute path whose folder has no symbolic link in it.
 #[derive(Debug)]
@@ -64,7 +70,7 @@ impl DatabaseFile {
         }
         Ok(Self {
             path: absolute,
-            id: FileId(metadata.dev(), metadata.ino()),
+            id: FileId::of(&metadata),
         })
     }
 }

@@ -14,6 +14,11 @@ pub(crate) fn optional_seconds<S: Serializer>(value: &Option<std::time::Duration
     }
 }
 
+/// Which need not be UTF-8.
+pub(crate) fn path<S: Serializer>(value: &std::path::Path, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&value.display())
+}
+
 pub(crate) mod duration {
     use super::*;
     use std::time::Duration;

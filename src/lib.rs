@@ -54,6 +54,8 @@
 //!   Goose or as plain numbered SQL; each is one transaction, made by one process.
 //! - [`Store::check`] looks for damage while everybody works on, [`Store::vacuum`] gives the space of free pages back; both
 //!   tell their progress, and can be cancelled.
+//! - [`Store::backup`] copies the database while everybody works on, and looks at the copy before it gives it its name;
+//!   [`Store::backup_every`] does it again and again, [`Store::restore`] makes a database of a copy.
 //! - [`Options`] has every knob, each with default, unit and reason.
 //!
 //! # Features
@@ -125,6 +127,7 @@ pub use rusqlite;
 
 pub use advice::{Figure, Finding, Severity};
 pub use alert::{Alert, AlertKind};
+pub use backup::{Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreReport};
 pub use check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
 pub use closing::CloseReport;
 pub use error::{Error, Outcome, Result};
@@ -136,7 +139,8 @@ pub use migrate::{
 pub use options::{Access, AutoVacuum, Durability, Options, ReadOptions, Role, WriteOptions};
 pub use pending::Pending;
 pub use stats::{
-    Activity, CacheStats, Checkpoint, DatabaseStats, Operation, ReaderStats, SiteStats, StatementStats, Stats,
+    Activity, CacheStats, Checkpoint, DatabaseStats, LastBackup, Operation, ReaderStats, SiteStats, StatementStats,
+    Stats,
 };
 pub use store::Store;
 pub use transaction::{ReadTx, WriteTx};

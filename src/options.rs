@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use crate::backup::{self, RestoreReport};
 use crate::error::{Error, Result};
 use crate::migrate::Migrations;
 use crate::store::Store;
@@ -224,6 +225,17 @@ impl Options {
     /// - whatever [`on_connect`](Self::on_connect) returned.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         Store::open_with(self, path.as_ref())
+    }
+
+    /// Restores a backup with these options: with what [`on_connect`](Self::on_connect) sets, and page caches of
+    /// [`cache_size`](Self::cache_size). See [`Store::restore`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::restore`].
+    pub fn restore(self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RestoreReport> {
+        self.validate()?;
+        backup::restore(&self, from.as_ref(), to.as_ref())
     }
 
     /// Opens a new database in a temporary folder of its own, for tests. See [`Store::open_temp`].

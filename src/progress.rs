@@ -22,6 +22,9 @@ const STEPS: i32 = 100;
 
 type Callback<S> = Box<dyn FnMut(S, Duration) -> ControlFlow<()> + Send>;
 
+/// Says why the work is not to go on.
+type Limit = Box<dyn Fn() -> Option<Error> + Send>;
+
 /// Work that has a callback, or none. `S` is the stage that the work is at.
 pub(crate) struct Observed<S> {
     /// Only the thread that does the work takes the lock, which is there since rusqlite asks handlers to be `Send`.
@@ -36,12 +39,14 @@ struct State<S> {
     last: Tick,
     /// Not there while it is called.
     callback: Option<Callback<S>>,
+    limit: Option<Limit>,
     stop: Option<Stop>,
 }
 
 /// Why the work is stopped.
 enum Stop {
     Cancelled,
+    AtLimit(Error),
     Panicked(Box<dyn Any + Send>),
 }
 
@@ -55,6 +60,7 @@ impl<S: Copy + Send + 'static> Observed<S> {
                 began: now,
                 last: now,
                 callback: None,
+                limit: None,
                 stop: None,
             })),
         }
@@ -67,6 +73,11 @@ impl<S: Copy + Send + 'static> Observed<S> {
         state.callback = Some(Box::new(callback));
     }
 
+    /// Asks that at every look, besides: a time that is over, a store that closes.
+    pub(crate) fn stop_at(&self, limit: impl Fn() -> Option<Error> + Send + 'static) {
+        self.lock().limit = Some(Box::new(limit));
+    }
+
     /// The work begins now.
     pub(crate) fn begin(&self) {
         let mut state = self.lock();
@@ -76,9 +87,11 @@ impl<S: Copy + Send + 'static> Observed<S> {
 
     /// Has the connection call it. The handler stays on the connection: whoever owns that takes it away.
     pub(crate) fn install(&self, conn: &Connection) -> rusqlite::Result<()> {
-        if self.lock().callback.is_none() {
+        let state = self.lock();
+        if state.callback.is_none() && state.limit.is_none() {
             return Ok(());
         }
+        drop(state);
         let observed = Self {
             state: Arc::clone(&self.state),
         };
@@ -92,15 +105,34 @@ impl<S: Copy + Send + 'static> Observed<S> {
         self.look()
     }
 
-    /// Calls the callback if it is time to, and says whether the work is to go on.
-    fn look(&self) -> ControlFlow<()> {
+    /// The work has come to that stage: calls the callback, also before it is time to.
+    pub(crate) fn tell(&self, stage: S) -> ControlFlow<()> {
         let mut state = self.lock();
-        if state.stop.is_some() {
+        state.stage = stage;
+        if state.is_stopped() {
+            return ControlFlow::Break(());
+        }
+        self.call_back(state)
+    }
+
+    pub(crate) fn stage(&self) -> S {
+        self.lock().stage
+    }
+
+    /// Calls the callback if it is time to, and says whether the work is to go on.
+    pub(crate) fn look(&self) -> ControlFlow<()> {
+        let mut state = self.lock();
+        if state.is_stopped() {
             return ControlFlow::Break(());
         }
         if state.last.elapsed() < state.every {
             return ControlFlow::Continue(());
         }
+        self.call_back(state)
+    }
+
+    /// Not under the lock.
+    fn call_back(&self, mut state: MutexGuard<'_, State<S>>) -> ControlFlow<()> {
         let Some(mut callback) = state.callback.take() else {
             return ControlFlow::Continue(());
         };
@@ -132,6 +164,7 @@ impl<S: Copy + Send + 'static> Observed<S> {
         match stop {
             None => Ok(()),
             Some(Stop::Cancelled) => Err(Error::Cancelled { work }),
+            Some(Stop::AtLimit(error)) => Err(error),
             Some(Stop::Panicked(payload)) => resume_unwind(payload),
         }
     }
@@ -142,6 +175,15 @@ impl<S: Copy + Send + 'static> Observed<S> {
 }
 
 impl<S> State<S> {
+    /// Or is to be.
+    fn is_stopped(&mut self) -> bool {
+        if self.stop.is_none() {
+            let reached = self.limit.as_ref().and_then(|limit| limit());
+            self.stop = reached.map(Stop::AtLimit);
+        }
+        self.stop.is_some()
+    }
+
     fn verdict(&self) -> ControlFlow<()> {
         match self.stop {
             None => ControlFlow::Continue(()),

@@ -287,6 +287,7 @@ mod tests {
                 unit: "B",
             },
             site: None,
+            reason: None,
         };
         metrics::with_local_recorder(&recorder, || {
             source.stats.alerts.push(alert);

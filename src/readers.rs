@@ -12,8 +12,10 @@
 //! - `Manager::has_broken` (r2d2_sqlite's is constantly `false`): a connection that came back with a transaction
 //!   or a statement open is closed, or its stale snapshot would be the next borrower's.
 //! - [`Census`]: which connections are open, and what each is doing.
+//! - [`aside::Aside`]: a connection beside the pool, for a backup.
 //! - The queue of the reads that tasks wait for, and the threads that serve it (`threads.rs`).
 
+mod aside;
 mod census;
 mod idle;
 mod threads;
@@ -32,6 +34,7 @@ use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, TransactionState};
 use scheduled_thread_pool::ScheduledThreadPool;
 
+pub(crate) use self::aside::begin_snapshot;
 use self::census::{Census, Entry};
 use self::idle::Idle;
 use crate::admission::{Admission, Kind};
@@ -336,9 +339,24 @@ impl Readers {
         self.schema.fetch_add(1, Ordering::Release);
     }
 
-    /// Whether the calling thread is inside a read of this store.
+    /// Whether the store closes, or has.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.census.is_closed()
+    }
+
+    /// Waits, but no longer than until the store closes, or until that is so when [`wake`](Self::wake) is called.
+    pub(crate) fn pause(&self, time: Duration, is_over: impl Fn() -> bool) {
+        self.census.pause(time, is_over);
+    }
+
+    /// Has those who pause look whether it is over.
+    pub(crate) fn wake(&self) {
+        self.census.wake();
+    }
+
+    /// Whether the calling thread is inside a read of this store, or in a callback of its backup.
     pub(crate) fn in_use_by_this_thread(&self) -> bool {
-        self.census.held_by_this_thread() > 0
+        self.census.in_use_by_this_thread()
     }
 
     /// The oldest read that goes on.
@@ -584,7 +602,7 @@ impl<'r> Snapshot<'r> {
         self.started = now;
         self.site = self.reader.sites.find(&site);
         self.reader.fence.reset();
-        self.reader.entry.activity.begin(self.started, site);
+        self.reader.entry.activity().begin(self.started, site);
     }
 
     pub(crate) fn read<T>(&mut self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
@@ -702,7 +720,7 @@ impl<'r> Snapshot<'r> {
     }
 
     fn site(&self) -> String {
-        self.reader.entry.activity.site()
+        self.reader.entry.activity().site()
     }
 }
 
@@ -722,7 +740,7 @@ impl Drop for Snapshot<'_> {
                     && holds_nothing(conn);
             }
         }
-        reader.entry.activity.end();
+        reader.entry.activity().end();
     }
 }
 

@@ -22,6 +22,11 @@ struct Entry {
 static FILES: Mutex<Option<HashMap<FileId, Entry>>> = Mutex::new(None);
 static GONE: Condvar = Condvar::new();
 
+/// Whether a store of this process has the file open.
+pub(crate) fn is_open(file: FileId) -> bool {
+    lock().get_or_insert_default().contains_key(&file)
+}
+
 /// The right to have the file open. Dropping it gives the file free.
 #[derive(Debug)]
 pub(crate) struct Claim {

@@ -2,6 +2,7 @@
 //! `ledger.rs` and `watch.rs`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::alert::Alert;
@@ -82,6 +83,8 @@ pub struct Stats {
     /// What each statement costs, the most expensive first: at most
     /// [`Options::statements`](crate::Options::statements), which is none unless it is set. The rest is under `other`.
     pub statements: Vec<StatementStats>,
+    /// The last backup that was made, or failed, by whoever asked for it.
+    pub last_backup: Option<LastBackup>,
     /// What is wrong now, the oldest first.
     pub alerts: Vec<Alert>,
 }
@@ -96,6 +99,7 @@ pub(crate) fn of(shared: &Shared, readers: &Readers) -> Stats {
         cache: shared.cache.stats(),
         sites: costs::sites(&shared.sites, readers.sites()),
         statements: costs::statements(&shared.statements),
+        last_backup: shared.backups.last(),
         ..shared.counters.snapshot()
     }
 }
@@ -114,6 +118,28 @@ pub struct Checkpoint {
     /// How long ago.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
     pub ago: Duration,
+}
+
+/// The last backup. See [`Stats::last_backup`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct LastBackup {
+    /// Where it is, or was to be.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::path"))]
+    pub path: PathBuf,
+    /// How long ago it was whole, or failed.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
+    pub ago: Duration,
+    /// How long it took.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
+    pub took: Duration,
+    /// Bytes that it has; 0 if it failed.
+    pub bytes: u64,
+    /// Whether it was verified.
+    pub verified: bool,
+    /// Why there is none, without what SQLite says, which could quote data; `None` if there is one.
+    pub error: Option<String>,
 }
 
 /// The database file. See [`Stats::database`].

@@ -15,6 +15,7 @@ use tracing::Span;
 
 use crate::admission::{Admission, Kind};
 use crate::advice::{self, Finding, Known};
+use crate::backup::{Backup, BackupSchedule, Origin, RestoreReport};
 use crate::check::Check;
 use crate::clock::later;
 use crate::closing::CloseReport;
@@ -376,6 +377,78 @@ impl Store {
         Vacuum::new(self)
     }
 
+    /// A copy of the database in a file of its own, made while everybody reads and writes on, and looked at before it gets
+    /// that name. Nothing is done before [`Backup::run`].
+    pub fn backup(&self, to: impl AsRef<Path>) -> Backup<'_> {
+        Backup::new(self, to.as_ref(), false)
+    }
+
+    /// As [`backup`](Self::backup), but without free pages and with each table's pages together, by `VACUUM INTO`: a file
+    /// that is smaller, and takes longer to make. The `rowid` of a table that has no `INTEGER PRIMARY KEY` may change.
+    ///
+    /// Pages are copied as ever, and the copy is made compact: so the write-ahead log is pinned no longer, and what is in
+    /// the file can be compared with the snapshot. It takes two times the space until it is done.
+    pub fn snapshot_to(&self, to: impl AsRef<Path>) -> Backup<'_> {
+        Backup::new(self, to.as_ref(), true)
+    }
+
+    /// Makes a [`backup`](Self::backup) every `interval` into that folder, which must be there, and keeps the newest `keep`
+    /// of them: for as long as the [`BackupSchedule`] that this gives is kept, and the store is open.
+    ///
+    /// The backups of `app.db` are `app.db.20260401T120000Z` and so on, by UTC. The first is made at once, unless there is
+    /// one in the folder that is younger than `interval`. After a sleep of the machine, in which time passes, one is made and
+    /// not those that were missed. One that fails removes none, and is tried again at the next time: until one is made
+    /// there is an alert, [`AlertKind::BackupFailed`](crate::AlertKind::BackupFailed), and
+    /// [`Stats::last_backup`] says why.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let backups = folder.path();
+    /// use std::time::Duration;
+    ///
+    /// # let store = larder::Store::open_temp()?;
+    /// let schedule = store.backup_every(Duration::from_secs(6 * 3600), 28, backups)?; // of seven days
+    /// // ... the service runs ...
+    /// drop(schedule); // or the store is closed
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backup`] if the folder is not there, [`Error::Options`] for less than a second or none to keep,
+    /// [`Closed`](Error::Closed).
+    #[track_caller]
+    pub fn backup_every(&self, interval: Duration, keep: usize, folder: impl AsRef<Path>) -> Result<BackupSchedule> {
+        BackupSchedule::start(self.origin(), interval, keep, folder.as_ref())
+    }
+
+    /// Makes a database at `to` of the backup at `from`, to be opened like any other.
+    ///
+    /// The backup is checked before anything is made, as [`Backup`] checks a copy, and the database after it. It has mode
+    /// `0600`. There must be no file at `to`, nor one beside it that SQLite would take for its log: whoever restores where
+    /// a database was moves that and its `-wal` away first, and may still want them. The backup may be any SQLite
+    /// database, also one that is in use.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let (backup, path) = (folder.path().join("backup"), folder.path().join("app.db"));
+    /// use larder::Store;
+    /// # Store::open_temp()?.backup(&backup).run()?;
+    ///
+    /// let report = Store::restore(&backup, &path)?;
+    /// println!("{report}");
+    /// let store = Store::open(&path)?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Restore`]: what is wrong with the backup, or in the way at `to`; there is nothing new there then.
+    /// [`Error::AlreadyOpen`] if this process has `to` open.
+    pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RestoreReport> {
+        Options::new().restore(from, to)
+    }
+
     /// The database file, as an absolute path.
     pub fn path(&self) -> &Path {
         &self.inner.shared.path
@@ -458,6 +531,17 @@ impl Store {
             option: "migrations",
             problem: "the store was opened without them: give them to Options::migrations".into(),
         })
+    }
+
+    /// What a backup is made from.
+    pub(crate) fn origin(&self) -> Origin {
+        let Inner { shared, readers, .. } = &*self.inner;
+        Origin {
+            path: shared.path.clone(),
+            options: self.options().clone(),
+            readers: Arc::clone(readers),
+            shared: Arc::clone(shared),
+        }
     }
 
     pub(crate) fn options(&self) -> &Options {

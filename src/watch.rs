@@ -21,6 +21,7 @@ use scheduled_thread_pool::JobHandle;
 
 use crate::advice::Figure;
 use crate::alert::{Alert, AlertKind};
+use crate::backup::history::Failing;
 use crate::costs;
 use crate::counters::LONG_WAIT;
 use crate::event::event;
@@ -105,6 +106,7 @@ struct Found {
     kind: AlertKind,
     figure: Figure,
     site: Option<String>,
+    reason: Option<String>,
 }
 
 enum Change {
@@ -138,6 +140,7 @@ struct Seen {
     /// Bytes that are free, and below which they are too few.
     room: Option<(u64, u64)>,
     full_for: Option<String>,
+    failing_backups: Option<Failing>,
 }
 
 impl Watch {
@@ -282,6 +285,7 @@ impl Looker {
             oldest: self.readers.oldest_read(),
             room: self.room(),
             full_for: counters.full_for().map(|site| site.to_string()),
+            failing_backups: shared.backups.failing(),
         }
     }
 
@@ -295,7 +299,12 @@ impl Looker {
     fn tell(&self, change: Change) {
         let path = &self.shared.path;
         match change {
-            Change::Begins(Found { kind, figure, site }) => event!(
+            Change::Begins(Found {
+                kind,
+                figure,
+                site,
+                reason,
+            }) => event!(
                 warn,
                 "larder::alert",
                 path,
@@ -303,6 +312,7 @@ impl Looker {
                     alert = kind.name(),
                     what = kind.sentence(),
                     site,
+                    reason,
                     value = figure.value,
                     threshold = figure.threshold,
                     unit = figure.unit,
@@ -346,6 +356,7 @@ impl State {
             age: active.since.elapsed(),
             figure: active.found.figure,
             site: active.found.site.clone(),
+            reason: active.found.reason.clone(),
         };
         let mut alerts: Vec<_> = self.active.values().map(alert).collect();
         alerts.sort_by_key(|alert| Reverse(alert.age));
@@ -375,7 +386,13 @@ impl State {
         let mut check = |kind, wrong, value: f64, threshold: f64, unit, site: &Option<String>| {
             if wrong {
                 let (figure, site) = (Figure { value, threshold, unit }, site.clone());
-                found.push(Found { kind, figure, site });
+                let reason = None;
+                found.push(Found {
+                    kind,
+                    figure,
+                    site,
+                    reason,
+                });
             }
         };
         let (waited, longest) = (wait.as_secs_f64(), LONG_WAIT.as_secs_f64());
@@ -414,6 +431,7 @@ impl State {
         );
         let full = free < wanted || seen.full_for.is_some();
         check(AlertKind::DiskFull, full, free as f64, wanted as f64, "B", &writer);
+        found.extend(seen.failing_backups.as_ref().map(failing_backups));
         found
     }
 
@@ -466,11 +484,25 @@ impl State {
     }
 }
 
+fn failing_backups(failing: &Failing) -> Found {
+    Found {
+        kind: AlertKind::BackupFailed,
+        figure: Figure {
+            value: failing.in_a_row as f64,
+            threshold: 0.0,
+            unit: "backups",
+        },
+        site: Some(failing.site.to_string()),
+        reason: Some(failing.reason.clone()),
+    }
+}
+
 impl Active {
     /// Who was found first stays named, unless nobody was.
     fn goes_on(&mut self, found: Found) {
         self.quiet = 0;
         self.found.figure = found.figure;
+        self.found.reason = found.reason;
         if self.found.site.is_none() {
             self.found.site = found.site;
         }

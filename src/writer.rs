@@ -52,6 +52,7 @@ use self::log::Looked;
 pub(crate) use self::log::Size;
 use crate::admission::{Admission, Slept};
 use crate::apart::Apart;
+use crate::backup::history::History;
 use crate::cache::{CacheShare, CacheTotals};
 use crate::checkpoint::{Checkpointer, Mode, PATIENCE};
 use crate::clock::later;
@@ -89,6 +90,8 @@ pub(crate) struct Shared {
     /// The write whose closure runs.
     pub(crate) writing: Apart<Doing>,
     pub(crate) closing: Closing,
+    /// What became of backups.
+    pub(crate) backups: History,
     poison: OnceLock<Arc<rusqlite::Error>>,
 }
 
@@ -103,6 +106,7 @@ impl Shared {
             cache: Arc::default(),
             writing: Apart::default(),
             closing: Closing::default(),
+            backups: History::default(),
             poison: OnceLock::new(),
         }
     }

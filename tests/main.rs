@@ -4,6 +4,7 @@ mod support;
 
 mod access;
 mod alerts;
+mod backups;
 mod checking;
 mod chores;
 mod closing;
@@ -33,6 +34,7 @@ mod queue;
 mod reading;
 mod reentrancy;
 mod regressions;
+mod restoring;
 #[cfg(feature = "async")]
 mod service;
 mod stats;

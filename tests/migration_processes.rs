@@ -134,9 +134,12 @@ fn watch(conn: &Connection, point: String) -> larder::Result<()> {
 
 /// Whether pages have been copied already.
 fn has_partial_backup(database: &str) -> bool {
-    files_beside(database)
-        .iter()
-        .any(|(name, bytes)| name.ends_with(".partial") && *bytes > 0)
+    let folder = Path::new(database).parent().unwrap();
+    let unfinished = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let copies = unfinished.map(|path| path.join("copy.db"));
+    copies
+        .into_iter()
+        .any(|copy| fs::metadata(copy).is_ok_and(|copy| copy.len() > 0))
 }
 
 /// `SIGKILL` to this process, by a shell whose parent it is.

@@ -26,7 +26,11 @@ pub(super) fn look(stats: &Stats, lately: &Lately) -> Vec<Finding> {
 
 fn of_alert(alert: &Alert) -> Finding {
     let by = alert.site.as_ref().map_or(String::new(), |site| format!(": {site}"));
-    let sentence = format!("for {:.1?} {}{by}", alert.age, alert.kind.sentence());
+    let why = alert
+        .reason
+        .as_ref()
+        .map_or(String::new(), |reason| format!(" ({reason})"));
+    let sentence = format!("for {:.1?} {}{by}{why}", alert.age, alert.kind.sentence());
     let (severity, remedy) = match alert.kind {
         AlertKind::WritesWait => (
             Severity::Warning,
@@ -59,6 +63,10 @@ fn of_alert(alert: &Alert) -> Finding {
             Severity::Critical,
             "Writes that find no room are rolled back and fail: make room on the file system, or move the database to a \
              larger one",
+        ),
+        AlertKind::BackupFailed => (
+            Severity::Critical,
+            "Stats::last_backup has its folder and what is in the way; Store::backup to another folder makes one at once",
         ),
     };
     let figure = alert.figure;

@@ -79,7 +79,7 @@ fn strings(conn: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
 pub(super) fn copy(conn: &Connection, options: &crate::Options, to: &Path) -> Result<()> {
     backup::copy(conn, options, to).map_err(|failure| Error::Open {
         path: to.into(),
-        problem: failure.problem,
+        problem: failure.sentence(),
         source: failure.source,
     })
 }

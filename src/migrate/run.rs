@@ -201,10 +201,10 @@ impl Attempt<'_> {
             Step::Up(migration) => format!(".before-{}", migration.digits),
             Step::Down(migration) => format!(".before-down-{}", migration.digits),
         });
-        let made = backup::make(database, self.writer.options(), folder, &stem, &now);
+        let made = backup::make(self.writer.readers(), self.writer.options(), folder, &stem, &now);
         let path = made.map_err(|failure| MigrationError::Backup {
             path: folder.join(&stem),
-            problem: failure.problem,
+            problem: failure.sentence(),
             source: failure.source,
         })?;
         event!(info, "larder::migrate", database, { backup = %path.display() }, "backup made");

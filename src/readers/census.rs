@@ -2,15 +2,17 @@
 //!
 //! One mutex guards the list; each entry has one of its own around what it is doing, which its borrower takes twice a
 //! read and others only to look. The list's may be held while an entry's is taken, never the other way round. No user
-//! code runs under either.
+//! code runs under either. One condition variable says that an entry has gone, or that the store closes: to who closes
+//! it, and to a backup that pauses between two steps.
 //!
 //! `closed` is set under the list's lock, and a connection is entered in the list under it before it is opened. So after
 //! that no further one opens, and when the list is empty the last one has been closed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::clock::later;
 use crate::doing::{Doing, thread_token};
 use crate::error::{Error, Result};
 use crate::stats::Activity;
@@ -19,21 +21,44 @@ use crate::stats::Activity;
 #[derive(Default)]
 pub(super) struct Census {
     closed: AtomicBool,
-    open: Mutex<Vec<Arc<Doing>>>,
-    left: Condvar,
+    open: Mutex<Vec<Arc<Open>>>,
+    changed: Condvar,
+}
+
+/// A connection that is open.
+struct Open {
+    activity: Doing,
+    /// Not of the pool: a backup's.
+    apart: bool,
+    /// It holds no snapshot any more, though what it was opened for goes on.
+    released: AtomicBool,
 }
 
 impl Census {
+    /// A connection of the pool.
     pub(super) fn enter(self: &Arc<Self>) -> Result<Entry> {
-        let mut open = self.lock();
+        self.admit(false)
+    }
+
+    /// A connection beside the pool.
+    pub(super) fn enter_apart(self: &Arc<Self>) -> Result<Entry> {
+        self.admit(true)
+    }
+
+    fn admit(self: &Arc<Self>, apart: bool) -> Result<Entry> {
+        let mut all = self.lock();
         if self.is_closed() {
             return Err(Error::Closed);
         }
-        let activity = Arc::new(Doing::default());
-        open.push(Arc::clone(&activity));
+        let open = Arc::new(Open {
+            activity: Doing::default(),
+            apart,
+            released: AtomicBool::new(false),
+        });
+        all.push(Arc::clone(&open));
         Ok(Entry {
             census: Arc::clone(self),
-            activity,
+            open,
         })
     }
 
@@ -44,25 +69,50 @@ impl Census {
     pub(super) fn close(&self) {
         let _open = self.lock();
         self.closed.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Waits, but no longer than until the store closes, or until that is so when [`wake`](Self::wake) is called.
+    pub(super) fn pause(&self, time: Duration, is_over: impl Fn() -> bool) {
+        let until = later(Instant::now(), time);
+        let mut open = self.lock();
+        while !self.is_closed() && !is_over() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.changed.wait_timeout(open, left);
+            open = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Has those who pause look whether it is over.
+    pub(super) fn wake(&self) {
+        // Who has looked before is asleep once this has the lock.
+        let _open = self.lock();
+        self.changed.notify_all();
     }
 
     pub(super) fn wait_until_empty(&self, patience: Duration) -> bool {
         let open = self.lock();
-        let waited = self.left.wait_timeout_while(open, patience, |open| !open.is_empty());
+        let waited = self.changed.wait_timeout_while(open, patience, |open| !open.is_empty());
         waited.unwrap_or_else(PoisonError::into_inner).0.is_empty()
     }
 
+    /// Connections of the pool.
     pub(super) fn held_by_this_thread(&self) -> usize {
-        let this = thread_token();
-        self.lock()
-            .iter()
-            .filter(|activity| activity.look(|read| read.thread == this).unwrap_or(false))
-            .count()
+        let open = self.lock();
+        open.iter().filter(|open| !open.apart && open.is_held_here()).count()
+    }
+
+    /// Any connection, also one beside the pool.
+    pub(super) fn in_use_by_this_thread(&self) -> bool {
+        self.lock().iter().any(|open| open.is_held_here())
     }
 
     /// The oldest of those that read, and how many there are.
     pub(super) fn reading(&self) -> (Option<Activity>, usize) {
-        let reads: Vec<_> = self.lock().iter().filter_map(|doing| doing.activity()).collect();
+        let reads: Vec<_> = self.lock().iter().filter_map(|open| open.reading()).collect();
         let count = reads.len();
         (reads.into_iter().max_by_key(|read| read.age), count)
     }
@@ -72,20 +122,45 @@ impl Census {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Doing>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Open>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn is_held_here(&self) -> bool {
+        let this = thread_token();
+        self.activity.look(|read| read.thread == this).unwrap_or(false)
+    }
+
+    fn reading(&self) -> Option<Activity> {
+        if self.released.load(Ordering::Acquire) {
+            return None;
+        }
+        self.activity.activity()
     }
 }
 
 /// A connection's place in the census.
 pub(super) struct Entry {
     census: Arc<Census>,
-    pub(super) activity: Arc<Doing>,
+    open: Arc<Open>,
+}
+
+impl Entry {
+    pub(super) fn activity(&self) -> &Doing {
+        &self.open.activity
+    }
+
+    /// The snapshot has ended. Who closes the store still waits for the entry to go.
+    pub(super) fn release(&self) {
+        self.open.released.store(true, Ordering::Release);
+    }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.census.lock().retain(|other| !Arc::ptr_eq(other, &self.activity));
-        self.census.left.notify_all();
+        self.census.lock().retain(|other| !Arc::ptr_eq(other, &self.open));
+        self.census.changed.notify_all();
     }
 }

@@ -16,6 +16,7 @@ use crate::error::{Error, Result, extended_code};
 use crate::fence::Fence;
 use crate::job::{Job, Place, Verdict};
 use crate::options::{Durability, Options};
+use crate::readers::Readers;
 use crate::transaction::sql;
 
 impl Writer {
@@ -86,6 +87,10 @@ impl Writer {
 
     pub(crate) fn options(&self) -> &Options {
         &self.options
+    }
+
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     pub(crate) fn path(&self) -> &Path {

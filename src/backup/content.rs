@@ -1,0 +1,130 @@
+//! What is in a database, to compare a copy with what it was made from: how many rows each table has, and on request a
+//! checksum of them all. It goes through the rows one by one, and keeps none.
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row};
+use sha2::{Digest, Sha256};
+
+/// The tables of a database in the order of their names, those of virtual tables' making too, and what is in them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    tables: Vec<(String, i64)>,
+    /// In hexadecimal digits.
+    pub(super) checksum: Option<String>,
+}
+
+impl Content {
+    pub(super) fn read(conn: &Connection, with_checksum: bool) -> rusqlite::Result<Self> {
+        let names = names(conn)?;
+        if with_checksum {
+            return Self::with_checksum(conn, names);
+        }
+        let count = |name: String| {
+            let sql = format!("SELECT count(*) FROM main.{}", quoted(&name));
+            Ok((name, conn.query_row(&sql, [], |row| row.get(0))?))
+        };
+        Ok(Self {
+            tables: names.into_iter().map(count).collect::<rusqlite::Result<_>>()?,
+            checksum: None,
+        })
+    }
+
+    fn with_checksum(conn: &Connection, names: Vec<String>) -> rusqlite::Result<Self> {
+        let mut hasher = Sha256::new();
+        let mut tables = Vec::with_capacity(names.len());
+        for name in names {
+            let rows = hash_table(conn, &name, &mut hasher)?;
+            tables.push((name, rows));
+        }
+        let checksum = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self {
+            tables,
+            checksum: Some(checksum),
+        })
+    }
+
+    /// Rows of all tables but those that SQLite keeps for itself.
+    pub(super) fn rows(&self) -> u64 {
+        let own = |(name, _): &&(String, i64)| !name.starts_with("sqlite_");
+        self.tables
+            .iter()
+            .filter(own)
+            .map(|(_, rows)| rows.unsigned_abs())
+            .sum()
+    }
+
+    /// What of it is not as in the other.
+    pub(super) fn difference(&self, copy: &Self) -> Option<String> {
+        if self == copy {
+            return None;
+        }
+        let differs = self.tables.iter().find(|table| !copy.tables.contains(table));
+        Some(match differs {
+            Some((name, rows)) => format!("the table {name} has {rows} rows in the database"),
+            None => "it has other tables or other values".to_owned(),
+        })
+    }
+}
+
+fn names(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'shadow') ORDER BY name";
+    let mut statement = conn.prepare(sql)?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    names.collect()
+}
+
+/// Adds all rows of a table, and says how many there are.
+fn hash_table(conn: &Connection, name: &str, hasher: &mut Sha256) -> rusqlite::Result<i64> {
+    add(hasher, b't', name.as_bytes());
+    let mut statement = conn.prepare(&select_all(conn, name)?)?;
+    let columns = statement.column_count();
+    let mut rows = statement.query([])?;
+    let mut count = 0;
+    while let Some(row) = rows.next()? {
+        hash_row(row, columns, hasher)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// The rows in the order of the table's own tree: by rowid, or by primary key where there is none. ("NOT INDEXED": "no
+/// index shall be used", <https://sqlite.org/lang_indexedby.html>.) The rowid is not among the values, since `VACUUM` may
+/// give another, in the same order. Generated columns that are not stored follow from the others.
+fn select_all(conn: &Connection, name: &str) -> rusqlite::Result<String> {
+    if name == "sqlite_schema" {
+        // Where a table begins is not content, and a VACUUM enters tables first.
+        return Ok("SELECT type, name, tbl_name, sql FROM main.sqlite_schema ORDER BY type, name".into());
+    }
+    let mut statement =
+        conn.prepare("SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden IN (0, 3) ORDER BY cid")?;
+    let columns = statement
+        .query_map([name], |row| Ok(quoted(&row.get::<_, String>(0)?)))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let (columns, table) = (columns.join(", "), quoted(name));
+    Ok(format!("SELECT {columns} FROM main.{table} NOT INDEXED"))
+}
+
+/// Each value with its type and its length, so that no two rows look alike.
+fn hash_row(row: &Row<'_>, columns: usize, hasher: &mut Sha256) -> rusqlite::Result<()> {
+    hasher.update(b"r");
+    for column in 0..columns {
+        match row.get_ref(column)? {
+            ValueRef::Null => hasher.update(b"n"),
+            ValueRef::Integer(value) => add(hasher, b'i', &value.to_le_bytes()),
+            ValueRef::Real(value) => add(hasher, b'f', &value.to_bits().to_le_bytes()),
+            ValueRef::Text(value) => add(hasher, b's', value),
+            ValueRef::Blob(value) => add(hasher, b'b', value),
+        }
+    }
+    Ok(())
+}
+
+fn add(hasher: &mut Sha256, kind: u8, bytes: &[u8]) {
+    hasher.update([kind]);
+    hasher.update((bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

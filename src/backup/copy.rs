@@ -1,0 +1,283 @@
+//! The copy itself: pages, then perhaps a `VACUUM` of them, then the checks.
+
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ffi};
+
+use super::content::Content;
+use super::failure::{Failure, Result};
+use super::target::{self, Copy, Unfinished};
+use super::{BackupProgress, BackupStage};
+use crate::check::{self, CheckReport};
+use crate::connection::{self, open_copy, open_copy_alone, read_back, write_carelessly};
+use crate::error::{Error, primary_code};
+use crate::file::available;
+use crate::options::Options;
+use crate::progress::Observed;
+
+/// So many bytes are written before they are synced: a checkpoint that syncs the database meanwhile waits in the file system
+/// for what others have yet to write there.
+const SYNC: u64 = 16 << 20;
+
+const COPYING: &str = "the pages cannot be copied; is the disk full?";
+const COMPACTING: &str = "the copy cannot be made compact; is the disk full?";
+const COUNTING: &str = "the rows of the database cannot be counted; check it (Store::check)";
+const OPENING: &str = "the copy cannot be opened";
+const CHECKING: &str = "the copy cannot be checked";
+const DAMAGED: &str = "the database is damaged, or the disk that the copy is on; check it (Store::check), and restore an older \
+                       backup if it is";
+
+/// How a copy is made.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) pages_per_step: u32,
+    pub(super) pause: Duration,
+    pub(super) verify: bool,
+    pub(super) checksum: bool,
+    pub(super) compact: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            pages_per_step: 1024,
+            pause: Duration::ZERO,
+            verify: true,
+            checksum: false,
+            compact: false,
+        }
+    }
+}
+
+/// Who makes a copy, and who looks on.
+pub(super) struct Copier<'a> {
+    pub(super) options: &'a Options,
+    pub(super) plan: &'a Plan,
+    pub(super) observed: &'a Observed<BackupProgress>,
+    /// Waits between two steps.
+    pub(super) pause: &'a dyn Fn(Duration),
+}
+
+/// What a copy came to.
+pub(super) struct Copied {
+    pub(super) page_size: u64,
+    pub(super) pages: u64,
+    /// What was found in it, unless it was not to be verified.
+    pub(super) check: Option<CheckReport>,
+    pub(super) rows: u64,
+    pub(super) checksum: Option<String>,
+}
+
+impl Copier<'_> {
+    /// Copies the snapshot that the connection has open, and gives what is in it.
+    pub(super) fn copy(&self, source: &Connection, copy: &Copy) -> Result<Option<Content>> {
+        self.copy_pages(source, &copy.path, Some(copy))?;
+        if !self.plan.verify {
+            return Ok(None);
+        }
+        self.enter(BackupStage::Verifying)?;
+        self.observed
+            .install(source)
+            .and_then(|()| Content::read(source, self.plan.checksum))
+            .map(Some)
+            .map_err(|error| cannot(COUNTING, error))
+    }
+
+    /// Copies it into a file that is yet to be made, and no more.
+    pub(super) fn copy_to_new(&self, source: &Connection, to: &Path) -> Result<()> {
+        let begun = source.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+        begun.map_err(|error| cannot(COPYING, error))?;
+        target::create(to)?;
+        self.copy_pages(source, to, None)
+    }
+
+    fn copy_pages(&self, source: &Connection, to: &Path, sync: Option<&Copy>) -> Result<()> {
+        let failed = |error| cannot(COPYING, error);
+        let page_size = number(source, "page_size").map_err(failed)?;
+        check_room(
+            to,
+            page_size * number(source, "page_count").map_err(failed)?,
+            self.plan.compact,
+        )?;
+        let mut target = open_copy(to, self.options).map_err(cannot_open)?;
+        write_carelessly(&target).map_err(failed)?;
+        let copied = self.step_through(source, &mut target, page_size, sync);
+        connection::close(target);
+        copied
+    }
+
+    fn step_through(
+        &self,
+        source: &Connection,
+        target: &mut Connection,
+        page_size: u64,
+        sync: Option<&Copy>,
+    ) -> Result<()> {
+        let failed = |error| cannot(COPYING, error);
+        let (began, mut synced) = (Instant::now(), 0);
+        let backup = Backup::new(source, target).map_err(failed)?;
+        let pages = i32::try_from(self.plan.pages_per_step).unwrap_or(i32::MAX);
+        loop {
+            let stepped = backup.step(pages).map_err(failed)?;
+            // Nobody else has the file, and the source is a snapshot.
+            if matches!(stepped, StepResult::Busy | StepResult::Locked) {
+                return Err(Failure::new("something else has opened the copy"));
+            }
+            let counts = backup.progress();
+            let total = u64::from(counts.pagecount.unsigned_abs());
+            let done = total - u64::from(counts.remaining.unsigned_abs()).min(total);
+            let seconds = began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
+            self.told(self.observed.tell(BackupProgress {
+                stage: BackupStage::Copying,
+                pages_done: done,
+                pages_total: total,
+                bytes_per_second: ((done * page_size) as f64 / seconds) as u64,
+                elapsed: Duration::ZERO,
+            }))?;
+            if matches!(stepped, StepResult::Done) {
+                return Ok(());
+            }
+            if let Some(copy) = sync
+                && (done - synced) * page_size >= SYNC
+            {
+                copy.sync()?;
+                synced = done;
+            }
+            if !self.plan.pause.is_zero() {
+                (self.pause)(self.plan.pause);
+            }
+        }
+    }
+
+    /// Once the snapshot has ended: makes the copy compact, if it is to be, and looks whether it is sound and has what the
+    /// snapshot had.
+    pub(super) fn finish(
+        &self,
+        unfinished: &Unfinished,
+        copy: Copy,
+        content: Option<Content>,
+    ) -> Result<(Copy, Copied)> {
+        let copy = if self.plan.compact {
+            self.compact(unfinished, copy)?
+        } else {
+            copy
+        };
+        let conn = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
+        let verified = self.verify(&conn, content);
+        connection::close(conn);
+        Ok((copy, verified?))
+    }
+
+    /// By `VACUUM INTO`, from the copy: it cannot run inside a transaction, so it could not be told which snapshot of the
+    /// database it has read.
+    fn compact(&self, unfinished: &Unfinished, copy: Copy) -> Result<Copy> {
+        self.enter(BackupStage::Compacting)?;
+        let compact = unfinished.create("compact.db")?;
+        let conn = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
+        // As bytes: a path need not be UTF-8.
+        let to = ToSqlOutput::Borrowed(ValueRef::Text(compact.path.as_os_str().as_bytes()));
+        let vacuumed = self
+            .observed
+            .install(&conn)
+            .and_then(|()| conn.execute("VACUUM main INTO ?1", [to]));
+        connection::close(conn);
+        vacuumed.map_err(|error| cannot(COMPACTING, error))?;
+        Ok(compact)
+    }
+
+    fn verify(&self, conn: &Connection, content: Option<Content>) -> Result<Copied> {
+        let failed = |error| cannot(CHECKING, error);
+        let mut copied = Copied {
+            page_size: number(conn, "page_size").map_err(failed)?,
+            pages: number(conn, "page_count").map_err(failed)?,
+            check: None,
+            rows: 0,
+            checksum: None,
+        };
+        let Some(content) = content else { return Ok(copied) };
+        self.enter(BackupStage::Verifying)?;
+        copied.check = Some(self.check(conn)?);
+        let found = Content::read(conn, self.plan.checksum).map_err(failed)?;
+        if let Some(difference) = content.difference(&found) {
+            return Err(Failure::found(
+                "the copy does not have what the database has: try again, and check the disk that it is on",
+                difference,
+            ));
+        }
+        copied.rows = found.rows();
+        copied.checksum = found.checksum;
+        Ok(copied)
+    }
+
+    /// Looks for damage. Foreign keys that point nowhere are none: a copy is to have them as the database does.
+    pub(super) fn check(&self, conn: &Connection) -> Result<CheckReport> {
+        let failed = |error| cannot(CHECKING, error);
+        let began = Instant::now();
+        let mut report = CheckReport {
+            full: true,
+            ..CheckReport::default()
+        };
+        self.observed.install(conn).map_err(failed)?;
+        check::integrity(conn, &mut report).map_err(failed)?;
+        if let Some(found) = report.problems.first() {
+            return Err(Failure::found(DAMAGED, found.clone()));
+        }
+        check::foreign_keys(conn, &mut report, |_, _| self.observed.look()).map_err(failed)?;
+        self.go_on()?;
+        report.took = began.elapsed();
+        Ok(report)
+    }
+
+    /// The last moment at which it can be stopped.
+    pub(super) fn go_on(&self) -> Result<()> {
+        self.told(self.observed.look())
+    }
+
+    fn enter(&self, stage: BackupStage) -> Result<()> {
+        let before = self.observed.stage();
+        self.told(self.observed.tell(BackupProgress { stage, ..before }))
+    }
+
+    fn told(&self, said: ControlFlow<()>) -> Result<()> {
+        match said {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Failure::stopped()),
+        }
+    }
+}
+
+fn cannot(problem: &'static str, error: rusqlite::Error) -> Failure {
+    Failure::of(if check::is_damage(&error) { DAMAGED } else { problem }, error)
+}
+
+fn cannot_open(error: Error) -> Failure {
+    let problem = match error.sqlite() {
+        Some(error) if check::is_damage(error) => DAMAGED,
+        // It becomes a file that needs no other.
+        Some(error) if primary_code(error) == Some(ffi::SQLITE_FULL) => COPYING,
+        _ => OPENING,
+    };
+    Failure::of(problem, error)
+}
+
+fn number(conn: &Connection, pragma: &str) -> rusqlite::Result<u64> {
+    Ok(read_back(conn, pragma)?.parse().unwrap_or(0))
+}
+
+/// Before the disk of the database is filled up, too.
+fn check_room(copy: &Path, bytes: u64, compact: bool) -> Result<()> {
+    let needed = if compact { bytes.saturating_mul(2) } else { bytes };
+    match available(copy.parent().unwrap_or(Path::new("/"))) {
+        Some(available) if available < needed => Err(Failure::found(
+            "the disk has too little room for it: free disk space, or give a folder on another one",
+            format!("it needs about {needed} bytes, and {available} are available"),
+        )),
+        // Or nobody knows.
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,88 @@
+//! What became of the last backup, and which schedules fail.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::BackupReport;
+use crate::error::{Error, Result};
+use crate::site::CallSite;
+use crate::stats::LastBackup;
+
+/// One mutex, held for a look or a change. Nobody takes another under it.
+#[derive(Default)]
+pub(crate) struct History {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// When it ended, and what it came to.
+    last: Option<(Instant, LastBackup)>,
+    /// By the number of the schedule.
+    failing: BTreeMap<u64, Failing>,
+}
+
+/// A schedule whose last backup failed.
+#[derive(Clone)]
+pub(crate) struct Failing {
+    pub(crate) site: CallSite,
+    pub(crate) in_a_row: u64,
+    /// Without data.
+    pub(crate) reason: String,
+}
+
+impl History {
+    pub(super) fn note(&self, to: &Path, began: Instant, made: &Result<BackupReport>) {
+        // What was stopped with its store, or with its schedule, says nothing.
+        if matches!(made, Err(Error::Closed)) {
+            return;
+        }
+        let report = made.as_ref().ok();
+        let last = LastBackup {
+            path: report.map_or(to, |report| &report.path).to_owned(),
+            ago: Duration::ZERO,
+            took: began.elapsed(),
+            bytes: report.map_or(0, BackupReport::bytes),
+            verified: report.is_some_and(BackupReport::is_verified),
+            error: made.as_ref().err().map(Error::without_data),
+        };
+        self.lock().last = Some((Instant::now(), last));
+    }
+
+    pub(crate) fn last(&self) -> Option<LastBackup> {
+        let state = self.lock();
+        let (ended, last) = state.last.as_ref()?;
+        Some(LastBackup {
+            ago: ended.elapsed(),
+            ..last.clone()
+        })
+    }
+
+    pub(super) fn failed(&self, schedule: u64, site: &CallSite, reason: String) {
+        let mut state = self.lock();
+        let failing = state.failing.entry(schedule).or_insert_with(|| Failing {
+            site: site.clone(),
+            in_a_row: 0,
+            reason: String::new(),
+        });
+        failing.in_a_row += 1;
+        failing.reason = reason;
+    }
+
+    /// It has made one, or was stopped.
+    pub(super) fn forget(&self, schedule: u64) {
+        self.lock().failing.remove(&schedule);
+    }
+
+    /// The schedule that has failed for longest of those that fail.
+    pub(crate) fn failing(&self) -> Option<Failing> {
+        let state = self.lock();
+        state.failing.values().max_by_key(|failing| failing.in_a_row).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,148 @@
+//! A database made of a backup.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::copy::{Copied, Copier, Plan};
+use super::failure::{Failure, Result as CopyResult};
+use super::target::Target;
+use super::{BackupProgress, BackupReport};
+use crate::check::CheckReport;
+use crate::connection::{self, check_sqlite_version, open_original};
+use crate::error::{Error, Result};
+use crate::event::event;
+use crate::file::{FileId, SMALLEST};
+use crate::options::Options;
+use crate::progress::Observed;
+use crate::readers::begin_snapshot;
+use crate::registry;
+
+/// What [`Store::restore`](crate::Store::restore) made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RestoreReport {
+    /// The database, as an absolute path.
+    pub path: PathBuf,
+    /// Bytes of a page.
+    pub page_size: u64,
+    /// Pages.
+    pub pages: u64,
+    /// What looking at the database found. There is no damage in it. Foreign keys that point nowhere there may be, as in the
+    /// backup.
+    pub check: CheckReport,
+    /// Rows of all tables, those of full-text indexes and the like too, which are as many as in the backup.
+    pub rows: u64,
+    /// SHA-256 of all rows of all tables, in hexadecimal digits: the one that
+    /// [`Backup::checksum`](crate::Backup::checksum) gave, if no row has changed.
+    pub checksum: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Restores.
+pub(crate) fn restore(options: &Options, from: &Path, to: &Path) -> Result<RestoreReport> {
+    let began = Instant::now();
+    check_sqlite_version()?;
+    // Rather than that there is a file, which anybody would know who has it open.
+    if let Ok(there) = fs::symlink_metadata(to)
+        && registry::is_open(FileId::of(&there))
+    {
+        return Err(Error::AlreadyOpen { path: to.into() });
+    }
+    let (path, copied) = make(options, from, to).map_err(|failure| failure.of_restore(from, to))?;
+    let report = RestoreReport {
+        path,
+        page_size: copied.page_size,
+        pages: copied.pages,
+        check: copied.check.unwrap_or_default(),
+        rows: copied.rows,
+        checksum: copied.checksum.unwrap_or_default(),
+        took: began.elapsed(),
+    };
+    event!(
+        info,
+        "larder::restore",
+        report.path,
+        {
+            backup = %from.display(),
+            bytes = report.bytes(),
+            rows = report.rows,
+            foreign_key_violations = report.check.total_foreign_key_violations,
+            duration_ms = report.took.as_millis() as u64,
+        },
+        "backup restored"
+    );
+    Ok(report)
+}
+
+fn make(options: &Options, from: &Path, to: &Path) -> CopyResult<(PathBuf, Copied)> {
+    let target = Target::new(to, false)?;
+    let from = original(from)?;
+    let plan = Plan {
+        checksum: true,
+        ..Plan::default()
+    };
+    let copier = Copier {
+        options,
+        plan: &plan,
+        observed: &Observed::new(BackupProgress::NOTHING),
+        pause: &|_| {},
+    };
+    let source = open_original(&from, options).map_err(|error| Failure::of("the backup cannot be opened", error))?;
+    let begun = begin_snapshot(&source).map_err(|error| Failure::of("the backup cannot be read", error));
+    // All that can be known of the backup comes first: nothing is made where it is not sound.
+    let checked = begun.and_then(|()| copier.check(&source));
+    let made = checked.and_then(|_| {
+        let unfinished = target.begin()?;
+        let copy = unfinished.create("copy.db")?;
+        let content = copier.copy(&source, &copy)?;
+        let (copy, copied) = copier.finish(&unfinished, copy, content)?;
+        target.finish(&copy)?;
+        Ok(copied)
+    });
+    connection::close(source);
+    Ok((target.path, made?))
+}
+
+/// The backup's path without symbolic links, if it can be one.
+fn original(from: &Path) -> CopyResult<PathBuf> {
+    let unusable = |error| Failure::of("the backup cannot be found", error);
+    let path = from.canonicalize().map_err(unusable)?;
+    let metadata = fs::metadata(&path).map_err(unusable)?;
+    if !metadata.is_file() {
+        return Err(Failure::new("the backup is not a regular file"));
+    }
+    // SQLite would take it for an empty database.
+    if metadata.len() < SMALLEST {
+        return Err(Failure::new(
+            "the backup is not an SQLite database: it has fewer bytes than the smallest one",
+        ));
+    }
+    Ok(path)
+}
+
+impl RestoreReport {
+    /// Bytes of the database.
+    pub fn bytes(&self) -> u64 {
+        self.pages * self.page_size
+    }
+}
+
+/// As that of the backup.
+impl fmt::Display for RestoreReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let made = BackupReport {
+            path: self.path.clone(),
+            page_size: self.page_size,
+            pages: self.pages,
+            check: Some(self.check.clone()),
+            rows: self.rows,
+            checksum: None,
+            pinned: Duration::ZERO,
+            took: self.took,
+        };
+        made.fmt(f)
+    }
+}

@@ -1,0 +1,324 @@
+//! Backups again and again, of which the newest stay.
+//!
+//! Each schedule has a thread of its own, `larder-backup`, since a backup takes long. It owns nothing of the store, so it
+//! keeps none open, and ends when the store closes: it sleeps on the readers' census, which closing wakes.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::copy::Plan;
+use super::target::with;
+use super::{BackupProgress, BackupReport, Origin, Stop, stamp};
+use crate::clock::uptime;
+use crate::error::{Error, Result};
+use crate::event::event;
+use crate::job::quietly;
+use crate::progress::Observed;
+use crate::readers::Readers;
+use crate::site::CallSite;
+
+/// A thread's sleep stands still while the machine is suspended, so it looks at the clock so often.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Names have seconds.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// Backups that are made again and again. Made by [`Store::backup_every`](crate::Store::backup_every).
+///
+/// Dropping it stops the schedule: one that is being made is given up at its next step, and waited for. It keeps no store
+/// open, and ends with its store.
+#[must_use = "dropping it stops the schedule"]
+pub struct BackupSchedule {
+    readers: Arc<Readers>,
+    told: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    folder: PathBuf,
+}
+
+impl BackupSchedule {
+    #[track_caller]
+    pub(crate) fn start(origin: Origin, interval: Duration, keep: usize, folder: &Path) -> Result<Self> {
+        static SCHEDULES: AtomicU64 = AtomicU64::new(1);
+        let site = CallSite::new(None, Location::caller());
+        check(interval, keep)?;
+        if origin.readers.is_closed() {
+            return Err(Error::Closed);
+        }
+        let folder = usable(folder)?;
+        let told = Arc::new(AtomicBool::new(false));
+        let readers = Arc::clone(&origin.readers);
+        let runner = Runner {
+            number: SCHEDULES.fetch_add(1, Ordering::Relaxed),
+            series: Series::new(&folder, &origin.path),
+            origin,
+            interval,
+            keep,
+            told: Arc::clone(&told),
+            site,
+        };
+        let thread = thread::Builder::new().name("larder-backup".into());
+        let failed = |source: std::io::Error| Error::Backup {
+            path: folder.clone(),
+            problem: "the operating system gave no thread for the schedule",
+            detail: Some(source.to_string()),
+            source: Some(Box::new(source)),
+        };
+        let thread = thread.spawn(move || runner.run()).map_err(failed)?;
+        Ok(Self {
+            readers,
+            told,
+            thread: Some(thread),
+            folder,
+        })
+    }
+}
+
+impl Drop for BackupSchedule {
+    fn drop(&mut self) {
+        self.told.store(true, Ordering::Release);
+        self.readers.wake();
+        if let Some(thread) = self.thread.take()
+            // A subscriber of its events, or `on_connect`, may run there.
+            && thread.thread().id() != thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for BackupSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackupSchedule")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check(interval: Duration, keep: usize) -> Result<()> {
+    let wrong = |option, problem: &str| {
+        Err(Error::Options {
+            option,
+            problem: problem.into(),
+        })
+    };
+    if interval < SHORTEST {
+        return wrong("interval", "it is 1 s at least: the names of backups have seconds");
+    }
+    if keep == 0 {
+        return wrong("keep", "the newest backup stays: give 1 or more");
+    }
+    Ok(())
+}
+
+fn usable(folder: &Path) -> Result<PathBuf> {
+    let failed = |detail: std::io::Error| Error::Backup {
+        path: folder.into(),
+        problem: "the folder cannot be used; create it first",
+        detail: Some(detail.to_string()),
+        source: Some(Box::new(detail)),
+    };
+    let path = folder.canonicalize().map_err(failed)?;
+    if !path.is_dir() {
+        return Err(failed(std::io::ErrorKind::NotADirectory.into()));
+    }
+    Ok(path)
+}
+
+/// What the thread does.
+struct Runner {
+    number: u64,
+    origin: Origin,
+    series: Series,
+    interval: Duration,
+    keep: usize,
+    told: Arc<AtomicBool>,
+    site: CallSite,
+}
+
+impl Runner {
+    fn run(self) {
+        let newest = self.series.newest();
+        let mut due = uptime().saturating_add(first(newest, stamp::now(), self.interval));
+        while self.sleep_until(due) {
+            // Whoever hears the events may panic.
+            quietly(|| self.make());
+            due = next(due, self.interval, uptime());
+        }
+        self.origin.shared.backups.forget(self.number);
+    }
+
+    /// Whether it is still wanted by then.
+    fn sleep_until(&self, due: Duration) -> bool {
+        loop {
+            if self.is_over() {
+                return false;
+            }
+            let left = due.saturating_sub(uptime());
+            if left.is_zero() {
+                return true;
+            }
+            let told = || self.told.load(Ordering::Acquire);
+            self.origin.readers.pause(left.min(LOOK), told);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.told.load(Ordering::Acquire) || self.origin.readers.is_closed()
+    }
+
+    fn make(&self) {
+        let history = &self.origin.shared.backups;
+        // It may be the next that goes well.
+        let made = catch_unwind(AssertUnwindSafe(|| self.make_one())).unwrap_or_else(|_| {
+            Err(Error::Options {
+                option: "on_connect",
+                problem: "it has panicked for a backup, or a subscriber of events has".into(),
+            })
+        });
+        match made {
+            Ok(report) => {
+                history.forget(self.number);
+                self.series.keep_newest(self.keep, &report.path);
+            }
+            Err(Error::Closed) => {}
+            Err(error) => {
+                let reason = error.without_data();
+                event!(
+                    warn,
+                    "larder::backup",
+                    self.origin.path,
+                    { folder = %self.series.folder.display(), reason, site = %self.site, "error.type" = error.kind() },
+                    "a scheduled backup failed"
+                );
+                history.failed(self.number, &self.site, reason);
+            }
+        }
+    }
+
+    fn make_one(&self) -> Result<BackupReport> {
+        let stop = Stop {
+            readers: Arc::clone(&self.origin.readers),
+            until: None,
+            told: Arc::clone(&self.told),
+        };
+        let to = self.series.next(stamp::now());
+        let observed = Observed::new(BackupProgress::NOTHING);
+        self.origin
+            .run(&to, false, &Plan::default(), &observed, stop, self.site.clone())
+    }
+}
+
+/// How long until the first. What was made before the process was started again counts: a service that is started daily
+/// and makes a backup a day makes one a day, and not none.
+fn first(newest: Option<u64>, now: u64, interval: Duration) -> Duration {
+    // The clock may have been set back since.
+    let age = newest.map(|newest| Duration::from_secs(now.saturating_sub(newest)));
+    age.map_or(Duration::ZERO, |age| interval.saturating_sub(age))
+}
+
+/// The next time after now. Those that were missed, since the machine slept or a backup took long, are not made up for.
+fn next(due: Duration, interval: Duration, now: Duration) -> Duration {
+    let missed = now.saturating_sub(due).as_nanos() / interval.as_nanos();
+    let missed = u32::try_from(missed).unwrap_or(u32::MAX);
+    due.saturating_add(interval.saturating_mul(missed.saturating_add(1)))
+}
+
+/// Backups of one database in one folder, `STEM.TIME`.
+struct Series {
+    folder: PathBuf,
+    /// With its dot.
+    prefix: OsString,
+}
+
+impl Series {
+    fn new(folder: &Path, database: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            prefix: with(database.file_name().unwrap_or_default(), "."),
+        }
+    }
+
+    /// A name that nobody has, not even another schedule of the same second.
+    fn next(&self, mut seconds: u64) -> PathBuf {
+        loop {
+            let path = self.folder.join(with(&self.prefix, &stamp::of(seconds)));
+            if fs::symlink_metadata(&path).is_err() {
+                return path;
+            }
+            seconds += 1;
+        }
+    }
+
+    /// When each was made, and where it is, the oldest first.
+    fn all(&self) -> Vec<(u64, PathBuf)> {
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return Vec::new();
+        };
+        let stamped = |entry: fs::DirEntry| {
+            let name = entry.file_name();
+            let stamp = name.as_encoded_bytes().strip_prefix(self.prefix.as_encoded_bytes())?;
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            is_file.then_some((stamp::seconds(stamp)?, entry.path()))
+        };
+        let mut all: Vec<_> = entries.flatten().filter_map(stamped).collect();
+        all.sort();
+        all
+    }
+
+    fn newest(&self) -> Option<u64> {
+        self.all().last().map(|(seconds, _)| *seconds)
+    }
+
+    /// Removes all but the newest. The one that was just made stays, also if the clock was set back.
+    fn keep_newest(&self, keep: usize, made: &Path) {
+        let mut others = self.all();
+        others.retain(|(_, path)| path != made);
+        let surplus = others.len().saturating_sub(keep - 1);
+        for (_, path) in others.into_iter().take(surplus) {
+            if let Err(error) = fs::remove_file(&path) {
+                event!(
+                    warn,
+                    "larder::backup",
+                    { backup = %path.display(), %error },
+                    "an old backup cannot be removed"
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn the_first_backup_is_due_when_the_newest_is_old_enough() {
+        assert_eq!(first(None, 10_000, HOUR), Duration::ZERO);
+        assert_eq!(first(Some(10_000), 10_000, HOUR), HOUR);
+        assert_eq!(first(Some(10_000), 11_000, HOUR), Duration::from_secs(2600));
+        assert_eq!(first(Some(10_000), 13_600, HOUR), Duration::ZERO);
+        assert_eq!(first(Some(10_000), 99_000, HOUR), Duration::ZERO);
+        // From the future.
+        assert_eq!(first(Some(10_000), 5000, HOUR), HOUR);
+    }
+
+    #[test]
+    fn missed_backups_are_not_made_up_for_and_the_next_keeps_its_time() {
+        let at = |hours: f64| HOUR.mul_f64(hours);
+        assert_eq!(next(at(1.0), HOUR, at(1.0)), at(2.0));
+        assert_eq!(next(at(1.0), HOUR, at(1.5)), at(2.0));
+        // Asleep for the night.
+        assert_eq!(next(at(1.0), HOUR, at(9.25)), at(10.0));
+        assert_eq!(next(at(1.0), HOUR, at(9.0)), at(10.0));
+        assert_eq!(next(at(1.0), Duration::MAX, at(9.0)), Duration::MAX);
+    }
+}

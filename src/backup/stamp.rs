@@ -1,0 +1,93 @@
+//! The time in a backup's name: `20260401T120000Z`, which is UTC, and sorts as it passes.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const DAY: u64 = 86_400;
+const LENGTH: usize = "20260401T120000Z".len();
+
+/// Seconds since 1970, by the time of day.
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+pub(super) fn of(seconds: u64) -> String {
+    let (year, month, day) = date(seconds / DAY);
+    let second = seconds % DAY;
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{:02}Z", second % 60)
+}
+
+/// The seconds of a stamp, and nothing but a stamp.
+pub(super) fn seconds(stamp: &[u8]) -> Option<u64> {
+    let stamp = std::str::from_utf8(stamp).ok().filter(|stamp| stamp.len() == LENGTH)?;
+    let number = |from: usize, to: usize| stamp.get(from..to)?.parse::<u64>().ok();
+    let days = days(number(0, 4)?, number(4, 6)?, number(6, 8)?)?;
+    let seconds = days * DAY + number(9, 11)? * 3600 + number(11, 13)? * 60 + number(13, 15)?;
+    // Whatever is no digit, no month or no hour does not come back.
+    (of(seconds) == stamp).then_some(seconds)
+}
+
+/// Years begin in March here, so that a leap day is their last, and eras of 400 years are all alike.
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let year = era * 400 + year_of_era + u64::from(month >= 10);
+    (year, if month < 10 { month + 3 } else { month - 9 }, day)
+}
+
+/// Since 1970.
+fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    let year = year.checked_sub(u64::from(month <= 2))?;
+    let (era, year_of_era) = (year / 400, year % 400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day.checked_sub(1)?;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    (era * 146_097 + day_of_era).checked_sub(719_468)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_utc_and_come_back() {
+        for (seconds_since, stamp) in [
+            (0, "19700101T000000Z"),
+            (951_782_399, "20000228T235959Z"),
+            (951_782_400, "20000229T000000Z"),
+            (951_868_800, "20000301T000000Z"),
+            (1_775_044_800, "20260401T120000Z"),
+            (4_107_542_399, "21000228T235959Z"),
+            (4_107_542_400, "21000301T000000Z"),
+        ] {
+            assert_eq!(of(seconds_since), stamp);
+            assert_eq!(seconds(stamp.as_bytes()), Some(seconds_since));
+        }
+        for seconds_since in (0..253_402_300_799).step_by(86_400 * 7 + 12_345) {
+            assert_eq!(seconds(of(seconds_since).as_bytes()), Some(seconds_since));
+        }
+    }
+
+    #[test]
+    fn what_is_no_stamp_is_none() {
+        for other in [
+            "",
+            "20260401T120000",
+            "20260401T120000.123Z",
+            "20260401 120000Z",
+            "20261301T120000Z",
+            "20260230T120000Z",
+            "20260400T120000Z",
+            "20260401T240000Z",
+            "+0260401T120000Z",
+            "2026-401T120000Z",
+            "20260401T120000Ü",
+        ] {
+            assert_eq!(seconds(other.as_bytes()), None, "{other}");
+        }
+    }
+}

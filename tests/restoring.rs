@@ -1,0 +1,215 @@
+//! `Store::restore`: a database that works, of a backup that was looked at, or nothing.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use larder::rusqlite::Connection;
+use larder::{Error, Options, Store};
+use tempfile::{TempDir, tempdir};
+
+use crate::support::count;
+
+const FILL: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT NOT NULL, data BLOB NOT NULL) STRICT;
+    CREATE INDEX names ON t(name);
+    CREATE VIRTUAL TABLE words USING fts5(text); INSERT INTO words VALUES ('one two'), ('three');
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+    INSERT INTO t SELECT i, 'name ' || i, randomblob(100) FROM n;";
+
+/// A folder with a backup, and the checksum of that.
+struct Place {
+    folder: TempDir,
+    checksum: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let store = Store::open_temp().unwrap();
+        store.write(|tx| tx.execute_batch(FILL)).unwrap();
+        let folder = tempdir().unwrap();
+        let report = store.backup(folder.path().join("backup")).checksum(true).run().unwrap();
+        Self {
+            folder,
+            checksum: report.checksum.unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.path()).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+#[track_caller]
+fn refused(place: &Place, from: impl AsRef<Path>, to: impl AsRef<Path>, says: &str) {
+    let before = place.names();
+    let error = Store::restore(from, to).unwrap_err();
+    assert!(matches!(error, Error::Restore { .. }), "{error:?}");
+    assert!(error.to_string().contains(says), "{says}: {error}");
+    assert_eq!(place.names(), before);
+}
+
+#[test]
+fn a_restored_store_has_what_was_backed_up_and_works() {
+    let place = Place::new();
+    let (backup, path) = (place.path("backup"), place.path("app.db"));
+    let before = fs::read(&backup).unwrap();
+    let report = Store::restore(&backup, &path).unwrap();
+    assert_eq!(report.path, path);
+    assert_eq!(
+        (report.checksum.as_str(), report.check.is_ok()),
+        (place.checksum.as_str(), true)
+    );
+    assert_eq!(report.bytes(), fs::metadata(&path).unwrap().len());
+    assert!(report.to_string().contains(" rows, verified ("), "{report}");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(place.names(), ["app.db", "backup"]);
+    assert_eq!(fs::read(&backup).unwrap(), before);
+
+    let store = Store::open(&path).unwrap();
+    assert_eq!(count(&store), 500);
+    store.write(|tx| tx.execute("DELETE FROM t WHERE id = 1", [])).unwrap();
+    let mode: String = store
+        .read(|tx| tx.query_row("PRAGMA journal_mode", [], |row| row.get(0)))
+        .unwrap();
+    assert_eq!(mode, "wal");
+    assert!(store.check().full().run().unwrap().is_ok());
+    let again = store.backup(place.path("again")).checksum(true).run().unwrap();
+    assert_ne!(again.checksum.unwrap(), place.checksum);
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+#[test]
+fn a_compact_copy_is_restored_as_well() {
+    let place = Place::new();
+    let store = Store::open(place.path("backup")).unwrap();
+    let report = store.snapshot_to(place.path("compact")).checksum(true).run().unwrap();
+    drop(store);
+    assert_eq!(report.checksum.as_ref(), Some(&place.checksum));
+    let report = Store::restore(place.path("compact"), place.path("app.db")).unwrap();
+    assert_eq!(report.checksum, place.checksum);
+}
+
+/// Whatever options open it, restore it: a key, for one.
+#[test]
+fn the_options_of_the_store_prepare_the_connections() {
+    let place = Place::new();
+    let roles = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = std::sync::Arc::clone(&roles);
+    let options = Options::new().on_connect(move |conn, _| {
+        seen.lock().unwrap().push(PathBuf::from(conn.path().unwrap()));
+        Ok(())
+    });
+    options.restore(place.path("backup"), place.path("app.db")).unwrap();
+    let seen = roles.lock().unwrap();
+    assert!(
+        seen.contains(&place.path("backup").canonicalize().unwrap()) && seen.len() >= 3,
+        "{seen:?}"
+    );
+    drop(seen);
+    let error = Options::new()
+        .readers(0)
+        .restore(place.path("backup"), place.path("other"))
+        .unwrap_err();
+    assert!(matches!(error, Error::Options { option: "readers", .. }), "{error:?}");
+}
+
+#[test]
+fn a_database_that_is_in_use_is_restored_as_of_one_moment() {
+    let place = Place::new();
+    let path = place.path("live.db");
+    let store = Store::open(&path).unwrap();
+    store.write(|tx| tx.execute_batch(FILL)).unwrap();
+    Store::restore(&path, place.path("app.db")).unwrap();
+    // It has not lost its locks, nor its log.
+    store.write(|tx| tx.execute("DELETE FROM t WHERE id > 10", [])).unwrap();
+    assert_eq!(count(&store), 10);
+    assert!(place.path("live.db-wal").exists());
+    assert!(store.close().unwrap().wal_truncated);
+    let restored = Store::open(place.path("app.db")).unwrap();
+    assert_eq!(count(&restored), 500);
+}
+
+#[test]
+fn it_never_goes_over_anything() {
+    let place = Place::new();
+    let backup = place.path("backup");
+    fs::write(place.path("file"), "what was there").unwrap();
+    fs::create_dir(place.path("folder")).unwrap();
+    symlink("nothing", place.path("dangling")).unwrap();
+    refused(&place, &backup, place.path("file"), "there is a file already");
+    refused(&place, &backup, &backup, "there is a file already");
+    refused(&place, &backup, place.path("folder"), "it is a folder");
+    refused(&place, &backup, place.path("dangling"), "symbolic link");
+    refused(&place, &backup, place.path("missing/app.db"), "create it first");
+    refused(&place, &backup, "", "no name of a file");
+    assert_eq!(fs::read_to_string(place.path("file")).unwrap(), "what was there");
+    for ending in ["-wal", "-shm", "-journal"] {
+        let left = place.path(&format!("app.db{ending}"));
+        fs::write(&left, "of the old database").unwrap();
+        refused(&place, &backup, place.path("app.db"), "lies beside it");
+        fs::remove_file(left).unwrap();
+    }
+    let store = Store::open(place.path("open.db")).unwrap();
+    let error = Store::restore(&backup, place.path("open.db")).unwrap_err();
+    assert!(matches!(error, Error::AlreadyOpen { .. }), "{error:?}");
+    store.write(|tx| tx.execute_batch(FILL)).unwrap();
+    refused(&place, &backup, place.path("open.db-journal"), "log, index or journal");
+}
+
+#[test]
+fn what_is_no_backup_is_refused() {
+    let place = Place::new();
+    let to = place.path("app.db");
+    fs::write(place.path("empty"), "").unwrap();
+    fs::write(place.path("text"), "This is no database. ".repeat(100)).unwrap();
+    fs::create_dir(place.path("folder")).unwrap();
+    refused(&place, place.path("missing"), &to, "cannot be found");
+    refused(&place, place.path("empty"), &to, "fewer bytes");
+    refused(&place, place.path("text"), &to, "not an SQLite database");
+    refused(&place, place.path("folder"), &to, "not a regular file");
+}
+
+#[test]
+fn a_damaged_backup_is_refused() {
+    let place = Place::new();
+    let pages = fs::metadata(place.path("backup")).unwrap().len() / 4096;
+    for page in 1..pages {
+        let damaged = place.path("damaged");
+        fs::copy(place.path("backup"), &damaged).unwrap();
+        let file = File::options().write(true).open(&damaged).unwrap();
+        file.write_all_at(&[0xff; 64], page * 4096).unwrap();
+        drop(file);
+        refused(&place, &damaged, place.path("app.db"), "");
+        fs::remove_file(damaged).unwrap();
+    }
+    // Cut short.
+    let file = File::options().write(true).open(place.path("backup")).unwrap();
+    file.set_len(pages / 2 * 4096).unwrap();
+    drop(file);
+    refused(&place, place.path("backup"), place.path("app.db"), "damaged");
+}
+
+/// As other tools leave it: with pages that are in the log alone.
+#[test]
+fn the_log_of_a_copied_database_is_restored_with_it() {
+    let place = Place::new();
+    let path = place.path("live.db");
+    let conn = Connection::open(&path).unwrap();
+    conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0")
+        .unwrap();
+    conn.execute_batch(FILL).unwrap();
+    fs::copy(&path, place.path("copied")).unwrap();
+    fs::copy(place.path("live.db-wal"), place.path("copied-wal")).unwrap();
+    drop(conn);
+    Store::restore(place.path("copied"), place.path("app.db")).unwrap();
+    assert_eq!(count(&Store::open(place.path("app.db")).unwrap()), 500);
+}
