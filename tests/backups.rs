@@ -758,6 +758,40 @@ fn a_damaged_database_has_no_backup_and_the_old_one_stays() {
     }
 }
 
+/// Somebody changes the copy before it is looked at.
+#[test]
+fn a_copy_that_does_not_have_what_the_database_has_is_no_backup() {
+    for (change, checksum, is_found) in [
+        ("DELETE FROM given WHERE id = 7", false, true),
+        ("CREATE TABLE another(x)", false, true),
+        ("UPDATE given SET note = zeroblob(400) WHERE id = 7", false, false),
+        ("UPDATE given SET note = zeroblob(400) WHERE id = 7", true, true),
+        ("UPDATE account SET amount = amount + 1", true, true),
+    ] {
+        let place = Place::new(BANK);
+        let folder = place.folder.path().to_owned();
+        let mut change = Some(change);
+        let backup = place.backup("copy").checksum(checksum).progress(move |progress| {
+            if progress.stage == BackupStage::Verifying
+                && let Some(sql) = change.take()
+            {
+                let unfinished = folder.join(&names_in(&folder)[0]).join("copy.db");
+                let copy = Connection::open(unfinished).unwrap();
+                copy.execute_batch(sql).unwrap();
+                copy.close().unwrap();
+            }
+            Continue(())
+        });
+        let made = backup.run();
+        if is_found {
+            failed(made, "does not have what the database has");
+            assert_eq!(names_in(place.folder.path()), [""; 0]);
+        } else {
+            made.unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_folder_that_it_may_not_write_to_is_an_error() {
     let folder = tempdir().unwrap();

@@ -335,3 +335,39 @@ fn is_at(folder: &File, path: &Path) -> bool {
 fn owner(folder: &File) -> Option<u32> {
     folder.metadata().ok().map(|folder| folder.uid())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Somebody has come between the look and the name.
+    #[test]
+    fn a_name_that_somebody_has_is_not_taken_from_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        for give_name in [rename_to_new, link] {
+            fs::write(&from, "new").unwrap();
+            fs::write(&to, "old").unwrap();
+            assert_eq!(give_name(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(fs::read_to_string(&to).unwrap(), "old");
+            fs::remove_file(&to).unwrap();
+            give_name(&from, &to).unwrap();
+            assert_eq!(fs::read_to_string(&to).unwrap(), "new");
+            fs::remove_file(&to).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_folder_of_a_run_that_ended_is_removed_and_of_one_that_goes_on_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::new(&folder.path().join("copy"), false).unwrap();
+        let goes_on = target.begin().unwrap();
+        let left = folder.path().join(format!("{UNFINISHED}7"));
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("copy.db"), "half").unwrap();
+        let another = target.begin().unwrap();
+        assert!(goes_on.path.exists() && another.path.exists() && !left.exists());
+        drop((goes_on, another));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
