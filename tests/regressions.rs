@@ -631,9 +631,11 @@ fn child() {
     let Some(task) = task() else { return };
     assert_eq!(task.role, "no thread");
     // Its first read starts the thread that opens readers, which all stores of a process share.
-    let first = Store::open_temp().unwrap();
+    // That which watches stores would come to be at any time.
+    let unwatched = Options::new().watch(Duration::ZERO);
+    let first = unwatched.clone().open_temp().unwrap();
     first.read(|_| Ok(())).unwrap();
-    let options = Options::new().mmap_size(0).close_timeout(PATIENCE);
+    let options = unwatched.mmap_size(0).close_timeout(PATIENCE);
 
     // Room for what SQLite allocates, not for the stack of another thread.
     let status = fs::read_to_string("/proc/self/status").unwrap();
