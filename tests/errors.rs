@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::support::count;
 use larder::rusqlite::{self, Connection, ErrorCode, ffi};
-use larder::{Error, Options, Outcome, Store, WriteOptions};
+use larder::{Error, Options, Outcome, ReadOptions, Store, WriteOptions};
 use tempfile::tempdir;
 
 fn with_table() -> Store {
@@ -24,6 +24,9 @@ fn with_table() -> Store {
     store
         .write(|tx| tx.execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY) STRICT"))
         .unwrap();
+    // On a machine that is busy it takes longer than that to open the reader.
+    let patient = ReadOptions::new().timeout(Duration::from_secs(60));
+    store.read_with(patient, |_| Ok(())).unwrap();
     store
 }
 
