@@ -346,12 +346,22 @@ fn try_wal(conn: &Connection, path: &Path) -> Result<()> {
                no shared memory): stop that process for the moment of the switch, then open again",
         source: source.map(Arc::new),
     };
-    match conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)) {
+    match switch(conn) {
         Ok(mode) if mode == "wal" => Ok(()),
         Ok(mode) => Err(failed(mode, None)),
         Err(e) if primary_code(&e) == Some(ffi::SQLITE_BUSY) => Err(failed(e.to_string(), Some(e))),
         Err(e) => Err(explain_open(path, e)),
     }
+}
+
+/// Says "wal" before it commits the change to the file's header, so it is stepped to its end: `query_row` resets it
+/// after its row, and drops the error of a commit that has failed there. Then the file stays in rollback mode.
+fn switch(conn: &Connection) -> rusqlite::Result<String> {
+    let mut statement = conn.prepare("PRAGMA journal_mode = WAL")?;
+    let mut rows = statement.query([])?;
+    let mode = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?.get(0)?;
+    while rows.next()?.is_some() {}
+    Ok(mode)
 }
 
 fn set(conn: &Connection, name: &'static str, value: impl ToString) -> Result<()> {

@@ -248,7 +248,7 @@ impl Writer {
 
     fn run(mut self) {
         self.shared.admission.become_worker();
-        let guard = DeathGuard {
+        let _guard = DeathGuard {
             shared: Arc::clone(&self.shared),
         };
         self.look_at_file();
@@ -264,7 +264,6 @@ impl Writer {
             }
         }
         self.close();
-        mem::forget(guard);
     }
 
     // ---- taking jobs ----

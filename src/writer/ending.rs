@@ -1,6 +1,7 @@
 //! The end of the writer: what it does, in order, once the queue is closed.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -124,6 +125,9 @@ pub(super) struct DeathGuard {
 
 impl Drop for DeathGuard {
     fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
         self.shared.admission.close();
         self.shared.admission.discard();
         self.shared.closing.report(CloseReport {
