@@ -155,6 +155,10 @@ impl Store {
         {
             migrate::to_newest(&store, migrations)?;
         }
+        // Its last errand may have left the writer with a setting that could not be made right.
+        if let Some(poisoned) = store.poisoned() {
+            return Err(poisoned);
+        }
         Ok(store)
     }
 

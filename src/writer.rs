@@ -303,6 +303,8 @@ impl Writer {
             Slept::Job(job) => Some(job),
             Slept::Closed => None,
             Slept::Long => {
+                // One that failed keeps SQLite's lock from others.
+                self.roll_back();
                 if !self.checkpointer.is_empty() {
                     self.checkpoint(Mode::Passive, PATIENCE);
                 }
@@ -393,7 +395,11 @@ impl Writer {
         }
         let wanted = job.terms().durability.max(self.options.durability);
         let before = Instant::now();
-        let begun = self.set_durability(wanted).and_then(|()| self.own(sql::BEGIN_WRITE));
+        // One whose ROLLBACK failed, for want of memory, would be in the way of every write to come.
+        let begun = self
+            .try_roll_back()
+            .and_then(|()| self.set_durability(wanted))
+            .and_then(|()| self.own(sql::BEGIN_WRITE));
         let Err(error) = begun else {
             let after = Instant::now();
             self.shared.counters.begin.add_time(after - before);
@@ -553,9 +559,7 @@ impl Writer {
 
     /// Ends the transaction, unless SQLite has done so.
     fn roll_back(&self) {
-        if !self.conn.is_autocommit()
-            && let Err(error) = self.own(sql::ROLLBACK)
-        {
+        if let Err(error) = self.try_roll_back() {
             event!(
                 error,
                 "larder::write",
@@ -563,6 +567,14 @@ impl Writer {
                 { "db.response.status_code" = extended_code(&error) },
                 "ROLLBACK failed"
             );
+        }
+    }
+
+    fn try_roll_back(&self) -> rusqlite::Result<()> {
+        if self.conn.is_autocommit() {
+            Ok(())
+        } else {
+            self.own(sql::ROLLBACK)
         }
     }
 

@@ -99,6 +99,7 @@ impl Writer {
 
     /// Begins a transaction that is synced when it is committed, waiting for other processes for at most `patience`.
     pub(crate) fn begin_immediate(&mut self, patience: Duration) -> rusqlite::Result<()> {
+        self.try_roll_back()?;
         self.set_durability(Durability::Full)?;
         self.conn.busy_timeout(patience)?;
         let begun = self.own(sql::BEGIN_WRITE);

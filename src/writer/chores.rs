@@ -47,7 +47,8 @@ impl Writer {
             return None;
         }
         let now = Instant::now();
-        if !self.checkpointer.is_empty() || self.may_vacuum(now) {
+        let is_open = !self.conn.is_autocommit();
+        if is_open || !self.checkpointer.is_empty() || self.may_vacuum(now) {
             return Some(IDLE);
         }
         self.optimize_due()
@@ -111,6 +112,7 @@ impl Writer {
     }
 
     fn vacuum_step(&mut self) -> rusqlite::Result<()> {
+        self.try_roll_back()?;
         self.set_durability(self.options.durability)?;
         self.conn.busy_timeout(PATIENCE)?;
         let begun = self.own(sql::BEGIN_WRITE);
