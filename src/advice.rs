@@ -86,7 +86,8 @@ pub(crate) fn of_schema(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
 }
 
 fn poisoned(error: Error) -> Finding {
-    let remedy = "Look at the disk, then restart the service: SQLite recovers the database as it opens it";
+    let remedy = "Look at the disk, then restart the machine, not only the service: SQLite then recovers the database from what is on \
+                  the disk";
     Finding::new(Severity::Critical, "poisoned", error.to_string(), remedy)
 }
 

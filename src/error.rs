@@ -181,10 +181,10 @@ pub enum Error {
     },
 
     /// COMMIT failed so that nobody can tell whether the write will be there after a restart. The store
-    /// takes no further writes.
+    /// takes no further writes. See [`Poisoned`](Error::Poisoned).
     #[error(
         "COMMIT failed and its outcome is unknown: {source}; the write may reappear at recovery, so stop the \
-         service, look at the disk, and check the data after the restart before you write it again"
+         service, look at the disk, restart the machine, and check the data before you write it again"
     )]
     CommitUnknown {
         /// SQLite's error, shared with the other writes of the group.
@@ -192,9 +192,14 @@ pub enum Error {
     },
 
     /// An earlier COMMIT or checkpoint failed to reach the disk. The store serves reads and takes no writes.
+    ///
+    /// If a sync has failed, what it was to write is in the system's memory and taken for written (ext4 and xfs), and on no
+    /// disk. A service that is started again recovers the log from that memory and goes on behind the gap; a power failure
+    /// later leaves less than was acknowledged, or a damaged file. So restart the machine, or at least unmount the file
+    /// system: then what is read is what is on the disk.
     #[error(
         "the store takes no more writes since the disk failed it: {source}; reads go on; check the disk, then restart \
-         the service so that SQLite recovers the file"
+         the machine, not only the service, so that SQLite recovers the file from what is on the disk"
     )]
     Poisoned {
         /// The error that poisoned the store.

@@ -175,7 +175,7 @@ impl Writer {
             "larder::poison",
             self.shared.path,
             { "db.response.status_code" = extended_code(source), "error.type" = "Poisoned" },
-            "the disk failed the store: it takes no more writes, serves reads, and wants a restart"
+            "the disk failed the store: it takes no more writes, serves reads, and wants a restart of the machine"
         );
     }
 }

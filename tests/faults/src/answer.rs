@@ -1,0 +1,140 @@
+//! The moment in which a write is answered, known exactly: it is the writer thread that says so, not the caller's, which
+//! gets a core at some later time.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+use larder::Pending;
+
+use crate::trace::Disk;
+
+/// How long a write may take before it is called hung.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Asked {
+    pub number: Arc<AtomicI64>,
+    pub answer: Answer,
+    pub bell: Arc<Bell>,
+}
+
+/// What a closure came to, or the panic in it.
+pub type Reply = thread::Result<larder::Result<i64>>;
+
+pub enum Answer {
+    Here(Reply),
+    Awaited(Pending<i64>),
+}
+
+/// Open once the writer runs the first job of a group.
+#[derive(Default)]
+pub struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    pub fn open(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.opened.notify_all();
+    }
+
+    /// Until it is open, or the job was answered without having run.
+    pub fn wait(&self, bell: &Bell) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*open && !bell.has_rung() {
+            let waited = self.opened.wait_timeout(open, Duration::from_millis(1));
+            open = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// What the writer thread calls when it answers: so the moment of an answer is known exactly, and is not the moment
+/// in which the caller's thread gets a core.
+pub struct Bell {
+    disk: Arc<Disk>,
+    at: AtomicUsize,
+    /// The closure has begun, and is not answered.
+    running: AtomicBool,
+    rung: Mutex<bool>,
+    ringing: Condvar,
+}
+
+impl Bell {
+    pub fn new(disk: &Arc<Disk>) -> Self {
+        Self {
+            disk: Arc::clone(disk),
+            at: AtomicUsize::new(usize::MAX),
+            running: AtomicBool::new(false),
+            rung: Mutex::new(false),
+            ringing: Condvar::new(),
+        }
+    }
+
+    pub fn begin(&self) {
+        self.running.store(true, Ordering::SeqCst);
+        self.disk.running.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn ring(&self) {
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        self.at.store(self.disk.now(), Ordering::SeqCst);
+        *rung = true;
+        if self.running.swap(false, Ordering::SeqCst) {
+            self.disk.running.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.ringing.notify_all();
+    }
+
+    pub fn has_rung(&self) -> bool {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn rung_at(&self) -> usize {
+        self.at.load(Ordering::SeqCst)
+    }
+
+    /// Leaves itself as the waker.
+    pub fn poll(self: &Arc<Self>, pending: &mut Pending<i64>) -> Option<Reply> {
+        let waker = Waker::from(Arc::clone(self));
+        let mut context = Context::from_waker(&waker);
+        let polled = panic::catch_unwind(AssertUnwindSafe(|| Pin::new(&mut *pending).poll(&mut context)));
+        match polled {
+            Ok(Poll::Pending) => None,
+            Ok(Poll::Ready(result)) => Some(Ok(result)),
+            Err(payload) => Some(Err(payload)),
+        }
+    }
+
+    pub fn wait_for(self: &Arc<Self>, mut pending: Pending<i64>) -> Reply {
+        loop {
+            self.wait();
+            // It may also have been woken to look at the clock.
+            if let Some(reply) = self.poll(&mut pending) {
+                return reply;
+            }
+        }
+    }
+
+    /// Until it rings, and again if it has rung already.
+    pub fn wait(&self) {
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*rung {
+            let waited = self.ringing.wait_timeout(rung, PATIENCE);
+            let (guard, time) = waited.unwrap_or_else(PoisonError::into_inner);
+            assert!(!time.timed_out(), "a write has no answer");
+            rung = guard;
+        }
+        *rung = false;
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+}

@@ -1,0 +1,290 @@
+//! Cases by the thousand: threads that take them, a line of progress, a watchdog on each, and the summary.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Arguments;
+use crate::disk::Image;
+
+/// A case that takes longer hangs. The time in which the whole process stood still does not count.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// A thread that wanted to sleep for [`LOOK`] and slept for so long was not let run: a virtual machine that was paused, a
+/// laptop that slept. Time-outs of the store's that ran out meanwhile say nothing of it.
+const FREEZE: Duration = Duration::from_millis(500);
+
+/// How often a case is tried that failed while the process stood still.
+const ATTEMPTS: u32 = 3;
+
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How often progress is shown: on a terminal, in a log.
+const SHOW: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(10)];
+
+/// How many failures are told of in full.
+const TOLD: u64 = 10;
+
+/// What a suite came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summary {
+    pub passed: u64,
+    pub failed: u64,
+}
+
+/// Where one thread works.
+pub struct Bench<'a> {
+    pub folder: PathBuf,
+    suite: &'a Suite,
+    watched: usize,
+}
+
+struct Watched {
+    case: String,
+    /// For how long it has been running, as far as the process has.
+    running: Option<Duration>,
+}
+
+/// The cases of one suite.
+pub struct Suite {
+    name: &'static str,
+    /// The command that runs this suite, with the case's own arguments missing.
+    command: String,
+    passed: AtomicU64,
+    failed: AtomicU64,
+    watched: Mutex<Vec<Watched>>,
+    over: AtomicBool,
+    /// How often the whole process stood still.
+    freezes: AtomicU64,
+    root: tempfile::TempDir,
+    shown: bool,
+    most_failures: u64,
+}
+
+impl Suite {
+    /// In memory where there is a file system for it: what a sync of the real disk costs shows nothing here.
+    pub fn new(name: &'static str, arguments: &Arguments) -> io::Result<Self> {
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() {
+            memory.to_owned()
+        } else {
+            std::env::temp_dir()
+        };
+        Ok(Self {
+            name,
+            command: arguments.command(),
+            shown: arguments.case.is_some(),
+            most_failures: arguments.failures,
+            passed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            watched: Mutex::default(),
+            over: AtomicBool::new(false),
+            freezes: AtomicU64::new(0),
+            root: tempfile::Builder::new().prefix("larder-faults-").tempdir_in(parent)?,
+        })
+    }
+
+    /// Takes the units one after another on so many threads.
+    pub fn run(&self, threads: usize, units: std::ops::Range<u64>, unit: impl Fn(u64, &Bench<'_>) + Sync) -> Summary {
+        let next = AtomicU64::new(units.start);
+        let began = Instant::now();
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    let bench = self.bench().expect("a folder to work in");
+                    let (next, unit, end) = (&next, &unit, units.end);
+                    scope.spawn(move || {
+                        loop {
+                            let mine = next.fetch_add(1, Ordering::SeqCst);
+                            if mine >= end || self.is_enough() {
+                                return;
+                            }
+                            bench.guarded(mine, unit);
+                        }
+                    })
+                })
+                .collect();
+            scope.spawn(|| self.watch(began));
+            for worker in workers {
+                worker.join().expect("a worker's panics are caught");
+            }
+            self.over.store(true, Ordering::SeqCst);
+        });
+        self.summary(began)
+    }
+
+    /// Whether there were so many failures that no more are wanted.
+    pub fn is_enough(&self) -> bool {
+        self.failed.load(Ordering::SeqCst) >= self.most_failures
+    }
+
+    fn bench(&self) -> io::Result<Bench<'_>> {
+        let mut watched = self.lock();
+        let number = watched.len();
+        watched.push(Watched {
+            case: String::new(),
+            running: None,
+        });
+        // SQLite knows a file by its path without symbolic links.
+        let folder = self.root.path().canonicalize()?.join(number.to_string());
+        fs::create_dir(&folder)?;
+        Ok(Bench {
+            folder,
+            suite: self,
+            watched: number,
+        })
+    }
+
+    /// Progress, and an end to a case that hangs.
+    fn watch(&self, began: Instant) {
+        let shown = io::stderr().is_terminal();
+        let (mut last, mut looked) = (Instant::now(), Instant::now());
+        while !self.over.load(Ordering::SeqCst) {
+            thread::sleep(LOOK);
+            if looked.elapsed() > FREEZE {
+                self.freezes.fetch_add(1, Ordering::SeqCst);
+            }
+            looked = Instant::now();
+            for watched in &mut *self.lock() {
+                let Some(running) = &mut watched.running else { continue };
+                *running += LOOK;
+                if *running > LONGEST {
+                    eprintln!("\nHANGS: {} --case {}", self.command, watched.case);
+                    process::abort();
+                }
+            }
+            if last.elapsed() >= SHOW[usize::from(!shown)] {
+                last = Instant::now();
+                self.show_progress(began, shown);
+            }
+        }
+        if shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+
+    fn show_progress(&self, began: Instant, overwrite: bool) {
+        let (passed, failed) = (self.passed.load(Ordering::SeqCst), self.failed.load(Ordering::SeqCst));
+        let rate = (passed + failed) as f64 / began.elapsed().as_secs_f64();
+        let (before, after) = if overwrite { ("\r\x1b[K", "") } else { ("", "\n") };
+        eprint!(
+            "{before}{}: {passed} passed, {failed} failed, {rate:.0} a second{after}",
+            self.name
+        );
+        let _ = io::stderr().flush();
+    }
+
+    fn summary(&self, began: Instant) -> Summary {
+        let summary = Summary {
+            passed: self.passed.load(Ordering::SeqCst),
+            failed: self.failed.load(Ordering::SeqCst),
+        };
+        let took = began.elapsed();
+        let rate = (summary.passed + summary.failed) as f64 / took.as_secs_f64();
+        println!(
+            "{}: {} passed, {} failed in {took:.1?} ({rate:.0} a second)",
+            self.name, summary.passed, summary.failed
+        );
+        summary
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bench<'_> {
+    fn guarded(&self, mine: u64, unit: &(impl Fn(u64, &Bench<'_>) + Sync)) {
+        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| unit(mine, self))) {
+            let text = payload.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let case = self.suite.lock()[self.watched].case.clone();
+            self.fail(&case, &format!("panicked: {}", text.unwrap_or_default()), None);
+        }
+        self.done();
+    }
+
+    /// Whether one case runs alone, and a failure is shown in full.
+    pub fn is_shown(&self) -> bool {
+        self.suite.shown
+    }
+
+    /// See [`Suite::is_enough`].
+    pub fn is_enough(&self) -> bool {
+        self.suite.is_enough()
+    }
+
+    /// Runs one case, under the eyes of the watchdog; again, if it failed while the process stood still.
+    pub fn attempt<T, E>(&self, case: &str, mut run: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        let mut attempts = 1;
+        loop {
+            let before = self.freezes();
+            self.begin(case);
+            let result = run();
+            if result.is_ok() || attempts == ATTEMPTS {
+                return result;
+            }
+            // The watchdog has to have looked since.
+            thread::sleep(3 * LOOK);
+            if self.freezes() == before {
+                return result;
+            }
+            attempts += 1;
+        }
+    }
+
+    fn freezes(&self) -> u64 {
+        self.suite.freezes.load(Ordering::SeqCst)
+    }
+
+    fn begin(&self, case: &str) {
+        let mut watched = self.suite.lock();
+        watched[self.watched].case.clear();
+        watched[self.watched].case.push_str(case);
+        watched[self.watched].running = Some(Duration::ZERO);
+    }
+
+    fn done(&self) {
+        self.suite.lock()[self.watched].running = None;
+    }
+
+    /// Counts the case. A failed one is told of with the command that runs it again, and its files are kept.
+    pub fn note(&self, case: &str, result: Result<(), String>, image: Option<&Image>) {
+        match result {
+            Ok(()) => drop(self.suite.passed.fetch_add(1, Ordering::SeqCst)),
+            Err(problem) => self.fail(case, &problem, image),
+        }
+    }
+
+    fn fail(&self, case: &str, problem: &str, image: Option<&Image>) {
+        if self.suite.failed.fetch_add(1, Ordering::SeqCst) >= TOLD {
+            return;
+        }
+        eprintln!("\nFAILED: {problem}\n  again: {} --case {case}", self.suite.command);
+        if let Some(image) = image {
+            let folder = std::env::temp_dir().join(format!("larder-faults-failed/{}/{case}", self.suite.name));
+            if fs::create_dir_all(&folder)
+                .and_then(|()| image.write_to(&folder))
+                .is_ok()
+            {
+                eprintln!("  the files it began with: {}", folder.display());
+            }
+        }
+    }
+}
+
+/// A seed for one of many, from the seed of all.
+pub fn seed(all: u64, one: u64, part: u64) -> u64 {
+    let mut word =
+        all ^ one.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    for _ in 0..3 {
+        word = (word ^ (word >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    }
+    word ^ (word >> 32)
+}

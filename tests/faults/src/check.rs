@@ -1,0 +1,120 @@
+//! What must hold of a folder after a failure, whatever it was: the store opens, SQLite finds nothing wrong, the tables
+//! hold a prefix of the commits to the byte, and not less of it than was promised; and the store goes on working.
+
+use std::path::Path;
+
+use fastrand::Rng;
+use larder::rusqlite::{Connection, OpenFlags};
+use larder::{Durability, Store, WriteOptions};
+
+use crate::job::Job;
+use crate::model::Model;
+use crate::settings::{LONG, Settings};
+use crate::workload::{DATABASE, Run};
+
+/// What may be found.
+pub struct Expected<'a> {
+    /// All commits that may be there, in their order.
+    pub jobs: Vec<&'a Job>,
+    /// So many of them were promised to be.
+    pub least: usize,
+}
+
+/// The number of the write that is made after a failure.
+const AFTERWARDS: i64 = 1_000_000;
+
+/// Opens what lies in the folder, and looks at everything. Says how many commits it found.
+///
+/// # Errors
+///
+/// What does not hold.
+pub fn check(folder: &Path, settings: &Settings, expected: &Expected<'_>, rng: &mut Rng) -> Result<usize, String> {
+    let path = folder.join(DATABASE);
+    if rng.u32(0..4) == 0 && path.exists() {
+        raw(&path).map_err(|problem| format!("rusqlite, before larder: {problem}"))?;
+    }
+    let settings = Settings {
+        patience: LONG,
+        ..settings.clone()
+    };
+    let store = settings
+        .options()
+        .open(&path)
+        .map_err(|error| format!("larder does not open it: {error}"))?;
+    let found = look(&store, expected)?;
+    go_on(&store, found as i64, rng)?;
+    let report = store.close().map_err(|error| format!("closing: {error}"))?;
+    if !report.wal_truncated {
+        return Err(format!("closing: {report}"));
+    }
+    let conn = raw(&path).map_err(|problem| format!("rusqlite, after larder: {problem}"))?;
+    let after = Model::read(&conn)?.commits();
+    if after != found + 1 {
+        return Err(format!(
+            "there were {found} commits and one more, and {after} after closing"
+        ));
+    }
+    Ok(found)
+}
+
+/// Through the store's own reads.
+pub fn look(store: &Store, expected: &Expected<'_>) -> Result<usize, String> {
+    let found = store.read(|tx| Ok(sound(tx).and_then(|()| Model::read(tx))));
+    let model = found.map_err(|error| format!("reading: {error}"))??;
+    let (count, most) = (model.commits(), expected.jobs.len());
+    if count < expected.least || count > most {
+        return Err(format!(
+            "{count} commits are there, and it must be {} to {most}",
+            expected.least
+        ));
+    }
+    let wanted = Model::after(expected.jobs[..count].iter().copied());
+    match wanted.difference(&model) {
+        Some(difference) => Err(format!("after {count} commits, {difference}")),
+        None => Ok(count),
+    }
+}
+
+fn go_on(store: &Store, found: i64, rng: &mut Rng) -> Result<(), String> {
+    let options = if rng.bool() {
+        WriteOptions::new().durability(Durability::Full)
+    } else {
+        WriteOptions::new()
+    };
+    let number =
+        Run::write_one(store, options, &Job::plain(AFTERWARDS)).map_err(|e| format!("a write after it: {e}"))?;
+    if number != found + 1 {
+        return Err(format!("a write after it is commit {number}, not {}", found + 1));
+    }
+    Ok(())
+}
+
+/// What SQLite itself finds wrong.
+fn sound(conn: &Connection) -> Result<(), String> {
+    let ask = || -> larder::rusqlite::Result<String> {
+        let said: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+        if said != "ok" {
+            return Ok(format!("integrity_check: {said}"));
+        }
+        let mut violations = conn.prepare("PRAGMA foreign_key_check")?;
+        let violated = violations.exists([])?;
+        Ok(if violated {
+            "a foreign key is violated".into()
+        } else {
+            said
+        })
+    };
+    match ask() {
+        Ok(said) if said == "ok" => Ok(()),
+        Ok(said) => Err(said),
+        Err(error) => Err(format!("checking: {error}")),
+    }
+}
+
+/// By rusqlite alone, as an operator's tool would.
+fn raw(path: &Path) -> Result<Connection, String> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(|error| error.to_string())?;
+    sound(&conn)?;
+    Ok(conn)
+}

@@ -1,0 +1,109 @@
+//! This program again, as another process. Both talk in lines: the child by stdout, one `write(2)` a line; its stdin
+//! only tells it that the parent has gone.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::process::{self, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::{kill, oom, second_process};
+
+/// The first argument of a child. The second is its role.
+const MARK: &str = "--child";
+
+/// The children there are.
+const ROLES: &[(&str, fn(&[String]))] = &[
+    ("kill", kill::child),
+    ("second-process", second_process::child),
+    ("oom", oom::child),
+];
+
+/// Does a child's work, if this process is one.
+pub fn work() -> Option<ExitCode> {
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    let [mark, role, arguments @ ..] = given.as_slice() else {
+        return None;
+    };
+    if mark != MARK {
+        return None;
+    }
+    let (_, work) = ROLES
+        .iter()
+        .find(|(name, _)| name == role)
+        .expect("a role that there is");
+    thread::spawn(end_with_the_parent);
+    work(arguments);
+    Some(ExitCode::SUCCESS)
+}
+
+/// A parent that its watchdog has ended leaves nobody behind.
+fn end_with_the_parent() {
+    let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+    process::exit(3);
+}
+
+/// In the child: a line to the parent, in one `write(2)`: it is told as a whole, or not at all. (What is shorter than
+/// `PIPE_BUF` is not torn, and nothing is buffered that ends in a newline.)
+pub fn tell(line: &str) {
+    let mut out = io::stdout().lock();
+    out.write_all(format!("{line}\n").as_bytes()).expect("the parent reads");
+}
+
+/// A child that runs. It does not outlive this.
+pub struct Child {
+    process: process::Child,
+    lines: Receiver<String>,
+}
+
+impl Child {
+    pub fn start(role: &str, arguments: &[String]) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(MARK).arg(role).args(arguments);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut out = BufReader::new(process.stdout.take().expect("stdout is a pipe"));
+        let (send, lines) = channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            // The last line may have no end: the child did not get as far as to tell it.
+            while out.read_line(&mut line).is_ok() && line.ends_with('\n') {
+                if send.send(line.trim_end().to_owned()).is_err() {
+                    return;
+                }
+                line.clear();
+            }
+        });
+        Ok(Self { process, lines })
+    }
+
+    /// The next line, `Err` of whether the child is at its end if none comes in time.
+    pub fn line(&self, patience: Duration) -> Result<String, bool> {
+        self.lines
+            .recv_timeout(patience)
+            .map_err(|error| error == RecvTimeoutError::Disconnected)
+    }
+
+    /// What it has told and nobody has read.
+    pub fn told(&self) -> impl Iterator<Item = String> + '_ {
+        self.lines.try_iter()
+    }
+
+    /// `SIGKILL`. The child is not waited for: see [`rest`](Self::rest).
+    pub fn kill(&mut self) {
+        let _ = self.process.kill();
+    }
+
+    /// What the child tells until its end, which must come, and how it ended.
+    pub fn rest(mut self) -> (Vec<String>, ExitStatus) {
+        let lines = self.lines.iter().collect();
+        let status = self.process.wait().expect("the child can be waited for");
+        (lines, status)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,620 @@
+//! `SIGKILL` at any moment of a real process under load: a child opens a store, writes from several threads, reads,
+//! checkpoints, closes and opens again for as long as it lives, and tells its parent each acknowledgement after it had
+//! it. The parent kills it, half of the time where it hurts: in a checkpoint, in the recovery at opening, in closing. It
+//! sees from outside where the child is, in the index of the log, which both can read, and by what the child tells.
+//!
+//! Then the file must hold, at either durability, every acknowledged write as the very commit that it was said to be,
+//! each job whole or absent, nothing that failed, no gap and nothing out of order; what was found once stays found, since
+//! half of the states go on with the files of the one before. SQLite finds nothing wrong, the store takes a write and
+//! closes.
+//!
+//! What a kill cannot show: anything of the disk, whose page cache survives the process (`power-cut` does that). A seed
+//! and a state give the same choices again, not the same moment. To do, when there is `Store::backup`: kills in a backup.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use larder::rusqlite::{Connection, OpenFlags};
+use larder::{Access, Durability, Error, Options, Outcome, Store, WriteOptions};
+
+use crate::Arguments;
+use crate::cases::{Bench, Suite, Summary, seed};
+use crate::child::{Child, tell};
+use crate::entries::{self, Entry, Id, Job, clean, copy, keep, look};
+
+const DATABASE: &str = "app.db";
+
+/// States on the same folder, one after another; about half of them keep the files.
+const CHAIN: u64 = 8;
+
+/// From so many states on each kind of place must have been hit, or the suite has lost its aim.
+const MANY: u64 = 200;
+
+/// A child that does nothing for so long hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const THREADS: i64 = 4;
+
+// ---- the child ----
+
+/// Opens, works and closes, until it is killed.
+pub fn child(arguments: &[String]) {
+    let [path, seed, client, long_log] = arguments else {
+        panic!("kill: wrong arguments")
+    };
+    let mut rng = Rng::with_seed(seed.parse().expect("a number"));
+    let client: i64 = client.parse().expect("a number");
+    let mut options = options(&mut rng);
+    let bulky = long_log == "true";
+    if bulky {
+        options = options.checkpoint_pages(100_000).wal_limit(64 << 20);
+    }
+    let counters: Vec<AtomicI64> = (0..THREADS).map(|_| AtomicI64::new(0)).collect();
+    loop {
+        tell("opening");
+        let store = match options.clone().open(path) {
+            Ok(store) => store,
+            Err(error) => return tell(&format!("! opening: {error}")),
+        };
+        tell("opened");
+        live(&store, client, &counters, bulky, &mut rng);
+        tell("closing");
+        match store.close() {
+            Ok(report) if report.wal_truncated => tell("closed"),
+            other => return tell(&format!("! closing: {other:?}")),
+        }
+    }
+}
+
+fn options(rng: &mut Rng) -> Options {
+    let mut of = |list: &[u64]| list[rng.usize(0..list.len())];
+    let options = Options::new()
+        .checkpoint_pages(of(&[1, 8, 100, 400, 1000, 100_000]) as u32)
+        .wal_limit(of(&[64 << 10, 64 << 20, 64 << 20]))
+        .page_size(of(&[512, 4096, 4096]))
+        .cache_size(of(&[16 << 10, 64_000 << 10]))
+        .mmap_size(of(&[0, 256 << 20]))
+        .journal_size_limit(of(&[0, 64 << 20]))
+        .durability(if of(&[0, 0, 1]) == 0 {
+            Durability::Normal
+        } else {
+            Durability::Full
+        })
+        .access(if of(&[0, 0, 0, 0, 0, 0, 0, 1]) == 0 {
+            Access::Shared
+        } else {
+            Access::Exclusive
+        })
+        .migrations(entries::migrations());
+    options.readers(2)
+}
+
+/// Some threads write for a while, one reads.
+fn live(store: &Store, client: i64, counters: &[AtomicI64], bulky: bool, rng: &mut Rng) {
+    let until = Instant::now() + Duration::from_micros(if bulky { 1_000_000 } else { rng.u64(2000..60_000) });
+    let writers = rng.usize(1..=counters.len());
+    let acknowledged = AtomicU64::new(0);
+    let over = AtomicBool::new(false);
+    let before = match commits(store) {
+        Ok(before) => before,
+        Err(error) => return tell(&format!("! reading: {error}")),
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = counters[..writers]
+            .iter()
+            .zip(client..)
+            .map(|(k, client)| {
+                let writer = Writer {
+                    store,
+                    client,
+                    k,
+                    acknowledged: &acknowledged,
+                    bulky,
+                    rng: rng.fork(),
+                };
+                scope.spawn(move || writer.run(until))
+            })
+            .collect();
+        scope.spawn(|| read(store, before, &acknowledged, &over));
+        for thread in threads {
+            thread.join().expect("a writer does not panic");
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+}
+
+fn commits(store: &Store) -> larder::Result<u64> {
+    let count = |tx: &larder::ReadTx<'_>| tx.query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, i64>(0));
+    store.read(count).map(i64::unsigned_abs)
+}
+
+/// A snapshot is at least as new as what was acknowledged before it.
+fn read(store: &Store, before: u64, acknowledged: &AtomicU64, over: &AtomicBool) {
+    while !over.load(Ordering::SeqCst) {
+        let least = before + acknowledged.load(Ordering::SeqCst);
+        match commits(store) {
+            Ok(found) if found >= least => {}
+            Ok(found) => {
+                return tell(&format!(
+                    "! a read finds {found} commits, and {least} were acknowledged"
+                ));
+            }
+            Err(error) => return tell(&format!("! reading: {error}")),
+        }
+        thread::sleep(Duration::from_micros(300));
+    }
+}
+
+struct Writer<'a> {
+    store: &'a Store,
+    client: i64,
+    k: &'a AtomicI64,
+    acknowledged: &'a AtomicU64,
+    bulky: bool,
+    rng: Rng,
+}
+
+impl Writer<'_> {
+    fn run(mut self, until: Instant) {
+        while Instant::now() < until {
+            if self.rng.u32(0..3) == 0 {
+                self.group();
+            } else {
+                let job = self.job();
+                let result = self.store.write_with(self.terms(), job.closure());
+                self.note(&job, result);
+            }
+        }
+    }
+
+    fn group(&mut self) {
+        let jobs: Vec<Job> = (0..self.rng.u32(2..12)).map(|_| self.job()).collect();
+        let pending: Vec<_> = jobs
+            .iter()
+            .map(|job| self.store.submit_with(self.terms(), job.closure()))
+            .collect();
+        for (job, pending) in jobs.iter().zip(pending) {
+            self.note(job, pending.and_then(|pending| pending.wait()));
+        }
+    }
+
+    /// Those that are to fail are numbered downwards, by the same count.
+    fn job(&mut self) -> Job {
+        let k = self.k.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut job = Job::any((self.client, k), &mut self.rng);
+        if !job.commits() {
+            job.id.1 = -k;
+        }
+        if self.bulky && self.rng.u32(0..4) == 0 {
+            job.parts.push(self.rng.usize(50_000..300_000));
+        }
+        job
+    }
+
+    fn terms(&mut self) -> WriteOptions {
+        let full = self.rng.u32(0..4) == 0;
+        WriteOptions::new().durability(if full { Durability::Full } else { Durability::Normal })
+    }
+
+    /// Tells the parent what was acknowledged, and what was said to be undone.
+    fn note(&self, job: &Job, result: larder::Result<i64>) {
+        let (client, k) = job.id;
+        match result {
+            Ok(n) if job.commits() => {
+                tell(&format!("+ {client} {k} {n}"));
+                self.acknowledged.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(error) if error.outcome() == Outcome::RolledBack && may_fail(job, &error) => {
+                tell(&format!("- {client} {k}"));
+            }
+            other => tell(&format!("! {job:?} came to {other:?}")),
+        }
+    }
+}
+
+/// A job that does nothing wrong can only fall with its group.
+fn may_fail(job: &Job, error: &Error) -> bool {
+    !job.commits() || matches!(error, Error::RolledBack { own_doing: false, .. })
+}
+
+// ---- where the child is ----
+
+/// What a kill is aimed at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Aim {
+    Anywhere,
+    Checkpoint,
+    Opening,
+    Recovery,
+    Closing,
+    /// At work, but not before the log is so long that its recovery takes some time.
+    LongLog,
+}
+
+/// Bytes in such a log.
+const LONG: u64 = 8 << 20;
+
+impl Aim {
+    fn any(kept: bool, rng: &mut Rng) -> Self {
+        match rng.u32(0..8) {
+            0..3 => Self::Checkpoint,
+            3 => Self::Closing,
+            4 => Self::LongLog,
+            // There is something to recover.
+            5..7 if kept => Self::recovery(rng),
+            _ => Self::Anywhere,
+        }
+    }
+
+    fn recovery(rng: &mut Rng) -> Self {
+        if rng.u32(0..3) == 0 {
+            Self::Opening
+        } else {
+            Self::Recovery
+        }
+    }
+}
+
+/// What the index of the log says: `WalIndexHdr` and `WalCkptInfo` in SQLite's `wal.c`.
+#[derive(Clone, Copy, PartialEq)]
+enum Index {
+    /// Nobody has recovered the log yet.
+    Unready,
+    /// Pages are on their way into the database file: `nBackfillAttempted` is ahead of `nBackfill`.
+    Moving,
+    Quiet,
+}
+
+fn index(file: &File) -> Option<Index> {
+    let mut bytes = [0; 136];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    Some(match (bytes[12], word(96), word(128)) {
+        (0, ..) => Index::Unready,
+        (_, moved, attempted) if attempted > moved => Index::Moving,
+        _ => Index::Quiet,
+    })
+}
+
+/// Where the kills have landed.
+#[derive(Default)]
+struct Landed {
+    recovery: AtomicU64,
+    checkpoint: AtomicU64,
+    opening: AtomicU64,
+    closing: AtomicU64,
+    elsewhere: AtomicU64,
+}
+
+impl Landed {
+    fn note(&self, phase: &str, index: Option<Index>, log: u64) {
+        let place = match (phase, index) {
+            ("opening", Some(Index::Unready)) if log > 0 => &self.recovery,
+            (_, Some(Index::Moving)) => &self.checkpoint,
+            ("opening", _) => &self.opening,
+            ("closing", _) => &self.closing,
+            _ => &self.elsewhere,
+        };
+        place.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A suite that no longer hits what it aims at has to say so.
+    fn judge(&self) -> Result<(), String> {
+        let of = |place: &AtomicU64| place.load(Ordering::SeqCst);
+        println!(
+            "kill: killed {} in a checkpoint, {} in the recovery at opening, {} elsewhere in opening, {} in closing, {} \
+             at work",
+            of(&self.checkpoint),
+            of(&self.recovery),
+            of(&self.opening),
+            of(&self.closing),
+            of(&self.elsewhere),
+        );
+        let aimed = [&self.checkpoint, &self.recovery, &self.closing, &self.elsewhere];
+        if aimed.iter().any(|place| of(place) == 0) {
+            Err("the suite has lost its aim".into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+// ---- the parent ----
+
+pub fn run(arguments: &Arguments) -> Summary {
+    let suite = Suite::new("kill", arguments).expect("a folder for temporary files");
+    let landed = Landed::default();
+    let chain = |unit: u64, bench: &Bench<'_>, end: u64| {
+        let mut chain = Chain::new(bench, arguments.seed, &landed);
+        for state in unit * CHAIN..end {
+            let case = state.to_string();
+            let result = bench.attempt(&case, || chain.state(state));
+            let result = result.map_err(|problem| problem + &keep(&chain.before, "kill", &case));
+            let failed = result.is_err();
+            bench.note(&case, result, None);
+            if failed {
+                return;
+            }
+        }
+    };
+    if let Some(case) = arguments.number_of_case() {
+        // Its choices depend on those before it in its chain.
+        return suite.run(1, case / CHAIN..case / CHAIN + 1, |unit, bench| {
+            chain(unit, bench, case + 1)
+        });
+    }
+    let states = arguments.states.unwrap_or(1000);
+    let mut summary = suite.run(
+        arguments.threads,
+        arguments.from / CHAIN..states.div_ceil(CHAIN),
+        |unit, bench| {
+            chain(unit, bench, states.min((unit + 1) * CHAIN));
+        },
+    );
+    if let (Err(problem), true) = (landed.judge(), summary.passed >= MANY) {
+        eprintln!("FAILED: {problem}");
+        summary.failed += 1;
+    }
+    summary
+}
+
+/// States that go on with each other's files.
+struct Chain<'a> {
+    folder: PathBuf,
+    /// The files as the kill has left them.
+    before: PathBuf,
+    seed: u64,
+    landed: &'a Landed,
+    /// What was found after the last kill: it has to stay.
+    found: Vec<Entry>,
+    begun: bool,
+}
+
+/// What a child has told.
+#[derive(Default)]
+struct Journal {
+    phase: String,
+    acknowledged: HashMap<Id, i64>,
+    undone: HashSet<Id>,
+}
+
+impl Journal {
+    fn hear(&mut self, line: &str) -> Result<(), String> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = |at: usize| words[at].parse::<i64>().map_err(|_| format!("the child told {line:?}"));
+        match (words[0], words.len()) {
+            ("+", 4) => drop(self.acknowledged.insert((number(1)?, number(2)?), number(3)?)),
+            ("-", 3) => drop(self.undone.insert((number(1)?, number(2)?))),
+            ("opening" | "opened" | "closing" | "closed", 1) => self.phase = line.to_owned(),
+            _ => return Err(format!("the child: {line}")),
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Chain<'a> {
+    fn new(bench: &Bench<'_>, seed: u64, landed: &'a Landed) -> Self {
+        let (folder, before) = (bench.folder.join("files"), bench.folder.join("before"));
+        Self {
+            folder,
+            before,
+            seed,
+            landed,
+            found: Vec::new(),
+            begun: false,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join(DATABASE)
+    }
+
+    fn state(&mut self, state: u64) -> Result<(), String> {
+        let result = self.try_state(state);
+        // What a failure leaves is nothing to go on with.
+        self.begun &= result.is_ok();
+        result
+    }
+
+    fn try_state(&mut self, state: u64) -> Result<(), String> {
+        let mut rng = Rng::with_seed(seed(self.seed, state, 21));
+        let kept = rng.u32(0..7) < 4 && self.begun;
+        if !kept {
+            clean(&self.folder).map_err(|error| error.to_string())?;
+            self.found.clear();
+        }
+        self.begun = true;
+        let client = state as i64 * 16;
+        let aim = Aim::any(kept, &mut rng);
+        let mut journal = self.kill_at(aim, Journal::default(), client, &mut rng)?;
+        // One more, whose recovery is killed, too, before anybody has looked at what the first has left.
+        if aim == Aim::LongLog || rng.u32(0..4) == 0 {
+            journal = self.kill_at(Aim::recovery(&mut rng), journal, client + THREADS, &mut rng)?;
+        }
+        clean(&self.before)
+            .and_then(|()| copy(&self.folder, &self.before))
+            .map_err(|error| error.to_string())?;
+        self.check(&journal, client, &mut rng)
+    }
+
+    /// One life of a child.
+    fn kill_at(&self, aim: Aim, mut journal: Journal, client: i64, rng: &mut Rng) -> Result<Journal, String> {
+        let (path, long_log) = (self.path().display().to_string(), aim == Aim::LongLog);
+        let arguments = [path, rng.u64(..).to_string(), client.to_string(), long_log.to_string()];
+        let mut child = Child::start("kill", &arguments).map_err(|error| error.to_string())?;
+        // It may have the journal of another life, whose last phase is over.
+        journal.phase = "starting".into();
+        self.await_moment(aim, &child, &mut journal, rng)?;
+        child.kill();
+        let (lines, _) = child.rest();
+        lines.iter().try_for_each(|line| journal.hear(line))?;
+        let log = self.log();
+        let index = File::open(self.folder.join("app.db-shm"))
+            .ok()
+            .and_then(|file| index(&file));
+        self.landed.note(&journal.phase, index, log);
+        Ok(journal)
+    }
+
+    fn log(&self) -> u64 {
+        std::fs::metadata(self.folder.join("app.db-wal")).map_or(0, |log| log.len())
+    }
+
+    /// Returns when the child is to be killed.
+    fn await_moment(&self, aim: Aim, child: &Child, journal: &mut Journal, rng: &mut Rng) -> Result<(), String> {
+        let phase = match aim {
+            Aim::Opening | Aim::Recovery => "opening",
+            Aim::Closing => "closing",
+            Aim::Anywhere | Aim::Checkpoint | Aim::LongLog => "opened",
+        };
+        while journal.phase != phase {
+            match child.line(PATIENCE) {
+                Ok(line) => journal.hear(&line)?,
+                Err(true) => return Err(format!("the child died {}", journal.phase)),
+                Err(false) => return Err(format!("the child hangs {}", journal.phase)),
+            }
+        }
+        match aim {
+            Aim::Anywhere => thread::sleep(Duration::from_micros(rng.u64(0..80_000))),
+            Aim::LongLog => {
+                let until = Instant::now() + Duration::from_millis(900);
+                while self.log() < LONG && Instant::now() < until {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            // Most of what there is to hit is short.
+            Aim::Opening | Aim::Closing => sleep_exactly(Duration::from_micros(1 << rng.u32(4..14)).mul_f64(rng.f64())),
+            Aim::Checkpoint => {
+                thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
+                self.await_index(Index::Moving, child, journal)?;
+            }
+            Aim::Recovery => {
+                self.await_index(Index::Unready, child, journal)?;
+                if rng.bool() {
+                    sleep_exactly(Duration::from_micros(1 << rng.u32(0..12)).mul_f64(rng.f64()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the index of the log from outside, which costs the child no lock: those are a process's own.
+    fn await_index(&self, wanted: Index, child: &Child, journal: &mut Journal) -> Result<(), String> {
+        let until = Instant::now() + Duration::from_millis(100);
+        let shm = self.folder.join("app.db-shm");
+        while Instant::now() < until {
+            child.told().try_for_each(|line| journal.hear(&line))?;
+            // Closing removes it, opening makes a new one.
+            let Ok(file) = File::open(&shm) else { continue };
+            for _ in 0..200 {
+                if index(&file) == Some(wanted) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // ---- what must hold ----
+
+    fn check(&mut self, journal: &Journal, client: i64, rng: &mut Rng) -> Result<(), String> {
+        if rng.u32(0..3) == 0 && self.path().exists() {
+            raw(&self.path()).map_err(|problem| format!("rusqlite, before larder: {problem}"))?;
+        }
+        let store = options(rng)
+            .open(self.path())
+            .map_err(|error| format!("larder does not open it: {error}"))?;
+        let found = store
+            .read(|tx| Ok(look(tx)))
+            .map_err(|error| format!("reading: {error}"))??;
+        self.compare(&found, journal, client)?;
+        let report = store
+            .check()
+            .full()
+            .run()
+            .map_err(|error| format!("checking: {error}"))?;
+        if !report.is_ok() {
+            return Err(report.to_string());
+        }
+        let job = Job::plain((client + 15, 1));
+        let n = store
+            .write(job.closure())
+            .map_err(|error| format!("a write after it: {error}"))?;
+        if n != found.len() as i64 + 1 {
+            return Err(format!(
+                "a write after it is commit {n}, and {} were found",
+                found.len()
+            ));
+        }
+        let report = store.close().map_err(|error| format!("closing: {error}"))?;
+        if !report.wal_truncated {
+            return Err(format!("closing: {report}"));
+        }
+        self.found = raw(&self.path()).map_err(|problem| format!("rusqlite, after larder: {problem}"))?;
+        if self.found.len() as i64 != n {
+            return Err(format!(
+                "{n} commits were made, and {} are there after closing",
+                self.found.len()
+            ));
+        }
+        Ok(())
+    }
+
+    fn compare(&self, found: &[Entry], journal: &Journal, client: i64) -> Result<(), String> {
+        for (n, before) in self.found.iter().enumerate() {
+            if found.get(n).map(|entry| entry.id) != Some(before.id) {
+                return Err(format!(
+                    "commit {} was {:?} after the kill before this one",
+                    n + 1,
+                    before.id
+                ));
+            }
+        }
+        for (id, n) in &journal.acknowledged {
+            let there = found.get(*n as usize - 1).map(|entry| entry.id);
+            if there != Some(*id) {
+                return Err(format!("{id:?} was acknowledged as commit {n}, which is {there:?}"));
+            }
+        }
+        let own = client..client + 16;
+        for entry in &found[self.found.len()..] {
+            if journal.undone.contains(&entry.id) || !own.contains(&entry.id.0) {
+                return Err(format!("{:?} is there, and was undone or made long ago", entry.id));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A sleep is too long by some 50 us.
+fn sleep_exactly(time: Duration) {
+    let until = Instant::now() + time;
+    if let Some(most) = time.checked_sub(Duration::from_micros(200)) {
+        thread::sleep(most);
+    }
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+}
+
+/// By rusqlite alone, as an operator's tool would.
+fn raw(path: &Path) -> Result<Vec<Entry>, String> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(|error| error.to_string())?;
+    entries::sound(&conn)?;
+    let there: bool = conn
+        .query_row(
+            "SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'entry'",
+            [],
+            |row| row.get(0),
+        )
+        .map_err(|error| error.to_string())?;
+    // The kill may have come before the migration.
+    if there { look(&conn) } else { Ok(Vec::new()) }
+}

@@ -1,0 +1,250 @@
+//! larder's promises, on a disk that fails and loses power.
+//!
+//! The store under test is the store as shipped: a VFS around SQLite's own is the default of this process (`shim.rs`),
+//! passes everything through, records what changes the disk, and fails the calls that a plan names.
+//!
+//! ```text
+//! cargo run --release -p faults -- power-cut --states 20000 --seed 7      at any event of a workload
+//!                                  calls                                  the Nth call fails, N = 1, 2, ..
+//!                                  compound --states 10000                the recovery from a power cut fails
+//!                                  small                                  every sequence of 3 operations of a dozen
+//!                                  mutants                                larder is broken, and a suite notices
+//!                                  kill --states 200                      a process is killed at any moment
+//!                                  second-process --states 200            another process uses the file
+//!                                  oom                                    the Nth allocation fails, N = 1, 2, ..
+//!                                  soak --seconds 60                      everything at once, for long
+//! ```
+//!
+//! `--seed` decides everything but the interleaving of threads, which decides nothing: groups are made while the writer is
+//! held. `--from` goes on where a run was stopped, `--threads` says how many cases are worked on at once, `--failures`
+//! after how many it is enough. A failure prints the command with its `--case`, which shows the whole trace, and keeps the
+//! files. `--only` takes the part of `calls` whose name begins so (`restart/exclusive/io`). `--omit` leaves something
+//! out, so that failures must appear: `checkpoint-sync`, `header-sync`, and `reboot`, see `Recording::last_moment`.
+//!
+//! # What holds after each case (`check.rs`)
+//!
+//! - The store opens, without help, and so does rusqlite alone. `integrity_check` and `foreign_key_check` find nothing.
+//! - The tables hold, to the byte, a prefix of the commits in their order (`Model`). Each job writes to three tables and
+//!   is known by a number, so nothing is half there, out of order, or left of a job that was rolled back or refused.
+//! - What was acknowledged at FULL is there; what was acknowledged at NORMAL is, unless the power was cut; all is that was
+//!   acknowledged before a close which emptied the log.
+//! - The next write succeeds, has the next number, and the store closes with an empty log.
+//! - After a call that failed, besides: errors had the right outcome; the store goes on, or is poisoned by name, and then
+//!   only after a failure in COMMIT or in a checkpoint; a poisoned one leaves the database alone as it closes.
+//! - Nothing hangs: a watchdog aborts and names the case.
+//!
+//! # What is not in it
+//!
+//! - What a disk may do is written at the top of `disk.rs`. Media that lie about fsync are not in it.
+//! - larder's own calls of `std::fs`: the creation of an empty file, whose entry in the folder a power cut may undo, but
+//!   which does not fail; folders of temporary stores; copies before a migration.
+//! - Faults of memory: a page of a mapped file that cannot be read is a SIGBUS.
+//!
+//! # A suite more
+//!
+//! A file with `pub fn run(&Arguments) -> Summary`, and a line in [`SUITES`]. `Suite::run` has the threads, the progress,
+//! the watchdog and the summary; `Run` the workload and the journal; `check` what must hold.
+
+mod answer;
+mod calls;
+mod cases;
+mod check;
+mod child;
+mod compound;
+mod disk;
+mod entries;
+mod job;
+mod journal;
+mod kill;
+mod model;
+mod mutants;
+mod oom;
+mod power_cut;
+mod scripts;
+mod second_process;
+mod settings;
+mod shim;
+mod small;
+mod soak;
+mod trace;
+mod workload;
+
+use std::process::ExitCode;
+
+use cases::Summary;
+
+/// A suite by its name.
+struct Entry {
+    name: &'static str,
+    what: &'static str,
+    run: fn(&Arguments) -> Summary,
+}
+
+const SUITES: &[Entry] = &[
+    Entry {
+        name: "power-cut",
+        what: "the power is cut at any event of a workload",
+        run: power_cut::run,
+    },
+    Entry {
+        name: "calls",
+        what: "the Nth call fails, in every way, once and from then on",
+        run: calls::run,
+    },
+    Entry {
+        name: "compound",
+        what: "the recovery from a power cut fails, or is cut itself",
+        run: compound::run,
+    },
+    Entry {
+        name: "small",
+        what: "every short sequence of operations, cut before and after each sync",
+        run: small::run,
+    },
+    Entry {
+        name: "mutants",
+        what: "larder is broken on purpose, and a suite has to notice",
+        run: mutants::run,
+    },
+    Entry {
+        name: "kill",
+        what: "a process that writes, checkpoints, recovers or closes is killed",
+        run: kill::run,
+    },
+    Entry {
+        name: "second-process",
+        what: "another process opens, reads, writes, checkpoints and closes the file",
+        run: second_process::run,
+    },
+    Entry {
+        name: "oom",
+        what: "the Nth allocation of SQLite's fails, once and from then on",
+        run: oom::run,
+    },
+    Entry {
+        name: "soak",
+        what: "everything at once, for long: nothing grows, and the sums are right",
+        run: soak::run,
+    },
+];
+
+/// These have real processes on real files, without the shim.
+const PLAIN: &[&str] = &["kill", "second-process", "oom", "soak"];
+
+/// What was asked for.
+pub struct Arguments {
+    suite: String,
+    /// How many cases, where a suite has no end of its own.
+    pub states: Option<u64>,
+    /// For how long, where that is what is asked.
+    pub seconds: Option<u64>,
+    pub seed: u64,
+    /// To go on where an earlier run was stopped.
+    pub from: u64,
+    pub threads: usize,
+    /// One case alone.
+    pub case: Option<String>,
+    /// Those whose name begins so, where they have names.
+    pub only: Option<String>,
+    /// After so many failures it is enough.
+    pub failures: u64,
+    pub omit: Option<String>,
+}
+
+impl Arguments {
+    fn parse() -> Result<Self, String> {
+        let mut given = std::env::args().skip(1);
+        let mut parsed = Self {
+            suite: given.next().ok_or_else(usage)?,
+            states: None,
+            seconds: None,
+            seed: 1,
+            from: 0,
+            threads: std::thread::available_parallelism().map_or(2, Into::into),
+            case: None,
+            only: None,
+            failures: u64::MAX,
+            omit: None,
+        };
+        while let Some(name) = given.next() {
+            let value = given.next().ok_or(format!("{name} wants a value"))?;
+            let number = || value.parse::<u64>().map_err(|error| format!("{name} {value}: {error}"));
+            match name.as_str() {
+                "--states" => parsed.states = Some(number()?),
+                "--seconds" => parsed.seconds = Some(number()?),
+                "--seed" => parsed.seed = number()?,
+                "--from" => parsed.from = number()?,
+                "--threads" => parsed.threads = number()?.max(1) as usize,
+                "--only" => parsed.only = Some(value),
+                "--failures" => parsed.failures = number()?,
+                "--case" => parsed.case = Some(value),
+                "--omit" => parsed.omit = Some(value),
+                _ => return Err(usage()),
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// The command that runs this again, but for the case.
+    pub fn command(&self) -> String {
+        let omit = self
+            .omit
+            .as_ref()
+            .map_or(String::new(), |name| format!(" --omit {name}"));
+        format!(
+            "cargo run --release -p faults -- {} --seed {}{omit}",
+            self.suite, self.seed
+        )
+    }
+
+    pub fn number_of_case(&self) -> Option<u64> {
+        self.case
+            .as_ref()
+            .map(|case| case.parse().expect("this suite's cases are numbers"))
+    }
+}
+
+fn usage() -> String {
+    let suites: Vec<_> = SUITES
+        .iter()
+        .map(|suite| format!("  {:<16}{}", suite.name, suite.what))
+        .collect();
+    format!(
+        "faults SUITE [--states N] [--seconds N] [--seed S] [--threads T] [--failures N] [--only NAME] [--case CASE] [--omit WHAT] [--from N]\n{}",
+        suites.join("\n")
+    )
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = child::work() {
+        return code;
+    }
+    let arguments = match Arguments::parse() {
+        Ok(arguments) => arguments,
+        Err(problem) => return fail(&problem),
+    };
+    match arguments.omit.as_deref() {
+        None => {}
+        Some("checkpoint-sync") => trace::omit(trace::Omission::CheckpointSync),
+        Some("header-sync") => trace::omit(trace::Omission::HeaderSync),
+        Some("reboot") => trace::omit(trace::Omission::Reboot),
+        Some(_) => return fail("--omit checkpoint-sync, --omit header-sync, or --omit reboot"),
+    }
+    let Some(suite) = SUITES.iter().find(|suite| suite.name == arguments.suite) else {
+        return fail(&usage());
+    };
+    if !PLAIN.contains(&suite.name) {
+        shim::install();
+    }
+    let summary = (suite.run)(&arguments);
+    if summary.failed == 0 && summary.passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn fail(problem: &str) -> ExitCode {
+    eprintln!("{problem}");
+    ExitCode::from(2)
+}

@@ -1,0 +1,340 @@
+//! The harness has teeth: larder is broken on purpose, in each way that it must not be, and a suite has to notice.
+//!
+//! A mutant is a change of one passage of larder's source, in a copy of the whole repository under `target/mutants`, or a
+//! sync that the shim leaves out. What larder is without a change has to pass the very same suites first, or a failure
+//! would show nothing.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use crate::Arguments;
+use crate::cases::Summary;
+
+/// What is broken.
+enum Change {
+    /// This passage, which stands once in that file, by this one.
+    Source {
+        file: &'static str,
+        from: &'static str,
+        to: &'static str,
+    },
+    /// The shim leaves a sync out.
+    Omit(&'static str),
+}
+
+struct Mutant {
+    name: &'static str,
+    change: Change,
+    /// The suite that notices, and its size.
+    suite: &'static [&'static str],
+}
+
+const POWER_CUT: &[&str] = &["power-cut", "--states", "10000"];
+const SMALL: &[&str] = &["small", "--states", "156"];
+const CREATE: &[&str] = &["calls", "--only", "create/read"];
+const WRITE_FULL: &[&str] = &["calls", "--only", "write-full/mapped"];
+const GROUP: &[&str] = &["calls", "--only", "group/mapped"];
+
+const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "it replies before COMMIT",
+        change: Change::Source {
+            file: "src/writer.rs",
+            from: "        if self.commit() {\n            self.reply(began);\n        }\n",
+            to: "        if !self.group.is_empty() {\n            self.reply(began);\n            let _ = self.commit_transaction();\n        }\n",
+        },
+        suite: POWER_CUT,
+    },
+    Mutant {
+        name: "it does not ask is_autocommit after a job",
+        change: Change::Source {
+            file: "src/writer.rs",
+            from: "        if self.conn.is_autocommit() {\n            return Some(Error::RolledBack {",
+            to: "        if false {\n            return Some(Error::RolledBack {",
+        },
+        suite: GROUP,
+    },
+    Mutant {
+        name: "it goes on after a failed fsync",
+        change: Change::Source {
+            file: "src/writer/log.rs",
+            from: "        let _ = self.shared.poison.set(Arc::clone(source));\n",
+            to: "",
+        },
+        suite: WRITE_FULL,
+    },
+    Mutant {
+        name: "it takes a failed fsync in COMMIT for a rollback",
+        change: Change::Source {
+            file: "src/writer.rs",
+            from: "        Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM",
+            to: "        Some(ffi::SQLITE_NOMEM",
+        },
+        suite: WRITE_FULL,
+    },
+    Mutant {
+        name: "no sync of the log before a checkpoint",
+        change: Change::Omit("checkpoint-sync"),
+        suite: POWER_CUT,
+    },
+    Mutant {
+        name: "no sync of the log's header",
+        change: Change::Omit("header-sync"),
+        suite: POWER_CUT,
+    },
+    Mutant {
+        name: "it releases a failed savepoint without rolling back",
+        change: Change::Source {
+            file: "src/writer.rs",
+            from: "self.own(sql::ROLLBACK_TO).and_then(|()| self.own(sql::RELEASE)).is_ok()",
+            to: "self.own(sql::RELEASE).is_ok()",
+        },
+        suite: SMALL,
+    },
+    Mutant {
+        name: "it leaves a deferred foreign key to the group's COMMIT",
+        change: Change::Source {
+            file: "src/writer.rs",
+            from: "        if status::deferred_violation(&self.conn) {\n",
+            to: "        if false && status::deferred_violation(&self.conn) {\n",
+        },
+        suite: SMALL,
+    },
+    Mutant {
+        name: "a poisoned store makes a checkpoint as it closes",
+        change: Change::Source {
+            file: "src/writer/ending.rs",
+            from: "match (readers.close(deadline), shared.poison.get()) {",
+            to: "match (readers.close(deadline), None::<&()>) {",
+        },
+        suite: WRITE_FULL,
+    },
+    Mutant {
+        name: "SQLite makes a checkpoint as a poisoned store closes",
+        change: Change::Source {
+            file: "src/writer/ending.rs",
+            from: "        if reason.is_some() {\n",
+            to: "        if false {\n",
+        },
+        suite: WRITE_FULL,
+    },
+    Mutant {
+        name: "a write that asks for FULL gets NORMAL",
+        change: Change::Source {
+            file: "src/writer.rs",
+            from: "let wanted = job.terms().durability.max(self.options.durability);",
+            to: "let wanted = self.options.durability;",
+        },
+        suite: POWER_CUT,
+    },
+    Mutant {
+        name: "the switch to WAL is not seen through",
+        change: Change::Source {
+            file: "src/connection.rs",
+            from: "    while rows.next()?.is_some() {}\n    Ok(mode)\n",
+            to: "    Ok(mode)\n",
+        },
+        suite: CREATE,
+    },
+];
+
+pub fn run(arguments: &Arguments) -> Summary {
+    let workshop = Workshop::new(arguments.seed);
+    let wanted = |mutant: &&Mutant| arguments.case.as_ref().is_none_or(|case| *case == mutant.name);
+    let chosen: Vec<&Mutant> = MUTANTS.iter().filter(wanted).collect();
+    assert!(!chosen.is_empty(), "no mutant of that name");
+    let mut summary = Summary::default();
+    let mut count = |name: &str, began: Instant, result: Result<String, String>| {
+        let took = began.elapsed();
+        match result {
+            Ok(said) => {
+                summary.passed += 1;
+                println!("mutants: {name}: {said} ({took:.1?})");
+            }
+            Err(problem) => {
+                summary.failed += 1;
+                println!("mutants: FAILED: {name}: {problem} ({took:.1?})");
+            }
+        }
+    };
+    let began = Instant::now();
+    count("nothing changed", began, workshop.control(&chosen));
+    for mutant in chosen {
+        let began = Instant::now();
+        count(mutant.name, began, workshop.try_mutant(mutant));
+    }
+    println!("mutants: {} passed, {} failed", summary.passed, summary.failed);
+    summary
+}
+
+/// Where mutants are built.
+struct Workshop {
+    repository: PathBuf,
+    copy: PathBuf,
+    target: PathBuf,
+    seed: u64,
+}
+
+impl Workshop {
+    fn new(seed: u64) -> Self {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let repository = repository
+            .canonicalize()
+            .expect("the repository that this was built from");
+        let targets = std::env::var_os("CARGO_TARGET_DIR").map_or(repository.join("target"), PathBuf::from);
+        let root = targets.join("mutants");
+        Self {
+            repository,
+            copy: root.join("source"),
+            target: root.join("target"),
+            seed,
+        }
+    }
+
+    /// What is not changed passes all that the mutants are tried with.
+    fn control(&self, mutants: &[&Mutant]) -> Result<String, String> {
+        self.build(None)?;
+        let mut suites: Vec<&[&str]> = mutants.iter().map(|mutant| mutant.suite).collect();
+        suites.sort_unstable();
+        suites.dedup();
+        for suite in &suites {
+            let output = self.run(suite, None)?;
+            if !output.status.success() {
+                return Err(format!(
+                    "larder as it is fails {}: {}",
+                    suite.join(" "),
+                    last_line(&output)
+                ));
+            }
+        }
+        Ok(format!("passes {} suites", suites.len()))
+    }
+
+    fn try_mutant(&self, mutant: &Mutant) -> Result<String, String> {
+        let omission = match &mutant.change {
+            Change::Source { .. } => {
+                self.build(Some(&mutant.change))?;
+                None
+            }
+            Change::Omit(sync) => {
+                self.build(None)?;
+                Some(*sync)
+            }
+        };
+        let output = self.run(mutant.suite, omission)?;
+        // A mutant that hangs is noticed by the watchdog, which aborts.
+        if output.status.success() {
+            return Err(format!(
+                "{} did not notice: {}",
+                mutant.suite.join(" "),
+                last_line(&output)
+            ));
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let found = said
+            .lines()
+            .find(|line| line.starts_with("FAILED:") || line.starts_with("HANGS:"));
+        match found {
+            Some(line) => Ok(format!("caught by {}: {}", mutant.suite[0], shortened(line))),
+            None => Err(format!(
+                "{} ended without a verdict: {}",
+                mutant.suite.join(" "),
+                last_line(&output)
+            )),
+        }
+    }
+
+    /// Makes the copy what the repository is, but for the change, and builds the harness with it.
+    fn build(&self, change: Option<&Change>) -> Result<(), String> {
+        let changed = match change {
+            Some(Change::Source { file, from, to }) => Some((*file, self.changed(file, from, to)?)),
+            _ => None,
+        };
+        copy(&self.repository, &self.copy, &self.repository, &changed).map_err(|error| format!("copying: {error}"))?;
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = Command::new(cargo)
+            .args([
+                "build",
+                "--release",
+                "--quiet",
+                "-p",
+                "faults",
+                "--bin",
+                "faults",
+                "--target-dir",
+            ])
+            .arg(&self.target)
+            .current_dir(&self.copy)
+            .env_remove("CARGO_TARGET_DIR")
+            // A build is run once or twice.
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("cargo: {error}"))?;
+        if !output.status.success() {
+            return Err(format!(
+                "it does not build:\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            ));
+        }
+        Ok(())
+    }
+
+    fn changed(&self, file: &str, from: &str, to: &str) -> Result<String, String> {
+        let source = fs::read_to_string(self.repository.join(file)).map_err(|error| format!("{file}: {error}"))?;
+        match source.matches(from).count() {
+            1 => Ok(source.replacen(from, to, 1)),
+            count => Err(format!(
+                "the passage to change stands {count} times in {file}, not once: {from:?}"
+            )),
+        }
+    }
+
+    fn run(&self, suite: &[&str], omission: Option<&str>) -> Result<Output, String> {
+        let mut command = Command::new(self.target.join("release/faults"));
+        command
+            .args(suite)
+            .args(["--seed", &self.seed.to_string(), "--failures", "1"]);
+        if let Some(sync) = omission {
+            command.args(["--omit", sync]);
+        }
+        command.output().map_err(|error| format!("running it: {error}"))
+    }
+}
+
+/// Files that are the same are left alone, so that cargo does not build them again.
+fn copy(from: &Path, to: &Path, root: &Path, changed: &Option<(&str, String)>) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() {
+            if name != "target" && name != ".git" {
+                copy(&path, &target, root, changed)?;
+            }
+            continue;
+        }
+        let relative = path.strip_prefix(root).unwrap_or(&path);
+        let content = match changed {
+            Some((file, text)) if relative == Path::new(file) => text.clone().into_bytes(),
+            _ => fs::read(&path)?,
+        };
+        if fs::read(&target).ok().as_ref() != Some(&content) {
+            fs::write(&target, content)?;
+        }
+    }
+    Ok(())
+}
+
+fn last_line(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stdout);
+    shortened(said.lines().last().unwrap_or("it said nothing"))
+}
+
+fn shortened(line: &str) -> String {
+    line.chars().take(160).collect()
+}

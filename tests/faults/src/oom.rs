@@ -1,0 +1,714 @@
+//! Memory that is not there: the Nth allocation of SQLite's fails, for each N until a run is clean; once, or all from it
+//! on; in a new file, or where a log is to be recovered; with SQLite's lookaside memory, as shipped, or without it, so
+//! that the small allocations can fail, too. Through opening, migrating, single writes, a group, a write that does not
+//! fit in the cache, reads, a check, checkpoints, and closing. Each case runs in a child, since the allocator can be
+//! replaced only before SQLite is used for the first time, and since a crash has to be survived.
+//!
+//! What was acknowledged is there when the store is opened again with memory, what was *not started* or *rolled back* is
+//! not, *unknown* may be either and has poisoned the store; after the failure the store takes writes or is poisoned by
+//! name, and reads; nothing crashes, nothing panics but the call that was made, nothing hangs.
+//!
+//! Rust's own allocations do not fail here: they end the process, and that is `kill`. Threads make N the same
+//! allocation in most runs, not in all.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{c_int, c_void};
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use larder::rusqlite::ErrorCode;
+use larder::rusqlite::ffi::{self, sqlite3_mem_methods};
+use larder::{Durability, Error, Options, Outcome, Store, WriteOptions};
+
+use crate::Arguments;
+use crate::cases::{Bench, Suite, Summary};
+use crate::child::{Child, tell};
+use crate::entries::{self, End, Id, Job, clean, copy, keep, look};
+
+const DATABASE: &str = "app.db";
+
+/// Cases in one child.
+const BLOCK: u64 = 40;
+
+/// A case that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a connection is waited for, if none can be opened any more; else [`LONG`].
+const SHORT: Duration = Duration::from_millis(30);
+const LONG: Duration = Duration::from_secs(5);
+
+/// How often a case is run in which no connection came in time, though there was memory: the machine is busy.
+const ATTEMPTS: u32 = 5;
+
+// ---- the allocator ----
+
+type Malloc = unsafe extern "C" fn(c_int) -> *mut c_void;
+type Realloc = unsafe extern "C" fn(*mut c_void, c_int) -> *mut c_void;
+
+static REAL: OnceLock<(Malloc, Realloc)> = OnceLock::new();
+
+/// Which one fails; 0 for none.
+static NTH: AtomicI64 = AtomicI64::new(0);
+static STICKY: AtomicBool = AtomicBool::new(false);
+static COUNT: AtomicI64 = AtomicI64::new(0);
+
+/// Puts ours around SQLite's.
+fn install(lookaside: bool) {
+    // SAFETY: no connection was opened yet and no other thread uses SQLite, so it is not initialised, and may be
+    // configured; GETMALLOC fills all of the struct, which is plain data; MALLOC copies it; ours keep the contract of
+    // what they wrap, which is to give a block or null.
+    unsafe {
+        let mut methods: sqlite3_mem_methods = std::mem::zeroed();
+        assert_eq!(
+            ffi::sqlite3_config(ffi::SQLITE_CONFIG_GETMALLOC, &raw mut methods),
+            ffi::SQLITE_OK
+        );
+        let real = (
+            methods.xMalloc.expect("SQLite has one"),
+            methods.xRealloc.expect("SQLite has one"),
+        );
+        assert!(REAL.set(real).is_ok(), "once");
+        methods.xMalloc = Some(x_malloc);
+        methods.xRealloc = Some(x_realloc);
+        assert_eq!(
+            ffi::sqlite3_config(ffi::SQLITE_CONFIG_MALLOC, &raw mut methods),
+            ffi::SQLITE_OK
+        );
+        if !lookaside {
+            let none: c_int = 0;
+            assert_eq!(
+                ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOOKASIDE, none, none),
+                ffi::SQLITE_OK
+            );
+        }
+    }
+}
+
+unsafe extern "C" fn x_malloc(bytes: c_int) -> *mut c_void {
+    match REAL.get() {
+        // SAFETY: SQLite's own argument, passed on.
+        Some((malloc, _)) if !fails() => unsafe { malloc(bytes) },
+        _ => std::ptr::null_mut(),
+    }
+}
+
+unsafe extern "C" fn x_realloc(block: *mut c_void, bytes: c_int) -> *mut c_void {
+    match REAL.get() {
+        // SAFETY: SQLite's own arguments, passed on; the block is one of the real allocator's.
+        Some((_, realloc)) if !fails() => unsafe { realloc(block, bytes) },
+        _ => std::ptr::null_mut(),
+    }
+}
+
+fn fails() -> bool {
+    let count = COUNT.fetch_add(1, Ordering::SeqCst) + 1;
+    match NTH.load(Ordering::SeqCst) {
+        0 => false,
+        nth => count == nth || (count > nth && STICKY.load(Ordering::SeqCst)),
+    }
+}
+
+fn arm(nth: i64, sticky: bool) {
+    COUNT.store(0, Ordering::SeqCst);
+    STICKY.store(sticky, Ordering::SeqCst);
+    NTH.store(nth, Ordering::SeqCst);
+}
+
+fn disarm() {
+    NTH.store(0, Ordering::SeqCst);
+}
+
+fn was_hit() -> bool {
+    let nth = NTH.load(Ordering::SeqCst);
+    nth > 0 && COUNT.load(Ordering::SeqCst) >= nth
+}
+
+// ---- the child ----
+
+/// Runs cases one after another, and tells of each.
+pub fn child(arguments: &[String]) {
+    let [folder, variant, from, to, step] = arguments else {
+        panic!("oom: wrong arguments")
+    };
+    let number = |text: &String| text.parse::<i64>().expect("a number");
+    let variant = Variant::named(variant).expect("a variant");
+    install(variant.lookaside);
+    quiet();
+    let folder = PathBuf::from(folder);
+    let template = template(&folder).expect("a store with memory works");
+    for nth in (number(from)..number(to)).step_by(number(step) as usize) {
+        tell(&format!("case {nth}"));
+        let files = folder.join("files");
+        let mut result = Err(String::new());
+        for attempt in 0..ATTEMPTS {
+            result = Case::begin(&files, &template, variant).and_then(|case| case.run(nth, SHORT * 4u32.pow(attempt)));
+            let late = !was_hit() && result.as_ref().is_err_and(|problem| problem.contains("ReadTimeout"));
+            disarm();
+            if !late {
+                break;
+            }
+        }
+        match result {
+            Ok(hit) => tell(&format!("ok {} {}", u8::from(hit), COUNT.load(Ordering::SeqCst))),
+            Err(problem) => tell(&format!("! {}", problem.replace('\n', " / "))),
+        }
+    }
+    tell("end");
+}
+
+/// rusqlite panics in some places where there is no memory. Whether it may, the case judges.
+fn quiet() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if info.location().is_none_or(|place| !place.file().contains("rusqlite")) {
+            before(info);
+        }
+    }));
+}
+
+/// A database whose log is to be recovered.
+fn template(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let (made, template) = (folder.join("made"), folder.join("template"));
+    clean(&made)?;
+    clean(&template)?;
+    let store = options(LONG).checkpoint_pages(100_000).open(made.join(DATABASE))?;
+    for k in 1..=BEFORE {
+        store.write(Job::plain((1, k)).closure())?;
+    }
+    // Costs the store its locks, which nobody wants any more.
+    copy(&made, &template)?;
+    std::fs::remove_file(template.join("app.db-shm"))?;
+    store.close()?;
+    Ok(template)
+}
+
+/// Commits in the template.
+const BEFORE: i64 = 5;
+
+fn options(patience: Duration) -> Options {
+    Options::new()
+        .migrations(entries::migrations())
+        .readers(2)
+        .checkpoint_pages(4)
+        .cache_size(64 << 10)
+        .watch(Duration::ZERO)
+        .busy_timeout(patience)
+        .read_timeout(patience)
+        .close_timeout(Duration::from_secs(5))
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Variant {
+    name: &'static str,
+    old: bool,
+    sticky: bool,
+    lookaside: bool,
+}
+
+const VARIANTS: [Variant; 8] = [
+    Variant {
+        name: "new-once",
+        old: false,
+        sticky: false,
+        lookaside: true,
+    },
+    Variant {
+        name: "new-sticky",
+        old: false,
+        sticky: true,
+        lookaside: true,
+    },
+    Variant {
+        name: "old-once",
+        old: true,
+        sticky: false,
+        lookaside: true,
+    },
+    Variant {
+        name: "old-sticky",
+        old: true,
+        sticky: true,
+        lookaside: true,
+    },
+    Variant {
+        name: "new-once-bare",
+        old: false,
+        sticky: false,
+        lookaside: false,
+    },
+    Variant {
+        name: "new-sticky-bare",
+        old: false,
+        sticky: true,
+        lookaside: false,
+    },
+    Variant {
+        name: "old-once-bare",
+        old: true,
+        sticky: false,
+        lookaside: false,
+    },
+    Variant {
+        name: "old-sticky-bare",
+        old: true,
+        sticky: true,
+        lookaside: false,
+    },
+];
+
+impl Variant {
+    fn named(name: &str) -> Option<Self> {
+        VARIANTS.iter().find(|variant| variant.name == name).copied()
+    }
+}
+
+// ---- one case ----
+
+/// What became of each write.
+struct Case {
+    path: PathBuf,
+    sticky: bool,
+    acknowledged: HashMap<Id, i64>,
+    undone: HashSet<Id>,
+    unknown: HashSet<Id>,
+    k: i64,
+}
+
+impl Case {
+    fn begin(files: &Path, template: &Path, variant: Variant) -> Result<Self, String> {
+        clean(files).map_err(|error| error.to_string())?;
+        let mut acknowledged = HashMap::new();
+        if variant.old {
+            copy(template, files).map_err(|error| error.to_string())?;
+            acknowledged.extend((1..=BEFORE).map(|k| ((1, k), k)));
+        }
+        Ok(Self {
+            path: files.join(DATABASE),
+            sticky: variant.sticky,
+            acknowledged,
+            undone: HashSet::new(),
+            unknown: HashSet::new(),
+            k: 0,
+        })
+    }
+
+    /// Says whether the failure came to pass.
+    fn run(mut self, nth: i64, short: Duration) -> Result<bool, String> {
+        arm(nth, self.sticky);
+        let opened = options(if self.sticky { short } else { LONG }).open(&self.path);
+        match opened {
+            Ok(store) => self.work(&store)?,
+            Err(error) if !was_hit() => return Err(format!("opening: {error:?}")),
+            // A store that is not there has written nothing, but for its migrations.
+            Err(error) if error.outcome() == Outcome::Unknown || is_of_memory(&error) => {}
+            Err(error) => return Err(format!("opening fails by something else: {error:?}")),
+        }
+        let hit = was_hit();
+        disarm();
+        self.judge()?;
+        Ok(hit)
+    }
+
+    fn work(&mut self, store: &Store) -> Result<(), String> {
+        self.read(store)?;
+        self.single(store, Durability::Normal)?;
+        self.group(store)?;
+        self.read(store)?;
+        self.single(store, Durability::Full)?;
+        // Does not fit in the cache.
+        let large = Job {
+            parts: vec![60_000, 60_000],
+            ..self.job()
+        };
+        let result = caught(|| store.write(large.closure()));
+        self.note(store, &large, result)?;
+        self.check(store)?;
+        self.careless(store)?;
+        self.single(store, Durability::Normal)?;
+        if was_hit() {
+            disarm();
+            self.is_usable(store)?;
+        }
+        // Its own failures are told by the report.
+        store.close().map(drop).map_err(|error| format!("closing: {error:?}"))
+    }
+
+    fn job(&mut self) -> Job {
+        self.k += 1;
+        Job::plain((2, self.k))
+    }
+
+    fn single(&mut self, store: &Store, durability: Durability) -> Result<(), String> {
+        let job = self.job();
+        let terms = WriteOptions::new().durability(durability);
+        let result = caught(|| store.write_with(terms, job.closure()));
+        self.note(store, &job, result)
+    }
+
+    /// A closure that does not look at an error, after which SQLite may have ended its transaction.
+    fn careless(&mut self, store: &Store) -> Result<(), String> {
+        let job = self.job();
+        let (write, swallowed) = (job.closure(), "UPDATE tally SET bytes = bytes + 0 WHERE client > ?1");
+        let result = caught(|| {
+            store.write(move |tx| {
+                let n = write(tx)?;
+                let _ = tx.execute(swallowed, [0]);
+                let _ = tx.execute("CREATE TABLE IF NOT EXISTS later(x)", []);
+                Ok(n)
+            })
+        });
+        // Its own doing, this time.
+        let result = match result {
+            Some(Err(error @ Error::RolledBack { .. })) if was_hit() => {
+                self.undone.insert(job.id);
+                return if error.outcome() == Outcome::RolledBack {
+                    Ok(())
+                } else {
+                    Err(format!("{error:?}"))
+                };
+            }
+            other => other,
+        };
+        self.note(store, &job, result)
+    }
+
+    /// Jobs that are queued while the writer is busy, so that they share a transaction.
+    fn group(&mut self, store: &Store) -> Result<(), String> {
+        let (go, gone) = channel::<()>();
+        let gate = store.submit(move |_| Ok(gone.recv().is_ok()));
+        let mut jobs: Vec<Job> = (0..6).map(|_| self.job()).collect();
+        for (at, end) in [(1, End::AppError), (3, End::Constraint), (4, End::OrRollback)] {
+            jobs[at] = Job {
+                id: (2, -jobs[at].id.1),
+                end,
+                ..jobs[at].clone()
+            };
+        }
+        let pending: Vec<_> = jobs.iter().map(|job| store.submit(job.closure())).collect();
+        drop(go);
+        if let Ok(gate) = gate {
+            let _ = caught(|| gate.wait());
+        }
+        for (job, pending) in jobs.iter().zip(pending) {
+            let result = caught(|| pending.and_then(|pending| pending.wait()));
+            self.note(store, job, result)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, store: &Store, job: &Job, result: Caught<i64>) -> Result<(), String> {
+        match result {
+            Some(Ok(n)) if job.commits() => drop(self.acknowledged.insert(job.id, n)),
+            Some(Ok(_)) => return Err(format!("{job:?} was acknowledged")),
+            // The panic of a closure is its caller's, and rolls it back.
+            None => drop(self.undone.insert(job.id)),
+            Some(Err(error)) => {
+                if job.commits() && !is_of_memory(&error) {
+                    return Err(format!("{job:?} fails by something else: {error:?}"));
+                }
+                match error.outcome() {
+                    Outcome::NotStarted | Outcome::RolledBack => drop(self.undone.insert(job.id)),
+                    Outcome::Unknown if store.poisoned().is_some() => drop(self.unknown.insert(job.id)),
+                    outcome => {
+                        return Err(format!(
+                            "{job:?} is {outcome:?}, and the store is not poisoned: {error:?}"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A read finds what it should, or has no memory.
+    fn read(&self, store: &Store) -> Result<(), String> {
+        let before = was_hit();
+        match caught(|| store.read(|tx| Ok(look(tx)))) {
+            Some(Ok(Ok(found))) => self.sees_all(&found),
+            Some(Ok(Err(problem))) if was_hit() && problem.contains("out of memory") => Ok(()),
+            Some(Ok(Err(problem))) => Err(problem),
+            // `look` tells of SQLite's errors in words, so that the store takes them for swallowed.
+            Some(Err(error)) if was_hit() && (is_of_memory(&error) || is_ended(&error)) => Ok(()),
+            Some(Err(error)) => Err(format!("reading, after a failure: {before}: {error:?}")),
+            None if was_hit() => Ok(()),
+            None => Err("reading panics".into()),
+        }
+    }
+
+    fn sees_all(&self, found: &[entries::Entry]) -> Result<(), String> {
+        let there = |id: &Id, n: i64| found.get(n as usize - 1).is_some_and(|entry| entry.id == *id);
+        if let Some((id, n)) = self.acknowledged.iter().find(|(id, n)| !there(id, **n)) {
+            return Err(format!("{id:?} was acknowledged as commit {n}, and is not there"));
+        }
+        match found.iter().find(|entry| self.undone.contains(&entry.id)) {
+            Some(entry) => Err(format!("{:?} was said to be undone, and is there", entry.id)),
+            None => Ok(()),
+        }
+    }
+
+    fn check(&self, store: &Store) -> Result<(), String> {
+        match caught(|| store.check().full().run()) {
+            Some(Ok(report)) if report.is_ok() => Ok(()),
+            // integrity_check tells of memory as of any problem.
+            Some(Ok(report)) if was_hit() && report.to_string().contains("out of memory") => Ok(()),
+            Some(Ok(report)) => Err(report.to_string()),
+            Some(Err(error)) if was_hit() && is_of_memory(&error) => Ok(()),
+            Some(Err(error)) => Err(format!("checking: {error:?}")),
+            None if was_hit() => Ok(()),
+            None => Err("checking panics".into()),
+        }
+    }
+
+    /// There is memory again.
+    fn is_usable(&mut self, store: &Store) -> Result<(), String> {
+        let job = self.job();
+        match store.write(job.closure()) {
+            Ok(n) => drop(self.acknowledged.insert(job.id, n)),
+            Err(error @ Error::Poisoned { .. }) if !self.unknown.is_empty() || is_of_settings(&error) => {
+                self.undone.insert(job.id);
+            }
+            Err(error) => {
+                let poisoned = store.poisoned();
+                return Err(format!(
+                    "there is memory again, and a write fails: {error:?}; poisoned: {poisoned:?}"
+                ));
+            }
+        }
+        let found = store.read(|tx| Ok(look(tx)));
+        let found = found.map_err(|error| format!("there is memory again, and a read fails: {error:?}"))??;
+        self.sees_all(&found)
+    }
+
+    /// Opened again, with memory.
+    fn judge(&mut self) -> Result<(), String> {
+        let again = |error: Error| format!("again, with memory: {error:?}");
+        let store = options(LONG).open(&self.path).map_err(again)?;
+        let found = store.read(|tx| Ok(look(tx))).map_err(again)??;
+        self.sees_all(&found)
+            .map_err(|problem| format!("again, with memory: {problem}"))?;
+        let told = |id: &Id| self.acknowledged.contains_key(id) || self.unknown.contains(id);
+        if let Some(entry) = found.iter().find(|entry| !told(&entry.id)) {
+            return Err(format!("{:?} is there, and nobody was told", entry.id));
+        }
+        let report = store.check().full().run().map_err(again)?;
+        if !report.is_ok() {
+            return Err(report.to_string());
+        }
+        let job = self.job();
+        store.write(job.closure()).map_err(again)?;
+        let report = store.close().map_err(again)?;
+        if report.wal_truncated {
+            Ok(())
+        } else {
+            Err(format!("closing with memory: {report}"))
+        }
+    }
+}
+
+/// `None` for a panic.
+type Caught<T> = Option<larder::Result<T>>;
+
+fn caught<T>(call: impl FnOnce() -> larder::Result<T>) -> Caught<T> {
+    panic::catch_unwind(AssertUnwindSafe(call)).ok()
+}
+
+/// Whether it may come from memory that was not there.
+fn is_of_memory(error: &Error) -> bool {
+    no_memory(error)
+        || matches!(
+            error,
+            Error::RolledBack { own_doing: false, .. } | Error::Poisoned { .. } | Error::ReadTimeout { .. }
+        )
+}
+
+/// The writer has had no memory to set its PRAGMAs again after a migration, so it must not write.
+fn is_of_settings(error: &Error) -> bool {
+    error.sqlite().and_then(larder::rusqlite::Error::sqlite_error_code) == Some(ErrorCode::InternalMalfunction)
+}
+
+/// "SQLite has ended this transaction after the error of an earlier statement".
+fn is_ended(error: &Error) -> bool {
+    error.sqlite().and_then(larder::rusqlite::Error::sqlite_error_code) == Some(ErrorCode::OperationAborted)
+}
+
+fn no_memory(error: &Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        let code = error
+            .downcast_ref()
+            .and_then(larder::rusqlite::Error::sqlite_error_code);
+        if code == Some(ErrorCode::OutOfMemory) {
+            return true;
+        }
+        source = error.source();
+    }
+    error.sqlite().and_then(larder::rusqlite::Error::sqlite_error_code) == Some(ErrorCode::OutOfMemory)
+}
+
+// ---- the parent ----
+
+/// Cases of one variant.
+#[derive(Clone, Copy)]
+struct Block {
+    variant: Variant,
+    from: u64,
+    to: u64,
+    step: u64,
+}
+
+pub fn run(arguments: &Arguments) -> Summary {
+    let suite = Suite::new("oom", arguments).expect("a folder for temporary files");
+    if let Some(case) = &arguments.case {
+        let (variant, nth) = case.split_once(':').expect("a case is VARIANT:N");
+        let (variant, nth) = (
+            Variant::named(variant).expect("a variant"),
+            nth.parse().expect("a number"),
+        );
+        let block = Block {
+            variant,
+            from: nth,
+            to: nth + 1,
+            step: 1,
+        };
+        return suite.run(1, 0..1, |_, bench| {
+            block.run(bench);
+        });
+    }
+    let (blocks, all) = blocks(arguments);
+    let clean: Mutex<HashMap<&str, u64>> = Mutex::default();
+    let mut summary = suite.run(arguments.threads, 0..blocks.len() as u64, |unit, bench| {
+        let block = blocks[unit as usize];
+        let runs = block.run(bench);
+        *clean
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(block.variant.name)
+            .or_default() += runs;
+    });
+    let clean = clean.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let unended = VARIANTS
+        .iter()
+        .find(|variant| clean.get(variant.name).is_none_or(|runs| *runs == 0));
+    if let (true, Some(variant)) = (all, unended) {
+        eprintln!(
+            "FAILED: no run of {} was clean: there are more allocations than were counted",
+            variant.name
+        );
+        summary.failed += 1;
+    }
+    summary
+}
+
+/// Every N, up to somewhat more than were counted; or, if fewer states are asked for, every so many-th. Says whether it
+/// is every N.
+fn blocks(arguments: &Arguments) -> (Vec<Block>, bool) {
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    let counted: Vec<_> = VARIANTS
+        .iter()
+        .map(|variant| (*variant, count(*variant, folder.path())))
+        .collect();
+    let told: Vec<_> = counted
+        .iter()
+        .map(|(variant, count)| format!("{} {count}", variant.name))
+        .collect();
+    println!("oom: allocations of a clean run: {}", told.join(", "));
+    let last = |count: u64| count + count / 10 + BLOCK;
+    let total: u64 = counted.iter().map(|(_, count)| last(*count)).sum();
+    let step = arguments.states.map_or(1, |states| total.div_ceil(states.max(1)));
+    let mut blocks = Vec::new();
+    for (variant, count) in counted {
+        // Another remainder for each seed.
+        let mut from = 1 + arguments.seed % step;
+        while from <= last(count) {
+            let to = (from + BLOCK * step).min(last(count) + 1);
+            blocks.push(Block {
+                variant,
+                from,
+                to,
+                step,
+            });
+            from += BLOCK * step;
+        }
+    }
+    (blocks, step == 1)
+}
+
+/// How many allocations a clean run makes.
+fn count(variant: Variant, folder: &Path) -> u64 {
+    let none = i64::MAX.unsigned_abs() - 1;
+    let block = Block {
+        variant,
+        from: none,
+        to: none + 1,
+        step: 1,
+    };
+    let child = block.start(none, folder).expect("a child");
+    let (lines, _) = child.rest();
+    let words: Vec<_> = lines
+        .iter()
+        .find_map(|line| line.strip_prefix("ok 0 "))
+        .into_iter()
+        .collect();
+    let [count] = words[..] else {
+        panic!("a run without failures: {lines:?}")
+    };
+    count.parse().expect("a number")
+}
+
+impl Block {
+    fn start(&self, from: u64, folder: &Path) -> std::io::Result<Child> {
+        let numbers = [from, self.to, self.step].map(|number| number.to_string());
+        let mut arguments = vec![folder.display().to_string(), self.variant.name.into()];
+        arguments.extend(numbers);
+        Child::start("oom", &arguments)
+    }
+
+    /// Says how many runs were clean. After a crash another child goes on behind it.
+    fn run(&self, bench: &Bench<'_>) -> u64 {
+        let (mut from, clean) = (self.from, AtomicU64::new(0));
+        while from < self.to {
+            let case = format!("{}:{from}", self.variant.name);
+            from = match bench.attempt(&case, || self.follow(from, bench, &clean)) {
+                Ok(()) => self.to,
+                Err((at, problem)) => {
+                    let case = format!("{}:{at}", self.variant.name);
+                    bench.note(
+                        &case,
+                        Err(problem + &keep(&bench.folder.join("files"), "oom", &case)),
+                        None,
+                    );
+                    at + self.step
+                }
+            };
+        }
+        clean.into_inner()
+    }
+
+    /// Follows a child until its end, or until a case fails, which it names.
+    fn follow(&self, from: u64, bench: &Bench<'_>, clean: &AtomicU64) -> Result<(), (u64, String)> {
+        let child = self
+            .start(from, &bench.folder)
+            .map_err(|error| (from, error.to_string()))?;
+        let mut at = from;
+        loop {
+            let line = match child.line(PATIENCE) {
+                Ok(line) => line,
+                Err(true) => return Err((at, format!("the process crashed: {}", child.rest().1))),
+                Err(false) => return Err((at, "hangs".into())),
+            };
+            match line.split_once(' ') {
+                Some(("case", nth)) => at = nth.parse().expect("a number"),
+                Some(("ok", rest)) => {
+                    clean.fetch_add(u64::from(rest.starts_with('0')), Ordering::SeqCst);
+                    bench.note(&format!("{}:{at}", self.variant.name), Ok(()), None);
+                }
+                _ if line == "end" => return Ok(()),
+                _ => return Err((at, line)),
+            }
+        }
+    }
+}

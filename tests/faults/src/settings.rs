@@ -1,0 +1,120 @@
+//! How the store under test is opened.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use larder::{Access, AutoVacuum, Durability, Migration, Migrations, Options};
+
+fn migrations() -> Migrations {
+    Migrations::new([
+        Migration::new(
+            1,
+            "tables",
+            "CREATE TABLE entry(n INTEGER PRIMARY KEY, job INTEGER NOT NULL UNIQUE, parts INTEGER NOT NULL) STRICT;
+             CREATE TABLE part(
+                 entry INTEGER NOT NULL REFERENCES entry(n) DEFERRABLE INITIALLY DEFERRED,
+                 i INTEGER NOT NULL, job INTEGER NOT NULL, data BLOB NOT NULL,
+                 PRIMARY KEY (entry, i)
+             ) STRICT, WITHOUT ROWID;
+             CREATE TABLE account(id INTEGER PRIMARY KEY, amount INTEGER NOT NULL) STRICT;",
+        ),
+        Migration::new(
+            2,
+            "accounts",
+            "INSERT INTO account VALUES (0, 0), (1, 0), (2, 0), (3, 0);",
+        ),
+        Migration::new(3, "index", "CREATE INDEX part_by_job ON part(job, entry);"),
+    ])
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub durability: Durability,
+    pub access: Access,
+    pub page_size: u64,
+    pub auto_vacuum: AutoVacuum,
+    pub checkpoint_pages: u32,
+    pub wal_limit: u64,
+    pub journal_size_limit: u64,
+    pub cache_size: u64,
+    pub mmap_size: u64,
+    /// How long a lock, or a reader, is waited for.
+    pub patience: Duration,
+}
+
+/// On a good disk: nothing is waited for in vain, but a machine may be slow.
+pub const LONG: Duration = Duration::from_secs(10);
+
+/// While calls fail: nobody holds a lock, and some connections cannot be opened.
+pub const SHORT: Duration = Duration::from_millis(200);
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Normal,
+            access: Access::Shared,
+            page_size: 4096,
+            auto_vacuum: AutoVacuum::Incremental,
+            checkpoint_pages: 1000,
+            wal_limit: 64 << 20,
+            journal_size_limit: 64 << 20,
+            cache_size: 64_000 << 10,
+            mmap_size: 256 << 20,
+            patience: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Settings {
+    pub fn any(rng: &mut Rng) -> Self {
+        let of = |rng: &mut Rng, list: &[u64]| list[rng.usize(0..list.len())];
+        Self {
+            durability: if rng.u32(0..3) == 0 {
+                Durability::Full
+            } else {
+                Durability::Normal
+            },
+            access: if rng.u32(0..4) == 0 {
+                Access::Exclusive
+            } else {
+                Access::Shared
+            },
+            page_size: of(rng, &[512, 1024, 4096, 4096]),
+            auto_vacuum: match rng.u32(0..4) {
+                0 => AutoVacuum::None,
+                1 => AutoVacuum::Full,
+                _ => AutoVacuum::Incremental,
+            },
+            checkpoint_pages: of(rng, &[1, 4, 8, 16, 32, 1000]) as u32,
+            wal_limit: of(rng, &[64 << 10, 64 << 20]),
+            journal_size_limit: of(rng, &[0, 16 << 10, 64 << 20]),
+            // The smallest ones make a transaction write to the log before it commits.
+            cache_size: of(rng, &[1 << 10, 16 << 10, 64_000 << 10]),
+            mmap_size: of(rng, &[0, 256 << 20, 256 << 20]),
+            ..Self::default()
+        }
+    }
+
+    pub fn options(&self) -> Options {
+        Options::new()
+            .durability(self.durability)
+            .access(self.access)
+            .page_size(self.page_size)
+            .auto_vacuum(self.auto_vacuum)
+            .checkpoint_pages(self.checkpoint_pages)
+            .wal_limit(self.wal_limit)
+            .journal_size_limit(self.journal_size_limit)
+            .cache_size(self.cache_size)
+            .mmap_size(self.mmap_size)
+            .migrations(migrations())
+            .readers(2)
+            .watch(Duration::ZERO)
+            // Groups are as the workload makes them, and do not depend on the time.
+            .group_jobs(1000)
+            .group_time(Duration::from_secs(30))
+            .busy_timeout(self.patience)
+            .read_timeout(self.patience)
+            .close_timeout(Duration::from_secs(10))
+    }
+}

@@ -1,0 +1,322 @@
+//! What the store is made to do, and the journal of what it said of it.
+//!
+//! Each job writes rows to several tables, by a plan that is known ([`Job`]); the first column of its row in `entry` says
+//! the how many-th commit it was. So after any failure a look at the tables says how many commits are there, and
+//! [`Model`](crate::model::Model) what the tables must then hold, to the byte: nothing half, nothing out of order, nothing
+//! of a job that was rolled back.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+
+use larder::{CloseReport, Durability, Error, ReadOptions, Store, WriteOptions, WriteTx};
+
+use crate::answer::{Answer, Asked, Bell, Gate, Reply};
+use crate::job::{Deliberate, Job};
+use crate::journal::{Journal, Said, Told};
+use crate::settings::{LONG, Settings};
+use crate::trace::Disk;
+
+pub const DATABASE: &str = "app.db";
+
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// By `Store::write_with`, on this thread.
+    Write(Job),
+    /// Queued together while the writer is kept busy, so that it takes them into one group, as far as they fit.
+    Group(Vec<Job>),
+    Read,
+    /// A read begins that stays open.
+    Pin,
+    Unpin,
+    Close,
+    /// The last clone is dropped.
+    Drop,
+    /// If it is not open.
+    Open,
+}
+
+struct LongRead {
+    release: Sender<()>,
+    thread: JoinHandle<larder::Result<()>>,
+}
+
+/// A store, and what it said so far.
+pub struct Run {
+    disk: Arc<Disk>,
+    path: PathBuf,
+    settings: Settings,
+    store: Option<Store>,
+    long_read: Option<LongRead>,
+    pub journal: Journal,
+}
+
+impl Run {
+    pub fn new(disk: &Arc<Disk>, folder: &Path, settings: &Settings) -> Self {
+        Self {
+            disk: Arc::clone(disk),
+            path: folder.join(DATABASE),
+            settings: settings.clone(),
+            store: None,
+            long_read: None,
+            journal: Journal::default(),
+        }
+    }
+
+    /// One job outside of any journal.
+    pub fn write_one(store: &Store, options: WriteOptions, job: &Job) -> larder::Result<i64> {
+        let job = job.clone();
+        store.write_with(options, move |tx| job.run(tx, &AtomicI64::new(0)))
+    }
+
+    /// What lies there already: commits that are durable, and were acknowledged before anything was recorded.
+    pub fn begin_with(&mut self, commits: &[Job]) {
+        let told = |(i, job): (usize, &Job)| Told {
+            job: job.clone(),
+            number: i as i64 + 1,
+            said: Said::Committed,
+            at: 0,
+            durable: true,
+        };
+        self.journal.told.extend(commits.iter().enumerate().map(told));
+    }
+
+    /// The disk is good from now on.
+    pub fn take_time(&mut self) {
+        self.settings.patience = LONG;
+    }
+
+    pub fn all(&mut self, ops: &[Op]) {
+        ops.iter().for_each(|op| self.step(op));
+    }
+
+    pub fn step(&mut self, op: &Op) {
+        match op {
+            Op::Open => self.open(),
+            Op::Close => self.close(),
+            Op::Drop => self.drop_store(),
+            Op::Write(job) => {
+                self.open();
+                self.write(job);
+            }
+            Op::Group(jobs) => {
+                self.open();
+                self.group(jobs);
+            }
+            Op::Read => {
+                self.open();
+                self.read();
+            }
+            Op::Pin => {
+                self.open();
+                self.pin();
+            }
+            Op::Unpin => self.unpin(),
+        }
+    }
+
+    fn open(&mut self) {
+        if self.store.is_some() {
+            return;
+        }
+        self.journal.opens.push(self.disk.now());
+        self.journal.poisoned = false;
+        match self.settings.options().open(&self.path) {
+            Ok(store) => {
+                self.resolve(&store, self.disk.now());
+                self.store = Some(store);
+            }
+            Err(error) => self.journal.open_errors.push(error),
+        }
+    }
+
+    /// What was unknown is known once the file was recovered: that is what its error says to do.
+    fn resolve(&mut self, store: &Store, now: usize) {
+        for told in &mut self.journal.told {
+            let Said::Unknown(text) = &told.said else { continue };
+            let found = store.read(|tx| {
+                tx.exists(
+                    "SELECT 1 FROM entry WHERE n = ?1 AND job = ?2",
+                    [told.number, told.job.id],
+                )
+            });
+            match found {
+                Ok(true) => (told.said, told.durable, told.at) = (Said::Committed, false, now),
+                Ok(false) => told.said = Said::RolledBack(format!("by the restart, after {text}")),
+                // The next open tells.
+                Err(error) => return self.journal.read_errors.push(error),
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.unpin();
+        let Some(store) = self.store.take() else { return };
+        let from = self.disk.now();
+        match store.close() {
+            Ok(report) => self.note_close(from, &report),
+            Err(error) => self.journal.close_errors.push(error.to_string()),
+        }
+    }
+
+    fn note_close(&mut self, from: usize, report: &CloseReport) {
+        let to = self.disk.now();
+        if report.wal_truncated {
+            self.journal.emptied.push(to);
+        }
+        if self.journal.poisoned {
+            self.journal.poisoned_closes.push((from, to, report.wal_truncated));
+        }
+    }
+
+    /// The store closes by itself; the next open waits for it.
+    fn drop_store(&mut self) {
+        self.unpin();
+        self.store = None;
+    }
+
+    fn read(&mut self) {
+        let Some(store) = &self.store else { return };
+        let options = ReadOptions::new().timeout(self.settings.patience);
+        let done = store.read_with(options, |tx| {
+            tx.exists("SELECT 1 FROM part WHERE length(data) > 100000", [])?;
+            tx.query_row("SELECT sum(amount) FROM account", [], |row| row.get::<_, i64>(0))
+        });
+        match done {
+            Ok(0) => {}
+            Ok(other) => panic!("a snapshot has {other} on its accounts, which is half a write"),
+            Err(error) => self.journal.read_errors.push(error),
+        }
+    }
+
+    fn pin(&mut self) {
+        let (None, Some(store)) = (&self.long_read, self.store.clone()) else {
+            return;
+        };
+        let (reading, reads) = channel();
+        let (release, released) = channel();
+        let thread = thread::spawn(move || {
+            store.read(|tx| {
+                tx.exists("SELECT 1 FROM entry", [])?;
+                let _ = reading.send(());
+                let _ = released.recv();
+                Ok(())
+            })
+        });
+        // An error if the read has failed.
+        let _ = reads.recv();
+        self.long_read = Some(LongRead { release, thread });
+    }
+
+    fn unpin(&mut self) {
+        let Some(LongRead { release, thread }) = self.long_read.take() else {
+            return;
+        };
+        let _ = release.send(());
+        if let Err(error) = thread.join().expect("a read does not panic") {
+            self.journal.read_errors.push(error);
+        }
+    }
+
+    // ---- writes ----
+
+    fn write(&mut self, job: &Job) {
+        let Some(store) = self.store.clone() else { return };
+        let number = Arc::new(AtomicI64::new(0));
+        let (own, theirs) = (job.clone(), Arc::clone(&number));
+        let options = options_of(job);
+        let result = panic::catch_unwind(AssertUnwindSafe(|| {
+            store.write_with(options, move |tx| own.run(tx, &theirs))
+        }));
+        self.tell(job, number.load(Ordering::SeqCst), result, self.disk.now());
+    }
+
+    fn group(&mut self, jobs: &[Job]) {
+        let Some(store) = self.store.clone() else { return };
+        let gate = Arc::new(Gate::default());
+        let (release, released) = channel::<()>();
+        let mut hold = Some((released, Arc::clone(&gate)));
+        let asked: Vec<_> = jobs
+            .iter()
+            .map(|job| self.ask(&store, job, hold.take(), &gate))
+            .collect();
+        let _ = release.send(());
+        for (job, asked) in jobs.iter().zip(asked) {
+            let Asked { number, answer, bell } = asked;
+            let result = match answer {
+                Answer::Here(result) => result,
+                Answer::Awaited(pending) => bell.wait_for(pending),
+            };
+            self.tell(job, number.load(Ordering::SeqCst), result, bell.rung_at());
+        }
+    }
+
+    /// Submits a write. The first of a group holds the writer until all are queued, if it comes to run at all.
+    fn ask(&self, store: &Store, job: &Job, hold: Option<(Receiver<()>, Arc<Gate>)>, gate: &Gate) -> Asked {
+        let number = Arc::new(AtomicI64::new(0));
+        let (own, theirs) = (job.clone(), Arc::clone(&number));
+        let bell = Arc::new(Bell::new(&self.disk));
+        let first = hold.is_some();
+        let heard = Arc::clone(&bell);
+        let closure = move |tx: &WriteTx<'_>| {
+            heard.begin();
+            if let Some((released, gate)) = hold {
+                gate.open();
+                let _ = released.recv();
+            }
+            own.run(tx, &theirs)
+        };
+        let answer = match store.submit_with(options_of(job), closure) {
+            Err(error) => Answer::Here(Ok(Err(error))),
+            Ok(mut pending) => match bell.poll(&mut pending) {
+                Some(result) => Answer::Here(result),
+                None => Answer::Awaited(pending),
+            },
+        };
+        match answer {
+            Answer::Here(_) => bell.ring(),
+            // The rest is queued once the writer is inside the first, so that it finds them all.
+            Answer::Awaited(_) if first => gate.wait(&bell),
+            Answer::Awaited(_) => {}
+        }
+        Asked { number, answer, bell }
+    }
+
+    fn tell(&mut self, job: &Job, number: i64, result: Reply, at: usize) {
+        let said = match result {
+            Ok(Ok(n)) if n == number => Said::Committed,
+            Ok(Ok(n)) => panic!("job {} was told that it is commit {n}, not {number}", job.id),
+            Ok(Err(error)) => {
+                self.journal.poisoned |= matches!(error, Error::Poisoned { .. } | Error::CommitUnknown { .. });
+                Said::of(&error)
+            }
+            Err(payload) if payload.is::<Deliberate>() => Said::RolledBack("it panicked".into()),
+            Err(payload) => panic::resume_unwind(payload),
+        };
+        self.journal.told.push(Told {
+            durable: job.full || self.settings.durability == Durability::Full,
+            job: job.clone(),
+            number,
+            said,
+            at,
+        });
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.unpin();
+    }
+}
+
+fn options_of(job: &Job) -> WriteOptions {
+    let options = WriteOptions::new();
+    if job.full {
+        options.durability(Durability::Full)
+    } else {
+        options
+    }
+}
