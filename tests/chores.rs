@@ -1,24 +1,11 @@
 //! What the writer does with idle moments.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use larder::{AutoVacuum, Options, Stats, Store};
+use larder::{AutoVacuum, Options, Store};
 
-use crate::support::log;
-
-#[track_caller]
-fn until(store: &Store, mut holds: impl FnMut(&Stats) -> bool) -> Stats {
-    let give_up = Instant::now() + Duration::from_secs(60);
-    loop {
-        let stats = store.stats();
-        if holds(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < give_up, "{stats:?}");
-        thread::yield_now();
-    }
-}
+use crate::support::{log, until};
 
 /// A store of which 4000 pages are free.
 fn emptied(options: Options) -> Store {

@@ -3,13 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use larder::{Error, Operation, Options, ReadOptions, Result, SiteStats, Stats, Store, WriteOptions, WriteTx};
 
 use crate::groups::Gate;
 use crate::support::child::{self, Child};
-use crate::support::{blocker, count};
+use crate::support::{blocker, count, until};
 
 fn store_with(options: Options) -> Store {
     let store = options.open_temp().unwrap();
@@ -106,19 +106,6 @@ fn what_is_queued_and_what_runs_are_seen() {
     let stats = store.stats();
     assert_eq!((stats.queued, stats.deepest_queue), (0, 5));
     assert_eq!(stats.writing, None);
-}
-
-/// Waits for a checkpoint, which comes after the replies.
-fn until(store: &Store, mut holds: impl FnMut(&Stats) -> bool) -> Stats {
-    let give_up = Instant::now() + Duration::from_secs(60);
-    loop {
-        let stats = store.stats();
-        if holds(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < give_up, "{stats:?}");
-        thread::yield_now();
-    }
 }
 
 #[test]

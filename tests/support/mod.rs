@@ -8,8 +8,10 @@ pub(crate) mod prometheus;
 pub(crate) mod tasks;
 
 use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use larder::{Pending, Store};
+use larder::{Pending, Stats, Store};
 
 /// A write that is running, and goes on until it is told something or the sender is dropped.
 pub(crate) fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
@@ -31,4 +33,18 @@ pub(crate) fn count(store: &Store) -> i64 {
     store
         .read(|tx| tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0)))
         .unwrap()
+}
+
+/// Waits until that holds, of what comes after the replies, and gives the statistics in which it does.
+#[track_caller]
+pub(crate) fn until(store: &Store, mut holds: impl FnMut(&Stats) -> bool) -> Stats {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    loop {
+        let stats = store.stats();
+        if holds(&stats) {
+            return stats;
+        }
+        assert!(Instant::now() < give_up, "{stats:?}");
+        thread::yield_now();
+    }
 }
