@@ -159,3 +159,47 @@ impl fmt::Display for Figure {
         write!(f, "{value} {unit}, threshold {threshold} {unit}", unit = self.unit)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(stats: &Stats) -> Known<'_> {
+        Known {
+            stats,
+            lately: Lately::default(),
+            changed: Vec::new(),
+            poisoned: None,
+            filesystem: None,
+            schema: Ok(Vec::new()),
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_store_is_told_the_worst_first() {
+        let stats = Stats::default();
+        assert_eq!(of(known(&stats)), []);
+        let disk = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None);
+        let found = of(Known {
+            changed: vec![("cache_size", "-64000".into(), "-1".into())],
+            poisoned: Some(Error::Poisoned { source: disk.into() }),
+            filesystem: Some("NFS"),
+            schema: Err(Error::Closed),
+            ..known(&stats)
+        });
+        let told: Vec<_> = found.iter().map(|finding| (finding.severity, finding.topic)).collect();
+        let wanted = [
+            (Severity::Critical, "poisoned"),
+            (Severity::Critical, "unsafe-filesystem"),
+            (Severity::Warning, "pragma-changed"),
+            (Severity::Note, "schema-not-read"),
+        ];
+        assert_eq!(told, wanted);
+        assert!(
+            found[1].to_string().starts_with("critical: the database is on NFS"),
+            "{}",
+            found[1]
+        );
+        assert!(found.iter().all(|finding| !finding.remedy.is_empty()));
+    }
+}

@@ -22,7 +22,6 @@ pub(crate) struct Counters {
     pub(crate) group_size: Amounts,
     pub(crate) slow_writes: Counter,
     pub(crate) queue_wait: Amounts,
-    pub(crate) waits: Counter,
     pub(crate) long_waits: Counter,
     pub(crate) begin: Amounts,
     pub(crate) body: Amounts,
@@ -87,7 +86,6 @@ impl Counters {
     /// A write has waited so long to be started.
     pub(crate) fn waited(&self, time: Duration) {
         self.queue_wait.add_time(time);
-        self.waits.add(1);
         if time > LONG_WAIT {
             self.long_waits.add(1);
         }

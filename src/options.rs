@@ -384,8 +384,8 @@ impl Options {
     }
 
     /// How often the store looks whether something is wrong, to say so in an event and in
-    /// [`Stats::alerts`](crate::Stats::alerts). The default is 1 s; one look takes some 50 us, on a thread that all
-    /// stores of the process share. Zero turns it off; otherwise from 1 ms to a day.
+    /// [`Stats::alerts`](crate::Stats::alerts). The default is 1 s; one look takes some 50 us (more with the feature
+    /// `metrics`), on a thread that all stores of the process share. Zero turns it off; otherwise from 1 ms to a day.
     pub fn watch(mut self, every: Duration) -> Self {
         self.watch = every;
         self
@@ -402,7 +402,7 @@ impl Options {
     /// How often the writer runs `PRAGMA optimize`, which gathers the statistics that queries are planned by where they
     /// have become too old. The default is 24 h, as SQLite's manual advises for long-lived connections
     /// (<https://sqlite.org/pragma.html#pragma_optimize>): at the first idle moment after that, or an hour later between
-    /// two writes. It is run as a store closes, too. At least 1 ms.
+    /// two writes (or so long later, if that is shorter). It is run as a store closes, too. At least 1 ms.
     pub fn optimize_every(mut self, interval: Duration) -> Self {
         self.optimize_every = interval;
         self

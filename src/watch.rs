@@ -271,7 +271,7 @@ impl Looker {
             rates: Rates {
                 at: now,
                 writes: counters.writes.get(),
-                waits: counters.waits.get(),
+                waits: distribution(&waits, u64::MAX).count,
                 long_waits: counters.long_waits.get(),
             },
             waits,

@@ -5,11 +5,12 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{Alert, AlertKind, Finding, Options, ReadOptions, Role, Store, WriteOptions};
+use larder::rusqlite::hooks::{AuthContext, Authorization};
+use larder::{Alert, AlertKind, Finding, Options, ReadOptions, Role, Stats, Store, WriteOptions};
 use tracing::Level;
 
 use crate::groups::Gate;
-use crate::support::log;
+use crate::support::{log, until};
 
 /// Looks often, so that a test need not wait.
 fn watching(options: Options) -> Store {
@@ -233,34 +234,22 @@ fn a_database_that_finds_no_room_says_who_wanted_it() {
 #[test]
 fn many_free_pages_are_told_until_they_are_given_back() {
     let store = watching(Options::new().page_size(512).maintenance(false).checkpoint_pages(1));
-    store
-        .write(|tx| {
-            tx.execute_batch(
-                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
-                 INSERT INTO t(data) SELECT zeroblob(400) FROM n",
-            )
-        })
-        .unwrap();
+    let fill = || {
+        store
+            .write(|tx| {
+                tx.execute_batch(
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+                     INSERT INTO t(data) SELECT zeroblob(400) FROM n",
+                )
+            })
+            .unwrap();
+    };
+    fill();
     store.write(|tx| tx.execute("DELETE FROM t", [])).unwrap();
     let alert = begins(&store, AlertKind::FreePages);
     assert!(alert.figure.value > 25.0 && alert.figure.unit == "%", "{alert:?}");
     assert!(finding(&store, "free-pages").is_some());
-    let topics = |store: &Store| {
-        store
-            .advice()
-            .into_iter()
-            .map(|finding| finding.topic)
-            .collect::<Vec<_>>()
-    };
-    assert!(topics(&store).contains(&"free-pages"));
-    store
-        .write(|tx| {
-            tx.execute_batch(
-                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
-                 INSERT INTO t(data) SELECT zeroblob(400) FROM n",
-            )
-        })
-        .unwrap();
+    fill();
     is_over(&store, AlertKind::FreePages);
 }
 
@@ -284,17 +273,51 @@ fn what_is_wrong_is_over_when_the_store_goes() {
 
 #[test]
 fn a_watch_that_is_off_says_nothing() {
+    log::collect();
     let store = Options::new()
         .watch(Duration::ZERO)
         .max_reader_age(Duration::from_millis(1))
         .open_temp()
         .unwrap();
-    assert_eq!(store.stats().alerts, []);
+    store
+        .read(|_| {
+            // By then one that looks as often as it does by default would have named it.
+            let is_old = |stats: &Stats| {
+                stats
+                    .readers
+                    .oldest
+                    .as_ref()
+                    .is_some_and(|read| read.age.as_secs() >= 3)
+            };
+            assert_eq!(until(&store, is_old).alerts, []);
+            Ok(())
+        })
+        .unwrap();
+    assert!(events(&store, AlertKind::OldRead).is_empty());
 }
 
 #[test]
 fn a_setting_that_a_closure_changed_is_found() {
-    let store = watching(Options::new());
-    wait_until("the settings are not read", || !store.stats().pragmas.is_empty());
+    let store = watching(Options::new().checkpoint_pages(1));
+    until(&store, |stats| !stats.pragmas.is_empty());
     assert_eq!(finding(&store, "pragma-changed"), None);
+    store
+        .write(|tx| {
+            // It takes the fence away, which the fence cannot prevent.
+            tx.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
+            Ok(tx.pragma_update(None, "cache_size", -123)?)
+        })
+        .unwrap();
+    // Settings are looked at again after some seconds, at a checkpoint.
+    until(&store, |stats| {
+        store
+            .write(|tx| tx.execute("INSERT INTO t(data) VALUES (NULL)", []))
+            .unwrap();
+        stats.pragmas["cache_size"] == "-123"
+    });
+    let found = finding(&store, "pragma-changed").expect("it is found");
+    assert!(
+        found.sentence.contains("cache_size was -64000") && found.sentence.contains("is -123 now"),
+        "{found}"
+    );
 }

@@ -20,7 +20,7 @@ use tempfile::{TempDir, tempdir};
 use crate::support::child::{
     Child, PATIENCE, as_ordinary_user, is_root, listen, set_mode, skipped, succeeds, task, tell,
 };
-use crate::support::log;
+use crate::support::{log, names_in};
 
 /// Two accounts and what was moved between them: the sum stays, and so does the number of rows of both logs.
 const BANK: &str = "CREATE TABLE account(id INTEGER PRIMARY KEY, amount INTEGER NOT NULL) STRICT;
@@ -82,19 +82,14 @@ impl Place {
         self.folder.path().join(name)
     }
 
+    fn compact(&self, name: &str) -> Backup<'_> {
+        self.store.snapshot_to(self.path(name))
+    }
+
     /// In small steps.
     fn backup(&self, name: &str) -> Backup<'_> {
         self.store.backup(self.path(name)).pages_per_step(5)
     }
-}
-
-fn names_in(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 /// As anybody would open it who may only read.
@@ -172,12 +167,7 @@ fn every_kind_of_table_is_in_a_backup_and_the_checksum_goes_by_what_is_in_them()
     for page_size in [512, 4096, 65536] {
         let place = Place::with(Options::new().page_size(page_size), RICH);
         let plain = place.backup("plain").checksum(true).run().unwrap();
-        let compact = place
-            .store
-            .snapshot_to(place.path("compact"))
-            .checksum(true)
-            .run()
-            .unwrap();
+        let compact = place.compact("compact").checksum(true).run().unwrap();
         let again = place.backup("again").checksum(true).run().unwrap();
         assert_eq!(plain.page_size, page_size);
         assert_eq!(plain.checksum.as_ref().unwrap().len(), 64);
@@ -231,12 +221,7 @@ fn a_compact_copy_has_no_free_pages_and_the_same_rows() {
         .write(|tx| tx.execute("DELETE FROM given WHERE id > 1", []))
         .unwrap();
     let plain = place.backup("plain").checksum(true).run().unwrap();
-    let compact = place
-        .store
-        .snapshot_to(place.path("compact"))
-        .checksum(true)
-        .run()
-        .unwrap();
+    let compact = place.compact("compact").checksum(true).run().unwrap();
     assert!(compact.pages < plain.pages, "{compact} {plain}");
     assert_eq!(compact.checksum, plain.checksum);
     assert!(compact.is_verified());

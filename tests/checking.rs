@@ -12,10 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use larder::rusqlite::Connection;
-use larder::{CheckProgress, CheckReport, CheckStage, Error, Options, Outcome, Store};
+use larder::{CheckProgress, CheckReport, CheckStage, Error, Options, Outcome, Stats, Store};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::count;
+use crate::support::{count, until};
 
 const PAGE: u64 = 4096;
 
@@ -432,14 +432,14 @@ fn a_check_is_not_stopped_for_its_age() {
     let age = Duration::from_millis(20);
     let store = filled(Options::new().interrupt_old_readers(true).max_reader_age(age));
     let calls = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&calls);
+    let (counted, of_callback) = (Arc::clone(&calls), store.clone());
     let report = store
         .check()
         .full()
         .progress(Duration::ZERO, move |_| {
             if counted.fetch_add(1, Ordering::Relaxed) == 0 {
-                // The subject: time goes by.
-                thread::sleep(age * 3);
+                let is_old = |stats: &Stats| stats.readers.oldest.as_ref().is_some_and(|read| read.age > age * 2);
+                until(&of_callback, is_old);
             }
             Continue(())
         })

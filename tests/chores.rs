@@ -1,6 +1,5 @@
 //! What the writer does with idle moments.
 
-use std::thread;
 use std::time::Duration;
 
 use larder::{AutoVacuum, Options, Store};
@@ -62,23 +61,20 @@ fn free_pages_are_given_back_in_idle_moments_a_few_at_a_time() {
 }
 
 #[test]
-fn writes_are_made_while_pages_are_given_back() {
+fn writes_are_made_between_the_steps() {
     let store = emptied(Options::new());
-    let mut id = 100_000;
-    until(&store, |stats| {
-        id += 1;
-        let id = id;
+    for step in 1..=2_u32 {
+        until(&store, |_| steps(&store).len() >= step as usize);
         store
-            .write(move |tx| tx.execute("INSERT INTO t(id) VALUES (?1)", [id]))
+            .write(move |tx| tx.execute("INSERT INTO t(id) VALUES (?1)", [100_000 + step]))
             .unwrap();
-        // An idle moment comes by after a second.
-        thread::sleep(Duration::from_millis(if stats.database.free_pages > 3000 {
-            1100
-        } else {
-            1
-        }));
-        stats.database.free_pages < 3000
-    });
+    }
+    until(&store, |stats| stats.database.free_pages <= 1000);
+    assert!(steps(&store).len() > 2, "there was one more after both");
+    let rows: i64 = store
+        .read(|tx| tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0)))
+        .unwrap();
+    assert_eq!(rows, 12);
     assert_eq!(integrity(&store), "ok");
 }
 
@@ -132,4 +128,23 @@ fn the_planner_has_its_statistics_brought_up_to_date() {
     let path = store.path().to_str().unwrap().to_owned();
     log::wait_for(|event| event.field("db.namespace") == Some(&path) && event.message == "ran PRAGMA optimize");
     store.write(|tx| tx.execute("DELETE FROM t", [])).unwrap();
+}
+
+#[test]
+fn a_store_that_is_never_idle_brings_them_up_to_date_between_two_writes() {
+    log::collect();
+    let store = Options::new()
+        .optimize_every(Duration::from_millis(1))
+        .checkpoint_pages(1)
+        .open_temp()
+        .unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))
+        .unwrap();
+    let path = store.path().to_str().unwrap().to_owned();
+    let ran = |event: &log::Event| event.field("db.namespace") == Some(&path) && event.message == "ran PRAGMA optimize";
+    until(&store, |_| {
+        store.write(|tx| tx.execute("INSERT INTO t VALUES (NULL)", [])).unwrap();
+        !log::events(ran).is_empty()
+    });
 }

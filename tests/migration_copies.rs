@@ -13,17 +13,9 @@ use crate::migration_steps::{
     FAMILY, after_first, applied, assert_has, contents, migration_error, numbers, pending, rolled_back, set, steps,
     store_of, texts,
 };
+use crate::support::names_in;
 
 const BOTH: [DryRun; 2] = [DryRun::Schema, DryRun::Backup];
-
-fn names_in(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
 
 // ---- dry runs ----
 

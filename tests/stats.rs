@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder::{Error, Operation, Options, ReadOptions, Result, SiteStats, Stats, Store, WriteOptions, WriteTx};
 
@@ -426,6 +426,8 @@ fn what_each_statement_costs_is_counted_if_asked_for() {
     assert!((98..=100).contains(&scan.full_scan_steps), "{scan:?}");
     assert!(of(indexed).automatic_index_rows >= 49, "{:?}", of(indexed));
     assert!(stats.statements.is_sorted_by(|a, b| a.total >= b.total));
+    let advised = |finding: &larder::Finding| finding.topic == "missing-index" && finding.sentence.contains(indexed);
+    assert!(store.advice().iter().any(advised), "{:#?}", store.advice());
 
     let few = store_with(Options::new().statements(1));
     for sql in ["SELECT 1", "SELECT 2", "SELECT 3"] {
@@ -453,41 +455,28 @@ fn the_sizes_of_groups_are_a_distribution() {
 
 #[test]
 fn slow_ones_and_long_waits_are_counted() {
-    let store = store_with(
-        Options::new()
-            .slow_write(Duration::from_millis(5))
-            .slow_read(Duration::from_millis(5)),
-    );
-    let counted = |stats: &Stats| (stats.slow_writes, stats.readers.slow, stats.long_waits);
-    let (slow_before, ..) = counted(&store.stats());
-    let long = Duration::from_millis(120);
-    let first = store
-        .submit(move |_| {
-            // The subject: time goes by.
-            thread::sleep(long);
-            Ok(())
-        })
-        .unwrap();
-    // It may join the group of the first, or come after it: it has waited for both.
-    until(&store, |stats| {
-        stats.writing.is_some() || stats.slow_writes > slow_before
-    });
-    let second = store.submit(|_| Ok(())).unwrap();
-    first.wait().unwrap();
-    second.wait().unwrap();
+    let slow = Duration::from_millis(5);
+    let store = store_with(Options::new().slow_write(slow).slow_read(slow));
+    let before = store.stats();
+    let gate = Gate::hold(&store);
+    let asked = Instant::now();
+    let waiting = store.submit(|_| Ok(())).unwrap();
+    until(&store, |_| asked.elapsed() > Duration::from_millis(110));
+    gate.open();
+    waiting.wait().unwrap();
     store
         .read(|_| {
-            thread::sleep(Duration::from_millis(5));
+            until(&store, |stats| {
+                stats.readers.oldest.as_ref().is_some_and(|read| read.age > slow)
+            });
             Ok(())
         })
         .unwrap();
     let stats = store.stats();
-    assert!(stats.slow_writes > slow_before && stats.readers.slow == 1, "{stats:?}");
-    assert_eq!(
-        stats.long_waits,
-        u64::from(stats.queue_wait.max > Duration::from_millis(100)),
-        "{stats:?}"
-    );
+    assert!(stats.slow_writes > before.slow_writes, "the gate was slow: {stats:?}");
+    assert_eq!(stats.readers.slow, before.readers.slow + 1);
+    assert!(stats.long_waits > before.long_waits, "{stats:?}");
+    assert!(stats.long_waits < stats.queue_wait.count, "not all of them: {stats:?}");
 }
 
 #[test]

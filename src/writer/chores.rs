@@ -18,7 +18,7 @@ const STEP: u64 = 1000;
 /// How long a chore that failed is let be.
 const LET_BE: Duration = Duration::from_secs(60);
 
-/// How long `PRAGMA optimize` waits for an idle moment, once it is due.
+/// How long `PRAGMA optimize` waits for an idle moment, once it is due; no longer than its interval.
 const GRACE: Duration = Duration::from_secs(60 * 60);
 
 /// When the chores are due.
@@ -68,7 +68,10 @@ impl Writer {
 
     /// There was no idle moment for long.
     pub(super) fn do_overdue_chores(&mut self) {
-        if self.optimize_due().is_some_and(|due| due.elapsed() >= GRACE) {
+        if self
+            .optimize_due()
+            .is_some_and(|due| due.elapsed() >= self.options.optimize_every.min(GRACE))
+        {
             self.optimize(false);
         }
     }

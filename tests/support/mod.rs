@@ -48,3 +48,13 @@ pub(crate) fn until(store: &Store, mut holds: impl FnMut(&Stats) -> bool) -> Sta
         thread::yield_now();
     }
 }
+
+/// What is in a folder, in order.
+pub(crate) fn names_in(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}

@@ -62,6 +62,8 @@ pub struct Suite {
     over: AtomicBool,
     /// How often the whole process stood still.
     freezes: AtomicU64,
+    /// How often the watchdog has looked.
+    looks: AtomicU64,
     root: tempfile::TempDir,
     shown: bool,
     most_failures: u64,
@@ -86,6 +88,7 @@ impl Suite {
             watched: Mutex::default(),
             over: AtomicBool::new(false),
             freezes: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
             root: tempfile::Builder::new().prefix("larder-faults-").tempdir_in(parent)?,
         })
     }
@@ -151,6 +154,7 @@ impl Suite {
                 self.freezes.fetch_add(1, Ordering::SeqCst);
             }
             looked = Instant::now();
+            self.looks.fetch_add(1, Ordering::SeqCst);
             for watched in &mut *self.lock() {
                 let Some(running) = &mut watched.running else { continue };
                 *running += LOOK;
@@ -230,12 +234,20 @@ impl Bench<'_> {
             if result.is_ok() || attempts == ATTEMPTS {
                 return result;
             }
-            // The watchdog has to have looked since.
-            thread::sleep(3 * LOOK);
+            self.await_look();
             if self.freezes() == before {
                 return result;
             }
             attempts += 1;
+        }
+    }
+
+    /// Until the watchdog has slept and looked: a freeze in the middle of that is known only then.
+    fn await_look(&self) {
+        let looks = || self.suite.looks.load(Ordering::SeqCst);
+        let before = looks();
+        while looks() < before + 2 {
+            thread::yield_now();
         }
     }
 

@@ -10,7 +10,7 @@ use crate::disk::{Image, Mood, add_index, survive};
 use crate::job::Job;
 use crate::power_cut::{Recording, operations, record};
 use crate::scripts::{Jobs, KINDS, one};
-use crate::settings::{SHORT, Settings};
+use crate::settings::{LONG, SHORT, Settings};
 use crate::trace::Plan;
 use crate::workload::{DATABASE, Op};
 
@@ -48,7 +48,7 @@ fn workload(unit: u64, all: u64, bench: &Bench<'_>, states: std::ops::Range<u64>
     let first = states.start.to_string();
     let mut rng = Rng::with_seed(seed(all, unit, 3));
     let settings = Settings {
-        patience: SHORT,
+        patience: LONG,
         ..Settings::any(&mut rng)
     };
     let ops = operations(&mut rng);
@@ -123,7 +123,10 @@ impl Wreck {
             sticky: rng.bool(),
         };
         let case = Case {
-            settings: self.settings.clone(),
+            settings: Settings {
+                patience: SHORT,
+                ..self.settings.clone()
+            },
             image: &self.image,
             commits: &self.commits,
             before: |_| vec![],

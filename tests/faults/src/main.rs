@@ -66,6 +66,7 @@ mod settings;
 mod shim;
 mod small;
 mod soak;
+mod together;
 mod trace;
 mod workload;
 

@@ -24,6 +24,7 @@ use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary, seed};
 use crate::child::{Child, tell};
 use crate::entries::{self, Id, Job, clean, keep, look};
+use crate::together::Together;
 
 const DATABASE: &str = "app.db";
 
@@ -212,11 +213,10 @@ struct House {
     path: PathBuf,
     rng: Rng,
     store: RwLock<Option<Store>>,
-    over: AtomicBool,
+    together: Together,
     k: Vec<AtomicI64>,
     /// Acknowledged, by either side, as which commit.
     journal: Mutex<HashMap<Id, i64>>,
-    problem: Mutex<Option<String>>,
     foreign: AtomicU64,
     /// The last commit when the store was last opened, or later.
     opened_at: AtomicI64,
@@ -228,10 +228,9 @@ impl House {
             path: folder.join(DATABASE),
             rng: Rng::with_seed(seed),
             store: RwLock::new(None),
-            over: AtomicBool::new(false),
+            together: Together::default(),
             k: (0..WRITERS).map(|_| AtomicI64::new(0)).collect(),
             journal: Mutex::default(),
-            problem: Mutex::default(),
             foreign: AtomicU64::new(0),
             opened_at: AtomicI64::new(0),
         }
@@ -294,28 +293,13 @@ impl House {
         thread::scope(|scope| {
             for client in 0..WRITERS {
                 let rng = rng.fork();
-                scope.spawn(move || house.guard(|| house.write(client, rng, busy)));
+                scope.spawn(move || house.together.guard(|| house.write(client, rng, busy)));
             }
-            scope.spawn(|| house.guard(|| house.read()));
-            house.guard(|| house.follow(child, rounds, &mut rng));
-            house.over.store(true, Ordering::SeqCst);
+            scope.spawn(|| house.together.guard(|| house.read()));
+            house.together.guard(|| house.follow(child, rounds, &mut rng));
+            house.together.end();
         });
         self.judge()
-    }
-
-    /// The first problem ends everything.
-    fn guard(&self, work: impl FnOnce() -> Result<(), String>) {
-        if let Err(problem) = work() {
-            self.problem
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert(problem);
-            self.over.store(true, Ordering::SeqCst);
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::SeqCst)
     }
 
     fn journal(&self, id: Id, n: i64) {
@@ -328,7 +312,7 @@ impl House {
     /// What the other process tells; half-way, the store closes and opens again beside it.
     fn follow(&self, child: Child, rounds: u64, rng: &mut Rng) -> Result<(), String> {
         let mut done = 0;
-        while done < rounds && !self.is_over() {
+        while done < rounds && !self.together.is_over() {
             let line = child
                 .line(PATIENCE)
                 .map_err(|died| format!("the other process died: {died}"))?;
@@ -342,7 +326,7 @@ impl House {
                 self.open(rng)?;
             }
         }
-        self.over.store(true, Ordering::SeqCst);
+        self.together.end();
         let (_, status) = child.rest();
         if status.success() {
             Ok(())
@@ -379,7 +363,7 @@ impl House {
     }
 
     fn write(&self, client: i64, mut rng: Rng, busy: &AtomicU64) -> Result<(), String> {
-        while !self.is_over() {
+        while !self.together.is_over() {
             let Some(store) = self.store() else {
                 thread::sleep(Duration::from_millis(1));
                 continue;
@@ -432,7 +416,7 @@ impl House {
 
     /// Snapshots are whole.
     fn read(&self) -> Result<(), String> {
-        while !self.is_over() {
+        while !self.together.is_over() {
             if let Some(store) = self.store() {
                 match store.read(|tx| Ok(look(tx))) {
                     Ok(found) => drop(found?),
@@ -448,9 +432,7 @@ impl House {
     // ---- what must hold ----
 
     fn judge(self) -> Result<(), String> {
-        if let Some(problem) = self.problem.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(problem);
-        }
+        self.together.judge()?;
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.compare(&journal)?;
         // Noticed at checkpoints and while it is idle: perhaps never, by a store that closes before.

@@ -13,8 +13,8 @@ use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ use larder::{Durability, Error, Migration, Migrations, Options, Outcome, Store, 
 use crate::Arguments;
 use crate::cases::{Summary, seed};
 use crate::entries::{keep, sound};
+use crate::together::Together;
 
 const DATABASE: &str = "app.db";
 
@@ -75,8 +76,7 @@ struct Soak {
     path: PathBuf,
     store: RwLock<Store>,
     clients: Vec<Client>,
-    over: AtomicBool,
-    problem: Mutex<Option<String>>,
+    together: Together,
 }
 
 pub fn run(arguments: &Arguments) -> Summary {
@@ -114,8 +114,7 @@ fn soak(path: &Path, all: u64, time: Duration) -> Result<u64, String> {
         path: path.to_owned(),
         store: RwLock::new(store),
         clients: (0..WRITERS + TASKS).map(|_| Client::default()).collect(),
-        over: AtomicBool::new(false),
-        problem: Mutex::default(),
+        together: Together::default(),
     };
     let mut rng = Rng::with_seed(seed(all, 0, 41));
     let looks = thread::scope(|scope| {
@@ -123,7 +122,7 @@ fn soak(path: &Path, all: u64, time: Duration) -> Result<u64, String> {
             let rng = rng.fork();
             let soak = &soak;
             scope.spawn(move || {
-                soak.guard(|| {
+                soak.together.guard(|| {
                     if client < WRITERS {
                         soak.write(client, rng)
                     } else {
@@ -133,38 +132,21 @@ fn soak(path: &Path, all: u64, time: Duration) -> Result<u64, String> {
             });
         }
         for _ in 0..2 {
-            scope.spawn(|| soak.guard(|| soak.read()));
+            scope.spawn(|| soak.together.guard(|| soak.read()));
         }
         let (rng, soak) = (rng.fork(), &soak);
-        scope.spawn(move || soak.guard(|| soak.look_after(rng)));
+        scope.spawn(move || soak.together.guard(|| soak.look_after(rng)));
         let looks = soak.measure(time);
-        soak.over.store(true, Ordering::SeqCst);
+        soak.together.end();
         looks
     });
-    if let Some(problem) = soak.problem.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        return Err(problem);
-    }
+    soak.together.judge()?;
     let looks = looks?;
     soak.end()?;
     Ok(looks + 1)
 }
 
 impl Soak {
-    /// The first problem ends everything.
-    fn guard(&self, work: impl FnOnce() -> Result<(), String>) {
-        if let Err(problem) = work() {
-            self.problem
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert(problem);
-            self.over.store(true, Ordering::SeqCst);
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::SeqCst)
-    }
-
     fn store(&self) -> Store {
         self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -172,7 +154,7 @@ impl Soak {
     // ---- those who write ----
 
     fn write(&self, client: usize, mut rng: Rng) -> Result<(), String> {
-        while !self.is_over() {
+        while !self.together.is_over() {
             let store = self.store();
             let pending: Vec<_> = (0..rng.u32(1..8))
                 .map(|_| {
@@ -190,7 +172,7 @@ impl Soak {
 
     /// Futures of which a third is dropped, before or after they have begun.
     fn tasks(&self, client: usize, mut rng: Rng) -> Result<(), String> {
-        while !self.is_over() {
+        while !self.together.is_over() {
             let store = self.store();
             let (value, job) = self.job(client, &mut rng);
             let future = store.write_async_with(terms(&mut rng), job);
@@ -259,7 +241,7 @@ impl Soak {
     // ---- those who read, and look after it ----
 
     fn read(&self) -> Result<(), String> {
-        while !self.is_over() {
+        while !self.together.is_over() {
             self.compare()?;
             thread::sleep(Duration::from_millis(1));
         }
@@ -294,7 +276,7 @@ impl Soak {
     /// Long reads, checks, vacuums, and closing, each now and then.
     fn look_after(&self, mut rng: Rng) -> Result<(), String> {
         let (mut closed, mut turn) = (Instant::now(), 0);
-        while !self.is_over() {
+        while !self.together.is_over() {
             turn += 1;
             let store = self.store();
             let done = match turn % 4 {
@@ -324,7 +306,7 @@ impl Soak {
 
     fn pause(&self, time: Duration) {
         let until = Instant::now() + time;
-        while !self.is_over() && Instant::now() < until {
+        while !self.together.is_over() && Instant::now() < until {
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -357,7 +339,7 @@ impl Soak {
         let began = Instant::now();
         let settling = (time / 3).min(Duration::from_secs(60));
         let (mut first, mut looks) = (Usage::default(), 0);
-        while began.elapsed() < time && !self.is_over() {
+        while began.elapsed() < time && !self.together.is_over() {
             self.pause(LOOK.min(time.saturating_sub(began.elapsed())));
             let (usage, log) = (Usage::now(), self.log());
             looks += 1;
