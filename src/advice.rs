@@ -86,8 +86,7 @@ pub(crate) fn of_schema(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
 }
 
 fn poisoned(error: Error) -> Finding {
-    let remedy = "Look at the disk, then restart the machine, not only the service: SQLite then recovers the database from what is on \
-                  the disk";
+    let remedy = "Look at the disk, then restart the service: opening the store writes its log to the disk once more";
     Finding::new(Severity::Critical, "poisoned", error.to_string(), remedy)
 }
 

@@ -21,6 +21,7 @@ use crate::event::event;
 use crate::fence::Fence;
 use crate::file::{DatabaseFile, temporary_folder};
 use crate::options::{Access, AutoVacuum, Durability, Options, Role};
+use crate::unsynced;
 
 /// How often the switch to WAL is tried while another process has the file open.
 const TRY_WAL: Duration = Duration::from_millis(5);
@@ -74,6 +75,11 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
         Access::Exclusive => Connection::open_with_flags_and_vfs(&file.path, flags, c"unix-excl"),
     }
     .map_err(|e| explain_open(&file.path, e))?;
+    let unsynced = unsynced::is_remembered(&file.path)?;
+    if unsynced {
+        // Should this opening fail, the close makes no checkpoint of such a log.
+        set_checkpoint_at_close(&conn, false)?;
+    }
     prepare(&conn, options, Role::Writer, options.open_timeout())?;
     let new = file.is_new();
     if new {
@@ -93,6 +99,12 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
             source: None,
         });
     }
+    if unsynced {
+        execute(&conn, &file.path, "BEGIN IMMEDIATE")?;
+        unsynced::write_log_again(&file.path)?;
+        execute(&conn, &file.path, "COMMIT")?;
+        set_checkpoint_at_close(&conn, true)?;
+    }
     if new {
         verify(&conn, "page_size", options.page_size)?;
         verify(&conn, "auto_vacuum", auto_vacuum(options.auto_vacuum))?;
@@ -105,6 +117,16 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
     hint_at_memory_management(&conn);
     let fence = Fence::install(&conn, Role::Writer).map_err(Error::not_started)?;
     Ok(Fenced { conn, fence })
+}
+
+/// The close of a file's last connection makes a checkpoint, unless this forbids it.
+fn set_checkpoint_at_close(conn: &Connection, on: bool) -> Result<()> {
+    configure(
+        conn,
+        "no_ckpt_on_close",
+        DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+        !on,
+    )
 }
 
 /// What opens the readers' connections: `r2d2_sqlite`'s own, told to open the file read-only.

@@ -183,8 +183,8 @@ pub enum Error {
     /// COMMIT failed so that nobody can tell whether the write will be there after a restart. The store
     /// takes no further writes. See [`Poisoned`](Error::Poisoned).
     #[error(
-        "COMMIT failed and its outcome is unknown: {source}; the write may reappear at recovery, so stop the \
-         service, look at the disk, restart the machine, and check the data before you write it again"
+        "COMMIT failed and its outcome is unknown: {source}; the write may reappear at recovery, so look at \
+         the disk, open the store again, and check the data before you write it again"
     )]
     CommitUnknown {
         /// SQLite's error, shared with the other writes of the group.
@@ -194,12 +194,13 @@ pub enum Error {
     /// An earlier COMMIT or checkpoint failed to reach the disk. The store serves reads and takes no writes.
     ///
     /// If a sync has failed, what it was to write is in the system's memory and taken for written (ext4 and xfs), and on no
-    /// disk. A service that is started again recovers the log from that memory and goes on behind the gap; a power failure
-    /// later leaves less than was acknowledged, or a damaged file. So restart the machine, or at least unmount the file
-    /// system: then what is read is what is on the disk.
+    /// disk. To append to such a log would be to lose it all in a power failure. So a file beside the database, whose name
+    /// ends in `-unsynced`, remembers it, and the next store that opens the database writes the log to the disk once more
+    /// before anything else. If that file could not be made (an event says so), restart the machine before the service:
+    /// then what is read is what is on the disk.
     #[error(
         "the store takes no more writes since the disk failed it: {source}; reads go on; check the disk, then restart \
-         the machine, not only the service, so that SQLite recovers the file from what is on the disk"
+         the service: opening the store writes its log to the disk once more"
     )]
     Poisoned {
         /// The error that poisoned the store.

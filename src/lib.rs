@@ -119,6 +119,7 @@ mod store;
 mod sync;
 mod timer;
 mod transaction;
+mod unsynced;
 mod vacuum;
 mod watch;
 mod writer;

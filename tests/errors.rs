@@ -205,7 +205,7 @@ fn cases() -> Vec<Case> {
     case(
         NotStarted,
         false,
-        "restart the machine",
+        "restart the service",
         Error::Poisoned {
             source: sqlite_error(ffi::SQLITE_IOERR_FSYNC),
         },

@@ -5,8 +5,8 @@
 //! told from it (`SQLITE_FULL`), and that one is `PRAGMA max_page_count`.
 
 use std::fs;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::support::blocker;
 use larder::rusqlite::ffi::SQLITE_IOERR_WRITE;
@@ -32,6 +32,7 @@ fn child() {
         "a statement that does not fit" => statement_that_does_not_fit(path),
         "a checkpoint that does not fit" => checkpoint_that_does_not_fit(path),
         "a close that does not fit" => close_that_does_not_fit(path),
+        "an opening whose log cannot be written again" => opening_whose_log_cannot_be_written_again(path),
         other => panic!("no role {other:?}"),
     }
 }
@@ -78,6 +79,17 @@ fn assert_unknown(error: &Error) {
     );
 }
 
+/// What tells the next store to write the log again.
+fn word(path: &Path) -> PathBuf {
+    beside(path, "-unsynced")
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 #[track_caller]
 fn assert_log_is_kept(store: &Store, path: &Path) {
     let report = store.close().unwrap();
@@ -87,10 +99,12 @@ fn assert_log_is_kept(store: &Store, path: &Path) {
     assert!(log_size(path) > 0, "the log has gone");
 }
 
+fn log_of(path: &Path) -> PathBuf {
+    beside(path, "-wal")
+}
+
 fn log_size(path: &Path) -> u64 {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    fs::metadata(log).map_or(0, |log| log.len())
+    fs::metadata(log_of(path)).map_or(0, |log| log.len())
 }
 
 fn write_until_the_disk_fails(path: &Path) {
@@ -223,6 +237,18 @@ fn close_that_does_not_fit(path: &Path) {
     tell(last);
 }
 
+fn opening_whose_log_cannot_be_written_again(path: &Path) {
+    let error = Store::open(path).unwrap_err();
+    assert!(matches!(error, Error::Open { .. }), "{error:?}");
+    assert_eq!(error.outcome(), Outcome::NotStarted);
+    let message = error.to_string();
+    assert!(
+        message.contains("app.db") && message.contains("could not be written once more: check the disk"),
+        "{message}"
+    );
+    tell("refused");
+}
+
 fn database() -> (TempDir, std::path::PathBuf) {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
@@ -303,16 +329,20 @@ fn a_statement_that_the_disk_refuses_is_rolled_back_and_does_not_poison() {
     assert_healthy(&store);
 }
 
-/// Makes a database larger than the limit, lets a child touch its last row, and looks whether that was kept.
-#[track_caller]
-fn a_row_past_the_limit_is_recovered(role: &str) {
-    let (_folder, path) = database();
-    let store = Store::open(&path).unwrap();
+/// Makes the database larger than the limit.
+fn fill(path: &Path) {
+    let store = Store::open(path).unwrap();
     for _ in 0..LARGE / 4000 {
         store.write(add).unwrap();
     }
     store.close().unwrap();
-    drop(store);
+}
+
+/// Makes a database larger than the limit, lets a child touch its last row, and looks whether that was kept.
+#[track_caller]
+fn a_row_past_the_limit_is_recovered(role: &str) {
+    let (_folder, path) = database();
+    fill(&path);
     let Some(told) = on_a_failing_disk(role, &path) else {
         return;
     };
@@ -345,6 +375,86 @@ fn a_poisoned_store_leaves_the_database_file_as_it_was_when_it_closes() {
     };
     assert_eq!(fs::read(&path).unwrap(), before);
     assert!(log_size(&path) > 0);
+}
+
+#[test]
+fn a_store_that_the_disk_has_failed_leaves_word_and_the_next_writes_the_log_again_and_takes_it_away() {
+    for role in [
+        "write until the disk fails",
+        "a checkpoint that does not fit",
+        "a close that does not fit",
+    ] {
+        let (_folder, path) = database();
+        if role != "write until the disk fails" {
+            fill(&path);
+        }
+        assert!(!word(&path).exists());
+        if on_a_failing_disk(role, &path).is_none() {
+            return;
+        }
+        let text = fs::read_to_string(word(&path)).unwrap();
+        assert!(text.contains("larder") && text.contains("-wal"), "{text}");
+        let log = fs::read(log_of(&path)).unwrap();
+        let file = fs::File::options().write(true).open(log_of(&path)).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+
+        let store = Store::open(&path).unwrap();
+        assert!(!word(&path).exists(), "{role}");
+        assert!(fs::read(log_of(&path)).unwrap() == log, "{role}: the log is another");
+        let modified = file.metadata().unwrap().modified().unwrap();
+        assert!(modified > SystemTime::UNIX_EPOCH, "{role}: it was not written");
+        assert_healthy(&store);
+        assert!(store.close().unwrap().wal_truncated);
+        assert!(!word(&path).exists());
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_again_opens_no_store_and_is_as_it_was() {
+    let (_folder, path) = database();
+    let store = Store::open(&path).unwrap();
+    // A log larger than the limit, and not yet in the database.
+    for _ in 0..LARGE / 4000 {
+        store.write(add).unwrap();
+    }
+    let folder = tempdir().unwrap();
+    let copy = folder.path().join("app.db");
+    fs::copy(&path, &copy).unwrap();
+    fs::copy(log_of(&path), log_of(&copy)).unwrap();
+    fs::write(word(&copy), "").unwrap();
+    let files = || [fs::read(&copy).unwrap(), fs::read(log_of(&copy)).unwrap()];
+    let before = files();
+    assert!(before[1].len() > LARGE);
+
+    let Some(told) = on_a_failing_disk("an opening whose log cannot be written again", &copy) else {
+        return;
+    };
+    assert_eq!(told, ["refused"]);
+    assert!(files() == before);
+    assert!(word(&copy).exists());
+
+    let store = Store::open(&copy).unwrap();
+    assert_eq!(count(&store), (LARGE / 4000) as i64);
+    assert_healthy(&store);
+}
+
+#[test]
+fn word_of_a_log_that_is_no_longer_there_is_taken_away() {
+    let (_folder, path) = database();
+    fs::write(word(&path), "").unwrap();
+    let store = Store::open(&path).unwrap();
+    assert!(!word(&path).exists());
+    assert_healthy(&store);
+}
+
+#[test]
+fn word_that_cannot_be_taken_away_opens_no_store_and_says_so() {
+    let (_folder, path) = database();
+    fs::create_dir(word(&path)).unwrap();
+    let message = Store::open(&path).unwrap_err().to_string();
+    assert!(message.contains("its file -unsynced cannot be removed"), "{message}");
+    fs::remove_dir(word(&path)).unwrap();
+    assert_healthy(&Store::open(&path).unwrap());
 }
 
 // ---- a full disk ----

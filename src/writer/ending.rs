@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ffi};
 
 use super::{Belongings, Shared, Writer};
 use crate::checkpoint::{Checkpointer, Mode};
 use crate::clock::later;
 use crate::closing::CloseReport;
 use crate::connection;
-use crate::error::extended_code;
+use crate::error::{extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
 use crate::options::Options;
+use crate::unsynced;
 
 impl Writer {
     /// After the intake has closed and the queue is drained, or its time is over.
@@ -45,7 +46,13 @@ impl Writer {
             (Err(reader), None) => Some(reader),
             (Ok(()), None) => {
                 let wrote = shared.counters.largest_wal_bytes.get() > 0;
-                truncate(&conn, &fence, &mut checkpointer, &options, deadline, wrote).err()
+                let emptied = empty_log(&conn, &fence, &mut checkpointer, &options, deadline, wrote);
+                if let Err(Kept::Failed(_, error)) = &emptied
+                    && primary_code(error) == Some(ffi::SQLITE_IOERR)
+                {
+                    unsynced::remember(&shared.path);
+                }
+                emptied.err().map(|kept| kept.to_string())
             }
         };
         // The close of the last connection makes a checkpoint of its own, and a sync that failed is not tried again.
@@ -80,25 +87,41 @@ impl Writer {
     }
 }
 
+/// Why the log was not emptied.
+#[derive(Debug, thiserror::Error)]
+enum Kept {
+    #[error("the time to close was over")]
+    TimeOver,
+    #[error("another process reads from it or writes to it")]
+    InUse,
+    /// Told without SQLite's message: this goes to an event.
+    #[error("{0} failed with SQLite's error {code}", code = extended_code(.1).unwrap_or(ffi::SQLITE_ERROR))]
+    Failed(&'static str, rusqlite::Error),
+}
+
 /// `PRAGMA optimize`, then a checkpoint that empties the log.
 ///
 /// # Errors
 ///
 /// Why the log could not be emptied.
-fn truncate(
+fn empty_log(
     conn: &Connection,
     fence: &Fence,
     checkpointer: &mut Checkpointer,
     options: &Options,
     deadline: Instant,
     wrote: bool,
-) -> std::result::Result<(), String> {
+) -> std::result::Result<(), Kept> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err("the time to close was over".into());
+        return Err(Kept::TimeOver);
     }
     // It may write, and a store that wrote nothing (its migrations may not have fitted) changes nothing.
     if wrote && let Err(error) = fence.own(|| conn.execute_batch("PRAGMA optimize")) {
+        // The sync that failed may have been for what was acknowledged, too.
+        if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
+            return Err(Kept::Failed("PRAGMA optimize", error));
+        }
         event!(
             debug,
             "larder::close",
@@ -108,12 +131,8 @@ fn truncate(
     }
     match checkpointer.run(conn, fence, Mode::Truncate, left.min(options.busy_timeout)) {
         Ok(progress) if progress.finished() => Ok(()),
-        Ok(_) => Err("another process reads from it or writes to it".into()),
-        // Not SQLite's message: this goes to an event.
-        Err(error) => Err(match extended_code(&error) {
-            Some(code) => format!("the checkpoint failed with SQLite's error {code}"),
-            None => "the checkpoint failed".into(),
-        }),
+        Ok(_) => Err(Kept::InUse),
+        Err(error) => Err(Kept::Failed("the checkpoint", error)),
     }
 }
 

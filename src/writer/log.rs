@@ -11,6 +11,7 @@ use crate::checkpoint::{Mode, PATIENCE, Progress};
 use crate::connection;
 use crate::error::{Error, extended_code, primary_code};
 use crate::event::event;
+use crate::unsynced;
 
 /// How often the writer waits for readers while the log is over its hard limit and writes are refused for it.
 const TRY_WHEN_FULL: Duration = Duration::from_millis(100);
@@ -169,13 +170,14 @@ impl Writer {
     }
 
     pub(super) fn poison(&self, source: &Arc<rusqlite::Error>) {
+        unsynced::remember(&self.shared.path);
         let _ = self.shared.poison.set(Arc::clone(source));
         event!(
             error,
             "larder::poison",
             self.shared.path,
             { "db.response.status_code" = extended_code(source), "error.type" = "Poisoned" },
-            "the disk failed the store: it takes no more writes, serves reads, and wants a restart of the machine"
+            "the disk failed the store: it takes no more writes, serves reads, and wants to be opened again"
         );
     }
 }
