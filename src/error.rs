@@ -307,7 +307,9 @@ pub enum Error {
     },
 
     /// The store is closed, or was closed before the write started.
-    #[error("the store is closed: nothing was started; open it again, or keep a clone alive for as long as it is used")]
+    #[error(
+        "the store is closed: nothing was started, and nothing that was under way is left half done; open it again, or keep a clone alive for as long as it is used"
+    )]
     Closed,
 
     /// SQLite, or rusqlite, said no.
