@@ -219,6 +219,7 @@ impl Case<'_> {
         };
         drop(run);
         drop(disk);
+        recording.is_complete(&bench.folder).map_err(failed)?;
         recording.is_truthful().map_err(failed)?;
         recording.check_closes().map_err(failed)?;
         let expected = recording.expected_without_power_cut().map_err(failed)?;

@@ -9,42 +9,82 @@
 //!   that a sector write is atomic". But a write does not change a byte outside itself: `SQLITE_POWERSAFE_OVERWRITE`,
 //!   which SQLite's unix VFS assumes by default (<https://sqlite.org/psow.html>).
 //! - Each later change of size: kept or dropped.
-//! - An entry that the folder got or lost after its last sync: kept or dropped, for each name by itself, in order.
-//!   The folder is synced with the first sync of a log or a journal, and never with the database's.
+//! - An entry that a folder got or lost after its last sync: kept or dropped, for each name by itself, in order. So a
+//!   rename over a file leaves that or the new one, and may leave the old name, too. The folder is synced with the first
+//!   sync of a log or a journal, never with the database's, and where larder syncs it. What is in a folder goes with it.
 //! - What was to be synced when a sync failed: as if never synced, whatever is synced later (`Event::SyncFailed`).
 //! - The index of the log (`-shm`) is never synced: it is absent, an old one, or garbage.
 //!
 //! Not in it: media that lie about fsync, that lose what was synced, or that damage the neighbours of what they write.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use fastrand::Rng;
 
-use crate::trace::{Event, Inode};
+use crate::trace::{Event, Inode, parent};
 
-/// The files of a folder.
+/// The files of a folder, and the folders in it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
     pub files: BTreeMap<String, Vec<u8>>,
+    pub folders: BTreeSet<String>,
 }
 
 impl Image {
-    /// Makes the folder hold these files and no others. No connection may be open on any of them.
+    /// Makes the folder hold these and no others. No connection may be open on any of them.
     pub fn write_to(&self, folder: &Path) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
-            if !self.files.contains_key(&*entry.file_name().to_string_lossy()) {
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else if !self.files.contains_key(&*entry.file_name().to_string_lossy()) {
                 fs::remove_file(entry.path())?;
             }
+        }
+        for name in &self.folders {
+            fs::create_dir(folder.join(name))?;
         }
         for (name, data) in &self.files {
             fs::write(folder.join(name), data)?;
         }
         Ok(())
     }
+
+    /// What lies in the folder, but for indexes of logs, which are memory.
+    pub fn read(folder: &Path) -> io::Result<Self> {
+        let mut image = Self::default();
+        image.add(folder, "")?;
+        Ok(image)
+    }
+
+    fn add(&mut self, folder: &Path, before: &str) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = format!("{before}{}", entry.file_name().to_string_lossy());
+            if entry.file_type()?.is_dir() {
+                self.add(&entry.path(), &format!("{name}/"))?;
+                self.folders.insert(name);
+            } else if !is_index(&name) {
+                self.files.insert(name, fs::read(entry.path())?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first name at which the other has something else.
+    pub fn difference<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
+        let files = self.files.keys().chain(other.files.keys());
+        let differs = |name: &&String| self.files.get(*name) != other.files.get(*name);
+        let folder = self.folders.symmetric_difference(&other.folders).next();
+        files.into_iter().find(differs).or(folder).map(String::as_str)
+    }
+}
+
+pub fn is_index(name: &str) -> bool {
+    name.ends_with("-shm")
 }
 
 /// How what was not synced fares, over a whole state.
@@ -99,24 +139,43 @@ struct File<'a> {
     doomed: Vec<bool>,
 }
 
+/// What a name stands for.
+#[derive(Clone, Copy)]
+enum Entry {
+    File(Inode),
+    Folder,
+}
+
+/// What a name has stood for.
+struct Name<'a> {
+    name: &'a str,
+    changes: Vec<Option<Entry>>,
+    /// So many of them are durable.
+    durable: usize,
+}
+
 /// What the events came to, and which of it is durable.
 #[derive(Default)]
 struct Disk<'a> {
     files: HashMap<Inode, File<'a>>,
-    entries: BTreeMap<&'a str, Vec<Option<Inode>>>,
-    /// So many changes of each entry are durable; of 0 the base is.
-    durable: HashMap<&'a str, usize>,
+    /// In the order in which they came, so that a folder comes before what is in it.
+    names: Vec<Name<'a>>,
+    /// Where each is among them.
+    places: HashMap<&'a str, usize>,
 }
 
 impl<'a> Disk<'a> {
     fn after(base: &'a Image, events: &'a [Event]) -> Self {
         let mut disk = Self::default();
+        for name in &base.folders {
+            disk.entry(name, Some(Entry::Folder));
+        }
         for (inode, (name, data)) in base.files.iter().enumerate() {
             let inode = inode as Inode;
             disk.files.entry(inode).or_default().base = data;
-            disk.entries.insert(name, vec![Some(inode)]);
-            disk.durable.insert(name, 1);
+            disk.entry(name, Some(Entry::File(inode)));
         }
+        disk.names.iter_mut().for_each(Name::sync);
         for event in events {
             disk.apply(event);
         }
@@ -125,19 +184,31 @@ impl<'a> Disk<'a> {
 
     fn apply(&mut self, event: &'a Event) {
         match event {
-            Event::Create { name, inode } => self.entries.entry(name).or_default().push(Some(*inode)),
-            Event::Delete { name } => self.entries.entry(name).or_default().push(None),
+            Event::Create { name, inode } => self.entry(name, Some(Entry::File(*inode))),
+            Event::CreateFolder { name } => self.entry(name, Some(Entry::Folder)),
+            Event::Delete { name } => self.entry(name, None),
             Event::Write { inode, offset, data } => self.change(*inode, Change::Write(*offset, data)),
             Event::Resize { inode, size } => self.change(*inode, Change::Resize(*size)),
             Event::Sync { inode } => self.settle(*inode, false),
             Event::SyncFailed { inode } => self.settle(*inode, true),
-            Event::SyncFolder => {
-                for (name, changes) in &self.entries {
-                    self.durable.insert(name, changes.len());
-                }
+            Event::SyncFolder { name: folder } => {
+                let inside = |name: &&mut Name<'_>| parent(name.name) == folder;
+                self.names.iter_mut().filter(inside).for_each(Name::sync);
             }
             Event::Nothing => {}
         }
+    }
+
+    fn entry(&mut self, name: &'a str, entry: Option<Entry>) {
+        let place = *self.places.entry(name).or_insert_with(|| {
+            self.names.push(Name {
+                name,
+                changes: vec![],
+                durable: 0,
+            });
+            self.names.len() - 1
+        });
+        self.names[place].changes.push(entry);
     }
 
     fn change(&mut self, inode: Inode, change: Change<'a>) {
@@ -148,6 +219,12 @@ impl<'a> Disk<'a> {
         let file = self.files.entry(inode).or_default();
         file.doomed.resize(file.changes.len(), doomed);
         file.settled = file.changes.len();
+    }
+}
+
+impl Name<'_> {
+    fn sync(&mut self) {
+        self.durable = self.changes.len();
     }
 }
 
@@ -250,23 +327,26 @@ fn tear(content: &mut Vec<u8>, offset: u64, data: &[u8], sector: u64, rng: &mut 
 pub fn survive(base: &Image, events: &[Event], mood: Mood, rng: &mut Rng) -> Image {
     let disk = Disk::after(base, events);
     let mut image = Image::default();
-    for (name, changes) in &disk.entries {
-        let durable = disk.durable.get(name).copied().unwrap_or(0);
+    for Name { name, changes, durable } in &disk.names {
         let made = match mood {
             Mood::Kept => changes.len(),
-            Mood::Dropped => durable,
-            _ => rng.usize(durable..=changes.len()),
+            Mood::Dropped => *durable,
+            _ => rng.usize(*durable..=changes.len()),
         };
-        let entry = made.checked_sub(1).and_then(|last| changes[last]);
-        if let Some(inode) = entry {
-            let nothing = File::default();
-            let file = disk.files.get(&inode).unwrap_or(&nothing);
-            let own = match mood {
-                Mood::Kept | Mood::Dropped => mood,
-                _ if rng.u32(0..3) > 0 => mood,
-                _ => Mood::any(rng),
-            };
-            image.files.insert((*name).to_owned(), file.survive(own, rng));
+        let there = parent(name).is_empty() || image.folders.contains(parent(name));
+        match made.checked_sub(1).and_then(|last| changes[last]).filter(|_| there) {
+            None => {}
+            Some(Entry::Folder) => drop(image.folders.insert((*name).to_owned())),
+            Some(Entry::File(inode)) => {
+                let nothing = File::default();
+                let file = disk.files.get(&inode).unwrap_or(&nothing);
+                let own = match mood {
+                    Mood::Kept | Mood::Dropped => mood,
+                    _ if rng.u32(0..3) > 0 => mood,
+                    _ => Mood::any(rng),
+                };
+                image.files.insert((*name).to_owned(), file.survive(own, rng));
+            }
         }
     }
     image

@@ -1,7 +1,9 @@
 //! larder's promises, on a disk that fails and loses power.
 //!
-//! The store under test is the store as shipped: a VFS around SQLite's own is the default of this process (`shim.rs`),
-//! passes everything through, records what changes the disk, and fails the calls that a plan names.
+//! The store under test is the store as shipped: a VFS around SQLite's own is the default of this process (`shim.rs`), and
+//! the functions of the C library by which larder makes, syncs, renames and removes files are this program's (`system.rs`).
+//! Both pass everything through, record what changes the disk, and fail the calls that a plan names. In the end what lies
+//! in the folder must be what was recorded.
 //!
 //! ```text
 //! cargo run --release -p faults -- power-cut --states 20000 --seed 7      at any event of a workload
@@ -36,8 +38,7 @@
 //! # What is not in it
 //!
 //! - What a disk may do is written at the top of `disk.rs`. Media that lie about fsync are not in it.
-//! - larder's own calls of `std::fs`: the creation of an empty file, whose entry in the folder a power cut may undo, but
-//!   which does not fail; folders of temporary stores; copies before a migration.
+//! - Folders of temporary stores, and the reading of entries of a folder that is open (`readdir`), which does not fail.
 //! - Faults of memory: a page of a mapped file that cannot be read is a SIGBUS.
 //!
 //! # A suite more
@@ -66,6 +67,7 @@ mod settings;
 mod shim;
 mod small;
 mod soak;
+mod system;
 mod together;
 mod trace;
 mod workload;
@@ -236,6 +238,7 @@ fn main() -> ExitCode {
     };
     if !PLAIN.contains(&suite.name) {
         shim::install();
+        system::install();
     }
     let summary = (suite.run)(&arguments);
     if summary.failed == 0 && summary.passed > 0 {

@@ -3,12 +3,14 @@
 //! A workload runs once, on a disk that records it, and then serves for [`STATES`] states: the store does not run
 //! again, its disk is made what it may have been.
 
+use std::path::Path;
+
 use fastrand::Rng;
 
 use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary, seed};
 use crate::check::{Expected, check};
-use crate::disk::{Image, Mood, add_index, survive};
+use crate::disk::{Image, Mood, add_index, is_index, survive};
 use crate::job::Job;
 use crate::journal::{Journal, Said};
 use crate::settings::Settings;
@@ -94,6 +96,7 @@ pub fn record(
         indexes: disk.old_indexes(),
     };
     recording.went_well()?;
+    recording.is_complete(&bench.folder)?;
     Ok(recording)
 }
 
@@ -124,6 +127,17 @@ impl Recording {
             }
         }
         self.journal.commits().map(drop)
+    }
+
+    /// Whether all that was done to the folder is in the trace: what the events come to is what lies there.
+    pub fn is_complete(&self, folder: &Path) -> Result<(), String> {
+        let there = Image::read(folder).map_err(|error| error.to_string())?;
+        let mut traced = survive(&self.base, &self.events, Mood::Kept, &mut Rng::with_seed(0));
+        traced.files.retain(|name, _| !is_index(name));
+        match there.difference(&traced) {
+            Some(name) => Err(format!("{name} is not what the trace comes to")),
+            None => Ok(()),
+        }
     }
 
     /// One state of the disk after a power cut, and whether all promises hold in it.
@@ -213,7 +227,8 @@ impl Recording {
 
     /// The events that are syncs.
     pub fn syncs(&self) -> impl Iterator<Item = usize> {
-        let sync = |(i, event): (usize, &Event)| matches!(event, Event::Sync { .. } | Event::SyncFolder).then_some(i);
+        let sync =
+            |(i, event): (usize, &Event)| matches!(event, Event::Sync { .. } | Event::SyncFolder { .. }).then_some(i);
         self.events.iter().enumerate().filter_map(sync)
     }
 }

@@ -29,7 +29,16 @@ fn logs(class: Class) -> bool {
 
 const EVERY: u32 = u32::MAX;
 const WRITES: u32 = calls(&[Call::Write]);
-const GROWTH: u32 = calls(&[Call::Write, Call::SizeHint, Call::ShmMap]);
+const GROWTH: u32 = calls(&[
+    Call::Write,
+    Call::SizeHint,
+    Call::ShmMap,
+    Call::Create,
+    Call::MakeFolder,
+    Call::Rename,
+    Call::Link,
+]);
+const SYNCS: u32 = calls(&[Call::Sync, Call::SyncFile, Call::SyncFolder]);
 
 pub const KINDS: &[Kind] = &[
     Kind {
@@ -59,7 +68,7 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "sync",
         fault: Fault::Io,
-        calls: calls(&[Call::Sync]),
+        calls: SYNCS,
         files: all,
     },
     Kind {
@@ -67,6 +76,13 @@ pub const KINDS: &[Kind] = &[
         fault: Fault::ShortRead,
         calls: calls(&[Call::Read]),
         files: logs,
+    },
+    // A rename that replaces nothing is one that a file system need not have.
+    Kind {
+        name: "unsupported",
+        fault: Fault::Unsupported,
+        calls: calls(&[Call::Rename]),
+        files: all,
     },
 ];
 

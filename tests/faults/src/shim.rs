@@ -15,7 +15,8 @@ use std::sync::{Arc, Once};
 
 use larder::rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 
-use crate::trace::{Call, Class, Disk, Fault, Inode};
+use crate::system::Unseen;
+use crate::trace::{Call, Class, Disk, Fault, Inode, parent};
 
 /// What SQLite allocates for a file: this, then the real VFS's file at [`REAL`].
 #[repr(C)]
@@ -31,8 +32,8 @@ struct Inner {
     disk: Option<Arc<Disk>>,
     inode: Inode,
     class: Class,
-    /// `UNIXFILE_DIRSYNC`: the first sync is the folder's, too.
-    sync_folder: bool,
+    /// Its folder, if it has yet to be synced: `UNIXFILE_DIRSYNC`, the first sync is the folder's, too.
+    folder: Option<String>,
     /// The first region of the index of the log, as long as it is mapped.
     index: *const u8,
 }
@@ -132,15 +133,25 @@ impl Inner {
     }
 }
 
-/// A method of the real file.
+/// A method of the real file. Its system calls are not larder's own.
 macro_rules! real {
     ($file:expr, $method:ident $(, $argument:expr)*) => {{
+        let _unseen = Unseen::begin();
         let real = real_file($file);
         ((*(*real).pMethods).$method.expect("the unix VFS has it"))(real $(, $argument)*)
     }};
 }
 
-/// The file's own name, and its disk if it lies on one.
+/// A method of the real VFS.
+macro_rules! real_vfs {
+    ($vfs:expr, $method:ident $(, $argument:expr)*) => {{
+        let _unseen = Unseen::begin();
+        let real = real_vfs($vfs);
+        ((*real).$method.expect("a VFS has it"))(real $(, $argument)*)
+    }};
+}
+
+/// The file's disk, if it lies on one, and its name there.
 ///
 /// # Safety
 ///
@@ -150,8 +161,7 @@ unsafe fn place<'a>(path: *const c_char) -> Option<(Arc<Disk>, &'a str)> {
         return None;
     }
     // SAFETY: by the caller's word.
-    let path = Path::new(unsafe { CStr::from_ptr(path) }.to_str().ok()?);
-    Some((Disk::of(path)?, path.file_name()?.to_str()?))
+    Disk::of(Path::new(unsafe { CStr::from_ptr(path) }.to_str().ok()?))
 }
 
 // ---- the VFS ----
@@ -178,8 +188,7 @@ unsafe extern "C" fn x_open(
                 ffi::SQLITE_CANTOPEN
             };
         }
-        let real = real_vfs(vfs);
-        let code = (*real).xOpen.expect("a VFS has it")(real, path, real_file(file), flags, out_flags);
+        let code = real_vfs!(vfs, xOpen, path, real_file(file), flags, out_flags);
         if code != ffi::SQLITE_OK {
             if !(*real_file(file)).pMethods.is_null() {
                 real!(file, xClose);
@@ -187,12 +196,14 @@ unsafe extern "C" fn x_open(
             return code;
         }
         let journal = ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_SUPER_JOURNAL;
+        // `isNewJrnl` in `unixOpen`.
+        let is_new_journal = flags & ffi::SQLITE_OPEN_CREATE != 0 && flags & journal != 0;
+        let folder = place.as_ref().filter(|_| is_new_journal);
         let inner = Inner {
             inode: place.as_ref().map_or(0, |(disk, name)| disk.opened(name)),
-            disk: place.map(|(disk, _)| disk),
             class,
-            // `isNewJrnl` in `unixOpen`.
-            sync_folder: flags & ffi::SQLITE_OPEN_CREATE != 0 && flags & journal != 0,
+            folder: folder.map(|(_, name)| parent(name).to_owned()),
+            disk: place.map(|(disk, _)| disk),
             index: ptr::null(),
         };
         (*file.cast::<ShimFile>()).inner = Box::into_raw(Box::new(inner));
@@ -210,8 +221,7 @@ unsafe extern "C" fn x_delete(vfs: *mut sqlite3_vfs, path: *const c_char, sync_f
         {
             return ffi::SQLITE_IOERR_DELETE;
         }
-        let real = real_vfs(vfs);
-        let code = (*real).xDelete.expect("a VFS has it")(real, path, sync_folder);
+        let code = real_vfs!(vfs, xDelete, path, sync_folder);
         if let Some((disk, name)) = place
             && code == ffi::SQLITE_OK
         {
@@ -229,8 +239,7 @@ unsafe extern "C" fn x_access(vfs: *mut sqlite3_vfs, path: *const c_char, flags:
         {
             return ffi::SQLITE_IOERR_ACCESS;
         }
-        let real = real_vfs(vfs);
-        (*real).xAccess.expect("a VFS has it")(real, path, flags, out)
+        real_vfs!(vfs, xAccess, path, flags, out)
     }
 }
 
@@ -247,8 +256,7 @@ unsafe extern "C" fn x_full_pathname(
         {
             return ffi::SQLITE_CANTOPEN_FULLPATH;
         }
-        let real = real_vfs(vfs);
-        (*real).xFullPathname.expect("a VFS has it")(real, path, length, out)
+        real_vfs!(vfs, xFullPathname, path, length, out)
     }
 }
 
@@ -355,9 +363,9 @@ unsafe extern "C" fn x_sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
         let code = real!(file, xSync, flags);
         if let Some(disk) = &inner.disk
             && code == ffi::SQLITE_OK
+            && disk.synced(inner.inode, inner.class, inner.folder.as_deref())
         {
-            let did = disk.synced(inner.inode, inner.class, inner.sync_folder);
-            inner.sync_folder &= !did;
+            inner.folder = None;
         }
         code
     }

@@ -1,10 +1,11 @@
 //! What a store does to its disk, in order, and what the disk does to the store.
 //!
-//! One [`Disk`] is one folder. The shim (`shim.rs`) finds it by the folder of the file that SQLite opens, asks it before
-//! each call whether that is to fail, and tells it afterwards what was changed. So there may be many of them in one
-//! process, each with a plan and a trace of its own.
+//! One [`Disk`] is one folder, with all that is in it. Those who stand between the store and the real disk, for SQLite's
+//! calls (`shim.rs`) and for larder's own (`system.rs`), find it by the path of the file, ask it before each call whether
+//! that is to fail, and tell it afterwards what was changed. So there may be many of them in one process, each with a plan
+//! and a trace of its own. Files and folders have names as they are seen from there: `app.db`, `folder/copy.db`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -19,12 +20,15 @@ pub type Inode = u32;
 /// A change that a power cut may undo, or what makes changes durable.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The folder has a new entry.
+    /// A folder has a new entry; or one that was there is now of this file, which a rename does at one stroke.
     Create {
         name: String,
         inode: Inode,
     },
-    /// The folder has lost one.
+    CreateFolder {
+        name: String,
+    },
+    /// A folder has lost an entry.
     Delete {
         name: String,
     },
@@ -47,8 +51,10 @@ pub enum Event {
     SyncFailed {
         inode: Inode,
     },
-    /// The folder's entries are durable.
-    SyncFolder,
+    /// The folder's entries are durable. The disk's own has an empty name.
+    SyncFolder {
+        name: String,
+    },
     /// A sync that a mutant took away.
     Nothing,
 }
@@ -63,7 +69,12 @@ impl Event {
     }
 }
 
-/// A kind of call on a VFS.
+/// The folder of a file.
+pub fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+/// A kind of call: of SQLite's on its VFS, then of larder's own on the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Call {
@@ -83,6 +94,26 @@ pub enum Call {
     SizeHint,
     ShmMap,
     ShmLock,
+    /// A file is made.
+    Create,
+    MakeFolder,
+    OpenFolder,
+    /// A folder is opened by what removes it with all that is in it.
+    OpenToRemove,
+    LockFolder,
+    SyncFile,
+    SyncFolder,
+    Rename,
+    Link,
+    Remove,
+    /// What is asked of a file or of a file system, which changes nothing.
+    Look,
+}
+
+impl Call {
+    fn is_larders_own(self) -> bool {
+        self as u32 >= Self::Create as u32
+    }
 }
 
 /// What a file is to SQLite, by its name.
@@ -91,12 +122,15 @@ pub enum Class {
     Database,
     Wal,
     Journal,
+    /// A backup before it has its name, and what lies beside it.
+    Copy,
     Other,
 }
 
 impl Class {
     pub fn of(name: &str) -> Self {
         match name {
+            _ if name.contains('/') => Self::Copy,
             _ if name.ends_with("-wal") => Self::Wal,
             _ if name.ends_with("-journal") => Self::Journal,
             _ if name.ends_with(".db") => Self::Database,
@@ -118,6 +152,8 @@ pub enum Fault {
     FullHalf,
     /// The file ended in the middle of what was to be read; the rest is zeros.
     ShortRead,
+    /// The file system does not know such a call.
+    Unsupported,
     /// The call is made, later.
     Delay(Duration),
     /// The process is gone.
@@ -155,8 +191,8 @@ pub struct Hit {
     pub call: Call,
     pub class: Class,
     pub thread: String,
-    /// This one, or a later one, was on the writer's thread while no write was running: in a checkpoint, or in BEGIN,
-    /// which poisons nothing.
+    /// This one, or a later one, was SQLite's on the writer's thread while no write was running: in a checkpoint, or in
+    /// BEGIN, which poisons nothing.
     pub in_checkpoint: bool,
 }
 
@@ -198,6 +234,7 @@ pub struct Disk {
 struct State {
     events: Vec<Event>,
     names: HashMap<String, Inode>,
+    folders: HashSet<String>,
     inodes: Inode,
     plan: Option<Plan>,
     counted: u64,
@@ -226,9 +263,12 @@ impl Drop for Mounted {
 }
 
 impl Disk {
-    /// From now on what SQLite does in this folder is recorded. The image is what lies there, all of it durable.
+    /// From now on what is done in this folder is recorded. The image is what lies there, all of it durable.
     pub fn mount(folder: &Path, image: &Image) -> Mounted {
-        let mut state = State::default();
+        let mut state = State {
+            folders: image.folders.iter().cloned().collect(),
+            ..State::default()
+        };
         for name in image.files.keys() {
             state.names.insert(name.clone(), state.inodes);
             state.inodes += 1;
@@ -245,11 +285,13 @@ impl Disk {
         Mounted(disk)
     }
 
-    /// The disk with that file on it.
-    pub fn of(path: &Path) -> Option<Arc<Self>> {
-        let folder = path.parent()?;
+    /// The disk with that file on it, and the file's name there. That of the disk's own folder is empty.
+    pub fn of(path: &Path) -> Option<(Arc<Self>, &str)> {
         let disks = DISKS.read().unwrap_or_else(PoisonError::into_inner);
-        disks.iter().find(|disk| disk.folder == folder).cloned()
+        disks.iter().find_map(|disk| {
+            let name = path.strip_prefix(&disk.folder).ok()?.to_str()?;
+            Some((Arc::clone(disk), name))
+        })
     }
 
     /// How many events there were. What happened before a moment has smaller numbers.
@@ -291,7 +333,8 @@ impl Disk {
             return None;
         }
         let thread = thread::current().name().unwrap_or("?").to_owned();
-        let in_checkpoint = thread == "larder-writer" && self.running.load(Ordering::SeqCst) == 0;
+        let idle = thread == "larder-writer" && self.running.load(Ordering::SeqCst) == 0;
+        let in_checkpoint = idle && !call.is_larders_own();
         let hit = state.hit.get_or_insert(Hit {
             call,
             class,
@@ -316,7 +359,7 @@ impl Disk {
 
     // ---- what has happened ----
 
-    /// A file was opened. One that was not there before is a new entry; larder itself makes the database's, empty.
+    /// A file was opened. One that was not there before is a new entry.
     pub fn opened(&self, name: &str) -> Inode {
         let mut state = self.lock();
         if let Some(inode) = state.names.get(name) {
@@ -324,22 +367,47 @@ impl Disk {
         }
         let inode = state.inodes;
         state.inodes += 1;
-        state.names.insert(name.to_owned(), inode);
-        state.events.push(Event::Create {
-            name: name.to_owned(),
-            inode,
-        });
+        state.name(name, inode);
         inode
     }
 
+    pub fn made_folder(&self, name: &str) {
+        let mut state = self.lock();
+        state.folders.insert(name.to_owned());
+        state.events.push(Event::CreateFolder { name: name.to_owned() });
+    }
+
+    /// The name has gone, of a file or of a folder.
     pub fn deleted(&self, name: &str, folder_was_synced: bool) {
         let mut state = self.lock();
-        if state.names.remove(name).is_some() {
-            state.events.push(Event::Delete { name: name.to_owned() });
-        }
+        state.delete(name);
         if folder_was_synced {
-            state.events.push(Event::SyncFolder);
+            state.sync_folder(parent(name));
         }
+    }
+
+    /// A file has another name. Until the folders are synced a power cut may leave it both, or either.
+    pub fn renamed(&self, from: &str, to: &str) {
+        let mut state = self.lock();
+        state.link(from, to);
+        state.delete(from);
+    }
+
+    /// A file has another name, too.
+    pub fn linked(&self, from: &str, to: &str) {
+        self.lock().link(from, to);
+    }
+
+    pub fn is_folder(&self, name: &str) -> bool {
+        name.is_empty() || self.lock().folders.contains(name)
+    }
+
+    pub fn inode(&self, name: &str) -> Option<Inode> {
+        self.lock().names.get(name).copied()
+    }
+
+    pub fn synced_folder(&self, name: &str) {
+        self.lock().sync_folder(name);
     }
 
     pub fn wrote(&self, inode: Inode, class: Class, offset: u64, data: &[u8]) {
@@ -361,16 +429,16 @@ impl Disk {
     /// A file was synced, and its folder with it: "Also fsync the directory containing the file if the DIRSYNC flag is
     /// set. This is a one-time occurrence", `unixSync` in SQLite's `os_unix.c`, for logs and journals opened to be
     /// created. Says whether the folder was.
-    pub fn synced(&self, inode: Inode, class: Class, and_folder: bool) -> bool {
+    pub fn synced(&self, inode: Inode, class: Class, and_folder: Option<&str>) -> bool {
         let mut state = self.lock();
         if class == Class::Wal && omitted(Omission::HeaderSync) && state.last_wrote_header(inode) {
             return false;
         }
         state.events.push(Event::Sync { inode });
-        if and_folder {
-            state.events.push(Event::SyncFolder);
+        if let Some(folder) = and_folder {
+            state.sync_folder(folder);
         }
-        and_folder
+        and_folder.is_some()
     }
 
     pub fn sync_failed(&self, inode: Inode) {
@@ -398,12 +466,34 @@ impl Disk {
 }
 
 impl State {
+    fn name(&mut self, name: &str, inode: Inode) {
+        self.names.insert(name.to_owned(), inode);
+        let name = name.to_owned();
+        self.events.push(Event::Create { name, inode });
+    }
+
+    fn link(&mut self, from: &str, to: &str) {
+        if let Some(inode) = self.names.get(from).copied() {
+            self.name(to, inode);
+        }
+    }
+
+    fn delete(&mut self, name: &str) {
+        if self.names.remove(name).is_some() || self.folders.remove(name) {
+            self.events.push(Event::Delete { name: name.to_owned() });
+        }
+    }
+
+    fn sync_folder(&mut self, name: &str) {
+        self.events.push(Event::SyncFolder { name: name.to_owned() });
+    }
+
     /// For the mutant without the sync of the log before a checkpoint. It is known by what comes after it.
     fn database_changes(&mut self, class: Class) {
         if class != Class::Database || !omitted(Omission::CheckpointSync) {
             return;
         }
-        let wal = self.names.iter().find(|(name, _)| name.ends_with("-wal"));
+        let wal = self.names.iter().find(|(name, _)| Class::of(name) == Class::Wal);
         if let (Some((_, wal)), Some(last)) = (wal, self.events.last_mut())
             && matches!(last, Event::Sync { inode } if inode == wal)
         {

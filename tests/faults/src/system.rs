@@ -1,0 +1,489 @@
+//! The system calls that larder itself makes: for the creation of the database, and for all that a backup does beside
+//! what SQLite does.
+//!
+//! Rust's standard library and rustix (with its feature `use-libc`, which `Cargo.toml` switches on) call the C library by
+//! these names, and the linker takes the ones defined here. Each goes on to the C library's own, unless the plan of its
+//! [`Disk`] says that it fails. What it has changed is recorded after it has succeeded.
+//!
+//! SQLite makes the same calls. The shim sees them as calls of the VFS, so they pass here: see [`Unseen`]. So do those
+//! outside of any disk's folder.
+//!
+//! Bytes of files are written by SQLite alone, so no `write` is here. If larder came to write some, or to change a folder
+//! in another way, [`Recording::is_complete`](crate::power_cut::Recording::is_complete) would miss it in the trace.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::fs;
+use std::marker::PhantomData;
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use libc::mode_t;
+
+use crate::trace::{Call, Class, Disk, Fault};
+
+thread_local! {
+    static UNSEEN: Cell<u32> = const { Cell::new(0) };
+}
+
+/// As long as it lives the calls of this thread are not larder's own.
+pub struct Unseen(PhantomData<*const ()>);
+
+impl Unseen {
+    pub fn begin() -> Self {
+        UNSEEN.set(UNSEEN.get() + 1);
+        Self(PhantomData)
+    }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        UNSEEN.set(UNSEEN.get() - 1);
+    }
+}
+
+/// Makes sure that these functions are the ones that are called. rustix looks for `renameat2` when the program runs.
+pub fn install() {
+    // SAFETY: the name ends with a NUL byte.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"renameat2".as_ptr()) };
+    assert_eq!(
+        found as usize, renameat2 as *const () as usize,
+        "renameat2 is not exported"
+    );
+}
+
+/// A file or a folder on a disk.
+struct Place {
+    disk: Arc<Disk>,
+    name: String,
+}
+
+impl Place {
+    fn of(path: &Path) -> Option<Self> {
+        let (disk, name) = Disk::of(path)?;
+        let name = name.to_owned();
+        Some(Self { disk, name })
+    }
+
+    /// # Safety
+    ///
+    /// `path` is null or ends with a NUL byte.
+    unsafe fn at(folder: c_int, path: *const c_char) -> Option<Self> {
+        if UNSEEN.get() > 0 || path.is_null() {
+            return None;
+        }
+        // SAFETY: by the caller's word.
+        let path = Path::new(unsafe { CStr::from_ptr(path) }.to_str().ok()?);
+        if path.is_absolute() {
+            return Self::of(path);
+        }
+        // larder's paths are absolute, or begin at a folder that is open.
+        let folder = path_of(folder)?;
+        if path.as_os_str().is_empty() {
+            return Self::of(&folder);
+        }
+        Self::of(&folder.join(path))
+    }
+
+    fn open(file: c_int) -> Option<Self> {
+        if UNSEEN.get() > 0 {
+            return None;
+        }
+        Self::of(&path_of(file)?)
+    }
+
+    fn is_folder(&self) -> bool {
+        self.disk.is_folder(&self.name)
+    }
+}
+
+/// Where an open file is by now.
+fn path_of(file: c_int) -> Option<PathBuf> {
+    if file < 0 {
+        return None;
+    }
+    fs::read_link(format!("/proc/self/fd/{file}")).ok()
+}
+
+/// Whether the call is to fail. Then its error is set.
+fn fails(place: Option<&Place>, call: Call) -> bool {
+    let fault = place.and_then(|place| place.disk.fault(call, Class::of(&place.name)));
+    let code = match fault {
+        None => return false,
+        Some(Fault::Full | Fault::FullHalf) => libc::ENOSPC,
+        Some(Fault::Unsupported) => libc::EINVAL,
+        Some(_) => libc::EIO,
+    };
+    // SAFETY: it is this thread's own.
+    unsafe { *libc::__errno_location() = code };
+    true
+}
+
+/// The C library's own function of that name.
+macro_rules! real {
+    ($name:ident: $kind:ty) => {{
+        static REAL: OnceLock<$kind> = OnceLock::new();
+        *REAL.get_or_init(|| next(concat!(stringify!($name), "\0")))
+    }};
+}
+
+/// # Safety
+///
+/// `name` ends with a NUL byte, and `F` is the type of pointers to the function of that name.
+unsafe fn next<F>(name: &str) -> F {
+    // SAFETY: by the caller's word; a pointer to a function is as large as any other.
+    unsafe {
+        let found = libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast());
+        assert!(!found.is_null(), "the C library has no {name}");
+        mem::transmute_copy::<*mut c_void, F>(&found)
+    }
+}
+
+// ---- files ----
+
+type Open = unsafe extern "C" fn(*const c_char, c_int, ...) -> c_int;
+type OpenAt = unsafe extern "C" fn(c_int, *const c_char, c_int, ...) -> c_int;
+
+// The C library's take any number of arguments, of which these are all that are ever given; without the mode the last one
+// is not looked at. On Linux they are passed as those of any function.
+
+/// # Safety
+///
+/// As open(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe { open_by(path, flags, || real!(open: Open)(path, flags, mode)) }
+}
+
+/// # Safety
+///
+/// As open(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe { open_by(path, flags, || real!(open64: Open)(path, flags, mode)) }
+}
+
+/// # Safety
+///
+/// `path` is null or ends with a NUL byte.
+unsafe fn open_by(path: *const c_char, flags: c_int, open: impl FnOnce() -> c_int) -> c_int {
+    // SAFETY: by the caller's word.
+    let place = unsafe { Place::at(libc::AT_FDCWD, path) };
+    let creates = flags & libc::O_CREAT != 0;
+    let is_folder = place.as_ref().is_some_and(Place::is_folder);
+    if creates && fails(place.as_ref(), Call::Create) || is_folder && fails(place.as_ref(), Call::OpenFolder) {
+        return -1;
+    }
+    let file = open();
+    if let Some(Place { disk, name }) = place
+        && creates
+        && file >= 0
+    {
+        disk.opened(&name);
+    }
+    file
+}
+
+/// It is what removes a folder with all that is in it that opens folders so.
+///
+/// # Safety
+///
+/// As openat(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn openat64(folder: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe {
+        if fails(Place::at(folder, path).as_ref(), Call::OpenToRemove) {
+            return -1;
+        }
+        real!(openat64: OpenAt)(folder, path, flags, mode)
+    }
+}
+
+/// # Safety
+///
+/// As fsync(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn fsync(file: c_int) -> c_int {
+    // SAFETY: the caller's argument.
+    unsafe { sync_by(file, || real!(fsync: unsafe extern "C" fn(c_int) -> c_int)(file)) }
+}
+
+/// # Safety
+///
+/// As fdatasync(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn fdatasync(file: c_int) -> c_int {
+    // SAFETY: the caller's argument.
+    unsafe { sync_by(file, || real!(fdatasync: unsafe extern "C" fn(c_int) -> c_int)(file)) }
+}
+
+fn sync_by(file: c_int, sync: impl FnOnce() -> c_int) -> c_int {
+    let Some(place) = Place::open(file) else { return sync() };
+    let disk = &place.disk;
+    if place.is_folder() {
+        if fails(Some(&place), Call::SyncFolder) {
+            return -1;
+        }
+        let code = sync();
+        if code == 0 {
+            disk.synced_folder(&place.name);
+        }
+        return code;
+    }
+    // One that has no name any more is of no matter.
+    let Some(inode) = disk.inode(&place.name) else {
+        return sync();
+    };
+    if fails(Some(&place), Call::SyncFile) {
+        disk.sync_failed(inode);
+        return -1;
+    }
+    let code = sync();
+    if code == 0 {
+        disk.synced(inode, Class::of(&place.name), None);
+    }
+    code
+}
+
+// ---- names ----
+
+/// # Safety
+///
+/// As mkdir(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mkdir(path: *const c_char, mode: mode_t) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe {
+        let place = Place::at(libc::AT_FDCWD, path);
+        if fails(place.as_ref(), Call::MakeFolder) {
+            return -1;
+        }
+        let code = real!(mkdir: unsafe extern "C" fn(*const c_char, mode_t) -> c_int)(path, mode);
+        if let Some(Place { disk, name }) = place
+            && code == 0
+        {
+            disk.made_folder(&name);
+        }
+        code
+    }
+}
+
+type Rename = unsafe extern "C" fn(*const c_char, *const c_char) -> c_int;
+type RenameAt2 = unsafe extern "C" fn(c_int, *const c_char, c_int, *const c_char, c_uint) -> c_int;
+type LinkAt = unsafe extern "C" fn(c_int, *const c_char, c_int, *const c_char, c_int) -> c_int;
+
+/// # Safety
+///
+/// As rename(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    let here = libc::AT_FDCWD;
+    // SAFETY: the caller's arguments.
+    unsafe {
+        let places = (Place::at(here, from), Place::at(here, to));
+        give_name(Call::Rename, places, Disk::renamed, || real!(rename: Rename)(from, to))
+    }
+}
+
+/// # Safety
+///
+/// As renameat2(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn renameat2(
+    from_folder: c_int,
+    from: *const c_char,
+    to_folder: c_int,
+    to: *const c_char,
+    flags: c_uint,
+) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe {
+        let places = (Place::at(from_folder, from), Place::at(to_folder, to));
+        give_name(Call::Rename, places, Disk::renamed, || {
+            real!(renameat2: RenameAt2)(from_folder, from, to_folder, to, flags)
+        })
+    }
+}
+
+/// # Safety
+///
+/// As linkat(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn linkat(
+    from_folder: c_int,
+    from: *const c_char,
+    to_folder: c_int,
+    to: *const c_char,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe {
+        let places = (Place::at(from_folder, from), Place::at(to_folder, to));
+        give_name(Call::Link, places, Disk::linked, || {
+            real!(linkat: LinkAt)(from_folder, from, to_folder, to, flags)
+        })
+    }
+}
+
+fn give_name(
+    call: Call,
+    (from, to): (Option<Place>, Option<Place>),
+    note: fn(&Disk, &str, &str),
+    give: impl FnOnce() -> c_int,
+) -> c_int {
+    if fails(to.as_ref(), call) {
+        return -1;
+    }
+    let code = give();
+    if let (Some(from), Some(to), 0) = (from, to, code) {
+        note(&to.disk, &from.name, &to.name);
+    }
+    code
+}
+
+/// # Safety
+///
+/// As unlink(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
+    // SAFETY: the caller's argument.
+    unsafe {
+        remove(Place::at(libc::AT_FDCWD, path), || {
+            real!(unlink: unsafe extern "C" fn(*const c_char) -> c_int)(path)
+        })
+    }
+}
+
+/// # Safety
+///
+/// As unlinkat(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn unlinkat(folder: c_int, path: *const c_char, flags: c_int) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe {
+        remove(Place::at(folder, path), || {
+            real!(unlinkat: unsafe extern "C" fn(c_int, *const c_char, c_int) -> c_int)(folder, path, flags)
+        })
+    }
+}
+
+/// # Safety
+///
+/// As rmdir(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rmdir(path: *const c_char) -> c_int {
+    // SAFETY: the caller's argument.
+    unsafe {
+        remove(Place::at(libc::AT_FDCWD, path), || {
+            real!(rmdir: unsafe extern "C" fn(*const c_char) -> c_int)(path)
+        })
+    }
+}
+
+fn remove(place: Option<Place>, remove: impl FnOnce() -> c_int) -> c_int {
+    if fails(place.as_ref(), Call::Remove) {
+        return -1;
+    }
+    let code = remove();
+    if let Some(Place { disk, name }) = place
+        && code == 0
+    {
+        disk.deleted(&name, false);
+    }
+    code
+}
+
+// ---- what changes nothing ----
+
+/// # Safety
+///
+/// As flock(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn flock(file: c_int, operation: c_int) -> c_int {
+    if fails(Place::open(file).as_ref(), Call::LockFolder) {
+        return -1;
+    }
+    // SAFETY: the caller's arguments.
+    unsafe { real!(flock: unsafe extern "C" fn(c_int, c_int) -> c_int)(file, operation) }
+}
+
+/// # Safety
+///
+/// As statx(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn statx(
+    folder: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mask: c_uint,
+    out: *mut libc::statx,
+) -> c_int {
+    type Statx = unsafe extern "C" fn(c_int, *const c_char, c_int, c_uint, *mut libc::statx) -> c_int;
+    // SAFETY: the caller's arguments.
+    unsafe {
+        if fails(Place::at(folder, path).as_ref(), Call::Look) {
+            return -1;
+        }
+        real!(statx: Statx)(folder, path, flags, mask, out)
+    }
+}
+
+/// # Safety
+///
+/// As opendir(3).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn opendir(path: *const c_char) -> *mut libc::DIR {
+    // SAFETY: the caller's argument.
+    unsafe {
+        if fails(Place::at(libc::AT_FDCWD, path).as_ref(), Call::OpenFolder) {
+            return std::ptr::null_mut();
+        }
+        real!(opendir: unsafe extern "C" fn(*const c_char) -> *mut libc::DIR)(path)
+    }
+}
+
+/// # Safety
+///
+/// As realpath(3).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn realpath(path: *const c_char, out: *mut c_char) -> *mut c_char {
+    // SAFETY: the caller's arguments.
+    unsafe {
+        if fails(Place::at(libc::AT_FDCWD, path).as_ref(), Call::Look) {
+            return std::ptr::null_mut();
+        }
+        real!(realpath: unsafe extern "C" fn(*const c_char, *mut c_char) -> *mut c_char)(path, out)
+    }
+}
+
+/// # Safety
+///
+/// As statvfs(3).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn statvfs64(path: *const c_char, out: *mut libc::statvfs64) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe {
+        if fails(Place::at(libc::AT_FDCWD, path).as_ref(), Call::Look) {
+            return -1;
+        }
+        real!(statvfs64: unsafe extern "C" fn(*const c_char, *mut libc::statvfs64) -> c_int)(path, out)
+    }
+}
+
+/// # Safety
+///
+/// As statfs(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn statfs64(path: *const c_char, out: *mut libc::statfs64) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe {
+        if fails(Place::at(libc::AT_FDCWD, path).as_ref(), Call::Look) {
+            return -1;
+        }
+        real!(statfs64: unsafe extern "C" fn(*const c_char, *mut libc::statfs64) -> c_int)(path, out)
+    }
+}
