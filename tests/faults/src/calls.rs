@@ -16,7 +16,7 @@ use crate::journal::{Journal, Said};
 use crate::power_cut::{Recording, record};
 use crate::scripts::{Base, Jobs, KINDS, Kind, SCRIPTS, Script, VARIANTS, Variant, one};
 use crate::settings::{SHORT, Settings};
-use crate::trace::{Class, Disk, Event, Hit, Omission, Plan, omitted};
+use crate::trace::{Class, Disk, Event, Hit, Plan};
 use crate::workload::{Op, Run};
 
 /// Power cuts after each failure.
@@ -257,7 +257,7 @@ fn afterwards(run: &mut Run, hit: Option<&Hit>, jobs: &mut Jobs) -> Result<(), S
     }
     let errors = run.journal.close_errors.len();
     run.step(&Op::Close);
-    if omitted(Omission::Reboot) {
+    if run.disk.has_lost_a_sync() {
         run.all(&[Op::Open, one(jobs.full()), one(jobs.full()), Op::Close]);
     }
     match run.journal.close_errors.get(errors) {

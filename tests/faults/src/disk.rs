@@ -7,7 +7,8 @@
 //! - Each later write to it, by itself and in any combination: kept, dropped, torn into sectors of 512 or 4096 bytes of
 //!   which some are kept, or garbage; or only the file's size was kept, with zeros in the middle. "SQLite does not assume
 //!   that a sector write is atomic". But a write does not change a byte outside itself: `SQLITE_POWERSAFE_OVERWRITE`,
-//!   which SQLite's unix VFS assumes by default (<https://sqlite.org/psow.html>).
+//!   which SQLite's unix VFS assumes by default (<https://sqlite.org/psow.html>). Nor is a sector damaged that is
+//!   written with what it holds.
 //! - Each later change of size: kept or dropped.
 //! - An entry that a folder got or lost after its last sync: kept or dropped, for each name by itself, in order. So a
 //!   rename over a file leaves that or the new one, and may leave the old name, too. The folder is synced with the first
@@ -195,7 +196,7 @@ impl<'a> Disk<'a> {
                 let inside = |name: &&mut Name<'_>| parent(name.name) == folder;
                 self.names.iter_mut().filter(inside).for_each(Name::sync);
             }
-            Event::Nothing => {}
+            Event::CreateFailed { .. } | Event::Nothing => {}
         }
     }
 
@@ -288,10 +289,7 @@ impl Change<'_> {
             (Change::Resize(_), Fate::Garbage | Fate::Zeros) => {}
             (Change::Write(offset, data), Fate::Keep) => put(content, *offset, data),
             (Change::Write(offset, data), Fate::Torn(sector)) => tear(content, *offset, data, sector, rng),
-            (Change::Write(offset, data), Fate::Garbage) => {
-                let garbage: Vec<u8> = (0..data.len()).map(|_| rng.u8(..)).collect();
-                put(content, *offset, &garbage);
-            }
+            (Change::Write(offset, data), Fate::Garbage) => spoil(content, *offset, data, rng),
             (Change::Write(offset, data), Fate::Zeros) => {
                 let end = *offset as usize + data.len();
                 if content.len() < end {
@@ -310,16 +308,34 @@ fn put(content: &mut Vec<u8>, offset: u64, data: &[u8]) {
     content[from..to].copy_from_slice(data);
 }
 
-/// Each sector of the disk that the write touches is written or not.
+/// What a write gives to each sector of the disk that it touches, and where.
+fn sectors(offset: u64, data: &[u8], sector: u64) -> impl Iterator<Item = (u64, &[u8])> {
+    let end = offset + data.len() as u64;
+    let mut from = offset;
+    std::iter::from_fn(move || {
+        let to = end.min((from / sector + 1) * sector);
+        let part = &data[(from - offset) as usize..(to - offset) as usize];
+        let at = std::mem::replace(&mut from, to);
+        (at < end).then_some((at, part))
+    })
+}
+
+/// Each sector is written or not.
 fn tear(content: &mut Vec<u8>, offset: u64, data: &[u8], sector: u64, rng: &mut Rng) {
-    let (mut from, end) = (offset, offset + data.len() as u64);
-    while from < end {
-        let to = (from / sector + 1) * sector;
-        let to = to.min(end);
+    for (at, part) in sectors(offset, data, sector) {
         if rng.bool() {
-            put(content, from, &data[(from - offset) as usize..(to - offset) as usize]);
+            put(content, at, part);
         }
-        from = to;
+    }
+}
+
+/// Each sector is garbage, but for those that hold what they are to hold.
+fn spoil(content: &mut Vec<u8>, offset: u64, data: &[u8], rng: &mut Rng) {
+    for (at, part) in sectors(offset, data, 512) {
+        if content.get(at as usize..at as usize + part.len()) != Some(part) {
+            let garbage: Vec<u8> = (0..part.len()).map(|_| rng.u8(..)).collect();
+            put(content, at, &garbage);
+        }
     }
 }
 

@@ -21,7 +21,7 @@
 //! held. `--from` goes on where a run was stopped, `--threads` says how many cases are worked on at once, `--failures`
 //! after how many it is enough. A failure prints the command with its `--case`, which shows the whole trace, and keeps the
 //! files. `--only` takes the part of `calls` whose name begins so (`restart/exclusive/io`). `--omit` leaves something
-//! out, so that failures must appear: `checkpoint-sync`, `header-sync`, and `reboot`, see `Recording::last_moment`.
+//! out, so that failures must appear: `checkpoint-sync`, `header-sync`.
 //!
 //! # What holds after each case (`check.rs`)
 //!
@@ -230,8 +230,7 @@ fn main() -> ExitCode {
         None => {}
         Some("checkpoint-sync") => trace::omit(trace::Omission::CheckpointSync),
         Some("header-sync") => trace::omit(trace::Omission::HeaderSync),
-        Some("reboot") => trace::omit(trace::Omission::Reboot),
-        Some(_) => return fail("--omit checkpoint-sync, --omit header-sync, or --omit reboot"),
+        Some(_) => return fail("--omit checkpoint-sync, or --omit header-sync"),
     }
     let Some(suite) = SUITES.iter().find(|suite| suite.name == arguments.suite) else {
         return fail(&usage());

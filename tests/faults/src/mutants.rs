@@ -67,6 +67,24 @@ const MUTANTS: &[Mutant] = &[
         suite: WRITE_FULL,
     },
     Mutant {
+        name: "it leaves no word of a failed fsync",
+        change: Change::Source {
+            file: "src/writer/log.rs",
+            from: "        unsynced::remember(&self.shared.path);\n",
+            to: "",
+        },
+        suite: WRITE_FULL,
+    },
+    Mutant {
+        name: "it syncs a log that it has not written again",
+        change: Change::Source {
+            file: "src/unsynced.rs",
+            from: "        log.write_all_at(&buffer[..read], at)?;\n",
+            to: "",
+        },
+        suite: WRITE_FULL,
+    },
+    Mutant {
         name: "it takes a failed fsync in COMMIT for a rollback",
         change: Change::Source {
             file: "src/writer.rs",

@@ -14,7 +14,7 @@ use crate::disk::{Image, Mood, add_index, is_index, survive};
 use crate::job::Job;
 use crate::journal::{Journal, Said};
 use crate::settings::Settings;
-use crate::trace::{Disk, Event, Omission, omitted};
+use crate::trace::{Disk, Event};
 use crate::workload::{DATABASE, Op, Run};
 
 /// States that are made of one workload.
@@ -193,20 +193,17 @@ impl Recording {
         (near + rng.usize(0..3)).min(last)
     }
 
-    /// The end; or, if a sync has failed, where the store is next opened. Until then nothing is built upon what the sync
-    /// has lost. From then on SQLite recovers the log from the kernel's memory, where those pages are still to be seen,
-    /// though they are on no disk and never will be: after a failed sync the machine wants a restart, not only the
-    /// service.
+    /// The end; or, if a sync has failed and the store could leave no word of that, where it is next opened. From then on
+    /// SQLite recovers the log from the kernel's memory, where there are pages that are on no disk and never will be: that
+    /// service was not to be restarted before the machine, and an event has said so.
     fn last_moment(&self) -> usize {
-        if omitted(Omission::Reboot) {
-            return self.events.len();
-        }
-        let failed = self
-            .events
-            .iter()
-            .position(|event| matches!(event, Event::SyncFailed { .. }));
-        let opened = failed.and_then(|failed| self.journal.opens.iter().find(|open| **open > failed));
-        opened.copied().unwrap_or(self.events.len())
+        let opened = |failed: usize| self.journal.opens.iter().copied().find(|open| *open > failed);
+        let no_word = |event: &Event| matches!(event, Event::CreateFailed { name } if name.ends_with("-unsynced"));
+        let failed = |event: &Event| matches!(event, Event::SyncFailed { .. });
+        let events = self.events.iter().enumerate();
+        let syncs = events.filter(|(_, event)| failed(event)).map(|(at, _)| at);
+        let mut ends = syncs.filter_map(|at| opened(at).filter(|end| self.events[at..*end].iter().any(no_word)));
+        ends.next().unwrap_or(self.events.len())
     }
 
     /// The trace, with what was told when.

@@ -31,6 +31,7 @@ const EVERY: u32 = u32::MAX;
 const WRITES: u32 = calls(&[Call::Write]);
 const GROWTH: u32 = calls(&[
     Call::Write,
+    Call::WriteFile,
     Call::SizeHint,
     Call::ShmMap,
     Call::Create,

@@ -8,8 +8,8 @@
 //! SQLite makes the same calls. The shim sees them as calls of the VFS, so they pass here: see [`Unseen`]. So do those
 //! outside of any disk's folder.
 //!
-//! Bytes of files are written by SQLite alone, so no `write` is here. If larder came to write some, or to change a folder
-//! in another way, [`Recording::is_complete`](crate::power_cut::Recording::is_complete) would miss it in the trace.
+//! If larder came to change files or folders in another way,
+//! [`Recording::is_complete`](crate::power_cut::Recording::is_complete) would miss it in the trace.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -17,6 +17,7 @@ use std::fs;
 use std::marker::PhantomData;
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::{Arc, OnceLock};
 
 use libc::mode_t;
@@ -174,7 +175,13 @@ unsafe fn open_by(path: *const c_char, flags: c_int, open: impl FnOnce() -> c_in
     let place = unsafe { Place::at(libc::AT_FDCWD, path) };
     let creates = flags & libc::O_CREAT != 0;
     let is_folder = place.as_ref().is_some_and(Place::is_folder);
-    if creates && fails(place.as_ref(), Call::Create) || is_folder && fails(place.as_ref(), Call::OpenFolder) {
+    if is_folder && fails(place.as_ref(), Call::OpenFolder) {
+        return -1;
+    }
+    if creates && fails(place.as_ref(), Call::Create) {
+        if let Some(Place { disk, name }) = place {
+            disk.create_failed(&name);
+        }
         return -1;
     }
     let file = open();
@@ -247,6 +254,61 @@ fn sync_by(file: c_int, sync: impl FnOnce() -> c_int) -> c_int {
         disk.synced(inode, Class::of(&place.name), None);
     }
     code
+}
+
+/// # Safety
+///
+/// As write(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn write(file: c_int, data: *const c_void, length: usize) -> isize {
+    type Write = unsafe extern "C" fn(c_int, *const c_void, usize) -> isize;
+    // SAFETY: the caller's arguments; the offset is asked for after what was written.
+    unsafe {
+        let real = || real!(write: Write)(file, data, length);
+        let end = || libc::lseek64(file, 0, libc::SEEK_CUR);
+        write_by(file, data, real, |written| end() as u64 - written)
+    }
+}
+
+/// # Safety
+///
+/// As pwrite(2).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pwrite64(file: c_int, data: *const c_void, length: usize, offset: i64) -> isize {
+    type Write = unsafe extern "C" fn(c_int, *const c_void, usize, i64) -> isize;
+    // SAFETY: the caller's arguments.
+    unsafe {
+        let real = || real!(pwrite64: Write)(file, data, length, offset);
+        write_by(file, data, real, |_| offset as u64)
+    }
+}
+
+/// # Safety
+///
+/// As many bytes can be read at `data` as `write` says that it has written.
+unsafe fn write_by(
+    file: c_int,
+    data: *const c_void,
+    write: impl FnOnce() -> isize,
+    offset: impl FnOnce(u64) -> u64,
+) -> isize {
+    let place = Place::open(file);
+    let inode = place.as_ref().and_then(|place| place.disk.inode(&place.name));
+    let (Some(place), Some(inode)) = (place, inode) else {
+        return write();
+    };
+    if fails(Some(&place), Call::WriteFile) {
+        return -1;
+    }
+    let written = write();
+    if let Ok(length) = usize::try_from(written) {
+        // SAFETY: by the caller's word.
+        let data = unsafe { slice::from_raw_parts(data.cast(), length) };
+        place
+            .disk
+            .wrote(inode, Class::of(&place.name), offset(length as u64), data);
+    }
+    written
 }
 
 // ---- names ----

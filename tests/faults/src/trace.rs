@@ -51,6 +51,10 @@ pub enum Event {
     SyncFailed {
         inode: Inode,
     },
+    /// A file could not be made.
+    CreateFailed {
+        name: String,
+    },
     /// The folder's entries are durable. The disk's own has an empty name.
     SyncFolder {
         name: String,
@@ -101,6 +105,7 @@ pub enum Call {
     /// A folder is opened by what removes it with all that is in it.
     OpenToRemove,
     LockFolder,
+    WriteFile,
     SyncFile,
     SyncFolder,
     Rename,
@@ -205,8 +210,6 @@ pub enum Omission {
     CheckpointSync,
     /// The sync of the log's header when the log starts anew.
     HeaderSync,
-    /// The restart of the machine after a sync has failed: only the service is restarted.
-    Reboot,
 }
 
 static OMISSION: AtomicU8 = AtomicU8::new(Omission::None as u8);
@@ -369,6 +372,17 @@ impl Disk {
         state.inodes += 1;
         state.name(name, inode);
         inode
+    }
+
+    pub fn create_failed(&self, name: &str) {
+        let name = name.to_owned();
+        self.lock().events.push(Event::CreateFailed { name });
+    }
+
+    /// Whether a sync has failed.
+    pub fn has_lost_a_sync(&self) -> bool {
+        let lost = |event: &Event| matches!(event, Event::SyncFailed { .. });
+        self.lock().events.iter().any(lost)
     }
 
     pub fn made_folder(&self, name: &str) {

@@ -46,7 +46,7 @@ struct LongRead {
 
 /// A store, and what it said so far.
 pub struct Run {
-    disk: Arc<Disk>,
+    pub disk: Arc<Disk>,
     path: PathBuf,
     settings: Settings,
     store: Option<Store>,
