@@ -343,7 +343,8 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Migration`]: those before the one that failed are applied. [`Error::Options`] if the store was opened
-    /// without migrations. Otherwise as [`write`](Self::write).
+    /// without migrations. Otherwise as [`write`](Self::write), of the step that failed or of the look whether there is
+    /// another one: those before it are applied then, too, and [`migrations`](Self::migrations) tells which.
     pub fn migrate(&self) -> Result<MigrationReport> {
         migrate::to_newest(self, self.migration_set()?)
     }

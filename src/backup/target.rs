@@ -224,11 +224,19 @@ impl Unfinished {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 other => other?,
             }
-            // Another run may have taken it for a leftover before it was locked.
-            match open_folder(&path) {
-                Ok(folder) if lock(&folder) != Lock::Held && is_at(&folder, &path) => return Ok(Self { path, folder }),
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => continue,
+            let opened = open_folder(&path).and_then(|folder| {
+                let is_own = lock(&folder) != Lock::Held && is_at(&folder, &path)?;
+                Ok(is_own.then_some(folder))
+            });
+            match opened {
+                Ok(Some(folder)) => return Ok(Self { path, folder }),
+                // Another run has taken it for a leftover before it was locked.
+                Ok(None) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    let _ = fs::remove_dir(&path);
+                    return Err(error);
+                }
             }
         }
     }
@@ -254,7 +262,8 @@ impl Unfinished {
     fn remove_if_left(&self, path: &Path) {
         let Ok(folder) = open_folder(path) else { return };
         // Where there are no locks, nobody knows. In a folder that everybody may write to it may be anybody's.
-        if lock(&folder) != Lock::Taken || !is_at(&folder, path) || owner(&folder) != owner(&self.folder) {
+        let is_there = lock(&folder) == Lock::Taken && is_at(&folder, path).unwrap_or(false);
+        if !is_there || owner(&folder) != owner(&self.folder) {
             return;
         }
         match fs::remove_dir_all(path) {
@@ -325,11 +334,8 @@ fn lock(folder: &File) -> Lock {
 }
 
 /// Whether it is still what has that name.
-fn is_at(folder: &File, path: &Path) -> bool {
-    let (Ok(open), Ok(named)) = (folder.metadata(), fs::symlink_metadata(path)) else {
-        return false;
-    };
-    FileId::of(&open) == FileId::of(&named)
+fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
+    Ok(FileId::of(&folder.metadata()?) == FileId::of(&fs::symlink_metadata(path)?))
 }
 
 fn owner(folder: &File) -> Option<u32> {
