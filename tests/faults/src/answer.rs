@@ -22,6 +22,17 @@ pub struct Asked {
     pub bell: Arc<Bell>,
 }
 
+impl Asked {
+    /// The number that the job saw, what it was told, and when.
+    pub fn wait(self) -> (i64, Reply, usize) {
+        let result = match self.answer {
+            Answer::Here(result) => result,
+            Answer::Awaited(pending) => self.bell.wait_for(pending),
+        };
+        (self.number.load(Ordering::SeqCst), result, self.bell.rung_at())
+    }
+}
+
 /// What a closure came to, or the panic in it.
 pub type Reply = thread::Result<larder::Result<i64>>;
 

@@ -10,14 +10,15 @@ use fastrand::Rng;
 use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary, seed};
 use crate::check::check;
+use crate::copies::Copy;
 use crate::disk::{Image, Mood, survive};
 use crate::job::Job;
 use crate::journal::{Journal, Said};
 use crate::power_cut::{Recording, record};
-use crate::scripts::{Base, Jobs, KINDS, Kind, SCRIPTS, Script, VARIANTS, Variant, one};
+use crate::scripts::{BACKUP, Base, Jobs, KINDS, Kind, SCRIPTS, Script, VARIANTS, Variant, one};
 use crate::settings::{SHORT, Settings};
 use crate::trace::{Class, Disk, Event, Hit, Plan};
-use crate::workload::{Op, Run};
+use crate::workload::{Backup, Op, Run};
 
 /// Power cuts after each failure.
 const CUTS: usize = 2;
@@ -225,6 +226,8 @@ impl Case<'_> {
         let expected = recording.expected_without_power_cut().map_err(failed)?;
         check(&bench.folder, &recording.settings, &expected, rng)
             .map_err(|problem| failed(format!("reopened: {problem}")))?;
+        let judged = recording.check_copies(hit.as_ref(), self.plan.sticky, bench, rng);
+        judged.map_err(failed)?;
         for _ in 0..self.cuts {
             recording.cut(bench, rng).1.map_err(failed)?;
         }
@@ -254,6 +257,18 @@ fn afterwards(run: &mut Run, hit: Option<&Hit>, jobs: &mut Jobs) -> Result<(), S
         Said::Committed => {}
         Said::NotStarted(_) if run.journal.poisoned => run.journal.may_be_poisoned(hit)?,
         other => return Err(format!("the disk is well again, and a write is told {other:?}")),
+    }
+    run.look_at_schema()?;
+    if !run.journal.copies.is_empty() {
+        run.step(&Op::Backup(Backup::over(BACKUP)));
+        match run.journal.copies.last() {
+            Some(Copy {
+                result: Ok(()),
+                has_left: false,
+                ..
+            }) => {}
+            other => return Err(format!("the disk is well again, and a backup is {other:?}")),
+        }
     }
     let errors = run.journal.close_errors.len();
     run.step(&Op::Close);

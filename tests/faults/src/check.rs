@@ -90,7 +90,7 @@ fn go_on(store: &Store, found: i64, rng: &mut Rng) -> Result<(), String> {
 }
 
 /// What SQLite itself finds wrong.
-fn sound(conn: &Connection) -> Result<(), String> {
+pub fn sound(conn: &Connection) -> Result<(), String> {
     let ask = || -> larder::rusqlite::Result<String> {
         let said: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
         if said != "ok" {
@@ -111,10 +111,28 @@ fn sound(conn: &Connection) -> Result<(), String> {
     }
 }
 
+/// What migrations have made is what the record of migrations says.
+pub fn is_as_recorded(conn: &Connection) -> Result<(), String> {
+    let ask = || -> larder::rusqlite::Result<bool> {
+        if !conn.table_exists(None, "larder_migrations")? {
+            return Ok(true);
+        }
+        let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'part_by_job')
+                   = EXISTS (SELECT 1 FROM larder_migrations WHERE CAST(version AS INTEGER) = 3)";
+        conn.query_row(sql, [], |row| row.get(0))
+    };
+    match ask() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("the record of migrations is not what the schema says".into()),
+        Err(error) => Err(format!("reading the record of migrations: {error}")),
+    }
+}
+
 /// By rusqlite alone, as an operator's tool would.
 fn raw(path: &Path) -> Result<Connection, String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(|error| error.to_string())?;
     sound(&conn)?;
+    is_as_recorded(&conn)?;
     Ok(conn)
 }

@@ -2,6 +2,7 @@
 
 use larder::{Error, Outcome};
 
+use crate::copies::Copy;
 use crate::job::Job;
 
 /// What was said of a write.
@@ -49,6 +50,9 @@ pub struct Journal {
     pub open_errors: Vec<Error>,
     pub read_errors: Vec<Error>,
     pub close_errors: Vec<String>,
+    /// The newest migration that is made, if that is known.
+    pub version: Option<u64>,
+    pub copies: Vec<Copy>,
     /// The store that is open has said that it is poisoned, or that nobody knows of a commit.
     pub poisoned: bool,
     /// When poisoned stores were closed: from, to, and whether they said that their log is empty.

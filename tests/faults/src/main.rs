@@ -8,6 +8,7 @@
 //! ```text
 //! cargo run --release -p faults -- power-cut --states 20000 --seed 7      at any event of a workload
 //!                                  calls                                  the Nth call fails, N = 1, 2, ..
+//!                                  backups --states 2000                  at any event of a workload with backups
 //!                                  compound --states 10000                the recovery from a power cut fails
 //!                                  small                                  every sequence of 3 operations of a dozen
 //!                                  mutants                                larder is broken, and a suite notices
@@ -33,6 +34,7 @@
 //! - The next write succeeds, has the next number, and the store closes with an empty log.
 //! - After a call that failed, besides: errors had the right outcome; the store goes on, or is poisoned by name, and then
 //!   only after a failure in COMMIT or in a checkpoint; a poisoned one leaves the database alone as it closes.
+//! - What holds of backups, and of databases that are made of them, is written at the top of `copies.rs`.
 //! - Nothing hangs: a watchdog aborts and names the case.
 //!
 //! # What is not in it
@@ -47,11 +49,13 @@
 //! the watchdog and the summary; `Run` the workload and the journal; `check` what must hold.
 
 mod answer;
+mod backups;
 mod calls;
 mod cases;
 mod check;
 mod child;
 mod compound;
+mod copies;
 mod disk;
 mod entries;
 mod job;
@@ -93,6 +97,11 @@ const SUITES: &[Entry] = &[
         name: "calls",
         what: "the Nth call fails, in every way, once and from then on",
         run: calls::run,
+    },
+    Entry {
+        name: "backups",
+        what: "the power is cut at any event of a workload with backups",
+        run: backups::run,
     },
     Entry {
         name: "compound",

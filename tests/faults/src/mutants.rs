@@ -33,6 +33,8 @@ struct Mutant {
 }
 
 const POWER_CUT: &[&str] = &["power-cut", "--states", "10000"];
+const BACKUPS: &[&str] = &["backups", "--states", "1000"];
+const BACKUP: &[&str] = &["calls", "--only", "backup/mapped/io"];
 const SMALL: &[&str] = &["small", "--states", "156"];
 const CREATE: &[&str] = &["calls", "--only", "create/read"];
 const WRITE_FULL: &[&str] = &["calls", "--only", "write-full/mapped"];
@@ -156,6 +158,51 @@ const MUTANTS: &[Mutant] = &[
             to: "    Ok(mode)\n",
         },
         suite: CREATE,
+    },
+    Mutant {
+        name: "a backup gets its name before it is synced",
+        change: Change::Source {
+            file: "src/backup/target.rs",
+            from: "        copy.sync()?;\n        // Somebody may have come meanwhile.\n",
+            to: "",
+        },
+        suite: BACKUPS,
+    },
+    Mutant {
+        name: "the folder of a backup is not synced",
+        change: Change::Source {
+            file: "src/backup/target.rs",
+            from: "            .and_then(|folder| folder.sync_all())\n",
+            to: "            .map(drop)\n",
+        },
+        suite: BACKUPS,
+    },
+    Mutant {
+        name: "the older backup is removed before the new one has its name",
+        change: Change::Source {
+            file: "src/backup/target.rs",
+            from: "            fs::rename(&copy.path, &self.path)\n",
+            to: "            let _ = fs::remove_file(&self.path);\n            fs::rename(&copy.path, &self.path)\n",
+        },
+        suite: BACKUPS,
+    },
+    Mutant {
+        name: "unfinished backups are never removed",
+        change: Change::Source {
+            file: "src/backup/target.rs",
+            from: "        unfinished.remove_leftovers(&self.folder);\n",
+            to: "",
+        },
+        suite: BACKUPS,
+    },
+    Mutant {
+        name: "the folder of a backup that could not be opened stays",
+        change: Change::Source {
+            file: "src/backup/target.rs",
+            from: "                    let _ = fs::remove_dir(&path);\n",
+            to: "",
+        },
+        suite: BACKUP,
     },
 ];
 

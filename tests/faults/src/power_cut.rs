@@ -21,16 +21,24 @@ use crate::workload::{DATABASE, Op, Run};
 const STATES: u64 = 64;
 
 pub fn run(arguments: &Arguments) -> Summary {
-    let suite = Suite::new("power-cut", arguments).expect("a folder for temporary files");
+    cut_workloads("power-cut", arguments, arguments.states.unwrap_or(20_000), operations)
+}
+
+/// What is done in a workload.
+type Operations = fn(&mut Rng) -> Vec<Op>;
+
+/// So many states of workloads that do these operations.
+pub fn cut_workloads(name: &'static str, arguments: &Arguments, states: u64, operations: Operations) -> Summary {
+    let suite = Suite::new(name, arguments).expect("a folder for temporary files");
     if let Some(case) = arguments.number_of_case() {
         return suite.run(1, case / STATES..case / STATES + 1, |unit, bench| {
-            workload(unit, arguments.seed, bench, case..case + 1);
+            workload(operations, unit, arguments.seed, bench, case..case + 1);
         });
     }
-    let states = arguments.states.unwrap_or(20_000);
     let units = arguments.from / STATES..states.div_ceil(STATES);
     suite.run(arguments.threads, units, |unit, bench| {
         workload(
+            operations,
             unit,
             arguments.seed,
             bench,
@@ -48,7 +56,7 @@ pub struct Recording {
     pub indexes: Vec<Vec<u8>>,
 }
 
-fn workload(unit: u64, all: u64, bench: &Bench<'_>, states: std::ops::Range<u64>) {
+fn workload(operations: Operations, unit: u64, all: u64, bench: &Bench<'_>, states: std::ops::Range<u64>) {
     let first = states.start.to_string();
     let mut rng = Rng::with_seed(seed(all, unit, 0));
     let settings = Settings::any(&mut rng);
@@ -97,6 +105,7 @@ pub fn record(
     };
     recording.went_well()?;
     recording.is_complete(&bench.folder)?;
+    recording.check_copies(None, false, bench, &mut Rng::with_seed(0))?;
     Ok(recording)
 }
 
@@ -107,6 +116,7 @@ impl Recording {
             open_errors,
             read_errors,
             close_errors,
+            copies,
             ..
         } = &self.journal;
         if let Some(error) = open_errors.first().or(read_errors.first()) {
@@ -125,6 +135,9 @@ impl Recording {
             if !right {
                 return Err(format!("on a good disk job {:?} was told {:?}", told.job, told.said));
             }
+        }
+        if let Some(copy) = copies.iter().find(|copy| copy.result.is_err()) {
+            return Err(format!("on a good disk, {}: {:?}", copy.name, copy.result));
         }
         self.journal.commits().map(drop)
     }
@@ -150,7 +163,7 @@ impl Recording {
     pub fn cut_at(&self, cut: usize, mood: Mood, bench: &Bench<'_>, rng: &mut Rng) -> (Image, Result<(), String>) {
         let mut image = survive(&self.base, &self.events[..cut], mood, rng);
         add_index(&mut image, DATABASE, &self.indexes, rng);
-        let result = self.look_at(&image, cut, bench, rng).map(drop);
+        let result = self.look_at(&image, cut, bench, rng);
         if result.is_err() && bench.is_shown() {
             self.show();
             let sizes = image
@@ -166,9 +179,11 @@ impl Recording {
         )
     }
 
-    fn look_at(&self, image: &Image, cut: usize, bench: &Bench<'_>, rng: &mut Rng) -> Result<usize, String> {
+    fn look_at(&self, image: &Image, cut: usize, bench: &Bench<'_>, rng: &mut Rng) -> Result<(), String> {
+        self.have_copies_survived(image, cut)?;
         image.write_to(&bench.folder).map_err(|error| error.to_string())?;
-        check(&bench.folder, &self.settings, &self.expected(cut)?, rng)
+        check(&bench.folder, &self.settings, &self.expected(cut)?, rng)?;
+        self.back_up_again(&bench.folder)
     }
 
     pub fn expected(&self, cut: usize) -> Result<Expected<'_>, String> {

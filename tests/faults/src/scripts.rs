@@ -3,9 +3,9 @@
 use larder::{Access, Durability};
 
 use crate::job::{End, Job};
-use crate::settings::Settings;
+use crate::settings::{NEWEST, Settings};
 use crate::trace::{Call, Class, Fault, calls};
-use crate::workload::Op;
+use crate::workload::{Backup, Op};
 
 /// A way to fail.
 #[derive(Clone, Copy)]
@@ -139,6 +139,9 @@ impl Jobs {
         Job { end, ..self.plain() }
     }
 }
+
+pub const BACKUP: &str = "app.db.backup";
+const RESTORED: &str = "app.db.restored";
 
 pub fn one(job: Job) -> Op {
     Op::Group(vec![job])
@@ -281,6 +284,60 @@ pub const SCRIPTS: &[Script] = &[
         settings: nothing,
         before: |jobs| [opened(jobs), vec![one(jobs.large())]].concat(),
         during: |jobs| vec![Op::Close, Op::Open, one(jobs.plain())],
+    },
+    Script {
+        name: "migrate",
+        base: Base::Closed,
+        settings: nothing,
+        before: opened,
+        during: |jobs| {
+            vec![
+                Op::Migrate(NEWEST - 1),
+                one(jobs.plain()),
+                Op::Migrate(NEWEST),
+                one(jobs.plain()),
+            ]
+        },
+    },
+    Script {
+        name: "backup",
+        base: Base::Closed,
+        settings: nothing,
+        before: opened,
+        during: |jobs| {
+            let backup = Backup::new(BACKUP).during([jobs.plain(), jobs.full()]);
+            vec![Op::Backup(backup), one(jobs.plain())]
+        },
+    },
+    Script {
+        name: "backup-over",
+        base: Base::Closed,
+        settings: nothing,
+        before: |jobs| [opened(jobs), vec![Op::Backup(Backup::new(BACKUP)), one(jobs.large())]].concat(),
+        during: |jobs| {
+            let backup = Backup::over(BACKUP).during([jobs.plain(), jobs.full()]);
+            vec![Op::Backup(backup), one(jobs.plain())]
+        },
+    },
+    Script {
+        name: "snapshot",
+        base: Base::Closed,
+        settings: nothing,
+        before: opened,
+        during: |jobs| {
+            let backup = Backup::new(BACKUP).compact().during([jobs.plain(), jobs.full()]);
+            vec![Op::Backup(backup), one(jobs.plain())]
+        },
+    },
+    Script {
+        name: "restore",
+        base: Base::Closed,
+        settings: nothing,
+        before: |jobs| [opened(jobs), vec![Op::Backup(Backup::new(BACKUP))]].concat(),
+        during: |jobs| {
+            let (from, to) = (BACKUP.to_owned(), RESTORED.to_owned());
+            vec![Op::Restore { from, to }, one(jobs.plain())]
+        },
     },
 ];
 

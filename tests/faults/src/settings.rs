@@ -5,6 +5,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use larder::{Access, AutoVacuum, Durability, Migration, Migrations, Options};
 
+/// The newest migration, which can be undone.
+pub const NEWEST: u64 = 3;
+
 fn migrations() -> Migrations {
     Migrations::new([
         Migration::new(
@@ -23,7 +26,8 @@ fn migrations() -> Migrations {
             "accounts",
             "INSERT INTO account VALUES (0, 0), (1, 0), (2, 0), (3, 0);",
         ),
-        Migration::new(3, "index", "CREATE INDEX part_by_job ON part(job, entry);"),
+        Migration::new(NEWEST, "index", "CREATE INDEX part_by_job ON part(job, entry);")
+            .down("DROP INDEX part_by_job;"),
     ])
 }
 

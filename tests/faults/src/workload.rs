@@ -5,6 +5,8 @@
 //! [`Model`](crate::model::Model) what the tables must then hold, to the byte: nothing half, nothing out of order, nothing
 //! of a job that was rolled back.
 
+use std::fs;
+use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,12 +14,17 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use larder::{CloseReport, Durability, Error, ReadOptions, Store, WriteOptions, WriteTx};
+use larder::{
+    BackupProgress, BackupStage, CloseReport, Durability, Error, Outcome, ReadOptions, Store, WriteOptions, WriteTx,
+};
 
 use crate::answer::{Answer, Asked, Bell, Gate, Reply};
+use crate::check::is_as_recorded;
+use crate::copies::{Bytes, Copy, has_unfinished};
 use crate::job::{Deliberate, Job};
 use crate::journal::{Journal, Said, Told};
-use crate::settings::{LONG, Settings};
+use crate::settings::{LONG, NEWEST, Settings};
+use crate::system::Unseen;
 use crate::trace::Disk;
 
 pub const DATABASE: &str = "app.db";
@@ -37,7 +44,59 @@ pub enum Op {
     Drop,
     /// If it is not open.
     Open,
+    /// To that version, up or down.
+    Migrate(u64),
+    Backup(Backup),
+    /// A database is made of a backup.
+    Restore {
+        from: String,
+        to: String,
+    },
 }
+
+/// A backup that is to be made.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    to: String,
+    overwrite: bool,
+    compact: bool,
+    /// What is written while pages are copied.
+    during: Vec<Job>,
+}
+
+impl Backup {
+    /// To a name that nothing has.
+    pub fn new(to: &str) -> Self {
+        Self {
+            to: to.to_owned(),
+            overwrite: false,
+            compact: false,
+            during: vec![],
+        }
+    }
+
+    /// Over what is there, if anything is.
+    pub fn over(to: &str) -> Self {
+        Self {
+            overwrite: true,
+            ..Self::new(to)
+        }
+    }
+
+    pub fn compact(self) -> Self {
+        Self { compact: true, ..self }
+    }
+
+    pub fn during(self, jobs: impl Into<Vec<Job>>) -> Self {
+        Self {
+            during: jobs.into(),
+            ..self
+        }
+    }
+}
+
+/// Pages that are copied in one step: few, so that there are some steps.
+const STEP: u32 = 3;
 
 struct LongRead {
     release: Sender<()>,
@@ -115,6 +174,15 @@ impl Run {
                 self.pin();
             }
             Op::Unpin => self.unpin(),
+            Op::Migrate(version) => {
+                self.open();
+                self.migrate(*version);
+            }
+            Op::Backup(backup) => {
+                self.open();
+                self.back_up(backup);
+            }
+            Op::Restore { from, to } => self.restore(from, to),
         }
     }
 
@@ -127,6 +195,7 @@ impl Run {
         match self.settings.options().open(&self.path) {
             Ok(store) => {
                 self.resolve(&store, self.disk.now());
+                self.journal.version = Some(NEWEST);
                 self.store = Some(store);
             }
             Err(error) => self.journal.open_errors.push(error),
@@ -221,6 +290,124 @@ impl Run {
         }
     }
 
+    // ---- migrations ----
+
+    fn migrate(&mut self, version: u64) {
+        let Some(store) = &self.store else { return };
+        match store.migrate_to(version) {
+            Ok(_) => self.journal.version = Some(version),
+            Err(error) => {
+                self.journal.poisoned |= poisons(&error);
+                // It is of the step that failed, or the look for another step has failed, and this one may be made.
+                let is_undone = matches!(error.outcome(), Outcome::NotStarted | Outcome::RolledBack);
+                if !(is_undone && matches!(error, Error::Migration(_))) {
+                    self.journal.version = None;
+                }
+            }
+        }
+    }
+
+    /// Whether what migrations have made is what was said of them.
+    pub fn look_at_schema(&self) -> Result<(), String> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let recorded = store.read(|tx| Ok(is_as_recorded(tx)));
+        recorded.map_err(|error| error.to_string())??;
+        let status = store.migrations().map_err(|error| error.to_string())?;
+        let newest = status.applied.last().map_or(0, |applied| applied.version);
+        match self.journal.version {
+            Some(version) if version != newest => {
+                Err(format!("it is at version {newest}, and was said to be at {version}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    // ---- copies ----
+
+    fn back_up(&mut self, backup: &Backup) {
+        let Some(store) = self.store.clone() else { return };
+        let path = self.path.with_file_name(&backup.to);
+        let (disk, writing) = (Arc::clone(&self.disk), store.clone());
+        let mut jobs = backup.during.clone().into_iter();
+        let (told, hear) = channel();
+        let progress = move |progress: &BackupProgress| {
+            if progress.stage == BackupStage::Copying
+                && let Some(job) = jobs.next()
+            {
+                let asked = ask(&disk, &writing, &job, None, &Arc::default());
+                let _ = told.send((job, asked.wait()));
+            }
+            ControlFlow::Continue(())
+        };
+        let made = if backup.compact {
+            store.snapshot_to(&path)
+        } else {
+            store.backup(&path)
+        };
+        let made = made.overwrite(backup.overwrite).pages_per_step(STEP).progress(progress);
+        let commits = self
+            .journal
+            .told
+            .iter()
+            .filter(|told| told.said == Said::Committed)
+            .count();
+        let commits = (commits, commits + self.journal.unknown().len());
+        let copy = self.begin_copy(&backup.to, commits);
+        let result = made.run();
+        self.end_copy(copy, result.map(drop));
+        let meanwhile: Vec<_> = hear.try_iter().collect();
+        let (written, rest) = (meanwhile.len(), &backup.during);
+        for (job, (number, result, at)) in meanwhile {
+            self.tell(&job, number, result, at);
+        }
+        for job in &rest[written..] {
+            self.group(std::slice::from_ref(job));
+        }
+    }
+
+    fn restore(&mut self, from: &str, to: &str) {
+        let commits = self.journal.copy(from).map_or((0, 0), |copy| copy.commits);
+        let (source, target) = (self.path.with_file_name(from), self.path.with_file_name(to));
+        let original = self.bytes(from);
+        let copy = self.begin_copy(to, commits);
+        let result = self.settings.options().restore(source, target);
+        self.end_copy(copy, result.map(drop));
+        assert!(
+            original == self.bytes(from),
+            "the backup was changed as a database was made of it"
+        );
+    }
+
+    fn begin_copy(&self, name: &str, commits: (usize, usize)) -> Copy {
+        Copy {
+            name: name.to_owned(),
+            began: self.disk.now(),
+            ended: usize::MAX,
+            commits,
+            result: Ok(()),
+            before: self.bytes(name),
+            after: None,
+            has_left: false,
+        }
+    }
+
+    fn end_copy(&mut self, copy: Copy, result: larder::Result<()>) {
+        let _unseen = Unseen::begin();
+        self.journal.copies.push(Copy {
+            ended: self.disk.now(),
+            result,
+            after: self.bytes(&copy.name),
+            has_left: self.path.parent().is_some_and(has_unfinished),
+            ..copy
+        });
+    }
+
+    /// What lies under that name.
+    fn bytes(&self, name: &str) -> Option<Bytes> {
+        let _unseen = Unseen::begin();
+        fs::read(self.path.with_file_name(name)).ok().map(Into::into)
+    }
+
     // ---- writes ----
 
     fn write(&mut self, job: &Job) {
@@ -241,48 +428,13 @@ impl Run {
         let mut hold = Some((released, Arc::clone(&gate)));
         let asked: Vec<_> = jobs
             .iter()
-            .map(|job| self.ask(&store, job, hold.take(), &gate))
+            .map(|job| ask(&self.disk, &store, job, hold.take(), &gate))
             .collect();
         let _ = release.send(());
         for (job, asked) in jobs.iter().zip(asked) {
-            let Asked { number, answer, bell } = asked;
-            let result = match answer {
-                Answer::Here(result) => result,
-                Answer::Awaited(pending) => bell.wait_for(pending),
-            };
-            self.tell(job, number.load(Ordering::SeqCst), result, bell.rung_at());
+            let (number, result, at) = asked.wait();
+            self.tell(job, number, result, at);
         }
-    }
-
-    /// Submits a write. The first of a group holds the writer until all are queued, if it comes to run at all.
-    fn ask(&self, store: &Store, job: &Job, hold: Option<(Receiver<()>, Arc<Gate>)>, gate: &Gate) -> Asked {
-        let number = Arc::new(AtomicI64::new(0));
-        let (own, theirs) = (job.clone(), Arc::clone(&number));
-        let bell = Arc::new(Bell::new(&self.disk));
-        let first = hold.is_some();
-        let heard = Arc::clone(&bell);
-        let closure = move |tx: &WriteTx<'_>| {
-            heard.begin();
-            if let Some((released, gate)) = hold {
-                gate.open();
-                let _ = released.recv();
-            }
-            own.run(tx, &theirs)
-        };
-        let answer = match store.submit_with(options_of(job), closure) {
-            Err(error) => Answer::Here(Ok(Err(error))),
-            Ok(mut pending) => match bell.poll(&mut pending) {
-                Some(result) => Answer::Here(result),
-                None => Answer::Awaited(pending),
-            },
-        };
-        match answer {
-            Answer::Here(_) => bell.ring(),
-            // The rest is queued once the writer is inside the first, so that it finds them all.
-            Answer::Awaited(_) if first => gate.wait(&bell),
-            Answer::Awaited(_) => {}
-        }
-        Asked { number, answer, bell }
     }
 
     fn tell(&mut self, job: &Job, number: i64, result: Reply, at: usize) {
@@ -290,7 +442,7 @@ impl Run {
             Ok(Ok(n)) if n == number => Said::Committed,
             Ok(Ok(n)) => panic!("job {} was told that it is commit {n}, not {number}", job.id),
             Ok(Err(error)) => {
-                self.journal.poisoned |= matches!(error, Error::Poisoned { .. } | Error::CommitUnknown { .. });
+                self.journal.poisoned |= poisons(&error);
                 Said::of(&error)
             }
             Err(payload) if payload.is::<Deliberate>() => Said::RolledBack("it panicked".into()),
@@ -312,6 +464,11 @@ impl Drop for Run {
     }
 }
 
+/// Whether it says that the store is poisoned by now.
+fn poisons(error: &Error) -> bool {
+    matches!(error, Error::Poisoned { .. } | Error::CommitUnknown { .. })
+}
+
 fn options_of(job: &Job) -> WriteOptions {
     let options = WriteOptions::new();
     if job.full {
@@ -319,4 +476,35 @@ fn options_of(job: &Job) -> WriteOptions {
     } else {
         options
     }
+}
+
+/// Submits a write. The first of a group holds the writer until all are queued, if it comes to run at all.
+fn ask(disk: &Arc<Disk>, store: &Store, job: &Job, hold: Option<(Receiver<()>, Arc<Gate>)>, gate: &Gate) -> Asked {
+    let number = Arc::new(AtomicI64::new(0));
+    let (own, theirs) = (job.clone(), Arc::clone(&number));
+    let bell = Arc::new(Bell::new(disk));
+    let first = hold.is_some();
+    let heard = Arc::clone(&bell);
+    let closure = move |tx: &WriteTx<'_>| {
+        heard.begin();
+        if let Some((released, gate)) = hold {
+            gate.open();
+            let _ = released.recv();
+        }
+        own.run(tx, &theirs)
+    };
+    let answer = match store.submit_with(options_of(job), closure) {
+        Err(error) => Answer::Here(Ok(Err(error))),
+        Ok(mut pending) => match bell.poll(&mut pending) {
+            Some(result) => Answer::Here(result),
+            None => Answer::Awaited(pending),
+        },
+    };
+    match answer {
+        Answer::Here(_) => bell.ring(),
+        // The rest is queued once the writer is inside the first, so that it finds them all.
+        Answer::Awaited(_) if first => gate.wait(&bell),
+        Answer::Awaited(_) => {}
+    }
+    Asked { number, answer, bell }
 }
