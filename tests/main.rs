@@ -11,6 +11,7 @@ mod closing;
 mod errors;
 mod events;
 mod fences;
+mod found;
 mod groups;
 mod leftovers;
 mod limits;
