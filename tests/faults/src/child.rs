@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::{kill, oom, second_process};
+use crate::{found, kill, oom, second_process};
 
 /// The first argument of a child. The second is its role.
 const MARK: &str = "--child";
@@ -17,6 +17,7 @@ const ROLES: &[(&str, fn(&[String]))] = &[
     ("kill", kill::child),
     ("second-process", second_process::child),
     ("oom", oom::child),
+    ("found", found::child),
 ];
 
 /// Does a child's work, if this process is one.

@@ -15,6 +15,7 @@
 //!                                  kill --states 200                      a process is killed at any moment
 //!                                  second-process --states 200            another process uses the file
 //!                                  oom                                    the Nth allocation fails, N = 1, 2, ..
+//!                                  found                                  the defects that these have found
 //!                                  soak --seconds 60                      everything at once, for long
 //! ```
 //!
@@ -58,9 +59,11 @@ mod compound;
 mod copies;
 mod disk;
 mod entries;
+mod found;
 mod job;
 mod journal;
 mod kill;
+mod memory;
 mod model;
 mod mutants;
 mod oom;
@@ -132,6 +135,11 @@ const SUITES: &[Entry] = &[
         name: "oom",
         what: "the Nth allocation of SQLite's fails, once and from then on",
         run: oom::run,
+    },
+    Entry {
+        name: "found",
+        what: "each defect that the harness has found, by its smallest case",
+        run: found::run,
     },
     Entry {
         name: "soak",

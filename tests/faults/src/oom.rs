@@ -12,22 +12,21 @@
 //! allocation in most runs, not in all.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{c_int, c_void};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use larder::rusqlite::ErrorCode;
-use larder::rusqlite::ffi::{self, sqlite3_mem_methods};
 use larder::{Durability, Error, Options, Outcome, Store, WriteOptions};
 
 use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary};
 use crate::child::{Child, tell};
 use crate::entries::{self, End, Id, Job, clean, copy, keep, look};
+use crate::memory::{self, arm, disarm, was_hit};
 
 const DATABASE: &str = "app.db";
 
@@ -44,89 +43,6 @@ const LONG: Duration = Duration::from_secs(5);
 /// How often a case is run in which no connection came in time, though there was memory: the machine is busy.
 const ATTEMPTS: u32 = 5;
 
-// ---- the allocator ----
-
-type Malloc = unsafe extern "C" fn(c_int) -> *mut c_void;
-type Realloc = unsafe extern "C" fn(*mut c_void, c_int) -> *mut c_void;
-
-static REAL: OnceLock<(Malloc, Realloc)> = OnceLock::new();
-
-/// Which one fails; 0 for none.
-static NTH: AtomicI64 = AtomicI64::new(0);
-static STICKY: AtomicBool = AtomicBool::new(false);
-static COUNT: AtomicI64 = AtomicI64::new(0);
-
-/// Puts ours around SQLite's.
-fn install(lookaside: bool) {
-    // SAFETY: no connection was opened yet and no other thread uses SQLite, so it is not initialised, and may be
-    // configured; GETMALLOC fills all of the struct, which is plain data; MALLOC copies it; ours keep the contract of
-    // what they wrap, which is to give a block or null.
-    unsafe {
-        let mut methods: sqlite3_mem_methods = std::mem::zeroed();
-        assert_eq!(
-            ffi::sqlite3_config(ffi::SQLITE_CONFIG_GETMALLOC, &raw mut methods),
-            ffi::SQLITE_OK
-        );
-        let real = (
-            methods.xMalloc.expect("SQLite has one"),
-            methods.xRealloc.expect("SQLite has one"),
-        );
-        assert!(REAL.set(real).is_ok(), "once");
-        methods.xMalloc = Some(x_malloc);
-        methods.xRealloc = Some(x_realloc);
-        assert_eq!(
-            ffi::sqlite3_config(ffi::SQLITE_CONFIG_MALLOC, &raw mut methods),
-            ffi::SQLITE_OK
-        );
-        if !lookaside {
-            let none: c_int = 0;
-            assert_eq!(
-                ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOOKASIDE, none, none),
-                ffi::SQLITE_OK
-            );
-        }
-    }
-}
-
-unsafe extern "C" fn x_malloc(bytes: c_int) -> *mut c_void {
-    match REAL.get() {
-        // SAFETY: SQLite's own argument, passed on.
-        Some((malloc, _)) if !fails() => unsafe { malloc(bytes) },
-        _ => std::ptr::null_mut(),
-    }
-}
-
-unsafe extern "C" fn x_realloc(block: *mut c_void, bytes: c_int) -> *mut c_void {
-    match REAL.get() {
-        // SAFETY: SQLite's own arguments, passed on; the block is one of the real allocator's.
-        Some((_, realloc)) if !fails() => unsafe { realloc(block, bytes) },
-        _ => std::ptr::null_mut(),
-    }
-}
-
-fn fails() -> bool {
-    let count = COUNT.fetch_add(1, Ordering::SeqCst) + 1;
-    match NTH.load(Ordering::SeqCst) {
-        0 => false,
-        nth => count == nth || (count > nth && STICKY.load(Ordering::SeqCst)),
-    }
-}
-
-fn arm(nth: i64, sticky: bool) {
-    COUNT.store(0, Ordering::SeqCst);
-    STICKY.store(sticky, Ordering::SeqCst);
-    NTH.store(nth, Ordering::SeqCst);
-}
-
-fn disarm() {
-    NTH.store(0, Ordering::SeqCst);
-}
-
-fn was_hit() -> bool {
-    let nth = NTH.load(Ordering::SeqCst);
-    nth > 0 && COUNT.load(Ordering::SeqCst) >= nth
-}
-
 // ---- the child ----
 
 /// Runs cases one after another, and tells of each.
@@ -136,7 +52,7 @@ pub fn child(arguments: &[String]) {
     };
     let number = |text: &String| text.parse::<i64>().expect("a number");
     let variant = Variant::named(variant).expect("a variant");
-    install(variant.lookaside);
+    memory::install(variant.lookaside);
     quiet();
     let folder = PathBuf::from(folder);
     let template = template(&folder).expect("a store with memory works");
@@ -153,7 +69,7 @@ pub fn child(arguments: &[String]) {
             }
         }
         match result {
-            Ok(hit) => tell(&format!("ok {} {}", u8::from(hit), COUNT.load(Ordering::SeqCst))),
+            Ok(hit) => tell(&format!("ok {} {}", u8::from(hit), memory::count())),
             Err(problem) => tell(&format!("! {}", problem.replace('\n', " / "))),
         }
     }
