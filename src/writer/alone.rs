@@ -27,6 +27,10 @@ impl Writer {
         if let Some(error) = self.wal_full() {
             return self.fail(job, error);
         }
+        // One whose ROLLBACK failed, for want of memory, would be in the way.
+        if let Err(error) = self.try_roll_back() {
+            return self.fail(job, Error::not_started(error));
+        }
         self.fence.reset();
         let site = self.sites.find(&job.terms().site);
         let (began, before) = (Instant::now(), self.conn.total_changes());

@@ -34,6 +34,10 @@ enum Where {
 const CASES: &[(&str, Where)] = &[
     ("full-disk-at-creation", Where::Disk(full_disk_at_creation)),
     ("rollback-without-memory", Where::Memory(rollback_without_memory)),
+    (
+        "vacuum-after-a-failed-rollback",
+        Where::Memory(vacuum_after_a_failed_rollback),
+    ),
     ("poisoned-as-it-opens", Where::Memory(poisoned_as_it_opens)),
 ];
 
@@ -137,6 +141,32 @@ fn is_in_wal_mode(store: &Store) -> Result<(), String> {
 /// A ROLLBACK that found no memory left the transaction open, and every write to come failed with "cannot start a
 /// transaction within a transaction", long after memory was back. (`oom`)
 fn rollback_without_memory(folder: &Path) -> Result<(), String> {
+    let store = fail_a_rollback(folder)?;
+    store
+        .write(|tx| tx.execute("INSERT INTO t VALUES (2)", []))
+        .map_err(|error| format!("there is memory again, and a write fails: {error:?}"))?;
+    let rows: Vec<i64> = store
+        .read(|tx| tx.query_map("SELECT id FROM t", [], |row| row.get(0)))
+        .map_err(in_words)?;
+    if rows == [2] {
+        Ok(())
+    } else {
+        Err(format!("there are the rows {rows:?}"))
+    }
+}
+
+/// The same transaction was in the way of a `VACUUM`, which has no BEGIN of its own that would have ended it first: "cannot
+/// VACUUM from within a transaction". (`oom`)
+fn vacuum_after_a_failed_rollback(folder: &Path) -> Result<(), String> {
+    let store = fail_a_rollback(folder)?;
+    match store.vacuum().run() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("there is memory again, and a vacuum fails: {error:?}")),
+    }
+}
+
+/// A store with an empty table, whose last write could not be rolled back for want of memory, which is there again.
+fn fail_a_rollback(folder: &Path) -> Result<Store, String> {
     let store = options().open(folder.join(DATABASE)).map_err(in_words)?;
     store
         .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))
@@ -150,19 +180,8 @@ fn rollback_without_memory(folder: &Path) -> Result<(), String> {
     let was_hit = memory::was_hit();
     memory::disarm();
     match refused {
-        Err(error) if was_hit && error.outcome() == Outcome::RolledBack => {}
-        other => return Err(format!("without memory for a ROLLBACK ({was_hit}): {other:?}")),
-    }
-    store
-        .write(|tx| tx.execute("INSERT INTO t VALUES (2)", []))
-        .map_err(|error| format!("there is memory again, and a write fails: {error:?}"))?;
-    let rows: Vec<i64> = store
-        .read(|tx| tx.query_map("SELECT id FROM t", [], |row| row.get(0)))
-        .map_err(in_words)?;
-    if rows == [2] {
-        Ok(())
-    } else {
-        Err(format!("there are the rows {rows:?}"))
+        Err(error) if was_hit && error.outcome() == Outcome::RolledBack => Ok(store),
+        other => Err(format!("without memory for a ROLLBACK ({was_hit}): {other:?}")),
     }
 }
 
