@@ -1,26 +1,37 @@
 //! Memory that is not there: the Nth allocation of SQLite's fails, for each N until a run is clean; once, or all from it
-//! on; in a new file, or where a log is to be recovered; with SQLite's lookaside memory, as shipped, or without it, so
-//! that the small allocations can fail, too. Through opening, migrating, single writes, a group, a write that does not
-//! fit in the cache, reads, a check, checkpoints, and closing. Each case runs in a child, since the allocator can be
-//! replaced only before SQLite is used for the first time, and since a crash has to be survived.
+//! on; with SQLite's lookaside memory, as shipped, or without it, so that the small allocations can fail, too. Each case
+//! runs in a child, since a crash has to be survived, see also `memory.rs`.
+//!
+//! | script | through |
+//! |---|---|
+//! | `new`, `old` | opening a new file, or one with a log to recover; migrating, single writes, a group, a write that does not fit in the cache, reads, a check, checkpoints, closing |
+//! | `vacuum` | a `VACUUM` between writes, with space to give back |
+//! | `backup` | a backup, and a compact one with a checksum, between writes |
+//! | `restore` | a database made of a backup, beside a store that is open |
+//! | `tasks` | writes and reads that are awaited, some of them dropped on the way, and the close that is |
 //!
 //! What was acknowledged is there when the store is opened again with memory, what was *not started* or *rolled back* is
 //! not, *unknown* may be either and has poisoned the store; after the failure the store takes writes or is poisoned by
-//! name, and reads; nothing crashes, nothing panics but the call that was made, nothing hangs.
+//! name, and reads; a backup and what is restored of one is whole, or not there, and nothing else is beside it; nothing
+//! crashes, nothing panics but the call that was made, nothing hangs.
 //!
 //! Rust's own allocations do not fail here: they end the process, and that is `kill`. Threads make N the same
 //! allocation in most runs, not in all.
 
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use larder::rusqlite::ErrorCode;
-use larder::{Durability, Error, Options, Outcome, Store, WriteOptions};
+use futures_executor::block_on;
+use larder::rusqlite::{Connection, ErrorCode, OpenFlags};
+use larder::{CloseReport, Durability, Error, Options, Outcome, Store, WriteOptions};
 
 use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary};
@@ -29,6 +40,12 @@ use crate::entries::{self, End, Id, Job, clean, copy, keep, look};
 use crate::memory::{self, arm, disarm, was_hit};
 
 const DATABASE: &str = "app.db";
+
+/// The folder of a case's database.
+const FILES: &str = "files";
+
+/// A backup to restore.
+const BACKUP: &str = "app.db.backup";
 
 /// Cases in one child.
 const BLOCK: u64 = 40;
@@ -58,10 +75,10 @@ pub fn child(arguments: &[String]) {
     let template = template(&folder).expect("a store with memory works");
     for nth in (number(from)..number(to)).step_by(number(step) as usize) {
         tell(&format!("case {nth}"));
-        let files = folder.join("files");
         let mut result = Err(String::new());
         for attempt in 0..ATTEMPTS {
-            result = Case::begin(&files, &template, variant).and_then(|case| case.run(nth, SHORT * 4u32.pow(attempt)));
+            let case = Case::begin(&folder, &template, variant).map_err(|error| error.to_string());
+            result = case.and_then(|case| case.run(nth, SHORT * 4u32.pow(attempt)));
             let late = !was_hit() && result.as_ref().is_err_and(|problem| problem.contains("ReadTimeout"));
             disarm();
             if !late {
@@ -86,7 +103,7 @@ fn quiet() {
     }));
 }
 
-/// A database whose log is to be recovered.
+/// A database whose log is to be recovered, and a backup of it.
 fn template(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let (made, template) = (folder.join("made"), folder.join("template"));
     clean(&made)?;
@@ -98,6 +115,7 @@ fn template(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     // Costs the store its locks, which nobody wants any more.
     copy(&made, &template)?;
     std::fs::remove_file(template.join("app.db-shm"))?;
+    store.backup(template.join(BACKUP)).run()?;
     store.close()?;
     Ok(template)
 }
@@ -117,68 +135,91 @@ fn options(patience: Duration) -> Options {
         .close_timeout(Duration::from_secs(5))
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Variant {
+/// What is done while memory fails.
+struct Script {
     name: &'static str,
+    /// With the files of the template.
     old: bool,
+    /// Whether it may fail while the store is opened, too.
+    opening: bool,
+    work: fn(&mut Case, &Store) -> Result<(), String>,
+    close: fn(&Store) -> larder::Result<CloseReport>,
+}
+
+const SCRIPTS: &[Script] = &[
+    Script {
+        name: "new",
+        old: false,
+        opening: true,
+        work: Case::everything,
+        close: Store::close,
+    },
+    Script {
+        name: "old",
+        old: true,
+        opening: true,
+        work: Case::everything,
+        close: Store::close,
+    },
+    Script {
+        name: "vacuum",
+        old: true,
+        opening: false,
+        work: Case::vacuum,
+        close: Store::close,
+    },
+    Script {
+        name: "backup",
+        old: true,
+        opening: false,
+        work: Case::backup,
+        close: Store::close,
+    },
+    Script {
+        name: "restore",
+        old: true,
+        opening: false,
+        work: Case::restore,
+        close: Store::close,
+    },
+    Script {
+        name: "tasks",
+        old: true,
+        opening: false,
+        work: Case::tasks,
+        close: |store| block_on(store.close_async()),
+    },
+];
+
+/// A script, and how memory fails in it.
+#[derive(Clone, Copy)]
+struct Variant {
+    script: &'static Script,
     sticky: bool,
     lookaside: bool,
 }
 
-const VARIANTS: [Variant; 8] = [
-    Variant {
-        name: "new-once",
-        old: false,
-        sticky: false,
-        lookaside: true,
-    },
-    Variant {
-        name: "new-sticky",
-        old: false,
-        sticky: true,
-        lookaside: true,
-    },
-    Variant {
-        name: "old-once",
-        old: true,
-        sticky: false,
-        lookaside: true,
-    },
-    Variant {
-        name: "old-sticky",
-        old: true,
-        sticky: true,
-        lookaside: true,
-    },
-    Variant {
-        name: "new-once-bare",
-        old: false,
-        sticky: false,
-        lookaside: false,
-    },
-    Variant {
-        name: "new-sticky-bare",
-        old: false,
-        sticky: true,
-        lookaside: false,
-    },
-    Variant {
-        name: "old-once-bare",
-        old: true,
-        sticky: false,
-        lookaside: false,
-    },
-    Variant {
-        name: "old-sticky-bare",
-        old: true,
-        sticky: true,
-        lookaside: false,
-    },
-];
-
 impl Variant {
+    fn all() -> Vec<Self> {
+        let ways = [(false, true), (true, true), (false, false), (true, false)];
+        let of = |script| {
+            ways.map(|(sticky, lookaside)| Self {
+                script,
+                sticky,
+                lookaside,
+            })
+        };
+        SCRIPTS.iter().flat_map(of).collect()
+    }
+
     fn named(name: &str) -> Option<Self> {
-        VARIANTS.iter().find(|variant| variant.name == name).copied()
+        Self::all().into_iter().find(|variant| variant.name() == name)
+    }
+
+    fn name(&self) -> String {
+        let often = if self.sticky { "sticky" } else { "once" };
+        let bare = if self.lookaside { "" } else { "-bare" };
+        format!("{}-{often}{bare}", self.script.name)
     }
 }
 
@@ -186,38 +227,63 @@ impl Variant {
 
 /// What became of each write.
 struct Case {
-    path: PathBuf,
-    sticky: bool,
+    files: PathBuf,
+    /// A folder for what is copied.
+    copied: PathBuf,
+    variant: Variant,
     acknowledged: HashMap<Id, i64>,
     undone: HashSet<Id>,
     unknown: HashSet<Id>,
+    /// Their futures were dropped.
+    dropped: HashSet<Id>,
+    /// Something was told that its outcome is unknown.
+    may_be_poisoned: bool,
+    /// The copies that were made, with what was acknowledged before.
+    copies: Vec<(&'static str, HashMap<Id, i64>)>,
     k: i64,
 }
 
 impl Case {
-    fn begin(files: &Path, template: &Path, variant: Variant) -> Result<Self, String> {
-        clean(files).map_err(|error| error.to_string())?;
+    fn begin(folder: &Path, template: &Path, variant: Variant) -> std::io::Result<Self> {
+        let (files, copied) = (folder.join(FILES), folder.join("copied"));
+        clean(&files)?;
+        clean(&copied)?;
         let mut acknowledged = HashMap::new();
-        if variant.old {
-            copy(template, files).map_err(|error| error.to_string())?;
+        if variant.script.old {
+            copy(template, &files)?;
             acknowledged.extend((1..=BEFORE).map(|k| ((1, k), k)));
         }
         Ok(Self {
-            path: files.join(DATABASE),
-            sticky: variant.sticky,
+            files,
+            copied,
+            variant,
             acknowledged,
             undone: HashSet::new(),
             unknown: HashSet::new(),
+            dropped: HashSet::new(),
+            may_be_poisoned: false,
+            copies: Vec::new(),
             k: 0,
         })
     }
 
+    fn path(&self) -> PathBuf {
+        self.files.join(DATABASE)
+    }
+
     /// Says whether the failure came to pass.
     fn run(mut self, nth: i64, short: Duration) -> Result<bool, String> {
-        arm(nth, self.sticky);
-        let opened = options(if self.sticky { short } else { LONG }).open(&self.path);
+        let Variant { script, sticky, .. } = self.variant;
+        let patience = if sticky { short } else { LONG };
+        if script.opening {
+            arm(nth, sticky);
+        }
+        let opened = options(patience).open(self.path());
+        if !script.opening {
+            arm(nth, sticky);
+        }
         match opened {
-            Ok(store) => self.work(&store)?,
+            Ok(store) => self.live(&store)?,
             Err(error) if !was_hit() => return Err(format!("opening: {error:?}")),
             // A store that is not there has written nothing, but for its migrations.
             Err(error) if error.outcome() == Outcome::Unknown || is_of_memory(&error) => {}
@@ -229,28 +295,132 @@ impl Case {
         Ok(hit)
     }
 
-    fn work(&mut self, store: &Store) -> Result<(), String> {
-        self.read(store)?;
-        self.single(store, Durability::Normal)?;
-        self.group(store)?;
-        self.read(store)?;
-        self.single(store, Durability::Full)?;
-        // Does not fit in the cache.
-        let large = Job {
-            parts: vec![60_000, 60_000],
-            ..self.job()
-        };
-        let result = caught(|| store.write(large.closure()));
-        self.note(store, &large, result)?;
-        self.check(store)?;
-        self.careless(store)?;
-        self.single(store, Durability::Normal)?;
+    fn live(&mut self, store: &Store) -> Result<(), String> {
+        let script = self.variant.script;
+        (script.work)(self, store)?;
         if was_hit() {
             disarm();
             self.is_usable(store)?;
         }
         // Its own failures are told by the report.
-        store.close().map(drop).map_err(|error| format!("closing: {error:?}"))
+        (script.close)(store)
+            .map(drop)
+            .map_err(|error| format!("closing: {error:?}"))
+    }
+
+    // ---- the scripts ----
+
+    fn everything(&mut self, store: &Store) -> Result<(), String> {
+        self.read(store)?;
+        self.single(store, Durability::Normal)?;
+        self.group(store)?;
+        self.read(store)?;
+        self.single(store, Durability::Full)?;
+        self.large(store)?;
+        self.check(store)?;
+        self.careless(store)?;
+        self.single(store, Durability::Normal)
+    }
+
+    fn vacuum(&mut self, store: &Store) -> Result<(), String> {
+        self.large(store)?;
+        self.clear_last(store)?;
+        let result = caught(|| store.vacuum().run());
+        match result {
+            Some(Ok(_)) => {}
+            Some(Err(error)) if !was_hit() || !is_of_memory(&error) => return Err(format!("a vacuum: {error:?}")),
+            Some(Err(error)) => self.note_outcome(store, &error)?,
+            None if was_hit() => {}
+            None => return Err("a vacuum panics".into()),
+        }
+        self.read(store)?;
+        self.single(store, Durability::Normal)?;
+        self.check(store)
+    }
+
+    fn backup(&mut self, store: &Store) -> Result<(), String> {
+        self.single(store, Durability::Normal)?;
+        self.copy("backup.db", |to| store.backup(to).run())?;
+        self.single(store, Durability::Normal)?;
+        self.copy("compact.db", |to| store.snapshot_to(to).checksum(true).run())?;
+        self.single(store, Durability::Normal)
+    }
+
+    fn restore(&mut self, store: &Store) -> Result<(), String> {
+        let from = self.files.join(BACKUP);
+        self.copy("restored.db", |to| options(LONG).restore(from, to))?;
+        self.single(store, Durability::Normal)
+    }
+
+    fn tasks(&mut self, store: &Store) -> Result<(), String> {
+        self.read_as_task(store)?;
+        let single = self.job();
+        let result = caught(|| block_on(store.write_async(single.closure())));
+        self.note(store, &single, result)?;
+        let mut jobs: Vec<Job> = (0..5).map(|_| self.job()).collect();
+        jobs[1] = Job {
+            id: (2, -jobs[1].id.1),
+            end: End::AppError,
+            ..jobs[1].clone()
+        };
+        let mut writes: Vec<_> = jobs
+            .iter()
+            .map(|job| Some(Box::pin(store.write_async(job.closure()))))
+            .collect();
+        let polled: Vec<_> = writes.iter_mut().flatten().map(poll_once).collect();
+        for ((at, job), polled) in jobs.iter().enumerate().zip(polled) {
+            let write = writes[at].take().expect("each is awaited once");
+            let result = match polled {
+                Polled::Ready(result) => result,
+                Polled::Pending if at == 3 => {
+                    drop(write);
+                    self.dropped.insert(job.id);
+                    continue;
+                }
+                Polled::Pending => caught(|| block_on(write)),
+            };
+            self.note(store, job, result)?;
+        }
+        // One that is dropped while it is queued, or runs.
+        let mut read = Box::pin(store.read_async(|tx| Ok(look(tx))));
+        poll_once(&mut read);
+        drop(read);
+        self.read_as_task(store)
+    }
+
+    // ---- what they are made of ----
+
+    /// A write that does not fit in the cache.
+    fn large(&mut self, store: &Store) -> Result<(), String> {
+        let large = Job {
+            parts: vec![60_000, 60_000],
+            ..self.job()
+        };
+        let result = caught(|| store.write(large.closure()));
+        self.note(store, &large, result)
+    }
+
+    /// Leaves free pages.
+    fn clear_last(&mut self, store: &Store) -> Result<(), String> {
+        let clearing = Job {
+            clear: Some(self.acknowledged.values().max().copied().unwrap_or(0).unsigned_abs()),
+            ..self.job()
+        };
+        let result = caught(|| store.write(clearing.closure()));
+        self.note(store, &clearing, result)
+    }
+
+    /// A copy of the database, made whole or not at all.
+    fn copy<T>(&mut self, name: &'static str, make: impl FnOnce(PathBuf) -> larder::Result<T>) -> Result<(), String> {
+        let before = self.acknowledged.clone();
+        match caught(|| make(self.copied.join(name))) {
+            Some(Ok(_)) => self.copies.push((name, before)),
+            Some(Err(error)) if was_hit() && is_of_memory(&error) => {}
+            Some(Err(error)) => return Err(format!("{name}: {error:?}")),
+            None if was_hit() => {}
+            None => return Err(format!("{name}: it panics")),
+        }
+        Ok(())
     }
 
     fn job(&mut self) -> Job {
@@ -326,38 +496,56 @@ impl Case {
                 if job.commits() && !is_of_memory(&error) {
                     return Err(format!("{job:?} fails by something else: {error:?}"));
                 }
-                match error.outcome() {
-                    Outcome::NotStarted | Outcome::RolledBack => drop(self.undone.insert(job.id)),
-                    Outcome::Unknown if store.poisoned().is_some() => drop(self.unknown.insert(job.id)),
-                    outcome => {
-                        return Err(format!(
-                            "{job:?} is {outcome:?}, and the store is not poisoned: {error:?}"
-                        ));
-                    }
-                }
+                self.note_outcome(store, &error)
+                    .map_err(|problem| format!("{job:?}: {problem}"))?;
+                let fate = match error.outcome() {
+                    Outcome::Unknown => &mut self.unknown,
+                    _ => &mut self.undone,
+                };
+                fate.insert(job.id);
             }
         }
         Ok(())
     }
 
-    /// A read finds what it should, or has no memory.
+    /// What is unknown has poisoned the store.
+    fn note_outcome(&mut self, store: &Store, error: &Error) -> Result<(), String> {
+        match error.outcome() {
+            Outcome::NotStarted | Outcome::RolledBack => Ok(()),
+            Outcome::Unknown if store.poisoned().is_some() => Ok(self.may_be_poisoned = true),
+            outcome => Err(format!("{outcome:?}, and the store is not poisoned: {error:?}")),
+        }
+    }
+
     fn read(&self, store: &Store) -> Result<(), String> {
-        let before = was_hit();
-        match caught(|| store.read(|tx| Ok(look(tx)))) {
+        self.finds(caught(|| store.read(|tx| Ok(look(tx)))))
+    }
+
+    fn read_as_task(&self, store: &Store) -> Result<(), String> {
+        self.finds(caught(|| block_on(store.read_async(|tx| Ok(look(tx))))))
+    }
+
+    /// A read finds what it should, or has no memory.
+    fn finds(&self, result: Caught<Found>) -> Result<(), String> {
+        match result {
             Some(Ok(Ok(found))) => self.sees_all(&found),
             Some(Ok(Err(problem))) if was_hit() && problem.contains("out of memory") => Ok(()),
             Some(Ok(Err(problem))) => Err(problem),
             // `look` tells of SQLite's errors in words, so that the store takes them for swallowed.
             Some(Err(error)) if was_hit() && (is_of_memory(&error) || is_ended(&error)) => Ok(()),
-            Some(Err(error)) => Err(format!("reading, after a failure: {before}: {error:?}")),
+            Some(Err(error)) => Err(format!("reading: {error:?}")),
             None if was_hit() => Ok(()),
             None => Err("reading panics".into()),
         }
     }
 
     fn sees_all(&self, found: &[entries::Entry]) -> Result<(), String> {
+        self.sees(found, &self.acknowledged)
+    }
+
+    fn sees(&self, found: &[entries::Entry], acknowledged: &HashMap<Id, i64>) -> Result<(), String> {
         let there = |id: &Id, n: i64| found.get(n as usize - 1).is_some_and(|entry| entry.id == *id);
-        if let Some((id, n)) = self.acknowledged.iter().find(|(id, n)| !there(id, **n)) {
+        if let Some((id, n)) = acknowledged.iter().find(|(id, n)| !there(id, **n)) {
             return Err(format!("{id:?} was acknowledged as commit {n}, and is not there"));
         }
         match found.iter().find(|entry| self.undone.contains(&entry.id)) {
@@ -384,7 +572,7 @@ impl Case {
         let job = self.job();
         match store.write(job.closure()) {
             Ok(n) => drop(self.acknowledged.insert(job.id, n)),
-            Err(error @ Error::Poisoned { .. }) if !self.unknown.is_empty() || is_of_settings(&error) => {
+            Err(error @ Error::Poisoned { .. }) if self.may_be_poisoned || is_of_settings(&error) => {
                 self.undone.insert(job.id);
             }
             Err(error) => {
@@ -402,11 +590,13 @@ impl Case {
     /// Opened again, with memory.
     fn judge(&mut self) -> Result<(), String> {
         let again = |error: Error| format!("again, with memory: {error:?}");
-        let store = options(LONG).open(&self.path).map_err(again)?;
+        self.judge_copies()?;
+        let store = options(LONG).open(self.path()).map_err(again)?;
         let found = store.read(|tx| Ok(look(tx))).map_err(again)??;
         self.sees_all(&found)
             .map_err(|problem| format!("again, with memory: {problem}"))?;
-        let told = |id: &Id| self.acknowledged.contains_key(id) || self.unknown.contains(id);
+        let told =
+            |id: &Id| self.acknowledged.contains_key(id) || self.unknown.contains(id) || self.dropped.contains(id);
         if let Some(entry) = found.iter().find(|entry| !told(&entry.id)) {
             return Err(format!("{:?} is there, and nobody was told", entry.id));
         }
@@ -422,6 +612,49 @@ impl Case {
         } else {
             Err(format!("closing with memory: {report}"))
         }
+    }
+}
+
+impl Case {
+    /// What was said to be made is there, and whole, and nothing else is.
+    fn judge_copies(&self) -> Result<(), String> {
+        let mut names = names(&self.copied).map_err(|error| error.to_string())?;
+        names.retain(|name| !self.copies.iter().any(|(made, _)| made == name));
+        if let Some(name) = names.first() {
+            return Err(format!("{name} is left of a copy that failed"));
+        }
+        for (name, acknowledged) in &self.copies {
+            let wrong = |problem: String| format!("{name}: {problem}");
+            let conn = Connection::open_with_flags(self.copied.join(name), OpenFlags::SQLITE_OPEN_READ_ONLY);
+            let conn = conn.map_err(|error| wrong(error.to_string()))?;
+            entries::sound(&conn).map_err(wrong)?;
+            self.sees(&look(&conn).map_err(wrong)?, acknowledged).map_err(wrong)?;
+        }
+        Ok(())
+    }
+}
+
+fn names(folder: &Path) -> std::io::Result<Vec<String>> {
+    std::fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// What a look at the tables gave.
+type Found = Result<Vec<entries::Entry>, String>;
+
+enum Polled<T> {
+    Ready(Caught<T>),
+    Pending,
+}
+
+fn poll_once<T>(future: &mut Pin<Box<impl Future<Output = larder::Result<T>>>>) -> Polled<T> {
+    let mut context = Context::from_waker(Waker::noop());
+    let polled = panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
+    match polled {
+        Ok(Poll::Pending) => Polled::Pending,
+        Ok(Poll::Ready(result)) => Polled::Ready(Some(result)),
+        Err(_) => Polled::Ready(None),
     }
 }
 
@@ -495,41 +728,47 @@ pub fn run(arguments: &Arguments) -> Summary {
         });
     }
     let (blocks, all) = blocks(arguments);
-    let clean: Mutex<HashMap<&str, u64>> = Mutex::default();
+    let clean: Mutex<HashMap<String, u64>> = Mutex::default();
     let mut summary = suite.run(arguments.threads, 0..blocks.len() as u64, |unit, bench| {
         let block = blocks[unit as usize];
         let runs = block.run(bench);
         *clean
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .entry(block.variant.name)
+            .entry(block.variant.name())
             .or_default() += runs;
     });
     let clean = clean.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let unended = VARIANTS
+    let unended = chosen(arguments)
         .iter()
-        .find(|variant| clean.get(variant.name).is_none_or(|runs| *runs == 0));
-    if let (true, Some(variant)) = (all, unended) {
-        eprintln!(
-            "FAILED: no run of {} was clean: there are more allocations than were counted",
-            variant.name
-        );
+        .map(Variant::name)
+        .find(|name| clean.get(name).is_none_or(|runs| *runs == 0));
+    if let (true, Some(name)) = (all, unended) {
+        eprintln!("FAILED: no run of {name} was clean: there are more allocations than were counted");
         summary.failed += 1;
     }
     summary
+}
+
+/// All of them, or those whose name begins so.
+fn chosen(arguments: &Arguments) -> Vec<Variant> {
+    let only = arguments.only.as_deref().unwrap_or("");
+    let mut variants = Variant::all();
+    variants.retain(|variant| variant.name().starts_with(only));
+    variants
 }
 
 /// Every N, up to somewhat more than were counted; or, if fewer states are asked for, every so many-th. Says whether it
 /// is every N.
 fn blocks(arguments: &Arguments) -> (Vec<Block>, bool) {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
-    let counted: Vec<_> = VARIANTS
-        .iter()
-        .map(|variant| (*variant, count(*variant, folder.path())))
+    let counted: Vec<_> = chosen(arguments)
+        .into_iter()
+        .map(|variant| (variant, count(variant, folder.path())))
         .collect();
     let told: Vec<_> = counted
         .iter()
-        .map(|(variant, count)| format!("{} {count}", variant.name))
+        .map(|(variant, count)| format!("{} {count}", variant.name()))
         .collect();
     println!("oom: allocations of a clean run: {}", told.join(", "));
     let last = |count: u64| count + count / 10 + BLOCK;
@@ -578,7 +817,7 @@ fn count(variant: Variant, folder: &Path) -> u64 {
 impl Block {
     fn start(&self, from: u64, folder: &Path) -> std::io::Result<Child> {
         let numbers = [from, self.to, self.step].map(|number| number.to_string());
-        let mut arguments = vec![folder.display().to_string(), self.variant.name.into()];
+        let mut arguments = vec![folder.display().to_string(), self.variant.name()];
         arguments.extend(numbers);
         Child::start("oom", &arguments)
     }
@@ -587,14 +826,14 @@ impl Block {
     fn run(&self, bench: &Bench<'_>) -> u64 {
         let (mut from, clean) = (self.from, AtomicU64::new(0));
         while from < self.to {
-            let case = format!("{}:{from}", self.variant.name);
+            let case = format!("{}:{from}", self.variant.name());
             from = match bench.attempt(&case, || self.follow(from, bench, &clean)) {
                 Ok(()) => self.to,
                 Err((at, problem)) => {
-                    let case = format!("{}:{at}", self.variant.name);
+                    let case = format!("{}:{at}", self.variant.name());
                     bench.note(
                         &case,
-                        Err(problem + &keep(&bench.folder.join("files"), "oom", &case)),
+                        Err(problem + &keep(&bench.folder.join(FILES), "oom", &case)),
                         None,
                     );
                     at + self.step
@@ -620,7 +859,7 @@ impl Block {
                 Some(("case", nth)) => at = nth.parse().expect("a number"),
                 Some(("ok", rest)) => {
                     clean.fetch_add(u64::from(rest.starts_with('0')), Ordering::SeqCst);
-                    bench.note(&format!("{}:{at}", self.variant.name), Ok(()), None);
+                    bench.note(&format!("{}:{at}", self.variant.name()), Ok(()), None);
                 }
                 _ if line == "end" => return Ok(()),
                 _ => return Err((at, line)),
