@@ -1,9 +1,10 @@
-//! This program again, as another process. Both talk in lines: the child by stdout, one `write(2)` a line; its stdin
-//! only tells it that the parent has gone.
+//! This program again, as another process. Both talk in lines: the child by stdout, one `write(2)` a line, the parent by
+//! the child's stdin, whose end tells it that the parent has gone.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::{self, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -33,15 +34,30 @@ pub fn work() -> Option<ExitCode> {
         .iter()
         .find(|(name, _)| name == role)
         .expect("a role that there is");
-    thread::spawn(end_with_the_parent);
+    let (send, heard) = channel();
+    assert!(HEARD.set(Mutex::new(heard)).is_ok(), "once");
+    thread::spawn(|| follow_the_parent(send));
     work(arguments);
     Some(ExitCode::SUCCESS)
 }
 
+/// What the parent says.
+static HEARD: OnceLock<Mutex<Receiver<String>>> = OnceLock::new();
+
 /// A parent that its watchdog has ended leaves nobody behind.
-fn end_with_the_parent() {
-    let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+fn follow_the_parent(heard: Sender<String>) {
+    for line in io::stdin().lock().lines().map_while(Result::ok) {
+        let _ = heard.send(line);
+    }
     process::exit(3);
+}
+
+/// In the child: waits for the next line of the parent's.
+pub fn listen() -> String {
+    let heard = HEARD.get().expect("this is a child");
+    let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    // Its other end goes with this process.
+    heard.recv().unwrap_or_default()
 }
 
 /// In the child: a line to the parent, in one `write(2)`: it is told as a whole, or not at all. (What is shorter than
@@ -82,6 +98,12 @@ impl Child {
         self.lines
             .recv_timeout(patience)
             .map_err(|error| error == RecvTimeoutError::Disconnected)
+    }
+
+    /// A line to the child.
+    pub fn say(&mut self, line: &str) -> io::Result<()> {
+        let stdin = self.process.stdin.as_mut().expect("stdin is a pipe");
+        stdin.write_all(format!("{line}\n").as_bytes())
     }
 
     /// What it has told and nobody has read.
