@@ -422,7 +422,15 @@ pub(crate) fn read_back(conn: &Connection, name: &str) -> rusqlite::Result<Strin
 }
 
 fn pragma_error(name: &'static str, wanted: String, got: String, source: Option<rusqlite::Error>) -> Error {
+    let failed = source.as_ref().and_then(primary_code);
     let hint = match name {
+        _ if matches!(
+            failed,
+            Some(ffi::SQLITE_NOMEM | ffi::SQLITE_IOERR | ffi::SQLITE_CORRUPT)
+        ) =>
+        {
+            "SQLite failed, whatever the setting: look at the memory of the process, and at the disk, then try again"
+        }
         "mmap_size" => "this SQLite was compiled with a lower SQLITE_MAX_MMAP_SIZE: lower Options::mmap_size",
         "foreign_keys" => "this SQLite was compiled without foreign keys: link another, or use the `bundled` feature",
         _ => {
@@ -519,6 +527,17 @@ fn hint_at_memory_management(conn: &Connection) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The harness's `oom` met a store that was out of memory, and said that SQLite was compiled without foreign keys.
+    #[test]
+    fn a_setting_that_fails_for_want_of_memory_does_not_blame_the_build() {
+        let hint = |code| {
+            let source = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            pragma_error("foreign_keys", "1".into(), source.to_string(), Some(source)).to_string()
+        };
+        assert!(hint(ffi::SQLITE_NOMEM).contains("look at the memory"));
+        assert!(hint(ffi::SQLITE_AUTH).contains("compiled without"));
+    }
 
     #[test]
     fn versions_with_the_wal_reset_bug_are_refused() {
