@@ -13,7 +13,7 @@
 //!                                  small                                  every sequence of 3 operations of a dozen
 //!                                  mutants                                larder is broken, and a suite notices
 //!                                  kill --states 200                      a process is killed at any moment
-//!                                  second-process --states 200            another process uses the file
+//!                                  second-process --states 200            other processes use the file
 //!                                  oom                                    the Nth allocation fails, N = 1, 2, ..
 //!                                  found                                  the defects that these have found
 //!                                  soak --seconds 60                      everything at once, for long
@@ -128,7 +128,7 @@ const SUITES: &[Entry] = &[
     },
     Entry {
         name: "second-process",
-        what: "another process opens, reads, writes, checkpoints and closes the file",
+        what: "other processes use the file beside the store, try to, or are killed as they do",
         run: second_process::run,
     },
     Entry {
