@@ -476,3 +476,182 @@ impl From<Failure> for Error {
         Error::app(failure)
     }
 }
+
+/// What no client can bring about. The rest of the service is tested from outside.
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use larder::Outcome;
+    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn app(store: Store) -> App {
+        App {
+            store,
+            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            stop: watch::Sender::new(None),
+        }
+    }
+
+    /// Whoever is asked for meanwhile gets into the same group.
+    fn one_group() -> App {
+        let options = Options::new().group_time(Duration::from_secs(60));
+        app(options.migrations(migrations()).open_temp().unwrap())
+    }
+
+    /// What the client is told: a status, and when to try again.
+    fn told(failure: Failure) -> (u16, Option<String>) {
+        let response = failure.into_response();
+        let retry_after = response.headers().get(header::RETRY_AFTER);
+        let retry_after = retry_after.map(|value| value.to_str().unwrap().to_owned());
+        (response.status().as_u16(), retry_after)
+    }
+
+    /// Writes an item. So many times a neighbour in its group takes the whole transaction with it.
+    async fn write_beside(app: &App, culprits: usize) -> Result<i64, Failure> {
+        let (running, mut runs) = unbounded_channel();
+        let write = tokio::spawn(app.write(move |tx| {
+            let (let_go, held) = channel::<()>();
+            // Held until the neighbour is queued behind it, as long as somebody listens.
+            let _ = running.send(let_go);
+            let _ = held.recv();
+            tx.insert("INSERT INTO items(name, quantity) VALUES ('flour', 10)", [])
+        }));
+        for _ in 0..culprits {
+            let let_go = runs.recv().await.expect("it is run again");
+            let fatal = "INSERT OR ROLLBACK INTO items VALUES (7, 'salt', 1), (7, 'sugar', 1)";
+            let culprit = app.store.submit(move |tx| tx.execute(fatal, [])).unwrap();
+            drop(let_go);
+            culprit.await.unwrap_err();
+        }
+        drop(runs);
+        write.await.unwrap()
+    }
+
+    fn names(app: &App) -> Vec<String> {
+        let names = |tx: &ReadTx<'_>| tx.query_map("SELECT name FROM items", [], |row| row.get(0));
+        app.store.read(names).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_write_that_a_neighbour_rolled_back_is_made_again_and_is_there_once() {
+        let app = one_group();
+        assert_eq!(write_beside(&app, 1).await.unwrap(), 1);
+        assert_eq!(names(&app), ["flour"]);
+        assert_eq!(app.stop.borrow().map(|_| "stopping"), None);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_was_rolled_back_twice_is_given_up_and_the_client_may_try_again() {
+        let app = one_group();
+        let failure = write_beside(&app, 2).await.unwrap_err();
+        assert!(
+            failure
+                .cause
+                .as_ref()
+                .is_some_and(|cause| cause.contains("was rolled back")),
+            "{failure:?}"
+        );
+        assert_eq!(told(failure), (503, Some("1".into())));
+        assert!(names(&app).is_empty());
+        assert_eq!(write_beside(&app, 0).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_gets_no_connection_in_time_is_told_to_come_back_and_the_service_is_not_healthy() {
+        let options = Options::new().readers(1).read_timeout(Duration::from_millis(1));
+        let app = app(options.open_temp().unwrap());
+        let (let_go, held) = channel::<()>();
+        let (reading, reads) = oneshot::channel();
+        let patient = ReadOptions::new().timeout(Duration::from_secs(60));
+        let holder = app.store.read_async_with(patient, move |_| {
+            reading.send(()).unwrap();
+            let _ = held.recv();
+            Ok(())
+        });
+        let holder = tokio::spawn(holder);
+        reads.await.unwrap();
+        let page = Page {
+            after: None,
+            limit: None,
+        };
+        let list = list_items(State(app.clone()), Query(page)).await;
+        let failures = [
+            get_item(State(app.clone()), Path(1)).await.map(drop),
+            list.map(drop),
+            health(State(app.clone())).await.map(drop),
+        ];
+        for failure in failures.map(Result::unwrap_err) {
+            let cause = failure.cause.as_deref().unwrap_or_default();
+            assert!(cause.starts_with("no reader became free in "), "{failure:?}");
+            assert_eq!(told(failure), (503, Some("1".into())));
+        }
+        drop(let_go);
+        holder.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_service_that_stops_and_one_whose_store_is_closed_are_not_healthy() {
+        let app = app(Store::open_temp().unwrap());
+        app.stop.send_replace(Some(ExitCode::SUCCESS));
+        let stopping = health(State(app.clone())).await.unwrap_err();
+        assert_eq!(told(stopping), (503, Some("1".into())));
+        app.stop.send_replace(None);
+        app.store.close().unwrap();
+        let closed = health(State(app)).await.unwrap_err();
+        assert_eq!(told(closed), (503, Some("1".into())));
+    }
+
+    #[test]
+    fn only_of_what_has_written_nothing_is_the_client_told_to_try_again() {
+        let sqlite = |code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        let (waited, source) = (QUEUE_TIMEOUT, Arc::new(sqlite(ffi::SQLITE_IOERR_FSYNC)));
+        let rolled_back = |own_doing| Error::RolledBack {
+            reason: "a test's",
+            own_doing,
+            source: None,
+        };
+        let rolled_back_by_sqlite = |code| Error::Sqlite {
+            source: sqlite(code),
+            outcome: Outcome::RolledBack,
+        };
+        let late = Error::ReadTimeout {
+            waited,
+            readers: 4,
+            held_here: 0,
+            last_error: None,
+        };
+        let full = Error::WalFull {
+            wal_bytes: 2,
+            limit: 1,
+            oldest: None,
+        };
+        let poisoned = Error::Poisoned {
+            source: Arc::clone(&source),
+        };
+        for (error, status) in [
+            (Error::QueueFull { capacity: 1 }, 503),
+            (Error::QueueTimeout { waited }, 503),
+            (late, 503),
+            (full, 503),
+            (rolled_back(false), 503),
+            (rolled_back(true), 500),
+            (Error::Closed, 503),
+            (poisoned, 503),
+            (Error::CommitUnknown { source }, 500),
+            (rolled_back_by_sqlite(ffi::SQLITE_CONSTRAINT_UNIQUE), 409),
+            (rolled_back_by_sqlite(ffi::SQLITE_CONSTRAINT_CHECK), 500),
+            (Failure::new(StatusCode::CONFLICT, "only 2 in stock").into(), 409),
+        ] {
+            let said = error.to_string();
+            let wrote_nothing = error.outcome() != Outcome::Unknown;
+            let failure = Failure::from(error);
+            assert!(wrote_nothing || !failure.reason.contains("nothing"), "{failure:?}");
+            let retry_after = (status == 503).then(|| "1".to_owned());
+            assert_eq!(told(failure), (status, retry_after), "{said}");
+        }
+    }
+}

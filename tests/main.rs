@@ -4,6 +4,12 @@ mod support;
 
 mod access;
 mod alerts;
+/// The reference service, for the tests inside it. Cargo would run them by itself if told so, but then it does not build
+/// the program, which `service.rs` needs.
+#[cfg(feature = "async")]
+#[expect(dead_code, reason = "the tests inside use a part of it")]
+#[path = "../examples/axum.rs"]
+mod axum_example;
 mod backups;
 mod checking;
 mod chores;

@@ -3,6 +3,8 @@
 //!
 //! What holds for every answer, whatever happened to the process: a 2xx is there, exactly once; a 4xx and a 503 are
 //! not; a request without an answer may be either, and to ask again with its key makes it exactly one.
+//!
+//! What no client can bring about, as a neighbour in a group that is rolled back, is tested inside the example.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -112,8 +114,13 @@ impl Service {
             lines.push(line);
         }
         let status = self.process.wait().unwrap();
-        let log = fs::read_to_string(&self.log).unwrap();
+        let log = self.log();
         Ended { status, lines, log }
+    }
+
+    /// What it has said on stderr so far.
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
     }
 
     fn stop(self) -> Ended {
@@ -659,6 +666,63 @@ fn a_full_queue_sheds_load_with_503_and_retry_after_and_writes_nothing_of_it() {
     told.assert_all_of(&database(&folder));
 }
 
+/// Another process has SQLite's lock until all are answered. Who is first gets the lock's time-out, and those behind it that
+/// of the queue.
+#[test]
+fn a_write_that_waits_too_long_in_the_queue_is_a_503_with_retry_after_and_is_not_there() {
+    let folder = tempdir().unwrap();
+    let service = Service::start(&folder);
+    let other = Connection::open(database(&folder)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let began = Instant::now();
+    // If each came just when the one before it was through, all would have the lock's: then once more.
+    while !service.log().contains("the write was not started: it waited") {
+        assert!(began.elapsed() < PATIENCE, "{}", service.log());
+        thread::scope(|scope| {
+            for n in 0..8 {
+                let client = service.client();
+                scope.spawn(move || {
+                    let answer = client.create_item(&format!("item {n}"), STOCK).unwrap();
+                    answer.assert_refused(503, None, "busy: nothing was written");
+                });
+            }
+        });
+    }
+    other.execute_batch("ROLLBACK").unwrap();
+    let client = service.client();
+    assert_eq!(client.get("/items").unwrap().body["items"], json!([]));
+    assert_eq!(client.create_item("after it", STOCK).unwrap().status, 201);
+    service.stop().assert_clean();
+}
+
+#[test]
+fn a_service_that_stops_says_that_it_is_not_healthy() {
+    let began = Instant::now();
+    loop {
+        let folder = tempdir().unwrap();
+        // Nobody is in a hurry here.
+        let service = Service::start_with(&folder, &[("SHOP_SHUTDOWN_SECS", "600")]);
+        let mut probe = service.connect();
+        let (half, other_half) = (b"GET /healthz HTTP/1.1\r\nHost: shop\r\n", b"\r\n");
+        probe.get_mut().write_all(half).unwrap();
+        assert_eq!(service.client().get("/healthz").unwrap().status, 200);
+        service.signal(SIGTERM);
+        service.line("stopping");
+        let _ = probe.get_mut().write_all(other_half);
+        let answer = rest(probe);
+        let ended = service.ended();
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+        // One that it had not come to read before the signal is closed without an answer: then once more.
+        if !answer.is_empty() {
+            assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+            assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+            assert!(answer.contains(r#""error":"stopping""#), "{answer}");
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "no probe is answered");
+    }
+}
+
 /// Sends the head of a request, and waits until the service asks for its body.
 fn begin_item(service: &Service, body: &str) -> BufReader<TcpStream> {
     let mut connection = service.connect();
@@ -762,17 +826,24 @@ fn a_write_that_waits_for_another_process_does_not_hold_up_the_end() {
     assert_eq!(rows(&other, "SELECT name, id FROM items"), []);
 }
 
-#[test]
-fn a_commit_that_the_disk_refuses_is_a_500_and_ends_the_service_for_a_restart_that_recovers() {
-    // A write past this size fails: see `poison.rs`.
+/// A write past a size fails: see `poison.rs`. `None` (said visibly) where that cannot be.
+fn start_on_a_disk_that_fails(folder: &TempDir) -> Option<Service> {
     let limit = "trap '' XFSZ; ulimit -f 512";
     if !succeeds(Command::new("sh").args(["-c", limit])) {
-        return child::skipped("this shell cannot limit the size of files");
+        child::skipped("this shell cannot limit the size of files");
+        return None;
     }
-    let folder = tempdir().unwrap();
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{limit}; exec \"$@\""), "sh"]).arg(binary());
-    let service = Service::start_by(shell, &folder, &[]);
+    Some(Service::start_by(shell, folder, &[]))
+}
+
+#[test]
+fn a_commit_that_the_disk_refuses_is_a_500_and_ends_the_service_for_a_restart_that_recovers() {
+    let folder = tempdir().unwrap();
+    let Some(service) = start_on_a_disk_that_fails(&folder) else {
+        return;
+    };
     let client = service.client();
     let mut told = Told::default();
     let failed = loop {
@@ -801,6 +872,52 @@ fn a_commit_that_the_disk_refuses_is_a_500_and_ends_the_service_for_a_restart_th
     told.assert_kept_and_settle(&service.client());
     service.stop().assert_clean();
     told.assert_all_of(&database(&folder));
+}
+
+/// The write before it was acknowledged, and no request is there to be told: the probe of health is what notices.
+#[test]
+fn a_checkpoint_that_the_disk_refuses_makes_the_service_unhealthy_and_the_next_write_ends_it() {
+    let folder = tempdir().unwrap();
+    Service::start(&folder).stop().assert_clean();
+    // Past either limit, so that the end of the file cannot be written.
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+        INSERT INTO items(name, quantity) SELECT format('%0100d', i), 1 FROM n";
+    Connection::open(database(&folder))
+        .unwrap()
+        .execute_batch(fill)
+        .unwrap();
+    let size = fs::metadata(database(&folder)).unwrap().len();
+    assert!(size > 1024 * 1024, "{size}");
+    let Some(service) = start_on_a_disk_that_fails(&folder) else {
+        return;
+    };
+    let client = service.client();
+    let kept = client.create_item("kept", STOCK).unwrap();
+    assert_eq!(kept.status, 201, "{}", kept.body);
+    // The writer makes a checkpoint once nobody writes any more.
+    let began = Instant::now();
+    let unhealthy = loop {
+        let health = client.get("/healthz").unwrap();
+        if health.body["error"] == "stopping: nothing was written" {
+            break health;
+        }
+        assert!(began.elapsed() < PATIENCE, "{}", health.body);
+        thread::yield_now();
+    };
+    unhealthy.assert_refused(503, None, "stopping");
+    let refused = client.create_item("refused", STOCK).unwrap();
+    refused.assert_refused(503, None, "stopping: nothing was written");
+    let ended = service.ended();
+    assert_eq!(ended.status.code(), Some(1), "{:?}", ended.lines);
+    let line = ended.log.lines().find(|line| line.contains("the disk failed it"));
+    assert!(line.is_some(), "{}", ended.log);
+
+    let service = Service::start(&folder);
+    let item = service.client().get(&format!("/items/{}", kept.id())).unwrap();
+    assert_eq!((item.status, item.body["name"].as_str()), (200, Some("kept")));
+    let again = service.client().create_item("refused", STOCK).unwrap();
+    assert_eq!(again.status, 201, "{}", again.body);
+    service.stop().assert_clean();
 }
 
 #[test]
