@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{Error, Options, Outcome, Result, Store};
+use larder::{Error, Options, Outcome, ReadOptions, Result, Store, WriteOptions};
 
 use crate::groups::Gate;
 use crate::support::tasks::{
@@ -101,6 +101,8 @@ fn a_closed_store_says_so_to_every_call_of_a_task() {
     assert_closed(finish(store.try_write_async(|_| Ok(()))));
     assert_closed(finish(store.read_async(|_| Ok(()))));
     assert_closed(finish(store.try_read_async(|_| Ok(()))));
+    assert_closed(finish(store.try_write_async_with(WriteOptions::new(), |_| Ok(()))));
+    assert_closed(finish(store.try_read_async_with(ReadOptions::new(), |_| Ok(()))));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a task reads is as new as what it was told, and no neighbour of it in a snapshot harms it.
 
+use std::fs;
 use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,8 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::{self, Connection};
-use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Store};
+use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Store, WriteOptions};
 
+use crate::support::child::{self, Child, tell};
 use crate::support::count;
 use crate::support::tasks::{
     Call, ENDLESS, HeldRead, PATIENCE, asked, begin, counting, finish, hear, insert, inserting, many_threads,
@@ -32,6 +34,64 @@ fn together<T: std::fmt::Debug>(store: &Store, mut reads: Vec<Call<T>>) -> Vec<R
     reads.iter_mut().for_each(begin);
     held.let_go();
     reads.into_iter().map(finish).collect()
+}
+
+// ---- the threads ----
+
+const THREADS: &str = "/proc/self/task";
+
+/// Names of threads are the whole process's, so this has one of its own.
+#[test]
+fn child() {
+    if child::task().is_none() {
+        return;
+    }
+    for first in [
+        |store: &Store| finish(store.read_async(rows)),
+        |store: &Store| finish(store.try_read_async(rows)),
+    ] {
+        let store = store_with(Options::new().readers(3));
+        store.write(|tx| insert(tx, 1)).unwrap();
+        finish(inserting(&store, 2)).unwrap();
+        assert_eq!(count(&store), 2);
+        drop(counting(&store));
+        tell(reader_threads());
+        assert_eq!(first(&store).unwrap(), 2);
+        // A thread gives itself its name, when it comes to it; and none starts later.
+        wait_for_reader_threads(3);
+        finish(counting(&store)).unwrap();
+        tell(reader_threads());
+        store.close().unwrap();
+        wait_for_reader_threads(0);
+    }
+}
+
+fn reader_threads() -> usize {
+    let threads = fs::read_dir(THREADS).unwrap();
+    // One that has ended meanwhile has no name.
+    let names = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).ok());
+    names.filter(|name| name.starts_with("larder-read-")).count()
+}
+
+fn wait_for_reader_threads(number: usize) {
+    let began = Instant::now();
+    while reader_threads() != number {
+        assert!(began.elapsed() < PATIENCE, "{} threads", reader_threads());
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn there_are_no_reader_threads_before_a_task_reads_and_one_for_each_connection_after() {
+    if !fs::exists(THREADS).unwrap() {
+        return child::skipped("only Linux says which threads there are");
+    }
+    let child = Child::start("tasks_reads", "whose threads are counted", &[]);
+    for _ in 0..2 {
+        child.expect("0");
+        child.expect("3");
+    }
+    child.finish();
 }
 
 // ---- as new as what was acknowledged ----
@@ -457,13 +517,18 @@ fn a_read_of_a_task_inside_another_is_reentrant() {
     let (all, tried) = finish(store.read_async(move |_| {
         let options = ReadOptions::new();
         let all = [finish(counting(&inside)), finish(inside.read_async_with(options, rows))];
-        Ok((all, finish(inside.try_read_async(rows))))
+        let tried = finish(inside.try_read_async(rows));
+        Ok((
+            all,
+            [tried, finish(inside.try_read_async_with(ReadOptions::new(), rows))],
+        ))
     }))
     .unwrap();
-    let [plain, with] = all;
+    let ([plain, with], [tried, tried_with]) = (all, tried);
     assert_reentrant(plain, "read_async");
     assert_reentrant(with, "read_async_with");
     assert_reentrant(tried, "try_read_async");
+    assert_reentrant(tried_with, "try_read_async_with");
     assert_eq!(finish(counting(&store)).unwrap(), 0);
 }
 
@@ -486,11 +551,14 @@ fn a_write_of_a_task_inside_a_write_is_reentrant() {
     let inside = store.clone();
     let (plain, tried) = finish(store.write_async(move |_| {
         let tried = finish(inside.try_write_async(|tx| insert(tx, 1)));
-        Ok((finish(inserting(&inside, 1)), tried))
+        let with = finish(inside.try_write_async_with(WriteOptions::new(), |tx| insert(tx, 1)));
+        Ok((finish(inserting(&inside, 1)), [tried, with]))
     }))
     .unwrap();
+    let [tried, tried_with] = tried;
     assert_reentrant(plain, "write_async");
     assert_reentrant(tried, "try_write_async");
+    assert_reentrant(tried_with, "try_write_async_with");
     let (give, take) = channel::<Call<i64>>();
     let mut outer = Box::pin(store.write_async(move |_| Ok(finish(hear(&take)))));
     begin(&mut outer);

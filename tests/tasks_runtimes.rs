@@ -25,12 +25,16 @@ async fn every_call() {
     let labelled = WriteOptions::new().label("a task's");
     assert_eq!(store.write_async_with(labelled, |tx| insert(tx, 2)).await.unwrap(), 2);
     assert_eq!(store.try_write_async(|tx| insert(tx, 3)).await.unwrap(), 3);
-    assert_eq!(store.submit(|tx| insert(tx, 4)).unwrap().await.unwrap(), 4);
+    let labelled = WriteOptions::new().label("a task's");
+    let tried = store.try_write_async_with(labelled, |tx| insert(tx, 4));
+    assert_eq!(tried.await.unwrap(), 4);
+    assert_eq!(store.submit(|tx| insert(tx, 5)).unwrap().await.unwrap(), 5);
     let count = |tx: &ReadTx<'_>| tx.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
-    assert_eq!(store.read_async(count).await.unwrap(), 4);
-    let labelled = ReadOptions::new().label("a task's");
-    assert_eq!(store.read_async_with(labelled, count).await.unwrap(), 4);
-    assert_eq!(store.try_read_async(count).await.unwrap(), 4);
+    assert_eq!(store.read_async(count).await.unwrap(), 5);
+    let labelled = || ReadOptions::new().label("a task's");
+    assert_eq!(store.read_async_with(labelled(), count).await.unwrap(), 5);
+    assert_eq!(store.try_read_async(count).await.unwrap(), 5);
+    assert_eq!(store.try_read_async_with(labelled(), count).await.unwrap(), 5);
     assert!(store.close_async().await.unwrap().wal_truncated);
     assert!(matches!(store.write_async(|_| Ok(())).await, Err(Error::Closed)));
     assert!(matches!(store.read_async(|_| Ok(())).await, Err(Error::Closed)));
@@ -84,10 +88,13 @@ fn the_futures_can_be_spawned_even_if_what_they_carry_cannot_be_shared() {
     let (a, b, c, d) = (own(), own(), own(), own());
     assert_task(store.write_async(move |_| Ok(a)));
     assert_task(store.write_async_with(WriteOptions::new(), move |_| Ok(b)));
-    assert_task(store.read_async(move |_| Ok(c)));
-    assert_task(store.read_async_with(ReadOptions::new(), move |_| Ok(d)));
-    assert_task(store.try_write_async(|_| Ok(())));
-    assert_task(store.try_read_async(|_| Ok(())));
+    assert_task(store.try_write_async(move |_| Ok(c)));
+    assert_task(store.try_write_async_with(WriteOptions::new(), move |_| Ok(d)));
+    let (a, b, c, d) = (own(), own(), own(), own());
+    assert_task(store.read_async(move |_| Ok(a)));
+    assert_task(store.read_async_with(ReadOptions::new(), move |_| Ok(b)));
+    assert_task(store.try_read_async(move |_| Ok(c)));
+    assert_task(store.try_read_async_with(ReadOptions::new(), move |_| Ok(d)));
     assert_task(store.close_async());
     assert_task(store.close_async_within(PATIENCE));
 }
@@ -138,16 +145,18 @@ fn a_panic_comes_out_of_await() {
 fn a_future_that_was_never_polled_runs_nothing() {
     let store = store_with(Options::new());
     let captured = Arc::new(());
-    let mut held: Vec<_> = (0..6).map(|_| Arc::clone(&captured)).collect();
-    let mut owned = || held.pop().unwrap();
+    let owned = || Arc::clone(&captured);
     let run = |_: Arc<()>| -> Result<()> { panic!("it was never polled") };
-    let (a, b, c, d, e, f) = (owned(), owned(), owned(), owned(), owned(), owned());
+    let (a, b, c, d) = (owned(), owned(), owned(), owned());
     drop(store.write_async(move |_| run(a)));
     drop(store.write_async_with(WriteOptions::new(), move |_| run(b)));
     drop(store.try_write_async(move |_| run(c)));
-    drop(store.read_async(move |_| run(d)));
-    drop(store.read_async_with(ReadOptions::new(), move |_| run(e)));
-    drop(store.try_read_async(move |_| run(f)));
+    drop(store.try_write_async_with(WriteOptions::new(), move |_| run(d)));
+    let (a, b, c, d) = (owned(), owned(), owned(), owned());
+    drop(store.read_async(move |_| run(a)));
+    drop(store.read_async_with(ReadOptions::new(), move |_| run(b)));
+    drop(store.try_read_async(move |_| run(c)));
+    drop(store.try_read_async_with(ReadOptions::new(), move |_| run(d)));
     drop(store.close_async());
     drop(store.close_async_within(Duration::ZERO));
     assert_eq!(Arc::strong_count(&captured), 1);
@@ -209,6 +218,9 @@ fn every_call_of_a_task_knows_its_line() {
     let (line, call) = (line!(), store.try_write_async(|_| Ok(())));
     lines.push(("write", line));
     finish(call).unwrap();
+    let (line, call) = (line!(), store.try_write_async_with(WriteOptions::new(), |_| Ok(())));
+    lines.push(("write", line));
+    finish(call).unwrap();
     let (line, call) = (line!(), store.read_async(|_| Ok(())));
     lines.push(("read", line));
     finish(call).unwrap();
@@ -216,6 +228,9 @@ fn every_call_of_a_task_knows_its_line() {
     lines.push(("read", line));
     finish(call).unwrap();
     let (line, call) = (line!(), store.try_read_async(|_| Ok(())));
+    lines.push(("read", line));
+    finish(call).unwrap();
+    let (line, call) = (line!(), store.try_read_async_with(ReadOptions::new(), |_| Ok(())));
     lines.push(("read", line));
     finish(call).unwrap();
     for (kind, line) in lines {

@@ -142,6 +142,11 @@ fn a_full_queue_refuses_a_try_write_of_a_task_at_its_first_poll() {
     assert!(matches!(error, Error::QueueFull { capacity: 1 }), "{error:?}");
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
     dropped.try_recv().expect("its closure was dropped at once");
+    let refused = poll(&mut Box::pin(store.try_write_async_with(brief(30), |_| Ok(()))));
+    assert!(
+        matches!(refused, Poll::Ready(Err(Error::QueueFull { capacity: 1 }))),
+        "it waits for no room, whatever its time"
+    );
     gate.open();
     finish(queued).unwrap();
     finish(store.try_write_async(|tx| insert(tx, 2))).unwrap();
@@ -158,6 +163,12 @@ fn a_full_queue_of_reads_refuses_a_try_read_at_its_first_poll_and_speaks_of_read
         panic!("it does not wait");
     };
     assert!(matches!(error, Error::QueueFull { capacity: 1 }), "{error:?}");
+    let patient = ReadOptions::new().timeout(PATIENCE);
+    let refused = poll(&mut Box::pin(store.try_read_async_with(patient, |_| Ok(3))));
+    assert!(
+        matches!(refused, Poll::Ready(Err(Error::QueueFull { capacity: 1 }))),
+        "it waits for no room, whatever its time"
+    );
     // The writes have a queue of their own, and that is empty.
     store.try_write(|_| Ok(())).unwrap();
     held.let_go();
@@ -212,6 +223,25 @@ fn a_task_alone_is_told_that_its_time_is_over() {
         finish(queued).unwrap();
         assert_eq!(ids(&store), [7]);
     }
+}
+
+/// Once it is in the queue a `try_` form waits there, for as long as its own options say.
+#[test]
+fn a_try_form_that_found_room_is_told_that_its_own_time_is_over() {
+    let store = store_with(Options::new().readers(1));
+    let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
+    let time = Duration::from_millis(30);
+    let write = store.try_write_async_with(brief(30), |tx| insert(tx, 1));
+    assert_too_late(finish(write), time);
+    let read = finish(store.try_read_async_with(ReadOptions::new().timeout(time), |_| Ok(())));
+    assert!(
+        matches!(read, Err(Error::ReadTimeout { waited, .. }) if waited >= time),
+        "{read:?}"
+    );
+    gate.open();
+    held.let_go();
+    store.write(|_| Ok(())).unwrap();
+    assert_eq!(count(&store), 0);
 }
 
 #[test]
