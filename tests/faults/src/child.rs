@@ -2,6 +2,7 @@
 //! the child's stdin, whose end tells it that the parent has gone.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::mem;
 use std::process::{self, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -109,6 +110,33 @@ impl Child {
     /// What it has told and nobody has read.
     pub fn told(&self) -> impl Iterator<Item = String> + '_ {
         self.lines.try_iter()
+    }
+
+    /// `SIGSTOP`. Returns when the child stands still, or is at its end: then one can look where it is.
+    pub fn stop(&self) {
+        self.signal(libc::SIGSTOP);
+        // SAFETY: all zeros are a `siginfo_t`, which is written to. `WNOWAIT` leaves the end of the child to `rest`.
+        unsafe {
+            let mut information = mem::zeroed();
+            let what = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+            while libc::waitid(libc::P_PID, self.process.id(), &mut information, what) != 0 {
+                assert_eq!(
+                    io::Error::last_os_error().kind(),
+                    io::ErrorKind::Interrupted,
+                    "waiting for a child"
+                );
+            }
+        }
+    }
+
+    /// After [`stop`](Self::stop).
+    pub fn go_on(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: it takes no pointer, and nobody has waited for the child, so the number is the child's.
+        unsafe { libc::kill(self.process.id() as i32, signal) };
     }
 
     /// `SIGKILL`. The child is not waited for: see [`rest`](Self::rest).

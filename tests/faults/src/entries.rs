@@ -175,6 +175,16 @@ pub struct Entry {
     sum: i64,
 }
 
+impl Entry {
+    /// As it was when there were so many commits.
+    pub fn as_of(&self, commits: i64) -> Self {
+        Self {
+            cleared: self.cleared.filter(|by| *by <= commits),
+            ..self.clone()
+        }
+    }
+}
+
 /// All commits, in their order; the first is number 1. Ask in one snapshot.
 ///
 /// # Errors
@@ -303,11 +313,17 @@ pub fn keep(folder: &Path, suite: &str, case: &str) -> String {
     }
 }
 
-/// Copies the files of a folder.
+/// Copies all that is in a folder.
 pub fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    for file in std::fs::read_dir(from)? {
-        let file = file?;
-        std::fs::copy(file.path(), to.join(file.file_name()))?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir_all(&to)?;
+            copy(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
     }
     Ok(())
 }

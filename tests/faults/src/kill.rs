@@ -1,20 +1,26 @@
 //! `SIGKILL` at any moment of a real process under load: a child opens a store, writes from several threads, reads,
-//! checkpoints, closes and opens again for as long as it lives, and tells its parent each acknowledgement after it had
-//! it. The parent kills it, half of the time where it hurts: in a checkpoint, in the recovery at opening, in closing. It
-//! sees from outside where the child is, in the index of the log, which both can read, and by what the child tells.
+//! checkpoints, takes backups and restores them, closes and opens again for as long as it lives, and tells its parent each
+//! acknowledgement after it had it. The parent kills it, most of the time where it hurts: in a checkpoint, in the recovery
+//! at opening, in a backup, in a restore, in closing. It sees from outside where the child is, in the index of the log,
+//! which both can read, in the folders of unfinished copies, and by what the child tells.
 //!
 //! Then the file must hold, at either durability, every acknowledged write as the very commit that it was said to be,
 //! each job whole or absent, nothing that failed, no gap and nothing out of order; what was found once stays found, since
 //! half of the states go on with the files of the one before. SQLite finds nothing wrong, the store takes a write and
-//! closes.
+//! closes. What must hold for the copies is written at the top of `kill/copies.rs`.
 //!
 //! What a kill cannot show: anything of the disk, whose page cache survives the process (`power-cut` does that). A seed
-//! and a state give the same choices again, not the same moment. To do, when there is `Store::backup`: kills in a backup.
+//! and a state give the same choices again, not the same moment.
+
+mod copies;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::mem;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +29,7 @@ use fastrand::Rng;
 use larder::rusqlite::{Connection, OpenFlags};
 use larder::{Access, Durability, Error, Options, Outcome, Store, WriteOptions};
 
+use self::copies::{Copier, Copies, Listing, Stage};
 use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary, seed};
 use crate::child::{Child, tell};
@@ -39,13 +46,16 @@ const MANY: u64 = 200;
 /// A child that does nothing for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The child is killed where it is if it has not come where it is to be killed for so long.
+const SEARCH: Duration = Duration::from_millis(150);
+
 const THREADS: i64 = 4;
 
 // ---- the child ----
 
 /// Opens, works and closes, until it is killed.
 pub fn child(arguments: &[String]) {
-    let [path, seed, client, long_log] = arguments else {
+    let [path, seed, client, long_log, copying] = arguments else {
         panic!("kill: wrong arguments")
     };
     let mut rng = Rng::with_seed(seed.parse().expect("a number"));
@@ -56,6 +66,8 @@ pub fn child(arguments: &[String]) {
         options = options.checkpoint_pages(100_000).wal_limit(64 << 20);
     }
     let counters: Vec<AtomicI64> = (0..THREADS).map(|_| AtomicI64::new(0)).collect();
+    let folder = Path::new(path).parent().expect("a folder");
+    let mut copier = (copying == "true").then(|| Copier::new(folder, rng.fork()));
     loop {
         tell("opening");
         let store = match options.clone().open(path) {
@@ -63,9 +75,22 @@ pub fn child(arguments: &[String]) {
             Err(error) => return tell(&format!("! opening: {error}")),
         };
         tell("opened");
-        live(&store, client, &counters, bulky, &mut rng);
-        tell("closing");
-        match store.close() {
+        let closed = thread::scope(|scope| {
+            let schedule = match &mut copier {
+                Some(copier) => {
+                    let schedule = copier.schedule(&store);
+                    scope.spawn(|| copier.run(&store));
+                    schedule
+                }
+                None => Ok(None),
+            };
+            live(&store, client, &counters, bulky, &mut rng);
+            tell("closing");
+            // It ends the copies that are under way.
+            let closed = store.close();
+            schedule.map(drop).and(closed)
+        });
+        match closed {
             Ok(report) if report.wal_truncated => tell("closed"),
             other => return tell(&format!("! closing: {other:?}")),
         }
@@ -233,6 +258,8 @@ enum Aim {
     Opening,
     Recovery,
     Closing,
+    /// At this stage of a backup, or in a restore.
+    Copy(Stage),
     /// At work, but not before the log is so long that its recovery takes some time.
     LongLog,
 }
@@ -242,12 +269,14 @@ const LONG: u64 = 8 << 20;
 
 impl Aim {
     fn any(kept: bool, rng: &mut Rng) -> Self {
-        match rng.u32(0..8) {
+        match rng.u32(0..12) {
             0..3 => Self::Checkpoint,
-            3 => Self::Closing,
-            4 => Self::LongLog,
+            3..7 => Self::Copy(Stage::OF_BACKUPS[rng.usize(0..Stage::OF_BACKUPS.len())]),
+            7 => Self::Copy(Stage::Restoring),
+            8 => Self::Closing,
+            9 => Self::LongLog,
             // There is something to recover.
-            5..7 if kept => Self::recovery(rng),
+            10..12 if kept => Self::recovery(rng),
             _ => Self::Anywhere,
         }
     }
@@ -282,7 +311,7 @@ fn index(file: &File) -> Option<Index> {
     })
 }
 
-/// Where the kills have landed.
+/// Where the kills have landed: one may have landed in a copy, too.
 #[derive(Default)]
 struct Landed {
     recovery: AtomicU64,
@@ -290,10 +319,15 @@ struct Landed {
     opening: AtomicU64,
     closing: AtomicU64,
     elsewhere: AtomicU64,
+    backup: AtomicU64,
+    restore: AtomicU64,
+    all: AtomicU64,
+    /// Those in a checkpoint, the recovery, a backup or a restore.
+    hurt: AtomicU64,
 }
 
 impl Landed {
-    fn note(&self, phase: &str, index: Option<Index>, log: u64) {
+    fn note(&self, phase: &str, index: Option<Index>, log: u64, (backup, restore): (bool, bool)) {
         let place = match (phase, index) {
             ("opening", Some(Index::Unready)) if log > 0 => &self.recovery,
             (_, Some(Index::Moving)) => &self.checkpoint,
@@ -301,7 +335,17 @@ impl Landed {
             ("closing", _) => &self.closing,
             _ => &self.elsewhere,
         };
-        place.fetch_add(1, Ordering::SeqCst);
+        let hurt = backup
+            || restore
+            || [&self.recovery, &self.checkpoint]
+                .iter()
+                .any(|hurt| ptr::eq(*hurt, place));
+        let count = |place: &AtomicU64, so: bool| place.fetch_add(u64::from(so), Ordering::SeqCst);
+        count(place, true);
+        count(&self.backup, backup);
+        count(&self.restore, restore);
+        count(&self.hurt, hurt);
+        count(&self.all, true);
     }
 
     /// A suite that no longer hits what it aims at has to say so.
@@ -309,15 +353,27 @@ impl Landed {
         let of = |place: &AtomicU64| place.load(Ordering::SeqCst);
         println!(
             "kill: killed {} in a checkpoint, {} in the recovery at opening, {} elsewhere in opening, {} in closing, {} \
-             at work",
+             at work; at the same time {} in a backup, {} in a restore; {} of {} in a checkpoint, the recovery, a backup \
+             or a restore",
             of(&self.checkpoint),
             of(&self.recovery),
             of(&self.opening),
             of(&self.closing),
             of(&self.elsewhere),
+            of(&self.backup),
+            of(&self.restore),
+            of(&self.hurt),
+            of(&self.all),
         );
-        let aimed = [&self.checkpoint, &self.recovery, &self.closing, &self.elsewhere];
-        if aimed.iter().any(|place| of(place) == 0) {
+        let aimed = [
+            &self.checkpoint,
+            &self.recovery,
+            &self.closing,
+            &self.elsewhere,
+            &self.backup,
+            &self.restore,
+        ];
+        if aimed.iter().any(|place| of(place) == 0) || of(&self.hurt) < of(&self.all) / 2 {
             Err("the suite has lost its aim".into())
         } else {
             Ok(())
@@ -373,6 +429,8 @@ struct Chain<'a> {
     landed: &'a Landed,
     /// What was found after the last kill: it has to stay.
     found: Vec<Entry>,
+    /// The copies that are there.
+    copies: Copies,
     begun: bool,
 }
 
@@ -382,16 +440,33 @@ struct Journal {
     phase: String,
     acknowledged: HashMap<Id, i64>,
     undone: HashSet<Id>,
+    /// So many commits are known to be there.
+    commits: usize,
+    copies: Copies,
 }
 
 impl Journal {
+    /// What is known before the child begins.
+    fn new(commits: usize, copies: Copies) -> Self {
+        Self {
+            commits,
+            copies,
+            ..Self::default()
+        }
+    }
+
     fn hear(&mut self, line: &str) -> Result<(), String> {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |at: usize| words[at].parse::<i64>().map_err(|_| format!("the child told {line:?}"));
         match (words[0], words.len()) {
-            ("+", 4) => drop(self.acknowledged.insert((number(1)?, number(2)?), number(3)?)),
+            ("+", 4) => {
+                let n = number(3)?;
+                self.acknowledged.insert((number(1)?, number(2)?), n);
+                self.commits = self.commits.max(n as usize);
+            }
             ("-", 3) => drop(self.undone.insert((number(1)?, number(2)?))),
             ("opening" | "opened" | "closing" | "closed", 1) => self.phase = line.to_owned(),
+            ("begin" | "stage" | "done" | "stopped", _) => self.copies.hear(&words, self.commits)?,
             _ => return Err(format!("the child: {line}")),
         }
         Ok(())
@@ -407,6 +482,7 @@ impl<'a> Chain<'a> {
             seed,
             landed,
             found: Vec::new(),
+            copies: Copies::default(),
             begun: false,
         }
     }
@@ -426,13 +502,17 @@ impl<'a> Chain<'a> {
         let mut rng = Rng::with_seed(seed(self.seed, state, 21));
         let kept = rng.u32(0..7) < 4 && self.begun;
         if !kept {
-            clean(&self.folder).map_err(|error| error.to_string())?;
+            clean(&self.folder)
+                .and_then(|()| copies::make_folders(&self.folder))
+                .map_err(|error| error.to_string())?;
             self.found.clear();
+            self.copies = Copies::default();
         }
         self.begun = true;
         let client = state as i64 * 16;
         let aim = Aim::any(kept, &mut rng);
-        let mut journal = self.kill_at(aim, Journal::default(), client, &mut rng)?;
+        let journal = Journal::new(self.found.len(), mem::take(&mut self.copies));
+        let mut journal = self.kill_at(aim, journal, client, &mut rng)?;
         // One more, whose recovery is killed, too, before anybody has looked at what the first has left.
         if aim == Aim::LongLog || rng.u32(0..4) == 0 {
             journal = self.kill_at(Aim::recovery(&mut rng), journal, client + THREADS, &mut rng)?;
@@ -440,25 +520,37 @@ impl<'a> Chain<'a> {
         clean(&self.before)
             .and_then(|()| copy(&self.folder, &self.before))
             .map_err(|error| error.to_string())?;
-        self.check(&journal, client, &mut rng)
+        self.check(&journal, client, &mut rng)?;
+        self.copies = journal.copies;
+        Ok(())
     }
 
     /// One life of a child.
     fn kill_at(&self, aim: Aim, mut journal: Journal, client: i64, rng: &mut Rng) -> Result<Journal, String> {
         let (path, long_log) = (self.path().display().to_string(), aim == Aim::LongLog);
-        let arguments = [path, rng.u64(..).to_string(), client.to_string(), long_log.to_string()];
+        let copying = matches!(aim, Aim::Copy(_)) || rng.bool();
+        let arguments = [
+            path,
+            rng.u64(..).to_string(),
+            client.to_string(),
+            long_log.to_string(),
+            copying.to_string(),
+        ];
+        let before = Listing::of(&self.folder)?;
         let mut child = Child::start("kill", &arguments).map_err(|error| error.to_string())?;
         // It may have the journal of another life, whose last phase is over.
         journal.phase = "starting".into();
         self.await_moment(aim, &child, &mut journal, rng)?;
         child.kill();
-        let (lines, _) = child.rest();
+        let (lines, status) = child.rest();
         lines.iter().try_for_each(|line| journal.hear(line))?;
+        if status.signal() != Some(libc::SIGKILL) {
+            return Err(format!("the child ended by itself {}: {status}", journal.phase));
+        }
         let log = self.log();
-        let index = File::open(self.folder.join("app.db-shm"))
-            .ok()
-            .and_then(|file| index(&file));
-        self.landed.note(&journal.phase, index, log);
+        let unfinished = Listing::of(&self.folder)?.unfinished_since(&before);
+        self.landed.note(&journal.phase, self.index(), log, unfinished);
+        journal.copies.settle(&self.folder)?;
         Ok(journal)
     }
 
@@ -471,7 +563,7 @@ impl<'a> Chain<'a> {
         let phase = match aim {
             Aim::Opening | Aim::Recovery => "opening",
             Aim::Closing => "closing",
-            Aim::Anywhere | Aim::Checkpoint | Aim::LongLog => "opened",
+            Aim::Anywhere | Aim::Checkpoint | Aim::Copy(_) | Aim::LongLog => "opened",
         };
         while journal.phase != phase {
             match child.line(PATIENCE) {
@@ -489,10 +581,11 @@ impl<'a> Chain<'a> {
                 }
             }
             // Most of what there is to hit is short.
-            Aim::Opening | Aim::Closing => sleep_exactly(Duration::from_micros(1 << rng.u32(4..14)).mul_f64(rng.f64())),
+            Aim::Opening | Aim::Closing => sleep_exactly(short(rng)),
+            Aim::Copy(stage) => self.stop_in_copy(stage, child, journal, rng)?,
             Aim::Checkpoint => {
                 thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
-                self.await_index(Index::Moving, child, journal)?;
+                self.stop_in_checkpoint(child, journal)?;
             }
             Aim::Recovery => {
                 self.await_index(Index::Unready, child, journal)?;
@@ -504,14 +597,16 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    /// Looks at the index of the log from outside, which costs the child no lock: those are a process's own.
+    /// Looks at the index of the log from outside, which costs the child no lock: those are a process's own. Returns
+    /// when it is as wanted, or when it has not been for long.
     fn await_index(&self, wanted: Index, child: &Child, journal: &mut Journal) -> Result<(), String> {
-        let until = Instant::now() + Duration::from_millis(100);
-        let shm = self.folder.join("app.db-shm");
+        let until = Instant::now() + SEARCH;
         while Instant::now() < until {
             child.told().try_for_each(|line| journal.hear(&line))?;
             // Closing removes it, opening makes a new one.
-            let Ok(file) = File::open(&shm) else { continue };
+            let Ok(file) = File::open(self.index_path()) else {
+                continue;
+            };
             for _ in 0..200 {
                 if index(&file) == Some(wanted) {
                     return Ok(());
@@ -519,6 +614,42 @@ impl<'a> Chain<'a> {
             }
         }
         Ok(())
+    }
+
+    fn index_path(&self) -> PathBuf {
+        self.folder.join("app.db-shm")
+    }
+
+    fn index(&self) -> Option<Index> {
+        index(&File::open(self.index_path()).ok()?)
+    }
+
+    /// A checkpoint may be over before a signal comes. So the child is stopped, and goes on if it is in none.
+    fn stop_in_checkpoint(&self, child: &Child, journal: &mut Journal) -> Result<(), String> {
+        let until = Instant::now() + SEARCH;
+        loop {
+            self.await_index(Index::Moving, child, journal)?;
+            child.stop();
+            if self.index() == Some(Index::Moving) || Instant::now() > until {
+                return Ok(());
+            }
+            child.go_on();
+        }
+    }
+
+    /// As long after the beginning of that stage as chance has it, if the child is still in a copy then.
+    fn stop_in_copy(&self, stage: Stage, child: &Child, journal: &mut Journal, rng: &mut Rng) -> Result<(), String> {
+        let before = Listing::of(&self.folder)?;
+        let until = Instant::now() + SEARCH;
+        loop {
+            await_stage(stage, until, child, journal)?;
+            sleep_exactly(short(rng).mul_f64(rng.f64()));
+            child.stop();
+            if Listing::of(&self.folder)?.unfinished_since(&before) != (false, false) || Instant::now() > until {
+                return Ok(());
+            }
+            child.go_on();
+        }
     }
 
     // ---- what must hold ----
@@ -534,6 +665,8 @@ impl<'a> Chain<'a> {
             .read(|tx| Ok(look(tx)))
             .map_err(|error| format!("reading: {error}"))??;
         self.compare(&found, journal, client)?;
+        journal.copies.check(&self.folder, &found)?;
+        copies::check_next(&store, &self.folder, &found)?;
         let report = store
             .check()
             .full()
@@ -590,6 +723,25 @@ impl<'a> Chain<'a> {
         }
         Ok(())
     }
+}
+
+/// Returns at the stage, or when it has not come: a backup has not every stage.
+fn await_stage(wanted: Stage, until: Instant, child: &Child, journal: &mut Journal) -> Result<(), String> {
+    loop {
+        child.told().try_for_each(|line| journal.hear(&line))?;
+        if journal.copies.stage == wanted {
+            return Ok(());
+        }
+        match child.line(until.saturating_duration_since(Instant::now())) {
+            Ok(line) => journal.hear(&line)?,
+            Err(true) => return Err(format!("the child died {}", journal.phase)),
+            Err(false) => return Ok(()),
+        }
+    }
+}
+
+fn short(rng: &mut Rng) -> Duration {
+    Duration::from_micros(1 << rng.u32(4..14)).mul_f64(rng.f64())
 }
 
 /// A sleep is too long by some 50 us.

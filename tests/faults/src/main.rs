@@ -123,7 +123,7 @@ const SUITES: &[Entry] = &[
     },
     Entry {
         name: "kill",
-        what: "a process that writes, checkpoints, recovers or closes is killed",
+        what: "a process that writes, checkpoints, recovers, backs up, restores or closes is killed",
         run: kill::run,
     },
     Entry {
