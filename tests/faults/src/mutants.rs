@@ -39,6 +39,7 @@ const SMALL: &[&str] = &["small", "--states", "156"];
 const CREATE: &[&str] = &["calls", "--only", "create/read"];
 const WRITE_FULL: &[&str] = &["calls", "--only", "write-full/mapped"];
 const GROUP: &[&str] = &["calls", "--only", "group/mapped"];
+const KILL: &[&str] = &["kill", "--states", "160"];
 
 const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -158,6 +159,17 @@ const MUTANTS: &[Mutant] = &[
             to: "    Ok(mode)\n",
         },
         suite: CREATE,
+    },
+    Mutant {
+        name: "a backup takes the place of another before it is whole",
+        change: Change::Source {
+            file: "src/backup.rs",
+            from: "    let copy = unfinished.create(\"copy.db\").map_err(failed)?;\n",
+            to: "    let name = if overwrite { &target.path } else { Path::new(\"copy.db\") };\n    \
+                 let _ = fs::remove_file(name);\n    \
+                 let copy = unfinished.create(name.to_str().unwrap_or_default()).map_err(failed)?;\n",
+        },
+        suite: KILL,
     },
     Mutant {
         name: "a backup gets its name before it is synced",
