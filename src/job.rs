@@ -240,6 +240,7 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
 
     fn finish(&self, verdict: Verdict) {
         let own = self.course().own.take();
+        let refused = own.is_none();
         let (reply, unwanted) = match (verdict, own) {
             (Verdict::Own, own) => (own.expect("a job that is told its own result has run"), None),
             (Verdict::Failed(error @ Error::Interrupted { .. }), own @ Some(Reply::Returned(_))) => {
@@ -252,6 +253,9 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
         self.slot.complete(reply);
         // After the reply: it is user code, and may panic.
         drop(unwanted);
+        if refused {
+            self.drop_work();
+        }
     }
 
     /// Leaves a reply, so that each slot gets exactly one. The job was in the queue of a store that has closed, or

@@ -84,7 +84,7 @@ impl<T> Inner<T> {
 pub(crate) trait Waits<T>: Send + Sync {
     fn slot(&self) -> &Slot<T>;
 
-    /// For who has withdrawn it: it will not be run, so what it holds goes now.
+    /// It was withdrawn or refused: it will not be run, so what it holds goes now.
     fn drop_work(&self);
 }
 

@@ -407,6 +407,29 @@ fn a_closure_whose_drop_panics_and_that_was_withdrawn_from_the_queue_does_not_ki
     assert_eq!(store.write(|tx| insert(tx, 3)).unwrap(), 3);
 }
 
+/// A closure that had been refused stayed until its caller let go of the `Pending`: whoever waited for what it held, as
+/// for the other end of a channel, waited for ever, and the caller with it.
+#[test]
+fn a_closure_that_is_refused_is_dropped_at_once_and_a_panic_of_that_does_not_kill_the_writer() {
+    let store = store_with_table();
+    let (value, dropped) = PanicOnDrop::new();
+    let gate = Gate::hold(&store);
+    let brief = Duration::from_millis(1);
+    let refused = store.submit_with(WriteOptions::new().timeout(brief), move |_| {
+        let _value = &value;
+        Ok(())
+    });
+    let refused = refused.unwrap();
+    let next = store.submit(|tx| insert(tx, 2)).unwrap();
+    std::thread::sleep(brief);
+    gate.open();
+    dropped.recv_timeout(LONG).expect("it was dropped");
+    assert_eq!(next.wait().unwrap(), 2);
+    let result = refused.wait();
+    assert!(matches!(result, Err(Error::QueueTimeout { .. })), "{result:?}");
+    assert_eq!(store.write(|tx| insert(tx, 3)).unwrap(), 3);
+}
+
 /// What stands in line in front of a full queue is moved into it, or dropped if it was withdrawn, by the writer
 /// thread when it makes room.
 #[test]
