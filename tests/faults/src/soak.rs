@@ -1,13 +1,16 @@
 //! Everything at once, for long: threads that write alone and in groups, tasks whose futures are dropped at any moment,
-//! readers, a long read now and then, checks, vacuums, closing and opening again.
+//! readers, a long read now and then, checks, vacuums, backups that are restored (`soak/backups.rs`), closing and opening
+//! again.
 //!
 //! Every five seconds it measures the process: memory, descriptors and threads must stay near what they were in the
-//! first part of the run, the log below its limits; and it compares the sums of the tables with each other and with the
-//! journal of what was acknowledged. At the end, when nobody writes any more, the sums are the journal's, exactly, but
+//! first part of the run, the log below its limits, the backups of a schedule within theirs; and it compares the sums of
+//! the tables with each other and with the journal of what was acknowledged. At the end, when nobody writes any more, the sums are the journal's, exactly, but
 //! for writes whose futures were dropped: those may have been made or not.
 //!
 //! It proves nothing of failures (the other suites do), and finds only what grows within its time: a leak of a few bytes
 //! an hour is below what it sees. Each measurement is a case.
+
+mod backups;
 
 use std::fs;
 use std::future::Future;
@@ -21,12 +24,15 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use larder::rusqlite::{Connection, params};
-use larder::{Durability, Error, Migration, Migrations, Options, Outcome, Store, WriteOptions, WriteTx};
+use larder::{
+    BackupSchedule, Durability, Error, Migration, Migrations, Options, Outcome, Store, WriteOptions, WriteTx,
+};
 
 use crate::Arguments;
 use crate::cases::{Summary, seed};
 use crate::entries::{keep, sound};
 use crate::together::Together;
+use backups::Backups;
 
 const DATABASE: &str = "app.db";
 
@@ -37,7 +43,14 @@ const TASKS: usize = 2;
 /// Items that each client keeps.
 const KEPT: i64 = 300;
 
+/// Bytes of the longest item.
+const LONGEST: usize = 2000;
+
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Samples of one look, and the time between them.
+const SAMPLES: u32 = 4;
+const SAMPLE: Duration = Duration::from_millis(50);
 
 const WAL_LIMIT: u64 = 4 << 20;
 const WAL_HARD_LIMIT: u64 = 24 << 20;
@@ -74,9 +87,27 @@ struct Client {
 
 struct Soak {
     path: PathBuf,
-    store: RwLock<Store>,
+    open: RwLock<Open>,
     clients: Vec<Client>,
+    backups: Backups,
     together: Together,
+}
+
+/// The store, and backups of it for as long as it is open.
+struct Open {
+    store: Store,
+    _schedule: BackupSchedule,
+}
+
+impl Open {
+    fn new(path: &Path, backups: &Backups) -> Result<Self, String> {
+        let store = options().open(path).map_err(|error| format!("opening: {error}"))?;
+        let schedule = backups.schedule(&store);
+        Ok(Self {
+            store,
+            _schedule: schedule.map_err(|error| format!("a schedule: {error}"))?,
+        })
+    }
 }
 
 pub fn run(arguments: &Arguments) -> Summary {
@@ -109,10 +140,11 @@ pub fn run(arguments: &Arguments) -> Summary {
 
 /// Says how many measurements were made.
 fn soak(path: &Path, all: u64, time: Duration) -> Result<u64, String> {
-    let store = options().open(path).map_err(|error| format!("opening: {error}"))?;
+    let backups = Backups::beside(path).map_err(|error| error.to_string())?;
     let soak = Soak {
         path: path.to_owned(),
-        store: RwLock::new(store),
+        open: RwLock::new(Open::new(path, &backups)?),
+        backups,
         clients: (0..WRITERS + TASKS).map(|_| Client::default()).collect(),
         together: Together::default(),
     };
@@ -136,6 +168,7 @@ fn soak(path: &Path, all: u64, time: Duration) -> Result<u64, String> {
         }
         let (rng, soak) = (rng.fork(), &soak);
         scope.spawn(move || soak.together.guard(|| soak.look_after(rng)));
+        scope.spawn(move || soak.together.guard(|| soak.back_up(time)));
         let looks = soak.measure(time);
         soak.together.end();
         looks
@@ -148,7 +181,18 @@ fn soak(path: &Path, all: u64, time: Duration) -> Result<u64, String> {
 
 impl Soak {
     fn store(&self) -> Store {
-        self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.store.clone()
+    }
+
+    fn acknowledged(&self) -> Vec<i64> {
+        let of = |client: &Client| client.acknowledged.load(Ordering::SeqCst);
+        self.clients.iter().map(of).collect()
+    }
+
+    fn asked(&self) -> Vec<i64> {
+        let of = |client: &Client| client.asked.load(Ordering::SeqCst);
+        self.clients.iter().map(of).collect()
     }
 
     // ---- those who write ----
@@ -156,6 +200,7 @@ impl Soak {
     fn write(&self, client: usize, mut rng: Rng) -> Result<(), String> {
         while !self.together.is_over() {
             let store = self.store();
+            let write = self.backups.beside.begin_write();
             let pending: Vec<_> = (0..rng.u32(1..8))
                 .map(|_| {
                     let (value, job) = self.job(client, &mut rng);
@@ -165,6 +210,7 @@ impl Soak {
             for (value, pending) in pending {
                 self.note(client, value, pending.and_then(|pending| pending.wait()))?;
             }
+            self.backups.beside.end_write(write);
             thread::sleep(Duration::from_micros(rng.u64(0..2000)));
         }
         Ok(())
@@ -206,7 +252,7 @@ impl Soak {
         rng: &mut Rng,
     ) -> (i64, impl FnOnce(&WriteTx<'_>) -> larder::Result<()> + Send + 'static) {
         let k = self.clients[client].asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let (value, length, fails) = (rng.i64(1..1000), rng.usize(0..2000), rng.u32(0..20) == 0);
+        let (value, length, fails) = (rng.i64(1..1000), rng.usize(0..LONGEST), rng.u32(0..20) == 0);
         let client = client as i64;
         let job = move |tx: &WriteTx<'_>| {
             tx.execute(
@@ -251,11 +297,7 @@ impl Soak {
     /// In one snapshot: each client's tally is at least what was acknowledged before it, at most what was asked for by
     /// its end, and what it keeps is what its tally says.
     fn compare(&self) -> Result<(), String> {
-        let least: Vec<i64> = self
-            .clients
-            .iter()
-            .map(|client| client.acknowledged.load(Ordering::SeqCst))
-            .collect();
+        let least = self.acknowledged();
         let found = match self.store().read(|tx| tallies(tx)) {
             Ok(found) => found,
             Err(Error::Closed) => return Ok(()),
@@ -319,17 +361,15 @@ impl Soak {
     }
 
     fn close_and_open(&self) -> Result<(), String> {
-        let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
-        let report = store.close().map_err(|error| format!("closing: {error}"))?;
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let report = open.store.close().map_err(|error| format!("closing: {error}"))?;
         if !report.wal_truncated {
             return Err(format!("closing: {report}"));
         }
         let conn = Connection::open(&self.path).map_err(|error| error.to_string())?;
         sound(&conn)?;
         conn.close().map_err(|(_, error)| error.to_string())?;
-        *store = options()
-            .open(&self.path)
-            .map_err(|error| format!("opening: {error}"))?;
+        *open = Open::new(&self.path, &self.backups)?;
         Ok(())
     }
 
@@ -339,19 +379,16 @@ impl Soak {
         let began = Instant::now();
         let settling = (time / 3).min(Duration::from_secs(60));
         let (mut first, mut looks) = (Usage::default(), 0);
-        while began.elapsed() < time && !self.together.is_over() {
-            self.pause(LOOK.min(time.saturating_sub(began.elapsed())));
-            let (usage, log) = (Usage::now(), self.log());
+        while (began.elapsed() < time || !self.backups.are_enough()) && !self.together.is_over() {
+            self.pause(time.saturating_sub(began.elapsed()).clamp(SAMPLE, LOOK));
+            let (usage, log) = (self.usage(), self.log());
             looks += 1;
             self.compare()?;
             let age = began.elapsed();
-            let writes: i64 = self
-                .clients
-                .iter()
-                .map(|client| client.acknowledged.load(Ordering::SeqCst))
-                .sum();
+            let writes: i64 = self.acknowledged().iter().sum();
+            let scheduled = self.backups.look_at_scheduled()?;
             eprintln!(
-                "soak: {:>4} s, {writes} writes, {usage}, log {} KB",
+                "soak: {:>4} s, {writes} writes, {usage}, log {} KB, {scheduled} backups by the schedule",
                 age.as_secs(),
                 log >> 10
             );
@@ -368,6 +405,17 @@ impl Soak {
         Ok(looks)
     }
 
+    /// Between the turns of backups, and the least of some samples: what a scheduled one has open passes.
+    fn usage(&self) -> Usage {
+        let _between = self.backups.pause();
+        let mut least = Usage::now();
+        for _ in 1..SAMPLES {
+            self.pause(SAMPLE);
+            least = least.least(Usage::now());
+        }
+        least
+    }
+
     fn log(&self) -> u64 {
         let mut log = self.path.clone().into_os_string();
         log.push("-wal");
@@ -376,7 +424,10 @@ impl Soak {
 
     /// Nobody writes any more.
     fn end(&self) -> Result<(), String> {
+        self.back_up_once()
+            .map_err(|error| format!("the last backup: {error}"))?;
         self.store().close().map_err(|error| format!("closing: {error}"))?;
+        self.backups.judge_scheduled()?;
         let conn = Connection::open(&self.path).map_err(|error| error.to_string())?;
         sound(&conn)?;
         let found = tallies(&conn).map_err(|error| error.to_string())?;
@@ -456,6 +507,14 @@ impl Usage {
             memory: memory.unwrap_or(0) << 10,
             descriptors: count("/proc/self/fd"),
             threads: count("/proc/self/task"),
+        }
+    }
+
+    fn least(self, other: Self) -> Self {
+        Self {
+            memory: self.memory.min(other.memory),
+            descriptors: self.descriptors.min(other.descriptors),
+            threads: self.threads.min(other.threads),
         }
     }
 
