@@ -20,7 +20,8 @@ impl Gate {
         let (running, is_running) = channel();
         let (open, opened) = channel::<()>();
         // A write with a limit gets a transaction of its own.
-        let alone = WriteOptions::new().limit(Duration::from_secs(600)).label("gate");
+        let long = Duration::from_secs(600);
+        let alone = WriteOptions::new().limit(long).timeout(long).label("gate");
         let held = store
             .submit_with(alone, move |_| {
                 running.send(()).unwrap();

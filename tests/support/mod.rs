@@ -11,14 +11,14 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{Pending, Stats, Store};
+use larder::{Pending, Stats, Store, WriteOptions};
 
 /// A write that is running, and goes on until it is told something or the sender is dropped.
 pub(crate) fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
     let (let_go, told) = channel();
     let (running, runs) = channel();
     let pending = store
-        .submit(move |_tx| {
+        .submit_with(WriteOptions::new().timeout(Duration::from_secs(600)), move |_tx| {
             running.send(()).unwrap();
             let _ = told.recv();
             Ok(())
