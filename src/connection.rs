@@ -81,7 +81,9 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
         set_checkpoint_at_close(&conn, false)?;
     }
     prepare(&conn, options, Role::Writer, options.open_timeout())?;
-    let new = file.is_new();
+    // A file that was being made when the power was cut has a journal, which the first look plays back: then it is new.
+    first_look(&conn, &file.path)?;
+    let new = file.is_new()?;
     if new {
         // Both must come before the file's first page is written, and that is what the switch to WAL does.
         execute(&conn, &file.path, &format!("PRAGMA page_size = {}", options.page_size))?;

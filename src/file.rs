@@ -77,8 +77,12 @@ impl DatabaseFile {
 
 impl DatabaseFile {
     /// No bytes in it: page size and auto-vacuum can still be chosen. To be asked by who has claimed the file.
-    pub(crate) fn is_new(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.len() == 0)
+    ///
+    /// An error is not taken for a file with bytes: a database has its auto-vacuum from its creation on.
+    pub(crate) fn is_new(&self) -> Result<bool> {
+        let metadata = fs::symlink_metadata(&self.path);
+        let metadata = metadata.map_err(|e| open_error(&self.path, "its metadata cannot be read", e))?;
+        Ok(metadata.len() == 0)
     }
 }
 

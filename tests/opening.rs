@@ -215,6 +215,35 @@ fn auto_vacuum_can_be_off() {
     assert_eq!(store.write(|tx| pragma(tx, "auto_vacuum")).unwrap(), "0");
 }
 
+/// The power was cut while the first pages were written: they are in the file, and so is the journal that takes them back.
+/// The file was not taken for a new one, since it had bytes, and so got SQLite's own page size and no auto-vacuum.
+#[test]
+fn a_creation_that_was_cut_off_is_begun_anew_with_its_options() {
+    let folder = tempdir().unwrap();
+    let (making, cut_off) = (folder.path().join("making.db"), folder.path().join("app.db"));
+    let conn = Connection::open(&making).unwrap();
+    // A page that finds no room in the cache is written before the commit.
+    conn.execute_batch("PRAGMA cache_size = 1; BEGIN; CREATE TABLE t(data); INSERT INTO t VALUES (zeroblob(100000))")
+        .unwrap();
+    fs::copy(&making, &cut_off).unwrap();
+    fs::copy(
+        folder.path().join("making.db-journal"),
+        folder.path().join("app.db-journal"),
+    )
+    .unwrap();
+    assert!(fs::metadata(&cut_off).unwrap().len() > 0);
+    let options = Options::new().page_size(8192).auto_vacuum(AutoVacuum::Full);
+    let store = options.open(&cut_off).unwrap();
+    let settings = store.read(|tx| {
+        Ok([
+            pragma(tx, "page_size")?,
+            pragma(tx, "auto_vacuum")?,
+            pragma(tx, "page_count")?,
+        ])
+    });
+    assert_eq!(settings.unwrap(), ["8192", "1", "1"]);
+}
+
 #[test]
 fn a_mistyped_name_in_double_quotes_is_an_error_and_no_string() {
     let store = Store::open_temp().unwrap();
