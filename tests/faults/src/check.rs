@@ -48,6 +48,7 @@ pub fn check(folder: &Path, settings: &Settings, expected: &Expected<'_>, rng: &
         return Err(format!("closing: {report}"));
     }
     let conn = raw(&path).map_err(|problem| format!("rusqlite, after larder: {problem}"))?;
+    settings.is_made_so(&conn)?;
     let after = Model::read(&conn)?.commits();
     if after != found + 1 {
         return Err(format!(

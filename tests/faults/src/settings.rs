@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use larder::rusqlite::Connection;
 use larder::{Access, AutoVacuum, Durability, Migration, Migrations, Options};
 
 /// The newest migration, which can be undone.
@@ -98,6 +99,22 @@ impl Settings {
             mmap_size: of(rng, &[0, 256 << 20, 256 << 20]),
             ..Self::default()
         }
+    }
+
+    /// What a database is made with stays with it.
+    pub fn is_made_so(&self, conn: &Connection) -> Result<(), String> {
+        let auto_vacuum = match self.auto_vacuum {
+            AutoVacuum::Full => 1,
+            AutoVacuum::Incremental => 2,
+            _ => 0,
+        };
+        for (name, wanted) in [("page_size", self.page_size as i64), ("auto_vacuum", auto_vacuum)] {
+            match conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0)) {
+                Ok(found) if found == wanted => {}
+                found => return Err(format!("{name} is {found:?}, and it was made with {wanted}")),
+            }
+        }
+        Ok(())
     }
 
     pub fn options(&self) -> Options {
