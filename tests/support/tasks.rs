@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use larder::{Options, Result, Store, WriteTx};
+use larder::{Options, ReadOptions, Result, Store, WriteTx};
 
 /// Far more than anything here takes; past it something hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -115,11 +115,12 @@ pub(crate) struct HeldRead {
 }
 
 impl HeldRead {
-    /// Returns once its closure runs.
+    /// Returns once its closure runs, however short the store's own time-out is.
     pub(crate) fn hold(store: &Store) -> Self {
         let (running, runs) = channel();
         let (let_go, told) = channel::<()>();
-        let mut read: Call<()> = Box::pin(store.read_async(move |_| {
+        let patient = ReadOptions::new().timeout(2 * PATIENCE);
+        let mut read: Call<()> = Box::pin(store.read_async_with(patient, move |_| {
             running.send(()).unwrap();
             let _ = told.recv();
             Ok(())
