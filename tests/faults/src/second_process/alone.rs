@@ -88,7 +88,11 @@ impl Scene<'_> {
                 scope.spawn(move || {
                     together.guard(|| {
                         while !together.is_over() {
-                            scene.write(store, client, &mut rng)?;
+                            if scene.journal.is_ahead_of(scene.rounds.load(Ordering::SeqCst)) {
+                                thread::sleep(Duration::from_millis(1));
+                            } else {
+                                scene.write(store, client, &mut rng)?;
+                            }
                         }
                         Ok(())
                     })

@@ -234,7 +234,10 @@ impl House<'_> {
 
     fn write(&self, client: i64, mut rng: Rng) -> Result<(), String> {
         while !self.together.is_over() {
-            let Some(store) = self.store() else {
+            let Some(store) = self
+                .store()
+                .filter(|_| !self.journal.is_ahead_of(self.rounds.load(Ordering::SeqCst)))
+            else {
                 thread::sleep(Duration::from_millis(1));
                 continue;
             };
