@@ -40,6 +40,18 @@ pub(crate) struct Load {
     pub(crate) latencies: Latencies,
 }
 
+impl Load {
+    /// Both together, with the sum of what was done in a second.
+    pub(crate) fn join(self, other: Self) -> Self {
+        Self {
+            done: self.done + other.done,
+            errors: self.errors + other.errors,
+            latencies: self.latencies.join(other.latencies),
+            ..self
+        }
+    }
+}
+
 pub(crate) fn measure(run: &Run, data: &Data) -> Vec<Load> {
     let mut loads = Vec::new();
     for offered in [800, 8_000, 80_000] {

@@ -28,6 +28,7 @@ use data::Data;
 use load::Load;
 use machine::Machine;
 use rows::{Curve, Row};
+use tasks::LongReads;
 
 /// How often each side of a pair has its turn.
 const ROUNDS: u32 = 7;
@@ -39,6 +40,7 @@ struct Report {
     curves: Vec<Curve>,
     loads: Vec<Load>,
     tasks: Vec<Load>,
+    long_reads: LongReads,
     took: Duration,
 }
 
@@ -84,7 +86,7 @@ fn main() {
     }
     let (rows, curves) = rows::measure(&run, &data);
     let loads = load::measure(&run, &data);
-    let tasks = tasks::measure(&run, &data);
+    let (tasks, long_reads) = tasks::measure(&run, &data);
     run.progress.finish_and_clear();
     let report = Report {
         machine,
@@ -92,6 +94,7 @@ fn main() {
         curves,
         loads,
         tasks,
+        long_reads,
         took: began.elapsed(),
     };
     let folder = folder();

@@ -1,5 +1,5 @@
 //! Tasks of a runtime that read and write, on as many of its threads as there are cores; beside them threads that do the
-//! same by blocking. And what a read of 100 ms in one task does to the others.
+//! same by blocking. And what a read of 100 ms in one task does to the others: slices with such reads and without, in turns.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,18 +8,34 @@ use std::time::{Duration, Instant};
 use larder::{Durability, Options, ReadTx, Store};
 use tokio::runtime::Runtime;
 
-use crate::Run;
 use crate::data::{Data, INSERT, Random, SELECT};
 use crate::load::{Load, load};
-use crate::measure::Latencies;
+use crate::measure::{Latencies, median};
+use crate::{ROUNDS, Run};
 
 /// How many steps of progress there are.
 pub(crate) const STEPS: u64 = 3;
 
-/// How long the long read takes, about.
+/// How long a long read takes: this, and what the last of its statements takes longer.
 const LONG: Duration = Duration::from_millis(100);
 
-pub(crate) fn measure(run: &Run, data: &Data) -> Vec<Load> {
+const READERS: u32 = 4;
+
+/// What long reads, one after another, do to the short ones of other tasks.
+pub(crate) struct LongReads {
+    pub(crate) number: usize,
+    /// Seconds, of the median one.
+    pub(crate) length: f64,
+    /// Seconds in which 99 % of the others are done, without and with: medians of the slices.
+    pub(crate) without: f64,
+    pub(crate) with: f64,
+    /// The median of what neighbouring slices differ by, the lowest and the highest.
+    pub(crate) added: f64,
+    pub(crate) lowest: f64,
+    pub(crate) highest: f64,
+}
+
+pub(crate) fn measure(run: &Run, data: &Data) -> (Vec<Load>, LongReads) {
     let runtime = Runtime::new().expect("a runtime");
     let tasks = Tasks {
         runtime: &runtime,
@@ -36,10 +52,15 @@ pub(crate) fn measure(run: &Run, data: &Data) -> Vec<Load> {
     for clients in [64, 1024] {
         loads.push(tasks.run(&format!("{clients} tasks, point reads"), clients, &store, read));
     }
+    store.close().expect("the store closes");
     run.step("a long read among others");
-    let count = steps(&store);
-    loads.push(tasks.run("63 tasks, point reads with 4 readers", 63, &store, read));
-    loads.push(tasks.beside_long_reads(&store, count));
+    let slices = Tasks {
+        runtime: &runtime,
+        time: run.slice,
+    };
+    let store = data.store("store.db", Options::new().readers(READERS));
+    let (pair, long_reads) = slices.with_long_reads_and_without(&store);
+    loads.extend(pair);
     store.close().expect("the store closes");
     run.step("tasks that write");
     for durability in [Durability::Normal, Durability::Full] {
@@ -54,7 +75,7 @@ pub(crate) fn measure(run: &Run, data: &Data) -> Vec<Load> {
         }
         store.close().expect("the store closes");
     }
-    loads
+    (loads, long_reads)
 }
 
 fn select(tx: &ReadTx<'_>, user: i64) -> larder::Result<String> {
@@ -76,17 +97,14 @@ async fn write(store: Arc<Store>, user: i64) -> bool {
         .is_ok()
 }
 
-fn counting(tx: &ReadTx<'_>, to: i64) -> larder::Result<i64> {
-    let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1) SELECT count(*) FROM n";
-    tx.query_row(sql, [to], |row| row.get(0))
-}
-
-/// How far to count for it to take [`LONG`].
-fn steps(store: &Store) -> i64 {
-    let steps = 200_000;
+/// Counts for [`LONG`] in one snapshot, and says how many seconds that took.
+fn read_for_long(tx: &ReadTx<'_>) -> larder::Result<f64> {
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) SELECT count(*) FROM n";
     let began = Instant::now();
-    store.read(|tx| counting(tx, steps)).expect("it counts");
-    (steps as f64 * LONG.as_secs_f64() / began.elapsed().as_secs_f64()) as i64
+    while began.elapsed() < LONG {
+        tx.query_row(sql, [], |row| row.get::<_, i64>(0))?;
+    }
+    Ok(began.elapsed().as_secs_f64())
 }
 
 struct Tasks<'a> {
@@ -162,22 +180,57 @@ impl Tasks<'_> {
         load(name.to_owned(), None, start, errors, latencies)
     }
 
-    /// As [`run`](Self::run), beside one task that makes one long read after another.
-    fn beside_long_reads(&self, store: &Store, steps: i64) -> Load {
+    fn with_long_reads_and_without(&self, store: &Store) -> ([Load; 2], LongReads) {
+        let p99 = |load: &Load| load.latencies.at(0.99).as_secs_f64();
+        let (mut without, mut with, mut added, mut lengths) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut sum: Option<[Load; 2]> = None;
+        for _ in 0..ROUNDS {
+            let names = [
+                format!("63 tasks, point reads with {READERS} readers"),
+                format!(
+                    "the same, beside a task that reads for {} ms at a time",
+                    LONG.as_millis()
+                ),
+            ];
+            let alone = self.run(&names[0], 63, store, read);
+            let beside = self.beside_long_reads(&names[1], store, &mut lengths);
+            without.push(p99(&alone));
+            with.push(p99(&beside));
+            added.push(p99(&beside) - p99(&alone));
+            sum = Some(match sum {
+                None => [alone, beside],
+                Some([all_alone, all_beside]) => [all_alone.join(alone), all_beside.join(beside)],
+            });
+        }
+        let loads = sum.expect("there was a round").map(|load| Load {
+            done: load.done / f64::from(ROUNDS),
+            ..load
+        });
+        let long_reads = LongReads {
+            number: lengths.len(),
+            length: median(&mut lengths),
+            without: median(&mut without),
+            with: median(&mut with),
+            added: median(&mut added),
+            lowest: added[0],
+            highest: added[added.len() - 1],
+        };
+        (loads, long_reads)
+    }
+
+    /// As [`run`](Self::run), beside one task that makes one long read after another, as long as there are others.
+    fn beside_long_reads(&self, name: &str, store: &Store, lengths: &mut Vec<f64>) -> Load {
         let end = Instant::now() + self.time;
         let long = store.clone();
         let long = self.runtime.spawn(async move {
+            let mut lengths = Vec::new();
             while Instant::now() < end {
-                long.read_async(move |tx| counting(tx, steps)).await.expect("it counts");
+                lengths.push(long.read_async(read_for_long).await.expect("it counts"));
             }
+            lengths
         });
-        let others = self.run(
-            "the same, beside a task that reads for 100 ms at a time",
-            63,
-            store,
-            read,
-        );
-        self.runtime.block_on(long).expect("no task panics");
+        let others = self.run(name, 63, store, read);
+        lengths.extend(self.runtime.block_on(long).expect("no task panics"));
         others
     }
 }

@@ -9,6 +9,7 @@ use crate::Report;
 use crate::load::Load;
 use crate::measure::Compared;
 use crate::rows::{Row, Unit};
+use crate::tasks::LongReads;
 
 pub(crate) fn markdown(report: &Report) -> String {
     let machine = &report.machine;
@@ -53,6 +54,7 @@ pub(crate) fn markdown(report: &Report) -> String {
     line(table(&report.loads));
     line("## Tasks\n".into());
     line(table(&report.tasks));
+    line(long_reads(&report.long_reads));
     line("## Writes a second by blocking clients\n".into());
     let clients: Vec<_> = report
         .curves
@@ -96,6 +98,21 @@ fn table(loads: &[Load]) -> String {
     text
 }
 
+fn long_reads(found: &LongReads) -> String {
+    let ms = |seconds: f64| format!("{:.3} ms", seconds * 1000.0);
+    format!(
+        "{} long reads, the median one of {}: the p99 of the others is {} with them and {} without, medians of slices in \
+         turns. They add {} ({} to {}), the median of what neighbouring slices differ by.\n",
+        found.number,
+        ms(found.length),
+        ms(found.with),
+        ms(found.without),
+        ms(found.added),
+        ms(found.lowest),
+        ms(found.highest)
+    )
+}
+
 fn here(row: &Row) -> String {
     match row.unit {
         Unit::Rate => format!("{}/s", count(row.found.ours)),
@@ -129,6 +146,7 @@ fn time(time: Duration) -> String {
 }
 
 pub(crate) fn json(report: &Report) -> String {
+    let us = |seconds: f64| (seconds * 1e6).round() as i64;
     let machine = &report.machine;
     let rows: Vec<_> = report.rows.iter().map(row).collect();
     let loads: Vec<_> = report.loads.iter().map(load).collect();
@@ -152,6 +170,16 @@ pub(crate) fn json(report: &Report) -> String {
         "rows": rows,
         "loads": loads,
         "tasks": tasks,
+        "long_reads": {
+            "number": report.long_reads.number,
+            "median_us": us(report.long_reads.length),
+            "others_p99_us": { "with": us(report.long_reads.with), "without": us(report.long_reads.without) },
+            "added_us": {
+                "median": us(report.long_reads.added),
+                "lowest": us(report.long_reads.lowest),
+                "highest": us(report.long_reads.highest),
+            },
+        },
         "curves": curves,
         "seconds": report.took.as_secs_f64(),
     });
