@@ -1,7 +1,9 @@
 //! Migrations from every source and in every format: what is read out of them, how their SQL is taken apart, which line
 //! an error names, what counts as a change, and how another tool's record is taken over.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -278,6 +280,18 @@ fn what_is_no_sql_is_passed_over() {
         (tables(&store), recorded(&store)),
         (vec!["a".into()], vec!["001".into()])
     );
+}
+
+/// `Migrations::files` looked whether a name is UTF-8 before it looked what the file is, and refused files that
+/// `Migrations::folder` passes over.
+#[test]
+fn what_is_no_sql_is_passed_over_though_its_name_is_not_utf_8() {
+    let list = |name: &[u8]| Migrations::files([(Path::new(OsStr::from_bytes(name)), "CREATE TABLE a(n)")]);
+    for name in [&b"caf\xe9.txt"[..], b"001_caf\xe9", b".caf\xe9.sql"] {
+        assert_eq!(list(name).unwrap().iter().count(), 0);
+    }
+    let error = list(b"001_caf\xe9.sql").unwrap_err();
+    assert!(error.to_string().contains("its name is not UTF-8"), "{error}");
 }
 
 #[test]

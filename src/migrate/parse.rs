@@ -89,6 +89,9 @@ struct Name {
 impl Name {
     /// `None` if the file is no migration and does not look as if it were meant to be one.
     fn read(path: &Path) -> Result<Option<Self>> {
+        if !may_be_one(path) {
+            return Ok(None);
+        }
         let file = path.display().to_string();
         let refuse = |problem: String| MigrationError::Format {
             file: file.clone(),
@@ -100,9 +103,6 @@ impl Name {
             return Err(refuse("its name is not UTF-8".into()));
         };
         let lower = name.to_ascii_lowercase();
-        if name.starts_with('.') {
-            return Ok(None);
-        }
         let mut part = Part::Up;
         if let Some(stem) = lower.strip_suffix(".sql") {
             name.truncate(stem.len());
