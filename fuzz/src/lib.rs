@@ -1,0 +1,80 @@
+//! Hostile files and operations against a store, for `cargo fuzz`. This is what the targets share.
+//!
+//! | target | what the input is |
+//! |---|---|
+//! | `database` | damage to a sound database, or all the bytes of one |
+//! | `wal` | damage to the log of a store that was not closed, and to its `-shm` |
+//! | `migrations` | the files of a folder of migrations |
+//! | `operations` | calls of the API, one after another, beside a model of what they do |
+//!
+//! What each of them asserts is told at its top. In all of them a panic on any thread ends the run, and so does an input
+//! that takes more than `-timeout` seconds.
+//!
+//! `fuzz/run 60` runs all of them for a minute together; `cargo +nightly fuzz run wal` one of them until it fails. Files lie
+//! in memory (`/dev/shm`) where there is such a folder: no power is cut here, so nothing is lost with the disk.
+
+pub mod damage;
+pub mod hostile;
+pub mod wal;
+
+use std::error::Error as _;
+use std::path::Path;
+use std::time::Duration;
+
+use larder::rusqlite::{self, Connection};
+use larder::{Error, Options, Outcome};
+use tempfile::TempDir;
+
+/// A folder of its own for each input, which goes when the input was good.
+pub fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let temporary = std::env::temp_dir();
+    let parent = if memory.is_dir() { memory } else { &temporary };
+    tempfile::Builder::new()
+        .prefix("larder-fuzz-")
+        .tempdir_in(parent)
+        .expect("a folder for temporary files")
+}
+
+/// A store that is quick to open and small. No thread looks on, and nobody waits awake.
+pub fn options() -> Options {
+    Options::new()
+        .readers(1)
+        .cache_size(256 << 10)
+        .mmap_size(0)
+        .spin(Duration::ZERO)
+        .watch(Duration::ZERO)
+}
+
+/// What every error must say, whatever it is of. Gives its outcome.
+pub fn told(error: &Error) -> Outcome {
+    assert!(!error.to_string().trim().is_empty(), "no sentence: {error:?}");
+    let outcome = error.outcome();
+    let may_retry = matches!(outcome, Outcome::NotStarted | Outcome::RolledBack);
+    assert!(may_retry || !error.is_retryable(), "it could write twice: {error:?}");
+    let mut source = error.source();
+    while let Some(inner) = source {
+        assert!(!inner.to_string().is_empty(), "a source without a sentence: {error:?}");
+        source = inner.source();
+    }
+    outcome
+}
+
+/// What SQLite alone finds in the file.
+///
+/// # Errors
+///
+/// Damage, or why nobody could look.
+pub fn sound(path: &Path) -> Result<(), String> {
+    let ask = || -> rusqlite::Result<Vec<String>> {
+        let conn = Connection::open(path)?;
+        let mut statement = conn.prepare("PRAGMA integrity_check")?;
+        let said = statement.query_map([], |row| row.get(0))?;
+        said.collect()
+    };
+    match ask() {
+        Ok(said) if said == ["ok"] => Ok(()),
+        Ok(said) => Err(said.join("; ")),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,53 @@
+//! The format of a write-ahead log, as far as it takes to make one whose checksums are right:
+//! <https://sqlite.org/fileformat2.html#the_write_ahead_log>.
+//!
+//! ```text
+//! header, 32 bytes   magic  version  page size  sequence  salt 1  salt 2  checksum 1  checksum 2
+//! frame: 24 bytes    page   pages of the database after a commit, else 0  salt 1  salt 2  checksum 1  checksum 2
+//!        and a page
+//! ```
+//!
+//! All numbers are big-endian, of 32 bits. A frame's checksum goes on from that of the frame before it, so after one that
+//! is wrong none is right.
+
+pub const HEADER: usize = 32;
+pub const FRAME: usize = 24;
+
+/// Enters salts and checksums that are right, so that SQLite believes every frame.
+pub fn seal(log: &mut [u8], page_size: usize) {
+    let Some((header, mut frames)) = log.split_at_mut_checked(HEADER) else {
+        return;
+    };
+    // The lowest bit says in which order the bytes of the summed words are.
+    let big_endian = header[3] & 1 == 1;
+    let mut sum = checksum(big_endian, (0, 0), &header[..24]);
+    enter(&mut header[24..], sum);
+    let salts = &header[16..24];
+    while let Some((frame, rest)) = frames.split_at_mut_checked(FRAME + page_size) {
+        frame[8..16].copy_from_slice(salts);
+        sum = checksum(big_endian, sum, &frame[..8]);
+        sum = checksum(big_endian, sum, &frame[FRAME..]);
+        enter(&mut frame[16..FRAME], sum);
+        frames = rest;
+    }
+}
+
+fn enter(place: &mut [u8], sum: (u32, u32)) {
+    place[..4].copy_from_slice(&sum.0.to_be_bytes());
+    place[4..8].copy_from_slice(&sum.1.to_be_bytes());
+}
+
+fn checksum(big_endian: bool, from: (u32, u32), bytes: &[u8]) -> (u32, u32) {
+    let word = |bytes: &[u8]| {
+        let bytes = bytes.try_into().expect("four bytes");
+        if big_endian {
+            u32::from_be_bytes(bytes)
+        } else {
+            u32::from_le_bytes(bytes)
+        }
+    };
+    bytes.chunks_exact(8).fold(from, |(one, two), pair| {
+        let one = one.wrapping_add(word(&pair[..4])).wrapping_add(two);
+        (one, two.wrapping_add(word(&pair[4..])).wrapping_add(one))
+    })
+}
