@@ -43,8 +43,11 @@ const FILES: usize = 8;
 /// Calls of the progress handler, each after a thousand steps of SQLite's, for all that is done with one store.
 const PATIENCE: u32 = 300;
 
-/// Bytes of a value, and of a statement.
+/// Bytes of a value.
 const LONGEST: i32 = 100_000;
+
+/// How often what is in a file is repeated if it is to be long: some hundred KB.
+const LONG: usize = 500;
 
 /// Rows that a database is described by.
 const ROWS: usize = 200;
@@ -60,6 +63,7 @@ struct Input {
 
 /// What the first line asks for.
 struct Words {
+    long: bool,
     gaps: bool,
     strict: bool,
     unenforced: bool,
@@ -77,6 +81,7 @@ impl Words {
     fn of(line: &[u8]) -> Self {
         let has = |word: &str| line.split(|byte| *byte == b' ').any(|found| found == word.as_bytes());
         Self {
+            long: has("long"),
             gaps: has("gaps"),
             strict: has("strict"),
             unenforced: has("unenforced"),
@@ -118,11 +123,13 @@ impl Input {
         ]
         .into_iter()
         .any(has);
-        Self {
-            words: Words::of(first),
-            files,
-            repeats,
+        let words = Words::of(first);
+        if words.long {
+            files
+                .iter_mut()
+                .for_each(|(_, contents)| *contents = contents.repeat(LONG));
         }
+        Self { words, files, repeats }
     }
 
     /// Writes the files, and keeps those that the file system takes.

@@ -26,7 +26,7 @@ use larder_fuzz::{folder, options, sound, told};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
-const MOST: usize = 40;
+const MOST: usize = 24;
 
 /// The newest migration.
 const NEWEST: u64 = 3;

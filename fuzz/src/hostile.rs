@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
+use larder::rusqlite::ErrorCode;
 use larder::rusqlite::types::ValueRef;
 use larder::{
     Backup, DryRun, Error, Migration, Migrations, Options, Outcome, ReadTx, Result, Store, WriteOptions, WriteTx,
@@ -107,12 +108,14 @@ pub fn refuse_wrong_errors(error: &Error) {
             | Error::SqliteTooOld { .. }
             | Error::QueueFull { .. }
             | Error::QueueTimeout { .. }
+            | Error::ReadTimeout { .. }
             | Error::Reentrant { .. }
             | Error::Cancelled { .. }
             | Error::Closed
             | Error::App(_)
     );
-    assert!(!wrong, "not an error of the file: {error:?}");
+    let busy = error.sqlite().and_then(|error| error.sqlite_error_code()) == Some(ErrorCode::DatabaseBusy);
+    assert!(!wrong && !busy, "not an error of the file: {error:?}");
 }
 
 // ---- reads and writes ----
