@@ -24,7 +24,7 @@ use crate::job::Job;
 use crate::journal::Journal;
 use crate::model::Model;
 use crate::power_cut::Recording;
-use crate::settings::Settings;
+use crate::settings::{LONG, Settings};
 use crate::trace::{Call, Hit};
 use crate::workload::DATABASE;
 
@@ -172,7 +172,11 @@ impl Recording {
         if names.is_empty() {
             return Ok(());
         }
-        let store = self.settings.options().open(folder.join(DATABASE));
+        let settings = Settings {
+            patience: LONG,
+            ..self.settings.clone()
+        };
+        let store = settings.options().open(folder.join(DATABASE));
         let store = store.map_err(|error| format!("to back it up again: {error}"))?;
         for name in names {
             back_up(&store, &folder.join(name)).map_err(|error| format!("{name}, again: {error}"))?;
