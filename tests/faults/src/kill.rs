@@ -46,8 +46,12 @@ const MANY: u64 = 200;
 /// A child that does nothing for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The child is killed where it is if it has not come where it is to be killed for so long.
-const SEARCH: Duration = Duration::from_millis(150);
+/// Where the child comes again and again it is waited for, so that a machine that is busy does not spoil the aim. After
+/// this it is killed where it is.
+const SEARCH: Duration = Duration::from_secs(5);
+
+/// The recovery comes once, and may be over.
+const BRIEF_SEARCH: Duration = Duration::from_millis(100);
 
 const THREADS: i64 = 4;
 
@@ -55,15 +59,18 @@ const THREADS: i64 = 4;
 
 /// Opens, works and closes, until it is killed.
 pub fn child(arguments: &[String]) {
-    let [path, seed, client, long_log, copying] = arguments else {
+    let [path, seed, client, aim, copying] = arguments else {
         panic!("kill: wrong arguments")
     };
     let mut rng = Rng::with_seed(seed.parse().expect("a number"));
     let client: i64 = client.parse().expect("a number");
     let mut options = options(&mut rng);
-    let bulky = long_log == "true";
+    let bulky = *aim == Aim::LongLog.name();
     if bulky {
         options = options.checkpoint_pages(100_000).wal_limit(64 << 20);
+    } else if *aim == Aim::Checkpoint.name() {
+        // Who has the file to itself has its index in its own memory, where nobody sees it.
+        options = options.access(Access::Shared);
     }
     let counters: Vec<AtomicI64> = (0..THREADS).map(|_| AtomicI64::new(0)).collect();
     let folder = Path::new(path).parent().expect("a folder");
@@ -269,16 +276,21 @@ const LONG: u64 = 8 << 20;
 
 impl Aim {
     fn any(kept: bool, rng: &mut Rng) -> Self {
-        match rng.u32(0..12) {
-            0..3 => Self::Checkpoint,
-            3..7 => Self::Copy(Stage::OF_BACKUPS[rng.usize(0..Stage::OF_BACKUPS.len())]),
-            7 => Self::Copy(Stage::Restoring),
-            8 => Self::Closing,
-            9 => Self::LongLog,
+        match rng.u32(0..13) {
+            0..4 => Self::Checkpoint,
+            4..8 => Self::Copy(Stage::OF_BACKUPS[rng.usize(0..Stage::OF_BACKUPS.len())]),
+            8 => Self::Copy(Stage::Restoring),
+            9 => Self::Closing,
+            10 => Self::LongLog,
             // There is something to recover.
-            10..12 if kept => Self::recovery(rng),
+            11..13 if kept => Self::recovery(rng),
             _ => Self::Anywhere,
         }
+    }
+
+    /// For the child.
+    fn name(self) -> String {
+        format!("{self:?}")
     }
 
     fn recovery(rng: &mut Rng) -> Self {
@@ -527,13 +539,12 @@ impl<'a> Chain<'a> {
 
     /// One life of a child.
     fn kill_at(&self, aim: Aim, mut journal: Journal, client: i64, rng: &mut Rng) -> Result<Journal, String> {
-        let (path, long_log) = (self.path().display().to_string(), aim == Aim::LongLog);
         let copying = matches!(aim, Aim::Copy(_)) || rng.bool();
         let arguments = [
-            path,
+            self.path().display().to_string(),
             rng.u64(..).to_string(),
             client.to_string(),
-            long_log.to_string(),
+            aim.name(),
             copying.to_string(),
         ];
         let before = Listing::of(&self.folder)?;
@@ -588,7 +599,7 @@ impl<'a> Chain<'a> {
                 self.stop_in_checkpoint(child, journal)?;
             }
             Aim::Recovery => {
-                self.await_index(Index::Unready, child, journal)?;
+                self.await_index(Index::Unready, Instant::now() + BRIEF_SEARCH, child, journal)?;
                 if rng.bool() {
                     sleep_exactly(Duration::from_micros(1 << rng.u32(0..12)).mul_f64(rng.f64()));
                 }
@@ -598,9 +609,8 @@ impl<'a> Chain<'a> {
     }
 
     /// Looks at the index of the log from outside, which costs the child no lock: those are a process's own. Returns
-    /// when it is as wanted, or when it has not been for long.
-    fn await_index(&self, wanted: Index, child: &Child, journal: &mut Journal) -> Result<(), String> {
-        let until = Instant::now() + SEARCH;
+    /// when it is as wanted, or when that is not to be waited for any longer.
+    fn await_index(&self, wanted: Index, until: Instant, child: &Child, journal: &mut Journal) -> Result<(), String> {
         while Instant::now() < until {
             child.told().try_for_each(|line| journal.hear(&line))?;
             // Closing removes it, opening makes a new one.
@@ -628,7 +638,7 @@ impl<'a> Chain<'a> {
     fn stop_in_checkpoint(&self, child: &Child, journal: &mut Journal) -> Result<(), String> {
         let until = Instant::now() + SEARCH;
         loop {
-            self.await_index(Index::Moving, child, journal)?;
+            self.await_index(Index::Moving, until, child, journal)?;
             child.stop();
             if self.index() == Some(Index::Moving) || Instant::now() > until {
                 return Ok(());
