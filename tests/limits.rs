@@ -25,8 +25,14 @@ fn ms(n: u64) -> Duration {
 
 fn with_table(options: Options) -> Store {
     let store = options.open_temp().unwrap();
-    store.write(|tx| tx.execute_batch("CREATE TABLE t(who TEXT)")).unwrap();
+    let create = |tx: &larder::WriteTx<'_>| tx.execute_batch("CREATE TABLE t(who TEXT)");
+    store.write_with(patient(), create).unwrap();
     store
+}
+
+/// Whatever the store's time-out is, it is not too late.
+fn patient() -> WriteOptions {
+    WriteOptions::new().timeout(PATIENCE)
 }
 
 fn everybody(store: &Store) -> Vec<String> {
@@ -37,7 +43,7 @@ fn everybody(store: &Store) -> Vec<String> {
 
 fn add(store: &Store, who: &'static str) -> Pending<usize> {
     store
-        .submit(move |tx| tx.execute("INSERT INTO t VALUES (?1)", [who]))
+        .submit_with(patient(), move |tx| tx.execute("INSERT INTO t VALUES (?1)", [who]))
         .unwrap()
 }
 
@@ -150,7 +156,7 @@ fn a_submitted_write_for_which_nobody_waits_is_not_started_too_late_either() {
 fn a_caller_in_line_for_a_full_queue_gives_up_in_time() {
     let store = with_table(Options::new().queue(1).queue_timeout(ms(50)));
     let (let_go, blocked) = blocker(&store);
-    let queued = add(&store, "queued");
+    let queued = store.submit(|_| Ok(())).unwrap();
     let error = store.submit(|_| Ok(())).unwrap_err();
     assert_queue_timeout(&error, ms(50));
     let error = store.write(|_| Ok(())).unwrap_err();
@@ -300,7 +306,7 @@ fn a_read_that_finds_every_reader_busy_is_told_how_many_there_are() {
             let busy = busy.clone();
             let (store, told) = (&store, &told);
             scope.spawn(move || {
-                store.read(|_| {
+                store.read_with(ReadOptions::new().timeout(PATIENCE), |_| {
                     busy.send(()).unwrap();
                     told.lock().unwrap().recv().unwrap();
                     Ok(())

@@ -637,11 +637,11 @@ fn child() {
     first.read(|_| Ok(())).unwrap();
     let options = unwatched.mmap_size(0).close_timeout(PATIENCE);
 
-    // Room for what SQLite allocates, not for the stack of another thread.
+    // Room for what SQLite allocates, not for the stack of another thread, which has 2 MiB.
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
     let size: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
-    let limit = format!("--as={}:", size * 1024 + 1_500_000);
+    let limit = format!("--as={}:", size * 1024 + 2_000_000);
     let pid = process::id().to_string();
     if !succeeds(Command::new("prlimit").args(["--pid", &pid, &limit])) {
         return tell("no limit");
