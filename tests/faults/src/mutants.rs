@@ -39,6 +39,7 @@ const SMALL: &[&str] = &["small", "--states", "156"];
 const CREATE: &[&str] = &["calls", "--only", "create/read"];
 const WRITE_FULL: &[&str] = &["calls", "--only", "write-full/mapped"];
 const GROUP: &[&str] = &["calls", "--only", "group/mapped"];
+const ALONE: &[&str] = &["second-process", "--only", "alone", "--states", "400"];
 const KILL: &[&str] = &["kill", "--states", "160"];
 
 const MUTANTS: &[Mutant] = &[
@@ -159,6 +160,15 @@ const MUTANTS: &[Mutant] = &[
             to: "    Ok(mode)\n",
         },
         suite: CREATE,
+    },
+    Mutant {
+        name: "a store that asks for Exclusive shares the file",
+        change: Change::Source {
+            file: "src/connection.rs",
+            from: "Connection::open_with_flags_and_vfs(&file.path, flags, c\"unix-excl\"),",
+            to: "Connection::open_with_flags(&file.path, flags),",
+        },
+        suite: ALONE,
     },
     Mutant {
         name: "a backup takes the place of another before it is whole",

@@ -308,7 +308,7 @@ impl House<'_> {
     }
 
     fn notices(&self, store: &Store) -> Result<(), String> {
-        for _ in 0..200 {
+        for _ in 0..1500 {
             if self.foreign.load(Ordering::SeqCst) + store.stats().foreign_commits > 0 {
                 return Ok(());
             }

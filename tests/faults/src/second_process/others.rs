@@ -225,7 +225,8 @@ impl Other {
             "DROP INDEX IF EXISTS by_entry",
             "CREATE TABLE IF NOT EXISTS other(x)",
             "DROP TABLE IF EXISTS other",
-            "DROP VIEW IF EXISTS parts; CREATE VIEW parts AS SELECT * FROM part",
+            "CREATE VIEW IF NOT EXISTS parts AS SELECT * FROM part",
+            "DROP VIEW IF EXISTS parts",
         ];
         let change = changes[self.rng.usize(0..changes.len())];
         begin("a change of the schema");
