@@ -281,28 +281,6 @@ fn judge_tally(conn: &Connection, entries: &[Entry]) -> rusqlite::Result<Result<
     })
 }
 
-/// What SQLite itself finds wrong.
-///
-/// # Errors
-///
-/// That.
-pub fn sound(conn: &Connection) -> Result<(), String> {
-    let ask = || -> rusqlite::Result<String> {
-        let said: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-        let violated = conn.prepare("PRAGMA foreign_key_check")?.exists([])?;
-        Ok(if violated {
-            "a foreign key is violated".into()
-        } else {
-            said
-        })
-    };
-    match ask() {
-        Ok(said) if said == "ok" => Ok(()),
-        Ok(said) => Err(format!("integrity_check: {said}")),
-        Err(error) => Err(format!("checking: {error}")),
-    }
-}
-
 /// Keeps the files of a failure, and says where.
 pub fn keep(folder: &Path, suite: &str, case: &str) -> String {
     let kept: PathBuf = std::env::temp_dir().join(format!("larder-faults-failed/{suite}/{case}"));

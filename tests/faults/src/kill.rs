@@ -32,6 +32,7 @@ use larder::{Access, Durability, Error, Options, Outcome, Store, WriteOptions};
 use self::copies::{Copier, Copies, Listing, Stage};
 use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary, seed};
+use crate::check;
 use crate::child::{Child, tell};
 use crate::entries::{self, Entry, Id, Job, clean, copy, keep, look};
 
@@ -774,7 +775,7 @@ fn sleep_exactly(time: Duration) {
 fn raw(path: &Path) -> Result<Vec<Entry>, String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(|error| error.to_string())?;
-    entries::sound(&conn)?;
+    check::sound(&conn)?;
     let there: bool = conn
         .query_row(
             "SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'entry'",

@@ -35,6 +35,7 @@ use larder::{CloseReport, Durability, Error, Options, Outcome, Store, WriteOptio
 
 use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary};
+use crate::check;
 use crate::child::{Child, tell};
 use crate::entries::{self, End, Id, Job, clean, copy, keep, look};
 use crate::memory::{self, arm, disarm, was_hit};
@@ -627,7 +628,7 @@ impl Case {
             let wrong = |problem: String| format!("{name}: {problem}");
             let conn = Connection::open_with_flags(self.copied.join(name), OpenFlags::SQLITE_OPEN_READ_ONLY);
             let conn = conn.map_err(|error| wrong(error.to_string()))?;
-            entries::sound(&conn).map_err(wrong)?;
+            check::sound(&conn).map_err(wrong)?;
             self.sees(&look(&conn).map_err(wrong)?, acknowledged).map_err(wrong)?;
         }
         Ok(())

@@ -31,6 +31,7 @@ use self::others::KILLED_IN;
 pub use self::others::child;
 use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary, seed};
+use crate::check;
 use crate::child::Child;
 use crate::entries::{self, Entry, Id, clean, keep, look};
 
@@ -244,7 +245,7 @@ impl Journal {
     /// By rusqlite alone, after everybody has gone.
     fn compare_file(&self, path: &Path) -> Result<(), String> {
         let conn = Connection::open(path).map_err(|error| error.to_string())?;
-        entries::sound(&conn)?;
+        check::sound(&conn)?;
         self.compare(&look(&conn)?)
             .map_err(|problem| format!("after closing: {problem}"))
     }

@@ -30,7 +30,8 @@ use larder::{
 
 use crate::Arguments;
 use crate::cases::{Summary, seed};
-use crate::entries::{keep, sound};
+use crate::check::sound;
+use crate::entries::keep;
 use crate::together::Together;
 use backups::Backups;
 

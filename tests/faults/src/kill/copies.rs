@@ -25,8 +25,9 @@ use fastrand::Rng;
 use larder::rusqlite::{Connection, OpenFlags};
 use larder::{BackupSchedule, BackupStage, Error, Store};
 
+use crate::check;
 use crate::child::tell;
-use crate::entries::{self, Entry, look};
+use crate::entries::{Entry, look};
 
 const BACKUPS: &str = "backups";
 const RESTORED: &str = "restored";
@@ -353,7 +354,7 @@ fn judge(path: &Path, least: usize, found: &[Entry]) -> Result<Vec<Entry>, Strin
     }
     let conn =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| error.to_string())?;
-    entries::sound(&conn)?;
+    check::sound(&conn)?;
     let entries = look(&conn)?;
     let held = entries.len();
     if held < least {

@@ -25,7 +25,7 @@ use larder::rusqlite::{Connection, OpenFlags};
 use larder::{BackupSchedule, BackupStage, Error, Pending, Store};
 
 use super::{KEPT, LONGEST, Soak, TASKS, WRITERS, options, report_of, tallies};
-use crate::entries::sound;
+use crate::check::sound;
 
 /// A turn every so often, or four times as often as the run is long.
 const EVERY: Duration = Duration::from_secs(30);
