@@ -13,6 +13,8 @@ use fastrand::Rng;
 use larder::rusqlite::{self, Connection, OptionalExtension, params};
 use larder::{Error, Migration, Migrations, WriteTx};
 
+use crate::job::any_length;
+
 /// Which write of whose.
 pub type Id = (i64, i64);
 
@@ -68,14 +70,9 @@ impl Job {
     }
 
     pub fn any(id: Id, rng: &mut Rng) -> Self {
-        let length = |rng: &mut Rng| match rng.u32(0..12) {
-            0 => rng.usize(4000..14_000),
-            1..3 => rng.usize(500..3000),
-            _ => rng.usize(0..200),
-        };
         Self {
             id,
-            parts: (0..rng.usize(1..5)).map(|_| length(rng)).collect(),
+            parts: (0..rng.usize(1..5)).map(|_| any_length(rng)).collect(),
             clear: (rng.u32(0..6) == 0).then(|| rng.u64(..)),
             end: if rng.u32(0..8) == 0 {
                 FAILURES[rng.usize(0..FAILURES.len())]

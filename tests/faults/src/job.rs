@@ -71,6 +71,15 @@ pub fn data(job: i64, i: i64, length: usize) -> Vec<u8> {
 /// A panic that the hook says nothing of.
 pub struct Deliberate;
 
+/// Bytes of a row: mostly few, now and then several pages.
+pub fn any_length(rng: &mut Rng) -> usize {
+    match rng.u32(0..12) {
+        0 => rng.usize(4000..14_000),
+        1..3 => rng.usize(500..3000),
+        _ => rng.usize(0..200),
+    }
+}
+
 impl Job {
     pub fn plain(id: i64) -> Self {
         Self {
@@ -87,14 +96,9 @@ impl Job {
     pub fn any(id: i64, rng: &mut Rng) -> Self {
         let commits = id.max(2);
         let earlier = |rng: &mut Rng| (rng.u32(0..4) == 0).then(|| rng.i64(1..commits));
-        let length = |rng: &mut Rng| match rng.u32(0..12) {
-            0 => rng.usize(4000..14_000),
-            1..3 => rng.usize(500..3000),
-            _ => rng.usize(0..200),
-        };
         Self {
             id,
-            parts: (0..rng.usize(0..4)).map(|_| length(rng)).collect(),
+            parts: (0..rng.usize(0..4)).map(|_| any_length(rng)).collect(),
             rewrite: earlier(rng),
             clear: earlier(rng),
             transfer: (rng.i64(0..ACCOUNTS), rng.i64(0..ACCOUNTS), rng.i64(0..1000)),
