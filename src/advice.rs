@@ -104,7 +104,11 @@ fn pragma_changed((name, then, now): Changed) -> Finding {
 
 fn schema_unread(error: &Error) -> Finding {
     let sentence = format!("the schema could not be looked at: {error}");
-    let remedy = "Ask again when a reader is free";
+    let remedy = if error.is_retryable() {
+        "Ask again when a reader is free"
+    } else {
+        "Rename what has a name that is not UTF-8, if it is that; Store::check finds damage"
+    };
     Finding::new(Severity::Note, "schema-not-read", sentence, remedy)
 }
 

@@ -61,9 +61,10 @@ const EVERY: Duration = Duration::from_millis(100);
 /// A backup that was not begun. Made by [`Store::backup`] and [`Store::snapshot_to`].
 ///
 /// It is a copy of one snapshot, taken while everybody reads and writes on, and **verified**: the copy is opened by itself,
-/// `integrity_check` looks at it, and it must have as many rows in every table as the snapshot. What is damaged or does not
-/// fit is an error. So is a full disk, and whatever else goes wrong; then there is under its name what there was before, and
-/// nothing beside it. Foreign keys that point nowhere are copied as they are, and are in the report.
+/// `integrity_check` looks at it, and it must have as many rows in every table as the snapshot (whose name is UTF-8: no
+/// statement can name another). What is damaged or does not fit is an error. So is a full disk, and whatever else goes
+/// wrong; then there is under its name what there was before, and nothing beside it. Foreign keys that point nowhere are
+/// copied as they are, and are in the report.
 ///
 /// It is one file with mode `0600`, synced, and not in WAL mode, so that it can be opened where nobody may write (a store
 /// that opens it switches to WAL). [`Store::restore`] makes a database of it; [`Store::open`] opens it as one, too, and so

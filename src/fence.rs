@@ -15,11 +15,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::hooks::{AuthAction, AuthContext, Authorization, TransactionOperation};
 use rusqlite::{Connection, ffi};
 
 use crate::error::{Error, primary_code};
 use crate::options::Role;
+use crate::status::{self, Action, Judge, Verdict};
 
 /// PRAGMAs that only read, with or without an argument.
 const READS: &[&str] = &[
@@ -142,8 +142,7 @@ impl Fence {
             refused: AtomicBool::new(false),
             refusal: Mutex::new(None),
         });
-        let judge = Arc::clone(&fence);
-        conn.authorizer(Some(move |context: AuthContext<'_>| judge.judge(&context)))?;
+        status::authorize(conn, &fence)?;
         let guard = Arc::clone(&fence);
         // Without this, what a closure does after a RAISE(ROLLBACK) that it swallowed would be committed at
         // once, statement by statement. The hook's `true` turns such a commit into a rollback.
@@ -196,9 +195,9 @@ impl Fence {
         }
     }
 
-    fn note_table_change(&self, change: TableChange) -> Authorization {
+    fn note_table_change(&self, change: TableChange) -> Verdict {
         self.table_change.fetch_max(change as u8, Relaxed);
-        Authorization::Allow
+        Verdict::Allow
     }
 
     /// Forgets what an earlier closure did.
@@ -242,57 +241,9 @@ impl Fence {
         }
     }
 
-    fn judge(&self, context: &AuthContext<'_>) -> Authorization {
-        if self.own.load(Relaxed) {
-            return Authorization::Allow;
-        }
-        match context.action {
-            AuthAction::Transaction { operation } => self.judge_transaction(transaction_verb(operation)),
-            AuthAction::Savepoint { operation, .. } => self.judge_transaction(savepoint_verb(operation)),
-            // A temporary database, into which it copies.
-            AuthAction::Attach { filename: "" } if self.has_licence(Licence::Vacuum) => Authorization::Allow,
-            AuthAction::Attach { .. } => self.refuse("ATTACH", ATTACH_INSTEAD),
-            // As it comes when the file's name is not a literal.
-            AuthAction::Unknown {
-                code: ffi::SQLITE_ATTACH,
-                ..
-            } => self.refuse("ATTACH", ATTACH_INSTEAD),
-            AuthAction::Detach { .. }
-            | AuthAction::Unknown {
-                code: ffi::SQLITE_DETACH,
-                ..
-            } => self.refuse("DETACH", "a store has one file"),
-            AuthAction::Pragma {
-                pragma_name,
-                pragma_value,
-            } => self.judge_pragma(pragma_name, pragma_value),
-            // sqlite_sequence or sqlite_stat1. SQLite does not let them be dropped, and they would shadow main's.
-            AuthAction::CreateTable { table_name } | AuthAction::CreateTempTable { table_name }
-                if context.database_name == Some("temp") && table_name.starts_with("sqlite_") =>
-            {
-                self.refuse(
-                    "AUTOINCREMENT or ANALYZE in a temporary table",
-                    "it makes a table that would outlive the transaction: use INTEGER PRIMARY KEY alone",
-                )
-            }
-            // The row of sqlite_temp_schema that every temporary object has, also one that is made by a qualified name
-            // (`CREATE TABLE temp.t`) and is no CREATE TEMP to the authorizer.
-            AuthAction::Insert { table_name }
-                if context.database_name == Some("temp") && table_name.starts_with("sqlite_") =>
-            {
-                self.judge_temporary()
-            }
-            AuthAction::CreateTable { .. } => self.note_table_change(TableChange::Made),
-            AuthAction::DropTable { .. } | AuthAction::AlterTable { .. } => {
-                self.note_table_change(TableChange::Changed)
-            }
-            _ => Authorization::Allow,
-        }
-    }
-
-    fn judge_transaction(&self, verb: &'static str) -> Authorization {
+    fn judge_transaction(&self, verb: &str) -> Verdict {
         if self.is_outside_transaction() {
-            Authorization::Allow
+            Verdict::Allow
         } else if self.has_licence(Licence::Migration) {
             self.refuse(verb, RETURN_NOTHING)
         } else {
@@ -300,14 +251,14 @@ impl Fence {
         }
     }
 
-    fn judge_pragma(&self, name: &str, value: Option<&str>) -> Authorization {
+    fn judge_pragma(&self, name: &str, value: Option<&str>) -> Verdict {
         let name = name.to_ascii_lowercase();
         let allowed = READS.contains(&name.as_str())
             || (value.is_none() && READS_WITHOUT_VALUE.contains(&name.as_str()))
             || (self.role == Role::Writer && HEADER_VALUES.contains(&name.as_str()))
             || self.migration_may(&name, value);
         if allowed {
-            return Authorization::Allow;
+            return Verdict::Allow;
         }
         let instead = match name.as_str() {
             name if HEADER_VALUES.contains(&name) => WRITE_INSTEAD,
@@ -331,11 +282,11 @@ impl Fence {
     }
 
     /// A write may use temporary objects; they are dropped after it.
-    fn judge_temporary(&self) -> Authorization {
+    fn judge_temporary(&self) -> Verdict {
         match self.role {
             Role::Writer => {
                 self.may_make_temporary.store(true, Relaxed);
-                Authorization::Allow
+                Verdict::Allow
             }
             Role::Reader => self.refuse(
                 "CREATE TEMP",
@@ -344,14 +295,14 @@ impl Fence {
         }
     }
 
-    fn refuse(&self, statement: impl Into<String>, instead: &'static str) -> Authorization {
+    fn refuse(&self, statement: impl Into<String>, instead: &'static str) -> Verdict {
         let refusal = Refusal {
             statement: statement.into(),
             instead,
         };
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
         self.refused.store(true, Relaxed);
-        Authorization::Deny
+        Verdict::Deny
     }
 
     fn take_refusal(&self) -> Option<Refusal> {
@@ -360,19 +311,49 @@ impl Fence {
     }
 }
 
-fn savepoint_verb(operation: TransactionOperation) -> &'static str {
-    match operation {
-        TransactionOperation::Begin => "SAVEPOINT",
-        TransactionOperation::Release => "RELEASE",
-        _ => "ROLLBACK TO",
+impl Judge for Fence {
+    fn judge(&self, action: &Action<'_>) -> Verdict {
+        if self.own.load(Relaxed) {
+            return Verdict::Allow;
+        }
+        let Action {
+            code, first, second, ..
+        } = action;
+        let first = first.as_deref();
+        let is_temporary = action.database.as_deref() == Some("temp");
+        match (*code, first) {
+            (ffi::SQLITE_TRANSACTION, Some(verb)) => self.judge_transaction(verb),
+            (ffi::SQLITE_SAVEPOINT, Some(operation)) => self.judge_transaction(savepoint_verb(operation)),
+            // A temporary database, into which it copies.
+            (ffi::SQLITE_ATTACH, Some("")) if self.has_licence(Licence::Vacuum) => Verdict::Allow,
+            // Without a name where that is not a literal.
+            (ffi::SQLITE_ATTACH, _) => self.refuse("ATTACH", ATTACH_INSTEAD),
+            (ffi::SQLITE_DETACH, _) => self.refuse("DETACH", "a store has one file"),
+            (ffi::SQLITE_PRAGMA, Some(name)) => self.judge_pragma(name, second.as_deref()),
+            // sqlite_sequence or sqlite_stat1. SQLite does not let them be dropped, and they would shadow main's.
+            (ffi::SQLITE_CREATE_TABLE | ffi::SQLITE_CREATE_TEMP_TABLE, Some(table))
+                if is_temporary && table.starts_with("sqlite_") =>
+            {
+                self.refuse(
+                    "AUTOINCREMENT or ANALYZE in a temporary table",
+                    "it makes a table that would outlive the transaction: use INTEGER PRIMARY KEY alone",
+                )
+            }
+            // The row of sqlite_temp_schema that every temporary object has, also one that is made by a qualified name
+            // (`CREATE TABLE temp.t`) and is no CREATE TEMP to the authorizer.
+            (ffi::SQLITE_INSERT, Some(table)) if is_temporary && table.starts_with("sqlite_") => self.judge_temporary(),
+            (ffi::SQLITE_CREATE_TABLE, _) => self.note_table_change(TableChange::Made),
+            (ffi::SQLITE_DROP_TABLE | ffi::SQLITE_ALTER_TABLE, _) => self.note_table_change(TableChange::Changed),
+            _ => Verdict::Allow,
+        }
     }
 }
 
-/// rusqlite knows BEGIN and ROLLBACK by name; COMMIT is the one that is left.
-fn transaction_verb(operation: TransactionOperation) -> &'static str {
+/// What SQLite calls `operation` is `BEGIN`, `RELEASE` or `ROLLBACK`.
+fn savepoint_verb(operation: &str) -> &'static str {
     match operation {
-        TransactionOperation::Begin => "BEGIN",
-        TransactionOperation::Rollback => "ROLLBACK",
-        _ => "COMMIT",
+        "BEGIN" => "SAVEPOINT",
+        "RELEASE" => "RELEASE",
+        _ => "ROLLBACK TO",
     }
 }

@@ -1,11 +1,14 @@
-//! The three things that larder must ask of SQLite and rusqlite has no safe form of. This is the one file of the
+//! The four things that larder must ask of SQLite and rusqlite has no safe form of. This is the one file of the
 //! crate with `unsafe` in it.
 
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
+use std::borrow::Cow;
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
+use std::sync::Arc;
 
+use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
 
 use crate::stats::CacheStats;
@@ -69,4 +72,76 @@ pub(crate) fn reset_leaked(conn: &mut Connection) -> usize {
         }
     }
     reset
+}
+
+/// What a statement is about to do, as SQLite tells an authorizer: <https://sqlite.org/c3ref/set_authorizer.html>. Names
+/// stand in the schema as they were written, and need not be UTF-8: what is not comes as U+FFFD.
+pub(crate) struct Action<'a> {
+    /// `SQLITE_READ` and the like, <https://sqlite.org/c3ref/c_alter_table.html>, which says what the next two are.
+    pub(crate) code: c_int,
+    pub(crate) first: Option<Cow<'a, str>>,
+    pub(crate) second: Option<Cow<'a, str>>,
+    /// `main`, `temp`, ..
+    pub(crate) database: Option<Cow<'a, str>>,
+}
+
+/// What is said to that.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(i32)]
+pub(crate) enum Verdict {
+    Allow = ffi::SQLITE_OK,
+    Deny = ffi::SQLITE_DENY,
+}
+
+/// Who is asked about each statement as it is prepared.
+pub(crate) trait Judge: Send + Sync + 'static {
+    fn judge(&self, action: &Action<'_>) -> Verdict;
+}
+
+/// Has SQLite ask that judge about what is prepared on the connection from now on.
+///
+/// rusqlite's own authorizer panics at a name that is not UTF-8. It catches that, but the statement fails, so that a table
+/// with such a column could not be read; and a program that aborts where it panics would end.
+pub(crate) fn authorize<J: Judge>(conn: &Connection, judge: &Arc<J>) -> rusqlite::Result<()> {
+    let kept = Arc::clone(judge);
+    // SQLite asks `ask` instead. It is there since rusqlite keeps it, and so the judge.
+    conn.authorizer(Some(move |_: AuthContext<'_>| {
+        let _kept = &kept;
+        Authorization::Deny
+    }))?;
+    let judge = Arc::as_ptr(judge).cast_mut().cast::<c_void>();
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. SQLite has the pointer to the judge until
+    // another authorizer is set, or none. Only rusqlite does that, when it is told to and as it closes the connection, and
+    // it tells SQLite before it drops the closure that keeps the judge.
+    let code = unsafe { ffi::sqlite3_set_authorizer(conn.handle(), Some(ask::<J>), judge) };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+/// # Safety
+///
+/// `judge` points to a living `J`, and each of the others to a C string or nowhere.
+unsafe extern "C" fn ask<J: Judge>(
+    judge: *mut c_void,
+    code: c_int,
+    first: *const c_char,
+    second: *const c_char,
+    database: *const c_char,
+    _accessor: *const c_char,
+) -> c_int {
+    // SAFETY: as the caller promises; SQLite leaves the strings alone until it has its answer.
+    let (judge, text) = unsafe {
+        let text = |text: *const c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy());
+        (&*judge.cast::<J>(), [first, second, database].map(text))
+    };
+    let [first, second, database] = text;
+    let action = Action {
+        code,
+        first,
+        second,
+        database,
+    };
+    judge.judge(&action) as c_int
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use larder::rusqlite::{Connection, ffi};
-use larder::{Options, Store};
+use larder::{Error, Migration, Migrations, Options, Store};
 use tempfile::tempdir;
 
 use crate::support::child::{Child, task, tell};
@@ -84,4 +84,71 @@ fn resident() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).unwrap();
     kib.parse::<u64>().unwrap() * 1024
+}
+
+/// SQLite has each name of a statement judged before it runs, also one that stands in the schema alone and is not UTF-8. At
+/// such a name rusqlite's authorizer panics: no statement that met one could be made, and a program with
+/// `panic = "abort"` would have ended.
+#[test]
+fn names_that_are_not_utf8_are_no_obstacle() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let conn = Connection::open(&path).unwrap();
+    conn.execute_batch(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, cafe TEXT NOT NULL DEFAULT 'black') STRICT;
+         CREATE INDEX t_cafe ON t(cafe);
+         CREATE TRIGGER t_cafe_in AFTER INSERT ON t BEGIN UPDATE t SET cafe = upper(cafe) WHERE id = new.id; END;
+         INSERT INTO t(id) VALUES (1);
+         CREATE TABLE cafe(x);
+         INSERT INTO cafe VALUES (7);
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET
+             name = CAST(replace(CAST(name AS BLOB), 'cafe', x'636166e9') AS TEXT),
+             tbl_name = CAST(replace(CAST(tbl_name AS BLOB), 'cafe', x'636166e9') AS TEXT),
+             sql = CAST(replace(CAST(sql AS BLOB), 'cafe', x'636166e9') AS TEXT);",
+    )
+    .unwrap();
+    conn.close().unwrap();
+
+    let migrations = Migrations::new([Migration::new(
+        1,
+        "fresh",
+        "CREATE TABLE fresh(id INTEGER PRIMARY KEY) STRICT",
+    )]);
+    let store = Options::new()
+        .statements(10)
+        .migrations(migrations)
+        .open(&path)
+        .unwrap();
+    let all = "SELECT * FROM t ORDER BY id";
+    let rows = |tx: &larder::ReadTx<'_>| tx.query_map(all, [], |row| Ok((row.get(0)?, row.get(1)?)));
+    let read: Vec<(i64, String)> = store.read(rows).unwrap();
+    assert_eq!(read, [(1, "BLACK".to_owned())]);
+    store
+        .write(|tx| tx.execute("INSERT INTO t VALUES (2, 'white')", []))
+        .unwrap();
+    // What is not allowed is refused as ever.
+    let refused = store
+        .write(|tx| tx.execute("ATTACH 'other.db' AS other", []))
+        .unwrap_err();
+    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+    let read: Vec<(i64, String)> = store.read(rows).unwrap();
+    assert_eq!(read[1], (2, "WHITE".to_owned()));
+
+    assert!(store.check().run().unwrap().is_ok());
+    // Advice looks at names, and says what is in its way.
+    let advice = store.advice();
+    let unread = advice
+        .iter()
+        .find(|finding| finding.topic == "schema-not-read")
+        .unwrap();
+    assert!(unread.remedy.contains("not UTF-8"), "{unread:?}");
+    let copy = folder.path().join("copy.db");
+    store.backup(&copy).checksum(true).run().unwrap();
+    store.snapshot_to(folder.path().join("compact.db")).run().unwrap();
+    store.close().unwrap();
+    let restored = folder.path().join("restored.db");
+    Store::restore(&copy, &restored).unwrap();
+    let copied: Vec<(i64, String)> = Store::open(&restored).unwrap().read(rows).unwrap();
+    assert_eq!(copied, read);
 }

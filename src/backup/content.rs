@@ -5,7 +5,8 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use sha2::{Digest, Sha256};
 
-/// The tables of a database in the order of their names, those of virtual tables' making too, and what is in them.
+/// The tables of a database in the order of their names, those of virtual tables' making too, and what is in them. All but
+/// those whose name is not UTF-8: rusqlite takes no statement that names one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Content {
     tables: Vec<(String, i64)>,
@@ -69,8 +70,13 @@ impl Content {
 fn names(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let sql = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'shadow') ORDER BY name";
     let mut statement = conn.prepare(sql)?;
-    let names = statement.query_map([], |row| row.get(0))?;
-    names.collect()
+    let names = statement.query_map([], |row| utf8(row, 0))?;
+    names.filter_map(Result::transpose).collect()
+}
+
+/// A name, if it is UTF-8.
+fn utf8(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    Ok(row.get_ref(column)?.as_str().ok().map(ToOwned::to_owned))
 }
 
 /// Adds all rows of a table, and says how many there are.
@@ -98,9 +104,11 @@ fn select_all(conn: &Connection, name: &str) -> rusqlite::Result<String> {
     let mut statement =
         conn.prepare("SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden IN (0, 3) ORDER BY cid")?;
     let columns = statement
-        .query_map([name], |row| Ok(quoted(&row.get::<_, String>(0)?)))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    let (columns, table) = (columns.join(", "), quoted(name));
+        .query_map([name], |row| Ok(utf8(row, 0)?.map(|name| quoted(&name))))?
+        .collect::<rusqlite::Result<Option<Vec<_>>>>()?;
+    // `*` has those with a name that is not UTF-8, too.
+    let columns = columns.map_or_else(|| "*".to_owned(), |columns| columns.join(", "));
+    let table = quoted(name);
     Ok(format!("SELECT {columns} FROM main.{table} NOT INDEXED"))
 }
 

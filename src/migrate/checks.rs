@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 
-/// The tables that are not STRICT. The record is exempt: Dbmate makes it so.
+/// The tables that are not STRICT, to be told. The record is exempt: Dbmate makes it so.
 pub(crate) fn tables_not_strict(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = conn.prepare(
         "SELECT name FROM pragma_table_list
@@ -12,7 +12,9 @@ pub(crate) fn tables_not_strict(conn: &Connection) -> rusqlite::Result<Vec<Strin
            AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> 'schema_migrations'
          ORDER BY name",
     )?;
-    let names = statement.query_map([], |row| row.get(0))?;
+    let names = statement.query_map([], |row| {
+        Ok(String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned())
+    })?;
     names.collect()
 }
 
