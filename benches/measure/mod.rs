@@ -6,7 +6,11 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::Store;
@@ -177,4 +181,35 @@ pub(crate) fn fsync(folder: &Path) -> (Duration, Duration) {
         .collect();
     times.sort();
     (times[times.len() / 2], times[times.len() * 99 / 100])
+}
+
+/// How long a cache line takes from one thread to another and back, on average of many. Virtual cores may be far from each
+/// other at one time and near at another, and all that threads hand over to each other goes this way.
+pub(crate) fn round_trip() -> Duration {
+    const TRIPS: u64 = 200_000;
+    let ball = AtomicU64::new(0);
+    let await_turn = |turn: u64| {
+        let mut looks = 0_u32;
+        while ball.load(Acquire) != turn {
+            looks += 1;
+            // On one core the other could never answer.
+            if looks.is_multiple_of(100_000) {
+                thread::yield_now();
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for trip in 0..TRIPS {
+                await_turn(2 * trip + 1);
+                ball.store(2 * trip + 2, Release);
+            }
+        });
+        let began = Instant::now();
+        for trip in 0..TRIPS {
+            ball.store(2 * trip + 1, Release);
+            await_turn(2 * trip + 2);
+        }
+        began.elapsed() / TRIPS as u32
+    })
 }

@@ -13,6 +13,8 @@ pub(crate) struct Machine {
     pub(crate) disk: String,
     /// `fdatasync` of 4 KiB appended: median, 99th percentile.
     pub(crate) fsync: (Duration, Duration),
+    /// How long a cache line takes from one core to another and back, in front of the measurements and after them.
+    pub(crate) round_trip: (Duration, Duration),
     pub(crate) sqlite: String,
     pub(crate) options: Vec<String>,
     /// Why the figures mean less than they seem to.
@@ -40,6 +42,7 @@ impl Machine {
                 .to_owned(),
             disk: format!("{device}, {filesystem}{}", model(&device)),
             fsync: crate::measure::fsync(folder),
+            round_trip: (crate::measure::round_trip(), Duration::ZERO),
             sqlite: larder::rusqlite::version().to_owned(),
             options,
             warning: in_memory.then(|| {

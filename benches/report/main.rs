@@ -80,13 +80,14 @@ fn main() {
     run.step("making the rows");
     let data = Data::make();
     run.step("looking at the machine");
-    let machine = Machine::look(data.folder());
+    let mut machine = Machine::look(data.folder());
     if let Some(warning) = &machine.warning {
         run.progress.println(format!("warning: {warning}"));
     }
     let (rows, curves) = rows::measure(&run, &data);
     let loads = load::measure(&run, &data);
     let (tasks, long_reads) = tasks::measure(&run, &data);
+    machine.round_trip.1 = measure::round_trip();
     run.progress.finish_and_clear();
     let report = Report {
         machine,

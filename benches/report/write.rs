@@ -19,7 +19,8 @@ pub(crate) fn markdown(report: &Report) -> String {
         line(format!("**{warning}**\n"));
     }
     line(format!(
-        "{} cores, {}, Linux {}; {}; fdatasync of 4 KiB {:.0?} (p99 {:.0?}); SQLite {}; measured in {:.0?} by `cargo bench \
+        "{} cores, {}, Linux {}; {}; fdatasync of 4 KiB {:.0?} (p99 {:.0?}); a cache line from core \
+         to core and back {:.0?}, and {:.0?} at the end; SQLite {}; measured in {:.0?} by `cargo bench \
          --bench report`.\n",
         machine.cores,
         machine.cpu,
@@ -27,6 +28,8 @@ pub(crate) fn markdown(report: &Report) -> String {
         machine.disk,
         machine.fsync.0,
         machine.fsync.1,
+        machine.round_trip.0,
+        machine.round_trip.1,
         machine.sqlite,
         report.took
     ));
@@ -163,6 +166,7 @@ pub(crate) fn json(report: &Report) -> String {
             "kernel": machine.kernel,
             "disk": machine.disk,
             "fdatasync_us": { "median": machine.fsync.0.as_micros() as u64, "p99": machine.fsync.1.as_micros() as u64 },
+            "cache_line_round_trip_ns": [machine.round_trip.0.as_nanos() as u64, machine.round_trip.1.as_nanos() as u64],
             "sqlite": machine.sqlite,
             "compile_options": machine.options,
             "warning": machine.warning,

@@ -13,7 +13,7 @@ use crate::check::check;
 use crate::copies::Copy;
 use crate::disk::{Image, Mood, survive};
 use crate::job::Job;
-use crate::journal::{Journal, Said};
+use crate::journal::{Journal, Said, Told};
 use crate::power_cut::{Recording, record};
 use crate::scripts::{BACKUP, Base, Jobs, KINDS, Kind, SCRIPTS, Script, VARIANTS, Variant, one};
 use crate::settings::{SHORT, Settings};
@@ -228,6 +228,11 @@ impl Case<'_> {
             .map_err(|problem| failed(format!("reopened: {problem}")))?;
         let judged = recording.check_copies(hit.as_ref(), self.plan.sticky, bench, rng);
         judged.map_err(failed)?;
+        // A write that is said to be undone stays so, were all of it on the disk.
+        if let Some(undone) = recording.journal.first_undone() {
+            let (_, result) = recording.cut_at(undone.at, Mood::Kept, bench, rng);
+            result.map_err(failed)?;
+        }
         for _ in 0..self.cuts {
             recording.cut(bench, rng).1.map_err(failed)?;
         }
@@ -282,6 +287,12 @@ fn afterwards(run: &mut Run, hit: Option<&Hit>, jobs: &mut Jobs) -> Result<(), S
 }
 
 impl Journal {
+    /// The first write that failed for no reason of its own, and is said to be undone.
+    fn first_undone(&self) -> Option<&Told> {
+        let is_undone = |told: &&Told| matches!(told.said, Said::RolledBack(_)) && told.job.end.commits();
+        self.told.iter().find(is_undone)
+    }
+
     /// Only a failure in COMMIT or in a checkpoint poisons: one with an unknown outcome, or one while no write ran.
     fn may_be_poisoned(&self, hit: Option<&Hit>) -> Result<(), String> {
         let unknown = self.told.iter().any(|told| matches!(told.said, Said::Unknown(_)));
