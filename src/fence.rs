@@ -19,7 +19,7 @@ use rusqlite::{Connection, ffi};
 
 use crate::error::{Error, primary_code};
 use crate::options::Role;
-use crate::status::{self, Action, Judge, Verdict};
+use crate::status::{self, Action, Judge, Permission};
 
 /// PRAGMAs that only read, with or without an argument.
 const READS: &[&str] = &[
@@ -195,9 +195,9 @@ impl Fence {
         }
     }
 
-    fn note_table_change(&self, change: TableChange) -> Verdict {
+    fn note_table_change(&self, change: TableChange) -> Permission {
         self.table_change.fetch_max(change as u8, Relaxed);
-        Verdict::Allow
+        Permission::Allow
     }
 
     /// Forgets what an earlier closure did.
@@ -241,9 +241,9 @@ impl Fence {
         }
     }
 
-    fn judge_transaction(&self, verb: &str) -> Verdict {
+    fn judge_transaction(&self, verb: &str) -> Permission {
         if self.is_outside_transaction() {
-            Verdict::Allow
+            Permission::Allow
         } else if self.has_licence(Licence::Migration) {
             self.refuse(verb, RETURN_NOTHING)
         } else {
@@ -251,14 +251,14 @@ impl Fence {
         }
     }
 
-    fn judge_pragma(&self, name: &str, value: Option<&str>) -> Verdict {
+    fn judge_pragma(&self, name: &str, value: Option<&str>) -> Permission {
         let name = name.to_ascii_lowercase();
         let allowed = READS.contains(&name.as_str())
             || (value.is_none() && READS_WITHOUT_VALUE.contains(&name.as_str()))
             || (self.role == Role::Writer && HEADER_VALUES.contains(&name.as_str()))
             || self.migration_may(&name, value);
         if allowed {
-            return Verdict::Allow;
+            return Permission::Allow;
         }
         let instead = match name.as_str() {
             name if HEADER_VALUES.contains(&name) => WRITE_INSTEAD,
@@ -282,11 +282,11 @@ impl Fence {
     }
 
     /// A write may use temporary objects; they are dropped after it.
-    fn judge_temporary(&self) -> Verdict {
+    fn judge_temporary(&self) -> Permission {
         match self.role {
             Role::Writer => {
                 self.may_make_temporary.store(true, Relaxed);
-                Verdict::Allow
+                Permission::Allow
             }
             Role::Reader => self.refuse(
                 "CREATE TEMP",
@@ -295,14 +295,14 @@ impl Fence {
         }
     }
 
-    fn refuse(&self, statement: impl Into<String>, instead: &'static str) -> Verdict {
+    fn refuse(&self, statement: impl Into<String>, instead: &'static str) -> Permission {
         let refusal = Refusal {
             statement: statement.into(),
             instead,
         };
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
         self.refused.store(true, Relaxed);
-        Verdict::Deny
+        Permission::Deny
     }
 
     fn take_refusal(&self) -> Option<Refusal> {
@@ -312,9 +312,9 @@ impl Fence {
 }
 
 impl Judge for Fence {
-    fn judge(&self, action: &Action<'_>) -> Verdict {
+    fn judge(&self, action: &Action<'_>) -> Permission {
         if self.own.load(Relaxed) {
-            return Verdict::Allow;
+            return Permission::Allow;
         }
         let Action {
             code, first, second, ..
@@ -325,7 +325,7 @@ impl Judge for Fence {
             (ffi::SQLITE_TRANSACTION, Some(verb)) => self.judge_transaction(verb),
             (ffi::SQLITE_SAVEPOINT, Some(operation)) => self.judge_transaction(savepoint_verb(operation)),
             // A temporary database, into which it copies.
-            (ffi::SQLITE_ATTACH, Some("")) if self.has_licence(Licence::Vacuum) => Verdict::Allow,
+            (ffi::SQLITE_ATTACH, Some("")) if self.has_licence(Licence::Vacuum) => Permission::Allow,
             // Without a name where that is not a literal.
             (ffi::SQLITE_ATTACH, _) => self.refuse("ATTACH", ATTACH_INSTEAD),
             (ffi::SQLITE_DETACH, _) => self.refuse("DETACH", "a store has one file"),
@@ -344,7 +344,7 @@ impl Judge for Fence {
             (ffi::SQLITE_INSERT, Some(table)) if is_temporary && table.starts_with("sqlite_") => self.judge_temporary(),
             (ffi::SQLITE_CREATE_TABLE, _) => self.note_table_change(TableChange::Made),
             (ffi::SQLITE_DROP_TABLE | ffi::SQLITE_ALTER_TABLE, _) => self.note_table_change(TableChange::Changed),
-            _ => Verdict::Allow,
+            _ => Permission::Allow,
         }
     }
 }

@@ -88,14 +88,14 @@ pub(crate) struct Action<'a> {
 /// What is said to that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(i32)]
-pub(crate) enum Verdict {
+pub(crate) enum Permission {
     Allow = ffi::SQLITE_OK,
     Deny = ffi::SQLITE_DENY,
 }
 
 /// Who is asked about each statement as it is prepared.
 pub(crate) trait Judge: Send + Sync + 'static {
-    fn judge(&self, action: &Action<'_>) -> Verdict;
+    fn judge(&self, action: &Action<'_>) -> Permission;
 }
 
 /// Has SQLite ask that judge about what is prepared on the connection from now on.
