@@ -20,10 +20,10 @@ use tracing::Span;
 use crate::admission::Admission;
 use crate::error::{Error, Result};
 use crate::options::Durability;
-use crate::pending::{Pending, Reply, Slot, Waits};
+use crate::pending::{Caller, Pending, Reply, Slot, Waits, wake};
 use crate::readers::Snapshot;
 use crate::site::CallSite;
-use crate::sync::{Arc, Instant, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Instant, Mutex, PoisonError};
 use crate::transaction::ReadTx;
 use crate::transaction::WriteTx;
 use crate::writer::Writer;
@@ -123,41 +123,31 @@ pub(crate) enum Verdict {
     Failed(Error),
 }
 
-/// In this order, so that nothing the writer writes shares a cache line with the end of the slot, which the caller
-/// looks at again and again.
+/// What both hands hold, in this order: what is read and written beside what is only read.
 #[repr(C)]
 pub(crate) struct Asked<W, T> {
-    /// Taken by the hand that has the `Job`, and by who has withdrawn it, so hardly anybody ever waits for it.
-    course: Mutex<Course<W, T>>,
     terms: Terms,
+    /// There until it is run. Taken by the hand that has the `Job`, and by who has withdrawn it, so hardly anybody ever
+    /// waits for the lock.
+    work: Mutex<Option<W>>,
     slot: Slot<T>,
-}
-
-struct Course<W, T> {
-    /// There until it is run.
-    work: Option<W>,
-    /// What it came to.
-    own: Option<Reply<T>>,
 }
 
 impl<W, T> Asked<W, T> {
     pub(crate) fn new(terms: Terms, work: W, slot: Slot<T>) -> Self {
-        let course = Mutex::new(Course {
-            work: Some(work),
-            own: None,
-        });
-        Self { course, terms, slot }
+        let work = Mutex::new(Some(work));
+        Self { terms, work, slot }
     }
 
-    fn course(&self) -> MutexGuard<'_, Course<W, T>> {
-        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    fn take_work(&self) -> Option<W> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl<W: Work<T>, T> Asked<W, T> {
     /// What the closure comes to, unless it was called before.
     fn call(&self, place: Place<'_, '_>) -> Option<Reply<T>> {
-        let work = self.course().work.take()?;
+        let work = self.take_work()?;
         let span = &self.terms.span;
         let called = catch_unwind(AssertUnwindSafe(|| span.in_scope(|| work.run(place))));
         Some(called.map_or_else(Reply::Panicked, Reply::Returned))
@@ -171,7 +161,7 @@ impl<W: Send, T: Send> Waits<T> for Asked<W, T> {
 
     fn drop_work(&self) {
         // Not under the lock: what the closure holds is user code.
-        let work = self.course().work.take();
+        let work = self.take_work();
         quietly(|| drop(work));
     }
 }
@@ -188,7 +178,9 @@ trait Task: Send + Sync {
     fn take_waker(&self) -> Option<Waker>;
     fn is_alone(&self) -> bool;
     fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str>;
-    fn finish(&self, verdict: Verdict);
+    /// Gives back who is to be woken.
+    #[must_use]
+    fn finish(&self, verdict: Verdict) -> Option<Waker>;
     /// The job goes without having been finished.
     fn abandon(&self);
 }
@@ -227,28 +219,29 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
     }
 
     fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str> {
-        let own = self.call(place);
-        let ended = match &own {
-            None => Err("run twice"),
-            Some(Reply::Returned(Ok(_))) => Ok(()),
-            Some(Reply::Returned(Err(error))) => Err(error.kind()),
-            Some(Reply::Panicked(_)) => Err("panic"),
+        let Some(own) = self.call(place) else {
+            return Err("run twice");
         };
-        self.course().own = own;
+        let ended = match &own {
+            Reply::Returned(Ok(_)) => Ok(()),
+            Reply::Returned(Err(error)) => Err(error.kind()),
+            Reply::Panicked(_) => Err("panic"),
+        };
+        self.slot.keep(own);
         ended
     }
 
-    fn finish(&self, verdict: Verdict) {
-        let own = self.course().own.take();
+    fn finish(&self, verdict: Verdict) -> Option<Waker> {
+        let Verdict::Failed(error) = verdict else {
+            return self.slot.complete_with_kept();
+        };
+        let own = self.slot.take_kept();
         let refused = own.is_none();
-        let (reply, unwanted) = match (verdict, own) {
-            (Verdict::Own, own) => (own.expect("a job that is told its own result has run"), None),
-            (Verdict::Failed(error @ Error::Interrupted { .. }), own @ Some(Reply::Returned(_))) => {
-                (Reply::Returned(Err(error)), own)
-            }
+        let (reply, unwanted) = match (error, own) {
+            (error @ Error::Interrupted { .. }, own @ Some(Reply::Returned(_))) => (Reply::Returned(Err(error)), own),
             // Its own error or panic says more than what became of the others.
-            (Verdict::Failed(_), Some(own @ (Reply::Returned(Err(_)) | Reply::Panicked(_)))) => (own, None),
-            (Verdict::Failed(error), own) => (Reply::Returned(Err(error)), own),
+            (_, Some(own @ (Reply::Returned(Err(_)) | Reply::Panicked(_)))) => (own, None),
+            (error, own) => (Reply::Returned(Err(error)), own),
         };
         self.slot.complete(reply);
         // After the reply: it is user code, and may panic.
@@ -256,6 +249,7 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
         if refused {
             self.drop_work();
         }
+        None
     }
 
     /// Leaves a reply, so that each slot gets exactly one. The job was in the queue of a store that has closed, or
@@ -296,18 +290,13 @@ pub(crate) fn caller_has_gone() -> bool {
 
 impl Job {
     /// Both hands on a new job, for that queue.
-    pub(crate) fn new<W, T>(
-        terms: Terms,
-        work: W,
-        tell_when_queued: bool,
-        admission: &Arc<Admission>,
-    ) -> (Self, Pending<T>)
+    pub(crate) fn new<W, T>(terms: Terms, work: W, caller: Caller, admission: &Arc<Admission>) -> (Self, Pending<T>)
     where
         W: Work<T> + 'static,
         T: Send + 'static,
     {
         let (asked, deadline) = (terms.asked, terms.deadline);
-        let both = Arc::new(Asked::new(terms, work, Slot::new(tell_when_queued)));
+        let both = Arc::new(Asked::new(terms, work, Slot::new(caller)));
         let job = Self {
             task: Some(Arc::clone(&both) as Arc<dyn Task>),
         };
@@ -374,9 +363,10 @@ impl Job {
     pub(crate) fn finish(mut self, verdict: Verdict) {
         let task = self.task.take();
         quietly(|| {
-            if let Some(task) = task {
-                task.finish(verdict);
-            }
+            let waker = task.as_ref().and_then(|task| task.finish(verdict));
+            // First, so that it is the caller who frees the memory.
+            drop(task);
+            wake(waker);
         });
     }
 }

@@ -7,13 +7,16 @@
 //!   two to withdrawn. Each move is one compare-and-swap, so a deadline and a start cannot both win. Whoever moves it to
 //!   *started* (the worker) must reply; whoever moves it to *withdrawn* (the caller) must not expect a reply. *Abandoned*
 //!   is a job whose caller has gone away since it was started: nobody will look at its reply.
-//! - `inner`, a mutex around the reply and the waker of whoever waits for it. The worker puts the reply in and
-//!   takes the waker out under the lock, then wakes after it. The caller looks for the reply and leaves its waker
-//!   under the lock. So either the caller sees the reply or the worker sees the waker: no wake-up is lost. The alarm
-//!   (`admission.rs`) takes the waker, too, and wakes it: its task looks at the clock and leaves it again. No
-//!   other lock is taken under this one.
+//! - `inner`, a mutex around the reply and the waker of whoever waits for it. The worker puts the reply in, perhaps
+//!   before it may be seen, then marks it as ready and takes the waker out under the lock, then wakes after it. The
+//!   caller looks for a reply that is ready and leaves its waker under the lock. So either the caller sees the reply or
+//!   the worker sees the waker: no wake-up is lost. The alarm (`admission.rs`) takes the waker, too, and wakes it: its
+//!   task looks at the clock and leaves it again. No other lock is taken under this one.
 //!
 //! A job that is dropped without a reply leaves one itself (see `job.rs`), so each slot gets exactly one.
+//!
+//! Where the cores are far apart, what a task's read costs is above all the cache lines that go from one core to the other
+//! and back. So a slot is small, and holds the reply in one place.
 
 use std::any::Any;
 use std::future::Future;
@@ -51,32 +54,44 @@ const STARTED: u8 = 2;
 const WITHDRAWN: u8 = 3;
 const ABANDONED: u8 = 4;
 
+/// Who waits for the reply.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Caller {
+    /// A thread.
+    Thread,
+    /// A thread that first waits for no more than to be let into the queue.
+    Submitter,
+    /// A task, which does nothing else meanwhile.
+    Task,
+}
+
+/// In this order, so that the reply keeps `done` apart from the lock: the worker takes it, and a caller that looks at
+/// `done` again and again would slow that down if they shared a cache line.
 #[repr(C)]
 pub(crate) struct Slot<T> {
     stage: AtomicU8,
-    /// Whether the caller waits to be let into the queue, not only for the reply.
-    tell_when_queued: bool,
+    caller: Caller,
     inner: Mutex<Inner<T>>,
-    /// Keeps `done` on a cache line of its own: the writer takes the lock on the line before it, and a caller that
-    /// looks again and again would slow that down. (An alignment would do so, too, at the price of a slower
-    /// allocation.)
-    _apart: [u64; 8],
-    /// Set once the reply is there, so that a spinning caller need not take the lock.
+    /// Set once the reply is there, so that a spinning caller need not take the lock. Not for a task.
     done: AtomicBool,
 }
 
+#[repr(C)]
 struct Inner<T> {
-    reply: Option<Reply<T>>,
-    taken: bool,
+    /// Whether the caller may have the reply.
+    ready: bool,
     waker: Option<Waker>,
+    reply: Option<Reply<T>>,
 }
 
 impl<T> Inner<T> {
     /// The reply, if it is there.
     fn take(&mut self) -> Option<Reply<T>> {
-        assert!(!self.taken, "the result of this write has been taken already");
-        self.taken = self.reply.is_some();
-        self.reply.take()
+        if !self.ready {
+            return None;
+        }
+        let reply = self.reply.take();
+        Some(reply.expect("the result of this write has been taken already"))
     }
 }
 
@@ -95,17 +110,17 @@ enum Withdrawn {
 }
 
 impl<T> Slot<T> {
-    pub(crate) fn new(tell_when_queued: bool) -> Self {
+    pub(crate) fn new(caller: Caller) -> Self {
+        const { assert!(size_of::<Option<Reply<T>>>() >= 64, "done is on a line of its own") };
         Self {
             stage: AtomicU8::new(QUEUED),
-            tell_when_queued,
-            _apart: [0; 8],
-            done: AtomicBool::new(false),
+            caller,
             inner: Mutex::new(Inner {
-                reply: None,
-                taken: false,
+                ready: false,
                 waker: None,
+                reply: None,
             }),
+            done: AtomicBool::new(false),
         }
     }
 
@@ -120,7 +135,7 @@ impl<T> Slot<T> {
         // runtime must not be woken here, where the queue's lock is held.
         let mut inner = self.lock();
         let moved = self.advance(IN_LINE, QUEUED);
-        let waker = if moved && self.tell_when_queued {
+        let waker = if moved && self.caller == Caller::Submitter {
             inner.waker.take()
         } else {
             None
@@ -153,29 +168,63 @@ impl<T> Slot<T> {
         self.lock().waker.take()
     }
 
+    /// Leaves a reply that the caller may not have yet.
+    pub(crate) fn keep(&self, reply: Reply<T>) {
+        self.lock().reply = Some(reply);
+    }
+
+    /// What was kept, to be replaced by another.
+    pub(crate) fn take_kept(&self) -> Option<Reply<T>> {
+        self.lock().reply.take()
+    }
+
     /// Leaves the reply and wakes whoever waits for it.
     pub(crate) fn complete(&self, reply: Reply<T>) {
         let mut inner = self.lock();
-        inner.reply = Some(reply);
-        let waker = inner.waker.take();
-        drop(inner);
-        self.done.store(true, Ordering::Release);
-        wake(waker);
+        // Dropped without the lock: it is user code.
+        let kept = inner.reply.replace(reply);
+        wake(self.reveal(inner));
+        drop(kept);
     }
 
-    /// The reply, or else it wakes the task of that context once it is there.
-    pub(crate) fn poll_reply(&self, context: &Context<'_>) -> Poll<Result<T>> {
-        // A waker is code of the runtime's: it is neither cloned nor dropped under the lock.
-        let waker = context.waker().clone();
-        let mut inner = self.lock();
-        if let Some(reply) = inner.take() {
-            drop(inner);
-            return Poll::Ready(reply.deliver());
-        }
-        let old = inner.waker.replace(waker);
+    /// Lets the caller have what was kept, and gives back who is to be woken for it.
+    #[must_use]
+    pub(crate) fn complete_with_kept(&self) -> Option<Waker> {
+        let inner = self.lock();
+        assert!(inner.reply.is_some(), "a job that is told its own result has run");
+        self.reveal(inner)
+    }
+
+    fn reveal(&self, mut inner: MutexGuard<'_, Inner<T>>) -> Option<Waker> {
+        inner.ready = true;
+        let waker = inner.waker.take();
         drop(inner);
-        drop(old);
-        Poll::Pending
+        if self.caller != Caller::Task {
+            self.done.store(true, Ordering::Release);
+        }
+        waker
+    }
+
+    /// The reply, or else it wakes the task of that context once it is there. `again` if the task has looked before.
+    pub(crate) fn poll_reply(&self, context: &Context<'_>, again: bool) -> Poll<Result<T>> {
+        // A waker is code of the runtime's: it is neither cloned nor dropped under the lock. Who looks again was most
+        // likely woken by the reply, and needs none.
+        let mut waker = (!again).then(|| context.waker().clone());
+        loop {
+            let mut inner = self.lock();
+            if let Some(reply) = inner.take() {
+                drop(inner);
+                return Poll::Ready(reply.deliver());
+            }
+            if let Some(waker) = waker {
+                let old = inner.waker.replace(waker);
+                drop(inner);
+                drop(old);
+                return Poll::Pending;
+            }
+            drop(inner);
+            waker = Some(context.waker().clone());
+        }
     }
 
     fn withdraw(&self) -> Withdrawn {
@@ -197,7 +246,7 @@ impl<T> Slot<T> {
     }
 }
 
-fn wake(waker: Option<Waker>) {
+pub(crate) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
     }
@@ -215,6 +264,8 @@ pub struct Pending<T> {
     deadline: Instant,
     /// A task has looked before, so it has been woken since.
     polled: bool,
+    /// A task has been told how it ended.
+    answered: bool,
 }
 
 impl<T> Pending<T> {
@@ -225,6 +276,7 @@ impl<T> Pending<T> {
             asked,
             deadline,
             polled: false,
+            answered: false,
         }
     }
 
@@ -274,7 +326,7 @@ impl<T> Pending<T> {
     pub(crate) fn wait_for_room(&self) -> Result<()> {
         loop {
             let mut inner = self.slot().lock();
-            if inner.reply.is_some() || self.slot().stage.load(Ordering::SeqCst) != IN_LINE {
+            if inner.ready || self.slot().stage.load(Ordering::SeqCst) != IN_LINE {
                 return Ok(());
             }
             let old = inner.waker.replace(thread_waker());
@@ -335,7 +387,7 @@ impl<T> Pending<T> {
 
     /// The caller goes away. What has not started never will.
     pub(crate) fn abandon(&self) {
-        if !self.give_up() {
+        if !self.answered && !self.give_up() {
             self.slot().advance(STARTED, ABANDONED);
             drop(self.slot().take_waker());
         }
@@ -358,7 +410,9 @@ impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let ready @ Poll::Ready(_) = self.slot().poll_reply(context) {
+        let polled = self.polled;
+        if let ready @ Poll::Ready(_) = self.slot().poll_reply(context, polled) {
+            self.answered = true;
             return ready;
         }
         if self.admission.is_worker() {

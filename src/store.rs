@@ -27,7 +27,7 @@ use crate::handoff::Handoff;
 use crate::job::{Alone, InTransaction, Job, Terms, Work};
 use crate::migrate::{self, DryRun, MigrationReport, MigrationStatus, Migrations};
 use crate::options::{Options, ReadOptions, WriteOptions};
-use crate::pending::Pending;
+use crate::pending::{Caller, Pending};
 use crate::readers::Readers;
 use crate::registry::Claim;
 use crate::site::CallSite;
@@ -205,7 +205,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("write", options, false, Location::caller(), InTransaction(f))?;
+        let (job, pending) = self.job("write", options, Caller::Thread, Location::caller(), InTransaction(f))?;
         self.admission().enqueue(job)?;
         pending.wait()
     }
@@ -243,7 +243,13 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("try_write", options, false, Location::caller(), InTransaction(f))?;
+        let (job, pending) = self.job(
+            "try_write",
+            options,
+            Caller::Thread,
+            Location::caller(),
+            InTransaction(f),
+        )?;
         self.admission().try_enqueue(job)?;
         pending.wait()
     }
@@ -286,7 +292,13 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("submit", options, true, Location::caller(), InTransaction(f))?;
+        let (job, pending) = self.job(
+            "submit",
+            options,
+            Caller::Submitter,
+            Location::caller(),
+            InTransaction(f),
+        )?;
         self.admission().enqueue(job)?;
         pending.wait_for_room()?;
         Ok(pending)
@@ -578,7 +590,7 @@ impl Store {
         let options = self.options();
         let timeout = options.queue_timeout.max(options.migration_timeout);
         let terms = WriteOptions::new().timeout(timeout).label(format!("larder: {call}"));
-        let (job, pending) = self.job(call, terms, false, Location::caller(), Alone(f))?;
+        let (job, pending) = self.job(call, terms, Caller::Thread, Location::caller(), Alone(f))?;
         self.admission().enqueue(job)?;
         pending.wait()
     }
@@ -588,7 +600,7 @@ impl Store {
         &self,
         call: &'static str,
         options: WriteOptions,
-        tell_when_queued: bool,
+        caller: Caller,
         line: &'static Location<'static>,
         work: W,
     ) -> Result<(Job, Pending<T>)>
@@ -597,7 +609,7 @@ impl Store {
         T: Send + 'static,
     {
         let timeout = options.timeout.unwrap_or(self.inner.options.queue_timeout);
-        write_job(&self.inner.shared, call, options, timeout, tell_when_queued, line, work)
+        write_job(&self.inner.shared, call, options, timeout, caller, line, work)
     }
 
     fn admission(&self) -> &Admission {
@@ -611,7 +623,7 @@ fn write_job<T, W>(
     call: &'static str,
     options: WriteOptions,
     timeout: Duration,
-    tell_when_queued: bool,
+    caller: Caller,
     line: &'static Location<'static>,
     work: W,
 ) -> Result<(Job, Pending<T>)>
@@ -638,7 +650,7 @@ where
         deadline: later(asked, timeout),
         span: Span::current(),
     };
-    Ok(Job::new(terms, work, tell_when_queued, &shared.admission))
+    Ok(Job::new(terms, work, caller, &shared.admission))
 }
 
 impl Inner {

@@ -15,7 +15,7 @@ use crate::closing::CloseReport;
 use crate::error::Result;
 use crate::job::{InSnapshot, InTransaction, Job, Terms};
 use crate::options::{Durability, ReadOptions, WriteOptions};
-use crate::pending::{Pending, Reply, Slot};
+use crate::pending::{Caller, Pending, Reply, Slot};
 use crate::readers::Readers;
 use crate::site::CallSite;
 use crate::sync::{Arc, Instant, thread};
@@ -269,7 +269,7 @@ impl Store {
         let store = self.clone();
         async move {
             store.may_close()?;
-            let slot = Arc::new(Slot::new(false));
+            let slot = Arc::new(Slot::new(Caller::Task));
             let closed = Closed(Arc::clone(&slot));
             // Closing blocks, and a thread costs little beside it.
             let closing = store.clone();
@@ -305,7 +305,7 @@ impl Store {
         // Not the store itself: a future that is dropped late would close it, and block its runtime's thread.
         let shared = Arc::clone(&self.inner.shared);
         async move {
-            let (job, pending) = write_job(&shared, call, options, timeout, false, line, InTransaction(f))?;
+            let (job, pending) = write_job(&shared, call, options, timeout, Caller::Task, line, InTransaction(f))?;
             enter(&shared.admission, entry, job)?;
             Awaited(pending).await
         }
@@ -362,7 +362,7 @@ where
         deadline: later(asked, timeout),
         span: Span::current(),
     };
-    Ok(Job::new(terms, InSnapshot(f), false, queue))
+    Ok(Job::new(terms, InSnapshot(f), Caller::Task, queue))
 }
 
 fn enter(admission: &Admission, entry: Entry, job: Job) -> Result<()> {
@@ -396,6 +396,6 @@ impl Future for Closed {
     type Output = Result<CloseReport>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll_reply(context)
+        self.0.poll_reply(context, false)
     }
 }

@@ -13,7 +13,7 @@ use crate::handoff::Handoff;
 use crate::job::{Alone, InTransaction, Job, Terms, Work};
 use crate::ledger::Log;
 use crate::options::{Options, WriteOptions};
-use crate::pending::Pending;
+use crate::pending::{Caller, Pending};
 use crate::readers::Readers;
 use crate::site::CallSite;
 use crate::sync::{Arc, Instant, thread};
@@ -67,7 +67,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("write", options, false, InTransaction(f))?;
+        let (job, pending) = self.job("write", options, Caller::Thread, InTransaction(f))?;
         self.admission().enqueue(job)?;
         pending.wait()
     }
@@ -77,7 +77,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("try_write", WriteOptions::new(), false, InTransaction(f))?;
+        let (job, pending) = self.job("try_write", WriteOptions::new(), Caller::Thread, InTransaction(f))?;
         self.admission().try_enqueue(job)?;
         pending.wait()
     }
@@ -87,7 +87,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("submit", options, true, InTransaction(f))?;
+        let (job, pending) = self.job("submit", options, Caller::Submitter, InTransaction(f))?;
         self.admission().enqueue(job)?;
         pending.wait_for_room()?;
         Ok(pending)
@@ -98,7 +98,7 @@ impl Store {
         F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("migrate", WriteOptions::new(), false, Alone(f))?;
+        let (job, pending) = self.job("migrate", WriteOptions::new(), Caller::Thread, Alone(f))?;
         self.admission().enqueue(job)?;
         pending.wait()
     }
@@ -120,7 +120,7 @@ impl Store {
         &self,
         call: &'static str,
         options: WriteOptions,
-        tell_when_queued: bool,
+        caller: Caller,
         work: W,
     ) -> Result<(Job, Pending<T>)>
     where
@@ -129,7 +129,7 @@ impl Store {
     {
         let timeout = options.timeout.unwrap_or(self.inner.options.queue_timeout);
         let line = Location::caller();
-        write_job(&self.inner.shared, call, options, timeout, tell_when_queued, line, work)
+        write_job(&self.inner.shared, call, options, timeout, caller, line, work)
     }
 
     pub(crate) fn admission(&self) -> &Admission {
@@ -147,7 +147,7 @@ fn write_job<T, W>(
     call: &'static str,
     options: WriteOptions,
     timeout: Duration,
-    tell_when_queued: bool,
+    caller: Caller,
     line: &'static Location<'static>,
     work: W,
 ) -> Result<(Job, Pending<T>)>
@@ -167,7 +167,7 @@ where
         deadline: later(asked, timeout),
         span: Span::current(),
     };
-    Ok(Job::new(terms, work, tell_when_queued, &shared.admission))
+    Ok(Job::new(terms, work, caller, &shared.admission))
 }
 
 impl Inner {
