@@ -13,8 +13,11 @@
 //!
 //! Nobody overtakes, since there is one order. No wake-up is lost: a worker says that it sleeps under the lock, after
 //! it has found no job there, and who puts a job in, or closes, decides under the lock whether to call one
-//! (`workers.rs`), and then wakes it. `length` is how many jobs there are, written under the lock, for those who look
-//! again and again before they sleep.
+//! (`workers.rs`), and then wakes it. `some` is whether there are jobs, written under the lock, for those who look again
+//! and again before they sleep.
+//!
+//! What the lock guards goes from core to core with it. So it is little, no job is looked at under it without need, and
+//! `some` is written only when it changes.
 //!
 //! Whoever waits on a thread wakes up by itself at its deadline. A task is woken by the alarm (`alarm.rs`): it leaves
 //! its waker at the slot first, and then sets the alarm, if that is not set for as early a time. When it rings it is
@@ -40,7 +43,7 @@ use crate::apart::Apart;
 use crate::error::{Error, Result};
 use crate::handoff::Handoff;
 use crate::job::{Job, quietly};
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 use crate::timer;
 
@@ -61,19 +64,25 @@ pub(crate) enum Kind {
 struct Jobs {
     /// The queue, then the line.
     all: VecDeque<Job>,
-    /// About how many of them were withdrawn.
+    /// How many there ever were.
+    came: u64,
+    /// About how many of `all` were withdrawn.
     withdrawn: usize,
-    /// The most that there were.
+    /// The most that there were at once.
     deepest: usize,
     workers: Workers,
 }
+
+/// The jobs that had come by some moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Came(u64);
 
 pub(crate) struct Admission {
     id: u64,
     kind: Kind,
     capacity: usize,
     jobs: Apart<Mutex<Jobs>>,
-    length: Apart<AtomicUsize>,
+    some: Apart<AtomicBool>,
     called: Condvar,
     closed: AtomicBool,
     /// Jobs that were discarded.
@@ -98,11 +107,12 @@ impl Admission {
             capacity,
             jobs: Apart(Mutex::new(Jobs {
                 all: VecDeque::new(),
+                came: 0,
                 withdrawn: 0,
                 deepest: 0,
                 workers: Workers::new(workers),
             })),
-            length: Apart::default(),
+            some: Apart::default(),
             called: Condvar::new(),
             closed: AtomicBool::new(false),
             discarded: AtomicU64::new(0),
@@ -148,9 +158,14 @@ impl Admission {
             return Err(Error::Closed);
         }
         jobs.all.push_back(job);
+        jobs.came += 1;
         let length = jobs.all.len();
-        jobs.deepest = jobs.deepest.max(length);
-        self.length.store(length, Ordering::Relaxed);
+        if length > jobs.deepest {
+            jobs.deepest = length;
+        }
+        if length == 1 {
+            self.some.store(true, Ordering::Relaxed);
+        }
         let call = jobs.workers.call(length);
         drop(jobs);
         if call {
@@ -161,22 +176,26 @@ impl Admission {
 
     /// For a worker: the next job, if there is one.
     pub(crate) fn take(&self) -> Option<Job> {
-        if self.length.load(Ordering::Relaxed) == 0 {
+        if !self.some.load(Ordering::Relaxed) {
             return None;
         }
         self.take_from(self.lock())
     }
 
+    /// Those that have come by now, taken or not.
+    pub(crate) fn came(&self) -> Came {
+        Came(self.lock().came)
+    }
+
     /// For a worker: the next job, if there is one and it is one of those.
-    pub(crate) fn take_if(&self, fits: impl FnOnce(&Job) -> bool) -> Option<Job> {
-        if self.length.load(Ordering::Relaxed) == 0 {
+    pub(crate) fn take_of(&self, those: Came) -> Option<Job> {
+        if !self.some.load(Ordering::Relaxed) {
             return None;
         }
         let jobs = self.lock();
-        if jobs.all.front().is_some_and(fits) {
-            return self.take_from(jobs);
-        }
-        None
+        // So many came before the first. If some behind it were swept out it is fewer, and this one may be missed.
+        let before = jobs.came - jobs.all.len() as u64;
+        if before < those.0 { self.take_from(jobs) } else { None }
     }
 
     /// For a worker: how long one job took, on average of those that it made together.
@@ -229,12 +248,14 @@ impl Admission {
 
     fn take_from(&self, mut jobs: MutexGuard<'_, Jobs>) -> Option<Job> {
         let job = jobs.all.pop_front()?;
-        if job.is_withdrawn() {
-            jobs.withdrawn = jobs.withdrawn.saturating_sub(1);
+        if jobs.withdrawn > 0 && job.is_withdrawn() {
+            jobs.withdrawn -= 1;
         }
         let unwanted = self.move_up(&mut jobs);
         let left = jobs.all.len();
-        self.length.store(left, Ordering::Relaxed);
+        if left == 0 {
+            self.some.store(false, Ordering::Relaxed);
+        }
         let call = jobs.workers.taken(left);
         drop(jobs);
         if call {
@@ -291,7 +312,7 @@ impl Admission {
         }
         gone.append(&mut gone_from_line);
         jobs.withdrawn = 0;
-        self.length.store(jobs.all.len(), Ordering::Relaxed);
+        self.some.store(!jobs.all.is_empty(), Ordering::Relaxed);
         gone
     }
 
@@ -311,7 +332,7 @@ impl Admission {
     pub(crate) fn discard(&self) {
         let mut jobs = self.lock();
         let rest = mem::take(&mut jobs.all);
-        self.length.store(0, Ordering::Relaxed);
+        self.some.store(false, Ordering::Relaxed);
         drop(jobs);
         let wanted = rest.iter().filter(|job| !job.is_withdrawn()).count();
         self.discarded.fetch_add(wanted as u64, Ordering::SeqCst);
@@ -325,7 +346,7 @@ impl Admission {
 
     /// How many jobs are queued or in line.
     pub(crate) fn length(&self) -> usize {
-        self.length.load(Ordering::Relaxed)
+        self.lock().all.len()
     }
 
     /// How long the job has waited that is the next to be taken.

@@ -2,8 +2,8 @@
 //!
 //! There are as many as connections in the pool, started when the first task reads. Each takes the first job of the
 //! queue, borrows a connection, begins a snapshot, runs the job, and then those behind it, one at a time, as long as
-//! each was asked for before the snapshot began: so it is as new as every write that was acknowledged before the read
-//! was asked for. Then it gives the connection back, and begins anew. Such a group is bounded in number and in time,
+//! each had come into the queue before the snapshot began: so it is as new as every write that was acknowledged before
+//! the read was asked for. Then it gives the connection back, and begins anew. Such a group is bounded in number and in time,
 //! and it owns nothing but the job it runs: while that takes long the others are in the queue for other threads
 //! (`admission/workers.rs`).
 //!
@@ -120,6 +120,7 @@ impl Readers {
             Ok(borrowed) => borrowed,
             Err(error) => return Err((first, error)),
         };
+        let those = self.queue.came();
         let began = Instant::now();
         let tick = Tick::now();
         let mut snapshot = match self.begin(borrowed.reader(), first.terms().site.clone()) {
@@ -140,11 +141,7 @@ impl Readers {
                 job.run_for_task(Place::Snapshot(&mut snapshot)).finish(Verdict::Own);
             }
             let over = jobs == GROUP_JOBS || tick.elapsed() >= GROUP_TIME || !snapshot.serves_more();
-            next = if over {
-                None
-            } else {
-                self.queue.take_if(|job| job.terms().asked < began)
-            };
+            next = if over { None } else { self.queue.take_of(those) };
         }
         drop(snapshot);
         self.queue.took(began.elapsed() / jobs);
