@@ -106,6 +106,7 @@ pub mod metrics;
 mod migrate;
 mod options;
 mod pending;
+mod prepared;
 mod progress;
 #[cfg(feature = "metrics")]
 mod publish;

@@ -42,6 +42,7 @@ use crate::cache::{CacheShare, CacheTotals};
 use crate::clock::Tick;
 use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::costs::{SitePage, Sites, StatementPage, Statements};
+use crate::doing::Doing;
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::fence::Fence;
@@ -49,6 +50,7 @@ use crate::file::DatabaseFile;
 use crate::handoff::Handoff;
 use crate::job::caller_has_gone;
 use crate::options::Options;
+use crate::prepared::{Prepare, Prepared};
 use crate::ration::Ration;
 use crate::site::CallSite;
 use crate::stats::{Activity, ReaderStats};
@@ -448,7 +450,10 @@ impl Borrowed<'_> {
 
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
-        if let Some(reader) = self.reader.take() {
+        if let Some(mut reader) = self.reader.take() {
+            if !reader.clean {
+                reader.end_snapshot();
+            }
             self.readers.check_in(reader);
         }
     }
@@ -556,6 +561,18 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// A forgotten `Rows` keeps the snapshot open, even of a connection that nobody uses again: SQLite does not close a
+    /// connection that has statements.
+    fn end_snapshot(&mut self) {
+        if let Some(conn) = &mut self.conn {
+            status::reset_leaked(conn);
+            self.clean =
+                (conn.is_autocommit() || run_own(conn, &self.fence, sql::ROLLBACK).is_ok()) && holds_nothing(conn);
+        }
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
@@ -568,7 +585,16 @@ impl Drop for Reader {
 /// transaction.
 pub(crate) struct Snapshot<'r> {
     readers: &'r Readers,
-    reader: &'r mut Reader,
+    conn: &'r Connection,
+    prepared: Prepared<'r>,
+    fence: &'r Fence,
+    expiry: &'r Arc<Expiry>,
+    busy_timeout: Duration,
+    clean: &'r mut bool,
+    sites: &'r mut SitePage,
+    statements: Option<&'r RefCell<StatementPage>>,
+    cache: &'r mut CacheShare,
+    activity: &'r Doing,
     /// When the closure that reads now began.
     started: Instant,
     /// Where its call site is counted.
@@ -581,15 +607,25 @@ impl<'r> Snapshot<'r> {
     fn begin(readers: &'r Readers, reader: &'r mut Reader, site: CallSite) -> Result<Self> {
         reader.clean = false;
         let started = Instant::now();
+        let conn = connection(&reader.conn);
         let mut snapshot = Self {
             readers,
-            reader,
+            conn,
+            prepared: Prepared::new(conn),
+            fence: &reader.fence,
+            expiry: &reader.expiry,
+            busy_timeout: reader.busy_timeout,
+            clean: &mut reader.clean,
+            sites: &mut reader.sites,
+            statements: reader.statements.as_ref(),
+            cache: &mut reader.cache,
+            activity: reader.entry.activity(),
             started,
             site: None,
             bare: false,
         };
         snapshot.enter_at(site, started);
-        run_own(snapshot.conn(), &snapshot.reader.fence, sql::BEGIN_READ).map_err(Error::not_started)?;
+        run_own(snapshot.conn, snapshot.fence, sql::BEGIN_READ).map_err(Error::not_started)?;
         Ok(snapshot)
     }
 
@@ -600,9 +636,9 @@ impl<'r> Snapshot<'r> {
 
     fn enter_at(&mut self, site: CallSite, now: Instant) {
         self.started = now;
-        self.site = self.reader.sites.find(&site);
-        self.reader.fence.reset();
-        self.reader.entry.activity().begin(self.started, site);
+        self.site = self.sites.find(&site);
+        self.fence.reset();
+        self.activity.begin(self.started, site);
     }
 
     pub(crate) fn read<T>(&mut self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
@@ -617,15 +653,13 @@ impl<'r> Snapshot<'r> {
         let ended = Instant::now();
         let lasted = ended - self.started;
         if let Some(site) = self.site {
-            let costs = &self.reader.sites[site];
+            let costs = &self.sites[site];
             costs.ran(lasted, rows);
             if result.is_err() {
                 costs.failed();
             }
         }
-        if let Some(conn) = &self.reader.conn {
-            self.reader.cache.tell(conn, ended);
-        }
+        self.cache.tell(self.conn, ended);
         if lasted >= readers.slow {
             self.report_slow(lasted, rows, slowest.as_ref(), result.as_ref().err().map(Error::kind));
         }
@@ -663,85 +697,64 @@ impl<'r> Snapshot<'r> {
 
     fn inspect<T>(&mut self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         self.bare = true;
-        self.reader.fence.own(|| f(self.conn())).map_err(Error::not_started)
+        self.fence.own(|| f(self.conn)).map_err(Error::not_started)
     }
 
     /// SQLite finds out that the schema has changed when it runs a statement, not when it prepares one: the first to be
     /// prepared would still be of the old schema, and prepared anew when it is run.
     fn look_at_schema(&self) -> Result<()> {
         let look = || {
-            self.conn()
+            self.conn
                 .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
         };
-        self.reader.fence.own(look).map_err(Error::not_started)
+        self.fence.own(look).map_err(Error::not_started)
     }
 
     /// Whether another closure may read in it.
     fn serves_more(&mut self) -> bool {
-        let left_behind = self.bare && self.conn().is_busy();
+        let left_behind = self.bare && self.conn.is_busy();
         self.tidy();
-        !left_behind && !self.conn().is_autocommit()
+        !left_behind && !self.conn.is_autocommit()
     }
 
     /// Takes away what a closure may have left on the connection through rusqlite's own methods.
     fn tidy(&mut self) {
         if mem::take(&mut self.bare) {
-            let reader = &self.reader;
-            if let Some(conn) = &reader.conn {
-                let _ = watch(conn, &reader.expiry);
-                let _ = conn.busy_timeout(reader.busy_timeout);
-            }
+            let _ = watch(self.conn, self.expiry);
+            let _ = self.conn.busy_timeout(self.busy_timeout);
         }
     }
 
-    fn conn(&self) -> &Connection {
-        self.reader
-            .conn
-            .as_ref()
-            .expect("a reader has its connection until it is dropped")
-    }
-
-    fn tx(&mut self) -> ReadTx<'_> {
+    fn tx(&self) -> ReadTx<'_> {
         let age = self.readers.age.map(|limit| AgeLimit {
             limit,
             until: Tick::now().plus(limit),
         });
         if let Some(age) = age {
-            self.reader.expiry.set(age.until);
+            self.expiry.set(age.until);
         }
-        let reader = &*self.reader;
-        ReadTx::new(
-            self.conn(),
-            &reader.fence,
-            self.readers.slow,
-            age,
-            reader.statements.as_ref(),
-        )
+        let slow = self.readers.slow;
+        ReadTx::new(self.conn, self.fence, slow, age, self.statements, &self.prepared)
     }
 
     fn site(&self) -> String {
-        self.reader.entry.activity().site()
+        self.activity.site()
     }
 }
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
+        self.prepared.put_back();
         self.tidy();
-        let reader = &mut *self.reader;
-        reader.expiry.clear();
-        if let Some(conn) = &mut reader.conn {
-            let ended = conn.is_autocommit() || run_own(conn, &reader.fence, sql::COMMIT).is_ok();
-            reader.clean = ended && holds_nothing(conn);
-            if !reader.clean {
-                // A forgotten `Rows` keeps the snapshot open, even of a connection that nobody uses again:
-                // SQLite does not close a connection that has statements.
-                status::reset_leaked(conn);
-                reader.clean = (conn.is_autocommit() || run_own(conn, &reader.fence, sql::ROLLBACK).is_ok())
-                    && holds_nothing(conn);
-            }
-        }
-        reader.entry.activity().end();
+        self.expiry.clear();
+        let ended = self.conn.is_autocommit() || run_own(self.conn, self.fence, sql::COMMIT).is_ok();
+        *self.clean = ended && holds_nothing(self.conn);
+        self.activity.end();
     }
+}
+
+fn connection(conn: &Option<Connection>) -> &Connection {
+    conn.as_ref().expect("a reader has its connection until it is dropped")
 }
 
 fn holds_nothing(conn: &Connection) -> bool {

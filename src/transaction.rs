@@ -15,6 +15,7 @@ use crate::costs::StatementPage;
 use crate::error::{Error, Result, primary_code};
 use crate::fence::Fence;
 use crate::job::caller_has_gone;
+use crate::prepared::Prepare;
 
 /// larder's own statements, each with its private comment (see `fence.rs`).
 pub(crate) mod sql {
@@ -51,6 +52,7 @@ pub struct ReadTx<'a> {
     full: Cell<bool>,
     /// Where statements are counted, if they are.
     statements: Option<&'a RefCell<StatementPage>>,
+    prepared: &'a dyn Prepare,
 }
 
 /// When this read becomes too old for another statement.
@@ -86,6 +88,7 @@ impl<'a> ReadTx<'a> {
         slow: Duration,
         age: Option<AgeLimit>,
         statements: Option<&'a RefCell<StatementPage>>,
+        prepared: &'a dyn Prepare,
     ) -> Self {
         Self {
             conn,
@@ -97,6 +100,7 @@ impl<'a> ReadTx<'a> {
             rows: Cell::new(0),
             full: Cell::new(false),
             statements,
+            prepared,
         }
     }
 
@@ -221,37 +225,23 @@ impl<'a> ReadTx<'a> {
             return Err(ended());
         }
         let counted = self.statements.map(|page| (page, Instant::now(), self.rows.get()));
-        if may_be_explain(sql) {
-            self.forget_explain(sql);
-        }
-        let result = self.conn.prepare_cached(sql).and_then(|mut statement| {
-            let result = f(&mut statement);
+        let mut run = Some(f);
+        let mut result = None;
+        let prepared = self.prepared.with(sql, &mut |statement| {
+            let Some(run) = run.take() else { return };
+            let came_to = run(statement);
             if let Some((page, began, rows)) = counted {
-                self.count(
-                    sql,
-                    &statement,
-                    page,
-                    began.elapsed(),
-                    self.rows.get() - rows,
-                    result.is_err(),
-                );
+                let rows = self.rows.get() - rows;
+                self.count(sql, statement, page, began.elapsed(), rows, came_to.is_err());
             }
             self.note_time(start, || {
                 let text = (statement.parameter_count() > 0).then(|| sql.to_owned());
                 (text, self.plan(sql))
             });
-            result
+            result = Some(came_to);
         });
+        let result = prepared.and_then(|()| result.expect("it was run, since it was prepared"));
         result.map_err(|error| self.explain(error))
-    }
-
-    /// Takes it out of the statement cache: an EXPLAIN is not prepared anew after a change of the schema, and would read
-    /// what that has freed.
-    fn forget_explain(&self, sql: &str) {
-        match self.conn.prepare_cached(sql) {
-            Ok(statement) if statement.is_explain() != 0 => statement.discard(),
-            _ => {}
-        }
     }
 
     fn count(
@@ -375,6 +365,7 @@ impl Deref for ReadTx<'_> {
 
     fn deref(&self) -> &Connection {
         self.bare.set(true);
+        self.prepared.put_back();
         self.conn
     }
 }
@@ -395,9 +386,10 @@ impl<'a> WriteTx<'a> {
         fence: &'a Fence,
         slow: Duration,
         statements: Option<&'a RefCell<StatementPage>>,
+        prepared: &'a dyn Prepare,
     ) -> Self {
         Self {
-            read: ReadTx::new(conn, fence, slow, None, statements),
+            read: ReadTx::new(conn, fence, slow, None, statements, prepared),
             undo_failed: RefCell::new(None),
         }
     }
@@ -492,12 +484,6 @@ impl<'a> WriteTx<'a> {
         }
         Ok(run_own(self.conn, self.fence, sql)?)
     }
-}
-
-/// By its first letter: a comment or a space may stand before it.
-fn may_be_explain(sql: &str) -> bool {
-    let first = sql.as_bytes().first();
-    first.is_some_and(|first| !first.is_ascii_alphabetic() || first.eq_ignore_ascii_case(&b'e'))
 }
 
 /// Why a write is rolled back that did not ask for it.

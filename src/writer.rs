@@ -67,6 +67,7 @@ use crate::fence::Fence;
 use crate::file::TempFolder;
 use crate::job::{Job, Place, Verdict};
 use crate::options::{Durability, Options};
+use crate::prepared::Prepared;
 use crate::ration::Ration;
 use crate::readers::Readers;
 use crate::registry::Claim;
@@ -454,14 +455,17 @@ impl Writer {
         let site = self.sites.find(&job.terms().site);
         self.shared.writing.begin(started, job.terms().site.clone());
         let before = self.conn.total_changes();
+        let prepared = Prepared::new(&self.conn);
         let tx = WriteTx::new(
             &self.conn,
             &self.fence,
             self.options.slow_write,
             self.statements.as_ref(),
+            &prepared,
         );
         let result = job.run(Place::Transaction(&tx));
         let (bare, slowest, rows_read, full) = (tx.was_bare(), tx.slowest(), tx.rows(), tx.found_disk_full());
+        drop(prepared);
         let ended = Instant::now();
         self.shared.writing.end();
         let changed = self.conn.total_changes().saturating_sub(before);

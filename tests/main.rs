@@ -44,6 +44,7 @@ mod regressions;
 mod restoring;
 #[cfg(feature = "async")]
 mod service;
+mod statements;
 mod stats;
 #[cfg(feature = "async")]
 mod tasks_cancel;

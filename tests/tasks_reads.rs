@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::rusqlite::{self, Connection};
+use larder::rusqlite::{self, Connection, named_params};
 use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Store, WriteOptions};
 
 use crate::support::child::{self, Child, tell};
@@ -188,6 +188,23 @@ fn of_reads_that_share_a_snapshot_none_was_asked_for_after_a_newer_write() {
         }
         assert!(began.elapsed() < PATIENCE, "no two reads ever share a snapshot");
     }
+}
+
+#[test]
+fn what_one_read_bound_is_not_bound_for_the_next_in_the_snapshot() {
+    static BOTH: &str = "SELECT :a, :b";
+    type Pair = (Option<i64>, Option<i64>);
+    let pair = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let store = one_reader();
+    let both = || -> Call<Pair> {
+        Box::pin(store.read_async(move |tx| tx.query_row(BOTH, named_params! {":a": 1, ":b": 2}, pair)))
+    };
+    let only_a =
+        || -> Call<Pair> { Box::pin(store.read_async(move |tx| tx.query_row(BOTH, named_params! {":a": 3}, pair))) };
+    let pairs = together(&store, vec![both(), both(), only_a(), both()]);
+    let pairs: Vec<_> = pairs.into_iter().map(|pair| pair.unwrap()).collect();
+    let whole = (Some(1), Some(2));
+    assert_eq!(pairs, [whole, whole, (Some(3), None), whole]);
 }
 
 #[test]
