@@ -1,4 +1,5 @@
-//! The prepared statements of a connection: rusqlite's cache, and in front of it the statement that was used last.
+//! The prepared statements of a connection: rusqlite's cache, and in front of it the statement that is used again and
+//! again.
 //!
 //! The cache hashes the text, and copies it, each time a statement is taken out or put back, which is a quarter of a point
 //! read. Most closures use one statement again and again, and so do the reads that share a snapshot.
@@ -7,26 +8,32 @@ use std::cell::Cell;
 
 use rusqlite::{CachedStatement, Connection, Result};
 
-/// Where a transaction has its statements from. A trait, so that [`ReadTx`](crate::ReadTx) stays covariant: it would not,
-/// had it the type of a cell with a statement in it.
+/// What a transaction sees of it. A trait, so that [`ReadTx`](crate::ReadTx) stays covariant: it would not, had it the
+/// type of a cell with a statement in it.
 pub(crate) trait Prepare {
-    /// Gives `run` the statement, with nothing bound.
+    /// Notes that this statement is used, and says whether it was the last to be used, too. If so, it is to be used by
+    /// [`with_held`](Self::with_held), else as the cache gives it: through a trait that takes longer.
+    fn again(&self, sql: &str) -> bool;
+
+    /// Gives `run` the statement, with nothing bound, and holds it until another one is used.
     ///
     /// # Errors
     ///
     /// It could not be prepared.
-    fn with(&self, sql: &str, run: &mut dyn FnMut(&mut CachedStatement<'_>)) -> Result<()>;
+    fn with_held(&self, sql: &str, run: &mut dyn FnMut(&mut CachedStatement<'_>)) -> Result<()>;
 
-    /// All statements are in the cache again: somebody may ask that.
+    /// Puts the one that is held back into the cache, before somebody asks that for it.
     fn put_back(&self);
 }
 
 pub(crate) struct Prepared<'c> {
     conn: &'c Connection,
-    last: Cell<Option<Last<'c>>>,
+    /// Where the text was that was used last, and how long: if that is so again, most likely it is the same.
+    last: Cell<(usize, usize)>,
+    held: Cell<Option<Box<Held<'c>>>>,
 }
 
-struct Last<'c> {
+struct Held<'c> {
     sql: String,
     statement: CachedStatement<'c>,
 }
@@ -35,54 +42,44 @@ impl<'c> Prepared<'c> {
     pub(crate) fn new(conn: &'c Connection) -> Self {
         Self {
             conn,
-            last: Cell::new(None),
+            last: Cell::default(),
+            held: Cell::default(),
         }
     }
 
-    fn take(&self, sql: &str) -> Result<Last<'c>> {
-        if let Some(mut last) = self.last.take()
-            && last.sql == sql
+    /// That one out of the cell, since who uses it may use others meanwhile, and the same one, too.
+    fn take(&self, sql: &str) -> Result<Box<Held<'c>>> {
+        if let Some(mut held) = self.held.take()
+            && held.sql == sql
         {
-            last.statement.clear_bindings();
-            return Ok(last);
+            held.statement.clear_bindings();
+            return Ok(held);
         }
-        Ok(Last {
+        Ok(Box::new(Held {
             sql: sql.to_owned(),
             statement: self.conn.prepare_cached(sql)?,
-        })
-    }
-
-    /// Takes it out of the cache: an EXPLAIN is not prepared anew after a change of the schema, and would read what that
-    /// has freed.
-    fn forget(&self, sql: &str) {
-        match self.conn.prepare_cached(sql) {
-            Ok(statement) if statement.is_explain() != 0 => statement.discard(),
-            _ => {}
-        }
+        }))
     }
 }
 
 impl Prepare for Prepared<'_> {
-    fn with(&self, sql: &str, run: &mut dyn FnMut(&mut CachedStatement<'_>)) -> Result<()> {
-        if may_be_explain(sql) {
-            self.forget(sql);
-            run(&mut self.conn.prepare_cached(sql)?);
-            return Ok(());
+    fn again(&self, sql: &str) -> bool {
+        let place = (sql.as_ptr().addr(), sql.len());
+        let again = self.last.replace(place) == place;
+        if !again {
+            self.put_back();
         }
-        // Out of the cell meanwhile: `run` may use other statements, and the same one, too.
-        let mut last = self.take(sql)?;
-        run(&mut last.statement);
-        self.last.set(Some(last));
+        again
+    }
+
+    fn with_held(&self, sql: &str, run: &mut dyn FnMut(&mut CachedStatement<'_>)) -> Result<()> {
+        let mut held = self.take(sql)?;
+        run(&mut held.statement);
+        self.held.set(Some(held));
         Ok(())
     }
 
     fn put_back(&self) {
-        self.last.take();
+        self.held.take();
     }
-}
-
-/// By its first letter: a comment or a space may stand before it.
-fn may_be_explain(sql: &str) -> bool {
-    let first = sql.as_bytes().first();
-    first.is_some_and(|first| !first.is_ascii_alphabetic() || first.eq_ignore_ascii_case(&b'e'))
 }

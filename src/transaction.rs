@@ -225,23 +225,52 @@ impl<'a> ReadTx<'a> {
             return Err(ended());
         }
         let counted = self.statements.map(|page| (page, Instant::now(), self.rows.get()));
-        let mut run = Some(f);
-        let mut result = None;
-        let prepared = self.prepared.with(sql, &mut |statement| {
-            let Some(run) = run.take() else { return };
-            let came_to = run(statement);
+        let run = |statement: &mut CachedStatement<'_>| {
+            let result = f(statement);
             if let Some((page, began, rows)) = counted {
                 let rows = self.rows.get() - rows;
-                self.count(sql, statement, page, began.elapsed(), rows, came_to.is_err());
+                self.count(sql, statement, page, began.elapsed(), rows, result.is_err());
             }
             self.note_time(start, || {
                 let text = (statement.parameter_count() > 0).then(|| sql.to_owned());
                 (text, self.plan(sql))
             });
-            result = Some(came_to);
-        });
-        let result = prepared.and_then(|()| result.expect("it was run, since it was prepared"));
+            result
+        };
+        let may_be_explain = may_be_explain(sql);
+        if may_be_explain {
+            self.forget_explain(sql);
+        }
+        let result = if !may_be_explain && self.prepared.again(sql) {
+            self.with_held(sql, run)
+        } else {
+            self.conn
+                .prepare_cached(sql)
+                .and_then(|mut statement| run(&mut statement))
+        };
         result.map_err(|error| self.explain(error))
+    }
+
+    fn with_held<T>(
+        &self,
+        sql: &str,
+        run: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let mut run = Some(run);
+        let mut result = None;
+        self.prepared.with_held(sql, &mut |statement| {
+            result = run.take().map(|run| run(statement));
+        })?;
+        result.expect("it was run, since it was prepared")
+    }
+
+    /// Takes it out of the statement cache: an EXPLAIN is not prepared anew after a change of the schema, and would read
+    /// what that has freed.
+    fn forget_explain(&self, sql: &str) {
+        match self.conn.prepare_cached(sql) {
+            Ok(statement) if statement.is_explain() != 0 => statement.discard(),
+            _ => {}
+        }
     }
 
     fn count(
@@ -484,6 +513,12 @@ impl<'a> WriteTx<'a> {
         }
         Ok(run_own(self.conn, self.fence, sql)?)
     }
+}
+
+/// By its first letter: a comment or a space may stand before it.
+fn may_be_explain(sql: &str) -> bool {
+    let first = sql.as_bytes().first();
+    first.is_some_and(|first| !first.is_ascii_alphabetic() || first.eq_ignore_ascii_case(&b'e'))
 }
 
 /// Why a write is rolled back that did not ask for it.
