@@ -559,11 +559,9 @@ impl Reader {
         self.schema = schema;
         new
     }
-}
 
-impl Reader {
-    /// A forgotten `Rows` keeps the snapshot open, even of a connection that nobody uses again: SQLite does not close a
-    /// connection that has statements.
+    /// Where it did not end by itself: a forgotten `Rows` keeps it open, even of a connection that nobody uses again. SQLite
+    /// does not close a connection that has statements.
     fn end_snapshot(&mut self) {
         if let Some(conn) = &mut self.conn {
             status::reset_leaked(conn);
