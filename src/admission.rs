@@ -160,9 +160,7 @@ impl Admission {
         jobs.all.push_back(job);
         jobs.came += 1;
         let length = jobs.all.len();
-        if length > jobs.deepest {
-            jobs.deepest = length;
-        }
+        jobs.deepest = jobs.deepest.max(length);
         if length == 1 {
             self.some.store(true, Ordering::Relaxed);
         }

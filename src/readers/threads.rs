@@ -3,8 +3,8 @@
 //! There are as many as connections in the pool, started when the first task reads. Each takes the first job of the
 //! queue, borrows a connection, begins a snapshot, runs the job, and then those behind it, one at a time, as long as
 //! each had come into the queue before the snapshot began: so it is as new as every write that was acknowledged before
-//! the read was asked for. Then it gives the connection back, and begins anew. Such a group is bounded in number and in time,
-//! and it owns nothing but the job it runs: while that takes long the others are in the queue for other threads
+//! the read was asked for. Then it gives the connection back, and begins anew. Such a group is bounded in number and in
+//! time, and it owns nothing but the job it runs: while that takes long the others are in the queue for other threads
 //! (`admission/workers.rs`).
 //!
 //! Each job is replied to as its closure ends. A panic is caught (`job.rs`). What a closure has set on the connection
