@@ -74,6 +74,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// A connection that r2d2 has lent. In a box, since it is moved some times in each read.
 type Lent = Box<PooledConnection<Manager>>;
 
+/// The connections that read. On cache lines of its own: each read of a task counts its owners up and down, and their
+/// number is before it in memory.
+#[repr(align(128))]
 pub(crate) struct Readers {
     path: PathBuf,
     pool: Pool<Manager>,
