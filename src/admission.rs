@@ -30,6 +30,7 @@
 //! ends; a closer discards when its time is over, though a job is still run.
 
 mod alarm;
+mod relay;
 mod workers;
 
 use std::cell::Cell;
@@ -38,13 +39,14 @@ use std::mem;
 use std::time::Duration;
 
 use self::alarm::Alarm;
+use self::relay::{Relay, Told};
 use self::workers::{Sleep, WATCH, Workers};
 use crate::apart::Apart;
 use crate::error::{Error, Result};
 use crate::handoff::Handoff;
-use crate::job::{Job, quietly};
+use crate::job::{Answered, Job, quietly};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError, RELAY_TIME};
 use crate::timer;
 
 /// What a worker's sleep came to.
@@ -90,6 +92,7 @@ pub(crate) struct Admission {
     /// Why a worker could not begin, of late: for those whose time is over meanwhile.
     trouble: Mutex<Option<String>>,
     alarm: Alarm,
+    relay: Relay,
     handoff: Handoff,
 }
 
@@ -118,6 +121,7 @@ impl Admission {
             discarded: AtomicU64::new(0),
             trouble: Mutex::new(None),
             alarm: Alarm::new(),
+            relay: Relay::default(),
             handoff,
         }
     }
@@ -361,6 +365,34 @@ impl Admission {
 
     pub(crate) fn handoff(&self) -> &Handoff {
         &self.handoff
+    }
+
+    /// For a worker: the reply of a task's job is there. Its task is woken, by this thread or by another task. Whether
+    /// this thread has woken tasks.
+    pub(crate) fn tell(self: &Arc<Self>, answered: Answered) -> bool {
+        match self.relay.tell(answered) {
+            Told::Woken => true,
+            Told::Waits => false,
+            Told::SetTimer => {
+                let this = Arc::downgrade(self);
+                timer::at(Instant::now() + RELAY_TIME, move || {
+                    if let Some(this) = this.upgrade() {
+                        this.relay.ring();
+                    }
+                });
+                false
+            }
+        }
+    }
+
+    /// For a worker that has no job: wakes the tasks that others were to wake.
+    pub(crate) fn tell_all(&self) {
+        self.relay.wake_all();
+    }
+
+    /// The task of that job has its reply, or has gone away.
+    pub(crate) fn fetched(&self, id: usize) {
+        self.relay.fetched(id);
     }
 
     /// From now on, whoever awaits a job of that deadline is woken when it is over.

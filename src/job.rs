@@ -178,6 +178,7 @@ trait Task: Send + Sync {
     fn take_waker(&self) -> Option<Waker>;
     fn is_alone(&self) -> bool;
     fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str>;
+    fn answer(&self, place: Place<'_, '_>);
     /// Gives back who is to be woken.
     #[must_use]
     fn finish(&self, verdict: Verdict) -> Option<Waker>;
@@ -229,6 +230,12 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
         };
         self.slot.keep(own);
         ended
+    }
+
+    fn answer(&self, place: Place<'_, '_>) {
+        if let Some(own) = self.call(place) {
+            self.slot.answer(own);
+        }
     }
 
     fn finish(&self, verdict: Verdict) -> Option<Waker> {
@@ -351,11 +358,12 @@ impl Job {
         self.task().run(place)
     }
 
-    /// As [`run`](Self::run), for a task. Meanwhile [`caller_has_gone`] knows.
-    pub(crate) fn run_for_task(self, place: Place<'_, '_>) -> Self {
+    /// Does the work, for a task, and leaves what it came to at the slot. Meanwhile [`caller_has_gone`] knows.
+    pub(crate) fn answer(self, place: Place<'_, '_>) -> Answered {
         RUNNING.set(Some(self));
-        let _ = RUNNING.with_borrow(|job| job.as_ref().map(|job| job.run(place)));
-        RUNNING.take().expect("it was put there above")
+        RUNNING.with_borrow(|job| job.as_ref().map(|job| job.task().answer(place)));
+        let task = RUNNING.take().and_then(|mut job| job.task.take());
+        Answered(task.expect("it was put there above"))
     }
 
     /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic. So
@@ -378,6 +386,30 @@ impl Drop for Job {
             if let Some(task) = task {
                 task.abandon();
             }
+        });
+    }
+}
+
+/// A job whose reply is there for its task, which is still to be woken.
+pub(crate) struct Answered(Arc<dyn Task>);
+
+impl Answered {
+    /// As [`Pending::id`].
+    pub(crate) fn id(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// The waker, unless the task has come for the reply by itself, or has gone away.
+    pub(crate) fn take_waker(&self) -> Option<Waker> {
+        self.0.take_waker()
+    }
+
+    /// Wakes the task, with the waker that was taken.
+    pub(crate) fn wake(self, waker: Option<Waker>) {
+        quietly(|| {
+            // First, so that it is the caller who frees the memory.
+            drop(self);
+            wake(waker);
         });
     }
 }

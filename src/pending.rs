@@ -29,6 +29,7 @@ use std::time::Duration;
 use crate::admission::Admission;
 use crate::clock::later;
 use crate::error::{Error, Result};
+use crate::job::quietly;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{Arc, Instant, Mutex, MutexGuard, PoisonError};
@@ -85,13 +86,14 @@ struct Inner<T> {
 }
 
 impl<T> Inner<T> {
-    /// The reply, if it is there.
-    fn take(&mut self) -> Option<Reply<T>> {
+    /// The reply, if it is there, and the waker if nobody has woken it yet, to be woken without the lock.
+    fn take(&mut self) -> Option<(Reply<T>, Option<Waker>)> {
         if !self.ready {
             return None;
         }
         let reply = self.reply.take();
-        Some(reply.expect("the result of this write has been taken already"))
+        let reply = reply.expect("the result of this write has been taken already");
+        Some((reply, self.waker.take()))
     }
 }
 
@@ -187,6 +189,13 @@ impl<T> Slot<T> {
         drop(kept);
     }
 
+    /// Leaves the reply for a task, which is still to be woken.
+    pub(crate) fn answer(&self, reply: Reply<T>) {
+        let mut inner = self.lock();
+        inner.reply = Some(reply);
+        inner.ready = true;
+    }
+
     /// Lets the caller have what was kept, and gives back who is to be woken for it.
     #[must_use]
     pub(crate) fn complete_with_kept(&self) -> Option<Waker> {
@@ -212,8 +221,9 @@ impl<T> Slot<T> {
         let mut waker = (!again).then(|| context.waker().clone());
         loop {
             let mut inner = self.lock();
-            if let Some(reply) = inner.take() {
+            if let Some((reply, unwoken)) = inner.take() {
                 drop(inner);
+                quietly(|| wake(unwoken));
                 return Poll::Ready(reply.deliver());
             }
             if let Some(waker) = waker {
@@ -346,7 +356,9 @@ impl<T> Pending<T> {
         let mut may_withdraw = true;
         loop {
             let mut inner = self.slot().lock();
-            if let Some(reply) = inner.take() {
+            if let Some((reply, unwoken)) = inner.take() {
+                drop(inner);
+                quietly(|| wake(unwoken));
                 return Some(reply);
             }
             let old = inner.waker.replace(thread_waker());
@@ -372,6 +384,11 @@ impl<T> Pending<T> {
         self.job.slot()
     }
 
+    /// A number that no other job has meanwhile: its address.
+    fn id(&self) -> usize {
+        Arc::as_ptr(&self.job).addr()
+    }
+
     /// Withdraws the job, unless it has started.
     fn give_up(&self) -> bool {
         match self.slot().withdraw() {
@@ -390,6 +407,7 @@ impl<T> Pending<T> {
         if !self.answered && !self.give_up() {
             self.slot().advance(STARTED, ABANDONED);
             drop(self.slot().take_waker());
+            self.admission.fetched(self.id());
         }
     }
 
@@ -413,6 +431,7 @@ impl<T> Future for Pending<T> {
         let polled = self.polled;
         if let ready @ Poll::Ready(_) = self.slot().poll_reply(context, polled) {
             self.answered = true;
+            self.admission.fetched(self.id());
             return ready;
         }
         if self.admission.is_worker() {

@@ -59,6 +59,8 @@ mod tasks_runtimes;
 #[cfg(feature = "async")]
 mod tasks_storm;
 #[cfg(feature = "async")]
+mod tasks_woken;
+#[cfg(feature = "async")]
 mod tasks_writes;
 mod trouble;
 mod vacuuming;

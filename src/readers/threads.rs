@@ -14,12 +14,12 @@
 //! A job whose task has gone away meanwhile is stopped by the progress handler of its connection, which asks which job
 //! its own thread runs. So it can hit no other job, however late it comes.
 
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::{Borrowed, LOOK_UP, Readers};
 use crate::admission::{Admission, Slept};
-use crate::clock::Tick;
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::job::{Job, Place, Verdict};
@@ -78,13 +78,15 @@ impl Readers {
 
     fn serve(&self) {
         self.queue.become_worker();
-        while let Some(job) = self.next() {
+        // Whether tasks are to be woken by others, for reads of this thread.
+        let mut left = false;
+        while let Some(job) = self.next(mem::take(&mut left)) {
             if job.is_withdrawn() {
                 continue;
             }
             // Closures and wakers are caught where they are called. The thread is to outlive a bug of larder's, too.
             let read = || {
-                if let Err((job, error)) = self.read_group(job) {
+                if let Err((job, error)) = self.read_group(job, &mut left) {
                     fail(job, error);
                 }
             };
@@ -101,8 +103,11 @@ impl Readers {
     }
 
     /// The job to begin a group with; `None` once the store has closed.
-    fn next(&self) -> Option<Job> {
+    fn next(&self, left: bool) -> Option<Job> {
         let awake = self.queue.take().or_else(|| {
+            if left {
+                self.queue.tell_all();
+            }
             let handoff = self.queue.handoff();
             handoff.await_job(|| self.queue.take())
         });
@@ -115,14 +120,13 @@ impl Readers {
     /// # Errors
     ///
     /// The first job, if it could not be started.
-    fn read_group(&self, first: Job) -> std::result::Result<(), (Job, Error)> {
+    fn read_group(&self, first: Job, left: &mut bool) -> std::result::Result<(), (Job, Error)> {
         let mut borrowed = match self.check_out_for(&first) {
             Ok(borrowed) => borrowed,
             Err(error) => return Err((first, error)),
         };
         let those = self.queue.came();
         let began = Instant::now();
-        let tick = Tick::now();
         let mut snapshot = match self.begin(borrowed.reader(), first.terms().site.clone()) {
             Ok(snapshot) => snapshot,
             Err(error) => return Err((first, error)),
@@ -134,13 +138,18 @@ impl Readers {
             if jobs > 1 {
                 snapshot.enter(job.terms().site.clone());
             }
+            let mut paused = true;
             if began >= job.terms().deadline {
                 let waited = job.terms().asked.elapsed();
                 fail(job, self.queue.too_late(waited));
             } else if job.start() {
-                job.run_for_task(Place::Snapshot(&mut snapshot)).finish(Verdict::Own);
+                paused = self.queue.tell(job.answer(Place::Snapshot(&mut snapshot)));
+                *left = !paused;
             }
-            let over = jobs == GROUP_JOBS || tick.elapsed() >= GROUP_TIME || !snapshot.serves_more();
+            if paused {
+                snapshot.pause();
+            }
+            let over = jobs == GROUP_JOBS || snapshot.since() - began >= GROUP_TIME || !snapshot.serves_more();
             next = if over { None } else { self.queue.take_of(those) };
         }
         drop(snapshot);

@@ -131,8 +131,13 @@ impl HeldRead {
     }
 
     pub(crate) fn let_go(self) {
+        finish(self.let_go_alone()).unwrap();
+    }
+
+    /// Lets it go, and gives its task, which has not looked yet.
+    pub(crate) fn let_go_alone(self) -> Call<()> {
         drop(self.let_go);
-        finish(self.read).unwrap();
+        self.read
     }
 }
 

@@ -13,7 +13,7 @@ use crate::ledger::{Id, Log};
 use crate::options::Options;
 use crate::site::CallSite;
 use crate::sync::atomic::AtomicBool;
-use crate::sync::{Arc, Mutex, thread};
+use crate::sync::{Arc, Instant, Mutex, thread};
 use crate::time::{self, one_in};
 use crate::transaction::ReadTx;
 
@@ -114,6 +114,12 @@ impl Snapshot<'_> {
     }
 
     fn enter(&mut self, _site: CallSite) {}
+
+    fn pause(&mut self) {}
+
+    fn since(&self) -> Instant {
+        Instant::now()
+    }
 
     fn serves_more(&self) -> bool {
         !one_in(8)

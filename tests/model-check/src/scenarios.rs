@@ -48,6 +48,9 @@ scenarios! {
     stuck
     reads_late
     reads_closing
+    reads_kept
+    reads_relayed
+    reads_inline
 }
 
 /// Never, as the model's clock goes.
@@ -915,5 +918,82 @@ fn reads_closing() {
         }),
         world.caller(World::close_async),
     ];
+    world.end(callers);
+}
+
+/// Tasks that have asked for a read and await another, so that they do not come for the first when they are woken for it.
+fn reads_kept() {
+    let world = world(4, 1 + below(2) as u32);
+    let callers = [0, 1, 2].map(|caller| {
+        world.caller(move |world| {
+            let (ticket, held) = world.ledger.read((caller, 0));
+            let mut kept = Box::pin(world.store.read_async(looks(held)));
+            let mut result = kept.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            world.read_async((caller, 1), FAR);
+            if result.is_pending() && one_in(2) {
+                result = Poll::Ready(block_on(kept));
+            } else {
+                drop(kept);
+            }
+            match result {
+                Poll::Ready(result) => ticket.told(&result),
+                Poll::Pending => ticket.gone(),
+            }
+        })
+    });
+    world.end(callers);
+}
+
+/// The only worker is in a long read, which waits for a task that has its reply, and that others are to wake: they come
+/// for theirs, or go away.
+fn reads_relayed() {
+    let world = world(4, 1);
+    let (asked, woken) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
+    let (asks, wakes) = (Arc::clone(&asked), Arc::clone(&woken));
+    let mut callers = vec![
+        world.caller(move |world| {
+            let (ticket, held) = world.ledger.read((0, 0));
+            let mut read = Box::pin(world.store.read_async(looks(held)));
+            let result = poll(read.as_mut());
+            asks.open();
+            ticket.told(&match result {
+                Poll::Ready(result) => result,
+                Poll::Pending => block_on(read),
+            });
+            wakes.open();
+        }),
+        world.caller(move |world| {
+            asked.wait();
+            let (ticket, held) = world.ledger.read((1, 0));
+            ticket.told(&block_on(world.store.read_async(move |_| {
+                held.runs(false);
+                woken.wait();
+                Ok(())
+            })));
+        }),
+    ];
+    callers.extend([2, 3].map(|caller| {
+        world.caller(move |world| {
+            if one_in(2) {
+                world.read_async((caller, 0), FAR);
+            } else {
+                world.read_async_for_a_while((caller, 0), FAR);
+            }
+        })
+    }));
+    world.end(callers);
+}
+
+/// As [`inline`]: not even the lock of those who wait to be woken.
+fn reads_inline() {
+    let world = world(4, 1 + below(2) as u32);
+    let callers = [0, 1, 2].map(|caller| {
+        world.caller(move |world| {
+            for number in 0..2 {
+                let (ticket, held) = world.ledger.read((caller, number));
+                ticket.told(&Inline::block_on(Box::pin(world.store.read_async(looks(held)))));
+            }
+        })
+    });
     world.end(callers);
 }

@@ -15,12 +15,15 @@ pub(crate) use std::sync::{Arc, PoisonError};
 
 pub(crate) use shuttle::sync::atomic;
 
-use crate::time::{self, one_in};
+use crate::time::{self, HORIZON, one_in};
 
 pub(crate) use crate::time::Instant;
 
 /// As larder's, but each look is a step of a schedule.
 pub(crate) const LOOKS: u32 = 2;
+
+/// Never: a task that only the timer would wake is a deadlock.
+pub(crate) const RELAY_TIME: Duration = HORIZON.saturating_mul(2);
 
 /// One of so many waits ends for no reason.
 const SPURIOUS: u32 = 16;

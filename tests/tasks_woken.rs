@@ -1,0 +1,212 @@
+//! Each task whose read is done is woken: by the reader thread, or by one that was woken before it. Whatever that one does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::task::{Context, Poll, Wake, Waker};
+
+use larder::{Options, Store};
+
+use crate::support::tasks::{Call, HeldRead, begin, counting, finish, hear, poll, store_with};
+
+struct Bell {
+    rung: AtomicUsize,
+    ring: Sender<()>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.fetch_add(1, Ordering::SeqCst);
+        let _ = self.ring.send(());
+    }
+}
+
+/// A read that is polled by hand, and when it was woken.
+struct Watched {
+    read: Call<i64>,
+    bell: Arc<Bell>,
+    rings: Receiver<()>,
+}
+
+impl Watched {
+    fn begin(store: &Store) -> Self {
+        let (ring, rings) = channel();
+        let bell = Arc::new(Bell {
+            rung: AtomicUsize::new(0),
+            ring,
+        });
+        let mut watched = Self {
+            read: counting(store),
+            bell,
+            rings,
+        };
+        assert!(watched.poll().is_pending());
+        watched
+    }
+
+    fn poll(&mut self) -> Poll<larder::Result<i64>> {
+        let waker = Waker::from(Arc::clone(&self.bell));
+        self.read.as_mut().poll(&mut Context::from_waker(&waker))
+    }
+
+    fn wakes(&self) -> usize {
+        self.bell.rung.load(Ordering::SeqCst)
+    }
+
+    /// It is woken once, and has its reply.
+    #[track_caller]
+    fn expect(mut self) {
+        hear(&self.rings);
+        assert!(matches!(self.poll(), Poll::Ready(Ok(0))));
+        assert_eq!(self.wakes(), 1);
+    }
+}
+
+/// A read that goes on until it is told to end.
+struct Long {
+    read: Call<()>,
+    begins: Receiver<()>,
+    end: Sender<()>,
+}
+
+impl Long {
+    fn begin(store: &Store) -> Self {
+        let (begun, begins) = channel();
+        let (end, ended) = channel::<()>();
+        let mut read: Call<()> = Box::pin(store.read_async(move |_| {
+            begun.send(()).unwrap();
+            let _ = ended.recv();
+            Ok(())
+        }));
+        begin(&mut read);
+        Self { read, begins, end }
+    }
+
+    fn end(self) {
+        drop(self.end);
+        finish(self.read).unwrap();
+    }
+}
+
+fn one_reader() -> Store {
+    store_with(Options::new().readers(1))
+}
+
+/// The only reader thread has told `first`, which was woken and has not looked since, and then the `others`. Now it is
+/// in a long read.
+struct Scene {
+    first: Option<Call<()>>,
+    others: Vec<Watched>,
+    long: Long,
+    _store: Store,
+}
+
+impl Scene {
+    fn play(others: usize) -> Self {
+        let store = one_reader();
+        let held = HeldRead::hold(&store);
+        let others = (0..others).map(|_| Watched::begin(&store)).collect();
+        let long = Long::begin(&store);
+        let first = held.let_go_alone();
+        hear(&long.begins);
+        Self {
+            first: Some(first),
+            others,
+            long,
+            _store: store,
+        }
+    }
+
+    #[track_caller]
+    fn the_others_were_woken(&self) {
+        for other in &self.others {
+            assert_eq!(other.wakes(), 1);
+        }
+    }
+
+    #[track_caller]
+    fn end(self) {
+        self.others.into_iter().for_each(Watched::expect);
+        self.long.end();
+    }
+}
+
+#[test]
+fn who_comes_for_its_reply_wakes_those_behind_it() {
+    let mut scene = Scene::play(3);
+    assert!(poll(scene.first.as_mut().unwrap()).is_ready());
+    scene.the_others_were_woken();
+    scene.end();
+}
+
+#[test]
+fn who_goes_away_wakes_those_behind_it() {
+    let mut scene = Scene::play(3);
+    drop(scene.first.take());
+    scene.the_others_were_woken();
+    scene.end();
+}
+
+#[test]
+fn those_behind_one_that_never_comes_are_woken_during_a_long_read() {
+    Scene::play(3).end();
+}
+
+#[test]
+fn many_behind_one_that_never_comes_are_woken_at_once() {
+    let scene = Scene::play(60);
+    let woken = scene.others.iter().filter(|other| other.wakes() == 1).count();
+    assert!(woken >= 48, "{woken}");
+    scene.end();
+}
+
+#[test]
+fn those_behind_one_that_never_comes_are_woken_when_there_is_nothing_to_read() {
+    let store = one_reader();
+    let held = HeldRead::hold(&store);
+    let others = [Watched::begin(&store), Watched::begin(&store)];
+    let first = held.let_go_alone();
+    others.into_iter().for_each(Watched::expect);
+    drop(first);
+}
+
+#[test]
+fn who_looks_before_it_is_woken_is_woken_all_the_same() {
+    let mut scene = Scene::play(1);
+    let mut early = scene.others.remove(0);
+    assert!(matches!(early.poll(), Poll::Ready(Ok(0))));
+    assert_eq!(early.wakes(), 1);
+    assert!(poll(scene.first.as_mut().unwrap()).is_ready());
+    assert_eq!(early.wakes(), 1);
+    scene.end();
+}
+
+#[test]
+fn who_was_woken_by_another_wakes_the_next() {
+    for one_looks_early in [false, true] {
+        let store = one_reader();
+        let held = HeldRead::hold(&store);
+        let mut early = one_looks_early.then(|| Watched::begin(&store));
+        let mut woken = Watched::begin(&store);
+        let between = Long::begin(&store);
+        let behind = [Watched::begin(&store), Watched::begin(&store)];
+        let long = Long::begin(&store);
+        let mut first = held.let_go_alone();
+        hear(&between.begins);
+        if let Some(early) = &mut early {
+            // It is not there any more to wake anybody.
+            assert!(matches!(early.poll(), Poll::Ready(Ok(0))));
+        }
+        assert!(poll(&mut first).is_ready());
+        assert_eq!(woken.wakes(), 1);
+        drop(between.end);
+        hear(&long.begins);
+        assert!(matches!(woken.poll(), Poll::Ready(Ok(0))));
+        for other in &behind {
+            assert_eq!(other.wakes(), 1);
+        }
+        behind.into_iter().for_each(Watched::expect);
+        finish(between.read).unwrap();
+        long.end();
+    }
+}
