@@ -297,7 +297,7 @@ pub(crate) fn caller_has_gone() -> bool {
 
 impl Job {
     /// Both hands on a new job, for that queue.
-    pub(crate) fn new<W, T>(terms: Terms, work: W, caller: Caller, admission: &Arc<Admission>) -> (Self, Pending<T>)
+    pub(crate) fn new<W, T>(terms: Terms, work: W, caller: Caller, admission: Arc<Admission>) -> (Self, Pending<T>)
     where
         W: Work<T> + 'static,
         T: Send + 'static,
@@ -307,7 +307,7 @@ impl Job {
         let job = Self {
             task: Some(Arc::clone(&both) as Arc<dyn Task>),
         };
-        (job, Pending::new(both, Arc::clone(admission), asked, deadline))
+        (job, Pending::new(both, admission, asked, deadline))
     }
 
     fn task(&self) -> &dyn Task {

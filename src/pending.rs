@@ -380,6 +380,11 @@ impl<T> Pending<T> {
         }
     }
 
+    /// The queue that the job is for.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
     fn slot(&self) -> &Slot<T> {
         self.job.slot()
     }

@@ -650,7 +650,7 @@ where
         deadline: later(asked, timeout),
         span: Span::current(),
     };
-    Ok(Job::new(terms, work, caller, &shared.admission))
+    Ok(Job::new(terms, work, caller, Arc::clone(&shared.admission)))
 }
 
 impl Inner {

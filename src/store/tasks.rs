@@ -16,7 +16,6 @@ use crate::error::Result;
 use crate::job::{InSnapshot, InTransaction, Job, Terms};
 use crate::options::{Durability, ReadOptions, WriteOptions};
 use crate::pending::{Caller, Pending, Reply, Slot};
-use crate::readers::Readers;
 use crate::site::CallSite;
 use crate::sync::{Arc, Instant, thread};
 use crate::transaction::{ReadTx, WriteTx};
@@ -325,12 +324,10 @@ impl Store {
     {
         let line = Location::caller();
         let timeout = options.timeout.unwrap_or(self.inner.options.read_timeout);
-        let readers = Arc::clone(&self.inner.readers);
+        let queue = self.inner.readers.queue().cloned();
         async move {
-            let queue = readers.queue()?;
-            let (job, pending) = read_job(&readers, queue, call, options, timeout, line, f)?;
-            enter(queue, entry, job)?;
-            drop(readers);
+            let (job, pending) = read_job(queue?, call, options, timeout, line, f)?;
+            enter(pending.admission(), entry, job)?;
             Awaited(pending).await
         }
     }
@@ -338,8 +335,7 @@ impl Store {
 
 /// Makes a job for the reader threads, and what waits for it.
 fn read_job<T, F>(
-    readers: &Readers,
-    queue: &Arc<Admission>,
+    queue: Arc<Admission>,
     call: &'static str,
     options: ReadOptions,
     timeout: Duration,
@@ -350,7 +346,7 @@ where
     F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
     T: Send + 'static,
 {
-    if readers.is_reader_thread() {
+    if queue.is_worker() {
         return Err(queue.reentrant(call));
     }
     let asked = Instant::now();
