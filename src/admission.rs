@@ -8,8 +8,9 @@
 //! line moves up into the queue. Blocking and async callers differ only in how they wait for the reply.
 //!
 //! The mutex is held to put a job in, to take one out, and to look through them. The only lock that may be taken under
-//! it is a slot's (`pending.rs`), when a job moves up and when the alarm rings. No closure is ever dropped under it,
-//! and no waker of a runtime's woken, since they may call back into the store.
+//! it is a slot's (`pending.rs`), when a job moves up and when the alarm rings. The relay (`relay.rs`), which wakes
+//! the tasks whose reads are done, has a lock of its own, which is never held together with it. No closure is ever
+//! dropped under it, and no waker of a runtime's woken, since they may call back into the store.
 //!
 //! Nobody overtakes, since there is one order. No wake-up is lost: a worker says that it sleeps under the lock, after
 //! it has found no job there, and who puts a job in, or closes, decides under the lock whether to call one

@@ -10,8 +10,9 @@
 //! - `inner`, a mutex around the reply and the waker of whoever waits for it. The worker puts the reply in, perhaps
 //!   before it may be seen, then marks it as ready and takes the waker out under the lock, then wakes after it. The
 //!   caller looks for a reply that is ready and leaves its waker under the lock. So either the caller sees the reply or
-//!   the worker sees the waker: no wake-up is lost. The alarm (`admission.rs`) takes the waker, too, and wakes it: its
-//!   task looks at the clock and leaves it again. No other lock is taken under this one.
+//!   the worker sees the waker: no wake-up is lost. For a task's read the worker leaves the waker there, for who is to wake
+//!   it (`admission/relay.rs`); a task that comes by itself takes it with the reply. The alarm (`admission.rs`) takes the
+//!   waker, too, and wakes it: its task looks at the clock and leaves it again. No other lock is taken under this one.
 //!
 //! A job that is dropped without a reply leaves one itself (see `job.rs`), so each slot gets exactly one.
 //!

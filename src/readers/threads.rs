@@ -7,9 +7,10 @@
 //! time, and it owns nothing but the job it runs: while that takes long the others are in the queue for other threads
 //! (`admission/workers.rs`).
 //!
-//! Each job is replied to as its closure ends. A panic is caught (`job.rs`). What a closure has set on the connection
-//! is put right before the next one; one that ended the transaction, or left a statement open, is the last of its
-//! group.
+//! Each job has its reply as its closure ends; who wakes its task is the matter of `admission/relay.rs`. A thread that
+//! finds no job first wakes those who wait there, if it has left any. A panic is caught (`job.rs`). What a closure has
+//! set on the connection is put right before the next one; one that ended the transaction, or left a statement open, is
+//! the last of its group.
 //!
 //! A job whose task has gone away meanwhile is stopped by the progress handler of its connection, which asks which job
 //! its own thread runs. So it can hit no other job, however late it comes.

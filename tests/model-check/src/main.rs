@@ -1,11 +1,11 @@
 //! The queue, the hand-over and the reply slots of larder, under schedules that nobody would see in years of tests.
 //!
-//! These are larder's own files, included by their paths: `admission.rs` with its workers and its alarm, `pending.rs`,
-//! `job.rs`, `handoff.rs`, `closing.rs`, `readers/threads.rs` (what a reader thread does) and `store/tasks.rs` (the
-//! futures). They take threads, locks, atomics and the time from `sync.rs`, and this crate has another one, in which
-//! [shuttle](https://docs.rs/shuttle) decides at each step which thread goes on. What the rest of larder gives them is
-//! made anew, without SQLite: `writer.rs` has the loop of larder's writer, and a log in memory that it commits to;
-//! `store.rs` and `readers.rs` call the included files as larder's do.
+//! These are larder's own files, included by their paths: `admission.rs` with its workers, its alarm and its relay,
+//! `pending.rs`, `job.rs`, `handoff.rs`, `closing.rs`, `readers/threads.rs` (what a reader thread does) and
+//! `store/tasks.rs` (the futures). They take threads, locks, atomics and the time from `sync.rs`, and this crate has
+//! another one, in which [shuttle](https://docs.rs/shuttle) decides at each step which thread goes on. What the rest
+//! of larder gives them is made anew, without SQLite: `writer.rs` has the loop of larder's writer, and a log in memory
+//! that it commits to; `store.rs` and `readers.rs` call the included files as larder's do.
 //!
 //! ```text
 //! cargo run --release --manifest-path tests/model-check/Cargo.toml             about a minute, all scenarios
@@ -24,6 +24,7 @@
 //! - Jobs of one caller start in their order; and those of all, if they came one after another.
 //! - A read sees every write that was acknowledged before it was asked for.
 //! - While a job waits, no worker sleeps for good, even if those awake are stuck.
+//! - A task whose reply is there is woken though no timer rings, unless a reader thread is stuck.
 //! - After closing nothing is left in a queue, and every closure has been dropped, once.
 //! - No lock is held where a waker is woken or a closure dropped: they may call back into the store.
 //!
