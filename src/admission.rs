@@ -190,6 +190,11 @@ impl Admission {
         Came(self.lock().came)
     }
 
+    /// Those that have come by now, if there is a job.
+    pub(crate) fn came_by_now(&self) -> Option<Came> {
+        self.some.load(Ordering::Relaxed).then(|| self.came())
+    }
+
     /// For a worker: the next job, if there is one and it is one of those.
     pub(crate) fn take_of(&self, those: Came) -> Option<Job> {
         if !self.some.load(Ordering::Relaxed) {

@@ -368,7 +368,7 @@ fn make_report(
     let target = Target::new(to, overwrite).map_err(failed)?;
     // Before anything is made: a store that is closed makes nothing.
     let pinning = Instant::now();
-    let mut aside = readers.aside(copier.options, site)?;
+    let mut aside = readers.aside(site)?;
     let unfinished = target.begin().map_err(failed)?;
     let copy = unfinished.create("copy.db").map_err(failed)?;
     let content = aside.look(|conn| copier.copy(conn, &copy)).map_err(failed)?;
@@ -445,7 +445,7 @@ pub(crate) fn make(
     let to = folder.join(with(stem, &format!(".{time}")));
     let target = Target::new(&to, false)?;
     let site = CallSite::Label("larder: the backup before a migration".into());
-    let opened = readers.aside(options, site);
+    let opened = readers.aside(site);
     let mut aside = opened.map_err(|error| Failure::of("the database cannot be read", error))?;
     let unfinished = target.begin()?;
     let copy = unfinished.create("copy.db")?;

@@ -74,7 +74,8 @@ pub enum AutoVacuum {
 pub enum Role {
     /// The one connection that writes.
     Writer,
-    /// A read-only connection of the pool.
+    /// A read-only connection: of the pool, of a backup, or of a thread that reads for tasks and looks whether anything was
+    /// committed meanwhile.
     Reader,
 }
 

@@ -12,12 +12,14 @@
 //! - `Manager::has_broken` (r2d2_sqlite's is constantly `false`): a connection that came back with a transaction
 //!   or a statement open is closed, or its stale snapshot would be the next borrower's.
 //! - [`Census`]: which connections are open, and what each is doing.
-//! - [`aside::Aside`]: a connection beside the pool, for a backup.
+//! - [`aside::Aside`]: a connection beside the pool, for a backup, or to look whether anything was committed
+//!   (`lookout.rs`).
 //! - The queue of the reads that tasks wait for, and the threads that serve it (`threads.rs`).
 
 mod aside;
 mod census;
 mod idle;
+mod lookout;
 mod threads;
 
 use std::cell::RefCell;
@@ -79,6 +81,7 @@ type Lent = Box<PooledConnection<Manager>>;
 #[repr(align(128))]
 pub(crate) struct Readers {
     path: PathBuf,
+    options: Options,
     pool: Pool<Manager>,
     /// In front of r2d2, whose own check-out and check-in read the clock three times. Whoever finds none here asks r2d2,
     /// which opens them.
@@ -139,6 +142,7 @@ impl Readers {
             .expect("a pool that opens nothing at first has nothing to wait for");
         Ok(Self {
             path: file.path.clone(),
+            options: options.clone(),
             pool,
             idle: Mutex::new(Idle::new()),
             came_back: Condvar::new(),

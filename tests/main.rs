@@ -51,6 +51,8 @@ mod tasks_cancel;
 #[cfg(feature = "async")]
 mod tasks_closing;
 #[cfg(feature = "async")]
+mod tasks_latest;
+#[cfg(feature = "async")]
 mod tasks_reads;
 #[cfg(feature = "async")]
 mod tasks_rude;

@@ -1,10 +1,10 @@
-//! A connection beside the pool, for one snapshot that is read for long: a backup's.
+//! A connection beside the pool: for one snapshot that is read for long, a backup's, or for looks (`lookout.rs`).
 //!
-//! It is in the census like any other reader. So it is named as the one who pins the write-ahead log, and closing the
-//! store waits for it. But it takes no connection from those who read.
+//! It is in the census like any other reader. So it is named as the one who pins the write-ahead log, if it does, and
+//! closing the store waits for it. But it takes no connection from those who read.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -13,12 +13,11 @@ use super::census::Entry;
 use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::error::{Error, Result};
 use crate::fence::Fence;
-use crate::options::Options;
 use crate::site::CallSite;
 
-/// A snapshot on a connection of its own.
+/// A connection of its own.
 pub(crate) struct Aside {
-    /// There until the snapshot ends.
+    /// There until its snapshot ends.
     conn: Option<Connection>,
     fence: Arc<Fence>,
     /// The last field, so that the connection has been closed when it leaves the census.
@@ -31,16 +30,8 @@ impl Readers {
     /// # Errors
     ///
     /// [`Error::Closed`], and why the database cannot be read.
-    pub(crate) fn aside(&self, options: &Options, site: CallSite) -> Result<Aside> {
-        let entry = self.census.enter_apart()?;
-        entry.activity().begin(Instant::now(), site);
-        let source = reader_source(&self.path);
-        let Fenced { conn, fence } = open_reader(&source, &self.path, options, options.busy_timeout)?;
-        let aside = Aside {
-            conn: Some(conn),
-            fence,
-            entry,
-        };
+    pub(crate) fn aside(&self, site: CallSite) -> Result<Aside> {
+        let aside = Aside::open(self, self.options.busy_timeout, Some(site))?;
         aside.look(begin_snapshot).map_err(Error::not_started)?;
         Ok(aside)
     }
@@ -53,9 +44,30 @@ pub(crate) fn begin_snapshot(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 impl Aside {
-    /// Runs larder's own work in the snapshot.
+    /// Opens a connection beside the pool, for a snapshot of that site, or for none. Another's lock is waited for with that
+    /// patience.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`], and why the database cannot be read.
+    pub(super) fn open(readers: &Readers, patience: Duration, site: Option<CallSite>) -> Result<Self> {
+        let entry = readers.census.enter_apart()?;
+        match site {
+            Some(site) => entry.activity().begin(Instant::now(), site),
+            None => entry.release(),
+        }
+        let source = reader_source(&readers.path);
+        let Fenced { conn, fence } = open_reader(&source, &readers.path, &readers.options, patience)?;
+        Ok(Self {
+            conn: Some(conn),
+            fence,
+            entry,
+        })
+    }
+
+    /// Runs larder's own work on it.
     pub(crate) fn look<T>(&self, f: impl FnOnce(&Connection) -> T) -> T {
-        let conn = self.conn.as_ref().expect("it is there until the snapshot ends");
+        let conn = self.conn.as_ref().expect("it is there until its snapshot ends");
         self.fence.own(|| f(conn))
     }
 

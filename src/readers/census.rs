@@ -28,9 +28,9 @@ pub(super) struct Census {
 /// A connection that is open.
 struct Open {
     activity: Doing,
-    /// Not of the pool: a backup's.
+    /// Not of the pool: a backup's, or a reader thread's for its looks.
     apart: bool,
-    /// It holds no snapshot any more, though what it was opened for goes on.
+    /// It holds no snapshot, or none any more, though what it was opened for goes on.
     released: AtomicBool,
 }
 
@@ -117,9 +117,10 @@ impl Census {
         (reads.into_iter().max_by_key(|read| read.age), count)
     }
 
-    /// How many are open.
+    /// How many are open to read, of the pool and of backups.
     pub(super) fn count(&self) -> usize {
-        self.lock().len()
+        let open = self.lock();
+        open.iter().filter(|open| !open.is_released()).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Open>>> {
@@ -134,10 +135,14 @@ impl Open {
     }
 
     fn reading(&self) -> Option<Activity> {
-        if self.released.load(Ordering::Acquire) {
+        if self.is_released() {
             return None;
         }
         self.activity.activity()
+    }
+
+    fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
     }
 }
 
@@ -152,7 +157,7 @@ impl Entry {
         &self.open.activity
     }
 
-    /// The snapshot has ended. Who closes the store still waits for the entry to go.
+    /// It holds no snapshot. Who closes the store still waits for the entry to go.
     pub(super) fn release(&self) {
         self.open.released.store(true, Ordering::Release);
     }

@@ -5,7 +5,8 @@
 //! each had come into the queue before the snapshot began: so it is as new as every write that was acknowledged before
 //! the read was asked for. Then it gives the connection back, and begins anew. Such a group is bounded in number and in
 //! time, and it owns nothing but the job it runs: while that takes long the others are in the queue for other threads
-//! (`admission/workers.rs`).
+//! (`admission/workers.rs`). Jobs that have come since may join it if nobody has committed anything since it began
+//! (`lookout.rs`): which jobs those are is noted before it is looked.
 //!
 //! Each job has its reply as its closure ends; who wakes its task is the matter of `admission/relay.rs`. A thread that
 //! finds no job first wakes those who wait there, if it has left any. A panic is caught (`job.rs`). What a closure has
@@ -19,8 +20,9 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::lookout::{Lookout, Version};
 use super::{Borrowed, LOOK_UP, Readers};
-use crate::admission::{Admission, Slept};
+use crate::admission::{Admission, Came, Slept};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::job::{Job, Place, Verdict};
@@ -35,7 +37,7 @@ const GROUP_TIME: Duration = Duration::from_millis(4);
 
 impl Readers {
     /// The queue of the reads that tasks wait for. Starts the threads that serve it.
-    pub(crate) fn queue(self: &Arc<Self>) -> Result<&Arc<Admission>> {
+    pub(crate) fn queue(self: &Arc<Self>) -> Result<Arc<Admission>> {
         if !self.threads_run.load(Ordering::Acquire) {
             let _starting = self.starting_threads.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.threads_run.load(Ordering::Acquire) && !self.queue.is_closed() {
@@ -43,7 +45,14 @@ impl Readers {
                 self.threads_run.store(true, Ordering::Release);
             }
         }
-        Ok(&self.queue)
+        Ok(Arc::clone(&self.queue))
+    }
+
+    /// That queue, if its threads have been started.
+    pub(crate) fn served_queue(&self) -> Option<Arc<Admission>> {
+        self.threads_run
+            .load(Ordering::Acquire)
+            .then(|| Arc::clone(&self.queue))
     }
 
     /// Whether the calling thread is one of those.
@@ -79,6 +88,7 @@ impl Readers {
 
     fn serve(&self) {
         self.queue.become_worker();
+        let mut lookout = Lookout::new(self);
         // Whether tasks are to be woken by others, for reads of this thread.
         let mut left = false;
         while let Some(job) = self.next(mem::take(&mut left)) {
@@ -87,7 +97,7 @@ impl Readers {
             }
             // Closures and wakers are caught where they are called. The thread is to outlive a bug of larder's, too.
             let read = || {
-                if let Err((job, error)) = self.read_group(job, &mut left) {
+                if let Err((job, error)) = self.read_group(job, &mut lookout, &mut left) {
                     fail(job, error);
                 }
             };
@@ -121,17 +131,25 @@ impl Readers {
     /// # Errors
     ///
     /// The first job, if it could not be started.
-    fn read_group(&self, first: Job, left: &mut bool) -> std::result::Result<(), (Job, Error)> {
+    fn read_group(
+        &self,
+        first: Job,
+        lookout: &mut Lookout<'_>,
+        left: &mut bool,
+    ) -> std::result::Result<(), (Job, Error)> {
         let mut borrowed = match self.check_out_for(&first) {
             Ok(borrowed) => borrowed,
             Err(error) => return Err((first, error)),
         };
-        let those = self.queue.came();
+        let seen = lookout.seen();
+        let mut those = self.queue.came();
         let began = Instant::now();
         let mut snapshot = match self.begin(borrowed.reader(), first.terms().site.clone()) {
             Ok(snapshot) => snapshot,
             Err(error) => return Err((first, error)),
         };
+        // When those that came so far began, for their deadlines.
+        let mut joined = began;
         let mut jobs = 0;
         let mut next = Some(first);
         while let Some(job) = next {
@@ -140,7 +158,7 @@ impl Readers {
                 snapshot.enter(job.terms().site.clone());
             }
             let mut paused = true;
-            if began >= job.terms().deadline {
+            if joined >= job.terms().deadline {
                 let waited = job.terms().asked.elapsed();
                 fail(job, self.queue.too_late(waited));
             } else if job.start() {
@@ -151,11 +169,28 @@ impl Readers {
                 snapshot.pause();
             }
             let over = jobs == GROUP_JOBS || snapshot.since() - began >= GROUP_TIME || !snapshot.serves_more();
-            next = if over { None } else { self.queue.take_of(those) };
+            if over {
+                break;
+            }
+            next = self.queue.take_of(those);
+            if next.is_none()
+                && let Some(newer) = self.who_may_join(seen, lookout)
+            {
+                those = newer;
+                snapshot.pause();
+                joined = snapshot.since();
+                next = self.queue.take_of(those);
+            }
         }
         drop(snapshot);
         self.queue.took(began.elapsed() / jobs);
         Ok(())
+    }
+
+    /// The jobs that have come by now, if there are any and nobody has committed anything since that was seen.
+    fn who_may_join(&self, seen: Option<Version>, lookout: &mut Lookout<'_>) -> Option<Came> {
+        let came = self.queue.came_by_now()?;
+        lookout.sees_again(seen).then_some(came)
     }
 
     /// A connection for the job, within its time.

@@ -324,9 +324,11 @@ impl Store {
     {
         let line = Location::caller();
         let timeout = options.timeout.unwrap_or(self.inner.options.read_timeout);
-        let queue = self.inner.readers.queue().cloned();
+        let readers = &self.inner.readers;
+        let queue = readers.served_queue().ok_or_else(|| Arc::clone(readers));
         async move {
-            let (job, pending) = read_job(queue?, call, options, timeout, line, f)?;
+            let queue = queue.or_else(|readers| readers.queue())?;
+            let (job, pending) = read_job(queue, call, options, timeout, line, f)?;
             enter(pending.admission(), entry, job)?;
             Awaited(pending).await
         }

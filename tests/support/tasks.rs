@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use larder::{Options, ReadOptions, Result, Store, WriteTx};
+use larder::{Options, ReadOptions, ReadTx, Result, Store, WriteTx};
 
 /// Far more than anything here takes; past it something hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -117,10 +117,16 @@ pub(crate) struct HeldRead {
 impl HeldRead {
     /// Returns once its closure runs, however short the store's own time-out is.
     pub(crate) fn hold(store: &Store) -> Self {
+        Self::hold_after(store, |_| Ok(()))
+    }
+
+    /// As [`hold`](Self::hold), after it has done that.
+    pub(crate) fn hold_after<T>(store: &Store, first: impl FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static) -> Self {
         let (running, runs) = channel();
         let (let_go, told) = channel::<()>();
         let patient = ReadOptions::new().timeout(2 * PATIENCE);
-        let mut read: Call<()> = Box::pin(store.read_async_with(patient, move |_| {
+        let mut read: Call<()> = Box::pin(store.read_async_with(patient, move |tx| {
+            first(tx)?;
             running.send(()).unwrap();
             let _ = told.recv();
             Ok(())

@@ -20,6 +20,37 @@ use crate::transaction::ReadTx;
 #[path = "../../../src/readers/threads.rs"]
 mod threads;
 
+/// In place of `readers/lookout.rs`: it looks at the log, and now and then cannot tell.
+mod lookout {
+    use super::Readers;
+    use crate::time::one_in;
+
+    pub(super) type Version = usize;
+
+    pub(super) struct Lookout<'r> {
+        readers: &'r Readers,
+        seen: Option<Version>,
+    }
+
+    impl<'r> Lookout<'r> {
+        pub(super) fn new(readers: &'r Readers) -> Self {
+            Self { readers, seen: None }
+        }
+
+        pub(super) fn seen(&self) -> Option<Version> {
+            self.seen
+        }
+
+        pub(super) fn sees_again(&mut self, seen: Option<Version>) -> bool {
+            if one_in(8) {
+                return false;
+            }
+            self.seen = Some(self.readers.log.copy().len());
+            self.seen == seen
+        }
+    }
+}
+
 const LOOK_UP: Duration = Duration::from_millis(50);
 
 pub(crate) struct Readers {

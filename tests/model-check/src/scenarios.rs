@@ -51,6 +51,7 @@ scenarios! {
     reads_kept
     reads_relayed
     reads_inline
+    reads_joining
 }
 
 /// Never, as the model's clock goes.
@@ -982,6 +983,33 @@ fn reads_relayed() {
         })
     }));
     world.end(callers);
+}
+
+/// One worker, which is kept at work, so that reads join its snapshot, and those who write meanwhile.
+fn reads_joining() {
+    let world = world(4, 1);
+    let writers = [0, 1].map(|caller| {
+        world.caller(move |world| {
+            for number in [0, 2] {
+                let (ticket, held) = world.ledger.write((caller, number));
+                let written = ticket.id();
+                ticket.told(&block_on(world.store.write_async(writes(held))));
+                let (ticket, held) = world.ledger.read((caller, number + 1));
+                let sees = block_on(world.store.read_async(move |tx| {
+                    held.runs(false);
+                    Ok(tx.sees(written))
+                }));
+                ticket.told(&sees);
+                assert!(sees.unwrap(), "a read that joins a snapshot is as new as any");
+            }
+        })
+    });
+    let reader = world.caller(|world| {
+        for number in 0..4 {
+            world.read_async((2, number), FAR);
+        }
+    });
+    world.end(writers.into_iter().chain([reader]));
 }
 
 /// As [`inline`]: not even the lock of those who wait to be woken.

@@ -1,0 +1,122 @@
+//! Reads of tasks that join a snapshot which began before they were asked for: they see all that was committed before, by
+//! whomever.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use larder::{Error, Options, ReadOptions, Role, Store};
+use rusqlite::Connection;
+
+use crate::support::names_in;
+use crate::support::tasks::{HeldRead, begin, counting, finish, insert, store_with};
+
+/// A thread looks whether anything was committed when it has finished what its snapshot began with. Then it has others do
+/// without for 16 times if something was.
+const ROUNDS: i64 = 80;
+const QUIET: i64 = 20;
+
+/// A store with one reader thread, and how many connections were opened to read it.
+fn store_of_one_thread() -> (Store, Arc<AtomicUsize>) {
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&opened);
+    let options = Options::new().readers(1).on_connect(move |_, role| {
+        if role == Role::Reader {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    });
+    (store_with(options), opened)
+}
+
+/// In each round a read is asked for while the snapshot of another is open, in every 20th after a commit.
+fn join_and_see(store: &Store, commit: impl Fn(i64)) {
+    let mut committed = 0;
+    for round in 1..=ROUNDS {
+        let first = HeldRead::hold_after(store, |tx| tx.exists("SELECT 1 FROM t", []));
+        if round % QUIET == 0 {
+            commit(round);
+            committed += 1;
+        }
+        let mut second = counting(store);
+        begin(&mut second);
+        first.let_go();
+        assert_eq!(finish(second).unwrap(), committed, "in round {round}");
+    }
+}
+
+#[test]
+fn reads_that_join_a_snapshot_see_the_writes_of_the_store_that_were_acknowledged_before() {
+    let (store, opened) = store_of_one_thread();
+    join_and_see(&store, |id| {
+        store.write(move |tx| insert(tx, id)).unwrap();
+    });
+    assert_eq!(
+        opened.load(Ordering::SeqCst),
+        3,
+        "one at the start, one reads, one looks"
+    );
+    assert_eq!(store.stats().readers.open, 1, "one that looks does not count");
+}
+
+#[test]
+fn reads_that_join_a_snapshot_see_what_others_committed_before() {
+    let (store, _) = store_of_one_thread();
+    let other = Connection::open(store.path()).unwrap();
+    join_and_see(&store, |id| {
+        other.execute("INSERT INTO t VALUES (?1)", [id]).unwrap();
+    });
+}
+
+#[test]
+fn a_store_whose_threads_look_is_closed_to_the_last_connection() {
+    let (store, opened) = store_of_one_thread();
+    let folder = store.path().parent().unwrap().to_owned();
+    join_and_see(&store, |id| {
+        store.write(move |tx| insert(tx, id)).unwrap();
+    });
+    assert_eq!(opened.load(Ordering::SeqCst), 3);
+    let database = store.path().file_name().unwrap().to_str().unwrap().to_owned();
+    let report = store.close().unwrap();
+    assert!(report.wal_truncated, "{report:?}");
+    assert_eq!(
+        names_in(&folder),
+        [database],
+        "SQLite has removed the log with the last connection"
+    );
+}
+
+#[test]
+fn a_read_whose_time_is_over_does_not_join_a_snapshot() {
+    let (store, _) = store_of_one_thread();
+    for round in 0..QUIET {
+        let first = HeldRead::hold_after(&store, |tx| tx.exists("SELECT 1 FROM t", []));
+        let none = ReadOptions::new().timeout(Duration::ZERO);
+        let mut second = Box::pin(store.read_async_with(none, |_| Ok(())));
+        begin(&mut second);
+        first.let_go();
+        let result = finish(second);
+        assert!(
+            matches!(result, Err(Error::ReadTimeout { .. })),
+            "{result:?} in round {round}"
+        );
+    }
+}
+
+#[test]
+fn reads_go_on_where_the_connection_that_looks_cannot_be_opened() {
+    for panics in [false, true] {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&opened);
+        let options = Options::new().readers(1).on_connect(move |_, role| {
+            let third = role == Role::Reader && count.fetch_add(1, Ordering::SeqCst) >= 2;
+            assert!(!third || !panics, "by on_connect");
+            if third { Err(Error::app("no more")) } else { Ok(()) }
+        });
+        let store = store_with(options);
+        join_and_see(&store, |id| {
+            store.write(move |tx| insert(tx, id)).unwrap();
+        });
+        assert!(opened.load(Ordering::SeqCst) > 3, "it is tried again");
+    }
+}
