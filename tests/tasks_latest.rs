@@ -11,8 +11,8 @@ use rusqlite::Connection;
 use crate::support::names_in;
 use crate::support::tasks::{HeldRead, begin, counting, finish, insert, store_with};
 
-/// A thread looks whether anything was committed when it has finished what its snapshot began with. Then it has others do
-/// without for 16 times if something was.
+/// A reader thread that has seen a commit goes without a look 16 times. Then it looks, and lets reads join, until it sees
+/// the next commit, in every 20th round.
 const ROUNDS: i64 = 80;
 const QUIET: i64 = 20;
 
@@ -29,7 +29,7 @@ fn store_of_one_thread() -> (Store, Arc<AtomicUsize>) {
     (store_with(options), opened)
 }
 
-/// In each round a read is asked for while the snapshot of another is open, in every 20th after a commit.
+/// In each round a read is asked for while the snapshot of another is open.
 fn join_and_see(store: &Store, commit: impl Fn(i64)) {
     let mut committed = 0;
     for round in 1..=ROUNDS {
