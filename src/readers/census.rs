@@ -1,6 +1,6 @@
 //! Which readers' connections are open, and what each is doing.
 //!
-//! One mutex guards the list; each entry has one of its own around what it is doing, which its borrower takes twice a
+//! One mutex guards the list; each entry has one of its own around what it is doing, which its borrower takes once a
 //! read and others only to look. The list's may be held while an entry's is taken, never the other way round. No user
 //! code runs under either. One condition variable says that an entry has gone, or that the store closes: to who closes
 //! it, and to a backup that pauses between two steps.

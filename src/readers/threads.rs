@@ -32,7 +32,7 @@ use crate::sync::{Arc, Instant, PoisonError, thread};
 /// At most so many reads share a snapshot.
 const GROUP_JOBS: u32 = 256;
 
-/// No further read joins a snapshot that is so old, on the coarse clock.
+/// No further read joins a snapshot that is so old.
 const GROUP_TIME: Duration = Duration::from_millis(4);
 
 impl Readers {
@@ -89,9 +89,9 @@ impl Readers {
     fn serve(&self) {
         self.queue.become_worker();
         let mut lookout = Lookout::new(self);
-        // Whether tasks are to be woken by others, for reads of this thread.
+        // Whether tasks may still be waiting to be woken by others, for reads of this thread.
         let mut left = false;
-        while let Some(job) = self.next(mem::take(&mut left)) {
+        while let Some(job) = self.next(&mut left) {
             if job.is_withdrawn() {
                 continue;
             }
@@ -114,9 +114,9 @@ impl Readers {
     }
 
     /// The job to begin a group with; `None` once the store has closed.
-    fn next(&self, left: bool) -> Option<Job> {
+    fn next(&self, left: &mut bool) -> Option<Job> {
         let awake = self.queue.take().or_else(|| {
-            if left {
+            if mem::take(left) {
                 self.queue.tell_all();
             }
             let handoff = self.queue.handoff();

@@ -49,6 +49,7 @@ scenarios! {
     reads_late
     reads_closing
     reads_kept
+    reads_left
     reads_relayed
     reads_inline
     reads_joining
@@ -943,6 +944,40 @@ fn reads_kept() {
         })
     });
     world.end(callers);
+}
+
+/// As [`reads_kept`], beside reads that are given up: the last job that a worker takes may be one that it need not run, or
+/// one for which it finds no connection in time.
+fn reads_left() {
+    let world = world(8, 1);
+    let keepers = [0, 1].map(|caller| {
+        world.caller(move |world| {
+            let (ticket, held) = world.ledger.read((caller, 0));
+            let mut kept = Box::pin(world.store.read_async(looks(held)));
+            let result = poll(kept.as_mut());
+            world.read_async((caller, 1), FAR);
+            match result {
+                Poll::Ready(result) => ticket.told(&result),
+                Poll::Pending => ticket.told(&block_on(kept)),
+            }
+        })
+    });
+    let quitters = [2, 3].map(|caller| {
+        world.caller(move |world| {
+            for number in 0..2 {
+                let (ticket, held) = world.ledger.read((caller, number));
+                let mut given_up = Box::pin(world.store.read_async(looks(held)));
+                match poll(given_up.as_mut()) {
+                    Poll::Ready(result) => ticket.told(&result),
+                    Poll::Pending => {
+                        drop(given_up);
+                        ticket.gone();
+                    }
+                }
+            }
+        })
+    });
+    world.end(keepers.into_iter().chain(quitters));
 }
 
 /// The only worker is in a long read, which waits for a task that has its reply, and that others are to wake: they come
