@@ -3,6 +3,8 @@
 //! A failed write has an [`Outcome`]: did it not start, was it rolled back, or can nobody know? That is
 //! the question a caller has to answer before it tries again, so every variant answers it.
 
+mod migration;
+
 use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
@@ -11,7 +13,8 @@ use std::time::Duration;
 
 use rusqlite::ffi;
 
-use crate::migrate::MigrationError;
+pub(crate) use self::migration::not_begun;
+pub use self::migration::{Direction, MigrationError};
 
 /// A `Result` whose error is [`larder::Error`](enum@Error).
 pub type Result<T, E = Error> = std::result::Result<T, E>;

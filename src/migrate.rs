@@ -21,7 +21,6 @@
 mod adopt;
 mod checks;
 mod dry_run;
-mod error;
 mod markers;
 mod parse;
 mod plan;
@@ -30,7 +29,6 @@ mod run;
 mod script;
 
 use std::borrow::Cow;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -41,12 +39,12 @@ use rusqlite::Connection;
 
 use self::adopt::Adoption;
 pub use self::dry_run::DryRun;
-pub use self::error::MigrationError;
 use self::plan::Target;
 use self::record::Record;
 pub(crate) use self::record::is_record;
 use self::run::{Did, Errand};
 use self::script::Script;
+pub use crate::error::{Direction, MigrationError};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::file::TempFolder;
@@ -323,24 +321,6 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 fn unreadable(path: &Path, source: std::io::Error) -> Error {
     let path = path.into();
     MigrationError::Read { path, source }.into()
-}
-
-/// Which way a migration was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// It was applied.
-    Up,
-    /// It was undone.
-    Down,
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Direction::Up => "up",
-            Direction::Down => "down",
-        })
-    }
 }
 
 /// What a database has had of a set. See [`Store::migrations`].

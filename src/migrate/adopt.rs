@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
-use super::error::MigrationError;
 use super::record::{Applied, Details, Record, columns, create, note};
 use super::{Adopt, Migrations};
-use crate::error::Result;
+use crate::error::{MigrationError, Result};
 
 pub(crate) const GOOSE: &str = "goose_db_version";
 

@@ -3,9 +3,9 @@
 //! A way up in which something looks like a marker that was not understood (another tool's, or one with a slip in it) is
 //! refused: to run all of it would run the way down right after the way up.
 
-use super::error::MigrationError;
 use super::parse::{File, Result};
 use super::script::{Script, skip_blank};
+use crate::error::MigrationError;
 
 /// Words that tools put at the head of the way down.
 const DOWN: [&str; 4] = ["down", "downs", "undo", "rollback"];

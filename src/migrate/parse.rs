@@ -12,9 +12,9 @@ use std::path::Path;
 use std::str;
 use std::sync::OnceLock;
 
-use super::error::MigrationError;
 use super::markers::{marker, sections};
 use super::{Migration, Script};
+use crate::error::MigrationError;
 
 pub(super) type Result<T, E = MigrationError> = std::result::Result<T, E>;
 

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::error::MigrationError;
 use super::markers;
 use super::record::{Applied, Details};
 use super::script::Script;
 use super::{Direction, Migration, Migrations};
+use crate::error::MigrationError;
 
 /// Versions below this are taken for numbers one after another; from the first of January 1900 on they are dates.
 const DATES: u64 = 19_000_101;

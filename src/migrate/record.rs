@@ -11,9 +11,8 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use super::adopt::GOOSE;
-use super::error::MigrationError;
 use super::{Direction, Migration, Migrations};
-use crate::error::Result;
+use crate::error::{MigrationError, Result};
 
 pub(crate) const TABLE: &str = "schema_migrations";
 pub(crate) const DETAILS: &str = "larder_migrations";

@@ -28,13 +28,12 @@ use rusqlite::{Connection, ffi};
 
 use super::adopt::Adoption;
 use super::checks::{Dangling, References, tables_not_strict};
-use super::error::{MigrationError, not_begun};
 use super::plan::{Step, Target};
 use super::record::{self, Record};
 use super::script::{Spot, Stop, StopError};
 use super::{Direction, MigrationStep, Migrations};
 use crate::backup;
-use crate::error::{Error, Outcome, Result, primary_code};
+use crate::error::{Error, MigrationError, Outcome, Result, not_begun, primary_code};
 use crate::event::event;
 use crate::fence::{Licence, TableChange};
 use crate::transaction::ENDED;

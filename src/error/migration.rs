@@ -1,14 +1,14 @@
 //! What can be wrong with a set of migrations, with one of them, or with the database that they are meant for.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::ffi;
 
-use super::Direction;
-use crate::error::{Error, Outcome, primary_code};
+use super::{Error, Outcome, primary_code};
 
 /// Why a migration was not made. Each message names the file, the reason and the way out.
 ///
@@ -239,6 +239,24 @@ pub enum MigrationError {
     },
 }
 
+/// Which way a migration was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// It was applied.
+    Up,
+    /// It was undone.
+    Down,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Direction::Up => "up",
+            Direction::Down => "down",
+        })
+    }
+}
+
 impl MigrationError {
     /// What became of the migration.
     pub(crate) fn outcome(&self) -> Outcome {
@@ -289,7 +307,7 @@ fn mend(version: &str, direction: Direction) -> String {
 }
 
 /// Takes the mark of a migration away that has done nothing.
-pub(super) fn not_begun(version: &str, direction: Direction) -> String {
+pub(crate) fn not_begun(version: &str, direction: Direction) -> String {
     match direction {
         Direction::Up => forget(version),
         Direction::Down => format!("UPDATE larder_migrations SET unfinished = 0 WHERE version = '{version}'"),
