@@ -2,16 +2,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::backup::{self, RestoreReport};
 use crate::error::{Error, Result};
 use crate::migrate::Migrations;
-use crate::store::Store;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -81,7 +78,7 @@ pub enum Role {
 
 type OnConnect = dyn Fn(&Connection, Role) -> Result<()> + Send + Sync;
 
-/// How to open a [`Store`]. Every default is right for production.
+/// How to open a [`Store`](crate::Store). Every default is right for production.
 ///
 /// Setters take and give `self`, so they chain. Values are checked when the store is opened, and a wrong
 /// one is an [`Error::Options`], never a panic. With the feature `serde`, options can be read from a file:
@@ -212,42 +209,6 @@ impl Options {
         Self::default()
     }
 
-    /// Opens `path`, creating it with mode `0600` if it is not there, and starts the writer thread.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Options`]: a value is out of range.
-    /// - [`Error::Open`]: a folder, a symbolic link, no database, no permission, no parent folder, `:memory:`.
-    /// - [`Error::AlreadyOpen`]: this process has a store on the file. A store that is just closing is waited for.
-    /// - [`Error::InUse`]: another process holds the file.
-    /// - [`Error::UnsupportedFilesystem`], [`Error::SqliteTooOld`]: it would not be safe.
-    /// - [`Error::Pragma`]: a setting did not take effect.
-    /// - [`Error::Migration`]: a migration failed, or the set does not fit the database.
-    /// - whatever [`on_connect`](Self::on_connect) returned.
-    pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
-        Store::open_with(self, path.as_ref())
-    }
-
-    /// Restores a backup with these options: with what [`on_connect`](Self::on_connect) sets, and page caches of
-    /// [`cache_size`](Self::cache_size). See [`Store::restore`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::restore`].
-    pub fn restore(self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RestoreReport> {
-        self.validate()?;
-        backup::restore(&self, from.as_ref(), to.as_ref())
-    }
-
-    /// Opens a new database in a temporary folder of its own, for tests. See [`Store::open_temp`].
-    ///
-    /// # Errors
-    ///
-    /// As [`open`](Self::open).
-    pub fn open_temp(self) -> Result<Store> {
-        Store::open_temp_with(self)
-    }
-
     /// Who may open the file meanwhile. The default is [`Access::Shared`], so that `sqlite3` or Litestream may
     /// look at it while the service runs.
     pub fn access(mut self, access: Access) -> Self {
@@ -308,7 +269,8 @@ impl Options {
         self
     }
 
-    /// How long [`Store::close`] and the drop of the last clone may take to drain. The default is 30 s.
+    /// How long [`Store::close`](crate::Store::close) and the drop of the last clone may take to drain. The
+    /// default is 30 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
@@ -660,7 +622,8 @@ impl fmt::Debug for Options {
     }
 }
 
-/// How one write is to be made; for [`Store::write_with`] and [`Store::submit_with`].
+/// How one write is to be made; for [`Store::write_with`](crate::Store::write_with) and
+/// [`Store::submit_with`](crate::Store::submit_with).
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
     pub(crate) durability: Option<Durability>,
@@ -704,7 +667,7 @@ impl WriteOptions {
     }
 }
 
-/// How one read is to be made; for [`Store::read_with`].
+/// How one read is to be made; for [`Store::read_with`](crate::Store::read_with).
 #[derive(Clone, Debug, Default)]
 pub struct ReadOptions {
     pub(crate) timeout: Option<Duration>,

@@ -1,5 +1,6 @@
 //! [`Store`]: the table of contents of the API. Each method is a line or two to the part that does it.
 
+mod open;
 #[cfg(feature = "async")]
 mod tasks;
 
@@ -15,7 +16,7 @@ use tracing::Span;
 
 use crate::admission::{Admission, Kind};
 use crate::advice::{self, Finding, Known};
-use crate::backup::{Backup, BackupSchedule, Origin, RestoreReport};
+use crate::backup::{Backup, BackupSchedule, Origin};
 use crate::check::Check;
 use crate::clock::later;
 use crate::closing::CloseReport;
@@ -83,37 +84,6 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens the database with every default, creating the file if it is not there.
-    ///
-    /// # Errors
-    ///
-    /// See [`Options::open`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Options::new().open(path)
-    }
-
-    /// Opens a new database in a temporary folder of its own, which goes when the last clone is dropped. For
-    /// tests: it is a real file with a real write-ahead log, so what a test sees is what production does.
-    ///
-    /// # Errors
-    ///
-    /// See [`Options::open`].
-    pub fn open_temp() -> Result<Self> {
-        Options::new().open_temp()
-    }
-
-    pub(crate) fn open_temp_with(options: Options) -> Result<Self> {
-        options.validate()?;
-        let folder = TempFolder::new()?;
-        let path = folder.database();
-        Self::assemble(options, &path, Some(Arc::new(folder)))
-    }
-
-    pub(crate) fn open_with(options: Options, path: &Path) -> Result<Self> {
-        options.validate()?;
-        Self::assemble(options, path, None)
-    }
-
     fn assemble(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
         static STORES: AtomicU64 = AtomicU64::new(1);
         check_sqlite_version()?;
@@ -437,33 +407,6 @@ impl Store {
     #[track_caller]
     pub fn backup_every(&self, interval: Duration, keep: usize, folder: impl AsRef<Path>) -> Result<BackupSchedule> {
         BackupSchedule::start(self.origin(), interval, keep, folder.as_ref())
-    }
-
-    /// Makes a database at `to` of the backup at `from`, to be opened like any other.
-    ///
-    /// The backup is checked before anything is made, as [`Backup`] checks a copy, and the database after it. It has mode
-    /// `0600`. There must be no file at `to`, nor one beside it that SQLite would take for its log: whoever restores where
-    /// a database was moves that and its `-wal` away first, and may still want them. The backup may be any SQLite
-    /// database, also one that is in use.
-    ///
-    /// ```
-    /// # let folder = tempfile::tempdir().unwrap();
-    /// # let (backup, path) = (folder.path().join("backup"), folder.path().join("app.db"));
-    /// use larder::Store;
-    /// # Store::open_temp()?.backup(&backup).run()?;
-    ///
-    /// let report = Store::restore(&backup, &path)?;
-    /// println!("{report}");
-    /// let store = Store::open(&path)?;
-    /// # Ok::<_, larder::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Restore`]: what is wrong with the backup, or in the way at `to`; there is nothing new there then.
-    /// [`Error::AlreadyOpen`] if this process has `to` open.
-    pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RestoreReport> {
-        Options::new().restore(from, to)
     }
 
     /// The database file, as an absolute path.
