@@ -104,6 +104,7 @@ mod ledger;
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
 mod migrate;
+mod monitor;
 mod options;
 mod pending;
 mod prepared;

@@ -1,15 +1,12 @@
-//! Numbers to look at: what [`Store::stats`](crate::Store::stats) gives. Who counts them is in `counters.rs`,
-//! `ledger.rs` and `watch.rs`.
+//! The types of what [`Store::stats`](crate::Store::stats) gives. `counters.rs`, `ledger.rs` and `watch.rs` count;
+//! `monitor/collect.rs` collects.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::alert::Alert;
-use crate::costs;
 use crate::latency::{Distribution, Latency};
-use crate::readers::Readers;
-use crate::writer::Shared;
 
 /// What a store has done since it was opened, as of about one moment. See [`Store::stats`](crate::Store::stats).
 ///
@@ -87,21 +84,6 @@ pub struct Stats {
     pub last_backup: Option<LastBackup>,
     /// What is wrong now, the oldest first.
     pub alerts: Vec<Alert>,
-}
-
-/// Of a store that has these.
-pub(crate) fn of(shared: &Shared, readers: &Readers) -> Stats {
-    Stats {
-        queued: shared.admission.length(),
-        deepest_queue: shared.admission.deepest(),
-        writing: shared.writing.activity(),
-        readers: readers.stats(),
-        cache: shared.cache.stats(),
-        sites: costs::sites(&shared.sites, readers.sites()),
-        statements: costs::statements(&shared.statements),
-        last_backup: shared.backups.last(),
-        ..shared.counters.snapshot()
-    }
 }
 
 /// One attempt to move the write-ahead log into the database file. See [`Stats::last_checkpoint`].

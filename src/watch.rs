@@ -31,7 +31,7 @@ use crate::options::Options;
 #[cfg(feature = "metrics")]
 use crate::publish::Publisher;
 use crate::readers::Readers;
-use crate::stats::{self, Activity, DatabaseStats, Stats};
+use crate::stats::{Activity, DatabaseStats, Stats};
 use crate::timer;
 use crate::writer::Shared;
 
@@ -227,7 +227,7 @@ impl Looker {
     fn stats(&self) -> Stats {
         Stats {
             alerts: self.lock().alerts(),
-            ..stats::of(&self.shared, &self.readers)
+            ..Stats::collect(&self.shared, &self.readers)
         }
     }
 

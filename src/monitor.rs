@@ -1,0 +1,3 @@
+//! The parts that look at a store from outside.
+
+mod collect;
