@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::stats::Stats;
+use crate::telemetry::Figure;
 use crate::transaction::ReadTx;
 use crate::watch::Lately;
 
@@ -38,19 +39,6 @@ pub struct Finding {
     pub figure: Option<Figure>,
     /// What to do.
     pub remedy: String,
-}
-
-/// A figure and its threshold. See [`Finding::figure`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct Figure {
-    /// What was measured.
-    pub value: f64,
-    /// From where on it matters.
-    pub threshold: f64,
-    /// Of both: `s`, `B`, `1/s`, `%`, or what is counted.
-    pub unit: &'static str,
 }
 
 /// A setting that is not what it was as the store opened: its name, then, now.
@@ -146,20 +134,6 @@ impl fmt::Display for Finding {
             write!(f, " ({figure})")?;
         }
         write!(f, ". {}", self.remedy)
-    }
-}
-
-impl fmt::Display for Figure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = |n: f64| {
-            if n == n.trunc() {
-                format!("{n:.0}")
-            } else {
-                format!("{n:.3}")
-            }
-        };
-        let (value, threshold) = (number(self.value), number(self.threshold));
-        write!(f, "{value} {unit}, threshold {threshold} {unit}", unit = self.unit)
     }
 }
 

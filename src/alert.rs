@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::advice::Figure;
+use crate::telemetry::Figure;
 
 /// Something that is wrong at the moment.
 ///

@@ -119,6 +119,7 @@ mod stats;
 mod status;
 mod store;
 mod sync;
+mod telemetry;
 mod timer;
 mod transaction;
 mod unsynced;
@@ -128,7 +129,7 @@ mod writer;
 
 pub use rusqlite;
 
-pub use advice::{Figure, Finding, Severity};
+pub use advice::{Finding, Severity};
 pub use alert::{Alert, AlertKind};
 pub use backup::{Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreReport};
 pub use check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
@@ -146,6 +147,7 @@ pub use stats::{
     Stats,
 };
 pub use store::Store;
+pub use telemetry::Figure;
 pub use transaction::{ReadTx, WriteTx};
 pub use vacuum::{Vacuum, VacuumProgress, VacuumReport};
 

@@ -147,8 +147,8 @@ mod tests {
     use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
     use super::*;
-    use crate::advice::Figure;
     use crate::alert::{Alert, AlertKind};
+    use crate::telemetry::Figure;
 
     #[derive(Default)]
     struct Source {

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use histogram::Histogram;
 use scheduled_thread_pool::JobHandle;
 
-use crate::advice::Figure;
 use crate::alert::{Alert, AlertKind};
 use crate::backup::history::Failing;
 use crate::costs;
@@ -32,6 +31,7 @@ use crate::options::Options;
 use crate::publish::Publisher;
 use crate::readers::Readers;
 use crate::stats::{Activity, DatabaseStats, Stats};
+use crate::telemetry::Figure;
 use crate::timer;
 use crate::writer::Shared;
 

@@ -1,0 +1,30 @@
+//! A measured value, its threshold and its unit, for alerts and findings alike.
+
+use std::fmt;
+
+/// A figure and its threshold. See [`Finding::figure`](crate::Finding::figure).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Figure {
+    /// What was measured.
+    pub value: f64,
+    /// From where on it matters.
+    pub threshold: f64,
+    /// Of both: `s`, `B`, `1/s`, `%`, or what is counted.
+    pub unit: &'static str,
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |n: f64| {
+            if n == n.trunc() {
+                format!("{n:.0}")
+            } else {
+                format!("{n:.3}")
+            }
+        };
+        let (value, threshold) = (number(self.value), number(self.threshold));
+        write!(f, "{value} {unit}, threshold {threshold} {unit}", unit = self.unit)
+    }
+}
