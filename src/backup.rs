@@ -49,8 +49,9 @@ use crate::options::Options;
 use crate::progress::Observed;
 use crate::readers::Readers;
 use crate::site::CallSite;
+use crate::stats::LastBackup;
 use crate::store::Store;
-use crate::writer::Shared;
+use crate::telemetry::Telemetry;
 
 /// What errors call it.
 const WORK: &str = "backup";
@@ -323,7 +324,7 @@ pub(crate) struct Origin {
     pub(crate) path: PathBuf,
     pub(crate) options: Options,
     pub(crate) readers: Arc<Readers>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) telemetry: Arc<Telemetry>,
 }
 
 impl Origin {
@@ -348,12 +349,29 @@ impl Origin {
         };
         let made = make_report(&copier, &self.readers, to, overwrite, site);
         let made = observed.end(WORK).and(made);
-        self.shared.backups.note(to, began, &made);
+        if let Some(last) = last_backup(to, began.elapsed(), &made) {
+            self.telemetry.backups.note(last);
+        }
         if let Ok(report) = &made {
             report.tell(&self.path);
         }
         made
     }
+}
+
+/// The entry of a backup in the history. There is none for one that was stopped with its store or its schedule, since that
+/// says nothing of later ones.
+fn last_backup(to: &Path, took: Duration, made: &Result<BackupReport>) -> Option<LastBackup> {
+    let report = made.as_ref().ok();
+    let is_stopped = matches!(made, Err(Error::Closed));
+    (!is_stopped).then(|| LastBackup {
+        path: report.map_or(to, |report| &report.path).to_owned(),
+        ago: Duration::ZERO,
+        took,
+        bytes: report.map_or(0, BackupReport::bytes),
+        verified: report.is_some_and(BackupReport::is_verified),
+        error: made.as_ref().err().map(Error::without_data),
+    })
 }
 
 fn make_report(

@@ -27,6 +27,7 @@ use self::table::{METRICS, Metric, Values};
 use crate::costs::Sites;
 use crate::counters::Counters;
 use crate::stats::{Operation, Stats};
+use crate::telemetry::Telemetry;
 
 const METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, None);
 
@@ -58,12 +59,15 @@ impl Publisher {
     }
 
     /// Tells what has come since the last time.
-    pub(crate) fn publish(&mut self, stats: &Stats, counters: &Counters, writes: &Sites, reads: &Sites) {
+    pub(crate) fn publish(&mut self, stats: &Stats, telemetry: &Telemetry) {
         let look = Look {
             path: self.path.clone(),
             stats,
-            counters,
-            sites: [(Operation::Read, reads), (Operation::Write, writes)],
+            counters: &telemetry.counters,
+            sites: [
+                (Operation::Read, &*telemetry.read_sites),
+                (Operation::Write, &*telemetry.write_sites),
+            ],
         };
         metrics::with_recorder(|recorder| {
             for metric in METRICS {
@@ -150,16 +154,23 @@ mod tests {
     use crate::alert::{Alert, AlertKind};
     use crate::telemetry::Figure;
 
-    #[derive(Default)]
     struct Source {
         stats: Stats,
-        counters: Counters,
+        telemetry: Telemetry,
+    }
+
+    impl Default for Source {
+        fn default() -> Self {
+            Self {
+                stats: Stats::default(),
+                telemetry: Telemetry::new(0, 0),
+            }
+        }
     }
 
     impl Source {
         fn publish(&self, publisher: &mut Publisher) {
-            let sites = Sites::new(0);
-            publisher.publish(&self.stats, &self.counters, &sites, &sites);
+            publisher.publish(&self.stats, &self.telemetry);
         }
     }
 
@@ -215,13 +226,14 @@ mod tests {
             for writes in [3, 3, 8] {
                 source.stats.writes = writes;
                 (source
+                    .telemetry
                     .counters
                     .queue_wait
                     .load()
                     .iter()
                     .map(|bucket| bucket.count())
                     .sum()..writes)
-                    .for_each(|wait| source.counters.queue_wait.add(wait));
+                    .for_each(|wait| source.telemetry.counters.queue_wait.add(wait));
                 source.publish(&mut publisher);
                 let told = writes as f64;
                 assert_eq!(
@@ -236,7 +248,7 @@ mod tests {
     fn what_came_before_there_was_a_recorder_is_not_told() {
         let (mut source, mut publisher) = (Source::default(), publisher());
         source.stats.writes = 1000;
-        source.counters.queue_wait.add(1);
+        source.telemetry.counters.queue_wait.add(1);
         source.publish(&mut publisher);
         let recorder = PrometheusBuilder::new().build_recorder();
         source.stats.writes = 1001;

@@ -40,10 +40,10 @@ pub(crate) use self::aside::begin_snapshot;
 use self::census::{Census, Entry};
 use self::idle::Idle;
 use crate::admission::{Admission, Kind};
-use crate::cache::{CacheShare, CacheTotals};
+use crate::cache::CacheShare;
 use crate::clock::Tick;
 use crate::connection::{Fenced, close, open_reader, reader_source};
-use crate::costs::{SitePage, Sites, StatementPage, Statements};
+use crate::costs::{SitePage, StatementPage};
 use crate::doing::Doing;
 use crate::error::{Error, Result};
 use crate::event::event;
@@ -57,6 +57,7 @@ use crate::ration::Ration;
 use crate::site::CallSite;
 use crate::stats::{Activity, ReaderStats};
 use crate::status;
+use crate::telemetry::Telemetry;
 use crate::transaction::{AgeLimit, ReadTx, SlowStatement, run_own, sql};
 
 /// How often a read that waits for a connection looks whether the store has been closed.
@@ -100,8 +101,6 @@ pub(crate) struct Readers {
     /// Reads that were slow, and how many of them may be told of.
     slow_reads: AtomicU64,
     slow_events: Mutex<Ration>,
-    /// What reads cost, by their call site.
-    sites: Arc<Sites>,
     slow: Duration,
     age: Option<Duration>,
     /// How often [`forget_statements`](Self::forget_statements) was called.
@@ -111,18 +110,10 @@ pub(crate) struct Readers {
 impl Readers {
     /// Opens one reader by hand, so that what is wrong with it is seen as it is: r2d2 makes a string of it, after
     /// the whole time-out. Then makes the pool, whose connections open as they are needed.
-    pub(crate) fn open(
-        file: &DatabaseFile,
-        options: &Options,
-        statements: &Arc<Statements>,
-        cache: &Arc<CacheTotals>,
-    ) -> Result<Self> {
+    pub(crate) fn open(file: &DatabaseFile, options: &Options, telemetry: &Arc<Telemetry>) -> Result<Self> {
         let census = Arc::new(Census::default());
-        let sites = Arc::new(Sites::new(options.call_sites));
         let manager = Manager {
-            sites: Arc::clone(&sites),
-            statements: Arc::clone(statements),
-            cache: Arc::clone(cache),
+            telemetry: Arc::clone(telemetry),
             source: reader_source(&file.path),
             path: file.path.clone(),
             options: options.clone(),
@@ -162,7 +153,6 @@ impl Readers {
             timeouts: AtomicU64::new(0),
             slow_reads: AtomicU64::new(0),
             slow_events: Mutex::new(Ration::new(options.slow_events)),
-            sites,
             slow: options.slow_read,
             age: options.interrupt_old_readers.then_some(options.max_reader_age),
             schema: AtomicU64::new(0),
@@ -379,11 +369,6 @@ impl Readers {
             .map(|Activity { site, age }| format!("{site}, for {age:.1?}"))
     }
 
-    /// What reads cost, by their call site.
-    pub(crate) fn sites(&self) -> &Sites {
-        &self.sites
-    }
-
     pub(crate) fn stats(&self) -> ReaderStats {
         let (oldest, in_use) = self.census.reading();
         ReaderStats {
@@ -485,9 +470,7 @@ struct Manager {
     path: PathBuf,
     options: Options,
     census: Arc<Census>,
-    sites: Arc<Sites>,
-    statements: Arc<Statements>,
-    cache: Arc<CacheTotals>,
+    telemetry: Arc<Telemetry>,
 }
 
 impl ManageConnection for Manager {
@@ -529,9 +512,9 @@ impl Manager {
             busy_timeout: self.options.busy_timeout,
             clean: true,
             schema: 0,
-            sites: SitePage::new(&self.sites),
-            statements: StatementPage::if_on(&self.statements).map(RefCell::new),
-            cache: CacheShare::new(&self.cache),
+            sites: SitePage::new(&self.telemetry.read_sites),
+            statements: StatementPage::if_on(&self.telemetry.statements).map(RefCell::new),
+            cache: CacheShare::new(&self.telemetry.cache),
             entry,
         })
     }

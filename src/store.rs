@@ -33,6 +33,7 @@ use crate::readers::Readers;
 use crate::registry::Claim;
 use crate::site::CallSite;
 use crate::stats::Stats;
+use crate::telemetry::Telemetry;
 use crate::timer;
 use crate::transaction::{ReadTx, WriteTx};
 use crate::vacuum::Vacuum;
@@ -78,6 +79,7 @@ struct Inner {
     options: Options,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
+    telemetry: Arc<Telemetry>,
     watch: Watch,
     /// Shared with the writer thread: the folder goes with whichever lets go of it last.
     _folder: Option<Arc<TempFolder>>,
@@ -94,9 +96,9 @@ impl Store {
         let page_size = read_back(&writer.conn, "page_size")?;
         let handoff = Handoff::new(options.spin);
         let admission = Admission::new(Kind::Writes, options.queue, 1, handoff);
-        let shared = Shared::new(file.path.clone(), &options, Arc::new(admission));
-        let readers = Arc::new(Readers::open(&file, &options, &shared.statements, &shared.cache)?);
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared::new(file.path.clone(), Arc::new(admission)));
+        let telemetry = Arc::new(Telemetry::new(options.call_sites, options.statements));
+        let readers = Arc::new(Readers::open(&file, &options, &telemetry)?);
         let belongings = Belongings {
             claim,
             folder: folder.clone(),
@@ -106,16 +108,18 @@ impl Store {
             options.clone(),
             Arc::clone(&shared),
             Arc::clone(&readers),
+            Arc::clone(&telemetry),
             belongings,
         )?;
         // Its drop waits for the writer thread, so it is made once there is one.
         let inner = Inner {
             id,
             file: file.id,
-            watch: Watch::start(&shared, &readers, &options),
+            watch: Watch::start(&shared, &readers, &telemetry, &options),
             options,
             shared,
             readers,
+            telemetry,
             _folder: folder,
         };
         inner.report_open(&page_size);
@@ -439,7 +443,7 @@ impl Store {
             schema: self.read_with(options, advice::of_schema),
             stats: &self.stats(),
             lately: self.inner.watch.lately(),
-            changed: shared.counters.changed_pragmas(),
+            changed: self.inner.telemetry.counters.changed_pragmas(),
             poisoned: shared.poison(),
             filesystem: file::unsafe_filesystem(&shared.path),
         })
@@ -495,12 +499,17 @@ impl Store {
 
     /// What a backup is made from.
     pub(crate) fn origin(&self) -> Origin {
-        let Inner { shared, readers, .. } = &*self.inner;
+        let Inner {
+            shared,
+            readers,
+            telemetry,
+            ..
+        } = &*self.inner;
         Origin {
             path: shared.path.clone(),
             options: self.options().clone(),
             readers: Arc::clone(readers),
-            shared: Arc::clone(shared),
+            telemetry: Arc::clone(telemetry),
         }
     }
 
@@ -645,7 +654,7 @@ impl Inner {
         closing
             .wait(later(deadline, LAST_WORDS))
             .unwrap_or_else(|| CloseReport {
-                finished: self.shared.counters.finished_closing.get(),
+                finished: self.telemetry.counters.finished_closing.get(),
                 never_started: self.shared.admission.discarded(),
                 wal_truncated: false,
                 wal_kept_because: Some(

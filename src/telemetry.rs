@@ -1,5 +1,50 @@
 //! What is counted and measured of a store: plain data, which depends on no part that does the work.
+//!
+//! There is one [`Telemetry`] a store, made as it opens and shared by all its parts. Each field says who writes it.
+//! Everybody may read all of it at any time.
 
 mod measurement;
 
+use std::sync::Arc;
+
 pub use self::measurement::Figure;
+use crate::apart::Apart;
+use crate::backup::history::History;
+use crate::cache::CacheTotals;
+use crate::costs::{Sites, Statements};
+use crate::counters::Counters;
+use crate::doing::Doing;
+
+/// Everything that is counted of one store, but for what its queues and its pool of readers count of themselves.
+pub(crate) struct Telemetry {
+    /// Written by the writer thread alone, at each write, so it has cache lines of its own.
+    pub(crate) counters: Apart<Counters>,
+    /// The write whose closure runs. Written by the writer thread alone, at each write, so it has cache lines of its
+    /// own.
+    pub(crate) writing: Apart<Doing>,
+    /// The cost of writes by call site. The writing connection has the only page of it.
+    pub(crate) write_sites: Arc<Sites>,
+    /// The cost of reads by call site. Each reading connection has a page of it.
+    pub(crate) read_sites: Arc<Sites>,
+    /// The cost of statements. Each connection has a page of it.
+    pub(crate) statements: Arc<Statements>,
+    /// The page caches. Each connection adds its own figures.
+    pub(crate) cache: Arc<CacheTotals>,
+    /// The last backup, and the schedules that fail. Written by the thread that makes the backup.
+    pub(crate) backups: History,
+}
+
+impl Telemetry {
+    /// With at most so many call sites, of reads and of writes each, and so many statements.
+    pub(crate) fn new(call_sites: usize, statements: usize) -> Self {
+        Self {
+            counters: Apart::default(),
+            writing: Apart::default(),
+            write_sites: Arc::new(Sites::new(call_sites)),
+            read_sites: Arc::new(Sites::new(call_sites)),
+            statements: Arc::new(Statements::new(statements)),
+            cache: Arc::default(),
+            backups: History::default(),
+        }
+    }
+}

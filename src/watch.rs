@@ -31,7 +31,7 @@ use crate::options::Options;
 use crate::publish::Publisher;
 use crate::readers::Readers;
 use crate::stats::{Activity, DatabaseStats, Stats};
-use crate::telemetry::Figure;
+use crate::telemetry::{Figure, Telemetry};
 use crate::timer;
 use crate::writer::Shared;
 
@@ -58,6 +58,7 @@ pub(crate) struct Watch {
 struct Looker {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
+    telemetry: Arc<Telemetry>,
     options: Options,
     state: Mutex<State>,
     /// There until the end.
@@ -144,12 +145,18 @@ struct Seen {
 }
 
 impl Watch {
-    pub(crate) fn start(shared: &Arc<Shared>, readers: &Arc<Readers>, options: &Options) -> Self {
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
+        readers: &Arc<Readers>,
+        telemetry: &Arc<Telemetry>,
+        options: &Options,
+    ) -> Self {
         let looker = Arc::new(Looker {
             shared: Arc::clone(shared),
             readers: Arc::clone(readers),
+            telemetry: Arc::clone(telemetry),
             options: options.clone(),
-            state: Mutex::new(State::new(shared)),
+            state: Mutex::new(State::new(telemetry)),
             #[cfg(feature = "metrics")]
             publisher: Mutex::new(Some(Publisher::new(&shared.path))),
         });
@@ -227,7 +234,7 @@ impl Looker {
     fn stats(&self) -> Stats {
         Stats {
             alerts: self.lock().alerts(),
-            ..Stats::collect(&self.shared, &self.readers)
+            ..Stats::collect(&self.shared.admission, &self.readers, &self.telemetry)
         }
     }
 
@@ -235,12 +242,7 @@ impl Looker {
     fn publish(&self, is_last: bool) {
         let mut publisher = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(publisher) = &mut *publisher {
-            publisher.publish(
-                &self.stats(),
-                &self.shared.counters,
-                &self.shared.sites,
-                self.readers.sites(),
-            );
+            publisher.publish(&self.stats(), &self.telemetry);
         }
         if is_last {
             *publisher = None;
@@ -264,7 +266,8 @@ impl Looker {
     fn see(&self) -> Seen {
         let now = Instant::now();
         let shared = &self.shared;
-        let counters = &shared.counters;
+        let telemetry = &self.telemetry;
+        let counters = &telemetry.counters;
         let waits = counters.queue_wait.load();
         Seen {
             now,
@@ -275,8 +278,8 @@ impl Looker {
                 long_waits: counters.long_waits.get(),
             },
             waits,
-            totals: costs::totals(&shared.sites),
-            writing: shared.writing.activity(),
+            totals: costs::totals(&telemetry.write_sites),
+            writing: telemetry.writing.activity(),
             head_wait: shared.admission.longest_wait(now),
             queued: shared.admission.length(),
             wal_bytes: counters.wal_bytes.get(),
@@ -285,7 +288,7 @@ impl Looker {
             oldest: self.readers.oldest_read(),
             room: self.room(),
             full_for: counters.full_for().map(|site| site.to_string()),
-            failing_backups: shared.backups.failing(),
+            failing_backups: telemetry.backups.failing(),
         }
     }
 
@@ -335,10 +338,10 @@ impl Looker {
 }
 
 impl State {
-    fn new(shared: &Shared) -> Self {
+    fn new(telemetry: &Telemetry) -> Self {
         Self {
             window: Window {
-                since: shared.counters.queue_wait.load(),
+                since: telemetry.counters.queue_wait.load(),
                 looks: 0,
                 p95: Duration::ZERO,
             },

@@ -14,8 +14,8 @@
 //! # Who owns what
 //!
 //! The thread owns the connection, its fence and the group under way. With
-//! others it shares [`Shared`]: the admission (`admission.rs`), the counters, which only it writes, the poison,
-//! set once, and the closing state (`closing.rs`). It holds none of their locks while a closure runs, while SQLite
+//! others it shares [`Shared`], which is the admission (`admission.rs`), the poison, set once, and the closing state
+//! (`closing.rs`); and the store's [`Telemetry`], whose counters only this thread writes. It holds none of their locks while a closure runs, while SQLite
 //! works, or while it wakes a caller. So it cannot wait for a caller; callers wait for it, and a call that it
 //! would make to itself is an error (`Reentrant`).
 //!
@@ -51,16 +51,12 @@ use self::ending::DeathGuard;
 use self::log::Looked;
 pub(crate) use self::log::Size;
 use crate::admission::{Admission, Slept};
-use crate::apart::Apart;
-use crate::backup::history::History;
-use crate::cache::{CacheShare, CacheTotals};
+use crate::cache::CacheShare;
 use crate::checkpoint::{Checkpointer, Mode, PATIENCE};
 use crate::clock::later;
 use crate::closing::Closing;
 use crate::connection::{Fenced, synchronous};
-use crate::costs::{SitePage, Sites, StatementPage, Statements};
-use crate::counters::Counters;
-use crate::doing::Doing;
+use crate::costs::{SitePage, StatementPage};
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
@@ -72,42 +68,28 @@ use crate::ration::Ration;
 use crate::readers::Readers;
 use crate::registry::Claim;
 use crate::status;
+use crate::telemetry::Telemetry;
 use crate::transaction::{ENDED, SlowStatement, WriteTx, run_own, sql};
 
 /// How long the writer waits for a write before it uses the pause for a checkpoint, and for its chores.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// What the writer thread shares with the callers.
+/// What the writer thread shares with the callers. On cache lines of its own: each write looks at the poison, and a
+/// neighbour in memory may be written all the time.
+#[repr(align(128))]
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) counters: Apart<Counters>,
-    /// What writes cost, by their call site.
-    pub(crate) sites: Arc<Sites>,
-    /// What statements cost, on all connections.
-    pub(crate) statements: Arc<Statements>,
-    /// What the page caches of all connections do.
-    pub(crate) cache: Arc<CacheTotals>,
-    /// The write whose closure runs.
-    pub(crate) writing: Apart<Doing>,
     pub(crate) closing: Closing,
-    /// What became of backups.
-    pub(crate) backups: History,
     poison: OnceLock<Arc<rusqlite::Error>>,
 }
 
 impl Shared {
-    pub(crate) fn new(path: PathBuf, options: &Options, admission: Arc<Admission>) -> Self {
+    pub(crate) fn new(path: PathBuf, admission: Arc<Admission>) -> Self {
         Self {
             path,
             admission,
-            counters: Apart::default(),
-            sites: Arc::new(Sites::new(options.call_sites)),
-            statements: Arc::new(Statements::new(options.statements)),
-            cache: Arc::default(),
-            writing: Apart::default(),
             closing: Closing::default(),
-            backups: History::default(),
             poison: OnceLock::new(),
         }
     }
@@ -129,6 +111,7 @@ pub(crate) struct Belongings {
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
+    telemetry: Arc<Telemetry>,
     options: Options,
     conn: Connection,
     fence: Arc<Fence>,
@@ -209,20 +192,22 @@ impl Writer {
         options: Options,
         shared: Arc<Shared>,
         readers: Arc<Readers>,
+        telemetry: Arc<Telemetry>,
         belongings: Belongings,
     ) -> Result<()> {
         let Fenced { conn, fence } = fenced;
         let checkpointer = Checkpointer::watch(&conn, &fence, &options)?;
         let durability = options.durability;
         let writer = Self {
-            sites: SitePage::new(&shared.sites),
-            statements: StatementPage::if_on(&shared.statements).map(RefCell::new),
-            cache: CacheShare::new(&shared.cache),
+            sites: SitePage::new(&telemetry.write_sites),
+            statements: StatementPage::if_on(&telemetry.statements).map(RefCell::new),
+            cache: CacheShare::new(&telemetry.cache),
             looked: Looked::default(),
             chores: Chores::new(),
             slow_events: Ration::new(options.slow_events),
             shared,
             readers,
+            telemetry,
             options,
             conn,
             fence,
@@ -380,7 +365,7 @@ impl Writer {
             self.fail(job, error);
             return None;
         }
-        self.shared.counters.waited(waited);
+        self.telemetry.counters.waited(waited);
         Some(job)
     }
 
@@ -403,7 +388,7 @@ impl Writer {
             .and_then(|()| self.own(sql::BEGIN_WRITE));
         let Err(error) = begun else {
             let after = Instant::now();
-            self.shared.counters.begin.add_time(after - before);
+            self.telemetry.counters.begin.add_time(after - before);
             return Some((job, after));
         };
         let busy = primary_code(&error) == Some(ffi::SQLITE_BUSY);
@@ -453,7 +438,7 @@ impl Writer {
         self.fence.reset();
         let limit = self.limit(&job);
         let site = self.sites.find(&job.terms().site);
-        self.shared.writing.begin(started, job.terms().site.clone());
+        self.telemetry.writing.begin(started, job.terms().site.clone());
         let before = self.conn.total_changes();
         let prepared = Prepared::new(&self.conn);
         let tx = WriteTx::new(
@@ -467,7 +452,7 @@ impl Writer {
         let (bare, slowest, rows_read, full) = (tx.was_bare(), tx.slowest(), tx.rows(), tx.found_disk_full());
         drop(prepared);
         let ended = Instant::now();
-        self.shared.writing.end();
+        self.telemetry.writing.end();
         let changed = self.conn.total_changes().saturating_sub(before);
         let ran = Ran { job, site, changed };
         self.note_run(&ran, ended - started, rows_read, full);
@@ -491,12 +476,12 @@ impl Writer {
 
     /// Counts a closure that has run.
     fn note_run(&self, ran: &Ran, time: Duration, rows_read: u64, full: bool) {
-        self.shared.counters.body.add_time(time);
+        self.telemetry.counters.body.add_time(time);
         if let Some(site) = ran.site {
             self.sites[site].ran(time, rows_read);
         }
         if full {
-            self.shared.counters.disk_was_full(ran.job.terms().site.clone());
+            self.telemetry.counters.disk_was_full(ran.job.terms().site.clone());
         }
     }
 
@@ -612,7 +597,7 @@ impl Writer {
         }
         let before = Instant::now();
         let committed = self.commit_transaction();
-        self.shared.counters.commit.add_time(before.elapsed());
+        self.telemetry.counters.commit.add_time(before.elapsed());
         match committed {
             Ok(()) => return true,
             Err(CommitFailure::Unknown(source)) => {
@@ -631,7 +616,7 @@ impl Writer {
     fn commit_was_rolled_back(&mut self, error: rusqlite::Error) {
         let first = &self.group[0].job;
         if primary_code(&error) == Some(ffi::SQLITE_FULL) {
-            self.shared.counters.disk_was_full(first.terms().site.clone());
+            self.telemetry.counters.disk_was_full(first.terms().site.clone());
         }
         if self.group.len() > 1 {
             let reason = "COMMIT failed and SQLite rolled the transaction back";
@@ -660,7 +645,7 @@ impl Writer {
 
     /// Counts, publishes, then tells each caller.
     fn reply(&mut self, began: Instant) {
-        let counters = &self.shared.counters;
+        let counters = &self.telemetry.counters;
         let jobs = self.group.len() as u64;
         counters.writes.add(jobs);
         counters.groups.add(1);
@@ -696,14 +681,14 @@ impl Writer {
         if let Some(site) = ran.site {
             self.sites[site].failed();
         }
-        self.shared.counters.failed(kind);
+        self.telemetry.counters.failed(kind);
         self.count_finished(1);
         ran.job.finish(verdict);
     }
 
     fn count_finished(&mut self, jobs: u64) {
         if self.shared.admission.is_closed() {
-            self.shared.counters.finished_closing.add(jobs);
+            self.telemetry.counters.finished_closing.add(jobs);
         }
     }
 
@@ -770,7 +755,7 @@ impl Writer {
         if lasted < self.options.slow_write {
             return;
         }
-        self.shared.counters.slow_writes.add(1);
+        self.telemetry.counters.slow_writes.add(1);
         let terms = ran.job.terms();
         let waited = started.saturating_duration_since(terms.asked);
         self.slow.push(SlowWrite {

@@ -1,12 +1,9 @@
 //! What became of the last backup, and which schedules fail.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::BackupReport;
-use crate::error::{Error, Result};
 use crate::site::CallSite;
 use crate::stats::LastBackup;
 
@@ -34,20 +31,8 @@ pub(crate) struct Failing {
 }
 
 impl History {
-    pub(super) fn note(&self, to: &Path, began: Instant, made: &Result<BackupReport>) {
-        // What was stopped with its store, or with its schedule, says nothing.
-        if matches!(made, Err(Error::Closed)) {
-            return;
-        }
-        let report = made.as_ref().ok();
-        let last = LastBackup {
-            path: report.map_or(to, |report| &report.path).to_owned(),
-            ago: Duration::ZERO,
-            took: began.elapsed(),
-            bytes: report.map_or(0, BackupReport::bytes),
-            verified: report.is_some_and(BackupReport::is_verified),
-            error: made.as_ref().err().map(Error::without_data),
-        };
+    /// Takes the place of the last backup. Its `ago` is counted from now.
+    pub(crate) fn note(&self, last: LastBackup) {
         self.lock().last = Some((Instant::now(), last));
     }
 
@@ -60,7 +45,7 @@ impl History {
         })
     }
 
-    pub(super) fn failed(&self, schedule: u64, site: &CallSite, reason: String) {
+    pub(crate) fn failed(&self, schedule: u64, site: &CallSite, reason: String) {
         let mut state = self.lock();
         let failing = state.failing.entry(schedule).or_insert_with(|| Failing {
             site: site.clone(),
@@ -72,7 +57,7 @@ impl History {
     }
 
     /// It has made one, or was stopped.
-    pub(super) fn forget(&self, schedule: u64) {
+    pub(crate) fn forget(&self, schedule: u64) {
         self.lock().failing.remove(&schedule);
     }
 

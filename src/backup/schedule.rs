@@ -151,7 +151,7 @@ impl Runner {
             quietly(|| self.make());
             due = next(due, self.interval, uptime());
         }
-        self.origin.shared.backups.forget(self.number);
+        self.origin.telemetry.backups.forget(self.number);
     }
 
     /// Whether it is still wanted by then.
@@ -174,7 +174,7 @@ impl Runner {
     }
 
     fn make(&self) {
-        let history = &self.origin.shared.backups;
+        let history = &self.origin.telemetry.backups;
         // It may be the next that goes well.
         let made = catch_unwind(AssertUnwindSafe(|| self.make_one())).unwrap_or_else(|_| {
             Err(Error::Options {

@@ -1,23 +1,24 @@
 //! Collects the statistics of one store from the parts that count them.
 
+use crate::admission::Admission;
 use crate::costs;
 use crate::readers::Readers;
 use crate::stats::Stats;
-use crate::writer::Shared;
+use crate::telemetry::Telemetry;
 
 impl Stats {
     /// Reads every counter once, so the figures are of about one moment. Alerts are not in it: the watch adds them.
-    pub(crate) fn collect(shared: &Shared, readers: &Readers) -> Self {
+    pub(crate) fn collect(writes: &Admission, readers: &Readers, telemetry: &Telemetry) -> Self {
         Self {
-            queued: shared.admission.length(),
-            deepest_queue: shared.admission.deepest(),
-            writing: shared.writing.activity(),
+            queued: writes.length(),
+            deepest_queue: writes.deepest(),
+            writing: telemetry.writing.activity(),
             readers: readers.stats(),
-            cache: shared.cache.stats(),
-            sites: costs::sites(&shared.sites, readers.sites()),
-            statements: costs::statements(&shared.statements),
-            last_backup: shared.backups.last(),
-            ..shared.counters.snapshot()
+            cache: telemetry.cache.stats(),
+            sites: costs::sites(&telemetry.write_sites, &telemetry.read_sites),
+            statements: costs::statements(&telemetry.statements),
+            last_backup: telemetry.backups.last(),
+            ..telemetry.counters.snapshot()
         }
     }
 }

@@ -34,9 +34,9 @@ impl Writer {
         self.fence.reset();
         let site = self.sites.find(&job.terms().site);
         let (began, before) = (Instant::now(), self.conn.total_changes());
-        self.shared.writing.begin(began, job.terms().site.clone());
+        self.telemetry.writing.begin(began, job.terms().site.clone());
         let result = job.run(Place::Alone(self));
-        self.shared.writing.end();
+        self.telemetry.writing.end();
         if let Some(site) = site {
             let costs = &self.sites[site];
             costs.ran(began.elapsed(), 0);
@@ -46,7 +46,7 @@ impl Writer {
             }
         }
         self.restore();
-        let counters = &self.shared.counters;
+        let counters = &self.telemetry.counters;
         if let Err(kind) = result {
             counters.failed(kind);
         }

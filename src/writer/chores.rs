@@ -78,26 +78,26 @@ impl Writer {
 
     /// `None` as long as the store has written nothing.
     fn optimize_due(&self) -> Option<Instant> {
-        let wrote = self.shared.counters.largest_wal_bytes.get() > 0;
+        let wrote = self.telemetry.counters.largest_wal_bytes.get() > 0;
         let due = self.chores.optimized.checked_add(self.options.optimize_every)?;
         wrote.then_some(due.max(self.chores.optimize_from))
     }
 
     /// Whether there are many free pages that can be given back.
     fn may_vacuum(&self, now: Instant) -> bool {
-        let size = self.shared.counters.size();
+        let size = self.telemetry.counters.size();
         self.options.maintenance
             && size.free_pages > STEP
             && size.free_pages > size.pages / 10
-            && self.shared.counters.has_incremental_vacuum()
+            && self.telemetry.counters.has_incremental_vacuum()
             && now >= self.chores.vacuum_from
     }
 
     fn give_back(&mut self) {
-        let before = self.shared.counters.size().free_pages;
+        let before = self.telemetry.counters.size().free_pages;
         let result = self.vacuum_step();
         self.look_at_file();
-        let after = self.shared.counters.size().free_pages;
+        let after = self.telemetry.counters.size().free_pages;
         if result.is_err() || after >= before {
             self.chores.vacuum_from = Instant::now() + LET_BE;
         }

@@ -34,6 +34,7 @@ impl Writer {
         let Self {
             shared,
             readers,
+            telemetry,
             options,
             conn,
             fence,
@@ -45,7 +46,7 @@ impl Writer {
             (_, Some(_)) => Some("the store is poisoned, so the log is left as it is for recovery".to_owned()),
             (Err(reader), None) => Some(reader),
             (Ok(()), None) => {
-                let wrote = shared.counters.largest_wal_bytes.get() > 0;
+                let wrote = telemetry.counters.largest_wal_bytes.get() > 0;
                 let emptied = empty_log(&conn, &fence, &mut checkpointer, &options, deadline, wrote);
                 if let Err(Kept::Failed(_, error)) = &emptied
                     && primary_code(error) == Some(ffi::SQLITE_IOERR)
@@ -64,7 +65,7 @@ impl Writer {
         drop(claim);
         drop(folder);
         let report = CloseReport {
-            finished: shared.counters.finished_closing.get(),
+            finished: telemetry.counters.finished_closing.get(),
             never_started: shared.admission.discarded() + u64::from(was_carried),
             wal_truncated: reason.is_none(),
             wal_kept_because: reason,

@@ -58,7 +58,7 @@ impl Writer {
         let handoff = self.shared.admission.handoff();
         let done = handoff.long_work(|| self.checkpointer.run(&self.conn, &self.fence, mode, patience));
         // Before the checkpoint is told of, so that who sees that sees its size, too.
-        self.shared.counters.wal_bytes.set(self.checkpointer.bytes());
+        self.telemetry.counters.wal_bytes.set(self.checkpointer.bytes());
         self.look_at_file();
         match done {
             Ok(progress) => self.note_progress(mode, progress),
@@ -71,7 +71,7 @@ impl Writer {
     pub(crate) fn empty_log(&mut self) -> bool {
         // What the job has committed by itself.
         self.checkpointer.committed();
-        self.shared
+        self.telemetry
             .counters
             .largest_wal_bytes
             .raise_to(self.checkpointer.bytes());
@@ -89,7 +89,7 @@ impl Writer {
     /// The size of the database, whether another process has written to it, and the settings. Nobody waits for it, and
     /// nothing depends on it, so an error is no matter.
     pub(super) fn look_at_file(&mut self) {
-        let counters = &self.shared.counters;
+        let counters = &self.telemetry.counters;
         if let Ok(size) = self.size() {
             counters.database(size.page, size.pages, size.free);
         }
@@ -124,7 +124,7 @@ impl Writer {
     }
 
     fn note_progress(&self, mode: Mode, progress: Progress) {
-        let counters = &self.shared.counters;
+        let counters = &self.telemetry.counters;
         let (log, moved) = (u64::from(progress.log), u64::from(progress.moved));
         if progress.finished() {
             counters.checkpoints.add(u64::from(progress.log > 0));
