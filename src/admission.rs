@@ -3,12 +3,14 @@
 //! There are two in a store: that of the writes, which the writer thread serves, and that of the reads that tasks wait
 //! for, which some reader threads serve. The threads that take jobs are its *workers*.
 //!
-//! One mutex guards all jobs, in the order in which they came. The first `capacity` of them are queued. Those after
-//! them stand in line: the jobs themselves, not their threads. As a worker takes a job from the front, the first in
-//! line moves up into the queue. Blocking and async callers differ only in how they wait for the reply.
+//! One mutex guards all jobs, in the order in which they came (`list.rs`). The first `capacity` of them are queued. Those
+//! after them stand in line: the jobs themselves, not their threads. As a job leaves the queue, the first in line moves
+//! up. Blocking and async callers differ only in how they wait for the reply.
 //!
-//! The mutex is held to put a job in, to take one out, and to look through them. The only lock that may be taken under
-//! it is a slot's (`pending.rs`), when a job moves up and when the alarm rings. The relay (`relay.rs`), which wakes
+//! The mutex is held to put a job in, to take one out, and, when the alarm rings, to look at [`BATCH`] of them. Each of
+//! these takes the same few steps however many jobs there are. A caller that withdraws its job takes it out at once, by
+//! its [`Ticket`]; a job that was withdrawn by then counts as any other, also when it moves up. The only lock that may be
+//! taken under the mutex is a slot's (`pending.rs`), when a job moves up and when the alarm rings. The relay (`relay.rs`), which wakes
 //! the tasks whose reads are done, has a lock of its own, which is never held together with it. No closure is ever
 //! dropped under it, and no waker of a runtime's woken, since they may call back into the store.
 //!
@@ -22,8 +24,9 @@
 //!
 //! Whoever waits on a thread wakes up by itself at its deadline. A task is woken by the alarm (`alarm.rs`): it leaves
 //! its waker at the slot first, and then sets the alarm, if that is not set for as early a time. When it rings it is
-//! first taken as not set, and then the jobs are looked through under the lock. So a task either finds the alarm not
-//! set, and sets it, or its job and its waker are found. It withdraws the job itself. (A worker that has taken a job
+//! first taken as not set, and then the jobs are looked through, [`BATCH`] at a time under the lock. A job stays in its
+//! entry of the list until it leaves, so none is passed over. So a task either finds the alarm not set, and sets it, or
+//! its job and its waker are found. It withdraws the job itself. (A worker that has taken a job
 //! and cannot begin looks at its deadline itself.)
 //!
 //! Nothing is lost at closing: `closed` is set under the lock, and after that no job is put in. `discard` takes every
@@ -31,15 +34,16 @@
 //! ends; a closer discards when its time is over, though a job is still run.
 
 mod alarm;
+mod list;
 mod relay;
 mod workers;
 
 use std::cell::Cell;
-use std::collections::VecDeque;
-use std::mem;
 use std::time::Duration;
 
 use self::alarm::Alarm;
+pub(crate) use self::list::Ticket;
+use self::list::{List, Removed};
 use self::relay::{Relay, Told};
 use self::workers::{Sleep, WATCH, Workers};
 use crate::apart::Apart;
@@ -47,8 +51,11 @@ use crate::error::{Error, Result};
 use crate::handoff::Handoff;
 use crate::job::{Answered, Job, quietly};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError, RELAY_TIME};
+use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError, RELAY_TIME, thread};
 use crate::timer;
+
+/// So many jobs, at most, are looked at for their deadlines while the lock is held.
+const BATCH: usize = 128;
 
 /// What a worker's sleep came to.
 pub(crate) enum Slept {
@@ -65,12 +72,7 @@ pub(crate) enum Kind {
 }
 
 struct Jobs {
-    /// The queue, then the line.
-    all: VecDeque<Job>,
-    /// How many there ever were.
-    came: u64,
-    /// About how many of `all` were withdrawn.
-    withdrawn: usize,
+    all: List<Job>,
     /// The most that there were at once.
     deepest: usize,
     workers: Workers,
@@ -110,9 +112,7 @@ impl Admission {
             kind,
             capacity,
             jobs: Apart(Mutex::new(Jobs {
-                all: VecDeque::new(),
-                came: 0,
-                withdrawn: 0,
+                all: List::new(capacity),
                 deepest: 0,
                 workers: Workers::new(workers),
             })),
@@ -128,42 +128,34 @@ impl Admission {
     }
 
     /// Queues the job, or puts it in line.
-    pub(crate) fn enqueue(&self, job: Job) -> Result<()> {
+    pub(crate) fn enqueue(&self, job: Job) -> Result<Ticket> {
         let jobs = self.lock();
-        if jobs.all.len() >= self.capacity {
+        if jobs.all.is_full() {
             job.get_in_line();
         }
         self.put(jobs, job)
     }
 
     /// Queues the job if there is room for it and nobody in line.
-    pub(crate) fn try_enqueue(&self, job: Job) -> Result<()> {
-        let mut jobs = self.lock();
-        let mut gone = VecDeque::new();
-        if jobs.all.len() >= self.capacity && jobs.withdrawn > 0 {
-            gone = self.sweep(&mut jobs);
+    pub(crate) fn try_enqueue(&self, job: Job) -> Result<Ticket> {
+        let jobs = self.lock();
+        if !jobs.all.is_full() || self.is_closed() {
+            return self.put(jobs, job);
         }
-        let result = if jobs.all.len() < self.capacity || self.is_closed() {
-            self.put(jobs, job)
-        } else {
-            drop(jobs);
-            drop(job);
-            Err(Error::QueueFull {
-                capacity: self.capacity,
-            })
-        };
-        drop(gone);
-        result
+        drop(jobs);
+        drop(job);
+        Err(Error::QueueFull {
+            capacity: self.capacity,
+        })
     }
 
-    fn put(&self, mut jobs: MutexGuard<'_, Jobs>, job: Job) -> Result<()> {
+    fn put(&self, mut jobs: MutexGuard<'_, Jobs>, job: Job) -> Result<Ticket> {
         if self.is_closed() {
             drop(jobs);
             drop(job);
             return Err(Error::Closed);
         }
-        jobs.all.push_back(job);
-        jobs.came += 1;
+        let ticket = jobs.all.push(job);
         let length = jobs.all.len();
         jobs.deepest = jobs.deepest.max(length);
         if length == 1 {
@@ -174,7 +166,7 @@ impl Admission {
         if call {
             self.called.notify_one();
         }
-        Ok(())
+        Ok(ticket)
     }
 
     /// For a worker: the next job, if there is one.
@@ -187,7 +179,7 @@ impl Admission {
 
     /// Those that have come by now, taken or not.
     pub(crate) fn came(&self) -> Came {
-        Came(self.lock().came)
+        Came(self.lock().all.came())
     }
 
     /// Those that have come by now, if there is a job.
@@ -201,9 +193,8 @@ impl Admission {
             return None;
         }
         let jobs = self.lock();
-        // So many came before the first. If some behind it were swept out it is fewer, and this one may be missed.
-        let before = jobs.came - jobs.all.len() as u64;
-        if before < those.0 { self.take_from(jobs) } else { None }
+        let is_one = jobs.all.first().is_some_and(|(_, number)| number < those.0);
+        if is_one { self.take_from(jobs) } else { None }
     }
 
     /// For a worker: how long one job took, on average of those that it made together.
@@ -255,11 +246,7 @@ impl Admission {
     }
 
     fn take_from(&self, mut jobs: MutexGuard<'_, Jobs>) -> Option<Job> {
-        let job = jobs.all.pop_front()?;
-        if jobs.withdrawn > 0 && job.is_withdrawn() {
-            jobs.withdrawn -= 1;
-        }
-        let unwanted = self.move_up(&mut jobs);
+        let job = Self::leave(jobs.all.pop()?);
         let left = jobs.all.len();
         if left == 0 {
             self.some.store(false, Ordering::Relaxed);
@@ -269,59 +256,27 @@ impl Admission {
         if call {
             self.called.notify_one();
         }
-        drop(unwanted);
         Some(job)
     }
 
-    /// There is room for one more in the queue. Gives back those in line that nobody wants any more, to be dropped
-    /// without the lock.
-    #[must_use]
-    fn move_up(&self, jobs: &mut Jobs) -> Vec<Job> {
-        let mut unwanted = Vec::new();
-        let last = self.capacity - 1;
-        while let Some(first_in_line) = jobs.all.get(last) {
-            if first_in_line.leave_line() {
-                break;
-            }
-            unwanted.extend(jobs.all.remove(last));
-            jobs.withdrawn = jobs.withdrawn.saturating_sub(1);
-        }
-        unwanted
-    }
-
-    /// A caller has withdrawn a job. They are swept out once they are many, so that a stuck worker and impatient
-    /// callers do not make the line grow without end.
-    pub(crate) fn withdrawn(&self) {
+    /// A caller has withdrawn its job, which goes at once: a stuck worker and impatient callers do not make the line
+    /// grow without end.
+    pub(crate) fn withdrawn(&self, ticket: Ticket) {
         let mut jobs = self.lock();
-        jobs.withdrawn += 1;
-        if jobs.withdrawn < 64 || jobs.withdrawn < jobs.all.len() / 2 {
-            return;
+        let job = jobs.all.remove(ticket).map(Self::leave);
+        if jobs.all.is_empty() {
+            self.some.store(false, Ordering::Relaxed);
         }
-        let gone = self.sweep(&mut jobs);
         drop(jobs);
-        drop(gone);
+        drop(job);
     }
 
-    /// Takes out those that were withdrawn, to be dropped without the lock, and fills the queue from the line.
-    #[must_use]
-    fn sweep(&self, jobs: &mut Jobs) -> VecDeque<Job> {
-        let queued = self.capacity.min(jobs.all.len());
-        let line = jobs.all.split_off(queued);
-        let partition = |jobs: VecDeque<Job>| -> (VecDeque<Job>, VecDeque<Job>) {
-            jobs.into_iter().partition(|job| job.is_withdrawn())
-        };
-        let (mut gone, kept) = partition(mem::take(&mut jobs.all));
-        let (mut gone_from_line, mut line) = partition(line);
-        let queued = kept.len();
-        jobs.all = kept;
-        jobs.all.append(&mut line);
-        for job in jobs.all.iter().take(self.capacity).skip(queued) {
-            job.leave_line();
+    /// A job leaves the queue or the line, to be run or dropped without the lock; another may move up.
+    fn leave(removed: Removed<'_, Job>) -> Job {
+        if let Some(first_in_line) = removed.moves_up {
+            first_in_line.leave_line();
         }
-        gone.append(&mut gone_from_line);
-        jobs.withdrawn = 0;
-        self.some.store(!jobs.all.is_empty(), Ordering::Relaxed);
-        gone
+        removed.item
     }
 
     /// No further jobs. What is queued or in line stays.
@@ -339,9 +294,10 @@ impl Admission {
     /// Drops every job that is queued or in line, each of which tells its caller that it was not started.
     pub(crate) fn discard(&self) {
         let mut jobs = self.lock();
-        let rest = mem::take(&mut jobs.all);
+        let rest = jobs.all.take_all();
         self.some.store(false, Ordering::Relaxed);
         drop(jobs);
+        let rest: Vec<_> = rest.collect();
         let wanted = rest.iter().filter(|job| !job.is_withdrawn()).count();
         self.discarded.fetch_add(wanted as u64, Ordering::SeqCst);
         drop(rest);
@@ -360,8 +316,10 @@ impl Admission {
     /// How long the job has waited that is the next to be taken.
     pub(crate) fn longest_wait(&self, now: Instant) -> Duration {
         let jobs = self.lock();
-        let first = jobs.all.iter().find(|job| !job.is_withdrawn());
-        first.map_or(Duration::ZERO, |job| now.saturating_duration_since(job.terms().asked))
+        let first = jobs.all.first();
+        first.map_or(Duration::ZERO, |(job, _)| {
+            now.saturating_duration_since(job.terms().asked)
+        })
     }
 
     /// The most that there were.
@@ -419,18 +377,32 @@ impl Admission {
         }
         let mut wakers = Vec::new();
         let mut next: Option<Instant> = None;
-        let jobs = self.lock();
         let now = Instant::now();
-        for job in jobs.all.iter().filter(|job| !job.is_withdrawn()) {
-            let deadline = job.terms().deadline;
-            if deadline <= now {
-                wakers.extend(job.take_waker());
-            } else {
-                next = Some(next.map_or(deadline, |next| next.min(deadline)));
+        let mut looking = Duration::ZERO;
+        let mut from = 0;
+        loop {
+            wakers.reserve(BATCH);
+            let jobs = self.lock();
+            let began = Instant::now();
+            for job in jobs.all.in_entries(from, BATCH).filter(|job| !job.is_withdrawn()) {
+                let deadline = job.terms().deadline;
+                if deadline <= now {
+                    wakers.extend(job.take_waker());
+                } else {
+                    next = Some(next.map_or(deadline, |next| next.min(deadline)));
+                }
             }
+            from += BATCH;
+            let is_last = from >= jobs.all.entries();
+            drop(jobs);
+            looking += began.elapsed();
+            if is_last {
+                break;
+            }
+            // Others want the lock, too.
+            thread::yield_now();
         }
-        drop(jobs);
-        self.alarm.pause(now, Instant::now());
+        self.alarm.pause(looking, Instant::now());
         if let Some(next) = next {
             self.wake_at(next);
         }

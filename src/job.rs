@@ -171,7 +171,7 @@ trait Task: Send + Sync {
     fn terms(&self) -> &Terms;
     /// See [`Slot`] for these.
     fn get_in_line(&self);
-    fn leave_line(&self) -> bool;
+    fn leave_line(&self);
     fn start(&self) -> bool;
     fn is_withdrawn(&self) -> bool;
     fn is_abandoned(&self) -> bool;
@@ -195,8 +195,8 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
         self.slot.get_in_line();
     }
 
-    fn leave_line(&self) -> bool {
-        self.slot.leave_line()
+    fn leave_line(&self) {
+        self.slot.leave_line();
     }
 
     fn start(&self) -> bool {
@@ -324,8 +324,8 @@ impl Job {
     }
 
     /// See [`Slot::leave_line`].
-    pub(crate) fn leave_line(&self) -> bool {
-        self.task().leave_line()
+    pub(crate) fn leave_line(&self) {
+        self.task().leave_line();
     }
 
     /// See [`Slot::start`].

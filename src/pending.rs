@@ -27,7 +27,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Ticket};
 use crate::clock::later;
 use crate::error::{Error, Result};
 use crate::job::quietly;
@@ -133,7 +133,7 @@ impl<T> Slot<T> {
     }
 
     /// The job leaves the line for the queue, unless it was withdrawn.
-    pub(crate) fn leave_line(&self) -> bool {
+    pub(crate) fn leave_line(&self) {
         // Under the lock, under which `wait_for_room` looks at the stage: so the waker is its own thread's. One of a
         // runtime must not be woken here, where the queue's lock is held.
         let mut inner = self.lock();
@@ -145,7 +145,6 @@ impl<T> Slot<T> {
         };
         drop(inner);
         wake(waker);
-        moved || !self.is_withdrawn()
     }
 
     /// A worker takes the job, unless it was withdrawn.
@@ -271,6 +270,8 @@ pub(crate) fn wake(waker: Option<Waker>) {
 pub struct Pending<T> {
     job: Arc<dyn Waits<T>>,
     admission: Arc<Admission>,
+    /// Where the job is in the queue, once it is there.
+    ticket: Option<Ticket>,
     asked: Instant,
     deadline: Instant,
     /// A task has looked before, so it has been woken since.
@@ -284,11 +285,18 @@ impl<T> Pending<T> {
         Self {
             job,
             admission,
+            ticket: None,
             asked,
             deadline,
             polled: false,
             answered: false,
         }
+    }
+
+    /// The job is in the queue or in line.
+    pub(crate) fn queued(mut self, ticket: Ticket) -> Self {
+        self.ticket = Some(ticket);
+        self
     }
 
     /// Blocks until the write is committed, or is known not to be.
@@ -401,10 +409,12 @@ impl<T> Pending<T> {
             Withdrawn::TooLate => return self.slot().is_withdrawn(),
             Withdrawn::Now => {}
         }
-        // What they hold goes now, on this thread, not when a worker comes to it.
+        if let Some(ticket) = self.ticket {
+            self.admission.withdrawn(ticket);
+        }
+        // What they hold goes now, on this thread, also if a worker has the job already.
         self.job.drop_work();
         drop(self.slot().take_waker());
-        self.admission.withdrawn();
         true
     }
 

@@ -180,8 +180,8 @@ impl Store {
         T: Send + 'static,
     {
         let (job, pending) = self.job("write", options, Caller::Thread, Location::caller(), InTransaction(f))?;
-        self.admission().enqueue(job)?;
-        pending.wait()
+        let ticket = self.admission().enqueue(job)?;
+        pending.queued(ticket).wait()
     }
 
     /// As [`write`](Self::write), but does not wait for room in the queue.
@@ -224,8 +224,8 @@ impl Store {
             Location::caller(),
             InTransaction(f),
         )?;
-        self.admission().try_enqueue(job)?;
-        pending.wait()
+        let ticket = self.admission().try_enqueue(job)?;
+        pending.queued(ticket).wait()
     }
 
     /// Queues a write and gives back what will be its result. Blocks only while the queue is full.
@@ -273,7 +273,8 @@ impl Store {
             Location::caller(),
             InTransaction(f),
         )?;
-        self.admission().enqueue(job)?;
+        let ticket = self.admission().enqueue(job)?;
+        let pending = pending.queued(ticket);
         pending.wait_for_room()?;
         Ok(pending)
     }
@@ -543,8 +544,8 @@ impl Store {
         let timeout = options.queue_timeout.max(options.migration_timeout);
         let terms = WriteOptions::new().timeout(timeout).label(format!("larder: {call}"));
         let (job, pending) = self.job(call, terms, Caller::Thread, Location::caller(), Alone(f))?;
-        self.admission().enqueue(job)?;
-        pending.wait()
+        let ticket = self.admission().enqueue(job)?;
+        pending.queued(ticket).wait()
     }
 
     /// Makes a job, and what waits for it.

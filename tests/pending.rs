@@ -430,8 +430,7 @@ fn a_closure_that_is_refused_is_dropped_at_once_and_a_panic_of_that_does_not_kil
     assert_eq!(store.write(|tx| insert(tx, 3)).unwrap(), 3);
 }
 
-/// What stands in line in front of a full queue is moved into it, or dropped if it was withdrawn, by the writer
-/// thread when it makes room.
+/// What stands in line in front of a full queue is dropped when it is withdrawn, on the thread of its caller.
 #[test]
 fn a_closure_whose_drop_panics_and_that_was_withdrawn_from_the_line_does_not_kill_the_writer() {
     let store = Options::new().queue(1).open_temp().unwrap();
@@ -445,9 +444,9 @@ fn a_closure_whose_drop_panics_and_that_was_withdrawn_from_the_line_does_not_kil
     assert_eq!(store.write(|_| Ok(3)).unwrap(), 3);
 }
 
-/// The line is swept once many in it were withdrawn, on the thread of the one who withdrew last.
+/// Each goes from the line as it is withdrawn, on the thread of its caller.
 #[test]
-fn closures_whose_drops_panic_and_that_were_swept_out_of_the_line_harm_nobody() {
+fn closures_whose_drops_panic_and_that_leave_the_line_harm_nobody() {
     let store = Options::new().queue(1).open_temp().unwrap();
     let gate = Gate::hold(&store);
     let queued = store.submit(|_| Ok(2)).unwrap();

@@ -62,9 +62,8 @@ impl Alarm {
             .is_ok()
     }
 
-    /// The jobs were looked through, which took from then to then.
-    pub(super) fn pause(&self, began: Instant, ended: Instant) {
-        let looking = ended.saturating_duration_since(began);
+    /// The jobs were looked through until then, for so long under the queue's lock.
+    pub(super) fn pause(&self, looking: Duration, ended: Instant) {
         // However long: the process may have been stopped meanwhile.
         let pause = looking.saturating_mul(PAUSES).clamp(STEP, FAR);
         self.not_before.store(self.nanos(ended + pause), Ordering::SeqCst);
@@ -113,16 +112,16 @@ mod tests {
     #[test]
     fn a_ring_is_followed_by_a_pause_that_is_long_if_looking_was() {
         let alarm = Alarm::new();
-        let (began, ended) = (alarm.opened, alarm.opened + ms(10));
-        alarm.pause(began, ended);
+        let ended = alarm.opened + ms(10);
+        alarm.pause(ms(10), ended);
         let at = alarm.set(alarm.opened).unwrap();
         assert_eq!(alarm.time(at), ended + ms(200));
-        alarm.pause(ended, ended);
+        alarm.pause(ms(0), ended);
         let at = alarm.set(alarm.opened).unwrap();
         assert_eq!(alarm.time(at), ended + STEP);
         let stopped = ended + Duration::from_secs(3600);
         assert!(alarm.rings(at));
-        alarm.pause(ended, stopped);
+        alarm.pause(stopped - ended, stopped);
         let at = alarm.set(alarm.opened).unwrap();
         assert_eq!(alarm.time(at), stopped + FAR);
     }

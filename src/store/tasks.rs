@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::Span;
 
 use super::{Store, write_job};
-use crate::admission::Admission;
+use crate::admission::{Admission, Ticket};
 use crate::clock::later;
 use crate::closing::CloseReport;
 use crate::error::Result;
@@ -305,8 +305,8 @@ impl Store {
         let shared = Arc::clone(&self.inner.shared);
         async move {
             let (job, pending) = write_job(&shared, call, options, timeout, Caller::Task, line, InTransaction(f))?;
-            enter(&shared.admission, entry, job)?;
-            Awaited(pending).await
+            let ticket = enter(&shared.admission, entry, job)?;
+            Awaited(pending.queued(ticket)).await
         }
     }
 
@@ -329,8 +329,8 @@ impl Store {
         async move {
             let queue = queue.or_else(|readers| readers.queue())?;
             let (job, pending) = read_job(queue, call, options, timeout, line, f)?;
-            enter(pending.admission(), entry, job)?;
-            Awaited(pending).await
+            let ticket = enter(pending.admission(), entry, job)?;
+            Awaited(pending.queued(ticket)).await
         }
     }
 }
@@ -363,7 +363,7 @@ where
     Ok(Job::new(terms, InSnapshot(f), Caller::Task, queue))
 }
 
-fn enter(admission: &Admission, entry: Entry, job: Job) -> Result<()> {
+fn enter(admission: &Admission, entry: Entry, job: Job) -> Result<Ticket> {
     match entry {
         Entry::Wait => admission.enqueue(job),
         Entry::Try => admission.try_enqueue(job),

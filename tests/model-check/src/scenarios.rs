@@ -40,7 +40,7 @@ scenarios! {
     moving
     calling_back
     inline
-    sweeping
+    withdrawing
     awake
     closing
     closing_held
@@ -708,8 +708,8 @@ fn inline() {
     world.end(callers);
 }
 
-/// So many in line go away that the line is swept, while others come and the writer goes on.
-fn sweeping() {
+/// Many in line are withdrawn, each from its place in the middle, while others come and the writer goes on.
+fn withdrawing() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
     let holder = world.hold_writer((0, 0), &gate);

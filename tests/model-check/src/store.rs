@@ -68,8 +68,8 @@ impl Store {
         T: Send + 'static,
     {
         let (job, pending) = self.job("write", options, Caller::Thread, InTransaction(f))?;
-        self.admission().enqueue(job)?;
-        pending.wait()
+        let ticket = self.admission().enqueue(job)?;
+        pending.queued(ticket).wait()
     }
 
     pub(crate) fn try_write<T, F>(&self, f: F) -> Result<T>
@@ -78,8 +78,8 @@ impl Store {
         T: Send + 'static,
     {
         let (job, pending) = self.job("try_write", WriteOptions::new(), Caller::Thread, InTransaction(f))?;
-        self.admission().try_enqueue(job)?;
-        pending.wait()
+        let ticket = self.admission().try_enqueue(job)?;
+        pending.queued(ticket).wait()
     }
 
     pub(crate) fn submit<T, F>(&self, options: WriteOptions, f: F) -> Result<Pending<T>>
@@ -88,7 +88,8 @@ impl Store {
         T: Send + 'static,
     {
         let (job, pending) = self.job("submit", options, Caller::Submitter, InTransaction(f))?;
-        self.admission().enqueue(job)?;
+        let ticket = self.admission().enqueue(job)?;
+        let pending = pending.queued(ticket);
         pending.wait_for_room()?;
         Ok(pending)
     }
@@ -99,8 +100,8 @@ impl Store {
         T: Send + 'static,
     {
         let (job, pending) = self.job("migrate", WriteOptions::new(), Caller::Thread, Alone(f))?;
-        self.admission().enqueue(job)?;
-        pending.wait()
+        let ticket = self.admission().enqueue(job)?;
+        pending.queued(ticket).wait()
     }
 
     pub(crate) fn close_within(&self, timeout: Duration) -> Result<CloseReport> {
