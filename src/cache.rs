@@ -5,10 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-
 use crate::stats::CacheStats;
-use crate::status;
 
 /// How often a connection tells.
 const EVERY: Duration = Duration::from_secs(1);
@@ -61,11 +58,11 @@ impl CacheShare {
         }
     }
 
-    /// Tells, if it is time.
-    pub(crate) fn tell(&mut self, conn: &Connection, now: Instant) {
+    /// Adds what `take` reads from the connection, if it is time.
+    pub(crate) fn tell(&mut self, now: Instant, take: impl FnOnce() -> CacheStats) {
         if now >= self.next {
             self.next = now + EVERY;
-            let since = status::take_cache(conn);
+            let since = take();
             self.totals.add(since, self.held);
             self.held = since.memory;
         }

@@ -651,7 +651,7 @@ impl<'r> Snapshot<'r> {
                 costs.failed();
             }
         }
-        self.cache.tell(self.conn, ended);
+        self.cache.tell(ended, || status::take_cache(self.conn));
         if lasted >= readers.slow {
             self.report_slow(lasted, rows, slowest.as_ref(), result.as_ref().err().map(Error::kind));
         }

@@ -661,7 +661,7 @@ impl Writer {
         }
         let now = Instant::now();
         self.shared.admission.handoff().replied(jobs as usize, now - began);
-        self.cache.tell(&self.conn, now);
+        self.cache.tell(now, || status::take_cache(&self.conn));
     }
 
     // ---- one job ----
