@@ -5,6 +5,8 @@ mod schema;
 
 use std::fmt;
 
+#[cfg(test)]
+pub(crate) use self::schema::is_bookkeeping;
 use crate::error::{Error, Result};
 use crate::stats::Stats;
 use crate::telemetry::Figure;

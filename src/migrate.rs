@@ -41,7 +41,6 @@ use self::adopt::Adoption;
 pub use self::dry_run::DryRun;
 use self::plan::Target;
 use self::record::Record;
-pub(crate) use self::record::is_record;
 use self::run::{Did, Errand};
 use self::script::Script;
 pub use crate::error::{Direction, MigrationError};

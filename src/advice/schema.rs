@@ -15,6 +15,7 @@
 //! | `analyze-never-run` | note | the query planner guesses |
 //! | `page-cache-mutex` | note | readers wait for one another |
 
+mod bookkeeping;
 mod definition;
 mod duplicates;
 mod keys;
@@ -24,6 +25,8 @@ mod tests;
 
 use std::cmp::Reverse;
 
+#[cfg(test)]
+pub(crate) use self::bookkeeping::is_bookkeeping;
 use self::tables::Schema;
 use super::{Finding, Severity};
 use crate::connection::{FIRST_FULL_TEXT_TABLE, FULL_TEXT_MENDED, HAS_PAGE_CACHE_MUTEX};

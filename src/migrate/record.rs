@@ -10,29 +10,12 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
-use super::adopt::GOOSE;
 use super::{Direction, Migration, Migrations};
 use crate::error::{MigrationError, Result};
 
 pub(crate) const TABLE: &str = "schema_migrations";
 pub(crate) const DETAILS: &str = "larder_migrations";
 const DETAIL_COLUMNS: [&str; 6] = ["version", "name", "checksum", "applied_at", "duration_us", "unfinished"];
-
-/// Whether it is the table of a tool, in which that keeps what it has done, and not of the application.
-pub(crate) fn is_record(table: &str) -> bool {
-    const OTHERS: [&str; 6] = [
-        "__diesel_schema_migrations",
-        "_litestream_lock",
-        "_litestream_seq",
-        "_sqlx_migrations",
-        "refinery_schema_history",
-        "seaql_migrations",
-    ];
-    let ours = [TABLE, DETAILS, GOOSE];
-    ours.iter()
-        .chain(&OTHERS)
-        .any(|record| table.eq_ignore_ascii_case(record))
-}
 
 /// A version that was applied.
 #[derive(Clone, Debug)]
@@ -303,5 +286,18 @@ fn unfinished(direction: Direction) -> i64 {
     match direction {
         Direction::Up => 1,
         Direction::Down => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::adopt::GOOSE;
+    use super::*;
+
+    #[test]
+    fn tables_of_migrations_are_bookkeeping_for_advice() {
+        for table in [TABLE, DETAILS, GOOSE] {
+            assert!(crate::advice::is_bookkeeping(table), "{table}");
+        }
     }
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::Row;
 
+use super::bookkeeping::is_bookkeeping;
 use super::definition::Definition;
 use crate::error::Result;
-use crate::migrate::is_record;
 use crate::transaction::ReadTx;
 
 const TABLES: &str = "SELECT name, type, wr, strict FROM pragma_table_list WHERE schema = 'main'";
@@ -151,7 +151,7 @@ impl Schema {
         self.tables
             .iter()
             .filter(|(name, table)| {
-                table.kind == Kind::Ordinary && !name.starts_with("sqlite_") && !is_record(&table.name)
+                table.kind == Kind::Ordinary && !name.starts_with("sqlite_") && !is_bookkeeping(&table.name)
             })
             .map(|(_, table)| table)
     }
