@@ -19,6 +19,7 @@ mod events;
 mod fences;
 mod found;
 mod groups;
+mod layers;
 mod leftovers;
 mod limits;
 #[cfg(feature = "metrics")]
