@@ -21,6 +21,7 @@ use crate::event::event;
 use crate::fence::Fence;
 use crate::file::{DatabaseFile, temporary_folder};
 use crate::options::{Access, AutoVacuum, Durability, Options, Role};
+use crate::panics::caught;
 use crate::unsynced;
 
 /// How often the switch to WAL is tried while another process has the file open.
@@ -221,8 +222,10 @@ pub(crate) fn write_carelessly(conn: &Connection) -> rusqlite::Result<()> {
 ///
 /// SQLite refuses to close one that has statements left, which only a closure that forgot one (`std::mem::forget`) can
 /// bring about. Then its descriptors stay open until the process ends. It holds no snapshot, so nothing waits for it.
+///
+/// Hooks that user code has set are dropped with it, which may panic. The connection is closed all the same.
 pub(crate) fn close(conn: Connection) {
-    if let Err((_, error)) = conn.close() {
+    if let Some(Err(error)) = caught(|| conn.close().map_err(|(_, error)| error)) {
         event!(
             warn,
             "larder::close",

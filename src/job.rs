@@ -9,17 +9,17 @@
 //! allocator would otherwise go without the memory that the writer frees, and it is the caller who is last to let go.
 
 use std::cell::RefCell;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
 use rusqlite::ffi;
-use tracing::Span;
 
 use crate::admission::Admission;
 use crate::error::{Error, Result};
+use crate::event::CallerSpan;
 use crate::options::Durability;
+use crate::panics::{caught, quietly};
 use crate::pending::{Caller, Pending, Reply, Slot, Waits, wake};
 use crate::readers::Snapshot;
 use crate::site::CallSite;
@@ -112,7 +112,7 @@ pub(crate) struct Terms {
     pub(crate) limit: Option<Duration>,
     pub(crate) asked: Instant,
     pub(crate) deadline: Instant,
-    pub(crate) span: Span,
+    pub(crate) span: CallerSpan,
 }
 
 /// What the caller is told.
@@ -370,12 +370,10 @@ impl Job {
     /// are wakers.
     pub(crate) fn finish(mut self, verdict: Verdict) {
         let task = self.task.take();
-        quietly(|| {
-            let waker = task.as_ref().and_then(|task| task.finish(verdict));
-            // First, so that it is the caller who frees the memory.
-            drop(task);
-            wake(waker);
-        });
+        let waker = caught(|| task.as_ref().and_then(|task| task.finish(verdict)));
+        // First, so that it is the caller who frees the memory.
+        quietly(|| drop(task));
+        quietly(|| wake(waker.flatten()));
     }
 }
 
@@ -383,10 +381,11 @@ impl Drop for Job {
     fn drop(&mut self) {
         let task = self.task.take();
         quietly(|| {
-            if let Some(task) = task {
+            if let Some(task) = &task {
                 task.abandon();
             }
         });
+        quietly(|| drop(task));
     }
 }
 
@@ -406,18 +405,8 @@ impl Answered {
 
     /// Wakes the task, with the waker that was taken.
     pub(crate) fn wake(self, waker: Option<Waker>) {
-        quietly(|| {
-            // First, so that it is the caller who frees the memory.
-            drop(self);
-            wake(waker);
-        });
-    }
-}
-
-/// Lets no panic of user code out, such as a waker's or a drop's. What it panicked with is not dropped either: that may
-/// panic, too.
-pub(crate) fn quietly(f: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
-        mem::forget(payload);
+        // First, so that it is the caller who frees the memory.
+        quietly(|| drop(self));
+        quietly(|| wake(waker));
     }
 }

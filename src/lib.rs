@@ -106,6 +106,7 @@ pub mod metrics;
 mod migrate;
 mod monitor;
 mod options;
+mod panics;
 mod pending;
 mod prepared;
 mod progress;

@@ -30,7 +30,7 @@ use std::time::Duration;
 use crate::admission::{Admission, Ticket};
 use crate::clock::later;
 use crate::error::{Error, Result};
-use crate::job::quietly;
+use crate::panics::quietly;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{Arc, Instant, Mutex, MutexGuard, PoisonError};
@@ -414,6 +414,7 @@ impl<T> Pending<T> {
         }
         // What they hold goes now, on this thread, also if a worker has the job already.
         self.job.drop_work();
+        // Last, since the drop of a waker is user code, and may panic.
         drop(self.slot().take_waker());
         true
     }
@@ -422,8 +423,10 @@ impl<T> Pending<T> {
     pub(crate) fn abandon(&self) {
         if !self.answered && !self.give_up() {
             self.slot().advance(STARTED, ABANDONED);
-            drop(self.slot().take_waker());
+            let waker = self.slot().take_waker();
             self.admission.fetched(self.id());
+            // Last, since it is user code, and may panic.
+            drop(waker);
         }
     }
 

@@ -24,7 +24,6 @@ mod threads;
 
 use std::cell::RefCell;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -52,6 +51,7 @@ use crate::file::DatabaseFile;
 use crate::handoff::Handoff;
 use crate::job::caller_has_gone;
 use crate::options::Options;
+use crate::panics::{caught, quietly};
 use crate::prepared::{Prepare, Prepared};
 use crate::ration::Ration;
 use crate::site::CallSite;
@@ -473,15 +473,29 @@ struct Manager {
     telemetry: Arc<Telemetry>,
 }
 
+/// Why a connection was not opened, as text. r2d2 formats the error with its lock held, and an error of `on_connect` is
+/// user code.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Reason(String);
+
+impl Reason {
+    fn of(error: Error) -> Self {
+        let text = caught(|| error.to_string());
+        quietly(|| drop(error));
+        Self(text.unwrap_or_else(|| "Options::on_connect gave an error whose Display panicked".into()))
+    }
+}
+
 impl ManageConnection for Manager {
     type Connection = Reader;
-    type Error = Error;
+    type Error = Reason;
 
-    fn connect(&self) -> Result<Reader> {
-        self.open(self.options.busy_timeout)
+    fn connect(&self) -> Result<Reader, Reason> {
+        self.open(self.options.busy_timeout).map_err(Reason::of)
     }
 
-    fn is_valid(&self, _: &mut Reader) -> Result<()> {
+    fn is_valid(&self, _: &mut Reader) -> Result<(), Reason> {
         Ok(())
     }
 
@@ -494,10 +508,8 @@ impl Manager {
     fn open(&self, patience: Duration) -> Result<Reader> {
         let entry = self.census.enter()?;
         // r2d2 would count a connection whose opening panicked as pending for ever.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            open_reader(&self.source, &self.path, &self.options, patience)
-        }));
-        let Fenced { conn, fence } = opened.unwrap_or_else(|_| {
+        let opened = caught(|| open_reader(&self.source, &self.path, &self.options, patience));
+        let Fenced { conn, fence } = opened.unwrap_or_else(|| {
             Err(Error::Options {
                 option: "on_connect",
                 problem: "it panicked for a reader".into(),
@@ -712,7 +724,8 @@ impl<'r> Snapshot<'r> {
     /// Takes away what a closure may have left on the connection through rusqlite's own methods.
     fn tidy(&mut self) {
         if mem::take(&mut self.bare) {
-            let _ = watch(self.conn, self.expiry);
+            // A handler that the closure has set is dropped here, which is user code.
+            quietly(|| drop(watch(self.conn, self.expiry)));
             let _ = self.conn.busy_timeout(self.busy_timeout);
         }
     }

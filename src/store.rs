@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use tracing::Span;
 
 use crate::admission::{Admission, Kind};
 use crate::advice::{self, Finding, Known};
@@ -22,7 +21,7 @@ use crate::clock::later;
 use crate::closing::CloseReport;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
 use crate::error::{Error, Result};
-use crate::event::event;
+use crate::event::{CallerSpan, event};
 use crate::file::{self, DatabaseFile, FileId, TempFolder};
 use crate::handoff::Handoff;
 use crate::job::{Alone, InTransaction, Job, Terms, Work};
@@ -601,7 +600,7 @@ where
         limit: options.limit,
         asked,
         deadline: later(asked, timeout),
-        span: Span::current(),
+        span: CallerSpan::current(),
     };
     Ok(Job::new(terms, work, caller, Arc::clone(&shared.admission)))
 }

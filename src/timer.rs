@@ -1,11 +1,14 @@
 //! One clock for all stores of the process: what is to be done later. What is done on its thread is short.
+//!
+//! A panic ends here: its payload may panic as it is dropped, and that would end the thread, which all stores share.
 
 use std::cell::Cell;
-use std::panic::catch_unwind;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use scheduled_thread_pool::{JobHandle, ScheduledThreadPool};
+
+use crate::panics::{caught, quietly};
 
 thread_local! {
     static IS_CLOCK: Cell<bool> = const { Cell::new(false) };
@@ -26,10 +29,10 @@ pub(crate) fn every(interval: Duration, mut f: impl FnMut() + Send + 'static) ->
             .thread_name_pattern("larder-watch")
             .build()
     };
-    let watch = catch_unwind(|| WATCH.get_or_init(start)).ok()?;
+    let watch = caught(|| WATCH.get_or_init(start))?;
     let handle = watch.execute_with_fixed_delay(interval, interval, move || {
         IS_CLOCK.set(true);
-        f();
+        quietly(&mut f);
     });
     Some(handle)
 }
@@ -44,6 +47,6 @@ pub(crate) fn at(deadline: Instant, f: impl FnOnce() + Send + 'static) {
     });
     clock.execute_after(deadline.saturating_duration_since(Instant::now()), || {
         IS_CLOCK.set(true);
-        f();
+        quietly(f);
     });
 }

@@ -41,8 +41,8 @@ fn mark(database: &Path) -> PathBuf {
     beside(database, "-unsynced")
 }
 
-/// To be called before anybody is told that the disk has failed.
-pub(crate) fn remember(database: &Path) {
+/// To be called before anybody is told that the disk has failed. The caller [`report`]s an error, once all are told.
+pub(crate) fn remember(database: &Path) -> io::Result<()> {
     let made = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -50,15 +50,19 @@ pub(crate) fn remember(database: &Path) {
         .open(mark(database))
         .and_then(|mut file| file.write_all(EXPLANATION.as_bytes()));
     match made {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => event!(
-            error,
-            "larder::poison",
-            database,
-            { %error },
-            "cannot leave word that the log wants to be written again: restart the machine before the service"
-        ),
-        _ => {}
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
+}
+
+pub(crate) fn report(database: &Path, error: &io::Error) {
+    event!(
+        error,
+        "larder::poison",
+        database,
+        { %error },
+        "cannot leave word that the log wants to be written again: restart the machine before the service"
+    );
 }
 
 pub(crate) fn is_remembered(database: &Path) -> Result<bool> {

@@ -8,11 +8,14 @@
 //! [`Watch::end`] ends the looks, and says of what is wrong that it is over.
 //!
 //! With the feature `metrics` each look also tells the recorder (`publish.rs`), under the `publisher`'s lock, which nobody
-//! else takes but the end.
+//! else takes but the end. A recorder is user code, which may panic, and may close the store: `publishing` has the token
+//! of the thread that holds the lock, so that the end on that thread leaves the last publication to it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
+#[cfg(feature = "metrics")]
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,10 +26,12 @@ use crate::alert::{Alert, AlertKind};
 use crate::backup::history::Failing;
 use crate::costs;
 use crate::counters::LONG_WAIT;
+#[cfg(feature = "metrics")]
+use crate::doing::thread_token;
 use crate::event::event;
-use crate::job::quietly;
 use crate::latency::distribution;
 use crate::options::Options;
+use crate::panics::quietly;
 #[cfg(feature = "metrics")]
 use crate::publish::Publisher;
 use crate::readers::Readers;
@@ -64,6 +69,12 @@ struct Looker {
     /// There until the end.
     #[cfg(feature = "metrics")]
     publisher: Mutex<Option<Publisher>>,
+    /// The thread that holds the lock of `publisher`, by its token, or 0.
+    #[cfg(feature = "metrics")]
+    publishing: AtomicUsize,
+    /// Whether the next publication is the last one.
+    #[cfg(feature = "metrics")]
+    is_over: AtomicBool,
 }
 
 /// What is compared from one look to the next.
@@ -159,12 +170,17 @@ impl Watch {
             state: Mutex::new(State::new(telemetry)),
             #[cfg(feature = "metrics")]
             publisher: Mutex::new(Some(Publisher::new(&shared.path))),
+            #[cfg(feature = "metrics")]
+            publishing: AtomicUsize::new(0),
+            #[cfg(feature = "metrics")]
+            is_over: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&looker);
         let look = move || {
             if let Some(looker) = weak.upgrade() {
-                // Whoever hears the events may panic.
                 quietly(|| looker.look());
+                // The last owner drops the options, and user code with them.
+                quietly(|| drop(looker));
             }
         };
         let wanted = !options.watch.is_zero();
@@ -240,13 +256,20 @@ impl Looker {
 
     #[cfg(feature = "metrics")]
     fn publish(&self, is_last: bool) {
+        self.is_over.fetch_or(is_last, Ordering::AcqRel);
+        // The recorder has closed the store: the call that it is in does the rest.
+        if self.publishing.load(Ordering::Relaxed) == thread_token() {
+            return;
+        }
         let mut publisher = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
+        self.publishing.store(thread_token(), Ordering::Relaxed);
         if let Some(publisher) = &mut *publisher {
-            publisher.publish(&self.stats(), &self.telemetry);
+            quietly(|| publisher.publish(&self.stats(), &self.telemetry));
         }
-        if is_last {
-            *publisher = None;
+        if self.is_over.load(Ordering::Acquire) {
+            quietly(|| *publisher = None);
         }
+        self.publishing.store(0, Ordering::Relaxed);
     }
 
     fn look(&self) {

@@ -37,14 +37,13 @@ mod log;
 
 use std::cell::RefCell;
 use std::mem;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
-use tracing::Span;
 
 use self::chores::Chores;
 use self::ending::DeathGuard;
@@ -58,11 +57,12 @@ use crate::closing::Closing;
 use crate::connection::{Fenced, synchronous};
 use crate::costs::{SitePage, StatementPage};
 use crate::error::{Error, Result, extended_code, primary_code};
-use crate::event::event;
+use crate::event::{CallerSpan, event};
 use crate::fence::Fence;
 use crate::file::TempFolder;
 use crate::job::{Job, Place, Verdict};
 use crate::options::{Durability, Options};
+use crate::panics::quietly;
 use crate::prepared::Prepared;
 use crate::ration::Ration;
 use crate::readers::Readers;
@@ -129,6 +129,8 @@ pub(crate) struct Writer {
     /// What is said of slow jobs, after the replies.
     slow: Vec<SlowWrite>,
     slow_events: Ration,
+    /// Events that wait until the callers have their replies.
+    deferred: RefCell<Vec<Deferred>>,
     sites: SitePage,
     /// There if statements are counted.
     statements: Option<RefCell<StatementPage>>,
@@ -137,6 +139,9 @@ pub(crate) struct Writer {
     chores: Chores,
     belongings: Belongings,
 }
+
+/// Emits an event of that database.
+type Deferred = Box<dyn FnOnce(&Path) + Send>;
 
 /// A job whose closure has run.
 struct Ran {
@@ -176,7 +181,7 @@ fn told(error: &Error, own: Option<&'static str>) -> &'static str {
 
 struct SlowWrite {
     /// Its caller's.
-    span: Span,
+    span: CallerSpan,
     site: String,
     slowest: Option<SlowStatement>,
     ran: Duration,
@@ -218,6 +223,7 @@ impl Writer {
             tried_when_full: None,
             last_group: 0,
             slow: Vec::new(),
+            deferred: RefCell::default(),
             belongings,
         };
         let thread = thread::Builder::new().name("larder-writer".into());
@@ -244,9 +250,11 @@ impl Writer {
             } else {
                 self.commit_group(job);
             }
+            self.emit_deferred();
             if let Some(mode) = self.checkpointer.due() {
                 self.checkpoint(mode, PATIENCE);
                 self.do_overdue_chores();
+                self.emit_deferred();
             }
         }
         self.close();
@@ -295,6 +303,7 @@ impl Writer {
                     self.checkpoint(Mode::Passive, PATIENCE);
                 }
                 self.do_chores();
+                self.emit_deferred();
                 None
             }
         }
@@ -488,17 +497,20 @@ impl Writer {
     /// Takes away what a closure may have left on the connection through rusqlite's own methods, and no rollback
     /// undoes.
     fn tidy(&mut self) {
-        let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
+        // A handler that the closure has set is dropped here, which is user code.
+        quietly(|| drop(self.conn.progress_handler(0, None::<fn() -> bool>)));
         let _ = self.conn.busy_timeout(self.options.busy_timeout);
         if self.conn.is_busy() {
             let leaked = status::reset_leaked(&mut self.conn);
-            event!(
-                warn,
-                "larder::write",
-                self.shared.path,
-                { leaked },
-                "a closure forgot statements that were in the middle of their rows; they were reset"
-            );
+            self.defer(move |path| {
+                event!(
+                    warn,
+                    "larder::write",
+                    path,
+                    { leaked },
+                    "a closure forgot statements that were in the middle of their rows; they were reset"
+                );
+            });
         }
     }
 
@@ -549,13 +561,15 @@ impl Writer {
     /// Ends the transaction, unless SQLite has done so.
     fn roll_back(&self) {
         if let Err(error) = self.try_roll_back() {
-            event!(
-                error,
-                "larder::write",
-                self.shared.path,
-                { "db.response.status_code" = extended_code(&error) },
-                "ROLLBACK failed"
-            );
+            self.defer(move |path| {
+                event!(
+                    error,
+                    "larder::write",
+                    path,
+                    { "db.response.status_code" = extended_code(&error) },
+                    "ROLLBACK failed"
+                );
+            });
         }
     }
 
@@ -569,17 +583,17 @@ impl Writer {
 
     /// Tells every job of the group that its transaction is gone.
     fn lose_group(&mut self, reason: &'static str, source: Option<&Arc<rusqlite::Error>>) {
-        event!(
-            warn,
-            "larder::write",
-            self.shared.path,
-            {
-                writes = self.group.len(),
-                reason,
-                "db.response.status_code" = source.and_then(|e| extended_code(e)),
-            },
-            "group rolled back"
-        );
+        let writes = self.group.len();
+        let code = source.and_then(|e| extended_code(e));
+        self.defer(move |path| {
+            event!(
+                warn,
+                "larder::write",
+                path,
+                { writes, reason, "db.response.status_code" = code },
+                "group rolled back"
+            );
+        });
         for ran in mem::take(&mut self.group) {
             let error = Error::RolledBack {
                 reason,
@@ -774,28 +788,40 @@ impl Writer {
             let Some(left_out) = self.slow_events.take(Instant::now()) else {
                 continue;
             };
-            let _entered = slow.span.entered();
             let slowest = slow.slowest.as_ref();
             let plan = slowest.and_then(|statement| statement.plan.as_ref());
-            event!(
-                warn,
-                "larder::write",
-                self.shared.path,
-                {
-                    "db.query.text" = slowest.and_then(|statement| statement.text.as_deref()),
-                    "error.type" = slow.error,
-                    site = slow.site,
-                    duration_ms = slow.ran.as_millis() as u64,
-                    rows_changed = slow.changed,
-                    queue_wait_ms = slow.waited.as_millis() as u64,
-                    slowest_statement_ms = slowest.map(|statement| statement.took.as_millis() as u64),
-                    plan = plan.map(|plan| plan.steps.as_str()),
-                    full_scans = plan.map(|plan| plan.scans),
-                    group = self.last_group,
-                    left_out,
-                },
-                "slow write"
-            );
+            slow.span.in_scope(|| {
+                event!(
+                    warn,
+                    "larder::write",
+                    self.shared.path,
+                    {
+                        "db.query.text" = slowest.and_then(|statement| statement.text.as_deref()),
+                        "error.type" = slow.error,
+                        site = slow.site,
+                        duration_ms = slow.ran.as_millis() as u64,
+                        rows_changed = slow.changed,
+                        queue_wait_ms = slow.waited.as_millis() as u64,
+                        slowest_statement_ms = slowest.map(|statement| statement.took.as_millis() as u64),
+                        plan = plan.map(|plan| plan.steps.as_str()),
+                        full_scans = plan.map(|plan| plan.scans),
+                        group = self.last_group,
+                        left_out,
+                    },
+                    "slow write"
+                );
+            });
+        }
+    }
+
+    /// Has the event emitted once the callers have their replies, since a subscriber may take its time.
+    fn defer(&self, event: impl FnOnce(&Path) + Send + 'static) {
+        self.deferred.borrow_mut().push(Box::new(event));
+    }
+
+    fn emit_deferred(&self) {
+        for event in self.deferred.take() {
+            event(&self.shared.path);
         }
     }
 

@@ -47,6 +47,7 @@ mod restoring;
 mod service;
 mod statements;
 mod stats;
+mod subscribers;
 #[cfg(feature = "async")]
 mod tasks_cancel;
 #[cfg(feature = "async")]

@@ -4,11 +4,13 @@
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use larder::rusqlite::Connection;
 use larder::{Error, Options, ReadOptions, ReadTx, Result, Role, Store};
 
 use crate::groups::Gate;
@@ -245,4 +247,99 @@ fn a_read_that_has_little_time_is_told_why_no_connection_could_be_opened() {
     let options = ReadOptions::new().timeout(Duration::from_millis(40));
     let error = finish(store.read_async_with(options, |_| Ok(()))).unwrap_err();
     assert!(error.to_string().contains("such_a_table_is_missing"), "{error}");
+}
+
+/// Panics as it is dropped.
+struct PanicOnDrop;
+
+impl Drop for PanicOnDrop {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            resume_unwind(Box::new("dropped"));
+        }
+    }
+}
+
+/// Sets a handler that holds a [`PanicOnDrop`].
+fn set_handler(conn: &Connection) -> Result<()> {
+    let held = PanicOnDrop;
+    let handler = move || {
+        let _held = &held;
+        false
+    };
+    Ok(conn.progress_handler(1000, Some(handler))?)
+}
+
+/// The writer takes the handler away once the closure has ended, outside of the place where the closure's own panics are
+/// caught. Its thread ended.
+#[test]
+fn handler_whose_drop_panics_ends_no_writer() {
+    let store = store_with(Options::new());
+    store.write(|tx| set_handler(tx)).unwrap();
+    assert_works(&store);
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+#[test]
+fn handler_whose_drop_panics_loses_no_read() {
+    let store = store_with(Options::new().readers(1));
+    let read = |tx: &ReadTx<'_>| {
+        set_handler(tx)?;
+        Ok(7)
+    };
+    assert_eq!(store.read(read).unwrap(), 7);
+    assert_eq!(finish(Box::pin(store.read_async(read))).unwrap(), 7);
+    assert_works(&store);
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+/// Hooks of `on_connect` are dropped as their connection is closed, on the writer thread.
+#[test]
+fn hook_whose_drop_panics_fails_no_close() {
+    let store = store_with(Options::new().readers(2).on_connect(|conn, _| {
+        let held = PanicOnDrop;
+        conn.update_hook(Some(move |_, _: &str, _: &str, _| {
+            let _held = &held;
+        }))?;
+        Ok(())
+    }));
+    assert_works(&store);
+    let report = store.close().unwrap();
+    assert!(report.wal_truncated, "{report}");
+}
+
+/// r2d2 formats the error of an opening under its own lock. The pool then waited for that connection for good.
+#[test]
+fn error_of_on_connect_whose_display_panics_is_told() {
+    #[derive(Debug)]
+    struct Unprintable;
+    impl std::fmt::Display for Unprintable {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            resume_unwind(Box::new("displayed"));
+        }
+    }
+    impl std::error::Error for Unprintable {}
+    let refuse = Arc::new(AtomicBool::new(false));
+    let refuses = Arc::clone(&refuse);
+    let options = Options::new().readers(1).on_connect(move |_, role| {
+        if role == Role::Reader && refuses.load(Ordering::SeqCst) {
+            return Err(Error::app(Unprintable));
+        }
+        Ok(())
+    });
+    let store = options.open_temp().unwrap();
+    refuse.store(true, Ordering::SeqCst);
+    let soon = ReadOptions::new().timeout(Duration::from_millis(500));
+    let error = store.read_with(soon, |_| Ok(())).unwrap_err();
+    match error {
+        Error::ReadTimeout {
+            last_error: Some(reason),
+            ..
+        } => assert!(reason.contains("on_connect"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    refuse.store(false, Ordering::SeqCst);
+    store
+        .read_with(ReadOptions::new().timeout(crate::support::tasks::PATIENCE), |_| Ok(()))
+        .unwrap();
 }

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use super::{BackupProgress, BackupReport, Origin, Stop, stamp};
 use crate::clock::uptime;
 use crate::error::{Error, Result};
 use crate::event::event;
-use crate::job::quietly;
+use crate::panics::{caught, quietly};
 use crate::progress::Observed;
 use crate::readers::Readers;
 use crate::site::CallSite;
@@ -147,7 +147,6 @@ impl Runner {
         let newest = self.series.newest();
         let mut due = uptime().saturating_add(first(newest, stamp::now(), self.interval));
         while self.sleep_until(due) {
-            // Whoever hears the events may panic.
             quietly(|| self.make());
             due = next(due, self.interval, uptime());
         }
@@ -176,10 +175,10 @@ impl Runner {
     fn make(&self) {
         let history = &self.origin.telemetry.backups;
         // It may be the next that goes well.
-        let made = catch_unwind(AssertUnwindSafe(|| self.make_one())).unwrap_or_else(|_| {
+        let made = caught(|| self.make_one()).unwrap_or_else(|| {
             Err(Error::Options {
                 option: "on_connect",
-                problem: "it has panicked for a backup, or a subscriber of events has".into(),
+                problem: "it panicked for a backup".into(),
             })
         });
         match made {
@@ -190,6 +189,7 @@ impl Runner {
             Err(Error::Closed) => {}
             Err(error) => {
                 let reason = error.without_data();
+                history.failed(self.number, &self.site, reason.clone());
                 event!(
                     warn,
                     "larder::backup",
@@ -197,7 +197,6 @@ impl Runner {
                     { folder = %self.series.folder.display(), reason, site = %self.site, "error.type" = error.kind() },
                     "a scheduled backup failed"
                 );
-                history.failed(self.number, &self.site, reason);
             }
         }
     }

@@ -10,13 +10,13 @@
 //! To end a snapshot and begin another asks the system for two locks, and takes 3 to 9 times as long as a look. It is a look
 //! for nothing while somebody writes. So after one that saw something new, or failed, some groups go without.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use rusqlite::{Connection, Result};
 
 use super::Readers;
 use super::aside::Aside;
+use crate::panics::caught;
 
 /// So many groups go without a look after one for nothing.
 const REST: u32 = 16;
@@ -74,8 +74,7 @@ impl<'r> Lookout<'r> {
 /// Opens a connection that waits for nobody. Reads go on without it, also if
 /// [`Options::on_connect`](crate::Options::on_connect) panics.
 fn open(readers: &Readers) -> Option<Aside> {
-    let opened = catch_unwind(AssertUnwindSafe(|| Aside::open(readers, Duration::ZERO, None)));
-    let aside = opened.ok()?.ok()?;
+    let aside = caught(|| Aside::open(readers, Duration::ZERO, None).ok())??;
     aside.look(|conn| conn.busy_timeout(Duration::ZERO)).ok()?;
     Some(aside)
 }

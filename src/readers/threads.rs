@@ -17,7 +17,6 @@
 //! its own thread runs. So it can hit no other job, however late it comes.
 
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::lookout::{Lookout, Version};
@@ -26,6 +25,7 @@ use crate::admission::{Admission, Came, Slept};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::job::{Job, Place, Verdict};
+use crate::panics::caught;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Instant, PoisonError, thread};
 
@@ -38,12 +38,23 @@ const GROUP_TIME: Duration = Duration::from_millis(4);
 impl Readers {
     /// The queue of the reads that tasks wait for. Starts the threads that serve it.
     pub(crate) fn queue(self: &Arc<Self>) -> Result<Arc<Admission>> {
+        let mut started = self.size;
         if !self.threads_run.load(Ordering::Acquire) {
             let _starting = self.starting_threads.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.threads_run.load(Ordering::Acquire) && !self.queue.is_closed() {
-                self.start_threads()?;
+                started = self.start_threads()?;
                 self.threads_run.store(true, Ordering::Release);
             }
+        }
+        // Without the lock: the subscriber may read from the store.
+        if started < self.size {
+            event!(
+                warn,
+                "larder::read",
+                self.path,
+                { threads = started, wanted = self.size },
+                "the operating system gave fewer threads for reads than there are connections"
+            );
         }
         Ok(Arc::clone(&self.queue))
     }
@@ -60,7 +71,8 @@ impl Readers {
         self.queue.is_worker()
     }
 
-    fn start_threads(self: &Arc<Self>) -> Result<()> {
+    /// Gives the number of threads that were started.
+    fn start_threads(self: &Arc<Self>) -> Result<u32> {
         for n in 0..self.size {
             let readers = Arc::clone(self);
             let thread = thread::Builder::new().name(format!("larder-read-{n}"));
@@ -74,16 +86,9 @@ impl Readers {
                     source: Some(Box::new(error)),
                 });
             }
-            event!(
-                warn,
-                "larder::read",
-                self.path,
-                { threads = n, wanted = self.size },
-                "the operating system gave fewer threads for reads than there are connections"
-            );
-            break;
+            return Ok(n);
         }
-        Ok(())
+        Ok(self.size)
     }
 
     fn serve(&self) {
@@ -101,7 +106,7 @@ impl Readers {
                     fail(job, error);
                 }
             };
-            if catch_unwind(AssertUnwindSafe(read)).is_err() {
+            if caught(read).is_none() {
                 event!(
                     error,
                     "larder::read",

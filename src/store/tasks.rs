@@ -2,19 +2,20 @@
 
 use std::future::Future;
 use std::panic::Location;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-
-use tracing::Span;
 
 use super::{Store, write_job};
 use crate::admission::{Admission, Ticket};
 use crate::clock::later;
 use crate::closing::CloseReport;
 use crate::error::Result;
+use crate::event::CallerSpan;
 use crate::job::{InSnapshot, InTransaction, Job, Terms};
 use crate::options::{Durability, ReadOptions, WriteOptions};
+use crate::panics::quietly;
 use crate::pending::{Caller, Pending, Reply, Slot};
 use crate::site::CallSite;
 use crate::sync::{Arc, Instant, thread};
@@ -273,9 +274,11 @@ impl Store {
             // Closing blocks, and a thread costs little beside it.
             let closing = store.clone();
             let close = move || {
-                let report = closing.close_within(timeout);
-                drop(closing);
-                slot.complete(Reply::Returned(report));
+                let report = catch_unwind(AssertUnwindSafe(|| closing.close_within(timeout)));
+                quietly(|| drop(closing));
+                let reply = report.map_or_else(Reply::Panicked, Reply::Returned);
+                // The waker is user code.
+                quietly(|| slot.complete(reply));
             };
             let thread = thread::Builder::new().name("larder-close".into()).spawn(close);
             if thread.is_err() {
@@ -358,7 +361,7 @@ where
         limit: None,
         asked,
         deadline: later(asked, timeout),
-        span: Span::current(),
+        span: CallerSpan::current(),
     };
     Ok(Job::new(terms, InSnapshot(f), Caller::Task, queue))
 }

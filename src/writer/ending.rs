@@ -50,8 +50,9 @@ impl Writer {
                 let emptied = empty_log(&conn, &fence, &mut checkpointer, &options, deadline, wrote);
                 if let Err(Kept::Failed(_, error)) = &emptied
                     && primary_code(error) == Some(ffi::SQLITE_IOERR)
+                    && let Err(error) = unsynced::remember(&shared.path)
                 {
-                    unsynced::remember(&shared.path);
+                    unsynced::report(&shared.path, &error);
                 }
                 emptied.err().map(|kept| kept.to_string())
             }

@@ -138,20 +138,23 @@ impl Writer {
             return;
         }
         if self.checkpointer.over_limit() {
-            event!(
-                warn,
-                "larder::checkpoint",
-                self.shared.path,
-                {
-                    ?mode,
-                    busy = progress.busy,
-                    log_pages = progress.log,
-                    moved_pages = progress.moved,
-                    wal_bytes = self.checkpointer.bytes(),
-                    oldest_reader = self.readers.oldest(),
-                },
-                "the write-ahead log is over its limit and a checkpoint could not finish"
-            );
+            let (wal_bytes, oldest_reader) = (self.checkpointer.bytes(), self.readers.oldest());
+            self.defer(move |path| {
+                event!(
+                    warn,
+                    "larder::checkpoint",
+                    path,
+                    {
+                        ?mode,
+                        busy = progress.busy,
+                        log_pages = progress.log,
+                        moved_pages = progress.moved,
+                        wal_bytes,
+                        oldest_reader,
+                    },
+                    "the write-ahead log is over its limit and a checkpoint could not finish"
+                );
+            });
         }
     }
 
@@ -160,24 +163,32 @@ impl Writer {
         if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
             return self.poison(&Arc::new(error));
         }
-        event!(
-            warn,
-            "larder::checkpoint",
-            self.shared.path,
-            { "db.response.status_code" = extended_code(&error) },
-            "a checkpoint failed; it is tried again when the log has grown"
-        );
+        self.defer(move |path| {
+            event!(
+                warn,
+                "larder::checkpoint",
+                path,
+                { "db.response.status_code" = extended_code(&error) },
+                "a checkpoint failed; it is tried again when the log has grown"
+            );
+        });
     }
 
     pub(super) fn poison(&self, source: &Arc<rusqlite::Error>) {
-        unsynced::remember(&self.shared.path);
+        let remembered = unsynced::remember(&self.shared.path);
         let _ = self.shared.poison.set(Arc::clone(source));
-        event!(
-            error,
-            "larder::poison",
-            self.shared.path,
-            { "db.response.status_code" = extended_code(source), "error.type" = "Poisoned" },
-            "the disk failed the store: it takes no more writes, serves reads, and wants to be opened again"
-        );
+        let code = extended_code(source);
+        self.defer(move |path| {
+            if let Err(error) = remembered {
+                unsynced::report(path, &error);
+            }
+            event!(
+                error,
+                "larder::poison",
+                path,
+                { "db.response.status_code" = code, "error.type" = "Poisoned" },
+                "the disk failed the store: it takes no more writes, serves reads, and wants to be opened again"
+            );
+        });
     }
 }

@@ -74,6 +74,7 @@ mod larder {
     pub(crate) mod event;
     pub(crate) mod handoff;
     pub(crate) mod job;
+    pub(crate) mod panics;
     pub(crate) mod pending;
     pub(crate) mod site;
 }
@@ -87,7 +88,7 @@ mod sync;
 mod time;
 mod writer;
 
-pub(crate) use larder::{admission, apart, closing, event, handoff, job, pending, site};
+pub(crate) use larder::{admission, apart, closing, event, handoff, job, panics, pending, site};
 pub use stand_ins::sqlite::{Error, ffi};
 pub(crate) use stand_ins::{clock, error, options, sqlite, timer, transaction};
 

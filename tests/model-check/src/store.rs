@@ -3,12 +3,12 @@
 use std::panic::Location;
 use std::time::Duration;
 
-use tracing::Span;
 
 use crate::admission::{Admission, Kind};
 use crate::clock::later;
 use crate::closing::{CloseReport, Closing};
 use crate::error::{Error, Result};
+use crate::event::CallerSpan;
 use crate::handoff::Handoff;
 use crate::job::{Alone, InTransaction, Job, Terms, Work};
 use crate::ledger::Log;
@@ -166,7 +166,7 @@ where
         limit: options.limit,
         asked,
         deadline: later(asked, timeout),
-        span: Span::current(),
+        span: CallerSpan::current(),
     };
     Ok(Job::new(terms, work, caller, Arc::clone(&shared.admission)))
 }
