@@ -236,6 +236,16 @@ pub enum Error {
         instead: &'static str,
     },
 
+    /// [`WriteTx::insert`](crate::WriteTx::insert) has no rowid to return, since its statement inserted no new row with one.
+    #[error(
+        "no new row with a rowid was inserted: {reason}; let the statement return the key with RETURNING and run it with \
+         query_row, or run it with execute"
+    )]
+    NoRowid {
+        /// What the statement is or has done instead.
+        reason: String,
+    },
+
     /// The call would have waited for the thread that made it.
     #[error("{call} would wait for its own thread for ever: {instead}")]
     Reentrant {
@@ -380,6 +390,7 @@ impl Error {
             Error::RolledBack { .. }
             | Error::App(_)
             | Error::Refused { .. }
+            | Error::NoRowid { .. }
             | Error::Interrupted { .. }
             | Error::Cancelled { .. }
             | Error::Backup { .. }
@@ -468,6 +479,7 @@ impl Error {
             Error::Poisoned { .. } => "Poisoned",
             Error::WalFull { .. } => "WalFull",
             Error::Refused { .. } => "Refused",
+            Error::NoRowid { .. } => "NoRowid",
             Error::Reentrant { .. } => "Reentrant",
             Error::Interrupted { .. } => "Interrupted",
             Error::Cancelled { .. } => "Cancelled",

@@ -12,11 +12,13 @@
 //!
 //! The fence stops SQL and mistakes. It does not stop a closure that removes it (`conn.authorizer(None)`).
 
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, ffi};
 
+use crate::change_counters::ChangeCounters;
 use crate::error::{Error, primary_code};
 use crate::options::Role;
 use crate::status::{self, Action, Judge, Permission};
@@ -128,6 +130,19 @@ pub(crate) struct Fence {
     refused: AtomicBool,
     /// There if `refused`.
     refusal: Mutex<Option<Refusal>>,
+    /// What is done by the statement that is prepared, while somebody asks for it.
+    watched: AtomicBool,
+    seen: Mutex<Vec<Change>>,
+    changes: Arc<ChangeCounters>,
+}
+
+/// A table that a statement changes itself, not one of its triggers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Change {
+    /// `SQLITE_INSERT`, `SQLITE_UPDATE` or `SQLITE_DELETE`.
+    pub(crate) code: i32,
+    pub(crate) database: String,
+    pub(crate) table: String,
 }
 
 impl Fence {
@@ -141,7 +156,13 @@ impl Fence {
             may_make_temporary: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             refusal: Mutex::new(None),
+            watched: AtomicBool::new(false),
+            seen: Mutex::default(),
+            changes: Arc::new(ChangeCounters::new()),
         });
+        if role == Role::Writer {
+            status::define_change_functions(conn, &fence.changes)?;
+        }
         status::authorize(conn, &fence)?;
         let guard = Arc::clone(&fence);
         // Without this, what a closure does after a RAISE(ROLLBACK) that it swallowed would be committed at
@@ -163,6 +184,32 @@ impl Fence {
         self.own.store(true, Relaxed);
         let _lower = Lower(&self.own);
         f()
+    }
+
+    /// What closures are to see of the connection's counters.
+    pub(crate) fn changes(&self) -> &ChangeCounters {
+        &self.changes
+    }
+
+    /// Which tables the statement changes that `prepare` prepares.
+    pub(crate) fn changes_of(&self, prepare: impl FnOnce()) -> Vec<Change> {
+        self.watched.store(true, Relaxed);
+        prepare();
+        self.watched.store(false, Relaxed);
+        mem::take(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note_change(&self, action: &Action<'_>) {
+        if let (ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE, Some(table), Some(database), None) =
+            (action.code, &action.first, &action.database, &action.accessor)
+        {
+            let change = Change {
+                code: action.code,
+                database: database.to_string(),
+                table: table.to_string(),
+            };
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        }
     }
 
     /// Runs SQL of a migration.
@@ -315,6 +362,9 @@ impl Judge for Fence {
     fn judge(&self, action: &Action<'_>) -> Permission {
         if self.own.load(Relaxed) {
             return Permission::Allow;
+        }
+        if self.watched.load(Relaxed) {
+            self.note_change(action);
         }
         let Action {
             code, first, second, ..

@@ -82,6 +82,7 @@ mod alert;
 mod apart;
 mod backup;
 mod cache;
+mod change_counters;
 mod check;
 mod checkpoint;
 mod clock;

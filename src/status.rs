@@ -1,5 +1,5 @@
-//! The four things that larder must ask of SQLite and rusqlite has no safe form of. This is the one file of the
-//! crate with `unsafe` in it.
+//! What larder must ask of SQLite and rusqlite has no safe form of. This is the one file of the crate with `unsafe` in
+//! it.
 
 #![allow(unsafe_code)]
 
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
 
+use crate::change_counters::ChangeCounters;
 use crate::stats::CacheStats;
 
 /// Whether a foreign key constraint is violated that would be judged at COMMIT.
@@ -74,6 +75,94 @@ pub(crate) fn reset_leaked(conn: &mut Connection) -> usize {
     reset
 }
 
+/// Sets what `last_insert_rowid` says.
+pub(crate) fn set_last_insert_rowid(conn: &Connection, rowid: i64) {
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
+    unsafe { ffi::sqlite3_set_last_insert_rowid(conn.handle(), rowid) }
+}
+
+/// Defines the SQL functions `last_insert_rowid`, `changes` and `total_changes` of the connection anew, to say what those
+/// counters say. They may be used wherever SQLite's own may, so also in triggers and views.
+pub(crate) fn define_change_functions(conn: &Connection, counters: &Arc<ChangeCounters>) -> rusqlite::Result<()> {
+    type Function = unsafe extern "C" fn(*mut ffi::sqlite3_context, c_int, *mut *mut ffi::sqlite3_value);
+    let functions: [(&CStr, Function); 3] = [
+        (c"last_insert_rowid", tell_last_insert_rowid),
+        (c"changes", tell_changes),
+        (c"total_changes", tell_total_changes),
+    ];
+    for (name, function) in functions {
+        let kept = Arc::into_raw(Arc::clone(counters)).cast_mut().cast::<c_void>();
+        // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and `name` is a C string. `kept` is one
+        // count of the `Arc`, which SQLite gives to `release` once: when the function is replaced, when the connection
+        // closes, or when this call fails.
+        let code = unsafe {
+            ffi::sqlite3_create_function_v2(
+                conn.handle(),
+                name.as_ptr(),
+                0,
+                ffi::SQLITE_UTF8 | ffi::SQLITE_INNOCUOUS,
+                kept,
+                Some(function),
+                None,
+                None,
+                Some(release),
+            )
+        };
+        if code != ffi::SQLITE_OK {
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+///
+/// `kept` is a count of an `Arc<ChangeCounters>` that nobody else gives back.
+unsafe extern "C" fn release(kept: *mut c_void) {
+    // SAFETY: as the caller promises.
+    drop(unsafe { Arc::from_raw(kept.cast_const().cast::<ChangeCounters>()) });
+}
+
+/// # Safety
+///
+/// `context` is that of a call of a function of [`define_change_functions`].
+unsafe fn tell(context: *mut ffi::sqlite3_context, value: impl FnOnce(&ChangeCounters, *mut ffi::sqlite3) -> i64) {
+    // SAFETY: SQLite calls it with a valid context, whose user data is the `Arc` that it keeps until `release`, and whose
+    // connection is open and used by this thread.
+    unsafe {
+        let counters = ffi::sqlite3_user_data(context).cast_const().cast::<ChangeCounters>();
+        let value = value(&*counters, ffi::sqlite3_context_db_handle(context));
+        ffi::sqlite3_result_int64(context, value);
+    }
+}
+
+unsafe extern "C" fn tell_last_insert_rowid(
+    context: *mut ffi::sqlite3_context,
+    _: c_int,
+    _: *mut *mut ffi::sqlite3_value,
+) {
+    // SAFETY: SQLite calls it, with its context and the context's connection.
+    unsafe {
+        tell(context, |counters, db| {
+            counters.rowid(ffi::sqlite3_last_insert_rowid(db))
+        })
+    }
+}
+
+unsafe extern "C" fn tell_changes(context: *mut ffi::sqlite3_context, _: c_int, _: *mut *mut ffi::sqlite3_value) {
+    // SAFETY: as above.
+    unsafe {
+        tell(context, |counters, db| {
+            counters.changes(ffi::sqlite3_changes64(db), ffi::sqlite3_total_changes64(db))
+        })
+    }
+}
+
+unsafe extern "C" fn tell_total_changes(context: *mut ffi::sqlite3_context, _: c_int, _: *mut *mut ffi::sqlite3_value) {
+    // SAFETY: as above.
+    unsafe { tell(context, |counters, db| counters.total(ffi::sqlite3_total_changes64(db))) }
+}
+
 /// What a statement is about to do, as SQLite tells an authorizer: <https://sqlite.org/c3ref/set_authorizer.html>. Names
 /// stand in the schema as they were written, and need not be UTF-8: what is not comes as U+FFFD.
 pub(crate) struct Action<'a> {
@@ -83,6 +172,8 @@ pub(crate) struct Action<'a> {
     pub(crate) second: Option<Cow<'a, str>>,
     /// `main`, `temp`, ..
     pub(crate) database: Option<Cow<'a, str>>,
+    /// The trigger or view that it is inside of, if it is not the statement itself.
+    pub(crate) accessor: Option<Cow<'a, str>>,
 }
 
 /// What is said to that.
@@ -129,19 +220,20 @@ unsafe extern "C" fn ask<J: Judge>(
     first: *const c_char,
     second: *const c_char,
     database: *const c_char,
-    _accessor: *const c_char,
+    accessor: *const c_char,
 ) -> c_int {
     // SAFETY: as the caller promises; SQLite leaves the strings alone until it has its answer.
     let (judge, text) = unsafe {
         let text = |text: *const c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy());
-        (&*judge.cast::<J>(), [first, second, database].map(text))
+        (&*judge.cast::<J>(), [first, second, database, accessor].map(text))
     };
-    let [first, second, database] = text;
+    let [first, second, database, accessor] = text;
     let action = Action {
         code,
         first,
         second,
         database,
+        accessor,
     };
     judge.judge(&action) as c_int
 }

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, Statement, ffi};
 
+use crate::change_counters::signed;
 use crate::clock::Tick;
 use crate::costs::StatementPage;
 use crate::error::{Error, Result, primary_code};
-use crate::fence::Fence;
+use crate::fence::{Change, Fence};
 use crate::job::caller_has_gone;
 use crate::prepared::Prepare;
 
@@ -439,16 +440,94 @@ impl<'a> WriteTx<'a> {
     /// # Ok::<_, larder::Error>(())
     /// ```
     pub fn execute<P: Params>(&self, sql: &str, params: P) -> Result<usize> {
-        self.with_statement(sql, |statement| statement.execute(params))
+        self.with_statement(sql, |statement| self.execute_counted(statement, params))
+    }
+
+    /// SQLite's own count is that of the last `INSERT`, `UPDATE` or `DELETE`, which may have been another statement.
+    fn execute_counted(&self, statement: &mut Statement<'_>, params: impl Params) -> rusqlite::Result<usize> {
+        let before = self.conn.total_changes();
+        let changed = statement.execute(params)?;
+        Ok(if self.conn.total_changes() == before {
+            0
+        } else {
+            changed
+        })
     }
 
     /// Runs an `INSERT` of one row and gives its rowid.
     ///
     /// # Errors
     ///
-    /// As [`execute`](Self::execute), and `StatementChangedRows` if it was not exactly one row.
+    /// As [`execute`](Self::execute), `StatementChangedRows` if it was not exactly one row, and [`Error::NoRowid`] if it
+    /// was no new row with a rowid: an upsert that updated a row, an `INSERT` into a table `WITHOUT ROWID`, or an `UPDATE`.
+    /// Where an upsert may update, let it return the key:
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let upsert = "INSERT INTO users(mail) VALUES (?1) ON CONFLICT(mail) DO UPDATE SET mail = excluded.mail
+    ///               RETURNING id";
+    /// let ids = store.write(move |tx| {
+    ///     tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, mail TEXT UNIQUE) STRICT")?;
+    ///     let id = || tx.query_row(upsert, ["ada@example.org"], |row| row.get::<_, i64>("id"));
+    ///     Ok([id()?, id()?])
+    /// })?;
+    /// assert_eq!(ids, [1, 1]);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn insert<P: Params>(&self, sql: &str, params: P) -> Result<i64> {
-        self.with_statement(sql, |statement| statement.insert(params))
+        let inserted = self.with_statement(sql, |statement| {
+            let mask = self.fence.changes().mask(self.conn);
+            let changed = self.execute_counted(statement, params)?;
+            Ok((changed, mask.rowid()))
+        })?;
+        match inserted {
+            (1, Some(rowid)) => Ok(rowid),
+            (0 | 1, None) => Err(self.no_rowid(sql, inserted.0)),
+            (changed, _) => Err(rusqlite::Error::StatementChangedRows(changed).into()),
+        }
+    }
+
+    /// Why the statement gave no rowid, as far as SQLite says what it does.
+    fn no_rowid(&self, sql: &str, changed: usize) -> Error {
+        let changes = self.fence.changes_of(|| drop(self.conn.prepare(sql)));
+        let inserts = changes.iter().find(|change| change.code == ffi::SQLITE_INSERT);
+        let without_rowid = |change: &Change| {
+            let look = "SELECT wr FROM pragma_table_list WHERE schema = ?1 AND name = ?2/*larder*/";
+            let at = (&change.database, &change.table);
+            let look = || self.conn.query_row(look, at, |row| row.get::<_, bool>(0));
+            self.fence.own(look).unwrap_or(false)
+        };
+        let reason = match inserts {
+            None => "there is no INSERT in the statement".to_owned(),
+            // As rusqlite says it.
+            _ if changed == 0 => return rusqlite::Error::StatementChangedRows(0).into(),
+            Some(change) if without_rowid(change) => format!("the table `{}` is WITHOUT ROWID", change.table),
+            Some(_) if changes.iter().any(|change| change.code == ffi::SQLITE_UPDATE) => {
+                "its ON CONFLICT clause has updated a row that was there".to_owned()
+            }
+            Some(change) => format!("SQLite has set no rowid for its row in `{}`", change.table),
+        };
+        Error::NoRowid { reason }
+    }
+
+    /// The rowid of the last row that this closure has inserted into a table with rowids: 0 if there is none yet, as on a
+    /// new connection. The SQL function of this name says the same. For one `INSERT`, [`insert`](Self::insert) is safer.
+    pub fn last_insert_rowid(&self) -> i64 {
+        self.conn.last_insert_rowid()
+    }
+
+    /// How many rows the last `INSERT`, `UPDATE` or `DELETE` of this closure has changed: 0 if there is none yet. The SQL
+    /// function of this name says the same.
+    pub fn changes(&self) -> u64 {
+        let (changes, total) = (signed(self.conn.changes()), signed(self.conn.total_changes()));
+        self.fence.changes().changes(changes, total).unsigned_abs()
+    }
+
+    /// How many rows this closure has changed so far, by triggers and foreign keys, too, and also where a savepoint was
+    /// rolled back. The SQL function of this name says the same.
+    pub fn total_changes(&self) -> u64 {
+        let total = signed(self.conn.total_changes());
+        self.fence.changes().total(total).unsigned_abs()
     }
 
     /// Runs every statement of `sql`, separated by semicolons, without parameters.

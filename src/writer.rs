@@ -449,6 +449,7 @@ impl Writer {
         let site = self.sites.find(&job.terms().site);
         self.telemetry.writing.begin(started, job.terms().site.clone());
         let before = self.conn.total_changes();
+        self.fence.changes().restart(&self.conn);
         let prepared = Prepared::new(&self.conn);
         let tx = WriteTx::new(
             &self.conn,

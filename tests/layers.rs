@@ -28,7 +28,15 @@ const FLOORS: &[Rooms] = &[
     &[
         (
             "connection",
-            &["connection", "fence", "status", "file", "registry", "unsynced"],
+            &[
+                "change_counters",
+                "connection",
+                "fence",
+                "status",
+                "file",
+                "registry",
+                "unsynced",
+            ],
         ),
         ("queue", &["admission", "job", "pending", "handoff"]),
     ],

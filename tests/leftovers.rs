@@ -1,11 +1,11 @@
-//! Nothing that a closure leaves behind reaches the next: temporary objects, open statements, settings.
+//! Nothing that a closure leaves behind reaches the next: temporary objects, open statements, settings, counters.
 
 use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::Connection;
-use larder::{Error, Options, Result, Store, WriteTx};
+use larder::{Error, Migration, Migrations, Options, Result, Store, WriteTx};
 
 use crate::groups::{Gate, grouping};
 
@@ -507,4 +507,215 @@ fn parameters_bound_in_one_write_are_not_bound_in_the_next() {
     };
     assert!(!run(true));
     assert!(run(false));
+}
+
+/// A store with a table for each way in which an `INSERT` may give no new rowid.
+fn store_with_keys() -> Store {
+    let store = grouping().open_temp().unwrap();
+    let made = store.write(|tx| {
+        tx.execute_batch(
+            "CREATE TABLE orders(id INTEGER PRIMARY KEY) STRICT;
+             CREATE TABLE users(id INTEGER PRIMARY KEY, mail TEXT UNIQUE) STRICT;
+             INSERT INTO users(mail) VALUES ('x');
+             CREATE TABLE settings(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+             CREATE TABLE log(id INTEGER PRIMARY KEY, line TEXT);
+             CREATE TRIGGER logged AFTER INSERT ON settings BEGIN INSERT INTO log(line) VALUES (new.name); END;
+             CREATE VIEW mails AS SELECT mail FROM users;
+             CREATE TRIGGER mailed INSTEAD OF INSERT ON mails BEGIN INSERT INTO users(mail) VALUES (new.mail); END;",
+        )
+    });
+    made.unwrap();
+    store
+}
+
+const UPSERT: &str = "INSERT INTO users(mail) VALUES ('x') ON CONFLICT(mail) DO UPDATE SET mail = excluded.mail";
+
+/// `insert` returned the connection's `last_insert_rowid`, which SQLite leaves alone where no row with a rowid is
+/// inserted: so an upsert that updated a user returned the id of an order that another caller had inserted.
+#[test]
+fn insert_without_new_rowid_is_an_error() {
+    let store = store_with_keys();
+    for sql in [
+        UPSERT,
+        "INSERT INTO settings VALUES ('a', 1)",
+        "UPDATE users SET mail = 'y' WHERE id = 1",
+        "DELETE FROM users WHERE id = 1",
+        "CREATE TABLE one_more(id INTEGER PRIMARY KEY)",
+        "CREATE TABLE copied AS SELECT * FROM users",
+        "INSERT INTO mails VALUES ('z')",
+        "INSERT OR IGNORE INTO users(mail) VALUES ('x')",
+    ] {
+        store
+            .write(|tx| tx.insert("INSERT OR REPLACE INTO orders(id) VALUES (4711)", []))
+            .unwrap();
+        let other = store.write(move |tx| tx.insert(sql, []));
+        assert!(other.is_err(), "{sql}: {other:?}");
+        // A row of the same closure is no row of this statement either, also where it has the same rowid.
+        let own = store.write(move |tx| {
+            let id = tx.insert("INSERT OR REPLACE INTO orders(id) VALUES (1)", [])?;
+            assert_eq!(id, 1);
+            tx.insert(sql, [])
+        });
+        assert!(own.is_err(), "{sql}: {own:?}");
+    }
+    let error = store.write(|tx| tx.insert(UPSERT, [])).unwrap_err();
+    let Error::NoRowid { reason } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(reason.contains("ON CONFLICT"), "{reason}");
+    assert!(error.to_string().contains("RETURNING"), "{error}");
+    assert_eq!(error.outcome(), larder::Outcome::RolledBack);
+    let error = store
+        .write(|tx| tx.insert("INSERT INTO settings VALUES ('a', 1)", []))
+        .unwrap_err();
+    assert!(error.to_string().contains("`settings` is WITHOUT ROWID"), "{error}");
+    let error = store
+        .write(|tx| tx.insert("UPDATE users SET mail = 'y'", []))
+        .unwrap_err();
+    assert!(error.to_string().contains("no INSERT"), "{error}");
+}
+
+#[test]
+fn insert_returns_the_rowid_of_its_row() {
+    let store = store_with_keys();
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TRIGGER ordered AFTER INSERT ON orders BEGIN INSERT INTO log(id, line) VALUES (77, 'x'); END;
+                 CREATE VIRTUAL TABLE words USING fts5(word);
+                 CREATE VIRTUAL TABLE old_words USING fts4(word);
+                 CREATE VIRTUAL TABLE boxes USING rtree(id, l, r);",
+            )?;
+            for id in [5, 0, -1, i64::MIN, i64::MAX] {
+                let inserted = tx.insert("INSERT INTO users(id) VALUES (?1)", [id])?;
+                assert_eq!(inserted, id);
+                let again = tx.insert("INSERT OR REPLACE INTO users(id) VALUES (?1)", [id])?;
+                assert_eq!(again, id);
+            }
+            assert_eq!(tx.insert("INSERT INTO orders(id) VALUES (5)", [])?, 5);
+            assert_eq!(tx.insert("INSERT INTO words(rowid, word) VALUES (5, 'ant')", [])?, 5);
+            assert_eq!(
+                tx.insert("INSERT INTO old_words(docid, word) VALUES (5, 'ant')", [])?,
+                5
+            );
+            assert_eq!(tx.insert("INSERT INTO boxes VALUES (5, 0, 1)", [])?, 5);
+            assert_eq!(tx.last_insert_rowid(), 5);
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// The rowid before is hidden from SQLite while `insert` runs, to see whether the statement sets another. What the
+/// statement itself reads, or a trigger of it, is still the rowid before.
+#[test]
+fn last_insert_rowid_inside_an_insert_is_the_one_before() {
+    let store = store_with_keys();
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE lines(id INTEGER PRIMARY KEY, of, seen DEFAULT (last_insert_rowid()));
+                 CREATE TRIGGER before_line BEFORE INSERT ON lines
+                 BEGIN INSERT INTO log(id, line) VALUES (900, last_insert_rowid()); END;",
+            )?;
+            let order = tx.insert("INSERT INTO orders(id) VALUES (42)", [])?;
+            let line = tx.insert("INSERT INTO lines(of) VALUES (last_insert_rowid())", [])?;
+            let seen: (i64, i64) = tx.query_row("SELECT of, seen FROM lines WHERE id = ?1", [line], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+            assert_eq!(seen, (order, order));
+            let before: i64 = tx.query_row("SELECT CAST(line AS INTEGER) FROM log WHERE id = 900", [], |row| {
+                row.get(0)
+            })?;
+            assert_eq!(before, order);
+            // One that inserts nothing leaves it as it was.
+            assert!(tx.insert(UPSERT, []).is_err());
+            assert!(tx.insert("INSERT INTO orders(id) VALUES (42)", []).is_err());
+            assert!(tx.insert("no SQL", []).is_err());
+            assert_eq!(tx.last_insert_rowid(), line);
+            let told: i64 = tx.query_row("SELECT last_insert_rowid()", [], |row| row.get(0))?;
+            assert_eq!(told, line);
+            Ok(())
+        })
+        .unwrap();
+}
+
+fn counters(tx: &WriteTx<'_>) -> Result<[i64; 6]> {
+    let sql = "SELECT last_insert_rowid(), changes(), total_changes()";
+    let [id, changes, total] = tx.query_row(sql, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))?;
+    Ok([
+        id,
+        changes,
+        total,
+        tx.last_insert_rowid(),
+        tx.changes() as i64,
+        tx.total_changes() as i64,
+    ])
+}
+
+#[test]
+fn change_counters_start_anew_in_each_write() {
+    let store = store_with_keys();
+    let gate = Gate::hold(&store);
+    let jobs: Vec<_> = (0..6_i64)
+        .map(|n| {
+            store
+                .submit(move |tx| {
+                    assert_eq!(counters(tx)?, [0; 6], "write {n}");
+                    tx.execute("INSERT INTO orders(id) VALUES (?1), (?1 + 1)", [10 * n + 10])?;
+                    let last = 10 * n + 11;
+                    assert_eq!(counters(tx)?, [last, 2, 2, last, 2, 2]);
+                    let undone = tx.savepoint(|tx| {
+                        tx.execute("DELETE FROM orders WHERE id = ?1", [last])?;
+                        Err::<(), _>(Error::app("no"))
+                    });
+                    undone.unwrap_err();
+                    assert_eq!(counters(tx)?, [last, 1, 3, last, 1, 3]);
+                    if n % 2 == 0 { Ok(()) } else { Err(Error::app("no")) }
+                })
+                .unwrap()
+        })
+        .collect();
+    gate.open();
+    for (n, job) in jobs.into_iter().enumerate() {
+        assert_eq!(job.wait().is_ok(), n % 2 == 0);
+    }
+    assert_eq!(store.write(counters).unwrap(), [0; 6]);
+}
+
+/// SQLite leaves `changes()` alone where a statement is no INSERT, UPDATE or DELETE, so `execute` of one returned the
+/// number of rows of another statement, also of another caller.
+#[test]
+fn execute_counts_rows_of_its_own_statement_only() {
+    let store = store_with_keys();
+    store
+        .write(|tx| {
+            assert_eq!(tx.execute("CREATE TABLE a(x)", [])?, 0);
+            assert_eq!(tx.execute("INSERT INTO a VALUES (1), (2)", [])?, 2);
+            assert_eq!(tx.execute("CREATE TABLE b(x)", [])?, 0);
+            assert_eq!(tx.execute("PRAGMA user_version = 3", [])?, 0);
+            assert_eq!(tx.execute("UPDATE a SET x = x", [])?, 2);
+            assert_eq!(tx.execute("DELETE FROM a WHERE x = 7", [])?, 0);
+            assert_eq!(tx.execute("DELETE FROM a", [])?, 2);
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// Rows of `insert` that a migration reads by `last_insert_rowid()` are of that migration.
+#[test]
+fn migration_sees_no_rowid_of_a_write() {
+    let sql = "CREATE TABLE seen AS SELECT last_insert_rowid() AS id, total_changes() AS total";
+    let migrations = Migrations::new([Migration::new(1, "seen", sql)]).at_open(false);
+    let store = Options::new().migrations(migrations).open_temp().unwrap();
+    store
+        .write(|tx| {
+            tx.execute_batch("CREATE TABLE orders(id INTEGER PRIMARY KEY)")?;
+            tx.insert("INSERT INTO orders(id) VALUES (4711)", [])
+        })
+        .unwrap();
+    store.migrate().unwrap();
+    let seen: (i64, i64) = store
+        .read(|tx| tx.query_row("SELECT id, total FROM seen", [], |row| Ok((row.get(0)?, row.get(1)?))))
+        .unwrap();
+    assert_eq!(seen, (0, 0));
 }

@@ -32,6 +32,7 @@ impl Writer {
             return self.fail(job, Error::not_started(error));
         }
         self.fence.reset();
+        self.fence.changes().restart(&self.conn);
         let site = self.sites.find(&job.terms().site);
         let (began, before) = (Instant::now(), self.conn.total_changes());
         self.telemetry.writing.begin(began, job.terms().site.clone());
