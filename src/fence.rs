@@ -127,6 +127,7 @@ pub(crate) struct Fence {
     /// A [`TableChange`]: the greatest since it was asked for.
     table_change: AtomicU8,
     may_make_temporary: AtomicBool,
+    prepared_write: AtomicBool,
     refused: AtomicBool,
     /// There if `refused`.
     refusal: Mutex<Option<Refusal>>,
@@ -154,6 +155,7 @@ impl Fence {
             licence: AtomicU8::new(Licence::Closure as u8),
             table_change: AtomicU8::new(TableChange::None as u8),
             may_make_temporary: AtomicBool::new(false),
+            prepared_write: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             refusal: Mutex::new(None),
             watched: AtomicBool::new(false),
@@ -260,6 +262,12 @@ impl Fence {
         self.may_make_temporary.load(Relaxed)
     }
 
+    /// Whether a statement that writes has been prepared since this was last asked, also one that SQLite has prepared anew
+    /// since the schema has changed.
+    pub(crate) fn take_prepared_write(&self) -> bool {
+        self.prepared_write.load(Relaxed) && self.prepared_write.swap(false, Relaxed)
+    }
+
     /// SQLite only says "not authorized". This says what was refused, and what to use instead.
     pub(crate) fn explain(&self, error: rusqlite::Error) -> Error {
         match primary_code(&error) {
@@ -362,6 +370,12 @@ impl Judge for Fence {
     fn judge(&self, action: &Action<'_>) -> Permission {
         if self.own.load(Relaxed) {
             return Permission::Allow;
+        }
+        if matches!(
+            action.code,
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE
+        ) {
+            self.prepared_write.store(true, Relaxed);
         }
         if self.watched.load(Relaxed) {
             self.note_change(action);

@@ -33,6 +33,7 @@
 mod alone;
 mod chores;
 mod ending;
+mod foreign_keys;
 mod log;
 
 use std::cell::RefCell;
@@ -47,6 +48,7 @@ use rusqlite::{Connection, ffi};
 
 use self::chores::Chores;
 use self::ending::DeathGuard;
+use self::foreign_keys::DeferredKeys;
 use self::log::Looked;
 pub(crate) use self::log::Size;
 use crate::admission::{Admission, Slept};
@@ -118,6 +120,7 @@ pub(crate) struct Writer {
     checkpointer: Checkpointer,
     /// The level that `PRAGMA synchronous` is at.
     durability: Durability,
+    deferred_keys: DeferredKeys,
     /// A job that did not fit in the last group.
     carried: Option<Job>,
     /// Jobs of the open transaction that went well, in order. Empty while none is open.
@@ -218,6 +221,7 @@ impl Writer {
             fence,
             checkpointer,
             durability,
+            deferred_keys: DeferredKeys::default(),
             carried: None,
             group: Vec::new(),
             tried_when_full: None,
@@ -529,11 +533,15 @@ impl Writer {
         }
         // "Deferred foreign key constraints are not checked until the transaction tries to COMMIT", which would
         // make it the whole group's violation. <https://sqlite.org/foreignkeys.html#fk_deferred>
-        if status::deferred_violation(&self.conn) {
-            let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
-            let message =
-                Some("FOREIGN KEY constraint failed (a deferred one, judged at the end of the closure)".to_owned());
-            return Some(rusqlite::Error::SqliteFailure(code, message).into());
+        match self.violates_deferred_keys() {
+            Ok(false) => {}
+            Ok(true) => {
+                let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
+                let message =
+                    Some("FOREIGN KEY constraint failed (a deferred one, judged at the end of the closure)".to_owned());
+                return Some(rusqlite::Error::SqliteFailure(code, message).into());
+            }
+            Err(error) => return Some(error.into()),
         }
         if self.fence.may_make_temporary() {
             return self.drop_temporary().err().map(Error::from);
@@ -547,6 +555,7 @@ impl Writer {
         let undone = nested
             && !self.conn.is_autocommit()
             && self.own(sql::ROLLBACK_TO).and_then(|()| self.own(sql::RELEASE)).is_ok();
+        self.deferred_keys.rolled_back();
         if !undone {
             self.roll_back();
         }
@@ -575,6 +584,7 @@ impl Writer {
     }
 
     fn try_roll_back(&self) -> rusqlite::Result<()> {
+        self.deferred_keys.rolled_back();
         if self.conn.is_autocommit() {
             Ok(())
         } else {
@@ -647,6 +657,7 @@ impl Writer {
     fn commit_transaction(&mut self) -> std::result::Result<(), CommitFailure> {
         let Err(error) = self.own(sql::COMMIT) else {
             self.checkpointer.committed();
+            self.deferred_keys.committed();
             return Ok(());
         };
         self.roll_back();
