@@ -389,7 +389,9 @@ fn make_report(
     let mut aside = readers.aside(site)?;
     let unfinished = target.begin().map_err(failed)?;
     let copy = unfinished.create("copy.db").map_err(failed)?;
-    let content = aside.look(|conn| copier.copy(conn, &copy)).map_err(failed)?;
+    let content = aside
+        .look(|conn| copier.copy(conn, aside.interrupt(), &copy))
+        .map_err(failed)?;
     aside.end();
     let pinned = pinning.elapsed();
     let (copy, copied) = copier.finish(&unfinished, copy, content).map_err(failed)?;
@@ -467,7 +469,7 @@ pub(crate) fn make(
     let mut aside = opened.map_err(|error| Failure::of("the database cannot be read", error))?;
     let unfinished = target.begin()?;
     let copy = unfinished.create("copy.db")?;
-    let content = aside.look(|conn| copier.copy(conn, &copy))?;
+    let content = aside.look(|conn| copier.copy(conn, aside.interrupt(), &copy))?;
     aside.end();
     let (copy, _) = copier.finish(&unfinished, copy, content)?;
     target.finish(&copy)?;

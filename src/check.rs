@@ -162,9 +162,18 @@ impl<'s> Check<'s> {
             ..CheckReport::default()
         };
         self.observed.begin();
-        let looked = self.store.inspect(|conn| self.integrity(conn, &mut report));
+        let looked = self.store.inspect(|conn, interrupt| {
+            let _watching = self.observed.watch(interrupt);
+            integrity(conn, &mut report)
+        });
         self.judge(looked, &mut report)?;
-        let looked = self.store.inspect(|conn| self.foreign_keys(conn, &mut report));
+        let looked = self.store.inspect(|conn, interrupt| {
+            let _watching = self.observed.watch(interrupt);
+            // If that breaks off, `end` will say why.
+            foreign_keys(conn, &mut report, |done, of| {
+                self.observed.enter(CheckStage::ForeignKeys { done, of })
+            })
+        });
         self.judge(looked, &mut report)?;
         report.took = began.elapsed();
         Ok(report)
@@ -181,19 +190,6 @@ impl<'s> Check<'s> {
             }
             None => Err(error),
         }
-    }
-
-    fn integrity(&self, conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
-        self.observed.install(conn)?;
-        integrity(conn, report)
-    }
-
-    fn foreign_keys(&self, conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
-        self.observed.install(conn)?;
-        // If that breaks off, `end` will say why.
-        foreign_keys(conn, report, |done, of| {
-            self.observed.enter(CheckStage::ForeignKeys { done, of })
-        })
     }
 }
 

@@ -3,6 +3,8 @@
 //! A PRAGMA that SQLite does not know, or will not set, is no error to SQLite. So each one is set, read back
 //! and compared, and one that did not take is an [`Error::Pragma`] that names it.
 
+pub(crate) mod interrupt;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 
+use self::interrupt::Interrupt;
 use crate::clock::later;
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
@@ -40,10 +43,17 @@ pub(crate) const HAS_PAGE_CACHE_MUTEX: &str =
 /// In memory. A file would be 1.
 const TEMP_STORE: i32 = 2;
 
-/// A connection and the fence around it.
+/// A connection, the fence around it, and what stops its SQL.
 pub(crate) struct Fenced {
     pub(crate) conn: Connection,
     pub(crate) fence: Arc<Fence>,
+    pub(crate) interrupt: Arc<Interrupt>,
+}
+
+/// A connection to a file that nobody else has, and what stops its SQL.
+pub(crate) struct Private {
+    pub(crate) conn: Connection,
+    pub(crate) interrupt: Arc<Interrupt>,
 }
 
 /// Refuses a SQLite that can corrupt the database.
@@ -119,7 +129,8 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
     warn_about_fts(&conn);
     hint_at_memory_management(&conn);
     let fence = Fence::install(&conn, Role::Writer).map_err(Error::not_started)?;
-    Ok(Fenced { conn, fence })
+    let interrupt = Interrupt::install(&conn).map_err(Error::not_started)?;
+    Ok(Fenced { conn, fence, interrupt })
 }
 
 /// The close of a file's last connection makes a checkpoint, unless this forbids it.
@@ -158,16 +169,17 @@ pub(crate) fn open_reader(
         .map_err(Error::not_started)?;
     set(&conn, "query_only", 1)?;
     let fence = Fence::install(&conn, Role::Reader).map_err(Error::not_started)?;
-    Ok(Fenced { conn, fence })
+    let interrupt = Interrupt::install(&conn).map_err(Error::not_started)?;
+    Ok(Fenced { conn, fence, interrupt })
 }
 
 /// Opens a copy of the database, which nobody else has, to write it or to check it.
-pub(crate) fn open_copy(path: &Path, options: &Options) -> Result<Connection> {
+pub(crate) fn open_copy(path: &Path, options: &Options) -> Result<Private> {
     open_copy_with(path, options, |_| Ok(()))
 }
 
 /// `first` comes before [`Options::on_connect`], which may read the file.
-fn open_copy_with(path: &Path, options: &Options, first: impl FnOnce(&Connection) -> Result<()>) -> Result<Connection> {
+fn open_copy_with(path: &Path, options: &Options, first: impl FnOnce(&Connection) -> Result<()>) -> Result<Private> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
@@ -175,35 +187,38 @@ fn open_copy_with(path: &Path, options: &Options, first: impl FnOnce(&Connection
     let conn = Connection::open_with_flags(path, flags).map_err(|e| explain_open(path, e))?;
     first(&conn)?;
     prepare(&conn, options, Role::Writer, options.busy_timeout)?;
-    Ok(conn)
+    let interrupt = Interrupt::install(&conn).map_err(Error::not_started)?;
+    Ok(Private { conn, interrupt })
 }
 
 /// Opens a copy of the database, which nobody else has, and makes it a file that needs no other: pages that were copied from
 /// a database in WAL mode say that they are of one, and whoever only may read such a file cannot open it in a folder that
 /// they may not write to.
-pub(crate) fn open_copy_alone(path: &Path, options: &Options) -> Result<Connection> {
-    let conn = open_copy_with(path, options, |conn| {
+pub(crate) fn open_copy_alone(path: &Path, options: &Options) -> Result<Private> {
+    let private = open_copy_with(path, options, |conn| {
         // "In exclusive locking mode, the wal-index is kept in heap memory", <https://sqlite.org/wal.html#noshm>: no `-shm`.
         set(conn, "locking_mode", "exclusive")
     })?;
-    first_look(&conn, path)?;
+    let conn = &private.conn;
+    first_look(conn, path)?;
     // Whoever wants the copy to last syncs all of it in the end.
-    set(&conn, "synchronous", 0)?;
-    set(&conn, "journal_mode", "delete")?;
-    set_for_copies(&conn, options)?;
-    Ok(conn)
+    set(conn, "synchronous", 0)?;
+    set(conn, "journal_mode", "delete")?;
+    set_for_copies(conn, options)?;
+    Ok(private)
 }
 
 /// Opens a file to copy it: a backup that is to be restored.
 ///
 /// Not read-only, which would leave a `-shm` beside a file in WAL mode. What a crash has left in its log or journal is
 /// recovered, as at any opening.
-pub(crate) fn open_original(path: &Path, options: &Options) -> Result<Connection> {
-    let conn = open_copy(path, options)?;
-    first_look(&conn, path)?;
-    set_for_copies(&conn, options)?;
-    set(&conn, "query_only", 1)?;
-    Ok(conn)
+pub(crate) fn open_original(path: &Path, options: &Options) -> Result<Private> {
+    let original = open_copy(path, options)?;
+    let conn = &original.conn;
+    first_look(conn, path)?;
+    set_for_copies(conn, options)?;
+    set(conn, "query_only", 1)?;
+    Ok(original)
 }
 
 /// Its schema may be anybody's.

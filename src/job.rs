@@ -8,7 +8,6 @@
 //! [`Pending`](crate::Pending) stays with the caller and waits at the slot. One allocation, since the caller's
 //! allocator would otherwise go without the memory that the writer frees, and it is the caller who is last to let go.
 
-use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use crate::options::Durability;
 use crate::panics::{caught, quietly};
 use crate::pending::{Caller, Pending, Reply, Slot, Waits, wake};
 use crate::readers::Snapshot;
+use crate::runtime::cancellation::{self, Cancelled};
 use crate::site::CallSite;
 use crate::sync::{Arc, Instant, Mutex, PoisonError};
 use crate::transaction::ReadTx;
@@ -84,8 +84,8 @@ where
     }
 }
 
-/// Work in a snapshot of a reader thread's, which it may share with other jobs.
-pub(crate) struct InSnapshot<F>(pub(crate) F);
+/// Work in a snapshot of a reader thread's, which it may share with other jobs. The second is how long it may run.
+pub(crate) struct InSnapshot<F>(pub(crate) F, pub(crate) Option<Duration>);
 
 impl<F, T> Work<T> for InSnapshot<F>
 where
@@ -95,7 +95,7 @@ where
 
     fn run(self, place: Place<'_, '_>) -> Result<T> {
         match place {
-            Place::Snapshot(snapshot) => snapshot.read(self.0),
+            Place::Snapshot(snapshot) => snapshot.read(self.1, self.0),
             _ => unreachable!("only reader threads take from the queue of reads"),
         }
     }
@@ -167,14 +167,13 @@ impl<W: Send, T: Send> Waits<T> for Asked<W, T> {
 }
 
 /// A job as the queue and its worker see it, whatever its work and its result are.
-trait Task: Send + Sync {
+trait Task: Cancelled + Send + Sync {
     fn terms(&self) -> &Terms;
     /// See [`Slot`] for these.
     fn get_in_line(&self);
     fn leave_line(&self);
     fn start(&self) -> bool;
     fn is_withdrawn(&self) -> bool;
-    fn is_abandoned(&self) -> bool;
     fn take_waker(&self) -> Option<Waker>;
     fn is_alone(&self) -> bool;
     fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str>;
@@ -184,6 +183,12 @@ trait Task: Send + Sync {
     fn finish(&self, verdict: Verdict) -> Option<Waker>;
     /// The job goes without having been finished.
     fn abandon(&self);
+}
+
+impl<W, T> Cancelled for Asked<W, T> {
+    fn is_cancelled(&self) -> bool {
+        self.slot.is_abandoned()
+    }
 }
 
 impl<W: Work<T>, T: Send> Task for Asked<W, T> {
@@ -205,10 +210,6 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
 
     fn is_withdrawn(&self) -> bool {
         self.slot.is_withdrawn()
-    }
-
-    fn is_abandoned(&self) -> bool {
-        self.slot.is_abandoned()
     }
 
     fn take_waker(&self) -> Option<Waker> {
@@ -283,18 +284,6 @@ pub(crate) struct Job {
     task: Option<Arc<dyn Task>>,
 }
 
-thread_local! {
-    /// The job whose closure this thread runs for a task.
-    static RUNNING: RefCell<Option<Job>> = const { RefCell::new(None) };
-}
-
-/// Whether this thread runs a closure for a task that has gone away meanwhile.
-pub(crate) fn caller_has_gone() -> bool {
-    // A thread that ends, and reads once more as it does, runs none.
-    let gone = RUNNING.try_with(|job| job.borrow().as_ref().is_some_and(Job::is_abandoned));
-    gone.unwrap_or(false)
-}
-
 impl Job {
     /// Both hands on a new job, for that queue.
     pub(crate) fn new<W, T>(terms: Terms, work: W, caller: Caller, admission: Arc<Admission>) -> (Self, Pending<T>)
@@ -338,11 +327,6 @@ impl Job {
         self.task().is_withdrawn()
     }
 
-    /// See [`Slot::is_abandoned`].
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.task().is_abandoned()
-    }
-
     /// See [`Slot::take_waker`].
     pub(crate) fn take_waker(&self) -> Option<Waker> {
         self.task().take_waker()
@@ -358,12 +342,14 @@ impl Job {
         self.task().run(place)
     }
 
-    /// Does the work, for a task, and leaves what it came to at the slot. Meanwhile [`caller_has_gone`] knows.
-    pub(crate) fn answer(self, place: Place<'_, '_>) -> Answered {
-        RUNNING.set(Some(self));
-        RUNNING.with_borrow(|job| job.as_ref().map(|job| job.task().answer(place)));
-        let task = RUNNING.take().and_then(|mut job| job.task.take());
-        Answered(task.expect("it was put there above"))
+    /// Does the work, for a task, and leaves what it came to at the slot. Meanwhile the thread knows whether the task has
+    /// gone away ([`cancellation::is_cancelled`]).
+    pub(crate) fn answer(mut self, place: Place<'_, '_>) -> Answered {
+        let task = self.task.clone().expect("it is there until the job is finished");
+        cancellation::with(Arc::clone(&task) as Arc<dyn Cancelled>, || task.answer(place));
+        // Until here a panic of larder's own would have the job reply as it is dropped.
+        self.task = None;
+        Answered(task)
     }
 
     /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic. So
@@ -374,6 +360,13 @@ impl Job {
         // First, so that it is the caller who frees the memory.
         quietly(|| drop(task));
         quietly(|| wake(waker.flatten()));
+    }
+}
+
+/// For whoever holds it and runs it otherwise: the model check's writer.
+impl Cancelled for Job {
+    fn is_cancelled(&self) -> bool {
+        self.task().is_cancelled()
     }
 }
 

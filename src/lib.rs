@@ -116,6 +116,7 @@ mod publish;
 mod ration;
 mod readers;
 mod registry;
+mod runtime;
 mod site;
 mod stats;
 mod status;

@@ -323,8 +323,9 @@ impl Options {
         self
     }
 
-    /// Whether a read older than [`max_reader_age`](Self::max_reader_age) is stopped at its next statement with
-    /// [`Error::Interrupted`]. The default is `false`: a long report is better than half a report.
+    /// Whether a read older than [`max_reader_age`](Self::max_reader_age) is stopped with [`Error::Interrupted`]: in the
+    /// middle of a statement, where the next one begins, or when its closure has ended, as by
+    /// [`ReadOptions::execution_timeout`]. The default is `false`: a long report is better than half a report.
     pub fn interrupt_old_readers(mut self, interrupt: bool) -> Self {
         self.interrupt_old_readers = interrupt;
         self
@@ -476,6 +477,9 @@ impl Options {
 
     /// Called for the writer and for every reader as it is opened, before larder's PRAGMAs and fences: for
     /// functions, collations, extensions, keys. The default is nothing.
+    ///
+    /// A progress handler that it sets is replaced by larder's. A trace callback (rusqlite's feature `trace`) stays until the
+    /// first closure on that connection that has a limit or is a task's: larder then needs SQLite's only place for one.
     ///
     /// ```
     /// use larder::{Options, Role};
@@ -652,9 +656,13 @@ impl WriteOptions {
         self
     }
 
-    /// How long its SQL may run. The default is no limit. Past it the write is rolled back:
+    /// How long its closure may run. The default is no limit. Past it the write is rolled back:
     /// [`Error::Interrupted`]. A write with a limit gets a transaction of its own, since SQLite undoes the whole
-    /// transaction of a statement that it interrupts. Only SQL is stopped, not other code of the closure.
+    /// transaction of a statement that it interrupts.
+    ///
+    /// SQL is stopped within some milliseconds: in the middle of a statement, or where the next one begins. Other code of
+    /// the closure is not stopped: if that takes too long, the write is rolled back when the closure has ended. If the
+    /// closure fails by itself meanwhile, its own error is given.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = Some(limit);
         self
@@ -671,6 +679,7 @@ impl WriteOptions {
 #[derive(Clone, Debug, Default)]
 pub struct ReadOptions {
     pub(crate) timeout: Option<Duration>,
+    pub(crate) execution_timeout: Option<Duration>,
     pub(crate) label: Option<Cow<'static, str>>,
 }
 
@@ -684,6 +693,18 @@ impl ReadOptions {
     /// [`Error::ReadTimeout`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long its closure may run, from its begin, whatever it has waited for a connection. The default is no limit: how
+    /// long a read may take is known to the program alone. Past it: [`Error::Interrupted`].
+    ///
+    /// SQL is stopped within some milliseconds: in the middle of a statement, or where the next one begins. Other code of
+    /// the closure is not stopped: if that takes too long, its result is replaced by the error when it has ended. If the
+    /// closure fails by itself meanwhile, its own error is given. Where
+    /// [`Options::interrupt_old_readers`] is on, the shorter of both times counts.
+    pub fn execution_timeout(mut self, timeout: Duration) -> Self {
+        self.execution_timeout = Some(timeout);
         self
     }
 

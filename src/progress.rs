@@ -1,8 +1,8 @@
 //! A callback that is told how long work of SQLite's goes on, and may cancel it.
 //!
-//! SQLite calls a connection's progress handler between steps of its work, on the thread that does it. A panic in there
-//! would be lost: rusqlite catches it and goes on as if the handler had said yes. So a [`Observed`] catches it, has the work
-//! stopped, and panics again once the connection is put right.
+//! SQLite calls a connection's progress handler between steps of its work, on the thread that does it, and that asks
+//! (`connection/interrupt.rs`). A panic in there would be lost: rusqlite catches it and goes on as if the handler had said
+//! yes. So a [`Observed`] catches it, has the work stopped, and panics again once the connection is put right.
 
 use std::any::Any;
 use std::ops::ControlFlow;
@@ -10,15 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::Connection;
-
 use crate::clock::Tick;
+use crate::connection::interrupt::{Interrupt, Watching};
 use crate::error::{Error, Result};
-use crate::job::caller_has_gone;
-
-/// How many steps SQLite makes between two looks at the clock. A step is an instruction of its virtual machine, some
-/// 50 ns, or in an integrity check a page, which may have to come from the disk.
-const STEPS: i32 = 100;
 
 type Callback<S> = Box<dyn FnMut(S, Duration) -> ControlFlow<()> + Send>;
 
@@ -85,18 +79,18 @@ impl<S: Copy + Send + 'static> Observed<S> {
         state.last = state.began;
     }
 
-    /// Has the connection call it. The handler stays on the connection: whoever owns that takes it away.
-    pub(crate) fn install(&self, conn: &Connection) -> rusqlite::Result<()> {
+    /// Is asked while SQL runs on that connection, until the guard is dropped.
+    #[must_use = "it is asked until the guard is dropped"]
+    pub(crate) fn watch<'i>(&self, interrupt: &'i Interrupt) -> Option<Watching<'i>> {
         let state = self.lock();
         if state.callback.is_none() && state.limit.is_none() {
-            return Ok(());
+            return None;
         }
         drop(state);
         let observed = Self {
             state: Arc::clone(&self.state),
         };
-        // In the place of the readers' own handler, which asks the second.
-        conn.progress_handler(STEPS, Some(move || observed.look().is_break() || caller_has_gone()))
+        Some(interrupt.watch(move || observed.look().is_break()))
     }
 
     /// The work has come to that stage.

@@ -41,6 +41,7 @@ use self::idle::Idle;
 use crate::admission::{Admission, Kind};
 use crate::cache::CacheShare;
 use crate::clock::Tick;
+use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
 use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::costs::{SitePage, StatementPage};
 use crate::doing::Doing;
@@ -49,7 +50,6 @@ use crate::event::event;
 use crate::fence::Fence;
 use crate::file::DatabaseFile;
 use crate::handoff::Handoff;
-use crate::job::caller_has_gone;
 use crate::options::Options;
 use crate::panics::{caught, quietly};
 use crate::prepared::{Prepare, Prepared};
@@ -58,7 +58,7 @@ use crate::site::CallSite;
 use crate::stats::{Activity, ReaderStats};
 use crate::status;
 use crate::telemetry::Telemetry;
-use crate::transaction::{AgeLimit, ReadTx, SlowStatement, run_own, sql};
+use crate::transaction::{ReadTx, SlowStatement, run_own, sql};
 
 /// How often a read that waits for a connection looks whether the store has been closed.
 const LOOK_UP: Duration = Duration::from_millis(50);
@@ -159,16 +159,17 @@ impl Readers {
         })
     }
 
-    /// Runs `f` in one snapshot.
+    /// Runs `f` in one snapshot, for no longer than `limit`.
     pub(crate) fn read<T>(
         &self,
         timeout: Duration,
+        limit: Option<Duration>,
         site: CallSite,
         on_writer_thread: bool,
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut borrowed = self.check_out(timeout, on_writer_thread)?;
-        self.begin(borrowed.reader(), site)?.read(f)
+        self.begin(borrowed.reader(), site)?.read(limit, f)
     }
 
     /// Runs larder's own work in one snapshot. It takes as long as it takes: it is neither slow nor too old.
@@ -177,7 +178,7 @@ impl Readers {
         timeout: Duration,
         site: CallSite,
         on_writer_thread: bool,
-        f: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        f: impl FnOnce(&Connection, &Interrupt) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let mut borrowed = self.check_out(timeout, on_writer_thread)?;
         self.begin(borrowed.reader(), site)?.inspect(f)
@@ -509,18 +510,16 @@ impl Manager {
         let entry = self.census.enter()?;
         // r2d2 would count a connection whose opening panicked as pending for ever.
         let opened = caught(|| open_reader(&self.source, &self.path, &self.options, patience));
-        let Fenced { conn, fence } = opened.unwrap_or_else(|| {
+        let Fenced { conn, fence, interrupt } = opened.unwrap_or_else(|| {
             Err(Error::Options {
                 option: "on_connect",
                 problem: "it panicked for a reader".into(),
             })
         })?;
-        let expiry = Arc::new(Expiry::default());
-        watch(&conn, &expiry).map_err(Error::not_started)?;
         Ok(Reader {
             conn: Some(conn),
             fence,
-            expiry,
+            interrupt,
             busy_timeout: self.options.busy_timeout,
             clean: true,
             schema: 0,
@@ -537,7 +536,7 @@ pub(crate) struct Reader {
     /// There until the drop.
     conn: Option<Connection>,
     fence: Arc<Fence>,
-    expiry: Arc<Expiry>,
+    interrupt: Arc<Interrupt>,
     busy_timeout: Duration,
     /// No transaction, no statement, no snapshot is left on it.
     clean: bool,
@@ -588,7 +587,7 @@ pub(crate) struct Snapshot<'r> {
     conn: &'r Connection,
     prepared: Prepared<'r>,
     fence: &'r Fence,
-    expiry: &'r Arc<Expiry>,
+    interrupt: &'r Arc<Interrupt>,
     busy_timeout: Duration,
     clean: &'r mut bool,
     sites: &'r mut SitePage,
@@ -612,7 +611,7 @@ impl<'r> Snapshot<'r> {
             conn,
             prepared: Prepared::new(conn),
             fence: &reader.fence,
-            expiry: &reader.expiry,
+            interrupt: &reader.interrupt,
             busy_timeout: reader.busy_timeout,
             clean: &mut reader.clean,
             sites: &mut reader.sites,
@@ -633,6 +632,7 @@ impl<'r> Snapshot<'r> {
     fn enter(&mut self, site: CallSite) {
         self.site = self.sites.find(&site);
         self.fence.reset();
+        self.interrupt.reset();
         self.activity.begin(self.since, site);
     }
 
@@ -645,16 +645,28 @@ impl<'r> Snapshot<'r> {
         self.since
     }
 
-    pub(crate) fn read<T>(&mut self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+    pub(crate) fn read<T>(&mut self, limit: Option<Duration>, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
         let readers = self.readers;
         // Unless the closure ends, and has left it alone.
         self.bare = true;
+        let age = readers.age.map(|time| Limit {
+            kind: LimitKind::ReaderAge,
+            time,
+        });
+        let limit = limit.map(|time| Limit {
+            kind: LimitKind::Read,
+            time,
+        });
+        let limit = Limit::earlier(limit, age);
+        let bounded = self.interrupt.bound(self.conn, self.since, limit);
         let (result, slowest, bare, rows) = {
             let tx = self.tx();
             (tx.judge_read(f(&tx)), tx.slowest(), tx.was_bare(), tx.rows())
         };
         self.bare = bare;
         let ended = Instant::now();
+        let over = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
+        let result = over.map_or(result, Err);
         let lasted = ended - mem::replace(&mut self.since, ended);
         if let Some(site) = self.site {
             let costs = &self.sites[site];
@@ -699,9 +711,11 @@ impl<'r> Snapshot<'r> {
         );
     }
 
-    fn inspect<T>(&mut self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    fn inspect<T>(&mut self, f: impl FnOnce(&Connection, &Interrupt) -> rusqlite::Result<T>) -> Result<T> {
         self.bare = true;
-        self.fence.own(|| f(self.conn)).map_err(Error::not_started)
+        self.fence
+            .own(|| f(self.conn, self.interrupt))
+            .map_err(Error::not_started)
     }
 
     /// SQLite finds out that the schema has changed when it runs a statement, not when it prepares one: the first to be
@@ -724,22 +738,20 @@ impl<'r> Snapshot<'r> {
     /// Takes away what a closure may have left on the connection through rusqlite's own methods.
     fn tidy(&mut self) {
         if mem::take(&mut self.bare) {
-            // A handler that the closure has set is dropped here, which is user code.
-            quietly(|| drop(watch(self.conn, self.expiry)));
+            let _ = self.interrupt.put_back(self.conn);
             let _ = self.conn.busy_timeout(self.busy_timeout);
         }
     }
 
     fn tx(&self) -> ReadTx<'_> {
-        let age = self.readers.age.map(|limit| AgeLimit {
-            limit,
-            until: Tick::now().plus(limit),
-        });
-        if let Some(age) = age {
-            self.expiry.set(age.until);
-        }
-        let slow = self.readers.slow;
-        ReadTx::new(self.conn, self.fence, slow, age, self.statements, &self.prepared)
+        ReadTx::new(
+            self.conn,
+            self.fence,
+            self.interrupt,
+            self.readers.slow,
+            self.statements,
+            &self.prepared,
+        )
     }
 
     fn site(&self) -> String {
@@ -751,7 +763,6 @@ impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
         self.prepared.put_back();
         self.tidy();
-        self.expiry.clear();
         let ended = self.conn.is_autocommit() || run_own(self.conn, self.fence, sql::COMMIT).is_ok();
         *self.clean = ended && holds_nothing(self.conn);
         self.activity.end();
@@ -764,35 +775,4 @@ fn connection(conn: &Option<Connection>) -> &Connection {
 
 fn holds_nothing(conn: &Connection) -> bool {
     conn.is_autocommit() && matches!(conn.transaction_state(None::<&str>), Ok(TransactionState::None))
-}
-
-/// Has the connection stop a read that is too old, or whose task has gone away. Some 10 to 100 us of work are between
-/// two looks.
-fn watch(conn: &Connection, expiry: &Arc<Expiry>) -> rusqlite::Result<()> {
-    let expiry = Arc::clone(expiry);
-    conn.progress_handler(4096, Some(move || expiry.is_over() || caller_has_gone()))
-}
-
-/// When the running read becomes too old, for the progress handler, which runs on the same thread.
-#[derive(Default)]
-struct Expiry {
-    /// On the coarse clock, in nanoseconds; 0 for never.
-    at: AtomicU64,
-}
-
-impl Expiry {
-    fn set(&self, until: Tick) {
-        self.at.store(until.nanos(), Ordering::Relaxed);
-    }
-
-    fn clear(&self) {
-        self.at.store(0, Ordering::Relaxed);
-    }
-
-    fn is_over(&self) -> bool {
-        match self.at.load(Ordering::Relaxed) {
-            0 => false,
-            at => Tick::now().nanos() >= at,
-        }
-    }
 }

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::Arc;
 
@@ -236,4 +236,59 @@ unsafe extern "C" fn ask<J: Judge>(
         accessor,
     };
     judge.judge(&action) as c_int
+}
+
+/// Who is told of each statement that begins on a connection.
+pub(crate) trait Trace: Send + Sync + 'static {
+    /// Whether it is to be interrupted. Must not panic.
+    fn stops_statement(&self) -> bool;
+}
+
+/// Has SQLite tell of each statement that begins on the connection, until this is dropped. It takes the place of any other
+/// trace callback.
+pub(crate) fn trace<'c, T: Trace>(conn: &'c Connection, told: &Arc<T>) -> Traced<'c, T> {
+    let told = Arc::clone(told);
+    let pointer = Arc::as_ptr(&told).cast_mut().cast::<c_void>();
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. SQLite has the pointer until the callback is
+    // taken away: by another one, or by the drop of the guard, which keeps what it points to until after that.
+    unsafe { ffi::sqlite3_trace_v2(conn.handle(), ffi::SQLITE_TRACE_STMT as _, Some(begins::<T>), pointer) };
+    Traced { conn, told }
+}
+
+/// A connection whose statements are told of.
+pub(crate) struct Traced<'c, T: Trace> {
+    conn: &'c Connection,
+    told: Arc<T>,
+}
+
+impl<T: Trace> Traced<'_, T> {
+    pub(crate) fn traced(&self) -> &T {
+        &self.told
+    }
+}
+
+impl<T: Trace> Drop for Traced<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: `handle` is an open connection for as long as it is borrowed here.
+        unsafe { ffi::sqlite3_trace_v2(self.conn.handle(), 0, None, ptr::null_mut()) };
+    }
+}
+
+/// # Safety
+///
+/// `told` points to a living `T`, and `statement` to the statement that begins: so it is for `SQLITE_TRACE_STMT`.
+unsafe extern "C" fn begins<T: Trace>(
+    _event: c_uint,
+    told: *mut c_void,
+    statement: *mut c_void,
+    _text: *mut c_void,
+) -> c_int {
+    // SAFETY: as the caller promises. An interrupt "is safe .. from a thread different from the thread that is currently
+    // running the database operation" and only raises a flag, which the statement looks at after this.
+    unsafe {
+        if (*told.cast::<T>()).stops_statement() {
+            ffi::sqlite3_interrupt(ffi::sqlite3_db_handle(statement.cast()));
+        }
+    }
+    0
 }

@@ -19,6 +19,7 @@ use crate::backup::{Backup, BackupSchedule, Origin};
 use crate::check::Check;
 use crate::clock::later;
 use crate::closing::CloseReport;
+use crate::connection::interrupt::Interrupt;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
 use crate::error::{Error, Result};
 use crate::event::{CallerSpan, event};
@@ -297,11 +298,11 @@ impl Store {
         self.read_with(ReadOptions::new(), f)
     }
 
-    /// As [`read`](Self::read), with a time-out or a label of its own.
+    /// As [`read`](Self::read), with time-outs or a label of its own.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read).
+    /// As [`read`](Self::read), and [`Interrupted`](Error::Interrupted) past [`ReadOptions::execution_timeout`].
     ///
     /// # Panics
     ///
@@ -310,7 +311,10 @@ impl Store {
     pub fn read_with<T>(&self, options: ReadOptions, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
         let timeout = options.timeout.unwrap_or(self.inner.options.read_timeout);
         let site = CallSite::new(options.label, Location::caller());
-        self.inner.readers.read(timeout, site, self.admission().is_worker(), f)
+        let limit = options.execution_timeout;
+        self.inner
+            .readers
+            .read(timeout, limit, site, self.admission().is_worker(), f)
     }
 
     /// What was applied of the [`Options::migrations`], and what is pending.
@@ -518,7 +522,7 @@ impl Store {
     }
 
     /// Runs larder's own look for damage in a snapshot of a reader's.
-    pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection, &Interrupt) -> rusqlite::Result<T>) -> Result<T> {
         let timeout = self.inner.options.read_timeout;
         let site = CallSite::Label("larder: check".into());
         self.inner

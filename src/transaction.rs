@@ -12,10 +12,10 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, Stat
 
 use crate::change_counters::signed;
 use crate::clock::Tick;
+use crate::connection::interrupt::Interrupt;
 use crate::costs::StatementPage;
 use crate::error::{Error, Result, primary_code};
 use crate::fence::{Change, Fence};
-use crate::job::caller_has_gone;
 use crate::prepared::Prepare;
 
 /// larder's own statements, each with its private comment (see `fence.rs`).
@@ -42,7 +42,7 @@ pub(crate) fn run_own(conn: &Connection, fence: &Fence, sql: &str) -> rusqlite::
 pub struct ReadTx<'a> {
     conn: &'a Connection,
     fence: &'a Fence,
-    age: Option<AgeLimit>,
+    interrupt: &'a Interrupt,
     slow: Duration,
     /// Whether the closure has had the connection itself in its hands.
     bare: Cell<bool>,
@@ -54,13 +54,6 @@ pub struct ReadTx<'a> {
     /// Where statements are counted, if they are.
     statements: Option<&'a RefCell<StatementPage>>,
     prepared: &'a dyn Prepare,
-}
-
-/// When this read becomes too old for another statement.
-#[derive(Clone, Copy)]
-pub(crate) struct AgeLimit {
-    pub(crate) limit: Duration,
-    pub(crate) until: Tick,
 }
 
 /// The slowest statement that was slow.
@@ -86,15 +79,15 @@ impl<'a> ReadTx<'a> {
     pub(crate) fn new(
         conn: &'a Connection,
         fence: &'a Fence,
+        interrupt: &'a Interrupt,
         slow: Duration,
-        age: Option<AgeLimit>,
         statements: Option<&'a RefCell<StatementPage>>,
         prepared: &'a dyn Prepare,
     ) -> Self {
         Self {
             conn,
             fence,
-            age,
+            interrupt,
             slow,
             bare: Cell::new(false),
             slowest: RefCell::new(None),
@@ -125,7 +118,7 @@ impl<'a> ReadTx<'a> {
     {
         self.with_statement(sql, |statement| {
             statement.query_row(params, |row| {
-                self.count_row();
+                self.count_row()?;
                 f(row)
             })
         })
@@ -143,7 +136,7 @@ impl<'a> ReadTx<'a> {
     {
         self.with_statement(sql, |statement| {
             let row = statement.query_row(params, |row| {
-                self.count_row();
+                self.count_row()?;
                 f(row)
             });
             row.optional()
@@ -171,7 +164,7 @@ impl<'a> ReadTx<'a> {
     {
         self.with_statement(sql, |statement| {
             let rows = statement.query_map(params, |row| {
-                self.count_row();
+                self.count_row()?;
                 f(row)
             })?;
             rows.collect()
@@ -191,7 +184,7 @@ impl<'a> ReadTx<'a> {
         self.with_statement(sql, |statement| {
             let mut rows = statement.query(params)?;
             while let Some(row) = rows.next()? {
-                self.count_row();
+                self.count_row()?;
                 f(row)?;
             }
             Ok(())
@@ -214,13 +207,8 @@ impl<'a> ReadTx<'a> {
         f: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let start = Tick::now();
-        if let Some(AgeLimit { limit, until }) = self.age
-            && start >= until
-        {
-            return Err(too_old(limit));
-        }
-        if caller_has_gone() {
-            return Err(gone());
+        if let Some(over) = self.interrupt.check(start) {
+            return Err(over);
         }
         if self.conn.is_autocommit() {
             return Err(ended());
@@ -289,8 +277,10 @@ impl<'a> ReadTx<'a> {
         }
     }
 
-    fn count_row(&self) {
+    /// Before the closure gets a row.
+    fn count_row(&self) -> rusqlite::Result<()> {
         self.rows.set(self.rows.get() + 1);
+        self.interrupt.check_row()
     }
 
     /// Whether a statement of its has found no room on the disk.
@@ -341,12 +331,21 @@ impl<'a> ReadTx<'a> {
     }
 
     fn explain(&self, error: rusqlite::Error) -> Error {
-        match (self.age, primary_code(&error)) {
-            (Some(age), Some(ffi::SQLITE_INTERRUPT)) => return too_old(age.limit),
-            (_, Some(ffi::SQLITE_FULL)) => self.full.set(true),
+        match primary_code(&error) {
+            Some(ffi::SQLITE_INTERRUPT) => return self.explain_interrupt(error),
+            Some(ffi::SQLITE_FULL) => self.full.set(true),
             _ => {}
         }
         self.fence.explain(error)
+    }
+
+    /// Asks who has stopped the SQL.
+    fn explain_interrupt(&self, error: rusqlite::Error) -> Error {
+        match self.interrupt.explain() {
+            Some(over) => over,
+            None if self.interrupt.was_cancelled() => gone(),
+            None => interrupted_by_program(error),
+        }
     }
 
     /// For what comes out of the closure: its error may come from a method of rusqlite's own.
@@ -383,11 +382,14 @@ fn gone() -> Error {
     rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
 }
 
-fn too_old(limit: Duration) -> Error {
-    Error::Interrupted {
-        limit,
-        advice: "this read held its snapshot for longer than Options::max_reader_age: read in pages, or raise it",
-    }
+/// No reason of larder's.
+fn interrupted_by_program(error: rusqlite::Error) -> Error {
+    let rusqlite::Error::SqliteFailure(code, _) = error else {
+        return error.into();
+    };
+    let message =
+        "interrupted by an interrupt handle or a progress handler of the program, not by a limit of the store";
+    rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
 }
 
 impl Deref for ReadTx<'_> {
@@ -414,12 +416,13 @@ impl<'a> WriteTx<'a> {
     pub(crate) fn new(
         conn: &'a Connection,
         fence: &'a Fence,
+        interrupt: &'a Interrupt,
         slow: Duration,
         statements: Option<&'a RefCell<StatementPage>>,
         prepared: &'a dyn Prepare,
     ) -> Self {
         Self {
-            read: ReadTx::new(conn, fence, slow, None, statements, prepared),
+            read: ReadTx::new(conn, fence, interrupt, slow, statements, prepared),
             undo_failed: RefCell::new(None),
         }
     }
@@ -538,6 +541,9 @@ impl<'a> WriteTx<'a> {
     /// undo it.
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
         let start = Tick::now();
+        if let Some(over) = self.interrupt.check(start) {
+            return Err(over);
+        }
         let result = self.conn.execute_batch(sql);
         self.note_time(start, || (None, None));
         result.map_err(|error| self.explain(error))
@@ -590,7 +596,7 @@ impl<'a> WriteTx<'a> {
                 source: None,
             });
         }
-        Ok(run_own(self.conn, self.fence, sql)?)
+        run_own(self.conn, self.fence, sql).map_err(|error| self.explain(error))
     }
 }
 

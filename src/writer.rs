@@ -39,7 +39,6 @@ mod log;
 use std::cell::RefCell;
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,8 +53,8 @@ pub(crate) use self::log::Size;
 use crate::admission::{Admission, Slept};
 use crate::cache::CacheShare;
 use crate::checkpoint::{Checkpointer, Mode, PATIENCE};
-use crate::clock::later;
 use crate::closing::Closing;
+use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
 use crate::connection::{Fenced, synchronous};
 use crate::costs::{SitePage, StatementPage};
 use crate::error::{Error, Result, extended_code, primary_code};
@@ -64,7 +63,6 @@ use crate::fence::Fence;
 use crate::file::TempFolder;
 use crate::job::{Job, Place, Verdict};
 use crate::options::{Durability, Options};
-use crate::panics::quietly;
 use crate::prepared::Prepared;
 use crate::ration::Ration;
 use crate::readers::Readers;
@@ -117,6 +115,7 @@ pub(crate) struct Writer {
     options: Options,
     conn: Connection,
     fence: Arc<Fence>,
+    interrupt: Arc<Interrupt>,
     checkpointer: Checkpointer,
     /// The level that `PRAGMA synchronous` is at.
     durability: Durability,
@@ -203,7 +202,7 @@ impl Writer {
         telemetry: Arc<Telemetry>,
         belongings: Belongings,
     ) -> Result<()> {
-        let Fenced { conn, fence } = fenced;
+        let Fenced { conn, fence, interrupt } = fenced;
         let checkpointer = Checkpointer::watch(&conn, &fence, &options)?;
         let durability = options.durability;
         let writer = Self {
@@ -219,6 +218,7 @@ impl Writer {
             options,
             conn,
             fence,
+            interrupt,
             checkpointer,
             durability,
             deferred_keys: DeferredKeys::default(),
@@ -449,15 +449,21 @@ impl Writer {
             }
         }
         self.fence.reset();
-        let limit = self.limit(&job);
+        self.interrupt.reset();
         let site = self.sites.find(&job.terms().site);
         self.telemetry.writing.begin(started, job.terms().site.clone());
         let before = self.conn.total_changes();
         self.fence.changes().restart(&self.conn);
+        let limit = job.terms().limit.map(|time| Limit {
+            kind: LimitKind::Write,
+            time,
+        });
+        let bounded = self.interrupt.bound(&self.conn, started, limit);
         let prepared = Prepared::new(&self.conn);
         let tx = WriteTx::new(
             &self.conn,
             &self.fence,
+            &self.interrupt,
             self.options.slow_write,
             self.statements.as_ref(),
             &prepared,
@@ -466,6 +472,7 @@ impl Writer {
         let (bare, slowest, rows_read, full) = (tx.was_bare(), tx.slowest(), tx.rows(), tx.found_disk_full());
         drop(prepared);
         let ended = Instant::now();
+        let over = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
         self.telemetry.writing.end();
         let changed = self.conn.total_changes().saturating_sub(before);
         let ran = Ran { job, site, changed };
@@ -475,7 +482,7 @@ impl Writer {
             self.tidy();
         }
         let settled = self.settle(result.is_ok());
-        match Self::was_hit(limit).or(settled) {
+        match over.or(settled) {
             Some(error) => self.undo(ran, told(&error, result.err()), Verdict::Failed(error), nested),
             None => match result {
                 Err(kind) => self.undo(ran, kind, Verdict::Own, nested),
@@ -502,8 +509,7 @@ impl Writer {
     /// Takes away what a closure may have left on the connection through rusqlite's own methods, and no rollback
     /// undoes.
     fn tidy(&mut self) {
-        // A handler that the closure has set is dropped here, which is user code.
-        quietly(|| drop(self.conn.progress_handler(0, None::<fn() -> bool>)));
+        let _ = self.interrupt.put_back(&self.conn);
         let _ = self.conn.busy_timeout(self.options.busy_timeout);
         if self.conn.is_busy() {
             let leaked = status::reset_leaked(&mut self.conn);
@@ -716,31 +722,6 @@ impl Writer {
         if self.shared.admission.is_closed() {
             self.telemetry.counters.finished_closing.add(jobs);
         }
-    }
-
-    /// Stops the job's SQL once its own time is over.
-    fn limit(&self, job: &Job) -> Option<(Duration, Arc<AtomicBool>)> {
-        let limit = job.terms().limit?;
-        let until = later(Instant::now(), limit);
-        let hit = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&hit);
-        let handler = move || {
-            let over = Instant::now() >= until;
-            seen.fetch_or(over, Ordering::Relaxed);
-            over
-        };
-        self.conn.progress_handler(1000, Some(handler)).ok()?;
-        Some((limit, hit))
-    }
-
-    /// Says so if the limit was hit. `tidy` has taken it away again.
-    fn was_hit(limit: Option<(Duration, Arc<AtomicBool>)>) -> Option<Error> {
-        let (limit, hit) = limit?;
-        hit.load(Ordering::Relaxed).then_some(Error::Interrupted {
-            limit,
-            advice: "this write's SQL ran into WriteOptions::limit and was rolled back: do less in one write, or \
-                     raise it",
-        })
     }
 
     /// Drops every temporary object, inside the job's transaction: one that is left would shadow the table of the same

@@ -266,7 +266,7 @@ fn the_neighbours_of_a_write_that_hit_its_limit_are_committed() {
 fn a_limit_ends_with_its_write() {
     let store = with_table(Options::new());
     store
-        .write_with(WriteOptions::new().limit(ms(1)), |tx| {
+        .write_with(WriteOptions::new().limit(PATIENCE), |tx| {
             tx.execute("INSERT INTO t VALUES ('quick')", [])
         })
         .unwrap();
@@ -457,4 +457,368 @@ fn the_longest_durations_are_no_panic() {
     });
     assert_eq!(read.unwrap(), "ant");
     assert!(store.close_within(Duration::MAX).unwrap().wal_truncated);
+}
+
+// ---- many short statements ----
+
+/// Longer than any limit here, and short enough for a test that fails.
+const FAR_PAST: Duration = Duration::from_secs(10);
+
+/// Does that again and again, until it fails or it is far past every limit. Gives whether it has failed.
+fn again_and_again(mut once: impl FnMut() -> larder::Result<()>) -> larder::Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < FAR_PAST {
+        once()?;
+    }
+    panic!("nothing has stopped it");
+}
+
+type ShortReads = fn(&larder::ReadTx<'_>) -> larder::Result<()>;
+
+/// Ways to run short statements, none of which comes to a progress handler by itself in time.
+const SHORT_READS: [(&str, ShortReads); 7] = [
+    ("larder's methods", |tx| {
+        again_and_again(|| tx.query_row("SELECT 1", [], |_| Ok(())))
+    }),
+    ("texts of its own", |tx| {
+        let mut n = 0;
+        again_and_again(|| {
+            n += 1;
+            tx.query_row(&format!("SELECT {n}"), [], |_| Ok(()))
+        })
+    }),
+    ("rusqlite's methods", |tx| {
+        let conn: &larder::rusqlite::Connection = tx;
+        again_and_again(|| Ok(conn.query_row("SELECT 1", [], |_| Ok(()))?))
+    }),
+    ("a statement that is held", |tx| {
+        let mut held = tx.prepare_cached("SELECT 1")?;
+        again_and_again(|| Ok(held.query_row([], |_| Ok(()))?))
+    }),
+    ("other code between the runs of one that is held", |tx| {
+        let mut held = tx.prepare_cached("SELECT 1")?;
+        again_and_again(|| {
+            thread::sleep(ms(200));
+            Ok(held.query_row([], |_| Ok(()))?)
+        })
+    }),
+    ("other code at each row", |tx| {
+        let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+        let began = Instant::now();
+        tx.query_each(rows, [], |_| {
+            thread::sleep(ms(200));
+            assert!(began.elapsed() < FAR_PAST, "nothing has stopped it");
+            Ok(())
+        })
+    }),
+    ("one inside the rows of another", |tx| {
+        let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+        let mut outer = tx.prepare(rows)?;
+        let mut outer = outer.query([])?;
+        let mut inner = tx.prepare("SELECT 1")?;
+        again_and_again(|| {
+            thread::sleep(ms(50));
+            outer.next()?;
+            Ok(inner.query_row([], |_| Ok(()))?)
+        })
+    }),
+];
+
+type ShortWrites = fn(&larder::WriteTx<'_>) -> larder::Result<()>;
+
+const SHORT_WRITES: [(&str, ShortWrites); 5] = [
+    ("larder's methods", |tx| {
+        again_and_again(|| tx.execute("INSERT INTO t VALUES ('short')", []).map(drop))
+    }),
+    ("rusqlite's methods", |tx| {
+        let conn: &larder::rusqlite::Connection = tx;
+        again_and_again(|| Ok(conn.execute("INSERT INTO t VALUES ('short')", []).map(drop)?))
+    }),
+    ("one batch", |tx| {
+        let batch = "INSERT INTO t VALUES ('short');".repeat(1_000_000);
+        tx.execute_batch(&batch)
+    }),
+    ("savepoints", |tx| again_and_again(|| tx.savepoint(|_| Ok(())))),
+    ("other code between the runs of one that is held", |tx| {
+        let mut held = tx.prepare_cached("INSERT INTO t VALUES ('short')")?;
+        again_and_again(|| {
+            thread::sleep(ms(200));
+            Ok(held.execute([]).map(drop)?)
+        })
+    }),
+];
+
+/// `WriteOptions::limit(100 ms)` with a loop of short statements ran for a second and was committed: SQLite's progress
+/// handler counts the steps of one statement.
+#[test]
+fn limit_stops_many_short_statements() {
+    let store = with_table(Options::new());
+    let limited = || WriteOptions::new().limit(ms(50));
+    for (how, write) in SHORT_WRITES {
+        let error = store.write_with(limited(), write).expect_err(how);
+        assert_interrupted(&error, ms(50), "WriteOptions::limit");
+        assert!(everybody(&store).is_empty(), "{how}");
+    }
+    for (how, read) in SHORT_READS {
+        let error = store.write_with(limited(), move |tx| read(tx)).expect_err(how);
+        assert_interrupted(&error, ms(50), "WriteOptions::limit");
+    }
+    // It is gone with its write.
+    store
+        .write(|tx| {
+            thread::sleep(ms(60));
+            tx.execute("INSERT INTO t VALUES ('later')", [])
+        })
+        .unwrap();
+    assert_eq!(everybody(&store), ["later"]);
+}
+
+#[test]
+fn max_reader_age_stops_many_short_statements() {
+    let store = with_table(
+        Options::new()
+            .readers(1)
+            .max_reader_age(ms(50))
+            .interrupt_old_readers(true),
+    );
+    for (how, read) in SHORT_READS {
+        let error = store.read(read).expect_err(how);
+        assert_interrupted(&error, ms(50), "Options::max_reader_age");
+    }
+    assert!(everybody(&store).is_empty());
+}
+
+/// No SQL is left to be stopped when the limit is over.
+#[test]
+fn limit_passed_by_other_code_rolls_back() {
+    let store = with_table(Options::new());
+    let error = store
+        .write_with(WriteOptions::new().limit(ms(20)), |tx| {
+            tx.execute("INSERT INTO t VALUES ('late')", [])?;
+            thread::sleep(ms(40));
+            Ok(())
+        })
+        .unwrap_err();
+    assert_interrupted(&error, ms(20), "WriteOptions::limit");
+    assert!(everybody(&store).is_empty());
+    assert_eq!(store.stats().failed_writes, 1);
+}
+
+#[test]
+fn limit_passed_by_failing_closure_keeps_its_error() {
+    let store = with_table(Options::new());
+    let error = store
+        .write_with(WriteOptions::new().limit(ms(20)), |_| {
+            thread::sleep(ms(40));
+            Err::<(), _>(Error::app("sold out"))
+        })
+        .unwrap_err();
+    assert_eq!(error.to_string(), "sold out");
+}
+
+#[test]
+fn limit_holds_though_closure_ignores_errors() {
+    let store = with_table(Options::new());
+    let error = store
+        .write_with(WriteOptions::new().limit(ms(20)), |tx| {
+            let began = Instant::now();
+            while began.elapsed() < ms(60) {
+                let _ = tx.execute("INSERT INTO t VALUES ('short')", []);
+            }
+            Ok(())
+        })
+        .unwrap_err();
+    assert_interrupted(&error, ms(20), "WriteOptions::limit");
+    assert!(everybody(&store).is_empty());
+}
+
+/// A closure may put a handler of its own in the place of larder's.
+#[test]
+fn limit_holds_though_closure_removes_progress_handler() {
+    let store = with_table(Options::new());
+    for (how, read) in SHORT_READS {
+        let error = store
+            .write_with(WriteOptions::new().limit(ms(30)), move |tx| {
+                tx.progress_handler(0, None::<fn() -> bool>)?;
+                read(tx)
+            })
+            .expect_err(how);
+        assert_interrupted(&error, ms(30), "WriteOptions::limit");
+    }
+    // It is back for the next one.
+    let error = store
+        .write_with(WriteOptions::new().limit(ms(30)), |tx| {
+            tx.query_row(ENDLESS, [], |_| Ok(()))
+        })
+        .unwrap_err();
+    assert_interrupted(&error, ms(30), "WriteOptions::limit");
+}
+
+#[test]
+fn old_read_that_ends_by_itself_is_interrupted() {
+    let old = || Options::new().max_reader_age(ms(20));
+    let late = |tx: &larder::ReadTx<'_>| {
+        let one = tx.query_row("SELECT 1", [], |row| row.get::<_, i64>(0))?;
+        thread::sleep(ms(40));
+        Ok(one)
+    };
+    let store = with_table(old().interrupt_old_readers(true));
+    let error = store.read(late).unwrap_err();
+    assert_interrupted(&error, ms(20), "Options::max_reader_age");
+    assert_eq!(with_table(old()).read(late).unwrap(), 1);
+}
+
+// ---- the time of a read ----
+
+#[test]
+fn execution_timeout_stops_a_read_wherever_it_is() {
+    let store = with_table(Options::new().readers(1));
+    let limited = || ReadOptions::new().execution_timeout(ms(50));
+    let endless: ShortReads = |tx| tx.query_row(ENDLESS, [], |_| Ok(()));
+    let sleeping: ShortReads = |_| {
+        thread::sleep(ms(70));
+        Ok(())
+    };
+    let others = [("one endless statement", endless), ("no SQL", sleeping)];
+    for (how, read) in SHORT_READS.into_iter().chain(others) {
+        let error = store.read_with(limited(), read).expect_err(how);
+        assert_interrupted(&error, ms(50), "ReadOptions::execution_timeout");
+    }
+    // It ends with its read.
+    let counted: i64 = store
+        .read(|tx| {
+            thread::sleep(ms(60));
+            tx.query_row(LONG, [], |row| row.get(0))
+        })
+        .unwrap();
+    assert_eq!(counted, 300_000);
+}
+
+#[test]
+fn execution_timeout_does_not_count_the_wait_for_a_connection() {
+    let store = with_table(Options::new().readers(1));
+    let (busy, is_busy) = channel();
+    let (let_go, told) = channel::<()>();
+    thread::scope(|scope| {
+        let store = &store;
+        scope.spawn(move || {
+            store.read(|_| {
+                busy.send(()).unwrap();
+                told.recv().unwrap();
+                Ok(())
+            })
+        });
+        is_busy.recv().unwrap();
+        let options = ReadOptions::new()
+            .execution_timeout(Duration::from_secs(2))
+            .timeout(PATIENCE);
+        let patient = scope.spawn(move || store.read_with(options, |tx| tx.query_row("SELECT 1", [], |_| Ok(()))));
+        // The subject: it waits for longer than it may run.
+        thread::sleep(Duration::from_millis(2100));
+        let_go.send(()).unwrap();
+        patient.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn shorter_of_execution_timeout_and_reader_age_counts() {
+    let store = with_table(Options::new().max_reader_age(ms(50)).interrupt_old_readers(true));
+    let endless = |options: ReadOptions| {
+        store
+            .read_with(options, |tx| tx.query_row(ENDLESS, [], |_| Ok(())))
+            .unwrap_err()
+    };
+    let shorter = endless(ReadOptions::new().execution_timeout(ms(20)));
+    assert_interrupted(&shorter, ms(20), "ReadOptions::execution_timeout");
+    let longer = endless(ReadOptions::new().execution_timeout(PATIENCE));
+    assert_interrupted(&longer, ms(50), "Options::max_reader_age");
+}
+
+/// Each job of a group that shares a snapshot has its own.
+#[cfg(feature = "async")]
+#[test]
+fn execution_timeout_of_a_task_stops_its_read_alone() {
+    use crate::support::tasks::{Call, HeldRead, begin, finish};
+    let store = with_table(Options::new().readers(1));
+    for _ in 0..10 {
+        let held = HeldRead::hold(&store);
+        let limited = |read: ShortReads| -> Call<()> {
+            Box::pin(store.read_async_with(ReadOptions::new().timeout(PATIENCE).execution_timeout(ms(10)), read))
+        };
+        let free = || -> Call<i64> {
+            let long = |tx: &larder::ReadTx<'_>| tx.query_row(LONG, [], |row| row.get(0));
+            Box::pin(store.read_async_with(ReadOptions::new().timeout(PATIENCE), long))
+        };
+        let (mut before, mut after) = (free(), free());
+        let mut stopped = [
+            limited(SHORT_READS[2].1),
+            limited(|tx| tx.query_row(ENDLESS, [], |_| Ok(()))),
+            limited(|_| {
+                thread::sleep(ms(20));
+                Ok(())
+            }),
+        ];
+        begin(&mut before);
+        stopped.iter_mut().for_each(begin);
+        begin(&mut after);
+        held.let_go();
+        assert_eq!(finish(before).unwrap(), 300_000);
+        for read in stopped {
+            assert_interrupted(&finish(read).unwrap_err(), ms(10), "ReadOptions::execution_timeout");
+        }
+        assert_eq!(finish(after).unwrap(), 300_000);
+    }
+}
+
+// ---- an interrupt of the program's own ----
+
+/// An interrupt by the program's own handle was told as `max_reader_age`.
+#[test]
+fn interrupt_by_own_handle_is_no_limit() {
+    let store = with_table(
+        Options::new()
+            .readers(1)
+            .max_reader_age(PATIENCE)
+            .interrupt_old_readers(true),
+    );
+    let by_handle: ShortReads = |tx| {
+        let handle = tx.get_interrupt_handle();
+        let (running, is_running) = channel();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                is_running.recv().unwrap();
+                // Until it meets the statement.
+                while is_running.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                    handle.interrupt();
+                    thread::yield_now();
+                }
+            });
+            running.send(()).unwrap();
+            let read = tx.query_row(ENDLESS, [], |_| Ok(()));
+            drop(running);
+            read
+        })
+    };
+    let by_handler: ShortReads = |tx| {
+        tx.progress_handler(1, Some(|| true))?;
+        tx.query_row(ENDLESS, [], |_| Ok(()))
+    };
+    for interrupted in [by_handle, by_handler] {
+        let limited = WriteOptions::new().limit(PATIENCE);
+        let read = ReadOptions::new().execution_timeout(PATIENCE);
+        for error in [
+            store.read(interrupted).unwrap_err(),
+            store.read_with(read, interrupted).unwrap_err(),
+            store.write(move |tx| interrupted(tx)).unwrap_err(),
+            store.write_with(limited, move |tx| interrupted(tx)).unwrap_err(),
+        ] {
+            let code = error
+                .sqlite()
+                .and_then(|error| error.sqlite_error())
+                .map(|e| e.extended_code);
+            assert_eq!(code, Some(larder::rusqlite::ffi::SQLITE_INTERRUPT), "{error:?}");
+            assert!(error.to_string().contains("not by a limit"), "{error}");
+        }
+        assert!(everybody(&store).is_empty());
+    }
 }

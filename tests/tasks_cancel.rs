@@ -206,7 +206,7 @@ fn a_read_that_was_dropped_while_threads_hold_every_connection_is_never_run() {
 }
 
 /// The ways in which a read can go on for ever in SQL. Each gives the error that stopped it.
-const FOR_EVER: [fn(&ReadTx<'_>) -> Error; 4] = [
+const FOR_EVER: [fn(&ReadTx<'_>) -> Error; 6] = [
     |tx| tx.query_row(ENDLESS, [], |_| Ok(())).unwrap_err(),
     |tx| {
         let conn: &Connection = tx;
@@ -223,6 +223,24 @@ const FOR_EVER: [fn(&ReadTx<'_>) -> Error; 4] = [
         let conn: &Connection = tx;
         let mut statement = conn.prepare("SELECT count(*) FROM t").unwrap();
         loop {
+            if let Err(error) = statement.query_row([], |_| Ok(())) {
+                return error.into();
+            }
+        }
+    },
+    // Prepared anew each time, it comes to no progress handler.
+    |tx| {
+        let conn: &Connection = tx;
+        loop {
+            if let Err(error) = conn.query_row("SELECT 1", [], |_| Ok(())) {
+                return error.into();
+            }
+        }
+    },
+    |tx| {
+        let mut statement = tx.prepare_cached("SELECT 1").unwrap();
+        loop {
+            thread::sleep(Duration::from_millis(10));
             if let Err(error) = statement.query_row([], |_| Ok(())) {
                 return error.into();
             }

@@ -14,7 +14,8 @@ use super::failure::{Failure, Result};
 use super::target::{self, Copy, Unfinished};
 use super::{BackupProgress, BackupStage};
 use crate::check::{self, CheckReport};
-use crate::connection::{self, open_copy, open_copy_alone, read_back, write_carelessly};
+use crate::connection::interrupt::Interrupt;
+use crate::connection::{self, Private, open_copy, open_copy_alone, read_back, write_carelessly};
 use crate::error::{Error, primary_code};
 use crate::file::available;
 use crate::options::Options;
@@ -75,15 +76,14 @@ pub(super) struct Copied {
 
 impl Copier<'_> {
     /// Copies the snapshot that the connection has open, and gives what is in it.
-    pub(super) fn copy(&self, source: &Connection, copy: &Copy) -> Result<Option<Content>> {
+    pub(super) fn copy(&self, source: &Connection, interrupt: &Interrupt, copy: &Copy) -> Result<Option<Content>> {
         self.copy_pages(source, &copy.path, Some(copy))?;
         if !self.plan.verify {
             return Ok(None);
         }
         self.enter(BackupStage::Verifying)?;
-        self.observed
-            .install(source)
-            .and_then(|()| Content::read(source, self.plan.checksum))
+        let _watching = self.observed.watch(interrupt);
+        Content::read(source, self.plan.checksum)
             .map(Some)
             .map_err(|error| cannot(COUNTING, error))
     }
@@ -104,7 +104,10 @@ impl Copier<'_> {
             page_size * number(source, "page_count").map_err(failed)?,
             self.plan.compact,
         )?;
-        let mut target = open_copy(to, self.options).map_err(cannot_open)?;
+        let Private {
+            conn: mut target,
+            interrupt: _interrupt,
+        } = open_copy(to, self.options).map_err(cannot_open)?;
         write_carelessly(&target).map_err(failed)?;
         let copied = self.step_through(source, &mut target, page_size, sync);
         connection::close(target);
@@ -167,9 +170,9 @@ impl Copier<'_> {
         } else {
             copy
         };
-        let conn = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
-        let verified = self.verify(&conn, content);
-        connection::close(conn);
+        let private = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
+        let verified = self.verify(&private, content);
+        connection::close(private.conn);
         Ok((copy, verified?))
     }
 
@@ -178,20 +181,20 @@ impl Copier<'_> {
     fn compact(&self, unfinished: &Unfinished, copy: Copy) -> Result<Copy> {
         self.enter(BackupStage::Compacting)?;
         let compact = unfinished.create("compact.db")?;
-        let conn = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
+        let Private { conn, interrupt } = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
         // As bytes: a path need not be UTF-8.
         let to = ToSqlOutput::Borrowed(ValueRef::Text(compact.path.as_os_str().as_bytes()));
-        let vacuumed = self
-            .observed
-            .install(&conn)
-            .and_then(|()| conn.execute("VACUUM main INTO ?1", [to]));
+        let watching = self.observed.watch(&interrupt);
+        let vacuumed = conn.execute("VACUUM main INTO ?1", [to]);
+        drop(watching);
         connection::close(conn);
         vacuumed.map_err(|error| cannot(COMPACTING, error))?;
         Ok(compact)
     }
 
-    fn verify(&self, conn: &Connection, content: Option<Content>) -> Result<Copied> {
+    fn verify(&self, private: &Private, content: Option<Content>) -> Result<Copied> {
         let failed = |error| cannot(CHECKING, error);
+        let conn = &private.conn;
         let mut copied = Copied {
             page_size: number(conn, "page_size").map_err(failed)?,
             pages: number(conn, "page_count").map_err(failed)?,
@@ -201,7 +204,8 @@ impl Copier<'_> {
         };
         let Some(content) = content else { return Ok(copied) };
         self.enter(BackupStage::Verifying)?;
-        copied.check = Some(self.check(conn)?);
+        copied.check = Some(self.check(private)?);
+        let _watching = self.observed.watch(&private.interrupt);
         let found = Content::read(conn, self.plan.checksum).map_err(failed)?;
         if let Some(difference) = content.difference(&found) {
             return Err(Failure::found(
@@ -215,14 +219,15 @@ impl Copier<'_> {
     }
 
     /// Looks for damage. Foreign keys that point nowhere are none: a copy is to have them as the database does.
-    pub(super) fn check(&self, conn: &Connection) -> Result<CheckReport> {
+    pub(super) fn check(&self, private: &Private) -> Result<CheckReport> {
         let failed = |error| cannot(CHECKING, error);
+        let conn = &private.conn;
         let began = Instant::now();
         let mut report = CheckReport {
             full: true,
             ..CheckReport::default()
         };
-        self.observed.install(conn).map_err(failed)?;
+        let _watching = self.observed.watch(&private.interrupt);
         check::integrity(conn, &mut report).map_err(failed)?;
         if let Some(found) = report.problems.first() {
             return Err(Failure::found(DAMAGED, found.clone()));

@@ -91,18 +91,18 @@ fn make(options: &Options, from: &Path, to: &Path) -> CopyResult<(PathBuf, Copie
         pause: &|_| {},
     };
     let source = open_original(&from, options).map_err(|error| Failure::of("the backup cannot be opened", error))?;
-    let begun = begin_snapshot(&source).map_err(|error| Failure::of("the backup cannot be read", error));
+    let begun = begin_snapshot(&source.conn).map_err(|error| Failure::of("the backup cannot be read", error));
     // All that can be known of the backup comes first: nothing is made where it is not sound.
     let checked = begun.and_then(|()| copier.check(&source));
     let made = checked.and_then(|_| {
         let unfinished = target.begin()?;
         let copy = unfinished.create("copy.db")?;
-        let content = copier.copy(&source, &copy)?;
+        let content = copier.copy(&source.conn, &source.interrupt, &copy)?;
         let (copy, copied) = copier.finish(&unfinished, copy, content)?;
         target.finish(&copy)?;
         Ok(copied)
     });
-    connection::close(source);
+    connection::close(source.conn);
     Ok((target.path, made?))
 }
 

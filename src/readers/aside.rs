@@ -10,6 +10,7 @@ use rusqlite::Connection;
 
 use super::Readers;
 use super::census::Entry;
+use crate::connection::interrupt::Interrupt;
 use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::error::{Error, Result};
 use crate::fence::Fence;
@@ -20,6 +21,7 @@ pub(crate) struct Aside {
     /// There until its snapshot ends.
     conn: Option<Connection>,
     fence: Arc<Fence>,
+    interrupt: Arc<Interrupt>,
     /// The last field, so that the connection has been closed when it leaves the census.
     entry: Entry,
 }
@@ -57,10 +59,11 @@ impl Aside {
             None => entry.release(),
         }
         let source = reader_source(&readers.path);
-        let Fenced { conn, fence } = open_reader(&source, &readers.path, &readers.options, patience)?;
+        let Fenced { conn, fence, interrupt } = open_reader(&source, &readers.path, &readers.options, patience)?;
         Ok(Self {
             conn: Some(conn),
             fence,
+            interrupt,
             entry,
         })
     }
@@ -69,6 +72,11 @@ impl Aside {
     pub(crate) fn look<T>(&self, f: impl FnOnce(&Connection) -> T) -> T {
         let conn = self.conn.as_ref().expect("it is there until its snapshot ends");
         self.fence.own(|| f(conn))
+    }
+
+    /// What stops its SQL.
+    pub(crate) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
     }
 
     /// The write-ahead log is not pinned any more.

@@ -183,11 +183,13 @@ impl Store {
         self.read_later("read_async", Entry::Wait, ReadOptions::new(), f)
     }
 
-    /// As [`read_with`](Self::read_with), for a task. The time-out is for waiting in the queue and for a connection.
+    /// As [`read_with`](Self::read_with), for a task. [`ReadOptions::timeout`] is for waiting in the queue and for a
+    /// connection.
     ///
     /// # Errors
     ///
-    /// As [`read_async`](Self::read_async).
+    /// As [`read_async`](Self::read_async), and [`Interrupted`](crate::Error::Interrupted) past
+    /// [`ReadOptions::execution_timeout`].
     ///
     /// # Panics
     ///
@@ -363,7 +365,8 @@ where
         deadline: later(asked, timeout),
         span: CallerSpan::current(),
     };
-    Ok(Job::new(terms, InSnapshot(f), Caller::Task, queue))
+    let work = InSnapshot(f, options.execution_timeout);
+    Ok(Job::new(terms, work, Caller::Task, queue))
 }
 
 fn enter(admission: &Admission, entry: Entry, job: Job) -> Result<Ticket> {

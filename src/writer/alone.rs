@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ffi};
 
 use super::{CommitFailure, Writer};
-use crate::connection;
+use crate::connection::{self, interrupt::Interrupt};
 use crate::error::{Error, Result, extended_code};
 use crate::fence::Fence;
 use crate::job::{Job, Place, Verdict};
@@ -33,6 +33,7 @@ impl Writer {
         }
         self.fence.reset();
         self.fence.changes().restart(&self.conn);
+        self.interrupt.reset();
         let site = self.sites.find(&job.terms().site);
         let (began, before) = (Instant::now(), self.conn.total_changes());
         self.telemetry.writing.begin(began, job.terms().site.clone());
@@ -90,6 +91,10 @@ impl Writer {
         &self.fence
     }
 
+    pub(crate) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
     pub(crate) fn options(&self) -> &Options {
         &self.options
     }
@@ -135,11 +140,6 @@ impl Writer {
 
     pub(crate) fn poisoned(&self) -> Option<Error> {
         self.shared.poison()
-    }
-
-    /// Takes away a progress handler that the job has set.
-    pub(crate) fn remove_progress_handler(&self) {
-        let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
     }
 
     /// Undoes the transaction that the job has begun, if it is still open.

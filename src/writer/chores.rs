@@ -144,12 +144,12 @@ impl Writer {
 
     /// One that yields stops for the first write that comes, and is tried again in the next idle moment.
     fn optimize(&mut self, yields: bool) {
-        if yields {
+        let watching = yields.then(|| {
             let admission = Arc::clone(&self.shared.admission);
-            let _ = self.conn.progress_handler(1000, Some(move || admission.length() > 0));
-        }
+            self.interrupt.watch(move || admission.length() > 0)
+        });
         let result = self.fence.own(|| self.conn.execute_batch("PRAGMA optimize"));
-        let _ = self.conn.progress_handler(0, None::<fn() -> bool>);
+        drop(watching);
         self.roll_back();
         self.checkpointer.committed();
         let now = Instant::now();

@@ -76,6 +76,9 @@ mod larder {
     pub(crate) mod job;
     pub(crate) mod panics;
     pub(crate) mod pending;
+    pub(crate) mod runtime {
+        pub(crate) mod cancellation;
+    }
     pub(crate) mod site;
 }
 
@@ -88,7 +91,7 @@ mod sync;
 mod time;
 mod writer;
 
-pub(crate) use larder::{admission, apart, closing, event, handoff, job, panics, pending, site};
+pub(crate) use larder::{admission, apart, closing, event, handoff, job, panics, pending, runtime, site};
 pub use stand_ins::sqlite::{Error, ffi};
 pub(crate) use stand_ins::{clock, error, options, sqlite, timer, transaction};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::admission::{Admission, Kind};
 use crate::error::{Error, Result};
 use crate::handoff::Handoff;
-use crate::job::caller_has_gone;
+use crate::runtime::cancellation::is_cancelled;
 use crate::ledger::{Id, Log};
 use crate::options::Options;
 use crate::site::CallSite;
@@ -133,12 +133,16 @@ pub(crate) struct Snapshot<'r> {
 }
 
 impl Snapshot<'_> {
-    pub(crate) fn read<T>(&mut self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
-        if caller_has_gone() {
+    pub(crate) fn read<T>(
+        &mut self,
+        _limit: Option<Duration>,
+        f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        if is_cancelled() {
             return Err(Error::Interrupted {});
         }
         let result = f(&ReadTx(&self.log));
-        if caller_has_gone() {
+        if is_cancelled() {
             return Err(Error::Interrupted {});
         }
         result

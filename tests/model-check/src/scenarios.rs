@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::closing::CloseReport;
 use crate::error::{Error, Result};
-use crate::job::caller_has_gone;
+use crate::runtime::cancellation::is_cancelled;
 use crate::ledger::{Held, Id, Ledger};
 use crate::options::{Durability, Options, ReadOptions, WriteOptions};
 use crate::store::Store;
@@ -229,7 +229,7 @@ fn writes_in_vain(held: Held) -> impl FnOnce(&WriteTx<'_>) -> Result<()> + Send 
 
 fn looks(held: Held) -> impl FnOnce(&ReadTx<'_>) -> Result<()> + Send + 'static {
     move |_| {
-        held.runs(caller_has_gone());
+        held.runs(is_cancelled());
         thread::switch();
         Ok(())
     }

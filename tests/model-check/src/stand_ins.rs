@@ -166,6 +166,7 @@ pub(crate) mod options {
     #[derive(Default)]
     pub(crate) struct ReadOptions {
         pub(crate) timeout: Option<Duration>,
+        pub(crate) execution_timeout: Option<Duration>,
         pub(crate) label: Option<Cow<'static, str>>,
     }
 
@@ -190,6 +191,7 @@ pub(crate) mod transaction {
     use crate::error::Result;
     use crate::job::Job;
     use crate::ledger::Id;
+    use crate::runtime::cancellation::Cancelled;
 
     pub(crate) struct WriteTx<'tx> {
         pub(crate) open: &'tx RefCell<Vec<Id>>,
@@ -203,7 +205,7 @@ pub(crate) mod transaction {
 
         /// Whether that was after the start.
         pub(crate) fn caller_has_gone(&self) -> bool {
-            self.job.is_abandoned()
+            self.job.is_cancelled()
         }
 
         pub(crate) fn judge<T>(&self, result: Result<T>) -> Result<T> {

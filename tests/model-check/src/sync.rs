@@ -303,12 +303,4 @@ impl<T: Default> LocalKey<RefCell<T>> {
     pub(crate) fn set(&self, value: T) {
         self.0.with(|cell| *cell.borrow_mut() = value);
     }
-
-    pub(crate) fn take(&self) -> T {
-        self.0.with(RefCell::take)
-    }
-
-    pub(crate) fn with_borrow<R>(&self, f: impl FnOnce(&T) -> R) -> R {
-        self.0.with(|cell| f(&cell.borrow()))
-    }
 }

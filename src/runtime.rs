@@ -1,0 +1,3 @@
+//! What larder asks of its threads, whatever they do.
+
+pub(crate) mod cancellation;
