@@ -501,5 +501,8 @@ fn thread_waker() -> Waker {
     thread_local! {
         static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
     }
-    WAKER.with(Waker::clone)
+    // In the destructor of another thread-local this one may be gone already, and each wait makes a waker of its own.
+    WAKER
+        .try_with(Waker::clone)
+        .unwrap_or_else(|_| Waker::from(Arc::new(Unpark(thread::current()))))
 }

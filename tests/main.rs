@@ -66,6 +66,7 @@ mod tasks_storm;
 mod tasks_woken;
 #[cfg(feature = "async")]
 mod tasks_writes;
+mod thread_locals;
 mod trouble;
 mod vacuuming;
 mod wal;
