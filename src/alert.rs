@@ -52,12 +52,18 @@ pub enum AlertKind {
     /// The last backup of a [`BackupSchedule`](crate::BackupSchedule) failed, and how many in a row. It is over when one has
     /// been made, or the schedule is stopped.
     BackupFailed,
+    /// The database, its `-wal` or its `-shm` was removed, renamed or replaced while the store had it open. The store is
+    /// poisoned: it takes no more writes until it is opened again.
+    FileMoved,
+    /// Something in this process has opened and closed the database file or its `-shm`, which dropped SQLite's locks on it.
+    /// The store is poisoned: it takes no more writes until it is opened again.
+    LocksDropped,
 }
 
 impl AlertKind {
     /// Each of them.
     #[cfg(feature = "metrics")]
-    pub(crate) const ALL: [AlertKind; 8] = [
+    pub(crate) const ALL: [AlertKind; 10] = [
         AlertKind::WritesWait,
         AlertKind::QueueFull,
         AlertKind::LargeWal,
@@ -66,6 +72,8 @@ impl AlertKind {
         AlertKind::FreePages,
         AlertKind::DiskFull,
         AlertKind::BackupFailed,
+        AlertKind::FileMoved,
+        AlertKind::LocksDropped,
     ];
 
     /// Its name, as it stands in events: in kebab case.
@@ -79,6 +87,8 @@ impl AlertKind {
             AlertKind::FreePages => "free-pages",
             AlertKind::DiskFull => "disk-full",
             AlertKind::BackupFailed => "backup-failed",
+            AlertKind::FileMoved => "file-moved",
+            AlertKind::LocksDropped => "locks-dropped",
         }
     }
 }
@@ -94,6 +104,8 @@ impl AlertKind {
             AlertKind::FreePages => "many of the database's pages are free",
             AlertKind::DiskFull => "the disk of the database is full, or nearly",
             AlertKind::BackupFailed => "scheduled backups fail",
+            AlertKind::FileMoved => "the files of the database are not those that the store opened",
+            AlertKind::LocksDropped => "SQLite's locks on the database were dropped by this process",
         }
     }
 }

@@ -395,7 +395,7 @@ fn make_report(
     aside.end();
     let pinned = pinning.elapsed();
     let (copy, copied) = copier.finish(&unfinished, copy, content).map_err(failed)?;
-    let kept = copier.go_on().and_then(|()| target.finish(&copy));
+    let kept = copier.go_on().and_then(|()| target.finish(copy));
     kept.map_err(failed)?;
     Ok(BackupReport {
         path: target.path,
@@ -472,7 +472,7 @@ pub(crate) fn make(
     let content = aside.look(|conn| copier.copy(conn, aside.interrupt(), &copy))?;
     aside.end();
     let (copy, _) = copier.finish(&unfinished, copy, content)?;
-    target.finish(&copy)?;
+    target.finish(copy)?;
     remove_old(&target.folder, stem);
     Ok(target.path)
 }

@@ -3,7 +3,9 @@
 //! A PRAGMA that SQLite does not know, or will not set, is no error to SQLite. So each one is set, read back
 //! and compared, and one that did not take is an [`Error::Pragma`] that names it.
 
+pub(crate) mod file_lock;
 pub(crate) mod interrupt;
+pub(crate) mod open_file;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,6 +20,7 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 
 use self::interrupt::Interrupt;
+use self::open_file::{Lease, OpenFile};
 use crate::clock::later;
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
@@ -45,6 +48,8 @@ const TEMP_STORE: i32 = 2;
 
 /// A connection, the fence around it, and what stops its SQL.
 pub(crate) struct Fenced {
+    /// Released before the connection closes: fields are dropped in this order.
+    pub(crate) lease: Lease,
     pub(crate) conn: Connection,
     pub(crate) fence: Arc<Fence>,
     pub(crate) interrupt: Arc<Interrupt>,
@@ -74,7 +79,7 @@ fn has_wal_reset_bug(version: i32) -> bool {
 }
 
 /// Opens the one connection that writes, and takes its first lock.
-pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenced> {
+pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<(Arc<OpenFile>, Fenced)> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
@@ -112,6 +117,9 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
             source: None,
         });
     }
+    // Declared after the connection, so that an error from here on releases the locks before it closes.
+    let open_file = OpenFile::new(file, options.access, later(Instant::now(), options.open_timeout()))?;
+    let lease = open_file.lease().ok_or(Error::Closed)?;
     if unsynced {
         execute(&conn, &file.path, "BEGIN IMMEDIATE")?;
         unsynced::write_log_again(&file.path)?;
@@ -130,7 +138,15 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<Fenc
     hint_at_memory_management(&conn);
     let fence = Fence::install(&conn, Role::Writer).map_err(Error::not_started)?;
     let interrupt = Interrupt::install(&conn).map_err(Error::not_started)?;
-    Ok(Fenced { conn, fence, interrupt })
+    Ok((
+        open_file,
+        Fenced {
+            lease,
+            conn,
+            fence,
+            interrupt,
+        },
+    ))
 }
 
 /// The close of a file's last connection makes a checkpoint, unless this forbids it.
@@ -156,13 +172,20 @@ pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
 /// Opens a connection that reads.
 pub(crate) fn open_reader(
     source: &SqliteConnectionManager,
-    path: &Path,
+    file: &Arc<OpenFile>,
     options: &Options,
     patience: Duration,
 ) -> Result<Fenced> {
+    let path = file.path();
+    let lease = file.lease().ok_or(Error::Closed)?;
+    file.compare()?;
     let conn = source.connect().map_err(|e| explain_open(path, e))?;
+    // So that an error from here on releases it before the connection closes.
+    let lease = lease;
     prepare(&conn, options, Role::Reader, patience)?;
     first_look(&conn, path)?;
+    // It has opened the file by its name, and the log by now, so they were compared before and after that.
+    file.compare()?;
     set_common(&conn, options)?;
     // A read-only connection may still `VACUUM INTO` or `ATTACH` another file for writing.
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)
@@ -170,7 +193,12 @@ pub(crate) fn open_reader(
     set(&conn, "query_only", 1)?;
     let fence = Fence::install(&conn, Role::Reader).map_err(Error::not_started)?;
     let interrupt = Interrupt::install(&conn).map_err(Error::not_started)?;
-    Ok(Fenced { conn, fence, interrupt })
+    Ok(Fenced {
+        lease,
+        conn,
+        fence,
+        interrupt,
+    })
 }
 
 /// Opens a copy of the database, which nobody else has, to write it or to check it.
@@ -375,10 +403,11 @@ fn switch_to_wal(conn: &Connection, path: &Path, patience: Duration) -> Result<(
 
 fn try_wal(conn: &Connection, path: &Path) -> Result<()> {
     let mode = read_back(conn, "journal_mode").map_err(|e| explain_open(path, e))?;
+    // A write transaction that writes nothing creates the log and its index, and makes sure of the lock that no other
+    // process may have.
+    let use_log = || execute(conn, path, "BEGIN IMMEDIATE; COMMIT");
     if mode == "wal" {
-        // Reading the mode took a shared lock and gave it back. A write transaction that writes nothing makes
-        // sure of the log and its index, and of the lock that no other process may have.
-        return execute(conn, path, "BEGIN IMMEDIATE; COMMIT");
+        return use_log();
     }
     let failed = |got: String, source: Option<rusqlite::Error>| Error::Pragma {
         name: "journal_mode",
@@ -389,7 +418,7 @@ fn try_wal(conn: &Connection, path: &Path) -> Result<()> {
         source: source.map(Arc::new),
     };
     match switch(conn) {
-        Ok(mode) if mode == "wal" => Ok(()),
+        Ok(mode) if mode == "wal" => use_log(),
         Ok(mode) => Err(failed(mode, None)),
         Err(e) if primary_code(&e) == Some(ffi::SQLITE_BUSY) => Err(failed(e.to_string(), Some(e))),
         Err(e) => Err(explain_open(path, e)),

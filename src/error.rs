@@ -66,7 +66,7 @@ pub enum Error {
 
     /// This process has a [`Store`](crate::Store) on this file already.
     #[error(
-        "{} is already open in this process, or still closing: clone the Store instead of opening it twice \
+        "{} is already open in this process, or still closing (a read of the closed store may go on): clone the Store instead of opening it twice \
          (two writers of one process would meet on SQLite's lock)", path.display()
     )]
     AlreadyOpen {
@@ -77,7 +77,8 @@ pub enum Error {
     /// Another process holds the file and did not let go within the busy timeout.
     #[error(
         "{} is locked by another process: wait for it if it migrates the file, else stop that process, or open the file with \
-         Access::Shared there; then try again", path.display()
+         Access::Shared there; then try again (a child that a process with an open store has forked without exec holds its \
+         locks, too)", path.display()
     )]
     InUse {
         /// The database file.
@@ -201,10 +202,12 @@ pub enum Error {
     /// ends in `-unsynced`, remembers it, and the next store that opens the database writes the log to the disk once more
     /// before anything else. If that file could not be made (an event says so), restart the machine before the service:
     /// then what is read is what is on the disk.
-    #[error(
-        "the store takes no more writes since the disk failed it: {source}; reads go on; check the disk, then restart \
-         the service: opening the store writes its log to the disk once more"
-    )]
+    ///
+    /// A store is poisoned, too, when the watchdog ([`Options::watch`](crate::Options::watch)) finds that the database, its
+    /// `-wal` or its `-shm` was removed or replaced while it was open, or that something in the process has closed a
+    /// descriptor of one and so dropped SQLite's locks. `source` then has the code `SQLITE_READONLY_DBMOVED` or
+    /// `SQLITE_READONLY_CANTLOCK`, and its message says what happened and what to do.
+    #[error("{}", poisoned(source))]
     Poisoned {
         /// The error that poisoned the store.
         source: Arc<rusqlite::Error>,
@@ -532,6 +535,16 @@ impl From<rusqlite::Error> for Error {
             outcome: Outcome::RolledBack,
         }
     }
+}
+
+fn poisoned(source: &rusqlite::Error) -> String {
+    if primary_code(source) == Some(ffi::SQLITE_READONLY) {
+        return format!("the store takes no more writes: {source}");
+    }
+    format!(
+        "the store takes no more writes since the disk failed it: {source}; reads go on; check the disk, then restart the \
+         service: opening the store writes its log to the disk once more"
+    )
 }
 
 fn after_colon(detail: &Option<String>) -> String {

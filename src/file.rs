@@ -1,22 +1,24 @@
 //! The database file before SQLite opens it: its path, its file system, its creation.
 //!
-//! After [`DatabaseFile::prepare`] nothing here opens the file again: "the close() system call will cancel all POSIX
-//! advisory locks on the same file for all threads and all file descriptors in the process",
-//! <https://sqlite.org/howtocorrupt.html>, and SQLite's locks are of that kind.
+//! larder closes no descriptor of a database file, not even the one that created it: "the close() system call will cancel
+//! all POSIX advisory locks on the same file for all threads and all file descriptors in the process",
+//! <https://sqlite.org/howtocorrupt.html>, and SQLite's locks are of that kind. See `connection/file_lock.rs`.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::Access;
 
+use crate::connection::file_lock;
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::options::Options;
+use crate::registry::{Claim, Place};
 
 /// Bytes in the smallest database: one page of the smallest size.
 pub(crate) const SMALLEST: u64 = 512;
@@ -31,22 +33,31 @@ impl FileId {
     }
 }
 
+/// The longest name that larder gives to a file beside the database. SQLite's are shorter.
+const LONGEST_SUFFIX: &str = "-unsynced";
+
 /// A regular file, or an empty one just made, at an absolute path whose folder has no symbolic link in it.
 #[derive(Debug)]
 pub(crate) struct DatabaseFile {
     pub(crate) path: PathBuf,
     pub(crate) id: FileId,
+    /// Released when the last connection of the store has closed.
+    pub(crate) claim: Arc<Claim>,
 }
 
 impl DatabaseFile {
-    /// Checks the path and creates the file if it is not there.
-    pub(crate) fn prepare(path: &Path, options: &Options) -> Result<Self> {
+    /// Checks the path, claims it for the store `owner`, and creates the file if it is not there.
+    pub(crate) fn prepare(path: &Path, options: &Options, owner: u64) -> Result<Self> {
         let absolute = absolute(path)?;
         let folder = absolute.parent().unwrap_or(Path::new("/"));
         check_writable(folder, path)?;
+        check_name(&absolute, folder, path)?;
         if !options.allow_unsupported_filesystem {
             check_filesystem(folder, path)?;
         }
+        let place = Place::of(&absolute).map_err(|e| open_error(path, "its folder cannot be examined", e))?;
+        let there = fs::symlink_metadata(&absolute).ok().map(|file| FileId::of(&file));
+        let claim = Claim::take(place, there, owner, options.access, path, options.busy_timeout)?;
         create(&absolute, path)?;
         let metadata =
             fs::symlink_metadata(&absolute).map_err(|e| open_error(path, "its metadata cannot be read", e))?;
@@ -68,9 +79,15 @@ impl DatabaseFile {
         if let Some(problem) = problem {
             return Err(refuse(path, problem));
         }
+        let id = FileId::of(&metadata);
+        claim.take_file(id, path, options.busy_timeout)?;
+        if !options.allow_linked_file {
+            check_single_name(&absolute, &metadata, path)?;
+        }
         Ok(Self {
             path: absolute,
-            id: FileId::of(&metadata),
+            id,
+            claim: Arc::new(claim),
         })
     }
 }
@@ -123,21 +140,72 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 /// Creates a missing file that only its owner may read. `create_new` is `O_CREAT | O_EXCL`, which does not
-/// follow a link; a file that is there already is left as it is. One at a time: the descriptor must be closed
-/// again before another thread's store can take locks on the same file.
+/// follow a link; a file that is there already is left as it is. The descriptor is kept: another connection of this
+/// process may have taken locks on the file meanwhile.
 fn create(absolute: &Path, path: &Path) -> Result<()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     match OpenOptions::new()
+        .read(true)
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(absolute)
     {
-        Ok(_) => Ok(()),
+        Ok(file) => file_lock::keep(file).map_err(|e| open_error(path, "its metadata cannot be read", e)),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(e) => Err(open_error(path, "it cannot be created", e)),
     }
+}
+
+/// SQLite and larder keep files beside the database, whose names are longer than its own.
+fn check_name(absolute: &Path, folder: &Path, path: &Path) -> Result<()> {
+    let longest = rustix::fs::statvfs(folder).map_or(255, |stat| stat.f_namemax) as usize;
+    let length = absolute.file_name().map_or(0, |name| name.len());
+    if length + LONGEST_SUFFIX.len() <= longest {
+        return Ok(());
+    }
+    let problem = format!(
+        "its name has {length} bytes, and the file system allows {longest} for the names of the files beside it, such as \
+         {LONGEST_SUFFIX}: give it a name of at most {} bytes",
+        longest.saturating_sub(LONGEST_SUFFIX.len())
+    );
+    Err(refuse(path, &problem))
+}
+
+/// SQLite looks for the log and its index beside the name by which the file was opened. Under two names, or in two
+/// folders, one file would have two logs.
+fn check_single_name(absolute: &Path, metadata: &fs::Metadata, path: &Path) -> Result<()> {
+    if metadata.nlink() > 1 {
+        let problem = format!(
+            "the file has {} names (hard links), and processes that open it by different names would use different logs \
+             and damage it: remove the others (find -inum {} lists them), or call Options::allow_linked_file(true) if \
+             every process opens it by this name",
+            metadata.nlink(),
+            metadata.ino()
+        );
+        return Err(refuse(path, &problem));
+    }
+    if is_mount_root(absolute) {
+        return Err(refuse(
+            path,
+            "the file alone is mounted here, without its folder (a container's volume of one file), so its log would lie \
+             apart from the one that others use: mount the folder instead, or call Options::allow_linked_file(true) if \
+             only processes that see this mount open it",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether something is mounted at that very path. An older kernel than 5.8 does not tell.
+#[cfg(target_os = "linux")]
+fn is_mount_root(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_mount_root(_path: &Path) -> bool {
+    false
 }
 
 /// SQLite would only say that it cannot open the file.

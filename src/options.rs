@@ -151,6 +151,7 @@ pub struct Options {
     #[cfg_attr(feature = "serde", serde(with = "crate::human::size"))]
     pub(crate) journal_size_limit: u64,
     pub(crate) allow_unsupported_filesystem: bool,
+    pub(crate) allow_linked_file: bool,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
     pub(crate) migration_timeout: Duration,
     pub(crate) require_strict: bool,
@@ -195,6 +196,7 @@ impl Default for Options {
             wal_hard_limit: None,
             journal_size_limit: 64 * MIB,
             allow_unsupported_filesystem: false,
+            allow_linked_file: false,
             migration_timeout: Duration::from_secs(60),
             require_strict: false,
             migrations: None,
@@ -451,6 +453,16 @@ impl Options {
         self
     }
 
+    /// Whether to open a file that has several names (hard links), or that is mounted by itself, without its folder, as a
+    /// container's volume of one file is. The default is no: SQLite keeps the write-ahead log beside the name by which the
+    /// file was opened, so processes that open one file by different names use different logs, and damage it
+    /// (<https://sqlite.org/howtocorrupt.html#_multiple_links_to_the_same_file>). Say yes only if every process opens it
+    /// by the same name in the same folder.
+    pub fn allow_linked_file(mut self, allow: bool) -> Self {
+        self.allow_linked_file = allow;
+        self
+    }
+
     /// The migrations of the program, applied as the store opens. The default is none. See [`Migrations`].
     pub fn migrations(mut self, migrations: Migrations) -> Self {
         self.migrations = Some(migrations);
@@ -618,6 +630,7 @@ impl fmt::Debug for Options {
             .field("wal_hard_limit", &self.wal_hard_limit)
             .field("journal_size_limit", &self.journal_size_limit)
             .field("allow_unsupported_filesystem", &self.allow_unsupported_filesystem)
+            .field("allow_linked_file", &self.allow_linked_file)
             .field("migration_timeout", &self.migration_timeout)
             .field("require_strict", &self.require_strict)
             .field("migrations", &self.migrations.as_ref().map(|set| set.iter().count()))

@@ -42,13 +42,13 @@ use crate::admission::{Admission, Kind};
 use crate::cache::CacheShare;
 use crate::clock::Tick;
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
+use crate::connection::open_file::{Lease, OpenFile};
 use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::costs::{SitePage, StatementPage};
 use crate::doing::Doing;
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::fence::Fence;
-use crate::file::DatabaseFile;
 use crate::handoff::Handoff;
 use crate::options::Options;
 use crate::panics::{caught, quietly};
@@ -82,6 +82,7 @@ type Lent = Box<PooledConnection<Manager>>;
 #[repr(align(128))]
 pub(crate) struct Readers {
     path: PathBuf,
+    file: Arc<OpenFile>,
     options: Options,
     pool: Pool<Manager>,
     /// In front of r2d2, whose own check-out and check-in read the clock three times. Whoever finds none here asks r2d2,
@@ -110,12 +111,12 @@ pub(crate) struct Readers {
 impl Readers {
     /// Opens one reader by hand, so that what is wrong with it is seen as it is: r2d2 makes a string of it, after
     /// the whole time-out. Then makes the pool, whose connections open as they are needed.
-    pub(crate) fn open(file: &DatabaseFile, options: &Options, telemetry: &Arc<Telemetry>) -> Result<Self> {
+    pub(crate) fn open(file: &Arc<OpenFile>, options: &Options, telemetry: &Arc<Telemetry>) -> Result<Self> {
         let census = Arc::new(Census::default());
         let manager = Manager {
             telemetry: Arc::clone(telemetry),
-            source: reader_source(&file.path),
-            path: file.path.clone(),
+            source: reader_source(file.path()),
+            file: Arc::clone(file),
             options: options.clone(),
             census: Arc::clone(&census),
         };
@@ -132,7 +133,8 @@ impl Readers {
             .build(manager)
             .expect("a pool that opens nothing at first has nothing to wait for");
         Ok(Self {
-            path: file.path.clone(),
+            path: file.path().to_owned(),
+            file: Arc::clone(file),
             options: options.clone(),
             pool,
             idle: Mutex::new(Idle::new()),
@@ -468,7 +470,7 @@ fn opener() -> Arc<ScheduledThreadPool> {
 
 struct Manager {
     source: SqliteConnectionManager,
-    path: PathBuf,
+    file: Arc<OpenFile>,
     options: Options,
     census: Arc<Census>,
     telemetry: Arc<Telemetry>,
@@ -509,8 +511,13 @@ impl Manager {
     fn open(&self, patience: Duration) -> Result<Reader> {
         let entry = self.census.enter()?;
         // r2d2 would count a connection whose opening panicked as pending for ever.
-        let opened = caught(|| open_reader(&self.source, &self.path, &self.options, patience));
-        let Fenced { conn, fence, interrupt } = opened.unwrap_or_else(|| {
+        let opened = caught(|| open_reader(&self.source, &self.file, &self.options, patience));
+        let Fenced {
+            lease,
+            conn,
+            fence,
+            interrupt,
+        } = opened.unwrap_or_else(|| {
             Err(Error::Options {
                 option: "on_connect",
                 problem: "it panicked for a reader".into(),
@@ -526,6 +533,7 @@ impl Manager {
             sites: SitePage::new(&self.telemetry.read_sites),
             statements: StatementPage::if_on(&self.telemetry.statements).map(RefCell::new),
             cache: CacheShare::new(&self.telemetry.cache),
+            lease,
             entry,
         })
     }
@@ -546,6 +554,7 @@ pub(crate) struct Reader {
     /// There if statements are counted.
     statements: Option<RefCell<StatementPage>>,
     cache: CacheShare,
+    lease: Lease,
     /// The last field, so that the connection has been closed when it leaves the census.
     entry: Entry,
 }
@@ -574,6 +583,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        self.lease.release();
         if let Some(conn) = self.conn.take() {
             close(conn);
         }

@@ -1,79 +1,182 @@
 //! One store a file a process.
 //!
-//! A file is known by device and inode, so a second name for it (a hard link, another path to the same folder)
-//! is the same file. One mutex guards the table of open files, and one condition variable tells those who
-//! wait that an entry has gone. An entry is made before SQLite opens the file and goes when the writer has
-//! closed it, on whichever thread that is.
+//! A file is known in two ways, and a store claims both. By its *place*, the folder's device and inode and the file's
+//! name: SQLite finds `-wal` and `-shm` by name, so two stores at one place would share a log even when the file has
+//! been replaced meanwhile. And by its own device and inode: a second name for the file is the same file.
+//!
+//! One mutex guards the table of claims, and one condition variable wakes the waiters when a claim has gone or changed. The mutex
+//! is never held while a file is opened or closed. A place is claimed before the file is created or opened. The claim
+//! goes when the last connection of its store has closed, on whichever thread that is: each connection holds an
+//! [`Arc`](std::sync::Arc) of it (`connection/open_file.rs`).
+//!
+//! A store that gave up waiting for a read has closed its writer, and the read goes on. Its claim then still keeps out a
+//! store of another [`Access`], whose locks would not be those that the read's connection holds, and any store if the
+//! file has been replaced. One of the same access on the same file may open beside it.
 
-use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clock::later;
 use crate::error::{Error, Result};
 use crate::file::FileId;
+use crate::options::Access;
+
+/// Where a file is: its folder and its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    folder: FileId,
+    name: OsString,
+}
+
+impl Place {
+    /// # Errors
+    ///
+    /// The folder cannot be examined, or the path names no file.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self {
+            folder: FileId::of(&fs::metadata(folder)?),
+            name: name.to_owned(),
+        })
+    }
+}
 
 struct Entry {
-    /// Whose it is: a later store on the same file has another.
+    /// The store that made the claim.
     owner: u64,
-    closing: bool,
+    place: Place,
+    /// `None` until the file is known to be there.
+    file: Option<FileId>,
+    access: Access,
+    stage: Stage,
 }
 
-static FILES: Mutex<Option<HashMap<FileId, Entry>>> = Mutex::new(None);
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Open,
+    Closing,
+    /// The writing connection has closed. Readers go on.
+    Reading,
+}
+
+impl Entry {
+    /// Whether a store of that access may open that file beside it.
+    fn admits(&self, file: Option<FileId>, access: Access) -> bool {
+        self.stage == Stage::Reading && self.access == access && self.file.is_some() && self.file == file
+    }
+}
+
+static CLAIMS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 static GONE: Condvar = Condvar::new();
 
-/// Whether a store of this process has the file open.
-pub(crate) fn is_open(file: FileId) -> bool {
-    lock().get_or_insert_default().contains_key(&file)
+/// Whether a store of this process has the file at that path open, or another file that was there when it opened.
+pub(crate) fn is_open(path: &Path) -> bool {
+    let place = Place::of(path).ok();
+    let file = fs::symlink_metadata(path).ok().map(|file| FileId::of(&file));
+    lock().iter().any(|entry| {
+        place.as_ref().is_some_and(|place| entry.place == *place) || (file.is_some() && entry.file == file)
+    })
 }
 
-/// The right to have the file open. Dropping it gives the file free.
+/// The right to have a file open. Dropping it releases the file.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    file: FileId,
+    owner: u64,
+    access: Access,
 }
 
 impl Claim {
-    /// Claims a file; one that is just being closed is waited for.
-    pub(crate) fn take(file: FileId, owner: u64, path: &Path, patience: Duration) -> Result<Self> {
-        let deadline = Instant::now() + patience;
-        let mut files = lock();
-        loop {
-            let table = files.get_or_insert_default();
-            match table.get(&file) {
-                None => {
-                    table.insert(file, Entry { owner, closing: false });
-                    return Ok(Self { file });
-                }
-                Some(Entry { closing: false, .. }) => return Err(Error::AlreadyOpen { path: path.into() }),
-                Some(Entry { closing: true, .. }) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Err(Error::AlreadyOpen { path: path.into() });
-                    }
-                    files = GONE.wait_timeout(files, left).unwrap_or_else(PoisonError::into_inner).0;
-                }
-            }
-        }
+    /// Claims a place, where that file is, or none. A store that is closing there is waited for.
+    pub(crate) fn take(
+        place: Place,
+        file: Option<FileId>,
+        owner: u64,
+        access: Access,
+        path: &Path,
+        patience: Duration,
+    ) -> Result<Self> {
+        let is_taken = |entry: &Entry| entry.place == place && !entry.admits(file, access);
+        let mut claims = wait_until_free(path, patience, is_taken)?;
+        claims.push(Entry {
+            owner,
+            place,
+            file: None,
+            access,
+            stage: Stage::Open,
+        });
+        Ok(Self { owner, access })
     }
 
-    /// From here on a new claim waits instead of failing.
-    pub(crate) fn closing(file: FileId, owner: u64) {
-        if let Some(entry) = lock().get_or_insert_default().get_mut(&file)
-            && entry.owner == owner
-        {
-            entry.closing = true;
+    /// Claims the file that is at the place, too.
+    pub(crate) fn take_file(&self, file: FileId, path: &Path, patience: Duration) -> Result<()> {
+        let is_taken = |entry: &Entry| {
+            entry.owner != self.owner && entry.file == Some(file) && !entry.admits(Some(file), self.access)
+        };
+        let mut claims = wait_until_free(path, patience, is_taken)?;
+        if let Some(entry) = claims.iter_mut().find(|entry| entry.owner == self.owner) {
+            entry.file = Some(file);
         }
+        Ok(())
+    }
+
+    /// From here on a new claim of the same file waits instead of failing.
+    pub(crate) fn closing(owner: u64) {
+        enter(owner, Stage::Closing);
+    }
+
+    /// The writing connection has closed.
+    pub(crate) fn writer_closed(&self) {
+        enter(self.owner, Stage::Reading);
+        GONE.notify_all();
+    }
+}
+
+fn enter(owner: u64, stage: Stage) {
+    if let Some(entry) = lock().iter_mut().find(|entry| entry.owner == owner)
+        && entry.stage != Stage::Reading
+    {
+        entry.stage = stage;
+    }
+}
+
+/// Waits for a store that is closing. One that is open is an error.
+fn wait_until_free(
+    path: &Path,
+    patience: Duration,
+    is_taken: impl Fn(&Entry) -> bool,
+) -> Result<MutexGuard<'static, Vec<Entry>>> {
+    let deadline = later(Instant::now(), patience);
+    let mut claims = lock();
+    loop {
+        let Some(entry) = claims.iter().find(|entry| is_taken(entry)) else {
+            return Ok(claims);
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if entry.stage == Stage::Open || left.is_zero() {
+            return Err(Error::AlreadyOpen { path: path.into() });
+        }
+        claims = GONE
+            .wait_timeout(claims, left)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        lock().get_or_insert_default().remove(&self.file);
+        lock().retain(|entry| entry.owner != self.owner);
         GONE.notify_all();
     }
 }
 
-fn lock() -> MutexGuard<'static, Option<HashMap<FileId, Entry>>> {
-    FILES.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock() -> MutexGuard<'static, Vec<Entry>> {
+    CLAIMS.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -23,7 +23,7 @@ use crate::connection::interrupt::Interrupt;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
 use crate::error::{Error, Result};
 use crate::event::{CallerSpan, event};
-use crate::file::{self, DatabaseFile, FileId, TempFolder};
+use crate::file::{self, DatabaseFile, TempFolder};
 use crate::handoff::Handoff;
 use crate::job::{Alone, InTransaction, Job, Terms, Work};
 use crate::migrate::{self, DryRun, MigrationReport, MigrationStatus, Migrations};
@@ -38,7 +38,7 @@ use crate::timer;
 use crate::transaction::{ReadTx, WriteTx};
 use crate::vacuum::Vacuum;
 use crate::watch::Watch;
-use crate::writer::{Belongings, Shared, Writer};
+use crate::writer::{Shared, Writer};
 
 /// How long advice waits for a reader.
 const ADVICE_PATIENCE: Duration = Duration::from_secs(1);
@@ -75,7 +75,6 @@ pub struct Store {
 
 struct Inner {
     id: u64,
-    file: FileId,
     options: Options,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
@@ -89,32 +88,28 @@ impl Store {
     fn assemble(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
         static STORES: AtomicU64 = AtomicU64::new(1);
         check_sqlite_version()?;
-        let file = DatabaseFile::prepare(path, &options)?;
         let id = STORES.fetch_add(1, Relaxed);
-        let claim = Claim::take(file.id, id, path, options.busy_timeout)?;
-        let writer = open_writer(&file, &options)?;
+        let file = DatabaseFile::prepare(path, &options, id)?;
+        let (open_file, writer) = open_writer(&file, &options)?;
+        // From here on the connections hold the claim.
+        drop(file);
         let page_size = read_back(&writer.conn, "page_size")?;
         let handoff = Handoff::new(options.spin);
         let admission = Admission::new(Kind::Writes, options.queue, 1, handoff);
-        let shared = Arc::new(Shared::new(file.path.clone(), Arc::new(admission)));
+        let shared = Arc::new(Shared::new(Arc::clone(&open_file), Arc::new(admission)));
         let telemetry = Arc::new(Telemetry::new(options.call_sites, options.statements));
-        let readers = Arc::new(Readers::open(&file, &options, &telemetry)?);
-        let belongings = Belongings {
-            claim,
-            folder: folder.clone(),
-        };
+        let readers = Arc::new(Readers::open(&open_file, &options, &telemetry)?);
         Writer::start(
             writer,
             options.clone(),
             Arc::clone(&shared),
             Arc::clone(&readers),
             Arc::clone(&telemetry),
-            belongings,
+            folder.clone(),
         )?;
         // Its drop waits for the writer thread, so it is made once there is one.
         let inner = Inner {
             id,
-            file: file.id,
             watch: Watch::start(&shared, &readers, &telemetry, &options),
             options,
             shared,
@@ -639,7 +634,7 @@ impl Inner {
 
     /// Tells the writer to close.
     fn begin_close(&self, deadline: Instant) {
-        Claim::closing(self.file, self.id);
+        Claim::closing(self.id);
         self.shared.closing.ask(deadline);
         self.shared.admission.close();
     }

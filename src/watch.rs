@@ -24,6 +24,7 @@ use scheduled_thread_pool::JobHandle;
 
 use crate::alert::{Alert, AlertKind};
 use crate::backup::history::Failing;
+use crate::connection::open_file::FileChange;
 use crate::costs;
 use crate::counters::LONG_WAIT;
 #[cfg(feature = "metrics")]
@@ -153,6 +154,7 @@ struct Seen {
     room: Option<(u64, u64)>,
     full_for: Option<String>,
     failing_backups: Option<Failing>,
+    file_change: Option<FileChange>,
 }
 
 impl Watch {
@@ -274,6 +276,9 @@ impl Looker {
 
     fn look(&self) {
         let seen = self.see();
+        if let Some(change) = &seen.file_change {
+            self.shared.file_changed(change);
+        }
         let changes = {
             let mut state = self.lock();
             let found = state.compare(&seen, &self.options);
@@ -312,6 +317,7 @@ impl Looker {
             room: self.room(),
             full_for: counters.full_for().map(|site| site.to_string()),
             failing_backups: telemetry.backups.failing(),
+            file_change: shared.file.look(),
         }
     }
 
@@ -458,6 +464,7 @@ impl State {
         let full = free < wanted || seen.full_for.is_some();
         check(AlertKind::DiskFull, full, free as f64, wanted as f64, "B", &writer);
         found.extend(seen.failing_backups.as_ref().map(failing_backups));
+        found.extend(seen.file_change.as_ref().map(changed_file));
         found
     }
 
@@ -520,6 +527,22 @@ fn failing_backups(failing: &Failing) -> Found {
         },
         site: Some(failing.site.to_string()),
         reason: Some(failing.reason.clone()),
+    }
+}
+
+fn changed_file(change: &FileChange) -> Found {
+    Found {
+        kind: match change {
+            FileChange::Removed(..) | FileChange::Replaced(..) => AlertKind::FileMoved,
+            FileChange::Unlocked(..) => AlertKind::LocksDropped,
+        },
+        figure: Figure {
+            value: 1.0,
+            threshold: 0.0,
+            unit: "files",
+        },
+        site: None,
+        reason: Some(change.to_string()),
     }
 }
 

@@ -39,6 +39,7 @@ mod log;
 use std::cell::RefCell;
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,6 +56,7 @@ use crate::cache::CacheShare;
 use crate::checkpoint::{Checkpointer, Mode, PATIENCE};
 use crate::closing::Closing;
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
+use crate::connection::open_file::{Lease, OpenFile};
 use crate::connection::{Fenced, synchronous};
 use crate::costs::{SitePage, StatementPage};
 use crate::error::{Error, Result, extended_code, primary_code};
@@ -66,7 +68,6 @@ use crate::options::{Durability, Options};
 use crate::prepared::Prepared;
 use crate::ration::Ration;
 use crate::readers::Readers;
-use crate::registry::Claim;
 use crate::status;
 use crate::telemetry::Telemetry;
 use crate::transaction::{ENDED, SlowStatement, WriteTx, run_own, sql};
@@ -79,22 +80,27 @@ const IDLE: Duration = Duration::from_secs(1);
 #[repr(align(128))]
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
+    pub(crate) file: Arc<OpenFile>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) closing: Closing,
     poison: OnceLock<Arc<rusqlite::Error>>,
+    /// The files of the store have changed, and the writer has yet to move its log.
+    log_wants_saving: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn new(path: PathBuf, admission: Arc<Admission>) -> Self {
+    pub(crate) fn new(file: Arc<OpenFile>, admission: Arc<Admission>) -> Self {
         Self {
-            path,
+            path: file.path().to_owned(),
+            file,
             admission,
             closing: Closing::default(),
             poison: OnceLock::new(),
+            log_wants_saving: AtomicBool::new(false),
         }
     }
 
-    /// The error of every write since the disk failed the store.
+    /// The error of every write since the disk failed the store, or its files were changed under it.
     pub(crate) fn poison(&self) -> Option<Error> {
         self.poison.get().map(|source| Error::Poisoned {
             source: Arc::clone(source),
@@ -102,17 +108,13 @@ impl Shared {
     }
 }
 
-/// What the thread must let go of once the connection is closed, and in this order.
-pub(crate) struct Belongings {
-    pub(crate) claim: Claim,
-    pub(crate) folder: Option<Arc<TempFolder>>,
-}
-
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     telemetry: Arc<Telemetry>,
     options: Options,
+    /// Before the connection, so that a thread that panics drops it first.
+    lease: Lease,
     conn: Connection,
     fence: Arc<Fence>,
     interrupt: Arc<Interrupt>,
@@ -139,7 +141,8 @@ pub(crate) struct Writer {
     cache: CacheShare,
     looked: Looked,
     chores: Chores,
-    belongings: Belongings,
+    /// Goes once the connection has closed.
+    folder: Option<Arc<TempFolder>>,
 }
 
 /// Emits an event of that database.
@@ -200,9 +203,14 @@ impl Writer {
         shared: Arc<Shared>,
         readers: Arc<Readers>,
         telemetry: Arc<Telemetry>,
-        belongings: Belongings,
+        folder: Option<Arc<TempFolder>>,
     ) -> Result<()> {
-        let Fenced { conn, fence, interrupt } = fenced;
+        let Fenced {
+            lease,
+            conn,
+            fence,
+            interrupt,
+        } = fenced;
         let checkpointer = Checkpointer::watch(&conn, &fence, &options)?;
         let durability = options.durability;
         let writer = Self {
@@ -216,6 +224,7 @@ impl Writer {
             readers,
             telemetry,
             options,
+            lease,
             conn,
             fence,
             interrupt,
@@ -228,7 +237,7 @@ impl Writer {
             last_group: 0,
             slow: Vec::new(),
             deferred: RefCell::default(),
-            belongings,
+            folder,
         };
         let thread = thread::Builder::new().name("larder-writer".into());
         let path = writer.shared.path.clone();
@@ -249,6 +258,7 @@ impl Writer {
         };
         self.look_at_file();
         while let Some(job) = self.next() {
+            self.save_log_if_wanted();
             if job.is_alone() {
                 self.run_alone(job);
             } else {
@@ -664,7 +674,11 @@ impl Writer {
         let Err(error) = self.own(sql::COMMIT) else {
             self.checkpointer.committed();
             self.deferred_keys.committed();
-            return Ok(());
+            // The watchdog has found meanwhile that the log or the database is not the one that others see.
+            return match self.shared.poison.get() {
+                None => Ok(()),
+                Some(source) => Err(CommitFailure::Unknown(Arc::clone(source))),
+            };
         };
         self.roll_back();
         if commit_is_unknown(&error) {

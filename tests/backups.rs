@@ -593,6 +593,7 @@ fn the_database_itself_and_what_belongs_to_it_are_no_target() {
     refused(&place, &link, "symbolic link");
     fs::hard_link(&database, &hard).unwrap();
     refused(&place, &hard, "this process has open");
+    fs::remove_file(&hard).unwrap();
     // Nor another store's.
     let other = Place::new(BANK);
     refused(&place, other.store.path(), "this process has open");

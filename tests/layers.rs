@@ -63,7 +63,10 @@ const FLOORS: &[Rooms] = &[
     ],
     &[
         ("error", &["error"]),
-        ("runtime", &["runtime", "apart", "clock", "human", "sync", "timer"]),
+        (
+            "runtime",
+            &["runtime", "apart", "clock", "human", "panics", "sync", "timer"],
+        ),
     ],
 ];
 

@@ -17,6 +17,7 @@ mod closing;
 mod errors;
 mod events;
 mod fences;
+mod file_changes;
 mod found;
 mod groups;
 mod layers;

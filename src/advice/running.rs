@@ -64,6 +64,10 @@ fn of_alert(alert: &Alert) -> Finding {
             "Writes that find no room are rolled back and fail: make room on the file system, or move the database to a \
              larger one",
         ),
+        AlertKind::FileMoved | AlertKind::LocksDropped => (
+            Severity::Critical,
+            "The store takes no more writes. Do what the reason says, then restart the service",
+        ),
         AlertKind::BackupFailed => (
             Severity::Critical,
             "Stats::last_backup has its folder and what is in the way; Store::backup to another folder makes one at once",

@@ -13,7 +13,7 @@ use crate::check::CheckReport;
 use crate::connection::{self, check_sqlite_version, open_original};
 use crate::error::{Error, Result};
 use crate::event::event;
-use crate::file::{FileId, SMALLEST};
+use crate::file::SMALLEST;
 use crate::options::Options;
 use crate::progress::Observed;
 use crate::readers::begin_snapshot;
@@ -45,10 +45,8 @@ pub struct RestoreReport {
 pub(crate) fn restore(options: &Options, from: &Path, to: &Path) -> Result<RestoreReport> {
     let began = Instant::now();
     check_sqlite_version()?;
-    // Rather than that there is a file, which anybody would know who has it open.
-    if let Ok(there) = fs::symlink_metadata(to)
-        && registry::is_open(FileId::of(&there))
-    {
+    // Before the look for a file at `to`: the store also holds the name of one that was moved away.
+    if registry::is_open(to) {
         return Err(Error::AlreadyOpen { path: to.into() });
     }
     let (path, copied) = make(options, from, to).map_err(|failure| failure.of_restore(from, to))?;
@@ -99,7 +97,7 @@ fn make(options: &Options, from: &Path, to: &Path) -> CopyResult<(PathBuf, Copie
         let copy = unfinished.create("copy.db")?;
         let content = copier.copy(&source.conn, &source.interrupt, &copy)?;
         let (copy, copied) = copier.finish(&unfinished, copy, content)?;
-        target.finish(&copy)?;
+        target.finish(copy)?;
         Ok(copied)
     });
     connection::close(source.conn);

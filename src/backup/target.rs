@@ -71,6 +71,11 @@ impl Target {
                  another name",
             ));
         }
+        if registry::is_open(&self.path) {
+            return Err(Failure::new(
+                "it is a database that this process has open: give another name",
+            ));
+        }
         match fs::symlink_metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
@@ -98,8 +103,6 @@ impl Target {
             "it is a folder: give the path of a file in it"
         } else if there.is_symlink() {
             "it is a symbolic link, which larder does not follow: give the target's path"
-        } else if registry::is_open(FileId::of(there)) {
-            "it is a database that this process has open: give another name"
         } else if !there.is_file() {
             "it is not a regular file: give another name"
         } else if !self.overwrite {
@@ -123,7 +126,7 @@ impl Target {
     }
 
     /// Makes the copy last, then gives it its name.
-    pub(super) fn finish(&self, copy: &Copy) -> Result<()> {
+    pub(super) fn finish(&self, copy: Copy) -> Result<()> {
         // What a connection could not write or remove at its end.
         if BESIDE.iter().any(|ending| exists(&with(copy.path.as_os_str(), ending))) {
             return Err(Failure::new(
@@ -131,12 +134,15 @@ impl Target {
             ));
         }
         copy.sync()?;
+        let Copy { path, file } = copy;
+        // Once it has its name, others may open it, and a close would drop the locks of a connection in this process.
+        drop(file);
         // Somebody may have come meanwhile.
         self.check()?;
         let renamed = if self.overwrite {
-            fs::rename(&copy.path, &self.path)
+            fs::rename(&path, &self.path)
         } else {
-            rename_to_new(&copy.path, &self.path)
+            rename_to_new(&path, &self.path)
         };
         renamed.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Failure::of("a file of that name has come meanwhile", error),

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use super::Readers;
 use super::census::Entry;
 use crate::connection::interrupt::Interrupt;
+use crate::connection::open_file::Lease;
 use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::error::{Error, Result};
 use crate::fence::Fence;
@@ -22,6 +23,7 @@ pub(crate) struct Aside {
     conn: Option<Connection>,
     fence: Arc<Fence>,
     interrupt: Arc<Interrupt>,
+    lease: Lease,
     /// The last field, so that the connection has been closed when it leaves the census.
     entry: Entry,
 }
@@ -59,11 +61,18 @@ impl Aside {
             None => entry.release(),
         }
         let source = reader_source(&readers.path);
-        let Fenced { conn, fence, interrupt } = open_reader(&source, &readers.path, &readers.options, patience)?;
+        let opened = open_reader(&source, &readers.file, &readers.options, patience)?;
+        let Fenced {
+            lease,
+            conn,
+            fence,
+            interrupt,
+        } = opened;
         Ok(Self {
             conn: Some(conn),
             fence,
             interrupt,
+            lease,
             entry,
         })
     }
@@ -81,6 +90,7 @@ impl Aside {
 
     /// The write-ahead log is not pinned any more.
     pub(crate) fn end(&mut self) {
+        self.lease.release();
         if let Some(conn) = self.conn.take() {
             close(conn);
         }

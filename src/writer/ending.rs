@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
-use super::{Belongings, Shared, Writer};
+use super::{Shared, Writer};
 use crate::checkpoint::{Checkpointer, Mode};
 use crate::clock::later;
 use crate::closing::CloseReport;
@@ -31,15 +31,20 @@ impl Writer {
         let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
         drop(carried);
         self.shared.admission.discard();
+        if let Some(change) = self.shared.file.look() {
+            self.shared.file_changed(&change);
+        }
+        self.save_log_if_wanted();
         let Self {
             shared,
             readers,
             telemetry,
             options,
+            mut lease,
             conn,
             fence,
             mut checkpointer,
-            belongings,
+            folder,
             ..
         } = self;
         let reason = match (readers.close(deadline), shared.poison.get()) {
@@ -61,9 +66,10 @@ impl Writer {
         if reason.is_some() {
             let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
+        lease.release();
         connection::close(conn);
-        let Belongings { claim, folder } = belongings;
-        drop(claim);
+        lease.writer_closed();
+        drop(lease);
         drop(folder);
         let report = CloseReport {
             finished: telemetry.counters.finished_closing.get(),

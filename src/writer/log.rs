@@ -2,15 +2,22 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 
-use super::Writer;
+use super::{Shared, Writer};
 use crate::checkpoint::{Mode, PATIENCE, Progress};
+use crate::clock::later;
 use crate::connection;
+use crate::connection::open_file::FileChange;
 use crate::error::{Error, extended_code, primary_code};
-use crate::event::event;
+use crate::event::{CallerSpan, event};
+use crate::job::{Alone, Job, Terms};
+use crate::options::Durability;
+use crate::pending::Caller;
+use crate::site::CallSite;
 use crate::unsynced;
 
 /// How often the writer waits for readers while the log is over its hard limit and writes are refused for it.
@@ -190,5 +197,75 @@ impl Writer {
                 "the disk failed the store: it takes no more writes, serves reads, and wants to be opened again"
             );
         });
+    }
+}
+
+impl Writer {
+    /// Moves the log into the database file that is open, if the watchdog asks for it: the log, or the database, has
+    /// lost its name, and what only the log holds would be gone with this process.
+    pub(super) fn save_log_if_wanted(&mut self) {
+        if !self.shared.log_wants_saving.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let path = &self.shared.path;
+        if !self.shared.file.may_save_log() {
+            event!(
+                error,
+                "larder::poison",
+                path,
+                {},
+                "the log was not moved into the database, since another process has begun a new one"
+            );
+            return;
+        }
+        self.roll_back();
+        let done = self.checkpointer.run(&self.conn, &self.fence, Mode::Truncate, PATIENCE);
+        let finished = done.as_ref().is_ok_and(|progress| progress.finished());
+        event!(
+            warn,
+            "larder::poison",
+            path,
+            { finished, "db.response.status_code" = done.as_ref().err().and_then(extended_code) },
+            "moved the log into the database file that is open"
+        );
+    }
+}
+
+impl Shared {
+    /// Takes no more writes: the files are not those that were opened, or SQLite's locks on them are gone. The writer then
+    /// moves the log where that saves it.
+    pub(crate) fn file_changed(&self, change: &FileChange) {
+        if self.poison.set(Arc::new(change.to_error())).is_err() {
+            return;
+        }
+        event!(
+            error,
+            "larder::poison",
+            self.path,
+            { reason = %change, "error.type" = "Poisoned" },
+            "the files of the store were changed from outside: it takes no more writes"
+        );
+        // Without its locks it must not write to the database either.
+        if !matches!(change, FileChange::Unlocked(..)) {
+            self.log_wants_saving.store(true, Ordering::Release);
+            self.wake_writer();
+        }
+    }
+
+    /// Sends the writer a job that does nothing. It is refused by the poison, and the writer is awake.
+    fn wake_writer(&self) {
+        let now = Instant::now();
+        let terms = Terms {
+            site: CallSite::Label("larder: save the log".into()),
+            durability: Durability::default(),
+            limit: None,
+            asked: now,
+            deadline: later(now, Duration::MAX),
+            span: CallerSpan::current(),
+        };
+        let nothing = Alone(|_: &mut Writer| Ok(()));
+        let (job, _pending) = Job::new(terms, nothing, Caller::Submitter, Arc::clone(&self.admission));
+        // A store that is closing saves its log as it closes.
+        let _ = self.admission.enqueue(job);
     }
 }

@@ -185,8 +185,8 @@ const MUTANTS: &[Mutant] = &[
         name: "a backup gets its name before it is synced",
         change: Change::Source {
             file: "src/backup/target.rs",
-            from: "        copy.sync()?;\n        // Somebody may have come meanwhile.\n",
-            to: "",
+            from: "        copy.sync()?;\n        let Copy { path, file } = copy;\n",
+            to: "        let Copy { path, file } = copy;\n",
         },
         suite: BACKUPS,
     },
@@ -203,8 +203,8 @@ const MUTANTS: &[Mutant] = &[
         name: "the older backup is removed before the new one has its name",
         change: Change::Source {
             file: "src/backup/target.rs",
-            from: "            fs::rename(&copy.path, &self.path)\n",
-            to: "            let _ = fs::remove_file(&self.path);\n            fs::rename(&copy.path, &self.path)\n",
+            from: "            fs::rename(&path, &self.path)\n",
+            to: "            let _ = fs::remove_file(&self.path);\n            fs::rename(&path, &self.path)\n",
         },
         suite: BACKUPS,
     },

@@ -1,0 +1,334 @@
+//! The files that a store has open: which they are, whether they still are what their names say, and the locks on them.
+//!
+//! SQLite opens the database, its log (`-wal`) and the log's index (`-shm`) by name, and each connection opens them anew.
+//! A name can come to mean another file while a store is open (`rename`, `rm`, a restore). So [`OpenFile`] remembers the
+//! device and inode of each, as of the opening. A connection that opens later is compared before it is used, and the
+//! watchdog compares at each look. Two looks by `stat` open nothing.
+//!
+//! # Closing
+//!
+//! Each connection of the store holds a [`Lease`]. The last one to go releases the locks of `file_lock.rs` before its
+//! connection closes, so that SQLite can delete the log, and gives the claim free after that.
+//!
+//! `state` is a mutex around the number of leases and the locks. It is held while a lease is taken or released and while
+//! the watchdog looks, so no look meets a file that the store is just closing. Under it: `stat`, `fcntl`, a read of
+//! `/proc/locks`; no SQLite call, no user code.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use rusqlite::ffi;
+
+use super::file_lock::{FileLocks, LockedFile};
+use crate::error::{Error, Result};
+use crate::event::event;
+use crate::file::{DatabaseFile, FileId};
+use crate::options::Access;
+use crate::registry::Claim;
+
+/// The files that a store has open.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    path: PathBuf,
+    files: Vec<Known>,
+    /// Held by the leases alone: a store that has closed has none, though its handle may live on.
+    claim: Weak<Claim>,
+    state: Mutex<State>,
+}
+
+/// One of them, as it was at the opening.
+#[derive(Debug)]
+struct Known {
+    file: SqliteFile,
+    path: PathBuf,
+    id: FileId,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    leases: usize,
+    /// `None` where the system has no such locks, and once they are released.
+    locks: Option<FileLocks>,
+}
+
+/// A file of SQLite's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SqliteFile {
+    Database,
+    Log,
+    Index,
+}
+
+impl SqliteFile {
+    fn suffix(self) -> &'static str {
+        match self {
+            SqliteFile::Database => "",
+            SqliteFile::Log => "-wal",
+            SqliteFile::Index => "-shm",
+        }
+    }
+
+    fn of(self, database: &Path) -> PathBuf {
+        let mut name = OsString::from(database);
+        name.push(self.suffix());
+        name.into()
+    }
+}
+
+/// What has happened to the files of an open store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FileChange {
+    /// Nothing has that name any more.
+    Removed(SqliteFile, PathBuf),
+    /// Another file has that name.
+    Replaced(SqliteFile, PathBuf),
+    /// SQLite's locks on it are gone.
+    Unlocked(LockedFile, PathBuf),
+}
+
+impl FileChange {
+    /// The error that the store is poisoned with. `SQLITE_READONLY_DBMOVED` is what SQLite itself says of a database file
+    /// that was moved, <https://sqlite.org/rescode.html#readonly_dbmoved>.
+    pub(crate) fn to_error(&self) -> rusqlite::Error {
+        let code = match self {
+            FileChange::Removed(..) | FileChange::Replaced(..) => ffi::SQLITE_READONLY_DBMOVED,
+            FileChange::Unlocked(..) => ffi::SQLITE_READONLY_CANTLOCK,
+        };
+        rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(self.to_string()))
+    }
+}
+
+impl fmt::Display for FileChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FileChange::Removed(file, path) => {
+                write!(
+                    f,
+                    "{} was removed or renamed while the store had it open; ",
+                    path.display()
+                )?;
+                advise(*file, f)
+            }
+            FileChange::Replaced(file, path) => {
+                write!(
+                    f,
+                    "{} was replaced by another file while the store had it open; ",
+                    path.display()
+                )?;
+                advise(*file, f)
+            }
+            FileChange::Unlocked(file, path) => {
+                let name = match file {
+                    LockedFile::Database => "the database file",
+                    LockedFile::Index => "its -shm file",
+                };
+                write!(
+                    f,
+                    "something in this process opened and closed {name} ({}) itself, which dropped SQLite's locks on it \
+                     (as std::fs::read or copying the folder does), so other processes may write at the same time: \
+                     restart the service, and copy the database with Store::backup instead",
+                    path.display()
+                )
+            }
+        }
+    }
+}
+
+fn advise(file: SqliteFile, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(match file {
+        SqliteFile::Database => {
+            "the store still reads the file that it had opened, which no new process can find: put that file back with \
+             its -wal, or restore a backup, then restart the service"
+        }
+        SqliteFile::Log | SqliteFile::Index => {
+            "other processes no longer see the writes of this store: make a backup of what it reads (Store::backup), \
+             stop every process that uses the database, then start the service again and compare"
+        }
+    })
+}
+
+impl OpenFile {
+    /// Notes which files are open, and takes the locks on them. A writing connection has them open, in WAL mode.
+    pub(crate) fn new(file: &DatabaseFile, access: Access, until: Instant) -> Result<Arc<Self>> {
+        let sidecars: &[SqliteFile] = match access {
+            Access::Shared => &[SqliteFile::Log, SqliteFile::Index],
+            // The index is on the heap.
+            Access::Exclusive => &[SqliteFile::Log],
+        };
+        let mut files = vec![Known {
+            file: SqliteFile::Database,
+            path: file.path.clone(),
+            id: file.id,
+        }];
+        for sidecar in sidecars {
+            let path = sidecar.of(&file.path);
+            let metadata = fs::symlink_metadata(&path).map_err(|error| {
+                open_error(
+                    &file.path,
+                    format!("its {} cannot be examined", sidecar.suffix()),
+                    error,
+                )
+            })?;
+            let id = FileId::of(&metadata);
+            files.push(Known {
+                file: *sidecar,
+                path,
+                id,
+            });
+        }
+        let open = Self {
+            path: file.path.clone(),
+            files,
+            claim: Arc::downgrade(&file.claim),
+            state: Mutex::default(),
+        };
+        open.compare()?;
+        open.lock().locks = open.take_locks(until)?;
+        Ok(Arc::new(open))
+    }
+
+    fn take_locks(&self, until: Instant) -> Result<Option<FileLocks>> {
+        let of = |wanted| {
+            let known = self.files.iter().find(|known| known.file == wanted)?;
+            Some((known.path.as_path(), known.id))
+        };
+        let Some(database) = of(SqliteFile::Database) else {
+            return Ok(None);
+        };
+        let locks = FileLocks::take(database, of(SqliteFile::Index), until)
+            .map_err(|error| open_error(&self.path, "its lock cannot be taken".to_owned(), error))?;
+        if locks.is_none() {
+            event!(
+                info,
+                "larder::open",
+                self.path,
+                {},
+                "the system has no open-file-description locks, so a descriptor of the database that something in this \
+                 process closes drops SQLite's locks"
+            );
+        }
+        Ok(locks)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether each name still means the file that was opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`], with what has happened.
+    pub(crate) fn compare(&self) -> Result<()> {
+        match self.find_moved() {
+            None => Ok(()),
+            Some(change) => Err(Error::Open {
+                path: self.path.clone(),
+                problem: change.to_string(),
+                source: None,
+            }),
+        }
+    }
+
+    /// The first file whose name no longer means it. A name that cannot be examined is no change.
+    fn find_moved(&self) -> Option<FileChange> {
+        self.files
+            .iter()
+            .find_map(|known| match fs::symlink_metadata(&known.path) {
+                Ok(there) if FileId::of(&there) == known.id => None,
+                Ok(_) => Some(FileChange::Replaced(known.file, known.path.clone())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    Some(FileChange::Removed(known.file, known.path.clone()))
+                }
+                Err(_) => None,
+            })
+    }
+
+    /// For the watchdog, and before the log is moved for the last time: what has happened to the files, unless the store
+    /// has closed.
+    pub(crate) fn look(&self) -> Option<FileChange> {
+        let state = self.lock();
+        if state.leases == 0 {
+            return None;
+        }
+        self.find_moved().or_else(|| {
+            let file = state.locks.as_ref()?.find_dropped()?;
+            let path = match file {
+                LockedFile::Database => self.path.clone(),
+                LockedFile::Index => SqliteFile::Index.of(&self.path),
+            };
+            Some(FileChange::Unlocked(file, path))
+        })
+    }
+
+    /// Whether a checkpoint saves what is in the log: it is read by the descriptor that is open, also where the log has no
+    /// name any more. Not if another process may have begun a new log under that name, for the same database.
+    pub(crate) fn may_save_log(&self) -> bool {
+        self.files
+            .iter()
+            .filter(|known| known.file != SqliteFile::Database)
+            .all(|known| match fs::symlink_metadata(&known.path) {
+                Ok(there) => FileId::of(&there) == known.id,
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            })
+    }
+
+    /// For one more connection of the store. `None` once the store has closed.
+    pub(crate) fn lease(self: &Arc<Self>) -> Option<Lease> {
+        let claim = self.claim.upgrade()?;
+        self.lock().leases += 1;
+        Some(Lease {
+            file: Some(Arc::clone(self)),
+            claim,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's part in an [`OpenFile`]. [Released](Self::release) before the connection closes, dropped after that.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    /// There until it is released.
+    file: Option<Arc<OpenFile>>,
+    claim: Arc<Claim>,
+}
+
+impl Lease {
+    /// Of the writing connection: it has closed.
+    pub(crate) fn writer_closed(&self) {
+        self.claim.writer_closed();
+    }
+
+    /// The connection is about to close. The last one releases the locks.
+    pub(crate) fn release(&mut self) {
+        if let Some(file) = self.file.take() {
+            let mut state = file.lock();
+            state.leases -= 1;
+            if state.leases == 0 {
+                state.locks = None;
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+fn open_error(path: &Path, problem: String, source: io::Error) -> Error {
+    Error::Open {
+        path: path.into(),
+        problem: format!("{problem}: {source}"),
+        source: Some(Box::new(source)),
+    }
+}
