@@ -7,7 +7,7 @@ mod migration;
 
 use std::error::Error as StdError;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,12 +152,14 @@ pub enum Error {
         waited: Duration,
     },
 
-    /// Every reader was busy for as long as the read may wait.
+    /// Every reader was busy, or could not be opened, for as long as the read may wait.
     #[error(
-        "no reader became free in {waited:?} ({readers} in the pool{}): look for slow reads and for a read inside a \
-         read, or raise Options::readers{}",
+        "no reader became free in {waited:?} ({readers} in the pool{}): {}",
         if *held_here > 0 { format!(", {held_here} of them held by this thread") } else { String::new() },
-        last_error.as_deref().map(|e| format!("; the last attempt to open one failed: {e}")).unwrap_or_default()
+        match last_error {
+            Some(reason) => format!("no further connection could be opened: {reason}"),
+            None => "look for slow reads and for a read inside a read, or raise Options::readers".to_owned(),
+        }
     )]
     ReadTimeout {
         /// How long it had waited.
@@ -166,7 +168,7 @@ pub enum Error {
         readers: u32,
         /// How many of its connections the calling thread itself holds.
         held_here: usize,
-        /// Why the pool could not open a connection, if it tried and failed.
+        /// Why the pool could not open a connection, if it tried and failed, or how long it has tried so far.
         last_error: Option<String>,
     },
 
@@ -509,6 +511,18 @@ impl Error {
                 self.to_string()
             }
             other => format!("{}{because}", other.kind()),
+        }
+    }
+
+    /// The operating system gave no thread for that part of a store.
+    pub(crate) fn no_thread(path: &Path, part: &str, source: io::Error) -> Self {
+        Error::Open {
+            path: path.into(),
+            problem: format!(
+                "the operating system gave no thread for {part}: {source}; raise its limit on threads (ulimit -u, \
+                 the pids.max of a container) or on memory (ulimit -v)"
+            ),
+            source: Some(Box::new(source)),
         }
     }
 

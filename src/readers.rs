@@ -1,16 +1,17 @@
 //! The pool of read-only connections. A read borrows one, on the calling thread, for one snapshot.
 //!
-//! The pool is r2d2's over `r2d2_sqlite`'s manager. Around them stands what is ours:
-//!
-//! - [`Idle`], a stack of idle connections in front of r2d2's own, and those who sleep until one comes back. A mutex guards
-//!   it, held for a push or a pop; the only lock that may be taken under it is r2d2's, by who goes to sleep, and no
-//!   connection is dropped under it. Who sleeps has found the stack empty and the pool full under the lock; who puts a
-//!   connection there wakes a sleeper, unless one is on its way who will wake the next. So no connection lies idle while
-//!   somebody sleeps. One that is closed instead of coming back wakes a sleeper, too, who asks r2d2 for another. Every
-//!   sleeper looks up now and then, for the end of its time, and of the store. A read that waits in r2d2 while a connection
-//!   is opened is not woken, but looks here every `OPENING`.
-//! - `Manager::has_broken` (r2d2_sqlite's is constantly `false`): a connection that came back with a transaction
-//!   or a statement open is closed, or its stale snapshot would be the next borrower's.
+//! - [`Idle`]: a stack of idle connections, how many there are (`openings.rs`), and those who sleep until one comes back. A
+//!   mutex guards it, held for a push or a pop; no other lock is taken and no connection is dropped under it. A read that
+//!   sleeps has found the stack empty under the lock, and that no further connection may be opened now. A thread that puts
+//!   a connection there wakes a sleeper, unless one is on its way that will wake the next. So no connection lies idle while
+//!   a read sleeps. A connection that is closed instead of coming back wakes a sleeper, too, which has another one opened.
+//!   Each sleeper looks up every `LOOK_UP`: for the end of its time, for the end of the store, and whether an opening that
+//!   failed may be tried again.
+//! - Connections are opened on a thread of the timer's (`timer.rs`), one at a time for each store. `Options::on_connect` and
+//!   the disk may take as long as they like there: a read waits for no longer than its own time, and other stores do not
+//!   wait at all. The connection goes to the pool when it is there.
+//! - A connection that came back with a transaction or a statement open is closed, or its stale snapshot would be the next
+//!   borrower's.
 //! - [`Census`]: which connections are open, and what each is doing.
 //! - [`aside::Aside`]: a connection beside the pool, for a backup, or to look whether anything was committed
 //!   (`lookout.rs`).
@@ -20,24 +21,24 @@ mod aside;
 mod census;
 mod idle;
 mod lookout;
+mod openings;
 mod threads;
 
 use std::cell::RefCell;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use r2d2::{ManageConnection, Pool, PooledConnection};
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, TransactionState};
-use scheduled_thread_pool::ScheduledThreadPool;
 
 pub(crate) use self::aside::begin_snapshot;
 use self::census::{Census, Entry};
 use self::idle::Idle;
+use self::threads::Started;
 use crate::admission::{Admission, Kind};
 use crate::cache::CacheShare;
 use crate::clock::Tick;
@@ -58,6 +59,7 @@ use crate::site::CallSite;
 use crate::stats::{Activity, ReaderStats};
 use crate::status;
 use crate::telemetry::Telemetry;
+use crate::timer;
 use crate::transaction::{ReadTx, SlowStatement, run_own, sql};
 
 /// How often a read that waits for a connection looks whether the store has been closed.
@@ -67,15 +69,11 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 /// waiting for it.
 const YIELDS: u32 = 4;
 
-/// How long a read waits in r2d2 for a connection to be opened, before it looks whether another has come back: those do
-/// not go there.
-const OPENING: Duration = Duration::from_millis(2);
-
 /// How often closing looks for connections that have become idle.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A connection that r2d2 has lent. In a box, since it is moved some times in each read.
-type Lent = Box<PooledConnection<Manager>>;
+/// A connection of the pool. In a box, since it is moved some times in each read.
+type Lent = Box<Reader>;
 
 /// The connections that read. On cache lines of its own: each read of a task counts its owners up and down, and their
 /// number is before it in memory.
@@ -84,9 +82,9 @@ pub(crate) struct Readers {
     path: PathBuf,
     file: Arc<OpenFile>,
     options: Options,
-    pool: Pool<Manager>,
-    /// In front of r2d2, whose own check-out and check-in read the clock three times. Whoever finds none here asks r2d2,
-    /// which opens them.
+    manager: Manager,
+    /// For the openings, which go on without the read that wanted them.
+    this: Weak<Self>,
     idle: Mutex<Idle<Lent>>,
     came_back: Condvar,
     census: Arc<Census>,
@@ -94,7 +92,7 @@ pub(crate) struct Readers {
     queue: Arc<Admission>,
     /// Whether the threads that serve it were started; starting them takes the lock.
     threads_run: AtomicBool,
-    starting_threads: Mutex<()>,
+    starting_threads: Mutex<Started>,
     size: u32,
     /// Reads that found no connection at once, and those of them that got none in time.
     waits: AtomicU64,
@@ -109,9 +107,9 @@ pub(crate) struct Readers {
 }
 
 impl Readers {
-    /// Opens one reader by hand, so that what is wrong with it is seen as it is: r2d2 makes a string of it, after
-    /// the whole time-out. Then makes the pool, whose connections open as they are needed.
-    pub(crate) fn open(file: &Arc<OpenFile>, options: &Options, telemetry: &Arc<Telemetry>) -> Result<Self> {
+    /// Opens one reader by hand, so that what is wrong with it is seen as it is. Then makes the pool, whose connections
+    /// open as they are needed.
+    pub(crate) fn open(file: &Arc<OpenFile>, options: &Options, telemetry: &Arc<Telemetry>) -> Result<Arc<Self>> {
         let census = Arc::new(Census::default());
         let manager = Manager {
             telemetry: Arc::clone(telemetry),
@@ -121,23 +119,13 @@ impl Readers {
             census: Arc::clone(&census),
         };
         drop(manager.open(options.open_timeout())?);
-        let pool = Pool::builder()
-            .max_size(options.readers)
-            .min_idle(Some(0))
-            .test_on_check_out(false)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connection_timeout(options.read_timeout)
-            .thread_pool(opener())
-            .error_handler(Box::new(r2d2::NopErrorHandler))
-            .build(manager)
-            .expect("a pool that opens nothing at first has nothing to wait for");
-        Ok(Self {
+        Ok(Arc::new_cyclic(|this| Self {
             path: file.path().to_owned(),
             file: Arc::clone(file),
             options: options.clone(),
-            pool,
-            idle: Mutex::new(Idle::new()),
+            manager,
+            this: this.clone(),
+            idle: Mutex::new(Idle::new(options.readers)),
             came_back: Condvar::new(),
             census,
             queue: Arc::new(Admission::new(
@@ -149,7 +137,7 @@ impl Readers {
                 Handoff::new(options.spin),
             )),
             threads_run: AtomicBool::new(false),
-            starting_threads: Mutex::new(()),
+            starting_threads: Mutex::default(),
             size: options.readers,
             waits: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
@@ -158,7 +146,7 @@ impl Readers {
             slow: options.slow_read,
             age: options.interrupt_old_readers.then_some(options.max_reader_age),
             schema: AtomicU64::new(0),
-        })
+        }))
     }
 
     /// Runs `f` in one snapshot, for no longer than `limit`.
@@ -199,7 +187,7 @@ impl Readers {
         if self.census.is_closed() {
             return Err(Error::Closed);
         }
-        let reader = match self.pop_idle().or_else(|| self.pool.try_get().map(Box::new)) {
+        let reader = match self.pop_idle() {
             Some(reader) => reader,
             None => self.wait_for_one(timeout, on_writer_thread)?,
         };
@@ -217,9 +205,8 @@ impl Readers {
     fn check_in(&self, reader: Lent) {
         if !reader.clean || self.census.is_closed() {
             drop(reader);
-            // Who has seen the pool full before that is asleep once this has the lock. Who is woken asks r2d2 for
-            // another.
-            drop(self.lock_idle());
+            // A read that found the pool full before that is asleep once this has the lock. Woken, it has another opened.
+            self.lock_idle().openings.closed();
             return self.came_back.notify_one();
         }
         let mut idle = self.lock_idle();
@@ -239,14 +226,22 @@ impl Readers {
         }
     }
 
-    /// Sleeps until a connection has come back, or the time is over, and takes one if there still is one.
-    fn sleep(&self, patience: Duration) -> Option<Lent> {
+    /// Sleeps until a connection has come back or was opened, or the time is over, and takes one if there still is one.
+    fn sleep(&self, patience: Duration, on_writer_thread: bool) -> Result<Option<Lent>> {
         let mut idle = self.lock_idle();
         if let Some(reader) = idle.pop() {
-            return Some(reader);
+            return Ok(Some(reader));
         }
-        if !self.is_full() {
-            return None;
+        if on_writer_thread && idle.openings.is_full() {
+            return Err(reentrant());
+        }
+        if idle.openings.begin(Instant::now()) {
+            drop(idle);
+            self.open_in_background();
+            idle = self.lock_idle();
+            if let Some(reader) = idle.pop() {
+                return Ok(Some(reader));
+            }
         }
         if idle.sleepers == 0 {
             idle.last_turn = Some(Tick::now());
@@ -262,12 +257,31 @@ impl Readers {
         if wake {
             self.came_back.notify_one();
         }
-        found
+        Ok(found)
     }
 
-    /// Whether r2d2 has as many connections as it may.
-    fn is_full(&self) -> bool {
-        self.pool.state().connections == self.size
+    /// An opening has begun, which a thread of the timer's makes. It does not borrow from the read that wanted it.
+    fn open_in_background(&self) {
+        let this = self.this.upgrade().expect("a read borrows from its Arc");
+        timer::at(Instant::now(), move || while this.open_one() {});
+    }
+
+    /// Opens the connection whose opening has begun. Whether the opening of another one has begun then.
+    fn open_one(&self) -> bool {
+        let reason = match caught(|| self.manager.open(self.options.busy_timeout)) {
+            Some(Ok(reader)) => {
+                let mut idle = self.lock_idle();
+                idle.openings.succeeded();
+                let another = idle.wants_more() && idle.openings.begin(Instant::now());
+                drop(idle);
+                self.check_in(Box::new(reader));
+                return another;
+            }
+            Some(Err(error)) => reason_of(error),
+            None => "larder panicked: please report it".to_owned(),
+        };
+        self.lock_idle().openings.failed(reason, Instant::now());
+        false
     }
 
     fn lock_idle(&self) -> MutexGuard<'_, Idle<Lent>> {
@@ -284,32 +298,10 @@ impl Readers {
                 return Ok(reader);
             }
         }
-        let mut last_error = None;
         loop {
-            if let Some(reader) = self.pop_idle().or_else(|| self.pool.try_get().map(Box::new)) {
-                return Ok(reader);
-            }
             let left = timeout.saturating_sub(start.elapsed());
-            let full = self.is_full();
-            if full && on_writer_thread {
-                return Err(reentrant());
-            }
-            if full {
-                if let Some(reader) = self.sleep(left.min(LOOK_UP)) {
-                    return Ok(reader);
-                }
-            } else {
-                match self.pool.get_timeout(left.min(OPENING)) {
-                    Ok(reader) => return Ok(Box::new(reader)),
-                    // "timed out waiting for connection: REASON"; r2d2 tells each reason once.
-                    Err(error) => {
-                        let error = error.to_string();
-                        last_error = error
-                            .split_once(": ")
-                            .map(|(_, reason)| reason.to_owned())
-                            .or(last_error);
-                    }
-                }
+            if let Some(reader) = self.sleep(left.min(LOOK_UP), on_writer_thread)? {
+                return Ok(reader);
             }
             if self.census.is_closed() {
                 return Err(Error::Closed);
@@ -321,9 +313,12 @@ impl Readers {
             }
             // Not by `left`: a sleeper may have been woken before its time, and found nothing.
             if start.elapsed() >= timeout {
-                if let Some(reader) = self.pop_idle().or_else(|| self.pool.try_get().map(Box::new)) {
+                let mut idle = self.lock_idle();
+                if let Some(reader) = idle.pop() {
                     return Ok(reader);
                 }
+                let last_error = idle.openings.trouble(Instant::now());
+                drop(idle);
                 self.timeouts.fetch_add(1, Ordering::Relaxed);
                 return Err(Error::ReadTimeout {
                     waited: start.elapsed(),
@@ -404,7 +399,7 @@ impl Readers {
         // In turns: a connection that was being opened when the census closed becomes idle only now, and an idle one
         // is closed by being borrowed.
         loop {
-            while let Some(idle) = self.pop_idle().or_else(|| self.pool.try_get().map(Box::new)) {
+            while let Some(idle) = self.pop_idle() {
                 drop(idle);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -420,6 +415,13 @@ impl Readers {
             |oldest| format!("a read goes on: {oldest}"),
         ))
     }
+}
+
+/// Why a connection was not opened. An error of `on_connect` is user code.
+fn reason_of(error: Error) -> String {
+    let text = caught(|| error.to_string());
+    quietly(|| drop(error));
+    text.unwrap_or_else(|| "Options::on_connect gave an error whose Display panicked".into())
 }
 
 fn reentrant() -> Error {
@@ -454,20 +456,7 @@ impl Drop for Borrowed<'_> {
     }
 }
 
-/// One thread opens readers' connections, for all stores of the process.
-fn opener() -> Arc<ScheduledThreadPool> {
-    static OPENER: OnceLock<Arc<ScheduledThreadPool>> = OnceLock::new();
-    let make = || {
-        Arc::new(
-            ScheduledThreadPool::builder()
-                .num_threads(1)
-                .thread_name_pattern("larder-readers")
-                .build(),
-        )
-    };
-    Arc::clone(OPENER.get_or_init(make))
-}
-
+/// What opens the connections of the pool.
 struct Manager {
     source: SqliteConnectionManager,
     file: Arc<OpenFile>,
@@ -476,41 +465,9 @@ struct Manager {
     telemetry: Arc<Telemetry>,
 }
 
-/// Why a connection was not opened, as text. r2d2 formats the error with its lock held, and an error of `on_connect` is
-/// user code.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Reason(String);
-
-impl Reason {
-    fn of(error: Error) -> Self {
-        let text = caught(|| error.to_string());
-        quietly(|| drop(error));
-        Self(text.unwrap_or_else(|| "Options::on_connect gave an error whose Display panicked".into()))
-    }
-}
-
-impl ManageConnection for Manager {
-    type Connection = Reader;
-    type Error = Reason;
-
-    fn connect(&self) -> Result<Reader, Reason> {
-        self.open(self.options.busy_timeout).map_err(Reason::of)
-    }
-
-    fn is_valid(&self, _: &mut Reader) -> Result<(), Reason> {
-        Ok(())
-    }
-
-    fn has_broken(&self, reader: &mut Reader) -> bool {
-        !reader.clean || self.census.is_closed()
-    }
-}
-
 impl Manager {
     fn open(&self, patience: Duration) -> Result<Reader> {
         let entry = self.census.enter()?;
-        // r2d2 would count a connection whose opening panicked as pending for ever.
         let opened = caught(|| open_reader(&self.source, &self.file, &self.options, patience));
         let Fenced {
             lease,

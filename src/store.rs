@@ -88,6 +88,7 @@ impl Store {
     fn assemble(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
         static STORES: AtomicU64 = AtomicU64::new(1);
         check_sqlite_version()?;
+        timer::start().map_err(|error| Error::no_thread(path, "its timer", error))?;
         let id = STORES.fetch_add(1, Relaxed);
         let file = DatabaseFile::prepare(path, &options, id)?;
         let (open_file, writer) = open_writer(&file, &options)?;
@@ -98,7 +99,7 @@ impl Store {
         let admission = Admission::new(Kind::Writes, options.queue, 1, handoff);
         let shared = Arc::new(Shared::new(Arc::clone(&open_file), Arc::new(admission)));
         let telemetry = Arc::new(Telemetry::new(options.call_sites, options.statements));
-        let readers = Arc::new(Readers::open(&open_file, &options, &telemetry)?);
+        let readers = Readers::open(&open_file, &options, &telemetry)?;
         Writer::start(
             writer,
             options.clone(),

@@ -1,8 +1,8 @@
 //! Looks now and then whether something is wrong, and says so when it begins and when it is over.
 //!
-//! One thread, `larder-watch`, looks for all stores of the process, every [`Options::watch`] at each. It is another than
-//! that of the alarms (`timer.rs`): a look asks the file system, which may hang, and then only the looks hang with it.
-//! A look first asks everybody, each under their own lock, and holds none of its own; then takes `state`, compares, and
+//! A thread of the timer's (`timer.rs`) looks at a store, every [`Options::watch`]. A look asks the file system, which may
+//! hang, and calls subscribers of events. One that does not end holds up the further looks at its own store, and nothing
+//! else. A look first asks everybody, each under their own lock, and holds none of its own; then takes `state`, compares, and
 //! lets go of it; then emits events. So [`Store::stats`](crate::Store::stats) never waits for a file system or for a
 //! subscriber. The thread reaches a store by a weak reference and owns nothing of it. With the closing of the store
 //! [`Watch::end`] ends the looks, and says of what is wrong that it is over.
@@ -18,9 +18,6 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use histogram::Histogram;
-use scheduled_thread_pool::JobHandle;
 
 use crate::alert::{Alert, AlertKind};
 use crate::backup::history::Failing;
@@ -38,8 +35,9 @@ use crate::publish::Publisher;
 use crate::readers::Readers;
 use crate::stats::{Activity, DatabaseStats, Stats};
 use crate::telemetry::{Figure, Telemetry};
-use crate::timer;
+use crate::timer::{self, Periodic};
 use crate::writer::Shared;
+use histogram::Histogram;
 
 /// The first in the queue may wait so long.
 const HEAD_WAIT: Duration = Duration::from_secs(1);
@@ -58,7 +56,7 @@ const GIB: u64 = 1 << 30;
 
 pub(crate) struct Watch {
     looker: Arc<Looker>,
-    looks: Option<JobHandle>,
+    looks: Option<Periodic>,
 }
 
 struct Looker {
@@ -186,20 +184,7 @@ impl Watch {
             }
         };
         let wanted = !options.watch.is_zero();
-        let looks = if wanted {
-            timer::every(options.watch, look)
-        } else {
-            None
-        };
-        if wanted && looks.is_none() {
-            event!(
-                warn,
-                "larder::alert",
-                shared.path,
-                {},
-                "the operating system gave no thread to watch the store by"
-            );
-        }
+        let looks = wanted.then(|| timer::every(options.watch, look));
         Self { looker, looks }
     }
 

@@ -244,11 +244,7 @@ impl Writer {
         thread
             .spawn(move || writer.run())
             .map(drop)
-            .map_err(|error| Error::Open {
-                path,
-                problem: format!("the operating system gave no thread for its writer: {error}"),
-                source: Some(Box::new(error)),
-            })
+            .map_err(|error| Error::no_thread(&path, "its writer", error))
     }
 
     fn run(mut self) {

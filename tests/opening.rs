@@ -14,7 +14,7 @@ use larder::rusqlite::Connection;
 use larder::{AutoVacuum, Durability, Error, Options, ReadTx, Role, Store};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::child::{self, Child, as_ordinary_user, is_root, set_mode, skipped, tell};
+use crate::support::child::{self, Child, as_ordinary_user, as_user, is_root, set_mode, skipped, succeeds, tell};
 
 #[test]
 fn child() {
@@ -36,8 +36,151 @@ fn child() {
             child::listen();
             conn.execute_batch("COMMIT").unwrap();
         }
+        "use with few threads" => loop {
+            tell(std::process::id());
+            match child::listen().as_str() {
+                "" => return,
+                folder => {
+                    let path = Path::new(folder).join("app.db");
+                    tell(use_store(&path).map_or_else(|error| error.to_string(), |()| "done".into()));
+                }
+            }
+        },
         other => panic!("no role {other:?}"),
     }
+}
+
+/// What needs a thread of larder's: all of it, in the order in which it starts them.
+fn use_store(path: &Path) -> larder::Result<()> {
+    let store = Options::new()
+        .readers(2)
+        .mmap_size(0)
+        .watch(Duration::from_millis(1))
+        .open(path)?;
+    store.write(|tx| tx.execute_batch("CREATE TABLE IF NOT EXISTS t(n)"))?;
+    store.read(|tx| tx.exists("SELECT 1 FROM t", []))?;
+    #[cfg(feature = "async")]
+    {
+        futures_executor::block_on(store.write_async(|tx| tx.execute("INSERT INTO t VALUES (1)", [])))?;
+        futures_executor::block_on(store.read_async(|tx| tx.exists("SELECT 1 FROM t", [])))?;
+        futures_executor::block_on(store.close_async())?;
+    }
+    store.close()?;
+    Ok(())
+}
+
+/// A running process whose limits can be set, by `prlimit`.
+struct Limited {
+    child: Child,
+    pid: String,
+    folder: TempDir,
+    user: u32,
+}
+
+impl Limited {
+    /// A child of that user that uses a store whenever it is told to; `None`, said visibly, if its limits cannot be set.
+    fn start(user: u32) -> Option<Self> {
+        let folder = tempdir().unwrap();
+        let command = as_user(user, folder.path())?;
+        let child = Child::start_by(command, "opening", "use with few threads", &[]);
+        let pid = child.line();
+        let limited = Self {
+            child,
+            pid,
+            folder,
+            user,
+        };
+        if !limited.limit("nproc", &limited.hard("processes")) {
+            skipped("prlimit cannot limit another process");
+            return None;
+        }
+        Some(limited)
+    }
+
+    /// Sets a soft limit.
+    fn limit(&self, resource: &str, limit: &str) -> bool {
+        let mut command = Command::new("prlimit");
+        if is_root() {
+            // Root may not be allowed to limit the process of another user.
+            let user = [format!("--reuid={}", self.user), format!("--regid={}", self.user)];
+            command = Command::new("setpriv");
+            command.args(user).args(["--clear-groups", "prlimit"]);
+        }
+        succeeds(command.args(["--pid", &self.pid, &format!("--{resource}={limit}:")]))
+    }
+
+    /// The hard limit, up to which the soft one may be raised.
+    fn hard(&self, resource: &str) -> String {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.pid)).unwrap();
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("Max {resource}")));
+        line.unwrap().split_whitespace().nth(1).unwrap().to_owned()
+    }
+
+    /// A number out of `/proc`.
+    fn status(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_matches([':', '\t', ' ', 'k', 'B']).parse().unwrap()
+    }
+
+    /// What using a store comes to.
+    fn use_store(&mut self) -> String {
+        let folder = self.folder.path().to_str().unwrap().to_owned();
+        self.child.say(&folder);
+        let result = self.child.line();
+        assert_eq!(self.child.line(), self.pid);
+        result
+    }
+}
+
+/// `Store::open` and the first poll of a task panicked where the system gave no thread.
+#[test]
+fn store_under_a_thread_limit_fails_by_name() {
+    if !is_root() {
+        return skipped("a user that has no other process needs root and setpriv");
+    }
+    // The limit counts all threads of a user.
+    let Some(mut limited) = Limited::start(61_017) else {
+        return;
+    };
+    let threads = limited.status("Threads");
+    let mut refused = Vec::new();
+    for more in 0..20 {
+        assert!(limited.limit("nproc", &(threads + more).to_string()));
+        let result = limited.use_store();
+        if result == "done" {
+            break;
+        }
+        let named = result.contains("gave no thread for its") && result.contains("ulimit -u");
+        assert!(named, "{more}: {result}");
+        refused.push(result);
+    }
+    assert!(refused[0].contains("for its timer"), "{refused:?}");
+    assert!(
+        refused.iter().any(|result| result.contains("for its writer")),
+        "{refused:?}"
+    );
+    assert!(limited.limit("nproc", &limited.hard("processes")));
+    assert_eq!(limited.use_store(), "done");
+    limited.child.finish();
+}
+
+/// A thread needs memory for its stack.
+#[test]
+fn store_under_a_memory_limit_fails_by_name() {
+    let Some(mut limited) = Limited::start(61_018) else {
+        return;
+    };
+    let room = 1024 * limited.status("VmSize") + 1_900_000;
+    assert!(limited.limit("as", &room.to_string()));
+    let result = limited.use_store();
+    let named = result.contains("gave no thread for its timer") && result.contains("ulimit -v");
+    assert!(named, "{result}");
+    assert!(limited.limit("as", &limited.hard("address space")));
+    assert_eq!(limited.use_store(), "done");
+    limited.child.finish();
 }
 
 /// Opens, writes and closes; one line about how that went.

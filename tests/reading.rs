@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::{self, Connection, ffi};
-use larder::{Error, Options, Outcome, Result, Store};
+use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Role, Store};
 
 use crate::groups::Gate;
 
@@ -447,4 +448,89 @@ fn a_read_begun_while_a_group_is_open_does_not_see_it() {
     gate.open();
     written.wait().unwrap();
     assert_eq!(store.read(|tx| Ok(rows(tx)?)).unwrap(), 0);
+}
+
+/// A gate in `on_connect`, for readers that are opened after [`shut`](Self::shut).
+struct SlowOpening {
+    store: Store,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl SlowOpening {
+    fn shut() -> Self {
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        let at = Arc::clone(&gate);
+        let options = Options::new().readers(2).on_connect(move |_, role| {
+            let (shut, opened) = &*at;
+            if role == Role::Reader {
+                drop(opened.wait_while(shut.lock().unwrap(), |shut| *shut).unwrap());
+            }
+            Ok(())
+        });
+        let store = options.open_temp().unwrap();
+        *gate.0.lock().unwrap() = true;
+        Self { store, gate }
+    }
+
+    fn open(&self) {
+        *self.gate.0.lock().unwrap() = false;
+        self.gate.1.notify_all();
+    }
+}
+
+impl Drop for SlowOpening {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
+/// One thread opened the readers of all stores of the process. While `on_connect` of one store slept, reads of another
+/// failed after 5 s, with the advice to look for slow reads.
+#[test]
+fn slow_opening_delays_no_other_stores_read() {
+    let slow: Vec<_> = (0..4).map(|_| SlowOpening::shut()).collect();
+    let brief = || ReadOptions::new().timeout(Duration::from_millis(50));
+    for slow in &slow {
+        let error = slow.store.read_with(brief(), |_| Ok(())).unwrap_err();
+        assert!(matches!(error, Error::ReadTimeout { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("on_connect") && !text.contains("slow reads"), "{text}");
+    }
+    let other = store_with(Options::new());
+    let patient = ReadOptions::new().timeout(Duration::from_secs(60));
+    assert_eq!(other.read_with(patient.clone(), |tx| Ok(rows(tx)?)).unwrap(), 3);
+    for slow in &slow {
+        slow.open();
+        slow.store.read_with(patient.clone(), |_| Ok(())).unwrap();
+    }
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn slow_opening_is_named_by_a_tasks_read() {
+    let slow = SlowOpening::shut();
+    let brief = ReadOptions::new().timeout(Duration::from_millis(200));
+    let error = futures_executor::block_on(slow.store.read_async_with(brief, |_| Ok(()))).unwrap_err();
+    assert!(matches!(error, Error::ReadTimeout { .. }), "{error:?}");
+    assert!(error.to_string().contains("on_connect"), "{error}");
+}
+
+/// The connections of the pool are opened one after another, as long as reads wait for them.
+#[test]
+fn pool_opens_as_many_connections_as_reads_wait() {
+    let store = store_with(Options::new().readers(4));
+    let barrier = Barrier::new(4);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let patient = ReadOptions::new().timeout(Duration::from_secs(60));
+                let met = |_: &ReadTx<'_>| {
+                    barrier.wait();
+                    Ok(())
+                };
+                store.read_with(patient, met).unwrap();
+            });
+        }
+    });
+    assert_eq!(store.stats().readers.open, 4);
 }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -420,6 +421,36 @@ fn a_waker_that_panics_does_not_keep_the_alarm_from_the_others() {
         told.expect("it is woken, though another's waker panicked before it"),
         time,
     );
+}
+
+/// One thread woke the tasks of all stores at their deadlines. A waker that blocked held up the others for as long.
+#[test]
+fn waker_that_blocks_delays_no_other_stores_deadline() {
+    struct Blocking(Mutex<Receiver<()>>, Sender<()>);
+    impl Wake for Blocking {
+        fn wake(self: Arc<Self>) {
+            self.1.send(()).unwrap();
+            let _ = self.0.lock().unwrap().recv();
+        }
+    }
+    let (store, other) = (store_with(Options::new()), store_with(Options::new()));
+    let (gate, other_gate) = (Gate::hold(&store), Gate::hold(&other));
+    let (go_on, gone_on) = channel();
+    let (blocks, is_blocking) = channel();
+    let waker = Waker::from(Arc::new(Blocking(Mutex::new(gone_on), blocks)));
+    let time = Duration::from_millis(20);
+    let mut blocking = within(&store, time);
+    assert!(
+        Pin::new(&mut blocking)
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    hear(&is_blocking);
+    let told = finish_if_woken(within(&other, time), Duration::from_secs(30));
+    drop(go_on);
+    gate.open();
+    other_gate.open();
+    assert_too_late(told.expect("it is woken while the other store's waker blocks"), time);
 }
 
 #[test]

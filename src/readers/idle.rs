@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::openings::Openings;
 use crate::clock::Tick;
 
 /// A sleeper's turn comes after this at the latest, however few connections come back.
@@ -23,10 +24,11 @@ pub(super) struct Idle<C> {
     pub(super) sleepers: usize,
     /// One sleeper has been woken and has not looked yet.
     pub(super) waking: bool,
+    pub(super) openings: Openings,
 }
 
 impl<C> Idle<C> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(size: u32) -> Self {
         Self {
             connections: Vec::new(),
             kept: Vec::new(),
@@ -34,7 +36,13 @@ impl<C> Idle<C> {
             last_turn: None,
             sleepers: 0,
             waking: false,
+            openings: Openings::new(size),
         }
+    }
+
+    /// Whether some who sleep will find no connection here, nor in the one that is just opened.
+    pub(super) fn wants_more(&self) -> bool {
+        self.sleepers > self.connections.len() + self.kept.len() + 1
     }
 
     pub(super) fn pop(&mut self) -> Option<C> {
@@ -84,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_connection_last_used_is_taken_first() {
-        let mut idle = Idle::new();
+        let mut idle = Idle::new(1);
         assert!(!come_back(&mut idle, 1), "there is nobody to wake");
         come_back(&mut idle, 2);
         assert_eq!([idle.pop(), idle.pop(), idle.pop()], [Some(2), Some(1), None]);
@@ -92,7 +100,7 @@ mod tests {
 
     #[test]
     fn sleepers_are_woken_one_at_a_time() {
-        let mut idle = Idle::new();
+        let mut idle = Idle::new(1);
         idle.sleepers = 3;
         assert!(come_back(&mut idle, 1));
         assert!(!come_back(&mut idle, 2), "one is on its way");
@@ -103,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_sleeper_has_its_turn_after_a_time_however_few_come_back() {
-        let mut idle = Idle::new();
+        let mut idle = Idle::new(1);
         idle.sleepers = 1;
         idle.last_turn = Some(Tick::now());
         // The subject: time goes by.
@@ -114,7 +122,7 @@ mod tests {
 
     #[test]
     fn now_and_then_a_connection_is_for_a_sleeper_alone() {
-        let mut idle = Idle::new();
+        let mut idle = Idle::new(1);
         idle.sleepers = 1;
         let for_those_awake = (1..SLEEPERS_SHARE).filter(|connection| {
             come_back(&mut idle, *connection);

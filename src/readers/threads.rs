@@ -35,31 +35,47 @@ const GROUP_JOBS: u32 = 256;
 /// No further read joins a snapshot that is so old.
 const GROUP_TIME: Duration = Duration::from_millis(4);
 
+/// After this time a thread that the operating system did not give is asked for again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The reader threads that were started.
+#[derive(Default)]
+pub(super) struct Started {
+    threads: u32,
+    /// When the operating system last gave none for the next one.
+    failed: Option<Instant>,
+}
+
 impl Readers {
     /// The queue of the reads that tasks wait for. Starts the threads that serve it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`] if the operating system gives no thread. The next call tries again.
     pub(crate) fn queue(self: &Arc<Self>) -> Result<Arc<Admission>> {
-        let mut started = self.size;
         if !self.threads_run.load(Ordering::Acquire) {
-            let _starting = self.starting_threads.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.threads_run.load(Ordering::Acquire) && !self.queue.is_closed() {
-                started = self.start_threads()?;
-                self.threads_run.store(true, Ordering::Release);
+            let mut started = self.starting_threads.lock().unwrap_or_else(PoisonError::into_inner);
+            let pauses = started.failed.is_some_and(|failed| failed.elapsed() < RETRY);
+            let mut fewer = None;
+            if !self.threads_run.load(Ordering::Acquire) && !self.queue.is_closed() && !pauses {
+                fewer = self.start_threads(&mut started)?;
             }
-        }
-        // Without the lock: the subscriber may read from the store.
-        if started < self.size {
-            event!(
-                warn,
-                "larder::read",
-                self.path,
-                { threads = started, wanted = self.size },
-                "the operating system gave fewer threads for reads than there are connections"
-            );
+            drop(started);
+            // Without the lock: the subscriber may read from the store.
+            if let Some(threads) = fewer {
+                event!(
+                    warn,
+                    "larder::read",
+                    self.path,
+                    { threads, wanted = self.size },
+                    "the operating system gave fewer threads for reads than there are connections"
+                );
+            }
         }
         Ok(Arc::clone(&self.queue))
     }
 
-    /// That queue, if its threads have been started.
+    /// That queue, if all its threads have been started.
     pub(crate) fn served_queue(&self) -> Option<Arc<Admission>> {
         self.threads_run
             .load(Ordering::Acquire)
@@ -71,24 +87,24 @@ impl Readers {
         self.queue.is_worker()
     }
 
-    /// Gives the number of threads that were started.
-    fn start_threads(self: &Arc<Self>) -> Result<u32> {
-        for n in 0..self.size {
+    /// Starts those that are missing. Gives their number if the system gave fewer, the first time that it did.
+    fn start_threads(self: &Arc<Self>, started: &mut Started) -> Result<Option<u32>> {
+        while started.threads < self.size {
             let readers = Arc::clone(self);
-            let thread = thread::Builder::new().name(format!("larder-read-{n}"));
+            let thread = thread::Builder::new().name(format!("larder-read-{}", started.threads));
             let Err(error) = thread.spawn(move || readers.serve()) else {
+                started.threads += 1;
                 continue;
             };
-            if n == 0 {
-                return Err(Error::Open {
-                    path: self.path.clone(),
-                    problem: format!("the operating system gave no thread for its reads: {error}"),
-                    source: Some(Box::new(error)),
-                });
+            if started.threads == 0 {
+                return Err(Error::no_thread(&self.path, "its reads", error));
             }
-            return Ok(n);
+            // Those that there are serve all reads. A later call tries again.
+            let is_first = started.failed.replace(Instant::now()).is_none();
+            return Ok(is_first.then_some(started.threads));
         }
-        Ok(self.size)
+        self.threads_run.store(true, Ordering::Release);
+        Ok(None)
     }
 
     fn serve(&self) {
@@ -208,9 +224,7 @@ impl Readers {
                     return Ok(borrowed);
                 }
                 Err(Error::ReadTimeout { last_error, .. }) => {
-                    if last_error.is_some() {
-                        self.queue.note_trouble(last_error);
-                    }
+                    self.queue.note_trouble(last_error);
                     if job.is_withdrawn() || left <= LOOK_UP {
                         return Err(self.queue.too_late(job.terms().asked.elapsed()));
                     }

@@ -203,11 +203,20 @@ pub(crate) fn is_root() -> bool {
 /// A command that runs this binary as a user to whom file modes mean something, or `None` (said visibly). The
 /// binary is copied into `folder`, since that user may not be able to enter the one where it was built.
 pub(crate) fn as_ordinary_user(folder: &Path) -> Option<Command> {
+    as_user(65534, folder)
+}
+
+/// As [`as_ordinary_user`], but as the user with that number, if this one may choose.
+pub(crate) fn as_user(id: u32, folder: &Path) -> Option<Command> {
     if !is_root() {
         return Some(Command::new(this_binary()));
     }
-    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    if !succeeds(Command::new("setpriv").args(nobody).arg("true")) {
+    let user = [
+        format!("--reuid={id}"),
+        format!("--regid={id}"),
+        "--clear-groups".to_owned(),
+    ];
+    if !succeeds(Command::new("setpriv").args(&user).arg("true")) {
         skipped("root needs setpriv to become an ordinary user");
         return None;
     }
@@ -217,7 +226,7 @@ pub(crate) fn as_ordinary_user(folder: &Path) -> Option<Command> {
     // another test starts, and the copy would be "busy".
     assert!(succeeds(Command::new("cp").arg(this_binary()).arg(&copy)), "cp works");
     let mut command = Command::new("setpriv");
-    command.args(nobody).arg(copy);
+    command.args(user).arg(copy);
     Some(command)
 }
 

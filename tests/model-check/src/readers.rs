@@ -58,7 +58,7 @@ pub(crate) struct Readers {
     size: u32,
     path: PathBuf,
     threads_run: AtomicBool,
-    starting_threads: Mutex<()>,
+    starting_threads: Mutex<threads::Started>,
     log: Arc<Log>,
 }
 
@@ -73,7 +73,7 @@ impl Readers {
             size: options.readers,
             path: PathBuf::new(),
             threads_run: AtomicBool::new(false),
-            starting_threads: Mutex::new(()),
+            starting_threads: Mutex::new(threads::Started::default()),
             log,
         }
     }

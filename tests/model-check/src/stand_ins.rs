@@ -48,7 +48,7 @@ pub(crate) mod timer {
 
 /// In place of `error.rs`, with the names that are used.
 pub(crate) mod error {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
     use std::time::Duration;
 
     use crate::sync::Arc;
@@ -91,6 +91,14 @@ pub(crate) mod error {
     impl Error {
         pub(crate) fn kind(&self) -> &'static str {
             "its kind is for events only"
+        }
+
+        pub(crate) fn no_thread(path: &Path, part: &str, source: std::io::Error) -> Self {
+            Self::Open {
+                path: path.into(),
+                problem: part.into(),
+                source: Some(Box::new(source)),
+            }
         }
 
         pub(crate) fn not_started(source: crate::sqlite::Error) -> Self {

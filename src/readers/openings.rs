@@ -1,0 +1,137 @@
+//! How many connections the pool has, and whether another one may be opened.
+//!
+//! Plain data, guarded by the lock of the idle connections. One connection is opened at a time. An opening runs code of
+//! the user's and asks the disk, so it may take long; it counts as a connection from its beginning.
+
+use std::time::{Duration, Instant};
+
+/// The pause after an opening that failed. It doubles with each further failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) struct Openings {
+    /// The most connections that there may be.
+    size: u32,
+    /// Those that are open, and the one that is being opened.
+    connections: u32,
+    /// When the opening that goes on began.
+    began: Option<Instant>,
+    /// Since the last opening that succeeded.
+    failure: Option<Failure>,
+}
+
+struct Failure {
+    reason: String,
+    pause: Duration,
+    /// The next opening may begin then.
+    until: Instant,
+}
+
+impl Openings {
+    pub(super) fn new(size: u32) -> Self {
+        Self {
+            size,
+            connections: 0,
+            began: None,
+            failure: None,
+        }
+    }
+
+    /// Whether all connections are open that may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.connections == self.size && self.began.is_none()
+    }
+
+    /// Whether an opening is to begin now. If so, it has begun.
+    pub(super) fn begin(&mut self, now: Instant) -> bool {
+        let pauses = self.failure.as_ref().is_some_and(|failure| now < failure.until);
+        if pauses || self.began.is_some() || self.connections == self.size {
+            return false;
+        }
+        self.connections += 1;
+        self.began = Some(now);
+        true
+    }
+
+    /// The opening that went on has given a connection.
+    pub(super) fn succeeded(&mut self) {
+        self.began = None;
+        self.failure = None;
+    }
+
+    /// The opening that went on has failed.
+    pub(super) fn failed(&mut self, reason: String, now: Instant) {
+        self.began = None;
+        self.connections -= 1;
+        let before = self.failure.as_ref();
+        let pause = before.map_or(FIRST_PAUSE, |failure| (2 * failure.pause).min(LONGEST_PAUSE));
+        self.failure = Some(Failure {
+            reason,
+            pause,
+            until: now + pause,
+        });
+    }
+
+    /// A connection has been closed.
+    pub(super) fn closed(&mut self) {
+        self.connections -= 1;
+    }
+
+    /// Why there is no further connection, if openings are the reason.
+    pub(super) fn trouble(&self, now: Instant) -> Option<String> {
+        let takes = self.began.map(|began| {
+            let so_far = now.saturating_duration_since(began);
+            format!("the opening that goes on has taken {so_far:.1?}: Options::on_connect or the disk is slow")
+        });
+        takes.or_else(|| self.failure.as_ref().map(|failure| failure.reason.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_opening_goes_on_at_a_time_until_the_pool_is_full() {
+        let mut openings = Openings::new(2);
+        let now = Instant::now();
+        assert!(openings.begin(now));
+        assert!(!openings.begin(now), "one goes on");
+        openings.succeeded();
+        assert!(openings.begin(now));
+        assert!(!openings.is_full(), "the second is not there yet");
+        openings.succeeded();
+        assert!(openings.is_full() && !openings.begin(now));
+        openings.closed();
+        assert!(openings.begin(now));
+    }
+
+    #[test]
+    fn failed_opening_is_repeated_after_pauses_that_grow() {
+        let mut openings = Openings::new(1);
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for n in 0..7 {
+            assert!(openings.begin(now));
+            openings.failed(format!("failure {n}"), now);
+            assert_eq!(openings.trouble(now), Some(format!("failure {n}")));
+            let pause = openings.failure.as_ref().unwrap().pause;
+            assert!(!openings.begin(now + pause / 2));
+            now += pause;
+            pauses.push(pause.as_millis());
+        }
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000]);
+        assert!(openings.begin(now));
+        openings.succeeded();
+        assert_eq!(openings.trouble(now), None);
+    }
+
+    #[test]
+    fn opening_that_takes_long_is_the_reason() {
+        let mut openings = Openings::new(1);
+        let began = Instant::now();
+        openings.begin(began);
+        let reason = openings.trouble(began + Duration::from_secs(5)).unwrap();
+        assert!(reason.contains("5.0s") && reason.contains("on_connect"), "{reason}");
+    }
+}
