@@ -47,7 +47,7 @@ use self::list::{List, Removed};
 use self::relay::{Relay, Told};
 use self::workers::{Sleep, WATCH, Workers};
 use crate::apart::Apart;
-use crate::error::{Error, Result};
+use crate::error::{Error, Outcome, Result};
 use crate::handoff::Handoff;
 use crate::job::{Answered, Job};
 use crate::panics::quietly;
@@ -435,19 +435,21 @@ impl Admission {
         }
     }
 
-    /// Of a call that would wait for its own thread.
+    /// Of a call that would wait for its own thread. A write that it would wait for goes on.
     pub(crate) fn reentrant(&self, call: &'static str) -> Error {
-        let instead = match &self.kind {
-            Kind::Writes => {
-                "it was called inside a write, on the writer thread that would have to make the write; wait for it \
-                 outside"
-            }
-            Kind::Reads { .. } => {
+        let (instead, outcome) = match &self.kind {
+            Kind::Writes => (
+                "it was called inside a write, on the writer thread that has to make the write, which goes on and is not \
+                 to be repeated: wait for it outside",
+                Outcome::Unknown,
+            ),
+            Kind::Reads { .. } => (
                 "it was called inside a read, on a reader thread that others wait for, too: use the transaction that \
-                 the closure was given, or wait for it outside"
-            }
+                 the closure was given, or wait for it outside",
+                Outcome::NotStarted,
+            ),
         };
-        Error::Reentrant { call, instead }
+        Error::Reentrant { call, instead, outcome }
     }
 
     /// For a worker: what keeps it from its work, or `None` once nothing does.

@@ -29,6 +29,9 @@ pub enum Outcome {
     RolledBack,
     /// COMMIT failed in a way that SQLite itself cannot tell: the write is invisible now, and may
     /// reappear when the file is next recovered. Look at the data before you write it again.
+    ///
+    /// It is also the outcome of a call that could not wait for a write ([`Reentrant`](Error::Reentrant) of
+    /// [`Pending::wait`](crate::Pending::wait)), while that goes on.
     Unknown,
     /// A migration that asked to be run outside a transaction failed, and what its first statements did stays; or two
     /// calls of `migrate_to` went opposite ways at once. No other write can come to this.
@@ -258,6 +261,9 @@ pub enum Error {
         call: &'static str,
         /// What to use instead.
         instead: &'static str,
+        /// What became of the write: not started if it was the call that would have asked for it. A call that only waits
+        /// for a write says `Unknown`, since the write goes on.
+        outcome: Outcome,
     },
 
     /// A statement was stopped since its time was over.
@@ -390,7 +396,7 @@ impl Error {
     pub fn outcome(&self) -> Outcome {
         match self {
             Error::CommitUnknown { .. } => Outcome::Unknown,
-            Error::Sqlite { outcome, .. } => *outcome,
+            Error::Sqlite { outcome, .. } | Error::Reentrant { outcome, .. } => *outcome,
             Error::Migration(error) => error.outcome(),
             Error::RolledBack { .. }
             | Error::App(_)
@@ -413,7 +419,6 @@ impl Error {
             | Error::Poisoned { .. }
             | Error::WalFull { .. }
             | Error::NoRoom { .. }
-            | Error::Reentrant { .. }
             | Error::Closed => Outcome::NotStarted,
         }
     }

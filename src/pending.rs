@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use crate::admission::{Admission, Ticket};
 use crate::clock::later;
-use crate::error::{Error, Result};
+use crate::error::{Error, Outcome, Result};
 use crate::panics::quietly;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::thread::{self, Thread};
@@ -304,14 +304,17 @@ impl<T> Pending<T> {
     /// # Errors
     ///
     /// The closure's own error; [`Error::QueueTimeout`] if it could not be started in time; the rest as
-    /// [`Store::write`](crate::Store::write); [`Error::Reentrant`] on the writer thread itself.
+    /// [`Store::write`](crate::Store::write); [`Error::Reentrant`] on the writer thread itself, unless the result is there
+    /// already: the write goes on then.
     ///
     /// # Panics
     ///
     /// If the closure panicked: its panic goes on here.
     pub fn wait(self) -> Result<T> {
         if self.admission.is_worker() {
-            return Err(self.admission.reentrant("Pending::wait"));
+            return self
+                .reply_now()
+                .unwrap_or_else(|| Err(self.admission.reentrant("Pending::wait")));
         }
         match self.reply_by(None) {
             Some(reply) => reply.deliver(),
@@ -331,7 +334,8 @@ impl<T> Pending<T> {
     /// As [`wait`](Self::wait), and if the result has been taken already.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<T>> {
         if self.admission.is_worker() {
-            return Some(Err(self.admission.reentrant("Pending::wait_timeout")));
+            let reply = self.reply_now();
+            return reply.or_else(|| Some(Err(self.admission.reentrant("Pending::wait_timeout"))));
         }
         let until = later(Instant::now(), timeout);
         match self.reply_by(Some(until)) {
@@ -339,6 +343,16 @@ impl<T> Pending<T> {
             None if self.slot().is_withdrawn() => Some(Err(self.too_late())),
             None => None,
         }
+    }
+
+    /// What became of the write, if that is known. For a worker, which cannot wait.
+    fn reply_now(&self) -> Option<Result<T>> {
+        let reply = self.slot().lock().take();
+        if let Some((reply, unwoken)) = reply {
+            quietly(|| wake(unwoken));
+            return Some(reply.deliver());
+        }
+        self.slot().is_withdrawn().then(|| Err(self.too_late()))
     }
 
     /// Blocks until the write is in the queue or its deadline is over.
@@ -419,6 +433,18 @@ impl<T> Pending<T> {
         true
     }
 
+    /// The caller is told that it cannot wait. The write is withdrawn if it has not started, and the error says so.
+    pub(crate) fn withdraw_unwaited(&self, error: Error) -> Error {
+        match error {
+            Error::Reentrant { call, instead, .. } if !self.answered && self.give_up() => Error::Reentrant {
+                call,
+                instead,
+                outcome: Outcome::NotStarted,
+            },
+            other => other,
+        }
+    }
+
     /// The caller goes away. What has not started never will.
     pub(crate) fn abandon(&self) {
         if !self.answered && !self.give_up() {
@@ -438,7 +464,8 @@ impl<T> Pending<T> {
 /// Resolves to the closure's result once it is committed. A write that could not be started in time resolves to
 /// [`Error::QueueTimeout`].
 ///
-/// On the writer thread itself, where waiting would be for ever, it resolves to [`Error::Reentrant`].
+/// On the writer thread itself, where waiting would be for ever, it resolves to [`Error::Reentrant`], and the write goes
+/// on.
 ///
 /// # Panics
 ///

@@ -47,7 +47,7 @@ use crate::connection::open_file::{Lease, OpenFile};
 use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::costs::{SitePage, StatementPage};
 use crate::doing::Doing;
-use crate::error::{Error, Result};
+use crate::error::{Error, Outcome, Result};
 use crate::event::event;
 use crate::fence::Fence;
 use crate::handoff::Handoff;
@@ -429,6 +429,7 @@ fn reentrant() -> Error {
         call: "read",
         instead: "every reader is busy, and this is the writer thread or the thread that holds them all: use the \
                   transaction that the closure was given, or raise Options::readers",
+        outcome: Outcome::NotStarted,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::clock::later;
 use crate::closing::CloseReport;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
-use crate::error::{Error, Result};
+use crate::error::{Error, Outcome, Result};
 use crate::event::{CallerSpan, event};
 use crate::file::{self, DatabaseFile, TempFolder};
 use crate::handoff::Handoff;
@@ -485,6 +485,7 @@ impl Store {
             return Err(Error::Reentrant {
                 call: "close",
                 instead: "it was called inside a closure of the same store, which it would wait for: call it outside",
+                outcome: Outcome::NotStarted,
             });
         }
         Ok(())
@@ -536,7 +537,8 @@ impl Store {
         if self.admission().is_worker() {
             let instead =
                 "it was called inside a write, on the writer thread that would have to do it: call it outside";
-            return Err(Error::Reentrant { call, instead });
+            let outcome = Outcome::NotStarted;
+            return Err(Error::Reentrant { call, instead, outcome });
         }
         // Another such job may be in the middle of something that others wait as long for.
         let options = self.options();
@@ -588,6 +590,7 @@ where
             call,
             instead: "it was called inside a write, on the writer thread that would have to make it: use the \
                       transaction that the closure was given, and tx.savepoint(|tx| ..) to nest",
+            outcome: Outcome::NotStarted,
         });
     }
     if let Some(poisoned) = shared.poison() {

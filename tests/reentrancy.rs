@@ -1,13 +1,13 @@
 //! A call that would wait for its own thread gives an error at once, and the store works on.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Barrier;
 use std::sync::mpsc::channel;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use larder::{Error, Options, Outcome, ReadOptions, Result, Store};
+use larder::{Error, Options, Outcome, Pending, ReadOptions, Result, Store};
 
 use crate::groups::Gate;
 
@@ -115,6 +115,87 @@ fn waiting_for_a_while_inside_a_write_is_reentrant() {
     gate.open();
     let inner = waiting.wait().unwrap();
     assert!(matches!(inner, Some(Err(Error::Reentrant { .. }))), "{inner:?}");
+}
+
+/// The writer's own call was told that the write had not started, which was committed right after it.
+#[test]
+fn waiting_inside_a_write_claims_no_outcome() {
+    let store = store_with_row(Options::new());
+    for wait in [
+        (|pending| pending.wait().unwrap_err()) as fn(Pending<i64>) -> Error,
+        |mut pending| pending.wait_timeout(Duration::from_secs(60)).unwrap().unwrap_err(),
+        |mut pending| match Pin::new(&mut pending).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result.unwrap_err(),
+            Poll::Pending => panic!("nobody would wake it"),
+        },
+    ] {
+        let before = count(&store).unwrap();
+        let gate = Gate::hold(&store);
+        let (give, take) = channel::<Pending<i64>>();
+        let waiting = store.submit(move |_| Ok(wait(take.recv().unwrap()))).unwrap();
+        give.send(store.submit(|tx| tx.insert("INSERT INTO t VALUES (NULL)", [])).unwrap())
+            .unwrap();
+        gate.open();
+        let error = waiting.wait().unwrap();
+        assert!(matches!(error, Error::Reentrant { .. }), "{error:?}");
+        assert_eq!(error.outcome(), Outcome::Unknown);
+        assert!(!error.is_retryable());
+        assert!(error.to_string().contains("goes on"), "{error}");
+        store.write(|_| Ok(())).unwrap();
+        assert_eq!(count(&store).unwrap(), before + 1, "the write went on");
+    }
+}
+
+#[test]
+fn waiting_inside_a_write_gives_a_result_that_is_there() {
+    let store = store_with_row(Options::new());
+    for wait in [
+        (|pending| pending.wait()) as fn(Pending<i64>) -> Result<i64>,
+        |mut pending| pending.wait_timeout(Duration::ZERO).unwrap(),
+        |mut pending| match Pin::new(&mut pending).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result,
+            Poll::Pending => panic!("it is there"),
+        },
+    ] {
+        let done = store.submit(|tx| tx.insert("INSERT INTO t VALUES (NULL)", [])).unwrap();
+        let failed = store.submit(|_| Err::<i64, _>(Error::app("no"))).unwrap();
+        store.write(|_| Ok(())).unwrap();
+        let last = count(&store).unwrap();
+        assert_eq!(store.write(move |_| Ok(wait(done))).unwrap().unwrap(), last);
+        let error = store.write(move |_| Ok(wait(failed))).unwrap().unwrap_err();
+        assert_eq!(
+            (error.to_string(), error.outcome()),
+            ("no".to_owned(), Outcome::RolledBack)
+        );
+    }
+}
+
+/// A future that is polled on the writer thread ends there, and its write with it.
+#[cfg(feature = "async")]
+#[test]
+fn write_async_awaited_inside_a_write_never_starts() {
+    let store = store_with_row(Options::new());
+    let gate = Gate::hold(&store);
+    type Call = Pin<Box<dyn Future<Output = Result<i64>> + Send>>;
+    let (give, take) = channel::<Call>();
+    let waiting = store
+        .submit(move |_| {
+            let mut call = take.recv().unwrap();
+            Ok(match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(result) => result.unwrap_err(),
+                Poll::Pending => panic!("nobody would wake it"),
+            })
+        })
+        .unwrap();
+    let mut call: Call = Box::pin(store.write_async(|tx| tx.insert("INSERT INTO t VALUES (NULL)", [])));
+    assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    give.send(call).unwrap();
+    gate.open();
+    let error = waiting.wait().unwrap();
+    assert!(matches!(error, Error::Reentrant { .. }), "{error:?}");
+    assert_eq!(error.outcome(), Outcome::NotStarted);
+    store.write(|_| Ok(())).unwrap();
+    assert_eq!(count(&store).unwrap(), 1);
 }
 
 /// `block_on(pending)` inside a write would poll it once and then sleep for ever, on the thread that has to make

@@ -383,7 +383,8 @@ impl<T> Future for Awaited<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context)
+        let polled = Pin::new(&mut self.0).poll(context);
+        polled.map_err(|error| self.0.withdraw_unwaited(error))
     }
 }
 

@@ -56,6 +56,12 @@ pub(crate) mod error {
     pub type Result<T, E = Error> = std::result::Result<T, E>;
 
     #[derive(Debug)]
+    pub enum Outcome {
+        NotStarted,
+        Unknown,
+    }
+
+    #[derive(Debug)]
     #[expect(dead_code, reason = "what is only printed")]
     pub enum Error {
         Open {
@@ -82,6 +88,7 @@ pub(crate) mod error {
         Reentrant {
             call: &'static str,
             instead: &'static str,
+            outcome: Outcome,
         },
         Interrupted {},
         Closed,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::admission::{Admission, Kind};
 use crate::clock::later;
 use crate::closing::{CloseReport, Closing};
-use crate::error::{Error, Result};
+use crate::error::{Error, Outcome, Result};
 use crate::event::CallerSpan;
 use crate::handoff::Handoff;
 use crate::job::{Alone, InTransaction, Job, Terms, Work};
@@ -112,7 +112,11 @@ impl Store {
     fn may_close(&self) -> Result<()> {
         if self.admission().is_worker() || self.inner.readers.is_reader_thread() {
             let instead = "outside";
-            return Err(Error::Reentrant { call: "close", instead });
+            return Err(Error::Reentrant {
+                call: "close",
+                instead,
+                outcome: Outcome::NotStarted,
+            });
         }
         Ok(())
     }
