@@ -48,19 +48,19 @@ use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::costs::{SitePage, StatementPage};
 use crate::doing::Doing;
 use crate::error::{Error, Outcome, Result};
-use crate::event::event;
+use crate::event::CallerSpan;
 use crate::fence::Fence;
 use crate::handoff::Handoff;
 use crate::options::Options;
 use crate::panics::{caught, quietly};
 use crate::prepared::{Prepare, Prepared};
-use crate::ration::Ration;
 use crate::site::CallSite;
 use crate::stats::{Activity, ReaderStats};
 use crate::status;
 use crate::telemetry::Telemetry;
+use crate::telemetry::slow_log::{Call, Slow, SlowLog, SlowStatement};
 use crate::timer;
-use crate::transaction::{ReadTx, SlowStatement, run_own, sql};
+use crate::transaction::{ReadTx, run_own, sql};
 
 /// How often a read that waits for a connection looks whether the store has been closed.
 const LOOK_UP: Duration = Duration::from_millis(50);
@@ -99,7 +99,7 @@ pub(crate) struct Readers {
     timeouts: AtomicU64,
     /// Reads that were slow, and how many of them may be told of.
     slow_reads: AtomicU64,
-    slow_events: Mutex<Ration>,
+    slow_log: SlowLog,
     slow: Duration,
     age: Option<Duration>,
     /// How often [`forget_statements`](Self::forget_statements) was called.
@@ -142,7 +142,7 @@ impl Readers {
             waits: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
             slow_reads: AtomicU64::new(0),
-            slow_events: Mutex::new(Ration::new(options.slow_events)),
+            slow_log: SlowLog::new(options.slow_events),
             slow: options.slow_read,
             age: options.interrupt_old_readers.then_some(options.max_reader_age),
             schema: AtomicU64::new(0),
@@ -159,7 +159,14 @@ impl Readers {
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut borrowed = self.check_out(timeout, on_writer_thread)?;
-        self.begin(borrowed.reader(), site)?.read(limit, f)
+        let result = self.begin(borrowed.reader(), site)?.read(limit, f);
+        self.report_slow(borrowed.give_back());
+        result
+    }
+
+    /// Called with no connection in hand: a subscriber may take its time.
+    fn report_slow(&self, slow: Vec<Slow>) {
+        self.slow_log.report(&self.path, slow, 1);
     }
 
     /// Runs larder's own work in one snapshot. It takes as long as it takes: it is neither slow nor too old.
@@ -444,6 +451,11 @@ impl Borrowed<'_> {
     fn reader(&mut self) -> &mut Reader {
         self.reader.as_mut().expect("it is there until the drop")
     }
+
+    /// Gives the connection back, and what is to be told of the reads on it.
+    fn give_back(mut self) -> Vec<Slow> {
+        mem::take(&mut self.reader().slow)
+    }
 }
 
 impl Drop for Borrowed<'_> {
@@ -491,6 +503,7 @@ impl Manager {
             sites: SitePage::new(&self.telemetry.read_sites),
             statements: StatementPage::if_on(&self.telemetry.statements).map(RefCell::new),
             cache: CacheShare::new(&self.telemetry.cache),
+            slow: Vec::new(),
             lease,
             entry,
         })
@@ -512,6 +525,8 @@ pub(crate) struct Reader {
     /// There if statements are counted.
     statements: Option<RefCell<StatementPage>>,
     cache: CacheShare,
+    /// Reads that were slow and have not been told of.
+    slow: Vec<Slow>,
     lease: Lease,
     /// The last field, so that the connection has been closed when it leaves the census.
     entry: Entry,
@@ -561,6 +576,7 @@ pub(crate) struct Snapshot<'r> {
     sites: &'r mut SitePage,
     statements: Option<&'r RefCell<StatementPage>>,
     cache: &'r mut CacheShare,
+    slow: &'r mut Vec<Slow>,
     activity: &'r Doing,
     /// When the closure that reads now began, or else the last one ended.
     since: Instant,
@@ -585,6 +601,7 @@ impl<'r> Snapshot<'r> {
             sites: &mut reader.sites,
             statements: reader.statements.as_ref(),
             cache: &mut reader.cache,
+            slow: &mut reader.slow,
             activity: reader.entry.activity(),
             since: Instant::now(),
             site: None,
@@ -645,38 +662,23 @@ impl<'r> Snapshot<'r> {
         }
         self.cache.tell(ended, || status::take_cache(self.conn));
         if lasted >= readers.slow {
-            self.report_slow(lasted, rows, slowest.as_ref(), result.as_ref().err().map(Error::kind));
+            self.note_slow(lasted, rows, slowest, result.as_ref().err().map(Error::kind));
         }
         result
     }
 
-    fn report_slow(&self, lasted: Duration, rows: u64, slowest: Option<&SlowStatement>, error: Option<&'static str>) {
-        let readers = self.readers;
-        readers.slow_reads.fetch_add(1, Ordering::Relaxed);
-        let may = readers
-            .slow_events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(Instant::now());
-        let Some(left_out) = may else { return };
-        let plan = slowest.and_then(|s| s.plan.as_ref());
-        event!(
-            warn,
-            "larder::read",
-            readers.path,
-            {
-                "db.query.text" = slowest.and_then(|s| s.text.as_deref()),
-                "db.response.returned_rows" = rows,
-                "error.type" = error,
-                site = self.site(),
-                duration_ms = lasted.as_millis() as u64,
-                slowest_statement_ms = slowest.map(|s| s.took.as_millis() as u64),
-                plan = plan.map(|plan| plan.steps.as_str()),
-                full_scans = plan.map(|plan| plan.scans),
-                left_out,
-            },
-            "slow read"
-        );
+    /// It is told of once the connection has been given back.
+    fn note_slow(&mut self, lasted: Duration, rows: u64, slowest: Option<SlowStatement>, error: Option<&'static str>) {
+        self.readers.slow_reads.fetch_add(1, Ordering::Relaxed);
+        let site = self.site();
+        self.slow.push(Slow {
+            span: CallerSpan::current(),
+            site,
+            lasted,
+            error,
+            slowest,
+            call: Call::Read { rows },
+        });
     }
 
     fn inspect<T>(&mut self, f: impl FnOnce(&Connection, &Interrupt) -> rusqlite::Result<T>) -> Result<T> {

@@ -4,6 +4,7 @@
 //! Everybody may read all of it at any time.
 
 mod measurement;
+pub(crate) mod slow_log;
 
 use std::sync::Arc;
 

@@ -17,6 +17,7 @@ use crate::costs::StatementPage;
 use crate::error::{Error, Result, primary_code};
 use crate::fence::{Change, Fence};
 use crate::prepared::Prepare;
+use crate::telemetry::slow_log::{Plan, SlowStatement};
 
 /// larder's own statements, each with its private comment (see `fence.rs`).
 pub(crate) mod sql {
@@ -54,25 +55,6 @@ pub struct ReadTx<'a> {
     /// Where statements are counted, if they are.
     statements: Option<&'a RefCell<StatementPage>>,
     prepared: &'a dyn Prepare,
-}
-
-/// The slowest statement that was slow.
-#[derive(Debug)]
-pub(crate) struct SlowStatement {
-    pub(crate) took: Duration,
-    /// Only of a statement with parameters: the text of one without may have data in it.
-    pub(crate) text: Option<String>,
-    pub(crate) plan: Option<Plan>,
-}
-
-/// How SQLite goes about a statement, as `EXPLAIN QUERY PLAN` says. It has names in it, and no data.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    /// Its steps.
-    pub(crate) steps: String,
-    /// How many of them go through all of a table or an index: "a full-table scan .. is reported with SCAN",
-    /// <https://sqlite.org/eqp.html>.
-    pub(crate) scans: usize,
 }
 
 impl<'a> ReadTx<'a> {

@@ -60,17 +60,17 @@ use crate::connection::open_file::{Lease, OpenFile};
 use crate::connection::{Fenced, synchronous};
 use crate::costs::{SitePage, StatementPage};
 use crate::error::{Error, Result, extended_code, primary_code};
-use crate::event::{CallerSpan, event};
+use crate::event::event;
 use crate::fence::Fence;
 use crate::file::TempFolder;
 use crate::job::{Job, Place, Verdict};
 use crate::options::{Durability, Options};
 use crate::prepared::Prepared;
-use crate::ration::Ration;
 use crate::readers::Readers;
 use crate::status;
 use crate::telemetry::Telemetry;
-use crate::transaction::{ENDED, SlowStatement, WriteTx, run_own, sql};
+use crate::telemetry::slow_log::{Call, Slow, SlowLog, SlowStatement};
+use crate::transaction::{ENDED, WriteTx, run_own, sql};
 
 /// How long the writer waits for a write before it uses the pause for a checkpoint, and for its chores.
 const IDLE: Duration = Duration::from_secs(1);
@@ -131,8 +131,8 @@ pub(crate) struct Writer {
     /// How many jobs the last group had.
     last_group: usize,
     /// What is said of slow jobs, after the replies.
-    slow: Vec<SlowWrite>,
-    slow_events: Ration,
+    slow: Vec<Slow>,
+    slow_log: SlowLog,
     /// Events that wait until the callers have their replies.
     deferred: RefCell<Vec<Deferred>>,
     sites: SitePage,
@@ -184,17 +184,6 @@ fn told(error: &Error, own: Option<&'static str>) -> &'static str {
     }
 }
 
-struct SlowWrite {
-    /// Its caller's.
-    span: CallerSpan,
-    site: String,
-    slowest: Option<SlowStatement>,
-    ran: Duration,
-    waited: Duration,
-    changed: u64,
-    error: Option<&'static str>,
-}
-
 impl Writer {
     /// Starts the thread.
     pub(crate) fn start(
@@ -219,7 +208,7 @@ impl Writer {
             cache: CacheShare::new(&telemetry.cache),
             looked: Looked::default(),
             chores: Chores::new(),
-            slow_events: Ration::new(options.slow_events),
+            slow_log: SlowLog::new(options.slow_events),
             shared,
             readers,
             telemetry,
@@ -483,7 +472,8 @@ impl Writer {
         let changed = self.conn.total_changes().saturating_sub(before);
         let ran = Ran { job, site, changed };
         self.note_run(&ran, ended - started, rows_read, full);
-        self.note_if_slow(&ran, started, ended, result.err(), slowest);
+        let error = over.as_ref().map(Error::kind).or(result.err());
+        self.note_if_slow(&ran, started, ended, error, slowest);
         if bare || limit.is_some() {
             self.tidy();
         }
@@ -775,46 +765,20 @@ impl Writer {
         self.telemetry.counters.slow_writes.add(1);
         let terms = ran.job.terms();
         let waited = started.saturating_duration_since(terms.asked);
-        self.slow.push(SlowWrite {
+        let changed = ran.changed;
+        self.slow.push(Slow {
             span: terms.span.clone(),
             site: terms.site.to_string(),
-            slowest,
-            ran: lasted,
-            waited,
-            changed: ran.changed,
+            lasted,
             error,
+            slowest,
+            call: Call::Write { changed, waited },
         });
     }
 
     fn report_slow(&mut self) {
-        for slow in self.slow.drain(..) {
-            let Some(left_out) = self.slow_events.take(Instant::now()) else {
-                continue;
-            };
-            let slowest = slow.slowest.as_ref();
-            let plan = slowest.and_then(|statement| statement.plan.as_ref());
-            slow.span.in_scope(|| {
-                event!(
-                    warn,
-                    "larder::write",
-                    self.shared.path,
-                    {
-                        "db.query.text" = slowest.and_then(|statement| statement.text.as_deref()),
-                        "error.type" = slow.error,
-                        site = slow.site,
-                        duration_ms = slow.ran.as_millis() as u64,
-                        rows_changed = slow.changed,
-                        queue_wait_ms = slow.waited.as_millis() as u64,
-                        slowest_statement_ms = slowest.map(|statement| statement.took.as_millis() as u64),
-                        plan = plan.map(|plan| plan.steps.as_str()),
-                        full_scans = plan.map(|plan| plan.scans),
-                        group = self.last_group,
-                        left_out,
-                    },
-                    "slow write"
-                );
-            });
-        }
+        self.slow_log
+            .report(&self.shared.path, self.slow.drain(..), self.last_group);
     }
 
     /// Has the event emitted once the callers have their replies, since a subscriber may take its time.

@@ -543,3 +543,64 @@ fn slow_ones_are_told_so_many_times_a_second_and_counted_all() {
         assert!((told as u64) < stats.slow_writes.min(stats.readers.slow), "{told}");
     }
 }
+
+/// The event came before the snapshot had ended: a sink that blocked kept a connection, and the log from being emptied.
+#[test]
+fn blocking_sink_of_a_slow_read_holds_no_connection() {
+    let store = store_with_row(all_slow().readers(1).read_timeout(Duration::from_secs(60)));
+    let (blocks, let_go) = log::hold("a read whose sink blocks");
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| {
+            store.read_with(ReadOptions::new().label("a read whose sink blocks"), |tx| {
+                tx.query_row("SELECT count(*) FROM t", [], |_| Ok(()))
+            })
+        });
+        blocks.recv().unwrap();
+        let stats = store.stats().readers;
+        assert_eq!((stats.in_use, stats.oldest), (0, None));
+        assert!(store.read(|tx| tx.exists("SELECT 1 FROM t", [])).unwrap());
+        drop(let_go);
+        read.join().unwrap().unwrap();
+    });
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn blocking_sink_of_a_slow_async_read_delays_no_reply() {
+    use crate::support::tasks::{Call, HeldRead, begin, finish};
+    let store = store_with_row(all_slow().readers(1).read_timeout(Duration::from_secs(60)));
+    let (blocks, let_go) = log::hold("a task's read whose sink blocks");
+    let held = HeldRead::hold(&store);
+    // The last, so that its group has all that are left.
+    let mut reads: Vec<Call<bool>> = (0..5)
+        .map(|n| -> Call<bool> {
+            let label = if n == 4 {
+                "a task's read whose sink blocks"
+            } else {
+                "a neighbour of it"
+            };
+            Box::pin(store.read_async_with(ReadOptions::new().label(label), |tx| tx.exists("SELECT 1 FROM t", [])))
+        })
+        .collect();
+    reads.iter_mut().for_each(begin);
+    held.let_go();
+    blocks.recv().unwrap();
+    for read in reads {
+        assert!(finish(read).unwrap());
+    }
+    assert!(store.read(|tx| tx.exists("SELECT 1 FROM t", [])).unwrap());
+    drop(let_go);
+}
+
+#[test]
+fn slow_write_past_its_limit_says_so() {
+    let store = store_with_row(all_slow());
+    let options = labelled("slow and past its limit").limit(Duration::from_millis(1));
+    store
+        .write_with(options, |_| {
+            std::thread::sleep(Duration::from_millis(10));
+            Ok(())
+        })
+        .unwrap_err();
+    assert_eq!(slow("slow and past its limit").expect("error.type"), "Interrupted");
+}

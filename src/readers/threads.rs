@@ -9,7 +9,8 @@
 //! (`lookout.rs`): which jobs those are is noted before it is looked.
 //!
 //! Each job has its reply as its closure ends; who wakes its task is the matter of `admission/relay.rs`. A thread that
-//! finds no job first wakes those who wait there, if it has left any. A panic is caught (`job.rs`). What a closure has
+//! finds no job first wakes those who wait there, if it has left any; so does one that tells of slow reads, once it has
+//! given the connection back. A panic is caught (`job.rs`). What a closure has
 //! set on the connection is put right before the next one; one that ended the transaction, or left a statement open, is
 //! the last of its group.
 //!
@@ -205,6 +206,14 @@ impl Readers {
         }
         drop(snapshot);
         self.queue.took(began.elapsed() / jobs);
+        let slow = borrowed.give_back();
+        if !slow.is_empty() {
+            // A subscriber may take its time, which no task waits for.
+            if mem::take(left) {
+                self.queue.tell_all();
+            }
+            self.report_slow(slow);
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,20 @@ pub(crate) fn wait_for(wanted: impl Fn(&Event) -> bool) -> Event {
     }
 }
 
+/// Has the next event of that site block the thread that emits it. The first says that it does, the second lets it go.
+pub(crate) fn hold(site: &str) -> (Receiver<()>, Sender<()>) {
+    let (arrived, has_arrived) = channel();
+    let (letting_go, let_go) = channel();
+    lock(&HELD).insert(site.to_owned(), Held { arrived, let_go });
+    (has_arrived, letting_go)
+}
+
+struct Held {
+    arrived: Sender<()>,
+    let_go: Receiver<()>,
+}
+
+static HELD: Mutex<BTreeMap<String, Held>> = Mutex::new(BTreeMap::new());
 static EVENTS: Mutex<Vec<Event>> = Mutex::new(Vec::new());
 static SPANS: Mutex<Option<HashMap<u64, &'static Metadata<'static>>>> = Mutex::new(None);
 
@@ -106,6 +121,7 @@ impl Subscriber for Collector {
         event.record(&mut fields);
         let metadata = event.metadata();
         let message = fields.0.remove("message").unwrap_or_default();
+        let held = fields.0.get("site").and_then(|site| lock(&HELD).remove(site));
         lock(&EVENTS).push(Event {
             target: metadata.target(),
             level: *metadata.level(),
@@ -113,6 +129,10 @@ impl Subscriber for Collector {
             span: ENTERED.with_borrow(|entered| entered.last().cloned()),
             fields: fields.0,
         });
+        if let Some(Held { arrived, let_go }) = held {
+            let _ = arrived.send(());
+            let _ = let_go.recv();
+        }
     }
 
     fn enter(&self, span: &Id) {

@@ -102,6 +102,12 @@ impl Readers {
         })
     }
 
+    /// A subscriber takes its time.
+    fn report_slow(&self, _slow: Vec<()>) {
+        thread::switch();
+        time::pass(Duration::from_millis(5));
+    }
+
     pub(crate) fn close(&self) {
         self.queue.close();
         self.queue.discard();
@@ -123,6 +129,11 @@ struct Borrowed<'r> {
 impl Borrowed<'_> {
     fn reader(&mut self) -> &mut Reader {
         &mut self.reader
+    }
+
+    /// Now and then a read was slow.
+    fn give_back(self) -> Vec<()> {
+        if one_in(8) { vec![()] } else { Vec::new() }
     }
 }
 
