@@ -48,6 +48,7 @@ use self::relay::{Relay, Told};
 use self::workers::{Sleep, WATCH, Workers};
 use crate::apart::Apart;
 use crate::error::{Error, Outcome, Result};
+use crate::fork::Process;
 use crate::handoff::Handoff;
 use crate::job::{Answered, Job};
 use crate::panics::quietly;
@@ -98,6 +99,8 @@ pub(crate) struct Admission {
     alarm: Alarm,
     relay: Relay,
     handoff: Handoff,
+    /// Where its workers are.
+    process: Process,
 }
 
 thread_local! {
@@ -125,6 +128,7 @@ impl Admission {
             alarm: Alarm::new(),
             relay: Relay::default(),
             handoff,
+            process: Process::current(),
         }
     }
 
@@ -420,6 +424,12 @@ impl Admission {
     /// Whether the calling thread is one of the workers.
     pub(crate) fn is_worker(&self) -> bool {
         WORKS_FOR.get() == self.id
+    }
+
+    /// Whether this process is a child that was forked from that of the workers: nobody serves the queue here, and its
+    /// locks may be held for ever.
+    pub(crate) fn is_left(&self) -> bool {
+        self.process.is_left()
     }
 
     /// Of a job whose time was over before it was started.

@@ -336,6 +336,21 @@ pub enum Error {
     )]
     Closed,
 
+    /// The process was forked from the one that opened the store. Only that one has its writer thread, its reader threads
+    /// and the locks on its file, so a call in the child starts nothing. In the child a store is neither closed nor checkpointed, and
+    /// its files stay open until the child ends or calls `exec`.
+    ///
+    /// A closure of a store must not return in a child that it has forked: on a thread of larder's that ends the child by
+    /// [`abort`](std::process::abort).
+    #[error(
+        "the store was opened by the process that this one was forked from, and cannot be used here: call exec after the \
+         fork, as std::process::Command does, or open each store in one process only, after the fork"
+    )]
+    Forked {
+        /// Not started; or unknown, of a [`Pending`](crate::Pending) that the child waits for and the parent has submitted.
+        outcome: Outcome,
+    },
+
     /// SQLite, or rusqlite, said no.
     #[error("{source}{}", advice(source, *outcome))]
     Sqlite {
@@ -420,6 +435,7 @@ impl Error {
             | Error::WalFull { .. }
             | Error::NoRoom { .. }
             | Error::Closed => Outcome::NotStarted,
+            Error::Forked { outcome } => *outcome,
         }
     }
 
@@ -497,6 +513,7 @@ impl Error {
             Error::Restore { .. } => "Restore",
             Error::NoRoom { .. } => "NoRoom",
             Error::Closed => "Closed",
+            Error::Forked { .. } => "Forked",
             Error::Sqlite { .. } => "Sqlite",
             Error::App(_) => "App",
         }
@@ -528,6 +545,13 @@ impl Error {
                  the pids.max of a container) or on memory (ulimit -v)"
             ),
             source: Some(Box::new(source)),
+        }
+    }
+
+    /// A call in a forked child.
+    pub(crate) fn forked() -> Self {
+        Error::Forked {
+            outcome: Outcome::NotStarted,
         }
     }
 

@@ -17,6 +17,7 @@ use rusqlite::ffi;
 use crate::admission::Admission;
 use crate::error::{Error, Result};
 use crate::event::CallerSpan;
+use crate::fork::{self, Process};
 use crate::options::Durability;
 use crate::panics::{caught, quietly};
 use crate::pending::{Caller, Pending, Reply, Slot, Waits, wake};
@@ -149,7 +150,11 @@ impl<W: Work<T>, T> Asked<W, T> {
     fn call(&self, place: Place<'_, '_>) -> Option<Reply<T>> {
         let work = self.take_work()?;
         let span = &self.terms.span;
+        let process = Process::current();
         let called = catch_unwind(AssertUnwindSafe(|| span.in_scope(|| work.run(place))));
+        if process.is_left() {
+            fork::end_child();
+        }
         Some(called.map_or_else(Reply::Panicked, Reply::Returned))
     }
 }

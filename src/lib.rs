@@ -95,6 +95,7 @@ mod error;
 mod event;
 mod fence;
 mod file;
+mod fork;
 mod handoff;
 #[cfg(feature = "serde")]
 mod human;

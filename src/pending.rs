@@ -311,6 +311,9 @@ impl<T> Pending<T> {
     ///
     /// If the closure panicked: its panic goes on here.
     pub fn wait(self) -> Result<T> {
+        if self.admission.is_left() {
+            return Err(self.forked());
+        }
         if self.admission.is_worker() {
             return self
                 .reply_now()
@@ -333,6 +336,9 @@ impl<T> Pending<T> {
     ///
     /// As [`wait`](Self::wait), and if the result has been taken already.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<T>> {
+        if self.admission.is_left() {
+            return Some(Err(self.forked()));
+        }
         if self.admission.is_worker() {
             let reply = self.reply_now();
             return reply.or_else(|| Some(Err(self.admission.reentrant("Pending::wait_timeout"))));
@@ -447,12 +453,19 @@ impl<T> Pending<T> {
 
     /// The caller goes away. What has not started never will.
     pub(crate) fn abandon(&self) {
-        if !self.answered && !self.give_up() {
+        if !self.answered && !self.admission.is_left() && !self.give_up() {
             self.slot().advance(STARTED, ABANDONED);
             let waker = self.slot().take_waker();
             self.admission.fetched(self.id());
             // Last, since it is user code, and may panic.
             drop(waker);
+        }
+    }
+
+    /// The write goes on in the process that asked for it.
+    fn forked(&self) -> Error {
+        Error::Forked {
+            outcome: Outcome::Unknown,
         }
     }
 
@@ -474,6 +487,9 @@ impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.admission.is_left() {
+            return Poll::Ready(Err(self.forked()));
+        }
         let polled = self.polled;
         if let ready @ Poll::Ready(_) = self.slot().poll_reply(context, polled) {
             self.answered = true;

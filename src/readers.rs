@@ -191,6 +191,9 @@ impl Readers {
     }
 
     fn check_out(&self, timeout: Duration, on_writer_thread: bool) -> Result<Borrowed<'_>> {
+        if self.queue.is_left() {
+            return Err(Error::forked());
+        }
         if self.census.is_closed() {
             return Err(Error::Closed);
         }
@@ -343,6 +346,11 @@ impl Readers {
         self.schema.fetch_add(1, Ordering::Release);
     }
 
+    /// Whether this process is a child that was forked from the store's.
+    pub(crate) fn is_left(&self) -> bool {
+        self.queue.is_left()
+    }
+
     /// Whether the store closes, or has.
     pub(crate) fn is_closed(&self) -> bool {
         self.census.is_closed()
@@ -461,6 +469,9 @@ impl Borrowed<'_> {
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         if let Some(mut reader) = self.reader.take() {
+            if self.readers.queue.is_left() {
+                return mem::forget(reader);
+            }
             if !reader.clean {
                 reader.end_snapshot();
             }
@@ -731,6 +742,9 @@ impl<'r> Snapshot<'r> {
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
+        if self.readers.queue.is_left() {
+            return;
+        }
         self.prepared.put_back();
         self.tidy();
         let ended = self.conn.is_autocommit() || run_own(self.conn, self.fence, sql::COMMIT).is_ok();

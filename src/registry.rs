@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use crate::clock::later;
 use crate::error::{Error, Result};
 use crate::file::FileId;
+use crate::fork::Process;
 use crate::options::Access;
 
 /// Where a file is: its folder and its name.
@@ -50,6 +51,8 @@ impl Place {
 }
 
 struct Entry {
+    /// The process that has the file open. In a forked child the claims of its parent stay.
+    process: Process,
     /// The store that made the claim.
     owner: u64,
     place: Place,
@@ -106,6 +109,7 @@ impl Claim {
         let is_taken = |entry: &Entry| entry.place == place && !entry.admits(file, access);
         let mut claims = wait_until_free(path, patience, is_taken)?;
         claims.push(Entry {
+            process: Process::current(),
             owner,
             place,
             file: None,
@@ -159,6 +163,9 @@ fn wait_until_free(
         let Some(entry) = claims.iter().find(|entry| is_taken(entry)) else {
             return Ok(claims);
         };
+        if entry.process.is_left() {
+            return Err(Error::forked());
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         if entry.stage == Stage::Open || left.is_zero() {
             return Err(Error::AlreadyOpen { path: path.into() });

@@ -1,18 +1,34 @@
-//! What larder must ask of SQLite and rusqlite has no safe form of. This is the one file of the crate with `unsafe` in
-//! it.
+//! What larder must ask of SQLite, and of the system, and what rusqlite and the standard library have no safe form of. This
+//! is the one file of the crate with `unsafe` in it.
 
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
 
 use crate::change_counters::ChangeCounters;
+use crate::fork;
 use crate::stats::CacheStats;
+
+/// Has each fork of this process counted, in the child (`fork.rs`).
+pub(crate) fn count_forks() {
+    type Handler = Option<extern "C" fn()>;
+    // SAFETY: the declaration is POSIX's: three handlers without arguments, each of which may be null; 0 or an error number.
+    unsafe extern "C" {
+        fn pthread_atfork(before: Handler, in_parent: Handler, in_child: Handler) -> c_int;
+    }
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        // SAFETY: the handler is a function of this crate that adds to an atomic, which a child of a process with several
+        // threads may do. It stays where it is for as long as the process. Without memory for it forks are not counted.
+        let _ = unsafe { pthread_atfork(None, None, Some(fork::count)) };
+    });
+}
 
 /// Whether a foreign key constraint is violated that would be judged at COMMIT.
 ///

@@ -5,6 +5,7 @@ mod open;
 mod tasks;
 
 use std::fmt;
+use std::mem;
 use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::readers::Readers;
 use crate::registry::Claim;
 use crate::site::CallSite;
 use crate::stats::Stats;
+use crate::status;
 use crate::telemetry::Telemetry;
 use crate::timer;
 use crate::transaction::{ReadTx, WriteTx};
@@ -88,6 +90,7 @@ impl Store {
     fn assemble(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
         static STORES: AtomicU64 = AtomicU64::new(1);
         check_sqlite_version()?;
+        status::count_forks();
         timer::start().map_err(|error| Error::no_thread(path, "its timer", error))?;
         let id = STORES.fetch_add(1, Relaxed);
         let file = DatabaseFile::prepare(path, &options, id)?;
@@ -481,6 +484,9 @@ impl Store {
 
     fn may_close(&self) -> Result<()> {
         let readers = &self.inner.readers;
+        if self.admission().is_left() {
+            return Err(Error::forked());
+        }
         if self.admission().is_worker() || readers.is_reader_thread() || readers.in_use_by_this_thread() {
             return Err(Error::Reentrant {
                 call: "close",
@@ -534,6 +540,9 @@ impl Store {
         F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
+        if self.admission().is_left() {
+            return Err(Error::forked());
+        }
         if self.admission().is_worker() {
             let instead =
                 "it was called inside a write, on the writer thread that would have to do it: call it outside";
@@ -585,6 +594,9 @@ where
     W: Work<T> + 'static,
     T: Send + 'static,
 {
+    if shared.admission.is_left() {
+        return Err(Error::forked());
+    }
     if shared.admission.is_worker() {
         return Err(Error::Reentrant {
             call,
@@ -671,6 +683,11 @@ impl Inner {
 /// The last clone has gone.
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.shared.admission.is_left() {
+            // The folder and the connections are the parent's.
+            mem::forget((self._folder.take(), Arc::clone(&self.shared), Arc::clone(&self.readers)));
+            return;
+        }
         // The thread would wait for itself, or others for it. The writer closes the file once the closure has ended. (A
         // read on its caller's thread borrows the store, so the last clone is never dropped inside one.)
         if self.shared.admission.is_worker() || self.readers.is_reader_thread() || timer::is_here() {

@@ -11,16 +11,20 @@
 //! is to be started until it takes a task. All idle threads sleep on one condition variable until the first task is due.
 //! No wake-up is lost: a thread reads the time of the first task under the lock before it sleeps; an earlier task, entered
 //! under the lock, wakes an idle thread; and a thread that takes a task wakes another one for the next.
+//!
+//! A forked child has none of the threads: the first lock there forgets them and all tasks.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clock::later;
+use crate::fork::{self, Process};
 use crate::panics::quietly;
 
 /// At most so many threads.
@@ -32,6 +36,8 @@ const KEPT: usize = 2;
 type Task = Box<dyn FnOnce() + Send>;
 
 struct State {
+    /// The process that the threads are in.
+    process: Process,
     /// By their time; the number tells those of the same time apart.
     tasks: BTreeMap<(Instant, u64), Task>,
     /// The number of the next one.
@@ -41,6 +47,7 @@ struct State {
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
+    process: Process::FIRST,
     tasks: BTreeMap::new(),
     next: 0,
     threads: 0,
@@ -174,7 +181,18 @@ fn run(mut state: MutexGuard<'static, State>, task: Task) -> MutexGuard<'static,
 }
 
 fn lock() -> MutexGuard<'static, State> {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    if state.process.is_left() {
+        if is_here() {
+            // A task has forked, and returned in the child.
+            fork::end_child();
+        }
+        // The threads stayed in the parent, and the tasks are of its stores.
+        mem::forget(mem::take(&mut state.tasks));
+        (state.threads, state.idle) = (0, 0);
+        state.process = Process::current();
+    }
+    state
 }
 
 #[cfg(test)]

@@ -229,6 +229,9 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        if self.looker.readers.is_left() {
+            return;
+        }
         self.end();
     }
 }

@@ -63,6 +63,7 @@ use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
 use crate::file::TempFolder;
+use crate::fork;
 use crate::job::{Job, Place, Verdict};
 use crate::options::{Durability, Options};
 use crate::prepared::Prepared;
@@ -264,6 +265,7 @@ impl Writer {
     /// The job to begin a group with; `None` once the store is closing and all is drained, or its time is over.
     fn next(&mut self) -> Option<Job> {
         loop {
+            self.end_in_child();
             if self.shared.admission.is_closed() && self.time_to_close_is_over() {
                 return None;
             }
@@ -278,6 +280,13 @@ impl Writer {
             if let Some(job) = self.wait() {
                 return Some(job);
             }
+        }
+    }
+
+    /// User code has forked on this thread, and returned in the child.
+    fn end_in_child(&self) {
+        if self.shared.admission.is_left() {
+            fork::end_child();
         }
     }
 
@@ -622,6 +631,7 @@ impl Writer {
         if self.group.is_empty() {
             return false;
         }
+        self.end_in_child();
         let before = Instant::now();
         let committed = self.commit_transaction();
         self.telemetry.counters.commit.add_time(before.elapsed());

@@ -18,6 +18,7 @@ mod errors;
 mod events;
 mod fences;
 mod file_changes;
+mod forking;
 mod found;
 mod groups;
 mod layers;

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::mem;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +49,9 @@ impl BackupSchedule {
         static SCHEDULES: AtomicU64 = AtomicU64::new(1);
         let site = CallSite::new(None, Location::caller());
         check(interval, keep)?;
+        if origin.readers.is_left() {
+            return Err(Error::forked());
+        }
         if origin.readers.is_closed() {
             return Err(Error::Closed);
         }
@@ -82,6 +86,9 @@ impl BackupSchedule {
 
 impl Drop for BackupSchedule {
     fn drop(&mut self) {
+        if self.readers.is_left() {
+            return mem::forget(self.thread.take());
+        }
         self.told.store(true, Ordering::Release);
         self.readers.wake();
         if let Some(thread) = self.thread.take()

@@ -34,10 +34,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::file::FileId;
+use crate::fork::Process;
 
 /// A descriptor of a database file or of a `-shm`.
 struct Kept {
     id: FileId,
+    /// A forked child shares the lock of its parent's descriptor, and would give it away. So it opens one of its own.
+    process: Process,
     file: Arc<File>,
     /// Stores that hold the lock on it, or are about to take it.
     users: usize,
@@ -56,14 +59,21 @@ pub(crate) fn keep(file: File) -> io::Result<()> {
         }
     };
     let file = Arc::new(file);
-    lock().push(Kept { id, file, users: 0 });
+    lock().push(Kept {
+        id,
+        process: Process::current(),
+        file,
+        users: 0,
+    });
     Ok(())
 }
 
 /// A descriptor of the file at that path, which must be `expected`, for one more user.
 fn descriptor(path: &Path, expected: FileId) -> io::Result<Arc<File>> {
     let find = |all: &mut [Kept]| {
-        let kept = all.iter_mut().find(|kept| kept.id == expected)?;
+        let kept = all
+            .iter_mut()
+            .find(|kept| kept.id == expected && !kept.process.is_left())?;
         kept.users += 1;
         Some(Arc::clone(&kept.file))
     };

@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -28,6 +29,7 @@ use super::file_lock::{FileLocks, LockedFile};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::file::{DatabaseFile, FileId};
+use crate::fork::Process;
 use crate::options::Access;
 use crate::registry::Claim;
 
@@ -38,6 +40,8 @@ pub(crate) struct OpenFile {
     files: Vec<Known>,
     /// Held by the leases alone: a store that has closed has none, though its handle may live on.
     claim: Weak<Claim>,
+    /// Whose connections and locks they are.
+    process: Process,
     state: Mutex<State>,
 }
 
@@ -185,6 +189,7 @@ impl OpenFile {
             path: file.path.clone(),
             files,
             claim: Arc::downgrade(&file.claim),
+            process: Process::current(),
             state: Mutex::default(),
         };
         open.compare()?;
@@ -310,6 +315,10 @@ impl Lease {
     /// The connection is about to close. The last one releases the locks.
     pub(crate) fn release(&mut self) {
         if let Some(file) = self.file.take() {
+            if file.process.is_left() {
+                // A forked child shares the locks with its parent, whose they are.
+                return mem::forget((file, Arc::clone(&self.claim)));
+            }
             let mut state = file.lock();
             state.leases -= 1;
             if state.leases == 0 {

@@ -3,6 +3,7 @@
 //! It is in the census like any other reader. So it is named as the one who pins the write-ahead log, if it does, and
 //! closing the store waits for it. But it takes no connection from those who read.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::connection::open_file::Lease;
 use crate::connection::{Fenced, close, open_reader, reader_source};
 use crate::error::{Error, Result};
 use crate::fence::Fence;
+use crate::fork::Process;
 use crate::site::CallSite;
 
 /// A connection of its own.
@@ -24,6 +26,7 @@ pub(crate) struct Aside {
     fence: Arc<Fence>,
     interrupt: Arc<Interrupt>,
     lease: Lease,
+    process: Process,
     /// The last field, so that the connection has been closed when it leaves the census.
     entry: Entry,
 }
@@ -55,6 +58,9 @@ impl Aside {
     ///
     /// [`Error::Closed`], and why the database cannot be read.
     pub(super) fn open(readers: &Readers, patience: Duration, site: Option<CallSite>) -> Result<Self> {
+        if readers.is_left() {
+            return Err(Error::forked());
+        }
         let entry = readers.census.enter_apart()?;
         match site {
             Some(site) => entry.activity().begin(Instant::now(), site),
@@ -73,6 +79,7 @@ impl Aside {
             fence,
             interrupt,
             lease,
+            process: Process::current(),
             entry,
         })
     }
@@ -91,6 +98,10 @@ impl Aside {
     /// The write-ahead log is not pinned any more.
     pub(crate) fn end(&mut self) {
         self.lease.release();
+        if self.process.is_left() {
+            // The connection is the parent's.
+            return mem::forget(self.conn.take());
+        }
         if let Some(conn) = self.conn.take() {
             close(conn);
         }

@@ -25,6 +25,7 @@ use super::{Borrowed, LOOK_UP, Readers};
 use crate::admission::{Admission, Came, Slept};
 use crate::error::{Error, Result};
 use crate::event::event;
+use crate::fork;
 use crate::job::{Job, Place, Verdict};
 use crate::panics::caught;
 use crate::sync::atomic::Ordering;
@@ -52,8 +53,11 @@ impl Readers {
     ///
     /// # Errors
     ///
-    /// [`Error::Open`] if the operating system gives no thread. The next call tries again.
+    /// [`Error::Open`] if the operating system gives no thread. The next call tries again. [`Error::Forked`].
     pub(crate) fn queue(self: &Arc<Self>) -> Result<Arc<Admission>> {
+        if self.queue.is_left() {
+            return Err(Error::forked());
+        }
         if !self.threads_run.load(Ordering::Acquire) {
             let mut started = self.starting_threads.lock().unwrap_or_else(PoisonError::into_inner);
             let pauses = started.failed.is_some_and(|failed| failed.elapsed() < RETRY);
@@ -137,6 +141,10 @@ impl Readers {
 
     /// The job to begin a group with; `None` once the store has closed.
     fn next(&self, left: &mut bool) -> Option<Job> {
+        if self.queue.is_left() {
+            // User code has forked on this thread, and returned in the child.
+            fork::end_child();
+        }
         let awake = self.queue.take().or_else(|| {
             if mem::take(left) {
                 self.queue.tell_all();

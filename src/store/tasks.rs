@@ -11,7 +11,7 @@ use super::{Store, write_job};
 use crate::admission::{Admission, Ticket};
 use crate::clock::later;
 use crate::closing::CloseReport;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::CallerSpan;
 use crate::job::{InSnapshot, InTransaction, Job, Terms};
 use crate::options::{Durability, ReadOptions, WriteOptions};
@@ -353,6 +353,9 @@ where
     F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
     T: Send + 'static,
 {
+    if queue.is_left() {
+        return Err(Error::forked());
+    }
     if queue.is_worker() {
         return Err(queue.reentrant(call));
     }

@@ -1,6 +1,7 @@
 //! What several test modules need.
 
 pub(crate) mod child;
+pub(crate) mod fork;
 pub(crate) mod log;
 #[cfg(feature = "metrics")]
 pub(crate) mod prometheus;

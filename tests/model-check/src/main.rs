@@ -93,7 +93,7 @@ mod writer;
 
 pub(crate) use larder::{admission, apart, closing, event, handoff, job, panics, pending, runtime, site};
 pub use stand_ins::sqlite::{Error, ffi};
-pub(crate) use stand_ins::{clock, error, options, sqlite, timer, transaction};
+pub(crate) use stand_ins::{clock, error, fork, options, sqlite, timer, transaction};
 
 use scenarios::{SCENARIOS, Scenario};
 

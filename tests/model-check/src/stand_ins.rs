@@ -23,6 +23,26 @@ pub(crate) mod clock {
     }
 }
 
+/// In place of `fork.rs`: nobody forks.
+pub(crate) mod fork {
+    #[derive(Clone, Copy)]
+    pub(crate) struct Process;
+
+    impl Process {
+        pub(crate) fn current() -> Self {
+            Self
+        }
+
+        pub(crate) fn is_left(self) -> bool {
+            false
+        }
+    }
+
+    pub(crate) fn end_child() -> ! {
+        unreachable!("nobody forks")
+    }
+}
+
 /// In place of `timer.rs`: each on a thread of its own, so that two may ring at once.
 pub(crate) mod timer {
     use crate::sync::thread;
@@ -92,10 +112,19 @@ pub(crate) mod error {
         },
         Interrupted {},
         Closed,
+        Forked {
+            outcome: Outcome,
+        },
         App,
     }
 
     impl Error {
+        pub(crate) fn forked() -> Self {
+            Self::Forked {
+                outcome: Outcome::NotStarted,
+            }
+        }
+
         pub(crate) fn kind(&self) -> &'static str {
             "its kind is for events only"
         }
