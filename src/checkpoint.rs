@@ -71,10 +71,7 @@ impl Checkpointer {
             .own(|| read_back(conn, "page_size"))?
             .parse()
             .unwrap_or(options.page_size);
-        conn.wal_hook(Some(|_, pages| {
-            PAGES.set(Some(pages.max(0) as u32));
-            Ok(())
-        }));
+        Self::watch_log(conn);
         // "Each frame consists of a 24-byte frame-header followed by a page-size bytes of page data",
         // <https://sqlite.org/fileformat2.html#the_write_ahead_log>.
         let frame = page_size + 24;
@@ -92,6 +89,14 @@ impl Checkpointer {
             retry: (step / 16).max(1),
             empty: false,
         })
+    }
+
+    /// Sets the hook, also where a closure has set another one.
+    pub(crate) fn watch_log(conn: &Connection) {
+        conn.wal_hook(Some(|_, pages| {
+            PAGES.set(Some(pages.max(0) as u32));
+            Ok(())
+        }));
     }
 
     /// After every commit.

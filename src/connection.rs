@@ -3,11 +3,12 @@
 //! A PRAGMA that SQLite does not know, or will not set, is no error to SQLite. So each one is set, read back
 //! and compared, and one that did not take is an [`Error::Pragma`] that names it.
 
+mod baseline;
 pub(crate) mod file_lock;
 pub(crate) mod interrupt;
 pub(crate) mod open_file;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -19,6 +20,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 
+use self::baseline::OwnHooks;
+pub(crate) use self::baseline::{Baseline, Restored};
 use self::interrupt::Interrupt;
 use self::open_file::{Lease, OpenFile};
 use crate::clock::later;
@@ -48,6 +51,8 @@ const TEMP_STORE: i32 = 2;
 
 /// A connection, the fence around it, and what stops its SQL.
 pub(crate) struct Fenced {
+    /// How it was opened. It is dropped before the connection.
+    pub(crate) baseline: Baseline,
     /// Released before the connection closes: fields are dropped in this order.
     pub(crate) lease: Lease,
     pub(crate) conn: Connection,
@@ -80,23 +85,13 @@ fn has_wal_reset_bug(version: i32) -> bool {
 
 /// Opens the one connection that writes, and takes its first lock.
 pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<(Arc<OpenFile>, Fenced)> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_NOFOLLOW
-        | OpenFlags::SQLITE_OPEN_EXRESCODE;
-    let conn = match options.access {
-        Access::Shared => Connection::open_with_flags(&file.path, flags),
-        // The file's first connection decides whether the index of the WAL is on the heap; the readers,
-        // opened with the ordinary VFS, join it.
-        Access::Exclusive => Connection::open_with_flags_and_vfs(&file.path, flags, c"unix-excl"),
-    }
-    .map_err(|e| explain_open(&file.path, e))?;
+    let conn = open_to_write(&file.path, options)?;
     let unsynced = unsynced::is_remembered(&file.path)?;
     if unsynced {
         // Should this opening fail, the close makes no checkpoint of such a log.
         set_checkpoint_at_close(&conn, false)?;
     }
-    prepare(&conn, options, Role::Writer, options.open_timeout())?;
+    let hooks = prepare(&conn, options, Role::Writer, options.open_timeout())?;
     // A file that was being made when the power was cut has a journal, which the first look plays back: then it is new.
     first_look(&conn, &file.path)?;
     let new = file.is_new()?;
@@ -130,23 +125,76 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<(Arc
         verify(&conn, "page_size", options.page_size)?;
         verify(&conn, "auto_vacuum", auto_vacuum(options.auto_vacuum))?;
     }
+    warn_about_fts(&conn);
+    hint_at_memory_management(&conn);
+    Ok((open_file, configure_writer(conn, lease, options, hooks)?))
+}
+
+/// Opens another connection to write, in the place of one that a closure has left so that it cannot be made right.
+pub(crate) fn open_writer_again(file: &Arc<OpenFile>, options: &Options) -> Result<Fenced> {
+    let path = file.path();
+    let lease = file.lease().ok_or(Error::Closed)?;
+    file.compare()?;
+    let conn = open_to_write(path, options)?;
+    // So that an error from here on releases it before the connection closes.
+    let lease = lease;
+    let hooks = prepare(&conn, options, Role::Writer, options.busy_timeout)?;
+    first_look(&conn, path)?;
+    verify(&conn, "journal_mode", "wal")?;
+    // As for a reader.
+    file.compare()?;
+    configure_writer(conn, lease, options, hooks)
+}
+
+fn open_to_write(path: &Path, options: &Options) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    match options.access {
+        Access::Shared => Connection::open_with_flags(path, flags),
+        // The file's first connection decides whether the index of the WAL is on the heap; the readers,
+        // opened with the ordinary VFS, join it.
+        Access::Exclusive => Connection::open_with_flags_and_vfs(path, flags, c"unix-excl"),
+    }
+    .map_err(|e| explain_open(path, e))
+}
+
+fn configure_writer(conn: Connection, lease: Lease, options: &Options, hooks: OwnHooks) -> Result<Fenced> {
+    // In the order in which an error drops them.
+    let (conn, lease) = (conn, lease);
     set_common(&conn, options)?;
     set(&conn, "synchronous", synchronous(options.durability))?;
     set(&conn, "journal_size_limit", options.journal_size_limit)?;
     set(&conn, "wal_autocheckpoint", 0)?;
-    warn_about_fts(&conn);
-    hint_at_memory_management(&conn);
-    let fence = Fence::install(&conn, Role::Writer).map_err(Error::not_started)?;
+    fence_in(conn, lease, options, Role::Writer, hooks)
+}
+
+/// Puts the fence around a connection that is set up, and remembers how that is.
+fn fence_in(conn: Connection, lease: Lease, options: &Options, role: Role, hooks: OwnHooks) -> Result<Fenced> {
+    // In the order in which an error drops them.
+    let (conn, lease) = (conn, lease);
+    let kept = if baseline::may_have_temporary(options, role) {
+        temporary_objects(&conn).map_err(Error::not_started)?
+    } else {
+        BTreeSet::new()
+    };
+    let fence = Fence::install(&conn, role, kept).map_err(Error::not_started)?;
+    let baseline = Baseline::read(&conn, &fence, options, hooks)?;
     let interrupt = Interrupt::install(&conn).map_err(Error::not_started)?;
-    Ok((
-        open_file,
-        Fenced {
-            lease,
-            conn,
-            fence,
-            interrupt,
-        },
-    ))
+    Ok(Fenced {
+        baseline,
+        lease,
+        conn,
+        fence,
+        interrupt,
+    })
+}
+
+fn temporary_objects(conn: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let mut statement = conn.prepare("SELECT name FROM temp.sqlite_schema")?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    names.collect()
 }
 
 /// The close of a file's last connection makes a checkpoint, unless this forbids it.
@@ -182,7 +230,7 @@ pub(crate) fn open_reader(
     let conn = source.connect().map_err(|e| explain_open(path, e))?;
     // So that an error from here on releases it before the connection closes.
     let lease = lease;
-    prepare(&conn, options, Role::Reader, patience)?;
+    let hooks = prepare(&conn, options, Role::Reader, patience)?;
     first_look(&conn, path)?;
     // It has opened the file by its name, and the log by now, so they were compared before and after that.
     file.compare()?;
@@ -191,14 +239,7 @@ pub(crate) fn open_reader(
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)
         .map_err(Error::not_started)?;
     set(&conn, "query_only", 1)?;
-    let fence = Fence::install(&conn, Role::Reader).map_err(Error::not_started)?;
-    let interrupt = Interrupt::install(&conn).map_err(Error::not_started)?;
-    Ok(Fenced {
-        lease,
-        conn,
-        fence,
-        interrupt,
-    })
+    fence_in(conn, lease, options, Role::Reader, hooks)
 }
 
 /// Opens a copy of the database, which nobody else has, to write it or to check it.
@@ -342,16 +383,18 @@ pub(crate) fn settings(conn: &Connection, options: &Options, level: Durability) 
     settings
 }
 
-/// What comes before the first look at the file.
-fn prepare(conn: &Connection, options: &Options, role: Role, patience: Duration) -> Result<()> {
+/// What comes before the first look at the file. Says which hooks are those of `on_connect`.
+fn prepare(conn: &Connection, options: &Options, role: Role, patience: Duration) -> Result<OwnHooks> {
     // First of all, so that the rest can wait for a lock.
     set(conn, "busy_timeout", patience.as_millis())?;
     conn.set_prepared_statement_cache_capacity(options.statement_cache);
     let Some(on_connect) = &options.on_connect else {
-        return Ok(());
+        return Ok(OwnHooks::default());
     };
+    // To change it later would delete the temporary objects of `on_connect`.
+    execute_pragma(conn, "temp_store", TEMP_STORE)?;
     // Before anything that reads the file: it may be the key.
-    on_connect(conn, role)?;
+    let hooks = OwnHooks::of(conn, || on_connect(conn, role))?;
     if !conn.is_autocommit() {
         return Err(Error::Options {
             option: "on_connect",
@@ -359,7 +402,8 @@ fn prepare(conn: &Connection, options: &Options, role: Role, patience: Duration)
                 .into(),
         });
     }
-    set(conn, "busy_timeout", patience.as_millis())
+    set(conn, "busy_timeout", patience.as_millis())?;
+    Ok(hooks)
 }
 
 /// The first look at the file, so that its error is of the file and not of some PRAGMA.
@@ -437,10 +481,14 @@ fn switch(conn: &Connection) -> rusqlite::Result<String> {
 
 fn set(conn: &Connection, name: &'static str, value: impl ToString) -> Result<()> {
     let value = value.to_string();
-    if let Err(e) = conn.execute_batch(&format!("PRAGMA {name} = {value}")) {
-        return Err(pragma_error(name, value, e.to_string(), Some(e)));
-    }
+    execute_pragma(conn, name, &value)?;
     verify(conn, name, value)
+}
+
+fn execute_pragma(conn: &Connection, name: &'static str, value: impl ToString) -> Result<()> {
+    let value = value.to_string();
+    conn.execute_batch(&format!("PRAGMA {name} = {value}"))
+        .map_err(|e| pragma_error(name, value, e.to_string(), Some(e)))
 }
 
 fn verify(conn: &Connection, name: &'static str, wanted: impl ToString) -> Result<()> {

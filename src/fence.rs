@@ -12,15 +12,18 @@
 //!
 //! The fence stops SQL and mistakes. It does not stop a closure that removes it (`conn.authorizer(None)`).
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
 
 use crate::change_counters::ChangeCounters;
 use crate::error::{Error, primary_code};
 use crate::options::Role;
+use crate::panics::quietly;
 use crate::status::{self, Action, Judge, Permission};
 
 /// PRAGMAs that only read, with or without an argument.
@@ -71,6 +74,9 @@ const READS_WITHOUT_VALUE: &[&str] = &[
 
 /// Two numbers in the file's header. They are data of the application, and a rollback undoes them.
 const HEADER_VALUES: &[&str] = &["application_id", "user_version"];
+
+const KEEP_INSTEAD: &str = "every closure on this connection is to find it: delete its rows instead, or make a temporary \
+                            object of your own under another name";
 
 const RETURN_ERR: &str = "larder begins and ends the transaction: return Ok to commit, return Err to roll back, \
                           and nest with tx.savepoint(|tx| ..)";
@@ -135,6 +141,12 @@ pub(crate) struct Fence {
     watched: AtomicBool,
     seen: Mutex<Vec<Change>>,
     changes: Arc<ChangeCounters>,
+    schema_change: AtomicBool,
+    /// Temporary objects that were there before any closure.
+    kept: BTreeSet<String>,
+    /// rusqlite has another count of each for as long as SQLite asks this fence.
+    authorizer: Arc<()>,
+    commit_hook: Arc<()>,
 }
 
 /// A table that a statement changes itself, not one of its triggers.
@@ -147,8 +159,8 @@ pub(crate) struct Change {
 }
 
 impl Fence {
-    /// Puts the fence around a connection.
-    pub(crate) fn install(conn: &Connection, role: Role) -> rusqlite::Result<Arc<Self>> {
+    /// Puts the fence around a connection on which there are those temporary objects.
+    pub(crate) fn install(conn: &Connection, role: Role, kept: BTreeSet<String>) -> rusqlite::Result<Arc<Self>> {
         let fence = Arc::new(Self {
             role,
             own: AtomicBool::new(false),
@@ -161,18 +173,58 @@ impl Fence {
             watched: AtomicBool::new(false),
             seen: Mutex::default(),
             changes: Arc::new(ChangeCounters::new()),
+            schema_change: AtomicBool::new(false),
+            kept,
+            authorizer: Arc::default(),
+            commit_hook: Arc::default(),
         });
         if role == Role::Writer {
             status::define_change_functions(conn, &fence.changes)?;
         }
-        status::authorize(conn, &fence)?;
-        let guard = Arc::clone(&fence);
+        fence.set_authorizer(conn)?;
+        fence.set_commit_hook(conn)?;
+        Ok(fence)
+    }
+
+    fn set_authorizer(self: &Arc<Self>, conn: &Connection) -> rusqlite::Result<()> {
+        status::authorize(conn, self, Arc::clone(&self.authorizer))
+    }
+
+    fn set_commit_hook(self: &Arc<Self>, conn: &Connection) -> rusqlite::Result<()> {
+        let guard = Arc::clone(self);
+        let token = Arc::clone(&self.commit_hook);
         // Without this, what a closure does after a RAISE(ROLLBACK) that it swallowed would be committed at
         // once, statement by statement. The hook's `true` turns such a commit into a rollback.
         conn.commit_hook(Some(move || {
+            let _kept = &token;
             !guard.own.load(Relaxed) && !guard.is_outside_transaction()
-        }))?;
-        Ok(fence)
+        }))
+    }
+
+    /// Whether the fence still stood around the connection. It does afterwards.
+    pub(crate) fn stood(self: &Arc<Self>, conn: &Connection) -> bool {
+        let authorizes = Arc::strong_count(&self.authorizer) > 1;
+        let guards = Arc::strong_count(&self.commit_hook) > 1;
+        // The closure's are dropped first, which is user code. They fail only for a connection that rusqlite does not own.
+        if !authorizes {
+            quietly(|| drop(conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)));
+            let _ = self.set_authorizer(conn);
+        }
+        if !guards {
+            quietly(|| drop(conn.commit_hook(None::<fn() -> bool>)));
+            let _ = self.set_commit_hook(conn);
+        }
+        authorizes && guards
+    }
+
+    /// Whether a statement that changes the schema has been prepared since this was last asked, one of larder's own, too.
+    pub(crate) fn take_schema_change(&self) -> bool {
+        self.schema_change.swap(false, Relaxed)
+    }
+
+    /// Whether the temporary object of that name was there before any closure.
+    pub(crate) fn keeps(&self, name: &str) -> bool {
+        self.kept.contains(name)
     }
 
     /// Runs larder's own statements.
@@ -306,8 +358,14 @@ impl Fence {
         }
     }
 
-    fn judge_pragma(&self, name: &str, value: Option<&str>) -> Permission {
+    fn judge_pragma(&self, name: &str, value: Option<&str>, of_temporary: bool) -> Permission {
         let name = name.to_ascii_lowercase();
+        if of_temporary && value.is_some() && HEADER_VALUES.contains(&name.as_str()) {
+            return self.refuse(
+                format!("PRAGMA temp.{name}"),
+                "it would outlive the transaction: set that of main",
+            );
+        }
         let allowed = READS.contains(&name.as_str())
             || (value.is_none() && READS_WITHOUT_VALUE.contains(&name.as_str()))
             || (self.role == Role::Writer && HEADER_VALUES.contains(&name.as_str()))
@@ -368,6 +426,9 @@ impl Fence {
 
 impl Judge for Fence {
     fn judge(&self, action: &Action<'_>) -> Permission {
+        if changes_schema(action.code) {
+            self.schema_change.store(true, Relaxed);
+        }
         if self.own.load(Relaxed) {
             return Permission::Allow;
         }
@@ -393,7 +454,17 @@ impl Judge for Fence {
             // Without a name where that is not a literal.
             (ffi::SQLITE_ATTACH, _) => self.refuse("ATTACH", ATTACH_INSTEAD),
             (ffi::SQLITE_DETACH, _) => self.refuse("DETACH", "a store has one file"),
-            (ffi::SQLITE_PRAGMA, Some(name)) => self.judge_pragma(name, second.as_deref()),
+            (ffi::SQLITE_PRAGMA, Some(name)) => self.judge_pragma(name, second.as_deref(), is_temporary),
+            (
+                ffi::SQLITE_DROP_TEMP_INDEX
+                | ffi::SQLITE_DROP_TEMP_TABLE
+                | ffi::SQLITE_DROP_TEMP_TRIGGER
+                | ffi::SQLITE_DROP_TEMP_VIEW,
+                Some(name),
+            ) if self.keeps(name) => self.refuse("DROP of a temporary object of on_connect", KEEP_INSTEAD),
+            (ffi::SQLITE_ALTER_TABLE, Some("temp")) if second.as_deref().is_some_and(|name| self.keeps(name)) => {
+                self.refuse("ALTER of a temporary table of on_connect", KEEP_INSTEAD)
+            }
             // sqlite_sequence or sqlite_stat1. SQLite does not let them be dropped, and they would shadow main's.
             (ffi::SQLITE_CREATE_TABLE | ffi::SQLITE_CREATE_TEMP_TABLE, Some(table))
                 if is_temporary && table.starts_with("sqlite_") =>
@@ -411,6 +482,19 @@ impl Judge for Fence {
             _ => Permission::Allow,
         }
     }
+}
+
+fn changes_schema(code: i32) -> bool {
+    matches!(
+        code,
+        ffi::SQLITE_CREATE_INDEX..=ffi::SQLITE_CREATE_VIEW
+            | ffi::SQLITE_DROP_INDEX..=ffi::SQLITE_DROP_VIEW
+            | ffi::SQLITE_ALTER_TABLE
+            | ffi::SQLITE_REINDEX
+            | ffi::SQLITE_ANALYZE
+            | ffi::SQLITE_CREATE_VTABLE
+            | ffi::SQLITE_DROP_VTABLE
+    )
 }
 
 /// What SQLite calls `operation` is `BEGIN`, `RELEASE` or `ROLLBACK`.

@@ -44,11 +44,11 @@ use crate::cache::CacheShare;
 use crate::clock::Tick;
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
 use crate::connection::open_file::{Lease, OpenFile};
-use crate::connection::{Fenced, close, open_reader, reader_source};
+use crate::connection::{Baseline, Fenced, Restored, close, open_reader, reader_source};
 use crate::costs::{SitePage, StatementPage};
 use crate::doing::Doing;
 use crate::error::{Error, Outcome, Result};
-use crate::event::CallerSpan;
+use crate::event::{CallerSpan, event};
 use crate::fence::Fence;
 use crate::handoff::Handoff;
 use crate::options::Options;
@@ -56,7 +56,7 @@ use crate::panics::{caught, quietly};
 use crate::prepared::{Prepare, Prepared};
 use crate::site::CallSite;
 use crate::stats::{Activity, ReaderStats};
-use crate::status;
+use crate::status::{self, Leaked};
 use crate::telemetry::Telemetry;
 use crate::telemetry::slow_log::{Call, Slow, SlowLog, SlowStatement};
 use crate::timer;
@@ -213,11 +213,22 @@ impl Readers {
 
     /// A connection that holds nothing goes on top of the idle ones.
     fn check_in(&self, reader: Lent) {
-        if !reader.clean || self.census.is_closed() {
+        if !reader.may_be_used_again() || self.census.is_closed() {
+            let spoiled = reader.spoiled;
             drop(reader);
             // A read that found the pool full before that is asleep once this has the lock. Woken, it has another opened.
             self.lock_idle().openings.closed();
-            return self.came_back.notify_one();
+            self.came_back.notify_one();
+            if let Some(reason) = spoiled {
+                event!(
+                    warn,
+                    "larder::read",
+                    self.path,
+                    { reason },
+                    "a read has left its connection so that it was closed; another one is opened when it is needed"
+                );
+            }
+            return;
         }
         let mut idle = self.lock_idle();
         let mut wake = idle.may_wake();
@@ -494,6 +505,7 @@ impl Manager {
         let entry = self.census.enter()?;
         let opened = caught(|| open_reader(&self.source, &self.file, &self.options, patience));
         let Fenced {
+            baseline,
             lease,
             conn,
             fence,
@@ -505,11 +517,13 @@ impl Manager {
             })
         })?;
         Ok(Reader {
+            baseline: Some(baseline),
             conn: Some(conn),
             fence,
             interrupt,
             busy_timeout: self.options.busy_timeout,
             clean: true,
+            spoiled: None,
             schema: 0,
             sites: SitePage::new(&self.telemetry.read_sites),
             statements: StatementPage::if_on(&self.telemetry.statements).map(RefCell::new),
@@ -523,6 +537,8 @@ impl Manager {
 
 /// A connection of the pool.
 pub(crate) struct Reader {
+    /// How it was opened. There until the drop, before the connection goes.
+    baseline: Option<Baseline>,
     /// There until the drop.
     conn: Option<Connection>,
     fence: Arc<Fence>,
@@ -530,6 +546,8 @@ pub(crate) struct Reader {
     busy_timeout: Duration,
     /// No transaction, no statement, no snapshot is left on it.
     clean: bool,
+    /// What a closure has done for which it is not to be used again.
+    spoiled: Option<&'static str>,
     /// Which schema its statements were prepared for.
     schema: u64,
     sites: SitePage,
@@ -558,15 +576,27 @@ impl Reader {
     /// does not close a connection that has statements.
     fn end_snapshot(&mut self) {
         if let Some(conn) = &mut self.conn {
-            status::reset_leaked(conn);
-            self.clean =
-                (conn.is_autocommit() || run_own(conn, &self.fence, sql::ROLLBACK).is_ok()) && holds_nothing(conn);
+            let end = |conn: &Connection| {
+                (conn.is_autocommit() || run_own(conn, &self.fence, sql::ROLLBACK).is_ok()) && holds_nothing(conn)
+            };
+            status::reset_leaked(conn, Leaked::Ours);
+            self.clean = end(conn);
+            if !self.clean {
+                // A forgotten `Blob`. The connection is closed, or stays open if SQLite refuses that, but holds nothing.
+                status::reset_leaked(conn, Leaked::All);
+                end(conn);
+            }
         }
+    }
+
+    fn may_be_used_again(&self) -> bool {
+        self.clean && self.spoiled.is_none()
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        self.baseline.take();
         self.lease.release();
         if let Some(conn) = self.conn.take() {
             close(conn);
@@ -580,10 +610,12 @@ pub(crate) struct Snapshot<'r> {
     readers: &'r Readers,
     conn: &'r Connection,
     prepared: Prepared<'r>,
-    fence: &'r Fence,
+    fence: &'r Arc<Fence>,
     interrupt: &'r Arc<Interrupt>,
     busy_timeout: Duration,
     clean: &'r mut bool,
+    spoiled: &'r mut Option<&'static str>,
+    baseline: Option<&'r Baseline>,
     sites: &'r mut SitePage,
     statements: Option<&'r RefCell<StatementPage>>,
     cache: &'r mut CacheShare,
@@ -609,6 +641,8 @@ impl<'r> Snapshot<'r> {
             interrupt: &reader.interrupt,
             busy_timeout: reader.busy_timeout,
             clean: &mut reader.clean,
+            spoiled: &mut reader.spoiled,
+            baseline: reader.baseline.as_ref(),
             sites: &mut reader.sites,
             statements: reader.statements.as_ref(),
             cache: &mut reader.cache,
@@ -713,7 +747,7 @@ impl<'r> Snapshot<'r> {
     fn serves_more(&mut self) -> bool {
         let left_behind = self.bare && self.conn.is_busy();
         self.tidy();
-        !left_behind && !self.conn.is_autocommit()
+        !left_behind && self.spoiled.is_none() && !self.conn.is_autocommit()
     }
 
     /// Takes away what a closure may have left on the connection through rusqlite's own methods.
@@ -721,6 +755,9 @@ impl<'r> Snapshot<'r> {
         if mem::take(&mut self.bare) {
             let _ = self.interrupt.put_back(self.conn);
             let _ = self.conn.busy_timeout(self.busy_timeout);
+            if let Some(Restored::NotAll(reason)) = self.baseline.map(|b| b.restore(self.conn, self.fence)) {
+                self.spoiled.get_or_insert(reason);
+            }
         }
     }
 

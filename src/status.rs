@@ -4,8 +4,9 @@
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::{Arc, Once};
 
 use rusqlite::hooks::{AuthContext, Authorization};
@@ -63,23 +64,34 @@ fn db_status(conn: &Connection, what: c_int, taken: bool) -> Option<c_int> {
     (code == ffi::SQLITE_OK).then_some(now)
 }
 
+/// Which statements [`reset_leaked`] resets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Leaked {
+    /// Those that somebody prepared, and handles of blobs that were opened for writing. Full-text and R-tree tables keep
+    /// handles that only read, for as long as a transaction is open.
+    Ours,
+    /// Handles of blobs that only read, too. Only where no transaction is open, or the connection is not used again.
+    All,
+}
+
 /// Resets every statement that was left in the middle of its rows, and says how many there were. Their cursors
 /// close, so they no longer hold a snapshot open or keep a COMMIT from being made.
 ///
-/// A `Statement`, a `Rows` and a `Row` borrow the connection, so whoever has it as `&mut` has shown the compiler
+/// A `Statement`, a `Rows`, a `Row` and a `Blob` borrow the connection, so whoever has it as `&mut` has shown the compiler
 /// that none is left in use: what is still in the middle of its rows was forgotten (`std::mem::forget`, a
 /// leaked box) and nobody can reach it, or it is back in the statement cache, where a reset is what it needs.
-pub(crate) fn reset_leaked(conn: &mut Connection) -> usize {
+pub(crate) fn reset_leaked(conn: &mut Connection, which: Leaked) -> usize {
     let mut reset = 0;
     // SAFETY: the pointers come from SQLite's own list of this connection's statements. `&mut` shows that no
-    // `Row` is in use whose memory a reset could free (see above). One without text is not a statement that
-    // somebody prepared but the inside of an incremental-blob handle, as full-text tables keep; it is let be.
-    // Resetting one statement may finalize others, so the walk begins again after each.
+    // `Row` is in use whose memory a reset could free (see above). One without text is the inside of a handle of a blob,
+    // which a module's table seeks anew before it reads by it. Resetting one statement may finalize others, so the walk
+    // begins again after each.
     unsafe {
         let db = conn.handle();
         let mut statement = ffi::sqlite3_next_stmt(db, ptr::null_mut());
         while !statement.is_null() {
-            if ffi::sqlite3_stmt_busy(statement) != 0 && !ffi::sqlite3_sql(statement).is_null() {
+            let is_ours = !ffi::sqlite3_sql(statement).is_null() || ffi::sqlite3_stmt_readonly(statement) == 0;
+            if ffi::sqlite3_stmt_busy(statement) != 0 && (is_ours || which == Leaked::All) {
                 ffi::sqlite3_reset(statement);
                 reset += 1;
                 statement = ffi::sqlite3_next_stmt(db, ptr::null_mut());
@@ -89,6 +101,111 @@ pub(crate) fn reset_leaked(conn: &mut Connection) -> usize {
         }
     }
     reset
+}
+
+/// A limit of the connection, <https://sqlite.org/c3ref/limit.html>; it is changed to `value` unless that is negative. -1
+/// for one that this SQLite does not know.
+pub(crate) fn limit(conn: &Connection, limit: c_int, value: c_int) -> c_int {
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
+    unsafe { ffi::sqlite3_limit(conn.handle(), limit, value) }
+}
+
+/// A setting of the connection that is a number, <https://sqlite.org/c3ref/c_dbconfig_enable_fkey.html>; it is changed to
+/// `value` unless that is negative. `None` for one that this SQLite does not know.
+pub(crate) fn config(conn: &Connection, config: c_int, value: c_int) -> Option<c_int> {
+    let mut now: c_int = 0;
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only. The
+    // settings that [`Baseline`](crate::connection) asks for take an integer, and a pointer to one that SQLite writes
+    // before it returns; one that SQLite does not know it refuses without a look at the arguments.
+    let code = unsafe { ffi::sqlite3_db_config(conn.handle(), config, value, &mut now as *mut c_int) };
+    (code == ffi::SQLITE_OK).then_some(now)
+}
+
+/// Takes away a trace, and a profile.
+pub(crate) fn remove_trace(conn: &Connection) {
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
+    unsafe { ffi::sqlite3_trace_v2(conn.handle(), 0, None, ptr::null_mut()) };
+}
+
+/// Takes away who is asked for a collation that is missing.
+pub(crate) fn remove_collation_needed(conn: &Connection) {
+    // SAFETY: as above.
+    unsafe { ffi::sqlite3_collation_needed(conn.handle(), ptr::null_mut(), None) };
+}
+
+thread_local! {
+    static TRACED: Cell<bool> = const { Cell::new(false) };
+}
+
+unsafe extern "C" fn note_trace(_: c_uint, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+    TRACED.set(true);
+    0
+}
+
+/// Traces statements of the connection, to see by [`trace_was_replaced`] whether somebody else sets a trace.
+pub(crate) fn trace_for_others(conn: &Connection) {
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only. The
+    // function uses none of its pointers.
+    unsafe {
+        let events = ffi::SQLITE_TRACE_STMT as c_uint;
+        ffi::sqlite3_trace_v2(conn.handle(), events, Some(note_trace), ptr::null_mut());
+    }
+}
+
+/// Whether somebody else has set a trace since [`trace_for_others`]. SQLite does not tell; but then a statement is not traced by that.
+pub(crate) fn trace_was_replaced(conn: &Connection) -> rusqlite::Result<bool> {
+    TRACED.set(false);
+    conn.query_row("SELECT 1", [], |_| Ok(()))?;
+    Ok(!TRACED.get())
+}
+
+/// A statement that shows whether SQLite has made all statements of the connection be prepared anew. Dropped before the
+/// connection is closed, which SQLite refuses as long as there are statements.
+pub(crate) struct Sentinel(NonNull<ffi::sqlite3_stmt>);
+
+// SAFETY: the pointer is used with the connection alone, by whichever thread has that. SQLite's connections without a
+// mutex may go from thread to thread (`SQLITE_THREADSAFE` 1 or 2).
+unsafe impl Send for Sentinel {}
+
+impl Sentinel {
+    pub(crate) fn prepare(conn: &Connection) -> rusqlite::Result<Self> {
+        let mut statement = ptr::null_mut();
+        // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only. The
+        // text is a C string, and `statement` lives until SQLite has written it.
+        let code = unsafe {
+            let sql = c"SELECT 1/*larder*/".as_ptr();
+            let flags = ffi::SQLITE_PREPARE_PERSISTENT as c_uint;
+            ffi::sqlite3_prepare_v3(conn.handle(), sql, -1, flags, &mut statement, ptr::null_mut())
+        };
+        match (code, NonNull::new(statement)) {
+            (ffi::SQLITE_OK, Some(statement)) => Ok(Self(statement)),
+            _ => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+        }
+    }
+
+    /// Whether that has happened since this was last asked.
+    pub(crate) fn was_expired(&self) -> rusqlite::Result<bool> {
+        let statement = self.0.as_ptr();
+        // SAFETY: it is finalized in the drop alone, and the connection outlives it (see above).
+        let (stepped, reset, prepared) = unsafe {
+            (
+                ffi::sqlite3_step(statement),
+                ffi::sqlite3_reset(statement),
+                ffi::sqlite3_stmt_status(statement, ffi::SQLITE_STMTSTATUS_REPREPARE, 1),
+            )
+        };
+        match (stepped, reset) {
+            (ffi::SQLITE_ROW, ffi::SQLITE_OK) => Ok(prepared > 0),
+            (_, code) => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+        }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        // SAFETY: the connection is still open (see above), and nobody has the pointer any more.
+        unsafe { ffi::sqlite3_finalize(self.0.as_ptr()) };
+    }
 }
 
 /// Sets what `last_insert_rowid` says.
@@ -209,8 +326,10 @@ pub(crate) trait Judge: Send + Sync + 'static {
 ///
 /// rusqlite's own authorizer panics at a name that is not UTF-8. It catches that, but the statement fails, so that a table
 /// with such a column could not be read; and a program that aborts where it panics would end.
-pub(crate) fn authorize<J: Judge>(conn: &Connection, judge: &Arc<J>) -> rusqlite::Result<()> {
-    let kept = Arc::clone(judge);
+///
+/// `token` is kept for as long as the judge is asked.
+pub(crate) fn authorize<J: Judge>(conn: &Connection, judge: &Arc<J>, token: Arc<()>) -> rusqlite::Result<()> {
+    let kept = (Arc::clone(judge), token);
     // SQLite asks `ask` instead. It is there since rusqlite keeps it, and so the judge.
     conn.authorizer(Some(move |_: AuthContext<'_>| {
         let _kept = &kept;

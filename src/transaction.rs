@@ -374,6 +374,33 @@ fn interrupted_by_program(error: rusqlite::Error) -> Error {
     rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
 }
 
+/// The connection itself, with all of rusqlite's methods that take `&self`. Other closures use the same connection
+/// afterwards. What those methods set is therefore refused, or taken back after the closure; the rest is for the closure to
+/// leave alone. A closure that uses only the methods of [`ReadTx`] and [`WriteTx`] has nothing to think of.
+///
+/// | method | what becomes of it |
+/// |---|---|
+/// | `execute`, `query_row`, `prepare`, `prepare_cached`, `pragma_query`, .. | SQL is refused as in larder's own methods, and is not counted in [`Stats`](crate::Stats) |
+/// | `unchecked_transaction`, `pragma_update`, `PRAGMA temp.user_version` | refused: [`Error::Refused`] |
+/// | a `Statement` or `Rows` that is forgotten (`std::mem::forget`) | reset. The statement stays until the connection closes |
+/// | `blob_open`, and a `Blob` that is forgotten | reset in a write; in a read the connection is replaced. Its memory is lost |
+/// | `set_limit`, `set_db_config`, `set_prepared_statement_cache_capacity` | reset to what it was when the connection had been opened |
+/// | `busy_timeout`, `busy_handler`, `progress_handler`, `wal_hook` | reset; in the closure itself they put larder's own out of work, so limits of time do not hold |
+/// | `update_hook`, `rollback_hook`, `trace_v2` | removed, unless [`Options::on_connect`](crate::Options::on_connect) has set one of the kind: then what the closure has set stays, as SQLite does not tell |
+/// | `collation_needed` | removed, unless there is an `on_connect`: then it stays |
+/// | `commit_hook`, `authorizer` | the connection is replaced after the closure, since it was without larder's own meanwhile. Dangerous: what a closure does without them is not refused |
+/// | `create_scalar_function`, `create_aggregate_function`, `create_window_function`, `create_collation`, `remove_function`, `remove_collation` | the connection is replaced, where one was there before under that name and number of arguments. Dangerous: a new one stays, on this connection alone. Define them in `on_connect` |
+/// | `create_module`, `preupdate_hook`, `load_extension` | stays. Dangerous: use `on_connect` |
+/// | `last_insert_rowid`, `Statement::insert` | 0 before the closure's first insert; see [`WriteTx::insert`] for a rowid that is surely of its row |
+/// | `changes`, and what rusqlite's `execute` returns for DDL | may be that of an earlier closure before the first change of this one: use [`WriteTx::changes`], or the SQL function |
+/// | `total_changes` | of all closures on the connection: use [`WriteTx::total_changes`] |
+/// | `get_interrupt_handle` | dangerous: kept beyond the closure, it stops the statements of others |
+/// | `Backup` that is forgotten | dangerous: the source stays in use until the process ends |
+/// | `cache_flush`, `release_memory`, `flush_prepared_statement_cache`, `set_errmsg` | harm nobody |
+/// | `is_autocommit`, `is_busy`, `path`, `db_name`, `limit`, `db_config`, `transaction_state`, `serialize`, .. | only tell |
+///
+/// A replaced writer's connection takes about a millisecond, and its page cache starts empty; an event says so
+/// (`larder::write`, `larder::read`).
 impl Deref for ReadTx<'_> {
     type Target = Connection;
 
@@ -592,6 +619,7 @@ fn may_be_explain(sql: &str) -> bool {
 pub(crate) const ENDED: &str = "SQLite ended the whole transaction inside the closure (ON CONFLICT ROLLBACK, \
                                 RAISE(ROLLBACK), a full disk, an I/O error or no memory)";
 
+/// What a [`ReadTx`] can do, and by it the connection: see there for what becomes of what is set on that.
 impl<'a> Deref for WriteTx<'a> {
     type Target = ReadTx<'a>;
 

@@ -57,7 +57,7 @@ use crate::checkpoint::{Checkpointer, Mode, PATIENCE};
 use crate::closing::Closing;
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
 use crate::connection::open_file::{Lease, OpenFile};
-use crate::connection::{Fenced, synchronous};
+use crate::connection::{self, Baseline, Fenced, Restored, synchronous};
 use crate::costs::{SitePage, StatementPage};
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
@@ -66,9 +66,10 @@ use crate::file::TempFolder;
 use crate::fork;
 use crate::job::{Job, Place, Verdict};
 use crate::options::{Durability, Options};
+use crate::panics::caught;
 use crate::prepared::Prepared;
 use crate::readers::Readers;
-use crate::status;
+use crate::status::{self, Leaked};
 use crate::telemetry::Telemetry;
 use crate::telemetry::slow_log::{Call, Slow, SlowLog, SlowStatement};
 use crate::transaction::{ENDED, WriteTx, run_own, sql};
@@ -114,11 +115,17 @@ pub(crate) struct Writer {
     readers: Arc<Readers>,
     telemetry: Arc<Telemetry>,
     options: Options,
+    /// How the connection was opened. It is dropped before that.
+    baseline: Baseline,
     /// Before the connection, so that a thread that panics drops it first.
     lease: Lease,
     conn: Connection,
     fence: Arc<Fence>,
     interrupt: Arc<Interrupt>,
+    /// Why the connection is to be replaced before the next job.
+    spoiled: Option<&'static str>,
+    /// Whether the last group has left a statement that runs.
+    left_running: bool,
     checkpointer: Checkpointer,
     /// The level that `PRAGMA synchronous` is at.
     durability: Durability,
@@ -196,6 +203,7 @@ impl Writer {
         folder: Option<Arc<TempFolder>>,
     ) -> Result<()> {
         let Fenced {
+            baseline,
             lease,
             conn,
             fence,
@@ -214,10 +222,13 @@ impl Writer {
             readers,
             telemetry,
             options,
+            baseline,
             lease,
             conn,
             fence,
             interrupt,
+            spoiled: None,
+            left_running: false,
             checkpointer,
             durability,
             deferred_keys: DeferredKeys::default(),
@@ -342,7 +353,9 @@ impl Writer {
                     None => Instant::now(),
                 };
             }
-            let full = self.group.len() >= self.options.group_jobs || now - began >= self.options.group_time;
+            let full = self.group.len() >= self.options.group_jobs
+                || now - began >= self.options.group_time
+                || self.spoiled.is_some();
             candidate = if alone || full {
                 None
             } else {
@@ -353,6 +366,7 @@ impl Writer {
         if self.commit() {
             self.reply(began);
         }
+        self.reset_left_running();
         self.report_slow();
     }
 
@@ -393,6 +407,10 @@ impl Writer {
             return Some((job, now));
         }
         if let Some(error) = self.wal_full() {
+            self.fail(job, error);
+            return None;
+        }
+        if let Err(error) = self.replace_spoiled() {
             self.fail(job, error);
             return None;
         }
@@ -516,8 +534,19 @@ impl Writer {
     fn tidy(&mut self) {
         let _ = self.interrupt.put_back(&self.conn);
         let _ = self.conn.busy_timeout(self.options.busy_timeout);
+        Checkpointer::watch_log(&self.conn);
+        if let Restored::NotAll(reason) = self.baseline.restore(&self.conn, &self.fence) {
+            self.spoiled.get_or_insert(reason);
+        }
         if self.conn.is_busy() {
-            let leaked = status::reset_leaked(&mut self.conn);
+            self.reset_leaked(Leaked::Ours);
+            self.left_running = self.conn.is_busy();
+        }
+    }
+
+    fn reset_leaked(&mut self, which: Leaked) {
+        let leaked = status::reset_leaked(&mut self.conn, which);
+        if leaked > 0 {
             self.defer(move |path| {
                 event!(
                     warn,
@@ -528,6 +557,61 @@ impl Writer {
                 );
             });
         }
+    }
+
+    /// After a transaction, in which a forgotten `Blob` that only reads cannot be told from one that a full-text table
+    /// keeps: that is closed with the transaction. What runs still would keep the log from every checkpoint.
+    fn reset_left_running(&mut self) {
+        if self.left_running && self.conn.is_autocommit() {
+            self.left_running = false;
+            self.reset_leaked(Leaked::All);
+        }
+    }
+
+    /// Between two groups: opens another connection where a closure has left this one so that it cannot be made right.
+    ///
+    /// # Errors
+    ///
+    /// It could not be opened. No job runs on the old one, and the next job tries again.
+    fn replace_spoiled(&mut self) -> Result<()> {
+        let Some(reason) = self.spoiled else { return Ok(()) };
+        let open = || connection::open_writer_again(&self.shared.file, &self.options);
+        let Fenced {
+            baseline,
+            lease,
+            conn,
+            fence,
+            interrupt,
+        } = caught(open).unwrap_or_else(|| {
+            Err(Error::Options {
+                option: "on_connect",
+                problem: "it panicked for the writer".into(),
+            })
+        })?;
+        Checkpointer::watch_log(&conn);
+        self.roll_back();
+        self.reset_leaked(Leaked::All);
+        self.baseline = baseline;
+        self.fence = fence;
+        self.interrupt = interrupt;
+        self.durability = self.options.durability;
+        self.deferred_keys = DeferredKeys::default();
+        self.looked.forget_version();
+        let mut old = mem::replace(&mut self.lease, lease);
+        old.release();
+        connection::close(mem::replace(&mut self.conn, conn));
+        drop(old);
+        self.spoiled = None;
+        self.defer(move |path| {
+            event!(
+                warn,
+                "larder::write",
+                path,
+                { reason },
+                "a write has left its connection so that it was closed and another one opened"
+            );
+        });
+        Ok(())
     }
 
     /// Finds what a closure did wrong without knowing it, and drops its temporary objects.
@@ -747,6 +831,10 @@ impl Writer {
             let objects = statement
                 .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
+            let objects: Vec<_> = objects
+                .into_iter()
+                .filter(|(_, name)| !self.fence.keeps(name))
+                .collect();
             if objects.is_empty() {
                 return Ok(());
             }

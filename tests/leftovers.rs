@@ -1,11 +1,18 @@
 //! Nothing that a closure leaves behind reaches the next: temporary objects, open statements, settings, counters.
 
+use std::cell::RefCell;
 use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use larder::rusqlite::Connection;
-use larder::{Error, Migration, Migrations, Options, Result, Store, WriteTx};
+use larder::rusqlite::config::DbConfig;
+use larder::rusqlite::functions::FunctionFlags;
+use larder::rusqlite::limits::Limit;
+use larder::rusqlite::trace::TraceEventCodes;
+use larder::rusqlite::{Connection, hooks};
+use larder::{Error, Migration, Migrations, Options, ReadTx, Result, Store, WriteTx};
 
 use crate::groups::{Gate, grouping};
 
@@ -718,4 +725,529 @@ fn migration_sees_no_rowid_of_a_write() {
         .read(|tx| tx.query_row("SELECT id, total FROM seen", [], |row| Ok((row.get(0)?, row.get(1)?))))
         .unwrap();
     assert_eq!(seen, (0, 0));
+}
+
+/// What a closure may do to the connection that it is given, by rusqlite's safe methods.
+type Meddle = fn(&Connection) -> larder::rusqlite::Result<()>;
+
+fn set_limits(conn: &Connection) -> larder::rusqlite::Result<()> {
+    for limit in [
+        Limit::SQLITE_LIMIT_LENGTH,
+        Limit::SQLITE_LIMIT_SQL_LENGTH,
+        Limit::SQLITE_LIMIT_COLUMN,
+        Limit::SQLITE_LIMIT_EXPR_DEPTH,
+        Limit::SQLITE_LIMIT_VDBE_OP,
+        Limit::SQLITE_LIMIT_VARIABLE_NUMBER,
+        Limit::SQLITE_LIMIT_FUNCTION_ARG,
+        Limit::SQLITE_LIMIT_TRIGGER_DEPTH,
+    ] {
+        conn.set_limit(limit, 1)?;
+    }
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 9).map(drop)
+}
+
+fn set_config(conn: &Connection) -> larder::rusqlite::Result<()> {
+    for (config, on) in [
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false),
+        (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true),
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, true),
+        (DbConfig::SQLITE_DBCONFIG_DQS_DML, true),
+        (DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true),
+        (DbConfig::SQLITE_DBCONFIG_REVERSE_SCANORDER, true),
+        (DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, true),
+    ] {
+        conn.set_db_config(config, on)?;
+    }
+    Ok(())
+}
+
+fn set_hooks(conn: &Connection) -> larder::rusqlite::Result<()> {
+    conn.update_hook(Some(|_: hooks::Action, _: &str, _: &str, _| called("update_hook")))?;
+    conn.rollback_hook(Some(|| called("rollback_hook")))?;
+    conn.trace_v2(TraceEventCodes::all(), Some(|_| called("trace")));
+    conn.wal_hook(Some(|_, _| {
+        called("wal_hook");
+        Ok(())
+    }));
+    conn.busy_handler(Some(|_| {
+        called("busy_handler");
+        true
+    }))
+}
+
+fn refuse_commits(conn: &Connection) -> larder::rusqlite::Result<()> {
+    conn.commit_hook(Some(|| true))
+}
+
+fn forbid_everything(conn: &Connection) -> larder::rusqlite::Result<()> {
+    conn.authorizer(Some(|_: hooks::AuthContext<'_>| hooks::Authorization::Deny))
+}
+
+fn take_the_fence_away(conn: &Connection) -> larder::rusqlite::Result<()> {
+    conn.authorizer(None::<fn(hooks::AuthContext<'_>) -> hooks::Authorization>)?;
+    conn.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA recursive_triggers = ON; PRAGMA query_only = OFF")
+}
+
+fn shrink_statement_cache(conn: &Connection) -> larder::rusqlite::Result<()> {
+    conn.set_prepared_statement_cache_capacity(0);
+    Ok(())
+}
+
+fn replace_function(conn: &Connection) -> larder::rusqlite::Result<()> {
+    conn.create_scalar_function("answer", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(13))?;
+    conn.create_scalar_function("upper", 1, FunctionFlags::SQLITE_UTF8, |_| Ok("no"))
+}
+
+fn remove_function(conn: &Connection) -> larder::rusqlite::Result<()> {
+    conn.remove_function("answer", 0)
+}
+
+fn replace_collation(conn: &Connection) -> larder::rusqlite::Result<()> {
+    conn.create_collation("NOCASE", |_, _| std::cmp::Ordering::Equal)
+}
+
+const MEDDLES: [(&str, Meddle); 10] = [
+    ("limits", set_limits),
+    ("config", set_config),
+    ("hooks", set_hooks),
+    ("commit hook", refuse_commits),
+    ("authorizer", forbid_everything),
+    ("no authorizer", take_the_fence_away),
+    ("statement cache", shrink_statement_cache),
+    ("function", replace_function),
+    ("removed function", remove_function),
+    ("collation", replace_collation),
+];
+
+thread_local! {
+    static CALLED: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+}
+
+fn called(hook: &'static str) {
+    CALLED.with_borrow_mut(|all| all.push(hook));
+}
+
+/// All that can be asked of a connection, in a closure.
+fn state(tx: &ReadTx<'_>) -> Result<Vec<String>> {
+    let mut state = Vec::new();
+    for pragma in [
+        "foreign_keys",
+        "recursive_triggers",
+        "query_only",
+        "trusted_schema",
+        "busy_timeout",
+        "synchronous",
+    ] {
+        let value: i64 = tx.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))?;
+        state.push(format!("{pragma} {value}"));
+    }
+    let values: (i64, String, bool) =
+        tx.query_row("SELECT answer(), upper('ok'), 'a' = 'b' COLLATE NOCASE", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+    state.push(format!("{values:?}"));
+    for sql in ["SELECT \"no column\"", "BEGIN", "PRAGMA ignore_check_constraints = ON"] {
+        state.push(format!("{sql}: {}", tx.query_row(sql, [], |_| Ok(())).is_err()));
+    }
+    let conn: &Connection = tx;
+    for limit in LIMITS {
+        state.push(format!("{limit:?}: {}", conn.limit(limit)?));
+    }
+    for config in CONFIGS {
+        state.push(format!("{config:?}: {}", conn.db_config(config)?));
+    }
+    Ok(state)
+}
+
+const LIMITS: [Limit; 13] = [
+    Limit::SQLITE_LIMIT_LENGTH,
+    Limit::SQLITE_LIMIT_SQL_LENGTH,
+    Limit::SQLITE_LIMIT_COLUMN,
+    Limit::SQLITE_LIMIT_EXPR_DEPTH,
+    Limit::SQLITE_LIMIT_COMPOUND_SELECT,
+    Limit::SQLITE_LIMIT_VDBE_OP,
+    Limit::SQLITE_LIMIT_FUNCTION_ARG,
+    Limit::SQLITE_LIMIT_ATTACHED,
+    Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH,
+    Limit::SQLITE_LIMIT_VARIABLE_NUMBER,
+    Limit::SQLITE_LIMIT_TRIGGER_DEPTH,
+    Limit::SQLITE_LIMIT_WORKER_THREADS,
+    Limit::SQLITE_LIMIT_PARSER_DEPTH,
+];
+
+const CONFIGS: [DbConfig; 14] = [
+    DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER,
+    DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG,
+    DbConfig::SQLITE_DBCONFIG_RESET_DATABASE,
+    DbConfig::SQLITE_DBCONFIG_DEFENSIVE,
+    DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA,
+    DbConfig::SQLITE_DBCONFIG_LEGACY_ALTER_TABLE,
+    DbConfig::SQLITE_DBCONFIG_DQS_DML,
+    DbConfig::SQLITE_DBCONFIG_DQS_DDL,
+    DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW,
+    DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA,
+    DbConfig::SQLITE_DBCONFIG_REVERSE_SCANORDER,
+];
+
+/// With a limit and a setting of `on_connect`, which are to stay as that has them.
+fn store_to_meddle_with() -> Store {
+    let options = grouping().readers(1).on_connect(|conn, _| {
+        conn.create_scalar_function("answer", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(42))?;
+        conn.set_limit(Limit::SQLITE_LIMIT_COMPOUND_SELECT, 77)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        Ok(())
+    });
+    let store = options.open_temp().unwrap();
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE t(id INTEGER PRIMARY KEY CHECK (id > 0)) STRICT;
+                 INSERT INTO t VALUES (1), (2), (3);
+                 CREATE TABLE child(t INTEGER REFERENCES t(id)) STRICT;",
+            )
+        })
+        .unwrap();
+    store
+}
+
+/// rusqlite's safe methods set what the connection keeps: a limit let every later write fail until the restart, foreign
+/// keys switched off let the next caller's orphan in, a hook was called for the writes of others.
+#[test]
+fn settings_of_a_write_do_not_reach_the_next() {
+    for (name, meddle) in MEDDLES {
+        let store = store_to_meddle_with();
+        let before = store.write(|tx| state(tx)).unwrap();
+        // In a group, alone, in a write that fails, and in one that panics.
+        let gate = Gate::hold(&store);
+        let meddled = store.submit(move |tx| Ok(meddle(tx)?)).unwrap();
+        let next = store.submit(|tx| state(tx)).unwrap();
+        gate.open();
+        meddled.wait().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(next.wait().unwrap(), before, "{name}, in a group");
+        store.write(move |tx| Ok(meddle(tx)?)).unwrap();
+        assert_eq!(store.write(|tx| state(tx)).unwrap(), before, "{name}");
+        let failed = store.write(move |tx| {
+            meddle(tx)?;
+            Err::<(), _>(Error::app("no"))
+        });
+        failed.unwrap_err();
+        assert_eq!(store.write(|tx| state(tx)).unwrap(), before, "{name}, failed");
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            store.write(move |tx| -> Result<()> {
+                meddle(tx)?;
+                resume_unwind(Box::new("boom"))
+            })
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(store.write(|tx| state(tx)).unwrap(), before, "{name}, panicked");
+        store
+            .write(|tx| {
+                CALLED.take();
+                tx.execute("INSERT INTO t VALUES (4)", [])
+            })
+            .unwrap();
+        let failed = store.write(|tx| {
+            tx.execute("INSERT INTO t VALUES (5)", [])?;
+            Err::<(), _>(Error::app("no"))
+        });
+        failed.unwrap_err();
+        assert_eq!(store.write(|_| Ok(CALLED.take())).unwrap(), [""; 0], "{name}");
+        assert!(
+            store
+                .write(|tx| tx.execute("INSERT INTO child VALUES (99)", []))
+                .is_err(),
+            "{name}"
+        );
+        assert!(
+            store.write(|tx| tx.execute("INSERT INTO t VALUES (-1)", [])).is_err(),
+            "{name}"
+        );
+        assert_eq!(ids(&store), [1, 2, 3, 4]);
+        another_checkpoint(&store, store.stats().checkpoints);
+        let report = store.close().unwrap();
+        assert!(report.wal_truncated, "{name}: {report}");
+    }
+}
+
+#[test]
+fn settings_of_a_read_do_not_reach_the_next() {
+    for (name, meddle) in MEDDLES {
+        let store = store_to_meddle_with();
+        let before = store.read(state).unwrap();
+        for _ in 0..3 {
+            store
+                .read(|tx| Ok(meddle(tx)?))
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(store.read(state).unwrap(), before, "{name}");
+        }
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            store.read(|tx| -> Result<()> {
+                meddle(tx)?;
+                resume_unwind(Box::new("boom"))
+            })
+        }));
+        assert!(panicked.is_err());
+        CALLED.take();
+        assert_eq!(store.read(state).unwrap(), before, "{name}, panicked");
+        assert_eq!(CALLED.take(), [""; 0], "{name}");
+        assert!(
+            store.read(|tx| Ok(tx.execute_batch("DELETE FROM t")?)).is_err(),
+            "{name}"
+        );
+        assert_eq!(store.stats().readers.open, 1, "{name}");
+        assert!(store.close().unwrap().wal_truncated);
+    }
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn settings_of_a_task_read_do_not_reach_the_next() {
+    for (name, meddle) in MEDDLES {
+        let store = store_to_meddle_with();
+        let before = store.read(state).unwrap();
+        // One reader, so that they share a snapshot as far as they may.
+        let reads: Vec<_> = (0..20)
+            .map(|n| {
+                store.read_async(move |tx| {
+                    if n % 2 == 0 {
+                        return Ok(meddle(tx).map(|()| Vec::new())?);
+                    }
+                    state(tx)
+                })
+            })
+            .collect();
+        for (n, read) in reads.into_iter().enumerate() {
+            let read = futures_executor::block_on(read);
+            let read = read.unwrap_or_else(|error| panic!("{name}: {error}"));
+            if n % 2 == 1 {
+                assert_eq!(read, before, "{name}, read {n}");
+            }
+        }
+    }
+}
+
+/// A `Blob` that was opened for writing and forgotten is a statement that writes: every later COMMIT failed. One that only
+/// reads kept every checkpoint from the log.
+#[test]
+fn forgotten_blobs_of_a_write_harm_no_later_write() {
+    for read_only in [false, true] {
+        let store = grouping().readers(1).open_temp().unwrap();
+        store
+            .write(|tx| {
+                tx.execute_batch(
+                    "CREATE TABLE t(id INTEGER PRIMARY KEY, data BLOB); INSERT INTO t VALUES (1, zeroblob(9000));
+                     CREATE VIRTUAL TABLE words USING fts5(word); CREATE VIRTUAL TABLE old USING fts4(word);
+                     CREATE VIRTUAL TABLE boxes USING rtree(id, l, r);",
+                )
+            })
+            .unwrap();
+        let words = |tx: &WriteTx<'_>| {
+            tx.execute("INSERT INTO words VALUES ('ant')", [])?;
+            tx.execute("INSERT INTO old VALUES ('ant')", [])?;
+            tx.execute(
+                "INSERT INTO boxes VALUES ((SELECT ifnull(max(id), 0) + 1 FROM boxes), 0, 1)",
+                [],
+            )?;
+            let sql = "SELECT (SELECT count(*) FROM words('ant')) + (SELECT count(*) FROM old WHERE old MATCH 'ant') \
+                       + (SELECT count(*) FROM boxes WHERE l < 1)";
+            tx.query_row(sql, [], |row| row.get::<_, i64>(0))
+        };
+        let gate = Gate::hold(&store);
+        let jobs: Vec<_> = (0..6)
+            .map(|n| {
+                store
+                    .submit(move |tx| {
+                        let count = words(tx)?;
+                        if n % 3 == 1 {
+                            forget(tx.blob_open(larder::rusqlite::MAIN_DB, "t", "data", 1, read_only)?);
+                        }
+                        Ok(count)
+                    })
+                    .unwrap()
+            })
+            .collect();
+        gate.open();
+        for (n, job) in jobs.into_iter().enumerate() {
+            assert_eq!(job.wait().unwrap(), 3 * (n as i64 + 1));
+        }
+        for n in 7..10 {
+            assert_eq!(store.write(words).unwrap(), 3 * n);
+            store
+                .write(move |tx| {
+                    let blob = tx.blob_open(larder::rusqlite::MAIN_DB, "t", "data", 1, read_only);
+                    Ok(blob.map(forget)?)
+                })
+                .unwrap();
+        }
+        let checkpoints = store.stats().checkpoints;
+        another_checkpoint(&store, checkpoints);
+        let report = store.close().unwrap();
+        assert!(report.wal_truncated, "{report}");
+    }
+}
+
+#[test]
+fn forgotten_blob_of_a_read_pins_no_snapshot() {
+    let store = grouping().readers(1).checkpoint_pages(10).open_temp().unwrap();
+    store
+        .write(|tx| {
+            tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, data BLOB); INSERT INTO t VALUES (1, 'x')")
+        })
+        .unwrap();
+    for id in 2..5 {
+        store
+            .read(|tx| {
+                Ok(tx
+                    .blob_open(larder::rusqlite::MAIN_DB, "t", "data", 1, true)
+                    .map(forget)?)
+            })
+            .unwrap();
+        store
+            .write(move |tx| tx.execute("INSERT INTO t(id) VALUES (?1)", [id]))
+            .unwrap();
+        assert_eq!(ids(&store).last(), Some(&id));
+    }
+    another_checkpoint(&store, store.stats().checkpoints);
+    let report = store.close().unwrap();
+    assert!(report.wal_truncated, "{report}");
+}
+
+/// The header of the temporary database is not undone with the transaction that it is set in, if that commits.
+#[test]
+fn header_values_of_temporary_database_are_refused() {
+    let store = store_with_rows();
+    for name in ["user_version", "application_id"] {
+        for sql in [format!("PRAGMA temp.{name} = 7"), format!("PRAGMA TEMP.{name}(7)")] {
+            let error = store.write(move |tx| tx.execute_batch(&sql)).unwrap_err();
+            assert!(matches!(error, Error::Refused { .. }), "{error}");
+        }
+        let set = format!("PRAGMA main.{name} = 7");
+        store.write(move |tx| tx.execute_batch(&set)).unwrap();
+    }
+}
+
+/// Setting `temp_store` after `on_connect` deleted its temporary tables, and the first write dropped them.
+#[test]
+fn temporary_objects_of_on_connect_stay() {
+    let options = grouping().readers(1).on_connect(|conn, _| {
+        conn.execute_batch(
+            "CREATE TEMP TABLE session(name TEXT PRIMARY KEY, value);
+             INSERT INTO session VALUES ('zone', 'UTC');
+             CREATE TEMP VIEW zone AS SELECT value FROM session WHERE name = 'zone';",
+        )?;
+        Ok(())
+    });
+    let store = options.open_temp().unwrap();
+    fn zone(tx: &ReadTx<'_>) -> Result<String> {
+        tx.query_row("SELECT value FROM zone", [], |row| row.get(0))
+    }
+    assert_eq!(store.read(zone).unwrap(), "UTC");
+    for _ in 0..2 {
+        assert_eq!(store.write(|tx| zone(tx)).unwrap(), "UTC");
+        store
+            .write(|tx| {
+                tx.execute_batch(
+                    "CREATE TEMP TABLE scratch(x); CREATE TEMP VIEW a AS SELECT 1; CREATE TABLE IF NOT EXISTS t(x)",
+                )
+            })
+            .unwrap();
+        assert_eq!(
+            store.write(temporary_objects).unwrap(),
+            ["session", "zone"],
+            "those of the closure are gone"
+        );
+    }
+    for sql in [
+        "DROP TABLE session",
+        "DROP VIEW temp.zone",
+        "ALTER TABLE session RENAME TO other",
+    ] {
+        let error = store.write(move |tx| tx.execute_batch(sql)).unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+    }
+    store.vacuum().run().unwrap();
+    assert_eq!(store.write(|tx| zone(tx)).unwrap(), "UTC");
+    // On another connection they are made again.
+    store.write(|tx| Ok(take_the_fence_away(tx)?)).unwrap();
+    assert_eq!(store.write(|tx| zone(tx)).unwrap(), "UTC");
+}
+
+/// Hooks that `on_connect` sets belong to every closure.
+#[test]
+fn hooks_of_on_connect_stay() {
+    let options = Options::new().on_connect(|conn, _| {
+        conn.update_hook(Some(|_: hooks::Action, _: &str, table: &str, _| {
+            called(if table == "t" { "own" } else { "other" });
+        }))?;
+        conn.trace_v2(TraceEventCodes::SQLITE_TRACE_CLOSE, Some(|_| ()));
+        Ok(())
+    });
+    let store = options.open_temp().unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY)"))
+        .unwrap();
+    for id in 1..4 {
+        store.write(|tx| Ok(tx.prepare("SELECT 1").map(drop)?)).unwrap();
+        let seen = store
+            .write(move |tx| {
+                CALLED.take();
+                tx.execute("INSERT INTO t VALUES (?1)", [id])?;
+                Ok(CALLED.take())
+            })
+            .unwrap();
+        assert_eq!(seen, ["own"]);
+    }
+}
+
+#[test]
+fn writer_connection_is_replaced_in_exclusive_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options::new().access(larder::Access::Exclusive);
+    let store = options.open(folder.path().join("app.db")).unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY)"))
+        .unwrap();
+    for id in 1..4 {
+        store.write(|tx| Ok(take_the_fence_away(tx)?)).unwrap();
+        store
+            .write(move |tx| tx.execute("INSERT INTO t VALUES (?1)", [id]))
+            .unwrap();
+    }
+    assert_eq!(ids(&store), [1, 2, 3]);
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+/// A connection that cannot be opened again fails the writes that come, by name, until it can.
+#[test]
+fn writer_connection_that_cannot_be_replaced_fails_writes_by_name() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let breaks = Arc::clone(&broken);
+    let options = Options::new().on_connect(move |_, _| {
+        if breaks.load(Ordering::SeqCst) {
+            return Err(Error::app("no key"));
+        }
+        Ok(())
+    });
+    let store = options.open_temp().unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY)"))
+        .unwrap();
+    store.write(|tx| Ok(take_the_fence_away(tx)?)).unwrap();
+    broken.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let error = store
+            .write(|tx| tx.execute("INSERT INTO t VALUES (1)", []))
+            .unwrap_err();
+        assert_eq!(error.to_string(), "no key");
+    }
+    broken.store(false, Ordering::SeqCst);
+    store.write(|tx| tx.execute("INSERT INTO t VALUES (1)", [])).unwrap();
+    assert_eq!(ids(&store), [1]);
+    assert!(store.close().unwrap().wal_truncated);
 }

@@ -73,6 +73,7 @@ impl Aside {
             conn,
             fence,
             interrupt,
+            ..
         } = opened;
         Ok(Self {
             conn: Some(conn),

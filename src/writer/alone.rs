@@ -27,6 +27,9 @@ impl Writer {
         if let Some(error) = self.wal_full() {
             return self.fail(job, error);
         }
+        if let Err(error) = self.replace_spoiled() {
+            return self.fail(job, error);
+        }
         // One whose ROLLBACK failed, for want of memory, would be in the way.
         if let Err(error) = self.try_roll_back() {
             return self.fail(job, Error::not_started(error));

@@ -40,6 +40,7 @@ impl Writer {
             readers,
             telemetry,
             options,
+            baseline,
             mut lease,
             conn,
             fence,
@@ -66,6 +67,7 @@ impl Writer {
         if reason.is_some() {
             let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
+        drop(baseline);
         lease.release();
         connection::close(conn);
         lease.writer_closed();

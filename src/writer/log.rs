@@ -33,6 +33,13 @@ pub(super) struct Looked {
     at_settings: Option<Instant>,
 }
 
+impl Looked {
+    /// It is that of another connection.
+    pub(super) fn forget_version(&mut self) {
+        self.data_version = None;
+    }
+}
+
 /// A database, in pages, and the bytes of a page.
 pub(crate) struct Size {
     pub(crate) page: u64,
