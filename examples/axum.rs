@@ -614,10 +614,7 @@ mod tests {
             own_doing,
             source: None,
         };
-        let rolled_back_by_sqlite = |code| Error::Sqlite {
-            source: sqlite(code),
-            outcome: Outcome::RolledBack,
-        };
+        let rolled_back_by_sqlite = |code| Error::from(sqlite(code));
         let late = Error::ReadTimeout {
             waited,
             readers: 4,

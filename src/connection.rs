@@ -394,7 +394,7 @@ fn prepare(conn: &Connection, options: &Options, role: Role, patience: Duration)
     // To change it later would delete the temporary objects of `on_connect`.
     execute_pragma(conn, "temp_store", TEMP_STORE)?;
     // Before anything that reads the file: it may be the key.
-    let hooks = OwnHooks::of(conn, || on_connect(conn, role))?;
+    let hooks = OwnHooks::of(conn, || on_connect(conn, role).map_err(|error| error.with_origin(conn)))?;
     if !conn.is_autocommit() {
         return Err(Error::Options {
             option: "on_connect",

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
 
 pub(crate) use self::migration::not_begun;
 pub use self::migration::{Direction, MigrationError};
+use crate::status;
 
 /// A `Result` whose error is [`larder::Error`](enum@Error).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -36,6 +37,19 @@ pub enum Outcome {
     /// A migration that asked to be run outside a transaction failed, and what its first statements did stays; or two
     /// calls of `migrate_to` went opposite ways at once. No other write can come to this.
     Partial,
+}
+
+/// Which database gave an error of SQLite's. A closure may use other connections than the store's, and return their errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// Nobody has asked: the error was made of rusqlite's, by `?`, and its closure has not ended.
+    Unknown,
+    /// The store's own.
+    Store,
+    /// Another one. Its error is neither advice about this store nor a sign of its state. An error that the closure kept,
+    /// while it ran other statements by rusqlite's own methods, counts as one, too: SQLite tells of the last error only.
+    Other,
 }
 
 /// Everything that can go wrong in larder.
@@ -352,12 +366,14 @@ pub enum Error {
     },
 
     /// SQLite, or rusqlite, said no.
-    #[error("{source}{}", advice(source, *outcome))]
+    #[error("{source}{}", advice(source, *outcome, *origin))]
     Sqlite {
         /// The error as rusqlite gave it.
         source: rusqlite::Error,
         /// What became of the write, if it was one.
         outcome: Outcome,
+        /// Which database said it.
+        origin: Origin,
     },
 
     /// The application's own error, made by [`Error::app`]. The write was rolled back.
@@ -458,7 +474,7 @@ impl Error {
                 source: Some(source), ..
             } => primary_code(source) == Some(ffi::SQLITE_BUSY),
             Error::RolledBack { own_doing, source, .. } => !own_doing && !disk_is_full(source),
-            Error::Sqlite { source, outcome } => {
+            Error::Sqlite { source, outcome, .. } => {
                 *outcome == Outcome::NotStarted
                     && matches!(primary_code(source), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
             }
@@ -560,6 +576,45 @@ impl Error {
         Error::Sqlite {
             source,
             outcome: Outcome::NotStarted,
+            origin: Origin::Store,
+        }
+    }
+
+    /// An error of the store's database, inside a closure.
+    pub(crate) fn of_store(source: rusqlite::Error) -> Self {
+        Error::Sqlite {
+            source,
+            outcome: Outcome::RolledBack,
+            origin: Origin::Store,
+        }
+    }
+
+    /// An error of another database, inside a closure.
+    pub(crate) fn of_another(source: rusqlite::Error) -> Self {
+        Error::Sqlite {
+            source,
+            outcome: Outcome::RolledBack,
+            origin: Origin::Other,
+        }
+    }
+
+    /// Notes that the error is another database's, unless that connection gave it last.
+    pub(crate) fn with_origin(self, conn: &Connection) -> Self {
+        match self {
+            Error::Sqlite {
+                source,
+                outcome,
+                origin: Origin::Unknown,
+            } if primary_code(&source).is_some() => {
+                let own = status::gave_last(conn, &source);
+                let origin = if own { Origin::Store } else { Origin::Other };
+                Error::Sqlite {
+                    source,
+                    outcome,
+                    origin,
+                }
+            }
+            other => other,
         }
     }
 }
@@ -576,6 +631,7 @@ impl From<rusqlite::Error> for Error {
         Error::Sqlite {
             source,
             outcome: Outcome::RolledBack,
+            origin: Origin::Unknown,
         }
     }
 }
@@ -609,7 +665,10 @@ fn disk_is_full(source: &Option<Arc<rusqlite::Error>>) -> bool {
 }
 
 /// What to do next about the few SQLite errors that an operator, not the programmer, has to act on.
-fn advice(source: &rusqlite::Error, outcome: Outcome) -> &'static str {
+fn advice(source: &rusqlite::Error, outcome: Outcome, origin: Origin) -> &'static str {
+    if origin == Origin::Other {
+        return "";
+    }
     match (primary_code(source), outcome) {
         (Some(ffi::SQLITE_BUSY), Outcome::NotStarted) => {
             "; another process held SQLite's lock for longer than the busy timeout, and nothing was \

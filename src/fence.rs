@@ -320,12 +320,18 @@ impl Fence {
         self.prepared_write.load(Relaxed) && self.prepared_write.swap(false, Relaxed)
     }
 
-    /// SQLite only says "not authorized". This says what was refused, and what to use instead.
+    /// Whether a statement was refused and nobody has been told why.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// SQLite only says "not authorized". This says what was refused, and what to use instead. The error is this
+    /// connection's own.
     pub(crate) fn explain(&self, error: rusqlite::Error) -> Error {
         match primary_code(&error) {
             Some(ffi::SQLITE_AUTH) => match self.take_refusal() {
                 Some(Refusal { statement, instead }) => Error::Refused { statement, instead },
-                None => error.into(),
+                None => Error::of_store(error),
             },
             Some(ffi::SQLITE_READONLY) if self.role == Role::Reader => Error::Refused {
                 statement: "a statement that writes".into(),
@@ -344,7 +350,7 @@ impl Fence {
                     },
                 }
             }
-            _ => error.into(),
+            _ => Error::of_store(error),
         }
     }
 

@@ -138,7 +138,7 @@ pub use alert::{Alert, AlertKind};
 pub use backup::{Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreReport};
 pub use check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
 pub use closing::CloseReport;
-pub use error::{Error, Outcome, Result};
+pub use error::{Error, Origin, Outcome, Result};
 pub use latency::{Distribution, Latency};
 pub use migrate::{
     Adopt, AppliedMigration, Direction, DryRun, Migration, MigrationError, MigrationReport, MigrationStatus,

@@ -694,6 +694,10 @@ impl<'r> Snapshot<'r> {
             (tx.judge_read(f(&tx)), tx.slowest(), tx.was_bare(), tx.rows())
         };
         self.bare = bare;
+        if result.is_err() {
+            // SQLite forgets its last error, which might be taken for one that the next closure returns.
+            drop(self.conn.prepare(""));
+        }
         let ended = Instant::now();
         let over = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
         let result = over.map_or(result, Err);

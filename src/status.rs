@@ -39,6 +39,23 @@ pub(crate) fn deferred_violation(conn: &Connection) -> bool {
     db_status(conn, ffi::SQLITE_DBSTATUS_DEFERRED_FKS, false).is_some_and(|now| now != 0)
 }
 
+/// Whether that error is the last that the connection gave: the same code and the same message. Any statement that goes
+/// well after it makes the connection forget it.
+pub(crate) fn gave_last(conn: &Connection, error: &rusqlite::Error) -> bool {
+    let (code, message) = match error {
+        rusqlite::Error::SqliteFailure(code, Some(message)) => (code, message),
+        rusqlite::Error::SqlInputError { error, msg, .. } => (error, msg),
+        _ => return false,
+    };
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
+    // The message is a C string that stays until the next call on the connection, which comes after its use.
+    unsafe {
+        let db = conn.handle();
+        ffi::sqlite3_extended_errcode(db) == code.extended_code
+            && CStr::from_ptr(ffi::sqlite3_errmsg(db)).to_string_lossy() == message.as_str()
+    }
+}
+
 /// What the connection's page cache has done since this was last asked, and the memory that the connection takes.
 pub(crate) fn take_cache(conn: &Connection) -> CacheStats {
     let number = |now: Option<c_int>| now.and_then(|now| u64::try_from(now).ok()).unwrap_or_default();

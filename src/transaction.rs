@@ -14,9 +14,10 @@ use crate::change_counters::signed;
 use crate::clock::Tick;
 use crate::connection::interrupt::Interrupt;
 use crate::costs::StatementPage;
-use crate::error::{Error, Result, primary_code};
+use crate::error::{Error, Origin, Outcome, Result, primary_code};
 use crate::fence::{Change, Fence};
 use crate::prepared::Prepare;
+use crate::status;
 use crate::telemetry::slow_log::{Plan, SlowStatement};
 
 /// larder's own statements, each with its private comment (see `fence.rs`).
@@ -196,8 +197,12 @@ impl<'a> ReadTx<'a> {
             return Err(ended());
         }
         let counted = self.statements.map(|page| (page, Instant::now(), self.rows.get()));
+        let own = Cell::new(None);
         let run = |statement: &mut CachedStatement<'_>| {
             let result = f(statement);
+            // Before the statements that are run to describe this one. A closure of a row may have given another
+            // connection's error.
+            own.set(result.as_ref().err().map(|error| status::gave_last(self.conn, error)));
             if let Some((page, began, rows)) = counted {
                 let rows = self.rows.get() - rows;
                 self.count(sql, statement, page, began.elapsed(), rows, result.is_err());
@@ -219,7 +224,10 @@ impl<'a> ReadTx<'a> {
                 .prepare_cached(sql)
                 .and_then(|mut statement| run(&mut statement))
         };
-        result.map_err(|error| self.explain(error))
+        result.map_err(|error| match own.get() {
+            Some(own) => self.explain_as(error, own),
+            None => self.explain(error),
+        })
     }
 
     fn with_held<T>(
@@ -312,28 +320,55 @@ impl<'a> ReadTx<'a> {
         self.slowest.take()
     }
 
+    /// What an error means that has just been given, by this connection or by another that the closure uses.
     fn explain(&self, error: rusqlite::Error) -> Error {
-        match primary_code(&error) {
-            Some(ffi::SQLITE_INTERRUPT) => return self.explain_interrupt(error),
-            Some(ffi::SQLITE_FULL) => self.full.set(true),
+        let own = status::gave_last(self.conn, &error);
+        self.explain_as(error, own)
+    }
+
+    /// As [`explain`](Self::explain), of an error that is this connection's `own` or another's.
+    fn explain_as(&self, error: rusqlite::Error, own: bool) -> Error {
+        let Some(code) = primary_code(&error) else {
+            return error.into();
+        };
+        if code == ffi::SQLITE_INTERRUPT
+            && let Some(stopped) = self.explain_interrupt()
+        {
+            return stopped;
+        }
+        // A refusal is kept until somebody is told of it.
+        let refused = code == ffi::SQLITE_AUTH && self.fence.has_refused();
+        if !own && !refused {
+            return Error::of_another(error);
+        }
+        match code {
+            ffi::SQLITE_INTERRUPT => return interrupted_by_program(error),
+            ffi::SQLITE_FULL => self.full.set(true),
             _ => {}
         }
         self.fence.explain(error)
     }
 
-    /// Asks who has stopped the SQL.
-    fn explain_interrupt(&self, error: rusqlite::Error) -> Error {
-        match self.interrupt.explain() {
-            Some(over) => over,
-            None if self.interrupt.was_cancelled() => gone(),
-            None => interrupted_by_program(error),
-        }
+    /// Who of larder has stopped the SQL.
+    fn explain_interrupt(&self) -> Option<Error> {
+        let cancelled = || self.interrupt.was_cancelled().then(gone);
+        self.interrupt.explain().or_else(cancelled)
     }
 
-    /// For what comes out of the closure: its error may come from a method of rusqlite's own.
+    /// For what comes out of the closure: its error may come from a method of rusqlite's own, or from another database.
     pub(crate) fn explain_result<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| match error {
-            Error::Sqlite { source, .. } => self.explain(source),
+            Error::Sqlite {
+                source,
+                origin: Origin::Unknown,
+                ..
+            } => self.explain(source),
+            // It may be of another store's call.
+            Error::Sqlite { source, origin, .. } => Error::Sqlite {
+                source,
+                outcome: Outcome::RolledBack,
+                origin,
+            },
             other => other,
         })
     }
@@ -344,7 +379,11 @@ impl ReadTx<'_> {
     pub(crate) fn judge_read<T>(&self, result: Result<T>) -> Result<T> {
         match self.explain_result(result) {
             Ok(_) if self.conn.is_autocommit() => Err(ended()),
-            Err(Error::Sqlite { source, .. }) => Err(Error::not_started(source)),
+            Err(Error::Sqlite { source, origin, .. }) if origin != Origin::Other => Err(Error::Sqlite {
+                source,
+                outcome: Outcome::NotStarted,
+                origin,
+            }),
             other => other,
         }
     }
@@ -354,24 +393,24 @@ impl ReadTx<'_> {
 fn ended() -> Error {
     let code = ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK);
     let message = "SQLite has ended this transaction after the error of an earlier statement: return that error";
-    rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
+    Error::of_store(rusqlite::Error::SqliteFailure(code, Some(message.into())))
 }
 
 /// Nobody sees it but the closure.
 fn gone() -> Error {
     let code = ffi::Error::new(ffi::SQLITE_INTERRUPT);
     let message = "the task that asked for this read has gone away: return this error";
-    rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
+    Error::of_store(rusqlite::Error::SqliteFailure(code, Some(message.into())))
 }
 
 /// No reason of larder's.
 fn interrupted_by_program(error: rusqlite::Error) -> Error {
     let rusqlite::Error::SqliteFailure(code, _) = error else {
-        return error.into();
+        return Error::of_store(error);
     };
     let message =
         "interrupted by an interrupt handle or a progress handler of the program, not by a limit of the store";
-    rusqlite::Error::SqliteFailure(code, Some(message.into())).into()
+    Error::of_store(rusqlite::Error::SqliteFailure(code, Some(message.into())))
 }
 
 /// The connection itself, with all of rusqlite's methods that take `&self`. Other closures use the same connection
@@ -553,9 +592,9 @@ impl<'a> WriteTx<'a> {
         if let Some(over) = self.interrupt.check(start) {
             return Err(over);
         }
-        let result = self.conn.execute_batch(sql);
+        let result = self.conn.execute_batch(sql).map_err(|error| self.explain(error));
         self.note_time(start, || (None, None));
-        result.map_err(|error| self.explain(error))
+        result
     }
 
     /// Nests: runs `f` in a savepoint, keeps what it did if it gives `Ok`, and undoes just that if it gives
@@ -584,7 +623,8 @@ impl<'a> WriteTx<'a> {
     /// ```
     pub fn savepoint<T>(&self, f: impl FnOnce(&WriteTx<'_>) -> Result<T>) -> Result<T> {
         let savepoint = Savepoint::begin(self)?;
-        let value = f(self)?;
+        // Before the savepoint is undone, by which SQLite forgets whose error it is.
+        let value = self.explain_result(f(self))?;
         savepoint.release()?;
         Ok(value)
     }

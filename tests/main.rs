@@ -18,6 +18,7 @@ mod errors;
 mod events;
 mod fences;
 mod file_changes;
+mod foreign_errors;
 mod forking;
 mod found;
 mod groups;

@@ -16,7 +16,7 @@ use super::{BackupProgress, BackupStage};
 use crate::check::{self, CheckReport};
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy, open_copy_alone, read_back, write_carelessly};
-use crate::error::{Error, primary_code};
+use crate::error::{Error, Origin, primary_code};
 use crate::file::available;
 use crate::options::Options;
 use crate::progress::Observed;
@@ -261,7 +261,14 @@ fn cannot(problem: &'static str, error: rusqlite::Error) -> Failure {
 }
 
 fn cannot_open(error: Error) -> Failure {
-    let problem = match error.sqlite() {
+    let own = !matches!(
+        error,
+        Error::Sqlite {
+            origin: Origin::Other,
+            ..
+        }
+    );
+    let problem = match error.sqlite().filter(|_| own) {
         Some(error) if check::is_damage(error) => DAMAGED,
         // It becomes a file that needs no other.
         Some(error) if primary_code(error) == Some(ffi::SQLITE_FULL) => COPYING,
