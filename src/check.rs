@@ -163,12 +163,12 @@ impl<'s> Check<'s> {
         };
         self.observed.begin();
         let looked = self.store.inspect(|conn, interrupt| {
-            let _watching = self.observed.watch(interrupt);
+            let _watching = self.observed.watch(conn, interrupt);
             integrity(conn, &mut report)
         });
         self.judge(looked, &mut report)?;
         let looked = self.store.inspect(|conn, interrupt| {
-            let _watching = self.observed.watch(interrupt);
+            let _watching = self.observed.watch(conn, interrupt);
             // If that breaks off, `end` will say why.
             foreign_keys(conn, &mut report, |done, of| {
                 self.observed.enter(CheckStage::ForeignKeys { done, of })

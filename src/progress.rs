@@ -10,6 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use crate::clock::Tick;
 use crate::connection::interrupt::{Interrupt, Watching};
 use crate::error::{Error, Result};
@@ -81,7 +83,7 @@ impl<S: Copy + Send + 'static> Observed<S> {
 
     /// Is asked while SQL runs on that connection, until the guard is dropped.
     #[must_use = "it is asked until the guard is dropped"]
-    pub(crate) fn watch<'i>(&self, interrupt: &'i Interrupt) -> Option<Watching<'i>> {
+    pub(crate) fn watch<'c>(&self, conn: &'c Connection, interrupt: &Arc<Interrupt>) -> Option<Watching<'c>> {
         let state = self.lock();
         if state.callback.is_none() && state.limit.is_none() {
             return None;
@@ -90,7 +92,7 @@ impl<S: Copy + Send + 'static> Observed<S> {
         let observed = Self {
             state: Arc::clone(&self.state),
         };
-        Some(interrupt.watch(move || observed.look().is_break()))
+        Some(interrupt.watch(conn, move || observed.look().is_break()))
     }
 
     /// The work has come to that stage.

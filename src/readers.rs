@@ -175,7 +175,7 @@ impl Readers {
         timeout: Duration,
         site: CallSite,
         on_writer_thread: bool,
-        f: impl FnOnce(&Connection, &Interrupt) -> rusqlite::Result<T>,
+        f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let mut borrowed = self.check_out(timeout, on_writer_thread)?;
         self.begin(borrowed.reader(), site)?.inspect(f)
@@ -730,7 +730,7 @@ impl<'r> Snapshot<'r> {
         });
     }
 
-    fn inspect<T>(&mut self, f: impl FnOnce(&Connection, &Interrupt) -> rusqlite::Result<T>) -> Result<T> {
+    fn inspect<T>(&mut self, f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>) -> Result<T> {
         self.bare = true;
         self.fence
             .own(|| f(self.conn, self.interrupt))

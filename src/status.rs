@@ -390,20 +390,29 @@ unsafe extern "C" fn ask<J: Judge>(
     judge.judge(&action) as c_int
 }
 
-/// Who is told of each statement that begins on a connection.
+/// Who is told of the statements that run on a connection.
 pub(crate) trait Trace: Send + Sync + 'static {
-    /// Whether it is to be interrupted. Must not panic.
-    fn stops_statement(&self) -> bool;
+    /// Whether the statement is to be interrupted. Must not panic.
+    fn stops_here(&self) -> bool;
 }
 
-/// Has SQLite tell of each statement that begins on the connection, until this is dropped. It takes the place of any other
+/// What of a statement is told.
+#[derive(Clone, Copy)]
+pub(crate) enum Events {
+    /// That it begins.
+    Statements = ffi::SQLITE_TRACE_STMT as isize,
+    /// Also each row that it gives.
+    AndRows = (ffi::SQLITE_TRACE_STMT | ffi::SQLITE_TRACE_ROW) as isize,
+}
+
+/// Has SQLite tell of the statements that run on the connection, until this is dropped. It takes the place of any other
 /// trace callback.
-pub(crate) fn trace<'c, T: Trace>(conn: &'c Connection, told: &Arc<T>) -> Traced<'c, T> {
+pub(crate) fn trace<'c, T: Trace>(conn: &'c Connection, told: &Arc<T>, events: Events) -> Traced<'c, T> {
     let told = Arc::clone(told);
     let pointer = Arc::as_ptr(&told).cast_mut().cast::<c_void>();
     // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. SQLite has the pointer until the callback is
     // taken away: by another one, or by the drop of the guard, which keeps what it points to until after that.
-    unsafe { ffi::sqlite3_trace_v2(conn.handle(), ffi::SQLITE_TRACE_STMT as _, Some(begins::<T>), pointer) };
+    unsafe { ffi::sqlite3_trace_v2(conn.handle(), events as c_uint, Some(traced::<T>), pointer) };
     Traced { conn, told }
 }
 
@@ -428,8 +437,8 @@ impl<T: Trace> Drop for Traced<'_, T> {
 
 /// # Safety
 ///
-/// `told` points to a living `T`, and `statement` to the statement that begins: so it is for `SQLITE_TRACE_STMT`.
-unsafe extern "C" fn begins<T: Trace>(
+/// `told` points to a living `T`, and `statement` to the statement that runs: so it is for both of [`Events`].
+unsafe extern "C" fn traced<T: Trace>(
     _event: c_uint,
     told: *mut c_void,
     statement: *mut c_void,
@@ -438,7 +447,7 @@ unsafe extern "C" fn begins<T: Trace>(
     // SAFETY: as the caller promises. An interrupt "is safe .. from a thread different from the thread that is currently
     // running the database operation" and only raises a flag, which the statement looks at after this.
     unsafe {
-        if (*told.cast::<T>()).stops_statement() {
+        if (*told.cast::<T>()).stops_here() {
             ffi::sqlite3_interrupt(ffi::sqlite3_db_handle(statement.cast()));
         }
     }

@@ -525,7 +525,7 @@ impl Store {
     }
 
     /// Runs larder's own look for damage in a snapshot of a reader's.
-    pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection, &Interrupt) -> rusqlite::Result<T>) -> Result<T> {
+    pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>) -> Result<T> {
         let timeout = self.inner.options.read_timeout;
         let site = CallSite::Label("larder: check".into());
         self.inner

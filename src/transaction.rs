@@ -101,7 +101,7 @@ impl<'a> ReadTx<'a> {
     {
         self.with_statement(sql, |statement| {
             statement.query_row(params, |row| {
-                self.count_row()?;
+                self.count_row();
                 f(row)
             })
         })
@@ -119,7 +119,7 @@ impl<'a> ReadTx<'a> {
     {
         self.with_statement(sql, |statement| {
             let row = statement.query_row(params, |row| {
-                self.count_row()?;
+                self.count_row();
                 f(row)
             });
             row.optional()
@@ -147,7 +147,7 @@ impl<'a> ReadTx<'a> {
     {
         self.with_statement(sql, |statement| {
             let rows = statement.query_map(params, |row| {
-                self.count_row()?;
+                self.count_row();
                 f(row)
             })?;
             rows.collect()
@@ -167,7 +167,7 @@ impl<'a> ReadTx<'a> {
         self.with_statement(sql, |statement| {
             let mut rows = statement.query(params)?;
             while let Some(row) = rows.next()? {
-                self.count_row()?;
+                self.count_row();
                 f(row)?;
             }
             Ok(())
@@ -267,10 +267,8 @@ impl<'a> ReadTx<'a> {
         }
     }
 
-    /// Before the closure gets a row.
-    fn count_row(&self) -> rusqlite::Result<()> {
+    fn count_row(&self) {
         self.rows.set(self.rows.get() + 1);
-        self.interrupt.check_row()
     }
 
     /// Whether a statement of its has found no room on the disk.

@@ -175,7 +175,7 @@ fn run(writer: &mut Writer, observed: &Observed<()>) -> Result<VacuumReport> {
 
 fn vacuum(writer: &Writer, observed: &Observed<()>) -> rusqlite::Result<()> {
     let (conn, fence) = (writer.conn(), writer.fence());
-    let watching = observed.watch(writer.interrupt());
+    let watching = observed.watch(conn, writer.interrupt());
     let done = with_temporary_files(conn, fence, || fence.own(|| conn.execute_batch("VACUUM main")));
     // Here, so that the callback is dropped where a panic of that does no harm.
     drop(watching);

@@ -476,7 +476,7 @@ fn again_and_again(mut once: impl FnMut() -> larder::Result<()>) -> larder::Resu
 type ShortReads = fn(&larder::ReadTx<'_>) -> larder::Result<()>;
 
 /// Ways to run short statements, none of which comes to a progress handler by itself in time.
-const SHORT_READS: [(&str, ShortReads); 7] = [
+const SHORT_READS: [(&str, ShortReads); 8] = [
     ("larder's methods", |tx| {
         again_and_again(|| tx.query_row("SELECT 1", [], |_| Ok(())))
     }),
@@ -509,6 +509,15 @@ const SHORT_READS: [(&str, ShortReads); 7] = [
             thread::sleep(ms(200));
             assert!(began.elapsed() < FAR_PAST, "nothing has stopped it");
             Ok(())
+        })
+    }),
+    ("other code at each row of rusqlite's", |tx| {
+        let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+        let mut statement = tx.prepare(rows)?;
+        let mut rows = statement.query([])?;
+        again_and_again(|| {
+            thread::sleep(ms(200));
+            Ok(rows.next().map(drop)?)
         })
     }),
     ("one inside the rows of another", |tx| {

@@ -692,3 +692,33 @@ fn a_setting_of_on_connect_does_not_come_true_by_a_vacuum() {
     store.vacuum().run().unwrap();
     assert_eq!(pragma(&store, "page_size"), before);
 }
+
+/// A copy of many small tables is many short statements, none of which came to a progress handler.
+#[test]
+fn vacuum_of_many_small_tables_asks_its_callback() {
+    let store = Options::new().open_temp().unwrap();
+    let tables: String = (0..300)
+        .map(|n| format!("CREATE TABLE t{n}(a); INSERT INTO t{n} VALUES (1);"))
+        .collect();
+    store.write(move |tx| tx.execute_batch(&tables)).unwrap();
+    let asked = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&asked);
+    let vacuum = store.vacuum().progress(Duration::ZERO, move |_| {
+        *count.lock().unwrap() += 1;
+        Continue(())
+    });
+    vacuum.run().unwrap();
+    assert!(*asked.lock().unwrap() >= 600, "{asked:?}");
+    let error = store
+        .vacuum()
+        .progress(Duration::ZERO, |_| Break(()))
+        .run()
+        .unwrap_err();
+    assert!(matches!(error, Error::Cancelled { work: "vacuum" }), "{error:?}");
+    assert_eq!(
+        store
+            .read(|tx| tx.query_row("SELECT a FROM t299", [], |row| row.get::<_, i64>(0)))
+            .unwrap(),
+        1
+    );
+}

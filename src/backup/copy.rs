@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
@@ -76,13 +77,13 @@ pub(super) struct Copied {
 
 impl Copier<'_> {
     /// Copies the snapshot that the connection has open, and gives what is in it.
-    pub(super) fn copy(&self, source: &Connection, interrupt: &Interrupt, copy: &Copy) -> Result<Option<Content>> {
+    pub(super) fn copy(&self, source: &Connection, interrupt: &Arc<Interrupt>, copy: &Copy) -> Result<Option<Content>> {
         self.copy_pages(source, &copy.path, Some(copy))?;
         if !self.plan.verify {
             return Ok(None);
         }
         self.enter(BackupStage::Verifying)?;
-        let _watching = self.observed.watch(interrupt);
+        let _watching = self.observed.watch(source, interrupt);
         Content::read(source, self.plan.checksum)
             .map(Some)
             .map_err(|error| cannot(COUNTING, error))
@@ -184,7 +185,7 @@ impl Copier<'_> {
         let Private { conn, interrupt } = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
         // As bytes: a path need not be UTF-8.
         let to = ToSqlOutput::Borrowed(ValueRef::Text(compact.path.as_os_str().as_bytes()));
-        let watching = self.observed.watch(&interrupt);
+        let watching = self.observed.watch(&conn, &interrupt);
         let vacuumed = conn.execute("VACUUM main INTO ?1", [to]);
         drop(watching);
         connection::close(conn);
@@ -205,7 +206,7 @@ impl Copier<'_> {
         let Some(content) = content else { return Ok(copied) };
         self.enter(BackupStage::Verifying)?;
         copied.check = Some(self.check(private)?);
-        let _watching = self.observed.watch(&private.interrupt);
+        let _watching = self.observed.watch(conn, &private.interrupt);
         let found = Content::read(conn, self.plan.checksum).map_err(failed)?;
         if let Some(difference) = content.difference(&found) {
             return Err(Failure::found(
@@ -227,7 +228,7 @@ impl Copier<'_> {
             full: true,
             ..CheckReport::default()
         };
-        let _watching = self.observed.watch(&private.interrupt);
+        let _watching = self.observed.watch(conn, &private.interrupt);
         check::integrity(conn, &mut report).map_err(failed)?;
         if let Some(found) = report.problems.first() {
             return Err(Failure::found(DAMAGED, found.clone()));

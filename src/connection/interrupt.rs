@@ -7,19 +7,21 @@
 //!
 //! | reason | set by | looked at |
 //! |---|---|---|
-//! | a [`Limit`]: of a write, of a read, of a reader's age | [`Interrupt::bound`], for one closure | in a statement, at the begin of each, at each row that larder's methods give, at the end of the closure |
+//! | a [`Limit`]: of a write, of a read, of a reader's age | [`Interrupt::bound`], for one closure | in a statement, at the begin of each, at each of its rows, at the end of the closure |
 //! | the task of a read has gone away | `runtime/cancellation.rs` | in a statement, at the begin of each |
-//! | a watcher: a progress callback, a backup's time-out, the store closes, a write waits for an idle chore | [`Interrupt::watch`] | in a statement |
+//! | a watcher: a progress callback, a backup's time-out, the store closes, a write waits for an idle chore | [`Interrupt::watch`] | in a statement, at the begin of each |
 //!
 //! # Where it is looked
 //!
 //! - **In a statement:** the progress handler, set once as the connection is opened. SQLite counts the steps of a prepared
 //!   statement over all its runs, so a statement that is held and run in a loop comes to it, too.
-//! - **At the begin of a statement:** many statements that are prepared anew, or one with other code between its runs, come
-//!   to the handler late or never. So for a closure that has a limit, or a task, SQLite's trace callback tells of each
-//!   statement that begins, whoever has prepared it, and one that begins too late is interrupted. It is set with the bound
-//!   and taken away with it: other closures pay nothing for it, and a trace of the program's is left alone there.
-//! - **At the end of the closure:** [`Bounded::end`]. A closure may run no SQL any more, or take the handler away.
+//! - **At the begin of a statement, and at its rows:** many statements that are prepared anew, or one with other code between
+//!   its runs or its rows, come to the handler late or never. So for a closure that has a limit, or a task, and for work that
+//!   is watched, SQLite's trace callback tells of each statement that begins, whoever has prepared it, and of a limited one's
+//!   rows; what is too late is interrupted. It is set with the bound and taken away with it: other closures pay nothing for
+//!   it, and a trace of the program's is left alone there.
+//! - **At the end of the closure:** [`Bounded::end`]. A closure may run no SQL any more, or take the handler away. (A statement
+//!   that is only prepared is not stopped.)
 //!
 //! A closure may set a handler of its own (`tx.progress_handler(..)`), which then stands in the place of this one until the
 //! closure ends and [`Interrupt::put_back`] is called. Its limit is still looked at where statements begin and at the end.
@@ -45,13 +47,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ffi};
+use rusqlite::Connection;
 
 use crate::clock::Tick;
 use crate::error::Error;
 use crate::panics::quietly;
 use crate::runtime::cancellation;
-use crate::status::{self, Trace, Traced};
+use crate::status::{self, Events, Trace, Traced};
 
 /// How many steps of SQLite's virtual machine lie between two looks: some microseconds, or in an integrity check as many
 /// pages, which may have to come from the disk. A look takes some 5 ns.
@@ -171,8 +173,14 @@ impl Interrupt {
             None if cancellation::is_possible() => {}
             None => return None,
         }
+        // Rows cost little beside what a closure does with them, but a read that is only to be cancelled has no hurry.
+        let events = if limit.is_some() {
+            Events::AndRows
+        } else {
+            Events::Statements
+        };
         Some(Bounded {
-            traced: status::trace(conn, self),
+            traced: status::trace(conn, self, events),
             limit,
         })
     }
@@ -192,15 +200,6 @@ impl Interrupt {
         self.is_over(now).then(|| self.current().error())
     }
 
-    /// The error of a limit that is over, for a row that would be given to the closure.
-    pub(crate) fn check_row(&self) -> rusqlite::Result<()> {
-        if self.until.load(Relaxed) != NEVER && self.is_over(Tick::now()) {
-            let code = ffi::Error::new(ffi::SQLITE_INTERRUPT);
-            return Err(rusqlite::Error::SqliteFailure(code, None));
-        }
-        Ok(())
-    }
-
     /// What an error with the code `SQLITE_INTERRUPT` means, if a limit was the reason.
     pub(crate) fn explain(&self) -> Option<Error> {
         (self.stopped.load(Relaxed) == LIMIT).then(|| self.current().error())
@@ -211,11 +210,15 @@ impl Interrupt {
         self.stopped.load(Relaxed) == CANCELLED
     }
 
-    /// Has that asked while SQL runs, until the guard is dropped. SQL is stopped once it says so.
-    pub(crate) fn watch(&self, watcher: impl FnMut() -> bool + Send + 'static) -> Watching<'_> {
+    /// Has that asked while SQL runs on the connection, until the guard is dropped. SQL is stopped once it says so.
+    pub(crate) fn watch<'c>(
+        self: &Arc<Self>,
+        conn: &'c Connection,
+        watcher: impl FnMut() -> bool + Send + 'static,
+    ) -> Watching<'c> {
         self.set_watcher(Some(Box::new(watcher)));
         self.is_watched.store(true, Relaxed);
-        Watching(self)
+        Watching(status::trace(conn, self, Events::Statements))
     }
 
     fn set_watcher(&self, watcher: Option<Watcher>) {
@@ -256,18 +259,6 @@ impl Interrupt {
         }
     }
 
-    /// Whether the statement that runs is to stop.
-    fn stops_here(&self) -> bool {
-        if self.stops_statement() {
-            return true;
-        }
-        if self.is_watched.load(Relaxed) && self.ask_watcher() {
-            self.note(WATCHER);
-            return true;
-        }
-        false
-    }
-
     /// Not under the lock.
     fn ask_watcher(&self) -> bool {
         let take = || self.watcher.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -279,15 +270,19 @@ impl Interrupt {
 }
 
 impl Trace for Interrupt {
-    fn stops_statement(&self) -> bool {
+    fn stops_here(&self) -> bool {
         if self.until.load(Relaxed) != NEVER && self.is_over(Tick::now()) {
             return true;
         }
-        let cancelled = cancellation::is_cancelled();
-        if cancelled {
+        if cancellation::is_cancelled() {
             self.note(CANCELLED);
+            return true;
         }
-        cancelled
+        if self.is_watched.load(Relaxed) && self.ask_watcher() {
+            self.note(WATCHER);
+            return true;
+        }
+        false
     }
 }
 
@@ -318,11 +313,12 @@ impl Drop for Bounded<'_> {
 
 /// Work that has a watcher.
 #[must_use = "it is watched until this is dropped"]
-pub(crate) struct Watching<'i>(&'i Interrupt);
+pub(crate) struct Watching<'c>(Traced<'c, Interrupt>);
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        self.0.is_watched.store(false, Relaxed);
-        self.0.set_watcher(None);
+        let interrupt = self.0.traced();
+        interrupt.is_watched.store(false, Relaxed);
+        interrupt.set_watcher(None);
     }
 }

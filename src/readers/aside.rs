@@ -92,7 +92,7 @@ impl Aside {
     }
 
     /// What stops its SQL.
-    pub(crate) fn interrupt(&self) -> &Interrupt {
+    pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
         &self.interrupt
     }
 

@@ -94,7 +94,7 @@ impl Writer {
         &self.fence
     }
 
-    pub(crate) fn interrupt(&self) -> &Interrupt {
+    pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
         &self.interrupt
     }
 

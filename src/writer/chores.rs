@@ -146,7 +146,7 @@ impl Writer {
     fn optimize(&mut self, yields: bool) {
         let watching = yields.then(|| {
             let admission = Arc::clone(&self.shared.admission);
-            self.interrupt.watch(move || admission.length() > 0)
+            self.interrupt.watch(&self.conn, move || admission.length() > 0)
         });
         let result = self.fence.own(|| self.conn.execute_batch("PRAGMA optimize"));
         drop(watching);
