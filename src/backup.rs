@@ -41,8 +41,11 @@ pub use self::restore::RestoreReport;
 pub(crate) use self::restore::restore;
 pub use self::schedule::BackupSchedule;
 use self::target::{Target, with};
+#[cfg(doc)]
+use crate::Store;
 use crate::check::CheckReport;
 use crate::clock::later;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::options::Options;
@@ -50,7 +53,6 @@ use crate::progress::Observed;
 use crate::readers::Readers;
 use crate::site::CallSite;
 use crate::stats::LastBackup;
-use crate::store::Store;
 use crate::telemetry::Telemetry;
 
 /// What errors call it.
@@ -106,7 +108,7 @@ const EVERY: Duration = Duration::from_millis(100);
 /// ```
 #[must_use = "nothing is copied before `run`"]
 pub struct Backup<'s> {
-    store: &'s Store,
+    engine: &'s Engine,
     to: PathBuf,
     overwrite: bool,
     timeout: Option<Duration>,
@@ -167,10 +169,10 @@ pub struct BackupReport {
 }
 
 impl<'s> Backup<'s> {
-    pub(crate) fn new(store: &'s Store, to: &Path, compact: bool) -> Self {
+    pub(crate) fn new(engine: &'s Engine, to: &Path, compact: bool) -> Self {
         let observed = Observed::new(BackupProgress::NOTHING);
         Self {
-            store,
+            engine,
             to: to.to_owned(),
             overwrite: false,
             timeout: None,
@@ -260,7 +262,7 @@ impl<'s> Backup<'s> {
                 problem: "a step has 1 page at least".into(),
             });
         }
-        let origin = self.store.origin();
+        let origin = Origin::of(self.engine);
         let until = self.timeout.map(|timeout| (timeout, later(Instant::now(), timeout)));
         let stop = Stop {
             readers: Arc::clone(&origin.readers),
@@ -328,6 +330,15 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
+    pub(crate) fn of(engine: &Engine) -> Self {
+        Self {
+            path: engine.path().to_owned(),
+            options: engine.options.clone(),
+            readers: Arc::clone(&engine.readers),
+            telemetry: Arc::clone(&engine.telemetry),
+        }
+    }
+
     fn run(
         &self,
         to: &Path,
@@ -527,7 +538,7 @@ impl fmt::Display for BackupReport {
 impl fmt::Debug for Backup<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backup")
-            .field("store", self.store)
+            .field("store", self.engine)
             .field("to", &self.to)
             .field("overwrite", &self.overwrite)
             .field("timeout", &self.timeout)

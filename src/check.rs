@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Row, ffi};
 
+#[cfg(doc)]
+use crate::Store;
+use crate::engine::Engine;
 use crate::error::{Result, primary_code};
 use crate::progress::Observed;
-use crate::store::Store;
 
 /// What errors call it.
 const WORK: &str = "check";
@@ -51,7 +53,7 @@ const TOLD: usize = 100;
 /// ```
 #[must_use = "nothing is checked before `run`"]
 pub struct Check<'s> {
-    store: &'s Store,
+    engine: &'s Engine,
     full: bool,
     observed: Observed<CheckStage>,
 }
@@ -116,9 +118,9 @@ pub struct ForeignKeyViolation {
 }
 
 impl<'s> Check<'s> {
-    pub(crate) fn new(store: &'s Store) -> Self {
+    pub(crate) fn new(engine: &'s Engine) -> Self {
         Self {
-            store,
+            engine,
             full: false,
             observed: Observed::new(CheckStage::Integrity),
         }
@@ -162,12 +164,12 @@ impl<'s> Check<'s> {
             ..CheckReport::default()
         };
         self.observed.begin();
-        let looked = self.store.inspect(|conn, interrupt| {
+        let looked = self.engine.inspect(|conn, interrupt| {
             let _watching = self.observed.watch(conn, interrupt);
             integrity(conn, &mut report)
         });
         self.judge(looked, &mut report)?;
-        let looked = self.store.inspect(|conn, interrupt| {
+        let looked = self.engine.inspect(|conn, interrupt| {
             let _watching = self.observed.watch(conn, interrupt);
             // If that breaks off, `end` will say why.
             foreign_keys(conn, &mut report, |done, of| {
@@ -331,7 +333,7 @@ impl fmt::Display for ForeignKeyViolation {
 impl fmt::Debug for Check<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Check")
-            .field("store", self.store)
+            .field("store", self.engine)
             .field("full", &self.full)
             .finish_non_exhaustive()
     }

@@ -91,6 +91,7 @@ mod connection;
 mod costs;
 mod counters;
 mod doing;
+mod engine;
 mod error;
 mod event;
 mod fence;

@@ -43,12 +43,14 @@ use self::plan::Target;
 use self::record::Record;
 use self::run::{Did, Errand};
 use self::script::Script;
+#[cfg(doc)]
+use crate::Store;
+use crate::engine::Engine;
 pub use crate::error::{Direction, MigrationError};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::file::TempFolder;
 use crate::options::{Options, ReadOptions};
-use crate::store::Store;
 use crate::writer::Writer;
 
 /// How often a process looks whether another has finished a migration that runs outside a transaction.
@@ -417,13 +419,13 @@ fn anything_to_do(conn: &Connection, set: &Migrations, target: Target) -> Result
 }
 
 /// Goes to the newest version.
-pub(crate) fn to_newest(store: &Store, set: &Migrations) -> Result<MigrationReport> {
-    to(store, set, Target::Newest)
+pub(crate) fn to_newest(engine: &Engine, set: &Migrations) -> Result<MigrationReport> {
+    to(engine, set, Target::Newest)
 }
 
 /// Goes to a version, up or down.
-pub(crate) fn to_version(store: &Store, set: &Migrations, version: u64) -> Result<MigrationReport> {
-    to(store, set, Target::Version(version))
+pub(crate) fn to_version(engine: &Engine, set: &Migrations, version: u64) -> Result<MigrationReport> {
+    to(engine, set, Target::Version(version))
 }
 
 /// What such a read is called in statistics.
@@ -431,18 +433,18 @@ fn own_read() -> ReadOptions {
     ReadOptions::new().label("larder: migrate")
 }
 
-fn to(store: &Store, set: &Migrations, target: Target) -> Result<MigrationReport> {
+fn to(engine: &Engine, set: &Migrations, target: Target) -> Result<MigrationReport> {
     let mut report = MigrationReport::default();
-    if !store.read_with(own_read(), |tx| anything_to_do(tx, set, target))? {
+    if !engine.read(own_read(), |tx| anything_to_do(tx, set, target))? {
         return Ok(report);
     }
     let mut not_strict = Vec::new();
-    let ended = drive(store, set, target, &mut report, &mut not_strict);
+    let ended = drive(engine, set, target, &mut report, &mut not_strict);
     if !not_strict.is_empty() {
         event!(
             warn,
             "larder::migrate",
-            store.path(),
+            engine.path(),
             { tables = not_strict.join(", ") },
             "these tables were made without STRICT, so an INTEGER column of theirs takes strings, too; \
              Options::require_strict refuses that"
@@ -453,13 +455,13 @@ fn to(store: &Store, set: &Migrations, target: Target) -> Result<MigrationReport
 
 /// Makes step after step until there is none left.
 fn drive(
-    store: &Store,
+    engine: &Engine,
     set: &Migrations,
     target: Target,
     report: &mut MigrationReport,
     not_strict: &mut Vec<String>,
 ) -> Result<()> {
-    let patience = store.options().migration_timeout;
+    let patience = engine.options.migration_timeout;
     let mut met_unfinished = None;
     loop {
         let errand = Errand {
@@ -469,7 +471,7 @@ fn drive(
             backup: report.steps.is_empty(),
             not_strict: not_strict.clone(),
         };
-        match store.run_alone("migrate", move |writer: &mut Writer| run::step(writer, &errand))? {
+        match engine.run_alone("migrate", move |writer: &mut Writer| run::step(writer, &errand))? {
             Did::Nothing => return Ok(()),
             Did::Record => {}
             Did::Made(made) => {
@@ -497,23 +499,22 @@ fn drive(
 }
 
 /// Every pending migration on a copy.
-pub(crate) fn dry_run(store: &Store, set: &Migrations, on: DryRun) -> Result<MigrationReport> {
+pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<MigrationReport> {
     let folder = match on {
         DryRun::Schema => TempFolder::new()?,
-        DryRun::Backup => TempFolder::beside(store.path())?,
+        DryRun::Backup => TempFolder::beside(engine.path())?,
     };
     let path = folder.database();
     let mut set = set.clone().at_open(false);
     set.backup = None;
-    let mut options: Options = store.options().clone();
+    let mut options: Options = engine.options.clone();
     options.readers = 1;
     // Nobody else has the copy.
     options.migration_timeout = Duration::from_millis(1);
-    options.migrations = Some(set.clone());
     let copy = match on {
         DryRun::Schema => {
-            let schema = store.read_with(own_read(), |tx| dry_run::Schema::read(tx))?;
-            let copy = options.open(&path)?;
+            let schema = engine.read(own_read(), |tx| dry_run::Schema::read(tx))?;
+            let copy = Engine::open(options, &path, None)?;
             copy.run_alone("migrate", move |writer: &mut Writer| {
                 let conn = writer.conn();
                 writer.fence().own(|| {
@@ -524,11 +525,11 @@ pub(crate) fn dry_run(store: &Store, set: &Migrations, on: DryRun) -> Result<Mig
             copy
         }
         DryRun::Backup => {
-            store.read_with(own_read(), |tx| dry_run::copy(tx, store.options(), &path))?;
-            options.open(&path)?
+            engine.read(own_read(), |tx| dry_run::copy(tx, &engine.options, &path))?;
+            Engine::open(options, &path, None)?
         }
     };
     let report = to_newest(&copy, &set);
-    copy.close()?;
+    copy.close(copy.options.close_timeout);
     report
 }

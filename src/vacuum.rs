@@ -16,12 +16,14 @@ use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 
+#[cfg(doc)]
+use crate::Store;
 use crate::connection::with_temporary_files;
+use crate::engine::Engine;
 use crate::error::{Error, Result, primary_code};
 use crate::event::event;
 use crate::file::{available, temporary_folder};
 use crate::progress::Observed;
-use crate::store::Store;
 use crate::writer::{Size, Writer, commit_is_unknown};
 
 /// What errors call it.
@@ -67,7 +69,7 @@ const WORK: &str = "vacuum";
 /// ```
 #[must_use = "nothing is done before `run`"]
 pub struct Vacuum<'s> {
-    store: &'s Store,
+    engine: &'s Engine,
     observed: Observed<()>,
 }
 
@@ -96,9 +98,9 @@ pub struct VacuumReport {
 }
 
 impl<'s> Vacuum<'s> {
-    pub(crate) fn new(store: &'s Store) -> Self {
+    pub(crate) fn new(engine: &'s Engine) -> Self {
         Self {
-            store,
+            engine,
             observed: Observed::new(()),
         }
     }
@@ -133,7 +135,7 @@ impl<'s> Vacuum<'s> {
     #[track_caller]
     pub fn run(self) -> Result<VacuumReport> {
         let observed = self.observed;
-        self.store.run_alone(WORK, move |writer| run(writer, &observed))
+        self.engine.run_alone(WORK, move |writer| run(writer, &observed))
     }
 }
 
@@ -250,7 +252,7 @@ impl fmt::Display for VacuumReport {
 impl fmt::Debug for Vacuum<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vacuum")
-            .field("store", self.store)
+            .field("store", self.engine)
             .finish_non_exhaustive()
     }
 }

@@ -18,6 +18,7 @@ use super::copy::Plan;
 use super::target::with;
 use super::{BackupProgress, BackupReport, Origin, Stop, stamp};
 use crate::clock::uptime;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::panics::{caught, quietly};
@@ -45,7 +46,8 @@ pub struct BackupSchedule {
 
 impl BackupSchedule {
     #[track_caller]
-    pub(crate) fn start(origin: Origin, interval: Duration, keep: usize, folder: &Path) -> Result<Self> {
+    pub(crate) fn start(engine: &Engine, interval: Duration, keep: usize, folder: &Path) -> Result<Self> {
+        let origin = Origin::of(engine);
         static SCHEDULES: AtomicU64 = AtomicU64::new(1);
         let site = CallSite::new(None, Location::caller());
         check(interval, keep)?;

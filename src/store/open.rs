@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use super::Store;
 use crate::backup::{self, RestoreReport};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::file::TempFolder;
+use crate::migrate;
 use crate::options::Options;
 
 impl Options {
@@ -109,5 +111,21 @@ impl Store {
         let folder = TempFolder::new()?;
         let path = folder.database();
         Self::assemble(options, &path, Some(Arc::new(folder)))
+    }
+
+    fn assemble(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
+        let engine = Engine::open(options, path, folder)?;
+        if let Some(migrations) = &engine.options.migrations
+            && migrations.are_made_at_open()
+        {
+            migrate::to_newest(&engine, migrations)?;
+        }
+        // Its last errand may have left the writer with a setting that could not be made right.
+        if let Some(poisoned) = engine.shared.poison() {
+            return Err(poisoned);
+        }
+        Ok(Self {
+            engine: Arc::new(engine),
+        })
     }
 }

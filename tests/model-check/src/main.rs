@@ -95,6 +95,9 @@ pub(crate) use larder::{admission, apart, closing, event, handoff, job, panics, 
 pub use stand_ins::sqlite::{Error, ffi};
 pub(crate) use stand_ins::{clock, error, fork, options, sqlite, timer, transaction};
 
+// `store/tasks.rs` asks the engine for jobs; here both are one.
+pub(crate) use store as engine;
+
 use scenarios::{SCENARIOS, Scenario};
 
 const BATCH: usize = 500;

@@ -34,10 +34,10 @@ pub(crate) struct Shared {
 
 #[derive(Clone)]
 pub(crate) struct Store {
-    inner: Arc<Inner>,
+    engine: Arc<Engine>,
 }
 
-struct Inner {
+struct Engine {
     options: Options,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
@@ -54,12 +54,12 @@ impl Store {
         let writer = Writer::new(Arc::clone(&shared), Arc::clone(&readers), Arc::clone(log));
         let thread = thread::Builder::new().name("larder-writer".into());
         thread.spawn(move || writer.run()).expect("shuttle always has one more");
-        let inner = Inner {
+        let engine = Engine {
             options,
             shared,
             readers,
         };
-        Self { inner: Arc::new(inner) }
+        Self { engine: Arc::new(engine) }
     }
 
     pub(crate) fn write<T, F>(&self, options: WriteOptions, f: F) -> Result<T>
@@ -105,20 +105,8 @@ impl Store {
     }
 
     pub(crate) fn close_within(&self, timeout: Duration) -> Result<CloseReport> {
-        self.may_close()?;
-        Ok(self.inner.close(timeout))
-    }
-
-    fn may_close(&self) -> Result<()> {
-        if self.admission().is_worker() || self.inner.readers.is_reader_thread() {
-            let instead = "outside";
-            return Err(Error::Reentrant {
-                call: "close",
-                instead,
-                outcome: Outcome::NotStarted,
-            });
-        }
-        Ok(())
+        self.engine.may_close()?;
+        Ok(self.engine.close(timeout))
     }
 
     fn job<T, W>(
@@ -132,22 +120,22 @@ impl Store {
         W: Work<T> + 'static,
         T: Send + 'static,
     {
-        let timeout = options.timeout.unwrap_or(self.inner.options.queue_timeout);
+        let timeout = options.timeout.unwrap_or(self.engine.options.queue_timeout);
         let line = Location::caller();
-        write_job(&self.inner.shared, call, options, timeout, caller, line, work)
+        write_job(&self.engine.shared, call, options, timeout, caller, line, work)
     }
 
     pub(crate) fn admission(&self) -> &Admission {
-        &self.inner.shared.admission
+        &self.engine.shared.admission
     }
 
     /// Whether nothing is left in either queue.
     pub(crate) fn is_empty(&self) -> bool {
-        self.admission().take().is_none() && self.inner.readers.is_empty()
+        self.admission().take().is_none() && self.engine.readers.is_empty()
     }
 }
 
-fn write_job<T, W>(
+pub(crate) fn write_job<T, W>(
     shared: &Shared,
     call: &'static str,
     options: WriteOptions,
@@ -175,7 +163,19 @@ where
     Ok(Job::new(terms, work, caller, Arc::clone(&shared.admission)))
 }
 
-impl Inner {
+impl Engine {
+    fn may_close(&self) -> Result<()> {
+        if self.shared.admission.is_worker() || self.readers.is_reader_thread() {
+            let instead = "outside";
+            return Err(Error::Reentrant {
+                call: "close",
+                instead,
+                outcome: Outcome::NotStarted,
+            });
+        }
+        Ok(())
+    }
+
     fn close(&self, timeout: Duration) -> CloseReport {
         let deadline = later(Instant::now(), timeout);
         self.shared.closing.ask(deadline);

@@ -1,0 +1,312 @@
+//! [`Engine`]: one open store, as its features see it. Migrations, checks, vacuums and backups hold one, and
+//! [`Store`](crate::Store) has the verbs of it.
+//!
+//! It knows the parts that read and write, and none of the features: it has no field that belongs to one of those.
+
+use std::fmt;
+use std::mem;
+use std::panic::Location;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::admission::{Admission, Kind};
+use crate::clock::later;
+use crate::closing::CloseReport;
+use crate::connection::interrupt::Interrupt;
+use crate::connection::{check_sqlite_version, open_writer, read_back};
+use crate::error::{Error, Outcome, Result};
+use crate::event::{CallerSpan, event};
+use crate::file::{DatabaseFile, TempFolder};
+use crate::handoff::Handoff;
+use crate::job::{Alone, Job, Terms, Work};
+use crate::options::{Options, ReadOptions, WriteOptions};
+use crate::pending::{Caller, Pending};
+use crate::readers::Readers;
+use crate::registry::Claim;
+use crate::site::CallSite;
+use crate::status;
+use crate::telemetry::Telemetry;
+use crate::timer;
+use crate::transaction::ReadTx;
+use crate::watch::Watch;
+use crate::writer::{Shared, Writer};
+
+/// What `close` waits beyond its deadline for the writer to say how far it came.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// One open store. The drop closes it.
+pub(crate) struct Engine {
+    id: u64,
+    pub(crate) options: Options,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) readers: Arc<Readers>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) watch: Watch,
+    /// Shared with the writer thread: the folder goes with whichever lets go of it last.
+    _folder: Option<Arc<TempFolder>>,
+}
+
+impl Engine {
+    /// Opens the file and starts the writer thread. The options are valid.
+    pub(crate) fn open(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
+        static STORES: AtomicU64 = AtomicU64::new(1);
+        check_sqlite_version()?;
+        status::count_forks();
+        timer::start().map_err(|error| Error::no_thread(path, "its timer", error))?;
+        let id = STORES.fetch_add(1, Relaxed);
+        let file = DatabaseFile::prepare(path, &options, id)?;
+        let (open_file, writer) = open_writer(&file, &options)?;
+        // From here on the connections hold the claim.
+        drop(file);
+        let page_size = read_back(&writer.conn, "page_size")?;
+        let handoff = Handoff::new(options.spin);
+        let admission = Admission::new(Kind::Writes, options.queue, 1, handoff);
+        let shared = Arc::new(Shared::new(Arc::clone(&open_file), Arc::new(admission)));
+        let telemetry = Arc::new(Telemetry::new(options.call_sites, options.statements));
+        let readers = Readers::open(&open_file, &options, &telemetry)?;
+        Writer::start(
+            writer,
+            options.clone(),
+            Arc::clone(&shared),
+            Arc::clone(&readers),
+            Arc::clone(&telemetry),
+            folder.clone(),
+        )?;
+        // Its drop waits for the writer thread, so it is made once there is one.
+        let engine = Self {
+            id,
+            watch: Watch::start(&shared, &readers, &telemetry, &options),
+            options,
+            shared,
+            readers,
+            telemetry,
+            _folder: folder,
+        };
+        engine.report_open(&page_size);
+        Ok(engine)
+    }
+
+    /// The database file, as an absolute path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// The queue of writes.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.shared.admission
+    }
+
+    /// Runs `f` in one snapshot, on this thread.
+    #[track_caller]
+    pub(crate) fn read<T>(&self, options: ReadOptions, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        let timeout = options.timeout.unwrap_or(self.options.read_timeout);
+        let site = CallSite::new(options.label, Location::caller());
+        let limit = options.execution_timeout;
+        self.readers.read(timeout, limit, site, self.admission().is_worker(), f)
+    }
+
+    /// Runs larder's own look for damage in a snapshot of a reader's.
+    pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>) -> Result<T> {
+        let timeout = self.options.read_timeout;
+        let site = CallSite::Label("larder: check".into());
+        self.readers.inspect(timeout, site, self.admission().is_worker(), f)
+    }
+
+    /// Runs larder's own work on the writer thread, with nothing else.
+    #[track_caller]
+    pub(crate) fn run_alone<T, F>(&self, call: &'static str, f: F) -> Result<T>
+    where
+        F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        if self.admission().is_left() {
+            return Err(Error::forked());
+        }
+        if self.admission().is_worker() {
+            let instead =
+                "it was called inside a write, on the writer thread that would have to do it: call it outside";
+            let outcome = Outcome::NotStarted;
+            return Err(Error::Reentrant { call, instead, outcome });
+        }
+        // Another such job may be in the middle of something that others wait as long for.
+        let options = &self.options;
+        let timeout = options.queue_timeout.max(options.migration_timeout);
+        let terms = WriteOptions::new().timeout(timeout).label(format!("larder: {call}"));
+        let (job, pending) = self.job(call, terms, Caller::Thread, Location::caller(), Alone(f))?;
+        let ticket = self.admission().enqueue(job)?;
+        pending.queued(ticket).wait()
+    }
+
+    /// Makes a job, and what waits for it.
+    pub(crate) fn job<T, W>(
+        &self,
+        call: &'static str,
+        options: WriteOptions,
+        caller: Caller,
+        line: &'static Location<'static>,
+        work: W,
+    ) -> Result<(Job, Pending<T>)>
+    where
+        W: Work<T> + 'static,
+        T: Send + 'static,
+    {
+        let timeout = options.timeout.unwrap_or(self.options.queue_timeout);
+        write_job(&self.shared, call, options, timeout, caller, line, work)
+    }
+
+    /// Refuses to close where the closing would wait for its own thread.
+    pub(crate) fn may_close(&self) -> Result<()> {
+        let readers = &self.readers;
+        if self.admission().is_left() {
+            return Err(Error::forked());
+        }
+        if self.admission().is_worker() || readers.is_reader_thread() || readers.in_use_by_this_thread() {
+            return Err(Error::Reentrant {
+                call: "close",
+                instead: "it was called inside a closure of the same store, which it would wait for: call it outside",
+                outcome: Outcome::NotStarted,
+            });
+        }
+        Ok(())
+    }
+
+    fn report_open(&self, page_size: &str) {
+        let options = &self.options;
+        event!(
+            info,
+            "larder::open",
+            self.shared.path,
+            {
+                sqlite = rusqlite::version(),
+                access = ?options.access,
+                durability = ?options.durability,
+                journal_mode = "wal",
+                page_size,
+                readers = options.readers,
+                queue = options.queue,
+                busy_timeout_ms = options.busy_timeout.as_millis() as u64,
+                cache_size = options.cache_size,
+                mmap_size = options.mmap_size,
+                foreign_keys = options.foreign_keys,
+                journal_size_limit = options.journal_size_limit,
+                checkpoint_pages = options.checkpoint_pages,
+                wal_limit = options.wal_limit,
+                wal_hard_limit = options.wal_hard_limit,
+            },
+            "store opened"
+        );
+    }
+
+    /// Tells the writer to close.
+    fn begin_close(&self, deadline: Instant) {
+        Claim::closing(self.id);
+        self.shared.closing.ask(deadline);
+        self.shared.admission.close();
+    }
+
+    /// Closes the store, and gives up what is not done in time.
+    pub(crate) fn close(&self, timeout: Duration) -> CloseReport {
+        let began = Instant::now();
+        let deadline = later(began, timeout);
+        self.begin_close(deadline);
+        let closing = &self.shared.closing;
+        if let Some(report) = closing.wait(deadline) {
+            self.watch.end();
+            return report;
+        }
+        // A write may run on for ever. Those behind it are told now that they were not started.
+        self.shared.admission.discard();
+        closing
+            .wait(later(deadline, LAST_WORDS))
+            .unwrap_or_else(|| CloseReport {
+                finished: self.telemetry.counters.finished_closing.get(),
+                never_started: self.shared.admission.discarded(),
+                wal_truncated: false,
+                wal_kept_because: Some(
+                    "a write or the last checkpoint is still running; the file is closed when it ends".into(),
+                ),
+                took: began.elapsed(),
+            })
+    }
+}
+
+/// The last clone has gone.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if self.shared.admission.is_left() {
+            // The folder and the connections are the parent's.
+            mem::forget((self._folder.take(), Arc::clone(&self.shared), Arc::clone(&self.readers)));
+            return;
+        }
+        // The thread would wait for itself, or others for it. The writer closes the file once the closure has ended. (A
+        // read on its caller's thread borrows the store, so the last clone is never dropped inside one.)
+        if self.shared.admission.is_worker() || self.readers.is_reader_thread() || timer::is_here() {
+            return self.begin_close(later(Instant::now(), self.options.close_timeout));
+        }
+        // Whoever has closed the store by hand has waited for as long as they wanted to.
+        let closed_by_hand = self.shared.closing.deadline().is_some();
+        let timeout = if closed_by_hand {
+            Duration::ZERO
+        } else {
+            self.options.close_timeout
+        };
+        let report = self.close(timeout);
+        // The writer has done it, unless it is stuck or, by a bug of larder's, dead.
+        self.readers.close_queue();
+        if !closed_by_hand && !report.wal_truncated {
+            event!(warn, "larder::close", self.shared.path, { %report }, "the last clone was dropped");
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a job for the writer, and what waits for it.
+pub(crate) fn write_job<T, W>(
+    shared: &Shared,
+    call: &'static str,
+    options: WriteOptions,
+    timeout: Duration,
+    caller: Caller,
+    line: &'static Location<'static>,
+    work: W,
+) -> Result<(Job, Pending<T>)>
+where
+    W: Work<T> + 'static,
+    T: Send + 'static,
+{
+    if shared.admission.is_left() {
+        return Err(Error::forked());
+    }
+    if shared.admission.is_worker() {
+        return Err(Error::Reentrant {
+            call,
+            instead: "it was called inside a write, on the writer thread that would have to make it: use the \
+                      transaction that the closure was given, and tx.savepoint(|tx| ..) to nest",
+            outcome: Outcome::NotStarted,
+        });
+    }
+    if let Some(poisoned) = shared.poison() {
+        return Err(poisoned);
+    }
+    let asked = Instant::now();
+    let terms = Terms {
+        site: CallSite::new(options.label, line),
+        durability: options.durability.unwrap_or_default(),
+        limit: options.limit,
+        asked,
+        deadline: later(asked, timeout),
+        span: CallerSpan::current(),
+    };
+    Ok(Job::new(terms, work, caller, Arc::clone(&shared.admission)))
+}
