@@ -261,6 +261,9 @@ impl<'a> ReadTx<'a> {
         rows: u64,
         failed: bool,
     ) {
+        if is_no_statement(sql, statement) {
+            return;
+        }
         let mut page = page.borrow_mut();
         if let Some(place) = page.find(sql) {
             page[place].ran(statement, time, rows, failed);
@@ -645,6 +648,13 @@ impl<'a> WriteTx<'a> {
         }
         run_own(self.conn, self.fence, sql).map_err(|error| self.explain(error))
     }
+}
+
+/// Whether there is nothing in the text but spaces, semicolons and comments. rusqlite panics where it is asked for the
+/// numbers of such a statement.
+fn is_no_statement(sql: &str, statement: &Statement<'_>) -> bool {
+    let begins = sql.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
+    !begins && statement.column_count() == 0 && statement.readonly() && statement.expanded_sql().is_none()
 }
 
 /// By its first letter: a comment or a space may stand before it.

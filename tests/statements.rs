@@ -128,3 +128,51 @@ fn it_keeps_nobody_from_changing_its_table() {
     });
     assert_eq!(counts.unwrap(), (3, 1));
 }
+
+/// A text with no statement in it is none to SQLite, which then has no numbers to tell of it. With `Options::statements`
+/// rusqlite panicked as it was asked for them.
+#[test]
+fn texts_without_a_statement_are_not_counted() {
+    let told = |statements| {
+        let store = Options::new().readers(1).statements(statements).open_temp().unwrap();
+        let mut told = Vec::new();
+        for sql in [
+            "",
+            ";",
+            " ;; ",
+            "\n",
+            "-- nothing",
+            "/* nothing */",
+            "/* nothing */;",
+            "-- a\n-- b\n;",
+        ] {
+            let written = store.write(move |tx| {
+                let executed = format!("{:?}", tx.execute(sql, []));
+                let inserted = format!("{:?}", tx.insert(sql, []));
+                let batch = format!("{:?}", tx.execute_batch(sql));
+                Ok(format!("{executed} {inserted} {batch}"))
+            });
+            let read = store.read(|tx| {
+                let row = tx.query_row(sql, [], |_| Ok(()));
+                let optional = tx.query_optional(sql, [], |_| Ok(()));
+                let all = tx.query_map(sql, [], |_| Ok(()));
+                let each = tx.query_each(sql, [], |_| Ok(()));
+                let exists = tx.exists(sql, []);
+                Ok(format!("{row:?} {optional:?} {all:?} {each:?} {exists:?}"))
+            });
+            told.push((sql, written.unwrap(), read.unwrap()));
+        }
+        let counted: Vec<_> = store
+            .stats()
+            .statements
+            .into_iter()
+            .map(|statement| statement.text)
+            .collect();
+        assert_eq!(counted, [""; 0]);
+        // A comment before a statement is another matter.
+        store.read(|tx| tx.exists("/* one */ SELECT 1", [])).unwrap();
+        assert_eq!(store.stats().statements.len(), statements.min(1));
+        told
+    };
+    assert_eq!(told(10), told(0));
+}
