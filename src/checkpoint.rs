@@ -11,10 +11,10 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, MAIN_DB};
 
 use crate::connection::read_back;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fence::Fence;
 use crate::options::Options;
 
@@ -25,6 +25,9 @@ thread_local! {
     /// Pages in the log after this thread's last commit, until they are taken. rusqlite's `wal_hook` takes a bare
     /// `fn`, which can only leave them here; the writer thread has one writing connection.
     static PAGES: Cell<Option<u32>> = const { Cell::new(None) };
+
+    /// The same of a database that `on_connect` has attached.
+    static ATTACHED_PAGES: Cell<u32> = const { Cell::new(0) };
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +65,9 @@ pub(crate) struct Checkpointer {
     retry: u32,
     /// All of the log is in the database file.
     empty: bool,
+    /// Databases that `on_connect` has attached, and the pages in the log of one of them. Nobody else moves those either.
+    attached: Vec<String>,
+    attached_log: u32,
 }
 
 impl Checkpointer {
@@ -71,6 +77,7 @@ impl Checkpointer {
             .own(|| read_back(conn, "page_size"))?
             .parse()
             .unwrap_or(options.page_size);
+        let attached = fence.own(|| attached_databases(conn)).map_err(Error::not_started)?;
         Self::watch_log(conn);
         // "Each frame consists of a 24-byte frame-header followed by a page-size bytes of page data",
         // <https://sqlite.org/fileformat2.html#the_write_ahead_log>.
@@ -88,19 +95,33 @@ impl Checkpointer {
             next: step,
             retry: (step / 16).max(1),
             empty: false,
+            attached,
+            attached_log: 0,
         })
     }
 
     /// Sets the hook, also where a closure has set another one.
     pub(crate) fn watch_log(conn: &Connection) {
-        conn.wal_hook(Some(|_, pages| {
-            PAGES.set(Some(pages.max(0) as u32));
+        conn.wal_hook(Some(|wal, pages| {
+            let pages = pages.max(0) as u32;
+            if wal.name() == MAIN_DB {
+                PAGES.set(Some(pages));
+            } else {
+                ATTACHED_PAGES.set(pages);
+            }
             Ok(())
         }));
     }
 
     /// After every commit.
     pub(crate) fn committed(&mut self) {
+        if !self.attached.is_empty() {
+            let pages = ATTACHED_PAGES.take();
+            if pages > 0 {
+                self.attached_log = pages;
+                self.empty = false;
+            }
+        }
         let Some(pages) = PAGES.take() else { return };
         if pages < self.log {
             // The log has started anew.
@@ -112,7 +133,7 @@ impl Checkpointer {
     }
 
     pub(crate) fn due(&self) -> Option<Mode> {
-        (self.log >= self.next).then(|| {
+        (self.log >= self.next || self.attached_log >= self.step).then(|| {
             if self.bytes() > self.limit {
                 Mode::Restart
             } else {
@@ -139,6 +160,17 @@ impl Checkpointer {
         self.hard_limit.filter(|limit| self.bytes() > *limit)
     }
 
+    /// One attempt for each attached database. Its error says nothing of the store's own file.
+    fn move_attached(&mut self, conn: &Connection, fence: &Fence, mode: Mode) {
+        let mode = if mode == Mode::Truncate { "TRUNCATE" } else { "PASSIVE" };
+        self.attached_log = 0;
+        for name in &self.attached {
+            let name = name.replace('"', "\"\"");
+            let pragma = format!("PRAGMA \"{name}\".wal_checkpoint({mode})");
+            let _ = fence.own(|| conn.query_row(&pragma, [], |_| Ok(())));
+        }
+    }
+
     /// One attempt.
     pub(crate) fn run(
         &mut self,
@@ -148,9 +180,9 @@ impl Checkpointer {
         patience: Duration,
     ) -> rusqlite::Result<Progress> {
         let pragma = match mode {
-            Mode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
-            Mode::Restart => "PRAGMA wal_checkpoint(RESTART)",
-            Mode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+            Mode::Passive => "PRAGMA main.wal_checkpoint(PASSIVE)",
+            Mode::Restart => "PRAGMA main.wal_checkpoint(RESTART)",
+            Mode::Truncate => "PRAGMA main.wal_checkpoint(TRUNCATE)",
         };
         conn.busy_timeout(patience)?;
         // Not from the cache: a PRAGMA acts when it is prepared, too.
@@ -161,6 +193,7 @@ impl Checkpointer {
                 Ok((row.get(0)?, count(1)?, count(2)?))
             })
         });
+        self.move_attached(conn, fence, mode);
         conn.busy_timeout(self.busy_timeout)?;
         // If it failed it is tried again once the log has grown.
         self.next = self.log.saturating_add(self.step);
@@ -186,4 +219,11 @@ impl Checkpointer {
         }
         Ok(progress)
     }
+}
+
+fn attached_databases(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let list = "SELECT name FROM pragma_database_list WHERE name NOT IN ('main', 'temp')";
+    let mut statement = conn.prepare(list)?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    names.collect()
 }

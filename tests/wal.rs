@@ -1,12 +1,12 @@
 //! The write-ahead log stays bounded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{Error, Options, Outcome, ReadOptions, Result, Stats, Store, WriteOptions, WriteTx};
+use larder::{Error, Options, Outcome, ReadOptions, Result, Role, Stats, Store, WriteOptions, WriteTx};
 
 use crate::groups::Gate;
 
@@ -243,4 +243,64 @@ fn what_was_checkpointed_is_in_the_file_itself() {
     store.write(|tx| fill(tx, 100)).unwrap();
     store.write(|_| Ok(())).unwrap();
     assert!(std::fs::metadata(store.path()).unwrap().len() >= empty + 100 * 4096);
+}
+
+/// A store whose writer has another database in WAL mode attached, with a table `other.o`.
+fn store_with_attached(options: Options, folder: &Path) -> Store {
+    let attached = folder.join("other.db");
+    std::fs::write(&attached, []).unwrap();
+    let options = options.on_connect(move |conn, role| {
+        if role == Role::Writer {
+            conn.execute("ATTACH ?1 AS other", [attached.to_str().unwrap()])?;
+            conn.pragma_update(Some("other"), "journal_mode", "wal")?;
+        }
+        Ok(())
+    });
+    let store = store_with_table(options);
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE other.o(id INTEGER PRIMARY KEY, data BLOB) STRICT"))
+        .unwrap();
+    store
+}
+
+fn fill_attached(tx: &WriteTx<'_>, pages: i64) -> Result<()> {
+    for id in 0..pages {
+        tx.execute("INSERT OR REPLACE INTO other.o VALUES (?1, zeroblob(3800))", [id])?;
+    }
+    Ok(())
+}
+
+/// SQLite calls the hook for the log of each database that a commit has written to, the store's own first. What came last
+/// was taken for the store's.
+#[test]
+fn attached_database_does_not_count_in_wal_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store_with_attached(Options::new().checkpoint_pages(4000), folder.path());
+    let header = 32;
+    store
+        .write(|tx| {
+            fill(tx, 10)?;
+            fill_attached(tx, 300)
+        })
+        .unwrap();
+    let bytes = wal_file_bytes(&store) - header;
+    assert!(bytes < 100 * 4120);
+    assert_eq!(store.stats().wal_bytes, bytes);
+    store.write(|tx| fill_attached(tx, 50)).unwrap();
+    assert_eq!(store.stats().wal_bytes, bytes);
+    store.write(|tx| fill(tx, 300)).unwrap();
+    assert_eq!(store.stats().wal_bytes, wal_file_bytes(&store) - header);
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+#[test]
+fn log_of_attached_database_stays_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store_with_attached(Options::new().checkpoint_pages(20), folder.path());
+    for _ in 0..60 {
+        store.write(|tx| fill_attached(tx, 20)).unwrap();
+    }
+    let log = std::fs::metadata(folder.path().join("other.db-wal")).unwrap().len();
+    assert!(log < 20 * 20 * 4120, "{log}");
+    assert!(store.close().unwrap().wal_truncated);
 }
