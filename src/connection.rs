@@ -181,7 +181,7 @@ fn fence_in(conn: Connection, lease: Lease, options: &Options, role: Role, hooks
     };
     let fence = Fence::install(&conn, role, kept).map_err(Error::not_started)?;
     let baseline = Baseline::read(&conn, &fence, options, hooks)?;
-    let interrupt = Interrupt::install(&conn).map_err(Error::not_started)?;
+    let interrupt = Interrupt::install(&conn, !hooks.has_trace()).map_err(Error::not_started)?;
     Ok(Fenced {
         baseline,
         lease,
@@ -255,8 +255,8 @@ fn open_copy_with(path: &Path, options: &Options, first: impl FnOnce(&Connection
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let conn = Connection::open_with_flags(path, flags).map_err(|e| explain_open(path, e))?;
     first(&conn)?;
-    prepare(&conn, options, Role::Writer, options.busy_timeout)?;
-    let interrupt = Interrupt::install(&conn).map_err(Error::not_started)?;
+    let hooks = prepare(&conn, options, Role::Writer, options.busy_timeout)?;
+    let interrupt = Interrupt::install(&conn, !hooks.has_trace()).map_err(Error::not_started)?;
     Ok(Private { conn, interrupt })
 }
 

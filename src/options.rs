@@ -490,8 +490,10 @@ impl Options {
     /// Called for the writer and for every reader as it is opened, before larder's PRAGMAs and fences: for
     /// functions, collations, extensions, keys. The default is nothing.
     ///
-    /// A progress handler that it sets is replaced by larder's. A trace callback (rusqlite's feature `trace`) stays until the
-    /// first closure on that connection that has a limit or is a task's: larder then needs SQLite's only place for one.
+    /// A progress handler that it sets is replaced by larder's. A trace callback (rusqlite's feature `trace`) is left alone;
+    /// but SQLite has one for each connection, which larder wants for limits of time. So then a limit, the age of a reader
+    /// and the dropping of an async read are looked at in long statements, by larder's own methods, and at the closure's end,
+    /// and not where rusqlite's methods begin a short statement.
     ///
     /// ```
     /// use larder::{Options, Role};

@@ -83,7 +83,7 @@ impl<S: Copy + Send + 'static> Observed<S> {
 
     /// Is asked while SQL runs on that connection, until the guard is dropped.
     #[must_use = "it is asked until the guard is dropped"]
-    pub(crate) fn watch<'c>(&self, conn: &'c Connection, interrupt: &Arc<Interrupt>) -> Option<Watching<'c>> {
+    pub(crate) fn watch<'c>(&self, conn: &'c Connection, interrupt: &'c Arc<Interrupt>) -> Option<Watching<'c>> {
         let state = self.lock();
         if state.callback.is_none() && state.limit.is_none() {
             return None;

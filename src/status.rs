@@ -413,19 +413,13 @@ pub(crate) fn trace<'c, T: Trace>(conn: &'c Connection, told: &Arc<T>, events: E
     // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. SQLite has the pointer until the callback is
     // taken away: by another one, or by the drop of the guard, which keeps what it points to until after that.
     unsafe { ffi::sqlite3_trace_v2(conn.handle(), events as c_uint, Some(traced::<T>), pointer) };
-    Traced { conn, told }
+    Traced { conn, _told: told }
 }
 
 /// A connection whose statements are told of.
 pub(crate) struct Traced<'c, T: Trace> {
     conn: &'c Connection,
-    told: Arc<T>,
-}
-
-impl<T: Trace> Traced<'_, T> {
-    pub(crate) fn traced(&self) -> &T {
-        &self.told
-    }
+    _told: Arc<T>,
 }
 
 impl<T: Trace> Drop for Traced<'_, T> {

@@ -425,7 +425,7 @@ fn interrupted_by_program(error: rusqlite::Error) -> Error {
 /// | a `Statement` or `Rows` that is forgotten (`std::mem::forget`) | reset. The statement stays until the connection closes |
 /// | `blob_open`, and a `Blob` that is forgotten | reset in a write; in a read the connection is replaced. Its memory is lost |
 /// | `set_limit`, `set_db_config`, `set_prepared_statement_cache_capacity` | reset to what it was when the connection had been opened |
-/// | `busy_timeout`, `busy_handler`, `progress_handler`, `wal_hook` | reset; in the closure itself they put larder's own out of work, so limits of time do not hold |
+/// | `busy_timeout`, `busy_handler`, `progress_handler`, `wal_hook` | reset; in the closure itself they put larder's own out of work: then a limit of time is looked at where statements begin, and at the end of the closure |
 /// | `update_hook`, `rollback_hook`, `trace_v2` | removed, unless [`Options::on_connect`](crate::Options::on_connect) has set one of the kind: then what the closure has set stays, as SQLite does not tell |
 /// | `collation_needed` | removed, unless there is an `on_connect`: then it stays |
 /// | `commit_hook`, `authorizer` | the connection is replaced after the closure, since it was without larder's own meanwhile. Dangerous: what a closure does without them is not refused |

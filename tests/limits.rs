@@ -1,7 +1,7 @@
 //! Bounds in time: for waiting in the queue, for waiting for a reader, for running, for the age of a snapshot.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -661,6 +661,43 @@ fn limit_holds_though_closure_removes_progress_handler() {
         })
         .unwrap_err();
     assert_interrupted(&error, ms(30), "WriteOptions::limit");
+}
+
+/// SQLite has one trace callback a connection, and a program may log its statements by it.
+#[test]
+fn limit_leaves_trace_of_on_connect_alone() {
+    use larder::rusqlite::trace::{TraceEvent, TraceEventCodes};
+    static TRACED: AtomicUsize = AtomicUsize::new(0);
+    fn note(event: TraceEvent<'_>) {
+        if let TraceEvent::Stmt(_, "SELECT 'traced'") = event {
+            TRACED.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let store = with_table(Options::new().readers(1).on_connect(|conn, _| {
+        conn.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(note));
+        Ok(())
+    }));
+    let limited = || ReadOptions::new().execution_timeout(ms(50));
+    let traced: ShortReads = |tx| tx.query_row("SELECT 'traced'", [], |_| Ok(()));
+    for runs in 1..4 {
+        store
+            .read_with(ReadOptions::new().execution_timeout(PATIENCE), traced)
+            .unwrap();
+        store.read(traced).unwrap();
+        assert_eq!(TRACED.load(Ordering::SeqCst), 2 * runs);
+        let stopped: [ShortReads; 3] = [
+            SHORT_READS[0].1,
+            |tx| tx.query_row(ENDLESS, [], |_| Ok(())),
+            |_| {
+                thread::sleep(ms(70));
+                Ok(())
+            },
+        ];
+        for read in stopped {
+            let error = store.read_with(limited(), read).unwrap_err();
+            assert_interrupted(&error, ms(50), "ReadOptions::execution_timeout");
+        }
+    }
 }
 
 #[test]

@@ -76,6 +76,11 @@ impl OwnHooks {
         Ok(own)
     }
 
+    /// Whether a trace is theirs, or may be.
+    pub(super) fn has_trace(self) -> bool {
+        self.trace
+    }
+
     /// Takes away all hooks that can be told from those of `on_connect`. A closure's are dropped, which is user code.
     fn remove_others(self, conn: &Connection) {
         if !self.update {

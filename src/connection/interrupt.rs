@@ -19,7 +19,7 @@
 //!   its runs or its rows, come to the handler late or never. So for a closure that has a limit, or a task, and for work that
 //!   is watched, SQLite's trace callback tells of each statement that begins, whoever has prepared it, and of a limited one's
 //!   rows; what is too late is interrupted. It is set with the bound and taken away with it: other closures pay nothing for
-//!   it, and a trace of the program's is left alone there.
+//!   it. Where `on_connect` has set a trace of its own that is left alone, and larder's own methods look in its place.
 //! - **At the end of the closure:** [`Bounded::end`]. A closure may run no SQL any more, or take the handler away. (A statement
 //!   that is only prepared is not stopped.)
 //!
@@ -112,6 +112,7 @@ type Watcher = Box<dyn FnMut() -> bool + Send>;
 
 /// The interrupt of one connection.
 pub(crate) struct Interrupt {
+    may_trace: bool,
     /// When the limit is over, on the coarse clock in nanoseconds.
     until: AtomicU64,
     /// The same on the exact clock, in nanoseconds since `epoch`.
@@ -128,9 +129,10 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Sets it on a connection that has just been opened.
-    pub(crate) fn install(conn: &Connection) -> rusqlite::Result<Arc<Self>> {
+    /// Sets it on a connection that has just been opened. `may_trace` unless the program has a trace on it.
+    pub(crate) fn install(conn: &Connection, may_trace: bool) -> rusqlite::Result<Arc<Self>> {
         let interrupt = Arc::new(Self {
+            may_trace,
             until: AtomicU64::new(NEVER),
             until_exactly: AtomicU64::new(NEVER),
             epoch: Instant::now(),
@@ -163,7 +165,7 @@ impl Interrupt {
     /// Bounds the closure that has begun then, until [`Bounded::end`] or the drop. `None` if nothing but SQL itself would
     /// stop it.
     pub(crate) fn bound<'c>(
-        self: &Arc<Self>,
+        self: &'c Arc<Self>,
         conn: &'c Connection,
         began: Instant,
         limit: Option<Limit>,
@@ -180,8 +182,9 @@ impl Interrupt {
             Events::Statements
         };
         Some(Bounded {
-            traced: status::trace(conn, self, events),
+            interrupt: self,
             limit,
+            _traced: self.trace(conn, events),
         })
     }
 
@@ -212,13 +215,20 @@ impl Interrupt {
 
     /// Has that asked while SQL runs on the connection, until the guard is dropped. SQL is stopped once it says so.
     pub(crate) fn watch<'c>(
-        self: &Arc<Self>,
+        self: &'c Arc<Self>,
         conn: &'c Connection,
         watcher: impl FnMut() -> bool + Send + 'static,
     ) -> Watching<'c> {
         self.set_watcher(Some(Box::new(watcher)));
         self.is_watched.store(true, Relaxed);
-        Watching(status::trace(conn, self, Events::Statements))
+        Watching {
+            interrupt: self,
+            _traced: self.trace(conn, Events::Statements),
+        }
+    }
+
+    fn trace<'c>(self: &Arc<Self>, conn: &'c Connection, events: Events) -> Option<Traced<'c, Self>> {
+        self.may_trace.then(|| status::trace(conn, self, events))
     }
 
     fn set_watcher(&self, watcher: Option<Watcher>) {
@@ -288,15 +298,16 @@ impl Trace for Interrupt {
 
 /// A closure that has a limit, or a task.
 pub(crate) struct Bounded<'c> {
-    traced: Traced<'c, Interrupt>,
+    interrupt: &'c Interrupt,
     limit: Option<Limit>,
+    _traced: Option<Traced<'c, Interrupt>>,
 }
 
 impl Bounded<'_> {
     /// Takes the bound away from a closure that has ended then. The error of its limit, if its SQL was stopped by it, or if
     /// it went `well` but took too long; what another one came to by itself says more.
     pub(crate) fn end(self, ended: Instant, well: bool) -> Option<Error> {
-        let interrupt = self.traced.traced();
+        let interrupt = self.interrupt;
         let limit = self.limit?;
         let stopped = interrupt.stopped.load(Relaxed) == LIMIT;
         (stopped || well && interrupt.is_over_at(ended)).then(|| limit.error())
@@ -305,20 +316,21 @@ impl Bounded<'_> {
 
 impl Drop for Bounded<'_> {
     fn drop(&mut self) {
-        let interrupt = self.traced.traced();
-        interrupt.until.store(NEVER, Relaxed);
-        interrupt.until_exactly.store(NEVER, Relaxed);
+        self.interrupt.until.store(NEVER, Relaxed);
+        self.interrupt.until_exactly.store(NEVER, Relaxed);
     }
 }
 
 /// Work that has a watcher.
 #[must_use = "it is watched until this is dropped"]
-pub(crate) struct Watching<'c>(Traced<'c, Interrupt>);
+pub(crate) struct Watching<'c> {
+    interrupt: &'c Interrupt,
+    _traced: Option<Traced<'c, Interrupt>>,
+}
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        let interrupt = self.0.traced();
-        interrupt.is_watched.store(false, Relaxed);
-        interrupt.set_watcher(None);
+        self.interrupt.is_watched.store(false, Relaxed);
+        self.interrupt.set_watcher(None);
     }
 }
