@@ -245,6 +245,12 @@ impl Shared {
         if self.poison.set(Arc::new(change.to_error())).is_err() {
             return;
         }
+        // Without its locks it must not write to the database either.
+        if !matches!(change, FileChange::Unlocked(..)) {
+            self.log_wants_saving.store(true, Ordering::Release);
+            self.wake_writer();
+        }
+        // After that, since a subscriber may take its time.
         event!(
             error,
             "larder::poison",
@@ -252,11 +258,6 @@ impl Shared {
             { reason = %change, "error.type" = "Poisoned" },
             "the files of the store were changed from outside: it takes no more writes"
         );
-        // Without its locks it must not write to the database either.
-        if !matches!(change, FileChange::Unlocked(..)) {
-            self.log_wants_saving.store(true, Ordering::Release);
-            self.wake_writer();
-        }
     }
 
     /// Sends the writer a job that does nothing. It is refused by the poison, and the writer is awake.
