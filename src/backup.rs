@@ -48,7 +48,7 @@ use crate::clock::later;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::event::event;
-use crate::options::Options;
+use crate::options::Settings;
 use crate::progress::Observed;
 use crate::readers::Readers;
 use crate::site::CallSite;
@@ -324,7 +324,7 @@ impl Stop {
 /// What a backup is made from. It keeps no store open.
 pub(crate) struct Origin {
     pub(crate) path: PathBuf,
-    pub(crate) options: Options,
+    pub(crate) options: Settings,
     pub(crate) readers: Arc<Readers>,
     pub(crate) telemetry: Arc<Telemetry>,
 }
@@ -461,7 +461,7 @@ impl BackupReport {
 /// taken back: more would fill the disk of whoever is started again and again.
 pub(crate) fn make(
     readers: &Readers,
-    options: &Options,
+    options: &Settings,
     folder: &Path,
     stem: &OsStr,
     time: &str,
@@ -507,7 +507,7 @@ fn remove_old(folder: &Path, stem: &OsStr) {
 
 /// Copies the snapshot of the connection's open transaction into a new file, for a dry run. Nobody checks it: it is thrown
 /// away.
-pub(crate) fn copy(source: &Connection, options: &Options, to: &Path) -> failure::Result<()> {
+pub(crate) fn copy(source: &Connection, options: &Settings, to: &Path) -> failure::Result<()> {
     let observed = Observed::new(BackupProgress::NOTHING);
     let copier = Copier {
         options,

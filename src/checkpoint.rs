@@ -16,7 +16,7 @@ use rusqlite::{Connection, MAIN_DB};
 use crate::connection::read_back;
 use crate::error::{Error, Result};
 use crate::fence::Fence;
-use crate::options::Options;
+use crate::options::Settings;
 
 /// How long a RESTART checkpoint may keep the writer.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
@@ -72,7 +72,7 @@ pub(crate) struct Checkpointer {
 
 impl Checkpointer {
     /// Watches the log through a hook, which SQLite calls on the thread that commits.
-    pub(crate) fn watch(conn: &Connection, fence: &Fence, options: &Options) -> Result<Self> {
+    pub(crate) fn watch(conn: &Connection, fence: &Fence, options: &Settings) -> Result<Self> {
         let page_size: u64 = fence
             .own(|| read_back(conn, "page_size"))?
             .parse()

@@ -29,7 +29,7 @@ use crate::error::{Error, Result, extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
 use crate::file::{DatabaseFile, temporary_folder};
-use crate::options::{Access, AutoVacuum, Durability, Options, Role};
+use crate::options::{Access, AutoVacuum, Durability, OnConnect, Role, Settings};
 use crate::panics::caught;
 use crate::unsynced;
 
@@ -84,14 +84,18 @@ fn has_wal_reset_bug(version: i32) -> bool {
 }
 
 /// Opens the one connection that writes, and takes its first lock.
-pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<(Arc<OpenFile>, Fenced)> {
+pub(crate) fn open_writer(
+    file: &DatabaseFile,
+    options: &Settings,
+    patience: Duration,
+) -> Result<(Arc<OpenFile>, Fenced)> {
     let conn = open_to_write(&file.path, options)?;
     let unsynced = unsynced::is_remembered(&file.path)?;
     if unsynced {
         // Should this opening fail, the close makes no checkpoint of such a log.
         set_checkpoint_at_close(&conn, false)?;
     }
-    let hooks = prepare(&conn, options, Role::Writer, options.open_timeout())?;
+    let hooks = prepare(&conn, options, Role::Writer, patience)?;
     // A file that was being made when the power was cut has a journal, which the first look plays back: then it is new.
     first_look(&conn, &file.path)?;
     let new = file.is_new()?;
@@ -104,7 +108,7 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<(Arc
             &format!("PRAGMA auto_vacuum = {}", auto_vacuum(options.auto_vacuum)),
         )?;
     }
-    switch_to_wal(&conn, &file.path, options.open_timeout())?;
+    switch_to_wal(&conn, &file.path, patience)?;
     if conn.is_readonly(MAIN_DB).map_err(Error::not_started)? {
         return Err(Error::Open {
             path: file.path.clone(),
@@ -113,7 +117,7 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<(Arc
         });
     }
     // Declared after the connection, so that an error from here on releases the locks before it closes.
-    let open_file = OpenFile::new(file, options.access, later(Instant::now(), options.open_timeout()))?;
+    let open_file = OpenFile::new(file, options.access, later(Instant::now(), patience))?;
     let lease = open_file.lease().ok_or(Error::Closed)?;
     if unsynced {
         execute(&conn, &file.path, "BEGIN IMMEDIATE")?;
@@ -131,7 +135,7 @@ pub(crate) fn open_writer(file: &DatabaseFile, options: &Options) -> Result<(Arc
 }
 
 /// Opens another connection to write, in the place of one that a closure has left so that it cannot be made right.
-pub(crate) fn open_writer_again(file: &Arc<OpenFile>, options: &Options) -> Result<Fenced> {
+pub(crate) fn open_writer_again(file: &Arc<OpenFile>, options: &Settings) -> Result<Fenced> {
     let path = file.path();
     let lease = file.lease().ok_or(Error::Closed)?;
     file.compare()?;
@@ -146,7 +150,7 @@ pub(crate) fn open_writer_again(file: &Arc<OpenFile>, options: &Options) -> Resu
     configure_writer(conn, lease, options, hooks)
 }
 
-fn open_to_write(path: &Path, options: &Options) -> Result<Connection> {
+fn open_to_write(path: &Path, options: &Settings) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
@@ -160,7 +164,7 @@ fn open_to_write(path: &Path, options: &Options) -> Result<Connection> {
     .map_err(|e| explain_open(path, e))
 }
 
-fn configure_writer(conn: Connection, lease: Lease, options: &Options, hooks: OwnHooks) -> Result<Fenced> {
+fn configure_writer(conn: Connection, lease: Lease, options: &Settings, hooks: OwnHooks) -> Result<Fenced> {
     // In the order in which an error drops them.
     let (conn, lease) = (conn, lease);
     set_common(&conn, options)?;
@@ -171,7 +175,7 @@ fn configure_writer(conn: Connection, lease: Lease, options: &Options, hooks: Ow
 }
 
 /// Puts the fence around a connection that is set up, and remembers how that is.
-fn fence_in(conn: Connection, lease: Lease, options: &Options, role: Role, hooks: OwnHooks) -> Result<Fenced> {
+fn fence_in(conn: Connection, lease: Lease, options: &Settings, role: Role, hooks: OwnHooks) -> Result<Fenced> {
     // In the order in which an error drops them.
     let (conn, lease) = (conn, lease);
     let kept = if baseline::may_have_temporary(options, role) {
@@ -221,7 +225,7 @@ pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
 pub(crate) fn open_reader(
     source: &SqliteConnectionManager,
     file: &Arc<OpenFile>,
-    options: &Options,
+    options: &Settings,
     patience: Duration,
 ) -> Result<Fenced> {
     let path = file.path();
@@ -243,12 +247,12 @@ pub(crate) fn open_reader(
 }
 
 /// Opens a copy of the database, which nobody else has, to write it or to check it.
-pub(crate) fn open_copy(path: &Path, options: &Options) -> Result<Private> {
+pub(crate) fn open_copy(path: &Path, options: &Settings) -> Result<Private> {
     open_copy_with(path, options, |_| Ok(()))
 }
 
 /// `first` comes before [`Options::on_connect`], which may read the file.
-fn open_copy_with(path: &Path, options: &Options, first: impl FnOnce(&Connection) -> Result<()>) -> Result<Private> {
+fn open_copy_with(path: &Path, options: &Settings, first: impl FnOnce(&Connection) -> Result<()>) -> Result<Private> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
@@ -263,7 +267,7 @@ fn open_copy_with(path: &Path, options: &Options, first: impl FnOnce(&Connection
 /// Opens a copy of the database, which nobody else has, and makes it a file that needs no other: pages that were copied from
 /// a database in WAL mode say that they are of one, and whoever only may read such a file cannot open it in a folder that
 /// they may not write to.
-pub(crate) fn open_copy_alone(path: &Path, options: &Options) -> Result<Private> {
+pub(crate) fn open_copy_alone(path: &Path, options: &Settings) -> Result<Private> {
     let private = open_copy_with(path, options, |conn| {
         // "In exclusive locking mode, the wal-index is kept in heap memory", <https://sqlite.org/wal.html#noshm>: no `-shm`.
         set(conn, "locking_mode", "exclusive")
@@ -281,7 +285,7 @@ pub(crate) fn open_copy_alone(path: &Path, options: &Options) -> Result<Private>
 ///
 /// Not read-only, which would leave a `-shm` beside a file in WAL mode. What a crash has left in its log or journal is
 /// recovered, as at any opening.
-pub(crate) fn open_original(path: &Path, options: &Options) -> Result<Private> {
+pub(crate) fn open_original(path: &Path, options: &Settings) -> Result<Private> {
     let original = open_copy(path, options)?;
     let conn = &original.conn;
     first_look(conn, path)?;
@@ -291,7 +295,7 @@ pub(crate) fn open_original(path: &Path, options: &Options) -> Result<Private> {
 }
 
 /// Its schema may be anybody's.
-fn set_for_copies(conn: &Connection, options: &Options) -> Result<()> {
+fn set_for_copies(conn: &Connection, options: &Settings) -> Result<()> {
     configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     configure(conn, "defensive", DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     set(conn, "cache_size", format!("-{}", options.cache_size / 1024))
@@ -328,7 +332,7 @@ pub(crate) fn synchronous(durability: Durability) -> i64 {
 }
 
 /// What a job that ran alone may have changed on the writer, as jobs are to find it.
-pub(crate) fn set_for_jobs(conn: &Connection, options: &Options) -> Result<()> {
+pub(crate) fn set_for_jobs(conn: &Connection, options: &Settings) -> Result<()> {
     set(conn, "foreign_keys", i32::from(options.foreign_keys))?;
     set(conn, "legacy_alter_table", 0)?;
     set(conn, "temp_store", TEMP_STORE)
@@ -355,7 +359,7 @@ pub(crate) fn with_temporary_files<T>(conn: &Connection, fence: &Fence, vacuum: 
 
 /// The settings in effect on the writing connection, as SQLite tells them. (`synchronous` is at `level` after a write that
 /// asked for more than others; that is no other setting.)
-pub(crate) fn settings(conn: &Connection, options: &Options, level: Durability) -> BTreeMap<&'static str, String> {
+pub(crate) fn settings(conn: &Connection, options: &Settings, level: Durability) -> BTreeMap<&'static str, String> {
     const NAMES: &[&str] = &[
         "auto_vacuum",
         "busy_timeout",
@@ -384,11 +388,11 @@ pub(crate) fn settings(conn: &Connection, options: &Options, level: Durability) 
 }
 
 /// What comes before the first look at the file. Says which hooks are those of `on_connect`.
-fn prepare(conn: &Connection, options: &Options, role: Role, patience: Duration) -> Result<OwnHooks> {
+fn prepare(conn: &Connection, options: &Settings, role: Role, patience: Duration) -> Result<OwnHooks> {
     // First of all, so that the rest can wait for a lock.
     set(conn, "busy_timeout", patience.as_millis())?;
     conn.set_prepared_statement_cache_capacity(options.statement_cache);
-    let Some(on_connect) = &options.on_connect else {
+    let Some(OnConnect(on_connect)) = &options.on_connect else {
         return Ok(OwnHooks::default());
     };
     // To change it later would delete the temporary objects of `on_connect`.
@@ -414,7 +418,7 @@ fn first_look(conn: &Connection, path: &Path) -> Result<()> {
 }
 
 /// The settings that every connection has.
-fn set_common(conn: &Connection, options: &Options) -> Result<()> {
+fn set_common(conn: &Connection, options: &Settings) -> Result<()> {
     set(conn, "busy_timeout", options.busy_timeout.as_millis())?;
     configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     configure(conn, "dqs_dml", DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;

@@ -23,7 +23,7 @@ use crate::event::{CallerSpan, event};
 use crate::file::{DatabaseFile, TempFolder};
 use crate::handoff::Handoff;
 use crate::job::{Alone, Job, Terms, Work};
-use crate::options::{Options, ReadOptions, WriteOptions};
+use crate::options::{ReadOptions, Settings, WriteOptions};
 use crate::pending::{Caller, Pending};
 use crate::readers::Readers;
 use crate::registry::Claim;
@@ -41,7 +41,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 /// One open store. The drop closes it.
 pub(crate) struct Engine {
     id: u64,
-    pub(crate) options: Options,
+    pub(crate) options: Settings,
     pub(crate) shared: Arc<Shared>,
     pub(crate) readers: Arc<Readers>,
     pub(crate) telemetry: Arc<Telemetry>,
@@ -51,15 +51,21 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Opens the file and starts the writer thread. The options are valid.
-    pub(crate) fn open(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
+    /// Opens the file and starts the writer thread. The settings are valid. `patience` is how long it waits for a lock of
+    /// another process.
+    pub(crate) fn open(
+        options: Settings,
+        path: &Path,
+        folder: Option<Arc<TempFolder>>,
+        patience: Duration,
+    ) -> Result<Self> {
         static STORES: AtomicU64 = AtomicU64::new(1);
         check_sqlite_version()?;
         status::count_forks();
         timer::start().map_err(|error| Error::no_thread(path, "its timer", error))?;
         let id = STORES.fetch_add(1, Relaxed);
         let file = DatabaseFile::prepare(path, &options, id)?;
-        let (open_file, writer) = open_writer(&file, &options)?;
+        let (open_file, writer) = open_writer(&file, &options, patience)?;
         // From here on the connections hold the claim.
         drop(file);
         let page_size = read_back(&writer.conn, "page_size")?;
@@ -67,7 +73,7 @@ impl Engine {
         let admission = Admission::new(Kind::Writes, options.queue, 1, handoff);
         let shared = Arc::new(Shared::new(Arc::clone(&open_file), Arc::new(admission)));
         let telemetry = Arc::new(Telemetry::new(options.call_sites, options.statements));
-        let readers = Readers::open(&open_file, &options, &telemetry)?;
+        let readers = Readers::open(&open_file, &options, &telemetry, patience)?;
         Writer::start(
             writer,
             options.clone(),

@@ -17,7 +17,7 @@ use rustix::fs::Access;
 use crate::connection::file_lock;
 use crate::error::{Error, Result};
 use crate::event::event;
-use crate::options::Options;
+use crate::options::Settings;
 use crate::registry::{Claim, Place};
 
 /// Bytes in the smallest database: one page of the smallest size.
@@ -47,7 +47,7 @@ pub(crate) struct DatabaseFile {
 
 impl DatabaseFile {
     /// Checks the path, claims it for the store `owner`, and creates the file if it is not there.
-    pub(crate) fn prepare(path: &Path, options: &Options, owner: u64) -> Result<Self> {
+    pub(crate) fn prepare(path: &Path, options: &Settings, owner: u64) -> Result<Self> {
         let absolute = absolute(path)?;
         let folder = absolute.parent().unwrap_or(Path::new("/"));
         check_writable(folder, path)?;

@@ -145,13 +145,13 @@ pub use migrate::{
     Adopt, AppliedMigration, Direction, DryRun, Migration, MigrationError, MigrationReport, MigrationStatus,
     MigrationStep, Migrations, PendingMigration,
 };
-pub use options::{Access, AutoVacuum, Durability, Options, ReadOptions, Role, WriteOptions};
+pub use options::{Access, AutoVacuum, Durability, ReadOptions, Role, WriteOptions};
 pub use pending::Pending;
 pub use stats::{
     Activity, CacheStats, Checkpoint, DatabaseStats, LastBackup, Operation, ReaderStats, SiteStats, StatementStats,
     Stats,
 };
-pub use store::Store;
+pub use store::{Options, Store};
 pub use telemetry::Figure;
 pub use transaction::{ReadTx, WriteTx};
 pub use vacuum::{Vacuum, VacuumProgress, VacuumReport};

@@ -43,15 +43,15 @@ use self::plan::Target;
 use self::record::Record;
 use self::run::{Did, Errand};
 use self::script::Script;
-#[cfg(doc)]
-use crate::Store;
 use crate::engine::Engine;
 pub use crate::error::{Direction, MigrationError};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::file::TempFolder;
-use crate::options::{Options, ReadOptions};
+use crate::options::ReadOptions;
 use crate::writer::Writer;
+#[cfg(doc)]
+use crate::{Options, Store};
 
 /// How often a process looks whether another has finished a migration that runs outside a transaction.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -507,14 +507,15 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
     let path = folder.database();
     let mut set = set.clone().at_open(false);
     set.backup = None;
-    let mut options: Options = engine.options.clone();
+    let mut options = engine.options.clone();
     options.readers = 1;
     // Nobody else has the copy.
     options.migration_timeout = Duration::from_millis(1);
+    let patience = options.busy_timeout;
     let copy = match on {
         DryRun::Schema => {
             let schema = engine.read(own_read(), |tx| dry_run::Schema::read(tx))?;
-            let copy = Engine::open(options, &path, None)?;
+            let copy = Engine::open(options, &path, None, patience)?;
             copy.run_alone("migrate", move |writer: &mut Writer| {
                 let conn = writer.conn();
                 writer.fence().own(|| {
@@ -526,7 +527,7 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
         }
         DryRun::Backup => {
             engine.read(own_read(), |tx| dry_run::copy(tx, &engine.options, &path))?;
-            Engine::open(options, &path, None)?
+            Engine::open(options, &path, None, patience)?
         }
     };
     let report = to_newest(&copy, &set);

@@ -51,7 +51,7 @@ use crate::error::{Error, Outcome, Result};
 use crate::event::{CallerSpan, event};
 use crate::fence::Fence;
 use crate::handoff::Handoff;
-use crate::options::Options;
+use crate::options::Settings;
 use crate::panics::{caught, quietly};
 use crate::prepared::{Prepare, Prepared};
 use crate::site::CallSite;
@@ -81,7 +81,7 @@ type Lent = Box<Reader>;
 pub(crate) struct Readers {
     path: PathBuf,
     file: Arc<OpenFile>,
-    options: Options,
+    options: Settings,
     manager: Manager,
     /// For the openings, which go on without the read that wanted them.
     this: Weak<Self>,
@@ -109,7 +109,12 @@ pub(crate) struct Readers {
 impl Readers {
     /// Opens one reader by hand, so that what is wrong with it is seen as it is. Then makes the pool, whose connections
     /// open as they are needed.
-    pub(crate) fn open(file: &Arc<OpenFile>, options: &Options, telemetry: &Arc<Telemetry>) -> Result<Arc<Self>> {
+    pub(crate) fn open(
+        file: &Arc<OpenFile>,
+        options: &Settings,
+        telemetry: &Arc<Telemetry>,
+        patience: Duration,
+    ) -> Result<Arc<Self>> {
         let census = Arc::new(Census::default());
         let manager = Manager {
             telemetry: Arc::clone(telemetry),
@@ -118,7 +123,7 @@ impl Readers {
             options: options.clone(),
             census: Arc::clone(&census),
         };
-        drop(manager.open(options.open_timeout())?);
+        drop(manager.open(patience)?);
         Ok(Arc::new_cyclic(|this| Self {
             path: file.path().to_owned(),
             file: Arc::clone(file),
@@ -495,7 +500,7 @@ impl Drop for Borrowed<'_> {
 struct Manager {
     source: SqliteConnectionManager,
     file: Arc<OpenFile>,
-    options: Options,
+    options: Settings,
     census: Arc<Census>,
     telemetry: Arc<Telemetry>,
 }

@@ -1,6 +1,7 @@
 //! [`Store`]: the table of contents of the API. Each method is a line or two to the part that does it.
 
 mod open;
+mod options;
 #[cfg(feature = "async")]
 mod tasks;
 
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::options::Options;
 use crate::advice::{self, Finding, Known};
 use crate::backup::{Backup, BackupSchedule};
 use crate::check::Check;
@@ -52,7 +54,13 @@ const ADVICE_PATIENCE: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone)]
 pub struct Store {
-    engine: Arc<Engine>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    /// The set of [`Options::migrations`].
+    migrations: Option<Migrations>,
 }
 
 impl Store {
@@ -99,10 +107,10 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self
-            .engine
-            .job("write", options, Caller::Thread, Location::caller(), InTransaction(f))?;
-        let ticket = self.engine.admission().enqueue(job)?;
+        let (job, pending) =
+            self.engine()
+                .job("write", options, Caller::Thread, Location::caller(), InTransaction(f))?;
+        let ticket = self.engine().admission().enqueue(job)?;
         pending.queued(ticket).wait()
     }
 
@@ -139,14 +147,14 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.engine.job(
+        let (job, pending) = self.engine().job(
             "try_write",
             options,
             Caller::Thread,
             Location::caller(),
             InTransaction(f),
         )?;
-        let ticket = self.engine.admission().try_enqueue(job)?;
+        let ticket = self.engine().admission().try_enqueue(job)?;
         pending.queued(ticket).wait()
     }
 
@@ -188,14 +196,14 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.engine.job(
+        let (job, pending) = self.engine().job(
             "submit",
             options,
             Caller::Submitter,
             Location::caller(),
             InTransaction(f),
         )?;
-        let ticket = self.engine.admission().enqueue(job)?;
+        let ticket = self.engine().admission().enqueue(job)?;
         let pending = pending.queued(ticket);
         pending.wait_for_room()?;
         Ok(pending)
@@ -231,7 +239,7 @@ impl Store {
     /// As [`read`](Self::read).
     #[track_caller]
     pub fn read_with<T>(&self, options: ReadOptions, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
-        self.engine.read(options, f)
+        self.engine().read(options, f)
     }
 
     /// What was applied of the [`Options::migrations`](crate::Options::migrations), and what is pending.
@@ -253,7 +261,7 @@ impl Store {
     /// without migrations. Otherwise as [`write`](Self::write), of the step that failed or of the look whether there is
     /// another one: those before it are applied then, too, and [`migrations`](Self::migrations) tells which.
     pub fn migrate(&self) -> Result<MigrationReport> {
-        migrate::to_newest(&self.engine, self.migration_set()?)
+        migrate::to_newest(self.engine(), self.migration_set()?)
     }
 
     /// Goes to a version, up or down; 0 undoes every migration. The newest are undone first.
@@ -265,7 +273,7 @@ impl Store {
     /// As [`migrate`](Self::migrate), and [`MigrationError::NoDown`](crate::MigrationError::NoDown) before a migration
     /// without a way down.
     pub fn migrate_to(&self, version: u64) -> Result<MigrationReport> {
-        migrate::to_version(&self.engine, self.migration_set()?, version)
+        migrate::to_version(self.engine(), self.migration_set()?, version)
     }
 
     /// Applies every pending migration to a copy, and throws that away.
@@ -274,25 +282,25 @@ impl Store {
     ///
     /// What [`migrate`](Self::migrate) would fail with.
     pub fn migrate_dry_run(&self, on: DryRun) -> Result<MigrationReport> {
-        migrate::dry_run(&self.engine, self.migration_set()?, on)
+        migrate::dry_run(self.engine(), self.migration_set()?, on)
     }
 
     /// A look at the whole database for damage, and for foreign keys that point nowhere, while everybody reads and
     /// writes on. Nothing is done before [`Check::run`].
     pub fn check(&self) -> Check<'_> {
-        Check::new(&self.engine)
+        Check::new(self.engine())
     }
 
     /// The database written anew without its free pages, which gives their space back; nobody writes meanwhile. Nothing
     /// is done before [`Vacuum::run`].
     pub fn vacuum(&self) -> Vacuum<'_> {
-        Vacuum::new(&self.engine)
+        Vacuum::new(self.engine())
     }
 
     /// A copy of the database in a file of its own, made while everybody reads and writes on, and looked at before it gets
     /// that name. Nothing is done before [`Backup::run`].
     pub fn backup(&self, to: impl AsRef<Path>) -> Backup<'_> {
-        Backup::new(&self.engine, to.as_ref(), false)
+        Backup::new(self.engine(), to.as_ref(), false)
     }
 
     /// As [`backup`](Self::backup), but without free pages and with each table's pages together, by `VACUUM INTO`: a file
@@ -301,7 +309,7 @@ impl Store {
     /// Pages are copied as ever, and the copy is made compact: so the write-ahead log is pinned no longer, and what is in
     /// the file can be compared with the snapshot. It takes two times the space until it is done.
     pub fn snapshot_to(&self, to: impl AsRef<Path>) -> Backup<'_> {
-        Backup::new(&self.engine, to.as_ref(), true)
+        Backup::new(self.engine(), to.as_ref(), true)
     }
 
     /// Makes a [`backup`](Self::backup) every `interval` into that folder, which must be there, and keeps the newest `keep`
@@ -331,17 +339,17 @@ impl Store {
     /// [`Closed`](Error::Closed).
     #[track_caller]
     pub fn backup_every(&self, interval: Duration, keep: usize, folder: impl AsRef<Path>) -> Result<BackupSchedule> {
-        BackupSchedule::start(&self.engine, interval, keep, folder.as_ref())
+        BackupSchedule::start(self.engine(), interval, keep, folder.as_ref())
     }
 
     /// The database file, as an absolute path.
     pub fn path(&self) -> &Path {
-        self.engine.path()
+        self.engine().path()
     }
 
     /// What the store does, and has done since it was opened. Stops nobody.
     pub fn stats(&self) -> Stats {
-        self.engine.watch.stats()
+        self.engine().watch.stats()
     }
 
     /// What is wrong with the store, or will be, and what to do about it, the worst first: what it does now, what its
@@ -359,12 +367,12 @@ impl Store {
     /// ```
     pub fn advice(&self) -> Vec<Finding> {
         let options = ReadOptions::new().label("larder: advice").timeout(ADVICE_PATIENCE);
-        let shared = &self.engine.shared;
+        let shared = &self.engine().shared;
         advice::of(Known {
             schema: self.read_with(options, advice::of_schema),
             stats: &self.stats(),
-            lately: self.engine.watch.lately(),
-            changed: self.engine.telemetry.counters.changed_pragmas(),
+            lately: self.engine().watch.lately(),
+            changed: self.engine().telemetry.counters.changed_pragmas(),
             poisoned: shared.poison(),
             filesystem: file::unsafe_filesystem(&shared.path),
         })
@@ -373,7 +381,7 @@ impl Store {
     /// [`Error::Poisoned`] if the disk has failed the store, so that it takes no more writes: for a health check, since
     /// reads go on.
     pub fn poisoned(&self) -> Option<Error> {
-        self.engine.shared.poison()
+        self.engine().shared.poison()
     }
 
     /// Closes the store for all its clones, within [`Options::close_timeout`](crate::Options::close_timeout): takes no further writes, finishes
@@ -385,7 +393,7 @@ impl Store {
     ///
     /// [`Reentrant`](Error::Reentrant) inside a closure of this store.
     pub fn close(&self) -> Result<CloseReport> {
-        self.close_within(self.engine.options.close_timeout)
+        self.close_within(self.engine().options.close_timeout)
     }
 
     /// As [`close`](Self::close), but gives up what is not done by then, and says what that was. Writes that were
@@ -396,12 +404,16 @@ impl Store {
     ///
     /// As [`close`](Self::close).
     pub fn close_within(&self, timeout: Duration) -> Result<CloseReport> {
-        self.engine.may_close()?;
-        Ok(self.engine.close(timeout))
+        self.engine().may_close()?;
+        Ok(self.engine().close(timeout))
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.inner.engine
     }
 
     fn migration_set(&self) -> Result<&Migrations> {
-        self.engine.options.migrations.as_ref().ok_or_else(|| Error::Options {
+        self.inner.migrations.as_ref().ok_or_else(|| Error::Options {
             option: "migrations",
             problem: "the store was opened without them: give them to Options::migrations".into(),
         })
@@ -410,6 +422,6 @@ impl Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.engine.fmt(f)
+        self.engine().fmt(f)
     }
 }

@@ -28,7 +28,7 @@ use crate::counters::LONG_WAIT;
 use crate::doing::thread_token;
 use crate::event::event;
 use crate::latency::distribution;
-use crate::options::Options;
+use crate::options::Settings;
 use crate::panics::quietly;
 #[cfg(feature = "metrics")]
 use crate::publish::Publisher;
@@ -63,7 +63,7 @@ struct Looker {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     telemetry: Arc<Telemetry>,
-    options: Options,
+    options: Settings,
     state: Mutex<State>,
     /// There until the end.
     #[cfg(feature = "metrics")]
@@ -160,7 +160,7 @@ impl Watch {
         shared: &Arc<Shared>,
         readers: &Arc<Readers>,
         telemetry: &Arc<Telemetry>,
-        options: &Options,
+        options: &Settings,
     ) -> Self {
         let looker = Arc::new(Looker {
             shared: Arc::clone(shared),
@@ -384,7 +384,7 @@ impl State {
     }
 
     /// What is wrong.
-    fn compare(&mut self, seen: &Seen, options: &Options) -> Vec<Found> {
+    fn compare(&mut self, seen: &Seen, options: &Settings) -> Vec<Found> {
         self.rates.push_back(seen.rates);
         if self.rates.len() > LOOKS {
             self.rates.pop_front();

@@ -65,7 +65,7 @@ use crate::fence::Fence;
 use crate::file::TempFolder;
 use crate::fork;
 use crate::job::{Job, Place, Verdict};
-use crate::options::{Durability, Options};
+use crate::options::{Durability, Settings};
 use crate::panics::caught;
 use crate::prepared::Prepared;
 use crate::readers::Readers;
@@ -114,7 +114,7 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     telemetry: Arc<Telemetry>,
-    options: Options,
+    options: Settings,
     /// How the connection was opened. It is dropped before that.
     baseline: Baseline,
     /// Before the connection, so that a thread that panics drops it first.
@@ -196,7 +196,7 @@ impl Writer {
     /// Starts the thread.
     pub(crate) fn start(
         fenced: Fenced,
-        options: Options,
+        options: Settings,
         shared: Arc<Shared>,
         readers: Arc<Readers>,
         telemetry: Arc<Telemetry>,

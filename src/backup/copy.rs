@@ -19,7 +19,7 @@ use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy, open_copy_alone, read_back, write_carelessly};
 use crate::error::{Error, Origin, primary_code};
 use crate::file::available;
-use crate::options::Options;
+use crate::options::Settings;
 use crate::progress::Observed;
 
 /// So many bytes are written before they are synced: a checkpoint that syncs the database meanwhile waits in the file system
@@ -58,7 +58,7 @@ impl Default for Plan {
 
 /// Who makes a copy, and who looks on.
 pub(super) struct Copier<'a> {
-    pub(super) options: &'a Options,
+    pub(super) options: &'a Settings,
     pub(super) plan: &'a Plan,
     pub(super) observed: &'a Observed<BackupProgress>,
     /// Waits between two steps.

@@ -14,7 +14,7 @@ use crate::connection::{self, check_sqlite_version, open_original};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::file::SMALLEST;
-use crate::options::Options;
+use crate::options::Settings;
 use crate::progress::Observed;
 use crate::readers::begin_snapshot;
 use crate::registry;
@@ -42,7 +42,7 @@ pub struct RestoreReport {
 }
 
 /// Restores.
-pub(crate) fn restore(options: &Options, from: &Path, to: &Path) -> Result<RestoreReport> {
+pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<RestoreReport> {
     let began = Instant::now();
     check_sqlite_version()?;
     // Before the look for a file at `to`: the store also holds the name of one that was moved away.
@@ -75,7 +75,7 @@ pub(crate) fn restore(options: &Options, from: &Path, to: &Path) -> Result<Resto
     Ok(report)
 }
 
-fn make(options: &Options, from: &Path, to: &Path) -> CopyResult<(PathBuf, Copied)> {
+fn make(options: &Settings, from: &Path, to: &Path) -> CopyResult<(PathBuf, Copied)> {
     let target = Target::new(to, false)?;
     let from = original(from)?;
     let plan = Plan {

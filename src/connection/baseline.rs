@@ -21,7 +21,7 @@ use rusqlite::{Connection, ffi};
 
 use crate::error::{Error, Result};
 use crate::fence::Fence;
-use crate::options::{Options, Role};
+use crate::options::{Role, Settings};
 use crate::panics::quietly;
 use crate::status::{self, Sentinel};
 
@@ -113,7 +113,7 @@ pub(crate) struct Baseline {
 
 impl Baseline {
     /// Of a connection that has just been opened.
-    pub(super) fn read(conn: &Connection, fence: &Fence, options: &Options, hooks: OwnHooks) -> Result<Self> {
+    pub(super) fn read(conn: &Connection, fence: &Fence, options: &Settings, hooks: OwnHooks) -> Result<Self> {
         let read = || {
             fence.own(|| {
                 Ok(Self {
@@ -176,6 +176,6 @@ fn count_names(conn: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// Whether there may be temporary objects of `on_connect`: only the writer's closures can make others.
-pub(super) fn may_have_temporary(options: &Options, role: Role) -> bool {
+pub(super) fn may_have_temporary(options: &Settings, role: Role) -> bool {
     role == Role::Writer && options.on_connect.is_some()
 }

@@ -76,7 +76,7 @@ fn strings(conn: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
 }
 
 /// Copies what the connection sees into a new file.
-pub(super) fn copy(conn: &Connection, options: &crate::Options, to: &Path) -> Result<()> {
+pub(super) fn copy(conn: &Connection, options: &crate::options::Settings, to: &Path) -> Result<()> {
     backup::copy(conn, options, to).map_err(|failure| Error::Open {
         path: to.into(),
         problem: failure.sentence(),

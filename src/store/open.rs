@@ -4,13 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Store;
+use super::{Inner, Options, Store};
 use crate::backup::{self, RestoreReport};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::file::TempFolder;
 use crate::migrate;
-use crate::options::Options;
 
 impl Options {
     /// Opens `path`, creating it with mode `0600` if it is not there, and starts the writer thread.
@@ -40,7 +39,7 @@ impl Options {
     /// As [`Store::restore`].
     pub fn restore(self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RestoreReport> {
         self.validate()?;
-        backup::restore(&self, from.as_ref(), to.as_ref())
+        backup::restore(&self.settings, from.as_ref(), to.as_ref())
     }
 
     /// Opens a new database in a temporary folder of its own, for tests. See [`Store::open_temp`].
@@ -114,8 +113,10 @@ impl Store {
     }
 
     fn assemble(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
-        let engine = Engine::open(options, path, folder)?;
-        if let Some(migrations) = &engine.options.migrations
+        let patience = options.open_timeout();
+        let Options { settings, migrations } = options;
+        let engine = Engine::open(settings, path, folder, patience)?;
+        if let Some(migrations) = &migrations
             && migrations.are_made_at_open()
         {
             migrate::to_newest(&engine, migrations)?;
@@ -124,8 +125,7 @@ impl Store {
         if let Some(poisoned) = engine.shared.poison() {
             return Err(poisoned);
         }
-        Ok(Self {
-            engine: Arc::new(engine),
-        })
+        let inner = Inner { engine, migrations };
+        Ok(Self { inner: Arc::new(inner) })
     }
 }

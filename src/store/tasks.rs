@@ -260,7 +260,7 @@ impl Store {
     ///
     /// As [`close`](Self::close).
     pub fn close_async(&self) -> impl Future<Output = Result<CloseReport>> + Send + use<> {
-        self.close_async_within(self.engine.options.close_timeout)
+        self.close_async_within(self.engine().options.close_timeout)
     }
 
     /// As [`close_within`](Self::close_within), for a task.
@@ -271,7 +271,7 @@ impl Store {
     pub fn close_async_within(&self, timeout: Duration) -> impl Future<Output = Result<CloseReport>> + Send + use<> {
         let store = self.clone();
         async move {
-            store.engine.may_close()?;
+            store.engine().may_close()?;
             let slot = Arc::new(Slot::new(Caller::Task));
             let closed = Closed(Arc::clone(&slot));
             // Closing blocks, and a thread costs little beside it.
@@ -306,9 +306,9 @@ impl Store {
         T: Send + 'static,
     {
         let line = Location::caller();
-        let timeout = options.timeout.unwrap_or(self.engine.options.queue_timeout);
+        let timeout = options.timeout.unwrap_or(self.engine().options.queue_timeout);
         // Not the store itself: a future that is dropped late would close it, and block its runtime's thread.
-        let shared = Arc::clone(&self.engine.shared);
+        let shared = Arc::clone(&self.engine().shared);
         async move {
             let (job, pending) = write_job(&shared, call, options, timeout, Caller::Task, line, InTransaction(f))?;
             let ticket = enter(&shared.admission, entry, job)?;
@@ -329,8 +329,8 @@ impl Store {
         T: Send + 'static,
     {
         let line = Location::caller();
-        let timeout = options.timeout.unwrap_or(self.engine.options.read_timeout);
-        let readers = &self.engine.readers;
+        let timeout = options.timeout.unwrap_or(self.engine().options.read_timeout);
+        let readers = &self.engine().readers;
         let queue = readers.served_queue().ok_or_else(|| Arc::clone(readers));
         async move {
             let queue = queue.or_else(|readers| readers.queue())?;

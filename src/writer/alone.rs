@@ -15,7 +15,7 @@ use crate::connection::{self, interrupt::Interrupt};
 use crate::error::{Error, Result, extended_code};
 use crate::fence::Fence;
 use crate::job::{Job, Place, Verdict};
-use crate::options::{Durability, Options};
+use crate::options::{Durability, Settings};
 use crate::readers::Readers;
 use crate::transaction::sql;
 
@@ -98,7 +98,7 @@ impl Writer {
         &self.interrupt
     }
 
-    pub(crate) fn options(&self) -> &Options {
+    pub(crate) fn options(&self) -> &Settings {
         &self.options
     }
 

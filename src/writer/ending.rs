@@ -15,7 +15,7 @@ use crate::connection;
 use crate::error::{extended_code, primary_code};
 use crate::event::event;
 use crate::fence::Fence;
-use crate::options::Options;
+use crate::options::Settings;
 use crate::unsynced;
 
 impl Writer {
@@ -118,7 +118,7 @@ fn empty_log(
     conn: &Connection,
     fence: &Fence,
     checkpointer: &mut Checkpointer,
-    options: &Options,
+    options: &Settings,
     deadline: Instant,
     wrote: bool,
 ) -> std::result::Result<(), Kept> {

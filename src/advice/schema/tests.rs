@@ -1,7 +1,8 @@
 //! What is found, and what is not, in schemas of a few lines.
 
 use super::*;
-use crate::options::{AutoVacuum, Options};
+use crate::Options;
+use crate::options::AutoVacuum;
 use crate::{Migration, Migrations, Store};
 
 /// A store with these tables in it.

@@ -34,7 +34,11 @@ pub(crate) struct Shared {
 
 #[derive(Clone)]
 pub(crate) struct Store {
-    engine: Arc<Engine>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
 }
 
 struct Engine {
@@ -59,7 +63,9 @@ impl Store {
             shared,
             readers,
         };
-        Self { engine: Arc::new(engine) }
+        Self {
+            inner: Arc::new(Inner { engine }),
+        }
     }
 
     pub(crate) fn write<T, F>(&self, options: WriteOptions, f: F) -> Result<T>
@@ -104,9 +110,13 @@ impl Store {
         pending.queued(ticket).wait()
     }
 
+    fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
     pub(crate) fn close_within(&self, timeout: Duration) -> Result<CloseReport> {
-        self.engine.may_close()?;
-        Ok(self.engine.close(timeout))
+        self.engine().may_close()?;
+        Ok(self.engine().close(timeout))
     }
 
     fn job<T, W>(
@@ -120,18 +130,18 @@ impl Store {
         W: Work<T> + 'static,
         T: Send + 'static,
     {
-        let timeout = options.timeout.unwrap_or(self.engine.options.queue_timeout);
+        let timeout = options.timeout.unwrap_or(self.engine().options.queue_timeout);
         let line = Location::caller();
-        write_job(&self.engine.shared, call, options, timeout, caller, line, work)
+        write_job(&self.engine().shared, call, options, timeout, caller, line, work)
     }
 
     pub(crate) fn admission(&self) -> &Admission {
-        &self.engine.shared.admission
+        &self.engine().shared.admission
     }
 
     /// Whether nothing is left in either queue.
     pub(crate) fn is_empty(&self) -> bool {
-        self.admission().take().is_none() && self.engine.readers.is_empty()
+        self.admission().take().is_none() && self.engine().readers.is_empty()
     }
 }
 

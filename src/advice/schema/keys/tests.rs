@@ -1,10 +1,10 @@
 //! Foreign keys, judged by larder and by SQLite.
 
+use crate::Options;
 use crate::advice::Finding;
 use crate::advice::schema::tests::{
     MISMATCH, WITHOUT_INDEX, all, assert_found, assert_remedied, found, with_options, with_schema,
 };
-use crate::options::Options;
 
 /// SQLite is asked what it would do for a delete in the parent `p`: go to the rows of the child, or through all.
 #[track_caller]
