@@ -1141,7 +1141,7 @@ fn a_schedule_outlives_a_panic_of_on_connect() {
         .unwrap();
     wait_until("the alert begins", || !place.store.stats().alerts.is_empty());
     let reason = place.store.stats().alerts.remove(0).reason;
-    assert!(reason.unwrap().contains("option `on_connect`: it has panicked"));
+    assert!(reason.unwrap().contains("option `on_connect`: it panicked"));
     armed.store(false, Ordering::Relaxed);
     wait_until("one is made", || !scheduled(place.folder.path()).is_empty());
 }
