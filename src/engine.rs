@@ -209,7 +209,15 @@ impl Engine {
 
     /// Tells the writer to close.
     fn begin_close(&self, deadline: Instant) {
-        Claim::closing(self.id);
+        let (readers, telemetry) = (Arc::downgrade(&self.readers), Arc::downgrade(&self.telemetry));
+        let holder = move || {
+            if let Some(write) = telemetry.upgrade()?.writing.activity() {
+                return Some(format!("a write goes on: {}, for {:.1?}", write.site, write.age));
+            }
+            let read = readers.upgrade()?.oldest()?;
+            Some(format!("a read goes on: {read}"))
+        };
+        Claim::closing(self.id, Arc::new(holder));
         self.shared.closing.ask(deadline);
         self.shared.admission.close();
     }

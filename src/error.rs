@@ -81,14 +81,20 @@ pub enum Error {
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
 
-    /// This process has a [`Store`](crate::Store) on this file already.
+    /// This process has a [`Store`](crate::Store) on this file already, or one that is still closing.
     #[error(
-        "{} is already open in this process, or still closing (a read of the closed store may go on): clone the Store instead of opening it twice \
-         (two writers of one process would meet on SQLite's lock)", path.display()
+        "{} {}", path.display(),
+        match closing {
+            Some(holder) => format!("is still being closed in this process: {holder}; open it again once that has ended"),
+            None => "is already open in this process: clone the Store instead of opening it twice (two writers of one \
+                     process would meet on SQLite's lock)".to_owned(),
+        }
     )]
     AlreadyOpen {
         /// The database file.
         path: PathBuf,
+        /// What a store still does that was told to close, and did not end within the busy timeout.
+        closing: Option<String>,
     },
 
     /// Another process holds the file and did not let go within the busy timeout.
@@ -458,7 +464,7 @@ impl Error {
     /// Whether the same call, made again after a pause, may well succeed and cannot write twice.
     ///
     /// True for a full queue, the time-outs, a group that was rolled back (but for a full disk, or by the write
-    /// itself), a full log, a file in use, a migration that met another process's lock, and SQLite's `BUSY` and
+    /// itself), a full log, a file in use or still being closed, a migration that met another process's lock, and SQLite's `BUSY` and
     /// `LOCKED` where nothing was started. False for what will fail again (a constraint, a mistake in SQL, a closed or
     /// poisoned store, an application's own error) and for [`CommitUnknown`](Error::CommitUnknown), where a second try
     /// could write twice.
@@ -468,7 +474,8 @@ impl Error {
             | Error::QueueTimeout { .. }
             | Error::ReadTimeout { .. }
             | Error::WalFull { .. }
-            | Error::InUse { .. } => true,
+            | Error::InUse { .. }
+            | Error::AlreadyOpen { closing: Some(_), .. } => true,
             Error::Migration(error) => error.is_retryable(),
             Error::Pragma {
                 source: Some(source), ..

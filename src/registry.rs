@@ -17,7 +17,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::later;
@@ -60,7 +60,12 @@ struct Entry {
     file: Option<FileId>,
     access: Access,
     stage: Stage,
+    /// There once the store is closing.
+    holder: Option<Holder>,
 }
+
+/// What a store that is closing still does, if it can tell. It is called without the lock.
+pub(crate) type Holder = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
@@ -115,6 +120,7 @@ impl Claim {
             file: None,
             access,
             stage: Stage::Open,
+            holder: None,
         });
         Ok(Self { owner, access })
     }
@@ -131,9 +137,12 @@ impl Claim {
         Ok(())
     }
 
-    /// From here on a new claim of the same file waits instead of failing.
-    pub(crate) fn closing(owner: u64) {
+    /// From here on a new claim of the same file waits instead of failing. If it waits in vain it is told of the holder.
+    pub(crate) fn closing(owner: u64, holder: Holder) {
         enter(owner, Stage::Closing);
+        if let Some(entry) = lock().iter_mut().find(|entry| entry.owner == owner) {
+            entry.holder.get_or_insert(holder);
+        }
     }
 
     /// The writing connection has closed.
@@ -168,7 +177,16 @@ fn wait_until_free(
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if entry.stage == Stage::Open || left.is_zero() {
-            return Err(Error::AlreadyOpen { path: path.into() });
+            let closing = (entry.stage != Stage::Open).then(|| entry.holder.clone());
+            drop(claims);
+            let told = |holder: Option<Holder>| {
+                let holder = holder.and_then(|holder| holder());
+                holder.unwrap_or_else(|| "its last connection is being closed".to_owned())
+            };
+            return Err(Error::AlreadyOpen {
+                path: path.into(),
+                closing: closing.map(told),
+            });
         }
         claims = GONE
             .wait_timeout(claims, left)

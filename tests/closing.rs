@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::Connection;
-use larder::{Error, Options, Outcome, Pending, ReadOptions, Store, WriteOptions};
+use larder::{Access, Error, Options, Outcome, Pending, ReadOptions, Store, WriteOptions};
 use tempfile::tempdir;
 
 /// Far more than anything here takes; past it something hangs.
@@ -651,4 +651,63 @@ fn two_temporary_stores_have_nothing_in_common() {
         .read(|tx| tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0)))
         .unwrap();
     assert_eq!(rows, 0);
+}
+
+/// The error said that the file was open, or still closing, and to clone the store.
+#[test]
+fn opening_while_a_store_closes_names_what_holds_it() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let exclusive = || Options::new().access(Access::Exclusive).open(&path).unwrap();
+    let refused = || {
+        let brief = Options::new().busy_timeout(Duration::from_millis(50));
+        let error = brief.open(&path).unwrap_err();
+        assert!(
+            matches!(error, Error::AlreadyOpen { closing: Some(_), .. }),
+            "{error:?}"
+        );
+        assert!(error.is_retryable());
+        error.to_string()
+    };
+
+    let store = exclusive();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, Error::AlreadyOpen { closing: None, .. }), "{error:?}");
+    assert!(
+        error.to_string().contains("clone the Store") && !error.is_retryable(),
+        "{error}"
+    );
+    let (let_go, write) = blocker(&store);
+    store.close_within(Duration::from_millis(1)).unwrap();
+    let text = refused();
+    assert!(
+        text.contains("a write goes on: ") && text.contains("closing.rs"),
+        "{text}"
+    );
+    drop(let_go);
+    write.wait().unwrap();
+    drop(store);
+
+    let store = exclusive();
+    let (let_go, told) = channel::<()>();
+    let (running, runs) = channel();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let reading = move |tx: &larder::ReadTx<'_>| {
+                tx.exists("SELECT 1", [])?;
+                running.send(()).unwrap();
+                let _ = told.recv();
+                Ok(())
+            };
+            store
+                .read_with(ReadOptions::new().label("a long report"), reading)
+                .unwrap();
+        });
+        runs.recv().unwrap();
+        store.close_within(Duration::from_millis(1)).unwrap();
+        let text = refused();
+        assert!(text.contains("a read goes on: a long report"), "{text}");
+        drop(let_go);
+    });
+    Store::open(&path).unwrap();
 }

@@ -47,7 +47,10 @@ pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<Rest
     check_sqlite_version()?;
     // Before the look for a file at `to`: the store also holds the name of one that was moved away.
     if registry::is_open(to) {
-        return Err(Error::AlreadyOpen { path: to.into() });
+        return Err(Error::AlreadyOpen {
+            path: to.into(),
+            closing: None,
+        });
     }
     let (path, copied) = make(options, from, to).map_err(|failure| failure.of_restore(from, to))?;
     let report = RestoreReport {

@@ -191,7 +191,7 @@ impl Options {
 
     /// How often the store looks whether something is wrong, to say so in an event and in
     /// [`Stats::alerts`](crate::Stats::alerts). The default is 1 s; one look takes some 50 us (more with the feature
-    /// `metrics`), on a thread that all stores of the process share. Zero turns it off; otherwise from 1 ms to a day.
+    /// `metrics`), on a thread that all stores of the process share, unless it blocks. Zero turns it off; otherwise from 1 ms to a day.
     pub fn watch(mut self, every: Duration) -> Self {
         self.settings.watch = every;
         self
@@ -329,6 +329,9 @@ impl Options {
 
     /// Called for the writer and for every reader as it is opened, before larder's PRAGMAs and fences: for
     /// functions, collations, extensions, keys. The default is nothing.
+    ///
+    /// A reader is mostly opened on a thread of larder's, one at a time for each store. If that takes long, the reads of
+    /// this store that need a further connection wait for it within their own time; no other store waits.
     ///
     /// A progress handler that it sets is replaced by larder's. A trace callback (rusqlite's feature `trace`) is left alone;
     /// but SQLite has one for each connection, which larder wants for limits of time. So then a limit, the age of a reader
