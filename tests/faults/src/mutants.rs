@@ -165,8 +165,8 @@ const MUTANTS: &[Mutant] = &[
         name: "a store that asks for Exclusive shares the file",
         change: Change::Source {
             file: "src/connection.rs",
-            from: "Connection::open_with_flags_and_vfs(&file.path, flags, c\"unix-excl\"),",
-            to: "Connection::open_with_flags(&file.path, flags),",
+            from: "Connection::open_with_flags_and_vfs(path, flags, c\"unix-excl\"),",
+            to: "Connection::open_with_flags(path, flags),",
         },
         suite: ALONE,
     },
