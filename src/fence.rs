@@ -142,6 +142,7 @@ pub(crate) struct Fence {
     seen: Mutex<Vec<Change>>,
     changes: Arc<ChangeCounters>,
     schema_change: AtomicBool,
+    schema_change_is_open: AtomicBool,
     /// Temporary objects that were there before any closure.
     kept: BTreeSet<String>,
     /// rusqlite has another count of each for as long as SQLite asks this fence.
@@ -174,6 +175,7 @@ impl Fence {
             seen: Mutex::default(),
             changes: Arc::new(ChangeCounters::new()),
             schema_change: AtomicBool::new(false),
+            schema_change_is_open: AtomicBool::new(false),
             kept,
             authorizer: Arc::default(),
             commit_hook: Arc::default(),
@@ -217,9 +219,20 @@ impl Fence {
         authorizes && guards
     }
 
-    /// Whether a statement that changes the schema has been prepared since this was last asked, one of larder's own, too.
+    /// Whether a statement that changes the schema has been prepared since this was last asked, one of larder's own, too,
+    /// or such a change was undone.
     pub(crate) fn take_schema_change(&self) -> bool {
         self.schema_change.swap(false, Relaxed)
+    }
+
+    /// A transaction was committed or, also to a savepoint, rolled back. To undo a change of the schema is another one.
+    pub(crate) fn transaction_ended(&self, committed: bool) {
+        if self.schema_change_is_open.load(Relaxed) {
+            self.schema_change_is_open.store(false, Relaxed);
+            if !committed {
+                self.schema_change.store(true, Relaxed);
+            }
+        }
     }
 
     /// Whether the temporary object of that name was there before any closure.
@@ -434,6 +447,7 @@ impl Judge for Fence {
     fn judge(&self, action: &Action<'_>) -> Permission {
         if changes_schema(action.code) {
             self.schema_change.store(true, Relaxed);
+            self.schema_change_is_open.store(true, Relaxed);
         }
         if self.own.load(Relaxed) {
             return Permission::Allow;

@@ -651,6 +651,7 @@ impl Writer {
             && !self.conn.is_autocommit()
             && self.own(sql::ROLLBACK_TO).and_then(|()| self.own(sql::RELEASE)).is_ok();
         self.deferred_keys.rolled_back();
+        self.fence.transaction_ended(false);
         if !undone {
             self.roll_back();
         }
@@ -680,6 +681,7 @@ impl Writer {
 
     fn try_roll_back(&self) -> rusqlite::Result<()> {
         self.deferred_keys.rolled_back();
+        self.fence.transaction_ended(false);
         if self.conn.is_autocommit() {
             Ok(())
         } else {
@@ -754,6 +756,7 @@ impl Writer {
         let Err(error) = self.own(sql::COMMIT) else {
             self.checkpointer.committed();
             self.deferred_keys.committed();
+            self.fence.transaction_ended(true);
             // The watchdog has found meanwhile that the log or the database is not the one that others see.
             return match self.shared.poison.get() {
                 None => Ok(()),

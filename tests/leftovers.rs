@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::config::DbConfig;
@@ -12,7 +12,7 @@ use larder::rusqlite::functions::FunctionFlags;
 use larder::rusqlite::limits::Limit;
 use larder::rusqlite::trace::TraceEventCodes;
 use larder::rusqlite::{Connection, hooks};
-use larder::{Error, Migration, Migrations, Options, ReadTx, Result, Store, WriteTx};
+use larder::{Error, Migration, Migrations, Options, ReadTx, Result, Role, Store, WriteTx};
 
 use crate::groups::{Gate, grouping};
 
@@ -1221,6 +1221,39 @@ fn writer_connection_is_replaced_in_exclusive_mode() {
     }
     assert_eq!(ids(&store), [1, 2, 3]);
     assert!(store.close().unwrap().wal_truncated);
+}
+
+/// To undo a change of the schema expires statements as to replace a function does.
+#[test]
+fn schema_changes_do_not_replace_the_writer_connection() {
+    let opened = Arc::new(AtomicUsize::new(0));
+    let opens = Arc::clone(&opened);
+    let options = Options::new().on_connect(move |conn, role| {
+        if role == Role::Writer {
+            opens.fetch_add(1, Ordering::SeqCst);
+        }
+        conn.create_scalar_function("answer", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(42))?;
+        Ok(())
+    });
+    let store = options.open_temp().unwrap();
+    for round in 0..3 {
+        let changed = store.write(move |tx| {
+            let conn: &Connection = tx;
+            conn.execute_batch(
+                "CREATE TEMP TABLE scratch(x); CREATE INDEX temp.i ON scratch(x); DROP TABLE scratch;
+                 CREATE TABLE more(x); CREATE INDEX more_x ON more(x); ALTER TABLE more ADD COLUMN y; ANALYZE more;
+                 DROP TABLE more;",
+            )?;
+            if round == 1 { Err(Error::app("no")) } else { Ok(()) }
+        });
+        assert_eq!(changed.is_ok(), round != 1);
+        store.write(move |tx| Ok(tx.prepare("SELECT 1").map(drop)?)).unwrap();
+        store.write(|tx| tx.execute_batch("SELECT answer()")).unwrap();
+        assert_eq!(opened.load(Ordering::SeqCst), 1, "round {round}");
+    }
+    store.write(|tx| Ok(replace_function(tx)?)).unwrap();
+    store.write(|tx| tx.execute_batch("SELECT answer()")).unwrap();
+    assert_eq!(opened.load(Ordering::SeqCst), 2);
 }
 
 /// A connection that cannot be opened again fails the writes that come, by name, until it can.

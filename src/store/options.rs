@@ -330,6 +330,11 @@ impl Options {
     /// Called for the writer and for every reader as it is opened, before larder's PRAGMAs and fences: for
     /// functions, collations, extensions, keys. The default is nothing.
     ///
+    /// It is called again where a connection is replaced, the writer's, too: after a closure that has left it so that it
+    /// cannot be made right (see `Deref` of [`ReadTx`](crate::ReadTx)). While it fails then, writes fail with its error.
+    /// Temporary objects that it makes belong to every closure: closures may change their rows, and not drop them. An
+    /// `update_hook` or `rollback_hook` that it sets stays.
+    ///
     /// A reader is mostly opened on a thread of larder's, one at a time for each store. If that takes long, the reads of
     /// this store that need a further connection wait for it within their own time; no other store waits.
     ///
