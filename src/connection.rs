@@ -31,6 +31,7 @@ use crate::fence::Fence;
 use crate::file::{DatabaseFile, temporary_folder};
 use crate::options::{Access, AutoVacuum, Durability, OnConnect, Role, Settings};
 use crate::panics::caught;
+use crate::status;
 use crate::unsynced;
 
 /// How often the switch to WAL is tried while another process has the file open.
@@ -398,7 +399,9 @@ fn prepare(conn: &Connection, options: &Settings, role: Role, patience: Duration
     // To change it later would delete the temporary objects of `on_connect`.
     execute_pragma(conn, "temp_store", TEMP_STORE)?;
     // Before anything that reads the file: it may be the key.
-    let hooks = OwnHooks::of(conn, || on_connect(conn, role).map_err(|error| error.with_origin(conn)))?;
+    let hooks = OwnHooks::of(conn, || {
+        on_connect(conn, role).map_err(|error| error.with_origin(|source| status::gave_last(conn, source)))
+    })?;
     if !conn.is_autocommit() {
         return Err(Error::Options {
             option: "on_connect",

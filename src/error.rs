@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, ffi};
+use rusqlite::ffi;
 
 pub(crate) use self::migration::not_begun;
 pub use self::migration::{Direction, MigrationError};
-use crate::status;
 
 /// A `Result` whose error is [`larder::Error`](enum@Error).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -605,15 +604,15 @@ impl Error {
         }
     }
 
-    /// Notes that the error is another database's, unless that connection gave it last.
-    pub(crate) fn with_origin(self, conn: &Connection) -> Self {
+    /// Notes that the error is another database's, unless the store's connection gave it last, which the function tells.
+    pub(crate) fn with_origin(self, gave_last: impl FnOnce(&rusqlite::Error) -> bool) -> Self {
         match self {
             Error::Sqlite {
                 source,
                 outcome,
                 origin: Origin::Unknown,
             } if primary_code(&source).is_some() => {
-                let own = status::gave_last(conn, &source);
+                let own = gave_last(&source);
                 let origin = if own { Origin::Store } else { Origin::Other };
                 Error::Sqlite {
                     source,
