@@ -18,6 +18,7 @@ const MARK: &str = "--child";
 const ROLES: &[(&str, fn(&[String]))] = &[
     ("kill", kill::child),
     ("second-process", second_process::child),
+    ("descriptors", second_process::descriptors::child),
     ("oom", oom::child),
     ("found", found::child),
 ];

@@ -132,6 +132,11 @@ const SUITES: &[Entry] = &[
         run: second_process::run,
     },
     Entry {
+        name: "descriptors",
+        what: "a process closes descriptors of its own database while others look at it, and is killed",
+        run: second_process::descriptors::run,
+    },
+    Entry {
         name: "oom",
         what: "the Nth allocation of SQLite's fails, once and from then on",
         run: oom::run,
@@ -149,7 +154,7 @@ const SUITES: &[Entry] = &[
 ];
 
 /// These have real processes on real files, without the shim.
-const PLAIN: &[&str] = &["kill", "second-process", "oom", "soak"];
+const PLAIN: &[&str] = &["kill", "second-process", "descriptors", "oom", "soak"];
 
 /// What was asked for.
 pub struct Arguments {

@@ -40,6 +40,7 @@ const CREATE: &[&str] = &["calls", "--only", "create/read"];
 const WRITE_FULL: &[&str] = &["calls", "--only", "write-full/mapped"];
 const GROUP: &[&str] = &["calls", "--only", "group/mapped"];
 const ALONE: &[&str] = &["second-process", "--only", "alone", "--states", "400"];
+const DESCRIPTORS: &[&str] = &["descriptors", "--states", "60"];
 const KILL: &[&str] = &["kill", "--states", "160"];
 
 const MUTANTS: &[Mutant] = &[
@@ -225,6 +226,33 @@ const MUTANTS: &[Mutant] = &[
             to: "",
         },
         suite: BACKUP,
+    },
+    Mutant {
+        name: "it has no locks but SQLite's",
+        change: Change::Source {
+            file: "src/connection/open_file.rs",
+            from: "        open.lock().locks = open.take_locks(until)?;\n",
+            to: "",
+        },
+        suite: DESCRIPTORS,
+    },
+    Mutant {
+        name: "it locks the database and not its index",
+        change: Change::Source {
+            file: "src/connection/file_lock.rs",
+            from: "                    .and_then(|()| take(index, DEAD_MANS_SWITCH, libc::F_RDLCK, until)),\n",
+            to: "                    .map(|()| drop(index)),\n",
+        },
+        suite: DESCRIPTORS,
+    },
+    Mutant {
+        name: "it closes its descriptors of the database",
+        change: Change::Source {
+            file: "src/connection/file_lock.rs",
+            from: "kept.users > 0 || kept.file.metadata().map_or(true, |file| file.nlink() > 0)",
+            to: "kept.users > 0",
+        },
+        suite: DESCRIPTORS,
     },
 ];
 

@@ -15,6 +15,7 @@
 
 mod alone;
 mod beside;
+pub mod descriptors;
 mod others;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

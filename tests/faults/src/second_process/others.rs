@@ -396,7 +396,7 @@ impl Other {
     }
 }
 
-fn transact(conn: &Connection, job: &Job, behavior: TransactionBehavior, stay: Duration) -> larder::Result<i64> {
+pub fn transact(conn: &Connection, job: &Job, behavior: TransactionBehavior, stay: Duration) -> larder::Result<i64> {
     let tx = rusqlite::Transaction::new_unchecked(conn, behavior)?;
     let n = job.write(&tx)?;
     thread::sleep(stay);

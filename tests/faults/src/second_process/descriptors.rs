@@ -1,0 +1,232 @@
+//! A process closes descriptors of its own database while other processes look at it, and is killed.
+//!
+//! POSIX locks go with any descriptor of the file that is closed, so what is tried is that larder does not depend on
+//! SQLite's alone, and closes none itself. One round:
+//!
+//! | service | what |
+//! |---|---|
+//! | `shared`, `exclusive` | a store writes with `Durability::Full` and reads, and between the writes opens and closes its database, its `-shm`, or both. Its watchdog is off: it would stop the writes |
+//! | `plain` | a plain connection of a process in which stores on the same file were opened and closed writes |
+//!
+//! Meanwhile a process that knows nothing of larder opens the database, reads, and closes it, again and again: it would
+//! delete the log, or build its index anew, if it took itself for the last connection. Then the service is killed. No
+//! acknowledged write is lost and none is half, each read is whole, and nobody gets in beside an exclusive store.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use fastrand::Rng;
+use larder::rusqlite::{Connection, TransactionBehavior};
+use larder::{Access, Durability, Options, Store};
+
+use super::others::transact;
+use super::{CLIENTS, DATABASE, Journal, PATIENCE, is_locked, options};
+use crate::Arguments;
+use crate::cases::{Suite, Summary, seed};
+use crate::child::{Child, listen, tell};
+use crate::entries::{End, Job, clean, keep, look};
+
+/// Writes that are acknowledged before the others come.
+const BEFORE: usize = 3;
+
+/// How often the other process opens the database in one round.
+const LOOKS: u32 = 6;
+
+const CLIENT: i64 = 0;
+
+const SERVICES: [&str; 3] = ["shared", "exclusive", "plain"];
+
+pub fn run(arguments: &Arguments) -> Summary {
+    let suite = Suite::new("descriptors", arguments).expect("a folder for temporary files");
+    let rounds = match arguments.number_of_case() {
+        Some(case) => case..case + 1,
+        None => arguments.from..arguments.states.unwrap_or(1000),
+    };
+    suite.run(arguments.threads, rounds, |round, bench| {
+        let case = round.to_string();
+        let result = bench.attempt(&case, || {
+            clean(&bench.folder).map_err(|error| error.to_string())?;
+            live(&bench.folder.join(DATABASE), seed(arguments.seed, round, 37))
+        });
+        let kept = |problem| format!("{problem}{}", keep(&bench.folder, "descriptors", &case));
+        bench.note(&case, result.map_err(kept), None);
+    })
+}
+
+fn start(role: &str, path: &Path, rng: &mut Rng) -> Result<Child, String> {
+    let arguments = [role.to_owned(), path.display().to_string(), rng.u64(..).to_string()];
+    Child::start("descriptors", &arguments).map_err(|error| error.to_string())
+}
+
+fn live(path: &Path, seed: u64) -> Result<(), String> {
+    let mut rng = Rng::with_seed(seed);
+    let role = SERVICES[rng.usize(0..SERVICES.len())];
+    let journal = Journal::default();
+    let wrong = |problem: String| format!("{role}: {problem}");
+    let mut service = start(role, path, &mut rng)?;
+    for _ in 0..BEFORE {
+        hear(&journal, &service).map_err(wrong)?;
+    }
+    let looker = if role == "exclusive" { "intruder" } else { "looker" };
+    let looker = start(looker, path, &mut rng)?;
+    loop {
+        match looker.line(PATIENCE) {
+            Ok(line) if line == "look" => hear(&journal, &service).map_err(wrong)?,
+            Ok(line) => return Err(format!("{role}: the other process: {line}")),
+            Err(true) => break,
+            Err(false) => return Err("the other process hangs".into()),
+        }
+    }
+    let (_, status) = looker.rest();
+    if !status.success() {
+        return Err(format!("{role}: the other process: {status}"));
+    }
+    // What was acknowledged after the last look may be what is lost.
+    for _ in 0..rng.u32(1..20) {
+        hear(&journal, &service).map_err(wrong)?;
+    }
+    thread::sleep(Duration::from_micros(1 << rng.u32(0..12)).mul_f64(rng.f64()));
+    service.kill();
+    journal.note_killed(CLIENT);
+    let (rest, _) = service.rest();
+    for line in rest {
+        note(&journal, &line).map_err(wrong)?;
+    }
+    journal.compare_file(path).map_err(wrong)
+}
+
+fn hear(journal: &Journal, service: &Child) -> Result<(), String> {
+    match service.line(PATIENCE) {
+        Ok(line) => note(journal, &line),
+        Err(true) => Err("the service has ended".into()),
+        Err(false) => Err("the service hangs".into()),
+    }
+}
+
+fn note(journal: &Journal, line: &str) -> Result<(), String> {
+    match journal.hear(line)? {
+        Some(_) => Ok(()),
+        None => Err(line.to_owned()),
+    }
+}
+
+// ---- the children ----
+
+pub fn child(arguments: &[String]) {
+    let [role, path, seed] = arguments else {
+        panic!("descriptors: wrong arguments")
+    };
+    let path = PathBuf::from(path);
+    let mut rng = Rng::with_seed(seed.parse().expect("a number"));
+    let ended = match role.as_str() {
+        "shared" => serve(&path, Access::Shared, &mut rng),
+        "exclusive" => serve(&path, Access::Exclusive, &mut rng),
+        "plain" => write_beside_stores(&path, &mut rng),
+        "looker" => look_often(&path, false),
+        "intruder" => look_often(&path, true),
+        _ => Err("no such role".to_owned()),
+    };
+    if let Err(problem) = ended {
+        tell(&format!("! {}", problem.replace('\n', " / ")));
+        listen();
+    }
+}
+
+fn any_commit(k: i64, rng: &mut Rng) -> Job {
+    let mut job = Job::any((CLIENT, k), rng);
+    job.end = End::Commit;
+    job
+}
+
+fn acknowledged(k: i64, n: i64) {
+    tell(&format!("+ {CLIENT} {k} {n}"));
+}
+
+fn open(access: Access, path: &Path, rng: &mut Rng) -> Result<Store, String> {
+    let options: Options = options(access, rng);
+    let opened = options.durability(Durability::Full).watch(Duration::ZERO).open(path);
+    opened.map_err(|error| format!("opening: {error:?}"))
+}
+
+fn serve(path: &Path, access: Access, rng: &mut Rng) -> Result<(), String> {
+    let store = open(access, path, rng)?;
+    let reader = store.clone();
+    thread::spawn(move || {
+        loop {
+            let read = reader.read(|tx| Ok(look(tx)));
+            if let Err(problem) = read.unwrap_or_else(|error| Err(format!("{error:?}"))) {
+                tell(&format!("! a read: {}", problem.replace('\n', " / ")));
+            }
+        }
+    });
+    for k in 1.. {
+        if k == 1 || rng.u32(0..3) == 0 {
+            close_descriptors(path, access, rng);
+        }
+        let job = any_commit(k, rng);
+        let n = store
+            .write(job.closure())
+            .map_err(|error| format!("{job:?}: {error:?}"))?;
+        acknowledged(k, n);
+    }
+    Ok(())
+}
+
+/// As a service does that reads its own database, or copies its folder.
+fn close_descriptors(path: &Path, access: Access, rng: &mut Rng) {
+    let which = rng.u32(0..3);
+    if which != 1 {
+        drop(File::open(path));
+    }
+    if which != 0 && access == Access::Shared {
+        let mut index = path.as_os_str().to_owned();
+        index.push("-shm");
+        drop(File::open(index));
+    }
+}
+
+fn write_beside_stores(path: &Path, rng: &mut Rng) -> Result<(), String> {
+    let in_words = |error: larder::Error| format!("{error:?}");
+    open(Access::Shared, path, rng)?.close().map_err(in_words)?;
+    let plain = Connection::open(path).map_err(|error| error.to_string())?;
+    plain
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")
+        .map_err(|error| error.to_string())?;
+    let mut k = 0;
+    let mut write = |rng: &mut Rng| {
+        k += 1;
+        let job = any_commit(k, rng);
+        let n = transact(&plain, &job, TransactionBehavior::Immediate, Duration::ZERO).map_err(in_words)?;
+        acknowledged(k, n);
+        Ok::<_, String>(())
+    };
+    write(rng)?;
+    for _ in 0..3 {
+        open(Access::Shared, path, rng)?.close().map_err(in_words)?;
+    }
+    loop {
+        write(rng)?;
+    }
+}
+
+fn look_often(path: &Path, is_locked_out: bool) -> Result<(), String> {
+    for _ in 0..LOOKS {
+        let conn = Connection::open(path).map_err(|error| error.to_string())?;
+        conn.busy_timeout(Duration::from_millis(u64::from(!is_locked_out) * 5))
+            .map_err(|error| error.to_string())?;
+        let seen = conn.query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, i64>(0));
+        match seen {
+            Ok(_) if is_locked_out => return Err("it came in beside an exclusive store".into()),
+            Ok(_) => {}
+            Err(error) if is_locked(&error) => {}
+            Err(error) => return Err(format!("looking: {error}")),
+        }
+        conn.close().map_err(|(_, error)| format!("closing: {error}"))?;
+        tell("look");
+    }
+    Ok(())
+}
+
+const _: () = assert!(CLIENT < CLIENTS);
