@@ -3,8 +3,9 @@
 //!
 //! It knows the parts that read and write, and none of the features: it has no field that belongs to one of those.
 
+mod close;
+
 use std::fmt;
-use std::mem;
 use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use rusqlite::Connection;
 
 use crate::admission::{Admission, Kind};
 use crate::clock::later;
-use crate::closing::CloseReport;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
 use crate::error::{Error, Outcome, Result};
@@ -26,7 +26,6 @@ use crate::job::{Alone, Job, Terms, Work};
 use crate::options::{ReadOptions, Settings, WriteOptions};
 use crate::pending::{Caller, Pending};
 use crate::readers::Readers;
-use crate::registry::Claim;
 use crate::site::CallSite;
 use crate::status;
 use crate::telemetry::Telemetry;
@@ -34,9 +33,6 @@ use crate::timer;
 use crate::transaction::ReadTx;
 use crate::watch::Watch;
 use crate::writer::{Shared, Writer};
-
-/// What `close` waits beyond its deadline for the writer to say how far it came.
-const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// One open store. The drop closes it.
 pub(crate) struct Engine {
@@ -164,22 +160,6 @@ impl Engine {
         write_job(&self.shared, call, options, timeout, caller, line, work)
     }
 
-    /// Refuses to close where the closing would wait for its own thread.
-    pub(crate) fn may_close(&self) -> Result<()> {
-        let readers = &self.readers;
-        if self.admission().is_left() {
-            return Err(Error::forked());
-        }
-        if self.admission().is_worker() || readers.is_reader_thread() || readers.in_use_by_this_thread() {
-            return Err(Error::Reentrant {
-                call: "close",
-                instead: "it was called inside a closure of the same store, which it would wait for: call it outside",
-                outcome: Outcome::NotStarted,
-            });
-        }
-        Ok(())
-    }
-
     fn report_open(&self, page_size: &str) {
         let options = &self.options;
         event!(
@@ -205,75 +185,6 @@ impl Engine {
             },
             "store opened"
         );
-    }
-
-    /// Tells the writer to close.
-    fn begin_close(&self, deadline: Instant) {
-        let (readers, telemetry) = (Arc::downgrade(&self.readers), Arc::downgrade(&self.telemetry));
-        let holder = move || {
-            if let Some(write) = telemetry.upgrade()?.writing.activity() {
-                return Some(format!("a write goes on: {}, for {:.1?}", write.site, write.age));
-            }
-            let read = readers.upgrade()?.oldest()?;
-            Some(format!("a read goes on: {read}"))
-        };
-        Claim::closing(self.id, Arc::new(holder));
-        self.shared.closing.ask(deadline);
-        self.shared.admission.close();
-    }
-
-    /// Closes the store, and gives up what is not done in time.
-    pub(crate) fn close(&self, timeout: Duration) -> CloseReport {
-        let began = Instant::now();
-        let deadline = later(began, timeout);
-        self.begin_close(deadline);
-        let closing = &self.shared.closing;
-        if let Some(report) = closing.wait(deadline) {
-            self.watch.end();
-            return report;
-        }
-        // A write may run on for ever. Those behind it are told now that they were not started.
-        self.shared.admission.discard();
-        closing
-            .wait(later(deadline, LAST_WORDS))
-            .unwrap_or_else(|| CloseReport {
-                finished: self.telemetry.counters.finished_closing.get(),
-                never_started: self.shared.admission.discarded(),
-                wal_truncated: false,
-                wal_kept_because: Some(
-                    "a write or the last checkpoint is still running; the file is closed when it ends".into(),
-                ),
-                took: began.elapsed(),
-            })
-    }
-}
-
-/// The last clone has gone.
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if self.shared.admission.is_left() {
-            // The folder and the connections are the parent's.
-            mem::forget((self._folder.take(), Arc::clone(&self.shared), Arc::clone(&self.readers)));
-            return;
-        }
-        // The thread would wait for itself, or others for it. The writer closes the file once the closure has ended. (A
-        // read on its caller's thread borrows the store, so the last clone is never dropped inside one.)
-        if self.shared.admission.is_worker() || self.readers.is_reader_thread() || timer::is_here() {
-            return self.begin_close(later(Instant::now(), self.options.close_timeout));
-        }
-        // Whoever has closed the store by hand has waited for as long as they wanted to.
-        let closed_by_hand = self.shared.closing.deadline().is_some();
-        let timeout = if closed_by_hand {
-            Duration::ZERO
-        } else {
-            self.options.close_timeout
-        };
-        let report = self.close(timeout);
-        // The writer has done it, unless it is stuck or, by a bug of larder's, dead.
-        self.readers.close_queue();
-        if !closed_by_hand && !report.wal_truncated {
-            event!(warn, "larder::close", self.shared.path, { %report }, "the last clone was dropped");
-        }
     }
 }
 

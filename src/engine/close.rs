@@ -1,0 +1,103 @@
+//! Closing an [`Engine`]: by a call, within a time, or by the drop of the last clone.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Engine;
+use crate::clock::later;
+use crate::closing::CloseReport;
+use crate::error::{Error, Outcome, Result};
+use crate::event::event;
+use crate::registry::Claim;
+use crate::timer;
+
+/// What `close` waits beyond its deadline for the writer to say how far it came.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+impl Engine {
+    /// Refuses to close where the closing would wait for its own thread.
+    pub(crate) fn may_close(&self) -> Result<()> {
+        let readers = &self.readers;
+        if self.admission().is_left() {
+            return Err(Error::forked());
+        }
+        if self.admission().is_worker() || readers.is_reader_thread() || readers.in_use_by_this_thread() {
+            return Err(Error::Reentrant {
+                call: "close",
+                instead: "it was called inside a closure of the same store, which it would wait for: call it outside",
+                outcome: Outcome::NotStarted,
+            });
+        }
+        Ok(())
+    }
+
+    /// Tells the writer to close.
+    fn begin_close(&self, deadline: Instant) {
+        let (readers, telemetry) = (Arc::downgrade(&self.readers), Arc::downgrade(&self.telemetry));
+        let holder = move || {
+            if let Some(write) = telemetry.upgrade()?.writing.activity() {
+                return Some(format!("a write goes on: {}, for {:.1?}", write.site, write.age));
+            }
+            let read = readers.upgrade()?.oldest()?;
+            Some(format!("a read goes on: {read}"))
+        };
+        Claim::closing(self.id, Arc::new(holder));
+        self.shared.closing.ask(deadline);
+        self.shared.admission.close();
+    }
+
+    /// Closes the store, and gives up what is not done in time.
+    pub(crate) fn close(&self, timeout: Duration) -> CloseReport {
+        let began = Instant::now();
+        let deadline = later(began, timeout);
+        self.begin_close(deadline);
+        let closing = &self.shared.closing;
+        if let Some(report) = closing.wait(deadline) {
+            self.watch.end();
+            return report;
+        }
+        // A write may run on for ever. Those behind it are told now that they were not started.
+        self.shared.admission.discard();
+        closing
+            .wait(later(deadline, LAST_WORDS))
+            .unwrap_or_else(|| CloseReport {
+                finished: self.telemetry.counters.finished_closing.get(),
+                never_started: self.shared.admission.discarded(),
+                wal_truncated: false,
+                wal_kept_because: Some(
+                    "a write or the last checkpoint is still running; the file is closed when it ends".into(),
+                ),
+                took: began.elapsed(),
+            })
+    }
+}
+
+/// The last clone has gone.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if self.shared.admission.is_left() {
+            // The folder and the connections are the parent's.
+            mem::forget((self._folder.take(), Arc::clone(&self.shared), Arc::clone(&self.readers)));
+            return;
+        }
+        // The thread would wait for itself, or others for it. The writer closes the file once the closure has ended. (A
+        // read on its caller's thread borrows the store, so the last clone is never dropped inside one.)
+        if self.shared.admission.is_worker() || self.readers.is_reader_thread() || timer::is_here() {
+            return self.begin_close(later(Instant::now(), self.options.close_timeout));
+        }
+        // Whoever has closed the store by hand has waited for as long as they wanted to.
+        let closed_by_hand = self.shared.closing.deadline().is_some();
+        let timeout = if closed_by_hand {
+            Duration::ZERO
+        } else {
+            self.options.close_timeout
+        };
+        let report = self.close(timeout);
+        // The writer has done it, unless it is stuck or, by a bug of larder's, dead.
+        self.readers.close_queue();
+        if !closed_by_hand && !report.wal_truncated {
+            event!(warn, "larder::close", self.shared.path, { %report }, "the last clone was dropped");
+        }
+    }
+}
