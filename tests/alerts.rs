@@ -6,7 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::hooks::{AuthContext, Authorization};
-use larder::{Alert, AlertKind, Finding, Options, ReadOptions, Role, Stats, Store, WriteOptions};
+use larder::{
+    Alert, AlertKind, Finding, Migration, Migrations, Options, ReadOptions, Role, Stats, Store, WriteOptions, WriteTx,
+};
 use tracing::Level;
 
 use crate::groups::Gate;
@@ -297,27 +299,38 @@ fn a_watch_that_is_off_says_nothing() {
 }
 
 #[test]
-fn a_setting_that_a_closure_changed_is_found() {
-    let store = watching(Options::new().checkpoint_pages(1));
-    until(&store, |stats| !stats.pragmas.is_empty());
-    assert_eq!(finding(&store, "pragma-changed"), None);
+fn setting_changed_behind_the_authorizer_is_undone() {
+    let store = watching(Options::new());
+    let cache_size = |tx: &WriteTx<'_>| tx.query_row("PRAGMA cache_size", [], |row| row.get::<_, i64>(0));
+    let before = store.write(cache_size).unwrap();
     store
         .write(|tx| {
-            // It takes the fence away, which the fence cannot prevent.
             tx.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
             Ok(tx.pragma_update(None, "cache_size", -123)?)
         })
         .unwrap();
+    assert_eq!(store.write(cache_size).unwrap(), before);
+}
+
+/// A migration outside a transaction may change how the file is vacuumed.
+#[test]
+fn setting_changed_by_migration_is_found() {
+    let migration = Migration::new(1, "full", "PRAGMA auto_vacuum = FULL").without_transaction();
+    let migrations = Migrations::new([migration]).at_open(false);
+    let store = watching(Options::new().checkpoint_pages(1).migrations(migrations));
+    until(&store, |stats| !stats.pragmas.is_empty());
+    assert_eq!(finding(&store, "pragma-changed"), None);
+    store.migrate().unwrap();
     // Settings are looked at again after some seconds, at a checkpoint.
     until(&store, |stats| {
         store
             .write(|tx| tx.execute("INSERT INTO t(data) VALUES (NULL)", []))
             .unwrap();
-        stats.pragmas["cache_size"] == "-123"
+        stats.pragmas["auto_vacuum"] == "1"
     });
     let found = finding(&store, "pragma-changed").expect("it is found");
     assert!(
-        found.sentence.contains("cache_size was -64000") && found.sentence.contains("is -123 now"),
+        found.sentence.contains("auto_vacuum was 2") && found.sentence.contains("is 1 now"),
         "{found}"
     );
 }
