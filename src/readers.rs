@@ -165,7 +165,9 @@ impl Readers {
     ) -> Result<T> {
         let mut borrowed = self.check_out(timeout, on_writer_thread)?;
         let result = self.begin(borrowed.reader(), site)?.read(limit, f);
-        self.report_slow(borrowed.give_back());
+        if !borrowed.reader().slow.is_empty() {
+            self.report_slow(borrowed.give_back());
+        }
         result
     }
 

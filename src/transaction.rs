@@ -492,11 +492,19 @@ impl<'a> WriteTx<'a> {
     /// # Ok::<_, larder::Error>(())
     /// ```
     pub fn execute<P: Params>(&self, sql: &str, params: P) -> Result<usize> {
-        self.with_statement(sql, |statement| self.execute_counted(statement, params))
+        self.with_statement(sql, |statement| self.execute_counted(sql, statement, params))
     }
 
     /// SQLite's own count is that of the last `INSERT`, `UPDATE` or `DELETE`, which may have been another statement.
-    fn execute_counted(&self, statement: &mut Statement<'_>, params: impl Params) -> rusqlite::Result<usize> {
+    fn execute_counted(
+        &self,
+        sql: &str,
+        statement: &mut Statement<'_>,
+        params: impl Params,
+    ) -> rusqlite::Result<usize> {
+        if counts_its_rows(sql) {
+            return statement.execute(params);
+        }
         let before = self.conn.total_changes();
         let changed = statement.execute(params)?;
         Ok(if self.conn.total_changes() == before {
@@ -529,7 +537,7 @@ impl<'a> WriteTx<'a> {
     pub fn insert<P: Params>(&self, sql: &str, params: P) -> Result<i64> {
         let inserted = self.with_statement(sql, |statement| {
             let mask = self.fence.changes().mask(self.conn);
-            let changed = self.execute_counted(statement, params)?;
+            let changed = self.execute_counted(sql, statement, params)?;
             Ok((changed, mask.rowid()))
         })?;
         match inserted {
@@ -655,6 +663,16 @@ impl<'a> WriteTx<'a> {
 fn is_no_statement(sql: &str, statement: &Statement<'_>) -> bool {
     let begins = sql.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
     !begins && statement.column_count() == 0 && statement.readonly() && statement.expanded_sql().is_none()
+}
+
+/// Whether it is an INSERT, an UPDATE, a DELETE or a REPLACE for sure, by its first word. SQLite's count of changed rows is
+/// then of this statement. It still is of an earlier one after a statement of another kind.
+fn counts_its_rows(sql: &str) -> bool {
+    let starts_with = |word: &str| {
+        let first = sql.as_bytes().get(..word.len());
+        first.is_some_and(|first| first.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    ["INSERT", "UPDATE", "DELETE", "REPLACE"].into_iter().any(starts_with)
 }
 
 /// By its first letter: a comment or a space may stand before it.

@@ -86,8 +86,12 @@ pub(crate) enum LimitKind {
 
 impl Limit {
     /// The one that is over first.
+    #[inline]
     pub(crate) fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
-        [one, other].into_iter().flatten().min_by_key(|limit| limit.time)
+        match (one, other) {
+            (Some(one), Some(other)) => Some(if other.time < one.time { other } else { one }),
+            (one, other) => one.or(other),
+        }
     }
 
     fn error(self) -> Error {
@@ -164,6 +168,7 @@ impl Interrupt {
 
     /// Bounds the closure that has begun then, until [`Bounded::end`] or the drop. `None` if nothing but SQL itself would
     /// stop it.
+    #[inline]
     pub(crate) fn bound<'c>(
         self: &'c Arc<Self>,
         conn: &'c Connection,
