@@ -665,14 +665,16 @@ fn is_no_statement(sql: &str, statement: &Statement<'_>) -> bool {
     !begins && statement.column_count() == 0 && statement.readonly() && statement.expanded_sql().is_none()
 }
 
-/// Whether it is an INSERT, an UPDATE, a DELETE or a REPLACE for sure, by its first word. SQLite's count of changed rows is
+/// Whether it is an INSERT, an UPDATE, a DELETE or a REPLACE for sure, by its first letters. SQLite's count of changed rows is
 /// then of this statement. It still is of an earlier one after a statement of another kind.
 fn counts_its_rows(sql: &str) -> bool {
-    let starts_with = |word: &str| {
-        let first = sql.as_bytes().get(..word.len());
-        first.is_some_and(|first| first.eq_ignore_ascii_case(word.as_bytes()))
-    };
-    ["INSERT", "UPDATE", "DELETE", "REPLACE"].into_iter().any(starts_with)
+    matches!(
+        sql.as_bytes(),
+        [b'I' | b'i', b'N' | b'n', ..]
+            | [b'U' | b'u', ..]
+            | [b'D' | b'd', b'E' | b'e', b'L' | b'l', ..]
+            | [b'R' | b'r', b'E' | b'e', b'P' | b'p', ..]
+    )
 }
 
 /// By its first letter: a comment or a space may stand before it.
