@@ -426,8 +426,8 @@ impl Admission {
         WORKS_FOR.get() == self.id
     }
 
-    /// Whether this process is a child that was forked from that of the workers: nobody serves the queue here, and its
-    /// locks may be held for ever.
+    /// Whether this process is a child that was forked from that of the workers: no thread serves the queue here, and its
+    /// locks may stay held.
     pub(crate) fn is_left(&self) -> bool {
         self.process.is_left()
     }

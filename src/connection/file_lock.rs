@@ -1,4 +1,4 @@
-//! Locks on the database that nobody else in the process can drop, and the descriptors that they need.
+//! Locks on the database that no other code in the process can drop, and the descriptors that they need.
 //!
 //! SQLite's locks are POSIX locks: the close of *any* descriptor of the file in this process drops all of them
 //! (<https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>), as when the
@@ -156,13 +156,13 @@ mod linux {
         length: 1,
     };
 
-    /// `SHARED_FIRST` and `SHARED_SIZE`: whoever reads has a read lock on it.
+    /// `SHARED_FIRST` and `SHARED_SIZE`: every reader has a read lock on it.
     const SHARED: Range = Range {
         start: 0x4000_0002,
         length: 510,
     };
 
-    /// `UNIX_SHM_DMS`: whoever has the `-shm` mapped has a read lock on it.
+    /// `UNIX_SHM_DMS`: every process that has the `-shm` mapped has a read lock on it.
     const DEAD_MANS_SWITCH: Range = Range { start: 128, length: 1 };
 
     /// The locks of one store. Dropped, they are released, and the descriptors are kept.
@@ -174,7 +174,7 @@ mod linux {
     }
 
     impl FileLocks {
-        /// Takes them, waiting until then for another process that just tries to come in.
+        /// Takes them. Another process that tries to come in just then is waited for, until that time.
         ///
         /// `None` where the system has no such locks. `index` is the `-shm`, if the access is shared.
         pub(crate) fn take(

@@ -3,12 +3,12 @@
 //! SQLite opens the database, its log (`-wal`) and the log's index (`-shm`) by name, and each connection opens them anew.
 //! A name can come to mean another file while a store is open (`rename`, `rm`, a restore). So [`OpenFile`] remembers the
 //! device and inode of each, as of the opening. A connection that opens later is compared before it is used, and the
-//! watchdog compares at each look. Two looks by `stat` open nothing.
+//! watchdog compares at each look. `stat` opens nothing.
 //!
 //! # Closing
 //!
 //! Each connection of the store holds a [`Lease`]. The last one to go releases the locks of `file_lock.rs` before its
-//! connection closes, so that SQLite can delete the log, and gives the claim free after that.
+//! connection closes, so that SQLite can delete the log, and the claim after that.
 //!
 //! `state` is a mutex around the number of leases and the locks. It is held while a lease is taken or released and while
 //! the watchdog looks, so no look meets a file that the store is just closing. Under it: `stat`, `fcntl`, a read of
