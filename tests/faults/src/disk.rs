@@ -21,6 +21,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::FromRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use fastrand::Rng;
@@ -32,6 +35,25 @@ use crate::trace::{Event, Inode, parent};
 pub struct Image {
     pub files: BTreeMap<String, Vec<u8>>,
     pub folders: BTreeSet<String>,
+}
+
+/// What is in a file. Where this process has a descriptor of it, it is read by that: the close of another one would drop the
+/// locks of a connection whose own close was made to fail, which the next store takes for its own.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let open = fs::read_dir("/proc/self/fd")?.flatten();
+    let of_path = |entry: &fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to == path);
+    let numbers = open
+        .filter(of_path)
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for number in numbers {
+        // SAFETY: nobody closes a descriptor of this folder's files meanwhile, and it is not closed here.
+        let file = ManuallyDrop::new(unsafe { fs::File::from_raw_fd(number) });
+        let mut bytes = vec![0; file.metadata()?.len() as usize];
+        if file.read_exact_at(&mut bytes, 0).is_ok() {
+            return Ok(bytes);
+        }
+    }
+    fs::read(path)
 }
 
 impl Image {
@@ -49,7 +71,11 @@ impl Image {
             fs::create_dir(folder.join(name))?;
         }
         for (name, data) in &self.files {
-            fs::write(folder.join(name), data)?;
+            // A connection whose close was made to fail may still have the old file open, and its locks.
+            match fs::remove_file(folder.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => fs::write(folder.join(name), data)?,
+            }
         }
         Ok(())
     }
@@ -69,7 +95,7 @@ impl Image {
                 self.add(&entry.path(), &format!("{name}/"))?;
                 self.folders.insert(name);
             } else if !is_index(&name) {
-                self.files.insert(name, fs::read(entry.path())?);
+                self.files.insert(name, read(&entry.path())?);
             }
         }
         Ok(())
