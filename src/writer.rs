@@ -74,6 +74,9 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::slow_log::{Call, Slow, SlowLog, SlowStatement};
 use crate::transaction::{ENDED, WriteTx, run_own, sql};
 
+const ENDED_AFTER: &str = "SQLite ended the whole transaction as the connection was reset after the closure (an I/O error or \
+                           no memory)";
+
 /// How long the writer waits for a write before it uses the pause for a checkpoint, and for its chores.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -501,10 +504,11 @@ impl Writer {
         self.note_run(&ran, ended - started, rows_read, full);
         let error = over.as_ref().map(Error::kind).or(result.err());
         self.note_if_slow(&ran, started, ended, error, slowest);
+        let ended_inside = self.conn.is_autocommit();
         if bare || limit.is_some() {
             self.tidy();
         }
-        let settled = self.settle(result.is_ok());
+        let settled = self.settle(result.is_ok(), ended_inside);
         match over.or(settled) {
             Some(error) => self.undo(ran, told(&error, result.err()), Verdict::Failed(error), nested),
             None => match result {
@@ -614,12 +618,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Finds what a closure did wrong without knowing it, and drops its temporary objects.
-    fn settle(&mut self, ok: bool) -> Option<Error> {
+    /// Finds what a closure did wrong without knowing it, and drops its temporary objects. `ended_inside`: whether SQLite had
+    /// ended the transaction as the closure returned.
+    fn settle(&mut self, ok: bool, ended_inside: bool) -> Option<Error> {
         if self.conn.is_autocommit() {
             return Some(Error::RolledBack {
-                reason: ENDED,
-                own_doing: true,
+                reason: if ended_inside { ENDED } else { ENDED_AFTER },
+                own_doing: ended_inside,
                 source: None,
             });
         }

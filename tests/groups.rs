@@ -829,3 +829,36 @@ fn deferred_keys_made_by_an_earlier_job_are_judged() {
         ffi::SQLITE_CONSTRAINT_FOREIGNKEY
     );
 }
+
+/// A count of deferred violations is told from a negative one by a table of larder's own. It went with the first write that
+/// was rolled back, and every later write failed: "no such table".
+#[test]
+fn deferred_keys_are_judged_after_a_rollback() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let other = Connection::open(&path).unwrap();
+    other.pragma_update(None, "foreign_keys", false).unwrap();
+    other
+        .execute_batch(
+            "CREATE TABLE parent(id INTEGER PRIMARY KEY);
+             CREATE TABLE child(parent REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED);
+             INSERT INTO child VALUES (7), (7)",
+        )
+        .unwrap();
+    drop(other);
+    let store = Store::open(&path).unwrap();
+    for _ in 0..3 {
+        let violated = store.write(|tx| {
+            tx.execute("INSERT INTO child VALUES (8)", [])?;
+            tx.execute("INSERT INTO parent VALUES (7)", [])
+        });
+        assert_eq!(
+            constraint_code(&violated.unwrap_err()),
+            ffi::SQLITE_CONSTRAINT_FOREIGNKEY
+        );
+        store
+            .write(|tx| tx.execute("INSERT INTO parent VALUES (NULL)", []))
+            .unwrap();
+        store.write(|tx| tx.execute("DELETE FROM parent", [])).unwrap();
+    }
+}

@@ -10,7 +10,7 @@
 //! count that is not above 0 is told from 0 by one more violation, in a table of larder's own: it makes 1 of 0, and not of
 //! less. Deleting that row makes 0 of 1. That takes about 1 us, and is done only where the schema has a deferred key. The
 //! table is in a database in memory, attached when it is first needed, so it is in no file and among nobody's temporary
-//! objects.
+//! objects. It is made in the job's transaction, and again if that was rolled back.
 //!
 //! Whether it has is looked up again when the schema may be another one. SQLite prepares a statement anew after any change
 //! of the schema, by whichever process, before it runs it; so as long as no statement that writes has been prepared
@@ -134,10 +134,17 @@ impl Writer {
 
 /// Of a count that is not above 0.
 fn count_is_negative(conn: &Connection) -> rusqlite::Result<bool> {
-    if conn.prepare_cached(VIOLATE).is_err() && !make_table(conn)? {
-        return Ok(false);
-    }
-    conn.prepare_cached(VIOLATE)?.execute([])?;
+    // The table goes with a transaction that made it and was rolled back; the statement stays in the cache.
+    let violate = || conn.prepare_cached(VIOLATE)?.execute([]);
+    match violate() {
+        Err(error) if primary_code(&error) == Some(ffi::SQLITE_ERROR) && !conn.is_autocommit() => {
+            if !make_table(conn)? {
+                return Ok(false);
+            }
+            violate()?
+        }
+        other => other?,
+    };
     let is_zero = status::deferred_violation(conn);
     conn.prepare_cached(MEND)?.execute([])?;
     Ok(!is_zero)
