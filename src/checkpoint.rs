@@ -65,7 +65,7 @@ pub(crate) struct Checkpointer {
     retry: u32,
     /// All of the log is in the database file.
     empty: bool,
-    /// Databases that `on_connect` has attached, and the pages in the log of one of them. Nobody else moves those either.
+    /// Databases that `on_connect` has attached, and the pages in the log of one of them. No other code moves those either.
     attached: Vec<String>,
     attached_log: u32,
 }

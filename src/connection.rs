@@ -61,7 +61,7 @@ pub(crate) struct Fenced {
     pub(crate) interrupt: Arc<Interrupt>,
 }
 
-/// A connection to a file that nobody else has, and what stops its SQL.
+/// A connection to a private file, and what stops its SQL.
 pub(crate) struct Private {
     pub(crate) conn: Connection,
     pub(crate) interrupt: Arc<Interrupt>,

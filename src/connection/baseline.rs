@@ -7,8 +7,8 @@
 //! - What it does not tell is set again, or taken away: the authorizer and the commit hook (rusqlite drops the closure of the
 //!   one before when another is set, and so a count of a token goes down), the other hooks, trace, the busy handler, the
 //!   capacity of the statement cache.
-//! - What can be neither told nor set again costs the connection: a function or collation defined anew, and whatever was
-//!   done while there was no authorizer. SQLite prepares every statement anew after a function or a collation was
+//! - What can be neither told nor set again costs the connection: a redefined function or collation, and anything that
+//!   was done while there was no authorizer. SQLite prepares every statement anew after a function or a collation was
 //!   replaced, so a statement that is kept for this says whether that has happened. A change of the schema looks the same;
 //!   the authorizer hears of it, and then the list of functions and collations decides.
 //!
@@ -46,7 +46,7 @@ pub(super) struct OwnHooks {
     update: bool,
     rollback: bool,
     trace: bool,
-    /// It may have set one, which nobody can tell.
+    /// It may have set one; SQLite has no call that tells.
     collation_needed: bool,
 }
 

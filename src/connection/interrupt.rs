@@ -15,10 +15,10 @@
 //!
 //! - **In a statement:** the progress handler, set once as the connection is opened. SQLite counts the steps of a prepared
 //!   statement over all its runs, so a statement that is held and run in a loop comes to it, too.
-//! - **At the begin of a statement, and at its rows:** many statements that are prepared anew, or one with other code between
-//!   its runs or its rows, come to the handler late or never. So for a closure that has a limit, or a task, and for work that
-//!   is watched, SQLite's trace callback tells of each statement that begins, whoever has prepared it, and of a limited one's
-//!   rows; what is too late is interrupted. It is set with the bound and taken away with it: other closures pay nothing for
+//! - **At the start of a statement, and at its rows:** many short statements, or one with other code between its runs or
+//!   its rows, reach the handler late or never. So for a closure that has a limit, or a task, and for work that
+//!   is watched, SQLite's trace callback reports each statement that starts, larder's or the closure's, and the rows of a
+//!   limited one; a late one is interrupted. It is set with the bound and taken away with it: other closures pay nothing for
 //!   it. Where `on_connect` has set a trace of its own that is left alone, and larder's own methods look in its place.
 //! - **At the end of the closure:** [`Bounded::end`]. A closure may run no SQL any more, or take the handler away. (A statement
 //!   that is only prepared is not stopped.)
@@ -28,7 +28,7 @@
 //!
 //! # What is remembered
 //!
-//! SQLite says `SQLITE_INTERRUPT` whoever stopped it: also for `get_interrupt_handle`, and for a handler of the program's.
+//! SQLite gives `SQLITE_INTERRUPT` for every cause, `get_interrupt_handle` and a handler of the program's included.
 //! So the reason is noted before SQL is stopped, and [`Interrupt::explain`] tells it. Where none is noted it was none of
 //! larder's, and the error stays what SQLite says.
 //!
