@@ -1,7 +1,8 @@
 //! First come, first served: a bounded queue of jobs, and the line behind it.
 //!
-//! There are two in a store: that of the writes, which the writer thread serves, and that of the reads that tasks wait
-//! for, which some reader threads serve. The threads that take jobs are its *workers*.
+//! What a queue carries is its [`Kind`]. There are two in a store: that of the writes, which the writer thread serves,
+//! and that of the reads that tasks wait for, which some reader threads serve. The threads that take jobs are its
+//! *workers*.
 //!
 //! One mutex guards all jobs, in the order in which they came (`list.rs`). The first `capacity` of them are queued. Those
 //! after them stand in line: the jobs themselves, not their threads. As a job leaves the queue, the first in line moves
@@ -39,6 +40,7 @@ mod relay;
 mod workers;
 
 use std::cell::Cell;
+use std::ops::Deref;
 use std::time::Duration;
 
 use self::alarm::Alarm;
@@ -47,34 +49,66 @@ use self::list::{List, Removed};
 use self::relay::{Relay, Told};
 use self::workers::{Sleep, WATCH, Workers};
 use crate::apart::Apart;
-use crate::error::{Error, Outcome, Result};
+use crate::clock::later;
+use crate::error::{Error, Result};
+use crate::event::CallerSpan;
 use crate::fork::Process;
 use crate::handoff::Handoff;
-use crate::job::{Answered, Job};
+use crate::job::{Answered, Asked, Job, Queued, Scope, Terms, Work};
 use crate::panics::quietly;
+use crate::pending::{Caller, Pending, Queue};
+use crate::site::CallSite;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError, RELAY_TIME, thread};
+use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError, RELAY_TIME, Weak, thread};
 use crate::timer;
 
 /// So many jobs, at most, are looked at for their deadlines while the lock is held.
 const BATCH: usize = 128;
 
 /// What a worker's sleep came to.
-pub(crate) enum Slept {
-    Job(Job),
+pub(crate) enum Slept<J> {
+    Job(J),
     Closed,
     /// Nothing came in the time that it had.
     Long,
 }
 
-/// What the jobs are.
-pub(crate) enum Kind {
-    Writes,
-    Reads { readers: u32 },
+/// What a queue carries, and the errors of callers that it cannot serve.
+pub(crate) trait Kind: Send + Sync + 'static {
+    /// A job of any scope that this queue carries.
+    type Job: Deref<Target = dyn Queued> + Send;
+
+    /// See [`Queue::too_late`].
+    fn too_late(&self, waited: Duration) -> Error;
+
+    /// A worker would queue a job for itself, and wait for it.
+    fn nested(&self, call: &'static str) -> Error;
+
+    /// See [`Queue::reentrant`].
+    fn reentrant(&self, call: &'static str) -> Error;
 }
 
-struct Jobs {
-    all: List<Job>,
+/// A call that queues a job.
+pub(crate) struct Submission {
+    pub(crate) call: &'static str,
+    pub(crate) site: CallSite,
+    /// How long the job may wait to be started.
+    pub(crate) timeout: Duration,
+    pub(crate) caller: Caller,
+    pub(crate) entry: Entry,
+}
+
+/// How a job gets into its queue.
+#[derive(Clone, Copy)]
+pub(crate) enum Entry {
+    /// It stands in line while the queue is full.
+    Wait,
+    /// It is refused if the queue is full.
+    Try,
+}
+
+struct Jobs<J> {
+    all: List<J>,
     /// The most that there were at once.
     deepest: usize,
     workers: Workers,
@@ -84,23 +118,23 @@ struct Jobs {
 #[derive(Clone, Copy)]
 pub(crate) struct Came(u64);
 
-pub(crate) struct Admission {
+pub(crate) struct Admission<K: Kind> {
     id: u64,
-    kind: Kind,
+    kind: K,
     capacity: usize,
-    jobs: Apart<Mutex<Jobs>>,
+    jobs: Apart<Mutex<Jobs<K::Job>>>,
     some: Apart<AtomicBool>,
     called: Condvar,
     closed: AtomicBool,
     /// Jobs that were discarded.
     discarded: AtomicU64,
-    /// Why a worker could not begin, of late: for those whose time is over meanwhile.
-    trouble: Mutex<Option<String>>,
     alarm: Alarm,
     relay: Relay,
     handoff: Handoff,
     /// Where its workers are.
     process: Process,
+    /// For the timer, which does not keep the queue alive.
+    this: Weak<Self>,
 }
 
 thread_local! {
@@ -108,10 +142,10 @@ thread_local! {
     static WORKS_FOR: Cell<u64> = const { Cell::new(0) };
 }
 
-impl Admission {
-    pub(crate) fn new(kind: Kind, capacity: usize, workers: usize, handoff: Handoff) -> Self {
+impl<K: Kind> Admission<K> {
+    pub(crate) fn new(kind: K, capacity: usize, workers: usize, handoff: Handoff) -> Arc<Self> {
         static QUEUES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-        Self {
+        Arc::new_cyclic(|this| Self {
             id: QUEUES.fetch_add(1, Ordering::Relaxed),
             kind,
             capacity,
@@ -124,41 +158,72 @@ impl Admission {
             called: Condvar::new(),
             closed: AtomicBool::new(false),
             discarded: AtomicU64::new(0),
-            trouble: Mutex::new(None),
             alarm: Alarm::new(),
             relay: Relay::default(),
             handoff,
             process: Process::current(),
-        }
-    }
-
-    /// Queues the job, or puts it in line.
-    pub(crate) fn enqueue(&self, job: Job) -> Result<Ticket> {
-        let jobs = self.lock();
-        if jobs.all.is_full() {
-            job.get_in_line();
-        }
-        self.put(jobs, job)
-    }
-
-    /// Queues the job if there is room for it and nobody in line.
-    pub(crate) fn try_enqueue(&self, job: Job) -> Result<Ticket> {
-        let jobs = self.lock();
-        if !jobs.all.is_full() || self.is_closed() {
-            return self.put(jobs, job);
-        }
-        drop(jobs);
-        drop(job);
-        Err(Error::QueueFull {
-            capacity: self.capacity,
+            this: Weak::clone(this),
         })
     }
 
-    fn put(&self, mut jobs: MutexGuard<'_, Jobs>, job: Job) -> Result<Ticket> {
-        if self.is_closed() {
+    pub(crate) fn kind(&self) -> &K {
+        &self.kind
+    }
+
+    /// Refuses a call that no worker can serve: in a child process, or on a worker's own thread.
+    pub(crate) fn check_caller(&self, call: &'static str) -> Result<()> {
+        if self.is_left() {
+            return Err(Error::forked());
+        }
+        if self.is_worker() {
+            return Err(self.kind.nested(call));
+        }
+        Ok(())
+    }
+
+    /// Queues a job, and gives what waits for its reply.
+    pub(crate) fn enqueue<S, W, T>(
+        self: Arc<Self>,
+        submission: Submission,
+        order: S::Order,
+        work: W,
+    ) -> Result<Pending<T>>
+    where
+        S: Scope,
+        Job<S>: Into<K::Job>,
+        W: Work<S, T> + 'static,
+        T: Send + 'static,
+    {
+        let asked = Instant::now();
+        let deadline = later(asked, submission.timeout);
+        let terms = Terms {
+            site: submission.site,
+            asked,
+            deadline,
+            span: CallerSpan::current(),
+        };
+        let job = Arc::new(Asked::new(terms, order, work, submission.caller));
+        let ticket = self.put(Job::new(Arc::clone(&job)).into(), submission.entry)?;
+        Ok(Pending::new(job, self, ticket, asked, deadline))
+    }
+
+    fn put(&self, job: K::Job, entry: Entry) -> Result<Ticket> {
+        let mut jobs = self.lock();
+        let is_full = jobs.all.is_full();
+        let refused = match entry {
+            _ if self.is_closed() => Some(Error::Closed),
+            Entry::Try if is_full => Some(Error::QueueFull {
+                capacity: self.capacity,
+            }),
+            _ => None,
+        };
+        if let Some(error) = refused {
             drop(jobs);
             drop(job);
-            return Err(Error::Closed);
+            return Err(error);
+        }
+        if is_full {
+            job.get_in_line();
         }
         let ticket = jobs.all.push(job);
         let length = jobs.all.len();
@@ -175,7 +240,7 @@ impl Admission {
     }
 
     /// For a worker: the next job, if there is one.
-    pub(crate) fn take(&self) -> Option<Job> {
+    pub(crate) fn take(&self) -> Option<K::Job> {
         if !self.some.load(Ordering::Relaxed) {
             return None;
         }
@@ -193,7 +258,7 @@ impl Admission {
     }
 
     /// For a worker: the next job, if there is one and it is one of those.
-    pub(crate) fn take_of(&self, those: Came) -> Option<Job> {
+    pub(crate) fn take_of(&self, those: Came) -> Option<K::Job> {
         if !self.some.load(Ordering::Relaxed) {
             return None;
         }
@@ -208,7 +273,7 @@ impl Admission {
     }
 
     /// For a worker: sleeps until it is called, or the store closes, for no longer than its patience, if it has one.
-    pub(crate) fn sleep(&self, patience: Option<Duration>) -> Slept {
+    pub(crate) fn sleep(&self, patience: Option<Duration>) -> Slept<K::Job> {
         let mut jobs = self.lock();
         while jobs.all.is_empty() && !self.is_closed() {
             let mut sleep = jobs.workers.fall_asleep();
@@ -238,7 +303,11 @@ impl Admission {
     }
 
     /// Waits for no longer than that, and says whether the time is over.
-    fn wait<'a>(&self, jobs: MutexGuard<'a, Jobs>, patience: Option<Duration>) -> (MutexGuard<'a, Jobs>, bool) {
+    fn wait<'a>(
+        &self,
+        jobs: MutexGuard<'a, Jobs<K::Job>>,
+        patience: Option<Duration>,
+    ) -> (MutexGuard<'a, Jobs<K::Job>>, bool) {
         let Some(patience) = patience else {
             let jobs = self.called.wait(jobs).unwrap_or_else(PoisonError::into_inner);
             return (jobs, false);
@@ -250,7 +319,7 @@ impl Admission {
         (jobs, waited.timed_out())
     }
 
-    fn take_from(&self, mut jobs: MutexGuard<'_, Jobs>) -> Option<Job> {
+    fn take_from(&self, mut jobs: MutexGuard<'_, Jobs<K::Job>>) -> Option<K::Job> {
         let job = Self::leave(jobs.all.pop()?);
         let left = jobs.all.len();
         if left == 0 {
@@ -264,20 +333,8 @@ impl Admission {
         Some(job)
     }
 
-    /// A caller has withdrawn its job, which goes at once: a stuck worker and impatient callers do not make the line
-    /// grow without end.
-    pub(crate) fn withdrawn(&self, ticket: Ticket) {
-        let mut jobs = self.lock();
-        let job = jobs.all.remove(ticket).map(Self::leave);
-        if jobs.all.is_empty() {
-            self.some.store(false, Ordering::Relaxed);
-        }
-        drop(jobs);
-        drop(job);
-    }
-
     /// A job leaves the queue or the line, to be run or dropped without the lock; another may move up.
-    fn leave(removed: Removed<'_, Job>) -> Job {
+    fn leave(removed: Removed<'_, K::Job>) -> K::Job {
         if let Some(first_in_line) = removed.moves_up {
             first_in_line.leave_line();
         }
@@ -332,18 +389,14 @@ impl Admission {
         self.lock().deepest
     }
 
-    pub(crate) fn handoff(&self) -> &Handoff {
-        &self.handoff
-    }
-
     /// For a worker: the reply of a task's job is there. Its task is woken, by this thread or by another task. Whether
     /// this thread has woken tasks.
-    pub(crate) fn tell(self: &Arc<Self>, answered: Answered) -> bool {
+    pub(crate) fn tell(&self, answered: Answered) -> bool {
         match self.relay.tell(answered) {
             Told::Woken => true,
             Told::Waits => false,
             Told::SetTimer => {
-                let this = Arc::downgrade(self);
+                let this = Weak::clone(&self.this);
                 timer::at(Instant::now() + RELAY_TIME, move || {
                     if let Some(this) = this.upgrade() {
                         this.relay.ring();
@@ -359,24 +412,7 @@ impl Admission {
         self.relay.wake_all();
     }
 
-    /// The task of that job has its reply, or has gone away.
-    pub(crate) fn fetched(&self, id: usize) {
-        self.relay.fetched(id);
-    }
-
-    /// From now on, whoever awaits a job of that deadline is woken when it is over.
-    pub(crate) fn wake_at(self: &Arc<Self>, deadline: Instant) {
-        if let Some(at) = self.alarm.set(deadline) {
-            let this = Arc::downgrade(self);
-            timer::at(self.alarm.time(at), move || {
-                if let Some(this) = this.upgrade() {
-                    this.ring(at);
-                }
-            });
-        }
-    }
-
-    fn ring(self: &Arc<Self>, at: u64) {
+    fn ring(&self, at: u64) {
         if !self.alarm.rings(at) {
             return;
         }
@@ -421,57 +457,54 @@ impl Admission {
         WORKS_FOR.set(self.id);
     }
 
-    /// Whether the calling thread is one of the workers.
-    pub(crate) fn is_worker(&self) -> bool {
-        WORKS_FOR.get() == self.id
+    fn lock(&self) -> MutexGuard<'_, Jobs<K::Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Whether this process is a child that was forked from that of the workers: no thread serves the queue here, and its
-    /// locks may stay held.
-    pub(crate) fn is_left(&self) -> bool {
+impl<K: Kind> Queue for Admission<K> {
+    fn is_left(&self) -> bool {
         self.process.is_left()
     }
 
-    /// Of a job whose time was over before it was started.
-    pub(crate) fn too_late(&self, waited: Duration) -> Error {
-        match &self.kind {
-            Kind::Writes => Error::QueueTimeout { waited },
-            Kind::Reads { readers } => Error::ReadTimeout {
-                waited,
-                readers: *readers,
-                held_here: 0,
-                last_error: self.trouble().clone(),
-            },
+    fn is_worker(&self) -> bool {
+        WORKS_FOR.get() == self.id
+    }
+
+    fn handoff(&self) -> &Handoff {
+        &self.handoff
+    }
+
+    fn withdrawn(&self, ticket: Ticket) {
+        let mut jobs = self.lock();
+        let job = jobs.all.remove(ticket).map(Self::leave);
+        if jobs.all.is_empty() {
+            self.some.store(false, Ordering::Relaxed);
+        }
+        drop(jobs);
+        drop(job);
+    }
+
+    fn fetched(&self, id: usize) {
+        self.relay.fetched(id);
+    }
+
+    fn wake_at(&self, deadline: Instant) {
+        if let Some(at) = self.alarm.set(deadline) {
+            let this = Weak::clone(&self.this);
+            timer::at(self.alarm.time(at), move || {
+                if let Some(this) = this.upgrade() {
+                    this.ring(at);
+                }
+            });
         }
     }
 
-    /// Of a call that would wait for its own thread. A write that it would wait for goes on.
-    pub(crate) fn reentrant(&self, call: &'static str) -> Error {
-        let (instead, outcome) = match &self.kind {
-            Kind::Writes => (
-                "it was called inside a write, on the writer thread that has to make the write, which goes on and is not \
-                 to be repeated: wait for it outside",
-                Outcome::Unknown,
-            ),
-            Kind::Reads { .. } => (
-                "it was called inside a read, on a reader thread that others wait for, too: use the transaction that \
-                 the closure was given, or wait for it outside",
-                Outcome::NotStarted,
-            ),
-        };
-        Error::Reentrant { call, instead, outcome }
+    fn too_late(&self, waited: Duration) -> Error {
+        self.kind.too_late(waited)
     }
 
-    /// For a worker: what keeps it from its work, or `None` once nothing does.
-    pub(crate) fn note_trouble(&self, reason: Option<String>) {
-        *self.trouble() = reason;
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Jobs> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reentrant(&self, call: &'static str) -> Error {
+        self.kind.reentrant(call)
     }
 }

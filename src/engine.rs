@@ -10,28 +10,27 @@ use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::admission::{Admission, Kind};
-use crate::clock::later;
+use crate::admission::{Admission, Entry, Submission};
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
 use crate::error::{Error, Outcome, Result};
-use crate::event::{CallerSpan, event};
+use crate::event::event;
 use crate::file::{DatabaseFile, TempFolder};
 use crate::handoff::Handoff;
-use crate::job::{Alone, Job, Terms, Work};
 use crate::options::{ReadOptions, Settings, WriteOptions};
-use crate::pending::{Caller, Pending};
+use crate::pending::{Caller, Pending, Queue};
 use crate::readers::Readers;
 use crate::site::CallSite;
 use crate::status;
 use crate::telemetry::Telemetry;
 use crate::timer;
-use crate::transaction::ReadTx;
+use crate::transaction::{ReadTx, WriteTx};
 use crate::watch::Watch;
+use crate::writer::context::{Exclusive, Grouped, WriteOrder, Writes};
 use crate::writer::{Shared, Writer};
 
 /// One open store. The drop closes it.
@@ -66,8 +65,8 @@ impl Engine {
         drop(file);
         let page_size = read_back(&writer.conn, "page_size")?;
         let handoff = Handoff::new(options.spin);
-        let admission = Admission::new(Kind::Writes, options.queue, 1, handoff);
-        let shared = Arc::new(Shared::new(Arc::clone(&open_file), Arc::new(admission)));
+        let admission = Admission::new(Writes, options.queue, 1, handoff);
+        let shared = Arc::new(Shared::new(Arc::clone(&open_file), admission));
         let telemetry = Arc::new(Telemetry::new(options.call_sites, options.statements));
         let readers = Readers::open(&open_file, &options, &telemetry, patience)?;
         Writer::start(
@@ -98,7 +97,7 @@ impl Engine {
     }
 
     /// The queue of writes.
-    pub(crate) fn admission(&self) -> &Admission {
+    pub(crate) fn admission(&self) -> &Admission<Writes> {
         &self.shared.admission
     }
 
@@ -137,27 +136,39 @@ impl Engine {
         // Another such job may be in the middle of something that others wait as long for.
         let options = &self.options;
         let timeout = options.queue_timeout.max(options.migration_timeout);
-        let terms = WriteOptions::new().timeout(timeout).label(format!("larder: {call}"));
-        let (job, pending) = self.job(call, terms, Caller::Thread, Location::caller(), Alone(f))?;
-        let ticket = self.admission().enqueue(job)?;
-        pending.queued(ticket).wait()
+        let submission = Submission {
+            call,
+            site: CallSite::Label(format!("larder: {call}").into()),
+            timeout,
+            caller: Caller::Thread,
+            entry: Entry::Wait,
+        };
+        self.shared.enqueue::<Exclusive, _, _>(submission, (), f)?.wait()
     }
 
-    /// Makes a job, and what waits for it.
-    pub(crate) fn job<T, W>(
+    /// Queues a write of a thread's.
+    #[track_caller]
+    pub(crate) fn enqueue_write<T, F>(
         &self,
         call: &'static str,
         options: WriteOptions,
         caller: Caller,
-        line: &'static Location<'static>,
-        work: W,
-    ) -> Result<(Job, Pending<T>)>
+        entry: Entry,
+        f: F,
+    ) -> Result<Pending<T>>
     where
-        W: Work<T> + 'static,
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let timeout = options.timeout.unwrap_or(self.options.queue_timeout);
-        write_job(&self.shared, call, options, timeout, caller, line, work)
+        let order = WriteOrder::of(&options);
+        let submission = Submission {
+            call,
+            site: CallSite::new(options.label, Location::caller()),
+            timeout: options.timeout.unwrap_or(self.options.queue_timeout),
+            caller,
+            entry,
+        };
+        self.shared.enqueue::<Grouped, _, _>(submission, order, f)
     }
 
     fn report_open(&self, page_size: &str) {
@@ -194,44 +205,4 @@ impl fmt::Debug for Engine {
             .field("path", &self.path())
             .finish_non_exhaustive()
     }
-}
-
-/// Makes a job for the writer, and what waits for it.
-pub(crate) fn write_job<T, W>(
-    shared: &Shared,
-    call: &'static str,
-    options: WriteOptions,
-    timeout: Duration,
-    caller: Caller,
-    line: &'static Location<'static>,
-    work: W,
-) -> Result<(Job, Pending<T>)>
-where
-    W: Work<T> + 'static,
-    T: Send + 'static,
-{
-    if shared.admission.is_left() {
-        return Err(Error::forked());
-    }
-    if shared.admission.is_worker() {
-        return Err(Error::Reentrant {
-            call,
-            instead: "it was called inside a write, on the writer thread that would have to make it: use the \
-                      transaction that the closure was given, and tx.savepoint(|tx| ..) to nest",
-            outcome: Outcome::NotStarted,
-        });
-    }
-    if let Some(poisoned) = shared.poison() {
-        return Err(poisoned);
-    }
-    let asked = Instant::now();
-    let terms = Terms {
-        site: CallSite::new(options.label, line),
-        durability: options.durability.unwrap_or_default(),
-        limit: options.limit,
-        asked,
-        deadline: later(asked, timeout),
-        span: CallerSpan::current(),
-    };
-    Ok(Job::new(terms, work, caller, Arc::clone(&shared.admission)))
 }

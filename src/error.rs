@@ -570,6 +570,12 @@ impl Error {
         }
     }
 
+    /// A thread of larder's panicked in the middle of a job.
+    pub(crate) fn worker_panicked() -> rusqlite::Error {
+        let message = "a thread of larder's panicked: please report it".to_owned();
+        rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERNAL), Some(message))
+    }
+
     /// A call in a forked child.
     pub(crate) fn forked() -> Self {
         Error::Forked {

@@ -1,116 +1,47 @@
 //! One job: what it does, its terms, and the slot for its reply, in one allocation.
 //!
-//! There are three kinds. A closure given to [`Store::write`](crate::Store::write) runs [`InTransaction`], which it may
-//! share with others. What larder does itself runs [`Alone`]: it has the writer to itself, and no transaction is open. A
-//! closure given to `Store::read_async` runs [`InSnapshot`], on a reader thread.
+//! A queue carries jobs of one or more *scopes*. A [`Scope`] says what the work is given when it runs: a transaction, the
+//! writer, a snapshot. The scopes stand beside the workers that run them (`writer/context.rs`, `readers/context.rs`).
+//! Nothing here depends on which there are.
 //!
-//! Two hands hold it. The [`Job`] goes through the queue to the thread that runs and finishes it; the
-//! [`Pending`](crate::Pending) stays with the caller and waits at the slot. One allocation, since the caller's
-//! allocator would otherwise go without the memory that the writer frees, and it is the caller who is last to let go.
+//! A job has two owners: the queue, and then a worker, by a [`Job`], and the caller, by a [`Pending`](crate::Pending).
+//! Both share one allocation, which the caller frees, so the memory returns to the allocator arena that it came from.
 
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
-use std::time::Duration;
 
-use rusqlite::ffi;
-
-use crate::admission::Admission;
 use crate::error::{Error, Result};
 use crate::event::CallerSpan;
 use crate::fork::{self, Process};
-use crate::options::Durability;
 use crate::panics::{caught, quietly};
-use crate::pending::{Caller, Pending, Reply, Slot, Waits, wake};
-use crate::readers::Snapshot;
+use crate::pending::{Caller, Reply, Slot, Waits, wake};
 use crate::runtime::cancellation::{self, Cancelled};
 use crate::site::CallSite;
 use crate::sync::{Arc, Instant, Mutex, PoisonError};
-use crate::transaction::ReadTx;
-use crate::transaction::WriteTx;
-use crate::writer::Writer;
 
-/// Where a job runs.
-pub(crate) enum Place<'a, 'tx> {
-    Transaction(&'a WriteTx<'tx>),
-    Alone(&'a mut Writer),
-    Snapshot(&'a mut Snapshot<'tx>),
+/// Where a kind of job runs.
+pub(crate) trait Scope: 'static {
+    /// What its work is given.
+    type Context<'a, 'tx>
+    where
+        'tx: 'a;
+
+    /// What its worker has to know before it runs one.
+    type Order: Send + Sync;
+
+    /// The error of a job whose worker panicked after the start, which would be a bug of larder's.
+    fn lost() -> Error;
 }
 
 /// What a job does.
-pub(crate) trait Work<T>: Send {
-    /// Which [`Place`] it is run in.
-    const ALONE: bool;
-
-    /// What is said of it if it was begun, and its thread panicked, which would be a bug of larder's.
-    fn lost(source: rusqlite::Error) -> Error {
-        Error::CommitUnknown {
-            source: Arc::new(source),
-        }
-    }
-
-    fn run(self, place: Place<'_, '_>) -> Result<T>;
+pub(crate) trait Work<S: Scope, T>: Send {
+    fn run(self, context: S::Context<'_, '_>) -> Result<T>;
 }
 
-/// Work in a transaction of the writer's, which it may share with other jobs.
-pub(crate) struct InTransaction<F>(pub(crate) F);
-
-impl<F, T> Work<T> for InTransaction<F>
-where
-    F: FnOnce(&WriteTx<'_>) -> Result<T> + Send,
-{
-    const ALONE: bool = false;
-
-    fn run(self, place: Place<'_, '_>) -> Result<T> {
-        match place {
-            Place::Transaction(tx) => tx.judge((self.0)(tx)),
-            _ => unreachable!("the writer looks at ALONE, and readers have a queue of their own"),
-        }
-    }
-}
-
-/// Work that has the writer to itself, with no transaction open.
-pub(crate) struct Alone<F>(pub(crate) F);
-
-impl<F, T> Work<T> for Alone<F>
-where
-    F: FnOnce(&mut Writer) -> Result<T> + Send,
-{
-    const ALONE: bool = true;
-
-    fn run(self, place: Place<'_, '_>) -> Result<T> {
-        match place {
-            Place::Alone(writer) => (self.0)(writer),
-            _ => unreachable!("the writer looks at ALONE, and readers have a queue of their own"),
-        }
-    }
-}
-
-/// Work in a snapshot of a reader thread's, which it may share with other jobs. The second is how long it may run.
-pub(crate) struct InSnapshot<F>(pub(crate) F, pub(crate) Option<Duration>);
-
-impl<F, T> Work<T> for InSnapshot<F>
-where
-    F: FnOnce(&ReadTx<'_>) -> Result<T> + Send,
-{
-    const ALONE: bool = false;
-
-    fn run(self, place: Place<'_, '_>) -> Result<T> {
-        match place {
-            Place::Snapshot(snapshot) => snapshot.read(self.1, self.0),
-            _ => unreachable!("only reader threads take from the queue of reads"),
-        }
-    }
-
-    fn lost(source: rusqlite::Error) -> Error {
-        Error::not_started(source)
-    }
-}
-
-/// What has to be known of a job before it is run.
+/// What the queue has to know of a job.
 pub(crate) struct Terms {
     pub(crate) site: CallSite,
-    pub(crate) durability: Durability,
-    pub(crate) limit: Option<Duration>,
     pub(crate) asked: Instant,
     pub(crate) deadline: Instant,
     pub(crate) span: CallerSpan,
@@ -126,18 +57,23 @@ pub(crate) enum Verdict {
 
 /// What both hands hold, in this order: what is read and written beside what is only read.
 #[repr(C)]
-pub(crate) struct Asked<W, T> {
+pub(crate) struct Asked<S: Scope, W, T> {
     terms: Terms,
+    order: S::Order,
     /// There until it is run. Taken by the hand that has the `Job`, and by who has withdrawn it, so hardly anybody ever
     /// waits for the lock.
     work: Mutex<Option<W>>,
     slot: Slot<T>,
 }
 
-impl<W, T> Asked<W, T> {
-    pub(crate) fn new(terms: Terms, work: W, slot: Slot<T>) -> Self {
-        let work = Mutex::new(Some(work));
-        Self { terms, work, slot }
+impl<S: Scope, W, T> Asked<S, W, T> {
+    pub(crate) fn new(terms: Terms, order: S::Order, work: W, caller: Caller) -> Self {
+        Self {
+            terms,
+            order,
+            work: Mutex::new(Some(work)),
+            slot: Slot::new(caller),
+        }
     }
 
     fn take_work(&self) -> Option<W> {
@@ -145,13 +81,13 @@ impl<W, T> Asked<W, T> {
     }
 }
 
-impl<W: Work<T>, T> Asked<W, T> {
+impl<S: Scope, W: Work<S, T>, T> Asked<S, W, T> {
     /// What the closure comes to, unless it was called before.
-    fn call(&self, place: Place<'_, '_>) -> Option<Reply<T>> {
+    fn call(&self, context: S::Context<'_, '_>) -> Option<Reply<T>> {
         let work = self.take_work()?;
         let span = &self.terms.span;
         let process = Process::current();
-        let called = catch_unwind(AssertUnwindSafe(|| span.in_scope(|| work.run(place))));
+        let called = catch_unwind(AssertUnwindSafe(|| span.in_scope(|| work.run(context))));
         if process.is_left() {
             fork::end_child();
         }
@@ -159,7 +95,7 @@ impl<W: Work<T>, T> Asked<W, T> {
     }
 }
 
-impl<W: Send, T: Send> Waits<T> for Asked<W, T> {
+impl<S: Scope, W: Send, T: Send> Waits<T> for Asked<S, W, T> {
     fn slot(&self) -> &Slot<T> {
         &self.slot
     }
@@ -171,8 +107,8 @@ impl<W: Send, T: Send> Waits<T> for Asked<W, T> {
     }
 }
 
-/// A job as the queue and its worker see it, whatever its work and its result are.
-trait Task: Cancelled + Send + Sync {
+/// A job as the queue sees it, whatever its scope, its work and its result are.
+pub(crate) trait Queued: Cancelled + Send + Sync {
     fn terms(&self) -> &Terms;
     /// See [`Slot`] for these.
     fn get_in_line(&self);
@@ -180,9 +116,13 @@ trait Task: Cancelled + Send + Sync {
     fn start(&self) -> bool;
     fn is_withdrawn(&self) -> bool;
     fn take_waker(&self) -> Option<Waker>;
-    fn is_alone(&self) -> bool;
-    fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str>;
-    fn answer(&self, place: Place<'_, '_>);
+}
+
+/// A job as its worker sees it, whatever its work and its result are.
+trait Task<S: Scope>: Queued {
+    fn order(&self) -> &S::Order;
+    fn run(&self, context: S::Context<'_, '_>) -> std::result::Result<(), &'static str>;
+    fn answer(&self, context: S::Context<'_, '_>);
     /// Gives back who is to be woken.
     #[must_use]
     fn finish(&self, verdict: Verdict) -> Option<Waker>;
@@ -190,13 +130,13 @@ trait Task: Cancelled + Send + Sync {
     fn abandon(&self);
 }
 
-impl<W, T> Cancelled for Asked<W, T> {
+impl<S: Scope, W, T> Cancelled for Asked<S, W, T> {
     fn is_cancelled(&self) -> bool {
         self.slot.is_abandoned()
     }
 }
 
-impl<W: Work<T>, T: Send> Task for Asked<W, T> {
+impl<S: Scope, W: Send, T: Send> Queued for Asked<S, W, T> {
     fn terms(&self) -> &Terms {
         &self.terms
     }
@@ -220,13 +160,15 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
     fn take_waker(&self) -> Option<Waker> {
         self.slot.take_waker()
     }
+}
 
-    fn is_alone(&self) -> bool {
-        W::ALONE
+impl<S: Scope, W: Work<S, T>, T: Send> Task<S> for Asked<S, W, T> {
+    fn order(&self) -> &S::Order {
+        &self.order
     }
 
-    fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str> {
-        let Some(own) = self.call(place) else {
+    fn run(&self, context: S::Context<'_, '_>) -> std::result::Result<(), &'static str> {
+        let Some(own) = self.call(context) else {
             return Err("run twice");
         };
         let ended = match &own {
@@ -238,8 +180,8 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
         ended
     }
 
-    fn answer(&self, place: Place<'_, '_>) {
-        if let Some(own) = self.call(place) {
+    fn answer(&self, context: S::Context<'_, '_>) {
+        if let Some(own) = self.call(context) {
             self.slot.answer(own);
         }
     }
@@ -270,9 +212,7 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
     fn abandon(&self) {
         if !self.slot.is_withdrawn() {
             let error = if self.slot.has_started() {
-                let source = ffi::Error::new(ffi::SQLITE_INTERNAL);
-                let message = Some("a thread of larder's panicked: please report it".to_owned());
-                W::lost(rusqlite::Error::SqliteFailure(source, message))
+                S::lost()
             } else {
                 Error::Closed
             };
@@ -284,74 +224,39 @@ impl<W: Work<T>, T: Send> Task for Asked<W, T> {
 }
 
 /// The hand on a job that goes through the queue. It is finished once, or else it replies as it is dropped.
-pub(crate) struct Job {
+pub(crate) struct Job<S: Scope> {
     /// There until it is finished or dropped.
-    task: Option<Arc<dyn Task>>,
+    task: Option<Arc<dyn Task<S>>>,
 }
 
-impl Job {
-    /// Both hands on a new job, for that queue.
-    pub(crate) fn new<W, T>(terms: Terms, work: W, caller: Caller, admission: Arc<Admission>) -> (Self, Pending<T>)
+impl<S: Scope> Job<S> {
+    pub(crate) fn new<W, T>(asked: Arc<Asked<S, W, T>>) -> Self
     where
-        W: Work<T> + 'static,
+        W: Work<S, T> + 'static,
         T: Send + 'static,
     {
-        let (asked, deadline) = (terms.asked, terms.deadline);
-        let both = Arc::new(Asked::new(terms, work, Slot::new(caller)));
-        let job = Self {
-            task: Some(Arc::clone(&both) as Arc<dyn Task>),
-        };
-        (job, Pending::new(both, admission, asked, deadline))
+        Self { task: Some(asked) }
     }
 
-    fn task(&self) -> &dyn Task {
+    fn task(&self) -> &(dyn Task<S> + 'static) {
         self.task.as_deref().expect("it is there until the job is finished")
     }
 
-    pub(crate) fn terms(&self) -> &Terms {
-        self.task().terms()
-    }
-
-    /// See [`Slot::get_in_line`].
-    pub(crate) fn get_in_line(&self) {
-        self.task().get_in_line();
-    }
-
-    /// See [`Slot::leave_line`].
-    pub(crate) fn leave_line(&self) {
-        self.task().leave_line();
-    }
-
-    /// See [`Slot::start`].
-    pub(crate) fn start(&self) -> bool {
-        self.task().start()
-    }
-
-    /// See [`Slot::is_withdrawn`].
-    pub(crate) fn is_withdrawn(&self) -> bool {
-        self.task().is_withdrawn()
-    }
-
-    /// See [`Slot::take_waker`].
-    pub(crate) fn take_waker(&self) -> Option<Waker> {
-        self.task().take_waker()
-    }
-
-    /// Whether it is to run in [`Place::Alone`].
-    pub(crate) fn is_alone(&self) -> bool {
-        self.task().is_alone()
+    /// What its worker has to know of it.
+    pub(crate) fn order(&self) -> &S::Order {
+        self.task().order()
     }
 
     /// Does the work, keeps what it came to, and says whether that was `Ok`, or else the kind of its error.
-    pub(crate) fn run(&self, place: Place<'_, '_>) -> std::result::Result<(), &'static str> {
-        self.task().run(place)
+    pub(crate) fn run(&self, context: S::Context<'_, '_>) -> std::result::Result<(), &'static str> {
+        self.task().run(context)
     }
 
     /// Does the work, for a task, and leaves what it came to at the slot. Meanwhile the thread knows whether the task has
     /// gone away ([`cancellation::is_cancelled`]).
-    pub(crate) fn answer(mut self, place: Place<'_, '_>) -> Answered {
+    pub(crate) fn answer(mut self, context: S::Context<'_, '_>) -> Answered {
         let task = self.task.clone().expect("it is there until the job is finished");
-        cancellation::with(Arc::clone(&task) as Arc<dyn Cancelled>, || task.answer(place));
+        cancellation::with(Arc::clone(&task) as Arc<dyn Cancelled>, || task.answer(context));
         // Until here a panic of larder's own would have the job reply as it is dropped.
         self.task = None;
         Answered(task)
@@ -368,14 +273,15 @@ impl Job {
     }
 }
 
-/// For whoever holds it and runs it otherwise: the model check's writer.
-impl Cancelled for Job {
-    fn is_cancelled(&self) -> bool {
-        self.task().is_cancelled()
+impl<S: Scope> Deref for Job<S> {
+    type Target = dyn Queued;
+
+    fn deref(&self) -> &Self::Target {
+        self.task()
     }
 }
 
-impl Drop for Job {
+impl<S: Scope> Drop for Job<S> {
     fn drop(&mut self) {
         let task = self.task.take();
         quietly(|| {
@@ -388,7 +294,7 @@ impl Drop for Job {
 }
 
 /// A job whose reply is there for its task, which is still to be woken.
-pub(crate) struct Answered(Arc<dyn Task>);
+pub(crate) struct Answered(Arc<dyn Queued>);
 
 impl Answered {
     /// As [`Pending::id`].

@@ -27,9 +27,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::admission::{Admission, Ticket};
+use crate::admission::Ticket;
 use crate::clock::later;
 use crate::error::{Error, Outcome, Result};
+use crate::handoff::Handoff;
 use crate::panics::quietly;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::thread::{self, Thread};
@@ -104,6 +105,34 @@ pub(crate) trait Waits<T>: Send + Sync {
 
     /// It was withdrawn or refused: it will not be run, so what it holds goes now.
     fn drop_work(&self);
+}
+
+/// The queue that a job is in, whatever it carries.
+pub(crate) trait Queue: Send + Sync {
+    /// Whether this process is a child that was forked from that of the workers: no thread serves the queue here, and its
+    /// locks may stay held.
+    fn is_left(&self) -> bool;
+
+    /// Whether the calling thread is one of the workers.
+    fn is_worker(&self) -> bool;
+
+    fn handoff(&self) -> &Handoff;
+
+    /// A caller has withdrawn its job, which goes at once: a stuck worker and impatient callers do not make the line
+    /// grow without end.
+    fn withdrawn(&self, ticket: Ticket);
+
+    /// The task of the job with that [`Pending::id`] has its reply, or has gone away.
+    fn fetched(&self, id: usize);
+
+    /// From now on, a task that awaits a job of that deadline is woken when it is over.
+    fn wake_at(&self, deadline: Instant);
+
+    /// The error of a job whose time was over before it was started.
+    fn too_late(&self, waited: Duration) -> Error;
+
+    /// The error of a call that would wait for its own thread. A write that it would wait for goes on.
+    fn reentrant(&self, call: &'static str) -> Error;
 }
 
 enum Withdrawn {
@@ -269,9 +298,9 @@ pub(crate) fn wake(waker: Option<Waker>) {
 #[must_use = "dropping a Pending lets the write go on and loses its result: `wait` for it, or `.await` it"]
 pub struct Pending<T> {
     job: Arc<dyn Waits<T>>,
-    admission: Arc<Admission>,
-    /// Where the job is in the queue, once it is there.
-    ticket: Option<Ticket>,
+    queue: Arc<dyn Queue>,
+    /// Where the job is in the queue.
+    ticket: Ticket,
     asked: Instant,
     deadline: Instant,
     /// A task has looked before, so it has been woken since.
@@ -281,22 +310,23 @@ pub struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    pub(crate) fn new(job: Arc<dyn Waits<T>>, admission: Arc<Admission>, asked: Instant, deadline: Instant) -> Self {
+    /// For a job that is in that queue or in line.
+    pub(crate) fn new(
+        job: Arc<dyn Waits<T>>,
+        queue: Arc<dyn Queue>,
+        ticket: Ticket,
+        asked: Instant,
+        deadline: Instant,
+    ) -> Self {
         Self {
             job,
-            admission,
-            ticket: None,
+            queue,
+            ticket,
             asked,
             deadline,
             polled: false,
             answered: false,
         }
-    }
-
-    /// The job is in the queue or in line.
-    pub(crate) fn queued(mut self, ticket: Ticket) -> Self {
-        self.ticket = Some(ticket);
-        self
     }
 
     /// Blocks until the write is committed, or is known not to be.
@@ -311,13 +341,13 @@ impl<T> Pending<T> {
     ///
     /// If the closure panicked: its panic goes on here.
     pub fn wait(self) -> Result<T> {
-        if self.admission.is_left() {
+        if self.queue.is_left() {
             return Err(self.forked());
         }
-        if self.admission.is_worker() {
+        if self.queue.is_worker() {
             return self
                 .reply_now()
-                .unwrap_or_else(|| Err(self.admission.reentrant("Pending::wait")));
+                .unwrap_or_else(|| Err(self.queue.reentrant("Pending::wait")));
         }
         match self.reply_by(None) {
             Some(reply) => reply.deliver(),
@@ -336,12 +366,12 @@ impl<T> Pending<T> {
     ///
     /// As [`wait`](Self::wait), and if the result has been taken already.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<T>> {
-        if self.admission.is_left() {
+        if self.queue.is_left() {
             return Some(Err(self.forked()));
         }
-        if self.admission.is_worker() {
+        if self.queue.is_worker() {
             let reply = self.reply_now();
-            return reply.or_else(|| Some(Err(self.admission.reentrant("Pending::wait_timeout"))));
+            return reply.or_else(|| Some(Err(self.queue.reentrant("Pending::wait_timeout"))));
         }
         let until = later(Instant::now(), timeout);
         match self.reply_by(Some(until)) {
@@ -379,7 +409,7 @@ impl<T> Pending<T> {
 
     /// The reply, or `None` once `until` is over or the write was withdrawn at its deadline.
     fn reply_by(&self, until: Option<Instant>) -> Option<Reply<T>> {
-        let waiting = self.admission.handoff().wait();
+        let waiting = self.queue.handoff().wait();
         let soonest = until.map_or(self.deadline, |until| until.min(self.deadline));
         waiting.await_reply(soonest, || self.slot().done.load(Ordering::Acquire));
         let mut may_withdraw = true;
@@ -409,11 +439,6 @@ impl<T> Pending<T> {
         }
     }
 
-    /// The queue that the job is for.
-    pub(crate) fn admission(&self) -> &Admission {
-        &self.admission
-    }
-
     fn slot(&self) -> &Slot<T> {
         self.job.slot()
     }
@@ -429,9 +454,7 @@ impl<T> Pending<T> {
             Withdrawn::TooLate => return self.slot().is_withdrawn(),
             Withdrawn::Now => {}
         }
-        if let Some(ticket) = self.ticket {
-            self.admission.withdrawn(ticket);
-        }
+        self.queue.withdrawn(self.ticket);
         // What they hold goes now, on this thread, also if a worker has the job already.
         self.job.drop_work();
         // Last, since the drop of a waker is user code, and may panic.
@@ -453,10 +476,10 @@ impl<T> Pending<T> {
 
     /// The caller goes away. What has not started never will.
     pub(crate) fn abandon(&self) {
-        if !self.answered && !self.admission.is_left() && !self.give_up() {
+        if !self.answered && !self.queue.is_left() && !self.give_up() {
             self.slot().advance(STARTED, ABANDONED);
             let waker = self.slot().take_waker();
-            self.admission.fetched(self.id());
+            self.queue.fetched(self.id());
             // Last, since it is user code, and may panic.
             drop(waker);
         }
@@ -470,7 +493,7 @@ impl<T> Pending<T> {
     }
 
     fn too_late(&self) -> Error {
-        self.admission.too_late(self.asked.elapsed())
+        self.queue.too_late(self.asked.elapsed())
     }
 }
 
@@ -487,17 +510,17 @@ impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.admission.is_left() {
+        if self.queue.is_left() {
             return Poll::Ready(Err(self.forked()));
         }
         let polled = self.polled;
         if let ready @ Poll::Ready(_) = self.slot().poll_reply(context, polled) {
             self.answered = true;
-            self.admission.fetched(self.id());
+            self.queue.fetched(self.id());
             return ready;
         }
-        if self.admission.is_worker() {
-            return Poll::Ready(Err(self.admission.reentrant("Pending::poll")));
+        if self.queue.is_worker() {
+            return Poll::Ready(Err(self.queue.reentrant("Pending::poll")));
         }
         if self.slot().has_started() {
             return Poll::Pending;
@@ -507,7 +530,7 @@ impl<T> Future for Pending<T> {
         if woken && Instant::now() >= self.deadline && self.give_up() {
             return Poll::Ready(Err(self.too_late()));
         }
-        self.admission.wake_at(self.deadline);
+        self.queue.wake_at(self.deadline);
         Poll::Pending
     }
 }

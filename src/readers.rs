@@ -19,6 +19,7 @@
 
 mod aside;
 mod census;
+pub(crate) mod context;
 mod idle;
 mod lookout;
 mod openings;
@@ -37,9 +38,10 @@ use rusqlite::{Connection, TransactionState};
 
 pub(crate) use self::aside::begin_snapshot;
 use self::census::{Census, Entry};
+use self::context::Reads;
 use self::idle::Idle;
 use self::threads::Started;
-use crate::admission::{Admission, Kind};
+use crate::admission::Admission;
 use crate::cache::CacheShare;
 use crate::clock::Tick;
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
@@ -53,6 +55,7 @@ use crate::fence::Fence;
 use crate::handoff::Handoff;
 use crate::options::Settings;
 use crate::panics::{caught, quietly};
+use crate::pending::Queue;
 use crate::prepared::{Prepare, Prepared};
 use crate::site::CallSite;
 use crate::stats::{Activity, ReaderStats};
@@ -89,7 +92,7 @@ pub(crate) struct Readers {
     came_back: Condvar,
     census: Arc<Census>,
     /// The reads that tasks wait for.
-    queue: Arc<Admission>,
+    queue: Arc<Admission<Reads>>,
     /// Whether the threads that serve it were started; starting them takes the lock.
     threads_run: AtomicBool,
     starting_threads: Mutex<Started>,
@@ -133,14 +136,12 @@ impl Readers {
             idle: Mutex::new(Idle::new(options.readers)),
             came_back: Condvar::new(),
             census,
-            queue: Arc::new(Admission::new(
-                Kind::Reads {
-                    readers: options.readers,
-                },
+            queue: Admission::new(
+                Reads::new(options.readers),
                 options.queue,
                 options.readers as usize,
                 Handoff::new(options.spin),
-            )),
+            ),
             threads_run: AtomicBool::new(false),
             starting_threads: Mutex::default(),
             size: options.readers,

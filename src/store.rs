@@ -6,12 +6,12 @@ mod options;
 mod tasks;
 
 use std::fmt;
-use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::options::Options;
+use crate::admission::Entry;
 use crate::advice::{self, Finding, Known};
 use crate::backup::{Backup, BackupSchedule};
 use crate::check::Check;
@@ -19,7 +19,6 @@ use crate::closing::CloseReport;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::file;
-use crate::job::InTransaction;
 use crate::migrate::{self, DryRun, MigrationReport, MigrationStatus, Migrations};
 use crate::options::{ReadOptions, WriteOptions};
 use crate::pending::{Caller, Pending};
@@ -107,11 +106,9 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) =
-            self.engine()
-                .job("write", options, Caller::Thread, Location::caller(), InTransaction(f))?;
-        let ticket = self.engine().admission().enqueue(job)?;
-        pending.queued(ticket).wait()
+        self.engine()
+            .enqueue_write("write", options, Caller::Thread, Entry::Wait, f)?
+            .wait()
     }
 
     /// As [`write`](Self::write), but does not wait for room in the queue.
@@ -147,15 +144,9 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.engine().job(
-            "try_write",
-            options,
-            Caller::Thread,
-            Location::caller(),
-            InTransaction(f),
-        )?;
-        let ticket = self.engine().admission().try_enqueue(job)?;
-        pending.queued(ticket).wait()
+        self.engine()
+            .enqueue_write("try_write", options, Caller::Thread, Entry::Try, f)?
+            .wait()
     }
 
     /// Queues a write and gives back what will be its result. Blocks only while the queue is full.
@@ -196,15 +187,9 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.engine().job(
-            "submit",
-            options,
-            Caller::Submitter,
-            Location::caller(),
-            InTransaction(f),
-        )?;
-        let ticket = self.engine().admission().enqueue(job)?;
-        let pending = pending.queued(ticket);
+        let pending = self
+            .engine()
+            .enqueue_write("submit", options, Caller::Submitter, Entry::Wait, f)?;
         pending.wait_for_room()?;
         Ok(pending)
     }

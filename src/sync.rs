@@ -1,7 +1,7 @@
 //! The threads, locks, atomics and the clock of the queue and the hand-over, named in one place: `tests/model-check`
 //! puts others in their place, and tries the schedules.
 
-pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic};
+pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, atomic};
 pub(crate) use std::thread;
 pub(crate) use std::time::Instant;
 

@@ -32,6 +32,7 @@
 
 mod alone;
 mod chores;
+pub(crate) mod context;
 mod ending;
 mod foreign_keys;
 mod log;
@@ -47,6 +48,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ffi};
 
 use self::chores::Chores;
+use self::context::{Grouped, WriteJob, Writes};
 use self::ending::DeathGuard;
 use self::foreign_keys::DeferredKeys;
 use self::log::Looked;
@@ -64,9 +66,10 @@ use crate::event::event;
 use crate::fence::Fence;
 use crate::file::TempFolder;
 use crate::fork;
-use crate::job::{Job, Place, Verdict};
+use crate::job::{Job, Scope, Verdict};
 use crate::options::{Durability, Settings};
 use crate::panics::caught;
+use crate::pending::Queue;
 use crate::prepared::Prepared;
 use crate::readers::Readers;
 use crate::status::{self, Leaked};
@@ -86,7 +89,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<OpenFile>,
-    pub(crate) admission: Arc<Admission>,
+    pub(crate) admission: Arc<Admission<Writes>>,
     pub(crate) closing: Closing,
     poison: OnceLock<Arc<rusqlite::Error>>,
     /// The files of the store have changed, and the writer has yet to move its log.
@@ -94,7 +97,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(file: Arc<OpenFile>, admission: Arc<Admission>) -> Self {
+    pub(crate) fn new(file: Arc<OpenFile>, admission: Arc<Admission<Writes>>) -> Self {
         Self {
             path: file.path().to_owned(),
             file,
@@ -134,7 +137,7 @@ pub(crate) struct Writer {
     durability: Durability,
     deferred_keys: DeferredKeys,
     /// A job that did not fit in the last group.
-    carried: Option<Job>,
+    carried: Option<WriteJob>,
     /// Jobs of the open transaction that went well, in order. Empty while none is open.
     group: Vec<Ran>,
     /// When it last waited for readers with the log over its hard limit.
@@ -161,7 +164,7 @@ type Deferred = Box<dyn FnOnce(&Path) + Send>;
 
 /// A job whose closure has run.
 struct Ran {
-    job: Job,
+    job: Job<Grouped>,
     /// Where its call site is counted.
     site: Option<usize>,
     /// Rows that it changed.
@@ -259,10 +262,9 @@ impl Writer {
         self.look_at_file();
         while let Some(job) = self.next() {
             self.save_log_if_wanted();
-            if job.is_alone() {
-                self.run_alone(job);
-            } else {
-                self.commit_group(job);
+            match job {
+                WriteJob::Grouped(job) => self.commit_group(job),
+                WriteJob::Exclusive(job) => self.run_alone(job),
             }
             self.emit_deferred();
             if let Some(mode) = self.checkpointer.due() {
@@ -277,7 +279,7 @@ impl Writer {
     // ---- taking jobs ----
 
     /// The job to begin a group with; `None` once the store is closing and all is drained, or its time is over.
-    fn next(&mut self) -> Option<Job> {
+    fn next(&mut self) -> Option<WriteJob> {
         loop {
             self.end_in_child();
             if self.shared.admission.is_closed() && self.time_to_close_is_over() {
@@ -305,12 +307,12 @@ impl Writer {
     }
 
     /// The next job, if one is queued already.
-    fn queued(&self) -> Option<Job> {
+    fn queued(&self) -> Option<WriteJob> {
         self.shared.admission.take()
     }
 
     /// Waits for a job; an idle pause is used for a checkpoint.
-    fn wait(&mut self) -> Option<Job> {
+    fn wait(&mut self) -> Option<WriteJob> {
         let admission = &self.shared.admission;
         if let Some(job) = admission.handoff().await_job(|| admission.take()) {
             return Some(job);
@@ -340,16 +342,19 @@ impl Writer {
 
     // ---- one group ----
 
-    fn commit_group(&mut self, first: Job) {
+    fn commit_group(&mut self, first: Job<Grouped>) {
         let began = Instant::now();
         let mut now = began;
-        let mut candidate = Some(first);
+        let mut candidate = Some(WriteJob::Grouped(first));
         while let Some(job) = candidate {
-            if !self.fits(&job) {
-                self.carried = Some(job);
-                break;
-            }
-            let alone = job.terms().limit.is_some();
+            let job = match job {
+                WriteJob::Grouped(job) if self.fits(&job) => job,
+                other => {
+                    self.carried = Some(other);
+                    break;
+                }
+            };
+            let alone = job.order().limit.is_some();
             if let Some(job) = self.claim(job, now) {
                 now = match self.begin(job, now) {
                     Some((job, begun)) => self.run_job(job, begun),
@@ -374,17 +379,14 @@ impl Writer {
     }
 
     /// Whether the job may join the open transaction, or begin one. `synchronous` cannot be changed inside one.
-    fn fits(&self, job: &Job) -> bool {
-        let terms = job.terms();
-        if job.is_alone() {
-            return false;
-        }
-        self.group.is_empty() || (terms.limit.is_none() && terms.durability <= self.durability)
+    fn fits(&self, job: &Job<Grouped>) -> bool {
+        let order = job.order();
+        self.group.is_empty() || (order.limit.is_none() && order.durability <= self.durability)
     }
 
     /// Takes the job from its caller, unless that has withdrawn it, or it comes too late, or the store is
     /// poisoned.
-    fn claim(&mut self, job: Job, now: Instant) -> Option<Job> {
+    fn claim<S: Scope>(&mut self, job: Job<S>, now: Instant) -> Option<Job<S>> {
         if !job.start() {
             return None;
         }
@@ -405,7 +407,7 @@ impl Writer {
 
     /// Begins a transaction for the job, if none is open. If that fails the job has not started, nor have those
     /// that have waited for SQLite's lock as long as it. Says when it had begun.
-    fn begin(&mut self, job: Job, now: Instant) -> Option<(Job, Instant)> {
+    fn begin(&mut self, job: Job<Grouped>, now: Instant) -> Option<(Job<Grouped>, Instant)> {
         if !self.group.is_empty() {
             return Some((job, now));
         }
@@ -417,7 +419,7 @@ impl Writer {
             self.fail(job, error);
             return None;
         }
-        let wanted = job.terms().durability.max(self.options.durability);
+        let wanted = job.order().durability.max(self.options.durability);
         let before = Instant::now();
         // One whose ROLLBACK failed, for want of memory, would be in the way of every write to come.
         let begun = self
@@ -433,11 +435,14 @@ impl Writer {
         let text = error.to_string();
         self.fail(job, Error::not_started(error));
         while busy && let Some(job) = self.queued() {
-            // One that runs alone waits for the lock by itself, and longer.
-            if job.is_alone() || job.terms().asked > now {
-                self.carried = Some(job);
-                break;
-            }
+            let job = match job {
+                WriteJob::Grouped(job) if job.terms().asked <= now => job,
+                // One that runs alone waits for the lock by itself, and longer.
+                other => {
+                    self.carried = Some(other);
+                    break;
+                }
+            };
             if let Some(job) = self.claim(job, Instant::now()) {
                 let error = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some(text.clone()));
                 self.fail(job, Error::not_started(error));
@@ -460,7 +465,7 @@ impl Writer {
 
     /// Runs one job in the open transaction and sees to it that it was all or nothing. Says when its closure
     /// ended.
-    fn run_job(&mut self, mut job: Job, mut started: Instant) -> Instant {
+    fn run_job(&mut self, mut job: Job<Grouped>, mut started: Instant) -> Instant {
         let mut nested = !self.group.is_empty();
         if nested && let Err(error) = self.own(sql::SAVEPOINT) {
             // A virtual table of an earlier job's could not be flushed. That is not this job's doing, and it has not
@@ -479,7 +484,7 @@ impl Writer {
         self.telemetry.writing.begin(started, job.terms().site.clone());
         let before = self.conn.total_changes();
         self.fence.changes().restart(&self.conn);
-        let limit = job.terms().limit.map(|time| Limit {
+        let limit = job.order().limit.map(|time| Limit {
             kind: LimitKind::Write,
             time,
         });
@@ -493,7 +498,7 @@ impl Writer {
             self.statements.as_ref(),
             &prepared,
         );
-        let result = job.run(Place::Transaction(&tx));
+        let result = job.run(&tx);
         let (bare, slowest, rows_read, full) = (tx.was_bare(), tx.slowest(), tx.rows(), tx.found_disk_full());
         drop(prepared);
         let ended = Instant::now();
@@ -801,13 +806,8 @@ impl Writer {
     // ---- one job ----
 
     /// Tells the caller of a job that was not started.
-    fn fail(&mut self, job: Job, error: Error) {
-        let ran = Ran {
-            job,
-            site: None,
-            changed: 0,
-        };
-        self.tell(ran, error.kind(), Verdict::Failed(error));
+    fn fail<S: Scope>(&mut self, job: Job<S>, error: Error) {
+        self.finish(job, error.kind(), Verdict::Failed(error));
     }
 
     /// Tells the caller of a job that was not committed, and failed with that.
@@ -815,9 +815,13 @@ impl Writer {
         if let Some(site) = ran.site {
             self.sites[site].failed();
         }
+        self.finish(ran.job, kind, verdict);
+    }
+
+    fn finish<S: Scope>(&mut self, job: Job<S>, kind: &'static str, verdict: Verdict) {
         self.telemetry.counters.failed(kind);
         self.count_finished(1);
-        ran.job.finish(verdict);
+        job.finish(verdict);
     }
 
     fn count_finished(&mut self, jobs: u64) {

@@ -9,6 +9,7 @@ use crate::clock::later;
 use crate::closing::CloseReport;
 use crate::error::{Error, Outcome, Result};
 use crate::event::event;
+use crate::pending::Queue;
 use crate::registry::Claim;
 use crate::timer;
 

@@ -5,10 +5,11 @@ use crate::costs;
 use crate::readers::Readers;
 use crate::stats::Stats;
 use crate::telemetry::Telemetry;
+use crate::writer::context::Writes;
 
 impl Stats {
     /// Reads every counter once, so the figures are of about one moment. Alerts are not in it: the watch adds them.
-    pub(crate) fn collect(writes: &Admission, readers: &Readers, telemetry: &Telemetry) -> Self {
+    pub(crate) fn collect(writes: &Admission<Writes>, readers: &Readers, telemetry: &Telemetry) -> Self {
         Self {
             queued: writes.length(),
             deepest_queue: writes.deepest(),

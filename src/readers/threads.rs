@@ -20,14 +20,16 @@
 use std::mem;
 use std::time::Duration;
 
+use super::context::{InSnapshot, Pooled, Reads};
 use super::lookout::{Lookout, Version};
 use super::{Borrowed, LOOK_UP, Readers};
 use crate::admission::{Admission, Came, Slept};
 use crate::error::{Error, Result};
 use crate::event::event;
 use crate::fork;
-use crate::job::{Job, Place, Verdict};
+use crate::job::{Job, Verdict};
 use crate::panics::caught;
+use crate::pending::Queue;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Instant, PoisonError, thread};
 
@@ -54,7 +56,7 @@ impl Readers {
     /// # Errors
     ///
     /// [`Error::Open`] if the operating system gives no thread. The next call tries again. [`Error::Forked`].
-    pub(crate) fn queue(self: &Arc<Self>) -> Result<Arc<Admission>> {
+    pub(crate) fn queue(self: &Arc<Self>) -> Result<Arc<Admission<Reads>>> {
         if self.queue.is_left() {
             return Err(Error::forked());
         }
@@ -81,7 +83,7 @@ impl Readers {
     }
 
     /// That queue, if all its threads have been started.
-    pub(crate) fn served_queue(&self) -> Option<Arc<Admission>> {
+    pub(crate) fn served_queue(&self) -> Option<Arc<Admission<Reads>>> {
         self.threads_run
             .load(Ordering::Acquire)
             .then(|| Arc::clone(&self.queue))
@@ -140,7 +142,7 @@ impl Readers {
     }
 
     /// The job to begin a group with; `None` once the store has closed.
-    fn next(&self, left: &mut bool) -> Option<Job> {
+    fn next(&self, left: &mut bool) -> Option<Job<Pooled>> {
         if self.queue.is_left() {
             // User code has forked on this thread, and returned in the child.
             fork::end_child();
@@ -163,10 +165,10 @@ impl Readers {
     /// The first job, if it could not be started.
     fn read_group(
         &self,
-        first: Job,
+        first: Job<Pooled>,
         lookout: &mut Lookout<'_>,
         left: &mut bool,
-    ) -> std::result::Result<(), (Job, Error)> {
+    ) -> std::result::Result<(), (Job<Pooled>, Error)> {
         let mut borrowed = match self.check_out_for(&first) {
             Ok(borrowed) => borrowed,
             Err(error) => return Err((first, error)),
@@ -192,7 +194,9 @@ impl Readers {
                 let waited = job.terms().asked.elapsed();
                 fail(job, self.queue.too_late(waited));
             } else if job.start() {
-                paused = self.queue.tell(job.answer(Place::Snapshot(&mut snapshot)));
+                let limit = *job.order();
+                let snapshot = &mut snapshot;
+                paused = self.queue.tell(job.answer(InSnapshot { snapshot, limit }));
                 *left = !paused;
             }
             if paused {
@@ -232,16 +236,16 @@ impl Readers {
     }
 
     /// A connection for the job, within its time.
-    fn check_out_for(&self, job: &Job) -> Result<Borrowed<'_>> {
+    fn check_out_for(&self, job: &Job<Pooled>) -> Result<Borrowed<'_>> {
         loop {
             let left = job.terms().deadline.saturating_duration_since(Instant::now());
             match self.check_out(left.min(LOOK_UP), false) {
                 Ok(borrowed) => {
-                    self.queue.note_trouble(None);
+                    self.queue.kind().note_trouble(None);
                     return Ok(borrowed);
                 }
                 Err(Error::ReadTimeout { last_error, .. }) => {
-                    self.queue.note_trouble(last_error);
+                    self.queue.kind().note_trouble(last_error);
                     if job.is_withdrawn() || left <= LOOK_UP {
                         return Err(self.queue.too_late(job.terms().asked.elapsed()));
                     }
@@ -253,7 +257,7 @@ impl Readers {
 }
 
 /// Tells the job that it was not started, unless its task does not wait any more.
-fn fail(job: Job, error: Error) {
+fn fail(job: Job<Pooled>, error: Error) {
     if job.start() {
         job.finish(Verdict::Failed(error));
     }

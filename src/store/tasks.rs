@@ -8,26 +8,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Store;
-use crate::admission::{Admission, Ticket};
-use crate::clock::later;
+use crate::admission::{Entry, Submission};
 use crate::closing::CloseReport;
-use crate::engine::write_job;
-use crate::error::{Error, Result};
-use crate::event::CallerSpan;
-use crate::job::{InSnapshot, InTransaction, Job, Terms};
-use crate::options::{Durability, ReadOptions, WriteOptions};
+use crate::error::Result;
+use crate::options::{ReadOptions, WriteOptions};
 use crate::panics::quietly;
 use crate::pending::{Caller, Pending, Reply, Slot};
+use crate::readers;
 use crate::site::CallSite;
-use crate::sync::{Arc, Instant, thread};
+use crate::sync::{Arc, thread};
 use crate::transaction::{ReadTx, WriteTx};
-
-/// How a job gets into its queue.
-#[derive(Clone, Copy)]
-enum Entry {
-    Wait,
-    Try,
-}
+use crate::writer::context::{Grouped, WriteOrder};
 
 /// # For tasks
 ///
@@ -305,15 +296,17 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let line = Location::caller();
-        let timeout = options.timeout.unwrap_or(self.engine().options.queue_timeout);
+        let order = WriteOrder::of(&options);
+        let submission = Submission {
+            call,
+            site: CallSite::new(options.label, Location::caller()),
+            timeout: options.timeout.unwrap_or(self.engine().options.queue_timeout),
+            caller: Caller::Task,
+            entry,
+        };
         // Not the store itself: a future that is dropped late would close it, and block its runtime's thread.
         let shared = Arc::clone(&self.engine().shared);
-        async move {
-            let (job, pending) = write_job(&shared, call, options, timeout, Caller::Task, line, InTransaction(f))?;
-            let ticket = enter(&shared.admission, entry, job)?;
-            Awaited(pending.queued(ticket)).await
-        }
+        async move { Awaited(shared.enqueue::<Grouped, _, _>(submission, order, f)?).await }
     }
 
     #[track_caller]
@@ -328,55 +321,20 @@ impl Store {
         F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let line = Location::caller();
-        let timeout = options.timeout.unwrap_or(self.engine().options.read_timeout);
+        let submission = Submission {
+            call,
+            site: CallSite::new(options.label, Location::caller()),
+            timeout: options.timeout.unwrap_or(self.engine().options.read_timeout),
+            caller: Caller::Task,
+            entry,
+        };
+        let limit = options.execution_timeout;
         let readers = &self.engine().readers;
         let queue = readers.served_queue().ok_or_else(|| Arc::clone(readers));
         async move {
             let queue = queue.or_else(|readers| readers.queue())?;
-            let (job, pending) = read_job(queue, call, options, timeout, line, f)?;
-            let ticket = enter(pending.admission(), entry, job)?;
-            Awaited(pending.queued(ticket)).await
+            Awaited(readers::context::enqueue(queue, submission, limit, f)?).await
         }
-    }
-}
-
-/// Makes a job for the reader threads, and what waits for it.
-fn read_job<T, F>(
-    queue: Arc<Admission>,
-    call: &'static str,
-    options: ReadOptions,
-    timeout: Duration,
-    line: &'static Location<'static>,
-    f: F,
-) -> Result<(Job, Pending<T>)>
-where
-    F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
-    T: Send + 'static,
-{
-    if queue.is_left() {
-        return Err(Error::forked());
-    }
-    if queue.is_worker() {
-        return Err(queue.reentrant(call));
-    }
-    let asked = Instant::now();
-    let terms = Terms {
-        site: CallSite::new(options.label, line),
-        durability: Durability::default(),
-        limit: None,
-        asked,
-        deadline: later(asked, timeout),
-        span: CallerSpan::current(),
-    };
-    let work = InSnapshot(f, options.execution_timeout);
-    Ok(Job::new(terms, work, Caller::Task, queue))
-}
-
-fn enter(admission: &Admission, entry: Entry, job: Job) -> Result<Ticket> {
-    match entry {
-        Entry::Wait => admission.enqueue(job),
-        Entry::Try => admission.try_enqueue(job),
     }
 }
 

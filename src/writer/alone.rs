@@ -10,17 +10,18 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
 
+use super::context::Exclusive;
 use super::{CommitFailure, Writer};
 use crate::connection::{self, interrupt::Interrupt};
 use crate::error::{Error, Result, extended_code};
 use crate::fence::Fence;
-use crate::job::{Job, Place, Verdict};
+use crate::job::{Job, Verdict};
 use crate::options::{Durability, Settings};
 use crate::readers::Readers;
 use crate::transaction::sql;
 
 impl Writer {
-    pub(super) fn run_alone(&mut self, job: Job) {
+    pub(super) fn run_alone(&mut self, job: Job<Exclusive>) {
         let Some(job) = self.claim(job, Instant::now()) else {
             return;
         };
@@ -40,7 +41,7 @@ impl Writer {
         let site = self.sites.find(&job.terms().site);
         let (began, before) = (Instant::now(), self.conn.total_changes());
         self.telemetry.writing.begin(began, job.terms().site.clone());
-        let result = job.run(Place::Alone(self));
+        let result = job.run(self);
         self.telemetry.writing.end();
         if let Some(site) = site {
             let costs = &self.sites[site];

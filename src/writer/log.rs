@@ -7,16 +7,15 @@ use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 
+use super::context::Exclusive;
 use super::{Shared, Writer};
+use crate::admission::{Entry, Submission};
 use crate::checkpoint::{Mode, PATIENCE, Progress};
-use crate::clock::later;
 use crate::connection;
 use crate::connection::open_file::FileChange;
 use crate::error::{Error, extended_code, primary_code};
-use crate::event::{CallerSpan, event};
-use crate::job::{Alone, Job, Terms};
-use crate::options::Durability;
-use crate::pending::Caller;
+use crate::event::event;
+use crate::pending::{Caller, Queue};
 use crate::site::CallSite;
 use crate::unsynced;
 
@@ -262,18 +261,15 @@ impl Shared {
 
     /// Sends the writer a job that does nothing. It is refused by the poison, and the writer is awake.
     fn wake_writer(&self) {
-        let now = Instant::now();
-        let terms = Terms {
+        let submission = Submission {
+            call: "save the log",
             site: CallSite::Label("larder: save the log".into()),
-            durability: Durability::default(),
-            limit: None,
-            asked: now,
-            deadline: later(now, Duration::MAX),
-            span: CallerSpan::current(),
+            timeout: Duration::MAX,
+            caller: Caller::Submitter,
+            entry: Entry::Wait,
         };
-        let nothing = Alone(|_: &mut Writer| Ok(()));
-        let (job, _pending) = Job::new(terms, nothing, Caller::Submitter, Arc::clone(&self.admission));
+        let nothing = |_: &mut Writer| Ok(());
         // A store that is closing saves its log as it closes.
-        let _ = self.admission.enqueue(job);
+        let _ = Arc::clone(&self.admission).enqueue::<Exclusive, _, _>(submission, (), nothing);
     }
 }

@@ -1,8 +1,8 @@
 //! The queue, the hand-over and the reply slots of larder, under schedules that nobody would see in years of tests.
 //!
 //! These are larder's own files, included by their paths: `admission.rs` with its workers, its alarm and its relay,
-//! `pending.rs`, `job.rs`, `handoff.rs`, `closing.rs`, `readers/threads.rs` (what a reader thread does) and
-//! `store/tasks.rs` (the futures). They take threads, locks, atomics and the time from `sync.rs`, and this crate has
+//! `pending.rs`, `job.rs`, `handoff.rs`, `closing.rs`, `writer/context.rs` and `readers/context.rs` (what the two queues
+//! carry), `readers/threads.rs` (what a reader thread does) and `store/tasks.rs` (the futures). They take threads, locks, atomics and the time from `sync.rs`, and this crate has
 //! another one, in which [shuttle](https://docs.rs/shuttle) decides at each step which thread goes on. What the rest
 //! of larder gives them is made anew, without SQLite: `writer.rs` has the loop of larder's writer, and a log in memory
 //! that it commits to; `store.rs` and `readers.rs` call the included files as larder's do.
@@ -37,9 +37,6 @@
 //! - All schedules. These are random ones, half of them by priorities that change a few times
 //!   ([PCT](https://docs.rs/shuttle/latest/shuttle/fn.check_pct.html)).
 
-// job.rs makes one error of rusqlite's.
-extern crate self as rusqlite;
-
 use std::io::{self, Write};
 use std::panic;
 use std::process::ExitCode;
@@ -64,7 +61,7 @@ macro_rules! thread_local {
     };
 }
 
-/// The files as they are. Two more are in `readers.rs` and `store.rs`.
+/// The files as they are. Four more are in `readers.rs`, `store.rs` and `writer.rs`.
 #[path = "../../../src"]
 mod larder {
     #[expect(dead_code, reason = "larder's statistics ask for more than the model does")]
@@ -77,6 +74,7 @@ mod larder {
     pub(crate) mod panics;
     pub(crate) mod pending;
     pub(crate) mod runtime {
+        #[expect(dead_code, reason = "the connection's interrupt asks for more than the model does")]
         pub(crate) mod cancellation;
     }
     pub(crate) mod site;
@@ -92,11 +90,7 @@ mod time;
 mod writer;
 
 pub(crate) use larder::{admission, apart, closing, event, handoff, job, panics, pending, runtime, site};
-pub use stand_ins::sqlite::{Error, ffi};
-pub(crate) use stand_ins::{clock, error, fork, options, sqlite, timer, transaction};
-
-// `store/tasks.rs` asks the engine for jobs; here both are one.
-pub(crate) use store as engine;
+pub(crate) use stand_ins::{clock, error, fork, options, timer, transaction};
 
 use scenarios::{SCENARIOS, Scenario};
 

@@ -5,20 +5,24 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::admission::{Admission, Kind};
+use crate::admission::Admission;
 use crate::error::{Error, Result};
 use crate::handoff::Handoff;
-use crate::runtime::cancellation::is_cancelled;
 use crate::ledger::{Id, Log};
 use crate::options::Options;
+use crate::runtime::cancellation::is_cancelled;
 use crate::site::CallSite;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Instant, Mutex, thread};
 use crate::time::{self, one_in};
 use crate::transaction::ReadTx;
 
+#[path = "../../../src/readers/context.rs"]
+pub(crate) mod context;
 #[path = "../../../src/readers/threads.rs"]
 mod threads;
+
+use context::Reads;
 
 /// In place of `readers/lookout.rs`: it looks at the log, and now and then cannot tell.
 mod lookout {
@@ -54,7 +58,7 @@ mod lookout {
 const LOOK_UP: Duration = Duration::from_millis(50);
 
 pub(crate) struct Readers {
-    queue: Arc<Admission>,
+    queue: Arc<Admission<Reads>>,
     size: u32,
     path: PathBuf,
     threads_run: AtomicBool,
@@ -64,12 +68,14 @@ pub(crate) struct Readers {
 
 impl Readers {
     pub(crate) fn new(options: &Options, log: Arc<Log>) -> Self {
-        let kind = Kind::Reads {
-            readers: options.readers,
-        };
         let handoff = Handoff::new(options.patience);
         Self {
-            queue: Arc::new(Admission::new(kind, options.queue, options.readers as usize, handoff)),
+            queue: Admission::new(
+                Reads::new(options.readers),
+                options.queue,
+                options.readers as usize,
+                handoff,
+            ),
             size: options.readers,
             path: PathBuf::new(),
             threads_run: AtomicBool::new(false),
@@ -144,11 +150,7 @@ pub(crate) struct Snapshot<'r> {
 }
 
 impl Snapshot<'_> {
-    pub(crate) fn read<T>(
-        &mut self,
-        _limit: Option<Duration>,
-        f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn read<T>(&mut self, _limit: Option<Duration>, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
         if is_cancelled() {
             return Err(Error::Interrupted {});
         }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::closing::CloseReport;
 use crate::error::{Error, Result};
-use crate::runtime::cancellation::is_cancelled;
 use crate::ledger::{Held, Id, Ledger};
 use crate::options::{Durability, Options, ReadOptions, WriteOptions};
+use crate::runtime::cancellation::is_cancelled;
 use crate::store::Store;
 use crate::sync::thread::{self, Thread};
 use crate::sync::{Arc, Condvar, Mutex};

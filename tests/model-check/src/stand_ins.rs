@@ -9,18 +9,6 @@ pub(crate) mod clock {
     pub(crate) fn later(from: Instant, by: Duration) -> Instant {
         from + by
     }
-
-    pub(crate) struct Tick(Instant);
-
-    impl Tick {
-        pub(crate) fn now() -> Self {
-            Self(Instant::now())
-        }
-
-        pub(crate) fn elapsed(&self) -> Duration {
-            self.0.elapsed()
-        }
-    }
 }
 
 /// In place of `fork.rs`: nobody forks.
@@ -102,9 +90,9 @@ pub(crate) mod error {
             last_error: Option<String>,
         },
         CommitUnknown {
-            source: Arc<crate::sqlite::Error>,
+            source: Arc<String>,
         },
-        Sqlite(crate::sqlite::Error),
+        Sqlite(String),
         Reentrant {
             call: &'static str,
             instead: &'static str,
@@ -137,30 +125,12 @@ pub(crate) mod error {
             }
         }
 
-        pub(crate) fn not_started(source: crate::sqlite::Error) -> Self {
-            Self::Sqlite(source)
+        pub(crate) fn worker_panicked() -> String {
+            "a worker panicked".into()
         }
-    }
-}
 
-/// In place of rusqlite.
-pub(crate) mod sqlite {
-    #[derive(Debug)]
-    pub enum Error {
-        SqliteFailure(ffi::Error, Option<String>),
-    }
-
-    pub mod ffi {
-        pub const SQLITE_INTERNAL: i32 = 2;
-
-        #[derive(Debug)]
-        #[expect(dead_code, reason = "what is only printed")]
-        pub struct Error(i32);
-
-        impl Error {
-            pub fn new(code: i32) -> Self {
-                Self(code)
-            }
+        pub(crate) fn not_started(source: String) -> Self {
+            Self::Sqlite(source)
         }
     }
 }
@@ -233,13 +203,12 @@ pub(crate) mod transaction {
     use std::cell::RefCell;
 
     use crate::error::Result;
-    use crate::job::Job;
+    use crate::job::Queued;
     use crate::ledger::Id;
-    use crate::runtime::cancellation::Cancelled;
 
     pub(crate) struct WriteTx<'tx> {
         pub(crate) open: &'tx RefCell<Vec<Id>>,
-        pub(crate) job: &'tx Job,
+        pub(crate) job: &'tx dyn Queued,
     }
 
     impl WriteTx<'_> {

@@ -3,22 +3,20 @@
 use std::panic::Location;
 use std::time::Duration;
 
-
-use crate::admission::{Admission, Kind};
+use crate::admission::{Admission, Entry, Submission};
 use crate::clock::later;
 use crate::closing::{CloseReport, Closing};
 use crate::error::{Error, Outcome, Result};
-use crate::event::CallerSpan;
 use crate::handoff::Handoff;
-use crate::job::{Alone, InTransaction, Job, Terms, Work};
 use crate::ledger::Log;
 use crate::options::{Options, WriteOptions};
-use crate::pending::{Caller, Pending};
+use crate::pending::{Caller, Pending, Queue};
 use crate::readers::Readers;
 use crate::site::CallSite;
 use crate::sync::{Arc, Instant, thread};
 use crate::transaction::WriteTx;
 use crate::writer::Writer;
+use crate::writer::context::{Exclusive, Grouped, WriteOrder, Writes};
 
 #[path = "../../../src/store/tasks.rs"]
 #[expect(dead_code, reason = "some of its calls differ in their options alone")]
@@ -28,7 +26,7 @@ mod tasks;
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
 pub(crate) struct Shared {
-    pub(crate) admission: Arc<Admission>,
+    pub(crate) admission: Arc<Admission<Writes>>,
     pub(crate) closing: Closing,
 }
 
@@ -51,7 +49,7 @@ impl Store {
     pub(crate) fn open(options: Options, log: &Arc<Log>) -> Self {
         let handoff = Handoff::new(options.patience);
         let shared = Arc::new(Shared {
-            admission: Arc::new(Admission::new(Kind::Writes, options.queue, 1, handoff)),
+            admission: Admission::new(Writes, options.queue, 1, handoff),
             closing: Closing::default(),
         });
         let readers = Arc::new(Readers::new(&options, Arc::clone(log)));
@@ -73,9 +71,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("write", options, Caller::Thread, InTransaction(f))?;
-        let ticket = self.admission().enqueue(job)?;
-        pending.queued(ticket).wait()
+        self.enqueue("write", options, Caller::Thread, Entry::Wait, f)?.wait()
     }
 
     pub(crate) fn try_write<T, F>(&self, f: F) -> Result<T>
@@ -83,9 +79,8 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("try_write", WriteOptions::new(), Caller::Thread, InTransaction(f))?;
-        let ticket = self.admission().try_enqueue(job)?;
-        pending.queued(ticket).wait()
+        self.enqueue("try_write", WriteOptions::new(), Caller::Thread, Entry::Try, f)?
+            .wait()
     }
 
     pub(crate) fn submit<T, F>(&self, options: WriteOptions, f: F) -> Result<Pending<T>>
@@ -93,9 +88,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("submit", options, Caller::Submitter, InTransaction(f))?;
-        let ticket = self.admission().enqueue(job)?;
-        let pending = pending.queued(ticket);
+        let pending = self.enqueue("submit", options, Caller::Submitter, Entry::Wait, f)?;
         pending.wait_for_room()?;
         Ok(pending)
     }
@@ -105,9 +98,9 @@ impl Store {
         F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let (job, pending) = self.job("migrate", WriteOptions::new(), Caller::Thread, Alone(f))?;
-        let ticket = self.admission().enqueue(job)?;
-        pending.queued(ticket).wait()
+        let submission = self.submission("migrate", WriteOptions::new(), Caller::Thread, Entry::Wait);
+        let shared = &self.engine().shared;
+        shared.enqueue::<Exclusive, _, _>(submission, (), f)?.wait()
     }
 
     fn engine(&self) -> &Engine {
@@ -119,23 +112,34 @@ impl Store {
         Ok(self.engine().close(timeout))
     }
 
-    fn job<T, W>(
+    fn enqueue<T, F>(
         &self,
         call: &'static str,
         options: WriteOptions,
         caller: Caller,
-        work: W,
-    ) -> Result<(Job, Pending<T>)>
+        entry: Entry,
+        f: F,
+    ) -> Result<Pending<T>>
     where
-        W: Work<T> + 'static,
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let timeout = options.timeout.unwrap_or(self.engine().options.queue_timeout);
-        let line = Location::caller();
-        write_job(&self.engine().shared, call, options, timeout, caller, line, work)
+        let order = WriteOrder::of(&options);
+        let submission = self.submission(call, options, caller, entry);
+        self.engine().shared.enqueue::<Grouped, _, _>(submission, order, f)
     }
 
-    pub(crate) fn admission(&self) -> &Admission {
+    fn submission(&self, call: &'static str, options: WriteOptions, caller: Caller, entry: Entry) -> Submission {
+        Submission {
+            call,
+            site: CallSite::new(options.label, Location::caller()),
+            timeout: options.timeout.unwrap_or(self.engine().options.queue_timeout),
+            caller,
+            entry,
+        }
+    }
+
+    pub(crate) fn admission(&self) -> &Admission<Writes> {
         &self.engine().shared.admission
     }
 
@@ -145,32 +149,11 @@ impl Store {
     }
 }
 
-pub(crate) fn write_job<T, W>(
-    shared: &Shared,
-    call: &'static str,
-    options: WriteOptions,
-    timeout: Duration,
-    caller: Caller,
-    line: &'static Location<'static>,
-    work: W,
-) -> Result<(Job, Pending<T>)>
-where
-    W: Work<T> + 'static,
-    T: Send + 'static,
-{
-    if shared.admission.is_worker() {
-        return Err(shared.admission.reentrant(call));
+impl Shared {
+    /// No disk fails here.
+    pub(crate) fn poison(&self) -> Option<Error> {
+        None
     }
-    let asked = Instant::now();
-    let terms = Terms {
-        site: CallSite::new(options.label, line),
-        durability: options.durability.unwrap_or_default(),
-        limit: options.limit,
-        asked,
-        deadline: later(asked, timeout),
-        span: CallerSpan::current(),
-    };
-    Ok(Job::new(terms, work, caller, Arc::clone(&shared.admission)))
 }
 
 impl Engine {

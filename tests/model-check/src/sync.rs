@@ -11,7 +11,7 @@ use std::sync::{LockResult, Mutex as Plain, atomic as plain};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-pub(crate) use std::sync::{Arc, PoisonError};
+pub(crate) use std::sync::{Arc, PoisonError, Weak};
 
 pub(crate) use shuttle::sync::atomic;
 

@@ -7,13 +7,19 @@ use std::time::Duration;
 use crate::admission::Slept;
 use crate::closing::CloseReport;
 use crate::error::Error;
-use crate::job::{Job, Place, Verdict};
+use crate::job::{Job, Scope, Verdict};
 use crate::ledger::{Id, Log};
 use crate::options::Durability;
+use crate::pending::Queue;
 use crate::readers::Readers;
 use crate::store::Shared;
 use crate::sync::{Arc, Instant};
 use crate::transaction::WriteTx;
+
+#[path = "../../../src/writer/context.rs"]
+pub(crate) mod context;
+
+use context::{Exclusive, Grouped, WriteJob};
 
 const GROUP_JOBS: usize = 3;
 const IDLE: Duration = Duration::from_secs(1);
@@ -22,9 +28,9 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     log: Arc<Log>,
-    carried: Option<Job>,
+    carried: Option<WriteJob>,
     durability: Durability,
-    group: Vec<Job>,
+    group: Vec<Job<Grouped>>,
     /// What the jobs of the group wrote.
     open: RefCell<Vec<Id>>,
     checkpoint_is_due: bool,
@@ -47,16 +53,15 @@ impl Writer {
     pub(crate) fn run(mut self) {
         self.shared.admission.become_worker();
         while let Some(job) = self.next() {
-            if job.is_alone() {
-                self.run_alone(job);
-            } else {
-                self.commit_group(job);
+            match job {
+                WriteJob::Grouped(job) => self.commit_group(job),
+                WriteJob::Exclusive(job) => self.run_alone(job),
             }
         }
         self.close();
     }
 
-    fn next(&mut self) -> Option<Job> {
+    fn next(&mut self) -> Option<WriteJob> {
         loop {
             if self.shared.admission.is_closed() && self.time_to_close_is_over() {
                 return None;
@@ -74,11 +79,11 @@ impl Writer {
         }
     }
 
-    fn queued(&self) -> Option<Job> {
+    fn queued(&self) -> Option<WriteJob> {
         self.shared.admission.take()
     }
 
-    fn wait(&mut self) -> Option<Job> {
+    fn wait(&mut self) -> Option<WriteJob> {
         let admission = &self.shared.admission;
         if let Some(job) = admission.handoff().await_job(|| admission.take()) {
             return Some(job);
@@ -100,16 +105,19 @@ impl Writer {
         deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    fn commit_group(&mut self, first: Job) {
+    fn commit_group(&mut self, first: Job<Grouped>) {
         let began = Instant::now();
         let mut now = began;
-        let mut candidate = Some(first);
+        let mut candidate = Some(WriteJob::Grouped(first));
         while let Some(job) = candidate {
-            if !self.fits(&job) {
-                self.carried = Some(job);
-                break;
-            }
-            let alone = job.terms().limit.is_some();
+            let job = match job {
+                WriteJob::Grouped(job) if self.fits(&job) => job,
+                other => {
+                    self.carried = Some(other);
+                    break;
+                }
+            };
+            let alone = job.order().limit.is_some();
             if let Some(job) = self.claim(job, now) {
                 self.run_job(job);
                 now = Instant::now();
@@ -126,15 +134,12 @@ impl Writer {
         }
     }
 
-    fn fits(&self, job: &Job) -> bool {
-        let terms = job.terms();
-        if job.is_alone() {
-            return false;
-        }
-        self.group.is_empty() || (terms.limit.is_none() && terms.durability <= self.durability)
+    fn fits(&self, job: &Job<Grouped>) -> bool {
+        let order = job.order();
+        self.group.is_empty() || (order.limit.is_none() && order.durability <= self.durability)
     }
 
-    fn claim(&mut self, job: Job, now: Instant) -> Option<Job> {
+    fn claim<S: Scope>(&mut self, job: Job<S>, now: Instant) -> Option<Job<S>> {
         if !job.start() {
             return None;
         }
@@ -147,15 +152,15 @@ impl Writer {
         Some(job)
     }
 
-    fn run_job(&mut self, job: Job) {
+    fn run_job(&mut self, job: Job<Grouped>) {
         if self.group.is_empty() {
-            self.durability = job.terms().durability;
+            self.durability = job.order().durability;
         }
         let savepoint = self.open.borrow().len();
-        let result = job.run(Place::Transaction(&WriteTx {
+        let result = job.run(&WriteTx {
             open: &self.open,
-            job: &job,
-        }));
+            job: &*job,
+        });
         match result {
             Ok(()) => self.group.push(job),
             Err(_) => {
@@ -165,9 +170,9 @@ impl Writer {
         }
     }
 
-    fn run_alone(&mut self, job: Job) {
+    fn run_alone(&mut self, job: Job<Exclusive>) {
         if let Some(job) = self.claim(job, Instant::now()) {
-            let _ = job.run(Place::Alone(self));
+            let _ = job.run(self);
             job.finish(Verdict::Own);
         }
     }
