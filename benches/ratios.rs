@@ -150,7 +150,7 @@ fn report_groups(store: &Store) {
     let stats = store.stats();
     println!(
         "    {:.1} writes a group on average, {} at most",
-        stats.writes as f64 / stats.groups as f64,
+        stats.committed_writes as f64 / stats.groups as f64,
         stats.group_size.max
     );
 }

@@ -26,15 +26,15 @@ fn main() {
         "", "on/s", "off/s", "ratio"
     );
     let on = Options::new();
-    let off = || Options::new().call_sites(0).watch(Duration::ZERO);
+    let off = || Options::new().max_call_sites(0).monitor_interval(Duration::ZERO);
     let pairs = [
         ("call sites and alerts / none", on.clone(), off()),
         (
             "statements, too / call sites and alerts",
-            on.clone().statements(1000),
+            on.clone().max_statements(1000),
             on.clone(),
         ),
-        ("everything / nothing", on.statements(1000), off()),
+        ("everything / nothing", on.max_statements(1000), off()),
     ];
     for (name, on, off) in pairs {
         let on = data.store("on.db", on);

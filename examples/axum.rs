@@ -113,9 +113,9 @@ async fn run() -> Result<ExitCode, Box<dyn StdError>> {
     let store = Options::new()
         .migrations(migrations())
         .require_strict(true)
-        .queue(setting("SHOP_QUEUE", 4096)?)
+        .queue_capacity(setting("SHOP_QUEUE", 4096)?)
         .queue_timeout(QUEUE_TIMEOUT)
-        .read_timeout(QUEUE_TIMEOUT)
+        .read_queue_timeout(QUEUE_TIMEOUT)
         .busy_timeout(BUSY_TIMEOUT)
         .open(database)?;
     let listener = TcpListener::bind(address).await;
@@ -272,7 +272,9 @@ async fn health(State(app): State<App>) -> Result<&'static str, Failure> {
     if let Some(poisoned) = app.store.poisoned() {
         return Err(poisoned.into());
     }
-    let options = ReadOptions::new().timeout(Duration::from_millis(500)).label("health");
+    let options = ReadOptions::new()
+        .queue_timeout(Duration::from_millis(500))
+        .label("health");
     let read = |tx: &ReadTx<'_>| tx.exists("SELECT 1 FROM items", []);
     app.store.read_async_with(options, read).await?;
     Ok("ok\n")
@@ -498,7 +500,7 @@ mod tests {
 
     /// Whoever is asked for meanwhile gets into the same group.
     fn one_group() -> App {
-        let options = Options::new().group_time(Duration::from_secs(60));
+        let options = Options::new().max_group_time(Duration::from_secs(60));
         app(options.migrations(migrations()).open_temp().unwrap())
     }
 
@@ -562,11 +564,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_that_gets_no_connection_in_time_is_told_to_come_back_and_the_service_is_not_healthy() {
-        let options = Options::new().readers(1).read_timeout(Duration::from_millis(1));
+        let options = Options::new().readers(1).read_queue_timeout(Duration::from_millis(1));
         let app = app(options.open_temp().unwrap());
         let (let_go, held) = channel::<()>();
         let (reading, reads) = oneshot::channel();
-        let patient = ReadOptions::new().timeout(Duration::from_secs(60));
+        let patient = ReadOptions::new().queue_timeout(Duration::from_secs(60));
         let holder = app.store.read_async_with(patient, move |_| {
             reading.send(()).unwrap();
             let _ = held.recv();
@@ -609,13 +611,13 @@ mod tests {
     fn only_of_what_has_written_nothing_is_the_client_told_to_try_again() {
         let sqlite = |code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
         let (waited, source) = (QUEUE_TIMEOUT, Arc::new(sqlite(ffi::SQLITE_IOERR_FSYNC)));
-        let rolled_back = |own_doing| Error::RolledBack {
+        let rolled_back = |caused_by_closure| Error::RolledBack {
             reason: "a test's",
-            own_doing,
+            caused_by_closure,
             source: None,
         };
         let rolled_back_by_sqlite = |code| Error::from(sqlite(code));
-        let late = Error::ReadTimeout {
+        let late = Error::ReadQueueTimeout {
             waited,
             readers: 4,
             held_here: 0,

@@ -9,7 +9,7 @@ use std::fmt;
 pub(crate) use self::schema::is_bookkeeping;
 use crate::error::{Error, Result};
 use crate::stats::Stats;
-use crate::telemetry::Figure;
+use crate::telemetry::Measurement;
 use crate::transaction::ReadTx;
 use crate::watch::Lately;
 
@@ -36,9 +36,9 @@ pub struct Finding {
     /// What it is about, in kebab case: for a program, since it stays the same.
     pub topic: &'static str,
     /// What it is, with the name of the table, the statement or the call site.
-    pub sentence: String,
+    pub message: String,
     /// What was measured, and from where on it matters.
-    pub figure: Option<Figure>,
+    pub measurement: Option<Measurement>,
     /// What to do.
     pub remedy: String,
 }
@@ -81,40 +81,40 @@ fn poisoned(error: Error) -> Finding {
 }
 
 fn unsafe_filesystem(name: &str) -> Finding {
-    let sentence = format!("the database is on {name}, where the write-ahead log's shared memory does not work");
+    let message = format!("the database is on {name}, where the write-ahead log's shared memory does not work");
     let remedy = "Move it to a local file system: it may be damaged, without any error";
-    Finding::new(Severity::Critical, "unsafe-filesystem", sentence, remedy)
+    Finding::new(Severity::Critical, "unsafe-filesystem", message, remedy)
 }
 
 fn pragma_changed((name, then, now): Changed) -> Finding {
-    let sentence = format!("PRAGMA {name} was {then} when the store opened, and is {now} now");
+    let message = format!("PRAGMA {name} was {then} when the store opened, and is {now} now");
     let remedy = "A closure has changed it by rusqlite's own methods, or another process has: set it in Options";
-    Finding::new(Severity::Warning, "pragma-changed", sentence, remedy)
+    Finding::new(Severity::Warning, "pragma-changed", message, remedy)
 }
 
 fn schema_unread(error: &Error) -> Finding {
-    let sentence = format!("the schema could not be looked at: {error}");
+    let message = format!("the schema could not be looked at: {error}");
     let remedy = if error.is_retryable() {
         "Ask again when a reader is free"
     } else {
         "Rename what has a name that is not UTF-8, if it is that; Store::check finds damage"
     };
-    Finding::new(Severity::Note, "schema-not-read", sentence, remedy)
+    Finding::new(Severity::Note, "schema-not-read", message, remedy)
 }
 
 impl Finding {
-    pub(crate) fn new(severity: Severity, topic: &'static str, sentence: String, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(severity: Severity, topic: &'static str, message: String, remedy: impl Into<String>) -> Self {
         Self {
             severity,
             topic,
-            sentence,
-            figure: None,
+            message,
+            measurement: None,
             remedy: remedy.into(),
         }
     }
 
-    pub(crate) fn with_figure(mut self, value: f64, threshold: f64, unit: &'static str) -> Self {
-        self.figure = Some(Figure { value, threshold, unit });
+    pub(crate) fn with_measurement(mut self, value: f64, threshold: f64, unit: &'static str) -> Self {
+        self.measurement = Some(Measurement { value, threshold, unit });
         self
     }
 }
@@ -131,9 +131,9 @@ impl fmt::Display for Severity {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.severity, self.sentence)?;
-        if let Some(figure) = self.figure {
-            write!(f, " ({figure})")?;
+        write!(f, "{}: {}", self.severity, self.message)?;
+        if let Some(measurement) = self.measurement {
+            write!(f, " ({measurement})")?;
         }
         write!(f, ". {}", self.remedy)
     }

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::telemetry::Figure;
+use crate::telemetry::Measurement;
 
 /// Something that is wrong at the moment.
 ///
 /// An event of the target `larder::alert` says when it begins, and one when it is over. It is looked at every
-/// [`Options::watch`](crate::Options::watch), and over when it was not seen for three looks.
+/// [`Options::monitor_interval`](crate::Options::monitor_interval), and over when it was not seen for three looks.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -19,7 +19,7 @@ pub struct Alert {
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
     pub age: Duration,
     /// What was measured at the last look, and from where on it is wrong.
-    pub figure: Figure,
+    pub measurement: Measurement,
     /// Who is behind it, if that is known, by label or `file:line`: the oldest read where a read is in the way; where
     /// writes are too slow the one that runs for long, or those that took most of the writer's time of late; of a full
     /// disk whoever found no room, or those again; of a backup who has asked for the schedule.
@@ -35,8 +35,8 @@ pub struct Alert {
 pub enum AlertKind {
     /// One in 20 of the writes had waited for longer than 100 ms, of those started lately: since the last look, or as
     /// many looks before as it takes for 20 writes, at most 60. Or the first in the queue waits for longer than 1 s.
-    WritesWait,
-    /// As many writes are queued as [`Options::queue`](crate::Options::queue) allows, or more: callers wait for room.
+    SlowQueue,
+    /// As many writes are queued as [`Options::queue_capacity`](crate::Options::queue_capacity) allows, or more: callers wait for room.
     QueueFull,
     /// The write-ahead log is over [`Options::wal_limit`](crate::Options::wal_limit), or over 100 MB.
     LargeWal,
@@ -64,7 +64,7 @@ impl AlertKind {
     /// Each of them.
     #[cfg(feature = "metrics")]
     pub(crate) const ALL: [AlertKind; 10] = [
-        AlertKind::WritesWait,
+        AlertKind::SlowQueue,
         AlertKind::QueueFull,
         AlertKind::LargeWal,
         AlertKind::OldRead,
@@ -79,7 +79,7 @@ impl AlertKind {
     /// Its name, as it stands in events: in kebab case.
     pub fn name(self) -> &'static str {
         match self {
-            AlertKind::WritesWait => "writes-wait",
+            AlertKind::SlowQueue => "slow-queue",
             AlertKind::QueueFull => "queue-full",
             AlertKind::LargeWal => "large-wal",
             AlertKind::OldRead => "old-read",
@@ -94,9 +94,9 @@ impl AlertKind {
 }
 
 impl AlertKind {
-    pub(crate) fn sentence(self) -> &'static str {
+    pub(crate) fn description(self) -> &'static str {
         match self {
-            AlertKind::WritesWait => "writes wait long for the writer",
+            AlertKind::SlowQueue => "writes wait long for the writer",
             AlertKind::QueueFull => "the queue of writes is full",
             AlertKind::LargeWal => "the write-ahead log is over its limit",
             AlertKind::OldRead => "a read keeps the write-ahead log from being emptied",

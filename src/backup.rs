@@ -61,7 +61,7 @@ const WORK: &str = "backup";
 /// How often a callback is called between steps, where there are none.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// A backup that was not begun. Made by [`Store::backup`] and [`Store::snapshot_to`].
+/// A backup that was not begun. Made by [`Store::backup`] and [`Store::backup_compact`].
 ///
 /// It is a copy of one snapshot, taken while everybody reads and writes on, and **verified**: the copy is opened by itself,
 /// `integrity_check` looks at it, and it must have as many rows in every table as the snapshot (whose name is UTF-8: no
@@ -74,9 +74,9 @@ const EVERY: Duration = Duration::from_millis(100);
 /// does every other program that knows SQLite.
 ///
 /// - **The write-ahead log is pinned** while pages are copied and the rows of the snapshot are counted, as by any long read;
-///   [`ReaderStats::oldest`](crate::ReaderStats::oldest) names the line that called [`run`](Self::run). No write waits for
+///   [`ReaderStats::oldest_read`](crate::ReaderStats::oldest_read) names the line that called [`run`](Self::run). No write waits for
 ///   it. Verifying the copy pins nothing.
-/// - **It needs disk space:** as much as the database has. ([`Store::snapshot_to`] needs that again for its compact copy.)
+/// - **It needs disk space:** as much as the database has. ([`Store::backup_compact`] needs that again for its compact copy.)
 ///   It is first written in a folder beside the target whose name begins with `.larder-backup-`. A process that is killed
 ///   leaves that behind, and the next backup to the same folder removes it.
 /// - **Memory:** two times [`Options::cache_size`](crate::Options::cache_size) at most, and one row.
@@ -137,11 +137,11 @@ pub struct BackupProgress {
 #[non_exhaustive]
 pub enum BackupStage {
     /// It copies pages.
-    Copying,
+    Copy,
     /// It makes the copy compact, by `VACUUM INTO`. SQLite does not say how much of it is left.
-    Compacting,
+    Compact,
     /// It counts the rows of the snapshot, then looks at the copy.
-    Verifying,
+    Verify,
 }
 
 /// What a [`Backup`] made.
@@ -163,9 +163,9 @@ pub struct BackupReport {
     /// SHA-256 of all rows of all tables, in hexadecimal digits, which is the same of the database; if it was asked for.
     pub checksum: Option<String>,
     /// How long it kept the write-ahead log from being emptied.
-    pub pinned: Duration,
+    pub wal_pinned_for: Duration,
     /// How long it took.
-    pub took: Duration,
+    pub duration: Duration,
 }
 
 impl<'s> Backup<'s> {
@@ -275,7 +275,7 @@ impl<'s> Backup<'s> {
 
 impl BackupProgress {
     const NOTHING: Self = Self {
-        stage: BackupStage::Copying,
+        stage: BackupStage::Copy,
         pages_done: 0,
         pages_total: 0,
         bytes_per_second: 0,
@@ -372,13 +372,13 @@ impl Origin {
 
 /// The entry of a backup in the history. There is none for one that was stopped with its store or its schedule, since that
 /// says nothing of later ones.
-fn last_backup(to: &Path, took: Duration, made: &Result<BackupReport>) -> Option<LastBackup> {
+fn last_backup(to: &Path, duration: Duration, made: &Result<BackupReport>) -> Option<LastBackup> {
     let report = made.as_ref().ok();
     let is_stopped = matches!(made, Err(Error::Closed));
     (!is_stopped).then(|| LastBackup {
         path: report.map_or(to, |report| &report.path).to_owned(),
         ago: Duration::ZERO,
-        took,
+        duration,
         bytes: report.map_or(0, BackupReport::bytes),
         verified: report.is_some_and(BackupReport::is_verified),
         error: made.as_ref().err().map(Error::without_data),
@@ -404,7 +404,7 @@ fn make_report(
         .look(|conn| copier.copy(conn, aside.interrupt(), &copy))
         .map_err(failed)?;
     aside.end();
-    let pinned = pinning.elapsed();
+    let wal_pinned_for = pinning.elapsed();
     let (copy, copied) = copier.finish(&unfinished, copy, content).map_err(failed)?;
     let kept = copier.go_on().and_then(|()| target.finish(copy));
     kept.map_err(failed)?;
@@ -415,8 +415,8 @@ fn make_report(
         check: copied.check,
         rows: copied.rows,
         checksum: copied.checksum,
-        pinned,
-        took: began.elapsed(),
+        wal_pinned_for,
+        duration: began.elapsed(),
     })
 }
 
@@ -446,8 +446,8 @@ impl BackupReport {
                 verified = self.is_verified(),
                 rows = self.rows,
                 foreign_key_violations = dangling,
-                pinned_ms = self.pinned.as_millis() as u64,
-                duration_ms = self.took.as_millis() as u64,
+                pinned_ms = self.wal_pinned_for.as_millis() as u64,
+                duration_ms = self.duration.as_millis() as u64,
             },
             "backup made"
         );
@@ -531,7 +531,7 @@ impl fmt::Display for BackupReport {
                 }
             }
         }
-        write!(f, " ({:.1?})", self.took)
+        write!(f, " ({:.1?})", self.duration)
     }
 }
 

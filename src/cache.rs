@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::stats::CacheStats;
+use crate::stats::PageCacheStats;
 
 /// How often a connection tells.
 const EVERY: Duration = Duration::from_secs(1);
@@ -21,23 +21,23 @@ pub(crate) struct CacheTotals {
 }
 
 impl CacheTotals {
-    pub(crate) fn stats(&self) -> CacheStats {
-        CacheStats {
+    pub(crate) fn stats(&self) -> PageCacheStats {
+        PageCacheStats {
             hits: self.hits.load(Relaxed),
             misses: self.misses.load(Relaxed),
             written: self.written.load(Relaxed),
             spills: self.spills.load(Relaxed),
-            memory: self.memory.load(Relaxed),
+            memory_bytes: self.memory.load(Relaxed),
         }
     }
 
     /// What one connection has done since it told last. What it holds is not a sum: the difference is added.
-    fn add(&self, since: CacheStats, held: u64) {
+    fn add(&self, since: PageCacheStats, held: u64) {
         self.hits.fetch_add(since.hits, Relaxed);
         self.misses.fetch_add(since.misses, Relaxed);
         self.written.fetch_add(since.written, Relaxed);
         self.spills.fetch_add(since.spills, Relaxed);
-        self.memory.fetch_add(since.memory.wrapping_sub(held), Relaxed);
+        self.memory.fetch_add(since.memory_bytes.wrapping_sub(held), Relaxed);
     }
 }
 
@@ -59,12 +59,12 @@ impl CacheShare {
     }
 
     /// Adds what `take` reads from the connection, if it is time.
-    pub(crate) fn tell(&mut self, now: Instant, take: impl FnOnce() -> CacheStats) {
+    pub(crate) fn tell(&mut self, now: Instant, take: impl FnOnce() -> PageCacheStats) {
         if now >= self.next {
             self.next = now + EVERY;
             let since = take();
             self.totals.add(since, self.held);
-            self.held = since.memory;
+            self.held = since.memory_bytes;
         }
     }
 }

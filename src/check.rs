@@ -77,9 +77,9 @@ pub enum CheckStage {
     /// `foreign_key_check`.
     ForeignKeys {
         /// Tables that are done.
-        done: usize,
+        tables_done: usize,
         /// Tables that have foreign keys.
-        of: usize,
+        tables_total: usize,
     },
 }
 
@@ -100,7 +100,7 @@ pub struct CheckReport {
     /// Tables in the database, but for SQLite's own.
     pub tables: u32,
     /// How long it took.
-    pub took: Duration,
+    pub duration: Duration,
 }
 
 /// A row whose foreign key points nowhere. See [`CheckReport::foreign_key_violations`].
@@ -172,12 +172,15 @@ impl<'s> Check<'s> {
         let looked = self.engine.inspect(|conn, interrupt| {
             let _watching = self.observed.watch(conn, interrupt);
             // If that breaks off, `end` will say why.
-            foreign_keys(conn, &mut report, |done, of| {
-                self.observed.enter(CheckStage::ForeignKeys { done, of })
+            foreign_keys(conn, &mut report, |tables_done, tables_total| {
+                self.observed.enter(CheckStage::ForeignKeys {
+                    tables_done,
+                    tables_total,
+                })
             })
         });
         self.judge(looked, &mut report)?;
-        report.took = began.elapsed();
+        report.duration = began.elapsed();
         Ok(report)
     }
 
@@ -316,7 +319,7 @@ impl fmt::Display for CheckReport {
             let total = self.total_foreign_key_violations;
             write!(f, "{and}{total} foreign keys that point nowhere, the first: {first}")?;
         }
-        write!(f, " ({:.1?})", self.took)
+        write!(f, " ({:.1?})", self.duration)
     }
 }
 

@@ -18,7 +18,7 @@ pub struct CloseReport {
     /// Why not, if it was not. The next open will find the rest in the log; nothing is lost.
     pub wal_kept_because: Option<String>,
     /// How long the last part took: readers, `PRAGMA optimize`, the checkpoint. The queue was drained before it.
-    pub took: Duration,
+    pub duration: Duration,
 }
 
 impl fmt::Display for CloseReport {
@@ -32,7 +32,7 @@ impl fmt::Display for CloseReport {
             None => write!(f, "the write-ahead log was emptied"),
             Some(reason) => write!(f, "the write-ahead log was kept: {reason}"),
         }?;
-        write!(f, " ({:.1?})", self.took)
+        write!(f, " ({:.1?})", self.duration)
     }
 }
 

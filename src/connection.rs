@@ -392,7 +392,7 @@ pub(crate) fn settings(conn: &Connection, options: &Settings, level: Durability)
 fn prepare(conn: &Connection, options: &Settings, role: Role, patience: Duration) -> Result<OwnHooks> {
     // First of all, so that the rest can wait for a lock.
     set(conn, "busy_timeout", patience.as_millis())?;
-    conn.set_prepared_statement_cache_capacity(options.statement_cache);
+    conn.set_prepared_statement_cache_capacity(options.statement_cache_capacity);
     let Some(OnConnect(on_connect)) = &options.on_connect else {
         return Ok(OwnHooks::default());
     };

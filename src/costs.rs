@@ -11,7 +11,7 @@ use crate::counters::Counter;
 use crate::latency::{Amounts, Latency, distribution};
 use crate::ledger::{Ledger, Page};
 use crate::site::CallSite;
-use crate::stats::{Operation, SiteStats, StatementStats};
+use crate::stats::{CallSiteStats, Operation, StatementStats};
 
 /// What stands for those past the bound.
 const OTHER: &str = "other";
@@ -106,26 +106,26 @@ pub(crate) fn totals(sites: &Sites) -> Vec<(String, Duration)> {
 }
 
 /// All sites, the most expensive first.
-pub(crate) fn sites(writes: &Sites, reads: &Sites) -> Vec<SiteStats> {
+pub(crate) fn sites(writes: &Sites, reads: &Sites) -> Vec<CallSiteStats> {
     let mut all = Vec::new();
     for (operation, sites) in [(Operation::Write, writes), (Operation::Read, reads)] {
         all.extend(sites_of(operation, sites));
     }
-    all.sort_by_key(|site| std::cmp::Reverse(site.total));
+    all.sort_by_key(|site| std::cmp::Reverse(site.total_time));
     all
 }
 
-fn sites_of(operation: Operation, sites: &Sites) -> Vec<SiteStats> {
+fn sites_of(operation: Operation, sites: &Sites) -> Vec<CallSiteStats> {
     let stats = |(site, entries): (String, Vec<Arc<SiteCosts>>)| {
         let sum = |counter: fn(&SiteCosts) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
-        let (time, errors, total) = together(entries.iter().map(|entry| &entry.runs));
-        SiteStats {
+        let (latency, errors, total_time) = together(entries.iter().map(|entry| &entry.runs));
+        CallSiteStats {
             site,
             operation,
-            calls: time.count,
+            calls: latency.count,
             errors,
-            total,
-            time,
+            total_time,
+            latency,
             rows_changed: sum(|costs| &costs.rows_changed),
             rows_read: sum(|costs| &costs.rows_read),
         }
@@ -164,13 +164,13 @@ fn name(site: Option<CallSite>) -> String {
 pub(crate) fn statements(statements: &Statements) -> Vec<StatementStats> {
     let stats = |(text, entries): (Option<String>, Vec<Arc<StatementCosts>>)| {
         let sum = |counter: fn(&StatementCosts) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
-        let (time, errors, total) = together(entries.iter().map(|entry| &entry.runs));
+        let (latency, errors, total_time) = together(entries.iter().map(|entry| &entry.runs));
         StatementStats {
-            text: text.unwrap_or_else(|| OTHER.to_owned()),
-            calls: time.count,
+            sql: text.unwrap_or_else(|| OTHER.to_owned()),
+            calls: latency.count,
             errors,
-            total,
-            time,
+            total_time,
+            latency,
             rows: sum(|costs| &costs.rows),
             full_scan_steps: sum(|costs| &costs.full_scan_steps),
             sorts: sum(|costs| &costs.sorts),
@@ -179,7 +179,7 @@ pub(crate) fn statements(statements: &Statements) -> Vec<StatementStats> {
     };
     let mut all: Vec<_> = statements.entries().into_iter().map(stats).collect();
     all.retain(|statement| statement.calls > 0);
-    all.sort_by_key(|statement| std::cmp::Reverse(statement.total));
+    all.sort_by_key(|statement| std::cmp::Reverse(statement.total_time));
     all
 }
 

@@ -17,21 +17,21 @@ pub(crate) const LONG_WAIT: Duration = Duration::from_millis(100);
 pub(crate) struct Counters {
     pub(crate) writes: Counter,
     pub(crate) failed_writes: Counter,
-    failed_by: Mutex<BTreeMap<&'static str, u64>>,
+    failures_by_error: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) groups: Counter,
     pub(crate) group_size: Amounts,
     pub(crate) slow_writes: Counter,
     pub(crate) queue_wait: Amounts,
     pub(crate) long_waits: Counter,
     pub(crate) begin: Amounts,
-    pub(crate) body: Amounts,
+    pub(crate) execute: Amounts,
     pub(crate) commit: Amounts,
     pub(crate) wal_bytes: Counter,
     pub(crate) largest_wal_bytes: Counter,
     pub(crate) checkpoints: Counter,
     pub(crate) unfinished_checkpoints: Counter,
-    pub(crate) unfinished_in_a_row: Counter,
-    pub(crate) foreign_commits: Counter,
+    pub(crate) consecutive_unfinished_checkpoints: Counter,
+    pub(crate) external_commits: Counter,
     /// What found no room on the disk, and how many writes had been committed by then.
     full: Mutex<Option<(CallSite, u64)>>,
     /// As they were when the store opened, and as they are.
@@ -80,7 +80,7 @@ impl Counters {
     /// A write failed with that.
     pub(crate) fn failed(&self, kind: &'static str) {
         self.failed_writes.add(1);
-        *lock(&self.failed_by).entry(kind).or_default() += 1;
+        *lock(&self.failures_by_error).entry(kind).or_default() += 1;
     }
 
     /// A write has waited so long to be started.
@@ -173,30 +173,30 @@ impl Counters {
             ago: at.elapsed(),
             ..checkpoint
         });
-        let last_finished_checkpoint = file.finished.map(|at| at.elapsed());
+        let last_finished_checkpoint_ago = file.finished.map(|at| at.elapsed());
         let database = file.database;
         drop(file);
         Stats {
             last_checkpoint,
-            last_finished_checkpoint,
+            last_finished_checkpoint_ago,
             database,
-            writes: self.writes.get(),
+            committed_writes: self.writes.get(),
             failed_writes: self.failed_writes.get(),
-            failed_by: lock(&self.failed_by).clone(),
+            failures_by_error: lock(&self.failures_by_error).clone(),
             groups: self.groups.get(),
             group_size: self.group_size.distribution(),
             slow_writes: self.slow_writes.get(),
             queue_wait: self.queue_wait.latency(),
             long_waits: self.long_waits.get(),
             begin: self.begin.latency(),
-            body: self.body.latency(),
+            execute: self.execute.latency(),
             commit: self.commit.latency(),
             wal_bytes: self.wal_bytes.get(),
             largest_wal_bytes: self.largest_wal_bytes.get(),
             checkpoints: self.checkpoints.get(),
             unfinished_checkpoints: self.unfinished_checkpoints.get(),
-            unfinished_in_a_row: self.unfinished_in_a_row.get(),
-            foreign_commits: self.foreign_commits.get(),
+            consecutive_unfinished_checkpoints: self.consecutive_unfinished_checkpoints.get(),
+            external_commits: self.external_commits.get(),
             sqlite_version: rusqlite::version(),
             pragmas: lock(&self.pragmas)[1].clone(),
             ..Stats::default()

@@ -64,10 +64,10 @@ impl Engine {
         // From here on the connections hold the claim.
         drop(file);
         let page_size = read_back(&writer.conn, "page_size")?;
-        let handoff = Handoff::new(options.spin);
-        let admission = Admission::new(Writes, options.queue, 1, handoff);
+        let handoff = Handoff::new(options.spin_time);
+        let admission = Admission::new(Writes, options.queue_capacity, 1, handoff);
         let shared = Arc::new(Shared::new(Arc::clone(&open_file), admission));
-        let telemetry = Arc::new(Telemetry::new(options.call_sites, options.statements));
+        let telemetry = Arc::new(Telemetry::new(options.max_call_sites, options.max_statements));
         let readers = Readers::open(&open_file, &options, &telemetry, patience)?;
         Writer::start(
             writer,
@@ -104,7 +104,7 @@ impl Engine {
     /// Runs `f` in one snapshot, on this thread.
     #[track_caller]
     pub(crate) fn read<T>(&self, options: ReadOptions, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
-        let timeout = options.timeout.unwrap_or(self.options.read_timeout);
+        let timeout = options.queue_timeout.unwrap_or(self.options.read_queue_timeout);
         let site = CallSite::new(options.label, Location::caller());
         let limit = options.execution_timeout;
         self.readers.read(timeout, limit, site, self.admission().is_worker(), f)
@@ -112,7 +112,7 @@ impl Engine {
 
     /// Runs larder's own look for damage in a snapshot of a reader's.
     pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>) -> Result<T> {
-        let timeout = self.options.read_timeout;
+        let timeout = self.options.read_queue_timeout;
         let site = CallSite::Label("larder: check".into());
         self.readers.inspect(timeout, site, self.admission().is_worker(), f)
     }
@@ -164,7 +164,7 @@ impl Engine {
         let submission = Submission {
             call,
             site: CallSite::new(options.label, Location::caller()),
-            timeout: options.timeout.unwrap_or(self.options.queue_timeout),
+            timeout: options.queue_timeout.unwrap_or(self.options.queue_timeout),
             caller,
             entry,
         };
@@ -184,7 +184,7 @@ impl Engine {
                 journal_mode = "wal",
                 page_size,
                 readers = options.readers,
-                queue = options.queue,
+                queue_capacity = options.queue_capacity,
                 busy_timeout_ms = options.busy_timeout.as_millis() as u64,
                 cache_size = options.cache_size,
                 mmap_size = options.mmap_size,

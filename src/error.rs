@@ -41,7 +41,7 @@ pub enum Outcome {
 /// Which database gave an error of SQLite's. A closure may use other connections than the store's, and return their errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Origin {
+pub enum ErrorOrigin {
     /// Nobody has asked: the error was made of rusqlite's, by `?`, and its closure has not ended.
     Unknown,
     /// The store's own.
@@ -157,7 +157,7 @@ pub enum Error {
     /// A `try_` form found its queue full. The write, or the read, was not started.
     #[error(
         "the queue is full ({capacity} waiting): shed load, or use the form without `try_`, which waits for room; \
-         Options::queue sets the bound"
+         Options::queue_capacity sets the bound"
     )]
     QueueFull {
         /// The bound of the queue, in jobs.
@@ -167,7 +167,7 @@ pub enum Error {
     /// The write waited for as long as it may and was not started.
     #[error(
         "the write was not started: it waited {waited:?} in the queue; the writer is behind, so shed load, \
-         make transactions shorter, or raise WriteOptions::timeout"
+         make transactions shorter, or raise WriteOptions::queue_timeout"
     )]
     QueueTimeout {
         /// How long it had waited.
@@ -183,7 +183,7 @@ pub enum Error {
             None => "look for slow reads and for a read inside a read, or raise Options::readers".to_owned(),
         }
     )]
-    ReadTimeout {
+    ReadQueueTimeout {
         /// How long it had waited.
         waited: Duration,
         /// The size of the pool.
@@ -196,13 +196,13 @@ pub enum Error {
 
     /// The transaction that carried this write was rolled back, through another write of its group or because SQLite
     /// ended it in mid-closure. Nothing was written.
-    #[error("the write was rolled back: {reason}; {}", rolled_back_advice(*own_doing, source))]
+    #[error("the write was rolled back: {reason}; {}", rolled_back_advice(*caused_by_closure, source))]
     RolledBack {
         /// What ended the transaction.
         reason: &'static str,
         /// Whether the write's own closure brought it about, and went on as if nothing had happened. Then it would do so
         /// again.
-        own_doing: bool,
+        caused_by_closure: bool,
         /// SQLite's error, where there is one; shared with the other writes of the group.
         #[source]
         source: Option<Arc<rusqlite::Error>>,
@@ -227,7 +227,7 @@ pub enum Error {
     /// before anything else. If that file could not be made (an event says so), restart the machine before the service:
     /// then what is read is what is on the disk.
     ///
-    /// A store is poisoned, too, when the watchdog ([`Options::watch`](crate::Options::watch)) finds that the database, its
+    /// A store is poisoned, too, when the watchdog ([`Options::monitor_interval`](crate::Options::monitor_interval)) finds that the database, its
     /// `-wal` or its `-shm` was removed or replaced while it was open, or that something in the process has closed a
     /// descriptor of one and so dropped SQLite's locks. `source` then has the code `SQLITE_READONLY_DBMOVED` or
     /// `SQLITE_READONLY_CANTLOCK`, and its message says what happened and what to do.
@@ -340,7 +340,7 @@ pub enum Error {
          space (or, if it is the folder of SQLite's temporary files, set SQLITE_TMPDIR in the environment to a folder \
          with more of it)", folder.display()
     )]
-    NoRoom {
+    InsufficientSpace {
         /// A folder on that file system: the database's, or that of SQLite's temporary files.
         folder: PathBuf,
         /// Bytes that may be needed there.
@@ -378,7 +378,7 @@ pub enum Error {
         /// What became of the write, if it was one.
         outcome: Outcome,
         /// Which database said it.
-        origin: Origin,
+        origin: ErrorOrigin,
     },
 
     /// The application's own error, made by [`Error::app`]. The write was rolled back.
@@ -451,10 +451,10 @@ impl Error {
             | Error::Pragma { .. }
             | Error::QueueFull { .. }
             | Error::QueueTimeout { .. }
-            | Error::ReadTimeout { .. }
+            | Error::ReadQueueTimeout { .. }
             | Error::Poisoned { .. }
             | Error::WalFull { .. }
-            | Error::NoRoom { .. }
+            | Error::InsufficientSpace { .. }
             | Error::Closed => Outcome::NotStarted,
             Error::Forked { outcome } => *outcome,
         }
@@ -471,7 +471,7 @@ impl Error {
         match self {
             Error::QueueFull { .. }
             | Error::QueueTimeout { .. }
-            | Error::ReadTimeout { .. }
+            | Error::ReadQueueTimeout { .. }
             | Error::WalFull { .. }
             | Error::InUse { .. }
             | Error::AlreadyOpen { closing: Some(_), .. } => true,
@@ -479,7 +479,11 @@ impl Error {
             Error::Pragma {
                 source: Some(source), ..
             } => primary_code(source) == Some(ffi::SQLITE_BUSY),
-            Error::RolledBack { own_doing, source, .. } => !own_doing && !disk_is_full(source),
+            Error::RolledBack {
+                caused_by_closure,
+                source,
+                ..
+            } => !caused_by_closure && !disk_is_full(source),
             Error::Sqlite { source, outcome, .. } => {
                 *outcome == Outcome::NotStarted
                     && matches!(primary_code(source), Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
@@ -521,7 +525,7 @@ impl Error {
             Error::Migration(_) => "Migration",
             Error::QueueFull { .. } => "QueueFull",
             Error::QueueTimeout { .. } => "QueueTimeout",
-            Error::ReadTimeout { .. } => "ReadTimeout",
+            Error::ReadQueueTimeout { .. } => "ReadQueueTimeout",
             Error::RolledBack { .. } => "RolledBack",
             Error::CommitUnknown { .. } => "CommitUnknown",
             Error::Poisoned { .. } => "Poisoned",
@@ -533,7 +537,7 @@ impl Error {
             Error::Cancelled { .. } => "Cancelled",
             Error::Backup { .. } => "Backup",
             Error::Restore { .. } => "Restore",
-            Error::NoRoom { .. } => "NoRoom",
+            Error::InsufficientSpace { .. } => "InsufficientSpace",
             Error::Closed => "Closed",
             Error::Forked { .. } => "Forked",
             Error::Sqlite { .. } => "Sqlite",
@@ -588,7 +592,7 @@ impl Error {
         Error::Sqlite {
             source,
             outcome: Outcome::NotStarted,
-            origin: Origin::Store,
+            origin: ErrorOrigin::Store,
         }
     }
 
@@ -597,7 +601,7 @@ impl Error {
         Error::Sqlite {
             source,
             outcome: Outcome::RolledBack,
-            origin: Origin::Store,
+            origin: ErrorOrigin::Store,
         }
     }
 
@@ -606,7 +610,7 @@ impl Error {
         Error::Sqlite {
             source,
             outcome: Outcome::RolledBack,
-            origin: Origin::Other,
+            origin: ErrorOrigin::Other,
         }
     }
 
@@ -616,10 +620,10 @@ impl Error {
             Error::Sqlite {
                 source,
                 outcome,
-                origin: Origin::Unknown,
+                origin: ErrorOrigin::Unknown,
             } if primary_code(&source).is_some() => {
                 let own = gave_last(&source);
-                let origin = if own { Origin::Store } else { Origin::Other };
+                let origin = if own { ErrorOrigin::Store } else { ErrorOrigin::Other };
                 Error::Sqlite {
                     source,
                     outcome,
@@ -643,7 +647,7 @@ impl From<rusqlite::Error> for Error {
         Error::Sqlite {
             source,
             outcome: Outcome::RolledBack,
-            origin: Origin::Unknown,
+            origin: ErrorOrigin::Unknown,
         }
     }
 }
@@ -662,8 +666,8 @@ fn after_colon(detail: &Option<String>) -> String {
     detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"))
 }
 
-fn rolled_back_advice(own_doing: bool, source: &Option<Arc<rusqlite::Error>>) -> &'static str {
-    match (own_doing, disk_is_full(source)) {
+fn rolled_back_advice(caused_by_closure: bool, source: &Option<Arc<rusqlite::Error>>) -> &'static str {
+    match (caused_by_closure, disk_is_full(source)) {
         (true, _) => "return the error of the statement that did it, and mend that before you try again",
         (false, true) => "free disk space, then try again",
         (false, false) => "try again",
@@ -677,8 +681,8 @@ fn disk_is_full(source: &Option<Arc<rusqlite::Error>>) -> bool {
 }
 
 /// What to do next about the few SQLite errors that an operator, not the programmer, has to act on.
-fn advice(source: &rusqlite::Error, outcome: Outcome, origin: Origin) -> &'static str {
-    if origin == Origin::Other {
+fn advice(source: &rusqlite::Error, outcome: Outcome, origin: ErrorOrigin) -> &'static str {
+    if origin == ErrorOrigin::Other {
         return "";
     }
     match (primary_code(source), outcome) {

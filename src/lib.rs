@@ -139,7 +139,7 @@ pub use alert::{Alert, AlertKind};
 pub use backup::{Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreReport};
 pub use check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
 pub use closing::CloseReport;
-pub use error::{Error, Origin, Outcome, Result};
+pub use error::{Error, ErrorOrigin, Outcome, Result};
 pub use latency::{Distribution, Latency};
 pub use migrate::{
     Adopt, AppliedMigration, Direction, DryRun, Migration, MigrationError, MigrationReport, MigrationStatus,
@@ -148,11 +148,11 @@ pub use migrate::{
 pub use options::{Access, AutoVacuum, Durability, ReadOptions, Role, WriteOptions};
 pub use pending::Pending;
 pub use stats::{
-    Activity, CacheStats, Checkpoint, DatabaseStats, LastBackup, Operation, ReaderStats, SiteStats, StatementStats,
-    Stats,
+    Activity, CallSiteStats, Checkpoint, DatabaseStats, LastBackup, Operation, PageCacheStats, ReaderStats,
+    StatementStats, Stats,
 };
 pub use store::{Options, Store};
-pub use telemetry::Figure;
+pub use telemetry::Measurement;
 pub use transaction::{ReadTx, WriteTx};
 pub use vacuum::{Vacuum, VacuumProgress, VacuumReport};
 

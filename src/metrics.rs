@@ -2,7 +2,7 @@
 //!
 //! Install a recorder before the first store is opened; there is nothing else to do. With Prometheus's it is
 //! `PrometheusBuilder::new().with_recommended_naming(true).install_recorder()?`: `examples/metrics.rs` is a service that
-//! does it. Every [`Options::watch`](crate::Options::watch) the store tells the recorder what
+//! does it. Every [`Options::monitor_interval`](crate::Options::monitor_interval) the store tells the recorder what
 //! [`Store::stats`](crate::Store::stats) says; without a watch it tells nothing.
 //!
 //! Reads and writes pay nothing for it. What pays is the thread that watches, and there each value of a histogram costs as
@@ -18,7 +18,7 @@
 //!   `read` or `write`, `error.type` the name of the [`Error`](crate::Error)'s variant or `panic`, and `larder.alert.kind`
 //!   that of the [`AlertKind`](crate::AlertKind).
 //! - `larder.site` is the label of a read or a write ([`ReadOptions::label`](crate::ReadOptions::label)), or the
-//!   `file:line` that asks. There are at most [`Options::call_sites`](crate::Options::call_sites) of reads and as many of
+//!   `file:line` that asks. There are at most [`Options::max_call_sites`](crate::Options::max_call_sites) of reads and as many of
 //!   writes, and `other`; none if that is zero. Labels must not be made of data.
 //! - Statements ([`Stats::statements`](crate::Stats::statements)) are not told: their text is no label.
 //! - Counters and histograms begin with the first look after the recorder was installed, or with the opening of the store
@@ -52,7 +52,7 @@
 //! | `larder.write.queue.length` | gauge | count |  | Writes that are queued, or in line for the queue. |
 //! | `larder.write.queue.deepest` | gauge | count |  | The most writes that were queued, or in line for the queue. |
 //! | `larder.write.queue.wait` | histogram | seconds |  | How long writes waited to be started. |
-//! | `larder.write.body` | histogram | seconds |  | How long the closures of writes took. |
+//! | `larder.write.execute` | histogram | seconds |  | How long the closures of writes took. |
 //! | `larder.transaction.committed` | counter | count |  | Transactions that carried the committed writes. |
 //! | `larder.transaction.writes` | histogram | count |  | How many writes a transaction has carried. |
 //! | `larder.transaction.begin` | histogram | seconds |  | How long BEGIN took, with other processes' locks. |
@@ -61,13 +61,13 @@
 //! | `larder.wal.largest` | gauge | bytes |  | Most bytes of the write-ahead log that were in use. |
 //! | `larder.checkpoint.finished` | counter | count |  | Checkpoints that moved all of the log. |
 //! | `larder.checkpoint.unfinished` | counter | count |  | Checkpoints that could not move all of the log. |
-//! | `larder.checkpoint.unfinished_in_a_row` | gauge | count |  | Unfinished checkpoints since one has moved all of it. |
+//! | `larder.checkpoint.consecutive_unfinished` | gauge | count |  | Unfinished checkpoints since one has moved all of it. |
 //! | `larder.checkpoint.log_pages` | gauge | count |  | Pages that were in the log at the last checkpoint. |
 //! | `larder.checkpoint.moved_pages` | gauge | count |  | Those of the pages in the log that it had moved at its end. |
 //! | `larder.database.size` | gauge | bytes |  | Bytes of the database, at the last checkpoint. |
 //! | `larder.database.pages` | gauge | count |  | Pages of the database, at the last checkpoint. |
 //! | `larder.database.free_pages` | gauge | count |  | Pages of the database that nothing was in. |
-//! | `larder.database.foreign_commits` | counter | count |  | How often it was seen that another process had written. |
+//! | `larder.database.external_commits` | counter | count |  | How often it was seen that another process had written. |
 //! | `larder.cache.hits` | counter | count |  | Pages that were found in a cache. |
 //! | `larder.cache.misses` | counter | count |  | Pages that had to be read from the file. |
 //! | `larder.cache.written` | counter | count |  | Pages that were written. |

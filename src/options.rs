@@ -97,35 +97,35 @@ pub(crate) struct Settings {
     pub(crate) access: Access,
     pub(crate) durability: Durability,
     pub(crate) readers: u32,
-    pub(crate) queue: usize,
-    pub(crate) group_jobs: usize,
+    pub(crate) queue_capacity: usize,
+    pub(crate) max_group_size: usize,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
-    pub(crate) group_time: Duration,
+    pub(crate) max_group_time: Duration,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
     pub(crate) queue_timeout: Duration,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
-    pub(crate) read_timeout: Duration,
+    pub(crate) read_queue_timeout: Duration,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
     pub(crate) close_timeout: Duration,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
     pub(crate) busy_timeout: Duration,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
-    pub(crate) spin: Duration,
+    pub(crate) spin_time: Duration,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
-    pub(crate) slow_write: Duration,
+    pub(crate) slow_write_threshold: Duration,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
-    pub(crate) slow_read: Duration,
-    pub(crate) slow_events: u32,
+    pub(crate) slow_read_threshold: Duration,
+    pub(crate) slow_events_per_second: u32,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
     pub(crate) max_reader_age: Duration,
     pub(crate) interrupt_old_readers: bool,
-    pub(crate) call_sites: usize,
-    pub(crate) statements: usize,
+    pub(crate) max_call_sites: usize,
+    pub(crate) max_statements: usize,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
-    pub(crate) watch: Duration,
-    pub(crate) maintenance: bool,
+    pub(crate) monitor_interval: Duration,
+    pub(crate) incremental_vacuum: bool,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::duration"))]
-    pub(crate) optimize_every: Duration,
+    pub(crate) optimize_interval: Duration,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::size"))]
     pub(crate) page_size: u64,
     pub(crate) auto_vacuum: AutoVacuum,
@@ -133,7 +133,7 @@ pub(crate) struct Settings {
     pub(crate) cache_size: u64,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::size"))]
     pub(crate) mmap_size: u64,
-    pub(crate) statement_cache: usize,
+    pub(crate) statement_cache_capacity: usize,
     pub(crate) foreign_keys: bool,
     pub(crate) checkpoint_pages: u32,
     #[cfg_attr(feature = "serde", serde(with = "crate::human::size"))]
@@ -157,29 +157,29 @@ impl Default for Settings {
             access: Access::default(),
             durability: Durability::default(),
             readers: cores().clamp(4, 8) as u32,
-            queue: 4096,
-            group_jobs: 1024,
-            group_time: Duration::from_millis(10),
+            queue_capacity: 4096,
+            max_group_size: 1024,
+            max_group_time: Duration::from_millis(10),
             queue_timeout: Duration::from_secs(30),
-            read_timeout: Duration::from_secs(5),
+            read_queue_timeout: Duration::from_secs(5),
             close_timeout: Duration::from_secs(30),
             busy_timeout: Duration::from_secs(5),
-            spin: Duration::from_micros(500),
-            slow_write: Duration::from_millis(100),
-            slow_read: Duration::from_millis(100),
-            slow_events: 10,
+            spin_time: Duration::from_micros(500),
+            slow_write_threshold: Duration::from_millis(100),
+            slow_read_threshold: Duration::from_millis(100),
+            slow_events_per_second: 10,
             max_reader_age: Duration::from_secs(60),
             interrupt_old_readers: false,
-            call_sites: 256,
-            statements: 0,
-            watch: Duration::from_secs(1),
-            maintenance: true,
-            optimize_every: Duration::from_secs(24 * 60 * 60),
+            max_call_sites: 256,
+            max_statements: 0,
+            monitor_interval: Duration::from_secs(1),
+            incremental_vacuum: true,
+            optimize_interval: Duration::from_secs(24 * 60 * 60),
             page_size: 4 * KIB,
             auto_vacuum: AutoVacuum::default(),
             cache_size: 64_000 * KIB,
             mmap_size: 256 * MIB,
-            statement_cache: 128,
+            statement_cache_capacity: 128,
             foreign_keys: true,
             checkpoint_pages: 1000,
             wal_limit: 64 * MIB,
@@ -198,11 +198,16 @@ impl Settings {
     /// Checks every value.
     pub(crate) fn validate(&self) -> Result<()> {
         within("readers", self.readers.into(), 1, 1024)?;
-        within("queue", self.queue as u64, 1, 1_000_000)?;
-        within("group_jobs", self.group_jobs as u64, 1, 1_000_000)?;
-        within("statement_cache", self.statement_cache as u64, 16, 10_000)?;
-        within("call_sites", self.call_sites as u64, 0, 10_000)?;
-        within("statements", self.statements as u64, 0, 10_000)?;
+        within("queue_capacity", self.queue_capacity as u64, 1, 1_000_000)?;
+        within("max_group_size", self.max_group_size as u64, 1, 1_000_000)?;
+        within(
+            "statement_cache_capacity",
+            self.statement_cache_capacity as u64,
+            16,
+            10_000,
+        )?;
+        within("max_call_sites", self.max_call_sites as u64, 0, 10_000)?;
+        within("max_statements", self.max_statements as u64, 0, 10_000)?;
         within("checkpoint_pages", self.checkpoint_pages.into(), 1, i32::MAX as u64)?;
         within("page_size", self.page_size, 512, 65_536)?;
         if !self.page_size.is_power_of_two() {
@@ -227,13 +232,23 @@ impl Settings {
         for (name, value, least, most) in [
             ("busy_timeout", self.busy_timeout, Duration::from_millis(1), longest),
             ("queue_timeout", self.queue_timeout, Duration::from_micros(1), longest),
-            ("read_timeout", self.read_timeout, Duration::from_micros(1), longest),
-            ("close_timeout", self.close_timeout, Duration::from_micros(1), longest),
-            ("group_time", self.group_time, Duration::ZERO, Duration::from_secs(60)),
-            ("spin", self.spin, Duration::ZERO, Duration::from_millis(1)),
             (
-                "optimize_every",
-                self.optimize_every,
+                "read_queue_timeout",
+                self.read_queue_timeout,
+                Duration::from_micros(1),
+                longest,
+            ),
+            ("close_timeout", self.close_timeout, Duration::from_micros(1), longest),
+            (
+                "max_group_time",
+                self.max_group_time,
+                Duration::ZERO,
+                Duration::from_secs(60),
+            ),
+            ("spin_time", self.spin_time, Duration::ZERO, Duration::from_millis(1)),
+            (
+                "optimize_interval",
+                self.optimize_interval,
                 Duration::from_millis(1),
                 Duration::MAX,
             ),
@@ -255,12 +270,12 @@ impl Settings {
             }
         }
         let (shortest, day) = (Duration::from_millis(1), Duration::from_secs(24 * 60 * 60));
-        if !self.watch.is_zero() && !(shortest..=day).contains(&self.watch) {
+        if !self.monitor_interval.is_zero() && !(shortest..=day).contains(&self.monitor_interval) {
             return wrong(
-                "watch",
+                "monitor_interval",
                 format!(
                     "{:?} is out of range: zero, or from {shortest:?} to {day:?}",
-                    self.watch
+                    self.monitor_interval
                 ),
             );
         }
@@ -273,8 +288,8 @@ impl Settings {
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
     pub(crate) durability: Option<Durability>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) limit: Option<Duration>,
+    pub(crate) queue_timeout: Option<Duration>,
+    pub(crate) execution_timeout: Option<Duration>,
     pub(crate) label: Option<Cow<'static, str>>,
 }
 
@@ -293,20 +308,20 @@ impl WriteOptions {
 
     /// How long it may wait to be started. The default is [`Options::queue_timeout`](crate::Options::queue_timeout). Past it the write is
     /// never started: [`Error::QueueTimeout`]. Once it runs, it runs to its end.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+    pub fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.queue_timeout = Some(timeout);
         self
     }
 
     /// How long its closure may run. The default is no limit. Past it the write is rolled back:
-    /// [`Error::Interrupted`]. A write with a limit gets a transaction of its own, since SQLite undoes the whole
+    /// [`Error::Interrupted`]. A write with an execution timeout gets a transaction of its own, since SQLite undoes the whole
     /// transaction of a statement that it interrupts.
     ///
     /// SQL is stopped within some milliseconds: in the middle of a statement, or where the next one begins. Other code of
     /// the closure is not stopped: if that takes too long, the write is rolled back when the closure has ended. If the
     /// closure fails by itself meanwhile, its own error is given.
-    pub fn limit(mut self, limit: Duration) -> Self {
-        self.limit = Some(limit);
+    pub fn execution_timeout(mut self, timeout: Duration) -> Self {
+        self.execution_timeout = Some(timeout);
         self
     }
 
@@ -320,7 +335,7 @@ impl WriteOptions {
 /// How one read is to be made; for [`Store::read_with`](crate::Store::read_with).
 #[derive(Clone, Debug, Default)]
 pub struct ReadOptions {
-    pub(crate) timeout: Option<Duration>,
+    pub(crate) queue_timeout: Option<Duration>,
     pub(crate) execution_timeout: Option<Duration>,
     pub(crate) label: Option<Cow<'static, str>>,
 }
@@ -331,10 +346,10 @@ impl ReadOptions {
         Self::default()
     }
 
-    /// How long it may wait for a connection. The default is [`Options::read_timeout`](crate::Options::read_timeout). Past it:
-    /// [`Error::ReadTimeout`].
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+    /// How long it may wait for a connection. The default is [`Options::read_queue_timeout`](crate::Options::read_queue_timeout). Past it:
+    /// [`Error::ReadQueueTimeout`].
+    pub fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.queue_timeout = Some(timeout);
         self
     }
 

@@ -2,7 +2,7 @@
 //! in `table.rs`.
 //!
 //! Nothing on the way of a read or a write knows of this. They count for [`Stats`] as they do without it; now and then a
-//! look copies the figures, on a thread that neither reads nor writes. So a read or a write pays nothing for metrics, and
+//! look copies the measurements, on a thread that neither reads nor writes. So a read or a write pays nothing for metrics, and
 //! what a look costs does not depend on how many there are. Only histograms are told value by value: the facade has
 //! `record_many`, but exporters make a loop of it (`metrics-exporter-prometheus` 0.18: 30 ns, and 16 bytes until it is
 //! scraped or its upkeep has run). The rest of a look takes 30 us, and 10 us for each call site on 8 connections.
@@ -152,7 +152,7 @@ mod tests {
 
     use super::*;
     use crate::alert::{Alert, AlertKind};
-    use crate::telemetry::Figure;
+    use crate::telemetry::Measurement;
 
     struct Source {
         stats: Stats,
@@ -224,7 +224,7 @@ mod tests {
                 (Some(0.0), Some(0.0))
             );
             for writes in [3, 3, 8] {
-                source.stats.writes = writes;
+                source.stats.committed_writes = writes;
                 (source
                     .telemetry
                     .counters
@@ -247,11 +247,11 @@ mod tests {
     #[test]
     fn what_came_before_there_was_a_recorder_is_not_told() {
         let (mut source, mut publisher) = (Source::default(), publisher());
-        source.stats.writes = 1000;
+        source.stats.committed_writes = 1000;
         source.telemetry.counters.queue_wait.add(1);
         source.publish(&mut publisher);
         let recorder = PrometheusBuilder::new().build_recorder();
-        source.stats.writes = 1001;
+        source.stats.committed_writes = 1001;
         metrics::with_local_recorder(&recorder, || source.publish(&mut publisher));
         assert_eq!(
             (value(&recorder, WRITES), value(&recorder, WAITS)),
@@ -263,7 +263,7 @@ mod tests {
     fn the_counters_of_a_store_that_is_opened_again_go_on_and_its_gauges_are_zero_meanwhile() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let mut source = Source::default();
-        source.stats.writes = 5;
+        source.stats.committed_writes = 5;
         metrics::with_local_recorder(&recorder, || {
             let mut first = publisher();
             source.publish(&mut first);
@@ -276,7 +276,7 @@ mod tests {
                 (value(&recorder, WRITES), value(&recorder, OPEN)),
                 (Some(5.0), Some(0.0))
             );
-            source.stats.writes = 2;
+            source.stats.committed_writes = 2;
             source.publish(&mut publisher());
             assert_eq!(value(&recorder, WRITES), Some(7.0));
         });
@@ -293,7 +293,7 @@ mod tests {
         let alert = Alert {
             kind: AlertKind::LargeWal,
             age: std::time::Duration::ZERO,
-            figure: Figure {
+            measurement: Measurement {
                 value: 2.0,
                 threshold: 1.0,
                 unit: "B",

@@ -138,9 +138,9 @@ impl Readers {
             census,
             queue: Admission::new(
                 Reads::new(options.readers),
-                options.queue,
+                options.queue_capacity,
                 options.readers as usize,
-                Handoff::new(options.spin),
+                Handoff::new(options.spin_time),
             ),
             threads_run: AtomicBool::new(false),
             starting_threads: Mutex::default(),
@@ -148,8 +148,8 @@ impl Readers {
             waits: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
             slow_reads: AtomicU64::new(0),
-            slow_log: SlowLog::new(options.slow_events),
-            slow: options.slow_read,
+            slow_log: SlowLog::new(options.slow_events_per_second),
+            slow: options.slow_read_threshold,
             age: options.interrupt_old_readers.then_some(options.max_reader_age),
             schema: AtomicU64::new(0),
         }))
@@ -349,7 +349,7 @@ impl Readers {
                 let last_error = idle.openings.trouble(Instant::now());
                 drop(idle);
                 self.timeouts.fetch_add(1, Ordering::Relaxed);
-                return Err(Error::ReadTimeout {
+                return Err(Error::ReadQueueTimeout {
                     waited: start.elapsed(),
                     readers: self.size,
                     held_here,
@@ -402,17 +402,17 @@ impl Readers {
     }
 
     pub(crate) fn stats(&self) -> ReaderStats {
-        let (oldest, in_use) = self.census.reading();
+        let (oldest_read, in_use) = self.census.reading();
         ReaderStats {
-            size: self.size,
+            capacity: self.size,
             open: self.census.count(),
             in_use,
             waits: self.waits.load(Ordering::Relaxed),
             timeouts: self.timeouts.load(Ordering::Relaxed),
-            slow: self.slow_reads.load(Ordering::Relaxed),
+            slow_reads: self.slow_reads.load(Ordering::Relaxed),
             queued: self.queue.length(),
             deepest_queue: self.queue.deepest(),
-            oldest,
+            oldest_read,
         }
     }
 

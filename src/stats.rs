@@ -16,12 +16,12 @@ use crate::latency::{Distribution, Latency};
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Stats {
     /// Writes that were committed.
-    pub writes: u64,
+    pub committed_writes: u64,
     /// Writes that were rolled back, or that the writer did not start. One that its caller withdrew at its deadline,
     /// or that found the queue full, is not counted.
     pub failed_writes: u64,
     /// Those by what they failed with: the name of the [`Error`](crate::Error)'s variant, or `panic`.
-    pub failed_by: BTreeMap<&'static str, u64>,
+    pub failures_by_error: BTreeMap<&'static str, u64>,
     /// Transactions that carried the committed writes.
     pub groups: u64,
     /// How many writes a transaction has carried.
@@ -37,13 +37,13 @@ pub struct Stats {
     /// How long `BEGIN IMMEDIATE` took, where it succeeded: with other processes' locks.
     pub begin: Latency,
     /// How long the closures of writes took, well or badly ended.
-    pub body: Latency,
+    pub execute: Latency,
     /// How long `COMMIT` took, well or badly ended.
     pub commit: Latency,
-    /// Writes that were slow: see [`Options::slow_write`](crate::Options::slow_write).
+    /// Writes that were slow: see [`Options::slow_write_threshold`](crate::Options::slow_write_threshold).
     pub slow_writes: u64,
     /// The write whose closure runs now.
-    pub writing: Option<Activity>,
+    pub running_write: Option<Activity>,
     /// Bytes of the write-ahead log in use. It starts anew at the first commit after all of it was moved to the
     /// database file and no reader needs it any more.
     pub wal_bytes: u64,
@@ -54,31 +54,31 @@ pub struct Stats {
     /// Checkpoints that could not, mostly since a reader was in the way.
     pub unfinished_checkpoints: u64,
     /// Those of them since one has moved all of the log.
-    pub unfinished_in_a_row: u64,
+    pub consecutive_unfinished_checkpoints: u64,
     /// The last checkpoint that was tried.
     pub last_checkpoint: Option<Checkpoint>,
     /// How long ago a checkpoint has moved all of the log.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::optional_seconds"))]
-    pub last_finished_checkpoint: Option<Duration>,
+    pub last_finished_checkpoint_ago: Option<Duration>,
     /// The database file, as it was at the last checkpoint that was tried: there is one a second after the last write at
     /// the latest, unless the store is poisoned.
     pub database: DatabaseStats,
     /// How often it was seen that another process had written to the database. Looked for where the size is.
-    pub foreign_commits: u64,
+    pub external_commits: u64,
     /// The readers.
     pub readers: ReaderStats,
     /// The page caches of all connections.
-    pub cache: CacheStats,
+    pub page_cache: PageCacheStats,
     /// The version of SQLite that is linked.
     pub sqlite_version: &'static str,
     /// The settings that are in effect on the writing connection, as SQLite tells them: read when the store opens, and
     /// again some 10 s after they were last.
     pub pragmas: BTreeMap<&'static str, String>,
     /// What each call site costs, the most expensive first: reads and writes apart, at most
-    /// [`Options::call_sites`](crate::Options::call_sites) of each. The rest is under `other`.
-    pub sites: Vec<SiteStats>,
+    /// [`Options::max_call_sites`](crate::Options::max_call_sites) of each. The rest is under `other`.
+    pub call_sites: Vec<CallSiteStats>,
     /// What each statement costs, the most expensive first: at most
-    /// [`Options::statements`](crate::Options::statements), which is none unless it is set. The rest is under `other`.
+    /// [`Options::max_statements`](crate::Options::max_statements), which is none unless it is set. The rest is under `other`.
     pub statements: Vec<StatementStats>,
     /// The last backup that was made, or failed, by whoever asked for it.
     pub last_backup: Option<LastBackup>,
@@ -115,7 +115,7 @@ pub struct LastBackup {
     pub ago: Duration,
     /// How long it took.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
-    pub took: Duration,
+    pub duration: Duration,
     /// Bytes that it has; 0 if it failed.
     pub bytes: u64,
     /// Whether it was verified.
@@ -152,7 +152,7 @@ impl DatabaseStats {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ReaderStats {
     /// Connections that the pool may have.
-    pub size: u32,
+    pub capacity: u32,
     /// Connections that are open.
     pub open: usize,
     /// Connections that somebody reads with.
@@ -162,14 +162,14 @@ pub struct ReaderStats {
     pub waits: u64,
     /// Those that got none in time.
     pub timeouts: u64,
-    /// Reads that were slow: see [`Options::slow_read`](crate::Options::slow_read).
-    pub slow: u64,
+    /// Reads that were slow: see [`Options::slow_read_threshold`](crate::Options::slow_read_threshold).
+    pub slow_reads: u64,
     /// Reads that tasks wait for now, not yet started.
     pub queued: usize,
     /// The most that there were.
     pub deepest_queue: usize,
     /// The oldest read that goes on: it keeps the write-ahead log from being emptied.
-    pub oldest: Option<Activity>,
+    pub oldest_read: Option<Activity>,
 }
 
 /// A closure that runs.
@@ -184,14 +184,14 @@ pub struct Activity {
     pub age: Duration,
 }
 
-/// What page caches do. See [`Stats::cache`].
+/// What page caches do. See [`Stats::page_cache`].
 ///
 /// Each connection is asked at most once a second, when a closure of its has ended. What is read through the memory map
 /// ([`Options::mmap_size`](crate::Options::mmap_size)) does not go through a cache, and is not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct CacheStats {
+pub struct PageCacheStats {
     /// Pages that were found in a cache.
     pub hits: u64,
     /// Pages that had to be read from the file.
@@ -201,10 +201,10 @@ pub struct CacheStats {
     /// Pages that had to be written in the middle of a transaction, since the cache was full.
     pub spills: u64,
     /// Bytes that the caches, the schemas and the prepared statements of all open connections take now.
-    pub memory: u64,
+    pub memory_bytes: u64,
 }
 
-/// Whether a call site reads or writes. See [`SiteStats::operation`].
+/// Whether a call site reads or writes. See [`CallSiteStats::operation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
@@ -215,11 +215,11 @@ pub enum Operation {
     Write,
 }
 
-/// What one call site costs. See [`Stats::sites`].
+/// What one call site costs. See [`Stats::call_sites`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct SiteStats {
+pub struct CallSiteStats {
     /// Its label, or the `file:line` that asks.
     pub site: String,
     /// Whether it reads or writes.
@@ -230,9 +230,9 @@ pub struct SiteStats {
     pub errors: u64,
     /// How long its closure took, all in all. The time of a write's commit, which it shares with others, is not in it.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
-    pub total: Duration,
+    pub total_time: Duration,
     /// How long its closure took. Percentiles are at most 13 % too high.
-    pub time: Latency,
+    pub latency: Latency,
     /// Rows that its committed writes have inserted, updated or deleted, with those of triggers and foreign key actions.
     pub rows_changed: u64,
     /// Rows that it got from queries, by the methods of [`ReadTx`](crate::ReadTx).
@@ -249,16 +249,16 @@ pub struct SiteStats {
 pub struct StatementStats {
     /// Its text as prepared, with parameters as they stand in it. (What is written into the text as a literal stands
     /// there, too.)
-    pub text: String,
+    pub sql: String,
     /// How often it ran.
     pub calls: u64,
     /// How often that failed.
     pub errors: u64,
     /// How long it took, all in all, from its first step to its last, with what the closure did of each row.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::human::seconds"))]
-    pub total: Duration,
+    pub total_time: Duration,
     /// How long it took. Percentiles are at most 13 % too high.
-    pub time: Latency,
+    pub latency: Latency,
     /// Rows that it gave.
     pub rows: u64,
     /// Steps of full scans of a table: "large numbers for this counter may indicate opportunities for performance
@@ -273,8 +273,8 @@ pub struct StatementStats {
 
 impl StatementStats {
     /// How long it took on average.
-    pub fn mean(&self) -> Duration {
+    pub fn mean_time(&self) -> Duration {
         let calls = u32::try_from(self.calls).unwrap_or(u32::MAX);
-        self.total.checked_div(calls).unwrap_or_default()
+        self.total_time.checked_div(calls).unwrap_or_default()
     }
 }

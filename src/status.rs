@@ -14,7 +14,7 @@ use rusqlite::{Connection, ffi};
 
 use crate::change_counters::ChangeCounters;
 use crate::fork;
-use crate::stats::CacheStats;
+use crate::stats::PageCacheStats;
 
 /// Has each fork of this process counted, in the child (`fork.rs`).
 pub(crate) fn count_forks() {
@@ -57,16 +57,16 @@ pub(crate) fn gave_last(conn: &Connection, error: &rusqlite::Error) -> bool {
 }
 
 /// What the connection's page cache has done since this was last asked, and the memory that the connection takes.
-pub(crate) fn take_cache(conn: &Connection) -> CacheStats {
+pub(crate) fn take_cache(conn: &Connection) -> PageCacheStats {
     let number = |now: Option<c_int>| now.and_then(|now| u64::try_from(now).ok()).unwrap_or_default();
     let take = |what| number(db_status(conn, what, true));
     let held = |what| number(db_status(conn, what, false));
-    CacheStats {
+    PageCacheStats {
         hits: take(ffi::SQLITE_DBSTATUS_CACHE_HIT),
         misses: take(ffi::SQLITE_DBSTATUS_CACHE_MISS),
         written: take(ffi::SQLITE_DBSTATUS_CACHE_WRITE),
         spills: take(ffi::SQLITE_DBSTATUS_CACHE_SPILL),
-        memory: held(ffi::SQLITE_DBSTATUS_CACHE_USED)
+        memory_bytes: held(ffi::SQLITE_DBSTATUS_CACHE_USED)
             + held(ffi::SQLITE_DBSTATUS_SCHEMA_USED)
             + held(ffi::SQLITE_DBSTATUS_STMT_USED),
     }

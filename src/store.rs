@@ -95,7 +95,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write), and [`Interrupted`](Error::Interrupted) past [`WriteOptions::limit`].
+    /// As [`write`](Self::write), and [`Interrupted`](Error::Interrupted) past [`WriteOptions::execution_timeout`].
     ///
     /// # Panics
     ///
@@ -201,7 +201,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// What `f` gave; [`ReadTimeout`](Error::ReadTimeout) if no connection came free in time;
+    /// What `f` gave; [`ReadQueueTimeout`](Error::ReadQueueTimeout) if no connection came free in time;
     /// [`Refused`](Error::Refused) for SQL that writes or leaves the snapshot; [`Reentrant`](Error::Reentrant) if
     /// this thread would wait for itself; [`Closed`](Error::Closed).
     ///
@@ -293,7 +293,7 @@ impl Store {
     ///
     /// Pages are copied as ever, and the copy is made compact: so the write-ahead log is pinned no longer, and what is in
     /// the file can be compared with the snapshot. It takes two times the space until it is done.
-    pub fn snapshot_to(&self, to: impl AsRef<Path>) -> Backup<'_> {
+    pub fn backup_compact(&self, to: impl AsRef<Path>) -> Backup<'_> {
         Backup::new(self.engine(), to.as_ref(), true)
     }
 
@@ -351,7 +351,9 @@ impl Store {
     /// # Ok::<_, larder::Error>(())
     /// ```
     pub fn advice(&self) -> Vec<Finding> {
-        let options = ReadOptions::new().label("larder: advice").timeout(ADVICE_PATIENCE);
+        let options = ReadOptions::new()
+            .label("larder: advice")
+            .queue_timeout(ADVICE_PATIENCE);
         let shared = &self.engine().shared;
         advice::of(Known {
             schema: self.read_with(options, advice::of_schema),

@@ -8,7 +8,7 @@ pub(crate) mod slow_log;
 
 use std::sync::Arc;
 
-pub use self::measurement::Figure;
+pub use self::measurement::Measurement;
 use crate::apart::Apart;
 use crate::backup::history::History;
 use crate::cache::CacheTotals;
@@ -37,12 +37,12 @@ pub(crate) struct Telemetry {
 
 impl Telemetry {
     /// With at most so many call sites, of reads and of writes each, and so many statements.
-    pub(crate) fn new(call_sites: usize, statements: usize) -> Self {
+    pub(crate) fn new(max_call_sites: usize, statements: usize) -> Self {
         Self {
             counters: Apart::default(),
             writing: Apart::default(),
-            write_sites: Arc::new(Sites::new(call_sites)),
-            read_sites: Arc::new(Sites::new(call_sites)),
+            write_sites: Arc::new(Sites::new(max_call_sites)),
+            read_sites: Arc::new(Sites::new(max_call_sites)),
             statements: Arc::new(Statements::new(statements)),
             cache: Arc::default(),
             backups: History::default(),

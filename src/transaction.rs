@@ -14,7 +14,7 @@ use crate::change_counters::signed;
 use crate::clock::Tick;
 use crate::connection::interrupt::Interrupt;
 use crate::costs::StatementPage;
-use crate::error::{Error, Origin, Outcome, Result, primary_code};
+use crate::error::{Error, ErrorOrigin, Outcome, Result, primary_code};
 use crate::fence::{Change, Fence};
 use crate::prepared::Prepare;
 use crate::status;
@@ -361,7 +361,7 @@ impl<'a> ReadTx<'a> {
         result.map_err(|error| match error {
             Error::Sqlite {
                 source,
-                origin: Origin::Unknown,
+                origin: ErrorOrigin::Unknown,
                 ..
             } => self.explain(source),
             // It may be of another store's call.
@@ -380,7 +380,7 @@ impl ReadTx<'_> {
     pub(crate) fn judge_read<T>(&self, result: Result<T>) -> Result<T> {
         match self.explain_result(result) {
             Ok(_) if self.conn.is_autocommit() => Err(ended()),
-            Err(Error::Sqlite { source, origin, .. }) if origin != Origin::Other => Err(Error::Sqlite {
+            Err(Error::Sqlite { source, origin, .. }) if origin != ErrorOrigin::Other => Err(Error::Sqlite {
                 source,
                 outcome: Outcome::NotStarted,
                 origin,
@@ -650,7 +650,7 @@ impl<'a> WriteTx<'a> {
         if self.conn.is_autocommit() {
             return Err(Error::RolledBack {
                 reason: ENDED,
-                own_doing: true,
+                caused_by_closure: true,
                 source: None,
             });
         }

@@ -36,7 +36,7 @@ const WORK: &str = "vacuum";
 /// [`Stats::database`](crate::Stats::database) says how many there are.
 ///
 /// - **Nobody writes while it runs.** Writes are queued meanwhile, and one that waits for longer than its
-///   [`timeout`](crate::WriteOptions::timeout) fails with [`QueueTimeout`](Error::QueueTimeout). Reads go on.
+///   [`timeout`](crate::WriteOptions::queue_timeout) fails with [`QueueTimeout`](Error::QueueTimeout). Reads go on.
 /// - **It needs disk space.** The new database goes to a temporary file first, in the folder that the environment variable
 ///   `SQLITE_TMPDIR` or `TMPDIR` names, or `/var/tmp` or `/tmp` (into memory if it may write to none of them). Then all of it goes to the write-ahead log, beyond
 ///   [`Options::wal_hard_limit`](crate::Options::wal_hard_limit) if it is that large. Each takes as much as the database
@@ -94,7 +94,7 @@ pub struct VacuumReport {
     /// [`poisoned`](Store::poisoned).
     pub wal_truncated: bool,
     /// How long it took, from its start on the writer thread.
-    pub took: Duration,
+    pub duration: Duration,
 }
 
 impl<'s> Vacuum<'s> {
@@ -124,7 +124,7 @@ impl<'s> Vacuum<'s> {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`](Error::NoRoom) before it begins, [`Cancelled`](Error::Cancelled), SQLite's error (a disk that is full:
+    /// [`InsufficientSpace`](Error::InsufficientSpace) before it begins, [`Cancelled`](Error::Cancelled), SQLite's error (a disk that is full:
     /// the database is as it was), [`CommitUnknown`](Error::CommitUnknown) if the disk failed while it was committed: the
     /// data is the same either way, but the store takes no more writes. And those of a [`write`](Store::write) that does
     /// not start.
@@ -158,7 +158,7 @@ fn run(writer: &mut Writer, observed: &Observed<()>) -> Result<VacuumReport> {
         bytes_before: before.page * before.pages,
         bytes_after: after.page * after.pages,
         wal_truncated,
-        took: began.elapsed(),
+        duration: began.elapsed(),
     };
     event!(
         info,
@@ -168,7 +168,7 @@ fn run(writer: &mut Writer, observed: &Observed<()>) -> Result<VacuumReport> {
             bytes_before = report.bytes_before,
             bytes_after = report.bytes_after,
             wal_truncated,
-            duration_ms = report.took.as_millis() as u64,
+            duration_ms = report.duration.as_millis() as u64,
         },
         "vacuum made"
     );
@@ -225,7 +225,7 @@ fn check_room(database: &Path, size: &Size, cache: u64) -> Result<()> {
 
 fn fits(folder: PathBuf, needed: u64) -> Result<()> {
     match available(&folder) {
-        Some(available) if available < needed => Err(Error::NoRoom {
+        Some(available) if available < needed => Err(Error::InsufficientSpace {
             folder,
             needed,
             available,
@@ -245,7 +245,7 @@ impl fmt::Display for VacuumReport {
         if !self.wal_truncated {
             write!(f, ", of which the file learns when the write-ahead log can be emptied")?;
         }
-        write!(f, " ({:.1?})", self.took)
+        write!(f, " ({:.1?})", self.duration)
     }
 }
 

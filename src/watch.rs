@@ -1,6 +1,6 @@
 //! Looks now and then whether something is wrong, and says so when it begins and when it is over.
 //!
-//! A thread of the timer's (`timer.rs`) looks at a store, every [`Options::watch`]. A look asks the file system, which may
+//! A thread of the timer's (`timer.rs`) looks at a store, every [`Options::monitor_interval`]. A look asks the file system, which may
 //! hang, and calls subscribers of events. One that does not end holds up the further looks at its own store, and nothing
 //! else. A look first asks everybody, each under their own lock, and holds none of its own; then takes `state`, compares, and
 //! lets go of it; then emits events. So [`Store::stats`](crate::Store::stats) never waits for a file system or for a
@@ -34,7 +34,7 @@ use crate::panics::quietly;
 use crate::publish::Publisher;
 use crate::readers::Readers;
 use crate::stats::{Activity, DatabaseStats, Stats};
-use crate::telemetry::{Figure, Telemetry};
+use crate::telemetry::{Measurement, Telemetry};
 use crate::timer::{self, Periodic};
 use crate::writer::Shared;
 use histogram::Histogram;
@@ -115,7 +115,7 @@ struct Active {
 #[derive(Clone)]
 struct Found {
     kind: AlertKind,
-    figure: Figure,
+    measurement: Measurement,
     site: Option<String>,
     reason: Option<String>,
 }
@@ -183,8 +183,8 @@ impl Watch {
                 quietly(|| drop(looker));
             }
         };
-        let wanted = !options.watch.is_zero();
-        let looks = wanted.then(|| timer::every(options.watch, look));
+        let wanted = !options.monitor_interval.is_zero();
+        let looks = wanted.then(|| timer::every(options.monitor_interval, look));
         Self { looker, looks }
     }
 
@@ -299,7 +299,7 @@ impl Looker {
             head_wait: shared.admission.longest_wait(now),
             queued: shared.admission.length(),
             wal_bytes: counters.wal_bytes.get(),
-            unfinished: counters.unfinished_in_a_row.get(),
+            unfinished: counters.consecutive_unfinished_checkpoints.get(),
             database: counters.size(),
             oldest: self.readers.oldest_read(),
             room: self.room(),
@@ -321,7 +321,7 @@ impl Looker {
         match change {
             Change::Begins(Found {
                 kind,
-                figure,
+                measurement,
                 site,
                 reason,
             }) => event!(
@@ -330,12 +330,12 @@ impl Looker {
                 path,
                 {
                     alert = kind.name(),
-                    what = kind.sentence(),
+                    what = kind.description(),
                     site,
                     reason,
-                    value = figure.value,
-                    threshold = figure.threshold,
-                    unit = figure.unit,
+                    value = measurement.value,
+                    threshold = measurement.threshold,
+                    unit = measurement.unit,
                 },
                 "an alert begins"
             ),
@@ -343,7 +343,7 @@ impl Looker {
                 info,
                 "larder::alert",
                 path,
-                { alert = kind.name(), what = kind.sentence(), site, lasted_ms = lasted.as_millis() as u64 },
+                { alert = kind.name(), what = kind.description(), site, lasted_ms = lasted.as_millis() as u64 },
                 "an alert is over"
             ),
         }
@@ -374,7 +374,7 @@ impl State {
         let alert = |active: &Active| Alert {
             kind: active.found.kind,
             age: active.since.elapsed(),
-            figure: active.found.figure,
+            measurement: active.found.measurement,
             site: active.found.site.clone(),
             reason: active.found.reason.clone(),
         };
@@ -405,19 +405,19 @@ impl State {
         let mut found = Vec::new();
         let mut check = |kind, wrong, value: f64, threshold: f64, unit, site: &Option<String>| {
             if wrong {
-                let (figure, site) = (Figure { value, threshold, unit }, site.clone());
+                let (measurement, site) = (Measurement { value, threshold, unit }, site.clone());
                 let reason = None;
                 found.push(Found {
                     kind,
-                    figure,
+                    measurement,
                     site,
                     reason,
                 });
             }
         };
         let (waited, longest) = (wait.as_secs_f64(), LONG_WAIT.as_secs_f64());
-        check(AlertKind::WritesWait, wait > LONG_WAIT, waited, longest, "s", &hog);
-        let (queued, room) = (seen.queued as f64, options.queue as f64);
+        check(AlertKind::SlowQueue, wait > LONG_WAIT, waited, longest, "s", &hog);
+        let (queued, room) = (seen.queued as f64, options.queue_capacity as f64);
         check(AlertKind::QueueFull, queued >= room, queued, room, "writes", &hog);
         // A log that was all moved is emptied by the next commit.
         let large = seen.wal_bytes > wal_limit && seen.unfinished > 0;
@@ -508,7 +508,7 @@ impl State {
 fn failing_backups(failing: &Failing) -> Found {
     Found {
         kind: AlertKind::BackupFailed,
-        figure: Figure {
+        measurement: Measurement {
             value: failing.in_a_row as f64,
             threshold: 0.0,
             unit: "backups",
@@ -524,7 +524,7 @@ fn changed_file(change: &FileChange) -> Found {
             FileChange::Removed(..) | FileChange::Replaced(..) => AlertKind::FileMoved,
             FileChange::Unlocked(..) => AlertKind::LocksDropped,
         },
-        figure: Figure {
+        measurement: Measurement {
             value: 1.0,
             threshold: 0.0,
             unit: "files",
@@ -538,7 +538,7 @@ impl Active {
     /// Who was found first stays named, unless nobody was.
     fn goes_on(&mut self, found: Found) {
         self.quiet = 0;
-        self.found.figure = found.figure;
+        self.found.measurement = found.measurement;
         self.found.reason = found.reason;
         if self.found.site.is_none() {
             self.found.site = found.site;

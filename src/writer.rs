@@ -223,7 +223,7 @@ impl Writer {
             cache: CacheShare::new(&telemetry.cache),
             looked: Looked::default(),
             chores: Chores::new(),
-            slow_log: SlowLog::new(options.slow_events),
+            slow_log: SlowLog::new(options.slow_events_per_second),
             shared,
             readers,
             telemetry,
@@ -361,8 +361,8 @@ impl Writer {
                     None => Instant::now(),
                 };
             }
-            let full = self.group.len() >= self.options.group_jobs
-                || now - began >= self.options.group_time
+            let full = self.group.len() >= self.options.max_group_size
+                || now - began >= self.options.max_group_time
                 || self.spoiled.is_some();
             candidate = if alone || full {
                 None
@@ -494,7 +494,7 @@ impl Writer {
             &self.conn,
             &self.fence,
             &self.interrupt,
-            self.options.slow_write,
+            self.options.slow_write_threshold,
             self.statements.as_ref(),
             &prepared,
         );
@@ -529,7 +529,7 @@ impl Writer {
 
     /// Counts a closure that has run.
     fn note_run(&self, ran: &Ran, time: Duration, rows_read: u64, full: bool) {
-        self.telemetry.counters.body.add_time(time);
+        self.telemetry.counters.execute.add_time(time);
         if let Some(site) = ran.site {
             self.sites[site].ran(time, rows_read);
         }
@@ -629,7 +629,7 @@ impl Writer {
         if self.conn.is_autocommit() {
             return Some(Error::RolledBack {
                 reason: if ended_inside { ENDED } else { ENDED_AFTER },
-                own_doing: ended_inside,
+                caused_by_closure: ended_inside,
                 source: None,
             });
         }
@@ -715,7 +715,7 @@ impl Writer {
         for ran in mem::take(&mut self.group) {
             let error = Error::RolledBack {
                 reason,
-                own_doing: false,
+                caused_by_closure: false,
                 source: source.map(Arc::clone),
             };
             self.tell(ran, error.kind(), Verdict::Failed(error));
@@ -869,7 +869,7 @@ impl Writer {
         slowest: Option<SlowStatement>,
     ) {
         let lasted = ended - started;
-        if lasted < self.options.slow_write {
+        if lasted < self.options.slow_write_threshold {
             return;
         }
         self.telemetry.counters.slow_writes.add(1);

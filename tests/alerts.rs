@@ -17,7 +17,7 @@ use crate::support::{log, until};
 /// Looks often, so that a test need not wait.
 fn watching(options: Options) -> Store {
     log::collect();
-    let store = options.watch(Duration::from_millis(5)).open_temp().unwrap();
+    let store = options.monitor_interval(Duration::from_millis(5)).open_temp().unwrap();
     store
         .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, data BLOB) STRICT"))
         .unwrap();
@@ -97,16 +97,16 @@ fn an_old_read_that_pins_the_log_is_named() {
             for kind in kinds {
                 let alert = begins(&store, kind);
                 assert_eq!(alert.site.as_deref(), Some("the report"), "{alert:?}");
-                assert!(alert.figure.value >= alert.figure.threshold, "{alert:?}");
+                assert!(alert.measurement.value >= alert.measurement.threshold, "{alert:?}");
                 let finding = finding(&store, kind.name()).expect("it is a finding, too");
-                assert!(finding.sentence.contains("the report"), "{finding}");
+                assert!(finding.message.contains("the report"), "{finding}");
             }
             let stats = store.stats();
             assert!(
-                stats.wal_bytes > 64 * 1024 && stats.unfinished_in_a_row >= 10,
+                stats.wal_bytes > 64 * 1024 && stats.consecutive_unfinished_checkpoints >= 10,
                 "{stats:?}"
             );
-            assert_eq!(stats.readers.oldest.expect("it reads").site, "the report");
+            assert_eq!(stats.readers.oldest_read.expect("it reads").site, "the report");
             Ok(())
         })
         .unwrap();
@@ -138,7 +138,7 @@ fn each_old_read_is_named() {
 
 #[test]
 fn a_write_that_hogs_the_writer_is_named_and_a_full_queue_is_told() {
-    let store = watching(Options::new().queue(3));
+    let store = watching(Options::new().queue_capacity(3));
     let (let_go, told) = channel::<()>();
     let (running, runs) = channel();
     let hog = store
@@ -154,26 +154,26 @@ fn a_write_that_hogs_the_writer_is_named_and_a_full_queue_is_told() {
     wait_until("it does not run", || {
         store
             .stats()
-            .writing
+            .running_write
             .is_some_and(|write| write.age > Duration::from_millis(110))
     });
-    for kind in [AlertKind::QueueFull, AlertKind::WritesWait] {
+    for kind in [AlertKind::QueueFull, AlertKind::SlowQueue] {
         let alert = begins(&store, kind);
         let finding = finding(&store, kind.name()).expect("it is a finding, too");
-        if kind == AlertKind::WritesWait {
+        if kind == AlertKind::SlowQueue {
             assert_eq!(alert.site.as_deref(), Some("the import"));
-            assert!(finding.sentence.contains("the import"), "{finding}");
+            assert!(finding.message.contains("the import"), "{finding}");
         }
     }
     let stats = store.stats();
     assert_eq!(
-        (stats.queued, stats.writing.expect("it runs").site.as_str()),
+        (stats.queued, stats.running_write.expect("it runs").site.as_str()),
         (3, "the import")
     );
     drop(let_go);
     hog.wait().unwrap();
     queued.into_iter().for_each(|write| write.wait().unwrap());
-    for kind in [AlertKind::QueueFull, AlertKind::WritesWait] {
+    for kind in [AlertKind::QueueFull, AlertKind::SlowQueue] {
         is_over(&store, kind);
         wait_until("an event is missing", || events(&store, kind).len() == 2);
         assert_eq!(finding(&store, kind.name()), None);
@@ -188,17 +188,20 @@ fn many_writes_that_waited_long_are_told() {
     wait_until("time goes by", || {
         store
             .stats()
-            .writing
+            .running_write
             .is_some_and(|write| write.age > Duration::from_millis(150))
     });
     gate.open();
     writes.into_iter().for_each(|write| write.wait().unwrap());
-    let alert = begins(&store, AlertKind::WritesWait);
-    assert!(alert.figure.value > 0.1 && alert.figure.unit == "s", "{alert:?}");
-    assert!(finding(&store, "many-writes-wait").is_some(), "{:?}", store.advice());
-    is_over(&store, AlertKind::WritesWait);
+    let alert = begins(&store, AlertKind::SlowQueue);
+    assert!(
+        alert.measurement.value > 0.1 && alert.measurement.unit == "s",
+        "{alert:?}"
+    );
+    assert!(finding(&store, "long-queue-waits").is_some(), "{:?}", store.advice());
+    is_over(&store, AlertKind::SlowQueue);
     wait_until("they are no longer of the last minute", || {
-        finding(&store, "many-writes-wait").is_none()
+        finding(&store, "long-queue-waits").is_none()
     });
 }
 
@@ -224,8 +227,8 @@ fn a_database_that_finds_no_room_says_who_wanted_it() {
     let alert = begins(&store, AlertKind::DiskFull);
     assert_eq!(alert.site.as_deref(), Some("the upload"));
     let told = finding(&store, "disk-full").expect("it is a finding, too");
-    assert!(told.sentence.contains("the upload"), "{told}");
-    assert_eq!(store.stats().failed_by["Sqlite"], 1);
+    assert!(told.message.contains("the upload"), "{told}");
+    assert_eq!(store.stats().failures_by_error["Sqlite"], 1);
     store
         .write(|tx| tx.execute("INSERT INTO t(data) VALUES (NULL)", []))
         .unwrap();
@@ -235,7 +238,12 @@ fn a_database_that_finds_no_room_says_who_wanted_it() {
 
 #[test]
 fn many_free_pages_are_told_until_they_are_given_back() {
-    let store = watching(Options::new().page_size(512).maintenance(false).checkpoint_pages(1));
+    let store = watching(
+        Options::new()
+            .page_size(512)
+            .incremental_vacuum(false)
+            .checkpoint_pages(1),
+    );
     let fill = || {
         store
             .write(|tx| {
@@ -249,7 +257,10 @@ fn many_free_pages_are_told_until_they_are_given_back() {
     fill();
     store.write(|tx| tx.execute("DELETE FROM t", [])).unwrap();
     let alert = begins(&store, AlertKind::FreePages);
-    assert!(alert.figure.value > 25.0 && alert.figure.unit == "%", "{alert:?}");
+    assert!(
+        alert.measurement.value > 25.0 && alert.measurement.unit == "%",
+        "{alert:?}"
+    );
     assert!(finding(&store, "free-pages").is_some());
     fill();
     is_over(&store, AlertKind::FreePages);
@@ -277,7 +288,7 @@ fn what_is_wrong_is_over_when_the_store_goes() {
 fn a_watch_that_is_off_says_nothing() {
     log::collect();
     let store = Options::new()
-        .watch(Duration::ZERO)
+        .monitor_interval(Duration::ZERO)
         .max_reader_age(Duration::from_millis(1))
         .open_temp()
         .unwrap();
@@ -287,7 +298,7 @@ fn a_watch_that_is_off_says_nothing() {
             let is_old = |stats: &Stats| {
                 stats
                     .readers
-                    .oldest
+                    .oldest_read
                     .as_ref()
                     .is_some_and(|read| read.age.as_secs() >= 3)
             };
@@ -330,7 +341,7 @@ fn setting_changed_by_migration_is_found() {
     });
     let found = finding(&store, "pragma-changed").expect("it is found");
     assert!(
-        found.sentence.contains("auto_vacuum was 2") && found.sentence.contains("is 1 now"),
+        found.message.contains("auto_vacuum was 2") && found.message.contains("is 1 now"),
         "{found}"
     );
 }

@@ -1,4 +1,4 @@
-//! `Store::backup`, `snapshot_to` and `backup_every`: a backup is one snapshot, whole and checked, or there is none.
+//! `Store::backup`, `backup_compact` and `backup_every`: a backup is one snapshot, whole and checked, or there is none.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -83,7 +83,7 @@ impl Place {
     }
 
     fn compact(&self, name: &str) -> Backup<'_> {
-        self.store.snapshot_to(self.path(name))
+        self.store.backup_compact(self.path(name))
     }
 
     /// In small steps.
@@ -145,7 +145,7 @@ fn a_backup_is_one_file_with_what_was_committed_and_needs_no_other() {
         "{report:?}"
     );
     assert_eq!((report.rows, report.checksum.as_deref()), (804, None));
-    assert!(report.pinned <= report.took);
+    assert!(report.wal_pinned_for <= report.duration);
     assert_eq!(
         report.to_string().split(" (").next(),
         Some(format!("{}: {} bytes, 804 rows, verified", path.display(), report.bytes()).as_str())
@@ -199,7 +199,7 @@ fn an_empty_database_has_a_backup() {
     let place = Place::new("");
     for (report, name) in [
         (place.backup("plain").checksum(true).run(), "plain"),
-        (place.store.snapshot_to(place.path("compact")).run(), "compact"),
+        (place.store.backup_compact(place.path("compact")).run(), "compact"),
     ] {
         let report = report.unwrap();
         assert!(
@@ -263,7 +263,7 @@ fn foreign_keys_that_point_nowhere_are_copied_and_reported() {
 fn a_backup_of_a_store_with_the_file_to_itself_is_made_as_well() {
     let place = Place::with(Options::new().access(Access::Exclusive), BANK);
     place.backup("plain").run().unwrap();
-    place.store.snapshot_to(place.path("compact")).run().unwrap();
+    place.store.backup_compact(place.path("compact")).run().unwrap();
     assert_eq!((moved(&place.path("plain")), moved(&place.path("compact"))), (0, 0));
     place.store.write(|tx| tx.execute_batch(MOVE)).unwrap();
     assert!(place.store.close().unwrap().wal_truncated);
@@ -279,7 +279,7 @@ fn what_is_written_while_it_runs_is_not_in_it_and_waits_for_nothing() {
         let writes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&writes);
         let backup = if compact {
-            place.store.snapshot_to(place.path("copy")).pages_per_step(5)
+            place.store.backup_compact(place.path("copy")).pages_per_step(5)
         } else {
             place.backup("copy")
         };
@@ -323,7 +323,7 @@ fn under_load_each_backup_is_one_moment() {
         let mut before = 0;
         for round in 0..4 {
             let name = format!("copy {round}");
-            let floor = place.store.stats().writes;
+            let floor = place.store.stats().committed_writes;
             place.backup(&name).checksum(true).run().unwrap();
             let now = moved(&place.path(&name));
             // All that was acknowledged before it began. The first write made the bank.
@@ -343,7 +343,7 @@ fn progress_goes_up_to_all_pages_and_through_the_stages() {
     let here = thread::current().id();
     let report = place
         .store
-        .snapshot_to(place.path("copy"))
+        .backup_compact(place.path("copy"))
         .pages_per_step(7)
         .progress(move |progress| {
             assert_eq!(thread::current().id(), here);
@@ -353,7 +353,7 @@ fn progress_goes_up_to_all_pages_and_through_the_stages() {
         .run()
         .unwrap();
     let told: Vec<_> = told.iter().collect();
-    let copying: Vec<_> = told.iter().take_while(|at| at.stage == BackupStage::Copying).collect();
+    let copying: Vec<_> = told.iter().take_while(|at| at.stage == BackupStage::Copy).collect();
     let total = copying[0].pages_total;
     assert!(
         total >= report.pages && copying.len() as u64 == total.div_ceil(7),
@@ -365,8 +365,8 @@ fn progress_goes_up_to_all_pages_and_through_the_stages() {
     }
     let mut stages: Vec<_> = told.iter().map(|at| at.stage).collect();
     stages.dedup();
-    let (copying, verifying) = (BackupStage::Copying, BackupStage::Verifying);
-    assert_eq!(stages, [copying, verifying, BackupStage::Compacting, verifying]);
+    let (copying, verifying) = (BackupStage::Copy, BackupStage::Verify);
+    assert_eq!(stages, [copying, verifying, BackupStage::Compact, verifying]);
     assert!(told.is_sorted_by_key(|at| at.elapsed), "{told:?}");
 }
 
@@ -377,7 +377,7 @@ fn the_line_that_asked_is_named_as_long_as_it_pins_the_log() {
     let (send, named) = channel();
     let backup = place.backup("copy").progress(move |progress| {
         let stats = store.stats();
-        send.send((progress.stage, stats.readers.oldest.map(|read| read.site)))
+        send.send((progress.stage, stats.readers.oldest_read.map(|read| read.site)))
             .unwrap();
         Continue(())
     });
@@ -391,7 +391,7 @@ fn the_line_that_asked_is_named_as_long_as_it_pins_the_log() {
         "{named:?}"
     );
     // The copy is looked at alone.
-    let unnamed = (BackupStage::Verifying, None);
+    let unnamed = (BackupStage::Verify, None);
     assert!(alone.iter().all(|named| *named == unnamed), "{named:?}");
     assert_eq!(place.store.stats().readers.in_use, 0);
 }
@@ -399,7 +399,10 @@ fn the_line_that_asked_is_named_as_long_as_it_pins_the_log() {
 /// It has a connection of its own.
 #[test]
 fn a_backup_takes_no_reader_from_the_others() {
-    let place = Place::with(Options::new().readers(1).read_timeout(Duration::from_secs(30)), BANK);
+    let place = Place::with(
+        Options::new().readers(1).read_queue_timeout(Duration::from_secs(30)),
+        BANK,
+    );
     let store = place.store.clone();
     let backup = place.backup("copy").progress(move |_| {
         let here: i64 = store
@@ -415,14 +418,14 @@ fn a_backup_takes_no_reader_from_the_others() {
 
 // ---- what stops it ----
 
-const STAGES: [BackupStage; 3] = [BackupStage::Copying, BackupStage::Compacting, BackupStage::Verifying];
+const STAGES: [BackupStage; 3] = [BackupStage::Copy, BackupStage::Compact, BackupStage::Verify];
 
 /// A backup in place of another file, which tells its stage to `f`.
 fn in_place(place: &Place, stage: BackupStage, mut f: impl FnMut() + Send + 'static) -> Backup<'_> {
     fs::write(place.path("copy"), "what was there").unwrap();
     let backup = place
         .store
-        .snapshot_to(place.path("copy"))
+        .backup_compact(place.path("copy"))
         .overwrite(true)
         .pages_per_step(5);
     backup.progress(move |progress| {
@@ -491,7 +494,7 @@ fn closing_the_store_stops_it_at_each_stage_and_waits_for_it() {
         let place = Place::new(BANK);
         let (store, closer) = (place.store.clone(), Arc::new(Mutex::new(None)));
         let (closing, mut closes) = (Arc::clone(&closer), Some(place.store.clone()));
-        let backup = place.store.snapshot_to(place.path("copy")).pages_per_step(5);
+        let backup = place.store.backup_compact(place.path("copy")).pages_per_step(5);
         let backup = backup.progress(move |progress| {
             if progress.stage == stage
                 && let Some(closes) = closes.take()
@@ -571,7 +574,7 @@ fn refused(place: &Place, target: impl AsRef<Path>, says: &str) {
         for overwrite in [false, true] {
             let backup = place.store.backup(&target).overwrite(overwrite).run();
             failed(backup, says);
-            failed(place.store.snapshot_to(&target).overwrite(overwrite).run(), says);
+            failed(place.store.backup_compact(&target).overwrite(overwrite).run(), says);
         }
         assert_eq!(names_in(folder), before);
     }
@@ -626,7 +629,11 @@ fn a_target_must_be_the_path_of_a_file_in_a_folder() {
     symlink("folder", place.path("way")).unwrap();
     use std::os::unix::ffi::OsStrExt;
     let name = std::ffi::OsStr::from_bytes(b"way/\xff?mode=ro");
-    let report = place.store.snapshot_to(place.folder.path().join(name)).run().unwrap();
+    let report = place
+        .store
+        .backup_compact(place.folder.path().join(name))
+        .run()
+        .unwrap();
     assert!(
         report
             .path
@@ -733,7 +740,7 @@ fn a_damaged_database_has_no_backup_and_the_old_one_stays() {
         for compact in [false, true] {
             let to = backups.path().join("copy");
             let backup = if compact {
-                store.snapshot_to(to)
+                store.backup_compact(to)
             } else {
                 store.backup(to)
             };
@@ -761,7 +768,7 @@ fn a_copy_that_does_not_have_what_the_database_has_is_no_backup() {
         let folder = place.folder.path().to_owned();
         let mut change = Some(change);
         let backup = place.backup("copy").checksum(checksum).progress(move |progress| {
-            if progress.stage == BackupStage::Verifying
+            if progress.stage == BackupStage::Verify
                 && let Some(sql) = change.take()
             {
                 let unfinished = folder.join(&names_in(&folder)[0]).join("copy.db");
@@ -843,8 +850,8 @@ fn fills_the_disk(disk: &Path) {
             .write(|tx| tx.execute("DELETE FROM given WHERE id > 100", []))
             .unwrap();
         let ballast = ballast.clone();
-        let copy = if stage == BackupStage::Compacting {
-            place.store.snapshot_to(to("first"))
+        let copy = if stage == BackupStage::Compact {
+            place.store.backup_compact(to("first"))
         } else {
             place.store.backup(to("first"))
         };
@@ -875,7 +882,7 @@ fn dies(args: &[String]) {
     let (stage, store) = (stage.clone(), Store::open(database).unwrap());
     let mut calls = 0;
     let backup = store
-        .snapshot_to(to)
+        .backup_compact(to)
         .overwrite(true)
         .pages_per_step(5)
         .progress(move |progress| {
@@ -1001,7 +1008,7 @@ fn a_schedule_makes_one_after_another() {
 #[test]
 fn a_schedule_that_fails_is_an_alert_until_one_is_made_and_removes_nothing() {
     log::collect();
-    let place = Place::with(Options::new().watch(Duration::from_millis(5)), BANK);
+    let place = Place::with(Options::new().monitor_interval(Duration::from_millis(5)), BANK);
     let folder = place.path("backups");
     fs::create_dir(&folder).unwrap();
     let line = line!() + 1;
@@ -1033,7 +1040,7 @@ fn a_schedule_that_fails_is_an_alert_until_one_is_made_and_removes_nothing() {
     assert!(
         advice
             .iter()
-            .any(|finding| finding.topic == "backup-failed" && finding.sentence.contains(&reason))
+            .any(|finding| finding.topic == "backup-failed" && finding.message.contains(&reason))
     );
     let path = place.store.path().to_str().unwrap().to_owned();
     let told = log::wait_for(|event| {
@@ -1051,7 +1058,7 @@ fn a_schedule_that_fails_is_an_alert_until_one_is_made_and_removes_nothing() {
 
 #[test]
 fn an_alert_of_backups_is_over_when_their_schedule_is_stopped() {
-    let place = Place::with(Options::new().watch(Duration::from_millis(5)), BANK);
+    let place = Place::with(Options::new().monitor_interval(Duration::from_millis(5)), BANK);
     let folder = place.path("backups");
     fs::create_dir(&folder).unwrap();
     let schedule = place.store.backup_every(Duration::from_secs(1), 1, &folder).unwrap();
@@ -1103,7 +1110,7 @@ fn dropping_a_schedule_gives_up_the_backup_under_way() {
     stopper.join().unwrap();
     let names = names_in(place.folder.path());
     assert!(names.iter().all(|name| !name.starts_with('.')), "{names:?}");
-    assert!(place.store.stats().readers.oldest.is_none());
+    assert!(place.store.stats().readers.oldest_read.is_none());
 }
 
 #[test]
@@ -1134,7 +1141,7 @@ fn a_schedule_outlives_a_panic_of_on_connect() {
         assert!(!here || !panics.load(Ordering::Relaxed), "by on_connect");
         Ok(())
     });
-    let place = Place::with(options.watch(Duration::from_millis(5)), BANK);
+    let place = Place::with(options.monitor_interval(Duration::from_millis(5)), BANK);
     let _schedule = place
         .store
         .backup_every(Duration::from_secs(1), 1, place.folder.path())

@@ -67,7 +67,7 @@ fn a_sound_database_is_ok() {
     let quick = store.check().run().unwrap();
     assert!(quick.is_ok() && !quick.full, "{quick:?}");
     assert_eq!(quick.tables, 1);
-    assert!(quick.took > Duration::ZERO);
+    assert!(quick.duration > Duration::ZERO);
     assert!(
         quick.to_string().starts_with("quick check of 1 tables: ok ("),
         "{quick}"
@@ -331,8 +331,10 @@ fn progress_tells_the_stages_in_order_and_which_tables_are_done() {
     let told: Vec<_> = told.iter().collect();
     let mut stages: Vec<_> = told.iter().map(|progress| progress.stage).collect();
     stages.dedup();
-    let of = 2;
-    let keys = |done| CheckStage::ForeignKeys { done, of };
+    let keys = |done| CheckStage::ForeignKeys {
+        tables_done: done,
+        tables_total: 2,
+    };
     assert_eq!(stages, [CheckStage::Integrity, keys(0), keys(1)]);
     assert!(told.is_sorted_by_key(|progress| progress.elapsed), "{told:?}");
 }
@@ -382,7 +384,10 @@ fn a_check_can_be_cancelled_at_each_stage_and_its_connection_reads_on() {
     store.write(|tx| tx.execute_batch(FAMILY)).unwrap();
     assert_eq!(cancelled_at(&store, |stage| stage == CheckStage::Integrity), 0);
     for done in [0, 1] {
-        let wanted = CheckStage::ForeignKeys { done, of: 2 };
+        let wanted = CheckStage::ForeignKeys {
+            tables_done: done,
+            tables_total: 2,
+        };
         assert_eq!(cancelled_at(&store, move |stage| stage == wanted), 0);
     }
     assert_eq!(count(&store), 2000);
@@ -438,7 +443,13 @@ fn a_check_is_not_stopped_for_its_age() {
         .full()
         .progress(Duration::ZERO, move |_| {
             if counted.fetch_add(1, Ordering::Relaxed) == 0 {
-                let is_old = |stats: &Stats| stats.readers.oldest.as_ref().is_some_and(|read| read.age > age * 2);
+                let is_old = |stats: &Stats| {
+                    stats
+                        .readers
+                        .oldest_read
+                        .as_ref()
+                        .is_some_and(|read| read.age > age * 2)
+                };
                 until(&of_callback, is_old);
             }
             Continue(())
@@ -483,7 +494,7 @@ fn two_checks_run_at_once_and_statistics_name_them() {
         .check()
         .progress(Duration::ZERO, move |_| {
             if inner.lock().unwrap().is_none() {
-                let oldest = of_callback.stats().readers.oldest.unwrap();
+                let oldest = of_callback.stats().readers.oldest_read.unwrap();
                 let second = of_callback.check().full().run().unwrap();
                 *inner.lock().unwrap() = Some((oldest.site, second));
             }

@@ -81,7 +81,7 @@ fn writes_are_made_between_the_steps() {
 #[test]
 fn free_pages_stay_where_that_is_wanted_or_cannot_be_helped() {
     for options in [
-        Options::new().maintenance(false),
+        Options::new().incremental_vacuum(false),
         Options::new().auto_vacuum(AutoVacuum::None),
     ] {
         let store = emptied(options);
@@ -89,7 +89,7 @@ fn free_pages_stay_where_that_is_wanted_or_cannot_be_helped() {
         // An idle moment later.
         let looked = until(&store, |stats| {
             stats
-                .last_finished_checkpoint
+                .last_finished_checkpoint_ago
                 .is_some_and(|ago| ago > Duration::from_millis(1500))
         });
         assert_eq!(looked.database.pages, checkpoints.database.pages);
@@ -101,7 +101,7 @@ fn free_pages_stay_where_that_is_wanted_or_cannot_be_helped() {
 fn the_planner_has_its_statistics_brought_up_to_date() {
     log::collect();
     let store = Options::new()
-        .optimize_every(Duration::from_millis(1))
+        .optimize_interval(Duration::from_millis(1))
         .open_temp()
         .unwrap();
     store
@@ -134,7 +134,7 @@ fn the_planner_has_its_statistics_brought_up_to_date() {
 fn a_store_that_is_never_idle_brings_them_up_to_date_between_two_writes() {
     log::collect();
     let store = Options::new()
-        .optimize_every(Duration::from_millis(1))
+        .optimize_interval(Duration::from_millis(1))
         .checkpoint_pages(1)
         .open_temp()
         .unwrap();

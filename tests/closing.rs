@@ -86,7 +86,7 @@ fn assert_closed<T: std::fmt::Debug>(result: larder::Result<T>) {
 fn close_finishes_ten_thousand_queued_writes() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
-    let store = Options::new().queue(20_000).open(&path).unwrap();
+    let store = Options::new().queue_capacity(20_000).open(&path).unwrap();
     create_table(&store);
     let (let_go, blocked) = blocker(&store);
     let mut pending = Vec::new();
@@ -155,7 +155,7 @@ fn close_within_a_short_time_counts_and_tells_those_that_never_started() {
 
 #[test]
 fn those_that_never_started_are_told_at_the_deadline_and_not_when_the_running_write_ends() {
-    let store = with_table(Options::new().queue(10));
+    let store = with_table(Options::new().queue_capacity(10));
     let (let_go, blocked) = blocker(&store);
     let mut queued: Vec<_> = (0..10).map(|_| add(&store).unwrap()).collect();
     store.close_within(Duration::from_millis(50)).unwrap();
@@ -210,7 +210,7 @@ fn a_writer_that_still_looks_for_the_next_write_hears_that_the_store_closes() {
     // second, until its idle checkpoint.
     let began = Instant::now();
     for _ in 0..8 {
-        let store = with_table(Options::new().spin(Duration::from_millis(1)));
+        let store = with_table(Options::new().spin_time(Duration::from_millis(1)));
         // As long as it takes the writer to begin to look, and not as long as it looks.
         store.read(|_| Ok(())).unwrap();
         assert!(store.close().unwrap().wal_truncated);
@@ -226,7 +226,7 @@ fn a_writer_that_still_looks_for_the_next_write_hears_that_the_store_closes() {
 fn a_writer_with_nothing_to_checkpoint_hears_that_the_store_closes() {
     // The story: as above, but with an empty log, and so without an idle checkpoint to wake the writer: it slept
     // for ever, and close gave up with "a write is still running".
-    let open = |_| with_table(Options::new().readers(1).spin(Duration::from_millis(1)));
+    let open = |_| with_table(Options::new().readers(1).spin_time(Duration::from_millis(1)));
     let stores: Vec<_> = (0..16).map(open).collect();
     let began = Instant::now();
     for store in stores {
@@ -262,7 +262,7 @@ fn callers_who_wait_in_a_full_queue_are_finished_or_told_and_none_hangs() {
     for deadline in [Duration::from_millis(1), PATIENCE] {
         let folder = tempdir().unwrap();
         let path = folder.path().join("app.db");
-        let store = Options::new().queue(1).open(&path).unwrap();
+        let store = Options::new().queue_capacity(1).open(&path).unwrap();
         create_table(&store);
         let (let_go, blocked) = blocker(&store);
         let finished = AtomicUsize::new(0);
@@ -304,7 +304,7 @@ fn writers_racing_with_close_are_each_finished_or_told() {
     for _ in 0..20 {
         let folder = tempdir().unwrap();
         let path = folder.path().join("app.db");
-        let store = Options::new().queue(4).open(&path).unwrap();
+        let store = Options::new().queue_capacity(4).open(&path).unwrap();
         create_table(&store);
         let finished: usize = thread::scope(|scope| {
             let writers: Vec<_> = (0..8)
@@ -323,7 +323,7 @@ fn writers_racing_with_close_are_each_finished_or_told() {
                 })
                 .collect();
             // Once all of them are at work.
-            while store.stats().writes < 50 {
+            while store.stats().committed_writes < 50 {
                 thread::yield_now();
             }
             assert!(store.close().unwrap().wal_truncated);
@@ -411,7 +411,7 @@ fn close_waits_for_a_read_that_ends_in_time() {
 
 #[test]
 fn a_read_that_waits_for_a_connection_is_told_that_the_store_closed() {
-    let store = with_table(Options::new().readers(1).read_timeout(PATIENCE));
+    let store = with_table(Options::new().readers(1).read_queue_timeout(PATIENCE));
     let (let_go, first) = long_read(&store, ReadOptions::new());
     let (called, calls) = channel();
     let second = thread::spawn({
@@ -484,7 +484,7 @@ fn a_closed_store_says_so_to_every_call() {
     assert_closed(store.try_write(|_| Ok(())));
     assert_closed(store.submit(|_| Ok(())));
     assert_closed(store.read(|_| Ok(())));
-    assert_closed(store.read_with(ReadOptions::new().timeout(PATIENCE), |_| Ok(())));
+    assert_closed(store.read_with(ReadOptions::new().queue_timeout(PATIENCE), |_| Ok(())));
     let message = store.read(|_| Ok(())).unwrap_err().to_string();
     assert!(message.contains("open it again"), "{message}");
 }

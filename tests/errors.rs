@@ -17,15 +17,15 @@ use tempfile::tempdir;
 fn with_table() -> Store {
     let store = Options::new()
         .readers(1)
-        .queue(1)
-        .read_timeout(Duration::from_millis(20))
+        .queue_capacity(1)
+        .read_queue_timeout(Duration::from_millis(20))
         .open_temp()
         .unwrap();
     store
         .write(|tx| tx.execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY) STRICT"))
         .unwrap();
     // On a machine that is busy it takes longer than that to open the reader.
-    let patient = ReadOptions::new().timeout(Duration::from_secs(60));
+    let patient = ReadOptions::new().queue_timeout(Duration::from_secs(60));
     store.read_with(patient, |_| Ok(())).unwrap();
     store
 }
@@ -130,11 +130,11 @@ fn cases() -> Vec<Case> {
     runs.recv().unwrap();
     let queued = store.submit(|_| Ok(())).unwrap();
     case(NotStarted, true, "shed load", store.try_write(|_| Ok(())).unwrap_err());
-    let briefly = WriteOptions::new().timeout(Duration::from_millis(1));
+    let briefly = WriteOptions::new().queue_timeout(Duration::from_millis(1));
     case(
         NotStarted,
         true,
-        "raise WriteOptions::timeout",
+        "raise WriteOptions::queue_timeout",
         store.write_with(briefly, |_| Ok(())).unwrap_err(),
     );
     drop(let_go);
@@ -173,7 +173,7 @@ fn cases() -> Vec<Case> {
     );
     case(RolledBack, false, "do less in one write", {
         let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
-        let options = WriteOptions::new().limit(Duration::from_millis(5));
+        let options = WriteOptions::new().execution_timeout(Duration::from_millis(5));
         store
             .write_with(options, move |tx| tx.query_row(endless, [], |_| Ok(())))
             .unwrap_err()
@@ -222,7 +222,7 @@ fn cases() -> Vec<Case> {
         NotStarted,
         false,
         "free disk space",
-        Error::NoRoom {
+        Error::InsufficientSpace {
             folder: "/var/lib/app".into(),
             needed: 2,
             available: 1,
@@ -361,7 +361,10 @@ fn a_failed_write_has_written_nothing() {
 
 #[test]
 fn a_write_that_may_be_tried_again_succeeds_when_its_neighbour_has_gone() {
-    let store = Options::new().group_time(Duration::from_secs(20)).open_temp().unwrap();
+    let store = Options::new()
+        .max_group_time(Duration::from_secs(20))
+        .open_temp()
+        .unwrap();
     store
         .write(|tx| tx.execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY) STRICT"))
         .unwrap();
@@ -416,7 +419,9 @@ fn an_applications_error_comes_back_as_it_was_from_every_call() {
         store.write(|_| fail()).unwrap_err(),
         store.write(|tx| tx.savepoint(|_| fail())).unwrap_err(),
         store
-            .write_with(WriteOptions::new().limit(Duration::from_secs(9)), |_| fail())
+            .write_with(WriteOptions::new().execution_timeout(Duration::from_secs(9)), |_| {
+                fail()
+            })
             .unwrap_err(),
         store.try_write(|_| fail()).unwrap_err(),
         store.submit(|_| fail()).unwrap().wait().unwrap_err(),

@@ -28,9 +28,9 @@ fn store_with_row(options: Options) -> Store {
 /// Every write and every read is slow.
 fn all_slow() -> Options {
     grouping()
-        .slow_write(Duration::ZERO)
-        .slow_read(Duration::ZERO)
-        .slow_events(1_000_000)
+        .slow_write_threshold(Duration::ZERO)
+        .slow_read_threshold(Duration::ZERO)
+        .slow_events_per_second(1_000_000)
 }
 
 fn labelled(label: &'static str) -> WriteOptions {
@@ -46,7 +46,7 @@ fn opening_says_where_and_with_which_settings() {
     log::collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
-    let store = Options::new().readers(3).queue(77).open(&path).unwrap();
+    let store = Options::new().readers(3).queue_capacity(77).open(&path).unwrap();
     let name = store.path().to_str().unwrap();
     let event = log::wait_for(|e| e.target == "larder::open" && e.field("db.namespace") == Some(name));
     assert_eq!(event.level, Level::INFO);
@@ -56,7 +56,7 @@ fn opening_says_where_and_with_which_settings() {
         ("durability", "Normal"),
         ("journal_mode", "wal"),
         ("readers", "3"),
-        ("queue", "77"),
+        ("queue_capacity", "77"),
         ("busy_timeout_ms", "5000"),
         ("cache_size", "65536000"),
         ("mmap_size", "268435456"),
@@ -72,7 +72,7 @@ fn opening_says_where_and_with_which_settings() {
 
 #[test]
 fn closing_says_what_became_of_the_queue_and_the_log() {
-    let store = store_with_row(grouping().queue(136));
+    let store = store_with_row(grouping().queue_capacity(136));
     let gate = Gate::hold(&store);
     // So many that no other test's store closes with them; the gate's write is one more.
     let queued: Vec<_> = (0..136).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
@@ -207,8 +207,8 @@ fn a_slow_read_that_failed_names_the_kind_of_error() {
 fn what_is_not_slow_is_not_reported() {
     let store = store_with_row(
         Options::new()
-            .slow_write(Duration::from_secs(3600))
-            .slow_read(Duration::from_secs(3600)),
+            .slow_write_threshold(Duration::from_secs(3600))
+            .slow_read_threshold(Duration::from_secs(3600)),
     );
     store.write_with(labelled("not slow"), |_| Ok(())).unwrap();
     store
@@ -517,7 +517,7 @@ fn no_event_has_a_value_in_it() {
 
 #[test]
 fn slow_ones_are_told_so_many_times_a_second_and_counted_all() {
-    let store = store_with_row(all_slow().slow_events(3));
+    let store = store_with_row(all_slow().slow_events_per_second(3));
     for _ in 0..50 {
         store.write_with(labelled("flood"), |_| Ok(())).unwrap();
         store
@@ -525,7 +525,7 @@ fn slow_ones_are_told_so_many_times_a_second_and_counted_all() {
             .unwrap();
     }
     let stats = store.stats();
-    assert!(stats.slow_writes >= 50 && stats.readers.slow >= 50, "{stats:?}");
+    assert!(stats.slow_writes >= 50 && stats.readers.slow_reads >= 50, "{stats:?}");
     // A second of its own for each: then one more is told, with what was left out.
     let told = |label: &str| log::events(|e| e.field("site") == Some(label) && e.message.starts_with("slow "));
     for label in ["flood", "flood of reads"] {
@@ -540,14 +540,17 @@ fn slow_ones_are_told_so_many_times_a_second_and_counted_all() {
         }
         let told = told(label).len();
         let stats = store.stats();
-        assert!((told as u64) < stats.slow_writes.min(stats.readers.slow), "{told}");
+        assert!(
+            (told as u64) < stats.slow_writes.min(stats.readers.slow_reads),
+            "{told}"
+        );
     }
 }
 
 /// The event came before the snapshot had ended: a sink that blocked kept a connection, and the log from being emptied.
 #[test]
 fn blocking_sink_of_a_slow_read_holds_no_connection() {
-    let store = store_with_row(all_slow().readers(1).read_timeout(Duration::from_secs(60)));
+    let store = store_with_row(all_slow().readers(1).read_queue_timeout(Duration::from_secs(60)));
     let (blocks, let_go) = log::hold("a read whose sink blocks");
     std::thread::scope(|scope| {
         let read = scope.spawn(|| {
@@ -557,7 +560,7 @@ fn blocking_sink_of_a_slow_read_holds_no_connection() {
         });
         blocks.recv().unwrap();
         let stats = store.stats().readers;
-        assert_eq!((stats.in_use, stats.oldest), (0, None));
+        assert_eq!((stats.in_use, stats.oldest_read), (0, None));
         assert!(store.read(|tx| tx.exists("SELECT 1 FROM t", [])).unwrap());
         drop(let_go);
         read.join().unwrap().unwrap();
@@ -568,7 +571,7 @@ fn blocking_sink_of_a_slow_read_holds_no_connection() {
 #[test]
 fn blocking_sink_of_a_slow_async_read_delays_no_reply() {
     use crate::support::tasks::{Call, HeldRead, begin, finish};
-    let store = store_with_row(all_slow().readers(1).read_timeout(Duration::from_secs(60)));
+    let store = store_with_row(all_slow().readers(1).read_queue_timeout(Duration::from_secs(60)));
     let (blocks, let_go) = log::hold("a task's read whose sink blocks");
     let held = HeldRead::hold(&store);
     // The last, so that its group has all that are left.
@@ -595,7 +598,7 @@ fn blocking_sink_of_a_slow_async_read_delays_no_reply() {
 #[test]
 fn slow_write_past_its_limit_says_so() {
     let store = store_with_row(all_slow());
-    let options = labelled("slow and past its limit").limit(Duration::from_millis(1));
+    let options = labelled("slow and past its limit").execution_timeout(Duration::from_millis(1));
     store
         .write_with(options, |_| {
             std::thread::sleep(Duration::from_millis(10));

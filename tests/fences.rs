@@ -453,7 +453,7 @@ fn a_change_of_schema_neither_opens_the_fence_nor_stops_larders_own_statements()
     // larder's cached BEGIN, SAVEPOINT and COMMIT must pass, and the user's must not.
     let store = larder::Options::new()
         .readers(1)
-        .group_time(std::time::Duration::from_secs(60))
+        .max_group_time(std::time::Duration::from_secs(60))
         .open_temp()
         .unwrap();
     store

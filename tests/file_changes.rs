@@ -53,7 +53,7 @@ fn database() -> (TempDir, PathBuf) {
 }
 
 fn watched() -> Options {
-    Options::new().watch(WATCH)
+    Options::new().monitor_interval(WATCH)
 }
 
 fn open_with_table(path: &Path, options: Options) -> Store {
@@ -113,7 +113,7 @@ fn write_after_a_close(path: &Path, access: &str, suffix: &str) {
         _ => Access::Shared,
     };
     // Without the watchdog: what is tried is that nothing is lost before it looks.
-    let store = open_with_table(path, Options::new().access(access).watch(Duration::ZERO));
+    let store = open_with_table(path, Options::new().access(access).monitor_interval(Duration::ZERO));
     add(&store).unwrap();
     drop(fs::read(beside(path, suffix_of(suffix))).unwrap());
     tell("closed");
@@ -424,7 +424,7 @@ fn removed_index_poisons() {
 #[test]
 fn changed_file_is_noticed_at_close() {
     let (_folder, path) = database();
-    let store = open_with_table(&path, Options::new().watch(Duration::ZERO));
+    let store = open_with_table(&path, Options::new().monitor_interval(Duration::ZERO));
     add(&store).unwrap();
     fs::rename(&path, beside(&path, ".old")).unwrap();
     let report = store.close().unwrap();
@@ -436,7 +436,7 @@ fn changed_file_is_noticed_at_close() {
 fn second_store_at_the_same_path_is_refused() {
     for replace in [false, true] {
         let (folder, path) = database();
-        let store = open_with_table(&path, Options::new().watch(Duration::ZERO));
+        let store = open_with_table(&path, Options::new().monitor_interval(Duration::ZERO));
         add(&store).unwrap();
         fs::rename(&path, folder.path().join("moved.db")).unwrap();
         if replace {
@@ -459,7 +459,7 @@ fn second_store_at_the_same_path_is_refused() {
 #[test]
 fn restore_to_the_path_of_an_open_store_is_refused() {
     let (folder, path) = database();
-    let store = open_with_table(&path, Options::new().watch(Duration::ZERO));
+    let store = open_with_table(&path, Options::new().monitor_interval(Duration::ZERO));
     add(&store).unwrap();
     let backup = folder.path().join("backup");
     store.backup(&backup).run().unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use larder::rusqlite::hooks::{AuthContext, Authorization};
 use larder::rusqlite::{self, Connection, OpenFlags, ffi};
-use larder::{AlertKind, Error, Options, Origin, Outcome, ReadTx, Result, Role, Store, WriteTx};
+use larder::{AlertKind, Error, ErrorOrigin, Options, Outcome, ReadTx, Result, Role, Store, WriteTx};
 use tempfile::{TempDir, tempdir};
 
 /// An error of a database in that folder which has nothing to do with the store.
@@ -94,7 +94,7 @@ fn assert_foreign(error: &Error, code: i32) {
         panic!("{code}: {error:?}");
     };
     assert_eq!(source.sqlite_error().unwrap().extended_code & 0xff, code);
-    assert_eq!(*origin, Origin::Other, "{error}");
+    assert_eq!(*origin, ErrorOrigin::Other, "{error}");
     assert_eq!(error.outcome(), Outcome::RolledBack, "{error}");
     assert!(!error.is_retryable(), "{error}");
     assert_eq!(error.to_string(), source.to_string(), "it has no advice");
@@ -206,7 +206,7 @@ fn alerts(store: &Store) -> Vec<AlertKind> {
 
 fn watched() -> Options {
     Options::new()
-        .watch(Duration::from_millis(5))
+        .monitor_interval(Duration::from_millis(5))
         .max_reader_age(Duration::from_millis(20))
 }
 
@@ -244,7 +244,7 @@ fn own_full_disk_is_an_alert_by_every_way() {
             matches!(
                 error,
                 Error::Sqlite {
-                    origin: Origin::Store,
+                    origin: ErrorOrigin::Store,
                     ..
                 }
             ),

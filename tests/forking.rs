@@ -17,7 +17,7 @@ fn open(path: &Path, access: Access) -> Result<Store> {
     let long = Duration::from_secs(600);
     let options = Options::new()
         .queue_timeout(long)
-        .read_timeout(long)
+        .read_queue_timeout(long)
         .close_timeout(long);
     options.access(access).open(path)
 }

@@ -116,7 +116,7 @@ fn names_that_are_not_utf8_are_no_obstacle() {
         "CREATE TABLE fresh(id INTEGER PRIMARY KEY) STRICT",
     )]);
     let store = Options::new()
-        .statements(10)
+        .max_statements(10)
         .migrations(migrations)
         .open(&path)
         .unwrap();
@@ -145,7 +145,7 @@ fn names_that_are_not_utf8_are_no_obstacle() {
     assert!(unread.remedy.contains("not UTF-8"), "{unread:?}");
     let copy = folder.path().join("copy.db");
     store.backup(&copy).checksum(true).run().unwrap();
-    store.snapshot_to(folder.path().join("compact.db")).run().unwrap();
+    store.backup_compact(folder.path().join("compact.db")).run().unwrap();
     store.close().unwrap();
     let restored = folder.path().join("restored.db");
     Store::restore(&copy, &restored).unwrap();

@@ -21,7 +21,10 @@ impl Gate {
         let (open, opened) = channel::<()>();
         // A write with a limit gets a transaction of its own.
         let long = Duration::from_secs(600);
-        let alone = WriteOptions::new().limit(long).timeout(long).label("gate");
+        let alone = WriteOptions::new()
+            .execution_timeout(long)
+            .queue_timeout(long)
+            .label("gate");
         let held = store
             .submit_with(alone, move |_| {
                 running.send(()).unwrap();
@@ -41,7 +44,7 @@ impl Gate {
 
 /// A store whose groups are as large as the queue has jobs.
 pub(crate) fn grouping() -> Options {
-    Options::new().group_time(Duration::from_secs(60))
+    Options::new().max_group_time(Duration::from_secs(60))
 }
 
 /// A look at the file that does not go through larder.
@@ -448,7 +451,11 @@ fn jobs_that_are_queued_together_share_one_transaction() {
     gate.open();
     jobs.into_iter().for_each(|job| job.wait().unwrap());
     let after = store.stats();
-    assert_eq!(after.writes - before.writes, 101, "the gate and the hundred");
+    assert_eq!(
+        after.committed_writes - before.committed_writes,
+        101,
+        "the gate and the hundred"
+    );
     assert_eq!(after.groups - before.groups, 2, "the gate's and theirs");
     assert_eq!(after.group_size.max, 100);
     assert_eq!(ids(&store).len(), 100);
@@ -457,7 +464,7 @@ fn jobs_that_are_queued_together_share_one_transaction() {
 #[test]
 fn group_jobs_bounds_a_group_and_one_turns_grouping_off() {
     for (bound, groups) in [(1, 20), (8, 3)] {
-        let store = grouping().group_jobs(bound).open_temp().unwrap();
+        let store = grouping().max_group_size(bound).open_temp().unwrap();
         store
             .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))
             .unwrap();
@@ -476,7 +483,7 @@ fn group_jobs_bounds_a_group_and_one_turns_grouping_off() {
 
 #[test]
 fn group_time_ends_a_group_that_takes_too_long() {
-    let store = Options::new().group_time(Duration::ZERO).open_temp().unwrap();
+    let store = Options::new().max_group_time(Duration::ZERO).open_temp().unwrap();
     let gate = Gate::hold(&store);
     let jobs: Vec<_> = (0..10).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
     gate.open();

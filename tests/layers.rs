@@ -38,7 +38,7 @@ const FLOORS: &[Rooms] = &[
                 "unsynced",
             ],
         ),
-        ("queue", &["admission", "job", "pending", "handoff"]),
+        ("queue_capacity", &["admission", "job", "pending", "handoff"]),
     ],
     &[
         ("options", &["options"]),

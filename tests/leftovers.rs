@@ -484,7 +484,7 @@ fn an_interrupt_that_a_write_leaves_behind_does_not_reach_the_next() {
 fn the_time_limit_of_a_write_does_not_reach_the_next() {
     let store = store_with_rows();
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
-    let options = larder::WriteOptions::new().limit(Duration::from_millis(20));
+    let options = larder::WriteOptions::new().execution_timeout(Duration::from_millis(20));
     let stopped = store.write_with(options, move |tx| {
         tx.execute("INSERT INTO t VALUES (4)", [])?;
         tx.query_row(endless, [], |row| row.get::<_, i64>(0))

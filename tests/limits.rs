@@ -32,7 +32,7 @@ fn with_table(options: Options) -> Store {
 
 /// Whatever the store's time-out is, it is not too late.
 fn patient() -> WriteOptions {
-    WriteOptions::new().timeout(PATIENCE)
+    WriteOptions::new().queue_timeout(PATIENCE)
 }
 
 fn everybody(store: &Store) -> Vec<String> {
@@ -93,13 +93,13 @@ fn a_write_has_a_waiting_time_of_its_own() {
     let began = Instant::now();
     let (ran, raise) = flag();
     let error = store
-        .write_with(WriteOptions::new().timeout(ms(50)), raise)
+        .write_with(WriteOptions::new().queue_timeout(ms(50)), raise)
         .unwrap_err();
     assert_queue_timeout(&error, ms(50));
     assert!(began.elapsed() < PATIENCE / 2);
     let (patient, raise) = flag();
     let patient_write = store
-        .submit_with(WriteOptions::new().timeout(Duration::MAX), raise)
+        .submit_with(WriteOptions::new().queue_timeout(Duration::MAX), raise)
         .unwrap();
     let_go.send(()).unwrap();
     blocked.wait().unwrap();
@@ -112,7 +112,7 @@ fn a_write_that_may_not_wait_is_made_if_nobody_is_before_it_or_not_at_all() {
     let store = with_table(Options::new());
     for _ in 0..200 {
         let (ran, raise) = flag();
-        let told = store.write_with(WriteOptions::new().timeout(Duration::ZERO), raise);
+        let told = store.write_with(WriteOptions::new().queue_timeout(Duration::ZERO), raise);
         // A barrier: the writer has come past it.
         store.write(|_| Ok(())).unwrap();
         match told {
@@ -128,11 +128,11 @@ fn a_write_that_may_not_wait_is_made_if_nobody_is_before_it_or_not_at_all() {
 #[test]
 fn a_deadline_and_a_start_never_both_win() {
     // Deadlines of about as long as the writer takes: whichever wins, the caller is told what happened.
-    let store = with_table(Options::new().spin(Duration::ZERO));
+    let store = with_table(Options::new().spin_time(Duration::ZERO));
     for round in 0..2000 {
         let (ran, raise) = flag();
         let timeout = Duration::from_micros(round % 100);
-        let told = store.write_with(WriteOptions::new().timeout(timeout), raise);
+        let told = store.write_with(WriteOptions::new().queue_timeout(timeout), raise);
         store.write(|_| Ok(())).unwrap();
         assert_eq!(told.is_ok(), ran.load(Ordering::SeqCst), "{told:?}");
     }
@@ -143,7 +143,9 @@ fn a_submitted_write_for_which_nobody_waits_is_not_started_too_late_either() {
     let store = with_table(Options::new());
     let (let_go, blocked) = blocker(&store);
     let (ran, raise) = flag();
-    let pending = store.submit_with(WriteOptions::new().timeout(ms(20)), raise).unwrap();
+    let pending = store
+        .submit_with(WriteOptions::new().queue_timeout(ms(20)), raise)
+        .unwrap();
     // The subject: the deadline goes by while nobody looks.
     thread::sleep(ms(40));
     let_go.send(()).unwrap();
@@ -154,7 +156,7 @@ fn a_submitted_write_for_which_nobody_waits_is_not_started_too_late_either() {
 
 #[test]
 fn a_caller_in_line_for_a_full_queue_gives_up_in_time() {
-    let store = with_table(Options::new().queue(1).queue_timeout(ms(50)));
+    let store = with_table(Options::new().queue_capacity(1).queue_timeout(ms(50)));
     let (let_go, blocked) = blocker(&store);
     let queued = store.submit(|_| Ok(())).unwrap();
     let error = store.submit(|_| Ok(())).unwrap_err();
@@ -173,7 +175,7 @@ fn a_caller_in_line_for_a_full_queue_gives_up_in_time() {
 fn a_write_that_runs_past_its_waiting_time_is_committed() {
     let store = with_table(Options::new());
     let began = Instant::now();
-    let changed = store.write_with(WriteOptions::new().timeout(ms(50)), |tx| {
+    let changed = store.write_with(WriteOptions::new().queue_timeout(ms(50)), |tx| {
         let changed = tx.execute("INSERT INTO t VALUES ('slow')", []);
         thread::sleep(ms(120));
         changed
@@ -200,13 +202,13 @@ fn a_limit_stops_endless_sql_and_rolls_it_back() {
     let store = with_table(Options::new());
     let began = Instant::now();
     let error = store
-        .write_with(WriteOptions::new().limit(ms(50)), |tx| {
+        .write_with(WriteOptions::new().execution_timeout(ms(50)), |tx| {
             tx.execute("INSERT INTO t VALUES ('half')", [])?;
             tx.query_row(ENDLESS, [], |row| row.get::<_, i64>(0))
         })
         .unwrap_err();
     assert!(began.elapsed() < PATIENCE);
-    assert_interrupted(&error, ms(50), "WriteOptions::limit");
+    assert_interrupted(&error, ms(50), "WriteOptions::execution_timeout");
     assert!(everybody(&store).is_empty());
     add(&store, "later").wait().unwrap();
     assert_eq!(everybody(&store), ["later"]);
@@ -216,12 +218,12 @@ fn a_limit_stops_endless_sql_and_rolls_it_back() {
 fn a_limit_that_stops_a_statement_that_writes_rolls_back_the_whole_write() {
     let store = with_table(Options::new());
     let error = store
-        .write_with(WriteOptions::new().limit(ms(50)), |tx| {
+        .write_with(WriteOptions::new().execution_timeout(ms(50)), |tx| {
             tx.execute("INSERT INTO t VALUES ('before')", [])?;
             tx.execute(&format!("INSERT INTO t {ENDLESS}"), [])
         })
         .unwrap_err();
-    assert_interrupted(&error, ms(50), "WriteOptions::limit");
+    assert_interrupted(&error, ms(50), "WriteOptions::execution_timeout");
     assert!(everybody(&store).is_empty());
 }
 
@@ -230,14 +232,14 @@ fn a_closure_that_swallows_the_interrupt_is_rolled_back_all_the_same() {
     let store = with_table(Options::new());
     for sql in [ENDLESS.to_owned(), format!("INSERT INTO t {ENDLESS}")] {
         let error = store
-            .write_with(WriteOptions::new().limit(ms(30)), move |tx| {
+            .write_with(WriteOptions::new().execution_timeout(ms(30)), move |tx| {
                 tx.execute("INSERT INTO t VALUES ('before')", [])?;
                 let _ = tx.query_optional(&sql, [], |_| Ok(()));
                 let _ = tx.execute("INSERT INTO t VALUES ('after')", []);
                 Ok(())
             })
             .unwrap_err();
-        assert_interrupted(&error, ms(30), "WriteOptions::limit");
+        assert_interrupted(&error, ms(30), "WriteOptions::execution_timeout");
         assert!(everybody(&store).is_empty());
     }
 }
@@ -248,7 +250,7 @@ fn the_neighbours_of_a_write_that_hit_its_limit_are_committed() {
     let (let_go, blocked) = blocker(&store);
     let before = add(&store, "before");
     let limited = store
-        .submit_with(WriteOptions::new().limit(ms(30)), |tx| {
+        .submit_with(WriteOptions::new().execution_timeout(ms(30)), |tx| {
             tx.execute("INSERT INTO t VALUES ('limited')", [])?;
             tx.execute(&format!("INSERT INTO t {ENDLESS}"), [])
         })
@@ -257,7 +259,7 @@ fn the_neighbours_of_a_write_that_hit_its_limit_are_committed() {
     let_go.send(()).unwrap();
     blocked.wait().unwrap();
     assert_eq!(before.wait().unwrap(), 1);
-    assert_interrupted(&limited.wait().unwrap_err(), ms(30), "WriteOptions::limit");
+    assert_interrupted(&limited.wait().unwrap_err(), ms(30), "WriteOptions::execution_timeout");
     assert_eq!(after.wait().unwrap(), 1);
     assert_eq!(everybody(&store), ["before", "after"]);
 }
@@ -266,12 +268,12 @@ fn the_neighbours_of_a_write_that_hit_its_limit_are_committed() {
 fn a_limit_ends_with_its_write() {
     let store = with_table(Options::new());
     store
-        .write_with(WriteOptions::new().limit(PATIENCE), |tx| {
+        .write_with(WriteOptions::new().execution_timeout(PATIENCE), |tx| {
             tx.execute("INSERT INTO t VALUES ('quick')", [])
         })
         .unwrap();
     store
-        .write_with(WriteOptions::new().limit(ms(1)), |tx| {
+        .write_with(WriteOptions::new().execution_timeout(ms(1)), |tx| {
             tx.query_row(ENDLESS, [], |_| Ok(()))
         })
         .unwrap_err();
@@ -284,7 +286,7 @@ fn a_limit_ends_with_its_write() {
 fn a_write_below_its_limit_is_committed() {
     let store = with_table(Options::new());
     for limit in [PATIENCE, Duration::MAX] {
-        let written = store.write_with(WriteOptions::new().limit(limit), |tx| {
+        let written = store.write_with(WriteOptions::new().execution_timeout(limit), |tx| {
             tx.query_row(LONG, [], |_| Ok(()))?;
             tx.execute("INSERT INTO t VALUES ('in time')", [])
         });
@@ -297,7 +299,7 @@ fn a_write_below_its_limit_is_committed() {
 
 #[test]
 fn a_read_that_finds_every_reader_busy_is_told_how_many_there_are() {
-    let store = with_table(Options::new().readers(2).read_timeout(ms(60)));
+    let store = with_table(Options::new().readers(2).read_queue_timeout(ms(60)));
     let (busy, both_busy) = channel();
     let (let_go, told) = channel::<()>();
     let told = std::sync::Mutex::new(told);
@@ -306,7 +308,7 @@ fn a_read_that_finds_every_reader_busy_is_told_how_many_there_are() {
             let busy = busy.clone();
             let (store, told) = (&store, &told);
             scope.spawn(move || {
-                store.read_with(ReadOptions::new().timeout(PATIENCE), |_| {
+                store.read_with(ReadOptions::new().queue_timeout(PATIENCE), |_| {
                     busy.send(()).unwrap();
                     told.lock().unwrap().recv().unwrap();
                     Ok(())
@@ -317,7 +319,7 @@ fn a_read_that_finds_every_reader_busy_is_told_how_many_there_are() {
         let began = Instant::now();
         let error = store.read(|_| Ok(())).unwrap_err();
         let lasted = began.elapsed();
-        let Error::ReadTimeout {
+        let Error::ReadQueueTimeout {
             readers,
             held_here,
             waited,
@@ -335,9 +337,9 @@ fn a_read_that_finds_every_reader_busy_is_told_how_many_there_are() {
         assert!(error.to_string().contains("raise Options::readers"), "{error}");
         // A shorter one of its own.
         let own = store
-            .read_with(ReadOptions::new().timeout(ms(1)), |_| Ok(()))
+            .read_with(ReadOptions::new().queue_timeout(ms(1)), |_| Ok(()))
             .unwrap_err();
-        assert!(matches!(own, Error::ReadTimeout { .. }), "{own:?}");
+        assert!(matches!(own, Error::ReadQueueTimeout { .. }), "{own:?}");
         // Writes do not need a reader.
         add(&store, "meanwhile").wait().unwrap();
         (0..2).for_each(|_| let_go.send(()).unwrap());
@@ -360,7 +362,7 @@ fn a_read_without_end_to_its_patience_gets_the_next_reader_that_comes_free() {
             })
         });
         is_busy.recv().unwrap();
-        let patient = scope.spawn(move || store.read_with(ReadOptions::new().timeout(Duration::MAX), |_| Ok(7)));
+        let patient = scope.spawn(move || store.read_with(ReadOptions::new().queue_timeout(Duration::MAX), |_| Ok(7)));
         let_go.send(()).unwrap();
         assert_eq!(patient.join().unwrap().unwrap(), 7);
     });
@@ -446,13 +448,15 @@ fn a_write_is_not_stopped_by_the_age_of_readers() {
 #[test]
 fn the_longest_durations_are_no_panic() {
     let store = with_table(Options::new().max_reader_age(Duration::MAX).interrupt_old_readers(true));
-    let forever = WriteOptions::new().timeout(Duration::MAX).limit(Duration::MAX);
+    let forever = WriteOptions::new()
+        .queue_timeout(Duration::MAX)
+        .execution_timeout(Duration::MAX);
     store
         .write_with(forever.clone(), |tx| tx.execute("INSERT INTO t VALUES ('ant')", []))
         .unwrap();
     let mut pending = store.submit_with(forever, |_| Ok(7)).unwrap();
     assert_eq!(pending.wait_timeout(Duration::MAX).unwrap().unwrap(), 7);
-    let read = store.read_with(ReadOptions::new().timeout(Duration::MAX), |tx| {
+    let read = store.read_with(ReadOptions::new().queue_timeout(Duration::MAX), |tx| {
         tx.query_row("SELECT who FROM t", [], |row| row.get::<_, String>(0))
     });
     assert_eq!(read.unwrap(), "ant");
@@ -557,20 +561,20 @@ const SHORT_WRITES: [(&str, ShortWrites); 5] = [
     }),
 ];
 
-/// `WriteOptions::limit(100 ms)` with a loop of short statements ran for a second and was committed: SQLite's progress
+/// `WriteOptions::execution_timeout(100 ms)` with a loop of short statements ran for a second and was committed: SQLite's progress
 /// handler counts the steps of one statement.
 #[test]
 fn limit_stops_many_short_statements() {
     let store = with_table(Options::new());
-    let limited = || WriteOptions::new().limit(ms(50));
+    let limited = || WriteOptions::new().execution_timeout(ms(50));
     for (how, write) in SHORT_WRITES {
         let error = store.write_with(limited(), write).expect_err(how);
-        assert_interrupted(&error, ms(50), "WriteOptions::limit");
+        assert_interrupted(&error, ms(50), "WriteOptions::execution_timeout");
         assert!(everybody(&store).is_empty(), "{how}");
     }
     for (how, read) in SHORT_READS {
         let error = store.write_with(limited(), move |tx| read(tx)).expect_err(how);
-        assert_interrupted(&error, ms(50), "WriteOptions::limit");
+        assert_interrupted(&error, ms(50), "WriteOptions::execution_timeout");
     }
     // It is gone with its write.
     store
@@ -602,13 +606,13 @@ fn max_reader_age_stops_many_short_statements() {
 fn limit_passed_by_other_code_rolls_back() {
     let store = with_table(Options::new());
     let error = store
-        .write_with(WriteOptions::new().limit(ms(20)), |tx| {
+        .write_with(WriteOptions::new().execution_timeout(ms(20)), |tx| {
             tx.execute("INSERT INTO t VALUES ('late')", [])?;
             thread::sleep(ms(40));
             Ok(())
         })
         .unwrap_err();
-    assert_interrupted(&error, ms(20), "WriteOptions::limit");
+    assert_interrupted(&error, ms(20), "WriteOptions::execution_timeout");
     assert!(everybody(&store).is_empty());
     assert_eq!(store.stats().failed_writes, 1);
 }
@@ -617,7 +621,7 @@ fn limit_passed_by_other_code_rolls_back() {
 fn limit_passed_by_failing_closure_keeps_its_error() {
     let store = with_table(Options::new());
     let error = store
-        .write_with(WriteOptions::new().limit(ms(20)), |_| {
+        .write_with(WriteOptions::new().execution_timeout(ms(20)), |_| {
             thread::sleep(ms(40));
             Err::<(), _>(Error::app("sold out"))
         })
@@ -629,7 +633,7 @@ fn limit_passed_by_failing_closure_keeps_its_error() {
 fn limit_holds_though_closure_ignores_errors() {
     let store = with_table(Options::new());
     let error = store
-        .write_with(WriteOptions::new().limit(ms(20)), |tx| {
+        .write_with(WriteOptions::new().execution_timeout(ms(20)), |tx| {
             let began = Instant::now();
             while began.elapsed() < ms(60) {
                 let _ = tx.execute("INSERT INTO t VALUES ('short')", []);
@@ -637,7 +641,7 @@ fn limit_holds_though_closure_ignores_errors() {
             Ok(())
         })
         .unwrap_err();
-    assert_interrupted(&error, ms(20), "WriteOptions::limit");
+    assert_interrupted(&error, ms(20), "WriteOptions::execution_timeout");
     assert!(everybody(&store).is_empty());
 }
 
@@ -647,20 +651,20 @@ fn limit_holds_though_closure_removes_progress_handler() {
     let store = with_table(Options::new());
     for (how, read) in SHORT_READS {
         let error = store
-            .write_with(WriteOptions::new().limit(ms(30)), move |tx| {
+            .write_with(WriteOptions::new().execution_timeout(ms(30)), move |tx| {
                 tx.progress_handler(0, None::<fn() -> bool>)?;
                 read(tx)
             })
             .expect_err(how);
-        assert_interrupted(&error, ms(30), "WriteOptions::limit");
+        assert_interrupted(&error, ms(30), "WriteOptions::execution_timeout");
     }
     // It is back for the next one.
     let error = store
-        .write_with(WriteOptions::new().limit(ms(30)), |tx| {
+        .write_with(WriteOptions::new().execution_timeout(ms(30)), |tx| {
             tx.query_row(ENDLESS, [], |_| Ok(()))
         })
         .unwrap_err();
-    assert_interrupted(&error, ms(30), "WriteOptions::limit");
+    assert_interrupted(&error, ms(30), "WriteOptions::execution_timeout");
 }
 
 /// SQLite has one trace callback a connection, and a program may log its statements by it.
@@ -757,7 +761,7 @@ fn execution_timeout_does_not_count_the_wait_for_a_connection() {
         is_busy.recv().unwrap();
         let options = ReadOptions::new()
             .execution_timeout(Duration::from_secs(2))
-            .timeout(PATIENCE);
+            .queue_timeout(PATIENCE);
         let patient = scope.spawn(move || store.read_with(options, |tx| tx.query_row("SELECT 1", [], |_| Ok(()))));
         // The subject: it waits for longer than it may run.
         thread::sleep(Duration::from_millis(2100));
@@ -789,11 +793,14 @@ fn execution_timeout_of_a_task_stops_its_read_alone() {
     for _ in 0..10 {
         let held = HeldRead::hold(&store);
         let limited = |read: ShortReads| -> Call<()> {
-            Box::pin(store.read_async_with(ReadOptions::new().timeout(PATIENCE).execution_timeout(ms(10)), read))
+            Box::pin(store.read_async_with(
+                ReadOptions::new().queue_timeout(PATIENCE).execution_timeout(ms(10)),
+                read,
+            ))
         };
         let free = || -> Call<i64> {
             let long = |tx: &larder::ReadTx<'_>| tx.query_row(LONG, [], |row| row.get(0));
-            Box::pin(store.read_async_with(ReadOptions::new().timeout(PATIENCE), long))
+            Box::pin(store.read_async_with(ReadOptions::new().queue_timeout(PATIENCE), long))
         };
         let (mut before, mut after) = (free(), free());
         let mut stopped = [
@@ -850,7 +857,7 @@ fn interrupt_by_own_handle_is_no_limit() {
         tx.query_row(ENDLESS, [], |_| Ok(()))
     };
     for interrupted in [by_handle, by_handler] {
-        let limited = WriteOptions::new().limit(PATIENCE);
+        let limited = WriteOptions::new().execution_timeout(PATIENCE);
         let read = ReadOptions::new().execution_timeout(PATIENCE);
         for error in [
             store.read(interrupted).unwrap_err(),

@@ -110,7 +110,7 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
     let of_pool = labels(&[pool]);
     let state = |state| labels(&[pool, ("db_client_connection_state", state)]);
     let none = || labels(&[]);
-    let (readers, cache, database) = (&stats.readers, &stats.cache, &stats.database);
+    let (readers, cache, database) = (&stats.readers, &stats.page_cache, &stats.database);
     let checkpoint = stats.last_checkpoint.unwrap_or_default();
     let mut all = vec![
         ("larder.store.open", none(), 1),
@@ -120,21 +120,21 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
             readers.open - readers.in_use,
         ),
         ("db.client.connection.count", state("used"), readers.in_use),
-        ("db.client.connection.max", of_pool.clone(), readers.size as usize),
+        ("db.client.connection.max", of_pool.clone(), readers.capacity as usize),
         ("db.client.connection.pending_requests", of_pool.clone(), readers.queued),
         ("db.client.connection.timeouts", of_pool, readers.timeouts as usize),
         ("larder.read.waits", none(), readers.waits as usize),
-        ("larder.read.slow", none(), readers.slow as usize),
+        ("larder.read.slow", none(), readers.slow_reads as usize),
         ("larder.read.queue.deepest", none(), readers.deepest_queue),
         ("larder.read.oldest", none(), 0),
-        ("larder.write.committed", none(), stats.writes as usize),
+        ("larder.write.committed", none(), stats.committed_writes as usize),
         ("larder.write.slow", none(), stats.slow_writes as usize),
         ("larder.write.long_waits", none(), stats.long_waits as usize),
         ("larder.write.running", none(), 0),
         ("larder.write.queue.length", none(), stats.queued),
         ("larder.write.queue.deepest", none(), stats.deepest_queue),
         ("larder.write.queue.wait", none(), stats.queue_wait.count as usize),
-        ("larder.write.body", none(), stats.body.count as usize),
+        ("larder.write.execute", none(), stats.execute.count as usize),
         ("larder.transaction.committed", none(), stats.groups as usize),
         ("larder.transaction.writes", none(), stats.group_size.count as usize),
         ("larder.transaction.begin", none(), stats.begin.count as usize),
@@ -148,9 +148,9 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
             stats.unfinished_checkpoints as usize,
         ),
         (
-            "larder.checkpoint.unfinished_in_a_row",
+            "larder.checkpoint.consecutive_unfinished",
             none(),
-            stats.unfinished_in_a_row as usize,
+            stats.consecutive_unfinished_checkpoints as usize,
         ),
         ("larder.checkpoint.log_pages", none(), checkpoint.log_pages as usize),
         ("larder.checkpoint.moved_pages", none(), checkpoint.moved_pages as usize),
@@ -158,21 +158,21 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
         ("larder.database.pages", none(), database.pages as usize),
         ("larder.database.free_pages", none(), database.free_pages as usize),
         (
-            "larder.database.foreign_commits",
+            "larder.database.external_commits",
             none(),
-            stats.foreign_commits as usize,
+            stats.external_commits as usize,
         ),
         ("larder.cache.hits", none(), cache.hits as usize),
         ("larder.cache.misses", none(), cache.misses as usize),
         ("larder.cache.written", none(), cache.written as usize),
         ("larder.cache.spills", none(), cache.spills as usize),
-        ("larder.cache.memory", none(), cache.memory as usize),
+        ("larder.cache.memory", none(), cache.memory_bytes as usize),
     ];
-    for (kind, count) in &stats.failed_by {
+    for (kind, count) in &stats.failures_by_error {
         all.push(("larder.write.failed", labels(&[("error_type", kind)]), *count as usize));
     }
     for kind in [
-        "writes-wait",
+        "slow-queue",
         "queue-full",
         "large-wal",
         "old-read",
@@ -187,7 +187,7 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
             usize::from(active),
         ));
     }
-    for site in &stats.sites {
+    for site in &stats.call_sites {
         let operation = if site.operation == Operation::Read {
             "read"
         } else {
@@ -200,7 +200,11 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
             ("db.client.operation.duration", of_closure, site.calls as usize),
             ("larder.site.calls", of_site.clone(), site.calls as usize),
             ("larder.site.errors", of_site.clone(), site.errors as usize),
-            ("larder.site.time", of_site.clone(), site.total.as_micros() as usize),
+            (
+                "larder.site.time",
+                of_site.clone(),
+                site.total_time.as_micros() as usize,
+            ),
             ("larder.site.rows_read", of_site.clone(), site.rows_read as usize),
             ("larder.site.rows_changed", of_site, site.rows_changed as usize),
         ]);
@@ -264,7 +268,7 @@ fn until(path: &Path, name: &str, more_labels: &[(&str, &str)], holds: impl Fn(f
 
 fn options() -> Options {
     exporter();
-    Options::new().watch(Duration::from_millis(20))
+    Options::new().monitor_interval(Duration::from_millis(20))
 }
 
 fn with_table(options: Options, path: &Path) -> Store {
@@ -321,12 +325,12 @@ fn known_load(store: &Store) {
             // The only connection is in use.
             let other = thread::scope(|scope| {
                 let other = scope.spawn(|| {
-                    let short = ReadOptions::new().timeout(Duration::from_millis(1));
+                    let short = ReadOptions::new().queue_timeout(Duration::from_millis(1));
                     store.read_with(short, |_| Ok(()))
                 });
                 other.join().unwrap()
             });
-            assert!(matches!(other, Err(Error::ReadTimeout { .. })), "{other:?}");
+            assert!(matches!(other, Err(Error::ReadQueueTimeout { .. })), "{other:?}");
             tx.query_row("SELECT nothing", [], |_| Ok(()))
         })
         .unwrap_err();
@@ -340,16 +344,26 @@ fn known_load(store: &Store) {
 fn every_metric_of_the_table_is_scraped_and_says_what_stats_say() {
     let folder = tempdir().unwrap();
     let short = Duration::from_millis(1);
-    let options = options().readers(1).slow_write(short).slow_read(short);
+    let options = options()
+        .readers(1)
+        .slow_write_threshold(short)
+        .slow_read_threshold(short);
     let store = with_table(options, &folder.path().join("it's \"the\" \\ store.db"));
     known_load(&store);
-    let (stats, scrape) = agreed(&store, |stats| stats.checkpoints > 0 && stats.foreign_commits > 0);
+    let (stats, scrape) = agreed(&store, |stats| stats.checkpoints > 0 && stats.external_commits > 0);
 
     // The load was what it should be: no metric agrees just because all of it is zero.
-    assert_eq!((stats.writes, stats.failed_writes, stats.failed_by.len()), (11, 2, 2));
+    assert_eq!(
+        (
+            stats.committed_writes,
+            stats.failed_writes,
+            stats.failures_by_error.len()
+        ),
+        (11, 2, 2)
+    );
     assert!(stats.readers.timeouts == 1 && stats.readers.waits > 0);
-    assert!(stats.readers.slow > 0 && stats.slow_writes > 0 && stats.deepest_queue >= 5);
-    assert!(stats.wal_bytes > 0 && stats.database.pages > 1 && stats.cache.memory > 0);
+    assert!(stats.readers.slow_reads > 0 && stats.slow_writes > 0 && stats.deepest_queue >= 5);
+    assert!(stats.wal_bytes > 0 && stats.database.pages > 1 && stats.page_cache.memory_bytes > 0);
 
     for row in documented() {
         let family = &scrape.0[&row.scraped_name()];
@@ -360,12 +374,12 @@ fn every_metric_of_the_table_is_scraped_and_says_what_stats_say() {
             row.name
         );
     }
-    for site in &stats.sites {
-        check_durations(&scrape, store.path(), &site.site, site.total.as_secs_f64());
+    for site in &stats.call_sites {
+        check_durations(&scrape, store.path(), &site.site, site.total_time.as_secs_f64());
     }
     let sizes = labels(&[("db_namespace", store.path().to_str().unwrap())]);
     let sum = scrape.value("larder_transaction_writes_sum", &sizes);
-    assert_eq!(sum, Some(stats.writes as f64), "small numbers are exact");
+    assert_eq!(sum, Some(stats.committed_writes as f64), "small numbers are exact");
 }
 
 /// The histogram of a site adds up, and has its buckets.
@@ -430,7 +444,9 @@ fn a_store_that_was_closed_is_told_to_the_end_and_goes_on_when_it_is_opened_agai
         until(&path, gauge, &[], |value| value == 0.0);
     }
     until(&path, "larder_write_committed_total", &[], |writes| writes == 11.0);
-    until(&path, "larder_write_body_seconds_count", &[], |writes| writes == 11.0);
+    until(&path, "larder_write_execute_seconds_count", &[], |writes| {
+        writes == 11.0
+    });
     drop(store);
     let store = with_table(options(), &path);
     insert(&store, 10).unwrap();

@@ -64,7 +64,7 @@ fn the_example_shows_its_metrics_stats_and_advice_and_closes_at_a_signal() {
     );
     let advice: Vec<Value> = serde_json::from_str(&example.fetch("/advice")).unwrap();
     assert!(
-        advice.iter().all(|finding| finding["sentence"].is_string()),
+        advice.iter().all(|finding| finding["message"].is_string()),
         "{advice:?}"
     );
 
@@ -74,7 +74,7 @@ fn the_example_shows_its_metrics_stats_and_advice_and_closes_at_a_signal() {
         scraped = grown(scraped, || committed(&Scrape::parse(&example.fetch("/metrics"))));
         stats = grown(stats, || {
             let stats: Value = serde_json::from_str(&example.fetch("/stats")).unwrap();
-            stats["writes"].as_u64().unwrap()
+            stats["committed_writes"].as_u64().unwrap()
         });
     }
     // All but failures, which there may be none of yet.

@@ -55,7 +55,7 @@ fn use_store(path: &Path) -> larder::Result<()> {
     let store = Options::new()
         .readers(2)
         .mmap_size(0)
-        .watch(Duration::from_millis(1))
+        .monitor_interval(Duration::from_millis(1))
         .open(path)?;
     store.write(|tx| tx.execute_batch("CREATE TABLE IF NOT EXISTS t(n)"))?;
     store.read(|tx| tx.exists("SELECT 1 FROM t", []))?;
@@ -1023,7 +1023,7 @@ fn a_reader_whose_on_connect_fails_later_is_named_in_the_time_out() {
     let readers = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&readers);
     let store = Options::new()
-        .read_timeout(Duration::from_millis(200))
+        .read_queue_timeout(Duration::from_millis(200))
         .on_connect(move |_, role| {
             // The first reader is the one that `open` looks at.
             match role == Role::Reader && count.fetch_add(1, Ordering::SeqCst) > 0 {
@@ -1034,7 +1034,7 @@ fn a_reader_whose_on_connect_fails_later_is_named_in_the_time_out() {
         .open_temp()
         .unwrap();
     let error = store.read(|_| Ok(())).unwrap_err();
-    assert!(matches!(error, Error::ReadTimeout { .. }), "{error:?}");
+    assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
     assert!(error.to_string().contains("no more readers today"), "{error}");
     store.write(|tx| tx.execute_batch("CREATE TABLE t(n)")).unwrap();
 }

@@ -14,13 +14,13 @@ fn a_value_out_of_range_is_refused_by_name_and_creates_no_file() {
         ("readers", o().readers(0)),
         ("readers", o().readers(1025)),
         ("readers", o().readers(u32::MAX)),
-        ("queue", o().queue(0)),
-        ("queue", o().queue(1_000_001)),
-        ("queue", o().queue(usize::MAX)),
-        ("group_jobs", o().group_jobs(0)),
-        ("group_jobs", o().group_jobs(1_000_001)),
-        ("statement_cache", o().statement_cache(15)),
-        ("statement_cache", o().statement_cache(10_001)),
+        ("queue_capacity", o().queue_capacity(0)),
+        ("queue_capacity", o().queue_capacity(1_000_001)),
+        ("queue_capacity", o().queue_capacity(usize::MAX)),
+        ("max_group_size", o().max_group_size(0)),
+        ("max_group_size", o().max_group_size(1_000_001)),
+        ("statement_cache_capacity", o().statement_cache_capacity(15)),
+        ("statement_cache_capacity", o().statement_cache_capacity(10_001)),
         ("checkpoint_pages", o().checkpoint_pages(0)),
         ("checkpoint_pages", o().checkpoint_pages(u32::MAX)),
         ("page_size", o().page_size(0)),
@@ -41,18 +41,18 @@ fn a_value_out_of_range_is_refused_by_name_and_creates_no_file() {
         ("busy_timeout", o().busy_timeout(Duration::MAX)),
         ("queue_timeout", o().queue_timeout(Duration::ZERO)),
         ("queue_timeout", o().queue_timeout(Duration::MAX)),
-        ("read_timeout", o().read_timeout(Duration::ZERO)),
-        ("read_timeout", o().read_timeout(Duration::MAX)),
+        ("read_queue_timeout", o().read_queue_timeout(Duration::ZERO)),
+        ("read_queue_timeout", o().read_queue_timeout(Duration::MAX)),
         ("close_timeout", o().close_timeout(Duration::ZERO)),
         ("close_timeout", o().close_timeout(Duration::MAX)),
-        ("group_time", o().group_time(ms(60_001))),
-        ("spin", o().spin(ms(2))),
+        ("max_group_time", o().max_group_time(ms(60_001))),
+        ("spin_time", o().spin_time(ms(2))),
         ("max_reader_age", o().max_reader_age(Duration::ZERO)),
-        ("call_sites", o().call_sites(10_001)),
-        ("statements", o().statements(usize::MAX)),
-        ("watch", o().watch(Duration::from_nanos(1))),
-        ("watch", o().watch(Duration::MAX)),
-        ("optimize_every", o().optimize_every(Duration::ZERO)),
+        ("max_call_sites", o().max_call_sites(10_001)),
+        ("max_statements", o().max_statements(usize::MAX)),
+        ("monitor_interval", o().monitor_interval(Duration::from_nanos(1))),
+        ("monitor_interval", o().monitor_interval(Duration::MAX)),
+        ("optimize_interval", o().optimize_interval(Duration::ZERO)),
         ("migration_timeout", o().migration_timeout(Duration::ZERO)),
         ("migration_timeout", o().migration_timeout(Duration::MAX)),
     ];
@@ -97,9 +97,9 @@ fn a_refused_value_is_shown_with_what_would_be_right() {
 fn values_at_the_ends_of_their_ranges_open_a_store() {
     let least = Options::new()
         .readers(1)
-        .queue(1)
-        .group_jobs(1)
-        .statement_cache(16)
+        .queue_capacity(1)
+        .max_group_size(1)
+        .statement_cache_capacity(16)
         .checkpoint_pages(1)
         .page_size(512)
         .cache_size(1024)
@@ -109,22 +109,22 @@ fn values_at_the_ends_of_their_ranges_open_a_store() {
         .wal_hard_limit(64 * 1024)
         .busy_timeout(Duration::from_millis(1))
         .queue_timeout(Duration::from_secs(5))
-        .read_timeout(Duration::from_secs(5))
-        .group_time(Duration::ZERO)
-        .spin(Duration::ZERO)
-        .slow_read(Duration::MAX)
-        .slow_write(Duration::MAX)
-        .slow_events(0)
-        .call_sites(0)
-        .watch(Duration::from_millis(1))
-        .optimize_every(Duration::from_millis(1))
+        .read_queue_timeout(Duration::from_secs(5))
+        .max_group_time(Duration::ZERO)
+        .spin_time(Duration::ZERO)
+        .slow_read_threshold(Duration::MAX)
+        .slow_write_threshold(Duration::MAX)
+        .slow_events_per_second(0)
+        .max_call_sites(0)
+        .monitor_interval(Duration::from_millis(1))
+        .optimize_interval(Duration::from_millis(1))
         .max_reader_age(Duration::from_millis(1));
     let longest = Duration::from_millis(i32::MAX as u64);
     let most = Options::new()
         .readers(1024)
-        .queue(1_000_000)
-        .group_jobs(1_000_000)
-        .statement_cache(10_000)
+        .queue_capacity(1_000_000)
+        .max_group_size(1_000_000)
+        .statement_cache_capacity(10_000)
         .checkpoint_pages(i32::MAX as u32)
         .page_size(65_536)
         .cache_size(i32::MAX as u64 * 1024)
@@ -133,15 +133,15 @@ fn values_at_the_ends_of_their_ranges_open_a_store() {
         .wal_hard_limit(i64::MAX as u64)
         .busy_timeout(longest)
         .queue_timeout(longest)
-        .read_timeout(longest)
+        .read_queue_timeout(longest)
         .close_timeout(longest)
-        .group_time(Duration::from_secs(60))
-        .spin(Duration::from_millis(1))
-        .slow_events(u32::MAX)
-        .call_sites(10_000)
-        .statements(10_000)
-        .watch(Duration::from_secs(24 * 60 * 60))
-        .optimize_every(Duration::MAX)
+        .max_group_time(Duration::from_secs(60))
+        .spin_time(Duration::from_millis(1))
+        .slow_events_per_second(u32::MAX)
+        .max_call_sites(10_000)
+        .max_statements(10_000)
+        .monitor_interval(Duration::from_secs(24 * 60 * 60))
+        .optimize_interval(Duration::MAX)
         .max_reader_age(Duration::MAX)
         .interrupt_old_readers(true);
     for options in [least, most] {
@@ -196,29 +196,29 @@ mod from_a_file {
             .access(Access::Exclusive)
             .durability(Durability::Full)
             .readers(17)
-            .queue(3)
-            .group_jobs(5)
-            .group_time(Duration::from_micros(1500))
+            .queue_capacity(3)
+            .max_group_size(5)
+            .max_group_time(Duration::from_micros(1500))
             .queue_timeout(Duration::from_millis(2001))
-            .read_timeout(Duration::from_secs(61))
+            .read_queue_timeout(Duration::from_secs(61))
             .close_timeout(Duration::from_secs(3600))
             .busy_timeout(Duration::from_millis(1))
-            .spin(Duration::ZERO)
-            .slow_write(Duration::from_nanos(1))
-            .slow_read(Duration::from_secs(86_400 * 400))
-            .slow_events(1)
-            .call_sites(7)
-            .statements(8)
-            .watch(Duration::ZERO)
-            .maintenance(false)
-            .optimize_every(Duration::from_secs(60))
+            .spin_time(Duration::ZERO)
+            .slow_write_threshold(Duration::from_nanos(1))
+            .slow_read_threshold(Duration::from_secs(86_400 * 400))
+            .slow_events_per_second(1)
+            .max_call_sites(7)
+            .max_statements(8)
+            .monitor_interval(Duration::ZERO)
+            .incremental_vacuum(false)
+            .optimize_interval(Duration::from_secs(60))
             .max_reader_age(Duration::from_millis(50))
             .interrupt_old_readers(true)
             .page_size(512)
             .auto_vacuum(AutoVacuum::Full)
             .cache_size(1_234_567)
             .mmap_size(0)
-            .statement_cache(99)
+            .statement_cache_capacity(99)
             .foreign_keys(false)
             .checkpoint_pages(1)
             .wal_limit(100_000_000)
@@ -259,9 +259,9 @@ mod from_a_file {
     fn sizes_and_durations_are_written_for_people() {
         let options = Options::new()
             .wal_limit(64 << 20)
-            .group_time(Duration::from_millis(250));
+            .max_group_time(Duration::from_millis(250));
         let written = serde_json::to_value(options).unwrap();
-        assert_eq!(written["group_time"], "250ms");
+        assert_eq!(written["max_group_time"], "250ms");
         let size = written["wal_limit"].as_str().expect("a size with a unit");
         assert!(size.starts_with("64") && size.ends_with("MiB"), "{size}");
     }
@@ -270,14 +270,14 @@ mod from_a_file {
     fn sizes_and_durations_are_read_as_people_write_them() {
         let read = parse(json!({
             "wal_limit": "64 MiB", "mmap_size": "1GiB", "cache_size": "2 MB", "page_size": 8192,
-            "group_time": "250ms", "queue_timeout": "1m 30s", "wal_hard_limit": "1 GiB",
+            "max_group_time": "250ms", "queue_timeout": "1m 30s", "wal_hard_limit": "1 GiB",
         }));
         let meant = Options::new()
             .wal_limit(64 << 20)
             .mmap_size(1 << 30)
             .cache_size(2_000_000)
             .page_size(8192)
-            .group_time(Duration::from_millis(250))
+            .max_group_time(Duration::from_millis(250))
             .queue_timeout(Duration::from_secs(90))
             .wal_hard_limit(1 << 30);
         assert_eq!(format!("{:?}", read.unwrap()), format!("{meant:?}"));

@@ -311,7 +311,7 @@ fn it_can_be_sent_to_another_thread_even_if_its_value_cannot_be_shared() {
 fn a_write_that_cannot_start_in_time_never_starts() {
     let store = store_with_table();
     let gate = Gate::hold(&store);
-    let brief = || WriteOptions::new().timeout(Duration::from_millis(20));
+    let brief = || WriteOptions::new().queue_timeout(Duration::from_millis(20));
     let waited = store.submit_with(brief(), |tx| insert(tx, 1)).unwrap();
     let awaited = store.submit_with(brief(), |tx| insert(tx, 2)).unwrap();
     let error = waited.wait().unwrap_err();
@@ -386,7 +386,7 @@ fn a_value_whose_drop_panics_does_not_hide_why_its_write_was_rolled_back() {
 
 /// Submits a write whose closure owns a value, and that has no time to start.
 fn withdrawn(store: &Store, value: PanicOnDrop) {
-    let brief = WriteOptions::new().timeout(Duration::from_millis(20));
+    let brief = WriteOptions::new().queue_timeout(Duration::from_millis(20));
     let result = store.write_with(brief, move |_| {
         let _value = &value;
         Ok(())
@@ -415,7 +415,7 @@ fn a_closure_that_is_refused_is_dropped_at_once_and_a_panic_of_that_does_not_kil
     let (value, dropped) = PanicOnDrop::new();
     let gate = Gate::hold(&store);
     let brief = Duration::from_millis(1);
-    let refused = store.submit_with(WriteOptions::new().timeout(brief), move |_| {
+    let refused = store.submit_with(WriteOptions::new().queue_timeout(brief), move |_| {
         let _value = &value;
         Ok(())
     });
@@ -433,7 +433,7 @@ fn a_closure_that_is_refused_is_dropped_at_once_and_a_panic_of_that_does_not_kil
 /// What stands in line in front of a full queue is dropped when it is withdrawn, on the thread of its caller.
 #[test]
 fn a_closure_whose_drop_panics_and_that_was_withdrawn_from_the_line_does_not_kill_the_writer() {
-    let store = Options::new().queue(1).open_temp().unwrap();
+    let store = Options::new().queue_capacity(1).open_temp().unwrap();
     let gate = Gate::hold(&store);
     let queued = store.submit(|_| Ok(2)).unwrap();
     let (value, dropped) = PanicOnDrop::new();
@@ -447,7 +447,7 @@ fn a_closure_whose_drop_panics_and_that_was_withdrawn_from_the_line_does_not_kil
 /// Each goes from the line as it is withdrawn, on the thread of its caller.
 #[test]
 fn closures_whose_drops_panic_and_that_leave_the_line_harm_nobody() {
-    let store = Options::new().queue(1).open_temp().unwrap();
+    let store = Options::new().queue_capacity(1).open_temp().unwrap();
     let gate = Gate::hold(&store);
     let queued = store.submit(|_| Ok(2)).unwrap();
     let drops: Vec<_> = std::thread::scope(|scope| {

@@ -137,13 +137,16 @@ fn write_until_the_disk_fails(path: &Path) {
 }
 
 fn group_that_does_not_fit(path: &Path) {
-    let store = Options::new().group_time(Duration::from_secs(20)).open(path).unwrap();
+    let store = Options::new()
+        .max_group_time(Duration::from_secs(20))
+        .open(path)
+        .unwrap();
     tell(store.write(add).unwrap());
     let (let_go, blocked) = blocker(&store);
     let rows = LARGE / 4000;
     let group: Vec<_> = (0..rows).map(|_| store.submit(add).unwrap()).collect();
     // One with a limit is never in a group with others: this is not started before the group has failed.
-    let alone = WriteOptions::new().limit(child::PATIENCE);
+    let alone = WriteOptions::new().execution_timeout(child::PATIENCE);
     let behind = store.submit_with(alone, add).unwrap();
     drop(let_go);
     assert_unknown(&blocked.wait().unwrap_err());
@@ -161,7 +164,7 @@ fn statement_that_does_not_fit(path: &Path) {
     // So small a cache that the pages go to the log before COMMIT.
     let store = Options::new()
         .cache_size(16 * 1024)
-        .group_time(Duration::from_secs(20))
+        .max_group_time(Duration::from_secs(20))
         .open(path)
         .unwrap();
     tell(store.write(add).unwrap());
@@ -462,7 +465,7 @@ fn word_that_cannot_be_taken_away_opens_no_store_and_says_so() {
 /// A store whose database cannot have more than 20 pages.
 fn small() -> Store {
     let store = Options::new()
-        .group_time(Duration::from_secs(20))
+        .max_group_time(Duration::from_secs(20))
         .on_connect(|conn, role| {
             if role == Role::Writer {
                 conn.query_row("PRAGMA max_page_count = 20", [], |_| Ok(()))?;

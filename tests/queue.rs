@@ -12,7 +12,7 @@ use crate::groups::Gate;
 
 fn store_with_queue(queue: usize) -> Store {
     let store = Options::new()
-        .queue(queue)
+        .queue_capacity(queue)
         .queue_timeout(Duration::from_secs(120))
         .open_temp()
         .unwrap();
@@ -49,7 +49,7 @@ fn a_submit_to_a_queue_that_stays_full_gives_up_at_its_time_out() {
     let store = store_with_queue(1);
     let gate = Gate::hold(&store);
     let queued = store.submit(|_| Ok(())).unwrap();
-    let brief = WriteOptions::new().timeout(Duration::from_millis(20));
+    let brief = WriteOptions::new().queue_timeout(Duration::from_millis(20));
     let error = store
         .submit_with(brief, |tx| tx.execute("INSERT INTO t VALUES (1)", []))
         .unwrap_err();
@@ -188,7 +188,7 @@ fn writes_that_were_withdrawn_from_the_line_do_not_stop_those_behind_them() {
         thread::scope(|scope| {
             for _ in 0..withdrawn {
                 scope.spawn(|| {
-                    let brief = WriteOptions::new().timeout(Duration::from_millis(10));
+                    let brief = WriteOptions::new().queue_timeout(Duration::from_millis(10));
                     let error = store
                         .write_with(brief, |tx| tx.execute("DELETE FROM t", []))
                         .unwrap_err();
@@ -242,7 +242,7 @@ fn ten_thousand_submits_through_a_queue_of_16_finish_exactly_once_each() {
     });
     assert_eq!(runs.load(Ordering::SeqCst), 10_000);
     assert_eq!(count(&store), 10_000);
-    assert_eq!(store.stats().writes, 10_001);
+    assert_eq!(store.stats().committed_writes, 10_001);
     assert_eq!(store.stats().failed_writes, 0);
 }
 
@@ -259,7 +259,7 @@ fn impatient_and_patient_callers_each_get_one_true_reply() {
                     for n in 0..200 {
                         let id = caller * 200 + n;
                         let timeout = Duration::from_micros(20 + 37 * (id as u64 % 11));
-                        let options = WriteOptions::new().timeout(timeout);
+                        let options = WriteOptions::new().queue_timeout(timeout);
                         match store.write_with(options, move |tx| tx.insert("INSERT INTO t VALUES (?1)", [id])) {
                             Ok(inserted) => {
                                 assert_eq!(inserted, id);

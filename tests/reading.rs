@@ -335,13 +335,13 @@ fn a_read_waits_for_a_busy_reader_and_gets_it() {
 
 #[test]
 fn an_exhausted_pool_gives_read_timeout() {
-    let store = store_with(Options::new().readers(1).read_timeout(Duration::from_millis(50)));
+    let store = store_with(Options::new().readers(1).read_queue_timeout(Duration::from_millis(50)));
     store
         .read(|_| {
             let other = thread::scope(|scope| scope.spawn(|| store.read(|_| Ok(()))).join().unwrap());
             let error = other.unwrap_err();
             match &error {
-                Error::ReadTimeout {
+                Error::ReadQueueTimeout {
                     waited,
                     readers: 1,
                     held_here: 0,
@@ -441,7 +441,7 @@ fn an_interrupt_that_is_not_larders_is_told_as_it_is() {
 
 #[test]
 fn a_read_begun_while_a_group_is_open_does_not_see_it() {
-    let store = store_with(Options::new().group_time(Duration::from_secs(60)));
+    let store = store_with(Options::new().max_group_time(Duration::from_secs(60)));
     let gate = Gate::hold(&store);
     let written = store.submit(|tx| tx.execute("DELETE FROM t", [])).unwrap();
     assert_eq!(store.read(|tx| Ok(rows(tx)?)).unwrap(), 3);
@@ -489,15 +489,15 @@ impl Drop for SlowOpening {
 #[test]
 fn slow_opening_delays_no_other_stores_read() {
     let slow: Vec<_> = (0..4).map(|_| SlowOpening::shut()).collect();
-    let brief = || ReadOptions::new().timeout(Duration::from_millis(50));
+    let brief = || ReadOptions::new().queue_timeout(Duration::from_millis(50));
     for slow in &slow {
         let error = slow.store.read_with(brief(), |_| Ok(())).unwrap_err();
-        assert!(matches!(error, Error::ReadTimeout { .. }), "{error:?}");
+        assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains("on_connect") && !text.contains("slow reads"), "{text}");
     }
     let other = store_with(Options::new());
-    let patient = ReadOptions::new().timeout(Duration::from_secs(60));
+    let patient = ReadOptions::new().queue_timeout(Duration::from_secs(60));
     assert_eq!(other.read_with(patient.clone(), |tx| Ok(rows(tx)?)).unwrap(), 3);
     for slow in &slow {
         slow.open();
@@ -509,9 +509,9 @@ fn slow_opening_delays_no_other_stores_read() {
 #[test]
 fn slow_opening_is_named_by_a_tasks_read() {
     let slow = SlowOpening::shut();
-    let brief = ReadOptions::new().timeout(Duration::from_millis(200));
+    let brief = ReadOptions::new().queue_timeout(Duration::from_millis(200));
     let error = futures_executor::block_on(slow.store.read_async_with(brief, |_| Ok(()))).unwrap_err();
-    assert!(matches!(error, Error::ReadTimeout { .. }), "{error:?}");
+    assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
     assert!(error.to_string().contains("on_connect"), "{error}");
 }
 
@@ -523,7 +523,7 @@ fn pool_opens_as_many_connections_as_reads_wait() {
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let patient = ReadOptions::new().timeout(Duration::from_secs(60));
+                let patient = ReadOptions::new().queue_timeout(Duration::from_secs(60));
                 let met = |_: &ReadTx<'_>| {
                     barrier.wait();
                     Ok(())

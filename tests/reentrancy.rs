@@ -258,7 +258,7 @@ fn a_read_inside_a_write_sees_what_is_committed() {
 
 #[test]
 fn a_read_inside_a_write_is_reentrant_when_every_reader_is_busy() {
-    let store = store_with_row(Options::new().readers(1).read_timeout(Duration::from_secs(60)));
+    let store = store_with_row(Options::new().readers(1).read_queue_timeout(Duration::from_secs(60)));
     let inside = store.clone();
     let start = Instant::now();
     store
@@ -285,7 +285,11 @@ fn a_read_inside_a_read_works_while_there_are_connections() {
 #[test]
 fn a_read_inside_a_read_is_reentrant_when_this_thread_holds_every_reader() {
     for readers in [1, 2] {
-        let store = store_with_row(Options::new().readers(readers).read_timeout(Duration::from_secs(60)));
+        let store = store_with_row(
+            Options::new()
+                .readers(readers)
+                .read_queue_timeout(Duration::from_secs(60)),
+        );
         let start = Instant::now();
         let error = if readers == 1 {
             store.read(|_| count(&store)).unwrap_err()
@@ -300,7 +304,7 @@ fn a_read_inside_a_read_is_reentrant_when_this_thread_holds_every_reader() {
 
 #[test]
 fn two_threads_that_each_hold_a_reader_and_want_another_time_out() {
-    let store = store_with_row(Options::new().readers(2).read_timeout(Duration::from_millis(100)));
+    let store = store_with_row(Options::new().readers(2).read_queue_timeout(Duration::from_millis(100)));
     let (both_hold_one, both_have_tried) = (Barrier::new(2), Barrier::new(2));
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -313,7 +317,7 @@ fn two_threads_that_each_hold_a_reader_and_want_another_time_out() {
                         let error = count(&store).unwrap_err();
                         both_have_tried.wait();
                         match &error {
-                            Error::ReadTimeout {
+                            Error::ReadQueueTimeout {
                                 waited,
                                 readers: 2,
                                 held_here: 1,
@@ -350,15 +354,15 @@ fn closing_inside_a_read_is_reentrant() {
 
 #[test]
 fn a_read_with_a_time_out_of_its_own_gives_up_sooner() {
-    let store = store_with_row(Options::new().readers(1).read_timeout(Duration::from_secs(60)));
+    let store = store_with_row(Options::new().readers(1).read_queue_timeout(Duration::from_secs(60)));
     let start = Instant::now();
     store
         .read(|_| {
             std::thread::scope(|scope| {
-                let options = ReadOptions::new().timeout(Duration::from_millis(20));
+                let options = ReadOptions::new().queue_timeout(Duration::from_millis(20));
                 let other = scope.spawn(|| store.read_with(options, |_| Ok(())));
                 let error = other.join().unwrap().unwrap_err();
-                assert!(matches!(error, Error::ReadTimeout { .. }), "{error:?}");
+                assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
             });
             Ok(())
         })

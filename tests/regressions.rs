@@ -116,7 +116,7 @@ fn with_failing_readers(fail: fn() -> Result<()>) -> (Store, Arc<AtomicBool>) {
     let is_broken = Arc::clone(&broken);
     let store = Options::new()
         .readers(1)
-        .read_timeout(Duration::from_millis(600))
+        .read_queue_timeout(Duration::from_millis(600))
         .on_connect(move |_, role| match role {
             Role::Reader if is_broken.load(Ordering::SeqCst) => fail(),
             _ => Ok(()),
@@ -131,7 +131,7 @@ fn says_why_and_recovers(fail: fn() -> Result<()>, why: &str) {
     let (store, broken) = with_failing_readers(fail);
     broken.store(true, Ordering::SeqCst);
     let error = store.read(|_| Ok(())).unwrap_err();
-    let Error::ReadTimeout { last_error, .. } = &error else {
+    let Error::ReadQueueTimeout { last_error, .. } = &error else {
         panic!("{error:?}");
     };
     assert!(
@@ -144,7 +144,7 @@ fn says_why_and_recovers(fail: fn() -> Result<()>, why: &str) {
     broken.store(false, Ordering::SeqCst);
     for _ in 0..3 {
         let one: i64 = store
-            .read_with(ReadOptions::new().timeout(PATIENCE), |tx| {
+            .read_with(ReadOptions::new().queue_timeout(PATIENCE), |tx| {
                 tx.query_row("SELECT 1", [], |row| row.get(0))
             })
             .unwrap();
@@ -321,7 +321,7 @@ fn what_fails_at_a_savepoint_is_not_told_to_the_job_that_it_was_made_for() {
         matches!(
             &error,
             Error::RolledBack {
-                own_doing: false,
+                caused_by_closure: false,
                 source: Some(_),
                 ..
             }
@@ -359,7 +359,7 @@ fn a_damaged_full_text_index_in_the_middle_of_a_group_costs_no_job_after_it() {
         matches!(
             &error,
             Error::RolledBack {
-                own_doing: false,
+                caused_by_closure: false,
                 source: Some(_),
                 ..
             }
@@ -442,7 +442,7 @@ fn with_rows_in_the_log() -> (Store, Sender<()>, Pending<()>) {
     let (let_go, told) = channel();
     // A write with a limit gets a transaction of its own.
     let holding = store
-        .submit_with(WriteOptions::new().limit(FOREVER), move |_| {
+        .submit_with(WriteOptions::new().execution_timeout(FOREVER), move |_| {
             running.send(()).unwrap();
             let _ = told.recv();
             Ok(())
@@ -634,7 +634,7 @@ fn child() {
     assert_eq!(task.role, "no thread");
     // Its first read starts the threads that open readers, which all stores of a process share. A look of the watchdog
     // might start another one at any time.
-    let unwatched = Options::new().watch(Duration::ZERO);
+    let unwatched = Options::new().monitor_interval(Duration::ZERO);
     let first = unwatched.clone().open_temp().unwrap();
     first.read(|_| Ok(())).unwrap();
     let options = unwatched.mmap_size(0).close_timeout(PATIENCE);

@@ -91,7 +91,11 @@ fn a_restored_store_has_what_was_backed_up_and_works() {
 fn a_compact_copy_is_restored_as_well() {
     let place = Place::new();
     let store = Store::open(place.path("backup")).unwrap();
-    let report = store.snapshot_to(place.path("compact")).checksum(true).run().unwrap();
+    let report = store
+        .backup_compact(place.path("compact"))
+        .checksum(true)
+        .run()
+        .unwrap();
     drop(store);
     assert_eq!(report.checksum.as_ref(), Some(&place.checksum));
     let report = Store::restore(place.path("compact"), place.path("app.db")).unwrap();

@@ -941,7 +941,11 @@ fn what_it_cannot_start_with_is_said_in_a_line_on_stderr() {
             ("SHOP_QUEUE", "many"),
             "SHOP_QUEUE is `many`: invalid digit",
         ),
-        (vec![database], ("SHOP_QUEUE", "0"), "option `queue`: 0 is out of range"),
+        (
+            vec![database],
+            ("SHOP_QUEUE", "0"),
+            "option `queue_capacity`: 0 is out of range",
+        ),
         (vec![database], ("SHOP_LOG", "loud"), "SHOP_LOG is `loud`: "),
         (
             vec![database],

@@ -129,12 +129,16 @@ fn it_keeps_nobody_from_changing_its_table() {
     assert_eq!(counts.unwrap(), (3, 1));
 }
 
-/// A text with no statement in it is none to SQLite, which then has no numbers to tell of it. With `Options::statements`
+/// A text with no statement in it is none to SQLite, which then has no numbers to tell of it. With `Options::max_statements`
 /// rusqlite panicked as it was asked for them.
 #[test]
 fn texts_without_a_statement_are_not_counted() {
     let told = |statements| {
-        let store = Options::new().readers(1).statements(statements).open_temp().unwrap();
+        let store = Options::new()
+            .readers(1)
+            .max_statements(statements)
+            .open_temp()
+            .unwrap();
         let mut told = Vec::new();
         for sql in [
             "",
@@ -166,7 +170,7 @@ fn texts_without_a_statement_are_not_counted() {
             .stats()
             .statements
             .into_iter()
-            .map(|statement| statement.text)
+            .map(|statement| statement.sql)
             .collect();
         assert_eq!(counted, [""; 0]);
         // A comment before a statement is another matter.

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{Error, Operation, Options, ReadOptions, Result, SiteStats, Stats, Store, WriteOptions, WriteTx};
+use larder::{CallSiteStats, Error, Operation, Options, ReadOptions, Result, Stats, Store, WriteOptions, WriteTx};
 
 use crate::groups::Gate;
 use crate::support::child::{self, Child};
@@ -27,13 +27,13 @@ fn insert(store: &Store, id: i64) -> Result<i64> {
 fn a_store_that_did_nothing_says_so() {
     let store = Options::new().readers(3).open_temp().unwrap();
     let stats = store.stats();
-    assert_eq!((stats.writes, stats.groups, stats.failed_writes), (0, 0, 0));
+    assert_eq!((stats.committed_writes, stats.groups, stats.failed_writes), (0, 0, 0));
     assert_eq!((stats.queued, stats.deepest_queue), (0, 0));
-    assert_eq!((stats.queue_wait.count, stats.body.max), (0, Duration::ZERO));
-    assert_eq!(stats.writing, None);
-    assert_eq!((stats.readers.size, stats.readers.in_use), (3, 0));
-    assert_eq!(stats.readers.oldest, None);
-    assert!(stats.failed_by.is_empty());
+    assert_eq!((stats.queue_wait.count, stats.execute.max), (0, Duration::ZERO));
+    assert_eq!(stats.running_write, None);
+    assert_eq!((stats.readers.capacity, stats.readers.in_use), (3, 0));
+    assert_eq!(stats.readers.oldest_read, None);
+    assert!(stats.failures_by_error.is_empty());
 }
 
 #[test]
@@ -44,13 +44,13 @@ fn each_stage_of_a_write_is_counted() {
     }
     insert(&store, 0).unwrap_err();
     let stats = store.stats();
-    assert_eq!((stats.writes, stats.failed_writes), (11, 1));
+    assert_eq!((stats.committed_writes, stats.failed_writes), (11, 1));
     assert_eq!(stats.queue_wait.count, 12);
-    assert_eq!(stats.body.count, 12);
+    assert_eq!(stats.execute.count, 12);
     // The one that failed was alone in its transaction, which was rolled back.
     assert_eq!((stats.begin.count, stats.commit.count), (12, 11));
     assert_eq!(stats.groups, 11);
-    for stage in [stats.queue_wait, stats.begin, stats.body, stats.commit] {
+    for stage in [stats.queue_wait, stats.begin, stats.execute, stats.commit] {
         assert!(
             stage.p50 <= stage.p95 && stage.p95 <= stage.p99 && stage.p99 <= stage.max,
             "{stage:?}"
@@ -77,7 +77,7 @@ fn a_long_closure_shows_in_its_stage_and_in_the_wait_of_the_one_behind_it() {
     first.wait().unwrap();
     second.wait().unwrap();
     let stats = store.stats();
-    assert!(stats.body.max >= long, "{:?}", stats.body);
+    assert!(stats.execute.max >= long, "{:?}", stats.execute);
     assert!(stats.queue_wait.max >= long, "{:?}", stats.queue_wait);
     assert!(before.queue_wait.count < stats.queue_wait.count);
 }
@@ -99,13 +99,13 @@ fn what_is_queued_and_what_runs_are_seen() {
     let queued: Vec<_> = (0..5).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
     let stats = store.stats();
     assert_eq!(stats.queued, 5);
-    assert_eq!(stats.writing.expect("it runs").site, "the long one");
+    assert_eq!(stats.running_write.expect("it runs").site, "the long one");
     drop(let_go);
     long.wait().unwrap();
     queued.into_iter().for_each(|write| write.wait().unwrap());
     let stats = store.stats();
     assert_eq!((stats.queued, stats.deepest_queue), (0, 5));
-    assert_eq!(stats.writing, None);
+    assert_eq!(stats.running_write, None);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn the_database_and_its_checkpoints_are_seen() {
             )
         })
         .unwrap();
-    let full = until(&store, |stats| stats.last_finished_checkpoint.is_some());
+    let full = until(&store, |stats| stats.last_finished_checkpoint_ago.is_some());
     let checkpoint = full.last_checkpoint.expect("it finished one");
     assert!(
         checkpoint.log_pages >= 100 && checkpoint.moved_pages == checkpoint.log_pages,
@@ -144,7 +144,7 @@ fn the_database_and_its_checkpoints_are_seen() {
 #[test]
 fn a_checkpoint_that_a_reader_keeps_from_finishing_says_so() {
     let store = store_with(Options::new().checkpoint_pages(1));
-    until(&store, |stats| stats.last_finished_checkpoint.is_some());
+    until(&store, |stats| stats.last_finished_checkpoint_ago.is_some());
     let (running, runs) = channel();
     let (let_go, told) = channel::<()>();
     thread::scope(|scope| {
@@ -176,7 +176,7 @@ fn a_checkpoint_that_a_reader_keeps_from_finishing_says_so() {
 fn a_write_without_a_label_is_known_by_its_line() {
     let store = store_with(Options::new());
     let (let_go, pending) = blocker(&store);
-    let writing = store.stats().writing.expect("it runs");
+    let writing = store.stats().running_write.expect("it runs");
     assert!(writing.site.starts_with("tests/support/mod.rs:"), "{writing:?}");
     let_go.send(()).unwrap();
     pending.wait().unwrap();
@@ -196,7 +196,7 @@ fn failures_are_counted_by_what_they_were() {
     }));
     assert!(panicked.is_err());
     let stats = store.stats();
-    let found: Vec<_> = stats.failed_by.into_iter().collect();
+    let found: Vec<_> = stats.failures_by_error.into_iter().collect();
     assert_eq!(found, [("App", 1), ("Refused", 1), ("Sqlite", 2), ("panic", 1)]);
     assert_eq!(stats.failed_writes, 5);
     assert_eq!(count(&store), 1);
@@ -217,19 +217,19 @@ fn readers_in_use_their_waits_and_the_oldest_are_seen() {
             })
         });
         runs.recv().unwrap();
-        let soon = ReadOptions::new().timeout(Duration::from_millis(1));
+        let soon = ReadOptions::new().queue_timeout(Duration::from_millis(1));
         let late = store.read_with(soon, |_| Ok(()));
-        assert!(matches!(late, Err(Error::ReadTimeout { .. })), "{late:?}");
+        assert!(matches!(late, Err(Error::ReadQueueTimeout { .. })), "{late:?}");
         let readers = store.stats().readers;
-        assert_eq!((readers.size, readers.open, readers.in_use), (1, 1, 1));
+        assert_eq!((readers.capacity, readers.open, readers.in_use), (1, 1, 1));
         // The first has waited for its connection to be opened.
         assert_eq!((readers.waits, readers.timeouts), (2, 1));
-        assert_eq!(readers.oldest.expect("it reads").site, "the long one");
+        assert_eq!(readers.oldest_read.expect("it reads").site, "the long one");
         drop(let_go);
     });
     let readers = store.stats().readers;
     assert_eq!((readers.open, readers.in_use), (1, 0));
-    assert_eq!(readers.oldest, None);
+    assert_eq!(readers.oldest_read, None);
 }
 
 #[cfg(feature = "async")]
@@ -257,19 +257,19 @@ fn it_can_be_written_as_json_with_times_in_seconds() {
     let json = serde_json::to_value(store.stats()).unwrap();
     let_go.send(()).unwrap();
     pending.wait().unwrap();
-    assert_eq!(json["writes"], 1);
-    let p99 = json["body"]["p99"].as_f64().expect("a number");
+    assert_eq!(json["committed_writes"], 1);
+    let p99 = json["execute"]["p99"].as_f64().expect("a number");
     assert!(p99 > 0.0 && p99 < 60.0, "{json}");
-    assert!(json["writing"]["age"].is_f64(), "{json}");
-    assert_eq!(json["readers"]["oldest"], serde_json::Value::Null);
+    assert!(json["running_write"]["age"].is_f64(), "{json}");
+    assert_eq!(json["readers"]["oldest_read"], serde_json::Value::Null);
 }
 
-fn site<'s>(stats: &'s Stats, operation: Operation, name: &str) -> &'s SiteStats {
+fn site<'s>(stats: &'s Stats, operation: Operation, name: &str) -> &'s CallSiteStats {
     let found = stats
-        .sites
+        .call_sites
         .iter()
         .find(|site| site.operation == operation && site.site == name);
-    found.unwrap_or_else(|| panic!("{name} is not there: {:#?}", stats.sites))
+    found.unwrap_or_else(|| panic!("{name} is not there: {:#?}", stats.call_sites))
 }
 
 fn labelled(label: &'static str) -> WriteOptions {
@@ -308,9 +308,9 @@ fn what_each_call_site_costs_is_counted() {
     let writes = site(&stats, Operation::Write, "ten rows");
     assert_eq!((writes.calls, writes.errors), (4, 1));
     assert_eq!((writes.rows_changed, writes.rows_read), (30, 0));
-    assert_eq!(writes.time.count, 4);
+    assert_eq!(writes.latency.count, 4);
     assert!(
-        writes.total >= writes.time.max && writes.time.max >= writes.time.p50,
+        writes.total_time >= writes.latency.max && writes.latency.max >= writes.latency.p50,
         "{writes:?}"
     );
     let reads = site(&stats, Operation::Read, "all rows");
@@ -318,13 +318,13 @@ fn what_each_call_site_costs_is_counted() {
         (reads.calls, reads.errors, reads.rows_read, reads.rows_changed),
         (2, 1, 30, 0)
     );
-    assert!(reads.time.max >= long && reads.total >= long, "{reads:?}");
+    assert!(reads.latency.max >= long && reads.total_time >= long, "{reads:?}");
     let here = format!("{}:{line}", file!());
     assert_eq!(site(&stats, Operation::Read, &here).calls, 1);
     assert!(
-        stats.sites.is_sorted_by(|a, b| a.total >= b.total),
+        stats.call_sites.is_sorted_by(|a, b| a.total_time >= b.total_time),
         "{:#?}",
-        stats.sites
+        stats.call_sites
     );
 }
 
@@ -352,22 +352,22 @@ fn what_was_rolled_back_with_others_is_an_error_and_changed_nothing() {
 
 #[test]
 fn call_sites_past_the_bound_are_counted_together() {
-    let store = store_with(Options::new().call_sites(3));
+    let store = store_with(Options::new().max_call_sites(3));
     for n in 0..10 {
         let label = ReadOptions::new().label(format!("read {n}"));
         store.read_with(label, |_| Ok(())).unwrap();
     }
     let stats = store.stats();
     let reads: Vec<_> = stats
-        .sites
+        .call_sites
         .iter()
         .filter(|site| site.operation == Operation::Read)
         .collect();
     assert_eq!(reads.len(), 4, "{reads:#?}");
     assert_eq!(site(&stats, Operation::Read, "other").calls, 7);
-    let off = store_with(Options::new().call_sites(0));
+    let off = store_with(Options::new().max_call_sites(0));
     off.read(|_| Ok(())).unwrap();
-    assert_eq!(off.stats().sites, []);
+    assert_eq!(off.stats().call_sites, []);
 }
 
 #[test]
@@ -391,7 +391,7 @@ fn call_sites_are_counted_on_all_connections() {
 
 #[test]
 fn what_each_statement_costs_is_counted_if_asked_for() {
-    let store = store_with(Options::new().statements(100).readers(1));
+    let store = store_with(Options::new().max_statements(100).readers(1));
     for id in 0..50 {
         insert(&store, id).unwrap();
     }
@@ -413,28 +413,31 @@ fn what_each_statement_costs_is_counted_if_asked_for() {
         .unwrap();
     let stats = store.stats();
     let of = |text: &str| {
-        let found = stats.statements.iter().find(|statement| statement.text == text);
+        let found = stats.statements.iter().find(|statement| statement.sql == text);
         found.unwrap_or_else(|| panic!("{text} is not there: {:#?}", stats.statements))
     };
 
     let row = of("INSERT INTO t VALUES (?1)");
-    assert_eq!((row.calls, row.errors, row.time.count), (51, 1, 51));
+    assert_eq!((row.calls, row.errors, row.latency.count), (51, 1, 51));
     assert_eq!((row.full_scan_steps, row.sorts), (0, 0));
-    assert!(row.total >= row.time.max && row.mean() <= row.time.max, "{row:?}");
+    assert!(
+        row.total_time >= row.latency.max && row.mean_time() <= row.latency.max,
+        "{row:?}"
+    );
     let scan = of(scan);
     assert_eq!((scan.calls, scan.rows, scan.sorts), (2, 10, 2));
     assert!((98..=100).contains(&scan.full_scan_steps), "{scan:?}");
     assert!(of(indexed).automatic_index_rows >= 49, "{:?}", of(indexed));
-    assert!(stats.statements.is_sorted_by(|a, b| a.total >= b.total));
-    let advised = |finding: &larder::Finding| finding.topic == "missing-index" && finding.sentence.contains(indexed);
+    assert!(stats.statements.is_sorted_by(|a, b| a.total_time >= b.total_time));
+    let advised = |finding: &larder::Finding| finding.topic == "missing-index" && finding.message.contains(indexed);
     assert!(store.advice().iter().any(advised), "{:#?}", store.advice());
 
-    let few = store_with(Options::new().statements(1));
+    let few = store_with(Options::new().max_statements(1));
     for sql in ["SELECT 1", "SELECT 2", "SELECT 3"] {
         few.read(|tx| tx.exists(sql, [])).unwrap();
     }
     let others = few.stats().statements;
-    let calls: Vec<_> = others.iter().map(|s| (s.text.as_str(), s.calls)).collect();
+    let calls: Vec<_> = others.iter().map(|s| (s.sql.as_str(), s.calls)).collect();
     assert!(others.len() == 2 && calls.contains(&("other", 2)), "{calls:?}");
     let off = store_with(Options::new());
     insert(&off, 1).unwrap();
@@ -456,7 +459,7 @@ fn the_sizes_of_groups_are_a_distribution() {
 #[test]
 fn slow_ones_and_long_waits_are_counted() {
     let slow = Duration::from_millis(5);
-    let store = store_with(Options::new().slow_write(slow).slow_read(slow));
+    let store = store_with(Options::new().slow_write_threshold(slow).slow_read_threshold(slow));
     let before = store.stats();
     let gate = Gate::hold(&store);
     let asked = Instant::now();
@@ -467,14 +470,14 @@ fn slow_ones_and_long_waits_are_counted() {
     store
         .read(|_| {
             until(&store, |stats| {
-                stats.readers.oldest.as_ref().is_some_and(|read| read.age > slow)
+                stats.readers.oldest_read.as_ref().is_some_and(|read| read.age > slow)
             });
             Ok(())
         })
         .unwrap();
     let stats = store.stats();
     assert!(stats.slow_writes > before.slow_writes, "the gate was slow: {stats:?}");
-    assert_eq!(stats.readers.slow, before.readers.slow + 1);
+    assert_eq!(stats.readers.slow_reads, before.readers.slow_reads + 1);
     assert!(stats.long_waits > before.long_waits, "{stats:?}");
     assert!(stats.long_waits < stats.queue_wait.count, "not all of them: {stats:?}");
 }
@@ -492,18 +495,25 @@ fn what_the_page_caches_do_is_seen() {
             )
         })
         .unwrap();
-    let wrote = until(&store, |stats| stats.cache.written >= 500);
-    assert!(wrote.cache.spills > 0 && wrote.cache.memory > 0, "{:?}", wrote.cache);
+    let wrote = until(&store, |stats| stats.page_cache.written >= 500);
+    assert!(
+        wrote.page_cache.spills > 0 && wrote.page_cache.memory_bytes > 0,
+        "{:?}",
+        wrote.page_cache
+    );
     let sum = "SELECT sum(length(data)) FROM big";
     store
         .read(|tx| tx.query_row(sum, [], |row| row.get::<_, i64>(0)))
         .unwrap();
-    let read = store.stats().cache;
+    let read = store.stats().page_cache;
     assert!(
-        read.misses >= wrote.cache.misses + 500 && read.hits > wrote.cache.hits,
+        read.misses >= wrote.page_cache.misses + 500 && read.hits > wrote.page_cache.hits,
         "{wrote:?}, {read:?}"
     );
-    assert!(read.memory > wrote.cache.memory, "a reader has a cache, too: {read:?}");
+    assert!(
+        read.memory_bytes > wrote.page_cache.memory_bytes,
+        "a reader has a cache, too: {read:?}"
+    );
 }
 
 #[test]
@@ -530,20 +540,20 @@ fn the_version_and_the_settings_are_those_in_effect() {
 #[test]
 fn checkpoints_that_fail_in_a_row_are_counted_until_one_is_made() {
     let store = store_with(Options::new().checkpoint_pages(1));
-    until(&store, |stats| stats.last_finished_checkpoint.is_some());
+    until(&store, |stats| stats.last_finished_checkpoint_ago.is_some());
     store
         .read(|tx| {
             tx.exists("SELECT 1 FROM t", [])?;
             for id in 0.. {
                 insert(&store, id)?;
-                if store.stats().unfinished_in_a_row >= 3 {
+                if store.stats().consecutive_unfinished_checkpoints >= 3 {
                     return Ok(());
                 }
             }
             Ok(())
         })
         .unwrap();
-    until(&store, |stats| stats.unfinished_in_a_row == 0);
+    until(&store, |stats| stats.consecutive_unfinished_checkpoints == 0);
 }
 
 /// In another process.
@@ -562,16 +572,16 @@ fn the_commits_of_another_process_are_noticed() {
     store
         .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))
         .unwrap();
-    let quiet = until(&store, |stats| stats.last_finished_checkpoint.is_some());
-    assert_eq!(quiet.foreign_commits, 0);
+    let quiet = until(&store, |stats| stats.last_finished_checkpoint_ago.is_some());
+    assert_eq!(quiet.external_commits, 0);
     // By itself, as another program would.
     Child::start("stats", "write", &[path.to_str().unwrap()]).finish();
     let mut id = 0;
     until(&store, |stats| {
         insert(&store, id).unwrap();
         id += 1;
-        stats.foreign_commits > 0
+        stats.external_commits > 0
     });
     let topics: Vec<_> = store.advice().into_iter().map(|finding| finding.topic).collect();
-    assert!(topics.contains(&"another-process-writes"), "{topics:?}");
+    assert!(topics.contains(&"external-commits"), "{topics:?}");
 }

@@ -65,11 +65,11 @@ fn call_back() {
     // A caller of this module may hold the writer at its gate.
     let thread = thread::current();
     if thread.name().is_some_and(|name| name.starts_with("larder-")) {
-        let wait = WriteOptions::new().timeout(Duration::from_secs(20));
+        let wait = WriteOptions::new().queue_timeout(Duration::from_secs(20));
         let written = store.write_with(wait, |tx| tx.execute("INSERT INTO heard VALUES (1)", []));
         failed = failed.or(written.err());
     }
-    let hung = failed.filter(|error| matches!(error, Error::QueueTimeout { .. } | Error::ReadTimeout { .. }));
+    let hung = failed.filter(|error| matches!(error, Error::QueueTimeout { .. } | Error::ReadQueueTimeout { .. }));
     CALLING.set(false);
     if let Some(error) = hung {
         lock().push(format!("hung: {error}"));
@@ -157,11 +157,11 @@ fn heard(message: &str) {
 
 fn all_slow() -> Options {
     grouping()
-        .slow_write(Duration::ZERO)
-        .slow_read(Duration::ZERO)
-        .slow_events(1_000_000)
+        .slow_write_threshold(Duration::ZERO)
+        .slow_read_threshold(Duration::ZERO)
+        .slow_events_per_second(1_000_000)
         .wal_limit(256 * 1024)
-        .watch(Duration::from_millis(5))
+        .monitor_interval(Duration::from_millis(5))
 }
 
 fn open(path: &Path) -> Store {
@@ -385,7 +385,7 @@ fn maintenance(path: &Path) {
     }
     let folder = path.parent().unwrap();
     store.backup(folder.join("copy.db")).run().unwrap();
-    store.snapshot_to(folder.join("compact.db")).run().unwrap();
+    store.backup_compact(folder.join("compact.db")).run().unwrap();
     store.vacuum().run().unwrap();
     assert!(store.check().run().unwrap().is_ok());
     let backups = folder.join("backups");

@@ -46,7 +46,7 @@ fn held_write(store: &Store, end: Result<()>) -> (Call<TellTale>, Sender<()>, Re
 fn a_write_that_was_dropped_before_it_started_is_never_run() {
     // In the queue, and in line for it.
     for queue in [100, 1] {
-        let store = store_with(Options::new().queue(queue));
+        let store = store_with(Options::new().queue_capacity(queue));
         let gate = Gate::hold(&store);
         let mut first = inserting(&store, 1);
         begin(&mut first);
@@ -105,7 +105,7 @@ fn a_write_that_was_dropped_when_it_was_done_is_there() {
 fn a_write_that_leaves_the_line_leaves_the_others_in_order() {
     // One, some, and so many that the line is swept.
     for leaving in [1, 7, 300] {
-        let store = store_with(Options::new().queue(1));
+        let store = store_with(Options::new().queue_capacity(1));
         let gate = Gate::hold(&store);
         let served = Arc::new(Mutex::new(Vec::new()));
         let mut staying = Vec::new();
@@ -133,7 +133,7 @@ fn a_write_that_leaves_the_line_leaves_the_others_in_order() {
 
 #[test]
 fn tasks_that_give_up_again_and_again_on_a_stuck_writer_leave_room_for_others() {
-    let store = store_with(Options::new().queue(4));
+    let store = store_with(Options::new().queue_capacity(4));
     let gate = Gate::hold(&store);
     for _ in 0..1000 {
         let mut write = Box::pin(store.write_async(|_| -> Result<()> { panic!("it was dropped") }));
@@ -150,7 +150,7 @@ fn tasks_that_give_up_again_and_again_on_a_stuck_writer_leave_room_for_others() 
 #[test]
 fn a_read_that_was_dropped_before_it_started_is_never_run() {
     for queue in [100, 1] {
-        let store = store_with(Options::new().readers(1).queue(queue));
+        let store = store_with(Options::new().readers(1).queue_capacity(queue));
         let held = HeldRead::hold(&store);
         let mut first = counting(&store);
         begin(&mut first);
@@ -383,7 +383,7 @@ fn a_close_that_was_dropped_before_it_started_leaves_the_store_open() {
 
 #[test]
 fn a_close_that_was_dropped_while_it_ran_goes_on() {
-    let store = store_with(Options::new().queue(1));
+    let store = store_with(Options::new().queue_capacity(1));
     let gate = Gate::hold(&store);
     let mut queued = inserting(&store, 1);
     begin(&mut queued);

@@ -41,7 +41,7 @@ fn open(path: &Path) -> Store {
 #[test]
 fn closing_finishes_the_writes_that_tasks_have_queued() {
     for queue in [1, 1000] {
-        let store = store_with(Options::new().queue(queue));
+        let store = store_with(Options::new().queue_capacity(queue));
         let gate = Gate::hold(&store);
         let mut writes: Vec<_> = (0..100).map(|id| inserting(&store, id)).collect();
         writes.iter_mut().for_each(begin);
@@ -66,7 +66,7 @@ fn closing_finishes_the_writes_that_tasks_have_queued() {
 /// The thread that closing would block is the one that lets the writer go.
 #[test]
 fn closing_does_not_block_the_tasks_thread() {
-    let store = store_with(Options::new().queue(1));
+    let store = store_with(Options::new().queue_capacity(1));
     let gate = Gate::hold(&store);
     let mut queued = inserting(&store, 1);
     begin(&mut queued);
@@ -170,7 +170,7 @@ fn closing_a_store_whose_write_is_stuck_says_so_and_tells_those_behind_it() {
 
 #[test]
 fn two_that_close_at_once_get_the_same_report() {
-    let store = store_with(Options::new().queue(1));
+    let store = store_with(Options::new().queue_capacity(1));
     let gate = Gate::hold(&store);
     let mut queued = inserting(&store, 1);
     begin(&mut queued);
@@ -335,7 +335,7 @@ fn tasks_racing_with_close_are_each_finished_or_told() {
     for round in 0..10 {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.db");
-        let store = Options::new().queue(4).open(&path).unwrap();
+        let store = Options::new().queue_capacity(4).open(&path).unwrap();
         create_table(&store);
         let finished: usize = many_threads().block_on(async {
             let tasks: Vec<_> = (0..8_i64)
@@ -362,7 +362,7 @@ fn tasks_racing_with_close_are_each_finished_or_told() {
                     })
                 })
                 .collect();
-            while store.stats().writes < 20 + 5 * round {
+            while store.stats().committed_writes < 20 + 5 * round {
                 tokio::task::yield_now().await;
             }
             let report = tokio::time::timeout(PATIENCE, store.close_async())

@@ -91,13 +91,13 @@ fn a_read_whose_time_is_over_does_not_join_a_snapshot() {
     let (store, _) = store_of_one_thread();
     for round in 0..QUIET {
         let first = HeldRead::hold_after(&store, |tx| tx.exists("SELECT 1 FROM t", []));
-        let none = ReadOptions::new().timeout(Duration::ZERO);
+        let none = ReadOptions::new().queue_timeout(Duration::ZERO);
         let mut second = Box::pin(store.read_async_with(none, |_| Ok(())));
         begin(&mut second);
         first.let_go();
         let result = finish(second);
         assert!(
-            matches!(result, Err(Error::ReadTimeout { .. })),
+            matches!(result, Err(Error::ReadQueueTimeout { .. })),
             "{result:?} in round {round}"
         );
     }

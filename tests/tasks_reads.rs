@@ -279,10 +279,10 @@ fn when_every_reader_is_stuck_a_task_is_told_so() {
     let held: Vec<_> = (0..3).map(|_| HeldRead::hold(&store)).collect();
     let time = Duration::from_millis(50);
     let began = Instant::now();
-    let read = finish(store.read_async_with(ReadOptions::new().timeout(time), |_| Ok(())));
+    let read = finish(store.read_async_with(ReadOptions::new().queue_timeout(time), |_| Ok(())));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     match &read {
-        Err(Error::ReadTimeout { waited, readers: 3, .. }) => assert!(*waited >= time, "{waited:?}"),
+        Err(Error::ReadQueueTimeout { waited, readers: 3, .. }) => assert!(*waited >= time, "{waited:?}"),
         other => panic!("{other:?}"),
     }
     let error = read.unwrap_err();
@@ -318,14 +318,14 @@ fn when_threads_hold_every_connection_a_task_is_told_so() {
             .into_iter()
             .map(|ms| {
                 let time = Duration::from_millis(ms);
-                let read = store.read_async_with(ReadOptions::new().timeout(time), |_| Ok(()));
+                let read = store.read_async_with(ReadOptions::new().queue_timeout(time), |_| Ok(()));
                 (finish(read), time)
             })
             .collect();
         release.wait();
         for (read, time) in told {
             match read {
-                Err(Error::ReadTimeout { waited, readers: 2, .. }) => assert!(waited >= time, "{waited:?}"),
+                Err(Error::ReadQueueTimeout { waited, readers: 2, .. }) => assert!(waited >= time, "{waited:?}"),
                 other => panic!("{other:?}"),
             }
         }
@@ -600,7 +600,7 @@ fn a_blocking_read_inside_a_tasks_is_an_error_and_no_hang_when_no_connection_is_
             let (inside, both_in) = (store.clone(), Arc::clone(&both_in));
             let read = store.read_async(move |_| {
                 both_in.wait();
-                let options = ReadOptions::new().timeout(Duration::from_millis(50));
+                let options = ReadOptions::new().queue_timeout(Duration::from_millis(50));
                 let nested = inside.read_with(options, rows);
                 both_in.wait();
                 Ok(nested)
@@ -610,7 +610,10 @@ fn a_blocking_read_inside_a_tasks_is_an_error_and_no_hang_when_no_connection_is_
         .collect();
     for read in nested {
         let read = finish(read).unwrap();
-        assert!(matches!(read, Err(Error::ReadTimeout { held_here: 1, .. })), "{read:?}");
+        assert!(
+            matches!(read, Err(Error::ReadQueueTimeout { held_here: 1, .. })),
+            "{read:?}"
+        );
     }
     let inside = store.clone();
     assert_eq!(finish(store.read_async(move |_| inside.read(rows))).unwrap(), 0);

@@ -201,7 +201,7 @@ fn a_closure_that_panics_leaves_nothing_set_on_its_connection() {
 
 #[test]
 fn jobs_that_were_withdrawn_take_no_room_from_those_who_try() {
-    let store = store_with(Options::new().queue(4));
+    let store = store_with(Options::new().queue_capacity(4));
     let gate = Gate::hold(&store);
     let mut gone: Vec<_> = (0..4).map(|id| inserting(&store, id)).collect();
     gone.iter_mut().for_each(begin);
@@ -240,11 +240,11 @@ fn a_read_that_has_little_time_is_told_why_no_connection_could_be_opened() {
         Ok(())
     }));
     for ms in [40, 400] {
-        let options = ReadOptions::new().timeout(Duration::from_millis(ms));
+        let options = ReadOptions::new().queue_timeout(Duration::from_millis(ms));
         let error = finish(store.read_async_with(options, |_| Ok(()))).unwrap_err();
-        assert!(matches!(error, Error::ReadTimeout { .. }), "{error:?}");
+        assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
     }
-    let options = ReadOptions::new().timeout(Duration::from_millis(40));
+    let options = ReadOptions::new().queue_timeout(Duration::from_millis(40));
     let error = finish(store.read_async_with(options, |_| Ok(()))).unwrap_err();
     assert!(error.to_string().contains("such_a_table_is_missing"), "{error}");
 }
@@ -329,10 +329,10 @@ fn error_of_on_connect_whose_display_panics_is_told() {
     });
     let store = options.open_temp().unwrap();
     refuse.store(true, Ordering::SeqCst);
-    let soon = ReadOptions::new().timeout(Duration::from_millis(500));
+    let soon = ReadOptions::new().queue_timeout(Duration::from_millis(500));
     let error = store.read_with(soon, |_| Ok(())).unwrap_err();
     match error {
-        Error::ReadTimeout {
+        Error::ReadQueueTimeout {
             last_error: Some(reason),
             ..
         } => assert!(reason.contains("on_connect"), "{reason}"),
@@ -340,6 +340,9 @@ fn error_of_on_connect_whose_display_panics_is_told() {
     }
     refuse.store(false, Ordering::SeqCst);
     store
-        .read_with(ReadOptions::new().timeout(crate::support::tasks::PATIENCE), |_| Ok(()))
+        .read_with(
+            ReadOptions::new().queue_timeout(crate::support::tasks::PATIENCE),
+            |_| Ok(()),
+        )
         .unwrap();
 }

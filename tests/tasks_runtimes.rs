@@ -47,7 +47,7 @@ fn every_call_works_on_every_runtime() {
 }
 
 async fn five_hundred_tasks_write_and_read() {
-    let store = store_with(Options::new().queue(16));
+    let store = store_with(Options::new().queue_capacity(16));
     let tasks: Vec<_> = (0..500)
         .map(|id| {
             let store = store.clone();
@@ -162,7 +162,7 @@ fn a_future_that_was_never_polled_runs_nothing() {
     assert_eq!(Arc::strong_count(&captured), 1);
     let stats = store.stats();
     assert_eq!(
-        (stats.writes, stats.failed_writes),
+        (stats.committed_writes, stats.failed_writes),
         (1, 0),
         "the table, and nothing else"
     );
@@ -172,7 +172,7 @@ fn a_future_that_was_never_polled_runs_nothing() {
 
 #[test]
 fn a_future_that_was_not_polled_yet_takes_no_place_in_the_queue() {
-    let store = store_with(Options::new().queue(1).readers(1));
+    let store = store_with(Options::new().queue_capacity(1).readers(1));
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
     let (write, read) = (store.try_write_async(|_| Ok(1)), store.try_read_async(|_| Ok(1)));
     let mut first_write = Box::pin(store.try_write_async(|_| Ok(2)));
@@ -190,8 +190,8 @@ fn a_future_that_was_not_polled_yet_takes_no_place_in_the_queue() {
 fn the_time_out_begins_at_the_first_poll() {
     let store = store_with(Options::new());
     let time = Duration::from_millis(500);
-    let write = store.write_async_with(WriteOptions::new().timeout(time), |_| Ok(()));
-    let read = store.read_async_with(ReadOptions::new().timeout(time), |_| Ok(()));
+    let write = store.write_async_with(WriteOptions::new().queue_timeout(time), |_| Ok(()));
+    let read = store.read_async_with(ReadOptions::new().queue_timeout(time), |_| Ok(()));
     thread::sleep(2 * time);
     finish(write).unwrap();
     finish(read).unwrap();
@@ -201,7 +201,11 @@ fn the_time_out_begins_at_the_first_poll() {
 
 fn all_slow() -> Store {
     log::collect();
-    store_with(Options::new().slow_write(Duration::ZERO).slow_read(Duration::ZERO))
+    store_with(
+        Options::new()
+            .slow_write_threshold(Duration::ZERO)
+            .slow_read_threshold(Duration::ZERO),
+    )
 }
 
 /// `#[track_caller]` on each of the methods.
@@ -247,8 +251,8 @@ fn each_of_several_reads_is_named_by_its_own_label() {
     let store = store_with(
         Options::new()
             .readers(1)
-            .slow_read(Duration::ZERO)
-            .slow_write(Duration::ZERO),
+            .slow_read_threshold(Duration::ZERO)
+            .slow_write_threshold(Duration::ZERO),
     );
     let labels = ["a task's first", "a task's second", "a task's third"];
     let sql = |label: &str| format!("SELECT ?1 -- {label}");

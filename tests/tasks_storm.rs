@@ -397,7 +397,7 @@ fn scan_on_so_many_connections(store: &Store, number: u32) -> Result<Vec<i64>> {
 
 #[test]
 fn a_hundred_thousand_cancellations_at_random_leave_everything_as_it_should_be() {
-    let store = store_with(Options::new().queue(QUEUE).readers(READERS));
+    let store = store_with(Options::new().queue_capacity(QUEUE).readers(READERS));
     let (ended, ends) = (Arc::new(AtomicI64::new(0)), Arc::new(Ends::default()));
     let runtime = many_threads();
     let (dropper, to_drop) = channel();

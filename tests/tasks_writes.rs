@@ -19,12 +19,12 @@ use crate::support::tasks::{
 };
 
 fn brief(ms: u64) -> WriteOptions {
-    WriteOptions::new().timeout(Duration::from_millis(ms))
+    WriteOptions::new().queue_timeout(Duration::from_millis(ms))
 }
 
 /// A write that has so long to be started, and says that it has run.
 fn within(store: &Store, time: Duration) -> Call<()> {
-    let options = WriteOptions::new().timeout(time);
+    let options = WriteOptions::new().queue_timeout(time);
     Box::pin(store.write_async_with(options, |tx| insert(tx, 1).map(drop)))
 }
 
@@ -44,7 +44,7 @@ fn assert_too_late<T: std::fmt::Debug>(result: Result<T>, at_least: Duration) {
 /// The thread that the first task would block is the one that lets it go.
 #[test]
 fn a_task_that_waits_for_room_does_not_block_its_thread() {
-    let store = store_with(Options::new().queue(1));
+    let store = store_with(Options::new().queue_capacity(1));
     let gate = Gate::hold(&store);
     let mut queued = inserting(&store, 1);
     begin(&mut queued);
@@ -63,7 +63,7 @@ fn a_task_that_waits_for_room_does_not_block_its_thread() {
 #[test]
 fn tasks_are_served_in_the_order_of_their_first_polls() {
     for queue in [1, 3, 100] {
-        let store = store_with(Options::new().queue(queue));
+        let store = store_with(Options::new().queue_capacity(queue));
         let gate = Gate::hold(&store);
         let served = Arc::new(Mutex::new(Vec::new()));
         let mut tasks: Vec<Call<()>> = (0..20)
@@ -90,7 +90,7 @@ fn tasks_are_served_in_the_order_of_their_first_polls() {
 #[test]
 fn tasks_and_threads_are_served_in_the_order_in_which_they_asked() {
     use crate::queue::Watched;
-    let store = store_with(Options::new().queue(2));
+    let store = store_with(Options::new().queue_capacity(2));
     let gate = Gate::hold(&store);
     let served = Arc::new(Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -128,7 +128,7 @@ fn tasks_and_threads_are_served_in_the_order_in_which_they_asked() {
 
 #[test]
 fn a_full_queue_refuses_a_try_write_of_a_task_at_its_first_poll() {
-    let store = store_with(Options::new().queue(1));
+    let store = store_with(Options::new().queue_capacity(1));
     let gate = Gate::hold(&store);
     let mut queued = inserting(&store, 1);
     begin(&mut queued);
@@ -156,7 +156,7 @@ fn a_full_queue_refuses_a_try_write_of_a_task_at_its_first_poll() {
 
 #[test]
 fn a_full_queue_of_reads_refuses_a_try_read_at_its_first_poll_and_speaks_of_reads() {
-    let store = store_with(Options::new().queue(1).readers(1));
+    let store = store_with(Options::new().queue_capacity(1).readers(1));
     let held = HeldRead::hold(&store);
     let mut queued = Box::pin(store.try_read_async(|_| Ok(1)));
     begin(&mut queued);
@@ -164,7 +164,7 @@ fn a_full_queue_of_reads_refuses_a_try_read_at_its_first_poll_and_speaks_of_read
         panic!("it does not wait");
     };
     assert!(matches!(error, Error::QueueFull { capacity: 1 }), "{error:?}");
-    let patient = ReadOptions::new().timeout(PATIENCE);
+    let patient = ReadOptions::new().queue_timeout(PATIENCE);
     let refused = poll(&mut Box::pin(store.try_read_async_with(patient, |_| Ok(3))));
     assert!(
         matches!(refused, Poll::Ready(Err(Error::QueueFull { capacity: 1 }))),
@@ -197,7 +197,7 @@ async fn ten_thousand_tasks(store: Store) {
 #[test]
 fn ten_thousand_tasks_in_line_for_a_queue_of_16_finish_exactly_once_each() {
     for runtime in [one_thread(), many_threads()] {
-        let store = store_with(Options::new().queue(16));
+        let store = store_with(Options::new().queue_capacity(16));
         runtime.block_on(ten_thousand_tasks(store.clone()));
         assert_eq!(count(&store), 10_000);
         assert_eq!(store.stats().failed_writes, 0);
@@ -210,7 +210,7 @@ fn ten_thousand_tasks_in_line_for_a_queue_of_16_finish_exactly_once_each() {
 #[test]
 fn a_task_alone_is_told_that_its_time_is_over() {
     for queue in [1, 100] {
-        let store = store_with(Options::new().queue(queue));
+        let store = store_with(Options::new().queue_capacity(queue));
         let gate = Gate::hold(&store);
         let mut queued = inserting(&store, 7);
         begin(&mut queued);
@@ -234,9 +234,9 @@ fn a_try_form_that_found_room_is_told_that_its_own_time_is_over() {
     let time = Duration::from_millis(30);
     let write = store.try_write_async_with(brief(30), |tx| insert(tx, 1));
     assert_too_late(finish(write), time);
-    let read = finish(store.try_read_async_with(ReadOptions::new().timeout(time), |_| Ok(())));
+    let read = finish(store.try_read_async_with(ReadOptions::new().queue_timeout(time), |_| Ok(())));
     assert!(
-        matches!(read, Err(Error::ReadTimeout { waited, .. }) if waited >= time),
+        matches!(read, Err(Error::ReadQueueTimeout { waited, .. }) if waited >= time),
         "{read:?}"
     );
     gate.open();
@@ -260,13 +260,13 @@ fn a_submitted_write_that_is_awaited_is_told_that_its_time_is_over() {
 fn the_options_time_out_is_that_of_tasks_too() {
     let options = Options::new()
         .queue_timeout(Duration::from_millis(30))
-        .read_timeout(Duration::from_millis(40));
+        .read_queue_timeout(Duration::from_millis(40));
     let store = options.readers(1).open_temp().unwrap();
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
     assert_too_late(finish(store.write_async(|_| Ok(()))), Duration::from_millis(30));
     let read = finish(store.read_async(|_| Ok(())));
     assert!(
-        matches!(read, Err(Error::ReadTimeout { waited, .. }) if waited >= Duration::from_millis(40)),
+        matches!(read, Err(Error::ReadQueueTimeout { waited, .. }) if waited >= Duration::from_millis(40)),
         "{read:?}"
     );
     gate.open();
@@ -275,7 +275,7 @@ fn the_options_time_out_is_that_of_tasks_too() {
 
 #[test]
 fn tasks_with_different_times_are_each_told_at_their_own() {
-    let store = store_with(Options::new().queue(2).readers(1));
+    let store = store_with(Options::new().queue_capacity(2).readers(1));
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
     let times = [400, 10, 200, 60, 10, 130, 300, 1].map(Duration::from_millis);
     one_thread().block_on(async {
@@ -283,11 +283,11 @@ fn tasks_with_different_times_are_each_told_at_their_own() {
         for time in times {
             let write = within(&store, time);
             tasks.spawn(async move { assert_too_late(write.await, time) });
-            let read = store.read_async_with(ReadOptions::new().timeout(time), |_| Ok(()));
+            let read = store.read_async_with(ReadOptions::new().queue_timeout(time), |_| Ok(()));
             tasks.spawn(async move {
                 let read = read.await;
                 assert!(
-                    matches!(read, Err(Error::ReadTimeout { waited, .. }) if waited >= time),
+                    matches!(read, Err(Error::ReadQueueTimeout { waited, .. }) if waited >= time),
                     "{read:?}"
                 );
             });
@@ -324,9 +324,9 @@ fn a_time_that_is_over_at_the_first_poll_is_told_though_nothing_moves() {
     for ns in [0, 1] {
         let time = Duration::from_nanos(ns);
         assert_too_late(finish(within(&store, time)), time);
-        let options = ReadOptions::new().timeout(time);
+        let options = ReadOptions::new().queue_timeout(time);
         let read = finish(store.read_async_with(options, |_| Ok(())));
-        assert!(matches!(read, Err(Error::ReadTimeout { .. })), "{read:?}");
+        assert!(matches!(read, Err(Error::ReadQueueTimeout { .. })), "{read:?}");
     }
     gate.open();
     held.let_go();
@@ -364,14 +364,14 @@ fn a_time_that_is_never_over_is_waited_out() {
         let store = store_with(Options::new().readers(1));
         let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
         let mut write = within(&store, time);
-        let mut read = Box::pin(store.read_async_with(ReadOptions::new().timeout(time), |_| Ok(())));
+        let mut read = Box::pin(store.read_async_with(ReadOptions::new().queue_timeout(time), |_| Ok(())));
         begin(&mut write);
         begin(&mut read);
         gate.open();
         held.let_go();
         finish(write).unwrap();
         finish(read).unwrap();
-        finish(store.read_async_with(ReadOptions::new().timeout(time), |_| Ok(()))).unwrap();
+        finish(store.read_async_with(ReadOptions::new().queue_timeout(time), |_| Ok(()))).unwrap();
         assert_eq!(count(&store), 1);
     }
 }
@@ -456,7 +456,7 @@ fn waker_that_blocks_delays_no_other_stores_deadline() {
 #[test]
 fn impatient_tasks_each_get_one_true_reply() {
     // Deadlines race with starts: whichever wins, the task and the table must agree.
-    let store = store_with(Options::new().queue(4));
+    let store = store_with(Options::new().queue_capacity(4));
     let done = many_threads().block_on(async {
         let tasks: Vec<_> = (0..16_i64)
             .map(|task| {
@@ -465,7 +465,7 @@ fn impatient_tasks_each_get_one_true_reply() {
                     let mut done = Vec::new();
                     for id in (0..200).map(|n| task * 200 + n) {
                         let time = Duration::from_micros(20 + 37 * (id as u64 % 11));
-                        let options = WriteOptions::new().timeout(time);
+                        let options = WriteOptions::new().queue_timeout(time);
                         match store.write_async_with(options, move |tx| insert(tx, id)).await {
                             Ok(inserted) => done.push(inserted),
                             Err(Error::QueueTimeout { .. }) => {}

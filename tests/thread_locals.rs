@@ -42,7 +42,7 @@ fn insert(tx: &WriteTx<'_>) -> larder::Result<usize> {
 
 fn open(path: &Path) -> Store {
     // No caller stays awake: each one sleeps.
-    let store = Options::new().spin(Duration::ZERO).open(path).unwrap();
+    let store = Options::new().spin_time(Duration::ZERO).open(path).unwrap();
     store
         .write(|tx| tx.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY) STRICT"))
         .unwrap();
@@ -71,7 +71,7 @@ fn call(name: &str, store: Store) {
     match name {
         "write" => assert_eq!(store.write(insert).unwrap(), 1),
         "write_with" => {
-            let options = WriteOptions::new().label("at the end").timeout(child::PATIENCE);
+            let options = WriteOptions::new().label("at the end").queue_timeout(child::PATIENCE);
             assert_eq!(store.write_with(options, insert).unwrap(), 1);
         }
         "try_write" => assert_eq!(store.try_write(insert).unwrap(), 1),
@@ -90,8 +90,8 @@ fn call(name: &str, store: Store) {
         }
         "submit in line" => {
             let narrow = Options::new()
-                .queue(1)
-                .spin(Duration::ZERO)
+                .queue_capacity(1)
+                .spin_time(Duration::ZERO)
                 .open(folder.join("narrow.db"))
                 .unwrap();
             narrow
@@ -120,7 +120,7 @@ fn call(name: &str, store: Store) {
             });
             runs.recv().unwrap();
             narrow
-                .read_with(ReadOptions::new().timeout(child::PATIENCE), |_| Ok(()))
+                .read_with(ReadOptions::new().queue_timeout(child::PATIENCE), |_| Ok(()))
                 .unwrap();
             reads.join().unwrap();
         }

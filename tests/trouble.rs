@@ -26,11 +26,11 @@ fn child() {
 
 fn options() -> Options {
     Options::new()
-        .watch(Duration::from_millis(10))
+        .monitor_interval(Duration::from_millis(10))
         .max_reader_age(Duration::from_millis(20))
         .checkpoint_pages(8)
         .wal_limit(256 * 1024)
-        .queue(8)
+        .queue_capacity(8)
 }
 
 fn add(tx: &larder::WriteTx<'_>) -> Result<i64> {
@@ -48,7 +48,7 @@ fn load(store: &Store, stop: &AtomicBool) {
     while !stop.load(Relaxed) {
         let label = WriteOptions::new()
             .label("load: write")
-            .timeout(Duration::from_millis(200));
+            .queue_timeout(Duration::from_millis(200));
         match store.write_with(label, add) {
             Ok(_) | Err(Error::QueueTimeout { .. } | Error::Sqlite { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -72,7 +72,7 @@ fn shows(store: &Store, kind: AlertKind, site: &str) {
         let advice = store.advice();
         advice
             .iter()
-            .any(|finding| finding.topic == kind.name() && finding.sentence.contains(site))
+            .any(|finding| finding.topic == kind.name() && finding.message.contains(site))
     };
     while !(named(&store.stats()) && advised() && told(store, kind, Level::WARN, site)) {
         assert!(
@@ -124,7 +124,7 @@ fn under_load_each_trouble_is_seen_with_who_is_behind_it_and_is_over_when_it_is_
     });
     let stats = store.stats();
     assert!(
-        stats.writes > 0 && stats.sites.iter().any(|site| site.site == "load: read"),
+        stats.committed_writes > 0 && stats.call_sites.iter().any(|site| site.site == "load: read"),
         "{stats:?}"
     );
 }
@@ -163,7 +163,7 @@ fn a_write_hogs_the_writer(store: &Store) {
     let give_up = Instant::now() + Duration::from_secs(60);
     while store
         .stats()
-        .writing
+        .running_write
         .is_none_or(|write| write.age < Duration::from_millis(150))
     {
         assert!(Instant::now() < give_up);
@@ -171,15 +171,15 @@ fn a_write_hogs_the_writer(store: &Store) {
     }
     let queued: Vec<_> = (0..8).filter_map(|_| store.submit(|_| Ok(())).ok()).collect();
     shows(store, AlertKind::QueueFull, "the import");
-    shows(store, AlertKind::WritesWait, "the import");
+    shows(store, AlertKind::SlowQueue, "the import");
     let stats = store.stats();
-    assert_eq!(stats.writing.expect("it runs").site, "the import");
+    assert_eq!(stats.running_write.expect("it runs").site, "the import");
     assert!(stats.queued >= 8);
     drop(let_go);
     import.wait().unwrap();
     queued.into_iter().for_each(|write| write.wait().unwrap());
     clears(store, AlertKind::QueueFull, "the import");
-    clears(store, AlertKind::WritesWait, "the import");
+    clears(store, AlertKind::SlowQueue, "the import");
 }
 
 #[test]

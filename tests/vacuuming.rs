@@ -221,7 +221,7 @@ fn other_writes_wait_and_are_made_after_it() {
         let second = scope.spawn(|| store.vacuum().run());
         let stats = store.stats();
         assert!(stats.queued >= 5, "{stats:?}");
-        let site = stats.writing.expect("it runs").site;
+        let site = stats.running_write.expect("it runs").site;
         assert_eq!(site, "larder: vacuum");
         assert_eq!(count(&store), LEFT, "reads go on");
         drop(go_on);
@@ -253,7 +253,7 @@ fn a_vacuum_that_is_cancelled_leaves_the_database_as_it_was() {
         "{error}"
     );
     assert_eq!((contents(&store), pragma(&store, "page_count")), (data, pages));
-    assert_eq!(store.stats().failed_by["Cancelled"], 1);
+    assert_eq!(store.stats().failures_by_error["Cancelled"], 1);
     assert_works(&store);
 }
 
@@ -519,7 +519,7 @@ fn on_a_small_disk(role: &str, disk: &Path, kilobytes: u32, path: &Path) {
 
 #[track_caller]
 fn assert_no_room(error: &Error, folder: &Path) {
-    let Error::NoRoom {
+    let Error::InsufficientSpace {
         folder: named,
         needed,
         available,

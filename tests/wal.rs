@@ -196,7 +196,7 @@ fn an_idle_store_moves_its_log_into_the_file() {
 fn checkpoints_of(pages: i64, options: Options) -> u64 {
     let store = store_with_table(options);
     let gate = Gate::hold(&store);
-    let alone = || WriteOptions::new().limit(Duration::from_secs(600));
+    let alone = || WriteOptions::new().execution_timeout(Duration::from_secs(600));
     let look = || {
         let inside = store.clone();
         store

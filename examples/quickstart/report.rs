@@ -93,7 +93,7 @@ pub(crate) fn load(out: &mut impl Write, load: &Load) -> Result<()> {
     row(out, "joins", &load.joins, load.took)?;
     row(out, "writes", &load.writes, load.took)?;
     let stats = &load.stats;
-    let mean_group = stats.writes as f64 / stats.groups.max(1) as f64;
+    let mean_group = stats.committed_writes as f64 / stats.groups.max(1) as f64;
     writeln!(out, "\nlargest queue wait        {}", human(stats.queue_wait.max))?;
     writeln!(
         out,

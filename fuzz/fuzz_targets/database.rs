@@ -111,7 +111,7 @@ impl Base {
         let options = options()
             .page_size(page_size as u64)
             .auto_vacuum(auto_vacuum)
-            .maintenance(false)
+            .incremental_vacuum(false)
             .migrations(migrations());
         let store = options.open(&path).expect("a new database opens");
         store.migrate_to(1).expect("migrations are made");

@@ -46,7 +46,7 @@ struct Settings {
     auto_vacuum: u8,
     readers: u8,
     queue: u8,
-    group_jobs: u8,
+    max_group_size: u8,
     checkpoint_pages: u8,
     hard_limit: bool,
     spin: bool,
@@ -326,14 +326,14 @@ impl Settings {
             .page_size(sizes[usize::from(self.page_size) % sizes.len()])
             .auto_vacuum(modes[usize::from(self.auto_vacuum) % modes.len()])
             .readers(u32::from(self.readers % 3) + 1)
-            .queue(usize::from(self.queue % 4) + 1)
-            .group_jobs(usize::from(self.group_jobs % 4) + 1)
+            .queue_capacity(usize::from(self.queue % 4) + 1)
+            .max_group_size(usize::from(self.max_group_size % 4) + 1)
             .checkpoint_pages(u32::from(pages) + 1)
             .wal_limit(64 << 10)
             .wal_hard_limit(self.hard_limit.then_some(128 << 10))
-            .spin(Duration::from_micros(if self.spin { 100 } else { 0 }))
-            .statements(if self.statistics { 8 } else { 0 })
-            .call_sites(if self.statistics { 4 } else { 0 })
+            .spin_time(Duration::from_micros(if self.spin { 100 } else { 0 }))
+            .max_statements(if self.statistics { 8 } else { 0 })
+            .max_call_sites(if self.statistics { 4 } else { 0 })
             .migrations(migrations().at_open(self.at_open))
     }
 }
@@ -451,12 +451,12 @@ impl Run {
         };
         let outcome = told(&error);
         match (&error, job.end) {
-            (Error::RolledBack { own_doing: false, .. }, _) => assert!(shared, "{error:?}"),
+            (Error::RolledBack { caused_by_closure: false, .. }, _) => assert!(shared, "{error:?}"),
             (Error::WalFull { .. }, _) => assert!(self.settings.hard_limit, "{error:?}"),
             (Error::App(_), End::Error)
             | (Error::Refused { .. }, End::Commit | End::Attach | End::Pragma)
             | (Error::Sqlite { .. }, End::Constraint | End::DeferredKey | End::RaiseRollback)
-            | (Error::RolledBack { own_doing: true, .. }, End::OrRollback) => {}
+            | (Error::RolledBack { caused_by_closure: true, .. }, End::OrRollback) => {}
             _ => panic!("a job that was to end with {:?} gave {error:?}", job.end),
         }
         assert!(
@@ -510,7 +510,7 @@ impl Run {
         let to = self.folder.path().join("copy");
         let begin = |to: &Path| -> Backup<'_> {
             let backup = if copying.compact {
-                self.store.snapshot_to(to)
+                self.store.backup_compact(to)
             } else {
                 self.store.backup(to)
             };

@@ -66,7 +66,7 @@ pub fn exercise(store: &Store, folder: &Path, tasks: Tasks) {
         back_up(|to| store.backup(to), &folder.join("backup"));
     }
     if tasks.compact {
-        back_up(|to| store.snapshot_to(to), &folder.join("compact"));
+        back_up(|to| store.backup_compact(to), &folder.join("compact"));
     }
     if tasks.vacuum {
         judge(store.vacuum().run().map(|report| report.to_string()));
@@ -108,7 +108,7 @@ pub fn refuse_wrong_errors(error: &Error) {
             | Error::SqliteTooOld { .. }
             | Error::QueueFull { .. }
             | Error::QueueTimeout { .. }
-            | Error::ReadTimeout { .. }
+            | Error::ReadQueueTimeout { .. }
             | Error::Reentrant { .. }
             | Error::Cancelled { .. }
             | Error::Closed
@@ -180,7 +180,7 @@ fn write(store: &Store, round: u32) {
                 tx.execute_batch(sql)
             }
         };
-        let Err(error) = store.write_with(WriteOptions::new().limit(LIMIT), job) else {
+        let Err(error) = store.write_with(WriteOptions::new().execution_timeout(LIMIT), job) else {
             continue;
         };
         refuse_wrong_errors(&error);

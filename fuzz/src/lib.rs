@@ -36,8 +36,8 @@ pub fn options() -> Options {
         .readers(1)
         .cache_size(256 << 10)
         .mmap_size(0)
-        .spin(Duration::ZERO)
-        .watch(Duration::ZERO)
+        .spin_time(Duration::ZERO)
+        .monitor_interval(Duration::ZERO)
 }
 
 /// What every error must say, whatever it is of. Gives its outcome.

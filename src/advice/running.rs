@@ -16,7 +16,7 @@ const SCAN: f64 = 1000.0;
 /// The worst statements that are told of.
 const STATEMENTS: usize = 10;
 
-/// What the figures say.
+/// What the measurements say.
 pub(super) fn look(stats: &Stats, lately: &Lately) -> Vec<Finding> {
     let mut findings: Vec<_> = stats.alerts.iter().map(of_alert).collect();
     findings.extend(statements(&stats.statements));
@@ -30,11 +30,11 @@ fn of_alert(alert: &Alert) -> Finding {
         .reason
         .as_ref()
         .map_or(String::new(), |reason| format!(" ({reason})"));
-    let sentence = format!("for {:.1?} {}{by}{why}", alert.age, alert.kind.sentence());
+    let message = format!("for {:.1?} {}{by}{why}", alert.age, alert.kind.description());
     let (severity, remedy) = match alert.kind {
-        AlertKind::WritesWait => (
+        AlertKind::SlowQueue => (
             Severity::Warning,
-            "Look in Stats::sites for what its closure does: take out of it what is not SQL, and split what is long",
+            "Look in Stats::call_sites for what its closure does: take out of it what is not SQL, and split what is long",
         ),
         AlertKind::QueueFull => (
             Severity::Critical,
@@ -57,7 +57,7 @@ fn of_alert(alert: &Alert) -> Finding {
         AlertKind::FreePages => (
             Severity::Note,
             "New rows will use them; the writer gives them back in idle moments where auto_vacuum is incremental \
-             (Options::maintenance), Store::vacuum at once",
+             (Options::incremental_vacuum), Store::vacuum at once",
         ),
         AlertKind::DiskFull => (
             Severity::Critical,
@@ -73,26 +73,31 @@ fn of_alert(alert: &Alert) -> Finding {
             "Stats::last_backup has its folder and what is in the way; Store::backup to another folder makes one at once",
         ),
     };
-    let figure = alert.figure;
-    Finding::new(severity, alert.kind.name(), sentence, remedy).with_figure(figure.value, figure.threshold, figure.unit)
+    let measurement = alert.measurement;
+    Finding::new(severity, alert.kind.name(), message, remedy).with_measurement(
+        measurement.value,
+        measurement.threshold,
+        measurement.unit,
+    )
 }
 
 /// Statements that go through whole tables, or for which SQLite builds an index each time.
 fn statements(statements: &[StatementStats]) -> Vec<Finding> {
     let scan = |statement: &StatementStats| {
         let steps = statement.full_scan_steps as f64 / statement.calls.max(1) as f64;
-        let sentence = format!("a statement goes through whole tables: {}", statement.text);
+        let message = format!("a statement goes through whole tables: {}", statement.sql);
         let remedy = "EXPLAIN QUERY PLAN says which (SCAN): add an index on what it looks for";
         (steps > SCAN).then(|| {
-            Finding::new(Severity::Warning, "statement-scans", sentence, remedy).with_figure(steps, SCAN, "rows")
+            Finding::new(Severity::Warning, "statement-scans", message, remedy).with_measurement(steps, SCAN, "rows")
         })
     };
     let index = |statement: &StatementStats| {
         let rows = statement.automatic_index_rows as f64 / statement.calls.max(1) as f64;
-        let sentence = format!("SQLite makes an index for each run of a statement: {}", statement.text);
+        let message = format!("SQLite makes an index for each run of a statement: {}", statement.sql);
         let remedy = "EXPLAIN QUERY PLAN says on what (AUTOMATIC INDEX): make that index";
-        (rows > 0.0)
-            .then(|| Finding::new(Severity::Warning, "missing-index", sentence, remedy).with_figure(rows, 0.0, "rows"))
+        (rows > 0.0).then(|| {
+            Finding::new(Severity::Warning, "missing-index", message, remedy).with_measurement(rows, 0.0, "rows")
+        })
     };
     let scans = statements.iter().filter_map(scan).take(STATEMENTS);
     let indexes = statements.iter().filter_map(index).take(STATEMENTS);
@@ -104,37 +109,37 @@ fn outgrown(stats: &Stats, lately: &Lately) -> Vec<Finding> {
     let bytes = stats.database.bytes();
     let mut findings: Vec<_> = [
         (lately.long_waits > LONG_WAITS).then(|| {
-            let sentence = "many of the last minute's writes waited for longer than 100 ms".to_owned();
-            let remedy = "Look in Stats::sites for the writes that take most of the writer's time";
-            Finding::new(Severity::Warning, "many-writes-wait", sentence, remedy).with_figure(
+            let message = "many of the last minute's writes waited for longer than 100 ms".to_owned();
+            let remedy = "Look in Stats::call_sites for the writes that take most of the writer's time";
+            Finding::new(Severity::Warning, "long-queue-waits", message, remedy).with_measurement(
                 lately.long_waits,
                 LONG_WAITS,
                 "%",
             )
         }),
         (lately.is_long && lately.writes_a_second > WRITES_A_SECOND).then(|| {
-            let sentence = "the store makes very many writes".to_owned();
+            let message = "the store makes very many writes".to_owned();
             let remedy = "Put many into one write where they belong together; one writer has an end somewhere";
-            Finding::new(Severity::Warning, "many-writes", sentence, remedy).with_figure(
+            Finding::new(Severity::Warning, "high-write-rate", message, remedy).with_measurement(
                 lately.writes_a_second,
                 WRITES_A_SECOND,
                 "1/s",
             )
         }),
-        (stats.foreign_commits > 0).then(|| {
-            let sentence = "another process writes to the database".to_owned();
+        (stats.external_commits > 0).then(|| {
+            let message = "another process writes to the database".to_owned();
             let remedy = "Have it ask this service to write, or open the store with Access::Exclusive: two writers wait \
                           for each other without order, and BUSY is theirs to deal with";
-            Finding::new(Severity::Warning, "another-process-writes", sentence, remedy).with_figure(
-                stats.foreign_commits as f64,
+            Finding::new(Severity::Warning, "external-commits", message, remedy).with_measurement(
+                stats.external_commits as f64,
                 0.0,
                 "commits",
             )
         }),
         (bytes > LARGE).then(|| {
-            let sentence = "the database is very large".to_owned();
+            let message = "the database is very large".to_owned();
             let remedy = "Backups and VACUUM take long: keep what is old, or apart, in a store of its own";
-            Finding::new(Severity::Warning, "large-database", sentence, remedy).with_figure(
+            Finding::new(Severity::Warning, "large-database", message, remedy).with_measurement(
                 bytes as f64,
                 LARGE as f64,
                 "B",
@@ -145,13 +150,13 @@ fn outgrown(stats: &Stats, lately: &Lately) -> Vec<Finding> {
     .flatten()
     .collect();
     if findings.len() >= 2 {
-        let reasons: Vec<_> = findings.iter().map(|finding| finding.sentence.as_str()).collect();
-        let sentence = format!("it is time to look at PostgreSQL: {}", reasons.join("; "));
+        let reasons: Vec<_> = findings.iter().map(|finding| finding.message.as_str()).collect();
+        let message = format!("it is time to look at PostgreSQL: {}", reasons.join("; "));
         let remedy = "Each may have a remedy of its own here; together they say that one machine's one writer is no longer \
                       enough";
         let count = findings.len() as f64;
-        let finding = Finding::new(Severity::Warning, "time-for-postgresql", sentence, remedy);
-        findings.push(finding.with_figure(count, 2.0, "reasons"));
+        let finding = Finding::new(Severity::Warning, "time-for-postgresql", message, remedy);
+        findings.push(finding.with_measurement(count, 2.0, "reasons"));
     }
     findings
 }
@@ -196,30 +201,30 @@ mod tests {
         };
         let burst = Lately { is_long: false, ..many };
         let others = Stats {
-            foreign_commits: 1,
+            external_commits: 1,
             ..Stats::default()
         };
         let small = Stats::default();
-        assert_eq!(topics(&small, &waits), ["many-writes-wait"]);
-        assert_eq!(topics(&small, &many), ["many-writes"]);
+        assert_eq!(topics(&small, &waits), ["long-queue-waits"]);
+        assert_eq!(topics(&small, &many), ["high-write-rate"]);
         assert!(topics(&small, &burst).is_empty());
-        assert_eq!(topics(&others, &quiet), ["another-process-writes"]);
+        assert_eq!(topics(&others, &quiet), ["external-commits"]);
         assert_eq!(topics(&large(), &quiet), ["large-database"]);
         let two = look(&large(), &many);
         let last = two.last().unwrap();
         assert_eq!((two.len(), last.topic), (3, "time-for-postgresql"));
         for reason in ["very many writes", "very large"] {
-            assert!(last.sentence.contains(reason), "{last}");
+            assert!(last.message.contains(reason), "{last}");
         }
     }
 
     fn statement(text: &str, scanned: u64, indexed: u64) -> StatementStats {
         StatementStats {
-            text: text.into(),
+            sql: text.into(),
             calls: 10,
             errors: 0,
-            total: Default::default(),
-            time: Default::default(),
+            total_time: Default::default(),
+            latency: Default::default(),
             rows: 0,
             full_scan_steps: scanned,
             sorts: 0,
@@ -241,7 +246,7 @@ mod tests {
         let findings = look(&stats, &Lately::default());
         let told: Vec<_> = findings
             .iter()
-            .map(|finding| (finding.topic, &finding.sentence))
+            .map(|finding| (finding.topic, &finding.message))
             .collect();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(

@@ -65,7 +65,7 @@ fn not_strict(schema: &Schema) -> Option<Finding> {
         .filter(|table| !table.strict)
         .map(|table| table.name.as_str())
         .collect();
-    let sentence = match tables.as_slice() {
+    let message = match tables.as_slice() {
         [] => return None,
         [table] => format!("the table {table} is not STRICT: its columns take values of any type"),
         tables => format!(
@@ -76,7 +76,7 @@ fn not_strict(schema: &Schema) -> Option<Finding> {
     };
     let remedy = "End new ones with STRICT: CREATE TABLE t(..) STRICT. One that is there has to be made anew in a \
                   migration: create, copy, drop, rename";
-    Some(Finding::new(Severity::Note, "not-strict", sentence, remedy))
+    Some(Finding::new(Severity::Note, "not-strict", message, remedy))
 }
 
 fn first_few(names: &[&str]) -> String {
@@ -94,12 +94,16 @@ fn analyze_never_run(tx: &ReadTx<'_>, schema: &Schema) -> Result<Option<Finding>
     if pages < SMALL_PAGES || !indexed || has_statistics(tx, schema)? {
         return Ok(None);
     }
-    let sentence = "the query planner has no statistics: where two indexes would do, it guesses which is better";
+    let message = "the query planner has no statistics: where two indexes would do, it guesses which is better";
     // Unlike ANALYZE, optimize looks at some 2000 rows of an index.
     let remedy = "larder runs PRAGMA optimize once a day and at close, which gathers them. For all of them now, by \
                   reading every index to its end while other writes wait: store.write(|tx| tx.execute_batch(\"ANALYZE\"))";
-    let finding = Finding::new(Severity::Note, "analyze-never-run", sentence.into(), remedy);
-    Ok(Some(finding.with_figure(pages.into(), SMALL_PAGES.into(), "pages")))
+    let finding = Finding::new(Severity::Note, "analyze-never-run", message.into(), remedy);
+    Ok(Some(finding.with_measurement(
+        pages.into(),
+        SMALL_PAGES.into(),
+        "pages",
+    )))
 }
 
 fn has_statistics(tx: &ReadTx<'_>, schema: &Schema) -> Result<bool> {
@@ -116,7 +120,7 @@ fn auto_vacuum_off(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
     if !off || empty < SMALL_PAGES || percent <= EMPTY_PERCENT {
         return Ok(None);
     }
-    let sentence = format!(
+    let message = format!(
         "auto_vacuum is off, so the {empty} pages of the file that nothing is in, of {pages}, are used again but never \
          given back"
     );
@@ -125,8 +129,8 @@ fn auto_vacuum_off(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
     let remedy = "If it is not to grow into them again, shrink it once, with twice its size free on the disk and while \
                   other writes wait, by a migration outside a transaction (Migration::without_transaction): PRAGMA \
                   auto_vacuum = INCREMENTAL; VACUUM";
-    let finding = Finding::new(Severity::Warning, "auto-vacuum-off", sentence, remedy);
-    Ok(Some(finding.with_figure(percent, EMPTY_PERCENT, "%")))
+    let finding = Finding::new(Severity::Warning, "auto-vacuum-off", message, remedy);
+    Ok(Some(finding.with_measurement(percent, EMPTY_PERCENT, "%")))
 }
 
 /// A PRAGMA whose value is a number.
@@ -140,7 +144,7 @@ fn sqlite_with_known_bugs(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
     }
     let table: Option<String> = tx.query_optional(FIRST_FULL_TEXT_TABLE, [], |row| row.get(0))?;
     Ok(table.map(|table| {
-        let sentence = format!(
+        let message = format!(
             "{table} is a full-text table, and SQLite {} can damage the index of one, which 3.54.0 mends",
             rusqlite::version()
         );
@@ -149,16 +153,16 @@ fn sqlite_with_known_bugs(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
             "Update SQLite when you can, and look whether the index is whole: INSERT INTO {name}({name}) \
              VALUES('integrity-check')"
         );
-        Finding::new(Severity::Warning, "sqlite-with-known-bugs", sentence, remedy)
+        Finding::new(Severity::Warning, "sqlite-with-known-bugs", message, remedy)
     }))
 }
 
 fn page_cache_mutex(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
     let finding = || {
-        let sentence = "SQLite was built with SQLITE_ENABLE_MEMORY_MANAGEMENT: one mutex of the process is around all \
+        let message = "SQLite was built with SQLITE_ENABLE_MEMORY_MANAGEMENT: one mutex of the process is around all \
                         page caches, and readers wait for it";
         let remedy = "Put LIBSQLITE3_FLAGS = \"-USQLITE_ENABLE_MEMORY_MANAGEMENT\" under [env] in .cargo/config.toml";
-        Finding::new(Severity::Note, "page-cache-mutex", sentence.into(), remedy)
+        Finding::new(Severity::Note, "page-cache-mutex", message.into(), remedy)
     };
     Ok(tx.exists(HAS_PAGE_CACHE_MUTEX, [])?.then(finding))
 }

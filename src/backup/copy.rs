@@ -17,7 +17,7 @@ use super::{BackupProgress, BackupStage};
 use crate::check::{self, CheckReport};
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy, open_copy_alone, read_back, write_carelessly};
-use crate::error::{Error, Origin, primary_code};
+use crate::error::{Error, ErrorOrigin, primary_code};
 use crate::file::available;
 use crate::options::Settings;
 use crate::progress::Observed;
@@ -82,7 +82,7 @@ impl Copier<'_> {
         if !self.plan.verify {
             return Ok(None);
         }
-        self.enter(BackupStage::Verifying)?;
+        self.enter(BackupStage::Verify)?;
         let _watching = self.observed.watch(source, interrupt);
         Content::read(source, self.plan.checksum)
             .map(Some)
@@ -137,7 +137,7 @@ impl Copier<'_> {
             let done = total - u64::from(counts.remaining.unsigned_abs()).min(total);
             let seconds = began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
             self.told(self.observed.tell(BackupProgress {
-                stage: BackupStage::Copying,
+                stage: BackupStage::Copy,
                 pages_done: done,
                 pages_total: total,
                 bytes_per_second: ((done * page_size) as f64 / seconds) as u64,
@@ -180,7 +180,7 @@ impl Copier<'_> {
     /// By `VACUUM INTO`, from the copy: it cannot run inside a transaction, so it could not be told which snapshot of the
     /// database it has read.
     fn compact(&self, unfinished: &Unfinished, copy: Copy) -> Result<Copy> {
-        self.enter(BackupStage::Compacting)?;
+        self.enter(BackupStage::Compact)?;
         let compact = unfinished.create("compact.db")?;
         let Private { conn, interrupt } = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
         // As bytes: a path need not be UTF-8.
@@ -204,7 +204,7 @@ impl Copier<'_> {
             checksum: None,
         };
         let Some(content) = content else { return Ok(copied) };
-        self.enter(BackupStage::Verifying)?;
+        self.enter(BackupStage::Verify)?;
         copied.check = Some(self.check(private)?);
         let _watching = self.observed.watch(conn, &private.interrupt);
         let found = Content::read(conn, self.plan.checksum).map_err(failed)?;
@@ -235,7 +235,7 @@ impl Copier<'_> {
         }
         check::foreign_keys(conn, &mut report, |_, _| self.observed.look()).map_err(failed)?;
         self.go_on()?;
-        report.took = began.elapsed();
+        report.duration = began.elapsed();
         Ok(report)
     }
 
@@ -265,7 +265,7 @@ fn cannot_open(error: Error) -> Failure {
     let own = !matches!(
         error,
         Error::Sqlite {
-            origin: Origin::Other,
+            origin: ErrorOrigin::Other,
             ..
         }
     );

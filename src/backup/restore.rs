@@ -38,7 +38,7 @@ pub struct RestoreReport {
     /// [`Backup::checksum`](crate::Backup::checksum) gave, if no row has changed.
     pub checksum: String,
     /// How long it took.
-    pub took: Duration,
+    pub duration: Duration,
 }
 
 /// Restores.
@@ -60,7 +60,7 @@ pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<Rest
         check: copied.check.unwrap_or_default(),
         rows: copied.rows,
         checksum: copied.checksum.unwrap_or_default(),
-        took: began.elapsed(),
+        duration: began.elapsed(),
     };
     event!(
         info,
@@ -71,7 +71,7 @@ pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<Rest
             bytes = report.bytes(),
             rows = report.rows,
             foreign_key_violations = report.check.total_foreign_key_violations,
-            duration_ms = report.took.as_millis() as u64,
+            duration_ms = report.duration.as_millis() as u64,
         },
         "backup restored"
     );
@@ -141,8 +141,8 @@ impl fmt::Display for RestoreReport {
             check: Some(self.check.clone()),
             rows: self.rows,
             checksum: None,
-            pinned: Duration::ZERO,
-            took: self.took,
+            wal_pinned_for: Duration::ZERO,
+            duration: self.duration,
         };
         made.fmt(f)
     }

@@ -107,7 +107,7 @@ pub(crate) struct Baseline {
     names: i64,
     /// Whether some of them may be those of `on_connect`.
     own_names: bool,
-    statement_cache: usize,
+    statement_cache_capacity: usize,
     sentinel: Sentinel,
 }
 
@@ -122,7 +122,7 @@ impl Baseline {
                     hooks,
                     names: count_names(conn)?,
                     own_names: options.on_connect.is_some(),
-                    statement_cache: options.statement_cache,
+                    statement_cache_capacity: options.statement_cache_capacity,
                     sentinel: Sentinel::prepare(conn)?,
                 })
             })
@@ -147,7 +147,7 @@ impl Baseline {
                 status::config(conn, config, *value);
             }
         }
-        conn.set_prepared_statement_cache_capacity(self.statement_cache);
+        conn.set_prepared_statement_cache_capacity(self.statement_cache_capacity);
         self.hooks.remove_others(conn);
         if !stood {
             // It may have set anything by PRAGMA meanwhile.

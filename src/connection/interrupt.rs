@@ -97,7 +97,7 @@ impl Limit {
     fn error(self) -> Error {
         let advice = match self.kind {
             LimitKind::Write => {
-                "this write ran into WriteOptions::limit and was rolled back: do less in one write, or raise it"
+                "this write ran into WriteOptions::execution_timeout and was rolled back: do less in one write, or raise it"
             }
             LimitKind::Read => "this read ran into ReadOptions::execution_timeout: read in pages, or raise it",
             LimitKind::ReaderAge => {

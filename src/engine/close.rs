@@ -69,7 +69,7 @@ impl Engine {
                 wal_kept_because: Some(
                     "a write or the last checkpoint is still running; the file is closed when it ends".into(),
                 ),
-                took: began.elapsed(),
+                duration: began.elapsed(),
             })
     }
 }

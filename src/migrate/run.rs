@@ -437,7 +437,7 @@ impl Tables {
 fn ended() -> Error {
     Error::RolledBack {
         reason: ENDED,
-        own_doing: true,
+        caused_by_closure: true,
         source: None,
     }
 }

@@ -13,10 +13,10 @@ impl Stats {
         Self {
             queued: writes.length(),
             deepest_queue: writes.deepest(),
-            writing: telemetry.writing.activity(),
+            running_write: telemetry.writing.activity(),
             readers: readers.stats(),
-            cache: telemetry.cache.stats(),
-            sites: costs::sites(&telemetry.write_sites, &telemetry.read_sites),
+            page_cache: telemetry.cache.stats(),
+            call_sites: costs::sites(&telemetry.write_sites, &telemetry.read_sites),
             statements: costs::statements(&telemetry.statements),
             last_backup: telemetry.backups.last(),
             ..telemetry.counters.snapshot()

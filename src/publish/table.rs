@@ -9,7 +9,7 @@ use super::Look;
 use crate::alert::AlertKind;
 use crate::costs;
 use crate::latency::Amounts;
-use crate::stats::{Activity, Operation, SiteStats};
+use crate::stats::{Activity, CallSiteStats, Operation};
 
 pub(super) struct Metric {
     pub(super) name: &'static str,
@@ -49,7 +49,7 @@ pub(super) const METRICS: &[Metric] = &[
     counter("larder.site.errors", "How often a call site's closure failed, or was rolled back with others.",
         |look| sites(look, |site| site.errors)).labelled(SITE),
     counter("larder.site.time", "How long a call site's closure took, all in all.",
-        |look| sites(look, |site| micros(site.total))).in_unit(Unit::Microseconds).labelled(SITE),
+        |look| sites(look, |site| micros(site.total_time))).in_unit(Unit::Microseconds).labelled(SITE),
     counter("larder.site.rows_read", "Rows that a call site got from queries.",
         |look| sites(look, |site| site.rows_read)).labelled(SITE),
     counter("larder.site.rows_changed", "Rows that a call site inserted, updated or deleted.",
@@ -58,35 +58,35 @@ pub(super) const METRICS: &[Metric] = &[
     gauge("db.client.connection.count", Unit::Count, "Connections for reads that are open.",
         connections).labelled(STATE),
     gauge("db.client.connection.max", Unit::Count, "Connections for reads that there may be.",
-        |look| pool(look, f64::from(look.stats.readers.size))).labelled(POOL),
+        |look| pool(look, f64::from(look.stats.readers.capacity))).labelled(POOL),
     gauge("db.client.connection.pending_requests", Unit::Count, "Reads that tasks wait for, not yet started.",
         |look| pool(look, look.stats.readers.queued as f64)).labelled(POOL),
     counter("db.client.connection.timeouts", "Reads that got no connection in time.",
         |look| pool(look, look.stats.readers.timeouts)).labelled(POOL),
     counter("larder.read.waits", "Reads that found no connection free at once.",
         |look| one(look.stats.readers.waits)),
-    counter("larder.read.slow", "Reads that were slow.", |look| one(look.stats.readers.slow)),
+    counter("larder.read.slow", "Reads that were slow.", |look| one(look.stats.readers.slow_reads)),
     gauge("larder.read.queue.deepest", Unit::Count, "The most reads that tasks have waited for at a time.",
         |look| one(look.stats.readers.deepest_queue as f64)),
     gauge("larder.read.oldest", Unit::Seconds, "How long the oldest read that goes on has run, 0 if none does.",
-        |look| one(age(look.stats.readers.oldest.as_ref()))),
+        |look| one(age(look.stats.readers.oldest_read.as_ref()))),
 
-    counter("larder.write.committed", "Writes that were committed.", |look| one(look.stats.writes)),
+    counter("larder.write.committed", "Writes that were committed.", |look| one(look.stats.committed_writes)),
     counter("larder.write.failed", "Writes that were rolled back, or not started, by what they failed with.",
         failures).labelled(&["error.type"]),
     counter("larder.write.slow", "Writes that were slow.", |look| one(look.stats.slow_writes)),
     counter("larder.write.long_waits", "Writes that waited for longer than 100 ms to be started.",
         |look| one(look.stats.long_waits)),
     gauge("larder.write.running", Unit::Seconds, "How long the write that runs now has run, 0 if none does.",
-        |look| one(age(look.stats.writing.as_ref()))),
+        |look| one(age(look.stats.running_write.as_ref()))),
     gauge("larder.write.queue.length", Unit::Count, "Writes that are queued, or in line for the queue.",
         |look| one(look.stats.queued as f64)),
     gauge("larder.write.queue.deepest", Unit::Count, "The most writes that were queued, or in line for the queue.",
         |look| one(look.stats.deepest_queue as f64)),
     histogram("larder.write.queue.wait", Unit::Seconds, "How long writes waited to be started.",
         |look| all(&look.counters.queue_wait)),
-    histogram("larder.write.body", Unit::Seconds, "How long the closures of writes took.",
-        |look| all(&look.counters.body)),
+    histogram("larder.write.execute", Unit::Seconds, "How long the closures of writes took.",
+        |look| all(&look.counters.execute)),
 
     counter("larder.transaction.committed", "Transactions that carried the committed writes.",
         |look| one(look.stats.groups)),
@@ -105,8 +105,8 @@ pub(super) const METRICS: &[Metric] = &[
         |look| one(look.stats.checkpoints)),
     counter("larder.checkpoint.unfinished", "Checkpoints that could not move all of the log.",
         |look| one(look.stats.unfinished_checkpoints)),
-    gauge("larder.checkpoint.unfinished_in_a_row", Unit::Count, "Unfinished checkpoints since one has moved all of it.",
-        |look| one(look.stats.unfinished_in_a_row as f64)),
+    gauge("larder.checkpoint.consecutive_unfinished", Unit::Count, "Unfinished checkpoints since one has moved all of it.",
+        |look| one(look.stats.consecutive_unfinished_checkpoints as f64)),
     gauge("larder.checkpoint.log_pages", Unit::Count, "Pages that were in the log at the last checkpoint.",
         |look| one(look.stats.last_checkpoint.map_or(0.0, |last| last.log_pages as f64))),
     gauge("larder.checkpoint.moved_pages", Unit::Count, "Those of the pages in the log that it had moved at its end.",
@@ -118,16 +118,16 @@ pub(super) const METRICS: &[Metric] = &[
         |look| one(look.stats.database.pages as f64)),
     gauge("larder.database.free_pages", Unit::Count, "Pages of the database that nothing was in.",
         |look| one(look.stats.database.free_pages as f64)),
-    counter("larder.database.foreign_commits", "How often it was seen that another process had written.",
-        |look| one(look.stats.foreign_commits)),
+    counter("larder.database.external_commits", "How often it was seen that another process had written.",
+        |look| one(look.stats.external_commits)),
 
-    counter("larder.cache.hits", "Pages that were found in a cache.", |look| one(look.stats.cache.hits)),
-    counter("larder.cache.misses", "Pages that had to be read from the file.", |look| one(look.stats.cache.misses)),
-    counter("larder.cache.written", "Pages that were written.", |look| one(look.stats.cache.written)),
+    counter("larder.cache.hits", "Pages that were found in a cache.", |look| one(look.stats.page_cache.hits)),
+    counter("larder.cache.misses", "Pages that had to be read from the file.", |look| one(look.stats.page_cache.misses)),
+    counter("larder.cache.written", "Pages that were written.", |look| one(look.stats.page_cache.written)),
     counter("larder.cache.spills", "Pages that were written before the commit, since the cache was full.",
-        |look| one(look.stats.cache.spills)),
+        |look| one(look.stats.page_cache.spills)),
     gauge("larder.cache.memory", Unit::Bytes, "Bytes that caches, schemas and prepared statements take.",
-        |look| one(look.stats.cache.memory as f64)),
+        |look| one(look.stats.page_cache.memory_bytes as f64)),
 
     gauge("larder.alert", Unit::Count, "1 while an alert lasts, otherwise 0.",
         alerts).labelled(&["larder.alert.kind"]),
@@ -215,9 +215,9 @@ fn durations(look: &Look<'_>) -> Series<Histogram> {
     series
 }
 
-fn sites(look: &Look<'_>, value: fn(&SiteStats) -> u64) -> Series<u64> {
-    let series = |site: &SiteStats| (vec![name(site.operation), site.site.clone().into()], value(site));
-    look.stats.sites.iter().map(series).collect()
+fn sites(look: &Look<'_>, value: fn(&CallSiteStats) -> u64) -> Series<u64> {
+    let series = |site: &CallSiteStats| (vec![name(site.operation), site.site.clone().into()], value(site));
+    look.stats.call_sites.iter().map(series).collect()
 }
 
 fn name(operation: Operation) -> SharedString {
@@ -232,7 +232,7 @@ fn micros(time: Duration) -> u64 {
 }
 
 fn failures(look: &Look<'_>) -> Series<u64> {
-    let failures = look.stats.failed_by.iter();
+    let failures = look.stats.failures_by_error.iter();
     failures.map(|(kind, count)| (vec![(*kind).into()], *count)).collect()
 }
 

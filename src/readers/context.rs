@@ -71,7 +71,7 @@ impl Kind for Reads {
     type Job = Job<Pooled>;
 
     fn too_late(&self, waited: Duration) -> Error {
-        Error::ReadTimeout {
+        Error::ReadQueueTimeout {
             waited,
             readers: self.readers,
             held_here: 0,

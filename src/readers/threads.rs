@@ -244,7 +244,7 @@ impl Readers {
                     self.queue.kind().note_trouble(None);
                     return Ok(borrowed);
                 }
-                Err(Error::ReadTimeout { last_error, .. }) => {
+                Err(Error::ReadQueueTimeout { last_error, .. }) => {
                     self.queue.kind().note_trouble(last_error);
                     if job.is_withdrawn() || left <= LOOK_UP {
                         return Err(self.queue.too_late(job.terms().asked.elapsed()));

@@ -78,26 +78,26 @@ impl Options {
     /// `try_write` gives [`Error::QueueFull`]. From 1 to 1,000,000.
     ///
     /// As many reads may be queued that tasks wait for (feature `async`).
-    pub fn queue(mut self, jobs: usize) -> Self {
-        self.settings.queue = jobs;
+    pub fn queue_capacity(mut self, jobs: usize) -> Self {
+        self.settings.queue_capacity = jobs;
         self
     }
 
     /// Writes that may share one transaction. The default is 1024 jobs, by which the cost of the commit has
     /// all but vanished. From 1 to 1,000,000; 1 turns group commit off.
-    pub fn group_jobs(mut self, jobs: usize) -> Self {
-        self.settings.group_jobs = jobs;
+    pub fn max_group_size(mut self, jobs: usize) -> Self {
+        self.settings.max_group_size = jobs;
         self
     }
 
     /// How long a group goes on taking in queued writes before it commits. The default is 10 ms, so that
     /// the first of a group does not wait long for the last. A single write may take longer.
-    pub fn group_time(mut self, time: Duration) -> Self {
-        self.settings.group_time = time;
+    pub fn max_group_time(mut self, time: Duration) -> Self {
+        self.settings.max_group_time = time;
         self
     }
 
-    /// How long a write may wait to be started, unless [`WriteOptions::timeout`] says otherwise. The default is
+    /// How long a write may wait to be started, unless [`WriteOptions::queue_timeout`] says otherwise. The default is
     /// 30 s. Past it the write is never started: [`Error::QueueTimeout`].
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.settings.queue_timeout = timeout;
@@ -105,9 +105,9 @@ impl Options {
     }
 
     /// How long a read may wait for a connection, in a task also for a reader thread, unless
-    /// [`ReadOptions::timeout`] says otherwise. The default is 5 s. Past it: [`Error::ReadTimeout`].
-    pub fn read_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.read_timeout = timeout;
+    /// [`ReadOptions::queue_timeout`] says otherwise. The default is 5 s. Past it: [`Error::ReadQueueTimeout`].
+    pub fn read_queue_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.read_queue_timeout = timeout;
         self
     }
 
@@ -130,31 +130,31 @@ impl Options {
     /// sleeps at once where others keep the machine busy. The writer stays awake for a tenth of it. The default is
     /// 500 us: a thread takes 10 to 50 us to wake up, longer than most commits. Zero turns it off, for the least
     /// processor time; at most 1 ms.
-    pub fn spin(mut self, spin: Duration) -> Self {
-        self.settings.spin = spin;
+    pub fn spin_time(mut self, time: Duration) -> Self {
+        self.settings.spin_time = time;
         self
     }
 
     /// A write whose closure runs for at least this long is reported as an event, with the text of its slowest
     /// statement if that has parameters. The default is 100 ms. Statements are timed by a clock that ticks about
     /// every 4 ms.
-    pub fn slow_write(mut self, threshold: Duration) -> Self {
-        self.settings.slow_write = threshold;
+    pub fn slow_write_threshold(mut self, threshold: Duration) -> Self {
+        self.settings.slow_write_threshold = threshold;
         self
     }
 
     /// A read that lasts at least this long is reported as an event, with the text of its slowest statement if that
     /// has parameters. The default is 100 ms. Statements are timed by a clock that ticks about every 4 ms.
-    pub fn slow_read(mut self, threshold: Duration) -> Self {
-        self.settings.slow_read = threshold;
+    pub fn slow_read_threshold(mut self, threshold: Duration) -> Self {
+        self.settings.slow_read_threshold = threshold;
         self
     }
 
     /// Events about slow writes in a second, and as many about slow reads; the next one tells how many were left out. The
     /// default is 10: on a bad day everything is slow, and a log that floods helps nobody. Zero is none;
     /// [`Stats`](crate::Stats) counts all.
-    pub fn slow_events(mut self, a_second: u32) -> Self {
-        self.settings.slow_events = a_second;
+    pub fn slow_events_per_second(mut self, events: u32) -> Self {
+        self.settings.slow_events_per_second = events;
         self
     }
 
@@ -173,35 +173,35 @@ impl Options {
         self
     }
 
-    /// Call sites that [`Stats::sites`](crate::Stats::sites) counts, of reads and of writes; what comes after them is
+    /// Call sites that [`Stats::call_sites`](crate::Stats::call_sites) counts, of reads and of writes; what comes after them is
     /// counted as `other`. The default is 256, more than most services have. Each takes up to 4 KiB for each connection.
     /// Zero counts none, for the 1 % of a read of one row that it costs. At most 10,000.
-    pub fn call_sites(mut self, sites: usize) -> Self {
-        self.settings.call_sites = sites;
+    pub fn max_call_sites(mut self, sites: usize) -> Self {
+        self.settings.max_call_sites = sites;
         self
     }
 
     /// Statements that [`Stats::statements`](crate::Stats::statements) counts; what comes after them is counted as
     /// `other`. The default is 0, none: it costs 1 or 2 % of a read of one row, and keeps their text, with what is written
     /// into it. Each takes up to 4 KiB for each connection. At most 10,000.
-    pub fn statements(mut self, statements: usize) -> Self {
-        self.settings.statements = statements;
+    pub fn max_statements(mut self, statements: usize) -> Self {
+        self.settings.max_statements = statements;
         self
     }
 
     /// How often the store looks whether something is wrong, to say so in an event and in
     /// [`Stats::alerts`](crate::Stats::alerts). The default is 1 s; one look takes some 50 us (more with the feature
     /// `metrics`), on a thread that all stores of the process share, unless it blocks. Zero turns it off; otherwise from 1 ms to a day.
-    pub fn watch(mut self, every: Duration) -> Self {
-        self.settings.watch = every;
+    pub fn monitor_interval(mut self, interval: Duration) -> Self {
+        self.settings.monitor_interval = interval;
         self
     }
 
     /// Whether the writer uses idle moments to give free pages back to the file system, once more than a tenth of all
     /// pages and more than 1000 are free: at most 1000 pages at a time, in a transaction of its own. Only for files with
     /// [`AutoVacuum::Incremental`]. The default is `true`.
-    pub fn maintenance(mut self, maintenance: bool) -> Self {
-        self.settings.maintenance = maintenance;
+    pub fn incremental_vacuum(mut self, enable: bool) -> Self {
+        self.settings.incremental_vacuum = enable;
         self
     }
 
@@ -209,8 +209,8 @@ impl Options {
     /// have become too old. The default is 24 h, as SQLite's manual advises for long-lived connections
     /// (<https://sqlite.org/pragma.html#pragma_optimize>): at the first idle moment after that, or an hour later between
     /// two writes (or so long later, if that is shorter). It is run as a store closes, too. At least 1 ms.
-    pub fn optimize_every(mut self, interval: Duration) -> Self {
-        self.settings.optimize_every = interval;
+    pub fn optimize_interval(mut self, interval: Duration) -> Self {
+        self.settings.optimize_interval = interval;
         self
     }
 
@@ -245,8 +245,8 @@ impl Options {
 
     /// Prepared statements that each connection keeps. The default is 128; a service that has more distinct
     /// statements than that prepares them again and again. From 16 to 10,000.
-    pub fn statement_cache(mut self, statements: usize) -> Self {
-        self.settings.statement_cache = statements;
+    pub fn statement_cache_capacity(mut self, statements: usize) -> Self {
+        self.settings.statement_cache_capacity = statements;
         self
     }
 

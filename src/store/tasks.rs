@@ -160,7 +160,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read). [`ReadTimeout`](crate::Error::ReadTimeout) if it could not be started in time, some 5 ms
+    /// As [`read`](Self::read). [`ReadQueueTimeout`](crate::Error::ReadQueueTimeout) if it could not be started in time, some 5 ms
     /// after that at the latest; [`Reentrant`](crate::Error::Reentrant) inside the closure of another `read_async`.
     ///
     /// # Panics
@@ -175,7 +175,7 @@ impl Store {
         self.read_later("read_async", Entry::Wait, ReadOptions::new(), f)
     }
 
-    /// As [`read_with`](Self::read_with), for a task. [`ReadOptions::timeout`] is for waiting in the queue and for a
+    /// As [`read_with`](Self::read_with), for a task. [`ReadOptions::queue_timeout`] is for waiting in the queue and for a
     /// connection.
     ///
     /// # Errors
@@ -200,7 +200,7 @@ impl Store {
     }
 
     /// As [`read_async`](Self::read_async), but does not wait for room in the queue of such reads, which is as long as
-    /// that of the writes ([`Options::queue`](crate::Options::queue)).
+    /// that of the writes ([`Options::queue_capacity`](crate::Options::queue_capacity)).
     ///
     /// # Errors
     ///
@@ -300,7 +300,7 @@ impl Store {
         let submission = Submission {
             call,
             site: CallSite::new(options.label, Location::caller()),
-            timeout: options.timeout.unwrap_or(self.engine().options.queue_timeout),
+            timeout: options.queue_timeout.unwrap_or(self.engine().options.queue_timeout),
             caller: Caller::Task,
             entry,
         };
@@ -324,7 +324,9 @@ impl Store {
         let submission = Submission {
             call,
             site: CallSite::new(options.label, Location::caller()),
-            timeout: options.timeout.unwrap_or(self.engine().options.read_timeout),
+            timeout: options
+                .queue_timeout
+                .unwrap_or(self.engine().options.read_queue_timeout),
             caller: Caller::Task,
             entry,
         };

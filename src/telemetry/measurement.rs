@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-/// A figure and its threshold. See [`Finding::figure`](crate::Finding::figure).
+/// A measurement and its threshold. See [`Finding::measurement`](crate::Finding::measurement).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct Figure {
+pub struct Measurement {
     /// What was measured.
     pub value: f64,
     /// From where on it matters.
@@ -15,7 +15,7 @@ pub struct Figure {
     pub unit: &'static str,
 }
 
-impl fmt::Display for Figure {
+impl fmt::Display for Measurement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |n: f64| {
             if n == n.trunc() {

@@ -70,7 +70,7 @@ impl Writer {
     pub(super) fn do_overdue_chores(&mut self) {
         if self
             .optimize_due()
-            .is_some_and(|due| due.elapsed() >= self.options.optimize_every.min(GRACE))
+            .is_some_and(|due| due.elapsed() >= self.options.optimize_interval.min(GRACE))
         {
             self.optimize(false);
         }
@@ -79,14 +79,14 @@ impl Writer {
     /// `None` as long as the store has written nothing.
     fn optimize_due(&self) -> Option<Instant> {
         let wrote = self.telemetry.counters.largest_wal_bytes.get() > 0;
-        let due = self.chores.optimized.checked_add(self.options.optimize_every)?;
+        let due = self.chores.optimized.checked_add(self.options.optimize_interval)?;
         wrote.then_some(due.max(self.chores.optimize_from))
     }
 
     /// Whether there are many free pages that can be given back.
     fn may_vacuum(&self, now: Instant) -> bool {
         let size = self.telemetry.counters.size();
-        self.options.maintenance
+        self.options.incremental_vacuum
             && size.free_pages > STEP
             && size.free_pages > size.pages / 10
             && self.telemetry.counters.has_incremental_vacuum()

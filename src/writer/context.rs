@@ -40,7 +40,7 @@ impl WriteOrder {
     pub(crate) fn of(options: &WriteOptions) -> Self {
         Self {
             durability: options.durability.unwrap_or_default(),
-            limit: options.limit,
+            limit: options.execution_timeout,
         }
     }
 }

@@ -78,7 +78,7 @@ impl Writer {
             never_started: shared.admission.discarded() + u64::from(was_carried),
             wal_truncated: reason.is_none(),
             wal_kept_because: reason,
-            took: began.elapsed(),
+            duration: began.elapsed(),
         };
         event!(
             info,
@@ -89,7 +89,7 @@ impl Writer {
                 never_started = report.never_started,
                 wal_truncated = report.wal_truncated,
                 wal_kept_because = report.wal_kept_because,
-                duration_ms = report.took.as_millis() as u64,
+                duration_ms = report.duration.as_millis() as u64,
             },
             "store closed"
         );
@@ -164,7 +164,7 @@ impl Drop for DeathGuard {
             never_started: 0,
             wal_truncated: false,
             wal_kept_because: Some("the writer thread panicked: please report it".into()),
-            took: Duration::ZERO,
+            duration: Duration::ZERO,
         });
     }
 }

@@ -111,7 +111,7 @@ impl Writer {
         if let Ok(version) = self.number("PRAGMA data_version") {
             let before = self.looked.data_version.replace(version);
             let others_wrote = before.is_some_and(|before| before != version);
-            counters.foreign_commits.add(u64::from(others_wrote));
+            counters.external_commits.add(u64::from(others_wrote));
         }
         let read = self.looked.at_settings;
         if read.is_none_or(|last| last.elapsed() >= LOOK_AT_SETTINGS) {
@@ -141,10 +141,10 @@ impl Writer {
         let (log, moved) = (u64::from(progress.log), u64::from(progress.moved));
         if progress.finished() {
             counters.checkpoints.add(u64::from(progress.log > 0));
-            counters.unfinished_in_a_row.set(0);
+            counters.consecutive_unfinished_checkpoints.set(0);
         } else {
             counters.unfinished_checkpoints.add(1);
-            counters.unfinished_in_a_row.add(1);
+            counters.consecutive_unfinished_checkpoints.add(1);
         }
         counters.checkpoint(log, moved, progress.busy, progress.finished());
         if progress.finished() {

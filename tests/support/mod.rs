@@ -19,11 +19,14 @@ pub(crate) fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
     let (let_go, told) = channel();
     let (running, runs) = channel();
     let pending = store
-        .submit_with(WriteOptions::new().timeout(Duration::from_secs(600)), move |_tx| {
-            running.send(()).unwrap();
-            let _ = told.recv();
-            Ok(())
-        })
+        .submit_with(
+            WriteOptions::new().queue_timeout(Duration::from_secs(600)),
+            move |_tx| {
+                running.send(()).unwrap();
+                let _ = told.recv();
+                Ok(())
+            },
+        )
         .unwrap();
     runs.recv().unwrap();
     (let_go, pending)

@@ -21,7 +21,7 @@ pub(crate) const ENDLESS: &str =
 
 /// A store with the table `t`, which is empty. Nobody waits in it for less than `PATIENCE`.
 pub(crate) fn store_with(options: Options) -> Store {
-    let options = options.queue_timeout(2 * PATIENCE).read_timeout(2 * PATIENCE);
+    let options = options.queue_timeout(2 * PATIENCE).read_queue_timeout(2 * PATIENCE);
     let store = options.open_temp().unwrap();
     create_table(&store);
     store
@@ -124,7 +124,7 @@ impl HeldRead {
     pub(crate) fn hold_after<T>(store: &Store, first: impl FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static) -> Self {
         let (running, runs) = channel();
         let (let_go, told) = channel::<()>();
-        let patient = ReadOptions::new().timeout(2 * PATIENCE);
+        let patient = ReadOptions::new().queue_timeout(2 * PATIENCE);
         let mut read: Call<()> = Box::pin(store.read_async_with(patient, move |tx| {
             first(tx)?;
             running.send(()).unwrap();

@@ -21,7 +21,7 @@ fn judge(table: &Table, index: &Index) -> Option<Finding> {
     if index.origin != Origin::CreateIndex {
         return None;
     }
-    let sentence = if repeats_rowid(table, index) {
+    let message = if repeats_rowid(table, index) {
         format!("{} repeats the INTEGER PRIMARY KEY", described(table, index))
     } else {
         let others = table.indexes.iter().filter(|other| serves_for(other, index));
@@ -39,7 +39,7 @@ fn judge(table: &Table, index: &Index) -> Option<Finding> {
          INDEX {}",
         quoted(&index.name)
     );
-    Some(Finding::new(Severity::Warning, "duplicate-index", sentence, remedy))
+    Some(Finding::new(Severity::Warning, "duplicate-index", message, remedy))
 }
 
 /// Numbers have one order, and a table can be gone through from both ends, so collation and direction do not matter.

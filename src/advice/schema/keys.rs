@@ -147,12 +147,12 @@ impl<'a> Judge<'a> {
     /// "Such errors prevent the application from preparing SQL statements that modify the content of the child or parent
     /// tables in ways that use the foreign keys", <https://sqlite.org/foreignkeys.html#fk_indexes>.
     fn mismatch(&self, why: &str, remedy: String) -> Finding {
-        let sentence = format!(
+        let message = format!(
             "{} refers to nothing: {why}, so SQLite makes an error of every INSERT into {} and of every DELETE from it",
             self.told(),
             self.child.name
         );
-        Finding::new(Severity::Critical, "foreign-key-mismatch", sentence, remedy)
+        Finding::new(Severity::Critical, "foreign-key-mismatch", message, remedy)
     }
 
     /// The statement that makes an index, under a name that is free.

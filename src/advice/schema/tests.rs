@@ -186,8 +186,11 @@ fn statistics_are_missed_in_a_file_that_is_not_small() {
     assert_eq!(found(&store, TOPIC), []);
     fill(&store);
     let missed = found(&store, TOPIC);
-    let figure = missed[0].figure.unwrap();
-    assert!(figure.value >= 1200.0 && figure.threshold == 1000.0, "{figure}");
+    let measurement = missed[0].measurement.unwrap();
+    assert!(
+        measurement.value >= 1200.0 && measurement.threshold == 1000.0,
+        "{measurement}"
+    );
     store.write(|tx| tx.execute_batch("ANALYZE")).unwrap();
     assert_eq!(found(&store, TOPIC), []);
     let without_index = with_schema("CREATE TABLE t(a INT, b BLOB) STRICT");
@@ -206,8 +209,11 @@ fn an_empty_file_that_cannot_shrink_is_found_and_the_remedy_shrinks_it() {
     assert_eq!(found(&store, TOPIC), []);
     store.write(|tx| tx.execute("DELETE FROM t WHERE a > 10", [])).unwrap();
     let empty = found(&store, TOPIC);
-    let figure = empty[0].figure.unwrap();
-    assert!(figure.value > 90.0 && figure.threshold == 25.0, "{figure}");
+    let measurement = empty[0].measurement.unwrap();
+    assert!(
+        measurement.value > 90.0 && measurement.threshold == 25.0,
+        "{measurement}"
+    );
     store.migrate().unwrap();
     assert_eq!(found(&store, TOPIC), []);
     let pages: i64 = store

@@ -87,7 +87,7 @@ pub fn child(arguments: &[String]) {
 }
 
 fn options() -> Options {
-    Options::new().readers(1).watch(Duration::ZERO)
+    Options::new().readers(1).monitor_interval(Duration::ZERO)
 }
 
 fn in_words(error: Error) -> String {

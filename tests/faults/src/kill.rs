@@ -254,7 +254,14 @@ impl Writer<'_> {
 
 /// A job that does nothing wrong can only fall with its group.
 fn may_fail(job: &Job, error: &Error) -> bool {
-    !job.commits() || matches!(error, Error::RolledBack { own_doing: false, .. })
+    !job.commits()
+        || matches!(
+            error,
+            Error::RolledBack {
+                caused_by_closure: false,
+                ..
+            }
+        )
 }
 
 // ---- where the child is ----

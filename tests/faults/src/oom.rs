@@ -80,7 +80,10 @@ pub fn child(arguments: &[String]) {
         for attempt in 0..ATTEMPTS {
             let case = Case::begin(&folder, &template, variant).map_err(|error| error.to_string());
             result = case.and_then(|case| case.run(nth, SHORT * 4u32.pow(attempt)));
-            let late = !was_hit() && result.as_ref().is_err_and(|problem| problem.contains("ReadTimeout"));
+            let late = !was_hit()
+                && result
+                    .as_ref()
+                    .is_err_and(|problem| problem.contains("ReadQueueTimeout"));
             disarm();
             if !late {
                 break;
@@ -130,9 +133,9 @@ fn options(patience: Duration) -> Options {
         .readers(2)
         .checkpoint_pages(4)
         .cache_size(64 << 10)
-        .watch(Duration::ZERO)
+        .monitor_interval(Duration::ZERO)
         .busy_timeout(patience)
-        .read_timeout(patience)
+        .read_queue_timeout(patience)
         .close_timeout(Duration::from_secs(5))
 }
 
@@ -343,7 +346,7 @@ impl Case {
         self.single(store, Durability::Normal)?;
         self.copy("backup.db", |to| store.backup(to).run())?;
         self.single(store, Durability::Normal)?;
-        self.copy("compact.db", |to| store.snapshot_to(to).checksum(true).run())?;
+        self.copy("compact.db", |to| store.backup_compact(to).checksum(true).run())?;
         self.single(store, Durability::Normal)
     }
 
@@ -671,7 +674,11 @@ fn is_of_memory(error: &Error) -> bool {
     no_memory(error)
         || matches!(
             error,
-            Error::RolledBack { own_doing: false, .. } | Error::Poisoned { .. } | Error::ReadTimeout { .. }
+            Error::RolledBack {
+                caused_by_closure: false,
+                ..
+            } | Error::Poisoned { .. }
+                | Error::ReadQueueTimeout { .. }
         )
 }
 

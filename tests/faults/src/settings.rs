@@ -130,12 +130,12 @@ impl Settings {
             .mmap_size(self.mmap_size)
             .migrations(migrations())
             .readers(2)
-            .watch(Duration::ZERO)
+            .monitor_interval(Duration::ZERO)
             // Groups are as the workload makes them, and do not depend on the time.
-            .group_jobs(1000)
-            .group_time(Duration::from_secs(30))
+            .max_group_size(1000)
+            .max_group_time(Duration::from_secs(30))
             .busy_timeout(self.patience)
-            .read_timeout(self.patience)
+            .read_queue_timeout(self.patience)
             .close_timeout(Duration::from_secs(10))
     }
 }

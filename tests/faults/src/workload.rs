@@ -249,7 +249,7 @@ impl Run {
 
     fn read(&mut self) {
         let Some(store) = &self.store else { return };
-        let options = ReadOptions::new().timeout(self.settings.patience);
+        let options = ReadOptions::new().queue_timeout(self.settings.patience);
         let done = store.read_with(options, |tx| {
             tx.exists("SELECT 1 FROM part WHERE length(data) > 100000", [])?;
             tx.query_row("SELECT sum(amount) FROM account", [], |row| row.get::<_, i64>(0))
@@ -331,7 +331,7 @@ impl Run {
         let mut jobs = backup.during.clone().into_iter();
         let (told, hear) = channel();
         let progress = move |progress: &BackupProgress| {
-            if progress.stage == BackupStage::Copying
+            if progress.stage == BackupStage::Copy
                 && let Some(job) = jobs.next()
             {
                 let asked = ask(&disk, &writing, &job, None, &Arc::default());
@@ -340,7 +340,7 @@ impl Run {
             ControlFlow::Continue(())
         };
         let made = if backup.compact {
-            store.snapshot_to(&path)
+            store.backup_compact(&path)
         } else {
             store.backup(&path)
         };

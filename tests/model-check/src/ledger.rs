@@ -179,7 +179,7 @@ impl Ticket {
         let told = match result {
             Ok(_) => Told::Done,
             Err(Error::App) => Told::Undone,
-            Err(Error::QueueTimeout { waited } | Error::ReadTimeout { waited, .. }) => {
+            Err(Error::QueueTimeout { waited } | Error::ReadQueueTimeout { waited, .. }) => {
                 assert!(*waited >= self.timeout, "{:?} was told so after {waited:?}", self.id);
                 Told::NotStarted
             }

@@ -20,7 +20,7 @@
 //! - Who is told of success is told after the commit of that job. A job that ran was run once, and what ran was
 //!   committed once, in the order of the starts, though its future was dropped meanwhile. One whose future was dropped
 //!   before its start never runs.
-//! - A job whose caller was told `QueueTimeout`, `ReadTimeout`, `QueueFull` or `Closed` never ran and never will.
+//! - A job whose caller was told `QueueTimeout`, `ReadQueueTimeout`, `QueueFull` or `Closed` never ran and never will.
 //! - Jobs of one caller start in their order; and those of all, if they came one after another.
 //! - A read sees every write that was acknowledged before it was asked for.
 //! - While a job waits, no worker sleeps for good, even if those awake are stuck.

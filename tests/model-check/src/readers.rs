@@ -72,7 +72,7 @@ impl Readers {
         Self {
             queue: Admission::new(
                 Reads::new(options.readers),
-                options.queue,
+                options.queue_capacity,
                 options.readers as usize,
                 handoff,
             ),
@@ -88,7 +88,7 @@ impl Readers {
         if one_in(16) {
             thread::switch();
             time::pass(timeout);
-            return Err(Error::ReadTimeout {
+            return Err(Error::ReadQueueTimeout {
                 waited: timeout,
                 readers: self.size,
                 held_here: 0,

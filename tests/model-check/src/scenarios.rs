@@ -96,10 +96,10 @@ fn world_with(queue: usize, readers: u32, patience: Duration) -> World {
     time::begin();
     let ledger = Ledger::new();
     let options = Options {
-        queue,
+        queue_capacity: queue,
         readers,
         queue_timeout: FAR,
-        read_timeout: FAR,
+        read_queue_timeout: FAR,
         close_timeout: FAR,
         patience,
     };
@@ -139,7 +139,7 @@ impl World {
 
     fn write(&self, id: Id, options: WriteOptions) {
         let (ticket, held) = self.ledger.write(id);
-        let ticket = ticket.within(options.timeout.unwrap_or(FAR));
+        let ticket = ticket.within(options.queue_timeout.unwrap_or(FAR));
         ticket.told(&self.store.write(options, writes(held)));
     }
 
@@ -162,7 +162,7 @@ impl World {
         let ticket = ticket.within(timeout);
         let future = self
             .store
-            .write_async_with(WriteOptions::timeout(timeout), writes(held));
+            .write_async_with(WriteOptions::queue_timeout(timeout), writes(held));
         ticket.told(&block_on(future));
     }
 
@@ -172,7 +172,7 @@ impl World {
         let ticket = ticket.within(timeout);
         let future = self
             .store
-            .write_async_with(WriteOptions::timeout(timeout), writes(held));
+            .write_async_with(WriteOptions::queue_timeout(timeout), writes(held));
         match poll_for_a_while(future) {
             Some(result) => ticket.told(&result),
             None => ticket.gone(),
@@ -182,14 +182,14 @@ impl World {
     fn read_async(&self, id: Id, timeout: Duration) {
         let (ticket, held) = self.ledger.read(id);
         let ticket = ticket.within(timeout);
-        let future = self.store.read_async_with(ReadOptions::timeout(timeout), looks(held));
+        let future = self.store.read_async_with(ReadOptions::queue_timeout(timeout), looks(held));
         ticket.told(&block_on(future));
     }
 
     fn read_async_for_a_while(&self, id: Id, timeout: Duration) {
         let (ticket, held) = self.ledger.read(id);
         let ticket = ticket.within(timeout);
-        let future = self.store.read_async_with(ReadOptions::timeout(timeout), looks(held));
+        let future = self.store.read_async_with(ReadOptions::queue_timeout(timeout), looks(held));
         match poll_for_a_while(future) {
             Some(result) => ticket.told(&result),
             None => ticket.gone(),
@@ -324,7 +324,7 @@ fn threads() {
             if one_in(2) {
                 options.durability = Some(Durability::Full);
             } else {
-                options.limit = Some(FAR);
+                options.execution_timeout = Some(FAR);
             }
             world.write((1, 1), options);
         }),
@@ -395,13 +395,13 @@ fn deadlines() {
     let world = world(1, 1);
     let callers = [
         world.caller(|world| {
-            world.write((0, 0), WriteOptions::timeout(ms(2)));
-            world.write((0, 1), WriteOptions::timeout(ms(0)));
+            world.write((0, 0), WriteOptions::queue_timeout(ms(2)));
+            world.write((0, 1), WriteOptions::queue_timeout(ms(0)));
         }),
         world.caller(|world| {
             let (ticket, held) = world.ledger.write((1, 0));
             let ticket = ticket.within(ms(3));
-            match world.store.submit(WriteOptions::timeout(ms(3)), writes(held)) {
+            match world.store.submit(WriteOptions::queue_timeout(ms(3)), writes(held)) {
                 Err(error) => ticket.told(&Err::<(), _>(error)),
                 Ok(mut pending) => loop {
                     if let Some(result) = pending.wait_timeout(ms(1)) {
@@ -440,7 +440,7 @@ fn held() {
         let let_in = Arc::clone(&let_in);
         world.caller(move |world| {
             let (ticket, held) = world.ledger.write((caller, 0));
-            let result = world.store.submit(WriteOptions::timeout(timeout), writes(held));
+            let result = world.store.submit(WriteOptions::queue_timeout(timeout), writes(held));
             if result.is_ok() {
                 alone(&let_in);
             }
@@ -460,7 +460,7 @@ fn held() {
         drop(future);
         ticket.gone_in_time();
     });
-    let writing = world.caller(|world| world.write((4, 0), WriteOptions::timeout(ms(3))));
+    let writing = world.caller(|world| world.write((4, 0), WriteOptions::queue_timeout(ms(3))));
     for caller in submitting.into_iter().chain([trying, writing]) {
         caller.join().unwrap();
     }
@@ -618,7 +618,7 @@ fn calling_back() {
             let (ticket, held) = world.ledger.write((caller, 0));
             let ticket = ticket.within(timeout);
             let inside = CallsBack::new(&world.store);
-            let mut future = Box::pin(world.store.write_async_with(WriteOptions::timeout(timeout), move |tx| {
+            let mut future = Box::pin(world.store.write_async_with(WriteOptions::queue_timeout(timeout), move |tx| {
                 let _inside = inside;
                 writes(held)(tx)
             }));
@@ -701,7 +701,7 @@ fn inline() {
             let (ticket, held) = world.ledger.write((caller, 0));
             let future = world
                 .store
-                .write_async_with(WriteOptions::timeout(timeout), writes(held));
+                .write_async_with(WriteOptions::queue_timeout(timeout), writes(held));
             ticket.within(timeout).told(&Inline::block_on(Box::pin(future)));
         })
     });
@@ -754,7 +754,7 @@ fn awake() {
             world.write((0, 1), WriteOptions::new());
         }),
         world.caller(|world| {
-            world.write((1, 0), WriteOptions::timeout(ms(2)));
+            world.write((1, 0), WriteOptions::queue_timeout(ms(2)));
             world.write_async((1, 1), FAR);
         }),
         world.caller(|world| world.read_async((2, 0), FAR)),

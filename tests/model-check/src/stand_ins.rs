@@ -83,7 +83,7 @@ pub(crate) mod error {
         QueueTimeout {
             waited: Duration,
         },
-        ReadTimeout {
+        ReadQueueTimeout {
             waited: Duration,
             readers: u32,
             held_here: usize,
@@ -148,19 +148,19 @@ pub(crate) mod options {
     }
 
     pub(crate) struct Options {
-        pub(crate) queue: usize,
+        pub(crate) queue_capacity: usize,
         pub(crate) readers: u32,
         pub(crate) queue_timeout: Duration,
-        pub(crate) read_timeout: Duration,
+        pub(crate) read_queue_timeout: Duration,
         pub(crate) close_timeout: Duration,
         pub(crate) patience: Duration,
     }
 
     #[derive(Default)]
     pub(crate) struct WriteOptions {
-        pub(crate) timeout: Option<Duration>,
+        pub(crate) queue_timeout: Option<Duration>,
         pub(crate) durability: Option<Durability>,
-        pub(crate) limit: Option<Duration>,
+        pub(crate) execution_timeout: Option<Duration>,
         pub(crate) label: Option<Cow<'static, str>>,
     }
 
@@ -169,9 +169,9 @@ pub(crate) mod options {
             Self::default()
         }
 
-        pub(crate) fn timeout(timeout: Duration) -> Self {
+        pub(crate) fn queue_timeout(timeout: Duration) -> Self {
             Self {
-                timeout: Some(timeout),
+                queue_timeout: Some(timeout),
                 ..Self::default()
             }
         }
@@ -179,7 +179,7 @@ pub(crate) mod options {
 
     #[derive(Default)]
     pub(crate) struct ReadOptions {
-        pub(crate) timeout: Option<Duration>,
+        pub(crate) queue_timeout: Option<Duration>,
         pub(crate) execution_timeout: Option<Duration>,
         pub(crate) label: Option<Cow<'static, str>>,
     }
@@ -189,9 +189,9 @@ pub(crate) mod options {
             Self::default()
         }
 
-        pub(crate) fn timeout(timeout: Duration) -> Self {
+        pub(crate) fn queue_timeout(timeout: Duration) -> Self {
             Self {
-                timeout: Some(timeout),
+                queue_timeout: Some(timeout),
                 ..Self::default()
             }
         }

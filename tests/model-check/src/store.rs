@@ -49,7 +49,7 @@ impl Store {
     pub(crate) fn open(options: Options, log: &Arc<Log>) -> Self {
         let handoff = Handoff::new(options.patience);
         let shared = Arc::new(Shared {
-            admission: Admission::new(Writes, options.queue, 1, handoff),
+            admission: Admission::new(Writes, options.queue_capacity, 1, handoff),
             closing: Closing::default(),
         });
         let readers = Arc::new(Readers::new(&options, Arc::clone(log)));
@@ -133,7 +133,7 @@ impl Store {
         Submission {
             call,
             site: CallSite::new(options.label, Location::caller()),
-            timeout: options.timeout.unwrap_or(self.engine().options.queue_timeout),
+            timeout: options.queue_timeout.unwrap_or(self.engine().options.queue_timeout),
             caller,
             entry,
         }
@@ -185,7 +185,7 @@ impl Engine {
                 never_started: self.shared.admission.discarded(),
                 wal_truncated: false,
                 wal_kept_because: None,
-                took: timeout,
+                duration: timeout,
             })
     }
 }

@@ -207,7 +207,7 @@ impl Writer {
             never_started: self.shared.admission.discarded() + u64::from(was_carried),
             wal_truncated: true,
             wal_kept_because: None,
-            took: Duration::ZERO,
+            duration: Duration::ZERO,
         });
     }
 }

@@ -70,16 +70,16 @@ impl<'a> Judge<'a> {
             ),
             None => ("no index".into(), "all rows"),
         };
-        let sentence = format!("{} has {has}: {}", self.told(), self.reads(rows, parent));
+        let message = format!("{} has {has}: {}", self.told(), self.reads(rows, parent));
         let columns = || columns.iter().filter(|column| column.possible);
         let list: Vec<String> = columns().map(Searched::indexed).collect();
         let names: Vec<&str> = columns().map(|column| column.name).collect();
         let remedy = self.create("CREATE INDEX", &self.child.name, &names, &list);
-        Finding::new(Severity::Warning, TOPIC, sentence, remedy)
+        Finding::new(Severity::Warning, TOPIC, message, remedy)
     }
 
     fn unsearchable(&self, parent: &Table) -> Finding {
-        let sentence = format!(
+        let message = format!(
             "{} goes from a column that is not declared as a number to one that is, so no index can be used: {}",
             self.told(),
             self.reads("all rows", parent)
@@ -88,7 +88,7 @@ impl<'a> Judge<'a> {
             "Make {} anew in a migration, with the type that {} has for it and an index",
             self.child.name, parent.name
         );
-        Finding::new(Severity::Warning, TOPIC, sentence, remedy)
+        Finding::new(Severity::Warning, TOPIC, message, remedy)
     }
 
     fn reads(&self, rows: &str, parent: &Table) -> String {

@@ -103,7 +103,7 @@ impl Copier {
         let backup = if self.rng.bool() {
             store.backup(&to)
         } else {
-            store.snapshot_to(&to)
+            store.backup_compact(&to)
         };
         let mut before = None;
         let made = backup
@@ -188,9 +188,9 @@ impl Stage {
 
     fn of(stage: BackupStage) -> Self {
         match stage {
-            BackupStage::Copying => Self::Copying,
-            BackupStage::Compacting => Self::Compacting,
-            BackupStage::Verifying => Self::Verifying,
+            BackupStage::Copy => Self::Copying,
+            BackupStage::Compact => Self::Compacting,
+            BackupStage::Verify => Self::Verifying,
             _ => Self::None,
         }
     }

@@ -147,7 +147,7 @@ impl House<'_> {
         };
         // The log stays where others are in the way.
         store.close().map_err(|error| format!("closing: {error}"))?;
-        self.foreign.fetch_add(store.stats().foreign_commits, Ordering::SeqCst);
+        self.foreign.fetch_add(store.stats().external_commits, Ordering::SeqCst);
         Ok(())
     }
 
@@ -309,7 +309,7 @@ impl House<'_> {
 
     fn notices(&self, store: &Store) -> Result<(), String> {
         for _ in 0..1500 {
-            if self.foreign.load(Ordering::SeqCst) + store.stats().foreign_commits > 0 {
+            if self.foreign.load(Ordering::SeqCst) + store.stats().external_commits > 0 {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(20));

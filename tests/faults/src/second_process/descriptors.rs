@@ -157,7 +157,10 @@ fn open(access: Access, path: &Path, without_checkpoints: bool, rng: &mut Rng) -
     if without_checkpoints {
         options = options.checkpoint_pages(1_000_000).wal_limit(1 << 40);
     }
-    let opened = options.durability(Durability::Full).watch(Duration::ZERO).open(path);
+    let opened = options
+        .durability(Durability::Full)
+        .monitor_interval(Duration::ZERO)
+        .open(path);
     opened.map_err(|error| format!("opening: {error:?}"))
 }
 

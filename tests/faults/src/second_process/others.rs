@@ -426,7 +426,15 @@ pub fn judge(job: &Job, ran: bool, result: larder::Result<i64>) -> Result<Option
             format!("BUSY is {:?}, the closure ran: {ran}: {error:?}", error.outcome())
         }
         Err(error) if error.outcome() == Outcome::RolledBack => {
-            if !job.commits() || matches!(error, Error::RolledBack { own_doing: false, .. }) {
+            if !job.commits()
+                || matches!(
+                    error,
+                    Error::RolledBack {
+                        caused_by_closure: false,
+                        ..
+                    }
+                )
+            {
                 return Ok(None);
             }
             format!("{error:?}")

@@ -335,7 +335,7 @@ impl Soak {
         let backup = if turn % 4 == 1 {
             store.backup(path)
         } else {
-            store.snapshot_to(path)
+            store.backup_compact(path)
         };
         self.backups.beside.begin();
         let made = backup
@@ -344,7 +344,7 @@ impl Soak {
             .pages_per_step(PAGES_PER_STEP)
             .pause(REST)
             .progress(move |progress| {
-                if progress.stage == BackupStage::Copying {
+                if progress.stage == BackupStage::Copy {
                     beside.step(last.elapsed());
                     last = Instant::now();
                 }
@@ -362,7 +362,7 @@ impl Soak {
         )?;
         eprintln!(
             "soak: a backup of {} pages in {:.1?}, restored, beside {writes} writes: {}",
-            report.pages, report.took, self.backups.beside
+            report.pages, report.duration, self.backups.beside
         );
         Ok(restored)
     }
