@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, ChildStdout, Command, Output, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
 use larder::rusqlite::Connection;
@@ -197,17 +198,9 @@ impl Subscriber for Deadly {
 struct Program(Child);
 
 impl Program {
-    /// Migrations from this folder; waits so many milliseconds for others.
-    fn start(folder: &TempDir, patience: &str) -> Self {
-        Self::start_as("plain", folder, patience, NOWHERE)
-    }
-
-    /// Kills itself at a point: `insert TABLE ROW`, `begins VERSION`, `made VERSION`.
-    fn mortal(folder: &TempDir, point: &str) -> Self {
-        Self::start_as("plain", folder, LONG, point)
-    }
-
-    fn start_as(how: &str, folder: &TempDir, patience: &str, point: &str) -> Self {
+    /// Migrations from this folder. Waits for others for so many milliseconds, and kills itself at a point: `insert TABLE
+    /// ROW`, `begins VERSION`, `made VERSION`.
+    fn start(how: &str, folder: &TempDir, patience: &str, point: &str) -> Self {
         let folder = folder.path().to_str().unwrap();
         let args = [folder, patience, point, how];
         Self(Child::start("migration_processes", "program", &args))
@@ -274,16 +267,6 @@ fn files_beside(database: &str) -> Vec<(String, u64)> {
 
 fn options(folder: &TempDir) -> Options {
     Options::new().migrations(Migrations::folder(folder.path()).unwrap())
-}
-
-/// Goes to each version in turn, by larder, and closes.
-fn go_to(path: &str, migrations: &TempDir, versions: &[u64]) {
-    let set = Migrations::folder(migrations.path()).unwrap().at_open(false);
-    let store = Options::new().migrations(set).open(path).unwrap();
-    for version in versions {
-        store.migrate_to(*version).unwrap();
-    }
-    store.close().unwrap();
 }
 
 /// Everything in a database that nobody has open, as text: the schema, the rows, the record. Looks at a copy, so that
@@ -353,13 +336,6 @@ const LOGGED: &str = "SELECT group_concat(version || ' x ' || times, ', ') FROM
 const RECORDED: &str = "SELECT group_concat(version, ' ') FROM (SELECT version FROM schema_migrations ORDER BY 1)";
 
 const RECORDED_COUNT: &str = "SELECT count(*) FROM schema_migrations";
-
-#[track_caller]
-fn assert_each_once(path: &str, versions: &[&str]) {
-    let logged: Vec<_> = versions.iter().map(|version| format!("{version} x 1")).collect();
-    assert_eq!(one(path, LOGGED), logged.join(", "));
-    assert_eq!(one(path, RECORDED), versions.join(" "));
-}
 
 /// Five migrations, each of which logs that it was made. Twice means two rows.
 const FIVE: &[(&str, &str)] = &[
@@ -448,73 +424,238 @@ fn made_by_another_tool(path: &str) {
     }
 }
 
-// ---- many at once ----
+/// A folder of migrations, a database, and the programs that open it.
+struct Race {
+    migrations: Rc<TempDir>,
+    folder: TempDir,
+    path: String,
+}
 
-/// Has every program open the file at once. Gives all the steps that they have made.
-#[track_caller]
-fn open_all(programs: &mut [Program], path: &str, together: bool) -> Vec<String> {
-    for program in programs.iter_mut() {
-        program.say(&format!("open {path}"));
-        if !together {
-            program.say("close");
+impl Race {
+    fn new(files: &[(&str, &str)]) -> Self {
+        Self::with(Rc::new(folder(files)))
+    }
+
+    /// The same migrations and another database: a program may take part in many races.
+    fn again(&self) -> Self {
+        Self::with(Rc::clone(&self.migrations))
+    }
+
+    fn with(migrations: Rc<TempDir>) -> Self {
+        let folder = tempdir().unwrap();
+        let path = database(&folder);
+        Self {
+            migrations,
+            folder,
+            path,
         }
     }
-    let mut steps = Vec::new();
-    for program in programs.iter() {
-        let reply = program.0.line();
-        let (ok, made) = reply.split_once(", ").unwrap_or((&reply, ""));
-        assert_eq!(ok, "ok", "{reply}");
-        steps.extend(made.split(", ").filter(|step| !step.is_empty()).map(str::to_owned));
+
+    fn open(&self) -> String {
+        format!("open {}", self.path)
     }
-    if together {
-        programs.iter_mut().for_each(|program| program.say("close"));
+
+    fn look(&self) -> String {
+        format!("look {}", self.path)
     }
-    programs.iter().for_each(|program| program.expect("ok"));
-    steps.sort();
-    steps
+
+    fn program(&self, patience: &str) -> Program {
+        Program::start("plain", &self.migrations, patience, NOWHERE)
+    }
+
+    fn program_as(&self, how: &str) -> Program {
+        Program::start(how, &self.migrations, LONG, NOWHERE)
+    }
+
+    fn programs(&self, count: usize, patience: &str) -> Vec<Program> {
+        (0..count).map(|_| self.program(patience)).collect()
+    }
+
+    /// Programs that are opening the database.
+    fn openers(&self, count: usize, patience: &str) -> Vec<Program> {
+        let mut programs = self.programs(count, patience);
+        programs.iter_mut().for_each(|program| program.say(&self.open()));
+        programs
+    }
+
+    /// A program that waits at the gate, in the middle of a migration.
+    fn at_the_gate(&self, patience: &str) -> Program {
+        let mut program = self.program(patience);
+        program.say(&self.open());
+        program.expect("at the gate");
+        program
+    }
+
+    /// A program that kills itself at the point.
+    fn mortal(&self, point: &str) -> Program {
+        Program::start("plain", &self.migrations, LONG, point)
+    }
+
+    /// A program opens the database and kills itself at the point.
+    #[track_caller]
+    fn dies_opening(&self, how: &str, point: &str) {
+        let mut program = Program::start(how, &self.migrations, LONG, point);
+        program.say(&self.open());
+        program.dies(point);
+    }
+
+    /// Has every program open the database at once. Gives all the steps that they have made.
+    #[track_caller]
+    fn open_all(&self, programs: &mut [Program], together: bool) -> Vec<String> {
+        for program in programs.iter_mut() {
+            program.say(&self.open());
+            if !together {
+                program.say("close");
+            }
+        }
+        let mut steps = Vec::new();
+        for program in programs.iter() {
+            let reply = program.0.line();
+            let (ok, made) = reply.split_once(", ").unwrap_or((&reply, ""));
+            assert_eq!(ok, "ok", "{reply}");
+            steps.extend(made.split(", ").filter(|step| !step.is_empty()).map(str::to_owned));
+        }
+        if together {
+            programs.iter_mut().for_each(|program| program.say("close"));
+        }
+        programs.iter().for_each(|program| program.expect("ok"));
+        steps.sort();
+        steps
+    }
+
+    /// Opens and closes the database in this process.
+    #[track_caller]
+    fn migrate(&self) {
+        options(&self.migrations).open(&self.path).unwrap().close().unwrap();
+    }
+
+    /// Opens it in this process, which waits for no other.
+    fn hasty_open(&self) -> larder::Result<Store> {
+        let patience = Duration::from_millis(100);
+        options(&self.migrations).migration_timeout(patience).open(&self.path)
+    }
+
+    /// Opens it in this process and applies nothing.
+    fn store(&self) -> Store {
+        let set = Migrations::folder(self.migrations.path()).unwrap().at_open(false);
+        Options::new().migrations(set).open(&self.path).unwrap()
+    }
+
+    /// The error of opening it in this process.
+    #[track_caller]
+    fn refused(&self) -> Error {
+        options(&self.migrations).open(&self.path).map(drop).unwrap_err()
+    }
+
+    /// Goes to each version in turn, in this process, and closes.
+    fn go_to(&self, versions: &[u64]) {
+        let store = self.store();
+        for version in versions {
+            store.migrate_to(*version).unwrap();
+        }
+        store.close().unwrap();
+    }
+
+    fn write(&self, (name, sql): (&str, &str)) {
+        fs::write(self.migrations.path().join(name), sql).unwrap();
+    }
+
+    /// The lock of another process.
+    fn lock(&self) -> Lock {
+        let conn = Connection::open(&self.path).unwrap();
+        conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+        Lock(conn)
+    }
+
+    #[track_caller]
+    fn contents(&self) -> String {
+        contents(&self.path)
+    }
+
+    #[track_caller]
+    fn one(&self, sql: &str) -> String {
+        one(&self.path, sql)
+    }
+
+    #[track_caller]
+    fn assert_each_once(&self, versions: &[&str]) {
+        let logged: Vec<_> = versions.iter().map(|version| format!("{version} x 1")).collect();
+        assert_eq!(self.one(LOGGED), logged.join(", "));
+        assert_eq!(self.one(RECORDED), versions.join(" "));
+    }
+
+    /// larder reports so many migrations as applied and so many as pending.
+    #[track_caller]
+    fn assert_status(&self, applied: usize, pending: usize) {
+        let store = self.store();
+        let status = store.migrations().unwrap();
+        let versions = status.applied.iter().map(|applied| applied.version);
+        let versions = versions.chain(status.pending.iter().map(|pending| pending.version));
+        let files = VERSIONS.iter().map(|version| version.parse::<u64>().unwrap());
+        assert_eq!(
+            versions.collect::<Vec<_>>(),
+            files.take(applied + pending).collect::<Vec<_>>()
+        );
+        assert_eq!((status.applied.len(), status.pending.len()), (applied, pending));
+        store.close().unwrap();
+    }
+
+    fn dbmate(&self) -> Option<Dbmate<'_>> {
+        Dbmate::find(&self.path, &self.migrations)
+    }
+
+    fn tool(&self) -> Option<Tool<'_>> {
+        Tool::find(&self.path, self.migrations.path())
+    }
 }
+
+struct Lock(Connection);
+
+impl Lock {
+    fn release(self) {
+        self.0.execute_batch("COMMIT").unwrap();
+    }
+}
+
+// ---- many at once ----
 
 #[test]
 fn thirty_processes_open_at_once_in_thirty_rounds_and_each_migration_is_made_once() {
-    let migrations = folder(FIVE);
-    let mut programs: Vec<_> = (0..30).map(|_| Program::start(&migrations, LONG)).collect();
+    let race = Race::new(FIVE);
+    let mut programs = race.programs(30, LONG);
     for round in 0..30 {
-        let folder = tempdir().unwrap();
-        let path = database(&folder);
+        let race = race.again();
         let applied = match round % 4 {
             1 => {
-                go_to(&path, &migrations, &[20260101000002]);
+                race.go_to(&[20260101000002]);
                 2
             }
             3 => {
-                made_by_another_tool(&path);
+                made_by_another_tool(&race.path);
                 2
             }
             _ => 0,
         };
         // Half of the time all have it open together; else each closes at once, while others still open.
-        let steps = open_all(&mut programs, &path, round / 4 % 2 == 0);
+        let steps = race.open_all(&mut programs, round / 4 % 2 == 0);
         let pending: Vec<_> = VERSIONS[applied..]
             .iter()
             .map(|version| format!("up {version}"))
             .collect();
         assert_eq!(steps, pending, "round {round}");
-        assert_each_once(&path, &VERSIONS);
+        race.assert_each_once(&VERSIONS);
         assert_eq!(
-            one(&path, "SELECT count(*) || ' of ' || count(DISTINCT parent) FROM child"),
+            race.one("SELECT count(*) || ' of ' || count(DISTINCT parent) FROM child"),
             "3 of 2"
         );
         assert_eq!(
-            one(&path, "SELECT count(*) FROM larder_migrations WHERE NOT unfinished"),
+            race.one("SELECT count(*) FROM larder_migrations WHERE NOT unfinished"),
             "5"
         );
-        let by_larder = one(
-            &path,
-            "SELECT count(*) FROM larder_migrations WHERE duration_us IS NOT NULL",
-        );
+        let by_larder = race.one("SELECT count(*) FROM larder_migrations WHERE duration_us IS NOT NULL");
         assert_eq!(by_larder, if round % 4 == 3 { "3" } else { "5" });
         let status = {
-            let store = options(&migrations).open(&path).unwrap();
+            let store = options(&race.migrations).open(&race.path).unwrap();
             store.migrations().unwrap()
         };
         assert_eq!((status.applied.len(), status.pending.len()), (5, 0));
@@ -541,30 +682,27 @@ fn a_migration_outside_a_transaction_is_made_once_by_ten_processes_at_once() {
          INSERT INTO log(version) VALUES (20260101000004);
         ",
     ));
-    let migrations = folder(&files);
+    let race = Race::new(&files);
     // If one of them fails, the others give up before the parent does.
-    let mut programs: Vec<_> = (0..10).map(|_| Program::start(&migrations, "20000")).collect();
+    let mut programs = race.programs(10, "20000");
     for round in 0..6 {
-        let folder = tempdir().unwrap();
-        let path = database(&folder);
-        let steps = open_all(&mut programs, &path, round % 2 == 0);
+        let race = race.again();
+        let steps = race.open_all(&mut programs, round % 2 == 0);
         let once: Vec<_> = VERSIONS[..4].iter().map(|version| format!("up {version}")).collect();
         assert_eq!(steps, once, "round {round}");
-        assert_each_once(&path, &VERSIONS[..4]);
+        race.assert_each_once(&VERSIONS[..4]);
     }
     programs.into_iter().for_each(Program::finish);
 }
 
 #[test]
 fn processes_that_open_migrate_and_close_over_and_over_do_not_get_in_each_others_way() {
-    let migrations = folder(FIVE);
-    let folder = tempdir().unwrap();
-    let path = database(&folder);
-    let mut programs: Vec<_> = (0..6).map(|_| Program::start(&migrations, LONG)).collect();
+    let race = Race::new(FIVE);
+    let mut programs = race.programs(6, LONG);
     // The commands are read as fast as they can be done: the last close of one meets the opening of another.
     for _ in 0..25 {
         for program in &mut programs {
-            program.say(&format!("open {path}"));
+            program.say(&race.open());
             program.say("close");
         }
     }
@@ -579,20 +717,18 @@ fn processes_that_open_migrate_and_close_over_and_over_do_not_get_in_each_others
     }
     steps.sort();
     assert_eq!(steps, VERSIONS.map(|version| format!("up {version}")));
-    assert_each_once(&path, &VERSIONS);
+    race.assert_each_once(&VERSIONS);
     programs.into_iter().for_each(Program::finish);
 }
 
 #[test]
 fn an_older_program_at_the_same_moment_makes_what_it_knows_or_is_told_that_the_database_is_newer() {
-    let (old, new) = (folder(&FIVE[..3]), folder(FIVE));
-    let mut older: Vec<_> = (0..4).map(|_| Program::start(&old, LONG)).collect();
-    let mut newer: Vec<_> = (0..4).map(|_| Program::start(&new, LONG)).collect();
+    let (old, new) = (Race::new(&FIVE[..3]), Race::new(FIVE));
+    let (mut older, mut newer) = (old.programs(4, LONG), new.programs(4, LONG));
     for _ in 0..10 {
-        let folder = tempdir().unwrap();
-        let path = database(&folder);
+        let race = new.again();
         for program in older.iter_mut().chain(&mut newer) {
-            program.say(&format!("open {path}"));
+            program.say(&race.open());
         }
         for program in &mut newer {
             let reply = program.0.line();
@@ -608,7 +744,7 @@ fn an_older_program_at_the_same_moment_makes_what_it_knows_or_is_told_that_the_d
                 assert!(reply.contains("20260101000003"), "{reply}");
             }
         }
-        assert_each_once(&path, &VERSIONS);
+        race.assert_each_once(&VERSIONS);
     }
     older.into_iter().chain(newer).for_each(Program::finish);
 }
@@ -617,16 +753,13 @@ fn an_older_program_at_the_same_moment_makes_what_it_knows_or_is_told_that_the_d
 fn of_two_programs_with_another_migration_of_one_version_one_makes_it_and_the_other_is_told_that_it_changed() {
     let table = |name: &str| format!("CREATE TABLE {name}(id INTEGER PRIMARY KEY) STRICT");
     let (left, right) = (
-        folder(&[("1_one.sql", &table("one")), ("2_two.sql", &table("left"))]),
-        folder(&[("1_one.sql", &table("one")), ("2_two.sql", &table("right"))]),
+        Race::new(&[("1_one.sql", &table("one")), ("2_two.sql", &table("left"))]),
+        Race::new(&[("1_one.sql", &table("one")), ("2_two.sql", &table("right"))]),
     );
-    let mut programs = [Program::start(&left, LONG), Program::start(&right, LONG)];
+    let mut programs = [left.program(LONG), right.program(LONG)];
     for _ in 0..10 {
-        let folder = tempdir().unwrap();
-        let path = database(&folder);
-        programs
-            .iter_mut()
-            .for_each(|program| program.say(&format!("open {path}")));
+        let race = left.again();
+        programs.iter_mut().for_each(|program| program.say(&race.open()));
         let replies = [programs[0].0.line(), programs[1].0.line()];
         let won = replies.iter().position(|reply| reply.starts_with("ok")).unwrap();
         let lost = &replies[1 - won];
@@ -636,20 +769,18 @@ fn of_two_programs_with_another_migration_of_one_version_one_makes_it_and_the_ot
         );
         assert_eq!(programs[won].does("close"), "ok");
         let tables = "SELECT group_concat(name) FROM sqlite_schema WHERE name IN ('left', 'right')";
-        assert_eq!(one(&path, tables), ["left", "right"][won]);
-        assert_eq!(one(&path, RECORDED), "1 2");
+        assert_eq!(race.one(tables), ["left", "right"][won]);
+        assert_eq!(race.one(RECORDED), "1 2");
     }
     programs.into_iter().for_each(Program::finish);
 }
 
 #[test]
 fn one_process_that_goes_down_while_others_go_up_meets_them_only_between_steps() {
-    let migrations = folder(FIVE);
-    let folder = tempdir().unwrap();
-    let path = database(&folder);
-    let mut programs: Vec<_> = (0..3).map(|_| Program::start(&migrations, LONG)).collect();
+    let race = Race::new(FIVE);
+    let mut programs = race.programs(3, LONG);
     for program in &mut programs {
-        assert!(program.does(&format!("look {path}")).starts_with("ok"));
+        assert!(program.does(&race.look()).starts_with("ok"));
     }
     let mut level = 0i64;
     for _ in 0..10 {
@@ -667,38 +798,35 @@ fn one_process_that_goes_down_while_others_go_up_meets_them_only_between_steps()
             level += reply.matches(", up ").count() as i64 - reply.matches(", down ").count() as i64;
         }
         // Where they have left it is the sum of all their steps.
-        assert_eq!(one(&path, RECORDED_COUNT), level.to_string());
+        assert_eq!(race.one(RECORDED_COUNT), level.to_string());
         if level > 0 {
-            assert_each_once(&path, &VERSIONS[..level as usize]);
+            race.assert_each_once(&VERSIONS[..level as usize]);
         }
     }
     let last = programs[0].does("migrate");
     assert!(last.starts_with("ok"), "{last}");
-    assert_each_once(&path, &VERSIONS);
+    race.assert_each_once(&VERSIONS);
     programs.into_iter().for_each(Program::finish);
 }
 
 #[test]
 fn processes_that_open_at_once_and_make_backups_leave_whole_ones_and_nothing_else() {
-    let migrations = folder(FIVE);
-    let mut programs: Vec<_> = (0..4)
-        .map(|_| Program::start_as("with a backup", &migrations, LONG, NOWHERE))
-        .collect();
+    let race = Race::new(FIVE);
+    let mut programs: Vec<_> = (0..4).map(|_| race.program_as("with a backup")).collect();
     for _ in 0..4 {
-        let folder = tempdir().unwrap();
-        let path = database(&folder);
-        go_to(&path, &migrations, &[20260101000002]);
-        let before = contents(&path);
-        let steps = open_all(&mut programs, &path, true);
+        let race = race.again();
+        race.go_to(&[20260101000002]);
+        let before = race.contents();
+        let steps = race.open_all(&mut programs, true);
         assert_eq!(steps.len(), 3);
-        assert_each_once(&path, &VERSIONS);
-        let first = backups(&path, VERSIONS[2]);
+        race.assert_each_once(&VERSIONS);
+        let first = backups(&race.path, VERSIONS[2]);
         assert_eq!(first.len(), 1, "{first:?}");
         assert_eq!(contents(&first[0]), before);
         // Whoever makes a later step first makes a backup before that.
         let mut all = first.len();
         for version in &VERSIONS[3..] {
-            for backup in backups(&path, version) {
+            for backup in backups(&race.path, version) {
                 all += 1;
                 let contents = contents(&backup);
                 assert!(
@@ -707,7 +835,7 @@ fn processes_that_open_at_once_and_make_backups_leave_whole_ones_and_nothing_els
                 );
             }
         }
-        let files = files_beside(&path);
+        let files = files_beside(&race.path);
         assert_eq!(files.len(), 1 + all, "{files:?}");
     }
     programs.into_iter().for_each(Program::finish);
@@ -756,28 +884,22 @@ const SLOW_OUTSIDE: &[(&str, &str)] = &[
 
 #[test]
 fn those_who_open_during_a_slow_migration_are_told_in_time_and_those_who_wait_see_it_done() {
-    let (migrations, folder) = (folder(SLOW), tempdir().unwrap());
-    let path = database(&folder);
-    let mut slow = Program::start(&migrations, LONG);
-    slow.say(&format!("open {path}"));
-    slow.expect("at the gate");
+    let race = Race::new(SLOW);
+    let mut slow = race.at_the_gate(LONG);
 
     // The lock is held for as long as nobody says "go", so this one has waited.
-    let mut hasty = Program::start(&migrations, SHORT);
-    let reply = hasty.does(&format!("open {path}"));
+    let mut hasty = race.program(SHORT);
+    let reply = hasty.does(&race.open());
     assert!(reply.starts_with("InUse, retry, NotStarted: "), "{reply}");
     assert!(
         reply.contains("another process") && reply.contains("try again"),
         "{reply}"
     );
     // What was committed before is there to be read meanwhile.
-    let seen = one(&path, "SELECT group_concat(version) FROM log");
+    let seen = race.one("SELECT group_concat(version) FROM log");
     assert_eq!(seen, "1");
 
-    let mut patient: Vec<_> = (0..3).map(|_| Program::start(&migrations, LONG)).collect();
-    patient
-        .iter_mut()
-        .for_each(|program| program.say(&format!("open {path}")));
+    let patient = race.openers(3, LONG);
     slow.say("go");
     let mut steps = slow.0.line();
     patient
@@ -787,20 +909,17 @@ fn those_who_open_during_a_slow_migration_are_told_in_time_and_those_who_wait_se
     assert_eq!(steps.matches("up 2").count(), 1, "{steps}");
     assert_eq!(steps.matches("up 3").count(), 1, "{steps}");
     // As it was told: it tries again.
-    assert_eq!(hasty.does(&format!("open {path}")), "ok");
-    assert_each_once(&path, &["1", "2", "3"]);
+    assert_eq!(hasty.does(&race.open()), "ok");
+    race.assert_each_once(&["1", "2", "3"]);
     patient.into_iter().chain([slow, hasty]).for_each(Program::finish);
 }
 
 #[test]
 fn one_that_migrates_while_another_does_is_told_that_it_is_locked_and_how_to_wait_longer() {
-    let (migrations, folder) = (folder(SLOW), tempdir().unwrap());
-    let path = database(&folder);
-    let mut hasty = Program::start(&migrations, SHORT);
-    assert_eq!(hasty.does(&format!("look {path}")), "ok");
-    let mut slow = Program::start(&migrations, LONG);
-    slow.say(&format!("open {path}"));
-    slow.expect("at the gate");
+    let race = Race::new(SLOW);
+    let mut hasty = race.program(SHORT);
+    assert_eq!(hasty.does(&race.look()), "ok");
+    let mut slow = race.at_the_gate(LONG);
 
     for command in ["migrate", "to 2", "migrate"] {
         let reply = hasty.does(command);
@@ -814,34 +933,25 @@ fn one_that_migrates_while_another_does_is_told_that_it_is_locked_and_how_to_wai
     let reply = slow.0.line();
     assert_eq!(reply, "ok, up 1, up 2, up 3");
     assert_eq!(hasty.does("migrate"), "ok");
-    assert_each_once(&path, &["1", "2", "3"]);
+    race.assert_each_once(&["1", "2", "3"]);
     [slow, hasty].into_iter().for_each(Program::finish);
 }
 
 #[test]
 fn one_that_waits_for_a_migration_outside_a_transaction_sees_it_done_or_is_told_that_it_is_unfinished() {
-    let (migrations, folder) = (folder(SLOW_OUTSIDE), tempdir().unwrap());
-    let path = database(&folder);
-    let mut slow = Program::start(&migrations, LONG);
-    slow.say(&format!("open {path}"));
-    slow.expect("at the gate");
-    assert_eq!(
-        one(&path, "SELECT version FROM larder_migrations WHERE unfinished"),
-        "2"
-    );
+    let race = Race::new(SLOW_OUTSIDE);
+    let mut slow = race.at_the_gate(LONG);
+    assert_eq!(race.one("SELECT version FROM larder_migrations WHERE unfinished"), "2");
 
-    let mut hasty = Program::start(&migrations, SHORT);
-    let reply = hasty.does(&format!("open {path}"));
+    let mut hasty = race.program(SHORT);
+    let reply = hasty.does(&race.open());
     assert!(
         reply.starts_with("Unfinished, no retry, NotStarted: migration 2_slow.sql"),
         "{reply}"
     );
     assert!(reply.contains("another process still runs it"), "{reply}");
 
-    let mut patient: Vec<_> = (0..3).map(|_| Program::start(&migrations, LONG)).collect();
-    patient
-        .iter_mut()
-        .for_each(|program| program.say(&format!("open {path}")));
+    let patient = race.openers(3, LONG);
     slow.say("go");
     let mut steps = slow.0.line();
     patient
@@ -849,22 +959,18 @@ fn one_that_waits_for_a_migration_outside_a_transaction_sees_it_done_or_is_told_
         .for_each(|program| steps += program.0.line().strip_prefix("ok").unwrap());
     assert_eq!(steps.matches("up 2").count(), 1, "{steps}");
     assert_eq!(steps.matches("up 3").count(), 1, "{steps}");
-    assert_eq!(hasty.does(&format!("open {path}")), "ok");
-    assert_each_once(&path, &["1", "2", "3"]);
-    assert_eq!(
-        one(&path, "SELECT count(*) FROM larder_migrations WHERE unfinished"),
-        "0"
-    );
+    assert_eq!(hasty.does(&race.open()), "ok");
+    race.assert_each_once(&["1", "2", "3"]);
+    assert_eq!(race.one("SELECT count(*) FROM larder_migrations WHERE unfinished"), "0");
     patient.into_iter().chain([slow, hasty]).for_each(Program::finish);
 }
 
 #[test]
 fn a_process_that_is_killed_in_its_migration_is_followed_by_the_next_that_waits() {
-    let (migrations, folder) = (folder(SLOW), tempdir().unwrap());
-    let path = database(&folder);
+    let race = Race::new(SLOW);
     let start = || {
-        let mut program = Program::start(&migrations, LONG);
-        program.say(&format!("open {path}"));
+        let mut program = race.program(LONG);
+        program.say(&race.open());
         program
     };
     let mut first = start();
@@ -882,23 +988,22 @@ fn a_process_that_is_killed_in_its_migration_is_followed_by_the_next_that_waits(
     let replies = [first.0.line(), last.0.line()];
     assert!(replies[0].starts_with("ok, up 2"), "{replies:?}");
     assert_eq!(replies.concat().replace("ok", ""), ", up 2, up 3");
-    assert_each_once(&path, &["1", "2", "3"]);
+    race.assert_each_once(&["1", "2", "3"]);
     [first, last].into_iter().for_each(Program::finish);
 }
 
 #[test]
 fn processes_that_are_killed_while_many_open_cost_the_others_nothing() {
-    let migrations = folder(FIVE);
+    let race = Race::new(FIVE);
     for round in 0..12 {
-        let folder = tempdir().unwrap();
-        let path = database(&folder);
-        let mut programs: Vec<_> = (0..8).map(|_| Program::start(&migrations, LONG)).collect();
+        let race = race.again();
+        let mut programs = race.programs(8, LONG);
         // All are up and listening, so what is killed is in the middle of opening, migrating or closing.
         for program in &mut programs {
             assert!(program.does("wait").starts_with("ok"));
         }
         for program in &mut programs {
-            program.say(&format!("open {path}"));
+            program.say(&race.open());
         }
         let killed: Vec<_> = programs.drain(..3).collect();
         // Earlier and later, by how many of the others have been told already.
@@ -919,22 +1024,16 @@ fn processes_that_are_killed_while_many_open_cost_the_others_nothing() {
         for program in &mut programs {
             assert_eq!(program.does("close"), "ok");
         }
-        assert_each_once(&path, &VERSIONS);
+        race.assert_each_once(&VERSIONS);
         programs.into_iter().for_each(Program::finish);
     }
 }
 
 #[test]
 fn a_process_that_is_killed_outside_a_transaction_leaves_a_migration_that_nobody_runs_again_unasked() {
-    let (migrations, folder) = (folder(SLOW_OUTSIDE), tempdir().unwrap());
-    let path = database(&folder);
-    let mut killed = Program::start(&migrations, LONG);
-    killed.say(&format!("open {path}"));
-    killed.expect("at the gate");
-    let mut waits: Vec<_> = (0..2).map(|_| Program::start(&migrations, "1500")).collect();
-    waits
-        .iter_mut()
-        .for_each(|program| program.say(&format!("open {path}")));
+    let race = Race::new(SLOW_OUTSIDE);
+    let killed = race.at_the_gate(LONG);
+    let mut waits = race.openers(2, "1500");
     killed.0.kill();
     for program in &mut waits {
         let reply = program.0.line();
@@ -947,47 +1046,39 @@ fn a_process_that_is_killed_outside_a_transaction_leaves_a_migration_that_nobody
             "{reply}"
         );
     }
-    assert_eq!(one(&path, RECORDED), "1");
+    assert_eq!(race.one(RECORDED), "1");
     assert_eq!(
-        one(
-            &path,
-            "SELECT count(*) FROM sqlite_schema WHERE name LIKE '%\\_half' ESCAPE '\\'"
-        ),
+        race.one("SELECT count(*) FROM sqlite_schema WHERE name LIKE '%\\_half' ESCAPE '\\'"),
         "1"
     );
     // By hand, as the message says: undone, and to be run again.
     {
-        let conn = Connection::open(&path).unwrap();
+        let conn = Connection::open(&race.path).unwrap();
         conn.execute_batch("DROP TABLE first_half; DELETE FROM larder_migrations WHERE version = '2'")
             .unwrap();
     }
-    waits[0].say(&format!("open {path}"));
+    waits[0].say(&race.open());
     waits[0].expect("at the gate");
     waits[0].say("go");
     assert_eq!(waits[0].0.line(), "ok, up 2, up 3");
-    assert_each_once(&path, &["1", "2", "3"]);
+    race.assert_each_once(&["1", "2", "3"]);
     waits.into_iter().for_each(Program::finish);
 }
 
 #[test]
 fn a_migration_outside_a_transaction_that_cannot_be_recorded_is_not_said_to_have_not_started() {
     // All of its statements have run, and then somebody else has the lock for longer than there is to wait.
-    let (migrations, folder) = (folder(SLOW_OUTSIDE), tempdir().unwrap());
-    let path = database(&folder);
+    let race = Race::new(SLOW_OUTSIDE);
     let outside = SLOW_OUTSIDE[1].1.replace("INSERT INTO log VALUES (2);", "");
     let outside = outside.replace("CREATE TABLE second_half(id INTEGER PRIMARY KEY) STRICT;", "");
-    fs::write(migrations.path().join("2_slow.sql"), outside).unwrap();
-    let mut program = Program::start(&migrations, SHORT);
-    program.say(&format!("open {path}"));
-    program.expect("at the gate");
-    let other = Connection::open(&path).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    race.write(("2_slow.sql", &outside));
+    let mut program = race.at_the_gate(SHORT);
+    let other = race.lock();
     program.say("go");
     let reply = program.0.line();
-    other.execute_batch("COMMIT").unwrap();
-    drop(other);
+    other.release();
     assert_eq!(
-        one(&path, "SELECT count(*) FROM sqlite_schema WHERE name = 'first_half'"),
+        race.one("SELECT count(*) FROM sqlite_schema WHERE name = 'first_half'"),
         "1"
     );
     assert!(!reply.contains("NotStarted") && !reply.contains(", retry, "), "{reply}");
@@ -997,8 +1088,7 @@ fn a_migration_outside_a_transaction_that_cannot_be_recorded_is_not_said_to_have
 
 #[test]
 fn a_transaction_of_a_migrations_own_that_meets_a_lock_is_told_by_file_and_line_and_what_became_of_its_mark() {
-    let (migrations, folder) = (folder(SLOW_OUTSIDE), tempdir().unwrap());
-    let path = database(&folder);
+    let race = Race::new(SLOW_OUTSIDE);
     let own_transaction = "-- migrate:up transaction:false
          BEGIN;
          CREATE TEMP TABLE gate(id INTEGER PRIMARY KEY) STRICT;
@@ -1006,19 +1096,15 @@ fn a_transaction_of_a_migrations_own_that_meets_a_lock_is_told_by_file_and_line_
          INSERT INTO log VALUES (2);
          COMMIT;
         ";
-    write(&migrations, ("2_slow.sql", own_transaction));
-    let mut program = Program::start(&migrations, SHORT);
-    program.say(&format!("open {path}"));
-    program.expect("at the gate");
-    let other = Connection::open(&path).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    race.write(("2_slow.sql", own_transaction));
+    let mut program = race.at_the_gate(SHORT);
+    let other = race.lock();
     program.say("go");
     let reply = program.0.line();
-    other.execute_batch("COMMIT").unwrap();
-    drop(other);
+    other.release();
     assert!(reply.contains("2_slow.sql, line 5: database is locked"), "{reply}");
     // Nothing of it was committed. Whether larder could take its mark away or not, it says what is so.
-    let unfinished = one(&path, "SELECT count(*) FROM larder_migrations WHERE unfinished") == "1";
+    let unfinished = race.one("SELECT count(*) FROM larder_migrations WHERE unfinished") == "1";
     let message = if unfinished {
         "DELETE FROM larder_migrations WHERE version = '2'"
     } else {
@@ -1030,15 +1116,14 @@ fn a_transaction_of_a_migrations_own_that_meets_a_lock_is_told_by_file_and_line_
 
 #[test]
 fn the_first_larder_waits_until_a_tool_in_rollback_mode_has_done_its_migration() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    made_by_another_tool(&path);
+    let race = Race::new(FIVE);
+    made_by_another_tool(&race.path);
     // As Dbmate in the middle of its third.
-    let other = Connection::open(&path).unwrap();
+    let other = Connection::open(&race.path).unwrap();
     other.execute_batch("BEGIN").unwrap();
     other.execute_batch(up(FIVE[2].1)).unwrap();
-    let mut hasty = Program::start(&migrations, SHORT);
-    let reply = hasty.does(&format!("open {path}"));
+    let mut hasty = race.program(SHORT);
+    let reply = hasty.does(&race.open());
     assert!(
         reply.contains("NotStarted") && reply.contains("another process"),
         "{reply}"
@@ -1048,10 +1133,7 @@ fn the_first_larder_waits_until_a_tool_in_rollback_mode_has_done_its_migration()
         "{reply}"
     );
 
-    let mut patient: Vec<_> = (0..3).map(|_| Program::start(&migrations, LONG)).collect();
-    patient
-        .iter_mut()
-        .for_each(|program| program.say(&format!("open {path}")));
+    let patient = race.openers(3, LONG);
     other
         .execute("INSERT INTO schema_migrations VALUES (?1)", [VERSIONS[2]])
         .unwrap();
@@ -1063,33 +1145,28 @@ fn the_first_larder_waits_until_a_tool_in_rollback_mode_has_done_its_migration()
         steps += reply.strip_prefix("ok").unwrap_or_else(|| panic!("{reply}"));
     }
     assert_eq!(steps.matches("up").count(), 2, "{steps}");
-    assert_eq!(hasty.does(&format!("open {path}")), "ok");
-    assert_each_once(&path, &VERSIONS);
+    assert_eq!(hasty.does(&race.open()), "ok");
+    race.assert_each_once(&VERSIONS);
     patient.into_iter().chain([hasty]).for_each(Program::finish);
 }
 
 /// It was an Error::Pragma that said not to try again.
 #[test]
 fn who_is_told_that_another_tool_holds_a_file_in_rollback_mode_is_told_that_it_may_try_again() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    made_by_another_tool(&path);
-    let other = Connection::open(&path).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let mut hasty = Program::start(&migrations, SHORT);
-    let reply = hasty.does(&format!("open {path}"));
+    let race = Race::new(FIVE);
+    made_by_another_tool(&race.path);
+    let _other = race.lock();
+    let mut hasty = race.program(SHORT);
+    let reply = hasty.does(&race.open());
     assert!(reply.starts_with("Pragma, retry, "), "{reply}");
     hasty.finish();
 }
 
 #[test]
 fn a_write_of_a_service_and_the_migrations_of_another_process_wait_for_each_other() {
-    let (migrations, folder) = (folder(SLOW), tempdir().unwrap());
-    let path = database(&folder);
-    let service = Options::new().busy_timeout(child::PATIENCE).open(&path).unwrap();
-    let mut slow = Program::start(&migrations, LONG);
-    slow.say(&format!("open {path}"));
-    slow.expect("at the gate");
+    let race = Race::new(SLOW);
+    let service = Options::new().busy_timeout(child::PATIENCE).open(&race.path).unwrap();
+    let mut slow = race.at_the_gate(LONG);
     // Queued behind the migration, by a process that knows nothing of it.
     let pending = service
         .submit(|tx| tx.execute("INSERT INTO log VALUES (100)", []))
@@ -1108,7 +1185,7 @@ fn a_write_of_a_service_and_the_migrations_of_another_process_wait_for_each_othe
     slow.finish();
     service.close().unwrap();
     drop(service);
-    assert_eq!(one(&path, RECORDED), "1 2 3");
+    assert_eq!(race.one(RECORDED), "1 2 3");
 }
 
 // ---- kill -9 ----
@@ -1167,26 +1244,24 @@ const MORTAL: &[(&str, &str)] = &[
 /// one leaves that has gone to the versions `edge`; and the next makes what is left to be made.
 #[track_caller]
 fn dies_and_is_followed(before: &[u64], target: &str, point: &str, edge: &[u64]) {
-    let migrations = folder(MORTAL);
+    let race = Race::new(MORTAL);
     let clean = |steps: &[u64]| {
-        let folder = tempdir().unwrap();
-        go_to(&database(&folder), &migrations, steps);
-        contents(&database(&folder))
+        let other = race.again();
+        other.go_to(steps);
+        other.contents()
     };
-    let folder = tempdir().unwrap();
-    let path = database(&folder);
-    go_to(&path, &migrations, before);
-    let mut program = Program::mortal(&migrations, point);
+    race.go_to(before);
+    let mut program = race.mortal(point);
     if target == "newest" {
-        program.say(&format!("open {path}"));
+        program.say(&race.open());
     } else {
-        assert_eq!(program.does(&format!("look {path}")), "ok");
+        assert_eq!(program.does(&race.look()), "ok");
         program.say(&format!("to {target}"));
     }
     program.dies(point);
-    assert_eq!(contents(&path), clean(edge), "after {point}");
+    assert_eq!(race.contents(), clean(edge), "after {point}");
 
-    let store = options(&migrations).open(&path).unwrap();
+    let store = options(&race.migrations).open(&race.path).unwrap();
     let status = store.migrations().unwrap();
     assert_eq!((status.applied.len(), status.pending.len()), (3, 0));
     let orphans = "SELECT count(*) FROM child LEFT JOIN parent ON parent.id = child.parent WHERE parent.id IS NULL";
@@ -1200,7 +1275,7 @@ fn dies_and_is_followed(before: &[u64], target: &str, point: &str, edge: &[u64])
     store.close().unwrap();
     drop(store);
     let whole: Vec<u64> = edge.iter().copied().chain([3]).collect();
-    assert_eq!(contents(&path), clean(&whole), "after {point} and what was left");
+    assert_eq!(race.contents(), clean(&whole), "after {point} and what was left");
 }
 
 #[test]
@@ -1270,26 +1345,23 @@ fn a_kill_on_the_way_down_leaves_the_migration_that_was_being_undone() {
 
 #[test]
 fn a_kill_while_the_backup_is_checked_leaves_the_database_as_it_was_and_the_next_backup_is_whole() {
-    let (migrations, folder) = (folder(MORTAL), tempdir().unwrap());
-    let path = database(&folder);
-    go_to(&path, &migrations, &[1]);
-    let before = contents(&path);
-    let mut program = Program::start_as("with a backup", &migrations, LONG, CHECKING_A_BACKUP);
-    program.say(&format!("open {path}"));
-    program.dies(CHECKING_A_BACKUP);
-    assert_eq!(contents(&path), before);
-    assert!(has_partial_backup(&path));
-    assert_eq!(backups(&path, "2"), Vec::<String>::new());
+    let race = Race::new(MORTAL);
+    race.go_to(&[1]);
+    let before = race.contents();
+    race.dies_opening("with a backup", CHECKING_A_BACKUP);
+    assert_eq!(race.contents(), before);
+    assert!(has_partial_backup(&race.path));
+    assert_eq!(backups(&race.path, "2"), Vec::<String>::new());
 
-    let mut program = Program::start_as("with a backup", &migrations, LONG, NOWHERE);
-    assert_eq!(program.does(&format!("open {path}")), "ok, up 2, up 3");
+    let mut program = race.program_as("with a backup");
+    assert_eq!(program.does(&race.open()), "ok, up 2, up 3");
     assert_eq!(program.does("close"), "ok");
     program.finish();
-    let made = backups(&path, "2");
+    let made = backups(&race.path, "2");
     assert_eq!(made.len(), 1, "{made:?}");
     assert_eq!(contents(&made[0]), before);
     // What the killed one has begun is as large as the database, and is not to pile up.
-    let files = files_beside(&path);
+    let files = files_beside(&race.path);
     assert_eq!(files.len(), 2, "{files:?}");
 }
 
@@ -1311,56 +1383,47 @@ fn made_by_goose(path: &str) {
 
 #[test]
 fn the_record_of_goose_is_taken_over_once_by_ten_processes_at_once() {
-    let migrations = folder(FIVE);
-    let mut programs: Vec<_> = (0..10)
-        .map(|_| Program::start_as("after Goose", &migrations, LONG, NOWHERE))
-        .collect();
+    let race = Race::new(FIVE);
+    let mut programs: Vec<_> = (0..10).map(|_| race.program_as("after Goose")).collect();
     for round in 0..6 {
-        let folder = tempdir().unwrap();
-        let path = database(&folder);
-        made_by_goose(&path);
-        let steps = open_all(&mut programs, &path, round % 2 == 0);
+        let race = race.again();
+        made_by_goose(&race.path);
+        let steps = race.open_all(&mut programs, round % 2 == 0);
         let made: Vec<_> = VERSIONS[2..].iter().map(|version| format!("up {version}")).collect();
         assert_eq!(steps, made);
-        assert_each_once(&path, &VERSIONS);
-        assert_eq!(one(&path, "SELECT count(*) FROM goose_db_version"), "3");
+        race.assert_each_once(&VERSIONS);
+        assert_eq!(race.one("SELECT count(*) FROM goose_db_version"), "3");
     }
     programs.into_iter().for_each(Program::finish);
 }
 
 #[test]
 fn a_kill_while_the_record_of_goose_is_taken_over_leaves_nothing_of_it_and_it_is_taken_over_again() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    made_by_goose(&path);
-    let before = contents(&path);
+    let race = Race::new(FIVE);
+    made_by_goose(&race.path);
+    let before = race.contents();
     let point = "insert schema_migrations 2";
-    let mut program = Program::start_as("after Goose", &migrations, LONG, point);
-    program.say(&format!("open {path}"));
-    program.dies(point);
-    assert_eq!(contents(&path), before);
-    let mut program = Program::start_as("after Goose", &migrations, LONG, NOWHERE);
-    assert_eq!(program.does(&format!("open {path}")).matches(", up ").count(), 3);
+    race.dies_opening("after Goose", point);
+    assert_eq!(race.contents(), before);
+    let mut program = race.program_as("after Goose");
+    assert_eq!(program.does(&race.open()).matches(", up ").count(), 3);
     program.finish();
-    assert_each_once(&path, &VERSIONS);
+    race.assert_each_once(&VERSIONS);
 }
 
 #[test]
 fn a_kill_after_the_record_of_dbmate_was_noted_leaves_all_of_it_noted() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    made_by_another_tool(&path);
-    let mut program = Program::mortal(&migrations, "begins 20260101000003");
-    program.say(&format!("open {path}"));
-    program.dies("begins 20260101000003");
-    let left = contents(&path);
+    let race = Race::new(FIVE);
+    made_by_another_tool(&race.path);
+    race.dies_opening("plain", "begins 20260101000003");
+    let left = race.contents();
     for name in ["20260101000001\", \"log", "20260101000002\", \"family"] {
         assert!(left.contains(&format!("larder_migrations: [\"{name}\"")), "{left}");
     }
-    options(&migrations).open(&path).unwrap().close().unwrap();
-    assert_each_once(&path, &VERSIONS);
+    race.migrate();
+    race.assert_each_once(&VERSIONS);
     let by_another = "SELECT count(*) FROM larder_migrations WHERE applied_at IS NULL AND NOT unfinished";
-    assert_eq!(one(&path, by_another), "2");
+    assert_eq!(race.one(by_another), "2");
 }
 
 /// A migration outside a transaction, between two others, with a way down outside one, too.
@@ -1412,29 +1475,22 @@ fn assert_unfinished(opened: larder::Result<Store>) {
     assert!(matches!(*error, MigrationError::Unfinished { .. }), "{error:?}");
 }
 
-fn hasty(migrations: &TempDir) -> Options {
-    options(migrations).migration_timeout(Duration::from_millis(100))
-}
-
 #[test]
 fn a_kill_between_two_statements_outside_a_transaction_is_told_by_name_until_it_was_mended_by_hand() {
-    let (migrations, folder) = (folder(OUTSIDE), tempdir().unwrap());
-    let path = database(&folder);
-    let mut program = Program::mortal(&migrations, "insert mark 1");
-    program.say(&format!("open {path}"));
-    program.dies("insert mark 1");
+    let race = Race::new(OUTSIDE);
+    race.dies_opening("plain", "insert mark 1");
     for _ in 0..2 {
-        assert_unfinished(hasty(&migrations).open(&path));
+        assert_unfinished(race.hasty_open());
     }
-    assert_eq!((tables(&path).as_str(), one(&path, RECORDED).as_str()), ("one", "1"));
+    assert_eq!((tables(&race.path).as_str(), race.one(RECORDED).as_str()), ("one", "1"));
     {
-        let conn = Connection::open(&path).unwrap();
+        let conn = Connection::open(&race.path).unwrap();
         conn.execute_batch("DROP TABLE one; DELETE FROM larder_migrations WHERE version = '2'")
             .unwrap();
     }
-    hasty(&migrations).open(&path).unwrap().close().unwrap();
+    race.hasty_open().unwrap().close().unwrap();
     assert_eq!(
-        (tables(&path).as_str(), one(&path, RECORDED).as_str()),
+        (tables(&race.path).as_str(), race.one(RECORDED).as_str()),
         ("one two three", "1 2 3")
     );
 }
@@ -1442,15 +1498,12 @@ fn a_kill_between_two_statements_outside_a_transaction_is_told_by_name_until_it_
 #[test]
 fn a_kill_before_a_migration_outside_a_transaction_was_marked_or_after_it_was_recorded_leaves_nothing_to_mend() {
     for (point, left) in [("begins 2", "1"), ("made 2", "1 2")] {
-        let (migrations, folder) = (folder(OUTSIDE), tempdir().unwrap());
-        let path = database(&folder);
-        let mut program = Program::mortal(&migrations, point);
-        program.say(&format!("open {path}"));
-        program.dies(point);
-        assert_eq!(one(&path, RECORDED), left);
-        hasty(&migrations).open(&path).unwrap().close().unwrap();
+        let race = Race::new(OUTSIDE);
+        race.dies_opening("plain", point);
+        assert_eq!(race.one(RECORDED), left);
+        race.hasty_open().unwrap().close().unwrap();
         assert_eq!(
-            (tables(&path).as_str(), one(&path, RECORDED).as_str()),
+            (tables(&race.path).as_str(), race.one(RECORDED).as_str()),
             ("one two three", "1 2 3")
         );
     }
@@ -1458,19 +1511,18 @@ fn a_kill_before_a_migration_outside_a_transaction_was_marked_or_after_it_was_re
 
 #[test]
 fn a_kill_between_two_statements_on_the_way_down_outside_a_transaction_is_told_by_name() {
-    let (migrations, folder) = (folder(OUTSIDE), tempdir().unwrap());
-    let path = database(&folder);
-    go_to(&path, &migrations, &[3]);
-    let mut program = Program::mortal(&migrations, "delete mark 1");
-    assert_eq!(program.does(&format!("look {path}")), "ok");
+    let race = Race::new(OUTSIDE);
+    race.go_to(&[3]);
+    let mut program = race.mortal("delete mark 1");
+    assert_eq!(program.does(&race.look()), "ok");
     program.say("to 1");
     program.dies("delete mark 1");
     // Half of it is undone. Nobody may take it for applied, nor for pending.
-    assert_eq!(tables(&path), "one");
+    assert_eq!(tables(&race.path), "one");
     for _ in 0..2 {
-        assert_unfinished(hasty(&migrations).open(&path));
+        assert_unfinished(race.hasty_open());
     }
-    assert_eq!(tables(&path), "one");
+    assert_eq!(tables(&race.path), "one");
 }
 // ---- dbmate ----
 
@@ -1576,112 +1628,77 @@ fn texts(output: &Output) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
-/// As [`options`], and nothing is applied as it opens.
-fn look(migrations: &TempDir, path: &str) -> Store {
-    let set = Migrations::folder(migrations.path()).unwrap().at_open(false);
-    Options::new().migrations(set).open(path).unwrap()
-}
-
-/// larder says that so many are applied and so many pending.
-#[track_caller]
-fn assert_status(migrations: &TempDir, path: &str, applied: usize, pending: usize) {
-    let store = look(migrations, path);
-    let status = store.migrations().unwrap();
-    let versions = status.applied.iter().map(|applied| applied.version);
-    let versions = versions.chain(status.pending.iter().map(|pending| pending.version));
-    let files = VERSIONS.iter().map(|version| version.parse::<u64>().unwrap());
-    assert_eq!(
-        versions.collect::<Vec<_>>(),
-        files.take(applied + pending).collect::<Vec<_>>()
-    );
-    assert_eq!((status.applied.len(), status.pending.len()), (applied, pending));
-    store.close().unwrap();
-}
-
-fn write(migrations: &TempDir, (name, sql): (&str, &str)) {
-    fs::write(migrations.path().join(name), sql).unwrap();
-}
-
 #[test]
 fn what_larder_has_applied_dbmate_sees_and_undoes_and_larder_applies_again() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(dbmate) = Dbmate::find(&path, &migrations) else {
-        return;
-    };
-    options(&migrations).open(&path).unwrap().close().unwrap();
+    let race = Race::new(FIVE);
+    let Some(dbmate) = race.dbmate() else { return };
+    race.migrate();
     dbmate.says_applied(5);
     assert_eq!(dbmate.does("up"), "");
-    let whole = contents(&path);
+    let whole = race.contents();
 
     dbmate.does("down");
     dbmate.says_applied(4);
     assert_eq!(
-        one(&path, "SELECT count(*) FROM sqlite_schema WHERE name = 'child_parent'"),
+        race.one("SELECT count(*) FROM sqlite_schema WHERE name = 'child_parent'"),
         "0"
     );
-    assert_status(&migrations, &path, 4, 1);
+    race.assert_status(4, 1);
     dbmate.does("down");
-    assert_status(&migrations, &path, 3, 2);
+    race.assert_status(3, 2);
 
-    options(&migrations).open(&path).unwrap().close().unwrap();
+    race.migrate();
     dbmate.says_applied(5);
-    assert_each_once(&path, &VERSIONS);
+    race.assert_each_once(&VERSIONS);
     let lines = |text: &str| {
         text.lines()
             .filter(|line| !line.starts_with("log:"))
             .map(str::to_owned)
             .collect()
     };
-    let (before, after): (Vec<String>, Vec<String>) = (lines(&whole), lines(&contents(&path)));
+    let (before, after): (Vec<String>, Vec<String>) = (lines(&whole), lines(&race.contents()));
     assert_eq!(before, after);
 }
 
 #[test]
 fn dbmate_undoes_by_larders_files_what_larder_has_applied_down_to_an_empty_schema() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(dbmate) = Dbmate::find(&path, &migrations) else {
-        return;
-    };
-    options(&migrations).open(&path).unwrap().close().unwrap();
+    let race = Race::new(FIVE);
+    let Some(dbmate) = race.dbmate() else { return };
+    race.migrate();
     for applied in (0..5).rev() {
         dbmate.does("down");
         dbmate.says_applied(applied);
-        assert_status(&migrations, &path, applied, 5 - applied);
+        race.assert_status(applied, 5 - applied);
     }
     let left = "SELECT group_concat(name) FROM sqlite_schema 
          WHERE type = 'table' AND name NOT LIKE '%migrations' AND name NOT LIKE 'sqlite%'";
-    assert_eq!(one(&path, left), "NULL");
-    options(&migrations).open(&path).unwrap().close().unwrap();
-    assert_each_once(&path, &VERSIONS);
+    assert_eq!(race.one(left), "NULL");
+    race.migrate();
+    race.assert_each_once(&VERSIONS);
 }
 
 #[test]
 fn larder_goes_on_from_where_dbmate_has_come_to_and_keeps_what_is_there() {
-    let (migrations, folder) = (folder(&FIVE[..2]), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(dbmate) = Dbmate::find(&path, &migrations) else {
-        return;
-    };
+    let race = Race::new(&FIVE[..2]);
+    let Some(dbmate) = race.dbmate() else { return };
     dbmate.does("up");
     {
-        let conn = Connection::open(&path).unwrap();
+        let conn = Connection::open(&race.path).unwrap();
         assert_eq!(rows(&conn, "PRAGMA journal_mode"), [["delete"]]);
         conn.execute_batch("INSERT INTO parent VALUES (3, 'Barbara'); INSERT INTO child(parent) VALUES (3)")
             .unwrap();
     }
-    FIVE[2..].iter().for_each(|file| write(&migrations, *file));
-    assert_status(&migrations, &path, 2, 3);
-    options(&migrations).open(&path).unwrap().close().unwrap();
-    assert_each_once(&path, &VERSIONS);
+    FIVE[2..].iter().for_each(|file| race.write(*file));
+    race.assert_status(2, 3);
+    race.migrate();
+    race.assert_each_once(&VERSIONS);
     assert_eq!(
-        one(&path, "SELECT count(*) || ' of ' || count(DISTINCT parent) FROM child"),
+        race.one("SELECT count(*) || ' of ' || count(DISTINCT parent) FROM child"),
         "4 of 3"
     );
     dbmate.says_applied(5);
 
-    let store = look(&migrations, &path);
+    let store = race.store();
     let status = store.migrations().unwrap();
     let by_larder: Vec<_> = status
         .applied
@@ -1696,65 +1713,56 @@ fn larder_goes_on_from_where_dbmate_has_come_to_and_keeps_what_is_there() {
     store.close().unwrap();
     drop(store);
     dbmate.says_applied(0);
-    assert_eq!(one(&path, "SELECT count(*) FROM larder_migrations"), "0");
+    assert_eq!(race.one("SELECT count(*) FROM larder_migrations"), "0");
 }
 
 #[test]
 fn dbmate_applies_what_larder_has_undone_and_what_came_since() {
-    let (migrations, folder) = (folder(&FIVE[..4]), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(dbmate) = Dbmate::find(&path, &migrations) else {
-        return;
-    };
-    go_to(&path, &migrations, &[20260101000004, 20260101000002]);
+    let race = Race::new(&FIVE[..4]);
+    let Some(dbmate) = race.dbmate() else { return };
+    race.go_to(&[20260101000004, 20260101000002]);
     dbmate.says_applied(2);
-    write(&migrations, FIVE[4]);
+    race.write(FIVE[4]);
     dbmate.does("up");
     dbmate.says_applied(5);
-    assert_each_once(&path, &VERSIONS);
-    assert_status(&migrations, &path, 5, 0);
-    let store = options(&migrations).open(&path).unwrap();
+    race.assert_each_once(&VERSIONS);
+    race.assert_status(5, 0);
+    let store = options(&race.migrations).open(&race.path).unwrap();
     assert_eq!(store.migrate().unwrap().steps.len(), 0);
 }
 
 #[test]
 fn a_new_file_that_one_applies_is_seen_by_the_other() {
-    let (migrations, folder) = (folder(&FIVE[..2]), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(dbmate) = Dbmate::find(&path, &migrations) else {
-        return;
-    };
-    options(&migrations).open(&path).unwrap().close().unwrap();
+    let race = Race::new(&FIVE[..2]);
+    let Some(dbmate) = race.dbmate() else { return };
+    race.migrate();
     for (at, file) in FIVE.iter().enumerate().skip(2) {
-        write(&migrations, *file);
+        race.write(*file);
         dbmate.says_applied(at);
-        assert_status(&migrations, &path, at, 1);
+        race.assert_status(at, 1);
         if at % 2 == 0 {
             dbmate.does("up");
         } else {
-            options(&migrations).open(&path).unwrap().close().unwrap();
+            race.migrate();
         }
         dbmate.says_applied(at + 1);
-        assert_status(&migrations, &path, at + 1, 0);
+        race.assert_status(at + 1, 0);
     }
-    assert_each_once(&path, &VERSIONS);
+    race.assert_each_once(&VERSIONS);
 }
 
 #[test]
 fn a_file_that_changes_after_larder_has_first_seen_it_applied_by_dbmate_has_changed() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(dbmate) = Dbmate::find(&path, &migrations) else {
-        return;
-    };
+    let race = Race::new(FIVE);
+    let Some(dbmate) = race.dbmate() else { return };
     dbmate.does("up");
     let (name, sql) = FIVE[3];
     // Before larder has seen it nobody can know.
-    write(&migrations, (name, &sql.replace("born TEXT", "born  TEXT")));
-    options(&migrations).open(&path).unwrap().close().unwrap();
+    race.write((name, &sql.replace("born TEXT", "born  TEXT")));
+    race.migrate();
 
-    write(&migrations, (name, &sql.replace("born TEXT", "born INTEGER")));
-    let error = options(&migrations).open(&path).map(drop).unwrap_err();
+    race.write((name, &sql.replace("born TEXT", "born INTEGER")));
+    let error = race.refused();
     let message = error.to_string();
     assert!(message.contains(name) && message.contains("has changed"), "{message}");
     assert!(message.contains("WHERE version = '20260101000004'"), "{message}");
@@ -1765,43 +1773,37 @@ fn a_file_that_changes_after_larder_has_first_seen_it_applied_by_dbmate_has_chan
     // The way down is not what was applied, and neither is how a line ends.
     let sql = sql.replace("born TEXT", "born  TEXT");
     let other_way_down = format!("{sql}SELECT 1;\n").replace('\n', "\r\n");
-    write(&migrations, (name, &other_way_down));
-    options(&migrations).open(&path).unwrap().close().unwrap();
+    race.write((name, &other_way_down));
+    race.migrate();
     dbmate.says_applied(5);
 }
 
 #[test]
 fn a_migration_that_dbmate_rolls_back_and_applies_anew_after_a_change_is_told_with_the_way_out() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(dbmate) = Dbmate::find(&path, &migrations) else {
-        return;
-    };
-    options(&migrations).open(&path).unwrap().close().unwrap();
+    let race = Race::new(FIVE);
+    let Some(dbmate) = race.dbmate() else { return };
+    race.migrate();
     dbmate.does("down");
     let (name, sql) = FIVE[4];
-    write(
-        &migrations,
-        (name, &sql.replace("ON child(parent)", "ON child(parent, born)")),
-    );
+    race.write((name, &sql.replace("ON child(parent)", "ON child(parent, born)")));
     dbmate.does("up");
     // larder's row is the one of its own application. Whether the schema is that of the old file or the new, it cannot
     // know; the message says what to do in either case.
-    let error = options(&migrations).open(&path).map(drop).unwrap_err();
+    let error = race.refused();
     let message = error.to_string();
     let way_out = "DELETE FROM larder_migrations WHERE version = '20260101000005'";
     assert!(
         message.contains("has changed") && message.contains(way_out),
         "{message}"
     );
-    Connection::open(&path).unwrap().execute_batch(way_out).unwrap();
-    options(&migrations).open(&path).unwrap().close().unwrap();
-    assert_each_once(&path, &VERSIONS);
+    Connection::open(&race.path).unwrap().execute_batch(way_out).unwrap();
+    race.migrate();
+    race.assert_each_once(&VERSIONS);
 }
 
 /// The five, of which the third takes Dbmate a while.
-fn slow_five() -> TempDir {
-    let migrations = folder(FIVE);
+fn slow_five() -> Race {
+    let race = Race::new(FIVE);
     let (name, sql) = FIVE[2];
     let count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000)
          UPDATE parent SET name = name || (SELECT substr(max(i), 1, 0) FROM n);";
@@ -1811,63 +1813,51 @@ fn slow_five() -> TempDir {
         1,
     );
     let slow = slow.replacen("UPDATE parent ", "UPDATE parent_new ", 1);
-    write(&migrations, (name, &slow));
-    migrations
+    race.write((name, &slow));
+    race
 }
 
 #[test]
 fn dbmate_and_larder_on_the_same_pending_files_at_once_apply_each_once_or_dbmate_says_why_not() {
-    let migrations = slow_five();
-    let mut program = Program::start(&migrations, LONG);
+    let race = slow_five();
+    let mut program = race.program(LONG);
     for round in 0..9 {
-        let folder = tempdir().unwrap();
-        let path = database(&folder);
-        let Some(dbmate) = Dbmate::find(&path, &migrations) else {
-            return;
-        };
+        let race = race.again();
+        let Some(dbmate) = race.dbmate() else { return };
         match round % 3 {
             0 => {}
-            1 => go_to(&path, &migrations, &[20260101000001]),
-            _ => made_by_another_tool(&path),
+            1 => race.go_to(&[20260101000001]),
+            _ => made_by_another_tool(&race.path),
         }
         let mut running = dbmate.start_up();
         // Together from the start, or while Dbmate is in the middle of its third.
         if round >= 3 {
             assert!(running.comes_to(FIVE[2].0), "{}", running.end().2);
         }
-        let reply = program.does(&format!("open {path}"));
+        let reply = program.does(&race.open());
         let (success, out, err) = running.end();
         // larder looks again at what is applied once it has the lock. Dbmate does not, so it may be the one to lose.
         assert!(reply.starts_with("ok"), "round {round}: {reply}; dbmate: {out}{err}");
         assert!(success || !err.is_empty(), "round {round}: dbmate fails without a word");
         assert_eq!(program.does("close"), "ok");
-        assert_each_once(&path, &VERSIONS);
+        race.assert_each_once(&VERSIONS);
         let family = "SELECT count(*) || ' of ' || count(DISTINCT parent) FROM child";
-        assert_eq!(one(&path, family), "3 of 2");
+        assert_eq!(race.one(family), "3 of 2");
         dbmate.says_applied(5);
         assert_eq!(dbmate.does("up"), "");
-        assert_status(&migrations, &path, 5, 0);
+        race.assert_status(5, 0);
     }
     program.finish();
 }
 
 #[test]
 fn dbmate_that_comes_while_larder_is_in_the_middle_of_a_migration_loses_and_says_so() {
-    let migrations = folder(FIVE);
+    let race = Race::new(FIVE);
     let (name, sql) = FIVE[1];
     let gate = "CREATE TABLE gate(id INTEGER PRIMARY KEY) STRICT; INSERT INTO gate VALUES (1);";
-    write(
-        &migrations,
-        (name, &sql.replacen("INSERT", &format!("{gate} INSERT"), 1)),
-    );
-    let folder = tempdir().unwrap();
-    let path = database(&folder);
-    let Some(dbmate) = Dbmate::find(&path, &migrations) else {
-        return;
-    };
-    let mut program = Program::start(&migrations, LONG);
-    program.say(&format!("open {path}"));
-    program.expect("at the gate");
+    race.write((name, &sql.replacen("INSERT", &format!("{gate} INSERT"), 1)));
+    let Some(dbmate) = race.dbmate() else { return };
+    let mut program = race.at_the_gate(LONG);
     let mut running = dbmate.start_up();
     // It has listed what is pending by then: what larder is just at, too.
     assert!(running.comes_to(name), "{}", running.end().2);
@@ -1877,7 +1867,7 @@ fn dbmate_that_comes_while_larder_is_in_the_middle_of_a_migration_loses_and_says
     assert!(!success && !err.is_empty(), "{out}{err}");
     assert_eq!(program.does("close"), "ok");
     program.finish();
-    assert_each_once(&path, &VERSIONS);
+    race.assert_each_once(&VERSIONS);
     dbmate.says_applied(5);
 }
 
@@ -1895,21 +1885,18 @@ fn a_migration_outside_a_transaction_is_the_same_to_dbmate_and_to_larder() {
          VACUUM;
         ",
     );
-    let (migrations, folder) = (folder(&[FIVE[0], FIVE[1], outside]), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(dbmate) = Dbmate::find(&path, &migrations) else {
-        return;
-    };
+    let race = Race::new(&[FIVE[0], FIVE[1], outside]);
+    let Some(dbmate) = race.dbmate() else { return };
     dbmate.does("up");
-    assert_status(&migrations, &path, 3, 0);
-    go_to(&path, &migrations, &[20260101000002]);
+    race.assert_status(3, 0);
+    race.go_to(&[20260101000002]);
     dbmate.says_applied(2);
-    options(&migrations).open(&path).unwrap().close().unwrap();
+    race.migrate();
     dbmate.says_applied(3);
-    assert_each_once(&path, &VERSIONS[..3]);
+    race.assert_each_once(&VERSIONS[..3]);
     dbmate.does("down");
     dbmate.says_applied(2);
-    assert_status(&migrations, &path, 2, 1);
+    race.assert_status(2, 1);
 }
 
 // ---- the example ----
@@ -1975,11 +1962,8 @@ impl<'a> Tool<'a> {
 
 #[test]
 fn the_example_applies_shows_and_undoes_migrations() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(tool) = Tool::find(&path, migrations.path()) else {
-        return;
-    };
+    let race = Race::new(FIVE);
+    let Some(tool) = race.tool() else { return };
     assert_eq!(
         tool.says("up 20260101000002"),
         ["up 20260101000001 log", "up 20260101000002 family"]
@@ -1997,7 +1981,7 @@ fn the_example_applies_shows_and_undoes_migrations() {
             "Pending: 3",
         ]
     );
-    let before = contents(&path);
+    let before = race.contents();
     assert_eq!(
         tool.says("dry-run"),
         [
@@ -2007,26 +1991,26 @@ fn the_example_applies_shows_and_undoes_migrations() {
             "(on a copy; the database is as it was)",
         ]
     );
-    assert_eq!(contents(&path), before);
-    assert_eq!(files_beside(&path).len(), 1, "{:?}", files_beside(&path));
+    assert_eq!(race.contents(), before);
+    assert_eq!(files_beside(&race.path).len(), 1, "{:?}", files_beside(&race.path));
 
     assert_eq!(tool.says("up").len(), 3);
     assert_eq!(tool.says("up"), ["nothing to do"]);
-    assert_each_once(&path, &VERSIONS);
+    race.assert_each_once(&VERSIONS);
     assert_eq!(tool.says("down"), ["down 20260101000005 index"]);
     assert_eq!(
         tool.says("down 20260101000002"),
         ["down 20260101000004 column", "down 20260101000003 rebuild"]
     );
     // A table that was renamed has its name in quotes.
-    assert_eq!(contents(&path).replace(r#"\"parent\""#, "parent"), before);
+    assert_eq!(race.contents().replace(r#"\"parent\""#, "parent"), before);
     assert_eq!(tool.says("down 20260101000002"), ["nothing to do"]);
     assert_eq!(
         tool.says("down 0"),
         ["down 20260101000002 family", "down 20260101000001 log"]
     );
     assert_eq!(tool.says("up").len(), 5);
-    assert_each_once(&path, &VERSIONS);
+    race.assert_each_once(&VERSIONS);
 }
 
 #[test]
@@ -2070,38 +2054,35 @@ fn the_example_makes_a_new_file_that_is_refused_until_there_is_something_in_it_o
 
 #[test]
 fn the_example_says_where_a_migration_is_broken_and_keeps_those_before_it() {
-    let (migrations, folder) = (folder(&FIVE[..2]), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(tool) = Tool::find(&path, migrations.path()) else {
-        return;
-    };
+    let race = Race::new(&FIVE[..2]);
+    let Some(tool) = race.tool() else { return };
     let broken = "-- migrate:up\nINSERT INTO log(version) VALUES (3);\n\nINSERT INTO\n    nowhere VALUES (1);\n";
-    write(&migrations, ("20260101000003_broken.sql", broken));
+    race.write(("20260101000003_broken.sql", broken));
     let error = tool.refuses("up");
     assert!(error.contains("20260101000003_broken.sql, line 4"), "{error}");
     assert!(
         error.contains("no such table: nowhere") && error.contains("rolled back"),
         "{error}"
     );
-    assert_each_once(&path, &VERSIONS[..2]);
-    let before = contents(&path);
+    race.assert_each_once(&VERSIONS[..2]);
+    let before = race.contents();
     let dry = tool.refuses("dry-run");
     assert!(dry.contains("20260101000003_broken.sql, line 4"), "{dry}");
-    assert_eq!(contents(&path), before);
-    assert_eq!(files_beside(&path).len(), 1, "{:?}", files_beside(&path));
+    assert_eq!(race.contents(), before);
+    assert_eq!(files_beside(&race.path).len(), 1, "{:?}", files_beside(&race.path));
 }
 
 #[test]
 fn the_example_refuses_what_cannot_be_meant_and_says_what_to_do() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(tool) = Tool::find(&path, migrations.path()) else {
-        return;
-    };
+    let race = Race::new(FIVE);
+    let Some(tool) = race.tool() else { return };
     for command in ["status", "down", "dry-run"] {
         let error = tool.refuses(command);
-        assert!(error.contains(&path) && error.contains("`up` creates it"), "{error}");
-        assert!(!Path::new(&path).exists(), "{command} has made a database");
+        assert!(
+            error.contains(&race.path) && error.contains("`up` creates it"),
+            "{error}"
+        );
+        assert!(!Path::new(&race.path).exists(), "{command} has made a database");
     }
     tool.says("up 20260101000002");
     for (command, wanted) in [
@@ -2118,13 +2099,13 @@ fn the_example_refuses_what_cannot_be_meant_and_says_what_to_do() {
         let error = tool.refuses(command);
         assert!(error.contains(wanted), "{command}: {error}");
     }
-    assert_each_once(&path, &VERSIONS[..2]);
+    race.assert_each_once(&VERSIONS[..2]);
     tool.says("down 0");
     let error = tool.refuses("down");
     assert!(error.contains("nothing to undo"), "{error}");
 
-    let elsewhere = folder.path().join("elsewhere");
-    let tool = Tool::find(&path, &elsewhere).unwrap();
+    let elsewhere = race.folder.path().join("elsewhere");
+    let tool = Tool::find(&race.path, &elsewhere).unwrap();
     for command in ["up", "status"] {
         let error = tool.refuses(command);
         assert!(error.contains("elsewhere cannot be read"), "{error}");
@@ -2146,26 +2127,20 @@ fn the_example_refuses_what_cannot_be_meant_and_says_what_to_do() {
 
 #[test]
 fn the_example_does_not_make_a_database_for_a_command_that_it_does_not_know() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(tool) = Tool::find(&path, migrations.path()) else {
-        return;
-    };
+    let race = Race::new(FIVE);
+    let Some(tool) = race.tool() else { return };
     for command in ["sideways", "down 1 2", "up 1 2", "up two"] {
         tool.refuses(command);
-        assert!(!Path::new(&path).exists(), "{command} has made a database");
+        assert!(!Path::new(&race.path).exists(), "{command} has made a database");
     }
 }
 
 #[test]
 fn the_example_and_a_service_that_has_the_file_open_take_turns() {
-    let (migrations, folder) = (folder(FIVE), tempdir().unwrap());
-    let path = database(&folder);
-    let Some(tool) = Tool::find(&path, migrations.path()) else {
-        return;
-    };
+    let race = Race::new(FIVE);
+    let Some(tool) = race.tool() else { return };
     tool.says("up 20260101000001");
-    let store = look(&migrations, &path);
+    let store = race.store();
     let read = || {
         store
             .read(|tx| tx.query_row("SELECT * FROM parent", [], |row| row.get_ref(1).map(|_| ())))
@@ -2181,5 +2156,5 @@ fn the_example_and_a_service_that_has_the_file_open_take_turns() {
     assert_eq!(store.migrate().unwrap().steps.len(), 4);
     store.close().unwrap();
     drop(store);
-    assert_each_once(&path, &VERSIONS);
+    race.assert_each_once(&VERSIONS);
 }
