@@ -43,12 +43,13 @@ use std::cell::Cell;
 use std::ops::Deref;
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
+
 use self::alarm::Alarm;
 pub(crate) use self::list::Ticket;
 use self::list::{List, Removed};
 use self::relay::{Relay, Told};
 use self::workers::{Sleep, WATCH, Workers};
-use crate::apart::Apart;
 use crate::clock::later;
 use crate::error::{Error, Result};
 use crate::event::CallerSpan;
@@ -59,7 +60,7 @@ use crate::panics::quietly;
 use crate::pending::{Caller, Pending, Queue};
 use crate::site::CallSite;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError, RELAY_TIME, Weak, thread};
+use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, RELAY_TIME, Weak, thread};
 use crate::timer;
 
 /// So many jobs, at most, are looked at for their deadlines while the lock is held.
@@ -122,8 +123,8 @@ pub(crate) struct Admission<K: Kind> {
     id: u64,
     kind: K,
     capacity: usize,
-    jobs: Apart<Mutex<Jobs<K::Job>>>,
-    some: Apart<AtomicBool>,
+    jobs: CachePadded<Mutex<Jobs<K::Job>>>,
+    some: CachePadded<AtomicBool>,
     called: Condvar,
     closed: AtomicBool,
     /// Jobs that were discarded.
@@ -149,12 +150,12 @@ impl<K: Kind> Admission<K> {
             id: QUEUES.fetch_add(1, Ordering::Relaxed),
             kind,
             capacity,
-            jobs: Apart(Mutex::new(Jobs {
+            jobs: CachePadded::new(Mutex::new(Jobs {
                 all: List::new(capacity),
                 deepest: 0,
                 workers: Workers::new(workers),
             })),
-            some: Apart::default(),
+            some: CachePadded::default(),
             called: Condvar::new(),
             closed: AtomicBool::new(false),
             discarded: AtomicU64::new(0),
@@ -308,15 +309,10 @@ impl<K: Kind> Admission<K> {
         jobs: MutexGuard<'a, Jobs<K::Job>>,
         patience: Option<Duration>,
     ) -> (MutexGuard<'a, Jobs<K::Job>>, bool) {
-        let Some(patience) = patience else {
-            let jobs = self.called.wait(jobs).unwrap_or_else(PoisonError::into_inner);
-            return (jobs, false);
-        };
-        let (jobs, waited) = self
-            .called
-            .wait_timeout(jobs, patience)
-            .unwrap_or_else(PoisonError::into_inner);
-        (jobs, waited.timed_out())
+        match patience {
+            Some(patience) => self.called.wait_timeout(jobs, patience),
+            None => (self.called.wait(jobs), false),
+        }
     }
 
     fn take_from(&self, mut jobs: MutexGuard<'_, Jobs<K::Job>>) -> Option<K::Job> {
@@ -458,7 +454,7 @@ impl<K: Kind> Admission<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Jobs<K::Job>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.jobs.lock()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::sync::{Condvar, Instant, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Condvar, Instant, Mutex};
 
 /// What [`Store::close`](crate::Store::close) did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,37 +53,29 @@ struct State {
 impl Closing {
     /// Asks the writer to have closed by then. A second closer may bring the deadline forward.
     pub(crate) fn ask(&self, deadline: Instant) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.deadline = Some(state.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.lock().deadline
+        self.state.lock().deadline
     }
 
     pub(crate) fn report(&self, report: CloseReport) {
-        self.lock().report.get_or_insert(report);
+        self.state.lock().report.get_or_insert(report);
         self.done.notify_all();
     }
 
     /// The report, or `None` if it is not there by then.
     pub(crate) fn wait(&self, until: Instant) -> Option<CloseReport> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         while state.report.is_none() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return None;
             }
-            state = self
-                .done
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.done.wait_timeout(state, left).0;
         }
         state.report.clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::latency::Amounts;
 use crate::site::CallSite;
 use crate::stats::{Checkpoint, DatabaseStats, Stats};
+use crate::sync::Mutex;
 
 /// A write that waits for longer is counted as one that waited long.
 pub(crate) const LONG_WAIT: Duration = Duration::from_millis(100);
@@ -80,7 +80,7 @@ impl Counters {
     /// A write failed with that.
     pub(crate) fn failed(&self, kind: &'static str) {
         self.failed_writes.add(1);
-        *lock(&self.failures_by_error).entry(kind).or_default() += 1;
+        *self.failures_by_error.lock().entry(kind).or_default() += 1;
     }
 
     /// A write has waited so long to be started.
@@ -100,7 +100,7 @@ impl Counters {
             busy,
             ago: Duration::ZERO,
         };
-        let mut file = self.lock_file();
+        let mut file = self.file.lock();
         file.last = Some((now, checkpoint));
         if finished {
             file.finished = Some(now);
@@ -109,7 +109,7 @@ impl Counters {
 
     /// The size of the database file, the first time as the store opens.
     pub(crate) fn database(&self, page_size: u64, pages: u64, free_pages: u64) {
-        let mut file = self.lock_file();
+        let mut file = self.file.lock();
         let at_open = *file.pages_at_open.get_or_insert(pages);
         file.database = DatabaseStats {
             page_size,
@@ -121,12 +121,12 @@ impl Counters {
 
     /// A write of that site found no room on the disk.
     pub(crate) fn disk_was_full(&self, site: CallSite) {
-        *lock(&self.full) = Some((site, self.writes.get()));
+        *self.full.lock() = Some((site, self.writes.get()));
     }
 
     /// Who found no room on the disk, if no write has been committed since.
     pub(crate) fn full_for(&self) -> Option<CallSite> {
-        let full = lock(&self.full);
+        let full = self.full.lock();
         full.as_ref()
             .filter(|(_, writes)| *writes == self.writes.get())
             .map(|(site, _)| site.clone())
@@ -134,7 +134,7 @@ impl Counters {
 
     /// The settings, the first time as the store opens.
     pub(crate) fn pragmas(&self, now: Pragmas) {
-        let [at_open, latest] = &mut *lock(&self.pragmas);
+        let [at_open, latest] = &mut *self.pragmas.lock();
         if at_open.is_empty() {
             at_open.clone_from(&now);
         }
@@ -143,14 +143,14 @@ impl Counters {
 
     /// Whether free pages can be given back a few at a time.
     pub(crate) fn has_incremental_vacuum(&self) -> bool {
-        lock(&self.pragmas)[1]
+        self.pragmas.lock()[1]
             .get("auto_vacuum")
             .is_some_and(|mode| mode == "2")
     }
 
     /// Settings that are not what they were as the store opened: name, then, now.
     pub(crate) fn changed_pragmas(&self) -> Vec<(&'static str, String, String)> {
-        let [at_open, latest] = &*lock(&self.pragmas);
+        let [at_open, latest] = &*self.pragmas.lock();
         let changed = |(name, now): (&&'static str, &String)| {
             let then = at_open.get(name)?;
             (then != now).then(|| (*name, then.clone(), now.clone()))
@@ -159,16 +159,12 @@ impl Counters {
     }
 
     pub(crate) fn size(&self) -> DatabaseStats {
-        self.lock_file().database
-    }
-
-    fn lock_file(&self) -> MutexGuard<'_, FileCounters> {
-        lock(&self.file)
+        self.file.lock().database
     }
 
     /// All but what others know.
     pub(crate) fn snapshot(&self) -> Stats {
-        let file = self.lock_file();
+        let file = self.file.lock();
         let last_checkpoint = file.last.map(|(at, checkpoint)| Checkpoint {
             ago: at.elapsed(),
             ..checkpoint
@@ -182,7 +178,7 @@ impl Counters {
             database,
             committed_writes: self.writes.get(),
             failed_writes: self.failed_writes.get(),
-            failures_by_error: lock(&self.failures_by_error).clone(),
+            failures_by_error: self.failures_by_error.lock().clone(),
             groups: self.groups.get(),
             group_size: self.group_size.distribution(),
             slow_writes: self.slow_writes.get(),
@@ -198,12 +194,8 @@ impl Counters {
             consecutive_unfinished_checkpoints: self.consecutive_unfinished_checkpoints.get(),
             external_commits: self.external_commits.get(),
             sqlite_version: rusqlite::version(),
-            pragmas: lock(&self.pragmas)[1].clone(),
+            pragmas: self.pragmas.lock()[1].clone(),
             ..Stats::default()
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,10 +3,10 @@
 //! The thread that runs the closure writes it, others only look. The lock is held for that alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::site::CallSite;
+use crate::sync::Mutex;
 
 /// What a connection is doing.
 #[derive(Default)]
@@ -24,7 +24,7 @@ pub(crate) struct Running {
 
 impl Doing {
     pub(crate) fn begin(&self, since: Instant, site: CallSite) {
-        *self.lock() = Some(Running {
+        *self.running.lock() = Some(Running {
             since,
             site,
             thread: thread_token(),
@@ -40,7 +40,7 @@ impl Doing {
         if !self.active.load(Ordering::Acquire) {
             return None;
         }
-        self.lock().as_mut().map(f)
+        self.running.lock().as_mut().map(f)
     }
 
     /// Who it is, and for how long.
@@ -53,10 +53,6 @@ impl Doing {
 
     pub(crate) fn site(&self) -> String {
         self.look(|read| read.site.to_string()).unwrap_or_default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -15,7 +15,6 @@
 use std::collections::BTreeSet;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
@@ -25,6 +24,7 @@ use crate::error::{Error, primary_code};
 use crate::options::Role;
 use crate::panics::quietly;
 use crate::status::{self, Action, Judge, Permission};
+use crate::sync::{Arc, Mutex};
 
 /// PRAGMAs that only read, with or without an argument.
 const READS: &[&str] = &[
@@ -263,7 +263,7 @@ impl Fence {
         self.watched.store(true, Relaxed);
         prepare();
         self.watched.store(false, Relaxed);
-        mem::take(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+        mem::take(&mut self.seen.lock())
     }
 
     fn note_change(&self, action: &Action<'_>) {
@@ -275,7 +275,7 @@ impl Fence {
                 database: database.to_string(),
                 table: table.to_string(),
             };
-            self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+            self.seen.lock().push(change);
         }
     }
 
@@ -432,14 +432,14 @@ impl Fence {
             statement: statement.into(),
             instead,
         };
-        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+        *self.refusal.lock() = Some(refusal);
         self.refused.store(true, Relaxed);
         Permission::Deny
     }
 
     fn take_refusal(&self) -> Option<Refusal> {
         self.refused.store(false, Relaxed);
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.refusal.lock().take()
     }
 }
 

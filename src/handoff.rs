@@ -20,7 +20,8 @@
 use std::mem;
 use std::time::Duration;
 
-use crate::apart::Apart;
+use crossbeam_utils::CachePadded;
+
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Instant, LOOKS, thread};
 
@@ -41,14 +42,14 @@ const LONGEST_CROWD: Duration = Duration::from_millis(256);
 pub(crate) struct Handoff {
     patience: Duration,
     /// Threads that wait for a reply.
-    callers: Apart<AtomicUsize>,
+    callers: CachePadded<AtomicUsize>,
     /// Nanoseconds that the last group took, from its first job to its replies.
-    last_group: Apart<AtomicU64>,
+    last_group: CachePadded<AtomicU64>,
     /// Whether the writer found its last job without sleeping.
-    hurry: Apart<AtomicBool>,
+    hurry: CachePadded<AtomicBool>,
     /// Odd while the writer does something long that no caller waits for.
-    long_work: Apart<AtomicU64>,
-    crowd: Apart<Crowd>,
+    long_work: CachePadded<AtomicU64>,
+    crowd: CachePadded<Crowd>,
 }
 
 /// Times are in nanoseconds since the store was opened.
@@ -65,11 +66,11 @@ impl Handoff {
     pub(crate) fn new(patience: Duration) -> Self {
         Self {
             patience,
-            callers: Apart::default(),
-            last_group: Apart::default(),
-            hurry: Apart::default(),
-            long_work: Apart::default(),
-            crowd: Apart(Crowd {
+            callers: CachePadded::default(),
+            last_group: CachePadded::default(),
+            hurry: CachePadded::default(),
+            long_work: CachePadded::default(),
+            crowd: CachePadded::new(Crowd {
                 opened: Instant::now(),
                 until: AtomicU64::new(0),
                 lasted: AtomicU64::new(0),
@@ -221,7 +222,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn crowd() -> Crowd {
-        Handoff::new(Duration::from_micros(500)).crowd.0
+        Handoff::new(Duration::from_micros(500)).crowd.into_inner()
     }
 
     #[test]

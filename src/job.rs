@@ -18,7 +18,7 @@ use crate::panics::{caught, quietly};
 use crate::pending::{Caller, Reply, Slot, Waits, wake};
 use crate::runtime::cancellation::{self, Cancelled};
 use crate::site::CallSite;
-use crate::sync::{Arc, Instant, Mutex, PoisonError};
+use crate::sync::{Arc, Instant, Mutex};
 
 /// Where a kind of job runs.
 pub(crate) trait Scope: 'static {
@@ -77,7 +77,7 @@ impl<S: Scope, W, T> Asked<S, W, T> {
     }
 
     fn take_work(&self) -> Option<W> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.work.lock().take()
     }
 }
 

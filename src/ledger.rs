@@ -12,7 +12,8 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::ops::Index;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::sync::{Arc, Mutex};
 
 type Entries<K, E> = HashMap<Option<K>, Vec<Arc<E>>>;
 
@@ -38,7 +39,7 @@ impl<K: Eq + Hash + Clone, E: Default> Ledger<K, E> {
 
     /// All entries of each key; `None` are the others.
     pub(crate) fn entries(&self) -> Vec<(Option<K>, Vec<Arc<E>>)> {
-        let all = self.lock();
+        let all = self.all.lock();
         all.iter()
             .map(|(key, entries)| (key.clone(), entries.clone()))
             .collect()
@@ -46,7 +47,7 @@ impl<K: Eq + Hash + Clone, E: Default> Ledger<K, E> {
 
     /// An entry that nobody else adds to; `None` if there are too many keys already.
     fn claim(&self, key: Option<K>) -> Option<Arc<E>> {
-        let mut all = self.lock();
+        let mut all = self.all.lock();
         let keys = all.len() - usize::from(all.contains_key(&None));
         if key.is_some() && keys >= self.most && !all.contains_key(&key) {
             return None;
@@ -59,10 +60,6 @@ impl<K: Eq + Hash + Clone, E: Default> Ledger<K, E> {
         let entry = Arc::<E>::default();
         entries.push(Arc::clone(&entry));
         Some(entry)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Entries<K, E>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -79,7 +79,6 @@ compile_error!("larder is for Unix: it rests on POSIX locks and on file modes");
 mod admission;
 mod advice;
 mod alert;
-mod apart;
 mod backup;
 mod cache;
 mod change_counters;

@@ -34,7 +34,7 @@ use crate::handoff::Handoff;
 use crate::panics::quietly;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::thread::{self, Thread};
-use crate::sync::{Arc, Instant, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Instant, Mutex, MutexGuard};
 
 /// What a closure came to.
 pub(crate) enum Reply<T> {
@@ -281,7 +281,7 @@ impl<T> Slot<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<T>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 

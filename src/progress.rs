@@ -7,7 +7,6 @@
 use std::any::Any;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -15,6 +14,7 @@ use rusqlite::Connection;
 use crate::clock::Tick;
 use crate::connection::interrupt::{Interrupt, Watching};
 use crate::error::{Error, Result};
+use crate::sync::{Arc, Mutex, MutexGuard};
 
 type Callback<S> = Box<dyn FnMut(S, Duration) -> ControlFlow<()> + Send>;
 
@@ -166,7 +166,7 @@ impl<S: Copy + Send + 'static> Observed<S> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<S>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
         let seen = Arc::clone(&calls);
         let observed = Observed::new(0);
         observed.call(Duration::from_secs(3600), move |stage, _| {
-            seen.lock().unwrap().push(stage);
+            seen.lock().push(stage);
             ControlFlow::Break(())
         });
         observed.begin();
@@ -206,7 +206,7 @@ mod tests {
         observed.lock().every = Duration::ZERO;
         assert!(observed.enter(2).is_break());
         assert!(observed.enter(3).is_break());
-        assert_eq!(*calls.lock().unwrap(), [2]);
+        assert_eq!(*calls.lock(), [2]);
         assert!(matches!(observed.end("it"), Err(Error::Cancelled { work: "it" })));
     }
 }

@@ -29,7 +29,6 @@ use std::cell::RefCell;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,6 +59,7 @@ use crate::prepared::{Prepare, Prepared};
 use crate::site::CallSite;
 use crate::stats::{Activity, ReaderStats};
 use crate::status::{self, Leaked};
+use crate::sync::{Arc, Condvar, Mutex, Weak};
 use crate::telemetry::Telemetry;
 use crate::telemetry::slow_log::{Call, Slow, SlowLog, SlowStatement};
 use crate::timer;
@@ -216,7 +216,7 @@ impl Readers {
     }
 
     fn pop_idle(&self) -> Option<Lent> {
-        self.lock_idle().pop()
+        self.idle.lock().pop()
     }
 
     /// A connection that holds nothing goes on top of the idle ones.
@@ -225,7 +225,7 @@ impl Readers {
             let spoiled = reader.spoiled;
             drop(reader);
             // A read that found the pool full before that is asleep once this has the lock. Woken, it has another opened.
-            self.lock_idle().openings.closed();
+            self.idle.lock().openings.closed();
             self.came_back.notify_one();
             if let Some(reason) = spoiled {
                 event!(
@@ -238,7 +238,7 @@ impl Readers {
             }
             return;
         }
-        let mut idle = self.lock_idle();
+        let mut idle = self.idle.lock();
         let mut wake = idle.may_wake();
         if idle.is_a_sleepers_turn() {
             idle.kept.push(reader);
@@ -257,7 +257,7 @@ impl Readers {
 
     /// Sleeps until a connection has come back or was opened, or the time is over, and takes one if there still is one.
     fn sleep(&self, patience: Duration, on_writer_thread: bool) -> Result<Option<Lent>> {
-        let mut idle = self.lock_idle();
+        let mut idle = self.idle.lock();
         if let Some(reader) = idle.pop() {
             return Ok(Some(reader));
         }
@@ -267,7 +267,7 @@ impl Readers {
         if idle.openings.begin(Instant::now()) {
             drop(idle);
             self.open_in_background();
-            idle = self.lock_idle();
+            idle = self.idle.lock();
             if let Some(reader) = idle.pop() {
                 return Ok(Some(reader));
             }
@@ -276,8 +276,7 @@ impl Readers {
             idle.last_turn = Some(Tick::now());
         }
         idle.sleepers += 1;
-        let waited = self.came_back.wait_timeout(idle, patience);
-        let (mut idle, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut idle, _) = self.came_back.wait_timeout(idle, patience);
         idle.sleepers -= 1;
         idle.waking = false;
         let found = idle.kept.pop().or_else(|| idle.connections.pop());
@@ -299,7 +298,7 @@ impl Readers {
     fn open_one(&self) -> bool {
         let reason = match caught(|| self.manager.open(self.options.busy_timeout)) {
             Some(Ok(reader)) => {
-                let mut idle = self.lock_idle();
+                let mut idle = self.idle.lock();
                 idle.openings.succeeded();
                 let another = idle.wants_more() && idle.openings.begin(Instant::now());
                 drop(idle);
@@ -309,12 +308,8 @@ impl Readers {
             Some(Err(error)) => reason_of(error),
             None => "larder panicked: please report it".to_owned(),
         };
-        self.lock_idle().openings.failed(reason, Instant::now());
+        self.idle.lock().openings.failed(reason, Instant::now());
         false
-    }
-
-    fn lock_idle(&self) -> MutexGuard<'_, Idle<Lent>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All that are open are in use.
@@ -342,7 +337,7 @@ impl Readers {
             }
             // Not by `left`: a sleeper may have been woken before its time, and found nothing.
             if start.elapsed() >= timeout {
-                let mut idle = self.lock_idle();
+                let mut idle = self.idle.lock();
                 if let Some(reader) = idle.pop() {
                     return Ok(reader);
                 }

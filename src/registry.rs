@@ -17,7 +17,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::later;
@@ -25,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::file::FileId;
 use crate::fork::Process;
 use crate::options::Access;
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// Where a file is: its folder and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,10 +188,7 @@ fn wait_until_free(
                 closing: closing.map(told),
             });
         }
-        claims = GONE
-            .wait_timeout(claims, left)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0;
+        claims = GONE.wait_timeout(claims, left).0;
     }
 }
 
@@ -203,5 +200,5 @@ impl Drop for Claim {
 }
 
 fn lock() -> MutexGuard<'static, Vec<Entry>> {
-    CLAIMS.lock().unwrap_or_else(PoisonError::into_inner)
+    CLAIMS.lock()
 }

@@ -1,10 +1,14 @@
-//! The threads, locks, atomics and the clock of the queue and the hand-over, named in one place: `tests/model-check`
-//! puts others in their place, and tries the schedules.
+//! Locks that ignore poisoning, and the threads, atomics and clock of the queue.
+//!
+//! A panic of user code is caught where the code is called, with no lock held, so a poisoned lock guards nothing that is
+//! half changed. `tests/model-check` has another `sync` in the place of this one, and decides there at each step which
+//! thread goes on.
 
-pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, atomic};
+pub(crate) use std::sync::{Arc, MutexGuard, Weak, atomic};
 pub(crate) use std::thread;
 pub(crate) use std::time::Instant;
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// How often to look before the core is yielded: some 0.2 us, about as long as a yield takes.
@@ -12,3 +16,57 @@ pub(crate) const LOOKS: u32 = 256;
 
 /// How long a task whose read is done waits for another to wake it, at most.
 pub(crate) const RELAY_TIME: Duration = Duration::from_millis(5);
+
+/// [`std::sync::Mutex`] without poisoning.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(std::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// [`std::sync::Condvar`] without poisoning. A wait may end for no reason.
+#[derive(Debug, Default)]
+pub(crate) struct Condvar(std::sync::Condvar);
+
+impl Condvar {
+    pub(crate) const fn new() -> Self {
+        Self(std::sync::Condvar::new())
+    }
+
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for no longer than `timeout`, and says whether that is over.
+    pub(crate) fn wait_timeout<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Duration) -> (MutexGuard<'a, T>, bool) {
+        let waited = self.0.wait_timeout(guard, timeout);
+        let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        (guard, waited.timed_out())
+    }
+
+    /// Waits while `condition` holds, for no longer than `timeout`.
+    pub(crate) fn wait_timeout_while<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Duration,
+        condition: impl FnMut(&mut T) -> bool,
+    ) -> MutexGuard<'a, T> {
+        let waited = self.0.wait_timeout_while(guard, timeout, condition);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}

@@ -8,8 +8,9 @@ pub(crate) mod slow_log;
 
 use std::sync::Arc;
 
+use crossbeam_utils::CachePadded;
+
 pub use self::measurement::Measurement;
-use crate::apart::Apart;
 use crate::backup::history::History;
 use crate::cache::CacheTotals;
 use crate::costs::{Sites, Statements};
@@ -19,10 +20,10 @@ use crate::doing::Doing;
 /// Everything that is counted of one store, but for what its queues and its pool of readers count of themselves.
 pub(crate) struct Telemetry {
     /// Written by the writer thread alone, at each write, so it has cache lines of its own.
-    pub(crate) counters: Apart<Counters>,
+    pub(crate) counters: CachePadded<Counters>,
     /// The write whose closure runs. Written by the writer thread alone, at each write, so it has cache lines of its
     /// own.
-    pub(crate) writing: Apart<Doing>,
+    pub(crate) writing: CachePadded<Doing>,
     /// The cost of writes by call site. The writing connection has the only page of it.
     pub(crate) write_sites: Arc<Sites>,
     /// The cost of reads by call site. Each reading connection has a page of it.
@@ -39,8 +40,8 @@ impl Telemetry {
     /// With at most so many call sites, of reads and of writes each, and so many statements.
     pub(crate) fn new(max_call_sites: usize, statements: usize) -> Self {
         Self {
-            counters: Apart::default(),
-            writing: Apart::default(),
+            counters: CachePadded::default(),
+            writing: CachePadded::default(),
             write_sites: Arc::new(Sites::new(max_call_sites)),
             read_sites: Arc::new(Sites::new(max_call_sites)),
             statements: Arc::new(Statements::new(statements)),

@@ -19,13 +19,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clock::later;
 use crate::fork::{self, Process};
 use crate::panics::quietly;
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// At most so many threads.
 const MOST: usize = 256;
@@ -146,12 +146,9 @@ fn serve() {
             }
             Some(first) => {
                 let left = first.key().0 - now;
-                state = CHANGED
-                    .wait_timeout(state, left)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0;
+                state = CHANGED.wait_timeout(state, left).0;
             }
-            None => state = CHANGED.wait(state).unwrap_or_else(PoisonError::into_inner),
+            None => state = CHANGED.wait(state),
         }
     }
 }
@@ -181,7 +178,7 @@ fn run(mut state: MutexGuard<'static, State>, task: Task) -> MutexGuard<'static,
 }
 
 fn lock() -> MutexGuard<'static, State> {
-    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut state = STATE.lock();
     if state.process.is_left() {
         if is_here() {
             // A task has forked, and returned in the child.

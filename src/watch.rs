@@ -16,7 +16,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
 #[cfg(feature = "metrics")]
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::alert::{Alert, AlertKind};
@@ -34,6 +33,7 @@ use crate::panics::quietly;
 use crate::publish::Publisher;
 use crate::readers::Readers;
 use crate::stats::{Activity, DatabaseStats, Stats};
+use crate::sync::{Arc, Mutex};
 use crate::telemetry::{Measurement, Telemetry};
 use crate::timer::{self, Periodic};
 use crate::writer::Shared;
@@ -198,7 +198,7 @@ impl Watch {
         if let Some(looks) = &self.looks {
             looks.cancel();
         }
-        let mut state = self.looker.lock();
+        let mut state = self.looker.state.lock();
         state.ended = true;
         let active = mem::take(&mut state.active);
         drop(state);
@@ -213,7 +213,7 @@ impl Watch {
 
     /// How the writes of the last minute went (the last [`LOOKS`] looks).
     pub(crate) fn lately(&self) -> Lately {
-        let state = self.looker.lock();
+        let state = self.looker.state.lock();
         let (Some(first), Some(last)) = (state.rates.front(), state.rates.back()) else {
             return Lately::default();
         };
@@ -239,7 +239,7 @@ impl Drop for Watch {
 impl Looker {
     fn stats(&self) -> Stats {
         Stats {
-            alerts: self.lock().alerts(),
+            alerts: self.state.lock().alerts(),
             ..Stats::collect(&self.shared.admission, &self.readers, &self.telemetry)
         }
     }
@@ -251,7 +251,7 @@ impl Looker {
         if self.publishing.load(Ordering::Relaxed) == thread_token() {
             return;
         }
-        let mut publisher = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut publisher = self.publisher.lock();
         self.publishing.store(thread_token(), Ordering::Relaxed);
         if let Some(publisher) = &mut *publisher {
             quietly(|| publisher.publish(&self.stats(), &self.telemetry));
@@ -268,7 +268,7 @@ impl Looker {
             self.shared.file_changed(change);
         }
         let changes = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             let found = state.compare(&seen, &self.options);
             state.update(found, seen.now)
         };
@@ -347,10 +347,6 @@ impl Looker {
                 "an alert is over"
             ),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

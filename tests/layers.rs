@@ -65,7 +65,7 @@ const FLOORS: &[Rooms] = &[
         ("error", &["error"]),
         (
             "runtime",
-            &["runtime", "apart", "clock", "fork", "human", "panics", "sync", "timer"],
+            &["runtime", "clock", "fork", "human", "panics", "sync", "timer"],
         ),
     ],
 ];

@@ -20,10 +20,11 @@
 
 use std::mem;
 
-use crate::apart::Apart;
+use crossbeam_utils::CachePadded;
+
 use crate::job::Answered;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use crate::sync::{Mutex, MutexGuard, PoisonError};
+use crate::sync::{Mutex, MutexGuard};
 
 /// At most so many wait. Twice as many, or half, are 2 % slower with 64 tasks.
 const MOST: usize = 24;
@@ -32,9 +33,9 @@ const NOBODY: usize = 0;
 
 #[derive(Default)]
 pub(super) struct Relay {
-    waiting: Apart<Mutex<Waiting>>,
+    waiting: CachePadded<Mutex<Waiting>>,
     /// The [`Answered::id`] of its job.
-    carrier: Apart<AtomicUsize>,
+    carrier: CachePadded<AtomicUsize>,
 }
 
 /// Nobody, if there is no carrier.
@@ -57,7 +58,7 @@ pub(super) enum Told {
 impl Relay {
     /// Wakes the task that waits for that reply, or leaves it to others.
     pub(super) fn tell(&self, answered: Answered) -> Told {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         if self.carrier.load(Relaxed) == NOBODY {
             self.carrier.store(answered.id(), Relaxed);
             let waker = answered.take_waker();
@@ -83,7 +84,7 @@ impl Relay {
     /// That job's task has its reply, or has gone away.
     pub(super) fn fetched(&self, id: usize) {
         if self.carrier.load(Relaxed) == id {
-            let waiting = self.lock();
+            let waiting = self.waiting.lock();
             if self.carrier.load(Relaxed) == id {
                 self.wake(waiting);
             }
@@ -92,7 +93,7 @@ impl Relay {
 
     /// Wakes all who wait.
     pub(super) fn wake_all(&self) {
-        let waiting = self.lock();
+        let waiting = self.waiting.lock();
         if !waiting.replies.is_empty() {
             self.wake(waiting);
         }
@@ -100,7 +101,7 @@ impl Relay {
 
     /// As [`wake_all`](Self::wake_all), when the timer rings.
     pub(super) fn ring(&self) {
-        self.lock().timer_is_set = false;
+        self.waiting.lock().timer_is_set = false;
         self.wake_all();
     }
 
@@ -127,9 +128,5 @@ impl Relay {
             };
             reply.wake(waker);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,11 +1,11 @@
 //! What became of the last backup, and which schedules fail.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::site::CallSite;
 use crate::stats::LastBackup;
+use crate::sync::Mutex;
 
 /// One mutex, held for a look or a change. Nobody takes another under it.
 #[derive(Default)]
@@ -33,11 +33,11 @@ pub(crate) struct Failing {
 impl History {
     /// Takes the place of the last backup. Its `ago` is counted from now.
     pub(crate) fn note(&self, last: LastBackup) {
-        self.lock().last = Some((Instant::now(), last));
+        self.state.lock().last = Some((Instant::now(), last));
     }
 
     pub(crate) fn last(&self) -> Option<LastBackup> {
-        let state = self.lock();
+        let state = self.state.lock();
         let (ended, last) = state.last.as_ref()?;
         Some(LastBackup {
             ago: ended.elapsed(),
@@ -46,7 +46,7 @@ impl History {
     }
 
     pub(crate) fn failed(&self, schedule: u64, site: &CallSite, reason: String) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let failing = state.failing.entry(schedule).or_insert_with(|| Failing {
             site: site.clone(),
             in_a_row: 0,
@@ -58,16 +58,12 @@ impl History {
 
     /// It has made one, or was stopped.
     pub(crate) fn forget(&self, schedule: u64) {
-        self.lock().failing.remove(&schedule);
+        self.state.lock().failing.remove(&schedule);
     }
 
     /// The schedule that has failed for longest of those that fail.
     pub(crate) fn failing(&self) -> Option<Failing> {
-        let state = self.lock();
+        let state = self.state.lock();
         state.failing.values().max_by_key(|failing| failing.in_a_row).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -31,10 +31,10 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::file::FileId;
 use crate::fork::Process;
+use crate::sync::{Arc, Mutex, MutexGuard};
 
 /// A descriptor of a database file or of a `-shm`.
 struct Kept {
@@ -108,7 +108,7 @@ fn close_nameless(kept: &mut Vec<Kept>) {
 }
 
 fn lock() -> MutexGuard<'static, Vec<Kept>> {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+    KEPT.lock()
 }
 
 fn nofollow() -> i32 {

@@ -44,7 +44,6 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -54,6 +53,7 @@ use crate::error::Error;
 use crate::panics::quietly;
 use crate::runtime::cancellation;
 use crate::status::{self, Events, Trace, Traced};
+use crate::sync::{Arc, Mutex};
 
 /// How many steps of SQLite's virtual machine lie between two looks: some microseconds, or in an integrity check as many
 /// pages, which may have to come from the disk. A look takes some 5 ns.
@@ -237,7 +237,7 @@ impl Interrupt {
     }
 
     fn set_watcher(&self, watcher: Option<Watcher>) {
-        let mut place = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.watcher.lock();
         let old = mem::replace(&mut *place, watcher);
         drop(place);
         drop(old);
@@ -276,7 +276,7 @@ impl Interrupt {
 
     /// Not under the lock.
     fn ask_watcher(&self) -> bool {
-        let take = || self.watcher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let take = || self.watcher.lock().take();
         let Some(mut watcher) = take() else { return false };
         let stops = watcher();
         self.set_watcher(Some(watcher));

@@ -20,7 +20,6 @@ use std::fs;
 use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use rusqlite::ffi;
@@ -32,6 +31,7 @@ use crate::file::{DatabaseFile, FileId};
 use crate::fork::Process;
 use crate::options::Access;
 use crate::registry::Claim;
+use crate::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// The files that a store has open.
 #[derive(Debug)]
@@ -294,7 +294,7 @@ impl OpenFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -9,13 +9,13 @@
 //! that no further one opens, and when the list is empty the last one has been closed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::later;
 use crate::doing::{Doing, thread_token};
 use crate::error::{Error, Result};
 use crate::stats::Activity;
+use crate::sync::{Arc, Condvar, Mutex};
 
 /// The connections that are open.
 #[derive(Default)]
@@ -46,7 +46,7 @@ impl Census {
     }
 
     fn admit(self: &Arc<Self>, apart: bool) -> Result<Entry> {
-        let mut all = self.lock();
+        let mut all = self.open.lock();
         if self.is_closed() {
             return Err(Error::Closed);
         }
@@ -67,7 +67,7 @@ impl Census {
     }
 
     pub(super) fn close(&self) {
-        let _open = self.lock();
+        let _open = self.open.lock();
         self.closed.store(true, Ordering::Release);
         self.changed.notify_all();
     }
@@ -75,56 +75,51 @@ impl Census {
     /// Waits, but no longer than until the store closes, or until that is so when [`wake`](Self::wake) is called.
     pub(super) fn pause(&self, time: Duration, is_over: impl Fn() -> bool) {
         let until = later(Instant::now(), time);
-        let mut open = self.lock();
+        let mut open = self.open.lock();
         while !self.is_closed() && !is_over() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            let waited = self.changed.wait_timeout(open, left);
-            open = waited.unwrap_or_else(PoisonError::into_inner).0;
+            open = self.changed.wait_timeout(open, left).0;
         }
     }
 
     /// Has those who pause look whether it is over.
     pub(super) fn wake(&self) {
         // Who has looked before is asleep once this has the lock.
-        let _open = self.lock();
+        let _open = self.open.lock();
         self.changed.notify_all();
     }
 
     pub(super) fn wait_until_empty(&self, patience: Duration) -> bool {
-        let open = self.lock();
-        let waited = self.changed.wait_timeout_while(open, patience, |open| !open.is_empty());
-        waited.unwrap_or_else(PoisonError::into_inner).0.is_empty()
+        let open = self.open.lock();
+        let open = self.changed.wait_timeout_while(open, patience, |open| !open.is_empty());
+        open.is_empty()
     }
 
     /// Connections of the pool.
     pub(super) fn held_by_this_thread(&self) -> usize {
-        let open = self.lock();
+        let open = self.open.lock();
         open.iter().filter(|open| !open.apart && open.is_held_here()).count()
     }
 
     /// Any connection, also one beside the pool.
     pub(super) fn in_use_by_this_thread(&self) -> bool {
-        self.lock().iter().any(|open| open.is_held_here())
+        self.open.lock().iter().any(|open| open.is_held_here())
     }
 
     /// The oldest of those that read, and how many there are.
     pub(super) fn reading(&self) -> (Option<Activity>, usize) {
-        let reads: Vec<_> = self.lock().iter().filter_map(|open| open.reading()).collect();
+        let reads: Vec<_> = self.open.lock().iter().filter_map(|open| open.reading()).collect();
         let count = reads.len();
         (reads.into_iter().max_by_key(|read| read.age), count)
     }
 
     /// How many are open to read, of the pool and of backups.
     pub(super) fn count(&self) -> usize {
-        let open = self.lock();
+        let open = self.open.lock();
         open.iter().filter(|open| !open.is_released()).count()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Open>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -165,7 +160,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.census.lock().retain(|other| !Arc::ptr_eq(other, &self.open));
+        self.census.open.lock().retain(|other| !Arc::ptr_eq(other, &self.open));
         self.census.changed.notify_all();
     }
 }

@@ -8,7 +8,7 @@ use crate::admission::{Admission, Kind, Submission};
 use crate::error::{Error, Outcome, Result};
 use crate::job::{Job, Scope, Work};
 use crate::pending::Pending;
-use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Mutex};
 use crate::transaction::ReadTx;
 
 /// The queue that the reader threads serve.
@@ -59,11 +59,7 @@ impl Reads {
 
     /// What keeps a reader thread from its work, or `None` once nothing does.
     pub(super) fn note_trouble(&self, reason: Option<String>) {
-        *self.trouble() = reason;
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.trouble.lock() = reason;
     }
 }
 
@@ -75,7 +71,7 @@ impl Kind for Reads {
             waited,
             readers: self.readers,
             held_here: 0,
-            last_error: self.trouble().clone(),
+            last_error: self.trouble.lock().clone(),
         }
     }
 

@@ -31,7 +31,7 @@ use crate::job::{Job, Verdict};
 use crate::panics::caught;
 use crate::pending::Queue;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Instant, PoisonError, thread};
+use crate::sync::{Arc, Instant, thread};
 
 /// At most so many reads share a snapshot.
 const GROUP_JOBS: u32 = 256;
@@ -61,7 +61,7 @@ impl Readers {
             return Err(Error::forked());
         }
         if !self.threads_run.load(Ordering::Acquire) {
-            let mut started = self.starting_threads.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut started = self.starting_threads.lock();
             let pauses = started.failed.is_some_and(|failed| failed.elapsed() < RETRY);
             let mut fewer = None;
             if !self.threads_run.load(Ordering::Acquire) && !self.queue.is_closed() && !pauses {

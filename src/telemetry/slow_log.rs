@@ -5,11 +5,11 @@
 //! group have their replies, a write after the replies of its group. No lock is held meanwhile.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::event::{CallerSpan, event};
 use crate::ration::Ration;
+use crate::sync::Mutex;
 
 /// The slow reads of a store, or its slow writes.
 pub(crate) struct SlowLog {
@@ -78,7 +78,7 @@ impl SlowLog {
     }
 
     fn take(&self) -> Option<u64> {
-        let mut ration = self.ration.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ration = self.ration.lock();
         ration.take(Instant::now())
     }
 }

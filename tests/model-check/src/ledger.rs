@@ -19,11 +19,11 @@ pub(crate) struct Log(Mutex<Vec<Id>>);
 
 impl Log {
     pub(crate) fn commit(&self, ids: Vec<Id>) {
-        self.0.lock().unwrap().extend(ids);
+        self.0.lock().extend(ids);
     }
 
     pub(crate) fn copy(&self) -> Vec<Id> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().clone()
     }
 }
 

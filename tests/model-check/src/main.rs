@@ -66,7 +66,6 @@ macro_rules! thread_local {
 mod larder {
     #[expect(dead_code, reason = "larder's statistics ask for more than the model does")]
     pub(crate) mod admission;
-    pub(crate) mod apart;
     pub(crate) mod closing;
     pub(crate) mod event;
     pub(crate) mod handoff;
@@ -89,7 +88,7 @@ mod sync;
 mod time;
 mod writer;
 
-pub(crate) use larder::{admission, apart, closing, event, handoff, job, panics, pending, runtime, site};
+pub(crate) use larder::{admission, closing, event, handoff, job, panics, pending, runtime, site};
 pub(crate) use stand_ins::{clock, error, fork, options, timer, transaction};
 
 use scenarios::{SCENARIOS, Scenario};

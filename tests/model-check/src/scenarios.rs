@@ -245,26 +245,26 @@ struct Gate {
 
 impl Gate {
     fn arrive(&self) {
-        self.state.lock().unwrap().0 = true;
+        self.state.lock().0 = true;
         self.changed.notify_all();
     }
 
     fn wait_for_arrival(&self) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         while !state.0 {
-            state = self.changed.wait(state).unwrap();
+            state = self.changed.wait(state);
         }
     }
 
     fn open(&self) {
-        self.state.lock().unwrap().1 = true;
+        self.state.lock().1 = true;
         self.changed.notify_all();
     }
 
     fn wait(&self) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         while !state.1 {
-            state = self.changed.wait(state).unwrap();
+            state = self.changed.wait(state);
         }
     }
 }

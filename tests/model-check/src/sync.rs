@@ -7,11 +7,11 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{LockResult, Mutex as Plain, atomic as plain};
+use std::sync::{Mutex as Plain, PoisonError, atomic as plain};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-pub(crate) use std::sync::{Arc, PoisonError, Weak};
+pub(crate) use std::sync::{Arc, Weak};
 
 pub(crate) use shuttle::sync::atomic;
 
@@ -69,12 +69,9 @@ impl<T> Mutex<T> {
         Self(shuttle::sync::Mutex::new(value))
     }
 
-    pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
-        let with = |guard| MutexGuard { guard, mutex: self };
-        match self.0.lock() {
-            Ok(guard) => Ok(with(guard)),
-            Err(poisoned) => Err(PoisonError::new(with(poisoned.into_inner()))),
-        }
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        MutexGuard { guard, mutex: self }
     }
 }
 
@@ -97,39 +94,20 @@ pub(crate) struct Condvar {
     sleepers: Arc<Plain<Vec<Arc<Signal>>>>,
 }
 
-pub(crate) struct WaitTimeoutResult(bool);
-
-impl WaitTimeoutResult {
-    pub(crate) fn timed_out(&self) -> bool {
-        self.0
-    }
-}
-
 impl Condvar {
     pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.sleep(guard, None).0
     }
 
-    pub(crate) fn wait_timeout<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        timeout: Duration,
-    ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        match self.sleep(guard, Some(timeout)) {
-            (Ok(guard), timed_out) => Ok((guard, WaitTimeoutResult(timed_out))),
-            (Err(poisoned), timed_out) => Err(PoisonError::new((poisoned.into_inner(), WaitTimeoutResult(timed_out)))),
-        }
+    pub(crate) fn wait_timeout<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Duration) -> (MutexGuard<'a, T>, bool) {
+        self.sleep(guard, Some(timeout))
     }
 
-    fn sleep<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        timeout: Option<Duration>,
-    ) -> (LockResult<MutexGuard<'a, T>>, bool) {
+    fn sleep<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Option<Duration>) -> (MutexGuard<'a, T>, bool) {
         let mutex = guard.mutex;
         // Shuttle may switch before the lock is released, but not from there to the sleep.
         drop(guard);
