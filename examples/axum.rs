@@ -41,7 +41,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use larder::rusqlite::{self, Row, ffi, params};
-use larder::{Error, Migration, Migrations, Options, ReadOptions, ReadTx, Store, WriteTx};
+use larder::{Error, Migration, Migrations, Options, ReadOptions, ReadTx, Store, WhenFull, WriteOptions, WriteTx};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -181,7 +181,7 @@ struct App {
 
 impl App {
     /// Commits `f`, or says that it did not. `f` is run again if SQLite rolled it back through no fault of its own:
-    /// nothing was written then. Past a full queue `try_write_async` sheds load, where `write_async` would wait.
+    /// nothing was written then. A full queue sheds load: the write fails at once instead of waiting for room.
     #[track_caller]
     fn write<T, F>(&self, f: F) -> impl Future<Output = Result<T, Failure>> + Send + use<T, F>
     where
@@ -189,8 +189,9 @@ impl App {
         T: Send + 'static,
     {
         // Neither does anything before it is awaited. Made here, they know the handler's line, for the log.
-        let first = self.store.try_write_async(f.clone());
-        let again = self.store.try_write_async(f);
+        let options = WriteOptions::new().when_full(WhenFull::Fail);
+        let first = self.store.write_async_with(options.clone(), f.clone());
+        let again = self.store.write_async_with(options, f);
         let stop = self.stop.clone();
         async move {
             let result = match first.await {

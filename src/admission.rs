@@ -56,6 +56,7 @@ use crate::event::CallerSpan;
 use crate::fork::Process;
 use crate::handoff::Handoff;
 use crate::job::{Answered, Asked, Job, Queued, Scope, Terms, Work};
+use crate::options::WhenFull;
 use crate::panics::quietly;
 use crate::pending::{Caller, Pending, Queue};
 use crate::site::CallSite;
@@ -96,16 +97,7 @@ pub(crate) struct Submission {
     /// How long the job may wait to be started.
     pub(crate) timeout: Duration,
     pub(crate) caller: Caller,
-    pub(crate) entry: Entry,
-}
-
-/// How a job gets into its queue.
-#[derive(Clone, Copy)]
-pub(crate) enum Entry {
-    /// It stands in line while the queue is full.
-    Wait,
-    /// It is refused if the queue is full.
-    Try,
+    pub(crate) when_full: WhenFull,
 }
 
 struct Jobs<J> {
@@ -204,16 +196,16 @@ impl<K: Kind> Admission<K> {
             span: CallerSpan::current(),
         };
         let job = Arc::new(Asked::new(terms, order, work, submission.caller));
-        let ticket = self.put(Job::new(Arc::clone(&job)).into(), submission.entry)?;
+        let ticket = self.put(Job::new(Arc::clone(&job)).into(), submission.when_full)?;
         Ok(Pending::new(job, self, ticket, asked, deadline))
     }
 
-    fn put(&self, job: K::Job, entry: Entry) -> Result<Ticket> {
+    fn put(&self, job: K::Job, when_full: WhenFull) -> Result<Ticket> {
         let mut jobs = self.lock();
         let is_full = jobs.all.is_full();
-        let refused = match entry {
+        let refused = match when_full {
             _ if self.is_closed() => Some(Error::Closed),
-            Entry::Try if is_full => Some(Error::QueueFull {
+            WhenFull::Fail if is_full => Some(Error::QueueFull {
                 capacity: self.capacity,
             }),
             _ => None,

@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::admission::{Admission, Entry, Submission};
+use crate::admission::{Admission, Submission};
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{check_sqlite_version, open_writer, read_back};
 use crate::error::{Error, Outcome, Result};
 use crate::event::event;
 use crate::file::{DatabaseFile, TempFolder};
 use crate::handoff::Handoff;
-use crate::options::{ReadOptions, Settings, WriteOptions};
+use crate::options::{ReadOptions, Settings, WhenFull, WriteOptions};
 use crate::pending::{Caller, Pending, Queue};
 use crate::readers::Readers;
 use crate::site::CallSite;
@@ -107,7 +107,8 @@ impl Engine {
         let timeout = options.queue_timeout.unwrap_or(self.options.read_queue_timeout);
         let site = CallSite::new(options.label, Location::caller());
         let limit = options.execution_timeout;
-        self.readers.read(timeout, limit, site, self.admission().is_worker(), f)
+        self.readers
+            .read(timeout, options.when_full, limit, site, self.admission().is_worker(), f)
     }
 
     /// Runs larder's own look for damage in a snapshot of a reader's.
@@ -141,7 +142,7 @@ impl Engine {
             site: CallSite::Label(format!("larder: {call}").into()),
             timeout,
             caller: Caller::Thread,
-            entry: Entry::Wait,
+            when_full: WhenFull::Wait,
         };
         self.shared.enqueue::<Exclusive, _, _>(submission, (), f)?.wait()
     }
@@ -153,7 +154,6 @@ impl Engine {
         call: &'static str,
         options: WriteOptions,
         caller: Caller,
-        entry: Entry,
         f: F,
     ) -> Result<Pending<T>>
     where
@@ -161,14 +161,20 @@ impl Engine {
         T: Send + 'static,
     {
         let order = WriteOrder::of(&options);
-        let submission = Submission {
+        let submission = self.write_submission(call, options, caller);
+        self.shared.enqueue::<Grouped, _, _>(submission, order, f)
+    }
+
+    /// A write as the queue takes it, with the time-out of the store unless it has one of its own.
+    #[track_caller]
+    pub(crate) fn write_submission(&self, call: &'static str, options: WriteOptions, caller: Caller) -> Submission {
+        Submission {
             call,
             site: CallSite::new(options.label, Location::caller()),
             timeout: options.queue_timeout.unwrap_or(self.options.queue_timeout),
             caller,
-            entry,
-        };
-        self.shared.enqueue::<Grouped, _, _>(submission, order, f)
+            when_full: options.when_full,
+        }
     }
 
     fn report_open(&self, page_size: &str) {

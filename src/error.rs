@@ -154,13 +154,13 @@ pub enum Error {
     #[error(transparent)]
     Migration(Box<MigrationError>),
 
-    /// A `try_` form found its queue full. The write, or the read, was not started.
+    /// The queue was full, and [`WhenFull::Fail`](crate::WhenFull::Fail) was asked for. The write, or the read, did not start.
     #[error(
-        "the queue is full ({capacity} waiting): shed load, or use the form without `try_`, which waits for room; \
-         Options::queue_capacity sets the bound"
+        "the queue is full: all {capacity} places are taken; shed load, or wait for room with WhenFull::Wait \
+         (Options::queue_capacity bounds a queue, Options::readers the reads on their callers' threads)"
     )]
     QueueFull {
-        /// The bound of the queue, in jobs.
+        /// How many writes or reads there is room for.
         capacity: usize,
     },
 

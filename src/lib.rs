@@ -41,7 +41,8 @@
 //! beside the writer and beside each other.
 //!
 //! - [`Store::write`] blocks until its closure is committed. [`Store::submit`] queues it and gives a [`Pending`],
-//!   to wait for or to `.await` on any runtime. [`Store::try_write`] does not wait for room.
+//!   to wait for or to `.await` on any runtime. With [`WhenFull::Fail`] a call does not wait for room
+//!   in a full queue.
 //! - Tasks await `Store::write_async`, `read_async` and `close_async` on any runtime (feature `async`); reader threads
 //!   make many of their reads in one snapshot.
 //! - [`Store::read`] gives its closure one snapshot, at least as new as every write acknowledged before.
@@ -144,7 +145,7 @@ pub use migrate::{
     Adopt, AppliedMigration, Direction, DryRun, Migration, MigrationError, MigrationReport, MigrationStatus,
     MigrationStep, Migrations, PendingMigration,
 };
-pub use options::{Access, AutoVacuum, Durability, ReadOptions, Role, WriteOptions};
+pub use options::{Access, AutoVacuum, Durability, ReadOptions, Role, WhenFull, WriteOptions};
 pub use pending::Pending;
 pub use stats::{
     Activity, CallSiteStats, Checkpoint, DatabaseStats, LastBackup, Operation, PageCacheStats, ReaderStats,

@@ -65,6 +65,16 @@ pub enum AutoVacuum {
     Full,
 }
 
+/// What a call does when its queue is full. See [`WriteOptions::when_full`] and [`ReadOptions::when_full`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WhenFull {
+    /// The call waits for room, first come, first served, until its queue timeout is over.
+    #[default]
+    Wait,
+    /// The call fails at once with [`Error::QueueFull`].
+    Fail,
+}
+
 /// Which connection [`Options::on_connect`](crate::Options::on_connect) is called for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -290,6 +300,7 @@ pub struct WriteOptions {
     pub(crate) durability: Option<Durability>,
     pub(crate) queue_timeout: Option<Duration>,
     pub(crate) execution_timeout: Option<Duration>,
+    pub(crate) when_full: WhenFull,
     pub(crate) label: Option<Cow<'static, str>>,
 }
 
@@ -325,6 +336,26 @@ impl WriteOptions {
         self
     }
 
+    /// What the call does when the queue of writes ([`Options::queue_capacity`](crate::Options::queue_capacity)) is full. The
+    /// default is [`WhenFull::Wait`].
+    ///
+    /// ```
+    /// use larder::{Error, WhenFull, WriteOptions};
+    ///
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE hits(page TEXT) STRICT"))?;
+    /// let shed = WriteOptions::new().when_full(WhenFull::Fail);
+    /// match store.write_with(shed, |tx| tx.insert("INSERT INTO hits VALUES ('/')", [])) {
+    ///     Err(Error::QueueFull { .. }) => println!("busy: try again later"),
+    ///     written => println!("row {}", written?),
+    /// }
+    /// # Ok::<_, Error>(())
+    /// ```
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
     /// The name of this write in events. The default is the `file:line` of the call.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.label = Some(label.into());
@@ -337,6 +368,7 @@ impl WriteOptions {
 pub struct ReadOptions {
     pub(crate) queue_timeout: Option<Duration>,
     pub(crate) execution_timeout: Option<Duration>,
+    pub(crate) when_full: WhenFull,
     pub(crate) label: Option<Cow<'static, str>>,
 }
 
@@ -362,6 +394,15 @@ impl ReadOptions {
     /// [`Options::interrupt_old_readers`](crate::Options::interrupt_old_readers) is on, the shorter of both times counts.
     pub fn execution_timeout(mut self, timeout: Duration) -> Self {
         self.execution_timeout = Some(timeout);
+        self
+    }
+
+    /// What the call does when there is no room for it: when the queue of async reads
+    /// ([`Options::queue_capacity`](crate::Options::queue_capacity)) is full, or, for a read on the calling thread, when
+    /// every connection of the pool ([`Options::readers`](crate::Options::readers)) is in use. The default is
+    /// [`WhenFull::Wait`].
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
         self
     }
 

@@ -52,7 +52,7 @@ use crate::error::{Error, Outcome, Result};
 use crate::event::{CallerSpan, event};
 use crate::fence::Fence;
 use crate::handoff::Handoff;
-use crate::options::Settings;
+use crate::options::{Settings, WhenFull};
 use crate::panics::{caught, quietly};
 use crate::pending::Queue;
 use crate::prepared::{Prepare, Prepared};
@@ -159,12 +159,13 @@ impl Readers {
     pub(crate) fn read<T>(
         &self,
         timeout: Duration,
+        when_full: WhenFull,
         limit: Option<Duration>,
         site: CallSite,
         on_writer_thread: bool,
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut borrowed = self.check_out(timeout, on_writer_thread)?;
+        let mut borrowed = self.check_out(timeout, when_full, on_writer_thread)?;
         let result = self.begin(borrowed.reader(), site)?.read(limit, f);
         if !borrowed.reader().slow.is_empty() {
             self.report_slow(borrowed.give_back());
@@ -185,7 +186,7 @@ impl Readers {
         on_writer_thread: bool,
         f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let mut borrowed = self.check_out(timeout, on_writer_thread)?;
+        let mut borrowed = self.check_out(timeout, WhenFull::Wait, on_writer_thread)?;
         self.begin(borrowed.reader(), site)?.inspect(f)
     }
 
@@ -198,7 +199,7 @@ impl Readers {
         Ok(snapshot)
     }
 
-    fn check_out(&self, timeout: Duration, on_writer_thread: bool) -> Result<Borrowed<'_>> {
+    fn check_out(&self, timeout: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Borrowed<'_>> {
         if self.queue.is_left() {
             return Err(Error::forked());
         }
@@ -207,7 +208,7 @@ impl Readers {
         }
         let reader = match self.pop_idle() {
             Some(reader) => reader,
-            None => self.wait_for_one(timeout, on_writer_thread)?,
+            None => self.wait_for_one(timeout, when_full, on_writer_thread)?,
         };
         Ok(Borrowed {
             readers: self,
@@ -256,13 +257,15 @@ impl Readers {
     }
 
     /// Sleeps until a connection has come back or was opened, or the time is over, and takes one if there still is one.
-    fn sleep(&self, patience: Duration, on_writer_thread: bool) -> Result<Option<Lent>> {
+    fn sleep(&self, patience: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Option<Lent>> {
         let mut idle = self.idle.lock();
         if let Some(reader) = idle.pop() {
             return Ok(Some(reader));
         }
-        if on_writer_thread && idle.openings.is_full() {
-            return Err(reentrant());
+        let may_wait = when_full == WhenFull::Wait && !on_writer_thread;
+        if !may_wait && idle.openings.is_full() {
+            drop(idle);
+            return Err(self.full(on_writer_thread));
         }
         if idle.openings.begin(Instant::now()) {
             drop(idle);
@@ -286,6 +289,15 @@ impl Readers {
             self.came_back.notify_one();
         }
         Ok(found)
+    }
+
+    /// Every connection is in use, and the read may not wait for one.
+    fn full(&self, on_writer_thread: bool) -> Error {
+        let capacity = self.size as usize;
+        if on_writer_thread || self.census.held_by_this_thread() == capacity {
+            return reentrant();
+        }
+        Error::QueueFull { capacity }
     }
 
     /// An opening has begun, which a thread of the timer's makes. It does not borrow from the read that wanted it.
@@ -313,7 +325,7 @@ impl Readers {
     }
 
     /// All that are open are in use.
-    fn wait_for_one(&self, timeout: Duration, on_writer_thread: bool) -> Result<Lent> {
+    fn wait_for_one(&self, timeout: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Lent> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
         for _ in 0..YIELDS {
@@ -324,7 +336,7 @@ impl Readers {
         }
         loop {
             let left = timeout.saturating_sub(start.elapsed());
-            if let Some(reader) = self.sleep(left.min(LOOK_UP), on_writer_thread)? {
+            if let Some(reader) = self.sleep(left.min(LOOK_UP), when_full, on_writer_thread)? {
                 return Ok(reader);
             }
             if self.census.is_closed() {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::options::Options;
-use crate::admission::Entry;
 use crate::advice::{self, Finding, Known};
 use crate::backup::{Backup, BackupSchedule};
 use crate::check::Check;
@@ -95,7 +94,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write), and [`Interrupted`](Error::Interrupted) past [`WriteOptions::execution_timeout`].
+    /// As [`write`](Self::write), [`Interrupted`](Error::Interrupted) past [`WriteOptions::execution_timeout`], and
+    /// [`QueueFull`](Error::QueueFull) if the queue is full and the call may not wait ([`WriteOptions::when_full`]).
     ///
     /// # Panics
     ///
@@ -106,47 +106,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.engine()
-            .enqueue_write("write", options, Caller::Thread, Entry::Wait, f)?
-            .wait()
-    }
-
-    /// As [`write`](Self::write), but does not wait for room in the queue.
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](Self::write), and [`QueueFull`](Error::QueueFull) at once if the queue is full.
-    ///
-    /// # Panics
-    ///
-    /// As [`write`](Self::write).
-    #[track_caller]
-    pub fn try_write<T, F>(&self, f: F) -> Result<T>
-    where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.try_write_with(WriteOptions::new(), f)
-    }
-
-    /// As [`try_write`](Self::try_write), with a durability, time-outs or a label of its own.
-    ///
-    /// # Errors
-    ///
-    /// As [`try_write`](Self::try_write) and [`write_with`](Self::write_with).
-    ///
-    /// # Panics
-    ///
-    /// As [`write`](Self::write).
-    #[track_caller]
-    pub fn try_write_with<T, F>(&self, options: WriteOptions, f: F) -> Result<T>
-    where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.engine()
-            .enqueue_write("try_write", options, Caller::Thread, Entry::Try, f)?
-            .wait()
+        self.engine().enqueue_write("write", options, Caller::Thread, f)?.wait()
     }
 
     /// Queues a write and gives back what will be its result. Blocks only while the queue is full.
@@ -176,20 +136,20 @@ impl Store {
         self.submit_with(WriteOptions::new(), f)
     }
 
-    /// As [`submit`](Self::submit), with a durability, time-outs or a label of its own.
+    /// As [`submit`](Self::submit), with a durability, time-outs or a label of its own. It does not block at all with
+    /// [`WhenFull::Fail`](crate::WhenFull::Fail).
     ///
     /// # Errors
     ///
-    /// As [`submit`](Self::submit).
+    /// As [`submit`](Self::submit), and [`QueueFull`](Error::QueueFull) at once if the queue is full and the call may not
+    /// wait ([`WriteOptions::when_full`]).
     #[track_caller]
     pub fn submit_with<T, F>(&self, options: WriteOptions, f: F) -> Result<Pending<T>>
     where
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let pending = self
-            .engine()
-            .enqueue_write("submit", options, Caller::Submitter, Entry::Wait, f)?;
+        let pending = self.engine().enqueue_write("submit", options, Caller::Submitter, f)?;
         pending.wait_for_room()?;
         Ok(pending)
     }
@@ -217,7 +177,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read), and [`Interrupted`](Error::Interrupted) past [`ReadOptions::execution_timeout`].
+    /// As [`read`](Self::read), [`Interrupted`](Error::Interrupted) past [`ReadOptions::execution_timeout`], and
+    /// [`QueueFull`](Error::QueueFull) if every connection is in use and the call may not wait
+    /// ([`ReadOptions::when_full`]).
     ///
     /// # Panics
     ///

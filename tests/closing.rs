@@ -1,5 +1,6 @@
 //! Closing drains: queued writes finish, or their callers are told that they did not start. Nobody hangs.
 
+use crate::support::write_or_fail;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -481,7 +482,7 @@ fn a_closed_store_says_so_to_every_call() {
     store.close().unwrap();
     assert_closed(store.write(|_| Ok(())));
     assert_closed(store.write_with(WriteOptions::new(), |_| Ok(())));
-    assert_closed(store.try_write(|_| Ok(())));
+    assert_closed(store.write_with(write_or_fail(), |_| Ok(())));
     assert_closed(store.submit(|_| Ok(())));
     assert_closed(store.read(|_| Ok(())));
     assert_closed(store.read_with(ReadOptions::new().queue_timeout(PATIENCE), |_| Ok(())));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::support::count;
+use crate::support::{count, write_or_fail};
 use larder::rusqlite::{self, Connection, ErrorCode, ffi};
 use larder::{Error, Options, Outcome, ReadOptions, Store, WriteOptions};
 use tempfile::tempdir;
@@ -129,7 +129,12 @@ fn cases() -> Vec<Case> {
         .unwrap();
     runs.recv().unwrap();
     let queued = store.submit(|_| Ok(())).unwrap();
-    case(NotStarted, true, "shed load", store.try_write(|_| Ok(())).unwrap_err());
+    case(
+        NotStarted,
+        true,
+        "shed load",
+        store.write_with(write_or_fail(), |_| Ok(())).unwrap_err(),
+    );
     let briefly = WriteOptions::new().queue_timeout(Duration::from_millis(1));
     case(
         NotStarted,
@@ -423,7 +428,7 @@ fn an_applications_error_comes_back_as_it_was_from_every_call() {
                 fail()
             })
             .unwrap_err(),
-        store.try_write(|_| fail()).unwrap_err(),
+        store.write_with(write_or_fail(), |_| fail()).unwrap_err(),
         store.submit(|_| fail()).unwrap().wait().unwrap_err(),
         futures_executor::block_on(store.submit(|_| fail()).unwrap()).unwrap_err(),
         store.read(|_| fail()).unwrap_err(),

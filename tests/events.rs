@@ -9,7 +9,7 @@ use larder::{Error, Options, ReadOptions, Result, Store, WriteOptions, WriteTx};
 use tracing::{Level, Span, info, info_span};
 
 use crate::groups::{Gate, grouping};
-use crate::support::log;
+use crate::support::{log, write_or_fail};
 
 fn store_with_row(options: Options) -> Store {
     log::collect();
@@ -79,7 +79,7 @@ fn closing_says_what_became_of_the_queue_and_the_log() {
     std::thread::scope(|scope| {
         let closing = scope.spawn(|| store.close().unwrap());
         // Once the intake is closed, so that all of them are finished "while closing". Until then: QueueFull.
-        while !matches!(store.try_write(|_| Ok(())), Err(Error::Closed)) {}
+        while !matches!(store.write_with(write_or_fail(), |_| Ok(())), Err(Error::Closed)) {}
         gate.open();
         assert_eq!(closing.join().unwrap().finished, 137);
     });
@@ -116,7 +116,7 @@ fn every_way_to_write_and_read_knows_its_line() {
     let ok = |_: &WriteTx<'_>| Ok(());
     let (write, read) = (WriteOptions::new(), ReadOptions::new());
     let mut lines = Vec::new();
-    let (line, done) = (line!(), store.try_write(ok));
+    let (line, done) = (line!(), store.write(ok));
     done.unwrap();
     lines.push(line);
     let (line, queued) = (line!(), store.submit(ok));

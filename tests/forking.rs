@@ -1,6 +1,7 @@
 //! A process that forks without `exec` while a store is open. The child has no writer thread and shares the parent's files:
 //! it is told so at once, and harms nothing.
 
+use crate::support::write_or_fail;
 use std::path::Path;
 use std::time::Duration;
 
@@ -166,7 +167,7 @@ fn use_in_child(store: &Store, path: &Path) {
         assert!(error.to_string().contains("forked"), "{error}");
     }
     refused(insert(store));
-    refused(store.try_write(|_| Ok(())));
+    refused(store.write_with(write_or_fail(), |_| Ok(())));
     refused(store.write_with(WriteOptions::new(), |_| Ok(())));
     refused(store.submit(|_| Ok(())).map(drop));
     refused(store.read(|_| Ok(())));

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::blocker;
+use crate::support::{blocker, write_or_fail};
 use larder::rusqlite::ffi::SQLITE_IOERR_WRITE;
 use larder::rusqlite::{self, ErrorCode};
 use larder::{Error, Options, Outcome, Role, Store, WriteOptions, WriteTx};
@@ -122,7 +122,7 @@ fn write_until_the_disk_fails(path: &Path) {
     // From here on each kind of write is refused by name, at once; reads go on, and see what was acknowledged.
     for _ in 0..3 {
         assert_poisoned(&store.write(add).unwrap_err());
-        assert_poisoned(&store.try_write(add).unwrap_err());
+        assert_poisoned(&store.write_with(write_or_fail(), add).unwrap_err());
         assert_poisoned(&store.submit(add).unwrap_err());
         // A small one, too, for which there would be room.
         assert_poisoned(

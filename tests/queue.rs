@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::count;
+use crate::support::{count, write_or_fail};
 use larder::{Error, Options, Outcome, Store, WriteOptions};
 
 use crate::groups::Gate;
@@ -23,13 +23,13 @@ fn store_with_queue(queue: usize) -> Store {
 }
 
 #[test]
-fn a_full_queue_refuses_a_try_write_at_once() {
+fn a_full_queue_refuses_a_write_that_does_not_wait() {
     let store = store_with_queue(2);
     let gate = Gate::hold(&store);
     let queued = [store.submit(|_| Ok(1)).unwrap(), store.submit(|_| Ok(2)).unwrap()];
     let start = Instant::now();
     let error = store
-        .try_write(|tx| tx.execute("INSERT INTO t VALUES (1)", []))
+        .write_with(write_or_fail(), |tx| tx.execute("INSERT INTO t VALUES (1)", []))
         .unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(3));
     assert!(matches!(error, Error::QueueFull { capacity: 2 }), "{error:?}");
@@ -40,8 +40,22 @@ fn a_full_queue_refuses_a_try_write_at_once() {
     assert_eq!(done, [1, 2]);
     assert_eq!(count(&store), 0);
     store
-        .try_write(|tx| tx.execute("INSERT INTO t VALUES (1)", []))
+        .write_with(write_or_fail(), |tx| tx.execute("INSERT INTO t VALUES (1)", []))
         .unwrap();
+}
+
+#[test]
+fn a_full_queue_refuses_a_submit_that_does_not_wait() {
+    let store = store_with_queue(1);
+    let gate = Gate::hold(&store);
+    let queued = store.submit_with(write_or_fail(), |_| Ok(())).unwrap();
+    let patient = write_or_fail().queue_timeout(Duration::from_secs(600));
+    let error = store.submit_with(patient, |_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::QueueFull { capacity: 1 }), "{error:?}");
+    assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
+    gate.open();
+    queued.wait().unwrap();
+    store.submit_with(write_or_fail(), |_| Ok(())).unwrap().wait().unwrap();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::{self, Connection, ffi};
-use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Role, Store};
+use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Role, Store, WhenFull};
 
 use crate::groups::Gate;
 
@@ -331,6 +331,35 @@ fn a_read_waits_for_a_busy_reader_and_gets_it() {
         drop(release);
         assert_eq!(second.join().unwrap().unwrap(), 3);
     });
+}
+
+#[test]
+fn a_read_that_may_not_wait_fails_while_every_reader_is_in_use() {
+    let store = store_with(Options::new().readers(2));
+    let patient = || ReadOptions::new().queue_timeout(Duration::from_secs(600));
+    // A connection that still has to open is room.
+    assert_eq!(
+        store
+            .read_with(patient().when_full(WhenFull::Fail), |tx| Ok(rows(tx)?))
+            .unwrap(),
+        3
+    );
+    let tried = || store.read_with(patient().when_full(WhenFull::Fail), |_| Ok(()));
+    store
+        .read(|_| {
+            store.read_with(patient(), |_| {
+                let error = thread::scope(|scope| scope.spawn(tried).join().unwrap()).unwrap_err();
+                assert!(matches!(error, Error::QueueFull { capacity: 2 }), "{error:?}");
+                assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
+                assert!(error.to_string().contains("Options::readers"), "{error}");
+                // This thread holds them all: it would never be its turn.
+                let own = tried().unwrap_err();
+                assert!(matches!(own, Error::Reentrant { .. }), "{own:?}");
+                Ok(())
+            })
+        })
+        .unwrap();
+    tried().unwrap();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A call that would wait for its own thread gives an error at once, and the store works on.
 
+use crate::support::write_or_fail;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Barrier;
@@ -60,9 +61,9 @@ fn a_write_inside_a_write_is_reentrant() {
 }
 
 #[test]
-fn a_try_write_inside_a_write_is_reentrant() {
-    reentrant_in_a_write("try_write", |store| {
-        store.try_write(|tx| tx.execute("DELETE FROM t", []))
+fn a_write_that_does_not_wait_inside_a_write_is_reentrant() {
+    reentrant_in_a_write("write", |store| {
+        store.write_with(write_or_fail(), |tx| tx.execute("DELETE FROM t", []))
     });
 }
 

@@ -9,11 +9,11 @@ use larder::rusqlite::{Connection, ffi};
 use larder::{Error, Options, ReadTx, Result, Store, WriteTx};
 
 use crate::groups::Gate;
-use crate::support::count;
 use crate::support::tasks::{
     Call, Dice, ENDLESS, HeldRead, TellTale, begin, counting, finish, hear, ids, insert, inserting, many_threads,
     one_thread, poll, store_with,
 };
+use crate::support::{count, write_or_fail};
 
 fn one_reader() -> Store {
     store_with(Options::new().readers(1))
@@ -390,7 +390,7 @@ fn a_close_that_was_dropped_while_it_ran_goes_on() {
     let mut closing = Box::pin(store.close_async());
     begin(&mut closing);
     // It is on its way, on a thread of its own.
-    while !matches!(store.try_write(|_| Ok(())), Err(Error::Closed)) {
+    while !matches!(store.write_with(write_or_fail(), |_| Ok(())), Err(Error::Closed)) {
         thread::yield_now();
     }
     drop(closing);

@@ -14,7 +14,7 @@ use crate::support::tasks::{
     Call, HeldRead, PATIENCE, begin, counting, create_table, finish, hear, ids, insert, inserting, many_threads,
     one_thread, poll, store_with,
 };
-use crate::support::until;
+use crate::support::{read_or_fail, until, write_or_fail};
 
 #[track_caller]
 fn assert_closed<T: std::fmt::Debug>(result: Result<T>) {
@@ -26,7 +26,10 @@ fn assert_closed<T: std::fmt::Debug>(result: Result<T>) {
 /// Returns once the store takes no further writes, since somebody closes it. Until then its queue, of one, is full.
 fn wait_until_closing(store: &Store) {
     let began = Instant::now();
-    while !matches!(finish(store.try_write_async(|_| Ok(()))), Err(Error::Closed)) {
+    while !matches!(
+        finish(store.write_async_with(write_or_fail(), |_| Ok(()))),
+        Err(Error::Closed)
+    ) {
         assert!(began.elapsed() < PATIENCE, "the store does not close");
         thread::yield_now();
     }
@@ -75,7 +78,10 @@ fn closing_does_not_block_the_tasks_thread() {
         let other = tokio::spawn({
             let store = store.clone();
             async move {
-                while !matches!(store.try_write_async(|_| Ok(())).await, Err(Error::Closed)) {
+                while !matches!(
+                    store.write_async_with(write_or_fail(), |_| Ok(())).await,
+                    Err(Error::Closed)
+                ) {
                     tokio::task::yield_now().await;
                 }
                 gate.open();
@@ -92,18 +98,21 @@ fn closing_does_not_block_the_tasks_thread() {
 fn a_closed_store_says_so_to_every_call_of_a_task() {
     let store = store_with(Options::new());
     let made_before = (inserting(&store, 1), counting(&store));
-    let read_before = (store.try_write_async(|_| Ok(())), store.try_read_async(|_| Ok(())));
+    let read_before = (
+        store.write_async_with(write_or_fail(), |_| Ok(())),
+        store.read_async_with(read_or_fail(), |_| Ok(())),
+    );
     finish(store.close_async()).unwrap();
     assert_closed(finish(made_before.0));
     assert_closed(finish(made_before.1));
     assert_closed(finish(read_before.0));
     assert_closed(finish(read_before.1));
     assert_closed(finish(store.write_async(|_| Ok(()))));
-    assert_closed(finish(store.try_write_async(|_| Ok(()))));
+    assert_closed(finish(store.write_async_with(write_or_fail(), |_| Ok(()))));
     assert_closed(finish(store.read_async(|_| Ok(()))));
-    assert_closed(finish(store.try_read_async(|_| Ok(()))));
-    assert_closed(finish(store.try_write_async_with(WriteOptions::new(), |_| Ok(()))));
-    assert_closed(finish(store.try_read_async_with(ReadOptions::new(), |_| Ok(()))));
+    assert_closed(finish(store.read_async_with(read_or_fail(), |_| Ok(()))));
+    assert_closed(finish(store.write_async_with(WriteOptions::new(), |_| Ok(()))));
+    assert_closed(finish(store.read_async_with(ReadOptions::new(), |_| Ok(()))));
 }
 
 #[test]
@@ -112,7 +121,7 @@ fn a_store_that_tasks_have_read_says_so_too() {
     finish(counting(&store)).unwrap();
     finish(store.close_async()).unwrap();
     assert_closed(finish(counting(&store)));
-    assert_closed(finish(store.try_read_async(|_| Ok(()))));
+    assert_closed(finish(store.read_async_with(read_or_fail(), |_| Ok(()))));
 }
 
 #[test]

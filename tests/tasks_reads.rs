@@ -13,11 +13,11 @@ use larder::rusqlite::{self, Connection, named_params};
 use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Store, WriteOptions};
 
 use crate::support::child::{self, Child, tell};
-use crate::support::count;
 use crate::support::tasks::{
     Call, ENDLESS, HeldRead, PATIENCE, asked, begin, counting, finish, hear, insert, inserting, many_threads,
     store_with,
 };
+use crate::support::{count, read_or_fail, write_or_fail};
 
 fn rows(tx: &ReadTx<'_>) -> Result<i64> {
     tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0))
@@ -48,7 +48,7 @@ fn child() {
     }
     for first in [
         |store: &Store| finish(store.read_async(rows)),
-        |store: &Store| finish(store.try_read_async(rows)),
+        |store: &Store| finish(store.read_async_with(read_or_fail(), rows)),
     ] {
         let store = store_with(Options::new().readers(3));
         store.write(|tx| insert(tx, 1)).unwrap();
@@ -534,18 +534,13 @@ fn a_read_of_a_task_inside_another_is_reentrant() {
     let (all, tried) = finish(store.read_async(move |_| {
         let options = ReadOptions::new();
         let all = [finish(counting(&inside)), finish(inside.read_async_with(options, rows))];
-        let tried = finish(inside.try_read_async(rows));
-        Ok((
-            all,
-            [tried, finish(inside.try_read_async_with(ReadOptions::new(), rows))],
-        ))
+        Ok((all, finish(inside.read_async_with(read_or_fail(), rows))))
     }))
     .unwrap();
-    let ([plain, with], [tried, tried_with]) = (all, tried);
+    let [plain, with] = all;
     assert_reentrant(plain, "read_async");
-    assert_reentrant(with, "read_async_with");
-    assert_reentrant(tried, "try_read_async");
-    assert_reentrant(tried_with, "try_read_async_with");
+    assert_reentrant(with, "read_async");
+    assert_reentrant(tried, "read_async");
     assert_eq!(finish(counting(&store)).unwrap(), 0);
 }
 
@@ -566,16 +561,15 @@ fn awaiting_a_read_inside_another_that_it_is_queued_behind_is_reentrant() {
 fn a_write_of_a_task_inside_a_write_is_reentrant() {
     let store = store_with(Options::new());
     let inside = store.clone();
-    let (plain, tried) = finish(store.write_async(move |_| {
-        let tried = finish(inside.try_write_async(|tx| insert(tx, 1)));
-        let with = finish(inside.try_write_async_with(WriteOptions::new(), |tx| insert(tx, 1)));
-        Ok((finish(inserting(&inside, 1)), [tried, with]))
+    let (plain, [with, tried]) = finish(store.write_async(move |_| {
+        let with = finish(inside.write_async_with(WriteOptions::new(), |tx| insert(tx, 1)));
+        let tried = finish(inside.write_async_with(write_or_fail(), |tx| insert(tx, 1)));
+        Ok((finish(inserting(&inside, 1)), [with, tried]))
     }))
     .unwrap();
-    let [tried, tried_with] = tried;
     assert_reentrant(plain, "write_async");
-    assert_reentrant(tried, "try_write_async");
-    assert_reentrant(tried_with, "try_write_async_with");
+    assert_reentrant(with, "write_async");
+    assert_reentrant(tried, "write_async");
     let (give, take) = channel::<Call<i64>>();
     let mut outer = Box::pin(store.write_async(move |_| Ok(finish(hear(&take)))));
     begin(&mut outer);

@@ -14,8 +14,8 @@ use larder::rusqlite::Connection;
 use larder::{Error, Options, ReadOptions, ReadTx, Result, Role, Store};
 
 use crate::groups::Gate;
-use crate::support::count;
 use crate::support::tasks::{Call, ENDLESS, HeldRead, begin, counting, finish, hear, inserting, poll, store_with};
+use crate::support::{count, write_or_fail};
 
 /// Panics when it is woken, and when the last of it is dropped, and says so each time.
 struct Panicking(Sender<&'static str>);
@@ -205,7 +205,7 @@ fn jobs_that_were_withdrawn_take_no_room_from_those_who_try() {
     let gate = Gate::hold(&store);
     let mut gone: Vec<_> = (0..4).map(|id| inserting(&store, id)).collect();
     gone.iter_mut().for_each(begin);
-    let mut full: Call<i64> = Box::pin(store.try_write_async(|_| Ok(0)));
+    let mut full: Call<i64> = Box::pin(store.write_async_with(write_or_fail(), |_| Ok(0)));
     assert!(matches!(
         poll(&mut full),
         Poll::Ready(Err(Error::QueueFull { capacity: 4 }))
@@ -214,11 +214,11 @@ fn jobs_that_were_withdrawn_take_no_room_from_those_who_try() {
     drop(gone);
     let mut tried: Vec<Call<i64>> = (10..13)
         .map(|id| -> Call<i64> {
-            Box::pin(store.try_write_async(move |tx| tx.insert("INSERT INTO t VALUES (?1)", [id])))
+            Box::pin(store.write_async_with(write_or_fail(), move |tx| tx.insert("INSERT INTO t VALUES (?1)", [id])))
         })
         .collect();
     tried.iter_mut().for_each(begin);
-    let mut full: Call<i64> = Box::pin(store.try_write_async(|_| Ok(0)));
+    let mut full: Call<i64> = Box::pin(store.write_async_with(write_or_fail(), |_| Ok(0)));
     assert!(matches!(poll(&mut full), Poll::Ready(Err(Error::QueueFull { .. }))));
     gate.open();
     for call in tried {

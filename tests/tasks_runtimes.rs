@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Store, WriteOptions, WriteTx};
+use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Store, WhenFull, WriteOptions, WriteTx};
 use tracing::{Instrument, Span, info_span};
 
 use crate::groups::Gate;
-use crate::support::log;
 use crate::support::tasks::{
     HeldRead, PATIENCE, begin, counting, create_table, finish, ids, insert, inserting, many_threads, on_every_runtime,
     one_thread, store_with,
 };
+use crate::support::{log, read_or_fail, write_or_fail};
 
 // ---- every runtime ----
 
@@ -24,17 +24,29 @@ async fn every_call() {
     assert_eq!(store.write_async(|tx| insert(tx, 1)).await.unwrap(), 1);
     let labelled = WriteOptions::new().label("a task's");
     assert_eq!(store.write_async_with(labelled, |tx| insert(tx, 2)).await.unwrap(), 2);
-    assert_eq!(store.try_write_async(|tx| insert(tx, 3)).await.unwrap(), 3);
+    assert_eq!(
+        store
+            .write_async_with(write_or_fail(), |tx| insert(tx, 3))
+            .await
+            .unwrap(),
+        3
+    );
     let labelled = WriteOptions::new().label("a task's");
-    let tried = store.try_write_async_with(labelled, |tx| insert(tx, 4));
+    let tried = store.write_async_with(labelled.when_full(WhenFull::Fail), |tx| insert(tx, 4));
     assert_eq!(tried.await.unwrap(), 4);
     assert_eq!(store.submit(|tx| insert(tx, 5)).unwrap().await.unwrap(), 5);
     let count = |tx: &ReadTx<'_>| tx.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
     assert_eq!(store.read_async(count).await.unwrap(), 5);
     let labelled = || ReadOptions::new().label("a task's");
     assert_eq!(store.read_async_with(labelled(), count).await.unwrap(), 5);
-    assert_eq!(store.try_read_async(count).await.unwrap(), 5);
-    assert_eq!(store.try_read_async_with(labelled(), count).await.unwrap(), 5);
+    assert_eq!(store.read_async_with(read_or_fail(), count).await.unwrap(), 5);
+    assert_eq!(
+        store
+            .read_async_with(labelled().when_full(WhenFull::Fail), count)
+            .await
+            .unwrap(),
+        5
+    );
     assert!(store.close_async().await.unwrap().wal_truncated);
     assert!(matches!(store.write_async(|_| Ok(())).await, Err(Error::Closed)));
     assert!(matches!(store.read_async(|_| Ok(())).await, Err(Error::Closed)));
@@ -85,16 +97,12 @@ fn the_futures_can_be_spawned_even_if_what_they_carry_cannot_be_shared() {
     }
     let store = store_with(Options::new());
     let own = || Cell::new(7);
-    let (a, b, c, d) = (own(), own(), own(), own());
+    let (a, b) = (own(), own());
     assert_task(store.write_async(move |_| Ok(a)));
     assert_task(store.write_async_with(WriteOptions::new(), move |_| Ok(b)));
-    assert_task(store.try_write_async(move |_| Ok(c)));
-    assert_task(store.try_write_async_with(WriteOptions::new(), move |_| Ok(d)));
-    let (a, b, c, d) = (own(), own(), own(), own());
+    let (a, b) = (own(), own());
     assert_task(store.read_async(move |_| Ok(a)));
     assert_task(store.read_async_with(ReadOptions::new(), move |_| Ok(b)));
-    assert_task(store.try_read_async(move |_| Ok(c)));
-    assert_task(store.try_read_async_with(ReadOptions::new(), move |_| Ok(d)));
     assert_task(store.close_async());
     assert_task(store.close_async_within(PATIENCE));
 }
@@ -147,16 +155,14 @@ fn a_future_that_was_never_polled_runs_nothing() {
     let captured = Arc::new(());
     let owned = || Arc::clone(&captured);
     let run = |_: Arc<()>| -> Result<()> { panic!("it was never polled") };
-    let (a, b, c, d) = (owned(), owned(), owned(), owned());
+    let (a, b, c) = (owned(), owned(), owned());
     drop(store.write_async(move |_| run(a)));
     drop(store.write_async_with(WriteOptions::new(), move |_| run(b)));
-    drop(store.try_write_async(move |_| run(c)));
-    drop(store.try_write_async_with(WriteOptions::new(), move |_| run(d)));
-    let (a, b, c, d) = (owned(), owned(), owned(), owned());
+    drop(store.write_async_with(write_or_fail(), move |_| run(c)));
+    let (a, b, c) = (owned(), owned(), owned());
     drop(store.read_async(move |_| run(a)));
     drop(store.read_async_with(ReadOptions::new(), move |_| run(b)));
-    drop(store.try_read_async(move |_| run(c)));
-    drop(store.try_read_async_with(ReadOptions::new(), move |_| run(d)));
+    drop(store.read_async_with(read_or_fail(), move |_| run(c)));
     drop(store.close_async());
     drop(store.close_async_within(Duration::ZERO));
     assert_eq!(Arc::strong_count(&captured), 1);
@@ -174,9 +180,12 @@ fn a_future_that_was_never_polled_runs_nothing() {
 fn a_future_that_was_not_polled_yet_takes_no_place_in_the_queue() {
     let store = store_with(Options::new().queue_capacity(1).readers(1));
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
-    let (write, read) = (store.try_write_async(|_| Ok(1)), store.try_read_async(|_| Ok(1)));
-    let mut first_write = Box::pin(store.try_write_async(|_| Ok(2)));
-    let mut first_read = Box::pin(store.try_read_async(|_| Ok(2)));
+    let (write, read) = (
+        store.write_async_with(write_or_fail(), |_| Ok(1)),
+        store.read_async_with(read_or_fail(), |_| Ok(1)),
+    );
+    let mut first_write = Box::pin(store.write_async_with(write_or_fail(), |_| Ok(2)));
+    let mut first_read = Box::pin(store.read_async_with(read_or_fail(), |_| Ok(2)));
     begin(&mut first_write);
     begin(&mut first_read);
     assert!(matches!(finish(write), Err(Error::QueueFull { capacity: 1 })));
@@ -219,22 +228,10 @@ fn every_call_of_a_task_knows_its_line() {
     let (line, call) = (line!(), store.write_async_with(WriteOptions::new(), |_| Ok(())));
     lines.push(("write", line));
     finish(call).unwrap();
-    let (line, call) = (line!(), store.try_write_async(|_| Ok(())));
-    lines.push(("write", line));
-    finish(call).unwrap();
-    let (line, call) = (line!(), store.try_write_async_with(WriteOptions::new(), |_| Ok(())));
-    lines.push(("write", line));
-    finish(call).unwrap();
     let (line, call) = (line!(), store.read_async(|_| Ok(())));
     lines.push(("read", line));
     finish(call).unwrap();
     let (line, call) = (line!(), store.read_async_with(ReadOptions::new(), |_| Ok(())));
-    lines.push(("read", line));
-    finish(call).unwrap();
-    let (line, call) = (line!(), store.try_read_async(|_| Ok(())));
-    lines.push(("read", line));
-    finish(call).unwrap();
-    let (line, call) = (line!(), store.try_read_async_with(ReadOptions::new(), |_| Ok(())));
     lines.push(("read", line));
     finish(call).unwrap();
     for (kind, line) in lines {

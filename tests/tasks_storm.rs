@@ -1,6 +1,6 @@
 //! A hundred thousand futures that are dropped at random moments, among others that are awaited.
 //!
-//! Every call of a task takes part, each with and without `try_`: polled by hand with wakers that are looked at, awaited,
+//! Every call of a task takes part, each with and without `WhenFull::Fail`: polled by hand with wakers that are looked at, awaited,
 //! under a time-out, as a task of a runtime with many threads that is aborted, many at once so that the queue is full, and
 //! dropped by another thread than the one that polled. A drop counts once it has been polled and was pending: those that
 //! nobody has polled take part, too, but were in no queue.
@@ -15,6 +15,7 @@
 //! And after them all: every reader thread and every connection still serves, all of them at once; no transaction is left
 //! open, no job is left in a queue, and every closure has been dropped.
 
+use crate::support::{read_or_fail, write_or_fail};
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
@@ -49,7 +50,7 @@ struct Ends {
     never_polled: AtomicUsize,
     /// Ready at a later poll than the first.
     woken: AtomicUsize,
-    /// A `try_` form found a full queue.
+    /// A call that may not wait found a full queue.
     refused: AtomicUsize,
 }
 
@@ -166,7 +167,7 @@ impl Stormer {
             Ok(id)
         };
         let call: Call<i64> = if self.dice.roll(4) == 0 {
-            Box::pin(self.store.try_write_async(write))
+            Box::pin(self.store.write_async_with(write_or_fail(), write))
         } else {
             Box::pin(self.store.write_async(write))
         };
@@ -176,7 +177,7 @@ impl Stormer {
     fn read(&mut self, sql: &'static str) -> Counted {
         let read = move |tx: &ReadTx<'_>| tx.query_row(sql, [], |row| Ok(row.get::<_, Option<i64>>(0)?.unwrap_or(-1)));
         let call: Call<i64> = if self.dice.roll(4) == 0 {
-            Box::pin(self.store.try_read_async(read))
+            Box::pin(self.store.read_async_with(read_or_fail(), read))
         } else {
             Box::pin(self.store.read_async(read))
         };

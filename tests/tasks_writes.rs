@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use larder::{Error, Options, Outcome, ReadOptions, Result, Store, WriteOptions};
+use larder::{Error, Options, Outcome, ReadOptions, Result, Store, WhenFull, WriteOptions};
 
 use crate::groups::Gate;
-use crate::support::count;
 use crate::support::tasks::{
     Call, HeldRead, PATIENCE, TellTale, begin, finish, finish_if_woken, hear, ids, insert, inserting, many_threads,
     one_thread, poll, store_with,
 };
+use crate::support::{count, read_or_fail, write_or_fail};
 
 fn brief(ms: u64) -> WriteOptions {
     WriteOptions::new().queue_timeout(Duration::from_millis(ms))
@@ -127,13 +127,13 @@ fn tasks_and_threads_are_served_in_the_order_in_which_they_asked() {
 }
 
 #[test]
-fn a_full_queue_refuses_a_try_write_of_a_task_at_its_first_poll() {
+fn a_full_queue_refuses_an_async_write_at_its_first_poll() {
     let store = store_with(Options::new().queue_capacity(1));
     let gate = Gate::hold(&store);
     let mut queued = inserting(&store, 1);
     begin(&mut queued);
     let (captured, dropped) = TellTale::new();
-    let mut refused = Box::pin(store.try_write_async(move |_| {
+    let mut refused = Box::pin(store.write_async_with(write_or_fail(), move |_| {
         let _captured = captured;
         Ok(())
     }));
@@ -143,35 +143,39 @@ fn a_full_queue_refuses_a_try_write_of_a_task_at_its_first_poll() {
     assert!(matches!(error, Error::QueueFull { capacity: 1 }), "{error:?}");
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
     dropped.try_recv().expect("its closure was dropped at once");
-    let refused = poll(&mut Box::pin(store.try_write_async_with(brief(30), |_| Ok(()))));
+    let refused = poll(&mut Box::pin(
+        store.write_async_with(brief(30).when_full(WhenFull::Fail), |_| Ok(())),
+    ));
     assert!(
         matches!(refused, Poll::Ready(Err(Error::QueueFull { capacity: 1 }))),
         "it waits for no room, whatever its time"
     );
     gate.open();
     finish(queued).unwrap();
-    finish(store.try_write_async(|tx| insert(tx, 2))).unwrap();
+    finish(store.write_async_with(write_or_fail(), |tx| insert(tx, 2))).unwrap();
     assert_eq!(ids(&store), [1, 2]);
 }
 
 #[test]
-fn a_full_queue_of_reads_refuses_a_try_read_at_its_first_poll_and_speaks_of_reads() {
+fn a_full_queue_refuses_an_async_read_at_its_first_poll() {
     let store = store_with(Options::new().queue_capacity(1).readers(1));
     let held = HeldRead::hold(&store);
-    let mut queued = Box::pin(store.try_read_async(|_| Ok(1)));
+    let mut queued = Box::pin(store.read_async_with(read_or_fail(), |_| Ok(1)));
     begin(&mut queued);
-    let Poll::Ready(Err(error)) = poll(&mut Box::pin(store.try_read_async(|_| Ok(2)))) else {
+    let Poll::Ready(Err(error)) = poll(&mut Box::pin(store.read_async_with(read_or_fail(), |_| Ok(2)))) else {
         panic!("it does not wait");
     };
     assert!(matches!(error, Error::QueueFull { capacity: 1 }), "{error:?}");
     let patient = ReadOptions::new().queue_timeout(PATIENCE);
-    let refused = poll(&mut Box::pin(store.try_read_async_with(patient, |_| Ok(3))));
+    let refused = poll(&mut Box::pin(
+        store.read_async_with(patient.when_full(WhenFull::Fail), |_| Ok(3)),
+    ));
     assert!(
         matches!(refused, Poll::Ready(Err(Error::QueueFull { capacity: 1 }))),
         "it waits for no room, whatever its time"
     );
     // The writes have a queue of their own, and that is empty.
-    store.try_write(|_| Ok(())).unwrap();
+    store.write_with(write_or_fail(), |_| Ok(())).unwrap();
     held.let_go();
     assert_eq!(finish(queued).unwrap(), 1);
     assert!(!error.to_string().contains("write"), "{error}");
@@ -226,15 +230,15 @@ fn a_task_alone_is_told_that_its_time_is_over() {
     }
 }
 
-/// Once it is in the queue a `try_` form waits there, for as long as its own options say.
+/// `WhenFull::Fail` is about room in the queue alone: a call that found room waits there for its queue timeout.
 #[test]
-fn a_try_form_that_found_room_is_told_that_its_own_time_is_over() {
+fn a_call_that_found_room_waits_for_its_queue_timeout() {
     let store = store_with(Options::new().readers(1));
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
     let time = Duration::from_millis(30);
-    let write = store.try_write_async_with(brief(30), |tx| insert(tx, 1));
+    let write = store.write_async_with(brief(30).when_full(WhenFull::Fail), |tx| insert(tx, 1));
     assert_too_late(finish(write), time);
-    let read = finish(store.try_read_async_with(ReadOptions::new().queue_timeout(time), |_| Ok(())));
+    let read = finish(store.read_async_with(read_or_fail().queue_timeout(time), |_| Ok(())));
     assert!(
         matches!(read, Err(Error::ReadQueueTimeout { waited, .. }) if waited >= time),
         "{read:?}"

@@ -12,7 +12,7 @@ use tempfile::tempdir;
 
 use crate::groups::Gate;
 use crate::support::child::{self, Child, tell};
-use crate::support::count;
+use crate::support::{count, write_or_fail};
 
 thread_local! {
     static AT_END: RefCell<Option<AtEnd>> = const { RefCell::new(None) };
@@ -74,7 +74,7 @@ fn call(name: &str, store: Store) {
             let options = WriteOptions::new().label("at the end").queue_timeout(child::PATIENCE);
             assert_eq!(store.write_with(options, insert).unwrap(), 1);
         }
-        "try_write" => assert_eq!(store.try_write(insert).unwrap(), 1),
+        "write or fail" => assert_eq!(store.write_with(write_or_fail(), insert).unwrap(), 1),
         "wait" => assert_eq!(held(&store).wait().unwrap(), 1),
         "wait_timeout" => {
             let gate = Gate::hold(&store);
@@ -200,7 +200,7 @@ fn write_in_destructor_of_thread_local_succeeds() {
     works_at_the_end(&[
         "write",
         "write_with",
-        "try_write",
+        "write or fail",
         "wait",
         "wait_timeout",
         "submit in line",

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use larder::{
     Access, AutoVacuum, Backup, DryRun, Durability, Error, Migration, MigrationError, Migrations, Options, Outcome,
-    Pending, ReadTx, Result, Store, WriteOptions, WriteTx,
+    Pending, ReadTx, Result, Store, WhenFull, WriteOptions, WriteTx,
 };
 use larder_fuzz::{folder, options, sound, told};
 use libfuzzer_sys::fuzz_target;
@@ -383,7 +383,8 @@ impl Run {
                 self.judge(job, answer, false);
             }
             Operation::TryWrite(job) => {
-                let answer = catch(|| self.store.try_write(job.closure()));
+                let options = WriteOptions::new().when_full(WhenFull::Fail);
+                let answer = catch(|| self.store.write_with(options, job.closure()));
                 // The last job may not have been taken out yet.
                 if !matches!(answer, Some(Err(Error::QueueFull { .. }))) {
                     self.judge(job, answer, false);
@@ -451,12 +452,24 @@ impl Run {
         };
         let outcome = told(&error);
         match (&error, job.end) {
-            (Error::RolledBack { caused_by_closure: false, .. }, _) => assert!(shared, "{error:?}"),
+            (
+                Error::RolledBack {
+                    caused_by_closure: false,
+                    ..
+                },
+                _,
+            ) => assert!(shared, "{error:?}"),
             (Error::WalFull { .. }, _) => assert!(self.settings.hard_limit, "{error:?}"),
             (Error::App(_), End::Error)
             | (Error::Refused { .. }, End::Commit | End::Attach | End::Pragma)
             | (Error::Sqlite { .. }, End::Constraint | End::DeferredKey | End::RaiseRollback)
-            | (Error::RolledBack { caused_by_closure: true, .. }, End::OrRollback) => {}
+            | (
+                Error::RolledBack {
+                    caused_by_closure: true,
+                    ..
+                },
+                End::OrRollback,
+            ) => {}
             _ => panic!("a job that was to end with {:?} gave {error:?}", job.end),
         }
         assert!(

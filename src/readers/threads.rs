@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::event::event;
 use crate::fork;
 use crate::job::{Job, Verdict};
+use crate::options::WhenFull;
 use crate::panics::caught;
 use crate::pending::Queue;
 use crate::sync::atomic::Ordering;
@@ -239,7 +240,7 @@ impl Readers {
     fn check_out_for(&self, job: &Job<Pooled>) -> Result<Borrowed<'_>> {
         loop {
             let left = job.terms().deadline.saturating_duration_since(Instant::now());
-            match self.check_out(left.min(LOOK_UP), false) {
+            match self.check_out(left.min(LOOK_UP), WhenFull::Wait, false) {
                 Ok(borrowed) => {
                     self.queue.kind().note_trouble(None);
                     return Ok(borrowed);

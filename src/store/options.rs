@@ -74,8 +74,8 @@ impl Options {
     }
 
     /// Writes that may be queued for the writer thread. The default is 4096 jobs: enough to fill a few groups;
-    /// a longer queue only adds waiting. Past it `write` and `submit` wait for room, first come first served, and
-    /// `try_write` gives [`Error::QueueFull`]. From 1 to 1,000,000.
+    /// a longer queue only adds waiting. Past it a write waits for room, first come, first served, unless
+    /// [`WriteOptions::when_full`] says otherwise. From 1 to 1,000,000.
     ///
     /// As many reads may be queued that tasks wait for (feature `async`).
     pub fn queue_capacity(mut self, jobs: usize) -> Self {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Store;
-use crate::admission::{Entry, Submission};
+use crate::admission::Submission;
 use crate::closing::CloseReport;
 use crate::error::Result;
 use crate::options::{ReadOptions, WriteOptions};
@@ -75,14 +75,15 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.write_later("write_async", Entry::Wait, WriteOptions::new(), f)
+        self.write_async_with(WriteOptions::new(), f)
     }
 
     /// As [`write_with`](Self::write_with), for a task.
     ///
     /// # Errors
     ///
-    /// As [`write_with`](Self::write_with) and [`write_async`](Self::write_async).
+    /// As [`write_with`](Self::write_with) and [`write_async`](Self::write_async);
+    /// [`QueueFull`](crate::Error::QueueFull) comes at the first poll.
     ///
     /// # Panics
     ///
@@ -97,48 +98,11 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.write_later("write_async_with", Entry::Wait, options, f)
-    }
-
-    /// As [`try_write`](Self::try_write), for a task: it does not wait for room in the queue.
-    ///
-    /// # Errors
-    ///
-    /// As [`write_async`](Self::write_async), and [`QueueFull`](crate::Error::QueueFull) at the first poll if the queue
-    /// is full.
-    ///
-    /// # Panics
-    ///
-    /// As [`write`](Self::write).
-    #[track_caller]
-    pub fn try_write_async<T, F>(&self, f: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
-    where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.write_later("try_write_async", Entry::Try, WriteOptions::new(), f)
-    }
-
-    /// As [`try_write_async`](Self::try_write_async), with a durability, time-outs or a label of its own.
-    ///
-    /// # Errors
-    ///
-    /// As [`try_write_async`](Self::try_write_async) and [`write_with`](Self::write_with).
-    ///
-    /// # Panics
-    ///
-    /// As [`write`](Self::write).
-    #[track_caller]
-    pub fn try_write_async_with<T, F>(
-        &self,
-        options: WriteOptions,
-        f: F,
-    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
-    where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.write_later("try_write_async_with", Entry::Try, options, f)
+        let order = WriteOrder::of(&options);
+        let submission = self.engine().write_submission("write_async", options, Caller::Task);
+        // Not the store itself: a future that is dropped late would close it, and block its runtime's thread.
+        let shared = Arc::clone(&self.engine().shared);
+        async move { Awaited(shared.enqueue::<Grouped, _, _>(submission, order, f)?).await }
     }
 
     /// As [`read`](Self::read), for a task: `f` runs on a reader thread, perhaps in one snapshot with other tasks'
@@ -172,7 +136,7 @@ impl Store {
         F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.read_later("read_async", Entry::Wait, ReadOptions::new(), f)
+        self.read_async_with(ReadOptions::new(), f)
     }
 
     /// As [`read_with`](Self::read_with), for a task. [`ReadOptions::queue_timeout`] is for waiting in the queue and for a
@@ -180,8 +144,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`read_async`](Self::read_async), and [`Interrupted`](crate::Error::Interrupted) past
-    /// [`ReadOptions::execution_timeout`].
+    /// As [`read_async`](Self::read_async), [`Interrupted`](crate::Error::Interrupted) past
+    /// [`ReadOptions::execution_timeout`], and [`QueueFull`](crate::Error::QueueFull) at the first poll if the queue is
+    /// full and the call may not wait ([`ReadOptions::when_full`]).
     ///
     /// # Panics
     ///
@@ -196,49 +161,21 @@ impl Store {
         F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.read_later("read_async_with", Entry::Wait, options, f)
-    }
-
-    /// As [`read_async`](Self::read_async), but does not wait for room in the queue of such reads, which is as long as
-    /// that of the writes ([`Options::queue_capacity`](crate::Options::queue_capacity)).
-    ///
-    /// # Errors
-    ///
-    /// As [`read_async`](Self::read_async), and [`QueueFull`](crate::Error::QueueFull) at the first poll if the queue
-    /// is full.
-    ///
-    /// # Panics
-    ///
-    /// If `f` panics.
-    #[track_caller]
-    pub fn try_read_async<T, F>(&self, f: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
-    where
-        F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.read_later("try_read_async", Entry::Try, ReadOptions::new(), f)
-    }
-
-    /// As [`try_read_async`](Self::try_read_async), with a time-out or a label of its own.
-    ///
-    /// # Errors
-    ///
-    /// As [`try_read_async`](Self::try_read_async).
-    ///
-    /// # Panics
-    ///
-    /// If `f` panics.
-    #[track_caller]
-    pub fn try_read_async_with<T, F>(
-        &self,
-        options: ReadOptions,
-        f: F,
-    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
-    where
-        F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.read_later("try_read_async_with", Entry::Try, options, f)
+        let timeout = options.queue_timeout;
+        let submission = Submission {
+            call: "read_async",
+            site: CallSite::new(options.label, Location::caller()),
+            timeout: timeout.unwrap_or(self.engine().options.read_queue_timeout),
+            caller: Caller::Task,
+            when_full: options.when_full,
+        };
+        let limit = options.execution_timeout;
+        let readers = &self.engine().readers;
+        let queue = readers.served_queue().ok_or_else(|| Arc::clone(readers));
+        async move {
+            let queue = queue.or_else(|readers| readers.queue())?;
+            Awaited(readers::context::enqueue(queue, submission, limit, f)?).await
+        }
     }
 
     /// As [`close`](Self::close), for a task. Call it before the last clone is dropped: a drop closes the store, too,
@@ -281,61 +218,6 @@ impl Store {
             }
             drop(store);
             closed.await
-        }
-    }
-
-    #[track_caller]
-    fn write_later<T, F>(
-        &self,
-        call: &'static str,
-        entry: Entry,
-        options: WriteOptions,
-        f: F,
-    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
-    where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        let order = WriteOrder::of(&options);
-        let submission = Submission {
-            call,
-            site: CallSite::new(options.label, Location::caller()),
-            timeout: options.queue_timeout.unwrap_or(self.engine().options.queue_timeout),
-            caller: Caller::Task,
-            entry,
-        };
-        // Not the store itself: a future that is dropped late would close it, and block its runtime's thread.
-        let shared = Arc::clone(&self.engine().shared);
-        async move { Awaited(shared.enqueue::<Grouped, _, _>(submission, order, f)?).await }
-    }
-
-    #[track_caller]
-    fn read_later<T, F>(
-        &self,
-        call: &'static str,
-        entry: Entry,
-        options: ReadOptions,
-        f: F,
-    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
-    where
-        F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        let submission = Submission {
-            call,
-            site: CallSite::new(options.label, Location::caller()),
-            timeout: options
-                .queue_timeout
-                .unwrap_or(self.engine().options.read_queue_timeout),
-            caller: Caller::Task,
-            entry,
-        };
-        let limit = options.execution_timeout;
-        let readers = &self.engine().readers;
-        let queue = readers.served_queue().ok_or_else(|| Arc::clone(readers));
-        async move {
-            let queue = queue.or_else(|readers| readers.queue())?;
-            Awaited(readers::context::enqueue(queue, submission, limit, f)?).await
         }
     }
 }

@@ -9,12 +9,13 @@ use rusqlite::ffi;
 
 use super::context::Exclusive;
 use super::{Shared, Writer};
-use crate::admission::{Entry, Submission};
+use crate::admission::Submission;
 use crate::checkpoint::{Mode, PATIENCE, Progress};
 use crate::connection;
 use crate::connection::open_file::FileChange;
 use crate::error::{Error, extended_code, primary_code};
 use crate::event::event;
+use crate::options::WhenFull;
 use crate::pending::{Caller, Queue};
 use crate::site::CallSite;
 use crate::unsynced;
@@ -266,7 +267,7 @@ impl Shared {
             site: CallSite::Label("larder: save the log".into()),
             timeout: Duration::MAX,
             caller: Caller::Submitter,
-            entry: Entry::Wait,
+            when_full: WhenFull::Wait,
         };
         let nothing = |_: &mut Writer| Ok(());
         // A store that is closing saves its log as it closes.

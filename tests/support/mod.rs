@@ -12,7 +12,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{Pending, Stats, Store, WriteOptions};
+use larder::{Pending, ReadOptions, Stats, Store, WhenFull, WriteOptions};
 
 /// A write that is running, and goes on until it is told something or the sender is dropped.
 pub(crate) fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
@@ -30,6 +30,16 @@ pub(crate) fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
         .unwrap();
     runs.recv().unwrap();
     (let_go, pending)
+}
+
+/// For a write that fails if its queue is full.
+pub(crate) fn write_or_fail() -> WriteOptions {
+    WriteOptions::new().when_full(WhenFull::Fail)
+}
+
+/// For a read that fails if there is no room for it.
+pub(crate) fn read_or_fail() -> ReadOptions {
+    ReadOptions::new().when_full(WhenFull::Fail)
 }
 
 /// Rows in the table `t`.

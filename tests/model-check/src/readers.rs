@@ -9,7 +9,7 @@ use crate::admission::Admission;
 use crate::error::{Error, Result};
 use crate::handoff::Handoff;
 use crate::ledger::{Id, Log};
-use crate::options::Options;
+use crate::options::{Options, WhenFull};
 use crate::runtime::cancellation::is_cancelled;
 use crate::site::CallSite;
 use crate::sync::atomic::AtomicBool;
@@ -84,7 +84,7 @@ impl Readers {
         }
     }
 
-    fn check_out(&self, timeout: Duration, _on_writer_thread: bool) -> Result<Borrowed<'_>> {
+    fn check_out(&self, timeout: Duration, _when_full: WhenFull, _on_writer_thread: bool) -> Result<Borrowed<'_>> {
         if one_in(16) {
             thread::switch();
             time::pass(timeout);

@@ -143,9 +143,9 @@ impl World {
         ticket.told(&self.store.write(options, writes(held)));
     }
 
-    fn try_write(&self, id: Id) {
+    fn write_or_fail(&self, id: Id) {
         let (ticket, held) = self.ledger.write(id);
-        ticket.told(&self.store.try_write(writes(held)));
+        ticket.told(&self.store.write(WriteOptions::or_fail(), writes(held)));
     }
 
     fn write_alone(&self, id: Id) {
@@ -182,14 +182,18 @@ impl World {
     fn read_async(&self, id: Id, timeout: Duration) {
         let (ticket, held) = self.ledger.read(id);
         let ticket = ticket.within(timeout);
-        let future = self.store.read_async_with(ReadOptions::queue_timeout(timeout), looks(held));
+        let future = self
+            .store
+            .read_async_with(ReadOptions::queue_timeout(timeout), looks(held));
         ticket.told(&block_on(future));
     }
 
     fn read_async_for_a_while(&self, id: Id, timeout: Duration) {
         let (ticket, held) = self.ledger.read(id);
         let ticket = ticket.within(timeout);
-        let future = self.store.read_async_with(ReadOptions::queue_timeout(timeout), looks(held));
+        let future = self
+            .store
+            .read_async_with(ReadOptions::queue_timeout(timeout), looks(held));
         match poll_for_a_while(future) {
             Some(result) => ticket.told(&result),
             None => ticket.gone(),
@@ -319,7 +323,7 @@ fn threads() {
             world.write((0, 1), WriteOptions::new());
         }),
         world.caller(|world| {
-            world.try_write((1, 0));
+            world.write_or_fail((1, 0));
             let mut options = WriteOptions::new();
             if one_in(2) {
                 options.durability = Some(Durability::Full);
@@ -452,7 +456,7 @@ fn held() {
     let counts = Arc::clone(&let_in);
     let trying = world.caller(move |world| {
         let (ticket, held) = world.ledger.write((3, 0));
-        let mut future = Box::pin(world.store.try_write_async(writes(held)));
+        let mut future = Box::pin(world.store.write_async_with(WriteOptions::or_fail(), writes(held)));
         let result = poll(future.as_mut());
         if result.is_pending() {
             alone(&counts);
@@ -540,7 +544,9 @@ fn tasks() {
         }),
         world.caller(|world| {
             let (ticket, held) = world.ledger.write((2, 0));
-            ticket.told(&block_on(world.store.try_write_async(writes(held))));
+            ticket.told(&block_on(
+                world.store.write_async_with(WriteOptions::or_fail(), writes(held)),
+            ));
             world.write_async_for_a_while((2, 1), FAR);
         }),
     ];
@@ -618,10 +624,14 @@ fn calling_back() {
             let (ticket, held) = world.ledger.write((caller, 0));
             let ticket = ticket.within(timeout);
             let inside = CallsBack::new(&world.store);
-            let mut future = Box::pin(world.store.write_async_with(WriteOptions::queue_timeout(timeout), move |tx| {
-                let _inside = inside;
-                writes(held)(tx)
-            }));
+            let mut future = Box::pin(
+                world
+                    .store
+                    .write_async_with(WriteOptions::queue_timeout(timeout), move |tx| {
+                        let _inside = inside;
+                        writes(held)(tx)
+                    }),
+            );
             let mut looks = below(3);
             let patient = one_in(2);
             while patient || looks > 0 {
@@ -774,7 +784,7 @@ fn closing() {
             let (ticket, held) = world.ledger.write((1, 0));
             let result = world.store.submit(WriteOptions::new(), writes(held));
             ticket.told(&result.and_then(|pending| pending.wait()));
-            world.try_write((1, 1));
+            world.write_or_fail((1, 1));
         }),
         world.caller(|world| {
             world.write_async((2, 0), FAR);
@@ -844,7 +854,9 @@ fn reads() {
         world.caller(|world| {
             world.read_async_for_a_while((2, 0), FAR);
             let (ticket, held) = world.ledger.read((2, 1));
-            ticket.told(&block_on(world.store.try_read_async(looks(held))));
+            ticket.told(&block_on(
+                world.store.read_async_with(ReadOptions::or_fail(), looks(held)),
+            ));
         }),
     ];
     world.end(callers);

@@ -147,6 +147,13 @@ pub(crate) mod options {
         Full,
     }
 
+    #[derive(Clone, Copy, Default)]
+    pub(crate) enum WhenFull {
+        #[default]
+        Wait,
+        Fail,
+    }
+
     pub(crate) struct Options {
         pub(crate) queue_capacity: usize,
         pub(crate) readers: u32,
@@ -161,12 +168,20 @@ pub(crate) mod options {
         pub(crate) queue_timeout: Option<Duration>,
         pub(crate) durability: Option<Durability>,
         pub(crate) execution_timeout: Option<Duration>,
+        pub(crate) when_full: WhenFull,
         pub(crate) label: Option<Cow<'static, str>>,
     }
 
     impl WriteOptions {
         pub(crate) fn new() -> Self {
             Self::default()
+        }
+
+        pub(crate) fn or_fail() -> Self {
+            Self {
+                when_full: WhenFull::Fail,
+                ..Self::default()
+            }
         }
 
         pub(crate) fn queue_timeout(timeout: Duration) -> Self {
@@ -181,12 +196,20 @@ pub(crate) mod options {
     pub(crate) struct ReadOptions {
         pub(crate) queue_timeout: Option<Duration>,
         pub(crate) execution_timeout: Option<Duration>,
+        pub(crate) when_full: WhenFull,
         pub(crate) label: Option<Cow<'static, str>>,
     }
 
     impl ReadOptions {
         pub(crate) fn new() -> Self {
             Self::default()
+        }
+
+        pub(crate) fn or_fail() -> Self {
+            Self {
+                when_full: WhenFull::Fail,
+                ..Self::default()
+            }
         }
 
         pub(crate) fn queue_timeout(timeout: Duration) -> Self {

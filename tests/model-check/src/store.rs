@@ -3,7 +3,7 @@
 use std::panic::Location;
 use std::time::Duration;
 
-use crate::admission::{Admission, Entry, Submission};
+use crate::admission::{Admission, Submission};
 use crate::clock::later;
 use crate::closing::{CloseReport, Closing};
 use crate::error::{Error, Outcome, Result};
@@ -19,7 +19,6 @@ use crate::writer::Writer;
 use crate::writer::context::{Exclusive, Grouped, WriteOrder, Writes};
 
 #[path = "../../../src/store/tasks.rs"]
-#[expect(dead_code, reason = "some of its calls differ in their options alone")]
 mod tasks;
 
 /// How long a closer waits for the last words of the writer.
@@ -71,16 +70,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.enqueue("write", options, Caller::Thread, Entry::Wait, f)?.wait()
-    }
-
-    pub(crate) fn try_write<T, F>(&self, f: F) -> Result<T>
-    where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.enqueue("try_write", WriteOptions::new(), Caller::Thread, Entry::Try, f)?
-            .wait()
+        self.enqueue("write", options, Caller::Thread, f)?.wait()
     }
 
     pub(crate) fn submit<T, F>(&self, options: WriteOptions, f: F) -> Result<Pending<T>>
@@ -88,7 +78,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let pending = self.enqueue("submit", options, Caller::Submitter, Entry::Wait, f)?;
+        let pending = self.enqueue("submit", options, Caller::Submitter, f)?;
         pending.wait_for_room()?;
         Ok(pending)
     }
@@ -98,7 +88,9 @@ impl Store {
         F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let submission = self.submission("migrate", WriteOptions::new(), Caller::Thread, Entry::Wait);
+        let submission = self
+            .engine()
+            .write_submission("migrate", WriteOptions::new(), Caller::Thread);
         let shared = &self.engine().shared;
         shared.enqueue::<Exclusive, _, _>(submission, (), f)?.wait()
     }
@@ -112,31 +104,14 @@ impl Store {
         Ok(self.engine().close(timeout))
     }
 
-    fn enqueue<T, F>(
-        &self,
-        call: &'static str,
-        options: WriteOptions,
-        caller: Caller,
-        entry: Entry,
-        f: F,
-    ) -> Result<Pending<T>>
+    fn enqueue<T, F>(&self, call: &'static str, options: WriteOptions, caller: Caller, f: F) -> Result<Pending<T>>
     where
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
         let order = WriteOrder::of(&options);
-        let submission = self.submission(call, options, caller, entry);
+        let submission = self.engine().write_submission(call, options, caller);
         self.engine().shared.enqueue::<Grouped, _, _>(submission, order, f)
-    }
-
-    fn submission(&self, call: &'static str, options: WriteOptions, caller: Caller, entry: Entry) -> Submission {
-        Submission {
-            call,
-            site: CallSite::new(options.label, Location::caller()),
-            timeout: options.queue_timeout.unwrap_or(self.engine().options.queue_timeout),
-            caller,
-            entry,
-        }
     }
 
     pub(crate) fn admission(&self) -> &Admission<Writes> {
@@ -167,6 +142,17 @@ impl Engine {
             });
         }
         Ok(())
+    }
+
+    /// As `Engine::write_submission`.
+    pub(crate) fn write_submission(&self, call: &'static str, options: WriteOptions, caller: Caller) -> Submission {
+        Submission {
+            call,
+            site: CallSite::new(options.label, Location::caller()),
+            timeout: options.queue_timeout.unwrap_or(self.options.queue_timeout),
+            caller,
+            when_full: options.when_full,
+        }
     }
 
     fn close(&self, timeout: Duration) -> CloseReport {
