@@ -312,8 +312,9 @@ fn a_write_that_cannot_start_in_time_never_starts() {
     let store = store_with_table();
     let gate = Gate::hold(&store);
     let brief = || WriteOptions::new().queue_timeout(Duration::from_millis(20));
-    let waited = store.submit_with(brief(), |tx| insert(tx, 1)).unwrap();
-    let awaited = store.submit_with(brief(), |tx| insert(tx, 2)).unwrap();
+    // The first of the two to come, so that its time is over when that of the other is.
+    let awaited = store.submit_with(brief(), |tx| insert(tx, 1)).unwrap();
+    let waited = store.submit_with(brief(), |tx| insert(tx, 2)).unwrap();
     let error = waited.wait().unwrap_err();
     assert!(matches!(error, Error::QueueTimeout { waited } if waited >= Duration::from_millis(20)));
     assert_eq!(error.outcome(), Outcome::NotStarted);
