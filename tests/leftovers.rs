@@ -15,6 +15,7 @@ use larder::rusqlite::{Connection, hooks};
 use larder::{Error, Migration, Migrations, Options, ReadTx, Result, Role, Store, WriteTx};
 
 use crate::groups::{Gate, grouping};
+use crate::support::leaks::{LEAKS, leak_returning, leak_statement_and_rows};
 
 fn store_with_rows() -> Store {
     let store = grouping().readers(1).open_temp().unwrap();
@@ -249,55 +250,6 @@ fn a_temporary_table_can_be_used_within_its_write() {
         .unwrap();
     assert_eq!(sum, 5);
 }
-
-fn leak_rows(conn: &Connection) -> Result<()> {
-    let mut statement = conn.prepare("SELECT id FROM t")?;
-    let mut rows = statement.query([])?;
-    assert!(rows.next()?.is_some());
-    forget(rows);
-    Ok(())
-}
-
-fn leak_statement_and_rows(conn: &Connection) -> Result<()> {
-    let statement = Box::leak(Box::new(conn.prepare("SELECT id FROM t")?));
-    let mut rows = statement.query([])?;
-    assert!(rows.next()?.is_some());
-    forget(rows);
-    Ok(())
-}
-
-fn leak_cached_statement_and_rows(conn: &Connection) -> Result<()> {
-    let statement = Box::leak(Box::new(conn.prepare_cached("SELECT id FROM t")?));
-    let mut rows = statement.query([])?;
-    assert!(rows.next()?.is_some());
-    forget(rows);
-    Ok(())
-}
-
-fn leak_rows_of_a_cached_statement(conn: &Connection) -> Result<()> {
-    let mut statement = conn.prepare_cached("SELECT id FROM t")?;
-    let mut rows = statement.query([])?;
-    assert!(rows.next()?.is_some());
-    forget(rows);
-    Ok(())
-}
-
-fn leak_returning(conn: &Connection) -> Result<()> {
-    let sql = "INSERT INTO t SELECT max(id) + 10 FROM t UNION ALL SELECT max(id) + 11 FROM t RETURNING id";
-    let statement = Box::leak(Box::new(conn.prepare(sql)?));
-    let mut rows = statement.query([])?;
-    assert!(rows.next()?.is_some());
-    forget(rows);
-    Ok(())
-}
-
-const LEAKS: [fn(&Connection) -> Result<()>; 5] = [
-    leak_rows,
-    leak_statement_and_rows,
-    leak_cached_statement_and_rows,
-    leak_rows_of_a_cached_statement,
-    leak_returning,
-];
 
 #[test]
 fn rows_that_a_write_forgets_harm_no_neighbour_and_no_later_write() {

@@ -1,7 +1,6 @@
 //! What a task reads is as new as what it was told, and no neighbour of it in a snapshot harms it.
 
 use std::fs;
-use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -13,6 +12,7 @@ use larder::rusqlite::{self, Connection, named_params};
 use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Store, WriteOptions};
 
 use crate::support::child::{self, Child, tell};
+use crate::support::leaks::{leak_rows_of_a_cached_statement, leak_statement_and_rows};
 use crate::support::tasks::{
     Call, ENDLESS, HeldRead, PATIENCE, asked, begin, counting, finish, hear, insert, inserting, many_threads,
     store_with,
@@ -380,22 +380,6 @@ fn a_read_that_panics_harms_no_neighbour() {
     assert_eq!(finish(before).unwrap() + finish(after).unwrap(), 0);
     finish(inserting(&store, 1)).unwrap();
     assert_eq!(finish(counting(&store)).unwrap(), 1);
-}
-
-fn leak_statement_and_rows(conn: &Connection) -> Result<()> {
-    let statement = Box::leak(Box::new(conn.prepare("SELECT id FROM t")?));
-    let mut rows = statement.query([])?;
-    assert!(rows.next()?.is_some());
-    forget(rows);
-    Ok(())
-}
-
-fn leak_rows_of_a_cached_statement(conn: &Connection) -> Result<()> {
-    let mut statement = conn.prepare_cached("SELECT id FROM t")?;
-    let mut rows = statement.query([])?;
-    assert!(rows.next()?.is_some());
-    forget(rows);
-    Ok(())
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod child;
 pub(crate) mod fork;
+pub(crate) mod leaks;
 pub(crate) mod log;
 #[cfg(feature = "metrics")]
 pub(crate) mod prometheus;
