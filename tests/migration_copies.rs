@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use larder::rusqlite::Connection;
 use larder::{Access, Adopt, Direction, DryRun, Error, Migration, MigrationError, Migrations, Options, Outcome, Store};
 
-use crate::migration_steps::{
-    FAMILY, after_first, applied, assert_has, contents, migration_error, numbers, pending, rolled_back, set, steps,
-    store_of, texts,
+use crate::support::migrations::{
+    FAMILY, GOOSE_TABLE, after_first, applied, assert_has, contents, made_by, migration_error, numbers, pending,
+    rolled_back, set, steps, store_of, texts,
 };
 use crate::support::names_in;
 
@@ -252,16 +252,12 @@ fn a_dry_run_needs_migrations_and_an_open_store() {
 fn a_dry_run_on_the_schema_adopts_what_goose_has_applied() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
-    let goose = Connection::open(&path).unwrap();
-    goose
-        .execute_batch(
-            "CREATE TABLE goose_db_version(id INTEGER PRIMARY KEY AUTOINCREMENT, version_id INTEGER NOT NULL,
-                 is_applied INTEGER NOT NULL, tstamp TIMESTAMP DEFAULT (datetime('now')));
-             INSERT INTO goose_db_version(version_id, is_applied) VALUES (0, 1), (1, 1);
-             CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT;",
-        )
-        .unwrap();
-    goose.close().unwrap();
+    made_by(&path, GOOSE_TABLE);
+    made_by(
+        &path,
+        "INSERT INTO goose_db_version(version_id, is_applied) VALUES (1, 1);
+         CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT;",
+    );
     let list = [
         "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT",
         "ALTER TABLE t ADD COLUMN x TEXT",
@@ -284,10 +280,10 @@ fn a_dry_run_on_the_schema_adopts_what_goose_has_applied() {
 fn a_dry_run_on_the_schema_copies_one_with_double_quoted_strings() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
-    let old = Connection::open(&path).unwrap();
-    old.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT CHECK (x <> \"none\"))")
-        .unwrap();
-    old.close().unwrap();
+    made_by(
+        &path,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT CHECK (x <> \"none\"))",
+    );
     let store = Options::new()
         .migrations(set(["ALTER TABLE t ADD COLUMN y TEXT"]))
         .open(&path)

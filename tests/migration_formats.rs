@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use include_dir::{Dir, include_dir};
 use larder::rusqlite::{Connection, params};
-use larder::{Adopt, Direction, DryRun, Error, Migration, MigrationError, Migrations, Options, Store};
+use larder::{Adopt, Direction, DryRun, Migration, MigrationError, Migrations, Options, Store};
 use tempfile::tempdir;
+
+use crate::support::migrations::{GOOSE_TABLE, applied, files, made_by, migration_error, number, pending, texts};
 
 static FOLDER: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/tests/migrations");
 
@@ -20,14 +22,9 @@ fn embedded() -> Migrations {
     Migrations::files(all.map(|file| (file.path(), file.contents()))).unwrap()
 }
 
-#[track_caller]
-fn files(files: &[(&str, &str)]) -> Migrations {
-    Migrations::files(files.iter().copied()).unwrap()
-}
-
 /// A new database with the files applied.
 #[track_caller]
-fn applied(list: &[(&str, &str)]) -> Store {
+fn store_with(list: &[(&str, &str)]) -> Store {
     open(files(list)).unwrap()
 }
 
@@ -35,23 +32,9 @@ fn open(set: Migrations) -> larder::Result<Store> {
     Options::new().migrations(set).open_temp()
 }
 
-fn strings(store: &Store, sql: &str) -> Vec<String> {
-    store
-        .read(|tx| tx.query_map(sql, [], |row| row.get::<_, String>(0)))
-        .unwrap()
-}
-
-fn string(store: &Store, sql: &str) -> String {
-    store.read(|tx| tx.query_row(sql, [], |row| row.get(0))).unwrap()
-}
-
-fn number(store: &Store, sql: &str) -> i64 {
-    store.read(|tx| tx.query_row(sql, [], |row| row.get(0))).unwrap()
-}
-
 /// The application's own tables.
 fn tables(store: &Store) -> Vec<String> {
-    strings(
+    texts(
         store,
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '%\\_migrations' ESCAPE '\\'
          AND name NOT LIKE 'sqlite%' ORDER BY name",
@@ -60,26 +43,7 @@ fn tables(store: &Store) -> Vec<String> {
 
 /// What Dbmate would read.
 fn recorded(store: &Store) -> Vec<String> {
-    strings(store, "SELECT version FROM schema_migrations ORDER BY rowid")
-}
-
-fn versions_applied(store: &Store) -> Vec<u64> {
-    let status = store.migrations().unwrap();
-    status.applied.iter().map(|migration| migration.version).collect()
-}
-
-fn versions_pending(store: &Store) -> Vec<u64> {
-    let status = store.migrations().unwrap();
-    status.pending.iter().map(|migration| migration.version).collect()
-}
-
-#[track_caller]
-fn migration_error<T>(result: larder::Result<T>) -> MigrationError {
-    match result {
-        Err(Error::Migration(error)) => *error,
-        Err(other) => panic!("another error: {other:?}"),
-        Ok(_) => panic!("it was accepted"),
-    }
+    texts(store, "SELECT version FROM schema_migrations ORDER BY rowid")
 }
 
 /// The line, where there is one, and the problem of a file that is refused.
@@ -154,12 +118,9 @@ fn a_list_is_applied_in_the_order_of_its_versions_whatever_its_own() {
     let names: Vec<_> = set.iter().map(|m| (m.version(), m.name().to_owned())).collect();
     assert_eq!(names, [(1, "first".into()), (2, "second".into()), (3, "third".into())]);
     let store = open(set).unwrap();
-    assert_eq!(
-        strings(&store, "SELECT name FROM t ORDER BY rowid"),
-        ["second", "third"]
-    );
+    assert_eq!(texts(&store, "SELECT name FROM t ORDER BY rowid"), ["second", "third"]);
     assert_eq!(recorded(&store), ["1", "2", "3"]);
-    assert_eq!(versions_pending(&store), [0; 0]);
+    assert_eq!(pending(&store), [0; 0]);
 }
 
 #[test]
@@ -197,7 +158,7 @@ fn a_folder_at_run_time_gives_the_same_set_as_the_same_files_embedded() {
     let at_run_time = open(Migrations::folder(on_disk).unwrap()).unwrap();
     let packed = open(embedded()).unwrap();
     let all = "SELECT version || ' ' || name || ' ' || checksum FROM larder_migrations ORDER BY version";
-    assert_eq!(strings(&at_run_time, all), strings(&packed, all));
+    assert_eq!(texts(&at_run_time, all), texts(&packed, all));
     assert_eq!(tables(&at_run_time), tables(&packed));
     assert_eq!(recorded(&at_run_time), ["001", "002", "003", "004"]);
 }
@@ -223,7 +184,7 @@ fn names_and_texts_may_be_of_any_kind() {
 
 #[test]
 fn only_the_file_name_counts_and_errors_have_the_whole_path() {
-    let store = applied(&[("db/2024/001_a.sql", "CREATE TABLE a(n)")]);
+    let store = store_with(&[("db/2024/001_a.sql", "CREATE TABLE a(n)")]);
     assert_eq!(recorded(&store), ["001"]);
     let failure = failure(open(files(&[("db/2024/001_a.sql", "SELEKT")])));
     assert_eq!(failure.file, "db/2024/001_a.sql");
@@ -254,7 +215,7 @@ fn every_format_may_be_in_one_set() {
             "-- migrate:up\nCREATE TABLE dbmate(n);\n-- migrate:down\nDROP TABLE dbmate;\n",
         ),
     ];
-    let store = applied(&mixed);
+    let store = store_with(&mixed);
     assert_eq!(tables(&store), ["dbmate", "golang", "goose", "in_folder", "plain"]);
     assert_eq!(recorded(&store), ["001", "002", "00003", "000004", "20260401120000"]);
     let report = store.migrate_to(0).unwrap();
@@ -266,7 +227,7 @@ fn every_format_may_be_in_one_set() {
 
 #[test]
 fn what_is_no_sql_is_passed_over() {
-    let store = applied(&[
+    let store = store_with(&[
         ("README.md", "CREATE TABLE readme(n)"),
         (".gitkeep", ""),
         ("001_a.sql", "CREATE TABLE a(n)"),
@@ -350,7 +311,7 @@ const DBMATE: &str = "20260401120000_users.sql";
 
 #[test]
 fn of_a_dbmate_file_each_part_runs_in_its_direction() {
-    let store = applied(&[(
+    let store = store_with(&[(
         DBMATE,
         "-- migrate:up\nCREATE TABLE users(n);\nCREATE INDEX by_n ON users(n);\n\n-- migrate:down\nDROP TABLE users;\n",
     )]);
@@ -370,7 +331,7 @@ fn of_a_dbmate_file_each_part_runs_in_its_direction() {
 #[test]
 fn a_dbmate_file_may_come_from_windows() {
     let text = "\u{feff}-- migrate:up\r\nCREATE TABLE users(n);\r\n-- migrate:down\r\nDROP TABLE users;\r\n";
-    let store = applied(&[(DBMATE, text)]);
+    let store = store_with(&[(DBMATE, text)]);
     assert_eq!(tables(&store), ["users"]);
     store.migrate_to(0).unwrap();
     assert_eq!(tables(&store), [""; 0]);
@@ -379,7 +340,7 @@ fn a_dbmate_file_may_come_from_windows() {
 #[test]
 fn a_dbmate_file_may_begin_with_comments_and_blank_lines() {
     let text = "\n-- Users, as agreed in March.\n   -- (see the wiki)\n\n-- migrate:up\nCREATE TABLE users(n);";
-    assert_eq!(tables(&applied(&[(DBMATE, text)])), ["users"]);
+    assert_eq!(tables(&store_with(&[(DBMATE, text)])), ["users"]);
 }
 
 #[test]
@@ -396,7 +357,7 @@ fn comments_of_both_kinds_may_come_before_the_first_marker() {
         ] {
             let text = format!("{before}{up}\nCREATE TABLE users(n);\n{down}\nDROP TABLE users;\n");
             for text in [text.replace('\n', "\r\n"), text] {
-                let store = applied(&[(name, &text)]);
+                let store = store_with(&[(name, &text)]);
                 assert_eq!(tables(&store), ["users"], "{text:?}");
                 store.migrate_to(0).unwrap();
                 assert_eq!(tables(&store), [""; 0], "{text:?}");
@@ -414,7 +375,7 @@ fn comments_of_both_kinds_may_come_before_the_first_marker() {
 #[test]
 fn dbmates_markers_may_be_spaced_as_dbmate_has_it() {
     let text = "--migrate:up\nCREATE TABLE users(n);\n--   migrate:down  \nDROP TABLE users;";
-    let store = applied(&[(DBMATE, text)]);
+    let store = store_with(&[(DBMATE, text)]);
     assert_eq!(tables(&store), ["users"]);
     store.migrate_to(0).unwrap();
 }
@@ -428,7 +389,7 @@ fn without_a_way_down_or_with_an_empty_one_a_migration_cannot_be_undone() {
         "-- migrate:down\n\n\n",
         "-- migrate:down\n-- nothing to undo\n/* really */ ;\n",
     ] {
-        let store = applied(&[(DBMATE, &format!("{UP}{down}"))]);
+        let store = store_with(&[(DBMATE, &format!("{UP}{down}"))]);
         let error = migration_error(store.migrate_to(0));
         assert!(
             matches!(&error, MigrationError::NoDown { file, .. } if file == DBMATE),
@@ -442,7 +403,7 @@ fn without_a_way_down_or_with_an_empty_one_a_migration_cannot_be_undone() {
 fn a_dbmate_part_may_ask_to_run_outside_a_transaction() {
     let text = "-- migrate:up transaction:false\nCREATE TABLE a(n);\nBEGIN; INSERT INTO a VALUES (1); COMMIT;\n\
                 -- migrate:down   transaction:false\nBEGIN;\nDROP TABLE a;\nCOMMIT;\n";
-    let store = applied(&[(DBMATE, text)]);
+    let store = store_with(&[(DBMATE, text)]);
     assert_eq!(
         (tables(&store), number(&store, "SELECT n FROM a")),
         (vec!["a".into()], 1)
@@ -455,7 +416,7 @@ fn a_dbmate_part_may_ask_to_run_outside_a_transaction() {
 fn of_a_dbmate_file_only_the_part_that_asks_runs_outside_a_transaction() {
     let text = "-- migrate:up transaction:false\nCREATE TABLE a(n);\nBEGIN;\nCOMMIT;\n\
                 -- migrate:down\nDROP TABLE a;\nBEGIN;\n";
-    let store = applied(&[(DBMATE, text)]);
+    let store = store_with(&[(DBMATE, text)]);
     let failure = failure(store.migrate_to(0));
     assert_eq!(
         (failure.line, failure.number, failure.statement.as_str()),
@@ -512,7 +473,7 @@ const GOOSE: &str = "00001_users.sql";
 
 #[test]
 fn of_a_goose_file_each_part_runs_in_its_direction() {
-    let store = applied(&[(
+    let store = store_with(&[(
         GOOSE,
         "-- +goose Up\nCREATE TABLE users(n);\n\n-- +goose Down\nDROP TABLE users;\n",
     )]);
@@ -526,7 +487,7 @@ fn of_a_goose_file_each_part_runs_in_its_direction() {
 
 #[test]
 fn a_goose_statement_may_have_semicolons_in_it() {
-    let store = applied(&[(
+    let store = store_with(&[(
         GOOSE,
         "-- +goose Up
 CREATE TABLE t(n INTEGER) STRICT;
@@ -554,7 +515,7 @@ DROP TABLE t;
 fn a_goose_file_may_come_from_windows_and_its_annotations_be_written_in_any_case() {
     let text = "\u{feff}-- +goose UP\r\n--+goose statementbegin\r\nCREATE TABLE a(n);\r\n--  +goose  STATEMENTEND\r\n\
                 -- +goose down\r\nDROP TABLE a;\r\n";
-    let store = applied(&[(GOOSE, text)]);
+    let store = store_with(&[(GOOSE, text)]);
     assert_eq!(tables(&store), ["a"]);
     store.migrate_to(0).unwrap();
     assert_eq!(tables(&store), [""; 0]);
@@ -568,7 +529,7 @@ fn no_transaction_is_for_both_parts_of_a_goose_file() {
         "-- +goose NO TRANSACTION\n-- +goose Up\n",
         "-- +goose Up\n-- +goose no transaction\n",
     ] {
-        let store = applied(&[(GOOSE, &format!("{head}{UP}\n{DOWN}\n"))]);
+        let store = store_with(&[(GOOSE, &format!("{head}{UP}\n{DOWN}\n"))]);
         assert_eq!(
             (tables(&store), number(&store, "SELECT n FROM a")),
             (vec!["a".into()], 1)
@@ -581,11 +542,11 @@ fn no_transaction_is_for_both_parts_of_a_goose_file() {
 #[test]
 fn goose_may_say_that_it_puts_no_variables_in_but_not_that_it_does() {
     let off = "-- +goose ENVSUB OFF\n-- +goose Up\nCREATE TABLE a(t TEXT DEFAULT '${HOME}');\n-- +goose ENVSUB OFF\n";
-    let store = applied(&[(GOOSE, off)]);
+    let store = store_with(&[(GOOSE, off)]);
     store
         .write(|tx| tx.execute("INSERT INTO a DEFAULT VALUES", []))
         .unwrap();
-    assert_eq!(string(&store, "SELECT t FROM a"), "${HOME}");
+    assert_eq!(texts(&store, "SELECT t FROM a"), ["${HOME}"]);
 
     let (line, problem) = refused_format(GOOSE, "-- +goose Up\n-- +goose ENVSUB ON\nSELECT '${HOME}';\n");
     assert_eq!(line, Some(2));
@@ -671,7 +632,7 @@ fn a_plain_file_may_have_a_way_down_beside_it() {
             if turned {
                 list.reverse();
             }
-            let store = applied(&list);
+            let store = store_with(&list);
             assert_eq!(tables(&store), ["users"], "{up}");
             assert_eq!(store.migrations().unwrap().applied[0].name, "users", "{up}");
             store.migrate_to(0).unwrap();
@@ -691,7 +652,7 @@ fn a_plain_file_without_a_way_down_is_applied_and_cannot_be_undone() {
         &[("20260401_users.sql", "CREATE TABLE users(n)")],
         &[("001.sql", "CREATE TABLE users(n)")],
     ] {
-        let store = applied(list);
+        let store = store_with(list);
         assert!(matches!(
             migration_error(store.migrate_to(0)),
             MigrationError::NoDown { .. }
@@ -704,7 +665,7 @@ fn a_plain_file_without_a_way_down_is_applied_and_cannot_be_undone() {
 fn a_comment_that_mentions_the_way_down_is_a_comment() {
     let text =
         "-- How far down the tree a node is\nCREATE TABLE tree(depth INTEGER);\n-- and that is all for undo, too\n";
-    assert_eq!(tables(&applied(&[("001_tree.sql", text)])), ["tree"]);
+    assert_eq!(tables(&store_with(&[("001_tree.sql", text)])), ["tree"]);
 }
 
 // ---- statements ----
@@ -712,7 +673,7 @@ fn a_comment_that_mentions_the_way_down_is_a_comment() {
 /// The rows of `t`, after a plain file has filled it.
 fn rows_of_t(sql: &str) -> Vec<String> {
     let text = format!("CREATE TABLE t(x TEXT) STRICT;\n{sql}");
-    strings(&applied(&[("001_t.sql", &text)]), "SELECT x FROM t ORDER BY rowid")
+    texts(&store_with(&[("001_t.sql", &text)]), "SELECT x FROM t ORDER BY rowid")
 }
 
 #[test]
@@ -810,9 +771,9 @@ fn text_of_every_language_and_blobs_come_through() {
     let text = "CREATE TABLE größe(naïve TEXT, raw BLOB) STRICT;
         -- ein Kommentar: ß, 漢字, 🦀
         INSERT INTO größe VALUES ('Zürich; 東京 🦀', x'00ff3b2d2d');INSERT INTO größe VALUES ('é', zeroblob(3));";
-    let store = applied(&[("001_größe.sql", text)]);
+    let store = store_with(&[("001_größe.sql", text)]);
     assert_eq!(
-        strings(&store, "SELECT naïve FROM größe ORDER BY rowid"),
+        texts(&store, "SELECT naïve FROM größe ORDER BY rowid"),
         ["Zürich; 東京 🦀", "é"]
     );
     let raw: Vec<Vec<u8>> = store
@@ -955,11 +916,11 @@ fn lines_are_those_of_the_whole_file_in_every_part_of_it() {
             GOOSE => format!("{down}-- +goose StatementEnd\n"),
             _ => down.to_owned(),
         };
-        let store = applied(&[(name, &text)]);
+        let store = store_with(&[(name, &text)]);
         let failure = failure(store.migrate_to(0));
         assert_eq!((failure.file.as_str(), failure.line, failure.number), (name, 6, 1));
         assert_eq!(failure.reason, "no such table: u");
-        assert_eq!(versions_applied(&store).len(), 1);
+        assert_eq!(applied(&store).len(), 1);
     }
 }
 
@@ -970,7 +931,7 @@ fn a_mistake_in_a_file_of_its_own_for_the_way_down_names_that_file() {
         ["001_t.up.sql", "001_t.down.sql"],
         ["001-t/up.sql", "001-t/down.sql"],
     ] {
-        let store = applied(&[
+        let store = store_with(&[
             (up, "\n\n\nCREATE TABLE t(n)"),
             (down, "-- back\r\nDROP TABLE t;\r\nDROP TABEL u;\r\n"),
         ]);
@@ -995,7 +956,7 @@ fn a_mistake_in_a_list_is_named_by_version_and_name() {
     let up = failure(Options::new().migrations(set.clone()).open(&path));
     assert_eq!((up.file.as_str(), up.line, up.number), ("2 (email)", 3, 2));
     let store = Options::new().migrations(set.at_open(false)).open(&path).unwrap();
-    assert_eq!(versions_applied(&store), [1], "what came before it stays applied");
+    assert_eq!(applied(&store), [1], "what came before it stays applied");
     let down = failure(store.migrate_to(0));
     assert_eq!((down.file.as_str(), down.line, down.number), ("1 (users)", 2, 2));
 }
@@ -1171,14 +1132,11 @@ fn a_way_down_that_was_mended_is_the_one_that_is_used() {
 fn what_another_tool_applied_is_checked_from_the_first_look_on() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
-    let dbmate = Connection::open(&path).unwrap();
-    dbmate
-        .execute_batch(
-            "CREATE TABLE \"schema_migrations\" (version varchar(128) primary key);
+    made_by(
+        &path,
+        "CREATE TABLE \"schema_migrations\" (version varchar(128) primary key);
              CREATE TABLE t(n); INSERT INTO schema_migrations VALUES ('001')",
-        )
-        .unwrap();
-    dbmate.close().unwrap();
+    );
     let open = |text| Options::new().migrations(files(&[("001_t.sql", text)])).open(&path);
     let store = open("CREATE TABLE t(n)").unwrap();
     let seen = &store.migrations().unwrap().applied[0];
@@ -1206,18 +1164,6 @@ const THREE: [(&str, &str); 3] = [
         "-- migrate:up\nCREATE TABLE c(n);\n-- migrate:down\nDROP TABLE c;\n",
     ),
 ];
-
-const GOOSE_TABLE: &str =
-    "CREATE TABLE goose_db_version (id INTEGER PRIMARY KEY AUTOINCREMENT, version_id INTEGER NOT NULL, \
-                           is_applied INTEGER NOT NULL, tstamp TIMESTAMP DEFAULT (datetime('now')));
-                           INSERT INTO goose_db_version(version_id, is_applied) VALUES (0, 1);";
-
-/// A database in which another tool has run some of [`THREE`].
-fn made_by(path: &Path, sql: &str) {
-    let conn = Connection::open(path).unwrap();
-    conn.execute_batch(sql).unwrap();
-    conn.close().unwrap();
-}
 
 /// As Goose leaves it after these steps: a version, and whether up or down.
 fn made_by_goose(path: &Path, history: &[(i64, bool)]) {
@@ -1354,7 +1300,7 @@ fn after_it_was_taken_over_the_other_record_means_nothing() {
         .migrations(first_two().adopt(Adopt::Goose))
         .open(&path)
         .unwrap();
-    assert_eq!(versions_applied(&store), [1, 2]);
+    assert_eq!(applied(&store), [1, 2]);
     store.close().unwrap();
 
     made_by(
@@ -1367,14 +1313,11 @@ fn after_it_was_taken_over_the_other_record_means_nothing() {
         first_two().adopt(Adopt::UserVersion),
     ] {
         let store = Options::new().migrations(set).open(&path).unwrap();
-        assert_eq!(
-            (versions_applied(&store), versions_pending(&store)),
-            (vec![1, 2], vec![])
-        );
+        assert_eq!((applied(&store), pending(&store)), (vec![1, 2], vec![]));
         store.close().unwrap();
     }
     let store = Options::new().migrations(files(&THREE)).open(&path).unwrap();
-    assert_eq!(versions_applied(&store), [1, 2, 3]);
+    assert_eq!(applied(&store), [1, 2, 3]);
     assert!(tables(&store).contains(&"c".into()), "it was run, whatever Goose says");
 }
 
@@ -1398,11 +1341,7 @@ fn where_dbmate_has_applied_something_no_other_record_is_looked_at() {
             .migrations(set.clone().at_open(false))
             .open(&path)
             .unwrap();
-        assert_eq!(
-            (versions_applied(&store), versions_pending(&store)),
-            (vec![1], vec![2, 3]),
-            "{from:?}"
-        );
+        assert_eq!((applied(&store), pending(&store)), (vec![1], vec![2, 3]), "{from:?}");
         store.close().unwrap();
         let store = Options::new().migrations(set).open(&path).unwrap();
         assert_eq!(tables(&store), ["a", "b", "c", "goose_db_version"], "{from:?}");
@@ -1453,7 +1392,7 @@ fn what_was_undone_by_larder_or_dbmate_is_not_taken_over_again() {
                 set = set.adopt(from);
             }
             let store = Options::new().migrations(set.at_open(false)).open(&path).unwrap();
-            assert_eq!(versions_pending(&store), [1, 2, 3], "{from:?}, {by_dbmate}");
+            assert_eq!(pending(&store), [1, 2, 3], "{from:?}, {by_dbmate}");
             assert_eq!(store.migrate().unwrap().steps.len(), 3, "{from:?}, {by_dbmate}");
             let all = store.migrations().unwrap().applied;
             assert!(all.iter().all(|migration| migration.duration.is_some()), "{all:?}");
@@ -1518,7 +1457,7 @@ fn what_was_taken_over_can_be_undone_down_to_nothing() {
 #[test]
 fn migrations_that_set_user_version_can_be_undone_down_to_nothing() {
     let up = "CREATE TABLE a(n); PRAGMA user_version = 7";
-    let store = applied(&[("001_a.sql", up), ("001_a.down.sql", "DROP TABLE a")]);
+    let store = store_with(&[("001_a.sql", up), ("001_a.down.sql", "DROP TABLE a")]);
     let undone = store.migrate_to(0).map(|report| report.steps.len());
     assert_eq!(undone.map_err(|error| error.to_string()), Ok(1));
 }
@@ -1611,8 +1550,5 @@ fn the_status_of_a_database_that_another_tool_has_migrated_is_told_once_it_is_kn
         .migrations(set.adopt(Adopt::Nothing))
         .open(&path)
         .unwrap();
-    assert_eq!(
-        (versions_applied(&store), versions_pending(&store)),
-        (vec![], vec![1, 2, 3])
-    );
+    assert_eq!((applied(&store), pending(&store)), (vec![], vec![1, 2, 3]));
 }

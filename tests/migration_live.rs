@@ -9,7 +9,7 @@ use larder::{
     Direction, Error, Migration, MigrationError, MigrationReport, Migrations, Options, Outcome, Result, Store,
 };
 
-use crate::migration_steps::{
+use crate::support::migrations::{
     after_first, applied, assert_has, contents, migration_error, numbers, pending, rolled_back, steps, store_of, texts,
 };
 use crate::support::{blocker, count};

@@ -5,10 +5,11 @@ use std::time::Duration;
 use larder::rusqlite::Connection;
 use larder::{AutoVacuum, Direction, DryRun, Error, Migration, MigrationError, Migrations, Options, Outcome, Store};
 
-use crate::migration_steps::{
-    FAMILY, applied, assert_has, contents, migration_error, numbers, pending, pragma_of_writer, steps, store_of, texts,
-};
 use crate::support::count;
+use crate::support::migrations::{
+    DANGLING, FAMILY, applied, assert_has, contents, made_by, migration_error, numbers, pending, pragma_of_writer,
+    steps, store_of, texts,
+};
 
 /// The second migration runs outside a transaction.
 fn bare_second(sql: &'static str) -> Migrations {
@@ -660,16 +661,7 @@ fn outside_a_transaction_a_table_that_loses_its_parent_is_told_though_it_stays()
 fn foreign_keys_that_dangle_before_a_migration_outside_a_transaction_keep_it_from_running() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
-    let outside = Connection::open(&path).unwrap();
-    outside
-        .execute_batch(
-            "PRAGMA foreign_keys = OFF;
-             CREATE TABLE p(id INTEGER PRIMARY KEY) STRICT;
-             CREATE TABLE c(id INTEGER PRIMARY KEY, p INTEGER REFERENCES p(id)) STRICT;
-             INSERT INTO c VALUES (7, 1);",
-        )
-        .unwrap();
-    outside.close().unwrap();
+    made_by(&path, DANGLING);
     let list = [Migration::new(1, "bare", "CREATE TABLE ran(x INTEGER) STRICT").without_transaction()];
     let migrations = Migrations::new(list).at_open(false);
     let store = Options::new().migrations(migrations).open(&path).unwrap();

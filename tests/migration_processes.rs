@@ -25,6 +25,7 @@ use tracing::{Metadata, Subscriber};
 
 use crate::support::child::{self, Child, listen, succeeds, tell};
 use crate::support::log;
+use crate::support::migrations::{GOOSE_TABLE, made_by};
 
 const LONG: &str = "60000";
 const SHORT: &str = "200";
@@ -1052,11 +1053,10 @@ fn a_process_that_is_killed_outside_a_transaction_leaves_a_migration_that_nobody
         "1"
     );
     // By hand, as the message says: undone, and to be run again.
-    {
-        let conn = Connection::open(&race.path).unwrap();
-        conn.execute_batch("DROP TABLE first_half; DELETE FROM larder_migrations WHERE version = '2'")
-            .unwrap();
-    }
+    made_by(
+        &race.path,
+        "DROP TABLE first_half; DELETE FROM larder_migrations WHERE version = '2'",
+    );
     waits[0].say(&race.open());
     waits[0].expect("at the gate");
     waits[0].say("go");
@@ -1368,12 +1368,7 @@ fn a_kill_while_the_backup_is_checked_leaves_the_database_as_it_was_and_the_next
 /// A file as Goose leaves it after the first two of five.
 fn made_by_goose(path: &str) {
     let conn = Connection::open(path).unwrap();
-    conn.execute_batch(
-        "CREATE TABLE goose_db_version(id INTEGER PRIMARY KEY AUTOINCREMENT, version_id INTEGER NOT NULL,
-            is_applied INTEGER NOT NULL, tstamp TIMESTAMP DEFAULT (datetime('now')));
-         INSERT INTO goose_db_version(version_id, is_applied) VALUES (0, 1)",
-    )
-    .unwrap();
+    conn.execute_batch(GOOSE_TABLE).unwrap();
     for ((_, sql), version) in FIVE.iter().zip(VERSIONS).take(2) {
         conn.execute_batch(up(sql)).unwrap();
         let enter = "INSERT INTO goose_db_version(version_id, is_applied) VALUES (?1, 1)";
@@ -1483,11 +1478,10 @@ fn a_kill_between_two_statements_outside_a_transaction_is_told_by_name_until_it_
         assert_unfinished(race.hasty_open());
     }
     assert_eq!((tables(&race.path).as_str(), race.one(RECORDED).as_str()), ("one", "1"));
-    {
-        let conn = Connection::open(&race.path).unwrap();
-        conn.execute_batch("DROP TABLE one; DELETE FROM larder_migrations WHERE version = '2'")
-            .unwrap();
-    }
+    made_by(
+        &race.path,
+        "DROP TABLE one; DELETE FROM larder_migrations WHERE version = '2'",
+    );
     race.hasty_open().unwrap().close().unwrap();
     assert_eq!(
         (tables(&race.path).as_str(), race.one(RECORDED).as_str()),
@@ -1796,7 +1790,7 @@ fn a_migration_that_dbmate_rolls_back_and_applies_anew_after_a_change_is_told_wi
         message.contains("has changed") && message.contains(way_out),
         "{message}"
     );
-    Connection::open(&race.path).unwrap().execute_batch(way_out).unwrap();
+    made_by(&race.path, way_out);
     race.migrate();
     race.assert_each_once(&VERSIONS);
 }

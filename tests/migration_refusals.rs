@@ -11,6 +11,8 @@ use larder::rusqlite::{Connection, types::Value};
 use larder::{Adopt, Direction, DryRun, Error, Migration, MigrationError, Migrations, Options, Outcome, Store};
 use tempfile::{TempDir, tempdir};
 
+use crate::support::migrations::{applied, assert_has, files, made_by};
+
 /// A database that has been migrated, and the folder that it is in.
 struct Ground {
     path: PathBuf,
@@ -47,9 +49,7 @@ impl Ground {
 
     /// What an operator does in the `sqlite3` shell.
     fn by_hand(&self, sql: &str) {
-        let conn = Connection::open(&self.path).unwrap();
-        conn.execute_batch(sql).unwrap();
-        conn.close().unwrap();
+        made_by(&self.path, sql);
     }
 
     /// The schema and every row of it. `None` if there is no file.
@@ -132,18 +132,6 @@ fn contents(path: &Path) -> BTreeSet<String> {
     all
 }
 
-fn applied(store: &Store) -> Vec<u64> {
-    let status = store.migrations().unwrap();
-    status.applied.iter().map(|migration| migration.version).collect()
-}
-
-#[track_caller]
-fn tells(message: &str, all: &[&str]) {
-    for told in all {
-        assert!(message.contains(told), "{told:?} is not in {message:?}");
-    }
-}
-
 const USERS: (&str, &str) = (
     "001_users.sql",
     "-- migrate:up\nCREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;\n\
@@ -158,11 +146,6 @@ const ORDERS: (&str, &str) = (
     "-- migrate:up\nCREATE TABLE orders(id INTEGER PRIMARY KEY) STRICT;\n-- migrate:down\nDROP TABLE orders;\n",
 );
 
-#[track_caller]
-fn set(files: &[(&str, &str)]) -> Migrations {
-    Migrations::files(files.iter().copied()).unwrap()
-}
-
 fn one(name: &str, contents: &[u8]) -> larder::Result<Migrations> {
     Migrations::files([(name, contents)])
 }
@@ -171,42 +154,42 @@ fn one(name: &str, contents: &[u8]) -> larder::Result<Migrations> {
 
 #[test]
 fn a_database_newer_than_the_program_is_refused() {
-    let ground = Ground::with(set(&[USERS, EMAIL, ORDERS]));
-    for older in [set(&[USERS, EMAIL]), set(&[USERS, EMAIL]).allow_gaps(true)] {
+    let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
+    for older in [files(&[USERS, EMAIL]), files(&[USERS, EMAIL]).allow_gaps(true)] {
         let (error, message) = ground.refuses(older);
         assert!(
             matches!(error, MigrationError::Newer { version: 3, newest: 2 }),
             "{error:?}"
         );
-        tells(
+        assert_has(
             &message,
             &["migration 3", "newest", "is 2", "run the newer program", "migrate down"],
         );
     }
-    assert_eq!(ground.opens(set(&[USERS, EMAIL, ORDERS])), [1, 2, 3]);
+    assert_eq!(ground.opens(files(&[USERS, EMAIL, ORDERS])), [1, 2, 3]);
 }
 
 #[test]
 fn the_newer_program_can_make_way_for_the_older() {
-    let ground = Ground::with(set(&[USERS, EMAIL, ORDERS]));
-    let store = ground.open(set(&[USERS, EMAIL, ORDERS])).unwrap();
+    let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
+    let store = ground.open(files(&[USERS, EMAIL, ORDERS])).unwrap();
     store.migrate_to(2).unwrap();
     store.close().unwrap();
-    assert_eq!(ground.opens(set(&[USERS, EMAIL])), [1, 2]);
+    assert_eq!(ground.opens(files(&[USERS, EMAIL])), [1, 2]);
 }
 
 // ---- a file that has changed ----
 
 #[test]
 fn a_changed_file_is_refused_and_its_first_text_opens() {
-    let ground = Ground::with(set(&[USERS, EMAIL]));
+    let ground = Ground::with(files(&[USERS, EMAIL]));
     let changed = (EMAIL.0, "-- migrate:up\nALTER TABLE users ADD COLUMN mail TEXT;\n");
-    let (error, message) = ground.refuses(set(&[USERS, changed, ORDERS]));
+    let (error, message) = ground.refuses(files(&[USERS, changed, ORDERS]));
     let MigrationError::Changed { file, version } = &error else {
         panic!("{error:?}");
     };
     assert_eq!((file.as_str(), version.as_str()), ("002_email.sql", "002"));
-    tells(
+    assert_has(
         &message,
         &[
             "002_email.sql",
@@ -217,7 +200,7 @@ fn a_changed_file_is_refused_and_its_first_text_opens() {
         ],
     );
     assert_eq!(
-        ground.opens(set(&[USERS, EMAIL, ORDERS])),
+        ground.opens(files(&[USERS, EMAIL, ORDERS])),
         [1, 2, 3],
         "ORDERS was still pending"
     );
@@ -229,29 +212,29 @@ fn a_changed_migration_of_a_list_is_refused_by_version_and_name() {
     let ground = Ground::with(list("CREATE TABLE users(name TEXT)"));
     let (error, message) = ground.refuses(list("CREATE TABLE users(name TEXT NOT NULL)"));
     assert!(matches!(error, MigrationError::Changed { .. }), "{error:?}");
-    tells(&message, &["migration 1 (users) has changed", "WHERE version = '1'"]);
+    assert_has(&message, &["migration 1 (users) has changed", "WHERE version = '1'"]);
 }
 
 #[test]
 fn a_change_is_taken_as_it_is_after_what_its_message_says() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     let commented = (USERS.0, &*USERS.1.replace("CREATE", "-- Who may log in.\nCREATE"));
-    let (_, message) = ground.refuses(set(&[commented]));
+    let (_, message) = ground.refuses(files(&[commented]));
     let from = message.find("DELETE FROM").unwrap();
     let until = from + message[from..].find(',').unwrap();
     ground.by_hand(&message[from..until]);
-    assert_eq!(ground.opens(set(&[commented])), [1]);
+    assert_eq!(ground.opens(files(&[commented])), [1]);
     assert!(matches!(
-        ground.refuses(set(&[USERS])).0,
+        ground.refuses(files(&[USERS])).0,
         MigrationError::Changed { .. }
     ));
 }
 
 #[test]
 fn a_change_is_refused_by_every_call_of_an_open_store() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     let changed = (USERS.0, "CREATE TABLE users(name TEXT)");
-    let store = ground.open(set(&[changed, EMAIL]).at_open(false)).unwrap();
+    let store = ground.open(files(&[changed, EMAIL]).at_open(false)).unwrap();
     for (call, result) in [
         ("migrate", store.migrate()),
         ("migrate_to", store.migrate_to(2)),
@@ -271,10 +254,10 @@ fn a_change_is_refused_by_every_call_of_an_open_store() {
 
 #[test]
 fn a_hole_in_the_numbers_is_refused() {
-    let ground = Ground::with(set(&[USERS]));
-    let (error, message) = ground.refuses(set(&[USERS, ORDERS]));
+    let ground = Ground::with(files(&[USERS]));
+    let (error, message) = ground.refuses(files(&[USERS, ORDERS]));
     assert!(matches!(error, MigrationError::Gap { version: 2, .. }), "{error:?}");
-    tells(
+    assert_has(
         &message,
         &[
             "after migration 001_users.sql comes 003_orders.sql",
@@ -283,13 +266,13 @@ fn a_hole_in_the_numbers_is_refused() {
             "allow_gaps(true)",
         ],
     );
-    assert_eq!(ground.opens(set(&[USERS, EMAIL, ORDERS])), [1, 2, 3]);
+    assert_eq!(ground.opens(files(&[USERS, EMAIL, ORDERS])), [1, 2, 3]);
 }
 
 #[test]
 fn a_hole_in_the_numbers_may_be_allowed() {
-    let ground = Ground::with(set(&[USERS]));
-    assert_eq!(ground.opens(set(&[USERS, ORDERS]).allow_gaps(true)), [1, 3]);
+    let ground = Ground::with(files(&[USERS]));
+    assert_eq!(ground.opens(files(&[USERS, ORDERS]).allow_gaps(true)), [1, 3]);
 }
 
 #[test]
@@ -301,17 +284,17 @@ fn dates_have_no_holes() {
         ("001_c.sql", "SELECT 1"),
         ("1780000000_unix.sql", "SELECT 1"),
     ];
-    assert_eq!(ground.opens(set(&dates)), [1, 20260401, 1780000000, 20260601120000]);
+    assert_eq!(ground.opens(files(&dates)), [1, 20260401, 1780000000, 20260601120000]);
 }
 
 #[test]
 fn what_was_applied_and_is_gone_from_the_set_is_refused() {
-    let ground = Ground::with(set(&[USERS, EMAIL, ORDERS]));
+    let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
     let dated = ("20260401_later.sql", "SELECT 1");
-    for gone in [set(&[EMAIL, ORDERS]), set(&[EMAIL, ORDERS, dated])] {
+    for gone in [files(&[EMAIL, ORDERS]), files(&[EMAIL, ORDERS, dated])] {
         let (error, message) = ground.refuses(gone);
         assert!(matches!(error, MigrationError::Gap { version: 1, .. }), "{error:?}");
-        tells(
+        assert_has(
             &message,
             &[
                 "migration 1 (users) was applied",
@@ -321,13 +304,13 @@ fn what_was_applied_and_is_gone_from_the_set_is_refused() {
             ],
         );
     }
-    assert_eq!(ground.opens(set(&[USERS, EMAIL, ORDERS])), [1, 2, 3]);
+    assert_eq!(ground.opens(files(&[USERS, EMAIL, ORDERS])), [1, 2, 3]);
 }
 
 #[test]
 fn what_was_applied_and_is_gone_may_be_allowed() {
-    let ground = Ground::with(set(&[USERS, EMAIL, ORDERS]));
-    let squashed = set(&[EMAIL, ORDERS, ("004_more.sql", "CREATE TABLE more(n)")]).allow_gaps(true);
+    let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
+    let squashed = files(&[EMAIL, ORDERS, ("004_more.sql", "CREATE TABLE more(n)")]).allow_gaps(true);
     assert_eq!(ground.opens(squashed.clone()), [1, 2, 3, 4]);
     let store = ground.open(squashed).unwrap();
     assert_eq!(
@@ -355,7 +338,7 @@ fn what_is_pending_before_what_was_applied_is_refused() {
         matches!(error, MigrationError::Gap { version: 20260402, .. }),
         "{error:?}"
     );
-    tells(
+    assert_has(
         &message,
         &[
             "20260402_late.sql has not been applied",
@@ -381,14 +364,14 @@ fn what_is_pending_before_what_was_applied_is_refused() {
 /// The message advised to call allow_gaps(true), which had been called, and ORDERS had been undone by then.
 #[test]
 fn where_gaps_are_allowed_what_is_gone_has_no_way_down() {
-    let ground = Ground::with(set(&[USERS, EMAIL, ORDERS]));
+    let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
     let before = ground.contents();
-    let store = ground.open(set(&[USERS, ORDERS]).allow_gaps(true)).unwrap();
+    let store = ground.open(files(&[USERS, ORDERS]).allow_gaps(true)).unwrap();
     for target in [0, 1] {
         let error = store.migrate_to(target).unwrap_err();
         assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, false));
         let message = error.to_string();
-        tells(
+        assert_has(
             &message,
             &["2 (email)", "cannot be undone", "missing", "restore a backup"],
         );
@@ -403,14 +386,14 @@ fn where_gaps_are_allowed_what_is_gone_has_no_way_down() {
     }
     store.close().unwrap();
     assert_eq!(ground.contents(), before, "ORDERS was not undone");
-    let store = ground.open(set(&[USERS, ORDERS]).allow_gaps(true)).unwrap();
+    let store = ground.open(files(&[USERS, ORDERS]).allow_gaps(true)).unwrap();
     assert_eq!(
         store.migrate_to(3).unwrap().steps,
         [],
         "what stays need not have a way down"
     );
     store.close().unwrap();
-    let store = ground.open(set(&[USERS, EMAIL, ORDERS])).unwrap();
+    let store = ground.open(files(&[USERS, EMAIL, ORDERS])).unwrap();
     store.migrate_to(1).unwrap();
     assert_eq!(applied(&store), [1], "with its file it can be undone");
 }
@@ -419,7 +402,7 @@ fn where_gaps_are_allowed_what_is_gone_has_no_way_down() {
 
 #[test]
 fn two_of_one_version_are_refused() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     for [first, second] in [
         ["001_a.sql", "1_b.sql"],
         ["001_a.sql", "001_b.sql"],
@@ -433,7 +416,7 @@ fn two_of_one_version_are_refused() {
             matches!(error, MigrationError::Duplicate { version: 1, .. }),
             "{error:?}"
         );
-        tells(
+        assert_has(
             &message,
             &[first, second, "both have version 1", "give one of them another"],
         );
@@ -447,15 +430,15 @@ fn two_of_one_version_are_refused() {
         matches!(error, MigrationError::Duplicate { version: 1, .. }),
         "{error:?}"
     );
-    tells(&message, &["001_a.down.sql", "001-a/down.sql"]);
+    assert_has(&message, &["001_a.down.sql", "001-a/down.sql"]);
     let list = Migrations::new([Migration::new(7, "a", "SELECT 1"), Migration::new(7, "b", "SELECT 2")]);
     let (error, message) = ground.refuses(list.allow_gaps(true));
     assert!(
         matches!(error, MigrationError::Duplicate { version: 7, .. }),
         "{error:?}"
     );
-    tells(&message, &["7 (a)", "7 (b)", "version 7"]);
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_has(&message, &["7 (a)", "7 (b)", "version 7"]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
 // ---- unknown formats ----
@@ -468,16 +451,16 @@ fn refused_format(ground: &Ground, name: &str, contents: &[u8], wanted: Option<u
         MigrationError::Format { file, line, .. } => assert_eq!((file.as_str(), *line), (name, wanted), "{message}"),
         other => panic!("{name}: {other:?}"),
     }
-    tells(&message, told);
-    tells(&message, &[name]);
+    assert_has(&message, told);
+    assert_has(&message, &[name]);
     if let Some(line) = wanted {
-        tells(&message, &[&format!("line {line}:")]);
+        assert_has(&message, &[&format!("line {line}:")]);
     }
 }
 
 #[test]
 fn a_file_whose_name_is_no_migrations_is_refused() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     let how = &[
         "no version",
         "20260401120000_name.sql",
@@ -528,32 +511,32 @@ fn a_file_whose_name_is_no_migrations_is_refused() {
         None,
         &["way down", "no file of the same name", "way up"],
     );
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
 #[test]
 fn the_largest_version_works() {
     let name = format!("{}_last.sql", i64::MAX);
     let ground = Ground::new();
-    let largest = || set(&[(&name, "CREATE TABLE users(name TEXT)")]);
+    let largest = || files(&[(&name, "CREATE TABLE users(name TEXT)")]);
     assert_eq!(ground.opens(largest()), [i64::MAX as u64]);
     assert_eq!(ground.opens(largest()), [i64::MAX as u64]);
 }
 
 #[test]
 fn a_way_down_belongs_to_the_file_of_the_very_same_name() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     for down in ["001_user.down.sql", "1_users.down.sql", "002_users.down.sql"] {
         let (error, message) = ground.refuses(Migrations::files([USERS, (down, "DROP TABLE users")]));
         assert!(
             matches!(&error, MigrationError::Format { file, .. } if file == down),
             "{error:?}"
         );
-        tells(&message, &[down, "no file of the same name"]);
+        assert_has(&message, &[down, "no file of the same name"]);
     }
     let (error, message) = ground.refuses(Migrations::files([USERS, ("001_users.down.sql", "DROP TABLE users")]));
     assert!(matches!(&error, MigrationError::Format { .. }), "{error:?}");
-    tells(
+    assert_has(
         &message,
         &[
             "001_users.down.sql",
@@ -567,13 +550,13 @@ fn a_way_down_belongs_to_the_file_of_the_very_same_name() {
     ];
     let (error, message) = ground.refuses(Migrations::files(marked));
     assert!(matches!(&error, MigrationError::Format { .. }), "{error:?}");
-    tells(&message, &["001_a.down.sql", "has no markers in it", "take them out"]);
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_has(&message, &["001_a.down.sql", "has no markers in it", "take them out"]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
 #[test]
 fn a_file_that_is_no_text_is_refused() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     refused_format(
         &ground,
         "001_a.sql",
@@ -590,12 +573,12 @@ fn a_file_that_is_no_text_is_refused() {
     );
     refused_format(&ground, "001_a.sql", b"\xff\xfeS\0E\0L\0", Some(1), &["not UTF-8"]);
     refused_format(&ground, "001_a.sql", b"S\0E\0L\0", Some(1), &["NUL byte"]);
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
 #[test]
 fn another_tools_marker_of_the_way_down_is_refused() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     for marker in [
         "-- +migrate Down",
         "-- !Downs",
@@ -636,7 +619,7 @@ fn another_tools_marker_of_the_way_down_is_refused() {
         let windows = text.replace('\n', "\r\n");
         refused_format(&ground, "001_a.sql", windows.as_bytes(), Some(3), &told);
     }
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
 /// The comment on this line, without what makes it one.
@@ -648,7 +631,7 @@ fn told_as(line: &str) -> String {
 /// A file that had one marker was not looked at for others, so what was below these ran as part of the way up.
 #[test]
 fn a_mistyped_marker_of_the_way_down_is_refused() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     for (up, down) in [
         ("-- +goose Up", "  -- +goose Down"),
         ("-- +goose Up", "\t-- +goose down"),
@@ -686,13 +669,13 @@ fn a_mistyped_marker_of_the_way_down_is_refused() {
     );
     let unknown = b"-- +goose Up\nCREATE TABLE a(n);\n-- +goose\tDwn\nDROP TABLE a;\n";
     refused_format(&ground, "001_a.sql", unknown, Some(3), &["+goose dwn", "does not know"]);
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
 #[test]
 fn gooses_own_spelling_with_a_tab_is_a_marker() {
     let text = "-- +goose\tUp\nCREATE TABLE a(n);\n-- +goose\tDown\nDROP TABLE a;\n";
-    let store = Ground::new().open(set(&[("001_a.sql", text)])).unwrap();
+    let store = Ground::new().open(files(&[("001_a.sql", text)])).unwrap();
     store
         .read(|tx| tx.query_optional("SELECT n FROM a", [], |_| Ok(())))
         .unwrap();
@@ -702,7 +685,7 @@ fn gooses_own_spelling_with_a_tab_is_a_marker() {
 /// The text of a file with markers, by `include_str!`, ran from its beginning to its end: up, then down.
 #[test]
 fn a_list_does_not_run_the_way_down_of_a_file_with_markers() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     for (line, marker, text) in [
         (
             1,
@@ -745,15 +728,15 @@ fn a_list_does_not_run_the_way_down_of_a_file_with_markers() {
                 MigrationError::Format { line: at, .. } => assert_eq!(*at, Some(line), "{message}"),
                 other => panic!("{text:?}: {other:?}"),
             }
-            tells(
+            assert_has(
                 &message,
                 &[&told_as(marker), "right after the way up", "Migration::down"],
             );
         }
         let (_, message) = ground.refuses(list());
-        tells(&message, &[&format!("2 (a), line {line}:")]);
+        assert_has(&message, &[&format!("2 (a), line {line}:")]);
     }
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
 #[test]
@@ -788,7 +771,7 @@ fn a_comment_that_is_no_marker_of_the_way_down_is_a_comment() {
             ),
             format!("-- +goose Up\nCREATE TABLE a(n);\n{comment}\n/* */ CREATE TABLE b(n);\n-- +goose Down\nSELEKT;\n"),
         ];
-        let mut sets: Vec<_> = texts.iter().map(|text| set(&[("001_a.sql", text)])).collect();
+        let mut sets: Vec<_> = texts.iter().map(|text| files(&[("001_a.sql", text)])).collect();
         sets.push(Migrations::new([Migration::new(1, "a", &texts[0])]));
         for set in sets {
             let store = Options::new()
@@ -804,7 +787,7 @@ fn a_comment_that_is_no_marker_of_the_way_down_is_a_comment() {
 
 #[test]
 fn a_dbmate_file_that_dbmate_would_refuse_is_refused() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     const UP: &str = "-- migrate:up\nSELECT 1;\n";
     for (line, told, text) in [
         (
@@ -853,7 +836,7 @@ fn a_dbmate_file_that_dbmate_would_refuse_is_refused() {
         let windows = text.replace('\n', "\r\n");
         refused_format(&ground, "001_a.sql", windows.as_bytes(), Some(line), told);
     }
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
 #[test]
@@ -878,18 +861,18 @@ fn sql_before_the_first_marker_is_named_by_its_own_line() {
 
 #[test]
 fn a_version_that_cannot_be_is_refused_in_a_list_too() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     let zero = Migrations::new([Migration::new(0, "nothing", "SELECT 1")]);
     let (error, message) = ground.refuses(zero);
     assert!(matches!(error, MigrationError::Format { line: None, .. }), "{error:?}");
-    tells(&message, &["0 (nothing)", "versions begin at 1"]);
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_has(&message, &["0 (nothing)", "versions begin at 1"]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
 /// It was applied and recorded, and then the record could not be read: no program opened the database any more.
 #[test]
 fn a_version_that_is_too_large_is_refused_in_a_list_too() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     for version in [i64::MAX as u64 + 1, u64::MAX] {
         let list = || {
             let users = Migration::new(1, "users", USERS.1.lines().nth(1).unwrap());
@@ -899,7 +882,7 @@ fn a_version_that_is_too_large_is_refused_in_a_list_too() {
         for list in [list(), list().allow_gaps(true), list().at_open(false)] {
             let (error, message) = ground.refuses(list);
             assert!(matches!(error, MigrationError::Format { line: None, .. }), "{error:?}");
-            tells(
+            assert_has(
                 &message,
                 &[
                     &format!("{version} (last)"),
@@ -922,18 +905,18 @@ fn an_empty_set_is_refused_and_undoes_nothing() {
     let empty_folder = tempdir().unwrap();
     fs::write(empty_folder.path().join("README.md"), "Soon.").unwrap();
     let folder = empty_folder.path().to_str().unwrap();
-    for ground in [Ground::new(), Ground::with(set(&[USERS, EMAIL]))] {
+    for ground in [Ground::new(), Ground::with(files(&[USERS, EMAIL]))] {
         for (empty, origin) in [
             (Migrations::new([]), "the list"),
-            (set(&[]), "the embedded files"),
-            (set(&[("README.md", "Soon.")]), "the embedded files"),
+            (files(&[]), "the embedded files"),
+            (files(&[("README.md", "Soon.")]), "the embedded files"),
             (Migrations::folder(folder).unwrap(), folder),
             (Migrations::new([]).allow_gaps(true), "the list"),
             (Migrations::new([]).at_open(false), "the list"),
         ] {
             let (error, message) = ground.refuses(empty);
             assert!(matches!(error, MigrationError::Empty { .. }), "{error:?}");
-            tells(
+            assert_has(
                 &message,
                 &[
                     "no migrations in",
@@ -943,7 +926,7 @@ fn an_empty_set_is_refused_and_undoes_nothing() {
                 ],
             );
         }
-        assert_eq!(ground.opens(set(&[USERS, EMAIL])), [1, 2]);
+        assert_eq!(ground.opens(files(&[USERS, EMAIL])), [1, 2]);
     }
 }
 
@@ -951,13 +934,13 @@ fn an_empty_set_is_refused_and_undoes_nothing() {
 fn a_refused_set_makes_no_file() {
     let ground = Ground::new();
     ground.refuses(Migrations::new([]));
-    ground.refuses(set(&[USERS, ORDERS]));
+    ground.refuses(files(&[USERS, ORDERS]));
     assert!(!ground.path.exists());
 }
 
 #[test]
 fn a_migration_with_no_statement_in_its_way_up_is_refused() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     let told = ["no statement in its way up", "write it", "SELECT 1"];
     for blank in [
         "",
@@ -978,10 +961,10 @@ fn a_migration_with_no_statement_in_its_way_up_is_refused() {
     for list in [list(""), list("-- Later."), list(";").at_open(false)] {
         let (error, message) = ground.refuses(list);
         assert!(matches!(error, MigrationError::Format { line: None, .. }), "{error:?}");
-        tells(&message, &told);
-        tells(&message, &["2 (later)"]);
+        assert_has(&message, &told);
+        assert_has(&message, &["2 (later)"]);
     }
-    assert_eq!(ground.opens(set(&[USERS, ("002_later.sql", "SELECT 1")])), [1, 2]);
+    assert_eq!(ground.opens(files(&[USERS, ("002_later.sql", "SELECT 1")])), [1, 2]);
 }
 
 #[test]
@@ -997,7 +980,7 @@ fn a_migration_with_no_statement_is_refused_before_any_other_is_applied() {
 /// What came after the NUL was left out, and the migration recorded as applied.
 #[test]
 fn a_nul_in_the_sql_of_a_list_is_refused() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     for sql in [
         "CREATE TABLE a(n);\0CREATE TABLE b(n)",
         "CREATE TABLE a(n)\0",
@@ -1005,9 +988,9 @@ fn a_nul_in_the_sql_of_a_list_is_refused() {
     ] {
         let (error, message) = ground.refuses(Migrations::new([Migration::new(1, "a", sql)]));
         assert!(matches!(error, MigrationError::Format { .. }), "{error:?}");
-        tells(&message, &["1 (a)", "NUL"]);
+        assert_has(&message, &["1 (a)", "NUL"]);
     }
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
 // ---- ways down ----
@@ -1015,14 +998,14 @@ fn a_nul_in_the_sql_of_a_list_is_refused() {
 #[test]
 fn what_has_no_way_down_is_not_undone() {
     let no_way_back = ("002_email.sql", "ALTER TABLE users ADD COLUMN email TEXT");
-    let all = || set(&[USERS, no_way_back, ORDERS]);
-    let ground = Ground::with(set(&[USERS, no_way_back]));
+    let all = || files(&[USERS, no_way_back, ORDERS]);
+    let ground = Ground::with(files(&[USERS, no_way_back]));
     let before = ground.contents();
-    let store = ground.open(set(&[USERS, no_way_back])).unwrap();
+    let store = ground.open(files(&[USERS, no_way_back])).unwrap();
     for target in [0, 1] {
         let error = store.migrate_to(target).unwrap_err();
         assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, false));
-        tells(
+        assert_has(
             &error.to_string(),
             &[
                 "002_email.sql cannot be undone",
@@ -1051,13 +1034,13 @@ fn all_of_the_way_down_is_looked_at_before_its_first_step() {
         "004_more.sql",
         "-- migrate:up\nCREATE TABLE more(n);\n-- migrate:down\nDROP TABLE more;\n",
     );
-    let ground = Ground::with(set(&[USERS, no_way_back, ORDERS, more]));
+    let ground = Ground::with(files(&[USERS, no_way_back, ORDERS, more]));
     let before = ground.contents();
-    let store = ground.open(set(&[USERS, no_way_back, ORDERS, more])).unwrap();
+    let store = ground.open(files(&[USERS, no_way_back, ORDERS, more])).unwrap();
     for target in [1, 0] {
         let error = store.migrate_to(target).unwrap_err();
         assert_eq!(error.outcome(), Outcome::NotStarted);
-        tells(&error.to_string(), &["002_email.sql cannot be undone"]);
+        assert_has(&error.to_string(), &["002_email.sql cannot be undone"]);
         assert_eq!(applied(&store), [1, 2, 3, 4]);
     }
     store.close().unwrap();
@@ -1066,13 +1049,13 @@ fn all_of_the_way_down_is_looked_at_before_its_first_step() {
 
 #[test]
 fn a_version_that_no_migration_has_cannot_be_gone_to() {
-    let ground = Ground::with(set(&[USERS, EMAIL]));
+    let ground = Ground::with(files(&[USERS, EMAIL]));
     let before = ground.contents();
-    let store = ground.open(set(&[USERS, EMAIL, ORDERS]).at_open(false)).unwrap();
+    let store = ground.open(files(&[USERS, EMAIL, ORDERS]).at_open(false)).unwrap();
     for target in [4, 20260401, u64::MAX] {
         let error = store.migrate_to(target).unwrap_err();
         assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, false));
-        tells(
+        assert_has(
             &error.to_string(),
             &[&format!("version {target}"), "Store::migrations", "0 to undo them all"],
         );
@@ -1086,7 +1069,7 @@ fn a_version_that_no_migration_has_cannot_be_gone_to() {
     }
     store.close().unwrap();
     assert_eq!(ground.contents(), before);
-    let store = ground.open(set(&[USERS, EMAIL, ORDERS])).unwrap();
+    let store = ground.open(files(&[USERS, EMAIL, ORDERS])).unwrap();
     store.migrate_to(1).unwrap();
     assert_eq!(applied(&store), [1]);
 }
@@ -1102,7 +1085,7 @@ fn a_table_of_another_tool_in_place_of_the_record_is_refused() {
          INSERT INTO schema_migrations VALUES (1, 0);
          CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL); INSERT INTO users VALUES (1, 'ann')",
     );
-    let (error, message) = ground.refuses(set(&[USERS, EMAIL]));
+    let (error, message) = ground.refuses(files(&[USERS, EMAIL]));
     assert!(
         matches!(
             error,
@@ -1113,7 +1096,7 @@ fn a_table_of_another_tool_in_place_of_the_record_is_refused() {
         ),
         "{error:?}"
     );
-    tells(
+    assert_has(
         &message,
         &[
             "schema_migrations",
@@ -1129,7 +1112,7 @@ fn a_table_of_another_tool_in_place_of_the_record_is_refused() {
          CREATE TABLE schema_migrations(version varchar(128) primary key);
          INSERT INTO schema_migrations VALUES ('001')",
     );
-    assert_eq!(ground.opens(set(&[USERS, EMAIL])), [1, 2]);
+    assert_eq!(ground.opens(files(&[USERS, EMAIL])), [1, 2]);
 }
 
 #[test]
@@ -1141,16 +1124,16 @@ fn a_recorded_version_that_is_no_number_is_refused() {
         ("'-1'", "\"-1\""),
         ("'1.5'", "\"1.5\""),
     ] {
-        let ground = Ground::with(set(&[USERS]));
+        let ground = Ground::with(files(&[USERS]));
         ground.by_hand(&format!("INSERT INTO schema_migrations VALUES ({value})"));
-        let (error, message) = ground.refuses(set(&[USERS, EMAIL]));
+        let (error, message) = ground.refuses(files(&[USERS, EMAIL]));
         assert!(matches!(error, MigrationError::Record { .. }), "{error:?}");
-        tells(
+        assert_has(
             &message,
             &["schema_migrations", told, "not a version", "correct or delete it"],
         );
         ground.by_hand("DELETE FROM schema_migrations WHERE version IS NOT '001'");
-        assert_eq!(ground.opens(set(&[USERS, EMAIL])), [1, 2]);
+        assert_eq!(ground.opens(files(&[USERS, EMAIL])), [1, 2]);
     }
 }
 
@@ -1162,7 +1145,7 @@ fn one_version_twice_in_the_record_is_refused() {
              INSERT INTO schema_migrations VALUES ('{first}'), ('{second}');
              CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL)"
         ));
-        let (error, message) = ground.refuses(set(&[USERS, EMAIL]));
+        let (error, message) = ground.refuses(files(&[USERS, EMAIL]));
         assert!(
             matches!(
                 error,
@@ -1173,13 +1156,13 @@ fn one_version_twice_in_the_record_is_refused() {
             ),
             "{error:?}"
         );
-        tells(
+        assert_has(
             &message,
             &["schema_migrations", "version 1 twice", "delete one of them"],
         );
         assert!(message.contains(&format!("{first:?}")) || message.contains(&format!("{second:?}")));
         ground.by_hand(&format!("DELETE FROM schema_migrations WHERE version = '{second}'"));
-        assert_eq!(ground.opens(set(&[USERS, EMAIL])), [1, 2]);
+        assert_eq!(ground.opens(files(&[USERS, EMAIL])), [1, 2]);
     }
 }
 
@@ -1191,7 +1174,7 @@ fn a_table_of_somebody_else_in_place_of_larders_own_is_refused() {
         "version TEXT, name TEXT, checksum TEXT, applied_at TEXT, duration_us INTEGER",
     ] {
         let ground = Ground::made_by(&format!("CREATE TABLE larder_migrations({columns})"));
-        let (error, message) = ground.refuses(set(&[USERS]));
+        let (error, message) = ground.refuses(files(&[USERS]));
         assert!(
             matches!(
                 error,
@@ -1206,7 +1189,7 @@ fn a_table_of_somebody_else_in_place_of_larders_own_is_refused() {
             .split(", ")
             .map(|column| column.split(' ').next().unwrap())
             .collect();
-        tells(
+        assert_has(
             &message,
             &[
                 "larder_migrations",
@@ -1215,30 +1198,30 @@ fn a_table_of_somebody_else_in_place_of_larders_own_is_refused() {
                 "rename it",
             ],
         );
-        let store = ground.open(set(&[USERS]).at_open(false)).unwrap();
+        let store = ground.open(files(&[USERS]).at_open(false)).unwrap();
         for error in [store.migrate().unwrap_err(), store.migrations().unwrap_err()] {
-            tells(&error.to_string(), &["larder_migrations", "rename it"]);
+            assert_has(&error.to_string(), &["larder_migrations", "rename it"]);
         }
         store.close().unwrap();
         ground.by_hand("ALTER TABLE larder_migrations RENAME TO other");
-        assert_eq!(ground.opens(set(&[USERS])), [1]);
+        assert_eq!(ground.opens(files(&[USERS])), [1]);
     }
 }
 
 #[test]
 fn a_column_more_in_larders_own_table_is_no_matter() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     ground.by_hand("ALTER TABLE larder_migrations ADD COLUMN more TEXT");
-    assert_eq!(ground.opens(set(&[USERS, EMAIL])), [1, 2]);
+    assert_eq!(ground.opens(files(&[USERS, EMAIL])), [1, 2]);
 }
 
 #[test]
 fn a_negative_user_version_counts_no_migrations() {
     for user_version in [-1, i32::MIN] {
         let ground = Ground::made_by(&format!("PRAGMA user_version = {user_version}"));
-        let (error, message) = ground.refuses(set(&[USERS]).adopt(Adopt::UserVersion));
+        let (error, message) = ground.refuses(files(&[USERS]).adopt(Adopt::UserVersion));
         assert!(matches!(error, MigrationError::NotAdopted { .. }), "{error:?}");
-        tells(
+        assert_has(
             &message,
             &[
                 &format!("user_version {user_version}"),
@@ -1246,7 +1229,7 @@ fn a_negative_user_version_counts_no_migrations() {
                 "Adopt::Nothing",
             ],
         );
-        assert_eq!(ground.opens(set(&[USERS]).adopt(Adopt::Nothing)), [1]);
+        assert_eq!(ground.opens(files(&[USERS]).adopt(Adopt::Nothing)), [1]);
     }
 }
 
@@ -1276,12 +1259,12 @@ fn a_migration_that_changes_the_record_fails_by_name() {
             "schema_migrations is not a record",
         ),
     ] {
-        let ground = Ground::with(set(&[USERS]));
+        let ground = Ground::with(files(&[USERS]));
         let before = ground.contents();
         let text = format!("-- migrate:up\nCREATE TABLE a(n);\n{sql};\n");
-        let error = ground.open(set(&[USERS, ("002_a.sql", &text)])).unwrap_err();
+        let error = ground.open(files(&[USERS, ("002_a.sql", &text)])).unwrap_err();
         assert_eq!((error.outcome(), error.is_retryable()), (Outcome::RolledBack, false));
-        tells(&error.to_string(), &["002_a.sql", told]);
+        assert_has(&error.to_string(), &["002_a.sql", told]);
         match error {
             Error::Migration(error) => {
                 assert!(
@@ -1299,15 +1282,15 @@ fn a_migration_that_changes_the_record_fails_by_name() {
             other => panic!("{sql}: {other:?}"),
         }
         assert_eq!(ground.contents(), before);
-        assert_eq!(ground.opens(set(&[USERS])), [1]);
+        assert_eq!(ground.opens(files(&[USERS])), [1]);
     }
     // On its way down, too.
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     let down = "-- migrate:up\nCREATE TABLE a(n);\n-- migrate:down\nDROP TABLE a;\nDELETE FROM schema_migrations;\n";
-    let store = ground.open(set(&[USERS, ("002_a.sql", down)])).unwrap();
+    let store = ground.open(files(&[USERS, ("002_a.sql", down)])).unwrap();
     let error = store.migrate_to(1).unwrap_err();
     assert_eq!(error.outcome(), Outcome::RolledBack);
-    tells(&error.to_string(), &["002_a.sql", "a change of schema_migrations"]);
+    assert_has(&error.to_string(), &["002_a.sql", "a change of schema_migrations"]);
     assert_eq!(applied(&store), [1, 2]);
 }
 
@@ -1315,7 +1298,7 @@ fn a_migration_that_changes_the_record_fails_by_name() {
 
 #[test]
 fn a_folder_or_a_file_in_it_that_cannot_be_read_is_refused() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     let folder = tempdir().unwrap();
     let missing = folder.path().join("missing");
     let file = folder.path().join("file");
@@ -1330,7 +1313,7 @@ fn a_folder_or_a_file_in_it_that_cannot_be_read_is_refused() {
             MigrationError::Read { path, .. } => assert_eq!(path, told),
             other => panic!("{other:?}"),
         }
-        tells(
+        assert_has(
             &message,
             &[told.to_str().unwrap(), "cannot be read", "os error", "check the path"],
         );
@@ -1363,7 +1346,7 @@ fn what_failed_outside_a_transaction_is_not_run_again_until_somebody_has_looked(
         .open(outside_a_transaction("CREATE TABLE a(n); CREATE TABLE a(n)"))
         .unwrap_err();
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::Partial, false));
-    tells(
+    assert_has(
         &error.to_string(),
         &["2 (loose)", "table a already exists", "stays", "undo that by hand"],
     );
@@ -1373,7 +1356,7 @@ fn what_failed_outside_a_transaction_is_not_run_again_until_somebody_has_looked(
     let error = impatient().migrations(mended()).open(&ground.path).unwrap_err();
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, false));
     let message = error.to_string();
-    tells(
+    assert_has(
         &message,
         &[
             "2 (loose)",
@@ -1425,7 +1408,7 @@ fn what_failed_outside_a_transaction_at_its_first_statement_may_be_mended_and_tr
     let ground = Ground::with(Migrations::new(outside_a_transaction("").iter().take(1).cloned()));
     let error = ground.open(outside_a_transaction("CREAT TABLE a(n)")).unwrap_err();
     assert_eq!(error.outcome(), Outcome::RolledBack);
-    tells(
+    assert_has(
         &error.to_string(),
         &["the database is as it was", "try again once that is mended"],
     );
@@ -1459,7 +1442,7 @@ fn what_failed_on_its_way_down_outside_a_transaction_is_unfinished_too() {
     let before = ground.contents();
     for _ in 0..2 {
         let error = impatient().migrations(set()).open(&ground.path).unwrap_err();
-        tells(&error.to_string(), &["2 (loose)", "begun (down) and not finished"]);
+        assert_has(&error.to_string(), &["2 (loose)", "begun (down) and not finished"]);
     }
     assert_eq!(ground.contents(), before, "the mark is still there");
 
@@ -1530,7 +1513,7 @@ fn whatever_is_unfinished_stops_everything() {
     let late = Migrations::new(mended().iter().cloned()).allow_gaps(true);
     ground.by_hand("UPDATE larder_migrations SET version = '3', name = 'third' WHERE version = '2'");
     let error = impatient().migrations(late).open(&ground.path).unwrap_err();
-    tells(
+    assert_has(
         &error.to_string(),
         &["3 (third)", "begun (up) and not finished", "WHERE version = '3'"],
     );
@@ -1548,20 +1531,20 @@ fn the_way_out_of_an_unfinished_migration_has_its_version_as_it_is_recorded() {
         ("02_a.sql", "0002_a.sql"),
         ("2_a.sql", "002_a.sql"),
     ] {
-        let ground = Ground::with(set(&[USERS]));
-        let error = ground.open(set(&[USERS, (first, text)])).unwrap_err();
+        let ground = Ground::with(files(&[USERS]));
+        let error = ground.open(files(&[USERS, (first, text)])).unwrap_err();
         assert_eq!(error.outcome(), Outcome::Partial);
         let recorded = first.strip_suffix("_a.sql").unwrap();
         let unfinished = impatient()
-            .migrations(set(&[USERS, (then, &mended)]))
+            .migrations(files(&[USERS, (then, &mended)]))
             .open(&ground.path);
         let message = unfinished.unwrap_err().to_string();
-        tells(&message, &[then, &format!("version = '{recorded}'")]);
+        assert_has(&message, &[then, &format!("version = '{recorded}'")]);
         ground.by_hand(&format!(
             "DROP TABLE a; {}",
             sql_of(&message, "if you put things back as they were")
         ));
-        assert_eq!(ground.opens(set(&[USERS, (then, &mended)])), [1, 2]);
+        assert_eq!(ground.opens(files(&[USERS, (then, &mended)])), [1, 2]);
     }
 }
 
@@ -1569,8 +1552,8 @@ fn the_way_out_of_an_unfinished_migration_has_its_version_as_it_is_recorded() {
 #[test]
 fn what_was_recorded_with_other_zeros_can_be_undone_outside_a_transaction() {
     let text = "-- migrate:up\nCREATE TABLE a(n);\n-- migrate:down transaction:false\nDROP TABLE a;\n";
-    let ground = Ground::with(set(&[USERS, ("02_a.sql", text)]));
-    let renamed = || set(&[USERS, ("002_a.sql", text)]);
+    let ground = Ground::with(files(&[USERS, ("02_a.sql", text)]));
+    let renamed = || files(&[USERS, ("002_a.sql", text)]);
     let store = impatient().migrations(renamed()).open(&ground.path).unwrap();
     assert_eq!(store.migrate_to(1).unwrap().steps.len(), 1);
     assert_eq!(applied(&store), [1]);
@@ -1598,7 +1581,7 @@ fn a_way_down_that_failed_at_its_first_statement_may_be_mended_and_tried_again()
     for _ in 0..2 {
         let error = store.migrate_to(1).unwrap_err();
         assert_eq!(error.outcome(), Outcome::RolledBack);
-        tells(
+        assert_has(
             &error.to_string(),
             &["2 (loose)", "no such table: typo", "try again once that is mended"],
         );
@@ -1639,7 +1622,7 @@ fn a_store_without_migrations_says_so_and_goes_on() {
             "{error:?}"
         );
         assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, false));
-        tells(
+        assert_has(
             &error.to_string(),
             &["migrations", "opened without them", "Options::migrations"],
         );
@@ -1649,7 +1632,7 @@ fn a_store_without_migrations_says_so_and_goes_on() {
 
 #[test]
 fn a_store_without_migrations_opens_any_database() {
-    let ground = Ground::with(set(&[USERS, EMAIL]));
+    let ground = Ground::with(files(&[USERS, EMAIL]));
     let before = ground.contents();
     let store = Store::open(&ground.path).unwrap();
     store.close().unwrap();
@@ -1658,7 +1641,7 @@ fn a_store_without_migrations_opens_any_database() {
 
 #[test]
 fn a_store_that_wrote_nothing_leaves_the_file_as_it_was() {
-    let ground = Ground::with(set(&[USERS]));
+    let ground = Ground::with(files(&[USERS]));
     ground.by_hand(
         "DROP TABLE IF EXISTS sqlite_stat4; DROP TABLE IF EXISTS sqlite_stat1;
          CREATE INDEX by_name ON users(name);
@@ -1667,15 +1650,15 @@ fn a_store_that_wrote_nothing_leaves_the_file_as_it_was() {
     );
     let before = fs::read(&ground.path).unwrap();
     let failing = "SELECT * FROM users WHERE name = 'ann';\nSELEKT 1;\n";
-    let error = ground.open(set(&[USERS, ("002_a.sql", failing)])).unwrap_err();
+    let error = ground.open(files(&[USERS, ("002_a.sql", failing)])).unwrap_err();
     assert_eq!(error.outcome(), Outcome::RolledBack);
     assert!(
         fs::read(&ground.path).unwrap() == before,
         "after a migration that failed"
     );
-    ground.refuses(set(&[ORDERS]));
+    ground.refuses(files(&[ORDERS]));
     assert!(fs::read(&ground.path).unwrap() == before, "after a refusal");
-    assert_eq!(ground.opens(set(&[USERS])), [1]);
+    assert_eq!(ground.opens(files(&[USERS])), [1]);
     assert!(fs::read(&ground.path).unwrap() == before, "after a look");
 }
 
@@ -1683,17 +1666,17 @@ fn a_store_that_wrote_nothing_leaves_the_file_as_it_was() {
 
 #[test]
 fn after_a_refusal_the_same_process_opens_at_once() {
-    let ground = Ground::with(set(&[USERS, EMAIL]));
+    let ground = Ground::with(files(&[USERS, EMAIL]));
     for _ in 0..5 {
-        ground.refuses(set(&[USERS]));
-        assert_eq!(ground.opens(set(&[USERS, EMAIL])), [1, 2]);
+        ground.refuses(files(&[USERS]));
+        assert_eq!(ground.opens(files(&[USERS, EMAIL])), [1, 2]);
     }
 }
 
 #[test]
 fn a_store_that_was_opened_to_look_goes_on_after_a_refusal() {
-    let ground = Ground::with(set(&[USERS, EMAIL, ORDERS]));
-    let store = ground.open(set(&[USERS, EMAIL]).at_open(false)).unwrap();
+    let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
+    let store = ground.open(files(&[USERS, EMAIL]).at_open(false)).unwrap();
     store.migrate().unwrap_err();
     store
         .write(|tx| tx.execute("INSERT INTO users(name) VALUES ('cat')", []))

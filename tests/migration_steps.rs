@@ -6,124 +6,13 @@ use larder::{
 };
 use tracing::Level;
 
+use crate::support::migrations::{
+    DANGLING, FAMILY, after_first, applied, assert_has, contents, made_by, migration_error, numbers, pending,
+    pragma_of_writer, rolled_back, set, steps, store_of, texts,
+};
 use crate::support::{count, log};
 
-/// Migrations 1, 2, 3 .., which are made when the test says so.
-pub(crate) fn set<const N: usize>(list: [&'static str; N]) -> Migrations {
-    let numbered = (1..).zip(list);
-    Migrations::new(numbered.map(|(version, up)| Migration::new(version, format!("step {version}"), up))).at_open(false)
-}
-
-pub(crate) fn store_of(migrations: Migrations) -> Store {
-    Options::new().readers(2).migrations(migrations).open_temp().unwrap()
-}
-
-/// A store that has had the first of its migrations.
-pub(crate) fn after_first<const N: usize>(list: [&'static str; N]) -> Store {
-    let store = store_of(set(list));
-    store.migrate_to(1).unwrap();
-    store
-}
-
-/// Every object, every row, and the numbers in the header.
-pub(crate) fn contents(store: &Store) -> Vec<String> {
-    store
-        .read(|tx| {
-            let schema = "SELECT concat_ws('|', type, name, tbl_name, sql) FROM sqlite_schema ORDER BY rowid";
-            let mut all: Vec<String> = tx.query_map(schema, [], |row| row.get(0))?;
-            let numbers = "SELECT concat_ws('|', user_version, schema_version, application_id)
-                           FROM pragma_user_version, pragma_schema_version, pragma_application_id";
-            all.push(tx.query_row(numbers, [], |row| row.get(0))?);
-            let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'";
-            for table in tx.query_map(tables, [], |row| row.get::<_, String>(0))? {
-                let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-                let columns = "SELECT name FROM pragma_table_xinfo(?1)";
-                let columns = tx.query_map(columns, [&table], |row| row.get::<_, String>(0))?;
-                let values: Vec<_> = columns
-                    .iter()
-                    .map(|column| format!("quote({})", quoted(column)))
-                    .collect();
-                let rows = format!(
-                    "SELECT concat_ws(',', {}) FROM {} ORDER BY 1",
-                    values.join(", "),
-                    quoted(&table)
-                );
-                let rows = tx.query_map(&rows, [], |row| row.get::<_, String>(0))?;
-                all.extend(rows.iter().map(|row| format!("{table}: {row}")));
-            }
-            Ok(all)
-        })
-        .unwrap()
-}
-
-pub(crate) fn numbers(store: &Store, sql: &'static str) -> Vec<i64> {
-    store.read(|tx| tx.query_map(sql, [], |row| row.get(0))).unwrap()
-}
-
-pub(crate) fn texts(store: &Store, sql: &'static str) -> Vec<String> {
-    store.read(|tx| tx.query_map(sql, [], |row| row.get(0))).unwrap()
-}
-
-pub(crate) fn pragma_of_writer(store: &Store, name: &'static str) -> i64 {
-    let sql = format!("SELECT * FROM pragma_{name}");
-    store.write(move |tx| tx.query_row(&sql, [], |row| row.get(0))).unwrap()
-}
-
-pub(crate) fn applied(store: &Store) -> Vec<u64> {
-    let status = store.migrations().unwrap();
-    status.applied.iter().map(|applied| applied.version).collect()
-}
-
-pub(crate) fn pending(store: &Store) -> Vec<u64> {
-    let status = store.migrations().unwrap();
-    status.pending.iter().map(|pending| pending.version).collect()
-}
-
-pub(crate) fn steps(report: &MigrationReport) -> Vec<(u64, Direction)> {
-    report.steps.iter().map(|step| (step.version, step.direction)).collect()
-}
-
-#[track_caller]
-pub(crate) fn migration_error<T: std::fmt::Debug>(result: Result<T>) -> MigrationError {
-    match result {
-        Err(Error::Migration(error)) => *error,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// The message of a migration that failed by its own SQL, in a transaction.
-#[track_caller]
-pub(crate) fn rolled_back<T: std::fmt::Debug>(result: Result<T>) -> String {
-    match result {
-        Err(error @ Error::Migration(_)) => {
-            assert_eq!(error.outcome(), Outcome::RolledBack, "{error}");
-            assert!(!error.is_retryable());
-            error.to_string()
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-pub(crate) fn assert_has(message: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(message.contains(part), "no {part:?} in: {message}");
-    }
-}
-
 // ---- a rebuild ----
-
-pub(crate) const FAMILY: &str = "
-    CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT) STRICT;
-    CREATE TABLE cascading(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id) ON DELETE CASCADE) STRICT;
-    CREATE TABLE nulling(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id) ON DELETE SET NULL) STRICT;
-    CREATE TABLE strictly(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id) ON DELETE RESTRICT) STRICT;
-    CREATE TABLE late(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED) STRICT;
-    INSERT INTO parent VALUES (1, 'a'), (2, 'b');
-    INSERT INTO cascading SELECT id + 10, id FROM parent;
-    INSERT INTO nulling SELECT id + 20, id FROM parent;
-    INSERT INTO strictly SELECT id + 30, id FROM parent;
-    INSERT INTO late SELECT id + 40, id FROM parent;";
 
 const CHILDREN: [&str; 4] = ["cascading", "nulling", "strictly", "late"];
 
@@ -487,16 +376,7 @@ fn of_many_dangling_foreign_keys_a_few_are_named_and_all_are_counted() {
 fn foreign_keys_that_dangled_before_the_migration_are_said_to_have_done_so() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
-    let outside = Connection::open(&path).unwrap();
-    outside
-        .execute_batch(
-            "PRAGMA foreign_keys = OFF;
-             CREATE TABLE p(id INTEGER PRIMARY KEY) STRICT;
-             CREATE TABLE c(id INTEGER PRIMARY KEY, p INTEGER REFERENCES p(id)) STRICT;
-             INSERT INTO c VALUES (7, 1);",
-        )
-        .unwrap();
-    outside.close().unwrap();
+    made_by(&path, DANGLING);
     let open = |sql| Options::new().migrations(set([sql]).at_open(true)).open(&path);
     let error = migration_error(open("CREATE TABLE more(x INTEGER) STRICT"));
     assert!(
@@ -915,11 +795,10 @@ fn all_is_undone_also_where_a_migration_has_set_user_version() {
 fn what_was_adopted_once_and_undone_is_not_adopted_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
-    let other = Connection::open(&path).unwrap();
-    other
-        .execute_batch("CREATE TABLE a(x INTEGER) STRICT; CREATE TABLE b(x INTEGER) STRICT; PRAGMA user_version = 2")
-        .unwrap();
-    other.close().unwrap();
+    made_by(
+        &path,
+        "CREATE TABLE a(x INTEGER) STRICT; CREATE TABLE b(x INTEGER) STRICT; PRAGMA user_version = 2",
+    );
     let list = [
         Migration::new(1, "a", "CREATE TABLE a(x INTEGER) STRICT").down("DROP TABLE a"),
         Migration::new(2, "b", "CREATE TABLE b(x INTEGER) STRICT").down("DROP TABLE b"),

@@ -4,6 +4,7 @@ pub(crate) mod child;
 pub(crate) mod fork;
 pub(crate) mod leaks;
 pub(crate) mod log;
+pub(crate) mod migrations;
 #[cfg(feature = "metrics")]
 pub(crate) mod prometheus;
 #[cfg(feature = "async")]
