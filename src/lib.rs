@@ -77,84 +77,49 @@
 #[cfg(not(unix))]
 compile_error!("larder is for Unix: it rests on POSIX locks and on file modes");
 
-mod admission;
-mod advice;
-mod alert;
 mod backup;
-mod cache;
-mod change_counters;
-mod check;
-mod checkpoint;
-mod clock;
-mod closing;
 mod connection;
-mod costs;
-mod counters;
-mod doing;
 mod engine;
 mod error;
-mod event;
-mod fence;
-mod file;
-mod fork;
-mod handoff;
-#[cfg(feature = "serde")]
-mod human;
-mod job;
-mod latency;
-mod ledger;
-#[cfg(feature = "metrics")]
-#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
-pub mod metrics;
+mod maintenance;
 mod migrate;
 mod monitor;
 mod options;
-mod panics;
-mod pending;
-mod prepared;
-mod progress;
-#[cfg(feature = "metrics")]
-mod publish;
-mod ration;
-mod readers;
-mod registry;
+mod queue;
+mod read;
 mod runtime;
-mod site;
-mod stats;
-mod status;
 mod store;
-mod sync;
 mod telemetry;
-mod timer;
 mod transaction;
-mod unsynced;
-mod vacuum;
-mod watch;
-mod writer;
+mod write;
 
 pub use rusqlite;
 
-pub use advice::{Finding, Severity};
-pub use alert::{Alert, AlertKind};
-pub use backup::{Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreReport};
-pub use check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
-pub use closing::CloseReport;
-pub use error::{Error, ErrorOrigin, Outcome, Result};
-pub use latency::{Distribution, Latency};
-pub use migrate::{
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use monitor::metrics;
+
+pub use self::backup::{Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreReport};
+pub use self::error::{Error, ErrorOrigin, Outcome, Result};
+pub use self::maintenance::check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
+pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
+pub use self::migrate::{
     Adopt, AppliedMigration, Direction, DryRun, Migration, MigrationError, MigrationReport, MigrationStatus,
     MigrationStep, Migrations, PendingMigration,
 };
-pub use options::{Access, AutoVacuum, Durability, ReadOptions, Role, WhenFull, WriteOptions};
-pub use pending::Pending;
-pub use stats::{
+pub use self::monitor::advice::{Finding, Severity};
+pub use self::options::{Access, AutoVacuum, Durability, ReadOptions, Role, WhenFull, WriteOptions};
+pub use self::queue::pending::Pending;
+pub use self::store::{Options, Store};
+pub use self::telemetry::Measurement;
+pub use self::telemetry::alert::{Alert, AlertKind};
+pub use self::telemetry::histogram::{Distribution, Latency};
+pub use self::telemetry::stats::{
     Activity, CallSiteStats, Checkpoint, DatabaseStats, LastBackup, Operation, PageCacheStats, ReaderStats,
     StatementStats, Stats,
 };
-pub use store::{Options, Store};
-pub use telemetry::Measurement;
-pub use transaction::{ReadTx, WriteTx};
-pub use vacuum::{Vacuum, VacuumProgress, VacuumReport};
+pub use self::transaction::{ReadTx, WriteTx};
+pub use self::write::closing::CloseReport;
 
 /// The README's example compiles.
 #[cfg(doctest)]

@@ -10,17 +10,17 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ffi};
 
-use super::content::Content;
 use super::failure::{Failure, Result};
-use super::target::{self, Copy, Unfinished};
+use super::fingerprint::Content;
+use super::staging::{self, Copy, Unfinished};
 use super::{BackupProgress, BackupStage};
-use crate::check::{self, CheckReport};
+use crate::connection::file::available;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy, open_copy_alone, read_back, write_carelessly};
 use crate::error::{Error, ErrorOrigin, primary_code};
-use crate::file::available;
+use crate::maintenance::check::{self, CheckReport};
+use crate::maintenance::progress::Observed;
 use crate::options::Settings;
-use crate::progress::Observed;
 
 /// So many bytes are written before they are synced: a checkpoint that syncs the database meanwhile waits in the file system
 /// for what others have yet to write there.
@@ -93,7 +93,7 @@ impl Copier<'_> {
     pub(super) fn copy_to_new(&self, source: &Connection, to: &Path) -> Result<()> {
         let begun = source.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
         begun.map_err(|error| cannot(COPYING, error))?;
-        target::create(to)?;
+        staging::create(to)?;
         self.copy_pages(source, to, None)
     }
 

@@ -1,23 +1,21 @@
 //! A database made of a backup.
 
-use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
 use super::copy::{Copied, Copier, Plan};
 use super::failure::{Failure, Result as CopyResult};
-use super::target::Target;
+use super::staging::Target;
 use super::{BackupProgress, BackupReport};
-use crate::check::CheckReport;
-use crate::connection::{self, check_sqlite_version, open_original};
+use crate::connection::file::SMALLEST;
+use crate::connection::{self, check_sqlite_version, open_files, open_original};
 use crate::error::{Error, Result};
-use crate::event::event;
-use crate::file::SMALLEST;
+use crate::maintenance::check::CheckReport;
+use crate::maintenance::progress::Observed;
 use crate::options::Settings;
-use crate::progress::Observed;
-use crate::readers::begin_snapshot;
-use crate::registry;
+use crate::read::begin_snapshot;
+use crate::telemetry::event::event;
 
 /// What [`Store::restore`](crate::Store::restore) made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +44,7 @@ pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<Rest
     let began = Instant::now();
     check_sqlite_version()?;
     // Before the look for a file at `to`: the store also holds the name of one that was moved away.
-    if registry::is_open(to) {
+    if open_files::is_open(to) {
         return Err(Error::AlreadyOpen {
             path: to.into(),
             closing: None,

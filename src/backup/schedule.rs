@@ -4,27 +4,25 @@
 //! keeps none open, and ends when the store closes: it sleeps on the readers' census, which closing wakes.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::fs;
-use std::mem;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use std::{fmt, fs, mem};
 
 use super::copy::Plan;
-use super::target::with;
+use super::staging::with;
 use super::{BackupProgress, BackupReport, Origin, Stop, stamp};
-use crate::clock::uptime;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::event::event;
-use crate::panics::{caught, quietly};
-use crate::progress::Observed;
-use crate::readers::Readers;
-use crate::site::CallSite;
+use crate::maintenance::progress::Observed;
+use crate::read::Readers;
+use crate::runtime::clock::uptime;
+use crate::runtime::panic::{caught, quietly};
+use crate::telemetry::call_site::CallSite;
+use crate::telemetry::event::event;
 
 /// A thread's sleep stands still while the machine is suspended, so it looks at the clock so often.
 const LOOK: Duration = Duration::from_secs(60);

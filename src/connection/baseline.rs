@@ -19,11 +19,11 @@ use std::sync::Arc;
 use rusqlite::hooks::Action;
 use rusqlite::{Connection, ffi};
 
+use super::authorizer::Fence;
+use super::c_api::{self, Sentinel};
 use crate::error::{Error, Result};
-use crate::fence::Fence;
 use crate::options::{Role, Settings};
-use crate::panics::quietly;
-use crate::status::{self, Sentinel};
+use crate::runtime::panic::quietly;
 
 /// All of `sqlite3_limit`.
 const LIMITS: std::ops::Range<i32> = ffi::SQLITE_LIMIT_LENGTH..13;
@@ -64,12 +64,12 @@ impl OwnHooks {
             }))
         };
         set().map_err(Error::not_started)?;
-        status::trace_for_others(conn);
+        c_api::trace_for_others(conn);
         on_connect()?;
         let own = Self {
             update: Arc::strong_count(&update) == 1,
             rollback: Arc::strong_count(&rollback) == 1,
-            trace: status::trace_was_replaced(conn).unwrap_or(true),
+            trace: c_api::trace_was_replaced(conn).unwrap_or(true),
             collation_needed: true,
         };
         own.remove_others(conn);
@@ -90,10 +90,10 @@ impl OwnHooks {
             quietly(|| drop(conn.rollback_hook(None::<fn()>)));
         }
         if !self.trace {
-            status::remove_trace(conn);
+            c_api::remove_trace(conn);
         }
         if !self.collation_needed {
-            status::remove_collation_needed(conn);
+            c_api::remove_collation_needed(conn);
         }
     }
 }
@@ -117,8 +117,8 @@ impl Baseline {
         let read = || {
             fence.own(|| {
                 Ok(Self {
-                    limits: LIMITS.map(|limit| status::limit(conn, limit, -1)).collect(),
-                    config: CONFIG.map(|config| status::config(conn, config, -1)).collect(),
+                    limits: LIMITS.map(|limit| c_api::limit(conn, limit, -1)).collect(),
+                    config: CONFIG.map(|config| c_api::config(conn, config, -1)).collect(),
                     hooks,
                     names: count_names(conn)?,
                     own_names: options.on_connect.is_some(),
@@ -134,17 +134,17 @@ impl Baseline {
     pub(crate) fn restore(&self, conn: &Connection, fence: &Arc<Fence>) -> Restored {
         let stood = fence.stood(conn);
         for (limit, value) in LIMITS.zip(&self.limits) {
-            if status::limit(conn, limit, -1) != *value {
-                status::limit(conn, limit, *value);
+            if c_api::limit(conn, limit, -1) != *value {
+                c_api::limit(conn, limit, *value);
             }
         }
         let mut configured = false;
         for (config, value) in CONFIG.zip(&self.config) {
             if let Some(value) = value
-                && status::config(conn, config, -1) != Some(*value)
+                && c_api::config(conn, config, -1) != Some(*value)
             {
                 configured = true;
-                status::config(conn, config, *value);
+                c_api::config(conn, config, *value);
             }
         }
         conn.set_prepared_statement_cache_capacity(self.statement_cache_capacity);

@@ -32,9 +32,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::file::FileId;
-use crate::fork::Process;
-use crate::sync::{Arc, Mutex, MutexGuard};
+use super::file::FileId;
+use crate::runtime::fork::Process;
+use crate::runtime::sync::{Arc, Mutex, MutexGuard};
 
 /// A descriptor of a database file or of a `-shm`.
 struct Kept {
@@ -129,10 +129,8 @@ pub(crate) use self::other::FileLocks;
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::fs;
-    use std::process;
-    use std::thread;
     use std::time::{Duration, Instant};
+    use std::{fs, process, thread};
 
     use nix::errno::Errno;
     use nix::fcntl::{FcntlArg, fcntl};

@@ -48,12 +48,12 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::clock::Tick;
+use super::c_api::{self, Events, Trace, Traced};
 use crate::error::Error;
-use crate::panics::quietly;
 use crate::runtime::cancellation;
-use crate::status::{self, Events, Trace, Traced};
-use crate::sync::{Arc, Mutex};
+use crate::runtime::clock::Tick;
+use crate::runtime::panic::quietly;
+use crate::runtime::sync::{Arc, Mutex};
 
 /// How many steps of SQLite's virtual machine lie between two looks: some microseconds, or in an integrity check as many
 /// pages, which may have to come from the disk. A look takes some 5 ns.
@@ -233,7 +233,7 @@ impl Interrupt {
     }
 
     fn trace<'c>(self: &Arc<Self>, conn: &'c Connection, events: Events) -> Option<Traced<'c, Self>> {
-        self.may_trace.then(|| status::trace(conn, self, events))
+        self.may_trace.then(|| c_api::trace(conn, self, events))
     }
 
     fn set_watcher(&self, watcher: Option<Watcher>) {

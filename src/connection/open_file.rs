@@ -15,23 +15,20 @@
 //! `/proc/locks`; no SQLite call, no user code.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::fs;
-use std::io;
-use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use std::{fmt, fs, io, mem};
 
 use rusqlite::ffi;
 
+use super::file::{DatabaseFile, FileId};
 use super::file_lock::{FileLocks, LockedFile};
+use super::open_files::Claim;
 use crate::error::{Error, Result};
-use crate::event::event;
-use crate::file::{DatabaseFile, FileId};
-use crate::fork::Process;
 use crate::options::Access;
-use crate::registry::Claim;
-use crate::sync::{Arc, Mutex, MutexGuard, Weak};
+use crate::runtime::fork::Process;
+use crate::runtime::sync::{Arc, Mutex, MutexGuard, Weak};
+use crate::telemetry::event::event;
 
 /// The files that a store has open.
 #[derive(Debug)]

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Engine;
-use crate::clock::later;
-use crate::closing::CloseReport;
+use crate::connection::open_files::Claim;
 use crate::error::{Error, Outcome, Result};
-use crate::event::event;
-use crate::pending::Queue;
-use crate::registry::Claim;
-use crate::timer;
+use crate::queue::pending::Queue;
+use crate::runtime::clock::later;
+use crate::runtime::timer;
+use crate::telemetry::event::event;
+use crate::write::closing::CloseReport;
 
 /// What `close` waits beyond its deadline for the writer to say how far it came.
 const LAST_WORDS: Duration = Duration::from_millis(100);

@@ -1,10 +1,9 @@
 //! What can be wrong with a set of migrations, with one of them, or with the database that they are meant for.
 
 use std::error::Error as StdError;
-use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::{fmt, io};
 
 use rusqlite::ffi;
 

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::markers;
 use super::record::{Applied, Details};
 use super::script::Script;
-use super::{Direction, Migration, Migrations};
+use super::{Direction, Migration, Migrations, markers};
 use crate::error::MigrationError;
 
 /// Versions below this are taken for numbers one after another; from the first of January 1900 on they are dates.

@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn tables_of_migrations_are_bookkeeping_for_advice() {
         for table in [TABLE, DETAILS, GOOSE] {
-            assert!(crate::advice::is_bookkeeping(table), "{table}");
+            assert!(crate::monitor::advice::is_bookkeeping(table), "{table}");
         }
     }
 }

@@ -6,9 +6,9 @@ use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::{Batch, Connection, ffi};
 use sha2::{Digest, Sha256};
 
+use crate::connection::authorizer::{Fence, Licence};
 use crate::connection::with_temporary_files;
 use crate::error::Error;
-use crate::fence::{Fence, Licence};
 
 /// How much of a statement's text stands in an error, in characters.
 const EXCERPT: usize = 80;

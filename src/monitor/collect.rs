@@ -1,11 +1,10 @@
 //! Collects the statistics of one store from the parts that count them.
 
-use crate::admission::Admission;
-use crate::costs;
-use crate::readers::Readers;
-use crate::stats::Stats;
-use crate::telemetry::Telemetry;
-use crate::writer::context::Writes;
+use crate::queue::Admission;
+use crate::read::Readers;
+use crate::telemetry::stats::Stats;
+use crate::telemetry::{Telemetry, usage};
+use crate::write::context::Writes;
 
 impl Stats {
     /// Reads every counter once, so the figures are of about one moment. Alerts are not in it: the watch adds them.
@@ -16,8 +15,8 @@ impl Stats {
             running_write: telemetry.writing.activity(),
             readers: readers.stats(),
             page_cache: telemetry.cache.stats(),
-            call_sites: costs::sites(&telemetry.write_sites, &telemetry.read_sites),
-            statements: costs::statements(&telemetry.statements),
+            call_sites: usage::sites(&telemetry.write_sites, &telemetry.read_sites),
+            statements: usage::statements(&telemetry.statements),
             last_backup: telemetry.backups.last(),
             ..telemetry.counters.snapshot()
         }

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 
-use crate::sync::Arc;
+use super::sync::Arc;
 
 /// Work that may become unwanted while it runs.
 pub(crate) trait Cancelled {

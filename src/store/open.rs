@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::{Inner, Options, Store};
 use crate::backup::{self, RestoreReport};
+use crate::connection::file::TempFolder;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::file::TempFolder;
 use crate::migrate;
 
 impl Options {

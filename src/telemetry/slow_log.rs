@@ -7,9 +7,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::event::{CallerSpan, event};
-use crate::ration::Ration;
-use crate::sync::Mutex;
+use super::event::{CallerSpan, event};
+use super::rate_limiter::Ration;
+use crate::runtime::sync::Mutex;
 
 /// The slow reads of a store, or its slow writes.
 pub(crate) struct SlowLog {

@@ -47,7 +47,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it replies before COMMIT",
         change: Change::Source {
-            file: "src/writer.rs",
+            file: "src/write/mod.rs",
             from: "        if self.commit() {\n            self.reply(began);\n        }\n",
             to: "        if !self.group.is_empty() {\n            self.reply(began);\n            let _ = self.commit_transaction();\n        }\n",
         },
@@ -56,7 +56,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it does not ask is_autocommit after a job",
         change: Change::Source {
-            file: "src/writer.rs",
+            file: "src/write/mod.rs",
             from: "        if self.conn.is_autocommit() {\n            return Some(Error::RolledBack {",
             to: "        if false {\n            return Some(Error::RolledBack {",
         },
@@ -65,7 +65,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it goes on after a failed fsync",
         change: Change::Source {
-            file: "src/writer/log.rs",
+            file: "src/write/wal.rs",
             from: "        let _ = self.shared.poison.set(Arc::clone(source));\n",
             to: "",
         },
@@ -74,8 +74,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it leaves no word of a failed fsync",
         change: Change::Source {
-            file: "src/writer/log.rs",
-            from: "        let remembered = unsynced::remember(&self.shared.path);\n",
+            file: "src/write/wal.rs",
+            from: "        let remembered = wal_resync::remember(&self.shared.path);\n",
             to: "        let remembered = Ok::<(), std::io::Error>(());\n",
         },
         suite: WRITE_FULL,
@@ -83,7 +83,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it syncs a log that it has not written again",
         change: Change::Source {
-            file: "src/unsynced.rs",
+            file: "src/connection/wal_resync.rs",
             from: "        log.write_all_at(&buffer[..read], at)?;\n",
             to: "",
         },
@@ -92,7 +92,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it takes a failed fsync in COMMIT for a rollback",
         change: Change::Source {
-            file: "src/writer.rs",
+            file: "src/write/mod.rs",
             from: "        Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM",
             to: "        Some(ffi::SQLITE_NOMEM",
         },
@@ -111,7 +111,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it releases a failed savepoint without rolling back",
         change: Change::Source {
-            file: "src/writer.rs",
+            file: "src/write/mod.rs",
             from: "self.own(sql::ROLLBACK_TO).and_then(|()| self.own(sql::RELEASE)).is_ok()",
             to: "self.own(sql::RELEASE).is_ok()",
         },
@@ -120,16 +120,16 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it leaves a deferred foreign key to the group's COMMIT",
         change: Change::Source {
-            file: "src/writer/foreign_keys.rs",
-            from: "        if status::deferred_violation(&self.conn) {\n",
-            to: "        if false && status::deferred_violation(&self.conn) {\n",
+            file: "src/write/foreign_keys.rs",
+            from: "        if c_api::deferred_violation(&self.conn) {\n",
+            to: "        if false && c_api::deferred_violation(&self.conn) {\n",
         },
         suite: SMALL,
     },
     Mutant {
         name: "a poisoned store makes a checkpoint as it closes",
         change: Change::Source {
-            file: "src/writer/ending.rs",
+            file: "src/write/shutdown.rs",
             from: "match (readers.close(deadline), shared.poison.get()) {",
             to: "match (readers.close(deadline), None::<&()>) {",
         },
@@ -138,7 +138,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "SQLite makes a checkpoint as a poisoned store closes",
         change: Change::Source {
-            file: "src/writer/ending.rs",
+            file: "src/write/shutdown.rs",
             from: "        if reason.is_some() {\n",
             to: "        if false {\n",
         },
@@ -147,8 +147,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a write that asks for FULL gets NORMAL",
         change: Change::Source {
-            file: "src/writer.rs",
-            from: "let wanted = job.terms().durability.max(self.options.durability);",
+            file: "src/write/mod.rs",
+            from: "let wanted = job.order().durability.max(self.options.durability);",
             to: "let wanted = self.options.durability;",
         },
         suite: POWER_CUT,
@@ -156,7 +156,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the switch to WAL is not seen through",
         change: Change::Source {
-            file: "src/connection.rs",
+            file: "src/connection/mod.rs",
             from: "    while rows.next()?.is_some() {}\n    Ok(mode)\n",
             to: "    Ok(mode)\n",
         },
@@ -165,7 +165,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a store that asks for Exclusive shares the file",
         change: Change::Source {
-            file: "src/connection.rs",
+            file: "src/connection/mod.rs",
             from: "Connection::open_with_flags_and_vfs(path, flags, c\"unix-excl\"),",
             to: "Connection::open_with_flags(path, flags),",
         },
@@ -174,7 +174,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a backup takes the place of another before it is whole",
         change: Change::Source {
-            file: "src/backup.rs",
+            file: "src/backup/mod.rs",
             from: "    let copy = unfinished.create(\"copy.db\").map_err(failed)?;\n",
             to: "    let name = if overwrite { &target.path } else { Path::new(\"copy.db\") };\n    \
                  let _ = fs::remove_file(name);\n    \
@@ -185,7 +185,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a backup gets its name before it is synced",
         change: Change::Source {
-            file: "src/backup/target.rs",
+            file: "src/backup/staging.rs",
             from: "        copy.sync()?;\n        let Copy { path, file } = copy;\n",
             to: "        let Copy { path, file } = copy;\n",
         },
@@ -194,7 +194,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the folder of a backup is not synced",
         change: Change::Source {
-            file: "src/backup/target.rs",
+            file: "src/backup/staging.rs",
             from: "            .and_then(|folder| folder.sync_all())\n",
             to: "            .map(drop)\n",
         },
@@ -203,7 +203,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the older backup is removed before the new one has its name",
         change: Change::Source {
-            file: "src/backup/target.rs",
+            file: "src/backup/staging.rs",
             from: "            fs::rename(&path, &self.path)\n",
             to: "            let _ = fs::remove_file(&self.path);\n            fs::rename(&path, &self.path)\n",
         },
@@ -212,7 +212,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "unfinished backups are never removed",
         change: Change::Source {
-            file: "src/backup/target.rs",
+            file: "src/backup/staging.rs",
             from: "        unfinished.remove_leftovers(&self.folder);\n",
             to: "",
         },
@@ -221,7 +221,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the folder of a backup that could not be opened stays",
         change: Change::Source {
-            file: "src/backup/target.rs",
+            file: "src/backup/staging.rs",
             from: "                    let _ = fs::remove_dir(&path);\n",
             to: "",
         },

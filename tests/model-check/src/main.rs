@@ -1,11 +1,12 @@
 //! The queue, the hand-over and the reply slots of larder, under schedules that nobody would see in years of tests.
 //!
-//! These are larder's own files, included by their paths: `admission.rs` with its workers, its alarm and its relay,
-//! `pending.rs`, `job.rs`, `handoff.rs`, `closing.rs`, `writer/context.rs` and `readers/context.rs` (what the two queues
-//! carry), `readers/threads.rs` (what a reader thread does) and `store/tasks.rs` (the futures). They take threads, locks, atomics and the time from `sync.rs`, and this crate has
-//! another one, in which [shuttle](https://docs.rs/shuttle) decides at each step which thread goes on. What the rest
-//! of larder gives them is made anew, without SQLite: `writer.rs` has the loop of larder's writer, and a log in memory
-//! that it commits to; `store.rs` and `readers.rs` call the included files as larder's do.
+//! These are larder's own files, included by their paths: the folder `queue/`, `write/closing.rs`,
+//! `write/context.rs` and `read/context.rs` (what the two queues carry),
+//! `read/worker.rs` (what a reader thread does) and `store/futures.rs`. They take threads, locks, atomics and the time
+//! from `sync.rs`, and this crate has another one, in which [shuttle](https://docs.rs/shuttle) decides at each step
+//! which thread goes on. What the rest of larder gives them is made anew, without SQLite: `write.rs` has the loop of
+//! larder's writer, and a log in memory that it commits to; `store.rs` and `read.rs` call the included files as
+//! larder's do.
 //!
 //! ```text
 //! cargo run --release --manifest-path tests/model-check/Cargo.toml             about a minute, all scenarios
@@ -61,35 +62,35 @@ macro_rules! thread_local {
     };
 }
 
-/// The files as they are. Four more are in `readers.rs`, `store.rs` and `writer.rs`.
+/// The files as they are. More are in `read.rs`, `store.rs` and `write.rs`.
 #[path = "../../../src"]
 mod larder {
     #[expect(dead_code, reason = "larder's statistics ask for more than the model does")]
-    pub(crate) mod admission;
-    pub(crate) mod closing;
-    pub(crate) mod event;
-    pub(crate) mod handoff;
-    pub(crate) mod job;
-    pub(crate) mod panics;
-    pub(crate) mod pending;
+    pub(crate) mod queue;
     pub(crate) mod runtime {
         #[expect(dead_code, reason = "the connection's interrupt asks for more than the model does")]
         pub(crate) mod cancellation;
+        pub(crate) mod panic;
+        pub(crate) use crate::stand_ins::{clock, fork, timer};
+        pub(crate) use crate::sync;
     }
-    pub(crate) mod site;
+    pub(crate) mod telemetry {
+        pub(crate) mod call_site;
+        pub(crate) mod event;
+    }
 }
 
 mod ledger;
-mod readers;
+mod read;
 mod scenarios;
 mod stand_ins;
 mod store;
 mod sync;
 mod time;
-mod writer;
+mod write;
 
-pub(crate) use larder::{admission, closing, event, handoff, job, panics, pending, runtime, site};
-pub(crate) use stand_ins::{clock, error, fork, options, timer, transaction};
+pub(crate) use larder::{queue, runtime, telemetry};
+pub(crate) use stand_ins::{error, options, transaction};
 
 use scenarios::{SCENARIOS, Scenario};
 

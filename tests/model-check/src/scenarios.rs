@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::closing::CloseReport;
 use crate::error::{Error, Result};
 use crate::ledger::{Held, Id, Ledger};
 use crate::options::{Durability, Options, ReadOptions, WriteOptions};
@@ -16,6 +15,7 @@ use crate::sync::thread::{self, Thread};
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::time::{self, HORIZON, below, one_in};
 use crate::transaction::{ReadTx, WriteTx};
+use crate::write::closing::CloseReport;
 
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
@@ -935,7 +935,8 @@ fn reads_closing() {
     world.end(callers);
 }
 
-/// Tasks that have asked for a read and await another, so that they do not come for the first when they are woken for it.
+/// Tasks that have asked for a read and await another, so that they do not come for the first when they are woken for
+/// it.
 fn reads_kept() {
     let world = world(4, 1 + below(2) as u32);
     let callers = [0, 1, 2].map(|caller| {
@@ -958,8 +959,8 @@ fn reads_kept() {
     world.end(callers);
 }
 
-/// As [`reads_kept`], beside reads that are given up: the last job that a worker takes may be one that it need not run, or
-/// one for which it finds no connection in time.
+/// As [`reads_kept`], beside reads that are given up: the last job that a worker takes may be one that it need not run,
+/// or one for which it finds no connection in time.
 fn reads_left() {
     let world = world(8, 1);
     let keepers = [0, 1].map(|caller| {

@@ -1,6 +1,6 @@
 //! What larder's files name, and this model does without: SQLite, the options, the errors.
 
-/// In place of `clock.rs`.
+/// In place of `runtime/clock.rs`.
 pub(crate) mod clock {
     use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub(crate) mod clock {
     }
 }
 
-/// In place of `fork.rs`: nobody forks.
+/// In place of `runtime/fork.rs`: nobody forks.
 pub(crate) mod fork {
     #[derive(Clone, Copy)]
     pub(crate) struct Process;
@@ -31,7 +31,7 @@ pub(crate) mod fork {
     }
 }
 
-/// In place of `timer.rs`: each on a thread of its own, so that two may ring at once.
+/// In place of `runtime/timer.rs`: each on a thread of its own, so that two may ring at once.
 pub(crate) mod timer {
     use crate::sync::thread;
     use crate::time::{HORIZON, Instant};
@@ -54,7 +54,7 @@ pub(crate) mod timer {
     }
 }
 
-/// In place of `error.rs`, with the names that are used.
+/// In place of `error/mod.rs`, with the names that are used.
 pub(crate) mod error {
     use std::path::{Path, PathBuf};
     use std::time::Duration;
@@ -135,7 +135,7 @@ pub(crate) mod error {
     }
 }
 
-/// In place of `options.rs`.
+/// In place of `options/mod.rs`.
 pub(crate) mod options {
     use std::borrow::Cow;
     use std::time::Duration;
@@ -221,13 +221,13 @@ pub(crate) mod options {
     }
 }
 
-/// In place of `transaction.rs`: a write writes its number.
+/// In place of `transaction/mod.rs`: a write writes its number.
 pub(crate) mod transaction {
     use std::cell::RefCell;
 
     use crate::error::Result;
-    use crate::job::Queued;
     use crate::ledger::Id;
+    use crate::queue::job::Queued;
 
     pub(crate) struct WriteTx<'tx> {
         pub(crate) open: &'tx RefCell<Vec<Id>>,

@@ -1,25 +1,25 @@
-//! In place of `store.rs`: what a thread calls, as there. What a task calls is larder's own.
+//! In place of `store/mod.rs`: what a thread calls, as there. What a task calls is larder's own.
 
 use std::panic::Location;
 use std::time::Duration;
 
-use crate::admission::{Admission, Submission};
-use crate::clock::later;
-use crate::closing::{CloseReport, Closing};
 use crate::error::{Error, Outcome, Result};
-use crate::handoff::Handoff;
 use crate::ledger::Log;
 use crate::options::{Options, WriteOptions};
-use crate::pending::{Caller, Pending, Queue};
-use crate::readers::Readers;
-use crate::site::CallSite;
+use crate::queue::pending::{Caller, Pending, Queue};
+use crate::queue::spin::Handoff;
+use crate::queue::{Admission, Submission};
+use crate::read::Readers;
+use crate::runtime::clock::later;
 use crate::sync::{Arc, Instant, thread};
+use crate::telemetry::call_site::CallSite;
 use crate::transaction::WriteTx;
-use crate::writer::Writer;
-use crate::writer::context::{Exclusive, Grouped, WriteOrder, Writes};
+use crate::write::Writer;
+use crate::write::closing::{CloseReport, Closing};
+use crate::write::context::{Exclusive, Grouped, WriteOrder, Writes};
 
-#[path = "../../../src/store/tasks.rs"]
-mod tasks;
+#[path = "../../../src/store/futures.rs"]
+mod futures;
 
 /// How long a closer waits for the last words of the writer.
 const LAST_WORDS: Duration = Duration::from_millis(100);

@@ -1,0 +1,385 @@
+//! Where a copy goes: a folder beside the target that only its owner may enter, until it is whole; then the target's name.
+//!
+//! So under that name there is a whole copy or what there was before, whenever the process is killed. The folder of a run
+//! that was killed stays behind. Each run holds a lock on its folder (`flock(2)`, which the kernel lets go of when a
+//! process ends), so the next one tells those that nobody holds, and removes them. The lock is on the folder and not on
+//! the copy, since on some systems it would meet SQLite's own.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
+
+use super::failure::{Failure, Result};
+use crate::connection::file::FileId;
+use crate::connection::open_files;
+use crate::telemetry::event::event;
+
+/// What the names of unfinished copies' folders begin with.
+const UNFINISHED: &str = ".larder-backup-";
+
+/// What SQLite keeps beside a database.
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// Where a copy is to be.
+pub(super) struct Target {
+    /// Without symbolic links but perhaps in its last part.
+    pub(super) path: PathBuf,
+    pub(super) folder: PathBuf,
+    /// Whether it may take the place of a file.
+    overwrite: bool,
+}
+
+impl Target {
+    /// Looks whether a copy may go there.
+    pub(super) fn new(path: &Path, overwrite: bool) -> Result<Self> {
+        let bytes = path.as_os_str().as_encoded_bytes();
+        let named = !bytes.ends_with(b"/") && !bytes.contains(&0);
+        let Some(name) = path.file_name().filter(|_| named) else {
+            return Err(Failure::new(
+                "that is no name of a file: give the path of a file in a folder",
+            ));
+        };
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        // SQLite would refuse a symbolic link on the way there, and could take a relative path for a URI.
+        let folder = folder
+            .canonicalize()
+            .map_err(|error| Failure::of("its folder cannot be used; create it first", error))?;
+        let target = Self {
+            path: folder.join(name),
+            folder,
+            overwrite,
+        };
+        target.check()?;
+        Ok(target)
+    }
+
+    fn check(&self) -> Result<()> {
+        let name = self.path.as_os_str();
+        if BESIDE.iter().any(|ending| is_beside_a_file(name, ending)) {
+            return Err(Failure::new(
+                "that is the name of a database's log, index or journal, which SQLite would take the copy for: give \
+                 another name",
+            ));
+        }
+        if open_files::is_open(&self.path) {
+            return Err(Failure::new(
+                "it is a database that this process has open: give another name",
+            ));
+        }
+        match fs::symlink_metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(Failure::of(
+                    "it cannot be looked at; check the folder, its owner and its mode",
+                    error,
+                ));
+            }
+            Ok(there) => self.may_replace(&there)?,
+        }
+        // It would be taken for that of the copy, and be played into it.
+        if let Some(left) = BESIDE.iter().find(|ending| exists(&with(name, ending))) {
+            let left = with(name, left).display().to_string();
+            return Err(Failure::found(
+                "a log, index or journal of SQLite's lies beside it, which would be taken for that of the copy: close \
+                 whoever has that file open, or move it away",
+                left,
+            ));
+        }
+        Ok(())
+    }
+
+    fn may_replace(&self, there: &fs::Metadata) -> Result<()> {
+        let problem = if there.is_dir() {
+            "it is a folder: give the path of a file in it"
+        } else if there.is_symlink() {
+            "it is a symbolic link, which larder does not follow: give the target's path"
+        } else if !there.is_file() {
+            "it is not a regular file: give another name"
+        } else if !self.overwrite {
+            "there is a file already: give another name, or move it away (Backup::overwrite replaces it)"
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(problem))
+    }
+
+    /// Makes room for the copy beside it.
+    pub(super) fn begin(&self) -> Result<Unfinished> {
+        let unfinished = Unfinished::new(&self.folder).map_err(|error| {
+            Failure::of(
+                "no file can be created in its folder; check the folder, its owner and its mode",
+                error,
+            )
+        })?;
+        unfinished.remove_leftovers(&self.folder);
+        Ok(unfinished)
+    }
+
+    /// Makes the copy last, then gives it its name.
+    pub(super) fn finish(&self, copy: Copy) -> Result<()> {
+        // What a connection could not write or remove at its end.
+        if BESIDE.iter().any(|ending| exists(&with(copy.path.as_os_str(), ending))) {
+            return Err(Failure::new(
+                "SQLite has left a log or a journal beside the copy: try again",
+            ));
+        }
+        copy.sync()?;
+        let Copy { path, file } = copy;
+        // Once it has its name, others may open it, and a close would drop the locks of a connection in this process.
+        drop(file);
+        // Somebody may have come meanwhile.
+        self.check()?;
+        let renamed = if self.overwrite {
+            fs::rename(&path, &self.path)
+        } else {
+            rename_to_new(&path, &self.path)
+        };
+        renamed.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Failure::of("a file of that name has come meanwhile", error),
+            _ => Failure::of("the copy cannot be given its name", error),
+        })?;
+        File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| {
+                Failure::of(
+                    "it is there and whole, but its folder cannot be synced, so a power cut could take its name away",
+                    error,
+                )
+            })
+    }
+}
+
+fn is_beside_a_file(name: &OsStr, ending: &str) -> bool {
+    let bytes = name.as_encoded_bytes();
+    let base = bytes.strip_suffix(ending.as_bytes());
+    // The ending is ASCII, so what is before it is whole.
+    base.is_some_and(|base| exists(std::os::unix::ffi::OsStrExt::from_bytes(base)))
+}
+
+fn exists(path: &OsStr) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+pub(super) fn with(stem: &OsStr, ending: &str) -> OsString {
+    let mut name = stem.to_owned();
+    name.push(ending);
+    name
+}
+
+/// Renames, but never over another file.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // The kernel or the file system does not know the flag.
+        Err(Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => link(from, to),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    link(from, to)
+}
+
+/// A second name, which fails if there is one already. The first goes with its folder.
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to)
+}
+
+/// A folder for unfinished copies, which goes with all that is in it.
+pub(super) struct Unfinished {
+    path: PathBuf,
+    /// Locked, where the file system has locks.
+    folder: File,
+}
+
+/// A copy that has no name of its own yet.
+pub(super) struct Copy {
+    pub(super) path: PathBuf,
+    /// It was open before anything was written, so that it hears of every write that failed.
+    file: File,
+}
+
+impl Copy {
+    pub(super) fn sync(&self) -> Result<()> {
+        let synced = self.file.sync_all();
+        synced.map_err(|error| Failure::of("the copy cannot be synced; is the disk full, or failing?", error))
+    }
+}
+
+impl Unfinished {
+    fn new(beside: &Path) -> io::Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        loop {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let nanos = now.map_or(0, |now| now.subsec_nanos());
+            let (process, count) = (std::process::id(), COUNT.fetch_add(1, Relaxed));
+            let path = beside.join(format!("{UNFINISHED}{process}-{count}-{nanos:08x}"));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                other => other?,
+            }
+            let opened = open_folder(&path).and_then(|folder| {
+                let is_own = lock(&folder) != Lock::Held && is_at(&folder, &path)?;
+                Ok(is_own.then_some(folder))
+            });
+            match opened {
+                Ok(Some(folder)) => return Ok(Self { path, folder }),
+                // Another run has taken it for a leftover before it was locked.
+                Ok(None) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    let _ = fs::remove_dir(&path);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Creates a file in it that only its owner may read.
+    pub(super) fn create(&self, name: &str) -> Result<Copy> {
+        let path = self.path.join(name);
+        let file = create(&path)?;
+        Ok(Copy { path, file })
+    }
+
+    /// Removes what runs that were killed have left in the folder.
+    fn remove_leftovers(&self, beside: &Path) {
+        let Ok(entries) = fs::read_dir(beside) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) && entry.path() != self.path {
+                self.remove_if_left(&entry.path());
+            }
+        }
+    }
+
+    fn remove_if_left(&self, path: &Path) {
+        let Ok(folder) = open_folder(path) else { return };
+        // Where there are no locks, nobody knows. In a folder that everybody may write to it may be anybody's.
+        let is_there = lock(&folder) == Lock::Taken && is_at(&folder, path).unwrap_or(false);
+        if !is_there || owner(&folder) != owner(&self.folder) {
+            return;
+        }
+        match fs::remove_dir_all(path) {
+            Ok(()) => event!(
+                info,
+                "larder::backup",
+                { leftover = %path.display() },
+                "removed what a backup that was killed has left"
+            ),
+            Err(error) => event!(
+                warn,
+                "larder::backup",
+                { leftover = %path.display(), %error },
+                "what a backup that was killed has left stays behind"
+            ),
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            event!(
+                warn,
+                "larder::backup",
+                { leftover = %self.path.display(), %error },
+                "the folder of a backup stays behind"
+            );
+        }
+    }
+}
+
+/// Creates a file that only its owner may read.
+pub(super) fn create(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| {
+            Failure::of(
+                "the file cannot be created; check the folder, its owner and its mode",
+                error,
+            )
+        })
+}
+
+fn open_folder(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+#[derive(PartialEq)]
+enum Lock {
+    Taken,
+    /// By somebody else.
+    Held,
+    /// The file system has none.
+    None,
+}
+
+fn lock(folder: &File) -> Lock {
+    match flock(folder, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Lock::Taken,
+        Err(Errno::WOULDBLOCK) => Lock::Held,
+        Err(_) => Lock::None,
+    }
+}
+
+/// Whether it is still what has that name.
+fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
+    Ok(FileId::of(&folder.metadata()?) == FileId::of(&fs::symlink_metadata(path)?))
+}
+
+fn owner(folder: &File) -> Option<u32> {
+    folder.metadata().ok().map(|folder| folder.uid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Somebody has come between the look and the name.
+    #[test]
+    fn a_name_that_somebody_has_is_not_taken_from_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        for give_name in [rename_to_new, link] {
+            fs::write(&from, "new").unwrap();
+            fs::write(&to, "old").unwrap();
+            assert_eq!(give_name(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(fs::read_to_string(&to).unwrap(), "old");
+            fs::remove_file(&to).unwrap();
+            give_name(&from, &to).unwrap();
+            assert_eq!(fs::read_to_string(&to).unwrap(), "new");
+            fs::remove_file(&to).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_folder_of_a_run_that_ended_is_removed_and_of_one_that_goes_on_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::new(&folder.path().join("copy"), false).unwrap();
+        let goes_on = target.begin().unwrap();
+        let left = folder.path().join(format!("{UNFINISHED}7"));
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("copy.db"), "half").unwrap();
+        let another = target.begin().unwrap();
+        assert!(goes_on.path.exists() && another.path.exists() && !left.exists());
+        drop((goes_on, another));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,527 @@
+//! The fence around a closure: which SQL may not be in it, and what the user is told.
+//!
+//! SQLite asks the authorizer whenever a statement is *prepared*, also when it is prepared anew after a schema
+//! change, and asks the commit hook before every commit. Both are set once a connection and share one
+//! [`Fence`] with the thread that uses the connection. Only that thread touches it, one job at a time; the
+//! atomics and the mutex are there since rusqlite asks hooks to be `Send`.
+//!
+//! larder's own statements pass: [`Fence::own`] raises a flag while they are prepared *and stepped*. Their
+//! text carries a private comment, or a user's `prepare_cached("COMMIT")` would find larder's in the cache.
+//!
+//! A migration is SQL of the user's, too, but may do a little more: see [`Licence`].
+//!
+//! The fence stops SQL and mistakes. It does not stop a closure that removes it (`conn.authorizer(None)`).
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+
+use rusqlite::hooks::{AuthContext, Authorization};
+use rusqlite::{Connection, ffi};
+
+use super::c_api::{self, Action, Judge, Permission};
+use super::change_counters::ChangeCounters;
+use crate::error::{Error, primary_code};
+use crate::options::Role;
+use crate::runtime::panic::quietly;
+use crate::runtime::sync::{Arc, Mutex};
+
+/// PRAGMAs that only read, with or without an argument.
+const READS: &[&str] = &[
+    "collation_list",
+    "compile_options",
+    "data_version",
+    "database_list",
+    "foreign_key_check",
+    "foreign_key_list",
+    "freelist_count",
+    "function_list",
+    "index_info",
+    "index_list",
+    "index_xinfo",
+    "integrity_check",
+    "module_list",
+    "page_count",
+    "pragma_list",
+    "quick_check",
+    "table_info",
+    "table_list",
+    "table_xinfo",
+];
+
+/// PRAGMAs that only read as long as they are given no value.
+const READS_WITHOUT_VALUE: &[&str] = &[
+    "application_id",
+    "auto_vacuum",
+    "busy_timeout",
+    "cache_size",
+    "encoding",
+    "foreign_keys",
+    "journal_mode",
+    "journal_size_limit",
+    "max_page_count",
+    "mmap_size",
+    "page_size",
+    "query_only",
+    "recursive_triggers",
+    "schema_version",
+    "synchronous",
+    "temp_store",
+    "trusted_schema",
+    "user_version",
+    "wal_autocheckpoint",
+];
+
+/// Two numbers in the file's header. They are data of the application, and a rollback undoes them.
+const HEADER_VALUES: &[&str] = &["application_id", "user_version"];
+
+const KEEP_INSTEAD: &str = "every closure on this connection is to find it: delete its rows instead, or make a temporary \
+                            object of your own under another name";
+
+const RETURN_ERR: &str = "larder begins and ends the transaction: return Ok to commit, return Err to roll back, \
+                          and nest with tx.savepoint(|tx| ..)";
+const ATTACH_INSTEAD: &str = "open a Store of its own for the other file";
+const WRITE_INSTEAD: &str = "a read cannot write: use store.write(|tx| ..)";
+
+/// PRAGMAs that belong to the way SQLite's manual has a table rebuilt. Migrations that other tools have run are full of
+/// them. Inside a transaction the first two do nothing that lasts: "this pragma is a no-op within a transaction",
+/// <https://sqlite.org/pragma.html#pragma_foreign_keys>. The writer sets the first and the last again after a migration;
+/// the second ends with the transaction.
+const OF_MIGRATIONS: &[&str] = &["foreign_keys", "defer_foreign_keys", "legacy_alter_table"];
+
+/// PRAGMAs for which a migration asks to be run outside a transaction.
+const OUTSIDE_A_TRANSACTION: &[&str] = &["auto_vacuum", "incremental_vacuum", "optimize"];
+
+const RETURN_NOTHING: &str = "larder makes each migration in a transaction of its own: take it out (or mark the \
+                              migration as one that runs outside a transaction)";
+
+/// What the SQL that runs may do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Licence {
+    /// What a closure may.
+    Closure = 0,
+    /// A migration in its transaction: also the PRAGMAs of a table rebuild.
+    Migration = 1,
+    /// A migration that asks for no transaction: also transactions of its own.
+    NoTransaction = 2,
+    /// A `VACUUM` of such a migration.
+    Vacuum = 3,
+}
+
+/// What the statements prepared lately may do to tables.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(u8)]
+pub(crate) enum TableChange {
+    None = 0,
+    /// Drop or alter one.
+    Changed = 1,
+    /// Make one.
+    Made = 2,
+}
+
+struct Refusal {
+    statement: String,
+    instead: &'static str,
+}
+
+pub(crate) struct Fence {
+    role: Role,
+    own: AtomicBool,
+    /// A [`Licence`].
+    licence: AtomicU8,
+    /// A [`TableChange`]: the greatest since it was asked for.
+    table_change: AtomicU8,
+    may_make_temporary: AtomicBool,
+    prepared_write: AtomicBool,
+    refused: AtomicBool,
+    /// There if `refused`.
+    refusal: Mutex<Option<Refusal>>,
+    /// What is done by the statement that is prepared, while somebody asks for it.
+    watched: AtomicBool,
+    seen: Mutex<Vec<Change>>,
+    changes: Arc<ChangeCounters>,
+    schema_change: AtomicBool,
+    schema_change_is_open: AtomicBool,
+    /// Temporary objects that were there before any closure.
+    kept: BTreeSet<String>,
+    /// rusqlite has another count of each for as long as SQLite asks this fence.
+    authorizer: Arc<()>,
+    commit_hook: Arc<()>,
+}
+
+/// A table that a statement changes itself, not one of its triggers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Change {
+    /// `SQLITE_INSERT`, `SQLITE_UPDATE` or `SQLITE_DELETE`.
+    pub(crate) code: i32,
+    pub(crate) database: String,
+    pub(crate) table: String,
+}
+
+impl Fence {
+    /// Puts the fence around a connection on which there are those temporary objects.
+    pub(crate) fn install(conn: &Connection, role: Role, kept: BTreeSet<String>) -> rusqlite::Result<Arc<Self>> {
+        let fence = Arc::new(Self {
+            role,
+            own: AtomicBool::new(false),
+            licence: AtomicU8::new(Licence::Closure as u8),
+            table_change: AtomicU8::new(TableChange::None as u8),
+            may_make_temporary: AtomicBool::new(false),
+            prepared_write: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+            refusal: Mutex::new(None),
+            watched: AtomicBool::new(false),
+            seen: Mutex::default(),
+            changes: Arc::new(ChangeCounters::new()),
+            schema_change: AtomicBool::new(false),
+            schema_change_is_open: AtomicBool::new(false),
+            kept,
+            authorizer: Arc::default(),
+            commit_hook: Arc::default(),
+        });
+        if role == Role::Writer {
+            c_api::define_change_functions(conn, &fence.changes)?;
+        }
+        fence.set_authorizer(conn)?;
+        fence.set_commit_hook(conn)?;
+        Ok(fence)
+    }
+
+    fn set_authorizer(self: &Arc<Self>, conn: &Connection) -> rusqlite::Result<()> {
+        c_api::authorize(conn, self, Arc::clone(&self.authorizer))
+    }
+
+    fn set_commit_hook(self: &Arc<Self>, conn: &Connection) -> rusqlite::Result<()> {
+        let guard = Arc::clone(self);
+        let token = Arc::clone(&self.commit_hook);
+        // Without this, what a closure does after a RAISE(ROLLBACK) that it swallowed would be committed at
+        // once, statement by statement. The hook's `true` turns such a commit into a rollback.
+        conn.commit_hook(Some(move || {
+            let _kept = &token;
+            !guard.own.load(Relaxed) && !guard.is_outside_transaction()
+        }))
+    }
+
+    /// Whether the fence still stood around the connection. It does afterwards.
+    pub(crate) fn stood(self: &Arc<Self>, conn: &Connection) -> bool {
+        let authorizes = Arc::strong_count(&self.authorizer) > 1;
+        let guards = Arc::strong_count(&self.commit_hook) > 1;
+        // The closure's are dropped first, which is user code. They fail only for a connection that rusqlite does not own.
+        if !authorizes {
+            quietly(|| drop(conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)));
+            let _ = self.set_authorizer(conn);
+        }
+        if !guards {
+            quietly(|| drop(conn.commit_hook(None::<fn() -> bool>)));
+            let _ = self.set_commit_hook(conn);
+        }
+        authorizes && guards
+    }
+
+    /// Whether a statement that changes the schema has been prepared since this was last asked, one of larder's own, too,
+    /// or such a change was undone.
+    pub(crate) fn take_schema_change(&self) -> bool {
+        self.schema_change.swap(false, Relaxed)
+    }
+
+    /// A transaction was committed or, also to a savepoint, rolled back. To undo a change of the schema is another one.
+    pub(crate) fn transaction_ended(&self, committed: bool) {
+        if self.schema_change_is_open.load(Relaxed) {
+            self.schema_change_is_open.store(false, Relaxed);
+            if !committed {
+                self.schema_change.store(true, Relaxed);
+            }
+        }
+    }
+
+    /// Whether the temporary object of that name was there before any closure.
+    pub(crate) fn keeps(&self, name: &str) -> bool {
+        self.kept.contains(name)
+    }
+
+    /// Runs larder's own statements.
+    pub(crate) fn own<T>(&self, f: impl FnOnce() -> T) -> T {
+        struct Lower<'a>(&'a AtomicBool);
+        impl Drop for Lower<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Relaxed);
+            }
+        }
+        self.own.store(true, Relaxed);
+        let _lower = Lower(&self.own);
+        f()
+    }
+
+    /// What closures are to see of the connection's counters.
+    pub(crate) fn changes(&self) -> &ChangeCounters {
+        &self.changes
+    }
+
+    /// Which tables the statement changes that `prepare` prepares.
+    pub(crate) fn changes_of(&self, prepare: impl FnOnce()) -> Vec<Change> {
+        self.watched.store(true, Relaxed);
+        prepare();
+        self.watched.store(false, Relaxed);
+        mem::take(&mut self.seen.lock())
+    }
+
+    fn note_change(&self, action: &Action<'_>) {
+        if let (ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE, Some(table), Some(database), None) =
+            (action.code, &action.first, &action.database, &action.accessor)
+        {
+            let change = Change {
+                code: action.code,
+                database: database.to_string(),
+                table: table.to_string(),
+            };
+            self.seen.lock().push(change);
+        }
+    }
+
+    /// Runs SQL of a migration.
+    pub(crate) fn licensed<T>(&self, licence: Licence, f: impl FnOnce() -> T) -> T {
+        struct Revoke<'a>(&'a AtomicU8);
+        impl Drop for Revoke<'_> {
+            fn drop(&mut self) {
+                self.0.store(Licence::Closure as u8, Relaxed);
+            }
+        }
+        self.licence.store(licence as u8, Relaxed);
+        let _revoke = Revoke(&self.licence);
+        f()
+    }
+
+    fn has_licence(&self, licence: Licence) -> bool {
+        self.licence.load(Relaxed) == licence as u8
+    }
+
+    fn is_outside_transaction(&self) -> bool {
+        self.has_licence(Licence::NoTransaction) || self.has_licence(Licence::Vacuum)
+    }
+
+    /// What may have been done to tables since this was last asked.
+    pub(crate) fn take_table_change(&self) -> TableChange {
+        match self.table_change.swap(TableChange::None as u8, Relaxed) {
+            0 => TableChange::None,
+            1 => TableChange::Changed,
+            _ => TableChange::Made,
+        }
+    }
+
+    fn note_table_change(&self, change: TableChange) -> Permission {
+        self.table_change.fetch_max(change as u8, Relaxed);
+        Permission::Allow
+    }
+
+    /// Forgets what an earlier closure did.
+    pub(crate) fn reset(&self) {
+        if self.refused.load(Relaxed) {
+            self.take_refusal();
+        }
+    }
+
+    /// Whether a statement that makes a temporary object has been prepared on this connection. It may be in the
+    /// statement cache, to be stepped by a later closure, so this never becomes false again.
+    pub(crate) fn may_make_temporary(&self) -> bool {
+        self.may_make_temporary.load(Relaxed)
+    }
+
+    /// Whether a statement that writes has been prepared since this was last asked, also one that SQLite has prepared anew
+    /// since the schema has changed.
+    pub(crate) fn take_prepared_write(&self) -> bool {
+        self.prepared_write.load(Relaxed) && self.prepared_write.swap(false, Relaxed)
+    }
+
+    /// Whether a statement was refused and nobody has been told why.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// SQLite only says "not authorized". This says what was refused, and what to use instead. The error is this
+    /// connection's own.
+    pub(crate) fn explain(&self, error: rusqlite::Error) -> Error {
+        match primary_code(&error) {
+            Some(ffi::SQLITE_AUTH) => match self.take_refusal() {
+                Some(Refusal { statement, instead }) => Error::Refused { statement, instead },
+                None => Error::of_store(error),
+            },
+            Some(ffi::SQLITE_READONLY) if self.role == Role::Reader => Error::Refused {
+                statement: "a statement that writes".into(),
+                instead: WRITE_INSTEAD,
+            },
+            Some(ffi::SQLITE_ERROR) if error.to_string().contains("cannot VACUUM from within a transaction") => {
+                Error::Refused {
+                    statement: "VACUUM".into(),
+                    instead: if self.has_licence(Licence::Migration) {
+                        "SQLite cannot run it inside a transaction: mark this way of the migration as one that runs \
+                         outside one, by `transaction:false` after Dbmate's marker, `-- +goose NO TRANSACTION`, or \
+                         Migration::without_transaction"
+                    } else {
+                        "SQLite cannot run it inside a transaction, and a closure is one: run it with the sqlite3 \
+                         shell while no service has the file open"
+                    },
+                }
+            }
+            _ => Error::of_store(error),
+        }
+    }
+
+    fn judge_transaction(&self, verb: &str) -> Permission {
+        if self.is_outside_transaction() {
+            Permission::Allow
+        } else if self.has_licence(Licence::Migration) {
+            self.refuse(verb, RETURN_NOTHING)
+        } else {
+            self.refuse(verb, RETURN_ERR)
+        }
+    }
+
+    fn judge_pragma(&self, name: &str, value: Option<&str>, of_temporary: bool) -> Permission {
+        let name = name.to_ascii_lowercase();
+        if of_temporary && value.is_some() && HEADER_VALUES.contains(&name.as_str()) {
+            return self.refuse(
+                format!("PRAGMA temp.{name}"),
+                "it would outlive the transaction: set that of main",
+            );
+        }
+        let allowed = READS.contains(&name.as_str())
+            || (value.is_none() && READS_WITHOUT_VALUE.contains(&name.as_str()))
+            || (self.role == Role::Writer && HEADER_VALUES.contains(&name.as_str()))
+            || self.migration_may(&name, value);
+        if allowed {
+            return Permission::Allow;
+        }
+        let instead = match name.as_str() {
+            name if HEADER_VALUES.contains(&name) => WRITE_INSTEAD,
+            "wal_checkpoint" | "optimize" => "larder does it by itself, after its replies and at close",
+            "defer_foreign_keys" => {
+                "declare the constraint DEFERRABLE INITIALLY DEFERRED: it is judged at the end of the closure"
+            }
+            _ => "it would outlive the transaction: set it in Options, or in Options::on_connect for every connection",
+        };
+        self.refuse(format!("PRAGMA {name}"), instead)
+    }
+
+    fn migration_may(&self, pragma: &str, value: Option<&str>) -> bool {
+        if self.has_licence(Licence::Closure) {
+            return false;
+        }
+        OF_MIGRATIONS.contains(&pragma)
+            || (self.has_licence(Licence::NoTransaction) && OUTSIDE_A_TRANSACTION.contains(&pragma))
+            // Which it is in already, so nothing happens.
+            || (pragma == "journal_mode" && value.is_some_and(|mode| mode.eq_ignore_ascii_case("wal")))
+    }
+
+    /// A write may use temporary objects; they are dropped after it.
+    fn judge_temporary(&self) -> Permission {
+        match self.role {
+            Role::Writer => {
+                self.may_make_temporary.store(true, Relaxed);
+                Permission::Allow
+            }
+            Role::Reader => self.refuse(
+                "CREATE TEMP",
+                "a reader is shared and read-only: use a common table expression, or a write",
+            ),
+        }
+    }
+
+    fn refuse(&self, statement: impl Into<String>, instead: &'static str) -> Permission {
+        let refusal = Refusal {
+            statement: statement.into(),
+            instead,
+        };
+        *self.refusal.lock() = Some(refusal);
+        self.refused.store(true, Relaxed);
+        Permission::Deny
+    }
+
+    fn take_refusal(&self) -> Option<Refusal> {
+        self.refused.store(false, Relaxed);
+        self.refusal.lock().take()
+    }
+}
+
+impl Judge for Fence {
+    fn judge(&self, action: &Action<'_>) -> Permission {
+        if changes_schema(action.code) {
+            self.schema_change.store(true, Relaxed);
+            self.schema_change_is_open.store(true, Relaxed);
+        }
+        if self.own.load(Relaxed) {
+            return Permission::Allow;
+        }
+        if matches!(
+            action.code,
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE
+        ) {
+            self.prepared_write.store(true, Relaxed);
+        }
+        if self.watched.load(Relaxed) {
+            self.note_change(action);
+        }
+        let Action {
+            code, first, second, ..
+        } = action;
+        let first = first.as_deref();
+        let is_temporary = action.database.as_deref() == Some("temp");
+        match (*code, first) {
+            (ffi::SQLITE_TRANSACTION, Some(verb)) => self.judge_transaction(verb),
+            (ffi::SQLITE_SAVEPOINT, Some(operation)) => self.judge_transaction(savepoint_verb(operation)),
+            // A temporary database, into which it copies.
+            (ffi::SQLITE_ATTACH, Some("")) if self.has_licence(Licence::Vacuum) => Permission::Allow,
+            // Without a name where that is not a literal.
+            (ffi::SQLITE_ATTACH, _) => self.refuse("ATTACH", ATTACH_INSTEAD),
+            (ffi::SQLITE_DETACH, _) => self.refuse("DETACH", "a store has one file"),
+            (ffi::SQLITE_PRAGMA, Some(name)) => self.judge_pragma(name, second.as_deref(), is_temporary),
+            (
+                ffi::SQLITE_DROP_TEMP_INDEX
+                | ffi::SQLITE_DROP_TEMP_TABLE
+                | ffi::SQLITE_DROP_TEMP_TRIGGER
+                | ffi::SQLITE_DROP_TEMP_VIEW,
+                Some(name),
+            ) if self.keeps(name) => self.refuse("DROP of a temporary object of on_connect", KEEP_INSTEAD),
+            (ffi::SQLITE_ALTER_TABLE, Some("temp")) if second.as_deref().is_some_and(|name| self.keeps(name)) => {
+                self.refuse("ALTER of a temporary table of on_connect", KEEP_INSTEAD)
+            }
+            // sqlite_sequence or sqlite_stat1. SQLite does not let them be dropped, and they would shadow main's.
+            (ffi::SQLITE_CREATE_TABLE | ffi::SQLITE_CREATE_TEMP_TABLE, Some(table))
+                if is_temporary && table.starts_with("sqlite_") =>
+            {
+                self.refuse(
+                    "AUTOINCREMENT or ANALYZE in a temporary table",
+                    "it makes a table that would outlive the transaction: use INTEGER PRIMARY KEY alone",
+                )
+            }
+            // The row of sqlite_temp_schema that every temporary object has, also one that is made by a qualified name
+            // (`CREATE TABLE temp.t`) and is no CREATE TEMP to the authorizer.
+            (ffi::SQLITE_INSERT, Some(table)) if is_temporary && table.starts_with("sqlite_") => self.judge_temporary(),
+            (ffi::SQLITE_CREATE_TABLE, _) => self.note_table_change(TableChange::Made),
+            (ffi::SQLITE_DROP_TABLE | ffi::SQLITE_ALTER_TABLE, _) => self.note_table_change(TableChange::Changed),
+            _ => Permission::Allow,
+        }
+    }
+}
+
+fn changes_schema(code: i32) -> bool {
+    matches!(
+        code,
+        ffi::SQLITE_CREATE_INDEX..=ffi::SQLITE_CREATE_VIEW
+            | ffi::SQLITE_DROP_INDEX..=ffi::SQLITE_DROP_VIEW
+            | ffi::SQLITE_ALTER_TABLE
+            | ffi::SQLITE_REINDEX
+            | ffi::SQLITE_ANALYZE
+            | ffi::SQLITE_CREATE_VTABLE
+            | ffi::SQLITE_DROP_VTABLE
+    )
+}
+
+/// What SQLite calls `operation` is `BEGIN`, `RELEASE` or `ROLLBACK`.
+fn savepoint_verb(operation: &str) -> &'static str {
+    match operation {
+        "BEGIN" => "SAVEPOINT",
+        "RELEASE" => "RELEASE",
+        _ => "ROLLBACK TO",
+    }
+}

@@ -1,0 +1,213 @@
+//! [`Engine`]: one open store, as its features see it. Migrations, checks, vacuums and backups hold one, and
+//! [`Store`](crate::Store) has the verbs of it.
+//!
+//! It knows the parts that read and write, and none of the features: it has no field that belongs to one of those.
+
+mod close;
+
+use std::fmt;
+use std::panic::Location;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::connection::file::{DatabaseFile, TempFolder};
+use crate::connection::interrupt::Interrupt;
+use crate::connection::{c_api, check_sqlite_version, open_writer, read_back};
+use crate::error::{Error, Outcome, Result};
+use crate::monitor::watchdog::Watch;
+use crate::options::{ReadOptions, Settings, WhenFull, WriteOptions};
+use crate::queue::pending::{Caller, Pending, Queue};
+use crate::queue::spin::Handoff;
+use crate::queue::{Admission, Submission};
+use crate::read::Readers;
+use crate::runtime::timer;
+use crate::telemetry::Telemetry;
+use crate::telemetry::call_site::CallSite;
+use crate::telemetry::event::event;
+use crate::transaction::{ReadTx, WriteTx};
+use crate::write::context::{Exclusive, Grouped, WriteOrder, Writes};
+use crate::write::{Shared, Writer};
+
+/// One open store. The drop closes it.
+pub(crate) struct Engine {
+    id: u64,
+    pub(crate) options: Settings,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) readers: Arc<Readers>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) watch: Watch,
+    /// Shared with the writer thread: the folder goes with whichever lets go of it last.
+    _folder: Option<Arc<TempFolder>>,
+}
+
+impl Engine {
+    /// Opens the file and starts the writer thread. The settings are valid. `patience` is how long it waits for a lock of
+    /// another process.
+    pub(crate) fn open(
+        options: Settings,
+        path: &Path,
+        folder: Option<Arc<TempFolder>>,
+        patience: Duration,
+    ) -> Result<Self> {
+        static STORES: AtomicU64 = AtomicU64::new(1);
+        check_sqlite_version()?;
+        c_api::count_forks();
+        timer::start().map_err(|error| Error::no_thread(path, "its timer", error))?;
+        let id = STORES.fetch_add(1, Relaxed);
+        let file = DatabaseFile::prepare(path, &options, id)?;
+        let (open_file, writer) = open_writer(&file, &options, patience)?;
+        // From here on the connections hold the claim.
+        drop(file);
+        let page_size = read_back(&writer.conn, "page_size")?;
+        let handoff = Handoff::new(options.spin_time);
+        let admission = Admission::new(Writes, options.queue_capacity, 1, handoff);
+        let shared = Arc::new(Shared::new(Arc::clone(&open_file), admission));
+        let telemetry = Arc::new(Telemetry::new(options.max_call_sites, options.max_statements));
+        let readers = Readers::open(&open_file, &options, &telemetry, patience)?;
+        Writer::start(
+            writer,
+            options.clone(),
+            Arc::clone(&shared),
+            Arc::clone(&readers),
+            Arc::clone(&telemetry),
+            folder.clone(),
+        )?;
+        // Its drop waits for the writer thread, so it is made once there is one.
+        let engine = Self {
+            id,
+            watch: Watch::start(&shared, &readers, &telemetry, &options),
+            options,
+            shared,
+            readers,
+            telemetry,
+            _folder: folder,
+        };
+        engine.report_open(&page_size);
+        Ok(engine)
+    }
+
+    /// The database file, as an absolute path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// The queue of writes.
+    pub(crate) fn admission(&self) -> &Admission<Writes> {
+        &self.shared.admission
+    }
+
+    /// Runs `f` in one snapshot, on this thread.
+    #[track_caller]
+    pub(crate) fn read<T>(&self, options: ReadOptions, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        let timeout = options.queue_timeout.unwrap_or(self.options.read_queue_timeout);
+        let site = CallSite::new(options.label, Location::caller());
+        let limit = options.execution_timeout;
+        self.readers
+            .read(timeout, options.when_full, limit, site, self.admission().is_worker(), f)
+    }
+
+    /// Runs larder's own look for damage in a snapshot of a reader's.
+    pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>) -> Result<T> {
+        let timeout = self.options.read_queue_timeout;
+        let site = CallSite::Label("larder: check".into());
+        self.readers.inspect(timeout, site, self.admission().is_worker(), f)
+    }
+
+    /// Runs larder's own work on the writer thread, with nothing else.
+    #[track_caller]
+    pub(crate) fn run_alone<T, F>(&self, call: &'static str, f: F) -> Result<T>
+    where
+        F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        if self.admission().is_left() {
+            return Err(Error::forked());
+        }
+        if self.admission().is_worker() {
+            let instead =
+                "it was called inside a write, on the writer thread that would have to do it: call it outside";
+            let outcome = Outcome::NotStarted;
+            return Err(Error::Reentrant { call, instead, outcome });
+        }
+        // Another such job may be in the middle of something that others wait as long for.
+        let options = &self.options;
+        let timeout = options.queue_timeout.max(options.migration_timeout);
+        let submission = Submission {
+            call,
+            site: CallSite::Label(format!("larder: {call}").into()),
+            timeout,
+            caller: Caller::Thread,
+            when_full: WhenFull::Wait,
+        };
+        self.shared.enqueue::<Exclusive, _, _>(submission, (), f)?.wait()
+    }
+
+    /// Queues a write of a thread's.
+    #[track_caller]
+    pub(crate) fn enqueue_write<T, F>(
+        &self,
+        call: &'static str,
+        options: WriteOptions,
+        caller: Caller,
+        f: F,
+    ) -> Result<Pending<T>>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let order = WriteOrder::of(&options);
+        let submission = self.write_submission(call, options, caller);
+        self.shared.enqueue::<Grouped, _, _>(submission, order, f)
+    }
+
+    /// A write as the queue takes it, with the time-out of the store unless it has one of its own.
+    #[track_caller]
+    pub(crate) fn write_submission(&self, call: &'static str, options: WriteOptions, caller: Caller) -> Submission {
+        Submission {
+            call,
+            site: CallSite::new(options.label, Location::caller()),
+            timeout: options.queue_timeout.unwrap_or(self.options.queue_timeout),
+            caller,
+            when_full: options.when_full,
+        }
+    }
+
+    fn report_open(&self, page_size: &str) {
+        let options = &self.options;
+        event!(
+            info,
+            "larder::open",
+            self.shared.path,
+            {
+                sqlite = rusqlite::version(),
+                access = ?options.access,
+                durability = ?options.durability,
+                journal_mode = "wal",
+                page_size,
+                readers = options.readers,
+                queue_capacity = options.queue_capacity,
+                busy_timeout_ms = options.busy_timeout.as_millis() as u64,
+                cache_size = options.cache_size,
+                mmap_size = options.mmap_size,
+                foreign_keys = options.foreign_keys,
+                journal_size_limit = options.journal_size_limit,
+                checkpoint_pages = options.checkpoint_pages,
+                wal_limit = options.wal_limit,
+                wal_hard_limit = options.wal_hard_limit,
+            },
+            "store opened"
+        );
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,343 @@
+//! A look at the whole database for damage, and for foreign keys that point nowhere.
+//!
+//! It only reads: `quick_check` or `integrity_check` in one snapshot, then `foreign_key_check`, table by table, in another,
+//! so that neither pins the write-ahead log for longer than it must. What SQLite says of damage is in the report, also
+//! where it could not go on for it. An error is that nobody could look.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, Row, ffi};
+
+use super::progress::Observed;
+#[cfg(doc)]
+use crate::Store;
+use crate::engine::Engine;
+use crate::error::{Result, primary_code};
+
+/// What errors call it.
+const WORK: &str = "check";
+
+/// How many violations are told in full.
+const TOLD: usize = 100;
+
+/// A check that was not begun. Made by [`Store::check`].
+///
+/// By default it is SQLite's [`quick_check`](https://sqlite.org/pragma.html#pragma_quick_check), which looks at every page
+/// and every row, and counts the entries of indexes; [`full`](Self::full) also compares them with their tables. Then
+/// foreign keys are checked, also in a store that does not enforce them.
+///
+/// It reads on the calling thread (from a task: `spawn_blocking`, or its like) with a connection of the pool, and everybody
+/// reads and writes on. But while each of its two parts lasts, the write-ahead log cannot be emptied, as with any long
+/// read. Since it was asked for, it is not slow, and [`interrupt_old_readers`](crate::Options::interrupt_old_readers) does
+/// not stop it; only the log names one that is older than [`max_reader_age`](crate::Options::max_reader_age).
+///
+/// It finds what is damaged, not what was lost: a write that never reached the disk leaves a sound database.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::time::Duration;
+///
+/// # let store = larder::Store::open_temp()?;
+/// let report = store
+///     .check()
+///     .full()
+///     .progress(Duration::from_secs(1), |progress| {
+///         println!("{:?}, {:.0?}", progress.stage, progress.elapsed);
+///         ControlFlow::Continue(())
+///     })
+///     .run()?;
+/// assert!(report.is_ok(), "{report}");
+/// # Ok::<_, larder::Error>(())
+/// ```
+#[must_use = "nothing is checked before `run`"]
+pub struct Check<'s> {
+    engine: &'s Engine,
+    full: bool,
+    observed: Observed<CheckStage>,
+}
+
+/// How far a [`Check`] has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckProgress {
+    /// What it does.
+    pub stage: CheckStage,
+    /// How long it has run, all stages together.
+    pub elapsed: Duration,
+}
+
+/// What a [`Check`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckStage {
+    /// `quick_check` or `integrity_check`. SQLite does not say how much of it is left.
+    Integrity,
+    /// `foreign_key_check`.
+    ForeignKeys {
+        /// Tables that are done.
+        tables_done: usize,
+        /// Tables that have foreign keys.
+        tables_total: usize,
+    },
+}
+
+/// What a [`Check`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckReport {
+    /// Whether indexes were compared with their tables.
+    pub full: bool,
+    /// What SQLite says of damage, or of a table whose foreign keys cannot be checked. Empty if there is none. SQLite stops
+    /// at 100.
+    pub problems: Vec<String>,
+    /// The first 100 rows whose foreign key points nowhere. In a damaged database that may be for want of the row that they
+    /// point to.
+    pub foreign_key_violations: Vec<ForeignKeyViolation>,
+    /// How many there are in all.
+    pub total_foreign_key_violations: u64,
+    /// Tables in the database, but for SQLite's own.
+    pub tables: u32,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// A row whose foreign key points nowhere. See [`CheckReport::foreign_key_violations`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ForeignKeyViolation {
+    /// Its table.
+    pub table: String,
+    /// Its rowid; a table `WITHOUT ROWID` has none.
+    pub rowid: Option<i64>,
+    /// The columns of the foreign key.
+    pub columns: Vec<String>,
+    /// The table that they refer to.
+    pub parent: String,
+}
+
+impl<'s> Check<'s> {
+    pub(crate) fn new(engine: &'s Engine) -> Self {
+        Self {
+            engine,
+            full: false,
+            observed: Observed::new(CheckStage::Integrity),
+        }
+    }
+
+    /// Also compares each index with its table, by `integrity_check`. That takes several times as long. The default is not
+    /// to.
+    pub fn full(mut self) -> Self {
+        self.full = true;
+        self
+    }
+
+    /// Calls `f` while it runs, with at least `every` between two calls; returning `ControlFlow::Break(())` cancels.
+    ///
+    /// `f` is called on the thread that called [`run`](Self::run), and may write to the store. For a small database it may
+    /// never be called.
+    pub fn progress(
+        self,
+        every: Duration,
+        mut f: impl FnMut(&CheckProgress) -> ControlFlow<()> + Send + 'static,
+    ) -> Self {
+        self.observed
+            .call(every, move |stage, elapsed| f(&CheckProgress { stage, elapsed }));
+        self
+    }
+
+    /// Makes it. A damaged database is no error: [`CheckReport::is_ok`] says what it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Cancelled`](crate::Error::Cancelled), an I/O error, and those of a [`read`](Store::read) that does not start.
+    ///
+    /// # Panics
+    ///
+    /// If the progress callback panics.
+    #[track_caller]
+    pub fn run(self) -> Result<CheckReport> {
+        let began = Instant::now();
+        let mut report = CheckReport {
+            full: self.full,
+            ..CheckReport::default()
+        };
+        self.observed.begin();
+        let looked = self.engine.inspect(|conn, interrupt| {
+            let _watching = self.observed.watch(conn, interrupt);
+            integrity(conn, &mut report)
+        });
+        self.judge(looked, &mut report)?;
+        let looked = self.engine.inspect(|conn, interrupt| {
+            let _watching = self.observed.watch(conn, interrupt);
+            // If that breaks off, `end` will say why.
+            foreign_keys(conn, &mut report, |tables_done, tables_total| {
+                self.observed.enter(CheckStage::ForeignKeys {
+                    tables_done,
+                    tables_total,
+                })
+            })
+        });
+        self.judge(looked, &mut report)?;
+        report.duration = began.elapsed();
+        Ok(report)
+    }
+
+    /// Once the connection has gone back to the pool: damage goes into the report, and other errors to the caller.
+    fn judge(&self, looked: Result<()>, report: &mut CheckReport) -> Result<()> {
+        self.observed.end(WORK)?;
+        let Err(error) = looked else { return Ok(()) };
+        match error.sqlite().filter(|error| is_damage(error)) {
+            Some(damage) => {
+                report.problems.push(format!("SQLite could not go on: {damage}"));
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+}
+
+/// Looks for damage: at indexes, too, if the report is to be of a full check.
+pub(crate) fn integrity(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
+    let pragma = if report.full { "integrity_check" } else { "quick_check" };
+    let mut statement = conn.prepare(&format!("PRAGMA main.{pragma}"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let said = text(row, 0)?;
+        // Several lines may come at once, under a title.
+        let problems = said.lines().filter(|line| *line != "ok" && !line.starts_with("***"));
+        report.problems.extend(problems.map(str::to_owned));
+    }
+    let count =
+        "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+    report.tables = conn.query_row(count, [], |row| row.get(0))?;
+    Ok(())
+}
+
+/// Looks for foreign keys that point nowhere. `enter` is told which of how many tables is next, and may break it off.
+pub(crate) fn foreign_keys(
+    conn: &Connection,
+    report: &mut CheckReport,
+    mut enter: impl FnMut(usize, usize) -> ControlFlow<()>,
+) -> rusqlite::Result<()> {
+    let children = children(conn)?;
+    for (done, child) in children.iter().enumerate() {
+        if enter(done, children.len()).is_break() {
+            return Ok(());
+        }
+        match violations(conn, child, report) {
+            Err(error) if is_of_the_table(&error) => {
+                let problem = format!("the foreign keys of {child} cannot be checked: {}", reason(&error));
+                report.problems.push(problem);
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// The tables that have foreign keys.
+fn children(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = conn.prepare(
+        "SELECT name FROM main.sqlite_schema AS child
+         WHERE type = 'table' AND EXISTS (SELECT 1 FROM pragma_foreign_key_list(child.name, 'main'))
+         ORDER BY name",
+    )?;
+    let names = statement.query_map([], |row| text(row, 0))?;
+    names.collect()
+}
+
+fn violations(conn: &Connection, child: &str, report: &mut CheckReport) -> rusqlite::Result<()> {
+    let check = format!("PRAGMA main.foreign_key_check(\"{}\")", child.replace('"', "\"\""));
+    let mut statement = conn.prepare(&check)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        report.total_foreign_key_violations += 1;
+        if report.foreign_key_violations.len() < TOLD {
+            report.foreign_key_violations.push(ForeignKeyViolation {
+                table: text(row, 0)?,
+                rowid: row.get(1)?,
+                columns: columns(conn, child, row.get(3)?)?,
+                parent: text(row, 2)?,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn columns(conn: &Connection, child: &str, key: i64) -> rusqlite::Result<Vec<String>> {
+    let mut statement =
+        conn.prepare("SELECT \"from\" FROM pragma_foreign_key_list(?1, 'main') WHERE id = ?2 ORDER BY seq")?;
+    let names = statement.query_map((child, key), |row| text(row, 0))?;
+    names.collect()
+}
+
+/// In a damaged database a name need not be UTF-8, nor even text.
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    let bytes = row.get_ref(column)?.as_bytes().unwrap_or_default();
+    Ok(String::from_utf8_lossy(bytes).into_owned())
+}
+
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB))
+}
+
+/// "Foreign key mismatch": the parent has no unique index to refer to. Or it is damaged, and others may not be.
+fn is_of_the_table(error: &rusqlite::Error) -> bool {
+    is_damage(error) || primary_code(error) == Some(ffi::SQLITE_ERROR)
+}
+
+/// Without the text of the PRAGMA.
+fn reason(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        other => other.to_string(),
+    }
+}
+
+impl CheckReport {
+    /// Whether nothing was found.
+    pub fn is_ok(&self) -> bool {
+        self.problems.is_empty() && self.total_foreign_key_violations == 0
+    }
+}
+
+/// One line, with the first of each kind.
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let check = if self.full { "full check" } else { "quick check" };
+        write!(f, "{check} of {} tables: ", self.tables)?;
+        if self.is_ok() {
+            write!(f, "ok")?;
+        }
+        if let Some(first) = self.problems.first() {
+            write!(f, "{} problems, the first: {first}", self.problems.len())?;
+        }
+        if let Some(first) = self.foreign_key_violations.first() {
+            let and = if self.problems.is_empty() { "" } else { "; " };
+            let total = self.total_foreign_key_violations;
+            write!(f, "{and}{total} foreign keys that point nowhere, the first: {first}")?;
+        }
+        write!(f, " ({:.1?})", self.duration)
+    }
+}
+
+impl fmt::Display for ForeignKeyViolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.table)?;
+        if let Some(rowid) = self.rowid {
+            write!(f, " row {rowid}")?;
+        }
+        write!(f, " ({}) -> {}", self.columns.join(", "), self.parent)
+    }
+}
+
+impl fmt::Debug for Check<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Check")
+            .field("store", self.engine)
+            .field("full", &self.full)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,212 @@
+//! A callback that is told how long work of SQLite's goes on, and may cancel it.
+//!
+//! SQLite calls a connection's progress handler between steps of its work, on the thread that does it, and that asks
+//! (`connection/interrupt.rs`). A panic in there would be lost: rusqlite catches it and goes on as if the handler had said
+//! yes. So a [`Observed`] catches it, has the work stopped, and panics again once the connection is put right.
+
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::connection::interrupt::{Interrupt, Watching};
+use crate::error::{Error, Result};
+use crate::runtime::clock::Tick;
+use crate::runtime::sync::{Arc, Mutex, MutexGuard};
+
+type Callback<S> = Box<dyn FnMut(S, Duration) -> ControlFlow<()> + Send>;
+
+/// Says why the work is not to go on.
+type Limit = Box<dyn Fn() -> Option<Error> + Send>;
+
+/// Work that has a callback, or none. `S` is the stage that the work is at.
+pub(crate) struct Observed<S> {
+    /// Only the thread that does the work takes the lock, which is there since rusqlite asks handlers to be `Send`.
+    state: Arc<Mutex<State<S>>>,
+}
+
+struct State<S> {
+    stage: S,
+    every: Duration,
+    began: Tick,
+    /// When the callback was last called.
+    last: Tick,
+    /// Not there while it is called.
+    callback: Option<Callback<S>>,
+    limit: Option<Limit>,
+    stop: Option<Stop>,
+}
+
+/// Why the work is stopped.
+enum Stop {
+    Cancelled,
+    AtLimit(Error),
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl<S: Copy + Send + 'static> Observed<S> {
+    pub(crate) fn new(stage: S) -> Self {
+        let now = Tick::now();
+        Self {
+            state: Arc::new(Mutex::new(State {
+                stage,
+                every: Duration::ZERO,
+                began: now,
+                last: now,
+                callback: None,
+                limit: None,
+                stop: None,
+            })),
+        }
+    }
+
+    /// Has that called, and not more often than that.
+    pub(crate) fn call(&self, every: Duration, callback: impl FnMut(S, Duration) -> ControlFlow<()> + Send + 'static) {
+        let mut state = self.lock();
+        state.every = every;
+        state.callback = Some(Box::new(callback));
+    }
+
+    /// Asks that at every look, besides: a time that is over, a store that closes.
+    pub(crate) fn stop_at(&self, limit: impl Fn() -> Option<Error> + Send + 'static) {
+        self.lock().limit = Some(Box::new(limit));
+    }
+
+    /// The work begins now.
+    pub(crate) fn begin(&self) {
+        let mut state = self.lock();
+        state.began = Tick::now();
+        state.last = state.began;
+    }
+
+    /// Is asked while SQL runs on that connection, until the guard is dropped.
+    #[must_use = "it is asked until the guard is dropped"]
+    pub(crate) fn watch<'c>(&self, conn: &'c Connection, interrupt: &'c Arc<Interrupt>) -> Option<Watching<'c>> {
+        let state = self.lock();
+        if state.callback.is_none() && state.limit.is_none() {
+            return None;
+        }
+        drop(state);
+        let observed = Self {
+            state: Arc::clone(&self.state),
+        };
+        Some(interrupt.watch(conn, move || observed.look().is_break()))
+    }
+
+    /// The work has come to that stage.
+    pub(crate) fn enter(&self, stage: S) -> ControlFlow<()> {
+        self.lock().stage = stage;
+        self.look()
+    }
+
+    /// The work has come to that stage: calls the callback, also before it is time to.
+    pub(crate) fn tell(&self, stage: S) -> ControlFlow<()> {
+        let mut state = self.lock();
+        state.stage = stage;
+        if state.is_stopped() {
+            return ControlFlow::Break(());
+        }
+        self.call_back(state)
+    }
+
+    pub(crate) fn stage(&self) -> S {
+        self.lock().stage
+    }
+
+    /// Calls the callback if it is time to, and says whether the work is to go on.
+    pub(crate) fn look(&self) -> ControlFlow<()> {
+        let mut state = self.lock();
+        if state.is_stopped() {
+            return ControlFlow::Break(());
+        }
+        if state.last.elapsed() < state.every {
+            return ControlFlow::Continue(());
+        }
+        self.call_back(state)
+    }
+
+    /// Not under the lock.
+    fn call_back(&self, mut state: MutexGuard<'_, State<S>>) -> ControlFlow<()> {
+        let Some(mut callback) = state.callback.take() else {
+            return ControlFlow::Continue(());
+        };
+        let (stage, elapsed) = (state.stage, state.began.elapsed());
+        drop(state);
+        let said = catch_unwind(AssertUnwindSafe(|| callback(stage, elapsed)));
+        let mut state = self.lock();
+        state.callback = Some(callback);
+        state.last = Tick::now();
+        state.stop = match said {
+            Ok(ControlFlow::Continue(())) => None,
+            Ok(ControlFlow::Break(())) => Some(Stop::Cancelled),
+            Err(payload) => Some(Stop::Panicked(payload)),
+        };
+        state.verdict()
+    }
+
+    /// Once the connection is put right.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`] of that work.
+    ///
+    /// # Panics
+    ///
+    /// If the callback has.
+    pub(crate) fn end(&self, work: &'static str) -> Result<()> {
+        let stop = self.lock().stop.take();
+        match stop {
+            None => Ok(()),
+            Some(Stop::Cancelled) => Err(Error::Cancelled { work }),
+            Some(Stop::AtLimit(error)) => Err(error),
+            Some(Stop::Panicked(payload)) => resume_unwind(payload),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<S>> {
+        self.state.lock()
+    }
+}
+
+impl<S> State<S> {
+    /// Or is to be.
+    fn is_stopped(&mut self) -> bool {
+        if self.stop.is_none() {
+            let reached = self.limit.as_ref().and_then(|limit| limit());
+            self.stop = reached.map(Stop::AtLimit);
+        }
+        self.stop.is_some()
+    }
+
+    fn verdict(&self) -> ControlFlow<()> {
+        match self.stop {
+            None => ControlFlow::Continue(()),
+            Some(_) => ControlFlow::Break(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callback_is_not_called_before_its_time_nor_after_it_has_stopped_the_work() {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&calls);
+        let observed = Observed::new(0);
+        observed.call(Duration::from_secs(3600), move |stage, _| {
+            seen.lock().push(stage);
+            ControlFlow::Break(())
+        });
+        observed.begin();
+        assert!(observed.enter(1).is_continue());
+        observed.lock().every = Duration::ZERO;
+        assert!(observed.enter(2).is_break());
+        assert!(observed.enter(3).is_break());
+        assert_eq!(*calls.lock(), [2]);
+        assert!(matches!(observed.end("it"), Err(Error::Cancelled { work: "it" })));
+    }
+}

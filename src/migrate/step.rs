@@ -1,0 +1,484 @@
+//! One step, as a job that has the writer to itself.
+//!
+//! ```text
+//! PRAGMA foreign_keys = OFF            a no-op inside a transaction, so before it
+//! BEGIN IMMEDIATE                      waits for other processes that migrate
+//!   read the record, plan the step     under the lock, so that each step is made by one process
+//!   the migration's statements
+//!   PRAGMA foreign_key_check
+//!   enter it in the record
+//! COMMIT
+//! PRAGMA foreign_keys = ON             by the writer, after every such job
+//! ```
+//!
+//! With foreign keys on, a table rebuild (create, copy, drop, rename) would delete the rows of every child by cascade
+//! at the DROP: SQLite makes "an implicit DELETE FROM" first, <https://sqlite.org/foreignkeys.html#fk_schemacommands>.
+//! With them off nothing is judged on the way, so all of it is judged at the end.
+//!
+//! A migration that asks for no transaction is marked as begun in a first transaction, and entered as made in a last
+//! one. In between nothing protects it; whoever finds the mark, after a kill or in another process, does not run it
+//! again.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ffi};
+
+use super::adopt::Adoption;
+use super::checks::{Dangling, References, tables_not_strict};
+use super::plan::{Step, Target};
+use super::record::{self, Record};
+use super::script::{Spot, Stop, StopError};
+use super::{Direction, MigrationStep, Migrations};
+use crate::backup;
+use crate::connection::authorizer::{Licence, TableChange};
+use crate::error::{Error, MigrationError, Outcome, Result, not_begun, primary_code};
+use crate::telemetry::event::event;
+use crate::transaction::ENDED;
+use crate::write::{Writer, commit_is_unknown};
+
+/// What a step is to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Errand {
+    pub(crate) set: Migrations,
+    pub(crate) target: Target,
+    /// How long to wait for other processes.
+    pub(crate) patience: Duration,
+    /// Make a backup first, if there is a step to make.
+    pub(crate) backup: bool,
+    /// Tables that steps before it made and that are not STRICT.
+    pub(crate) not_strict: Vec<String>,
+}
+
+/// What it has done.
+pub(crate) enum Did {
+    /// There was nothing to do.
+    Nothing,
+    /// Brought the record up to date: there may be more to do.
+    Record,
+    /// Another process runs this migration outside a transaction, or has left it unfinished.
+    Unfinished(MigrationError),
+    Made(Made),
+}
+
+pub(crate) struct Made {
+    pub(crate) step: MigrationStep,
+    pub(crate) backup: Option<PathBuf>,
+    /// Tables that it or steps before it made and that are not STRICT.
+    pub(crate) not_strict: Vec<String>,
+}
+
+/// Makes the next step.
+pub(crate) fn step(writer: &mut Writer, errand: &Errand) -> Result<Did> {
+    foreign_keys_off(writer)?;
+    begin(writer, errand.patience)?;
+    let done = Attempt {
+        writer,
+        errand,
+        kept: Cell::new(0),
+    }
+    .make();
+    writer.roll_back_own();
+    done
+}
+
+fn foreign_keys_off(writer: &Writer) -> Result<()> {
+    let conn = writer.conn();
+    writer
+        .fence()
+        .own(|| conn.execute_batch("PRAGMA foreign_keys = OFF"))
+        .map_err(Error::not_started)
+}
+
+fn begin(writer: &mut Writer, patience: Duration) -> Result<()> {
+    writer.begin_immediate(patience).map_err(|error| {
+        if primary_code(&error) == Some(ffi::SQLITE_BUSY) {
+            MigrationError::Locked { waited: patience }.into()
+        } else {
+            Error::not_started(error)
+        }
+    })
+}
+
+struct Attempt<'w> {
+    writer: &'w mut Writer,
+    errand: &'w Errand,
+    /// How many statements are committed already.
+    kept: Cell<usize>,
+}
+
+impl Attempt<'_> {
+    /// In an open transaction. If it returns without having ended that, there is nothing in it to keep.
+    fn make(&mut self) -> Result<Did> {
+        let set = &self.errand.set;
+        let record = self.own(Record::read)?;
+        if self.bring_up_to_date(&record)? {
+            self.writer.commit_own()?;
+            return Ok(Did::Record);
+        }
+        if let Some(unfinished) = record.unfinished(set) {
+            return Ok(Did::Unfinished(unfinished));
+        }
+        let Some(step) = set.next(&record.applied, self.errand.target)? else {
+            return Ok(Did::Nothing);
+        };
+        let backup = self.back_up(step)?;
+        let began = Instant::now();
+        let made = self.run(step, &record).map_err(|error| self.name(step, error));
+        if let (Err(error), Some(backup)) = (&made, &backup)
+            && error.outcome() == Outcome::RolledBack
+            && !error.sqlite().is_some_and(may_need_the_backup)
+        {
+            // The database is as the backup has it. Whoever tries again and again would fill the disk with them.
+            let _ = fs::remove_file(backup);
+        }
+        let not_strict = made?;
+        let migration = step.migration();
+        let step = MigrationStep {
+            version: migration.version,
+            name: migration.name.clone().into_owned(),
+            direction: step.direction(),
+            duration: began.elapsed(),
+        };
+        event!(
+            info,
+            "larder::migrate",
+            self.writer.path(),
+            {
+                version = step.version,
+                migration = migration.file,
+                direction = %step.direction,
+                duration_ms = step.duration.as_millis() as u64,
+            },
+            "migration made"
+        );
+        Ok(Did::Made(Made {
+            step,
+            backup,
+            not_strict,
+        }))
+    }
+
+    /// Takes over what another tool has recorded. Says whether there was anything.
+    fn bring_up_to_date(&self, record: &Record) -> Result<bool> {
+        let set = &self.errand.set;
+        if let Some(adoption) = self.own(|conn| Adoption::find(conn, set, record))? {
+            set.check(&adoption.as_applied())?;
+            self.own(|conn| adoption.enter(conn, set))?;
+            return Ok(true);
+        }
+        set.check(&record.applied)?;
+        let unknown: Vec<_> = record.without_details(set).collect();
+        self.own(|conn| {
+            if !unknown.is_empty() {
+                record::create(conn)?;
+            }
+            for (recorded, migration) in &unknown {
+                record::note(conn, recorded, migration, None)?;
+            }
+            Ok::<_, Error>(!unknown.is_empty())
+        })
+    }
+
+    /// Made by a reader of its own, while this transaction keeps everybody from writing. A database with nothing in it
+    /// needs none.
+    fn back_up(&self, first: Step<'_>) -> Result<Option<PathBuf>> {
+        let Some(folder) = self.errand.set.backup.as_ref().filter(|_| self.errand.backup) else {
+            return Ok(None);
+        };
+        let look = "SELECT count(*), strftime('%Y%m%dT%H%M%fZ', 'now') FROM main.sqlite_schema";
+        let (objects, now): (i64, String) =
+            self.own(|conn| conn.query_row(look, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
+        if objects == 0 {
+            return Ok(None);
+        }
+        let database = self.writer.path();
+        let mut stem = database.file_name().unwrap_or_default().to_owned();
+        stem.push(match first {
+            Step::Up(migration) => format!(".before-{}", migration.digits),
+            Step::Down(migration) => format!(".before-down-{}", migration.digits),
+        });
+        let made = backup::make(self.writer.readers(), self.writer.options(), folder, &stem, &now);
+        let path = made.map_err(|failure| MigrationError::Backup {
+            path: folder.join(&stem),
+            problem: failure.sentence(),
+            source: failure.source,
+        })?;
+        event!(info, "larder::migrate", database, { backup = %path.display() }, "backup made");
+        Ok(Some(path))
+    }
+
+    /// Runs the statements and what is checked after them, enters the step in the record, and commits. Gives the tables
+    /// that it made and that are not STRICT.
+    fn run(&mut self, step: Step<'_>, record: &Record) -> Result<Vec<String>> {
+        let script = step.script();
+        event!(
+            debug,
+            "larder::migrate",
+            self.writer.path(),
+            { version = step.migration().version, migration = %script.file, direction = %step.direction() },
+            "migration begins"
+        );
+        let references = self.own(References::read)?;
+        let began = Instant::now();
+        let mut tables = Tables {
+            not_strict: self.own(tables_not_strict)?,
+            made: self.errand.not_strict.clone(),
+        };
+        let end = if script.transaction {
+            self.run_script(step, Licence::Migration, &mut tables)?
+        } else {
+            self.run_without_transaction(step, record, &mut tables)?
+        };
+        self.check_foreign_keys(step, &end, &references)?;
+        let entered = self.enter(step, record, began.elapsed());
+        entered
+            .and_then(|()| self.writer.commit_own())
+            .map_err(|error| match error {
+                Error::CommitUnknown { .. } => error,
+                error => self.failed(step, end, error),
+            })?;
+        self.writer.forget_statements();
+        Ok(tables.made)
+    }
+
+    fn run_script(&self, step: Step<'_>, licence: Licence, tables: &mut Tables) -> Result<Spot> {
+        let (conn, fence) = (self.writer.conn(), self.writer.fence());
+        fence.take_table_change();
+        fence.changes().restart(conn);
+        let mut committed = Some(conn.total_changes());
+        let ran = step.script().run(conn, fence, licence, |spot| {
+            let was_open = committed.is_none();
+            committed = conn.is_autocommit().then(|| conn.total_changes());
+            if committed.is_some() {
+                if licence == Licence::Migration {
+                    return Err(ended());
+                }
+                // Of a transaction of the migration's own nothing stays before its COMMIT.
+                if was_open || !spot.only_reads {
+                    self.kept.set(spot.number);
+                }
+            }
+            self.look_at_tables(step, spot, tables)
+        });
+        ran.map_err(|stop| {
+            // INSERT OR FAIL keeps the rows before the one that failed.
+            if licence == Licence::NoTransaction && committed.is_some_and(|changes| conn.total_changes() > changes) {
+                self.kept.set(stop.spot.number);
+            }
+            fence.licensed(licence, || self.explain(step, *stop))
+        })
+    }
+
+    /// Marks the migration as begun, runs it, and begins the transaction in which it is entered as made.
+    fn run_without_transaction(&mut self, step: Step<'_>, record: &Record, tables: &mut Tables) -> Result<Spot> {
+        let start = step.script().start();
+        // What points nowhere already would be found when nothing can be undone any more.
+        let references = self.own(References::read)?;
+        self.check_foreign_keys(step, &start, &references)?;
+        let (version, direction) = (record.version_of(step.migration()), step.direction());
+        self.own(|conn| record::mark(conn, version, step.migration(), direction))?;
+        self.writer.commit_own()?;
+        // Each of its statements may have to wait for another process, and what came before it stays.
+        self.writer.conn().busy_timeout(self.errand.patience)?;
+        let ran = match self.run_script(step, Licence::NoTransaction, tables) {
+            Ok(end) if !self.writer.conn().is_autocommit() => Err(self.failed(step, end, open_transaction())),
+            other => other,
+        };
+        self.writer.roll_back_own();
+        match ran {
+            Ok(end) => {
+                begin(self.writer, self.errand.patience).map_err(|error| self.failed(step, end.clone(), error))?;
+                Ok(end)
+            }
+            // Each statement is its own COMMIT here.
+            Err(error) if error.sqlite().is_some_and(commit_is_unknown) => Err(self.writer.unknown(&error)),
+            Err(error) if self.kept.get() > 0 => Err(error),
+            Err(error) => Err(match self.unmark(version, direction) {
+                Ok(()) => error,
+                Err(other) => and_marked(error, &other, &not_begun(version, direction)),
+            }),
+        }
+    }
+
+    fn unmark(&mut self, version: &str, direction: Direction) -> Result<()> {
+        begin(self.writer, self.errand.patience)?;
+        self.own(|conn| record::unmark(conn, version, direction))?;
+        self.writer.commit_own()
+    }
+
+    /// Enters the step in the record, if that is still as it was.
+    fn enter(&self, step: Step<'_>, record: &Record, took: Duration) -> Result<()> {
+        if !self.own(Record::read)?.agrees_with(record) {
+            return Err(changed_the_record());
+        }
+        let migration = step.migration();
+        self.own(|conn| match step {
+            Step::Up(_) => record::enter(conn, migration, took),
+            Step::Down(_) => record::remove(conn, record.version_of(migration)),
+        })
+    }
+
+    fn look_at_tables(&self, step: Step<'_>, spot: &Spot, tables: &mut Tables) -> Result<()> {
+        let change = self.writer.fence().take_table_change();
+        if change == TableChange::None {
+            return Ok(());
+        }
+        let now = self.own(tables_not_strict)?;
+        tables.are_now(now, change == TableChange::Made);
+        match tables.made.first() {
+            Some(table) if self.writer.options().require_strict => Err(MigrationError::NotStrict {
+                file: step.script().file.to_string(),
+                version: step.migration().version,
+                line: spot.line,
+                table: table.clone(),
+                kept: self.kept.get(),
+            }
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks for rows that point nowhere, and for tables that refer to a table which is gone.
+    fn check_foreign_keys(&mut self, step: Step<'_>, spot: &Spot, before: &References) -> Result<()> {
+        if !self.writer.options().foreign_keys {
+            return Ok(());
+        }
+        let references = self.own(References::read)?;
+        let look = |conn: &Connection| Dangling::read(conn, &references, before);
+        let now = self.own(look).map_err(|error| self.failed(step, spot.clone(), error))?;
+        let lost = references.turned_since(before);
+        if now.total == 0 && lost.is_empty() {
+            return Ok(());
+        }
+        self.writer.roll_back_own();
+        let look = |conn: &Connection| Dangling::read(conn, before, before);
+        let already = self.kept.get() == 0 && lost.is_empty() && self.own(look).is_ok_and(|before| before == now);
+        Err(MigrationError::ForeignKeys {
+            file: step.script().file.to_string(),
+            version: step.migration().version,
+            total: now.total + lost.len() as u64,
+            violations: lost.into_iter().chain(now.first).collect(),
+            already,
+            kept: self.kept.get(),
+        }
+        .into())
+    }
+
+    /// An error of larder's own work for a step says which step.
+    fn name(&self, step: Step<'_>, error: Error) -> Error {
+        match error {
+            Error::Migration(_) | Error::CommitUnknown { .. } => error,
+            error => self.failed(step, step.script().start(), error),
+        }
+    }
+
+    fn explain(&self, step: Step<'_>, stop: Stop) -> Error {
+        let error = match stop.error {
+            StopError::Sqlite(error) => self.writer.fence().explain(error),
+            StopError::Parameter => {
+                let problem = "a migration has no parameters: write the value out, and put a string that has ? or : \
+                               or @ or $ in it into quotes";
+                let code = ffi::Error::new(ffi::SQLITE_ERROR);
+                rusqlite::Error::SqliteFailure(code, Some(problem.into())).into()
+            }
+            StopError::Other(error @ Error::Migration(_)) => return error,
+            StopError::Other(error) => error,
+        };
+        self.failed(step, stop.spot, error)
+    }
+
+    fn failed(&self, step: Step<'_>, spot: Spot, error: Error) -> Error {
+        MigrationError::Failed {
+            file: step.script().file.to_string(),
+            version: step.migration().version,
+            line: spot.line,
+            number: spot.number,
+            statement: spot.statement,
+            reason: reason(&error),
+            kept: self.kept.get(),
+            source: Box::new(error),
+        }
+        .into()
+    }
+
+    fn own<T, E: Into<Error>>(&self, f: impl FnOnce(&Connection) -> std::result::Result<T, E>) -> Result<T> {
+        let conn = self.writer.conn();
+        self.writer.fence().own(|| f(conn)).map_err(Into::into)
+    }
+}
+
+/// The tables that are not STRICT.
+struct Tables {
+    not_strict: Vec<String>,
+    /// Those of them that this migration has made, or those before it.
+    made: Vec<String>,
+}
+
+impl Tables {
+    fn are_now(&mut self, now: Vec<String>, made: bool) {
+        let came: Vec<_> = now.iter().filter(|table| !self.not_strict.contains(table)).collect();
+        let gone: Vec<_> = self.not_strict.iter().filter(|table| !now.contains(table)).collect();
+        if made {
+            self.made.extend(came.into_iter().cloned());
+        } else if let ([new], [old]) = (&came[..], &gone[..])
+            && self.made.contains(old)
+        {
+            // It was renamed.
+            self.made.push((*new).clone());
+        }
+        self.made.retain(|table| now.contains(table));
+        self.not_strict = now;
+    }
+}
+
+fn ended() -> Error {
+    Error::RolledBack {
+        reason: ENDED,
+        caused_by_closure: true,
+        source: None,
+    }
+}
+
+fn open_transaction() -> Error {
+    Error::Refused {
+        statement: "BEGIN without COMMIT".into(),
+        instead: "the migration leaves a transaction open at its end, which was rolled back: COMMIT it there",
+    }
+}
+
+/// A migration that has done nothing could not be told from one that has done something.
+fn and_marked(mut error: Error, because: &Error, way_out: &str) -> Error {
+    if let Error::Migration(error) = &mut error
+        && let MigrationError::Failed { reason, .. } = &mut **error
+    {
+        *reason += &format!("; its mark as unfinished could not be taken away ({because}): run {way_out}");
+    }
+    error
+}
+
+fn changed_the_record() -> Error {
+    Error::Refused {
+        statement: "a change of schema_migrations".into(),
+        instead: "it is larder's record of what was applied: take out of the migration what writes to it",
+    }
+}
+
+/// Whether a backup may be needed though the migration was rolled back: SQLite's error is of the disk or the file.
+fn may_need_the_backup(error: &rusqlite::Error) -> bool {
+    let damaged = matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB));
+    damaged || commit_is_unknown(error)
+}
+
+/// What is wrong, without the SQL text, which rusqlite repeats in full.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Sqlite {
+            source: rusqlite::Error::SqlInputError { msg, .. },
+            ..
+        } => msg.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,3 +1,0 @@
-//! The parts that look at a store from outside.
-
-mod collect;

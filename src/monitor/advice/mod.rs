@@ -1,0 +1,184 @@
+//! What is wrong, or will be, and what to do about it. See [`Store::advice`](crate::Store::advice).
+
+mod running;
+mod schema;
+
+use std::fmt;
+
+#[cfg(test)]
+pub(crate) use self::schema::is_bookkeeping;
+use super::watchdog::Lately;
+use crate::error::{Error, Result};
+use crate::telemetry::Measurement;
+use crate::telemetry::stats::Stats;
+use crate::transaction::ReadTx;
+
+/// How much a [`Finding`] matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+pub enum Severity {
+    /// It could be better.
+    Note,
+    /// It costs something, or will.
+    Warning,
+    /// Something does not work.
+    Critical,
+}
+
+/// One thing that is wrong, or will be, and what to do about it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What it is about, in kebab case: for a program, since it stays the same.
+    pub topic: &'static str,
+    /// What it is, with the name of the table, the statement or the call site.
+    pub message: String,
+    /// What was measured, and from where on it matters.
+    pub measurement: Option<Measurement>,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// A setting that is not what it was as the store opened: its name, then, now.
+pub(crate) type Changed = (&'static str, String, String);
+
+/// What is known of a store.
+pub(crate) struct Known<'a> {
+    pub(crate) stats: &'a Stats,
+    pub(crate) lately: Lately,
+    pub(crate) changed: Vec<Changed>,
+    pub(crate) poisoned: Option<Error>,
+    /// What is wrong with its file system.
+    pub(crate) filesystem: Option<&'static str>,
+    /// What its schema says.
+    pub(crate) schema: Result<Vec<Finding>>,
+}
+
+/// All there is to say, the worst first.
+pub(crate) fn of(known: Known<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(known.poisoned.map(poisoned));
+    findings.extend(known.filesystem.map(unsafe_filesystem));
+    findings.extend(running::look(known.stats, &known.lately));
+    findings.extend(known.changed.into_iter().map(pragma_changed));
+    findings.extend(known.schema.unwrap_or_else(|error| vec![schema_unread(&error)]));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+/// What the schema says, for [`Known::schema`].
+pub(crate) fn of_schema(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
+    schema::look(tx)
+}
+
+fn poisoned(error: Error) -> Finding {
+    let remedy = "Look at the disk, then restart the service: opening the store writes its log to the disk once more";
+    Finding::new(Severity::Critical, "poisoned", error.to_string(), remedy)
+}
+
+fn unsafe_filesystem(name: &str) -> Finding {
+    let message = format!("the database is on {name}, where the write-ahead log's shared memory does not work");
+    let remedy = "Move it to a local file system: it may be damaged, without any error";
+    Finding::new(Severity::Critical, "unsafe-filesystem", message, remedy)
+}
+
+fn pragma_changed((name, then, now): Changed) -> Finding {
+    let message = format!("PRAGMA {name} was {then} when the store opened, and is {now} now");
+    let remedy = "A closure has changed it by rusqlite's own methods, or another process has: set it in Options";
+    Finding::new(Severity::Warning, "pragma-changed", message, remedy)
+}
+
+fn schema_unread(error: &Error) -> Finding {
+    let message = format!("the schema could not be looked at: {error}");
+    let remedy = if error.is_retryable() {
+        "Ask again when a reader is free"
+    } else {
+        "Rename what has a name that is not UTF-8, if it is that; Store::check finds damage"
+    };
+    Finding::new(Severity::Note, "schema-not-read", message, remedy)
+}
+
+impl Finding {
+    pub(crate) fn new(severity: Severity, topic: &'static str, message: String, remedy: impl Into<String>) -> Self {
+        Self {
+            severity,
+            topic,
+            message,
+            measurement: None,
+            remedy: remedy.into(),
+        }
+    }
+
+    pub(crate) fn with_measurement(mut self, value: f64, threshold: f64, unit: &'static str) -> Self {
+        self.measurement = Some(Measurement { value, threshold, unit });
+        self
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+        })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.severity, self.message)?;
+        if let Some(measurement) = self.measurement {
+            write!(f, " ({measurement})")?;
+        }
+        write!(f, ". {}", self.remedy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(stats: &Stats) -> Known<'_> {
+        Known {
+            stats,
+            lately: Lately::default(),
+            changed: Vec::new(),
+            poisoned: None,
+            filesystem: None,
+            schema: Ok(Vec::new()),
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_store_is_told_the_worst_first() {
+        let stats = Stats::default();
+        assert_eq!(of(known(&stats)), []);
+        let disk = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None);
+        let found = of(Known {
+            changed: vec![("cache_size", "-64000".into(), "-1".into())],
+            poisoned: Some(Error::Poisoned { source: disk.into() }),
+            filesystem: Some("NFS"),
+            schema: Err(Error::Closed),
+            ..known(&stats)
+        });
+        let told: Vec<_> = found.iter().map(|finding| (finding.severity, finding.topic)).collect();
+        let wanted = [
+            (Severity::Critical, "poisoned"),
+            (Severity::Critical, "unsafe-filesystem"),
+            (Severity::Warning, "pragma-changed"),
+            (Severity::Note, "schema-not-read"),
+        ];
+        assert_eq!(told, wanted);
+        assert!(
+            found[1].to_string().starts_with("critical: the database is on NFS"),
+            "{}",
+            found[1]
+        );
+        assert!(found.iter().all(|finding| !finding.remedy.is_empty()));
+    }
+}

@@ -1,0 +1,82 @@
+//! Indexes that could go: another does what they do.
+//!
+//! "A good rule of thumb is that your database schema should never contain two indices where one index is a prefix of
+//! the other. Drop the index with fewer columns. SQLite will still be able to do efficient lookups with the longer
+//! index", <https://sqlite.org/queryplanner.html>. What has an expression or a condition is compared by its text, as a
+//! whole: of two that are written differently nothing is said.
+
+use std::cmp::Reverse;
+
+use super::tables::{Index, IndexColumn, Origin, Schema, Table};
+use super::{quoted, told};
+use crate::monitor::advice::{Finding, Severity};
+
+pub(super) fn look(schema: &Schema) -> impl Iterator<Item = Finding> {
+    let tables = schema.of_the_application();
+    tables.flat_map(|table| table.indexes.iter().filter_map(|index| judge(table, index)))
+}
+
+/// An automatic index cannot be dropped, so it is always another that could go.
+fn judge(table: &Table, index: &Index) -> Option<Finding> {
+    if index.origin != Origin::CreateIndex {
+        return None;
+    }
+    let message = if repeats_rowid(table, index) {
+        format!("{} repeats the INTEGER PRIMARY KEY", described(table, index))
+    } else {
+        let others = table.indexes.iter().filter(|other| serves_for(other, index));
+        // The longest makes all the others redundant, so it is never advised to drop it, too.
+        let other = others.max_by_key(|other| (other.columns.len(), rank(other)))?;
+        let how = if is_same(other, index) {
+            "the same as"
+        } else {
+            "the beginning of"
+        };
+        format!("{} is {how} {}", described(table, index), described(table, other))
+    };
+    let remedy = format!(
+        "Each write keeps both up to date, and a search needs one. Unless a statement asks for it by INDEXED BY: DROP \
+         INDEX {}",
+        quoted(&index.name)
+    );
+    Some(Finding::new(Severity::Warning, "duplicate-index", message, remedy))
+}
+
+/// Numbers have one order, and a table can be gone through from both ends, so collation and direction do not matter.
+fn repeats_rowid(table: &Table, index: &Index) -> bool {
+    match index.columns.as_slice() {
+        [IndexColumn { name: Some(only), .. }] => !index.partial && table.is_rowid_alias(only),
+        _ => false,
+    }
+}
+
+/// Whether the other does all that this one does.
+fn serves_for(other: &Index, index: &Index) -> bool {
+    if is_same(other, index) {
+        return rank(other) > rank(index);
+    }
+    let plain = !index.unique && !index.partial && !index.has_expression();
+    plain && !other.partial && other.columns.starts_with(&index.columns)
+}
+
+fn is_same(one: &Index, other: &Index) -> bool {
+    let same_text = !one.has_expression() || one.definition.columns == other.definition.columns;
+    one.columns == other.columns && same_text && one.definition.condition == other.definition.condition
+}
+
+/// Of two that are the same the one with the greater rank stays: it cannot be dropped, or it is a constraint, or it was
+/// there before.
+fn rank(index: &Index) -> (bool, bool, Reverse<i64>) {
+    (index.origin != Origin::CreateIndex, index.unique, Reverse(index.made))
+}
+
+fn described(table: &Table, index: &Index) -> String {
+    let name = |column: &IndexColumn| column.name.clone().unwrap_or_else(|| "..".into());
+    let columns: Vec<String> = index.columns.iter().map(name).collect();
+    let on = told(&table.name, columns.iter().map(String::as_str));
+    match index.origin {
+        Origin::CreateIndex => format!("the index {} on {on}", index.name),
+        Origin::Unique => format!("the UNIQUE constraint on {on}"),
+        Origin::PrimaryKey => format!("the primary key {on}"),
+    }
+}

@@ -1,0 +1,132 @@
+//! How SQLite finds the rows that refer to a row of the parent.
+//!
+//! When that row goes, or its key changes, they are searched for in the child: "if these queries cannot use an index,
+//! they are forced to do a linear scan of the entire child table", <https://sqlite.org/foreignkeys.html#fk_indexes>.
+//! An index can be used only if it has the values in the order in which they are compared: "the collation sequence used
+//! for the comparison should be that of the parent key columns. The affinity of the parent key column should be applied
+//! to each child key value" (`fkey.c`).
+
+use super::Judge;
+use crate::error::Result;
+use crate::monitor::advice::schema::quoted;
+use crate::monitor::advice::schema::tables::{Index, IndexColumn, Table};
+use crate::monitor::advice::{Finding, Severity};
+
+const TOPIC: &str = "foreign-key-without-index";
+
+/// A column of the child, as it is searched for a value of the parent's.
+struct Searched<'a> {
+    name: &'a str,
+    /// By which the values are compared, in lower case.
+    collation: String,
+    /// Whether an index on the column has it by itself.
+    own_collation: bool,
+    /// Whether an index can be searched for it at all: one on texts is not in the order of numbers.
+    possible: bool,
+}
+
+impl<'a> Judge<'a> {
+    /// `columns` are those of the parent.
+    pub(super) fn search(&self, parent: &Table, columns: &[&str]) -> Result<Option<Finding>> {
+        let pairs = self.key.columns.iter().zip(columns);
+        let searched: Vec<Searched<'_>> = pairs
+            .map(|(column, to)| self.searched(parent, to, &column.from))
+            .collect::<Result<_>>()?;
+        if !searched.iter().any(|column| column.possible) {
+            return Ok(Some(self.unsearchable(parent)));
+        }
+        Ok((!self.is_served(&searched)).then(|| self.without_index(parent, &searched)))
+    }
+
+    fn searched(&self, parent: &Table, to: &str, from: &'a str) -> Result<Searched<'a>> {
+        let (above, below) = (self.declared(parent, to)?, self.declared(self.child, from)?);
+        // A rowid is a number, and has no collation to bring along.
+        let collation = if parent.is_rowid_alias(to) {
+            &below.collation
+        } else {
+            &above.collation
+        };
+        Ok(Searched {
+            name: from,
+            own_collation: *collation == below.collation,
+            collation: collation.clone(),
+            possible: below.numeric || !above.numeric,
+        })
+    }
+
+    fn is_served(&self, columns: &[Searched<'_>]) -> bool {
+        let by_rowid = columns
+            .iter()
+            .any(|column| column.possible && self.child.is_rowid_alias(column.name));
+        by_rowid || self.child.indexes.iter().any(|index| serves(index, columns))
+    }
+
+    fn without_index(&self, parent: &Table, columns: &[Searched<'_>]) -> Finding {
+        let mut indexes = self.child.indexes.iter();
+        let (has, rows) = match indexes.find(|index| !leading(index, columns).is_empty()) {
+            Some(part) => (
+                format!("only {} for a part of it", part.name),
+                "all rows that have this part in common",
+            ),
+            None => ("no index".into(), "all rows"),
+        };
+        let message = format!("{} has {has}: {}", self.told(), self.reads(rows, parent));
+        let columns = || columns.iter().filter(|column| column.possible);
+        let list: Vec<String> = columns().map(Searched::indexed).collect();
+        let names: Vec<&str> = columns().map(|column| column.name).collect();
+        let remedy = self.create("CREATE INDEX", &self.child.name, &names, &list);
+        Finding::new(Severity::Warning, TOPIC, message, remedy)
+    }
+
+    fn unsearchable(&self, parent: &Table) -> Finding {
+        let message = format!(
+            "{} goes from a column that is not declared as a number to one that is, so no index can be used: {}",
+            self.told(),
+            self.reads("all rows", parent)
+        );
+        let remedy = format!(
+            "Make {} anew in a migration, with the type that {} has for it and an index",
+            self.child.name, parent.name
+        );
+        Finding::new(Severity::Warning, TOPIC, message, remedy)
+    }
+
+    fn reads(&self, rows: &str, parent: &Table) -> String {
+        let (parent, child) = (&parent.name, &self.child.name);
+        format!("each DELETE from {parent}, and each UPDATE of its key, reads {rows} of {child}")
+    }
+}
+
+impl Searched<'_> {
+    fn fits(&self, indexed: &IndexColumn) -> bool {
+        self.possible && indexed.is(self.name) && indexed.collation == self.collation
+    }
+
+    /// As `CREATE INDEX` has it.
+    fn indexed(&self) -> String {
+        match self.own_collation {
+            true => quoted(self.name),
+            false => format!("{} COLLATE {}", quoted(self.name), quoted(&self.collation)),
+        }
+    }
+}
+
+/// Whether the columns, in any order, are the first of the index. If the index is UNIQUE and has no others than these,
+/// there is a row at most to look at, and the rest of the key need not be in it.
+fn serves(index: &Index, columns: &[Searched<'_>]) -> bool {
+    let leading = leading(index, columns);
+    let is_there = |searched: &Searched<'_>| leading.iter().any(|indexed| searched.fits(indexed));
+    let all_there = columns.iter().all(|searched| is_there(searched) || !searched.possible);
+    all_there || (index.unique && leading.len() == index.columns.len())
+}
+
+/// The first columns of the index, as far as they are searched for these.
+fn leading<'i>(index: &'i Index, columns: &[Searched<'_>]) -> &'i [IndexColumn] {
+    let names: Vec<&str> = columns.iter().map(|searched| searched.name).collect();
+    if index.partial && !index.definition.excludes_only_null(&names) {
+        return &[];
+    }
+    let is_searched = |indexed: &IndexColumn| columns.iter().any(|searched| searched.fits(indexed));
+    let end = index.columns.iter().position(|indexed| !is_searched(indexed));
+    &index.columns[..end.unwrap_or(index.columns.len())]
+}

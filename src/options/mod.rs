@@ -1,0 +1,430 @@
+//! [`Settings`]: every value that a store is opened with, its default and its range. `store/options.rs` has the setters,
+//! with unit and reason. And the options of one write and of one read.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::error::{Error, Result};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// How much of a commit has reached the disk when it is acknowledged.
+///
+/// SQLite's `PRAGMA synchronous`, see <https://sqlite.org/pragma.html#pragma_synchronous>. At either level
+/// a crash of the process loses nothing that was acknowledged, and no crash corrupts the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Durability {
+    /// `synchronous=NORMAL`: a power failure may lose the newest commits, in order, and nothing else.
+    #[default]
+    Normal,
+    /// `synchronous=FULL`: an acknowledged commit has been synced to the disk.
+    Full,
+}
+
+/// Who may open the file while the store has it open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Access {
+    /// Other processes may read and write the file too: the `sqlite3` shell, Litestream, Datasette.
+    #[default]
+    Shared,
+    /// This process alone. SQLite's `unix-excl` VFS keeps the index of the write-ahead log on the heap and
+    /// makes no lock system calls, so single-row reads and commits are about twice as fast. Others get
+    /// "database is locked".
+    Exclusive,
+}
+
+/// SQLite's `PRAGMA auto_vacuum`, which can only be chosen for a new file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum AutoVacuum {
+    /// Free pages stay in the file and are used again.
+    None,
+    /// Free pages are listed, so that they can be given back a few at a time.
+    #[default]
+    Incremental,
+    /// Free pages are given back at every commit, which moves pages about.
+    Full,
+}
+
+/// What a call does when its queue is full. See [`WriteOptions::when_full`] and [`ReadOptions::when_full`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WhenFull {
+    /// The call waits for room, first come, first served, until its queue timeout is over.
+    #[default]
+    Wait,
+    /// The call fails at once with [`Error::QueueFull`].
+    Fail,
+}
+
+/// Which connection [`Options::on_connect`](crate::Options::on_connect) is called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// The one connection that writes.
+    Writer,
+    /// A read-only connection: of the pool, of a backup, or of a thread that reads for tasks and looks whether anything was
+    /// committed meanwhile.
+    Reader,
+}
+
+/// What [`Options::on_connect`](crate::Options::on_connect) was given.
+#[derive(Clone)]
+pub(crate) struct OnConnect(pub(crate) Arc<OnConnectFn>);
+
+type OnConnectFn = dyn Fn(&Connection, Role) -> Result<()> + Send + Sync;
+
+impl fmt::Debug for OnConnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        "Fn".fmt(f)
+    }
+}
+
+/// What the parts of a store need to know of its [`Options`](crate::Options): plain data. [`validate`](Self::validate) has
+/// been called before a part sees it.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields, rename = "Options"))]
+pub(crate) struct Settings {
+    pub(crate) access: Access,
+    pub(crate) durability: Durability,
+    pub(crate) readers: u32,
+    pub(crate) queue_capacity: usize,
+    pub(crate) max_group_size: usize,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) max_group_time: Duration,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) queue_timeout: Duration,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) read_queue_timeout: Duration,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) close_timeout: Duration,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) busy_timeout: Duration,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) spin_time: Duration,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) slow_write_threshold: Duration,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) slow_read_threshold: Duration,
+    pub(crate) slow_events_per_second: u32,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) max_reader_age: Duration,
+    pub(crate) interrupt_old_readers: bool,
+    pub(crate) max_call_sites: usize,
+    pub(crate) max_statements: usize,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) monitor_interval: Duration,
+    pub(crate) incremental_vacuum: bool,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) optimize_interval: Duration,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::size"))]
+    pub(crate) page_size: u64,
+    pub(crate) auto_vacuum: AutoVacuum,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::size"))]
+    pub(crate) cache_size: u64,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::size"))]
+    pub(crate) mmap_size: u64,
+    pub(crate) statement_cache_capacity: usize,
+    pub(crate) foreign_keys: bool,
+    pub(crate) checkpoint_pages: u32,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::size"))]
+    pub(crate) wal_limit: u64,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::optional_size"))]
+    pub(crate) wal_hard_limit: Option<u64>,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::size"))]
+    pub(crate) journal_size_limit: u64,
+    pub(crate) allow_unsupported_filesystem: bool,
+    pub(crate) allow_linked_file: bool,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) migration_timeout: Duration,
+    pub(crate) require_strict: bool,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) on_connect: Option<OnConnect>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            access: Access::default(),
+            durability: Durability::default(),
+            readers: cores().clamp(4, 8) as u32,
+            queue_capacity: 4096,
+            max_group_size: 1024,
+            max_group_time: Duration::from_millis(10),
+            queue_timeout: Duration::from_secs(30),
+            read_queue_timeout: Duration::from_secs(5),
+            close_timeout: Duration::from_secs(30),
+            busy_timeout: Duration::from_secs(5),
+            spin_time: Duration::from_micros(500),
+            slow_write_threshold: Duration::from_millis(100),
+            slow_read_threshold: Duration::from_millis(100),
+            slow_events_per_second: 10,
+            max_reader_age: Duration::from_secs(60),
+            interrupt_old_readers: false,
+            max_call_sites: 256,
+            max_statements: 0,
+            monitor_interval: Duration::from_secs(1),
+            incremental_vacuum: true,
+            optimize_interval: Duration::from_secs(24 * 60 * 60),
+            page_size: 4 * KIB,
+            auto_vacuum: AutoVacuum::default(),
+            cache_size: 64_000 * KIB,
+            mmap_size: 256 * MIB,
+            statement_cache_capacity: 128,
+            foreign_keys: true,
+            checkpoint_pages: 1000,
+            wal_limit: 64 * MIB,
+            wal_hard_limit: None,
+            journal_size_limit: 64 * MIB,
+            allow_unsupported_filesystem: false,
+            allow_linked_file: false,
+            migration_timeout: Duration::from_secs(60),
+            require_strict: false,
+            on_connect: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks every value.
+    pub(crate) fn validate(&self) -> Result<()> {
+        within("readers", self.readers.into(), 1, 1024)?;
+        within("queue_capacity", self.queue_capacity as u64, 1, 1_000_000)?;
+        within("max_group_size", self.max_group_size as u64, 1, 1_000_000)?;
+        within(
+            "statement_cache_capacity",
+            self.statement_cache_capacity as u64,
+            16,
+            10_000,
+        )?;
+        within("max_call_sites", self.max_call_sites as u64, 0, 10_000)?;
+        within("max_statements", self.max_statements as u64, 0, 10_000)?;
+        within("checkpoint_pages", self.checkpoint_pages.into(), 1, i32::MAX as u64)?;
+        within("page_size", self.page_size, 512, 65_536)?;
+        if !self.page_size.is_power_of_two() {
+            return wrong("page_size", format!("{} is not a power of two", self.page_size));
+        }
+        within("cache_size", self.cache_size, KIB, i32::MAX as u64 * KIB)?;
+        within("mmap_size", self.mmap_size, 0, i64::MAX as u64)?;
+        within("journal_size_limit", self.journal_size_limit, 0, i64::MAX as u64)?;
+        within("wal_limit", self.wal_limit, 64 * KIB, i64::MAX as u64)?;
+        if let Some(hard) = self.wal_hard_limit
+            && hard < self.wal_limit
+        {
+            return wrong(
+                "wal_hard_limit",
+                format!(
+                    "{hard} bytes is below wal_limit ({}): raise it, or lower wal_limit",
+                    self.wal_limit
+                ),
+            );
+        }
+        let longest = Duration::from_millis(i32::MAX as u64);
+        for (name, value, least, most) in [
+            ("busy_timeout", self.busy_timeout, Duration::from_millis(1), longest),
+            ("queue_timeout", self.queue_timeout, Duration::from_micros(1), longest),
+            (
+                "read_queue_timeout",
+                self.read_queue_timeout,
+                Duration::from_micros(1),
+                longest,
+            ),
+            ("close_timeout", self.close_timeout, Duration::from_micros(1), longest),
+            (
+                "max_group_time",
+                self.max_group_time,
+                Duration::ZERO,
+                Duration::from_secs(60),
+            ),
+            ("spin_time", self.spin_time, Duration::ZERO, Duration::from_millis(1)),
+            (
+                "optimize_interval",
+                self.optimize_interval,
+                Duration::from_millis(1),
+                Duration::MAX,
+            ),
+            (
+                "migration_timeout",
+                self.migration_timeout,
+                Duration::from_millis(1),
+                longest,
+            ),
+            (
+                "max_reader_age",
+                self.max_reader_age,
+                Duration::from_millis(1),
+                Duration::MAX,
+            ),
+        ] {
+            if value < least || value > most {
+                return wrong(name, format!("{value:?} is out of range: from {least:?} to {most:?}"));
+            }
+        }
+        let (shortest, day) = (Duration::from_millis(1), Duration::from_secs(24 * 60 * 60));
+        if !self.monitor_interval.is_zero() && !(shortest..=day).contains(&self.monitor_interval) {
+            return wrong(
+                "monitor_interval",
+                format!(
+                    "{:?} is out of range: zero, or from {shortest:?} to {day:?}",
+                    self.monitor_interval
+                ),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// How one write is to be made; for [`Store::write_with`](crate::Store::write_with) and
+/// [`Store::submit_with`](crate::Store::submit_with).
+#[derive(Clone, Debug, Default)]
+pub struct WriteOptions {
+    pub(crate) durability: Option<Durability>,
+    pub(crate) queue_timeout: Option<Duration>,
+    pub(crate) execution_timeout: Option<Duration>,
+    pub(crate) when_full: WhenFull,
+    pub(crate) label: Option<Cow<'static, str>>,
+}
+
+impl WriteOptions {
+    /// The store's own settings, and the line of code that asks as the label.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the acknowledgement of this write means, if that is more than the store's
+    /// [`Options::durability`](crate::Options::durability). One such write makes its whole group durable.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = Some(durability);
+        self
+    }
+
+    /// How long it may wait to be started. The default is [`Options::queue_timeout`](crate::Options::queue_timeout). Past it the write is
+    /// never started: [`Error::QueueTimeout`]. Once it runs, it runs to its end.
+    pub fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.queue_timeout = Some(timeout);
+        self
+    }
+
+    /// How long its closure may run. The default is no limit. Past it the write is rolled back:
+    /// [`Error::Interrupted`]. A write with an execution timeout gets a transaction of its own, since SQLite undoes the whole
+    /// transaction of a statement that it interrupts.
+    ///
+    /// SQL is stopped within some milliseconds: in the middle of a statement, or where the next one begins. Other code of
+    /// the closure is not stopped: if that takes too long, the write is rolled back when the closure has ended. If the
+    /// closure fails by itself meanwhile, its own error is given.
+    pub fn execution_timeout(mut self, timeout: Duration) -> Self {
+        self.execution_timeout = Some(timeout);
+        self
+    }
+
+    /// What the call does when the queue of writes ([`Options::queue_capacity`](crate::Options::queue_capacity)) is full. The
+    /// default is [`WhenFull::Wait`].
+    ///
+    /// ```
+    /// use larder::{Error, WhenFull, WriteOptions};
+    ///
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE hits(page TEXT) STRICT"))?;
+    /// let shed = WriteOptions::new().when_full(WhenFull::Fail);
+    /// match store.write_with(shed, |tx| tx.insert("INSERT INTO hits VALUES ('/')", [])) {
+    ///     Err(Error::QueueFull { .. }) => println!("busy: try again later"),
+    ///     written => println!("row {}", written?),
+    /// }
+    /// # Ok::<_, Error>(())
+    /// ```
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// The name of this write in events. The default is the `file:line` of the call.
+    pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+}
+
+/// How one read is to be made; for [`Store::read_with`](crate::Store::read_with).
+#[derive(Clone, Debug, Default)]
+pub struct ReadOptions {
+    pub(crate) queue_timeout: Option<Duration>,
+    pub(crate) execution_timeout: Option<Duration>,
+    pub(crate) when_full: WhenFull,
+    pub(crate) label: Option<Cow<'static, str>>,
+}
+
+impl ReadOptions {
+    /// The store's own settings, and the line of code that asks as the label.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long it may wait for a connection. The default is [`Options::read_queue_timeout`](crate::Options::read_queue_timeout). Past it:
+    /// [`Error::ReadQueueTimeout`].
+    pub fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.queue_timeout = Some(timeout);
+        self
+    }
+
+    /// How long its closure may run, from its begin, whatever it has waited for a connection. The default is no limit: how
+    /// long a read may take is known to the program alone. Past it: [`Error::Interrupted`].
+    ///
+    /// SQL is stopped within some milliseconds: in the middle of a statement, or where the next one begins. Other code of
+    /// the closure is not stopped: if that takes too long, its result is replaced by the error when it has ended. If the
+    /// closure fails by itself meanwhile, its own error is given. Where
+    /// [`Options::interrupt_old_readers`](crate::Options::interrupt_old_readers) is on, the shorter of both times counts.
+    pub fn execution_timeout(mut self, timeout: Duration) -> Self {
+        self.execution_timeout = Some(timeout);
+        self
+    }
+
+    /// What the call does when there is no room for it: when the queue of async reads
+    /// ([`Options::queue_capacity`](crate::Options::queue_capacity)) is full, or, for a read on the calling thread, when
+    /// every connection of the pool ([`Options::readers`](crate::Options::readers)) is in use. The default is
+    /// [`WhenFull::Wait`].
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// The name of this read in events. The default is the `file:line` of the call.
+    pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+}
+
+/// Cores that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+fn within(option: &'static str, value: u64, least: u64, most: u64) -> Result<()> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    wrong(option, format!("{value} is out of range: from {least} to {most}"))
+}
+
+fn wrong<T>(option: &'static str, problem: String) -> Result<T> {
+    Err(Error::Options { option, problem })
+}

@@ -1,0 +1,502 @@
+//! First come, first served: a bounded queue of jobs, and the line behind it.
+//!
+//! What a queue carries is its [`Kind`]. There are two in a store: that of the writes, which the writer thread serves,
+//! and that of the reads that tasks wait for, which some reader threads serve. The threads that take jobs are its
+//! *workers*.
+//!
+//! One mutex guards all jobs, in the order in which they came (`list.rs`). The first `capacity` of them are queued. Those
+//! after them stand in line: the jobs themselves, not their threads. As a job leaves the queue, the first in line moves
+//! up. Blocking and async callers differ only in how they wait for the reply.
+//!
+//! The mutex is held to put a job in, to take one out, and, when the alarm rings, to look at [`BATCH`] of them. Each of
+//! these takes the same few steps however many jobs there are. A caller that withdraws its job takes it out at once, by
+//! its [`Ticket`]; a job that was withdrawn by then counts as any other, also when it moves up. The only lock that may be
+//! taken under the mutex is a slot's (`pending.rs`), when a job moves up and when the alarm rings. The relay
+//! (`wake_relay.rs`), which wakes the tasks whose reads are done, has a lock of its own, which is never held together
+//! with it. No closure is ever dropped under it, and no waker of a runtime's woken, since they may call back into the
+//! store.
+//!
+//! Nobody overtakes, since there is one order. No wake-up is lost: a worker says that it sleeps under the lock, after
+//! it has found no job there, and who puts a job in, or closes, decides under the lock whether to call one
+//! (`workers.rs`), and then wakes it. `some` is whether there are jobs, written under the lock, for those who look again
+//! and again before they sleep.
+//!
+//! What the lock guards goes from core to core with it. So it is little, no job is looked at under it without need, and
+//! `some` is written only when it changes.
+//!
+//! Whoever waits on a thread wakes up by itself at its deadline. A task is woken by the alarm (`deadline.rs`): it
+//! leaves its waker at the slot first, and then sets the alarm, if that is not set for as early a time. When it rings
+//! it is first taken as not set, and then the jobs are looked through, [`BATCH`] at a time under the lock. A job stays
+//! in its entry of the list until it leaves, so none is passed over. So a task either finds the alarm not set, and sets
+//! it, or its job and its waker are found. It withdraws the job itself. (A worker that has taken a job
+//! and cannot begin looks at its deadline itself.)
+//!
+//! Nothing is lost at closing: `closed` is set under the lock, and after that no job is put in. `discard` takes every
+//! job out and drops it, and a job that is dropped tells its caller `Closed`. A worker discards what is left when it
+//! ends; a closer discards when its time is over, though a job is still run.
+
+mod deadline;
+pub(crate) mod job;
+mod list;
+pub(crate) mod pending;
+pub(crate) mod spin;
+mod wake_relay;
+mod workers;
+
+use std::cell::Cell;
+use std::ops::Deref;
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+
+use self::deadline::Alarm;
+use self::job::{Answered, Asked, Job, Queued, Scope, Terms, Work};
+pub(crate) use self::list::Ticket;
+use self::list::{List, Removed};
+use self::pending::{Caller, Pending, Queue};
+use self::spin::Handoff;
+use self::wake_relay::{Relay, Told};
+use self::workers::{Sleep, WATCH, Workers};
+use crate::error::{Error, Result};
+use crate::options::WhenFull;
+use crate::runtime::clock::later;
+use crate::runtime::fork::Process;
+use crate::runtime::panic::quietly;
+use crate::runtime::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::runtime::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, RELAY_TIME, Weak, thread};
+use crate::runtime::timer;
+use crate::telemetry::call_site::CallSite;
+use crate::telemetry::event::CallerSpan;
+
+/// So many jobs, at most, are looked at for their deadlines while the lock is held.
+const BATCH: usize = 128;
+
+/// What a worker's sleep came to.
+pub(crate) enum Slept<J> {
+    Job(J),
+    Closed,
+    /// Nothing came in the time that it had.
+    Long,
+}
+
+/// What a queue carries, and the errors of callers that it cannot serve.
+pub(crate) trait Kind: Send + Sync + 'static {
+    /// A job of any scope that this queue carries.
+    type Job: Deref<Target = dyn Queued> + Send;
+
+    /// See [`Queue::too_late`].
+    fn too_late(&self, waited: Duration) -> Error;
+
+    /// A worker would queue a job for itself, and wait for it.
+    fn nested(&self, call: &'static str) -> Error;
+
+    /// See [`Queue::reentrant`].
+    fn reentrant(&self, call: &'static str) -> Error;
+}
+
+/// A call that queues a job.
+pub(crate) struct Submission {
+    pub(crate) call: &'static str,
+    pub(crate) site: CallSite,
+    /// How long the job may wait to be started.
+    pub(crate) timeout: Duration,
+    pub(crate) caller: Caller,
+    pub(crate) when_full: WhenFull,
+}
+
+struct Jobs<J> {
+    all: List<J>,
+    /// The most that there were at once.
+    deepest: usize,
+    workers: Workers,
+}
+
+/// The jobs that had come by some moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Came(u64);
+
+pub(crate) struct Admission<K: Kind> {
+    id: u64,
+    kind: K,
+    capacity: usize,
+    jobs: CachePadded<Mutex<Jobs<K::Job>>>,
+    some: CachePadded<AtomicBool>,
+    called: Condvar,
+    closed: AtomicBool,
+    /// Jobs that were discarded.
+    discarded: AtomicU64,
+    alarm: Alarm,
+    relay: Relay,
+    handoff: Handoff,
+    /// Where its workers are.
+    process: Process,
+    /// For the timer, which does not keep the queue alive.
+    this: Weak<Self>,
+}
+
+thread_local! {
+    /// The queue whose worker this thread is; 0 for none.
+    static WORKS_FOR: Cell<u64> = const { Cell::new(0) };
+}
+
+impl<K: Kind> Admission<K> {
+    pub(crate) fn new(kind: K, capacity: usize, workers: usize, handoff: Handoff) -> Arc<Self> {
+        static QUEUES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        Arc::new_cyclic(|this| Self {
+            id: QUEUES.fetch_add(1, Ordering::Relaxed),
+            kind,
+            capacity,
+            jobs: CachePadded::new(Mutex::new(Jobs {
+                all: List::new(capacity),
+                deepest: 0,
+                workers: Workers::new(workers),
+            })),
+            some: CachePadded::default(),
+            called: Condvar::new(),
+            closed: AtomicBool::new(false),
+            discarded: AtomicU64::new(0),
+            alarm: Alarm::new(),
+            relay: Relay::default(),
+            handoff,
+            process: Process::current(),
+            this: Weak::clone(this),
+        })
+    }
+
+    pub(crate) fn kind(&self) -> &K {
+        &self.kind
+    }
+
+    /// Refuses a call that no worker can serve: in a child process, or on a worker's own thread.
+    pub(crate) fn check_caller(&self, call: &'static str) -> Result<()> {
+        if self.is_left() {
+            return Err(Error::forked());
+        }
+        if self.is_worker() {
+            return Err(self.kind.nested(call));
+        }
+        Ok(())
+    }
+
+    /// Queues a job, and gives what waits for its reply.
+    pub(crate) fn enqueue<S, W, T>(
+        self: Arc<Self>,
+        submission: Submission,
+        order: S::Order,
+        work: W,
+    ) -> Result<Pending<T>>
+    where
+        S: Scope,
+        Job<S>: Into<K::Job>,
+        W: Work<S, T> + 'static,
+        T: Send + 'static,
+    {
+        let asked = Instant::now();
+        let deadline = later(asked, submission.timeout);
+        let terms = Terms {
+            site: submission.site,
+            asked,
+            deadline,
+            span: CallerSpan::current(),
+        };
+        let job = Arc::new(Asked::new(terms, order, work, submission.caller));
+        let ticket = self.put(Job::new(Arc::clone(&job)).into(), submission.when_full)?;
+        Ok(Pending::new(job, self, ticket, asked, deadline))
+    }
+
+    fn put(&self, job: K::Job, when_full: WhenFull) -> Result<Ticket> {
+        let mut jobs = self.lock();
+        let is_full = jobs.all.is_full();
+        let refused = match when_full {
+            _ if self.is_closed() => Some(Error::Closed),
+            WhenFull::Fail if is_full => Some(Error::QueueFull {
+                capacity: self.capacity,
+            }),
+            _ => None,
+        };
+        if let Some(error) = refused {
+            drop(jobs);
+            drop(job);
+            return Err(error);
+        }
+        if is_full {
+            job.get_in_line();
+        }
+        let ticket = jobs.all.push(job);
+        let length = jobs.all.len();
+        jobs.deepest = jobs.deepest.max(length);
+        if length == 1 {
+            self.some.store(true, Ordering::Relaxed);
+        }
+        let call = jobs.workers.call(length);
+        drop(jobs);
+        if call {
+            self.called.notify_one();
+        }
+        Ok(ticket)
+    }
+
+    /// For a worker: the next job, if there is one.
+    pub(crate) fn take(&self) -> Option<K::Job> {
+        if !self.some.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.take_from(self.lock())
+    }
+
+    /// Those that have come by now, taken or not.
+    pub(crate) fn came(&self) -> Came {
+        Came(self.lock().all.came())
+    }
+
+    /// Those that have come by now, if there is a job.
+    pub(crate) fn came_by_now(&self) -> Option<Came> {
+        self.some.load(Ordering::Relaxed).then(|| self.came())
+    }
+
+    /// For a worker: the next job, if there is one and it is one of those.
+    pub(crate) fn take_of(&self, those: Came) -> Option<K::Job> {
+        if !self.some.load(Ordering::Relaxed) {
+            return None;
+        }
+        let jobs = self.lock();
+        let is_one = jobs.all.first().is_some_and(|(_, number)| number < those.0);
+        if is_one { self.take_from(jobs) } else { None }
+    }
+
+    /// For a worker: how long one job took, on average of those that it made together.
+    pub(crate) fn took(&self, each: Duration) {
+        self.lock().workers.took(each.as_nanos() as u64);
+    }
+
+    /// For a worker: sleeps until it is called, or the store closes, for no longer than its patience, if it has one.
+    pub(crate) fn sleep(&self, patience: Option<Duration>) -> Slept<K::Job> {
+        let mut jobs = self.lock();
+        while jobs.all.is_empty() && !self.is_closed() {
+            let mut sleep = jobs.workers.fall_asleep();
+            loop {
+                let on_watch = matches!(sleep, Sleep::OnWatch(_)).then_some(WATCH);
+                let (woken, time_is_over) = self.wait(jobs, on_watch.or(patience));
+                jobs = woken;
+                if jobs.workers.answer_call(&sleep) {
+                    break;
+                }
+                let queued = jobs.all.len();
+                let patience_is_over = time_is_over && on_watch.is_none();
+                let watched = time_is_over && jobs.workers.look(&mut sleep, queued);
+                if watched || patience_is_over || self.is_closed() {
+                    jobs.workers.wake_up(&sleep);
+                    if patience_is_over && queued == 0 && !self.is_closed() {
+                        return Slept::Long;
+                    }
+                    break;
+                }
+            }
+        }
+        match self.take_from(jobs) {
+            Some(job) => Slept::Job(job),
+            None => Slept::Closed,
+        }
+    }
+
+    /// Waits for no longer than that, and says whether the time is over.
+    fn wait<'a>(
+        &self,
+        jobs: MutexGuard<'a, Jobs<K::Job>>,
+        patience: Option<Duration>,
+    ) -> (MutexGuard<'a, Jobs<K::Job>>, bool) {
+        match patience {
+            Some(patience) => self.called.wait_timeout(jobs, patience),
+            None => (self.called.wait(jobs), false),
+        }
+    }
+
+    fn take_from(&self, mut jobs: MutexGuard<'_, Jobs<K::Job>>) -> Option<K::Job> {
+        let job = Self::leave(jobs.all.pop()?);
+        let left = jobs.all.len();
+        if left == 0 {
+            self.some.store(false, Ordering::Relaxed);
+        }
+        let call = jobs.workers.taken(left);
+        drop(jobs);
+        if call {
+            self.called.notify_one();
+        }
+        Some(job)
+    }
+
+    /// A job leaves the queue or the line, to be run or dropped without the lock; another may move up.
+    fn leave(removed: Removed<'_, K::Job>) -> K::Job {
+        if let Some(first_in_line) = removed.moves_up {
+            first_in_line.leave_line();
+        }
+        removed.item
+    }
+
+    /// No further jobs. What is queued or in line stays.
+    pub(crate) fn close(&self) {
+        let jobs = self.lock();
+        self.closed.store(true, Ordering::SeqCst);
+        drop(jobs);
+        self.called.notify_all();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Drops every job that is queued or in line, each of which tells its caller that it was not started.
+    pub(crate) fn discard(&self) {
+        let mut jobs = self.lock();
+        let rest = jobs.all.take_all();
+        self.some.store(false, Ordering::Relaxed);
+        drop(jobs);
+        let rest: Vec<_> = rest.collect();
+        let wanted = rest.iter().filter(|job| !job.is_withdrawn()).count();
+        self.discarded.fetch_add(wanted as u64, Ordering::SeqCst);
+        drop(rest);
+    }
+
+    /// How many jobs were discarded.
+    pub(crate) fn discarded(&self) -> u64 {
+        self.discarded.load(Ordering::SeqCst)
+    }
+
+    /// How many jobs are queued or in line.
+    pub(crate) fn length(&self) -> usize {
+        self.lock().all.len()
+    }
+
+    /// How long the job has waited that is the next to be taken.
+    pub(crate) fn longest_wait(&self, now: Instant) -> Duration {
+        let jobs = self.lock();
+        let first = jobs.all.first();
+        first.map_or(Duration::ZERO, |(job, _)| {
+            now.saturating_duration_since(job.terms().asked)
+        })
+    }
+
+    /// The most that there were.
+    pub(crate) fn deepest(&self) -> usize {
+        self.lock().deepest
+    }
+
+    /// For a worker: the reply of a task's job is there. Its task is woken, by this thread or by another task. Whether
+    /// this thread has woken tasks.
+    pub(crate) fn tell(&self, answered: Answered) -> bool {
+        match self.relay.tell(answered) {
+            Told::Woken => true,
+            Told::Waits => false,
+            Told::SetTimer => {
+                let this = Weak::clone(&self.this);
+                timer::at(Instant::now() + RELAY_TIME, move || {
+                    if let Some(this) = this.upgrade() {
+                        this.relay.ring();
+                    }
+                });
+                false
+            }
+        }
+    }
+
+    /// For a worker that has no job: wakes the tasks that others were to wake.
+    pub(crate) fn tell_all(&self) {
+        self.relay.wake_all();
+    }
+
+    fn ring(&self, at: u64) {
+        if !self.alarm.rings(at) {
+            return;
+        }
+        let mut wakers = Vec::new();
+        let mut next: Option<Instant> = None;
+        let now = Instant::now();
+        let mut looking = Duration::ZERO;
+        let mut from = 0;
+        loop {
+            wakers.reserve(BATCH);
+            let jobs = self.lock();
+            let began = Instant::now();
+            for job in jobs.all.in_entries(from, BATCH).filter(|job| !job.is_withdrawn()) {
+                let deadline = job.terms().deadline;
+                if deadline <= now {
+                    wakers.extend(job.take_waker());
+                } else {
+                    next = Some(next.map_or(deadline, |next| next.min(deadline)));
+                }
+            }
+            from += BATCH;
+            let is_last = from >= jobs.all.entries();
+            drop(jobs);
+            looking += began.elapsed();
+            if is_last {
+                break;
+            }
+            // Others want the lock, too.
+            thread::yield_now();
+        }
+        self.alarm.pause(looking, Instant::now());
+        if let Some(next) = next {
+            self.wake_at(next);
+        }
+        for waker in wakers {
+            quietly(|| waker.wake());
+        }
+    }
+
+    /// Marks the calling thread as one of the workers.
+    pub(crate) fn become_worker(&self) {
+        WORKS_FOR.set(self.id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Jobs<K::Job>> {
+        self.jobs.lock()
+    }
+}
+
+impl<K: Kind> Queue for Admission<K> {
+    fn is_left(&self) -> bool {
+        self.process.is_left()
+    }
+
+    fn is_worker(&self) -> bool {
+        WORKS_FOR.get() == self.id
+    }
+
+    fn handoff(&self) -> &Handoff {
+        &self.handoff
+    }
+
+    fn withdrawn(&self, ticket: Ticket) {
+        let mut jobs = self.lock();
+        let job = jobs.all.remove(ticket).map(Self::leave);
+        if jobs.all.is_empty() {
+            self.some.store(false, Ordering::Relaxed);
+        }
+        drop(jobs);
+        drop(job);
+    }
+
+    fn fetched(&self, id: usize) {
+        self.relay.fetched(id);
+    }
+
+    fn wake_at(&self, deadline: Instant) {
+        if let Some(at) = self.alarm.set(deadline) {
+            let this = Weak::clone(&self.this);
+            timer::at(self.alarm.time(at), move || {
+                if let Some(this) = this.upgrade() {
+                    this.ring(at);
+                }
+            });
+        }
+    }
+
+    fn too_late(&self, waited: Duration) -> Error {
+        self.kind.too_late(waited)
+    }
+
+    fn reentrant(&self, call: &'static str) -> Error {
+        self.kind.reentrant(call)
+    }
+}

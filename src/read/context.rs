@@ -1,0 +1,105 @@
+//! What the queue of reads carries, and where it runs: in a snapshot of a reader thread's, which it may share with other
+//! reads.
+
+use std::time::Duration;
+
+use super::Snapshot;
+use crate::error::{Error, Outcome, Result};
+use crate::queue::job::{Job, Scope, Work};
+use crate::queue::pending::Pending;
+use crate::queue::{Admission, Kind, Submission};
+use crate::runtime::sync::{Arc, Mutex};
+use crate::transaction::ReadTx;
+
+/// The queue that the reader threads serve.
+pub(crate) struct Reads {
+    readers: u32,
+    /// Why a worker could not begin, of late: for those whose time is over meanwhile.
+    trouble: Mutex<Option<String>>,
+}
+
+/// Jobs that run in a snapshot of a reader thread's.
+pub(crate) struct Pooled;
+
+/// The snapshot that a read runs in, and how long it may run.
+pub(crate) struct InSnapshot<'a, 'tx> {
+    pub(super) snapshot: &'a mut Snapshot<'tx>,
+    pub(super) limit: Option<Duration>,
+}
+
+impl Scope for Pooled {
+    type Context<'a, 'tx>
+        = InSnapshot<'a, 'tx>
+    where
+        'tx: 'a;
+    /// How long the read may run.
+    type Order = Option<Duration>;
+
+    fn lost() -> Error {
+        Error::not_started(Error::worker_panicked())
+    }
+}
+
+impl<F, T> Work<Pooled, T> for F
+where
+    F: FnOnce(&ReadTx<'_>) -> Result<T> + Send,
+{
+    fn run(self, context: InSnapshot<'_, '_>) -> Result<T> {
+        context.snapshot.read(context.limit, self)
+    }
+}
+
+impl Reads {
+    pub(super) fn new(readers: u32) -> Self {
+        Self {
+            readers,
+            trouble: Mutex::new(None),
+        }
+    }
+
+    /// What keeps a reader thread from its work, or `None` once nothing does.
+    pub(super) fn note_trouble(&self, reason: Option<String>) {
+        *self.trouble.lock() = reason;
+    }
+}
+
+impl Kind for Reads {
+    type Job = Job<Pooled>;
+
+    fn too_late(&self, waited: Duration) -> Error {
+        Error::ReadQueueTimeout {
+            waited,
+            readers: self.readers,
+            held_here: 0,
+            last_error: self.trouble.lock().clone(),
+        }
+    }
+
+    fn nested(&self, call: &'static str) -> Error {
+        self.reentrant(call)
+    }
+
+    fn reentrant(&self, call: &'static str) -> Error {
+        Error::Reentrant {
+            call,
+            instead: "it was called inside a read, on a reader thread that others wait for, too: use the transaction that \
+                      the closure was given, or wait for it outside",
+            outcome: Outcome::NotStarted,
+        }
+    }
+}
+
+/// Queues a read.
+pub(crate) fn enqueue<T, F>(
+    queue: Arc<Admission<Reads>>,
+    submission: Submission,
+    limit: Option<Duration>,
+    f: F,
+) -> Result<Pending<T>>
+where
+    F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    queue.check_caller(submission.call)?;
+    queue.enqueue::<Pooled, _, _>(submission, limit, f)
+}

@@ -1,0 +1,117 @@
+//! A connection beside the pool: for one snapshot that is read for long, a backup's, or for looks (`freshness.rs`).
+//!
+//! It is in the census like any other reader. So it is named as the one who pins the write-ahead log, if it does, and
+//! closing the store waits for it. But it takes no connection from those who read.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::Readers;
+use super::active::Entry;
+use crate::connection::authorizer::Fence;
+use crate::connection::interrupt::Interrupt;
+use crate::connection::open_file::Lease;
+use crate::connection::{Fenced, close, open_reader, reader_source};
+use crate::error::{Error, Result};
+use crate::runtime::fork::Process;
+use crate::telemetry::call_site::CallSite;
+
+/// A connection of its own.
+pub(crate) struct Aside {
+    /// There until its snapshot ends.
+    conn: Option<Connection>,
+    fence: Arc<Fence>,
+    interrupt: Arc<Interrupt>,
+    lease: Lease,
+    process: Process,
+    /// The last field, so that the connection has been closed when it leaves the census.
+    entry: Entry,
+}
+
+impl Readers {
+    /// Opens a connection beside the pool, and begins a snapshot on it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`], and why the database cannot be read.
+    pub(crate) fn aside(&self, site: CallSite) -> Result<Aside> {
+        let aside = Aside::open(self, self.options.busy_timeout, Some(site))?;
+        aside.look(begin_snapshot).map_err(Error::not_started)?;
+        Ok(aside)
+    }
+}
+
+/// The snapshot begins with the first read. Without one a backup would begin anew at each write of another.
+pub(crate) fn begin_snapshot(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch("BEGIN")?;
+    conn.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(()))
+}
+
+impl Aside {
+    /// Opens a connection beside the pool, for a snapshot of that site, or for none. Another's lock is waited for with that
+    /// patience.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`], and why the database cannot be read.
+    pub(super) fn open(readers: &Readers, patience: Duration, site: Option<CallSite>) -> Result<Self> {
+        if readers.is_left() {
+            return Err(Error::forked());
+        }
+        let entry = readers.census.enter_apart()?;
+        match site {
+            Some(site) => entry.activity().begin(Instant::now(), site),
+            None => entry.release(),
+        }
+        let source = reader_source(&readers.path);
+        let opened = open_reader(&source, &readers.file, &readers.options, patience)?;
+        let Fenced {
+            lease,
+            conn,
+            fence,
+            interrupt,
+            ..
+        } = opened;
+        Ok(Self {
+            conn: Some(conn),
+            fence,
+            interrupt,
+            lease,
+            process: Process::current(),
+            entry,
+        })
+    }
+
+    /// Runs larder's own work on it.
+    pub(crate) fn look<T>(&self, f: impl FnOnce(&Connection) -> T) -> T {
+        let conn = self.conn.as_ref().expect("it is there until its snapshot ends");
+        self.fence.own(|| f(conn))
+    }
+
+    /// What stops its SQL.
+    pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
+    /// The write-ahead log is not pinned any more.
+    pub(crate) fn end(&mut self) {
+        self.lease.release();
+        if self.process.is_left() {
+            // The connection is the parent's.
+            return mem::forget(self.conn.take());
+        }
+        if let Some(conn) = self.conn.take() {
+            close(conn);
+        }
+        self.entry.release();
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,817 @@
+//! The pool of read-only connections. A read borrows one, on the calling thread, for one snapshot.
+//!
+//! - [`Idle`]: a stack of idle connections, how many there are (`openings.rs`), and those who sleep until one comes back. A
+//!   mutex guards it, held for a push or a pop; no other lock is taken and no connection is dropped under it. A read that
+//!   sleeps has found the stack empty under the lock, and that no further connection may be opened now. A thread that puts
+//!   a connection there wakes a sleeper, unless one is on its way that will wake the next. So no connection lies idle while
+//!   a read sleeps. A connection that is closed instead of coming back wakes a sleeper, too, which has another one opened.
+//!   Each sleeper looks up every `LOOK_UP`: for the end of its time, for the end of the store, and whether an opening that
+//!   failed may be tried again.
+//! - Connections are opened on a thread of the timer's (`runtime/timer.rs`), one at a time for each store.
+//!   `Options::on_connect` and the disk may take as long as they like there: a read waits for no longer than its own
+//!   time, and other stores do not wait at all. The connection goes to the pool when it is there.
+//! - A connection that came back with a transaction or a statement open is closed, or its stale snapshot would be the next
+//!   borrower's.
+//! - [`Census`]: which connections are open, and what each is doing.
+//! - [`dedicated::Aside`]: a connection beside the pool, for a backup, or to look whether anything was committed
+//!   (`freshness.rs`).
+//! - The queue of the reads that tasks wait for, and the threads that serve it (`worker.rs`).
+
+mod active;
+pub(crate) mod context;
+mod dedicated;
+mod freshness;
+mod idle;
+mod openings;
+mod worker;
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use std::{mem, thread};
+
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, TransactionState};
+
+use self::active::{Census, Entry};
+use self::context::Reads;
+pub(crate) use self::dedicated::begin_snapshot;
+use self::idle::Idle;
+use self::worker::Started;
+use crate::connection::authorizer::Fence;
+use crate::connection::c_api::{self, Leaked};
+use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
+use crate::connection::open_file::{Lease, OpenFile};
+use crate::connection::{Baseline, Fenced, Restored, close, open_reader, reader_source};
+use crate::error::{Error, Outcome, Result};
+use crate::options::{Settings, WhenFull};
+use crate::queue::Admission;
+use crate::queue::pending::Queue;
+use crate::queue::spin::Handoff;
+use crate::runtime::clock::Tick;
+use crate::runtime::panic::{caught, quietly};
+use crate::runtime::sync::{Arc, Condvar, Mutex, Weak};
+use crate::runtime::timer;
+use crate::telemetry::Telemetry;
+use crate::telemetry::activity::Doing;
+use crate::telemetry::call_site::CallSite;
+use crate::telemetry::event::{CallerSpan, event};
+use crate::telemetry::page_cache::CacheShare;
+use crate::telemetry::slow_log::{Call, Slow, SlowLog, SlowStatement};
+use crate::telemetry::stats::{Activity, ReaderStats};
+use crate::telemetry::usage::{SitePage, StatementPage};
+use crate::transaction::hot_statement::{Prepare, Prepared};
+use crate::transaction::{ReadTx, run_own, sql};
+
+/// How often a read that waits for a connection looks whether the store has been closed.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// How often a read that finds no connection yields its core before it sleeps. Those who have the connections may be
+/// waiting for it.
+const YIELDS: u32 = 4;
+
+/// How often closing looks for connections that have become idle.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A connection of the pool. In a box, since it is moved some times in each read.
+type Lent = Box<Reader>;
+
+/// The connections that read. On cache lines of its own: each read of a task counts its owners up and down, and their
+/// number is before it in memory.
+#[repr(align(128))]
+pub(crate) struct Readers {
+    path: PathBuf,
+    file: Arc<OpenFile>,
+    options: Settings,
+    manager: Manager,
+    /// For the openings, which go on without the read that wanted them.
+    this: Weak<Self>,
+    idle: Mutex<Idle<Lent>>,
+    came_back: Condvar,
+    census: Arc<Census>,
+    /// The reads that tasks wait for.
+    queue: Arc<Admission<Reads>>,
+    /// Whether the threads that serve it were started; starting them takes the lock.
+    threads_run: AtomicBool,
+    starting_threads: Mutex<Started>,
+    size: u32,
+    /// Reads that found no connection at once, and those of them that got none in time.
+    waits: AtomicU64,
+    timeouts: AtomicU64,
+    /// Reads that were slow, and how many of them may be told of.
+    slow_reads: AtomicU64,
+    slow_log: SlowLog,
+    slow: Duration,
+    age: Option<Duration>,
+    /// How often [`forget_statements`](Self::forget_statements) was called.
+    schema: AtomicU64,
+}
+
+impl Readers {
+    /// Opens one reader by hand, so that what is wrong with it is seen as it is. Then makes the pool, whose connections
+    /// open as they are needed.
+    pub(crate) fn open(
+        file: &Arc<OpenFile>,
+        options: &Settings,
+        telemetry: &Arc<Telemetry>,
+        patience: Duration,
+    ) -> Result<Arc<Self>> {
+        let census = Arc::new(Census::default());
+        let manager = Manager {
+            telemetry: Arc::clone(telemetry),
+            source: reader_source(file.path()),
+            file: Arc::clone(file),
+            options: options.clone(),
+            census: Arc::clone(&census),
+        };
+        drop(manager.open(patience)?);
+        Ok(Arc::new_cyclic(|this| Self {
+            path: file.path().to_owned(),
+            file: Arc::clone(file),
+            options: options.clone(),
+            manager,
+            this: this.clone(),
+            idle: Mutex::new(Idle::new(options.readers)),
+            came_back: Condvar::new(),
+            census,
+            queue: Admission::new(
+                Reads::new(options.readers),
+                options.queue_capacity,
+                options.readers as usize,
+                Handoff::new(options.spin_time),
+            ),
+            threads_run: AtomicBool::new(false),
+            starting_threads: Mutex::default(),
+            size: options.readers,
+            waits: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
+            slow_reads: AtomicU64::new(0),
+            slow_log: SlowLog::new(options.slow_events_per_second),
+            slow: options.slow_read_threshold,
+            age: options.interrupt_old_readers.then_some(options.max_reader_age),
+            schema: AtomicU64::new(0),
+        }))
+    }
+
+    /// Runs `f` in one snapshot, for no longer than `limit`.
+    pub(crate) fn read<T>(
+        &self,
+        timeout: Duration,
+        when_full: WhenFull,
+        limit: Option<Duration>,
+        site: CallSite,
+        on_writer_thread: bool,
+        f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut borrowed = self.check_out(timeout, when_full, on_writer_thread)?;
+        let result = self.begin(borrowed.reader(), site)?.read(limit, f);
+        if !borrowed.reader().slow.is_empty() {
+            self.report_slow(borrowed.give_back());
+        }
+        result
+    }
+
+    /// Called with no connection in hand: a subscriber may take its time.
+    fn report_slow(&self, slow: Vec<Slow>) {
+        self.slow_log.report(&self.path, slow, 1);
+    }
+
+    /// Runs larder's own work in one snapshot. It takes as long as it takes: it is neither slow nor too old.
+    pub(crate) fn inspect<T>(
+        &self,
+        timeout: Duration,
+        site: CallSite,
+        on_writer_thread: bool,
+        f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let mut borrowed = self.check_out(timeout, WhenFull::Wait, on_writer_thread)?;
+        self.begin(borrowed.reader(), site)?.inspect(f)
+    }
+
+    fn begin<'r>(&'r self, reader: &'r mut Reader, site: CallSite) -> Result<Snapshot<'r>> {
+        let new_schema = reader.keep_statements_of(self.schema.load(Ordering::Acquire));
+        let snapshot = Snapshot::begin(self, reader, site)?;
+        if new_schema {
+            snapshot.look_at_schema()?;
+        }
+        Ok(snapshot)
+    }
+
+    fn check_out(&self, timeout: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Borrowed<'_>> {
+        if self.queue.is_left() {
+            return Err(Error::forked());
+        }
+        if self.census.is_closed() {
+            return Err(Error::Closed);
+        }
+        let reader = match self.pop_idle() {
+            Some(reader) => reader,
+            None => self.wait_for_one(timeout, when_full, on_writer_thread)?,
+        };
+        Ok(Borrowed {
+            readers: self,
+            reader: Some(reader),
+        })
+    }
+
+    fn pop_idle(&self) -> Option<Lent> {
+        self.idle.lock().pop()
+    }
+
+    /// A connection that holds nothing goes on top of the idle ones.
+    fn check_in(&self, reader: Lent) {
+        if !reader.may_be_used_again() || self.census.is_closed() {
+            let spoiled = reader.spoiled;
+            drop(reader);
+            // A read that found the pool full before that is asleep once this has the lock. Woken, it has another opened.
+            self.idle.lock().openings.closed();
+            self.came_back.notify_one();
+            if let Some(reason) = spoiled {
+                event!(
+                    warn,
+                    "larder::read",
+                    self.path,
+                    { reason },
+                    "a read has left its connection so that it was closed; another one is opened when it is needed"
+                );
+            }
+            return;
+        }
+        let mut idle = self.idle.lock();
+        let mut wake = idle.may_wake();
+        if idle.is_a_sleepers_turn() {
+            idle.kept.push(reader);
+            wake = true;
+        } else {
+            idle.connections.push(reader);
+        }
+        drop(idle);
+        if wake {
+            self.came_back.notify_one();
+        }
+        if self.census.is_closed() {
+            drop(self.pop_idle());
+        }
+    }
+
+    /// Sleeps until a connection has come back or was opened, or the time is over, and takes one if there still is one.
+    fn sleep(&self, patience: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Option<Lent>> {
+        let mut idle = self.idle.lock();
+        if let Some(reader) = idle.pop() {
+            return Ok(Some(reader));
+        }
+        let may_wait = when_full == WhenFull::Wait && !on_writer_thread;
+        if !may_wait && idle.openings.is_full() {
+            drop(idle);
+            return Err(self.full(on_writer_thread));
+        }
+        if idle.openings.begin(Instant::now()) {
+            drop(idle);
+            self.open_in_background();
+            idle = self.idle.lock();
+            if let Some(reader) = idle.pop() {
+                return Ok(Some(reader));
+            }
+        }
+        if idle.sleepers == 0 {
+            idle.last_turn = Some(Tick::now());
+        }
+        idle.sleepers += 1;
+        let (mut idle, _) = self.came_back.wait_timeout(idle, patience);
+        idle.sleepers -= 1;
+        idle.waking = false;
+        let found = idle.kept.pop().or_else(|| idle.connections.pop());
+        let wake = !idle.connections.is_empty() && idle.may_wake();
+        drop(idle);
+        if wake {
+            self.came_back.notify_one();
+        }
+        Ok(found)
+    }
+
+    /// Every connection is in use, and the read may not wait for one.
+    fn full(&self, on_writer_thread: bool) -> Error {
+        let capacity = self.size as usize;
+        if on_writer_thread || self.census.held_by_this_thread() == capacity {
+            return reentrant();
+        }
+        Error::QueueFull { capacity }
+    }
+
+    /// An opening has begun, which a thread of the timer's makes. It does not borrow from the read that wanted it.
+    fn open_in_background(&self) {
+        let this = self.this.upgrade().expect("a read borrows from its Arc");
+        timer::at(Instant::now(), move || while this.open_one() {});
+    }
+
+    /// Opens the connection whose opening has begun. Whether the opening of another one has begun then.
+    fn open_one(&self) -> bool {
+        let reason = match caught(|| self.manager.open(self.options.busy_timeout)) {
+            Some(Ok(reader)) => {
+                let mut idle = self.idle.lock();
+                idle.openings.succeeded();
+                let another = idle.wants_more() && idle.openings.begin(Instant::now());
+                drop(idle);
+                self.check_in(Box::new(reader));
+                return another;
+            }
+            Some(Err(error)) => reason_of(error),
+            None => "larder panicked: please report it".to_owned(),
+        };
+        self.idle.lock().openings.failed(reason, Instant::now());
+        false
+    }
+
+    /// All that are open are in use.
+    fn wait_for_one(&self, timeout: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Lent> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        let start = Instant::now();
+        for _ in 0..YIELDS {
+            thread::yield_now();
+            if let Some(reader) = self.pop_idle() {
+                return Ok(reader);
+            }
+        }
+        loop {
+            let left = timeout.saturating_sub(start.elapsed());
+            if let Some(reader) = self.sleep(left.min(LOOK_UP), when_full, on_writer_thread)? {
+                return Ok(reader);
+            }
+            if self.census.is_closed() {
+                return Err(Error::Closed);
+            }
+            // Not before the first wait: a look at every connection takes longer than a read.
+            let held_here = self.census.held_by_this_thread();
+            if held_here == self.size as usize {
+                return Err(reentrant());
+            }
+            // Not by `left`: a sleeper may have been woken before its time, and found nothing.
+            if start.elapsed() >= timeout {
+                let mut idle = self.idle.lock();
+                if let Some(reader) = idle.pop() {
+                    return Ok(reader);
+                }
+                let last_error = idle.openings.trouble(Instant::now());
+                drop(idle);
+                self.timeouts.fetch_add(1, Ordering::Relaxed);
+                return Err(Error::ReadQueueTimeout {
+                    waited: start.elapsed(),
+                    readers: self.size,
+                    held_here,
+                    last_error,
+                });
+            }
+        }
+    }
+
+    /// Each connection empties its statement cache before its next read. SQLite itself prepares a statement anew
+    /// whose schema has changed, each at its next use; so a read that is just beginning goes right, too.
+    pub(crate) fn forget_statements(&self) {
+        self.schema.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether this process is a child that was forked from the store's.
+    pub(crate) fn is_left(&self) -> bool {
+        self.queue.is_left()
+    }
+
+    /// Whether the store closes, or has.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.census.is_closed()
+    }
+
+    /// Waits, but no longer than until the store closes, or until that is so when [`wake`](Self::wake) is called.
+    pub(crate) fn pause(&self, time: Duration, is_over: impl Fn() -> bool) {
+        self.census.pause(time, is_over);
+    }
+
+    /// Has those who pause look whether it is over.
+    pub(crate) fn wake(&self) {
+        self.census.wake();
+    }
+
+    /// Whether the calling thread is inside a read of this store, or in a callback of its backup.
+    pub(crate) fn in_use_by_this_thread(&self) -> bool {
+        self.census.in_use_by_this_thread()
+    }
+
+    /// The oldest read that goes on.
+    pub(crate) fn oldest_read(&self) -> Option<Activity> {
+        self.census.reading().0
+    }
+
+    /// The oldest read that goes on, and its age.
+    pub(crate) fn oldest(&self) -> Option<String> {
+        self.oldest_read()
+            .map(|Activity { site, age }| format!("{site}, for {age:.1?}"))
+    }
+
+    pub(crate) fn stats(&self) -> ReaderStats {
+        let (oldest_read, in_use) = self.census.reading();
+        ReaderStats {
+            capacity: self.size,
+            open: self.census.count(),
+            in_use,
+            waits: self.waits.load(Ordering::Relaxed),
+            timeouts: self.timeouts.load(Ordering::Relaxed),
+            slow_reads: self.slow_reads.load(Ordering::Relaxed),
+            queued: self.queue.length(),
+            deepest_queue: self.queue.deepest(),
+            oldest_read,
+        }
+    }
+
+    /// No task's reads any more: their threads end.
+    pub(crate) fn close_queue(&self) {
+        self.queue.close();
+        self.queue.discard();
+    }
+
+    /// Closes every connection, and waits for those in use until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// Which read is in the way.
+    pub(crate) fn close(&self, deadline: Instant) -> std::result::Result<(), String> {
+        self.close_queue();
+        self.census.close();
+        // In turns: a connection that was being opened when the census closed becomes idle only now, and an idle one
+        // is closed by being borrowed.
+        loop {
+            while let Some(idle) = self.pop_idle() {
+                drop(idle);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.census.wait_until_empty(left.min(LOOK_AGAIN)) {
+                return Ok(());
+            }
+            if left.is_zero() {
+                break;
+            }
+        }
+        Err(self.oldest().map_or_else(
+            || "a reader's connection is still being opened or closed".to_owned(),
+            |oldest| format!("a read goes on: {oldest}"),
+        ))
+    }
+}
+
+/// Why a connection was not opened. An error of `on_connect` is user code.
+fn reason_of(error: Error) -> String {
+    let text = caught(|| error.to_string());
+    quietly(|| drop(error));
+    text.unwrap_or_else(|| "Options::on_connect gave an error whose Display panicked".into())
+}
+
+fn reentrant() -> Error {
+    Error::Reentrant {
+        call: "read",
+        instead: "every reader is busy, and this is the writer thread or the thread that holds them all: use the \
+                  transaction that the closure was given, or raise Options::readers",
+        outcome: Outcome::NotStarted,
+    }
+}
+
+/// A connection of the pool, in use.
+struct Borrowed<'r> {
+    readers: &'r Readers,
+    /// There until the drop.
+    reader: Option<Lent>,
+}
+
+impl Borrowed<'_> {
+    fn reader(&mut self) -> &mut Reader {
+        self.reader.as_mut().expect("it is there until the drop")
+    }
+
+    /// Gives the connection back, and what is to be told of the reads on it.
+    fn give_back(mut self) -> Vec<Slow> {
+        mem::take(&mut self.reader().slow)
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        if let Some(mut reader) = self.reader.take() {
+            if self.readers.queue.is_left() {
+                return mem::forget(reader);
+            }
+            if !reader.clean {
+                reader.end_snapshot();
+            }
+            self.readers.check_in(reader);
+        }
+    }
+}
+
+/// What opens the connections of the pool.
+struct Manager {
+    source: SqliteConnectionManager,
+    file: Arc<OpenFile>,
+    options: Settings,
+    census: Arc<Census>,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Manager {
+    fn open(&self, patience: Duration) -> Result<Reader> {
+        let entry = self.census.enter()?;
+        let opened = caught(|| open_reader(&self.source, &self.file, &self.options, patience));
+        let Fenced {
+            baseline,
+            lease,
+            conn,
+            fence,
+            interrupt,
+        } = opened.unwrap_or_else(|| {
+            Err(Error::Options {
+                option: "on_connect",
+                problem: "it panicked for a reader".into(),
+            })
+        })?;
+        Ok(Reader {
+            baseline: Some(baseline),
+            conn: Some(conn),
+            fence,
+            interrupt,
+            busy_timeout: self.options.busy_timeout,
+            clean: true,
+            spoiled: None,
+            schema: 0,
+            sites: SitePage::new(&self.telemetry.read_sites),
+            statements: StatementPage::if_on(&self.telemetry.statements).map(RefCell::new),
+            cache: CacheShare::new(&self.telemetry.cache),
+            slow: Vec::new(),
+            lease,
+            entry,
+        })
+    }
+}
+
+/// A connection of the pool.
+pub(crate) struct Reader {
+    /// How it was opened. There until the drop, before the connection goes.
+    baseline: Option<Baseline>,
+    /// There until the drop.
+    conn: Option<Connection>,
+    fence: Arc<Fence>,
+    interrupt: Arc<Interrupt>,
+    busy_timeout: Duration,
+    /// No transaction, no statement, no snapshot is left on it.
+    clean: bool,
+    /// What a closure has done for which it is not to be used again.
+    spoiled: Option<&'static str>,
+    /// Which schema its statements were prepared for.
+    schema: u64,
+    sites: SitePage,
+    /// There if statements are counted.
+    statements: Option<RefCell<StatementPage>>,
+    cache: CacheShare,
+    /// Reads that were slow and have not been told of.
+    slow: Vec<Slow>,
+    lease: Lease,
+    /// The last field, so that the connection has been closed when it leaves the census.
+    entry: Entry,
+}
+
+impl Reader {
+    /// Empties the statement cache if it is of another schema, and says whether it was.
+    fn keep_statements_of(&mut self, schema: u64) -> bool {
+        let new = self.schema != schema;
+        if new && let Some(conn) = &self.conn {
+            conn.flush_prepared_statement_cache();
+        }
+        self.schema = schema;
+        new
+    }
+
+    /// Where it did not end by itself: a forgotten `Rows` keeps it open, even of a connection that nobody uses again. SQLite
+    /// does not close a connection that has statements.
+    fn end_snapshot(&mut self) {
+        if let Some(conn) = &mut self.conn {
+            let end = |conn: &Connection| {
+                (conn.is_autocommit() || run_own(conn, &self.fence, sql::ROLLBACK).is_ok()) && holds_nothing(conn)
+            };
+            c_api::reset_leaked(conn, Leaked::Ours);
+            self.clean = end(conn);
+            if !self.clean {
+                // A forgotten `Blob`. The connection is closed, or stays open if SQLite refuses that, but holds nothing.
+                c_api::reset_leaked(conn, Leaked::All);
+                end(conn);
+            }
+        }
+    }
+
+    fn may_be_used_again(&self) -> bool {
+        self.clean && self.spoiled.is_none()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.baseline.take();
+        self.lease.release();
+        if let Some(conn) = self.conn.take() {
+            close(conn);
+        }
+    }
+}
+
+/// The read transaction of one closure, or of several that tasks wait for. Dropped, also by a panic, it ends the
+/// transaction.
+pub(crate) struct Snapshot<'r> {
+    readers: &'r Readers,
+    conn: &'r Connection,
+    prepared: Prepared<'r>,
+    fence: &'r Arc<Fence>,
+    interrupt: &'r Arc<Interrupt>,
+    busy_timeout: Duration,
+    clean: &'r mut bool,
+    spoiled: &'r mut Option<&'static str>,
+    baseline: Option<&'r Baseline>,
+    sites: &'r mut SitePage,
+    statements: Option<&'r RefCell<StatementPage>>,
+    cache: &'r mut CacheShare,
+    slow: &'r mut Vec<Slow>,
+    activity: &'r Doing,
+    /// When the closure that reads now began, or else the last one ended.
+    since: Instant,
+    /// Where its call site is counted.
+    site: Option<usize>,
+    /// Whether a closure has had the connection itself in its hands, and it has not been tidied since.
+    bare: bool,
+}
+
+impl<'r> Snapshot<'r> {
+    fn begin(readers: &'r Readers, reader: &'r mut Reader, site: CallSite) -> Result<Self> {
+        reader.clean = false;
+        let conn = connection(&reader.conn);
+        let mut snapshot = Self {
+            readers,
+            conn,
+            prepared: Prepared::new(conn),
+            fence: &reader.fence,
+            interrupt: &reader.interrupt,
+            busy_timeout: reader.busy_timeout,
+            clean: &mut reader.clean,
+            spoiled: &mut reader.spoiled,
+            baseline: reader.baseline.as_ref(),
+            sites: &mut reader.sites,
+            statements: reader.statements.as_ref(),
+            cache: &mut reader.cache,
+            slow: &mut reader.slow,
+            activity: reader.entry.activity(),
+            since: Instant::now(),
+            site: None,
+            bare: false,
+        };
+        snapshot.enter(site);
+        run_own(snapshot.conn, snapshot.fence, sql::BEGIN_READ).map_err(Error::not_started)?;
+        Ok(snapshot)
+    }
+
+    /// A closure of that site reads, from where the one before ended: that spares it a look at the clock, some 3 % of a
+    /// short read.
+    fn enter(&mut self, site: CallSite) {
+        self.site = self.sites.find(&site);
+        self.fence.reset();
+        self.interrupt.reset();
+        self.activity.begin(self.since, site);
+    }
+
+    /// Something else was done since a closure ended, which is not to be counted to the next one.
+    fn pause(&mut self) {
+        self.since = Instant::now();
+    }
+
+    fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(crate) fn read<T>(&mut self, limit: Option<Duration>, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        let readers = self.readers;
+        // Unless the closure ends, and has left it alone.
+        self.bare = true;
+        let age = readers.age.map(|time| Limit {
+            kind: LimitKind::ReaderAge,
+            time,
+        });
+        let limit = limit.map(|time| Limit {
+            kind: LimitKind::Read,
+            time,
+        });
+        let limit = Limit::earlier(limit, age);
+        let bounded = self.interrupt.bound(self.conn, self.since, limit);
+        let (result, slowest, bare, rows) = {
+            let tx = self.tx();
+            (tx.judge_read(f(&tx)), tx.slowest(), tx.was_bare(), tx.rows())
+        };
+        self.bare = bare;
+        if result.is_err() {
+            // SQLite forgets its last error, which might be taken for one that the next closure returns.
+            drop(self.conn.prepare(""));
+        }
+        let ended = Instant::now();
+        let over = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
+        let result = over.map_or(result, Err);
+        let lasted = ended - mem::replace(&mut self.since, ended);
+        if let Some(site) = self.site {
+            let costs = &self.sites[site];
+            costs.ran(lasted, rows);
+            if result.is_err() {
+                costs.failed();
+            }
+        }
+        self.cache.tell(ended, || c_api::take_cache(self.conn));
+        if lasted >= readers.slow {
+            self.note_slow(lasted, rows, slowest, result.as_ref().err().map(Error::kind));
+        }
+        result
+    }
+
+    /// It is told of once the connection has been given back.
+    fn note_slow(&mut self, lasted: Duration, rows: u64, slowest: Option<SlowStatement>, error: Option<&'static str>) {
+        self.readers.slow_reads.fetch_add(1, Ordering::Relaxed);
+        let site = self.site();
+        self.slow.push(Slow {
+            span: CallerSpan::current(),
+            site,
+            lasted,
+            error,
+            slowest,
+            call: Call::Read { rows },
+        });
+    }
+
+    fn inspect<T>(&mut self, f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>) -> Result<T> {
+        self.bare = true;
+        self.fence
+            .own(|| f(self.conn, self.interrupt))
+            .map_err(Error::not_started)
+    }
+
+    /// SQLite finds out that the schema has changed when it runs a statement, not when it prepares one: the first to be
+    /// prepared would still be of the old schema, and prepared anew when it is run.
+    fn look_at_schema(&self) -> Result<()> {
+        let look = || {
+            self.conn
+                .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        };
+        self.fence.own(look).map_err(Error::not_started)
+    }
+
+    /// Whether another closure may read in it.
+    fn serves_more(&mut self) -> bool {
+        let left_behind = self.bare && self.conn.is_busy();
+        self.tidy();
+        !left_behind && self.spoiled.is_none() && !self.conn.is_autocommit()
+    }
+
+    /// Takes away what a closure may have left on the connection through rusqlite's own methods.
+    fn tidy(&mut self) {
+        if mem::take(&mut self.bare) {
+            let _ = self.interrupt.put_back(self.conn);
+            let _ = self.conn.busy_timeout(self.busy_timeout);
+            if let Some(Restored::NotAll(reason)) = self.baseline.map(|b| b.restore(self.conn, self.fence)) {
+                self.spoiled.get_or_insert(reason);
+            }
+        }
+    }
+
+    fn tx(&self) -> ReadTx<'_> {
+        ReadTx::new(
+            self.conn,
+            self.fence,
+            self.interrupt,
+            self.readers.slow,
+            self.statements,
+            &self.prepared,
+        )
+    }
+
+    fn site(&self) -> String {
+        self.activity.site()
+    }
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        if self.readers.queue.is_left() {
+            return;
+        }
+        self.prepared.put_back();
+        self.tidy();
+        let ended = self.conn.is_autocommit() || run_own(self.conn, self.fence, sql::COMMIT).is_ok();
+        *self.clean = ended && holds_nothing(self.conn);
+        self.activity.end();
+    }
+}
+
+fn connection(conn: &Option<Connection>) -> &Connection {
+    conn.as_ref().expect("a reader has its connection until it is dropped")
+}
+
+fn holds_nothing(conn: &Connection) -> bool {
+    conn.is_autocommit() && matches!(conn.transaction_state(None::<&str>), Ok(TransactionState::None))
+}

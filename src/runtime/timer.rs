@@ -1,0 +1,252 @@
+//! The timer threads of the process, which all stores share: deadlines of queues, and periodic work such as the looks of
+//! the watch.
+//!
+//! A task may run code of a user (a waker, a subscriber of events, a metrics recorder), or ask a file system that hangs. No
+//! task waits for another one because of that: before a thread runs a task it makes sure that a second thread waits for
+//! the next one, and starts one if there is none. So each task that blocks keeps one thread, of [`MOST`] in all. Only if
+//! the system gives no further thread, or there are that many, do tasks wait for those that run.
+//!
+//! One mutex guards the tasks, in the order of their times, and the counts of threads. It is held for a look, and while
+//! the first thread is started. No task runs, and none is dropped, under it. A thread is *idle* from the moment when it
+//! is to be started until it takes a task. All idle threads sleep on one condition variable until the first task is due.
+//! No wake-up is lost: a thread reads the time of the first task under the lock before it sleeps; an earlier task, entered
+//! under the lock, wakes an idle thread; and a thread that takes a task wakes another one for the next.
+//!
+//! A forked child has none of the threads: the first lock there forgets them and all tasks.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use std::{io, mem, thread};
+
+use super::clock::later;
+use super::fork::{self, Process};
+use super::panic::quietly;
+use super::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+/// At most so many threads.
+const MOST: usize = 256;
+
+/// So many idle threads stay: one that waits while the other one runs a task.
+const KEPT: usize = 2;
+
+type Task = Box<dyn FnOnce() + Send>;
+
+struct State {
+    /// The process that the threads are in.
+    process: Process,
+    /// By their time; the number tells those of the same time apart.
+    tasks: BTreeMap<(Instant, u64), Task>,
+    /// The number of the next one.
+    next: u64,
+    threads: usize,
+    idle: usize,
+}
+
+static STATE: Mutex<State> = Mutex::new(State {
+    process: Process::FIRST,
+    tasks: BTreeMap::new(),
+    next: 0,
+    threads: 0,
+    idle: 0,
+});
+static CHANGED: Condvar = Condvar::new();
+
+thread_local! {
+    static IS_TIMER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is one of the timer's, which must not wait for a store.
+pub(crate) fn is_here() -> bool {
+    IS_TIMER.get()
+}
+
+/// Starts the first thread, unless there is one. It stays for as long as the process.
+///
+/// # Errors
+///
+/// The operating system gives no thread.
+pub(crate) fn start() -> io::Result<()> {
+    let mut state = lock();
+    if state.threads == 0 {
+        // The lock is kept, so that nobody finds a thread that then cannot be started.
+        spawn()?;
+        state.threads = 1;
+        state.idle = 1;
+    }
+    Ok(())
+}
+
+/// Runs it at that time. [`start`] comes before.
+pub(crate) fn at(deadline: Instant, f: impl FnOnce() + Send + 'static) {
+    let task = Box::new(f);
+    let mut state = lock();
+    let number = state.next;
+    state.next += 1;
+    state.tasks.insert((deadline, number), task);
+    let is_first = state.tasks.first_key_value().is_some_and(|(key, _)| key.1 == number);
+    drop(state);
+    if is_first {
+        CHANGED.notify_one();
+    }
+}
+
+/// Runs it again and again, with a pause of that length before each run.
+pub(crate) fn every(interval: Duration, f: impl FnMut() + Send + 'static) -> Periodic {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    run_after(interval, f, Arc::clone(&cancelled));
+    Periodic { cancelled }
+}
+
+fn run_after(pause: Duration, mut f: impl FnMut() + Send + 'static, cancelled: Arc<AtomicBool>) {
+    at(later(Instant::now(), pause), move || {
+        if !cancelled.load(Ordering::Relaxed) {
+            f();
+            run_after(pause, f, cancelled);
+        }
+    });
+}
+
+/// What is run again and again.
+pub(crate) struct Periodic {
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Periodic {
+    /// No further run. One that goes on is not waited for.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+fn spawn() -> io::Result<()> {
+    let thread = thread::Builder::new().name("larder-timer".into());
+    thread.spawn(serve).map(drop)
+}
+
+/// What a thread does. It is counted as idle before it starts.
+fn serve() {
+    IS_TIMER.set(true);
+    let mut state = lock();
+    loop {
+        let now = Instant::now();
+        match state.tasks.first_entry() {
+            Some(first) if first.key().0 <= now => {
+                let task = first.remove();
+                state = run(state, task);
+                // Only a thread that was not asleep may end: it has taken no other's wake-up.
+                if state.idle > KEPT {
+                    state.idle -= 1;
+                    state.threads -= 1;
+                    return;
+                }
+            }
+            Some(first) => {
+                let left = first.key().0 - now;
+                state = CHANGED.wait_timeout(state, left).0;
+            }
+            None => state = CHANGED.wait(state),
+        }
+    }
+}
+
+/// Runs a task, without the lock, while another thread waits for the next one.
+fn run(mut state: MutexGuard<'static, State>, task: Task) -> MutexGuard<'static, State> {
+    state.idle -= 1;
+    if state.idle > 0 {
+        drop(state);
+        CHANGED.notify_one();
+    } else if state.threads < MOST {
+        state.idle += 1;
+        state.threads += 1;
+        drop(state);
+        if spawn().is_err() {
+            let mut state = lock();
+            state.idle -= 1;
+            state.threads -= 1;
+        }
+    } else {
+        drop(state);
+    }
+    quietly(task);
+    let mut state = lock();
+    state.idle += 1;
+    state
+}
+
+fn lock() -> MutexGuard<'static, State> {
+    let mut state = STATE.lock();
+    if state.process.is_left() {
+        if is_here() {
+            // A task has forked, and returned in the child.
+            fork::end_child();
+        }
+        // The threads stayed in the parent, and the tasks are of its stores.
+        mem::forget(mem::take(&mut state.tasks));
+        (state.threads, state.idle) = (0, 0);
+        state.process = Process::current();
+    }
+    state
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn task_that_blocks_holds_up_no_other() {
+        start().unwrap();
+        let (tell, told) = channel();
+        let mut gates = Vec::new();
+        for n in 0..5 {
+            let (open, gate) = channel::<()>();
+            gates.push(open);
+            let tell = tell.clone();
+            at(Instant::now(), move || {
+                tell.send(n).unwrap();
+                let _ = gate.recv();
+            });
+            assert_eq!(told.recv_timeout(LONG).unwrap(), n, "while those before it block");
+        }
+        at(Instant::now(), move || tell.send(5).unwrap());
+        assert_eq!(told.recv_timeout(LONG).unwrap(), 5);
+        drop(gates);
+    }
+
+    #[test]
+    fn no_task_runs_before_its_time() {
+        start().unwrap();
+        let (tell, told) = channel();
+        let now = Instant::now();
+        for ms in [40, 20, 1] {
+            let tell = tell.clone();
+            at(now + Duration::from_millis(ms), move || {
+                tell.send((ms, now.elapsed())).unwrap()
+            });
+        }
+        for _ in 0..3 {
+            let (ms, after) = told.recv_timeout(LONG).unwrap();
+            assert!(after >= Duration::from_millis(ms));
+        }
+    }
+
+    #[test]
+    fn periodic_work_goes_on_until_it_is_cancelled() {
+        start().unwrap();
+        let (tell, told) = channel();
+        let periodic = every(Duration::from_millis(1), move || {
+            let _ = tell.send(());
+        });
+        for _ in 0..3 {
+            told.recv_timeout(LONG).unwrap();
+        }
+        periodic.cancel();
+        // Its closure, and with it the sender, goes at its next time.
+        while told.recv_timeout(LONG).is_ok() {}
+    }
+}

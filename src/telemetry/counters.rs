@@ -1,0 +1,201 @@
+//! What the writer thread counts, for all to read.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use super::call_site::CallSite;
+use super::histogram::Amounts;
+use super::stats::{Checkpoint, DatabaseStats, Stats};
+use crate::runtime::sync::Mutex;
+
+/// A write that waits for longer is counted as one that waited long.
+pub(crate) const LONG_WAIT: Duration = Duration::from_millis(100);
+
+/// Written by the writer thread only, so a load and a store make an addition.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) writes: Counter,
+    pub(crate) failed_writes: Counter,
+    failures_by_error: Mutex<BTreeMap<&'static str, u64>>,
+    pub(crate) groups: Counter,
+    pub(crate) group_size: Amounts,
+    pub(crate) slow_writes: Counter,
+    pub(crate) queue_wait: Amounts,
+    pub(crate) long_waits: Counter,
+    pub(crate) begin: Amounts,
+    pub(crate) execute: Amounts,
+    pub(crate) commit: Amounts,
+    pub(crate) wal_bytes: Counter,
+    pub(crate) largest_wal_bytes: Counter,
+    pub(crate) checkpoints: Counter,
+    pub(crate) unfinished_checkpoints: Counter,
+    pub(crate) consecutive_unfinished_checkpoints: Counter,
+    pub(crate) external_commits: Counter,
+    /// What found no room on the disk, and how many writes had been committed by then.
+    full: Mutex<Option<(CallSite, u64)>>,
+    /// As they were when the store opened, and as they are.
+    pragmas: Mutex<[Pragmas; 2]>,
+    /// Jobs finished since the store was told to close.
+    pub(crate) finished_closing: Counter,
+    file: Mutex<FileCounters>,
+}
+
+/// Written at checkpoints alone.
+/// Settings, as SQLite tells them.
+pub(crate) type Pragmas = BTreeMap<&'static str, String>;
+
+#[derive(Debug, Default)]
+struct FileCounters {
+    last: Option<(Instant, Checkpoint)>,
+    finished: Option<Instant>,
+    pages_at_open: Option<u64>,
+    database: DatabaseStats,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.get() + n, Relaxed);
+    }
+
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    pub(crate) fn raise_to(&self, n: u64) {
+        if n > self.get() {
+            self.set(n);
+        }
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Counters {
+    /// A write failed with that.
+    pub(crate) fn failed(&self, kind: &'static str) {
+        self.failed_writes.add(1);
+        *self.failures_by_error.lock().entry(kind).or_default() += 1;
+    }
+
+    /// A write has waited so long to be started.
+    pub(crate) fn waited(&self, time: Duration) {
+        self.queue_wait.add_time(time);
+        if time > LONG_WAIT {
+            self.long_waits.add(1);
+        }
+    }
+
+    /// A checkpoint was tried, and came to that.
+    pub(crate) fn checkpoint(&self, log_pages: u64, moved_pages: u64, busy: bool, finished: bool) {
+        let now = Instant::now();
+        let checkpoint = Checkpoint {
+            log_pages,
+            moved_pages,
+            busy,
+            ago: Duration::ZERO,
+        };
+        let mut file = self.file.lock();
+        file.last = Some((now, checkpoint));
+        if finished {
+            file.finished = Some(now);
+        }
+    }
+
+    /// The size of the database file, the first time as the store opens.
+    pub(crate) fn database(&self, page_size: u64, pages: u64, free_pages: u64) {
+        let mut file = self.file.lock();
+        let at_open = *file.pages_at_open.get_or_insert(pages);
+        file.database = DatabaseStats {
+            page_size,
+            pages,
+            free_pages,
+            grown_pages: pages.cast_signed() - at_open.cast_signed(),
+        };
+    }
+
+    /// A write of that site found no room on the disk.
+    pub(crate) fn disk_was_full(&self, site: CallSite) {
+        *self.full.lock() = Some((site, self.writes.get()));
+    }
+
+    /// Who found no room on the disk, if no write has been committed since.
+    pub(crate) fn full_for(&self) -> Option<CallSite> {
+        let full = self.full.lock();
+        full.as_ref()
+            .filter(|(_, writes)| *writes == self.writes.get())
+            .map(|(site, _)| site.clone())
+    }
+
+    /// The settings, the first time as the store opens.
+    pub(crate) fn pragmas(&self, now: Pragmas) {
+        let [at_open, latest] = &mut *self.pragmas.lock();
+        if at_open.is_empty() {
+            at_open.clone_from(&now);
+        }
+        *latest = now;
+    }
+
+    /// Whether free pages can be given back a few at a time.
+    pub(crate) fn has_incremental_vacuum(&self) -> bool {
+        self.pragmas.lock()[1]
+            .get("auto_vacuum")
+            .is_some_and(|mode| mode == "2")
+    }
+
+    /// Settings that are not what they were as the store opened: name, then, now.
+    pub(crate) fn changed_pragmas(&self) -> Vec<(&'static str, String, String)> {
+        let [at_open, latest] = &*self.pragmas.lock();
+        let changed = |(name, now): (&&'static str, &String)| {
+            let then = at_open.get(name)?;
+            (then != now).then(|| (*name, then.clone(), now.clone()))
+        };
+        latest.iter().filter_map(changed).collect()
+    }
+
+    pub(crate) fn size(&self) -> DatabaseStats {
+        self.file.lock().database
+    }
+
+    /// All but what others know.
+    pub(crate) fn snapshot(&self) -> Stats {
+        let file = self.file.lock();
+        let last_checkpoint = file.last.map(|(at, checkpoint)| Checkpoint {
+            ago: at.elapsed(),
+            ..checkpoint
+        });
+        let last_finished_checkpoint_ago = file.finished.map(|at| at.elapsed());
+        let database = file.database;
+        drop(file);
+        Stats {
+            last_checkpoint,
+            last_finished_checkpoint_ago,
+            database,
+            committed_writes: self.writes.get(),
+            failed_writes: self.failed_writes.get(),
+            failures_by_error: self.failures_by_error.lock().clone(),
+            groups: self.groups.get(),
+            group_size: self.group_size.distribution(),
+            slow_writes: self.slow_writes.get(),
+            queue_wait: self.queue_wait.latency(),
+            long_waits: self.long_waits.get(),
+            begin: self.begin.latency(),
+            execute: self.execute.latency(),
+            commit: self.commit.latency(),
+            wal_bytes: self.wal_bytes.get(),
+            largest_wal_bytes: self.largest_wal_bytes.get(),
+            checkpoints: self.checkpoints.get(),
+            unfinished_checkpoints: self.unfinished_checkpoints.get(),
+            consecutive_unfinished_checkpoints: self.consecutive_unfinished_checkpoints.get(),
+            external_commits: self.external_commits.get(),
+            sqlite_version: rusqlite::version(),
+            pragmas: self.pragmas.lock()[1].clone(),
+            ..Stats::default()
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What call sites and statements cost: the entries of the two ledgers, and how they are put together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use histogram::Histogram;
+use rusqlite::{Statement, StatementStatus};
+
+use super::call_site::CallSite;
+use super::counters::Counter;
+use super::histogram::{Amounts, Latency, distribution};
+use super::sharded::{Ledger, Page};
+use super::stats::{CallSiteStats, Operation, StatementStats};
+
+/// What stands for those past the bound.
+const OTHER: &str = "other";
+
+pub(crate) type Sites = Ledger<CallSite, SiteCosts>;
+pub(crate) type SitePage = Page<CallSite, SiteCosts>;
+pub(crate) type Statements = Ledger<String, StatementCosts>;
+pub(crate) type StatementPage = Page<String, StatementCosts>;
+
+/// How often, how badly and how long.
+struct Runs {
+    errors: Counter,
+    nanos: Counter,
+    /// Its count is the number of runs.
+    times: Amounts,
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self {
+            errors: Counter::default(),
+            nanos: Counter::default(),
+            times: Amounts::coarse(),
+        }
+    }
+}
+
+impl Runs {
+    fn ran(&self, time: Duration) {
+        let nanos = super::histogram::nanos(time);
+        self.nanos.add(nanos);
+        self.times.add(nanos);
+    }
+}
+
+/// Of one call site, on one connection.
+#[derive(Default)]
+pub(crate) struct SiteCosts {
+    runs: Runs,
+    rows_changed: Counter,
+    rows_read: Counter,
+}
+
+impl SiteCosts {
+    /// Its closure has run so long.
+    pub(crate) fn ran(&self, time: Duration, rows_read: u64) {
+        self.runs.ran(time);
+        if rows_read > 0 {
+            self.rows_read.add(rows_read);
+        }
+    }
+
+    pub(crate) fn failed(&self) {
+        self.runs.errors.add(1);
+    }
+
+    pub(crate) fn committed(&self, rows_changed: u64) {
+        self.rows_changed.add(rows_changed);
+    }
+}
+
+/// Of one statement, on one connection.
+#[derive(Default)]
+pub(crate) struct StatementCosts {
+    runs: Runs,
+    rows: Counter,
+    full_scan_steps: Counter,
+    sorts: Counter,
+    automatic_index_rows: Counter,
+}
+
+impl StatementCosts {
+    pub(crate) fn ran(&self, statement: &Statement<'_>, time: Duration, rows: u64, failed: bool) {
+        self.runs.ran(time);
+        self.rows.add(rows);
+        if failed {
+            self.runs.errors.add(1);
+        }
+        let take = |status| u64::try_from(statement.reset_status(status)).unwrap_or_default();
+        self.full_scan_steps.add(take(StatementStatus::FullscanStep));
+        self.sorts.add(take(StatementStatus::Sort));
+        self.automatic_index_rows.add(take(StatementStatus::AutoIndex));
+    }
+}
+
+/// How long each write's or each read's site has kept its thread, all in all.
+pub(crate) fn totals(sites: &Sites) -> Vec<(String, Duration)> {
+    let total = |entries: Vec<Arc<SiteCosts>>| entries.iter().map(|entry| entry.runs.nanos.get()).sum();
+    let entries = sites.entries().into_iter();
+    let named = entries.map(|(site, entries)| (name(site), Duration::from_nanos(total(entries))));
+    named.collect()
+}
+
+/// All sites, the most expensive first.
+pub(crate) fn sites(writes: &Sites, reads: &Sites) -> Vec<CallSiteStats> {
+    let mut all = Vec::new();
+    for (operation, sites) in [(Operation::Write, writes), (Operation::Read, reads)] {
+        all.extend(sites_of(operation, sites));
+    }
+    all.sort_by_key(|site| std::cmp::Reverse(site.total_time));
+    all
+}
+
+fn sites_of(operation: Operation, sites: &Sites) -> Vec<CallSiteStats> {
+    let stats = |(site, entries): (String, Vec<Arc<SiteCosts>>)| {
+        let sum = |counter: fn(&SiteCosts) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
+        let (latency, errors, total_time) = together(entries.iter().map(|entry| &entry.runs));
+        CallSiteStats {
+            site,
+            operation,
+            calls: latency.count,
+            errors,
+            total_time,
+            latency,
+            rows_changed: sum(|costs| &costs.rows_changed),
+            rows_read: sum(|costs| &costs.rows_read),
+        }
+    };
+    // One that has run, but not yet to its end, is left out.
+    let all = by_name(sites).into_iter().map(stats);
+    all.filter(|site| site.calls > 0).collect()
+}
+
+/// How long each site's closure took, in nanoseconds.
+#[cfg(feature = "metrics")]
+pub(crate) fn times(sites: &Sites) -> Vec<(String, Histogram)> {
+    let times = |(site, entries): (String, Vec<Arc<SiteCosts>>)| {
+        let runs = entries.iter().map(|entry| &entry.runs);
+        (site, all_times(runs))
+    };
+    let all = by_name(sites).into_iter().map(times);
+    all.filter(|(_, times)| times.iter().any(|bucket| bucket.count() > 0))
+        .collect()
+}
+
+/// A line of code may have several addresses, which are put together here.
+fn by_name(sites: &Sites) -> BTreeMap<String, Vec<Arc<SiteCosts>>> {
+    let mut by_name = BTreeMap::<_, Vec<_>>::new();
+    for (site, entries) in sites.entries() {
+        by_name.entry(name(site)).or_default().extend(entries);
+    }
+    by_name
+}
+
+fn name(site: Option<CallSite>) -> String {
+    site.map_or_else(|| OTHER.to_owned(), |site| site.to_string())
+}
+
+/// All statements, the most expensive first.
+pub(crate) fn statements(statements: &Statements) -> Vec<StatementStats> {
+    let stats = |(text, entries): (Option<String>, Vec<Arc<StatementCosts>>)| {
+        let sum = |counter: fn(&StatementCosts) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
+        let (latency, errors, total_time) = together(entries.iter().map(|entry| &entry.runs));
+        StatementStats {
+            sql: text.unwrap_or_else(|| OTHER.to_owned()),
+            calls: latency.count,
+            errors,
+            total_time,
+            latency,
+            rows: sum(|costs| &costs.rows),
+            full_scan_steps: sum(|costs| &costs.full_scan_steps),
+            sorts: sum(|costs| &costs.sorts),
+            automatic_index_rows: sum(|costs| &costs.automatic_index_rows),
+        }
+    };
+    let mut all: Vec<_> = statements.entries().into_iter().map(stats).collect();
+    all.retain(|statement| statement.calls > 0);
+    all.sort_by_key(|statement| std::cmp::Reverse(statement.total_time));
+    all
+}
+
+fn together<'a>(runs: impl Iterator<Item = &'a Runs> + Clone) -> (Latency, u64, Duration) {
+    let (mut errors, mut nanos, mut max) = (0, 0, 0);
+    for run in runs.clone() {
+        errors += run.errors.get();
+        nanos += run.nanos.get();
+        max = max.max(run.times.max());
+    }
+    let times = all_times(runs);
+    (distribution(&times, max).into(), errors, Duration::from_nanos(nanos))
+}
+
+fn all_times<'a>(runs: impl Iterator<Item = &'a Runs>) -> Histogram {
+    let mut times = Amounts::coarse().load();
+    for run in runs {
+        // They are of one shape, and nothing runs 2^64 times.
+        let _ = times.checked_add_assign(&run.times.load());
+    }
+    times
+}

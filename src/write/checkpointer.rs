@@ -1,0 +1,229 @@
+//! When to move the write-ahead log into the database file, and how hard to try.
+//!
+//! Only the writer thread does it, after it has replied. `PASSIVE` at every `checkpoint_pages`: it waits for
+//! nobody. Overlapping short readers can keep it from ever finishing, since a commit starts the log
+//! anew only "if the entire WAL has been transferred into the database and synced and if no readers are making use of
+//! the WAL", <https://sqlite.org/wal.html>. So above `wal_limit` it is one `RESTART`, which
+//! waits for readers, for at most [`PATIENCE`]. An attempt that could not finish is made again once the log has
+//! grown by as much again, not at every commit; above `wal_limit` at first much sooner, since short readers only need
+//! another chance, then ever later, since a long one would cost [`PATIENCE`] each time.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use rusqlite::{Connection, MAIN_DB};
+
+use crate::connection::authorizer::Fence;
+use crate::connection::read_back;
+use crate::error::{Error, Result};
+use crate::options::Settings;
+
+/// How long a RESTART checkpoint may keep the writer.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// Pages in the log after this thread's last commit, until they are taken. rusqlite's `wal_hook` takes a bare
+    /// `fn`, which can only leave them here; the writer thread has one writing connection.
+    static PAGES: Cell<Option<u32>> = const { Cell::new(None) };
+
+    /// The same of a database that `on_connect` has attached.
+    static ATTACHED_PAGES: Cell<u32> = const { Cell::new(0) };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Mode {
+    Passive,
+    Restart,
+    Truncate,
+}
+
+/// The row that `PRAGMA wal_checkpoint` gives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    pub(crate) busy: bool,
+    pub(crate) log: u32,
+    pub(crate) moved: u32,
+}
+
+impl Progress {
+    pub(crate) fn finished(self) -> bool {
+        !self.busy && self.moved == self.log
+    }
+}
+
+pub(crate) struct Checkpointer {
+    frame: u64,
+    step: u32,
+    limit: u64,
+    hard_limit: Option<u64>,
+    busy_timeout: Duration,
+    /// Pages in the log.
+    log: u32,
+    /// The next attempt is due at so many.
+    next: u32,
+    /// How much the log may grow before a RESTART that could not finish is tried again; doubled each time.
+    retry: u32,
+    /// All of the log is in the database file.
+    empty: bool,
+    /// Databases that `on_connect` has attached, and the pages in the log of one of them. No other code moves those either.
+    attached: Vec<String>,
+    attached_log: u32,
+}
+
+impl Checkpointer {
+    /// Watches the log through a hook, which SQLite calls on the thread that commits.
+    pub(crate) fn watch(conn: &Connection, fence: &Fence, options: &Settings) -> Result<Self> {
+        let page_size: u64 = fence
+            .own(|| read_back(conn, "page_size"))?
+            .parse()
+            .unwrap_or(options.page_size);
+        let attached = fence.own(|| attached_databases(conn)).map_err(Error::not_started)?;
+        Self::watch_log(conn);
+        // "Each frame consists of a 24-byte frame-header followed by a page-size bytes of page data",
+        // <https://sqlite.org/fileformat2.html#the_write_ahead_log>.
+        let frame = page_size + 24;
+        let step = u64::from(options.checkpoint_pages)
+            .min(options.wal_limit / frame / 4)
+            .max(1) as u32;
+        Ok(Self {
+            frame,
+            step,
+            limit: options.wal_limit,
+            hard_limit: options.wal_hard_limit,
+            busy_timeout: options.busy_timeout,
+            log: 0,
+            next: step,
+            retry: (step / 16).max(1),
+            empty: false,
+            attached,
+            attached_log: 0,
+        })
+    }
+
+    /// Sets the hook, also where a closure has set another one.
+    pub(crate) fn watch_log(conn: &Connection) {
+        conn.wal_hook(Some(|wal, pages| {
+            let pages = pages.max(0) as u32;
+            if wal.name() == MAIN_DB {
+                PAGES.set(Some(pages));
+            } else {
+                ATTACHED_PAGES.set(pages);
+            }
+            Ok(())
+        }));
+    }
+
+    /// After every commit.
+    pub(crate) fn committed(&mut self) {
+        if !self.attached.is_empty() {
+            let pages = ATTACHED_PAGES.take();
+            if pages > 0 {
+                self.attached_log = pages;
+                self.empty = false;
+            }
+        }
+        let Some(pages) = PAGES.take() else { return };
+        if pages < self.log {
+            // The log has started anew.
+            self.next = self.step;
+            self.retry = (self.step / 16).max(1);
+        }
+        self.log = pages;
+        self.empty = false;
+    }
+
+    pub(crate) fn due(&self) -> Option<Mode> {
+        (self.log >= self.next || self.attached_log >= self.step).then(|| {
+            if self.bytes() > self.limit {
+                Mode::Restart
+            } else {
+                Mode::Passive
+            }
+        })
+    }
+
+    /// Whether all of the log is in the database file, so that an idle writer has nothing to move.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.empty
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.log) * self.frame
+    }
+
+    pub(crate) fn over_limit(&self) -> bool {
+        self.bytes() > self.limit
+    }
+
+    /// The hard limit, if the log is over it.
+    pub(crate) fn over_hard_limit(&self) -> Option<u64> {
+        self.hard_limit.filter(|limit| self.bytes() > *limit)
+    }
+
+    /// One attempt for each attached database. Its error says nothing of the store's own file.
+    fn move_attached(&mut self, conn: &Connection, fence: &Fence, mode: Mode) {
+        let mode = if mode == Mode::Truncate { "TRUNCATE" } else { "PASSIVE" };
+        self.attached_log = 0;
+        for name in &self.attached {
+            let name = name.replace('"', "\"\"");
+            let pragma = format!("PRAGMA \"{name}\".wal_checkpoint({mode})");
+            let _ = fence.own(|| conn.query_row(&pragma, [], |_| Ok(())));
+        }
+    }
+
+    /// One attempt.
+    pub(crate) fn run(
+        &mut self,
+        conn: &Connection,
+        fence: &Fence,
+        mode: Mode,
+        patience: Duration,
+    ) -> rusqlite::Result<Progress> {
+        let pragma = match mode {
+            Mode::Passive => "PRAGMA main.wal_checkpoint(PASSIVE)",
+            Mode::Restart => "PRAGMA main.wal_checkpoint(RESTART)",
+            Mode::Truncate => "PRAGMA main.wal_checkpoint(TRUNCATE)",
+        };
+        conn.busy_timeout(patience)?;
+        // Not from the cache: a PRAGMA acts when it is prepared, too.
+        let row = fence.own(|| {
+            conn.query_row(pragma, [], |row| {
+                // Both are -1 where SQLite did not get as far as to look.
+                let count = |column| row.get::<_, i64>(column).map(|n| u32::try_from(n).ok());
+                Ok((row.get(0)?, count(1)?, count(2)?))
+            })
+        });
+        self.move_attached(conn, fence, mode);
+        conn.busy_timeout(self.busy_timeout)?;
+        // If it failed it is tried again once the log has grown.
+        self.next = self.log.saturating_add(self.step);
+        let (busy, log, moved) = row?;
+        let progress = Progress {
+            busy,
+            log: log.unwrap_or(self.log),
+            moved: moved.unwrap_or(0),
+        };
+        self.empty = progress.finished();
+        if self.empty && mode != Mode::Passive {
+            // The next commit starts the log anew.
+            self.log = 0;
+        } else {
+            self.log = progress.log;
+        }
+        if mode == Mode::Restart && !self.empty {
+            self.next = self.log.saturating_add(self.retry);
+            self.retry = (self.retry * 2).min(self.step);
+        } else {
+            self.next = self.log.saturating_add(self.step);
+            self.retry = (self.step / 16).max(1);
+        }
+        Ok(progress)
+    }
+}
+
+fn attached_databases(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let list = "SELECT name FROM pragma_database_list WHERE name NOT IN ('main', 'temp')";
+    let mut statement = conn.prepare(list)?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    names.collect()
+}

@@ -1,0 +1,160 @@
+//! What the queue of writes carries, and where it runs.
+//!
+//! There are two kinds. A closure given to [`Store::write`](crate::Store::write) runs in a transaction that it may share
+//! with others ([`Grouped`]). Migrations and vacuums have the writer to themselves, with no transaction open
+//! ([`Exclusive`]).
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use super::{Shared, Writer};
+use crate::error::{Error, Outcome, Result};
+use crate::options::{Durability, WriteOptions};
+use crate::queue::job::{Job, Queued, Scope, Work};
+use crate::queue::pending::Pending;
+use crate::queue::{Kind, Submission};
+use crate::runtime::sync::Arc;
+use crate::transaction::WriteTx;
+
+/// The queue that the writer thread serves.
+pub(crate) struct Writes;
+
+pub(crate) enum WriteJob {
+    Grouped(Job<Grouped>),
+    Exclusive(Job<Exclusive>),
+}
+
+/// Jobs that run in a transaction of the writer's.
+pub(crate) struct Grouped;
+
+/// Jobs that have the writer to themselves.
+pub(crate) struct Exclusive;
+
+/// What the writer has to know of a job that joins a group.
+pub(crate) struct WriteOrder {
+    pub(crate) durability: Durability,
+    pub(crate) limit: Option<Duration>,
+}
+
+impl WriteOrder {
+    pub(crate) fn of(options: &WriteOptions) -> Self {
+        Self {
+            durability: options.durability.unwrap_or_default(),
+            limit: options.execution_timeout,
+        }
+    }
+}
+
+impl Scope for Grouped {
+    type Context<'a, 'tx>
+        = &'a WriteTx<'tx>
+    where
+        'tx: 'a;
+    type Order = WriteOrder;
+
+    fn lost() -> Error {
+        lost()
+    }
+}
+
+impl Scope for Exclusive {
+    type Context<'a, 'tx>
+        = &'a mut Writer
+    where
+        'tx: 'a;
+    type Order = ();
+
+    fn lost() -> Error {
+        lost()
+    }
+}
+
+fn lost() -> Error {
+    Error::CommitUnknown {
+        source: Arc::new(Error::worker_panicked()),
+    }
+}
+
+impl<F, T> Work<Grouped, T> for F
+where
+    F: FnOnce(&WriteTx<'_>) -> Result<T> + Send,
+{
+    fn run(self, tx: &WriteTx<'_>) -> Result<T> {
+        tx.judge(self(tx))
+    }
+}
+
+impl<F, T> Work<Exclusive, T> for F
+where
+    F: FnOnce(&mut Writer) -> Result<T> + Send,
+{
+    fn run(self, writer: &mut Writer) -> Result<T> {
+        self(writer)
+    }
+}
+
+impl From<Job<Grouped>> for WriteJob {
+    fn from(job: Job<Grouped>) -> Self {
+        Self::Grouped(job)
+    }
+}
+
+impl From<Job<Exclusive>> for WriteJob {
+    fn from(job: Job<Exclusive>) -> Self {
+        Self::Exclusive(job)
+    }
+}
+
+impl Deref for WriteJob {
+    type Target = dyn Queued;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Grouped(job) => &**job,
+            Self::Exclusive(job) => &**job,
+        }
+    }
+}
+
+impl Kind for Writes {
+    type Job = WriteJob;
+
+    fn too_late(&self, waited: Duration) -> Error {
+        Error::QueueTimeout { waited }
+    }
+
+    fn nested(&self, call: &'static str) -> Error {
+        Error::Reentrant {
+            call,
+            instead: "it was called inside a write, on the writer thread that would have to make it: use the \
+                      transaction that the closure was given, and tx.savepoint(|tx| ..) to nest",
+            outcome: Outcome::NotStarted,
+        }
+    }
+
+    fn reentrant(&self, call: &'static str) -> Error {
+        Error::Reentrant {
+            call,
+            instead: "it was called inside a write, on the writer thread that has to make the write, which goes on and \
+                      is not to be repeated: wait for it outside",
+            outcome: Outcome::Unknown,
+        }
+    }
+}
+
+impl Shared {
+    /// Queues a write, unless the store is poisoned.
+    pub(crate) fn enqueue<S, W, T>(&self, submission: Submission, order: S::Order, work: W) -> Result<Pending<T>>
+    where
+        S: Scope,
+        Job<S>: Into<WriteJob>,
+        W: Work<S, T> + 'static,
+        T: Send + 'static,
+    {
+        self.admission.check_caller(submission.call)?;
+        if let Some(poisoned) = self.poison() {
+            return Err(poisoned);
+        }
+        Arc::clone(&self.admission).enqueue(submission, order, work)
+    }
+}

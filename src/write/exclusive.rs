@@ -1,0 +1,159 @@
+//! Jobs that have the writer to themselves, with no transaction open: migrations, vacuums.
+//!
+//! Such a job begins and ends its own transactions, by [`begin_immediate`](Writer::begin_immediate) and
+//! [`commit_own`](Writer::commit_own), so it may set what cannot be set inside one. It is acknowledged when it
+//! returns. Whatever it leaves, also by a panic, `restore` puts right before the next job.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ffi};
+
+use super::context::Exclusive;
+use super::{CommitFailure, Writer};
+use crate::connection::authorizer::Fence;
+use crate::connection::{self, interrupt::Interrupt};
+use crate::error::{Error, Result, extended_code};
+use crate::options::{Durability, Settings};
+use crate::queue::job::{Job, Verdict};
+use crate::read::Readers;
+use crate::transaction::sql;
+
+impl Writer {
+    pub(super) fn run_alone(&mut self, job: Job<Exclusive>) {
+        let Some(job) = self.claim(job, Instant::now()) else {
+            return;
+        };
+        if let Some(error) = self.wal_full() {
+            return self.fail(job, error);
+        }
+        if let Err(error) = self.replace_spoiled() {
+            return self.fail(job, error);
+        }
+        // One whose ROLLBACK failed, for want of memory, would be in the way.
+        if let Err(error) = self.try_roll_back() {
+            return self.fail(job, Error::not_started(error));
+        }
+        self.fence.reset();
+        self.fence.changes().restart(&self.conn);
+        self.interrupt.reset();
+        let site = self.sites.find(&job.terms().site);
+        let (began, before) = (Instant::now(), self.conn.total_changes());
+        self.telemetry.writing.begin(began, job.terms().site.clone());
+        let result = job.run(self);
+        self.telemetry.writing.end();
+        if let Some(site) = site {
+            let costs = &self.sites[site];
+            costs.ran(began.elapsed(), 0);
+            match result {
+                Ok(()) => costs.committed(self.conn.total_changes().saturating_sub(before)),
+                Err(_) => costs.failed(),
+            }
+        }
+        self.restore();
+        let counters = &self.telemetry.counters;
+        if let Err(kind) = result {
+            counters.failed(kind);
+        }
+        counters.wal_bytes.set(self.checkpointer.bytes());
+        counters.largest_wal_bytes.raise_to(self.checkpointer.bytes());
+        self.count_finished(1);
+        job.finish(Verdict::Own);
+    }
+
+    /// Makes the connection what it is between jobs. One that cannot be made so must not write any more: without
+    /// its foreign keys it would take in what it should refuse.
+    fn restore(&mut self) {
+        self.roll_back();
+        // It may have committed by itself.
+        self.checkpointer.committed();
+        self.tidy();
+        let restored = if self.fence.may_make_temporary() {
+            self.drop_temporary()
+        } else {
+            Ok(())
+        };
+        let restored = restored.map_err(Error::from).and_then(|()| {
+            let options = &self.options;
+            self.fence.own(|| connection::set_for_jobs(&self.conn, options))
+        });
+        if let Err(error) = restored {
+            let source = match error {
+                Error::Sqlite { source, .. } => source,
+                other => rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERNAL), Some(other.to_string())),
+            };
+            self.poison(&Arc::new(source));
+        }
+    }
+
+    pub(crate) fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
+    pub(crate) fn options(&self) -> &Settings {
+        &self.options
+    }
+
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.readers
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Begins a transaction that is synced when it is committed, waiting for other processes for at most `patience`.
+    pub(crate) fn begin_immediate(&mut self, patience: Duration) -> rusqlite::Result<()> {
+        self.try_roll_back()?;
+        self.set_durability(Durability::Full)?;
+        self.conn.busy_timeout(patience)?;
+        let begun = self.own(sql::BEGIN_WRITE);
+        self.conn.busy_timeout(self.options.busy_timeout)?;
+        begun
+    }
+
+    /// Ends the transaction that the job has begun.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CommitUnknown`], or SQLite's error if the transaction was rolled back.
+    pub(crate) fn commit_own(&mut self) -> Result<()> {
+        self.commit_transaction().map_err(|failure| match failure {
+            CommitFailure::Unknown(source) => Error::CommitUnknown { source },
+            CommitFailure::RolledBack(error) => error.into(),
+        })
+    }
+
+    /// The job's SQL committed by itself, and that failed so that nobody can know what became of it. Poisons the store.
+    pub(crate) fn unknown(&self, error: &Error) -> Error {
+        let code = error.sqlite().and_then(extended_code).unwrap_or(ffi::SQLITE_IOERR);
+        let source = rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(error.to_string()));
+        let source = Arc::new(source);
+        self.poison(&source);
+        Error::CommitUnknown { source }
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        self.shared.poison()
+    }
+
+    /// Undoes the transaction that the job has begun, if it is still open.
+    pub(crate) fn roll_back_own(&mut self) {
+        self.roll_back();
+    }
+
+    /// No statement that any connection keeps is used again: the schema is another one.
+    pub(crate) fn forget_statements(&self) {
+        self.conn.flush_prepared_statement_cache();
+        self.readers.forget_statements();
+    }
+}

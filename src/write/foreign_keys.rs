@@ -1,0 +1,169 @@
+//! Whether a job has violated a deferred foreign key, judged for that job alone.
+//!
+//! SQLite counts for each connection: a violation adds 1, and what mends one takes 1 away. COMMIT fails unless the count is
+//! 0. `SQLITE_DBSTATUS_DEFERRED_FKS` says whether it is above 0, and nothing says whether it is below. It is below where
+//! a transaction has violated a key and has mended rows that were orphans before (from a connection without foreign
+//! keys): while the count is 0 SQLite does not look for such rows, otherwise it does, and takes 1 away for each.
+//!
+//! Every job begins with a count of 0: the jobs before it in the group were judged, and `ROLLBACK TO` brings back the
+//! count of the savepoint. So a job is judged as its own COMMIT would have judged it if what it leaves is told from 0. A
+//! count that is not above 0 is told from 0 by one more violation, in a table of larder's own: it makes 1 of 0, and not of
+//! less. Deleting that row makes 0 of 1. That takes about 1 us, and is done only where the schema has a deferred key. The
+//! table is in a database in memory, attached when it is first needed, so it is in no file and among nobody's temporary
+//! objects. It is made in the job's transaction, and again if that was rolled back.
+//!
+//! Whether it has is looked up again when the schema may be another one. SQLite prepares a statement anew after any change
+//! of the schema, by whichever process, before it runs it; so as long as no statement that writes has been prepared
+//! ([`Fence::take_prepared_write`](crate::connection::authorizer::Fence::take_prepared_write)), none has run that saw
+//! another schema. What was looked up in a transaction that was rolled back since is forgotten: the next change may
+//! have its version number.
+
+use std::cell::Cell;
+
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, ffi};
+
+use super::Writer;
+use crate::connection::c_api;
+use crate::error::primary_code;
+
+const ATTACH: &str = "ATTACH ':memory:' AS larder_internal";
+
+/// No `update_hook` hears of a table `WITHOUT ROWID`.
+const MAKE_TABLE: &str = "CREATE TABLE larder_internal.larder_foreign_keys(id INTEGER PRIMARY KEY, parent INTEGER NOT NULL \
+                          REFERENCES larder_foreign_keys(id) DEFERRABLE INITIALLY DEFERRED) WITHOUT ROWID";
+const VIOLATE: &str = "INSERT INTO larder_internal.larder_foreign_keys VALUES (1, 2)/*larder*/";
+const MEND: &str = "DELETE FROM larder_internal.larder_foreign_keys/*larder*/";
+
+/// In the text of each table that has such a key.
+const DEFERRED: &[u8] = b"DEFERRED";
+
+/// What is known of the schema's deferred keys.
+#[derive(Default)]
+pub(super) struct DeferredKeys {
+    known: Cell<Option<Known>>,
+    /// Whether that was looked up in the transaction that is open.
+    fresh: Cell<bool>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    /// `PRAGMA schema_version` of the file and of temporary objects.
+    versions: [i64; 2],
+    any: bool,
+}
+
+impl DeferredKeys {
+    /// After a COMMIT.
+    pub(super) fn committed(&self) {
+        self.fresh.set(false);
+    }
+
+    /// After a ROLLBACK, also to a savepoint.
+    pub(super) fn rolled_back(&self) {
+        if self.fresh.take() {
+            self.known.set(None);
+        }
+    }
+}
+
+impl Writer {
+    /// Whether COMMIT would fail for what the job has done.
+    pub(super) fn violates_deferred_keys(&self) -> rusqlite::Result<bool> {
+        if c_api::deferred_violation(&self.conn) {
+            return Ok(true);
+        }
+        if !self.options.foreign_keys || !self.schema_has_deferred_keys()? {
+            return Ok(false);
+        }
+        self.fence.own(|| count_is_negative(&self.conn))
+    }
+
+    fn schema_has_deferred_keys(&self) -> rusqlite::Result<bool> {
+        let may_be_new = self.fence.take_prepared_write();
+        let known = self.deferred_keys.known.get();
+        match known {
+            Some(known) if !may_be_new => return Ok(known.any),
+            _ => {}
+        }
+        let versions = self.fence.own(|| self.schema_versions())?;
+        match known {
+            Some(known) if known.versions == versions => return Ok(known.any),
+            _ => {}
+        }
+        let any = self.fence.own(|| self.find_deferred_keys())?;
+        self.deferred_keys.known.set(Some(Known { versions, any }));
+        self.deferred_keys.fresh.set(true);
+        Ok(any)
+    }
+
+    fn schema_versions(&self) -> rusqlite::Result<[i64; 2]> {
+        let version = |sql| {
+            let mut statement = self.conn.prepare_cached(sql)?;
+            statement.query_row([], |row| row.get(0))
+        };
+        Ok([
+            version("PRAGMA main.schema_version/*larder*/")?,
+            version("PRAGMA temp.schema_version/*larder*/")?,
+        ])
+    }
+
+    /// Where the word stands for something else, more jobs are judged with care than need it. So they are beside an
+    /// attached database, whose schema has a version of its own.
+    fn find_deferred_keys(&self) -> rusqlite::Result<bool> {
+        let attached = "SELECT EXISTS (SELECT 1 FROM pragma_database_list WHERE name NOT IN \
+                        ('main', 'temp', 'larder_internal'))/*larder*/";
+        if self.conn.prepare_cached(attached)?.query_row([], |row| row.get(0))? {
+            return Ok(true);
+        }
+        let tables = "SELECT sql FROM main.sqlite_schema WHERE type = 'table' UNION ALL \
+                      SELECT sql FROM temp.sqlite_schema WHERE type = 'table'/*larder*/";
+        let mut statement = self.conn.prepare_cached(tables)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let sql = row.get_ref(0)?.as_bytes_or_null()?.unwrap_or_default();
+            if sql
+                .windows(DEFERRED.len())
+                .any(|word| word.eq_ignore_ascii_case(DEFERRED))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Of a count that is not above 0.
+fn count_is_negative(conn: &Connection) -> rusqlite::Result<bool> {
+    // The table goes with a transaction that made it and was rolled back; the statement stays in the cache.
+    let violate = || conn.prepare_cached(VIOLATE)?.execute([]);
+    match violate() {
+        Err(error) if primary_code(&error) == Some(ffi::SQLITE_ERROR) && !conn.is_autocommit() => {
+            if !make_table(conn)? {
+                return Ok(false);
+            }
+            violate()?
+        }
+        other => other?,
+    };
+    let is_zero = c_api::deferred_violation(conn);
+    conn.prepare_cached(MEND)?.execute([])?;
+    Ok(!is_zero)
+}
+
+/// Says whether it could be made: there is no room for another database where `on_connect` has attached as many as SQLite
+/// can have.
+fn make_table(conn: &Connection) -> rusqlite::Result<bool> {
+    let attached = "SELECT count(*) FROM pragma_database_list WHERE name = 'larder_internal'";
+    if conn.query_row(attached, [], |row| row.get::<_, i64>(0))? == 0 {
+        // `on_connect` may have set a lower one.
+        let limit = conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, i32::MAX)?;
+        let done = conn.execute_batch(ATTACH);
+        conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, limit)?;
+        match done {
+            Err(error) if primary_code(&error) == Some(ffi::SQLITE_ERROR) => return Ok(false),
+            other => other?,
+        }
+    }
+    conn.execute_batch(MAKE_TABLE).map(|()| true)
+}

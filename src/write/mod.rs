@@ -1,0 +1,909 @@
+//! The writer thread: one thread, one connection, all writes.
+//!
+//! ```text
+//! run -> next            the first job: carried over, queued, or waited for
+//!     -> run_alone       a job that wants the writer to itself; or
+//!     -> commit_group    BEGIN IMMEDIATE
+//!          -> run_job      the first job; then each that is queued, in a savepoint
+//!          -> commit       COMMIT
+//!          -> reply        count, publish, then tell each caller
+//!     -> checkpoint      if due
+//! close                  readers, optimize, TRUNCATE checkpoint, connection
+//! ```
+//!
+//! # Who owns what
+//!
+//! The thread owns the connection, its fence and the group under way. With
+//! others it shares [`Shared`], which is the admission (`queue/mod.rs`), the poison, set once, and the closing state
+//! (`closing.rs`); and the store's [`Telemetry`], whose counters only this thread writes. It holds none of their locks while a closure runs, while SQLite
+//! works, or while it wakes a caller. So it cannot wait for a caller; callers wait for it, and a call that it
+//! would make to itself is an error (`Reentrant`).
+//!
+//! A caller that has handed over a job gets exactly one reply: the job is in the queue, in line, in `carried`
+//! or in `group`, each of which either finishes it or drops it, and a dropped job replies (`queue/job.rs`). No reply of
+//! success is sent but from `reply`, after COMMIT has returned.
+//!
+//! # One job's fate in a group
+//!
+//! The first job of a transaction needs no savepoint: the transaction is its savepoint. After *every* job, well
+//! or badly ended, the thread asks `is_autocommit`: on a full disk, an I/O error, an interrupt, no memory,
+//! `RAISE(ROLLBACK)` or `ON CONFLICT ROLLBACK` SQLite has ended the whole transaction, even if the closure
+//! swallowed the error. Then all before it are told `RolledBack`, and those after it get a new transaction.
+
+mod checkpointer;
+pub(crate) mod closing;
+pub(crate) mod context;
+mod exclusive;
+mod foreign_keys;
+mod idle;
+mod shutdown;
+mod wal;
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use std::{mem, thread};
+
+use rusqlite::{Connection, ffi};
+
+use self::checkpointer::{Checkpointer, Mode, PATIENCE};
+use self::closing::Closing;
+use self::context::{Grouped, WriteJob, Writes};
+use self::foreign_keys::DeferredKeys;
+use self::idle::Chores;
+use self::shutdown::DeathGuard;
+use self::wal::Looked;
+pub(crate) use self::wal::Size;
+use crate::connection::authorizer::Fence;
+use crate::connection::c_api::{self, Leaked};
+use crate::connection::file::TempFolder;
+use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
+use crate::connection::open_file::{Lease, OpenFile};
+use crate::connection::{self, Baseline, Fenced, Restored, synchronous};
+use crate::error::{Error, Result, extended_code, primary_code};
+use crate::options::{Durability, Settings};
+use crate::queue::job::{Job, Scope, Verdict};
+use crate::queue::pending::Queue;
+use crate::queue::{Admission, Slept};
+use crate::read::Readers;
+use crate::runtime::fork;
+use crate::runtime::panic::caught;
+use crate::telemetry::Telemetry;
+use crate::telemetry::event::event;
+use crate::telemetry::page_cache::CacheShare;
+use crate::telemetry::slow_log::{Call, Slow, SlowLog, SlowStatement};
+use crate::telemetry::usage::{SitePage, StatementPage};
+use crate::transaction::hot_statement::Prepared;
+use crate::transaction::{ENDED, WriteTx, run_own, sql};
+
+const ENDED_AFTER: &str = "SQLite ended the whole transaction as the connection was reset after the closure (an I/O error or \
+                           no memory)";
+
+/// How long the writer waits for a write before it uses the pause for a checkpoint, and for its chores.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What the writer thread shares with the callers. On cache lines of its own: each write looks at the poison, and a
+/// neighbour in memory may be written all the time.
+#[repr(align(128))]
+pub(crate) struct Shared {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<OpenFile>,
+    pub(crate) admission: Arc<Admission<Writes>>,
+    pub(crate) closing: Closing,
+    poison: OnceLock<Arc<rusqlite::Error>>,
+    /// The files of the store have changed, and the writer has yet to move its log.
+    log_wants_saving: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(file: Arc<OpenFile>, admission: Arc<Admission<Writes>>) -> Self {
+        Self {
+            path: file.path().to_owned(),
+            file,
+            admission,
+            closing: Closing::default(),
+            poison: OnceLock::new(),
+            log_wants_saving: AtomicBool::new(false),
+        }
+    }
+
+    /// The error of every write since the disk failed the store, or its files were changed under it.
+    pub(crate) fn poison(&self) -> Option<Error> {
+        self.poison.get().map(|source| Error::Poisoned {
+            source: Arc::clone(source),
+        })
+    }
+}
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    telemetry: Arc<Telemetry>,
+    options: Settings,
+    /// How the connection was opened. It is dropped before that.
+    baseline: Baseline,
+    /// Before the connection, so that a thread that panics drops it first.
+    lease: Lease,
+    conn: Connection,
+    fence: Arc<Fence>,
+    interrupt: Arc<Interrupt>,
+    /// Why the connection is to be replaced before the next job.
+    spoiled: Option<&'static str>,
+    /// Whether the last group has left a statement that runs.
+    left_running: bool,
+    checkpointer: Checkpointer,
+    /// The level that `PRAGMA synchronous` is at.
+    durability: Durability,
+    deferred_keys: DeferredKeys,
+    /// A job that did not fit in the last group.
+    carried: Option<WriteJob>,
+    /// Jobs of the open transaction that went well, in order. Empty while none is open.
+    group: Vec<Ran>,
+    /// When it last waited for readers with the log over its hard limit.
+    tried_when_full: Option<Instant>,
+    /// How many jobs the last group had.
+    last_group: usize,
+    /// What is said of slow jobs, after the replies.
+    slow: Vec<Slow>,
+    slow_log: SlowLog,
+    /// Events that wait until the callers have their replies.
+    deferred: RefCell<Vec<Deferred>>,
+    sites: SitePage,
+    /// There if statements are counted.
+    statements: Option<RefCell<StatementPage>>,
+    cache: CacheShare,
+    looked: Looked,
+    chores: Chores,
+    /// Goes once the connection has closed.
+    folder: Option<Arc<TempFolder>>,
+}
+
+/// Emits an event of that database.
+type Deferred = Box<dyn FnOnce(&Path) + Send>;
+
+/// A job whose closure has run.
+struct Ran {
+    job: Job<Grouped>,
+    /// Where its call site is counted.
+    site: Option<usize>,
+    /// Rows that it changed.
+    changed: u64,
+}
+
+/// What became of a transaction whose COMMIT failed.
+enum CommitFailure {
+    /// Nobody can know; the store is poisoned.
+    Unknown(Arc<rusqlite::Error>),
+    RolledBack(rusqlite::Error),
+}
+
+/// Whether a COMMIT that failed so may have been made.
+///
+/// SQLite writes the frame that commits, syncs it, then enters it in the index. Only these can come from there or later;
+/// all others come before it.
+pub(crate) fn commit_is_unknown(error: &rusqlite::Error) -> bool {
+    matches!(
+        primary_code(error),
+        Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN | ffi::SQLITE_PROTOCOL) | None
+    )
+}
+
+/// Which of both the caller is told (`queue/job.rs`): mostly its own error says more.
+fn told(error: &Error, own: Option<&'static str>) -> &'static str {
+    match (error, own) {
+        (Error::Interrupted { .. }, Some("panic")) => "panic",
+        (Error::Interrupted { .. }, _) | (_, None) => error.kind(),
+        (_, Some(own)) => own,
+    }
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(
+        fenced: Fenced,
+        options: Settings,
+        shared: Arc<Shared>,
+        readers: Arc<Readers>,
+        telemetry: Arc<Telemetry>,
+        folder: Option<Arc<TempFolder>>,
+    ) -> Result<()> {
+        let Fenced {
+            baseline,
+            lease,
+            conn,
+            fence,
+            interrupt,
+        } = fenced;
+        let checkpointer = Checkpointer::watch(&conn, &fence, &options)?;
+        let durability = options.durability;
+        let writer = Self {
+            sites: SitePage::new(&telemetry.write_sites),
+            statements: StatementPage::if_on(&telemetry.statements).map(RefCell::new),
+            cache: CacheShare::new(&telemetry.cache),
+            looked: Looked::default(),
+            chores: Chores::new(),
+            slow_log: SlowLog::new(options.slow_events_per_second),
+            shared,
+            readers,
+            telemetry,
+            options,
+            baseline,
+            lease,
+            conn,
+            fence,
+            interrupt,
+            spoiled: None,
+            left_running: false,
+            checkpointer,
+            durability,
+            deferred_keys: DeferredKeys::default(),
+            carried: None,
+            group: Vec::new(),
+            tried_when_full: None,
+            last_group: 0,
+            slow: Vec::new(),
+            deferred: RefCell::default(),
+            folder,
+        };
+        let thread = thread::Builder::new().name("larder-writer".into());
+        let path = writer.shared.path.clone();
+        thread
+            .spawn(move || writer.run())
+            .map(drop)
+            .map_err(|error| Error::no_thread(&path, "its writer", error))
+    }
+
+    fn run(mut self) {
+        self.shared.admission.become_worker();
+        let _guard = DeathGuard {
+            shared: Arc::clone(&self.shared),
+        };
+        self.look_at_file();
+        while let Some(job) = self.next() {
+            self.save_log_if_wanted();
+            match job {
+                WriteJob::Grouped(job) => self.commit_group(job),
+                WriteJob::Exclusive(job) => self.run_alone(job),
+            }
+            self.emit_deferred();
+            if let Some(mode) = self.checkpointer.due() {
+                self.checkpoint(mode, PATIENCE);
+                self.do_overdue_chores();
+                self.emit_deferred();
+            }
+        }
+        self.close();
+    }
+
+    // ---- taking jobs ----
+
+    /// The job to begin a group with; `None` once the store is closing and all is drained, or its time is over.
+    fn next(&mut self) -> Option<WriteJob> {
+        loop {
+            self.end_in_child();
+            if self.shared.admission.is_closed() && self.time_to_close_is_over() {
+                return None;
+            }
+            if let Some(job) = self.carried.take().or_else(|| self.queued()) {
+                self.shared.admission.handoff().hurry(true);
+                return Some(job);
+            }
+            if self.shared.admission.is_closed() {
+                // Somebody may have come after the look above, but nobody does any more.
+                return self.queued();
+            }
+            if let Some(job) = self.wait() {
+                return Some(job);
+            }
+        }
+    }
+
+    /// User code has forked on this thread, and returned in the child.
+    fn end_in_child(&self) {
+        if self.shared.admission.is_left() {
+            fork::end_child();
+        }
+    }
+
+    /// The next job, if one is queued already.
+    fn queued(&self) -> Option<WriteJob> {
+        self.shared.admission.take()
+    }
+
+    /// Waits for a job; an idle pause is used for a checkpoint.
+    fn wait(&mut self) -> Option<WriteJob> {
+        let admission = &self.shared.admission;
+        if let Some(job) = admission.handoff().await_job(|| admission.take()) {
+            return Some(job);
+        }
+        match admission.sleep(self.idle_patience()) {
+            Slept::Job(job) => Some(job),
+            Slept::Closed => None,
+            Slept::Long => {
+                // One that failed keeps SQLite's lock from others.
+                self.roll_back();
+                if !self.checkpointer.is_empty() {
+                    self.checkpoint(Mode::Passive, PATIENCE);
+                }
+                self.do_chores();
+                self.emit_deferred();
+                None
+            }
+        }
+    }
+
+    fn time_to_close_is_over(&self) -> bool {
+        self.shared
+            .closing
+            .deadline()
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    // ---- one group ----
+
+    fn commit_group(&mut self, first: Job<Grouped>) {
+        let began = Instant::now();
+        let mut now = began;
+        let mut candidate = Some(WriteJob::Grouped(first));
+        while let Some(job) = candidate {
+            let job = match job {
+                WriteJob::Grouped(job) if self.fits(&job) => job,
+                other => {
+                    self.carried = Some(other);
+                    break;
+                }
+            };
+            let alone = job.order().limit.is_some();
+            if let Some(job) = self.claim(job, now) {
+                now = match self.begin(job, now) {
+                    Some((job, begun)) => self.run_job(job, begun),
+                    None => Instant::now(),
+                };
+            }
+            let full = self.group.len() >= self.options.max_group_size
+                || now - began >= self.options.max_group_time
+                || self.spoiled.is_some();
+            candidate = if alone || full {
+                None
+            } else {
+                self.carried.take().or_else(|| self.queued())
+            };
+        }
+        self.last_group = self.group.len();
+        if self.commit() {
+            self.reply(began);
+        }
+        self.reset_left_running();
+        self.report_slow();
+    }
+
+    /// Whether the job may join the open transaction, or begin one. `synchronous` cannot be changed inside one.
+    fn fits(&self, job: &Job<Grouped>) -> bool {
+        let order = job.order();
+        self.group.is_empty() || (order.limit.is_none() && order.durability <= self.durability)
+    }
+
+    /// Takes the job from its caller, unless that has withdrawn it, or it comes too late, or the store is
+    /// poisoned.
+    fn claim<S: Scope>(&mut self, job: Job<S>, now: Instant) -> Option<Job<S>> {
+        if !job.start() {
+            return None;
+        }
+        let terms = job.terms();
+        let waited = now.saturating_duration_since(terms.asked);
+        let error = if now >= terms.deadline {
+            Some(Error::QueueTimeout { waited })
+        } else {
+            self.shared.poison()
+        };
+        if let Some(error) = error {
+            self.fail(job, error);
+            return None;
+        }
+        self.telemetry.counters.waited(waited);
+        Some(job)
+    }
+
+    /// Begins a transaction for the job, if none is open. If that fails the job has not started, nor have those
+    /// that have waited for SQLite's lock as long as it. Says when it had begun.
+    fn begin(&mut self, job: Job<Grouped>, now: Instant) -> Option<(Job<Grouped>, Instant)> {
+        if !self.group.is_empty() {
+            return Some((job, now));
+        }
+        if let Some(error) = self.wal_full() {
+            self.fail(job, error);
+            return None;
+        }
+        if let Err(error) = self.replace_spoiled() {
+            self.fail(job, error);
+            return None;
+        }
+        let wanted = job.order().durability.max(self.options.durability);
+        let before = Instant::now();
+        // One whose ROLLBACK failed, for want of memory, would be in the way of every write to come.
+        let begun = self
+            .try_roll_back()
+            .and_then(|()| self.set_durability(wanted))
+            .and_then(|()| self.own(sql::BEGIN_WRITE));
+        let Err(error) = begun else {
+            let after = Instant::now();
+            self.telemetry.counters.begin.add_time(after - before);
+            return Some((job, after));
+        };
+        let busy = primary_code(&error) == Some(ffi::SQLITE_BUSY);
+        let text = error.to_string();
+        self.fail(job, Error::not_started(error));
+        while busy && let Some(job) = self.queued() {
+            let job = match job {
+                WriteJob::Grouped(job) if job.terms().asked <= now => job,
+                // One that runs alone waits for the lock by itself, and longer.
+                other => {
+                    self.carried = Some(other);
+                    break;
+                }
+            };
+            if let Some(job) = self.claim(job, Instant::now()) {
+                let error = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some(text.clone()));
+                self.fail(job, Error::not_started(error));
+            }
+        }
+        None
+    }
+
+    /// Not from the statement cache: "Some pragmas take effect during the SQL compilation stage, not the
+    /// execution stage",
+    /// <https://sqlite.org/pragma.html>, so none is held.
+    fn set_durability(&mut self, wanted: Durability) -> rusqlite::Result<()> {
+        if wanted != self.durability {
+            let pragma = format!("PRAGMA synchronous = {}", synchronous(wanted));
+            self.fence.own(|| self.conn.execute_batch(&pragma))?;
+            self.durability = wanted;
+        }
+        Ok(())
+    }
+
+    /// Runs one job in the open transaction and sees to it that it was all or nothing. Says when its closure
+    /// ended.
+    fn run_job(&mut self, mut job: Job<Grouped>, mut started: Instant) -> Instant {
+        let mut nested = !self.group.is_empty();
+        if nested && let Err(error) = self.own(sql::SAVEPOINT) {
+            // A virtual table of an earlier job's could not be flushed. That is not this job's doing, and it has not
+            // started: it gets a transaction of its own.
+            self.roll_back();
+            self.lose_group("a savepoint could not be made", Some(&Arc::new(error)));
+            nested = false;
+            match self.begin(job, started) {
+                Some(begun) => (job, started) = begun,
+                None => return Instant::now(),
+            }
+        }
+        self.fence.reset();
+        self.interrupt.reset();
+        let site = self.sites.find(&job.terms().site);
+        self.telemetry.writing.begin(started, job.terms().site.clone());
+        let before = self.conn.total_changes();
+        self.fence.changes().restart(&self.conn);
+        let limit = job.order().limit.map(|time| Limit {
+            kind: LimitKind::Write,
+            time,
+        });
+        let bounded = self.interrupt.bound(&self.conn, started, limit);
+        let prepared = Prepared::new(&self.conn);
+        let tx = WriteTx::new(
+            &self.conn,
+            &self.fence,
+            &self.interrupt,
+            self.options.slow_write_threshold,
+            self.statements.as_ref(),
+            &prepared,
+        );
+        let result = job.run(&tx);
+        let (bare, slowest, rows_read, full) = (tx.was_bare(), tx.slowest(), tx.rows(), tx.found_disk_full());
+        drop(prepared);
+        let ended = Instant::now();
+        let over = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
+        self.telemetry.writing.end();
+        let changed = self.conn.total_changes().saturating_sub(before);
+        let ran = Ran { job, site, changed };
+        self.note_run(&ran, ended - started, rows_read, full);
+        let error = over.as_ref().map(Error::kind).or(result.err());
+        self.note_if_slow(&ran, started, ended, error, slowest);
+        let ended_inside = self.conn.is_autocommit();
+        if bare || limit.is_some() {
+            self.tidy();
+        }
+        let settled = self.settle(result.is_ok(), ended_inside);
+        match over.or(settled) {
+            Some(error) => self.undo(ran, told(&error, result.err()), Verdict::Failed(error), nested),
+            None => match result {
+                Err(kind) => self.undo(ran, kind, Verdict::Own, nested),
+                Ok(()) => match if nested { self.own(sql::RELEASE) } else { Ok(()) } {
+                    Ok(()) => self.group.push(ran),
+                    Err(error) => self.undo(ran, "Sqlite", Verdict::Failed(error.into()), nested),
+                },
+            },
+        }
+        ended
+    }
+
+    /// Counts a closure that has run.
+    fn note_run(&self, ran: &Ran, time: Duration, rows_read: u64, full: bool) {
+        self.telemetry.counters.execute.add_time(time);
+        if let Some(site) = ran.site {
+            self.sites[site].ran(time, rows_read);
+        }
+        if full {
+            self.telemetry.counters.disk_was_full(ran.job.terms().site.clone());
+        }
+    }
+
+    /// Takes away what a closure may have left on the connection through rusqlite's own methods, and no rollback
+    /// undoes.
+    fn tidy(&mut self) {
+        let _ = self.interrupt.put_back(&self.conn);
+        let _ = self.conn.busy_timeout(self.options.busy_timeout);
+        Checkpointer::watch_log(&self.conn);
+        if let Restored::NotAll(reason) = self.baseline.restore(&self.conn, &self.fence) {
+            self.spoiled.get_or_insert(reason);
+        }
+        if self.conn.is_busy() {
+            self.reset_leaked(Leaked::Ours);
+            self.left_running = self.conn.is_busy();
+        }
+    }
+
+    fn reset_leaked(&mut self, which: Leaked) {
+        let leaked = c_api::reset_leaked(&mut self.conn, which);
+        if leaked > 0 {
+            self.defer(move |path| {
+                event!(
+                    warn,
+                    "larder::write",
+                    path,
+                    { leaked },
+                    "a closure forgot statements that were in the middle of their rows; they were reset"
+                );
+            });
+        }
+    }
+
+    /// After a transaction, in which a forgotten `Blob` that only reads cannot be told from one that a full-text table
+    /// keeps: that is closed with the transaction. What runs still would keep the log from every checkpoint.
+    fn reset_left_running(&mut self) {
+        if self.left_running && self.conn.is_autocommit() {
+            self.left_running = false;
+            self.reset_leaked(Leaked::All);
+        }
+    }
+
+    /// Between two groups: opens another connection where a closure has left this one so that it cannot be made right.
+    ///
+    /// # Errors
+    ///
+    /// It could not be opened. No job runs on the old one, and the next job tries again.
+    fn replace_spoiled(&mut self) -> Result<()> {
+        let Some(reason) = self.spoiled else { return Ok(()) };
+        let open = || connection::open_writer_again(&self.shared.file, &self.options);
+        let Fenced {
+            baseline,
+            lease,
+            conn,
+            fence,
+            interrupt,
+        } = caught(open).unwrap_or_else(|| {
+            Err(Error::Options {
+                option: "on_connect",
+                problem: "it panicked for the writer".into(),
+            })
+        })?;
+        Checkpointer::watch_log(&conn);
+        self.roll_back();
+        self.reset_leaked(Leaked::All);
+        self.baseline = baseline;
+        self.fence = fence;
+        self.interrupt = interrupt;
+        self.durability = self.options.durability;
+        self.deferred_keys = DeferredKeys::default();
+        self.looked.forget_version();
+        let mut old = mem::replace(&mut self.lease, lease);
+        old.release();
+        connection::close(mem::replace(&mut self.conn, conn));
+        drop(old);
+        self.spoiled = None;
+        self.defer(move |path| {
+            event!(
+                warn,
+                "larder::write",
+                path,
+                { reason },
+                "a write has left its connection so that it was closed and another one opened"
+            );
+        });
+        Ok(())
+    }
+
+    /// Finds what a closure did wrong without knowing it, and drops its temporary objects. `ended_inside`: whether SQLite had
+    /// ended the transaction as the closure returned.
+    fn settle(&mut self, ok: bool, ended_inside: bool) -> Option<Error> {
+        if self.conn.is_autocommit() {
+            return Some(Error::RolledBack {
+                reason: if ended_inside { ENDED } else { ENDED_AFTER },
+                caused_by_closure: ended_inside,
+                source: None,
+            });
+        }
+        if !ok {
+            return None;
+        }
+        // "Deferred foreign key constraints are not checked until the transaction tries to COMMIT", which would
+        // make it the whole group's violation. <https://sqlite.org/foreignkeys.html#fk_deferred>
+        match self.violates_deferred_keys() {
+            Ok(false) => {}
+            Ok(true) => {
+                let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
+                let message =
+                    Some("FOREIGN KEY constraint failed (a deferred one, judged at the end of the closure)".to_owned());
+                return Some(rusqlite::Error::SqliteFailure(code, message).into());
+            }
+            Err(error) => return Some(error.into()),
+        }
+        if self.fence.may_make_temporary() {
+            return self.drop_temporary().err().map(Error::from);
+        }
+        None
+    }
+
+    /// Undoes the job, to its savepoint or with the transaction that only it has used, and tells its caller.
+    fn undo(&mut self, ran: Ran, kind: &'static str, verdict: Verdict, nested: bool) {
+        // ROLLBACK TO leaves the savepoint open: RELEASE must follow.
+        let undone = nested
+            && !self.conn.is_autocommit()
+            && self.own(sql::ROLLBACK_TO).and_then(|()| self.own(sql::RELEASE)).is_ok();
+        self.deferred_keys.rolled_back();
+        self.fence.transaction_ended(false);
+        if !undone {
+            self.roll_back();
+        }
+        self.tell(ran, kind, verdict);
+        if !undone && !self.group.is_empty() {
+            self.lose_group(
+                "another write of the same group made SQLite end the whole transaction",
+                None,
+            );
+        }
+    }
+
+    /// Ends the transaction, unless SQLite has done so.
+    fn roll_back(&self) {
+        if let Err(error) = self.try_roll_back() {
+            self.defer(move |path| {
+                event!(
+                    error,
+                    "larder::write",
+                    path,
+                    { "db.response.status_code" = extended_code(&error) },
+                    "ROLLBACK failed"
+                );
+            });
+        }
+    }
+
+    fn try_roll_back(&self) -> rusqlite::Result<()> {
+        self.deferred_keys.rolled_back();
+        self.fence.transaction_ended(false);
+        if self.conn.is_autocommit() {
+            Ok(())
+        } else {
+            self.own(sql::ROLLBACK)
+        }
+    }
+
+    /// Tells every job of the group that its transaction is gone.
+    fn lose_group(&mut self, reason: &'static str, source: Option<&Arc<rusqlite::Error>>) {
+        let writes = self.group.len();
+        let code = source.and_then(|e| extended_code(e));
+        self.defer(move |path| {
+            event!(
+                warn,
+                "larder::write",
+                path,
+                { writes, reason, "db.response.status_code" = code },
+                "group rolled back"
+            );
+        });
+        for ran in mem::take(&mut self.group) {
+            let error = Error::RolledBack {
+                reason,
+                caused_by_closure: false,
+                source: source.map(Arc::clone),
+            };
+            self.tell(ran, error.kind(), Verdict::Failed(error));
+        }
+    }
+
+    /// Commits the open transaction. On failure says to the group what that means.
+    fn commit(&mut self) -> bool {
+        if self.group.is_empty() {
+            return false;
+        }
+        self.end_in_child();
+        let before = Instant::now();
+        let committed = self.commit_transaction();
+        self.telemetry.counters.commit.add_time(before.elapsed());
+        match committed {
+            Ok(()) => return true,
+            Err(CommitFailure::Unknown(source)) => {
+                for ran in mem::take(&mut self.group) {
+                    let error = Error::CommitUnknown {
+                        source: Arc::clone(&source),
+                    };
+                    self.tell(ran, error.kind(), Verdict::Failed(error));
+                }
+            }
+            Err(CommitFailure::RolledBack(error)) => self.commit_was_rolled_back(error),
+        }
+        false
+    }
+
+    fn commit_was_rolled_back(&mut self, error: rusqlite::Error) {
+        let first = &self.group[0].job;
+        if primary_code(&error) == Some(ffi::SQLITE_FULL) {
+            self.telemetry.counters.disk_was_full(first.terms().site.clone());
+        }
+        if self.group.len() > 1 {
+            let reason = "COMMIT failed and SQLite rolled the transaction back";
+            return self.lose_group(reason, Some(&Arc::new(error)));
+        }
+        // It was the one job's own doing, as when a virtual table checks a constraint at the end.
+        let ran = self.group.remove(0);
+        let error = Error::from(error);
+        self.tell(ran, error.kind(), Verdict::Failed(error));
+    }
+
+    /// COMMIT. If it fails, finds out what that means, and poisons the store if nobody can know.
+    fn commit_transaction(&mut self) -> std::result::Result<(), CommitFailure> {
+        let Err(error) = self.own(sql::COMMIT) else {
+            self.checkpointer.committed();
+            self.deferred_keys.committed();
+            self.fence.transaction_ended(true);
+            // The watchdog has found meanwhile that the log or the database is not the one that others see.
+            return match self.shared.poison.get() {
+                None => Ok(()),
+                Some(source) => Err(CommitFailure::Unknown(Arc::clone(source))),
+            };
+        };
+        self.roll_back();
+        if commit_is_unknown(&error) {
+            let source = Arc::new(error);
+            self.poison(&source);
+            return Err(CommitFailure::Unknown(source));
+        }
+        Err(CommitFailure::RolledBack(error))
+    }
+
+    /// Counts, publishes, then tells each caller.
+    fn reply(&mut self, began: Instant) {
+        let counters = &self.telemetry.counters;
+        let jobs = self.group.len() as u64;
+        counters.writes.add(jobs);
+        counters.groups.add(1);
+        counters.group_size.add(jobs);
+        counters.wal_bytes.set(self.checkpointer.bytes());
+        counters.largest_wal_bytes.raise_to(self.checkpointer.bytes());
+        self.count_finished(jobs);
+        for ran in self.group.drain(..) {
+            if let Some(site) = ran.site {
+                self.sites[site].committed(ran.changed);
+            }
+            ran.job.finish(Verdict::Own);
+        }
+        let now = Instant::now();
+        self.shared.admission.handoff().replied(jobs as usize, now - began);
+        self.cache.tell(now, || c_api::take_cache(&self.conn));
+    }
+
+    // ---- one job ----
+
+    /// Tells the caller of a job that was not started.
+    fn fail<S: Scope>(&mut self, job: Job<S>, error: Error) {
+        self.finish(job, error.kind(), Verdict::Failed(error));
+    }
+
+    /// Tells the caller of a job that was not committed, and failed with that.
+    fn tell(&mut self, ran: Ran, kind: &'static str, verdict: Verdict) {
+        if let Some(site) = ran.site {
+            self.sites[site].failed();
+        }
+        self.finish(ran.job, kind, verdict);
+    }
+
+    fn finish<S: Scope>(&mut self, job: Job<S>, kind: &'static str, verdict: Verdict) {
+        self.telemetry.counters.failed(kind);
+        self.count_finished(1);
+        job.finish(verdict);
+    }
+
+    fn count_finished(&mut self, jobs: u64) {
+        if self.shared.admission.is_closed() {
+            self.telemetry.counters.finished_closing.add(jobs);
+        }
+    }
+
+    /// Drops every temporary object, inside the job's transaction: one that is left would shadow the table of the same
+    /// name for those who come after.
+    ///
+    /// Temporary tables may refer to each other, also in a circle. So their foreign keys are deferred while they are
+    /// dropped, and nothing is left to judge when all are gone.
+    fn drop_temporary(&self) -> rusqlite::Result<()> {
+        let list = "SELECT type, name FROM temp.sqlite_schema WHERE type IN ('trigger', 'view', 'table') \
+                    AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type = 'table', rowid/*larder*/";
+        self.fence.own(|| {
+            let mut statement = self.conn.prepare_cached(list)?;
+            let objects = statement
+                .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            let objects: Vec<_> = objects
+                .into_iter()
+                .filter(|(_, name)| !self.fence.keeps(name))
+                .collect();
+            if objects.is_empty() {
+                return Ok(());
+            }
+            self.conn.execute_batch("PRAGMA defer_foreign_keys = ON")?;
+            for (kind, name) in objects {
+                let name = name.replace('"', "\"\"");
+                self.conn
+                    .execute_batch(&format!("DROP {kind} IF EXISTS temp.\"{name}\""))?;
+            }
+            self.conn.execute_batch("PRAGMA defer_foreign_keys = OFF")
+        })
+    }
+
+    fn note_if_slow(
+        &mut self,
+        ran: &Ran,
+        started: Instant,
+        ended: Instant,
+        error: Option<&'static str>,
+        slowest: Option<SlowStatement>,
+    ) {
+        let lasted = ended - started;
+        if lasted < self.options.slow_write_threshold {
+            return;
+        }
+        self.telemetry.counters.slow_writes.add(1);
+        let terms = ran.job.terms();
+        let waited = started.saturating_duration_since(terms.asked);
+        let changed = ran.changed;
+        self.slow.push(Slow {
+            span: terms.span.clone(),
+            site: terms.site.to_string(),
+            lasted,
+            error,
+            slowest,
+            call: Call::Write { changed, waited },
+        });
+    }
+
+    fn report_slow(&mut self) {
+        self.slow_log
+            .report(&self.shared.path, self.slow.drain(..), self.last_group);
+    }
+
+    /// Has the event emitted once the callers have their replies, since a subscriber may take its time.
+    fn defer(&self, event: impl FnOnce(&Path) + Send + 'static) {
+        self.deferred.borrow_mut().push(Box::new(event));
+    }
+
+    fn emit_deferred(&self) {
+        for event in self.deferred.take() {
+            event(&self.shared.path);
+        }
+    }
+
+    fn own(&self, sql: &str) -> rusqlite::Result<()> {
+        run_own(&self.conn, &self.fence, sql)
+    }
+}

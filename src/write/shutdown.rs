@@ -1,0 +1,170 @@
+//! The end of the writer: what it does, in order, once the queue is closed.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ffi};
+
+use super::checkpointer::{Checkpointer, Mode};
+use super::closing::CloseReport;
+use super::{Shared, Writer};
+use crate::connection;
+use crate::connection::authorizer::Fence;
+use crate::connection::wal_resync;
+use crate::error::{extended_code, primary_code};
+use crate::options::Settings;
+use crate::runtime::clock::later;
+use crate::telemetry::event::event;
+
+impl Writer {
+    /// After the intake has closed and the queue is drained, or its time is over.
+    pub(super) fn close(mut self) {
+        let began = Instant::now();
+        let deadline = self
+            .shared
+            .closing
+            .deadline()
+            .unwrap_or_else(|| later(began, self.options.close_timeout));
+        let carried = self.carried.take();
+        let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
+        drop(carried);
+        self.shared.admission.discard();
+        if let Some(change) = self.shared.file.look() {
+            self.shared.file_changed(&change);
+        }
+        self.save_log_if_wanted();
+        let Self {
+            shared,
+            readers,
+            telemetry,
+            options,
+            baseline,
+            mut lease,
+            conn,
+            fence,
+            mut checkpointer,
+            folder,
+            ..
+        } = self;
+        let reason = match (readers.close(deadline), shared.poison.get()) {
+            (_, Some(_)) => Some("the store is poisoned, so the log is left as it is for recovery".to_owned()),
+            (Err(reader), None) => Some(reader),
+            (Ok(()), None) => {
+                let wrote = telemetry.counters.largest_wal_bytes.get() > 0;
+                let emptied = empty_log(&conn, &fence, &mut checkpointer, &options, deadline, wrote);
+                if let Err(Kept::Failed(_, error)) = &emptied
+                    && primary_code(error) == Some(ffi::SQLITE_IOERR)
+                    && let Err(error) = wal_resync::remember(&shared.path)
+                {
+                    wal_resync::report(&shared.path, &error);
+                }
+                emptied.err().map(|kept| kept.to_string())
+            }
+        };
+        // The close of the last connection makes a checkpoint of its own, and a sync that failed is not tried again.
+        if reason.is_some() {
+            let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+        drop(baseline);
+        lease.release();
+        connection::close(conn);
+        lease.writer_closed();
+        drop(lease);
+        drop(folder);
+        let report = CloseReport {
+            finished: telemetry.counters.finished_closing.get(),
+            never_started: shared.admission.discarded() + u64::from(was_carried),
+            wal_truncated: reason.is_none(),
+            wal_kept_because: reason,
+            duration: began.elapsed(),
+        };
+        event!(
+            info,
+            "larder::close",
+            shared.path,
+            {
+                finished = report.finished,
+                never_started = report.never_started,
+                wal_truncated = report.wal_truncated,
+                wal_kept_because = report.wal_kept_because,
+                duration_ms = report.duration.as_millis() as u64,
+            },
+            "store closed"
+        );
+        shared.closing.report(report);
+    }
+}
+
+/// Why the log was not emptied.
+#[derive(Debug, thiserror::Error)]
+enum Kept {
+    #[error("the time to close was over")]
+    TimeOver,
+    #[error("another process reads from it or writes to it")]
+    InUse,
+    /// Told without SQLite's message: this goes to an event.
+    #[error("{0} failed with SQLite's error {code}", code = extended_code(.1).unwrap_or(ffi::SQLITE_ERROR))]
+    Failed(&'static str, rusqlite::Error),
+}
+
+/// `PRAGMA optimize`, then a checkpoint that empties the log.
+///
+/// # Errors
+///
+/// Why the log could not be emptied.
+fn empty_log(
+    conn: &Connection,
+    fence: &Fence,
+    checkpointer: &mut Checkpointer,
+    options: &Settings,
+    deadline: Instant,
+    wrote: bool,
+) -> std::result::Result<(), Kept> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Kept::TimeOver);
+    }
+    // It may write, and a store that wrote nothing (its migrations may not have fitted) changes nothing.
+    if wrote && let Err(error) = fence.own(|| conn.execute_batch("PRAGMA optimize")) {
+        // The sync that failed may have been for what was acknowledged, too.
+        if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
+            return Err(Kept::Failed("PRAGMA optimize", error));
+        }
+        event!(
+            debug,
+            "larder::close",
+            { "db.response.status_code" = extended_code(&error) },
+            "PRAGMA optimize failed"
+        );
+    }
+    match checkpointer.run(conn, fence, Mode::Truncate, left.min(options.busy_timeout)) {
+        Ok(progress) if progress.finished() => Ok(()),
+        Ok(_) => Err(Kept::InUse),
+        Err(error) => Err(Kept::Failed("the checkpoint", error)),
+    }
+}
+
+/// If the thread dies, which would be larder's bug, nobody is left waiting: the queue closes, the jobs that are
+/// dropped reply, and closing is over.
+pub(super) struct DeathGuard {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Drop for DeathGuard {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        self.shared.admission.close();
+        self.shared.admission.discard();
+        self.shared.closing.report(CloseReport {
+            finished: 0,
+            never_started: 0,
+            wal_truncated: false,
+            wal_kept_because: Some("the writer thread panicked: please report it".into()),
+            duration: Duration::ZERO,
+        });
+    }
+}

@@ -1,0 +1,276 @@
+//! The writer and its log: when a checkpoint is tried, and what its failure means.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rusqlite::ffi;
+
+use super::checkpointer::{Mode, PATIENCE, Progress};
+use super::context::Exclusive;
+use super::{Shared, Writer};
+use crate::connection;
+use crate::connection::open_file::FileChange;
+use crate::connection::wal_resync;
+use crate::error::{Error, extended_code, primary_code};
+use crate::options::WhenFull;
+use crate::queue::Submission;
+use crate::queue::pending::{Caller, Queue};
+use crate::telemetry::call_site::CallSite;
+use crate::telemetry::event::event;
+
+/// How often the writer waits for readers while the log is over its hard limit and writes are refused for it.
+const TRY_WHEN_FULL: Duration = Duration::from_millis(100);
+
+/// How often the settings are looked at: it takes some 100 us.
+const LOOK_AT_SETTINGS: Duration = Duration::from_secs(10);
+
+/// What was seen of the file, and when.
+#[derive(Default)]
+pub(super) struct Looked {
+    data_version: Option<u64>,
+    at_settings: Option<Instant>,
+}
+
+impl Looked {
+    /// It is that of another connection.
+    pub(super) fn forget_version(&mut self) {
+        self.data_version = None;
+    }
+}
+
+/// A database, in pages, and the bytes of a page.
+pub(crate) struct Size {
+    pub(crate) page: u64,
+    pub(crate) pages: u64,
+    pub(crate) free: u64,
+}
+
+impl Writer {
+    /// The error of every write while the log is over its hard limit, and one more attempt before it.
+    pub(super) fn wal_full(&mut self) -> Option<Error> {
+        self.checkpointer.over_hard_limit()?;
+        // Waiting for readers takes a while, and each job of a long queue comes by here: most only have a look.
+        let patient = self.tried_when_full.is_none_or(|last| last.elapsed() >= TRY_WHEN_FULL);
+        self.checkpoint(Mode::Restart, if patient { PATIENCE } else { Duration::ZERO });
+        if patient {
+            self.tried_when_full = Some(Instant::now());
+        }
+        let limit = self.checkpointer.over_hard_limit()?;
+        Some(Error::WalFull {
+            wal_bytes: self.checkpointer.bytes(),
+            limit,
+            oldest: self.readers.oldest(),
+        })
+    }
+
+    pub(super) fn checkpoint(&mut self, mode: Mode, patience: Duration) {
+        if self.shared.poison.get().is_some() {
+            return;
+        }
+        let handoff = self.shared.admission.handoff();
+        let done = handoff.long_work(|| self.checkpointer.run(&self.conn, &self.fence, mode, patience));
+        // Before the checkpoint is told of, so that who sees that sees its size, too.
+        self.telemetry.counters.wal_bytes.set(self.checkpointer.bytes());
+        self.look_at_file();
+        match done {
+            Ok(progress) => self.note_progress(mode, progress),
+            Err(error) => self.checkpoint_failed(error),
+        }
+    }
+
+    /// For a job that runs alone: moves all of the log into the database file and cuts it to nothing, unless readers are
+    /// in the way. Says whether it is empty.
+    pub(crate) fn empty_log(&mut self) -> bool {
+        // What the job has committed by itself.
+        self.checkpointer.committed();
+        self.telemetry
+            .counters
+            .largest_wal_bytes
+            .raise_to(self.checkpointer.bytes());
+        self.checkpoint(Mode::Truncate, PATIENCE);
+        self.log_is_empty()
+    }
+
+    /// Whether the log's file has no byte in it. Nothing is opened for it.
+    pub(crate) fn log_is_empty(&self) -> bool {
+        let mut log = self.shared.path.as_os_str().to_owned();
+        log.push("-wal");
+        fs::metadata(log).is_ok_and(|log| log.len() == 0)
+    }
+
+    /// The size of the database, whether another process has written to it, and the settings. Nobody waits for it, and
+    /// nothing depends on it, so an error is no matter.
+    pub(super) fn look_at_file(&mut self) {
+        let counters = &self.telemetry.counters;
+        if let Ok(size) = self.size() {
+            counters.database(size.page, size.pages, size.free);
+        }
+        // "The \"PRAGMA data_version\" value is a local property of each database connection", and changes by commits
+        // of others alone, <https://sqlite.org/pragma.html#pragma_data_version>. The readers make none.
+        if let Ok(version) = self.number("PRAGMA data_version") {
+            let before = self.looked.data_version.replace(version);
+            let others_wrote = before.is_some_and(|before| before != version);
+            counters.external_commits.add(u64::from(others_wrote));
+        }
+        let read = self.looked.at_settings;
+        if read.is_none_or(|last| last.elapsed() >= LOOK_AT_SETTINGS) {
+            self.looked.at_settings = Some(Instant::now());
+            let settings = || connection::settings(&self.conn, &self.options, self.durability);
+            counters.pragmas(self.fence.own(settings));
+        }
+    }
+
+    /// How large the database is.
+    pub(crate) fn size(&self) -> rusqlite::Result<Size> {
+        Ok(Size {
+            page: self.number("PRAGMA page_size")?,
+            pages: self.number("PRAGMA page_count")?,
+            free: self.number("PRAGMA freelist_count")?,
+        })
+    }
+
+    /// A PRAGMA's value.
+    fn number(&self, pragma: &str) -> rusqlite::Result<u64> {
+        let read = || self.conn.query_row(pragma, [], |row| row.get::<_, i64>(0));
+        self.fence.own(read).map(i64::unsigned_abs)
+    }
+
+    fn note_progress(&self, mode: Mode, progress: Progress) {
+        let counters = &self.telemetry.counters;
+        let (log, moved) = (u64::from(progress.log), u64::from(progress.moved));
+        if progress.finished() {
+            counters.checkpoints.add(u64::from(progress.log > 0));
+            counters.consecutive_unfinished_checkpoints.set(0);
+        } else {
+            counters.unfinished_checkpoints.add(1);
+            counters.consecutive_unfinished_checkpoints.add(1);
+        }
+        counters.checkpoint(log, moved, progress.busy, progress.finished());
+        if progress.finished() {
+            return;
+        }
+        if self.checkpointer.over_limit() {
+            let (wal_bytes, oldest_reader) = (self.checkpointer.bytes(), self.readers.oldest());
+            self.defer(move |path| {
+                event!(
+                    warn,
+                    "larder::checkpoint",
+                    path,
+                    {
+                        ?mode,
+                        busy = progress.busy,
+                        log_pages = progress.log,
+                        moved_pages = progress.moved,
+                        wal_bytes,
+                        oldest_reader,
+                    },
+                    "the write-ahead log is over its limit and a checkpoint could not finish"
+                );
+            });
+        }
+    }
+
+    /// A log that could not be synced is never synced again: the kernel may have dropped what it could not write.
+    fn checkpoint_failed(&mut self, error: rusqlite::Error) {
+        if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
+            return self.poison(&Arc::new(error));
+        }
+        self.defer(move |path| {
+            event!(
+                warn,
+                "larder::checkpoint",
+                path,
+                { "db.response.status_code" = extended_code(&error) },
+                "a checkpoint failed; it is tried again when the log has grown"
+            );
+        });
+    }
+
+    pub(super) fn poison(&self, source: &Arc<rusqlite::Error>) {
+        let remembered = wal_resync::remember(&self.shared.path);
+        let _ = self.shared.poison.set(Arc::clone(source));
+        let code = extended_code(source);
+        self.defer(move |path| {
+            if let Err(error) = remembered {
+                wal_resync::report(path, &error);
+            }
+            event!(
+                error,
+                "larder::poison",
+                path,
+                { "db.response.status_code" = code, "error.type" = "Poisoned" },
+                "the disk failed the store: it takes no more writes, serves reads, and wants to be opened again"
+            );
+        });
+    }
+}
+
+impl Writer {
+    /// Moves the log into the database file that is open, if the watchdog asks for it: the log, or the database, has
+    /// lost its name, and what only the log holds would be gone with this process.
+    pub(super) fn save_log_if_wanted(&mut self) {
+        if !self.shared.log_wants_saving.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let path = &self.shared.path;
+        if !self.shared.file.may_save_log() {
+            event!(
+                error,
+                "larder::poison",
+                path,
+                {},
+                "the log was not moved into the database, since another process has begun a new one"
+            );
+            return;
+        }
+        self.roll_back();
+        let done = self.checkpointer.run(&self.conn, &self.fence, Mode::Truncate, PATIENCE);
+        let finished = done.as_ref().is_ok_and(|progress| progress.finished());
+        event!(
+            warn,
+            "larder::poison",
+            path,
+            { finished, "db.response.status_code" = done.as_ref().err().and_then(extended_code) },
+            "moved the log into the database file that is open"
+        );
+    }
+}
+
+impl Shared {
+    /// Takes no more writes: the files are not those that were opened, or SQLite's locks on them are gone. The writer then
+    /// moves the log where that saves it.
+    pub(crate) fn file_changed(&self, change: &FileChange) {
+        if self.poison.set(Arc::new(change.to_error())).is_err() {
+            return;
+        }
+        // Without its locks it must not write to the database either.
+        if !matches!(change, FileChange::Unlocked(..)) {
+            self.log_wants_saving.store(true, Ordering::Release);
+            self.wake_writer();
+        }
+        // After that, since a subscriber may take its time.
+        event!(
+            error,
+            "larder::poison",
+            self.path,
+            { reason = %change, "error.type" = "Poisoned" },
+            "the files of the store were changed from outside: it takes no more writes"
+        );
+    }
+
+    /// Sends the writer a job that does nothing. It is refused by the poison, and the writer is awake.
+    fn wake_writer(&self) {
+        let submission = Submission {
+            call: "save the log",
+            site: CallSite::Label("larder: save the log".into()),
+            timeout: Duration::MAX,
+            caller: Caller::Submitter,
+            when_full: WhenFull::Wait,
+        };
+        let nothing = |_: &mut Writer| Ok(());
+        // A store that is closing saves its log as it closes.
+        let _ = Arc::clone(&self.admission).enqueue::<Exclusive, _, _>(submission, (), nothing);
+    }
+}

@@ -1,0 +1,4 @@
+//! Backups, and databases that are made of them.
+
+mod backups;
+mod restore;

@@ -1,0 +1,4 @@
+//! Checks and vacuums.
+
+mod check;
+mod vacuum;

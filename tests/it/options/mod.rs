@@ -1,0 +1,3 @@
+//! Options.
+
+mod validation;

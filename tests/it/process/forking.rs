@@ -1,0 +1,195 @@
+//! A process that forks without `exec` while a store is open. The child has no writer thread and shares the parent's files:
+//! it is told so at once, and harms nothing.
+
+use crate::support::write_or_fail;
+use std::path::Path;
+use std::time::Duration;
+
+use larder::{Access, Error, Options, Outcome, Result, Store, WriteOptions};
+use tempfile::tempdir;
+
+use crate::support::child::{self, Child, has_python, tell};
+use crate::support::fork::{end_child, fork_here, in_forked_child};
+
+const SIGABRT: i32 = 6;
+
+fn open(path: &Path, access: Access) -> Result<Store> {
+    // Far longer than a test takes: nothing in the child waits for one of these.
+    let long = Duration::from_secs(600);
+    let options = Options::new()
+        .queue_timeout(long)
+        .read_queue_timeout(long)
+        .close_timeout(long);
+    options.access(access).open(path)
+}
+
+fn insert(store: &Store) -> Result<i64> {
+    store.write(|tx| tx.insert("INSERT INTO t VALUES (NULL)", []))
+}
+
+fn count(store: &Store) -> i64 {
+    store
+        .read(|tx| tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0)))
+        .unwrap()
+}
+
+fn access_of(name: &str) -> Access {
+    if name == "Exclusive" {
+        Access::Exclusive
+    } else {
+        Access::Shared
+    }
+}
+
+/// Has a process open a store and fork, and looks how the child ended. Then another process looks at the database, as a
+/// last connection would delete the log; the parent writes on, and is killed. Nothing that was acknowledged is lost.
+fn fork_in(role: &str, access: Access, expected_status: i32) {
+    if !has_python() {
+        return;
+    }
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let path = path.to_str().unwrap();
+    let mut parent = Child::start("process::forking", role, &[path, &format!("{access:?}")]);
+    let status: i32 = parent.line().parse().unwrap();
+    assert_eq!(status & 0xff7f, expected_status, "{role}, {access:?}");
+    let rows: i64 = parent.line().parse().unwrap();
+    let look = "
+try:
+    conn = sqlite3.connect(args[0], timeout=0.1)
+    tell(conn.execute('SELECT count(*) FROM t').fetchone()[0])
+    conn.close()
+except sqlite3.OperationalError as error:
+    tell(error)
+";
+    let seen = if access == Access::Shared {
+        rows.to_string()
+    } else {
+        "database is locked".to_owned()
+    };
+    let python = Child::python(look, &[path]);
+    python.expect(&seen);
+    python.finish();
+    parent.say("go on");
+    parent.expect(&(rows + 100).to_string());
+    parent.kill();
+    let store = open(Path::new(path), Access::Shared).unwrap();
+    assert_eq!(count(&store), rows + 100);
+    assert!(store.check().run().unwrap().is_ok());
+}
+
+/// A write in a forked child waited for its queue time-out, since nobody took it; a drop waited for the close time-out.
+#[test]
+fn calls_in_a_forked_child_fail_at_once_by_name() {
+    fork_in("calls", Access::Shared, 0);
+    fork_in("calls", Access::Exclusive, 0);
+}
+
+#[test]
+fn drop_in_a_forked_child_leaves_the_parents_locks() {
+    fork_in("drop", Access::Shared, 0);
+    fork_in("drop", Access::Exclusive, 0);
+}
+
+/// The child would have gone on as the writer thread, and committed the parent's transaction a second time.
+#[test]
+fn write_closure_that_returns_in_a_forked_child_ends_it() {
+    fork_in("closure of a write", Access::Shared, SIGABRT);
+    fork_in("closure of a write", Access::Exclusive, SIGABRT);
+}
+
+#[test]
+fn read_closure_that_returns_in_a_forked_child_harms_nobody() {
+    fork_in("closure of a read", Access::Shared, 0);
+    fork_in("closure of a read", Access::Exclusive, 0);
+}
+
+#[test]
+fn child() {
+    let Some(task) = child::task() else { return };
+    let path = Path::new(&task.args[0]);
+    let store = open(path, access_of(&task.args[1])).unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY)"))
+        .unwrap();
+    insert(&store).unwrap();
+    assert_eq!(count(&store), 1);
+    match task.role.as_str() {
+        "calls" => {
+            let pending = store.submit(|tx| tx.insert("INSERT INTO t VALUES (NULL)", [])).unwrap();
+            let ended = in_forked_child(|| {
+                let error = pending.wait().unwrap_err();
+                assert!(matches!(error, Error::Forked { .. }), "{error:?}");
+                assert_eq!(error.outcome(), Outcome::Unknown);
+                use_in_child(&store, path);
+                drop(store.clone());
+            });
+            tell(ended);
+        }
+        "drop" => match fork_here() {
+            None => end_child(|| drop(store)),
+            Some(child) => tell(child.wait()),
+        },
+        "closure of a write" => {
+            let pending = store.submit(|tx| {
+                tx.insert("INSERT INTO t VALUES (NULL)", [])?;
+                let forked = fork_here();
+                Ok(forked.map(|child| child.wait()))
+            });
+            tell(pending.unwrap().wait().unwrap().expect("this is the parent"));
+        }
+        "closure of a read" => {
+            let forked = store.read(|_| Ok(fork_here())).unwrap();
+            match forked {
+                None => end_child(|| use_in_child(&store, path)),
+                Some(child) => tell(child.wait()),
+            }
+        }
+        other => panic!("no role {other:?}"),
+    }
+    tell(insert(&store).unwrap());
+    assert_eq!(child::listen(), "go on");
+    for _ in 0..100 {
+        insert(&store).unwrap();
+    }
+    tell(count(&store));
+    child::listen();
+}
+
+/// Each call says that it is in a forked child. A store of the child's own works.
+fn use_in_child(store: &Store, path: &Path) {
+    #[track_caller]
+    fn refused<T>(result: Result<T>) {
+        let error = result.err().expect("it is refused");
+        assert!(matches!(error, Error::Forked { .. }), "{error:?}");
+        assert_eq!(error.outcome(), Outcome::NotStarted);
+        assert!(!error.is_retryable());
+        assert!(error.to_string().contains("forked"), "{error}");
+    }
+    refused(insert(store));
+    refused(store.write_with(write_or_fail(), |_| Ok(())));
+    refused(store.write_with(WriteOptions::new(), |_| Ok(())));
+    refused(store.submit(|_| Ok(())).map(drop));
+    refused(store.read(|_| Ok(())));
+    #[cfg(feature = "async")]
+    {
+        refused(futures_executor::block_on(store.write_async(|_| Ok(()))));
+        refused(futures_executor::block_on(store.read_async(|_| Ok(()))));
+        refused(futures_executor::block_on(store.close_async()));
+    }
+    refused(store.close());
+    refused(store.vacuum().run());
+    refused(store.check().run());
+    refused(store.backup(path.with_extension("backup")).run());
+    refused(store.backup_every(Duration::from_secs(60), 1, path.parent().unwrap()));
+    refused(open(path, Access::Shared));
+
+    let own = open(&path.with_extension("own"), Access::Shared).unwrap();
+    own.write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY)"))
+        .unwrap();
+    insert(&own).unwrap();
+    assert_eq!(count(&own), 1);
+    #[cfg(feature = "async")]
+    futures_executor::block_on(own.read_async(|_| Ok(()))).unwrap();
+    own.close().unwrap();
+}

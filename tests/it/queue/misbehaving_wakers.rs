@@ -1,0 +1,348 @@
+//! Code of others that misbehaves: wakers that panic or poll at once, drops that panic, closures that set things on
+//! their connection. larder's threads outlive it, and the next call does not notice.
+
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use larder::rusqlite::Connection;
+use larder::{Error, Options, ReadOptions, ReadTx, Result, Role, Store};
+
+use crate::support::tasks::{Call, ENDLESS, HeldRead, begin, counting, finish, hear, inserting, poll, store_with};
+use crate::support::{count, write_or_fail};
+use crate::write::groups::Gate;
+
+/// Panics when it is woken, and when the last of it is dropped, and says so each time.
+struct Panicking(Sender<&'static str>);
+
+impl Panicking {
+    fn waker() -> (Waker, Receiver<&'static str>) {
+        let (tell, told) = channel();
+        (Waker::from(Arc::new(Self(tell))), told)
+    }
+}
+
+impl Wake for Panicking {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.send("woken");
+        resume_unwind(Box::new("woken"));
+    }
+}
+
+impl Drop for Panicking {
+    fn drop(&mut self) {
+        let _ = self.0.send("dropped");
+        if !std::thread::panicking() {
+            resume_unwind(Box::new("dropped"));
+        }
+    }
+}
+
+fn begin_with<T: std::fmt::Debug>(call: &mut Call<T>, waker: &Waker) {
+    let polled = call.as_mut().poll(&mut Context::from_waker(waker));
+    assert!(polled.is_pending(), "{polled:?}");
+}
+
+/// Whether both threads are well.
+fn assert_works(store: &Store) {
+    let before = count(store);
+    finish(inserting(store, 1_000 + before)).unwrap();
+    assert_eq!(finish(counting(store)).unwrap(), before + 1);
+}
+
+#[test]
+fn a_waker_that_panics_at_a_reply_harms_nobody() {
+    let store = store_with(Options::new().readers(1));
+    let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
+    let (mut write, mut read) = (inserting(&store, 1), counting(&store));
+    for call in [&mut write, &mut read] {
+        let (waker, told) = Panicking::waker();
+        begin_with(call, &waker);
+        std::mem::forget((waker, told));
+    }
+    gate.open();
+    held.let_go();
+    assert_eq!(finish(write).unwrap(), 1);
+    assert_works(&store);
+}
+
+#[test]
+fn a_waker_whose_drop_panics_and_whose_future_was_dropped_does_not_kill_the_writer() {
+    let store = store_with(Options::new());
+    let gate = Gate::hold(&store);
+    let mut write = inserting(&store, 1);
+    let (waker, told) = Panicking::waker();
+    begin_with(&mut write, &waker);
+    // The slot's is the last.
+    std::mem::forget(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(waker))));
+    assert!(told.try_recv().is_err(), "it is kept for as long as the task waits");
+    let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(write)));
+    assert!(
+        dropped.is_err(),
+        "it is dropped at once, on the thread that drops the future"
+    );
+    assert_eq!(hear(&told), "dropped");
+    gate.open();
+    assert_works(&store);
+}
+
+#[test]
+fn the_waker_of_a_dropped_future_is_dropped_at_once_though_the_writer_is_stuck() {
+    struct Quiet;
+    impl Wake for Quiet {
+        fn wake(self: Arc<Self>) {}
+    }
+    let store = store_with(Options::new());
+    let gate = Gate::hold(&store);
+    let task = Arc::new(Quiet);
+    let mut write = inserting(&store, 1);
+    begin_with(&mut write, &Waker::from(Arc::clone(&task)));
+    assert_eq!(Arc::strong_count(&task), 2);
+    drop(write);
+    assert_eq!(Arc::strong_count(&task), 1);
+    gate.open();
+    assert_works(&store);
+}
+
+/// An executor that polls where it is woken, on larder's thread.
+struct Inline(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        let waker = Waker::from(Arc::clone(&self));
+        // Whoever wakes it while it is polled waits, and polls after that.
+        let mut task = self.0.lock().unwrap();
+        if let Some(running) = task.as_mut()
+            && running.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
+        {
+            *task = None;
+        }
+    }
+}
+
+#[test]
+fn a_task_that_goes_on_where_it_was_woken_may_read_by_blocking() {
+    let store = store_with(Options::new().readers(2));
+    let (tell, told) = channel();
+    let of_task = store.clone();
+    let task = Box::pin(async move {
+        let first: Result<i64> = of_task
+            .read_async(|tx| tx.query_row("SELECT 1", [], |row| row.get(0)))
+            .await;
+        // Its future has been dropped on the thread that ran it.
+        let second: Result<i64> = of_task.read(|tx| tx.query_row("SELECT 2", [], |row| row.get(0)));
+        tell.send((first, second)).unwrap();
+    });
+    let inline = Arc::new(Inline(Mutex::new(Some(task))));
+    Arc::clone(&inline).wake();
+    let (first, second) = hear(&told);
+    assert_eq!((first.unwrap(), second.unwrap()), (1, 2));
+    assert_works(&store);
+}
+
+/// A count that takes a while: long enough for a progress handler to be asked.
+fn long_count(tx: &ReadTx<'_>) -> Result<i64> {
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT count(*) FROM n";
+    tx.query_row(sql, [], |row| row.get(0))
+}
+
+#[test]
+fn a_progress_handler_that_a_closure_sets_stops_nobody_elses_read() {
+    let store = store_with(Options::new().readers(1));
+    for _ in 0..20 {
+        let set = |tx: &ReadTx<'_>| Ok(tx.progress_handler(1, Some(|| true))?);
+        let held = HeldRead::hold(&store);
+        // All three are queued, so they may share a snapshot.
+        let mut rude: Call<()> = Box::pin(store.read_async(set));
+        let mut polite: Call<i64> = Box::pin(store.read_async(long_count));
+        begin(&mut rude);
+        begin(&mut polite);
+        held.let_go();
+        finish(rude).unwrap();
+        assert_eq!(finish(polite).unwrap(), 100_000);
+        store.read(set).unwrap();
+        assert_eq!(store.read(long_count).unwrap(), 100_000);
+    }
+}
+
+#[test]
+fn a_read_is_interrupted_though_an_earlier_closure_has_taken_the_progress_handler_away() {
+    let store = store_with(Options::new().readers(1));
+    let take_away = |tx: &ReadTx<'_>| Ok(tx.progress_handler(0, None::<fn() -> bool>)?);
+    finish(store.read_async(take_away)).unwrap();
+    let (running, runs) = channel();
+    let mut endless: Call<i64> = Box::pin(store.read_async(move |tx| {
+        running.send(()).unwrap();
+        tx.query_row(ENDLESS, [], |row| row.get(0))
+    }));
+    begin(&mut endless);
+    hear(&runs);
+    drop(endless);
+    // There is one connection: it comes free.
+    assert_eq!(finish(counting(&store)).unwrap(), 0);
+}
+
+#[test]
+fn a_closure_that_panics_leaves_nothing_set_on_its_connection() {
+    let store = store_with(Options::new().readers(1));
+    let mut rude: Call<()> = Box::pin(store.read_async(|tx| {
+        tx.progress_handler(1, Some(|| true))?;
+        resume_unwind(Box::new("boom"))
+    }));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| finish(&mut rude)));
+    assert!(panicked.is_err());
+    assert_eq!(finish(store.read_async(long_count)).unwrap(), 100_000);
+}
+
+#[test]
+fn jobs_that_were_withdrawn_take_no_room_from_those_who_try() {
+    let store = store_with(Options::new().queue_capacity(4));
+    let gate = Gate::hold(&store);
+    let mut gone: Vec<_> = (0..4).map(|id| inserting(&store, id)).collect();
+    gone.iter_mut().for_each(begin);
+    let mut full: Call<i64> = Box::pin(store.write_async_with(write_or_fail(), |_| Ok(0)));
+    assert!(matches!(
+        poll(&mut full),
+        Poll::Ready(Err(Error::QueueFull { capacity: 4 }))
+    ));
+    let last = gone.pop();
+    drop(gone);
+    let mut tried: Vec<Call<i64>> = (10..13)
+        .map(|id| -> Call<i64> {
+            Box::pin(store.write_async_with(write_or_fail(), move |tx| tx.insert("INSERT INTO t VALUES (?1)", [id])))
+        })
+        .collect();
+    tried.iter_mut().for_each(begin);
+    let mut full: Call<i64> = Box::pin(store.write_async_with(write_or_fail(), |_| Ok(0)));
+    assert!(matches!(poll(&mut full), Poll::Ready(Err(Error::QueueFull { .. }))));
+    gate.open();
+    for call in tried {
+        finish(call).unwrap();
+    }
+    finish(last.unwrap()).unwrap();
+    assert_eq!(count(&store), 4);
+}
+
+#[test]
+fn a_read_that_has_little_time_is_told_why_no_connection_could_be_opened() {
+    // The first, which larder opens to see that it can, is let through.
+    let opened = std::sync::atomic::AtomicUsize::new(0);
+    let store = store_with(Options::new().on_connect(move |conn, role| {
+        let first = opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 2;
+        if role == Role::Reader && !first {
+            conn.execute_batch("SELECT * FROM such_a_table_is_missing")?;
+        }
+        Ok(())
+    }));
+    for ms in [40, 400] {
+        let options = ReadOptions::new().queue_timeout(Duration::from_millis(ms));
+        let error = finish(store.read_async_with(options, |_| Ok(()))).unwrap_err();
+        assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
+    }
+    let options = ReadOptions::new().queue_timeout(Duration::from_millis(40));
+    let error = finish(store.read_async_with(options, |_| Ok(()))).unwrap_err();
+    assert!(error.to_string().contains("such_a_table_is_missing"), "{error}");
+}
+
+/// Panics as it is dropped.
+struct PanicOnDrop;
+
+impl Drop for PanicOnDrop {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            resume_unwind(Box::new("dropped"));
+        }
+    }
+}
+
+/// Sets a handler that holds a [`PanicOnDrop`].
+fn set_handler(conn: &Connection) -> Result<()> {
+    let held = PanicOnDrop;
+    let handler = move || {
+        let _held = &held;
+        false
+    };
+    Ok(conn.progress_handler(1000, Some(handler))?)
+}
+
+/// The writer takes the handler away once the closure has ended, outside of the place where the closure's own panics are
+/// caught. Its thread ended.
+#[test]
+fn handler_whose_drop_panics_ends_no_writer() {
+    let store = store_with(Options::new());
+    store.write(|tx| set_handler(tx)).unwrap();
+    assert_works(&store);
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+#[test]
+fn handler_whose_drop_panics_loses_no_read() {
+    let store = store_with(Options::new().readers(1));
+    let read = |tx: &ReadTx<'_>| {
+        set_handler(tx)?;
+        Ok(7)
+    };
+    assert_eq!(store.read(read).unwrap(), 7);
+    assert_eq!(finish(Box::pin(store.read_async(read))).unwrap(), 7);
+    assert_works(&store);
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+/// Hooks of `on_connect` are dropped as their connection is closed, on the writer thread.
+#[test]
+fn hook_whose_drop_panics_fails_no_close() {
+    let store = store_with(Options::new().readers(2).on_connect(|conn, _| {
+        let held = PanicOnDrop;
+        conn.update_hook(Some(move |_, _: &str, _: &str, _| {
+            let _held = &held;
+        }))?;
+        Ok(())
+    }));
+    assert_works(&store);
+    let report = store.close().unwrap();
+    assert!(report.wal_truncated, "{report}");
+}
+
+/// r2d2 formats the error of an opening under its own lock. The pool then waited for that connection for good.
+#[test]
+fn error_of_on_connect_whose_display_panics_is_told() {
+    #[derive(Debug)]
+    struct Unprintable;
+    impl std::fmt::Display for Unprintable {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            resume_unwind(Box::new("displayed"));
+        }
+    }
+    impl std::error::Error for Unprintable {}
+    let refuse = Arc::new(AtomicBool::new(false));
+    let refuses = Arc::clone(&refuse);
+    let options = Options::new().readers(1).on_connect(move |_, role| {
+        if role == Role::Reader && refuses.load(Ordering::SeqCst) {
+            return Err(Error::app(Unprintable));
+        }
+        Ok(())
+    });
+    let store = options.open_temp().unwrap();
+    refuse.store(true, Ordering::SeqCst);
+    let soon = ReadOptions::new().queue_timeout(Duration::from_millis(500));
+    let error = store.read_with(soon, |_| Ok(())).unwrap_err();
+    match error {
+        Error::ReadQueueTimeout {
+            last_error: Some(reason),
+            ..
+        } => assert!(reason.contains("on_connect"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    refuse.store(false, Ordering::SeqCst);
+    store
+        .read_with(
+            ReadOptions::new().queue_timeout(crate::support::tasks::PATIENCE),
+            |_| Ok(()),
+        )
+        .unwrap();
+}

@@ -1,0 +1,9 @@
+//! The read path.
+
+#[cfg(feature = "async")]
+mod async_reads;
+#[cfg(feature = "async")]
+mod snapshot_freshness;
+mod snapshots;
+#[cfg(feature = "async")]
+mod wakeups;

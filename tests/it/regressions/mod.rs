@@ -1,0 +1,4 @@
+//! Defects that were found and mended, each with its story.
+
+mod harness;
+mod store;

@@ -1,0 +1,585 @@
+//! Errors tell what happened: to the program by variant, outcome and source, to the operator by a sentence that
+//! ends with a way out.
+
+use std::error::Error as StdError;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+use std::{fmt, io};
+
+use crate::support::{count, write_or_fail};
+use larder::rusqlite::{self, Connection, ErrorCode, ffi};
+use larder::{Error, Options, Outcome, ReadOptions, Store, WriteOptions};
+use tempfile::tempdir;
+
+fn with_table() -> Store {
+    let store = Options::new()
+        .readers(1)
+        .queue_capacity(1)
+        .read_queue_timeout(Duration::from_millis(20))
+        .open_temp()
+        .unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY) STRICT"))
+        .unwrap();
+    // On a machine that is busy it takes longer than that to open the reader.
+    let patient = ReadOptions::new().queue_timeout(Duration::from_secs(60));
+    store.read_with(patient, |_| Ok(())).unwrap();
+    store
+}
+
+fn sqlite_error(code: i32) -> Arc<rusqlite::Error> {
+    Arc::new(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))
+}
+
+/// An error, how it must be judged, and what its message must tell to do.
+struct Case {
+    error: Error,
+    outcome: Outcome,
+    retryable: bool,
+    way_out: &'static str,
+}
+
+/// Every error that can be provoked in one process, and those that cannot (a failing disk: see `it/write/poison.rs`) as they
+/// would be made.
+fn cases() -> Vec<Case> {
+    use Outcome::{NotStarted, RolledBack, Unknown};
+    let mut cases = Vec::new();
+    let mut case = |outcome, retryable, way_out, error| {
+        cases.push(Case {
+            error,
+            outcome,
+            retryable,
+            way_out,
+        })
+    };
+
+    // Opening.
+    case(
+        NotStarted,
+        false,
+        "from 1 to 1024",
+        Options::new().readers(0).open_temp().unwrap_err(),
+    );
+    case(
+        NotStarted,
+        false,
+        "use Store::open_temp()",
+        Store::open(":memory:").unwrap_err(),
+    );
+    let folder = tempdir().unwrap();
+    case(
+        NotStarted,
+        false,
+        "create it first",
+        Store::open(folder.path().join("no/app.db")).unwrap_err(),
+    );
+    let store = with_table();
+    case(
+        NotStarted,
+        false,
+        "clone the Store",
+        Store::open(store.path()).unwrap_err(),
+    );
+    let path = folder.path().join("locked.db");
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE t(n); BEGIN EXCLUSIVE").unwrap();
+    let impatient = Options::new().busy_timeout(Duration::from_millis(20));
+    case(
+        NotStarted,
+        true,
+        "stop that process",
+        impatient.open(&path).unwrap_err(),
+    );
+    case(
+        NotStarted,
+        false,
+        "lower Options::mmap_size",
+        Options::new().mmap_size(1 << 50).open_temp().unwrap_err(),
+    );
+    case(
+        NotStarted,
+        false,
+        "move the database to a local disk",
+        Error::UnsupportedFilesystem {
+            path: "/mnt/app.db".into(),
+            filesystem: "NFS".into(),
+        },
+    );
+    case(
+        NotStarted,
+        false,
+        "link 3.51.3",
+        Error::SqliteTooOld {
+            version: "3.40.0".into(),
+        },
+    );
+
+    // Writing.
+    let (let_go, told) = channel::<()>();
+    let (running, runs) = channel();
+    let blocked = store
+        .submit(move |_| {
+            running.send(()).unwrap();
+            let _ = told.recv();
+            Ok(())
+        })
+        .unwrap();
+    runs.recv().unwrap();
+    let queued = store.submit(|_| Ok(())).unwrap();
+    case(
+        NotStarted,
+        true,
+        "shed load",
+        store.write_with(write_or_fail(), |_| Ok(())).unwrap_err(),
+    );
+    let briefly = WriteOptions::new().queue_timeout(Duration::from_millis(1));
+    case(
+        NotStarted,
+        true,
+        "raise WriteOptions::queue_timeout",
+        store.write_with(briefly, |_| Ok(())).unwrap_err(),
+    );
+    drop(let_go);
+    blocked.wait().and(queued.wait()).unwrap();
+    case(RolledBack, false, "UNIQUE constraint failed", {
+        let twice = "INSERT INTO t VALUES (1), (1)";
+        store.write(move |tx| tx.execute(twice, [])).unwrap_err()
+    });
+    case(RolledBack, false, "return the error of the statement", {
+        let swallowed = "INSERT OR ROLLBACK INTO t VALUES (1), (1)";
+        store
+            .write(move |tx| {
+                let _ = tx.execute(swallowed, []);
+                Ok(())
+            })
+            .unwrap_err()
+    });
+    case(
+        RolledBack,
+        false,
+        "tx.savepoint",
+        store.write(|tx| tx.execute_batch("COMMIT")).unwrap_err(),
+    );
+    case(
+        RolledBack,
+        false,
+        "in Options",
+        store.write(|tx| tx.execute_batch("PRAGMA cache_size = 1")).unwrap_err(),
+    );
+    let inside = store.clone();
+    case(
+        NotStarted,
+        false,
+        "tx.savepoint",
+        store.write(move |_| Ok(inside.write(|_| Ok(())).unwrap_err())).unwrap(),
+    );
+    case(RolledBack, false, "do less in one write", {
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        let options = WriteOptions::new().execution_timeout(Duration::from_millis(5));
+        store
+            .write_with(options, move |tx| tx.query_row(endless, [], |_| Ok(())))
+            .unwrap_err()
+    });
+    case(
+        RolledBack,
+        false,
+        "out of stock",
+        store.write(|_| Err::<(), _>(Error::app("out of stock"))).unwrap_err(),
+    );
+    case(
+        NotStarted,
+        true,
+        "end the oldest read",
+        Error::WalFull {
+            wal_bytes: 2,
+            limit: 1,
+            oldest: Some("report.rs:1, for 60.0s".into()),
+        },
+    );
+    case(
+        Unknown,
+        false,
+        "before you write it again",
+        Error::CommitUnknown {
+            source: sqlite_error(ffi::SQLITE_IOERR_FSYNC),
+        },
+    );
+    case(
+        NotStarted,
+        false,
+        "restart the service",
+        Error::Poisoned {
+            source: sqlite_error(ffi::SQLITE_IOERR_FSYNC),
+        },
+    );
+
+    // Looking after it.
+    case(RolledBack, false, "run it again when there is time", {
+        let cancel = |_: &larder::CheckProgress| ControlFlow::Break(());
+        let child = "CREATE TABLE child(t REFERENCES t)";
+        store.write(move |tx| tx.execute_batch(child)).unwrap();
+        store.check().progress(Duration::ZERO, cancel).run().unwrap_err()
+    });
+    case(
+        NotStarted,
+        false,
+        "free disk space",
+        Error::InsufficientSpace {
+            folder: "/var/lib/app".into(),
+            needed: 2,
+            available: 1,
+        },
+    );
+
+    // Reading.
+    case(
+        RolledBack,
+        false,
+        "store.write",
+        store.read(|tx| Ok(tx.execute("DELETE FROM t", [])?)).unwrap_err(),
+    );
+    case(
+        NotStarted,
+        false,
+        "raise Options::readers",
+        store.read(|_| store.read(|_| Ok(()))).unwrap_err(),
+    );
+    std::thread::scope(|scope| {
+        let (running, runs) = channel();
+        let (let_go, told) = channel::<()>();
+        let store = &store;
+        scope.spawn(move || {
+            store.read(|_| {
+                running.send(()).unwrap();
+                let _ = told.recv();
+                Ok(())
+            })
+        });
+        runs.recv().unwrap();
+        case(
+            NotStarted,
+            true,
+            "raise Options::readers",
+            store.read(|_| Ok(())).unwrap_err(),
+        );
+        drop(let_go);
+    });
+
+    // Closing.
+    case(
+        NotStarted,
+        false,
+        "call it outside",
+        store.read(|_| store.close()).unwrap_err(),
+    );
+    store.close().unwrap();
+    case(NotStarted, false, "open it again", store.write(|_| Ok(())).unwrap_err());
+    case(NotStarted, false, "open it again", store.read(|_| Ok(())).unwrap_err());
+    cases
+}
+
+#[test]
+fn every_error_has_the_right_outcome_and_says_whether_to_try_again() {
+    for Case {
+        error,
+        outcome,
+        retryable,
+        ..
+    } in cases()
+    {
+        assert_eq!(
+            (error.outcome(), error.is_retryable()),
+            (outcome, retryable),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn every_message_names_a_way_out() {
+    for Case { error, way_out, .. } in cases() {
+        let message = error.to_string();
+        assert!(message.contains(way_out), "{message:?} does not say {way_out:?}");
+    }
+}
+
+#[test]
+fn no_message_is_a_dump() {
+    for Case { error, .. } in cases() {
+        let message = error.to_string();
+        for sign in [
+            "Error {",
+            "SqliteFailure",
+            "Some(",
+            "None",
+            "{ ",
+            " }",
+            "\\\"",
+            "\n",
+            "  ",
+        ] {
+            assert!(!message.contains(sign), "{sign:?} in {message:?}");
+        }
+    }
+}
+
+#[test]
+fn a_retryable_error_never_leaves_anything_written_and_an_unknown_one_is_never_retryable() {
+    for Case { error, .. } in cases() {
+        assert!(
+            !(error.is_retryable() && error.outcome() == Outcome::Unknown),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_failed_write_has_written_nothing() {
+    let store = with_table();
+    let insert = "INSERT INTO t VALUES (1)";
+    let failing: [fn(&larder::WriteTx<'_>) -> larder::Result<()>; 5] = [
+        |_| Err(Error::app("no")),
+        |tx| tx.execute("INSERT INTO t VALUES (1)", []).map(drop),
+        |tx| tx.execute_batch("COMMIT"),
+        |tx| tx.execute_batch("SELECT no_such_function()"),
+        |tx| {
+            let _ = tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)", []);
+            Ok(())
+        },
+    ];
+    for fail in failing {
+        let error = store
+            .write(move |tx| {
+                tx.execute(insert, [])?;
+                fail(tx)
+            })
+            .unwrap_err();
+        assert_eq!(error.outcome(), Outcome::RolledBack, "{error:?}");
+        assert_eq!(count(&store), 0, "{error:?}");
+    }
+    store.write(move |tx| tx.execute(insert, [])).unwrap();
+    assert_eq!(count(&store), 1);
+}
+
+#[test]
+fn a_write_that_may_be_tried_again_succeeds_when_its_neighbour_has_gone() {
+    let store = Options::new()
+        .max_group_time(Duration::from_secs(20))
+        .open_temp()
+        .unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(n INTEGER PRIMARY KEY) STRICT"))
+        .unwrap();
+    let (let_go, told) = channel::<()>();
+    let (running, runs) = channel();
+    let insert = |tx: &larder::WriteTx<'_>| tx.execute("INSERT INTO t VALUES (1)", []);
+    let victim = store
+        .submit(move |tx| {
+            running.send(()).unwrap();
+            let _ = told.recv();
+            insert(tx)
+        })
+        .unwrap();
+    runs.recv().unwrap();
+    let culprit = store
+        .submit(|tx| tx.execute("INSERT OR ROLLBACK INTO t VALUES (2), (2)", []))
+        .unwrap();
+    drop(let_go);
+    let told = victim.wait().unwrap_err();
+    assert!(
+        told.is_retryable() && matches!(told, Error::RolledBack { .. }),
+        "{told:?}"
+    );
+    assert!(!culprit.wait().unwrap_err().is_retryable());
+    assert_eq!(count(&store), 0);
+    store.write(insert).unwrap();
+    assert_eq!(count(&store), 1);
+}
+
+// ---- an application's own error ----
+
+#[derive(Debug, PartialEq)]
+struct OutOfStock {
+    left: u32,
+}
+
+impl fmt::Display for OutOfStock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "only {} left", self.left)
+    }
+}
+
+impl StdError for OutOfStock {}
+
+#[test]
+fn an_applications_error_comes_back_as_it_was_from_every_call() {
+    let store = with_table();
+    fn fail() -> larder::Result<()> {
+        Err(Error::app(OutOfStock { left: 3 }))
+    }
+    for error in [
+        store.write(|_| fail()).unwrap_err(),
+        store.write(|tx| tx.savepoint(|_| fail())).unwrap_err(),
+        store
+            .write_with(WriteOptions::new().execution_timeout(Duration::from_secs(9)), |_| {
+                fail()
+            })
+            .unwrap_err(),
+        store.write_with(write_or_fail(), |_| fail()).unwrap_err(),
+        store.submit(|_| fail()).unwrap().wait().unwrap_err(),
+        futures_executor::block_on(store.submit(|_| fail()).unwrap()).unwrap_err(),
+        store.read(|_| fail()).unwrap_err(),
+    ] {
+        assert_eq!(error.to_string(), "only 3 left");
+        assert_eq!(error.downcast_ref::<OutOfStock>(), Some(&OutOfStock { left: 3 }));
+        assert!(error.sqlite().is_none());
+        assert_eq!(error.downcast::<OutOfStock>().unwrap(), OutOfStock { left: 3 });
+    }
+}
+
+#[test]
+fn a_downcast_to_the_wrong_type_gives_the_error_back() {
+    let error = Error::app(OutOfStock { left: 3 });
+    assert!(error.downcast_ref::<io::Error>().is_none());
+    let error = error.downcast::<io::Error>().unwrap_err();
+    assert_eq!(error.downcast::<OutOfStock>().unwrap(), OutOfStock { left: 3 });
+
+    let error = with_table()
+        .read(|tx| tx.query_row("SELEKT", [], |_| Ok(())))
+        .unwrap_err();
+    assert!(
+        error.downcast_ref::<rusqlite::Error>().is_none(),
+        "that is what `sqlite` is for"
+    );
+    assert!(matches!(error.downcast::<rusqlite::Error>(), Err(Error::Sqlite { .. })));
+}
+
+#[test]
+fn a_text_or_any_boxed_error_can_be_an_applications_error() {
+    assert_eq!(Error::app("no").to_string(), "no");
+    assert_eq!(Error::app(format!("no {}", 7)).to_string(), "no 7");
+    let boxed: Box<dyn StdError + Send + Sync> = Box::new(OutOfStock { left: 1 });
+    assert_eq!(
+        Error::app(boxed).downcast::<OutOfStock>().unwrap(),
+        OutOfStock { left: 1 }
+    );
+}
+
+// ---- SQLite's errors ----
+
+#[test]
+fn the_question_mark_takes_rusqlites_errors_in_every_closure() {
+    let store = with_table();
+    let in_write = store.write(|tx| {
+        let conn: &Connection = tx;
+        let mut statement = conn.prepare("SELECT * FROM missing")?;
+        let _rows = statement.query([])?;
+        Ok(())
+    });
+    let in_read = store.read(|tx| {
+        let n: i64 = Connection::query_row(tx, "SELECT n FROM missing", [], |row| row.get(0))?;
+        Ok(n)
+    });
+    for error in [in_write.unwrap_err(), in_read.unwrap_err()] {
+        assert!(matches!(error, Error::Sqlite { .. }), "{error:?}");
+        assert!(error.to_string().contains("no such table: missing"), "{error}");
+    }
+}
+
+#[test]
+fn rusqlites_error_can_be_looked_at() {
+    let store = with_table();
+    let twice = store
+        .write(|tx| tx.execute("INSERT INTO t VALUES (1), (1)", []))
+        .unwrap_err();
+    assert_eq!(
+        twice.sqlite().and_then(rusqlite::Error::sqlite_error_code),
+        Some(ErrorCode::ConstraintViolation)
+    );
+    let extended = twice
+        .sqlite()
+        .and_then(rusqlite::Error::sqlite_error)
+        .unwrap()
+        .extended_code;
+    assert_eq!(extended, ffi::SQLITE_CONSTRAINT_PRIMARYKEY);
+
+    let none = store
+        .read(|tx| tx.query_row("SELECT n FROM t", [], |_| Ok(())))
+        .unwrap_err();
+    assert!(
+        matches!(none.sqlite(), Some(rusqlite::Error::QueryReturnedNoRows)),
+        "{none:?}"
+    );
+
+    let wrong_type = store
+        .read(|tx| tx.query_row("SELECT 'text'", [], |row| row.get::<_, i64>(0)))
+        .unwrap_err();
+    assert!(
+        matches!(wrong_type.sqlite(), Some(rusqlite::Error::InvalidColumnType(..))),
+        "{wrong_type:?}"
+    );
+    assert!(Error::Closed.sqlite().is_none());
+}
+
+// ---- as a std::error::Error ----
+
+#[test]
+fn an_error_can_go_anywhere() {
+    fn anywhere<E: StdError + Send + Sync + 'static>() {}
+    anywhere::<Error>();
+    let boxed: Box<dyn StdError + Send + Sync> = Error::Closed.into();
+    assert!(matches!(boxed.downcast_ref::<Error>(), Some(Error::Closed)));
+    let told = std::thread::spawn(|| Err::<(), _>(Error::Closed)).join().unwrap();
+    assert!(told.is_err());
+}
+
+/// The error at the end of the chain of sources.
+fn root(error: &Error) -> &(dyn StdError + 'static) {
+    let mut root: &(dyn StdError + 'static) = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    root
+}
+
+#[test]
+fn the_chain_of_sources_ends_at_the_cause() {
+    let store = with_table();
+    let twice = store
+        .write(|tx| tx.execute("INSERT INTO t VALUES (1), (1)", []))
+        .unwrap_err();
+    let cause = root(&twice).downcast_ref::<ffi::Error>().expect("SQLite's code");
+    assert_eq!(cause.extended_code, ffi::SQLITE_CONSTRAINT_PRIMARYKEY);
+    assert!(twice.source().unwrap().downcast_ref::<rusqlite::Error>().is_some());
+
+    let own = store
+        .write(|_| Err::<(), _>(Error::app(OutOfStock { left: 2 })))
+        .unwrap_err();
+    assert!(root(&own).downcast_ref::<OutOfStock>().is_some());
+
+    let unknown = Error::CommitUnknown {
+        source: sqlite_error(ffi::SQLITE_IOERR_FSYNC),
+    };
+    let cause = root(&unknown).downcast_ref::<ffi::Error>().expect("SQLite's code");
+    assert_eq!(cause.extended_code, ffi::SQLITE_IOERR_FSYNC);
+    assert!(Error::Closed.source().is_none());
+}
+
+#[test]
+fn the_operating_systems_error_can_be_reached_from_an_open_that_failed() {
+    // The story: the source was in an `Arc<dyn Error>`, which is an error of a type of its own that hides it.
+    let folder = tempdir().unwrap();
+    let missing = Store::open(folder.path().join("no/app.db")).unwrap_err();
+    let cause = root(&missing)
+        .downcast_ref::<io::Error>()
+        .expect("the operating system's error");
+    assert_eq!(cause.kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn errors_debug_form_shows_the_variant() {
+    assert_eq!(format!("{:?}", Error::Closed), "Closed");
+    assert!(format!("{:?}", Error::QueueFull { capacity: 7 }).contains("QueueFull"));
+}

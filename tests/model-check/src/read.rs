@@ -1,0 +1,175 @@
+//! In place of `read/mod.rs`: the pool of connections, each of which is free at once or after a while. The threads are
+//! larder's own.
+
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::ledger::{Id, Log};
+use crate::options::{Options, WhenFull};
+use crate::queue::Admission;
+use crate::queue::spin::Handoff;
+use crate::runtime::cancellation::is_cancelled;
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Arc, Instant, Mutex, thread};
+use crate::telemetry::call_site::CallSite;
+use crate::time::{self, one_in};
+use crate::transaction::ReadTx;
+
+#[path = "../../../src/read/context.rs"]
+pub(crate) mod context;
+#[path = "../../../src/read/worker.rs"]
+mod worker;
+
+use context::Reads;
+
+/// In place of `read/freshness.rs`: it looks at the log, and now and then cannot tell.
+mod freshness {
+    use super::Readers;
+    use crate::time::one_in;
+
+    pub(super) type Version = usize;
+
+    pub(super) struct Lookout<'r> {
+        readers: &'r Readers,
+        seen: Option<Version>,
+    }
+
+    impl<'r> Lookout<'r> {
+        pub(super) fn new(readers: &'r Readers) -> Self {
+            Self { readers, seen: None }
+        }
+
+        pub(super) fn seen(&self) -> Option<Version> {
+            self.seen
+        }
+
+        pub(super) fn sees_again(&mut self, seen: Option<Version>) -> bool {
+            if one_in(8) {
+                return false;
+            }
+            self.seen = Some(self.readers.log.copy().len());
+            self.seen == seen
+        }
+    }
+}
+
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+pub(crate) struct Readers {
+    queue: Arc<Admission<Reads>>,
+    size: u32,
+    path: PathBuf,
+    threads_run: AtomicBool,
+    starting_threads: Mutex<worker::Started>,
+    log: Arc<Log>,
+}
+
+impl Readers {
+    pub(crate) fn new(options: &Options, log: Arc<Log>) -> Self {
+        let handoff = Handoff::new(options.patience);
+        Self {
+            queue: Admission::new(
+                Reads::new(options.readers),
+                options.queue_capacity,
+                options.readers as usize,
+                handoff,
+            ),
+            size: options.readers,
+            path: PathBuf::new(),
+            threads_run: AtomicBool::new(false),
+            starting_threads: Mutex::new(worker::Started::default()),
+            log,
+        }
+    }
+
+    fn check_out(&self, timeout: Duration, _when_full: WhenFull, _on_writer_thread: bool) -> Result<Borrowed<'_>> {
+        if one_in(16) {
+            thread::switch();
+            time::pass(timeout);
+            return Err(Error::ReadQueueTimeout {
+                waited: timeout,
+                readers: self.size,
+                held_here: 0,
+                last_error: None,
+            });
+        }
+        Ok(Borrowed {
+            reader: Reader,
+            _pool: PhantomData,
+        })
+    }
+
+    fn begin<'r>(&self, reader: &'r mut Reader, _site: CallSite) -> Result<Snapshot<'r>> {
+        Ok(Snapshot {
+            log: self.log.copy(),
+            _reader: reader,
+        })
+    }
+
+    /// A subscriber takes its time.
+    fn report_slow(&self, _slow: Vec<()>) {
+        thread::switch();
+        time::pass(Duration::from_millis(5));
+    }
+
+    pub(crate) fn close(&self) {
+        self.queue.close();
+        self.queue.discard();
+    }
+
+    /// Whether nothing is left in the queue.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.take().is_none()
+    }
+}
+
+struct Reader;
+
+struct Borrowed<'r> {
+    reader: Reader,
+    _pool: PhantomData<&'r Readers>,
+}
+
+impl Borrowed<'_> {
+    fn reader(&mut self) -> &mut Reader {
+        &mut self.reader
+    }
+
+    /// Now and then a read was slow.
+    fn give_back(self) -> Vec<()> {
+        if one_in(8) { vec![()] } else { Vec::new() }
+    }
+}
+
+/// What was committed when it began.
+pub(crate) struct Snapshot<'r> {
+    log: Vec<Id>,
+    _reader: &'r mut Reader,
+}
+
+impl Snapshot<'_> {
+    pub(crate) fn read<T>(&mut self, _limit: Option<Duration>, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        if is_cancelled() {
+            return Err(Error::Interrupted {});
+        }
+        let result = f(&ReadTx(&self.log));
+        if is_cancelled() {
+            return Err(Error::Interrupted {});
+        }
+        result
+    }
+
+    fn enter(&mut self, _site: CallSite) {}
+
+    fn pause(&mut self) {}
+
+    fn since(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn serves_more(&self) -> bool {
+        !one_in(8)
+    }
+}

@@ -1,0 +1,215 @@
+//! In place of `write/mod.rs`: the same loop, with a log in memory in place of SQLite.
+
+use std::cell::RefCell;
+use std::mem;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::ledger::{Id, Log};
+use crate::options::Durability;
+use crate::queue::Slept;
+use crate::queue::job::{Job, Scope, Verdict};
+use crate::queue::pending::Queue;
+use crate::read::Readers;
+use crate::store::Shared;
+use crate::sync::{Arc, Instant};
+use crate::transaction::WriteTx;
+use crate::write::closing::CloseReport;
+
+#[path = "../../../src/write/closing.rs"]
+pub(crate) mod closing;
+#[path = "../../../src/write/context.rs"]
+pub(crate) mod context;
+
+use context::{Exclusive, Grouped, WriteJob};
+
+const GROUP_JOBS: usize = 3;
+const IDLE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    log: Arc<Log>,
+    carried: Option<WriteJob>,
+    durability: Durability,
+    group: Vec<Job<Grouped>>,
+    /// What the jobs of the group wrote.
+    open: RefCell<Vec<Id>>,
+    checkpoint_is_due: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, readers: Arc<Readers>, log: Arc<Log>) -> Self {
+        Self {
+            shared,
+            readers,
+            log,
+            carried: None,
+            durability: Durability::Normal,
+            group: Vec::new(),
+            open: RefCell::default(),
+            checkpoint_is_due: false,
+        }
+    }
+
+    pub(crate) fn run(mut self) {
+        self.shared.admission.become_worker();
+        while let Some(job) = self.next() {
+            match job {
+                WriteJob::Grouped(job) => self.commit_group(job),
+                WriteJob::Exclusive(job) => self.run_alone(job),
+            }
+        }
+        self.close();
+    }
+
+    fn next(&mut self) -> Option<WriteJob> {
+        loop {
+            if self.shared.admission.is_closed() && self.time_to_close_is_over() {
+                return None;
+            }
+            if let Some(job) = self.carried.take().or_else(|| self.queued()) {
+                self.shared.admission.handoff().hurry(true);
+                return Some(job);
+            }
+            if self.shared.admission.is_closed() {
+                return self.queued();
+            }
+            if let Some(job) = self.wait() {
+                return Some(job);
+            }
+        }
+    }
+
+    fn queued(&self) -> Option<WriteJob> {
+        self.shared.admission.take()
+    }
+
+    fn wait(&mut self) -> Option<WriteJob> {
+        let admission = &self.shared.admission;
+        if let Some(job) = admission.handoff().await_job(|| admission.take()) {
+            return Some(job);
+        }
+        let patience = self.checkpoint_is_due.then_some(IDLE);
+        match admission.sleep(patience) {
+            Slept::Job(job) => Some(job),
+            Slept::Closed => None,
+            Slept::Long => {
+                let due = &mut self.checkpoint_is_due;
+                admission.handoff().long_work(|| *due = false);
+                None
+            }
+        }
+    }
+
+    fn time_to_close_is_over(&self) -> bool {
+        let deadline = self.shared.closing.deadline();
+        deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn commit_group(&mut self, first: Job<Grouped>) {
+        let began = Instant::now();
+        let mut now = began;
+        let mut candidate = Some(WriteJob::Grouped(first));
+        while let Some(job) = candidate {
+            let job = match job {
+                WriteJob::Grouped(job) if self.fits(&job) => job,
+                other => {
+                    self.carried = Some(other);
+                    break;
+                }
+            };
+            let alone = job.order().limit.is_some();
+            if let Some(job) = self.claim(job, now) {
+                self.run_job(job);
+                now = Instant::now();
+            }
+            candidate = if alone || self.group.len() >= GROUP_JOBS {
+                None
+            } else {
+                self.carried.take().or_else(|| self.queued())
+            };
+        }
+        if !self.group.is_empty() {
+            self.commit();
+            self.reply(began);
+        }
+    }
+
+    fn fits(&self, job: &Job<Grouped>) -> bool {
+        let order = job.order();
+        self.group.is_empty() || (order.limit.is_none() && order.durability <= self.durability)
+    }
+
+    fn claim<S: Scope>(&mut self, job: Job<S>, now: Instant) -> Option<Job<S>> {
+        if !job.start() {
+            return None;
+        }
+        let terms = job.terms();
+        if now >= terms.deadline {
+            let waited = now.saturating_duration_since(terms.asked);
+            job.finish(Verdict::Failed(Error::QueueTimeout { waited }));
+            return None;
+        }
+        Some(job)
+    }
+
+    fn run_job(&mut self, job: Job<Grouped>) {
+        if self.group.is_empty() {
+            self.durability = job.order().durability;
+        }
+        let savepoint = self.open.borrow().len();
+        let result = job.run(&WriteTx {
+            open: &self.open,
+            job: &*job,
+        });
+        match result {
+            Ok(()) => self.group.push(job),
+            Err(_) => {
+                self.open.borrow_mut().truncate(savepoint);
+                job.finish(Verdict::Own);
+            }
+        }
+    }
+
+    fn run_alone(&mut self, job: Job<Exclusive>) {
+        if let Some(job) = self.claim(job, Instant::now()) {
+            let _ = job.run(self);
+            job.finish(Verdict::Own);
+        }
+    }
+
+    /// For a job that runs alone.
+    pub(crate) fn commit_own(&mut self, id: Id) {
+        self.open.borrow_mut().push(id);
+        self.commit();
+    }
+
+    fn commit(&mut self) {
+        self.log.commit(mem::take(&mut *self.open.borrow_mut()));
+        self.checkpoint_is_due = true;
+    }
+
+    fn reply(&mut self, began: Instant) {
+        let jobs = self.group.len();
+        for job in self.group.drain(..) {
+            job.finish(Verdict::Own);
+        }
+        self.shared.admission.handoff().replied(jobs, began.elapsed());
+    }
+
+    fn close(mut self) {
+        let carried = self.carried.take();
+        let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
+        drop(carried);
+        self.shared.admission.discard();
+        self.readers.close();
+        self.shared.closing.report(CloseReport {
+            finished: 0,
+            never_started: self.shared.admission.discarded() + u64::from(was_carried),
+            wal_truncated: true,
+            wal_kept_because: None,
+            duration: Duration::ZERO,
+        });
+    }
+}
