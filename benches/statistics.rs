@@ -1,4 +1,4 @@
-//! What it costs to be seen: `cargo bench --bench statistics`.
+//! The overhead of statistics: `cargo bench --bench statistics`.
 //!
 //! The same store with what can be switched off of its statistics, on and off, in turns, as `ratios` does it: a ratio of
 //! 0.98 is a cost of 2 %. An argument after `--` picks the pairs that have it in their name. `LARDER_BENCH_SECS` is the time for each pair (default 10), `LARDER_BENCH_DIR` the folder.

@@ -1,13 +1,13 @@
-//! SQLite in production, as one Rust type.
+//! SQLite in production behind one type.
 //!
-//! A [`Store`] is one SQLite file with what a service needs around it: one thread that writes, with group commit;
-//! a pool of read-only connections, one snapshot a read; the right PRAGMAs on every connection, each read back;
-//! bounded queues, first come first served; errors that say what became of a write; and a shutdown that drains.
+//! A [`Store`] is one SQLite file with what a service needs around it: a writer thread with group commit; a pool of
+//! read-only connections, one snapshot a read; verified PRAGMAs on every connection; bounded queues, first come first
+//! served; errors that say whether a failed write took effect; and a shutdown that drains.
 //!
 //! ```no_run
 //! use larder::{Store, rusqlite::params};
 //!
-//! let store = Store::open("app.db")?; // every default right for production
+//! let store = Store::open("app.db")?; // every default is meant for production
 //! store.write(|tx| {
 //!     tx.execute_batch("CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT")
 //! })?;
@@ -19,6 +19,10 @@
 //! store.close()?; // or drop the last clone
 //! # Ok::<_, larder::Error>(())
 //! ```
+//!
+//! The [guides](guide) have a page for each task, from [the first store](guide::getting_started) to
+//! [operations](guide::operations). In a service, start with [async](guide::asynchronous) and the
+//! [repository layer](guide::repository_and_tests).
 //!
 //! # How it works
 //!
@@ -36,28 +40,24 @@
 //!                                  checkpoint, if it is due
 //! ```
 //!
-//! SQLite has one writer at a time, whoever writes. So all writes go to one thread, which commits those that are
-//! queued together, and no write meets `SQLITE_BUSY` from inside the process. Reads run on the thread that asks,
-//! beside the writer and beside each other.
+//! SQLite has one writer at a time. So all writes go to one thread, which commits those that are queued together, and no
+//! write meets `SQLITE_BUSY` from inside the process. Reads run on the calling thread, beside the writer and beside each
+//! other.
 //!
-//! - [`Store::write`] blocks until its closure is committed. [`Store::submit`] queues it and gives a [`Pending`],
-//!   to wait for or to `.await` on any runtime. With [`WhenFull::Fail`] a call does not wait for room
-//!   in a full queue.
-//! - Tasks await `Store::write_async`, `read_async` and `close_async` on any runtime (feature `async`); reader threads
-//!   make many of their reads in one snapshot.
-//! - [`Store::read`] gives its closure one snapshot, at least as new as every write acknowledged before.
-//! - [`WriteTx`] and [`ReadTx`] have methods that use the statement cache, and deref to
-//!   [`rusqlite::Connection`]. SQL in a closure may not end its transaction or leave the database; what it may not
-//!   do is an [`Error::Refused`] that names what to use instead.
-//! - [`Error::outcome`] says of a failed write: not started, rolled back, or unknown.
-//!   [`Error::is_retryable`] says whether to try again.
-//! - [`Migrations`] are applied as a store opens, from a list, embedded files or a folder, in the formats of Dbmate and
-//!   Goose or as plain numbered SQL; each is one transaction, made by one process.
-//! - [`Store::check`] looks for damage while everybody works on, [`Store::vacuum`] gives the space of free pages back; both
-//!   tell their progress, and can be cancelled.
-//! - [`Store::backup`] copies the database while everybody works on, and looks at the copy before it gives it its name;
-//!   [`Store::backup_every`] does it again and again, [`Store::restore`] makes a database of a copy.
-//! - [`Options`] has every knob, each with default, unit and reason.
+//! # The types by theme
+//!
+//! | theme | start with |
+//! |---|---|
+//! | writing and reading | [`Store::write`], [`Store::submit`] and its [`Pending`], [`Store::read`]; [`WriteTx`], [`ReadTx`] |
+//! | async | `Store::write_async`, `read_async`, `close_async` (feature `async`), on any runtime |
+//! | options | [`Options`] of a store, [`WriteOptions`] and [`ReadOptions`] of one call; [`Durability`], [`Access`], [`WhenFull`] |
+//! | errors | [`Error`](enum@Error), [`Error::outcome`], [`Error::is_retryable`] |
+//! | migrations | [`Migrations`], [`Store::migrate`], [`MigrationError`] |
+//! | maintenance | [`Store::check`], [`Store::vacuum`] |
+//! | backups | [`Store::backup`], [`Store::backup_every`], [`Store::restore`] |
+//! | observability | [`Store::stats`], [`Stats`], [`Alert`], [`Store::advice`], [`Finding`] |
+//!
+//! [`rusqlite`] is re-exported: use `larder::rusqlite`, and do not add rusqlite yourself.
 //!
 //! # Features
 //!
@@ -65,8 +65,8 @@
 //! |---|---|---|
 //! | `async` | yes | [`write_async`](Store#for-tasks), `read_async`, `close_async`: for tasks of any runtime |
 //! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
-//! | `metrics` | no | tells the recorder of the `metrics` facade what [`Store::stats`] says: for Prometheus and others |
-//! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations that people can read; `Serialize` for [`Stats`] |
+//! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
+//! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] |
 
 #![deny(unsafe_code)]
 // The feature adds calls to `Store`, and leaves the rest as it is.
@@ -92,6 +92,9 @@ mod store;
 mod telemetry;
 mod transaction;
 mod write;
+
+#[cfg(doc)]
+pub mod guide;
 
 pub use rusqlite;
 
