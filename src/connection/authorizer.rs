@@ -327,6 +327,11 @@ impl Fence {
         self.may_make_temporary.load(Relaxed)
     }
 
+    /// Whether there may be temporary objects: those of `on_connect`, or of a closure.
+    pub(crate) fn may_have_temporary(&self) -> bool {
+        !self.kept.is_empty() || self.may_make_temporary()
+    }
+
     /// Whether a statement that writes has been prepared since this was last asked, also one that SQLite has prepared anew
     /// since the schema has changed.
     pub(crate) fn take_prepared_write(&self) -> bool {

@@ -17,6 +17,9 @@
 //! ([`Fence::take_prepared_write`](crate::connection::authorizer::Fence::take_prepared_write)), none has run that saw
 //! another schema. What was looked up in a transaction that was rolled back since is forgotten: the next change may
 //! have its version number.
+//!
+//! Temporary objects are looked at only where there may be some. SQLite opens a database for them when a statement first
+//! names it, and each savepoint on the connection costs more from then on.
 
 use std::cell::Cell;
 
@@ -102,10 +105,12 @@ impl Writer {
             let mut statement = self.conn.prepare_cached(sql)?;
             statement.query_row([], |row| row.get(0))
         };
-        Ok([
-            version("PRAGMA main.schema_version/*larder*/")?,
-            version("PRAGMA temp.schema_version/*larder*/")?,
-        ])
+        let temporary = if self.fence.may_have_temporary() {
+            version("PRAGMA temp.schema_version/*larder*/")?
+        } else {
+            0
+        };
+        Ok([version("PRAGMA main.schema_version/*larder*/")?, temporary])
     }
 
     /// Where the word stands for something else, more jobs are judged with care than need it. So they are beside an
@@ -116,8 +121,12 @@ impl Writer {
         if self.conn.prepare_cached(attached)?.query_row([], |row| row.get(0))? {
             return Ok(true);
         }
-        let tables = "SELECT sql FROM main.sqlite_schema WHERE type = 'table' UNION ALL \
-                      SELECT sql FROM temp.sqlite_schema WHERE type = 'table'/*larder*/";
+        let tables = if self.fence.may_have_temporary() {
+            "SELECT sql FROM main.sqlite_schema WHERE type = 'table' UNION ALL \
+             SELECT sql FROM temp.sqlite_schema WHERE type = 'table'/*larder*/"
+        } else {
+            "SELECT sql FROM main.sqlite_schema WHERE type = 'table'/*larder*/"
+        };
         let mut statement = self.conn.prepare_cached(tables)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
