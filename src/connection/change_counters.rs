@@ -43,10 +43,12 @@ impl ChangeCounters {
         }
     }
 
-    /// Before each closure.
-    pub(crate) fn restart(&self, conn: &Connection) {
+    /// Before each closure. Gives the connection's `total_changes`.
+    pub(crate) fn restart(&self, conn: &Connection) -> u64 {
         set_last_insert_rowid(conn, 0);
-        self.base.store(signed(conn.total_changes()), Relaxed);
+        let total = conn.total_changes();
+        self.base.store(signed(total), Relaxed);
+        total
     }
 
     /// What `last_insert_rowid` is to say if the connection says that.
@@ -69,7 +71,8 @@ impl ChangeCounters {
         total.saturating_sub(self.base.load(Relaxed))
     }
 
-    /// Until the drop, [`Mask::rowid`] knows whether a statement has set the connection's rowid.
+    /// Until the drop, the mask knows whether a statement has set the connection's rowid.
+    #[inline]
     pub(crate) fn mask<'a>(&'a self, conn: &'a Connection) -> Mask<'a> {
         let before = conn.last_insert_rowid();
         let mask = Mask {
@@ -81,6 +84,7 @@ impl ChangeCounters {
                 .load(Relaxed)
                 .then(|| (self.mask.load(Relaxed), self.behind.load(Relaxed))),
             mask: self.draw(),
+            is_off: false,
         };
         self.behind.store(self.rowid(before), Relaxed);
         self.mask.store(mask.mask, Relaxed);
@@ -107,19 +111,23 @@ pub(crate) struct Mask<'a> {
     /// An insert that this one is inside of.
     outer: Option<(i64, i64)>,
     mask: i64,
+    is_off: bool,
 }
 
 impl Mask<'_> {
-    /// What a statement has set since.
-    pub(crate) fn rowid(&self) -> Option<i64> {
-        let rowid = self.conn.last_insert_rowid();
-        (rowid != self.mask).then_some(rowid)
+    /// Takes the mask off. What a statement has set since.
+    #[inline]
+    pub(crate) fn end(mut self) -> Option<i64> {
+        let rowid = self.take_off();
+        self.is_off = true;
+        rowid
     }
-}
 
-impl Drop for Mask<'_> {
-    fn drop(&mut self) {
-        if self.rowid().is_none() {
+    #[inline]
+    fn take_off(&mut self) -> Option<i64> {
+        let rowid = self.conn.last_insert_rowid();
+        let was_set = rowid != self.mask;
+        if !was_set {
             set_last_insert_rowid(self.conn, self.before);
         }
         if let Some((mask, behind)) = self.outer {
@@ -127,6 +135,16 @@ impl Drop for Mask<'_> {
             self.counters.behind.store(behind, Relaxed);
         } else {
             self.counters.masked.store(false, Relaxed);
+        }
+        was_set.then_some(rowid)
+    }
+}
+
+impl Drop for Mask<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.is_off {
+            self.take_off();
         }
     }
 }

@@ -204,6 +204,7 @@ impl Interrupt {
     }
 
     /// The error of a limit that is over, for a statement that would begin.
+    #[inline]
     pub(crate) fn check(&self, now: Tick) -> Option<Error> {
         self.is_over(now).then(|| self.current().error())
     }
@@ -254,8 +255,14 @@ impl Interrupt {
     }
 
     /// Whether the limit is over, which is noted.
+    #[inline]
     fn is_over(&self, now: Tick) -> bool {
-        if now.nanos() < self.until.load(Relaxed) || !self.is_over_at(Instant::now()) {
+        now.nanos() >= self.until.load(Relaxed) && self.is_over_exactly()
+    }
+
+    #[cold]
+    fn is_over_exactly(&self) -> bool {
+        if !self.is_over_at(Instant::now()) {
             return false;
         }
         self.note(LIMIT);

@@ -247,8 +247,7 @@ impl Attempt<'_> {
     fn run_script(&self, step: Step<'_>, licence: Licence, tables: &mut Tables) -> Result<Spot> {
         let (conn, fence) = (self.writer.conn(), self.writer.fence());
         fence.take_table_change();
-        fence.changes().restart(conn);
-        let mut committed = Some(conn.total_changes());
+        let mut committed = Some(fence.changes().restart(conn));
         let ran = step.script().run(conn, fence, licence, |spot| {
             let was_open = committed.is_none();
             committed = conn.is_autocommit().then(|| conn.total_changes());

@@ -54,6 +54,7 @@ impl Clone for CallerSpan {
 }
 
 impl Drop for CallerSpan {
+    #[inline]
     fn drop(&mut self) {
         if !self.0.is_disabled() {
             let span = mem::replace(&mut self.0, Span::none());

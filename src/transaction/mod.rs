@@ -540,7 +540,7 @@ impl<'a> WriteTx<'a> {
         let inserted = self.with_statement(sql, |statement| {
             let mask = self.fence.changes().mask(self.conn);
             let changed = self.execute_counted(sql, statement, params)?;
-            Ok((changed, mask.rowid()))
+            Ok((changed, mask.end()))
         })?;
         match inserted {
             (1, Some(rowid)) => Ok(rowid),

@@ -36,10 +36,10 @@ impl Writer {
             return self.fail(job, Error::not_started(error));
         }
         self.fence.reset();
-        self.fence.changes().restart(&self.conn);
+        let before = self.fence.changes().restart(&self.conn);
         self.interrupt.reset();
         let site = self.sites.find(&job.terms().site);
-        let (began, before) = (Instant::now(), self.conn.total_changes());
+        let began = Instant::now();
         self.telemetry.writing.begin(began, job.terms().site.clone());
         let result = job.run(self);
         self.telemetry.writing.end();

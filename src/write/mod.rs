@@ -483,8 +483,7 @@ impl Writer {
         self.interrupt.reset();
         let site = self.sites.find(&job.terms().site);
         self.telemetry.writing.begin(started, job.terms().site.clone());
-        let before = self.conn.total_changes();
-        self.fence.changes().restart(&self.conn);
+        let before = self.fence.changes().restart(&self.conn);
         let limit = job.order().limit.map(|time| Limit {
             kind: LimitKind::Write,
             time,
@@ -511,10 +510,11 @@ impl Writer {
         let error = over.as_ref().map(Error::kind).or(result.err());
         self.note_if_slow(&ran, started, ended, error, slowest);
         let ended_inside = self.conn.is_autocommit();
-        if bare || limit.is_some() {
+        let tidied = bare || limit.is_some();
+        if tidied {
             self.tidy();
         }
-        let settled = self.settle(result.is_ok(), ended_inside);
+        let settled = self.settle(result.is_ok(), ended_inside, tidied);
         match over.or(settled) {
             Some(error) => self.undo(ran, told(&error, result.err()), Verdict::Failed(error), nested),
             None => match result {
@@ -625,9 +625,9 @@ impl Writer {
     }
 
     /// Finds what a closure did wrong without knowing it, and drops its temporary objects. `ended_inside`: whether SQLite had
-    /// ended the transaction as the closure returned.
-    fn settle(&mut self, ok: bool, ended_inside: bool) -> Option<Error> {
-        if self.conn.is_autocommit() {
+    /// ended the transaction as the closure returned. Since then only the reset of a connection that was `tidied` may have.
+    fn settle(&mut self, ok: bool, ended_inside: bool, tidied: bool) -> Option<Error> {
+        if ended_inside || tidied && self.conn.is_autocommit() {
             return Some(Error::RolledBack {
                 reason: if ended_inside { ENDED } else { ENDED_AFTER },
                 caused_by_closure: ended_inside,
