@@ -11,7 +11,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ffi};
 
 use super::failure::{Failure, Result};
-use super::fingerprint::Content;
+use super::fingerprint::Fingerprint;
 use super::staging::{self, Copy, Unfinished};
 use super::{BackupProgress, BackupStage};
 use crate::connection::file::available;
@@ -19,7 +19,7 @@ use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy, open_copy_alone, read_back, write_carelessly};
 use crate::error::{Error, ErrorOrigin, primary_code};
 use crate::maintenance::check::{self, CheckReport};
-use crate::maintenance::progress::Observed;
+use crate::maintenance::progress::ProgressReporter;
 use crate::options::Settings;
 
 /// So many bytes are written before they are synced: a checkpoint that syncs the database meanwhile waits in the file system
@@ -36,7 +36,7 @@ const DAMAGED: &str = "the database is damaged, or the disk that the copy is on;
 
 /// How a copy is made.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(super) struct CopyPlan {
     pub(super) pages_per_step: u32,
     pub(super) pause: Duration,
     pub(super) verify: bool,
@@ -44,7 +44,7 @@ pub(super) struct Plan {
     pub(super) compact: bool,
 }
 
-impl Default for Plan {
+impl Default for CopyPlan {
     fn default() -> Self {
         Self {
             pages_per_step: 1024,
@@ -59,14 +59,14 @@ impl Default for Plan {
 /// Who makes a copy, and who looks on.
 pub(super) struct Copier<'a> {
     pub(super) options: &'a Settings,
-    pub(super) plan: &'a Plan,
-    pub(super) observed: &'a Observed<BackupProgress>,
+    pub(super) plan: &'a CopyPlan,
+    pub(super) reporter: &'a ProgressReporter<BackupProgress>,
     /// Waits between two steps.
     pub(super) pause: &'a dyn Fn(Duration),
 }
 
 /// What a copy came to.
-pub(super) struct Copied {
+pub(super) struct CopyReport {
     pub(super) page_size: u64,
     pub(super) pages: u64,
     /// What was found in it, unless it was not to be verified.
@@ -77,14 +77,19 @@ pub(super) struct Copied {
 
 impl Copier<'_> {
     /// Copies the snapshot that the connection has open, and gives what is in it.
-    pub(super) fn copy(&self, source: &Connection, interrupt: &Arc<Interrupt>, copy: &Copy) -> Result<Option<Content>> {
+    pub(super) fn copy(
+        &self,
+        source: &Connection,
+        interrupt: &Arc<Interrupt>,
+        copy: &Copy,
+    ) -> Result<Option<Fingerprint>> {
         self.copy_pages(source, &copy.path, Some(copy))?;
         if !self.plan.verify {
             return Ok(None);
         }
         self.enter(BackupStage::Verify)?;
-        let _watching = self.observed.watch(source, interrupt);
-        Content::read(source, self.plan.checksum)
+        let _watching = self.reporter.watch(source, interrupt);
+        Fingerprint::read(source, self.plan.checksum)
             .map(Some)
             .map_err(|error| cannot(COUNTING, error))
     }
@@ -136,7 +141,7 @@ impl Copier<'_> {
             let total = u64::from(counts.pagecount.unsigned_abs());
             let done = total - u64::from(counts.remaining.unsigned_abs()).min(total);
             let seconds = began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
-            self.told(self.observed.tell(BackupProgress {
+            self.proceed(self.reporter.report(BackupProgress {
                 stage: BackupStage::Copy,
                 pages_done: done,
                 pages_total: total,
@@ -164,15 +169,15 @@ impl Copier<'_> {
         &self,
         unfinished: &Unfinished,
         copy: Copy,
-        content: Option<Content>,
-    ) -> Result<(Copy, Copied)> {
+        fingerprint: Option<Fingerprint>,
+    ) -> Result<(Copy, CopyReport)> {
         let copy = if self.plan.compact {
             self.compact(unfinished, copy)?
         } else {
             copy
         };
         let private = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
-        let verified = self.verify(&private, content);
+        let verified = self.verify(&private, fingerprint);
         connection::close(private.conn);
         Ok((copy, verified?))
     }
@@ -185,7 +190,7 @@ impl Copier<'_> {
         let Private { conn, interrupt } = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
         // As bytes: a path need not be UTF-8.
         let to = ToSqlOutput::Borrowed(ValueRef::Text(compact.path.as_os_str().as_bytes()));
-        let watching = self.observed.watch(&conn, &interrupt);
+        let watching = self.reporter.watch(&conn, &interrupt);
         let vacuumed = conn.execute("VACUUM main INTO ?1", [to]);
         drop(watching);
         connection::close(conn);
@@ -193,22 +198,24 @@ impl Copier<'_> {
         Ok(compact)
     }
 
-    fn verify(&self, private: &Private, content: Option<Content>) -> Result<Copied> {
+    fn verify(&self, private: &Private, fingerprint: Option<Fingerprint>) -> Result<CopyReport> {
         let failed = |error| cannot(CHECKING, error);
         let conn = &private.conn;
-        let mut copied = Copied {
+        let mut copied = CopyReport {
             page_size: number(conn, "page_size").map_err(failed)?,
             pages: number(conn, "page_count").map_err(failed)?,
             check: None,
             rows: 0,
             checksum: None,
         };
-        let Some(content) = content else { return Ok(copied) };
+        let Some(fingerprint) = fingerprint else {
+            return Ok(copied);
+        };
         self.enter(BackupStage::Verify)?;
         copied.check = Some(self.check(private)?);
-        let _watching = self.observed.watch(conn, &private.interrupt);
-        let found = Content::read(conn, self.plan.checksum).map_err(failed)?;
-        if let Some(difference) = content.difference(&found) {
+        let _watching = self.reporter.watch(conn, &private.interrupt);
+        let found = Fingerprint::read(conn, self.plan.checksum).map_err(failed)?;
+        if let Some(difference) = fingerprint.difference(&found) {
             return Err(Failure::found(
                 "the copy does not have what the database has: try again, and check the disk that it is on",
                 difference,
@@ -228,12 +235,12 @@ impl Copier<'_> {
             full: true,
             ..CheckReport::default()
         };
-        let _watching = self.observed.watch(conn, &private.interrupt);
+        let _watching = self.reporter.watch(conn, &private.interrupt);
         check::integrity(conn, &mut report).map_err(failed)?;
         if let Some(found) = report.problems.first() {
             return Err(Failure::found(DAMAGED, found.clone()));
         }
-        check::foreign_keys(conn, &mut report, |_, _| self.observed.look()).map_err(failed)?;
+        check::foreign_keys(conn, &mut report, |_, _| self.reporter.poll()).map_err(failed)?;
         self.go_on()?;
         report.duration = began.elapsed();
         Ok(report)
@@ -241,15 +248,15 @@ impl Copier<'_> {
 
     /// The last moment at which it can be stopped.
     pub(super) fn go_on(&self) -> Result<()> {
-        self.told(self.observed.look())
+        self.proceed(self.reporter.poll())
     }
 
     fn enter(&self, stage: BackupStage) -> Result<()> {
-        let before = self.observed.stage();
-        self.told(self.observed.tell(BackupProgress { stage, ..before }))
+        let before = self.reporter.stage();
+        self.proceed(self.reporter.report(BackupProgress { stage, ..before }))
     }
 
-    fn told(&self, said: ControlFlow<()>) -> Result<()> {
+    fn proceed(&self, said: ControlFlow<()>) -> Result<()> {
         match said {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Failure::stopped()),

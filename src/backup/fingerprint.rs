@@ -8,13 +8,13 @@ use sha2::{Digest, Sha256};
 /// The tables of a database in the order of their names, those of virtual tables' making too, and what is in them. All but
 /// those whose name is not UTF-8: rusqlite takes no statement that names one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Content {
+pub(super) struct Fingerprint {
     tables: Vec<(String, i64)>,
     /// In hexadecimal digits.
     pub(super) checksum: Option<String>,
 }
 
-impl Content {
+impl Fingerprint {
     pub(super) fn read(conn: &Connection, with_checksum: bool) -> rusqlite::Result<Self> {
         let names = names(conn)?;
         if with_checksum {

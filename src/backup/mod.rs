@@ -10,9 +10,9 @@
 //!     staging.rs      fsync, rename, fsync of the folder
 //! ```
 //!
-//! So under the target's name there is a whole backup or what there was before. A backup that goes on is in the readers'
-//! census: it is named as the one who pins the write-ahead log, and closing the store stops it at its next look, and waits
-//! until it has tidied up.
+//! So under the target's name there is a whole backup or what there was before. A backup that goes on is among the
+//! active readers: it is named as the one who pins the write-ahead log, and closing the store stops it at its next
+//! look, and waits until it has tidied up.
 
 mod copy;
 mod failure;
@@ -33,18 +33,18 @@ use std::{fmt, fs};
 
 use rusqlite::Connection;
 
-use self::copy::{Copier, Plan};
+use self::copy::{Copier, CopyPlan};
 pub(crate) use self::failure::Failure;
 pub use self::restore::RestoreReport;
 pub(crate) use self::restore::restore;
 pub use self::schedule::BackupSchedule;
-use self::staging::{Target, with};
+use self::staging::{Staging, with};
 #[cfg(doc)]
 use crate::Store;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
-use crate::maintenance::progress::Observed;
+use crate::maintenance::progress::ProgressReporter;
 use crate::options::Settings;
 use crate::read::Readers;
 use crate::runtime::clock::later;
@@ -54,10 +54,10 @@ use crate::telemetry::event::event;
 use crate::telemetry::stats::LastBackup;
 
 /// What errors call it.
-const WORK: &str = "backup";
+const OPERATION: &str = "backup";
 
 /// How often a callback is called between steps, where there are none.
-const EVERY: Duration = Duration::from_millis(100);
+const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A backup that was not begun. Made by [`Store::backup`] and [`Store::backup_compact`].
 ///
@@ -110,8 +110,8 @@ pub struct Backup<'s> {
     to: PathBuf,
     overwrite: bool,
     timeout: Option<Duration>,
-    plan: Plan,
-    observed: Observed<BackupProgress>,
+    plan: CopyPlan,
+    reporter: ProgressReporter<BackupProgress>,
 }
 
 /// How far a [`Backup`] has come.
@@ -168,17 +168,17 @@ pub struct BackupReport {
 
 impl<'s> Backup<'s> {
     pub(crate) fn new(engine: &'s Engine, to: &Path, compact: bool) -> Self {
-        let observed = Observed::new(BackupProgress::NOTHING);
+        let reporter = ProgressReporter::new(BackupProgress::NOTHING);
         Self {
             engine,
             to: to.to_owned(),
             overwrite: false,
             timeout: None,
-            plan: Plan {
+            plan: CopyPlan {
                 compact,
-                ..Plan::default()
+                ..CopyPlan::default()
             },
-            observed,
+            reporter,
         }
     }
 
@@ -215,7 +215,7 @@ impl<'s> Backup<'s> {
     ///
     /// `f` is called on the thread that called [`run`](Self::run), and may write to the store.
     pub fn progress(mut self, f: impl FnMut(&BackupProgress) -> ControlFlow<()> + Send + 'static) -> Self {
-        self.observed = observed(f);
+        self.reporter = reporter(f);
         self
     }
 
@@ -260,14 +260,14 @@ impl<'s> Backup<'s> {
                 problem: "a step has 1 page at least".into(),
             });
         }
-        let origin = Origin::of(self.engine);
+        let source = Source::of(self.engine);
         let until = self.timeout.map(|timeout| (timeout, later(Instant::now(), timeout)));
-        let stop = Stop {
-            readers: Arc::clone(&origin.readers),
+        let stop = StopSignal {
+            readers: Arc::clone(&source.readers),
             until,
-            told: Arc::default(),
+            stopped: Arc::default(),
         };
-        origin.run(&self.to, self.overwrite, &self.plan, &self.observed, stop, site)
+        source.run(&self.to, self.overwrite, &self.plan, &self.reporter, stop, site)
     }
 }
 
@@ -281,27 +281,29 @@ impl BackupProgress {
     };
 }
 
-fn observed(mut f: impl FnMut(&BackupProgress) -> ControlFlow<()> + Send + 'static) -> Observed<BackupProgress> {
-    let observed = Observed::new(BackupProgress::NOTHING);
-    observed.call(EVERY, move |progress, elapsed| {
+fn reporter(
+    mut f: impl FnMut(&BackupProgress) -> ControlFlow<()> + Send + 'static,
+) -> ProgressReporter<BackupProgress> {
+    let reporter = ProgressReporter::new(BackupProgress::NOTHING);
+    reporter.call(CALLBACK_INTERVAL, move |progress, elapsed| {
         f(&BackupProgress { elapsed, ..progress })
     });
-    observed
+    reporter
 }
 
 /// What ends a backup before it is whole.
 #[derive(Clone)]
-pub(crate) struct Stop {
+pub(crate) struct StopSignal {
     readers: Arc<Readers>,
     /// The time-out, and when it is over.
     until: Option<(Duration, Instant)>,
     /// Its schedule was stopped.
-    told: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
 }
 
-impl Stop {
+impl StopSignal {
     fn why(&self) -> Option<Error> {
-        if self.readers.is_closed() || self.told.load(Ordering::Acquire) {
+        if self.readers.is_closed() || self.stopped.load(Ordering::Acquire) {
             return Some(Error::Closed);
         }
         let (limit, _) = self.until.filter(|(_, until)| Instant::now() >= *until)?;
@@ -315,19 +317,20 @@ impl Stop {
         let left = self
             .until
             .map_or(time, |(_, until)| until.saturating_duration_since(Instant::now()));
-        self.readers.pause(time.min(left), || self.told.load(Ordering::Acquire));
+        self.readers
+            .pause(time.min(left), || self.stopped.load(Ordering::Acquire));
     }
 }
 
 /// What a backup is made from. It keeps no store open.
-pub(crate) struct Origin {
+pub(crate) struct Source {
     pub(crate) path: PathBuf,
     pub(crate) options: Settings,
     pub(crate) readers: Arc<Readers>,
     pub(crate) telemetry: Arc<Telemetry>,
 }
 
-impl Origin {
+impl Source {
     pub(crate) fn of(engine: &Engine) -> Self {
         Self {
             path: engine.path().to_owned(),
@@ -341,23 +344,23 @@ impl Origin {
         &self,
         to: &Path,
         overwrite: bool,
-        plan: &Plan,
-        observed: &Observed<BackupProgress>,
-        stop: Stop,
+        plan: &CopyPlan,
+        reporter: &ProgressReporter<BackupProgress>,
+        stop: StopSignal,
         site: CallSite,
     ) -> Result<BackupReport> {
         let began = Instant::now();
-        observed.begin();
+        reporter.begin();
         let pausing = stop.clone();
-        observed.stop_at(move || stop.why());
+        reporter.set_limit(move || stop.why());
         let copier = Copier {
             options: &self.options,
             plan,
-            observed,
+            reporter,
             pause: &|time| pausing.pause(time),
         };
         let made = make_report(&copier, &self.readers, to, overwrite, site);
-        let made = observed.end(WORK).and(made);
+        let made = reporter.end(OPERATION).and(made);
         if let Some(last) = last_backup(to, began.elapsed(), &made) {
             self.telemetry.backups.note(last);
         }
@@ -392,22 +395,22 @@ fn make_report(
 ) -> Result<BackupReport> {
     let began = Instant::now();
     let failed = |failure: Failure| failure.of_backup(to);
-    let target = Target::new(to, overwrite).map_err(failed)?;
+    let staging = Staging::new(to, overwrite).map_err(failed)?;
     // Before anything is made: a store that is closed makes nothing.
     let pinning = Instant::now();
-    let mut aside = readers.aside(site)?;
-    let unfinished = target.begin().map_err(failed)?;
+    let mut dedicated = readers.dedicated(site)?;
+    let unfinished = staging.begin().map_err(failed)?;
     let copy = unfinished.create("copy.db").map_err(failed)?;
-    let content = aside
-        .look(|conn| copier.copy(conn, aside.interrupt(), &copy))
+    let fingerprint = dedicated
+        .with_conn(|conn| copier.copy(conn, dedicated.interrupt(), &copy))
         .map_err(failed)?;
-    aside.end();
+    dedicated.end();
     let wal_pinned_for = pinning.elapsed();
-    let (copy, copied) = copier.finish(&unfinished, copy, content).map_err(failed)?;
-    let kept = copier.go_on().and_then(|()| target.finish(copy));
+    let (copy, copied) = copier.finish(&unfinished, copy, fingerprint).map_err(failed)?;
+    let kept = copier.go_on().and_then(|()| staging.finish(copy));
     kept.map_err(failed)?;
     Ok(BackupReport {
-        path: target.path,
+        path: staging.path,
         page_size: copied.page_size,
         pages: copied.pages,
         check: copied.check,
@@ -464,26 +467,26 @@ pub(crate) fn make(
     stem: &OsStr,
     time: &str,
 ) -> failure::Result<PathBuf> {
-    let observed = Observed::new(BackupProgress::NOTHING);
+    let reporter = ProgressReporter::new(BackupProgress::NOTHING);
     let copier = Copier {
         options,
-        plan: &Plan::default(),
-        observed: &observed,
+        plan: &CopyPlan::default(),
+        reporter: &reporter,
         pause: &|_| {},
     };
     let to = folder.join(with(stem, &format!(".{time}")));
-    let target = Target::new(&to, false)?;
+    let staging = Staging::new(&to, false)?;
     let site = CallSite::Label("larder: the backup before a migration".into());
-    let opened = readers.aside(site);
-    let mut aside = opened.map_err(|error| Failure::of("the database cannot be read", error))?;
-    let unfinished = target.begin()?;
+    let opened = readers.dedicated(site);
+    let mut dedicated = opened.map_err(|error| Failure::of("the database cannot be read", error))?;
+    let unfinished = staging.begin()?;
     let copy = unfinished.create("copy.db")?;
-    let content = aside.look(|conn| copier.copy(conn, aside.interrupt(), &copy))?;
-    aside.end();
-    let (copy, _) = copier.finish(&unfinished, copy, content)?;
-    target.finish(copy)?;
-    remove_old(&target.folder, stem);
-    Ok(target.path)
+    let fingerprint = dedicated.with_conn(|conn| copier.copy(conn, dedicated.interrupt(), &copy))?;
+    dedicated.end();
+    let (copy, _) = copier.finish(&unfinished, copy, fingerprint)?;
+    staging.finish(copy)?;
+    remove_old(&staging.folder, stem);
+    Ok(staging.path)
 }
 
 /// Removes the backups of this stem between the first and the two newest.
@@ -506,11 +509,11 @@ fn remove_old(folder: &Path, stem: &OsStr) {
 /// Copies the snapshot of the connection's open transaction into a new file, for a dry run. Nobody checks it: it is thrown
 /// away.
 pub(crate) fn copy(source: &Connection, options: &Settings, to: &Path) -> failure::Result<()> {
-    let observed = Observed::new(BackupProgress::NOTHING);
+    let reporter = ProgressReporter::new(BackupProgress::NOTHING);
     let copier = Copier {
         options,
-        plan: &Plan::default(),
-        observed: &observed,
+        plan: &CopyPlan::default(),
+        reporter: &reporter,
         pause: &|_| {},
     };
     copier.copy_to_new(source, to)

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fmt, fs};
 
-use super::copy::{Copied, Copier, Plan};
+use super::copy::{Copier, CopyPlan, CopyReport};
 use super::failure::{Failure, Result as CopyResult};
-use super::staging::Target;
+use super::staging::Staging;
 use super::{BackupProgress, BackupReport};
 use crate::connection::file::SMALLEST;
 use crate::connection::{self, check_sqlite_version, open_files, open_original};
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
-use crate::maintenance::progress::Observed;
+use crate::maintenance::progress::ProgressReporter;
 use crate::options::Settings;
 use crate::read::begin_snapshot;
 use crate::telemetry::event::event;
@@ -76,17 +76,17 @@ pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<Rest
     Ok(report)
 }
 
-fn make(options: &Settings, from: &Path, to: &Path) -> CopyResult<(PathBuf, Copied)> {
-    let target = Target::new(to, false)?;
+fn make(options: &Settings, from: &Path, to: &Path) -> CopyResult<(PathBuf, CopyReport)> {
+    let staging = Staging::new(to, false)?;
     let from = original(from)?;
-    let plan = Plan {
+    let plan = CopyPlan {
         checksum: true,
-        ..Plan::default()
+        ..CopyPlan::default()
     };
     let copier = Copier {
         options,
         plan: &plan,
-        observed: &Observed::new(BackupProgress::NOTHING),
+        reporter: &ProgressReporter::new(BackupProgress::NOTHING),
         pause: &|_| {},
     };
     let source = open_original(&from, options).map_err(|error| Failure::of("the backup cannot be opened", error))?;
@@ -94,15 +94,15 @@ fn make(options: &Settings, from: &Path, to: &Path) -> CopyResult<(PathBuf, Copi
     // All that can be known of the backup comes first: nothing is made where it is not sound.
     let checked = begun.and_then(|()| copier.check(&source));
     let made = checked.and_then(|_| {
-        let unfinished = target.begin()?;
+        let unfinished = staging.begin()?;
         let copy = unfinished.create("copy.db")?;
-        let content = copier.copy(&source.conn, &source.interrupt, &copy)?;
-        let (copy, copied) = copier.finish(&unfinished, copy, content)?;
-        target.finish(copy)?;
+        let fingerprint = copier.copy(&source.conn, &source.interrupt, &copy)?;
+        let (copy, copied) = copier.finish(&unfinished, copy, fingerprint)?;
+        staging.finish(copy)?;
         Ok(copied)
     });
     connection::close(source.conn);
-    Ok((target.path, made?))
+    Ok((staging.path, made?))
 }
 
 /// The backup's path without symbolic links, if it can be one.

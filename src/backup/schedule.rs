@@ -1,7 +1,7 @@
 //! Backups again and again, of which the newest stay.
 //!
 //! Each schedule has a thread of its own, `larder-backup`, since a backup takes long. It owns nothing of the store, so it
-//! keeps none open, and ends when the store closes: it sleeps on the readers' census, which closing wakes.
+//! keeps none open, and ends when the store closes: it sleeps on the active readers, which closing wakes.
 
 use std::ffi::OsString;
 use std::panic::Location;
@@ -12,12 +12,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, fs, mem};
 
-use super::copy::Plan;
+use super::copy::CopyPlan;
 use super::staging::with;
-use super::{BackupProgress, BackupReport, Origin, Stop, stamp};
+use super::{BackupProgress, BackupReport, Source, StopSignal, stamp};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::maintenance::progress::Observed;
+use crate::maintenance::progress::ProgressReporter;
 use crate::read::Readers;
 use crate::runtime::clock::uptime;
 use crate::runtime::panic::{caught, quietly};
@@ -25,7 +25,7 @@ use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 
 /// A thread's sleep stands still while the machine is suspended, so it looks at the clock so often.
-const LOOK: Duration = Duration::from_secs(60);
+const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
 /// Names have seconds.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const SHORTEST: Duration = Duration::from_secs(1);
 #[must_use = "dropping it stops the schedule"]
 pub struct BackupSchedule {
     readers: Arc<Readers>,
-    told: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     folder: PathBuf,
 }
@@ -45,26 +45,26 @@ pub struct BackupSchedule {
 impl BackupSchedule {
     #[track_caller]
     pub(crate) fn start(engine: &Engine, interval: Duration, keep: usize, folder: &Path) -> Result<Self> {
-        let origin = Origin::of(engine);
+        let source = Source::of(engine);
         static SCHEDULES: AtomicU64 = AtomicU64::new(1);
         let site = CallSite::new(None, Location::caller());
         check(interval, keep)?;
-        if origin.readers.is_left() {
+        if source.readers.is_left() {
             return Err(Error::forked());
         }
-        if origin.readers.is_closed() {
+        if source.readers.is_closed() {
             return Err(Error::Closed);
         }
         let folder = usable(folder)?;
-        let told = Arc::new(AtomicBool::new(false));
-        let readers = Arc::clone(&origin.readers);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let readers = Arc::clone(&source.readers);
         let runner = Runner {
             number: SCHEDULES.fetch_add(1, Ordering::Relaxed),
-            series: Series::new(&folder, &origin.path),
-            origin,
+            series: BackupSeries::new(&folder, &source.path),
+            source,
             interval,
             keep,
-            told: Arc::clone(&told),
+            stopped: Arc::clone(&stopped),
             site,
         };
         let thread = thread::Builder::new().name("larder-backup".into());
@@ -77,7 +77,7 @@ impl BackupSchedule {
         let thread = thread.spawn(move || runner.run()).map_err(failed)?;
         Ok(Self {
             readers,
-            told,
+            stopped,
             thread: Some(thread),
             folder,
         })
@@ -89,7 +89,7 @@ impl Drop for BackupSchedule {
         if self.readers.is_left() {
             return mem::forget(self.thread.take());
         }
-        self.told.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::Release);
         self.readers.wake();
         if let Some(thread) = self.thread.take()
             // A subscriber of its events, or `on_connect`, may run there.
@@ -141,11 +141,11 @@ fn usable(folder: &Path) -> Result<PathBuf> {
 /// What the thread does.
 struct Runner {
     number: u64,
-    origin: Origin,
-    series: Series,
+    source: Source,
+    series: BackupSeries,
     interval: Duration,
     keep: usize,
-    told: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     site: CallSite,
 }
 
@@ -157,7 +157,7 @@ impl Runner {
             quietly(|| self.make());
             due = next(due, self.interval, uptime());
         }
-        self.origin.telemetry.backups.forget(self.number);
+        self.source.telemetry.backups.forget(self.number);
     }
 
     /// Whether it is still wanted by then.
@@ -170,17 +170,17 @@ impl Runner {
             if left.is_zero() {
                 return true;
             }
-            let told = || self.told.load(Ordering::Acquire);
-            self.origin.readers.pause(left.min(LOOK), told);
+            let stopped = || self.stopped.load(Ordering::Acquire);
+            self.source.readers.pause(left.min(CLOCK_CHECK), stopped);
         }
     }
 
     fn is_over(&self) -> bool {
-        self.told.load(Ordering::Acquire) || self.origin.readers.is_closed()
+        self.stopped.load(Ordering::Acquire) || self.source.readers.is_closed()
     }
 
     fn make(&self) {
-        let history = &self.origin.telemetry.backups;
+        let history = &self.source.telemetry.backups;
         // It may be the next that goes well.
         let made = caught(|| self.make_one()).unwrap_or_else(|| {
             Err(Error::Options {
@@ -200,7 +200,7 @@ impl Runner {
                 event!(
                     warn,
                     "larder::backup",
-                    self.origin.path,
+                    self.source.path,
                     { folder = %self.series.folder.display(), reason, site = %self.site, "error.type" = error.kind() },
                     "a scheduled backup failed"
                 );
@@ -209,15 +209,15 @@ impl Runner {
     }
 
     fn make_one(&self) -> Result<BackupReport> {
-        let stop = Stop {
-            readers: Arc::clone(&self.origin.readers),
+        let stop = StopSignal {
+            readers: Arc::clone(&self.source.readers),
             until: None,
-            told: Arc::clone(&self.told),
+            stopped: Arc::clone(&self.stopped),
         };
         let to = self.series.next(stamp::now());
-        let observed = Observed::new(BackupProgress::NOTHING);
-        self.origin
-            .run(&to, false, &Plan::default(), &observed, stop, self.site.clone())
+        let reporter = ProgressReporter::new(BackupProgress::NOTHING);
+        self.source
+            .run(&to, false, &CopyPlan::default(), &reporter, stop, self.site.clone())
     }
 }
 
@@ -237,13 +237,13 @@ fn next(due: Duration, interval: Duration, now: Duration) -> Duration {
 }
 
 /// Backups of one database in one folder, `STEM.TIME`.
-struct Series {
+struct BackupSeries {
     folder: PathBuf,
     /// With its dot.
     prefix: OsString,
 }
 
-impl Series {
+impl BackupSeries {
     fn new(folder: &Path, database: &Path) -> Self {
         Self {
             folder: folder.to_owned(),

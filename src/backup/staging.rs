@@ -28,7 +28,7 @@ const UNFINISHED: &str = ".larder-backup-";
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// Where a copy is to be.
-pub(super) struct Target {
+pub(super) struct Staging {
     /// Without symbolic links but perhaps in its last part.
     pub(super) path: PathBuf,
     pub(super) folder: PathBuf,
@@ -36,7 +36,7 @@ pub(super) struct Target {
     overwrite: bool,
 }
 
-impl Target {
+impl Staging {
     /// Looks whether a copy may go there.
     pub(super) fn new(path: &Path, overwrite: bool) -> Result<Self> {
         let bytes = path.as_os_str().as_encoded_bytes();
@@ -54,13 +54,13 @@ impl Target {
         let folder = folder
             .canonicalize()
             .map_err(|error| Failure::of("its folder cannot be used; create it first", error))?;
-        let target = Self {
+        let staging = Self {
             path: folder.join(name),
             folder,
             overwrite,
         };
-        target.check()?;
-        Ok(target)
+        staging.check()?;
+        Ok(staging)
     }
 
     fn check(&self) -> Result<()> {
@@ -372,12 +372,12 @@ mod tests {
     #[test]
     fn the_folder_of_a_run_that_ended_is_removed_and_of_one_that_goes_on_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let target = Target::new(&folder.path().join("copy"), false).unwrap();
-        let goes_on = target.begin().unwrap();
+        let staging = Staging::new(&folder.path().join("copy"), false).unwrap();
+        let goes_on = staging.begin().unwrap();
         let left = folder.path().join(format!("{UNFINISHED}7"));
         fs::create_dir(&left).unwrap();
         fs::write(left.join("copy.db"), "half").unwrap();
-        let another = target.begin().unwrap();
+        let another = staging.begin().unwrap();
         assert!(goes_on.path.exists() && another.path.exists() && !left.exists());
         drop((goes_on, another));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -1,16 +1,16 @@
-//! The fence around a closure: which SQL may not be in it, and what the user is told.
+//! The guard around a closure: which SQL may not be in it, and what the user is told.
 //!
 //! SQLite asks the authorizer whenever a statement is *prepared*, also when it is prepared anew after a schema
 //! change, and asks the commit hook before every commit. Both are set once a connection and share one
-//! [`Fence`] with the thread that uses the connection. Only that thread touches it, one job at a time; the
+//! [`SqlGuard`] with the thread that uses the connection. Only that thread touches it, one job at a time; the
 //! atomics and the mutex are there since rusqlite asks hooks to be `Send`.
 //!
-//! larder's own statements pass: [`Fence::own`] raises a flag while they are prepared *and stepped*. Their
+//! larder's own statements pass: [`SqlGuard::as_internal`] raises a flag while they are prepared *and stepped*. Their
 //! text carries a private comment, or a user's `prepare_cached("COMMIT")` would find larder's in the cache.
 //!
-//! A migration is SQL of the user's, too, but may do a little more: see [`Licence`].
+//! A migration is SQL of the user's, too, but may do a little more: see [`Privilege`].
 //!
-//! The fence stops SQL and mistakes. It does not stop a closure that removes it (`conn.authorizer(None)`).
+//! The guard stops SQL and mistakes. It does not stop a closure that removes it (`conn.authorizer(None)`).
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
 
-use super::c_api::{self, Action, Judge, Permission};
+use super::c_api::{self, Action, Authorizer, Permission};
 use super::change_counters::ChangeCounters;
 use crate::error::{Error, primary_code};
 use crate::options::Role;
@@ -98,7 +98,7 @@ const RETURN_NOTHING: &str = "larder makes each migration in a transaction of it
 /// What the SQL that runs may do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(u8)]
-pub(crate) enum Licence {
+pub(crate) enum Privilege {
     /// What a closure may.
     Closure = 0,
     /// A migration in its transaction: also the PRAGMAs of a table rebuild.
@@ -125,11 +125,11 @@ struct Refusal {
     instead: &'static str,
 }
 
-pub(crate) struct Fence {
+pub(crate) struct SqlGuard {
     role: Role,
-    own: AtomicBool,
-    /// A [`Licence`].
-    licence: AtomicU8,
+    internal: AtomicBool,
+    /// A [`Privilege`].
+    privilege: AtomicU8,
     /// A [`TableChange`]: the greatest since it was asked for.
     table_change: AtomicU8,
     may_make_temporary: AtomicBool,
@@ -145,7 +145,7 @@ pub(crate) struct Fence {
     schema_change_is_open: AtomicBool,
     /// Temporary objects that were there before any closure.
     kept: BTreeSet<String>,
-    /// rusqlite has another count of each for as long as SQLite asks this fence.
+    /// rusqlite has another count of each for as long as SQLite asks this guard.
     authorizer: Arc<()>,
     commit_hook: Arc<()>,
 }
@@ -159,13 +159,13 @@ pub(crate) struct Change {
     pub(crate) table: String,
 }
 
-impl Fence {
-    /// Puts the fence around a connection on which there are those temporary objects.
+impl SqlGuard {
+    /// Puts the guard around a connection on which there are those temporary objects.
     pub(crate) fn install(conn: &Connection, role: Role, kept: BTreeSet<String>) -> rusqlite::Result<Arc<Self>> {
-        let fence = Arc::new(Self {
+        let guard = Arc::new(Self {
             role,
-            own: AtomicBool::new(false),
-            licence: AtomicU8::new(Licence::Closure as u8),
+            internal: AtomicBool::new(false),
+            privilege: AtomicU8::new(Privilege::Closure as u8),
             table_change: AtomicU8::new(TableChange::None as u8),
             may_make_temporary: AtomicBool::new(false),
             prepared_write: AtomicBool::new(false),
@@ -181,11 +181,11 @@ impl Fence {
             commit_hook: Arc::default(),
         });
         if role == Role::Writer {
-            c_api::define_change_functions(conn, &fence.changes)?;
+            c_api::define_change_functions(conn, &guard.changes)?;
         }
-        fence.set_authorizer(conn)?;
-        fence.set_commit_hook(conn)?;
-        Ok(fence)
+        guard.set_authorizer(conn)?;
+        guard.set_commit_hook(conn)?;
+        Ok(guard)
     }
 
     fn set_authorizer(self: &Arc<Self>, conn: &Connection) -> rusqlite::Result<()> {
@@ -193,17 +193,17 @@ impl Fence {
     }
 
     fn set_commit_hook(self: &Arc<Self>, conn: &Connection) -> rusqlite::Result<()> {
-        let guard = Arc::clone(self);
+        let this = Arc::clone(self);
         let token = Arc::clone(&self.commit_hook);
         // Without this, what a closure does after a RAISE(ROLLBACK) that it swallowed would be committed at
         // once, statement by statement. The hook's `true` turns such a commit into a rollback.
         conn.commit_hook(Some(move || {
             let _kept = &token;
-            !guard.own.load(Relaxed) && !guard.is_outside_transaction()
+            !this.internal.load(Relaxed) && !this.is_outside_transaction()
         }))
     }
 
-    /// Whether the fence still stood around the connection. It does afterwards.
+    /// Whether the guard still stood around the connection. It does afterwards.
     pub(crate) fn stood(self: &Arc<Self>, conn: &Connection) -> bool {
         let authorizes = Arc::strong_count(&self.authorizer) > 1;
         let guards = Arc::strong_count(&self.commit_hook) > 1;
@@ -241,15 +241,15 @@ impl Fence {
     }
 
     /// Runs larder's own statements.
-    pub(crate) fn own<T>(&self, f: impl FnOnce() -> T) -> T {
+    pub(crate) fn as_internal<T>(&self, f: impl FnOnce() -> T) -> T {
         struct Lower<'a>(&'a AtomicBool);
         impl Drop for Lower<'_> {
             fn drop(&mut self) {
                 self.0.store(false, Relaxed);
             }
         }
-        self.own.store(true, Relaxed);
-        let _lower = Lower(&self.own);
+        self.internal.store(true, Relaxed);
+        let _lower = Lower(&self.internal);
         f()
     }
 
@@ -280,24 +280,24 @@ impl Fence {
     }
 
     /// Runs SQL of a migration.
-    pub(crate) fn licensed<T>(&self, licence: Licence, f: impl FnOnce() -> T) -> T {
+    pub(crate) fn with_privilege<T>(&self, privilege: Privilege, f: impl FnOnce() -> T) -> T {
         struct Revoke<'a>(&'a AtomicU8);
         impl Drop for Revoke<'_> {
             fn drop(&mut self) {
-                self.0.store(Licence::Closure as u8, Relaxed);
+                self.0.store(Privilege::Closure as u8, Relaxed);
             }
         }
-        self.licence.store(licence as u8, Relaxed);
-        let _revoke = Revoke(&self.licence);
+        self.privilege.store(privilege as u8, Relaxed);
+        let _revoke = Revoke(&self.privilege);
         f()
     }
 
-    fn has_licence(&self, licence: Licence) -> bool {
-        self.licence.load(Relaxed) == licence as u8
+    fn has_privilege(&self, privilege: Privilege) -> bool {
+        self.privilege.load(Relaxed) == privilege as u8
     }
 
     fn is_outside_transaction(&self) -> bool {
-        self.has_licence(Licence::NoTransaction) || self.has_licence(Licence::Vacuum)
+        self.has_privilege(Privilege::NoTransaction) || self.has_privilege(Privilege::Vacuum)
     }
 
     /// What may have been done to tables since this was last asked.
@@ -358,7 +358,7 @@ impl Fence {
             Some(ffi::SQLITE_ERROR) if error.to_string().contains("cannot VACUUM from within a transaction") => {
                 Error::Refused {
                     statement: "VACUUM".into(),
-                    instead: if self.has_licence(Licence::Migration) {
+                    instead: if self.has_privilege(Privilege::Migration) {
                         "SQLite cannot run it inside a transaction: mark this way of the migration as one that runs \
                          outside one, by `transaction:false` after Dbmate's marker, `-- +goose NO TRANSACTION`, or \
                          Migration::without_transaction"
@@ -372,17 +372,17 @@ impl Fence {
         }
     }
 
-    fn judge_transaction(&self, verb: &str) -> Permission {
+    fn authorize_transaction(&self, verb: &str) -> Permission {
         if self.is_outside_transaction() {
             Permission::Allow
-        } else if self.has_licence(Licence::Migration) {
+        } else if self.has_privilege(Privilege::Migration) {
             self.refuse(verb, RETURN_NOTHING)
         } else {
             self.refuse(verb, RETURN_ERR)
         }
     }
 
-    fn judge_pragma(&self, name: &str, value: Option<&str>, of_temporary: bool) -> Permission {
+    fn authorize_pragma(&self, name: &str, value: Option<&str>, of_temporary: bool) -> Permission {
         let name = name.to_ascii_lowercase();
         if of_temporary && value.is_some() && HEADER_VALUES.contains(&name.as_str()) {
             return self.refuse(
@@ -409,17 +409,17 @@ impl Fence {
     }
 
     fn migration_may(&self, pragma: &str, value: Option<&str>) -> bool {
-        if self.has_licence(Licence::Closure) {
+        if self.has_privilege(Privilege::Closure) {
             return false;
         }
         OF_MIGRATIONS.contains(&pragma)
-            || (self.has_licence(Licence::NoTransaction) && OUTSIDE_A_TRANSACTION.contains(&pragma))
+            || (self.has_privilege(Privilege::NoTransaction) && OUTSIDE_A_TRANSACTION.contains(&pragma))
             // Which it is in already, so nothing happens.
             || (pragma == "journal_mode" && value.is_some_and(|mode| mode.eq_ignore_ascii_case("wal")))
     }
 
     /// A write may use temporary objects; they are dropped after it.
-    fn judge_temporary(&self) -> Permission {
+    fn authorize_temporary(&self) -> Permission {
         match self.role {
             Role::Writer => {
                 self.may_make_temporary.store(true, Relaxed);
@@ -448,13 +448,13 @@ impl Fence {
     }
 }
 
-impl Judge for Fence {
-    fn judge(&self, action: &Action<'_>) -> Permission {
+impl Authorizer for SqlGuard {
+    fn authorize(&self, action: &Action<'_>) -> Permission {
         if changes_schema(action.code) {
             self.schema_change.store(true, Relaxed);
             self.schema_change_is_open.store(true, Relaxed);
         }
-        if self.own.load(Relaxed) {
+        if self.internal.load(Relaxed) {
             return Permission::Allow;
         }
         if matches!(
@@ -472,14 +472,14 @@ impl Judge for Fence {
         let first = first.as_deref();
         let is_temporary = action.database.as_deref() == Some("temp");
         match (*code, first) {
-            (ffi::SQLITE_TRANSACTION, Some(verb)) => self.judge_transaction(verb),
-            (ffi::SQLITE_SAVEPOINT, Some(operation)) => self.judge_transaction(savepoint_verb(operation)),
+            (ffi::SQLITE_TRANSACTION, Some(verb)) => self.authorize_transaction(verb),
+            (ffi::SQLITE_SAVEPOINT, Some(operation)) => self.authorize_transaction(savepoint_verb(operation)),
             // A temporary database, into which it copies.
-            (ffi::SQLITE_ATTACH, Some("")) if self.has_licence(Licence::Vacuum) => Permission::Allow,
+            (ffi::SQLITE_ATTACH, Some("")) if self.has_privilege(Privilege::Vacuum) => Permission::Allow,
             // Without a name where that is not a literal.
             (ffi::SQLITE_ATTACH, _) => self.refuse("ATTACH", ATTACH_INSTEAD),
             (ffi::SQLITE_DETACH, _) => self.refuse("DETACH", "a store has one file"),
-            (ffi::SQLITE_PRAGMA, Some(name)) => self.judge_pragma(name, second.as_deref(), is_temporary),
+            (ffi::SQLITE_PRAGMA, Some(name)) => self.authorize_pragma(name, second.as_deref(), is_temporary),
             (
                 ffi::SQLITE_DROP_TEMP_INDEX
                 | ffi::SQLITE_DROP_TEMP_TABLE
@@ -501,7 +501,9 @@ impl Judge for Fence {
             }
             // The row of sqlite_temp_schema that every temporary object has, also one that is made by a qualified name
             // (`CREATE TABLE temp.t`) and is no CREATE TEMP to the authorizer.
-            (ffi::SQLITE_INSERT, Some(table)) if is_temporary && table.starts_with("sqlite_") => self.judge_temporary(),
+            (ffi::SQLITE_INSERT, Some(table)) if is_temporary && table.starts_with("sqlite_") => {
+                self.authorize_temporary()
+            }
             (ffi::SQLITE_CREATE_TABLE, _) => self.note_table_change(TableChange::Made),
             (ffi::SQLITE_DROP_TABLE | ffi::SQLITE_ALTER_TABLE, _) => self.note_table_change(TableChange::Changed),
             _ => Permission::Allow,

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use rusqlite::hooks::Action;
 use rusqlite::{Connection, ffi};
 
-use super::authorizer::Fence;
+use super::authorizer::SqlGuard;
 use super::c_api::{self, Sentinel};
 use crate::error::{Error, Result};
 use crate::options::{Role, Settings};
@@ -113,9 +113,9 @@ pub(crate) struct Baseline {
 
 impl Baseline {
     /// Of a connection that has just been opened.
-    pub(super) fn read(conn: &Connection, fence: &Fence, options: &Settings, hooks: OwnHooks) -> Result<Self> {
+    pub(super) fn read(conn: &Connection, guard: &SqlGuard, options: &Settings, hooks: OwnHooks) -> Result<Self> {
         let read = || {
-            fence.own(|| {
+            guard.as_internal(|| {
                 Ok(Self {
                     limits: LIMITS.map(|limit| c_api::limit(conn, limit, -1)).collect(),
                     config: CONFIG.map(|config| c_api::config(conn, config, -1)).collect(),
@@ -131,8 +131,8 @@ impl Baseline {
     }
 
     /// Makes the connection what it was, as far as that can be done. An error is as good as what cannot be undone.
-    pub(crate) fn restore(&self, conn: &Connection, fence: &Arc<Fence>) -> Restored {
-        let stood = fence.stood(conn);
+    pub(crate) fn restore(&self, conn: &Connection, guard: &Arc<SqlGuard>) -> Restored {
+        let stood = guard.stood(conn);
         for (limit, value) in LIMITS.zip(&self.limits) {
             if c_api::limit(conn, limit, -1) != *value {
                 c_api::limit(conn, limit, *value);
@@ -154,8 +154,8 @@ impl Baseline {
             return Restored::NotAll("it replaced larder's authorizer or commit hook");
         }
         let replaced = "it replaced a function or a collation";
-        let schema_changed = fence.take_schema_change();
-        match fence.own(|| self.sentinel.was_expired()) {
+        let schema_changed = guard.take_schema_change();
+        match guard.as_internal(|| self.sentinel.was_expired()) {
             Ok(false) => Restored::All,
             // What it has set is set again, but that hides whether it has replaced a function, too.
             Ok(true) if self.own_names && !schema_changed => Restored::NotAll(if configured {
@@ -163,7 +163,7 @@ impl Baseline {
             } else {
                 replaced
             }),
-            Ok(true) if fence.own(|| count_names(conn)).ok() == Some(self.names) => Restored::All,
+            Ok(true) if guard.as_internal(|| count_names(conn)).ok() == Some(self.names) => Restored::All,
             _ => Restored::NotAll(replaced),
         }
     }

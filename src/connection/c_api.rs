@@ -335,28 +335,28 @@ pub(crate) enum Permission {
 }
 
 /// Who is asked about each statement as it is prepared.
-pub(crate) trait Judge: Send + Sync + 'static {
-    fn judge(&self, action: &Action<'_>) -> Permission;
+pub(crate) trait Authorizer: Send + Sync + 'static {
+    fn authorize(&self, action: &Action<'_>) -> Permission;
 }
 
-/// Has SQLite ask that judge about what is prepared on the connection from now on.
+/// Has SQLite ask that authorizer about what is prepared on the connection from now on.
 ///
 /// rusqlite's own authorizer panics at a name that is not UTF-8. It catches that, but the statement fails, so that a table
 /// with such a column could not be read; and a program that aborts where it panics would end.
 ///
-/// `token` is kept for as long as the judge is asked.
-pub(crate) fn authorize<J: Judge>(conn: &Connection, judge: &Arc<J>, token: Arc<()>) -> rusqlite::Result<()> {
-    let kept = (Arc::clone(judge), token);
-    // SQLite asks `ask` instead. It is there since rusqlite keeps it, and so the judge.
+/// `token` is kept for as long as the authorizer is asked.
+pub(crate) fn authorize<J: Authorizer>(conn: &Connection, authorizer: &Arc<J>, token: Arc<()>) -> rusqlite::Result<()> {
+    let kept = (Arc::clone(authorizer), token);
+    // SQLite asks `ask` instead. It is there since rusqlite keeps it, and so the authorizer.
     conn.authorizer(Some(move |_: AuthContext<'_>| {
         let _kept = &kept;
         Authorization::Deny
     }))?;
-    let judge = Arc::as_ptr(judge).cast_mut().cast::<c_void>();
-    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. SQLite has the pointer to the judge until
-    // another authorizer is set, or none. Only rusqlite does that, when it is told to and as it closes the connection, and
-    // it tells SQLite before it drops the closure that keeps the judge.
-    let code = unsafe { ffi::sqlite3_set_authorizer(conn.handle(), Some(ask::<J>), judge) };
+    let authorizer = Arc::as_ptr(authorizer).cast_mut().cast::<c_void>();
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. SQLite has the pointer to the
+    // authorizer until another authorizer is set, or none. Only rusqlite does that, when it is told to and as it closes
+    // the connection, and it tells SQLite before it drops the closure that keeps the authorizer.
+    let code = unsafe { ffi::sqlite3_set_authorizer(conn.handle(), Some(ask::<J>), authorizer) };
     match code {
         ffi::SQLITE_OK => Ok(()),
         code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
@@ -365,9 +365,9 @@ pub(crate) fn authorize<J: Judge>(conn: &Connection, judge: &Arc<J>, token: Arc<
 
 /// # Safety
 ///
-/// `judge` points to a living `J`, and each of the others to a C string or nowhere.
-unsafe extern "C" fn ask<J: Judge>(
-    judge: *mut c_void,
+/// `authorizer` points to a living `J`, and each of the others to a C string or nowhere.
+unsafe extern "C" fn ask<J: Authorizer>(
+    authorizer: *mut c_void,
     code: c_int,
     first: *const c_char,
     second: *const c_char,
@@ -375,9 +375,9 @@ unsafe extern "C" fn ask<J: Judge>(
     accessor: *const c_char,
 ) -> c_int {
     // SAFETY: as the caller promises; SQLite leaves the strings alone until it has its answer.
-    let (judge, text) = unsafe {
+    let (authorizer, text) = unsafe {
         let text = |text: *const c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy());
-        (&*judge.cast::<J>(), [first, second, database, accessor].map(text))
+        (&*authorizer.cast::<J>(), [first, second, database, accessor].map(text))
     };
     let [first, second, database, accessor] = text;
     let action = Action {
@@ -387,7 +387,7 @@ unsafe extern "C" fn ask<J: Judge>(
         database,
         accessor,
     };
-    judge.judge(&action) as c_int
+    authorizer.authorize(&action) as c_int
 }
 
 /// Who is told of the statements that run on a connection.

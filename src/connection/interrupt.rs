@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | a [`Limit`]: of a write, of a read, of a reader's age | [`Interrupt::bound`], for one closure | in a statement, at the begin of each, at each of its rows, at the end of the closure |
 //! | the task of a read has gone away | `runtime/cancellation.rs` | in a statement, at the begin of each |
-//! | a watcher: a progress callback, a backup's time-out, the store closes, a write waits for an idle chore | [`Interrupt::watch`] | in a statement, at the begin of each |
+//! | a watcher: a progress callback, a backup's time-out, the store closes, a write waits for idle maintenance | [`Interrupt::watch`] | in a statement, at the begin of each |
 //!
 //! # Where it is looked
 //!

@@ -1,4 +1,4 @@
-//! The only place where a connection is opened: its flags, its PRAGMAs, each read back, and its fence.
+//! The only place where a connection is opened: its flags, its PRAGMAs, each read back, and its guard.
 //!
 //! A PRAGMA that SQLite does not know, or will not set, is no error to SQLite. So each one is set, read back
 //! and compared, and one that did not take is an [`Error::Pragma`] that names it.
@@ -26,7 +26,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 
-use self::authorizer::Fence;
+use self::authorizer::SqlGuard;
 use self::baseline::OwnHooks;
 pub(crate) use self::baseline::{Baseline, Restored};
 use self::file::{DatabaseFile, temporary_folder};
@@ -54,14 +54,14 @@ pub(crate) const HAS_PAGE_CACHE_MUTEX: &str =
 /// In memory. A file would be 1.
 const TEMP_STORE: i32 = 2;
 
-/// A connection, the fence around it, and what stops its SQL.
-pub(crate) struct Fenced {
+/// A connection, the guard around it, and what stops its SQL.
+pub(crate) struct GuardedConnection {
     /// How it was opened. It is dropped before the connection.
     pub(crate) baseline: Baseline,
     /// Released before the connection closes: fields are dropped in this order.
     pub(crate) lease: Lease,
     pub(crate) conn: Connection,
-    pub(crate) fence: Arc<Fence>,
+    pub(crate) guard: Arc<SqlGuard>,
     pub(crate) interrupt: Arc<Interrupt>,
 }
 
@@ -93,9 +93,9 @@ pub(crate) fn open_writer(
     file: &DatabaseFile,
     options: &Settings,
     patience: Duration,
-) -> Result<(Arc<OpenFile>, Fenced)> {
+) -> Result<(Arc<OpenFile>, GuardedConnection)> {
     let conn = open_to_write(&file.path, options)?;
-    let unsynced = wal_resync::is_remembered(&file.path)?;
+    let unsynced = wal_resync::is_marked(&file.path)?;
     if unsynced {
         // Should this opening fail, the close makes no checkpoint of such a log.
         set_checkpoint_at_close(&conn, false)?;
@@ -126,7 +126,7 @@ pub(crate) fn open_writer(
     let lease = open_file.lease().ok_or(Error::Closed)?;
     if unsynced {
         execute(&conn, &file.path, "BEGIN IMMEDIATE")?;
-        wal_resync::write_log_again(&file.path)?;
+        wal_resync::resync(&file.path)?;
         execute(&conn, &file.path, "COMMIT")?;
         set_checkpoint_at_close(&conn, true)?;
     }
@@ -140,7 +140,7 @@ pub(crate) fn open_writer(
 }
 
 /// Opens another connection to write, in the place of one that a closure has left so that it cannot be made right.
-pub(crate) fn open_writer_again(file: &Arc<OpenFile>, options: &Settings) -> Result<Fenced> {
+pub(crate) fn open_writer_again(file: &Arc<OpenFile>, options: &Settings) -> Result<GuardedConnection> {
     let path = file.path();
     let lease = file.lease().ok_or(Error::Closed)?;
     file.compare()?;
@@ -169,18 +169,24 @@ fn open_to_write(path: &Path, options: &Settings) -> Result<Connection> {
     .map_err(|e| explain_open(path, e))
 }
 
-fn configure_writer(conn: Connection, lease: Lease, options: &Settings, hooks: OwnHooks) -> Result<Fenced> {
+fn configure_writer(conn: Connection, lease: Lease, options: &Settings, hooks: OwnHooks) -> Result<GuardedConnection> {
     // In the order in which an error drops them.
     let (conn, lease) = (conn, lease);
     set_common(&conn, options)?;
     set(&conn, "synchronous", synchronous(options.durability))?;
     set(&conn, "journal_size_limit", options.journal_size_limit)?;
     set(&conn, "wal_autocheckpoint", 0)?;
-    fence_in(conn, lease, options, Role::Writer, hooks)
+    install_guard(conn, lease, options, Role::Writer, hooks)
 }
 
-/// Puts the fence around a connection that is set up, and remembers how that is.
-fn fence_in(conn: Connection, lease: Lease, options: &Settings, role: Role, hooks: OwnHooks) -> Result<Fenced> {
+/// Puts the guard around a connection that is set up, and remembers how that is.
+fn install_guard(
+    conn: Connection,
+    lease: Lease,
+    options: &Settings,
+    role: Role,
+    hooks: OwnHooks,
+) -> Result<GuardedConnection> {
     // In the order in which an error drops them.
     let (conn, lease) = (conn, lease);
     let kept = if baseline::may_have_temporary(options, role) {
@@ -188,14 +194,14 @@ fn fence_in(conn: Connection, lease: Lease, options: &Settings, role: Role, hook
     } else {
         BTreeSet::new()
     };
-    let fence = Fence::install(&conn, role, kept).map_err(Error::not_started)?;
-    let baseline = Baseline::read(&conn, &fence, options, hooks)?;
+    let guard = SqlGuard::install(&conn, role, kept).map_err(Error::not_started)?;
+    let baseline = Baseline::read(&conn, &guard, options, hooks)?;
     let interrupt = Interrupt::install(&conn, !hooks.has_trace()).map_err(Error::not_started)?;
-    Ok(Fenced {
+    Ok(GuardedConnection {
         baseline,
         lease,
         conn,
-        fence,
+        guard,
         interrupt,
     })
 }
@@ -232,7 +238,7 @@ pub(crate) fn open_reader(
     file: &Arc<OpenFile>,
     options: &Settings,
     patience: Duration,
-) -> Result<Fenced> {
+) -> Result<GuardedConnection> {
     let path = file.path();
     let lease = file.lease().ok_or(Error::Closed)?;
     file.compare()?;
@@ -248,7 +254,7 @@ pub(crate) fn open_reader(
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)
         .map_err(Error::not_started)?;
     set(&conn, "query_only", 1)?;
-    fence_in(conn, lease, options, Role::Reader, hooks)
+    install_guard(conn, lease, options, Role::Reader, hooks)
 }
 
 /// Opens a copy of the database, which nobody else has, to write it or to check it.
@@ -349,13 +355,13 @@ pub(crate) fn set_for_jobs(conn: &Connection, options: &Settings) -> Result<()> 
 /// views are immediately deleted", <https://sqlite.org/pragma.html#pragma_temp_store>.
 ///
 /// If it cannot be set back here, [`set_for_jobs`] says so.
-pub(crate) fn with_temporary_files<T>(conn: &Connection, fence: &Fence, vacuum: impl FnOnce() -> T) -> T {
+pub(crate) fn with_temporary_files<T>(conn: &Connection, guard: &SqlGuard, vacuum: impl FnOnce() -> T) -> T {
     let objects = "SELECT EXISTS (SELECT 1 FROM temp.sqlite_schema)";
-    let has_objects = fence.own(|| conn.query_row(objects, [], |row| row.get(0)));
+    let has_objects = guard.as_internal(|| conn.query_row(objects, [], |row| row.get(0)));
     if has_objects.unwrap_or(true) || temporary_folder().is_none() {
         return vacuum();
     }
-    let store_in = |place: i32| fence.own(|| conn.execute_batch(&format!("PRAGMA temp_store = {place}")));
+    let store_in = |place: i32| guard.as_internal(|| conn.execute_batch(&format!("PRAGMA temp_store = {place}")));
     let _ = store_in(1);
     let done = vacuum();
     let _ = store_in(TEMP_STORE);

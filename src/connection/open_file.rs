@@ -39,7 +39,7 @@ pub(crate) struct OpenFile {
     claim: Weak<Claim>,
     /// Whose connections and locks they are.
     process: Process,
-    state: Mutex<State>,
+    state: Mutex<FileState>,
 }
 
 /// One of them, as it was at the opening.
@@ -51,7 +51,7 @@ struct Known {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct FileState {
     leases: usize,
     /// `None` where the system has no such locks, and once they are released.
     locks: Option<FileLocks>,
@@ -290,7 +290,7 @@ impl OpenFile {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FileState> {
         self.state.lock()
     }
 }

@@ -49,7 +49,7 @@ impl Place {
     }
 }
 
-struct Entry {
+struct ClaimedFile {
     /// The process that has the file open. In a forked child the claims of its parent stay.
     process: Process,
     /// The store that made the claim.
@@ -74,14 +74,14 @@ enum Stage {
     Reading,
 }
 
-impl Entry {
+impl ClaimedFile {
     /// Whether a store of that access may open that file beside it.
     fn admits(&self, file: Option<FileId>, access: Access) -> bool {
         self.stage == Stage::Reading && self.access == access && self.file.is_some() && self.file == file
     }
 }
 
-static CLAIMS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+static CLAIMS: Mutex<Vec<ClaimedFile>> = Mutex::new(Vec::new());
 static GONE: Condvar = Condvar::new();
 
 /// Whether a store of this process has the file at that path open, or another file that was there when it opened.
@@ -110,9 +110,9 @@ impl Claim {
         path: &Path,
         patience: Duration,
     ) -> Result<Self> {
-        let is_taken = |entry: &Entry| entry.place == place && !entry.admits(file, access);
+        let is_taken = |entry: &ClaimedFile| entry.place == place && !entry.admits(file, access);
         let mut claims = wait_until_free(path, patience, is_taken)?;
-        claims.push(Entry {
+        claims.push(ClaimedFile {
             process: Process::current(),
             owner,
             place,
@@ -126,7 +126,7 @@ impl Claim {
 
     /// Claims the file that is at the place, too.
     pub(crate) fn take_file(&self, file: FileId, path: &Path, patience: Duration) -> Result<()> {
-        let is_taken = |entry: &Entry| {
+        let is_taken = |entry: &ClaimedFile| {
             entry.owner != self.owner && entry.file == Some(file) && !entry.admits(Some(file), self.access)
         };
         let mut claims = wait_until_free(path, patience, is_taken)?;
@@ -163,8 +163,8 @@ fn enter(owner: u64, stage: Stage) {
 fn wait_until_free(
     path: &Path,
     patience: Duration,
-    is_taken: impl Fn(&Entry) -> bool,
-) -> Result<MutexGuard<'static, Vec<Entry>>> {
+    is_taken: impl Fn(&ClaimedFile) -> bool,
+) -> Result<MutexGuard<'static, Vec<ClaimedFile>>> {
     let deadline = later(Instant::now(), patience);
     let mut claims = lock();
     loop {
@@ -198,6 +198,6 @@ impl Drop for Claim {
     }
 }
 
-fn lock() -> MutexGuard<'static, Vec<Entry>> {
+fn lock() -> MutexGuard<'static, Vec<ClaimedFile>> {
     CLAIMS.lock()
 }

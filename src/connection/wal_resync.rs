@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::telemetry::event::event;
 
 /// Bytes that are read and written at a time.
-const STEP: usize = 1 << 20;
+const CHUNK: usize = 1 << 20;
 
 const EXPLANATION: &str = "The disk failed the database beside this file. The next larder::Store that opens the database \
                            writes its -wal to the disk once more, and then removes this file.\n";
@@ -37,17 +37,17 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn mark(database: &Path) -> PathBuf {
+fn marker(database: &Path) -> PathBuf {
     beside(database, "-unsynced")
 }
 
 /// To be called before anybody is told that the disk has failed. The caller [`report`]s an error, once all are told.
-pub(crate) fn remember(database: &Path) -> io::Result<()> {
+pub(crate) fn mark(database: &Path) -> io::Result<()> {
     let made = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(mark(database))
+        .open(marker(database))
         .and_then(|mut file| file.write_all(EXPLANATION.as_bytes()));
     match made {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -65,15 +65,15 @@ pub(crate) fn report(database: &Path, error: &io::Error) {
     );
 }
 
-pub(crate) fn is_remembered(database: &Path) -> Result<bool> {
-    mark(database)
+pub(crate) fn is_marked(database: &Path) -> Result<bool> {
+    marker(database)
         .try_exists()
         .map_err(|error| failed(database, "cannot look for word of it", error))
 }
 
 /// Writes the log's bytes over themselves, syncs them, and forgets. The caller has SQLite's write lock.
-pub(crate) fn write_log_again(database: &Path) -> Result<()> {
-    let bytes = again(&beside(database, "-wal")).map_err(|error| {
+pub(crate) fn resync(database: &Path) -> Result<()> {
+    let bytes = rewrite(&beside(database, "-wal")).map_err(|error| {
         failed(
             database,
             "its log could not be written once more: check the disk, then open it again",
@@ -87,16 +87,16 @@ pub(crate) fn write_log_again(database: &Path) -> Result<()> {
         { wal_bytes = bytes },
         "the disk had failed this database: its log was written and synced once more"
     );
-    fs::remove_file(mark(database)).map_err(|error| failed(database, "its file -unsynced cannot be removed", error))
+    fs::remove_file(marker(database)).map_err(|error| failed(database, "its file -unsynced cannot be removed", error))
 }
 
 /// Gives the bytes of the log.
-fn again(log: &Path) -> io::Result<u64> {
+fn rewrite(log: &Path) -> io::Result<u64> {
     let log = match OpenOptions::new().read(true).write(true).open(log) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         other => other?,
     };
-    let mut buffer = vec![0; STEP];
+    let mut buffer = vec![0; CHUNK];
     let mut at = 0;
     loop {
         let read = log.read_at(&mut buffer, at)?;

@@ -20,10 +20,10 @@ impl Engine {
     /// Refuses to close where the closing would wait for its own thread.
     pub(crate) fn may_close(&self) -> Result<()> {
         let readers = &self.readers;
-        if self.admission().is_left() {
+        if self.queue().is_left() {
             return Err(Error::forked());
         }
-        if self.admission().is_worker() || readers.is_reader_thread() || readers.in_use_by_this_thread() {
+        if self.queue().is_worker() || readers.is_reader_thread() || readers.in_use_by_this_thread() {
             return Err(Error::Reentrant {
                 call: "close",
                 instead: "it was called inside a closure of the same store, which it would wait for: call it outside",
@@ -45,7 +45,7 @@ impl Engine {
         };
         Claim::closing(self.id, Arc::new(holder));
         self.shared.closing.ask(deadline);
-        self.shared.admission.close();
+        self.shared.queue.close();
     }
 
     /// Closes the store, and gives up what is not done in time.
@@ -59,12 +59,12 @@ impl Engine {
             return report;
         }
         // A write may run on for ever. Those behind it are told now that they were not started.
-        self.shared.admission.discard();
+        self.shared.queue.discard();
         closing
             .wait(later(deadline, LAST_WORDS))
             .unwrap_or_else(|| CloseReport {
                 finished: self.telemetry.counters.finished_closing.get(),
-                never_started: self.shared.admission.discarded(),
+                never_started: self.shared.queue.discarded(),
                 wal_truncated: false,
                 wal_kept_because: Some(
                     "a write or the last checkpoint is still running; the file is closed when it ends".into(),
@@ -77,14 +77,14 @@ impl Engine {
 /// The last clone has gone.
 impl Drop for Engine {
     fn drop(&mut self) {
-        if self.shared.admission.is_left() {
+        if self.shared.queue.is_left() {
             // The folder and the connections are the parent's.
             mem::forget((self._folder.take(), Arc::clone(&self.shared), Arc::clone(&self.readers)));
             return;
         }
         // The thread would wait for itself, or others for it. The writer closes the file once the closure has ended. (A
         // read on its caller's thread borrows the store, so the last clone is never dropped inside one.)
-        if self.shared.admission.is_worker() || self.readers.is_reader_thread() || timer::is_here() {
+        if self.shared.queue.is_worker() || self.readers.is_reader_thread() || timer::is_here() {
             return self.begin_close(later(Instant::now(), self.options.close_timeout));
         }
         // Whoever has closed the store by hand has waited for as long as they wanted to.

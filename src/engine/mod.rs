@@ -18,11 +18,11 @@ use crate::connection::file::{DatabaseFile, TempFolder};
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{c_api, check_sqlite_version, open_writer, read_back};
 use crate::error::{Error, Outcome, Result};
-use crate::monitor::watchdog::Watch;
+use crate::monitor::watchdog::Watchdog;
 use crate::options::{ReadOptions, Settings, WhenFull, WriteOptions};
 use crate::queue::pending::{Caller, Pending, Queue};
-use crate::queue::spin::Handoff;
-use crate::queue::{Admission, Submission};
+use crate::queue::spin::AdaptiveSpin;
+use crate::queue::{JobQueue, Submission};
 use crate::read::Readers;
 use crate::runtime::timer;
 use crate::telemetry::Telemetry;
@@ -39,7 +39,7 @@ pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) readers: Arc<Readers>,
     pub(crate) telemetry: Arc<Telemetry>,
-    pub(crate) watch: Watch,
+    pub(crate) watch: Watchdog,
     /// Shared with the writer thread: the folder goes with whichever lets go of it last.
     _folder: Option<Arc<TempFolder>>,
 }
@@ -63,9 +63,9 @@ impl Engine {
         // From here on the connections hold the claim.
         drop(file);
         let page_size = read_back(&writer.conn, "page_size")?;
-        let handoff = Handoff::new(options.spin_time);
-        let admission = Admission::new(Writes, options.queue_capacity, 1, handoff);
-        let shared = Arc::new(Shared::new(Arc::clone(&open_file), admission));
+        let spin = AdaptiveSpin::new(options.spin_time);
+        let queue = JobQueue::new(Writes, options.queue_capacity, 1, spin);
+        let shared = Arc::new(Shared::new(Arc::clone(&open_file), queue));
         let telemetry = Arc::new(Telemetry::new(options.max_call_sites, options.max_statements));
         let readers = Readers::open(&open_file, &options, &telemetry, patience)?;
         Writer::start(
@@ -79,7 +79,7 @@ impl Engine {
         // Its drop waits for the writer thread, so it is made once there is one.
         let engine = Self {
             id,
-            watch: Watch::start(&shared, &readers, &telemetry, &options),
+            watch: Watchdog::start(&shared, &readers, &telemetry, &options),
             options,
             shared,
             readers,
@@ -96,8 +96,8 @@ impl Engine {
     }
 
     /// The queue of writes.
-    pub(crate) fn admission(&self) -> &Admission<Writes> {
-        &self.shared.admission
+    pub(crate) fn queue(&self) -> &JobQueue<Writes> {
+        &self.shared.queue
     }
 
     /// Runs `f` in one snapshot, on this thread.
@@ -107,27 +107,27 @@ impl Engine {
         let site = CallSite::new(options.label, Location::caller());
         let limit = options.execution_timeout;
         self.readers
-            .read(timeout, options.when_full, limit, site, self.admission().is_worker(), f)
+            .read(timeout, options.when_full, limit, site, self.queue().is_worker(), f)
     }
 
     /// Runs larder's own look for damage in a snapshot of a reader's.
     pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>) -> Result<T> {
         let timeout = self.options.read_queue_timeout;
         let site = CallSite::Label("larder: check".into());
-        self.readers.inspect(timeout, site, self.admission().is_worker(), f)
+        self.readers.inspect(timeout, site, self.queue().is_worker(), f)
     }
 
     /// Runs larder's own work on the writer thread, with nothing else.
     #[track_caller]
-    pub(crate) fn run_alone<T, F>(&self, call: &'static str, f: F) -> Result<T>
+    pub(crate) fn run_exclusive<T, F>(&self, call: &'static str, f: F) -> Result<T>
     where
         F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        if self.admission().is_left() {
+        if self.queue().is_left() {
             return Err(Error::forked());
         }
-        if self.admission().is_worker() {
+        if self.queue().is_worker() {
             let instead =
                 "it was called inside a write, on the writer thread that would have to do it: call it outside";
             let outcome = Outcome::NotStarted;

@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Row, ffi};
 
-use super::progress::Observed;
+use super::progress::ProgressReporter;
 #[cfg(doc)]
 use crate::Store;
 use crate::engine::Engine;
 use crate::error::{Result, primary_code};
 
 /// What errors call it.
-const WORK: &str = "check";
+const OPERATION: &str = "check";
 
 /// How many violations are told in full.
-const TOLD: usize = 100;
+const MAX_REPORTED: usize = 100;
 
 /// A check that was not begun. Made by [`Store::check`].
 ///
@@ -55,7 +55,7 @@ const TOLD: usize = 100;
 pub struct Check<'s> {
     engine: &'s Engine,
     full: bool,
-    observed: Observed<CheckStage>,
+    reporter: ProgressReporter<CheckStage>,
 }
 
 /// How far a [`Check`] has come.
@@ -122,7 +122,7 @@ impl<'s> Check<'s> {
         Self {
             engine,
             full: false,
-            observed: Observed::new(CheckStage::Integrity),
+            reporter: ProgressReporter::new(CheckStage::Integrity),
         }
     }
 
@@ -142,7 +142,7 @@ impl<'s> Check<'s> {
         every: Duration,
         mut f: impl FnMut(&CheckProgress) -> ControlFlow<()> + Send + 'static,
     ) -> Self {
-        self.observed
+        self.reporter
             .call(every, move |stage, elapsed| f(&CheckProgress { stage, elapsed }));
         self
     }
@@ -163,17 +163,17 @@ impl<'s> Check<'s> {
             full: self.full,
             ..CheckReport::default()
         };
-        self.observed.begin();
+        self.reporter.begin();
         let looked = self.engine.inspect(|conn, interrupt| {
-            let _watching = self.observed.watch(conn, interrupt);
+            let _watching = self.reporter.watch(conn, interrupt);
             integrity(conn, &mut report)
         });
         self.judge(looked, &mut report)?;
         let looked = self.engine.inspect(|conn, interrupt| {
-            let _watching = self.observed.watch(conn, interrupt);
+            let _watching = self.reporter.watch(conn, interrupt);
             // If that breaks off, `end` will say why.
             foreign_keys(conn, &mut report, |tables_done, tables_total| {
-                self.observed.enter(CheckStage::ForeignKeys {
+                self.reporter.enter(CheckStage::ForeignKeys {
                     tables_done,
                     tables_total,
                 })
@@ -186,7 +186,7 @@ impl<'s> Check<'s> {
 
     /// Once the connection has gone back to the pool: damage goes into the report, and other errors to the caller.
     fn judge(&self, looked: Result<()>, report: &mut CheckReport) -> Result<()> {
-        self.observed.end(WORK)?;
+        self.reporter.end(OPERATION)?;
         let Err(error) = looked else { return Ok(()) };
         match error.sqlite().filter(|error| is_damage(error)) {
             Some(damage) => {
@@ -254,7 +254,7 @@ fn violations(conn: &Connection, child: &str, report: &mut CheckReport) -> rusql
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         report.total_foreign_key_violations += 1;
-        if report.foreign_key_violations.len() < TOLD {
+        if report.foreign_key_violations.len() < MAX_REPORTED {
             report.foreign_key_violations.push(ForeignKeyViolation {
                 table: text(row, 0)?,
                 rowid: row.get(1)?,

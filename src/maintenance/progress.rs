@@ -2,7 +2,7 @@
 //!
 //! SQLite calls a connection's progress handler between steps of its work, on the thread that does it, and that asks
 //! (`connection/interrupt.rs`). A panic in there would be lost: rusqlite catches it and goes on as if the handler had said
-//! yes. So a [`Observed`] catches it, has the work stopped, and panics again once the connection is put right.
+//! yes. So a [`ProgressReporter`] catches it, has the work stopped, and panics again once the connection is put right.
 
 use std::any::Any;
 use std::ops::ControlFlow;
@@ -22,12 +22,12 @@ type Callback<S> = Box<dyn FnMut(S, Duration) -> ControlFlow<()> + Send>;
 type Limit = Box<dyn Fn() -> Option<Error> + Send>;
 
 /// Work that has a callback, or none. `S` is the stage that the work is at.
-pub(crate) struct Observed<S> {
+pub(crate) struct ProgressReporter<S> {
     /// Only the thread that does the work takes the lock, which is there since rusqlite asks handlers to be `Send`.
-    state: Arc<Mutex<State<S>>>,
+    state: Arc<Mutex<ReporterState<S>>>,
 }
 
-struct State<S> {
+struct ReporterState<S> {
     stage: S,
     every: Duration,
     began: Tick,
@@ -36,21 +36,21 @@ struct State<S> {
     /// Not there while it is called.
     callback: Option<Callback<S>>,
     limit: Option<Limit>,
-    stop: Option<Stop>,
+    stop: Option<StopReason>,
 }
 
 /// Why the work is stopped.
-enum Stop {
+enum StopReason {
     Cancelled,
     AtLimit(Error),
     Panicked(Box<dyn Any + Send>),
 }
 
-impl<S: Copy + Send + 'static> Observed<S> {
+impl<S: Copy + Send + 'static> ProgressReporter<S> {
     pub(crate) fn new(stage: S) -> Self {
         let now = Tick::now();
         Self {
-            state: Arc::new(Mutex::new(State {
+            state: Arc::new(Mutex::new(ReporterState {
                 stage,
                 every: Duration::ZERO,
                 began: now,
@@ -70,7 +70,7 @@ impl<S: Copy + Send + 'static> Observed<S> {
     }
 
     /// Asks that at every look, besides: a time that is over, a store that closes.
-    pub(crate) fn stop_at(&self, limit: impl Fn() -> Option<Error> + Send + 'static) {
+    pub(crate) fn set_limit(&self, limit: impl Fn() -> Option<Error> + Send + 'static) {
         self.lock().limit = Some(Box::new(limit));
     }
 
@@ -89,20 +89,20 @@ impl<S: Copy + Send + 'static> Observed<S> {
             return None;
         }
         drop(state);
-        let observed = Self {
+        let reporter = Self {
             state: Arc::clone(&self.state),
         };
-        Some(interrupt.watch(conn, move || observed.look().is_break()))
+        Some(interrupt.watch(conn, move || reporter.poll().is_break()))
     }
 
     /// The work has come to that stage.
     pub(crate) fn enter(&self, stage: S) -> ControlFlow<()> {
         self.lock().stage = stage;
-        self.look()
+        self.poll()
     }
 
     /// The work has come to that stage: calls the callback, also before it is time to.
-    pub(crate) fn tell(&self, stage: S) -> ControlFlow<()> {
+    pub(crate) fn report(&self, stage: S) -> ControlFlow<()> {
         let mut state = self.lock();
         state.stage = stage;
         if state.is_stopped() {
@@ -116,7 +116,7 @@ impl<S: Copy + Send + 'static> Observed<S> {
     }
 
     /// Calls the callback if it is time to, and says whether the work is to go on.
-    pub(crate) fn look(&self) -> ControlFlow<()> {
+    pub(crate) fn poll(&self) -> ControlFlow<()> {
         let mut state = self.lock();
         if state.is_stopped() {
             return ControlFlow::Break(());
@@ -128,7 +128,7 @@ impl<S: Copy + Send + 'static> Observed<S> {
     }
 
     /// Not under the lock.
-    fn call_back(&self, mut state: MutexGuard<'_, State<S>>) -> ControlFlow<()> {
+    fn call_back(&self, mut state: MutexGuard<'_, ReporterState<S>>) -> ControlFlow<()> {
         let Some(mut callback) = state.callback.take() else {
             return ControlFlow::Continue(());
         };
@@ -140,8 +140,8 @@ impl<S: Copy + Send + 'static> Observed<S> {
         state.last = Tick::now();
         state.stop = match said {
             Ok(ControlFlow::Continue(())) => None,
-            Ok(ControlFlow::Break(())) => Some(Stop::Cancelled),
-            Err(payload) => Some(Stop::Panicked(payload)),
+            Ok(ControlFlow::Break(())) => Some(StopReason::Cancelled),
+            Err(payload) => Some(StopReason::Panicked(payload)),
         };
         state.verdict()
     }
@@ -159,23 +159,23 @@ impl<S: Copy + Send + 'static> Observed<S> {
         let stop = self.lock().stop.take();
         match stop {
             None => Ok(()),
-            Some(Stop::Cancelled) => Err(Error::Cancelled { work }),
-            Some(Stop::AtLimit(error)) => Err(error),
-            Some(Stop::Panicked(payload)) => resume_unwind(payload),
+            Some(StopReason::Cancelled) => Err(Error::Cancelled { work }),
+            Some(StopReason::AtLimit(error)) => Err(error),
+            Some(StopReason::Panicked(payload)) => resume_unwind(payload),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<S>> {
+    fn lock(&self) -> MutexGuard<'_, ReporterState<S>> {
         self.state.lock()
     }
 }
 
-impl<S> State<S> {
+impl<S> ReporterState<S> {
     /// Or is to be.
     fn is_stopped(&mut self) -> bool {
         if self.stop.is_none() {
             let reached = self.limit.as_ref().and_then(|limit| limit());
-            self.stop = reached.map(Stop::AtLimit);
+            self.stop = reached.map(StopReason::AtLimit);
         }
         self.stop.is_some()
     }
@@ -196,17 +196,17 @@ mod tests {
     fn the_callback_is_not_called_before_its_time_nor_after_it_has_stopped_the_work() {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&calls);
-        let observed = Observed::new(0);
-        observed.call(Duration::from_secs(3600), move |stage, _| {
+        let reporter = ProgressReporter::new(0);
+        reporter.call(Duration::from_secs(3600), move |stage, _| {
             seen.lock().push(stage);
             ControlFlow::Break(())
         });
-        observed.begin();
-        assert!(observed.enter(1).is_continue());
-        observed.lock().every = Duration::ZERO;
-        assert!(observed.enter(2).is_break());
-        assert!(observed.enter(3).is_break());
+        reporter.begin();
+        assert!(reporter.enter(1).is_continue());
+        reporter.lock().every = Duration::ZERO;
+        assert!(reporter.enter(2).is_break());
+        assert!(reporter.enter(3).is_break());
         assert_eq!(*calls.lock(), [2]);
-        assert!(matches!(observed.end("it"), Err(Error::Cancelled { work: "it" })));
+        assert!(matches!(reporter.end("it"), Err(Error::Cancelled { work: "it" })));
     }
 }

@@ -15,7 +15,7 @@ use std::{fmt, fs};
 
 use rusqlite::ffi;
 
-use super::progress::Observed;
+use super::progress::ProgressReporter;
 #[cfg(doc)]
 use crate::Store;
 use crate::connection::file::{available, temporary_folder};
@@ -23,10 +23,10 @@ use crate::connection::with_temporary_files;
 use crate::engine::Engine;
 use crate::error::{Error, Result, primary_code};
 use crate::telemetry::event::event;
-use crate::write::{Size, Writer, commit_is_unknown};
+use crate::write::{DatabaseSize, Writer, commit_is_unknown};
 
 /// What errors call it.
-const WORK: &str = "vacuum";
+const OPERATION: &str = "vacuum";
 
 /// A `VACUUM` that was not begun. Made by [`Store::vacuum`].
 ///
@@ -69,7 +69,7 @@ const WORK: &str = "vacuum";
 #[must_use = "nothing is done before `run`"]
 pub struct Vacuum<'s> {
     engine: &'s Engine,
-    observed: Observed<()>,
+    reporter: ProgressReporter<()>,
 }
 
 /// How far a [`Vacuum`] has come. SQLite does not say how much of it is left.
@@ -100,7 +100,7 @@ impl<'s> Vacuum<'s> {
     pub(crate) fn new(engine: &'s Engine) -> Self {
         Self {
             engine,
-            observed: Observed::new(()),
+            reporter: ProgressReporter::new(()),
         }
     }
 
@@ -114,7 +114,7 @@ impl<'s> Vacuum<'s> {
         every: Duration,
         mut f: impl FnMut(&VacuumProgress) -> ControlFlow<()> + Send + 'static,
     ) -> Self {
-        self.observed
+        self.reporter
             .call(every, move |(), elapsed| f(&VacuumProgress { elapsed }));
         self
     }
@@ -133,13 +133,14 @@ impl<'s> Vacuum<'s> {
     /// If the progress callback panics: the database is as it was, and the panic goes on here.
     #[track_caller]
     pub fn run(self) -> Result<VacuumReport> {
-        let observed = self.observed;
-        self.engine.run_alone(WORK, move |writer| run(writer, &observed))
+        let reporter = self.reporter;
+        self.engine
+            .run_exclusive(OPERATION, move |writer| run(writer, &reporter))
     }
 }
 
 /// On the writer thread.
-fn run(writer: &mut Writer, observed: &Observed<()>) -> Result<VacuumReport> {
+fn run(writer: &mut Writer, reporter: &ProgressReporter<()>) -> Result<VacuumReport> {
     let began = Instant::now();
     writer.empty_log();
     if let Some(poisoned) = writer.poisoned() {
@@ -147,9 +148,9 @@ fn run(writer: &mut Writer, observed: &Observed<()>) -> Result<VacuumReport> {
     }
     let before = writer.size().map_err(Error::not_started)?;
     check_room(writer.path(), &before, writer.options().cache_size)?;
-    observed.begin();
-    if let Err(error) = vacuum(writer, observed) {
-        return Err(failed(writer, observed, error));
+    reporter.begin();
+    if let Err(error) = vacuum(writer, reporter) {
+        return Err(failed(writer, reporter, error));
     }
     let wal_truncated = writer.empty_log();
     let after = writer.size()?;
@@ -174,10 +175,10 @@ fn run(writer: &mut Writer, observed: &Observed<()>) -> Result<VacuumReport> {
     Ok(report)
 }
 
-fn vacuum(writer: &Writer, observed: &Observed<()>) -> rusqlite::Result<()> {
-    let (conn, fence) = (writer.conn(), writer.fence());
-    let watching = observed.watch(conn, writer.interrupt());
-    let done = with_temporary_files(conn, fence, || fence.own(|| conn.execute_batch("VACUUM main")));
+fn vacuum(writer: &Writer, reporter: &ProgressReporter<()>) -> rusqlite::Result<()> {
+    let (conn, guard) = (writer.conn(), writer.guard());
+    let watching = reporter.watch(conn, writer.interrupt());
+    let done = with_temporary_files(conn, guard, || guard.as_internal(|| conn.execute_batch("VACUUM main")));
     // Here, so that the callback is dropped where a panic of that does no harm.
     drop(watching);
     done
@@ -188,13 +189,13 @@ fn vacuum(writer: &Writer, observed: &Observed<()>) -> rusqlite::Result<()> {
 /// # Panics
 ///
 /// If the callback has.
-fn failed(writer: &mut Writer, observed: &Observed<()>, error: rusqlite::Error) -> Error {
+fn failed(writer: &mut Writer, reporter: &ProgressReporter<()>, error: rusqlite::Error) -> Error {
     if commit_is_unknown(&error) && !writer.log_is_empty() {
         return writer.unknown(&error.into());
     }
     // A disk that is full is full of what came to the log.
     writer.empty_log();
-    if let Err(cancelled) = observed.end(WORK) {
+    if let Err(cancelled) = reporter.end(OPERATION) {
         return cancelled;
     }
     if primary_code(&error) == Some(ffi::SQLITE_BUSY) {
@@ -205,7 +206,7 @@ fn failed(writer: &mut Writer, observed: &Observed<()>, error: rusqlite::Error) 
 
 /// Whether the copy fits where temporary files go, and the log where the database is. A copy that fits in the page cache
 /// needs no file.
-fn check_room(database: &Path, size: &Size, cache: u64) -> Result<()> {
+fn check_room(database: &Path, size: &DatabaseSize, cache: u64) -> Result<()> {
     let used = size.pages.saturating_sub(size.free);
     let copy = if used * size.page > cache { used * size.page } else { 0 };
     let folder = database.parent().unwrap_or(Path::new("/")).to_owned();

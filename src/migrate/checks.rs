@@ -29,14 +29,14 @@ pub(crate) struct Dangling {
 impl Dangling {
     /// Looks at every table that refers to another, but for those that could not be checked before either.
     pub(crate) fn read(conn: &Connection, now: &References, before: &References) -> rusqlite::Result<Self> {
-        const TOLD: usize = 5;
+        const MAX_REPORTED: usize = 5;
         let (mut first, mut total) = (Vec::new(), 0);
         for table in now.children().filter(|table| !before.mismatched.contains(*table)) {
             let mut statement = conn.prepare(&check(table))?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 total += 1;
-                if first.len() < TOLD {
+                if first.len() < MAX_REPORTED {
                     let (table, rowid, parent): (String, Option<i64>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
                     let row = rowid.map_or_else(String::new, |rowid| format!(" row {rowid}"));
                     first.push(format!("{table}{row} -> {parent}"));

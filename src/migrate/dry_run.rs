@@ -22,11 +22,11 @@ pub enum DryRun {
 }
 
 /// A table, index, view or trigger of the database, or a row of the record.
-pub(super) struct Schema {
+pub(super) struct SchemaCopy {
     statements: Vec<String>,
 }
 
-impl Schema {
+impl SchemaCopy {
     pub(super) fn read(conn: &Connection) -> Result<Self> {
         // A virtual table makes its shadow tables itself. SQLite makes its own tables itself.
         let sql = "SELECT sql FROM sqlite_schema

@@ -41,7 +41,7 @@ pub use self::dry_run::DryRun;
 use self::plan::Target;
 use self::record::Record;
 use self::script::Script;
-use self::step::{Did, Errand};
+use self::step::{StepOutcome, StepRequest};
 use crate::connection::file::TempFolder;
 use crate::engine::Engine;
 pub use crate::error::{Direction, MigrationError};
@@ -53,7 +53,7 @@ use crate::write::Writer;
 use crate::{Options, Store};
 
 /// How often a process looks whether another has finished a migration that runs outside a transaction.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const UNFINISHED_POLL: Duration = Duration::from_millis(50);
 
 /// One change of the schema: a version, a name, the SQL of the way up, and perhaps that of the way down.
 ///
@@ -463,17 +463,17 @@ fn drive(
     let patience = engine.options.migration_timeout;
     let mut met_unfinished = None;
     loop {
-        let errand = Errand {
+        let request = StepRequest {
             set: set.clone(),
             target,
             patience,
             backup: report.steps.is_empty(),
             not_strict: not_strict.clone(),
         };
-        match engine.run_alone("migrate", move |writer: &mut Writer| step::step(writer, &errand))? {
-            Did::Nothing => return Ok(()),
-            Did::Record => {}
-            Did::Made(made) => {
+        match engine.run_exclusive("migrate", move |writer: &mut Writer| step::step(writer, &request))? {
+            StepOutcome::Nothing => return Ok(()),
+            StepOutcome::Record => {}
+            StepOutcome::Made(made) => {
                 let again =
                     |step: &MigrationStep| step.version == made.step.version && step.direction == made.step.direction;
                 if report.steps.iter().any(again) {
@@ -484,12 +484,12 @@ fn drive(
                 report.backup = made.backup.or(report.backup.take());
                 *not_strict = made.not_strict;
             }
-            Did::Unfinished(error) => {
+            StepOutcome::Unfinished(error) => {
                 let since = *met_unfinished.get_or_insert_with(Instant::now);
                 if since.elapsed() >= patience {
                     return Err(error.into());
                 }
-                thread::sleep(LOOK_AGAIN);
+                thread::sleep(UNFINISHED_POLL);
                 continue;
             }
         }
@@ -513,11 +513,11 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
     let patience = options.busy_timeout;
     let copy = match on {
         DryRun::Schema => {
-            let schema = engine.read(own_read(), |tx| dry_run::Schema::read(tx))?;
+            let schema = engine.read(own_read(), |tx| dry_run::SchemaCopy::read(tx))?;
             let copy = Engine::open(options, &path, None, patience)?;
-            copy.run_alone("migrate", move |writer: &mut Writer| {
+            copy.run_exclusive("migrate", move |writer: &mut Writer| {
                 let conn = writer.conn();
-                writer.fence().own(|| {
+                writer.guard().as_internal(|| {
                     conn.execute_batch("PRAGMA foreign_keys = OFF")?;
                     schema.write(conn)
                 })

@@ -6,7 +6,7 @@ use rusqlite::fallible_iterator::FallibleIterator as _;
 use rusqlite::{Batch, Connection, ffi};
 use sha2::{Digest, Sha256};
 
-use crate::connection::authorizer::{Fence, Licence};
+use crate::connection::authorizer::{Privilege, SqlGuard};
 use crate::connection::with_temporary_files;
 use crate::error::Error;
 
@@ -38,7 +38,7 @@ pub(crate) struct Spot {
 }
 
 /// A statement that did not go well.
-pub(crate) struct Stop {
+pub(crate) struct ScriptStop {
     pub(crate) spot: Spot,
     pub(crate) error: StopError,
 }
@@ -105,19 +105,19 @@ impl Script {
     pub(crate) fn run(
         &self,
         conn: &Connection,
-        fence: &Fence,
-        licence: Licence,
+        guard: &SqlGuard,
+        privilege: Privilege,
         mut after: impl FnMut(&Spot) -> Result<(), Error>,
-    ) -> Result<Spot, Box<Stop>> {
+    ) -> Result<Spot, Box<ScriptStop>> {
         let text = self.text();
         let mut at = skip_blank(text);
         let mut spot = self.start();
         while at < text.len() {
             let rest = &self.sql[at..];
-            let licence = licence_of(rest, licence);
-            let mut run = || fence.licensed(licence, || run_first(conn, rest, &mut spot));
-            let length = match licence {
-                Licence::Vacuum => with_temporary_files(conn, fence, run),
+            let privilege = privilege_of(rest, privilege);
+            let mut run = || guard.with_privilege(privilege, || run_first(conn, rest, &mut spot));
+            let length = match privilege {
+                Privilege::Vacuum => with_temporary_files(conn, guard, run),
                 _ => run(),
             }?;
             if let Err(error) = after(&spot) {
@@ -134,23 +134,23 @@ impl Script {
 }
 
 /// VACUUM attaches a database of no name, which nothing else may.
-fn licence_of(sql: &str, licence: Licence) -> Licence {
+fn privilege_of(sql: &str, privilege: Privilege) -> Privilege {
     let is_vacuum = sql.get(..6).is_some_and(|word| word.eq_ignore_ascii_case("VACUUM"));
-    match licence {
-        Licence::NoTransaction if is_vacuum => Licence::Vacuum,
+    match privilege {
+        Privilege::NoTransaction if is_vacuum => Privilege::Vacuum,
         other => other,
     }
 }
 
 impl Spot {
-    fn stop(&self, error: StopError) -> Box<Stop> {
+    fn stop(&self, error: StopError) -> Box<ScriptStop> {
         let spot = self.clone();
-        Box::new(Stop { spot, error })
+        Box::new(ScriptStop { spot, error })
     }
 }
 
 /// Runs the statement that the text, which ends with a NUL, begins with, and says how long it is.
-fn run_first(conn: &Connection, sql: &str, spot: &mut Spot) -> Result<usize, Box<Stop>> {
+fn run_first(conn: &Connection, sql: &str, spot: &mut Spot) -> Result<usize, Box<ScriptStop>> {
     spot.statement = excerpt(sql.lines().next().unwrap_or_default());
     let prepared = Batch::new(conn, sql).next();
     if let Err(rusqlite::Error::SqlInputError { offset, .. }) = &prepared

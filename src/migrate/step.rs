@@ -30,10 +30,10 @@ use super::adopt::Adoption;
 use super::checks::{Dangling, References, tables_not_strict};
 use super::plan::{Step, Target};
 use super::record::{self, Record};
-use super::script::{Spot, Stop, StopError};
+use super::script::{ScriptStop, Spot, StopError};
 use super::{Direction, MigrationStep, Migrations};
 use crate::backup;
-use crate::connection::authorizer::{Licence, TableChange};
+use crate::connection::authorizer::{Privilege, TableChange};
 use crate::error::{Error, MigrationError, Outcome, Result, not_begun, primary_code};
 use crate::telemetry::event::event;
 use crate::transaction::ENDED;
@@ -41,7 +41,7 @@ use crate::write::{Writer, commit_is_unknown};
 
 /// What a step is to do.
 #[derive(Clone, Debug)]
-pub(crate) struct Errand {
+pub(crate) struct StepRequest {
     pub(crate) set: Migrations,
     pub(crate) target: Target,
     /// How long to wait for other processes.
@@ -53,7 +53,7 @@ pub(crate) struct Errand {
 }
 
 /// What it has done.
-pub(crate) enum Did {
+pub(crate) enum StepOutcome {
     /// There was nothing to do.
     Nothing,
     /// Brought the record up to date: there may be more to do.
@@ -71,12 +71,12 @@ pub(crate) struct Made {
 }
 
 /// Makes the next step.
-pub(crate) fn step(writer: &mut Writer, errand: &Errand) -> Result<Did> {
+pub(crate) fn step(writer: &mut Writer, request: &StepRequest) -> Result<StepOutcome> {
     foreign_keys_off(writer)?;
-    begin(writer, errand.patience)?;
-    let done = Attempt {
+    begin(writer, request.patience)?;
+    let done = StepRunner {
         writer,
-        errand,
+        request,
         kept: Cell::new(0),
     }
     .make();
@@ -87,8 +87,8 @@ pub(crate) fn step(writer: &mut Writer, errand: &Errand) -> Result<Did> {
 fn foreign_keys_off(writer: &Writer) -> Result<()> {
     let conn = writer.conn();
     writer
-        .fence()
-        .own(|| conn.execute_batch("PRAGMA foreign_keys = OFF"))
+        .guard()
+        .as_internal(|| conn.execute_batch("PRAGMA foreign_keys = OFF"))
         .map_err(Error::not_started)
 }
 
@@ -102,27 +102,27 @@ fn begin(writer: &mut Writer, patience: Duration) -> Result<()> {
     })
 }
 
-struct Attempt<'w> {
+struct StepRunner<'w> {
     writer: &'w mut Writer,
-    errand: &'w Errand,
+    request: &'w StepRequest,
     /// How many statements are committed already.
     kept: Cell<usize>,
 }
 
-impl Attempt<'_> {
+impl StepRunner<'_> {
     /// In an open transaction. If it returns without having ended that, there is nothing in it to keep.
-    fn make(&mut self) -> Result<Did> {
-        let set = &self.errand.set;
-        let record = self.own(Record::read)?;
+    fn make(&mut self) -> Result<StepOutcome> {
+        let set = &self.request.set;
+        let record = self.as_internal(Record::read)?;
         if self.bring_up_to_date(&record)? {
             self.writer.commit_own()?;
-            return Ok(Did::Record);
+            return Ok(StepOutcome::Record);
         }
         if let Some(unfinished) = record.unfinished(set) {
-            return Ok(Did::Unfinished(unfinished));
+            return Ok(StepOutcome::Unfinished(unfinished));
         }
-        let Some(step) = set.next(&record.applied, self.errand.target)? else {
-            return Ok(Did::Nothing);
+        let Some(step) = set.next(&record.applied, self.request.target)? else {
+            return Ok(StepOutcome::Nothing);
         };
         let backup = self.back_up(step)?;
         let began = Instant::now();
@@ -154,7 +154,7 @@ impl Attempt<'_> {
             },
             "migration made"
         );
-        Ok(Did::Made(Made {
+        Ok(StepOutcome::Made(Made {
             step,
             backup,
             not_strict,
@@ -163,15 +163,15 @@ impl Attempt<'_> {
 
     /// Takes over what another tool has recorded. Says whether there was anything.
     fn bring_up_to_date(&self, record: &Record) -> Result<bool> {
-        let set = &self.errand.set;
-        if let Some(adoption) = self.own(|conn| Adoption::find(conn, set, record))? {
+        let set = &self.request.set;
+        if let Some(adoption) = self.as_internal(|conn| Adoption::find(conn, set, record))? {
             set.check(&adoption.as_applied())?;
-            self.own(|conn| adoption.enter(conn, set))?;
+            self.as_internal(|conn| adoption.enter(conn, set))?;
             return Ok(true);
         }
         set.check(&record.applied)?;
         let unknown: Vec<_> = record.without_details(set).collect();
-        self.own(|conn| {
+        self.as_internal(|conn| {
             if !unknown.is_empty() {
                 record::create(conn)?;
             }
@@ -185,12 +185,12 @@ impl Attempt<'_> {
     /// Made by a reader of its own, while this transaction keeps everybody from writing. A database with nothing in it
     /// needs none.
     fn back_up(&self, first: Step<'_>) -> Result<Option<PathBuf>> {
-        let Some(folder) = self.errand.set.backup.as_ref().filter(|_| self.errand.backup) else {
+        let Some(folder) = self.request.set.backup.as_ref().filter(|_| self.request.backup) else {
             return Ok(None);
         };
         let look = "SELECT count(*), strftime('%Y%m%dT%H%M%fZ', 'now') FROM main.sqlite_schema";
         let (objects, now): (i64, String) =
-            self.own(|conn| conn.query_row(look, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
+            self.as_internal(|conn| conn.query_row(look, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
         if objects == 0 {
             return Ok(None);
         }
@@ -221,14 +221,14 @@ impl Attempt<'_> {
             { version = step.migration().version, migration = %script.file, direction = %step.direction() },
             "migration begins"
         );
-        let references = self.own(References::read)?;
+        let references = self.as_internal(References::read)?;
         let began = Instant::now();
         let mut tables = Tables {
-            not_strict: self.own(tables_not_strict)?,
-            made: self.errand.not_strict.clone(),
+            not_strict: self.as_internal(tables_not_strict)?,
+            made: self.request.not_strict.clone(),
         };
         let end = if script.transaction {
-            self.run_script(step, Licence::Migration, &mut tables)?
+            self.run_script(step, Privilege::Migration, &mut tables)?
         } else {
             self.run_without_transaction(step, record, &mut tables)?
         };
@@ -244,15 +244,15 @@ impl Attempt<'_> {
         Ok(tables.made)
     }
 
-    fn run_script(&self, step: Step<'_>, licence: Licence, tables: &mut Tables) -> Result<Spot> {
-        let (conn, fence) = (self.writer.conn(), self.writer.fence());
-        fence.take_table_change();
-        let mut committed = Some(fence.changes().restart(conn));
-        let ran = step.script().run(conn, fence, licence, |spot| {
+    fn run_script(&self, step: Step<'_>, privilege: Privilege, tables: &mut Tables) -> Result<Spot> {
+        let (conn, guard) = (self.writer.conn(), self.writer.guard());
+        guard.take_table_change();
+        let mut committed = Some(guard.changes().restart(conn));
+        let ran = step.script().run(conn, guard, privilege, |spot| {
             let was_open = committed.is_none();
             committed = conn.is_autocommit().then(|| conn.total_changes());
             if committed.is_some() {
-                if licence == Licence::Migration {
+                if privilege == Privilege::Migration {
                     return Err(ended());
                 }
                 // Of a transaction of the migration's own nothing stays before its COMMIT.
@@ -264,10 +264,11 @@ impl Attempt<'_> {
         });
         ran.map_err(|stop| {
             // INSERT OR FAIL keeps the rows before the one that failed.
-            if licence == Licence::NoTransaction && committed.is_some_and(|changes| conn.total_changes() > changes) {
+            if privilege == Privilege::NoTransaction && committed.is_some_and(|changes| conn.total_changes() > changes)
+            {
                 self.kept.set(stop.spot.number);
             }
-            fence.licensed(licence, || self.explain(step, *stop))
+            guard.with_privilege(privilege, || self.explain(step, *stop))
         })
     }
 
@@ -275,21 +276,21 @@ impl Attempt<'_> {
     fn run_without_transaction(&mut self, step: Step<'_>, record: &Record, tables: &mut Tables) -> Result<Spot> {
         let start = step.script().start();
         // What points nowhere already would be found when nothing can be undone any more.
-        let references = self.own(References::read)?;
+        let references = self.as_internal(References::read)?;
         self.check_foreign_keys(step, &start, &references)?;
         let (version, direction) = (record.version_of(step.migration()), step.direction());
-        self.own(|conn| record::mark(conn, version, step.migration(), direction))?;
+        self.as_internal(|conn| record::mark(conn, version, step.migration(), direction))?;
         self.writer.commit_own()?;
         // Each of its statements may have to wait for another process, and what came before it stays.
-        self.writer.conn().busy_timeout(self.errand.patience)?;
-        let ran = match self.run_script(step, Licence::NoTransaction, tables) {
+        self.writer.conn().busy_timeout(self.request.patience)?;
+        let ran = match self.run_script(step, Privilege::NoTransaction, tables) {
             Ok(end) if !self.writer.conn().is_autocommit() => Err(self.failed(step, end, open_transaction())),
             other => other,
         };
         self.writer.roll_back_own();
         match ran {
             Ok(end) => {
-                begin(self.writer, self.errand.patience).map_err(|error| self.failed(step, end.clone(), error))?;
+                begin(self.writer, self.request.patience).map_err(|error| self.failed(step, end.clone(), error))?;
                 Ok(end)
             }
             // Each statement is its own COMMIT here.
@@ -303,29 +304,29 @@ impl Attempt<'_> {
     }
 
     fn unmark(&mut self, version: &str, direction: Direction) -> Result<()> {
-        begin(self.writer, self.errand.patience)?;
-        self.own(|conn| record::unmark(conn, version, direction))?;
+        begin(self.writer, self.request.patience)?;
+        self.as_internal(|conn| record::unmark(conn, version, direction))?;
         self.writer.commit_own()
     }
 
     /// Enters the step in the record, if that is still as it was.
     fn enter(&self, step: Step<'_>, record: &Record, took: Duration) -> Result<()> {
-        if !self.own(Record::read)?.agrees_with(record) {
+        if !self.as_internal(Record::read)?.agrees_with(record) {
             return Err(changed_the_record());
         }
         let migration = step.migration();
-        self.own(|conn| match step {
+        self.as_internal(|conn| match step {
             Step::Up(_) => record::enter(conn, migration, took),
             Step::Down(_) => record::remove(conn, record.version_of(migration)),
         })
     }
 
     fn look_at_tables(&self, step: Step<'_>, spot: &Spot, tables: &mut Tables) -> Result<()> {
-        let change = self.writer.fence().take_table_change();
+        let change = self.writer.guard().take_table_change();
         if change == TableChange::None {
             return Ok(());
         }
-        let now = self.own(tables_not_strict)?;
+        let now = self.as_internal(tables_not_strict)?;
         tables.are_now(now, change == TableChange::Made);
         match tables.made.first() {
             Some(table) if self.writer.options().require_strict => Err(MigrationError::NotStrict {
@@ -345,16 +346,19 @@ impl Attempt<'_> {
         if !self.writer.options().foreign_keys {
             return Ok(());
         }
-        let references = self.own(References::read)?;
+        let references = self.as_internal(References::read)?;
         let look = |conn: &Connection| Dangling::read(conn, &references, before);
-        let now = self.own(look).map_err(|error| self.failed(step, spot.clone(), error))?;
+        let now = self
+            .as_internal(look)
+            .map_err(|error| self.failed(step, spot.clone(), error))?;
         let lost = references.turned_since(before);
         if now.total == 0 && lost.is_empty() {
             return Ok(());
         }
         self.writer.roll_back_own();
         let look = |conn: &Connection| Dangling::read(conn, before, before);
-        let already = self.kept.get() == 0 && lost.is_empty() && self.own(look).is_ok_and(|before| before == now);
+        let already =
+            self.kept.get() == 0 && lost.is_empty() && self.as_internal(look).is_ok_and(|before| before == now);
         Err(MigrationError::ForeignKeys {
             file: step.script().file.to_string(),
             version: step.migration().version,
@@ -374,9 +378,9 @@ impl Attempt<'_> {
         }
     }
 
-    fn explain(&self, step: Step<'_>, stop: Stop) -> Error {
+    fn explain(&self, step: Step<'_>, stop: ScriptStop) -> Error {
         let error = match stop.error {
-            StopError::Sqlite(error) => self.writer.fence().explain(error),
+            StopError::Sqlite(error) => self.writer.guard().explain(error),
             StopError::Parameter => {
                 let problem = "a migration has no parameters: write the value out, and put a string that has ? or : \
                                or @ or $ in it into quotes";
@@ -403,9 +407,9 @@ impl Attempt<'_> {
         .into()
     }
 
-    fn own<T, E: Into<Error>>(&self, f: impl FnOnce(&Connection) -> std::result::Result<T, E>) -> Result<T> {
+    fn as_internal<T, E: Into<Error>>(&self, f: impl FnOnce(&Connection) -> std::result::Result<T, E>) -> Result<T> {
         let conn = self.writer.conn();
-        self.writer.fence().own(|| f(conn)).map_err(Into::into)
+        self.writer.guard().as_internal(|| f(conn)).map_err(Into::into)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Collects the statistics of one store from the parts that count them.
 
-use crate::queue::Admission;
+use crate::queue::JobQueue;
 use crate::read::Readers;
 use crate::telemetry::stats::Stats;
 use crate::telemetry::{Telemetry, usage};
@@ -8,7 +8,7 @@ use crate::write::context::Writes;
 
 impl Stats {
     /// Reads every counter once, so the figures are of about one moment. Alerts are not in it: the watch adds them.
-    pub(crate) fn collect(writes: &Admission<Writes>, readers: &Readers, telemetry: &Telemetry) -> Self {
+    pub(crate) fn collect(writes: &JobQueue<Writes>, readers: &Readers, telemetry: &Telemetry) -> Self {
         Self {
             queued: writes.length(),
             deepest_queue: writes.deepest(),

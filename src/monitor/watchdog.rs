@@ -5,9 +5,9 @@
 //! its own store, and nothing else. A look first asks everybody, each under their own lock, and holds none of its own;
 //! then takes `state`, compares, and lets go of it; then emits events. So [`Store::stats`](crate::Store::stats) never
 //! waits for a file system or for a subscriber. The thread reaches a store by a weak reference and owns nothing of it.
-//! With the closing of the store [`Watch::end`] ends the looks, and says of what is wrong that it is over.
+//! With the closing of the store [`Watchdog::end`] ends the looks, and says of what is wrong that it is over.
 //!
-//! With the feature `metrics` each look also tells the recorder (`metrics/exporter.rs`), under the `publisher`'s lock,
+//! With the feature `metrics` each look also tells the recorder (`metrics/exporter.rs`), under the `exporter`'s lock,
 //! which nobody else takes but the end. A recorder is user code, which may panic, and may close the store: `publishing`
 //! has the token of the thread that holds the lock, so that the end on that thread leaves the last publication to it.
 
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "metrics")]
-use super::metrics::exporter::Publisher;
+use super::metrics::exporter::Exporter;
 use crate::connection::open_file::FileChange;
 use crate::options::Settings;
 use crate::read::Readers;
@@ -29,7 +29,7 @@ use crate::runtime::timer::{self, Periodic};
 #[cfg(feature = "metrics")]
 use crate::telemetry::activity::thread_token;
 use crate::telemetry::alert::{Alert, AlertKind};
-use crate::telemetry::backup_history::Failing;
+use crate::telemetry::backup_history::FailingBackups;
 use crate::telemetry::counters::LONG_WAIT;
 use crate::telemetry::event::event;
 use crate::telemetry::histogram::distribution;
@@ -43,32 +43,32 @@ use histogram::Histogram;
 const HEAD_WAIT: Duration = Duration::from_secs(1);
 
 /// Waits that are too few to speak of percentiles are put together with the next, for at most so many looks.
-const LOOKS: usize = 60;
-const FEW: u64 = 20;
+const WINDOW: usize = 60;
+const MIN_SAMPLES: u64 = 20;
 
 /// So many looks without it, and an alert is over.
-const QUIET: u32 = 3;
+const CLEAR_AFTER: u32 = 3;
 
 const LARGE_WAL: u64 = 100_000_000;
-const STUCK: u64 = 10;
+const STUCK_CHECKPOINTS: u64 = 10;
 const FREE_PAGES: u64 = 1000;
 const GIB: u64 = 1 << 30;
 
-pub(crate) struct Watch {
-    looker: Arc<Looker>,
+pub(crate) struct Watchdog {
+    sampler: Arc<Sampler>,
     looks: Option<Periodic>,
 }
 
-struct Looker {
+struct Sampler {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     telemetry: Arc<Telemetry>,
     options: Settings,
-    state: Mutex<State>,
+    state: Mutex<WatchState>,
     /// There until the end.
     #[cfg(feature = "metrics")]
-    publisher: Mutex<Option<Publisher>>,
-    /// The thread that holds the lock of `publisher`, by its token, or 0.
+    exporter: Mutex<Option<Exporter>>,
+    /// The thread that holds the lock of `exporter`, by its token, or 0.
     #[cfg(feature = "metrics")]
     publishing: AtomicUsize,
     /// Whether the next publication is the last one.
@@ -77,7 +77,7 @@ struct Looker {
 }
 
 /// What is compared from one look to the next.
-struct State {
+struct WatchState {
     window: Window,
     /// One of each look, the last ones.
     rates: VecDeque<Rates>,
@@ -106,14 +106,14 @@ struct Rates {
 /// An alert that goes on.
 struct Active {
     since: Instant,
-    found: Found,
+    found: Condition,
     /// Looks that have not seen it.
     quiet: u32,
 }
 
 /// What a look has found to be wrong.
 #[derive(Clone)]
-struct Found {
+struct Condition {
     kind: AlertKind,
     measurement: Measurement,
     site: Option<String>,
@@ -121,13 +121,13 @@ struct Found {
 }
 
 enum Change {
-    Begins(Found),
-    IsOver(Found, Duration),
+    Begins(Condition),
+    IsOver(Condition, Duration),
 }
 
-/// How the writes of the last minute went. See [`Watch::lately`].
+/// How the writes of the last minute went. See [`Watchdog::recent_writes`].
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Lately {
+pub(crate) struct RecentWrites {
     /// Whether it was long enough to speak of what goes on and on.
     pub(crate) is_long: bool,
     pub(crate) writes_a_second: f64,
@@ -136,7 +136,7 @@ pub(crate) struct Lately {
 }
 
 /// What a look sees, before it is compared with the one before.
-struct Seen {
+struct Sample {
     now: Instant,
     waits: Histogram,
     rates: Rates,
@@ -151,46 +151,46 @@ struct Seen {
     /// Bytes that are free, and below which they are too few.
     room: Option<(u64, u64)>,
     full_for: Option<String>,
-    failing_backups: Option<Failing>,
+    failing_backups: Option<FailingBackups>,
     file_change: Option<FileChange>,
 }
 
-impl Watch {
+impl Watchdog {
     pub(crate) fn start(
         shared: &Arc<Shared>,
         readers: &Arc<Readers>,
         telemetry: &Arc<Telemetry>,
         options: &Settings,
     ) -> Self {
-        let looker = Arc::new(Looker {
+        let sampler = Arc::new(Sampler {
             shared: Arc::clone(shared),
             readers: Arc::clone(readers),
             telemetry: Arc::clone(telemetry),
             options: options.clone(),
-            state: Mutex::new(State::new(telemetry)),
+            state: Mutex::new(WatchState::new(telemetry)),
             #[cfg(feature = "metrics")]
-            publisher: Mutex::new(Some(Publisher::new(&shared.path))),
+            exporter: Mutex::new(Some(Exporter::new(&shared.path))),
             #[cfg(feature = "metrics")]
             publishing: AtomicUsize::new(0),
             #[cfg(feature = "metrics")]
             is_over: AtomicBool::new(false),
         });
-        let weak = Arc::downgrade(&looker);
+        let weak = Arc::downgrade(&sampler);
         let look = move || {
-            if let Some(looker) = weak.upgrade() {
-                quietly(|| looker.look());
+            if let Some(sampler) = weak.upgrade() {
+                quietly(|| sampler.look());
                 // The last owner drops the options, and user code with them.
-                quietly(|| drop(looker));
+                quietly(|| drop(sampler));
             }
         };
         let wanted = !options.monitor_interval.is_zero();
         let looks = wanted.then(|| timer::every(options.monitor_interval, look));
-        Self { looker, looks }
+        Self { sampler, looks }
     }
 
     /// What the store does, and has done.
     pub(crate) fn stats(&self) -> Stats {
-        self.looker.stats()
+        self.sampler.stats()
     }
 
     /// Ends the looks. The store has closed.
@@ -198,49 +198,49 @@ impl Watch {
         if let Some(looks) = &self.looks {
             looks.cancel();
         }
-        let mut state = self.looker.state.lock();
+        let mut state = self.sampler.state.lock();
         state.ended = true;
         let active = mem::take(&mut state.active);
         drop(state);
         for active in active.into_values() {
-            self.looker.tell(Change::IsOver(active.found, active.since.elapsed()));
+            self.sampler.emit(Change::IsOver(active.found, active.since.elapsed()));
         }
         #[cfg(feature = "metrics")]
         if self.looks.is_some() {
-            self.looker.publish(true);
+            self.sampler.publish(true);
         }
     }
 
-    /// How the writes of the last minute went (the last [`LOOKS`] looks).
-    pub(crate) fn lately(&self) -> Lately {
-        let state = self.looker.state.lock();
+    /// How the writes of the last minute went (the last [`WINDOW`] looks).
+    pub(crate) fn recent_writes(&self) -> RecentWrites {
+        let state = self.sampler.state.lock();
         let (Some(first), Some(last)) = (state.rates.front(), state.rates.back()) else {
-            return Lately::default();
+            return RecentWrites::default();
         };
         let seconds = (last.at - first.at).as_secs_f64();
         let waits = last.waits - first.waits;
-        Lately {
-            is_long: state.rates.len() >= LOOKS / 2,
+        RecentWrites {
+            is_long: state.rates.len() >= WINDOW / 2,
             writes_a_second: (last.writes - first.writes) as f64 / seconds.max(f64::MIN_POSITIVE),
             long_waits: 100.0 * (last.long_waits - first.long_waits) as f64 / waits.max(1) as f64,
         }
     }
 }
 
-impl Drop for Watch {
+impl Drop for Watchdog {
     fn drop(&mut self) {
-        if self.looker.readers.is_left() {
+        if self.sampler.readers.is_left() {
             return;
         }
         self.end();
     }
 }
 
-impl Looker {
+impl Sampler {
     fn stats(&self) -> Stats {
         Stats {
             alerts: self.state.lock().alerts(),
-            ..Stats::collect(&self.shared.admission, &self.readers, &self.telemetry)
+            ..Stats::collect(&self.shared.queue, &self.readers, &self.telemetry)
         }
     }
 
@@ -251,41 +251,41 @@ impl Looker {
         if self.publishing.load(Ordering::Relaxed) == thread_token() {
             return;
         }
-        let mut publisher = self.publisher.lock();
+        let mut exporter = self.exporter.lock();
         self.publishing.store(thread_token(), Ordering::Relaxed);
-        if let Some(publisher) = &mut *publisher {
-            quietly(|| publisher.publish(&self.stats(), &self.telemetry));
+        if let Some(exporter) = &mut *exporter {
+            quietly(|| exporter.publish(&self.stats(), &self.telemetry));
         }
         if self.is_over.load(Ordering::Acquire) {
-            quietly(|| *publisher = None);
+            quietly(|| *exporter = None);
         }
         self.publishing.store(0, Ordering::Relaxed);
     }
 
     fn look(&self) {
-        let seen = self.see();
-        if let Some(change) = &seen.file_change {
+        let sample = self.take_sample();
+        if let Some(change) = &sample.file_change {
             self.shared.file_changed(change);
         }
         let changes = {
             let mut state = self.state.lock();
-            let found = state.compare(&seen, &self.options);
-            state.update(found, seen.now)
+            let found = state.compare(&sample, &self.options);
+            state.update(found, sample.now)
         };
         for change in changes {
-            self.tell(change);
+            self.emit(change);
         }
         #[cfg(feature = "metrics")]
         self.publish(false);
     }
 
-    fn see(&self) -> Seen {
+    fn take_sample(&self) -> Sample {
         let now = Instant::now();
         let shared = &self.shared;
         let telemetry = &self.telemetry;
         let counters = &telemetry.counters;
         let waits = counters.queue_wait.load();
-        Seen {
+        Sample {
             now,
             rates: Rates {
                 at: now,
@@ -296,8 +296,8 @@ impl Looker {
             waits,
             totals: usage::totals(&telemetry.write_sites),
             writing: telemetry.writing.activity(),
-            head_wait: shared.admission.longest_wait(now),
-            queued: shared.admission.length(),
+            head_wait: shared.queue.longest_wait(now),
+            queued: shared.queue.length(),
             wal_bytes: counters.wal_bytes.get(),
             unfinished: counters.consecutive_unfinished_checkpoints.get(),
             database: counters.size(),
@@ -316,10 +316,10 @@ impl Looker {
         Some((free, wanted))
     }
 
-    fn tell(&self, change: Change) {
+    fn emit(&self, change: Change) {
         let path = &self.shared.path;
         match change {
-            Change::Begins(Found {
+            Change::Begins(Condition {
                 kind,
                 measurement,
                 site,
@@ -339,7 +339,7 @@ impl Looker {
                 },
                 "an alert begins"
             ),
-            Change::IsOver(Found { kind, site, .. }, lasted) => event!(
+            Change::IsOver(Condition { kind, site, .. }, lasted) => event!(
                 info,
                 "larder::alert",
                 path,
@@ -350,7 +350,7 @@ impl Looker {
     }
 }
 
-impl State {
+impl WatchState {
     fn new(telemetry: &Telemetry) -> Self {
         Self {
             window: Window {
@@ -358,7 +358,7 @@ impl State {
                 looks: 0,
                 p95: Duration::ZERO,
             },
-            rates: VecDeque::with_capacity(LOOKS + 1),
+            rates: VecDeque::with_capacity(WINDOW + 1),
             totals: HashMap::new(),
             active: BTreeMap::new(),
             ended: false,
@@ -380,30 +380,30 @@ impl State {
     }
 
     /// What is wrong.
-    fn compare(&mut self, seen: &Seen, options: &Settings) -> Vec<Found> {
-        self.rates.push_back(seen.rates);
-        if self.rates.len() > LOOKS {
+    fn compare(&mut self, sample: &Sample, options: &Settings) -> Vec<Condition> {
+        self.rates.push_back(sample.rates);
+        if self.rates.len() > WINDOW {
             self.rates.pop_front();
         }
-        self.window.look(&seen.waits);
-        let hog = self.hog(seen);
-        let reader = seen.oldest.as_ref().map(|read| read.site.clone());
+        self.window.look(&sample.waits);
+        let busiest_writer = self.busiest_writer(sample);
+        let reader = sample.oldest.as_ref().map(|read| read.site.clone());
         let wal_limit = options.wal_limit.min(LARGE_WAL);
-        let wait = self.window.p95.max(if seen.head_wait > HEAD_WAIT {
-            seen.head_wait
+        let wait = self.window.p95.max(if sample.head_wait > HEAD_WAIT {
+            sample.head_wait
         } else {
             Duration::ZERO
         });
-        let age = seen.oldest.as_ref().map_or(Duration::ZERO, |read| read.age);
-        let DatabaseStats { pages, free_pages, .. } = seen.database;
-        let (free, wanted) = seen.room.unwrap_or((u64::MAX, 0));
-        let writer = seen.full_for.clone().or(hog.clone());
+        let age = sample.oldest.as_ref().map_or(Duration::ZERO, |read| read.age);
+        let DatabaseStats { pages, free_pages, .. } = sample.database;
+        let (free, wanted) = sample.room.unwrap_or((u64::MAX, 0));
+        let writer = sample.full_for.clone().or(busiest_writer.clone());
         let mut found = Vec::new();
         let mut check = |kind, wrong, value: f64, threshold: f64, unit, site: &Option<String>| {
             if wrong {
                 let (measurement, site) = (Measurement { value, threshold, unit }, site.clone());
                 let reason = None;
-                found.push(Found {
+                found.push(Condition {
                     kind,
                     measurement,
                     site,
@@ -412,27 +412,41 @@ impl State {
             }
         };
         let (waited, longest) = (wait.as_secs_f64(), LONG_WAIT.as_secs_f64());
-        check(AlertKind::SlowQueue, wait > LONG_WAIT, waited, longest, "s", &hog);
-        let (queued, room) = (seen.queued as f64, options.queue_capacity as f64);
-        check(AlertKind::QueueFull, queued >= room, queued, room, "writes", &hog);
+        check(
+            AlertKind::SlowQueue,
+            wait > LONG_WAIT,
+            waited,
+            longest,
+            "s",
+            &busiest_writer,
+        );
+        let (queued, room) = (sample.queued as f64, options.queue_capacity as f64);
+        check(
+            AlertKind::QueueFull,
+            queued >= room,
+            queued,
+            room,
+            "writes",
+            &busiest_writer,
+        );
         // A log that was all moved is emptied by the next commit.
-        let large = seen.wal_bytes > wal_limit && seen.unfinished > 0;
+        let large = sample.wal_bytes > wal_limit && sample.unfinished > 0;
         check(
             AlertKind::LargeWal,
             large,
-            seen.wal_bytes as f64,
+            sample.wal_bytes as f64,
             wal_limit as f64,
             "B",
             &reader,
         );
         let (age, oldest) = (age.as_secs_f64(), options.max_reader_age.as_secs_f64());
         check(AlertKind::OldRead, age > oldest, age, oldest, "s", &reader);
-        let stuck = seen.unfinished >= STUCK;
+        let stuck = sample.unfinished >= STUCK_CHECKPOINTS;
         check(
             AlertKind::StuckCheckpoint,
             stuck,
-            seen.unfinished as f64,
-            STUCK as f64,
+            sample.unfinished as f64,
+            STUCK_CHECKPOINTS as f64,
             "checkpoints",
             &reader,
         );
@@ -445,29 +459,34 @@ impl State {
             "%",
             &None,
         );
-        let full = free < wanted || seen.full_for.is_some();
+        let full = free < wanted || sample.full_for.is_some();
         check(AlertKind::DiskFull, full, free as f64, wanted as f64, "B", &writer);
-        found.extend(seen.failing_backups.as_ref().map(failing_backups));
-        found.extend(seen.file_change.as_ref().map(changed_file));
+        found.extend(sample.failing_backups.as_ref().map(failing_backups));
+        found.extend(sample.file_change.as_ref().map(changed_file));
         found
     }
 
     /// Whose writes keep the writer: the one that has run for long, or whose took most since the last look.
-    fn hog(&mut self, seen: &Seen) -> Option<String> {
+    fn busiest_writer(&mut self, sample: &Sample) -> Option<String> {
         let since = |(site, total): &(String, Duration)| {
             let before = self.totals.get(site).copied().unwrap_or_default();
             (total.saturating_sub(before), site.clone())
         };
-        let busiest = seen.totals.iter().map(since).filter(|(took, _)| !took.is_zero()).max();
-        self.totals = seen.totals.iter().cloned().collect();
-        let running = seen.writing.as_ref().filter(|write| write.age > LONG_WAIT);
+        let busiest = sample
+            .totals
+            .iter()
+            .map(since)
+            .filter(|(took, _)| !took.is_zero())
+            .max();
+        self.totals = sample.totals.iter().cloned().collect();
+        let running = sample.writing.as_ref().filter(|write| write.age > LONG_WAIT);
         running
             .map(|write| write.site.clone())
             .or(busiest.map(|(_, site)| site))
     }
 
     /// Begins what is new, and ends what was not found for some looks.
-    fn update(&mut self, found: Vec<Found>, now: Instant) -> Vec<Change> {
+    fn update(&mut self, found: Vec<Condition>, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.ended {
             return changes;
@@ -492,7 +511,7 @@ impl State {
                 }
             }
         }
-        let over = |active: &Active| active.quiet >= QUIET;
+        let over = |active: &Active| active.quiet >= CLEAR_AFTER;
         for active in self.active.values().filter(|active| over(active)) {
             changes.push(Change::IsOver(active.found.clone(), now - active.since));
         }
@@ -501,8 +520,8 @@ impl State {
     }
 }
 
-fn failing_backups(failing: &Failing) -> Found {
-    Found {
+fn failing_backups(failing: &FailingBackups) -> Condition {
+    Condition {
         kind: AlertKind::BackupFailed,
         measurement: Measurement {
             value: failing.in_a_row as f64,
@@ -514,8 +533,8 @@ fn failing_backups(failing: &Failing) -> Found {
     }
 }
 
-fn changed_file(change: &FileChange) -> Found {
-    Found {
+fn changed_file(change: &FileChange) -> Condition {
+    Condition {
         kind: match change {
             FileChange::Removed(..) | FileChange::Replaced(..) => AlertKind::FileMoved,
             FileChange::Unlocked(..) => AlertKind::LocksDropped,
@@ -532,7 +551,7 @@ fn changed_file(change: &FileChange) -> Found {
 
 impl Active {
     /// Who was found first stays named, unless nobody was.
-    fn goes_on(&mut self, found: Found) {
+    fn goes_on(&mut self, found: Condition) {
         self.quiet = 0;
         self.found.measurement = found.measurement;
         self.found.reason = found.reason;
@@ -549,7 +568,7 @@ impl Window {
             return;
         };
         let new = distribution(&new, u64::MAX);
-        if new.count >= FEW || self.looks >= LOOKS {
+        if new.count >= MIN_SAMPLES || self.looks >= WINDOW {
             self.p95 = Duration::from_nanos(new.p95);
             self.looks = 0;
             self.since = waits.clone();

@@ -7,15 +7,15 @@
 //!
 //! `at` is the alarm that counts. One that rings and is not it was set before an earlier one, and does nothing.
 //!
-//! Looking through the queue takes its lock. So after a ring there is a pause in which it cannot be set, of [`STEP`], or
-//! longer if looking took long: nobody is woken later than that after its deadline.
+//! Looking through the queue takes its lock. So after a ring there is a pause in which it cannot be set, of
+//! [`RESOLUTION`], or longer if looking took long: nobody is woken later than that after its deadline.
 
 use std::time::Duration;
 
 use crate::runtime::sync::Instant;
 use crate::runtime::sync::atomic::{AtomicU64, Ordering};
 
-const STEP: Duration = Duration::from_millis(5);
+const RESOLUTION: Duration = Duration::from_millis(5);
 
 /// The pause is so many times as long as looking took.
 const PAUSES: u32 = 20;
@@ -65,7 +65,7 @@ impl Alarm {
     /// The jobs were looked through until then, for so long under the queue's lock.
     pub(super) fn pause(&self, looking: Duration, ended: Instant) {
         // However long: the process may have been stopped meanwhile.
-        let pause = looking.saturating_mul(PAUSES).clamp(STEP, FAR);
+        let pause = looking.saturating_mul(PAUSES).clamp(RESOLUTION, FAR);
         self.not_before.store(self.nanos(ended + pause), Ordering::SeqCst);
     }
 
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(alarm.time(at), ended + ms(200));
         alarm.pause(ms(0), ended);
         let at = alarm.set(alarm.opened).unwrap();
-        assert_eq!(alarm.time(at), ended + STEP);
+        assert_eq!(alarm.time(at), ended + RESOLUTION);
         let stopped = ended + Duration::from_secs(3600);
         assert!(alarm.rings(at));
         alarm.pause(stopped - ended, stopped);

@@ -1,4 +1,4 @@
-//! One job: what it does, its terms, and the slot for its reply, in one allocation.
+//! One job: what it does, its metadata, and the slot for its reply, in one allocation.
 //!
 //! A queue carries jobs of one or more *scopes*. A [`Scope`] says what the work is given when it runs: a transaction, the
 //! writer, a snapshot. The scopes stand beside the workers that run them (`write/context.rs`, `read/context.rs`).
@@ -40,7 +40,7 @@ pub(crate) trait Work<S: Scope, T>: Send {
 }
 
 /// What the queue has to know of a job.
-pub(crate) struct Terms {
+pub(crate) struct JobMeta {
     pub(crate) site: CallSite,
     pub(crate) asked: Instant,
     pub(crate) deadline: Instant,
@@ -48,7 +48,7 @@ pub(crate) struct Terms {
 }
 
 /// What the caller is told.
-pub(crate) enum Verdict {
+pub(crate) enum Resolution {
     /// What its closure came to.
     Own,
     /// This, whatever its closure came to.
@@ -57,8 +57,8 @@ pub(crate) enum Verdict {
 
 /// What both hands hold, in this order: what is read and written beside what is only read.
 #[repr(C)]
-pub(crate) struct Asked<S: Scope, W, T> {
-    terms: Terms,
+pub(crate) struct Request<S: Scope, W, T> {
+    meta: JobMeta,
     order: S::Order,
     /// There until it is run. Taken by the hand that has the `Job`, and by who has withdrawn it, so hardly anybody ever
     /// waits for the lock.
@@ -66,10 +66,10 @@ pub(crate) struct Asked<S: Scope, W, T> {
     slot: Slot<T>,
 }
 
-impl<S: Scope, W, T> Asked<S, W, T> {
-    pub(crate) fn new(terms: Terms, order: S::Order, work: W, caller: Caller) -> Self {
+impl<S: Scope, W, T> Request<S, W, T> {
+    pub(crate) fn new(meta: JobMeta, order: S::Order, work: W, caller: Caller) -> Self {
         Self {
-            terms,
+            meta,
             order,
             work: Mutex::new(Some(work)),
             slot: Slot::new(caller),
@@ -81,11 +81,11 @@ impl<S: Scope, W, T> Asked<S, W, T> {
     }
 }
 
-impl<S: Scope, W: Work<S, T>, T> Asked<S, W, T> {
+impl<S: Scope, W: Work<S, T>, T> Request<S, W, T> {
     /// What the closure comes to, unless it was called before.
     fn call(&self, context: S::Context<'_, '_>) -> Option<Reply<T>> {
         let work = self.take_work()?;
-        let span = &self.terms.span;
+        let span = &self.meta.span;
         let process = Process::current();
         let called = catch_unwind(AssertUnwindSafe(|| span.in_scope(|| work.run(context))));
         if process.is_left() {
@@ -95,7 +95,7 @@ impl<S: Scope, W: Work<S, T>, T> Asked<S, W, T> {
     }
 }
 
-impl<S: Scope, W: Send, T: Send> Waits<T> for Asked<S, W, T> {
+impl<S: Scope, W: Send, T: Send> Waits<T> for Request<S, W, T> {
     fn slot(&self) -> &Slot<T> {
         &self.slot
     }
@@ -109,7 +109,7 @@ impl<S: Scope, W: Send, T: Send> Waits<T> for Asked<S, W, T> {
 
 /// A job as the queue sees it, whatever its scope, its work and its result are.
 pub(crate) trait Queued: Cancelled + Send + Sync {
-    fn terms(&self) -> &Terms;
+    fn meta(&self) -> &JobMeta;
     /// See [`Slot`] for these.
     fn get_in_line(&self);
     fn leave_line(&self);
@@ -119,26 +119,26 @@ pub(crate) trait Queued: Cancelled + Send + Sync {
 }
 
 /// A job as its worker sees it, whatever its work and its result are.
-trait Task<S: Scope>: Queued {
+trait DynJob<S: Scope>: Queued {
     fn order(&self) -> &S::Order;
     fn run(&self, context: S::Context<'_, '_>) -> std::result::Result<(), &'static str>;
     fn answer(&self, context: S::Context<'_, '_>);
     /// Gives back who is to be woken.
     #[must_use]
-    fn finish(&self, verdict: Verdict) -> Option<Waker>;
+    fn finish(&self, resolution: Resolution) -> Option<Waker>;
     /// The job goes without having been finished.
     fn abandon(&self);
 }
 
-impl<S: Scope, W, T> Cancelled for Asked<S, W, T> {
+impl<S: Scope, W, T> Cancelled for Request<S, W, T> {
     fn is_cancelled(&self) -> bool {
         self.slot.is_abandoned()
     }
 }
 
-impl<S: Scope, W: Send, T: Send> Queued for Asked<S, W, T> {
-    fn terms(&self) -> &Terms {
-        &self.terms
+impl<S: Scope, W: Send, T: Send> Queued for Request<S, W, T> {
+    fn meta(&self) -> &JobMeta {
+        &self.meta
     }
 
     fn get_in_line(&self) {
@@ -162,7 +162,7 @@ impl<S: Scope, W: Send, T: Send> Queued for Asked<S, W, T> {
     }
 }
 
-impl<S: Scope, W: Work<S, T>, T: Send> Task<S> for Asked<S, W, T> {
+impl<S: Scope, W: Work<S, T>, T: Send> DynJob<S> for Request<S, W, T> {
     fn order(&self) -> &S::Order {
         &self.order
     }
@@ -186,8 +186,8 @@ impl<S: Scope, W: Work<S, T>, T: Send> Task<S> for Asked<S, W, T> {
         }
     }
 
-    fn finish(&self, verdict: Verdict) -> Option<Waker> {
-        let Verdict::Failed(error) = verdict else {
+    fn finish(&self, resolution: Resolution) -> Option<Waker> {
+        let Resolution::Failed(error) = resolution else {
             return self.slot.complete_with_kept();
         };
         let own = self.slot.take_kept();
@@ -226,49 +226,49 @@ impl<S: Scope, W: Work<S, T>, T: Send> Task<S> for Asked<S, W, T> {
 /// The hand on a job that goes through the queue. It is finished once, or else it replies as it is dropped.
 pub(crate) struct Job<S: Scope> {
     /// There until it is finished or dropped.
-    task: Option<Arc<dyn Task<S>>>,
+    inner: Option<Arc<dyn DynJob<S>>>,
 }
 
 impl<S: Scope> Job<S> {
-    pub(crate) fn new<W, T>(asked: Arc<Asked<S, W, T>>) -> Self
+    pub(crate) fn new<W, T>(request: Arc<Request<S, W, T>>) -> Self
     where
         W: Work<S, T> + 'static,
         T: Send + 'static,
     {
-        Self { task: Some(asked) }
+        Self { inner: Some(request) }
     }
 
-    fn task(&self) -> &(dyn Task<S> + 'static) {
-        self.task.as_deref().expect("it is there until the job is finished")
+    fn inner(&self) -> &(dyn DynJob<S> + 'static) {
+        self.inner.as_deref().expect("it is there until the job is finished")
     }
 
     /// What its worker has to know of it.
     pub(crate) fn order(&self) -> &S::Order {
-        self.task().order()
+        self.inner().order()
     }
 
     /// Does the work, keeps what it came to, and says whether that was `Ok`, or else the kind of its error.
     pub(crate) fn run(&self, context: S::Context<'_, '_>) -> std::result::Result<(), &'static str> {
-        self.task().run(context)
+        self.inner().run(context)
     }
 
     /// Does the work, for a task, and leaves what it came to at the slot. Meanwhile the thread knows whether the task has
     /// gone away ([`cancellation::is_cancelled`]).
-    pub(crate) fn answer(mut self, context: S::Context<'_, '_>) -> Answered {
-        let task = self.task.clone().expect("it is there until the job is finished");
-        cancellation::with(Arc::clone(&task) as Arc<dyn Cancelled>, || task.answer(context));
+    pub(crate) fn answer(mut self, context: S::Context<'_, '_>) -> CompletedJob {
+        let inner = self.inner.clone().expect("it is there until the job is finished");
+        cancellation::with(Arc::clone(&inner) as Arc<dyn Cancelled>, || inner.answer(context));
         // Until here a panic of larder's own would have the job reply as it is dropped.
-        self.task = None;
-        Answered(task)
+        self.inner = None;
+        CompletedJob(inner)
     }
 
     /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic. So
     /// are wakers.
-    pub(crate) fn finish(mut self, verdict: Verdict) {
-        let task = self.task.take();
-        let waker = caught(|| task.as_ref().and_then(|task| task.finish(verdict)));
+    pub(crate) fn finish(mut self, resolution: Resolution) {
+        let inner = self.inner.take();
+        let waker = caught(|| inner.as_ref().and_then(|inner| inner.finish(resolution)));
         // First, so that it is the caller who frees the memory.
-        quietly(|| drop(task));
+        quietly(|| drop(inner));
         quietly(|| wake(waker.flatten()));
     }
 }
@@ -277,26 +277,26 @@ impl<S: Scope> Deref for Job<S> {
     type Target = dyn Queued;
 
     fn deref(&self) -> &Self::Target {
-        self.task()
+        self.inner()
     }
 }
 
 impl<S: Scope> Drop for Job<S> {
     fn drop(&mut self) {
-        let task = self.task.take();
+        let inner = self.inner.take();
         quietly(|| {
-            if let Some(task) = &task {
-                task.abandon();
+            if let Some(inner) = &inner {
+                inner.abandon();
             }
         });
-        quietly(|| drop(task));
+        quietly(|| drop(inner));
     }
 }
 
 /// A job whose reply is there for its task, which is still to be woken.
-pub(crate) struct Answered(Arc<dyn Queued>);
+pub(crate) struct CompletedJob(Arc<dyn Queued>);
 
-impl Answered {
+impl CompletedJob {
     /// As [`Pending::id`].
     pub(crate) fn id(&self) -> usize {
         Arc::as_ptr(&self.0).addr()

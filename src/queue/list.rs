@@ -18,7 +18,7 @@ pub(crate) struct Ticket {
     number: u64,
 }
 
-struct Entry<T> {
+struct Node<T> {
     /// `None` if the entry is free.
     item: Option<T>,
     number: u64,
@@ -28,7 +28,7 @@ struct Entry<T> {
 }
 
 pub(super) struct List<T> {
-    entries: Vec<Entry<T>>,
+    entries: Vec<Node<T>>,
     first: usize,
     last: usize,
     first_in_line: usize,
@@ -36,7 +36,7 @@ pub(super) struct List<T> {
     length: usize,
     capacity: usize,
     /// How many jobs ever came: the number of the next one.
-    came: u64,
+    pushed: u64,
     /// How many entries were read or written.
     #[cfg(test)]
     touched: u64,
@@ -58,7 +58,7 @@ impl<T> List<T> {
             free: NONE,
             length: 0,
             capacity,
-            came: 0,
+            pushed: 0,
             #[cfg(test)]
             touched: 0,
         }
@@ -79,14 +79,14 @@ impl<T> List<T> {
     }
 
     /// How many there ever were.
-    pub(super) fn came(&self) -> u64 {
-        self.came
+    pub(super) fn pushed(&self) -> u64 {
+        self.pushed
     }
 
     pub(super) fn push(&mut self, item: T) -> Ticket {
-        let number = self.came;
-        self.came += 1;
-        let entry = Entry {
+        let number = self.pushed;
+        self.pushed += 1;
+        let entry = Node {
             item: Some(item),
             number,
             before: self.last,
@@ -190,7 +190,7 @@ impl<T> List<T> {
         .filter_map(|entry| entry.item)
     }
 
-    fn entry(&mut self, index: usize) -> &mut Entry<T> {
+    fn entry(&mut self, index: usize) -> &mut Node<T> {
         #[cfg(test)]
         {
             self.touched += 1;
@@ -239,7 +239,7 @@ mod tests {
                         assert_eq!(list.is_full(), model.items.len() >= capacity);
                         tickets.push(list.push(step));
                         model.items.push(tickets.len() as u32 - 1);
-                        assert_eq!(tickets.len() as u64, list.came());
+                        assert_eq!(tickets.len() as u64, list.pushed());
                     }
                     choice if choice % 2 == 0 => {
                         let first = model.items[0];

@@ -1,8 +1,8 @@
 //! First come, first served: a bounded queue of jobs, and the line behind it.
 //!
-//! What a queue carries is its [`Kind`]. There are two in a store: that of the writes, which the writer thread serves,
-//! and that of the reads that tasks wait for, which some reader threads serve. The threads that take jobs are its
-//! *workers*.
+//! What a queue carries is its [`QueueKind`]. There are two in a store: that of the writes, which the writer thread
+//! serves, and that of the reads that tasks wait for, which some reader threads serve. The threads that take jobs are
+//! its *workers*.
 //!
 //! One mutex guards all jobs, in the order in which they came (`list.rs`). The first `capacity` of them are queued. Those
 //! after them stand in line: the jobs themselves, not their threads. As a job leaves the queue, the first in line moves
@@ -18,11 +18,11 @@
 //!
 //! Nobody overtakes, since there is one order. No wake-up is lost: a worker says that it sleeps under the lock, after
 //! it has found no job there, and who puts a job in, or closes, decides under the lock whether to call one
-//! (`workers.rs`), and then wakes it. `some` is whether there are jobs, written under the lock, for those who look again
-//! and again before they sleep.
+//! (`workers.rs`), and then wakes it. `non_empty` is whether there are jobs, written under the lock, for those who look
+//! again and again before they sleep.
 //!
 //! What the lock guards goes from core to core with it. So it is little, no job is looked at under it without need, and
-//! `some` is written only when it changes.
+//! `non_empty` is written only when it changes.
 //!
 //! Whoever waits on a thread wakes up by itself at its deadline. A task is woken by the alarm (`deadline.rs`): it
 //! leaves its waker at the slot first, and then sets the alarm, if that is not set for as early a time. When it rings
@@ -50,12 +50,12 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use self::deadline::Alarm;
-use self::job::{Answered, Asked, Job, Queued, Scope, Terms, Work};
+use self::job::{CompletedJob, Job, JobMeta, Queued, Request, Scope, Work};
 pub(crate) use self::list::Ticket;
 use self::list::{List, Removed};
 use self::pending::{Caller, Pending, Queue};
-use self::spin::Handoff;
-use self::wake_relay::{Relay, Told};
+use self::spin::AdaptiveSpin;
+use self::wake_relay::{Delivery, WakeRelay};
 use self::workers::{Sleep, WATCH, Workers};
 use crate::error::{Error, Result};
 use crate::options::WhenFull;
@@ -80,7 +80,7 @@ pub(crate) enum Slept<J> {
 }
 
 /// What a queue carries, and the errors of callers that it cannot serve.
-pub(crate) trait Kind: Send + Sync + 'static {
+pub(crate) trait QueueKind: Send + Sync + 'static {
     /// A job of any scope that this queue carries.
     type Job: Deref<Target = dyn Queued> + Send;
 
@@ -113,21 +113,21 @@ struct Jobs<J> {
 
 /// The jobs that had come by some moment.
 #[derive(Clone, Copy)]
-pub(crate) struct Came(u64);
+pub(crate) struct Sequence(u64);
 
-pub(crate) struct Admission<K: Kind> {
+pub(crate) struct JobQueue<K: QueueKind> {
     id: u64,
     kind: K,
     capacity: usize,
     jobs: CachePadded<Mutex<Jobs<K::Job>>>,
-    some: CachePadded<AtomicBool>,
+    non_empty: CachePadded<AtomicBool>,
     called: Condvar,
     closed: AtomicBool,
     /// Jobs that were discarded.
     discarded: AtomicU64,
     alarm: Alarm,
-    relay: Relay,
-    handoff: Handoff,
+    relay: WakeRelay,
+    spin: AdaptiveSpin,
     /// Where its workers are.
     process: Process,
     /// For the timer, which does not keep the queue alive.
@@ -139,8 +139,8 @@ thread_local! {
     static WORKS_FOR: Cell<u64> = const { Cell::new(0) };
 }
 
-impl<K: Kind> Admission<K> {
-    pub(crate) fn new(kind: K, capacity: usize, workers: usize, handoff: Handoff) -> Arc<Self> {
+impl<K: QueueKind> JobQueue<K> {
+    pub(crate) fn new(kind: K, capacity: usize, workers: usize, spin: AdaptiveSpin) -> Arc<Self> {
         static QUEUES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Arc::new_cyclic(|this| Self {
             id: QUEUES.fetch_add(1, Ordering::Relaxed),
@@ -151,13 +151,13 @@ impl<K: Kind> Admission<K> {
                 deepest: 0,
                 workers: Workers::new(workers),
             })),
-            some: CachePadded::default(),
+            non_empty: CachePadded::default(),
             called: Condvar::new(),
             closed: AtomicBool::new(false),
             discarded: AtomicU64::new(0),
             alarm: Alarm::new(),
-            relay: Relay::default(),
-            handoff,
+            relay: WakeRelay::default(),
+            spin,
             process: Process::current(),
             this: Weak::clone(this),
         })
@@ -193,13 +193,13 @@ impl<K: Kind> Admission<K> {
     {
         let asked = Instant::now();
         let deadline = later(asked, submission.timeout);
-        let terms = Terms {
+        let meta = JobMeta {
             site: submission.site,
             asked,
             deadline,
             span: CallerSpan::current(),
         };
-        let job = Arc::new(Asked::new(terms, order, work, submission.caller));
+        let job = Arc::new(Request::new(meta, order, work, submission.caller));
         let ticket = self.put(Job::new(Arc::clone(&job)).into(), submission.when_full)?;
         Ok(Pending::new(job, self, ticket, asked, deadline))
     }
@@ -226,7 +226,7 @@ impl<K: Kind> Admission<K> {
         let length = jobs.all.len();
         jobs.deepest = jobs.deepest.max(length);
         if length == 1 {
-            self.some.store(true, Ordering::Relaxed);
+            self.non_empty.store(true, Ordering::Relaxed);
         }
         let call = jobs.workers.call(length);
         drop(jobs);
@@ -237,31 +237,31 @@ impl<K: Kind> Admission<K> {
     }
 
     /// For a worker: the next job, if there is one.
-    pub(crate) fn take(&self) -> Option<K::Job> {
-        if !self.some.load(Ordering::Relaxed) {
+    pub(crate) fn pop(&self) -> Option<K::Job> {
+        if !self.non_empty.load(Ordering::Relaxed) {
             return None;
         }
-        self.take_from(self.lock())
+        self.pop_from(self.lock())
     }
 
     /// Those that have come by now, taken or not.
-    pub(crate) fn came(&self) -> Came {
-        Came(self.lock().all.came())
+    pub(crate) fn sequence(&self) -> Sequence {
+        Sequence(self.lock().all.pushed())
     }
 
     /// Those that have come by now, if there is a job.
-    pub(crate) fn came_by_now(&self) -> Option<Came> {
-        self.some.load(Ordering::Relaxed).then(|| self.came())
+    pub(crate) fn sequence_if_non_empty(&self) -> Option<Sequence> {
+        self.non_empty.load(Ordering::Relaxed).then(|| self.sequence())
     }
 
     /// For a worker: the next job, if there is one and it is one of those.
-    pub(crate) fn take_of(&self, those: Came) -> Option<K::Job> {
-        if !self.some.load(Ordering::Relaxed) {
+    pub(crate) fn pop_before(&self, those: Sequence) -> Option<K::Job> {
+        if !self.non_empty.load(Ordering::Relaxed) {
             return None;
         }
         let jobs = self.lock();
         let is_one = jobs.all.first().is_some_and(|(_, number)| number < those.0);
-        if is_one { self.take_from(jobs) } else { None }
+        if is_one { self.pop_from(jobs) } else { None }
     }
 
     /// For a worker: how long one job took, on average of those that it made together.
@@ -293,7 +293,7 @@ impl<K: Kind> Admission<K> {
                 }
             }
         }
-        match self.take_from(jobs) {
+        match self.pop_from(jobs) {
             Some(job) => Slept::Job(job),
             None => Slept::Closed,
         }
@@ -311,11 +311,11 @@ impl<K: Kind> Admission<K> {
         }
     }
 
-    fn take_from(&self, mut jobs: MutexGuard<'_, Jobs<K::Job>>) -> Option<K::Job> {
+    fn pop_from(&self, mut jobs: MutexGuard<'_, Jobs<K::Job>>) -> Option<K::Job> {
         let job = Self::leave(jobs.all.pop()?);
         let left = jobs.all.len();
         if left == 0 {
-            self.some.store(false, Ordering::Relaxed);
+            self.non_empty.store(false, Ordering::Relaxed);
         }
         let call = jobs.workers.taken(left);
         drop(jobs);
@@ -349,7 +349,7 @@ impl<K: Kind> Admission<K> {
     pub(crate) fn discard(&self) {
         let mut jobs = self.lock();
         let rest = jobs.all.take_all();
-        self.some.store(false, Ordering::Relaxed);
+        self.non_empty.store(false, Ordering::Relaxed);
         drop(jobs);
         let rest: Vec<_> = rest.collect();
         let wanted = rest.iter().filter(|job| !job.is_withdrawn()).count();
@@ -372,7 +372,7 @@ impl<K: Kind> Admission<K> {
         let jobs = self.lock();
         let first = jobs.all.first();
         first.map_or(Duration::ZERO, |(job, _)| {
-            now.saturating_duration_since(job.terms().asked)
+            now.saturating_duration_since(job.meta().asked)
         })
     }
 
@@ -383,11 +383,11 @@ impl<K: Kind> Admission<K> {
 
     /// For a worker: the reply of a task's job is there. Its task is woken, by this thread or by another task. Whether
     /// this thread has woken tasks.
-    pub(crate) fn tell(&self, answered: Answered) -> bool {
-        match self.relay.tell(answered) {
-            Told::Woken => true,
-            Told::Waits => false,
-            Told::SetTimer => {
+    pub(crate) fn deliver(&self, completed: CompletedJob) -> bool {
+        match self.relay.deliver(completed) {
+            Delivery::Woken => true,
+            Delivery::Waits => false,
+            Delivery::SetTimer => {
                 let this = Weak::clone(&self.this);
                 timer::at(Instant::now() + RELAY_TIME, move || {
                     if let Some(this) = this.upgrade() {
@@ -400,7 +400,7 @@ impl<K: Kind> Admission<K> {
     }
 
     /// For a worker that has no job: wakes the tasks that others were to wake.
-    pub(crate) fn tell_all(&self) {
+    pub(crate) fn deliver_all(&self) {
         self.relay.wake_all();
     }
 
@@ -418,7 +418,7 @@ impl<K: Kind> Admission<K> {
             let jobs = self.lock();
             let began = Instant::now();
             for job in jobs.all.in_entries(from, BATCH).filter(|job| !job.is_withdrawn()) {
-                let deadline = job.terms().deadline;
+                let deadline = job.meta().deadline;
                 if deadline <= now {
                     wakers.extend(job.take_waker());
                 } else {
@@ -454,7 +454,7 @@ impl<K: Kind> Admission<K> {
     }
 }
 
-impl<K: Kind> Queue for Admission<K> {
+impl<K: QueueKind> Queue for JobQueue<K> {
     fn is_left(&self) -> bool {
         self.process.is_left()
     }
@@ -463,15 +463,15 @@ impl<K: Kind> Queue for Admission<K> {
         WORKS_FOR.get() == self.id
     }
 
-    fn handoff(&self) -> &Handoff {
-        &self.handoff
+    fn spin(&self) -> &AdaptiveSpin {
+        &self.spin
     }
 
     fn withdrawn(&self, ticket: Ticket) {
         let mut jobs = self.lock();
         let job = jobs.all.remove(ticket).map(Self::leave);
         if jobs.all.is_empty() {
-            self.some.store(false, Ordering::Relaxed);
+            self.non_empty.store(false, Ordering::Relaxed);
         }
         drop(jobs);
         drop(job);

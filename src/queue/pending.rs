@@ -28,7 +28,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::Ticket;
-use super::spin::Handoff;
+use super::spin::AdaptiveSpin;
 use crate::error::{Error, Outcome, Result};
 use crate::runtime::clock::later;
 use crate::runtime::panic::quietly;
@@ -116,7 +116,7 @@ pub(crate) trait Queue: Send + Sync {
     /// Whether the calling thread is one of the workers.
     fn is_worker(&self) -> bool;
 
-    fn handoff(&self) -> &Handoff;
+    fn spin(&self) -> &AdaptiveSpin;
 
     /// A caller has withdrawn its job, which goes at once: a stuck worker and impatient callers do not make the line
     /// grow without end.
@@ -409,9 +409,9 @@ impl<T> Pending<T> {
 
     /// The reply, or `None` once `until` is over or the write was withdrawn at its deadline.
     fn reply_by(&self, until: Option<Instant>) -> Option<Reply<T>> {
-        let waiting = self.queue.handoff().wait();
+        let waiting = self.queue.spin().wait();
         let soonest = until.map_or(self.deadline, |until| until.min(self.deadline));
-        waiting.await_reply(soonest, || self.slot().done.load(Ordering::Acquire));
+        waiting.spin_for_reply(soonest, || self.slot().done.load(Ordering::Acquire));
         let mut may_withdraw = true;
         loop {
             let mut inner = self.slot().lock();

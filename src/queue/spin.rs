@@ -15,7 +15,7 @@
 //!
 //! Atomics, each relaxed, and nothing depends on what they say but speed: whoever is tired of looking sleeps on the
 //! queue or on the reply slot, whose own locks see to it that no wake-up is lost. Only the writer thread writes
-//! `last_group` and `long_work`, only workers `hurry`; anybody writes the `Crowd`, and the last one wins.
+//! `last_group` and `blocking`, only workers `hot`; anybody writes the `Contention`, and the last one wins.
 
 use std::mem;
 use std::time::Duration;
@@ -24,38 +24,38 @@ use crossbeam_utils::CachePadded;
 
 use crate::runtime::sync::atomic::Ordering::Relaxed;
 use crate::runtime::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use crate::runtime::sync::{Instant, LOOKS, thread};
+use crate::runtime::sync::{CHECKS_PER_YIELD, Instant, thread};
 
 /// The writer's patience is this share of a caller's. It has more often to wait for nothing.
 const WRITERS_SHARE: u32 = 10;
 
 /// With so many callers waiting a caller's patience doubles: each would have to be woken.
-const MANY: u32 = 64;
+const DOUBLING_CALLERS: u32 = 64;
 
 /// A yield that takes longer has lost the core to somebody who does not yield.
 const LONG_YIELD: Duration = Duration::from_micros(500);
 
 /// How long nobody stays awake after that.
-const SHORTEST_CROWD: Duration = Duration::from_millis(2);
-const LONGEST_CROWD: Duration = Duration::from_millis(256);
+const MIN_BACKOFF: Duration = Duration::from_millis(2);
+const MAX_BACKOFF: Duration = Duration::from_millis(256);
 
 #[derive(Debug)]
-pub(crate) struct Handoff {
+pub(crate) struct AdaptiveSpin {
     patience: Duration,
     /// Threads that wait for a reply.
     callers: CachePadded<AtomicUsize>,
     /// Nanoseconds that the last group took, from its first job to its replies.
     last_group: CachePadded<AtomicU64>,
     /// Whether the writer found its last job without sleeping.
-    hurry: CachePadded<AtomicBool>,
+    hot: CachePadded<AtomicBool>,
     /// Odd while the writer does something long that no caller waits for.
-    long_work: CachePadded<AtomicU64>,
-    crowd: CachePadded<Crowd>,
+    blocking: CachePadded<AtomicU64>,
+    contention: CachePadded<Contention>,
 }
 
 /// Times are in nanoseconds since the store was opened.
 #[derive(Debug)]
-struct Crowd {
+struct Contention {
     opened: Instant,
     /// When staying awake is tried again.
     until: AtomicU64,
@@ -63,15 +63,15 @@ struct Crowd {
     lasted: AtomicU64,
 }
 
-impl Handoff {
+impl AdaptiveSpin {
     pub(crate) fn new(patience: Duration) -> Self {
         Self {
             patience,
             callers: CachePadded::default(),
             last_group: CachePadded::default(),
-            hurry: CachePadded::default(),
-            long_work: CachePadded::default(),
-            crowd: CachePadded::new(Crowd {
+            hot: CachePadded::default(),
+            blocking: CachePadded::default(),
+            contention: CachePadded::new(Contention {
                 opened: Instant::now(),
                 until: AtomicU64::new(0),
                 lasted: AtomicU64::new(0),
@@ -80,25 +80,25 @@ impl Handoff {
     }
 
     /// Counts the calling thread among those who wait, for as long as the guard lives.
-    pub(crate) fn wait(&self) -> Waiting<'_> {
-        Waiting {
+    pub(crate) fn wait(&self) -> SpinGuard<'_> {
+        SpinGuard {
             callers: self.callers.fetch_add(1, Relaxed) + 1,
-            handoff: self,
+            spin: self,
         }
     }
 
     /// For the writer, once the queue is empty: looks for the next job.
-    pub(crate) fn await_job<T>(&self, look: impl FnMut() -> Option<T>) -> Option<T> {
-        let found = self.stay_awake(self.patience / WRITERS_SHARE, None, look);
-        self.hurry(found.is_some());
+    pub(crate) fn spin_for_job<T>(&self, check: impl FnMut() -> Option<T>) -> Option<T> {
+        let found = self.stay_awake(self.patience / WRITERS_SHARE, None, check);
+        self.set_hot(found.is_some());
         found
     }
 
     /// For the writer: whether it found its job without sleeping.
-    pub(crate) fn hurry(&self, hurry: bool) {
+    pub(crate) fn set_hot(&self, hot: bool) {
         // Written only when it changes, since every caller reads it.
-        if self.hurry.load(Relaxed) != hurry {
-            self.hurry.store(hurry, Relaxed);
+        if self.hot.load(Relaxed) != hot {
+            self.hot.store(hot, Relaxed);
         }
     }
 
@@ -108,18 +108,18 @@ impl Handoff {
     pub(crate) fn replied(&self, jobs: usize, took: Duration) {
         self.last_group.store(nanos(took), Relaxed);
         if jobs > 1 && !self.patience.is_zero() {
-            let mut now = self.crowd.now();
-            if !self.crowd.is_there(now) {
-                self.crowd.yield_core(&mut now);
+            let mut now = self.contention.now();
+            if !self.contention.is_present(now) {
+                self.contention.yield_core(&mut now);
             }
         }
     }
 
     /// For the writer: it does something now that no caller should wait for awake.
-    pub(crate) fn long_work<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.long_work.fetch_add(1, Relaxed);
+    pub(crate) fn blocking_section<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.blocking.fetch_add(1, Relaxed);
         let done = work();
-        self.long_work.fetch_add(1, Relaxed);
+        self.blocking.fetch_add(1, Relaxed);
         done
     }
 
@@ -127,36 +127,36 @@ impl Handoff {
         &self,
         patience: Duration,
         until: Option<Instant>,
-        mut look: impl FnMut() -> Option<T>,
+        mut check: impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        let long_work = self.long_work.load(Relaxed);
-        if patience.is_zero() || long_work % 2 == 1 {
+        let blocking = self.blocking.load(Relaxed);
+        if patience.is_zero() || blocking % 2 == 1 {
             return None;
         }
-        let mut now = self.crowd.now();
-        if self.crowd.is_there(now) {
+        let mut now = self.contention.now();
+        if self.contention.is_present(now) {
             return None;
         }
         let end = now + nanos(patience);
         let end = until.map_or(end, |until| {
-            end.min(nanos(until.saturating_duration_since(self.crowd.opened)))
+            end.min(nanos(until.saturating_duration_since(self.contention.opened)))
         });
         loop {
-            for _ in 0..LOOKS {
-                if let Some(found) = look() {
+            for _ in 0..CHECKS_PER_YIELD {
+                if let Some(found) = check() {
                     return Some(found);
                 }
             }
-            let lost = self.crowd.yield_core(&mut now);
-            if lost || now >= end || self.long_work.load(Relaxed) != long_work {
-                return look();
+            let lost = self.contention.yield_core(&mut now);
+            if lost || now >= end || self.blocking.load(Relaxed) != blocking {
+                return check();
             }
         }
     }
 }
 
-impl Crowd {
-    fn is_there(&self, now: u64) -> bool {
+impl Contention {
+    fn is_present(&self, now: u64) -> bool {
         now < self.until.load(Relaxed)
     }
 
@@ -177,8 +177,8 @@ impl Crowd {
             return;
         }
         let again = now - until < 2 * lasted;
-        let next = if again { 2 * lasted } else { nanos(SHORTEST_CROWD) };
-        let next = next.min(nanos(LONGEST_CROWD));
+        let next = if again { 2 * lasted } else { nanos(MIN_BACKOFF) };
+        let next = next.min(nanos(MAX_BACKOFF));
         self.lasted.store(next, Relaxed);
         self.until.store(now + next, Relaxed);
     }
@@ -193,26 +193,28 @@ fn nanos(duration: Duration) -> u64 {
     duration.as_nanos() as u64
 }
 
-pub(crate) struct Waiting<'a> {
-    handoff: &'a Handoff,
+pub(crate) struct SpinGuard<'a> {
+    spin: &'a AdaptiveSpin,
     callers: usize,
 }
 
-impl Waiting<'_> {
+impl SpinGuard<'_> {
     /// Looks for the reply, until then at the latest.
-    pub(crate) fn await_reply(&self, until: Instant, mut done: impl FnMut() -> bool) {
-        let handoff = self.handoff;
-        let callers = u32::try_from(self.callers).unwrap_or(MANY).min(MANY);
-        let patience = handoff.patience + handoff.patience * callers / MANY;
-        if handoff.hurry.load(Relaxed) && Duration::from_nanos(handoff.last_group.load(Relaxed)) <= patience {
-            handoff.stay_awake(patience, Some(until), || done().then_some(()));
+    pub(crate) fn spin_for_reply(&self, until: Instant, mut done: impl FnMut() -> bool) {
+        let spin = self.spin;
+        let callers = u32::try_from(self.callers)
+            .unwrap_or(DOUBLING_CALLERS)
+            .min(DOUBLING_CALLERS);
+        let patience = spin.patience + spin.patience * callers / DOUBLING_CALLERS;
+        if spin.hot.load(Relaxed) && Duration::from_nanos(spin.last_group.load(Relaxed)) <= patience {
+            spin.stay_awake(patience, Some(until), || done().then_some(()));
         }
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for SpinGuard<'_> {
     fn drop(&mut self) {
-        self.handoff.callers.fetch_sub(1, Relaxed);
+        self.spin.callers.fetch_sub(1, Relaxed);
     }
 }
 
@@ -222,60 +224,59 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn crowd() -> Crowd {
-        Handoff::new(Duration::from_micros(500)).crowd.into_inner()
+    fn contention() -> Contention {
+        AdaptiveSpin::new(Duration::from_micros(500)).contention.into_inner()
     }
 
     #[test]
-    fn a_crowd_that_is_found_again_and_again_is_left_alone_for_longer_and_longer() {
-        let crowd = crowd();
+    fn repeated_contention_doubles_the_pause() {
+        let contention = contention();
         let mut now = 1000 * MS;
         for lasts in [2, 4, 8, 16, 32, 64, 128, 256, 256, 256] {
-            crowd.note(now);
-            assert_eq!(crowd.until.load(Relaxed), now + lasts * MS);
+            contention.note(now);
+            assert_eq!(contention.until.load(Relaxed), now + lasts * MS);
             // Staying awake is tried again, and the core is lost at once.
             now += (lasts + 1) * MS;
         }
     }
 
     #[test]
-    fn a_crowd_that_went_away_is_forgotten() {
-        let crowd = crowd();
-        crowd.note(1000 * MS);
-        crowd.note(1003 * MS);
-        assert_eq!(crowd.until.load(Relaxed), 1007 * MS);
-        crowd.note(1100 * MS);
-        assert_eq!(crowd.until.load(Relaxed), 1102 * MS);
+    fn past_contention_is_forgotten() {
+        let contention = contention();
+        contention.note(1000 * MS);
+        contention.note(1003 * MS);
+        assert_eq!(contention.until.load(Relaxed), 1007 * MS);
+        contention.note(1100 * MS);
+        assert_eq!(contention.until.load(Relaxed), 1102 * MS);
     }
 
     #[test]
-    fn threads_that_find_the_same_crowd_do_not_make_it_last() {
-        let crowd = crowd();
+    fn threads_that_share_contention_do_not_prolong_it() {
+        let contention = contention();
         for late in 0..5 {
-            crowd.note(1000 * MS + late);
+            contention.note(1000 * MS + late);
         }
-        assert_eq!(crowd.until.load(Relaxed), 1002 * MS);
+        assert_eq!(contention.until.load(Relaxed), 1002 * MS);
     }
 
     #[test]
     fn who_has_no_patience_does_not_look() {
-        let handoff = Handoff::new(Duration::ZERO);
-        handoff.hurry(true);
-        assert_eq!(handoff.await_job(|| -> Option<()> { panic!("it looked") }), None);
-        handoff.hurry(true);
-        handoff
-            .wait()
-            .await_reply(Instant::now() + Duration::from_secs(1), || panic!("it looked"));
+        let spin = AdaptiveSpin::new(Duration::ZERO);
+        spin.set_hot(true);
+        assert_eq!(spin.spin_for_job(|| -> Option<()> { panic!("it looked") }), None);
+        spin.set_hot(true);
+        spin.wait()
+            .spin_for_reply(Instant::now() + Duration::from_secs(1), || panic!("it looked"));
     }
 
     #[test]
     fn a_caller_does_not_look_while_the_writer_does_something_long() {
-        let handoff = Handoff::new(Duration::from_millis(1));
-        handoff.hurry(true);
+        let spin = AdaptiveSpin::new(Duration::from_millis(1));
+        spin.set_hot(true);
         let later = Instant::now() + Duration::from_secs(1);
-        handoff.long_work(|| handoff.wait().await_reply(later, || panic!("it looked")));
+        spin.blocking_section(|| spin.wait().spin_for_reply(later, || panic!("it looked")));
         let mut looks = 0;
-        handoff.wait().await_reply(later, || {
+        spin.wait().spin_for_reply(later, || {
             looks += 1;
             true
         });

@@ -14,50 +14,50 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::runtime::clock::later;
 use crate::runtime::sync::{Arc, Condvar, Mutex};
-use crate::telemetry::activity::{Doing, thread_token};
+use crate::telemetry::activity::{ActivitySlot, thread_token};
 use crate::telemetry::stats::Activity;
 
 /// The connections that are open.
 #[derive(Default)]
-pub(super) struct Census {
+pub(super) struct ActiveReaders {
     closed: AtomicBool,
-    open: Mutex<Vec<Arc<Open>>>,
+    open: Mutex<Vec<Arc<OpenReader>>>,
     changed: Condvar,
 }
 
 /// A connection that is open.
-struct Open {
-    activity: Doing,
+struct OpenReader {
+    activity: ActivitySlot,
     /// Not of the pool: a backup's, or a reader thread's for its looks.
-    apart: bool,
+    dedicated: bool,
     /// It holds no snapshot, or none any more, though what it was opened for goes on.
     released: AtomicBool,
 }
 
-impl Census {
+impl ActiveReaders {
     /// A connection of the pool.
-    pub(super) fn enter(self: &Arc<Self>) -> Result<Entry> {
+    pub(super) fn enter(self: &Arc<Self>) -> Result<Registration> {
         self.admit(false)
     }
 
     /// A connection beside the pool.
-    pub(super) fn enter_apart(self: &Arc<Self>) -> Result<Entry> {
+    pub(super) fn enter_dedicated(self: &Arc<Self>) -> Result<Registration> {
         self.admit(true)
     }
 
-    fn admit(self: &Arc<Self>, apart: bool) -> Result<Entry> {
+    fn admit(self: &Arc<Self>, dedicated: bool) -> Result<Registration> {
         let mut all = self.open.lock();
         if self.is_closed() {
             return Err(Error::Closed);
         }
-        let open = Arc::new(Open {
-            activity: Doing::default(),
-            apart,
+        let open = Arc::new(OpenReader {
+            activity: ActivitySlot::default(),
+            dedicated,
             released: AtomicBool::new(false),
         });
         all.push(Arc::clone(&open));
-        Ok(Entry {
-            census: Arc::clone(self),
+        Ok(Registration {
+            active: Arc::clone(self),
             open,
         })
     }
@@ -101,7 +101,9 @@ impl Census {
     /// Connections of the pool.
     pub(super) fn held_by_this_thread(&self) -> usize {
         let open = self.open.lock();
-        open.iter().filter(|open| !open.apart && open.is_held_here()).count()
+        open.iter()
+            .filter(|open| !open.dedicated && open.is_held_here())
+            .count()
     }
 
     /// Any connection, also one beside the pool.
@@ -123,10 +125,10 @@ impl Census {
     }
 }
 
-impl Open {
+impl OpenReader {
     fn is_held_here(&self) -> bool {
         let this = thread_token();
-        self.activity.look(|read| read.thread == this).unwrap_or(false)
+        self.activity.inspect(|read| read.thread == this).unwrap_or(false)
     }
 
     fn reading(&self) -> Option<Activity> {
@@ -141,14 +143,14 @@ impl Open {
     }
 }
 
-/// A connection's place in the census.
-pub(super) struct Entry {
-    census: Arc<Census>,
-    open: Arc<Open>,
+/// Lists a connection for as long as it lives.
+pub(super) struct Registration {
+    active: Arc<ActiveReaders>,
+    open: Arc<OpenReader>,
 }
 
-impl Entry {
-    pub(super) fn activity(&self) -> &Doing {
+impl Registration {
+    pub(super) fn activity(&self) -> &ActivitySlot {
         &self.open.activity
     }
 
@@ -158,9 +160,9 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for Registration {
     fn drop(&mut self) {
-        self.census.open.lock().retain(|other| !Arc::ptr_eq(other, &self.open));
-        self.census.changed.notify_all();
+        self.active.open.lock().retain(|other| !Arc::ptr_eq(other, &self.open));
+        self.active.changed.notify_all();
     }
 }

@@ -7,7 +7,7 @@ use super::Snapshot;
 use crate::error::{Error, Outcome, Result};
 use crate::queue::job::{Job, Scope, Work};
 use crate::queue::pending::Pending;
-use crate::queue::{Admission, Kind, Submission};
+use crate::queue::{JobQueue, QueueKind, Submission};
 use crate::runtime::sync::{Arc, Mutex};
 use crate::transaction::ReadTx;
 
@@ -63,7 +63,7 @@ impl Reads {
     }
 }
 
-impl Kind for Reads {
+impl QueueKind for Reads {
     type Job = Job<Pooled>;
 
     fn too_late(&self, waited: Duration) -> Error {
@@ -91,7 +91,7 @@ impl Kind for Reads {
 
 /// Queues a read.
 pub(crate) fn enqueue<T, F>(
-    queue: Arc<Admission<Reads>>,
+    queue: Arc<JobQueue<Reads>>,
     submission: Submission,
     limit: Option<Duration>,
     f: F,

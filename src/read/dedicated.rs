@@ -1,7 +1,7 @@
 //! A connection beside the pool: for one snapshot that is read for long, a backup's, or for looks (`freshness.rs`).
 //!
-//! It is in the census like any other reader. So it is named as the one who pins the write-ahead log, if it does, and
-//! closing the store waits for it. But it takes no connection from those who read.
+//! It is in the active readers like any other reader. So it is named as the one who pins the write-ahead log, if it
+//! does, and closing the store waits for it. But it takes no connection from those who read.
 
 use std::mem;
 use std::sync::Arc;
@@ -10,25 +10,25 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::Readers;
-use super::active::Entry;
-use crate::connection::authorizer::Fence;
+use super::active::Registration;
+use crate::connection::authorizer::SqlGuard;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::open_file::Lease;
-use crate::connection::{Fenced, close, open_reader, reader_source};
+use crate::connection::{GuardedConnection, close, open_reader, reader_source};
 use crate::error::{Error, Result};
 use crate::runtime::fork::Process;
 use crate::telemetry::call_site::CallSite;
 
 /// A connection of its own.
-pub(crate) struct Aside {
+pub(crate) struct DedicatedReader {
     /// There until its snapshot ends.
     conn: Option<Connection>,
-    fence: Arc<Fence>,
+    guard: Arc<SqlGuard>,
     interrupt: Arc<Interrupt>,
     lease: Lease,
     process: Process,
-    /// The last field, so that the connection has been closed when it leaves the census.
-    entry: Entry,
+    /// The last field, so that the connection has been closed when it leaves the active readers.
+    registration: Registration,
 }
 
 impl Readers {
@@ -37,10 +37,10 @@ impl Readers {
     /// # Errors
     ///
     /// [`Error::Closed`], and why the database cannot be read.
-    pub(crate) fn aside(&self, site: CallSite) -> Result<Aside> {
-        let aside = Aside::open(self, self.options.busy_timeout, Some(site))?;
-        aside.look(begin_snapshot).map_err(Error::not_started)?;
-        Ok(aside)
+    pub(crate) fn dedicated(&self, site: CallSite) -> Result<DedicatedReader> {
+        let dedicated = DedicatedReader::open(self, self.options.busy_timeout, Some(site))?;
+        dedicated.with_conn(begin_snapshot).map_err(Error::not_started)?;
+        Ok(dedicated)
     }
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn begin_snapshot(conn: &Connection) -> rusqlite::Result<()> {
     conn.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(()))
 }
 
-impl Aside {
+impl DedicatedReader {
     /// Opens a connection beside the pool, for a snapshot of that site, or for none. Another's lock is waited for with that
     /// patience.
     ///
@@ -61,34 +61,34 @@ impl Aside {
         if readers.is_left() {
             return Err(Error::forked());
         }
-        let entry = readers.census.enter_apart()?;
+        let registration = readers.active.enter_dedicated()?;
         match site {
-            Some(site) => entry.activity().begin(Instant::now(), site),
-            None => entry.release(),
+            Some(site) => registration.activity().begin(Instant::now(), site),
+            None => registration.release(),
         }
         let source = reader_source(&readers.path);
         let opened = open_reader(&source, &readers.file, &readers.options, patience)?;
-        let Fenced {
+        let GuardedConnection {
             lease,
             conn,
-            fence,
+            guard,
             interrupt,
             ..
         } = opened;
         Ok(Self {
             conn: Some(conn),
-            fence,
+            guard,
             interrupt,
             lease,
             process: Process::current(),
-            entry,
+            registration,
         })
     }
 
     /// Runs larder's own work on it.
-    pub(crate) fn look<T>(&self, f: impl FnOnce(&Connection) -> T) -> T {
+    pub(crate) fn with_conn<T>(&self, f: impl FnOnce(&Connection) -> T) -> T {
         let conn = self.conn.as_ref().expect("it is there until its snapshot ends");
-        self.fence.own(|| f(conn))
+        self.guard.as_internal(|| f(conn))
     }
 
     /// What stops its SQL.
@@ -106,11 +106,11 @@ impl Aside {
         if let Some(conn) = self.conn.take() {
             close(conn);
         }
-        self.entry.release();
+        self.registration.release();
     }
 }
 
-impl Drop for Aside {
+impl Drop for DedicatedReader {
     fn drop(&mut self) {
         self.end();
     }

@@ -15,31 +15,31 @@ use std::time::Duration;
 use rusqlite::{Connection, Result};
 
 use super::Readers;
-use super::dedicated::Aside;
+use super::dedicated::DedicatedReader;
 use crate::runtime::panic::caught;
 
 /// So many groups go without a look after one for nothing.
-const REST: u32 = 16;
+const GROUPS_TO_SKIP: u32 = 16;
 
 /// What a look has seen.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Version(i64);
 
-pub(super) struct Lookout<'r> {
+pub(super) struct Freshness<'r> {
     readers: &'r Readers,
     /// Opened by the first look: most stores whose tasks read little need none.
-    aside: Option<Aside>,
+    dedicated: Option<DedicatedReader>,
     seen: Option<Version>,
-    rest: u32,
+    groups_to_skip: u32,
 }
 
-impl<'r> Lookout<'r> {
+impl<'r> Freshness<'r> {
     pub(super) fn new(readers: &'r Readers) -> Self {
         Self {
             readers,
-            aside: None,
+            dedicated: None,
             seen: None,
-            rest: 0,
+            groups_to_skip: 0,
         }
     }
 
@@ -49,34 +49,34 @@ impl<'r> Lookout<'r> {
     }
 
     /// Looks whether that is still so. If it cannot tell, it is not.
-    pub(super) fn sees_again(&mut self, seen: Option<Version>) -> bool {
-        if self.rest > 0 {
-            self.rest -= 1;
+    pub(super) fn is_latest(&mut self, seen: Option<Version>) -> bool {
+        if self.groups_to_skip > 0 {
+            self.groups_to_skip -= 1;
             return false;
         }
-        self.seen = self.look();
+        self.seen = self.current_version();
         let again = self.seen.is_some() && self.seen == seen;
         if !again {
-            self.rest = REST;
+            self.groups_to_skip = GROUPS_TO_SKIP;
         }
         again
     }
 
-    fn look(&mut self) -> Option<Version> {
-        let aside = match &self.aside {
-            Some(aside) => aside,
-            None => self.aside.insert(open(self.readers)?),
+    fn current_version(&mut self) -> Option<Version> {
+        let dedicated = match &self.dedicated {
+            Some(dedicated) => dedicated,
+            None => self.dedicated.insert(open(self.readers)?),
         };
-        aside.look(version).ok()
+        dedicated.with_conn(version).ok()
     }
 }
 
 /// Opens a connection that waits for nobody. Reads go on without it, also if
 /// [`Options::on_connect`](crate::Options::on_connect) panics.
-fn open(readers: &Readers) -> Option<Aside> {
-    let aside = caught(|| Aside::open(readers, Duration::ZERO, None).ok())??;
-    aside.look(|conn| conn.busy_timeout(Duration::ZERO)).ok()?;
-    Some(aside)
+fn open(readers: &Readers) -> Option<DedicatedReader> {
+    let dedicated = caught(|| DedicatedReader::open(readers, Duration::ZERO, None).ok())??;
+    dedicated.with_conn(|conn| conn.busy_timeout(Duration::ZERO)).ok()?;
+    Some(dedicated)
 }
 
 fn version(conn: &Connection) -> Result<Version> {

@@ -5,16 +5,16 @@
 //!   sleeps has found the stack empty under the lock, and that no further connection may be opened now. A thread that puts
 //!   a connection there wakes a sleeper, unless one is on its way that will wake the next. So no connection lies idle while
 //!   a read sleeps. A connection that is closed instead of coming back wakes a sleeper, too, which has another one opened.
-//!   Each sleeper looks up every `LOOK_UP`: for the end of its time, for the end of the store, and whether an opening that
-//!   failed may be tried again.
+//!   Each sleeper looks up every `CLOSE_POLL`: for the end of its time, for the end of the store, and whether an
+//!   opening that failed may be tried again.
 //! - Connections are opened on a thread of the timer's (`runtime/timer.rs`), one at a time for each store.
 //!   `Options::on_connect` and the disk may take as long as they like there: a read waits for no longer than its own
 //!   time, and other stores do not wait at all. The connection goes to the pool when it is there.
 //! - A connection that came back with a transaction or a statement open is closed, or its stale snapshot would be the next
 //!   borrower's.
-//! - [`Census`]: which connections are open, and what each is doing.
-//! - [`dedicated::Aside`]: a connection beside the pool, for a backup, or to look whether anything was committed
-//!   (`freshness.rs`).
+//! - [`ActiveReaders`]: which connections are open, and what each is doing.
+//! - [`dedicated::DedicatedReader`]: a connection beside the pool, for a backup, or to look whether anything was
+//!   committed (`freshness.rs`).
 //! - The queue of the reads that tasks wait for, and the threads that serve it (`worker.rs`).
 
 mod active;
@@ -34,48 +34,48 @@ use std::{mem, thread};
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, TransactionState};
 
-use self::active::{Census, Entry};
+use self::active::{ActiveReaders, Registration};
 use self::context::Reads;
 pub(crate) use self::dedicated::begin_snapshot;
 use self::idle::Idle;
 use self::worker::Started;
-use crate::connection::authorizer::Fence;
+use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api::{self, Leaked};
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
 use crate::connection::open_file::{Lease, OpenFile};
-use crate::connection::{Baseline, Fenced, Restored, close, open_reader, reader_source};
+use crate::connection::{Baseline, GuardedConnection, Restored, close, open_reader, reader_source};
 use crate::error::{Error, Outcome, Result};
 use crate::options::{Settings, WhenFull};
-use crate::queue::Admission;
+use crate::queue::JobQueue;
 use crate::queue::pending::Queue;
-use crate::queue::spin::Handoff;
+use crate::queue::spin::AdaptiveSpin;
 use crate::runtime::clock::Tick;
 use crate::runtime::panic::{caught, quietly};
 use crate::runtime::sync::{Arc, Condvar, Mutex, Weak};
 use crate::runtime::timer;
 use crate::telemetry::Telemetry;
-use crate::telemetry::activity::Doing;
+use crate::telemetry::activity::ActivitySlot;
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::{CallerSpan, event};
 use crate::telemetry::page_cache::CacheShare;
 use crate::telemetry::slow_log::{Call, Slow, SlowLog, SlowStatement};
 use crate::telemetry::stats::{Activity, ReaderStats};
-use crate::telemetry::usage::{SitePage, StatementPage};
+use crate::telemetry::usage::{CallSiteShard, StatementShard};
 use crate::transaction::hot_statement::{Prepare, Prepared};
-use crate::transaction::{ReadTx, run_own, sql};
+use crate::transaction::{ReadTx, run_internal, sql};
 
 /// How often a read that waits for a connection looks whether the store has been closed.
-const LOOK_UP: Duration = Duration::from_millis(50);
+const CLOSE_POLL: Duration = Duration::from_millis(50);
 
 /// How often a read that finds no connection yields its core before it sleeps. Those who have the connections may be
 /// waiting for it.
-const YIELDS: u32 = 4;
+const YIELDS_BEFORE_SLEEP: u32 = 4;
 
 /// How often closing looks for connections that have become idle.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const IDLE_POLL: Duration = Duration::from_millis(5);
 
 /// A connection of the pool. In a box, since it is moved some times in each read.
-type Lent = Box<Reader>;
+type PooledReader = Box<Reader>;
 
 /// The connections that read. On cache lines of its own: each read of a task counts its owners up and down, and their
 /// number is before it in memory.
@@ -87,11 +87,11 @@ pub(crate) struct Readers {
     manager: Manager,
     /// For the openings, which go on without the read that wanted them.
     this: Weak<Self>,
-    idle: Mutex<Idle<Lent>>,
+    idle: Mutex<Idle<PooledReader>>,
     came_back: Condvar,
-    census: Arc<Census>,
+    active: Arc<ActiveReaders>,
     /// The reads that tasks wait for.
-    queue: Arc<Admission<Reads>>,
+    queue: Arc<JobQueue<Reads>>,
     /// Whether the threads that serve it were started; starting them takes the lock.
     threads_run: AtomicBool,
     starting_threads: Mutex<Started>,
@@ -117,13 +117,13 @@ impl Readers {
         telemetry: &Arc<Telemetry>,
         patience: Duration,
     ) -> Result<Arc<Self>> {
-        let census = Arc::new(Census::default());
+        let active = Arc::new(ActiveReaders::default());
         let manager = Manager {
             telemetry: Arc::clone(telemetry),
             source: reader_source(file.path()),
             file: Arc::clone(file),
             options: options.clone(),
-            census: Arc::clone(&census),
+            active: Arc::clone(&active),
         };
         drop(manager.open(patience)?);
         Ok(Arc::new_cyclic(|this| Self {
@@ -134,12 +134,12 @@ impl Readers {
             this: this.clone(),
             idle: Mutex::new(Idle::new(options.readers)),
             came_back: Condvar::new(),
-            census,
-            queue: Admission::new(
+            active,
+            queue: JobQueue::new(
                 Reads::new(options.readers),
                 options.queue_capacity,
                 options.readers as usize,
-                Handoff::new(options.spin_time),
+                AdaptiveSpin::new(options.spin_time),
             ),
             threads_run: AtomicBool::new(false),
             starting_threads: Mutex::default(),
@@ -164,10 +164,10 @@ impl Readers {
         on_writer_thread: bool,
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut borrowed = self.check_out(timeout, when_full, on_writer_thread)?;
-        let result = self.begin(borrowed.reader(), site)?.read(limit, f);
-        if !borrowed.reader().slow.is_empty() {
-            self.report_slow(borrowed.give_back());
+        let mut checked_out = self.check_out(timeout, when_full, on_writer_thread)?;
+        let result = self.begin(checked_out.reader(), site)?.read(limit, f);
+        if !checked_out.reader().slow.is_empty() {
+            self.report_slow(checked_out.give_back());
         }
         result
     }
@@ -185,8 +185,8 @@ impl Readers {
         on_writer_thread: bool,
         f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let mut borrowed = self.check_out(timeout, WhenFull::Wait, on_writer_thread)?;
-        self.begin(borrowed.reader(), site)?.inspect(f)
+        let mut checked_out = self.check_out(timeout, WhenFull::Wait, on_writer_thread)?;
+        self.begin(checked_out.reader(), site)?.inspect(f)
     }
 
     fn begin<'r>(&'r self, reader: &'r mut Reader, site: CallSite) -> Result<Snapshot<'r>> {
@@ -198,30 +198,30 @@ impl Readers {
         Ok(snapshot)
     }
 
-    fn check_out(&self, timeout: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Borrowed<'_>> {
+    fn check_out(&self, timeout: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<CheckedOut<'_>> {
         if self.queue.is_left() {
             return Err(Error::forked());
         }
-        if self.census.is_closed() {
+        if self.active.is_closed() {
             return Err(Error::Closed);
         }
         let reader = match self.pop_idle() {
             Some(reader) => reader,
             None => self.wait_for_one(timeout, when_full, on_writer_thread)?,
         };
-        Ok(Borrowed {
+        Ok(CheckedOut {
             readers: self,
             reader: Some(reader),
         })
     }
 
-    fn pop_idle(&self) -> Option<Lent> {
+    fn pop_idle(&self) -> Option<PooledReader> {
         self.idle.lock().pop()
     }
 
     /// A connection that holds nothing goes on top of the idle ones.
-    fn check_in(&self, reader: Lent) {
-        if !reader.may_be_used_again() || self.census.is_closed() {
+    fn check_in(&self, reader: PooledReader) {
+        if !reader.may_be_used_again() || self.active.is_closed() {
             let spoiled = reader.spoiled;
             drop(reader);
             // A read that found the pool full before that is asleep once this has the lock. Woken, it has another opened.
@@ -250,13 +250,13 @@ impl Readers {
         if wake {
             self.came_back.notify_one();
         }
-        if self.census.is_closed() {
+        if self.active.is_closed() {
             drop(self.pop_idle());
         }
     }
 
     /// Sleeps until a connection has come back or was opened, or the time is over, and takes one if there still is one.
-    fn sleep(&self, patience: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Option<Lent>> {
+    fn sleep(&self, patience: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Option<PooledReader>> {
         let mut idle = self.idle.lock();
         if let Some(reader) = idle.pop() {
             return Ok(Some(reader));
@@ -293,7 +293,7 @@ impl Readers {
     /// Every connection is in use, and the read may not wait for one.
     fn full(&self, on_writer_thread: bool) -> Error {
         let capacity = self.size as usize;
-        if on_writer_thread || self.census.held_by_this_thread() == capacity {
+        if on_writer_thread || self.active.held_by_this_thread() == capacity {
             return reentrant();
         }
         Error::QueueFull { capacity }
@@ -324,10 +324,10 @@ impl Readers {
     }
 
     /// All that are open are in use.
-    fn wait_for_one(&self, timeout: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Lent> {
+    fn wait_for_one(&self, timeout: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<PooledReader> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
-        for _ in 0..YIELDS {
+        for _ in 0..YIELDS_BEFORE_SLEEP {
             thread::yield_now();
             if let Some(reader) = self.pop_idle() {
                 return Ok(reader);
@@ -335,14 +335,14 @@ impl Readers {
         }
         loop {
             let left = timeout.saturating_sub(start.elapsed());
-            if let Some(reader) = self.sleep(left.min(LOOK_UP), when_full, on_writer_thread)? {
+            if let Some(reader) = self.sleep(left.min(CLOSE_POLL), when_full, on_writer_thread)? {
                 return Ok(reader);
             }
-            if self.census.is_closed() {
+            if self.active.is_closed() {
                 return Err(Error::Closed);
             }
             // Not before the first wait: a look at every connection takes longer than a read.
-            let held_here = self.census.held_by_this_thread();
+            let held_here = self.active.held_by_this_thread();
             if held_here == self.size as usize {
                 return Err(reentrant());
             }
@@ -378,27 +378,27 @@ impl Readers {
 
     /// Whether the store closes, or has.
     pub(crate) fn is_closed(&self) -> bool {
-        self.census.is_closed()
+        self.active.is_closed()
     }
 
     /// Waits, but no longer than until the store closes, or until that is so when [`wake`](Self::wake) is called.
     pub(crate) fn pause(&self, time: Duration, is_over: impl Fn() -> bool) {
-        self.census.pause(time, is_over);
+        self.active.pause(time, is_over);
     }
 
     /// Has those who pause look whether it is over.
     pub(crate) fn wake(&self) {
-        self.census.wake();
+        self.active.wake();
     }
 
     /// Whether the calling thread is inside a read of this store, or in a callback of its backup.
     pub(crate) fn in_use_by_this_thread(&self) -> bool {
-        self.census.in_use_by_this_thread()
+        self.active.in_use_by_this_thread()
     }
 
     /// The oldest read that goes on.
     pub(crate) fn oldest_read(&self) -> Option<Activity> {
-        self.census.reading().0
+        self.active.reading().0
     }
 
     /// The oldest read that goes on, and its age.
@@ -408,10 +408,10 @@ impl Readers {
     }
 
     pub(crate) fn stats(&self) -> ReaderStats {
-        let (oldest_read, in_use) = self.census.reading();
+        let (oldest_read, in_use) = self.active.reading();
         ReaderStats {
             capacity: self.size,
-            open: self.census.count(),
+            open: self.active.count(),
             in_use,
             waits: self.waits.load(Ordering::Relaxed),
             timeouts: self.timeouts.load(Ordering::Relaxed),
@@ -435,15 +435,15 @@ impl Readers {
     /// Which read is in the way.
     pub(crate) fn close(&self, deadline: Instant) -> std::result::Result<(), String> {
         self.close_queue();
-        self.census.close();
-        // In turns: a connection that was being opened when the census closed becomes idle only now, and an idle one
-        // is closed by being borrowed.
+        self.active.close();
+        // In turns: a connection that was being opened when the active readers closed becomes idle only now, and an
+        // idle one is closed by being borrowed.
         loop {
             while let Some(idle) = self.pop_idle() {
                 drop(idle);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if self.census.wait_until_empty(left.min(LOOK_AGAIN)) {
+            if self.active.wait_until_empty(left.min(IDLE_POLL)) {
                 return Ok(());
             }
             if left.is_zero() {
@@ -474,13 +474,13 @@ fn reentrant() -> Error {
 }
 
 /// A connection of the pool, in use.
-struct Borrowed<'r> {
+struct CheckedOut<'r> {
     readers: &'r Readers,
     /// There until the drop.
-    reader: Option<Lent>,
+    reader: Option<PooledReader>,
 }
 
-impl Borrowed<'_> {
+impl CheckedOut<'_> {
     fn reader(&mut self) -> &mut Reader {
         self.reader.as_mut().expect("it is there until the drop")
     }
@@ -491,7 +491,7 @@ impl Borrowed<'_> {
     }
 }
 
-impl Drop for Borrowed<'_> {
+impl Drop for CheckedOut<'_> {
     fn drop(&mut self) {
         if let Some(mut reader) = self.reader.take() {
             if self.readers.queue.is_left() {
@@ -510,19 +510,19 @@ struct Manager {
     source: SqliteConnectionManager,
     file: Arc<OpenFile>,
     options: Settings,
-    census: Arc<Census>,
+    active: Arc<ActiveReaders>,
     telemetry: Arc<Telemetry>,
 }
 
 impl Manager {
     fn open(&self, patience: Duration) -> Result<Reader> {
-        let entry = self.census.enter()?;
+        let registration = self.active.enter()?;
         let opened = caught(|| open_reader(&self.source, &self.file, &self.options, patience));
-        let Fenced {
+        let GuardedConnection {
             baseline,
             lease,
             conn,
-            fence,
+            guard,
             interrupt,
         } = opened.unwrap_or_else(|| {
             Err(Error::Options {
@@ -533,18 +533,18 @@ impl Manager {
         Ok(Reader {
             baseline: Some(baseline),
             conn: Some(conn),
-            fence,
+            guard,
             interrupt,
             busy_timeout: self.options.busy_timeout,
             clean: true,
             spoiled: None,
             schema: 0,
-            sites: SitePage::new(&self.telemetry.read_sites),
-            statements: StatementPage::if_on(&self.telemetry.statements).map(RefCell::new),
+            sites: CallSiteShard::new(&self.telemetry.read_sites),
+            statements: StatementShard::if_on(&self.telemetry.statements).map(RefCell::new),
             cache: CacheShare::new(&self.telemetry.cache),
             slow: Vec::new(),
             lease,
-            entry,
+            registration,
         })
     }
 }
@@ -555,7 +555,7 @@ pub(crate) struct Reader {
     baseline: Option<Baseline>,
     /// There until the drop.
     conn: Option<Connection>,
-    fence: Arc<Fence>,
+    guard: Arc<SqlGuard>,
     interrupt: Arc<Interrupt>,
     busy_timeout: Duration,
     /// No transaction, no statement, no snapshot is left on it.
@@ -564,15 +564,15 @@ pub(crate) struct Reader {
     spoiled: Option<&'static str>,
     /// Which schema its statements were prepared for.
     schema: u64,
-    sites: SitePage,
+    sites: CallSiteShard,
     /// There if statements are counted.
-    statements: Option<RefCell<StatementPage>>,
+    statements: Option<RefCell<StatementShard>>,
     cache: CacheShare,
     /// Reads that were slow and have not been told of.
     slow: Vec<Slow>,
     lease: Lease,
-    /// The last field, so that the connection has been closed when it leaves the census.
-    entry: Entry,
+    /// The last field, so that the connection has been closed when it leaves the active readers.
+    registration: Registration,
 }
 
 impl Reader {
@@ -591,7 +591,7 @@ impl Reader {
     fn end_snapshot(&mut self) {
         if let Some(conn) = &mut self.conn {
             let end = |conn: &Connection| {
-                (conn.is_autocommit() || run_own(conn, &self.fence, sql::ROLLBACK).is_ok()) && holds_nothing(conn)
+                (conn.is_autocommit() || run_internal(conn, &self.guard, sql::ROLLBACK).is_ok()) && holds_nothing(conn)
             };
             c_api::reset_leaked(conn, Leaked::Ours);
             self.clean = end(conn);
@@ -624,23 +624,23 @@ pub(crate) struct Snapshot<'r> {
     readers: &'r Readers,
     conn: &'r Connection,
     prepared: Prepared<'r>,
-    fence: &'r Arc<Fence>,
+    guard: &'r Arc<SqlGuard>,
     interrupt: &'r Arc<Interrupt>,
     busy_timeout: Duration,
     clean: &'r mut bool,
     spoiled: &'r mut Option<&'static str>,
     baseline: Option<&'r Baseline>,
-    sites: &'r mut SitePage,
-    statements: Option<&'r RefCell<StatementPage>>,
+    sites: &'r mut CallSiteShard,
+    statements: Option<&'r RefCell<StatementShard>>,
     cache: &'r mut CacheShare,
     slow: &'r mut Vec<Slow>,
-    activity: &'r Doing,
+    activity: &'r ActivitySlot,
     /// When the closure that reads now began, or else the last one ended.
     since: Instant,
     /// Where its call site is counted.
     site: Option<usize>,
     /// Whether a closure has had the connection itself in its hands, and it has not been tidied since.
-    bare: bool,
+    raw_access: bool,
 }
 
 impl<'r> Snapshot<'r> {
@@ -651,7 +651,7 @@ impl<'r> Snapshot<'r> {
             readers,
             conn,
             prepared: Prepared::new(conn),
-            fence: &reader.fence,
+            guard: &reader.guard,
             interrupt: &reader.interrupt,
             busy_timeout: reader.busy_timeout,
             clean: &mut reader.clean,
@@ -661,13 +661,13 @@ impl<'r> Snapshot<'r> {
             statements: reader.statements.as_ref(),
             cache: &mut reader.cache,
             slow: &mut reader.slow,
-            activity: reader.entry.activity(),
+            activity: reader.registration.activity(),
             since: Instant::now(),
             site: None,
-            bare: false,
+            raw_access: false,
         };
         snapshot.enter(site);
-        run_own(snapshot.conn, snapshot.fence, sql::BEGIN_READ).map_err(Error::not_started)?;
+        run_internal(snapshot.conn, snapshot.guard, sql::BEGIN_READ).map_err(Error::not_started)?;
         Ok(snapshot)
     }
 
@@ -675,7 +675,7 @@ impl<'r> Snapshot<'r> {
     /// short read.
     fn enter(&mut self, site: CallSite) {
         self.site = self.sites.find(&site);
-        self.fence.reset();
+        self.guard.reset();
         self.interrupt.reset();
         self.activity.begin(self.since, site);
     }
@@ -692,7 +692,7 @@ impl<'r> Snapshot<'r> {
     pub(crate) fn read<T>(&mut self, limit: Option<Duration>, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
         let readers = self.readers;
         // Unless the closure ends, and has left it alone.
-        self.bare = true;
+        self.raw_access = true;
         let age = readers.age.map(|time| Limit {
             kind: LimitKind::ReaderAge,
             time,
@@ -703,11 +703,11 @@ impl<'r> Snapshot<'r> {
         });
         let limit = Limit::earlier(limit, age);
         let bounded = self.interrupt.bound(self.conn, self.since, limit);
-        let (result, slowest, bare, rows) = {
+        let (result, slowest, raw_access, rows) = {
             let tx = self.tx();
-            (tx.judge_read(f(&tx)), tx.slowest(), tx.was_bare(), tx.rows())
+            (tx.judge_read(f(&tx)), tx.slowest(), tx.had_raw_access(), tx.rows())
         };
-        self.bare = bare;
+        self.raw_access = raw_access;
         if result.is_err() {
             // SQLite forgets its last error, which might be taken for one that the next closure returns.
             drop(self.conn.prepare(""));
@@ -717,13 +717,13 @@ impl<'r> Snapshot<'r> {
         let result = over.map_or(result, Err);
         let lasted = ended - mem::replace(&mut self.since, ended);
         if let Some(site) = self.site {
-            let costs = &self.sites[site];
-            costs.ran(lasted, rows);
+            let usage = &self.sites[site];
+            usage.ran(lasted, rows);
             if result.is_err() {
-                costs.failed();
+                usage.failed();
             }
         }
-        self.cache.tell(ended, || c_api::take_cache(self.conn));
+        self.cache.report(ended, || c_api::take_cache(self.conn));
         if lasted >= readers.slow {
             self.note_slow(lasted, rows, slowest, result.as_ref().err().map(Error::kind));
         }
@@ -745,9 +745,9 @@ impl<'r> Snapshot<'r> {
     }
 
     fn inspect<T>(&mut self, f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>) -> Result<T> {
-        self.bare = true;
-        self.fence
-            .own(|| f(self.conn, self.interrupt))
+        self.raw_access = true;
+        self.guard
+            .as_internal(|| f(self.conn, self.interrupt))
             .map_err(Error::not_started)
     }
 
@@ -758,22 +758,22 @@ impl<'r> Snapshot<'r> {
             self.conn
                 .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
         };
-        self.fence.own(look).map_err(Error::not_started)
+        self.guard.as_internal(look).map_err(Error::not_started)
     }
 
     /// Whether another closure may read in it.
     fn serves_more(&mut self) -> bool {
-        let left_behind = self.bare && self.conn.is_busy();
+        let left_behind = self.raw_access && self.conn.is_busy();
         self.tidy();
         !left_behind && self.spoiled.is_none() && !self.conn.is_autocommit()
     }
 
     /// Takes away what a closure may have left on the connection through rusqlite's own methods.
     fn tidy(&mut self) {
-        if mem::take(&mut self.bare) {
+        if mem::take(&mut self.raw_access) {
             let _ = self.interrupt.put_back(self.conn);
             let _ = self.conn.busy_timeout(self.busy_timeout);
-            if let Some(Restored::NotAll(reason)) = self.baseline.map(|b| b.restore(self.conn, self.fence)) {
+            if let Some(Restored::NotAll(reason)) = self.baseline.map(|b| b.restore(self.conn, self.guard)) {
                 self.spoiled.get_or_insert(reason);
             }
         }
@@ -782,7 +782,7 @@ impl<'r> Snapshot<'r> {
     fn tx(&self) -> ReadTx<'_> {
         ReadTx::new(
             self.conn,
-            self.fence,
+            self.guard,
             self.interrupt,
             self.readers.slow,
             self.statements,
@@ -802,7 +802,7 @@ impl Drop for Snapshot<'_> {
         }
         self.prepared.put_back();
         self.tidy();
-        let ended = self.conn.is_autocommit() || run_own(self.conn, self.fence, sql::COMMIT).is_ok();
+        let ended = self.conn.is_autocommit() || run_internal(self.conn, self.guard, sql::COMMIT).is_ok();
         *self.clean = ended && holds_nothing(self.conn);
         self.activity.end();
     }

@@ -21,13 +21,13 @@ use std::mem;
 use std::time::Duration;
 
 use super::context::{InSnapshot, Pooled, Reads};
-use super::freshness::{Lookout, Version};
-use super::{Borrowed, LOOK_UP, Readers};
+use super::freshness::{Freshness, Version};
+use super::{CLOSE_POLL, CheckedOut, Readers};
 use crate::error::{Error, Result};
 use crate::options::WhenFull;
-use crate::queue::job::{Job, Verdict};
+use crate::queue::job::{Job, Resolution};
 use crate::queue::pending::Queue;
-use crate::queue::{Admission, Came, Slept};
+use crate::queue::{JobQueue, Sequence, Slept};
 use crate::runtime::fork;
 use crate::runtime::panic::caught;
 use crate::runtime::sync::atomic::Ordering;
@@ -57,7 +57,7 @@ impl Readers {
     /// # Errors
     ///
     /// [`Error::Open`] if the operating system gives no thread. The next call tries again. [`Error::Forked`].
-    pub(crate) fn queue(self: &Arc<Self>) -> Result<Arc<Admission<Reads>>> {
+    pub(crate) fn queue(self: &Arc<Self>) -> Result<Arc<JobQueue<Reads>>> {
         if self.queue.is_left() {
             return Err(Error::forked());
         }
@@ -84,7 +84,7 @@ impl Readers {
     }
 
     /// That queue, if all its threads have been started.
-    pub(crate) fn served_queue(&self) -> Option<Arc<Admission<Reads>>> {
+    pub(crate) fn served_queue(&self) -> Option<Arc<JobQueue<Reads>>> {
         self.threads_run
             .load(Ordering::Acquire)
             .then(|| Arc::clone(&self.queue))
@@ -117,7 +117,7 @@ impl Readers {
 
     fn serve(&self) {
         self.queue.become_worker();
-        let mut lookout = Lookout::new(self);
+        let mut freshness = Freshness::new(self);
         // Whether tasks may still be waiting to be woken by others, for reads of this thread.
         let mut left = false;
         while let Some(job) = self.next(&mut left) {
@@ -126,7 +126,7 @@ impl Readers {
             }
             // Closures and wakers are caught where they are called. The thread is to outlive a bug of larder's, too.
             let read = || {
-                if let Err((job, error)) = self.read_group(job, &mut lookout, &mut left) {
+                if let Err((job, error)) = self.read_group(job, &mut freshness, &mut left) {
                     fail(job, error);
                 }
             };
@@ -148,12 +148,12 @@ impl Readers {
             // User code has forked on this thread, and returned in the child.
             fork::end_child();
         }
-        let awake = self.queue.take().or_else(|| {
+        let awake = self.queue.pop().or_else(|| {
             if mem::take(left) {
-                self.queue.tell_all();
+                self.queue.deliver_all();
             }
-            let handoff = self.queue.handoff();
-            handoff.await_job(|| self.queue.take())
+            let spin = self.queue.spin();
+            spin.spin_for_job(|| self.queue.pop())
         });
         awake.or_else(|| match self.queue.sleep(None) {
             Slept::Job(job) => Some(job),
@@ -167,17 +167,17 @@ impl Readers {
     fn read_group(
         &self,
         first: Job<Pooled>,
-        lookout: &mut Lookout<'_>,
+        freshness: &mut Freshness<'_>,
         left: &mut bool,
     ) -> std::result::Result<(), (Job<Pooled>, Error)> {
-        let mut borrowed = match self.check_out_for(&first) {
-            Ok(borrowed) => borrowed,
+        let mut checked_out = match self.check_out_for(&first) {
+            Ok(checked_out) => checked_out,
             Err(error) => return Err((first, error)),
         };
-        let seen = lookout.seen();
-        let mut those = self.queue.came();
+        let seen = freshness.seen();
+        let mut those = self.queue.sequence();
         let began = Instant::now();
-        let mut snapshot = match self.begin(borrowed.reader(), first.terms().site.clone()) {
+        let mut snapshot = match self.begin(checked_out.reader(), first.meta().site.clone()) {
             Ok(snapshot) => snapshot,
             Err(error) => return Err((first, error)),
         };
@@ -188,16 +188,16 @@ impl Readers {
         while let Some(job) = next {
             jobs += 1;
             if jobs > 1 {
-                snapshot.enter(job.terms().site.clone());
+                snapshot.enter(job.meta().site.clone());
             }
             let mut paused = true;
-            if joined >= job.terms().deadline {
-                let waited = job.terms().asked.elapsed();
+            if joined >= job.meta().deadline {
+                let waited = job.meta().asked.elapsed();
                 fail(job, self.queue.too_late(waited));
             } else if job.start() {
                 let limit = *job.order();
                 let snapshot = &mut snapshot;
-                paused = self.queue.tell(job.answer(InSnapshot { snapshot, limit }));
+                paused = self.queue.deliver(job.answer(InSnapshot { snapshot, limit }));
                 *left = !paused;
             }
             if paused {
@@ -207,23 +207,23 @@ impl Readers {
             if over {
                 break;
             }
-            next = self.queue.take_of(those);
+            next = self.queue.pop_before(those);
             if next.is_none()
-                && let Some(newer) = self.who_may_join(seen, lookout)
+                && let Some(newer) = self.who_may_join(seen, freshness)
             {
                 those = newer;
                 snapshot.pause();
                 joined = snapshot.since();
-                next = self.queue.take_of(those);
+                next = self.queue.pop_before(those);
             }
         }
         drop(snapshot);
         self.queue.took(began.elapsed() / jobs);
-        let slow = borrowed.give_back();
+        let slow = checked_out.give_back();
         if !slow.is_empty() {
             // A subscriber may take its time, which no task waits for.
             if mem::take(left) {
-                self.queue.tell_all();
+                self.queue.deliver_all();
             }
             self.report_slow(slow);
         }
@@ -231,24 +231,24 @@ impl Readers {
     }
 
     /// The jobs that have come by now, if there are any and nobody has committed anything since that was seen.
-    fn who_may_join(&self, seen: Option<Version>, lookout: &mut Lookout<'_>) -> Option<Came> {
-        let came = self.queue.came_by_now()?;
-        lookout.sees_again(seen).then_some(came)
+    fn who_may_join(&self, seen: Option<Version>, freshness: &mut Freshness<'_>) -> Option<Sequence> {
+        let sequence = self.queue.sequence_if_non_empty()?;
+        freshness.is_latest(seen).then_some(sequence)
     }
 
     /// A connection for the job, within its time.
-    fn check_out_for(&self, job: &Job<Pooled>) -> Result<Borrowed<'_>> {
+    fn check_out_for(&self, job: &Job<Pooled>) -> Result<CheckedOut<'_>> {
         loop {
-            let left = job.terms().deadline.saturating_duration_since(Instant::now());
-            match self.check_out(left.min(LOOK_UP), WhenFull::Wait, false) {
-                Ok(borrowed) => {
+            let left = job.meta().deadline.saturating_duration_since(Instant::now());
+            match self.check_out(left.min(CLOSE_POLL), WhenFull::Wait, false) {
+                Ok(checked_out) => {
                     self.queue.kind().note_trouble(None);
-                    return Ok(borrowed);
+                    return Ok(checked_out);
                 }
                 Err(Error::ReadQueueTimeout { last_error, .. }) => {
                     self.queue.kind().note_trouble(last_error);
-                    if job.is_withdrawn() || left <= LOOK_UP {
-                        return Err(self.queue.too_late(job.terms().asked.elapsed()));
+                    if job.is_withdrawn() || left <= CLOSE_POLL {
+                        return Err(self.queue.too_late(job.meta().asked.elapsed()));
                     }
                 }
                 Err(error) => return Err(error),
@@ -260,6 +260,6 @@ impl Readers {
 /// Tells the job that it was not started, unless its task does not wait any more.
 fn fail(job: Job<Pooled>, error: Error) {
     if job.start() {
-        job.finish(Verdict::Failed(error));
+        job.finish(Resolution::Failed(error));
     }
 }

@@ -12,7 +12,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 /// How often to look before the core is yielded: some 0.2 us, about as long as a yield takes.
-pub(crate) const LOOKS: u32 = 256;
+pub(crate) const CHECKS_PER_YIELD: u32 = 256;
 
 /// How long a task whose read is done waits for another to wake it, at most.
 pub(crate) const RELAY_TIME: Duration = Duration::from_millis(5);

@@ -3,8 +3,8 @@
 //!
 //! A task may run code of a user (a waker, a subscriber of events, a metrics recorder), or ask a file system that hangs. No
 //! task waits for another one because of that: before a thread runs a task it makes sure that a second thread waits for
-//! the next one, and starts one if there is none. So each task that blocks keeps one thread, of [`MOST`] in all. Only if
-//! the system gives no further thread, or there are that many, do tasks wait for those that run.
+//! the next one, and starts one if there is none. So each task that blocks keeps one thread, of [`MAX_THREADS`] in all.
+//! Only if the system gives no further thread, or there are that many, do tasks wait for those that run.
 //!
 //! One mutex guards the tasks, in the order of their times, and the counts of threads. It is held for a look, and while
 //! the first thread is started. No task runs, and none is dropped, under it. A thread is *idle* from the moment when it
@@ -26,14 +26,14 @@ use super::panic::quietly;
 use super::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// At most so many threads.
-const MOST: usize = 256;
+const MAX_THREADS: usize = 256;
 
 /// So many idle threads stay: one that waits while the other one runs a task.
-const KEPT: usize = 2;
+const IDLE_THREADS: usize = 2;
 
 type Task = Box<dyn FnOnce() + Send>;
 
-struct State {
+struct TimerState {
     /// The process that the threads are in.
     process: Process,
     /// By their time; the number tells those of the same time apart.
@@ -44,7 +44,7 @@ struct State {
     idle: usize,
 }
 
-static STATE: Mutex<State> = Mutex::new(State {
+static STATE: Mutex<TimerState> = Mutex::new(TimerState {
     process: Process::FIRST,
     tasks: BTreeMap::new(),
     next: 0,
@@ -136,7 +136,7 @@ fn serve() {
                 let task = first.remove();
                 state = run(state, task);
                 // Only a thread that was not asleep may end: it has taken no other's wake-up.
-                if state.idle > KEPT {
+                if state.idle > IDLE_THREADS {
                     state.idle -= 1;
                     state.threads -= 1;
                     return;
@@ -152,12 +152,12 @@ fn serve() {
 }
 
 /// Runs a task, without the lock, while another thread waits for the next one.
-fn run(mut state: MutexGuard<'static, State>, task: Task) -> MutexGuard<'static, State> {
+fn run(mut state: MutexGuard<'static, TimerState>, task: Task) -> MutexGuard<'static, TimerState> {
     state.idle -= 1;
     if state.idle > 0 {
         drop(state);
         CHANGED.notify_one();
-    } else if state.threads < MOST {
+    } else if state.threads < MAX_THREADS {
         state.idle += 1;
         state.threads += 1;
         drop(state);
@@ -175,7 +175,7 @@ fn run(mut state: MutexGuard<'static, State>, task: Task) -> MutexGuard<'static,
     state
 }
 
-fn lock() -> MutexGuard<'static, State> {
+fn lock() -> MutexGuard<'static, TimerState> {
     let mut state = STATE.lock();
     if state.process.is_left() {
         if is_here() {

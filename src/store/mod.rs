@@ -320,7 +320,7 @@ impl Store {
         advice::of(Known {
             schema: self.read_with(options, advice::of_schema),
             stats: &self.stats(),
-            lately: self.engine().watch.lately(),
+            recent_writes: self.engine().watch.recent_writes(),
             changed: self.engine().telemetry.counters.changed_pragmas(),
             poisoned: shared.poison(),
             filesystem: file::unsafe_filesystem(&shared.path),

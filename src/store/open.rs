@@ -121,7 +121,7 @@ impl Store {
         {
             migrate::to_newest(&engine, migrations)?;
         }
-        // Its last errand may have left the writer with a setting that could not be made right.
+        // Its last exclusive job may have left the writer with a setting that could not be made right.
         if let Some(poisoned) = engine.shared.poison() {
             return Err(poisoned);
         }

@@ -327,7 +327,7 @@ impl Options {
         self
     }
 
-    /// Called for the writer and for every reader as it is opened, before larder's PRAGMAs and fences: for
+    /// Called for the writer and for every reader as it is opened, before larder's PRAGMAs and guard: for
     /// functions, collations, extensions, keys. The default is nothing.
     ///
     /// It is called again where a connection is replaced, the writer's, too: after a closure that has left it so that it

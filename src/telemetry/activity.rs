@@ -10,21 +10,21 @@ use crate::runtime::sync::Mutex;
 
 /// What a connection is doing.
 #[derive(Default)]
-pub(crate) struct Doing {
+pub(crate) struct ActivitySlot {
     /// Whether it is doing it still. A closure ends with this alone, and leaves the rest for the next to write over.
     active: AtomicBool,
-    running: Mutex<Option<Running>>,
+    current: Mutex<Option<ActiveClosure>>,
 }
 
-pub(crate) struct Running {
+pub(crate) struct ActiveClosure {
     pub(crate) since: Instant,
     pub(crate) site: CallSite,
     pub(crate) thread: usize,
 }
 
-impl Doing {
+impl ActivitySlot {
     pub(crate) fn begin(&self, since: Instant, site: CallSite) {
-        *self.running.lock() = Some(Running {
+        *self.current.lock() = Some(ActiveClosure {
             since,
             site,
             thread: thread_token(),
@@ -36,23 +36,23 @@ impl Doing {
         self.active.store(false, Ordering::Release);
     }
 
-    pub(crate) fn look<T>(&self, f: impl FnOnce(&mut Running) -> T) -> Option<T> {
+    pub(crate) fn inspect<T>(&self, f: impl FnOnce(&mut ActiveClosure) -> T) -> Option<T> {
         if !self.active.load(Ordering::Acquire) {
             return None;
         }
-        self.running.lock().as_mut().map(f)
+        self.current.lock().as_mut().map(f)
     }
 
     /// Who it is, and for how long.
     pub(crate) fn activity(&self) -> Option<super::stats::Activity> {
-        self.look(|running| super::stats::Activity {
-            site: running.site.to_string(),
-            age: running.since.elapsed(),
+        self.inspect(|current| super::stats::Activity {
+            site: current.site.to_string(),
+            age: current.since.elapsed(),
         })
     }
 
     pub(crate) fn site(&self) -> String {
-        self.look(|read| read.site.to_string()).unwrap_or_default()
+        self.inspect(|read| read.site.to_string()).unwrap_or_default()
     }
 }
 

@@ -22,12 +22,12 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
-use self::activity::Doing;
-use self::backup_history::History;
+use self::activity::ActivitySlot;
+use self::backup_history::BackupHistory;
 use self::counters::Counters;
 pub use self::measurement::Measurement;
 use self::page_cache::CacheTotals;
-use self::usage::{Sites, Statements};
+use self::usage::{CallSiteTable, StatementTable};
 
 /// Everything that is counted of one store, but for what its queues and its pool of readers count of themselves.
 pub(crate) struct Telemetry {
@@ -35,17 +35,17 @@ pub(crate) struct Telemetry {
     pub(crate) counters: CachePadded<Counters>,
     /// The write whose closure runs. Written by the writer thread alone, at each write, so it has cache lines of its
     /// own.
-    pub(crate) writing: CachePadded<Doing>,
-    /// The cost of writes by call site. The writing connection has the only page of it.
-    pub(crate) write_sites: Arc<Sites>,
-    /// The cost of reads by call site. Each reading connection has a page of it.
-    pub(crate) read_sites: Arc<Sites>,
-    /// The cost of statements. Each connection has a page of it.
-    pub(crate) statements: Arc<Statements>,
+    pub(crate) writing: CachePadded<ActivitySlot>,
+    /// The cost of writes by call site. The writing connection has the only shard of it.
+    pub(crate) write_sites: Arc<CallSiteTable>,
+    /// The cost of reads by call site. Each reading connection has a shard of it.
+    pub(crate) read_sites: Arc<CallSiteTable>,
+    /// The cost of statements. Each connection has a shard of it.
+    pub(crate) statements: Arc<StatementTable>,
     /// The page caches. Each connection adds its own figures.
     pub(crate) cache: Arc<CacheTotals>,
     /// The last backup, and the schedules that fail. Written by the thread that makes the backup.
-    pub(crate) backups: History,
+    pub(crate) backups: BackupHistory,
 }
 
 impl Telemetry {
@@ -54,11 +54,11 @@ impl Telemetry {
         Self {
             counters: CachePadded::default(),
             writing: CachePadded::default(),
-            write_sites: Arc::new(Sites::new(max_call_sites)),
-            read_sites: Arc::new(Sites::new(max_call_sites)),
-            statements: Arc::new(Statements::new(statements)),
+            write_sites: Arc::new(CallSiteTable::new(max_call_sites)),
+            read_sites: Arc::new(CallSiteTable::new(max_call_sites)),
+            statements: Arc::new(StatementTable::new(statements)),
             cache: Arc::default(),
-            backups: History::default(),
+            backups: BackupHistory::default(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::stats::PageCacheStats;
 
 /// How often a connection tells.
-const EVERY: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Of all connections of a store.
 #[derive(Default)]
@@ -59,9 +59,9 @@ impl CacheShare {
     }
 
     /// Adds what `take` reads from the connection, if it is time.
-    pub(crate) fn tell(&mut self, now: Instant, take: impl FnOnce() -> PageCacheStats) {
+    pub(crate) fn report(&mut self, now: Instant, take: impl FnOnce() -> PageCacheStats) {
         if now >= self.next {
-            self.next = now + EVERY;
+            self.next = now + REPORT_INTERVAL;
             let since = take();
             self.totals.add(since, self.held);
             self.held = since.memory_bytes;

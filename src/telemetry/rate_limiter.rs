@@ -1,38 +1,38 @@
-//! How many events of one kind there may be in a second. What was left out is told with the next.
+//! How many events of one kind there may be in a second. The next event says how many were suppressed.
 
 use std::mem;
 use std::time::{Duration, Instant};
 
-pub(crate) struct Ration {
-    a_second: u32,
+pub(crate) struct RateLimiter {
+    per_second: u32,
     left: u32,
     /// Up to when it has been given.
     since: Instant,
-    left_out: u64,
+    suppressed: u64,
 }
 
-impl Ration {
-    pub(crate) fn new(a_second: u32) -> Self {
+impl RateLimiter {
+    pub(crate) fn new(per_second: u32) -> Self {
         Self {
-            a_second,
-            left: a_second,
+            per_second,
+            left: per_second,
             since: Instant::now(),
-            left_out: 0,
+            suppressed: 0,
         }
     }
 
     /// How many were left out since the last that was not; `None` if this one is to be left out.
-    pub(crate) fn take(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn try_acquire(&mut self, now: Instant) -> Option<u64> {
         if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
             self.since = now;
-            self.left = self.a_second;
+            self.left = self.per_second;
         }
         if self.left == 0 {
-            self.left_out += 1;
+            self.suppressed += 1;
             return None;
         }
         self.left -= 1;
-        Some(mem::take(&mut self.left_out))
+        Some(mem::take(&mut self.suppressed))
     }
 }
 
@@ -42,12 +42,12 @@ mod tests {
 
     #[test]
     fn so_many_go_through_each_second_and_none_is_lost_from_the_count() {
-        let mut ration = Ration::new(20);
+        let mut limiter = RateLimiter::new(20);
         let start = Instant::now();
-        assert_eq!((0..100).filter_map(|_| ration.take(start)).count(), 20);
+        assert_eq!((0..100).filter_map(|_| limiter.try_acquire(start)).count(), 20);
         let next = start + Duration::from_secs(2);
-        assert_eq!(ration.take(next), Some(80));
-        assert_eq!((0..100).filter_map(|_| ration.take(next)).count(), 19);
-        assert_eq!(Ration::new(0).take(start), None);
+        assert_eq!(limiter.try_acquire(next), Some(80));
+        assert_eq!((0..100).filter_map(|_| limiter.try_acquire(next)).count(), 19);
+        assert_eq!(RateLimiter::new(0).try_acquire(start), None);
     }
 }

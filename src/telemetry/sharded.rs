@@ -1,12 +1,12 @@
 //! What each call site costs, or each statement: a table of entries under keys, bounded in number.
 //!
-//! Each connection has a [`Page`] of its own, which only the thread that has the connection uses, with an entry for
-//! each key that it has met. So adding to an entry takes no lock and shares no cache line. The [`Ledger`] has all
-//! entries, under its lock, for those who look; a page takes it only when it meets a key for the first time. Entries of
-//! a page that has gone are given to the next that asks for their key, so there are never more of one key than
+//! Each connection has a [`Shard`] of its own, which only the thread that has the connection uses, with an entry for
+//! each key that it has met. So adding to an entry takes no lock and shares no cache line. The [`ShardedTable`] has all
+//! entries, under its lock, for those who look; a shard takes it only when it meets a key for the first time. Entries
+//! of a shard that has gone are given to the next that asks for their key, so there are never more of one key than
 //! connections at a time.
 //!
-//! The first keys that come are kept, up to a number; what comes after is one entry of each page, under no key.
+//! The first keys that come are kept, up to a number; what comes after is one entry of each shard, under no key.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -17,24 +17,24 @@ use crate::runtime::sync::{Arc, Mutex};
 
 type Entries<K, E> = HashMap<Option<K>, Vec<Arc<E>>>;
 
-pub(crate) struct Ledger<K, E> {
+pub(crate) struct ShardedTable<K, E> {
     /// Keys at most.
-    most: usize,
+    max_keys: usize,
     /// Those without a key are the others.
     all: Mutex<Entries<K, E>>,
 }
 
-impl<K: Eq + Hash + Clone, E: Default> Ledger<K, E> {
-    pub(crate) fn new(most: usize) -> Self {
+impl<K: Eq + Hash + Clone, E: Default> ShardedTable<K, E> {
+    pub(crate) fn new(max_keys: usize) -> Self {
         Self {
-            most,
+            max_keys,
             all: Mutex::default(),
         }
     }
 
     /// Whether it keeps anything.
     pub(crate) fn is_on(&self) -> bool {
-        self.most > 0
+        self.max_keys > 0
     }
 
     /// All entries of each key; `None` are the others.
@@ -46,14 +46,14 @@ impl<K: Eq + Hash + Clone, E: Default> Ledger<K, E> {
     }
 
     /// An entry that nobody else adds to; `None` if there are too many keys already.
-    fn claim(&self, key: Option<K>) -> Option<Arc<E>> {
+    fn acquire_entry(&self, key: Option<K>) -> Option<Arc<E>> {
         let mut all = self.all.lock();
         let keys = all.len() - usize::from(all.contains_key(&None));
-        if key.is_some() && keys >= self.most && !all.contains_key(&key) {
+        if key.is_some() && keys >= self.max_keys && !all.contains_key(&key) {
             return None;
         }
         let entries = all.entry(key).or_default();
-        // The ledger's own is the only one: its page has gone.
+        // The table's own is the only one: its shard has gone.
         if let Some(free) = entries.iter().find(|entry| Arc::strong_count(entry) == 1) {
             return Some(Arc::clone(free));
         }
@@ -64,8 +64,8 @@ impl<K: Eq + Hash + Clone, E: Default> Ledger<K, E> {
 }
 
 /// The entries of one connection.
-pub(crate) struct Page<K, E> {
-    ledger: Arc<Ledger<K, E>>,
+pub(crate) struct Shard<K, E> {
+    table: Arc<ShardedTable<K, E>>,
     places: HashMap<K, usize>,
     /// The others have no key.
     entries: Vec<(Option<K>, Arc<E>)>,
@@ -74,10 +74,10 @@ pub(crate) struct Page<K, E> {
     last: usize,
 }
 
-impl<K: Eq + Hash + Clone, E: Default> Page<K, E> {
-    pub(crate) fn new(ledger: &Arc<Ledger<K, E>>) -> Self {
+impl<K: Eq + Hash + Clone, E: Default> Shard<K, E> {
+    pub(crate) fn new(table: &Arc<ShardedTable<K, E>>) -> Self {
         Self {
-            ledger: Arc::clone(ledger),
+            table: Arc::clone(table),
             places: HashMap::new(),
             entries: Vec::new(),
             others: None,
@@ -86,8 +86,8 @@ impl<K: Eq + Hash + Clone, E: Default> Page<K, E> {
     }
 
     /// None if nothing is kept.
-    pub(crate) fn if_on(ledger: &Arc<Ledger<K, E>>) -> Option<Self> {
-        ledger.is_on().then(|| Self::new(ledger))
+    pub(crate) fn if_on(table: &Arc<ShardedTable<K, E>>) -> Option<Self> {
+        table.is_on().then(|| Self::new(table))
     }
 
     /// The place of the entry for that key; `None` if nothing is kept.
@@ -101,7 +101,7 @@ impl<K: Eq + Hash + Clone, E: Default> Page<K, E> {
         {
             return Some(self.last);
         }
-        if !self.ledger.is_on() {
+        if !self.table.is_on() {
             return None;
         }
         let place = match self.places.get(key) {
@@ -114,13 +114,13 @@ impl<K: Eq + Hash + Clone, E: Default> Page<K, E> {
 
     /// A key that has no entry here yet.
     fn meet(&mut self, key: K) -> Option<usize> {
-        if let Some(entry) = self.ledger.claim(Some(key.clone())) {
+        if let Some(entry) = self.table.acquire_entry(Some(key.clone())) {
             let place = self.keep(Some(key.clone()), entry);
             self.places.insert(key, place);
             return Some(place);
         }
         if self.others.is_none() {
-            let entry = self.ledger.claim(None)?;
+            let entry = self.table.acquire_entry(None)?;
             self.others = Some(self.keep(None, entry));
         }
         self.others
@@ -132,7 +132,7 @@ impl<K: Eq + Hash + Clone, E: Default> Page<K, E> {
     }
 }
 
-impl<K, E> Index<usize> for Page<K, E> {
+impl<K, E> Index<usize> for Shard<K, E> {
     type Output = E;
 
     fn index(&self, place: usize) -> &E {
@@ -146,16 +146,16 @@ mod tests {
 
     use super::*;
 
-    type Sums = Ledger<String, AtomicU64>;
+    type Sums = ShardedTable<String, AtomicU64>;
 
-    fn add(page: &mut Page<String, AtomicU64>, key: &str) {
-        let place = page.find(key).unwrap();
-        page[place].fetch_add(1, Relaxed);
+    fn add(shard: &mut Shard<String, AtomicU64>, key: &str) {
+        let place = shard.find(key).unwrap();
+        shard[place].fetch_add(1, Relaxed);
     }
 
-    fn sum(ledger: &Sums, key: Option<&str>) -> u64 {
+    fn sum(table: &Sums, key: Option<&str>) -> u64 {
         let of_key = |(found, _): &(Option<String>, _)| found.as_deref() == key;
-        let entries = ledger
+        let entries = table
             .entries()
             .into_iter()
             .filter(of_key)
@@ -164,44 +164,44 @@ mod tests {
     }
 
     #[test]
-    fn pages_add_up() {
-        let ledger = Arc::new(Sums::new(10));
-        let (mut one, mut two) = (Page::new(&ledger), Page::new(&ledger));
+    fn shards_add_up() {
+        let table = Arc::new(Sums::new(10));
+        let (mut one, mut two) = (Shard::new(&table), Shard::new(&table));
         for key in ["a", "a", "b", "a"] {
             add(&mut one, key);
         }
         add(&mut two, "a");
-        assert_eq!((sum(&ledger, Some("a")), sum(&ledger, Some("b"))), (4, 1));
+        assert_eq!((sum(&table, Some("a")), sum(&table, Some("b"))), (4, 1));
     }
 
     #[test]
-    fn keys_past_the_bound_are_the_others_on_every_page() {
-        let ledger = Arc::new(Sums::new(2));
-        let (mut one, mut two) = (Page::new(&ledger), Page::new(&ledger));
+    fn keys_past_the_bound_share_one_entry_per_shard() {
+        let table = Arc::new(Sums::new(2));
+        let (mut one, mut two) = (Shard::new(&table), Shard::new(&table));
         for key in ["a", "b", "c", "d", "a"] {
             add(&mut one, key);
         }
         for key in ["c", "b", "d"] {
             add(&mut two, key);
         }
-        assert_eq!((sum(&ledger, Some("a")), sum(&ledger, Some("b"))), (2, 2));
-        assert_eq!(sum(&ledger, None), 4);
-        assert_eq!(ledger.entries().len(), 3);
+        assert_eq!((sum(&table, Some("a")), sum(&table, Some("b"))), (2, 2));
+        assert_eq!(sum(&table, None), 4);
+        assert_eq!(table.entries().len(), 3);
     }
 
     #[test]
-    fn the_entries_of_a_page_that_has_gone_are_used_again() {
-        let ledger = Arc::new(Sums::new(10));
+    fn entries_of_a_dropped_shard_are_reused() {
+        let table = Arc::new(Sums::new(10));
         for _ in 0..5 {
-            add(&mut Page::new(&ledger), "a");
+            add(&mut Shard::new(&table), "a");
         }
-        assert_eq!(ledger.entries()[0].1.len(), 1);
-        assert_eq!(sum(&ledger, Some("a")), 5);
+        assert_eq!(table.entries()[0].1.len(), 1);
+        assert_eq!(sum(&table, Some("a")), 5);
     }
 
     #[test]
     fn one_that_is_off_keeps_nothing() {
-        let ledger = Arc::new(Sums::new(0));
-        assert_eq!(Page::new(&ledger).find("a"), None);
+        let table = Arc::new(Sums::new(0));
+        assert_eq!(Shard::new(&table).find("a"), None);
     }
 }

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::event::{CallerSpan, event};
-use super::rate_limiter::Ration;
+use super::rate_limiter::RateLimiter;
 use crate::runtime::sync::Mutex;
 
 /// The slow reads of a store, or its slow writes.
 pub(crate) struct SlowLog {
     /// Taken for one look, and only for what is slow.
-    ration: Mutex<Ration>,
+    limiter: Mutex<RateLimiter>,
 }
 
 /// A read or a write that was slow.
@@ -48,12 +48,12 @@ pub(crate) struct SlowStatement {
     pub(crate) took: Duration,
     /// Only of a statement with parameters: the text of one without may have data in it.
     pub(crate) text: Option<String>,
-    pub(crate) plan: Option<Plan>,
+    pub(crate) plan: Option<QueryPlan>,
 }
 
 /// How SQLite goes about a statement, as `EXPLAIN QUERY PLAN` says. It has names in it, and no data.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct QueryPlan {
     /// Its steps.
     pub(crate) steps: String,
     /// How many of them go through all of a table or an index: "a full-table scan .. is reported with SCAN",
@@ -62,29 +62,29 @@ pub(crate) struct Plan {
 }
 
 impl SlowLog {
-    pub(crate) fn new(events_a_second: u32) -> Self {
+    pub(crate) fn new(events_per_second: u32) -> Self {
         Self {
-            ration: Mutex::new(Ration::new(events_a_second)),
+            limiter: Mutex::new(RateLimiter::new(events_per_second)),
         }
     }
 
     /// Emits an event for each of those, as many as may be. `group` is how many writes shared the transaction.
     pub(crate) fn report(&self, path: &Path, slow: impl IntoIterator<Item = Slow>, group: usize) {
         for slow in slow {
-            if let Some(left_out) = self.take() {
-                slow.span.in_scope(|| slow.emit(path, left_out, group));
+            if let Some(suppressed) = self.try_acquire() {
+                slow.span.in_scope(|| slow.emit(path, suppressed, group));
             }
         }
     }
 
-    fn take(&self) -> Option<u64> {
-        let mut ration = self.ration.lock();
-        ration.take(Instant::now())
+    fn try_acquire(&self) -> Option<u64> {
+        let mut limiter = self.limiter.lock();
+        limiter.try_acquire(Instant::now())
     }
 }
 
 impl Slow {
-    fn emit(&self, path: &Path, left_out: u64, group: usize) {
+    fn emit(&self, path: &Path, suppressed: u64, group: usize) {
         let slowest = self.slowest.as_ref();
         let plan = slowest.and_then(|statement| statement.plan.as_ref());
         macro_rules! slow {
@@ -101,7 +101,7 @@ impl Slow {
                         slowest_statement_ms = slowest.map(|statement| statement.took.as_millis() as u64),
                         plan = plan.map(|plan| plan.steps.as_str()),
                         full_scans = plan.map(|plan| plan.scans),
-                        left_out,
+                        suppressed,
                         $($own)*
                     },
                     $message

@@ -1,4 +1,4 @@
-//! What call sites and statements cost: the entries of the two ledgers, and how they are put together.
+//! What call sites and statements use: the entries of the two tables, and how they are put together.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use rusqlite::{Statement, StatementStatus};
 use super::call_site::CallSite;
 use super::counters::Counter;
 use super::histogram::{Amounts, Latency, distribution};
-use super::sharded::{Ledger, Page};
+use super::sharded::{Shard, ShardedTable};
 use super::stats::{CallSiteStats, Operation, StatementStats};
 
 /// What stands for those past the bound.
 const OTHER: &str = "other";
 
-pub(crate) type Sites = Ledger<CallSite, SiteCosts>;
-pub(crate) type SitePage = Page<CallSite, SiteCosts>;
-pub(crate) type Statements = Ledger<String, StatementCosts>;
-pub(crate) type StatementPage = Page<String, StatementCosts>;
+pub(crate) type CallSiteTable = ShardedTable<CallSite, CallSiteUsage>;
+pub(crate) type CallSiteShard = Shard<CallSite, CallSiteUsage>;
+pub(crate) type StatementTable = ShardedTable<String, StatementUsage>;
+pub(crate) type StatementShard = Shard<String, StatementUsage>;
 
 /// How often, how badly and how long.
-struct Runs {
+struct RunTimes {
     errors: Counter,
     nanos: Counter,
     /// Its count is the number of runs.
     times: Amounts,
 }
 
-impl Default for Runs {
+impl Default for RunTimes {
     fn default() -> Self {
         Self {
             errors: Counter::default(),
@@ -39,7 +39,7 @@ impl Default for Runs {
     }
 }
 
-impl Runs {
+impl RunTimes {
     fn ran(&self, time: Duration) {
         let nanos = super::histogram::nanos(time);
         self.nanos.add(nanos);
@@ -49,13 +49,13 @@ impl Runs {
 
 /// Of one call site, on one connection.
 #[derive(Default)]
-pub(crate) struct SiteCosts {
-    runs: Runs,
+pub(crate) struct CallSiteUsage {
+    runs: RunTimes,
     rows_changed: Counter,
     rows_read: Counter,
 }
 
-impl SiteCosts {
+impl CallSiteUsage {
     /// Its closure has run so long.
     pub(crate) fn ran(&self, time: Duration, rows_read: u64) {
         self.runs.ran(time);
@@ -75,15 +75,15 @@ impl SiteCosts {
 
 /// Of one statement, on one connection.
 #[derive(Default)]
-pub(crate) struct StatementCosts {
-    runs: Runs,
+pub(crate) struct StatementUsage {
+    runs: RunTimes,
     rows: Counter,
     full_scan_steps: Counter,
     sorts: Counter,
     automatic_index_rows: Counter,
 }
 
-impl StatementCosts {
+impl StatementUsage {
     pub(crate) fn ran(&self, statement: &Statement<'_>, time: Duration, rows: u64, failed: bool) {
         self.runs.ran(time);
         self.rows.add(rows);
@@ -98,15 +98,15 @@ impl StatementCosts {
 }
 
 /// How long each write's or each read's site has kept its thread, all in all.
-pub(crate) fn totals(sites: &Sites) -> Vec<(String, Duration)> {
-    let total = |entries: Vec<Arc<SiteCosts>>| entries.iter().map(|entry| entry.runs.nanos.get()).sum();
+pub(crate) fn totals(sites: &CallSiteTable) -> Vec<(String, Duration)> {
+    let total = |entries: Vec<Arc<CallSiteUsage>>| entries.iter().map(|entry| entry.runs.nanos.get()).sum();
     let entries = sites.entries().into_iter();
     let named = entries.map(|(site, entries)| (name(site), Duration::from_nanos(total(entries))));
     named.collect()
 }
 
 /// All sites, the most expensive first.
-pub(crate) fn sites(writes: &Sites, reads: &Sites) -> Vec<CallSiteStats> {
+pub(crate) fn sites(writes: &CallSiteTable, reads: &CallSiteTable) -> Vec<CallSiteStats> {
     let mut all = Vec::new();
     for (operation, sites) in [(Operation::Write, writes), (Operation::Read, reads)] {
         all.extend(sites_of(operation, sites));
@@ -115,9 +115,9 @@ pub(crate) fn sites(writes: &Sites, reads: &Sites) -> Vec<CallSiteStats> {
     all
 }
 
-fn sites_of(operation: Operation, sites: &Sites) -> Vec<CallSiteStats> {
-    let stats = |(site, entries): (String, Vec<Arc<SiteCosts>>)| {
-        let sum = |counter: fn(&SiteCosts) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
+fn sites_of(operation: Operation, sites: &CallSiteTable) -> Vec<CallSiteStats> {
+    let stats = |(site, entries): (String, Vec<Arc<CallSiteUsage>>)| {
+        let sum = |counter: fn(&CallSiteUsage) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
         let (latency, errors, total_time) = together(entries.iter().map(|entry| &entry.runs));
         CallSiteStats {
             site,
@@ -126,8 +126,8 @@ fn sites_of(operation: Operation, sites: &Sites) -> Vec<CallSiteStats> {
             errors,
             total_time,
             latency,
-            rows_changed: sum(|costs| &costs.rows_changed),
-            rows_read: sum(|costs| &costs.rows_read),
+            rows_changed: sum(|usage| &usage.rows_changed),
+            rows_read: sum(|usage| &usage.rows_read),
         }
     };
     // One that has run, but not yet to its end, is left out.
@@ -137,8 +137,8 @@ fn sites_of(operation: Operation, sites: &Sites) -> Vec<CallSiteStats> {
 
 /// How long each site's closure took, in nanoseconds.
 #[cfg(feature = "metrics")]
-pub(crate) fn times(sites: &Sites) -> Vec<(String, Histogram)> {
-    let times = |(site, entries): (String, Vec<Arc<SiteCosts>>)| {
+pub(crate) fn times(sites: &CallSiteTable) -> Vec<(String, Histogram)> {
+    let times = |(site, entries): (String, Vec<Arc<CallSiteUsage>>)| {
         let runs = entries.iter().map(|entry| &entry.runs);
         (site, all_times(runs))
     };
@@ -148,7 +148,7 @@ pub(crate) fn times(sites: &Sites) -> Vec<(String, Histogram)> {
 }
 
 /// A line of code may have several addresses, which are put together here.
-fn by_name(sites: &Sites) -> BTreeMap<String, Vec<Arc<SiteCosts>>> {
+fn by_name(sites: &CallSiteTable) -> BTreeMap<String, Vec<Arc<CallSiteUsage>>> {
     let mut by_name = BTreeMap::<_, Vec<_>>::new();
     for (site, entries) in sites.entries() {
         by_name.entry(name(site)).or_default().extend(entries);
@@ -161,9 +161,9 @@ fn name(site: Option<CallSite>) -> String {
 }
 
 /// All statements, the most expensive first.
-pub(crate) fn statements(statements: &Statements) -> Vec<StatementStats> {
-    let stats = |(text, entries): (Option<String>, Vec<Arc<StatementCosts>>)| {
-        let sum = |counter: fn(&StatementCosts) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
+pub(crate) fn statements(statements: &StatementTable) -> Vec<StatementStats> {
+    let stats = |(text, entries): (Option<String>, Vec<Arc<StatementUsage>>)| {
+        let sum = |counter: fn(&StatementUsage) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
         let (latency, errors, total_time) = together(entries.iter().map(|entry| &entry.runs));
         StatementStats {
             sql: text.unwrap_or_else(|| OTHER.to_owned()),
@@ -171,10 +171,10 @@ pub(crate) fn statements(statements: &Statements) -> Vec<StatementStats> {
             errors,
             total_time,
             latency,
-            rows: sum(|costs| &costs.rows),
-            full_scan_steps: sum(|costs| &costs.full_scan_steps),
-            sorts: sum(|costs| &costs.sorts),
-            automatic_index_rows: sum(|costs| &costs.automatic_index_rows),
+            rows: sum(|usage| &usage.rows),
+            full_scan_steps: sum(|usage| &usage.full_scan_steps),
+            sorts: sum(|usage| &usage.sorts),
+            automatic_index_rows: sum(|usage| &usage.automatic_index_rows),
         }
     };
     let mut all: Vec<_> = statements.entries().into_iter().map(stats).collect();
@@ -183,7 +183,7 @@ pub(crate) fn statements(statements: &Statements) -> Vec<StatementStats> {
     all
 }
 
-fn together<'a>(runs: impl Iterator<Item = &'a Runs> + Clone) -> (Latency, u64, Duration) {
+fn together<'a>(runs: impl Iterator<Item = &'a RunTimes> + Clone) -> (Latency, u64, Duration) {
     let (mut errors, mut nanos, mut max) = (0, 0, 0);
     for run in runs.clone() {
         errors += run.errors.get();
@@ -194,7 +194,7 @@ fn together<'a>(runs: impl Iterator<Item = &'a Runs> + Clone) -> (Latency, u64, 
     (distribution(&times, max).into(), errors, Duration::from_nanos(nanos))
 }
 
-fn all_times<'a>(runs: impl Iterator<Item = &'a Runs>) -> Histogram {
+fn all_times<'a>(runs: impl Iterator<Item = &'a RunTimes>) -> Histogram {
     let mut times = Amounts::coarse().load();
     for run in runs {
         // They are of one shape, and nothing runs 2^64 times.

@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, Statement, ffi};
 
 use self::hot_statement::Prepare;
-use crate::connection::authorizer::{Change, Fence};
+use crate::connection::authorizer::{Change, SqlGuard};
 use crate::connection::c_api;
 use crate::connection::change_counters::signed;
 use crate::connection::interrupt::Interrupt;
 use crate::error::{Error, ErrorOrigin, Outcome, Result, primary_code};
 use crate::runtime::clock::Tick;
-use crate::telemetry::slow_log::{Plan, SlowStatement};
-use crate::telemetry::usage::StatementPage;
+use crate::telemetry::slow_log::{QueryPlan, SlowStatement};
+use crate::telemetry::usage::StatementShard;
 
 /// larder's own statements, each with its private comment (see `connection/authorizer.rs`).
 pub(crate) mod sql {
@@ -34,8 +34,8 @@ pub(crate) mod sql {
 }
 
 /// Runs one of larder's own statements, from the cache.
-pub(crate) fn run_own(conn: &Connection, fence: &Fence, sql: &str) -> rusqlite::Result<()> {
-    fence.own(|| conn.prepare_cached(sql)?.execute([]).map(drop))
+pub(crate) fn run_internal(conn: &Connection, guard: &SqlGuard, sql: &str) -> rusqlite::Result<()> {
+    guard.as_internal(|| conn.prepare_cached(sql)?.execute([]).map(drop))
 }
 
 /// One snapshot of the database. Given to the closure of [`Store::read`](crate::Store::read).
@@ -45,36 +45,36 @@ pub(crate) fn run_own(conn: &Connection, fence: &Fence, sql: &str) -> rusqlite::
 /// before it.
 pub struct ReadTx<'a> {
     conn: &'a Connection,
-    fence: &'a Fence,
+    guard: &'a SqlGuard,
     interrupt: &'a Interrupt,
     slow: Duration,
     /// Whether the closure has had the connection itself in its hands.
-    bare: Cell<bool>,
+    raw_access: Cell<bool>,
     slowest: RefCell<Option<SlowStatement>>,
     /// Rows that queries gave.
     rows: Cell<u64>,
     /// Whether a statement has found no room on the disk.
     full: Cell<bool>,
     /// Where statements are counted, if they are.
-    statements: Option<&'a RefCell<StatementPage>>,
+    statements: Option<&'a RefCell<StatementShard>>,
     prepared: &'a dyn Prepare,
 }
 
 impl<'a> ReadTx<'a> {
     pub(crate) fn new(
         conn: &'a Connection,
-        fence: &'a Fence,
+        guard: &'a SqlGuard,
         interrupt: &'a Interrupt,
         slow: Duration,
-        statements: Option<&'a RefCell<StatementPage>>,
+        statements: Option<&'a RefCell<StatementShard>>,
         prepared: &'a dyn Prepare,
     ) -> Self {
         Self {
             conn,
-            fence,
+            guard,
             interrupt,
             slow,
-            bare: Cell::new(false),
+            raw_access: Cell::new(false),
             slowest: RefCell::new(None),
             rows: Cell::new(0),
             full: Cell::new(false),
@@ -258,7 +258,7 @@ impl<'a> ReadTx<'a> {
         &self,
         sql: &str,
         statement: &Statement<'_>,
-        page: &RefCell<StatementPage>,
+        page: &RefCell<StatementShard>,
         time: Duration,
         rows: u64,
         failed: bool,
@@ -286,7 +286,7 @@ impl<'a> ReadTx<'a> {
         self.rows.get()
     }
 
-    fn note_time(&self, start: Tick, describe: impl FnOnce() -> (Option<String>, Option<Plan>)) {
+    fn note_time(&self, start: Tick, describe: impl FnOnce() -> (Option<String>, Option<QueryPlan>)) {
         let took = start.elapsed();
         if took < self.slow {
             return;
@@ -299,7 +299,7 @@ impl<'a> ReadTx<'a> {
     }
 
     /// Some 20 us, after a statement that took many milliseconds.
-    fn plan(&self, sql: &str) -> Option<Plan> {
+    fn plan(&self, sql: &str) -> Option<QueryPlan> {
         let mut explain = self.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).ok()?;
         // Its parameters stay unbound.
         let steps = explain.raw_query().mapped(|row| row.get("detail"));
@@ -308,15 +308,15 @@ impl<'a> ReadTx<'a> {
             step.starts_with("SCAN ") && !step.contains("CONSTANT ROW") && !step.contains("VIRTUAL TABLE")
         };
         let scans = steps.iter().filter(is_scan).count();
-        (!steps.is_empty()).then(|| Plan {
+        (!steps.is_empty()).then(|| QueryPlan {
             steps: steps.join("; "),
             scans,
         })
     }
 
     /// Whether the closure may have left something on the connection. The methods of this type leave nothing.
-    pub(crate) fn was_bare(&self) -> bool {
-        self.bare.get()
+    pub(crate) fn had_raw_access(&self) -> bool {
+        self.raw_access.get()
     }
 
     pub(crate) fn slowest(&self) -> Option<SlowStatement> {
@@ -340,7 +340,7 @@ impl<'a> ReadTx<'a> {
             return stopped;
         }
         // A refusal is kept until somebody is told of it.
-        let refused = code == ffi::SQLITE_AUTH && self.fence.has_refused();
+        let refused = code == ffi::SQLITE_AUTH && self.guard.has_refused();
         if !own && !refused {
             return Error::of_another(error);
         }
@@ -349,7 +349,7 @@ impl<'a> ReadTx<'a> {
             ffi::SQLITE_FULL => self.full.set(true),
             _ => {}
         }
-        self.fence.explain(error)
+        self.guard.explain(error)
     }
 
     /// Who of larder has stopped the SQL.
@@ -447,7 +447,7 @@ impl Deref for ReadTx<'_> {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
-        self.bare.set(true);
+        self.raw_access.set(true);
         self.prepared.put_back();
         self.conn
     }
@@ -466,14 +466,14 @@ pub struct WriteTx<'a> {
 impl<'a> WriteTx<'a> {
     pub(crate) fn new(
         conn: &'a Connection,
-        fence: &'a Fence,
+        guard: &'a SqlGuard,
         interrupt: &'a Interrupt,
         slow: Duration,
-        statements: Option<&'a RefCell<StatementPage>>,
+        statements: Option<&'a RefCell<StatementShard>>,
         prepared: &'a dyn Prepare,
     ) -> Self {
         Self {
-            read: ReadTx::new(conn, fence, interrupt, slow, statements, prepared),
+            read: ReadTx::new(conn, guard, interrupt, slow, statements, prepared),
             undo_failed: RefCell::new(None),
         }
     }
@@ -538,7 +538,7 @@ impl<'a> WriteTx<'a> {
     /// ```
     pub fn insert<P: Params>(&self, sql: &str, params: P) -> Result<i64> {
         let inserted = self.with_statement(sql, |statement| {
-            let mask = self.fence.changes().mask(self.conn);
+            let mask = self.guard.changes().mask(self.conn);
             let changed = self.execute_counted(sql, statement, params)?;
             Ok((changed, mask.end()))
         })?;
@@ -551,13 +551,13 @@ impl<'a> WriteTx<'a> {
 
     /// Why the statement gave no rowid, as far as SQLite says what it does.
     fn no_rowid(&self, sql: &str, changed: usize) -> Error {
-        let changes = self.fence.changes_of(|| drop(self.conn.prepare(sql)));
+        let changes = self.guard.changes_of(|| drop(self.conn.prepare(sql)));
         let inserts = changes.iter().find(|change| change.code == ffi::SQLITE_INSERT);
         let without_rowid = |change: &Change| {
             let look = "SELECT wr FROM pragma_table_list WHERE schema = ?1 AND name = ?2/*larder*/";
             let at = (&change.database, &change.table);
             let look = || self.conn.query_row(look, at, |row| row.get::<_, bool>(0));
-            self.fence.own(look).unwrap_or(false)
+            self.guard.as_internal(look).unwrap_or(false)
         };
         let reason = match inserts {
             None => "there is no INSERT in the statement".to_owned(),
@@ -582,14 +582,14 @@ impl<'a> WriteTx<'a> {
     /// function of this name says the same.
     pub fn changes(&self) -> u64 {
         let (changes, total) = (signed(self.conn.changes()), signed(self.conn.total_changes()));
-        self.fence.changes().changes(changes, total).unsigned_abs()
+        self.guard.changes().changes(changes, total).unsigned_abs()
     }
 
     /// How many rows this closure has changed so far, by triggers and foreign keys, too, and also where a savepoint was
     /// rolled back. The SQL function of this name says the same.
     pub fn total_changes(&self) -> u64 {
         let total = signed(self.conn.total_changes());
-        self.fence.changes().total(total).unsigned_abs()
+        self.guard.changes().total(total).unsigned_abs()
     }
 
     /// Runs every statement of `sql`, separated by semicolons, without parameters.
@@ -648,7 +648,7 @@ impl<'a> WriteTx<'a> {
         }
     }
 
-    fn own(&self, sql: &str) -> Result<()> {
+    fn run_internal(&self, sql: &str) -> Result<()> {
         if self.conn.is_autocommit() {
             return Err(Error::RolledBack {
                 reason: ENDED,
@@ -656,7 +656,7 @@ impl<'a> WriteTx<'a> {
                 source: None,
             });
         }
-        run_own(self.conn, self.fence, sql).map_err(|error| self.explain(error))
+        run_internal(self.conn, self.guard, sql).map_err(|error| self.explain(error))
     }
 }
 
@@ -709,12 +709,12 @@ struct Savepoint<'tx, 'a> {
 
 impl<'tx, 'a> Savepoint<'tx, 'a> {
     fn begin(tx: &'tx WriteTx<'a>) -> Result<Self> {
-        tx.own(sql::SAVEPOINT)?;
+        tx.run_internal(sql::SAVEPOINT)?;
         Ok(Self { tx, released: false })
     }
 
     fn release(mut self) -> Result<()> {
-        self.tx.own(sql::RELEASE)?;
+        self.tx.run_internal(sql::RELEASE)?;
         self.released = true;
         Ok(())
     }
@@ -727,7 +727,11 @@ impl Drop for Savepoint<'_, '_> {
         }
         // "The ROLLBACK TO command reverts the state of the database back to what it was just after the
         // corresponding SAVEPOINT", and leaves the savepoint open: RELEASE must follow.
-        if let Err(error) = self.tx.own(sql::ROLLBACK_TO).and_then(|()| self.tx.own(sql::RELEASE)) {
+        if let Err(error) = self
+            .tx
+            .run_internal(sql::ROLLBACK_TO)
+            .and_then(|()| self.tx.run_internal(sql::RELEASE))
+        {
             *self.tx.undo_failed.borrow_mut() = Some(error);
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, MAIN_DB};
 
-use crate::connection::authorizer::Fence;
+use crate::connection::authorizer::SqlGuard;
 use crate::connection::read_back;
 use crate::error::{Error, Result};
 use crate::options::Settings;
@@ -72,12 +72,14 @@ pub(crate) struct Checkpointer {
 
 impl Checkpointer {
     /// Watches the log through a hook, which SQLite calls on the thread that commits.
-    pub(crate) fn watch(conn: &Connection, fence: &Fence, options: &Settings) -> Result<Self> {
-        let page_size: u64 = fence
-            .own(|| read_back(conn, "page_size"))?
+    pub(crate) fn watch(conn: &Connection, guard: &SqlGuard, options: &Settings) -> Result<Self> {
+        let page_size: u64 = guard
+            .as_internal(|| read_back(conn, "page_size"))?
             .parse()
             .unwrap_or(options.page_size);
-        let attached = fence.own(|| attached_databases(conn)).map_err(Error::not_started)?;
+        let attached = guard
+            .as_internal(|| attached_databases(conn))
+            .map_err(Error::not_started)?;
         Self::watch_log(conn);
         // "Each frame consists of a 24-byte frame-header followed by a page-size bytes of page data",
         // <https://sqlite.org/fileformat2.html#the_write_ahead_log>.
@@ -161,13 +163,13 @@ impl Checkpointer {
     }
 
     /// One attempt for each attached database. Its error says nothing of the store's own file.
-    fn move_attached(&mut self, conn: &Connection, fence: &Fence, mode: Mode) {
+    fn move_attached(&mut self, conn: &Connection, guard: &SqlGuard, mode: Mode) {
         let mode = if mode == Mode::Truncate { "TRUNCATE" } else { "PASSIVE" };
         self.attached_log = 0;
         for name in &self.attached {
             let name = name.replace('"', "\"\"");
             let pragma = format!("PRAGMA \"{name}\".wal_checkpoint({mode})");
-            let _ = fence.own(|| conn.query_row(&pragma, [], |_| Ok(())));
+            let _ = guard.as_internal(|| conn.query_row(&pragma, [], |_| Ok(())));
         }
     }
 
@@ -175,7 +177,7 @@ impl Checkpointer {
     pub(crate) fn run(
         &mut self,
         conn: &Connection,
-        fence: &Fence,
+        guard: &SqlGuard,
         mode: Mode,
         patience: Duration,
     ) -> rusqlite::Result<Progress> {
@@ -186,14 +188,14 @@ impl Checkpointer {
         };
         conn.busy_timeout(patience)?;
         // Not from the cache: a PRAGMA acts when it is prepared, too.
-        let row = fence.own(|| {
+        let row = guard.as_internal(|| {
             conn.query_row(pragma, [], |row| {
                 // Both are -1 where SQLite did not get as far as to look.
                 let count = |column| row.get::<_, i64>(column).map(|n| u32::try_from(n).ok());
                 Ok((row.get(0)?, count(1)?, count(2)?))
             })
         });
-        self.move_attached(conn, fence, mode);
+        self.move_attached(conn, guard, mode);
         conn.busy_timeout(self.busy_timeout)?;
         // If it failed it is tried again once the log has grown.
         self.next = self.log.saturating_add(self.step);

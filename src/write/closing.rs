@@ -40,12 +40,12 @@ impl fmt::Display for CloseReport {
 /// once. The condition variable tells those who wait that it is there.
 #[derive(Default)]
 pub(crate) struct Closing {
-    state: Mutex<State>,
+    state: Mutex<CloseState>,
     done: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct CloseState {
     deadline: Option<Instant>,
     report: Option<CloseReport>,
 }

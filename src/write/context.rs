@@ -12,7 +12,7 @@ use crate::error::{Error, Outcome, Result};
 use crate::options::{Durability, WriteOptions};
 use crate::queue::job::{Job, Queued, Scope, Work};
 use crate::queue::pending::Pending;
-use crate::queue::{Kind, Submission};
+use crate::queue::{QueueKind, Submission};
 use crate::runtime::sync::Arc;
 use crate::transaction::WriteTx;
 
@@ -116,7 +116,7 @@ impl Deref for WriteJob {
     }
 }
 
-impl Kind for Writes {
+impl QueueKind for Writes {
     type Job = WriteJob;
 
     fn too_late(&self, waited: Duration) -> Error {
@@ -151,10 +151,10 @@ impl Shared {
         W: Work<S, T> + 'static,
         T: Send + 'static,
     {
-        self.admission.check_caller(submission.call)?;
+        self.queue.check_caller(submission.call)?;
         if let Some(poisoned) = self.poison() {
             return Err(poisoned);
         }
-        Arc::clone(&self.admission).enqueue(submission, order, work)
+        Arc::clone(&self.queue).enqueue(submission, order, work)
     }
 }

@@ -12,16 +12,16 @@ use rusqlite::{Connection, ffi};
 
 use super::context::Exclusive;
 use super::{CommitFailure, Writer};
-use crate::connection::authorizer::Fence;
+use crate::connection::authorizer::SqlGuard;
 use crate::connection::{self, interrupt::Interrupt};
 use crate::error::{Error, Result, extended_code};
 use crate::options::{Durability, Settings};
-use crate::queue::job::{Job, Verdict};
+use crate::queue::job::{Job, Resolution};
 use crate::read::Readers;
 use crate::transaction::sql;
 
 impl Writer {
-    pub(super) fn run_alone(&mut self, job: Job<Exclusive>) {
+    pub(super) fn run_exclusive(&mut self, job: Job<Exclusive>) {
         let Some(job) = self.claim(job, Instant::now()) else {
             return;
         };
@@ -35,20 +35,20 @@ impl Writer {
         if let Err(error) = self.try_roll_back() {
             return self.fail(job, Error::not_started(error));
         }
-        self.fence.reset();
-        let before = self.fence.changes().restart(&self.conn);
+        self.guard.reset();
+        let before = self.guard.changes().restart(&self.conn);
         self.interrupt.reset();
-        let site = self.sites.find(&job.terms().site);
+        let site = self.sites.find(&job.meta().site);
         let began = Instant::now();
-        self.telemetry.writing.begin(began, job.terms().site.clone());
+        self.telemetry.writing.begin(began, job.meta().site.clone());
         let result = job.run(self);
         self.telemetry.writing.end();
         if let Some(site) = site {
-            let costs = &self.sites[site];
-            costs.ran(began.elapsed(), 0);
+            let usage = &self.sites[site];
+            usage.ran(began.elapsed(), 0);
             match result {
-                Ok(()) => costs.committed(self.conn.total_changes().saturating_sub(before)),
-                Err(_) => costs.failed(),
+                Ok(()) => usage.committed(self.conn.total_changes().saturating_sub(before)),
+                Err(_) => usage.failed(),
             }
         }
         self.restore();
@@ -59,7 +59,7 @@ impl Writer {
         counters.wal_bytes.set(self.checkpointer.bytes());
         counters.largest_wal_bytes.raise_to(self.checkpointer.bytes());
         self.count_finished(1);
-        job.finish(Verdict::Own);
+        job.finish(Resolution::Own);
     }
 
     /// Makes the connection what it is between jobs. One that cannot be made so must not write any more: without
@@ -69,14 +69,14 @@ impl Writer {
         // It may have committed by itself.
         self.checkpointer.committed();
         self.tidy();
-        let restored = if self.fence.may_make_temporary() {
+        let restored = if self.guard.may_make_temporary() {
             self.drop_temporary()
         } else {
             Ok(())
         };
         let restored = restored.map_err(Error::from).and_then(|()| {
             let options = &self.options;
-            self.fence.own(|| connection::set_for_jobs(&self.conn, options))
+            self.guard.as_internal(|| connection::set_for_jobs(&self.conn, options))
         });
         if let Err(error) = restored {
             let source = match error {
@@ -91,8 +91,8 @@ impl Writer {
         &self.conn
     }
 
-    pub(crate) fn fence(&self) -> &Fence {
-        &self.fence
+    pub(crate) fn guard(&self) -> &SqlGuard {
+        &self.guard
     }
 
     pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
@@ -116,7 +116,7 @@ impl Writer {
         self.try_roll_back()?;
         self.set_durability(Durability::Full)?;
         self.conn.busy_timeout(patience)?;
-        let begun = self.own(sql::BEGIN_WRITE);
+        let begun = self.run_internal(sql::BEGIN_WRITE);
         self.conn.busy_timeout(self.options.busy_timeout)?;
         begun
     }

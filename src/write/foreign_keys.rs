@@ -14,8 +14,8 @@
 //!
 //! Whether it has is looked up again when the schema may be another one. SQLite prepares a statement anew after any change
 //! of the schema, by whichever process, before it runs it; so as long as no statement that writes has been prepared
-//! ([`Fence::take_prepared_write`](crate::connection::authorizer::Fence::take_prepared_write)), none has run that saw
-//! another schema. What was looked up in a transaction that was rolled back since is forgotten: the next change may
+//! ([`SqlGuard::take_prepared_write`](crate::connection::authorizer::SqlGuard::take_prepared_write)), none has run that
+//! saw another schema. What was looked up in a transaction that was rolled back since is forgotten: the next change may
 //! have its version number.
 //!
 //! Temporary objects are looked at only where there may be some. SQLite opens a database for them when a statement first
@@ -79,22 +79,22 @@ impl Writer {
         if !self.options.foreign_keys || !self.schema_has_deferred_keys()? {
             return Ok(false);
         }
-        self.fence.own(|| count_is_negative(&self.conn))
+        self.guard.as_internal(|| count_is_negative(&self.conn))
     }
 
     fn schema_has_deferred_keys(&self) -> rusqlite::Result<bool> {
-        let may_be_new = self.fence.take_prepared_write();
+        let may_be_new = self.guard.take_prepared_write();
         let known = self.deferred_keys.known.get();
         match known {
             Some(known) if !may_be_new => return Ok(known.any),
             _ => {}
         }
-        let versions = self.fence.own(|| self.schema_versions())?;
+        let versions = self.guard.as_internal(|| self.schema_versions())?;
         match known {
             Some(known) if known.versions == versions => return Ok(known.any),
             _ => {}
         }
-        let any = self.fence.own(|| self.find_deferred_keys())?;
+        let any = self.guard.as_internal(|| self.find_deferred_keys())?;
         self.deferred_keys.known.set(Some(Known { versions, any }));
         self.deferred_keys.fresh.set(true);
         Ok(any)
@@ -105,7 +105,7 @@ impl Writer {
             let mut statement = self.conn.prepare_cached(sql)?;
             statement.query_row([], |row| row.get(0))
         };
-        let temporary = if self.fence.may_have_temporary() {
+        let temporary = if self.guard.may_have_temporary() {
             version("PRAGMA temp.schema_version/*larder*/")?
         } else {
             0
@@ -121,7 +121,7 @@ impl Writer {
         if self.conn.prepare_cached(attached)?.query_row([], |row| row.get(0))? {
             return Ok(true);
         }
-        let tables = if self.fence.may_have_temporary() {
+        let tables = if self.guard.may_have_temporary() {
             "SELECT sql FROM main.sqlite_schema WHERE type = 'table' UNION ALL \
              SELECT sql FROM temp.sqlite_schema WHERE type = 'table'/*larder*/"
         } else {

@@ -13,23 +13,23 @@ use crate::telemetry::event::event;
 use crate::transaction::sql;
 
 /// Pages given back in one transaction: 4 MB, some milliseconds.
-const STEP: u64 = 1000;
+const VACUUM_PAGES: u64 = 1000;
 
-/// How long a chore that failed is let be.
-const LET_BE: Duration = Duration::from_secs(60);
+/// Back-off after a failed maintenance step.
+const BACKOFF: Duration = Duration::from_secs(60);
 
 /// How long `PRAGMA optimize` waits for an idle moment, once it is due; no longer than its interval.
-const GRACE: Duration = Duration::from_secs(60 * 60);
+const OPTIMIZE_GRACE: Duration = Duration::from_secs(60 * 60);
 
-/// When the chores are due.
-pub(super) struct Chores {
+/// When each step is due.
+pub(super) struct IdleMaintenance {
     optimized: Instant,
     /// Not before that, since it has failed.
     vacuum_from: Instant,
     optimize_from: Instant,
 }
 
-impl Chores {
+impl IdleMaintenance {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
@@ -56,7 +56,7 @@ impl Writer {
     }
 
     /// Nobody wants anything.
-    pub(super) fn do_chores(&mut self) {
+    pub(super) fn run_idle_maintenance(&mut self) {
         let now = Instant::now();
         if self.optimize_due().is_some_and(|due| now >= due) {
             self.optimize(true);
@@ -67,10 +67,10 @@ impl Writer {
     }
 
     /// There was no idle moment for long.
-    pub(super) fn do_overdue_chores(&mut self) {
+    pub(super) fn run_overdue_maintenance(&mut self) {
         if self
             .optimize_due()
-            .is_some_and(|due| due.elapsed() >= self.options.optimize_interval.min(GRACE))
+            .is_some_and(|due| due.elapsed() >= self.options.optimize_interval.min(OPTIMIZE_GRACE))
         {
             self.optimize(false);
         }
@@ -79,18 +79,21 @@ impl Writer {
     /// `None` as long as the store has written nothing.
     fn optimize_due(&self) -> Option<Instant> {
         let wrote = self.telemetry.counters.largest_wal_bytes.get() > 0;
-        let due = self.chores.optimized.checked_add(self.options.optimize_interval)?;
-        wrote.then_some(due.max(self.chores.optimize_from))
+        let due = self
+            .idle_maintenance
+            .optimized
+            .checked_add(self.options.optimize_interval)?;
+        wrote.then_some(due.max(self.idle_maintenance.optimize_from))
     }
 
     /// Whether there are many free pages that can be given back.
     fn may_vacuum(&self, now: Instant) -> bool {
         let size = self.telemetry.counters.size();
         self.options.incremental_vacuum
-            && size.free_pages > STEP
+            && size.free_pages > VACUUM_PAGES
             && size.free_pages > size.pages / 10
             && self.telemetry.counters.has_incremental_vacuum()
-            && now >= self.chores.vacuum_from
+            && now >= self.idle_maintenance.vacuum_from
     }
 
     fn give_back(&mut self) {
@@ -99,7 +102,7 @@ impl Writer {
         self.look_at_file();
         let after = self.telemetry.counters.size().free_pages;
         if result.is_err() || after >= before {
-            self.chores.vacuum_from = Instant::now() + LET_BE;
+            self.idle_maintenance.vacuum_from = Instant::now() + BACKOFF;
         }
         event!(
             debug,
@@ -118,11 +121,13 @@ impl Writer {
         self.try_roll_back()?;
         self.set_durability(self.options.durability)?;
         self.conn.busy_timeout(PATIENCE)?;
-        let begun = self.own(sql::BEGIN_WRITE);
+        let begun = self.run_internal(sql::BEGIN_WRITE);
         self.conn.busy_timeout(self.options.busy_timeout)?;
         begun?;
-        let vacuumed = self.fence.own(|| {
-            let mut statement = self.conn.prepare(&format!("PRAGMA incremental_vacuum({STEP})"))?;
+        let vacuumed = self.guard.as_internal(|| {
+            let mut statement = self
+                .conn
+                .prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
             // It gives one page back a step.
             let mut rows = statement.raw_query();
             while rows.next()?.is_some() {}
@@ -145,18 +150,20 @@ impl Writer {
     /// One that yields stops for the first write that comes, and is tried again in the next idle moment.
     fn optimize(&mut self, yields: bool) {
         let watching = yields.then(|| {
-            let admission = Arc::clone(&self.shared.admission);
-            self.interrupt.watch(&self.conn, move || admission.length() > 0)
+            let queue = Arc::clone(&self.shared.queue);
+            self.interrupt.watch(&self.conn, move || queue.length() > 0)
         });
-        let result = self.fence.own(|| self.conn.execute_batch("PRAGMA optimize"));
+        let result = self.guard.as_internal(|| self.conn.execute_batch("PRAGMA optimize"));
         drop(watching);
         self.roll_back();
         self.checkpointer.committed();
         let now = Instant::now();
         match &result {
-            Ok(()) => self.chores.optimized = now,
-            Err(error) if primary_code(error) == Some(ffi::SQLITE_INTERRUPT) => self.chores.optimize_from = now + IDLE,
-            Err(_) => self.chores.optimize_from = now + LET_BE,
+            Ok(()) => self.idle_maintenance.optimized = now,
+            Err(error) if primary_code(error) == Some(ffi::SQLITE_INTERRUPT) => {
+                self.idle_maintenance.optimize_from = now + IDLE
+            }
+            Err(_) => self.idle_maintenance.optimize_from = now + BACKOFF,
         }
         event!(
             debug,

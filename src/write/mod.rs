@@ -13,8 +13,8 @@
 //!
 //! # Who owns what
 //!
-//! The thread owns the connection, its fence and the group under way. With
-//! others it shares [`Shared`], which is the admission (`queue/mod.rs`), the poison, set once, and the closing state
+//! The thread owns the connection, its guard and the group under way. With
+//! others it shares [`Shared`], which is the queue (`queue/mod.rs`), the poison, set once, and the closing state
 //! (`closing.rs`); and the store's [`Telemetry`], whose counters only this thread writes. It holds none of their locks while a closure runs, while SQLite
 //! works, or while it wakes a caller. So it cannot wait for a caller; callers wait for it, and a call that it
 //! would make to itself is an error (`Reentrant`).
@@ -52,21 +52,21 @@ use self::checkpointer::{Checkpointer, Mode, PATIENCE};
 use self::closing::Closing;
 use self::context::{Grouped, WriteJob, Writes};
 use self::foreign_keys::DeferredKeys;
-use self::idle::Chores;
-use self::shutdown::DeathGuard;
+use self::idle::IdleMaintenance;
+use self::shutdown::PanicGuard;
+pub(crate) use self::wal::DatabaseSize;
 use self::wal::Looked;
-pub(crate) use self::wal::Size;
-use crate::connection::authorizer::Fence;
+use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api::{self, Leaked};
 use crate::connection::file::TempFolder;
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
 use crate::connection::open_file::{Lease, OpenFile};
-use crate::connection::{self, Baseline, Fenced, Restored, synchronous};
+use crate::connection::{self, Baseline, GuardedConnection, Restored, synchronous};
 use crate::error::{Error, Result, extended_code, primary_code};
 use crate::options::{Durability, Settings};
-use crate::queue::job::{Job, Scope, Verdict};
+use crate::queue::job::{Job, Resolution, Scope};
 use crate::queue::pending::Queue;
-use crate::queue::{Admission, Slept};
+use crate::queue::{JobQueue, Slept};
 use crate::read::Readers;
 use crate::runtime::fork;
 use crate::runtime::panic::caught;
@@ -74,14 +74,14 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::event::event;
 use crate::telemetry::page_cache::CacheShare;
 use crate::telemetry::slow_log::{Call, Slow, SlowLog, SlowStatement};
-use crate::telemetry::usage::{SitePage, StatementPage};
+use crate::telemetry::usage::{CallSiteShard, StatementShard};
 use crate::transaction::hot_statement::Prepared;
-use crate::transaction::{ENDED, WriteTx, run_own, sql};
+use crate::transaction::{ENDED, WriteTx, run_internal, sql};
 
 const ENDED_AFTER: &str = "SQLite ended the whole transaction as the connection was reset after the closure (an I/O error or \
                            no memory)";
 
-/// How long the writer waits for a write before it uses the pause for a checkpoint, and for its chores.
+/// How long the writer waits for a write before it uses the pause for a checkpoint, and for idle maintenance.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// What the writer thread shares with the callers. On cache lines of its own: each write looks at the poison, and a
@@ -90,7 +90,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<OpenFile>,
-    pub(crate) admission: Arc<Admission<Writes>>,
+    pub(crate) queue: Arc<JobQueue<Writes>>,
     pub(crate) closing: Closing,
     poison: OnceLock<Arc<rusqlite::Error>>,
     /// The files of the store have changed, and the writer has yet to move its log.
@@ -98,11 +98,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(file: Arc<OpenFile>, admission: Arc<Admission<Writes>>) -> Self {
+    pub(crate) fn new(file: Arc<OpenFile>, queue: Arc<JobQueue<Writes>>) -> Self {
         Self {
             path: file.path().to_owned(),
             file,
-            admission,
+            queue,
             closing: Closing::default(),
             poison: OnceLock::new(),
             log_wants_saving: AtomicBool::new(false),
@@ -127,7 +127,7 @@ pub(crate) struct Writer {
     /// Before the connection, so that a thread that panics drops it first.
     lease: Lease,
     conn: Connection,
-    fence: Arc<Fence>,
+    guard: Arc<SqlGuard>,
     interrupt: Arc<Interrupt>,
     /// Why the connection is to be replaced before the next job.
     spoiled: Option<&'static str>,
@@ -150,12 +150,12 @@ pub(crate) struct Writer {
     slow_log: SlowLog,
     /// Events that wait until the callers have their replies.
     deferred: RefCell<Vec<Deferred>>,
-    sites: SitePage,
+    sites: CallSiteShard,
     /// There if statements are counted.
-    statements: Option<RefCell<StatementPage>>,
+    statements: Option<RefCell<StatementShard>>,
     cache: CacheShare,
     looked: Looked,
-    chores: Chores,
+    idle_maintenance: IdleMaintenance,
     /// Goes once the connection has closed.
     folder: Option<Arc<TempFolder>>,
 }
@@ -202,28 +202,28 @@ fn told(error: &Error, own: Option<&'static str>) -> &'static str {
 impl Writer {
     /// Starts the thread.
     pub(crate) fn start(
-        fenced: Fenced,
+        guarded: GuardedConnection,
         options: Settings,
         shared: Arc<Shared>,
         readers: Arc<Readers>,
         telemetry: Arc<Telemetry>,
         folder: Option<Arc<TempFolder>>,
     ) -> Result<()> {
-        let Fenced {
+        let GuardedConnection {
             baseline,
             lease,
             conn,
-            fence,
+            guard,
             interrupt,
-        } = fenced;
-        let checkpointer = Checkpointer::watch(&conn, &fence, &options)?;
+        } = guarded;
+        let checkpointer = Checkpointer::watch(&conn, &guard, &options)?;
         let durability = options.durability;
         let writer = Self {
-            sites: SitePage::new(&telemetry.write_sites),
-            statements: StatementPage::if_on(&telemetry.statements).map(RefCell::new),
+            sites: CallSiteShard::new(&telemetry.write_sites),
+            statements: StatementShard::if_on(&telemetry.statements).map(RefCell::new),
             cache: CacheShare::new(&telemetry.cache),
             looked: Looked::default(),
-            chores: Chores::new(),
+            idle_maintenance: IdleMaintenance::new(),
             slow_log: SlowLog::new(options.slow_events_per_second),
             shared,
             readers,
@@ -232,7 +232,7 @@ impl Writer {
             baseline,
             lease,
             conn,
-            fence,
+            guard,
             interrupt,
             spoiled: None,
             left_running: false,
@@ -256,8 +256,8 @@ impl Writer {
     }
 
     fn run(mut self) {
-        self.shared.admission.become_worker();
-        let _guard = DeathGuard {
+        self.shared.queue.become_worker();
+        let _guard = PanicGuard {
             shared: Arc::clone(&self.shared),
         };
         self.look_at_file();
@@ -265,12 +265,12 @@ impl Writer {
             self.save_log_if_wanted();
             match job {
                 WriteJob::Grouped(job) => self.commit_group(job),
-                WriteJob::Exclusive(job) => self.run_alone(job),
+                WriteJob::Exclusive(job) => self.run_exclusive(job),
             }
             self.emit_deferred();
             if let Some(mode) = self.checkpointer.due() {
                 self.checkpoint(mode, PATIENCE);
-                self.do_overdue_chores();
+                self.run_overdue_maintenance();
                 self.emit_deferred();
             }
         }
@@ -283,14 +283,14 @@ impl Writer {
     fn next(&mut self) -> Option<WriteJob> {
         loop {
             self.end_in_child();
-            if self.shared.admission.is_closed() && self.time_to_close_is_over() {
+            if self.shared.queue.is_closed() && self.time_to_close_is_over() {
                 return None;
             }
             if let Some(job) = self.carried.take().or_else(|| self.queued()) {
-                self.shared.admission.handoff().hurry(true);
+                self.shared.queue.spin().set_hot(true);
                 return Some(job);
             }
-            if self.shared.admission.is_closed() {
+            if self.shared.queue.is_closed() {
                 // Somebody may have come after the look above, but nobody does any more.
                 return self.queued();
             }
@@ -302,23 +302,23 @@ impl Writer {
 
     /// User code has forked on this thread, and returned in the child.
     fn end_in_child(&self) {
-        if self.shared.admission.is_left() {
+        if self.shared.queue.is_left() {
             fork::end_child();
         }
     }
 
     /// The next job, if one is queued already.
     fn queued(&self) -> Option<WriteJob> {
-        self.shared.admission.take()
+        self.shared.queue.pop()
     }
 
     /// Waits for a job; an idle pause is used for a checkpoint.
     fn wait(&mut self) -> Option<WriteJob> {
-        let admission = &self.shared.admission;
-        if let Some(job) = admission.handoff().await_job(|| admission.take()) {
+        let queue = &self.shared.queue;
+        if let Some(job) = queue.spin().spin_for_job(|| queue.pop()) {
             return Some(job);
         }
-        match admission.sleep(self.idle_patience()) {
+        match queue.sleep(self.idle_patience()) {
             Slept::Job(job) => Some(job),
             Slept::Closed => None,
             Slept::Long => {
@@ -327,7 +327,7 @@ impl Writer {
                 if !self.checkpointer.is_empty() {
                     self.checkpoint(Mode::Passive, PATIENCE);
                 }
-                self.do_chores();
+                self.run_idle_maintenance();
                 self.emit_deferred();
                 None
             }
@@ -391,9 +391,9 @@ impl Writer {
         if !job.start() {
             return None;
         }
-        let terms = job.terms();
-        let waited = now.saturating_duration_since(terms.asked);
-        let error = if now >= terms.deadline {
+        let meta = job.meta();
+        let waited = now.saturating_duration_since(meta.asked);
+        let error = if now >= meta.deadline {
             Some(Error::QueueTimeout { waited })
         } else {
             self.shared.poison()
@@ -426,7 +426,7 @@ impl Writer {
         let begun = self
             .try_roll_back()
             .and_then(|()| self.set_durability(wanted))
-            .and_then(|()| self.own(sql::BEGIN_WRITE));
+            .and_then(|()| self.run_internal(sql::BEGIN_WRITE));
         let Err(error) = begun else {
             let after = Instant::now();
             self.telemetry.counters.begin.add_time(after - before);
@@ -437,7 +437,7 @@ impl Writer {
         self.fail(job, Error::not_started(error));
         while busy && let Some(job) = self.queued() {
             let job = match job {
-                WriteJob::Grouped(job) if job.terms().asked <= now => job,
+                WriteJob::Grouped(job) if job.meta().asked <= now => job,
                 // One that runs alone waits for the lock by itself, and longer.
                 other => {
                     self.carried = Some(other);
@@ -458,7 +458,7 @@ impl Writer {
     fn set_durability(&mut self, wanted: Durability) -> rusqlite::Result<()> {
         if wanted != self.durability {
             let pragma = format!("PRAGMA synchronous = {}", synchronous(wanted));
-            self.fence.own(|| self.conn.execute_batch(&pragma))?;
+            self.guard.as_internal(|| self.conn.execute_batch(&pragma))?;
             self.durability = wanted;
         }
         Ok(())
@@ -468,7 +468,7 @@ impl Writer {
     /// ended.
     fn run_job(&mut self, mut job: Job<Grouped>, mut started: Instant) -> Instant {
         let mut nested = !self.group.is_empty();
-        if nested && let Err(error) = self.own(sql::SAVEPOINT) {
+        if nested && let Err(error) = self.run_internal(sql::SAVEPOINT) {
             // A virtual table of an earlier job's could not be flushed. That is not this job's doing, and it has not
             // started: it gets a transaction of its own.
             self.roll_back();
@@ -479,11 +479,11 @@ impl Writer {
                 None => return Instant::now(),
             }
         }
-        self.fence.reset();
+        self.guard.reset();
         self.interrupt.reset();
-        let site = self.sites.find(&job.terms().site);
-        self.telemetry.writing.begin(started, job.terms().site.clone());
-        let before = self.fence.changes().restart(&self.conn);
+        let site = self.sites.find(&job.meta().site);
+        self.telemetry.writing.begin(started, job.meta().site.clone());
+        let before = self.guard.changes().restart(&self.conn);
         let limit = job.order().limit.map(|time| Limit {
             kind: LimitKind::Write,
             time,
@@ -492,14 +492,15 @@ impl Writer {
         let prepared = Prepared::new(&self.conn);
         let tx = WriteTx::new(
             &self.conn,
-            &self.fence,
+            &self.guard,
             &self.interrupt,
             self.options.slow_write_threshold,
             self.statements.as_ref(),
             &prepared,
         );
         let result = job.run(&tx);
-        let (bare, slowest, rows_read, full) = (tx.was_bare(), tx.slowest(), tx.rows(), tx.found_disk_full());
+        let (raw_access, slowest, rows_read, full) =
+            (tx.had_raw_access(), tx.slowest(), tx.rows(), tx.found_disk_full());
         drop(prepared);
         let ended = Instant::now();
         let over = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
@@ -510,18 +511,22 @@ impl Writer {
         let error = over.as_ref().map(Error::kind).or(result.err());
         self.note_if_slow(&ran, started, ended, error, slowest);
         let ended_inside = self.conn.is_autocommit();
-        let tidied = bare || limit.is_some();
+        let tidied = raw_access || limit.is_some();
         if tidied {
             self.tidy();
         }
         let settled = self.settle(result.is_ok(), ended_inside, tidied);
         match over.or(settled) {
-            Some(error) => self.undo(ran, told(&error, result.err()), Verdict::Failed(error), nested),
+            Some(error) => self.undo(ran, told(&error, result.err()), Resolution::Failed(error), nested),
             None => match result {
-                Err(kind) => self.undo(ran, kind, Verdict::Own, nested),
-                Ok(()) => match if nested { self.own(sql::RELEASE) } else { Ok(()) } {
+                Err(kind) => self.undo(ran, kind, Resolution::Own, nested),
+                Ok(()) => match if nested {
+                    self.run_internal(sql::RELEASE)
+                } else {
+                    Ok(())
+                } {
                     Ok(()) => self.group.push(ran),
-                    Err(error) => self.undo(ran, "Sqlite", Verdict::Failed(error.into()), nested),
+                    Err(error) => self.undo(ran, "Sqlite", Resolution::Failed(error.into()), nested),
                 },
             },
         }
@@ -535,7 +540,7 @@ impl Writer {
             self.sites[site].ran(time, rows_read);
         }
         if full {
-            self.telemetry.counters.disk_was_full(ran.job.terms().site.clone());
+            self.telemetry.counters.disk_was_full(ran.job.meta().site.clone());
         }
     }
 
@@ -545,7 +550,7 @@ impl Writer {
         let _ = self.interrupt.put_back(&self.conn);
         let _ = self.conn.busy_timeout(self.options.busy_timeout);
         Checkpointer::watch_log(&self.conn);
-        if let Restored::NotAll(reason) = self.baseline.restore(&self.conn, &self.fence) {
+        if let Restored::NotAll(reason) = self.baseline.restore(&self.conn, &self.guard) {
             self.spoiled.get_or_insert(reason);
         }
         if self.conn.is_busy() {
@@ -586,11 +591,11 @@ impl Writer {
     fn replace_spoiled(&mut self) -> Result<()> {
         let Some(reason) = self.spoiled else { return Ok(()) };
         let open = || connection::open_writer_again(&self.shared.file, &self.options);
-        let Fenced {
+        let GuardedConnection {
             baseline,
             lease,
             conn,
-            fence,
+            guard,
             interrupt,
         } = caught(open).unwrap_or_else(|| {
             Err(Error::Options {
@@ -602,7 +607,7 @@ impl Writer {
         self.roll_back();
         self.reset_leaked(Leaked::All);
         self.baseline = baseline;
-        self.fence = fence;
+        self.guard = guard;
         self.interrupt = interrupt;
         self.durability = self.options.durability;
         self.deferred_keys = DeferredKeys::default();
@@ -649,24 +654,27 @@ impl Writer {
             }
             Err(error) => return Some(error.into()),
         }
-        if self.fence.may_make_temporary() {
+        if self.guard.may_make_temporary() {
             return self.drop_temporary().err().map(Error::from);
         }
         None
     }
 
     /// Undoes the job, to its savepoint or with the transaction that only it has used, and tells its caller.
-    fn undo(&mut self, ran: Ran, kind: &'static str, verdict: Verdict, nested: bool) {
+    fn undo(&mut self, ran: Ran, kind: &'static str, resolution: Resolution, nested: bool) {
         // ROLLBACK TO leaves the savepoint open: RELEASE must follow.
         let undone = nested
             && !self.conn.is_autocommit()
-            && self.own(sql::ROLLBACK_TO).and_then(|()| self.own(sql::RELEASE)).is_ok();
+            && self
+                .run_internal(sql::ROLLBACK_TO)
+                .and_then(|()| self.run_internal(sql::RELEASE))
+                .is_ok();
         self.deferred_keys.rolled_back();
-        self.fence.transaction_ended(false);
+        self.guard.transaction_ended(false);
         if !undone {
             self.roll_back();
         }
-        self.tell(ran, kind, verdict);
+        self.tell(ran, kind, resolution);
         if !undone && !self.group.is_empty() {
             self.lose_group(
                 "another write of the same group made SQLite end the whole transaction",
@@ -692,11 +700,11 @@ impl Writer {
 
     fn try_roll_back(&self) -> rusqlite::Result<()> {
         self.deferred_keys.rolled_back();
-        self.fence.transaction_ended(false);
+        self.guard.transaction_ended(false);
         if self.conn.is_autocommit() {
             Ok(())
         } else {
-            self.own(sql::ROLLBACK)
+            self.run_internal(sql::ROLLBACK)
         }
     }
 
@@ -719,7 +727,7 @@ impl Writer {
                 caused_by_closure: false,
                 source: source.map(Arc::clone),
             };
-            self.tell(ran, error.kind(), Verdict::Failed(error));
+            self.tell(ran, error.kind(), Resolution::Failed(error));
         }
     }
 
@@ -739,7 +747,7 @@ impl Writer {
                     let error = Error::CommitUnknown {
                         source: Arc::clone(&source),
                     };
-                    self.tell(ran, error.kind(), Verdict::Failed(error));
+                    self.tell(ran, error.kind(), Resolution::Failed(error));
                 }
             }
             Err(CommitFailure::RolledBack(error)) => self.commit_was_rolled_back(error),
@@ -750,7 +758,7 @@ impl Writer {
     fn commit_was_rolled_back(&mut self, error: rusqlite::Error) {
         let first = &self.group[0].job;
         if primary_code(&error) == Some(ffi::SQLITE_FULL) {
-            self.telemetry.counters.disk_was_full(first.terms().site.clone());
+            self.telemetry.counters.disk_was_full(first.meta().site.clone());
         }
         if self.group.len() > 1 {
             let reason = "COMMIT failed and SQLite rolled the transaction back";
@@ -759,15 +767,15 @@ impl Writer {
         // It was the one job's own doing, as when a virtual table checks a constraint at the end.
         let ran = self.group.remove(0);
         let error = Error::from(error);
-        self.tell(ran, error.kind(), Verdict::Failed(error));
+        self.tell(ran, error.kind(), Resolution::Failed(error));
     }
 
     /// COMMIT. If it fails, finds out what that means, and poisons the store if nobody can know.
     fn commit_transaction(&mut self) -> std::result::Result<(), CommitFailure> {
-        let Err(error) = self.own(sql::COMMIT) else {
+        let Err(error) = self.run_internal(sql::COMMIT) else {
             self.checkpointer.committed();
             self.deferred_keys.committed();
-            self.fence.transaction_ended(true);
+            self.guard.transaction_ended(true);
             // The watchdog has found meanwhile that the log or the database is not the one that others see.
             return match self.shared.poison.get() {
                 None => Ok(()),
@@ -797,36 +805,36 @@ impl Writer {
             if let Some(site) = ran.site {
                 self.sites[site].committed(ran.changed);
             }
-            ran.job.finish(Verdict::Own);
+            ran.job.finish(Resolution::Own);
         }
         let now = Instant::now();
-        self.shared.admission.handoff().replied(jobs as usize, now - began);
-        self.cache.tell(now, || c_api::take_cache(&self.conn));
+        self.shared.queue.spin().replied(jobs as usize, now - began);
+        self.cache.report(now, || c_api::take_cache(&self.conn));
     }
 
     // ---- one job ----
 
     /// Tells the caller of a job that was not started.
     fn fail<S: Scope>(&mut self, job: Job<S>, error: Error) {
-        self.finish(job, error.kind(), Verdict::Failed(error));
+        self.finish(job, error.kind(), Resolution::Failed(error));
     }
 
     /// Tells the caller of a job that was not committed, and failed with that.
-    fn tell(&mut self, ran: Ran, kind: &'static str, verdict: Verdict) {
+    fn tell(&mut self, ran: Ran, kind: &'static str, resolution: Resolution) {
         if let Some(site) = ran.site {
             self.sites[site].failed();
         }
-        self.finish(ran.job, kind, verdict);
+        self.finish(ran.job, kind, resolution);
     }
 
-    fn finish<S: Scope>(&mut self, job: Job<S>, kind: &'static str, verdict: Verdict) {
+    fn finish<S: Scope>(&mut self, job: Job<S>, kind: &'static str, resolution: Resolution) {
         self.telemetry.counters.failed(kind);
         self.count_finished(1);
-        job.finish(verdict);
+        job.finish(resolution);
     }
 
     fn count_finished(&mut self, jobs: u64) {
-        if self.shared.admission.is_closed() {
+        if self.shared.queue.is_closed() {
             self.telemetry.counters.finished_closing.add(jobs);
         }
     }
@@ -839,14 +847,14 @@ impl Writer {
     fn drop_temporary(&self) -> rusqlite::Result<()> {
         let list = "SELECT type, name FROM temp.sqlite_schema WHERE type IN ('trigger', 'view', 'table') \
                     AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type = 'table', rowid/*larder*/";
-        self.fence.own(|| {
+        self.guard.as_internal(|| {
             let mut statement = self.conn.prepare_cached(list)?;
             let objects = statement
                 .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
             let objects: Vec<_> = objects
                 .into_iter()
-                .filter(|(_, name)| !self.fence.keeps(name))
+                .filter(|(_, name)| !self.guard.keeps(name))
                 .collect();
             if objects.is_empty() {
                 return Ok(());
@@ -874,12 +882,12 @@ impl Writer {
             return;
         }
         self.telemetry.counters.slow_writes.add(1);
-        let terms = ran.job.terms();
-        let waited = started.saturating_duration_since(terms.asked);
+        let meta = ran.job.meta();
+        let waited = started.saturating_duration_since(meta.asked);
         let changed = ran.changed;
         self.slow.push(Slow {
-            span: terms.span.clone(),
-            site: terms.site.to_string(),
+            span: meta.span.clone(),
+            site: meta.site.to_string(),
             lasted,
             error,
             slowest,
@@ -903,7 +911,7 @@ impl Writer {
         }
     }
 
-    fn own(&self, sql: &str) -> rusqlite::Result<()> {
-        run_own(&self.conn, &self.fence, sql)
+    fn run_internal(&self, sql: &str) -> rusqlite::Result<()> {
+        run_internal(&self.conn, &self.guard, sql)
     }
 }

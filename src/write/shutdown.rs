@@ -11,7 +11,7 @@ use super::checkpointer::{Checkpointer, Mode};
 use super::closing::CloseReport;
 use super::{Shared, Writer};
 use crate::connection;
-use crate::connection::authorizer::Fence;
+use crate::connection::authorizer::SqlGuard;
 use crate::connection::wal_resync;
 use crate::error::{extended_code, primary_code};
 use crate::options::Settings;
@@ -30,7 +30,7 @@ impl Writer {
         let carried = self.carried.take();
         let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
         drop(carried);
-        self.shared.admission.discard();
+        self.shared.queue.discard();
         if let Some(change) = self.shared.file.look() {
             self.shared.file_changed(&change);
         }
@@ -43,7 +43,7 @@ impl Writer {
             baseline,
             mut lease,
             conn,
-            fence,
+            guard,
             mut checkpointer,
             folder,
             ..
@@ -53,10 +53,10 @@ impl Writer {
             (Err(reader), None) => Some(reader),
             (Ok(()), None) => {
                 let wrote = telemetry.counters.largest_wal_bytes.get() > 0;
-                let emptied = empty_log(&conn, &fence, &mut checkpointer, &options, deadline, wrote);
+                let emptied = empty_log(&conn, &guard, &mut checkpointer, &options, deadline, wrote);
                 if let Err(Kept::Failed(_, error)) = &emptied
                     && primary_code(error) == Some(ffi::SQLITE_IOERR)
-                    && let Err(error) = wal_resync::remember(&shared.path)
+                    && let Err(error) = wal_resync::mark(&shared.path)
                 {
                     wal_resync::report(&shared.path, &error);
                 }
@@ -75,7 +75,7 @@ impl Writer {
         drop(folder);
         let report = CloseReport {
             finished: telemetry.counters.finished_closing.get(),
-            never_started: shared.admission.discarded() + u64::from(was_carried),
+            never_started: shared.queue.discarded() + u64::from(was_carried),
             wal_truncated: reason.is_none(),
             wal_kept_because: reason,
             duration: began.elapsed(),
@@ -116,7 +116,7 @@ enum Kept {
 /// Why the log could not be emptied.
 fn empty_log(
     conn: &Connection,
-    fence: &Fence,
+    guard: &SqlGuard,
     checkpointer: &mut Checkpointer,
     options: &Settings,
     deadline: Instant,
@@ -127,7 +127,7 @@ fn empty_log(
         return Err(Kept::TimeOver);
     }
     // It may write, and a store that wrote nothing (its migrations may not have fitted) changes nothing.
-    if wrote && let Err(error) = fence.own(|| conn.execute_batch("PRAGMA optimize")) {
+    if wrote && let Err(error) = guard.as_internal(|| conn.execute_batch("PRAGMA optimize")) {
         // The sync that failed may have been for what was acknowledged, too.
         if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
             return Err(Kept::Failed("PRAGMA optimize", error));
@@ -139,26 +139,26 @@ fn empty_log(
             "PRAGMA optimize failed"
         );
     }
-    match checkpointer.run(conn, fence, Mode::Truncate, left.min(options.busy_timeout)) {
+    match checkpointer.run(conn, guard, Mode::Truncate, left.min(options.busy_timeout)) {
         Ok(progress) if progress.finished() => Ok(()),
         Ok(_) => Err(Kept::InUse),
         Err(error) => Err(Kept::Failed("the checkpoint", error)),
     }
 }
 
-/// If the thread dies, which would be larder's bug, nobody is left waiting: the queue closes, the jobs that are
-/// dropped reply, and closing is over.
-pub(super) struct DeathGuard {
+/// RAII guard that ends the store if the writer thread panics, which would be a bug of larder's: it closes the queue,
+/// drops the jobs, which then reply, and reports the closing.
+pub(super) struct PanicGuard {
     pub(super) shared: Arc<Shared>,
 }
 
-impl Drop for DeathGuard {
+impl Drop for PanicGuard {
     fn drop(&mut self) {
         if !thread::panicking() {
             return;
         }
-        self.shared.admission.close();
-        self.shared.admission.discard();
+        self.shared.queue.close();
+        self.shared.queue.discard();
         self.shared.closing.report(CloseReport {
             finished: 0,
             never_started: 0,

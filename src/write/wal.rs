@@ -41,7 +41,7 @@ impl Looked {
 }
 
 /// A database, in pages, and the bytes of a page.
-pub(crate) struct Size {
+pub(crate) struct DatabaseSize {
     pub(crate) page: u64,
     pub(crate) pages: u64,
     pub(crate) free: u64,
@@ -69,8 +69,8 @@ impl Writer {
         if self.shared.poison.get().is_some() {
             return;
         }
-        let handoff = self.shared.admission.handoff();
-        let done = handoff.long_work(|| self.checkpointer.run(&self.conn, &self.fence, mode, patience));
+        let spin = self.shared.queue.spin();
+        let done = spin.blocking_section(|| self.checkpointer.run(&self.conn, &self.guard, mode, patience));
         // Before the checkpoint is told of, so that who sees that sees its size, too.
         self.telemetry.counters.wal_bytes.set(self.checkpointer.bytes());
         self.look_at_file();
@@ -118,13 +118,13 @@ impl Writer {
         if read.is_none_or(|last| last.elapsed() >= LOOK_AT_SETTINGS) {
             self.looked.at_settings = Some(Instant::now());
             let settings = || connection::settings(&self.conn, &self.options, self.durability);
-            counters.pragmas(self.fence.own(settings));
+            counters.pragmas(self.guard.as_internal(settings));
         }
     }
 
     /// How large the database is.
-    pub(crate) fn size(&self) -> rusqlite::Result<Size> {
-        Ok(Size {
+    pub(crate) fn size(&self) -> rusqlite::Result<DatabaseSize> {
+        Ok(DatabaseSize {
             page: self.number("PRAGMA page_size")?,
             pages: self.number("PRAGMA page_count")?,
             free: self.number("PRAGMA freelist_count")?,
@@ -134,7 +134,7 @@ impl Writer {
     /// A PRAGMA's value.
     fn number(&self, pragma: &str) -> rusqlite::Result<u64> {
         let read = || self.conn.query_row(pragma, [], |row| row.get::<_, i64>(0));
-        self.fence.own(read).map(i64::unsigned_abs)
+        self.guard.as_internal(read).map(i64::unsigned_abs)
     }
 
     fn note_progress(&self, mode: Mode, progress: Progress) {
@@ -189,11 +189,11 @@ impl Writer {
     }
 
     pub(super) fn poison(&self, source: &Arc<rusqlite::Error>) {
-        let remembered = wal_resync::remember(&self.shared.path);
+        let marked = wal_resync::mark(&self.shared.path);
         let _ = self.shared.poison.set(Arc::clone(source));
         let code = extended_code(source);
         self.defer(move |path| {
-            if let Err(error) = remembered {
+            if let Err(error) = marked {
                 wal_resync::report(path, &error);
             }
             event!(
@@ -226,7 +226,7 @@ impl Writer {
             return;
         }
         self.roll_back();
-        let done = self.checkpointer.run(&self.conn, &self.fence, Mode::Truncate, PATIENCE);
+        let done = self.checkpointer.run(&self.conn, &self.guard, Mode::Truncate, PATIENCE);
         let finished = done.as_ref().is_ok_and(|progress| progress.finished());
         event!(
             warn,
@@ -271,6 +271,6 @@ impl Shared {
         };
         let nothing = |_: &mut Writer| Ok(());
         // A store that is closing saves its log as it closes.
-        let _ = Arc::clone(&self.admission).enqueue::<Exclusive, _, _>(submission, (), nothing);
+        let _ = Arc::clone(&self.queue).enqueue::<Exclusive, _, _>(submission, (), nothing);
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 
 #[cfg(test)]
 pub(crate) use self::schema::is_bookkeeping;
-use super::watchdog::Lately;
+use super::watchdog::RecentWrites;
 use crate::error::{Error, Result};
 use crate::telemetry::Measurement;
 use crate::telemetry::stats::Stats;
@@ -49,7 +49,7 @@ pub(crate) type Changed = (&'static str, String, String);
 /// What is known of a store.
 pub(crate) struct Known<'a> {
     pub(crate) stats: &'a Stats,
-    pub(crate) lately: Lately,
+    pub(crate) recent_writes: RecentWrites,
     pub(crate) changed: Vec<Changed>,
     pub(crate) poisoned: Option<Error>,
     /// What is wrong with its file system.
@@ -63,7 +63,7 @@ pub(crate) fn of(known: Known<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(known.poisoned.map(poisoned));
     findings.extend(known.filesystem.map(unsafe_filesystem));
-    findings.extend(running::look(known.stats, &known.lately));
+    findings.extend(running::look(known.stats, &known.recent_writes));
     findings.extend(known.changed.into_iter().map(pragma_changed));
     findings.extend(known.schema.unwrap_or_else(|error| vec![schema_unread(&error)]));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -146,7 +146,7 @@ mod tests {
     fn known(stats: &Stats) -> Known<'_> {
         Known {
             stats,
-            lately: Lately::default(),
+            recent_writes: RecentWrites::default(),
             changed: Vec::new(),
             poisoned: None,
             filesystem: None,

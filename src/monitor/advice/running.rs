@@ -1,7 +1,7 @@
 //! What the running store shows: what is wrong now, what its statements do, and whether it is time for a server.
 
 use crate::monitor::advice::{Finding, Severity};
-use crate::monitor::watchdog::Lately;
+use crate::monitor::watchdog::RecentWrites;
 use crate::telemetry::alert::{Alert, AlertKind};
 use crate::telemetry::stats::{StatementStats, Stats};
 
@@ -17,10 +17,10 @@ const SCAN: f64 = 1000.0;
 const STATEMENTS: usize = 10;
 
 /// What the measurements say.
-pub(super) fn look(stats: &Stats, lately: &Lately) -> Vec<Finding> {
+pub(super) fn look(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
     let mut findings: Vec<_> = stats.alerts.iter().map(of_alert).collect();
     findings.extend(statements(&stats.statements));
-    findings.extend(outgrown(stats, lately));
+    findings.extend(outgrown(stats, recent_writes));
     findings
 }
 
@@ -105,23 +105,23 @@ fn statements(statements: &[StatementStats]) -> Vec<Finding> {
 }
 
 /// What one machine and one writer do not do for ever. Two at once are a reason to look at a server.
-fn outgrown(stats: &Stats, lately: &Lately) -> Vec<Finding> {
+fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
     let bytes = stats.database.bytes();
     let mut findings: Vec<_> = [
-        (lately.long_waits > LONG_WAITS).then(|| {
+        (recent_writes.long_waits > LONG_WAITS).then(|| {
             let message = "many of the last minute's writes waited for longer than 100 ms".to_owned();
             let remedy = "Look in Stats::call_sites for the writes that take most of the writer's time";
             Finding::new(Severity::Warning, "long-queue-waits", message, remedy).with_measurement(
-                lately.long_waits,
+                recent_writes.long_waits,
                 LONG_WAITS,
                 "%",
             )
         }),
-        (lately.is_long && lately.writes_a_second > WRITES_A_SECOND).then(|| {
+        (recent_writes.is_long && recent_writes.writes_a_second > WRITES_A_SECOND).then(|| {
             let message = "the store makes very many writes".to_owned();
             let remedy = "Put many into one write where they belong together; one writer has an end somewhere";
             Finding::new(Severity::Warning, "high-write-rate", message, remedy).with_measurement(
-                lately.writes_a_second,
+                recent_writes.writes_a_second,
                 WRITES_A_SECOND,
                 "1/s",
             )
@@ -166,8 +166,8 @@ mod tests {
     use super::*;
     use crate::telemetry::stats::DatabaseStats;
 
-    fn topics(stats: &Stats, lately: &Lately) -> Vec<&'static str> {
-        look(stats, lately).iter().map(|finding| finding.topic).collect()
+    fn topics(stats: &Stats, recent_writes: &RecentWrites) -> Vec<&'static str> {
+        look(stats, recent_writes).iter().map(|finding| finding.topic).collect()
     }
 
     fn large() -> Stats {
@@ -184,22 +184,22 @@ mod tests {
 
     #[test]
     fn a_quiet_store_has_nothing_to_say() {
-        assert!(topics(&Stats::default(), &Lately::default()).is_empty());
+        assert!(topics(&Stats::default(), &RecentWrites::default()).is_empty());
     }
 
     #[test]
     fn each_reason_alone_is_told_and_two_are_a_reason_for_a_server() {
-        let quiet = Lately::default();
-        let waits = Lately {
+        let quiet = RecentWrites::default();
+        let waits = RecentWrites {
             long_waits: 5.1,
             ..quiet
         };
-        let many = Lately {
+        let many = RecentWrites {
             is_long: true,
             writes_a_second: 10_001.0,
             ..quiet
         };
-        let burst = Lately { is_long: false, ..many };
+        let burst = RecentWrites { is_long: false, ..many };
         let others = Stats {
             external_commits: 1,
             ..Stats::default()
@@ -243,7 +243,7 @@ mod tests {
             statements,
             ..Stats::default()
         };
-        let findings = look(&stats, &Lately::default());
+        let findings = look(&stats, &RecentWrites::default());
         let told: Vec<_> = findings
             .iter()
             .map(|finding| (finding.topic, &finding.message))

@@ -25,12 +25,12 @@ use crate::monitor::metrics::table::{METRICS, Metric, Values};
 use crate::telemetry::Telemetry;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::stats::{Operation, Stats};
-use crate::telemetry::usage::Sites;
+use crate::telemetry::usage::CallSiteTable;
 
 const METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, None);
 
 /// Tells of one store. Its drop sets the gauges to zero: they would stay at their last values for ever.
-pub(crate) struct Publisher {
+pub(crate) struct Exporter {
     path: SharedString,
     /// What counters and histograms were at the last look.
     counters: HashMap<Key, u64>,
@@ -39,14 +39,14 @@ pub(crate) struct Publisher {
 }
 
 /// What a look has seen.
-pub(super) struct Look<'a> {
+pub(super) struct ExportSample<'a> {
     pub(super) path: SharedString,
     pub(super) stats: &'a Stats,
     pub(super) counters: &'a Counters,
-    pub(super) sites: [(Operation, &'a Sites); 2],
+    pub(super) sites: [(Operation, &'a CallSiteTable); 2],
 }
 
-impl Publisher {
+impl Exporter {
     pub(crate) fn new(path: &Path) -> Self {
         Self {
             path: path.display().to_string().into(),
@@ -58,7 +58,7 @@ impl Publisher {
 
     /// Tells what has come since the last time.
     pub(crate) fn publish(&mut self, stats: &Stats, telemetry: &Telemetry) {
-        let look = Look {
+        let sample = ExportSample {
             path: self.path.clone(),
             stats,
             counters: &telemetry.counters,
@@ -69,28 +69,28 @@ impl Publisher {
         };
         metrics::with_recorder(|recorder| {
             for metric in METRICS {
-                self.tell(metric, &look, recorder);
+                self.export(metric, &sample, recorder);
             }
         });
     }
 
-    fn tell(&mut self, metric: &Metric, look: &Look<'_>, to: &dyn Recorder) {
+    fn export(&mut self, metric: &Metric, sample: &ExportSample<'_>, to: &dyn Recorder) {
         metric.describe(to);
         match metric.values {
             Values::Counters(of) => {
-                for (labels, total) in of(look) {
+                for (labels, total) in of(sample) {
                     self.count(self.key(metric, labels), total, to);
                 }
             }
             Values::Gauges(of) => {
-                for (labels, level) in of(look) {
+                for (labels, level) in of(sample) {
                     let key = self.key(metric, labels);
                     to.register_gauge(&key, &METADATA).set(level);
                     self.gauges.insert(key);
                 }
             }
             Values::Histograms(of) => {
-                for (labels, all) in of(look) {
+                for (labels, all) in of(sample) {
                     self.record(self.key(metric, labels), &metric.unit, all, to);
                 }
             }
@@ -128,7 +128,7 @@ impl Publisher {
     }
 }
 
-impl Drop for Publisher {
+impl Drop for Exporter {
     fn drop(&mut self) {
         metrics::with_recorder(|recorder| {
             for gauge in &self.gauges {
@@ -167,13 +167,13 @@ mod tests {
     }
 
     impl Source {
-        fn publish(&self, publisher: &mut Publisher) {
-            publisher.publish(&self.stats, &self.telemetry);
+        fn publish(&self, exporter: &mut Exporter) {
+            exporter.publish(&self.stats, &self.telemetry);
         }
     }
 
-    fn publisher() -> Publisher {
-        Publisher::new(Path::new("/data/app.db"))
+    fn exporter() -> Exporter {
+        Exporter::new(Path::new("/data/app.db"))
     }
 
     /// What a series is at; `None` if there is none.
@@ -214,9 +214,9 @@ mod tests {
     #[test]
     fn each_look_adds_what_came_since_the_last() {
         let recorder = PrometheusBuilder::new().build_recorder();
-        let (mut source, mut publisher) = (Source::default(), publisher());
+        let (mut source, mut exporter) = (Source::default(), exporter());
         metrics::with_local_recorder(&recorder, || {
-            source.publish(&mut publisher);
+            source.publish(&mut exporter);
             assert_eq!(
                 (value(&recorder, WRITES), value(&recorder, WAITS)),
                 (Some(0.0), Some(0.0))
@@ -232,7 +232,7 @@ mod tests {
                     .map(|bucket| bucket.count())
                     .sum()..writes)
                     .for_each(|wait| source.telemetry.counters.queue_wait.add(wait));
-                source.publish(&mut publisher);
+                source.publish(&mut exporter);
                 let told = writes as f64;
                 assert_eq!(
                     (value(&recorder, WRITES), value(&recorder, WAITS)),
@@ -244,13 +244,13 @@ mod tests {
 
     #[test]
     fn what_came_before_there_was_a_recorder_is_not_told() {
-        let (mut source, mut publisher) = (Source::default(), publisher());
+        let (mut source, mut exporter) = (Source::default(), exporter());
         source.stats.committed_writes = 1000;
         source.telemetry.counters.queue_wait.add(1);
-        source.publish(&mut publisher);
+        source.publish(&mut exporter);
         let recorder = PrometheusBuilder::new().build_recorder();
         source.stats.committed_writes = 1001;
-        metrics::with_local_recorder(&recorder, || source.publish(&mut publisher));
+        metrics::with_local_recorder(&recorder, || source.publish(&mut exporter));
         assert_eq!(
             (value(&recorder, WRITES), value(&recorder, WAITS)),
             (Some(1.0), Some(0.0))
@@ -263,7 +263,7 @@ mod tests {
         let mut source = Source::default();
         source.stats.committed_writes = 5;
         metrics::with_local_recorder(&recorder, || {
-            let mut first = publisher();
+            let mut first = exporter();
             source.publish(&mut first);
             assert_eq!(
                 (value(&recorder, WRITES), value(&recorder, OPEN)),
@@ -275,7 +275,7 @@ mod tests {
                 (Some(5.0), Some(0.0))
             );
             source.stats.committed_writes = 2;
-            source.publish(&mut publisher());
+            source.publish(&mut exporter());
             assert_eq!(value(&recorder, WRITES), Some(7.0));
         });
     }
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn an_alert_is_one_while_it_lasts() {
         let recorder = PrometheusBuilder::new().build_recorder();
-        let (mut source, mut publisher) = (Source::default(), publisher());
+        let (mut source, mut exporter) = (Source::default(), exporter());
         let told = |kind: AlertKind| {
             let labels = format!("db_namespace=\"/data/app.db\",larder_alert_kind=\"{kind}\"");
             value(&recorder, &format!("larder_alert{{{labels}}}"))
@@ -301,13 +301,13 @@ mod tests {
         };
         metrics::with_local_recorder(&recorder, || {
             source.stats.alerts.push(alert);
-            source.publish(&mut publisher);
+            source.publish(&mut exporter);
             assert_eq!(
                 (told(AlertKind::LargeWal), told(AlertKind::OldRead)),
                 (Some(1.0), Some(0.0))
             );
             source.stats.alerts.clear();
-            source.publish(&mut publisher);
+            source.publish(&mut exporter);
             assert_eq!(told(AlertKind::LargeWal), Some(0.0));
         });
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use histogram::Histogram;
 use metrics::{Recorder, SharedString, Unit};
 
-use super::exporter::Look;
+use super::exporter::ExportSample;
 use crate::telemetry::alert::AlertKind;
 use crate::telemetry::histogram::Amounts;
 use crate::telemetry::stats::{Activity, CallSiteStats, Operation};
@@ -21,14 +21,14 @@ pub(super) struct Metric {
 }
 
 pub(super) enum Values {
-    Counters(fn(&Look<'_>) -> Series<u64>),
-    Gauges(fn(&Look<'_>) -> Series<f64>),
+    Counters(fn(&ExportSample<'_>) -> LabelledValues<u64>),
+    Gauges(fn(&ExportSample<'_>) -> LabelledValues<f64>),
     /// Of times in nanoseconds, if the unit is seconds.
-    Histograms(fn(&Look<'_>) -> Series<Histogram>),
+    Histograms(fn(&ExportSample<'_>) -> LabelledValues<Histogram>),
 }
 
 /// Each with the values of its labels, in their order.
-type Series<T> = Vec<(Vec<SharedString>, T)>;
+type LabelledValues<T> = Vec<(Vec<SharedString>, T)>;
 
 const POOL: &[&str] = &["db.client.connection.pool.name"];
 const STATE: &[&str] = &["db.client.connection.pool.name", "db.client.connection.state"];
@@ -45,99 +45,108 @@ pub(super) const METRICS: &[Metric] = &[
         "How long closures took, without what they waited for, and without a write's commit.",
         durations).labelled(CLOSURE),
     counter("larder.site.calls", "How often a call site's closure ran.",
-        |look| sites(look, |site| site.calls)).labelled(SITE),
+        |sample| sites(sample, |site| site.calls)).labelled(SITE),
     counter("larder.site.errors", "How often a call site's closure failed, or was rolled back with others.",
-        |look| sites(look, |site| site.errors)).labelled(SITE),
+        |sample| sites(sample, |site| site.errors)).labelled(SITE),
     counter("larder.site.time", "How long a call site's closure took, all in all.",
-        |look| sites(look, |site| micros(site.total_time))).in_unit(Unit::Microseconds).labelled(SITE),
+        |sample| sites(sample, |site| micros(site.total_time))).in_unit(Unit::Microseconds).labelled(SITE),
     counter("larder.site.rows_read", "Rows that a call site got from queries.",
-        |look| sites(look, |site| site.rows_read)).labelled(SITE),
+        |sample| sites(sample, |site| site.rows_read)).labelled(SITE),
     counter("larder.site.rows_changed", "Rows that a call site inserted, updated or deleted.",
-        |look| sites(look, |site| site.rows_changed)).labelled(SITE),
+        |sample| sites(sample, |site| site.rows_changed)).labelled(SITE),
 
     gauge("db.client.connection.count", Unit::Count, "Connections for reads that are open.",
         connections).labelled(STATE),
     gauge("db.client.connection.max", Unit::Count, "Connections for reads that there may be.",
-        |look| pool(look, f64::from(look.stats.readers.capacity))).labelled(POOL),
+        |sample| pool(sample, f64::from(sample.stats.readers.capacity))).labelled(POOL),
     gauge("db.client.connection.pending_requests", Unit::Count, "Reads that tasks wait for, not yet started.",
-        |look| pool(look, look.stats.readers.queued as f64)).labelled(POOL),
+        |sample| pool(sample, sample.stats.readers.queued as f64)).labelled(POOL),
     counter("db.client.connection.timeouts", "Reads that got no connection in time.",
-        |look| pool(look, look.stats.readers.timeouts)).labelled(POOL),
+        |sample| pool(sample, sample.stats.readers.timeouts)).labelled(POOL),
     counter("larder.read.waits", "Reads that found no connection free at once.",
-        |look| one(look.stats.readers.waits)),
-    counter("larder.read.slow", "Reads that were slow.", |look| one(look.stats.readers.slow_reads)),
+        |sample| one(sample.stats.readers.waits)),
+    counter("larder.read.slow", "Reads that were slow.", |sample| one(sample.stats.readers.slow_reads)),
     gauge("larder.read.queue.deepest", Unit::Count, "The most reads that tasks have waited for at a time.",
-        |look| one(look.stats.readers.deepest_queue as f64)),
+        |sample| one(sample.stats.readers.deepest_queue as f64)),
     gauge("larder.read.oldest", Unit::Seconds, "How long the oldest read that goes on has run, 0 if none does.",
-        |look| one(age(look.stats.readers.oldest_read.as_ref()))),
+        |sample| one(age(sample.stats.readers.oldest_read.as_ref()))),
 
-    counter("larder.write.committed", "Writes that were committed.", |look| one(look.stats.committed_writes)),
+    counter("larder.write.committed", "Writes that were committed.", |sample| one(sample.stats.committed_writes)),
     counter("larder.write.failed", "Writes that were rolled back, or not started, by what they failed with.",
         failures).labelled(&["error.type"]),
-    counter("larder.write.slow", "Writes that were slow.", |look| one(look.stats.slow_writes)),
+    counter("larder.write.slow", "Writes that were slow.", |sample| one(sample.stats.slow_writes)),
     counter("larder.write.long_waits", "Writes that waited for longer than 100 ms to be started.",
-        |look| one(look.stats.long_waits)),
+        |sample| one(sample.stats.long_waits)),
     gauge("larder.write.running", Unit::Seconds, "How long the write that runs now has run, 0 if none does.",
-        |look| one(age(look.stats.running_write.as_ref()))),
+        |sample| one(age(sample.stats.running_write.as_ref()))),
     gauge("larder.write.queue.length", Unit::Count, "Writes that are queued, or in line for the queue.",
-        |look| one(look.stats.queued as f64)),
+        |sample| one(sample.stats.queued as f64)),
     gauge("larder.write.queue.deepest", Unit::Count, "The most writes that were queued, or in line for the queue.",
-        |look| one(look.stats.deepest_queue as f64)),
+        |sample| one(sample.stats.deepest_queue as f64)),
     histogram("larder.write.queue.wait", Unit::Seconds, "How long writes waited to be started.",
-        |look| all(&look.counters.queue_wait)),
+        |sample| all(&sample.counters.queue_wait)),
     histogram("larder.write.execute", Unit::Seconds, "How long the closures of writes took.",
-        |look| all(&look.counters.execute)),
+        |sample| all(&sample.counters.execute)),
 
     counter("larder.transaction.committed", "Transactions that carried the committed writes.",
-        |look| one(look.stats.groups)),
+        |sample| one(sample.stats.groups)),
     histogram("larder.transaction.writes", Unit::Count, "How many writes a transaction has carried.",
-        |look| all(&look.counters.group_size)),
+        |sample| all(&sample.counters.group_size)),
     histogram("larder.transaction.begin", Unit::Seconds, "How long BEGIN took, with other processes' locks.",
-        |look| all(&look.counters.begin)),
+        |sample| all(&sample.counters.begin)),
     histogram("larder.transaction.commit", Unit::Seconds, "How long COMMIT took.",
-        |look| all(&look.counters.commit)),
+        |sample| all(&sample.counters.commit)),
 
     gauge("larder.wal.size", Unit::Bytes, "Bytes of the write-ahead log in use.",
-        |look| one(look.stats.wal_bytes as f64)),
+        |sample| one(sample.stats.wal_bytes as f64)),
     gauge("larder.wal.largest", Unit::Bytes, "Most bytes of the write-ahead log that were in use.",
-        |look| one(look.stats.largest_wal_bytes as f64)),
+        |sample| one(sample.stats.largest_wal_bytes as f64)),
     counter("larder.checkpoint.finished", "Checkpoints that moved all of the log.",
-        |look| one(look.stats.checkpoints)),
+        |sample| one(sample.stats.checkpoints)),
     counter("larder.checkpoint.unfinished", "Checkpoints that could not move all of the log.",
-        |look| one(look.stats.unfinished_checkpoints)),
+        |sample| one(sample.stats.unfinished_checkpoints)),
     gauge("larder.checkpoint.consecutive_unfinished", Unit::Count, "Unfinished checkpoints since one has moved all of it.",
-        |look| one(look.stats.consecutive_unfinished_checkpoints as f64)),
+        |sample| one(sample.stats.consecutive_unfinished_checkpoints as f64)),
     gauge("larder.checkpoint.log_pages", Unit::Count, "Pages that were in the log at the last checkpoint.",
-        |look| one(look.stats.last_checkpoint.map_or(0.0, |last| last.log_pages as f64))),
+        |sample| one(sample.stats.last_checkpoint.map_or(0.0, |last| last.log_pages as f64))),
     gauge("larder.checkpoint.moved_pages", Unit::Count, "Those of the pages in the log that it had moved at its end.",
-        |look| one(look.stats.last_checkpoint.map_or(0.0, |last| last.moved_pages as f64))),
+        |sample| one(sample.stats.last_checkpoint.map_or(0.0, |last| last.moved_pages as f64))),
 
     gauge("larder.database.size", Unit::Bytes, "Bytes of the database, at the last checkpoint.",
-        |look| one(look.stats.database.bytes() as f64)),
+        |sample| one(sample.stats.database.bytes() as f64)),
     gauge("larder.database.pages", Unit::Count, "Pages of the database, at the last checkpoint.",
-        |look| one(look.stats.database.pages as f64)),
+        |sample| one(sample.stats.database.pages as f64)),
     gauge("larder.database.free_pages", Unit::Count, "Pages of the database that nothing was in.",
-        |look| one(look.stats.database.free_pages as f64)),
+        |sample| one(sample.stats.database.free_pages as f64)),
     counter("larder.database.external_commits", "How often it was seen that another process had written.",
-        |look| one(look.stats.external_commits)),
+        |sample| one(sample.stats.external_commits)),
 
-    counter("larder.cache.hits", "Pages that were found in a cache.", |look| one(look.stats.page_cache.hits)),
-    counter("larder.cache.misses", "Pages that had to be read from the file.", |look| one(look.stats.page_cache.misses)),
-    counter("larder.cache.written", "Pages that were written.", |look| one(look.stats.page_cache.written)),
+    counter("larder.cache.hits", "Pages that were found in a cache.", |sample| one(sample.stats.page_cache.hits)),
+    counter("larder.cache.misses", "Pages that had to be read from the file.", |sample| one(sample.stats.page_cache.misses)),
+    counter("larder.cache.written", "Pages that were written.", |sample| one(sample.stats.page_cache.written)),
     counter("larder.cache.spills", "Pages that were written before the commit, since the cache was full.",
-        |look| one(look.stats.page_cache.spills)),
+        |sample| one(sample.stats.page_cache.spills)),
     gauge("larder.cache.memory", Unit::Bytes, "Bytes that caches, schemas and prepared statements take.",
-        |look| one(look.stats.page_cache.memory_bytes as f64)),
+        |sample| one(sample.stats.page_cache.memory_bytes as f64)),
 
     gauge("larder.alert", Unit::Count, "1 while an alert lasts, otherwise 0.",
         alerts).labelled(&["larder.alert.kind"]),
 ];
 
-const fn counter(name: &'static str, meaning: &'static str, values: fn(&Look<'_>) -> Series<u64>) -> Metric {
+const fn counter(
+    name: &'static str,
+    meaning: &'static str,
+    values: fn(&ExportSample<'_>) -> LabelledValues<u64>,
+) -> Metric {
     metric(name, Unit::Count, meaning, Values::Counters(values))
 }
 
-const fn gauge(name: &'static str, unit: Unit, meaning: &'static str, values: fn(&Look<'_>) -> Series<f64>) -> Metric {
+const fn gauge(
+    name: &'static str,
+    unit: Unit,
+    meaning: &'static str,
+    values: fn(&ExportSample<'_>) -> LabelledValues<f64>,
+) -> Metric {
     metric(name, unit, meaning, Values::Gauges(values))
 }
 
@@ -145,7 +154,7 @@ const fn histogram(
     name: &'static str,
     unit: Unit,
     meaning: &'static str,
-    values: fn(&Look<'_>) -> Series<Histogram>,
+    values: fn(&ExportSample<'_>) -> LabelledValues<Histogram>,
 ) -> Metric {
     metric(name, unit, meaning, Values::Histograms(values))
 }
@@ -181,11 +190,11 @@ impl Metric {
     }
 }
 
-fn one<T>(value: T) -> Series<T> {
+fn one<T>(value: T) -> LabelledValues<T> {
     vec![(Vec::new(), value)]
 }
 
-fn all(amounts: &Amounts) -> Series<Histogram> {
+fn all(amounts: &Amounts) -> LabelledValues<Histogram> {
     one(amounts.load())
 }
 
@@ -194,30 +203,30 @@ fn age(activity: Option<&Activity>) -> f64 {
 }
 
 /// The convention wants a name that the application has once: the path.
-fn pool<T>(look: &Look<'_>, value: T) -> Series<T> {
-    vec![(vec![look.path.clone()], value)]
+fn pool<T>(sample: &ExportSample<'_>, value: T) -> LabelledValues<T> {
+    vec![(vec![sample.path.clone()], value)]
 }
 
-fn connections(look: &Look<'_>) -> Series<f64> {
-    let readers = &look.stats.readers;
+fn connections(sample: &ExportSample<'_>) -> LabelledValues<f64> {
+    let readers = &sample.stats.readers;
     // They are not counted in one moment.
     let idle = readers.open.saturating_sub(readers.in_use);
-    let series = |(state, count): (&'static str, usize)| (vec![look.path.clone(), state.into()], count as f64);
+    let series = |(state, count): (&'static str, usize)| (vec![sample.path.clone(), state.into()], count as f64);
     [("idle", idle), ("used", readers.in_use)].map(series).into()
 }
 
-fn durations(look: &Look<'_>) -> Series<Histogram> {
+fn durations(sample: &ExportSample<'_>) -> LabelledValues<Histogram> {
     let mut series = Vec::new();
-    for (operation, sites) in look.sites {
+    for (operation, sites) in sample.sites {
         let times = usage::times(sites).into_iter();
         series.extend(times.map(|(site, times)| (vec!["sqlite".into(), name(operation), site.into()], times)));
     }
     series
 }
 
-fn sites(look: &Look<'_>, value: fn(&CallSiteStats) -> u64) -> Series<u64> {
+fn sites(sample: &ExportSample<'_>, value: fn(&CallSiteStats) -> u64) -> LabelledValues<u64> {
     let series = |site: &CallSiteStats| (vec![name(site.operation), site.site.clone().into()], value(site));
-    look.stats.call_sites.iter().map(series).collect()
+    sample.stats.call_sites.iter().map(series).collect()
 }
 
 fn name(operation: Operation) -> SharedString {
@@ -231,13 +240,13 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn failures(look: &Look<'_>) -> Series<u64> {
-    let failures = look.stats.failures_by_error.iter();
+fn failures(sample: &ExportSample<'_>) -> LabelledValues<u64> {
+    let failures = sample.stats.failures_by_error.iter();
     failures.map(|(kind, count)| (vec![(*kind).into()], *count)).collect()
 }
 
-fn alerts(look: &Look<'_>) -> Series<f64> {
-    let active = |kind| look.stats.alerts.iter().any(|alert| alert.kind == kind);
+fn alerts(sample: &ExportSample<'_>) -> LabelledValues<f64> {
+    let active = |kind| sample.stats.alerts.iter().any(|alert| alert.kind == kind);
     let series = |kind: AlertKind| (vec![kind.name().into()], f64::from(u8::from(active(kind))));
     AlertKind::ALL.map(series).into()
 }

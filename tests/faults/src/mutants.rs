@@ -75,8 +75,8 @@ const MUTANTS: &[Mutant] = &[
         name: "it leaves no word of a failed fsync",
         change: Change::Source {
             file: "src/write/wal.rs",
-            from: "        let remembered = wal_resync::remember(&self.shared.path);\n",
-            to: "        let remembered = Ok::<(), std::io::Error>(());\n",
+            from: "        let marked = wal_resync::mark(&self.shared.path);\n",
+            to: "        let marked = Ok::<(), std::io::Error>(());\n",
         },
         suite: WRITE_FULL,
     },
@@ -112,8 +112,8 @@ const MUTANTS: &[Mutant] = &[
         name: "it releases a failed savepoint without rolling back",
         change: Change::Source {
             file: "src/write/mod.rs",
-            from: "self.own(sql::ROLLBACK_TO).and_then(|()| self.own(sql::RELEASE)).is_ok()",
-            to: "self.own(sql::RELEASE).is_ok()",
+            from: "self\n                .run_internal(sql::ROLLBACK_TO)\n                .and_then(|()| self.run_internal(sql::RELEASE))\n                .is_ok()",
+            to: "self.run_internal(sql::RELEASE).is_ok()",
         },
         suite: SMALL,
     },
@@ -176,7 +176,7 @@ const MUTANTS: &[Mutant] = &[
         change: Change::Source {
             file: "src/backup/mod.rs",
             from: "    let copy = unfinished.create(\"copy.db\").map_err(failed)?;\n",
-            to: "    let name = if overwrite { &target.path } else { Path::new(\"copy.db\") };\n    \
+            to: "    let name = if overwrite { &staging.path } else { Path::new(\"copy.db\") };\n    \
                  let _ = fs::remove_file(name);\n    \
                  let copy = unfinished.create(name.to_str().unwrap_or_default()).map_err(failed)?;\n",
         },

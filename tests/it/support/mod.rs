@@ -40,6 +40,7 @@ pub(crate) fn write_or_fail() -> WriteOptions {
 }
 
 /// For a read that fails if there is no room for it.
+#[cfg(feature = "async")]
 pub(crate) fn read_or_fail() -> ReadOptions {
     ReadOptions::new().when_full(WhenFull::Fail)
 }

@@ -530,8 +530,8 @@ fn slow_ones_are_told_so_many_times_a_second_and_counted_all() {
     let told = |label: &str| log::events(|e| e.field("site") == Some(label) && e.message.starts_with("slow "));
     for label in ["flood", "flood of reads"] {
         let give_up = std::time::Instant::now() + Duration::from_secs(60);
-        let left_out = |event: &log::Event| event.expect("left_out").parse::<u64>().unwrap();
-        while told(label).iter().map(left_out).sum::<u64>() < 10 {
+        let suppressed = |event: &log::Event| event.expect("suppressed").parse::<u64>().unwrap();
+        while told(label).iter().map(suppressed).sum::<u64>() < 10 {
             assert!(std::time::Instant::now() < give_up, "{:#?}", told(label));
             store.write_with(labelled("flood"), |_| Ok(())).unwrap();
             store

@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::ledger::{Id, Log};
 use crate::options::{Options, WhenFull};
-use crate::queue::Admission;
-use crate::queue::spin::Handoff;
+use crate::queue::JobQueue;
+use crate::queue::spin::AdaptiveSpin;
 use crate::runtime::cancellation::is_cancelled;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Instant, Mutex, thread};
@@ -31,12 +31,12 @@ mod freshness {
 
     pub(super) type Version = usize;
 
-    pub(super) struct Lookout<'r> {
+    pub(super) struct Freshness<'r> {
         readers: &'r Readers,
         seen: Option<Version>,
     }
 
-    impl<'r> Lookout<'r> {
+    impl<'r> Freshness<'r> {
         pub(super) fn new(readers: &'r Readers) -> Self {
             Self { readers, seen: None }
         }
@@ -45,7 +45,7 @@ mod freshness {
             self.seen
         }
 
-        pub(super) fn sees_again(&mut self, seen: Option<Version>) -> bool {
+        pub(super) fn is_latest(&mut self, seen: Option<Version>) -> bool {
             if one_in(8) {
                 return false;
             }
@@ -55,10 +55,10 @@ mod freshness {
     }
 }
 
-const LOOK_UP: Duration = Duration::from_millis(50);
+const CLOSE_POLL: Duration = Duration::from_millis(50);
 
 pub(crate) struct Readers {
-    queue: Arc<Admission<Reads>>,
+    queue: Arc<JobQueue<Reads>>,
     size: u32,
     path: PathBuf,
     threads_run: AtomicBool,
@@ -68,13 +68,13 @@ pub(crate) struct Readers {
 
 impl Readers {
     pub(crate) fn new(options: &Options, log: Arc<Log>) -> Self {
-        let handoff = Handoff::new(options.patience);
+        let spin = AdaptiveSpin::new(options.patience);
         Self {
-            queue: Admission::new(
+            queue: JobQueue::new(
                 Reads::new(options.readers),
                 options.queue_capacity,
                 options.readers as usize,
-                handoff,
+                spin,
             ),
             size: options.readers,
             path: PathBuf::new(),
@@ -84,7 +84,7 @@ impl Readers {
         }
     }
 
-    fn check_out(&self, timeout: Duration, _when_full: WhenFull, _on_writer_thread: bool) -> Result<Borrowed<'_>> {
+    fn check_out(&self, timeout: Duration, _when_full: WhenFull, _on_writer_thread: bool) -> Result<CheckedOut<'_>> {
         if one_in(16) {
             thread::switch();
             time::pass(timeout);
@@ -95,7 +95,7 @@ impl Readers {
                 last_error: None,
             });
         }
-        Ok(Borrowed {
+        Ok(CheckedOut {
             reader: Reader,
             _pool: PhantomData,
         })
@@ -121,18 +121,18 @@ impl Readers {
 
     /// Whether nothing is left in the queue.
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.take().is_none()
+        self.queue.pop().is_none()
     }
 }
 
 struct Reader;
 
-struct Borrowed<'r> {
+struct CheckedOut<'r> {
     reader: Reader,
     _pool: PhantomData<&'r Readers>,
 }
 
-impl Borrowed<'_> {
+impl CheckedOut<'_> {
     fn reader(&mut self) -> &mut Reader {
         &mut self.reader
     }

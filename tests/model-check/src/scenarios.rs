@@ -150,7 +150,7 @@ impl World {
 
     fn write_alone(&self, id: Id) {
         let (ticket, held) = self.ledger.write(id);
-        ticket.told(&self.store.run_alone(move |writer| {
+        ticket.told(&self.store.run_exclusive(move |writer| {
             held.runs(false);
             writer.commit_own(held.id);
             Ok(())

@@ -7,8 +7,8 @@ use crate::error::{Error, Outcome, Result};
 use crate::ledger::Log;
 use crate::options::{Options, WriteOptions};
 use crate::queue::pending::{Caller, Pending, Queue};
-use crate::queue::spin::Handoff;
-use crate::queue::{Admission, Submission};
+use crate::queue::spin::AdaptiveSpin;
+use crate::queue::{JobQueue, Submission};
 use crate::read::Readers;
 use crate::runtime::clock::later;
 use crate::sync::{Arc, Instant, thread};
@@ -25,7 +25,7 @@ mod futures;
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
 pub(crate) struct Shared {
-    pub(crate) admission: Arc<Admission<Writes>>,
+    pub(crate) queue: Arc<JobQueue<Writes>>,
     pub(crate) closing: Closing,
 }
 
@@ -46,9 +46,9 @@ struct Engine {
 
 impl Store {
     pub(crate) fn open(options: Options, log: &Arc<Log>) -> Self {
-        let handoff = Handoff::new(options.patience);
+        let spin = AdaptiveSpin::new(options.patience);
         let shared = Arc::new(Shared {
-            admission: Admission::new(Writes, options.queue_capacity, 1, handoff),
+            queue: JobQueue::new(Writes, options.queue_capacity, 1, spin),
             closing: Closing::default(),
         });
         let readers = Arc::new(Readers::new(&options, Arc::clone(log)));
@@ -83,7 +83,7 @@ impl Store {
         Ok(pending)
     }
 
-    pub(crate) fn run_alone<T, F>(&self, f: F) -> Result<T>
+    pub(crate) fn run_exclusive<T, F>(&self, f: F) -> Result<T>
     where
         F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
         T: Send + 'static,
@@ -114,13 +114,13 @@ impl Store {
         self.engine().shared.enqueue::<Grouped, _, _>(submission, order, f)
     }
 
-    pub(crate) fn admission(&self) -> &Admission<Writes> {
-        &self.engine().shared.admission
+    pub(crate) fn queue(&self) -> &JobQueue<Writes> {
+        &self.engine().shared.queue
     }
 
     /// Whether nothing is left in either queue.
     pub(crate) fn is_empty(&self) -> bool {
-        self.admission().take().is_none() && self.engine().readers.is_empty()
+        self.queue().pop().is_none() && self.engine().readers.is_empty()
     }
 }
 
@@ -133,7 +133,7 @@ impl Shared {
 
 impl Engine {
     fn may_close(&self) -> Result<()> {
-        if self.shared.admission.is_worker() || self.readers.is_reader_thread() {
+        if self.shared.queue.is_worker() || self.readers.is_reader_thread() {
             let instead = "outside";
             return Err(Error::Reentrant {
                 call: "close",
@@ -158,17 +158,17 @@ impl Engine {
     fn close(&self, timeout: Duration) -> CloseReport {
         let deadline = later(Instant::now(), timeout);
         self.shared.closing.ask(deadline);
-        self.shared.admission.close();
+        self.shared.queue.close();
         let closing = &self.shared.closing;
         if let Some(report) = closing.wait(deadline) {
             return report;
         }
-        self.shared.admission.discard();
+        self.shared.queue.discard();
         closing
             .wait(later(deadline, LAST_WORDS))
             .unwrap_or_else(|| CloseReport {
                 finished: 0,
-                never_started: self.shared.admission.discarded(),
+                never_started: self.shared.queue.discarded(),
                 wal_truncated: false,
                 wal_kept_because: None,
                 duration: timeout,

@@ -20,7 +20,7 @@ use crate::time::{self, HORIZON, one_in};
 pub(crate) use crate::time::Instant;
 
 /// As larder's, but each look is a step of a schedule.
-pub(crate) const LOOKS: u32 = 2;
+pub(crate) const CHECKS_PER_YIELD: u32 = 2;
 
 /// Never: a task that only the timer would wake is a deadlock.
 pub(crate) const RELAY_TIME: Duration = HORIZON.saturating_mul(2);

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::ledger::{Id, Log};
 use crate::options::Durability;
 use crate::queue::Slept;
-use crate::queue::job::{Job, Scope, Verdict};
+use crate::queue::job::{Job, Resolution, Scope};
 use crate::queue::pending::Queue;
 use crate::read::Readers;
 use crate::store::Shared;
@@ -53,11 +53,11 @@ impl Writer {
     }
 
     pub(crate) fn run(mut self) {
-        self.shared.admission.become_worker();
+        self.shared.queue.become_worker();
         while let Some(job) = self.next() {
             match job {
                 WriteJob::Grouped(job) => self.commit_group(job),
-                WriteJob::Exclusive(job) => self.run_alone(job),
+                WriteJob::Exclusive(job) => self.run_exclusive(job),
             }
         }
         self.close();
@@ -65,14 +65,14 @@ impl Writer {
 
     fn next(&mut self) -> Option<WriteJob> {
         loop {
-            if self.shared.admission.is_closed() && self.time_to_close_is_over() {
+            if self.shared.queue.is_closed() && self.time_to_close_is_over() {
                 return None;
             }
             if let Some(job) = self.carried.take().or_else(|| self.queued()) {
-                self.shared.admission.handoff().hurry(true);
+                self.shared.queue.spin().set_hot(true);
                 return Some(job);
             }
-            if self.shared.admission.is_closed() {
+            if self.shared.queue.is_closed() {
                 return self.queued();
             }
             if let Some(job) = self.wait() {
@@ -82,21 +82,21 @@ impl Writer {
     }
 
     fn queued(&self) -> Option<WriteJob> {
-        self.shared.admission.take()
+        self.shared.queue.pop()
     }
 
     fn wait(&mut self) -> Option<WriteJob> {
-        let admission = &self.shared.admission;
-        if let Some(job) = admission.handoff().await_job(|| admission.take()) {
+        let queue = &self.shared.queue;
+        if let Some(job) = queue.spin().spin_for_job(|| queue.pop()) {
             return Some(job);
         }
         let patience = self.checkpoint_is_due.then_some(IDLE);
-        match admission.sleep(patience) {
+        match queue.sleep(patience) {
             Slept::Job(job) => Some(job),
             Slept::Closed => None,
             Slept::Long => {
                 let due = &mut self.checkpoint_is_due;
-                admission.handoff().long_work(|| *due = false);
+                queue.spin().blocking_section(|| *due = false);
                 None
             }
         }
@@ -145,10 +145,10 @@ impl Writer {
         if !job.start() {
             return None;
         }
-        let terms = job.terms();
-        if now >= terms.deadline {
-            let waited = now.saturating_duration_since(terms.asked);
-            job.finish(Verdict::Failed(Error::QueueTimeout { waited }));
+        let meta = job.meta();
+        if now >= meta.deadline {
+            let waited = now.saturating_duration_since(meta.asked);
+            job.finish(Resolution::Failed(Error::QueueTimeout { waited }));
             return None;
         }
         Some(job)
@@ -167,15 +167,15 @@ impl Writer {
             Ok(()) => self.group.push(job),
             Err(_) => {
                 self.open.borrow_mut().truncate(savepoint);
-                job.finish(Verdict::Own);
+                job.finish(Resolution::Own);
             }
         }
     }
 
-    fn run_alone(&mut self, job: Job<Exclusive>) {
+    fn run_exclusive(&mut self, job: Job<Exclusive>) {
         if let Some(job) = self.claim(job, Instant::now()) {
             let _ = job.run(self);
-            job.finish(Verdict::Own);
+            job.finish(Resolution::Own);
         }
     }
 
@@ -193,20 +193,20 @@ impl Writer {
     fn reply(&mut self, began: Instant) {
         let jobs = self.group.len();
         for job in self.group.drain(..) {
-            job.finish(Verdict::Own);
+            job.finish(Resolution::Own);
         }
-        self.shared.admission.handoff().replied(jobs, began.elapsed());
+        self.shared.queue.spin().replied(jobs, began.elapsed());
     }
 
     fn close(mut self) {
         let carried = self.carried.take();
         let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
         drop(carried);
-        self.shared.admission.discard();
+        self.shared.queue.discard();
         self.readers.close();
         self.shared.closing.report(CloseReport {
             finished: 0,
-            never_started: self.shared.admission.discarded() + u64::from(was_carried),
+            never_started: self.shared.queue.discarded() + u64::from(was_carried),
             wal_truncated: true,
             wal_kept_because: None,
             duration: Duration::ZERO,

@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 
-use super::tables::{Index, IndexColumn, Origin, Schema, Table};
+use super::tables::{Index, IndexColumn, IndexOrigin, Schema, Table};
 use super::{quoted, told};
 use crate::monitor::advice::{Finding, Severity};
 
@@ -18,7 +18,7 @@ pub(super) fn look(schema: &Schema) -> impl Iterator<Item = Finding> {
 
 /// An automatic index cannot be dropped, so it is always another that could go.
 fn judge(table: &Table, index: &Index) -> Option<Finding> {
-    if index.origin != Origin::CreateIndex {
+    if index.origin != IndexOrigin::CreateIndex {
         return None;
     }
     let message = if repeats_rowid(table, index) {
@@ -67,7 +67,11 @@ fn is_same(one: &Index, other: &Index) -> bool {
 /// Of two that are the same the one with the greater rank stays: it cannot be dropped, or it is a constraint, or it was
 /// there before.
 fn rank(index: &Index) -> (bool, bool, Reverse<i64>) {
-    (index.origin != Origin::CreateIndex, index.unique, Reverse(index.made))
+    (
+        index.origin != IndexOrigin::CreateIndex,
+        index.unique,
+        Reverse(index.made),
+    )
 }
 
 fn described(table: &Table, index: &Index) -> String {
@@ -75,8 +79,8 @@ fn described(table: &Table, index: &Index) -> String {
     let columns: Vec<String> = index.columns.iter().map(name).collect();
     let on = told(&table.name, columns.iter().map(String::as_str));
     match index.origin {
-        Origin::CreateIndex => format!("the index {} on {on}", index.name),
-        Origin::Unique => format!("the UNIQUE constraint on {on}"),
-        Origin::PrimaryKey => format!("the primary key {on}"),
+        IndexOrigin::CreateIndex => format!("the index {} on {on}", index.name),
+        IndexOrigin::Unique => format!("the UNIQUE constraint on {on}"),
+        IndexOrigin::PrimaryKey => format!("the primary key {on}"),
     }
 }

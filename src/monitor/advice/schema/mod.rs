@@ -40,7 +40,7 @@ const SMALL_PAGES: u32 = 1000;
 const EMPTY_PERCENT: f64 = 25.0;
 
 /// How many names stand in a sentence.
-const TOLD: usize = 5;
+const MAX_REPORTED: usize = 5;
 
 /// Everything that is to be said of the schema, most severe first.
 pub(crate) fn look(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
@@ -80,9 +80,9 @@ fn not_strict(schema: &Schema) -> Option<Finding> {
 }
 
 fn first_few(names: &[&str]) -> String {
-    match names.len().checked_sub(TOLD) {
+    match names.len().checked_sub(MAX_REPORTED) {
         None | Some(0) => names.join(", "),
-        Some(more) => format!("{} and {more} more", names[..TOLD].join(", ")),
+        Some(more) => format!("{} and {more} more", names[..MAX_REPORTED].join(", ")),
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Schema {
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: String,
-    pub(super) kind: Kind,
+    pub(super) kind: TableKind,
     without_rowid: bool,
     pub(super) strict: bool,
     /// Its columns.
@@ -52,7 +52,7 @@ pub(super) struct Table {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum TableKind {
     Ordinary,
     View,
     Virtual,
@@ -65,7 +65,7 @@ pub(super) struct Index {
     pub(super) name: String,
     pub(super) unique: bool,
     pub(super) partial: bool,
-    pub(super) origin: Origin,
+    pub(super) origin: IndexOrigin,
     pub(super) columns: Vec<IndexColumn>,
     pub(super) definition: Definition,
     /// A later index has a greater one.
@@ -73,7 +73,7 @@ pub(super) struct Index {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Origin {
+pub(super) enum IndexOrigin {
     CreateIndex,
     Unique,
     PrimaryKey,
@@ -151,7 +151,7 @@ impl Schema {
         self.tables
             .iter()
             .filter(|(name, table)| {
-                table.kind == Kind::Ordinary && !name.starts_with("sqlite_") && !is_bookkeeping(&table.name)
+                table.kind == TableKind::Ordinary && !name.starts_with("sqlite_") && !is_bookkeeping(&table.name)
             })
             .map(|(_, table)| table)
     }
@@ -169,10 +169,10 @@ impl Table {
         Ok(Self {
             name: row.get(0)?,
             kind: match kind.as_str() {
-                "view" => Kind::View,
-                "virtual" => Kind::Virtual,
-                "shadow" => Kind::Shadow,
-                _ => Kind::Ordinary,
+                "view" => TableKind::View,
+                "virtual" => TableKind::Virtual,
+                "shadow" => TableKind::Shadow,
+                _ => TableKind::Ordinary,
             },
             without_rowid: row.get(2)?,
             strict: row.get(3)?,
@@ -219,7 +219,7 @@ impl Table {
     /// The INTEGER PRIMARY KEY, which "becomes an alias for the rowid", <https://sqlite.org/lang_createtable.html#rowid>.
     /// Every other primary key has an index, also one that is declared `INTEGER PRIMARY KEY DESC`.
     pub(super) fn is_rowid_alias(&self, column: &str) -> bool {
-        let indexed = || self.indexes.iter().any(|index| index.origin == Origin::PrimaryKey);
+        let indexed = || self.indexes.iter().any(|index| index.origin == IndexOrigin::PrimaryKey);
         match self.primary_key.as_slice() {
             [only] => only.eq_ignore_ascii_case(column) && !self.without_rowid && !indexed(),
             _ => false,
@@ -235,9 +235,9 @@ impl Index {
             unique: row.get(6)?,
             partial: row.get(8)?,
             origin: match origin.as_str() {
-                "pk" => Origin::PrimaryKey,
-                "u" => Origin::Unique,
-                _ => Origin::CreateIndex,
+                "pk" => IndexOrigin::PrimaryKey,
+                "u" => IndexOrigin::Unique,
+                _ => IndexOrigin::CreateIndex,
             },
             columns: Vec::new(),
             definition: Definition::default(),

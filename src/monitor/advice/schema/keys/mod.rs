@@ -10,7 +10,7 @@ use std::ffi::CStr;
 
 use rusqlite::Connection;
 
-use super::tables::{ForeignKey, Index, Kind, Schema, Table};
+use super::tables::{ForeignKey, Index, Schema, Table, TableKind};
 use super::{quoted, told};
 use crate::error::Result;
 use crate::monitor::advice::{Finding, Severity};
@@ -23,14 +23,14 @@ pub(super) fn look(tx: &ReadTx<'_>, schema: &Schema) -> Result<Vec<Finding>> {
     }
     for child in schema.of_the_application() {
         for key in &child.foreign_keys {
-            let judge = Judge { tx, schema, child, key };
-            findings.extend(judge.judge()?);
+            let checker = KeyChecker { tx, schema, child, key };
+            findings.extend(checker.judge()?);
         }
     }
     Ok(findings)
 }
 
-struct Judge<'a> {
+struct KeyChecker<'a> {
     tx: &'a ReadTx<'a>,
     schema: &'a Schema,
     child: &'a Table,
@@ -44,7 +44,7 @@ enum Parent<'a> {
     Mismatch(String, String),
 }
 
-impl<'a> Judge<'a> {
+impl<'a> KeyChecker<'a> {
     fn judge(&self) -> Result<Option<Finding>> {
         match self.parent()? {
             Parent::Mismatch(why, remedy) => Ok(Some(self.mismatch(&why, remedy))),
@@ -63,9 +63,9 @@ impl<'a> Judge<'a> {
             return Ok(Parent::Mismatch(format!("there is no table {name}"), remedy));
         };
         let not_a_table = match parent.kind {
-            Kind::View => "a view",
-            Kind::Virtual => "a virtual table",
-            Kind::Ordinary | Kind::Shadow => return self.parent_columns(parent),
+            TableKind::View => "a view",
+            TableKind::Virtual => "a virtual table",
+            TableKind::Ordinary | TableKind::Shadow => return self.parent_columns(parent),
         };
         let remedy = format!("Make {} anew, with a key that refers to a table", self.child.name);
         Ok(Parent::Mismatch(format!("{name} is {not_a_table}"), remedy))

@@ -6,7 +6,7 @@
 //! for the comparison should be that of the parent key columns. The affinity of the parent key column should be applied
 //! to each child key value" (`fkey.c`).
 
-use super::Judge;
+use super::KeyChecker;
 use crate::error::Result;
 use crate::monitor::advice::schema::quoted;
 use crate::monitor::advice::schema::tables::{Index, IndexColumn, Table};
@@ -25,7 +25,7 @@ struct Searched<'a> {
     possible: bool,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> KeyChecker<'a> {
     /// `columns` are those of the parent.
     pub(super) fn search(&self, parent: &Table, columns: &[&str]) -> Result<Option<Finding>> {
         let pairs = self.key.columns.iter().zip(columns);
