@@ -57,8 +57,8 @@ const MUTANTS: &[Mutant] = &[
         name: "it does not ask is_autocommit after a job",
         change: Change::Source {
             file: "src/write/mod.rs",
-            from: "        if self.conn.is_autocommit() {\n            return Some(Error::RolledBack {",
-            to: "        if false {\n            return Some(Error::RolledBack {",
+            from: "        if ended_inside || tidied && self.conn.is_autocommit() {",
+            to: "        if false {",
         },
         suite: GROUP,
     },

@@ -14,7 +14,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{Pending, ReadOptions, Stats, Store, WhenFull, WriteOptions};
+#[cfg(feature = "async")]
+use larder::ReadOptions;
+use larder::{Pending, Stats, Store, WhenFull, WriteOptions};
 
 /// A write that is running, and goes on until it is told something or the sender is dropped.
 pub(crate) fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
