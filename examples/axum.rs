@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_that_a_neighbour_rolled_back_is_made_again_and_is_there_once() {
+    async fn write_rolled_back_by_neighbour_is_retried_once() {
         let app = one_group();
         assert_eq!(write_beside(&app, 1).await.unwrap(), 1);
         assert_eq!(names(&app), ["flour"]);
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_that_was_rolled_back_twice_is_given_up_and_the_client_may_try_again() {
+    async fn write_rolled_back_twice_gives_503() {
         let app = one_group();
         let failure = write_beside(&app, 2).await.unwrap_err();
         assert!(
@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_that_gets_no_connection_in_time_is_told_to_come_back_and_the_service_is_not_healthy() {
+    async fn exhausted_reader_pool_gives_503_and_unhealthy() {
         let options = Options::new().readers(1).read_queue_timeout(Duration::from_millis(1));
         let app = app(options.open_temp().unwrap());
         let (let_go, held) = channel::<()>();
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_service_that_stops_and_one_whose_store_is_closed_are_not_healthy() {
+    async fn stopping_or_closed_service_is_unhealthy() {
         let app = app(Store::open_temp().unwrap());
         app.stop.send_replace(Some(ExitCode::SUCCESS));
         let stopping = health(State(app.clone())).await.unwrap_err();
@@ -609,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn only_of_what_has_written_nothing_is_the_client_told_to_try_again() {
+    fn only_errors_that_wrote_nothing_invite_retry() {
         let sqlite = |code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
         let (waited, source) = (QUEUE_TIMEOUT, Arc::new(sqlite(ffi::SQLITE_IOERR_FSYNC)));
         let rolled_back = |caused_by_closure| Error::RolledBack {

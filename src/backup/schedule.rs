@@ -307,7 +307,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn the_first_backup_is_due_when_the_newest_is_old_enough() {
+    fn first_backup_waits_until_newest_is_old_enough() {
         assert_eq!(first(None, 10_000, HOUR), Duration::ZERO);
         assert_eq!(first(Some(10_000), 10_000, HOUR), HOUR);
         assert_eq!(first(Some(10_000), 11_000, HOUR), Duration::from_secs(2600));
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn missed_backups_are_not_made_up_for_and_the_next_keeps_its_time() {
+    fn missed_backups_are_skipped_and_schedule_keeps_time() {
         let at = |hours: f64| HOUR.mul_f64(hours);
         assert_eq!(next(at(1.0), HOUR, at(1.0)), at(2.0));
         assert_eq!(next(at(1.0), HOUR, at(1.5)), at(2.0));

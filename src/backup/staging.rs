@@ -354,7 +354,7 @@ mod tests {
 
     /// Somebody has come between the look and the name.
     #[test]
-    fn a_name_that_somebody_has_is_not_taken_from_them() {
+    fn existing_file_keeps_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         for give_name in [rename_to_new, link] {
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_a_run_that_ended_is_removed_and_of_one_that_goes_on_is_not() {
+    fn folder_of_ended_run_is_removed_others_stay() {
         let folder = tempfile::tempdir().unwrap();
         let staging = Staging::new(&folder.path().join("copy"), false).unwrap();
         let goes_on = staging.begin().unwrap();

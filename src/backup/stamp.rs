@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stamps_are_utc_and_come_back() {
+    fn stamp_is_utc_and_round_trips() {
         for (seconds_since, stamp) in [
             (0, "19700101T000000Z"),
             (951_782_399, "20000228T235959Z"),
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stamp_is_none() {
+    fn text_that_is_no_stamp_is_rejected() {
         for other in [
             "",
             "20260401T120000",

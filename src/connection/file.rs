@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn network_and_pass_through_file_systems_are_known_by_their_magic() {
+    fn network_file_systems_are_recognized_by_magic() {
         // linux/magic.h: NFS_SUPER_MAGIC, CIFS, V9FS_MAGIC, FUSE_SUPER_MAGIC (virtiofs shows the same).
         for (magic, name) in [(0x6969, "NFS"), (0xff53_4d42, "SMB (cifs)"), (0x0102_1997, "9p")] {
             assert_eq!(unsupported(magic), Some(name));

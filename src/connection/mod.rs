@@ -644,7 +644,7 @@ mod tests {
 
     /// The harness's `oom` met a store that was out of memory, and said that SQLite was compiled without foreign keys.
     #[test]
-    fn a_setting_that_fails_for_want_of_memory_does_not_blame_the_build() {
+    fn memory_error_in_pragma_is_reported_as_such() {
         let hint = |code| {
             let source = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
             pragma_error("foreign_keys", "1".into(), source.to_string(), Some(source)).to_string()

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_callback_is_not_called_before_its_time_nor_after_it_has_stopped_the_work() {
+    fn callback_runs_only_when_due_and_until_stopped() {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&calls);
         let reporter = ProgressReporter::new(0);

@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blanks_are_white_space_comments_and_empty_statements() {
+    fn blanks_are_whitespace_comments_and_empty_statements() {
         for blank in [
             "",
             " \n\t",
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_are_found_outside_of_quotes_only() {
+    fn comments_are_found_outside_quotes_only() {
         let found = |sql| comments(sql).map(|(_, comment)| comment).collect::<Vec<_>>();
         assert_eq!(found("-- one\nSELECT 1 - 2 -- two"), [" one", " two"]);
         assert_eq!(found("/* a\nb */ SELECT 4 / 2 /* open"), [" a\nb ", " open"]);

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_counts_and_rings_once() {
+    fn earliest_deadline_is_set_and_rings_once() {
         let alarm = Alarm::new();
         let late = alarm.set(alarm.opened + ms(90)).unwrap();
         assert_eq!(alarm.set(alarm.opened + ms(90)), None, "it is set already");
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_set_for_a_time_that_is_far_away() {
+    fn distant_deadline_is_capped() {
         let alarm = Alarm::new();
         let at = alarm.set(alarm.opened + Duration::from_secs(1 << 40)).unwrap();
         assert!(alarm.time(at) <= Instant::now() + FAR);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_is_followed_by_a_pause_that_is_long_if_looking_was() {
+    fn pause_after_ring_grows_with_search_time() {
         let alarm = Alarm::new();
         let ended = alarm.opened + ms(10);
         alarm.pause(ms(10), ended);

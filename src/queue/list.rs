@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn list_does_what_a_vector_does() {
+    fn list_behaves_like_a_vector() {
         for capacity in 1..5 {
             let mut list = List::new(capacity);
             let mut tickets = Vec::new();
@@ -273,7 +273,7 @@ mod tests {
     /// With 300,000 jobs in line, of which all but the last were withdrawn, one `take` moved 100,000 jobs for each of
     /// them, for 4.6 s under the queue's lock.
     #[test]
-    fn operations_touch_few_entries_however_many_were_withdrawn() {
+    fn operations_touch_few_entries_after_many_withdrawals() {
         let (capacity, line) = (1_000, 3_000);
         let mut list = List::new(capacity);
         let mut most = 0;
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn ticket_of_a_job_that_left_finds_nothing() {
+    fn ticket_of_removed_job_finds_nothing() {
         let mut list = List::new(1);
         let first = list.push('a');
         assert!(list.pop().is_some());

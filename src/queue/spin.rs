@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_patience_does_not_look() {
+    fn zero_spin_time_never_spins() {
         let spin = AdaptiveSpin::new(Duration::ZERO);
         spin.set_hot(true);
         assert_eq!(spin.spin_for_job(|| -> Option<()> { panic!("it looked") }), None);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_does_not_look_while_the_writer_does_something_long() {
+    fn caller_does_not_spin_during_long_work() {
         let spin = AdaptiveSpin::new(Duration::from_millis(1));
         spin.set_hot(true);
         let later = Instant::now() + Duration::from_secs(1);

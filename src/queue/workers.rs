@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_job_calls_one_and_the_next_short_one_nobody() {
+    fn first_job_wakes_one_worker_second_wakes_none() {
         let (mut workers, _) = asleep(4);
         workers.took(8_000);
         assert!(workers.call(1), "nobody is awake");
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_several_is_on_watch_while_another_is_awake() {
+    fn one_sleeping_worker_watches_while_another_is_awake() {
         let mut workers = Workers::new(3);
         let first = workers.fall_asleep();
         let second = workers.fall_asleep();
@@ -166,12 +166,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_to_fall_asleep_is_not_on_watch() {
+    fn last_worker_to_sleep_does_not_watch() {
         assert!(matches!(Workers::new(1).fall_asleep(), Sleep::UntilCalled));
     }
 
     #[test]
-    fn a_job_that_is_left_behind_calls_one_if_nobody_watches() {
+    fn leftover_job_wakes_worker_if_none_watches() {
         let (mut workers, _sleeps) = asleep(4);
         // All were asleep but one, who was on watch and looked in vain.
         let mut workers_sleep = Sleep::OnWatch(0);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn long_jobs_call_one_each() {
+    fn long_jobs_wake_one_worker_each() {
         let (mut workers, _) = asleep(4);
         for _ in 0..100 {
             workers.took(10_000_000);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watch_goes_to_work_when_jobs_are_there_and_nobody_takes_them() {
+    fn watching_worker_takes_jobs_left_in_queue() {
         let mut workers = Workers::new(2);
         let mut sleep = workers.fall_asleep();
         workers.taken(1);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_answered_once_by_whoever_wakes() {
+    fn call_is_answered_once() {
         let (mut workers, _) = asleep(2);
         assert!(workers.call(1));
         assert!(workers.answer_call(&Sleep::UntilCalled));

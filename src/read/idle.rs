@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_last_used_is_taken_first() {
+    fn last_used_connection_is_taken_first() {
         let mut idle = Idle::new(1);
         assert!(!come_back(&mut idle, 1), "there is nobody to wake");
         come_back(&mut idle, 2);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn sleepers_are_woken_one_at_a_time() {
+    fn sleeping_readers_are_woken_one_at_a_time() {
         let mut idle = Idle::new(1);
         idle.sleepers = 3;
         assert!(come_back(&mut idle, 1));
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sleeper_has_its_turn_after_a_time_however_few_come_back() {
+    fn sleeping_reader_gets_its_turn_after_a_time() {
         let mut idle = Idle::new(1);
         idle.sleepers = 1;
         idle.last_turn = Some(Tick::now());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn now_and_then_a_connection_is_for_a_sleeper_alone() {
+    fn every_nth_connection_is_reserved_for_a_sleeper() {
         let mut idle = Idle::new(1);
         idle.sleepers = 1;
         let for_those_awake = (1..SLEEPERS_SHARE).filter(|connection| {

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_opening_goes_on_at_a_time_until_the_pool_is_full() {
+    fn pool_opens_one_connection_at_a_time() {
         let mut openings = Openings::new(2);
         let now = Instant::now();
         assert!(openings.begin(now));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_opening_is_repeated_after_pauses_that_grow() {
+    fn failed_opening_is_retried_with_growing_pauses() {
         let mut openings = Openings::new(1);
         let mut now = Instant::now();
         let mut pauses = Vec::new();
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_that_takes_long_is_the_reason() {
+    fn slow_opening_is_the_reported_reason() {
         let mut openings = Openings::new(1);
         let began = Instant::now();
         openings.begin(began);

@@ -199,7 +199,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn task_that_blocks_holds_up_no_other() {
+    fn blocking_task_delays_no_other() {
         start().unwrap();
         let (tell, told) = channel();
         let mut gates = Vec::new();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn no_task_runs_before_its_time() {
+    fn task_never_runs_early() {
         start().unwrap();
         let (tell, told) = channel();
         let now = Instant::now();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn periodic_work_goes_on_until_it_is_cancelled() {
+    fn periodic_task_runs_until_cancelled() {
         start().unwrap();
         let (tell, told) = channel();
         let periodic = every(Duration::from_millis(1), move || {

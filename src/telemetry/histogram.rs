@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_took_no_time() {
+    fn no_samples_give_zero_times() {
         assert_eq!(Amounts::default().latency(), Latency::default());
     }
 
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn any_time_has_a_bucket() {
+    fn any_duration_has_a_bucket() {
         let times = Amounts::default();
         times.add_time(Duration::ZERO);
         times.add_time(Duration::MAX);

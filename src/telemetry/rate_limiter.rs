@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_go_through_each_second_and_none_is_lost_from_the_count() {
+    fn limiter_passes_its_rate_and_counts_the_rest() {
         let mut limiter = RateLimiter::new(20);
         let start = Instant::now();
         assert_eq!((0..100).filter_map(|_| limiter.try_acquire(start)).count(), 20);

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_off_keeps_nothing() {
+    fn table_of_size_zero_keeps_nothing() {
         let table = Arc::new(Sums::new(0));
         assert_eq!(Shard::new(&table).find("a"), None);
     }

@@ -1,8 +1,8 @@
-//! The source is built in floors, and imports go down: a module imports its own room, and rooms on lower floors.
+//! The layer rule: a module imports only from its own folder and from lower floors.
 //!
 //! The test reads `src` as tokens. It finds every path that names another module of the crate: in `use` trees, inline,
 //! in macros, and in the strings of attributes such as `serde(with = "crate::runtime::serde_units::size")`. A re-export counts as the
-//! module that it comes from. What is for tests or for docs alone is left out.
+//! module that it comes from. Code for tests or documentation only is skipped.
 //!
 //! `cargo test --test it -- --nocapture layers` prints the largest circle of files that import one another.
 

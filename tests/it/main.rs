@@ -1,4 +1,4 @@
-//! All integration tests, one binary, the modules as those of `src`. Each test's name says what holds.
+//! All integration tests in one binary, in the folders of `src`. A test's name states its subject, condition and result.
 
 mod backup;
 mod connection;

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_a_store_is_told_the_worst_first() {
+    fn advice_lists_the_most_severe_first() {
         let stats = Stats::default();
         assert_eq!(of(known(&stats)), []);
         let disk = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None);

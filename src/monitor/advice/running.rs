@@ -183,12 +183,12 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_store_has_nothing_to_say() {
+    fn quiet_store_has_no_advice() {
         assert!(topics(&Stats::default(), &RecentWrites::default()).is_empty());
     }
 
     #[test]
-    fn each_reason_alone_is_told_and_two_are_a_reason_for_a_server() {
+    fn two_reasons_together_advise_a_server() {
         let quiet = RecentWrites::default();
         let waits = RecentWrites {
             long_waits: 5.1,
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn statements_that_scan_or_want_an_index_are_named() {
+    fn statements_that_scan_or_lack_index_are_named() {
         let statements = vec![
             statement("scans", 10_010, 0),
             statement("scans little", 10_000, 0),

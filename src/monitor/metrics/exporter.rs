@@ -190,7 +190,7 @@ mod tests {
     const OPEN: &str = "larder_store_open{db_namespace=\"/data/app.db\"}";
 
     #[test]
-    fn the_table_for_people_is_the_table() {
+    fn documented_table_matches_the_metrics() {
         let rows = METRICS.iter().map(|metric| {
             let kind = match metric.values {
                 Values::Counters(_) => "counter",
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn each_look_adds_what_came_since_the_last() {
+    fn each_sample_adds_the_difference() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let (mut source, mut exporter) = (Source::default(), exporter());
         metrics::with_local_recorder(&recorder, || {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_there_was_a_recorder_is_not_told() {
+    fn counts_before_the_recorder_are_not_exported() {
         let (mut source, mut exporter) = (Source::default(), exporter());
         source.stats.committed_writes = 1000;
         source.telemetry.counters.queue_wait.add(1);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn the_counters_of_a_store_that_is_opened_again_go_on_and_its_gauges_are_zero_meanwhile() {
+    fn reopened_store_continues_counters_and_resets_gauges() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let mut source = Source::default();
         source.stats.committed_writes = 5;
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_is_one_while_it_lasts() {
+    fn alert_gauge_is_one_while_active() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let (mut source, mut exporter) = (Source::default(), exporter());
         let told = |kind: AlertKind| {

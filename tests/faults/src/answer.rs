@@ -1,5 +1,5 @@
-//! The moment in which a write is answered, known exactly: it is the writer thread that says so, not the caller's, which
-//! gets a core at some later time.
+//! The exact moment in which a write is answered, as the writer thread reports it. The caller's own thread would get a
+//! core some time later.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;

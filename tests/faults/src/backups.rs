@@ -1,8 +1,8 @@
-//! The power is cut while backups are made: new ones, over older ones, compact ones, and databases that are made of them,
-//! with jobs that are written meanwhile.
+//! Power cuts during backups: new ones, replacements of older ones, compact ones, and restored databases, with writes
+//! in between.
 //!
-//! As `power-cut`, with what has to hold of the copies (`copies.rs`): once one was said to be made it is there, whole, to
-//! the byte; before that the older one is, or nothing; and the next backup removes what was left unfinished.
+//! As `power-cut`, with the rules for copies (`copies.rs`): once a backup was reported as done it is there, complete,
+//! byte for byte; before that the older one is there, or none; and the next backup removes unfinished ones.
 
 use fastrand::Rng;
 

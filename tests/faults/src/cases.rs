@@ -1,4 +1,4 @@
-//! Cases by the thousand: threads that take them, a line of progress, a watchdog on each, and the summary.
+//! Thousands of cases: the threads that run them, a progress line, a watchdog for each, and the summary.
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};

@@ -1,5 +1,5 @@
-//! What must hold of a folder after a failure, whatever it was: the store opens, SQLite finds nothing wrong, the tables
-//! hold a prefix of the commits to the byte, and not less of it than was promised; and the store goes on working.
+//! The invariants of a folder after any failure: the store opens, SQLite finds no damage, the tables hold a prefix of
+//! the commits, byte for byte and no shorter than promised, and the store keeps working.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! This program again, as another process. Both talk in lines: the child by stdout, one `write(2)` a line, the parent by
-//! the child's stdin, whose end tells it that the parent has gone.
+//! This program again as a child process. Parent and child exchange lines: the child writes to stdout, one `write(2)` a
+//! line, and the parent to the child's stdin, which ends when the parent has ended.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::mem;

@@ -1,14 +1,15 @@
-//! Backups and the databases that are made of them: what was said of each, and what lies under its name.
+//! Backups and restored databases: what was reported for each, and which file exists under its name.
 //!
 //! After each of them, whatever has failed:
 //!
-//! - If it was made, there is a whole database under the name, in one file: rusqlite alone opens it, and larder does; it
-//!   has every commit that was acknowledged before it was begun, and no half one.
-//! - If it was not, there is what was there before, to the byte. (One error says that the new one is there, and that a
-//!   power cut may take its name away: then that is whole.)
-//! - No unfinished copy is left, unless what removes it has failed; and the next backup removes what is left.
+//! - If it succeeded, there is a complete database under the name, in one file, which opens with larder and with
+//!   rusqlite alone. It has every commit acknowledged before its start, and none in part.
+//! - If it failed, the previous file is there, byte for byte. (One error reports that the new file is there, and that a
+//!   power cut may remove its name: then the new file is complete.)
+//! - No unfinished copy is left, unless its removal failed; the next backup removes it.
 //!
-//! After a power cut there is the newest that was said to be made, or what was being made meanwhile, whole, to the byte.
+//! After a power cut there is the newest copy that was reported as done, or the one in progress, complete, byte for
+//! byte.
 
 use std::path::Path;
 use std::sync::Arc;

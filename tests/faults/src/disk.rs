@@ -1,22 +1,22 @@
-//! What is left on a disk after a power cut.
+//! The possible contents of a disk after a power cut.
 //!
 //! # The model
 //!
-//! - What a file was before its last successful sync is there. That is all that `fsync` promises, and all that SQLite
-//!   asks for (<https://sqlite.org/atomiccommit.html>, section 2).
-//! - Each later write to it, by itself and in any combination: kept, dropped, torn into sectors of 512 or 4096 bytes of
-//!   which some are kept, or garbage; or only the file's size was kept, with zeros in the middle. "SQLite does not assume
-//!   that a sector write is atomic". But a write does not change a byte outside itself: `SQLITE_POWERSAFE_OVERWRITE`,
-//!   which SQLite's unix VFS assumes by default (<https://sqlite.org/psow.html>). Nor is a sector damaged that is
-//!   written with what it holds.
+//! - The contents of a file at its last successful sync are there. `fsync` promises no more, and SQLite asks for no
+//!   more (<https://sqlite.org/atomiccommit.html>, section 2).
+//! - Each later write, independently and in any combination: kept, dropped, torn into sectors of 512 or 4096 bytes of
+//!   which some are kept, or garbage; or only the new size of the file is kept, with zeros in the gap. "SQLite does not
+//!   assume that a sector write is atomic". But a write changes no byte outside itself: `SQLITE_POWERSAFE_OVERWRITE`,
+//!   which SQLite's unix VFS assumes by default (<https://sqlite.org/psow.html>). Nor is a sector damaged by a write of
+//!   its present contents.
 //! - Each later change of size: kept or dropped.
-//! - An entry that a folder got or lost after its last sync: kept or dropped, for each name by itself, in order. So a
-//!   rename over a file leaves that or the new one, and may leave the old name, too. The folder is synced with the first
-//!   sync of a log or a journal, never with the database's, and where larder syncs it. What is in a folder goes with it.
-//! - What was to be synced when a sync failed: as if never synced, whatever is synced later (`Event::SyncFailed`).
+//! - Each entry that a folder gained or lost after its last sync: kept or dropped, per name, in order. So a rename over
+//!   a file leaves the old or the new file, and may leave the old name as well. A folder is synced with the first sync
+//!   of a log or a journal, never with the database's, and where larder syncs it. The contents of a folder go with it.
+//! - Data whose sync failed: as if never synced, even if a later sync succeeds (`Event::SyncFailed`).
 //! - The index of the log (`-shm`) is never synced: it is absent, an old one, or garbage.
 //!
-//! Not in it: media that lie about fsync, that lose what was synced, or that damage the neighbours of what they write.
+//! Not modelled: media that lie about fsync, that lose synced data, or that damage the neighbours of a write.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;

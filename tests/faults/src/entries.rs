@@ -1,10 +1,10 @@
-//! Writes that show whether they are whole, for suites in which several processes or many threads write at once, so
-//! that nobody knows beforehand which commit comes when.
+//! Writes that show whether they are complete, for suites with several concurrent processes or threads, where the order
+//! of commits is not known in advance.
 //!
-//! Each writer is a *client* that counts its own writes, `k`. A write adds a row to `entry`, whose `n` says the how
-//! many-th commit it was, some rows to `part`, whose bytes follow from who wrote them, and raises its client's `tally`.
-//! It may also clear an earlier entry, which then has no parts. So one look at the tables says what is there, and
-//! whether all of it is: no gap in `n`, no client's writes out of order, no part too many or too few.
+//! Each writer is a *client* that counts its own writes, `k`. A write adds a row to `entry`, whose `n` is the number of
+//! the commit, and rows to `part`, whose bytes follow from client and count, and raises its client's `tally`. It may
+//! also clear an earlier entry, which then has no parts. So the tables alone show which writes are there and whether
+//! each is complete: no gap in `n`, no client's writes out of order, no part too many or too few.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

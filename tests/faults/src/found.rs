@@ -1,5 +1,5 @@
-//! The defects that the other suites have found, each by the smallest case that shows it, with its story: a list to be run
-//! in a second or two at every change. Those that an ordinary test can show are in `tests/it/regressions/harness.rs` of the crate.
+//! Regression tests for defects that the other suites found, each by its smallest case: a list that runs in a second or
+//! two at every change. Defects that an ordinary test can show are in the integration tests of the crate.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -1,4 +1,4 @@
-//! What one write does, and how it ends.
+//! The content of one write, and how it ends.
 
 use std::panic;
 use std::sync::atomic::{AtomicI64, Ordering};

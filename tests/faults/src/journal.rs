@@ -1,4 +1,4 @@
-//! What the store has said of each write, and what it has promised by it.
+//! The reply to each write, and the durability that it promises.
 
 use larder::{Error, Outcome};
 

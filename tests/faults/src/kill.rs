@@ -1,16 +1,16 @@
-//! `SIGKILL` at any moment of a real process under load: a child opens a store, writes from several threads, reads,
-//! checkpoints, takes backups and restores them, closes and opens again for as long as it lives, and tells its parent each
-//! acknowledgement after it had it. The parent kills it, most of the time where it hurts: in a checkpoint, in the recovery
-//! at opening, in a backup, in a restore, in closing. It sees from outside where the child is, in the index of the log,
-//! which both can read, in the folders of unfinished copies, and by what the child tells.
+//! `SIGKILL` at any moment of a real process under load. A child process opens a store, writes from several threads,
+//! reads, checkpoints, makes and restores backups, closes and reopens until it is killed, and reports each
+//! acknowledgement to its parent. The parent kills it, mostly at vulnerable moments: in a checkpoint, in recovery at
+//! opening, in a backup, in a restore, in closing. It recognizes the moment from outside: by the index of the log,
+//! which both processes can read, by the folders of unfinished copies, and by the reports of the child.
 //!
-//! Then the file must hold, at either durability, every acknowledged write as the very commit that it was said to be,
-//! each job whole or absent, nothing that failed, no gap and nothing out of order; what was found once stays found, since
-//! half of the states go on with the files of the one before. SQLite finds nothing wrong, the store takes a write and
-//! closes. What must hold for the copies is written at the top of `kill/copies.rs`.
+//! Then the file must hold, at either durability, every acknowledged write under its commit number, each job complete
+//! or absent, no failed write, no gap and no write out of order. A write found once must stay, since half of the states
+//! continue with the files of the previous one. SQLite finds no damage, the store accepts a write and closes. The rules
+//! for copies are at the top of `kill/copies.rs`.
 //!
-//! What a kill cannot show: anything of the disk, whose page cache survives the process (`power-cut` does that). A seed
-//! and a state give the same choices again, not the same moment.
+//! A kill says nothing about the disk, whose page cache survives the process (`power-cut` covers that). A seed and a
+//! state repeat the same choices, not the same moment.
 
 mod copies;
 

@@ -1,5 +1,5 @@
-//! SQLite's memory, which can fail: our allocator around its own. Only a process that has not used SQLite before can have
-//! it, so its cases run in children.
+//! SQLite's allocator, which can fail: ours around its own. It can be installed only in a process that has not used
+//! SQLite yet, so the cases run in child processes.
 
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;

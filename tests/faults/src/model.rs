@@ -1,4 +1,4 @@
-//! What the tables hold, or must hold after so many commits.
+//! The contents of the tables after a number of commits, expected or found.
 
 use std::collections::BTreeMap;
 

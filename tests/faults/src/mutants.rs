@@ -1,8 +1,8 @@
-//! The harness has teeth: larder is broken on purpose, in each way that it must not be, and a suite has to notice.
+//! A test of the harness: larder is broken on purpose in many ways, and a suite must fail for each.
 //!
-//! A mutant is a change of one passage of larder's source, in a copy of the whole repository under `target/mutants`, or a
-//! sync that the shim leaves out. What larder is without a change has to pass the very same suites first, or a failure
-//! would show nothing.
+//! A mutant is a change of one passage of larder's source, in a copy of the repository under `target/mutants`, or a
+//! sync that the shim omits. The unchanged source must pass the same suites first; otherwise a failure would prove
+//! nothing.
 
 use std::fs;
 use std::io;

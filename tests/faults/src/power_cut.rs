@@ -1,7 +1,7 @@
-//! The power is cut: at any event of a workload, with any of what was not synced lost, torn or turned to garbage.
+//! Power cuts at any event of a workload. Data that was not synced is lost, torn or turned to garbage.
 //!
-//! A workload runs once, on a disk that records it, and then serves for [`STATES`] states: the store does not run
-//! again, its disk is made what it may have been.
+//! A workload runs once, on a disk that records it, and serves for [`STATES`] states: the store does not run again,
+//! only its disk is set to a possible state.
 
 use std::path::Path;
 

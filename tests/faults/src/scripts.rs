@@ -1,4 +1,4 @@
-//! What is done while calls fail, in which ways they fail, and what lies there to begin with.
+//! The scripts that run while calls fail, the ways in which calls fail, and the files that exist at the start.
 
 use larder::{Access, Durability};
 

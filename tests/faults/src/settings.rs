@@ -1,4 +1,4 @@
-//! How the store under test is opened.
+//! The options of the store under test.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Every sequence of up to three operations out of a dozen, with a power cut before and after each sync.
 //!
-//! Chance finds what is common in long runs. This finds what is rare, if it is short.
+//! Random runs find defects that are frequent in long sequences. This finds rare ones in short sequences.
 
 use fastrand::Rng;
 

@@ -1,14 +1,14 @@
-//! Everything at once, for long: threads that write alone and in groups, tasks whose futures are dropped at any moment,
-//! readers, a long read now and then, checks, vacuums, backups that are restored (`soak/backups.rs`), closing and opening
-//! again.
+//! All features at once, for a long time: threads that write alone and in groups, tasks whose futures are dropped at
+//! any moment, readers, an occasional long read, checks, vacuums, backups that are restored (`soak/backups.rs`),
+//! closing and reopening.
 //!
-//! Every five seconds it measures the process: memory, descriptors and threads must stay near what they were in the
-//! first part of the run, the log below its limits, the backups of a schedule within theirs; and it compares the sums of
-//! the tables with each other and with the journal of what was acknowledged. At the end, when nobody writes any more, the sums are the journal's, exactly, but
-//! for writes whose futures were dropped: those may have been made or not.
+//! Every five seconds it measures the process: memory, descriptors and threads must stay near their values in the first
+//! part of the run, the log below its limits, the backups of a schedule within theirs. It also compares the sums of the
+//! tables with each other and with the journal of acknowledged writes. At the end, when no thread writes any more, the
+//! sums equal those of the journal, except for writes whose futures were dropped: those may have committed or not.
 //!
-//! It proves nothing of failures (the other suites do), and finds only what grows within its time: a leak of a few bytes
-//! an hour is below what it sees. Each measurement is a case.
+//! It injects no failures (the other suites do), and finds only growth that shows within its time: a leak of a few
+//! bytes an hour is below its resolution. Each measurement is a case.
 
 mod backups;
 

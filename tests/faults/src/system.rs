@@ -1,12 +1,12 @@
-//! The system calls that larder itself makes: for the creation of the database, and for all that a backup does beside
-//! what SQLite does.
+//! The system calls that larder itself makes: to create the database, and for the parts of a backup that SQLite does
+//! not do.
 //!
-//! Rust's standard library and rustix (with its feature `use-libc`, which `Cargo.toml` switches on) call the C library by
-//! these names, and the linker takes the ones defined here. Each goes on to the C library's own, unless the plan of its
-//! [`Disk`] says that it fails. What it has changed is recorded after it has succeeded.
+//! Rust's standard library and rustix (with its feature `use-libc`, which `Cargo.toml` switches on) call the C library
+//! by these names, and the linker takes the ones defined here. Each forwards to the C library, unless the plan of its
+//! [`Disk`] says that it fails. Its effect is recorded after it has succeeded.
 //!
-//! SQLite makes the same calls. The shim sees them as calls of the VFS, so they pass here: see [`Unseen`]. So do those
-//! outside of any disk's folder.
+//! SQLite makes the same calls. The shim sees them as calls of the VFS, so they pass through here: see [`Unseen`]. So
+//! do calls outside of any disk's folder.
 //!
 //! If larder came to change files or folders in another way,
 //! [`Recording::is_complete`](crate::power_cut::Recording::is_complete) would miss it in the trace.

@@ -1,4 +1,4 @@
-//! Threads that work together until one of them says that it is over, or finds a problem.
+//! Threads that run together until one of them ends the run or finds a problem.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -1,9 +1,9 @@
-//! What a store does to its disk, in order, and what the disk does to the store.
+//! The operations of a store on its disk, in order, and the failures that the disk returns.
 //!
-//! One [`Disk`] is one folder, with all that is in it. Those who stand between the store and the real disk, for SQLite's
-//! calls (`shim.rs`) and for larder's own (`system.rs`), find it by the path of the file, ask it before each call whether
-//! that is to fail, and tell it afterwards what was changed. So there may be many of them in one process, each with a plan
-//! and a trace of its own. Files and folders have names as they are seen from there: `app.db`, `folder/copy.db`.
+//! One [`Disk`] is one folder with its contents. The layers between the store and the real disk, for SQLite's calls
+//! (`shim.rs`) and for larder's own (`system.rs`), find it by the path of the file, ask it before each call whether the
+//! call is to fail, and report each change afterwards. So one process may have many disks, each with its own plan and
+//! trace. Files and folders are named relative to the folder: `app.db`, `folder/copy.db`.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
-//! What the store is made to do, and the journal of what it said of it.
+//! The operations of the store under test, and the journal of its replies.
 //!
-//! Each job writes rows to several tables, by a plan that is known ([`Job`]); the first column of its row in `entry` says
-//! the how many-th commit it was. So after any failure a look at the tables says how many commits are there, and
-//! [`Model`](crate::model::Model) what the tables must then hold, to the byte: nothing half, nothing out of order, nothing
-//! of a job that was rolled back.
+//! Each job writes rows to several tables by a known plan ([`Job`]); the first column of its row in `entry` is the
+//! number of its commit. So after any failure the tables show how many commits are there, and
+//! [`Model`](crate::model::Model) what the tables must then hold, byte for byte: no partial job, no job out of order,
+//! no part of a job that was rolled back.
 
 use std::fs;
 use std::ops::ControlFlow;

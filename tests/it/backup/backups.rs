@@ -1,4 +1,5 @@
-//! `Store::backup`, `backup_compact` and `backup_every`: a backup is one snapshot, whole and checked, or there is none.
+//! `Store::backup`, `backup_compact` and `backup_every`: a backup is one complete, verified snapshot, or no file at
+//! all.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -133,7 +134,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 // ---- what a backup is ----
 
 #[test]
-fn a_backup_is_one_file_with_what_was_committed_and_needs_no_other() {
+fn backup_is_one_self_contained_file() {
     let place = Place::new(BANK);
     place.store.write(|tx| tx.execute_batch(MOVE)).unwrap();
     let path = place.path("copy");
@@ -163,7 +164,7 @@ fn a_backup_is_one_file_with_what_was_committed_and_needs_no_other() {
 }
 
 #[test]
-fn every_kind_of_table_is_in_a_backup_and_the_checksum_goes_by_what_is_in_them() {
+fn backup_has_every_kind_of_table() {
     for page_size in [512, 4096, 65536] {
         let place = Place::with(Options::new().page_size(page_size), RICH);
         let plain = place.backup("plain").checksum(true).run().unwrap();
@@ -214,7 +215,7 @@ fn an_empty_database_has_a_backup() {
 }
 
 #[test]
-fn a_compact_copy_has_no_free_pages_and_the_same_rows() {
+fn compact_backup_keeps_rows_without_free_pages() {
     let place = Place::new(BANK);
     place
         .store
@@ -232,7 +233,7 @@ fn a_compact_copy_has_no_free_pages_and_the_same_rows() {
 }
 
 #[test]
-fn a_backup_that_was_not_verified_says_so() {
+fn unverified_backup_says_so() {
     let place = Place::new(BANK);
     let report = place.backup("copy").verify(false).checksum(true).run().unwrap();
     assert!(!report.is_verified() && report.check.is_none() && report.checksum.is_none());
@@ -244,7 +245,7 @@ fn a_backup_that_was_not_verified_says_so() {
 
 /// It is the database as it is. A backup that nobody could make for one old row would be worse.
 #[test]
-fn foreign_keys_that_point_nowhere_are_copied_and_reported() {
+fn dangling_foreign_keys_are_copied_and_reported() {
     let sql = "CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(a INT REFERENCES a); INSERT INTO b VALUES (7)";
     let place = Place::with(Options::new().foreign_keys(false), sql);
     let report = place.backup("copy").run().unwrap();
@@ -260,7 +261,7 @@ fn foreign_keys_that_point_nowhere_are_copied_and_reported() {
 }
 
 #[test]
-fn a_backup_of_a_store_with_the_file_to_itself_is_made_as_well() {
+fn exclusive_store_can_be_backed_up() {
     let place = Place::with(Options::new().access(Access::Exclusive), BANK);
     place.backup("plain").run().unwrap();
     place.store.backup_compact(place.path("compact")).run().unwrap();
@@ -272,7 +273,7 @@ fn a_backup_of_a_store_with_the_file_to_itself_is_made_as_well() {
 // ---- while others read and write ----
 
 #[test]
-fn what_is_written_while_it_runs_is_not_in_it_and_waits_for_nothing() {
+fn backup_excludes_later_writes_and_delays_none() {
     for compact in [false, true] {
         let place = Place::new(BANK);
         let store = place.store.clone();
@@ -308,7 +309,7 @@ impl Drop for Stop<'_> {
 }
 
 #[test]
-fn under_load_each_backup_is_one_moment() {
+fn backup_under_load_is_one_snapshot() {
     let place = Place::new(BANK);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -337,7 +338,7 @@ fn under_load_each_backup_is_one_moment() {
 }
 
 #[test]
-fn progress_goes_up_to_all_pages_and_through_the_stages() {
+fn progress_reaches_all_pages_through_the_stages() {
     let place = Place::new(BANK);
     let (send, told) = channel();
     let here = thread::current().id();
@@ -371,7 +372,7 @@ fn progress_goes_up_to_all_pages_and_through_the_stages() {
 }
 
 #[test]
-fn the_line_that_asked_is_named_as_long_as_it_pins_the_log() {
+fn call_site_is_named_while_backup_pins_log() {
     let place = Place::new(BANK);
     let store = place.store.clone();
     let (send, named) = channel();
@@ -398,7 +399,7 @@ fn the_line_that_asked_is_named_as_long_as_it_pins_the_log() {
 
 /// It has a connection of its own.
 #[test]
-fn a_backup_takes_no_reader_from_the_others() {
+fn backup_uses_no_reader_of_the_pool() {
     let place = Place::with(
         Options::new().readers(1).read_queue_timeout(Duration::from_secs(30)),
         BANK,
@@ -446,7 +447,7 @@ fn assert_as_it_was(place: &Place) {
 }
 
 #[test]
-fn one_that_is_cancelled_leaves_what_was_there() {
+fn cancelled_backup_leaves_old_file() {
     let place = Place::new(BANK);
     for stage in STAGES {
         let error = in_place(&place, stage, || {}).run().unwrap_err();
@@ -458,7 +459,7 @@ fn one_that_is_cancelled_leaves_what_was_there() {
 }
 
 #[test]
-fn a_callback_that_panics_leaves_what_was_there_and_its_panic_goes_on() {
+fn panicking_callback_leaves_old_file_and_resumes() {
     let place = Place::new(BANK);
     for stage in STAGES {
         let backup = in_place(&place, stage, || panic!("by the callback"));
@@ -469,7 +470,7 @@ fn a_callback_that_panics_leaves_what_was_there_and_its_panic_goes_on() {
 }
 
 #[test]
-fn one_whose_time_is_over_leaves_what_was_there() {
+fn timed_out_backup_leaves_old_file() {
     let place = Place::new(BANK);
     fs::write(place.path("copy"), "what was there").unwrap();
     // Before its first step is over, and in a pause.
@@ -489,7 +490,7 @@ fn one_whose_time_is_over_leaves_what_was_there() {
 }
 
 #[test]
-fn closing_the_store_stops_it_at_each_stage_and_waits_for_it() {
+fn closing_stops_backup_at_each_stage() {
     for stage in STAGES {
         let place = Place::new(BANK);
         let (store, closer) = (place.store.clone(), Arc::new(Mutex::new(None)));
@@ -517,7 +518,7 @@ fn closing_the_store_stops_it_at_each_stage_and_waits_for_it() {
 }
 
 #[test]
-fn closing_the_store_ends_its_pause() {
+fn closing_ends_the_pause_of_a_backup() {
     let place = Place::new(BANK);
     let (send, begun) = channel();
     let backup = place.backup("copy").pause(PATIENCE * 60).progress(move |_| {
@@ -535,7 +536,7 @@ fn closing_the_store_ends_its_pause() {
 }
 
 #[test]
-fn closing_in_its_callback_is_refused() {
+fn closing_in_the_callback_is_refused() {
     let place = Place::new(BANK);
     let store = place.store.clone();
     let backup = place.backup("copy").progress(move |_| {
@@ -546,7 +547,7 @@ fn closing_in_its_callback_is_refused() {
 }
 
 #[test]
-fn a_step_has_a_page() {
+fn backup_step_has_at_least_one_page() {
     let place = Place::new(BANK);
     let error = place.backup("copy").pages_per_step(0).run().unwrap_err();
     assert!(
@@ -582,7 +583,7 @@ fn refused(place: &Place, target: impl AsRef<Path>, says: &str) {
 }
 
 #[test]
-fn the_database_itself_and_what_belongs_to_it_are_no_target() {
+fn database_and_its_sidecars_are_refused_as_target() {
     let place = Place::new(BANK);
     let database = place.store.path().to_owned();
     refused(&place, &database, "open");
@@ -606,7 +607,7 @@ fn the_database_itself_and_what_belongs_to_it_are_no_target() {
 }
 
 #[test]
-fn a_target_must_be_the_path_of_a_file_in_a_folder() {
+fn target_must_be_a_file_in_a_folder() {
     let place = Place::new(BANK);
     fs::create_dir(place.path("folder")).unwrap();
     fs::write(place.path("file"), "").unwrap();
@@ -643,7 +644,7 @@ fn a_target_must_be_the_path_of_a_file_in_a_folder() {
 }
 
 #[test]
-fn a_file_that_is_there_stays_unless_it_may_be_overwritten() {
+fn existing_file_stays_unless_overwrite_is_allowed() {
     let place = Place::new(BANK);
     place.backup("copy").run().unwrap();
     let inode = fs::metadata(place.path("copy")).unwrap().ino();
@@ -662,7 +663,7 @@ fn a_file_that_is_there_stays_unless_it_may_be_overwritten() {
 }
 
 #[test]
-fn of_two_at_once_to_the_same_name_one_is_made_whole() {
+fn one_of_two_backups_to_one_name_wins() {
     for overwrite in [false, true] {
         let place = Place::new(BANK);
         let (store, path) = (place.store.clone(), place.path("copy"));
@@ -688,7 +689,7 @@ fn of_two_at_once_to_the_same_name_one_is_made_whole() {
 }
 
 #[test]
-fn many_at_once_to_different_names_are_all_made() {
+fn simultaneous_backups_to_different_names_succeed() {
     let place = Place::new(BANK);
     thread::scope(|scope| {
         for name in ["a", "b", "c", "d"] {
@@ -704,7 +705,7 @@ fn many_at_once_to_different_names_are_all_made() {
 
 /// The race for the name itself: each has looked, and nobody was there.
 #[test]
-fn many_at_once_to_the_same_name_make_one() {
+fn simultaneous_backups_to_one_name_make_one() {
     let place = Place::new(BANK);
     let made = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -721,7 +722,7 @@ fn many_at_once_to_the_same_name_make_one() {
 }
 
 #[test]
-fn a_damaged_database_has_no_backup_and_the_old_one_stays() {
+fn damaged_database_leaves_the_old_backup() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let conn = Connection::open(&path).unwrap();
@@ -756,7 +757,7 @@ fn a_damaged_database_has_no_backup_and_the_old_one_stays() {
 
 /// Somebody changes the copy before it is looked at.
 #[test]
-fn a_copy_that_does_not_have_what_the_database_has_is_no_backup() {
+fn copy_that_differs_from_database_is_refused() {
     for (change, checksum, is_found) in [
         ("DELETE FROM given WHERE id = 7", false, true),
         ("CREATE TABLE another(x)", false, true),
@@ -789,7 +790,7 @@ fn a_copy_that_does_not_have_what_the_database_has_is_no_backup() {
 }
 
 #[test]
-fn a_folder_that_it_may_not_write_to_is_an_error() {
+fn unwritable_folder_is_an_error() {
     let folder = tempdir().unwrap();
     let Some(command) = as_ordinary_user(folder.path()) else {
         return;
@@ -819,7 +820,7 @@ fn may_not_write(args: &[String]) {
 }
 
 #[test]
-fn a_full_disk_is_an_error_and_gets_its_room_back() {
+fn full_disk_is_an_error_and_frees_space() {
     if !is_root() {
         return skipped("only root can make a small disk");
     }
@@ -902,7 +903,7 @@ fn dies(args: &[String]) {
 }
 
 #[test]
-fn a_kill_leaves_what_was_there_and_the_next_run_removes_the_rest() {
+fn killed_backup_is_removed_by_the_next() {
     for stage in STAGES {
         let folder = tempdir().unwrap();
         let (database, copy) = (folder.path().join("app.db"), folder.path().join("copy"));
@@ -951,7 +952,7 @@ fn stamp(age: Duration) -> String {
 }
 
 #[test]
-fn a_schedule_makes_one_at_once_and_keeps_the_newest() {
+fn schedule_starts_at_once_and_keeps_the_newest() {
     let place = Place::new(BANK);
     let folder = place.folder.path();
     let old: Vec<_> = (2..6).rev().map(|days| stamp(DAY * days)).collect();
@@ -983,7 +984,7 @@ fn a_schedule_makes_one_at_once_and_keeps_the_newest() {
 }
 
 #[test]
-fn a_schedule_goes_on_from_the_newest_that_is_there() {
+fn schedule_continues_from_the_newest_backup() {
     let place = Place::new(BANK);
     let folder = place.folder.path();
     fs::write(place.path(&stamp(DAY / 2)), "of before the restart").unwrap();
@@ -995,7 +996,7 @@ fn a_schedule_goes_on_from_the_newest_that_is_there() {
 }
 
 #[test]
-fn a_schedule_makes_one_after_another() {
+fn schedule_makes_backups_in_sequence() {
     let place = Place::new(BANK);
     let _schedule = place
         .store
@@ -1011,7 +1012,7 @@ fn a_schedule_makes_one_after_another() {
 }
 
 #[test]
-fn a_schedule_that_fails_is_an_alert_until_one_is_made_and_removes_nothing() {
+fn failing_schedule_is_an_alert_and_removes_nothing() {
     log::collect();
     let place = Place::with(Options::new().monitor_interval(Duration::from_millis(5)), BANK);
     let folder = place.path("backups");
@@ -1065,7 +1066,7 @@ fn a_schedule_that_fails_is_an_alert_until_one_is_made_and_removes_nothing() {
 }
 
 #[test]
-fn an_alert_of_backups_is_over_when_their_schedule_is_stopped() {
+fn backup_alert_clears_when_schedule_stops() {
     let place = Place::with(Options::new().monitor_interval(Duration::from_millis(5)), BANK);
     let folder = place.path("backups");
     fs::create_dir(&folder).unwrap();
@@ -1078,7 +1079,7 @@ fn an_alert_of_backups_is_over_when_their_schedule_is_stopped() {
 }
 
 #[test]
-fn a_schedule_keeps_no_store_open_and_ends_with_it() {
+fn schedule_keeps_no_store_open() {
     let place = Place::new(BANK);
     let path = place.path("app.db");
     let backups = place.path("backups");
@@ -1097,7 +1098,7 @@ fn a_schedule_keeps_no_store_open_and_ends_with_it() {
 }
 
 #[test]
-fn dropping_a_schedule_gives_up_the_backup_under_way() {
+fn dropped_schedule_cancels_the_running_backup() {
     let (send, opened) = channel();
     let gate = Arc::new(AtomicBool::new(false));
     let (is_open, send) = (Arc::clone(&gate), Mutex::new(send));
@@ -1122,7 +1123,7 @@ fn dropping_a_schedule_gives_up_the_backup_under_way() {
 }
 
 #[test]
-fn a_schedule_needs_a_folder_a_second_and_one_to_keep() {
+fn schedule_refuses_invalid_settings() {
     let place = Place::new(BANK);
     let folder = place.folder.path();
     let refused = |interval, keep| match place.store.backup_every(interval, keep, folder) {
@@ -1141,7 +1142,7 @@ fn a_schedule_needs_a_folder_a_second_and_one_to_keep() {
 }
 
 #[test]
-fn a_schedule_outlives_a_panic_of_on_connect() {
+fn schedule_survives_panic_of_on_connect() {
     let armed = Arc::new(AtomicBool::new(true));
     let panics = Arc::clone(&armed);
     let options = Options::new().on_connect(move |_, _| {

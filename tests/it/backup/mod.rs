@@ -1,4 +1,4 @@
-//! Backups, and databases that are made of them.
+//! Backups, and their restoration.
 
 mod backups;
 mod restore;

@@ -1,4 +1,4 @@
-//! `Store::restore`: a database that works, of a backup that was looked at, or nothing.
+//! `Store::restore`: makes a working database from a verified backup, or nothing.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -58,7 +58,7 @@ fn refused(place: &Place, from: impl AsRef<Path>, to: impl AsRef<Path>, says: &s
 }
 
 #[test]
-fn a_restored_store_has_what_was_backed_up_and_works() {
+fn restored_store_has_the_backed_up_data() {
     let place = Place::new();
     let (backup, path) = (place.path("backup"), place.path("app.db"));
     let before = fs::read(&backup).unwrap();
@@ -88,7 +88,7 @@ fn a_restored_store_has_what_was_backed_up_and_works() {
 }
 
 #[test]
-fn a_compact_copy_is_restored_as_well() {
+fn compact_backup_can_be_restored() {
     let place = Place::new();
     let store = Store::open(place.path("backup")).unwrap();
     let report = store
@@ -104,7 +104,7 @@ fn a_compact_copy_is_restored_as_well() {
 
 /// Whatever options open it, restore it: a key, for one.
 #[test]
-fn the_options_of_the_store_prepare_the_connections() {
+fn restore_uses_options_for_its_connections() {
     let place = Place::new();
     let roles = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = std::sync::Arc::clone(&roles);
@@ -127,7 +127,7 @@ fn the_options_of_the_store_prepare_the_connections() {
 }
 
 #[test]
-fn a_database_that_is_in_use_is_restored_as_of_one_moment() {
+fn database_in_use_is_restored_from_one_snapshot() {
     let place = Place::new();
     let path = place.path("live.db");
     let store = Store::open(&path).unwrap();
@@ -143,7 +143,7 @@ fn a_database_that_is_in_use_is_restored_as_of_one_moment() {
 }
 
 #[test]
-fn it_never_goes_over_anything() {
+fn restore_never_overwrites_anything() {
     let place = Place::new();
     let backup = place.path("backup");
     fs::write(place.path("file"), "what was there").unwrap();
@@ -170,7 +170,7 @@ fn it_never_goes_over_anything() {
 }
 
 #[test]
-fn what_is_no_backup_is_refused() {
+fn file_not_a_backup_is_refused() {
     let place = Place::new();
     let to = place.path("app.db");
     fs::write(place.path("empty"), "").unwrap();
@@ -183,7 +183,7 @@ fn what_is_no_backup_is_refused() {
 }
 
 #[test]
-fn a_damaged_backup_is_refused() {
+fn damaged_backup_is_refused() {
     let place = Place::new();
     let pages = fs::metadata(place.path("backup")).unwrap().len() / 4096;
     for page in 1..pages {
@@ -204,7 +204,7 @@ fn a_damaged_backup_is_refused() {
 
 /// As other tools leave it: with pages that are in the log alone.
 #[test]
-fn the_log_of_a_copied_database_is_restored_with_it() {
+fn log_of_copied_database_is_restored_with_it() {
     let place = Place::new();
     let path = place.path("live.db");
     let conn = Connection::open(&path).unwrap();

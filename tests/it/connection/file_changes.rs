@@ -1,5 +1,5 @@
-//! What happens to an open store when something outside of it touches its files: closes a descriptor and so drops
-//! SQLite's locks, replaces or removes the database or its log, opens it under a second name.
+//! Files of an open store that change from outside: a closed descriptor drops SQLite's locks, the database or its log
+//! is replaced or removed, or the file is opened under a second name.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -164,7 +164,7 @@ fn closed_database_descriptor_loses_no_write() {
 }
 
 #[test]
-fn closed_database_descriptor_leaves_exclusive_access_exclusive() {
+fn closed_database_descriptor_keeps_exclusive_store_exclusive() {
     nothing_is_lost_after_a_close("exclusive", "app.db");
 }
 
@@ -465,7 +465,7 @@ fn second_store_at_the_same_path_is_refused() {
 
 /// With the pool on the old file and the freshness check on the new one, reads were older than acknowledged writes.
 #[test]
-fn restore_to_the_path_of_an_open_store_is_refused() {
+fn restore_over_open_store_is_refused() {
     let (folder, path) = database();
     let store = open_with_table(&path, Options::new().monitor_interval(Duration::ZERO));
     add(&store).unwrap();
@@ -487,7 +487,7 @@ fn restore_to_the_path_of_an_open_store_is_refused() {
 
 /// A read outlived the store. The file was opened again as `Shared`, and other processes stayed locked out.
 #[test]
-fn other_access_waits_for_the_last_read_of_a_closed_store() {
+fn other_access_waits_for_leftover_read_to_end() {
     if !has_python() {
         return;
     }
@@ -577,7 +577,7 @@ fn file_mounted_without_its_folder_is_refused() {
 
 /// A name of 248 bytes was told that the disk had failed it before.
 #[test]
-fn name_too_long_for_its_sidecars_is_named() {
+fn name_too_long_for_sidecars_is_explained() {
     let folder = tempdir().unwrap();
     for length in [246, 247, 248, 255] {
         let path = folder.path().join("n".repeat(length));

@@ -1,4 +1,4 @@
-//! What SQL in a closure may do, and the files of a store.
+//! The authorizer of SQL in closures, and the files of a store.
 
 mod file_changes;
 mod sql_guard;

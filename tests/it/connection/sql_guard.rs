@@ -1,5 +1,5 @@
-//! SQL that ends the transaction, leaves the database or writes in a read is refused by name, whichever way it
-//! gets in; the data stays as it was, and the store goes on.
+//! SQL that ends the transaction, leaves the database or writes in a read is refused by name, through every method. The
+//! data is unchanged, and the store keeps working.
 
 use larder::rusqlite::{self, Connection, ffi};
 use larder::{Error, Outcome, ReadTx, Result, Store, WriteTx};
@@ -139,54 +139,54 @@ fn raw_cached_twice(conn: &Connection, sql: &str) -> Result<()> {
 }
 
 #[test]
-fn in_a_write_by_execute() {
+fn write_refuses_forbidden_sql_in_execute() {
     refused_in_writes(|tx, sql| tx.execute(sql, []).map(drop));
 }
 
 #[test]
-fn in_a_write_by_execute_batch() {
+fn write_refuses_forbidden_sql_in_execute_batch() {
     refused_in_writes(|tx, sql| tx.execute_batch(sql));
 }
 
 #[test]
-fn in_a_write_by_rusqlites_own_execute_batch() {
+fn write_refuses_forbidden_sql_in_rusqlite_execute_batch() {
     refused_in_writes(|tx, sql| raw_batch(tx, sql));
 }
 
 #[test]
-fn in_a_write_by_a_cached_statement() {
+fn write_refuses_forbidden_sql_in_cached_statement() {
     refused_in_writes(|tx, sql| raw_cached_twice(tx, sql));
 }
 
 #[test]
-fn in_a_write_in_the_middle_of_a_batch() {
+fn write_refuses_forbidden_sql_amid_a_batch() {
     refused_in_writes(|tx, sql| {
         tx.execute_batch(&format!("INSERT INTO t VALUES (4); {sql}; INSERT INTO t VALUES (5)"))
     });
 }
 
 #[test]
-fn in_a_write_inside_a_savepoint() {
+fn savepoint_refuses_forbidden_sql() {
     refused_in_writes(|tx, sql| tx.savepoint(|tx| tx.execute_batch(sql)));
 }
 
 #[test]
-fn in_a_read_by_a_query() {
+fn read_refuses_forbidden_sql_in_query() {
     refused_in_reads(|tx, sql| tx.query_each(sql, [], |_| Ok(())));
 }
 
 #[test]
-fn in_a_read_by_rusqlites_own_execute_batch() {
+fn read_refuses_forbidden_sql_in_rusqlite_execute_batch() {
     refused_in_reads(|tx, sql| raw_batch(tx, sql));
 }
 
 #[test]
-fn in_a_read_by_a_cached_statement() {
+fn read_refuses_forbidden_sql_in_cached_statement() {
     refused_in_reads(|tx, sql| raw_cached_twice(tx, sql));
 }
 
 #[test]
-fn in_a_read_in_the_middle_of_a_batch() {
+fn read_refuses_forbidden_sql_amid_a_batch() {
     refused_in_reads(|tx, sql| raw_batch(tx, &format!("SELECT 1; {sql}; SELECT 2")));
 }
 
@@ -194,7 +194,7 @@ fn in_a_read_in_the_middle_of_a_batch() {
 /// rusqlite makes `AuthAction::Unknown`, which the fence let pass: a write could attach any file, write to it, and
 /// leave it attached for the next.
 #[test]
-fn an_attach_whose_file_is_no_literal_is_refused() {
+fn attach_with_computed_file_name_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("other.db");
     let name = file.to_str().unwrap();
@@ -229,7 +229,7 @@ fn an_attach_whose_file_is_no_literal_is_refused() {
 }
 
 #[test]
-fn a_transaction_object_of_rusqlite_is_refused() {
+fn rusqlite_transaction_object_is_refused() {
     let store = store_with_a_row();
     let written = store.write(|tx| {
         let inner = tx.unchecked_transaction()?;
@@ -258,7 +258,7 @@ fn vacuum_into_writes_no_file() {
 }
 
 #[test]
-fn a_read_that_writes_is_refused() {
+fn read_that_writes_is_refused() {
     let store = store_with_a_row();
     store
         .write(|tx| tx.execute_batch("CREATE VIRTUAL TABLE words USING fts5(word)"))
@@ -300,7 +300,7 @@ fn a_read_that_writes_is_refused() {
 }
 
 #[test]
-fn a_read_that_writes_is_told_to_use_a_write() {
+fn refused_read_message_suggests_a_write() {
     let store = store_with_a_row();
     let error = store
         .read(|tx| tx.query_each("DELETE FROM t", [], |_| Ok(())))
@@ -309,7 +309,7 @@ fn a_read_that_writes_is_told_to_use_a_write() {
 }
 
 #[test]
-fn a_refused_commit_is_told_of_savepoints() {
+fn refused_commit_message_suggests_savepoints() {
     let store = store_with_a_row();
     let error = store.write(|tx| tx.execute("COMMIT", [])).unwrap_err();
     assert!(error.to_string().contains("tx.savepoint"), "{error}");
@@ -352,7 +352,7 @@ fn pragmas_that_read_are_allowed() {
 }
 
 #[test]
-fn the_user_version_can_be_set_in_a_write_and_is_undone_with_it() {
+fn user_version_set_in_failed_write_is_undone() {
     let store = store_with_a_row();
     let version = |store: &Store| {
         store
@@ -378,7 +378,7 @@ fn the_user_version_can_be_set_in_a_write_and_is_undone_with_it() {
 }
 
 #[test]
-fn full_text_and_rtree_tables_work_on_the_writer_and_the_readers() {
+fn full_text_and_rtree_tables_work_everywhere() {
     let store = store_with_a_row();
     store
         .write(|tx| {
@@ -417,7 +417,7 @@ fn not_authorized() -> rusqlite::Error {
 }
 
 #[test]
-fn a_refusal_that_a_write_swallows_is_not_the_next_ones() {
+fn refusal_swallowed_by_write_does_not_affect_next() {
     let store = store_with_a_row();
     let gate = Gate::hold(&store);
     let swallowed = store
@@ -435,7 +435,7 @@ fn a_refusal_that_a_write_swallows_is_not_the_next_ones() {
 }
 
 #[test]
-fn a_refusal_that_a_read_swallows_is_not_the_next_ones() {
+fn refusal_swallowed_by_read_does_not_affect_next() {
     let store = larder::Options::new().readers(1).open_temp().unwrap();
     store
         .read(|tx| {
@@ -448,7 +448,7 @@ fn a_refusal_that_a_read_swallows_is_not_the_next_ones() {
 }
 
 #[test]
-fn a_change_of_schema_neither_opens_the_fence_nor_stops_larders_own_statements() {
+fn schema_change_keeps_sql_guard_intact() {
     // After a schema change SQLite prepares each statement anew at its next step and asks the authorizer again:
     // larder's cached BEGIN, SAVEPOINT and COMMIT must pass, and the user's must not.
     let store = larder::Options::new()
@@ -495,7 +495,7 @@ fn a_change_of_schema_neither_opens_the_fence_nor_stops_larders_own_statements()
 }
 
 #[test]
-fn a_cached_statement_that_reads_keeps_working_after_a_change_of_schema() {
+fn cached_read_statement_survives_schema_change() {
     let store = larder::Options::new().readers(1).open_temp().unwrap();
     store
         .write(|tx| tx.execute_batch("CREATE TABLE t(a INTEGER); INSERT INTO t VALUES (1)"))

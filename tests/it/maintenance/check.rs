@@ -1,4 +1,4 @@
-//! `Store::check`: what is damaged is in the report, and the store works on.
+//! `Store::check`: the report lists the damage, and the store keeps working.
 
 use std::fs::{self, OpenOptions};
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -62,7 +62,7 @@ fn telling(to: Sender<CheckProgress>) -> impl FnMut(&CheckProgress) -> ControlFl
 }
 
 #[test]
-fn a_sound_database_is_ok() {
+fn sound_database_is_ok() {
     let store = filled(Options::new());
     let quick = store.check().run().unwrap();
     assert!(quick.is_ok() && !quick.full, "{quick:?}");
@@ -79,7 +79,7 @@ fn a_sound_database_is_ok() {
 
 /// Some of them have checks of their own, which a connection that may not write must be able to run.
 #[test]
-fn a_sound_database_of_every_kind_of_table_is_ok() {
+fn sound_database_with_every_table_kind_is_ok() {
     let store = Store::open_temp().unwrap();
     store
         .write(|tx| {
@@ -108,7 +108,7 @@ fn a_sound_database_of_every_kind_of_table_is_ok() {
 }
 
 #[test]
-fn a_full_text_index_that_does_not_fit_its_table_is_found() {
+fn full_text_index_that_differs_is_found() {
     let (_folder, path) = made_by(
         "CREATE VIRTUAL TABLE five USING fts5(text); INSERT INTO five VALUES ('one two'), ('three');
          UPDATE five_content SET c0 = 'four' WHERE id = 2",
@@ -139,7 +139,7 @@ fn with_each_page_overwritten(at: u64, length: usize) -> Vec<larder::Result<Chec
 }
 
 #[test]
-fn a_page_whose_header_was_overwritten_is_found() {
+fn overwritten_page_header_is_found() {
     let mut found = with_each_page_overwritten(0, 32).into_iter();
     // The first page is the header of the file.
     let error = found.next().unwrap().unwrap_err();
@@ -156,7 +156,7 @@ fn a_page_whose_header_was_overwritten_is_found() {
 }
 
 #[test]
-fn a_page_whose_middle_was_overwritten_ends_in_a_report_or_a_clear_error() {
+fn overwritten_page_body_gives_report_or_clear_error() {
     let mut damaged = 0;
     for report in with_each_page_overwritten(PAGE / 2, 300) {
         match report {
@@ -169,7 +169,7 @@ fn a_page_whose_middle_was_overwritten_ends_in_a_report_or_a_clear_error() {
 }
 
 #[test]
-fn a_file_that_was_cut_is_found() {
+fn truncated_file_is_found() {
     let (_folder, path) = made_by(FILL);
     let length = fs::metadata(&path).unwrap().len();
     let file = OpenOptions::new().write(true).open(&path).unwrap();
@@ -182,7 +182,7 @@ fn a_file_that_was_cut_is_found() {
 }
 
 #[test]
-fn a_schema_that_cannot_be_read_is_an_error_of_open_or_found() {
+fn unreadable_schema_is_found_or_fails_open() {
     let (_folder, path) = made_by(&format!(
         "{FILL} PRAGMA writable_schema = ON;
          UPDATE sqlite_schema SET sql = 'CREATE TABEL t(id)' WHERE name = 't'"
@@ -220,7 +220,7 @@ fn assert_missing(report: &CheckReport, row: u32) {
 }
 
 #[test]
-fn an_index_that_lacks_rows_is_found() {
+fn index_with_missing_rows_is_found() {
     let change = "INSERT INTO t VALUES (2001, 'lost', zeroblob(1)), (2002, 'lost, too', zeroblob(1))";
     let (_folder, path) = changed_behind_the_index(change);
     assert_eq!(
@@ -233,7 +233,7 @@ fn an_index_that_lacks_rows_is_found() {
 }
 
 #[test]
-fn an_index_that_differs_from_its_table_is_found_by_the_full_check_alone() {
+fn wrong_index_entry_needs_the_full_check() {
     let (_folder, path) = changed_behind_the_index("UPDATE t SET name = 'another' WHERE id = 7");
     let quick = check_of(&path, false).unwrap();
     assert!(quick.is_ok(), "{quick}");
@@ -250,7 +250,7 @@ const FAMILY: &str = "CREATE TABLE parent(id INTEGER PRIMARY KEY, a INT, b INT, 
     INSERT INTO pair VALUES (10, 20, 'good'), (10, 21, 'bad');";
 
 #[test]
-fn rows_that_point_nowhere_are_told_with_their_columns() {
+fn dangling_rows_are_reported_with_their_columns() {
     let (_folder, path) = made_by(FAMILY);
     let report = check_of(&path, false).unwrap();
     assert!(!report.is_ok() && report.problems.is_empty(), "{report:?}");
@@ -274,7 +274,7 @@ fn rows_that_point_nowhere_are_told_with_their_columns() {
 }
 
 #[test]
-fn of_many_violations_a_hundred_are_told_and_all_are_counted() {
+fn violations_are_listed_to_a_hundred_and_counted() {
     let (_folder, path) = made_by(
         "CREATE TABLE parent(id INTEGER PRIMARY KEY);
          CREATE TABLE child(id INTEGER PRIMARY KEY, parent INT REFERENCES parent);
@@ -287,7 +287,7 @@ fn of_many_violations_a_hundred_are_told_and_all_are_counted() {
 }
 
 #[test]
-fn a_table_whose_foreign_keys_cannot_be_checked_is_a_problem_and_the_others_are_checked() {
+fn uncheckable_foreign_keys_are_reported_as_a_problem() {
     let (_folder, path) = made_by(&format!(
         "{FAMILY} CREATE TABLE b(n INT); CREATE TABLE bad(n INT REFERENCES b(n)); INSERT INTO bad VALUES (1);
          CREATE TABLE orphan(n INT REFERENCES nobody(n)); INSERT INTO orphan VALUES (1)"
@@ -305,7 +305,7 @@ fn a_table_whose_foreign_keys_cannot_be_checked_is_a_problem_and_the_others_are_
 }
 
 #[test]
-fn foreign_keys_are_checked_in_a_store_that_does_not_enforce_them() {
+fn foreign_keys_are_checked_even_if_not_enforced() {
     let store = Options::new().foreign_keys(false).open_temp().unwrap();
     store.write(|tx| tx.execute_batch(FAMILY)).unwrap();
     assert_eq!(store.check().run().unwrap().total_foreign_key_violations, 2);
@@ -314,7 +314,7 @@ fn foreign_keys_are_checked_in_a_store_that_does_not_enforce_them() {
 // ---- progress ----
 
 #[test]
-fn progress_tells_the_stages_in_order_and_which_tables_are_done() {
+fn progress_reports_stages_in_order_and_finished_tables() {
     let store = filled(Options::new().foreign_keys(false));
     store.write(|tx| tx.execute_batch(FAMILY)).unwrap();
     let (tell, told) = channel();
@@ -340,7 +340,7 @@ fn progress_tells_the_stages_in_order_and_which_tables_are_done() {
 }
 
 #[test]
-fn progress_is_not_told_more_often_than_was_asked() {
+fn progress_keeps_its_interval() {
     let store = filled(Options::new());
     let (tell, told) = channel();
     let hour = Duration::from_secs(3600);
@@ -379,7 +379,7 @@ fn cancelled_at(store: &Store, wanted: impl Fn(CheckStage) -> bool + Send + 'sta
 }
 
 #[test]
-fn a_check_can_be_cancelled_at_each_stage_and_its_connection_reads_on() {
+fn check_can_be_cancelled_at_each_stage() {
     let store = filled(Options::new().readers(1).foreign_keys(false));
     store.write(|tx| tx.execute_batch(FAMILY)).unwrap();
     assert_eq!(cancelled_at(&store, |stage| stage == CheckStage::Integrity), 0);
@@ -401,7 +401,7 @@ fn panicking(_: &CheckProgress) -> ControlFlow<()> {
 }
 
 #[test]
-fn a_panic_of_the_callback_reaches_the_caller_and_reads_are_watched_as_before() {
+fn panic_of_check_callback_reaches_the_caller() {
     let store = filled(
         Options::new()
             .readers(1)
@@ -419,7 +419,7 @@ fn a_panic_of_the_callback_reaches_the_caller_and_reads_are_watched_as_before() 
 }
 
 #[test]
-fn reads_are_watched_as_before_after_a_check_that_went_well() {
+fn reader_age_limit_works_again_after_check() {
     let store = filled(
         Options::new()
             .readers(1)
@@ -433,7 +433,7 @@ fn reads_are_watched_as_before_after_a_check_that_went_well() {
 }
 
 #[test]
-fn a_check_is_not_stopped_for_its_age() {
+fn check_is_exempt_from_reader_age_limit() {
     let age = Duration::from_millis(20);
     let store = filled(Options::new().interrupt_old_readers(true).max_reader_age(age));
     let calls = Arc::new(AtomicUsize::new(0));
@@ -463,7 +463,7 @@ fn a_check_is_not_stopped_for_its_age() {
 // ---- beside others ----
 
 #[test]
-fn writes_go_on_while_a_check_runs() {
+fn writes_continue_during_a_check() {
     let store = filled(Options::new());
     let writes = Arc::new(AtomicUsize::new(0));
     let (of_callback, written) = (store.clone(), Arc::clone(&writes));
@@ -486,7 +486,7 @@ fn writes_go_on_while_a_check_runs() {
 }
 
 #[test]
-fn two_checks_run_at_once_and_statistics_name_them() {
+fn simultaneous_checks_are_named_in_statistics() {
     let store = filled(Options::new().readers(2));
     let seen = Arc::new(Mutex::new(None));
     let (of_callback, inner) = (store.clone(), Arc::clone(&seen));
@@ -508,14 +508,14 @@ fn two_checks_run_at_once_and_statistics_name_them() {
 }
 
 #[test]
-fn a_check_that_would_wait_for_its_own_thread_says_so() {
+fn check_that_waits_for_its_thread_is_reentrant() {
     let store = filled(Options::new().readers(1));
     let error = store.read(|_| store.check().run()).unwrap_err();
     assert!(matches!(error, Error::Reentrant { .. }), "{error:?}");
 }
 
 #[test]
-fn a_check_inside_a_write_sees_what_was_committed_before_it() {
+fn check_inside_a_write_sees_committed_data() {
     let store = filled(Options::new());
     let inside = store.clone();
     let report = store
@@ -529,7 +529,7 @@ fn a_check_inside_a_write_sees_what_was_committed_before_it() {
 }
 
 #[test]
-fn a_check_of_a_closed_store_is_closed() {
+fn check_of_closed_store_fails_as_closed() {
     let store = filled(Options::new());
     store.close().unwrap();
     assert!(matches!(store.check().run(), Err(Error::Closed)));

@@ -1,4 +1,4 @@
-//! `Store::vacuum`: space is given back, the data stays, and whatever goes wrong leaves the database as it was.
+//! `Store::vacuum`: frees space and keeps the data; a failure leaves the database unchanged.
 
 use std::fs;
 use std::io::Write as _;
@@ -82,7 +82,7 @@ fn assert_works(store: &Store) {
 }
 
 #[test]
-fn space_is_given_back_and_the_data_stays() {
+fn vacuum_frees_space_and_keeps_data() {
     let store = filled(Options::new());
     let data = contents(&store);
     assert_eq!(data.len() as i64, LEFT);
@@ -104,7 +104,7 @@ fn space_is_given_back_and_the_data_stays() {
 }
 
 #[test]
-fn the_file_is_of_the_same_kind_as_before() {
+fn vacuum_keeps_the_kind_of_file() {
     for (mode, number) in [
         (AutoVacuum::None, "0"),
         (AutoVacuum::Full, "1"),
@@ -131,7 +131,7 @@ fn the_file_is_of_the_same_kind_as_before() {
 }
 
 #[test]
-fn an_exclusive_store_is_vacuumed_too() {
+fn exclusive_store_can_be_vacuumed() {
     let store = filled(Options::new().access(Access::Exclusive));
     let report = store.vacuum().run().unwrap();
     assert!(
@@ -151,7 +151,7 @@ fn store_with_more(store: Store) -> Store {
 }
 
 #[test]
-fn statements_that_were_prepared_before_go_on() {
+fn prepared_statements_survive_vacuum() {
     let store = filled(Options::new().readers(2));
     let insert = "INSERT INTO t(name, data) VALUES (?1, zeroblob(1))";
     let find = "SELECT id FROM t WHERE name = ?1";
@@ -168,7 +168,7 @@ fn statements_that_were_prepared_before_go_on() {
 }
 
 #[test]
-fn a_reader_with_an_old_snapshot_reads_on_and_the_file_shrinks_when_it_has_ended() {
+fn old_snapshot_survives_vacuum_and_file_shrinks_later() {
     let store = filled(Options::new());
     let before = store.vacuum().progress(Duration::ZERO, |_| Break(())).run();
     assert!(before.is_err(), "it only moved the log into the file");
@@ -196,7 +196,7 @@ fn a_reader_with_an_old_snapshot_reads_on_and_the_file_shrinks_when_it_has_ended
 }
 
 #[test]
-fn other_writes_wait_and_are_made_after_it() {
+fn writes_wait_for_vacuum_and_follow() {
     let store = filled(Options::new());
     let (begun, has_begun) = channel();
     let (go_on, told) = channel::<()>();
@@ -238,7 +238,7 @@ fn other_writes_wait_and_are_made_after_it() {
 // ---- cancelled, panicked, refused ----
 
 #[test]
-fn a_vacuum_that_is_cancelled_leaves_the_database_as_it_was() {
+fn cancelled_vacuum_leaves_database_unchanged() {
     let store = filled(Options::new());
     let (data, pages) = (contents(&store), pragma(&store, "page_count"));
     let error = store
@@ -258,7 +258,7 @@ fn a_vacuum_that_is_cancelled_leaves_the_database_as_it_was() {
 }
 
 #[test]
-fn a_panic_of_the_callback_reaches_the_caller_and_leaves_the_writer_working() {
+fn panic_of_vacuum_callback_reaches_the_caller() {
     let store = filled(Options::new());
     let vacuum = || {
         let boom = |_: &larder::VacuumProgress| resume_unwind(Box::new("the callback's"));
@@ -271,7 +271,7 @@ fn a_panic_of_the_callback_reaches_the_caller_and_leaves_the_writer_working() {
 }
 
 #[test]
-fn the_callback_may_read_but_not_write() {
+fn callback_may_read_but_not_write() {
     let store = filled(Options::new());
     let seen = Arc::new(Mutex::new(None));
     let (of_callback, tell) = (store.clone(), Arc::clone(&seen));
@@ -293,7 +293,7 @@ fn the_callback_may_read_but_not_write() {
 }
 
 #[test]
-fn a_vacuum_inside_a_write_is_refused() {
+fn vacuum_inside_a_write_is_refused() {
     let store = filled(Options::new());
     let inside = store.clone();
     let error = store.write(move |_| inside.vacuum().run()).unwrap_err();
@@ -302,14 +302,14 @@ fn a_vacuum_inside_a_write_is_refused() {
 }
 
 #[test]
-fn a_vacuum_of_a_closed_store_is_closed() {
+fn vacuum_of_closed_store_fails_as_closed() {
     let store = filled(Options::new());
     store.close().unwrap();
     assert!(matches!(store.vacuum().run(), Err(Error::Closed)));
 }
 
 #[test]
-fn a_vacuum_that_meets_the_lock_of_another_is_not_started_and_may_be_tried_again() {
+fn locked_vacuum_is_not_started_and_retryable() {
     let store = filled(Options::new().busy_timeout(Duration::from_millis(20)));
     let other = Connection::open(store.path()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -326,7 +326,7 @@ fn a_vacuum_that_meets_the_lock_of_another_is_not_started_and_may_be_tried_again
 // ---- temporary files ----
 
 #[test]
-fn a_migration_keeps_its_temporary_tables_through_a_vacuum() {
+fn migration_keeps_temporary_tables_through_vacuum() {
     let sql = "CREATE TEMP TABLE kept(n INT); INSERT INTO kept VALUES (7); VACUUM; INSERT INTO t SELECT n FROM kept";
     let store = Options::new()
         .migrations(Migrations::new([
@@ -382,7 +382,7 @@ fn run_child(role: &str, path: &Path) {
 /// In a memory of the size of the database it would be a surprise.
 #[test]
 #[cfg(target_os = "linux")]
-fn the_copy_is_built_in_a_file() {
+fn vacuum_builds_its_copy_in_a_file() {
     let (_folder, path) = database();
     run_child("a copy in a file", &path);
 }
@@ -431,7 +431,7 @@ fn code(error: &Error) -> Option<i32> {
 }
 
 #[test]
-fn a_copy_that_the_disk_refuses_leaves_the_database_as_it_was_and_does_not_poison() {
+fn failed_copy_leaves_database_unchanged_without_poison() {
     let (_folder, path) = database();
     if on_a_failing_disk("a copy that does not fit", &path) {
         let store = Store::open(&path).unwrap();
@@ -457,7 +457,7 @@ fn copy_that_does_not_fit(path: &Path) {
 }
 
 #[test]
-fn a_commit_that_the_disk_refuses_is_unknown_and_poisons_and_the_data_is_the_same() {
+fn failed_commit_of_vacuum_poisons_and_keeps_data() {
     let (_folder, path) = database();
     if on_a_failing_disk("a log that does not fit", &path) {
         let store = Store::open(&path).unwrap();
@@ -539,7 +539,7 @@ fn assert_no_room(error: &Error, folder: &Path) {
 }
 
 #[test]
-fn a_vacuum_for_which_there_is_no_room_is_not_started_and_says_how_much_it_needs() {
+fn vacuum_without_space_says_how_much_it_needs() {
     let disk = tempdir().unwrap();
     on_a_small_disk("no room", disk.path(), 4096, &disk.path().join("app.db"));
 }
@@ -574,7 +574,7 @@ fn take_all_but(filler: &Path, bytes: u64) {
 }
 
 #[test]
-fn a_copy_for_which_there_is_no_room_names_the_folder_of_temporary_files() {
+fn copy_without_space_names_the_temporary_folder() {
     let disk = tempdir().unwrap();
     let (_folder, path) = database();
     on_a_small_disk("no room for the copy", disk.path(), 256, &path);
@@ -596,7 +596,7 @@ fn no_room_for_the_copy(path: &Path) {
 }
 
 #[test]
-fn a_disk_that_fills_meanwhile_fails_the_vacuum_and_gets_its_room_back() {
+fn disk_filling_during_vacuum_fails_and_frees_space() {
     let disk = tempdir().unwrap();
     on_a_small_disk("a disk that fills", disk.path(), 8192, &disk.path().join("app.db"));
 }
@@ -634,7 +634,7 @@ fn disk_that_fills(path: &Path) {
 }
 
 #[test]
-fn without_a_folder_for_temporary_files_the_copy_is_built_in_memory() {
+fn vacuum_without_temporary_folder_builds_in_memory() {
     if !is_root() {
         return skipped("only root can mount folders read-only");
     }
@@ -669,7 +669,7 @@ fn no_temporary_files(path: &Path) {
 
 /// That it fails shows that its copy goes to a file.
 #[test]
-fn a_migrations_vacuum_builds_its_copy_in_a_file_too() {
+fn migrations_vacuum_builds_its_copy_in_a_file() {
     let disk = tempdir().unwrap();
     let (_folder, path) = database();
     on_a_small_disk("a migration without room", disk.path(), 256, &path);
@@ -687,7 +687,7 @@ fn migration_without_room(path: &Path) {
 }
 
 #[test]
-fn a_setting_of_on_connect_does_not_come_true_by_a_vacuum() {
+fn page_size_set_in_on_connect_survives_vacuum() {
     let store = filled(Options::new().on_connect(|conn, role| {
         if role == Role::Writer {
             conn.execute_batch("PRAGMA page_size = 1024")?;
@@ -701,7 +701,7 @@ fn a_setting_of_on_connect_does_not_come_true_by_a_vacuum() {
 
 /// A copy of many small tables is many short statements, none of which came to a progress handler.
 #[test]
-fn vacuum_of_many_small_tables_asks_its_callback() {
+fn vacuum_of_many_small_tables_calls_back() {
     let store = Options::new().open_temp().unwrap();
     let tables: String = (0..300)
         .map(|n| format!("CREATE TABLE t{n}(a); INSERT INTO t{n} VALUES (1);"))

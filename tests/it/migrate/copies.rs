@@ -1,4 +1,4 @@
-//! Copies of a database that migrations make: those of a dry run, thrown away, and the backup before the first of them.
+//! Copies of the database made for migrations: the temporary one of a dry run, and the backup before the first step.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -62,7 +62,7 @@ const CHANGES: &str = r#"
     INSERT INTO outer_words(outer_words) VALUES ('rebuild');"#;
 
 #[test]
-fn a_dry_run_goes_through_every_pending_migration_and_leaves_the_database_as_it_was() {
+fn dry_run_tries_all_pending_and_changes_nothing() {
     for on in BOTH {
         let folder = tempfile::tempdir().unwrap();
         let migrations = set([RICH, CHANGES, "CREATE TABLE last(x INTEGER) STRICT"]);
@@ -87,7 +87,7 @@ fn a_dry_run_goes_through_every_pending_migration_and_leaves_the_database_as_it_
 }
 
 #[test]
-fn a_dry_run_of_a_new_database_goes_through_all() {
+fn dry_run_of_new_database_tries_all_migrations() {
     for on in BOTH {
         let store = Options::new().migrations(set([RICH, CHANGES])).open_temp().unwrap();
         assert_eq!(store.migrate_dry_run(on).unwrap().steps.len(), 2, "{on:?}");
@@ -97,7 +97,7 @@ fn a_dry_run_of_a_new_database_goes_through_all() {
 
 /// With encryption or an extension, a connection that was not prepared so could not read the copy.
 #[test]
-fn the_copy_of_a_dry_run_is_connected_as_the_database_is() {
+fn dry_run_copy_gets_on_connect() {
     for on in BOTH {
         let migrations = set([
             "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT;
@@ -118,7 +118,7 @@ fn the_copy_of_a_dry_run_is_connected_as_the_database_is() {
 
 /// Where the copies were: `on_connect` sees them, too.
 #[test]
-fn the_copy_of_a_dry_run_is_gone_after_it_also_if_it_fails() {
+fn dry_run_copy_is_removed_even_on_failure() {
     for on in BOTH {
         for second in ["CREATE TABLE u(x INTEGER) STRICT", "SELEC 1"] {
             let seen = Arc::new(Mutex::new(BTreeSet::new()));
@@ -144,7 +144,7 @@ fn the_copy_of_a_dry_run_is_gone_after_it_also_if_it_fails() {
 }
 
 #[test]
-fn a_mistake_in_sql_is_found_by_both_dry_runs() {
+fn sql_error_is_found_by_both_dry_runs() {
     let store = after_first([
         FAMILY,
         "CREATE TABLE u(x INTEGER) STRICT",
@@ -162,7 +162,7 @@ fn a_mistake_in_sql_is_found_by_both_dry_runs() {
 }
 
 #[test]
-fn rows_that_violate_are_found_by_a_dry_run_on_a_backup() {
+fn constraint_violation_is_found_by_backup_dry_run() {
     for (sql, message) in [
         ("CREATE UNIQUE INDEX one ON parent(1)", "UNIQUE constraint failed"),
         ("DELETE FROM parent WHERE id = 1", "foreign keys point nowhere"),
@@ -183,7 +183,7 @@ fn rows_that_violate_are_found_by_a_dry_run_on_a_backup() {
 }
 
 #[test]
-fn a_dry_run_refuses_what_the_real_run_refuses() {
+fn dry_run_refuses_what_the_real_run_refuses() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let first = "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT";
@@ -207,7 +207,7 @@ fn a_dry_run_refuses_what_the_real_run_refuses() {
 }
 
 #[test]
-fn a_dry_run_works_with_exclusive_access_and_while_a_read_goes_on() {
+fn dry_run_works_with_exclusive_access() {
     for on in BOTH {
         let migrations = set([FAMILY, "ALTER TABLE parent ADD COLUMN x TEXT"]);
         let store = Options::new()
@@ -226,7 +226,7 @@ fn a_dry_run_works_with_exclusive_access_and_while_a_read_goes_on() {
 }
 
 #[test]
-fn a_dry_run_needs_migrations_and_an_open_store() {
+fn dry_run_needs_migrations_and_an_open_store() {
     for on in BOTH {
         let store = Store::open_temp().unwrap();
         let refused = store.migrate_dry_run(on);
@@ -249,7 +249,7 @@ fn a_dry_run_needs_migrations_and_an_open_store() {
 
 /// What Goose has applied was pending in the copy, whose `goose_db_version` had no rows.
 #[test]
-fn a_dry_run_on_the_schema_adopts_what_goose_has_applied() {
+fn schema_dry_run_adopts_record_of_goose() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by(&path, GOOSE_TABLE);
@@ -277,7 +277,7 @@ fn a_dry_run_on_the_schema_adopts_what_goose_has_applied() {
 
 /// Old schemas have "text" where 'text' was meant. The copy was refused, since it was made by larder's stricter rule.
 #[test]
-fn a_dry_run_on_the_schema_copies_one_with_double_quoted_strings() {
+fn schema_dry_run_copies_double_quoted_strings() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by(
@@ -296,7 +296,7 @@ fn a_dry_run_on_the_schema_copies_one_with_double_quoted_strings() {
 
 /// The rule for old schemas is not for the migrations.
 #[test]
-fn a_dry_run_refuses_double_quoted_strings_of_a_migration_as_the_real_run_does() {
+fn dry_run_refuses_double_quoted_strings_in_migrations() {
     let store = after_first([FAMILY, "CREATE TABLE t(x TEXT CHECK (x <> \"none\")) STRICT"]);
     let message = rolled_back(store.migrate());
     assert_has(
@@ -388,7 +388,7 @@ fn name_of(path: &Path) -> &str {
 const FIRST: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1), (2)";
 
 #[test]
-fn a_backup_is_made_before_the_first_pending_migration_and_only_then() {
+fn backup_is_made_before_first_pending_migration_only() {
     let place = Place::new();
     let list = [FIRST, "DELETE FROM t WHERE id = 1", "DELETE FROM t WHERE id = 2"];
     let store = place.open(&list).unwrap();
@@ -413,7 +413,7 @@ fn a_backup_is_made_before_the_first_pending_migration_and_only_then() {
 }
 
 #[test]
-fn the_report_says_where_the_backup_is() {
+fn report_has_the_path_of_the_backup() {
     let place = Place::new();
     let migrations = set([FIRST, "DELETE FROM t WHERE id = 1", "DELETE FROM t"]).backup_to(&place.backups);
     let options = Options::new().migrations(migrations);
@@ -434,7 +434,7 @@ fn the_report_says_where_the_backup_is() {
 
 /// The first step made none, so the second did, of what the first had made.
 #[test]
-fn a_new_database_is_migrated_without_a_backup() {
+fn new_database_is_migrated_without_a_backup() {
     let folder = tempfile::tempdir().unwrap();
     let backups = folder.path().join("backups");
     fs::create_dir(&backups).unwrap();
@@ -447,7 +447,7 @@ fn a_new_database_is_migrated_without_a_backup() {
 
 /// As its file has it.
 #[test]
-fn the_version_in_a_backups_name_has_its_zeros() {
+fn backup_name_keeps_zeros_of_the_version() {
     let place = Place::new();
     let files = [("001_step.sql", FIRST), ("002_more.sql", "DELETE FROM t")];
     let migrations = Migrations::files(files).unwrap().backup_to(&place.backups);
@@ -456,7 +456,7 @@ fn the_version_in_a_backups_name_has_its_zeros() {
 }
 
 #[test]
-fn a_backup_that_was_made_can_be_opened_as_the_database_that_it_was() {
+fn backup_before_migration_opens_as_old_database() {
     let place = Place::new();
     place.open(&[FIRST, "DROP TABLE t"]).unwrap();
     let restored = place.backups.join(place.only());
@@ -468,7 +468,7 @@ fn a_backup_that_was_made_can_be_opened_as_the_database_that_it_was() {
 }
 
 #[test]
-fn without_a_backup_nothing_is_migrated() {
+fn failed_backup_stops_the_migration() {
     let place = Place::new();
     fs::write(place.backups.join("a file"), "").unwrap();
     symlink("loop", place.backups.join("loop")).unwrap();
@@ -509,7 +509,7 @@ fn without_a_backup_nothing_is_migrated() {
 
 /// The database is as the backup has it. Whoever tried again and again filled the disk with them.
 #[test]
-fn a_backup_is_removed_again_if_the_first_migration_is_rolled_back() {
+fn backup_is_removed_if_first_migration_rolls_back() {
     let place = Place::new();
     let not_strict = "DELETE FROM t; CREATE TABLE loose(x INTEGER)";
     let dangling = "CREATE TABLE c(id INTEGER REFERENCES t(id)) STRICT; INSERT INTO c VALUES (77)";
@@ -530,7 +530,7 @@ fn a_backup_is_removed_again_if_the_first_migration_is_rolled_back() {
 }
 
 #[test]
-fn a_backup_is_kept_if_a_later_migration_is_rolled_back() {
+fn backup_is_kept_if_later_migration_rolls_back() {
     let place = Place::new();
     for _ in 0..3 {
         rolled_back(place.open(&[FIRST, "DELETE FROM t WHERE id = 1", "SELEC 1"]));
@@ -541,7 +541,7 @@ fn a_backup_is_kept_if_a_later_migration_is_rolled_back() {
 }
 
 #[test]
-fn a_backup_is_kept_if_a_part_of_the_first_migration_stays() {
+fn backup_is_kept_if_first_migration_partly_applied() {
     let place = Place::new();
     let open = |sql| {
         let list = [
@@ -563,7 +563,7 @@ fn a_backup_is_kept_if_a_part_of_the_first_migration_stays() {
 }
 
 #[test]
-fn a_backup_has_virtual_tables_too() {
+fn backup_before_migration_has_virtual_tables() {
     for access in [Access::Shared, Access::Exclusive] {
         let folder = tempfile::tempdir().unwrap();
         let migrations = set([RICH, CHANGES]).backup_to(folder.path());
@@ -589,7 +589,7 @@ fn a_backup_has_virtual_tables_too() {
 }
 
 #[test]
-fn a_dry_run_makes_no_backup() {
+fn dry_run_makes_no_backup() {
     let place = Place::new();
     let store = place
         .options(&[FIRST, "DELETE FROM t"])
@@ -602,7 +602,7 @@ fn a_dry_run_makes_no_backup() {
 }
 
 #[test]
-fn a_backup_has_what_was_committed_just_before_and_is_not_yet_in_the_database_file() {
+fn backup_before_migration_includes_the_log() {
     let place = Place::new();
     let migrations = set([FIRST, "DELETE FROM t"]).backup_to(&place.backups);
     let store = Options::new()
@@ -637,7 +637,7 @@ fn lossy(place: &Place) -> Store {
 }
 
 #[test]
-fn going_back_makes_a_backup_of_its_own() {
+fn undo_makes_its_own_backup() {
     let place = Place::new();
     let store = lossy(&place);
     let first = place.only();
@@ -649,7 +649,7 @@ fn going_back_makes_a_backup_of_its_own() {
 }
 
 #[test]
-fn a_way_back_that_is_rolled_back_leaves_no_backup() {
+fn undo_that_rolls_back_leaves_no_backup() {
     let place = Place::new();
     let list = [Migration::new(1, "step", FIRST).down("DELETE FROM t; SELEC 1")];
     let migrations = Migrations::new(list).backup_to(&place.backups);
@@ -662,7 +662,7 @@ fn a_way_back_that_is_rolled_back_leaves_no_backup() {
 /// An operator sees that version 2 has lost rows, goes back to version 1, and restarts the service, which applies it
 /// again. The one backup that had the rows was replaced by one without them.
 #[test]
-fn going_back_and_forth_keeps_the_backup_from_before_the_first_time() {
+fn undo_and_redo_keep_the_first_backup() {
     let place = Place::new();
     let store = lossy(&place);
     let first = place.only();
@@ -688,7 +688,7 @@ fn going_back_and_forth_keeps_the_backup_from_before_the_first_time() {
 /// Those between the first and the newest were removed before the migration was made: its failure took the newest that
 /// had served along.
 #[test]
-fn an_attempt_that_is_rolled_back_removes_no_backup_but_its_own() {
+fn rolled_back_attempt_removes_only_its_own_backup() {
     let place = Place::new();
     let store = lossy(&place);
     store.migrate_to(1).unwrap();
@@ -703,7 +703,7 @@ fn an_attempt_that_is_rolled_back_removes_no_backup_but_its_own() {
 
 /// "/backups" is often a link to where the disk is mounted. SQLite refused it.
 #[test]
-fn the_folder_for_backups_may_be_a_symbolic_link() {
+fn backup_folder_may_be_a_symbolic_link() {
     let place = Place::new();
     let link = place.backups.with_file_name("link");
     symlink(&place.backups, &link).unwrap();

@@ -1,5 +1,5 @@
-//! Migrations from every source and in every format: what is read out of them, how their SQL is taken apart, which line
-//! an error names, what counts as a change, and how another tool's record is taken over.
+//! Migration sources and formats: parsing, statement splitting, line numbers in errors, what counts as a change, and
+//! the adoption of another tool's record.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -109,7 +109,7 @@ fn line_and_reason(name: &str, text: &str) -> (usize, String) {
 // ---- sources ----
 
 #[test]
-fn a_list_is_applied_in_the_order_of_its_versions_whatever_its_own() {
+fn list_is_applied_in_order_of_versions() {
     let set = Migrations::new([
         Migration::new(3, "third", "INSERT INTO t VALUES ('third')"),
         Migration::new(1, "first", "CREATE TABLE t(name TEXT) STRICT"),
@@ -153,7 +153,7 @@ fn folders_embedded_by_include_dir_are_migrations_too() {
 }
 
 #[test]
-fn a_folder_at_run_time_gives_the_same_set_as_the_same_files_embedded() {
+fn folder_and_embedded_files_give_same_set() {
     let on_disk = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/migrations");
     let at_run_time = open(Migrations::folder(on_disk).unwrap()).unwrap();
     let packed = open(embedded()).unwrap();
@@ -164,7 +164,7 @@ fn a_folder_at_run_time_gives_the_same_set_as_the_same_files_embedded() {
 }
 
 #[test]
-fn one_database_may_be_opened_with_a_folder_and_then_with_the_files_embedded() {
+fn embedded_files_continue_a_database_from_a_folder() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let on_disk = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/migrations");
@@ -175,7 +175,7 @@ fn one_database_may_be_opened_with_a_folder_and_then_with_the_files_embedded() {
 }
 
 #[test]
-fn names_and_texts_may_be_of_any_kind() {
+fn files_accept_names_and_texts_of_any_type() {
     Migrations::files([("001_a.sql", "SELECT 1")]).unwrap();
     Migrations::files([(String::from("001_a.sql"), String::from("SELECT 1"))]).unwrap();
     Migrations::files([(Path::new("001_a.sql"), b"SELECT 1".as_slice())]).unwrap();
@@ -183,7 +183,7 @@ fn names_and_texts_may_be_of_any_kind() {
 }
 
 #[test]
-fn only_the_file_name_counts_and_errors_have_the_whole_path() {
+fn only_file_name_counts_errors_show_whole_path() {
     let store = store_with(&[("db/2024/001_a.sql", "CREATE TABLE a(n)")]);
     assert_eq!(recorded(&store), ["001"]);
     let failure = failure(open(files(&[("db/2024/001_a.sql", "SELEKT")])));
@@ -191,14 +191,14 @@ fn only_the_file_name_counts_and_errors_have_the_whole_path() {
 }
 
 #[test]
-fn numbers_are_sorted_as_numbers() {
+fn versions_are_sorted_as_numbers() {
     let names: Vec<_> = (1..=11).rev().map(|n| format!("{n}_step.sql")).collect();
     let set = Migrations::files(names.iter().map(|name| (name, "SELECT 1"))).unwrap();
     assert_eq!(recorded(&open(set).unwrap())[8..], ["9", "10", "11"]);
 }
 
 #[test]
-fn every_format_may_be_in_one_set() {
+fn formats_may_be_mixed_in_one_set() {
     let mixed = [
         ("001_plain.sql", "CREATE TABLE plain(n)"),
         ("001_plain.down.sql", "DROP TABLE plain"),
@@ -226,7 +226,7 @@ fn every_format_may_be_in_one_set() {
 }
 
 #[test]
-fn what_is_no_sql_is_passed_over() {
+fn files_other_than_sql_are_skipped() {
     let store = store_with(&[
         ("README.md", "CREATE TABLE readme(n)"),
         (".gitkeep", ""),
@@ -246,7 +246,7 @@ fn what_is_no_sql_is_passed_over() {
 /// `Migrations::files` looked whether a name is UTF-8 before it looked what the file is, and refused files that
 /// `Migrations::folder` passes over.
 #[test]
-fn what_is_no_sql_is_passed_over_though_its_name_is_not_utf_8() {
+fn skipped_files_may_have_names_not_utf8() {
     let list = |name: &[u8]| Migrations::files([(Path::new(OsStr::from_bytes(name)), "CREATE TABLE a(n)")]);
     for name in [&b"caf\xe9.txt"[..], b"001_caf\xe9", b".caf\xe9.sql"] {
         assert_eq!(list(name).unwrap().iter().count(), 0);
@@ -256,7 +256,7 @@ fn what_is_no_sql_is_passed_over_though_its_name_is_not_utf_8() {
 }
 
 #[test]
-fn in_a_folder_what_is_no_sql_is_passed_over() {
+fn folder_skips_files_other_than_sql() {
     let folder = tempdir().unwrap();
     let write = |name: &str, contents: &[u8]| fs::write(folder.path().join(name), contents).unwrap();
     write("001_a.sql", b"CREATE TABLE a(n)");
@@ -275,7 +275,7 @@ fn in_a_folder_what_is_no_sql_is_passed_over() {
 
 /// Emacs keeps a dangling link `.#001_a.sql` beside a file that is being edited, and that stopped the program.
 #[test]
-fn in_a_folder_what_is_passed_over_is_not_read() {
+fn folder_does_not_read_skipped_files() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("001_a.sql"), "CREATE TABLE a(n)").unwrap();
     std::os::unix::fs::symlink("ann@host.4711", folder.path().join(".#001_a.sql")).unwrap();
@@ -285,7 +285,7 @@ fn in_a_folder_what_is_passed_over_is_not_read() {
 }
 
 #[test]
-fn a_folder_is_read_when_it_is_named_and_not_again() {
+fn folder_is_read_once_when_named() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("001_a.sql"), "CREATE TABLE a(n)").unwrap();
     let set = Migrations::folder(folder.path()).unwrap();
@@ -295,7 +295,7 @@ fn a_folder_is_read_when_it_is_named_and_not_again() {
 }
 
 #[test]
-fn in_a_folder_errors_name_a_file_as_it_stands_there() {
+fn folder_errors_show_the_path_on_disk() {
     let folder = tempdir().unwrap();
     fs::create_dir(folder.path().join("001-a")).unwrap();
     fs::write(folder.path().join("001-a/up.sql"), "CREATE TABLE a(n)").unwrap();
@@ -310,7 +310,7 @@ fn in_a_folder_errors_name_a_file_as_it_stands_there() {
 const DBMATE: &str = "20260401120000_users.sql";
 
 #[test]
-fn of_a_dbmate_file_each_part_runs_in_its_direction() {
+fn dbmate_parts_run_in_their_direction() {
     let store = store_with(&[(
         DBMATE,
         "-- migrate:up\nCREATE TABLE users(n);\nCREATE INDEX by_n ON users(n);\n\n-- migrate:down\nDROP TABLE users;\n",
@@ -329,7 +329,7 @@ fn of_a_dbmate_file_each_part_runs_in_its_direction() {
 }
 
 #[test]
-fn a_dbmate_file_may_come_from_windows() {
+fn dbmate_file_may_have_windows_line_ends() {
     let text = "\u{feff}-- migrate:up\r\nCREATE TABLE users(n);\r\n-- migrate:down\r\nDROP TABLE users;\r\n";
     let store = store_with(&[(DBMATE, text)]);
     assert_eq!(tables(&store), ["users"]);
@@ -338,13 +338,13 @@ fn a_dbmate_file_may_come_from_windows() {
 }
 
 #[test]
-fn a_dbmate_file_may_begin_with_comments_and_blank_lines() {
+fn dbmate_file_may_begin_with_comments_and_blanks() {
     let text = "\n-- Users, as agreed in March.\n   -- (see the wiki)\n\n-- migrate:up\nCREATE TABLE users(n);";
     assert_eq!(tables(&store_with(&[(DBMATE, text)])), ["users"]);
 }
 
 #[test]
-fn comments_of_both_kinds_may_come_before_the_first_marker() {
+fn comments_of_both_kinds_may_precede_first_marker() {
     for (name, up, down) in [
         (DBMATE, "-- migrate:up", "-- migrate:down"),
         (GOOSE, "-- +goose Up", "-- +goose Down"),
@@ -373,7 +373,7 @@ fn comments_of_both_kinds_may_come_before_the_first_marker() {
 }
 
 #[test]
-fn dbmates_markers_may_be_spaced_as_dbmate_has_it() {
+fn dbmate_markers_may_be_spaced_as_in_dbmate() {
     let text = "--migrate:up\nCREATE TABLE users(n);\n--   migrate:down  \nDROP TABLE users;";
     let store = store_with(&[(DBMATE, text)]);
     assert_eq!(tables(&store), ["users"]);
@@ -381,7 +381,7 @@ fn dbmates_markers_may_be_spaced_as_dbmate_has_it() {
 }
 
 #[test]
-fn without_a_way_down_or_with_an_empty_one_a_migration_cannot_be_undone() {
+fn missing_or_empty_down_part_cannot_be_undone() {
     const UP: &str = "-- migrate:up\nCREATE TABLE users(n);\n";
     for down in [
         "",
@@ -400,7 +400,7 @@ fn without_a_way_down_or_with_an_empty_one_a_migration_cannot_be_undone() {
 }
 
 #[test]
-fn a_dbmate_part_may_ask_to_run_outside_a_transaction() {
+fn dbmate_part_may_ask_for_no_transaction() {
     let text = "-- migrate:up transaction:false\nCREATE TABLE a(n);\nBEGIN; INSERT INTO a VALUES (1); COMMIT;\n\
                 -- migrate:down   transaction:false\nBEGIN;\nDROP TABLE a;\nCOMMIT;\n";
     let store = store_with(&[(DBMATE, text)]);
@@ -413,7 +413,7 @@ fn a_dbmate_part_may_ask_to_run_outside_a_transaction() {
 }
 
 #[test]
-fn of_a_dbmate_file_only_the_part_that_asks_runs_outside_a_transaction() {
+fn transaction_option_applies_to_its_dbmate_part_only() {
     let text = "-- migrate:up transaction:false\nCREATE TABLE a(n);\nBEGIN;\nCOMMIT;\n\
                 -- migrate:down\nDROP TABLE a;\nBEGIN;\n";
     let store = store_with(&[(DBMATE, text)]);
@@ -432,7 +432,7 @@ fn of_a_dbmate_file_only_the_part_that_asks_runs_outside_a_transaction() {
 
 /// It was refused as the ATTACH that SQLite runs inside it, and is what people ask for no transaction for.
 #[test]
-fn a_migration_outside_a_transaction_may_vacuum() {
+fn migration_outside_a_transaction_may_vacuum() {
     for (name, text) in [
         (
             DBMATE,
@@ -453,7 +453,7 @@ fn a_migration_outside_a_transaction_may_vacuum() {
 }
 
 #[test]
-fn a_vacuum_inside_a_transaction_is_refused_and_told_how_to_be_outside_one() {
+fn vacuum_in_transaction_is_refused_with_advice() {
     let (line, reason) = line_and_reason(DBMATE, "-- migrate:up\nCREATE TABLE a(n);\n\nVACUUM;\n");
     assert_eq!(line, 4);
     for told in [
@@ -472,7 +472,7 @@ fn a_vacuum_inside_a_transaction_is_refused_and_told_how_to_be_outside_one() {
 const GOOSE: &str = "00001_users.sql";
 
 #[test]
-fn of_a_goose_file_each_part_runs_in_its_direction() {
+fn goose_parts_run_in_their_direction() {
     let store = store_with(&[(
         GOOSE,
         "-- +goose Up\nCREATE TABLE users(n);\n\n-- +goose Down\nDROP TABLE users;\n",
@@ -486,7 +486,7 @@ fn of_a_goose_file_each_part_runs_in_its_direction() {
 }
 
 #[test]
-fn a_goose_statement_may_have_semicolons_in_it() {
+fn goose_statement_may_contain_semicolons() {
     let store = store_with(&[(
         GOOSE,
         "-- +goose Up
@@ -512,7 +512,7 @@ DROP TABLE t;
 }
 
 #[test]
-fn a_goose_file_may_come_from_windows_and_its_annotations_be_written_in_any_case() {
+fn goose_file_may_have_windows_line_ends() {
     let text = "\u{feff}-- +goose UP\r\n--+goose statementbegin\r\nCREATE TABLE a(n);\r\n--  +goose  STATEMENTEND\r\n\
                 -- +goose down\r\nDROP TABLE a;\r\n";
     let store = store_with(&[(GOOSE, text)]);
@@ -522,7 +522,7 @@ fn a_goose_file_may_come_from_windows_and_its_annotations_be_written_in_any_case
 }
 
 #[test]
-fn no_transaction_is_for_both_parts_of_a_goose_file() {
+fn goose_no_transaction_covers_both_parts() {
     const UP: &str = "CREATE TABLE a(n); BEGIN; INSERT INTO a VALUES (1); COMMIT;";
     const DOWN: &str = "-- +goose Down\nBEGIN; DROP TABLE a; COMMIT;";
     for head in [
@@ -540,7 +540,7 @@ fn no_transaction_is_for_both_parts_of_a_goose_file() {
 }
 
 #[test]
-fn goose_may_say_that_it_puts_no_variables_in_but_not_that_it_does() {
+fn goose_envsub_off_is_accepted_on_is_refused() {
     let off = "-- +goose ENVSUB OFF\n-- +goose Up\nCREATE TABLE a(t TEXT DEFAULT '${HOME}');\n-- +goose ENVSUB OFF\n";
     let store = store_with(&[(GOOSE, off)]);
     store
@@ -557,7 +557,7 @@ fn goose_may_say_that_it_puts_no_variables_in_but_not_that_it_does() {
 }
 
 #[test]
-fn gooses_annotations_must_come_in_order() {
+fn goose_annotations_must_be_in_order() {
     for (line, told, text) in [
         (
             Some(1),
@@ -619,7 +619,7 @@ fn gooses_annotations_must_come_in_order() {
 // ---- plain SQL ----
 
 #[test]
-fn a_plain_file_may_have_a_way_down_beside_it() {
+fn plain_file_may_have_a_separate_down_file() {
     for [up, down] in [
         ["001_users.sql", "001_users.down.sql"],
         ["001_users.up.sql", "001_users.down.sql"],
@@ -642,7 +642,7 @@ fn a_plain_file_may_have_a_way_down_beside_it() {
 }
 
 #[test]
-fn a_plain_file_without_a_way_down_is_applied_and_cannot_be_undone() {
+fn plain_file_without_down_file_cannot_be_undone() {
     for list in [
         &[("001_users.sql", "CREATE TABLE users(n)")][..],
         &[
@@ -662,7 +662,7 @@ fn a_plain_file_without_a_way_down_is_applied_and_cannot_be_undone() {
 }
 
 #[test]
-fn a_comment_that_mentions_the_way_down_is_a_comment() {
+fn comment_that_mentions_down_is_a_comment() {
     let text =
         "-- How far down the tree a node is\nCREATE TABLE tree(depth INTEGER);\n-- and that is all for undo, too\n";
     assert_eq!(tables(&store_with(&[("001_tree.sql", text)])), ["tree"]);
@@ -677,7 +677,7 @@ fn rows_of_t(sql: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_trigger_is_one_statement() {
+fn trigger_is_one_statement() {
     let rows = rows_of_t(
         "CREATE TABLE log(x TEXT) STRICT;
          CREATE TRIGGER a AFTER INSERT ON t BEGIN
@@ -716,7 +716,7 @@ line three');
 }
 
 #[test]
-fn comments_and_empty_statements_between_statements_do_nothing() {
+fn comments_and_empty_statements_do_nothing() {
     let rows = rows_of_t(
         "-- INSERT INTO t VALUES ('no');
          /* INSERT INTO t VALUES ('no'); -- */ INSERT INTO t VALUES ('one'); -- and ; so on
@@ -730,14 +730,14 @@ fn comments_and_empty_statements_between_statements_do_nothing() {
 }
 
 #[test]
-fn the_last_statement_needs_no_semicolon() {
+fn last_statement_needs_no_semicolon() {
     assert_eq!(rows_of_t("INSERT INTO t VALUES ('last')"), ["last"]);
     assert_eq!(rows_of_t("INSERT INTO t VALUES ('last') -- so"), ["last"]);
     assert_eq!(rows_of_t("INSERT INTO t VALUES ('last')\r\n\r\n"), ["last"]);
 }
 
 #[test]
-fn a_thousand_statements_are_a_thousand_statements() {
+fn thousand_statements_all_run() {
     let sql: String = (0..1000).map(|n| format!("INSERT INTO t VALUES ('{n}');\n")).collect();
     let rows = rows_of_t(&sql);
     assert!(rows.len() == 1000 && rows[999] == "999");
@@ -750,7 +750,7 @@ fn a_thousand_statements_are_a_thousand_statements() {
 
 /// SQLite copied all the rest of the text for each statement.
 #[test]
-fn small_statements_are_not_slow_for_what_comes_after_them() {
+fn small_statements_before_large_text_run_fast() {
     const MANY: usize = 20_000;
     let sql: String = (0..MANY).map(|n| format!("INSERT INTO t VALUES ({n});\n")).collect();
     let text = format!(
@@ -767,7 +767,7 @@ fn small_statements_are_not_slow_for_what_comes_after_them() {
 }
 
 #[test]
-fn text_of_every_language_and_blobs_come_through() {
+fn text_of_any_language_and_blobs_are_kept() {
     let text = "CREATE TABLE größe(naïve TEXT, raw BLOB) STRICT;
         -- ein Kommentar: ß, 漢字, 🦀
         INSERT INTO größe VALUES ('Zürich; 東京 🦀', x'00ff3b2d2d');INSERT INTO größe VALUES ('é', zeroblob(3));";
@@ -784,7 +784,7 @@ fn text_of_every_language_and_blobs_come_through() {
 }
 
 #[test]
-fn a_statement_that_returns_rows_is_run_to_its_end() {
+fn statement_that_returns_rows_runs_to_its_end() {
     let rows = rows_of_t(
         "SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3;
          PRAGMA foreign_key_list(t);
@@ -800,7 +800,7 @@ fn a_statement_that_returns_rows_is_run_to_its_end() {
 }
 
 #[test]
-fn a_parameter_is_refused_and_in_a_string_it_is_text() {
+fn parameter_is_refused_unless_inside_a_string() {
     for parameter in ["?", "?1", ":name", "@name", "$name"] {
         let text = format!("CREATE TABLE t(x);\n\nINSERT INTO t\nVALUES ({parameter});\n");
         let failure = failure(open(files(&[("001_t.sql", &text)])));
@@ -819,7 +819,7 @@ fn a_parameter_is_refused_and_in_a_string_it_is_text() {
 // ---- the line of an error ----
 
 #[test]
-fn a_mistake_that_sqlite_finds_before_it_runs_is_named_by_its_own_line() {
+fn syntax_error_is_named_by_its_own_line() {
     for (line, told, text) in [
         (1, "SELEKT", "SELEKT 1"),
         (3, "SELEKT", "CREATE TABLE t(x);\n\nSELEKT 1;\nSELECT 1;"),
@@ -854,7 +854,7 @@ fn a_mistake_that_sqlite_finds_before_it_runs_is_named_by_its_own_line() {
 }
 
 #[test]
-fn a_statement_that_fails_as_it_runs_is_named_by_the_line_that_it_begins_at() {
+fn runtime_error_is_named_by_statements_first_line() {
     for (line, number, told, text) in [
         (
             2,
@@ -891,7 +891,7 @@ fn a_statement_that_fails_as_it_runs_is_named_by_the_line_that_it_begins_at() {
 }
 
 #[test]
-fn lines_are_those_of_the_whole_file_in_every_part_of_it() {
+fn line_numbers_count_from_start_of_file() {
     let dbmate_up = "-- Users.\n\n-- migrate:up\n\nCREATE TABLE t(n);\nSELEKT 1;\n-- migrate:down\nDROP TABLE t;\n";
     assert_eq!(line_and_reason(DBMATE, dbmate_up).0, 6);
     let goose_up =
@@ -925,7 +925,7 @@ fn lines_are_those_of_the_whole_file_in_every_part_of_it() {
 }
 
 #[test]
-fn a_mistake_in_a_file_of_its_own_for_the_way_down_names_that_file() {
+fn error_in_separate_down_file_names_that_file() {
     for [up, down] in [
         ["001_t.sql", "001_t.down.sql"],
         ["001_t.up.sql", "001_t.down.sql"],
@@ -946,7 +946,7 @@ fn a_mistake_in_a_file_of_its_own_for_the_way_down_names_that_file() {
 }
 
 #[test]
-fn a_mistake_in_a_list_is_named_by_version_and_name() {
+fn error_in_list_names_version_and_name() {
     let set = Migrations::new([
         Migration::new(1, "users", "CREATE TABLE users(n)").down("DROP TABLE users;\nDROP TABLE users;"),
         Migration::new(2, "email", "ALTER TABLE users\nADD COLUMN email TEXT;\nSELEKT 1"),
@@ -962,7 +962,7 @@ fn a_mistake_in_a_list_is_named_by_version_and_name() {
 }
 
 #[test]
-fn of_a_long_statement_only_the_beginning_of_its_first_line_is_told() {
+fn long_statement_is_shown_truncated() {
     let text = format!("SELEKT '{}',\n  'secret'", "ä".repeat(200));
     let failure = failure(open(files(&[("001_t.sql", &text)])));
     assert_eq!(failure.statement, format!("SELEKT '{} ..", "ä".repeat(72)));
@@ -971,7 +971,7 @@ fn of_a_long_statement_only_the_beginning_of_its_first_line_is_told() {
 }
 
 #[test]
-fn of_a_statement_that_fails_as_it_runs_all_of_it_is_told_on_one_line_and_nothing_else() {
+fn failed_statement_is_shown_whole_on_one_line() {
     for (told, text) in [
         (
             "INSERT INTO t VALUES (1), (1)",
@@ -1013,7 +1013,7 @@ fn of_a_statement_that_fails_as_it_runs_all_of_it_is_told_on_one_line_and_nothin
 }
 
 #[test]
-fn of_a_statement_with_a_mistake_its_first_line_is_told() {
+fn statement_with_syntax_error_shows_first_line() {
     for (told, text) in [
         ("SELEKT 1", "SELEKT 1;"),
         ("SELEKT 1", "SELECT 0;\n\n  SELEKT   1 ;\nSELECT 2;\n"),
@@ -1046,7 +1046,7 @@ fn then(name: &str, first: &str, second: &str) -> larder::Result<()> {
 }
 
 #[test]
-fn how_lines_end_and_white_space_at_the_end_is_no_change() {
+fn line_ends_and_trailing_whitespace_are_no_change() {
     let unix = "CREATE TABLE t(\n  n INTEGER\n);\n";
     for other in [
         "CREATE TABLE t(\r\n  n INTEGER\r\n);\r\n",
@@ -1068,7 +1068,7 @@ fn how_lines_end_and_white_space_at_the_end_is_no_change() {
 }
 
 #[test]
-fn any_other_change_of_what_was_applied_is_one() {
+fn any_other_edit_of_applied_migration_is_change() {
     let first = "-- Users.\nCREATE TABLE t(n INTEGER);\n";
     for second in [
         "-- Users.\nCREATE TABLE t(n TEXT);\n",
@@ -1087,7 +1087,7 @@ fn any_other_change_of_what_was_applied_is_one() {
 }
 
 #[test]
-fn a_change_of_what_was_not_applied_is_none() {
+fn edit_of_pending_migration_is_no_change() {
     let first = "-- migrate:up\nCREATE TABLE t(n);\n-- migrate:down\nDROP TABLE t;\n";
     for second in [
         "-- migrate:up\nCREATE TABLE t(n);\n-- migrate:down\nDROP TABLE IF EXISTS t;\n",
@@ -1101,7 +1101,7 @@ fn a_change_of_what_was_not_applied_is_none() {
 }
 
 #[test]
-fn a_new_name_or_more_zeros_before_the_version_is_no_change() {
+fn new_name_or_leading_zeros_are_no_change() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let open = |name| {
@@ -1116,7 +1116,7 @@ fn a_new_name_or_more_zeros_before_the_version_is_no_change() {
 }
 
 #[test]
-fn a_way_down_that_was_mended_is_the_one_that_is_used() {
+fn repaired_down_part_is_the_one_used() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let set = |down| files(&[("001_t.sql", "CREATE TABLE t(n)"), ("001_t.down.sql", down)]);
@@ -1129,7 +1129,7 @@ fn a_way_down_that_was_mended_is_the_one_that_is_used() {
 }
 
 #[test]
-fn what_another_tool_applied_is_checked_from_the_first_look_on() {
+fn migration_by_another_tool_is_checked_once_seen() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by(
@@ -1189,7 +1189,7 @@ fn adopting(from: Adopt) -> Options {
 }
 
 #[test]
-fn gooses_record_is_taken_over_and_what_is_pending_is_applied() {
+fn goose_record_is_adopted_and_pending_applied() {
     for (history, was_applied) in [
         (&[][..], 0),
         (&[(1, true)], 1),
@@ -1218,7 +1218,7 @@ fn gooses_record_is_taken_over_and_what_is_pending_is_applied() {
 }
 
 #[test]
-fn a_goose_that_deletes_the_rows_of_what_it_undoes_is_understood() {
+fn goose_rows_deleted_at_undo_are_understood() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by_goose(&path, &[(1, true), (2, true)]);
@@ -1228,7 +1228,7 @@ fn a_goose_that_deletes_the_rows_of_what_it_undoes_is_understood() {
 }
 
 #[test]
-fn user_version_is_taken_over_and_what_is_pending_is_applied() {
+fn user_version_is_adopted_and_pending_applied() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by(&path, "CREATE TABLE a(n); CREATE TABLE b(n); PRAGMA user_version = 2");
@@ -1240,7 +1240,7 @@ fn user_version_is_taken_over_and_what_is_pending_is_applied() {
 }
 
 #[test]
-fn a_new_database_has_nothing_to_take_over() {
+fn new_database_has_nothing_to_adopt() {
     for from in [Adopt::Goose, Adopt::UserVersion, Adopt::Nothing] {
         let store = adopting(from).open_temp().unwrap();
         assert_eq!(tables(&store), ["a", "b", "c"], "{from:?}");
@@ -1257,7 +1257,7 @@ fn a_new_database_has_nothing_to_take_over() {
 }
 
 #[test]
-fn nothing_is_taken_over_unless_the_program_says_what() {
+fn nothing_is_adopted_unless_asked_for() {
     for (sql, told) in [
         (
             format!("{GOOSE_TABLE} INSERT INTO goose_db_version(version_id, is_applied) VALUES (1, 1)"),
@@ -1291,7 +1291,7 @@ fn nothing_is_taken_over_unless_the_program_says_what() {
 }
 
 #[test]
-fn after_it_was_taken_over_the_other_record_means_nothing() {
+fn adopted_record_is_ignored_afterwards() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by_goose(&path, &[(1, true)]);
@@ -1322,7 +1322,7 @@ fn after_it_was_taken_over_the_other_record_means_nothing() {
 }
 
 #[test]
-fn where_dbmate_has_applied_something_no_other_record_is_looked_at() {
+fn dbmate_record_takes_precedence_over_others() {
     for from in [None, Some(Adopt::Goose), Some(Adopt::UserVersion), Some(Adopt::Nothing)] {
         let folder = tempdir().unwrap();
         let path = folder.path().join("app.db");
@@ -1349,7 +1349,7 @@ fn where_dbmate_has_applied_something_no_other_record_is_looked_at() {
 }
 
 #[test]
-fn an_empty_table_of_dbmates_is_no_record() {
+fn empty_dbmate_table_is_no_record() {
     let empty = "CREATE TABLE schema_migrations(version varchar(128) primary key)";
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
@@ -1369,7 +1369,7 @@ fn an_empty_table_of_dbmates_is_no_record() {
 }
 
 #[test]
-fn what_was_undone_by_larder_or_dbmate_is_not_taken_over_again() {
+fn undone_migrations_are_not_adopted_again() {
     for from in [None, Some(Adopt::Goose), Some(Adopt::UserVersion)] {
         for by_dbmate in [false, true] {
             let folder = tempdir().unwrap();
@@ -1401,7 +1401,7 @@ fn what_was_undone_by_larder_or_dbmate_is_not_taken_over_again() {
 }
 
 #[test]
-fn a_record_that_does_not_fit_the_set_is_not_taken_over() {
+fn record_that_does_not_fit_is_not_adopted() {
     let row = "INSERT INTO goose_db_version(version_id, is_applied) VALUES";
     for (sql, from, wanted) in [
         (format!("{GOOSE_TABLE} {row} (1, 1), (4, 1)"), Adopt::Goose, "Newer"),
@@ -1437,7 +1437,7 @@ fn a_record_that_does_not_fit_the_set_is_not_taken_over() {
 
 /// The record is empty after that, and the other one was taken over again in the middle of the call.
 #[test]
-fn what_was_taken_over_can_be_undone_down_to_nothing() {
+fn adopted_migrations_can_all_be_undone() {
     for from in [Adopt::Goose, Adopt::UserVersion] {
         let folder = tempdir().unwrap();
         let path = folder.path().join("app.db");
@@ -1455,7 +1455,7 @@ fn what_was_taken_over_can_be_undone_down_to_nothing() {
 
 /// `user_version` was taken for another tool's as soon as the record was empty.
 #[test]
-fn migrations_that_set_user_version_can_be_undone_down_to_nothing() {
+fn migrations_that_set_user_version_can_be_undone() {
     let up = "CREATE TABLE a(n); PRAGMA user_version = 7";
     let store = store_with(&[("001_a.sql", up), ("001_a.down.sql", "DROP TABLE a")]);
     let undone = store.migrate_to(0).map(|report| report.steps.len());
@@ -1464,7 +1464,7 @@ fn migrations_that_set_user_version_can_be_undone_down_to_nothing() {
 
 /// Goose writes `2026-04-01 12:00:00`, and it came through like that.
 #[test]
-fn the_time_that_goose_recorded_is_told_in_the_documented_form() {
+fn time_recorded_by_goose_is_converted() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by_goose(&path, &[(1, true)]);
@@ -1475,7 +1475,7 @@ fn the_time_that_goose_recorded_is_told_in_the_documented_form() {
 
 /// The copy of the schema had no rows of `goose_db_version`, so all migrations were pending there, and failed.
 #[test]
-fn a_dry_run_before_a_record_is_taken_over_tells_what_the_real_run_does() {
+fn dry_run_before_adoption_matches_the_real_run() {
     for from in [Adopt::Goose, Adopt::UserVersion] {
         for on in [DryRun::Schema, DryRun::Backup] {
             let folder = tempdir().unwrap();
@@ -1496,7 +1496,7 @@ fn a_dry_run_before_a_record_is_taken_over_tells_what_the_real_run_does() {
 
 /// A tool that first wanted to look was told that everything is pending.
 #[test]
-fn before_a_record_is_taken_over_the_status_tells_what_will_be_applied() {
+fn status_before_adoption_shows_pending_migrations() {
     for (from, when) in [
         (Adopt::Goose, Some("2026-04-01T12:00:00.000Z".to_owned())),
         (Adopt::UserVersion, None),
@@ -1537,7 +1537,7 @@ fn before_a_record_is_taken_over_the_status_tells_what_will_be_applied() {
 }
 
 #[test]
-fn the_status_of_a_database_that_another_tool_has_migrated_is_told_once_it_is_known_what_to_adopt() {
+fn status_after_another_tool_needs_adopt_option() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by_goose(&path, &[(1, true)]);

@@ -1,4 +1,4 @@
-//! Migrations of a store that is in use: up and down, beside writes and reads, and what statements that are kept see.
+//! Migrations of a store in use: up and down, beside writes and reads, and their effect on cached statements.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -58,7 +58,7 @@ fn migrations_go_up_and_down_to_any_version() {
 }
 
 #[test]
-fn a_way_down_that_fails_leaves_the_migration_applied() {
+fn failed_undo_leaves_the_migration_applied() {
     let list = [
         Migration::new(
             1,
@@ -77,7 +77,7 @@ fn a_way_down_that_fails_leaves_the_migration_applied() {
 
 /// Those above the one without a way down were undone before it was met.
 #[test]
-fn all_of_the_way_down_is_looked_at_before_the_first_step() {
+fn undo_is_checked_before_its_first_step() {
     let list = [
         Migration::new(1, "t", "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"),
         Migration::new(2, "u", "CREATE TABLE u(id INTEGER PRIMARY KEY) STRICT").down("DROP TABLE u"),
@@ -100,7 +100,7 @@ fn all_of_the_way_down_is_looked_at_before_the_first_step() {
 
 /// Where the missing one's file is gone from a set with gaps, too.
 #[test]
-fn a_way_down_past_one_that_is_gone_from_the_set_is_refused_before_the_first_step() {
+fn undo_past_missing_migration_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let one = |version: u64| {
@@ -124,7 +124,7 @@ fn a_way_down_past_one_that_is_gone_from_the_set_is_refused_before_the_first_ste
 }
 
 #[test]
-fn writes_and_reads_go_on_while_migrations_come_and_go() {
+fn writes_and_reads_continue_during_migrations() {
     const WRITERS: i64 = 2;
     let store = store_of(ups_and_downs());
     store.migrate_to(1).unwrap();
@@ -176,7 +176,7 @@ fn writes_and_reads_go_on_while_migrations_come_and_go() {
 }
 
 #[test]
-fn migrations_that_two_threads_ask_for_are_each_made_once() {
+fn migrations_asked_for_twice_run_once() {
     for _ in 0..10 {
         let store = store_of(ups_and_downs());
         let reports: Vec<_> = thread::scope(|scope| {
@@ -191,7 +191,7 @@ fn migrations_that_two_threads_ask_for_are_each_made_once() {
 
 /// They undid each other's steps for as long as both went on. Whether they meet is chance; that both end is not.
 #[test]
-fn two_calls_that_go_opposite_ways_do_not_go_on_for_ever() {
+fn calls_in_opposite_directions_both_end() {
     for _ in 0..20 {
         let store = store_of(ups_and_downs());
         store.migrate_to(1).unwrap();
@@ -227,7 +227,7 @@ fn two_calls_that_go_opposite_ways_do_not_go_on_for_ever() {
 
 /// While another thread's migration ran for longer than `queue_timeout`, it was told that the queue is too slow.
 #[test]
-fn a_migration_waits_in_the_queue_for_as_long_as_migration_timeout_says() {
+fn migration_waits_as_long_as_migration_timeout() {
     let store = |queue, migration| {
         let options = Options::new()
             .queue_timeout(Duration::from_millis(queue))
@@ -258,7 +258,7 @@ fn a_migration_waits_in_the_queue_for_as_long_as_migration_timeout_says() {
 }
 
 #[test]
-fn a_migration_inside_a_write_would_wait_for_itself() {
+fn migration_inside_a_write_is_reentrant() {
     let store = store_of(ups_and_downs());
     let inner = store.clone();
     let result = store.write(move |_| inner.migrate());
@@ -272,7 +272,7 @@ fn a_migration_inside_a_write_would_wait_for_itself() {
 }
 
 #[test]
-fn a_closed_store_does_not_migrate() {
+fn closed_store_does_not_migrate() {
     let store = store_of(ups_and_downs());
     store.close().unwrap();
     assert!(matches!(store.migrate(), Err(Error::Closed)));
@@ -281,7 +281,7 @@ fn a_closed_store_does_not_migrate() {
 }
 
 #[test]
-fn a_store_without_migrations_says_so() {
+fn migrating_without_migrations_is_an_error() {
     let store = Store::open_temp().unwrap();
     for result in [store.migrate(), store.migrate_to(0)] {
         assert!(
@@ -299,7 +299,7 @@ fn a_store_without_migrations_says_so() {
 }
 
 #[test]
-fn the_status_has_names_times_and_durations() {
+fn status_has_names_times_and_durations() {
     let store = store_of(ups_and_downs());
     let before: String = texts(&store, "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')").remove(0);
     let report = store.migrate_to(2).unwrap();
@@ -338,7 +338,7 @@ fn add_a_column() -> Store {
 }
 
 #[test]
-fn statements_that_the_writer_keeps_are_prepared_fresh_after_a_migration() {
+fn writer_statements_are_prepared_again_after_migration() {
     let store = add_a_column();
     let look = || store.write(|tx| look(tx)).unwrap();
     assert_eq!([look(), look()], [(1, 1, 0); 2]);
@@ -347,7 +347,7 @@ fn statements_that_the_writer_keeps_are_prepared_fresh_after_a_migration() {
 }
 
 #[test]
-fn statements_that_readers_keep_are_prepared_anew_after_a_migration() {
+fn reader_statements_are_prepared_again_after_migration() {
     let store = add_a_column();
     // Both readers: one read inside the other.
     let both = |conn: &Connection| -> Result<_> {
@@ -368,7 +368,7 @@ fn statements_that_readers_keep_are_prepared_anew_after_a_migration() {
 
 /// A row mapper that asks the statement for its columns before the first row got those from before the migration.
 #[test]
-fn the_first_statement_of_a_read_after_a_migration_is_prepared_for_the_new_schema() {
+fn first_read_after_migration_sees_new_columns() {
     let store = add_a_column();
     let look = || {
         store
@@ -383,7 +383,7 @@ fn the_first_statement_of_a_read_after_a_migration_is_prepared_for_the_new_schem
 /// Without larder's doing SQLite prepares such a statement again at its next step: this is what the test above would
 /// see then.
 #[test]
-fn a_statement_that_is_kept_over_a_plain_change_of_the_schema_is_prepared_again() {
+fn cached_statement_after_schema_change_is_prepared_again() {
     let store = after_first(["CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)"]);
     let look = || store.write(|tx| look(tx)).unwrap();
     assert_eq!(look(), (1, 1, 0));
@@ -394,7 +394,7 @@ fn a_statement_that_is_kept_over_a_plain_change_of_the_schema_is_prepared_again(
 }
 
 #[test]
-fn a_read_that_was_running_keeps_its_snapshot() {
+fn running_read_keeps_its_snapshot() {
     let store = after_first([
         "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1), (2)",
         "CREATE TABLE t_new(id INTEGER PRIMARY KEY, x TEXT) STRICT;

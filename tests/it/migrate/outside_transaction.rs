@@ -1,4 +1,4 @@
-//! Migrations that ask to be run outside a transaction: what they may do, and what is left when they fail.
+//! Migrations outside a transaction: what they may do, and what a failure leaves behind.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn bare(sql: &'static str) -> Store {
 
 /// VACUUM was refused as ATTACH, which SQLite runs inside it.
 #[test]
-fn outside_a_transaction_vacuum_works() {
+fn vacuum_works_outside_transaction() {
     let store = bare("VACUUM");
     store
         .write(|tx| {
@@ -59,7 +59,7 @@ fn outside_a_transaction_vacuum_works() {
 }
 
 #[test]
-fn outside_a_transaction_auto_vacuum_can_be_switched_on() {
+fn auto_vacuum_can_be_enabled_outside_transaction() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let options = bare_options("PRAGMA auto_vacuum = FULL; VACUUM; PRAGMA optimize;").auto_vacuum(AutoVacuum::None);
@@ -75,7 +75,7 @@ fn outside_a_transaction_auto_vacuum_can_be_switched_on() {
 }
 
 #[test]
-fn outside_a_transaction_a_migration_may_have_its_own() {
+fn migration_outside_transaction_may_begin_its_own() {
     let store = bare(
         "PRAGMA foreign_keys=OFF;
          BEGIN;
@@ -97,7 +97,7 @@ fn outside_a_transaction_a_migration_may_have_its_own() {
 }
 
 #[test]
-fn outside_a_transaction_other_files_and_settings_are_refused_still() {
+fn attach_and_settings_are_refused_outside_transaction() {
     for (sql, name) in [
         ("ATTACH ':memory:' AS other", "ATTACH is refused"),
         ("ATTACH '/nowhere/x.db' AS other", "ATTACH is refused"),
@@ -117,7 +117,7 @@ fn outside_a_transaction_other_files_and_settings_are_refused_still() {
 
 /// It was let through with VACUUM's own, which has no name either, and stayed on the writer's connection.
 #[test]
-fn outside_a_transaction_a_temporary_database_is_not_attached() {
+fn temporary_database_is_not_attached_outside_transaction() {
     let store = bare("ATTACH '' AS other");
     let error = store.migrate().unwrap_err();
     assert_has(&error.to_string(), &["ATTACH is refused"]);
@@ -145,7 +145,7 @@ fn vacuum_into_another_file_is_refused() {
 }
 
 #[test]
-fn outside_a_transaction_a_failure_keeps_what_came_before_it_and_says_so() {
+fn failure_outside_transaction_reports_what_stays() {
     let store = bare("INSERT INTO t VALUES (3);\nINSERT INTO t VALUES (4);\nINSERT INTO t VALUES (1);\nDELETE FROM t");
     let error = store.migrate().unwrap_err();
     assert_eq!(error.outcome(), Outcome::Partial);
@@ -172,7 +172,7 @@ fn outside_a_transaction_a_failure_keeps_what_came_before_it_and_says_so() {
 }
 
 #[test]
-fn what_was_left_unfinished_is_not_run_again_until_its_mark_is_deleted() {
+fn unfinished_migration_is_blocked_until_mark_is_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let open = |sql| {
@@ -210,7 +210,7 @@ fn what_was_left_unfinished_is_not_run_again_until_its_mark_is_deleted() {
 }
 
 #[test]
-fn outside_a_transaction_one_that_is_left_open_is_refused_and_rolled_back() {
+fn transaction_left_open_is_refused_and_rolled_back() {
     let store = bare("INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4)");
     let error = store.migrate().unwrap_err();
     assert_eq!(error.outcome(), Outcome::Partial);
@@ -230,7 +230,7 @@ fn outside_a_transaction_one_that_is_left_open_is_refused_and_rolled_back() {
 
 /// The message said that what its first three statements did stays, of which two had been rolled back.
 #[test]
-fn statements_of_a_transaction_that_was_rolled_back_are_not_said_to_stay() {
+fn rolled_back_statements_are_not_reported_as_kept() {
     for sql in [
         "INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4)",
         "INSERT INTO t VALUES (3); BEGIN; INSERT INTO t VALUES (4); INSERT INTO t VALUES (1); COMMIT",
@@ -244,7 +244,7 @@ fn statements_of_a_transaction_that_was_rolled_back_are_not_said_to_stay() {
 }
 
 #[test]
-fn a_transaction_of_its_own_counts_once_it_is_committed() {
+fn own_transaction_counts_once_committed() {
     for (sql, last, rows) in [
         (
             "BEGIN; INSERT INTO t VALUES (3); COMMIT; INSERT INTO t VALUES (1)",
@@ -288,7 +288,7 @@ fn a_transaction_of_its_own_counts_once_it_is_committed() {
 
 /// Who tried again was told that it was begun and not finished.
 #[test]
-fn outside_a_transaction_a_first_statement_that_fails_leaves_nothing_behind() {
+fn failed_first_statement_outside_transaction_leaves_nothing() {
     for sql in [
         "INSERT INTO t VALUES (1)",
         "SELEC 1",
@@ -327,7 +327,7 @@ fn outside_a_transaction_a_first_statement_that_fails_leaves_nothing_behind() {
 }
 
 #[test]
-fn outside_a_transaction_what_is_said_of_a_full_disk_at_the_first_statement_holds() {
+fn full_disk_at_first_statement_is_reported_truthfully() {
     let options = bare_options(
         "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n LIMIT 100000) SELECT i FROM n",
     );
@@ -346,7 +346,7 @@ fn outside_a_transaction_what_is_said_of_a_full_disk_at_the_first_statement_hold
 
 /// When it was applied, and how long that took, was lost with the mark.
 #[test]
-fn a_way_down_whose_first_statement_fails_leaves_the_record_as_it_was() {
+fn undo_whose_first_statement_fails_keeps_record() {
     let down = Migration::new(1, "t", "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT").down("SELEC 1");
     let store = store_of(Migrations::new([down.without_transaction()]));
     let status = store.migrations().unwrap();
@@ -375,7 +375,7 @@ fn down_fails() -> Migrations {
 
 /// The next opening entered the migration as one that another tool had applied, and its mark was gone.
 #[test]
-fn a_way_down_outside_a_transaction_that_fails_is_unfinished_too() {
+fn failed_undo_outside_transaction_is_unfinished() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let options = |at_open| {
@@ -444,7 +444,7 @@ fn ways_out(error: &Error) -> [String; 2] {
 }
 
 #[test]
-fn what_is_unfinished_goes_on_as_its_message_says() {
+fn unfinished_migration_continues_as_its_message_says() {
     for (down, finished) in [(false, false), (false, true), (true, false), (true, true)] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.db");
@@ -504,7 +504,7 @@ fn what_is_unfinished_goes_on_as_its_message_says() {
 
 /// The mark had the file's digits, what was deleted those of the record: the mark stayed, and nothing went on.
 #[test]
-fn a_way_down_outside_a_transaction_is_finished_also_if_the_file_has_other_zeros_than_the_record() {
+fn undo_with_different_leading_zeros_is_finished() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let options = |name: &'static str| {
@@ -522,7 +522,7 @@ fn a_way_down_outside_a_transaction_is_finished_also_if_the_file_has_other_zeros
 
 /// `DELETE .. WHERE version = '1'` finds no mark that has '001'.
 #[test]
-fn the_way_out_of_what_is_unfinished_works_also_if_the_file_has_other_zeros_than_the_mark() {
+fn recovery_with_different_leading_zeros_works() {
     for finished in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.db");
@@ -557,7 +557,7 @@ fn the_way_out_of_what_is_unfinished_works_also_if_the_file_has_other_zeros_than
 
 /// It was said that they did so before it, too.
 #[test]
-fn outside_a_transaction_dangling_foreign_keys_are_told_though_they_stay() {
+fn dangling_foreign_keys_outside_transaction_are_reported() {
     let list = [
         Migration::new(1, "family", FAMILY),
         Migration::new(2, "bare", "DELETE FROM parent WHERE id = 2").without_transaction(),
@@ -592,7 +592,7 @@ fn outside_a_transaction_dangling_foreign_keys_are_told_though_they_stay() {
 }
 
 #[test]
-fn outside_a_transaction_a_parent_that_lost_its_key_is_said_to_have_lost_it_then() {
+fn parent_that_lost_its_key_is_reported() {
     let list = [
         Migration::new(
             1,
@@ -617,7 +617,7 @@ fn outside_a_transaction_a_parent_that_lost_its_key_is_said_to_have_lost_it_then
 }
 
 #[test]
-fn outside_a_transaction_a_table_that_loses_its_parent_is_told_though_it_stays() {
+fn table_that_lost_its_parent_is_reported() {
     let list = [
         Migration::new(
             1,
@@ -658,7 +658,7 @@ fn outside_a_transaction_a_table_that_loses_its_parent_is_told_though_it_stays()
 
 /// A `VACUUM` was said to have left foreign keys that point nowhere, and had to be undone "by hand".
 #[test]
-fn foreign_keys_that_dangle_before_a_migration_outside_a_transaction_keep_it_from_running() {
+fn dangling_foreign_keys_block_migration_outside_transaction() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by(&path, DANGLING);
@@ -694,7 +694,7 @@ fn foreign_keys_that_dangle_before_a_migration_outside_a_transaction_keep_it_fro
 
 /// Of an `INSERT OR FAIL` the rows before the one that failed stay; it was said to have been rolled back.
 #[test]
-fn rows_that_a_failed_first_statement_leaves_are_not_said_to_be_rolled_back() {
+fn rows_of_failed_insert_are_reported_as_kept() {
     for (sql, last, rows) in [
         ("INSERT OR FAIL INTO t VALUES (5), (6), (1)", 1, &[1, 2, 5, 6][..]),
         (
@@ -723,7 +723,7 @@ fn rows_that_a_failed_first_statement_leaves_are_not_said_to_be_rolled_back() {
 }
 
 #[test]
-fn a_read_keeps_its_snapshot_while_a_vacuum_runs_outside_a_transaction() {
+fn read_keeps_its_snapshot_during_vacuum() {
     let store = bare("VACUUM; INSERT INTO t VALUES (3)");
     store
         .read(|tx| {
@@ -738,7 +738,7 @@ fn a_read_keeps_its_snapshot_while_a_vacuum_runs_outside_a_transaction() {
 }
 
 #[test]
-fn outside_a_transaction_a_table_that_is_not_strict_is_refused_though_it_stays() {
+fn table_not_strict_outside_transaction_is_refused() {
     let options = bare_options("CREATE TABLE a(x INTEGER) STRICT; CREATE TABLE b(x INTEGER)").require_strict(true);
     let store = options.open_temp().unwrap();
     let error = store.migrate().unwrap_err();

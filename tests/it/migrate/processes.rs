@@ -1,9 +1,9 @@
-//! Migrations and other processes: many that open at once, one that is slow, one that is killed; `dbmate` itself; and
-//! the example as a tool.
+//! Migrations and other processes: simultaneous opens, a slow migration, a killed one, `dbmate` itself, and the example
+//! as a command-line tool.
 //!
-//! rusqlite is built without SQL functions here, so what a migration does in mid-statement is found out by SQLite's
-//! update hook: a row that goes into a table named `gate` makes the process wait for its parent, and a row that is
-//! named to it makes it kill itself.
+//! rusqlite is built without SQL functions here, so SQLite's update hook reports the progress of a migration: a row
+//! inserted into a table named `gate` makes the process wait for its parent, and a row that the parent has named makes
+//! the process kill itself.
 
 use std::fmt::{Debug, Write as _};
 use std::io::{BufRead, BufReader, Read};
@@ -620,7 +620,7 @@ impl Lock {
 // ---- many at once ----
 
 #[test]
-fn thirty_processes_open_at_once_in_thirty_rounds_and_each_migration_is_made_once() {
+fn thirty_processes_apply_each_migration_once() {
     let race = Race::new(FIVE);
     let mut programs = race.programs(30, LONG);
     for round in 0..30 {
@@ -664,7 +664,7 @@ fn thirty_processes_open_at_once_in_thirty_rounds_and_each_migration_is_made_onc
 }
 
 #[test]
-fn a_migration_outside_a_transaction_is_made_once_by_ten_processes_at_once() {
+fn migration_outside_transaction_runs_once_in_ten_processes() {
     let mut files = FIVE.to_vec();
     files.truncate(2);
     files.push((
@@ -696,7 +696,7 @@ fn a_migration_outside_a_transaction_is_made_once_by_ten_processes_at_once() {
 }
 
 #[test]
-fn processes_that_open_migrate_and_close_over_and_over_do_not_get_in_each_others_way() {
+fn repeated_open_migrate_close_by_processes_succeeds() {
     let race = Race::new(FIVE);
     let mut programs = race.programs(6, LONG);
     // The commands are read as fast as they can be done: the last close of one meets the opening of another.
@@ -722,7 +722,7 @@ fn processes_that_open_migrate_and_close_over_and_over_do_not_get_in_each_others
 }
 
 #[test]
-fn an_older_program_at_the_same_moment_makes_what_it_knows_or_is_told_that_the_database_is_newer() {
+fn older_program_succeeds_or_finds_newer_database() {
     let (old, new) = (Race::new(&FIVE[..3]), Race::new(FIVE));
     let (mut older, mut newer) = (old.programs(4, LONG), new.programs(4, LONG));
     for _ in 0..10 {
@@ -750,7 +750,7 @@ fn an_older_program_at_the_same_moment_makes_what_it_knows_or_is_told_that_the_d
 }
 
 #[test]
-fn of_two_programs_with_another_migration_of_one_version_one_makes_it_and_the_other_is_told_that_it_changed() {
+fn conflicting_migrations_of_one_version_apply_once() {
     let table = |name: &str| format!("CREATE TABLE {name}(id INTEGER PRIMARY KEY) STRICT");
     let (left, right) = (
         Race::new(&[("1_one.sql", &table("one")), ("2_two.sql", &table("left"))]),
@@ -776,7 +776,7 @@ fn of_two_programs_with_another_migration_of_one_version_one_makes_it_and_the_ot
 }
 
 #[test]
-fn one_process_that_goes_down_while_others_go_up_meets_them_only_between_steps() {
+fn undo_beside_migrating_processes_runs_between_steps() {
     let race = Race::new(FIVE);
     let mut programs = race.programs(3, LONG);
     for program in &mut programs {
@@ -810,7 +810,7 @@ fn one_process_that_goes_down_while_others_go_up_meets_them_only_between_steps()
 }
 
 #[test]
-fn processes_that_open_at_once_and_make_backups_leave_whole_ones_and_nothing_else() {
+fn simultaneous_opens_with_backups_leave_whole_ones() {
     let race = Race::new(FIVE);
     let mut programs: Vec<_> = (0..4).map(|_| race.program_as("with a backup")).collect();
     for _ in 0..4 {
@@ -883,7 +883,7 @@ const SLOW_OUTSIDE: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn those_who_open_during_a_slow_migration_are_told_in_time_and_those_who_wait_see_it_done() {
+fn openers_during_slow_migration_time_out_or_succeed() {
     let race = Race::new(SLOW);
     let mut slow = race.at_the_gate(LONG);
 
@@ -915,7 +915,7 @@ fn those_who_open_during_a_slow_migration_are_told_in_time_and_those_who_wait_se
 }
 
 #[test]
-fn one_that_migrates_while_another_does_is_told_that_it_is_locked_and_how_to_wait_longer() {
+fn migrating_while_another_does_reports_the_lock() {
     let race = Race::new(SLOW);
     let mut hasty = race.program(SHORT);
     assert_eq!(hasty.does(&race.look()), "ok");
@@ -938,7 +938,7 @@ fn one_that_migrates_while_another_does_is_told_that_it_is_locked_and_how_to_wai
 }
 
 #[test]
-fn one_that_waits_for_a_migration_outside_a_transaction_sees_it_done_or_is_told_that_it_is_unfinished() {
+fn waiting_for_migration_outside_transaction_sees_its_result() {
     let race = Race::new(SLOW_OUTSIDE);
     let mut slow = race.at_the_gate(LONG);
     assert_eq!(race.one("SELECT version FROM larder_migrations WHERE unfinished"), "2");
@@ -966,7 +966,7 @@ fn one_that_waits_for_a_migration_outside_a_transaction_sees_it_done_or_is_told_
 }
 
 #[test]
-fn a_process_that_is_killed_in_its_migration_is_followed_by_the_next_that_waits() {
+fn killed_migration_is_redone_by_next_process() {
     let race = Race::new(SLOW);
     let start = || {
         let mut program = race.program(LONG);
@@ -993,7 +993,7 @@ fn a_process_that_is_killed_in_its_migration_is_followed_by_the_next_that_waits(
 }
 
 #[test]
-fn processes_that_are_killed_while_many_open_cost_the_others_nothing() {
+fn killed_processes_do_not_disturb_other_openers() {
     let race = Race::new(FIVE);
     for round in 0..12 {
         let race = race.again();
@@ -1030,7 +1030,7 @@ fn processes_that_are_killed_while_many_open_cost_the_others_nothing() {
 }
 
 #[test]
-fn a_process_that_is_killed_outside_a_transaction_leaves_a_migration_that_nobody_runs_again_unasked() {
+fn killed_migration_outside_transaction_is_not_repeated() {
     let race = Race::new(SLOW_OUTSIDE);
     let killed = race.at_the_gate(LONG);
     let mut waits = race.openers(2, "1500");
@@ -1065,7 +1065,7 @@ fn a_process_that_is_killed_outside_a_transaction_leaves_a_migration_that_nobody
 }
 
 #[test]
-fn a_migration_outside_a_transaction_that_cannot_be_recorded_is_not_said_to_have_not_started() {
+fn migration_that_cannot_be_recorded_counts_as_started() {
     // All of its statements have run, and then somebody else has the lock for longer than there is to wait.
     let race = Race::new(SLOW_OUTSIDE);
     let outside = SLOW_OUTSIDE[1].1.replace("INSERT INTO log VALUES (2);", "");
@@ -1086,7 +1086,7 @@ fn a_migration_outside_a_transaction_that_cannot_be_recorded_is_not_said_to_have
 }
 
 #[test]
-fn a_transaction_of_a_migrations_own_that_meets_a_lock_is_told_by_file_and_line_and_what_became_of_its_mark() {
+fn lock_in_own_transaction_is_reported_with_mark() {
     let race = Race::new(SLOW_OUTSIDE);
     let own_transaction = "-- migrate:up transaction:false
          BEGIN;
@@ -1114,7 +1114,7 @@ fn a_transaction_of_a_migrations_own_that_meets_a_lock_is_told_by_file_and_line_
 }
 
 #[test]
-fn the_first_larder_waits_until_a_tool_in_rollback_mode_has_done_its_migration() {
+fn first_open_waits_for_tool_in_rollback_mode() {
     let race = Race::new(FIVE);
     made_by_another_tool(&race.path);
     // As Dbmate in the middle of its third.
@@ -1151,7 +1151,7 @@ fn the_first_larder_waits_until_a_tool_in_rollback_mode_has_done_its_migration()
 
 /// It was an Error::Pragma that said not to try again.
 #[test]
-fn who_is_told_that_another_tool_holds_a_file_in_rollback_mode_is_told_that_it_may_try_again() {
+fn lock_by_tool_in_rollback_mode_is_retryable() {
     let race = Race::new(FIVE);
     made_by_another_tool(&race.path);
     let _other = race.lock();
@@ -1162,7 +1162,7 @@ fn who_is_told_that_another_tool_holds_a_file_in_rollback_mode_is_told_that_it_m
 }
 
 #[test]
-fn a_write_of_a_service_and_the_migrations_of_another_process_wait_for_each_other() {
+fn service_write_and_other_processs_migrations_take_turns() {
     let race = Race::new(SLOW);
     let service = Options::new().busy_timeout(child::PATIENCE).open(&race.path).unwrap();
     let mut slow = race.at_the_gate(LONG);
@@ -1278,62 +1278,62 @@ fn dies_and_is_followed(before: &[u64], target: &str, point: &str, edge: &[u64])
 }
 
 #[test]
-fn a_kill_before_the_first_statement_of_the_first_migration_leaves_an_empty_database() {
+fn kill_before_first_statement_leaves_empty_database() {
     dies_and_is_followed(&[], "newest", "begins 1", &[]);
 }
 
 #[test]
-fn a_kill_between_the_first_statements_leaves_an_empty_database() {
+fn kill_between_first_statements_leaves_empty_database() {
     dies_and_is_followed(&[], "newest", "insert mark 1", &[]);
 }
 
 #[test]
-fn a_kill_in_the_last_statement_of_the_first_migration_leaves_an_empty_database() {
+fn kill_in_last_statement_leaves_empty_database() {
     dies_and_is_followed(&[], "newest", "insert mark 2", &[]);
 }
 
 #[test]
-fn a_kill_as_the_migration_is_entered_in_the_record_leaves_neither_the_migration_nor_the_entry() {
+fn kill_at_recording_leaves_no_migration_nor_record() {
     dies_and_is_followed(&[], "newest", "insert schema_migrations 1", &[]);
     dies_and_is_followed(&[1], "newest", "insert schema_migrations 2", &[1]);
 }
 
 #[test]
-fn a_kill_right_after_the_commit_leaves_the_migration_made() {
+fn kill_after_commit_leaves_migration_applied() {
     dies_and_is_followed(&[], "newest", "made 1", &[1]);
     dies_and_is_followed(&[], "newest", "made 2", &[2]);
     dies_and_is_followed(&[], "newest", "made 3", &[3]);
 }
 
 #[test]
-fn a_kill_before_the_second_migration_leaves_the_first() {
+fn kill_before_second_migration_leaves_the_first() {
     dies_and_is_followed(&[], "newest", "begins 2", &[1]);
 }
 
 #[test]
-fn a_kill_while_rows_are_copied_leaves_the_table_as_it_was_with_all_its_children() {
+fn kill_while_copying_rows_leaves_old_table() {
     dies_and_is_followed(&[], "newest", "insert parent_new 1", &[1]);
     dies_and_is_followed(&[1], "newest", "insert parent_new 200", &[1]);
 }
 
 #[test]
-fn a_kill_after_the_parent_was_dropped_leaves_it_with_all_its_children() {
+fn kill_after_dropping_parent_leaves_its_children() {
     dies_and_is_followed(&[1], "newest", "insert mark 3", &[1]);
 }
 
 #[test]
-fn a_kill_after_the_new_parent_was_renamed_leaves_the_old_one() {
+fn kill_after_renaming_parent_leaves_old_one() {
     dies_and_is_followed(&[1], "newest", "insert mark 4", &[1]);
     dies_and_is_followed(&[1], "newest", "insert mark 5", &[1]);
 }
 
 #[test]
-fn a_kill_in_a_trigger_leaves_what_was_before_the_migration() {
+fn kill_in_trigger_leaves_the_state_before() {
     dies_and_is_followed(&[2], "newest", "insert audit 300", &[2]);
 }
 
 #[test]
-fn a_kill_on_the_way_down_leaves_the_migration_that_was_being_undone() {
+fn kill_during_undo_leaves_migration_applied() {
     dies_and_is_followed(&[3], "1", "begins 2", &[3, 2]);
     dies_and_is_followed(&[3], "1", "insert parent_old 100", &[3, 2]);
     dies_and_is_followed(&[3], "1", "insert mark 6", &[3, 2]);
@@ -1343,7 +1343,7 @@ fn a_kill_on_the_way_down_leaves_the_migration_that_was_being_undone() {
 }
 
 #[test]
-fn a_kill_while_the_backup_is_checked_leaves_the_database_as_it_was_and_the_next_backup_is_whole() {
+fn kill_during_backup_check_leaves_database_unchanged() {
     let race = Race::new(MORTAL);
     race.go_to(&[1]);
     let before = race.contents();
@@ -1376,7 +1376,7 @@ fn made_by_goose(path: &str) {
 }
 
 #[test]
-fn the_record_of_goose_is_taken_over_once_by_ten_processes_at_once() {
+fn ten_processes_adopt_goose_record_once() {
     let race = Race::new(FIVE);
     let mut programs: Vec<_> = (0..10).map(|_| race.program_as("after Goose")).collect();
     for round in 0..6 {
@@ -1392,7 +1392,7 @@ fn the_record_of_goose_is_taken_over_once_by_ten_processes_at_once() {
 }
 
 #[test]
-fn a_kill_while_the_record_of_goose_is_taken_over_leaves_nothing_of_it_and_it_is_taken_over_again() {
+fn kill_while_adopting_goose_record_leaves_none() {
     let race = Race::new(FIVE);
     made_by_goose(&race.path);
     let before = race.contents();
@@ -1406,7 +1406,7 @@ fn a_kill_while_the_record_of_goose_is_taken_over_leaves_nothing_of_it_and_it_is
 }
 
 #[test]
-fn a_kill_after_the_record_of_dbmate_was_noted_leaves_all_of_it_noted() {
+fn kill_after_noting_dbmate_record_keeps_it() {
     let race = Race::new(FIVE);
     made_by_another_tool(&race.path);
     race.dies_opening("plain", "begins 20260101000003");
@@ -1470,7 +1470,7 @@ fn assert_unfinished(opened: larder::Result<Store>) {
 }
 
 #[test]
-fn a_kill_between_two_statements_outside_a_transaction_is_told_by_name_until_it_was_mended_by_hand() {
+fn kill_outside_transaction_is_reported_until_repaired() {
     let race = Race::new(OUTSIDE);
     race.dies_opening("plain", "insert mark 1");
     for _ in 0..2 {
@@ -1489,7 +1489,7 @@ fn a_kill_between_two_statements_outside_a_transaction_is_told_by_name_until_it_
 }
 
 #[test]
-fn a_kill_before_a_migration_outside_a_transaction_was_marked_or_after_it_was_recorded_leaves_nothing_to_mend() {
+fn kill_before_mark_or_after_record_is_harmless() {
     for (point, left) in [("begins 2", "1"), ("made 2", "1 2")] {
         let race = Race::new(OUTSIDE);
         race.dies_opening("plain", point);
@@ -1503,7 +1503,7 @@ fn a_kill_before_a_migration_outside_a_transaction_was_marked_or_after_it_was_re
 }
 
 #[test]
-fn a_kill_between_two_statements_on_the_way_down_outside_a_transaction_is_told_by_name() {
+fn kill_during_undo_outside_transaction_is_reported() {
     let race = Race::new(OUTSIDE);
     race.go_to(&[3]);
     let mut program = race.mortal("delete mark 1");
@@ -1622,7 +1622,7 @@ fn texts(output: &Output) -> (String, String) {
 }
 
 #[test]
-fn what_larder_has_applied_dbmate_sees_and_undoes_and_larder_applies_again() {
+fn dbmate_undoes_and_larder_reapplies_larders_migrations() {
     let race = Race::new(FIVE);
     let Some(dbmate) = race.dbmate() else { return };
     race.migrate();
@@ -1654,7 +1654,7 @@ fn what_larder_has_applied_dbmate_sees_and_undoes_and_larder_applies_again() {
 }
 
 #[test]
-fn dbmate_undoes_by_larders_files_what_larder_has_applied_down_to_an_empty_schema() {
+fn dbmate_undoes_larders_files_to_empty_schema() {
     let race = Race::new(FIVE);
     let Some(dbmate) = race.dbmate() else { return };
     race.migrate();
@@ -1671,7 +1671,7 @@ fn dbmate_undoes_by_larders_files_what_larder_has_applied_down_to_an_empty_schem
 }
 
 #[test]
-fn larder_goes_on_from_where_dbmate_has_come_to_and_keeps_what_is_there() {
+fn larder_continues_after_dbmate_and_keeps_data() {
     let race = Race::new(&FIVE[..2]);
     let Some(dbmate) = race.dbmate() else { return };
     dbmate.does("up");
@@ -1710,7 +1710,7 @@ fn larder_goes_on_from_where_dbmate_has_come_to_and_keeps_what_is_there() {
 }
 
 #[test]
-fn dbmate_applies_what_larder_has_undone_and_what_came_since() {
+fn dbmate_applies_what_larder_undid_and_newer() {
     let race = Race::new(&FIVE[..4]);
     let Some(dbmate) = race.dbmate() else { return };
     race.go_to(&[20260101000004, 20260101000002]);
@@ -1725,7 +1725,7 @@ fn dbmate_applies_what_larder_has_undone_and_what_came_since() {
 }
 
 #[test]
-fn a_new_file_that_one_applies_is_seen_by_the_other() {
+fn file_applied_by_one_is_seen_by_other() {
     let race = Race::new(&FIVE[..2]);
     let Some(dbmate) = race.dbmate() else { return };
     race.migrate();
@@ -1745,7 +1745,7 @@ fn a_new_file_that_one_applies_is_seen_by_the_other() {
 }
 
 #[test]
-fn a_file_that_changes_after_larder_has_first_seen_it_applied_by_dbmate_has_changed() {
+fn file_edited_after_dbmate_applied_it_has_changed() {
     let race = Race::new(FIVE);
     let Some(dbmate) = race.dbmate() else { return };
     dbmate.does("up");
@@ -1772,7 +1772,7 @@ fn a_file_that_changes_after_larder_has_first_seen_it_applied_by_dbmate_has_chan
 }
 
 #[test]
-fn a_migration_that_dbmate_rolls_back_and_applies_anew_after_a_change_is_told_with_the_way_out() {
+fn reapplied_edit_by_dbmate_is_reported_with_fix() {
     let race = Race::new(FIVE);
     let Some(dbmate) = race.dbmate() else { return };
     race.migrate();
@@ -1811,7 +1811,7 @@ fn slow_five() -> Race {
 }
 
 #[test]
-fn dbmate_and_larder_on_the_same_pending_files_at_once_apply_each_once_or_dbmate_says_why_not() {
+fn dbmate_and_larder_at_once_apply_each_once() {
     let race = slow_five();
     let mut program = race.program(LONG);
     for round in 0..9 {
@@ -1844,7 +1844,7 @@ fn dbmate_and_larder_on_the_same_pending_files_at_once_apply_each_once_or_dbmate
 }
 
 #[test]
-fn dbmate_that_comes_while_larder_is_in_the_middle_of_a_migration_loses_and_says_so() {
+fn dbmate_during_larders_migration_fails_with_a_lock() {
     let race = Race::new(FIVE);
     let (name, sql) = FIVE[1];
     let gate = "CREATE TABLE gate(id INTEGER PRIMARY KEY) STRICT; INSERT INTO gate VALUES (1);";
@@ -1865,7 +1865,7 @@ fn dbmate_that_comes_while_larder_is_in_the_middle_of_a_migration_loses_and_says
 }
 
 #[test]
-fn a_migration_outside_a_transaction_is_the_same_to_dbmate_and_to_larder() {
+fn migration_outside_transaction_is_same_to_dbmate() {
     let outside = (
         "20260101000003_outside.sql",
         "-- migrate:up transaction:false
@@ -1954,7 +1954,7 @@ impl<'a> Tool<'a> {
 }
 
 #[test]
-fn the_example_applies_shows_and_undoes_migrations() {
+fn example_applies_shows_and_undoes_migrations() {
     let race = Race::new(FIVE);
     let Some(tool) = race.tool() else { return };
     assert_eq!(
@@ -2007,7 +2007,7 @@ fn the_example_applies_shows_and_undoes_migrations() {
 }
 
 #[test]
-fn the_example_makes_a_new_file_that_is_refused_until_there_is_something_in_it_or_applied_after() {
+fn example_creates_file_refused_while_empty() {
     let folder = tempdir().unwrap();
     let (path, migrations) = (database(&folder), folder.path().join("db/migrations"));
     let Some(tool) = Tool::find(&path, &migrations) else {
@@ -2046,7 +2046,7 @@ fn the_example_makes_a_new_file_that_is_refused_until_there_is_something_in_it_o
 }
 
 #[test]
-fn the_example_says_where_a_migration_is_broken_and_keeps_those_before_it() {
+fn example_locates_error_and_keeps_earlier_migrations() {
     let race = Race::new(&FIVE[..2]);
     let Some(tool) = race.tool() else { return };
     let broken = "-- migrate:up\nINSERT INTO log(version) VALUES (3);\n\nINSERT INTO\n    nowhere VALUES (1);\n";
@@ -2066,7 +2066,7 @@ fn the_example_says_where_a_migration_is_broken_and_keeps_those_before_it() {
 }
 
 #[test]
-fn the_example_refuses_what_cannot_be_meant_and_says_what_to_do() {
+fn example_refuses_invalid_arguments_with_advice() {
     let race = Race::new(FIVE);
     let Some(tool) = race.tool() else { return };
     for command in ["status", "down", "dry-run"] {
@@ -2119,7 +2119,7 @@ fn the_example_refuses_what_cannot_be_meant_and_says_what_to_do() {
 }
 
 #[test]
-fn the_example_does_not_make_a_database_for_a_command_that_it_does_not_know() {
+fn example_creates_no_database_for_unknown_command() {
     let race = Race::new(FIVE);
     let Some(tool) = race.tool() else { return };
     for command in ["sideways", "down 1 2", "up 1 2", "up two"] {
@@ -2129,7 +2129,7 @@ fn the_example_does_not_make_a_database_for_a_command_that_it_does_not_know() {
 }
 
 #[test]
-fn the_example_and_a_service_that_has_the_file_open_take_turns() {
+fn example_and_running_service_take_turns() {
     let race = Race::new(FIVE);
     let Some(tool) = race.tool() else { return };
     tool.says("up 20260101000001");

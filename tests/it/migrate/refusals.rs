@@ -1,6 +1,5 @@
-//! What is refused, by name: sets that cannot be meant, and sets that do not fit the database. Each message has the
-//! file or the version, the reason and the way out; after each refusal the database is as it was, and a set that fits
-//! opens.
+//! Refused migrations: invalid sets, and sets that do not fit the database. Each message names the file or version, the
+//! reason and the next step. After each refusal the database is unchanged, and a set that fits can be applied.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -153,7 +152,7 @@ fn one(name: &str, contents: &[u8]) -> larder::Result<Migrations> {
 // ---- a newer database ----
 
 #[test]
-fn a_database_newer_than_the_program_is_refused() {
+fn database_newer_than_the_program_is_refused() {
     let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
     for older in [files(&[USERS, EMAIL]), files(&[USERS, EMAIL]).allow_gaps(true)] {
         let (error, message) = ground.refuses(older);
@@ -170,7 +169,7 @@ fn a_database_newer_than_the_program_is_refused() {
 }
 
 #[test]
-fn the_newer_program_can_make_way_for_the_older() {
+fn newer_program_can_undo_for_the_older() {
     let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
     let store = ground.open(files(&[USERS, EMAIL, ORDERS])).unwrap();
     store.migrate_to(2).unwrap();
@@ -181,7 +180,7 @@ fn the_newer_program_can_make_way_for_the_older() {
 // ---- a file that has changed ----
 
 #[test]
-fn a_changed_file_is_refused_and_its_first_text_opens() {
+fn changed_file_is_refused_original_opens() {
     let ground = Ground::with(files(&[USERS, EMAIL]));
     let changed = (EMAIL.0, "-- migrate:up\nALTER TABLE users ADD COLUMN mail TEXT;\n");
     let (error, message) = ground.refuses(files(&[USERS, changed, ORDERS]));
@@ -207,7 +206,7 @@ fn a_changed_file_is_refused_and_its_first_text_opens() {
 }
 
 #[test]
-fn a_changed_migration_of_a_list_is_refused_by_version_and_name() {
+fn changed_migration_in_list_is_refused_by_name() {
     let list = |sql| Migrations::new([Migration::new(1, "users", sql)]);
     let ground = Ground::with(list("CREATE TABLE users(name TEXT)"));
     let (error, message) = ground.refuses(list("CREATE TABLE users(name TEXT NOT NULL)"));
@@ -216,7 +215,7 @@ fn a_changed_migration_of_a_list_is_refused_by_version_and_name() {
 }
 
 #[test]
-fn a_change_is_taken_as_it_is_after_what_its_message_says() {
+fn change_is_accepted_by_steps_in_its_message() {
     let ground = Ground::with(files(&[USERS]));
     let commented = (USERS.0, &*USERS.1.replace("CREATE", "-- Who may log in.\nCREATE"));
     let (_, message) = ground.refuses(files(&[commented]));
@@ -231,7 +230,7 @@ fn a_change_is_taken_as_it_is_after_what_its_message_says() {
 }
 
 #[test]
-fn a_change_is_refused_by_every_call_of_an_open_store() {
+fn change_is_refused_by_every_call() {
     let ground = Ground::with(files(&[USERS]));
     let changed = (USERS.0, "CREATE TABLE users(name TEXT)");
     let store = ground.open(files(&[changed, EMAIL]).at_open(false)).unwrap();
@@ -253,7 +252,7 @@ fn a_change_is_refused_by_every_call_of_an_open_store() {
 // ---- gaps ----
 
 #[test]
-fn a_hole_in_the_numbers_is_refused() {
+fn gap_in_versions_is_refused() {
     let ground = Ground::with(files(&[USERS]));
     let (error, message) = ground.refuses(files(&[USERS, ORDERS]));
     assert!(matches!(error, MigrationError::Gap { version: 2, .. }), "{error:?}");
@@ -270,13 +269,13 @@ fn a_hole_in_the_numbers_is_refused() {
 }
 
 #[test]
-fn a_hole_in_the_numbers_may_be_allowed() {
+fn gap_in_versions_may_be_allowed() {
     let ground = Ground::with(files(&[USERS]));
     assert_eq!(ground.opens(files(&[USERS, ORDERS]).allow_gaps(true)), [1, 3]);
 }
 
 #[test]
-fn dates_have_no_holes() {
+fn dates_have_no_gaps() {
     let ground = Ground::new();
     let dates = [
         ("20260401_a.sql", "SELECT 1"),
@@ -288,7 +287,7 @@ fn dates_have_no_holes() {
 }
 
 #[test]
-fn what_was_applied_and_is_gone_from_the_set_is_refused() {
+fn applied_migration_missing_from_set_is_refused() {
     let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
     let dated = ("20260401_later.sql", "SELECT 1");
     for gone in [files(&[EMAIL, ORDERS]), files(&[EMAIL, ORDERS, dated])] {
@@ -308,7 +307,7 @@ fn what_was_applied_and_is_gone_from_the_set_is_refused() {
 }
 
 #[test]
-fn what_was_applied_and_is_gone_may_be_allowed() {
+fn applied_migration_missing_from_set_may_be_allowed() {
     let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
     let squashed = files(&[EMAIL, ORDERS, ("004_more.sql", "CREATE TABLE more(n)")]).allow_gaps(true);
     assert_eq!(ground.opens(squashed.clone()), [1, 2, 3, 4]);
@@ -321,7 +320,7 @@ fn what_was_applied_and_is_gone_may_be_allowed() {
 }
 
 #[test]
-fn what_is_pending_before_what_was_applied_is_refused() {
+fn pending_version_below_applied_one_is_refused() {
     let dated = |name, table: &str| (name, format!("CREATE TABLE {table}(name TEXT)"));
     let (first, late, last) = (
         dated("20260401_users.sql", "users"),
@@ -363,7 +362,7 @@ fn what_is_pending_before_what_was_applied_is_refused() {
 
 /// The message advised to call allow_gaps(true), which had been called, and ORDERS had been undone by then.
 #[test]
-fn where_gaps_are_allowed_what_is_gone_has_no_way_down() {
+fn missing_migration_cannot_be_undone_with_gaps_allowed() {
     let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
     let before = ground.contents();
     let store = ground.open(files(&[USERS, ORDERS]).allow_gaps(true)).unwrap();
@@ -401,7 +400,7 @@ fn where_gaps_are_allowed_what_is_gone_has_no_way_down() {
 // ---- two of one version ----
 
 #[test]
-fn two_of_one_version_are_refused() {
+fn duplicate_version_is_refused() {
     let ground = Ground::with(files(&[USERS]));
     for [first, second] in [
         ["001_a.sql", "1_b.sql"],
@@ -459,7 +458,7 @@ fn refused_format(ground: &Ground, name: &str, contents: &[u8], wanted: Option<u
 }
 
 #[test]
-fn a_file_whose_name_is_no_migrations_is_refused() {
+fn invalid_file_name_is_refused() {
     let ground = Ground::with(files(&[USERS]));
     let how = &[
         "no version",
@@ -515,7 +514,7 @@ fn a_file_whose_name_is_no_migrations_is_refused() {
 }
 
 #[test]
-fn the_largest_version_works() {
+fn largest_version_works() {
     let name = format!("{}_last.sql", i64::MAX);
     let ground = Ground::new();
     let largest = || files(&[(&name, "CREATE TABLE users(name TEXT)")]);
@@ -524,7 +523,7 @@ fn the_largest_version_works() {
 }
 
 #[test]
-fn a_way_down_belongs_to_the_file_of_the_very_same_name() {
+fn down_file_must_have_the_same_name() {
     let ground = Ground::with(files(&[USERS]));
     for down in ["001_user.down.sql", "1_users.down.sql", "002_users.down.sql"] {
         let (error, message) = ground.refuses(Migrations::files([USERS, (down, "DROP TABLE users")]));
@@ -555,7 +554,7 @@ fn a_way_down_belongs_to_the_file_of_the_very_same_name() {
 }
 
 #[test]
-fn a_file_that_is_no_text_is_refused() {
+fn file_not_utf8_is_refused() {
     let ground = Ground::with(files(&[USERS]));
     refused_format(
         &ground,
@@ -577,7 +576,7 @@ fn a_file_that_is_no_text_is_refused() {
 }
 
 #[test]
-fn another_tools_marker_of_the_way_down_is_refused() {
+fn down_marker_of_another_tool_is_refused() {
     let ground = Ground::with(files(&[USERS]));
     for marker in [
         "-- +migrate Down",
@@ -630,7 +629,7 @@ fn told_as(line: &str) -> String {
 
 /// A file that had one marker was not looked at for others, so what was below these ran as part of the way up.
 #[test]
-fn a_mistyped_marker_of_the_way_down_is_refused() {
+fn mistyped_down_marker_is_refused() {
     let ground = Ground::with(files(&[USERS]));
     for (up, down) in [
         ("-- +goose Up", "  -- +goose Down"),
@@ -673,7 +672,7 @@ fn a_mistyped_marker_of_the_way_down_is_refused() {
 }
 
 #[test]
-fn gooses_own_spelling_with_a_tab_is_a_marker() {
+fn goose_marker_with_a_tab_is_accepted() {
     let text = "-- +goose\tUp\nCREATE TABLE a(n);\n-- +goose\tDown\nDROP TABLE a;\n";
     let store = Ground::new().open(files(&[("001_a.sql", text)])).unwrap();
     store
@@ -684,7 +683,7 @@ fn gooses_own_spelling_with_a_tab_is_a_marker() {
 
 /// The text of a file with markers, by `include_str!`, ran from its beginning to its end: up, then down.
 #[test]
-fn a_list_does_not_run_the_way_down_of_a_file_with_markers() {
+fn list_refuses_text_with_markers() {
     let ground = Ground::with(files(&[USERS]));
     for (line, marker, text) in [
         (
@@ -740,7 +739,7 @@ fn a_list_does_not_run_the_way_down_of_a_file_with_markers() {
 }
 
 #[test]
-fn a_comment_that_is_no_marker_of_the_way_down_is_a_comment() {
+fn comment_resembling_a_down_marker_is_a_comment() {
     for comment in [
         "-- roll down the blinds and more",
         "-- slow down the writes",
@@ -786,7 +785,7 @@ fn a_comment_that_is_no_marker_of_the_way_down_is_a_comment() {
 }
 
 #[test]
-fn a_dbmate_file_that_dbmate_would_refuse_is_refused() {
+fn dbmate_file_invalid_to_dbmate_is_refused() {
     let ground = Ground::with(files(&[USERS]));
     const UP: &str = "-- migrate:up\nSELECT 1;\n";
     for (line, told, text) in [
@@ -840,7 +839,7 @@ fn a_dbmate_file_that_dbmate_would_refuse_is_refused() {
 }
 
 #[test]
-fn sql_before_the_first_marker_is_named_by_its_own_line() {
+fn sql_before_first_marker_is_named_by_line() {
     let ground = Ground::new();
     for (line, before) in [
         (1, "SELECT 0;"),
@@ -860,7 +859,7 @@ fn sql_before_the_first_marker_is_named_by_its_own_line() {
 }
 
 #[test]
-fn a_version_that_cannot_be_is_refused_in_a_list_too() {
+fn version_zero_is_refused_in_list() {
     let ground = Ground::with(files(&[USERS]));
     let zero = Migrations::new([Migration::new(0, "nothing", "SELECT 1")]);
     let (error, message) = ground.refuses(zero);
@@ -871,7 +870,7 @@ fn a_version_that_cannot_be_is_refused_in_a_list_too() {
 
 /// It was applied and recorded, and then the record could not be read: no program opened the database any more.
 #[test]
-fn a_version_that_is_too_large_is_refused_in_a_list_too() {
+fn version_too_large_is_refused_in_list() {
     let ground = Ground::with(files(&[USERS]));
     for version in [i64::MAX as u64 + 1, u64::MAX] {
         let list = || {
@@ -901,7 +900,7 @@ fn a_version_that_is_too_large_is_refused_in_a_list_too() {
 // ---- nothing ----
 
 #[test]
-fn an_empty_set_is_refused_and_undoes_nothing() {
+fn empty_set_is_refused_and_undoes_nothing() {
     let empty_folder = tempdir().unwrap();
     fs::write(empty_folder.path().join("README.md"), "Soon.").unwrap();
     let folder = empty_folder.path().to_str().unwrap();
@@ -931,7 +930,7 @@ fn an_empty_set_is_refused_and_undoes_nothing() {
 }
 
 #[test]
-fn a_refused_set_makes_no_file() {
+fn refused_set_creates_no_file() {
     let ground = Ground::new();
     ground.refuses(Migrations::new([]));
     ground.refuses(files(&[USERS, ORDERS]));
@@ -939,7 +938,7 @@ fn a_refused_set_makes_no_file() {
 }
 
 #[test]
-fn a_migration_with_no_statement_in_its_way_up_is_refused() {
+fn migration_with_empty_up_part_is_refused() {
     let ground = Ground::with(files(&[USERS]));
     let told = ["no statement in its way up", "write it", "SELECT 1"];
     for blank in [
@@ -968,7 +967,7 @@ fn a_migration_with_no_statement_in_its_way_up_is_refused() {
 }
 
 #[test]
-fn a_migration_with_no_statement_is_refused_before_any_other_is_applied() {
+fn empty_migration_is_refused_before_any_is_applied() {
     let ground = Ground::new();
     let create = "CREATE TABLE users(name TEXT)";
     let list = [Migration::new(1, "users", create), Migration::new(2, "later", "")];
@@ -979,7 +978,7 @@ fn a_migration_with_no_statement_is_refused_before_any_other_is_applied() {
 
 /// What came after the NUL was left out, and the migration recorded as applied.
 #[test]
-fn a_nul_in_the_sql_of_a_list_is_refused() {
+fn nul_in_sql_of_list_is_refused() {
     let ground = Ground::with(files(&[USERS]));
     for sql in [
         "CREATE TABLE a(n);\0CREATE TABLE b(n)",
@@ -996,7 +995,7 @@ fn a_nul_in_the_sql_of_a_list_is_refused() {
 // ---- ways down ----
 
 #[test]
-fn what_has_no_way_down_is_not_undone() {
+fn migration_without_down_part_is_not_undone() {
     let no_way_back = ("002_email.sql", "ALTER TABLE users ADD COLUMN email TEXT");
     let all = || files(&[USERS, no_way_back, ORDERS]);
     let ground = Ground::with(files(&[USERS, no_way_back]));
@@ -1028,7 +1027,7 @@ fn what_has_no_way_down_is_not_undone() {
 
 /// What came after it was undone, and then it was found.
 #[test]
-fn all_of_the_way_down_is_looked_at_before_its_first_step() {
+fn undo_is_checked_before_its_first_step() {
     let no_way_back = ("002_email.sql", "ALTER TABLE users ADD COLUMN email TEXT");
     let more = (
         "004_more.sql",
@@ -1048,7 +1047,7 @@ fn all_of_the_way_down_is_looked_at_before_its_first_step() {
 }
 
 #[test]
-fn a_version_that_no_migration_has_cannot_be_gone_to() {
+fn unknown_target_version_is_refused() {
     let ground = Ground::with(files(&[USERS, EMAIL]));
     let before = ground.contents();
     let store = ground.open(files(&[USERS, EMAIL, ORDERS]).at_open(false)).unwrap();
@@ -1077,7 +1076,7 @@ fn a_version_that_no_migration_has_cannot_be_gone_to() {
 // ---- a record that larder cannot keep ----
 
 #[test]
-fn a_table_of_another_tool_in_place_of_the_record_is_refused() {
+fn table_of_another_tool_as_record_is_refused() {
     // golang-migrate's.
     let ground = Ground::made_by(
         "CREATE TABLE schema_migrations (version uint64, dirty bool);
@@ -1116,7 +1115,7 @@ fn a_table_of_another_tool_in_place_of_the_record_is_refused() {
 }
 
 #[test]
-fn a_recorded_version_that_is_no_number_is_refused() {
+fn recorded_version_not_a_number_is_refused() {
     for (value, told) in [
         ("'v1'", "\"v1\""),
         ("''", "\"\""),
@@ -1138,7 +1137,7 @@ fn a_recorded_version_that_is_no_number_is_refused() {
 }
 
 #[test]
-fn one_version_twice_in_the_record_is_refused() {
+fn duplicate_version_in_record_is_refused() {
     for (first, second) in [("1", "001"), ("0001", "01")] {
         let ground = Ground::made_by(&format!(
             "CREATE TABLE schema_migrations(version varchar(128) primary key);
@@ -1167,7 +1166,7 @@ fn one_version_twice_in_the_record_is_refused() {
 }
 
 #[test]
-fn a_table_of_somebody_else_in_place_of_larders_own_is_refused() {
+fn foreign_table_named_larder_migrations_is_refused() {
     for columns in [
         "id INTEGER, what TEXT",
         "version TEXT, name TEXT",
@@ -1209,14 +1208,14 @@ fn a_table_of_somebody_else_in_place_of_larders_own_is_refused() {
 }
 
 #[test]
-fn a_column_more_in_larders_own_table_is_no_matter() {
+fn extra_column_in_larder_migrations_is_accepted() {
     let ground = Ground::with(files(&[USERS]));
     ground.by_hand("ALTER TABLE larder_migrations ADD COLUMN more TEXT");
     assert_eq!(ground.opens(files(&[USERS, EMAIL])), [1, 2]);
 }
 
 #[test]
-fn a_negative_user_version_counts_no_migrations() {
+fn negative_user_version_counts_no_migrations() {
     for user_version in [-1, i32::MIN] {
         let ground = Ground::made_by(&format!("PRAGMA user_version = {user_version}"));
         let (error, message) = ground.refuses(files(&[USERS]).adopt(Adopt::UserVersion));
@@ -1234,7 +1233,7 @@ fn a_negative_user_version_counts_no_migrations() {
 }
 
 #[test]
-fn a_migration_that_changes_the_record_fails_by_name() {
+fn migration_that_changes_the_record_is_named() {
     for (sql, told) in [
         ("DELETE FROM schema_migrations", "a change of schema_migrations"),
         (
@@ -1297,7 +1296,7 @@ fn a_migration_that_changes_the_record_fails_by_name() {
 // ---- what cannot be read ----
 
 #[test]
-fn a_folder_or_a_file_in_it_that_cannot_be_read_is_refused() {
+fn unreadable_folder_or_file_is_refused() {
     let ground = Ground::with(files(&[USERS]));
     let folder = tempdir().unwrap();
     let missing = folder.path().join("missing");
@@ -1340,7 +1339,7 @@ fn impatient() -> Options {
 }
 
 #[test]
-fn what_failed_outside_a_transaction_is_not_run_again_until_somebody_has_looked() {
+fn failed_migration_outside_transaction_is_not_repeated() {
     let ground = Ground::with(Migrations::new(outside_a_transaction("").iter().take(1).cloned()));
     let error = ground
         .open(outside_a_transaction("CREATE TABLE a(n); CREATE TABLE a(n)"))
@@ -1404,7 +1403,7 @@ fn sql_of<'m>(message: &'m str, case: &str) -> &'m str {
 
 /// "Mend it and try again", it said, and the mended one was refused as begun and not finished.
 #[test]
-fn what_failed_outside_a_transaction_at_its_first_statement_may_be_mended_and_tried_again() {
+fn repaired_first_statement_outside_transaction_is_retried() {
     let ground = Ground::with(Migrations::new(outside_a_transaction("").iter().take(1).cloned()));
     let error = ground.open(outside_a_transaction("CREAT TABLE a(n)")).unwrap_err();
     assert_eq!(error.outcome(), Outcome::RolledBack);
@@ -1422,7 +1421,7 @@ fn what_failed_outside_a_transaction_at_its_first_statement_may_be_mended_and_tr
 
 /// The mark was replaced at the next step: the database counted as fully migrated, with half of it undone.
 #[test]
-fn what_failed_on_its_way_down_outside_a_transaction_is_unfinished_too() {
+fn failed_undo_outside_transaction_is_unfinished() {
     let set = || outside_a_transaction("CREATE TABLE a(n)");
     let ground = Ground::with(set());
     let store = impatient().migrations(set()).open(&ground.path).unwrap();
@@ -1476,7 +1475,7 @@ fn what_failed_on_its_way_down_outside_a_transaction_is_unfinished_too() {
 }
 
 #[test]
-fn whatever_is_unfinished_stops_everything() {
+fn unfinished_migration_blocks_every_call() {
     let third = || Migration::new(3, "third", "CREATE TABLE c(n)").down("DROP TABLE c");
     let set = |sql| Migrations::new(outside_a_transaction(sql).iter().cloned().chain([third()]));
     let ground = Ground::with(Migrations::new(outside_a_transaction("").iter().take(1).cloned()));
@@ -1523,7 +1522,7 @@ fn whatever_is_unfinished_stops_everything() {
 
 /// It named the version as the file had it by now, and what it told to run did nothing.
 #[test]
-fn the_way_out_of_an_unfinished_migration_has_its_version_as_it_is_recorded() {
+fn recovery_message_has_the_recorded_version() {
     let text = "-- migrate:up transaction:false\nCREATE TABLE a(n);\nSELEKT 1;\n";
     let mended = text.replace("SELEKT", "SELECT");
     for (first, then) in [
@@ -1550,7 +1549,7 @@ fn the_way_out_of_an_unfinished_migration_has_its_version_as_it_is_recorded() {
 
 /// A mark was left under the version as the file had it, and no program opened the database any more.
 #[test]
-fn what_was_recorded_with_other_zeros_can_be_undone_outside_a_transaction() {
+fn undo_outside_transaction_accepts_other_leading_zeros() {
     let text = "-- migrate:up\nCREATE TABLE a(n);\n-- migrate:down transaction:false\nDROP TABLE a;\n";
     let ground = Ground::with(files(&[USERS, ("02_a.sql", text)]));
     let renamed = || files(&[USERS, ("002_a.sql", text)]);
@@ -1562,7 +1561,7 @@ fn what_was_recorded_with_other_zeros_can_be_undone_outside_a_transaction() {
 }
 
 #[test]
-fn a_way_down_that_failed_at_its_first_statement_may_be_mended_and_tried_again() {
+fn undo_failed_at_first_statement_is_retried() {
     let set = |down: &str| {
         let users = Migration::new(1, "users", "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT)");
         Migrations::new([
@@ -1601,7 +1600,7 @@ fn a_way_down_that_failed_at_its_first_statement_may_be_mended_and_tried_again()
 // ---- a store without migrations ----
 
 #[test]
-fn a_store_without_migrations_says_so_and_goes_on() {
+fn migrating_without_migrations_fails_and_store_works() {
     let store = Store::open_temp().unwrap();
     for error in [
         store.migrations().unwrap_err(),
@@ -1631,7 +1630,7 @@ fn a_store_without_migrations_says_so_and_goes_on() {
 }
 
 #[test]
-fn a_store_without_migrations_opens_any_database() {
+fn store_without_migrations_opens_any_database() {
     let ground = Ground::with(files(&[USERS, EMAIL]));
     let before = ground.contents();
     let store = Store::open(&ground.path).unwrap();
@@ -1640,7 +1639,7 @@ fn a_store_without_migrations_opens_any_database() {
 }
 
 #[test]
-fn a_store_that_wrote_nothing_leaves_the_file_as_it_was() {
+fn store_without_writes_leaves_file_unchanged() {
     let ground = Ground::with(files(&[USERS]));
     ground.by_hand(
         "DROP TABLE IF EXISTS sqlite_stat4; DROP TABLE IF EXISTS sqlite_stat1;
@@ -1665,7 +1664,7 @@ fn a_store_that_wrote_nothing_leaves_the_file_as_it_was() {
 // ---- after any refusal ----
 
 #[test]
-fn after_a_refusal_the_same_process_opens_at_once() {
+fn refused_file_opens_at_once_in_same_process() {
     let ground = Ground::with(files(&[USERS, EMAIL]));
     for _ in 0..5 {
         ground.refuses(files(&[USERS]));
@@ -1674,7 +1673,7 @@ fn after_a_refusal_the_same_process_opens_at_once() {
 }
 
 #[test]
-fn a_store_that_was_opened_to_look_goes_on_after_a_refusal() {
+fn store_without_migration_at_open_survives_refusal() {
     let ground = Ground::with(files(&[USERS, EMAIL, ORDERS]));
     let store = ground.open(files(&[USERS, EMAIL]).at_open(false)).unwrap();
     store.migrate().unwrap_err();

@@ -1,4 +1,4 @@
-//! One migration after another: what each keeps, refuses and undoes, and what is left when it fails.
+//! Single migration steps: what each one keeps, refuses and undoes, and the state after a failure.
 
 use larder::rusqlite::Connection;
 use larder::{
@@ -55,7 +55,7 @@ fn rebuilds_the_parent(rebuild: &'static str) {
 }
 
 #[test]
-fn a_rebuild_of_a_parent_keeps_its_children() {
+fn rebuild_of_parent_keeps_its_children() {
     rebuilds_the_parent(
         "CREATE TABLE parent_new(id INTEGER PRIMARY KEY, name TEXT, more TEXT NOT NULL) STRICT;
          INSERT INTO parent_new SELECT id, name, 'new' FROM parent;
@@ -65,7 +65,7 @@ fn a_rebuild_of_a_parent_keeps_its_children() {
 }
 
 #[test]
-fn a_rebuild_may_have_the_pragmas_that_others_put_around_it() {
+fn rebuild_may_contain_the_usual_pragmas() {
     for settings in [
         [
             "PRAGMA foreign_keys=OFF;",
@@ -99,7 +99,7 @@ fn a_rebuild_may_have_the_pragmas_that_others_put_around_it() {
 
 /// Before 3.25 everybody renamed the old table first. With `legacy_alter_table` the children's references stay.
 #[test]
-fn a_rebuild_in_the_old_order_keeps_its_children_with_legacy_alter_table() {
+fn rebuild_in_old_order_needs_legacy_alter_table() {
     rebuilds_the_parent(
         "PRAGMA legacy_alter_table=ON;
          ALTER TABLE parent RENAME TO parent_old;
@@ -111,7 +111,7 @@ fn a_rebuild_in_the_old_order_keeps_its_children_with_legacy_alter_table() {
 
 /// Without `legacy_alter_table` they are rewritten to the old table, which is dropped.
 #[test]
-fn a_rebuild_in_the_old_order_that_would_cut_off_the_children_is_refused() {
+fn rebuild_that_cuts_off_children_is_refused() {
     let store = after_first([
         FAMILY,
         "ALTER TABLE parent RENAME TO parent_old;
@@ -142,7 +142,7 @@ fn a_rebuild_in_the_old_order_that_would_cut_off_the_children_is_refused() {
 
 /// With no rows in them `foreign_key_check` finds nothing, and the first insert ever after failed.
 #[test]
-fn a_migration_that_leaves_a_table_without_its_parent_is_refused_also_if_it_has_no_rows() {
+fn migration_that_orphans_empty_table_is_refused() {
     const EMPTY: &str = "
         CREATE TABLE parent(id INTEGER PRIMARY KEY) STRICT;
         CREATE TABLE child(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id)) STRICT;";
@@ -187,7 +187,7 @@ fn a_migration_that_leaves_a_table_without_its_parent_is_refused_also_if_it_has_
 
 /// That a parent is dropped by its own name is what it says, and may be made again later.
 #[test]
-fn a_parent_may_be_dropped_if_no_row_refers_to_it() {
+fn parent_without_referring_rows_may_be_dropped() {
     let store = after_first([
         "CREATE TABLE parent(id INTEGER PRIMARY KEY) STRICT;
          CREATE TABLE child(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id)) STRICT;
@@ -210,7 +210,7 @@ fn a_parent_may_be_dropped_if_no_row_refers_to_it() {
 }
 
 #[test]
-fn a_table_may_go_with_its_parent_or_be_made_before_it() {
+fn table_may_be_dropped_with_its_parent() {
     for list in [
         ["DROP TABLE child; DROP TABLE parent", "SELECT 1"],
         ["DROP TABLE parent; DROP TABLE child", "SELECT 1"],
@@ -240,7 +240,7 @@ fn a_table_may_go_with_its_parent_or_be_made_before_it() {
 
 /// It was refused: "child -> late, which is no more (a rename took the reference along)".
 #[test]
-fn a_table_with_a_parent_may_get_a_second_one_that_is_made_later() {
+fn table_may_get_second_parent_made_later() {
     let store = after_first([
         "CREATE TABLE parent(id INTEGER PRIMARY KEY) STRICT;
          CREATE TABLE child(id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent(id)) STRICT;",
@@ -252,7 +252,7 @@ fn a_table_with_a_parent_may_get_a_second_one_that_is_made_later() {
 }
 
 #[test]
-fn a_rebuild_of_a_table_that_refers_to_itself_keeps_its_rows() {
+fn rebuild_of_self_referring_table_keeps_rows() {
     let store = after_first([
         "CREATE TABLE t(id INTEGER PRIMARY KEY, up INTEGER REFERENCES t(id) ON DELETE CASCADE) STRICT;
          INSERT INTO t VALUES (1, NULL), (2, 1), (3, 2), (4, 4);",
@@ -282,7 +282,7 @@ fn a_rebuild_of_a_table_that_refers_to_itself_keeps_its_rows() {
 }
 
 #[test]
-fn a_rebuild_keeps_views_triggers_and_indexes_that_it_makes_again() {
+fn rebuild_keeps_views_triggers_and_indexes() {
     let store = after_first([
         "CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT) STRICT;
          CREATE TABLE log(x TEXT) STRICT;
@@ -320,7 +320,7 @@ fn a_rebuild_keeps_views_triggers_and_indexes_that_it_makes_again() {
 // ---- foreign keys that point nowhere ----
 
 #[test]
-fn a_migration_that_leaves_foreign_keys_dangling_is_refused_with_table_and_row() {
+fn migration_leaving_dangling_foreign_keys_is_refused() {
     let store = after_first([FAMILY, "DELETE FROM parent WHERE id = 2"]);
     let before = contents(&store);
     let message = rolled_back(store.migrate());
@@ -356,7 +356,7 @@ fn a_migration_that_leaves_foreign_keys_dangling_is_refused_with_table_and_row()
 }
 
 #[test]
-fn of_many_dangling_foreign_keys_a_few_are_named_and_all_are_counted() {
+fn dangling_foreign_keys_few_named_all_counted() {
     let store = after_first([
         "CREATE TABLE p(id INTEGER PRIMARY KEY) STRICT;
          CREATE TABLE c(k TEXT PRIMARY KEY, p INTEGER REFERENCES p(id)) STRICT, WITHOUT ROWID;",
@@ -373,7 +373,7 @@ fn of_many_dangling_foreign_keys_a_few_are_named_and_all_are_counted() {
 }
 
 #[test]
-fn foreign_keys_that_dangled_before_the_migration_are_said_to_have_done_so() {
+fn foreign_keys_dangling_before_migration_are_reported_so() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by(&path, DANGLING);
@@ -412,7 +412,7 @@ fn foreign_keys_that_dangled_before_the_migration_are_said_to_have_done_so() {
 }
 
 #[test]
-fn without_foreign_keys_none_is_checked() {
+fn foreign_keys_are_not_checked_when_off() {
     let migrations = set([FAMILY, "DELETE FROM parent WHERE id = 2"]);
     let options = Options::new().foreign_keys(false).migrations(migrations);
     let store = options.open_temp().unwrap();
@@ -493,7 +493,7 @@ const FAILURES: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn a_failure_leaves_the_file_as_it_was_and_names_the_place() {
+fn failure_leaves_file_unchanged_and_names_the_place() {
     for (sql, parts) in FAILURES {
         let store = after_first([
             "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT;
@@ -517,7 +517,7 @@ fn a_failure_leaves_the_file_as_it_was_and_names_the_place() {
 }
 
 #[test]
-fn a_failure_of_the_first_migration_leaves_an_empty_file_empty() {
+fn failed_first_migration_leaves_empty_file_empty() {
     let store = store_of(set([
         "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES ('x')",
     ]));
@@ -526,7 +526,7 @@ fn a_failure_of_the_first_migration_leaves_an_empty_file_empty() {
 }
 
 #[test]
-fn an_opening_that_fails_keeps_the_migrations_before_it_and_goes_on_there_once_it_is_mended() {
+fn failed_open_keeps_earlier_migrations_and_continues() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let open = |third| {
@@ -548,7 +548,7 @@ fn an_opening_that_fails_keeps_the_migrations_before_it_and_goes_on_there_once_i
 }
 
 #[test]
-fn an_opening_that_fails_lets_go_of_the_file() {
+fn failed_open_releases_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     for access in [Access::Shared, Access::Exclusive] {
@@ -565,7 +565,7 @@ fn an_opening_that_fails_lets_go_of_the_file() {
 }
 
 #[test]
-fn a_temporary_table_of_a_migration_is_gone_after_it() {
+fn temporary_table_of_migration_is_gone_afterwards() {
     let store = after_first([
         "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1)",
         "CREATE TEMP TABLE keep AS SELECT id FROM t;
@@ -583,7 +583,7 @@ fn a_temporary_table_of_a_migration_is_gone_after_it() {
 }
 
 #[test]
-fn a_temporary_table_of_a_migration_that_fails_is_gone_too() {
+fn temporary_table_of_failed_migration_is_gone() {
     let store = after_first([
         "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT",
         "CREATE TEMP TABLE t(id); SELEC 1",
@@ -594,7 +594,7 @@ fn a_temporary_table_of_a_migration_that_fails_is_gone_too() {
 }
 
 #[test]
-fn a_migration_may_set_user_version() {
+fn migration_may_set_user_version() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let options = Options::new().migrations(set(["PRAGMA user_version = 5"]).at_open(true));
@@ -642,7 +642,7 @@ fn strict_after_old(next: &'static str) -> (tempfile::TempDir, Result<Store>) {
 }
 
 #[test]
-fn a_table_that_is_not_strict_is_refused_with_its_line() {
+fn table_not_strict_is_refused_with_its_line() {
     for (sql, line, table) in [
         (
             "CREATE TABLE a(x INTEGER) STRICT;\n\nCREATE TABLE b(x INTEGER);\nCREATE TABLE c(x INTEGER)",
@@ -680,7 +680,7 @@ fn a_table_that_is_not_strict_is_refused_with_its_line() {
 }
 
 #[test]
-fn require_strict_is_about_tables_that_a_migration_makes_in_the_file() {
+fn require_strict_covers_tables_the_migration_creates() {
     for sql in [
         "CREATE TABLE IF NOT EXISTS old(id INTEGER PRIMARY KEY, x INTEGER)",
         "CREATE TABLE a(x INTEGER) STRICT; CREATE TABLE b(x INTEGER PRIMARY KEY) WITHOUT ROWID, STRICT",
@@ -716,7 +716,7 @@ fn warnings(store: &Store) -> Vec<String> {
 }
 
 #[test]
-fn without_require_strict_there_is_one_warning_that_names_the_tables() {
+fn tables_not_strict_give_one_warning_otherwise() {
     log::collect();
     let store = store_of(set([
         "CREATE TABLE a(x INTEGER); CREATE TABLE b(x INTEGER) STRICT",
@@ -744,7 +744,7 @@ fn strict_tables_give_no_warning() {
 
 /// Forty old migrations on a new database: the warning named tables that were not there any more, or were STRICT.
 #[test]
-fn the_warning_names_the_tables_that_are_there_in_the_end_and_each_once() {
+fn warning_names_each_remaining_table_once() {
     log::collect();
     let store = store_of(set([
         "CREATE TABLE a(x INTEGER); CREATE TABLE b(x INTEGER); CREATE TABLE c(x INTEGER)",
@@ -757,7 +757,7 @@ fn the_warning_names_the_tables_that_are_there_in_the_end_and_each_once() {
 }
 
 #[test]
-fn the_warning_names_a_table_that_was_made_twice_once() {
+fn warning_names_table_made_twice_once() {
     log::collect();
     let store = store_of(set([
         "CREATE TABLE a(x INTEGER)",
@@ -771,7 +771,7 @@ fn the_warning_names_a_table_that_was_made_twice_once() {
 
 /// It was not named at all.
 #[test]
-fn the_warning_names_a_table_by_the_name_that_a_later_migration_gave_it() {
+fn warning_names_renamed_table_by_final_name() {
     log::collect();
     let store = store_of(set(["CREATE TABLE a(x INTEGER)", "ALTER TABLE a RENAME TO b"]));
     store.migrate().unwrap();
@@ -782,7 +782,7 @@ fn the_warning_names_a_table_by_the_name_that_a_later_migration_gave_it() {
 
 /// The record was empty again then, and `user_version` was taken for another tool's: the last step said NotAdopted.
 #[test]
-fn all_is_undone_also_where_a_migration_has_set_user_version() {
+fn all_can_be_undone_after_user_version_change() {
     let list =
         [Migration::new(1, "t", "CREATE TABLE t(id INTEGER) STRICT; PRAGMA user_version = 5").down("DROP TABLE t")];
     let store = store_of(Migrations::new(list));
@@ -792,7 +792,7 @@ fn all_is_undone_also_where_a_migration_has_set_user_version() {
 
 /// `migrate_to(0)` undid all, then took `user_version` over once more, and undid again what was not there.
 #[test]
-fn what_was_adopted_once_and_undone_is_not_adopted_again() {
+fn adopted_and_undone_migration_is_not_adopted_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     made_by(
@@ -816,7 +816,7 @@ fn what_was_adopted_once_and_undone_is_not_adopted_again() {
 
 /// `dbmate dump` ends in the versions that were applied. Of a migration made of one, only SQLite's error was told.
 #[test]
-fn a_migration_that_enters_itself_in_the_record_is_named() {
+fn migration_that_records_itself_is_named() {
     let store = after_first([
         "CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT",
         "INSERT INTO schema_migrations(version) VALUES ('2')",
@@ -835,7 +835,7 @@ fn a_migration_that_enters_itself_in_the_record_is_named() {
 
 /// Only a row in `schema_migrations`, or the table `larder_migrations`, is a record.
 #[test]
-fn an_empty_table_of_dbmates_is_no_record_and_larders_own_is_one() {
+fn empty_dbmate_table_is_no_record_larders_is() {
     let empty = "CREATE TABLE schema_migrations(version varchar(128) primary key)";
     let own = "CREATE TABLE larder_migrations(version TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL,
                    checksum TEXT NOT NULL, applied_at TEXT, duration_us INTEGER,
@@ -875,7 +875,7 @@ fn an_empty_table_of_dbmates_is_no_record_and_larders_own_is_one() {
 }
 
 #[test]
-fn what_a_migration_does_to_the_record_is_refused_by_its_name() {
+fn migration_that_alters_the_record_is_refused() {
     for (sql, reason) in [
         (
             "DELETE FROM schema_migrations",
@@ -935,7 +935,7 @@ fn what_a_migration_does_to_the_record_is_refused_by_its_name() {
 }
 
 #[test]
-fn each_migration_that_was_made_is_an_event() {
+fn each_applied_migration_emits_an_event() {
     log::collect();
     let list = [
         Migration::new(1, "tables", FAMILY).down("DROP TABLE parent"),

@@ -1,5 +1,5 @@
-//! What is wrong is told once when it begins and once when it is over, in an event, in `Store::stats` and in
-//! `Store::advice`, with who is behind it.
+//! An alert emits one event when it fires and one when it clears. While active it is in `Store::stats` and
+//! `Store::advice`, with the call site responsible.
 
 use std::sync::mpsc::channel;
 use std::thread;
@@ -80,7 +80,7 @@ fn finding(store: &Store, topic: &str) -> Option<Finding> {
 }
 
 #[test]
-fn an_old_read_that_pins_the_log_is_named() {
+fn read_that_pins_the_log_is_named() {
     let store = watching(
         Options::new()
             .max_reader_age(Duration::from_millis(10))
@@ -137,7 +137,7 @@ fn each_old_read_is_named() {
 }
 
 #[test]
-fn a_write_that_hogs_the_writer_is_named_and_a_full_queue_is_told() {
+fn long_write_is_named_and_full_queue_reported() {
     let store = watching(Options::new().queue_capacity(3));
     let (let_go, told) = channel::<()>();
     let (running, runs) = channel();
@@ -181,7 +181,7 @@ fn a_write_that_hogs_the_writer_is_named_and_a_full_queue_is_told() {
 }
 
 #[test]
-fn many_writes_that_waited_long_are_told() {
+fn many_slow_writes_raise_an_alert() {
     let store = watching(Options::new());
     let gate = Gate::hold(&store);
     let writes: Vec<_> = (0..30).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
@@ -206,7 +206,7 @@ fn many_writes_that_waited_long_are_told() {
 }
 
 #[test]
-fn a_database_that_finds_no_room_says_who_wanted_it() {
+fn full_database_names_the_failed_write() {
     // A disk that is full at so many pages.
     let store = watching(Options::new().on_connect(|conn, role| {
         if role == Role::Writer {
@@ -237,7 +237,7 @@ fn a_database_that_finds_no_room_says_who_wanted_it() {
 }
 
 #[test]
-fn many_free_pages_are_told_until_they_are_given_back() {
+fn free_pages_alert_lasts_until_they_are_freed() {
     let store = watching(
         Options::new()
             .page_size(512)
@@ -267,7 +267,7 @@ fn many_free_pages_are_told_until_they_are_given_back() {
 }
 
 #[test]
-fn what_is_wrong_is_over_when_the_store_goes() {
+fn alerts_clear_when_the_store_closes() {
     let store = watching(Options::new().max_reader_age(Duration::from_millis(1)));
     let path = store.path().to_str().unwrap().to_owned();
     let label = ReadOptions::new().label("still there");
@@ -285,7 +285,7 @@ fn what_is_wrong_is_over_when_the_store_goes() {
 }
 
 #[test]
-fn a_watch_that_is_off_says_nothing() {
+fn monitor_that_is_off_raises_no_alert() {
     log::collect();
     let store = Options::new()
         .monitor_interval(Duration::ZERO)
@@ -325,7 +325,7 @@ fn setting_changed_behind_the_authorizer_is_undone() {
 
 /// A migration outside a transaction may change how the file is vacuumed.
 #[test]
-fn setting_changed_by_migration_is_found() {
+fn setting_changed_by_migration_is_reported() {
     let migration = Migration::new(1, "full", "PRAGMA auto_vacuum = FULL").without_transaction();
     let migrations = Migrations::new([migration]).at_open(false);
     let store = watching(Options::new().checkpoint_pages(1).migrations(migrations));

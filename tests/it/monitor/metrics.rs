@@ -1,5 +1,5 @@
-//! Feature `metrics`: what Prometheus scrapes is what `Store::stats` says. The exporter is the real one, over HTTP; each
-//! test has a store of its own, whose path is in a label of all its series.
+//! Feature `metrics`: a Prometheus scrape agrees with `Store::stats`. The exporter is the real one, over HTTP. Each
+//! test has its own store, whose path is a label of all its series.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -341,7 +341,7 @@ fn known_load(store: &Store) {
 }
 
 #[test]
-fn every_metric_of_the_table_is_scraped_and_says_what_stats_say() {
+fn every_documented_metric_agrees_with_stats() {
     let folder = tempdir().unwrap();
     let short = Duration::from_millis(1);
     let options = options()
@@ -402,7 +402,7 @@ fn check_durations(scrape: &Scrape, path: &Path, site: &str, total: f64) {
 }
 
 #[test]
-fn what_goes_on_is_seen_while_it_goes_on() {
+fn gauges_follow_current_activity() {
     let folder = tempdir().unwrap();
     let store = with_table(options(), &folder.path().join("app.db"));
     let path = store.path();
@@ -426,7 +426,7 @@ fn what_goes_on_is_seen_while_it_goes_on() {
 }
 
 #[test]
-fn a_store_that_was_closed_is_told_to_the_end_and_goes_on_when_it_is_opened_again() {
+fn reopened_store_continues_its_counters() {
     let folder = tempdir().unwrap();
     let path = folder.path().canonicalize().unwrap().join("app.db");
     let store = with_table(options(), &path);
@@ -455,7 +455,7 @@ fn a_store_that_was_closed_is_told_to_the_end_and_goes_on_when_it_is_opened_agai
 }
 
 #[test]
-fn stores_are_told_apart_by_their_paths() {
+fn stores_are_distinguished_by_path() {
     let folder = tempdir().unwrap();
     let stores = ["a.db", "b.db"].map(|name| with_table(options(), &folder.path().join(name)));
     for (store, writes) in stores.iter().zip([3, 5]) {

@@ -1,4 +1,4 @@
-//! `examples/metrics.rs`, as a process of its own: what it shows, and how it ends.
+//! `examples/metrics.rs` as a separate process: the pages it serves, and its shutdown.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -53,7 +53,7 @@ impl Drop for Example {
 }
 
 #[test]
-fn the_example_shows_its_metrics_stats_and_advice_and_closes_at_a_signal() {
+fn example_serves_metrics_and_closes_at_signal() {
     let example = Example::start();
     let index = example.fetch("/");
     assert!(

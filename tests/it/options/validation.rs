@@ -1,4 +1,4 @@
-//! What `Options` refuses, and how they are read from a file.
+//! Validation of `Options`, and their serialized form.
 
 use std::fs;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use larder::{Error, Options};
 use tempfile::tempdir;
 
 #[test]
-fn a_value_out_of_range_is_refused_by_name_and_creates_no_file() {
+fn value_out_of_range_is_refused_by_name() {
     let ms = Duration::from_millis;
     let o = Options::new;
     let wrong: Vec<(&str, Options)> = vec![
@@ -81,7 +81,7 @@ fn a_value_out_of_range_is_refused_by_name_and_creates_no_file() {
 }
 
 #[test]
-fn a_refused_value_is_shown_with_what_would_be_right() {
+fn refused_value_is_shown_with_the_allowed_range() {
     for (options, words) in [
         (Options::new().readers(0), ["0 is out of range", "from 1 to 1024"]),
         (Options::new().page_size(1000), ["1000", "power of two"]),
@@ -94,7 +94,7 @@ fn a_refused_value_is_shown_with_what_would_be_right() {
 }
 
 #[test]
-fn values_at_the_ends_of_their_ranges_open_a_store() {
+fn values_at_the_ends_of_ranges_are_accepted() {
     let least = Options::new()
         .readers(1)
         .queue_capacity(1)
@@ -158,7 +158,7 @@ fn values_at_the_ends_of_their_ranges_open_a_store() {
 }
 
 #[test]
-fn a_map_larger_than_sqlite_allows_is_an_error_that_names_it() {
+fn map_larger_than_sqlite_allows_is_refused() {
     let error = Options::new().mmap_size(1 << 50).open_temp().unwrap_err();
     assert!(matches!(error, Error::Pragma { name: "mmap_size", .. }), "{error:?}");
     assert!(error.to_string().contains("lower Options::mmap_size"), "{error}");
@@ -231,12 +231,12 @@ mod from_a_file {
     }
 
     #[test]
-    fn the_defaults_survive_being_written_and_read() {
+    fn defaults_survive_serialization() {
         survives(Options::new());
     }
 
     #[test]
-    fn every_changed_value_survives_being_written_and_read() {
+    fn changed_values_survive_serialization() {
         survives(changed());
         let plain = serde_json::to_value(Options::new()).unwrap();
         let other = serde_json::to_value(changed()).unwrap();
@@ -246,7 +246,7 @@ mod from_a_file {
     }
 
     #[test]
-    fn the_longest_duration_and_the_largest_size_survive() {
+    fn longest_duration_and_largest_size_survive_serialization() {
         survives(
             Options::new()
                 .max_reader_age(Duration::MAX)
@@ -256,7 +256,7 @@ mod from_a_file {
     }
 
     #[test]
-    fn sizes_and_durations_are_written_for_people() {
+    fn sizes_and_durations_are_written_readably() {
         let options = Options::new()
             .wal_limit(64 << 20)
             .max_group_time(Duration::from_millis(250));
@@ -267,7 +267,7 @@ mod from_a_file {
     }
 
     #[test]
-    fn sizes_and_durations_are_read_as_people_write_them() {
+    fn sizes_and_durations_are_read_in_common_forms() {
         let read = parse(json!({
             "wal_limit": "64 MiB", "mmap_size": "1GiB", "cache_size": "2 MB", "page_size": 8192,
             "max_group_time": "250ms", "queue_timeout": "1m 30s", "wal_hard_limit": "1 GiB",
@@ -294,7 +294,7 @@ mod from_a_file {
     }
 
     #[test]
-    fn an_empty_object_is_the_defaults() {
+    fn empty_object_gives_the_defaults() {
         assert_eq!(
             format!("{:?}", parse(json!({})).unwrap()),
             format!("{:?}", Options::new())
@@ -302,7 +302,7 @@ mod from_a_file {
     }
 
     #[test]
-    fn an_unknown_key_is_refused_by_name() {
+    fn unknown_key_is_refused_by_name() {
         for key in ["raeders", "on_connect"] {
             let error = parse(json!({ key: 4 })).unwrap_err().to_string();
             assert!(error.contains("unknown field") && error.contains(key), "{error}");
@@ -310,7 +310,7 @@ mod from_a_file {
     }
 
     #[test]
-    fn a_duration_without_a_unit_is_refused() {
+    fn duration_without_a_unit_is_refused() {
         for value in [json!(5), json!(5.5), json!("5")] {
             let error = parse(json!({ "busy_timeout": value })).unwrap_err().to_string();
             assert!(
@@ -321,7 +321,7 @@ mod from_a_file {
     }
 
     #[test]
-    fn a_size_or_choice_that_means_nothing_is_refused() {
+    fn invalid_size_or_choice_is_refused() {
         for (name, value) in [
             ("wal_limit", json!("64 miles")),
             ("wal_limit", json!(-1)),
@@ -334,7 +334,7 @@ mod from_a_file {
     }
 
     #[test]
-    fn a_value_out_of_range_is_read_and_then_refused_by_open() {
+    fn value_out_of_range_is_refused_by_open() {
         let error = parse(json!({"readers": 0})).unwrap().open_temp().unwrap_err();
         assert!(
             matches!(error, larder::Error::Options { option: "readers", .. }),

@@ -1,4 +1,5 @@
-//! The file and other processes: who may come in, who may not, and what a process that was killed leaves behind.
+//! Access to the file by other processes: `Access::Shared`, `Access::Exclusive`, and recovery after a process is
+//! killed.
 
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -210,7 +211,7 @@ fn python_reads_and_writes_beside_a_shared_store() {
 }
 
 #[test]
-fn another_process_reads_and_writes_beside_a_shared_store() {
+fn another_process_works_beside_a_shared_store() {
     let (_folder, path) = database();
     let store = Store::open(&path).unwrap();
     sees_and_adds_beside(&store, || Child::start("process::access", "read and write", &[&path]));
@@ -218,7 +219,7 @@ fn another_process_reads_and_writes_beside_a_shared_store() {
 }
 
 #[test]
-fn two_processes_have_a_store_each_on_one_file_and_see_each_others_rows() {
+fn stores_of_two_processes_see_each_others_rows() {
     let (_folder, path) = database();
     let store = Store::open(&path).unwrap();
     let mut child = Child::start("process::access", "read and write by larder", &[&path]);
@@ -235,7 +236,7 @@ fn two_processes_have_a_store_each_on_one_file_and_see_each_others_rows() {
 }
 
 #[test]
-fn a_process_that_writes_checkpoints_and_changes_the_schema_costs_no_write_and_no_read() {
+fn other_process_writing_and_altering_fails_no_call() {
     let (_folder, path) = database();
     let store = Options::new()
         .busy_timeout(child::PATIENCE)
@@ -290,7 +291,7 @@ fn python_is_locked_out_of_an_exclusive_store() {
 }
 
 #[test]
-fn another_process_is_locked_out_of_an_exclusive_store_until_it_closes() {
+fn process_is_locked_out_until_exclusive_store_closes() {
     let (_folder, path) = database();
     let store = Options::new().access(Access::Exclusive).open(&path).unwrap();
     // From the start, before the first write, too.
@@ -305,7 +306,7 @@ fn another_process_is_locked_out_of_an_exclusive_store_until_it_closes() {
 }
 
 #[test]
-fn an_exclusive_store_has_no_shm_file_be_it_new_or_not() {
+fn exclusive_store_has_no_shm_file() {
     let (old_folder, old) = database();
     let new_folder = tempdir().unwrap();
     let new = new_folder.path().join("app.db").to_str().unwrap().to_owned();
@@ -326,7 +327,7 @@ fn an_exclusive_store_has_no_shm_file_be_it_new_or_not() {
 }
 
 #[test]
-fn readers_of_an_exclusive_store_see_every_acknowledged_write() {
+fn exclusive_stores_readers_see_every_acknowledged_write() {
     let (_folder, path) = database();
     let store = Options::new().access(Access::Exclusive).readers(4).open(&path).unwrap();
     thread::scope(|scope| {
@@ -346,7 +347,7 @@ fn readers_of_an_exclusive_store_see_every_acknowledged_write() {
 }
 
 #[test]
-fn an_exclusive_store_cannot_be_opened_while_another_process_has_the_file_open() {
+fn exclusive_store_is_refused_while_file_is_open() {
     let (_folder, path) = database();
     let exclusive = || patient_for_200_ms().access(Access::Exclusive).open(&path);
     let mut child = Child::start("process::access", "hold open", &[&path, "shared"]);
@@ -360,7 +361,7 @@ fn an_exclusive_store_cannot_be_opened_while_another_process_has_the_file_open()
 }
 
 #[test]
-fn a_store_cannot_be_opened_while_another_process_has_it_exclusively() {
+fn store_is_refused_while_process_holds_file_exclusively() {
     let (_folder, path) = database();
     let mut child = Child::start("process::access", "hold open", &[&path, "exclusive"]);
     child.expect("open");
@@ -376,7 +377,7 @@ fn a_store_cannot_be_opened_while_another_process_has_it_exclusively() {
 }
 
 #[test]
-fn what_a_killed_exclusive_process_had_acknowledged_is_recovered() {
+fn writes_of_killed_exclusive_process_are_recovered() {
     for access in [Access::Shared, Access::Exclusive] {
         let (_folder, path) = database();
         let mut child = Child::start("process::access", "hold open", &[&path, "exclusive"]);
@@ -395,7 +396,7 @@ fn what_a_killed_exclusive_process_had_acknowledged_is_recovered() {
 // ---- a lock held elsewhere ----
 
 #[test]
-fn a_write_that_meets_a_lock_of_another_process_is_not_started_and_reads_go_on() {
+fn locked_write_is_not_started_and_reads_continue() {
     let (_folder, path) = database();
     let store = patient_for_200_ms().open(&path).unwrap();
     add(&store, "larder").unwrap();
@@ -437,7 +438,7 @@ fn a_write_that_meets_a_lock_of_another_process_is_not_started_and_reads_go_on()
 }
 
 #[test]
-fn writes_that_waited_together_for_the_lock_are_told_together() {
+fn queued_writes_share_one_busy_timeout() {
     // Not one busy timeout after the other: sixteen of them would be more than anybody waits.
     let (_folder, path) = database();
     let store = Options::new()
@@ -495,7 +496,7 @@ fn kill_and_recover(path: &str, durability: &str, acknowledgements: usize) {
 }
 
 #[test]
-fn a_killed_process_loses_no_acknowledged_row_at_normal() {
+fn killed_process_keeps_acknowledged_rows_at_normal() {
     let (_folder, path) = database();
     for acknowledgements in [1, 50, 120, 300] {
         kill_and_recover(&path, "normal", acknowledgements);
@@ -503,7 +504,7 @@ fn a_killed_process_loses_no_acknowledged_row_at_normal() {
 }
 
 #[test]
-fn a_killed_process_loses_no_acknowledged_row_at_full() {
+fn killed_process_keeps_acknowledged_rows_at_full() {
     let (_folder, path) = database();
     for acknowledgements in [1, 20, 60] {
         kill_and_recover(&path, "full", acknowledgements);

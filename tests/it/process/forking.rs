@@ -1,5 +1,5 @@
-//! A process that forks without `exec` while a store is open. The child has no writer thread and shares the parent's files:
-//! it is told so at once, and harms nothing.
+//! A process that forks without `exec` while a store is open. The child has no writer thread and shares the parent's
+//! files: its calls fail at once, and it does no harm.
 
 use crate::support::write_or_fail;
 use std::path::Path;
@@ -80,26 +80,26 @@ except sqlite3.OperationalError as error:
 
 /// A write in a forked child waited for its queue time-out, since nobody took it; a drop waited for the close time-out.
 #[test]
-fn calls_in_a_forked_child_fail_at_once_by_name() {
+fn calls_in_forked_child_fail_at_once() {
     fork_in("calls", Access::Shared, 0);
     fork_in("calls", Access::Exclusive, 0);
 }
 
 #[test]
-fn drop_in_a_forked_child_leaves_the_parents_locks() {
+fn drop_in_forked_child_keeps_parents_locks() {
     fork_in("drop", Access::Shared, 0);
     fork_in("drop", Access::Exclusive, 0);
 }
 
 /// The child would have gone on as the writer thread, and committed the parent's transaction a second time.
 #[test]
-fn write_closure_that_returns_in_a_forked_child_ends_it() {
+fn write_closure_returning_in_forked_child_exits() {
     fork_in("closure of a write", Access::Shared, SIGABRT);
     fork_in("closure of a write", Access::Exclusive, SIGABRT);
 }
 
 #[test]
-fn read_closure_that_returns_in_a_forked_child_harms_nobody() {
+fn read_closure_returning_in_forked_child_is_harmless() {
     fork_in("closure of a read", Access::Shared, 0);
     fork_in("closure of a read", Access::Exclusive, 0);
 }

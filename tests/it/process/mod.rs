@@ -1,4 +1,4 @@
-//! Stores and processes: several of them, one that forks, one that is killed, one whose threads end.
+//! Stores and processes: several at once, a forked one, a killed one, and ending threads.
 
 mod access;
 mod forking;

@@ -1,10 +1,10 @@
-//! The reference service, `examples/axum.rs`, as a process of its own: driven over HTTP, stopped and killed by signals
-//! under load, started again on the same file.
+//! The reference service, `examples/axum.rs`, as a separate process: driven over HTTP, stopped and killed by signals
+//! under load, and restarted on the same file.
 //!
-//! What holds for every answer, whatever happened to the process: a 2xx is there, exactly once; a 4xx and a 503 are
-//! not; a request without an answer may be either, and to ask again with its key makes it exactly one.
+//! Each answer states the truth, whatever happens to the process: a 2xx is stored, exactly once; a 4xx or a 503 is not
+//! stored; a request without an answer may be either, and a retry with the same key stores it exactly once.
 //!
-//! What no client can bring about, as a neighbour in a group that is rolled back, is tested inside the example.
+//! Cases that no client can cause, such as a rolled back neighbour in the same group, are tested inside the example.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -485,7 +485,7 @@ fn drive(client: &Client, name: &str, started: &AtomicUsize, acknowledged: &Atom
 }
 
 #[test]
-fn what_was_acknowledged_under_load_is_there_exactly_once_after_each_sigterm() {
+fn acknowledged_requests_survive_sigterm_under_load() {
     let folder = tempdir().unwrap();
     let mut told = Told::default();
     for round in ["one", "two", "three"] {
@@ -502,7 +502,7 @@ fn what_was_acknowledged_under_load_is_there_exactly_once_after_each_sigterm() {
 }
 
 #[test]
-fn what_was_acknowledged_under_load_is_there_exactly_once_after_sigkill() {
+fn acknowledged_requests_survive_sigkill_under_load() {
     let folder = tempdir().unwrap();
     let mut told = Told::default();
     for round in ["one", "two"] {
@@ -526,7 +526,7 @@ fn what_was_acknowledged_under_load_is_there_exactly_once_after_sigkill() {
 // ---- one thing at a time ----
 
 #[test]
-fn what_is_wrong_with_a_request_is_said_by_status_and_field_and_nothing_is_written() {
+fn invalid_request_gets_status_and_field() {
     let folder = tempdir().unwrap();
     let service = Service::start(&folder);
     let client = service.client();
@@ -563,7 +563,7 @@ fn what_is_wrong_with_a_request_is_said_by_status_and_field_and_nothing_is_writt
 }
 
 #[test]
-fn items_are_listed_by_pages_and_a_name_is_taken_once() {
+fn items_are_paged_and_names_are_unique() {
     let folder = tempdir().unwrap();
     let service = Service::start(&folder);
     let client = service.client();
@@ -590,7 +590,7 @@ fn items_are_listed_by_pages_and_a_name_is_taken_once() {
 }
 
 #[test]
-fn an_order_that_is_asked_for_many_times_with_one_key_is_made_once() {
+fn repeated_order_with_one_key_is_made_once() {
     let folder = tempdir().unwrap();
     let service = Service::start(&folder);
     let client = service.client();
@@ -621,7 +621,7 @@ fn an_order_that_is_asked_for_many_times_with_one_key_is_made_once() {
 }
 
 #[test]
-fn a_full_queue_sheds_load_with_503_and_retry_after_and_writes_nothing_of_it() {
+fn full_queue_gives_503_and_writes_nothing() {
     let folder = tempdir().unwrap();
     let service = Service::start_with(&folder, &[("SHOP_QUEUE", "1")]);
     // Another process has SQLite's lock: the writer waits for it with one write in its hands, and one is queued.
@@ -669,7 +669,7 @@ fn a_full_queue_sheds_load_with_503_and_retry_after_and_writes_nothing_of_it() {
 /// Another process has SQLite's lock until all are answered. Who is first gets the lock's time-out, and those behind it that
 /// of the queue.
 #[test]
-fn a_write_that_waits_too_long_in_the_queue_is_a_503_with_retry_after_and_is_not_there() {
+fn queue_timeout_gives_503_and_writes_nothing() {
     let folder = tempdir().unwrap();
     let service = Service::start(&folder);
     let other = Connection::open(database(&folder)).unwrap();
@@ -696,7 +696,7 @@ fn a_write_that_waits_too_long_in_the_queue_is_a_503_with_retry_after_and_is_not
 }
 
 #[test]
-fn a_service_that_stops_says_that_it_is_not_healthy() {
+fn stopping_service_reports_unhealthy() {
     let began = Instant::now();
     loop {
         let folder = tempdir().unwrap();
@@ -748,7 +748,7 @@ fn rest(mut connection: BufReader<TcpStream>) -> String {
 }
 
 #[test]
-fn a_request_that_was_in_progress_at_the_signal_is_finished_and_idle_connections_are_closed() {
+fn request_in_progress_at_signal_is_finished() {
     for signal in [SIGTERM, SIGINT] {
         let folder = tempdir().unwrap();
         let service = Service::start(&folder);
@@ -781,7 +781,7 @@ fn a_request_that_was_in_progress_at_the_signal_is_finished_and_idle_connections
 }
 
 #[test]
-fn a_client_that_never_sends_its_request_does_not_hold_up_the_end() {
+fn silent_client_does_not_delay_shutdown() {
     let folder = tempdir().unwrap();
     let service = Service::start_with(&folder, &[("SHOP_SHUTDOWN_SECS", "2")]);
     let body = r#"{"name": "flour", "quantity": 10}"#;
@@ -805,7 +805,7 @@ fn a_client_that_never_sends_its_request_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_write_that_waits_for_another_process_does_not_hold_up_the_end() {
+fn locked_write_does_not_delay_shutdown() {
     let folder = tempdir().unwrap();
     let service = Service::start_with(&folder, &[("SHOP_SHUTDOWN_SECS", "1")]);
     let other = Connection::open(database(&folder)).unwrap();
@@ -839,7 +839,7 @@ fn start_on_a_disk_that_fails(folder: &TempDir) -> Option<Service> {
 }
 
 #[test]
-fn a_commit_that_the_disk_refuses_is_a_500_and_ends_the_service_for_a_restart_that_recovers() {
+fn failed_commit_gives_500_and_restart_recovers() {
     let folder = tempdir().unwrap();
     let Some(service) = start_on_a_disk_that_fails(&folder) else {
         return;
@@ -876,7 +876,7 @@ fn a_commit_that_the_disk_refuses_is_a_500_and_ends_the_service_for_a_restart_th
 
 /// The write before it was acknowledged, and no request is there to be told: the probe of health is what notices.
 #[test]
-fn a_checkpoint_that_the_disk_refuses_makes_the_service_unhealthy_and_the_next_write_ends_it() {
+fn failed_checkpoint_makes_unhealthy_and_next_write_exits() {
     let folder = tempdir().unwrap();
     Service::start(&folder).stop().assert_clean();
     // Past either limit, so that the end of the file cannot be written.
@@ -921,7 +921,7 @@ fn a_checkpoint_that_the_disk_refuses_makes_the_service_unhealthy_and_the_next_w
 }
 
 #[test]
-fn what_it_cannot_start_with_is_said_in_a_line_on_stderr() {
+fn startup_failure_is_one_line_on_stderr() {
     let folder = tempdir().unwrap();
     let database = database(&folder);
     let database = database.to_str().unwrap();

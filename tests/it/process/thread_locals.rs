@@ -1,6 +1,6 @@
-//! The store can be used in the destructor of a thread-local, while its thread ends.
+//! The store works in the destructor of a thread-local, while its thread ends.
 //!
-//! A panic in such a destructor aborts the process, so each case is a process of its own.
+//! A panic in such a destructor aborts the process, so each case runs in a separate process.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -213,7 +213,7 @@ fn read_in_destructor_of_thread_local_succeeds() {
 }
 
 #[test]
-fn panic_of_closure_in_destructor_of_thread_local_is_caught() {
+fn closure_panic_in_thread_local_destructor_is_caught() {
     works_at_the_end(&["panic"]);
 }
 
@@ -223,7 +223,7 @@ fn maintenance_in_destructor_of_thread_local_succeeds() {
 }
 
 #[test]
-fn opening_and_closing_in_destructor_of_thread_local_succeed() {
+fn opening_in_destructor_of_thread_local_succeeds() {
     works_at_the_end(&["open", "close", "last drop"]);
 }
 

@@ -1,5 +1,5 @@
-//! Code of others that misbehaves: wakers that panic or poll at once, drops that panic, closures that set things on
-//! their connection. larder's threads outlive it, and the next call does not notice.
+//! Misbehaving code of callers and runtimes: wakers that panic or poll at once, drops that panic, closures that change
+//! settings of their connection. larder's threads survive, and the next call is not affected.
 
 use std::future::Future;
 use std::panic::resume_unwind;
@@ -56,7 +56,7 @@ fn assert_works(store: &Store) {
 }
 
 #[test]
-fn a_waker_that_panics_at_a_reply_harms_nobody() {
+fn waker_that_panics_at_reply_is_harmless() {
     let store = store_with(Options::new().readers(1));
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
     let (mut write, mut read) = (inserting(&store, 1), counting(&store));
@@ -72,7 +72,7 @@ fn a_waker_that_panics_at_a_reply_harms_nobody() {
 }
 
 #[test]
-fn a_waker_whose_drop_panics_and_whose_future_was_dropped_does_not_kill_the_writer() {
+fn waker_whose_drop_panics_spares_the_writer() {
     let store = store_with(Options::new());
     let gate = Gate::hold(&store);
     let mut write = inserting(&store, 1);
@@ -92,7 +92,7 @@ fn a_waker_whose_drop_panics_and_whose_future_was_dropped_does_not_kill_the_writ
 }
 
 #[test]
-fn the_waker_of_a_dropped_future_is_dropped_at_once_though_the_writer_is_stuck() {
+fn waker_of_dropped_future_is_dropped_at_once() {
     struct Quiet;
     impl Wake for Quiet {
         fn wake(self: Arc<Self>) {}
@@ -126,7 +126,7 @@ impl Wake for Inline {
 }
 
 #[test]
-fn a_task_that_goes_on_where_it_was_woken_may_read_by_blocking() {
+fn task_resumed_on_waking_thread_may_block_reading() {
     let store = store_with(Options::new().readers(2));
     let (tell, told) = channel();
     let of_task = store.clone();
@@ -152,7 +152,7 @@ fn long_count(tx: &ReadTx<'_>) -> Result<i64> {
 }
 
 #[test]
-fn a_progress_handler_that_a_closure_sets_stops_nobody_elses_read() {
+fn progress_handler_of_closure_stops_no_other_read() {
     let store = store_with(Options::new().readers(1));
     for _ in 0..20 {
         let set = |tx: &ReadTx<'_>| Ok(tx.progress_handler(1, Some(|| true))?);
@@ -171,7 +171,7 @@ fn a_progress_handler_that_a_closure_sets_stops_nobody_elses_read() {
 }
 
 #[test]
-fn a_read_is_interrupted_though_an_earlier_closure_has_taken_the_progress_handler_away() {
+fn read_is_interrupted_despite_removed_progress_handler() {
     let store = store_with(Options::new().readers(1));
     let take_away = |tx: &ReadTx<'_>| Ok(tx.progress_handler(0, None::<fn() -> bool>)?);
     finish(store.read_async(take_away)).unwrap();
@@ -188,7 +188,7 @@ fn a_read_is_interrupted_though_an_earlier_closure_has_taken_the_progress_handle
 }
 
 #[test]
-fn a_closure_that_panics_leaves_nothing_set_on_its_connection() {
+fn panicking_closure_leaves_connection_clean() {
     let store = store_with(Options::new().readers(1));
     let mut rude: Call<()> = Box::pin(store.read_async(|tx| {
         tx.progress_handler(1, Some(|| true))?;
@@ -200,7 +200,7 @@ fn a_closure_that_panics_leaves_nothing_set_on_its_connection() {
 }
 
 #[test]
-fn jobs_that_were_withdrawn_take_no_room_from_those_who_try() {
+fn withdrawn_jobs_take_no_room_in_the_queue() {
     let store = store_with(Options::new().queue_capacity(4));
     let gate = Gate::hold(&store);
     let mut gone: Vec<_> = (0..4).map(|id| inserting(&store, id)).collect();
@@ -229,7 +229,7 @@ fn jobs_that_were_withdrawn_take_no_room_from_those_who_try() {
 }
 
 #[test]
-fn a_read_that_has_little_time_is_told_why_no_connection_could_be_opened() {
+fn short_read_timeout_says_why_opening_failed() {
     // The first, which larder opens to see that it can, is let through.
     let opened = std::sync::atomic::AtomicUsize::new(0);
     let store = store_with(Options::new().on_connect(move |conn, role| {
@@ -310,7 +310,7 @@ fn hook_whose_drop_panics_fails_no_close() {
 
 /// r2d2 formats the error of an opening under its own lock. The pool then waited for that connection for good.
 #[test]
-fn error_of_on_connect_whose_display_panics_is_told() {
+fn panicking_display_of_on_connect_error_is_reported() {
     #[derive(Debug)]
     struct Unprintable;
     impl std::fmt::Display for Unprintable {

@@ -1,4 +1,4 @@
-//! First come, first served, in front of a bounded queue.
+//! The bounded queue: first come, first served, and back-pressure when it is full.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ fn store_with_queue(queue: usize) -> Store {
 }
 
 #[test]
-fn a_full_queue_refuses_a_write_that_does_not_wait() {
+fn full_queue_refuses_write_without_waiting() {
     let store = store_with_queue(2);
     let gate = Gate::hold(&store);
     let queued = [store.submit(|_| Ok(1)).unwrap(), store.submit(|_| Ok(2)).unwrap()];
@@ -45,7 +45,7 @@ fn a_full_queue_refuses_a_write_that_does_not_wait() {
 }
 
 #[test]
-fn a_full_queue_refuses_a_submit_that_does_not_wait() {
+fn full_queue_refuses_submit_without_waiting() {
     let store = store_with_queue(1);
     let gate = Gate::hold(&store);
     let queued = store.submit_with(write_or_fail(), |_| Ok(())).unwrap();
@@ -59,7 +59,7 @@ fn a_full_queue_refuses_a_submit_that_does_not_wait() {
 }
 
 #[test]
-fn a_submit_to_a_queue_that_stays_full_gives_up_at_its_time_out() {
+fn submit_to_full_queue_times_out() {
     let store = store_with_queue(1);
     let gate = Gate::hold(&store);
     let queued = store.submit(|_| Ok(())).unwrap();
@@ -76,7 +76,7 @@ fn a_submit_to_a_queue_that_stays_full_gives_up_at_its_time_out() {
 }
 
 #[test]
-fn a_submit_to_a_full_queue_returns_once_there_is_room() {
+fn submit_to_full_queue_returns_when_room_appears() {
     let store = store_with_queue(1);
     let gate = Gate::hold(&store);
     let queued = store.submit(|_| Ok(())).unwrap();
@@ -126,7 +126,7 @@ impl Watched {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn of_128_blocked_callers_on_a_queue_of_64_each_is_served_in_the_order_of_arrival() {
+fn blocked_callers_are_served_in_order_of_arrival() {
     let store = store_with_queue(64);
     let gate = Gate::hold(&store);
     let served = Arc::new(Mutex::new(Vec::new()));
@@ -157,7 +157,7 @@ fn of_128_blocked_callers_on_a_queue_of_64_each_is_served_in_the_order_of_arriva
 }
 
 #[test]
-fn under_contention_a_write_is_served_after_those_that_were_there_before_it() {
+fn contended_write_is_served_after_earlier_ones() {
     // Found while the queue was a plain channel: an eighth of the jobs were overtaken, one waited for 1.4 s.
     const THREADS: usize = 128;
     const QUEUE: usize = 64;
@@ -194,7 +194,7 @@ fn under_contention_a_write_is_served_after_those_that_were_there_before_it() {
 }
 
 #[test]
-fn writes_that_were_withdrawn_from_the_line_do_not_stop_those_behind_them() {
+fn withdrawn_writes_do_not_stop_those_behind() {
     for withdrawn in [1, 5, 150] {
         let store = store_with_queue(1);
         let gate = Gate::hold(&store);
@@ -228,7 +228,7 @@ fn writes_that_were_withdrawn_from_the_line_do_not_stop_those_behind_them() {
 }
 
 #[test]
-fn ten_thousand_submits_through_a_queue_of_16_finish_exactly_once_each() {
+fn ten_thousand_submits_finish_exactly_once_each() {
     const THREADS: i64 = 8;
     const EACH: i64 = 1250;
     let store = store_with_queue(16);
@@ -261,7 +261,7 @@ fn ten_thousand_submits_through_a_queue_of_16_finish_exactly_once_each() {
 }
 
 #[test]
-fn impatient_and_patient_callers_each_get_one_true_reply() {
+fn each_caller_gets_one_correct_reply() {
     // Deadlines race with starts: whichever wins, the caller and the table must agree.
     let store = store_with_queue(4);
     let done: usize = thread::scope(|scope| {
@@ -294,7 +294,7 @@ fn impatient_and_patient_callers_each_get_one_true_reply() {
 }
 
 #[test]
-fn the_longest_wait_in_the_queue_is_counted() {
+fn longest_queue_wait_is_counted() {
     let began = Instant::now();
     let store = store_with_queue(16);
     let gate = Gate::hold(&store);

@@ -1,4 +1,4 @@
-//! A submitted write: waited for, awaited, left alone, dropped.
+//! `Pending`, the handle of a submitted write: waited for, awaited, ignored or dropped.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -58,14 +58,14 @@ impl Drop for PanicOnDrop {
 }
 
 #[test]
-fn waiting_gives_the_closures_value() {
+fn wait_returns_the_closures_value() {
     let store = store_with_table();
     let pending = store.submit(|tx| insert(tx, 7)).unwrap();
     assert_eq!(pending.wait().unwrap(), 7);
 }
 
 #[test]
-fn waiting_for_a_while_gives_none_and_then_the_value() {
+fn wait_timeout_returns_none_then_the_value() {
     let store = store_with_table();
     let gate = Gate::hold(&store);
     let mut pending = store.submit(|tx| insert(tx, 7)).unwrap();
@@ -76,7 +76,7 @@ fn waiting_for_a_while_gives_none_and_then_the_value() {
 }
 
 #[test]
-fn waiting_for_a_while_and_then_for_good_gives_the_value() {
+fn wait_after_wait_timeout_returns_the_value() {
     let store = store_with_table();
     let gate = Gate::hold(&store);
     let mut pending = store.submit(|tx| insert(tx, 7)).unwrap();
@@ -86,14 +86,14 @@ fn waiting_for_a_while_and_then_for_good_gives_the_value() {
 }
 
 #[test]
-fn waiting_for_ever_in_a_bounded_way_is_possible() {
+fn wait_timeout_accepts_the_longest_duration() {
     let store = store_with_table();
     let mut pending = store.submit(|tx| insert(tx, 7)).unwrap();
     assert_eq!(pending.wait_timeout(Duration::MAX).unwrap().unwrap(), 7);
 }
 
 #[test]
-fn waiting_for_a_result_that_was_taken_panics() {
+fn wait_for_a_taken_result_panics() {
     let store = store_with_table();
     let mut pending = store.submit(|tx| insert(tx, 7)).unwrap();
     assert_eq!(pending.wait_timeout(LONG).unwrap().unwrap(), 7);
@@ -102,7 +102,7 @@ fn waiting_for_a_result_that_was_taken_panics() {
 }
 
 #[test]
-fn a_write_whose_pending_is_dropped_goes_on() {
+fn write_with_dropped_pending_completes() {
     let store = store_with_table();
     let gate = Gate::hold(&store);
     drop(store.submit(|tx| insert(tx, 7)).unwrap());
@@ -112,7 +112,7 @@ fn a_write_whose_pending_is_dropped_goes_on() {
 }
 
 #[test]
-fn a_pending_outlives_its_store() {
+fn pending_outlives_its_store() {
     let store = store_with_table();
     let gate = Gate::hold(&store);
     let pending = store.submit(|tx| insert(tx, 7)).unwrap();
@@ -124,7 +124,7 @@ fn a_pending_outlives_its_store() {
 }
 
 #[test]
-fn an_error_comes_out_of_wait_and_of_await() {
+fn error_is_returned_by_wait_and_await() {
     let store = store_with_table();
     let fail = |_: &WriteTx<'_>| Err::<(), _>(Error::app("no"));
     assert_eq!(store.submit(fail).unwrap().wait().unwrap_err().to_string(), "no");
@@ -133,7 +133,7 @@ fn an_error_comes_out_of_wait_and_of_await() {
 }
 
 #[test]
-fn a_panic_comes_out_of_wait_and_of_await() {
+fn panic_is_resumed_by_wait_and_await() {
     let store = store_with_table();
     let boom = |_: &WriteTx<'_>| -> Result<()> { resume_unwind(Box::new("boom")) };
     let waited = catch_unwind(AssertUnwindSafe(|| store.submit(boom).unwrap().wait()));
@@ -148,7 +148,7 @@ fn a_panic_comes_out_of_wait_and_of_await() {
 }
 
 #[test]
-fn it_is_awaited_on_the_futures_executor() {
+fn pending_is_awaited_on_futures_executor() {
     let store = store_with_table();
     let sum = futures_executor::block_on(async {
         let first = store.submit(|tx| insert(tx, 1)).unwrap();
@@ -175,7 +175,7 @@ fn join_a_thousand(runtime: &tokio::runtime::Runtime) {
 }
 
 #[test]
-fn a_thousand_are_joined_on_tokio_with_one_thread() {
+fn thousand_pendings_are_joined_on_one_tokio_thread() {
     join_a_thousand(
         &tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -185,7 +185,7 @@ fn a_thousand_are_joined_on_tokio_with_one_thread() {
 }
 
 #[test]
-fn a_thousand_are_joined_on_tokio_with_many_threads() {
+fn thousand_pendings_are_joined_on_many_tokio_threads() {
     join_a_thousand(
         &tokio::runtime::Builder::new_multi_thread()
             .worker_threads(4)
@@ -196,7 +196,7 @@ fn a_thousand_are_joined_on_tokio_with_many_threads() {
 }
 
 #[test]
-fn a_cancelled_await_lets_the_write_go_on() {
+fn cancelled_await_lets_the_write_complete() {
     let store = store_with_table();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -241,7 +241,7 @@ impl Wake for CountWakes {
 }
 
 #[test]
-fn the_last_waker_that_polled_is_woken_once_and_no_other() {
+fn only_the_last_waker_is_woken() {
     let store = store_with_table();
     let gate = Gate::hold(&store);
     let mut pending = pin!(store.submit(|tx| insert(tx, 7)).unwrap());
@@ -263,7 +263,7 @@ fn the_last_waker_that_polled_is_woken_once_and_no_other() {
 }
 
 #[test]
-fn a_pending_that_was_polled_can_be_waited_for() {
+fn polled_pending_can_be_waited_for() {
     let store = store_with_table();
     let gate = Gate::hold(&store);
     let mut pending = store.submit(|tx| insert(tx, 7)).unwrap();
@@ -277,7 +277,7 @@ fn a_pending_that_was_polled_can_be_waited_for() {
 }
 
 #[test]
-fn a_waker_that_panics_does_not_kill_the_writer() {
+fn panicking_waker_does_not_kill_the_writer() {
     struct PanicOnWake;
     impl Wake for PanicOnWake {
         fn wake(self: Arc<Self>) {
@@ -296,7 +296,7 @@ fn a_waker_that_panics_does_not_kill_the_writer() {
 }
 
 #[test]
-fn it_can_be_sent_to_another_thread_even_if_its_value_cannot_be_shared() {
+fn pending_is_send_if_value_is_not_sync() {
     fn assert_send<T: Send>() {}
     assert_send::<Pending<std::cell::Cell<i32>>>();
     let store = store_with_table();
@@ -308,7 +308,7 @@ fn it_can_be_sent_to_another_thread_even_if_its_value_cannot_be_shared() {
 }
 
 #[test]
-fn a_write_that_cannot_start_in_time_never_starts() {
+fn write_past_its_deadline_never_starts() {
     let store = store_with_table();
     let gate = Gate::hold(&store);
     let brief = || WriteOptions::new().queue_timeout(Duration::from_millis(20));
@@ -326,7 +326,7 @@ fn a_write_that_cannot_start_in_time_never_starts() {
 }
 
 #[test]
-fn a_value_whose_drop_panics_and_that_nobody_sees_does_not_kill_the_writer() {
+fn unseen_value_whose_drop_panics_is_harmless() {
     let store = store_with_table();
     let (value, dropped) = PanicOnDrop::new();
     let gate = Gate::hold(&store);
@@ -347,7 +347,7 @@ fn a_value_whose_drop_panics_and_that_nobody_sees_does_not_kill_the_writer() {
 }
 
 #[test]
-fn a_panic_whose_payload_panics_when_dropped_does_not_kill_the_writer() {
+fn panic_payload_whose_drop_panics_is_harmless() {
     let store = store_with_table();
     let (value, dropped) = PanicOnDrop::new();
     let value = Mutex::new(value);
@@ -367,7 +367,7 @@ fn a_panic_whose_payload_panics_when_dropped_does_not_kill_the_writer() {
 /// A write that is rolled back in spite of its closure's `Ok` drops the closure's value. When that drop panicked
 /// the write was taken for one on which the writer thread had died, and its caller was told `CommitUnknown`.
 #[test]
-fn a_value_whose_drop_panics_does_not_hide_why_its_write_was_rolled_back() {
+fn value_whose_drop_panics_keeps_rollback_reason() {
     let store = store_with_table();
     let (value, dropped) = PanicOnDrop::new();
     let pending = store
@@ -396,7 +396,7 @@ fn withdrawn(store: &Store, value: PanicOnDrop) {
 }
 
 #[test]
-fn a_closure_whose_drop_panics_and_that_was_withdrawn_from_the_queue_does_not_kill_the_writer() {
+fn withdrawn_queued_closure_whose_drop_panics_is_harmless() {
     let store = store_with_table();
     let (value, dropped) = PanicOnDrop::new();
     let gate = Gate::hold(&store);
@@ -411,7 +411,7 @@ fn a_closure_whose_drop_panics_and_that_was_withdrawn_from_the_queue_does_not_ki
 /// A closure that had been refused stayed until its caller let go of the `Pending`: whoever waited for what it held, as
 /// for the other end of a channel, waited for ever, and the caller with it.
 #[test]
-fn a_closure_that_is_refused_is_dropped_at_once_and_a_panic_of_that_does_not_kill_the_writer() {
+fn refused_closure_is_dropped_at_once_despite_panic() {
     let store = store_with_table();
     let (value, dropped) = PanicOnDrop::new();
     let gate = Gate::hold(&store);
@@ -433,7 +433,7 @@ fn a_closure_that_is_refused_is_dropped_at_once_and_a_panic_of_that_does_not_kil
 
 /// What stands in line in front of a full queue is dropped when it is withdrawn, on the thread of its caller.
 #[test]
-fn a_closure_whose_drop_panics_and_that_was_withdrawn_from_the_line_does_not_kill_the_writer() {
+fn withdrawn_blocked_closure_whose_drop_panics_is_harmless() {
     let store = Options::new().queue_capacity(1).open_temp().unwrap();
     let gate = Gate::hold(&store);
     let queued = store.submit(|_| Ok(2)).unwrap();
@@ -447,7 +447,7 @@ fn a_closure_whose_drop_panics_and_that_was_withdrawn_from_the_line_does_not_kil
 
 /// Each goes from the line as it is withdrawn, on the thread of its caller.
 #[test]
-fn closures_whose_drops_panic_and_that_leave_the_line_harm_nobody() {
+fn many_withdrawn_closures_with_panicking_drops_are_harmless() {
     let store = Options::new().queue_capacity(1).open_temp().unwrap();
     let gate = Gate::hold(&store);
     let queued = store.submit(|_| Ok(2)).unwrap();

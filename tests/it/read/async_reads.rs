@@ -1,4 +1,5 @@
-//! What a task reads is as new as what it was told, and no neighbour of it in a snapshot harms it.
+//! Async reads: each one sees the writes acknowledged to its task, and reads that share a snapshot do not affect each
+//! other.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -81,7 +82,7 @@ fn wait_for_reader_threads(number: usize) {
 }
 
 #[test]
-fn there_are_no_reader_threads_before_a_task_reads_and_one_for_each_connection_after() {
+fn reader_threads_start_with_first_async_read() {
     if !fs::exists(THREADS).unwrap() {
         return child::skipped("only Linux says which threads there are");
     }
@@ -114,7 +115,7 @@ async fn see_both(store: &Store, task: i64) -> (Option<i64>, i64) {
 }
 
 #[test]
-fn a_read_sees_every_write_acknowledged_before_it_was_asked_for() {
+fn async_read_sees_writes_acknowledged_before() {
     for readers in [1, 4] {
         let store = store_with(Options::new().readers(readers));
         let table =
@@ -152,7 +153,7 @@ fn a_read_sees_every_write_acknowledged_before_it_was_asked_for() {
 /// The first read of a snapshot makes a write, as others may meanwhile. Another that was asked for before may be in the
 /// same snapshot, and then it does not see that; one that was asked for after it must not be.
 #[test]
-fn of_reads_that_share_a_snapshot_none_was_asked_for_after_a_newer_write() {
+fn shared_snapshot_is_never_older_than_a_request() {
     let store = one_reader();
     let mut shared = 0;
     let began = Instant::now();
@@ -190,7 +191,7 @@ fn of_reads_that_share_a_snapshot_none_was_asked_for_after_a_newer_write() {
 }
 
 #[test]
-fn what_one_read_bound_is_not_bound_for_the_next_in_the_snapshot() {
+fn bindings_do_not_reach_next_read_in_snapshot() {
     static BOTH: &str = "SELECT :a, :b";
     type Pair = (Option<i64>, Option<i64>);
     let pair = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
@@ -207,7 +208,7 @@ fn what_one_read_bound_is_not_bound_for_the_next_in_the_snapshot() {
 }
 
 #[test]
-fn a_changed_schema_is_seen_by_the_next_read() {
+fn changed_schema_is_seen_by_next_read() {
     for readers in [1, 3] {
         let store = store_with(Options::new().readers(readers));
         finish(inserting(&store, 1)).unwrap();
@@ -226,7 +227,7 @@ fn a_changed_schema_is_seen_by_the_next_read() {
 // ---- long reads ----
 
 #[test]
-fn long_reads_do_not_hold_up_the_others_as_long_as_one_thread_is_free() {
+fn long_reads_delay_none_while_threads_are_free() {
     for stuck in 1..=3 {
         let store = store_with(Options::new().readers(4));
         finish(inserting(&store, 1)).unwrap();
@@ -251,7 +252,7 @@ fn stuck_read(store: &Store) -> (Sender<()>, Call<i64>) {
 
 /// Nobody can know beforehand which of them is long: it has those behind it in its group, or takes them from the queue.
 #[test]
-fn reads_that_turn_out_to_be_long_do_not_hold_up_those_behind_them() {
+fn unexpectedly_long_reads_delay_none_behind_them() {
     for readers in [2, 4] {
         let store = store_with(Options::new().readers(readers));
         for round in 0..10 {
@@ -273,7 +274,7 @@ fn reads_that_turn_out_to_be_long_do_not_hold_up_those_behind_them() {
 }
 
 #[test]
-fn when_every_reader_is_stuck_a_task_is_told_so() {
+fn async_read_times_out_if_readers_are_stuck() {
     let store = store_with(Options::new().readers(3));
     let held: Vec<_> = (0..3).map(|_| HeldRead::hold(&store)).collect();
     let time = Duration::from_millis(50);
@@ -296,7 +297,7 @@ fn when_every_reader_is_stuck_a_task_is_told_so() {
 }
 
 #[test]
-fn when_threads_hold_every_connection_a_task_is_told_so() {
+fn async_read_times_out_if_threads_hold_connections() {
     let store = store_with(Options::new().readers(2));
     let (all_in, release) = (Barrier::new(3), Barrier::new(3));
     thread::scope(|scope| {
@@ -335,7 +336,7 @@ fn when_threads_hold_every_connection_a_task_is_told_so() {
 }
 
 #[test]
-fn the_age_that_a_read_may_have_is_its_own_and_not_its_neighbours() {
+fn reader_age_limit_applies_to_each_read_alone() {
     let age = Duration::from_millis(400);
     let store = store_with(
         Options::new()
@@ -367,7 +368,7 @@ fn the_age_that_a_read_may_have_is_its_own_and_not_its_neighbours() {
 // ---- neighbours ----
 
 #[test]
-fn a_read_that_panics_harms_no_neighbour() {
+fn panicking_read_harms_no_neighbour() {
     let store = one_reader();
     let panicking = || -> Call<i64> { Box::pin(store.read_async(|_| resume_unwind(Box::new("boom")))) };
     let held = HeldRead::hold(&store);
@@ -382,7 +383,7 @@ fn a_read_that_panics_harms_no_neighbour() {
 }
 
 #[test]
-fn rows_that_a_read_forgets_leave_nobody_an_old_snapshot() {
+fn leaked_rows_of_read_leave_no_old_snapshot() {
     for leak in [leak_statement_and_rows, leak_rows_of_a_cached_statement] {
         for panics in [false, true] {
             let store = one_reader();
@@ -416,7 +417,7 @@ fn rows_that_a_read_forgets_leave_nobody_an_old_snapshot() {
 
 /// The fence stops mistakes, not a closure that takes it away. Those in its group do not suffer.
 #[test]
-fn a_read_that_ends_the_transaction_is_the_last_in_its_snapshot() {
+fn read_that_ends_transaction_is_last_in_snapshot() {
     let store = one_reader();
     let ending = || -> Call<i64> {
         Box::pin(store.read_async(|tx| {
@@ -434,7 +435,7 @@ fn a_read_that_ends_the_transaction_is_the_last_in_its_snapshot() {
 }
 
 #[test]
-fn a_read_that_fails_midway_harms_no_neighbour() {
+fn read_that_fails_midway_harms_no_neighbour() {
     let store = one_reader();
     for id in 1..=3 {
         finish(inserting(&store, id)).unwrap();
@@ -467,7 +468,7 @@ fn a_read_that_fails_midway_harms_no_neighbour() {
 }
 
 #[test]
-fn sql_that_a_read_may_not_run_is_refused_and_that_is_told_to_nobody_else() {
+fn refused_sql_is_reported_to_its_read_only() {
     let store = one_reader();
     let run = |sql: &'static str| -> Call<i64> {
         Box::pin(store.read_async(move |tx| tx.query_row(sql, [], |row| row.get(0))))
@@ -511,7 +512,7 @@ fn assert_reentrant<T: std::fmt::Debug>(result: Result<T>, name: &str) {
 }
 
 #[test]
-fn a_read_of_a_task_inside_another_is_reentrant() {
+fn async_read_inside_another_is_reentrant() {
     let store = store_with(Options::new());
     let inside = store.clone();
     let (all, tried) = finish(store.read_async(move |_| {
@@ -528,7 +529,7 @@ fn a_read_of_a_task_inside_another_is_reentrant() {
 }
 
 #[test]
-fn awaiting_a_read_inside_another_that_it_is_queued_behind_is_reentrant() {
+fn awaiting_read_queued_behind_itself_is_reentrant() {
     let store = one_reader();
     let (give, take) = channel::<Call<i64>>();
     let mut outer = Box::pin(store.read_async(move |_| Ok(finish(hear(&take)))));
@@ -541,7 +542,7 @@ fn awaiting_a_read_inside_another_that_it_is_queued_behind_is_reentrant() {
 }
 
 #[test]
-fn a_write_of_a_task_inside_a_write_is_reentrant() {
+fn async_write_inside_a_write_is_reentrant() {
     let store = store_with(Options::new());
     let inside = store.clone();
     let (plain, [with, tried]) = finish(store.write_async(move |_| {
@@ -564,7 +565,7 @@ fn a_write_of_a_task_inside_a_write_is_reentrant() {
 }
 
 #[test]
-fn a_blocking_read_inside_a_tasks_is_an_error_and_no_hang_when_no_connection_is_left() {
+fn blocking_read_inside_async_read_fails_without_connection() {
     let store = one_reader();
     let inside = store.clone();
     let alone = finish(store.read_async(move |_| Ok(inside.read(rows)))).unwrap();
@@ -597,7 +598,7 @@ fn a_blocking_read_inside_a_tasks_is_an_error_and_no_hang_when_no_connection_is_
 }
 
 #[test]
-fn a_read_inside_a_write_and_a_write_inside_a_read_go_well() {
+fn read_inside_write_and_reverse_work() {
     let store = store_with(Options::new());
     let inside = store.clone();
     let seen = finish(store.write_async(move |tx| {
@@ -638,7 +639,7 @@ fn counts_behind_a_read_that_writes(reads: usize, then: impl FnOnce() + Send + '
 }
 
 #[test]
-fn so_many_reads_do_not_share_one_snapshot() {
+fn snapshot_is_shared_by_bounded_number_of_reads() {
     let counts = counts_behind_a_read_that_writes(1000, || {});
     let shared = counts.iter().filter(|count| **count == 0).count();
     assert!(shared <= 256, "{shared} reads in one snapshot");
@@ -647,7 +648,7 @@ fn so_many_reads_do_not_share_one_snapshot() {
 }
 
 #[test]
-fn no_read_joins_a_snapshot_that_is_old() {
+fn no_read_joins_an_old_snapshot() {
     // The subject: time goes by.
     let counts = counts_behind_a_read_that_writes(2, || thread::sleep(Duration::from_millis(50)));
     assert_eq!(counts, [0, 1]);

@@ -1,5 +1,5 @@
-//! Reads of tasks that join a snapshot which began before they were asked for: they see all that was committed before, by
-//! whomever.
+//! Async reads that join a snapshot begun before they were requested: they see every commit made before the request, by
+//! the store and by other processes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,7 +46,7 @@ fn join_and_see(store: &Store, commit: impl Fn(i64)) {
 }
 
 #[test]
-fn reads_that_join_a_snapshot_see_the_writes_of_the_store_that_were_acknowledged_before() {
+fn joining_reads_see_earlier_writes_of_the_store() {
     let (store, opened) = store_of_one_thread();
     join_and_see(&store, |id| {
         store.write(move |tx| insert(tx, id)).unwrap();
@@ -60,7 +60,7 @@ fn reads_that_join_a_snapshot_see_the_writes_of_the_store_that_were_acknowledged
 }
 
 #[test]
-fn reads_that_join_a_snapshot_see_what_others_committed_before() {
+fn joining_reads_see_earlier_commits_of_others() {
     let (store, _) = store_of_one_thread();
     let other = Connection::open(store.path()).unwrap();
     join_and_see(&store, |id| {
@@ -69,7 +69,7 @@ fn reads_that_join_a_snapshot_see_what_others_committed_before() {
 }
 
 #[test]
-fn a_store_whose_threads_look_is_closed_to_the_last_connection() {
+fn close_includes_connections_of_freshness_checks() {
     let (store, opened) = store_of_one_thread();
     let folder = store.path().parent().unwrap().to_owned();
     join_and_see(&store, |id| {
@@ -87,7 +87,7 @@ fn a_store_whose_threads_look_is_closed_to_the_last_connection() {
 }
 
 #[test]
-fn a_read_whose_time_is_over_does_not_join_a_snapshot() {
+fn read_past_its_deadline_joins_no_snapshot() {
     let (store, _) = store_of_one_thread();
     for round in 0..QUIET {
         let first = HeldRead::hold_after(&store, |tx| tx.exists("SELECT 1 FROM t", []));
@@ -104,7 +104,7 @@ fn a_read_whose_time_is_over_does_not_join_a_snapshot() {
 }
 
 #[test]
-fn reads_go_on_where_the_connection_that_looks_cannot_be_opened() {
+fn reads_work_if_freshness_connection_cannot_open() {
     for panics in [false, true] {
         let opened = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&opened);

@@ -1,4 +1,4 @@
-//! A read is one snapshot, as new as what was acknowledged before it, and waits for no write.
+//! A read is one snapshot that contains every write acknowledged before it, and never waits for a write.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::channel;
@@ -29,7 +29,7 @@ fn rows(conn: &Connection) -> rusqlite::Result<i64> {
 }
 
 #[test]
-fn a_read_sees_every_write_acknowledged_before_it() {
+fn read_sees_every_write_acknowledged_before() {
     const THREADS: i64 = 8;
     const ROUNDS: i64 = 1250;
     let store = store_with(Options::new());
@@ -75,7 +75,7 @@ fn a_read_sees_every_write_acknowledged_before_it() {
 }
 
 #[test]
-fn a_snapshot_does_not_move_while_the_writer_commits() {
+fn snapshot_is_stable_while_the_writer_commits() {
     let store = store_with(Options::new());
     store
         .read(|tx| {
@@ -92,7 +92,7 @@ fn a_snapshot_does_not_move_while_the_writer_commits() {
 }
 
 #[test]
-fn a_read_that_stays_open_blocks_no_write() {
+fn open_read_blocks_no_write() {
     let store = store_with(Options::new());
     let (reading, is_reading) = channel();
     let (release, released) = channel::<()>();
@@ -120,7 +120,7 @@ fn a_read_that_stays_open_blocks_no_write() {
 }
 
 #[test]
-fn a_write_that_stays_open_blocks_no_read() {
+fn open_write_blocks_no_read() {
     let store = store_with(Options::new());
     let (writing, is_writing) = channel();
     let (release, released) = channel::<()>();
@@ -142,7 +142,7 @@ fn a_write_that_stays_open_blocks_no_read() {
 }
 
 #[test]
-fn sixty_four_threads_that_read_and_write_for_5_s_never_see_busy() {
+fn sixty_four_threads_never_see_busy() {
     let store = store_with(Options::new().readers(8).checkpoint_pages(100));
     let until = Instant::now() + Duration::from_secs(5);
     let (reads, writes): (i64, i64) = thread::scope(|scope| {
@@ -181,7 +181,7 @@ fn sixty_four_threads_that_read_and_write_for_5_s_never_see_busy() {
 }
 
 #[test]
-fn query_row_gives_the_first_row_or_says_that_there_is_none() {
+fn query_row_gives_first_row_or_an_error() {
     let store = store_with(Options::new());
     store
         .read(|tx| {
@@ -218,7 +218,7 @@ fn query_optional_gives_none_for_no_row() {
 }
 
 #[test]
-fn query_map_collects_in_order_and_stops_at_the_first_error() {
+fn query_map_stops_at_the_first_error() {
     let store = store_with(Options::new());
     store
         .read(|tx| {
@@ -257,7 +257,7 @@ fn query_each_visits_every_row() {
 }
 
 #[test]
-fn exists_tells_whether_there_is_a_row() {
+fn exists_tells_whether_a_row_exists() {
     let store = store_with(Options::new());
     let both = store
         .read(|tx| {
@@ -269,7 +269,7 @@ fn exists_tells_whether_there_is_a_row() {
 }
 
 #[test]
-fn a_function_of_a_connection_serves_reads_and_writes() {
+fn function_of_connection_serves_reads_and_writes() {
     let store = store_with(Options::new());
     assert_eq!(store.read(|tx| Ok(rows(tx)?)).unwrap(), 3);
     let seen = store
@@ -282,7 +282,7 @@ fn a_function_of_a_connection_serves_reads_and_writes() {
 }
 
 #[test]
-fn a_read_may_borrow_what_is_around_it() {
+fn read_may_borrow_its_surroundings() {
     let store = store_with(Options::new());
     let wanted = vec![1_i64, 3];
     let mut found = Vec::new();
@@ -298,7 +298,7 @@ fn a_read_may_borrow_what_is_around_it() {
 }
 
 #[test]
-fn an_application_error_comes_out_of_a_read() {
+fn application_error_is_returned_by_a_read() {
     #[derive(Debug)]
     struct NotFound(i64);
     impl std::fmt::Display for NotFound {
@@ -313,7 +313,7 @@ fn an_application_error_comes_out_of_a_read() {
 }
 
 #[test]
-fn a_read_waits_for_a_busy_reader_and_gets_it() {
+fn read_waits_for_a_busy_reader() {
     let store = store_with(Options::new().readers(1));
     let (reading, is_reading) = channel();
     let (release, released) = channel::<()>();
@@ -334,7 +334,7 @@ fn a_read_waits_for_a_busy_reader_and_gets_it() {
 }
 
 #[test]
-fn a_read_that_may_not_wait_fails_while_every_reader_is_in_use() {
+fn read_without_waiting_fails_if_readers_are_busy() {
     let store = store_with(Options::new().readers(2));
     let patient = || ReadOptions::new().queue_timeout(Duration::from_secs(600));
     // A connection that still has to open is room.
@@ -363,7 +363,7 @@ fn a_read_that_may_not_wait_fails_while_every_reader_is_in_use() {
 }
 
 #[test]
-fn an_exhausted_pool_gives_read_timeout() {
+fn exhausted_pool_gives_read_queue_timeout() {
     let store = store_with(Options::new().readers(1).read_queue_timeout(Duration::from_millis(50)));
     store
         .read(|_| {
@@ -409,7 +409,7 @@ fn every_reader_can_be_in_use_at_once() {
 }
 
 #[test]
-fn a_read_older_than_it_may_be_is_interrupted() {
+fn read_past_its_age_limit_is_interrupted() {
     let age = Duration::from_millis(30);
     let store = store_with(
         Options::new()
@@ -439,7 +439,7 @@ fn a_read_older_than_it_may_be_is_interrupted() {
 }
 
 #[test]
-fn an_interrupt_that_is_not_larders_is_told_as_it_is() {
+fn foreign_interrupt_is_returned_unchanged() {
     let store = store_with(Options::new().readers(1));
     let (give, take) = channel::<rusqlite::InterruptHandle>();
     let stop = AtomicBool::new(false);
@@ -469,7 +469,7 @@ fn an_interrupt_that_is_not_larders_is_told_as_it_is() {
 }
 
 #[test]
-fn a_read_begun_while_a_group_is_open_does_not_see_it() {
+fn read_does_not_see_the_open_group() {
     let store = store_with(Options::new().max_group_time(Duration::from_secs(60)));
     let gate = Gate::hold(&store);
     let written = store.submit(|tx| tx.execute("DELETE FROM t", [])).unwrap();
@@ -536,7 +536,7 @@ fn slow_opening_delays_no_other_stores_read() {
 
 #[cfg(feature = "async")]
 #[test]
-fn slow_opening_is_named_by_a_tasks_read() {
+fn async_read_timeout_names_slow_opening() {
     let slow = SlowOpening::shut();
     let brief = ReadOptions::new().queue_timeout(Duration::from_millis(200));
     let error = futures_executor::block_on(slow.store.read_async_with(brief, |_| Ok(()))).unwrap_err();

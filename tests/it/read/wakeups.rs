@@ -1,4 +1,5 @@
-//! Each task whose read is done is woken: by the reader thread, or by one that was woken before it. Whatever that one does.
+//! Every task is woken when its read is done: by the reader thread, or by a task that was woken before it, whatever
+//! that task does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -132,7 +133,7 @@ impl Scene {
 }
 
 #[test]
-fn who_comes_for_its_reply_wakes_those_behind_it() {
+fn task_polled_for_its_reply_wakes_the_next() {
     let mut scene = Scene::play(3);
     assert!(poll(scene.first.as_mut().unwrap()).is_ready());
     scene.the_others_were_woken();
@@ -140,7 +141,7 @@ fn who_comes_for_its_reply_wakes_those_behind_it() {
 }
 
 #[test]
-fn who_goes_away_wakes_those_behind_it() {
+fn dropped_task_wakes_those_behind_it() {
     let mut scene = Scene::play(3);
     drop(scene.first.take());
     scene.the_others_were_woken();
@@ -148,12 +149,12 @@ fn who_goes_away_wakes_those_behind_it() {
 }
 
 #[test]
-fn those_behind_one_that_never_comes_are_woken_during_a_long_read() {
+fn tasks_behind_unpolled_one_wake_during_long_read() {
     Scene::play(3).end();
 }
 
 #[test]
-fn many_behind_one_that_never_comes_are_woken_at_once() {
+fn many_tasks_behind_unpolled_one_wake_at_once() {
     let scene = Scene::play(60);
     let woken = scene.others.iter().filter(|other| other.wakes() == 1).count();
     assert!(woken >= 48, "{woken}");
@@ -161,7 +162,7 @@ fn many_behind_one_that_never_comes_are_woken_at_once() {
 }
 
 #[test]
-fn those_behind_one_that_never_comes_are_woken_when_there_is_nothing_to_read() {
+fn tasks_behind_unpolled_one_wake_when_idle() {
     let store = one_reader();
     let held = HeldRead::hold(&store);
     let others = [Watched::begin(&store), Watched::begin(&store)];
@@ -171,7 +172,7 @@ fn those_behind_one_that_never_comes_are_woken_when_there_is_nothing_to_read() {
 }
 
 #[test]
-fn who_looks_before_it_is_woken_is_woken_all_the_same() {
+fn task_polled_before_its_wakeup_is_woken() {
     let mut scene = Scene::play(1);
     let mut early = scene.others.remove(0);
     assert!(matches!(early.poll(), Poll::Ready(Ok(0))));
@@ -182,7 +183,7 @@ fn who_looks_before_it_is_woken_is_woken_all_the_same() {
 }
 
 #[test]
-fn who_was_woken_by_another_wakes_the_next() {
+fn task_woken_by_another_wakes_the_next() {
     for one_looks_early in [false, true] {
         let store = one_reader();
         let held = HeldRead::hold(&store);

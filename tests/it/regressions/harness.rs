@@ -1,5 +1,5 @@
-//! Defects that the fault harness has found (`tests/faults`), where a test can show them without its disk and its memory,
-//! each with its story. Those that cannot be shown so are the harness's suite `found`.
+//! Regression tests for defects that the fault harness (`tests/faults`) found and that can be shown without its disk
+//! and its allocator. The harness's suite `found` has the others.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ fn child() {
 /// was lost with the rest of the statement: on a full disk the store opened in rollback mode, took itself to be in WAL
 /// mode, and with `synchronous = NORMAL` the power could take what it acknowledged.
 #[test]
-fn a_store_whose_switch_to_wal_fails_in_its_commit_does_not_open() {
+fn open_fails_if_switch_to_wal_cannot_commit() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let conn = Connection::open(&path).unwrap();
@@ -50,7 +50,7 @@ fn a_store_whose_switch_to_wal_fails_in_its_commit_does_not_open() {
 /// A guard that was to act only if the writer thread panics was forgotten (`std::mem::forget`) where it had not, and with
 /// it the counters and the queue of the store that it shared: 82 KB stayed behind each store that was closed.
 #[test]
-fn a_store_that_was_closed_leaves_no_memory_behind() {
+fn closed_store_leaks_no_memory() {
     if !cfg!(target_os = "linux") {
         return;
     }
@@ -90,7 +90,7 @@ fn resident() -> u64 {
 /// such a name rusqlite's authorizer panics: no statement that met one could be made, and a program with
 /// `panic = "abort"` would have ended.
 #[test]
-fn names_that_are_not_utf8_are_no_obstacle() {
+fn names_not_utf8_are_accepted() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let conn = Connection::open(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Defects that were found and mended, each with its story.
+//! Regression tests. The comment of each describes the defect.
 
 mod harness;
 mod store;

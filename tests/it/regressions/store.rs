@@ -1,4 +1,5 @@
-//! Defects that a review found, each with its story. What is asserted is what holds since they were mended.
+//! Regression tests for defects found in review. The comment of each describes the defect; its assertions describe the
+//! fixed behaviour.
 
 use std::future::Future;
 use std::panic::resume_unwind;
@@ -35,7 +36,7 @@ fn assert_primary(error: &rusqlite::Error, code: i32) {
 /// A connection that was still being opened when the store closed became idle after close had looked for idle ones.
 /// Nobody closed it, and close waited out its whole time-out for it.
 #[test]
-fn close_does_not_wait_for_a_connection_that_becomes_idle_later() {
+fn close_does_not_wait_for_late_idle_connection() {
     let opened = AtomicU32::new(0);
     let (opening, is_opening) = channel();
     let (go_on, told) = channel::<()>();
@@ -90,7 +91,7 @@ fn close_does_not_wait_for_a_connection_that_becomes_idle_later() {
 
 /// The same as it happens by itself: a burst of first reads asks for more connections than it comes to need.
 #[test]
-fn close_right_after_a_burst_of_first_reads_does_not_wait_out_its_timeout() {
+fn close_after_burst_of_reads_returns_soon() {
     for _ in 0..10 {
         let store = Options::new().readers(8).close_timeout(FOREVER).open_temp().unwrap();
         thread::scope(|scope| {
@@ -157,14 +158,14 @@ fn says_why_and_recovers(fail: fn() -> Result<()>, why: &str) {
 /// A read waits in small steps, and r2d2 tells each reason once: it was lost with the step that was told it, and the
 /// time-out advised to look for slow reads.
 #[test]
-fn a_read_timeout_says_why_no_reader_could_be_opened() {
+fn read_timeout_says_why_no_reader_opened() {
     says_why_and_recovers(|| Err(Error::app("no such key file")), "no such key file");
 }
 
 /// A panic of `on_connect` on r2d2's thread left the connection pending for ever: with a pool of one, no read ever
 /// got another.
 #[test]
-fn a_panic_of_on_connect_for_a_reader_is_an_error_and_later_reads_work() {
+fn panic_of_on_connect_does_not_break_pool() {
     says_why_and_recovers(|| resume_unwind(Box::new("boom")), "panicked");
 }
 
@@ -173,7 +174,7 @@ fn a_panic_of_on_connect_for_a_reader_is_an_error_and_later_reads_work() {
 /// AUTOINCREMENT and ANALYZE make `temp.sqlite_sequence` and `temp.sqlite_stat1`, which SQLite does not let anybody
 /// drop. They stayed, and shadowed those of the file: a later UPDATE of `sqlite_sequence` changed no row.
 #[test]
-fn what_would_make_a_temporary_table_of_sqlites_own_is_refused() {
+fn temporary_tables_of_sqlite_itself_are_refused() {
     let id = "id INTEGER PRIMARY KEY AUTOINCREMENT";
     let makers = [
         format!("CREATE TEMP TABLE x({id})"),
@@ -285,21 +286,21 @@ fn fails_alone_at_commit(damage: &str, code: i32) {
 /// FTS5 writes its index when the transaction ends. What it says then was taken for the disk's doing: the outcome was
 /// "unknown", and the store took no more writes though nothing had reached the disk.
 #[test]
-fn a_damaged_full_text_index_fails_its_own_write_and_does_not_poison_the_store() {
+fn damaged_full_text_index_fails_only_its_write() {
     fails_alone_at_commit(NO_STRUCTURE, ffi::SQLITE_CORRUPT);
 }
 
 /// A write alone in its group whose COMMIT failed was told that "the group" was rolled back and that it should try
 /// again, which would fail again.
 #[test]
-fn a_write_alone_whose_commit_fails_with_a_constraint_is_told_the_constraint() {
+fn single_write_with_failed_commit_sees_the_constraint() {
     fails_alone_at_commit(SHORT_STRUCTURE, ffi::SQLITE_CONSTRAINT);
 }
 
 /// In a group FTS5 writes its index when the next job's savepoint is made. That job was told the error, as if it were
 /// its own, though it had not even started.
 #[test]
-fn what_fails_at_a_savepoint_is_not_told_to_the_job_that_it_was_made_for() {
+fn error_at_savepoint_is_not_the_next_jobs() {
     let (_folder, store) = with_damaged_index(NO_STRUCTURE);
     let gate = Gate::hold(&store);
     let damaged = store.submit(into_ft).unwrap();
@@ -339,7 +340,7 @@ fn what_fails_at_a_savepoint_is_not_told_to_the_job_that_it_was_made_for() {
 
 /// As above, with a job before the one that does it.
 #[test]
-fn a_damaged_full_text_index_in_the_middle_of_a_group_costs_no_job_after_it() {
+fn damaged_full_text_index_spares_later_jobs() {
     let (_folder, store) = with_damaged_index(NO_STRUCTURE);
     let gate = Gate::hold(&store);
     let insert = |n: i64| {
@@ -379,7 +380,7 @@ fn a_damaged_full_text_index_in_the_middle_of_a_group_costs_no_job_after_it() {
 /// No rollback undoes a progress handler or a busy timeout. A handler that one write had set interrupted every later
 /// one, and a busy timeout of 0 made later writes fail at once beside another process.
 #[test]
-fn a_progress_handler_and_a_busy_timeout_of_one_write_do_not_reach_the_next() {
+fn progress_handler_and_busy_timeout_are_reset() {
     let store = grouping()
         .busy_timeout(Duration::from_millis(4321))
         .open_temp()
@@ -473,7 +474,7 @@ fn lose_snapshot(tx: &ReadTx<'_>, store: &Store, let_go: Sender<()>, holding: Pe
 /// An I/O error ends a read's transaction. A closure that swallowed it went on in autocommit, where each statement has
 /// a snapshot of its own: two counts of one read differed.
 #[test]
-fn a_read_that_swallows_the_end_of_its_snapshot_gets_no_second_one() {
+fn read_that_swallows_snapshot_end_gets_no_second() {
     let (store, let_go, holding) = with_rows_in_the_log();
     let refused = store
         .read(|tx| {
@@ -493,7 +494,7 @@ fn a_read_that_swallows_the_end_of_its_snapshot_gets_no_second_one() {
 
 /// As above, past larder's own methods: what the closure gives is not handed out.
 #[test]
-fn a_read_that_goes_on_after_the_end_of_its_snapshot_fails() {
+fn read_that_continues_after_snapshot_end_fails() {
     let (store, let_go, holding) = with_rows_in_the_log();
     let error = store
         .read(|tx| {
@@ -514,7 +515,7 @@ fn a_read_that_goes_on_after_the_end_of_its_snapshot_fails() {
 /// Each job that was refused for the log's hard limit first waited 20 ms for readers: a queue of them kept the writer
 /// for as many times 20 ms.
 #[test]
-fn many_queued_writes_are_refused_fast_while_the_log_is_full() {
+fn queued_writes_are_refused_fast_on_full_log() {
     const JOBS: u32 = 400;
     let store = Options::new()
         .wal_limit(64 * 1024)
@@ -570,7 +571,7 @@ impl Drop for WaitsWhenDropped {
 /// The old waker was dropped under the lock of the slot in which the writer leaves its reply. It is code of the
 /// runtime's: one whose drop waits for the writer (as that of the last clone of a store does) waited for ever.
 #[test]
-fn a_waker_is_not_dropped_while_the_writer_cannot_reply() {
+fn waker_is_dropped_outside_the_reply_lock() {
     let replacements: [fn(&mut Pending<()>); 2] = [
         |pending| {
             // It is not ready yet, or was made ready by the drop.
@@ -611,7 +612,7 @@ fn a_waker_is_not_dropped_while_the_writer_cannot_reply() {
 /// A store whose writer thread could not be started was dropped half made, and its drop waited for that thread until
 /// the close time-out was over.
 #[test]
-fn open_fails_at_once_if_no_writer_thread_can_be_started() {
+fn open_fails_at_once_without_writer_thread() {
     if !cfg!(target_os = "linux") || !succeeds(Command::new("prlimit").arg("--version")) {
         return skipped("there is no prlimit here");
     }
@@ -666,7 +667,7 @@ fn child() {
 /// SQLite prepares a statement anew whose schema has changed when it runs it. An `EXPLAIN` does not run: from the
 /// statement cache it read what the schema had freed, and the process died (SQLite 3.53.2).
 #[test]
-fn an_explain_from_the_cache_is_of_the_schema_as_it_is() {
+fn cached_explain_uses_the_current_schema() {
     let store = Options::new().readers(1).open_temp().unwrap();
     let explain = "EXPLAIN DELETE FROM p WHERE rowid = 1";
     let steps = |tx: &WriteTx<'_>| {

@@ -1,4 +1,4 @@
-//! A future that is dropped before it is ready: one test for each cell of the table at `Store`.
+//! Futures that are dropped before they are ready: one test for each cell of the table in the documentation of `Store`.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
@@ -43,7 +43,7 @@ fn held_write(store: &Store, end: Result<()>) -> (Call<TellTale>, Sender<()>, Re
 // ---- a write ----
 
 #[test]
-fn a_write_that_was_dropped_before_it_started_is_never_run() {
+fn write_dropped_before_its_start_never_runs() {
     // In the queue, and in line for it.
     for queue in [100, 1] {
         let store = store_with(Options::new().queue_capacity(queue));
@@ -67,7 +67,7 @@ fn a_write_that_was_dropped_before_it_started_is_never_run() {
 }
 
 #[test]
-fn a_write_that_was_dropped_while_it_ran_commits() {
+fn write_dropped_while_running_commits() {
     let store = store_with(Options::new());
     let (write, let_go, dropped) = held_write(&store, Ok(()));
     drop(write);
@@ -78,7 +78,7 @@ fn a_write_that_was_dropped_while_it_ran_commits() {
 }
 
 #[test]
-fn a_write_that_was_dropped_while_it_ran_rolls_back_if_it_fails() {
+fn failing_write_dropped_while_running_rolls_back() {
     let store = store_with(Options::new());
     let (write, let_go, dropped) = held_write(&store, Err(Error::app("no")));
     drop(write);
@@ -90,7 +90,7 @@ fn a_write_that_was_dropped_while_it_ran_rolls_back_if_it_fails() {
 }
 
 #[test]
-fn a_write_that_was_dropped_when_it_was_done_is_there() {
+fn write_dropped_when_done_is_committed() {
     let store = store_with(Options::new());
     let (write, let_go, dropped) = held_write(&store, Ok(()));
     drop(let_go);
@@ -102,7 +102,7 @@ fn a_write_that_was_dropped_when_it_was_done_is_there() {
 }
 
 #[test]
-fn a_write_that_leaves_the_line_leaves_the_others_in_order() {
+fn write_leaving_the_line_keeps_the_order() {
     // One, some, and so many that the line is swept.
     for leaving in [1, 7, 300] {
         let store = store_with(Options::new().queue_capacity(1));
@@ -132,7 +132,7 @@ fn a_write_that_leaves_the_line_leaves_the_others_in_order() {
 }
 
 #[test]
-fn tasks_that_give_up_again_and_again_on_a_stuck_writer_leave_room_for_others() {
+fn tasks_that_give_up_leave_room_for_others() {
     let store = store_with(Options::new().queue_capacity(4));
     let gate = Gate::hold(&store);
     for _ in 0..1000 {
@@ -148,7 +148,7 @@ fn tasks_that_give_up_again_and_again_on_a_stuck_writer_leave_room_for_others() 
 // ---- a read ----
 
 #[test]
-fn a_read_that_was_dropped_before_it_started_is_never_run() {
+fn read_dropped_before_its_start_never_runs() {
     for queue in [100, 1] {
         let store = store_with(Options::new().readers(1).queue_capacity(queue));
         let held = HeldRead::hold(&store);
@@ -174,7 +174,7 @@ fn a_read_that_was_dropped_before_it_started_is_never_run() {
 
 /// Its reader thread has taken it, and waits for a connection.
 #[test]
-fn a_read_that_was_dropped_while_threads_hold_every_connection_is_never_run() {
+fn read_dropped_while_waiting_for_connection_never_runs() {
     let store = one_reader();
     let (all_in, release) = (Barrier::new(2), Barrier::new(2));
     let captured = Arc::new(());
@@ -263,7 +263,7 @@ fn endless_read(store: &Store, how: fn(&ReadTx<'_>) -> Error) -> (Call<()>, Rece
 }
 
 #[test]
-fn a_read_that_was_dropped_while_it_ran_is_interrupted() {
+fn read_dropped_while_running_is_interrupted() {
     for how in FOR_EVER {
         let store = one_reader();
         let (read, stopped) = endless_read(&store, how);
@@ -280,7 +280,7 @@ fn a_read_that_was_dropped_while_it_ran_is_interrupted() {
 }
 
 #[test]
-fn the_interrupt_hits_no_later_read_on_the_same_connection() {
+fn interrupt_does_not_reach_next_read_on_connection() {
     let store = one_reader();
     for round in 0..200 {
         let (read, stopped) = endless_read(&store, FOR_EVER[round % FOR_EVER.len()]);
@@ -299,7 +299,7 @@ fn the_interrupt_hits_no_later_read_on_the_same_connection() {
 }
 
 #[test]
-fn the_interrupt_hits_no_neighbour_in_the_queue() {
+fn interrupt_does_not_reach_neighbour_in_queue() {
     let store = one_reader();
     let held = HeldRead::hold(&store);
     let mut before = counting(&store);
@@ -321,7 +321,7 @@ fn the_interrupt_hits_no_neighbour_in_the_queue() {
 
 /// The drop meets the read before its start, at any moment of it, and after its end.
 #[test]
-fn a_read_that_is_dropped_at_any_moment_harms_no_later_read() {
+fn read_dropped_at_any_moment_harms_no_other() {
     let store = one_reader();
     let some = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 3000) SELECT max(i) FROM n";
     let mut dice = Dice::new(7);
@@ -338,7 +338,7 @@ fn a_read_that_is_dropped_at_any_moment_harms_no_later_read() {
 }
 
 #[test]
-fn a_read_that_was_dropped_when_it_was_done_drops_its_result() {
+fn read_dropped_when_done_drops_its_result() {
     let store = one_reader();
     let held = HeldRead::hold(&store);
     let (result, dropped) = TellTale::new();
@@ -353,7 +353,7 @@ fn a_read_that_was_dropped_when_it_was_done_drops_its_result() {
 }
 
 #[test]
-fn a_read_that_was_dropped_while_it_ran_drops_its_result_when_it_ends() {
+fn read_dropped_while_running_drops_its_result_later() {
     let store = one_reader();
     let (result, dropped) = TellTale::new();
     let (running, runs) = channel();
@@ -374,7 +374,7 @@ fn a_read_that_was_dropped_while_it_ran_drops_its_result_when_it_ends() {
 // ---- closing ----
 
 #[test]
-fn a_close_that_was_dropped_before_it_started_leaves_the_store_open() {
+fn close_dropped_before_its_start_leaves_store_open() {
     let store = store_with(Options::new());
     drop(store.close_async());
     finish(inserting(&store, 1)).unwrap();
@@ -382,7 +382,7 @@ fn a_close_that_was_dropped_before_it_started_leaves_the_store_open() {
 }
 
 #[test]
-fn a_close_that_was_dropped_while_it_ran_goes_on() {
+fn close_dropped_while_running_continues() {
     let store = store_with(Options::new().queue_capacity(1));
     let gate = Gate::hold(&store);
     let mut queued = inserting(&store, 1);
@@ -402,7 +402,7 @@ fn a_close_that_was_dropped_while_it_ran_goes_on() {
 }
 
 #[test]
-fn a_close_that_was_dropped_when_it_was_done_has_closed() {
+fn close_dropped_when_done_has_closed() {
     let store = store_with(Options::new());
     let mut closing = Box::pin(store.close_async());
     let _ = poll(&mut closing);
@@ -415,7 +415,7 @@ fn a_close_that_was_dropped_when_it_was_done_has_closed() {
 // ---- as programs do it ----
 
 #[test]
-fn a_runtimes_timeout_and_select_drop_what_they_do_not_wait_for() {
+fn runtime_timeout_select_and_abort_drop_the_call() {
     let store = one_reader();
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
     one_thread().block_on(async {
@@ -440,7 +440,7 @@ fn a_runtimes_timeout_and_select_drop_what_they_do_not_wait_for() {
 }
 
 #[test]
-fn a_runtime_that_goes_takes_its_tasks_with_it() {
+fn dropped_runtime_drops_its_tasks_calls() {
     for runtime in [one_thread(), many_threads()] {
         let store = one_reader();
         let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));

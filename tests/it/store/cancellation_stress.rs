@@ -1,19 +1,19 @@
-//! A hundred thousand futures that are dropped at random moments, among others that are awaited.
+//! A hundred thousand futures dropped at random moments, beside others that are awaited.
 //!
-//! Every call of a task takes part, each with and without `WhenFull::Fail`: polled by hand with wakers that are looked at, awaited,
-//! under a time-out, as a task of a runtime with many threads that is aborted, many at once so that the queue is full, and
-//! dropped by another thread than the one that polled. A drop counts once it has been polled and was pending: those that
-//! nobody has polled take part, too, but were in no queue.
+//! Every async call takes part, each with and without `WhenFull::Fail`: polled by hand with wakers that are counted,
+//! awaited, under a timeout, as an aborted task of a multi-threaded runtime, in bursts that fill the queue, and dropped
+//! by another thread than the one that polled. A drop counts if the future was polled and pending. Futures that were
+//! never polled take part as well, but were in no queue.
 //!
-//! What holds of each:
+//! For each future:
 //!
-//! - who is awaited is woken: only a wake-up of larder's polls again, and one that never comes fails the test;
-//! - a future that was left pending and is ready at a later poll has had its last waker woken;
-//! - a closure that has ended well has committed, once; one that was refused, or whose future nobody polled, never ran;
-//! - what is acknowledged is there.
+//! - an awaited one is woken: only a wake-up from larder polls it again, and a missing one fails the test;
+//! - one that was left pending and is ready at a later poll has had its last waker woken;
+//! - a closure that succeeded has committed, once; one that was refused, or whose future was never polled, has not run;
+//! - acknowledged data is stored.
 //!
-//! And after them all: every reader thread and every connection still serves, all of them at once; no transaction is left
-//! open, no job is left in a queue, and every closure has been dropped.
+//! At the end every reader thread and every connection still serves, all of them at once; no transaction is open, no
+//! job is queued, and every closure has been dropped.
 
 use crate::support::{read_or_fail, write_or_fail};
 use std::collections::HashSet;
@@ -397,7 +397,7 @@ fn scan_on_so_many_connections(store: &Store, number: u32) -> Result<Vec<i64>> {
 }
 
 #[test]
-fn a_hundred_thousand_cancellations_at_random_leave_everything_as_it_should_be() {
+fn hundred_thousand_random_cancellations_leave_no_trace() {
     let store = store_with(Options::new().queue_capacity(QUEUE).readers(READERS));
     let (ended, ends) = (Arc::new(AtomicI64::new(0)), Arc::new(Ends::default()));
     let runtime = many_threads();

@@ -1,4 +1,5 @@
-//! Closing drains: queued writes finish, or their callers are told that they did not start. Nobody hangs.
+//! Closing drains the queue: queued writes finish, or their callers get an error that they never started. No call
+//! hangs.
 
 use crate::support::write_or_fail;
 use std::path::{Path, PathBuf};
@@ -116,7 +117,7 @@ fn close_finishes_ten_thousand_queued_writes() {
 }
 
 #[test]
-fn close_counts_writes_that_fail_among_the_finished() {
+fn close_counts_failed_writes_as_finished() {
     let store = with_table(Options::new());
     let (let_go, _blocked) = blocker(&store);
     let failing = store.submit(|_| Err::<(), _>(Error::app("no"))).unwrap();
@@ -131,7 +132,7 @@ fn close_counts_writes_that_fail_among_the_finished() {
 }
 
 #[test]
-fn close_within_a_short_time_counts_and_tells_those_that_never_started() {
+fn close_within_deadline_counts_writes_never_started() {
     let store = with_table(Options::new());
     let (let_go, blocked) = blocker(&store);
     let queued: Vec<_> = (0..100).map(|_| add(&store).unwrap()).collect();
@@ -154,7 +155,7 @@ fn close_within_a_short_time_counts_and_tells_those_that_never_started() {
 }
 
 #[test]
-fn those_that_never_started_are_told_at_the_deadline_and_not_when_the_running_write_ends() {
+fn writes_never_started_are_told_at_the_deadline() {
     let store = with_table(Options::new().queue_capacity(10));
     let (let_go, blocked) = blocker(&store);
     let mut queued: Vec<_> = (0..10).map(|_| add(&store).unwrap()).collect();
@@ -168,7 +169,7 @@ fn those_that_never_started_are_told_at_the_deadline_and_not_when_the_running_wr
 }
 
 #[test]
-fn the_file_is_closed_when_a_write_that_outlived_the_deadline_ends() {
+fn write_that_outlives_deadline_closes_file_when_done() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let store = Options::new()
@@ -190,7 +191,7 @@ fn the_file_is_closed_when_a_write_that_outlived_the_deadline_ends() {
 }
 
 #[test]
-fn the_drop_after_a_close_that_gave_up_does_not_wait_again() {
+fn drop_after_timed_out_close_does_not_wait() {
     // The story: `close_within(10 ms)` gave up on a write that ran on, and then the drop of the store waited for
     // that write for the whole of `close_timeout`.
     let store = with_table(Options::new().close_timeout(Duration::from_secs(6)));
@@ -204,7 +205,7 @@ fn the_drop_after_a_close_that_gave_up_does_not_wait_again() {
 }
 
 #[test]
-fn a_writer_that_still_looks_for_the_next_write_hears_that_the_store_closes() {
+fn spinning_writer_notices_close() {
     // The story: for some microseconds after a reply the writer thread spins, looking for the next write. A close
     // in that time woke it with a message that the spin took and forgot, and then the writer went to sleep: for a
     // second, until its idle checkpoint.
@@ -223,7 +224,7 @@ fn a_writer_that_still_looks_for_the_next_write_hears_that_the_store_closes() {
 }
 
 #[test]
-fn a_writer_with_nothing_to_checkpoint_hears_that_the_store_closes() {
+fn idle_writer_with_empty_log_notices_close() {
     // The story: as above, but with an empty log, and so without an idle checkpoint to wake the writer: it slept
     // for ever, and close gave up with "a write is still running".
     let open = |_| with_table(Options::new().readers(1).spin_time(Duration::from_millis(1)));
@@ -242,7 +243,7 @@ fn a_writer_with_nothing_to_checkpoint_hears_that_the_store_closes() {
 }
 
 #[test]
-fn a_second_close_brings_the_deadline_forward() {
+fn second_close_shortens_the_deadline() {
     let store = with_table(Options::new());
     let (let_go, _blocked) = blocker(&store);
     let queued = add(&store).unwrap();
@@ -258,7 +259,7 @@ fn a_second_close_brings_the_deadline_forward() {
 }
 
 #[test]
-fn callers_who_wait_in_a_full_queue_are_finished_or_told_and_none_hangs() {
+fn callers_blocked_on_full_queue_finish_at_close() {
     for deadline in [Duration::from_millis(1), PATIENCE] {
         let folder = tempdir().unwrap();
         let path = folder.path().join("app.db");
@@ -300,7 +301,7 @@ fn callers_who_wait_in_a_full_queue_are_finished_or_told_and_none_hangs() {
 }
 
 #[test]
-fn writers_racing_with_close_are_each_finished_or_told() {
+fn writers_racing_with_close_each_get_an_answer() {
     for _ in 0..20 {
         let folder = tempdir().unwrap();
         let path = folder.path().join("app.db");
@@ -356,7 +357,7 @@ fn long_read(store: &Store, options: ReadOptions) -> (Sender<()>, thread::JoinHa
 }
 
 #[test]
-fn a_read_that_outlives_the_deadline_is_named_by_its_label_or_its_line() {
+fn read_past_the_deadline_is_named() {
     let line = format!("{}:", file!());
     let labelled = ReadOptions::new().label("yearly report");
     for (options, name) in [(labelled, "yearly report"), (ReadOptions::new(), &line)] {
@@ -373,7 +374,7 @@ fn a_read_that_outlives_the_deadline_is_named_by_its_label_or_its_line() {
 }
 
 #[test]
-fn the_file_can_be_opened_again_while_a_read_of_the_closed_store_goes_on() {
+fn file_can_be_reopened_during_leftover_read() {
     for access in [larder::Access::Shared, larder::Access::Exclusive] {
         let folder = tempdir().unwrap();
         let path = folder.path().join("app.db");
@@ -395,7 +396,7 @@ fn the_file_can_be_opened_again_while_a_read_of_the_closed_store_goes_on() {
 }
 
 #[test]
-fn close_waits_for_a_read_that_ends_in_time() {
+fn close_waits_for_a_read_that_ends() {
     let store = with_table(Options::new());
     let (let_go, read) = long_read(&store, ReadOptions::new());
     let closer = thread::spawn({
@@ -410,7 +411,7 @@ fn close_waits_for_a_read_that_ends_in_time() {
 }
 
 #[test]
-fn a_read_that_waits_for_a_connection_is_told_that_the_store_closed() {
+fn read_waiting_for_connection_fails_as_closed() {
     let store = with_table(Options::new().readers(1).read_queue_timeout(PATIENCE));
     let (let_go, first) = long_read(&store, ReadOptions::new());
     let (called, calls) = channel();
@@ -431,7 +432,7 @@ fn a_read_that_waits_for_a_connection_is_told_that_the_store_closed() {
 // ---- afterwards ----
 
 #[test]
-fn every_close_gives_the_same_report() {
+fn repeated_closes_give_the_same_report() {
     let store = with_table(Options::new());
     let first = store.close().unwrap();
     assert_eq!(store.close().unwrap(), first);
@@ -439,7 +440,7 @@ fn every_close_gives_the_same_report() {
 }
 
 #[test]
-fn every_close_gives_the_same_report_also_of_a_store_that_could_not_close_in_time() {
+fn repeated_closes_after_timeout_give_same_report() {
     let store = with_table(Options::new());
     let (let_go, read) = long_read(&store, ReadOptions::new().label("yearly report"));
     let first = store.close_within(Duration::from_millis(10)).unwrap();
@@ -449,7 +450,7 @@ fn every_close_gives_the_same_report_also_of_a_store_that_could_not_close_in_tim
 }
 
 #[test]
-fn closers_at_the_same_time_get_the_same_report() {
+fn simultaneous_closes_get_the_same_report() {
     let store = with_table(Options::new());
     let (let_go, _blocked) = blocker(&store);
     let closers: Vec<_> = (0..8)
@@ -465,7 +466,7 @@ fn closers_at_the_same_time_get_the_same_report() {
 }
 
 #[test]
-fn the_report_reads_as_a_sentence() {
+fn close_report_reads_as_a_sentence() {
     let store = with_table(Options::new());
     let report = store.close().unwrap().to_string();
     assert!(
@@ -476,7 +477,7 @@ fn the_report_reads_as_a_sentence() {
 }
 
 #[test]
-fn a_closed_store_says_so_to_every_call() {
+fn every_call_on_closed_store_fails_as_closed() {
     let store = with_table(Options::new());
     store.close().unwrap();
     assert_closed(store.write(|_| Ok(())));
@@ -510,7 +511,7 @@ fn after_close_the_database_is_one_file() {
 }
 
 #[test]
-fn the_drop_of_the_last_clone_closes() {
+fn drop_of_last_clone_closes() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let store = Store::open(&path).unwrap();
@@ -526,7 +527,7 @@ fn the_drop_of_the_last_clone_closes() {
 }
 
 #[test]
-fn the_drop_of_the_last_clone_inside_a_write_closes_the_file() {
+fn drop_of_last_clone_inside_write_closes_file() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     for round in 1..=20 {
@@ -555,7 +556,7 @@ fn the_drop_of_the_last_clone_inside_a_write_closes_the_file() {
 }
 
 #[test]
-fn a_log_that_someone_else_reads_is_kept_and_the_report_says_why() {
+fn log_read_by_another_process_is_kept() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let store = Options::new()
@@ -580,7 +581,7 @@ fn a_log_that_someone_else_reads_is_kept_and_the_report_says_why() {
 // ---- from inside ----
 
 #[test]
-fn close_inside_a_closure_of_the_same_store_is_reentrant() {
+fn close_inside_own_closure_is_reentrant() {
     let store = with_table(Options::new());
     let inside = store.clone();
     let in_write = store.write(move |_| Ok(inside.close().unwrap_err())).unwrap();
@@ -596,7 +597,7 @@ fn close_inside_a_closure_of_the_same_store_is_reentrant() {
 }
 
 #[test]
-fn close_inside_a_closure_of_another_store_works() {
+fn close_inside_closure_of_another_store_works() {
     let (one, other) = (with_table(Options::new()), with_table(Options::new()));
     let closed = other.clone();
     one.write(move |_| closed.close()).unwrap();
@@ -607,7 +608,7 @@ fn close_inside_a_closure_of_another_store_works() {
 // ---- temporary stores ----
 
 #[test]
-fn a_temporary_store_is_a_real_file_with_a_real_log() {
+fn temporary_store_has_a_file_and_a_log() {
     let store = with_table(Options::new());
     let path = store.path();
     assert!(path.is_absolute());
@@ -620,7 +621,7 @@ fn a_temporary_store_is_a_real_file_with_a_real_log() {
 }
 
 #[test]
-fn the_folder_of_a_temporary_store_goes_with_the_last_clone() {
+fn temporary_folder_is_removed_with_last_clone() {
     let store = with_table(Options::new());
     let folder = store.path().parent().unwrap().to_owned();
     let clone = store.clone();
@@ -632,7 +633,7 @@ fn the_folder_of_a_temporary_store_goes_with_the_last_clone() {
 }
 
 #[test]
-fn the_folder_of_a_closed_temporary_store_stays_until_the_last_clone_goes() {
+fn temporary_folder_survives_close_until_last_clone() {
     let store = with_table(Options::new());
     let folder = store.path().parent().unwrap().to_owned();
     store.close().unwrap();
@@ -643,7 +644,7 @@ fn the_folder_of_a_closed_temporary_store_stays_until_the_last_clone_goes() {
 }
 
 #[test]
-fn two_temporary_stores_have_nothing_in_common() {
+fn temporary_stores_are_independent() {
     let (one, other) = (with_table(Options::new()), with_table(Options::new()));
     assert_ne!(one.path(), other.path());
     add(&one).unwrap().wait().unwrap();
@@ -655,7 +656,7 @@ fn two_temporary_stores_have_nothing_in_common() {
 
 /// The error said that the file was open, or still closing, and to clone the store.
 #[test]
-fn opening_while_a_store_closes_names_what_holds_it() {
+fn opening_during_close_names_the_holder() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let exclusive = || Options::new().access(Access::Exclusive).open(&path).unwrap();

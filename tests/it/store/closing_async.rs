@@ -1,4 +1,4 @@
-//! Closing a store that tasks use: what is queued is finished or told, and nobody hangs.
+//! Closing a store that async tasks use: queued calls finish or fail as closed, and none hangs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ fn open(path: &Path) -> Store {
 }
 
 #[test]
-fn closing_finishes_the_writes_that_tasks_have_queued() {
+fn closing_finishes_writes_queued_by_tasks() {
     for queue in [1, 1000] {
         let store = store_with(Options::new().queue_capacity(queue));
         let gate = Gate::hold(&store);
@@ -95,7 +95,7 @@ fn closing_does_not_block_the_tasks_thread() {
 }
 
 #[test]
-fn a_closed_store_says_so_to_every_call_of_a_task() {
+fn async_calls_on_closed_store_fail_as_closed() {
     let store = store_with(Options::new());
     let made_before = (inserting(&store, 1), counting(&store));
     let read_before = (
@@ -116,7 +116,7 @@ fn a_closed_store_says_so_to_every_call_of_a_task() {
 }
 
 #[test]
-fn a_store_that_tasks_have_read_says_so_too() {
+fn async_reads_on_store_closed_later_fail() {
     let store = store_with(Options::new());
     finish(counting(&store)).unwrap();
     finish(store.close_async()).unwrap();
@@ -125,7 +125,7 @@ fn a_store_that_tasks_have_read_says_so_too() {
 }
 
 #[test]
-fn reads_that_have_not_started_when_the_writes_are_done_are_told_that_the_store_closed() {
+fn reads_not_started_before_close_fail_as_closed() {
     let store = store_with(Options::new().readers(1));
     let held = HeldRead::hold(&store);
     let captured = Arc::new(());
@@ -151,7 +151,7 @@ fn reads_that_have_not_started_when_the_writes_are_done_are_told_that_the_store_
 }
 
 #[test]
-fn closing_names_the_read_that_goes_on() {
+fn closing_names_the_running_read() {
     let store = store_with(Options::new());
     let held = HeldRead::hold(&store);
     let report = finish(store.close_async_within(Duration::from_millis(50))).unwrap();
@@ -162,7 +162,7 @@ fn closing_names_the_read_that_goes_on() {
 }
 
 #[test]
-fn closing_a_store_whose_write_is_stuck_says_so_and_tells_those_behind_it() {
+fn closing_with_stuck_write_reports_the_queued_ones() {
     let store = store_with(Options::new());
     let gate = Gate::hold(&store);
     let mut queued: Vec<_> = (0..20).map(|id| inserting(&store, id)).collect();
@@ -178,7 +178,7 @@ fn closing_a_store_whose_write_is_stuck_says_so_and_tells_those_behind_it() {
 }
 
 #[test]
-fn two_that_close_at_once_get_the_same_report() {
+fn simultaneous_async_closes_get_the_same_report() {
     let store = store_with(Options::new().queue_capacity(1));
     let gate = Gate::hold(&store);
     let mut queued = inserting(&store, 1);
@@ -195,7 +195,7 @@ fn two_that_close_at_once_get_the_same_report() {
 }
 
 #[test]
-fn closing_inside_a_closure_of_a_tasks_is_reentrant() {
+fn closing_inside_an_async_closure_is_reentrant() {
     let store = store_with(Options::new());
     let inside = store.clone();
     let in_write = finish(store.write_async(move |_| Ok(finish(inside.close_async())))).unwrap();
@@ -214,7 +214,7 @@ fn closing_inside_a_closure_of_a_tasks_is_reentrant() {
 // ---- dropped instead ----
 
 #[test]
-fn the_futures_of_writes_hold_no_store_and_its_drop_finishes_them() {
+fn write_futures_hold_no_store() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let store = open(&path);
@@ -235,7 +235,7 @@ fn the_futures_of_writes_hold_no_store_and_its_drop_finishes_them() {
 }
 
 #[test]
-fn a_write_whose_future_and_store_are_dropped_while_it_runs_is_made() {
+fn write_dropped_with_its_store_while_running_commits() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let store = open(&path);
@@ -256,7 +256,7 @@ fn a_write_whose_future_and_store_are_dropped_while_it_runs_is_made() {
 }
 
 #[test]
-fn the_drop_of_the_last_clone_inside_a_read_of_a_tasks_closes_the_file() {
+fn last_clone_dropped_inside_async_read_closes_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     for round in 0..20 {
@@ -280,7 +280,7 @@ fn the_drop_of_the_last_clone_inside_a_read_of_a_tasks_closes_the_file() {
 }
 
 #[test]
-fn the_drop_of_the_last_clone_with_the_result_of_a_read_closes_the_file() {
+fn last_clone_in_result_of_read_closes_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     for round in 0..20 {
@@ -301,7 +301,7 @@ fn the_drop_of_the_last_clone_with_the_result_of_a_read_closes_the_file() {
 }
 
 #[test]
-fn the_drop_of_the_last_clone_in_a_task_on_one_thread_finishes_what_is_queued() {
+fn last_clone_dropped_in_task_finishes_queue() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let runtime = one_thread();
@@ -324,7 +324,7 @@ fn the_drop_of_the_last_clone_in_a_task_on_one_thread_finishes_what_is_queued() 
 }
 
 #[test]
-fn a_task_that_drops_its_store_while_others_use_it_closes_nothing() {
+fn task_dropping_its_clone_closes_nothing() {
     one_thread().block_on(async {
         let store = store_with(Options::new());
         let other = tokio::spawn({
@@ -340,7 +340,7 @@ fn a_task_that_drops_its_store_while_others_use_it_closes_nothing() {
 }
 
 #[test]
-fn tasks_racing_with_close_are_each_finished_or_told() {
+fn tasks_racing_with_close_each_get_an_answer() {
     for round in 0..10 {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.db");

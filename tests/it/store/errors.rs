@@ -1,5 +1,4 @@
-//! Errors tell what happened: to the program by variant, outcome and source, to the operator by a sentence that
-//! ends with a way out.
+//! Errors: variant, outcome and source for the program, and for the operator a sentence that ends with the next step.
 
 use std::error::Error as StdError;
 use std::ops::ControlFlow;
@@ -281,7 +280,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn every_error_has_the_right_outcome_and_says_whether_to_try_again() {
+fn every_error_has_its_outcome_and_retry_advice() {
     for Case {
         error,
         outcome,
@@ -306,7 +305,7 @@ fn every_message_names_a_way_out() {
 }
 
 #[test]
-fn no_message_is_a_dump() {
+fn no_message_contains_debug_output() {
     for Case { error, .. } in cases() {
         let message = error.to_string();
         for sign in [
@@ -326,7 +325,7 @@ fn no_message_is_a_dump() {
 }
 
 #[test]
-fn a_retryable_error_never_leaves_anything_written_and_an_unknown_one_is_never_retryable() {
+fn retryable_errors_never_leave_anything_written() {
     for Case { error, .. } in cases() {
         assert!(
             !(error.is_retryable() && error.outcome() == Outcome::Unknown),
@@ -336,7 +335,7 @@ fn a_retryable_error_never_leaves_anything_written_and_an_unknown_one_is_never_r
 }
 
 #[test]
-fn a_failed_write_has_written_nothing() {
+fn failed_write_leaves_nothing_written() {
     let store = with_table();
     let insert = "INSERT INTO t VALUES (1)";
     let failing: [fn(&larder::WriteTx<'_>) -> larder::Result<()>; 5] = [
@@ -364,7 +363,7 @@ fn a_failed_write_has_written_nothing() {
 }
 
 #[test]
-fn a_write_that_may_be_tried_again_succeeds_when_its_neighbour_has_gone() {
+fn retried_write_succeeds_without_its_bad_neighbour() {
     let store = Options::new()
         .max_group_time(Duration::from_secs(20))
         .open_temp()
@@ -414,7 +413,7 @@ impl fmt::Display for OutOfStock {
 impl StdError for OutOfStock {}
 
 #[test]
-fn an_applications_error_comes_back_as_it_was_from_every_call() {
+fn application_error_comes_back_unchanged() {
     let store = with_table();
     fn fail() -> larder::Result<()> {
         Err(Error::app(OutOfStock { left: 3 }))
@@ -440,7 +439,7 @@ fn an_applications_error_comes_back_as_it_was_from_every_call() {
 }
 
 #[test]
-fn a_downcast_to_the_wrong_type_gives_the_error_back() {
+fn failed_downcast_gives_the_error_back() {
     let error = Error::app(OutOfStock { left: 3 });
     assert!(error.downcast_ref::<io::Error>().is_none());
     let error = error.downcast::<io::Error>().unwrap_err();
@@ -457,7 +456,7 @@ fn a_downcast_to_the_wrong_type_gives_the_error_back() {
 }
 
 #[test]
-fn a_text_or_any_boxed_error_can_be_an_applications_error() {
+fn text_or_boxed_error_can_be_application_error() {
     assert_eq!(Error::app("no").to_string(), "no");
     assert_eq!(Error::app(format!("no {}", 7)).to_string(), "no 7");
     let boxed: Box<dyn StdError + Send + Sync> = Box::new(OutOfStock { left: 1 });
@@ -470,7 +469,7 @@ fn a_text_or_any_boxed_error_can_be_an_applications_error() {
 // ---- SQLite's errors ----
 
 #[test]
-fn the_question_mark_takes_rusqlites_errors_in_every_closure() {
+fn question_mark_converts_rusqlite_errors() {
     let store = with_table();
     let in_write = store.write(|tx| {
         let conn: &Connection = tx;
@@ -489,7 +488,7 @@ fn the_question_mark_takes_rusqlites_errors_in_every_closure() {
 }
 
 #[test]
-fn rusqlites_error_can_be_looked_at() {
+fn source_of_rusqlite_error_is_accessible() {
     let store = with_table();
     let twice = store
         .write(|tx| tx.execute("INSERT INTO t VALUES (1), (1)", []))
@@ -526,7 +525,7 @@ fn rusqlites_error_can_be_looked_at() {
 // ---- as a std::error::Error ----
 
 #[test]
-fn an_error_can_go_anywhere() {
+fn error_is_send_sync_and_static() {
     fn anywhere<E: StdError + Send + Sync + 'static>() {}
     anywhere::<Error>();
     let boxed: Box<dyn StdError + Send + Sync> = Error::Closed.into();
@@ -545,7 +544,7 @@ fn root(error: &Error) -> &(dyn StdError + 'static) {
 }
 
 #[test]
-fn the_chain_of_sources_ends_at_the_cause() {
+fn chain_of_sources_ends_at_the_cause() {
     let store = with_table();
     let twice = store
         .write(|tx| tx.execute("INSERT INTO t VALUES (1), (1)", []))
@@ -568,7 +567,7 @@ fn the_chain_of_sources_ends_at_the_cause() {
 }
 
 #[test]
-fn the_operating_systems_error_can_be_reached_from_an_open_that_failed() {
+fn failed_open_exposes_the_io_error() {
     // The story: the source was in an `Arc<dyn Error>`, which is an error of a type of its own that hides it.
     let folder = tempdir().unwrap();
     let missing = Store::open(folder.path().join("no/app.db")).unwrap_err();
@@ -579,7 +578,7 @@ fn the_operating_systems_error_can_be_reached_from_an_open_that_failed() {
 }
 
 #[test]
-fn errors_debug_form_shows_the_variant() {
+fn debug_form_shows_the_variant() {
     assert_eq!(format!("{:?}", Error::Closed), "Closed");
     assert!(format!("{:?}", Error::QueueFull { capacity: 7 }).contains("QueueFull"));
 }

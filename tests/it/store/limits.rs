@@ -1,4 +1,4 @@
-//! Bounds in time: for waiting in the queue, for waiting for a reader, for running, for the age of a snapshot.
+//! Time limits: waiting in the queue, waiting for a reader, run time, and the age of a snapshot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -73,7 +73,7 @@ fn assert_queue_timeout(error: &Error, at_least: Duration) {
 // ---- waiting to be started ----
 
 #[test]
-fn a_write_whose_waiting_time_is_over_is_never_started() {
+fn write_past_its_queue_timeout_never_starts() {
     let store = with_table(Options::new().queue_timeout(ms(50)));
     let (let_go, blocked) = blocker(&store);
     let (ran, raise) = flag();
@@ -87,7 +87,7 @@ fn a_write_whose_waiting_time_is_over_is_never_started() {
 }
 
 #[test]
-fn a_write_has_a_waiting_time_of_its_own() {
+fn write_can_have_its_own_queue_timeout() {
     let store = with_table(Options::new().queue_timeout(PATIENCE));
     let (let_go, blocked) = blocker(&store);
     let began = Instant::now();
@@ -108,7 +108,7 @@ fn a_write_has_a_waiting_time_of_its_own() {
 }
 
 #[test]
-fn a_write_that_may_not_wait_is_made_if_nobody_is_before_it_or_not_at_all() {
+fn write_with_zero_timeout_runs_or_never_starts() {
     let store = with_table(Options::new());
     for _ in 0..200 {
         let (ran, raise) = flag();
@@ -126,7 +126,7 @@ fn a_write_that_may_not_wait_is_made_if_nobody_is_before_it_or_not_at_all() {
 }
 
 #[test]
-fn a_deadline_and_a_start_never_both_win() {
+fn deadline_and_start_never_both_win() {
     // Deadlines of about as long as the writer takes: whichever wins, the caller is told what happened.
     let store = with_table(Options::new().spin_time(Duration::ZERO));
     for round in 0..2000 {
@@ -139,7 +139,7 @@ fn a_deadline_and_a_start_never_both_win() {
 }
 
 #[test]
-fn a_submitted_write_for_which_nobody_waits_is_not_started_too_late_either() {
+fn submitted_write_without_waiter_respects_its_deadline() {
     let store = with_table(Options::new());
     let (let_go, blocked) = blocker(&store);
     let (ran, raise) = flag();
@@ -155,7 +155,7 @@ fn a_submitted_write_for_which_nobody_waits_is_not_started_too_late_either() {
 }
 
 #[test]
-fn a_caller_in_line_for_a_full_queue_gives_up_in_time() {
+fn caller_blocked_on_full_queue_times_out() {
     let store = with_table(Options::new().queue_capacity(1).queue_timeout(ms(50)));
     let (let_go, blocked) = blocker(&store);
     let queued = store.submit(|_| Ok(())).unwrap();
@@ -172,7 +172,7 @@ fn a_caller_in_line_for_a_full_queue_gives_up_in_time() {
 }
 
 #[test]
-fn a_write_that_runs_past_its_waiting_time_is_committed() {
+fn started_write_commits_past_its_queue_timeout() {
     let store = with_table(Options::new());
     let began = Instant::now();
     let changed = store.write_with(WriteOptions::new().queue_timeout(ms(50)), |tx| {
@@ -198,7 +198,7 @@ fn assert_interrupted(error: &Error, wanted: Duration, advice: &str) {
 }
 
 #[test]
-fn a_limit_stops_endless_sql_and_rolls_it_back() {
+fn execution_timeout_stops_endless_sql_and_rolls_back() {
     let store = with_table(Options::new());
     let began = Instant::now();
     let error = store
@@ -215,7 +215,7 @@ fn a_limit_stops_endless_sql_and_rolls_it_back() {
 }
 
 #[test]
-fn a_limit_that_stops_a_statement_that_writes_rolls_back_the_whole_write() {
+fn execution_timeout_in_a_statement_rolls_back_everything() {
     let store = with_table(Options::new());
     let error = store
         .write_with(WriteOptions::new().execution_timeout(ms(50)), |tx| {
@@ -228,7 +228,7 @@ fn a_limit_that_stops_a_statement_that_writes_rolls_back_the_whole_write() {
 }
 
 #[test]
-fn a_closure_that_swallows_the_interrupt_is_rolled_back_all_the_same() {
+fn closure_that_swallows_interrupt_is_rolled_back() {
     let store = with_table(Options::new());
     for sql in [ENDLESS.to_owned(), format!("INSERT INTO t {ENDLESS}")] {
         let error = store
@@ -245,7 +245,7 @@ fn a_closure_that_swallows_the_interrupt_is_rolled_back_all_the_same() {
 }
 
 #[test]
-fn the_neighbours_of_a_write_that_hit_its_limit_are_committed() {
+fn neighbours_of_timed_out_write_commit() {
     let store = with_table(Options::new());
     let (let_go, blocked) = blocker(&store);
     let before = add(&store, "before");
@@ -265,7 +265,7 @@ fn the_neighbours_of_a_write_that_hit_its_limit_are_committed() {
 }
 
 #[test]
-fn a_limit_ends_with_its_write() {
+fn execution_timeout_ends_with_its_write() {
     let store = with_table(Options::new());
     store
         .write_with(WriteOptions::new().execution_timeout(PATIENCE), |tx| {
@@ -283,7 +283,7 @@ fn a_limit_ends_with_its_write() {
 }
 
 #[test]
-fn a_write_below_its_limit_is_committed() {
+fn write_within_its_execution_timeout_commits() {
     let store = with_table(Options::new());
     for limit in [PATIENCE, Duration::MAX] {
         let written = store.write_with(WriteOptions::new().execution_timeout(limit), |tx| {
@@ -298,7 +298,7 @@ fn a_write_below_its_limit_is_committed() {
 // ---- waiting for a reader ----
 
 #[test]
-fn a_read_that_finds_every_reader_busy_is_told_how_many_there_are() {
+fn read_timeout_error_has_number_of_readers() {
     let store = with_table(Options::new().readers(2).read_queue_timeout(ms(60)));
     let (busy, both_busy) = channel();
     let (let_go, told) = channel::<()>();
@@ -348,7 +348,7 @@ fn a_read_that_finds_every_reader_busy_is_told_how_many_there_are() {
 }
 
 #[test]
-fn a_read_without_end_to_its_patience_gets_the_next_reader_that_comes_free() {
+fn read_with_endless_timeout_gets_the_next_reader() {
     let store = with_table(Options::new().readers(1));
     let (busy, is_busy) = channel();
     let (let_go, told) = channel::<()>();
@@ -371,7 +371,7 @@ fn a_read_without_end_to_its_patience_gets_the_next_reader_that_comes_free() {
 // ---- the age of a snapshot ----
 
 #[test]
-fn an_old_read_is_stopped_in_the_middle_of_a_statement() {
+fn old_read_is_stopped_amid_a_statement() {
     let store = with_table(Options::new().max_reader_age(ms(50)).interrupt_old_readers(true));
     let began = Instant::now();
     let error = store
@@ -390,7 +390,7 @@ fn an_old_read_is_stopped_in_the_middle_of_a_statement() {
 }
 
 #[test]
-fn an_old_read_is_stopped_at_its_next_statement() {
+fn old_read_is_stopped_at_its_next_statement() {
     let store = with_table(Options::new().max_reader_age(ms(50)).interrupt_old_readers(true));
     let error = store
         .read(|tx| {
@@ -405,7 +405,7 @@ fn an_old_read_is_stopped_at_its_next_statement() {
 }
 
 #[test]
-fn a_reader_that_was_interrupted_serves_the_next_read() {
+fn interrupted_reader_serves_the_next_read() {
     let store = with_table(
         Options::new()
             .readers(1)
@@ -420,7 +420,7 @@ fn a_reader_that_was_interrupted_serves_the_next_read() {
 }
 
 #[test]
-fn no_read_is_stopped_unless_so_configured() {
+fn reads_are_not_stopped_by_default() {
     let store = with_table(Options::new().max_reader_age(ms(1)));
     let counted: i64 = store
         .read(|tx| {
@@ -432,7 +432,7 @@ fn no_read_is_stopped_unless_so_configured() {
 }
 
 #[test]
-fn a_write_is_not_stopped_by_the_age_of_readers() {
+fn reader_age_limit_does_not_stop_writes() {
     let store = with_table(Options::new().max_reader_age(ms(1)).interrupt_old_readers(true));
     let counted: i64 = store
         .write(|tx| {
@@ -446,7 +446,7 @@ fn a_write_is_not_stopped_by_the_age_of_readers() {
 // ---- without end ----
 
 #[test]
-fn the_longest_durations_are_no_panic() {
+fn longest_durations_do_not_panic() {
     let store = with_table(Options::new().max_reader_age(Duration::MAX).interrupt_old_readers(true));
     let forever = WriteOptions::new()
         .queue_timeout(Duration::MAX)
@@ -564,7 +564,7 @@ const SHORT_WRITES: [(&str, ShortWrites); 5] = [
 /// `WriteOptions::execution_timeout(100 ms)` with a loop of short statements ran for a second and was committed: SQLite's progress
 /// handler counts the steps of one statement.
 #[test]
-fn limit_stops_many_short_statements() {
+fn execution_timeout_stops_many_short_statements() {
     let store = with_table(Options::new());
     let limited = || WriteOptions::new().execution_timeout(ms(50));
     for (how, write) in SHORT_WRITES {
@@ -603,7 +603,7 @@ fn max_reader_age_stops_many_short_statements() {
 
 /// No SQL is left to be stopped when the limit is over.
 #[test]
-fn limit_passed_by_other_code_rolls_back() {
+fn execution_timeout_passed_by_other_code_rolls_back() {
     let store = with_table(Options::new());
     let error = store
         .write_with(WriteOptions::new().execution_timeout(ms(20)), |tx| {
@@ -618,7 +618,7 @@ fn limit_passed_by_other_code_rolls_back() {
 }
 
 #[test]
-fn limit_passed_by_failing_closure_keeps_its_error() {
+fn execution_timeout_keeps_error_of_failed_closure() {
     let store = with_table(Options::new());
     let error = store
         .write_with(WriteOptions::new().execution_timeout(ms(20)), |_| {
@@ -630,7 +630,7 @@ fn limit_passed_by_failing_closure_keeps_its_error() {
 }
 
 #[test]
-fn limit_holds_though_closure_ignores_errors() {
+fn execution_timeout_holds_if_closure_ignores_errors() {
     let store = with_table(Options::new());
     let error = store
         .write_with(WriteOptions::new().execution_timeout(ms(20)), |tx| {
@@ -647,7 +647,7 @@ fn limit_holds_though_closure_ignores_errors() {
 
 /// A closure may put a handler of its own in the place of larder's.
 #[test]
-fn limit_holds_though_closure_removes_progress_handler() {
+fn execution_timeout_holds_if_closure_removes_handler() {
     let store = with_table(Options::new());
     for (how, read) in SHORT_READS {
         let error = store
@@ -669,7 +669,7 @@ fn limit_holds_though_closure_removes_progress_handler() {
 
 /// SQLite has one trace callback a connection, and a program may log its statements by it.
 #[test]
-fn limit_leaves_trace_of_on_connect_alone() {
+fn execution_timeout_keeps_trace_of_on_connect() {
     use larder::rusqlite::trace::{TraceEvent, TraceEventCodes};
     static TRACED: AtomicUsize = AtomicUsize::new(0);
     fn note(event: TraceEvent<'_>) {
@@ -721,7 +721,7 @@ fn old_read_that_ends_by_itself_is_interrupted() {
 // ---- the time of a read ----
 
 #[test]
-fn execution_timeout_stops_a_read_wherever_it_is() {
+fn execution_timeout_stops_a_read_at_any_point() {
     let store = with_table(Options::new().readers(1));
     let limited = || ReadOptions::new().execution_timeout(ms(50));
     let endless: ShortReads = |tx| tx.query_row(ENDLESS, [], |_| Ok(()));
@@ -745,7 +745,7 @@ fn execution_timeout_stops_a_read_wherever_it_is() {
 }
 
 #[test]
-fn execution_timeout_does_not_count_the_wait_for_a_connection() {
+fn execution_timeout_excludes_waiting_for_a_connection() {
     let store = with_table(Options::new().readers(1));
     let (busy, is_busy) = channel();
     let (let_go, told) = channel::<()>();
@@ -787,7 +787,7 @@ fn shorter_of_execution_timeout_and_reader_age_counts() {
 /// Each job of a group that shares a snapshot has its own.
 #[cfg(feature = "async")]
 #[test]
-fn execution_timeout_of_a_task_stops_its_read_alone() {
+fn execution_timeout_of_async_read_stops_it_alone() {
     use crate::support::tasks::{Call, HeldRead, begin, finish};
     let store = with_table(Options::new().readers(1));
     for _ in 0..10 {
@@ -827,7 +827,7 @@ fn execution_timeout_of_a_task_stops_its_read_alone() {
 
 /// An interrupt by the program's own handle was told as `max_reader_age`.
 #[test]
-fn interrupt_by_own_handle_is_no_limit() {
+fn interrupt_by_own_handle_is_no_timeout() {
     let store = with_table(
         Options::new()
             .readers(1)

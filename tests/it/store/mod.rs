@@ -1,4 +1,4 @@
-//! A store from its opening to its closing, and what all of its calls have in common.
+//! Opening and closing a store, and the behaviour that all its calls share.
 
 #[cfg(feature = "async")]
 mod cancellation;

@@ -1,5 +1,5 @@
-//! A store against a model: whatever is done to it, in whatever order and company, it holds what a `BTreeMap` holds
-//! to which the same was done.
+//! A store against a model: after the same operations, in any order and with any concurrency, it holds the same rows as
+//! a `BTreeMap`.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -356,7 +356,7 @@ fn run(steps: &[Step]) -> std::result::Result<(), TestCaseError> {
 }
 
 #[test]
-fn a_store_holds_what_the_model_holds() {
+fn store_agrees_with_the_model() {
     let done = std::cell::Cell::new(0);
     let config = Config {
         cases: 64,

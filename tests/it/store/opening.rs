@@ -1,4 +1,4 @@
-//! What `Options::open` sets up, what it refuses, and that what it refuses it leaves as it was.
+//! `Options::open`: what it sets up, and what it refuses. A refused file is left unchanged.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -136,7 +136,7 @@ impl Limited {
 
 /// `Store::open` and the first poll of a task panicked where the system gave no thread.
 #[test]
-fn store_under_a_thread_limit_fails_by_name() {
+fn open_under_thread_limit_names_the_cause() {
     if !is_root() {
         return skipped("a user that has no other process needs root and setpriv");
     }
@@ -168,7 +168,7 @@ fn store_under_a_thread_limit_fails_by_name() {
 
 /// A thread needs memory for its stack.
 #[test]
-fn store_under_a_memory_limit_fails_by_name() {
+fn open_under_memory_limit_names_the_cause() {
     let Some(mut limited) = Limited::start(61_018) else {
         return;
     };
@@ -271,7 +271,7 @@ fn open_problem<T>(result: larder::Result<T>) -> String {
 // ---- settings ----
 
 #[test]
-fn every_pragma_of_the_writer_is_in_effect_by_default() {
+fn writer_pragmas_are_in_effect_by_default() {
     let store = Store::open_temp().unwrap();
     let wrong = store.write(|tx| {
         wrong(
@@ -297,7 +297,7 @@ fn every_pragma_of_the_writer_is_in_effect_by_default() {
 }
 
 #[test]
-fn every_pragma_of_every_reader_is_in_effect_by_default() {
+fn reader_pragmas_are_in_effect_by_default() {
     let store = Options::new().readers(4).open_temp().unwrap();
     let all = on_every_reader(&store, 4, |tx| {
         wrong(
@@ -360,7 +360,7 @@ fn auto_vacuum_can_be_off() {
 /// The power was cut while the first pages were written: they are in the file, and so is the journal that takes them back.
 /// The file was not taken for a new one, since it had bytes, and so got SQLite's own page size and no auto-vacuum.
 #[test]
-fn a_creation_that_was_cut_off_is_begun_anew_with_its_options() {
+fn interrupted_creation_restarts_with_its_options() {
     let folder = tempdir().unwrap();
     let (making, cut_off) = (folder.path().join("making.db"), folder.path().join("app.db"));
     let conn = Connection::open(&making).unwrap();
@@ -387,7 +387,7 @@ fn a_creation_that_was_cut_off_is_begun_anew_with_its_options() {
 }
 
 #[test]
-fn a_mistyped_name_in_double_quotes_is_an_error_and_no_string() {
+fn double_quoted_misspelling_is_an_error() {
     let store = Store::open_temp().unwrap();
     let typo = |tx: &ReadTx<'_>| tx.query_row(r#"SELECT "typo""#, [], |row| row.get::<_, String>(0));
     let on_writer = store.write(move |tx| typo(tx)).unwrap_err();
@@ -401,7 +401,7 @@ fn a_mistyped_name_in_double_quotes_is_an_error_and_no_string() {
 }
 
 #[test]
-fn the_schema_table_and_shadow_tables_cannot_be_written() {
+fn schema_and_shadow_tables_cannot_be_written() {
     let store = Store::open_temp().unwrap();
     store
         .write(|tx| tx.execute_batch("CREATE VIRTUAL TABLE ft USING fts5(x)"))
@@ -413,7 +413,7 @@ fn the_schema_table_and_shadow_tables_cannot_be_written() {
 }
 
 #[test]
-fn a_hostile_schema_cannot_reach_past_its_own_tables() {
+fn hostile_schema_is_confined_to_its_tables() {
     // Which a trusted one may: by a view over a table-valued function that is not marked as harmless.
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
@@ -434,7 +434,7 @@ fn a_hostile_schema_cannot_reach_past_its_own_tables() {
 }
 
 #[test]
-fn a_new_file_is_for_its_owner_only() {
+fn new_file_is_private_to_its_owner() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("new.db");
     let store = Store::open(&path).unwrap();
@@ -446,7 +446,7 @@ fn a_new_file_is_for_its_owner_only() {
 }
 
 #[test]
-fn an_existing_file_keeps_its_mode() {
+fn existing_file_keeps_its_mode() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("old.db");
     made_by_others(&path);
@@ -459,7 +459,7 @@ fn an_existing_file_keeps_its_mode() {
 // ---- paths ----
 
 #[test]
-fn a_name_that_looks_like_a_uri_is_a_plain_file_name() {
+fn absolute_name_like_a_uri_is_a_name() {
     let folder = tempdir().unwrap();
     for name in ["file:x?nolock=1", "file:y.db?mode=memory", "file:z.db?immutable=1"] {
         let absolute = folder.path().join(name);
@@ -470,7 +470,7 @@ fn a_name_that_looks_like_a_uri_is_a_plain_file_name() {
 }
 
 #[test]
-fn a_relative_name_that_looks_like_a_uri_is_a_plain_file_name() {
+fn relative_name_like_a_uri_is_a_name() {
     let folder = tempdir().unwrap();
     let name = "file:x.db?mode=memory&nolock=1";
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -483,7 +483,7 @@ fn a_relative_name_that_looks_like_a_uri_is_a_plain_file_name() {
 }
 
 #[test]
-fn a_name_that_is_not_utf_8_works() {
+fn name_not_utf8_works() {
     use std::os::unix::ffi::OsStrExt;
     let folder = tempdir().unwrap();
     let path = folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9.db"));
@@ -497,7 +497,7 @@ fn a_name_that_is_not_utf_8_works() {
 }
 
 #[test]
-fn a_path_with_a_nul_byte_is_refused() {
+fn path_with_nul_byte_is_refused() {
     let folder = tempdir().unwrap();
     let problem = open_problem(Store::open(folder.path().join("a\0b.db")));
     assert!(problem.contains("NUL"), "{problem}");
@@ -505,7 +505,7 @@ fn a_path_with_a_nul_byte_is_refused() {
 }
 
 #[test]
-fn a_database_in_memory_is_refused_and_open_temp_is_named() {
+fn memory_database_is_refused_suggesting_open_temp() {
     for path in ["", ":memory:"] {
         let problem = open_problem(Store::open(path));
         assert!(problem.contains("open_temp"), "{path:?}: {problem}");
@@ -513,7 +513,7 @@ fn a_database_in_memory_is_refused_and_open_temp_is_named() {
 }
 
 #[test]
-fn a_missing_parent_folder_is_named() {
+fn missing_parent_folder_is_named() {
     let folder = tempdir().unwrap();
     let error = Store::open(folder.path().join("no/such/app.db")).unwrap_err();
     let message = error.to_string();
@@ -526,7 +526,7 @@ fn a_missing_parent_folder_is_named() {
 }
 
 #[test]
-fn a_file_as_parent_folder_is_refused() {
+fn file_as_parent_folder_is_refused() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("file"), "text").unwrap();
     open_problem(Store::open(folder.path().join("file/app.db")));
@@ -548,13 +548,13 @@ fn a_folder_is_refused() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused() {
+fn special_file_is_refused() {
     let problem = open_problem(Options::new().allow_unsupported_filesystem(true).open("/dev/null"));
     assert!(problem.contains("not a regular file"), "{problem}");
 }
 
 #[test]
-fn a_symbolic_link_is_refused_and_its_target_untouched() {
+fn symbolic_link_is_refused_and_target_untouched() {
     let folder = tempdir().unwrap();
     let target = folder.path().join("target.db");
     made_by_others(&target);
@@ -567,7 +567,7 @@ fn a_symbolic_link_is_refused_and_its_target_untouched() {
 }
 
 #[test]
-fn a_dangling_symbolic_link_creates_nothing() {
+fn dangling_symbolic_link_creates_nothing() {
     let folder = tempdir().unwrap();
     let target = folder.path().join("target.db");
     let link = folder.path().join("link.db");
@@ -578,7 +578,7 @@ fn a_dangling_symbolic_link_creates_nothing() {
 }
 
 #[test]
-fn a_linked_parent_folder_works_and_the_store_knows_the_real_one() {
+fn linked_parent_folder_is_resolved() {
     let folder = tempdir().unwrap();
     fs::create_dir(folder.path().join("real")).unwrap();
     symlink(folder.path().join("real"), folder.path().join("link")).unwrap();
@@ -592,7 +592,7 @@ fn a_linked_parent_folder_works_and_the_store_knows_the_real_one() {
 // ---- files that exist ----
 
 #[test]
-fn a_zero_length_file_is_a_new_database() {
+fn empty_file_is_a_new_database() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("empty.db");
     fs::write(&path, "").unwrap();
@@ -602,7 +602,7 @@ fn a_zero_length_file_is_a_new_database() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_refused_and_left_byte_for_byte() {
+fn file_not_a_database_is_refused_and_unchanged() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("letter.txt");
     // Short and long: SQLite judges a file by its first page.
@@ -620,7 +620,7 @@ fn a_file_that_is_no_database_is_refused_and_left_byte_for_byte() {
 }
 
 #[test]
-fn a_damaged_database_is_refused_and_a_backup_is_advised() {
+fn damaged_database_is_refused_suggesting_a_backup() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("damaged.db");
     made_by_others(&path);
@@ -633,7 +633,7 @@ fn a_damaged_database_is_refused_and_a_backup_is_advised() {
 }
 
 #[test]
-fn a_database_in_rollback_mode_is_switched_and_keeps_its_page_size_and_rows() {
+fn rollback_mode_database_is_switched_and_keeps_rows() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("old.db");
     made_by_others(&path);
@@ -649,7 +649,7 @@ fn a_database_in_rollback_mode_is_switched_and_keeps_its_page_size_and_rows() {
 }
 
 #[test]
-fn a_database_that_another_process_reads_in_rollback_mode_cannot_be_switched_until_it_has_gone() {
+fn rollback_mode_database_with_reader_is_not_switched() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("old.db");
     made_by_others(&path);
@@ -681,7 +681,7 @@ fn a_database_that_another_process_reads_in_rollback_mode_cannot_be_switched_unt
 }
 
 #[test]
-fn a_database_that_another_process_writes_in_rollback_mode_is_in_use() {
+fn rollback_mode_database_with_writer_is_in_use() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("old.db");
     made_by_others(&path);
@@ -706,7 +706,7 @@ fn assert_already_open<T>(result: larder::Result<T>) {
 }
 
 #[test]
-fn a_second_store_on_the_file_is_refused_by_whatever_name() {
+fn second_store_is_refused_under_any_name() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let store = Store::open(&path).unwrap();
@@ -741,7 +741,7 @@ fn a_second_store_on_the_file_is_refused_by_whatever_name() {
 }
 
 #[test]
-fn a_refused_second_store_keeps_other_processes_locked_out() {
+fn refused_second_store_keeps_other_processes_out() {
     // A second `open` of the file must not touch it: closing any descriptor of it would drop the locks that the
     // first store's connections hold, and another process could then delete the live log.
     let folder = tempdir().unwrap();
@@ -757,7 +757,7 @@ fn a_refused_second_store_keeps_other_processes_locked_out() {
 }
 
 #[test]
-fn of_many_that_open_a_new_file_at_once_one_gets_it_and_the_others_are_told() {
+fn simultaneous_opens_of_new_file_give_one_store() {
     for _ in 0..20 {
         let folder = tempdir().unwrap();
         let path = folder.path().join("app.db");
@@ -802,7 +802,7 @@ fn open_right_after_drop_works_a_hundred_times() {
 }
 
 #[test]
-fn open_waits_for_a_store_that_closes_on_its_writer_thread() {
+fn open_waits_for_close_on_the_writer_thread() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     let store = Store::open(&path).unwrap();
@@ -838,7 +838,7 @@ fn open_waits_for_a_store_that_closes_on_its_writer_thread() {
 }
 
 #[test]
-fn a_second_store_is_still_refused_after_the_first_was_closed_twice() {
+fn second_store_is_refused_after_double_close() {
     // The story: every `close`, and the drop, marked the file as "closing", also when another store had been
     // opened on it in between. A third `open` then waited for the whole busy timeout for a store that was not
     // closing at all.
@@ -881,7 +881,7 @@ fn folder_for_anybody() -> (TempDir, std::path::PathBuf) {
 }
 
 #[test]
-fn an_unreadable_file_is_refused_and_owner_and_mode_are_named() {
+fn unreadable_file_is_refused_with_owner_and_mode() {
     let (_folder, path) = folder_for_anybody();
     set_mode(&path, 0o000);
     let Some(line) = opened_by_an_ordinary_user(&path) else {
@@ -894,7 +894,7 @@ fn an_unreadable_file_is_refused_and_owner_and_mode_are_named() {
 }
 
 #[test]
-fn a_file_that_may_only_be_read_is_refused() {
+fn read_only_file_is_refused() {
     let (_folder, path) = folder_for_anybody();
     set_mode(&path, 0o444);
     let Some(line) = opened_by_an_ordinary_user(&path) else {
@@ -904,7 +904,7 @@ fn a_file_that_may_only_be_read_is_refused() {
 }
 
 #[test]
-fn a_file_in_rollback_mode_that_may_only_be_read_is_refused() {
+fn read_only_file_in_rollback_mode_is_refused() {
     let folder = tempdir().unwrap();
     set_mode(folder.path(), 0o777);
     let path = folder.path().join("old.db");
@@ -917,7 +917,7 @@ fn a_file_in_rollback_mode_that_may_only_be_read_is_refused() {
 }
 
 #[test]
-fn a_folder_in_which_no_file_can_be_made_is_refused() {
+fn unwritable_folder_is_refused() {
     let (folder, path) = folder_for_anybody();
     set_mode(&path, 0o666);
     set_mode(folder.path(), 0o555);
@@ -932,7 +932,7 @@ fn a_folder_in_which_no_file_can_be_made_is_refused() {
 }
 
 #[test]
-fn a_read_only_file_system_is_refused() {
+fn read_only_file_system_is_refused() {
     if !is_root() {
         return skipped("only root can mount a folder read-only");
     }
@@ -959,7 +959,7 @@ fn a_read_only_file_system_is_refused() {
 // ---- on_connect ----
 
 #[test]
-fn on_connect_runs_once_for_the_writer_and_once_for_each_reader() {
+fn on_connect_runs_once_for_each_connection() {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&calls);
     let store = Options::new()
@@ -997,7 +997,7 @@ impl std::fmt::Display for WrongKey {
 impl std::error::Error for WrongKey {}
 
 #[test]
-fn an_error_of_on_connect_comes_out_of_open_as_it_was_and_the_file_can_be_opened_later() {
+fn open_returns_error_of_on_connect_unchanged() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("app.db");
     for failing in [Role::Writer, Role::Reader] {
@@ -1018,7 +1018,7 @@ fn an_error_of_on_connect_comes_out_of_open_as_it_was_and_the_file_can_be_opened
 }
 
 #[test]
-fn a_reader_whose_on_connect_fails_later_is_named_in_the_time_out() {
+fn read_timeout_names_failure_of_on_connect() {
     let readers = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&readers);
     let store = Options::new()
@@ -1039,7 +1039,7 @@ fn a_reader_whose_on_connect_fails_later_is_named_in_the_time_out() {
 }
 
 #[test]
-fn a_pragma_of_larder_overrules_that_of_on_connect() {
+fn larders_pragmas_override_those_of_on_connect() {
     let store = Options::new()
         .on_connect(|conn, _| {
             conn.execute_batch(
@@ -1069,7 +1069,7 @@ fn a_pragma_of_larder_overrules_that_of_on_connect() {
 }
 
 #[test]
-fn the_busy_timeout_of_options_overrules_that_of_on_connect() {
+fn busy_timeout_of_options_overrides_on_connect() {
     // The story: it was set first of all, before on_connect, and not again.
     let store = Options::new()
         .on_connect(|conn, _| Ok(conn.busy_timeout(Duration::ZERO)?))
@@ -1080,7 +1080,7 @@ fn the_busy_timeout_of_options_overrules_that_of_on_connect() {
 }
 
 #[test]
-fn on_connect_cannot_open_the_schema_table_to_writes() {
+fn on_connect_cannot_make_schema_table_writable() {
     let store = Options::new()
         .on_connect(|conn, _| Ok(conn.execute_batch("PRAGMA writable_schema = ON")?))
         .open_temp()
@@ -1092,7 +1092,7 @@ fn on_connect_cannot_open_the_schema_table_to_writes() {
 }
 
 #[test]
-fn a_transaction_that_on_connect_leaves_open_is_named_by_open() {
+fn open_names_transaction_left_open_by_on_connect() {
     // The story: on the writer it came out as "another process uses the file in rollback mode", and on a reader as
     // no error at all, until every read failed with "cannot start a transaction within a transaction".
     for unfinished in [Role::Writer, Role::Reader] {
@@ -1112,7 +1112,7 @@ fn a_transaction_that_on_connect_leaves_open_is_named_by_open() {
 // ---- open_temp ----
 
 #[test]
-fn a_temporary_store_that_cannot_be_opened_leaves_no_folder() {
+fn failed_temporary_store_leaves_no_folder() {
     let folder = Arc::new(Mutex::new(None));
     let seen = Arc::clone(&folder);
     Options::new()
@@ -1131,7 +1131,7 @@ fn a_temporary_store_that_cannot_be_opened_leaves_no_folder() {
 }
 
 #[test]
-fn the_folder_of_a_temporary_store_is_for_its_owner_only() {
+fn temporary_folder_is_private_to_its_owner() {
     let store = Store::open_temp().unwrap();
     let folder = fs::metadata(store.path().parent().unwrap()).unwrap();
     assert_eq!(folder.mode() & 0o777, 0o700);

@@ -1,4 +1,4 @@
-//! A call that would wait for its own thread gives an error at once, and the store works on.
+//! A call that would wait for its own thread fails at once, and the store keeps working.
 
 use crate::support::write_or_fail;
 use std::future::Future;
@@ -56,19 +56,19 @@ fn reentrant_in_a_write<T: std::fmt::Debug + Send + 'static>(
 }
 
 #[test]
-fn a_write_inside_a_write_is_reentrant() {
+fn write_inside_a_write_is_reentrant() {
     reentrant_in_a_write("write", |store| store.write(|tx| tx.execute("DELETE FROM t", [])));
 }
 
 #[test]
-fn a_write_that_does_not_wait_inside_a_write_is_reentrant() {
+fn write_without_waiting_inside_a_write_is_reentrant() {
     reentrant_in_a_write("write", |store| {
         store.write_with(write_or_fail(), |tx| tx.execute("DELETE FROM t", []))
     });
 }
 
 #[test]
-fn a_submit_inside_a_write_is_reentrant() {
+fn submit_inside_a_write_is_reentrant() {
     reentrant_in_a_write("submit", |store| {
         store.submit(|tx| tx.execute("DELETE FROM t", [])).map(drop)
     });
@@ -104,7 +104,7 @@ fn waiting_inside_a_write_is_reentrant() {
 }
 
 #[test]
-fn waiting_for_a_while_inside_a_write_is_reentrant() {
+fn wait_timeout_inside_a_write_is_reentrant() {
     let store = store_with_row(Options::new());
     let gate = Gate::hold(&store);
     let (give, take) = channel::<larder::Pending<i64>>();
@@ -148,7 +148,7 @@ fn waiting_inside_a_write_claims_no_outcome() {
 }
 
 #[test]
-fn waiting_inside_a_write_gives_a_result_that_is_there() {
+fn waiting_inside_a_write_returns_a_finished_result() {
     let store = store_with_row(Options::new());
     for wait in [
         (|pending| pending.wait()) as fn(Pending<i64>) -> Result<i64>,
@@ -220,7 +220,7 @@ fn awaiting_inside_a_write_is_reentrant() {
 }
 
 #[test]
-fn a_write_to_another_store_inside_a_write_works() {
+fn write_to_another_store_inside_write_works() {
     let (one, other) = (store_with_row(Options::new()), store_with_row(Options::new()));
     let inside = other.clone();
     one.write(move |_| inside.write(|tx| tx.execute("INSERT INTO t VALUES (2)", [])))
@@ -229,7 +229,7 @@ fn a_write_to_another_store_inside_a_write_works() {
 }
 
 #[test]
-fn a_write_inside_a_read_works_and_the_read_does_not_see_it() {
+fn write_inside_a_read_works_unseen_by_it() {
     let store = store_with_row(Options::new());
     store
         .read(|tx| {
@@ -244,7 +244,7 @@ fn a_write_inside_a_read_works_and_the_read_does_not_see_it() {
 }
 
 #[test]
-fn a_read_inside_a_write_sees_what_is_committed() {
+fn read_inside_a_write_sees_committed_data() {
     let store = store_with_row(Options::new().readers(1));
     let inside = store.clone();
     let (outer, inner) = store
@@ -258,7 +258,7 @@ fn a_read_inside_a_write_sees_what_is_committed() {
 }
 
 #[test]
-fn a_read_inside_a_write_is_reentrant_when_every_reader_is_busy() {
+fn read_inside_write_is_reentrant_without_free_reader() {
     let store = store_with_row(Options::new().readers(1).read_queue_timeout(Duration::from_secs(60)));
     let inside = store.clone();
     let start = Instant::now();
@@ -275,7 +275,7 @@ fn a_read_inside_a_write_is_reentrant_when_every_reader_is_busy() {
 }
 
 #[test]
-fn a_read_inside_a_read_works_while_there_are_connections() {
+fn nested_read_works_while_connections_are_left() {
     let store = store_with_row(Options::new().readers(3));
     let three = store
         .read(|_| store.read(|_| store.read(|tx| tx.query_row("SELECT 3", [], |row| row.get::<_, i64>(0)))))
@@ -284,7 +284,7 @@ fn a_read_inside_a_read_works_while_there_are_connections() {
 }
 
 #[test]
-fn a_read_inside_a_read_is_reentrant_when_this_thread_holds_every_reader() {
+fn nested_read_is_reentrant_without_free_reader() {
     for readers in [1, 2] {
         let store = store_with_row(
             Options::new()
@@ -304,7 +304,7 @@ fn a_read_inside_a_read_is_reentrant_when_this_thread_holds_every_reader() {
 }
 
 #[test]
-fn two_threads_that_each_hold_a_reader_and_want_another_time_out() {
+fn threads_with_nested_reads_time_out() {
     let store = store_with_row(Options::new().readers(2).read_queue_timeout(Duration::from_millis(100)));
     let (both_hold_one, both_have_tried) = (Barrier::new(2), Barrier::new(2));
     let start = Instant::now();
@@ -354,7 +354,7 @@ fn closing_inside_a_read_is_reentrant() {
 }
 
 #[test]
-fn a_read_with_a_time_out_of_its_own_gives_up_sooner() {
+fn read_with_own_timeout_gives_up_sooner() {
     let store = store_with_row(Options::new().readers(1).read_queue_timeout(Duration::from_secs(60)));
     let start = Instant::now();
     store
@@ -389,7 +389,7 @@ fn store_in(folder: &tempfile::TempDir) -> (Store, std::path::PathBuf) {
 }
 
 #[test]
-fn the_last_clone_dropped_inside_a_write_closes_after_it_and_what_is_queued_is_finished() {
+fn last_clone_dropped_inside_write_finishes_the_queue() {
     let folder = tempfile::tempdir().unwrap();
     let (store, path) = store_in(&folder);
     let gate = Gate::hold(&store);
@@ -409,7 +409,7 @@ fn the_last_clone_dropped_inside_a_write_closes_after_it_and_what_is_queued_is_f
 }
 
 #[test]
-fn the_last_clone_dropped_with_a_closures_value_on_the_writer_thread_closes() {
+fn last_clone_in_closures_value_closes_on_writer() {
     struct Last(Option<Store>, std::sync::mpsc::Sender<()>);
     impl Drop for Last {
         fn drop(&mut self) {
@@ -438,7 +438,7 @@ fn the_last_clone_dropped_with_a_closures_value_on_the_writer_thread_closes() {
 
 /// `read` borrows the store that it is called on, so the very last one goes right after the closure.
 #[test]
-fn every_other_clone_dropped_inside_a_read_leaves_the_read_and_the_store_alone() {
+fn clone_dropped_inside_read_keeps_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let (store, path) = store_in(&folder);
     let clones = vec![store.clone(), store.clone()];
@@ -456,7 +456,7 @@ fn every_other_clone_dropped_inside_a_read_leaves_the_read_and_the_store_alone()
 }
 
 #[test]
-fn the_last_clone_of_another_store_dropped_inside_a_read_closes_that_one() {
+fn last_clone_of_another_store_closes_inside_read() {
     let folder = tempfile::tempdir().unwrap();
     let (store, path) = store_in(&folder);
     let outer = Store::open_temp().unwrap();

@@ -1,4 +1,4 @@
-//! The calls of a task give futures that any runtime can poll, and that know who made them.
+//! The futures of async calls work on every runtime, and record their call site.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -81,17 +81,17 @@ async fn five_hundred_tasks_write_and_read() {
 }
 
 #[test]
-fn five_hundred_tasks_write_and_read_on_one_thread() {
+fn tasks_write_and_read_on_one_thread() {
     one_thread().block_on(five_hundred_tasks_write_and_read());
 }
 
 #[test]
-fn five_hundred_tasks_write_and_read_on_many_threads() {
+fn tasks_write_and_read_on_many_threads() {
     many_threads().block_on(five_hundred_tasks_write_and_read());
 }
 
 #[test]
-fn the_futures_can_be_spawned_even_if_what_they_carry_cannot_be_shared() {
+fn futures_are_send_if_values_are_not_sync() {
     fn assert_task<T>(future: impl Future<Output = Result<T>> + Send + 'static) {
         drop(future);
     }
@@ -108,7 +108,7 @@ fn the_futures_can_be_spawned_even_if_what_they_carry_cannot_be_shared() {
 }
 
 #[test]
-fn a_closure_runs_on_a_thread_of_larders() {
+fn closures_run_on_larders_threads() {
     let store = store_with(Options::new());
     let name = || thread::current().name().unwrap().to_owned();
     assert_eq!(finish(store.write_async(move |_| Ok(name()))).unwrap(), "larder-writer");
@@ -117,7 +117,7 @@ fn a_closure_runs_on_a_thread_of_larders() {
 }
 
 #[test]
-fn an_error_comes_out_of_await() {
+fn error_is_returned_by_await() {
     let store = store_with(Options::new());
     let write = finish(store.write_async(|tx| {
         insert(tx, 1)?;
@@ -131,7 +131,7 @@ fn an_error_comes_out_of_await() {
 }
 
 #[test]
-fn a_panic_comes_out_of_await() {
+fn panic_is_resumed_by_await() {
     let store = store_with(Options::new());
     let write = |tx: &WriteTx<'_>| -> Result<()> {
         insert(tx, 1)?;
@@ -150,7 +150,7 @@ fn a_panic_comes_out_of_await() {
 // ---- before the first poll ----
 
 #[test]
-fn a_future_that_was_never_polled_runs_nothing() {
+fn future_never_polled_runs_nothing() {
     let store = store_with(Options::new());
     let captured = Arc::new(());
     let owned = || Arc::clone(&captured);
@@ -177,7 +177,7 @@ fn a_future_that_was_never_polled_runs_nothing() {
 }
 
 #[test]
-fn a_future_that_was_not_polled_yet_takes_no_place_in_the_queue() {
+fn future_not_polled_yet_takes_no_queue_place() {
     let store = store_with(Options::new().queue_capacity(1).readers(1));
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
     let (write, read) = (
@@ -196,7 +196,7 @@ fn a_future_that_was_not_polled_yet_takes_no_place_in_the_queue() {
 }
 
 #[test]
-fn the_time_out_begins_at_the_first_poll() {
+fn timeout_begins_at_the_first_poll() {
     let store = store_with(Options::new());
     let time = Duration::from_millis(500);
     let write = store.write_async_with(WriteOptions::new().queue_timeout(time), |_| Ok(()));
@@ -219,7 +219,7 @@ fn all_slow() -> Store {
 
 /// `#[track_caller]` on each of the methods.
 #[test]
-fn every_call_of_a_task_knows_its_line() {
+fn every_async_call_records_its_call_site() {
     let store = all_slow();
     let mut lines = Vec::new();
     let (line, call) = (line!(), store.write_async(|_| Ok(())));
@@ -243,7 +243,7 @@ fn every_call_of_a_task_knows_its_line() {
 
 /// They share a snapshot, or are made one after another: either way each has its own name and its own SQL.
 #[test]
-fn each_of_several_reads_is_named_by_its_own_label() {
+fn each_read_in_group_has_its_own_label() {
     log::collect();
     let store = store_with(
         Options::new()
@@ -271,7 +271,7 @@ fn each_of_several_reads_is_named_by_its_own_label() {
 }
 
 #[test]
-fn the_tasks_span_is_current_inside_its_closure_and_left_with_it() {
+fn span_of_task_is_current_inside_its_closure() {
     log::collect();
     let store = store_with(Options::new().readers(1));
     let span = info_span!("request");
@@ -292,7 +292,7 @@ fn the_tasks_span_is_current_inside_its_closure_and_left_with_it() {
 }
 
 #[test]
-fn the_span_is_left_also_by_a_read_that_panics() {
+fn span_is_left_by_a_panicking_read() {
     log::collect();
     let store = store_with(Options::new().readers(1));
     let read = store.read_async(|_| -> Result<()> { resume_unwind(Box::new("boom")) });
@@ -302,7 +302,7 @@ fn the_span_is_left_also_by_a_read_that_panics() {
 }
 
 #[test]
-fn a_task_may_use_two_stores_inside_each_other() {
+fn task_may_nest_calls_on_two_stores() {
     let (one, other) = (store_with(Options::new()), store_with(Options::new()));
     create_table(&other);
     let inside = other.clone();

@@ -1,8 +1,8 @@
-//! Processes of their own: this test binary again, or `python3` as a process that knows nothing of larder.
+//! Separate processes: this test binary again, or `python3` as a process without larder.
 //!
-//! A module that needs a second process has a test named `child`, which returns at once unless [`task`] gives it
-//! a role. The parent starts it with [`Child::start`]. Both talk in lines over stdin and stdout; what the child
-//! tells carries a mark, since the test harness prints to stdout, too.
+//! A module that needs a second process has a test named `child`, which returns at once unless [`task`] gives it a
+//! role. The parent starts it with [`Child::start`]. Parent and child exchange lines over stdin and stdout. Lines of
+//! the child begin with a mark, since the test harness prints to stdout as well.
 
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write, stdin, stdout};

@@ -1,4 +1,4 @@
-//! `fork` without `exec`, which the standard library has no safe form of.
+//! `fork` without `exec`, for which the standard library has no safe function.
 
 #![allow(unsafe_code)]
 

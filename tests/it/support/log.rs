@@ -1,7 +1,7 @@
-//! The events that larder emits.
+//! A collector of larder's events.
 //!
-//! larder's writer emits on a thread of its own, so the collector is the process's, installed once and shared by
-//! all tests. Each test finds its own events by something that only it says: a label, a path, a number.
+//! The writer emits events on its own thread, so the collector is installed once for the process and shared by all
+//! tests. Each test finds its own events by a value that no other test uses: a label, a path or a number.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

@@ -1,4 +1,4 @@
-//! What several test modules need.
+//! Helpers for several test modules.
 
 pub(crate) mod child;
 pub(crate) mod fork;

@@ -1,4 +1,4 @@
-//! What Prometheus makes of a scrape: the text format of
+//! A parser for Prometheus scrapes in the text format of
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 
 use std::collections::BTreeMap;
@@ -98,7 +98,7 @@ fn quoted(rest: &mut Peekable<Chars<'_>>) -> String {
 }
 
 #[test]
-fn the_parser_understands_the_format() {
+fn parser_understands_the_format() {
     let text = "# HELP a_b some help\n# TYPE a_b counter\na_b{x=\"1 \\\"2\\\" \\\\ \\n}\",y=\"\"} 3\na_b 0.5\n";
     let scrape = Scrape::parse(text);
     let family = &scrape.0["a_b"];

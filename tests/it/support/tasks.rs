@@ -1,4 +1,4 @@
-//! What the tests of tasks need: futures that are polled by hand, reads that are held, and every runtime.
+//! Helpers for tests of async calls: futures polled by hand, reads that are held, and every runtime.
 
 use std::future::Future;
 use std::pin::{Pin, pin};

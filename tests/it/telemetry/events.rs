@@ -1,4 +1,4 @@
-//! What larder says in its `tracing` events, and what it never says.
+//! The `tracing` events that larder emits, and what they must never contain.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::channel;
@@ -42,7 +42,7 @@ fn slow(label: &'static str) -> log::Event {
 }
 
 #[test]
-fn opening_says_where_and_with_which_settings() {
+fn opening_event_has_path_and_settings() {
     log::collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
@@ -71,7 +71,7 @@ fn opening_says_where_and_with_which_settings() {
 }
 
 #[test]
-fn closing_says_what_became_of_the_queue_and_the_log() {
+fn closing_event_reports_queue_and_log() {
     let store = store_with_row(grouping().queue_capacity(136));
     let gate = Gate::hold(&store);
     // So many that no other test's store closes with them; the gate's write is one more.
@@ -94,7 +94,7 @@ fn closing_says_what_became_of_the_queue_and_the_log() {
 }
 
 #[test]
-fn a_slow_write_is_named_by_the_line_that_asked_for_it() {
+fn slow_write_is_named_by_its_call_site() {
     let store = store_with_row(all_slow());
     let line = line!() + 1;
     store.write(|_| Ok(())).unwrap();
@@ -111,7 +111,7 @@ fn a_slow_write_is_named_by_the_line_that_asked_for_it() {
 
 /// `#[track_caller]` on each of the methods.
 #[test]
-fn every_way_to_write_and_read_knows_its_line() {
+fn every_call_records_its_call_site() {
     let store = store_with_row(all_slow());
     let ok = |_: &WriteTx<'_>| Ok(());
     let (write, read) = (WriteOptions::new(), ReadOptions::new());
@@ -141,7 +141,7 @@ fn every_way_to_write_and_read_knows_its_line() {
 }
 
 #[test]
-fn a_slow_write_has_the_text_of_its_slowest_statement_if_that_has_parameters() {
+fn slow_write_shows_only_sql_with_parameters() {
     let store = store_with_row(all_slow());
     let sql = "UPDATE t SET data = ?1 WHERE id = 1";
     store
@@ -160,7 +160,7 @@ fn a_slow_write_has_the_text_of_its_slowest_statement_if_that_has_parameters() {
 }
 
 #[test]
-fn a_slow_write_that_failed_says_so() {
+fn slow_write_that_failed_says_so() {
     let store = store_with_row(all_slow());
     store
         .write_with(labelled("slow and failing"), |_| Err::<(), _>(Error::app("no")))
@@ -170,7 +170,7 @@ fn a_slow_write_that_failed_says_so() {
 }
 
 #[test]
-fn a_slow_read_is_named_and_has_the_text_of_its_slowest_statement_if_that_has_parameters() {
+fn slow_read_shows_only_sql_with_parameters() {
     let store = store_with_row(all_slow());
     let sql = "SELECT id FROM t WHERE id = ?1";
     let read = |label: &'static str, sql: &str, with: &[i64]| {
@@ -193,7 +193,7 @@ fn a_slow_read_is_named_and_has_the_text_of_its_slowest_statement_if_that_has_pa
 }
 
 #[test]
-fn a_slow_read_that_failed_names_the_kind_of_error() {
+fn failed_slow_read_names_the_kind_of_error() {
     let store = store_with_row(all_slow());
     store
         .read_with(ReadOptions::new().label("a failing read"), |tx| {
@@ -204,7 +204,7 @@ fn a_slow_read_that_failed_names_the_kind_of_error() {
 }
 
 #[test]
-fn what_is_not_slow_is_not_reported() {
+fn fast_calls_are_not_reported() {
     let store = store_with_row(
         Options::new()
             .slow_write_threshold(Duration::from_secs(3600))
@@ -219,7 +219,7 @@ fn what_is_not_slow_is_not_reported() {
 }
 
 #[test]
-fn a_group_that_was_rolled_back_is_reported_with_its_size() {
+fn rolled_back_group_is_reported_with_its_size() {
     let store = store_with_row(grouping());
     let gate = Gate::hold(&store);
     // A number that no other test has.
@@ -247,7 +247,7 @@ fn overwrite(tx: &WriteTx<'_>) -> Result<()> {
 }
 
 #[test]
-fn a_checkpoint_that_cannot_finish_over_the_limit_is_reported_with_the_oldest_read() {
+fn blocked_checkpoint_is_reported_with_the_oldest_read() {
     let store = store_with_row(Options::new().wal_limit(256 * 1024));
     store
         .read_with(ReadOptions::new().label("reads on and on"), |tx| {
@@ -272,7 +272,7 @@ fn a_checkpoint_that_cannot_finish_over_the_limit_is_reported_with_the_oldest_re
 }
 
 #[test]
-fn the_callers_span_is_current_inside_the_closure_on_the_writer_thread() {
+fn span_of_caller_is_current_inside_the_closure() {
     let store = store_with_row(Options::new());
     let here = std::thread::current().id();
     let span = info_span!("request");
@@ -292,7 +292,7 @@ fn the_callers_span_is_current_inside_the_closure_on_the_writer_thread() {
 }
 
 #[test]
-fn the_plan_of_a_slow_statement_is_told_with_its_full_scans() {
+fn slow_statement_plan_marks_full_scans() {
     let store = store_with_row(all_slow());
     let scan = "SELECT count(*) FROM t WHERE data = ?1";
     let search = "SELECT count(*) FROM t WHERE id = ?1";
@@ -316,7 +316,7 @@ fn the_plan_of_a_slow_statement_is_told_with_its_full_scans() {
 }
 
 #[test]
-fn the_plan_has_no_data_in_it() {
+fn slow_statement_plan_has_no_data() {
     let store = store_with_row(all_slow());
     let sql = "SELECT count(*) FROM t WHERE data = x'5ec2e7' OR id IN (SELECT value FROM json_each('[5327]'))";
     store
@@ -330,7 +330,7 @@ fn the_plan_has_no_data_in_it() {
 }
 
 #[test]
-fn a_slow_write_is_reported_in_its_callers_span() {
+fn slow_write_is_reported_in_its_callers_span() {
     let store = store_with_row(all_slow());
     let span = info_span!("request");
     span.in_scope(|| store.write_with(labelled("slow in a span"), |_| Ok(())))
@@ -339,7 +339,7 @@ fn a_slow_write_is_reported_in_its_callers_span() {
 }
 
 #[test]
-fn the_span_is_left_also_by_a_closure_that_panics() {
+fn span_is_left_by_a_panicking_closure() {
     let store = store_with_row(Options::new());
     let span = info_span!("request");
     let panicked = catch_unwind(AssertUnwindSafe(|| {
@@ -350,7 +350,7 @@ fn the_span_is_left_also_by_a_closure_that_panics() {
 }
 
 #[test]
-fn the_span_of_a_submit_is_the_one_that_it_was_submitted_in() {
+fn submitted_write_runs_in_the_span_of_submit() {
     let store = store_with_row(grouping());
     let gate = Gate::hold(&store);
     let spans = [info_span!("one"), info_span!("two")];
@@ -365,7 +365,7 @@ fn the_span_of_a_submit_is_the_one_that_it_was_submitted_in() {
 }
 
 #[test]
-fn every_event_says_that_the_database_is_sqlite() {
+fn every_event_names_sqlite_as_the_system() {
     let store = store_with_row(all_slow());
     store.read(|_| Ok(())).unwrap();
     store.close().unwrap();
@@ -440,7 +440,7 @@ fn read_with_the_secret(conn: &Connection) -> Result<()> {
 }
 
 #[test]
-fn no_event_has_a_value_in_it() {
+fn no_event_contains_a_value() {
     let store = store_with_row(all_slow().wal_limit(64 * 1024).checkpoint_pages(1));
     store
         .write(|tx| {
@@ -516,7 +516,7 @@ fn no_event_has_a_value_in_it() {
 }
 
 #[test]
-fn slow_ones_are_told_so_many_times_a_second_and_counted_all() {
+fn slow_events_are_rate_limited_but_all_counted() {
     let store = store_with_row(all_slow().slow_events_per_second(3));
     for _ in 0..50 {
         store.write_with(labelled("flood"), |_| Ok(())).unwrap();
@@ -549,7 +549,7 @@ fn slow_ones_are_told_so_many_times_a_second_and_counted_all() {
 
 /// The event came before the snapshot had ended: a sink that blocked kept a connection, and the log from being emptied.
 #[test]
-fn blocking_sink_of_a_slow_read_holds_no_connection() {
+fn blocking_subscriber_at_slow_read_holds_no_connection() {
     let store = store_with_row(all_slow().readers(1).read_queue_timeout(Duration::from_secs(60)));
     let (blocks, let_go) = log::hold("a read whose sink blocks");
     std::thread::scope(|scope| {
@@ -569,7 +569,7 @@ fn blocking_sink_of_a_slow_read_holds_no_connection() {
 
 #[cfg(feature = "async")]
 #[test]
-fn blocking_sink_of_a_slow_async_read_delays_no_reply() {
+fn blocking_subscriber_at_slow_read_delays_no_reply() {
     use crate::support::tasks::{Call, HeldRead, begin, finish};
     let store = store_with_row(all_slow().readers(1).read_queue_timeout(Duration::from_secs(60)));
     let (blocks, let_go) = log::hold("a task's read whose sink blocks");

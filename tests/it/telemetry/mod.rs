@@ -1,4 +1,4 @@
-//! What is counted and said of a store.
+//! Statistics and events.
 
 mod events;
 mod stats;

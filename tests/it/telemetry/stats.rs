@@ -1,4 +1,4 @@
-//! What `Store::stats` says, each field under a load that is known.
+//! `Store::stats`: each field under a known load.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::channel;
@@ -24,7 +24,7 @@ fn insert(store: &Store, id: i64) -> Result<i64> {
 }
 
 #[test]
-fn a_store_that_did_nothing_says_so() {
+fn idle_store_has_zero_stats() {
     let store = Options::new().readers(3).open_temp().unwrap();
     let stats = store.stats();
     assert_eq!((stats.committed_writes, stats.groups, stats.failed_writes), (0, 0, 0));
@@ -60,7 +60,7 @@ fn each_stage_of_a_write_is_counted() {
 }
 
 #[test]
-fn a_long_closure_shows_in_its_stage_and_in_the_wait_of_the_one_behind_it() {
+fn long_closure_shows_in_execute_and_next_wait() {
     let store = store_with(Options::new());
     let long = Duration::from_millis(60);
     let gate = Gate::hold(&store);
@@ -83,7 +83,7 @@ fn a_long_closure_shows_in_its_stage_and_in_the_wait_of_the_one_behind_it() {
 }
 
 #[test]
-fn what_is_queued_and_what_runs_are_seen() {
+fn queued_and_running_writes_are_shown() {
     let store = store_with(Options::new());
     let (running, runs) = channel();
     let (let_go, told) = channel::<()>();
@@ -109,7 +109,7 @@ fn what_is_queued_and_what_runs_are_seen() {
 }
 
 #[test]
-fn the_database_and_its_checkpoints_are_seen() {
+fn database_size_and_checkpoints_are_shown() {
     let store = Options::new().page_size(4096).checkpoint_pages(10).open_temp().unwrap();
     let opened = until(&store, |stats| stats.database.page_size > 0);
     assert_eq!(opened.last_checkpoint, None);
@@ -142,7 +142,7 @@ fn the_database_and_its_checkpoints_are_seen() {
 }
 
 #[test]
-fn a_checkpoint_that_a_reader_keeps_from_finishing_says_so() {
+fn checkpoint_blocked_by_reader_says_so() {
     let store = store_with(Options::new().checkpoint_pages(1));
     until(&store, |stats| stats.last_finished_checkpoint_ago.is_some());
     let (running, runs) = channel();
@@ -173,7 +173,7 @@ fn a_checkpoint_that_a_reader_keeps_from_finishing_says_so() {
 }
 
 #[test]
-fn a_write_without_a_label_is_known_by_its_line() {
+fn write_without_label_is_named_by_its_line() {
     let store = store_with(Options::new());
     let (let_go, pending) = blocker(&store);
     let writing = store.stats().running_write.expect("it runs");
@@ -183,7 +183,7 @@ fn a_write_without_a_label_is_known_by_its_line() {
 }
 
 #[test]
-fn failures_are_counted_by_what_they_were() {
+fn failures_are_counted_by_kind() {
     let store = store_with(Options::new());
     insert(&store, 1).unwrap();
     for _ in 0..2 {
@@ -203,7 +203,7 @@ fn failures_are_counted_by_what_they_were() {
 }
 
 #[test]
-fn readers_in_use_their_waits_and_the_oldest_are_seen() {
+fn readers_in_use_and_their_waits_are_shown() {
     let store = store_with(Options::new().readers(1));
     let (running, runs) = channel();
     let (let_go, told) = channel::<()>();
@@ -234,7 +234,7 @@ fn readers_in_use_their_waits_and_the_oldest_are_seen() {
 
 #[cfg(feature = "async")]
 #[test]
-fn reads_that_tasks_wait_for_are_seen() {
+fn queued_async_reads_are_counted() {
     use crate::support::tasks::{HeldRead, begin, counting, finish};
     let store = store_with(Options::new().readers(1));
     let held = HeldRead::hold(&store);
@@ -251,7 +251,7 @@ fn reads_that_tasks_wait_for_are_seen() {
 
 #[cfg(feature = "serde")]
 #[test]
-fn it_can_be_written_as_json_with_times_in_seconds() {
+fn stats_serialize_to_json_with_seconds() {
     let store = store_with(Options::new());
     let (let_go, pending) = blocker(&store);
     let json = serde_json::to_value(store.stats()).unwrap();
@@ -277,7 +277,7 @@ fn labelled(label: &'static str) -> WriteOptions {
 }
 
 #[test]
-fn what_each_call_site_costs_is_counted() {
+fn usage_of_each_call_site_is_counted() {
     let store = store_with(Options::new());
     let long = Duration::from_millis(20);
     for id in 0..3 {
@@ -329,7 +329,7 @@ fn what_each_call_site_costs_is_counted() {
 }
 
 #[test]
-fn what_was_rolled_back_with_others_is_an_error_and_changed_nothing() {
+fn write_rolled_back_with_group_changed_nothing() {
     let store = store_with(Options::new());
     let gate = Gate::hold(&store);
     let good = store
@@ -351,7 +351,7 @@ fn what_was_rolled_back_with_others_is_an_error_and_changed_nothing() {
 }
 
 #[test]
-fn call_sites_past_the_bound_are_counted_together() {
+fn call_sites_past_the_bound_share_one_entry() {
     let store = store_with(Options::new().max_call_sites(3));
     for n in 0..10 {
         let label = ReadOptions::new().label(format!("read {n}"));
@@ -390,7 +390,7 @@ fn call_sites_are_counted_on_all_connections() {
 }
 
 #[test]
-fn what_each_statement_costs_is_counted_if_asked_for() {
+fn statement_usage_is_counted_if_enabled() {
     let store = store_with(Options::new().max_statements(100).readers(1));
     for id in 0..50 {
         insert(&store, id).unwrap();
@@ -445,7 +445,7 @@ fn what_each_statement_costs_is_counted_if_asked_for() {
 }
 
 #[test]
-fn the_sizes_of_groups_are_a_distribution() {
+fn group_sizes_are_a_distribution() {
     let store = store_with(Options::new());
     let gate = Gate::hold(&store);
     let writes: Vec<_> = (0..7).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
@@ -457,7 +457,7 @@ fn the_sizes_of_groups_are_a_distribution() {
 }
 
 #[test]
-fn slow_ones_and_long_waits_are_counted() {
+fn slow_calls_and_long_waits_are_counted() {
     let slow = Duration::from_millis(5);
     let store = store_with(Options::new().slow_write_threshold(slow).slow_read_threshold(slow));
     let before = store.stats();
@@ -483,7 +483,7 @@ fn slow_ones_and_long_waits_are_counted() {
 }
 
 #[test]
-fn what_the_page_caches_do_is_seen() {
+fn page_cache_use_is_shown() {
     let store = Options::new().mmap_size(0).cache_size(64 * 1024).open_temp().unwrap();
     // More than the cache holds, in one transaction: pages spill. Then a read from the file.
     store
@@ -517,7 +517,7 @@ fn what_the_page_caches_do_is_seen() {
 }
 
 #[test]
-fn the_version_and_the_settings_are_those_in_effect() {
+fn version_and_settings_in_effect_are_shown() {
     let store = Options::new()
         .cache_size(1 << 20)
         .durability(larder::Durability::Full)
@@ -538,7 +538,7 @@ fn the_version_and_the_settings_are_those_in_effect() {
 }
 
 #[test]
-fn checkpoints_that_fail_in_a_row_are_counted_until_one_is_made() {
+fn consecutive_failed_checkpoints_are_counted() {
     let store = store_with(Options::new().checkpoint_pages(1));
     until(&store, |stats| stats.last_finished_checkpoint_ago.is_some());
     store
@@ -565,7 +565,7 @@ fn child() {
 }
 
 #[test]
-fn the_commits_of_another_process_are_noticed() {
+fn commits_of_another_process_are_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let store = Options::new().checkpoint_pages(1).open(&path).unwrap();

@@ -1,7 +1,7 @@
-//! A `tracing` subscriber that panics or calls back into the store changes no outcome, and ends no thread.
+//! A `tracing` subscriber that panics or calls back into the store changes no outcome and stops no thread.
 //!
-//! The writer thread sees the global subscriber alone, so each case is a process of its own, whose global subscriber is
-//! this module's.
+//! The writer thread uses the global subscriber, so each case runs in a separate process with a global subscriber of
+//! this module.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -474,7 +474,7 @@ fn panicking_recorder_fails_no_close() {
 /// The close waited for the lock of the publication that had called it.
 #[cfg(feature = "metrics")]
 #[test]
-fn recorder_that_closes_the_store_hangs_nothing() {
+fn recorder_that_closes_the_store_does_not_hang() {
     in_a_process("recorder", "calls back");
 }
 
@@ -512,26 +512,26 @@ fn panicking_subscriber_stops_no_maintenance() {
 }
 
 #[test]
-fn subscriber_that_calls_back_in_writes_hangs_nothing() {
+fn subscriber_calling_back_in_writes_does_not_hang() {
     in_a_process("writes", "calls back");
 }
 
 #[test]
-fn subscriber_that_calls_back_in_reads_hangs_nothing() {
+fn subscriber_calling_back_in_reads_does_not_hang() {
     in_a_process("reads", "calls back");
 }
 
 #[test]
-fn subscriber_that_calls_back_in_spans_hangs_nothing() {
+fn subscriber_calling_back_in_spans_does_not_hang() {
     in_a_process("spans", "calls back");
 }
 
 #[test]
-fn subscriber_that_calls_back_at_poison_hangs_nothing() {
+fn subscriber_calling_back_at_poison_does_not_hang() {
     in_a_process("poison", "calls back");
 }
 
 #[test]
-fn subscriber_that_calls_back_in_maintenance_hangs_nothing() {
+fn subscriber_calling_back_in_maintenance_does_not_hang() {
     in_a_process("maintenance", "calls back");
 }

@@ -1,4 +1,4 @@
-//! Nothing that a closure leaves behind reaches the next: temporary objects, open statements, settings, counters.
+//! A connection is reset between closures: temporary objects, open statements, settings and counters do not carry over.
 
 use std::cell::RefCell;
 use std::mem::forget;
@@ -71,23 +71,23 @@ fn leaves_nothing(make: fn(&WriteTx<'_>) -> Result<()>) {
 }
 
 #[test]
-fn a_temporary_table_is_gone_in_the_next_write() {
+fn temporary_table_is_gone_in_the_next_write() {
     leaves_nothing(|tx| tx.execute_batch("CREATE TEMP TABLE scratch(x); INSERT INTO scratch VALUES (1)"));
 }
 
 #[test]
-fn a_temporary_table_made_by_a_cached_statement_is_gone_in_the_next_write() {
+fn temporary_table_by_cached_statement_is_gone() {
     leaves_nothing(|tx| tx.execute("CREATE TEMP TABLE scratch(x)", []).map(drop));
 }
 
 /// `CREATE TABLE temp.x` is told to the authorizer as an ordinary CREATE TABLE, whose database is "temp".
 #[test]
-fn a_temporary_table_made_by_its_qualified_name_is_gone_in_the_next_write() {
+fn temporary_table_by_qualified_name_is_gone() {
     leaves_nothing(|tx| tx.execute_batch("CREATE TABLE temp.t(id)"));
 }
 
 #[test]
-fn a_temporary_table_that_shadows_one_of_the_file_is_gone_in_the_next_write() {
+fn temporary_table_shadowing_a_table_is_gone() {
     leaves_nothing(|tx| {
         tx.execute_batch("CREATE TEMP TABLE t(id)")?;
         tx.execute("INSERT INTO t VALUES (99)", [])?;
@@ -96,12 +96,12 @@ fn a_temporary_table_that_shadows_one_of_the_file_is_gone_in_the_next_write() {
 }
 
 #[test]
-fn a_temporary_table_made_from_a_query_is_gone_in_the_next_write() {
+fn temporary_table_from_a_query_is_gone() {
     leaves_nothing(|tx| tx.execute_batch("CREATE TEMP TABLE scratch AS SELECT * FROM t"));
 }
 
 #[test]
-fn a_temporary_table_with_quotes_in_its_name_is_gone_in_the_next_write() {
+fn temporary_table_with_quoted_name_is_gone() {
     leaves_nothing(|tx| {
         tx.execute_batch(
             r#"CREATE TEMP TABLE "a ""quoted"" name"(x); CREATE TEMP TABLE "it's"(x); CREATE TEMP TABLE "%_"(x)"#,
@@ -110,22 +110,22 @@ fn a_temporary_table_with_quotes_in_its_name_is_gone_in_the_next_write() {
 }
 
 #[test]
-fn a_temporary_table_whose_name_begins_like_sqlites_own_is_gone_in_the_next_write() {
+fn temporary_table_named_like_sqlites_own_is_gone() {
     leaves_nothing(|tx| tx.execute_batch("CREATE TEMP TABLE sqlitex(x)"));
 }
 
 #[test]
-fn a_temporary_view_is_gone_in_the_next_write() {
+fn temporary_view_is_gone_in_the_next_write() {
     leaves_nothing(|tx| tx.execute_batch("CREATE TEMP VIEW t AS SELECT 7 AS id"));
 }
 
 #[test]
-fn a_temporary_view_made_by_its_qualified_name_is_gone_in_the_next_write() {
+fn temporary_view_by_qualified_name_is_gone() {
     leaves_nothing(|tx| tx.execute_batch("CREATE VIEW temp.t AS SELECT 7 AS id"));
 }
 
 #[test]
-fn a_temporary_trigger_is_gone_in_the_next_write() {
+fn temporary_trigger_is_gone_in_the_next_write() {
     leaves_nothing(|tx| {
         tx.execute_batch(
             "CREATE TEMP TRIGGER doubling AFTER INSERT ON main.t WHEN new.id < 1000
@@ -136,7 +136,7 @@ fn a_temporary_trigger_is_gone_in_the_next_write() {
 
 /// Of `CREATE TRIGGER temp.x ON main.t` the authorizer is told that a trigger is made on a table of "main".
 #[test]
-fn a_temporary_trigger_made_by_its_qualified_name_is_gone_in_the_next_write() {
+fn temporary_trigger_by_qualified_name_is_gone() {
     leaves_nothing(|tx| {
         tx.execute_batch(
             "CREATE TRIGGER temp.doubling AFTER INSERT ON main.t WHEN new.id < 1000
@@ -146,7 +146,7 @@ fn a_temporary_trigger_made_by_its_qualified_name_is_gone_in_the_next_write() {
 }
 
 #[test]
-fn a_temporary_index_and_trigger_go_with_their_temporary_table() {
+fn temporary_index_and_trigger_go_with_their_table() {
     leaves_nothing(|tx| {
         tx.execute_batch(
             "CREATE TEMP TABLE scratch(x INTEGER PRIMARY KEY, y UNIQUE);
@@ -159,7 +159,7 @@ fn a_temporary_index_and_trigger_go_with_their_temporary_table() {
 }
 
 #[test]
-fn a_temporary_virtual_table_goes_with_its_shadow_tables() {
+fn temporary_virtual_table_takes_its_shadow_tables() {
     leaves_nothing(|tx| {
         tx.execute_batch(
             "CREATE VIRTUAL TABLE temp.words USING fts5(word);
@@ -172,7 +172,7 @@ fn a_temporary_virtual_table_goes_with_its_shadow_tables() {
 /// DROP TABLE deletes the rows first, which an immediate foreign key that refers to them forbids. The tables were
 /// dropped in the order in which they were made, parents first, so such a write failed.
 #[test]
-fn temporary_tables_that_refer_to_each_other_are_gone_in_the_next_write() {
+fn temporary_tables_with_foreign_keys_are_gone() {
     leaves_nothing(|tx| {
         tx.execute_batch(
             "CREATE TEMP TABLE parent(id INTEGER PRIMARY KEY);
@@ -203,7 +203,7 @@ fn temporary_tables_that_refer_to_each_other_are_gone_in_the_next_write() {
 /// The authorizer is asked when a statement is prepared. This one is prepared in one write, which runs it never,
 /// and run from the cache in the next.
 #[test]
-fn a_temporary_table_made_by_a_statement_that_an_earlier_write_prepared_is_gone_in_the_next_write() {
+fn temporary_table_by_statement_prepared_earlier_is_gone() {
     let store = store_with_rows();
     let sql = "CREATE TEMP TABLE t(id)";
     store.write(move |tx| Ok(tx.prepare_cached(sql).map(drop)?)).unwrap();
@@ -214,7 +214,7 @@ fn a_temporary_table_made_by_a_statement_that_an_earlier_write_prepared_is_gone_
 }
 
 #[test]
-fn a_temporary_table_of_a_write_that_fails_is_gone_in_the_next_write() {
+fn temporary_table_of_failed_write_is_gone() {
     let store = store_with_rows();
     let gate = Gate::hold(&store);
     let before = store.submit(|tx| tx.execute("INSERT INTO t VALUES (4)", [])).unwrap();
@@ -240,7 +240,7 @@ fn a_temporary_table_of_a_write_that_fails_is_gone_in_the_next_write() {
 }
 
 #[test]
-fn a_temporary_table_can_be_used_within_its_write() {
+fn temporary_table_works_within_its_write() {
     let store = store_with_rows();
     let sum: i64 = store
         .write(|tx| {
@@ -252,7 +252,7 @@ fn a_temporary_table_can_be_used_within_its_write() {
 }
 
 #[test]
-fn rows_that_a_write_forgets_harm_no_neighbour_and_no_later_write() {
+fn leaked_rows_of_write_harm_no_other_write() {
     for leak in LEAKS {
         for place in [0, 1, 2] {
             let store = store_with_rows();
@@ -291,7 +291,7 @@ fn rows_that_a_write_forgets_harm_no_neighbour_and_no_later_write() {
 }
 
 #[test]
-fn rows_of_an_insert_that_a_failing_write_forgets_are_undone_alone() {
+fn leaked_insert_of_failed_write_is_undone_alone() {
     let store = store_with_rows();
     let gate = Gate::hold(&store);
     let before = store.submit(|tx| tx.execute("INSERT INTO t VALUES (4)", [])).unwrap();
@@ -310,7 +310,7 @@ fn rows_of_an_insert_that_a_failing_write_forgets_are_undone_alone() {
 }
 
 #[test]
-fn a_savepoint_that_cannot_end_for_forgotten_rows_costs_its_write_even_if_its_error_is_swallowed() {
+fn savepoint_with_leaked_rows_fails_whole_write() {
     let store = store_with_rows();
     let gate = Gate::hold(&store);
     let before = store.submit(|tx| tx.execute("INSERT INTO t VALUES (4)", [])).unwrap();
@@ -356,7 +356,7 @@ fn another_checkpoint(store: &Store, than: u64) {
 }
 
 #[test]
-fn rows_that_a_read_forgets_pin_no_snapshot() {
+fn leaked_rows_of_read_pin_no_snapshot() {
     for leak in &LEAKS[..4] {
         let store = grouping().readers(1).checkpoint_pages(10).open_temp().unwrap();
         store
@@ -381,7 +381,7 @@ fn rows_that_a_read_forgets_pin_no_snapshot() {
 }
 
 #[test]
-fn rows_that_a_read_forgets_before_it_panics_pin_no_snapshot() {
+fn leaked_rows_of_panicking_read_pin_no_snapshot() {
     let store = store_with_rows();
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         store.read(|tx| -> Result<()> {
@@ -396,7 +396,7 @@ fn rows_that_a_read_forgets_before_it_panics_pin_no_snapshot() {
 }
 
 #[test]
-fn a_read_that_panics_gives_its_connection_back() {
+fn panicking_read_returns_its_connection() {
     let store = store_with_rows();
     for _ in 0..10 {
         let panicked = catch_unwind(AssertUnwindSafe(|| {
@@ -412,7 +412,7 @@ fn a_read_that_panics_gives_its_connection_back() {
 }
 
 #[test]
-fn an_interrupt_that_a_write_leaves_behind_does_not_reach_the_next() {
+fn leftover_interrupt_does_not_reach_the_next_write() {
     let store = store_with_rows();
     store
         .write(|tx| {
@@ -433,7 +433,7 @@ fn an_interrupt_that_a_write_leaves_behind_does_not_reach_the_next() {
 }
 
 #[test]
-fn the_time_limit_of_a_write_does_not_reach_the_next() {
+fn execution_timeout_does_not_reach_the_next_write() {
     let store = store_with_rows();
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
     let options = larder::WriteOptions::new().execution_timeout(Duration::from_millis(20));
@@ -449,7 +449,7 @@ fn the_time_limit_of_a_write_does_not_reach_the_next() {
 }
 
 #[test]
-fn parameters_bound_in_one_write_are_not_bound_in_the_next() {
+fn bound_parameters_do_not_reach_the_next_write() {
     let store = Options::new().open_temp().unwrap();
     let sql = "SELECT ?1 IS NULL";
     let run = move |bind: bool| {
@@ -567,7 +567,7 @@ fn insert_returns_the_rowid_of_its_row() {
 /// The rowid before is hidden from SQLite while `insert` runs, to see whether the statement sets another. What the
 /// statement itself reads, or a trigger of it, is still the rowid before.
 #[test]
-fn last_insert_rowid_inside_an_insert_is_the_one_before() {
+fn rowid_inside_insert_is_the_previous_one() {
     let store = store_with_keys();
     store
         .write(|tx| {
@@ -612,7 +612,7 @@ fn counters(tx: &WriteTx<'_>) -> Result<[i64; 6]> {
 }
 
 #[test]
-fn change_counters_start_anew_in_each_write() {
+fn change_counters_start_at_zero_in_each_write() {
     let store = store_with_keys();
     let gate = Gate::hold(&store);
     let jobs: Vec<_> = (0..6_i64)
@@ -871,7 +871,7 @@ fn store_to_meddle_with() -> Store {
 /// rusqlite's safe methods set what the connection keeps: a limit let every later write fail until the restart, foreign
 /// keys switched off let the next caller's orphan in, a hook was called for the writes of others.
 #[test]
-fn settings_of_a_write_do_not_reach_the_next() {
+fn settings_of_write_do_not_outlive_it() {
     for (name, meddle) in MEDDLES {
         let store = store_to_meddle_with();
         let before = store.write(|tx| state(tx)).unwrap();
@@ -928,7 +928,7 @@ fn settings_of_a_write_do_not_reach_the_next() {
 }
 
 #[test]
-fn settings_of_a_read_do_not_reach_the_next() {
+fn settings_of_read_do_not_outlive_it() {
     for (name, meddle) in MEDDLES {
         let store = store_to_meddle_with();
         let before = store.read(state).unwrap();
@@ -959,7 +959,7 @@ fn settings_of_a_read_do_not_reach_the_next() {
 
 #[cfg(feature = "async")]
 #[test]
-fn settings_of_a_task_read_do_not_reach_the_next() {
+fn settings_of_async_read_do_not_outlive_it() {
     for (name, meddle) in MEDDLES {
         let store = store_to_meddle_with();
         let before = store.read(state).unwrap();
@@ -987,7 +987,7 @@ fn settings_of_a_task_read_do_not_reach_the_next() {
 /// A `Blob` that was opened for writing and forgotten is a statement that writes: every later COMMIT failed. One that only
 /// reads kept every checkpoint from the log.
 #[test]
-fn forgotten_blobs_of_a_write_harm_no_later_write() {
+fn leaked_blobs_of_write_harm_no_later_write() {
     for read_only in [false, true] {
         let store = grouping().readers(1).open_temp().unwrap();
         store
@@ -1045,7 +1045,7 @@ fn forgotten_blobs_of_a_write_harm_no_later_write() {
 }
 
 #[test]
-fn forgotten_blob_of_a_read_pins_no_snapshot() {
+fn leaked_blob_of_read_pins_no_snapshot() {
     let store = grouping().readers(1).checkpoint_pages(10).open_temp().unwrap();
     store
         .write(|tx| {
@@ -1210,7 +1210,7 @@ fn schema_changes_do_not_replace_the_writer_connection() {
 
 /// A connection that cannot be opened again fails the writes that come, by name, until it can.
 #[test]
-fn writer_connection_that_cannot_be_replaced_fails_writes_by_name() {
+fn writes_fail_while_writer_connection_cannot_be_replaced() {
     let broken = Arc::new(AtomicBool::new(false));
     let breaks = Arc::clone(&broken);
     let options = Options::new().on_connect(move |_, _| {

@@ -1,5 +1,5 @@
-//! A closure may use connections of its own to other databases. Their errors come back as they are: they are no refusal, no
-//! advice about the store and no sign of its state.
+//! Errors of a closure's own connections to other databases. They are returned unchanged: they count as no refusal,
+//! give no advice about the store, and do not affect its state.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -129,7 +129,7 @@ const IN_WRITES: &[InWrite] = &[
 
 /// A READONLY became "a read cannot write: use store.write".
 #[test]
-fn foreign_error_in_read_comes_back_as_it_is() {
+fn foreign_error_in_read_comes_back_unchanged() {
     let (folder, store) = store_with_table(Options::new());
     for (code, foreign) in FOREIGN {
         for way in IN_READS {
@@ -141,7 +141,7 @@ fn foreign_error_in_read_comes_back_as_it_is() {
 }
 
 #[test]
-fn foreign_error_in_write_comes_back_as_it_is() {
+fn foreign_error_in_write_comes_back_unchanged() {
     let (folder, store) = store_with_table(Options::new());
     for (code, foreign) in FOREIGN {
         for way in IN_WRITES {
@@ -158,7 +158,7 @@ fn foreign_error_in_write_comes_back_as_it_is() {
 
 #[cfg(feature = "async")]
 #[test]
-fn foreign_error_after_own_in_one_snapshot_is_told_from_it() {
+fn foreign_and_own_errors_in_shared_snapshot_differ() {
     use futures_executor::block_on;
     let (folder, store) = store_with_table(Options::new().readers(1));
     let (running, runs) = std::sync::mpsc::channel();
@@ -212,7 +212,7 @@ fn watched() -> Options {
 
 /// The store told that its disk was full.
 #[test]
-fn foreign_full_disk_is_no_alert() {
+fn foreign_full_disk_raises_no_alert() {
     let (folder, store) = store_with_table(watched());
     for way in IN_WRITES {
         let folder = folder.path().to_owned();
@@ -223,7 +223,7 @@ fn foreign_full_disk_is_no_alert() {
 
 /// As by rusqlite's own methods, whose errors are looked at as the closure ends.
 #[test]
-fn own_full_disk_is_an_alert_by_every_way() {
+fn own_full_disk_raises_alert_by_every_method() {
     const LARGE: &str = "INSERT INTO t(data) VALUES (zeroblob(1000000))";
     let ways: [fn(&WriteTx<'_>) -> Result<()>; 4] = [
         |tx| tx.execute(LARGE, []).map(drop),
@@ -267,7 +267,7 @@ fn own_refusal_in_savepoint_is_explained() {
 }
 
 #[test]
-fn foreign_error_of_on_connect_says_nothing_of_the_store() {
+fn foreign_error_of_on_connect_gives_no_advice() {
     let (folder, fails) = (tempdir().unwrap(), Arc::new(AtomicU8::new(u8::MAX)));
     let (path, which) = (folder.path().to_owned(), Arc::clone(&fails));
     let options = Options::new().on_connect(

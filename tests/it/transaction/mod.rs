@@ -1,4 +1,4 @@
-//! What a closure gets, and what it leaves behind.
+//! Transactions in closures, and the reset of their connection.
 
 mod connection_reset;
 mod foreign_errors;

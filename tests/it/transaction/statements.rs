@@ -1,4 +1,4 @@
-//! A statement that is used again, in one closure or in several that share a snapshot, is as good as a new one.
+//! A reused statement, within one closure or across closures that share a snapshot, behaves like a new one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -39,7 +39,7 @@ fn in_each(store: &Store, test: impl Fn(&ReadTx<'_>) -> Result<()> + Clone + Sen
 }
 
 #[test]
-fn what_was_bound_before_is_not_bound_any_more() {
+fn reused_statement_forgets_its_bindings() {
     in_each(&store_with_rows(), |tx| {
         for _ in 0..2 {
             assert_eq!(both(tx, 1, 2)?, (Some(1), Some(2)));
@@ -51,7 +51,7 @@ fn what_was_bound_before_is_not_bound_any_more() {
 }
 
 #[test]
-fn it_is_one_statement_for_larders_methods_and_for_the_cache_of_the_connection() {
+fn larder_and_connection_cache_share_one_statement() {
     const SUM: &str = "SELECT sum(n) FROM t";
     fn sum(tx: &ReadTx<'_>) -> Result<i64> {
         tx.query_row(SUM, [], |row| row.get(0))
@@ -75,7 +75,7 @@ fn it_is_one_statement_for_larders_methods_and_for_the_cache_of_the_connection()
 }
 
 #[test]
-fn it_may_be_used_while_it_runs() {
+fn statement_can_be_used_while_it_runs() {
     const ALL: &str = "SELECT n FROM t WHERE n > ?1 ORDER BY n";
     in_each(&store_with_rows(), |tx| {
         let pairs = tx.query_map(ALL, [0], |row| {
@@ -88,7 +88,7 @@ fn it_may_be_used_while_it_runs() {
 }
 
 #[test]
-fn it_may_be_used_after_its_row_was_refused_or_its_closure_panicked() {
+fn statement_works_after_refused_row_or_panic() {
     const ONE: &str = "SELECT n FROM t WHERE n = ?1";
     in_each(&store_with_rows(), |tx| {
         assert!(tx.query_row(ONE, [1], |row| row.get::<_, String>(0)).is_err());
@@ -101,7 +101,7 @@ fn it_may_be_used_after_its_row_was_refused_or_its_closure_panicked() {
 }
 
 #[test]
-fn the_text_counts_and_not_where_it_lies() {
+fn statement_is_found_by_text_not_address() {
     in_each(&store_with_rows(), |tx| {
         let mut sql = String::from("SELECT 10 + ?1");
         assert_eq!(tx.query_row(&sql, [1], |row| row.get::<_, i64>(0))?, 11);
@@ -114,7 +114,7 @@ fn the_text_counts_and_not_where_it_lies() {
 }
 
 #[test]
-fn it_keeps_nobody_from_changing_its_table() {
+fn kept_statement_does_not_block_schema_change() {
     fn count(tx: &WriteTx<'_>) -> Result<i64> {
         tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0))
     }
@@ -132,7 +132,7 @@ fn it_keeps_nobody_from_changing_its_table() {
 /// A text with no statement in it is none to SQLite, which then has no numbers to tell of it. With `Options::max_statements`
 /// rusqlite panicked as it was asked for them.
 #[test]
-fn texts_without_a_statement_are_not_counted() {
+fn empty_statement_texts_are_not_counted() {
     let told = |statements| {
         let store = Options::new()
             .readers(1)

@@ -1,4 +1,4 @@
-//! A task stands in line with the threads, and is told in time.
+//! Async writes wait in one queue with those of threads, and time out at their deadlines.
 
 use std::future::Future;
 use std::panic::resume_unwind;
@@ -43,7 +43,7 @@ fn assert_too_late<T: std::fmt::Debug>(result: Result<T>, at_least: Duration) {
 
 /// The thread that the first task would block is the one that lets it go.
 #[test]
-fn a_task_that_waits_for_room_does_not_block_its_thread() {
+fn task_waiting_for_room_blocks_no_thread() {
     let store = store_with(Options::new().queue_capacity(1));
     let gate = Gate::hold(&store);
     let mut queued = inserting(&store, 1);
@@ -61,7 +61,7 @@ fn a_task_that_waits_for_room_does_not_block_its_thread() {
 }
 
 #[test]
-fn tasks_are_served_in_the_order_of_their_first_polls() {
+fn tasks_are_served_in_order_of_first_polls() {
     for queue in [1, 3, 100] {
         let store = store_with(Options::new().queue_capacity(queue));
         let gate = Gate::hold(&store);
@@ -88,7 +88,7 @@ fn tasks_are_served_in_the_order_of_their_first_polls() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn tasks_and_threads_are_served_in_the_order_in_which_they_asked() {
+fn tasks_and_threads_are_served_in_order() {
     use crate::queue::order::Watched;
     let store = store_with(Options::new().queue_capacity(2));
     let gate = Gate::hold(&store);
@@ -127,7 +127,7 @@ fn tasks_and_threads_are_served_in_the_order_in_which_they_asked() {
 }
 
 #[test]
-fn a_full_queue_refuses_an_async_write_at_its_first_poll() {
+fn full_queue_refuses_async_write_at_first_poll() {
     let store = store_with(Options::new().queue_capacity(1));
     let gate = Gate::hold(&store);
     let mut queued = inserting(&store, 1);
@@ -157,7 +157,7 @@ fn a_full_queue_refuses_an_async_write_at_its_first_poll() {
 }
 
 #[test]
-fn a_full_queue_refuses_an_async_read_at_its_first_poll() {
+fn full_queue_refuses_async_read_at_first_poll() {
     let store = store_with(Options::new().queue_capacity(1).readers(1));
     let held = HeldRead::hold(&store);
     let mut queued = Box::pin(store.read_async_with(read_or_fail(), |_| Ok(1)));
@@ -199,7 +199,7 @@ async fn ten_thousand_tasks(store: Store) {
 }
 
 #[test]
-fn ten_thousand_tasks_in_line_for_a_queue_of_16_finish_exactly_once_each() {
+fn ten_thousand_queued_tasks_finish_exactly_once_each() {
     for runtime in [one_thread(), many_threads()] {
         let store = store_with(Options::new().queue_capacity(16));
         runtime.block_on(ten_thousand_tasks(store.clone()));
@@ -212,7 +212,7 @@ fn ten_thousand_tasks_in_line_for_a_queue_of_16_finish_exactly_once_each() {
 
 /// Nobody but the alarm wakes it: the writer is stuck, and there is no other task.
 #[test]
-fn a_task_alone_is_told_that_its_time_is_over() {
+fn single_task_times_out_by_the_alarm() {
     for queue in [1, 100] {
         let store = store_with(Options::new().queue_capacity(queue));
         let gate = Gate::hold(&store);
@@ -232,7 +232,7 @@ fn a_task_alone_is_told_that_its_time_is_over() {
 
 /// `WhenFull::Fail` is about room in the queue alone: a call that found room waits there for its queue timeout.
 #[test]
-fn a_call_that_found_room_waits_for_its_queue_timeout() {
+fn call_that_found_room_waits_for_queue_timeout() {
     let store = store_with(Options::new().readers(1));
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
     let time = Duration::from_millis(30);
@@ -250,7 +250,7 @@ fn a_call_that_found_room_waits_for_its_queue_timeout() {
 }
 
 #[test]
-fn a_submitted_write_that_is_awaited_is_told_that_its_time_is_over() {
+fn awaited_submitted_write_times_out() {
     let store = store_with(Options::new());
     let gate = Gate::hold(&store);
     let pending = store.submit_with(brief(30), |tx| insert(tx, 1)).unwrap();
@@ -261,7 +261,7 @@ fn a_submitted_write_that_is_awaited_is_told_that_its_time_is_over() {
 }
 
 #[test]
-fn the_options_time_out_is_that_of_tasks_too() {
+fn queue_timeout_of_options_applies_to_tasks() {
     let options = Options::new()
         .queue_timeout(Duration::from_millis(30))
         .read_queue_timeout(Duration::from_millis(40));
@@ -278,7 +278,7 @@ fn the_options_time_out_is_that_of_tasks_too() {
 }
 
 #[test]
-fn tasks_with_different_times_are_each_told_at_their_own() {
+fn tasks_time_out_at_their_own_deadlines() {
     let store = store_with(Options::new().queue_capacity(2).readers(1));
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
     let times = [400, 10, 200, 60, 10, 130, 300, 1].map(Duration::from_millis);
@@ -305,7 +305,7 @@ fn tasks_with_different_times_are_each_told_at_their_own() {
 }
 
 #[test]
-fn the_tasks_of_several_stores_are_each_told() {
+fn tasks_of_several_stores_each_time_out() {
     let stores: Vec<_> = (0..5).map(|_| store_with(Options::new())).collect();
     let gates: Vec<_> = stores.iter().map(Gate::hold).collect();
     one_thread().block_on(async {
@@ -322,7 +322,7 @@ fn the_tasks_of_several_stores_are_each_told() {
 }
 
 #[test]
-fn a_time_that_is_over_at_the_first_poll_is_told_though_nothing_moves() {
+fn deadline_passed_at_first_poll_is_reported() {
     let store = store_with(Options::new().readers(1));
     let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
     for ns in [0, 1] {
@@ -339,7 +339,7 @@ fn a_time_that_is_over_at_the_first_poll_is_told_though_nothing_moves() {
 
 /// The writer reads its clock once for several jobs, so it may be a moment behind; the task and the table agree.
 #[test]
-fn a_write_without_any_time_has_one_true_reply() {
+fn write_with_zero_timeout_has_one_correct_reply() {
     let store = store_with(Options::new());
     let mut made = Vec::new();
     for id in 0..200 {
@@ -363,7 +363,7 @@ const FOR_EVER: [Duration; 7] = [
 ];
 
 #[test]
-fn a_time_that_is_never_over_is_waited_out() {
+fn endless_timeout_is_waited_out() {
     for time in FOR_EVER {
         let store = store_with(Options::new().readers(1));
         let (gate, held) = (Gate::hold(&store), HeldRead::hold(&store));
@@ -382,7 +382,7 @@ fn a_time_that_is_never_over_is_waited_out() {
 
 /// The alarm is set for the earliest deadline. One that is centuries away must not be taken for an early one.
 #[test]
-fn a_task_that_waits_for_ever_does_not_keep_the_alarm_from_the_others() {
+fn task_with_endless_timeout_delays_no_other_deadline() {
     for time in FOR_EVER {
         let store = store_with(Options::new());
         let gate = Gate::hold(&store);
@@ -399,7 +399,7 @@ fn a_task_that_waits_for_ever_does_not_keep_the_alarm_from_the_others() {
 
 /// A waker is code of the runtime's.
 #[test]
-fn a_waker_that_panics_does_not_keep_the_alarm_from_the_others() {
+fn panicking_waker_delays_no_other_deadline() {
     struct PanicOnWake;
     impl Wake for PanicOnWake {
         fn wake(self: Arc<Self>) {
@@ -429,7 +429,7 @@ fn a_waker_that_panics_does_not_keep_the_alarm_from_the_others() {
 
 /// One thread woke the tasks of all stores at their deadlines. A waker that blocked held up the others for as long.
 #[test]
-fn waker_that_blocks_delays_no_other_stores_deadline() {
+fn blocking_waker_delays_no_other_stores_deadline() {
     struct Blocking(Mutex<Receiver<()>>, Sender<()>);
     impl Wake for Blocking {
         fn wake(self: Arc<Self>) {
@@ -458,7 +458,7 @@ fn waker_that_blocks_delays_no_other_stores_deadline() {
 }
 
 #[test]
-fn impatient_tasks_each_get_one_true_reply() {
+fn tasks_with_short_timeouts_get_one_reply_each() {
     // Deadlines race with starts: whichever wins, the task and the table must agree.
     let store = store_with(Options::new().queue_capacity(4));
     let done = many_threads().block_on(async {

@@ -1,4 +1,4 @@
-//! Group commit: jobs share a transaction, and each is judged on its own.
+//! Group commit: jobs share a transaction, and each succeeds or fails on its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Sender, channel};
@@ -172,7 +172,7 @@ fn constraint_code(error: &Error) -> i32 {
 }
 
 #[test]
-fn a_job_that_returns_an_error_fails_alone() {
+fn job_that_returns_an_error_fails_alone() {
     fails_alone(
         |_| Err(Error::app("changed my mind")),
         |seen| match seen {
@@ -187,7 +187,7 @@ fn a_job_that_returns_an_error_fails_alone() {
 }
 
 #[test]
-fn a_job_that_violates_a_unique_constraint_fails_alone() {
+fn job_that_violates_unique_constraint_fails_alone() {
     fails_alone(
         |tx| insert(tx, 1),
         |seen| match seen {
@@ -202,7 +202,7 @@ fn a_job_that_violates_a_unique_constraint_fails_alone() {
 }
 
 #[test]
-fn a_constraint_error_that_a_closure_swallows_costs_only_its_statement() {
+fn swallowed_constraint_error_undoes_only_its_statement() {
     for place in [0, 2, 4] {
         let store = store_with_tables();
         let results = group_with(&store, place, |tx| {
@@ -220,7 +220,7 @@ fn a_constraint_error_that_a_closure_swallows_costs_only_its_statement() {
 }
 
 #[test]
-fn a_job_that_panics_fails_alone_and_its_caller_gets_the_panic() {
+fn panicking_job_fails_alone_and_panic_reaches_caller() {
     fails_alone(
         |_| resume_unwind(Box::new("boom")),
         |seen| match seen {
@@ -231,7 +231,7 @@ fn a_job_that_panics_fails_alone_and_its_caller_gets_the_panic() {
 }
 
 #[test]
-fn a_job_that_violates_a_deferred_foreign_key_fails_alone() {
+fn job_that_violates_deferred_foreign_key_fails_alone() {
     fails_alone(
         |tx| tx.execute("INSERT INTO child VALUES (777)", []).map(drop),
         |seen| match seen {
@@ -246,7 +246,7 @@ fn a_job_that_violates_a_deferred_foreign_key_fails_alone() {
 }
 
 #[test]
-fn a_job_that_begins_a_savepoint_by_sql_fails_alone() {
+fn job_that_begins_savepoint_by_sql_fails_alone() {
     fails_alone(
         |tx| tx.execute_batch("SAVEPOINT mine; INSERT INTO t VALUES (102); RELEASE mine"),
         |seen| match seen {
@@ -257,7 +257,7 @@ fn a_job_that_begins_a_savepoint_by_sql_fails_alone() {
 }
 
 #[test]
-fn a_job_that_releases_the_savepoint_around_it_fails_alone() {
+fn job_that_releases_its_savepoint_fails_alone() {
     fails_alone(
         |tx| tx.execute_batch("RELEASE larder"),
         |seen| match seen {
@@ -268,7 +268,7 @@ fn a_job_that_releases_the_savepoint_around_it_fails_alone() {
 }
 
 #[test]
-fn raise_rollback_in_a_trigger_takes_those_before_it_along() {
+fn raise_rollback_in_trigger_undoes_earlier_jobs() {
     takes_those_before_it_along(
         |tx| tx.execute("INSERT INTO fatal VALUES (1)", []).map(drop),
         |error| assert_eq!(constraint_code(error), ffi::SQLITE_CONSTRAINT_TRIGGER),
@@ -276,7 +276,7 @@ fn raise_rollback_in_a_trigger_takes_those_before_it_along() {
 }
 
 #[test]
-fn insert_or_rollback_swallowed_takes_those_before_it_along_and_what_follows_it_is_not_written() {
+fn swallowed_or_rollback_undoes_earlier_jobs() {
     takes_those_before_it_along(
         |tx| {
             assert!(tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)", []).is_err());
@@ -294,7 +294,7 @@ fn insert_or_rollback_swallowed_takes_those_before_it_along_and_what_follows_it_
 }
 
 #[test]
-fn nothing_that_is_done_after_a_swallowed_rollback_reaches_the_file() {
+fn nothing_is_written_after_a_swallowed_rollback() {
     let store = store_with_tables();
     let folder = tempfile::tempdir().unwrap();
     let (copy, other) = (folder.path().join("copy.db"), folder.path().join("other.db"));
@@ -334,7 +334,7 @@ fn nothing_that_is_done_after_a_swallowed_rollback_reaches_the_file() {
 }
 
 #[test]
-fn a_panic_after_a_swallowed_rollback_is_resumed_and_the_store_works_on() {
+fn panic_after_swallowed_rollback_reaches_the_caller() {
     let store = store_with_tables();
     let results = group_with(&store, 2, |tx| {
         let _ = tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)", []);
@@ -346,7 +346,7 @@ fn a_panic_after_a_swallowed_rollback_is_resumed_and_the_store_works_on() {
 }
 
 #[test]
-fn a_deferred_foreign_key_is_not_mended_by_the_next_job() {
+fn deferred_violation_is_not_repaired_by_next_job() {
     let store = store_with_tables();
     let gate = Gate::hold(&store);
     let child = store
@@ -363,7 +363,7 @@ fn a_deferred_foreign_key_is_not_mended_by_the_next_job() {
 }
 
 #[test]
-fn a_deferred_foreign_key_that_the_job_itself_mends_commits() {
+fn deferred_violation_repaired_by_its_job_commits() {
     for place in [0, 2, 4] {
         let store = store_with_tables();
         let results = group_with(&store, place, |tx| {
@@ -378,7 +378,7 @@ fn a_deferred_foreign_key_that_the_job_itself_mends_commits() {
 }
 
 #[test]
-fn a_deferred_violation_undone_by_an_inner_savepoint_is_none() {
+fn deferred_violation_undone_by_savepoint_commits() {
     let store = store_with_tables();
     store
         .write(|tx| {
@@ -394,7 +394,7 @@ fn a_deferred_violation_undone_by_an_inner_savepoint_is_none() {
 }
 
 #[test]
-fn the_row_is_visible_to_everybody_when_the_write_returns() {
+fn row_is_visible_to_all_when_write_returns() {
     let store = store_with_tables();
     let outsider = outsider(&store);
     for id in 2..200 {
@@ -407,7 +407,7 @@ fn the_row_is_visible_to_everybody_when_the_write_returns() {
 }
 
 #[test]
-fn nobody_is_told_while_the_group_is_still_open() {
+fn no_reply_comes_before_the_group_commits() {
     let store = store_with_tables();
     let outsider = outsider(&store);
     let visible = || {
@@ -441,7 +441,7 @@ fn nobody_is_told_while_the_group_is_still_open() {
 }
 
 #[test]
-fn jobs_that_are_queued_together_share_one_transaction() {
+fn queued_jobs_share_one_transaction() {
     let store = store_with_tables();
     let before = store.stats();
     let gate = Gate::hold(&store);
@@ -462,7 +462,7 @@ fn jobs_that_are_queued_together_share_one_transaction() {
 }
 
 #[test]
-fn group_jobs_bounds_a_group_and_one_turns_grouping_off() {
+fn max_group_size_limits_the_group() {
     for (bound, groups) in [(1, 20), (8, 3)] {
         let store = grouping().max_group_size(bound).open_temp().unwrap();
         store
@@ -482,7 +482,7 @@ fn group_jobs_bounds_a_group_and_one_turns_grouping_off() {
 }
 
 #[test]
-fn group_time_ends_a_group_that_takes_too_long() {
+fn max_group_time_ends_a_slow_group() {
     let store = Options::new().max_group_time(Duration::ZERO).open_temp().unwrap();
     let gate = Gate::hold(&store);
     let jobs: Vec<_> = (0..10).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
@@ -496,7 +496,7 @@ fn synchronous(tx: &WriteTx<'_>) -> Result<i64> {
 }
 
 #[test]
-fn a_durable_write_makes_its_group_durable_and_the_next_group_is_not() {
+fn durable_write_makes_only_its_group_durable() {
     let store = grouping().open_temp().unwrap();
     let durable = || WriteOptions::new().durability(Durability::Full);
     assert_eq!(store.write(synchronous).unwrap(), 1);
@@ -517,7 +517,7 @@ fn a_durable_write_makes_its_group_durable_and_the_next_group_is_not() {
 }
 
 #[test]
-fn a_store_that_is_durable_stays_so_for_a_write_that_asks_for_less() {
+fn durable_store_ignores_a_lower_durability() {
     let store = Options::new().durability(Durability::Full).open_temp().unwrap();
     let normal = WriteOptions::new().durability(Durability::Normal);
     assert_eq!(store.write(synchronous).unwrap(), 2);
@@ -525,7 +525,7 @@ fn a_store_that_is_durable_stays_so_for_a_write_that_asks_for_less() {
 }
 
 #[test]
-fn a_savepoint_that_fails_is_undone_and_the_write_goes_on() {
+fn failed_savepoint_is_undone_and_write_continues() {
     let store = store_with_tables();
     store
         .write(|tx| {
@@ -542,7 +542,7 @@ fn a_savepoint_that_fails_is_undone_and_the_write_goes_on() {
 }
 
 #[test]
-fn a_savepoint_that_panics_is_undone_even_if_the_closure_catches_the_panic() {
+fn panicking_savepoint_is_undone_if_panic_is_caught() {
     let store = store_with_tables();
     store
         .write(|tx| {
@@ -563,7 +563,7 @@ fn a_savepoint_that_panics_is_undone_even_if_the_closure_catches_the_panic() {
 }
 
 #[test]
-fn savepoints_nest_and_each_level_is_kept_or_undone_on_its_own() {
+fn nested_savepoints_are_kept_or_undone_independently() {
     for place in [0, 3] {
         let store = store_with_tables();
         let results = group_with(&store, place, |tx| {
@@ -586,14 +586,14 @@ fn savepoints_nest_and_each_level_is_kept_or_undone_on_its_own() {
 }
 
 #[test]
-fn a_savepoint_gives_its_closures_value() {
+fn savepoint_returns_its_closures_value() {
     let store = store_with_tables();
     let seven = store.write(|tx| tx.savepoint(|_| Ok(7))).unwrap();
     assert_eq!(seven, 7);
 }
 
 #[test]
-fn a_savepoint_in_which_sqlite_ends_the_transaction_gives_rolled_back() {
+fn savepoint_whose_transaction_ended_gives_rolled_back() {
     let store = store_with_tables();
     let result = store.write(|tx| {
         let inner = tx.savepoint(|tx| {
@@ -735,7 +735,7 @@ fn all_rows(conn: &Connection) -> Vec<String> {
 /// question that can be asked is whether the count is above 0; COMMIT then took its whole group with it, and with another
 /// violation in the group, 0 in all, both were committed.
 #[test]
-fn deferred_keys_with_old_orphans_are_judged_per_job() {
+fn deferred_keys_with_old_orphans_are_judged_separately() {
     let folder = tempfile::tempdir().unwrap();
     for seed in 1..=40 {
         let mut numbers = Numbers(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
@@ -778,7 +778,7 @@ fn deferred_keys_with_old_orphans_are_judged_per_job() {
 }
 
 #[test]
-fn deferred_keys_made_by_an_earlier_job_are_judged() {
+fn deferred_violations_by_earlier_job_are_judged() {
     let store = grouping().foreign_keys(true).open_temp().unwrap();
     store.write(|tx| tx.execute_batch("CREATE TABLE plain(x)")).unwrap();
     // The version of the schema is 2 for a while, without a deferred key, and then 2 with one.

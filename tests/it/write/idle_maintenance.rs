@@ -1,4 +1,4 @@
-//! What the writer does with idle moments.
+//! Maintenance that the writer does while idle: incremental vacuum and planner statistics.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn steps(store: &Store) -> Vec<log::Event> {
 }
 
 #[test]
-fn free_pages_are_given_back_in_idle_moments_a_few_at_a_time() {
+fn idle_writer_frees_pages_in_small_steps() {
     let store = emptied(Options::new());
     let before = until(&store, |stats| stats.database.free_pages > 3000).database;
     let after = until(&store, |stats| stats.database.free_pages <= 1000).database;
@@ -61,7 +61,7 @@ fn free_pages_are_given_back_in_idle_moments_a_few_at_a_time() {
 }
 
 #[test]
-fn writes_are_made_between_the_steps() {
+fn writes_run_between_vacuum_steps() {
     let store = emptied(Options::new());
     for step in 1..=2_u32 {
         until(&store, |_| steps(&store).len() >= step as usize);
@@ -79,7 +79,7 @@ fn writes_are_made_between_the_steps() {
 }
 
 #[test]
-fn free_pages_stay_where_that_is_wanted_or_cannot_be_helped() {
+fn free_pages_stay_if_vacuum_is_off() {
     for options in [
         Options::new().incremental_vacuum(false),
         Options::new().auto_vacuum(AutoVacuum::None),
@@ -98,7 +98,7 @@ fn free_pages_stay_where_that_is_wanted_or_cannot_be_helped() {
 }
 
 #[test]
-fn the_planner_has_its_statistics_brought_up_to_date() {
+fn idle_writer_refreshes_planner_statistics() {
     log::collect();
     let store = Options::new()
         .optimize_interval(Duration::from_millis(1))
@@ -131,7 +131,7 @@ fn the_planner_has_its_statistics_brought_up_to_date() {
 }
 
 #[test]
-fn a_store_that_is_never_idle_brings_them_up_to_date_between_two_writes() {
+fn busy_writer_refreshes_planner_statistics_between_writes() {
     log::collect();
     let store = Options::new()
         .optimize_interval(Duration::from_millis(1))

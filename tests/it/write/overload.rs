@@ -1,5 +1,5 @@
-//! A day on which everything goes wrong, under load: what is wrong shows in the statistics, in an event and in the
-//! advice, each names who is behind it, and all is quiet again when it is over.
+//! Several problems at once, under load: each one shows in the statistics, in an event and in the advice, with the call
+//! site responsible, and all of them clear.
 
 use std::path::Path;
 use std::process::Command;
@@ -109,7 +109,7 @@ fn told(store: &Store, kind: AlertKind, level: Level, site: &str) -> bool {
 }
 
 #[test]
-fn under_load_each_trouble_is_seen_with_who_is_behind_it_and_is_over_when_it_is_over() {
+fn each_problem_under_load_is_reported_and_clears() {
     log::collect();
     let store = options().open_temp().unwrap();
     make(&store);
@@ -183,7 +183,7 @@ fn a_write_hogs_the_writer(store: &Store) {
 }
 
 #[test]
-fn a_disk_that_fills_up_is_seen_with_who_fills_it_and_is_over_when_there_is_room() {
+fn full_disk_is_reported_with_culprit_and_clears() {
     if !is_root() {
         return skipped("only root can make a small disk");
     }

@@ -1,8 +1,9 @@
-//! A disk that fails: what is acknowledged is there, what is unknown is called so, and nothing is written after it.
+//! A failing disk: acknowledged data is kept, a write with unknown outcome is reported as such, and the store accepts
+//! no write after it.
 //!
-//! The disk fails for real, in a process of its own: under `ulimit -f` a write past a size gives `EFBIG`, which SQLite
-//! reports as an I/O error. No file can grow past the limit, the write-ahead log first of all. A disk that is full is
-//! told from it (`SQLITE_FULL`), and that one is `PRAGMA max_page_count`.
+//! The failure is real, in a separate process: under `ulimit -f` a write beyond the limit fails with `EFBIG`, which
+//! SQLite reports as an I/O error. No file can grow past the limit, the write-ahead log first of all. A full disk
+//! (`SQLITE_FULL`) is a different error, simulated by `PRAGMA max_page_count`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -284,7 +285,7 @@ fn assert_healthy(store: &Store) {
 }
 
 #[test]
-fn a_commit_that_the_disk_refuses_is_unknown_and_poisons_and_every_acknowledged_row_is_recovered() {
+fn failed_commit_is_unknown_and_poisons_the_store() {
     let (_folder, path) = database();
     let Some(told) = on_a_failing_disk("write until the disk fails", &path) else {
         return;
@@ -308,7 +309,7 @@ fn a_commit_that_the_disk_refuses_is_unknown_and_poisons_and_every_acknowledged_
 }
 
 #[test]
-fn the_writes_of_a_group_that_the_disk_refuses_are_all_unknown_and_all_or_none_of_them_recovered() {
+fn group_of_failed_commit_is_all_or_nothing() {
     let (_folder, path) = database();
     let Some(told) = on_a_failing_disk("a group that does not fit", &path) else {
         return;
@@ -322,7 +323,7 @@ fn the_writes_of_a_group_that_the_disk_refuses_are_all_unknown_and_all_or_none_o
 }
 
 #[test]
-fn a_statement_that_the_disk_refuses_is_rolled_back_and_does_not_poison() {
+fn failed_statement_rolls_back_without_poison() {
     let (_folder, path) = database();
     if on_a_failing_disk("a statement that does not fit", &path).is_none() {
         return;
@@ -359,17 +360,17 @@ fn a_row_past_the_limit_is_recovered(role: &str) {
 }
 
 #[test]
-fn a_checkpoint_that_the_disk_refuses_poisons_and_the_acknowledged_row_is_recovered_from_the_log() {
+fn failed_checkpoint_poisons_and_log_keeps_rows() {
     a_row_past_the_limit_is_recovered("a checkpoint that does not fit");
 }
 
 #[test]
-fn a_checkpoint_that_the_disk_refuses_at_the_close_keeps_the_log_and_the_report_says_why() {
+fn failed_checkpoint_at_close_keeps_the_log() {
     a_row_past_the_limit_is_recovered("a close that does not fit");
 }
 
 #[test]
-fn a_poisoned_store_leaves_the_database_file_as_it_was_when_it_closes() {
+fn poisoned_store_leaves_database_file_unchanged() {
     // A checkpoint at the close, by larder or by SQLite's last connection, would sync what the disk has refused.
     let (_folder, path) = database();
     let before = fs::read(&path).unwrap();
@@ -381,7 +382,7 @@ fn a_poisoned_store_leaves_the_database_file_as_it_was_when_it_closes() {
 }
 
 #[test]
-fn a_store_that_the_disk_has_failed_leaves_word_and_the_next_writes_the_log_again_and_takes_it_away() {
+fn poisoned_store_leaves_marker_and_next_rewrites_log() {
     for role in [
         "write until the disk fails",
         "a checkpoint that does not fit",
@@ -413,7 +414,7 @@ fn a_store_that_the_disk_has_failed_leaves_word_and_the_next_writes_the_log_agai
 }
 
 #[test]
-fn a_log_that_cannot_be_written_again_opens_no_store_and_is_as_it_was() {
+fn open_fails_if_log_cannot_be_rewritten() {
     let (_folder, path) = database();
     let store = Store::open(&path).unwrap();
     // A log larger than the limit, and not yet in the database.
@@ -442,7 +443,7 @@ fn a_log_that_cannot_be_written_again_opens_no_store_and_is_as_it_was() {
 }
 
 #[test]
-fn word_of_a_log_that_is_no_longer_there_is_taken_away() {
+fn marker_without_a_log_is_removed() {
     let (_folder, path) = database();
     fs::write(word(&path), "").unwrap();
     let store = Store::open(&path).unwrap();
@@ -451,7 +452,7 @@ fn word_of_a_log_that_is_no_longer_there_is_taken_away() {
 }
 
 #[test]
-fn word_that_cannot_be_taken_away_opens_no_store_and_says_so() {
+fn open_fails_if_marker_cannot_be_removed() {
     let (_folder, path) = database();
     fs::create_dir(word(&path)).unwrap();
     let message = Store::open(&path).unwrap_err().to_string();
@@ -492,7 +493,7 @@ fn assert_full(error: &Error) {
 }
 
 #[test]
-fn a_full_disk_fails_the_write_that_filled_it_and_the_store_works_on() {
+fn full_disk_fails_one_write_and_store_works() {
     let store = small();
     let error = loop {
         if let Err(error) = store.write(add) {
@@ -512,7 +513,7 @@ fn a_full_disk_fails_the_write_that_filled_it_and_the_store_works_on() {
 }
 
 #[test]
-fn the_neighbours_of_a_write_that_filled_the_disk_may_try_again() {
+fn neighbours_of_write_on_full_disk_are_retryable() {
     let store = small();
     let (let_go, blocked) = blocker(&store);
     let small_row = |tx: &WriteTx<'_>| tx.insert("INSERT INTO t(data) VALUES ('small')", []);
@@ -536,7 +537,7 @@ fn the_neighbours_of_a_write_that_filled_the_disk_may_try_again() {
 }
 
 #[test]
-fn a_closure_that_swallows_a_full_disk_writes_nothing_after_it() {
+fn nothing_is_written_after_a_swallowed_full_disk() {
     let store = small();
     let error = store
         .write(|tx| {

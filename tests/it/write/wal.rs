@@ -1,4 +1,4 @@
-//! The write-ahead log stays bounded.
+//! The size of the write-ahead log is bounded.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,7 +40,7 @@ fn wal_file_bytes(store: &Store) -> u64 {
 }
 
 #[test]
-fn overlapping_reads_by_8_threads_leave_the_log_under_twice_its_limit() {
+fn overlapping_reads_keep_log_within_twice_its_limit() {
     let limit = 4 * MIB;
     let store = store_with_table(Options::new().readers(8).wal_limit(limit));
     store.write(|tx| fill(tx, 50)).unwrap();
@@ -89,7 +89,7 @@ fn overlapping_reads_by_8_threads_leave_the_log_under_twice_its_limit() {
 }
 
 #[test]
-fn over_the_hard_limit_writes_fail_and_name_the_reader_until_it_ends() {
+fn writes_over_hard_limit_fail_and_name_reader() {
     let hard = 2 * MIB;
     let store = store_with_table(Options::new().wal_limit(MIB).wal_hard_limit(hard));
     store.write(|tx| fill(tx, 1)).unwrap();
@@ -142,7 +142,7 @@ fn over_the_hard_limit_writes_fail_and_name_the_reader_until_it_ends() {
 }
 
 #[test]
-fn without_a_hard_limit_a_pinned_reader_does_not_stop_writes() {
+fn pinned_log_without_hard_limit_stops_no_write() {
     let store = store_with_table(Options::new().wal_limit(MIB));
     store.write(|tx| fill(tx, 1)).unwrap();
     store
@@ -176,7 +176,7 @@ fn poll(store: &Store, done: impl Fn(&Stats) -> bool) {
 }
 
 #[test]
-fn an_idle_store_moves_its_log_into_the_file() {
+fn idle_store_checkpoints_its_log() {
     let store = store_with_table(Options::new());
     store.write(|tx| fill(tx, 5)).unwrap();
     let before = store.stats().checkpoints;
@@ -212,19 +212,19 @@ fn checkpoints_of(pages: i64, options: Options) -> u64 {
 }
 
 #[test]
-fn a_log_of_1000_pages_is_checkpointed_before_the_next_write() {
+fn log_is_checkpointed_at_1000_pages() {
     assert_eq!(checkpoints_of(1100, Options::new()), 1);
     assert_eq!(checkpoints_of(800, Options::new()), 0);
 }
 
 #[test]
-fn checkpoint_pages_says_when_to_checkpoint() {
+fn checkpoint_pages_sets_the_checkpoint_threshold() {
     assert_eq!(checkpoints_of(30, Options::new().checkpoint_pages(20)), 1);
     assert_eq!(checkpoints_of(10, Options::new().checkpoint_pages(20)), 0);
 }
 
 #[test]
-fn the_log_is_reused_from_its_start_after_a_checkpoint() {
+fn log_is_reused_from_start_after_checkpoint() {
     let store = store_with_table(Options::new().checkpoint_pages(100));
     for _ in 0..200 {
         store.write(|tx| fill(tx, 20)).unwrap();
@@ -237,7 +237,7 @@ fn the_log_is_reused_from_its_start_after_a_checkpoint() {
 }
 
 #[test]
-fn what_was_checkpointed_is_in_the_file_itself() {
+fn checkpointed_data_is_in_the_file_itself() {
     let store = store_with_table(Options::new().checkpoint_pages(10));
     let empty = std::fs::metadata(store.path()).unwrap().len();
     store.write(|tx| fill(tx, 100)).unwrap();

@@ -1,6 +1,6 @@
-//! What was asked, what happened to it, and what its caller was told: here the properties are checked.
+//! A record of each call: its request, its progress and its reply. The properties are checked here.
 //!
-//! None of this is a step of a schedule, but for the log's lock.
+//! No operation here is a step of a schedule, except taking the log's lock.
 
 use std::fmt::Debug;
 use std::sync::Mutex as Plain;

@@ -1,5 +1,4 @@
-//! In place of `read/mod.rs`: the pool of connections, each of which is free at once or after a while. The threads are
-//! larder's own.
+//! In place of larder's pool: connections that are free at once or after a while. The threads are larder's own.
 
 use std::marker::PhantomData;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Who asks for what, at the same time.
+//! The scenarios: concurrent calls whose schedules shuttle explores.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -29,28 +29,28 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    threads
+    blocking
     submitting
     order
     deadlines
-    held
-    letting_in
+    writer_held
+    room_freed
     alarm
     tasks
-    moving
-    calling_back
-    inline
-    withdrawing
-    awake
+    waker_replaced
+    reentrant_wakers
+    inline_wakers
+    withdrawal
+    spinning
     closing
-    closing_held
+    closing_stuck
     reads
-    stuck
-    reads_late
+    reads_stuck
+    reads_timed_out
     reads_closing
-    reads_kept
-    reads_left
-    reads_relayed
+    reads_unpolled
+    reads_given_up
+    wake_relay
     reads_inline
     reads_joining
 }
@@ -315,7 +315,7 @@ fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
 // ---- writes ----
 
 /// Callers that block, one that does not want to wait for room, one whose writes fail, one that wants the writer alone.
-fn threads() {
+fn blocking() {
     let world = world(1, 1);
     let callers = [
         world.caller(|world| {
@@ -434,7 +434,7 @@ fn alone(let_in: &AtomicUsize) {
 
 /// The writer is held until everybody's time is over, so each is told by its own clock. There is room for one in the
 /// queue, so one submission at a time is let in: the next only once it was withdrawn.
-fn held() {
+fn writer_held() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
     let holder = world.hold_writer((0, 0), &gate);
@@ -475,7 +475,7 @@ fn held() {
 
 /// Who stands in line is let in as soon as there is room, and not only once its write is done: the write before it
 /// waits for that.
-fn letting_in() {
+fn room_freed() {
     let world = world(1, 1);
     let [first, second] = [(); 2].map(|()| Arc::new(Gate::default()));
     let holder = world.hold_writer((0, 0), &first);
@@ -494,7 +494,7 @@ fn letting_in() {
     world.end([holder, before, submitting]);
 }
 
-/// As [`held`], with tasks: only the alarm can wake them. One goes away, and one comes when it has rung.
+/// As [`writer_held`], with tasks: only the alarm can wake them. One goes away, and one comes when it has rung.
 fn alarm() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
@@ -555,7 +555,7 @@ fn tasks() {
 
 /// A future that is polled by one thread and then awaited by another, as runtimes do. The first waker must be
 /// forgotten.
-fn moving() {
+fn waker_replaced() {
     let world = world(1, 1);
     let callers = [0, 1].map(|caller| {
         world.caller(move |world| {
@@ -616,7 +616,7 @@ impl Drop for CallsBack {
 }
 
 /// Wakers and closures that call back: no lock may be held then.
-fn calling_back() {
+fn reentrant_wakers() {
     let world = world(1, 1);
     let callers = [0, 1].map(|caller| {
         world.caller(move |world| {
@@ -703,7 +703,7 @@ impl Wake for Inline {
 }
 
 /// No lock may be held where a waker is woken, not even that of its own slot.
-fn inline() {
+fn inline_wakers() {
     let world = world(1, 1);
     let callers = [0, 1, 2].map(|caller| {
         world.caller(move |world| {
@@ -719,7 +719,7 @@ fn inline() {
 }
 
 /// Many in line are withdrawn, each from its place in the middle, while others come and the writer goes on.
-fn withdrawing() {
+fn withdrawal() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
     let holder = world.hold_writer((0, 0), &gate);
@@ -756,7 +756,7 @@ fn withdrawing() {
 }
 
 /// Callers and workers stay awake for a while before they sleep.
-fn awake() {
+fn spinning() {
     let world = world_with(1, 1, Duration::from_micros(200));
     let callers = [
         world.caller(|world| {
@@ -799,7 +799,7 @@ fn closing() {
 }
 
 /// A write goes on when the time to close is over. Those behind it are told before it ends.
-fn closing_held() {
+fn closing_stuck() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
     let holder = world.hold_writer((0, 0), &gate);
@@ -863,7 +863,7 @@ fn reads() {
 }
 
 /// Reads that wait for another read behind them, until all workers but one are stuck.
-fn stuck() {
+fn reads_stuck() {
     let workers = 2 + below(2);
     let world = world(1 + below(3), workers as u32);
     let gates: Vec<Arc<Gate>> = (0..workers).map(|_| Arc::default()).collect();
@@ -889,7 +889,7 @@ fn stuck() {
 }
 
 /// Reads whose time is over while the only worker is stuck, or is not.
-fn reads_late() {
+fn reads_timed_out() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
     let (opened, held_at) = (one_in(2), Arc::clone(&gate));
@@ -937,7 +937,7 @@ fn reads_closing() {
 
 /// Tasks that have asked for a read and await another, so that they do not come for the first when they are woken for
 /// it.
-fn reads_kept() {
+fn reads_unpolled() {
     let world = world(4, 1 + below(2) as u32);
     let callers = [0, 1, 2].map(|caller| {
         world.caller(move |world| {
@@ -959,9 +959,9 @@ fn reads_kept() {
     world.end(callers);
 }
 
-/// As [`reads_kept`], beside reads that are given up: the last job that a worker takes may be one that it need not run,
-/// or one for which it finds no connection in time.
-fn reads_left() {
+/// As [`reads_unpolled`], beside reads that are given up: the last job that a worker takes may be one that it need not
+/// run, or one for which it finds no connection in time.
+fn reads_given_up() {
     let world = world(8, 1);
     let keepers = [0, 1].map(|caller| {
         world.caller(move |world| {
@@ -995,7 +995,7 @@ fn reads_left() {
 
 /// The only worker is in a long read, which waits for a task that has its reply, and that others are to wake: they come
 /// for theirs, or go away.
-fn reads_relayed() {
+fn wake_relay() {
     let world = world(4, 1);
     let (asked, woken) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
     let (asks, wakes) = (Arc::clone(&asked), Arc::clone(&woken));
@@ -1060,7 +1060,7 @@ fn reads_joining() {
     world.end(writers.into_iter().chain([reader]));
 }
 
-/// As [`inline`]: not even the lock of those who wait to be woken.
+/// As [`inline_wakers`]: not even the lock of those who wait to be woken.
 fn reads_inline() {
     let world = world(4, 1 + below(2) as u32);
     let callers = [0, 1, 2].map(|caller| {

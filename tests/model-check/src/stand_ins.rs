@@ -1,4 +1,4 @@
-//! What larder's files name, and this model does without: SQLite, the options, the errors.
+//! Stand-ins for the parts of larder that the model leaves out: SQLite, the options, the errors.
 
 /// In place of `runtime/clock.rs`.
 pub(crate) mod clock {

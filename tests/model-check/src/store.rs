@@ -1,4 +1,4 @@
-//! In place of `store/mod.rs`: what a thread calls, as there. What a task calls is larder's own.
+//! In place of larder's `Store`: the calls of threads. The calls of tasks are larder's own.
 
 use std::panic::Location;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! In place of larder's `runtime/sync.rs`: threads, locks and atomics whose every step shuttle schedules.
+//! In place of larder's `sync.rs`: threads, locks and atomics whose every step shuttle schedules.
 //!
-//! Shuttle's own parking and condition variables know no time. These do: whoever waits with a time-out sets a timer of
-//! the model's clock (`time.rs`). Now and then a wait ends for no reason, as the real ones may.
+//! Shuttle's own parking and condition variables have no timeouts. These do: a wait with a timeout sets a timer of the
+//! model's clock (`time.rs`). Now and then a wait ends spuriously, as real ones may.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

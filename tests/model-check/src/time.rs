@@ -1,9 +1,8 @@
-//! The model's clock: what time it is depends on the schedule.
+//! The model's clock: the time depends on the schedule.
 //!
-//! A task of its own takes the earliest timer, sets the clock to it, and lets it ring. As shuttle decides when that
-//! task runs, a deadline is over at any moment, or only once all others wait. Timers ring in their order. One that is
-//! further off than the [`HORIZON`] never rings: so who is to be woken by others, and is not, waits for ever, and
-//! shuttle says so.
+//! A dedicated task takes the earliest timer, sets the clock to it, and lets it ring. Shuttle decides when that task
+//! runs, so a deadline passes at any moment, or only once all others wait. Timers ring in order. A timer beyond the
+//! [`HORIZON`] never rings: a lost wake-up then waits for ever, and shuttle reports a deadlock.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! In place of `write/mod.rs`: the same loop, with a log in memory in place of SQLite.
+//! In place of larder's writer: the same loop, with an in-memory log instead of SQLite.
 
 use std::cell::RefCell;
 use std::mem;

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_duration_is_in_the_slot_that_ends_at_or_just_above_it() {
+    fn duration_falls_into_nearest_slot_above() {
         for nanos in [64, 65, 127, 128, 129, 1_000, 999_999, 1 << 40, u64::MAX] {
             let end = upper_end(slot(nanos));
             assert!(end >= nanos && end - nanos <= nanos / STEPS, "{nanos}: {end}");
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percentile_is_the_value_at_that_rank() {
+    fn percentile_is_the_value_at_its_rank() {
         let mut histogram = Histogram::new();
         for micros in 1..=1_000 {
             histogram.record(Duration::from_micros(micros));

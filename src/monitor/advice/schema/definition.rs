@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spelling_makes_no_difference() {
+    fn definitions_ignore_spelling() {
         let one = Definition::parse("CREATE INDEX i ON t(a, lower(\"B\")) WHERE a > 1");
         let other =
             Definition::parse("create unique index \"(\" on [t(] (A,Lower ( [b] )) -- why\n Where/* so */a>1 -- end");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn another_condition_is_another() {
+    fn different_conditions_differ() {
         let condition = |condition: &str| Definition::parse(&format!("CREATE INDEX i ON t(a) WHERE {condition}"));
         assert_ne!(condition("a = 'x'"), condition("a = 'X'"));
         assert_ne!(condition("a = 'it''s'"), condition("a = 'its'"));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_may_keep_out_null_alone() {
+    fn condition_that_excludes_only_null_is_recognized() {
         let excludes_only_null = |condition: &str| {
             let definition = Definition::parse(&format!("CREATE INDEX i ON t(a) WHERE {condition}"));
             definition.excludes_only_null(&["A", "b \"c"])

@@ -60,7 +60,7 @@ pub(super) const MISMATCH: &str = "foreign-key-mismatch";
 const DUPLICATE: &str = "duplicate-index";
 
 #[test]
-fn a_sound_schema_has_no_findings_and_a_new_store_has_none() {
+fn sound_schema_and_new_store_have_no_findings() {
     let store = Store::open_temp().unwrap();
     assert_eq!(all(&store), []);
     let store = with_schema(
@@ -77,7 +77,7 @@ fn a_sound_schema_has_no_findings_and_a_new_store_has_none() {
 }
 
 #[test]
-fn the_most_severe_comes_first() {
+fn most_severe_finding_comes_first() {
     let store = with_schema(
         "CREATE TABLE p(id INTEGER PRIMARY KEY);
          CREATE TABLE c(a INTEGER REFERENCES p, b REFERENCES nobody);",
@@ -87,7 +87,7 @@ fn the_most_severe_comes_first() {
 }
 
 #[test]
-fn tables_that_are_not_strict_are_told_in_one_finding() {
+fn tables_not_strict_are_one_finding() {
     const TOPIC: &str = "not-strict";
     assert_found("CREATE TABLE t(a INT) STRICT; CREATE VIEW v AS SELECT 1", TOPIC, &[]);
     assert_found("CREATE TABLE \"my t\"(a)", TOPIC, &["the table my t is not STRICT"]);
@@ -110,7 +110,7 @@ fn tables_that_are_not_strict_are_told_in_one_finding() {
 }
 
 #[test]
-fn an_index_that_another_makes_needless_is_found() {
+fn redundant_index_is_found() {
     let drop = "DROP INDEX \"i\"";
     for sql in [
         "CREATE TABLE t(a, b); CREATE INDEX z ON t(a, b); CREATE INDEX i ON T(A, B)",
@@ -135,7 +135,7 @@ fn an_index_that_another_makes_needless_is_found() {
 }
 
 #[test]
-fn an_index_that_another_does_not_replace_is_left_alone() {
+fn index_without_replacement_is_not_redundant() {
     for sql in [
         "CREATE TABLE t(a, b); CREATE INDEX i ON t(a, b); CREATE INDEX z ON t(b, a)",
         "CREATE TABLE t(a, b); CREATE INDEX i ON t(a); CREATE INDEX z ON t(a DESC, b)",
@@ -154,7 +154,7 @@ fn an_index_that_another_does_not_replace_is_left_alone() {
 }
 
 #[test]
-fn of_several_that_are_the_same_one_is_kept() {
+fn one_of_several_equal_indexes_is_kept() {
     let store = with_schema(
         "CREATE TABLE t(a, b, c);
          CREATE INDEX i1 ON t(a); CREATE INDEX i2 ON t(a); CREATE INDEX i3 ON t(a, b);
@@ -179,7 +179,7 @@ fn fill(store: &Store) {
 }
 
 #[test]
-fn statistics_are_missed_in_a_file_that_is_not_small() {
+fn missing_statistics_are_found_in_large_file() {
     const TOPIC: &str = "analyze-never-run";
     let store = with_schema("CREATE TABLE t(a INT, b BLOB) STRICT; CREATE INDEX i ON t(a); ANALYZE");
     assert_eq!(found(&store, TOPIC), []);
@@ -198,7 +198,7 @@ fn statistics_are_missed_in_a_file_that_is_not_small() {
 }
 
 #[test]
-fn an_empty_file_that_cannot_shrink_is_found_and_the_remedy_shrinks_it() {
+fn file_that_cannot_shrink_is_found_and_fixed() {
     const TOPIC: &str = "auto-vacuum-off";
     let shrink = Migration::new(1, "shrink", "PRAGMA auto_vacuum = INCREMENTAL; VACUUM").without_transaction();
     let migrations = Migrations::new([shrink]).at_open(false);
@@ -226,7 +226,7 @@ fn an_empty_file_that_cannot_shrink_is_found_and_the_remedy_shrinks_it() {
 }
 
 #[test]
-fn full_text_tables_are_told_of_as_long_as_sqlite_can_damage_them() {
+fn full_text_tables_sqlite_may_damage_are_reported() {
     const TOPIC: &str = "sqlite-with-known-bugs";
     let store = with_schema("CREATE VIRTUAL TABLE \"my texts\" USING fts5(body); CREATE TABLE fts(a INT) STRICT");
     let found_there = found(&store, TOPIC);
@@ -240,7 +240,7 @@ fn full_text_tables_are_told_of_as_long_as_sqlite_can_damage_them() {
 }
 
 #[test]
-fn the_mutex_around_page_caches_is_found_if_sqlite_was_built_with_it() {
+fn page_cache_mutex_is_found_if_compiled_in() {
     let store = Store::open_temp().unwrap();
     let sql = "SELECT sqlite_compileoption_used('ENABLE_MEMORY_MANAGEMENT')";
     let there: bool = store.read(|tx| tx.query_row(sql, [], |row| row.get(0))).unwrap();

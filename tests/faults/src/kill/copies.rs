@@ -1,15 +1,15 @@
-//! Backups and restores of a process that is killed: the child that takes them, and what its parent knows of them.
+//! Backups and restores of a killed process: the child that makes them, and what its parent knows of them.
 //!
-//! Below the folder of the database are `backups`, in which backups, plain and compact, take the place of an older one or
-//! come where nothing is, beside those of a schedule, and `restored`, with databases made of them. The child tells when a
-//! copy begins, and the hash of its bytes when it is done. The parent hears each acknowledgement before that, in the
-//! order in which the child had them: so it knows what a backup has to have.
+//! Below the folder of the database are `backups`, with backups, plain and compact, that replace an older one or are
+//! new, beside those of a schedule, and `restored`, with databases made from them. The child reports the start of each
+//! copy, and the hash of its bytes when it is done. The parent receives each acknowledgement before that, in the
+//! child's order, so it knows which commits a backup must have.
 //!
-//! After a kill, a copy that was done is there to the byte. One that was under way is the older one, to the byte, or the
-//! new one, or absent if it was to come where nothing is. Each opens by itself, read only, is sound, makes no file, and
-//! holds a prefix of the commits, as they were then, with all that were acknowledged before it began; a restored database
-//! what its backup holds. Beside them there is nothing but folders of unfinished copies, which the next backup or restore
-//! removes.
+//! After a kill, a finished copy is there byte for byte. One in progress is the older one, byte for byte, or the new
+//! one, or absent if there was no older one. Each opens alone, read-only, passes the integrity check, creates no file,
+//! and holds a prefix of the commits of that time, with all that were acknowledged before it began; a restored database
+//! has the contents of its backup. Beside them there are only folders of unfinished copies, which the next backup or
+//! restore removes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -1,4 +1,5 @@
-//! `Access::Exclusive`: nobody comes in while such a store is open, and it does not open while somebody is in.
+//! `Access::Exclusive`: no other process can open the file while such a store is open, and the store does not open
+//! while another process has the file open.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

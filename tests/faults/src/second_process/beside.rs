@@ -1,5 +1,5 @@
-//! A store under load, and one to four other processes that come and go, each in its turn. It closes and opens again in
-//! the middle.
+//! A store under load, and one to four other processes that start and end in turn. The store is closed and reopened in
+//! between.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};

@@ -1,7 +1,7 @@
-//! A process closes descriptors of its own database while other processes look at it, and is killed.
+//! A process closes descriptors of its own database while other processes use the file, and is killed.
 //!
-//! POSIX locks go with any descriptor of the file that is closed, so what is tried is that larder does not depend on
-//! SQLite's alone, and closes none itself. One round:
+//! Closing any descriptor of a file drops the process's POSIX locks on it. The suite verifies that larder does not
+//! depend on SQLite's locks alone, and closes no descriptor itself. One round:
 //!
 //! | service | what |
 //! |---|---|
@@ -9,14 +9,14 @@
 //! | `index` | the same with its `-shm`, or both, while no lock on the `-shm` is held |
 //! | `plain` | a plain connection of a process in which stores on the same file were opened and closed writes |
 //!
-//! Meanwhile a process that knows nothing of larder opens the database, reads, and closes it, again and again: it would
-//! delete the log, or build its index anew, if it took itself for the last connection. Then the service is killed. No
-//! acknowledged write is lost and none is half, each read is whole, and nobody gets in beside an exclusive store.
+//! Meanwhile a process without larder opens the database, reads and closes it in a loop: if it took itself for the last
+//! connection, it would delete the log or rebuild its index. Then the service is killed. No acknowledged write is lost
+//! or incomplete, each read is consistent, and no process gets access beside an exclusive store.
 //!
-//! In `index` no read, write or checkpoint is under way while a descriptor is closed. Its locks on the `-shm` would be gone
-//! until its end, and nothing else can hold those: another process may then move a read mark, and the next checkpoint
-//! overwrites what the read still reads. Without that care 1 to 2 of 2,000 rounds had a torn read. That is what the
-//! watchdog's alarm is for, and what README says under its limits.
+//! In `index` no read, write or checkpoint is in progress while a descriptor is closed. Its locks on the `-shm` would
+//! be lost until its end, and no other lock can replace them: another process may then move a read mark, and the next
+//! checkpoint overwrites pages that the read still needs. Without that precaution 1 to 2 of 2,000 rounds had a torn
+//! read. The watchdog's alert is for that case, and the limitations in README describe it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

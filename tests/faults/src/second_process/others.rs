@@ -1,6 +1,6 @@
-//! What the other processes do. Each says by a line `> what` what it begins, so that it can be killed in the middle, by
-//! `+ client k n` which writes it has committed, by `round` that it has opened and closed the file once more, and by `!`
-//! what must not be.
+//! The other processes. Each writes a line `> what` when it begins an operation, so that it can be killed in the
+//! middle, `+ client k n` for each write it has committed, `round` when it has opened and closed the file once more,
+//! and `!` for a violation.
 
 use std::collections::HashMap;
 use std::fmt::Display;

@@ -1,13 +1,13 @@
-//! Backups in the soak. A thread takes one now and then, restores it, opens that as a store, and compares it with the
-//! journal of what was acknowledged before, with what was asked for by then, and with snapshots of the source. In every
-//! second turn the writer is held while the backup begins, so that the snapshot beside it is the very one that it copies:
-//! then they are the same to the byte. In the others nobody is held, and it lies between the snapshots before and after
-//! it; how many steps of such a backup the longest write beside it has seen is printed, and not judged: it may have
-//! waited for a vacuum, for the disk or for the machine.
+//! Backups in the soak. A thread makes one now and then, restores it, opens it as a store, and compares it with the
+//! journal of the writes acknowledged before, with the writes requested by then, and with snapshots of the source. In
+//! every second round the writer is held while the backup begins, so that the snapshot beside it is the one that the
+//! backup copies: both are equal, byte for byte. In the other rounds no thread is held, and the backup lies between the
+//! snapshots before and after it. The number of steps of such a backup during the longest concurrent write is printed
+//! but not checked: the write may have waited for a vacuum, for the disk or for the machine.
 //!
-//! A schedule makes backups besides, for as long as the store is open each time. Whenever its folder is looked at there
-//! are no more than it keeps and the one that it has just made, none larger than the database can be; at the end each is
-//! whole by itself, and none has less than the one before it.
+//! A schedule makes further backups while the store is open. At any time its folder holds no more backups than it keeps
+//! plus the newest, none larger than the database can be; at the end each is complete by itself, and none has less data
+//! than the one before it.
 
 use std::collections::BTreeSet;
 use std::fmt;

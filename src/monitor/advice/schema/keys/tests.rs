@@ -20,7 +20,7 @@ fn assert_as_sqlite_does(sql: &'static str) -> bool {
 }
 
 #[test]
-fn a_foreign_key_has_an_index_if_sqlite_uses_one() {
+fn foreign_key_with_usable_index_is_indexed() {
     for sql in [
         "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p INTEGER REFERENCES p UNIQUE)",
         "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(id INTEGER PRIMARY KEY REFERENCES p)",
@@ -47,7 +47,7 @@ fn a_foreign_key_has_an_index_if_sqlite_uses_one() {
 }
 
 #[test]
-fn a_foreign_key_has_no_index_if_sqlite_uses_none() {
+fn foreign_key_without_usable_index_is_unindexed() {
     for sql in [
         "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p INTEGER REFERENCES p)",
         "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p INT REFERENCES p, x); CREATE INDEX i ON c(x, p)",
@@ -65,7 +65,7 @@ fn a_foreign_key_has_no_index_if_sqlite_uses_none() {
 }
 
 #[test]
-fn each_foreign_key_without_an_index_is_told_with_its_statement() {
+fn unindexed_foreign_key_comes_with_create_index() {
     assert_remedied(
         "CREATE TABLE artists(id INTEGER PRIMARY KEY); CREATE TABLE albums(artist_id INTEGER REFERENCES artists)",
         WITHOUT_INDEX,
@@ -97,7 +97,7 @@ fn each_foreign_key_without_an_index_is_told_with_its_statement() {
 }
 
 #[test]
-fn an_index_for_a_part_of_a_foreign_key_is_not_enough() {
+fn index_on_part_of_foreign_key_is_insufficient() {
     let schema = "CREATE TABLE p(a INT, b INT, PRIMARY KEY(a, b));
                   CREATE TABLE c(id INTEGER PRIMARY KEY, a INT, b INT, FOREIGN KEY(a, b) REFERENCES p);
                   CREATE INDEX tenant ON c(a)";
@@ -110,7 +110,7 @@ fn an_index_for_a_part_of_a_foreign_key_is_not_enough() {
 }
 
 #[test]
-fn foreign_keys_that_are_off_are_not_judged() {
+fn foreign_keys_are_not_judged_when_off() {
     let schema = "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(a INT REFERENCES p, b REFERENCES nobody)";
     assert_eq!(all(&with_schema(schema)).len(), 3);
     let store = with_options(Options::new().foreign_keys(false), schema);
@@ -119,7 +119,7 @@ fn foreign_keys_that_are_off_are_not_judged() {
 
 /// As the manual has them, <https://sqlite.org/foreignkeys.html#fk_indexes>, and some more.
 #[test]
-fn a_foreign_key_that_refers_to_nothing_is_found_if_sqlite_makes_it_an_error() {
+fn dangling_foreign_key_is_found_as_in_sqlite() {
     const PARENT: &str = "CREATE TABLE parent(a PRIMARY KEY, b UNIQUE, c, d, e, f, g COLLATE NOCASE UNIQUE);
                           CREATE UNIQUE INDEX i1 ON parent(c, d);
                           CREATE INDEX i2 ON parent(e);
@@ -188,7 +188,7 @@ fn a_foreign_key_that_refers_to_nothing_is_found_if_sqlite_makes_it_an_error() {
 }
 
 #[test]
-fn a_foreign_key_that_refers_to_nothing_can_be_mended() {
+fn dangling_foreign_key_can_be_repaired() {
     assert_remedied(
         "CREATE TABLE \"P p\"(a, \"b\"\"b\"); CREATE TABLE c(x, y, FOREIGN KEY(x, y) REFERENCES \"p P\"(\"B\"\"b\", a))",
         MISMATCH,
