@@ -1,14 +1,15 @@
-//! When the next of those who await an answer is to be woken, since its time is over.
+//! One timer for the deadlines of all async callers of a queue.
 //!
-//! A task has no thread of its own that could sleep until its deadline, and a runtime's timer is the runtime's. So each
-//! queue has one alarm, on a clock that all stores of the process share (`runtime/timer.rs`). It is set for the
-//! earliest deadline of those who wait, or for [`FAR`] from now if that is sooner, and when it rings the queue is
-//! looked through. Waits are shorter than that, so all that a task pays for it is one look at an atomic.
+//! An async task has no thread that could sleep until its deadline, and a runtime's timers belong to that runtime. So
+//! each queue has one [`Alarm`], on timer threads that all stores of the process share (`runtime/timer.rs`). The alarm
+//! is set for the earliest deadline of the waiting tasks, or for [`FAR`] from now if that is sooner. When it rings, the
+//! queue scans its jobs. Most waits are shorter than that, so a task normally pays one read of an atomic.
 //!
-//! `at` is the alarm that counts. One that rings and is not it was set before an earlier one, and does nothing.
+//! `at` is the time of the alarm that counts. A timer that fires for another time was set before an earlier deadline
+//! arrived, and does nothing.
 //!
-//! Looking through the queue takes its lock. So after a ring there is a pause in which it cannot be set, of
-//! [`RESOLUTION`], or longer if looking took long: nobody is woken later than that after its deadline.
+//! A scan takes the queue's lock. So a ring is followed by a pause of [`RESOLUTION`], or longer if the scan was slow,
+//! in which the alarm cannot be set. A task is therefore woken at most one pause after its deadline.
 
 use std::time::Duration;
 
@@ -17,10 +18,10 @@ use crate::runtime::sync::atomic::{AtomicU64, Ordering};
 
 const RESOLUTION: Duration = Duration::from_millis(5);
 
-/// The pause is so many times as long as looking took.
+/// The pause is this many times as long as the scan.
 const PAUSES: u32 = 20;
 
-/// It is never set for later than that, so that an entry of the clock's that no longer counts does not stay for long.
+/// Upper bound of a setting, so an entry of the timer that no longer counts does not stay for long.
 const FAR: Duration = Duration::from_secs(1);
 
 const NEVER: u64 = u64::MAX;
@@ -43,7 +44,7 @@ impl Alarm {
         }
     }
 
-    /// Sets it, unless it rings before. Gives what it is set for.
+    /// Sets the alarm, unless it already rings earlier. Returns the time for which it was set.
     pub(super) fn set(&self, deadline: Instant) -> Option<u64> {
         let not_before = self.not_before.load(Ordering::SeqCst);
         let at = self.nanos(deadline).max(not_before);
@@ -55,16 +56,16 @@ impl Alarm {
         (at < self.at.fetch_min(at, Ordering::SeqCst)).then_some(at)
     }
 
-    /// Whether this is the alarm that counts. Then none is set.
+    /// Whether `at` is the alarm that counts. If so, it clears the alarm.
     pub(super) fn rings(&self, at: u64) -> bool {
         self.at
             .compare_exchange(at, NEVER, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
     }
 
-    /// The jobs were looked through until then, for so long under the queue's lock.
+    /// Starts the pause after a scan that ended at `ended` and held the queue's lock for `looking`.
     pub(super) fn pause(&self, looking: Duration, ended: Instant) {
-        // However long: the process may have been stopped meanwhile.
+        // Bounded, because the process may have been stopped during the scan.
         let pause = looking.saturating_mul(PAUSES).clamp(RESOLUTION, FAR);
         self.not_before.store(self.nanos(ended + pause), Ordering::SeqCst);
     }

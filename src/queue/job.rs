@@ -1,11 +1,11 @@
-//! One job: what it does, its metadata, and the slot for its reply, in one allocation.
+//! One job: its closure, its metadata and the slot for its reply, in one allocation.
 //!
-//! A queue carries jobs of one or more *scopes*. A [`Scope`] says what the work is given when it runs: a transaction, the
-//! writer, a snapshot. The scopes stand beside the workers that run them (`write/context.rs`, `read/context.rs`).
-//! Nothing here depends on which there are.
+//! A queue carries jobs of one or more *scopes*. A [`Scope`] defines the context that a closure receives when it runs:
+//! a transaction, the writer or a snapshot. Scopes are defined beside the workers that run them (`write/context.rs`,
+//! `read/context.rs`). This module depends on no particular scope.
 //!
-//! A job has two owners: the queue, and then a worker, by a [`Job`], and the caller, by a [`Pending`](crate::Pending).
-//! Both share one allocation, which the caller frees, so the memory returns to the allocator arena that it came from.
+//! A job has two owners: the queue and then a worker (`Job`), and the caller ([`Pending`](crate::Pending)). Both share
+//! one allocation, freed by the caller, so memory returns to the allocator arena that it came from.
 
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,26 +20,26 @@ use crate::runtime::sync::{Arc, Instant, Mutex};
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::CallerSpan;
 
-/// Where a kind of job runs.
+/// Where jobs of one kind run.
 pub(crate) trait Scope: 'static {
-    /// What its work is given.
+    /// The context that a job's closure receives.
     type Context<'a, 'tx>
     where
         'tx: 'a;
 
-    /// What its worker has to know before it runs one.
+    /// Instructions that the worker reads before it runs the job.
     type Order: Send + Sync;
 
-    /// The error of a job whose worker panicked after the start, which would be a bug of larder's.
+    /// The error of a job whose worker panicked after the start. Such a panic would be a bug in larder.
     fn lost() -> Error;
 }
 
-/// What a job does.
+/// A job's closure.
 pub(crate) trait Work<S: Scope, T>: Send {
     fn run(self, context: S::Context<'_, '_>) -> Result<T>;
 }
 
-/// What the queue has to know of a job.
+/// The part of a job that the queue reads.
 pub(crate) struct JobMeta {
     pub(crate) site: CallSite,
     pub(crate) asked: Instant,
@@ -47,21 +47,22 @@ pub(crate) struct JobMeta {
     pub(crate) span: CallerSpan,
 }
 
-/// What the caller is told.
+/// The source of a job's reply.
 pub(crate) enum Resolution {
-    /// What its closure came to.
+    /// The result of its own closure.
     Own,
-    /// This, whatever its closure came to.
+    /// This error, whatever the closure returned.
     Failed(Error),
 }
 
-/// What both hands hold, in this order: what is read and written beside what is only read.
+/// The allocation that both owners share. `repr(C)` fixes the order: the read-only fields first, then those that are
+/// written.
 #[repr(C)]
 pub(crate) struct Request<S: Scope, W, T> {
     meta: JobMeta,
     order: S::Order,
-    /// There until it is run. Taken by the hand that has the `Job`, and by who has withdrawn it, so hardly anybody ever
-    /// waits for the lock.
+    /// `Some` until the closure runs. It is taken by the owner of the `Job`, or by the caller that withdrew the job, so
+    /// the lock is hardly ever contended.
     work: Mutex<Option<W>>,
     slot: Slot<T>,
 }
@@ -82,7 +83,7 @@ impl<S: Scope, W, T> Request<S, W, T> {
 }
 
 impl<S: Scope, W: Work<S, T>, T> Request<S, W, T> {
-    /// What the closure comes to, unless it was called before.
+    /// Runs the closure and returns its result, or `None` if the closure was taken before.
     fn call(&self, context: S::Context<'_, '_>) -> Option<Reply<T>> {
         let work = self.take_work()?;
         let span = &self.meta.span;
@@ -101,16 +102,16 @@ impl<S: Scope, W: Send, T: Send> Waits<T> for Request<S, W, T> {
     }
 
     fn drop_work(&self) {
-        // Not under the lock: what the closure holds is user code.
+        // Dropped without the lock, because the closure's captures run user code.
         let work = self.take_work();
         quietly(|| drop(work));
     }
 }
 
-/// A job as the queue sees it, whatever its scope, its work and its result are.
+/// A job as the queue sees it, independent of its scope, closure and result type.
 pub(crate) trait Queued: Cancelled + Send + Sync {
     fn meta(&self) -> &JobMeta;
-    /// See [`Slot`] for these.
+    /// [`Slot`] documents these.
     fn get_in_line(&self);
     fn leave_line(&self);
     fn start(&self) -> bool;
@@ -118,15 +119,15 @@ pub(crate) trait Queued: Cancelled + Send + Sync {
     fn take_waker(&self) -> Option<Waker>;
 }
 
-/// A job as its worker sees it, whatever its work and its result are.
+/// A job as its worker sees it, independent of its closure and result type.
 trait DynJob<S: Scope>: Queued {
     fn order(&self) -> &S::Order;
     fn run(&self, context: S::Context<'_, '_>) -> std::result::Result<(), &'static str>;
     fn answer(&self, context: S::Context<'_, '_>);
-    /// Gives back who is to be woken.
+    /// Returns the waker to wake.
     #[must_use]
     fn finish(&self, resolution: Resolution) -> Option<Waker>;
-    /// The job goes without having been finished.
+    /// Called when the job is dropped unfinished.
     fn abandon(&self);
 }
 
@@ -194,12 +195,12 @@ impl<S: Scope, W: Work<S, T>, T: Send> DynJob<S> for Request<S, W, T> {
         let refused = own.is_none();
         let (reply, unwanted) = match (error, own) {
             (error @ Error::Interrupted { .. }, own @ Some(Reply::Returned(_))) => (Reply::Returned(Err(error)), own),
-            // Its own error or panic says more than what became of the others.
+            // The job's own error or panic says more than the error of its group.
             (_, Some(own @ (Reply::Returned(Err(_)) | Reply::Panicked(_)))) => (own, None),
             (error, own) => (Reply::Returned(Err(error)), own),
         };
         self.slot.complete(reply);
-        // After the reply: it is user code, and may panic.
+        // Dropped after the reply, because the drop runs user code and may panic.
         drop(unwanted);
         if refused {
             self.drop_work();
@@ -207,8 +208,8 @@ impl<S: Scope, W: Work<S, T>, T: Send> DynJob<S> for Request<S, W, T> {
         None
     }
 
-    /// Leaves a reply, so that each slot gets exactly one. The job was in the queue of a store that has closed, or
-    /// (never, unless larder has a bug) on a thread of larder's that panicked.
+    /// Leaves a reply, so each slot gets exactly one. The job was queued in a store that has closed, or its larder
+    /// thread panicked (a bug in larder).
     fn abandon(&self) {
         if !self.slot.is_withdrawn() {
             let error = if self.slot.has_started() {
@@ -218,14 +219,14 @@ impl<S: Scope, W: Work<S, T>, T: Send> DynJob<S> for Request<S, W, T> {
             };
             self.slot.complete(Reply::Returned(Err(error)));
         }
-        // After the reply: what the closure holds is user code, and may panic.
+        // Dropped after the reply, because the closure's captures run user code and may panic.
         self.drop_work();
     }
 }
 
-/// The hand on a job that goes through the queue. It is finished once, or else it replies as it is dropped.
+/// The queue's handle to a job. A job is finished once; if it is dropped unfinished, the drop leaves the reply.
 pub(crate) struct Job<S: Scope> {
-    /// There until it is finished or dropped.
+    /// `Some` until the job is finished or dropped.
     inner: Option<Arc<dyn DynJob<S>>>,
 }
 
@@ -242,32 +243,32 @@ impl<S: Scope> Job<S> {
         self.inner.as_deref().expect("it is there until the job is finished")
     }
 
-    /// What its worker has to know of it.
+    /// The worker's instructions for this job.
     pub(crate) fn order(&self) -> &S::Order {
         self.inner().order()
     }
 
-    /// Does the work, keeps what it came to, and says whether that was `Ok`, or else the kind of its error.
+    /// Runs the closure and keeps its result in the slot. Returns `Ok`, or the kind of the closure's error.
     pub(crate) fn run(&self, context: S::Context<'_, '_>) -> std::result::Result<(), &'static str> {
         self.inner().run(context)
     }
 
-    /// Does the work, for a task, and leaves what it came to at the slot. Meanwhile the thread knows whether the task has
-    /// gone away ([`cancellation::is_cancelled`]).
+    /// Runs the closure for an async task and leaves its result in the slot. While the closure runs, the thread can
+    /// check whether the task has gone away ([`cancellation::is_cancelled`]).
     pub(crate) fn answer(mut self, context: S::Context<'_, '_>) -> CompletedJob {
         let inner = self.inner.clone().expect("it is there until the job is finished");
         cancellation::with(Arc::clone(&inner) as Arc<dyn Cancelled>, || inner.answer(context));
-        // Until here a panic of larder's own would have the job reply as it is dropped.
+        // Cleared only here: if larder itself panics before, the drop of `self` still leaves a reply.
         self.inner = None;
         CompletedJob(inner)
     }
 
-    /// Tells the caller. A result that nobody waits for any more is dropped here: that is user code, and may panic. So
-    /// are wakers.
+    /// Delivers the reply to the caller. A result without a caller is dropped here. That drop runs user code and may
+    /// panic, and so may the waker.
     pub(crate) fn finish(mut self, resolution: Resolution) {
         let inner = self.inner.take();
         let waker = caught(|| inner.as_ref().and_then(|inner| inner.finish(resolution)));
-        // First, so that it is the caller who frees the memory.
+        // Dropped before the wake-up, so the caller is the last owner and frees the memory.
         quietly(|| drop(inner));
         quietly(|| wake(waker.flatten()));
     }
@@ -293,23 +294,23 @@ impl<S: Scope> Drop for Job<S> {
     }
 }
 
-/// A job whose reply is there for its task, which is still to be woken.
+/// A job whose reply is in its slot and whose task is not woken yet.
 pub(crate) struct CompletedJob(Arc<dyn Queued>);
 
 impl CompletedJob {
-    /// As [`Pending::id`].
+    /// The same number as [`Pending::id`].
     pub(crate) fn id(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
 
-    /// The waker, unless the task has come for the reply by itself, or has gone away.
+    /// Takes the waker, or `None` if the task has fetched the reply without it or has gone away.
     pub(crate) fn take_waker(&self) -> Option<Waker> {
         self.0.take_waker()
     }
 
-    /// Wakes the task, with the waker that was taken.
+    /// Wakes the task with the waker that was taken from the slot.
     pub(crate) fn wake(self, waker: Option<Waker>) {
-        // First, so that it is the caller who frees the memory.
+        // Dropped before the wake-up, so the caller is the last owner and frees the memory.
         quietly(|| drop(self));
         quietly(|| wake(waker));
     }

@@ -1,17 +1,17 @@
-//! The jobs of a queue and of the line behind it, in the order of their arrival.
+//! The jobs of a queue and of its overflow line, in the order of their arrival.
 //!
 //! Plain data, guarded by the queue's lock. It is a doubly linked list whose entries live in one vector: an entry never
-//! moves, and the entry that was freed last is used next. Each operation, also a removal from the middle, takes the same
-//! few steps however long the list is. So the lock is never held for longer because many jobs wait or were withdrawn.
+//! moves, and the entry freed last is reused first. Each operation, including a removal from the middle, takes the same
+//! few steps at any length. So the lock is never held longer because many jobs wait or were withdrawn.
 //!
 //! The first `capacity` jobs are the queue, all others the line. `first_in_line` is the entry where the line begins. It
-//! moves on by one entry at a time: each removal from the queue lets in exactly one job.
+//! advances by one entry at a time: each removal from the queue admits exactly one job from the line.
 
 use std::mem;
 
 const NONE: usize = usize::MAX;
 
-/// Where a job is in the list. The number is never given twice, so the ticket of a job that has left finds nothing.
+/// The place of a job in the list. A number is never reused, so the ticket of a job that has left finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Ticket {
     entry: usize,
@@ -23,7 +23,7 @@ struct Node<T> {
     item: Option<T>,
     number: u64,
     before: usize,
-    /// Of a free entry: the next free one.
+    /// In a free entry: the next free entry.
     after: usize,
 }
 
@@ -35,14 +35,14 @@ pub(super) struct List<T> {
     free: usize,
     length: usize,
     capacity: usize,
-    /// How many jobs ever came: the number of the next one.
+    /// Jobs ever queued. This is also the number of the next job.
     pushed: u64,
-    /// How many entries were read or written.
+    /// Entries read or written.
     #[cfg(test)]
     touched: u64,
 }
 
-/// A job that has left the list, and the one that moves from the line into the queue in its place.
+/// A removed job, and the job that moves from the line into the queue in its place.
 pub(super) struct Removed<'a, T> {
     pub(super) item: T,
     pub(super) moves_up: Option<&'a T>,
@@ -64,7 +64,7 @@ impl<T> List<T> {
         }
     }
 
-    /// How many are queued or in line.
+    /// Number of jobs, queued or in line.
     pub(super) fn len(&self) -> usize {
         self.length
     }
@@ -73,12 +73,12 @@ impl<T> List<T> {
         self.length == 0
     }
 
-    /// Whether the next one has to stand in line.
+    /// Whether the next job has to join the line.
     pub(super) fn is_full(&self) -> bool {
         self.length >= self.capacity
     }
 
-    /// How many there ever were.
+    /// Jobs ever queued.
     pub(super) fn pushed(&self) -> u64 {
         self.pushed
     }
@@ -115,7 +115,7 @@ impl<T> List<T> {
         Ticket { entry: index, number }
     }
 
-    /// The first one, and its number.
+    /// The first job and its number.
     pub(super) fn first(&self) -> Option<(&T, u64)> {
         let entry = self.entries.get(self.first)?;
         Some((entry.item.as_ref()?, entry.number))
@@ -128,7 +128,7 @@ impl<T> List<T> {
         }
     }
 
-    /// Takes out the one with that ticket, if it is still there.
+    /// Removes the job with that ticket, if it is still in the list.
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Removed<'_, T>> {
         let entry = self.entries.get(ticket.entry)?;
         if entry.number != ticket.number {
@@ -164,18 +164,18 @@ impl<T> List<T> {
         Some(Removed { item, moves_up })
     }
 
-    /// How many entries there are, free ones too.
+    /// Number of entries, including free ones.
     pub(super) fn entries(&self) -> usize {
         self.entries.len()
     }
 
-    /// Those in some of the entries, in no order.
+    /// The jobs in a range of entries, in no particular order.
     pub(super) fn in_entries(&self, from: usize, most: usize) -> impl Iterator<Item = &T> {
         let entries = self.entries.iter().skip(from).take(most);
         entries.filter_map(|entry| entry.item.as_ref())
     }
 
-    /// Takes all out. They are put in order, and dropped, by the iterator.
+    /// Removes all jobs. The iterator sorts and drops them, so the caller can do both without the lock.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = T> + use<T> {
         let mut entries = mem::take(&mut self.entries);
         (self.first, self.last, self.first_in_line, self.free) = (NONE, NONE, NONE, NONE);
@@ -203,7 +203,7 @@ impl<T> List<T> {
 mod tests {
     use super::*;
 
-    /// A list as a vector: what is right, without regard to the time that it takes.
+    /// A list as a vector: the expected behaviour, without regard to time.
     struct Model {
         capacity: usize,
         items: Vec<u32>,
@@ -233,7 +233,7 @@ mod tests {
             let mut random = 7_u32;
             for step in 0..4_000 {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                // The longer it is, the more leave.
+                // The longer the list, the likelier a removal.
                 match (random >> 16) % 16 {
                     choice if choice as usize >= model.items.len() => {
                         assert_eq!(list.is_full(), model.items.len() >= capacity);
@@ -270,8 +270,8 @@ mod tests {
         }
     }
 
-    /// With 300,000 jobs in line, of which all but the last were withdrawn, one `take` moved 100,000 jobs for each of
-    /// them, for 4.6 s under the queue's lock.
+    /// With 300,000 jobs in line, of which all but the last were withdrawn, one removal moved 100,000 jobs for each of
+    /// them, which held the queue's lock for 4.6 s.
     #[test]
     fn operations_touch_few_entries_after_many_withdrawals() {
         let (capacity, line) = (1_000, 3_000);

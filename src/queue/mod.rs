@@ -1,39 +1,49 @@
-//! First come, first served: a bounded queue of jobs, and the line behind it.
+//! A bounded FIFO queue of jobs with an overflow line.
 //!
-//! What a queue carries is its [`QueueKind`]. There are two in a store: that of the writes, which the writer thread
-//! serves, and that of the reads that tasks wait for, which some reader threads serve. The threads that take jobs are
-//! its *workers*.
+//! A [`QueueKind`] defines what a queue carries. A store has two queues: that of the writes, served by the writer
+//! thread, and that of the async reads, served by the reader threads. The threads that serve a queue are its *workers*.
 //!
-//! One mutex guards all jobs, in the order in which they came (`list.rs`). The first `capacity` of them are queued. Those
-//! after them stand in line: the jobs themselves, not their threads. As a job leaves the queue, the first in line moves
-//! up. Blocking and async callers differ only in how they wait for the reply.
+//! # What is shared
 //!
-//! The mutex is held to put a job in, to take one out, and, when the alarm rings, to look at [`BATCH`] of them. Each of
-//! these takes the same few steps however many jobs there are. A caller that withdraws its job takes it out at once, by
-//! its [`Ticket`]; a job that was withdrawn by then counts as any other, also when it moves up. The only lock that may be
-//! taken under the mutex is a slot's (`pending.rs`), when a job moves up and when the alarm rings. The relay
-//! (`wake_relay.rs`), which wakes the tasks whose reads are done, has a lock of its own, which is never held together
-//! with it. No closure is ever dropped under it, and no waker of a runtime's woken, since they may call back into the
-//! store.
+//! One mutex guards all jobs, in the order of their arrival (`list.rs`). The first `capacity` jobs are queued. The jobs
+//! after them stand in line: the jobs themselves, not their threads. When a job leaves the queue, the first job in line
+//! moves up. Blocking and async callers differ only in how they wait for the reply.
 //!
-//! Nobody overtakes, since there is one order. No wake-up is lost: a worker says that it sleeps under the lock, after
-//! it has found no job there, and who puts a job in, or closes, decides under the lock whether to call one
-//! (`workers.rs`), and then wakes it. `non_empty` is whether there are jobs, written under the lock, for those who look
-//! again and again before they sleep.
+//! The mutex is held to insert a job, to remove one and, when the alarm rings, to scan [`BATCH`] of them. Each of these
+//! takes the same few steps at any length. A caller that withdraws its job removes it at once, by its [`Ticket`]. A job
+//! that is withdrawn but still listed counts as any other, also when it moves up.
 //!
-//! What the lock guards goes from core to core with it. So it is little, no job is looked at under it without need, and
-//! `non_empty` is written only when it changes.
+//! # Locks
 //!
-//! Whoever waits on a thread wakes up by itself at its deadline. A task is woken by the alarm (`deadline.rs`): it
-//! leaves its waker at the slot first, and then sets the alarm, if that is not set for as early a time. When it rings
-//! it is first taken as not set, and then the jobs are looked through, [`BATCH`] at a time under the lock. A job stays
-//! in its entry of the list until it leaves, so none is passed over. So a task either finds the alarm not set, and sets
-//! it, or its job and its waker are found. It withdraws the job itself. (A worker that has taken a job
-//! and cannot begin looks at its deadline itself.)
+//! A slot's lock (`pending.rs`) is the only lock that may be taken under the mutex: when a job moves up, and when the
+//! alarm rings. The wake relay (`wake_relay.rs`), which wakes the tasks of completed reads, has its own lock, which is
+//! never held together with the mutex. No closure is dropped under the mutex and no runtime's waker is woken under it,
+//! because both may call back into the store.
 //!
-//! Nothing is lost at closing: `closed` is set under the lock, and after that no job is put in. `discard` takes every
-//! job out and drops it, and a job that is dropped tells its caller `Closed`. A worker discards what is left when it
-//! ends; a closer discards when its time is over, though a job is still run.
+//! # Why no wake-up is lost
+//!
+//! No job overtakes another, because there is one order. A worker registers as asleep under the lock, after it found no
+//! job there. A thread that inserts a job, or closes the queue, decides under the lock whether to call a worker
+//! (`workers.rs`), and wakes it after the lock is released. `non_empty` says whether there are jobs. It is written
+//! under the lock, for workers that spin before they sleep.
+//!
+//! The data that the lock guards moves from core to core with the lock. So it is small, no job is read under the lock
+//! without need, and `non_empty` is written only when it changes.
+//!
+//! # Deadlines
+//!
+//! A blocked caller wakes itself at its deadline; an async caller is woken by the alarm (`deadline.rs`). The task first
+//! leaves its waker in the slot, and then sets the alarm, unless the alarm rings as early already. A ring first clears
+//! the alarm and then scans the jobs, [`BATCH`] at a time under the lock. A job keeps its entry in the list until it
+//! leaves, so the scan misses none. So either the task finds the alarm cleared and sets it, or the scan finds the job
+//! and its waker. The woken task withdraws the job itself. (A worker that has taken a job and cannot begin checks the
+//! job's deadline itself.)
+//!
+//! # Closing
+//!
+//! No job is lost at closing: `closed` is set under the lock, and no job is inserted after that. `discard` removes and
+//! drops every job, and a dropped job replies `Closed` to its caller. A worker discards the rest when it ends. The
+//! closing thread discards when its time is over, even while a job still runs.
 
 mod deadline;
 pub(crate) mod job;
@@ -68,29 +78,29 @@ use crate::runtime::timer;
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::CallerSpan;
 
-/// So many jobs, at most, are looked at for their deadlines while the lock is held.
+/// Jobs scanned for their deadlines each time the lock is held.
 const BATCH: usize = 128;
 
-/// What a worker's sleep came to.
+/// How a worker's sleep ended.
 pub(crate) enum Slept<J> {
     Job(J),
     Closed,
-    /// Nothing came in the time that it had.
+    /// The worker's patience ran out, and no job arrived.
     Long,
 }
 
-/// What a queue carries, and the errors of callers that it cannot serve.
+/// The jobs that a queue carries, and the errors for callers that it cannot serve.
 pub(crate) trait QueueKind: Send + Sync + 'static {
     /// A job of any scope that this queue carries.
     type Job: Deref<Target = dyn Queued> + Send;
 
-    /// See [`Queue::too_late`].
+    /// The error of [`Queue::too_late`].
     fn too_late(&self, waited: Duration) -> Error;
 
-    /// A worker would queue a job for itself, and wait for it.
+    /// The error of a worker that would queue a job for itself and wait for it.
     fn nested(&self, call: &'static str) -> Error;
 
-    /// See [`Queue::reentrant`].
+    /// The error of [`Queue::reentrant`].
     fn reentrant(&self, call: &'static str) -> Error;
 }
 
@@ -98,7 +108,7 @@ pub(crate) trait QueueKind: Send + Sync + 'static {
 pub(crate) struct Submission {
     pub(crate) call: &'static str,
     pub(crate) site: CallSite,
-    /// How long the job may wait to be started.
+    /// How long the job may wait for its start.
     pub(crate) timeout: Duration,
     pub(crate) caller: Caller,
     pub(crate) when_full: WhenFull,
@@ -106,12 +116,12 @@ pub(crate) struct Submission {
 
 struct Jobs<J> {
     all: List<J>,
-    /// The most that there were at once.
+    /// High-water mark of the number of jobs.
     deepest: usize,
     workers: Workers,
 }
 
-/// The jobs that had come by some moment.
+/// All jobs that had arrived by some moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Sequence(u64);
 
@@ -123,19 +133,19 @@ pub(crate) struct JobQueue<K: QueueKind> {
     non_empty: CachePadded<AtomicBool>,
     called: Condvar,
     closed: AtomicBool,
-    /// Jobs that were discarded.
+    /// Number of discarded jobs.
     discarded: AtomicU64,
     alarm: Alarm,
     relay: WakeRelay,
     spin: AdaptiveSpin,
-    /// Where its workers are.
+    /// The process that the workers live in.
     process: Process,
     /// For the timer, which does not keep the queue alive.
     this: Weak<Self>,
 }
 
 thread_local! {
-    /// The queue whose worker this thread is; 0 for none.
+    /// The queue that this thread serves; 0 for none.
     static WORKS_FOR: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -167,7 +177,7 @@ impl<K: QueueKind> JobQueue<K> {
         &self.kind
     }
 
-    /// Refuses a call that no worker can serve: in a child process, or on a worker's own thread.
+    /// Refuses a call that no worker can serve: in a forked child, or on a worker's own thread.
     pub(crate) fn check_caller(&self, call: &'static str) -> Result<()> {
         if self.is_left() {
             return Err(Error::forked());
@@ -178,7 +188,7 @@ impl<K: QueueKind> JobQueue<K> {
         Ok(())
     }
 
-    /// Queues a job, and gives what waits for its reply.
+    /// Queues a job and returns the caller's handle to its reply.
     pub(crate) fn enqueue<S, W, T>(
         self: Arc<Self>,
         submission: Submission,
@@ -236,7 +246,7 @@ impl<K: QueueKind> JobQueue<K> {
         Ok(ticket)
     }
 
-    /// For a worker: the next job, if there is one.
+    /// For a worker: takes the next job, if there is one.
     pub(crate) fn pop(&self) -> Option<K::Job> {
         if !self.non_empty.load(Ordering::Relaxed) {
             return None;
@@ -244,17 +254,17 @@ impl<K: QueueKind> JobQueue<K> {
         self.pop_from(self.lock())
     }
 
-    /// Those that have come by now, taken or not.
+    /// The jobs that have arrived by now, including those already taken.
     pub(crate) fn sequence(&self) -> Sequence {
         Sequence(self.lock().all.pushed())
     }
 
-    /// Those that have come by now, if there is a job.
+    /// The jobs that have arrived by now, or `None` if the queue is empty.
     pub(crate) fn sequence_if_non_empty(&self) -> Option<Sequence> {
         self.non_empty.load(Ordering::Relaxed).then(|| self.sequence())
     }
 
-    /// For a worker: the next job, if there is one and it is one of those.
+    /// For a worker: takes the next job, if it belongs to that sequence.
     pub(crate) fn pop_before(&self, those: Sequence) -> Option<K::Job> {
         if !self.non_empty.load(Ordering::Relaxed) {
             return None;
@@ -264,12 +274,12 @@ impl<K: QueueKind> JobQueue<K> {
         if is_one { self.pop_from(jobs) } else { None }
     }
 
-    /// For a worker: how long one job took, on average of those that it made together.
+    /// For a worker: records the time of one job, an average over the jobs of its group.
     pub(crate) fn took(&self, each: Duration) {
         self.lock().workers.took(each.as_nanos() as u64);
     }
 
-    /// For a worker: sleeps until it is called, or the store closes, for no longer than its patience, if it has one.
+    /// For a worker: sleeps until it is called, the queue closes, or its patience (if any) runs out.
     pub(crate) fn sleep(&self, patience: Option<Duration>) -> Slept<K::Job> {
         let mut jobs = self.lock();
         while jobs.all.is_empty() && !self.is_closed() {
@@ -299,7 +309,7 @@ impl<K: QueueKind> JobQueue<K> {
         }
     }
 
-    /// Waits for no longer than that, and says whether the time is over.
+    /// Waits for at most `patience`, and returns whether that time is over.
     fn wait<'a>(
         &self,
         jobs: MutexGuard<'a, Jobs<K::Job>>,
@@ -325,7 +335,7 @@ impl<K: QueueKind> JobQueue<K> {
         Some(job)
     }
 
-    /// A job leaves the queue or the line, to be run or dropped without the lock; another may move up.
+    /// A job leaves the queue or the line, to be run or dropped without the lock. The first job in line may move up.
     fn leave(removed: Removed<'_, K::Job>) -> K::Job {
         if let Some(first_in_line) = removed.moves_up {
             first_in_line.leave_line();
@@ -333,7 +343,7 @@ impl<K: QueueKind> JobQueue<K> {
         removed.item
     }
 
-    /// No further jobs. What is queued or in line stays.
+    /// Refuses further jobs. Jobs that are queued or in line stay.
     pub(crate) fn close(&self) {
         let jobs = self.lock();
         self.closed.store(true, Ordering::SeqCst);
@@ -345,7 +355,7 @@ impl<K: QueueKind> JobQueue<K> {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Drops every job that is queued or in line, each of which tells its caller that it was not started.
+    /// Drops every job that is queued or in line. Each drop replies to its caller that the job was not started.
     pub(crate) fn discard(&self) {
         let mut jobs = self.lock();
         let rest = jobs.all.take_all();
@@ -357,17 +367,17 @@ impl<K: QueueKind> JobQueue<K> {
         drop(rest);
     }
 
-    /// How many jobs were discarded.
+    /// Number of discarded jobs.
     pub(crate) fn discarded(&self) -> u64 {
         self.discarded.load(Ordering::SeqCst)
     }
 
-    /// How many jobs are queued or in line.
+    /// Number of jobs, queued or in line.
     pub(crate) fn length(&self) -> usize {
         self.lock().all.len()
     }
 
-    /// How long the job has waited that is the next to be taken.
+    /// The wait so far of the job that is next.
     pub(crate) fn longest_wait(&self, now: Instant) -> Duration {
         let jobs = self.lock();
         let first = jobs.all.first();
@@ -376,13 +386,13 @@ impl<K: QueueKind> JobQueue<K> {
         })
     }
 
-    /// The most that there were.
+    /// High-water mark of [`length`](Self::length).
     pub(crate) fn deepest(&self) -> usize {
         self.lock().deepest
     }
 
-    /// For a worker: the reply of a task's job is there. Its task is woken, by this thread or by another task. Whether
-    /// this thread has woken tasks.
+    /// For a worker: delivers the reply of an async read. Its task is woken by this thread or by another task. Returns
+    /// whether this thread woke any task.
     pub(crate) fn deliver(&self, completed: CompletedJob) -> bool {
         match self.relay.deliver(completed) {
             Delivery::Woken => true,
@@ -399,7 +409,7 @@ impl<K: QueueKind> JobQueue<K> {
         }
     }
 
-    /// For a worker that has no job: wakes the tasks that others were to wake.
+    /// For a worker without a job: wakes the tasks that another task was to wake.
     pub(crate) fn deliver_all(&self) {
         self.relay.wake_all();
     }
@@ -432,7 +442,7 @@ impl<K: QueueKind> JobQueue<K> {
             if is_last {
                 break;
             }
-            // Others want the lock, too.
+            // Other threads need the lock, too.
             thread::yield_now();
         }
         self.alarm.pause(looking, Instant::now());

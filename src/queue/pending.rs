@@ -1,23 +1,26 @@
-//! A write on its way, or a read: the slot in which its reply is left, and [`Pending`], which waits for it.
+//! The slot in which a job's reply is left, and [`Pending`], the caller's handle that waits for it.
 //!
-//! One slot is shared by the `Job`, which the queue and then one of its workers own, and by the `Pending`, which
-//! the caller owns (see `job.rs`). Two things in it are shared:
+//! The `Job`, owned by the queue and then by one of its workers, and the `Pending`, owned by the caller, share one slot
+//! (`job.rs`). The slot has two shared parts:
 //!
 //! - `stage`, an atomic. It only moves forward: in line -> queued -> started -> abandoned, or from either of the first
-//!   two to withdrawn. Each move is one compare-and-swap, so a deadline and a start cannot both win. Whoever moves it to
-//!   *started* (the worker) must reply; whoever moves it to *withdrawn* (the caller) must not expect a reply. *Abandoned*
-//!   is a job whose caller has gone away since it was started: nobody will look at its reply.
-//! - `inner`, a mutex around the reply and the waker of whoever waits for it. The worker puts the reply in, perhaps
-//!   before it may be seen, then marks it as ready and takes the waker out under the lock, then wakes after it. The
-//!   caller looks for a reply that is ready and leaves its waker under the lock. So either the caller sees the reply or
-//!   the worker sees the waker: no wake-up is lost. For a task's read the worker leaves the waker there, for who is to wake
-//!   it (`wake_relay.rs`); a task that comes by itself takes it with the reply. The alarm (`queue/mod.rs`) takes the
-//!   waker, too, and wakes it: its task looks at the clock and leaves it again. No other lock is taken under this one.
+//!   two to withdrawn. Each move is one compare-and-swap, so a deadline and a start cannot both win. The worker moves
+//!   it to *started*, and must reply. The caller moves it to *withdrawn*, and must not expect a reply. *Abandoned* is a
+//!   job whose caller has gone away since the start: its reply will not be read.
+//! - `inner`, a mutex around the reply and the caller's waker. The worker stores the reply, possibly before the caller
+//!   may see it. It then marks the reply as ready and takes the waker under the lock, and wakes after it has released
+//!   the lock. The caller checks for a ready reply and leaves its waker under the same lock. So either the caller sees
+//!   the reply or the worker sees the waker: no wake-up is lost.
 //!
-//! A job that is dropped without a reply leaves one itself (see `job.rs`), so each slot gets exactly one.
+//! An async read differs: the worker leaves the waker in the slot, for the thread that is to wake the task
+//! (`wake_relay.rs`). A task that comes by itself takes its waker out together with the reply. The alarm
+//! (`queue/mod.rs`) also takes the waker and wakes it; its task then checks the clock and leaves its waker again. No
+//! other lock is taken under `inner`.
 //!
-//! Where the cores are far apart, what a task's read costs is above all the cache lines that go from one core to the other
-//! and back. So a slot is small, and holds the reply in one place.
+//! A job that is dropped without a reply leaves one itself (`job.rs`), so each slot gets exactly one.
+//!
+//! Where cores are far apart, the cost of an async read is mostly the cache lines that travel between the two cores. So
+//! a slot is small, and holds the reply in one place.
 
 use std::any::Any;
 use std::future::Future;
@@ -36,7 +39,7 @@ use crate::runtime::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::runtime::sync::thread::{self, Thread};
 use crate::runtime::sync::{Arc, Instant, Mutex, MutexGuard};
 
-/// What a closure came to.
+/// The result of a closure.
 pub(crate) enum Reply<T> {
     Returned(Result<T>),
     Panicked(Box<dyn Any + Send>),
@@ -57,38 +60,38 @@ const STARTED: u8 = 2;
 const WITHDRAWN: u8 = 3;
 const ABANDONED: u8 = 4;
 
-/// Who waits for the reply.
+/// How the caller waits for the reply.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Caller {
-    /// A thread.
+    /// A blocked thread.
     Thread,
-    /// A thread that first waits for no more than to be let into the queue.
+    /// A thread that first waits only until its job is in the queue.
     Submitter,
-    /// A task, which does nothing else meanwhile.
+    /// An async task, which does nothing else while it waits.
     Task,
 }
 
-/// In this order, so that the reply keeps `done` apart from the lock: the worker takes it, and a caller that looks at
-/// `done` again and again would slow that down if they shared a cache line.
+/// `repr(C)` fixes the order: the reply keeps `done` away from the lock. A caller that spins on `done` would slow down
+/// the worker's locking if the two shared a cache line.
 #[repr(C)]
 pub(crate) struct Slot<T> {
     stage: AtomicU8,
     caller: Caller,
     inner: Mutex<Inner<T>>,
-    /// Set once the reply is there, so that a spinning caller need not take the lock. Not for a task.
+    /// True once the reply is in the slot, so that a spinning caller need not take the lock. Not used for a task.
     done: AtomicBool,
 }
 
 #[repr(C)]
 struct Inner<T> {
-    /// Whether the caller may have the reply.
+    /// Whether the caller may take the reply.
     ready: bool,
     waker: Option<Waker>,
     reply: Option<Reply<T>>,
 }
 
 impl<T> Inner<T> {
-    /// The reply, if it is there, and the waker if nobody has woken it yet, to be woken without the lock.
+    /// Takes the reply, if it is ready, and a waker that is not woken yet. The waker is to be woken without the lock.
     fn take(&mut self) -> Option<(Reply<T>, Option<Waker>)> {
         if !self.ready {
             return None;
@@ -99,17 +102,17 @@ impl<T> Inner<T> {
     }
 }
 
-/// The caller's hand on a write: what has a slot.
+/// A job as its caller sees it.
 pub(crate) trait Waits<T>: Send + Sync {
     fn slot(&self) -> &Slot<T>;
 
-    /// It was withdrawn or refused: it will not be run, so what it holds goes now.
+    /// Drops the closure of a job that was withdrawn or refused, since it will not run.
     fn drop_work(&self);
 }
 
-/// The queue that a job is in, whatever it carries.
+/// The queue that holds a job, independent of what it carries.
 pub(crate) trait Queue: Send + Sync {
-    /// Whether this process is a child that was forked from that of the workers: no thread serves the queue here, and its
+    /// Whether this process is a child forked from the process of the workers. No thread serves the queue here, and its
     /// locks may stay held.
     fn is_left(&self) -> bool;
 
@@ -118,26 +121,26 @@ pub(crate) trait Queue: Send + Sync {
 
     fn spin(&self) -> &AdaptiveSpin;
 
-    /// A caller has withdrawn its job, which goes at once: a stuck worker and impatient callers do not make the line
-    /// grow without end.
+    /// Removes a job that its caller has withdrawn. The removal is immediate, so that a stuck worker and impatient
+    /// callers do not make the line grow without end.
     fn withdrawn(&self, ticket: Ticket);
 
     /// The task of the job with that [`Pending::id`] has its reply, or has gone away.
     fn fetched(&self, id: usize);
 
-    /// From now on, a task that awaits a job of that deadline is woken when it is over.
+    /// Makes sure that a task which awaits a job with that deadline is woken once the deadline has passed.
     fn wake_at(&self, deadline: Instant);
 
-    /// The error of a job whose time was over before it was started.
+    /// The error of a job whose deadline passed before its start.
     fn too_late(&self, waited: Duration) -> Error;
 
-    /// The error of a call that would wait for its own thread. A write that it would wait for goes on.
+    /// The error of a call that would wait for its own thread. The write that it would wait for goes on.
     fn reentrant(&self, call: &'static str) -> Error;
 }
 
 enum Withdrawn {
     Now,
-    /// It has started, and its reply will come, or it was withdrawn before.
+    /// The job has started, and its reply will come, or it was withdrawn before.
     TooLate,
 }
 
@@ -156,15 +159,15 @@ impl<T> Slot<T> {
         }
     }
 
-    /// The queue is full, so the job gets in line. Called before anybody else can see the slot.
+    /// The queue is full, so the job joins the line. Called before another thread can see the slot.
     pub(crate) fn get_in_line(&self) {
         self.stage.store(IN_LINE, Ordering::SeqCst);
     }
 
-    /// The job leaves the line for the queue, unless it was withdrawn.
+    /// Moves the job from the line into the queue, unless it was withdrawn.
     pub(crate) fn leave_line(&self) {
-        // Under the lock, under which `wait_for_room` looks at the stage: so the waker is its own thread's. One of a
-        // runtime must not be woken here, where the queue's lock is held.
+        // Under the lock, because `wait_for_room` checks the stage under it. So the waker taken here is that of a
+        // thread. A runtime's waker must not be woken here, where the queue's lock is held.
         let mut inner = self.lock();
         let moved = self.advance(IN_LINE, QUEUED);
         let waker = if moved && self.caller == Caller::Submitter {
@@ -176,7 +179,7 @@ impl<T> Slot<T> {
         wake(waker);
     }
 
-    /// A worker takes the job, unless it was withdrawn.
+    /// Starts the job on a worker, unless it was withdrawn.
     pub(crate) fn start(&self) -> bool {
         self.advance(QUEUED, STARTED)
     }
@@ -194,38 +197,38 @@ impl<T> Slot<T> {
         self.stage.load(Ordering::Relaxed) == ABANDONED
     }
 
-    /// The waker, to be woken by who asks for it.
+    /// Takes the waker, to be woken by the calling thread.
     pub(crate) fn take_waker(&self) -> Option<Waker> {
         self.lock().waker.take()
     }
 
-    /// Leaves a reply that the caller may not have yet.
+    /// Stores a reply that the caller may not take yet.
     pub(crate) fn keep(&self, reply: Reply<T>) {
         self.lock().reply = Some(reply);
     }
 
-    /// What was kept, to be replaced by another.
+    /// Takes the stored reply back, to be replaced by another.
     pub(crate) fn take_kept(&self) -> Option<Reply<T>> {
         self.lock().reply.take()
     }
 
-    /// Leaves the reply and wakes whoever waits for it.
+    /// Leaves the reply and wakes the caller.
     pub(crate) fn complete(&self, reply: Reply<T>) {
         let mut inner = self.lock();
-        // Dropped without the lock: it is user code.
+        // Dropped without the lock, because the drop runs user code.
         let kept = inner.reply.replace(reply);
         wake(self.reveal(inner));
         drop(kept);
     }
 
-    /// Leaves the reply for a task, which is still to be woken.
+    /// Leaves the reply of a task that is not woken yet.
     pub(crate) fn answer(&self, reply: Reply<T>) {
         let mut inner = self.lock();
         inner.reply = Some(reply);
         inner.ready = true;
     }
 
-    /// Lets the caller have what was kept, and gives back who is to be woken for it.
+    /// Makes the stored reply ready, and returns the waker to wake.
     #[must_use]
     pub(crate) fn complete_with_kept(&self) -> Option<Waker> {
         let inner = self.lock();
@@ -243,10 +246,10 @@ impl<T> Slot<T> {
         waker
     }
 
-    /// The reply, or else it wakes the task of that context once it is there. `again` if the task has looked before.
+    /// Takes the reply, or leaves the waker of that context. `again` says that the task has polled before.
     pub(crate) fn poll_reply(&self, context: &Context<'_>, again: bool) -> Poll<Result<T>> {
-        // A waker is code of the runtime's: it is neither cloned nor dropped under the lock. Who looks again was most
-        // likely woken by the reply, and needs none.
+        // A waker is the runtime's code, so it is neither cloned nor dropped under the lock. A task that polls again
+        // was most likely woken by the reply, and needs no clone.
         let mut waker = (!again).then(|| context.waker().clone());
         loop {
             let mut inner = self.lock();
@@ -299,18 +302,18 @@ pub(crate) fn wake(waker: Option<Waker>) {
 pub struct Pending<T> {
     job: Arc<dyn Waits<T>>,
     queue: Arc<dyn Queue>,
-    /// Where the job is in the queue.
+    /// The place of the job in the queue.
     ticket: Ticket,
     asked: Instant,
     deadline: Instant,
-    /// A task has looked before, so it has been woken since.
+    /// A task has polled before, so a further poll means that it was woken.
     polled: bool,
-    /// A task has been told how it ended.
+    /// A task has received the reply.
     answered: bool,
 }
 
 impl<T> Pending<T> {
-    /// For a job that is in that queue or in line.
+    /// For a job that is in that queue or its line.
     pub(crate) fn new(
         job: Arc<dyn Waits<T>>,
         queue: Arc<dyn Queue>,
@@ -381,7 +384,7 @@ impl<T> Pending<T> {
         }
     }
 
-    /// What became of the write, if that is known. For a worker, which cannot wait.
+    /// The result of the write, if it is known. For a worker, which cannot wait.
     fn reply_now(&self) -> Option<Result<T>> {
         let reply = self.slot().lock().take();
         if let Some((reply, unwoken)) = reply {
@@ -391,7 +394,7 @@ impl<T> Pending<T> {
         self.slot().is_withdrawn().then(|| Err(self.too_late()))
     }
 
-    /// Blocks until the write is in the queue or its deadline is over.
+    /// Blocks until the write is in the queue or its deadline has passed.
     pub(crate) fn wait_for_room(&self) -> Result<()> {
         loop {
             let mut inner = self.slot().lock();
@@ -407,7 +410,7 @@ impl<T> Pending<T> {
         }
     }
 
-    /// The reply, or `None` once `until` is over or the write was withdrawn at its deadline.
+    /// The reply, or `None` once `until` has passed or the write was withdrawn at its deadline.
     fn reply_by(&self, until: Option<Instant>) -> Option<Reply<T>> {
         let waiting = self.queue.spin().wait();
         let soonest = until.map_or(self.deadline, |until| until.min(self.deadline));
@@ -443,7 +446,7 @@ impl<T> Pending<T> {
         self.job.slot()
     }
 
-    /// A number that no other job has meanwhile: its address.
+    /// The job's address: a number that no other live job shares.
     fn id(&self) -> usize {
         Arc::as_ptr(&self.job).addr()
     }
@@ -455,14 +458,14 @@ impl<T> Pending<T> {
             Withdrawn::Now => {}
         }
         self.queue.withdrawn(self.ticket);
-        // What they hold goes now, on this thread, also if a worker has the job already.
+        // The closure is dropped now, on this thread, even if a worker already holds the job.
         self.job.drop_work();
-        // Last, since the drop of a waker is user code, and may panic.
+        // Last, because dropping a waker runs user code and may panic.
         drop(self.slot().take_waker());
         true
     }
 
-    /// The caller is told that it cannot wait. The write is withdrawn if it has not started, and the error says so.
+    /// The error for a caller that cannot wait. A write that has not started is withdrawn, and the error says so.
     pub(crate) fn withdraw_unwaited(&self, error: Error) -> Error {
         match error {
             Error::Reentrant { call, instead, .. } if !self.answered && self.give_up() => Error::Reentrant {
@@ -474,18 +477,18 @@ impl<T> Pending<T> {
         }
     }
 
-    /// The caller goes away. What has not started never will.
+    /// The caller goes away. A job that has not started never starts.
     pub(crate) fn abandon(&self) {
         if !self.answered && !self.queue.is_left() && !self.give_up() {
             self.slot().advance(STARTED, ABANDONED);
             let waker = self.slot().take_waker();
             self.queue.fetched(self.id());
-            // Last, since it is user code, and may panic.
+            // Last, because dropping a waker runs user code and may panic.
             drop(waker);
         }
     }
 
-    /// The write goes on in the process that asked for it.
+    /// The error in a forked child. The write goes on in the process that queued it.
     fn forked(&self) -> Error {
         Error::Forked {
             outcome: Outcome::Unknown,
@@ -525,7 +528,7 @@ impl<T> Future for Pending<T> {
         if self.slot().has_started() {
             return Poll::Pending;
         }
-        // The first time, there is no need to look at the clock: if the time is over, the alarm rings at once.
+        // No clock is read on the first poll: if the deadline has passed, the alarm rings at once.
         let woken = mem::replace(&mut self.polled, true);
         if woken && Instant::now() >= self.deadline && self.give_up() {
             return Poll::Ready(Err(self.too_late()));
@@ -543,7 +546,7 @@ impl<T> std::fmt::Debug for Pending<T> {
     }
 }
 
-/// Sleeps until woken (`true`, perhaps for no reason) or until the time is over (`false`).
+/// Sleeps until woken (`true`, possibly spuriously) or until `until` has passed (`false`).
 fn park_until(until: Option<Instant>) -> bool {
     let Some(until) = until else {
         thread::park();
@@ -567,7 +570,7 @@ fn thread_waker() -> Waker {
     thread_local! {
         static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
     }
-    // In the destructor of another thread-local this one may be gone already, and each wait makes a waker of its own.
+    // In the destructor of another thread-local, `WAKER` may be gone already. Each wait then makes a new waker.
     WAKER
         .try_with(Waker::clone)
         .unwrap_or_else(|_| Waker::from(Arc::new(Unpark(thread::current()))))

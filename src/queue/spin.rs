@@ -1,21 +1,21 @@
-//! How a caller and the writer thread find each other without sleeping, while that pays.
+//! Adaptive spinning: a caller and the writer thread meet without sleeping, while that pays.
 //!
-//! A thread that sleeps takes 10 to 50 us to wake up, as long as several commits, and the writer spends some 5 us on
-//! waking each caller. So a caller that has handed over a write, and a writer that has replied, first stay awake: they
-//! look again and again, and in between they yield their core. Whoever has work to do on it goes first, so this pays
-//! with more callers than cores, too: they take turns, and none of them needs to be woken. It does not pay when
+//! A sleeping thread takes 10 to 50 us to wake up, as long as several commits, and the writer thread spends some 5 us
+//! on waking each caller. So a caller that has submitted a write, and a writer thread that has replied, first spin:
+//! they check repeatedly, and yield their core between checks. A thread with work to do runs first, so spinning also
+//! pays with more callers than cores: the threads take turns, and none needs a wake-up. Spinning does not pay when
 //!
-//! - the wait is long: the last group took longer than a caller's patience, or the writer makes a checkpoint;
-//! - nobody is in a hurry: the writer, too, had to wait for its last job, so there is time to sleep and to wake up;
-//! - the machine is busy: who yields to others than ours may get the core back a time slice later, several
-//!   milliseconds. One yield that took so long, and all threads of the store sleep at once for a while. As long as it
-//!   is found again, that while doubles.
+//! - the wait is long: the last group took longer than a caller's patience, or the writer thread runs a checkpoint;
+//! - the load is low: the writer thread also waited for its last job, so there is time to sleep and to wake up;
+//! - the machine is busy: a thread that yields to another program may get its core back a time slice later, several
+//!   milliseconds. After one yield that took so long, all threads of the store sleep at once for a while. Each time the
+//!   contention is found again, that while doubles.
 //!
 //! # What is shared
 //!
-//! Atomics, each relaxed, and nothing depends on what they say but speed: whoever is tired of looking sleeps on the
-//! queue or on the reply slot, whose own locks see to it that no wake-up is lost. Only the writer thread writes
-//! `last_group` and `blocking`, only workers `hot`; anybody writes the `Contention`, and the last one wins.
+//! The shared fields are relaxed atomics, and only speed depends on them. A thread whose patience has run out sleeps on
+//! the queue or on the slot, whose locks ensure that no wake-up is lost. Only the writer thread writes `last_group` and
+//! `blocking`, and only workers write `hot`. Any thread writes `Contention`, and the last write wins.
 
 use std::mem;
 use std::time::Duration;
@@ -26,16 +26,16 @@ use crate::runtime::sync::atomic::Ordering::Relaxed;
 use crate::runtime::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::runtime::sync::{CHECKS_PER_YIELD, Instant, thread};
 
-/// The writer's patience is this share of a caller's. It has more often to wait for nothing.
+/// The writer thread's share of a caller's patience. The writer thread spins in vain more often.
 const WRITERS_SHARE: u32 = 10;
 
-/// With so many callers waiting a caller's patience doubles: each would have to be woken.
+/// Number of waiting callers at which a caller's patience doubles: each would have to be woken.
 const DOUBLING_CALLERS: u32 = 64;
 
-/// A yield that takes longer has lost the core to somebody who does not yield.
+/// A longer yield means that the core was lost to a program that does not yield.
 const LONG_YIELD: Duration = Duration::from_micros(500);
 
-/// How long nobody stays awake after that.
+/// Bounds of the time without spinning after a lost core.
 const MIN_BACKOFF: Duration = Duration::from_millis(2);
 const MAX_BACKOFF: Duration = Duration::from_millis(256);
 
@@ -44,11 +44,11 @@ pub(crate) struct AdaptiveSpin {
     patience: Duration,
     /// Threads that wait for a reply.
     callers: CachePadded<AtomicUsize>,
-    /// Nanoseconds that the last group took, from its first job to its replies.
+    /// Nanoseconds of the last group, from its first job to its replies.
     last_group: CachePadded<AtomicU64>,
-    /// Whether the writer found its last job without sleeping.
+    /// Whether the writer thread found its last job without sleeping.
     hot: CachePadded<AtomicBool>,
-    /// Odd while the writer does something long that no caller waits for.
+    /// Odd while the writer thread does long work that no caller waits for.
     blocking: CachePadded<AtomicU64>,
     contention: CachePadded<Contention>,
 }
@@ -57,9 +57,9 @@ pub(crate) struct AdaptiveSpin {
 #[derive(Debug)]
 struct Contention {
     opened: Instant,
-    /// When staying awake is tried again.
+    /// The end of the pause: spinning is tried again then.
     until: AtomicU64,
-    /// How long it was not tried the last time.
+    /// The length of the last pause.
     lasted: AtomicU64,
 }
 
@@ -79,7 +79,7 @@ impl AdaptiveSpin {
         }
     }
 
-    /// Counts the calling thread among those who wait, for as long as the guard lives.
+    /// Counts the calling thread as waiting for as long as the guard lives.
     pub(crate) fn wait(&self) -> SpinGuard<'_> {
         SpinGuard {
             callers: self.callers.fetch_add(1, Relaxed) + 1,
@@ -87,24 +87,24 @@ impl AdaptiveSpin {
         }
     }
 
-    /// For the writer, once the queue is empty: looks for the next job.
+    /// For the writer thread, once the queue is empty: spins for the next job.
     pub(crate) fn spin_for_job<T>(&self, check: impl FnMut() -> Option<T>) -> Option<T> {
         let found = self.stay_awake(self.patience / WRITERS_SHARE, None, check);
         self.set_hot(found.is_some());
         found
     }
 
-    /// For the writer: whether it found its job without sleeping.
+    /// For the writer thread: records whether it found its job without sleeping.
     pub(crate) fn set_hot(&self, hot: bool) {
-        // Written only when it changes, since every caller reads it.
+        // Written only when it changes, because every caller reads it.
         if self.hot.load(Relaxed) != hot {
             self.hot.store(hot, Relaxed);
         }
     }
 
-    /// For the writer, after it has replied to a group.
+    /// For the writer thread, after it has replied to a group.
     ///
-    /// Those callers that stay awake on its core cannot run before it yields, and they have the next jobs.
+    /// Callers that spin on its core have the next jobs, and cannot run before it yields.
     pub(crate) fn replied(&self, jobs: usize, took: Duration) {
         self.last_group.store(nanos(took), Relaxed);
         if jobs > 1 && !self.patience.is_zero() {
@@ -115,7 +115,7 @@ impl AdaptiveSpin {
         }
     }
 
-    /// For the writer: it does something now that no caller should wait for awake.
+    /// For the writer thread: runs long work, during which no caller should spin.
     pub(crate) fn blocking_section<T>(&self, work: impl FnOnce() -> T) -> T {
         self.blocking.fetch_add(1, Relaxed);
         let done = work();
@@ -160,7 +160,7 @@ impl Contention {
         now < self.until.load(Relaxed)
     }
 
-    /// Yields the core, and says whether it was lost for long.
+    /// Yields the core, and returns whether the core was lost for long.
     fn yield_core(&self, now: &mut u64) -> bool {
         thread::yield_now();
         let before = mem::replace(now, self.now());
@@ -188,7 +188,7 @@ impl Contention {
     }
 }
 
-/// Good for five centuries.
+/// Enough for five centuries.
 fn nanos(duration: Duration) -> u64 {
     duration.as_nanos() as u64
 }
@@ -199,7 +199,7 @@ pub(crate) struct SpinGuard<'a> {
 }
 
 impl SpinGuard<'_> {
-    /// Looks for the reply, until then at the latest.
+    /// Spins for the reply, until `until` at the latest.
     pub(crate) fn spin_for_reply(&self, until: Instant, mut done: impl FnMut() -> bool) {
         let spin = self.spin;
         let callers = u32::try_from(self.callers)
@@ -235,7 +235,7 @@ mod tests {
         for lasts in [2, 4, 8, 16, 32, 64, 128, 256, 256, 256] {
             contention.note(now);
             assert_eq!(contention.until.load(Relaxed), now + lasts * MS);
-            // Staying awake is tried again, and the core is lost at once.
+            // Spinning is tried again, and the core is lost at once.
             now += (lasts + 1) * MS;
         }
     }

@@ -1,21 +1,22 @@
-//! Who wakes the tasks whose reads are done.
+//! A woken task wakes the next: tasks whose reads are complete are woken in batches, by one of them.
 //!
-//! To wake a task from a thread that is none of its runtime's costs a microsecond, as much as a short read: a lock and
-//! some cache lines of the runtime's, and often a system call. On a thread of the runtime's own it costs a tenth. So a
-//! reader thread wakes one task, and that one the others.
+//! Waking a task from a thread outside its runtime costs a microsecond, as much as a short read: it takes a lock and
+//! some cache lines of the runtime, and often a system call. On a thread of the runtime it costs a tenth. So a reader
+//! thread wakes one task, and that task wakes the others.
 //!
-//! The one that was woken, and has not come for its reply since, is the *leader*. While there is one, a reader thread
-//! leaves its replies here. Who comes for a reply, or goes away without, and is the leader, wakes all who wait here;
-//! the first of them is the next leader. It is found and entered under the lock: its waker is still at its slot, so it
-//! has yet to come, and will see that it is the leader.
+//! The *leader* is a task that was woken and has not fetched its reply since. While there is a leader, a reader thread
+//! leaves its replies in the relay. When the leader fetches its reply, or goes away without it, it wakes all tasks that
+//! wait here. The first of them is the next leader. A leader is chosen and stored under the lock: its waker is still in
+//! its slot, so the task has yet to fetch its reply, and will then see that it is the leader.
 //!
-//! A task may be slow to come, or never come: its runtime may be busy, and a future that was polled once may be kept and
-//! not polled again. So replies do not wait for leaders alone. A reader thread wakes all who wait here, of whichever
-//! thread's reads, when [`MAX_WAITING`] wait, and when it finds no job in the queue, before it does anything else. And
-//! if all reader threads are in long reads, a timer does it after [`RELAY_TIME`](crate::runtime::sync::RELAY_TIME).
+//! A task may fetch its reply late or never: its runtime may be busy, and a future that was polled once may be kept and
+//! not polled again. So replies do not depend on leaders alone. A reader thread wakes all waiting tasks, whichever
+//! thread ran their reads, when [`MAX_WAITING`] replies wait, and when it finds no job in the queue, before it does
+//! anything else. If all reader threads are in long reads, a timer wakes them after
+//! [`RELAY_TIME`](crate::runtime::sync::RELAY_TIME).
 //!
-//! `leader` is written under the lock of the waiting. It has a cache line of its own, as those that come look at it,
-//! and reader threads hardly do. The only lock that is taken under this one is a slot's. No waker is woken, and no
+//! `leader` is written under the lock of `waiting`. It has a cache line to itself, because fetching tasks read it and
+//! reader threads hardly do. A slot's lock is the only lock that is taken under this one. No waker is woken, and no
 //! reply dropped, under either.
 
 use std::mem;
@@ -27,7 +28,7 @@ use crate::runtime::sync::atomic::AtomicUsize;
 use crate::runtime::sync::atomic::Ordering::Relaxed;
 use crate::runtime::sync::{Mutex, MutexGuard};
 
-/// At most so many wait. Twice as many, or half, are 2 % slower with 64 tasks.
+/// Upper bound of the waiting replies. Twice as many, or half, are 2 % slower with 64 tasks.
 const MAX_WAITING: usize = 24;
 
 const NO_LEADER: usize = 0;
@@ -35,29 +36,29 @@ const NO_LEADER: usize = 0;
 #[derive(Default)]
 pub(super) struct WakeRelay {
     waiting: CachePadded<Mutex<WaitingReplies>>,
-    /// The [`CompletedJob::id`] of its job.
+    /// The [`CompletedJob::id`] of the leader's job.
     leader: CachePadded<AtomicUsize>,
 }
 
-/// Nobody, if there is no leader.
+/// Empty if there is no leader.
 #[derive(Default)]
 struct WaitingReplies {
     replies: Vec<CompletedJob>,
     timer_is_set: bool,
 }
 
-/// What became of a reply.
+/// How a reply was delivered.
 pub(super) enum Delivery {
     /// Tasks were woken.
     Woken,
-    /// It waits, and so do those before it.
+    /// The reply waits, as do those before it.
     Waits,
-    /// It waits, and a timer is to be set for it.
+    /// The reply waits, and the caller is to set a timer for it.
     SetTimer,
 }
 
 impl WakeRelay {
-    /// Wakes the task that waits for that reply, or leaves it to others.
+    /// Wakes the task that waits for that reply, or leaves the reply for the leader.
     pub(super) fn deliver(&self, completed: CompletedJob) -> Delivery {
         let mut waiting = self.waiting.lock();
         if self.leader.load(Relaxed) == NO_LEADER {
@@ -82,7 +83,7 @@ impl WakeRelay {
         }
     }
 
-    /// That job's task has its reply, or has gone away.
+    /// The task of that job has its reply, or has gone away.
     pub(super) fn fetched(&self, id: usize) {
         if self.leader.load(Relaxed) == id {
             let waiting = self.waiting.lock();
@@ -92,7 +93,7 @@ impl WakeRelay {
         }
     }
 
-    /// Wakes all who wait.
+    /// Wakes all waiting tasks.
     pub(super) fn wake_all(&self) {
         let waiting = self.waiting.lock();
         if !waiting.replies.is_empty() {
@@ -100,7 +101,7 @@ impl WakeRelay {
         }
     }
 
-    /// As [`wake_all`](Self::wake_all), when the timer rings.
+    /// Like [`wake_all`](Self::wake_all), for the timer.
     pub(super) fn ring(&self) {
         self.waiting.lock().timer_is_set = false;
         self.wake_all();

@@ -1,46 +1,47 @@
-//! The threads that take jobs: which of them sleep, and when one of them is called.
+//! The workers of a queue: which of them sleep, and when one of them is called.
 //!
-//! Plain data, guarded by the lock of the jobs. A sleeper is *called* when somebody takes it off the count of those
-//! asleep and enters a call, under the lock, and then wakes any one; whoever wakes and finds a call takes it off. So a
-//! call is never lost, even if it wakes another than it was meant for, or one whose time was over at that moment.
+//! Plain data, guarded by the lock of the jobs. To *call* a sleeper, a thread takes one off the count of sleepers and
+//! records a call, under the lock, and then wakes any one sleeper. The first sleeper that wakes and finds a call
+//! answers it. So no call is lost, even if it wakes another sleeper than intended, or one whose time ran out at that
+//! moment.
 //!
-//! Not every job calls a sleeper. One worker that is awake serves many short jobs faster than two that have to be woken.
-//! So a job that comes, or is left behind, calls one only if
+//! Not every job calls a sleeper. One worker that is awake serves many short jobs faster than two workers that have to
+//! be woken. So a job that arrives, or is left in the queue, calls a sleeper only if
 //!
-//! - nobody is awake; or
-//! - what is queued would keep those awake busy for longer than it takes to wake another; or
-//! - nobody is on watch, and none is on its way.
+//! - no worker is awake; or
+//! - the queued jobs would keep the awake workers busy for longer than the wake-up of another takes; or
+//! - no worker is on watch, and none is on its way.
 //!
-//! *On watch* is one sleeper at most, who looks every [`WATCH`] whether those awake have taken a job meanwhile. If not, and
-//! jobs are there, all of them are stuck in long jobs, and it goes to work itself. So while jobs are queued and some
-//! worker sleeps, one is on watch or on its way: a long job holds up those behind it for two [`WATCH`]es and a wake-up
-//! at most: the first look may find that just the long one was taken.
+//! At most one sleeper is *on watch*. It checks every [`WATCH`] whether the awake workers have taken a job. If they
+//! have not, and jobs are queued, all awake workers are stuck in long jobs, and the sleeper starts to work. So while
+//! jobs are queued and a worker sleeps, one worker is on watch or on its way. A long job delays the jobs behind it by
+//! two [`WATCH`]es and a wake-up at most: the first check may find that the long job itself was just taken.
 
 use std::time::Duration;
 
-/// How often the one on watch looks.
+/// How often the worker on watch checks.
 pub(super) const WATCH: Duration = Duration::from_millis(1);
 
-/// Waking a worker costs some 5 us and takes 10 to 50, until it works.
+/// Waking a worker costs some 5 us, and 10 to 50 us pass until it works.
 const CALL_NANOS: u64 = 20_000;
 
 #[derive(Debug)]
 pub(super) struct Workers {
     all: usize,
-    /// Those asleep that were not called.
+    /// Sleepers without a call.
     asleep: usize,
-    /// Those asleep that were.
+    /// Sleepers with a call.
     called: usize,
     on_watch: bool,
-    /// How many jobs were taken.
+    /// Jobs ever taken.
     taken: u64,
-    /// How long a job takes, in nanoseconds: about the median of late.
+    /// Nanoseconds of one job: about the median of recent jobs.
     job_nanos: u64,
 }
 
 /// How a worker sleeps.
 pub(super) enum Sleep {
-    /// On watch, having seen so many jobs taken.
+    /// On watch; holds the number of taken jobs at its last check.
     OnWatch(u64),
     UntilCalled,
 }
@@ -57,7 +58,7 @@ impl Workers {
         }
     }
 
-    /// Whether to wake one, now that so many jobs are queued.
+    /// Whether to wake a sleeper, now that so many jobs are queued.
     pub(super) fn call(&mut self, queued: usize) -> bool {
         if self.asleep == 0 || queued == 0 {
             return false;
@@ -72,16 +73,16 @@ impl Workers {
         call
     }
 
-    /// One of those awake has taken a job, and left so many. Whether to wake another.
+    /// An awake worker has taken a job and left so many. Returns whether to wake another.
     pub(super) fn taken(&mut self, left: usize) -> bool {
         self.taken = self.taken.wrapping_add(1);
         self.call(left)
     }
 
-    /// How long one job took, on average of those that were made together.
+    /// Records the time of one job, an average over the jobs of its group.
     ///
-    /// `job_nanos` goes a step towards it, so it is about the median: a worker that lost its core meanwhile makes a few very
-    /// long, and those would call more workers to cores that are busy already.
+    /// `job_nanos` moves one step towards it, so it is about the median. A worker that lost its core makes a few jobs
+    /// very long, and those would call more workers to cores that are busy already.
     pub(super) fn took(&mut self, nanos: u64) {
         if nanos > self.job_nanos {
             self.job_nanos += self.job_nanos / 8 + 1;
@@ -99,7 +100,7 @@ impl Workers {
         Sleep::OnWatch(self.taken)
     }
 
-    /// A sleeper has woken up. Whether it, or another in whose place it goes to work, was called.
+    /// A sleeper has woken up. Returns whether there was a call, meant for it or for another sleeper, that it answers.
     pub(super) fn answer_call(&mut self, sleep: &Sleep) -> bool {
         if self.called == 0 {
             return false;
@@ -109,13 +110,13 @@ impl Workers {
         true
     }
 
-    /// A sleeper has woken up by itself, and goes to work.
+    /// A sleeper has woken up without a call, and starts to work.
     pub(super) fn wake_up(&mut self, sleep: &Sleep) {
         self.asleep -= 1;
         self.leave_watch(sleep);
     }
 
-    /// The one on watch looks. Whether jobs are there and nobody takes them.
+    /// The check of the worker on watch. Returns whether jobs are queued and no worker takes them.
     pub(super) fn look(&mut self, sleep: &mut Sleep, queued: usize) -> bool {
         let Sleep::OnWatch(seen) = *sleep else { return false };
         if seen != self.taken {
@@ -123,7 +124,7 @@ impl Workers {
             return false;
         }
         if queued == 0 {
-            // Those awake are busy or go to sleep, too. Whoever comes next calls somebody.
+            // The awake workers are busy, or go to sleep as well. The next job calls a sleeper.
             self.leave_watch(sleep);
             *sleep = Sleep::UntilCalled;
         }
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn leftover_job_wakes_worker_if_none_watches() {
         let (mut workers, _sleeps) = asleep(4);
-        // All were asleep but one, who was on watch and looked in vain.
+        // All workers slept but one, which was on watch and checked in vain.
         let mut workers_sleep = Sleep::OnWatch(0);
         workers.on_watch = true;
         assert!(workers.call(2));
