@@ -1,12 +1,14 @@
-//! When to move the write-ahead log into the database file, and how hard to try.
+//! The policy of checkpoints: when to move the write-ahead log into the database file, and how hard to try.
 //!
-//! Only the writer thread does it, after it has replied. `PASSIVE` at every `checkpoint_pages`: it waits for
-//! nobody. Overlapping short readers can keep it from ever finishing, since a commit starts the log
-//! anew only "if the entire WAL has been transferred into the database and synced and if no readers are making use of
-//! the WAL", <https://sqlite.org/wal.html>. So above `wal_limit` it is one `RESTART`, which
-//! waits for readers, for at most [`PATIENCE`]. An attempt that could not finish is made again once the log has
-//! grown by as much again, not at every commit; above `wal_limit` at first much sooner, since short readers only need
-//! another chance, then ever later, since a long one would cost [`PATIENCE`] each time.
+//! Only the writer thread runs checkpoints, after it has replied. Every `checkpoint_pages` it tries a `PASSIVE` one,
+//! which waits for no reader. Overlapping short readers can keep `PASSIVE` from ever finishing, because a commit reuses
+//! the log from its start only "if the entire WAL has been transferred into the database and synced and if no readers
+//! are making use of the WAL", <https://sqlite.org/wal.html>. So above `wal_limit` the attempt is a `RESTART`, which
+//! waits for readers, for at most [`PATIENCE`].
+//!
+//! An attempt that could not finish is repeated once the log has grown by as much again, not at every commit. Above
+//! `wal_limit` the first retries come much sooner, since short readers only need another chance. The following ones
+//! come ever later, since a long reader would cost [`PATIENCE`] each time.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -18,15 +20,15 @@ use crate::connection::read_back;
 use crate::error::{Error, Result};
 use crate::options::Settings;
 
-/// How long a RESTART checkpoint may keep the writer.
+/// How long a RESTART checkpoint may block the writer thread.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 
 thread_local! {
-    /// Pages in the log after this thread's last commit, until they are taken. rusqlite's `wal_hook` takes a bare
-    /// `fn`, which can only leave them here; the writer thread has one writing connection.
+    /// Pages in the log after this thread's last commit, until they are taken. rusqlite's `wal_hook` takes a plain
+    /// `fn`, which can only leave them in a static. The writer thread has one writing connection.
     static PAGES: Cell<Option<u32>> = const { Cell::new(None) };
 
-    /// The same of a database that `on_connect` has attached.
+    /// The same for a database that `on_connect` has attached.
     static ATTACHED_PAGES: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -37,7 +39,7 @@ pub(crate) enum Mode {
     Truncate,
 }
 
-/// The row that `PRAGMA wal_checkpoint` gives.
+/// The row that `PRAGMA wal_checkpoint` returns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Progress {
     pub(crate) busy: bool,
@@ -59,19 +61,20 @@ pub(crate) struct Checkpointer {
     busy_timeout: Duration,
     /// Pages in the log.
     log: u32,
-    /// The next attempt is due at so many.
+    /// Pages in the log at which the next attempt is due.
     next: u32,
-    /// How much the log may grow before a RESTART that could not finish is tried again; doubled each time.
+    /// Growth of the log, in pages, after which an unfinished RESTART is retried; doubled each time.
     retry: u32,
-    /// All of the log is in the database file.
+    /// Whether the whole log is in the database file.
     empty: bool,
-    /// Databases that `on_connect` has attached, and the pages in the log of one of them. No other code moves those either.
+    /// Databases that `on_connect` has attached, and the pages in the log of one of them. No other code checkpoints
+    /// those.
     attached: Vec<String>,
     attached_log: u32,
 }
 
 impl Checkpointer {
-    /// Watches the log through a hook, which SQLite calls on the thread that commits.
+    /// Watches the log through a hook, which SQLite calls on the committing thread.
     pub(crate) fn watch(conn: &Connection, guard: &SqlGuard, options: &Settings) -> Result<Self> {
         let page_size: u64 = guard
             .as_internal(|| read_back(conn, "page_size"))?
@@ -102,7 +105,7 @@ impl Checkpointer {
         })
     }
 
-    /// Sets the hook, also where a closure has set another one.
+    /// Sets the hook, also after a closure has replaced it.
     pub(crate) fn watch_log(conn: &Connection) {
         conn.wal_hook(Some(|wal, pages| {
             let pages = pages.max(0) as u32;
@@ -115,7 +118,7 @@ impl Checkpointer {
         }));
     }
 
-    /// After every commit.
+    /// Called after every commit.
     pub(crate) fn committed(&mut self) {
         if !self.attached.is_empty() {
             let pages = ATTACHED_PAGES.take();
@@ -126,7 +129,7 @@ impl Checkpointer {
         }
         let Some(pages) = PAGES.take() else { return };
         if pages < self.log {
-            // The log has started anew.
+            // SQLite writes the log from its start again.
             self.next = self.step;
             self.retry = (self.step / 16).max(1);
         }
@@ -144,7 +147,7 @@ impl Checkpointer {
         })
     }
 
-    /// Whether all of the log is in the database file, so that an idle writer has nothing to move.
+    /// Whether the whole log is in the database file, so that an idle writer thread has nothing to move.
     pub(crate) fn is_empty(&self) -> bool {
         self.empty
     }
@@ -157,12 +160,12 @@ impl Checkpointer {
         self.bytes() > self.limit
     }
 
-    /// The hard limit, if the log is over it.
+    /// The hard limit, if the log exceeds it.
     pub(crate) fn over_hard_limit(&self) -> Option<u64> {
         self.hard_limit.filter(|limit| self.bytes() > *limit)
     }
 
-    /// One attempt for each attached database. Its error says nothing of the store's own file.
+    /// Makes one attempt for each attached database. An error there says nothing about the store's own file.
     fn move_attached(&mut self, conn: &Connection, guard: &SqlGuard, mode: Mode) {
         let mode = if mode == Mode::Truncate { "TRUNCATE" } else { "PASSIVE" };
         self.attached_log = 0;
@@ -173,7 +176,7 @@ impl Checkpointer {
         }
     }
 
-    /// One attempt.
+    /// Makes one attempt.
     pub(crate) fn run(
         &mut self,
         conn: &Connection,
@@ -187,17 +190,17 @@ impl Checkpointer {
             Mode::Truncate => "PRAGMA main.wal_checkpoint(TRUNCATE)",
         };
         conn.busy_timeout(patience)?;
-        // Not from the cache: a PRAGMA acts when it is prepared, too.
+        // Not from the statement cache, because a PRAGMA may act when it is prepared.
         let row = guard.as_internal(|| {
             conn.query_row(pragma, [], |row| {
-                // Both are -1 where SQLite did not get as far as to look.
+                // Both are -1 if SQLite stopped before it could count.
                 let count = |column| row.get::<_, i64>(column).map(|n| u32::try_from(n).ok());
                 Ok((row.get(0)?, count(1)?, count(2)?))
             })
         });
         self.move_attached(conn, guard, mode);
         conn.busy_timeout(self.busy_timeout)?;
-        // If it failed it is tried again once the log has grown.
+        // A failed attempt is retried once the log has grown.
         self.next = self.log.saturating_add(self.step);
         let (busy, log, moved) = row?;
         let progress = Progress {
@@ -207,7 +210,7 @@ impl Checkpointer {
         };
         self.empty = progress.finished();
         if self.empty && mode != Mode::Passive {
-            // The next commit starts the log anew.
+            // The next commit writes the log from its start.
             self.log = 0;
         } else {
             self.log = progress.log;

@@ -1,4 +1,4 @@
-//! What closing came to, and how those who closed learn of it.
+//! The report of a closed store, and how closing threads receive it.
 
 use std::fmt;
 use std::time::Duration;
@@ -36,8 +36,8 @@ impl fmt::Display for CloseReport {
     }
 }
 
-/// One mutex around the deadline, which the first closer sets, and the report, which the writer thread leaves
-/// once. The condition variable tells those who wait that it is there.
+/// A mutex guards the deadline, which the first closing thread sets, and the report, which the writer thread leaves
+/// once. The condition variable wakes the closing threads when the report is there.
 #[derive(Default)]
 pub(crate) struct Closing {
     state: Mutex<CloseState>,
@@ -51,7 +51,7 @@ struct CloseState {
 }
 
 impl Closing {
-    /// Asks the writer to have closed by then. A second closer may bring the deadline forward.
+    /// Sets the writer thread's deadline to close. A second closing thread may bring it forward, not back.
     pub(crate) fn ask(&self, deadline: Instant) {
         let mut state = self.state.lock();
         state.deadline = Some(state.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
@@ -66,7 +66,7 @@ impl Closing {
         self.done.notify_all();
     }
 
-    /// The report, or `None` if it is not there by then.
+    /// The report, or `None` if there is none by then.
     pub(crate) fn wait(&self, until: Instant) -> Option<CloseReport> {
         let mut state = self.state.lock();
         while state.report.is_none() {

@@ -1,7 +1,7 @@
-//! What the queue of writes carries, and where it runs.
+//! What the queue of writes carries, and the context in which its jobs run.
 //!
-//! There are two kinds. A closure given to [`Store::write`](crate::Store::write) runs in a transaction that it may share
-//! with others ([`Grouped`]). Migrations and vacuums have the writer to themselves, with no transaction open
+//! There are two kinds of job. A closure given to [`Store::write`](crate::Store::write) runs in a transaction that it
+//! may share with others ([`Grouped`]). A migration or a vacuum has the writer to itself, with no transaction open
 //! ([`Exclusive`]).
 
 use std::ops::Deref;
@@ -24,13 +24,13 @@ pub(crate) enum WriteJob {
     Exclusive(Job<Exclusive>),
 }
 
-/// Jobs that run in a transaction of the writer's.
+/// Jobs that run in a transaction of the writer thread.
 pub(crate) struct Grouped;
 
 /// Jobs that have the writer to themselves.
 pub(crate) struct Exclusive;
 
-/// What the writer has to know of a job that joins a group.
+/// Instructions for the writer thread about a job that joins a group.
 pub(crate) struct WriteOrder {
     pub(crate) durability: Durability,
     pub(crate) limit: Option<Duration>,

@@ -1,8 +1,9 @@
-//! Jobs that have the writer to themselves, with no transaction open: migrations, vacuums.
+//! Exclusive jobs, which have the writer to themselves, with no transaction open: migrations and vacuums.
 //!
-//! Such a job begins and ends its own transactions, by [`begin_immediate`](Writer::begin_immediate) and
-//! [`commit_own`](Writer::commit_own), so it may set what cannot be set inside one. It is acknowledged when it
-//! returns. Whatever it leaves, also by a panic, `restore` puts right before the next job.
+//! An exclusive job begins and ends its own transactions, with [`begin_immediate`](Writer::begin_immediate) and
+//! [`commit_own`](Writer::commit_own), so it may change settings that cannot be changed inside a transaction. It is
+//! acknowledged when it returns. Before the next job, `restore` resets the connection, whatever state the job left,
+//! even by a panic.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ impl Writer {
         if let Err(error) = self.replace_spoiled() {
             return self.fail(job, error);
         }
-        // One whose ROLLBACK failed, for want of memory, would be in the way.
+        // A transaction whose ROLLBACK failed for lack of memory would block the job.
         if let Err(error) = self.try_roll_back() {
             return self.fail(job, Error::not_started(error));
         }
@@ -62,11 +63,11 @@ impl Writer {
         job.finish(Resolution::Own);
     }
 
-    /// Makes the connection what it is between jobs. One that cannot be made so must not write any more: without
-    /// its foreign keys it would take in what it should refuse.
+    /// Resets the connection to its state between jobs. A connection that cannot be reset must not write any more:
+    /// without its foreign keys it would accept rows that it should refuse. So the store is poisoned.
     fn restore(&mut self) {
         self.roll_back();
-        // It may have committed by itself.
+        // The job may have committed by itself.
         self.checkpointer.committed();
         self.tidy();
         let restored = if self.guard.may_make_temporary() {
@@ -111,7 +112,7 @@ impl Writer {
         &self.shared.path
     }
 
-    /// Begins a transaction that is synced when it is committed, waiting for other processes for at most `patience`.
+    /// Begins a transaction whose commit is synced. Waits for other processes for at most `patience`.
     pub(crate) fn begin_immediate(&mut self, patience: Duration) -> rusqlite::Result<()> {
         self.try_roll_back()?;
         self.set_durability(Durability::Full)?;
@@ -121,7 +122,7 @@ impl Writer {
         begun
     }
 
-    /// Ends the transaction that the job has begun.
+    /// Commits the transaction that the job has begun.
     ///
     /// # Errors
     ///
@@ -133,7 +134,7 @@ impl Writer {
         })
     }
 
-    /// The job's SQL committed by itself, and that failed so that nobody can know what became of it. Poisons the store.
+    /// The error of a job whose own COMMIT failed with an unknown outcome. Poisons the store.
     pub(crate) fn unknown(&self, error: &Error) -> Error {
         let code = error.sqlite().and_then(extended_code).unwrap_or(ffi::SQLITE_IOERR);
         let source = rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(error.to_string()));
@@ -146,12 +147,12 @@ impl Writer {
         self.shared.poison()
     }
 
-    /// Undoes the transaction that the job has begun, if it is still open.
+    /// Rolls back the transaction that the job has begun, if it is still open.
     pub(crate) fn roll_back_own(&mut self) {
         self.roll_back();
     }
 
-    /// No statement that any connection keeps is used again: the schema is another one.
+    /// Discards the cached statements of all connections, because the schema has changed.
     pub(crate) fn forget_statements(&self) {
         self.conn.flush_prepared_statement_cache();
         self.readers.forget_statements();

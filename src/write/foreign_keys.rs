@@ -1,24 +1,26 @@
 //! Whether a job has violated a deferred foreign key, judged for that job alone.
 //!
-//! SQLite counts for each connection: a violation adds 1, and what mends one takes 1 away. COMMIT fails unless the count is
-//! 0. `SQLITE_DBSTATUS_DEFERRED_FKS` says whether it is above 0, and nothing says whether it is below. It is below where
-//! a transaction has violated a key and has mended rows that were orphans before (from a connection without foreign
-//! keys): while the count is 0 SQLite does not look for such rows, otherwise it does, and takes 1 away for each.
+//! SQLite keeps a count for each connection: a violation adds 1, and its repair subtracts 1. COMMIT fails unless the
+//! count is 0. `SQLITE_DBSTATUS_DEFERRED_FKS` says whether the count is above 0, and no interface says whether it is
+//! below. It is below 0 where a transaction has violated a key and has repaired rows that were orphans before (from a
+//! connection without foreign keys): while the count is 0 SQLite does not look for such rows; otherwise it does, and
+//! subtracts 1 for each.
 //!
-//! Every job begins with a count of 0: the jobs before it in the group were judged, and `ROLLBACK TO` brings back the
-//! count of the savepoint. So a job is judged as its own COMMIT would have judged it if what it leaves is told from 0. A
-//! count that is not above 0 is told from 0 by one more violation, in a table of larder's own: it makes 1 of 0, and not of
-//! less. Deleting that row makes 0 of 1. That takes about 1 us, and is done only where the schema has a deferred key. The
-//! table is in a database in memory, attached when it is first needed, so it is in no file and among nobody's temporary
-//! objects. It is made in the job's transaction, and again if that was rolled back.
+//! Every job begins with a count of 0: the jobs before it in the group were judged, and `ROLLBACK TO` restores the
+//! count of the savepoint. So a job is judged as its own COMMIT would have judged it if its remaining count can be told
+//! from 0. A count that is not above 0 is told from 0 by one more violation, in a table that belongs to larder: the
+//! violation raises a count of 0 to 1, and a lower count to 0 at most. Deleting that row lowers 1 to 0 again. This
+//! takes about 1 us, and is done only where the schema has a deferred key. The table is in a database in memory,
+//! attached on first use, so it is in no file and among no user's temporary objects. It is created in the job's
+//! transaction, and again if that was rolled back.
 //!
-//! Whether it has is looked up again when the schema may be another one. SQLite prepares a statement anew after any change
-//! of the schema, by whichever process, before it runs it; so as long as no statement that writes has been prepared
-//! ([`SqlGuard::take_prepared_write`](crate::connection::authorizer::SqlGuard::take_prepared_write)), none has run that
-//! saw another schema. What was looked up in a transaction that was rolled back since is forgotten: the next change may
-//! have its version number.
+//! Whether the schema has a deferred key is looked up again when the schema may have changed. After any change of the
+//! schema, by any process, SQLite prepares a statement again before it runs it. So as long as no writing statement has
+//! been prepared ([`SqlGuard::take_prepared_write`](crate::connection::authorizer::SqlGuard::take_prepared_write)),
+//! none has run against another schema. An answer that was looked up in a transaction since rolled back is forgotten,
+//! because the next change may reuse its version number.
 //!
-//! Temporary objects are looked at only where there may be some. SQLite opens a database for them when a statement first
+//! Temporary objects are checked only where there may be some. SQLite opens a database for them when a statement first
 //! names it, and each savepoint on the connection costs more from then on.
 
 use std::cell::Cell;
@@ -32,37 +34,37 @@ use crate::error::primary_code;
 
 const ATTACH: &str = "ATTACH ':memory:' AS larder_internal";
 
-/// No `update_hook` hears of a table `WITHOUT ROWID`.
+/// `WITHOUT ROWID`, so that no `update_hook` sees the table.
 const MAKE_TABLE: &str = "CREATE TABLE larder_internal.larder_foreign_keys(id INTEGER PRIMARY KEY, parent INTEGER NOT NULL \
                           REFERENCES larder_foreign_keys(id) DEFERRABLE INITIALLY DEFERRED) WITHOUT ROWID";
 const VIOLATE: &str = "INSERT INTO larder_internal.larder_foreign_keys VALUES (1, 2)/*larder*/";
 const MEND: &str = "DELETE FROM larder_internal.larder_foreign_keys/*larder*/";
 
-/// In the text of each table that has such a key.
+/// Part of the SQL of each table that has a deferred key.
 const DEFERRED: &[u8] = b"DEFERRED";
 
-/// What is known of the schema's deferred keys.
+/// The last answer about the schema's deferred keys.
 #[derive(Default)]
 pub(super) struct DeferredKeys {
     known: Cell<Option<Known>>,
-    /// Whether that was looked up in the transaction that is open.
+    /// Whether `known` was looked up in the open transaction.
     fresh: Cell<bool>,
 }
 
 #[derive(Clone, Copy)]
 struct Known {
-    /// `PRAGMA schema_version` of the file and of temporary objects.
+    /// `PRAGMA schema_version` of the file and of the temporary database.
     versions: [i64; 2],
     any: bool,
 }
 
 impl DeferredKeys {
-    /// After a COMMIT.
+    /// Called after a COMMIT.
     pub(super) fn committed(&self) {
         self.fresh.set(false);
     }
 
-    /// After a ROLLBACK, also to a savepoint.
+    /// Called after a ROLLBACK, also to a savepoint.
     pub(super) fn rolled_back(&self) {
         if self.fresh.take() {
             self.known.set(None);
@@ -71,7 +73,7 @@ impl DeferredKeys {
 }
 
 impl Writer {
-    /// Whether COMMIT would fail for what the job has done.
+    /// Whether COMMIT would fail because of this job.
     pub(super) fn violates_deferred_keys(&self) -> rusqlite::Result<bool> {
         if c_api::deferred_violation(&self.conn) {
             return Ok(true);
@@ -113,8 +115,8 @@ impl Writer {
         Ok([version("PRAGMA main.schema_version/*larder*/")?, temporary])
     }
 
-    /// Where the word stands for something else, more jobs are judged with care than need it. So they are beside an
-    /// attached database, whose schema has a version of its own.
+    /// Where the word has another meaning, more jobs are checked than need it. The same holds beside an attached
+    /// database, whose schema has its own version.
     fn find_deferred_keys(&self) -> rusqlite::Result<bool> {
         let attached = "SELECT EXISTS (SELECT 1 FROM pragma_database_list WHERE name NOT IN \
                         ('main', 'temp', 'larder_internal'))/*larder*/";
@@ -142,9 +144,9 @@ impl Writer {
     }
 }
 
-/// Of a count that is not above 0.
+/// For a count that is not above 0.
 fn count_is_negative(conn: &Connection) -> rusqlite::Result<bool> {
-    // The table goes with a transaction that made it and was rolled back; the statement stays in the cache.
+    // The rollback of the transaction that created the table removes the table; the statement stays in the cache.
     let violate = || conn.prepare_cached(VIOLATE)?.execute([]);
     match violate() {
         Err(error) if primary_code(&error) == Some(ffi::SQLITE_ERROR) && !conn.is_autocommit() => {
@@ -160,12 +162,12 @@ fn count_is_negative(conn: &Connection) -> rusqlite::Result<bool> {
     Ok(!is_zero)
 }
 
-/// Says whether it could be made: there is no room for another database where `on_connect` has attached as many as SQLite
-/// can have.
+/// Returns whether the table could be created. It cannot where `on_connect` has attached as many databases as SQLite
+/// allows.
 fn make_table(conn: &Connection) -> rusqlite::Result<bool> {
     let attached = "SELECT count(*) FROM pragma_database_list WHERE name = 'larder_internal'";
     if conn.query_row(attached, [], |row| row.get::<_, i64>(0))? == 0 {
-        // `on_connect` may have set a lower one.
+        // `on_connect` may have set a lower limit.
         let limit = conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, i32::MAX)?;
         let done = conn.execute_batch(ATTACH);
         conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, limit)?;

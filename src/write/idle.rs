@@ -1,5 +1,5 @@
-//! What the writer does with idle moments, besides checkpoints: it gives free pages back, and has SQLite look after its
-//! statistics. Each is one short step, after which the queue comes first again.
+//! The maintenance that an idle writer thread does besides checkpoints: it returns free pages to the file system, and
+//! lets SQLite update its statistics. Each step is short, and the queue comes first again after it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,19 +12,19 @@ use crate::error::{extended_code, primary_code};
 use crate::telemetry::event::event;
 use crate::transaction::sql;
 
-/// Pages given back in one transaction: 4 MB, some milliseconds.
+/// Pages returned in one transaction: 4 MB, some milliseconds.
 const VACUUM_PAGES: u64 = 1000;
 
 /// Back-off after a failed maintenance step.
 const BACKOFF: Duration = Duration::from_secs(60);
 
-/// How long `PRAGMA optimize` waits for an idle moment, once it is due; no longer than its interval.
+/// How long a due `PRAGMA optimize` waits for an idle moment; at most its interval.
 const OPTIMIZE_GRACE: Duration = Duration::from_secs(60 * 60);
 
 /// When each step is due.
 pub(super) struct IdleMaintenance {
     optimized: Instant,
-    /// Not before that, since it has failed.
+    /// Earliest time of the next vacuum step, after one has failed.
     vacuum_from: Instant,
     optimize_from: Instant,
 }
@@ -41,7 +41,7 @@ impl IdleMaintenance {
 }
 
 impl Writer {
-    /// How long the queue may stay empty before there is something to do.
+    /// How long the queue may stay empty before maintenance is due.
     pub(super) fn idle_patience(&self) -> Option<Duration> {
         if self.shared.poison.get().is_some() {
             return None;
@@ -55,7 +55,7 @@ impl Writer {
             .map(|due| due.saturating_duration_since(now).max(IDLE))
     }
 
-    /// Nobody wants anything.
+    /// Called when the queue is empty.
     pub(super) fn run_idle_maintenance(&mut self) {
         let now = Instant::now();
         if self.optimize_due().is_some_and(|due| now >= due) {
@@ -66,7 +66,7 @@ impl Writer {
         }
     }
 
-    /// There was no idle moment for long.
+    /// Called under load: runs the step whose idle moment did not come for long.
     pub(super) fn run_overdue_maintenance(&mut self) {
         if self
             .optimize_due()
@@ -86,7 +86,7 @@ impl Writer {
         wrote.then_some(due.max(self.idle_maintenance.optimize_from))
     }
 
-    /// Whether there are many free pages that can be given back.
+    /// Whether there are many free pages that can be returned.
     fn may_vacuum(&self, now: Instant) -> bool {
         let size = self.telemetry.counters.size();
         self.options.incremental_vacuum
@@ -128,7 +128,7 @@ impl Writer {
             let mut statement = self
                 .conn
                 .prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
-            // It gives one page back a step.
+            // One page is returned per step.
             let mut rows = statement.raw_query();
             while rows.next()?.is_some() {}
             Ok(())
@@ -147,7 +147,7 @@ impl Writer {
         })
     }
 
-    /// One that yields stops for the first write that comes, and is tried again in the next idle moment.
+    /// With `yields`, stops for the first write that arrives, and is retried in the next idle moment.
     fn optimize(&mut self, yields: bool) {
         let watching = yields.then(|| {
             let queue = Arc::clone(&self.shared.queue);
@@ -172,7 +172,7 @@ impl Writer {
             { "db.response.status_code" = result.as_ref().err().and_then(extended_code) },
             "ran PRAGMA optimize"
         );
-        // It commits by itself.
+        // `PRAGMA optimize` commits by itself.
         if let Err(error) = result
             && primary_code(&error) == Some(ffi::SQLITE_IOERR)
         {

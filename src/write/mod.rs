@@ -2,33 +2,33 @@
 //!
 //! ```text
 //! run -> next            the first job: carried over, queued, or waited for
-//!     -> run_alone       a job that wants the writer to itself; or
+//!     -> run_exclusive   a job that has the writer to itself; or
 //!     -> commit_group    BEGIN IMMEDIATE
-//!          -> run_job      the first job; then each that is queued, in a savepoint
+//!          -> run_job      the first job; then each queued job, in a savepoint
 //!          -> commit       COMMIT
-//!          -> reply        count, publish, then tell each caller
+//!          -> reply        count, publish, then reply to each caller
 //!     -> checkpoint      if due
 //! close                  readers, optimize, TRUNCATE checkpoint, connection
 //! ```
 //!
 //! # Who owns what
 //!
-//! The thread owns the connection, its guard and the group under way. With
-//! others it shares [`Shared`], which is the queue (`queue/mod.rs`), the poison, set once, and the closing state
-//! (`closing.rs`); and the store's [`Telemetry`], whose counters only this thread writes. It holds none of their locks while a closure runs, while SQLite
-//! works, or while it wakes a caller. So it cannot wait for a caller; callers wait for it, and a call that it
-//! would make to itself is an error (`Reentrant`).
+//! The writer thread owns the connection, its guard and the current group. It shares two structures with other threads.
+//! [`Shared`] holds the queue (`queue/mod.rs`), the poison, which is set once, and the state of closing (`closing.rs`).
+//! [`Telemetry`] belongs to the store, and only this thread writes its `Counters`. The writer thread holds none of
+//! their locks while a closure runs, while SQLite works, or while it wakes a caller. So it never waits for a caller.
+//! Callers wait for it, and a call that it would make to itself is an error (`Reentrant`).
 //!
-//! A caller that has handed over a job gets exactly one reply: the job is in the queue, in line, in `carried`
-//! or in `group`, each of which either finishes it or drops it, and a dropped job replies (`queue/job.rs`). No reply of
-//! success is sent but from `reply`, after COMMIT has returned.
+//! Each submitted job gets exactly one reply: the job is in the queue, in line, in `carried` or in `group`. Each of
+//! these finishes the job or drops it, and a dropped job replies (`queue/job.rs`). Only `reply` sends the reply of a
+//! successful write, after COMMIT has returned.
 //!
-//! # One job's fate in a group
+//! # One job in a group
 //!
-//! The first job of a transaction needs no savepoint: the transaction is its savepoint. After *every* job, well
-//! or badly ended, the thread asks `is_autocommit`: on a full disk, an I/O error, an interrupt, no memory,
-//! `RAISE(ROLLBACK)` or `ON CONFLICT ROLLBACK` SQLite has ended the whole transaction, even if the closure
-//! swallowed the error. Then all before it are told `RolledBack`, and those after it get a new transaction.
+//! The first job of a transaction needs no savepoint: the transaction is its savepoint. After *every* job, successful
+//! or not, the writer thread checks `is_autocommit`: on a full disk, an I/O error, an interrupt, lack of memory,
+//! `RAISE(ROLLBACK)` or `ON CONFLICT ROLLBACK`, SQLite has ended the whole transaction, even if the closure swallowed
+//! the error. Then all jobs before it reply `RolledBack`, and the jobs after it get a new transaction.
 
 mod checkpointer;
 pub(crate) mod closing;
@@ -81,11 +81,11 @@ use crate::transaction::{ENDED, WriteTx, run_internal, sql};
 const ENDED_AFTER: &str = "SQLite ended the whole transaction as the connection was reset after the closure (an I/O error or \
                            no memory)";
 
-/// How long the writer waits for a write before it uses the pause for a checkpoint, and for idle maintenance.
+/// How long the queue stays empty before the writer thread runs a checkpoint and idle maintenance.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// What the writer thread shares with the callers. On cache lines of its own: each write looks at the poison, and a
-/// neighbour in memory may be written all the time.
+/// The state that the writer thread shares with the callers. It has cache lines to itself: each write reads the poison,
+/// and a neighbour in memory may be written all the time.
 #[repr(align(128))]
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
@@ -93,7 +93,7 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<JobQueue<Writes>>,
     pub(crate) closing: Closing,
     poison: OnceLock<Arc<rusqlite::Error>>,
-    /// The files of the store have changed, and the writer has yet to move its log.
+    /// The files of the store have changed, and the writer thread has yet to move its log.
     log_wants_saving: AtomicBool,
 }
 
@@ -109,7 +109,7 @@ impl Shared {
         }
     }
 
-    /// The error of every write since the disk failed the store, or its files were changed under it.
+    /// The error of every write after a disk error, or after the files were changed from outside.
     pub(crate) fn poison(&self) -> Option<Error> {
         self.poison.get().map(|source| Error::Poisoned {
             source: Arc::clone(source),
@@ -122,67 +122,67 @@ pub(crate) struct Writer {
     readers: Arc<Readers>,
     telemetry: Arc<Telemetry>,
     options: Settings,
-    /// How the connection was opened. It is dropped before that.
+    /// The state in which the connection was opened. Dropped before the connection.
     baseline: Baseline,
-    /// Before the connection, so that a thread that panics drops it first.
+    /// Declared before the connection, so that a panicking thread drops it first.
     lease: Lease,
     conn: Connection,
     guard: Arc<SqlGuard>,
     interrupt: Arc<Interrupt>,
     /// Why the connection is to be replaced before the next job.
     spoiled: Option<&'static str>,
-    /// Whether the last group has left a statement that runs.
+    /// Whether the last group has left a running statement.
     left_running: bool,
     checkpointer: Checkpointer,
-    /// The level that `PRAGMA synchronous` is at.
+    /// The current level of `PRAGMA synchronous`.
     durability: Durability,
     deferred_keys: DeferredKeys,
-    /// A job that did not fit in the last group.
+    /// A job that did not fit into the last group.
     carried: Option<WriteJob>,
-    /// Jobs of the open transaction that went well, in order. Empty while none is open.
+    /// Successful jobs of the open transaction, in order. Empty while none is open.
     group: Vec<Ran>,
-    /// When it last waited for readers with the log over its hard limit.
+    /// When the thread last waited for readers while the log exceeded its hard limit.
     tried_when_full: Option<Instant>,
-    /// How many jobs the last group had.
+    /// Number of jobs in the last group.
     last_group: usize,
-    /// What is said of slow jobs, after the replies.
+    /// Reports of slow jobs, emitted after the replies.
     slow: Vec<Slow>,
     slow_log: SlowLog,
-    /// Events that wait until the callers have their replies.
+    /// Events that are emitted after the replies.
     deferred: RefCell<Vec<Deferred>>,
     sites: CallSiteShard,
-    /// There if statements are counted.
+    /// `Some` if statements are counted.
     statements: Option<RefCell<StatementShard>>,
     cache: CacheShare,
     looked: Looked,
     idle_maintenance: IdleMaintenance,
-    /// Goes once the connection has closed.
+    /// Dropped after the connection has closed.
     folder: Option<Arc<TempFolder>>,
 }
 
-/// Emits an event of that database.
+/// Emits an event about that database.
 type Deferred = Box<dyn FnOnce(&Path) + Send>;
 
 /// A job whose closure has run.
 struct Ran {
     job: Job<Grouped>,
-    /// Where its call site is counted.
+    /// The index of its call site's counters.
     site: Option<usize>,
-    /// Rows that it changed.
+    /// Rows that the job changed.
     changed: u64,
 }
 
-/// What became of a transaction whose COMMIT failed.
+/// The outcome of a transaction whose COMMIT failed.
 enum CommitFailure {
-    /// Nobody can know; the store is poisoned.
+    /// The outcome is unknown; the store is poisoned.
     Unknown(Arc<rusqlite::Error>),
     RolledBack(rusqlite::Error),
 }
 
-/// Whether a COMMIT that failed so may have been made.
+/// Whether a COMMIT with that error may have taken effect.
 ///
-/// SQLite writes the frame that commits, syncs it, then enters it in the index. Only these can come from there or later;
-/// all others come before it.
+/// SQLite writes the commit frame, syncs it, and then enters it in the index. Only these errors can come from there or
+/// later; all others come before it.
 pub(crate) fn commit_is_unknown(error: &rusqlite::Error) -> bool {
     matches!(
         primary_code(error),
@@ -190,7 +190,7 @@ pub(crate) fn commit_is_unknown(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Which of both the caller is told (`queue/job.rs`): mostly its own error says more.
+/// The kind of error that the caller receives (`queue/job.rs`): mostly the closure's own error says more.
 fn told(error: &Error, own: Option<&'static str>) -> &'static str {
     match (error, own) {
         (Error::Interrupted { .. }, Some("panic")) => "panic",
@@ -200,7 +200,7 @@ fn told(error: &Error, own: Option<&'static str>) -> &'static str {
 }
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts the writer thread.
     pub(crate) fn start(
         guarded: GuardedConnection,
         options: Settings,
@@ -279,7 +279,7 @@ impl Writer {
 
     // ---- taking jobs ----
 
-    /// The job to begin a group with; `None` once the store is closing and all is drained, or its time is over.
+    /// The first job of the next group; `None` once the store is closing and the queue is drained, or its time is over.
     fn next(&mut self) -> Option<WriteJob> {
         loop {
             self.end_in_child();
@@ -291,7 +291,7 @@ impl Writer {
                 return Some(job);
             }
             if self.shared.queue.is_closed() {
-                // Somebody may have come after the look above, but nobody does any more.
+                // A job may have arrived after the check above, but none arrives any more.
                 return self.queued();
             }
             if let Some(job) = self.wait() {
@@ -300,19 +300,19 @@ impl Writer {
         }
     }
 
-    /// User code has forked on this thread, and returned in the child.
+    /// Ends the process in a forked child: user code has forked on this thread, and returned in the child.
     fn end_in_child(&self) {
         if self.shared.queue.is_left() {
             fork::end_child();
         }
     }
 
-    /// The next job, if one is queued already.
+    /// The next job, if one is queued.
     fn queued(&self) -> Option<WriteJob> {
         self.shared.queue.pop()
     }
 
-    /// Waits for a job; an idle pause is used for a checkpoint.
+    /// Waits for a job. Uses an idle pause for a checkpoint and for maintenance.
     fn wait(&mut self) -> Option<WriteJob> {
         let queue = &self.shared.queue;
         if let Some(job) = queue.spin().spin_for_job(|| queue.pop()) {
@@ -322,7 +322,7 @@ impl Writer {
             Slept::Job(job) => Some(job),
             Slept::Closed => None,
             Slept::Long => {
-                // One that failed keeps SQLite's lock from others.
+                // A transaction whose ROLLBACK failed keeps SQLite's lock from other processes.
                 self.roll_back();
                 if !self.checkpointer.is_empty() {
                     self.checkpoint(Mode::Passive, PATIENCE);
@@ -379,14 +379,14 @@ impl Writer {
         self.report_slow();
     }
 
-    /// Whether the job may join the open transaction, or begin one. `synchronous` cannot be changed inside one.
+    /// Whether the job may join the open transaction, or begin one. `synchronous` cannot be changed inside a
+    /// transaction.
     fn fits(&self, job: &Job<Grouped>) -> bool {
         let order = job.order();
         self.group.is_empty() || (order.limit.is_none() && order.durability <= self.durability)
     }
 
-    /// Takes the job from its caller, unless that has withdrawn it, or it comes too late, or the store is
-    /// poisoned.
+    /// Starts the job, unless its caller has withdrawn it, its deadline has passed or the store is poisoned.
     fn claim<S: Scope>(&mut self, job: Job<S>, now: Instant) -> Option<Job<S>> {
         if !job.start() {
             return None;
@@ -406,8 +406,8 @@ impl Writer {
         Some(job)
     }
 
-    /// Begins a transaction for the job, if none is open. If that fails the job has not started, nor have those
-    /// that have waited for SQLite's lock as long as it. Says when it had begun.
+    /// Begins a transaction for the job, if none is open. Returns when the transaction began. If BEGIN fails, the job
+    /// has not started, and neither have those jobs that have waited for SQLite's lock as long as it has.
     fn begin(&mut self, job: Job<Grouped>, now: Instant) -> Option<(Job<Grouped>, Instant)> {
         if !self.group.is_empty() {
             return Some((job, now));
@@ -422,7 +422,7 @@ impl Writer {
         }
         let wanted = job.order().durability.max(self.options.durability);
         let before = Instant::now();
-        // One whose ROLLBACK failed, for want of memory, would be in the way of every write to come.
+        // A transaction whose ROLLBACK failed for lack of memory would block every later write.
         let begun = self
             .try_roll_back()
             .and_then(|()| self.set_durability(wanted))
@@ -438,7 +438,7 @@ impl Writer {
         while busy && let Some(job) = self.queued() {
             let job = match job {
                 WriteJob::Grouped(job) if job.meta().asked <= now => job,
-                // One that runs alone waits for the lock by itself, and longer.
+                // An exclusive job waits for the lock by itself, and longer.
                 other => {
                     self.carried = Some(other);
                     break;
@@ -452,9 +452,8 @@ impl Writer {
         None
     }
 
-    /// Not from the statement cache: "Some pragmas take effect during the SQL compilation stage, not the
-    /// execution stage",
-    /// <https://sqlite.org/pragma.html>, so none is held.
+    /// Not from the statement cache, and no statement is kept: "Some pragmas take effect during the SQL compilation
+    /// stage, not the execution stage", <https://sqlite.org/pragma.html>.
     fn set_durability(&mut self, wanted: Durability) -> rusqlite::Result<()> {
         if wanted != self.durability {
             let pragma = format!("PRAGMA synchronous = {}", synchronous(wanted));
@@ -464,13 +463,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Runs one job in the open transaction and sees to it that it was all or nothing. Says when its closure
-    /// ended.
+    /// Runs one job in the open transaction, and ensures that it takes effect wholly or not at all. Returns when its
+    /// closure ended.
     fn run_job(&mut self, mut job: Job<Grouped>, mut started: Instant) -> Instant {
         let mut nested = !self.group.is_empty();
         if nested && let Err(error) = self.run_internal(sql::SAVEPOINT) {
-            // A virtual table of an earlier job's could not be flushed. That is not this job's doing, and it has not
-            // started: it gets a transaction of its own.
+            // A virtual table of an earlier job could not be flushed. This job did not cause that, and has not started:
+            // it gets a new transaction.
             self.roll_back();
             self.lose_group("a savepoint could not be made", Some(&Arc::new(error)));
             nested = false;
@@ -544,8 +543,8 @@ impl Writer {
         }
     }
 
-    /// Takes away what a closure may have left on the connection through rusqlite's own methods, and no rollback
-    /// undoes.
+    /// Resets state that a closure may have left on the connection through rusqlite's own methods, and that no rollback
+    /// resets.
     fn tidy(&mut self) {
         let _ = self.interrupt.put_back(&self.conn);
         let _ = self.conn.busy_timeout(self.options.busy_timeout);
@@ -574,8 +573,9 @@ impl Writer {
         }
     }
 
-    /// After a transaction, in which a forgotten `Blob` that only reads cannot be told from one that a full-text table
-    /// keeps: that is closed with the transaction. What runs still would keep the log from every checkpoint.
+    /// Called after a transaction. Inside one, a leaked `Blob` that only reads cannot be told from a `Blob` that a
+    /// full-text table keeps; the latter is closed with the transaction. A statement that still runs would block every
+    /// checkpoint of the log.
     fn reset_left_running(&mut self) {
         if self.left_running && self.conn.is_autocommit() {
             self.left_running = false;
@@ -583,11 +583,11 @@ impl Writer {
         }
     }
 
-    /// Between two groups: opens another connection where a closure has left this one so that it cannot be made right.
+    /// Between two groups: replaces a connection that a closure has left in a state that cannot be reset.
     ///
     /// # Errors
     ///
-    /// It could not be opened. No job runs on the old one, and the next job tries again.
+    /// The new connection could not be opened. No job runs on the old one, and the next job tries again.
     fn replace_spoiled(&mut self) -> Result<()> {
         let Some(reason) = self.spoiled else { return Ok(()) };
         let open = || connection::open_writer_again(&self.shared.file, &self.options);
@@ -629,8 +629,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Finds what a closure did wrong without knowing it, and drops its temporary objects. `ended_inside`: whether SQLite had
-    /// ended the transaction as the closure returned. Since then only the reset of a connection that was `tidied` may have.
+    /// Finds errors that a closure did not see, and drops its temporary objects. `ended_inside` says whether SQLite had
+    /// ended the transaction when the closure returned. After that, only the reset of a connection that was `tidied`
+    /// may have ended it.
     fn settle(&mut self, ok: bool, ended_inside: bool, tidied: bool) -> Option<Error> {
         if ended_inside || tidied && self.conn.is_autocommit() {
             return Some(Error::RolledBack {
@@ -642,8 +643,8 @@ impl Writer {
         if !ok {
             return None;
         }
-        // "Deferred foreign key constraints are not checked until the transaction tries to COMMIT", which would
-        // make it the whole group's violation. <https://sqlite.org/foreignkeys.html#fk_deferred>
+        // "Deferred foreign key constraints are not checked until the transaction tries to COMMIT", so the violation
+        // would be that of the whole group. <https://sqlite.org/foreignkeys.html#fk_deferred>
         match self.violates_deferred_keys() {
             Ok(false) => {}
             Ok(true) => {
@@ -660,7 +661,7 @@ impl Writer {
         None
     }
 
-    /// Undoes the job, to its savepoint or with the transaction that only it has used, and tells its caller.
+    /// Undoes the job, by its savepoint or by the transaction if no other job has used it, and replies to its caller.
     fn undo(&mut self, ran: Ran, kind: &'static str, resolution: Resolution, nested: bool) {
         // ROLLBACK TO leaves the savepoint open: RELEASE must follow.
         let undone = nested
@@ -708,7 +709,7 @@ impl Writer {
         }
     }
 
-    /// Tells every job of the group that its transaction is gone.
+    /// Replies to every job of the group that its transaction was rolled back.
     fn lose_group(&mut self, reason: &'static str, source: Option<&Arc<rusqlite::Error>>) {
         let writes = self.group.len();
         let code = source.and_then(|e| extended_code(e));
@@ -731,7 +732,7 @@ impl Writer {
         }
     }
 
-    /// Commits the open transaction. On failure says to the group what that means.
+    /// Commits the open transaction. If COMMIT fails, replies to every job of the group with its outcome.
     fn commit(&mut self) -> bool {
         if self.group.is_empty() {
             return false;
@@ -764,19 +765,20 @@ impl Writer {
             let reason = "COMMIT failed and SQLite rolled the transaction back";
             return self.lose_group(reason, Some(&Arc::new(error)));
         }
-        // It was the one job's own doing, as when a virtual table checks a constraint at the end.
+        // The single job caused the failure, for example by a virtual table that checks a constraint at the end.
         let ran = self.group.remove(0);
         let error = Error::from(error);
         self.tell(ran, error.kind(), Resolution::Failed(error));
     }
 
-    /// COMMIT. If it fails, finds out what that means, and poisons the store if nobody can know.
+    /// Runs COMMIT. If it fails, determines the outcome, and poisons the store if that is unknown.
     fn commit_transaction(&mut self) -> std::result::Result<(), CommitFailure> {
         let Err(error) = self.run_internal(sql::COMMIT) else {
             self.checkpointer.committed();
             self.deferred_keys.committed();
             self.guard.transaction_ended(true);
-            // The watchdog has found meanwhile that the log or the database is not the one that others see.
+            // Meanwhile the watchdog has found that the log or the database is no longer the file that other processes
+            // see.
             return match self.shared.poison.get() {
                 None => Ok(()),
                 Some(source) => Err(CommitFailure::Unknown(Arc::clone(source))),
@@ -791,7 +793,7 @@ impl Writer {
         Err(CommitFailure::RolledBack(error))
     }
 
-    /// Counts, publishes, then tells each caller.
+    /// Counts, publishes, then replies to each caller.
     fn reply(&mut self, began: Instant) {
         let counters = &self.telemetry.counters;
         let jobs = self.group.len() as u64;
@@ -814,12 +816,12 @@ impl Writer {
 
     // ---- one job ----
 
-    /// Tells the caller of a job that was not started.
+    /// Replies to the caller of a job that was not started.
     fn fail<S: Scope>(&mut self, job: Job<S>, error: Error) {
         self.finish(job, error.kind(), Resolution::Failed(error));
     }
 
-    /// Tells the caller of a job that was not committed, and failed with that.
+    /// Replies to the caller of a job that was not committed.
     fn tell(&mut self, ran: Ran, kind: &'static str, resolution: Resolution) {
         if let Some(site) = ran.site {
             self.sites[site].failed();
@@ -839,11 +841,11 @@ impl Writer {
         }
     }
 
-    /// Drops every temporary object, inside the job's transaction: one that is left would shadow the table of the same
-    /// name for those who come after.
+    /// Drops every temporary object, inside the job's transaction: a leftover object would shadow the table of the same
+    /// name for later jobs.
     ///
-    /// Temporary tables may refer to each other, also in a circle. So their foreign keys are deferred while they are
-    /// dropped, and nothing is left to judge when all are gone.
+    /// Temporary tables may refer to each other, even in a circle. So their foreign keys are deferred while they are
+    /// dropped, and no key is left to check when all tables are gone.
     fn drop_temporary(&self) -> rusqlite::Result<()> {
         let list = "SELECT type, name FROM temp.sqlite_schema WHERE type IN ('trigger', 'view', 'table') \
                     AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type = 'table', rowid/*larder*/";
@@ -900,7 +902,7 @@ impl Writer {
             .report(&self.shared.path, self.slow.drain(..), self.last_group);
     }
 
-    /// Has the event emitted once the callers have their replies, since a subscriber may take its time.
+    /// Defers the event until the callers have their replies, because a subscriber may be slow.
     fn defer(&self, event: impl FnOnce(&Path) + Send + 'static) {
         self.deferred.borrow_mut().push(Box::new(event));
     }

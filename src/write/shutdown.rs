@@ -1,4 +1,4 @@
-//! The end of the writer: what it does, in order, once the queue is closed.
+//! The end of the writer thread: its steps, in order, once the queue is closed.
 
 use std::sync::Arc;
 use std::thread;
@@ -19,7 +19,7 @@ use crate::runtime::clock::later;
 use crate::telemetry::event::event;
 
 impl Writer {
-    /// After the intake has closed and the queue is drained, or its time is over.
+    /// Called once the queue is closed, and is drained or its time is over.
     pub(super) fn close(mut self) {
         let began = Instant::now();
         let deadline = self
@@ -63,7 +63,7 @@ impl Writer {
                 emptied.err().map(|kept| kept.to_string())
             }
         };
-        // The close of the last connection makes a checkpoint of its own, and a sync that failed is not tried again.
+        // SQLite runs a checkpoint when the last connection closes, and a failed sync must not be retried.
         if reason.is_some() {
             let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
@@ -104,16 +104,16 @@ enum Kept {
     TimeOver,
     #[error("another process reads from it or writes to it")]
     InUse,
-    /// Told without SQLite's message: this goes to an event.
+    /// Without SQLite's message, because this text is part of an event.
     #[error("{0} failed with SQLite's error {code}", code = extended_code(.1).unwrap_or(ffi::SQLITE_ERROR))]
     Failed(&'static str, rusqlite::Error),
 }
 
-/// `PRAGMA optimize`, then a checkpoint that empties the log.
+/// Runs `PRAGMA optimize`, then a checkpoint that empties the log.
 ///
 /// # Errors
 ///
-/// Why the log could not be emptied.
+/// The reason why the log could not be emptied.
 fn empty_log(
     conn: &Connection,
     guard: &SqlGuard,
@@ -126,9 +126,9 @@ fn empty_log(
     if left.is_zero() {
         return Err(Kept::TimeOver);
     }
-    // It may write, and a store that wrote nothing (its migrations may not have fitted) changes nothing.
+    // `PRAGMA optimize` may write. A store that wrote nothing (its migrations may not have fitted) changes nothing.
     if wrote && let Err(error) = guard.as_internal(|| conn.execute_batch("PRAGMA optimize")) {
-        // The sync that failed may have been for what was acknowledged, too.
+        // The failed sync may have covered acknowledged writes, too.
         if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
             return Err(Kept::Failed("PRAGMA optimize", error));
         }
@@ -146,8 +146,8 @@ fn empty_log(
     }
 }
 
-/// RAII guard that ends the store if the writer thread panics, which would be a bug of larder's: it closes the queue,
-/// drops the jobs, which then reply, and reports the closing.
+/// RAII guard that ends the store if the writer thread panics (a bug in larder): it closes the queue, drops the jobs,
+/// which then reply, and reports the store as closed.
 pub(super) struct PanicGuard {
     pub(super) shared: Arc<Shared>,
 }

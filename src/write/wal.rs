@@ -1,4 +1,4 @@
-//! The writer and its log: when a checkpoint is tried, and what its failure means.
+//! The writer thread and its log: when a checkpoint is tried, and what its failure means.
 
 use std::fs;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use crate::queue::pending::{Caller, Queue};
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 
-/// How often the writer waits for readers while the log is over its hard limit and writes are refused for it.
+/// How often the writer thread waits for readers while the log exceeds its hard limit and writes are refused.
 const TRY_WHEN_FULL: Duration = Duration::from_millis(100);
 
-/// How often the settings are looked at: it takes some 100 us.
+/// How often the settings are read: it takes some 100 us.
 const LOOK_AT_SETTINGS: Duration = Duration::from_secs(10);
 
-/// What was seen of the file, and when.
+/// The last readings of the file, and their time.
 #[derive(Default)]
 pub(super) struct Looked {
     data_version: Option<u64>,
@@ -34,13 +34,13 @@ pub(super) struct Looked {
 }
 
 impl Looked {
-    /// It is that of another connection.
+    /// The stored version belongs to a replaced connection.
     pub(super) fn forget_version(&mut self) {
         self.data_version = None;
     }
 }
 
-/// A database, in pages, and the bytes of a page.
+/// Size of a database in pages, and of a page in bytes.
 pub(crate) struct DatabaseSize {
     pub(crate) page: u64,
     pub(crate) pages: u64,
@@ -48,10 +48,10 @@ pub(crate) struct DatabaseSize {
 }
 
 impl Writer {
-    /// The error of every write while the log is over its hard limit, and one more attempt before it.
+    /// The error of every write while the log exceeds its hard limit, after one more attempt to shrink it.
     pub(super) fn wal_full(&mut self) -> Option<Error> {
         self.checkpointer.over_hard_limit()?;
-        // Waiting for readers takes a while, and each job of a long queue comes by here: most only have a look.
+        // Waiting for readers takes a while, and every job of a long queue runs this check: most attempts do not wait.
         let patient = self.tried_when_full.is_none_or(|last| last.elapsed() >= TRY_WHEN_FULL);
         self.checkpoint(Mode::Restart, if patient { PATIENCE } else { Duration::ZERO });
         if patient {
@@ -71,7 +71,7 @@ impl Writer {
         }
         let spin = self.shared.queue.spin();
         let done = spin.blocking_section(|| self.checkpointer.run(&self.conn, &self.guard, mode, patience));
-        // Before the checkpoint is told of, so that who sees that sees its size, too.
+        // Set before the checkpoint is counted, so that a reader of the counters who sees it sees its size, too.
         self.telemetry.counters.wal_bytes.set(self.checkpointer.bytes());
         self.look_at_file();
         match done {
@@ -80,10 +80,10 @@ impl Writer {
         }
     }
 
-    /// For a job that runs alone: moves all of the log into the database file and cuts it to nothing, unless readers are
-    /// in the way. Says whether it is empty.
+    /// For an exclusive job: moves the whole log into the database file and truncates it, unless readers block that.
+    /// Returns whether the log is empty.
     pub(crate) fn empty_log(&mut self) -> bool {
-        // What the job has committed by itself.
+        // Picks up what the job has committed by itself.
         self.checkpointer.committed();
         self.telemetry
             .counters
@@ -93,22 +93,22 @@ impl Writer {
         self.log_is_empty()
     }
 
-    /// Whether the log's file has no byte in it. Nothing is opened for it.
+    /// Whether the log's file has no byte. Opens no file.
     pub(crate) fn log_is_empty(&self) -> bool {
         let mut log = self.shared.path.as_os_str().to_owned();
         log.push("-wal");
         fs::metadata(log).is_ok_and(|log| log.len() == 0)
     }
 
-    /// The size of the database, whether another process has written to it, and the settings. Nobody waits for it, and
-    /// nothing depends on it, so an error is no matter.
+    /// Reads the size of the database, whether another process has written to it, and the settings. No caller waits for
+    /// these, and nothing depends on them, so an error is ignored.
     pub(super) fn look_at_file(&mut self) {
         let counters = &self.telemetry.counters;
         if let Ok(size) = self.size() {
             counters.database(size.page, size.pages, size.free);
         }
-        // "The \"PRAGMA data_version\" value is a local property of each database connection", and changes by commits
-        // of others alone, <https://sqlite.org/pragma.html#pragma_data_version>. The readers make none.
+        // "The \"PRAGMA data_version\" value is a local property of each database connection", and changes only by
+        // commits of other connections, <https://sqlite.org/pragma.html#pragma_data_version>. The readers make none.
         if let Ok(version) = self.number("PRAGMA data_version") {
             let before = self.looked.data_version.replace(version);
             let others_wrote = before.is_some_and(|before| before != version);
@@ -122,7 +122,7 @@ impl Writer {
         }
     }
 
-    /// How large the database is.
+    /// The size of the database.
     pub(crate) fn size(&self) -> rusqlite::Result<DatabaseSize> {
         Ok(DatabaseSize {
             page: self.number("PRAGMA page_size")?,
@@ -131,7 +131,7 @@ impl Writer {
         })
     }
 
-    /// A PRAGMA's value.
+    /// The value of a PRAGMA.
     fn number(&self, pragma: &str) -> rusqlite::Result<u64> {
         let read = || self.conn.query_row(pragma, [], |row| row.get::<_, i64>(0));
         self.guard.as_internal(read).map(i64::unsigned_abs)
@@ -172,7 +172,7 @@ impl Writer {
         }
     }
 
-    /// A log that could not be synced is never synced again: the kernel may have dropped what it could not write.
+    /// A log whose sync failed is never synced again: the kernel may have dropped the pages that it could not write.
     fn checkpoint_failed(&mut self, error: rusqlite::Error) {
         if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
             return self.poison(&Arc::new(error));
@@ -208,8 +208,8 @@ impl Writer {
 }
 
 impl Writer {
-    /// Moves the log into the database file that is open, if the watchdog asks for it: the log, or the database, has
-    /// lost its name, and what only the log holds would be gone with this process.
+    /// Moves the log into the open database file, if the watchdog requests it: the log, or the database, has lost its
+    /// name, and content that only the log holds would be lost with this process.
     pub(super) fn save_log_if_wanted(&mut self) {
         if !self.shared.log_wants_saving.swap(false, Ordering::AcqRel) {
             return;
@@ -239,18 +239,18 @@ impl Writer {
 }
 
 impl Shared {
-    /// Takes no more writes: the files are not those that were opened, or SQLite's locks on them are gone. The writer then
-    /// moves the log where that saves it.
+    /// Poisons the store: its files are no longer those that were opened, or SQLite's locks on them are gone. The
+    /// writer thread then moves the log where that saves it.
     pub(crate) fn file_changed(&self, change: &FileChange) {
         if self.poison.set(Arc::new(change.to_error())).is_err() {
             return;
         }
-        // Without its locks it must not write to the database either.
+        // Without its locks the store must not write to the database either.
         if !matches!(change, FileChange::Unlocked(..)) {
             self.log_wants_saving.store(true, Ordering::Release);
             self.wake_writer();
         }
-        // After that, since a subscriber may take its time.
+        // Last, because a subscriber may be slow.
         event!(
             error,
             "larder::poison",
@@ -260,7 +260,7 @@ impl Shared {
         );
     }
 
-    /// Sends the writer a job that does nothing. It is refused by the poison, and the writer is awake.
+    /// Wakes the writer thread with a job that does nothing. The poison refuses the job.
     fn wake_writer(&self) {
         let submission = Submission {
             call: "save the log",
