@@ -1,12 +1,12 @@
-//! Which readers' connections are open, and what each is doing.
+//! Which reader connections are open, and the activity of each.
 //!
-//! One mutex guards the list; each entry has one of its own around what it is doing, which its borrower takes once a
-//! read and others only to look. The list's may be held while an entry's is taken, never the other way round. No user
-//! code runs under either. One condition variable says that an entry has gone, or that the store closes: to who closes
-//! it, and to a backup that pauses between two steps.
+//! One mutex guards the list. Each entry has a mutex around its activity, which its borrower takes once a read, and
+//! other threads only to inspect it. An entry's mutex may be taken under that of the list, never the other way round.
+//! No user code runs under either. One condition variable signals that an entry was removed, or that the store closes.
+//! A closing thread waits on it, and so does a backup that pauses between two steps.
 //!
-//! `closed` is set under the list's lock, and a connection is entered in the list under it before it is opened. So after
-//! that no further one opens, and when the list is empty the last one has been closed.
+//! `closed` is set under the list's lock, and a connection is listed under that lock before it is opened. So no
+//! connection opens after `closed` is set, and an empty list then means that the last connection has been closed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::runtime::sync::{Arc, Condvar, Mutex};
 use crate::telemetry::activity::{ActivitySlot, thread_token};
 use crate::telemetry::stats::Activity;
 
-/// The connections that are open.
+/// The open reader connections.
 #[derive(Default)]
 pub(super) struct ActiveReaders {
     closed: AtomicBool,
@@ -25,22 +25,22 @@ pub(super) struct ActiveReaders {
     changed: Condvar,
 }
 
-/// A connection that is open.
+/// An open connection.
 struct OpenReader {
     activity: ActivitySlot,
-    /// Not of the pool: a backup's, or a reader thread's for its looks.
+    /// Outside the pool: a connection of a backup, or of a reader thread for its freshness checks.
     dedicated: bool,
-    /// It holds no snapshot, or none any more, though what it was opened for goes on.
+    /// Whether the connection holds no snapshot (any more), though the work that it was opened for goes on.
     released: AtomicBool,
 }
 
 impl ActiveReaders {
-    /// A connection of the pool.
+    /// Lists a connection of the pool.
     pub(super) fn enter(self: &Arc<Self>) -> Result<Registration> {
         self.admit(false)
     }
 
-    /// A connection beside the pool.
+    /// Lists a connection outside the pool.
     pub(super) fn enter_dedicated(self: &Arc<Self>) -> Result<Registration> {
         self.admit(true)
     }
@@ -72,7 +72,7 @@ impl ActiveReaders {
         self.changed.notify_all();
     }
 
-    /// Waits, but no longer than until the store closes, or until that is so when [`wake`](Self::wake) is called.
+    /// Waits for at most `time`, until the store closes, or until `is_over` is true at a [`wake`](Self::wake).
     pub(super) fn pause(&self, time: Duration, is_over: impl Fn() -> bool) {
         let until = later(Instant::now(), time);
         let mut open = self.open.lock();
@@ -85,9 +85,9 @@ impl ActiveReaders {
         }
     }
 
-    /// Has those who pause look whether it is over.
+    /// Wakes paused threads so they re-check their condition.
     pub(super) fn wake(&self) {
-        // Who has looked before is asleep once this has the lock.
+        // A thread that checked before sleeps on the condition variable once this thread has the lock.
         let _open = self.open.lock();
         self.changed.notify_all();
     }
@@ -98,7 +98,7 @@ impl ActiveReaders {
         open.is_empty()
     }
 
-    /// Connections of the pool.
+    /// Number of pool connections that this thread holds.
     pub(super) fn held_by_this_thread(&self) -> usize {
         let open = self.open.lock();
         open.iter()
@@ -106,19 +106,19 @@ impl ActiveReaders {
             .count()
     }
 
-    /// Any connection, also one beside the pool.
+    /// Whether this thread uses any connection, in the pool or outside it.
     pub(super) fn in_use_by_this_thread(&self) -> bool {
         self.open.lock().iter().any(|open| open.is_held_here())
     }
 
-    /// The oldest of those that read, and how many there are.
+    /// The oldest running read, and the number of running reads.
     pub(super) fn reading(&self) -> (Option<Activity>, usize) {
         let reads: Vec<_> = self.open.lock().iter().filter_map(|open| open.reading()).collect();
         let count = reads.len();
         (reads.into_iter().max_by_key(|read| read.age), count)
     }
 
-    /// How many are open to read, of the pool and of backups.
+    /// Number of connections open for reads, of the pool and of backups.
     pub(super) fn count(&self) -> usize {
         let open = self.open.lock();
         open.iter().filter(|open| !open.is_released()).count()
@@ -154,7 +154,7 @@ impl Registration {
         &self.open.activity
     }
 
-    /// It holds no snapshot. Who closes the store still waits for the entry to go.
+    /// Marks that the connection holds no snapshot. A closing thread still waits for the entry to be removed.
     pub(super) fn release(&self) {
         self.open.released.store(true, Ordering::Release);
     }

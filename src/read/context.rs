@@ -1,5 +1,5 @@
-//! What the queue of reads carries, and where it runs: in a snapshot of a reader thread's, which it may share with other
-//! reads.
+//! What the queue of reads carries, and the context in which its jobs run: a snapshot of a reader thread, possibly
+//! shared with other reads.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::transaction::ReadTx;
 /// The queue that the reader threads serve.
 pub(crate) struct Reads {
     readers: u32,
-    /// Why a worker could not begin, of late: for those whose time is over meanwhile.
+    /// Why a reader thread could not begin recently: for the error of a read whose deadline passes meanwhile.
     trouble: Mutex<Option<String>>,
 }
 
-/// Jobs that run in a snapshot of a reader thread's.
+/// Jobs that run in a snapshot of a reader thread.
 pub(crate) struct Pooled;
 
-/// The snapshot that a read runs in, and how long it may run.
+/// The snapshot that a read runs in, and its time limit.
 pub(crate) struct InSnapshot<'a, 'tx> {
     pub(super) snapshot: &'a mut Snapshot<'tx>,
     pub(super) limit: Option<Duration>,
@@ -32,7 +32,7 @@ impl Scope for Pooled {
         = InSnapshot<'a, 'tx>
     where
         'tx: 'a;
-    /// How long the read may run.
+    /// The time limit of the read.
     type Order = Option<Duration>;
 
     fn lost() -> Error {
@@ -57,7 +57,7 @@ impl Reads {
         }
     }
 
-    /// What keeps a reader thread from its work, or `None` once nothing does.
+    /// Records what keeps a reader thread from its work, or `None` once the obstacle is gone.
     pub(super) fn note_trouble(&self, reason: Option<String>) {
         *self.trouble.lock() = reason;
     }

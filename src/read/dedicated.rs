@@ -1,7 +1,7 @@
-//! A connection beside the pool: for one snapshot that is read for long, a backup's, or for looks (`freshness.rs`).
+//! A connection outside the pool: for the long snapshot of a backup, or for freshness checks (`freshness.rs`).
 //!
-//! It is in the active readers like any other reader. So it is named as the one who pins the write-ahead log, if it
-//! does, and closing the store waits for it. But it takes no connection from those who read.
+//! It is listed in the active readers like any reader. So it is reported as the connection that pins the write-ahead
+//! log, if it does, and closing the store waits for it. But it takes no connection from other reads.
 
 use std::mem;
 use std::sync::Arc;
@@ -19,24 +19,24 @@ use crate::error::{Error, Result};
 use crate::runtime::fork::Process;
 use crate::telemetry::call_site::CallSite;
 
-/// A connection of its own.
+/// A connection outside the pool.
 pub(crate) struct DedicatedReader {
-    /// There until its snapshot ends.
+    /// `Some` until its snapshot ends.
     conn: Option<Connection>,
     guard: Arc<SqlGuard>,
     interrupt: Arc<Interrupt>,
     lease: Lease,
     process: Process,
-    /// The last field, so that the connection has been closed when it leaves the active readers.
+    /// The last field, so that the connection is closed before it leaves the active readers.
     registration: Registration,
 }
 
 impl Readers {
-    /// Opens a connection beside the pool, and begins a snapshot on it.
+    /// Opens a connection outside the pool, and begins a snapshot on it.
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`], and why the database cannot be read.
+    /// [`Error::Closed`], or the reason why the database cannot be read.
     pub(crate) fn dedicated(&self, site: CallSite) -> Result<DedicatedReader> {
         let dedicated = DedicatedReader::open(self, self.options.busy_timeout, Some(site))?;
         dedicated.with_conn(begin_snapshot).map_err(Error::not_started)?;
@@ -44,19 +44,20 @@ impl Readers {
     }
 }
 
-/// The snapshot begins with the first read. Without one a backup would begin anew at each write of another.
+/// Begins a snapshot, which starts with the first read. Without a snapshot, a backup would restart at each write of
+/// another connection.
 pub(crate) fn begin_snapshot(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("BEGIN")?;
     conn.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(()))
 }
 
 impl DedicatedReader {
-    /// Opens a connection beside the pool, for a snapshot of that site, or for none. Another's lock is waited for with that
-    /// patience.
+    /// Opens a connection outside the pool, for a snapshot of that call site, or for none. Waits for SQLite's locks for
+    /// at most `patience`.
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`], and why the database cannot be read.
+    /// [`Error::Closed`], or the reason why the database cannot be read.
     pub(super) fn open(readers: &Readers, patience: Duration, site: Option<CallSite>) -> Result<Self> {
         if readers.is_left() {
             return Err(Error::forked());
@@ -85,22 +86,22 @@ impl DedicatedReader {
         })
     }
 
-    /// Runs larder's own work on it.
+    /// Runs larder's own SQL on the connection.
     pub(crate) fn with_conn<T>(&self, f: impl FnOnce(&Connection) -> T) -> T {
         let conn = self.conn.as_ref().expect("it is there until its snapshot ends");
         self.guard.as_internal(|| f(conn))
     }
 
-    /// What stops its SQL.
+    /// The handle that interrupts this connection's SQL.
     pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
         &self.interrupt
     }
 
-    /// The write-ahead log is not pinned any more.
+    /// Ends the snapshot, so that it no longer pins the write-ahead log.
     pub(crate) fn end(&mut self) {
         self.lease.release();
         if self.process.is_left() {
-            // The connection is the parent's.
+            // The connection belongs to the parent process.
             return mem::forget(self.conn.take());
         }
         if let Some(conn) = self.conn.take() {

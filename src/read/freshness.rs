@@ -1,14 +1,15 @@
-//! Whether a snapshot is still the latest, so that reads which were asked for after it began may join it.
+//! Whether a snapshot is still the latest, so that reads requested after it began may join it.
 //!
-//! "The integer values returned by two invocations of `PRAGMA data_version` from the same connection will be different if
-//! changes were committed to the database by any other connection in the interim",
-//! <https://sqlite.org/pragma.html#pragma_data_version>: of this process, or of another. So a connection beside the pool,
-//! one for each reader thread, which never writes, looks at it. If it sees, *after* a read was asked for, what it saw
-//! *before* the snapshot began, nobody has committed anything in between, and the snapshot is as new as the read may
-//! expect.
+//! "The integer values returned by two invocations of `PRAGMA data_version` from the same connection will be different
+//! if changes were committed to the database by any other connection in the interim",
+//! <https://sqlite.org/pragma.html#pragma_data_version>: in this process or in another. So each reader thread has a
+//! connection outside the pool, which never writes, and reads its version. If the version read *after* the request of a
+//! read equals the version read *before* the snapshot began, no connection has committed in between, and the snapshot
+//! is as new as the read may expect.
 //!
-//! To end a snapshot and begin another asks the system for two locks, and takes 3 to 9 times as long as a look. It is a look
-//! for nothing while somebody writes. So after one that saw something new, or failed, some groups go without.
+//! Ending a snapshot and beginning another takes two locks from the operating system, and 3 to 9 times as long as a
+//! check. While another connection writes, the checks are in vain. So after a check that found a new version, or
+//! failed, some groups skip it.
 
 use std::time::Duration;
 
@@ -18,16 +19,16 @@ use super::Readers;
 use super::dedicated::DedicatedReader;
 use crate::runtime::panic::caught;
 
-/// So many groups go without a look after one for nothing.
+/// Groups that skip the check after one in vain.
 const GROUPS_TO_SKIP: u32 = 16;
 
-/// What a look has seen.
+/// The result of a check.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Version(i64);
 
 pub(super) struct Freshness<'r> {
     readers: &'r Readers,
-    /// Opened by the first look: most stores whose tasks read little need none.
+    /// Opened by the first check: most stores with few async reads need none.
     dedicated: Option<DedicatedReader>,
     seen: Option<Version>,
     groups_to_skip: u32,
@@ -43,12 +44,12 @@ impl<'r> Freshness<'r> {
         }
     }
 
-    /// What was seen last, if anything was: for a snapshot that begins after this.
+    /// The result of the last check, if any: for a snapshot that begins afterwards.
     pub(super) fn seen(&self) -> Option<Version> {
         self.seen
     }
 
-    /// Looks whether that is still so. If it cannot tell, it is not.
+    /// Checks whether `seen` is still the current version. A failed check counts as no.
     pub(super) fn is_latest(&mut self, seen: Option<Version>) -> bool {
         if self.groups_to_skip > 0 {
             self.groups_to_skip -= 1;
@@ -71,7 +72,7 @@ impl<'r> Freshness<'r> {
     }
 }
 
-/// Opens a connection that waits for nobody. Reads go on without it, also if
+/// Opens a connection that waits for no lock. Reads work without it, even if
 /// [`Options::on_connect`](crate::Options::on_connect) panics.
 fn open(readers: &Readers) -> Option<DedicatedReader> {
     let dedicated = caught(|| DedicatedReader::open(readers, Duration::ZERO, None).ok())??;

@@ -1,28 +1,28 @@
-//! The connections that nobody uses, and who sleeps until there is one: whose turn it is.
+//! Idle connections, and which of the waiting reads gets the next one.
 
 use std::time::Duration;
 
 use super::openings::Openings;
 use crate::runtime::clock::Tick;
 
-/// A sleeper's turn comes after this at the latest, however few connections come back.
+/// The longest time between two turns of sleeping reads, however few connections are returned.
 const TURN: Duration = Duration::from_millis(8);
 
-/// Every so many connections that come back, one is for a read that sleeps.
+/// One returned connection in so many is reserved for a sleeping read.
 const SLEEPERS_SHARE: u32 = 64;
 
-/// The connections that nobody uses, and who sleeps until there is one.
+/// The idle connections, and the reads that sleep until there is one.
 pub(super) struct Idle<C> {
-    /// The one last used is on top.
+    /// The connection used last is on top.
     pub(super) connections: Vec<C>,
-    /// For sleepers alone.
+    /// Connections reserved for sleepers.
     pub(super) kept: Vec<C>,
-    /// How many connections came back while somebody slept.
+    /// Number of connections returned while a read slept.
     came_back: u32,
-    /// When a sleeper had its turn, or the first went to sleep.
+    /// Time of the last sleeper's turn, or of the first sleeper's arrival.
     pub(super) last_turn: Option<Tick>,
     pub(super) sleepers: usize,
-    /// One sleeper has been woken and has not looked yet.
+    /// A sleeper was woken and has not checked yet.
     pub(super) waking: bool,
     pub(super) openings: Openings,
 }
@@ -40,7 +40,7 @@ impl<C> Idle<C> {
         }
     }
 
-    /// Whether some who sleep will find no connection here, nor in the one that is just opened.
+    /// Whether some sleeper will find no connection here, nor get the one that was just opened.
     pub(super) fn wants_more(&self) -> bool {
         self.sleepers > self.connections.len() + self.kept.len() + 1
     }
@@ -50,7 +50,8 @@ impl<C> Idle<C> {
         self.connections.pop().or_else(kept_for_nobody)
     }
 
-    /// Those who are awake take nearly all connections, which is the quickest way. Now and then one is for a sleeper.
+    /// Awake reads take nearly all connections, which is the fastest way. From time to time one is reserved for a
+    /// sleeper.
     pub(super) fn is_a_sleepers_turn(&mut self) -> bool {
         if self.sleepers <= self.kept.len() {
             return false;
@@ -64,8 +65,8 @@ impl<C> Idle<C> {
         turn
     }
 
-    /// Whether a sleeper is to be woken. One at a time: meanwhile those who are awake may have taken what came back, and
-    /// the one who was woken wakes the next if there is more.
+    /// Whether to wake a sleeper. One is woken at a time: awake reads may take the returned connections meanwhile, and
+    /// the woken sleeper wakes the next if there are more.
     pub(super) fn may_wake(&mut self) -> bool {
         let wake = self.sleepers > 0 && !self.waking;
         self.waking |= wake;
@@ -79,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    /// As `check_in` does it: whether a sleeper is woken.
+    /// Mirrors `check_in`: returns whether a sleeper is woken.
     fn come_back(idle: &mut Idle<u32>, connection: u32) -> bool {
         let wake = idle.may_wake();
         if idle.is_a_sleepers_turn() {
@@ -104,7 +105,7 @@ mod tests {
         idle.sleepers = 3;
         assert!(come_back(&mut idle, 1));
         assert!(!come_back(&mut idle, 2), "one is on its way");
-        // It has looked.
+        // The sleeper has checked.
         (idle.sleepers, idle.waking) = (2, false);
         assert!(come_back(&mut idle, 3));
     }
@@ -114,7 +115,7 @@ mod tests {
         let mut idle = Idle::new(1);
         idle.sleepers = 1;
         idle.last_turn = Some(Tick::now());
-        // The subject: time goes by.
+        // The subject of the test: time passes.
         thread::sleep(3 * TURN);
         assert!(come_back(&mut idle, 7));
         assert_eq!(idle.kept, [7]);
@@ -132,7 +133,7 @@ mod tests {
         assert!(come_back(&mut idle, 7), "a sleeper is woken for it");
         assert_eq!(idle.pop(), None);
         assert_eq!(idle.kept, [7]);
-        // It gave up before it was woken.
+        // The sleeper gave up before it was woken.
         idle.sleepers = 0;
         assert_eq!(idle.pop(), Some(7));
     }

@@ -1,21 +1,21 @@
 //! The pool of read-only connections. A read borrows one, on the calling thread, for one snapshot.
 //!
-//! - [`Idle`]: a stack of idle connections, how many there are (`openings.rs`), and those who sleep until one comes back. A
-//!   mutex guards it, held for a push or a pop; no other lock is taken and no connection is dropped under it. A read that
-//!   sleeps has found the stack empty under the lock, and that no further connection may be opened now. A thread that puts
-//!   a connection there wakes a sleeper, unless one is on its way that will wake the next. So no connection lies idle while
-//!   a read sleeps. A connection that is closed instead of coming back wakes a sleeper, too, which has another one opened.
-//!   Each sleeper looks up every `CLOSE_POLL`: for the end of its time, for the end of the store, and whether an
-//!   opening that failed may be tried again.
-//! - Connections are opened on a thread of the timer's (`runtime/timer.rs`), one at a time for each store.
-//!   `Options::on_connect` and the disk may take as long as they like there: a read waits for no longer than its own
-//!   time, and other stores do not wait at all. The connection goes to the pool when it is there.
-//! - A connection that came back with a transaction or a statement open is closed, or its stale snapshot would be the next
-//!   borrower's.
-//! - [`ActiveReaders`]: which connections are open, and what each is doing.
-//! - [`dedicated::DedicatedReader`]: a connection beside the pool, for a backup, or to look whether anything was
-//!   committed (`freshness.rs`).
-//! - The queue of the reads that tasks wait for, and the threads that serve it (`worker.rs`).
+//! - [`Idle`]: the stack of idle connections, their number (`openings.rs`), and the reads that sleep until one is
+//!   returned. One mutex guards it, held for a push or a pop. No other lock is taken and no connection is dropped under
+//!   it. A sleeping read has found, under the lock, that the stack was empty and that no further connection might be
+//!   opened. A thread that returns a connection wakes a sleeper, unless one is on its way, which will wake the next. So
+//!   no connection is idle while a read sleeps. A connection that is closed instead of returned also wakes a sleeper,
+//!   which starts the opening of another. Each sleeper wakes itself every `CLOSE_POLL` and checks whether its time is
+//!   over, whether the store has closed, and whether a failed opening may be retried.
+//! - Connections are opened on a timer thread (`runtime/timer.rs`), one at a time for each store. `Options::on_connect`
+//!   and the disk may be slow there: a read waits no longer than its timeout, and other stores do not wait at all. The
+//!   connection enters the pool when it is open.
+//! - A connection that is returned with an open transaction or statement is closed; otherwise its stale snapshot would
+//!   be that of the next borrower.
+//! - [`ActiveReaders`]: which connections are open, and the activity of each.
+//! - [`dedicated::DedicatedReader`]: a connection outside the pool, for a backup or for freshness checks
+//!   (`freshness.rs`).
+//! - The queue of the async reads, and the reader threads that serve it (`worker.rs`).
 
 mod active;
 pub(crate) mod context;
@@ -64,53 +64,53 @@ use crate::telemetry::usage::{CallSiteShard, StatementShard};
 use crate::transaction::hot_statement::{Prepare, Prepared};
 use crate::transaction::{ReadTx, run_internal, sql};
 
-/// How often a read that waits for a connection looks whether the store has been closed.
+/// How often a read that waits for a connection checks whether the store has closed.
 const CLOSE_POLL: Duration = Duration::from_millis(50);
 
-/// How often a read that finds no connection yields its core before it sleeps. Those who have the connections may be
-/// waiting for it.
+/// How often a read that finds no connection yields its core before it sleeps. The borrowers of the connections may be
+/// waiting for that core.
 const YIELDS_BEFORE_SLEEP: u32 = 4;
 
-/// How often closing looks for connections that have become idle.
+/// How often closing checks for connections that have become idle.
 const IDLE_POLL: Duration = Duration::from_millis(5);
 
-/// A connection of the pool. In a box, since it is moved some times in each read.
+/// A connection of the pool. Boxed, because each read moves it several times.
 type PooledReader = Box<Reader>;
 
-/// The connections that read. On cache lines of its own: each read of a task counts its owners up and down, and their
-/// number is before it in memory.
+/// The connections that read. The struct has cache lines to itself: each async read changes its reference count, which
+/// lies before it in memory.
 #[repr(align(128))]
 pub(crate) struct Readers {
     path: PathBuf,
     file: Arc<OpenFile>,
     options: Settings,
     manager: Manager,
-    /// For the openings, which go on without the read that wanted them.
+    /// For openings, which continue without the read that wanted them.
     this: Weak<Self>,
     idle: Mutex<Idle<PooledReader>>,
     came_back: Condvar,
     active: Arc<ActiveReaders>,
-    /// The reads that tasks wait for.
+    /// The async reads.
     queue: Arc<JobQueue<Reads>>,
-    /// Whether the threads that serve it were started; starting them takes the lock.
+    /// Whether the threads that serve `queue` were started. Starting them takes `starting_threads`.
     threads_run: AtomicBool,
     starting_threads: Mutex<Started>,
     size: u32,
-    /// Reads that found no connection at once, and those of them that got none in time.
+    /// Reads that found no idle connection, and the number of them that got none in time.
     waits: AtomicU64,
     timeouts: AtomicU64,
-    /// Reads that were slow, and how many of them may be told of.
+    /// Slow reads, and the rate limit of their events.
     slow_reads: AtomicU64,
     slow_log: SlowLog,
     slow: Duration,
     age: Option<Duration>,
-    /// How often [`forget_statements`](Self::forget_statements) was called.
+    /// Number of calls of [`forget_statements`](Self::forget_statements).
     schema: AtomicU64,
 }
 
 impl Readers {
-    /// Opens one reader by hand, so that what is wrong with it is seen as it is. Then makes the pool, whose connections
-    /// open as they are needed.
+    /// Opens one reader directly, so that its error is reported unchanged. Then creates the pool, whose connections
+    /// open on demand.
     pub(crate) fn open(
         file: &Arc<OpenFile>,
         options: &Settings,
@@ -172,12 +172,12 @@ impl Readers {
         result
     }
 
-    /// Called with no connection in hand: a subscriber may take its time.
+    /// Called without a connection in hand, because a subscriber may be slow.
     fn report_slow(&self, slow: Vec<Slow>) {
         self.slow_log.report(&self.path, slow, 1);
     }
 
-    /// Runs larder's own work in one snapshot. It takes as long as it takes: it is neither slow nor too old.
+    /// Runs larder's own SQL in one snapshot, without a time limit: it never counts as slow or too old.
     pub(crate) fn inspect<T>(
         &self,
         timeout: Duration,
@@ -219,12 +219,13 @@ impl Readers {
         self.idle.lock().pop()
     }
 
-    /// A connection that holds nothing goes on top of the idle ones.
+    /// Returns a clean connection to the idle ones, and closes any other.
     fn check_in(&self, reader: PooledReader) {
         if !reader.may_be_used_again() || self.active.is_closed() {
             let spoiled = reader.spoiled;
             drop(reader);
-            // A read that found the pool full before that is asleep once this has the lock. Woken, it has another opened.
+            // A read that found the pool full before is asleep once this thread has the lock. When it is woken, it
+            // starts the opening of another connection.
             self.idle.lock().openings.closed();
             self.came_back.notify_one();
             if let Some(reason) = spoiled {
@@ -255,7 +256,8 @@ impl Readers {
         }
     }
 
-    /// Sleeps until a connection has come back or was opened, or the time is over, and takes one if there still is one.
+    /// Sleeps until a connection was returned or opened, or `patience` is over, and takes a connection if there still
+    /// is one.
     fn sleep(&self, patience: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<Option<PooledReader>> {
         let mut idle = self.idle.lock();
         if let Some(reader) = idle.pop() {
@@ -290,7 +292,7 @@ impl Readers {
         Ok(found)
     }
 
-    /// Every connection is in use, and the read may not wait for one.
+    /// The error of a read that finds every connection in use and may not wait for one.
     fn full(&self, on_writer_thread: bool) -> Error {
         let capacity = self.size as usize;
         if on_writer_thread || self.active.held_by_this_thread() == capacity {
@@ -299,13 +301,13 @@ impl Readers {
         Error::QueueFull { capacity }
     }
 
-    /// An opening has begun, which a thread of the timer's makes. It does not borrow from the read that wanted it.
+    /// Runs an opening that has begun, on a timer thread. It does not borrow from the read that wanted it.
     fn open_in_background(&self) {
         let this = self.this.upgrade().expect("a read borrows from its Arc");
         timer::at(Instant::now(), move || while this.open_one() {});
     }
 
-    /// Opens the connection whose opening has begun. Whether the opening of another one has begun then.
+    /// Opens the connection whose opening has begun. Returns whether another opening has begun afterwards.
     fn open_one(&self) -> bool {
         let reason = match caught(|| self.manager.open(self.options.busy_timeout)) {
             Some(Ok(reader)) => {
@@ -323,7 +325,7 @@ impl Readers {
         false
     }
 
-    /// All that are open are in use.
+    /// Waits until one of the connections is returned or another is opened, since all open ones are in use.
     fn wait_for_one(&self, timeout: Duration, when_full: WhenFull, on_writer_thread: bool) -> Result<PooledReader> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
@@ -341,12 +343,12 @@ impl Readers {
             if self.active.is_closed() {
                 return Err(Error::Closed);
             }
-            // Not before the first wait: a look at every connection takes longer than a read.
+            // Not before the first wait, because inspecting every connection takes longer than a read.
             let held_here = self.active.held_by_this_thread();
             if held_here == self.size as usize {
                 return Err(reentrant());
             }
-            // Not by `left`: a sleeper may have been woken before its time, and found nothing.
+            // Not by `left`, because a sleeper may have been woken early and found nothing.
             if start.elapsed() >= timeout {
                 let mut idle = self.idle.lock();
                 if let Some(reader) = idle.pop() {
@@ -365,28 +367,28 @@ impl Readers {
         }
     }
 
-    /// Each connection empties its statement cache before its next read. SQLite itself prepares a statement anew
-    /// whose schema has changed, each at its next use; so a read that is just beginning goes right, too.
+    /// Makes each connection empty its statement cache before its next read. SQLite itself prepares a statement again
+    /// at its next use if the schema has changed, so a read that is just beginning is correct, too.
     pub(crate) fn forget_statements(&self) {
         self.schema.fetch_add(1, Ordering::Release);
     }
 
-    /// Whether this process is a child that was forked from the store's.
+    /// Whether this process is a child forked from the store's process.
     pub(crate) fn is_left(&self) -> bool {
         self.queue.is_left()
     }
 
-    /// Whether the store closes, or has.
+    /// Whether the store is closing or closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.active.is_closed()
     }
 
-    /// Waits, but no longer than until the store closes, or until that is so when [`wake`](Self::wake) is called.
+    /// Waits for at most `time`, until the store closes, or until `is_over` is true at a [`wake`](Self::wake).
     pub(crate) fn pause(&self, time: Duration, is_over: impl Fn() -> bool) {
         self.active.pause(time, is_over);
     }
 
-    /// Has those who pause look whether it is over.
+    /// Wakes paused threads so they re-check their condition.
     pub(crate) fn wake(&self) {
         self.active.wake();
     }
@@ -396,12 +398,12 @@ impl Readers {
         self.active.in_use_by_this_thread()
     }
 
-    /// The oldest read that goes on.
+    /// The oldest running read.
     pub(crate) fn oldest_read(&self) -> Option<Activity> {
         self.active.reading().0
     }
 
-    /// The oldest read that goes on, and its age.
+    /// The oldest running read and its age, as text.
     pub(crate) fn oldest(&self) -> Option<String> {
         self.oldest_read()
             .map(|Activity { site, age }| format!("{site}, for {age:.1?}"))
@@ -422,22 +424,22 @@ impl Readers {
         }
     }
 
-    /// No task's reads any more: their threads end.
+    /// Refuses further async reads. Their threads end.
     pub(crate) fn close_queue(&self) {
         self.queue.close();
         self.queue.discard();
     }
 
-    /// Closes every connection, and waits for those in use until the deadline.
+    /// Closes every connection, and waits until the deadline for those in use.
     ///
     /// # Errors
     ///
-    /// Which read is in the way.
+    /// The read that is still running.
     pub(crate) fn close(&self, deadline: Instant) -> std::result::Result<(), String> {
         self.close_queue();
         self.active.close();
         // In turns: a connection that was being opened when the active readers closed becomes idle only now, and an
-        // idle one is closed by being borrowed.
+        // idle connection is closed when it is borrowed.
         loop {
             while let Some(idle) = self.pop_idle() {
                 drop(idle);
@@ -476,7 +478,7 @@ fn reentrant() -> Error {
 /// A connection of the pool, in use.
 struct CheckedOut<'r> {
     readers: &'r Readers,
-    /// There until the drop.
+    /// `Some` until the drop.
     reader: Option<PooledReader>,
 }
 
@@ -485,7 +487,7 @@ impl CheckedOut<'_> {
         self.reader.as_mut().expect("it is there until the drop")
     }
 
-    /// Gives the connection back, and what is to be told of the reads on it.
+    /// Returns the connection to the pool, and the pending reports of slow reads on it.
     fn give_back(mut self) -> Vec<Slow> {
         mem::take(&mut self.reader().slow)
     }
@@ -505,7 +507,7 @@ impl Drop for CheckedOut<'_> {
     }
 }
 
-/// What opens the connections of the pool.
+/// Opens the connections of the pool.
 struct Manager {
     source: SqliteConnectionManager,
     file: Arc<OpenFile>,
@@ -551,32 +553,32 @@ impl Manager {
 
 /// A connection of the pool.
 pub(crate) struct Reader {
-    /// How it was opened. There until the drop, before the connection goes.
+    /// The state in which the connection was opened. `Some` until the drop, and dropped before the connection.
     baseline: Option<Baseline>,
-    /// There until the drop.
+    /// `Some` until the drop.
     conn: Option<Connection>,
     guard: Arc<SqlGuard>,
     interrupt: Arc<Interrupt>,
     busy_timeout: Duration,
-    /// No transaction, no statement, no snapshot is left on it.
+    /// No transaction, statement or snapshot is left open on the connection.
     clean: bool,
-    /// What a closure has done for which it is not to be used again.
+    /// Why the connection must not be used again, if a closure has spoiled it.
     spoiled: Option<&'static str>,
-    /// Which schema its statements were prepared for.
+    /// The schema that its statements were prepared for.
     schema: u64,
     sites: CallSiteShard,
-    /// There if statements are counted.
+    /// `Some` if statements are counted.
     statements: Option<RefCell<StatementShard>>,
     cache: CacheShare,
-    /// Reads that were slow and have not been told of.
+    /// Slow reads that are not reported yet.
     slow: Vec<Slow>,
     lease: Lease,
-    /// The last field, so that the connection has been closed when it leaves the active readers.
+    /// The last field, so that the connection is closed before it leaves the active readers.
     registration: Registration,
 }
 
 impl Reader {
-    /// Empties the statement cache if it is of another schema, and says whether it was.
+    /// Empties the statement cache if it belongs to another schema, and returns whether it did.
     fn keep_statements_of(&mut self, schema: u64) -> bool {
         let new = self.schema != schema;
         if new && let Some(conn) = &self.conn {
@@ -586,8 +588,8 @@ impl Reader {
         new
     }
 
-    /// Where it did not end by itself: a forgotten `Rows` keeps it open, even of a connection that nobody uses again. SQLite
-    /// does not close a connection that has statements.
+    /// Ends a snapshot that did not end by itself: a leaked `Rows` keeps it open, even on a connection without a user.
+    /// SQLite does not close a connection that has statements.
     fn end_snapshot(&mut self) {
         if let Some(conn) = &mut self.conn {
             let end = |conn: &Connection| {
@@ -596,7 +598,7 @@ impl Reader {
             c_api::reset_leaked(conn, Leaked::Ours);
             self.clean = end(conn);
             if !self.clean {
-                // A forgotten `Blob`. The connection is closed, or stays open if SQLite refuses that, but holds nothing.
+                // A leaked `Blob`. The connection is closed, or stays open if SQLite refuses that, but holds nothing.
                 c_api::reset_leaked(conn, Leaked::All);
                 end(conn);
             }
@@ -618,8 +620,8 @@ impl Drop for Reader {
     }
 }
 
-/// The read transaction of one closure, or of several that tasks wait for. Dropped, also by a panic, it ends the
-/// transaction.
+/// The read transaction of one closure, or of the closures of several async reads. Its drop ends the transaction, also
+/// after a panic.
 pub(crate) struct Snapshot<'r> {
     readers: &'r Readers,
     conn: &'r Connection,
@@ -635,11 +637,11 @@ pub(crate) struct Snapshot<'r> {
     cache: &'r mut CacheShare,
     slow: &'r mut Vec<Slow>,
     activity: &'r ActivitySlot,
-    /// When the closure that reads now began, or else the last one ended.
+    /// When the current closure began, or when the last one ended.
     since: Instant,
-    /// Where its call site is counted.
+    /// The index of its call site's counters.
     site: Option<usize>,
-    /// Whether a closure has had the connection itself in its hands, and it has not been tidied since.
+    /// Whether a closure has used the connection directly, and the connection has not been tidied since.
     raw_access: bool,
 }
 
@@ -671,8 +673,8 @@ impl<'r> Snapshot<'r> {
         Ok(snapshot)
     }
 
-    /// A closure of that site reads, from where the one before ended: that spares it a look at the clock, some 3 % of a
-    /// short read.
+    /// Begins the read of a closure with that call site, at the time when the one before ended: that saves a read of
+    /// the clock, some 3 % of a short read.
     fn enter(&mut self, site: CallSite) {
         self.site = self.sites.find(&site);
         self.guard.reset();
@@ -680,7 +682,7 @@ impl<'r> Snapshot<'r> {
         self.activity.begin(self.since, site);
     }
 
-    /// Something else was done since a closure ended, which is not to be counted to the next one.
+    /// Restarts the clock after other work, so that its time is not counted for the next closure.
     fn pause(&mut self) {
         self.since = Instant::now();
     }
@@ -691,7 +693,7 @@ impl<'r> Snapshot<'r> {
 
     pub(crate) fn read<T>(&mut self, limit: Option<Duration>, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
         let readers = self.readers;
-        // Unless the closure ends, and has left it alone.
+        // Stays set if the closure panics. Otherwise it is set below to whether the closure used the connection.
         self.raw_access = true;
         let age = readers.age.map(|time| Limit {
             kind: LimitKind::ReaderAge,
@@ -709,7 +711,7 @@ impl<'r> Snapshot<'r> {
         };
         self.raw_access = raw_access;
         if result.is_err() {
-            // SQLite forgets its last error, which might be taken for one that the next closure returns.
+            // Clears SQLite's last error, which might be taken for one that the next closure returns.
             drop(self.conn.prepare(""));
         }
         let ended = Instant::now();
@@ -730,7 +732,7 @@ impl<'r> Snapshot<'r> {
         result
     }
 
-    /// It is told of once the connection has been given back.
+    /// Records a slow read, which is reported once the connection has been returned.
     fn note_slow(&mut self, lasted: Duration, rows: u64, slowest: Option<SlowStatement>, error: Option<&'static str>) {
         self.readers.slow_reads.fetch_add(1, Ordering::Relaxed);
         let site = self.site();
@@ -751,8 +753,9 @@ impl<'r> Snapshot<'r> {
             .map_err(Error::not_started)
     }
 
-    /// SQLite finds out that the schema has changed when it runs a statement, not when it prepares one: the first to be
-    /// prepared would still be of the old schema, and prepared anew when it is run.
+    /// Runs a statement before a closure can prepare one. SQLite detects a changed schema when it runs a statement, not
+    /// when it prepares one: the first statement prepared would still be of the old schema, and be prepared again when
+    /// it runs.
     fn look_at_schema(&self) -> Result<()> {
         let look = || {
             self.conn
@@ -761,14 +764,14 @@ impl<'r> Snapshot<'r> {
         self.guard.as_internal(look).map_err(Error::not_started)
     }
 
-    /// Whether another closure may read in it.
+    /// Whether another closure may read in this snapshot.
     fn serves_more(&mut self) -> bool {
         let left_behind = self.raw_access && self.conn.is_busy();
         self.tidy();
         !left_behind && self.spoiled.is_none() && !self.conn.is_autocommit()
     }
 
-    /// Takes away what a closure may have left on the connection through rusqlite's own methods.
+    /// Resets state that a closure may have left on the connection through rusqlite's own methods.
     fn tidy(&mut self) {
         if mem::take(&mut self.raw_access) {
             let _ = self.interrupt.put_back(self.conn);

@@ -1,22 +1,22 @@
-//! How many connections the pool has, and whether another one may be opened.
+//! The number of connections in the pool, and whether another may be opened.
 //!
-//! Plain data, guarded by the lock of the idle connections. One connection is opened at a time. An opening runs code of
-//! the user's and asks the disk, so it may take long; it counts as a connection from its beginning.
+//! Plain data, guarded by the lock of the idle connections. One connection is opened at a time. An opening runs user
+//! code and waits for the disk, so it may be slow. It counts as a connection from its beginning.
 
 use std::time::{Duration, Instant};
 
-/// The pause after an opening that failed. It doubles with each further failure.
+/// The pause after a failed opening. It doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Openings {
-    /// The most connections that there may be.
+    /// Upper bound of `connections`.
     size: u32,
-    /// Those that are open, and the one that is being opened.
+    /// Connections that are open, and the one that is being opened.
     connections: u32,
-    /// When the opening that goes on began.
+    /// When the current opening began.
     began: Option<Instant>,
-    /// Since the last opening that succeeded.
+    /// The failures since the last successful opening.
     failure: Option<Failure>,
 }
 
@@ -37,12 +37,12 @@ impl Openings {
         }
     }
 
-    /// Whether all connections are open that may be.
+    /// Whether the pool is full and no opening is in progress.
     pub(super) fn is_full(&self) -> bool {
         self.connections == self.size && self.began.is_none()
     }
 
-    /// Whether an opening is to begin now. If so, it has begun.
+    /// Whether an opening is to begin now. If so, it is recorded.
     pub(super) fn begin(&mut self, now: Instant) -> bool {
         let pauses = self.failure.as_ref().is_some_and(|failure| now < failure.until);
         if pauses || self.began.is_some() || self.connections == self.size {
@@ -53,13 +53,13 @@ impl Openings {
         true
     }
 
-    /// The opening that went on has given a connection.
+    /// The current opening has produced a connection.
     pub(super) fn succeeded(&mut self) {
         self.began = None;
         self.failure = None;
     }
 
-    /// The opening that went on has failed.
+    /// The current opening has failed.
     pub(super) fn failed(&mut self, reason: String, now: Instant) {
         self.began = None;
         self.connections -= 1;

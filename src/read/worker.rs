@@ -1,21 +1,21 @@
-//! The threads that make the reads that tasks wait for, some of them in one snapshot.
+//! The reader threads, which run async reads, several of them in one snapshot.
 //!
-//! There are as many as connections in the pool, started when the first task reads. Each takes the first job of the
-//! queue, borrows a connection, begins a snapshot, runs the job, and then those behind it, one at a time, as long as
-//! each had come into the queue before the snapshot began: so it is as new as every write that was acknowledged before
-//! the read was asked for. Then it gives the connection back, and begins anew. Such a group is bounded in number and in
-//! time, and it owns nothing but the job it runs: while that takes long the others are in the queue for other threads
-//! (`queue/workers.rs`). Jobs that have come since may join it if nobody has committed anything since it began
-//! (`freshness.rs`): which jobs those are is noted before it is looked.
+//! There are as many reader threads as connections in the pool, started by the first async read. A reader thread takes
+//! the first job of the queue, borrows a connection, begins a snapshot and runs the job. It then runs the jobs behind
+//! it, one at a time, as long as each of them arrived in the queue before the snapshot began. So the snapshot includes
+//! every write that was acknowledged before the read was requested. Then the thread returns the connection, and starts
+//! again. Such a group is bounded in number and in time, and it owns only the job that runs: during a long job, the
+//! others stay in the queue for other threads (`queue/workers.rs`). Later jobs may join the group if no connection has
+//! committed since it began (`freshness.rs`). The set of those jobs is recorded before that check.
 //!
-//! Each job has its reply as its closure ends; who wakes its task is the matter of `queue/wake_relay.rs`. A thread that
-//! finds no job first wakes those who wait there, if it has left any; so does one that tells of slow reads, once it has
-//! given the connection back. A panic is caught (`queue/job.rs`). What a closure has
-//! set on the connection is put right before the next one; one that ended the transaction, or left a statement open, is
-//! the last of its group.
+//! Each job has its reply when its closure ends; `queue/wake_relay.rs` decides which thread wakes its task. A thread
+//! that finds no job first wakes the tasks that wait there, if it has left any replies. So does a thread that reports
+//! slow reads, once it has returned the connection. A panic is caught (`queue/job.rs`). Settings that a closure has
+//! changed on the connection are restored before the next closure. A closure that ended the transaction, or left a
+//! statement open, is the last of its group.
 //!
-//! A job whose task has gone away meanwhile is stopped by the progress handler of its connection, which asks which job
-//! its own thread runs. So it can hit no other job, however late it comes.
+//! A job whose task has gone away is stopped by the progress handler of its connection, which checks the job that its
+//! own thread runs. So the handler cannot stop another job, however late it runs.
 
 use std::mem;
 use std::time::Duration;
@@ -34,29 +34,29 @@ use crate::runtime::sync::atomic::Ordering;
 use crate::runtime::sync::{Arc, Instant, thread};
 use crate::telemetry::event::event;
 
-/// At most so many reads share a snapshot.
+/// Upper bound of the reads that share a snapshot.
 const GROUP_JOBS: u32 = 256;
 
-/// No further read joins a snapshot that is so old.
+/// Age of a snapshot after which no further read joins it.
 const GROUP_TIME: Duration = Duration::from_millis(4);
 
-/// After this time a thread that the operating system did not give is asked for again.
+/// Pause before the operating system is asked again for a thread that it refused.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The reader threads that were started.
 #[derive(Default)]
 pub(super) struct Started {
     threads: u32,
-    /// When the operating system last gave none for the next one.
+    /// When the operating system last refused the next thread.
     failed: Option<Instant>,
 }
 
 impl Readers {
-    /// The queue of the reads that tasks wait for. Starts the threads that serve it.
+    /// The queue of the async reads. Starts the threads that serve it.
     ///
     /// # Errors
     ///
-    /// [`Error::Open`] if the operating system gives no thread. The next call tries again. [`Error::Forked`].
+    /// [`Error::Open`] if the operating system refuses the first thread; the next call tries again. [`Error::Forked`].
     pub(crate) fn queue(self: &Arc<Self>) -> Result<Arc<JobQueue<Reads>>> {
         if self.queue.is_left() {
             return Err(Error::forked());
@@ -69,7 +69,7 @@ impl Readers {
                 fewer = self.start_threads(&mut started)?;
             }
             drop(started);
-            // Without the lock: the subscriber may read from the store.
+            // Without the lock, because the subscriber may read from the store.
             if let Some(threads) = fewer {
                 event!(
                     warn,
@@ -83,19 +83,19 @@ impl Readers {
         Ok(Arc::clone(&self.queue))
     }
 
-    /// That queue, if all its threads have been started.
+    /// The queue of the async reads, if all its threads have been started.
     pub(crate) fn served_queue(&self) -> Option<Arc<JobQueue<Reads>>> {
         self.threads_run
             .load(Ordering::Acquire)
             .then(|| Arc::clone(&self.queue))
     }
 
-    /// Whether the calling thread is one of those.
+    /// Whether the calling thread is a reader thread.
     pub(crate) fn is_reader_thread(&self) -> bool {
         self.queue.is_worker()
     }
 
-    /// Starts those that are missing. Gives their number if the system gave fewer, the first time that it did.
+    /// Starts the missing threads. Returns their number if the system first gave fewer than wanted.
     fn start_threads(self: &Arc<Self>, started: &mut Started) -> Result<Option<u32>> {
         while started.threads < self.size {
             let readers = Arc::clone(self);
@@ -107,7 +107,7 @@ impl Readers {
             if started.threads == 0 {
                 return Err(Error::no_thread(&self.path, "its reads", error));
             }
-            // Those that there are serve all reads. A later call tries again.
+            // The threads that run serve all reads. A later call tries again.
             let is_first = started.failed.replace(Instant::now()).is_none();
             return Ok(is_first.then_some(started.threads));
         }
@@ -118,13 +118,14 @@ impl Readers {
     fn serve(&self) {
         self.queue.become_worker();
         let mut freshness = Freshness::new(self);
-        // Whether tasks may still be waiting to be woken by others, for reads of this thread.
+        // Whether tasks may still wait for another task to wake them, for reads of this thread.
         let mut left = false;
         while let Some(job) = self.next(&mut left) {
             if job.is_withdrawn() {
                 continue;
             }
-            // Closures and wakers are caught where they are called. The thread is to outlive a bug of larder's, too.
+            // Panics of closures and wakers are caught where they are called. Here, the thread also survives a bug in
+            // larder.
             let read = || {
                 if let Err((job, error)) = self.read_group(job, &mut freshness, &mut left) {
                     fail(job, error);
@@ -142,7 +143,7 @@ impl Readers {
         }
     }
 
-    /// The job to begin a group with; `None` once the store has closed.
+    /// The first job of the next group; `None` once the store has closed.
     fn next(&self, left: &mut bool) -> Option<Job<Pooled>> {
         if self.queue.is_left() {
             // User code has forked on this thread, and returned in the child.
@@ -181,7 +182,7 @@ impl Readers {
             Ok(snapshot) => snapshot,
             Err(error) => return Err((first, error)),
         };
-        // When those that came so far began, for their deadlines.
+        // When the jobs up to `those` joined, for their deadlines.
         let mut joined = began;
         let mut jobs = 0;
         let mut next = Some(first);
@@ -221,7 +222,7 @@ impl Readers {
         self.queue.took(began.elapsed() / jobs);
         let slow = checked_out.give_back();
         if !slow.is_empty() {
-            // A subscriber may take its time, which no task waits for.
+            // A subscriber may be slow, and no task should wait for it.
             if mem::take(left) {
                 self.queue.deliver_all();
             }
@@ -230,13 +231,13 @@ impl Readers {
         Ok(())
     }
 
-    /// The jobs that have come by now, if there are any and nobody has committed anything since that was seen.
+    /// The jobs that have arrived by now, if there are any and no connection has committed since `seen`.
     fn who_may_join(&self, seen: Option<Version>, freshness: &mut Freshness<'_>) -> Option<Sequence> {
         let sequence = self.queue.sequence_if_non_empty()?;
         freshness.is_latest(seen).then_some(sequence)
     }
 
-    /// A connection for the job, within its time.
+    /// Borrows a connection for the job, before its deadline.
     fn check_out_for(&self, job: &Job<Pooled>) -> Result<CheckedOut<'_>> {
         loop {
             let left = job.meta().deadline.saturating_duration_since(Instant::now());
@@ -257,7 +258,7 @@ impl Readers {
     }
 }
 
-/// Tells the job that it was not started, unless its task does not wait any more.
+/// Fails a job that was not started, unless its task has gone away.
 fn fail(job: Job<Pooled>, error: Error) {
     if job.start() {
         job.finish(Resolution::Failed(error));
