@@ -1,14 +1,15 @@
-//! The guard around a closure: which SQL may not be in it, and what the user is told.
+//! The SQL guard: which SQL a closure may not run, and the error it gets instead.
 //!
-//! SQLite asks the authorizer whenever a statement is *prepared*, also when it is prepared anew after a schema
-//! change, and asks the commit hook before every commit. Both are set once a connection and share one
-//! [`SqlGuard`] with the thread that uses the connection. Only that thread touches it, one job at a time; the
-//! atomics and the mutex are there since rusqlite asks hooks to be `Send`.
+//! SQLite calls the authorizer whenever it *prepares* a statement, including a re-prepare after a schema change, and
+//! calls the commit hook before every commit. Both are set once per connection and share one [`SqlGuard`] with the
+//! thread that uses the connection. Only that thread uses the guard, one job at a time; the atomics and the mutex exist
+//! because rusqlite requires hooks to be `Send`.
 //!
-//! larder's own statements pass: [`SqlGuard::as_internal`] raises a flag while they are prepared *and stepped*. Their
-//! text carries a private comment, or a user's `prepare_cached("COMMIT")` would find larder's in the cache.
+//! larder's own statements pass: [`SqlGuard::as_internal`] sets a flag while they are prepared *and stepped*. Their
+//! text carries a private comment, or a closure's `prepare_cached("COMMIT")` would find larder's statement in the
+//! cache.
 //!
-//! A migration is SQL of the user's, too, but may do a little more: see [`Privilege`].
+//! A migration is user SQL with a few more privileges: see [`Privilege`].
 //!
 //! The guard stops SQL and mistakes. It does not stop a closure that removes it (`conn.authorizer(None)`).
 
@@ -49,7 +50,7 @@ const READS: &[&str] = &[
     "table_xinfo",
 ];
 
-/// PRAGMAs that only read as long as they are given no value.
+/// PRAGMAs that only read when they have no value.
 const READS_WITHOUT_VALUE: &[&str] = &[
     "application_id",
     "auto_vacuum",
@@ -72,7 +73,7 @@ const READS_WITHOUT_VALUE: &[&str] = &[
     "wal_autocheckpoint",
 ];
 
-/// Two numbers in the file's header. They are data of the application, and a rollback undoes them.
+/// Two numbers in the file header. They are application data, and a rollback undoes them.
 const HEADER_VALUES: &[&str] = &["application_id", "user_version"];
 
 const KEEP_INSTEAD: &str = "every closure on this connection is to find it: delete its rows instead, or make a temporary \
@@ -83,40 +84,40 @@ const RETURN_ERR: &str = "larder begins and ends the transaction: return Ok to c
 const ATTACH_INSTEAD: &str = "open a Store of its own for the other file";
 const WRITE_INSTEAD: &str = "a read cannot write: use store.write(|tx| ..)";
 
-/// PRAGMAs that belong to the way SQLite's manual has a table rebuilt. Migrations that other tools have run are full of
-/// them. Inside a transaction the first two do nothing that lasts: "this pragma is a no-op within a transaction",
-/// <https://sqlite.org/pragma.html#pragma_foreign_keys>. The writer sets the first and the last again after a migration;
+/// PRAGMAs of the table rebuild that SQLite's manual describes. Migrations written for other tools use them often.
+/// Inside a transaction the first two have no lasting effect: "this pragma is a no-op within a transaction",
+/// <https://sqlite.org/pragma.html#pragma_foreign_keys>. The writer restores the first and the last after a migration;
 /// the second ends with the transaction.
 const OF_MIGRATIONS: &[&str] = &["foreign_keys", "defer_foreign_keys", "legacy_alter_table"];
 
-/// PRAGMAs for which a migration asks to be run outside a transaction.
+/// PRAGMAs that are a reason to run a migration outside a transaction.
 const OUTSIDE_A_TRANSACTION: &[&str] = &["auto_vacuum", "incremental_vacuum", "optimize"];
 
 const RETURN_NOTHING: &str = "larder makes each migration in a transaction of its own: take it out (or mark the \
                               migration as one that runs outside a transaction)";
 
-/// What the SQL that runs may do.
+/// What the running SQL may do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(u8)]
 pub(crate) enum Privilege {
-    /// What a closure may.
+    /// The privileges of a closure.
     Closure = 0,
     /// A migration in its transaction: also the PRAGMAs of a table rebuild.
     Migration = 1,
-    /// A migration that asks for no transaction: also transactions of its own.
+    /// A migration without a transaction: also transactions of its own.
     NoTransaction = 2,
     /// A `VACUUM` of such a migration.
     Vacuum = 3,
 }
 
-/// What the statements prepared lately may do to tables.
+/// The table changes of the statements prepared since the last check.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(u8)]
 pub(crate) enum TableChange {
     None = 0,
-    /// Drop or alter one.
+    /// A table was dropped or altered.
     Changed = 1,
-    /// Make one.
+    /// A table was created.
     Made = 2,
 }
 
@@ -128,29 +129,29 @@ struct Refusal {
 pub(crate) struct SqlGuard {
     role: Role,
     internal: AtomicBool,
-    /// A [`Privilege`].
+    /// A [`Privilege`], as a number.
     privilege: AtomicU8,
-    /// A [`TableChange`]: the greatest since it was asked for.
+    /// A [`TableChange`], as a number: the greatest since the last [`SqlGuard::take_table_change`].
     table_change: AtomicU8,
     may_make_temporary: AtomicBool,
     prepared_write: AtomicBool,
     refused: AtomicBool,
-    /// There if `refused`.
+    /// `Some` if `refused`.
     refusal: Mutex<Option<Refusal>>,
-    /// What is done by the statement that is prepared, while somebody asks for it.
+    /// Whether [`SqlGuard::changes_of`] is recording the changes of a statement into `seen`.
     watched: AtomicBool,
     seen: Mutex<Vec<Change>>,
     changes: Arc<ChangeCounters>,
     schema_change: AtomicBool,
     schema_change_is_open: AtomicBool,
-    /// Temporary objects that were there before any closure.
+    /// Names of the temporary objects that existed before any closure ran.
     kept: BTreeSet<String>,
-    /// rusqlite has another count of each for as long as SQLite asks this guard.
+    /// A token; rusqlite holds a second count of it, and of `commit_hook`, while SQLite calls this guard.
     authorizer: Arc<()>,
     commit_hook: Arc<()>,
 }
 
-/// A table that a statement changes itself, not one of its triggers.
+/// A table that a statement changes directly, not through a trigger.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Change {
     /// `SQLITE_INSERT`, `SQLITE_UPDATE` or `SQLITE_DELETE`.
@@ -160,7 +161,7 @@ pub(crate) struct Change {
 }
 
 impl SqlGuard {
-    /// Puts the guard around a connection on which there are those temporary objects.
+    /// Installs the guard on a connection whose temporary objects are `kept`.
     pub(crate) fn install(conn: &Connection, role: Role, kept: BTreeSet<String>) -> rusqlite::Result<Arc<Self>> {
         let guard = Arc::new(Self {
             role,
@@ -195,19 +196,20 @@ impl SqlGuard {
     fn set_commit_hook(self: &Arc<Self>, conn: &Connection) -> rusqlite::Result<()> {
         let this = Arc::clone(self);
         let token = Arc::clone(&self.commit_hook);
-        // Without this, what a closure does after a RAISE(ROLLBACK) that it swallowed would be committed at
-        // once, statement by statement. The hook's `true` turns such a commit into a rollback.
+        // Without this hook, the statements after a swallowed RAISE(ROLLBACK) would be committed one by one, in
+        // autocommit mode. The hook's `true` turns such a commit into a rollback.
         conn.commit_hook(Some(move || {
             let _kept = &token;
             !this.internal.load(Relaxed) && !this.is_outside_transaction()
         }))
     }
 
-    /// Whether the guard still stood around the connection. It does afterwards.
+    /// Returns whether the guard was still installed, and reinstalls it if not.
     pub(crate) fn stood(self: &Arc<Self>, conn: &Connection) -> bool {
         let authorizes = Arc::strong_count(&self.authorizer) > 1;
         let guards = Arc::strong_count(&self.commit_hook) > 1;
-        // The closure's are dropped first, which is user code. They fail only for a connection that rusqlite does not own.
+        // The closure's hooks are dropped first, and their drop is user code. These calls fail only for a connection
+        // that rusqlite does not own.
         if !authorizes {
             quietly(|| drop(conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)));
             let _ = self.set_authorizer(conn);
@@ -219,13 +221,14 @@ impl SqlGuard {
         authorizes && guards
     }
 
-    /// Whether a statement that changes the schema has been prepared since this was last asked, one of larder's own, too,
-    /// or such a change was undone.
+    /// Returns and clears whether a statement that changes the schema was prepared, or such a change was rolled back.
+    /// larder's own statements count, too.
     pub(crate) fn take_schema_change(&self) -> bool {
         self.schema_change.swap(false, Relaxed)
     }
 
-    /// A transaction was committed or, also to a savepoint, rolled back. To undo a change of the schema is another one.
+    /// A transaction was committed, or rolled back (possibly to a savepoint). Undoing a schema change is a schema
+    /// change, too.
     pub(crate) fn transaction_ended(&self, committed: bool) {
         if self.schema_change_is_open.load(Relaxed) {
             self.schema_change_is_open.store(false, Relaxed);
@@ -235,7 +238,7 @@ impl SqlGuard {
         }
     }
 
-    /// Whether the temporary object of that name was there before any closure.
+    /// Whether the temporary object `name` existed before any closure ran.
     pub(crate) fn keeps(&self, name: &str) -> bool {
         self.kept.contains(name)
     }
@@ -253,12 +256,12 @@ impl SqlGuard {
         f()
     }
 
-    /// What closures are to see of the connection's counters.
+    /// The connection's change counters, as closures see them.
     pub(crate) fn changes(&self) -> &ChangeCounters {
         &self.changes
     }
 
-    /// Which tables the statement changes that `prepare` prepares.
+    /// Returns the tables that the statement prepared by `prepare` changes.
     pub(crate) fn changes_of(&self, prepare: impl FnOnce()) -> Vec<Change> {
         self.watched.store(true, Relaxed);
         prepare();
@@ -279,7 +282,7 @@ impl SqlGuard {
         }
     }
 
-    /// Runs SQL of a migration.
+    /// Runs the SQL of a migration.
     pub(crate) fn with_privilege<T>(&self, privilege: Privilege, f: impl FnOnce() -> T) -> T {
         struct Revoke<'a>(&'a AtomicU8);
         impl Drop for Revoke<'_> {
@@ -300,7 +303,7 @@ impl SqlGuard {
         self.has_privilege(Privilege::NoTransaction) || self.has_privilege(Privilege::Vacuum)
     }
 
-    /// What may have been done to tables since this was last asked.
+    /// Returns and clears the greatest table change that was prepared.
     pub(crate) fn take_table_change(&self) -> TableChange {
         match self.table_change.swap(TableChange::None as u8, Relaxed) {
             0 => TableChange::None,
@@ -314,37 +317,36 @@ impl SqlGuard {
         Permission::Allow
     }
 
-    /// Forgets what an earlier closure did.
+    /// Forgets the refusal of an earlier closure.
     pub(crate) fn reset(&self) {
         if self.refused.load(Relaxed) {
             self.take_refusal();
         }
     }
 
-    /// Whether a statement that makes a temporary object has been prepared on this connection. It may be in the
-    /// statement cache, to be stepped by a later closure, so this never becomes false again.
+    /// Whether a statement that creates a temporary object was prepared on this connection. A later closure may step it
+    /// from the statement cache, so this never becomes false again.
     pub(crate) fn may_make_temporary(&self) -> bool {
         self.may_make_temporary.load(Relaxed)
     }
 
-    /// Whether there may be temporary objects: those of `on_connect`, or of a closure.
+    /// Whether temporary objects may exist, created by `on_connect` or by a closure.
     pub(crate) fn may_have_temporary(&self) -> bool {
         !self.kept.is_empty() || self.may_make_temporary()
     }
 
-    /// Whether a statement that writes has been prepared since this was last asked, also one that SQLite has prepared anew
-    /// since the schema has changed.
+    /// Returns and clears whether a statement that writes was prepared, including a re-prepare after a schema change.
     pub(crate) fn take_prepared_write(&self) -> bool {
         self.prepared_write.load(Relaxed) && self.prepared_write.swap(false, Relaxed)
     }
 
-    /// Whether a statement was refused and nobody has been told why.
+    /// Whether a refusal is recorded that no error has reported yet.
     pub(crate) fn has_refused(&self) -> bool {
         self.refused.load(Relaxed)
     }
 
-    /// SQLite only says "not authorized". This says what was refused, and what to use instead. The error is this
-    /// connection's own.
+    /// Replaces SQLite's bare "not authorized" by an error that names the refused statement and the alternative.
+    /// `error` must come from this connection.
     pub(crate) fn explain(&self, error: rusqlite::Error) -> Error {
         match primary_code(&error) {
             Some(ffi::SQLITE_AUTH) => match self.take_refusal() {
@@ -414,7 +416,7 @@ impl SqlGuard {
         }
         OF_MIGRATIONS.contains(&pragma)
             || (self.has_privilege(Privilege::NoTransaction) && OUTSIDE_A_TRANSACTION.contains(&pragma))
-            // Which it is in already, so nothing happens.
+            // The file is in WAL mode already, so this is a no-op.
             || (pragma == "journal_mode" && value.is_some_and(|mode| mode.eq_ignore_ascii_case("wal")))
     }
 
@@ -474,9 +476,9 @@ impl Authorizer for SqlGuard {
         match (*code, first) {
             (ffi::SQLITE_TRANSACTION, Some(verb)) => self.authorize_transaction(verb),
             (ffi::SQLITE_SAVEPOINT, Some(operation)) => self.authorize_transaction(savepoint_verb(operation)),
-            // A temporary database, into which it copies.
+            // The temporary database that `VACUUM` copies into.
             (ffi::SQLITE_ATTACH, Some("")) if self.has_privilege(Privilege::Vacuum) => Permission::Allow,
-            // Without a name where that is not a literal.
+            // SQLite passes no name if the name is not a literal.
             (ffi::SQLITE_ATTACH, _) => self.refuse("ATTACH", ATTACH_INSTEAD),
             (ffi::SQLITE_DETACH, _) => self.refuse("DETACH", "a store has one file"),
             (ffi::SQLITE_PRAGMA, Some(name)) => self.authorize_pragma(name, second.as_deref(), is_temporary),
@@ -490,7 +492,8 @@ impl Authorizer for SqlGuard {
             (ffi::SQLITE_ALTER_TABLE, Some("temp")) if second.as_deref().is_some_and(|name| self.keeps(name)) => {
                 self.refuse("ALTER of a temporary table of on_connect", KEEP_INSTEAD)
             }
-            // sqlite_sequence or sqlite_stat1. SQLite does not let them be dropped, and they would shadow main's.
+            // `sqlite_sequence` or `sqlite_stat1`. SQLite does not allow dropping them, and they would shadow those of
+            // main.
             (ffi::SQLITE_CREATE_TABLE | ffi::SQLITE_CREATE_TEMP_TABLE, Some(table))
                 if is_temporary && table.starts_with("sqlite_") =>
             {
@@ -499,8 +502,8 @@ impl Authorizer for SqlGuard {
                     "it makes a table that would outlive the transaction: use INTEGER PRIMARY KEY alone",
                 )
             }
-            // The row of sqlite_temp_schema that every temporary object has, also one that is made by a qualified name
-            // (`CREATE TABLE temp.t`) and is no CREATE TEMP to the authorizer.
+            // Each temporary object has a row in sqlite_temp_schema. That includes objects created by a qualified name
+            // (`CREATE TABLE temp.t`), which the authorizer does not see as CREATE TEMP.
             (ffi::SQLITE_INSERT, Some(table)) if is_temporary && table.starts_with("sqlite_") => {
                 self.authorize_temporary()
             }
@@ -524,7 +527,7 @@ fn changes_schema(code: i32) -> bool {
     )
 }
 
-/// What SQLite calls `operation` is `BEGIN`, `RELEASE` or `ROLLBACK`.
+/// Maps SQLite's `operation` (`BEGIN`, `RELEASE` or `ROLLBACK`) to the SQL verb.
 fn savepoint_verb(operation: &str) -> &'static str {
     match operation {
         "BEGIN" => "SAVEPOINT",

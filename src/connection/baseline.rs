@@ -1,18 +1,18 @@
-//! What a connection was set to when it had been opened, and what a closure that had the connection itself in its hands
-//! may have set on it since.
+//! The settings of a connection as it was opened, and their restoration after a closure that had raw access to the
+//! connection.
 //!
-//! Only after such a closure is any of this done. Three kinds of settings:
+//! Other closures cost nothing here. There are three kinds of settings:
 //!
-//! - What SQLite tells is compared and set again: limits, `sqlite3_db_config`.
-//! - What it does not tell is set again, or taken away: the authorizer and the commit hook (rusqlite drops the closure of the
-//!   one before when another is set, and so a count of a token goes down), the other hooks, trace, the busy handler, the
-//!   capacity of the statement cache.
-//! - What can be neither told nor set again costs the connection: a redefined function or collation, and anything that
-//!   was done while there was no authorizer. SQLite prepares every statement anew after a function or a collation was
-//!   replaced, so a statement that is kept for this says whether that has happened. A change of the schema looks the same;
-//!   the authorizer hears of it, and then the list of functions and collations decides.
+//! - SQLite reports limits and `sqlite3_db_config`. They are compared and set again.
+//! - SQLite does not report the authorizer, the hooks, the trace, the busy handler and the capacity of the statement
+//!   cache. They are set again, or removed. A token detects a replaced authorizer or commit hook: rusqlite drops the
+//!   old closure when another is set, and the token's count goes down.
+//! - SQLite can neither report nor restore a redefined function or collation, nor the changes made while there was no
+//!   authorizer. They cost the connection. SQLite re-prepares every statement after a function or a collation was
+//!   replaced, so a sentinel statement shows whether that happened. A schema change has the same effect; the authorizer
+//!   sees it, and then the number of functions and collations decides.
 //!
-//! A hook that `on_connect` has set cannot be set again, since SQLite does not tell it. It is left alone.
+//! A hook set by `on_connect` cannot be set again, because SQLite does not report it. It is left alone.
 
 use std::sync::Arc;
 
@@ -25,33 +25,34 @@ use crate::error::{Error, Result};
 use crate::options::{Role, Settings};
 use crate::runtime::panic::quietly;
 
-/// All of `sqlite3_limit`.
+/// The whole range of `sqlite3_limit`.
 const LIMITS: std::ops::Range<i32> = ffi::SQLITE_LIMIT_LENGTH..13;
 
-/// Those of `sqlite3_db_config` that take a number: `ENABLE_FKEY` to `FP_DIGITS`.
+/// The codes of `sqlite3_db_config` that take a number: `ENABLE_FKEY` to `FP_DIGITS`.
 const CONFIG: std::ops::Range<i32> = ffi::SQLITE_DBCONFIG_ENABLE_FKEY..1024;
 
-/// What [`Baseline::restore`] came to.
+/// The result of [`Baseline::restore`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Restored {
     /// The connection is as it was.
     All,
-    /// It has to be replaced, since a closure has done that.
+    /// The connection must be replaced, for this reason.
     NotAll(&'static str),
 }
 
-/// Hooks that `on_connect` has set.
+/// The hooks that `on_connect` set.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OwnHooks {
     update: bool,
     rollback: bool,
     trace: bool,
-    /// It may have set one; SQLite has no call that tells.
+    /// Assumed after any `on_connect`; SQLite has no call that reports it.
     collation_needed: bool,
 }
 
 impl OwnHooks {
-    /// Runs `on_connect`. rusqlite drops the closure of a hook when another is set.
+    /// Runs `on_connect` and detects the hooks that it sets: rusqlite drops the old closure of a hook when another is
+    /// set.
     pub(super) fn of(conn: &Connection, on_connect: impl FnOnce() -> Result<()>) -> Result<Self> {
         let (update, rollback) = (Arc::new(()), Arc::new(()));
         let (updated, rolled_back) = (Arc::clone(&update), Arc::clone(&rollback));
@@ -76,12 +77,12 @@ impl OwnHooks {
         Ok(own)
     }
 
-    /// Whether a trace is theirs, or may be.
+    /// Whether `on_connect` set a trace, or may have.
     pub(super) fn has_trace(self) -> bool {
         self.trace
     }
 
-    /// Takes away all hooks that can be told from those of `on_connect`. A closure's are dropped, which is user code.
+    /// Removes all hooks that are known not to be `on_connect`'s. Dropping a closure's hooks runs user code.
     fn remove_others(self, conn: &Connection) {
         if !self.update {
             quietly(|| drop(conn.update_hook(None::<fn(Action, &str, &str, i64)>)));
@@ -100,19 +101,19 @@ impl OwnHooks {
 
 pub(crate) struct Baseline {
     limits: Vec<i32>,
-    /// `None` for what this SQLite does not know.
+    /// `None` for a code that this SQLite does not know.
     config: Vec<Option<i32>>,
     hooks: OwnHooks,
-    /// Functions and collations.
+    /// The number of functions and collations.
     names: i64,
-    /// Whether some of them may be those of `on_connect`.
+    /// Whether some of them may be `on_connect`'s.
     own_names: bool,
     statement_cache_capacity: usize,
     sentinel: Sentinel,
 }
 
 impl Baseline {
-    /// Of a connection that has just been opened.
+    /// Reads the settings of a connection that was just opened.
     pub(super) fn read(conn: &Connection, guard: &SqlGuard, options: &Settings, hooks: OwnHooks) -> Result<Self> {
         let read = || {
             guard.as_internal(|| {
@@ -130,7 +131,7 @@ impl Baseline {
         read().map_err(Error::not_started)
     }
 
-    /// Makes the connection what it was, as far as that can be done. An error is as good as what cannot be undone.
+    /// Restores the connection as far as possible. An error counts as a setting that cannot be restored.
     pub(crate) fn restore(&self, conn: &Connection, guard: &Arc<SqlGuard>) -> Restored {
         let stood = guard.stood(conn);
         for (limit, value) in LIMITS.zip(&self.limits) {
@@ -150,14 +151,14 @@ impl Baseline {
         conn.set_prepared_statement_cache_capacity(self.statement_cache_capacity);
         self.hooks.remove_others(conn);
         if !stood {
-            // It may have set anything by PRAGMA meanwhile.
+            // Without the guard, the closure may have run any PRAGMA.
             return Restored::NotAll("it replaced larder's authorizer or commit hook");
         }
         let replaced = "it replaced a function or a collation";
         let schema_changed = guard.take_schema_change();
         match guard.as_internal(|| self.sentinel.was_expired()) {
             Ok(false) => Restored::All,
-            // What it has set is set again, but that hides whether it has replaced a function, too.
+            // Its settings are restored, but the change of a setting hides whether a function was replaced, too.
             Ok(true) if self.own_names && !schema_changed => Restored::NotAll(if configured {
                 "it changed a setting of sqlite3_db_config"
             } else {
@@ -169,13 +170,14 @@ impl Baseline {
     }
 }
 
-/// Of functions and collations; one that stands for one of SQLite's own is another.
+/// The number of functions and collations. An override of a built-in one counts separately.
 fn count_names(conn: &Connection) -> rusqlite::Result<i64> {
     let count = "SELECT (SELECT count(*) FROM pragma_function_list) + (SELECT count(*) FROM pragma_collation_list)";
     conn.query_row(count, [], |row| row.get(0))
 }
 
-/// Whether there may be temporary objects of `on_connect`: only the writer's closures can make others.
+/// Whether `on_connect` may have created temporary objects. Later ones can come only from closures on the writing
+/// connection.
 pub(super) fn may_have_temporary(options: &Settings, role: Role) -> bool {
     role == Role::Writer && options.on_connect.is_some()
 }

@@ -1,5 +1,5 @@
-//! What larder must ask of SQLite, and of the system, and what rusqlite and the standard library have no safe form of. This
-//! is the one file of the crate with `unsafe` in it.
+//! Calls of SQLite and of the system for which rusqlite and the standard library have no safe form. This is the only
+//! file of the crate with `unsafe` code.
 
 #![allow(unsafe_code)]
 
@@ -16,39 +16,41 @@ use super::change_counters::ChangeCounters;
 use crate::runtime::fork;
 use crate::telemetry::stats::PageCacheStats;
 
-/// Has each fork of this process counted, in the child (`runtime/fork.rs`).
+/// Registers a handler that counts each fork of this process, in the child (`runtime/fork.rs`).
 pub(crate) fn count_forks() {
     type Handler = Option<extern "C" fn()>;
-    // SAFETY: the declaration is POSIX's: three handlers without arguments, each of which may be null; 0 or an error number.
+    // SAFETY: the declaration is POSIX's: three handlers without arguments, each of which may be null; 0 or an error
+    // number.
     unsafe extern "C" {
         fn pthread_atfork(before: Handler, in_parent: Handler, in_child: Handler) -> c_int;
     }
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
-        // SAFETY: the handler is a function of this crate that adds to an atomic, which a child of a process with several
-        // threads may do. It stays where it is for as long as the process. Without memory for it forks are not counted.
+        // SAFETY: the handler is a function of this crate that adds to an atomic, which a child of a multi-threaded
+        // process may do. It stays in place as long as the process. If there is no memory to register it, forks are not
+        // counted.
         let _ = unsafe { pthread_atfork(None, None, Some(fork::count)) };
     });
 }
 
-/// Whether a foreign key constraint is violated that would be judged at COMMIT.
+/// Whether a foreign key constraint is violated that SQLite would check at COMMIT.
 ///
-/// It "returns zero for the current value if and only if all foreign key constraints (deferred or immediate) have been
-/// resolved", <https://sqlite.org/c3ref/c_dbstatus_options.html>.
+/// The counter "returns zero for the current value if and only if all foreign key constraints (deferred or immediate)
+/// have been resolved", <https://sqlite.org/c3ref/c_dbstatus_options.html>.
 pub(crate) fn deferred_violation(conn: &Connection) -> bool {
     db_status(conn, ffi::SQLITE_DBSTATUS_DEFERRED_FKS, false).is_some_and(|now| now != 0)
 }
 
-/// Whether that error is the last that the connection gave: the same code and the same message. Any statement that goes
-/// well after it makes the connection forget it.
+/// Whether `error` is the connection's most recent error: the same code and the same message. Any later statement that
+/// succeeds clears the connection's error.
 pub(crate) fn gave_last(conn: &Connection, error: &rusqlite::Error) -> bool {
     let (code, message) = match error {
         rusqlite::Error::SqliteFailure(code, Some(message)) => (code, message),
         rusqlite::Error::SqlInputError { error, msg, .. } => (error, msg),
         _ => return false,
     };
-    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
-    // The message is a C string that stays until the next call on the connection, which comes after its use.
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only. The
+    // message is a C string that stays valid until the next call on the connection, which comes after its use.
     unsafe {
         let db = conn.handle();
         ffi::sqlite3_extended_errcode(db) == code.extended_code
@@ -56,7 +58,7 @@ pub(crate) fn gave_last(conn: &Connection, error: &rusqlite::Error) -> bool {
     }
 }
 
-/// What the connection's page cache has done since this was last asked, and the memory that the connection takes.
+/// Returns the activity of the connection's page cache since the last call, and the connection's memory use.
 pub(crate) fn take_cache(conn: &Connection) -> PageCacheStats {
     let number = |now: Option<c_int>| now.and_then(|now| u64::try_from(now).ok()).unwrap_or_default();
     let take = |what| number(db_status(conn, what, true));
@@ -72,7 +74,7 @@ pub(crate) fn take_cache(conn: &Connection) -> PageCacheStats {
     }
 }
 
-/// One number about a connection, which starts anew from zero if it is `taken` and of those that can.
+/// One counter of a connection. If `taken`, counters that support it restart from zero.
 fn db_status(conn: &Connection, what: c_int, taken: bool) -> Option<c_int> {
     let (mut now, mut highest): (c_int, c_int) = (0, 0);
     // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread
@@ -81,28 +83,28 @@ fn db_status(conn: &Connection, what: c_int, taken: bool) -> Option<c_int> {
     (code == ffi::SQLITE_OK).then_some(now)
 }
 
-/// Which statements [`reset_leaked`] resets.
+/// The statements that [`reset_leaked`] resets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Leaked {
-    /// Those that somebody prepared, and handles of blobs that were opened for writing. Full-text and R-tree tables keep
-    /// handles that only read, for as long as a transaction is open.
+    /// Statements that user code prepared, and blob handles opened for writing. Full-text and R-tree tables keep
+    /// read-only handles for as long as a transaction is open.
     Ours,
-    /// Handles of blobs that only read, too. Only where no transaction is open, or the connection is not used again.
+    /// Also read-only blob handles. Only where no transaction is open, or the connection is not used again.
     All,
 }
 
-/// Resets every statement that was left in the middle of its rows, and says how many there were. Their cursors
-/// close, so they no longer hold a snapshot open or keep a COMMIT from being made.
+/// Resets every statement that is between two rows, and returns their number. Their cursors close, so they no longer
+/// hold a snapshot open or block a COMMIT.
 ///
-/// A `Statement`, a `Rows`, a `Row` and a `Blob` borrow the connection, so whoever has it as `&mut` has shown the compiler
-/// that none is left in use: what is still in the middle of its rows was forgotten (`std::mem::forget`, a
-/// leaked box) and nobody can reach it, or it is back in the statement cache, where a reset is what it needs.
+/// A `Statement`, a `Rows`, a `Row` and a `Blob` borrow the connection, so `&mut Connection` proves that none is in
+/// use. A statement that is still between two rows was leaked (`std::mem::forget`, a leaked box) and is unreachable, or
+/// it is back in the statement cache, where a reset is what it needs.
 pub(crate) fn reset_leaked(conn: &mut Connection, which: Leaked) -> usize {
     let mut reset = 0;
-    // SAFETY: the pointers come from SQLite's own list of this connection's statements. `&mut` shows that no
-    // `Row` is in use whose memory a reset could free (see above). One without text is the inside of a handle of a blob,
-    // which a module's table seeks anew before it reads by it. Resetting one statement may finalize others, so the walk
-    // begins again after each.
+    // SAFETY: the pointers come from SQLite's own list of this connection's statements. `&mut` proves that no `Row` is
+    // in use whose memory a reset could free (see above). A statement without text is the inside of a blob handle,
+    // which a module's table seeks again before it reads through it. Resetting one statement may finalize others, so
+    // the walk restarts after each.
     unsafe {
         let db = conn.handle();
         let mut statement = ffi::sqlite3_next_stmt(db, ptr::null_mut());
@@ -120,31 +122,31 @@ pub(crate) fn reset_leaked(conn: &mut Connection, which: Leaked) -> usize {
     reset
 }
 
-/// A limit of the connection, <https://sqlite.org/c3ref/limit.html>; it is changed to `value` unless that is negative. -1
-/// for one that this SQLite does not know.
+/// Returns a limit of the connection, <https://sqlite.org/c3ref/limit.html>, and sets it to `value` unless that is
+/// negative. -1 for a limit that this SQLite does not know.
 pub(crate) fn limit(conn: &Connection, limit: c_int, value: c_int) -> c_int {
     // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
     unsafe { ffi::sqlite3_limit(conn.handle(), limit, value) }
 }
 
-/// A setting of the connection that is a number, <https://sqlite.org/c3ref/c_dbconfig_enable_fkey.html>; it is changed to
-/// `value` unless that is negative. `None` for one that this SQLite does not know.
+/// Returns a numeric setting of the connection, <https://sqlite.org/c3ref/c_dbconfig_enable_fkey.html>, after setting
+/// it to `value` unless that is negative. `None` for a setting that this SQLite does not know.
 pub(crate) fn config(conn: &Connection, config: c_int, value: c_int) -> Option<c_int> {
     let mut now: c_int = 0;
     // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only. The
-    // settings that [`Baseline`](crate::connection) asks for take an integer, and a pointer to one that SQLite writes
-    // before it returns; one that SQLite does not know it refuses without a look at the arguments.
+    // settings that [`Baseline`](crate::connection) reads take an integer, and a pointer to one that SQLite writes
+    // before it returns; SQLite refuses a setting that it does not know without reading the arguments.
     let code = unsafe { ffi::sqlite3_db_config(conn.handle(), config, value, &mut now as *mut c_int) };
     (code == ffi::SQLITE_OK).then_some(now)
 }
 
-/// Takes away a trace, and a profile.
+/// Removes a trace, or a profile.
 pub(crate) fn remove_trace(conn: &Connection) {
     // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
     unsafe { ffi::sqlite3_trace_v2(conn.handle(), 0, None, ptr::null_mut()) };
 }
 
-/// Takes away who is asked for a collation that is missing.
+/// Removes the callback for missing collations.
 pub(crate) fn remove_collation_needed(conn: &Connection) {
     // SAFETY: as above.
     unsafe { ffi::sqlite3_collation_needed(conn.handle(), ptr::null_mut(), None) };
@@ -159,7 +161,7 @@ unsafe extern "C" fn note_trace(_: c_uint, _: *mut c_void, _: *mut c_void, _: *m
     0
 }
 
-/// Traces statements of the connection, to see by [`trace_was_replaced`] whether somebody else sets a trace.
+/// Traces the connection's statements, so that [`trace_was_replaced`] can detect another trace.
 pub(crate) fn trace_for_others(conn: &Connection) {
     // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only. The
     // function uses none of its pointers.
@@ -169,26 +171,27 @@ pub(crate) fn trace_for_others(conn: &Connection) {
     }
 }
 
-/// Whether somebody else has set a trace since [`trace_for_others`]. SQLite does not tell; but then a statement is not traced by that.
+/// Whether other code set a trace since [`trace_for_others`]. SQLite does not report it, but then a statement does not
+/// reach that trace.
 pub(crate) fn trace_was_replaced(conn: &Connection) -> rusqlite::Result<bool> {
     TRACED.set(false);
     conn.query_row("SELECT 1", [], |_| Ok(()))?;
     Ok(!TRACED.get())
 }
 
-/// A statement that shows whether SQLite has made all statements of the connection be prepared anew. Dropped before the
-/// connection is closed, which SQLite refuses as long as there are statements.
+/// A statement that detects whether SQLite has expired all statements of the connection, so that each is re-prepared.
+/// Dropped before the connection closes, because SQLite refuses to close a connection with open statements.
 pub(crate) struct Sentinel(NonNull<ffi::sqlite3_stmt>);
 
-// SAFETY: the pointer is used with the connection alone, by whichever thread has that. SQLite's connections without a
-// mutex may go from thread to thread (`SQLITE_THREADSAFE` 1 or 2).
+// SAFETY: only the thread that has the connection uses the pointer. SQLite's connections without a mutex may move
+// between threads (`SQLITE_THREADSAFE` 1 or 2).
 unsafe impl Send for Sentinel {}
 
 impl Sentinel {
     pub(crate) fn prepare(conn: &Connection) -> rusqlite::Result<Self> {
         let mut statement = ptr::null_mut();
-        // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only. The
-        // text is a C string, and `statement` lives until SQLite has written it.
+        // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
+        // The text is a C string, and `statement` lives until SQLite has written it.
         let code = unsafe {
             let sql = c"SELECT 1/*larder*/".as_ptr();
             let flags = ffi::SQLITE_PREPARE_PERSISTENT as c_uint;
@@ -200,10 +203,10 @@ impl Sentinel {
         }
     }
 
-    /// Whether that has happened since this was last asked.
+    /// Returns and clears whether the statement was re-prepared.
     pub(crate) fn was_expired(&self) -> rusqlite::Result<bool> {
         let statement = self.0.as_ptr();
-        // SAFETY: it is finalized in the drop alone, and the connection outlives it (see above).
+        // SAFETY: only the drop finalizes the statement, and the connection outlives it (see above).
         let (stepped, reset, prepared) = unsafe {
             (
                 ffi::sqlite3_step(statement),
@@ -220,19 +223,19 @@ impl Sentinel {
 
 impl Drop for Sentinel {
     fn drop(&mut self) {
-        // SAFETY: the connection is still open (see above), and nobody has the pointer any more.
+        // SAFETY: the connection is still open (see above), and there is no other copy of the pointer.
         unsafe { ffi::sqlite3_finalize(self.0.as_ptr()) };
     }
 }
 
-/// Sets what `last_insert_rowid` says.
+/// Sets the value of `last_insert_rowid`.
 pub(crate) fn set_last_insert_rowid(conn: &Connection, rowid: i64) {
     // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
     unsafe { ffi::sqlite3_set_last_insert_rowid(conn.handle(), rowid) }
 }
 
-/// Defines the SQL functions `last_insert_rowid`, `changes` and `total_changes` of the connection anew, to say what those
-/// counters say. They may be used wherever SQLite's own may, so also in triggers and views.
+/// Overrides the SQL functions `last_insert_rowid`, `changes` and `total_changes` of the connection with the values of
+/// `counters`. SQL may use them wherever it may use SQLite's own, including triggers and views.
 pub(crate) fn define_change_functions(conn: &Connection, counters: &Arc<ChangeCounters>) -> rusqlite::Result<()> {
     type Function = unsafe extern "C" fn(*mut ffi::sqlite3_context, c_int, *mut *mut ffi::sqlite3_value);
     let functions: [(&CStr, Function); 3] = [
@@ -242,9 +245,9 @@ pub(crate) fn define_change_functions(conn: &Connection, counters: &Arc<ChangeCo
     ];
     for (name, function) in functions {
         let kept = Arc::into_raw(Arc::clone(counters)).cast_mut().cast::<c_void>();
-        // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and `name` is a C string. `kept` is one
-        // count of the `Arc`, which SQLite gives to `release` once: when the function is replaced, when the connection
-        // closes, or when this call fails.
+        // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and `name` is a C string. `kept` is
+        // one count of the `Arc`, which SQLite passes to `release` once: when the function is replaced, when the
+        // connection closes, or when this call fails.
         let code = unsafe {
             ffi::sqlite3_create_function_v2(
                 conn.handle(),
@@ -267,7 +270,7 @@ pub(crate) fn define_change_functions(conn: &Connection, counters: &Arc<ChangeCo
 
 /// # Safety
 ///
-/// `kept` is a count of an `Arc<ChangeCounters>` that nobody else gives back.
+/// `kept` is a count of an `Arc<ChangeCounters>` that only this call gives back.
 unsafe extern "C" fn release(kept: *mut c_void) {
     // SAFETY: as the caller promises.
     drop(unsafe { Arc::from_raw(kept.cast_const().cast::<ChangeCounters>()) });
@@ -275,9 +278,9 @@ unsafe extern "C" fn release(kept: *mut c_void) {
 
 /// # Safety
 ///
-/// `context` is that of a call of a function of [`define_change_functions`].
+/// `context` belongs to a call of a function of [`define_change_functions`].
 unsafe fn tell(context: *mut ffi::sqlite3_context, value: impl FnOnce(&ChangeCounters, *mut ffi::sqlite3) -> i64) {
-    // SAFETY: SQLite calls it with a valid context, whose user data is the `Arc` that it keeps until `release`, and whose
+    // SAFETY: SQLite passes a valid context. Its user data is the `Arc` that SQLite keeps until `release`, and its
     // connection is open and used by this thread.
     unsafe {
         let counters = ffi::sqlite3_user_data(context).cast_const().cast::<ChangeCounters>();
@@ -313,20 +316,20 @@ unsafe extern "C" fn tell_total_changes(context: *mut ffi::sqlite3_context, _: c
     unsafe { tell(context, |counters, db| counters.total(ffi::sqlite3_total_changes64(db))) }
 }
 
-/// What a statement is about to do, as SQLite tells an authorizer: <https://sqlite.org/c3ref/set_authorizer.html>. Names
-/// stand in the schema as they were written, and need not be UTF-8: what is not comes as U+FFFD.
+/// An action of a statement, as SQLite reports it to an authorizer: <https://sqlite.org/c3ref/set_authorizer.html>. The
+/// schema stores names as they were written, and they need not be UTF-8; invalid bytes become U+FFFD.
 pub(crate) struct Action<'a> {
-    /// `SQLITE_READ` and the like, <https://sqlite.org/c3ref/c_alter_table.html>, which says what the next two are.
+    /// `SQLITE_READ` and the like, <https://sqlite.org/c3ref/c_alter_table.html>, which defines the next two fields.
     pub(crate) code: c_int,
     pub(crate) first: Option<Cow<'a, str>>,
     pub(crate) second: Option<Cow<'a, str>>,
     /// `main`, `temp`, ..
     pub(crate) database: Option<Cow<'a, str>>,
-    /// The trigger or view that it is inside of, if it is not the statement itself.
+    /// The trigger or view that contains the action, if it is not the statement itself.
     pub(crate) accessor: Option<Cow<'a, str>>,
 }
 
-/// What is said to that.
+/// The authorizer's answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(i32)]
 pub(crate) enum Permission {
@@ -334,28 +337,28 @@ pub(crate) enum Permission {
     Deny = ffi::SQLITE_DENY,
 }
 
-/// Who is asked about each statement as it is prepared.
+/// Decides about each action of a statement that is prepared.
 pub(crate) trait Authorizer: Send + Sync + 'static {
     fn authorize(&self, action: &Action<'_>) -> Permission;
 }
 
-/// Has SQLite ask that authorizer about what is prepared on the connection from now on.
+/// Installs an authorizer for the statements prepared on the connection from now on.
 ///
-/// rusqlite's own authorizer panics at a name that is not UTF-8. It catches that, but the statement fails, so that a table
-/// with such a column could not be read; and a program that aborts where it panics would end.
+/// rusqlite's own authorizer panics at a name that is not UTF-8. It catches the panic, but the statement fails, so a
+/// table with such a column would be unreadable; and a program built with `panic = "abort"` would abort.
 ///
-/// `token` is kept for as long as the authorizer is asked.
+/// rusqlite keeps `token` while the authorizer is installed.
 pub(crate) fn authorize<J: Authorizer>(conn: &Connection, authorizer: &Arc<J>, token: Arc<()>) -> rusqlite::Result<()> {
     let kept = (Arc::clone(authorizer), token);
-    // SQLite asks `ask` instead. It is there since rusqlite keeps it, and so the authorizer.
+    // SQLite calls `ask` instead of this closure. rusqlite keeps the closure, and thereby the authorizer.
     conn.authorizer(Some(move |_: AuthContext<'_>| {
         let _kept = &kept;
         Authorization::Deny
     }))?;
     let authorizer = Arc::as_ptr(authorizer).cast_mut().cast::<c_void>();
     // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. SQLite has the pointer to the
-    // authorizer until another authorizer is set, or none. Only rusqlite does that, when it is told to and as it closes
-    // the connection, and it tells SQLite before it drops the closure that keeps the authorizer.
+    // authorizer until another authorizer is set, or none. Only rusqlite does that, on request and when it closes the
+    // connection, and it calls SQLite before it drops the closure that keeps the authorizer.
     let code = unsafe { ffi::sqlite3_set_authorizer(conn.handle(), Some(ask::<J>), authorizer) };
     match code {
         ffi::SQLITE_OK => Ok(()),
@@ -374,7 +377,7 @@ unsafe extern "C" fn ask<J: Authorizer>(
     database: *const c_char,
     accessor: *const c_char,
 ) -> c_int {
-    // SAFETY: as the caller promises; SQLite leaves the strings alone until it has its answer.
+    // SAFETY: as the caller promises; SQLite does not touch the strings before this returns.
     let (authorizer, text) = unsafe {
         let text = |text: *const c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy());
         (&*authorizer.cast::<J>(), [first, second, database, accessor].map(text))
@@ -390,33 +393,33 @@ unsafe extern "C" fn ask<J: Authorizer>(
     authorizer.authorize(&action) as c_int
 }
 
-/// Who is told of the statements that run on a connection.
+/// Receives the trace events of a connection.
 pub(crate) trait Trace: Send + Sync + 'static {
-    /// Whether the statement is to be interrupted. Must not panic.
+    /// Whether to interrupt the statement. Must not panic.
     fn stops_here(&self) -> bool;
 }
 
-/// What of a statement is told.
+/// The trace events to receive.
 #[derive(Clone, Copy)]
 pub(crate) enum Events {
-    /// That it begins.
+    /// The start of each statement.
     Statements = ffi::SQLITE_TRACE_STMT as isize,
-    /// Also each row that it gives.
+    /// Also each row that it returns.
     AndRows = (ffi::SQLITE_TRACE_STMT | ffi::SQLITE_TRACE_ROW) as isize,
 }
 
-/// Has SQLite tell of the statements that run on the connection, until this is dropped. It takes the place of any other
-/// trace callback.
+/// Sends the connection's trace events to `told` until the result is dropped. Replaces any other trace callback.
 pub(crate) fn trace<'c, T: Trace>(conn: &'c Connection, told: &Arc<T>, events: Events) -> Traced<'c, T> {
     let told = Arc::clone(told);
     let pointer = Arc::as_ptr(&told).cast_mut().cast::<c_void>();
-    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. SQLite has the pointer until the callback is
-    // taken away: by another one, or by the drop of the guard, which keeps what it points to until after that.
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. SQLite has the pointer until the
+    // callback is removed: by another callback, or by the drop of the guard, which keeps the target alive until after
+    // that.
     unsafe { ffi::sqlite3_trace_v2(conn.handle(), events as c_uint, Some(traced::<T>), pointer) };
     Traced { conn, _told: told }
 }
 
-/// A connection whose statements are told of.
+/// A connection whose trace events are received.
 pub(crate) struct Traced<'c, T: Trace> {
     conn: &'c Connection,
     _told: Arc<T>,
@@ -431,15 +434,15 @@ impl<T: Trace> Drop for Traced<'_, T> {
 
 /// # Safety
 ///
-/// `told` points to a living `T`, and `statement` to the statement that runs: so it is for both of [`Events`].
+/// `told` points to a living `T`, and `statement` to the running statement, as both of [`Events`] have it.
 unsafe extern "C" fn traced<T: Trace>(
     _event: c_uint,
     told: *mut c_void,
     statement: *mut c_void,
     _text: *mut c_void,
 ) -> c_int {
-    // SAFETY: as the caller promises. An interrupt "is safe .. from a thread different from the thread that is currently
-    // running the database operation" and only raises a flag, which the statement looks at after this.
+    // SAFETY: as the caller promises. An interrupt "is safe .. from a thread different from the thread that is
+    // currently running the database operation" and only sets a flag, which the statement checks after this.
     unsafe {
         if (*told.cast::<T>()).stops_here() {
             ffi::sqlite3_interrupt(ffi::sqlite3_db_handle(statement.cast()));

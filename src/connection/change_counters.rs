@@ -1,18 +1,18 @@
-//! `last_insert_rowid`, `changes` and `total_changes` as one closure is to see them.
+//! `last_insert_rowid`, `changes` and `total_changes`, as one closure sees them.
 //!
-//! SQLite keeps all three for the connection, which many closures share. A closure is to find them as on a fresh
-//! connection: 0 until it has changed something itself. The rowid is set to 0 before each closure. The other two cannot be
-//! set, so [`ChangeCounters`] remembers where the total stood, and the SQL functions (`c_api::define_change_functions`)
-//! and the methods of `WriteTx` subtract it.
+//! SQLite keeps all three per connection, which many closures share. Each closure must see them as on a fresh
+//! connection: 0 until the closure changes something itself. The rowid is set to 0 before each closure. The other two
+//! cannot be set, so [`ChangeCounters`] stores the total at the closure's start, and the SQL functions
+//! (`c_api::define_change_functions`) and the methods of `WriteTx` subtract it.
 //!
-//! SQLite says nowhere whether a statement has inserted a row that has a rowid: `last_insert_rowid` stays as it was if it
-//! has not, and may be set to the same value again if it has. So before an `INSERT` whose rowid is asked for, the
-//! connection's rowid is set to a number drawn at random from 2^63 negative ones, and one that is still there afterwards
-//! was not set. Meanwhile the SQL function says what was there before: the statement itself, a trigger or a column's
-//! DEFAULT may ask for it.
+//! SQLite does not report whether a statement inserted a row that has a rowid: without one, `last_insert_rowid` keeps
+//! its value, and with one, it may be set to the same value again. So before an `INSERT` whose rowid the caller wants,
+//! the connection's rowid is set to a mask: a random number out of 2^63 negative ones. If the mask is still there
+//! afterwards, no rowid was set. Meanwhile the SQL function returns the value from before, because the statement
+//! itself, a trigger or a column's DEFAULT may call it.
 //!
-//! Only the thread that has the connection uses it; the atomics are there since SQL functions may be called from any
-//! thread as far as the compiler knows.
+//! Only the thread that has the connection uses the counters; the atomics exist because, as far as the compiler knows,
+//! SQL functions may be called from any thread.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -23,12 +23,15 @@ use rusqlite::Connection;
 use super::c_api::set_last_insert_rowid;
 
 pub(crate) struct ChangeCounters {
-    /// `total_changes` of the connection as the closure began.
+    /// `total_changes` of the connection at the closure's start.
     base: AtomicI64,
+    /// Whether a mask is set.
     masked: AtomicBool,
-    /// The connection's rowid while `masked`, unless a statement has set another, and what it stands for.
+    /// The mask: the connection's rowid while `masked`, unless a statement set another.
     mask: AtomicI64,
+    /// The rowid that the mask stands for.
     behind: AtomicI64,
+    /// State of the random generator.
     random: AtomicU64,
 }
 
@@ -43,7 +46,7 @@ impl ChangeCounters {
         }
     }
 
-    /// Before each closure. Gives the connection's `total_changes`.
+    /// Starts a closure. Returns the connection's `total_changes`.
     pub(crate) fn restart(&self, conn: &Connection) -> u64 {
         set_last_insert_rowid(conn, 0);
         let total = conn.total_changes();
@@ -51,7 +54,7 @@ impl ChangeCounters {
         total
     }
 
-    /// What `last_insert_rowid` is to say if the connection says that.
+    /// The closure's `last_insert_rowid`, given the connection's.
     pub(crate) fn rowid(&self, rowid: i64) -> i64 {
         if self.masked.load(Relaxed) && rowid == self.mask.load(Relaxed) {
             self.behind.load(Relaxed)
@@ -60,18 +63,18 @@ impl ChangeCounters {
         }
     }
 
-    /// What `changes` is to say if the connection says that. As long as the total stands where it stood, each statement of
-    /// the closure that changes rows has changed none, or there was none.
+    /// The closure's `changes`, given the connection's. While the total has not moved, the closure has run no statement
+    /// that changed rows, so the value is 0.
     pub(crate) fn changes(&self, changes: i64, total: i64) -> i64 {
         if self.total(total) == 0 { 0 } else { changes }
     }
 
-    /// What `total_changes` is to say if the connection says that.
+    /// The closure's `total_changes`, given the connection's.
     pub(crate) fn total(&self, total: i64) -> i64 {
         total.saturating_sub(self.base.load(Relaxed))
     }
 
-    /// Until the drop, the mask knows whether a statement has set the connection's rowid.
+    /// Sets a mask, which detects until its drop whether a statement sets the connection's rowid.
     #[inline]
     pub(crate) fn mask<'a>(&'a self, conn: &'a Connection) -> Mask<'a> {
         let before = conn.last_insert_rowid();
@@ -103,19 +106,19 @@ impl ChangeCounters {
     }
 }
 
-/// The connection's rowid is hidden. Dropped, also by a panic, it is there again, unless a statement has set another.
+/// A mask on the connection's rowid. Its drop, also by a panic, restores the rowid, unless a statement set another.
 pub(crate) struct Mask<'a> {
     conn: &'a Connection,
     counters: &'a ChangeCounters,
     before: i64,
-    /// An insert that this one is inside of.
+    /// The mask and rowid of the enclosing insert, if any.
     outer: Option<(i64, i64)>,
     mask: i64,
     is_off: bool,
 }
 
 impl Mask<'_> {
-    /// Takes the mask off. What a statement has set since.
+    /// Removes the mask. Returns the rowid that a statement set since.
     #[inline]
     pub(crate) fn end(mut self) -> Option<i64> {
         let rowid = self.take_off();

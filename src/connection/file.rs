@@ -1,8 +1,8 @@
 //! The database file before SQLite opens it: its path, its file system, its creation.
 //!
-//! larder closes no descriptor of a database file, not even the one that created it: "the close() system call will cancel
-//! all POSIX advisory locks on the same file for all threads and all file descriptors in the process",
-//! <https://sqlite.org/howtocorrupt.html>, and SQLite's locks are of that kind. See `file_lock.rs`.
+//! larder closes no descriptor of a database file, not even the one that created it: "the close() system call will
+//! cancel all POSIX advisory locks on the same file for all threads and all file descriptors in the process",
+//! <https://sqlite.org/howtocorrupt.html>, and SQLite's locks are POSIX locks. See `file_lock.rs`.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -33,10 +33,10 @@ impl FileId {
     }
 }
 
-/// The longest name that larder gives to a file beside the database. SQLite's are shorter.
+/// The longest suffix that larder uses for a file beside the database. SQLite's are shorter.
 const LONGEST_SUFFIX: &str = "-unsynced";
 
-/// A regular file, or an empty one just made, at an absolute path whose folder has no symbolic link in it.
+/// A regular file, possibly just created and empty, at an absolute path whose folder contains no symbolic link.
 #[derive(Debug)]
 pub(crate) struct DatabaseFile {
     pub(crate) path: PathBuf,
@@ -46,7 +46,7 @@ pub(crate) struct DatabaseFile {
 }
 
 impl DatabaseFile {
-    /// Checks the path, claims it for the store `owner`, and creates the file if it is not there.
+    /// Checks the path, claims it for the store `owner`, and creates the file if it does not exist.
     pub(crate) fn prepare(path: &Path, options: &Settings, owner: u64) -> Result<Self> {
         let absolute = absolute(path)?;
         let folder = absolute.parent().unwrap_or(Path::new("/"));
@@ -71,7 +71,7 @@ impl DatabaseFile {
         } else if !metadata.is_file() {
             Some("it is not a regular file")
         } else if (1..SMALLEST).contains(&metadata.len()) {
-            // SQLite would take it for an empty database and write over it.
+            // SQLite would treat it as an empty database and overwrite it.
             Some("it is not an SQLite database: it has fewer bytes than the smallest one")
         } else {
             None
@@ -93,9 +93,10 @@ impl DatabaseFile {
 }
 
 impl DatabaseFile {
-    /// No bytes in it: page size and auto-vacuum can still be chosen. To be asked by who has claimed the file.
+    /// Whether the file is empty, so that page size and auto-vacuum can still be chosen. The caller has claimed the
+    /// file.
     ///
-    /// An error is not taken for a file with bytes: a database has its auto-vacuum from its creation on.
+    /// An error is returned and not read as "not empty": a database keeps its auto-vacuum mode from its creation on.
     pub(crate) fn is_new(&self) -> Result<bool> {
         let metadata = fs::symlink_metadata(&self.path);
         let metadata = metadata.map_err(|e| open_error(&self.path, "its metadata cannot be read", e))?;
@@ -103,8 +104,8 @@ impl DatabaseFile {
     }
 }
 
-/// The canonical folder and the file's own name. An absolute path can never be taken for a URI, which a
-/// relative one that begins with `file:` would be.
+/// The canonical folder joined with the file's own name. SQLite never parses an absolute path as a URI, but would parse
+/// a relative one that begins with `file:`.
 fn absolute(path: &Path) -> Result<PathBuf> {
     let bytes = path.as_os_str().as_encoded_bytes();
     if bytes.is_empty() {
@@ -139,9 +140,9 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(folder.join(name))
 }
 
-/// Creates a missing file that only its owner may read. `create_new` is `O_CREAT | O_EXCL`, which does not
-/// follow a link; a file that is there already is left as it is. The descriptor is kept: another connection of this
-/// process may have taken locks on the file meanwhile.
+/// Creates a missing file that only its owner can read. `create_new` is `O_CREAT | O_EXCL`, which does not follow a
+/// link; an existing file is left as it is. The descriptor is kept, because another connection of this process may have
+/// locked the file meanwhile.
 fn create(absolute: &Path, path: &Path) -> Result<()> {
     match OpenOptions::new()
         .read(true)
@@ -156,7 +157,7 @@ fn create(absolute: &Path, path: &Path) -> Result<()> {
     }
 }
 
-/// SQLite and larder keep files beside the database, whose names are longer than its own.
+/// SQLite and larder keep files beside the database, whose names are longer than the database's own.
 fn check_name(absolute: &Path, folder: &Path, path: &Path) -> Result<()> {
     let longest = rustix::fs::statvfs(folder).map_or(255, |stat| stat.f_namemax) as usize;
     let length = absolute.file_name().map_or(0, |name| name.len());
@@ -171,8 +172,8 @@ fn check_name(absolute: &Path, folder: &Path, path: &Path) -> Result<()> {
     Err(refuse(path, &problem))
 }
 
-/// SQLite looks for the log and its index beside the name by which the file was opened. Under two names, or in two
-/// folders, one file would have two logs.
+/// SQLite looks for the WAL and its index beside the name by which the file was opened. Under two names, or in two
+/// folders, one file would have two WALs.
 fn check_single_name(absolute: &Path, metadata: &fs::Metadata, path: &Path) -> Result<()> {
     if metadata.nlink() > 1 {
         let problem = format!(
@@ -195,7 +196,7 @@ fn check_single_name(absolute: &Path, metadata: &fs::Metadata, path: &Path) -> R
     Ok(())
 }
 
-/// Whether something is mounted at that very path. An older kernel than 5.8 does not tell.
+/// Whether `path` itself is a mount point. Kernels older than 5.8 do not report it.
 #[cfg(target_os = "linux")]
 fn is_mount_root(path: &Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
@@ -208,7 +209,7 @@ fn is_mount_root(_path: &Path) -> bool {
     false
 }
 
-/// SQLite would only say that it cannot open the file.
+/// SQLite would only report that it cannot open the file.
 fn check_writable(folder: &Path, path: &Path) -> Result<()> {
     match rustix::fs::statvfs(folder) {
         Ok(stat) if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) => Err(refuse(
@@ -220,14 +221,14 @@ fn check_writable(folder: &Path, path: &Path) -> Result<()> {
     }
 }
 
-/// Bytes that this process may still use on the file system of a folder, if that can be found out.
+/// Bytes that this process may still use on the file system of a folder, if known.
 pub(crate) fn available(folder: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(folder).ok()?;
     stat.f_bavail.checked_mul(stat.f_frsize)
 }
 
-/// Where SQLite puts temporary files: "the first of these which is an existing directory with write and execute
-/// permission", <https://sqlite.org/tempfiles.html#tempdir>.
+/// The folder that SQLite puts temporary files in: "the first of these which is an existing directory with write and
+/// execute permission", <https://sqlite.org/tempfiles.html#tempdir>.
 pub(crate) fn temporary_folder() -> Option<PathBuf> {
     let named = ["SQLITE_TMPDIR", "TMPDIR"].into_iter().filter_map(std::env::var_os);
     let usual = ["/var/tmp", "/usr/tmp", "/tmp", "."].into_iter().map(Into::into);
@@ -252,8 +253,7 @@ fn open_error(path: &Path, problem: &str, source: io::Error) -> Error {
     }
 }
 
-/// File systems on which two descriptors of one file do not share memory or locks, by the magic number of
-/// `statfs(2)`.
+/// File systems on which two descriptors of one file do not share memory or locks, by the magic number of `statfs(2)`.
 #[cfg(target_os = "linux")]
 const UNSUPPORTED: &[(u32, &str)] = &[
     (0x0000_6969, "NFS"),
@@ -300,7 +300,7 @@ fn check_filesystem(_folder: &Path, _path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The name of the file system that the file is on, if a WAL is not safe there.
+/// The name of the file's file system, if a WAL is not safe on it.
 #[cfg(target_os = "linux")]
 pub(crate) fn unsafe_filesystem(path: &Path) -> Option<&'static str> {
     let stat = rustix::fs::statfs(path.parent()?).ok()?;
@@ -312,19 +312,19 @@ pub(crate) fn unsafe_filesystem(_path: &Path) -> Option<&'static str> {
     None
 }
 
-/// A folder that only its owner may enter, and that goes with everything in it when this is dropped.
+/// A folder that only its owner can enter. Dropping this deletes it with its contents.
 #[derive(Debug)]
 pub(crate) struct TempFolder {
     path: PathBuf,
 }
 
 impl TempFolder {
-    /// In the system's folder for temporary files.
+    /// Creates one in the system's folder for temporary files.
     pub(crate) fn new() -> Result<Self> {
         Self::inside(&std::env::temp_dir())
     }
 
-    /// In the folder of this file.
+    /// Creates one in the folder of `file`.
     pub(crate) fn beside(file: &Path) -> Result<Self> {
         Self::inside(file.parent().unwrap_or(Path::new("/")))
     }

@@ -1,31 +1,33 @@
-//! Locks on the database that no other code in the process can drop, and the descriptors that they need.
+//! Locks on the database that no other code in the process can drop, and the descriptors that hold them.
 //!
-//! SQLite's locks are POSIX locks: the close of *any* descriptor of the file in this process drops all of them
-//! (<https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>), as when the
-//! service reads its own database to send or to hash it. Then another process takes itself for the last connection and
-//! deletes the log that this one goes on writing. Open-file-description locks (`F_OFD_SETLK`, Linux 3.15) belong to one
-//! descriptor and are dropped with it alone. So a store holds, beside SQLite's own locks:
+//! SQLite's locks are POSIX locks: closing *any* descriptor of the file in this process drops all of them
+//! (<https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>), for
+//! example when the service reads its own database to send or to hash it. Another process then believes that it is the
+//! last connection, and deletes the WAL that this process is still writing. Open-file-description locks (`F_OFD_SETLK`,
+//! Linux 3.15) belong to one descriptor, and only closing that descriptor drops them. So a store holds these locks
+//! beside SQLite's own:
 //!
 //! | access | file | bytes | lock | what it prevents |
 //! |---|---|---|---|---|
-//! | `Shared` | database | 510 from 0x40000002, SQLite's shared range | read | the exclusive lock that deletes the log needs |
-//! | `Shared` | `-shm` | 1 at 128, SQLite's "dead man's switch" | read | a process that connects rebuilds the index under our map |
+//! | `Shared` | database | 510 from 0x40000002, SQLite's shared range | read | the exclusive lock needed to delete the WAL |
+//! | `Shared` | `-shm` | 1 at 128, SQLite's "dead man's switch" | read | a connecting process rebuilds the index under our map |
 //! | `Exclusive` | database | 1 at 0x40000000, SQLite's pending byte | write | any lock of another process |
 //!
-//! They are taken once the database is in WAL mode: the switch needs the shared range for itself. They are released
-//! before the last connection of the store closes, or that could not delete the log. Read marks, which keep a log from
-//! being overwritten while it is read, come and go in SQLite, and cannot be held so. Therefore
-//! [`FileLocks::find_dropped`] tells whether this process still has SQLite's own locks; the watchdog asks.
+//! A store takes them once the database is in WAL mode, because the switch needs the shared range exclusively. It
+//! releases them before its last connection closes, or that connection could not delete the WAL. Read marks, which keep
+//! a WAL from being overwritten while it is read, change inside SQLite and cannot be held this way. Therefore the
+//! watchdog calls [`FileLocks::find_dropped`], which checks whether this process still has SQLite's own locks.
 //!
 //! # Descriptors
 //!
-//! To close a descriptor of ours would do to the user's other connections what this module is about. So each is kept for
-//! the life of the process, and found again by the file's inode when it is opened again: at most one for each database
-//! and each `-shm`. One whose file has no name left is closed once no store uses it: no other process can open that file.
+//! Closing one of our descriptors would drop the locks of the user's other connections, the very problem that this
+//! module solves. So each descriptor is kept for the life of the process and found again by the file's inode on the
+//! next open: at most one for each database and each `-shm`. A descriptor of a file without a name is closed once no
+//! store uses it, because no other process can open that file.
 //!
-//! [`KEPT`] is a mutex around the list of descriptors, and of how many stores hold a lock by each: a store may open while
-//! a read of the closed one before it goes on, and both share the lock. It is held for a look, for `fstat` and for the
-//! release of a lock, never for an open and never while a lock is waited for.
+//! [`KEPT`] is a mutex around the list of descriptors and the number of stores that hold a lock by each: a store may
+//! open while a read of its closed predecessor continues, and both share the lock. The mutex is held for a lookup, for
+//! `fstat` and for the release of a lock, never for an open and never while waiting for a file lock.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -39,10 +41,11 @@ use crate::runtime::sync::{Arc, Mutex, MutexGuard};
 /// A descriptor of a database file or of a `-shm`.
 struct Kept {
     id: FileId,
-    /// A forked child shares the lock of its parent's descriptor, and would give it away. So it opens one of its own.
+    /// The process that opened it. A forked child shares the lock of its parent's descriptor and could release it, so
+    /// the child opens its own.
     process: Process,
     file: Arc<File>,
-    /// Stores that hold the lock on it, or are about to take it.
+    /// Number of stores that hold the lock on it, or are about to take it.
     users: usize,
 }
 
@@ -53,7 +56,7 @@ pub(crate) fn keep(file: File) -> io::Result<()> {
     let id = match file.metadata() {
         Ok(metadata) => FileId::of(&metadata),
         Err(error) => {
-            // Nothing can be said of it, and it must not be closed.
+            // Its identity is unknown, and it must not be closed.
             std::mem::forget(file);
             return Err(error);
         }
@@ -68,7 +71,7 @@ pub(crate) fn keep(file: File) -> io::Result<()> {
     Ok(())
 }
 
-/// A descriptor of the file at that path, which must be `expected`, for one more user.
+/// Returns the descriptor of the file at `path`, which must be `expected`, and adds one user.
 fn descriptor(path: &Path, expected: FileId) -> io::Result<Arc<File>> {
     let find = |all: &mut [Kept]| {
         let kept = all
@@ -92,7 +95,7 @@ fn descriptor(path: &Path, expected: FileId) -> io::Result<Arc<File>> {
     find(&mut lock()).ok_or_else(|| io::Error::other("another file has taken its place"))
 }
 
-/// One user less. The last one releases the lock.
+/// Removes one user. The last user releases the lock.
 fn give_back(file: &Arc<File>, release: impl FnOnce(&File)) {
     if let Some(kept) = lock().iter_mut().find(|kept| Arc::ptr_eq(&kept.file, file)) {
         kept.users -= 1;
@@ -102,7 +105,7 @@ fn give_back(file: &Arc<File>, release: impl FnOnce(&File)) {
     }
 }
 
-/// Closes those whose file has no name any more and which no store uses.
+/// Closes the descriptors whose file has no name any more and that no store uses.
 fn close_nameless(kept: &mut Vec<Kept>) {
     kept.retain(|kept| kept.users > 0 || kept.file.metadata().map_or(true, |file| file.nlink() > 0));
 }
@@ -115,7 +118,7 @@ fn nofollow() -> i32 {
     rustix::fs::OFlags::NOFOLLOW.bits() as i32
 }
 
-/// The files of SQLite's locks.
+/// The files that SQLite locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LockedFile {
     Database,
@@ -138,10 +141,10 @@ mod linux {
 
     use super::*;
 
-    /// How often a lock that another process holds for a moment is tried again.
+    /// Retry interval for a lock that another process holds briefly.
     const TRY_AGAIN: Duration = Duration::from_millis(1);
 
-    /// Bytes of a file.
+    /// A range of bytes in a file.
     #[derive(Clone, Copy)]
     struct Range {
         start: i64,
@@ -163,16 +166,16 @@ mod linux {
     /// `UNIX_SHM_DMS`: every process that has the `-shm` mapped has a read lock on it.
     const DEAD_MANS_SWITCH: Range = Range { start: 128, length: 1 };
 
-    /// The locks of one store. Dropped, they are released, and the descriptors are kept.
+    /// The locks of one store. Dropping this releases them; the descriptors are kept.
     #[derive(Debug)]
     pub(crate) struct FileLocks {
         database: Arc<File>,
-        /// There if other processes may open the file.
+        /// `Some` if other processes may open the file.
         index: Option<Arc<File>>,
     }
 
     impl FileLocks {
-        /// Takes them. Another process that tries to come in just then is waited for, until that time.
+        /// Takes the locks. If another process holds one while it connects, this waits for it until `until`.
         ///
         /// `None` where the system has no such locks. `index` is the `-shm`, if the access is shared.
         pub(crate) fn take(
@@ -197,8 +200,8 @@ mod linux {
             }
         }
 
-        /// The file on which this process has lost SQLite's own locks, since somebody in it has closed a descriptor. To
-        /// be asked while a connection of the store is open.
+        /// Returns the file on which this process has lost SQLite's own locks, because other code in it closed a
+        /// descriptor. Must be called while a connection of the store is open.
         pub(crate) fn find_dropped(&self) -> Option<LockedFile> {
             if is_dropped(&self.database, SHARED) {
                 return Some(LockedFile::Database);
@@ -210,7 +213,7 @@ mod linux {
 
     impl Drop for FileLocks {
         fn drop(&mut self) {
-            // From the start to the end: all of them.
+            // The whole file: a length of 0 reaches to the end.
             let release = |file: &File| {
                 let everything = Range { start: 0, length: 0 };
                 let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&flock(everything, libc::F_UNLCK)));
@@ -243,9 +246,9 @@ mod linux {
         }
     }
 
-    /// Whether this process has no POSIX lock in that range. `false` if that cannot be found out.
+    /// Whether this process has no POSIX lock in the range. `false` if unknown.
     fn is_dropped(file: &File, range: Range) -> bool {
-        // A write lock would meet every other. Our own open-file-description lock is not another.
+        // A write lock conflicts with every other lock, except this descriptor's own open-file-description lock.
         let mut found = flock(range, libc::F_WRLCK);
         if fcntl(file, FcntlArg::F_OFD_GETLK(&mut found)).is_err() {
             return false;
@@ -256,19 +259,19 @@ mod linux {
         if found.l_pid.unsigned_abs() == process::id() {
             return false;
         }
-        // One holder is told, and it is another process, or a lock of another descriptor.
+        // The kernel reports one holder. This one is another process, or a lock of another descriptor.
         !has_lock_in_proc(file, range).unwrap_or(true)
     }
 
-    /// Whether `/proc/locks` has a POSIX lock of this process's in that range. `None` if it cannot be read.
+    /// Whether `/proc/locks` lists a POSIX lock of this process in the range. `None` if it cannot be read.
     ///
-    /// A line: `12: POSIX  ADVISORY  READ 4711 08:01:1234 1073741826 1073742335`. The device is not compared: on some file
-    /// systems it is another than the one that `stat` tells.
+    /// Format of a line: `12: POSIX  ADVISORY  READ 4711 08:01:1234 1073741826 1073742335`. The device is not compared,
+    /// because on some file systems it differs from the one that `stat` reports.
     fn has_lock_in_proc(file: &File, range: Range) -> Option<bool> {
         let inode = file.metadata().ok()?.ino();
         let locks = fs::read_to_string("/proc/locks").ok()?;
         let is_ours = |line: &str| {
-            // A line with "->" is of somebody who waits for a lock.
+            // A line with "->" is a process that waits for a lock.
             let mut fields = line.split_ascii_whitespace().skip(1);
             if fields.next()? != "POSIX" {
                 return None;

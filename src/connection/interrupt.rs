@@ -1,46 +1,47 @@
-//! What stops the SQL of a connection, and the memory of why it was stopped.
+//! The one place that stops SQL on a connection, and the record of why it was stopped.
 //!
-//! SQLite has one progress handler and one trace callback a connection. This file is the only one that sets them, so that no
-//! part of larder overwrites what another has set.
+//! SQLite has one progress handler and one trace callback per connection. Only this file sets them, so no part of
+//! larder overwrites another's.
 //!
 //! # The reasons
 //!
-//! | reason | set by | looked at |
+//! | reason | set by | checked |
 //! |---|---|---|
-//! | a [`Limit`]: of a write, of a read, of a reader's age | [`Interrupt::bound`], for one closure | in a statement, at the begin of each, at each of its rows, at the end of the closure |
-//! | the task of a read has gone away | `runtime/cancellation.rs` | in a statement, at the begin of each |
-//! | a watcher: a progress callback, a backup's time-out, the store closes, a write waits for idle maintenance | [`Interrupt::watch`] | in a statement, at the begin of each |
+//! | a [`Limit`]: of a write, of a read, of a reader's age | [`Interrupt::bound`], for one closure | inside a statement, at the start of each, at each of its rows, at the end of the closure |
+//! | the task of a read was dropped | `runtime/cancellation.rs` | inside a statement, at the start of each |
+//! | a watcher: a progress callback, a backup's time-out, the store closes, a write waits for idle maintenance | [`Interrupt::watch`] | inside a statement, at the start of each |
 //!
-//! # Where it is looked
+//! # The places
 //!
-//! - **In a statement:** the progress handler, set once as the connection is opened. SQLite counts the steps of a prepared
-//!   statement over all its runs, so a statement that is held and run in a loop comes to it, too.
-//! - **At the start of a statement, and at its rows:** many short statements, or one with other code between its runs or
-//!   its rows, reach the handler late or never. So for a closure that has a limit, or a task, and for work that
-//!   is watched, SQLite's trace callback reports each statement that starts, larder's or the closure's, and the rows of a
-//!   limited one; a late one is interrupted. It is set with the bound and taken away with it: other closures pay nothing for
-//!   it. Where `on_connect` has set a trace of its own that is left alone, and larder's own methods look in its place.
-//! - **At the end of the closure:** [`Bounded::end`]. A closure may run no SQL any more, or take the handler away. (A statement
-//!   that is only prepared is not stopped.)
+//! - **Inside a statement:** the progress handler, set once when the connection is opened. SQLite counts the steps of a
+//!   prepared statement over all its runs, so a statement that a closure holds and runs in a loop reaches the handler,
+//!   too.
+//! - **At the start of a statement, and at its rows:** many short statements, or one with other code between its runs
+//!   or rows, reach the handler late or never. So for a closure with a limit or a task, and for watched work, SQLite's
+//!   trace callback reports each statement that starts, larder's or the closure's, and the rows of a limited one; a
+//!   late statement is interrupted. The trace is set with the bound and removed with it, so other closures pay nothing
+//!   for it. Where `on_connect` set its own trace, that trace stays, and larder's own methods check instead.
+//! - **At the end of the closure:** [`Bounded::end`]. A closure may run no more SQL, or remove the handler. (A
+//!   statement that is only prepared is not stopped.)
 //!
-//! A closure may set a handler of its own (`tx.progress_handler(..)`), which then stands in the place of this one until the
-//! closure ends and [`Interrupt::put_back`] is called. Its limit is still looked at where statements begin and at the end.
+//! A closure may set its own handler (`tx.progress_handler(..)`), which replaces this one until the closure ends and
+//! [`Interrupt::put_back`] is called. Its limit is still checked where statements start and at the end.
 //!
-//! # What is remembered
+//! # The record
 //!
-//! SQLite gives `SQLITE_INTERRUPT` for every cause, `get_interrupt_handle` and a handler of the program's included.
-//! So the reason is noted before SQL is stopped, and [`Interrupt::explain`] tells it. Where none is noted it was none of
-//! larder's, and the error stays what SQLite says.
+//! SQLite returns `SQLITE_INTERRUPT` for every cause, including `get_interrupt_handle` and a handler of the program. So
+//! the reason is recorded before SQL is stopped, and [`Interrupt::explain`] returns it. Without a record the cause was
+//! not larder's, and SQLite's error is returned unchanged.
 //!
 //! # Threads
 //!
-//! Only the thread that uses the connection touches this, one closure at a time; handlers are called by SQLite on that
-//! thread. rusqlite wants them to be `Send`, so the fields are atomics, all relaxed, and one mutex, which nobody waits for.
+//! Only the thread that uses the connection uses this, one closure at a time; SQLite calls handlers on that thread.
+//! rusqlite requires handlers to be `Send`, so the fields are relaxed atomics and one mutex, which is never contended.
 //!
 //! # The clock
 //!
-//! The coarse clock (5 ns) is asked first. It ticks every 4 ms, so it may be as much too early or too late. Where it says
-//! that the time is over the exact one is asked, too: no limit is hit too early.
+//! The coarse clock (5 ns) is read first. It ticks every 4 ms, so it may be that much early or late. When it says that
+//! the time is over, the exact clock decides: no limit fires early.
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -55,27 +56,27 @@ use crate::runtime::clock::Tick;
 use crate::runtime::panic::quietly;
 use crate::runtime::sync::{Arc, Mutex};
 
-/// How many steps of SQLite's virtual machine lie between two looks: some microseconds, or in an integrity check as many
-/// pages, which may have to come from the disk. A look takes some 5 ns.
+/// Steps of SQLite's virtual machine between two checks: some microseconds, or in an integrity check as many pages,
+/// which may have to come from the disk. A check takes some 5 ns.
 const STEPS: i32 = 200;
 
-/// For [`Interrupt::until`]: there is no limit.
+/// A value of [`Interrupt::until`]: there is no limit.
 const NEVER: u64 = u64::MAX;
 
-/// Nothing has been stopped.
+/// A value of [`Interrupt::stopped`]: nothing was stopped.
 const NOTHING: u8 = 0;
 const CANCELLED: u8 = 1;
 const WATCHER: u8 = 2;
 const LIMIT: u8 = 3;
 
-/// How long a closure may take.
+/// The time limit of a closure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Limit {
     pub(crate) kind: LimitKind,
     pub(crate) time: Duration,
 }
 
-/// Which option a [`Limit`] comes from.
+/// The option that a [`Limit`] comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(u8)]
 pub(crate) enum LimitKind {
@@ -85,7 +86,7 @@ pub(crate) enum LimitKind {
 }
 
 impl Limit {
-    /// The one that is over first.
+    /// The limit that ends first.
     #[inline]
     pub(crate) fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         match (one, other) {
@@ -111,29 +112,31 @@ impl Limit {
     }
 }
 
-/// Says whether the work is to stop.
+/// Returns whether to stop the work.
 type Watcher = Box<dyn FnMut() -> bool + Send>;
 
 /// The interrupt of one connection.
 pub(crate) struct Interrupt {
+    /// Whether the trace callback is free: `on_connect` set none.
     may_trace: bool,
-    /// When the limit is over, on the coarse clock in nanoseconds.
+    /// The deadline on the coarse clock, in nanoseconds.
     until: AtomicU64,
-    /// The same on the exact clock, in nanoseconds since `epoch`.
+    /// The deadline on the exact clock, in nanoseconds since `epoch`.
     until_exactly: AtomicU64,
     epoch: Instant,
-    /// The [`Limit`], for its error. It stays when the limit is taken away.
+    /// The [`LimitKind`], for the error. It stays after the limit is removed.
     kind: AtomicU8,
+    /// The time of the [`Limit`] in nanoseconds, for the error.
     time: AtomicU64,
-    /// What has stopped SQL first, since [`reset`](Self::reset).
+    /// The first reason that stopped SQL since [`reset`](Self::reset).
     stopped: AtomicU8,
     is_watched: AtomicBool,
-    /// There if `is_watched`, but not while it is called.
+    /// `Some` if `is_watched`, except while it is being called.
     watcher: Mutex<Option<Watcher>>,
 }
 
 impl Interrupt {
-    /// Sets it on a connection that has just been opened. `may_trace` unless the program has a trace on it.
+    /// Installs the interrupt on a connection that was just opened. `may_trace` unless the program has a trace on it.
     pub(crate) fn install(conn: &Connection, may_trace: bool) -> rusqlite::Result<Arc<Self>> {
         let interrupt = Arc::new(Self {
             may_trace,
@@ -150,24 +153,24 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Sets the progress handler again, after a closure that may have set another.
+    /// Sets the progress handler again, after a closure that may have replaced it.
     pub(crate) fn put_back(self: &Arc<Self>, conn: &Connection) -> rusqlite::Result<()> {
         let interrupt = Arc::clone(self);
         let mut set = Ok(());
-        // It drops a handler that the closure has set, which is user code, once this one is in its place.
+        // This drops the closure's handler, which is user code, after the new handler is in place.
         quietly(|| set = conn.progress_handler(STEPS, Some(move || interrupt.stops_here())));
         set
     }
 
-    /// Forgets what stopped an earlier closure.
+    /// Forgets the reason that stopped an earlier closure.
     pub(crate) fn reset(&self) {
         if self.stopped.load(Relaxed) != NOTHING {
             self.stopped.store(NOTHING, Relaxed);
         }
     }
 
-    /// Bounds the closure that has begun then, until [`Bounded::end`] or the drop. `None` if nothing but SQL itself would
-    /// stop it.
+    /// Bounds the closure that began at `began`, until [`Bounded::end`] or the drop. `None` if it has neither a limit
+    /// nor a task.
     #[inline]
     pub(crate) fn bound<'c>(
         self: &'c Arc<Self>,
@@ -180,7 +183,7 @@ impl Interrupt {
             None if cancellation::is_possible() => {}
             None => return None,
         }
-        // Rows cost little beside what a closure does with them, but a read that is only to be cancelled has no hurry.
+        // Row events cost little next to what a closure does with a row, but cancelling a read is not urgent.
         let events = if limit.is_some() {
             Events::AndRows
         } else {
@@ -203,23 +206,23 @@ impl Interrupt {
         self.until.store(Tick::now().plus(limit.time).nanos(), Relaxed);
     }
 
-    /// The error of a limit that is over, for a statement that would begin.
+    /// The error for a statement that would start after the limit.
     #[inline]
     pub(crate) fn check(&self, now: Tick) -> Option<Error> {
         self.is_over(now).then(|| self.current().error())
     }
 
-    /// What an error with the code `SQLITE_INTERRUPT` means, if a limit was the reason.
+    /// The meaning of an `SQLITE_INTERRUPT` error, if a limit was the reason.
     pub(crate) fn explain(&self) -> Option<Error> {
         (self.stopped.load(Relaxed) == LIMIT).then(|| self.current().error())
     }
 
-    /// Whether SQL was stopped since the task has gone away.
+    /// Whether SQL was stopped because the task was dropped.
     pub(crate) fn was_cancelled(&self) -> bool {
         self.stopped.load(Relaxed) == CANCELLED
     }
 
-    /// Has that asked while SQL runs on the connection, until the guard is dropped. SQL is stopped once it says so.
+    /// Calls `watcher` while SQL runs on the connection, until the guard is dropped. SQL stops once it returns true.
     pub(crate) fn watch<'c>(
         self: &'c Arc<Self>,
         conn: &'c Connection,
@@ -254,7 +257,7 @@ impl Interrupt {
         Limit { kind, time }
     }
 
-    /// Whether the limit is over, which is noted.
+    /// Whether the limit is over. Records the reason if it is.
     #[inline]
     fn is_over(&self, now: Tick) -> bool {
         now.nanos() >= self.until.load(Relaxed) && self.is_over_exactly()
@@ -281,7 +284,7 @@ impl Interrupt {
         }
     }
 
-    /// Not under the lock.
+    /// Calls the watcher, without the lock.
     fn ask_watcher(&self) -> bool {
         let take = || self.watcher.lock().take();
         let Some(mut watcher) = take() else { return false };
@@ -308,7 +311,7 @@ impl Trace for Interrupt {
     }
 }
 
-/// A closure that has a limit, or a task.
+/// A closure with a limit, or with a task.
 pub(crate) struct Bounded<'c> {
     interrupt: &'c Interrupt,
     limit: Option<Limit>,
@@ -316,8 +319,8 @@ pub(crate) struct Bounded<'c> {
 }
 
 impl Bounded<'_> {
-    /// Takes the bound away from a closure that has ended then. The error of its limit, if its SQL was stopped by it, or if
-    /// it went `well` but took too long; what another one came to by itself says more.
+    /// Removes the bound from a closure that ended at `ended`. Returns the limit's error if the limit stopped its SQL,
+    /// or if it succeeded (`well`) but took too long; another error of the closure says more than the limit's.
     pub(crate) fn end(self, ended: Instant, well: bool) -> Option<Error> {
         let interrupt = self.interrupt;
         let limit = self.limit?;
@@ -333,7 +336,7 @@ impl Drop for Bounded<'_> {
     }
 }
 
-/// Work that has a watcher.
+/// Work with a watcher.
 #[must_use = "it is watched until this is dropped"]
 pub(crate) struct Watching<'c> {
     interrupt: &'c Interrupt,

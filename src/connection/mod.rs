@@ -1,7 +1,7 @@
-//! The only place where a connection is opened: its flags, its PRAGMAs, each read back, and its guard.
+//! Opens every SQLite connection: the open flags, the PRAGMAs and the SQL guard. No other module opens one.
 //!
-//! A PRAGMA that SQLite does not know, or will not set, is no error to SQLite. So each one is set, read back
-//! and compared, and one that did not take is an [`Error::Pragma`] that names it.
+//! SQLite reports no error for a PRAGMA that it does not know or refuses to set. So each PRAGMA is set, read back and
+//! compared; one that did not take effect is an [`Error::Pragma`] that names it.
 
 pub(crate) mod authorizer;
 mod baseline;
@@ -38,25 +38,26 @@ use crate::runtime::clock::later;
 use crate::runtime::panic::caught;
 use crate::telemetry::event::event;
 
-/// How often the switch to WAL is tried while another process has the file open.
+/// Retry interval for the switch to WAL while another process has the file open.
 const TRY_WAL: Duration = Duration::from_millis(5);
 
-/// Before it, SQLite can damage the index of a full-text table.
+/// The first SQLite without the bug that can corrupt the index of a full-text table.
 pub(crate) const FULL_TEXT_MENDED: i32 = 3_054_000;
 
+/// The name of one full-text table, if the schema has any.
 pub(crate) const FIRST_FULL_TEXT_TABLE: &str = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND sql LIKE \
                                                 'CREATE VIRTUAL TABLE%USING fts%' LIMIT 1";
 
-/// Has a row if there is one mutex around all page caches.
+/// Returns a row if this build has one mutex around all page caches.
 pub(crate) const HAS_PAGE_CACHE_MUTEX: &str =
     "SELECT 1 FROM pragma_compile_options WHERE compile_options = 'ENABLE_MEMORY_MANAGEMENT'";
 
-/// In memory. A file would be 1.
+/// In memory. 1 would mean a file.
 const TEMP_STORE: i32 = 2;
 
-/// A connection, the guard around it, and what stops its SQL.
+/// A connection with its SQL guard and its interrupt.
 pub(crate) struct GuardedConnection {
-    /// How it was opened. It is dropped before the connection.
+    /// The settings that the connection was opened with. Dropped before the connection.
     pub(crate) baseline: Baseline,
     /// Released before the connection closes: fields are dropped in this order.
     pub(crate) lease: Lease,
@@ -65,16 +66,16 @@ pub(crate) struct GuardedConnection {
     pub(crate) interrupt: Arc<Interrupt>,
 }
 
-/// A connection to a private file, and what stops its SQL.
+/// A connection to a private file, with its interrupt.
 pub(crate) struct Private {
     pub(crate) conn: Connection,
     pub(crate) interrupt: Arc<Interrupt>,
 }
 
-/// Refuses a SQLite that can corrupt the database.
+/// Refuses an SQLite version that can corrupt the database.
 ///
-/// The WAL-reset bug, <https://sqlite.org/wal.html#walresetbug>, came with 3.7.0 and was fixed in 3.51.3; the fix was
-/// taken back to 3.50.7 and 3.44.6.
+/// SQLite 3.7.0 introduced the WAL-reset bug, <https://sqlite.org/wal.html#walresetbug>, and 3.51.3 fixed it; the fix
+/// was backported to 3.50.7 and 3.44.6.
 pub(crate) fn check_sqlite_version() -> Result<()> {
     if has_wal_reset_bug(rusqlite::version_number()) {
         return Err(Error::SqliteTooOld {
@@ -88,7 +89,7 @@ fn has_wal_reset_bug(version: i32) -> bool {
     !matches!(version, 3_044_006..=3_044_999 | 3_050_007..=3_050_999 | 3_051_003..)
 }
 
-/// Opens the one connection that writes, and takes its first lock.
+/// Opens the writing connection and takes its first lock.
 pub(crate) fn open_writer(
     file: &DatabaseFile,
     options: &Settings,
@@ -97,15 +98,16 @@ pub(crate) fn open_writer(
     let conn = open_to_write(&file.path, options)?;
     let unsynced = wal_resync::is_marked(&file.path)?;
     if unsynced {
-        // Should this opening fail, the close makes no checkpoint of such a log.
+        // If opening fails, closing this connection must not checkpoint such a WAL.
         set_checkpoint_at_close(&conn, false)?;
     }
     let hooks = prepare(&conn, options, Role::Writer, patience)?;
-    // A file that was being made when the power was cut has a journal, which the first look plays back: then it is new.
+    // A power cut while the file was being created leaves a journal. The first read plays it back, and the file is new
+    // again.
     first_look(&conn, &file.path)?;
     let new = file.is_new()?;
     if new {
-        // Both must come before the file's first page is written, and that is what the switch to WAL does.
+        // SQLite fixes both values when it writes the first page, which the switch to WAL does.
         execute(&conn, &file.path, &format!("PRAGMA page_size = {}", options.page_size))?;
         execute(
             &conn,
@@ -121,7 +123,7 @@ pub(crate) fn open_writer(
             source: None,
         });
     }
-    // Declared after the connection, so that an error from here on releases the locks before it closes.
+    // Declared after the connection, so an error from here on releases the locks before the connection closes.
     let open_file = OpenFile::new(file, options.access, later(Instant::now(), patience))?;
     let lease = open_file.lease().ok_or(Error::Closed)?;
     if unsynced {
@@ -139,18 +141,18 @@ pub(crate) fn open_writer(
     Ok((open_file, configure_writer(conn, lease, options, hooks)?))
 }
 
-/// Opens another connection to write, in the place of one that a closure has left so that it cannot be made right.
+/// Opens a new writing connection, to replace one that a closure left in a state that cannot be restored.
 pub(crate) fn open_writer_again(file: &Arc<OpenFile>, options: &Settings) -> Result<GuardedConnection> {
     let path = file.path();
     let lease = file.lease().ok_or(Error::Closed)?;
     file.compare()?;
     let conn = open_to_write(path, options)?;
-    // So that an error from here on releases it before the connection closes.
+    // Redeclared after the connection, so an error from here on releases the lease before the connection closes.
     let lease = lease;
     let hooks = prepare(&conn, options, Role::Writer, options.busy_timeout)?;
     first_look(&conn, path)?;
     verify(&conn, "journal_mode", "wal")?;
-    // As for a reader.
+    // For the same reason as in `open_reader`.
     file.compare()?;
     configure_writer(conn, lease, options, hooks)
 }
@@ -162,15 +164,15 @@ fn open_to_write(path: &Path, options: &Settings) -> Result<Connection> {
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     match options.access {
         Access::Shared => Connection::open_with_flags(path, flags),
-        // The file's first connection decides whether the index of the WAL is on the heap; the readers,
-        // opened with the ordinary VFS, join it.
+        // The file's first connection decides whether the WAL index is on the heap. Readers use the default VFS and
+        // share that index.
         Access::Exclusive => Connection::open_with_flags_and_vfs(path, flags, c"unix-excl"),
     }
     .map_err(|e| explain_open(path, e))
 }
 
 fn configure_writer(conn: Connection, lease: Lease, options: &Settings, hooks: OwnHooks) -> Result<GuardedConnection> {
-    // In the order in which an error drops them.
+    // Redeclared so that an error drops them in the right order.
     let (conn, lease) = (conn, lease);
     set_common(&conn, options)?;
     set(&conn, "synchronous", synchronous(options.durability))?;
@@ -179,7 +181,7 @@ fn configure_writer(conn: Connection, lease: Lease, options: &Settings, hooks: O
     install_guard(conn, lease, options, Role::Writer, hooks)
 }
 
-/// Puts the guard around a connection that is set up, and remembers how that is.
+/// Installs the SQL guard on a configured connection, and records its settings.
 fn install_guard(
     conn: Connection,
     lease: Lease,
@@ -187,7 +189,7 @@ fn install_guard(
     role: Role,
     hooks: OwnHooks,
 ) -> Result<GuardedConnection> {
-    // In the order in which an error drops them.
+    // Redeclared so that an error drops them in the right order.
     let (conn, lease) = (conn, lease);
     let kept = if baseline::may_have_temporary(options, role) {
         temporary_objects(&conn).map_err(Error::not_started)?
@@ -212,7 +214,7 @@ fn temporary_objects(conn: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     names.collect()
 }
 
-/// The close of a file's last connection makes a checkpoint, unless this forbids it.
+/// Sets whether closing the file's last connection makes a checkpoint.
 fn set_checkpoint_at_close(conn: &Connection, on: bool) -> Result<()> {
     configure(
         conn,
@@ -222,7 +224,7 @@ fn set_checkpoint_at_close(conn: &Connection, on: bool) -> Result<()> {
     )
 }
 
-/// What opens the readers' connections: `r2d2_sqlite`'s own, told to open the file read-only.
+/// The factory of reading connections: `r2d2_sqlite`'s manager with read-only flags.
 pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
     SqliteConnectionManager::file(path).with_flags(
         OpenFlags::SQLITE_OPEN_READ_ONLY
@@ -232,7 +234,7 @@ pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
     )
 }
 
-/// Opens a connection that reads.
+/// Opens a reading connection.
 pub(crate) fn open_reader(
     source: &SqliteConnectionManager,
     file: &Arc<OpenFile>,
@@ -243,26 +245,26 @@ pub(crate) fn open_reader(
     let lease = file.lease().ok_or(Error::Closed)?;
     file.compare()?;
     let conn = source.connect().map_err(|e| explain_open(path, e))?;
-    // So that an error from here on releases it before the connection closes.
+    // Redeclared after the connection, so an error from here on releases the lease before the connection closes.
     let lease = lease;
     let hooks = prepare(&conn, options, Role::Reader, patience)?;
     first_look(&conn, path)?;
-    // It has opened the file by its name, and the log by now, so they were compared before and after that.
+    // By now SQLite has opened the file and the WAL by name, so the comparisons before and after cover both opens.
     file.compare()?;
     set_common(&conn, options)?;
-    // A read-only connection may still `VACUUM INTO` or `ATTACH` another file for writing.
+    // A read-only connection can still write another file, by `VACUUM INTO` or `ATTACH`.
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)
         .map_err(Error::not_started)?;
     set(&conn, "query_only", 1)?;
     install_guard(conn, lease, options, Role::Reader, hooks)
 }
 
-/// Opens a copy of the database, which nobody else has, to write it or to check it.
+/// Opens a private copy of the database, to write it or to check it.
 pub(crate) fn open_copy(path: &Path, options: &Settings) -> Result<Private> {
     open_copy_with(path, options, |_| Ok(()))
 }
 
-/// `first` comes before [`Options::on_connect`], which may read the file.
+/// Runs `first` before [`Options::on_connect`], which may read the file.
 fn open_copy_with(path: &Path, options: &Settings, first: impl FnOnce(&Connection) -> Result<()>) -> Result<Private> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -275,9 +277,8 @@ fn open_copy_with(path: &Path, options: &Settings, first: impl FnOnce(&Connectio
     Ok(Private { conn, interrupt })
 }
 
-/// Opens a copy of the database, which nobody else has, and makes it a file that needs no other: pages that were copied from
-/// a database in WAL mode say that they are of one, and whoever only may read such a file cannot open it in a folder that
-/// they may not write to.
+/// Opens a private copy of the database and makes it self-contained. Pages copied from a database in WAL mode mark the
+/// copy as WAL, too, and a process with read access alone cannot open a WAL file in a folder that it may not write to.
 pub(crate) fn open_copy_alone(path: &Path, options: &Settings) -> Result<Private> {
     let private = open_copy_with(path, options, |conn| {
         // "In exclusive locking mode, the wal-index is kept in heap memory", <https://sqlite.org/wal.html#noshm>: no `-shm`.
@@ -285,17 +286,17 @@ pub(crate) fn open_copy_alone(path: &Path, options: &Settings) -> Result<Private
     })?;
     let conn = &private.conn;
     first_look(conn, path)?;
-    // Whoever wants the copy to last syncs all of it in the end.
+    // The caller syncs the whole copy at the end if it must be durable.
     set(conn, "synchronous", 0)?;
     set(conn, "journal_mode", "delete")?;
     set_for_copies(conn, options)?;
     Ok(private)
 }
 
-/// Opens a file to copy it: a backup that is to be restored.
+/// Opens a file as the source of a copy: a backup to restore.
 ///
-/// Not read-only, which would leave a `-shm` beside a file in WAL mode. What a crash has left in its log or journal is
-/// recovered, as at any opening.
+/// A read-only connection would leave a `-shm` beside a file in WAL mode, so this one may write. SQLite recovers the
+/// WAL or journal that a crash left, as in any other open.
 pub(crate) fn open_original(path: &Path, options: &Settings) -> Result<Private> {
     let original = open_copy(path, options)?;
     let conn = &original.conn;
@@ -305,24 +306,25 @@ pub(crate) fn open_original(path: &Path, options: &Settings) -> Result<Private> 
     Ok(original)
 }
 
-/// Its schema may be anybody's.
+/// The schema is untrusted.
 fn set_for_copies(conn: &Connection, options: &Settings) -> Result<()> {
     configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     configure(conn, "defensive", DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     set(conn, "cache_size", format!("-{}", options.cache_size / 1024))
 }
 
-/// Has the connection write with no journal and without syncing: to a new file, which goes if anything goes wrong.
+/// Turns off the journal and syncing. For a new file, which is deleted on any error.
 pub(crate) fn write_carelessly(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF")
 }
 
 /// Closes a connection for good.
 ///
-/// SQLite refuses to close one that has statements left, which only a closure that forgot one (`std::mem::forget`) can
-/// bring about. Then its descriptors stay open until the process ends. It holds no snapshot, so nothing waits for it.
+/// SQLite refuses to close a connection with open statements. Only a closure that leaked one (`std::mem::forget`)
+/// causes that. The descriptors then stay open until the process ends. The connection holds no snapshot, so it blocks
+/// nothing.
 ///
-/// Hooks that user code has set are dropped with it, which may panic. The connection is closed all the same.
+/// Closing drops the hooks of user code, which may panic. The connection closes all the same.
 pub(crate) fn close(conn: Connection) {
     if let Some(Err(error)) = caught(|| conn.close().map_err(|(_, error)| error)) {
         event!(
@@ -334,7 +336,7 @@ pub(crate) fn close(conn: Connection) {
     }
 }
 
-/// The level as SQLite counts it.
+/// SQLite's number for the level.
 pub(crate) fn synchronous(durability: Durability) -> i64 {
     match durability {
         Durability::Normal => 1,
@@ -342,19 +344,19 @@ pub(crate) fn synchronous(durability: Durability) -> i64 {
     }
 }
 
-/// What a job that ran alone may have changed on the writer, as jobs are to find it.
+/// Restores the settings of the writing connection that an exclusive job may have changed.
 pub(crate) fn set_for_jobs(conn: &Connection, options: &Settings) -> Result<()> {
     set(conn, "foreign_keys", i32::from(options.foreign_keys))?;
     set(conn, "legacy_alter_table", 0)?;
     set(conn, "temp_store", TEMP_STORE)
 }
 
-/// Runs a `VACUUM`, which builds its copy of the database in a temporary one: that goes to a file meanwhile, or it would
-/// take as much memory as the database has bytes. It stays in memory where no folder can take the file, and where there
-/// are temporary objects: "when the temp_store setting is changed, all existing temporary tables, indices, triggers, and
-/// views are immediately deleted", <https://sqlite.org/pragma.html#pragma_temp_store>.
+/// Runs a `VACUUM`, which builds its copy of the database in a temporary database. That is a file for the duration, or
+/// it would take as much memory as the database has bytes. It stays in memory where no folder can hold the file, and
+/// where temporary objects exist: "when the temp_store setting is changed, all existing temporary tables, indices,
+/// triggers, and views are immediately deleted", <https://sqlite.org/pragma.html#pragma_temp_store>.
 ///
-/// If it cannot be set back here, [`set_for_jobs`] says so.
+/// If the setting cannot be restored here, [`set_for_jobs`] reports it.
 pub(crate) fn with_temporary_files<T>(conn: &Connection, guard: &SqlGuard, vacuum: impl FnOnce() -> T) -> T {
     let objects = "SELECT EXISTS (SELECT 1 FROM temp.sqlite_schema)";
     let has_objects = guard.as_internal(|| conn.query_row(objects, [], |row| row.get(0)));
@@ -368,8 +370,8 @@ pub(crate) fn with_temporary_files<T>(conn: &Connection, guard: &SqlGuard, vacuu
     done
 }
 
-/// The settings in effect on the writing connection, as SQLite tells them. (`synchronous` is at `level` after a write that
-/// asked for more than others; that is no other setting.)
+/// The settings in effect on the writing connection, as SQLite reports them. (After a write with a stricter durability,
+/// `synchronous` is at `level`; that is reported as the configured durability.)
 pub(crate) fn settings(conn: &Connection, options: &Settings, level: Durability) -> BTreeMap<&'static str, String> {
     const NAMES: &[&str] = &[
         "auto_vacuum",
@@ -398,17 +400,17 @@ pub(crate) fn settings(conn: &Connection, options: &Settings, level: Durability)
     settings
 }
 
-/// What comes before the first look at the file. Says which hooks are those of `on_connect`.
+/// Configures the connection before the first read of the file. Returns which hooks `on_connect` set.
 fn prepare(conn: &Connection, options: &Settings, role: Role, patience: Duration) -> Result<OwnHooks> {
-    // First of all, so that the rest can wait for a lock.
+    // Set first, so that the following statements can wait for a lock.
     set(conn, "busy_timeout", patience.as_millis())?;
     conn.set_prepared_statement_cache_capacity(options.statement_cache_capacity);
     let Some(OnConnect(on_connect)) = &options.on_connect else {
         return Ok(OwnHooks::default());
     };
-    // To change it later would delete the temporary objects of `on_connect`.
+    // A later change would delete the temporary objects of `on_connect`.
     execute_pragma(conn, "temp_store", TEMP_STORE)?;
-    // Before anything that reads the file: it may be the key.
+    // Runs before anything that reads the file, because it may set the encryption key.
     let hooks = OwnHooks::of(conn, || {
         on_connect(conn, role).map_err(|error| error.with_origin(|source| c_api::gave_last(conn, source)))
     })?;
@@ -423,14 +425,14 @@ fn prepare(conn: &Connection, options: &Settings, role: Role, patience: Duration
     Ok(hooks)
 }
 
-/// The first look at the file, so that its error is of the file and not of some PRAGMA.
+/// Reads the file for the first time, so that an error is reported for the file and not for some PRAGMA.
 fn first_look(conn: &Connection, path: &Path) -> Result<()> {
     read_back(conn, "journal_mode")
         .map(drop)
         .map_err(|e| explain_open(path, e))
 }
 
-/// The settings that every connection has.
+/// Applies the settings that every connection has.
 fn set_common(conn: &Connection, options: &Settings) -> Result<()> {
     set(conn, "busy_timeout", options.busy_timeout.as_millis())?;
     configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -444,10 +446,11 @@ fn set_common(conn: &Connection, options: &Settings) -> Result<()> {
     set(conn, "temp_store", TEMP_STORE)
 }
 
-/// The first look at the file, which takes the first lock, and the switch to WAL where it is not on yet.
+/// Reads the file for the first time, which takes the first lock, and switches to WAL if the file is not in WAL mode
+/// yet.
 ///
-/// The switch needs a moment with no other connection, and SQLite does not wait for one: "database is locked" comes at
-/// once. So it is tried again until the time is over.
+/// The switch needs a moment with no other connection. SQLite does not wait for that moment and returns "database is
+/// locked" at once, so the switch is retried until the deadline.
 fn switch_to_wal(conn: &Connection, path: &Path, patience: Duration) -> Result<()> {
     let until = later(Instant::now(), patience);
     loop {
@@ -464,8 +467,8 @@ fn switch_to_wal(conn: &Connection, path: &Path, patience: Duration) -> Result<(
 
 fn try_wal(conn: &Connection, path: &Path) -> Result<()> {
     let mode = read_back(conn, "journal_mode").map_err(|e| explain_open(path, e))?;
-    // A write transaction that writes nothing creates the log and its index, and makes sure of the lock that no other
-    // process may have.
+    // A write transaction without writes creates the WAL and its index, and takes the lock that excludes other
+    // processes.
     let use_log = || execute(conn, path, "BEGIN IMMEDIATE; COMMIT");
     if mode == "wal" {
         return use_log();
@@ -486,8 +489,9 @@ fn try_wal(conn: &Connection, path: &Path) -> Result<()> {
     }
 }
 
-/// Says "wal" before it commits the change to the file's header, so it is stepped to its end: `query_row` resets it
-/// after its row, and drops the error of a commit that has failed there. Then the file stays in rollback mode.
+/// SQLite returns "wal" before it commits the change of the file header, so the statement is stepped to its end.
+/// `query_row` would reset it after the row and lose the error of a commit that fails there; the file would stay in
+/// rollback mode.
 fn switch(conn: &Connection) -> rusqlite::Result<String> {
     let mut statement = conn.prepare("PRAGMA journal_mode = WAL")?;
     let mut rows = statement.query([])?;
@@ -525,7 +529,7 @@ fn configure(conn: &Connection, name: &'static str, config: DbConfig, wanted: bo
     }
 }
 
-/// A PRAGMA's value as text.
+/// The value of a PRAGMA, as text.
 pub(crate) fn read_back(conn: &Connection, name: &str) -> rusqlite::Result<String> {
     conn.query_row(&format!("PRAGMA {name}"), [], |row| {
         Ok(match row.get_ref(0)? {
@@ -565,7 +569,7 @@ fn execute(conn: &Connection, path: &Path, sql: &str) -> Result<()> {
     conn.execute_batch(sql).map_err(|e| explain_open(path, e))
 }
 
-/// What SQLite's codes mean while a file is being opened.
+/// Translates SQLite's error codes while a file is being opened.
 fn explain_open(path: &Path, source: rusqlite::Error) -> Error {
     let problem = match primary_code(&source) {
         Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED) => {
@@ -642,7 +646,8 @@ fn hint_at_memory_management(conn: &Connection) {
 mod tests {
     use super::*;
 
-    /// The harness's `oom` met a store that was out of memory, and said that SQLite was compiled without foreign keys.
+    /// Regression: a store that was out of memory reported that SQLite was compiled without foreign keys (found by the
+    /// `oom` suite).
     #[test]
     fn memory_error_in_pragma_is_reported_as_such() {
         let hint = |code| {

@@ -1,18 +1,18 @@
-//! The files that a store has open: which they are, whether they still are what their names say, and the locks on them.
+//! The files that a store has open: their identities, checks that their names still mean them, and the locks on them.
 //!
-//! SQLite opens the database, its log (`-wal`) and the log's index (`-shm`) by name, and each connection opens them anew.
-//! A name can come to mean another file while a store is open (`rename`, `rm`, a restore). So [`OpenFile`] remembers the
-//! device and inode of each, as of the opening. A connection that opens later is compared before it is used, and the
-//! watchdog compares at each look. `stat` opens nothing.
+//! SQLite opens the database, its WAL (`-wal`) and the WAL index (`-shm`) by name, and each connection opens them
+//! again. A name can come to mean another file while a store is open (`rename`, `rm`, a restore). So [`OpenFile`]
+//! records the device and inode of each at opening. A connection that opens later is compared before it is used, and
+//! the watchdog compares at each tick. `stat` opens nothing.
 //!
 //! # Closing
 //!
-//! Each connection of the store holds a [`Lease`]. The last one to go releases the locks of `file_lock.rs` before its
-//! connection closes, so that SQLite can delete the log, and the claim after that.
+//! Each connection of the store holds a [`Lease`]. The last lease releases the locks of `file_lock.rs` before its
+//! connection closes, so that SQLite can delete the WAL, and then the claim.
 //!
-//! `state` is a mutex around the number of leases and the locks. It is held while a lease is taken or released and while
-//! the watchdog looks, so no look meets a file that the store is just closing. Under it: `stat`, `fcntl`, a read of
-//! `/proc/locks`; no SQLite call, no user code.
+//! `state` is a mutex around the number of leases and the locks. It is held while a lease is taken or released and
+//! while the watchdog checks, so no check meets a file that the store is just closing. Under it: `stat`, `fcntl`, a
+//! read of `/proc/locks`; no SQLite call, no user code.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -35,14 +35,14 @@ use crate::telemetry::event::event;
 pub(crate) struct OpenFile {
     path: PathBuf,
     files: Vec<Known>,
-    /// Held by the leases alone: a store that has closed has none, though its handle may live on.
+    /// Only the leases keep the claim alive: a closed store has none, even if its handle lives on.
     claim: Weak<Claim>,
-    /// Whose connections and locks they are.
+    /// The process that owns the connections and locks.
     process: Process,
     state: Mutex<FileState>,
 }
 
-/// One of them, as it was at the opening.
+/// The identity of one file at opening.
 #[derive(Debug)]
 struct Known {
     file: SqliteFile,
@@ -52,12 +52,13 @@ struct Known {
 
 #[derive(Debug, Default)]
 struct FileState {
+    /// Number of leases that are not yet released.
     leases: usize,
-    /// `None` where the system has no such locks, and once they are released.
+    /// `None` where the system has no such locks, and after their release.
     locks: Option<FileLocks>,
 }
 
-/// A file of SQLite's.
+/// One of SQLite's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SqliteFile {
     Database,
@@ -81,19 +82,19 @@ impl SqliteFile {
     }
 }
 
-/// What has happened to the files of an open store.
+/// A change to the files of an open store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FileChange {
-    /// Nothing has that name any more.
+    /// The name does not exist any more.
     Removed(SqliteFile, PathBuf),
-    /// Another file has that name.
+    /// The name means another file.
     Replaced(SqliteFile, PathBuf),
-    /// SQLite's locks on it are gone.
+    /// SQLite's locks on the file are gone.
     Unlocked(LockedFile, PathBuf),
 }
 
 impl FileChange {
-    /// The error that the store is poisoned with. `SQLITE_READONLY_DBMOVED` is what SQLite itself says of a database file
+    /// The error that poisons the store. `SQLITE_READONLY_DBMOVED` is what SQLite itself returns for a database file
     /// that was moved, <https://sqlite.org/rescode.html#readonly_dbmoved>.
     pub(crate) fn to_error(&self) -> rusqlite::Error {
         let code = match self {
@@ -154,11 +155,11 @@ fn advise(file: SqliteFile, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 impl OpenFile {
-    /// Notes which files are open, and takes the locks on them. A writing connection has them open, in WAL mode.
+    /// Records which files are open, and takes the locks on them. A writing connection has them open, in WAL mode.
     pub(crate) fn new(file: &DatabaseFile, access: Access, until: Instant) -> Result<Arc<Self>> {
         let sidecars: &[SqliteFile] = match access {
             Access::Shared => &[SqliteFile::Log, SqliteFile::Index],
-            // The index is on the heap.
+            // The WAL index is on the heap.
             Access::Exclusive => &[SqliteFile::Log],
         };
         let mut files = vec![Known {
@@ -221,11 +222,11 @@ impl OpenFile {
         &self.path
     }
 
-    /// Whether each name still means the file that was opened.
+    /// Checks that each name still means the file that was opened.
     ///
     /// # Errors
     ///
-    /// [`Error::Open`], with what has happened.
+    /// [`Error::Open`], which names the change.
     pub(crate) fn compare(&self) -> Result<()> {
         match self.find_moved() {
             None => Ok(()),
@@ -237,7 +238,7 @@ impl OpenFile {
         }
     }
 
-    /// The first file whose name no longer means it. A name that cannot be examined is no change.
+    /// Returns the first file whose name no longer means it. A name that cannot be examined counts as unchanged.
     fn find_moved(&self) -> Option<FileChange> {
         self.files
             .iter()
@@ -251,8 +252,8 @@ impl OpenFile {
             })
     }
 
-    /// For the watchdog, and before the log is moved for the last time: what has happened to the files, unless the store
-    /// has closed.
+    /// Checks the files of an open store, for the watchdog and before the last checkpoint. `None` if the store has
+    /// closed.
     pub(crate) fn look(&self) -> Option<FileChange> {
         let state = self.lock();
         if state.leases == 0 {
@@ -268,8 +269,8 @@ impl OpenFile {
         })
     }
 
-    /// Whether a checkpoint saves what is in the log: it is read by the descriptor that is open, also where the log has no
-    /// name any more. Not if another process may have begun a new log under that name, for the same database.
+    /// Whether a checkpoint saves the contents of the WAL: SQLite reads it by the open descriptor, even if the WAL has
+    /// no name any more. `false` if another process may have started a new WAL for the same database under that name.
     pub(crate) fn may_save_log(&self) -> bool {
         self.files
             .iter()
@@ -280,7 +281,7 @@ impl OpenFile {
             })
     }
 
-    /// For one more connection of the store. `None` once the store has closed.
+    /// A lease for one more connection of the store. `None` once the store has closed.
     pub(crate) fn lease(self: &Arc<Self>) -> Option<Lease> {
         let claim = self.claim.upgrade()?;
         self.lock().leases += 1;
@@ -295,25 +296,25 @@ impl OpenFile {
     }
 }
 
-/// A connection's part in an [`OpenFile`]. [Released](Self::release) before the connection closes, dropped after that.
+/// A connection's share of an [`OpenFile`]. [Released](Self::release) before the connection closes, dropped after that.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    /// There until it is released.
+    /// `Some` until the release.
     file: Option<Arc<OpenFile>>,
     claim: Arc<Claim>,
 }
 
 impl Lease {
-    /// Of the writing connection: it has closed.
+    /// The connection that has closed was the writing one.
     pub(crate) fn writer_closed(&self) {
         self.claim.writer_closed();
     }
 
-    /// The connection is about to close. The last one releases the locks.
+    /// The connection is about to close. The last lease releases the locks.
     pub(crate) fn release(&mut self) {
         if let Some(file) = self.file.take() {
             if file.process.is_left() {
-                // A forked child shares the locks with its parent, whose they are.
+                // A forked child shares the locks with its parent, which owns them.
                 return mem::forget((file, Arc::clone(&self.claim)));
             }
             let mut state = file.lock();

@@ -1,17 +1,17 @@
-//! One store a file a process.
+//! The registry that allows one store per file per process.
 //!
-//! A file is known in two ways, and a store claims both. By its *place*, the folder's device and inode and the file's
-//! name: SQLite finds `-wal` and `-shm` by name, so two stores at one place would share a log even when the file has
-//! been replaced meanwhile. And by its own device and inode: a second name for the file is the same file.
+//! A file has two identities, and a store claims both. One is its *place*, the folder's device and inode and the file's
+//! name: SQLite finds `-wal` and `-shm` by name, so two stores at one place would share a WAL even if the file was
+//! replaced meanwhile. The other is the file's own device and inode: a second name for the file means the same file.
 //!
-//! One mutex guards the table of claims, and one condition variable wakes the waiters when a claim has gone or changed. The mutex
-//! is never held while a file is opened or closed. A place is claimed before the file is created or opened. The claim
-//! goes when the last connection of its store has closed, on whichever thread that is: each connection holds an
-//! [`Arc`](std::sync::Arc) of it (`open_file.rs`).
+//! One mutex guards the table of claims, and one condition variable wakes the waiters when a claim is dropped or
+//! changes. No thread holds the mutex while it opens or closes a file. A store claims the place before it creates or
+//! opens the file. The claim ends when the last connection of its store has closed, on whichever thread that happens:
+//! each connection holds an [`Arc`](std::sync::Arc) of it (`open_file.rs`).
 //!
-//! A store that gave up waiting for a read has closed its writer, and the read goes on. Its claim then still keeps out a
-//! store of another [`Access`], whose locks would not be those that the read's connection holds, and any store if the
-//! file has been replaced. One of the same access on the same file may open beside it.
+//! A store that gave up waiting for a read has closed its writer while the read continues. Its claim then still
+//! excludes a store with another [`Access`], whose locks would differ from those of the read's connection, and any
+//! store if the file was replaced. A store with the same access on the same file may open beside it.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -25,7 +25,7 @@ use crate::runtime::clock::later;
 use crate::runtime::fork::Process;
 use crate::runtime::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-/// Where a file is: its folder and its name.
+/// The place of a file: its folder and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     folder: FileId,
@@ -50,32 +50,32 @@ impl Place {
 }
 
 struct ClaimedFile {
-    /// The process that has the file open. In a forked child the claims of its parent stay.
+    /// The process that has the file open. A forked child keeps its parent's claims.
     process: Process,
     /// The store that made the claim.
     owner: u64,
     place: Place,
-    /// `None` until the file is known to be there.
+    /// `None` until the file is known to exist.
     file: Option<FileId>,
     access: Access,
     stage: Stage,
-    /// There once the store is closing.
+    /// `Some` once the store is closing.
     holder: Option<Holder>,
 }
 
-/// What a store that is closing still does, if it can tell. It is called without the lock.
+/// Describes what keeps a closing store from closing, if known. Called without the lock.
 pub(crate) type Holder = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
     Open,
     Closing,
-    /// The writing connection has closed. Readers go on.
+    /// The writing connection has closed. Reads continue.
     Reading,
 }
 
 impl ClaimedFile {
-    /// Whether a store of that access may open that file beside it.
+    /// Whether a store with `access` may open `file` beside this claim.
     fn admits(&self, file: Option<FileId>, access: Access) -> bool {
         self.stage == Stage::Reading && self.access == access && self.file.is_some() && self.file == file
     }
@@ -84,7 +84,7 @@ impl ClaimedFile {
 static CLAIMS: Mutex<Vec<ClaimedFile>> = Mutex::new(Vec::new());
 static GONE: Condvar = Condvar::new();
 
-/// Whether a store of this process has the file at that path open, or another file that was there when it opened.
+/// Whether a store of this process has the file at `path` open, or opened another file at that path earlier.
 pub(crate) fn is_open(path: &Path) -> bool {
     let place = Place::of(path).ok();
     let file = fs::symlink_metadata(path).ok().map(|file| FileId::of(&file));
@@ -101,7 +101,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Claims a place, where that file is, or none. A store that is closing there is waited for.
+    /// Claims a place; `file` is the file there, if any. Waits for a store that is closing there.
     pub(crate) fn take(
         place: Place,
         file: Option<FileId>,
@@ -124,7 +124,7 @@ impl Claim {
         Ok(Self { owner, access })
     }
 
-    /// Claims the file that is at the place, too.
+    /// Claims the file at the place, too.
     pub(crate) fn take_file(&self, file: FileId, path: &Path, patience: Duration) -> Result<()> {
         let is_taken = |entry: &ClaimedFile| {
             entry.owner != self.owner && entry.file == Some(file) && !entry.admits(Some(file), self.access)
@@ -136,7 +136,8 @@ impl Claim {
         Ok(())
     }
 
-    /// From here on a new claim of the same file waits instead of failing. If it waits in vain it is told of the holder.
+    /// Marks the store as closing: from now on a new claim of the same file waits instead of failing. If that wait
+    /// times out, its error quotes `holder`.
     pub(crate) fn closing(owner: u64, holder: Holder) {
         enter(owner, Stage::Closing);
         if let Some(entry) = lock().iter_mut().find(|entry| entry.owner == owner) {
@@ -159,7 +160,7 @@ fn enter(owner: u64, stage: Stage) {
     }
 }
 
-/// Waits for a store that is closing. One that is open is an error.
+/// Waits while a closing store has the claim. An open store is an error.
 fn wait_until_free(
     path: &Path,
     patience: Duration,

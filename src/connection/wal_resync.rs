@@ -1,20 +1,20 @@
-//! A log whose sync has failed: a file beside the database remembers it, and the store that next opens the database
-//! writes the log once more before it builds upon it.
+//! Rewrites a WAL whose sync failed. A marker file beside the database records the failure; the next store that opens
+//! the database rewrites and syncs the WAL before it appends to it.
 //!
-//! Linux tells of a write that failed once. Then ext4 and xfs hold its pages for clean: whoever reads the file finds them
-//! in memory, and no later sync writes them (<https://wiki.postgresql.org/wiki/Fsync_Errors>). So the service that is
-//! started again would recover the log from memory, append to it, be told that every sync went well, and lose in a power
-//! cut all that it acknowledged, since recovery ends at the first frame that is not on the disk.
+//! Linux reports a failed write once. After that, ext4 and xfs treat its pages as clean: readers find the data in the
+//! page cache, and no later sync writes it (<https://wiki.postgresql.org/wiki/Fsync_Errors>). So a restarted service
+//! would recover the WAL from memory, append to it, see every sync succeed, and lose all the writes that it
+//! acknowledged in a power cut, because recovery ends at the first frame that is not on the disk.
 //!
-//! The same bytes written over themselves are dirty pages again, which a sync then writes, or says that it cannot. That is
-//! done under SQLite's write lock, without which nobody appends to the log or begins it anew. What a checkpoint could not
-//! sync needs no such care: it is still in the log, and the next checkpoint writes it again.
+//! Rewriting the same bytes makes the pages dirty again, and a sync then writes them or reports an error. SQLite's
+//! write lock is held for that; without it no process appends to the WAL or resets it. A failed sync of a checkpoint
+//! needs no such care: its pages are still in the WAL, and the next checkpoint writes them again.
 //!
-//! The file that remembers is not synced. A power cut may take it, but that takes the pages from memory, too; then what
-//! is read is what is on the disk.
+//! The marker file is not synced. A power cut may remove it, but a power cut clears the page cache, too, and later
+//! reads see the contents of the disk.
 //!
-//! Not every log is written anew at opening, only one that is known to want it: a disk that damages what it is just
-//! writing when the power is cut would have a second chance at frames that were safe.
+//! Only a marked WAL is rewritten at opening: a disk that corrupts the blocks in flight during a power cut would get a
+//! second chance at frames that were safe.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -41,7 +41,8 @@ fn marker(database: &Path) -> PathBuf {
     beside(database, "-unsynced")
 }
 
-/// To be called before anybody is told that the disk has failed. The caller [`report`]s an error, once all are told.
+/// Creates the marker file. Must be called before any caller learns of the disk error. The caller [`report`]s an error
+/// of this after all replies.
 pub(crate) fn mark(database: &Path) -> io::Result<()> {
     let made = OpenOptions::new()
         .write(true)
@@ -71,7 +72,7 @@ pub(crate) fn is_marked(database: &Path) -> Result<bool> {
         .map_err(|error| failed(database, "cannot look for word of it", error))
 }
 
-/// Writes the log's bytes over themselves, syncs them, and forgets. The caller has SQLite's write lock.
+/// Rewrites the WAL's bytes, syncs them and removes the marker. The caller holds SQLite's write lock.
 pub(crate) fn resync(database: &Path) -> Result<()> {
     let bytes = rewrite(&beside(database, "-wal")).map_err(|error| {
         failed(
@@ -90,7 +91,7 @@ pub(crate) fn resync(database: &Path) -> Result<()> {
     fs::remove_file(marker(database)).map_err(|error| failed(database, "its file -unsynced cannot be removed", error))
 }
 
-/// Gives the bytes of the log.
+/// Returns the number of bytes in the WAL.
 fn rewrite(log: &Path) -> io::Result<u64> {
     let log = match OpenOptions::new().read(true).write(true).open(log) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
