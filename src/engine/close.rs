@@ -13,11 +13,11 @@ use crate::runtime::timer;
 use crate::telemetry::event::event;
 use crate::write::closing::CloseReport;
 
-/// What `close` waits beyond its deadline for the writer to say how far it came.
+/// How long `close` waits beyond its deadline for the writer thread's report.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
 impl Engine {
-    /// Refuses to close where the closing would wait for its own thread.
+    /// Refuses to close where closing would wait for its own thread.
     pub(crate) fn may_close(&self) -> Result<()> {
         let readers = &self.readers;
         if self.queue().is_left() {
@@ -33,7 +33,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Tells the writer to close.
+    /// Asks the writer thread to close.
     fn begin_close(&self, deadline: Instant) {
         let (readers, telemetry) = (Arc::downgrade(&self.readers), Arc::downgrade(&self.telemetry));
         let holder = move || {
@@ -48,7 +48,7 @@ impl Engine {
         self.shared.queue.close();
     }
 
-    /// Closes the store, and gives up what is not done in time.
+    /// Closes the store, and gives up the work that is not done in time.
     pub(crate) fn close(&self, timeout: Duration) -> CloseReport {
         let began = Instant::now();
         let deadline = later(began, timeout);
@@ -58,7 +58,7 @@ impl Engine {
             self.watch.end();
             return report;
         }
-        // A write may run on for ever. Those behind it are told now that they were not started.
+        // A write may run for ever. The jobs behind it are dropped now, and reply that they were not started.
         self.shared.queue.discard();
         closing
             .wait(later(deadline, LAST_WORDS))
@@ -74,20 +74,21 @@ impl Engine {
     }
 }
 
-/// The last clone has gone.
+/// Runs when the last clone is dropped.
 impl Drop for Engine {
     fn drop(&mut self) {
         if self.shared.queue.is_left() {
-            // The folder and the connections are the parent's.
+            // The folder and the connections belong to the parent process.
             mem::forget((self._folder.take(), Arc::clone(&self.shared), Arc::clone(&self.readers)));
             return;
         }
-        // The thread would wait for itself, or others for it. The writer closes the file once the closure has ended. (A
-        // read on its caller's thread borrows the store, so the last clone is never dropped inside one.)
+        // This thread would wait for itself, or others would wait for it. The writer thread closes the file once the
+        // closure has ended. (A read on its caller's thread borrows the store, so the last clone is never dropped
+        // inside one.)
         if self.shared.queue.is_worker() || self.readers.is_reader_thread() || timer::is_here() {
             return self.begin_close(later(Instant::now(), self.options.close_timeout));
         }
-        // Whoever has closed the store by hand has waited for as long as they wanted to.
+        // The thread that closed the store by a call has already waited for its timeout.
         let closed_by_hand = self.shared.closing.deadline().is_some();
         let timeout = if closed_by_hand {
             Duration::ZERO
@@ -95,7 +96,7 @@ impl Drop for Engine {
             self.options.close_timeout
         };
         let report = self.close(timeout);
-        // The writer has done it, unless it is stuck or, by a bug of larder's, dead.
+        // The writer thread has closed the queue already, unless it is stuck or, by a bug in larder, dead.
         self.readers.close_queue();
         if !closed_by_hand && !report.wal_truncated {
             event!(warn, "larder::close", self.shared.path, { %report }, "the last clone was dropped");

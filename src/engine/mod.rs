@@ -1,7 +1,8 @@
-//! [`Engine`]: one open store, as its features see it. Migrations, checks, vacuums and backups hold one, and
-//! [`Store`](crate::Store) has the verbs of it.
+//! [`Engine`]: one open store, as its features see it. Migrations, checks, vacuums and backups hold an engine, and
+//! [`Store`](crate::Store) offers its verbs.
 //!
-//! It knows the parts that read and write, and none of the features: it has no field that belongs to one of those.
+//! The engine knows the parts that read and write, and none of the features: it has no field that belongs to a single
+//! feature.
 
 mod close;
 
@@ -32,7 +33,7 @@ use crate::transaction::{ReadTx, WriteTx};
 use crate::write::context::{Exclusive, Grouped, WriteOrder, Writes};
 use crate::write::{Shared, Writer};
 
-/// One open store. The drop closes it.
+/// One open store. Its drop closes it.
 pub(crate) struct Engine {
     id: u64,
     pub(crate) options: Settings,
@@ -40,12 +41,12 @@ pub(crate) struct Engine {
     pub(crate) readers: Arc<Readers>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) watch: Watchdog,
-    /// Shared with the writer thread: the folder goes with whichever lets go of it last.
+    /// Shared with the writer thread: the last owner deletes the folder.
     _folder: Option<Arc<TempFolder>>,
 }
 
 impl Engine {
-    /// Opens the file and starts the writer thread. The settings are valid. `patience` is how long it waits for a lock of
+    /// Opens the file and starts the writer thread. The settings are valid. `patience` bounds the wait for a lock of
     /// another process.
     pub(crate) fn open(
         options: Settings,
@@ -76,7 +77,7 @@ impl Engine {
             Arc::clone(&telemetry),
             folder.clone(),
         )?;
-        // Its drop waits for the writer thread, so it is made once there is one.
+        // Created last, because the drop of an `Engine` waits for the writer thread.
         let engine = Self {
             id,
             watch: Watchdog::start(&shared, &readers, &telemetry, &options),
@@ -110,14 +111,14 @@ impl Engine {
             .read(timeout, options.when_full, limit, site, self.queue().is_worker(), f)
     }
 
-    /// Runs larder's own look for damage in a snapshot of a reader's.
+    /// Runs larder's own inspection for damage, in a snapshot of a reader.
     pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>) -> Result<T> {
         let timeout = self.options.read_queue_timeout;
         let site = CallSite::Label("larder: check".into());
         self.readers.inspect(timeout, site, self.queue().is_worker(), f)
     }
 
-    /// Runs larder's own work on the writer thread, with nothing else.
+    /// Runs larder's own work on the writer thread, with the writer to itself.
     #[track_caller]
     pub(crate) fn run_exclusive<T, F>(&self, call: &'static str, f: F) -> Result<T>
     where
@@ -133,7 +134,7 @@ impl Engine {
             let outcome = Outcome::NotStarted;
             return Err(Error::Reentrant { call, instead, outcome });
         }
-        // Another such job may be in the middle of something that others wait as long for.
+        // Another exclusive job may be running, and callers wait for it as long as for a migration.
         let options = &self.options;
         let timeout = options.queue_timeout.max(options.migration_timeout);
         let submission = Submission {
@@ -146,7 +147,7 @@ impl Engine {
         self.shared.enqueue::<Exclusive, _, _>(submission, (), f)?.wait()
     }
 
-    /// Queues a write of a thread's.
+    /// Queues a write of a thread.
     #[track_caller]
     pub(crate) fn enqueue_write<T, F>(
         &self,
@@ -164,7 +165,7 @@ impl Engine {
         self.shared.enqueue::<Grouped, _, _>(submission, order, f)
     }
 
-    /// A write as the queue takes it, with the time-out of the store unless it has one of its own.
+    /// A write as the queue takes it. Without a timeout of its own, it gets that of the store.
     #[track_caller]
     pub(crate) fn write_submission(&self, call: &'static str, options: WriteOptions, caller: Caller) -> Submission {
         Submission {

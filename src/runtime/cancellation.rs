@@ -1,9 +1,9 @@
-//! Whether the work that a thread does is still wanted.
+//! Whether the work of a thread is still wanted.
 //!
-//! A reader thread puts a token in its thread-local for as long as it runs a task's closure ([`with`]). Code further down
-//! asks [`is_cancelled`]: the connection's interrupt (`connection/interrupt.rs`) and nothing else knows that there are
-//! jobs. The thread-local is only touched by its own thread. What the token says may be set by any thread at any time, and
-//! never goes back. So an answer is about the closure that runs now and about no other.
+//! A reader thread stores a token in its thread-local for as long as it runs the closure of an async read ([`with`]).
+//! Code below, such as the connection's interrupt (`connection/interrupt.rs`), calls [`is_cancelled`] and knows nothing
+//! else of jobs. Only its own thread accesses the thread-local. Any thread may cancel a token at any time, and a
+//! cancelled token stays cancelled. So an answer is about the closure that runs now and about no other.
 
 use std::cell::RefCell;
 
@@ -11,23 +11,23 @@ use super::sync::Arc;
 
 /// Work that may become unwanted while it runs.
 pub(crate) trait Cancelled {
-    /// Whether it has. Asked again and again, so it must be cheap.
+    /// Whether the work was cancelled. Called often, so it must be cheap.
     fn is_cancelled(&self) -> bool;
 }
 
 thread_local! {
-    /// The token of the closure that this thread runs for a task.
+    /// The token of the async read whose closure this thread runs.
     static CURRENT: RefCell<Option<Arc<dyn Cancelled>>> = const { RefCell::new(None) };
 }
 
-/// Whether this thread runs a closure for a task.
+/// Whether this thread runs the closure of an async read.
 pub(crate) fn is_possible() -> bool {
     CURRENT.try_with(|token| token.borrow().is_some()).unwrap_or(false)
 }
 
-/// Whether this thread runs a closure for a task that has gone away meanwhile.
+/// Whether this thread runs the closure of an async read whose task has gone away.
 pub(crate) fn is_cancelled() -> bool {
-    // A thread that ends, and reads once more as it does, runs none.
+    // A thread that is ending, and reads once more while it ends, runs no such closure.
     let cancelled = CURRENT.try_with(|token| token.borrow().as_ref().is_some_and(|token| token.is_cancelled()));
     cancelled.unwrap_or(false)
 }

@@ -8,9 +8,9 @@ pub(crate) fn later(from: Instant, by: Duration) -> Instant {
     from + by.min(CENTURY)
 }
 
-/// How long the machine has been up, for what is to happen hours from now. On Linux that is `CLOCK_BOOTTIME`, which goes on
-/// while the machine is suspended, and which nobody sets. `Instant` (`CLOCK_MONOTONIC`) stands still meanwhile, so a day
-/// would become a day of being awake; the time of day jumps when it is set. Elsewhere it is `Instant`.
+/// The uptime of the machine, for events that are hours away. On Linux it is `CLOCK_BOOTTIME`, which continues while
+/// the machine is suspended and cannot be set. `Instant` (`CLOCK_MONOTONIC`) stops during a suspend, so a day would
+/// become a day of being awake. The time of day jumps when it is set. On other systems it is `Instant`.
 pub(crate) fn uptime() -> Duration {
     #[cfg(target_os = "linux")]
     {
@@ -24,9 +24,9 @@ pub(crate) fn uptime() -> Duration {
     }
 }
 
-/// A moment as the kernel's coarse clock tells it, on Linux some 4 ms apart, in nanoseconds since the boot. It takes
-/// 5 ns to read where `Instant` takes 20, and a read of one row would ask `Instant` four times, for limits of many
-/// milliseconds.
+/// A reading of the kernel's coarse clock, in nanoseconds since the boot; on Linux it advances about every 4 ms.
+/// Reading it takes 5 ns where `Instant` takes 20, and a read of one row would read `Instant` four times, for limits of
+/// many milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tick(u64);
 

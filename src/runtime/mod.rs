@@ -1,4 +1,4 @@
-//! What larder asks of its threads, whatever they do.
+//! What larder needs of threads, clocks and locks, independent of the work they do.
 
 pub(crate) mod cancellation;
 pub(crate) mod clock;

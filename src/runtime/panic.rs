@@ -3,7 +3,8 @@
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What `f` returns, or `None` if it panics. The drop of what it panics with may panic, too: that is caught as well.
+/// Returns the result of `f`, or `None` if it panics. The drop of the panic's payload may panic, too; that panic is
+/// caught as well.
 pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(value) => Some(value),
@@ -16,7 +17,7 @@ pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-/// Calls `f`, and ends its panic here.
+/// Calls `f`, and swallows its panic.
 pub(crate) fn quietly(f: impl FnOnce()) {
     caught(f);
 }

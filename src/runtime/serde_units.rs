@@ -1,8 +1,8 @@
-//! Sizes and durations in a file of options, as people write them: `"64 MiB"`, `"250ms"`.
+//! Sizes and durations in a file of options, in readable units: `"64 MiB"`, `"250ms"`.
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 
-/// For figures: seconds, as a number.
+/// For measurements: seconds, as a number.
 pub(crate) fn seconds<S: Serializer>(value: &std::time::Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(value.as_secs_f64())
 }
@@ -14,7 +14,7 @@ pub(crate) fn optional_seconds<S: Serializer>(value: &Option<std::time::Duration
     }
 }
 
-/// Which need not be UTF-8.
+/// Lossy, because a path need not be UTF-8.
 pub(crate) fn path<S: Serializer>(value: &std::path::Path, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&value.display())
 }
@@ -27,7 +27,7 @@ pub(crate) mod duration {
         to.collect_str(&humantime::format_duration(*value))
     }
 
-    /// A bare number is refused: nobody can tell whether it means seconds or milliseconds.
+    /// A bare number is refused, because its unit is ambiguous: seconds or milliseconds.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(from)?;
         humantime::parse_duration(&text)
@@ -40,7 +40,7 @@ pub(crate) mod size {
     use bytesize::ByteSize;
 
     pub(crate) fn serialize<S: Serializer>(value: &u64, to: S) -> Result<S::Ok, S::Error> {
-        // bytesize rounds what it prints, so only a size that comes back unchanged is printed with a unit.
+        // bytesize rounds its output, so a size is printed with a unit only if it parses back unchanged.
         let text = ByteSize::b(*value).to_string();
         match text.parse::<ByteSize>() {
             Ok(back) if back.as_u64() == *value => to.serialize_str(&text),
@@ -48,7 +48,7 @@ pub(crate) mod size {
         }
     }
 
-    /// `"64 MiB"`, `"64 MB"` (a million each), or a plain number of bytes.
+    /// `"64 MiB"`, `"64 MB"` (a million bytes each), or a plain number of bytes.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         Size::deserialize(from).and_then(Size::bytes)
     }

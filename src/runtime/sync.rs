@@ -1,8 +1,8 @@
 //! Locks that ignore poisoning, and the threads, atomics and clock of the queue.
 //!
-//! A panic of user code is caught where the code is called, with no lock held, so a poisoned lock guards nothing that is
-//! half changed. `tests/model-check` has another `sync` in the place of this one, and decides there at each step which
-//! thread goes on.
+//! A panic of user code is caught where the code is called, with no lock held, so a poisoned lock guards no data that
+//! is half changed. `tests/model-check` replaces this module with its own `sync`, which decides at each step which
+//! thread runs next.
 
 pub(crate) use std::sync::{Arc, MutexGuard, Weak, atomic};
 pub(crate) use std::thread;
@@ -11,10 +11,10 @@ pub(crate) use std::time::Instant;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-/// How often to look before the core is yielded: some 0.2 us, about as long as a yield takes.
+/// Checks of a spinning thread between two yields: some 0.2 us, about as long as a yield takes.
 pub(crate) const CHECKS_PER_YIELD: u32 = 256;
 
-/// How long a task whose read is done waits for another to wake it, at most.
+/// The longest time that the task of a completed read waits for another task to wake it.
 pub(crate) const RELAY_TIME: Duration = Duration::from_millis(5);
 
 /// [`std::sync::Mutex`] without poisoning.
@@ -31,7 +31,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// [`std::sync::Condvar`] without poisoning. A wait may end for no reason.
+/// [`std::sync::Condvar`] without poisoning. A wait may end spuriously.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(std::sync::Condvar);
 
@@ -44,14 +44,14 @@ impl Condvar {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for no longer than `timeout`, and says whether that is over.
+    /// Waits for at most `timeout`, and returns whether that time is over.
     pub(crate) fn wait_timeout<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Duration) -> (MutexGuard<'a, T>, bool) {
         let waited = self.0.wait_timeout(guard, timeout);
         let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         (guard, waited.timed_out())
     }
 
-    /// Waits while `condition` holds, for no longer than `timeout`.
+    /// Waits while `condition` holds, for at most `timeout`.
     pub(crate) fn wait_timeout_while<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,

@@ -1,18 +1,20 @@
-//! The timer threads of the process, which all stores share: deadlines of queues, and periodic work such as the looks of
-//! the watch.
+//! The timer threads of the process, shared by all stores: they run the deadlines of queues, and periodic work such as
+//! that of the watchdog.
 //!
-//! A task may run code of a user (a waker, a subscriber of events, a metrics recorder), or ask a file system that hangs. No
-//! task waits for another one because of that: before a thread runs a task it makes sure that a second thread waits for
-//! the next one, and starts one if there is none. So each task that blocks keeps one thread, of [`MAX_THREADS`] in all.
-//! Only if the system gives no further thread, or there are that many, do tasks wait for those that run.
+//! A timer task may run user code (a waker, a subscriber of events, a metrics recorder), or wait for a file system that
+//! hangs. This delays no other task: before a thread runs a task, it ensures that a second thread waits for the next
+//! one, and starts a thread if there is none. So each blocking task occupies one thread, of at most [`MAX_THREADS`].
+//! Tasks wait for running ones only if the system refuses another thread, or if that limit is reached.
 //!
-//! One mutex guards the tasks, in the order of their times, and the counts of threads. It is held for a look, and while
-//! the first thread is started. No task runs, and none is dropped, under it. A thread is *idle* from the moment when it
-//! is to be started until it takes a task. All idle threads sleep on one condition variable until the first task is due.
-//! No wake-up is lost: a thread reads the time of the first task under the lock before it sleeps; an earlier task, entered
-//! under the lock, wakes an idle thread; and a thread that takes a task wakes another one for the next.
+//! One mutex guards the tasks, in the order of their times, and the counts of threads. It is held for short operations,
+//! and while the first thread is started. No task runs, and none is dropped, under it. A thread counts as *idle* from
+//! the moment when it is to be started until it takes a task. All idle threads sleep on one condition variable until
+//! the first task is due.
 //!
-//! A forked child has none of the threads: the first lock there forgets them and all tasks.
+//! No wake-up is lost: a thread reads the time of the first task under the lock before it sleeps; an earlier task,
+//! inserted under the lock, wakes an idle thread; and a thread that takes a task wakes another thread for the next one.
+//!
+//! A forked child has none of the threads: the first lock there resets the counts and leaks all tasks.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -25,20 +27,20 @@ use super::fork::{self, Process};
 use super::panic::quietly;
 use super::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-/// At most so many threads.
+/// Upper bound of the timer threads.
 const MAX_THREADS: usize = 256;
 
-/// So many idle threads stay: one that waits while the other one runs a task.
+/// Idle threads that stay: one waits while the other runs a task.
 const IDLE_THREADS: usize = 2;
 
 type Task = Box<dyn FnOnce() + Send>;
 
 struct TimerState {
-    /// The process that the threads are in.
+    /// The process that the threads belong to.
     process: Process,
-    /// By their time; the number tells those of the same time apart.
+    /// Ordered by time; the number distinguishes tasks of the same time.
     tasks: BTreeMap<(Instant, u64), Task>,
-    /// The number of the next one.
+    /// The number of the next task.
     next: u64,
     threads: usize,
     idle: usize,
@@ -57,20 +59,20 @@ thread_local! {
     static IS_TIMER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the calling thread is one of the timer's, which must not wait for a store.
+/// Whether the calling thread is a timer thread, which must not wait for a store.
 pub(crate) fn is_here() -> bool {
     IS_TIMER.get()
 }
 
-/// Starts the first thread, unless there is one. It stays for as long as the process.
+/// Starts the first thread, unless it runs already. It lives as long as the process.
 ///
 /// # Errors
 ///
-/// The operating system gives no thread.
+/// The operating system refuses the thread.
 pub(crate) fn start() -> io::Result<()> {
     let mut state = lock();
     if state.threads == 0 {
-        // The lock is kept, so that nobody finds a thread that then cannot be started.
+        // The lock is kept, so that no caller counts on a thread that then cannot be started.
         spawn()?;
         state.threads = 1;
         state.idle = 1;
@@ -78,7 +80,7 @@ pub(crate) fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Runs it at that time. [`start`] comes before.
+/// Runs `f` at that time. Requires an earlier [`start`].
 pub(crate) fn at(deadline: Instant, f: impl FnOnce() + Send + 'static) {
     let task = Box::new(f);
     let mut state = lock();
@@ -92,7 +94,7 @@ pub(crate) fn at(deadline: Instant, f: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Runs it again and again, with a pause of that length before each run.
+/// Runs `f` periodically, with a pause of `interval` before each run.
 pub(crate) fn every(interval: Duration, f: impl FnMut() + Send + 'static) -> Periodic {
     let cancelled = Arc::new(AtomicBool::new(false));
     run_after(interval, f, Arc::clone(&cancelled));
@@ -108,13 +110,13 @@ fn run_after(pause: Duration, mut f: impl FnMut() + Send + 'static, cancelled: A
     });
 }
 
-/// What is run again and again.
+/// A task that runs periodically.
 pub(crate) struct Periodic {
     cancelled: Arc<AtomicBool>,
 }
 
 impl Periodic {
-    /// No further run. One that goes on is not waited for.
+    /// Prevents further runs. Does not wait for a current run.
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }
@@ -125,7 +127,7 @@ fn spawn() -> io::Result<()> {
     thread.spawn(serve).map(drop)
 }
 
-/// What a thread does. It is counted as idle before it starts.
+/// The main loop of a timer thread, which is counted as idle before it starts.
 fn serve() {
     IS_TIMER.set(true);
     let mut state = lock();
@@ -135,7 +137,7 @@ fn serve() {
             Some(first) if first.key().0 <= now => {
                 let task = first.remove();
                 state = run(state, task);
-                // Only a thread that was not asleep may end: it has taken no other's wake-up.
+                // Only a thread that was not asleep may end, because it has taken no other thread's wake-up.
                 if state.idle > IDLE_THREADS {
                     state.idle -= 1;
                     state.threads -= 1;
@@ -182,7 +184,7 @@ fn lock() -> MutexGuard<'static, TimerState> {
             // A task has forked, and returned in the child.
             fork::end_child();
         }
-        // The threads stayed in the parent, and the tasks are of its stores.
+        // The threads stayed in the parent, and the tasks belong to its stores.
         mem::forget(mem::take(&mut state.tasks));
         (state.threads, state.idle) = (0, 0);
         state.process = Process::current();
@@ -246,7 +248,7 @@ mod tests {
             told.recv_timeout(LONG).unwrap();
         }
         periodic.cancel();
-        // Its closure, and with it the sender, goes at its next time.
+        // The closure, and with it the sender, is dropped at its next time.
         while told.recv_timeout(LONG).is_ok() {}
     }
 }

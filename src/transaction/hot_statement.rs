@@ -1,34 +1,35 @@
-//! The prepared statements of a connection: rusqlite's cache, and in front of it the statement that is used again and
-//! again.
+//! The prepared statements of a connection: rusqlite's cache, and in front of it the hot statement, which was used
+//! last.
 //!
-//! The cache hashes the text, and copies it, each time a statement is taken out or put back, which is a quarter of a point
-//! read. Most closures use one statement again and again, and so do the reads that share a snapshot.
+//! The cache hashes and copies the text each time a statement is taken out or put back, which is a quarter of a point
+//! read. Most closures use one statement repeatedly, and so do the reads that share a snapshot.
 
 use std::cell::Cell;
 
 use rusqlite::{CachedStatement, Connection, Result};
 
-/// What a transaction sees of it. A trait, so that [`ReadTx`](crate::ReadTx) stays covariant: it would not, had it the
-/// type of a cell with a statement in it.
+/// The view of [`Prepared`] that a transaction has. It is a trait so that [`ReadTx`](crate::ReadTx) stays covariant,
+/// which a type with a cell around a statement would prevent.
 pub(crate) trait Prepare {
-    /// Notes that this statement is used, and says whether it was the last to be used, too. If so, it is to be used by
-    /// [`with_held`](Self::with_held), else as the cache gives it: through a trait that takes longer.
+    /// Records the use of this statement, and returns whether the previous one was the same. If so, the transaction
+    /// calls [`with_held`](Self::with_held); otherwise it uses the cache directly, which is faster than through a
+    /// trait.
     fn again(&self, sql: &str) -> bool;
 
-    /// Gives `run` the statement, with nothing bound, and holds it until another one is used.
+    /// Gives `run` the statement, without bound parameters, and holds it until another statement is used.
     ///
     /// # Errors
     ///
-    /// It could not be prepared.
+    /// The statement could not be prepared.
     fn with_held(&self, sql: &str, run: &mut dyn FnMut(&mut CachedStatement<'_>)) -> Result<()>;
 
-    /// Puts the one that is held back into the cache, before somebody asks that for it.
+    /// Puts the held statement back into the cache, before another user asks the cache for it.
     fn put_back(&self);
 }
 
 pub(crate) struct Prepared<'c> {
     conn: &'c Connection,
-    /// Where the text was that was used last, and how long: if that is so again, most likely it is the same.
+    /// Address and length of the text used last: if both are the same again, the text most likely is, too.
     last: Cell<(usize, usize)>,
     held: Cell<Option<Box<Held<'c>>>>,
 }
@@ -47,7 +48,7 @@ impl<'c> Prepared<'c> {
         }
     }
 
-    /// That one out of the cell, since who uses it may use others meanwhile, and the same one, too.
+    /// Takes the statement out of the cell, because its user may use others meanwhile, or the same one again.
     fn take(&self, sql: &str) -> Result<Box<Held<'c>>> {
         if let Some(mut held) = self.held.take()
             && held.sql == sql

@@ -1,8 +1,7 @@
-//! What a closure is given: [`ReadTx`], one snapshot, and [`WriteTx`], one all-or-nothing change.
+//! What a closure receives: [`ReadTx`], one snapshot, or [`WriteTx`], one atomic change.
 //!
-//! Both have methods of their own that use the statement cache, which rusqlite's methods of the same names do
-//! not, and that return larder's error. Both deref to [`rusqlite::Connection`], so a helper that takes
-//! `&Connection` serves them, too.
+//! The methods of both use the statement cache, which rusqlite's methods of the same names do not, and return larder's
+//! error. Both deref to [`rusqlite::Connection`], so a helper that takes `&Connection` accepts them, too.
 
 pub(crate) mod hot_statement;
 
@@ -48,14 +47,14 @@ pub struct ReadTx<'a> {
     guard: &'a SqlGuard,
     interrupt: &'a Interrupt,
     slow: Duration,
-    /// Whether the closure has had the connection itself in its hands.
+    /// Whether the closure has used the connection directly.
     raw_access: Cell<bool>,
     slowest: RefCell<Option<SlowStatement>>,
-    /// Rows that queries gave.
+    /// Rows returned by queries.
     rows: Cell<u64>,
-    /// Whether a statement has found no room on the disk.
+    /// Whether a statement found the disk full.
     full: Cell<bool>,
-    /// Where statements are counted, if they are.
+    /// The statistics of statements, if they are counted.
     statements: Option<&'a RefCell<StatementShard>>,
     prepared: &'a dyn Prepare,
 }
@@ -202,7 +201,7 @@ impl<'a> ReadTx<'a> {
         let own = Cell::new(None);
         let run = |statement: &mut CachedStatement<'_>| {
             let result = f(statement);
-            // Before the statements that are run to describe this one. A closure of a row may have given another
+            // Checked before other statements run to describe this one. A row's closure may have returned another
             // connection's error.
             own.set(result.as_ref().err().map(|error| c_api::gave_last(self.conn, error)));
             if let Some((page, began, rows)) = counted {
@@ -245,8 +244,8 @@ impl<'a> ReadTx<'a> {
         result.expect("it was run, since it was prepared")
     }
 
-    /// Takes it out of the statement cache: an EXPLAIN is not prepared anew after a change of the schema, and would read
-    /// what that has freed.
+    /// Removes an EXPLAIN from the statement cache: SQLite does not prepare it again after a change of the schema, so
+    /// it would read freed memory.
     fn forget_explain(&self, sql: &str) {
         match self.conn.prepare_cached(sql) {
             Ok(statement) if statement.is_explain() != 0 => statement.discard(),
@@ -276,12 +275,12 @@ impl<'a> ReadTx<'a> {
         self.rows.set(self.rows.get() + 1);
     }
 
-    /// Whether a statement of its has found no room on the disk.
+    /// Whether one of its statements found the disk full.
     pub(crate) fn found_disk_full(&self) -> bool {
         self.full.get()
     }
 
-    /// How many rows its queries gave.
+    /// Number of rows that its queries returned.
     pub(crate) fn rows(&self) -> u64 {
         self.rows.get()
     }
@@ -298,10 +297,10 @@ impl<'a> ReadTx<'a> {
         }
     }
 
-    /// Some 20 us, after a statement that took many milliseconds.
+    /// Takes some 20 us, after a statement that took many milliseconds.
     fn plan(&self, sql: &str) -> Option<QueryPlan> {
         let mut explain = self.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).ok()?;
-        // Its parameters stay unbound.
+        // The parameters stay unbound.
         let steps = explain.raw_query().mapped(|row| row.get("detail"));
         let steps: Vec<String> = steps.collect::<rusqlite::Result<_>>().ok()?;
         let is_scan = |step: &&String| {
@@ -314,7 +313,7 @@ impl<'a> ReadTx<'a> {
         })
     }
 
-    /// Whether the closure may have left something on the connection. The methods of this type leave nothing.
+    /// Whether the closure may have left state on the connection. The methods of this type leave none.
     pub(crate) fn had_raw_access(&self) -> bool {
         self.raw_access.get()
     }
@@ -323,13 +322,13 @@ impl<'a> ReadTx<'a> {
         self.slowest.take()
     }
 
-    /// What an error means that has just been given, by this connection or by another that the closure uses.
+    /// The meaning of an error that was just returned, by this connection or by another that the closure uses.
     fn explain(&self, error: rusqlite::Error) -> Error {
         let own = c_api::gave_last(self.conn, &error);
         self.explain_as(error, own)
     }
 
-    /// As [`explain`](Self::explain), of an error that is this connection's `own` or another's.
+    /// Like [`explain`](Self::explain), for an error that is known to be this connection's (`own`) or another's.
     fn explain_as(&self, error: rusqlite::Error, own: bool) -> Error {
         let Some(code) = primary_code(&error) else {
             return error.into();
@@ -339,7 +338,7 @@ impl<'a> ReadTx<'a> {
         {
             return stopped;
         }
-        // A refusal is kept until somebody is told of it.
+        // A refusal is kept until it is reported.
         let refused = code == ffi::SQLITE_AUTH && self.guard.has_refused();
         if !own && !refused {
             return Error::of_another(error);
@@ -352,13 +351,13 @@ impl<'a> ReadTx<'a> {
         self.guard.explain(error)
     }
 
-    /// Who of larder has stopped the SQL.
+    /// The limit or the cancellation by which larder has stopped the SQL.
     fn explain_interrupt(&self) -> Option<Error> {
         let cancelled = || self.interrupt.was_cancelled().then(gone);
         self.interrupt.explain().or_else(cancelled)
     }
 
-    /// For what comes out of the closure: its error may come from a method of rusqlite's own, or from another database.
+    /// For the result of the closure: its error may come from one of rusqlite's methods, or from another database.
     pub(crate) fn explain_result<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| match error {
             Error::Sqlite {
@@ -366,7 +365,7 @@ impl<'a> ReadTx<'a> {
                 origin: ErrorOrigin::Unknown,
                 ..
             } => self.explain(source),
-            // It may be of another store's call.
+            // The error may come from a call of another store.
             Error::Sqlite { source, origin, .. } => Error::Sqlite {
                 source,
                 outcome: Outcome::RolledBack,
@@ -378,7 +377,7 @@ impl<'a> ReadTx<'a> {
 }
 
 impl ReadTx<'_> {
-    /// What a read came to. It wrote nothing, whatever happened, and it was one snapshot or it failed.
+    /// The result of a read. It wrote nothing in any case, and either it was one snapshot or it failed.
     pub(crate) fn judge_read<T>(&self, result: Result<T>) -> Result<T> {
         match self.explain_result(result) {
             Ok(_) if self.conn.is_autocommit() => Err(ended()),
@@ -392,21 +391,21 @@ impl ReadTx<'_> {
     }
 }
 
-/// An I/O error, no memory or an interrupt may end the transaction. The next statement would be in another.
+/// An I/O error, lack of memory or an interrupt may end the transaction. The next statement would run in another one.
 fn ended() -> Error {
     let code = ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK);
     let message = "SQLite has ended this transaction after the error of an earlier statement: return that error";
     Error::of_store(rusqlite::Error::SqliteFailure(code, Some(message.into())))
 }
 
-/// Nobody sees it but the closure.
+/// The error of a cancelled read. Only the closure sees it.
 fn gone() -> Error {
     let code = ffi::Error::new(ffi::SQLITE_INTERRUPT);
     let message = "the task that asked for this read has gone away: return this error";
     Error::of_store(rusqlite::Error::SqliteFailure(code, Some(message.into())))
 }
 
-/// No reason of larder's.
+/// The error of an interrupt that did not come from larder.
 fn interrupted_by_program(error: rusqlite::Error) -> Error {
     let rusqlite::Error::SqliteFailure(code, _) = error else {
         return Error::of_store(error);
@@ -459,7 +458,7 @@ impl Deref for ReadTx<'_> {
 /// back; the SQL inside may not.
 pub struct WriteTx<'a> {
     read: ReadTx<'a>,
-    /// Set if a savepoint could not be undone: then the whole job must be, whatever its closure says.
+    /// Set if a savepoint could not be rolled back. Then the whole job must be, whatever its closure returns.
     undo_failed: RefCell<Option<Error>>,
 }
 
@@ -497,7 +496,7 @@ impl<'a> WriteTx<'a> {
         self.with_statement(sql, |statement| self.execute_counted(sql, statement, params))
     }
 
-    /// SQLite's own count is that of the last `INSERT`, `UPDATE` or `DELETE`, which may have been another statement.
+    /// SQLite's own count belongs to the last `INSERT`, `UPDATE` or `DELETE`, which may have been another statement.
     fn execute_counted(
         &self,
         sql: &str,
@@ -549,7 +548,7 @@ impl<'a> WriteTx<'a> {
         }
     }
 
-    /// Why the statement gave no rowid, as far as SQLite says what it does.
+    /// Why the statement gave no rowid, as far as SQLite can tell.
     fn no_rowid(&self, sql: &str, changed: usize) -> Error {
         let changes = self.guard.changes_of(|| drop(self.conn.prepare(sql)));
         let inserts = changes.iter().find(|change| change.code == ffi::SQLITE_INSERT);
@@ -561,7 +560,7 @@ impl<'a> WriteTx<'a> {
         };
         let reason = match inserts {
             None => "there is no INSERT in the statement".to_owned(),
-            // As rusqlite says it.
+            // In rusqlite's words.
             _ if changed == 0 => return rusqlite::Error::StatementChangedRows(0).into(),
             Some(change) if without_rowid(change) => format!("the table `{}` is WITHOUT ROWID", change.table),
             Some(_) if changes.iter().any(|change| change.code == ffi::SQLITE_UPDATE) => {
@@ -634,13 +633,13 @@ impl<'a> WriteTx<'a> {
     /// ```
     pub fn savepoint<T>(&self, f: impl FnOnce(&WriteTx<'_>) -> Result<T>) -> Result<T> {
         let savepoint = Savepoint::begin(self)?;
-        // Before the savepoint is undone, by which SQLite forgets whose error it is.
+        // Explained before the savepoint is rolled back, because SQLite then forgets whose error it is.
         let value = self.explain_result(f(self))?;
         savepoint.release()?;
         Ok(value)
     }
 
-    /// What the closure came to, seen from outside.
+    /// The result of a write, as its caller sees it.
     pub(crate) fn judge<T>(&self, result: Result<T>) -> Result<T> {
         match self.undo_failed.take() {
             Some(error) => Err(error),
@@ -660,15 +659,15 @@ impl<'a> WriteTx<'a> {
     }
 }
 
-/// Whether there is nothing in the text but spaces, semicolons and comments. rusqlite panics where it is asked for the
-/// numbers of such a statement.
+/// Whether the text consists of spaces, semicolons and comments only. rusqlite panics when asked for the counters of
+/// such a statement.
 fn is_no_statement(sql: &str, statement: &Statement<'_>) -> bool {
     let begins = sql.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
     !begins && statement.column_count() == 0 && statement.readonly() && statement.expanded_sql().is_none()
 }
 
-/// Whether it is an INSERT, an UPDATE, a DELETE or a REPLACE for sure, by its first letters. SQLite's count of changed rows is
-/// then of this statement. It still is of an earlier one after a statement of another kind.
+/// Whether the statement is certainly an INSERT, UPDATE, DELETE or REPLACE, by its first letters. SQLite's count of
+/// changed rows then belongs to it. After a statement of another kind, the count still belongs to an earlier statement.
 fn counts_its_rows(sql: &str) -> bool {
     matches!(
         sql.as_bytes(),
@@ -679,13 +678,13 @@ fn counts_its_rows(sql: &str) -> bool {
     )
 }
 
-/// By its first letter: a comment or a space may stand before it.
+/// Checks the first letter: a comment or a space may precede the keyword.
 fn may_be_explain(sql: &str) -> bool {
     let first = sql.as_bytes().first();
     first.is_some_and(|first| !first.is_ascii_alphabetic() || first.eq_ignore_ascii_case(&b'e'))
 }
 
-/// Why a write is rolled back that did not ask for it.
+/// Why a write is rolled back although its closure did not ask for it.
 pub(crate) const ENDED: &str = "SQLite ended the whole transaction inside the closure (ON CONFLICT ROLLBACK, \
                                 RAISE(ROLLBACK), a full disk, an I/O error or no memory)";
 
@@ -698,10 +697,10 @@ impl<'a> Deref for WriteTx<'a> {
     }
 }
 
-/// An open savepoint. Dropped, by an error or a panic, it undoes what was done since.
+/// An open savepoint. Its drop, after an error or a panic, rolls back to it.
 ///
-/// All have the same name: RELEASE and ROLLBACK TO act on "the most recent savepoint with a matching name",
-/// <https://sqlite.org/lang_savepoint.html>, and these end in the reverse of the order in which they began.
+/// All savepoints have the same name: RELEASE and ROLLBACK TO act on "the most recent savepoint with a matching name",
+/// <https://sqlite.org/lang_savepoint.html>, and these end in the reverse order of their beginning.
 struct Savepoint<'tx, 'a> {
     tx: &'tx WriteTx<'a>,
     released: bool,
