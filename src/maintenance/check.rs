@@ -1,8 +1,8 @@
-//! A look at the whole database for damage, and for foreign keys that point nowhere.
+//! Checks the whole database for damage, and for foreign keys that point nowhere.
 //!
-//! It only reads: `quick_check` or `integrity_check` in one snapshot, then `foreign_key_check`, table by table, in another,
-//! so that neither pins the write-ahead log for longer than it must. What SQLite says of damage is in the report, also
-//! where it could not go on for it. An error is that nobody could look.
+//! The check only reads: `quick_check` or `integrity_check` in one snapshot, then `foreign_key_check`, table by table,
+//! in another, so that neither pins the WAL for longer than necessary. The report contains SQLite's findings, even if
+//! damage stopped SQLite early. An error means that the check itself could not run.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -16,10 +16,10 @@ use crate::Store;
 use crate::engine::Engine;
 use crate::error::{Result, primary_code};
 
-/// What errors call it.
+/// The name of the operation in errors.
 const OPERATION: &str = "check";
 
-/// How many violations are told in full.
+/// The maximum number of violations reported in full.
 const MAX_REPORTED: usize = 100;
 
 /// A check that was not begun. Made by [`Store::check`].
@@ -171,7 +171,7 @@ impl<'s> Check<'s> {
         self.judge(looked, &mut report)?;
         let looked = self.engine.inspect(|conn, interrupt| {
             let _watching = self.reporter.watch(conn, interrupt);
-            // If that breaks off, `end` will say why.
+            // If this stops early, `end` returns the reason.
             foreign_keys(conn, &mut report, |tables_done, tables_total| {
                 self.reporter.enter(CheckStage::ForeignKeys {
                     tables_done,
@@ -184,7 +184,7 @@ impl<'s> Check<'s> {
         Ok(report)
     }
 
-    /// Once the connection has gone back to the pool: damage goes into the report, and other errors to the caller.
+    /// Runs after the connection is back in the pool: damage is added to the report, and other errors are returned.
     fn judge(&self, looked: Result<()>, report: &mut CheckReport) -> Result<()> {
         self.reporter.end(OPERATION)?;
         let Err(error) = looked else { return Ok(()) };
@@ -198,14 +198,14 @@ impl<'s> Check<'s> {
     }
 }
 
-/// Looks for damage: at indexes, too, if the report is to be of a full check.
+/// Checks for damage; a full report includes indexes.
 pub(crate) fn integrity(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
     let pragma = if report.full { "integrity_check" } else { "quick_check" };
     let mut statement = conn.prepare(&format!("PRAGMA main.{pragma}"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let said = text(row, 0)?;
-        // Several lines may come at once, under a title.
+        // One row may hold several lines under a title.
         let problems = said.lines().filter(|line| *line != "ok" && !line.starts_with("***"));
         report.problems.extend(problems.map(str::to_owned));
     }
@@ -215,7 +215,8 @@ pub(crate) fn integrity(conn: &Connection, report: &mut CheckReport) -> rusqlite
     Ok(())
 }
 
-/// Looks for foreign keys that point nowhere. `enter` is told which of how many tables is next, and may break it off.
+/// Checks for foreign keys that point nowhere. `enter` receives the number of finished tables and of all tables, and
+/// may stop the check.
 pub(crate) fn foreign_keys(
     conn: &Connection,
     report: &mut CheckReport,
@@ -273,7 +274,7 @@ fn columns(conn: &Connection, child: &str, key: i64) -> rusqlite::Result<Vec<Str
     names.collect()
 }
 
-/// In a damaged database a name need not be UTF-8, nor even text.
+/// In a damaged database a name may not be UTF-8, or not even text.
 fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     let bytes = row.get_ref(column)?.as_bytes().unwrap_or_default();
     Ok(String::from_utf8_lossy(bytes).into_owned())
@@ -283,12 +284,13 @@ pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB))
 }
 
-/// "Foreign key mismatch": the parent has no unique index to refer to. Or it is damaged, and others may not be.
+/// Whether the error concerns one table: a "foreign key mismatch" (the parent has no unique index to refer to), or
+/// damage that may not affect the others.
 fn is_of_the_table(error: &rusqlite::Error) -> bool {
     is_damage(error) || primary_code(error) == Some(ffi::SQLITE_ERROR)
 }
 
-/// Without the text of the PRAGMA.
+/// The error without the text of the PRAGMA.
 fn reason(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),

@@ -1,4 +1,4 @@
-//! What a caller asks of an open store once in a while: checks and vacuums, each with its progress.
+//! Occasional operations on an open store: checks and vacuums, with the progress of each.
 
 pub(crate) mod check;
 pub(crate) mod progress;

@@ -1,8 +1,9 @@
-//! A callback that is told how long work of SQLite's goes on, and may cancel it.
+//! A callback that reports the progress of long SQL work and may cancel it.
 //!
-//! SQLite calls a connection's progress handler between steps of its work, on the thread that does it, and that asks
-//! (`connection/interrupt.rs`). A panic in there would be lost: rusqlite catches it and goes on as if the handler had said
-//! yes. So a [`ProgressReporter`] catches it, has the work stopped, and panics again once the connection is put right.
+//! SQLite calls a connection's progress handler between steps of its work, on the thread that does the work, and the
+//! handler calls the reporter (`connection/interrupt.rs`). A panic inside the handler would be lost: rusqlite catches
+//! it and continues as if the handler had agreed. So a [`ProgressReporter`] catches the panic, stops the work, and
+//! resumes the panic once the connection is restored.
 
 use std::any::Any;
 use std::ops::ControlFlow;
@@ -18,12 +19,12 @@ use crate::runtime::sync::{Arc, Mutex, MutexGuard};
 
 type Callback<S> = Box<dyn FnMut(S, Duration) -> ControlFlow<()> + Send>;
 
-/// Says why the work is not to go on.
+/// Returns the error that must stop the work, if any.
 type Limit = Box<dyn Fn() -> Option<Error> + Send>;
 
-/// Work that has a callback, or none. `S` is the stage that the work is at.
+/// The progress of some work, with or without a callback. `S` is the stage of the work.
 pub(crate) struct ProgressReporter<S> {
-    /// Only the thread that does the work takes the lock, which is there since rusqlite asks handlers to be `Send`.
+    /// Only the thread that does the work takes the lock, which exists because rusqlite requires handlers to be `Send`.
     state: Arc<Mutex<ReporterState<S>>>,
 }
 
@@ -33,13 +34,13 @@ struct ReporterState<S> {
     began: Tick,
     /// When the callback was last called.
     last: Tick,
-    /// Not there while it is called.
+    /// `None` while it is being called.
     callback: Option<Callback<S>>,
     limit: Option<Limit>,
     stop: Option<StopReason>,
 }
 
-/// Why the work is stopped.
+/// The reason that stopped the work.
 enum StopReason {
     Cancelled,
     AtLimit(Error),
@@ -62,26 +63,26 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         }
     }
 
-    /// Has that called, and not more often than that.
+    /// Sets the callback, and the minimum interval between two calls.
     pub(crate) fn call(&self, every: Duration, callback: impl FnMut(S, Duration) -> ControlFlow<()> + Send + 'static) {
         let mut state = self.lock();
         state.every = every;
         state.callback = Some(Box::new(callback));
     }
 
-    /// Asks that at every look, besides: a time that is over, a store that closes.
+    /// Sets a limit that each poll checks, too: a timeout, or a closing store.
     pub(crate) fn set_limit(&self, limit: impl Fn() -> Option<Error> + Send + 'static) {
         self.lock().limit = Some(Box::new(limit));
     }
 
-    /// The work begins now.
+    /// Starts the clock of the work.
     pub(crate) fn begin(&self) {
         let mut state = self.lock();
         state.began = Tick::now();
         state.last = state.began;
     }
 
-    /// Is asked while SQL runs on that connection, until the guard is dropped.
+    /// Polls while SQL runs on `conn`, until the guard is dropped.
     #[must_use = "it is asked until the guard is dropped"]
     pub(crate) fn watch<'c>(&self, conn: &'c Connection, interrupt: &'c Arc<Interrupt>) -> Option<Watching<'c>> {
         let state = self.lock();
@@ -95,13 +96,13 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         Some(interrupt.watch(conn, move || reporter.poll().is_break()))
     }
 
-    /// The work has come to that stage.
+    /// Enters a stage of the work.
     pub(crate) fn enter(&self, stage: S) -> ControlFlow<()> {
         self.lock().stage = stage;
         self.poll()
     }
 
-    /// The work has come to that stage: calls the callback, also before it is time to.
+    /// Enters a stage of the work and calls the callback, even if it is not due.
     pub(crate) fn report(&self, stage: S) -> ControlFlow<()> {
         let mut state = self.lock();
         state.stage = stage;
@@ -115,7 +116,7 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         self.lock().stage
     }
 
-    /// Calls the callback if it is time to, and says whether the work is to go on.
+    /// Calls the callback if it is due. Returns whether the work continues.
     pub(crate) fn poll(&self) -> ControlFlow<()> {
         let mut state = self.lock();
         if state.is_stopped() {
@@ -127,7 +128,7 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         self.call_back(state)
     }
 
-    /// Not under the lock.
+    /// Calls the callback, without the lock.
     fn call_back(&self, mut state: MutexGuard<'_, ReporterState<S>>) -> ControlFlow<()> {
         let Some(mut callback) = state.callback.take() else {
             return ControlFlow::Continue(());
@@ -146,15 +147,15 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         state.verdict()
     }
 
-    /// Once the connection is put right.
+    /// Reports why the work was stopped. Called once the connection is restored.
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`] of that work.
+    /// [`Error::Cancelled`] of `work`, or the error of the limit.
     ///
     /// # Panics
     ///
-    /// If the callback has.
+    /// If the callback panicked.
     pub(crate) fn end(&self, work: &'static str) -> Result<()> {
         let stop = self.lock().stop.take();
         match stop {
@@ -171,7 +172,7 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
 }
 
 impl<S> ReporterState<S> {
-    /// Or is to be.
+    /// Whether the work is stopped. Checks the limit first.
     fn is_stopped(&mut self) -> bool {
         if self.stop.is_none() {
             let reached = self.limit.as_ref().and_then(|limit| limit());

@@ -1,11 +1,11 @@
-//! A `VACUUM`: the database is written anew, without its free pages and with each table's pages together.
+//! A `VACUUM`: rewrites the database without its free pages, and with each table's pages together.
 //!
-//! SQLite builds the copy in a temporary file, while it holds the lock of writers, then writes all of it to the log as one
-//! transaction. So a reader sees the old database or the new, and whatever goes wrong before that transaction's commit
-//! leaves the old one.
+//! SQLite builds the copy in a temporary file, while it holds the write lock, then writes all of it to the WAL as one
+//! transaction. So a reader sees the old database or the new one, and an error before that transaction's commit leaves
+//! the old one.
 //!
-//! The log is emptied first. So its new pages find room, and the file of the log tells how far a `VACUUM` came that failed:
-//! as long as it is empty nothing has been written that could ever be committed.
+//! The WAL is emptied first. This makes room for the new pages, and the size of the WAL file shows how far a failed
+//! `VACUUM` came: while it is empty, nothing was written that could ever be committed.
 
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -25,7 +25,7 @@ use crate::error::{Error, Result, primary_code};
 use crate::telemetry::event::event;
 use crate::write::{DatabaseSize, Writer, commit_is_unknown};
 
-/// What errors call it.
+/// The name of the operation in errors.
 const OPERATION: &str = "vacuum";
 
 /// A `VACUUM` that was not begun. Made by [`Store::vacuum`].
@@ -139,7 +139,7 @@ impl<'s> Vacuum<'s> {
     }
 }
 
-/// On the writer thread.
+/// Runs on the writer thread.
 fn run(writer: &mut Writer, reporter: &ProgressReporter<()>) -> Result<VacuumReport> {
     let began = Instant::now();
     writer.empty_log();
@@ -179,21 +179,21 @@ fn vacuum(writer: &Writer, reporter: &ProgressReporter<()>) -> rusqlite::Result<
     let (conn, guard) = (writer.conn(), writer.guard());
     let watching = reporter.watch(conn, writer.interrupt());
     let done = with_temporary_files(conn, guard, || guard.as_internal(|| conn.execute_batch("VACUUM main")));
-    // Here, so that the callback is dropped where a panic of that does no harm.
+    // Dropped here, because a panic in the callback's drop does no harm at this point.
     drop(watching);
     done
 }
 
-/// What became of it.
+/// The error of a failed `VACUUM`.
 ///
 /// # Panics
 ///
-/// If the callback has.
+/// If the callback panicked.
 fn failed(writer: &mut Writer, reporter: &ProgressReporter<()>, error: rusqlite::Error) -> Error {
     if commit_is_unknown(&error) && !writer.log_is_empty() {
         return writer.unknown(&error.into());
     }
-    // A disk that is full is full of what came to the log.
+    // If the disk is full, the frames in the WAL fill it.
     writer.empty_log();
     if let Err(cancelled) = reporter.end(OPERATION) {
         return cancelled;
@@ -204,8 +204,8 @@ fn failed(writer: &mut Writer, reporter: &ProgressReporter<()>, error: rusqlite:
     error.into()
 }
 
-/// Whether the copy fits where temporary files go, and the log where the database is. A copy that fits in the page cache
-/// needs no file.
+/// Checks that the copy fits into the folder for temporary files, and the WAL into the database's folder. A copy that
+/// fits in the page cache needs no file.
 fn check_room(database: &Path, size: &DatabaseSize, cache: u64) -> Result<()> {
     let used = size.pages.saturating_sub(size.free);
     let copy = if used * size.page > cache { used * size.page } else { 0 };
@@ -230,7 +230,7 @@ fn fits(folder: PathBuf, needed: u64) -> Result<()> {
             needed,
             available,
         }),
-        // Or nobody knows.
+        // Enough, or unknown.
         _ => Ok(()),
     }
 }

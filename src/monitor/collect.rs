@@ -7,7 +7,7 @@ use crate::telemetry::{Telemetry, usage};
 use crate::write::context::Writes;
 
 impl Stats {
-    /// Reads every counter once, so the figures are of about one moment. Alerts are not in it: the watch adds them.
+    /// Reads every counter once, so all numbers are from about the same moment. The watchdog adds the alerts.
     pub(crate) fn collect(writes: &JobQueue<Writes>, readers: &Readers, telemetry: &Telemetry) -> Self {
         Self {
             queued: writes.length(),

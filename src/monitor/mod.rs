@@ -1,4 +1,4 @@
-//! The parts that look at a store from outside.
+//! Observes a store from outside: statistics, alerts, advice, metrics.
 
 pub(crate) mod advice;
 mod collect;

@@ -1,15 +1,17 @@
-//! Looks now and then whether something is wrong, and says so when it begins and when it is over.
+//! Samples a store at an interval, and emits an event when an alert fires and when it clears.
 //!
-//! A thread of the timer's (`runtime/timer.rs`) looks at a store, every [`Options::monitor_interval`]. A look asks the
-//! file system, which may hang, and calls subscribers of events. One that does not end holds up the further looks at
-//! its own store, and nothing else. A look first asks everybody, each under their own lock, and holds none of its own;
-//! then takes `state`, compares, and lets go of it; then emits events. So [`Store::stats`](crate::Store::stats) never
-//! waits for a file system or for a subscriber. The thread reaches a store by a weak reference and owns nothing of it.
-//! With the closing of the store [`Watchdog::end`] ends the looks, and says of what is wrong that it is over.
+//! A timer thread (`runtime/timer.rs`) runs one tick per store every [`Options::monitor_interval`]. A tick asks the
+//! file system, which may hang, and calls event subscribers. A tick that does not end delays only the later ticks of
+//! its own store. A tick first takes a sample, for which it takes other parts' locks one at a time and holds none of
+//! its own; then it takes `state`, compares, and releases it; then it emits events. So
+//! [`Store::stats`](crate::Store::stats) never waits for a file system or for a subscriber. The timer thread has a weak
+//! reference to the store and owns nothing of it. When the store closes, [`Watchdog::end`] stops the ticks and clears
+//! all alerts.
 //!
-//! With the feature `metrics` each look also tells the recorder (`metrics/exporter.rs`), under the `exporter`'s lock,
-//! which nobody else takes but the end. A recorder is user code, which may panic, and may close the store: `publishing`
-//! has the token of the thread that holds the lock, so that the end on that thread leaves the last publication to it.
+//! With the feature `metrics` each tick also exports to the recorder (`metrics/exporter.rs`), under the lock of
+//! `exporter`, which otherwise only the end takes. A recorder is user code, which may panic, and may close the store:
+//! `publishing` holds the token of the thread that has the lock, so an end on that same thread leaves the last
+//! publication to it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -39,14 +41,15 @@ use crate::telemetry::{Measurement, Telemetry};
 use crate::write::Shared;
 use histogram::Histogram;
 
-/// The first in the queue may wait so long.
+/// The longest acceptable wait of the first job in the queue.
 const HEAD_WAIT: Duration = Duration::from_secs(1);
 
-/// Waits that are too few to speak of percentiles are put together with the next, for at most so many looks.
+/// A window with fewer than [`MIN_SAMPLES`] waits is extended by the next ticks, to at most this many, before its
+/// percentile is used.
 const WINDOW: usize = 60;
 const MIN_SAMPLES: u64 = 20;
 
-/// So many looks without it, and an alert is over.
+/// An alert clears after this many ticks without its condition.
 const CLEAR_AFTER: u32 = 3;
 
 const LARGE_WAL: u64 = 100_000_000;
@@ -56,6 +59,7 @@ const GIB: u64 = 1 << 30;
 
 pub(crate) struct Watchdog {
     sampler: Arc<Sampler>,
+    /// The periodic ticks; `None` if the monitor interval is zero.
     looks: Option<Periodic>,
 }
 
@@ -65,10 +69,10 @@ struct Sampler {
     telemetry: Arc<Telemetry>,
     options: Settings,
     state: Mutex<WatchState>,
-    /// There until the end.
+    /// `Some` until the end.
     #[cfg(feature = "metrics")]
     exporter: Mutex<Option<Exporter>>,
-    /// The thread that holds the lock of `exporter`, by its token, or 0.
+    /// The token of the thread that holds the lock of `exporter`, or 0.
     #[cfg(feature = "metrics")]
     publishing: AtomicUsize,
     /// Whether the next publication is the last one.
@@ -76,22 +80,22 @@ struct Sampler {
     is_over: AtomicBool,
 }
 
-/// What is compared from one look to the next.
+/// The data that is compared from one tick to the next.
 struct WatchState {
     window: Window,
-    /// One of each look, the last ones.
+    /// The rates of the last ticks, one per tick.
     rates: VecDeque<Rates>,
-    /// How long each site's writes had run by the last look.
+    /// The total time of each call site's writes at the last tick.
     totals: HashMap<String, Duration>,
     active: BTreeMap<AlertKind, Active>,
     ended: bool,
 }
 
-/// Waits since some look ago.
+/// The waits of the ticks since the window began.
 struct Window {
     since: Histogram,
     looks: usize,
-    /// What 95 of 100 writes did not wait longer than, when there were last enough.
+    /// The 95th percentile of the waits in the last window with enough samples.
     p95: Duration,
 }
 
@@ -103,15 +107,15 @@ struct Rates {
     long_waits: u64,
 }
 
-/// An alert that goes on.
+/// An alert that has fired and not cleared.
 struct Active {
     since: Instant,
     found: Condition,
-    /// Looks that have not seen it.
+    /// Ticks in a row without the condition.
     quiet: u32,
 }
 
-/// What a look has found to be wrong.
+/// A condition that a tick found to be wrong.
 #[derive(Clone)]
 struct Condition {
     kind: AlertKind,
@@ -125,17 +129,17 @@ enum Change {
     IsOver(Condition, Duration),
 }
 
-/// How the writes of the last minute went. See [`Watchdog::recent_writes`].
+/// The writes of the last minute. See [`Watchdog::recent_writes`].
 #[derive(Clone, Copy, Default)]
 pub(crate) struct RecentWrites {
-    /// Whether it was long enough to speak of what goes on and on.
+    /// Whether the window is long enough to judge a sustained rate.
     pub(crate) is_long: bool,
     pub(crate) writes_a_second: f64,
-    /// Percent of the writes that waited long.
+    /// Percentage of the writes with a long wait.
     pub(crate) long_waits: f64,
 }
 
-/// What a look sees, before it is compared with the one before.
+/// The state of the store at one tick, before it is compared with the previous one.
 struct Sample {
     now: Instant,
     waits: Histogram,
@@ -148,7 +152,7 @@ struct Sample {
     unfinished: u64,
     database: DatabaseStats,
     oldest: Option<Activity>,
-    /// Bytes that are free, and below which they are too few.
+    /// Free bytes, and the threshold below which they are too few.
     room: Option<(u64, u64)>,
     full_for: Option<String>,
     failing_backups: Option<FailingBackups>,
@@ -179,7 +183,7 @@ impl Watchdog {
         let look = move || {
             if let Some(sampler) = weak.upgrade() {
                 quietly(|| sampler.look());
-                // The last owner drops the options, and user code with them.
+                // The last owner drops the options, and with them user code.
                 quietly(|| drop(sampler));
             }
         };
@@ -188,12 +192,12 @@ impl Watchdog {
         Self { sampler, looks }
     }
 
-    /// What the store does, and has done.
+    /// The store's statistics, with its alerts.
     pub(crate) fn stats(&self) -> Stats {
         self.sampler.stats()
     }
 
-    /// Ends the looks. The store has closed.
+    /// Stops the ticks of a store that has closed, and clears its alerts.
     pub(crate) fn end(&self) {
         if let Some(looks) = &self.looks {
             looks.cancel();
@@ -211,7 +215,7 @@ impl Watchdog {
         }
     }
 
-    /// How the writes of the last minute went (the last [`WINDOW`] looks).
+    /// Summarizes the writes of the last minute (the last [`WINDOW`] ticks).
     pub(crate) fn recent_writes(&self) -> RecentWrites {
         let state = self.sampler.state.lock();
         let (Some(first), Some(last)) = (state.rates.front(), state.rates.back()) else {
@@ -247,7 +251,7 @@ impl Sampler {
     #[cfg(feature = "metrics")]
     fn publish(&self, is_last: bool) {
         self.is_over.fetch_or(is_last, Ordering::AcqRel);
-        // The recorder has closed the store: the call that it is in does the rest.
+        // The recorder closed the store inside a publication; that publication does the rest.
         if self.publishing.load(Ordering::Relaxed) == thread_token() {
             return;
         }
@@ -365,7 +369,7 @@ impl WatchState {
         }
     }
 
-    /// What is wrong now, the oldest first.
+    /// The active alerts, the oldest first.
     fn alerts(&self) -> Vec<Alert> {
         let alert = |active: &Active| Alert {
             kind: active.found.kind,
@@ -379,7 +383,7 @@ impl WatchState {
         alerts
     }
 
-    /// What is wrong.
+    /// Compares a sample with the thresholds. Returns the conditions that are wrong.
     fn compare(&mut self, sample: &Sample, options: &Settings) -> Vec<Condition> {
         self.rates.push_back(sample.rates);
         if self.rates.len() > WINDOW {
@@ -429,7 +433,7 @@ impl WatchState {
             "writes",
             &busiest_writer,
         );
-        // A log that was all moved is emptied by the next commit.
+        // The next commit resets a WAL whose pages were all moved.
         let large = sample.wal_bytes > wal_limit && sample.unfinished > 0;
         check(
             AlertKind::LargeWal,
@@ -466,7 +470,8 @@ impl WatchState {
         found
     }
 
-    /// Whose writes keep the writer: the one that has run for long, or whose took most since the last look.
+    /// The call site that keeps the writer thread busy: that of a long-running write, or else the one with the most
+    /// time since the last tick.
     fn busiest_writer(&mut self, sample: &Sample) -> Option<String> {
         let since = |(site, total): &(String, Duration)| {
             let before = self.totals.get(site).copied().unwrap_or_default();
@@ -485,7 +490,7 @@ impl WatchState {
             .or(busiest.map(|(_, site)| site))
     }
 
-    /// Begins what is new, and ends what was not found for some looks.
+    /// Fires new alerts, and clears those whose condition was absent for some ticks.
     fn update(&mut self, found: Vec<Condition>, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.ended {
@@ -496,7 +501,7 @@ impl WatchState {
         }
         for found in found {
             match self.active.get_mut(&found.kind) {
-                // Each old read is named.
+                // Each old read is reported by name.
                 Some(active) if found.kind == AlertKind::OldRead && active.found.site != found.site => {
                     let before = mem::replace(&mut active.found, found.clone());
                     changes.push(Change::IsOver(before, now - active.since));
@@ -550,7 +555,7 @@ fn changed_file(change: &FileChange) -> Condition {
 }
 
 impl Active {
-    /// Who was found first stays named, unless nobody was.
+    /// The first call site stays, unless there was none.
     fn goes_on(&mut self, found: Condition) {
         self.quiet = 0;
         self.found.measurement = found.measurement;

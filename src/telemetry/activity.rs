@@ -1,6 +1,6 @@
-//! What a connection is doing: whose closure it runs, and since when.
+//! The activity of a connection: the closure that it runs now, its call site and its start.
 //!
-//! The thread that runs the closure writes it, others only look. The lock is held for that alone.
+//! Only the thread that runs the closure writes the slot; other threads read it. The lock is held only for that.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -8,10 +8,10 @@ use std::time::Instant;
 use super::call_site::CallSite;
 use crate::runtime::sync::Mutex;
 
-/// What a connection is doing.
+/// The current activity of one connection, if any.
 #[derive(Default)]
 pub(crate) struct ActivitySlot {
-    /// Whether it is doing it still. A closure ends with this alone, and leaves the rest for the next to write over.
+    /// Whether the closure still runs. A closure's end clears only this; the next closure overwrites the rest.
     active: AtomicBool,
     current: Mutex<Option<ActiveClosure>>,
 }
@@ -43,7 +43,7 @@ impl ActivitySlot {
         self.current.lock().as_mut().map(f)
     }
 
-    /// Who it is, and for how long.
+    /// The call site of the running closure, and its age.
     pub(crate) fn activity(&self) -> Option<super::stats::Activity> {
         self.inspect(|current| super::stats::Activity {
             site: current.site.to_string(),
@@ -56,7 +56,7 @@ impl ActivitySlot {
     }
 }
 
-/// A number that no other living thread has: the address of a variable of its own.
+/// A number that identifies the calling thread among the living ones: the address of a thread-local variable.
 pub(crate) fn thread_token() -> usize {
     thread_local! {
         static TOKEN: u8 = const { 0 };

@@ -1,4 +1,4 @@
-//! What is wrong at the moment. See [`Stats::alerts`](crate::Stats::alerts).
+//! Conditions that are wrong now. See [`Stats::alerts`](crate::Stats::alerts).
 
 use std::fmt;
 use std::time::Duration;
@@ -61,7 +61,7 @@ pub enum AlertKind {
 }
 
 impl AlertKind {
-    /// Each of them.
+    /// All kinds, in the order of their declaration.
     #[cfg(feature = "metrics")]
     pub(crate) const ALL: [AlertKind; 10] = [
         AlertKind::SlowQueue,

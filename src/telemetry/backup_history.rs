@@ -1,4 +1,4 @@
-//! What became of the last backup, and which schedules fail.
+//! The result of the last backup, and the schedules whose backups fail.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use super::call_site::CallSite;
 use super::stats::LastBackup;
 use crate::runtime::sync::Mutex;
 
-/// One mutex, held for a look or a change. Nobody takes another under it.
+/// The backups of one store. Its mutex is held for one read or one change, and no other lock is taken under it.
 #[derive(Default)]
 pub(crate) struct BackupHistory {
     state: Mutex<HistoryState>,
@@ -15,9 +15,9 @@ pub(crate) struct BackupHistory {
 
 #[derive(Default)]
 struct HistoryState {
-    /// When it ended, and what it came to.
+    /// When the last backup ended, and its result.
     last: Option<(Instant, LastBackup)>,
-    /// By the number of the schedule.
+    /// The failing schedules, by the schedule's number.
     failing: BTreeMap<u64, FailingBackups>,
 }
 
@@ -26,12 +26,12 @@ struct HistoryState {
 pub(crate) struct FailingBackups {
     pub(crate) site: CallSite,
     pub(crate) in_a_row: u64,
-    /// Without data.
+    /// Contains no data from the database.
     pub(crate) reason: String,
 }
 
 impl BackupHistory {
-    /// Takes the place of the last backup. Its `ago` is counted from now.
+    /// Replaces the last backup. Its `ago` is counted from now.
     pub(crate) fn note(&self, last: LastBackup) {
         self.state.lock().last = Some((Instant::now(), last));
     }
@@ -56,12 +56,12 @@ impl BackupHistory {
         failing.reason = reason;
     }
 
-    /// It has made one, or was stopped.
+    /// Removes a schedule that made a backup or was stopped.
     pub(crate) fn forget(&self, schedule: u64) {
         self.state.lock().failing.remove(&schedule);
     }
 
-    /// The schedule that has failed for longest of those that fail.
+    /// The schedule with the most failures in a row.
     pub(crate) fn failing(&self) -> Option<FailingBackups> {
         let state = self.state.lock();
         state.failing.values().max_by_key(|failing| failing.in_a_row).cloned()

@@ -1,4 +1,4 @@
-//! Who asked: the label of a read or a write, or the line of code that called.
+//! The call site of a read or a write: its label, or else its line of code.
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
@@ -17,7 +17,7 @@ impl CallSite {
     }
 }
 
-/// A line by its address, which is cheap; the compiler may give one line several.
+/// Compares lines by their address, which is cheap; the compiler may give one line several addresses.
 impl PartialEq for CallSite {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {

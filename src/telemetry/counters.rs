@@ -1,4 +1,4 @@
-//! What the writer thread counts, for all to read.
+//! Counters that the writer thread writes and any thread reads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,10 +9,10 @@ use super::histogram::Amounts;
 use super::stats::{Checkpoint, DatabaseStats, Stats};
 use crate::runtime::sync::Mutex;
 
-/// A write that waits for longer is counted as one that waited long.
+/// A wait longer than this counts as a long wait.
 pub(crate) const LONG_WAIT: Duration = Duration::from_millis(100);
 
-/// Written by the writer thread only, so a load and a store make an addition.
+/// Only the writer thread writes these, so a load and a store make an addition.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) writes: Counter,
@@ -32,19 +32,19 @@ pub(crate) struct Counters {
     pub(crate) unfinished_checkpoints: Counter,
     pub(crate) consecutive_unfinished_checkpoints: Counter,
     pub(crate) external_commits: Counter,
-    /// What found no room on the disk, and how many writes had been committed by then.
+    /// The last write that hit a full disk, and the number of committed writes at that time.
     full: Mutex<Option<(CallSite, u64)>>,
-    /// As they were when the store opened, and as they are.
+    /// The settings as the store opened, and the latest ones.
     pragmas: Mutex<[Pragmas; 2]>,
-    /// Jobs finished since the store was told to close.
+    /// Jobs finished since the store began to close.
     pub(crate) finished_closing: Counter,
     file: Mutex<FileCounters>,
 }
 
-/// Written at checkpoints alone.
-/// Settings, as SQLite tells them.
+/// Settings, as SQLite reports them.
 pub(crate) type Pragmas = BTreeMap<&'static str, String>;
 
+/// Written at checkpoints only.
 #[derive(Debug, Default)]
 struct FileCounters {
     last: Option<(Instant, Checkpoint)>,
@@ -77,13 +77,13 @@ impl Counter {
 }
 
 impl Counters {
-    /// A write failed with that.
+    /// Counts a failed write.
     pub(crate) fn failed(&self, kind: &'static str) {
         self.failed_writes.add(1);
         *self.failures_by_error.lock().entry(kind).or_default() += 1;
     }
 
-    /// A write has waited so long to be started.
+    /// Records the queue wait of a write.
     pub(crate) fn waited(&self, time: Duration) {
         self.queue_wait.add_time(time);
         if time > LONG_WAIT {
@@ -91,7 +91,7 @@ impl Counters {
         }
     }
 
-    /// A checkpoint was tried, and came to that.
+    /// Records a checkpoint.
     pub(crate) fn checkpoint(&self, log_pages: u64, moved_pages: u64, busy: bool, finished: bool) {
         let now = Instant::now();
         let checkpoint = Checkpoint {
@@ -107,7 +107,7 @@ impl Counters {
         }
     }
 
-    /// The size of the database file, the first time as the store opens.
+    /// Records the size of the database file. The first call is made as the store opens.
     pub(crate) fn database(&self, page_size: u64, pages: u64, free_pages: u64) {
         let mut file = self.file.lock();
         let at_open = *file.pages_at_open.get_or_insert(pages);
@@ -119,12 +119,12 @@ impl Counters {
         };
     }
 
-    /// A write of that site found no room on the disk.
+    /// Records that a write of this call site hit a full disk.
     pub(crate) fn disk_was_full(&self, site: CallSite) {
         *self.full.lock() = Some((site, self.writes.get()));
     }
 
-    /// Who found no room on the disk, if no write has been committed since.
+    /// The call site that last hit a full disk, if no write was committed since.
     pub(crate) fn full_for(&self) -> Option<CallSite> {
         let full = self.full.lock();
         full.as_ref()
@@ -132,7 +132,7 @@ impl Counters {
             .map(|(site, _)| site.clone())
     }
 
-    /// The settings, the first time as the store opens.
+    /// Records the settings. The first call is made as the store opens.
     pub(crate) fn pragmas(&self, now: Pragmas) {
         let [at_open, latest] = &mut *self.pragmas.lock();
         if at_open.is_empty() {
@@ -148,7 +148,7 @@ impl Counters {
             .is_some_and(|mode| mode == "2")
     }
 
-    /// Settings that are not what they were as the store opened: name, then, now.
+    /// Settings that differ from those at opening: name, value then, value now.
     pub(crate) fn changed_pragmas(&self) -> Vec<(&'static str, String, String)> {
         let [at_open, latest] = &*self.pragmas.lock();
         let changed = |(name, now): (&&'static str, &String)| {
@@ -162,7 +162,7 @@ impl Counters {
         self.file.lock().database
     }
 
-    /// All but what others know.
+    /// The statistics that these counters know; all other fields keep their defaults.
     pub(crate) fn snapshot(&self) -> Stats {
         let file = self.file.lock();
         let last_checkpoint = file.last.map(|(at, checkpoint)| Checkpoint {

@@ -1,10 +1,10 @@
-//! The one form of larder's `tracing` events: OpenTelemetry's database attributes where one exists, a target
-//! `larder::..`, and never a bound value or SQLite's message, which can quote data.
-//! See <https://opentelemetry.io/docs/specs/semconv/database/>.
+//! The common form of larder's `tracing` events: OpenTelemetry's database attributes where one exists, a target
+//! `larder::..`, and never a bound value or SQLite's message, which can quote data. See
+//! <https://opentelemetry.io/docs/specs/semconv/database/>.
 //!
-//! A subscriber is user code, and is called on larder's threads. Its panic ends here, for events and for spans: it must
-//! neither end a thread nor be told as the outcome of a closure. An event is emitted with no lock held, since the
-//! subscriber may call the store, and after the replies that it is about.
+//! A subscriber is user code that runs on larder's threads. Its panic is caught here, for events and for spans: it must
+//! neither end a thread nor appear as the result of a closure. An event is emitted with no lock held, since the
+//! subscriber may call the store, and after the replies that it concerns.
 
 use std::mem;
 
@@ -20,7 +20,7 @@ macro_rules! event {
             tracing::$level!(target: $target, { "db.system.name" = "sqlite", $($fields)* }, $message)
         })
     };
-    // Of one database file.
+    // An event about one database file.
     ($level:ident, $target:literal, $path:expr, { $($fields:tt)* }, $message:literal) => {
         event!($level, $target, { "db.namespace" = %$path.display(), $($fields)* }, $message)
     };
@@ -28,7 +28,7 @@ macro_rules! event {
 
 pub(crate) use event;
 
-/// The span that a caller is in. Each of its methods, and its drop, may call the subscriber.
+/// The caller's current span. Each of its methods, and its drop, may call the subscriber.
 pub(crate) struct CallerSpan(Span);
 
 impl CallerSpan {
@@ -63,7 +63,7 @@ impl Drop for CallerSpan {
     }
 }
 
-/// Leaves the span as it is dropped, also while the closure's panic unwinds.
+/// Leaves the span when dropped, including during the unwinding of a closure's panic.
 struct Inside<'a>(Option<Entered<'a>>);
 
 impl Drop for Inside<'_> {

@@ -1,50 +1,49 @@
-//! How long something took, or how much there was, each time: a histogram that one thread or many add to and anybody
-//! reads, without a lock.
+//! Histograms of times and amounts. One thread or many add to a histogram, and any thread reads it, without a lock.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use histogram::{AtomicHistogram, Histogram};
 
-/// How long something took, each time since the store was opened.
+/// The distribution of a duration since the store was opened.
 ///
 /// Percentiles are at most 3 % too high, and never higher than `max`, which is exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Latency {
-    /// How often.
+    /// Number of measurements.
     pub count: u64,
-    /// Half of the times it took no longer than this.
+    /// The median.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub p50: Duration,
-    /// 95 of 100 times it took no longer than this.
+    /// The 95th percentile.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub p95: Duration,
-    /// 99 of 100 times it took no longer than this.
+    /// The 99th percentile.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub p99: Duration,
-    /// The longest.
+    /// The maximum.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub max: Duration,
 }
 
-/// How much there was, each time since the store was opened.
+/// The distribution of an amount since the store was opened.
 ///
 /// Percentiles are at most 3 % too high, and never higher than `max`, which is exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Distribution {
-    /// How often.
+    /// Number of measurements.
     pub count: u64,
-    /// Half of the times it was no more than this.
+    /// The median.
     pub p50: u64,
-    /// 95 of 100 times it was no more than this.
+    /// The 95th percentile.
     pub p95: u64,
-    /// 99 of 100 times it was no more than this.
+    /// The 99th percentile.
     pub p99: u64,
-    /// The most.
+    /// The maximum.
     pub max: u64,
 }
 
@@ -60,14 +59,14 @@ impl From<Distribution> for Latency {
     }
 }
 
-/// Numbers of any size; times in nanoseconds.
+/// A histogram of numbers of any size; times are in nanoseconds.
 #[derive(Debug)]
 pub(crate) struct Amounts {
     histogram: AtomicHistogram,
     max: AtomicU64,
 }
 
-/// 32 buckets for each power of two: 15 KiB, percentiles at most 3 % too high.
+/// 32 buckets per power of two: 15 KiB, percentiles at most 3 % too high.
 impl Default for Amounts {
     fn default() -> Self {
         Self::with_grouping(5)
@@ -75,7 +74,7 @@ impl Default for Amounts {
 }
 
 impl Amounts {
-    /// 8 buckets for each power of two: 4 KiB, percentiles at most 13 % too high.
+    /// 8 buckets per power of two: 4 KiB, percentiles at most 13 % too high.
     pub(crate) fn coarse() -> Self {
         Self::with_grouping(3)
     }
@@ -88,7 +87,7 @@ impl Amounts {
     }
 
     pub(crate) fn add(&self, amount: u64) {
-        // Every number has a bucket.
+        // Every number has a bucket, so this cannot fail.
         let _ = self.histogram.increment(amount);
         if amount > self.max.load(Relaxed) {
             self.max.fetch_max(amount, Relaxed);
@@ -99,7 +98,7 @@ impl Amounts {
         self.add(nanos(time));
     }
 
-    /// All that there were.
+    /// A copy of the whole histogram.
     pub(crate) fn load(&self) -> Histogram {
         self.histogram.load()
     }
@@ -121,7 +120,7 @@ pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Of some amounts of which the greatest is known.
+/// The distribution of a histogram whose maximum is known.
 pub(crate) fn distribution(amounts: &Histogram, max: u64) -> Distribution {
     let Ok(Some(found)) = amounts.quantiles(&[0.5, 0.95, 0.99]) else {
         return Distribution::default();

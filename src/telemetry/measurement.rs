@@ -7,11 +7,11 @@ use std::fmt;
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Measurement {
-    /// What was measured.
+    /// The measured value.
     pub value: f64,
-    /// From where on it matters.
+    /// The threshold above which the value matters.
     pub threshold: f64,
-    /// Of both: `s`, `B`, `1/s`, `%`, or what is counted.
+    /// The unit of both: `s`, `B`, `1/s`, `%`, or the counted thing.
     pub unit: &'static str,
 }
 

@@ -1,7 +1,7 @@
-//! What is counted and measured of a store: plain data, which depends on no part that does the work.
+//! Everything that is counted and measured of a store: plain data, which depends on no room that does the work.
 //!
-//! There is one [`Telemetry`] a store, made as it opens and shared by all its parts. Each field says who writes it.
-//! Everybody may read all of it at any time.
+//! Each store has one [`Telemetry`], made as it opens and shared by all its parts. The comment of each field names its
+//! writer. Any thread may read any field at any time.
 
 pub(crate) mod activity;
 pub(crate) mod alert;
@@ -29,27 +29,26 @@ pub use self::measurement::Measurement;
 use self::page_cache::CacheTotals;
 use self::usage::{CallSiteTable, StatementTable};
 
-/// Everything that is counted of one store, but for what its queues and its pool of readers count of themselves.
+/// All counters of one store, except those that its queues and its pool of readers keep themselves.
 pub(crate) struct Telemetry {
-    /// Written by the writer thread alone, at each write, so it has cache lines of its own.
+    /// Only the writer thread writes this, at each write, so it has its own cache lines.
     pub(crate) counters: CachePadded<Counters>,
-    /// The write whose closure runs. Written by the writer thread alone, at each write, so it has cache lines of its
-    /// own.
+    /// The write whose closure runs. Only the writer thread writes this, at each write, so it has its own cache lines.
     pub(crate) writing: CachePadded<ActivitySlot>,
-    /// The cost of writes by call site. The writing connection has the only shard of it.
+    /// Usage by call site of writes. Its only shard belongs to the writing connection.
     pub(crate) write_sites: Arc<CallSiteTable>,
-    /// The cost of reads by call site. Each reading connection has a shard of it.
+    /// Usage by call site of reads. Each reading connection has a shard of it.
     pub(crate) read_sites: Arc<CallSiteTable>,
-    /// The cost of statements. Each connection has a shard of it.
+    /// Usage by statement. Each connection has a shard of it.
     pub(crate) statements: Arc<StatementTable>,
-    /// The page caches. Each connection adds its own figures.
+    /// The page caches. Each connection adds its own numbers.
     pub(crate) cache: Arc<CacheTotals>,
-    /// The last backup, and the schedules that fail. Written by the thread that makes the backup.
+    /// The last backup, and the failing schedules. Written by the thread that makes the backup.
     pub(crate) backups: BackupHistory,
 }
 
 impl Telemetry {
-    /// With at most so many call sites, of reads and of writes each, and so many statements.
+    /// Counts at most `max_call_sites` call sites each for reads and writes, and at most `statements` statements.
     pub(crate) fn new(max_call_sites: usize, statements: usize) -> Self {
         Self {
             counters: CachePadded::default(),

@@ -1,5 +1,5 @@
-//! What the page caches of a store's connections do. Each connection has a [`CacheShare`] and tells it now and then, on
-//! its own thread: nobody else may ask SQLite about it.
+//! Totals of the page caches of a store's connections. Each connection has a [`CacheShare`] and reports to the totals
+//! from time to time, on its own thread: no other thread may ask SQLite for a connection's numbers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::stats::PageCacheStats;
 
-/// How often a connection tells.
+/// Interval between two reports of a connection.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Of all connections of a store.
+/// The totals of all connections of a store.
 #[derive(Default)]
 pub(crate) struct CacheTotals {
     hits: AtomicU64,
@@ -31,7 +31,8 @@ impl CacheTotals {
         }
     }
 
-    /// What one connection has done since it told last. What it holds is not a sum: the difference is added.
+    /// Adds the activity of one connection since its last report. Its memory is a level and not a sum: the difference
+    /// to `held` is added.
     fn add(&self, since: PageCacheStats, held: u64) {
         self.hits.fetch_add(since.hits, Relaxed);
         self.misses.fetch_add(since.misses, Relaxed);
@@ -41,11 +42,12 @@ impl CacheTotals {
     }
 }
 
-/// One connection's part in it.
+/// One connection's share of the totals.
 pub(crate) struct CacheShare {
     totals: Arc<CacheTotals>,
+    /// Bytes of memory in the last report.
     held: u64,
-    /// When it tells next.
+    /// The time of the next report.
     next: Instant,
 }
 
@@ -58,7 +60,7 @@ impl CacheShare {
         }
     }
 
-    /// Adds what `take` reads from the connection, if it is time.
+    /// Reads the connection's numbers by `take` and adds them, if a report is due.
     pub(crate) fn report(&mut self, now: Instant, take: impl FnOnce() -> PageCacheStats) {
         if now >= self.next {
             self.next = now + REPORT_INTERVAL;

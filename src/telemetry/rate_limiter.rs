@@ -1,12 +1,13 @@
-//! How many events of one kind there may be in a second. The next event says how many were suppressed.
+//! Limits the events of one kind per second. The next event reports how many were suppressed.
 
 use std::mem;
 use std::time::{Duration, Instant};
 
 pub(crate) struct RateLimiter {
     per_second: u32,
+    /// Events that may still be emitted in the current second.
     left: u32,
-    /// Up to when it has been given.
+    /// The start of the current second.
     since: Instant,
     suppressed: u64,
 }
@@ -21,7 +22,7 @@ impl RateLimiter {
         }
     }
 
-    /// How many were left out since the last that was not; `None` if this one is to be left out.
+    /// Returns how many events were suppressed since the last one that was emitted; `None` if this one is suppressed.
     pub(crate) fn try_acquire(&mut self, now: Instant) -> Option<u64> {
         if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
             self.since = now;

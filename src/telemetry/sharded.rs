@@ -1,12 +1,12 @@
-//! What each call site costs, or each statement: a table of entries under keys, bounded in number.
+//! The usage of each call site or statement: a bounded table of entries by key.
 //!
-//! Each connection has a [`Shard`] of its own, which only the thread that has the connection uses, with an entry for
-//! each key that it has met. So adding to an entry takes no lock and shares no cache line. The [`ShardedTable`] has all
-//! entries, under its lock, for those who look; a shard takes it only when it meets a key for the first time. Entries
-//! of a shard that has gone are given to the next that asks for their key, so there are never more of one key than
+//! Each connection has its own [`Shard`], which only the thread that has the connection uses, with an entry for each
+//! key that it has seen. So adding to an entry takes no lock and shares no cache line. The [`ShardedTable`] holds all
+//! entries under its lock, for readers; a shard takes the lock only when it sees a key for the first time. The entries
+//! of a dropped shard are reused by the next shard that needs their key, so a key never has more entries than there are
 //! connections at a time.
 //!
-//! The first keys that come are kept, up to a number; what comes after is one entry of each shard, under no key.
+//! The table keeps the first keys that arrive, up to its bound; later keys share one entry per shard, which has no key.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -18,9 +18,9 @@ use crate::runtime::sync::{Arc, Mutex};
 type Entries<K, E> = HashMap<Option<K>, Vec<Arc<E>>>;
 
 pub(crate) struct ShardedTable<K, E> {
-    /// Keys at most.
+    /// The maximum number of keys.
     max_keys: usize,
-    /// Those without a key are the others.
+    /// All entries by key; `None` is the key of the shared entries past the bound.
     all: Mutex<Entries<K, E>>,
 }
 
@@ -32,12 +32,12 @@ impl<K: Eq + Hash + Clone, E: Default> ShardedTable<K, E> {
         }
     }
 
-    /// Whether it keeps anything.
+    /// Whether the table keeps anything.
     pub(crate) fn is_on(&self) -> bool {
         self.max_keys > 0
     }
 
-    /// All entries of each key; `None` are the others.
+    /// All entries of each key; `None` is the key of the shared entries past the bound.
     pub(crate) fn entries(&self) -> Vec<(Option<K>, Vec<Arc<E>>)> {
         let all = self.all.lock();
         all.iter()
@@ -45,7 +45,7 @@ impl<K: Eq + Hash + Clone, E: Default> ShardedTable<K, E> {
             .collect()
     }
 
-    /// An entry that nobody else adds to; `None` if there are too many keys already.
+    /// Returns an entry that no other shard adds to; `None` if the table is full.
     fn acquire_entry(&self, key: Option<K>) -> Option<Arc<E>> {
         let mut all = self.all.lock();
         let keys = all.len() - usize::from(all.contains_key(&None));
@@ -53,7 +53,7 @@ impl<K: Eq + Hash + Clone, E: Default> ShardedTable<K, E> {
             return None;
         }
         let entries = all.entry(key).or_default();
-        // The table's own is the only one: its shard has gone.
+        // The table holds the only reference: the entry's shard was dropped.
         if let Some(free) = entries.iter().find(|entry| Arc::strong_count(entry) == 1) {
             return Some(Arc::clone(free));
         }
@@ -67,10 +67,10 @@ impl<K: Eq + Hash + Clone, E: Default> ShardedTable<K, E> {
 pub(crate) struct Shard<K, E> {
     table: Arc<ShardedTable<K, E>>,
     places: HashMap<K, usize>,
-    /// The others have no key.
+    /// The shared entry past the bound has no key.
     entries: Vec<(Option<K>, Arc<E>)>,
     others: Option<usize>,
-    /// Which was asked for last: mostly it is asked for again.
+    /// The entry of the last lookup, which is usually also that of the next.
     last: usize,
 }
 
@@ -85,12 +85,12 @@ impl<K: Eq + Hash + Clone, E: Default> Shard<K, E> {
         }
     }
 
-    /// None if nothing is kept.
+    /// `None` if the table keeps nothing.
     pub(crate) fn if_on(table: &Arc<ShardedTable<K, E>>) -> Option<Self> {
         table.is_on().then(|| Self::new(table))
     }
 
-    /// The place of the entry for that key; `None` if nothing is kept.
+    /// Returns the place of the entry for `key`; `None` if the table keeps nothing.
     pub(crate) fn find<Q>(&mut self, key: &Q) -> Option<usize>
     where
         K: Borrow<Q>,
@@ -112,7 +112,7 @@ impl<K: Eq + Hash + Clone, E: Default> Shard<K, E> {
         Some(place)
     }
 
-    /// A key that has no entry here yet.
+    /// Adds a key that has no entry in this shard yet.
     fn meet(&mut self, key: K) -> Option<usize> {
         if let Some(entry) = self.table.acquire_entry(Some(key.clone())) {
             let place = self.keep(Some(key.clone()), entry);

@@ -1,8 +1,8 @@
-//! The slow log: one event for each slow write and each slow read, so many in a second.
+//! The slow log: one event for each slow write and each slow read, with a limit per second.
 //!
-//! A subscriber is user code and may take its time. So what is slow is kept where it ends ([`Slow`]) and told later
-//! ([`SlowLog::report`]), by the same thread: a read once its connection has been given back, a task's read once all of its
-//! group have their replies, a write after the replies of its group. No lock is held meanwhile.
+//! A subscriber is user code and may take its time. So a slow call is recorded where it ends ([`Slow`]) and reported
+//! later ([`SlowLog::report`]) by the same thread: a blocking read after its connection is back in the pool, an async
+//! read after the replies of its group, a write after the replies of its group. No lock is held meanwhile.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,52 +11,52 @@ use super::event::{CallerSpan, event};
 use super::rate_limiter::RateLimiter;
 use crate::runtime::sync::Mutex;
 
-/// The slow reads of a store, or its slow writes.
+/// The slow log of a store's reads, or of its writes.
 pub(crate) struct SlowLog {
-    /// Taken for one look, and only for what is slow.
+    /// Locked only for slow calls, and only for one check.
     limiter: Mutex<RateLimiter>,
 }
 
 /// A read or a write that was slow.
 pub(crate) struct Slow {
-    /// The caller's.
+    /// The caller's span.
     pub(crate) span: CallerSpan,
     pub(crate) site: String,
     pub(crate) lasted: Duration,
-    /// The kind of its error.
+    /// The kind of the call's error.
     pub(crate) error: Option<&'static str>,
     pub(crate) slowest: Option<SlowStatement>,
     pub(crate) call: Call,
 }
 
-/// What is told of the one and not of the other.
+/// The fields that only a read, or only a write, reports.
 pub(crate) enum Call {
     Read {
         rows: u64,
     },
     Write {
-        /// Rows that it changed.
+        /// Rows that the write changed.
         changed: u64,
-        /// How long it was in the queue.
+        /// The write's queue wait.
         waited: Duration,
     },
 }
 
-/// The slowest statement that was slow.
+/// The slowest of the statements that were slow.
 #[derive(Debug)]
 pub(crate) struct SlowStatement {
     pub(crate) took: Duration,
-    /// Only of a statement with parameters: the text of one without may have data in it.
+    /// `Some` only for a statement with parameters: the text of one without may contain data.
     pub(crate) text: Option<String>,
     pub(crate) plan: Option<QueryPlan>,
 }
 
-/// How SQLite goes about a statement, as `EXPLAIN QUERY PLAN` says. It has names in it, and no data.
+/// The query plan of a statement, from `EXPLAIN QUERY PLAN`. It contains names, and no data.
 #[derive(Debug)]
 pub(crate) struct QueryPlan {
-    /// Its steps.
+    /// The steps of the plan.
     pub(crate) steps: String,
-    /// How many of them go through all of a table or an index: "a full-table scan .. is reported with SCAN",
+    /// The number of steps that scan a whole table or index: "a full-table scan .. is reported with SCAN",
     /// <https://sqlite.org/eqp.html>.
     pub(crate) scans: usize,
 }
@@ -68,7 +68,7 @@ impl SlowLog {
         }
     }
 
-    /// Emits an event for each of those, as many as may be. `group` is how many writes shared the transaction.
+    /// Emits an event for each slow call, within the limit. `group` is the number of writes in the transaction.
     pub(crate) fn report(&self, path: &Path, slow: impl IntoIterator<Item = Slow>, group: usize) {
         for slow in slow {
             if let Some(suppressed) = self.try_acquire() {

@@ -1,4 +1,4 @@
-//! What call sites and statements use: the entries of the two tables, and how they are put together.
+//! The usage of call sites and statements: the entries of the two tables, and their aggregation.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::histogram::{Amounts, Latency, distribution};
 use super::sharded::{Shard, ShardedTable};
 use super::stats::{CallSiteStats, Operation, StatementStats};
 
-/// What stands for those past the bound.
+/// The name of the shared entry for keys past the bound.
 const OTHER: &str = "other";
 
 pub(crate) type CallSiteTable = ShardedTable<CallSite, CallSiteUsage>;
@@ -21,7 +21,7 @@ pub(crate) type CallSiteShard = Shard<CallSite, CallSiteUsage>;
 pub(crate) type StatementTable = ShardedTable<String, StatementUsage>;
 pub(crate) type StatementShard = Shard<String, StatementUsage>;
 
-/// How often, how badly and how long.
+/// The number of runs, their errors and their times.
 struct RunTimes {
     errors: Counter,
     nanos: Counter,
@@ -47,7 +47,7 @@ impl RunTimes {
     }
 }
 
-/// Of one call site, on one connection.
+/// The usage of one call site, on one connection.
 #[derive(Default)]
 pub(crate) struct CallSiteUsage {
     runs: RunTimes,
@@ -56,7 +56,7 @@ pub(crate) struct CallSiteUsage {
 }
 
 impl CallSiteUsage {
-    /// Its closure has run so long.
+    /// Records one run of the closure.
     pub(crate) fn ran(&self, time: Duration, rows_read: u64) {
         self.runs.ran(time);
         if rows_read > 0 {
@@ -73,7 +73,7 @@ impl CallSiteUsage {
     }
 }
 
-/// Of one statement, on one connection.
+/// The usage of one statement, on one connection.
 #[derive(Default)]
 pub(crate) struct StatementUsage {
     runs: RunTimes,
@@ -97,7 +97,7 @@ impl StatementUsage {
     }
 }
 
-/// How long each write's or each read's site has kept its thread, all in all.
+/// The total time of each call site's closures.
 pub(crate) fn totals(sites: &CallSiteTable) -> Vec<(String, Duration)> {
     let total = |entries: Vec<Arc<CallSiteUsage>>| entries.iter().map(|entry| entry.runs.nanos.get()).sum();
     let entries = sites.entries().into_iter();
@@ -105,7 +105,7 @@ pub(crate) fn totals(sites: &CallSiteTable) -> Vec<(String, Duration)> {
     named.collect()
 }
 
-/// All sites, the most expensive first.
+/// All call sites, the most expensive first.
 pub(crate) fn sites(writes: &CallSiteTable, reads: &CallSiteTable) -> Vec<CallSiteStats> {
     let mut all = Vec::new();
     for (operation, sites) in [(Operation::Write, writes), (Operation::Read, reads)] {
@@ -130,12 +130,12 @@ fn sites_of(operation: Operation, sites: &CallSiteTable) -> Vec<CallSiteStats> {
             rows_read: sum(|usage| &usage.rows_read),
         }
     };
-    // One that has run, but not yet to its end, is left out.
+    // Omits a call site whose closure has started but never ended.
     let all = by_name(sites).into_iter().map(stats);
     all.filter(|site| site.calls > 0).collect()
 }
 
-/// How long each site's closure took, in nanoseconds.
+/// The times of each call site's closures, in nanoseconds.
 #[cfg(feature = "metrics")]
 pub(crate) fn times(sites: &CallSiteTable) -> Vec<(String, Histogram)> {
     let times = |(site, entries): (String, Vec<Arc<CallSiteUsage>>)| {
@@ -147,7 +147,7 @@ pub(crate) fn times(sites: &CallSiteTable) -> Vec<(String, Histogram)> {
         .collect()
 }
 
-/// A line of code may have several addresses, which are put together here.
+/// Merges the entries of one line of code, which may have several addresses.
 fn by_name(sites: &CallSiteTable) -> BTreeMap<String, Vec<Arc<CallSiteUsage>>> {
     let mut by_name = BTreeMap::<_, Vec<_>>::new();
     for (site, entries) in sites.entries() {
@@ -197,7 +197,7 @@ fn together<'a>(runs: impl Iterator<Item = &'a RunTimes> + Clone) -> (Latency, u
 fn all_times<'a>(runs: impl Iterator<Item = &'a RunTimes>) -> Histogram {
     let mut times = Amounts::coarse().load();
     for run in runs {
-        // They are of one shape, and nothing runs 2^64 times.
+        // All histograms have the same shape, and no counter reaches 2^64 runs.
         let _ = times.checked_add_assign(&run.times.load());
     }
     times

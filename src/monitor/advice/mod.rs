@@ -1,4 +1,4 @@
-//! What is wrong, or will be, and what to do about it. See [`Store::advice`](crate::Store::advice).
+//! Present and coming problems of a store, each with a remedy. See [`Store::advice`](crate::Store::advice).
 
 mod running;
 mod schema;
@@ -43,22 +43,22 @@ pub struct Finding {
     pub remedy: String,
 }
 
-/// A setting that is not what it was as the store opened: its name, then, now.
+/// A setting that differs from its value at opening: name, value then, value now.
 pub(crate) type Changed = (&'static str, String, String);
 
-/// What is known of a store.
+/// The facts about a store that advice is based on.
 pub(crate) struct Known<'a> {
     pub(crate) stats: &'a Stats,
     pub(crate) recent_writes: RecentWrites,
     pub(crate) changed: Vec<Changed>,
     pub(crate) poisoned: Option<Error>,
-    /// What is wrong with its file system.
+    /// The name of a file system on which a WAL is not safe.
     pub(crate) filesystem: Option<&'static str>,
-    /// What its schema says.
+    /// The findings about the schema.
     pub(crate) schema: Result<Vec<Finding>>,
 }
 
-/// All there is to say, the worst first.
+/// All findings, the most severe first.
 pub(crate) fn of(known: Known<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(known.poisoned.map(poisoned));
@@ -70,7 +70,7 @@ pub(crate) fn of(known: Known<'_>) -> Vec<Finding> {
     findings
 }
 
-/// What the schema says, for [`Known::schema`].
+/// The findings about the schema, for [`Known::schema`].
 pub(crate) fn of_schema(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
     schema::look(tx)
 }

@@ -1,22 +1,22 @@
-//! What the running store shows: what is wrong now, what its statements do, and whether it is time for a server.
+//! Findings about the running store: its alerts, its statements, and whether it has outgrown SQLite.
 
 use crate::monitor::advice::{Finding, Severity};
 use crate::monitor::watchdog::RecentWrites;
 use crate::telemetry::alert::{Alert, AlertKind};
 use crate::telemetry::stats::{StatementStats, Stats};
 
-/// From where on a database server is worth a thought.
+/// Thresholds above which a database server is worth considering.
 const LONG_WAITS: f64 = 5.0;
 const WRITES_A_SECOND: f64 = 10_000.0;
 const LARGE: u64 = 50_000_000_000;
 
-/// So many rows that a statement goes through each time.
+/// Threshold for the rows that a statement scans per run.
 const SCAN: f64 = 1000.0;
 
-/// The worst statements that are told of.
+/// The maximum number of statements to report, the worst first.
 const STATEMENTS: usize = 10;
 
-/// What the measurements say.
+/// The findings from the measurements.
 pub(super) fn look(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
     let mut findings: Vec<_> = stats.alerts.iter().map(of_alert).collect();
     findings.extend(statements(&stats.statements));
@@ -81,7 +81,7 @@ fn of_alert(alert: &Alert) -> Finding {
     )
 }
 
-/// Statements that go through whole tables, or for which SQLite builds an index each time.
+/// Statements that scan whole tables, or for which SQLite builds an index on each run.
 fn statements(statements: &[StatementStats]) -> Vec<Finding> {
     let scan = |statement: &StatementStats| {
         let steps = statement.full_scan_steps as f64 / statement.calls.max(1) as f64;
@@ -104,7 +104,7 @@ fn statements(statements: &[StatementStats]) -> Vec<Finding> {
     scans.chain(indexes).collect()
 }
 
-/// What one machine and one writer do not do for ever. Two at once are a reason to look at a server.
+/// Signs that one machine and one writer are not enough. Two at once are a reason to consider a server.
 fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
     let bytes = stats.database.bytes();
     let mut findings: Vec<_> = [

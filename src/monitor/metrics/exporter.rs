@@ -1,19 +1,18 @@
-//! What [`Store::stats`](crate::Store::stats) says, told to the recorder of the `metrics` facade. What there is to tell is
-//! in `table.rs`.
+//! Exports [`Store::stats`](crate::Store::stats) to the recorder of the `metrics` facade. `table.rs` lists the metrics.
 //!
-//! Nothing on the way of a read or a write knows of this. They count for [`Stats`] as they do without it; now and then a
-//! look copies the measurements, on a thread that neither reads nor writes. So a read or a write pays nothing for metrics, and
-//! what a look costs does not depend on how many there are. Only histograms are told value by value: the facade has
-//! `record_many`, but exporters make a loop of it (`metrics-exporter-prometheus` 0.18: 30 ns, and 16 bytes until it is
-//! scraped or its upkeep has run). The rest of a look takes 30 us, and 10 us for each call site on 8 connections.
+//! The code paths of reads and writes do not know of the exporter. They count for [`Stats`] as they do without it; at
+//! each tick the exporter copies the measurements, on a thread that neither reads nor writes. So metrics cost a read or
+//! a write nothing, and the cost of a tick does not depend on their number. Only histograms are exported value by
+//! value: the facade has `record_many`, but exporters make a loop of it (`metrics-exporter-prometheus` 0.18: 30 ns, and
+//! 16 bytes until it is scraped or its upkeep has run). The rest of a tick takes 30 us, and 10 us for each call site on
+//! 8 connections.
 //!
-//! Handles are not kept from one look to the next. One made before a recorder was installed does nothing for ever, and so
-//! does one whose series the exporter has dropped, as Prometheus's does with an `idle_timeout`. To ask again is to look
-//! into a table.
+//! Handles are not kept from one tick to the next. A handle made before a recorder was installed stays a no-op, and so
+//! does one whose series the exporter has dropped, as Prometheus's does with an `idle_timeout`. Registering again is a
+//! table lookup.
 //!
-//! What is added is the difference to the look before, of counters, too. `Counter::absolute` keeps the greater of two
-//! values: the counters of a store that is opened again would stand still until they had caught up with those of the one
-//! that was closed.
+//! Each tick adds the difference to the previous tick, for counters, too. `Counter::absolute` keeps the greater of two
+//! values: the counters of a reopened store would stand still until they caught up with those of the closed one.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -29,16 +28,16 @@ use crate::telemetry::usage::CallSiteTable;
 
 const METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, None);
 
-/// Tells of one store. Its drop sets the gauges to zero: they would stay at their last values for ever.
+/// The exporter of one store. Its drop sets the gauges to zero; they would keep their last values otherwise.
 pub(crate) struct Exporter {
     path: SharedString,
-    /// What counters and histograms were at the last look.
+    /// The totals of counters and histograms at the last tick.
     counters: HashMap<Key, u64>,
     histograms: HashMap<Key, Histogram>,
     gauges: HashSet<Key>,
 }
 
-/// What a look has seen.
+/// The source of the values of one tick.
 pub(super) struct ExportSample<'a> {
     pub(super) path: SharedString,
     pub(super) stats: &'a Stats,
@@ -56,7 +55,7 @@ impl Exporter {
         }
     }
 
-    /// Tells what has come since the last time.
+    /// Exports the changes since the last call.
     pub(crate) fn publish(&mut self, stats: &Stats, telemetry: &Telemetry) {
         let sample = ExportSample {
             path: self.path.clone(),
@@ -112,14 +111,14 @@ impl Exporter {
     fn count(&mut self, key: Key, total: u64, to: &dyn Recorder) {
         let counter = to.register_counter(&key, &METADATA);
         let before = self.counters.insert(key, total).unwrap_or_default();
-        // Also if it is zero: a series is to be there before something happens, or its rate misses the first time.
+        // Also adds zero: a series must exist before its first event, or its rate misses that event.
         counter.increment(total.saturating_sub(before));
     }
 
     fn record(&mut self, key: Key, unit: &Unit, all: Histogram, to: &dyn Recorder) {
         let histogram = to.register_histogram(&key, &METADATA);
         let before = self.histograms.insert(key, all.clone());
-        // They are of one shape, and no bucket ever gets less.
+        // Both have the same shape, and no bucket ever decreases.
         let new = before.and_then(|before| all.checked_sub(&before).ok()).unwrap_or(all);
         for bucket in new.iter().filter(|bucket| bucket.count() > 0) {
             let count = usize::try_from(bucket.count()).unwrap_or(usize::MAX);
@@ -138,7 +137,7 @@ impl Drop for Exporter {
     }
 }
 
-/// What stands for the values of a bucket. Their sum is nearest to the truth with the middle.
+/// The value that represents a bucket. With the middle, the sum is closest to the real one.
 fn middle(bucket: &Bucket, unit: &Unit) -> f64 {
     let middle = (bucket.start() as f64 + bucket.end() as f64) / 2.0;
     if *unit == Unit::Seconds { middle / 1e9 } else { middle }
@@ -176,7 +175,7 @@ mod tests {
         Exporter::new(Path::new("/data/app.db"))
     }
 
-    /// What a series is at; `None` if there is none.
+    /// The value of a series; `None` if the series does not exist.
     fn value(recorder: &PrometheusRecorder, series: &str) -> Option<f64> {
         let text = recorder.handle().render();
         let found = text

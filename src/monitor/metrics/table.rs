@@ -1,4 +1,4 @@
-//! All metrics, each with what it is and where it comes from. `larder::metrics` has the same table, for people.
+//! The table of all metrics, with their meanings and sources. The documentation of `larder::metrics` repeats it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::telemetry::usage;
 pub(super) struct Metric {
     pub(super) name: &'static str,
     pub(super) unit: Unit,
-    /// Beside `db.namespace`, which all have.
+    /// Labels in addition to `db.namespace`, which all metrics have.
     pub(super) labels: &'static [&'static str],
     pub(super) meaning: &'static str,
     pub(super) values: Values,
@@ -23,11 +23,11 @@ pub(super) struct Metric {
 pub(super) enum Values {
     Counters(fn(&ExportSample<'_>) -> LabelledValues<u64>),
     Gauges(fn(&ExportSample<'_>) -> LabelledValues<f64>),
-    /// Of times in nanoseconds, if the unit is seconds.
+    /// Histograms of times in nanoseconds, if the unit is seconds.
     Histograms(fn(&ExportSample<'_>) -> LabelledValues<Histogram>),
 }
 
-/// Each with the values of its labels, in their order.
+/// Values, each with the values of its labels in the metric's order.
 type LabelledValues<T> = Vec<(Vec<SharedString>, T)>;
 
 const POOL: &[&str] = &["db.client.connection.pool.name"];
@@ -35,8 +35,8 @@ const STATE: &[&str] = &["db.client.connection.pool.name", "db.client.connection
 const CLOSURE: &[&str] = &["db.system.name", "db.operation.name", "larder.site"];
 const SITE: &[&str] = &["db.operation.name", "larder.site"];
 
-/// Names are those of OpenTelemetry's conventions for databases, where they have one.
-// A row is a line or two.
+/// The metrics. Names follow OpenTelemetry's conventions for databases, where one exists.
+// Keeps each row on a line or two.
 #[rustfmt::skip]
 pub(super) const METRICS: &[Metric] = &[
     gauge("larder.store.open", Unit::Count, "1 while the store is open, 0 once it is closed.", |_| one(1.0)),
@@ -202,14 +202,14 @@ fn age(activity: Option<&Activity>) -> f64 {
     activity.map_or(0.0, |activity| activity.age.as_secs_f64())
 }
 
-/// The convention wants a name that the application has once: the path.
+/// OpenTelemetry requires a pool name that is unique within the application: the path.
 fn pool<T>(sample: &ExportSample<'_>, value: T) -> LabelledValues<T> {
     vec![(vec![sample.path.clone()], value)]
 }
 
 fn connections(sample: &ExportSample<'_>) -> LabelledValues<f64> {
     let readers = &sample.stats.readers;
-    // They are not counted in one moment.
+    // The two numbers are not read at the same moment.
     let idle = readers.open.saturating_sub(readers.in_use);
     let series = |(state, count): (&'static str, usize)| (vec![sample.path.clone(), state.into()], count as f64);
     [("idle", idle), ("used", readers.in_use)].map(series).into()

@@ -1,7 +1,8 @@
-//! Tables in which tools keep what they have done to a database. An application did not make them, so no advice is given
+//! Tables in which tools record their work on a database. The application did not create them, so there is no advice
 //! about them.
 
-/// The first three are those that larder's migrations read and write; a test of theirs holds them against this list.
+/// The names. larder's migrations read and write the first three; a test of the migrations checks that they are in this
+/// list.
 const TABLES: [&str; 9] = [
     "schema_migrations",
     "larder_migrations",

@@ -1,7 +1,7 @@
-//! The text of a `CREATE INDEX`, of which the PRAGMAs do not tell the expressions and the condition.
+//! Parses the text of a `CREATE INDEX`: the PRAGMAs report neither its expressions nor its condition.
 
-/// What is indexed, and the condition of a partial index, each as tokens that can be compared: `a IS NOT NULL` and
-/// `a  is /* always */ not null` have the same.
+/// The indexed columns and the condition of a partial index, as comparable tokens: `a IS NOT NULL` and `a  is /* always
+/// */ not null` give the same tokens.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Definition {
     pub(super) columns: Vec<String>,
@@ -9,7 +9,7 @@ pub(super) struct Definition {
 }
 
 impl Definition {
-    /// `CREATE [UNIQUE] INDEX name ON table(columns) [WHERE condition]`, as SQLite has taken it.
+    /// Parses `CREATE [UNIQUE] INDEX name ON table(columns) [WHERE condition]`, a statement that SQLite has accepted.
     pub(super) fn parse(sql: &str) -> Self {
         let mut tokens = tokens(sql);
         let Some(open) = tokens.iter().position(|token| token == "(") else {
@@ -22,10 +22,10 @@ impl Definition {
         Self { columns, condition }
     }
 
-    /// Whether the condition keeps out rows with a NULL in one of these columns, and no others.
+    /// Whether the condition excludes only rows with a NULL in one of these columns.
     ///
-    /// Then a search for a value in them can use the index: "if a term in X is of the form 'z IS NOT NULL' and if a term
-    /// in W is a comparison operator on 'z' other than 'IS', then those terms match",
+    /// A search for a value in them can then use the index: "if a term in X is of the form 'z IS NOT NULL' and if a
+    /// term in W is a comparison operator on 'z' other than 'IS', then those terms match",
     /// <https://sqlite.org/partialindex.html>.
     pub(super) fn excludes_only_null(&self, columns: &[&str]) -> bool {
         let condition = without_parentheses(&self.condition);
@@ -36,7 +36,7 @@ impl Definition {
     }
 }
 
-/// Where the parenthesis closes that was open before the first token.
+/// The position of the parenthesis that closes the one before the first token.
 fn closing(tokens: &[String]) -> usize {
     let mut open = 1;
     let closes = |token: &String| {
@@ -56,20 +56,20 @@ fn without_parentheses(mut tokens: &[String]) -> &[String] {
     tokens
 }
 
-/// The column that the condition says is not NULL, if that is all it says.
+/// The column of a condition that consists of a NOT NULL test.
 fn not_null(condition: &[String]) -> Option<&str> {
     let (column, rest) = condition.split_first()?;
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     matches!(rest[..], ["is", "not", "null"] | ["not", "null"] | ["notnull"]).then(|| bare(column))
 }
 
-/// A name without the quotes that `tokens` has put around it.
+/// Removes the quotes that `tokens` put around a name.
 fn bare(token: &str) -> &str {
     let inside = token.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     inside.unwrap_or(token)
 }
 
-/// Words and names in lower case, names in any quotes as `"name"`, strings as they are, and single signs.
+/// Splits SQL into words and names in lower case, quoted names as `"name"`, strings unchanged, and single characters.
 fn tokens(sql: &str) -> Vec<String> {
     let (mut tokens, mut rest) = (Vec::new(), sql);
     while let Some(first) = rest.chars().next() {
@@ -86,7 +86,7 @@ fn tokens(sql: &str) -> Vec<String> {
     tokens
 }
 
-/// How long the token is, or the comment, that the text begins with.
+/// The length of the token or comment at the start of the text.
 fn length(text: &str, first: char) -> usize {
     let until = |end: &str| text[1..].find(end).map_or(text.len(), |at| 1 + at + end.len());
     match first {
@@ -99,7 +99,7 @@ fn length(text: &str, first: char) -> usize {
     }
 }
 
-/// A quote that is doubled does not end it.
+/// The length of a quoted token. A doubled quote does not end it.
 fn quoted_length(text: &str, quote: char) -> usize {
     let mut at = 1;
     while let Some(found) = text[at..].find(quote) {
@@ -121,7 +121,8 @@ fn unquoted(text: &str) -> String {
     }
 }
 
-/// In a name a letter is also "any other character larger than u007f", <https://sqlite.org/draft/tokenreq.html>.
+/// Whether a name may contain the character. That includes "any other character larger than u007f",
+/// <https://sqlite.org/draft/tokenreq.html>.
 fn is_of_a_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
 }

@@ -1,9 +1,9 @@
-//! Indexes that could go: another does what they do.
+//! Redundant indexes, which another index replaces.
 //!
 //! "A good rule of thumb is that your database schema should never contain two indices where one index is a prefix of
 //! the other. Drop the index with fewer columns. SQLite will still be able to do efficient lookups with the longer
-//! index", <https://sqlite.org/queryplanner.html>. What has an expression or a condition is compared by its text, as a
-//! whole: of two that are written differently nothing is said.
+//! index", <https://sqlite.org/queryplanner.html>. An index with an expression or a condition is compared by its text,
+//! as a whole: two that are written differently never count as duplicates.
 
 use std::cmp::Reverse;
 
@@ -16,7 +16,7 @@ pub(super) fn look(schema: &Schema) -> impl Iterator<Item = Finding> {
     tables.flat_map(|table| table.indexes.iter().filter_map(|index| judge(table, index)))
 }
 
-/// An automatic index cannot be dropped, so it is always another that could go.
+/// Reports an index that is redundant. An automatic index cannot be dropped, so it is never reported itself.
 fn judge(table: &Table, index: &Index) -> Option<Finding> {
     if index.origin != IndexOrigin::CreateIndex {
         return None;
@@ -25,7 +25,7 @@ fn judge(table: &Table, index: &Index) -> Option<Finding> {
         format!("{} repeats the INTEGER PRIMARY KEY", described(table, index))
     } else {
         let others = table.indexes.iter().filter(|other| serves_for(other, index));
-        // The longest makes all the others redundant, so it is never advised to drop it, too.
+        // The longest index makes all the others redundant, and is never reported itself.
         let other = others.max_by_key(|other| (other.columns.len(), rank(other)))?;
         let how = if is_same(other, index) {
             "the same as"
@@ -42,7 +42,8 @@ fn judge(table: &Table, index: &Index) -> Option<Finding> {
     Some(Finding::new(Severity::Warning, "duplicate-index", message, remedy))
 }
 
-/// Numbers have one order, and a table can be gone through from both ends, so collation and direction do not matter.
+/// Whether the index repeats the rowid. Numbers have one order, and a table can be scanned from both ends, so collation
+/// and direction do not matter.
 fn repeats_rowid(table: &Table, index: &Index) -> bool {
     match index.columns.as_slice() {
         [IndexColumn { name: Some(only), .. }] => !index.partial && table.is_rowid_alias(only),
@@ -50,7 +51,7 @@ fn repeats_rowid(table: &Table, index: &Index) -> bool {
     }
 }
 
-/// Whether the other does all that this one does.
+/// Whether `other` makes `index` redundant.
 fn serves_for(other: &Index, index: &Index) -> bool {
     if is_same(other, index) {
         return rank(other) > rank(index);
@@ -64,8 +65,8 @@ fn is_same(one: &Index, other: &Index) -> bool {
     one.columns == other.columns && same_text && one.definition.condition == other.definition.condition
 }
 
-/// Of two that are the same the one with the greater rank stays: it cannot be dropped, or it is a constraint, or it was
-/// there before.
+/// Of two equal indexes the one with the greater rank stays: it cannot be dropped, or it is a constraint, or it is
+/// older.
 fn rank(index: &Index) -> (bool, bool, Reverse<i64>) {
     (
         index.origin != IndexOrigin::CreateIndex,

@@ -1,16 +1,16 @@
-//! What the schema says, and what the file's header says beside it.
+//! Findings about the schema, and about the file's header.
 //!
-//! Nothing here looks at a row of a table of the application's, so it costs the same for an empty database and for one
-//! of 100 GB: 0.15 ms for 11 tables, 18 ms for a thousand with 2300 indexes and as many foreign keys as tables, and three
-//! times that if the connection has yet to read the schema *(measured)*.
+//! No check reads a row of an application's table, so the cost is the same for an empty database and for one of 100 GB:
+//! 0.15 ms for 11 tables, 18 ms for a thousand with 2300 indexes and as many foreign keys as tables, and three times
+//! that if the connection has not read the schema yet *(measured)*.
 //!
 //! | topic | severity | |
 //! |---|---|---|
-//! | `foreign-key-mismatch` | critical | nothing that it could refer to: `monitor/advice/schema/keys/mod.rs` |
+//! | `foreign-key-mismatch` | critical | its parent key does not exist: `monitor/advice/schema/keys/mod.rs` |
 //! | `foreign-key-without-index` | warning | a delete in the parent reads all of the child: `monitor/advice/schema/keys/mod.rs` |
-//! | `duplicate-index` | warning | another does what it does: `duplicates.rs` |
+//! | `duplicate-index` | warning | another index makes it redundant: `duplicates.rs` |
 //! | `auto-vacuum-off` | warning | much of the file is empty and stays so |
-//! | `sqlite-with-known-bugs` | warning | full-text tables, and a SQLite that can damage their index |
+//! | `sqlite-with-known-bugs` | warning | full-text tables, and an SQLite version that can corrupt their index |
 //! | `not-strict` | note | any column takes any type |
 //! | `analyze-never-run` | note | the query planner guesses |
 //! | `page-cache-mutex` | note | readers wait for one another |
@@ -33,16 +33,16 @@ use crate::connection::{FIRST_FULL_TEXT_TABLE, FULL_TEXT_MENDED, HAS_PAGE_CACHE_
 use crate::error::Result;
 use crate::transaction::ReadTx;
 
-/// A smaller file is read through in no time: without statistics, and with its empty pages.
+/// A smaller file takes little time to read in full: without statistics, and with its empty pages.
 const SMALL_PAGES: u32 = 1000;
 
-/// How much of a file may be empty, in per cent.
+/// Threshold for the empty part of a file, in per cent.
 const EMPTY_PERCENT: f64 = 25.0;
 
-/// How many names stand in a sentence.
+/// The maximum number of names in a message.
 const MAX_REPORTED: usize = 5;
 
-/// Everything that is to be said of the schema, most severe first.
+/// All findings about the schema, the most severe first.
 pub(crate) fn look(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
     let schema = Schema::read(tx)?;
     let mut findings = keys::look(tx, &schema)?;
@@ -52,13 +52,13 @@ pub(crate) fn look(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
     findings.extend(not_strict(&schema));
     findings.extend(analyze_never_run(tx, &schema)?);
     findings.extend(page_cache_mutex(tx)?);
-    // A stable sort: what is equally severe stays in the order of the topics and of the tables' names.
+    // The sort is stable: findings of equal severity stay in the order of topics and of table names.
     findings.sort_by_key(|finding| Reverse(finding.severity));
     Ok(findings)
 }
 
 /// "Other developers are aghast at SQLite's flagrant rule-breaking and prefer the traditional rigid type system",
-/// <https://sqlite.org/stricttables.html>, and so is a Rust type that meets a string in a column of numbers.
+/// <https://sqlite.org/stricttables.html>, and a Rust type fails on a string in a column of numbers.
 fn not_strict(schema: &Schema) -> Option<Finding> {
     let tables: Vec<&str> = schema
         .of_the_application()
@@ -95,7 +95,7 @@ fn analyze_never_run(tx: &ReadTx<'_>, schema: &Schema) -> Result<Option<Finding>
         return Ok(None);
     }
     let message = "the query planner has no statistics: where two indexes would do, it guesses which is better";
-    // Unlike ANALYZE, optimize looks at some 2000 rows of an index.
+    // Unlike ANALYZE, optimize reads some 2000 rows of an index.
     let remedy = "larder runs PRAGMA optimize once a day and at close, which gathers them. For all of them now, by \
                   reading every index to its end while other writes wait: store.write(|tx| tx.execute_batch(\"ANALYZE\"))";
     let finding = Finding::new(Severity::Note, "analyze-never-run", message.into(), remedy);
@@ -107,7 +107,7 @@ fn analyze_never_run(tx: &ReadTx<'_>, schema: &Schema) -> Result<Option<Finding>
 }
 
 fn has_statistics(tx: &ReadTx<'_>, schema: &Schema) -> Result<bool> {
-    // ANALYZE makes the table, and finds nothing to put into it as long as the others are empty.
+    // ANALYZE creates the table, but adds no rows while the other tables are empty.
     Ok(schema.table("sqlite_stat1").is_some() && tx.exists("SELECT 1 FROM main.sqlite_stat1", [])?)
 }
 
@@ -133,7 +133,7 @@ fn auto_vacuum_off(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
     Ok(Some(finding.with_measurement(percent, EMPTY_PERCENT, "%")))
 }
 
-/// A PRAGMA whose value is a number.
+/// Reads a PRAGMA whose value is a number.
 fn number(tx: &ReadTx<'_>, pragma: &str) -> Result<u32> {
     tx.query_row(&format!("PRAGMA main.{pragma}"), [], |row| row.get(0))
 }
@@ -167,12 +167,12 @@ fn page_cache_mutex(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
     Ok(tx.exists(HAS_PAGE_CACHE_MUTEX, [])?.then(finding))
 }
 
-/// The name as SQL has it, whatever is in it.
+/// Quotes a name for SQL.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// How a sentence has a table and some of its columns: `albums(artist_id)`.
+/// A table and some of its columns, as messages print them: `albums(artist_id)`.
 fn told<'a>(table: &str, columns: impl IntoIterator<Item = &'a str>) -> String {
     let columns: Vec<&str> = columns.into_iter().collect();
     format!("{table}({})", columns.join(", "))

@@ -1,6 +1,6 @@
-//! The tables of a database, with their indexes and foreign keys, as SQLite's PRAGMAs tell of them.
+//! The tables of a database, with their indexes and foreign keys, as SQLite's PRAGMAs report them.
 //!
-//! Names are compared as SQLite compares them: whether a letter of ASCII is upper or lower case makes no difference.
+//! Names are compared as SQLite compares them: ASCII letters without regard to case.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -45,7 +45,7 @@ pub(super) struct Table {
     pub(super) kind: TableKind,
     without_rowid: bool,
     pub(super) strict: bool,
-    /// Its columns.
+    /// The columns of the primary key.
     pub(super) primary_key: Vec<String>,
     pub(super) indexes: Vec<Index>,
     pub(super) foreign_keys: Vec<ForeignKey>,
@@ -56,7 +56,7 @@ pub(super) enum TableKind {
     Ordinary,
     View,
     Virtual,
-    /// Where a virtual table keeps what it has.
+    /// The storage of a virtual table.
     Shadow,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Index {
     pub(super) origin: IndexOrigin,
     pub(super) columns: Vec<IndexColumn>,
     pub(super) definition: Definition,
-    /// A later index has a greater one.
+    /// The order of creation: a later index has a greater number.
     pub(super) made: i64,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct IndexColumn {
     /// `None` for an expression.
     pub(super) name: Option<String>,
     descending: bool,
-    /// In lower case.
+    /// The name of the collation, in lower case.
     pub(super) collation: String,
 }
 
@@ -97,7 +97,7 @@ pub(super) struct ForeignKey {
 #[derive(Debug)]
 pub(super) struct Reference {
     pub(super) from: String,
-    /// `None`, in all columns of the key, for the parent's primary key.
+    /// `None`, in all columns of the key, means the parent's primary key.
     pub(super) to: Option<String>,
 }
 
@@ -122,7 +122,7 @@ impl Schema {
         Ok(schema)
     }
 
-    /// Calls `f` with the table that the row is about.
+    /// Calls `f` with the table that the row belongs to.
     fn with(&mut self, row: &Row<'_>, f: impl FnOnce(&mut Table) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
         let name: String = row.get(0)?;
         self.tables.get_mut(&name.to_ascii_lowercase()).map_or(Ok(()), f)
@@ -136,7 +136,7 @@ impl Schema {
             Ok(())
         })?;
         for index in self.tables.values_mut().flat_map(|table| &mut table.indexes) {
-            // The primary key of a WITHOUT ROWID table is not among them: it is the table.
+            // The primary key of a WITHOUT ROWID table has no definition: it is the table.
             (index.made, index.definition) = definitions.remove(&index.name).unwrap_or_default();
         }
         Ok(())
@@ -146,7 +146,7 @@ impl Schema {
         self.tables.get(&name.to_ascii_lowercase())
     }
 
-    /// The tables that an application has made for itself, by name.
+    /// The application's own tables, by name.
     pub(super) fn of_the_application(&self) -> impl Iterator<Item = &Table> {
         self.tables
             .iter()
@@ -156,7 +156,7 @@ impl Schema {
             .map(|(_, table)| table)
     }
 
-    /// Whether a table, a view or an index has the name: there cannot be two.
+    /// Whether a table, a view or an index has the name: they share one namespace.
     pub(super) fn has_name(&self, name: &str) -> bool {
         let mut indexes = self.tables.values().flat_map(|table| &table.indexes);
         self.table(name).is_some() || indexes.any(|index| index.name.eq_ignore_ascii_case(name))
@@ -182,7 +182,7 @@ impl Table {
         })
     }
 
-    /// The row is one column of a foreign key: its place in it, parent, child column, parent column.
+    /// Adds one column of a foreign key. The row holds its position in the key, parent, child column, parent column.
     fn add_reference(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
         if row.get::<_, i64>(1)? == 0 {
             self.foreign_keys.push(ForeignKey {
@@ -200,7 +200,7 @@ impl Table {
         Ok(())
     }
 
-    /// The row is one column of an index: its place in it, name, direction, collation, and the index.
+    /// Adds one column of an index. The row holds its position in the index, name, direction, collation, and the index.
     fn add_index_column(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
         if row.get::<_, i64>(1)? == 0 {
             self.indexes.push(Index::from_row(row)?);
@@ -216,8 +216,9 @@ impl Table {
         Ok(())
     }
 
-    /// The INTEGER PRIMARY KEY, which "becomes an alias for the rowid", <https://sqlite.org/lang_createtable.html#rowid>.
-    /// Every other primary key has an index, also one that is declared `INTEGER PRIMARY KEY DESC`.
+    /// Whether the column is the INTEGER PRIMARY KEY, which "becomes an alias for the rowid",
+    /// <https://sqlite.org/lang_createtable.html#rowid>. Every other primary key has an index, including one declared
+    /// `INTEGER PRIMARY KEY DESC`.
     pub(super) fn is_rowid_alias(&self, column: &str) -> bool {
         let indexed = || self.indexes.iter().any(|index| index.origin == IndexOrigin::PrimaryKey);
         match self.primary_key.as_slice() {

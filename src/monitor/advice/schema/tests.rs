@@ -1,10 +1,10 @@
-//! What is found, and what is not, in schemas of a few lines.
+//! Findings, and their absence, in schemas of a few lines.
 
 use super::*;
 use crate::options::AutoVacuum;
 use crate::{Migration, Migrations, Options, Store};
 
-/// A store with these tables in it.
+/// Opens a store with these tables.
 pub(super) fn with_schema(sql: &'static str) -> Store {
     with_options(Options::new(), sql)
 }
@@ -15,7 +15,7 @@ pub(super) fn with_options(options: Options, sql: &'static str) -> Store {
     store
 }
 
-/// Everything that is found, but for what depends on how SQLite was built.
+/// All findings except those that depend on how SQLite was built.
 pub(super) fn all(store: &Store) -> Vec<Finding> {
     let all = store.read(look).unwrap();
     all.into_iter()
@@ -23,7 +23,7 @@ pub(super) fn all(store: &Store) -> Vec<Finding> {
         .collect()
 }
 
-/// What is found of one topic.
+/// The findings of one topic.
 pub(super) fn found(store: &Store, topic: &str) -> Vec<Finding> {
     all(store)
         .into_iter()
@@ -31,7 +31,7 @@ pub(super) fn found(store: &Store, topic: &str) -> Vec<Finding> {
         .collect()
 }
 
-/// One finding for each of the texts, which is in it.
+/// Asserts one finding for each text, which its message contains.
 #[track_caller]
 pub(super) fn assert_found(sql: &'static str, topic: &str, expected: &[&str]) {
     let found = found(&with_schema(sql), topic);
@@ -42,7 +42,7 @@ pub(super) fn assert_found(sql: &'static str, topic: &str, expected: &[&str]) {
     }
 }
 
-/// The statement that the one finding advises is this one, and once it was run nothing is found any more.
+/// Asserts that the one finding advises `statement`, and that running it removes the finding.
 #[track_caller]
 pub(super) fn assert_remedied(sql: &'static str, topic: &str, statement: &'static str) {
     let store = with_schema(sql);
@@ -97,7 +97,7 @@ fn tables_not_strict_are_one_finding() {
         TOPIC,
         &["7 tables are not STRICT, so their columns take values of any type: a, b, C, d, e and 2 more"],
     );
-    // What is not the application's.
+    // Tables that the application did not create.
     assert_found(
         "CREATE TABLE schema_migrations(version varchar(128) primary key);
          CREATE TABLE goose_db_version(id INTEGER PRIMARY KEY AUTOINCREMENT, version_id INT);
@@ -116,12 +116,12 @@ fn redundant_index_is_found() {
         "CREATE TABLE t(a, b); CREATE INDEX z ON t(a, b); CREATE INDEX i ON T(A, B)",
         "CREATE TABLE t(a, b); CREATE INDEX i ON t(a); CREATE INDEX longer ON t(a, b)",
         "CREATE TABLE t(a, b); CREATE INDEX i ON t(a DESC, b); CREATE UNIQUE INDEX z ON t(a DESC, b)",
-        // By constraints, which stay.
+        // Constraints, which stay.
         "CREATE TABLE t(a UNIQUE, b); CREATE UNIQUE INDEX i ON t(a)",
         "CREATE TABLE t(a, b, PRIMARY KEY(a, b)); CREATE INDEX i ON t(a)",
         "CREATE TABLE t(a, b, PRIMARY KEY(b, a)) WITHOUT ROWID; CREATE INDEX i ON t(b, a)",
         "CREATE TABLE t(id INTEGER PRIMARY KEY, b); CREATE INDEX i ON t(ID DESC)",
-        // With expressions and conditions.
+        // Expressions and conditions.
         "CREATE TABLE t(a, b); CREATE INDEX z ON t(lower(a), b); CREATE INDEX i ON t(Lower( \n a), b)",
         "CREATE TABLE t(a, b); CREATE INDEX z ON t(a) WHERE b > 1; CREATE INDEX i ON t(a) WHERE b>1",
     ] {
@@ -171,7 +171,7 @@ fn one_of_several_equal_indexes_is_kept() {
     assert_eq!(left, ["i4"]);
 }
 
-/// Some 1200 pages.
+/// Adds some 1200 pages.
 fn fill(store: &Store) {
     let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1200)
                INSERT INTO t SELECT i, zeroblob(4000) FROM n";
@@ -219,7 +219,7 @@ fn file_that_cannot_shrink_is_found_and_fixed() {
         .read(|tx| tx.query_row("PRAGMA page_count", [], |row| row.get(0)))
         .unwrap();
     assert!(pages < 30, "{pages}");
-    // From now on it gives the pages to the freelist, from which PRAGMA incremental_vacuum takes them.
+    // From now on deletes put pages on the freelist, from which PRAGMA incremental_vacuum takes them.
     fill(&store);
     store.write(|tx| tx.execute("DELETE FROM t WHERE a > 10", [])).unwrap();
     assert_eq!(found(&store, TOPIC), []);

@@ -1,6 +1,6 @@
-//! Foreign keys that cannot be checked, and those that are checked slowly (`search.rs`).
+//! Foreign keys that cannot be checked, and foreign keys that are slow to check (`search.rs`).
 //!
-//! Both are judged only while foreign keys are on: else SQLite does not look at them.
+//! Both are reported only while foreign keys are on; otherwise SQLite ignores them.
 
 mod search;
 #[cfg(test)]
@@ -37,10 +37,10 @@ struct KeyChecker<'a> {
     key: &'a ForeignKey,
 }
 
-/// What the foreign key refers to.
+/// The target of a foreign key.
 enum Parent<'a> {
     Key(&'a Table, Vec<&'a str>),
-    /// Why there is nothing, and what to do.
+    /// The target does not exist: the reason, and the remedy.
     Mismatch(String, String),
 }
 
@@ -52,7 +52,7 @@ impl<'a> KeyChecker<'a> {
         }
     }
 
-    /// Follows SQLite's own rules, <https://sqlite.org/foreignkeys.html#fk_indexes>.
+    /// Finds the target by SQLite's own rules, <https://sqlite.org/foreignkeys.html#fk_indexes>.
     fn parent(&self) -> Result<Parent<'a>> {
         let name = &self.key.parent;
         let Some(parent) = self.schema.table(name) else {
@@ -155,7 +155,7 @@ impl<'a> KeyChecker<'a> {
         Finding::new(Severity::Critical, "foreign-key-mismatch", message, remedy)
     }
 
-    /// The statement that makes an index, under a name that is free.
+    /// The statement that creates the index, with an unused name.
     fn create(&self, what: &str, table: &str, columns: &[&str], list: &[String]) -> String {
         let name = format!("{table}_{}", columns.join("_"));
         let (mut free, mut number) = (name.clone(), 1);
@@ -190,13 +190,13 @@ impl<'a> KeyChecker<'a> {
     }
 }
 
-/// How a column was declared.
+/// The declaration of a column.
 struct Declared {
     collation: String,
     numeric: bool,
 }
 
-/// Whether the type, in lower case, has "affinity" INTEGER, REAL or NUMERIC, by the rules of
+/// Whether the type, in lower case, has affinity INTEGER, REAL or NUMERIC, by the rules of
 /// <https://sqlite.org/datatype3.html#determination_of_column_affinity>, in their order.
 fn is_numeric(declared: &str, strict: bool) -> bool {
     let has = |parts: &[&str]| parts.iter().any(|part| declared.contains(part));

@@ -1,10 +1,10 @@
-//! How SQLite finds the rows that refer to a row of the parent.
+//! How SQLite finds the child rows of a parent row.
 //!
-//! When that row goes, or its key changes, they are searched for in the child: "if these queries cannot use an index,
-//! they are forced to do a linear scan of the entire child table", <https://sqlite.org/foreignkeys.html#fk_indexes>.
-//! An index can be used only if it has the values in the order in which they are compared: "the collation sequence used
-//! for the comparison should be that of the parent key columns. The affinity of the parent key column should be applied
-//! to each child key value" (`fkey.c`).
+//! When a parent row is deleted, or its key changes, SQLite searches for its child rows: "if these queries cannot use
+//! an index, they are forced to do a linear scan of the entire child table",
+//! <https://sqlite.org/foreignkeys.html#fk_indexes>. An index is usable only if it holds the values in the order of the
+//! comparison: "the collation sequence used for the comparison should be that of the parent key columns. The affinity
+//! of the parent key column should be applied to each child key value" (`fkey.c`).
 
 use super::KeyChecker;
 use crate::error::Result;
@@ -14,19 +14,19 @@ use crate::monitor::advice::{Finding, Severity};
 
 const TOPIC: &str = "foreign-key-without-index";
 
-/// A column of the child, as it is searched for a value of the parent's.
+/// A column of the child, as SQLite searches it for a parent's value.
 struct Searched<'a> {
     name: &'a str,
-    /// By which the values are compared, in lower case.
+    /// The collation of the comparison, in lower case.
     collation: String,
-    /// Whether an index on the column has it by itself.
+    /// Whether an index on the column has that collation by default.
     own_collation: bool,
-    /// Whether an index can be searched for it at all: one on texts is not in the order of numbers.
+    /// Whether any index can serve the search: an index on texts is not in the order of numbers.
     possible: bool,
 }
 
 impl<'a> KeyChecker<'a> {
-    /// `columns` are those of the parent.
+    /// Reports the key if the search has no index. `columns` are the parent's.
     pub(super) fn search(&self, parent: &Table, columns: &[&str]) -> Result<Option<Finding>> {
         let pairs = self.key.columns.iter().zip(columns);
         let searched: Vec<Searched<'_>> = pairs
@@ -40,7 +40,7 @@ impl<'a> KeyChecker<'a> {
 
     fn searched(&self, parent: &Table, to: &str, from: &'a str) -> Result<Searched<'a>> {
         let (above, below) = (self.declared(parent, to)?, self.declared(self.child, from)?);
-        // A rowid is a number, and has no collation to bring along.
+        // A rowid is a number, and contributes no collation.
         let collation = if parent.is_rowid_alias(to) {
             &below.collation
         } else {
@@ -102,7 +102,7 @@ impl Searched<'_> {
         self.possible && indexed.is(self.name) && indexed.collation == self.collation
     }
 
-    /// As `CREATE INDEX` has it.
+    /// The column in the syntax of `CREATE INDEX`.
     fn indexed(&self) -> String {
         match self.own_collation {
             true => quoted(self.name),
@@ -111,8 +111,8 @@ impl Searched<'_> {
     }
 }
 
-/// Whether the columns, in any order, are the first of the index. If the index is UNIQUE and has no others than these,
-/// there is a row at most to look at, and the rest of the key need not be in it.
+/// Whether the columns, in any order, are the first ones of the index. A UNIQUE index with no other columns finds at
+/// most one row, so it need not contain the rest of the key.
 fn serves(index: &Index, columns: &[Searched<'_>]) -> bool {
     let leading = leading(index, columns);
     let is_there = |searched: &Searched<'_>| leading.iter().any(|indexed| searched.fits(indexed));
@@ -120,7 +120,7 @@ fn serves(index: &Index, columns: &[Searched<'_>]) -> bool {
     all_there || (index.unique && leading.len() == index.columns.len())
 }
 
-/// The first columns of the index, as far as they are searched for these.
+/// The leading columns of the index that the search uses.
 fn leading<'i>(index: &'i Index, columns: &[Searched<'_>]) -> &'i [IndexColumn] {
     let names: Vec<&str> = columns.iter().map(|searched| searched.name).collect();
     if index.partial && !index.definition.excludes_only_null(&names) {

@@ -6,7 +6,8 @@ use crate::monitor::advice::schema::tests::{
     MISMATCH, WITHOUT_INDEX, all, assert_found, assert_remedied, found, with_options, with_schema,
 };
 
-/// SQLite is asked what it would do for a delete in the parent `p`: go to the rows of the child, or through all.
+/// Asserts larder's verdict against SQLite's query plan for a delete in the parent `p`: a search of the child, or a
+/// full scan.
 #[track_caller]
 fn assert_as_sqlite_does(sql: &'static str) -> bool {
     let store = with_schema(sql);
@@ -30,10 +31,10 @@ fn foreign_key_with_usable_index_is_indexed() {
         "CREATE TABLE p(id INT PRIMARY KEY); CREATE TABLE c(p INT REFERENCES p); CREATE INDEX i ON c(p) WHERE p NOTNULL",
         "CREATE TABLE p(a, b, PRIMARY KEY(a, b)); CREATE TABLE c(x, a, b, FOREIGN KEY(a, b) REFERENCES p);
          CREATE INDEX i ON c(b, a, x) WHERE \"B\" IS NOT NULL AND a NOT NULL",
-        // Only by y, and yet x is not NULL.
+        // By y alone, although x is not NULL.
         "CREATE TABLE p(a INT, b TEXT, PRIMARY KEY(a, b)); CREATE TABLE c(x TEXT, y TEXT, FOREIGN KEY(x, y) REFERENCES p);
          CREATE INDEX i ON c(y) WHERE x IS NOT NULL",
-        // A row at most to look at.
+        // A search that finds at most one row.
         "CREATE TABLE p(a, b, PRIMARY KEY(a, b)); CREATE TABLE c(a PRIMARY KEY, b, FOREIGN KEY(a, b) REFERENCES p)",
         "CREATE TABLE p(id TEXT COLLATE NOCASE PRIMARY KEY); CREATE TABLE c(p TEXT REFERENCES p);
          CREATE INDEX i ON c(p COLLATE NOCASE)",
@@ -55,7 +56,7 @@ fn foreign_key_without_usable_index_is_unindexed() {
         "CREATE TABLE p(id INT PRIMARY KEY); CREATE TABLE c(p INT REFERENCES p); CREATE INDEX i ON c(p) WHERE p > 7",
         "CREATE TABLE p(id INT PRIMARY KEY); CREATE TABLE c(p INT REFERENCES p); CREATE INDEX i ON c(p + 1)",
         "CREATE TABLE p(id TEXT COLLATE NOCASE PRIMARY KEY); CREATE TABLE c(p TEXT REFERENCES p); CREATE INDEX i ON c(p)",
-        // No index serves: the parent's value is a number, and the child's column is none.
+        // No index serves: the parent's value is a number, and the child's column is not.
         "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p); CREATE INDEX i ON c(p)",
         "CREATE TABLE p(id REAL UNIQUE); CREATE TABLE c(p TEXT REFERENCES p(id)); CREATE INDEX i ON c(p)",
         "CREATE TABLE p(id INTEGER PRIMARY KEY) STRICT; CREATE TABLE c(p ANY REFERENCES p) STRICT; CREATE INDEX i ON c(p)",
@@ -117,7 +118,7 @@ fn foreign_keys_are_not_judged_when_off() {
     assert_eq!(all(&store).len(), 1);
 }
 
-/// As the manual has them, <https://sqlite.org/foreignkeys.html#fk_indexes>, and some more.
+/// The cases of the manual, <https://sqlite.org/foreignkeys.html#fk_indexes>, and some more.
 #[test]
 fn dangling_foreign_key_is_found_as_in_sqlite() {
     const PARENT: &str = "CREATE TABLE parent(a PRIMARY KEY, b UNIQUE, c, d, e, f, g COLLATE NOCASE UNIQUE);
