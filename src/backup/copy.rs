@@ -1,4 +1,4 @@
-//! The copy itself: pages, then perhaps a `VACUUM` of them, then the checks.
+//! Makes a copy: the pages, then optionally a `VACUUM` of them, then the checks.
 
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
@@ -22,8 +22,8 @@ use crate::maintenance::check::{self, CheckReport};
 use crate::maintenance::progress::ProgressReporter;
 use crate::options::Settings;
 
-/// So many bytes are written before they are synced: a checkpoint that syncs the database meanwhile waits in the file system
-/// for what others have yet to write there.
+/// Bytes written between two syncs. A checkpoint that syncs the database at the same time waits in the file system for
+/// all unwritten data, including a copy's.
 const SYNC: u64 = 16 << 20;
 
 const COPYING: &str = "the pages cannot be copied; is the disk full?";
@@ -34,7 +34,7 @@ const CHECKING: &str = "the copy cannot be checked";
 const DAMAGED: &str = "the database is damaged, or the disk that the copy is on; check it (Store::check), and restore an older \
                        backup if it is";
 
-/// How a copy is made.
+/// How to make a copy.
 #[derive(Clone, Debug)]
 pub(super) struct CopyPlan {
     pub(super) pages_per_step: u32,
@@ -56,7 +56,7 @@ impl Default for CopyPlan {
     }
 }
 
-/// Who makes a copy, and who looks on.
+/// Makes one copy, with its settings and its progress.
 pub(super) struct Copier<'a> {
     pub(super) options: &'a Settings,
     pub(super) plan: &'a CopyPlan,
@@ -65,18 +65,18 @@ pub(super) struct Copier<'a> {
     pub(super) pause: &'a dyn Fn(Duration),
 }
 
-/// What a copy came to.
+/// The result of a copy.
 pub(super) struct CopyReport {
     pub(super) page_size: u64,
     pub(super) pages: u64,
-    /// What was found in it, unless it was not to be verified.
+    /// The findings of the check; `None` if the copy is not verified.
     pub(super) check: Option<CheckReport>,
     pub(super) rows: u64,
     pub(super) checksum: Option<String>,
 }
 
 impl Copier<'_> {
-    /// Copies the snapshot that the connection has open, and gives what is in it.
+    /// Copies the connection's open snapshot. Returns the snapshot's fingerprint.
     pub(super) fn copy(
         &self,
         source: &Connection,
@@ -94,7 +94,7 @@ impl Copier<'_> {
             .map_err(|error| cannot(COUNTING, error))
     }
 
-    /// Copies it into a file that is yet to be made, and no more.
+    /// Copies the open snapshot into a new file, without any checks.
     pub(super) fn copy_to_new(&self, source: &Connection, to: &Path) -> Result<()> {
         let begun = source.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
         begun.map_err(|error| cannot(COPYING, error))?;
@@ -133,7 +133,7 @@ impl Copier<'_> {
         let pages = i32::try_from(self.plan.pages_per_step).unwrap_or(i32::MAX);
         loop {
             let stepped = backup.step(pages).map_err(failed)?;
-            // Nobody else has the file, and the source is a snapshot.
+            // The copy is private, and the source is a snapshot.
             if matches!(stepped, StepResult::Busy | StepResult::Locked) {
                 return Err(Failure::new("something else has opened the copy"));
             }
@@ -163,8 +163,8 @@ impl Copier<'_> {
         }
     }
 
-    /// Once the snapshot has ended: makes the copy compact, if it is to be, and looks whether it is sound and has what the
-    /// snapshot had.
+    /// Finishes the copy after the snapshot has ended: compacts it if required, and checks that it is sound and has the
+    /// snapshot's contents.
     pub(super) fn finish(
         &self,
         unfinished: &Unfinished,
@@ -182,13 +182,13 @@ impl Copier<'_> {
         Ok((copy, verified?))
     }
 
-    /// By `VACUUM INTO`, from the copy: it cannot run inside a transaction, so it could not be told which snapshot of the
-    /// database it has read.
+    /// Runs `VACUUM INTO` on the copy and not on the database: it cannot run inside a transaction, so the snapshot that
+    /// it read would be unknown.
     fn compact(&self, unfinished: &Unfinished, copy: Copy) -> Result<Copy> {
         self.enter(BackupStage::Compact)?;
         let compact = unfinished.create("compact.db")?;
         let Private { conn, interrupt } = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
-        // As bytes: a path need not be UTF-8.
+        // Bound as bytes, because a path may not be UTF-8.
         let to = ToSqlOutput::Borrowed(ValueRef::Text(compact.path.as_os_str().as_bytes()));
         let watching = self.reporter.watch(&conn, &interrupt);
         let vacuumed = conn.execute("VACUUM main INTO ?1", [to]);
@@ -226,7 +226,7 @@ impl Copier<'_> {
         Ok(copied)
     }
 
-    /// Looks for damage. Foreign keys that point nowhere are none: a copy is to have them as the database does.
+    /// Checks for damage. Foreign keys that point nowhere are no damage: a copy must have them as the database does.
     pub(super) fn check(&self, private: &Private) -> Result<CheckReport> {
         let failed = |error| cannot(CHECKING, error);
         let conn = &private.conn;
@@ -246,7 +246,7 @@ impl Copier<'_> {
         Ok(report)
     }
 
-    /// The last moment at which it can be stopped.
+    /// The last point at which the copy can be stopped.
     pub(super) fn go_on(&self) -> Result<()> {
         self.proceed(self.reporter.poll())
     }
@@ -278,7 +278,7 @@ fn cannot_open(error: Error) -> Failure {
     );
     let problem = match error.sqlite().filter(|_| own) {
         Some(error) if check::is_damage(error) => DAMAGED,
-        // It becomes a file that needs no other.
+        // Switching the copy out of WAL mode may fill the disk.
         Some(error) if primary_code(error) == Some(ffi::SQLITE_FULL) => COPYING,
         _ => OPENING,
     };
@@ -289,7 +289,7 @@ fn number(conn: &Connection, pragma: &str) -> rusqlite::Result<u64> {
     Ok(read_back(conn, pragma)?.parse().unwrap_or(0))
 }
 
-/// Before the disk of the database is filled up, too.
+/// Checks the free space before the copy starts, so that it does not fill the database's disk as well.
 fn check_room(copy: &Path, bytes: u64, compact: bool) -> Result<()> {
     let needed = if compact { bytes.saturating_mul(2) } else { bytes };
     match available(copy.parent().unwrap_or(Path::new("/"))) {
@@ -297,7 +297,7 @@ fn check_room(copy: &Path, bytes: u64, compact: bool) -> Result<()> {
             "the disk has too little room for it: free disk space, or give a folder on another one",
             format!("it needs about {needed} bytes, and {available} are available"),
         )),
-        // Or nobody knows.
+        // Enough, or unknown.
         _ => Ok(()),
     }
 }

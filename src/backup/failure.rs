@@ -1,4 +1,4 @@
-//! Why there is no copy.
+//! The reason why a copy could not be made.
 
 use std::error::Error as StdError;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::error::Error;
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// Why there is no copy, before it is known what that was for: a backup, a migration's or one to be restored.
+/// The failure of a copy, before its purpose is known: a backup, the backup of a migration, or a restore.
 #[derive(Debug)]
 pub(crate) struct Failure {
     problem: &'static str,
@@ -24,7 +24,7 @@ impl Failure {
         }
     }
 
-    /// With what was found.
+    /// A failure with the finding that caused it.
     pub(super) fn found(problem: &'static str, detail: String) -> Self {
         Self {
             detail: Some(detail),
@@ -40,7 +40,7 @@ impl Failure {
         }
     }
 
-    /// It is to be said why by whoever has stopped the work.
+    /// The work was stopped. The part that stopped it reports the reason.
     pub(super) fn stopped() -> Self {
         Self::new("it was stopped")
     }

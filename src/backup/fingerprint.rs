@@ -1,12 +1,12 @@
-//! What is in a database, to compare a copy with what it was made from: how many rows each table has, and on request a
-//! checksum of them all. It goes through the rows one by one, and keeps none.
+//! The contents of a database, to compare a copy with its source: the number of rows of each table, and on request a
+//! checksum of all rows. The rows are read one by one, and none is kept.
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use sha2::{Digest, Sha256};
 
-/// The tables of a database in the order of their names, those of virtual tables' making too, and what is in them. All but
-/// those whose name is not UTF-8: rusqlite takes no statement that names one.
+/// The tables of a database by name, including those that virtual tables create, and their contents. Tables whose name
+/// is not UTF-8 are left out, because rusqlite takes no statement that names one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     tables: Vec<(String, i64)>,
@@ -44,7 +44,7 @@ impl Fingerprint {
         })
     }
 
-    /// Rows of all tables but those that SQLite keeps for itself.
+    /// The number of rows in all tables except SQLite's internal ones.
     pub(super) fn rows(&self) -> u64 {
         let own = |(name, _): &&(String, i64)| !name.starts_with("sqlite_");
         self.tables
@@ -54,7 +54,7 @@ impl Fingerprint {
             .sum()
     }
 
-    /// What of it is not as in the other.
+    /// Describes the first difference between the two.
     pub(super) fn difference(&self, copy: &Self) -> Option<String> {
         if self == copy {
             return None;
@@ -74,12 +74,12 @@ fn names(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     names.filter_map(Result::transpose).collect()
 }
 
-/// A name, if it is UTF-8.
+/// Returns a name if it is UTF-8.
 fn utf8(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     Ok(row.get_ref(column)?.as_str().ok().map(ToOwned::to_owned))
 }
 
-/// Adds all rows of a table, and says how many there are.
+/// Adds all rows of a table to the hash, and returns their number.
 fn hash_table(conn: &Connection, name: &str, hasher: &mut Sha256) -> rusqlite::Result<i64> {
     add(hasher, b't', name.as_bytes());
     let mut statement = conn.prepare(&select_all(conn, name)?)?;
@@ -93,12 +93,13 @@ fn hash_table(conn: &Connection, name: &str, hasher: &mut Sha256) -> rusqlite::R
     Ok(count)
 }
 
-/// The rows in the order of the table's own tree: by rowid, or by primary key where there is none. ("NOT INDEXED": "no
-/// index shall be used", <https://sqlite.org/lang_indexedby.html>.) The rowid is not among the values, since `VACUUM` may
-/// give another, in the same order. Generated columns that are not stored follow from the others.
+/// The statement that reads a table in the order of its own tree: by rowid, or by primary key where there is none.
+/// ("NOT INDEXED": "no index shall be used", <https://sqlite.org/lang_indexedby.html>.) The values do not include the
+/// rowid, because `VACUUM` may change it while it keeps the order. Generated columns that are not stored follow from
+/// the others.
 fn select_all(conn: &Connection, name: &str) -> rusqlite::Result<String> {
     if name == "sqlite_schema" {
-        // Where a table begins is not content, and a VACUUM enters tables first.
+        // The root page of a table is not content, and a VACUUM enters tables first.
         return Ok("SELECT type, name, tbl_name, sql FROM main.sqlite_schema ORDER BY type, name".into());
     }
     let mut statement =
@@ -106,13 +107,13 @@ fn select_all(conn: &Connection, name: &str) -> rusqlite::Result<String> {
     let columns = statement
         .query_map([name], |row| Ok(utf8(row, 0)?.map(|name| quoted(&name))))?
         .collect::<rusqlite::Result<Option<Vec<_>>>>()?;
-    // `*` has those with a name that is not UTF-8, too.
+    // `*` includes the columns whose name is not UTF-8.
     let columns = columns.map_or_else(|| "*".to_owned(), |columns| columns.join(", "));
     let table = quoted(name);
     Ok(format!("SELECT {columns} FROM main.{table} NOT INDEXED"))
 }
 
-/// Each value with its type and its length, so that no two rows look alike.
+/// Adds each value with its type and its length, so that no two different rows produce the same bytes.
 fn hash_row(row: &Row<'_>, columns: usize, hasher: &mut Sha256) -> rusqlite::Result<()> {
     hasher.update(b"r");
     for column in 0..columns {

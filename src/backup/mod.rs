@@ -1,18 +1,18 @@
-//! Copies of a database that were checked before they got their names.
+//! Copies of a database, which are verified before they get their names.
 //!
 //! ```text
 //! Backup::run, the schedule's thread, a migration     Options::restore
-//!   Aside: a snapshot on a connection of its own        a snapshot of the backup, checked
+//!   DedicatedReader: a snapshot, its own connection     a snapshot of the backup, checked
 //!     copy.rs         pages, by SQLite's backup interface, step by step, into a folder beside the target (staging.rs)
-//!     fingerprint.rs  what the snapshot has: rows of every table, a checksum
-//!   the snapshot ends: the write-ahead log is not pinned any more
-//!     copy.rs         VACUUM INTO, if it is to be compact; integrity, foreign keys, rows, checksum of the copy
+//!     fingerprint.rs  the snapshot's contents: rows of every table, a checksum
+//!   the snapshot ends: it no longer pins the WAL
+//!     copy.rs         VACUUM INTO if compact; integrity, foreign keys, rows, checksum of the copy
 //!     staging.rs      fsync, rename, fsync of the folder
 //! ```
 //!
-//! So under the target's name there is a whole backup or what there was before. A backup that goes on is among the
-//! active readers: it is named as the one who pins the write-ahead log, and closing the store stops it at its next
-//! look, and waits until it has tidied up.
+//! So the target's name always means a whole backup or the previous file. A running backup is one of the active
+//! readers: it is reported as the read that pins the WAL. Closing the store stops it at its next poll, and waits for
+//! its cleanup.
 
 mod copy;
 mod failure;
@@ -53,10 +53,10 @@ use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 use crate::telemetry::stats::LastBackup;
 
-/// What errors call it.
+/// The name of the operation in errors.
 const OPERATION: &str = "backup";
 
-/// How often a callback is called between steps, where there are none.
+/// Interval of the callback in stages that have no steps.
 const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A backup that was not begun. Made by [`Store::backup`] and [`Store::backup_compact`].
@@ -291,13 +291,13 @@ fn reporter(
     reporter
 }
 
-/// What ends a backup before it is whole.
+/// The conditions that stop a backup early.
 #[derive(Clone)]
 pub(crate) struct StopSignal {
     readers: Arc<Readers>,
-    /// The time-out, and when it is over.
+    /// The timeout, and its deadline.
     until: Option<(Duration, Instant)>,
-    /// Its schedule was stopped.
+    /// Whether the backup's schedule was stopped.
     stopped: Arc<AtomicBool>,
 }
 
@@ -322,7 +322,7 @@ impl StopSignal {
     }
 }
 
-/// What a backup is made from. It keeps no store open.
+/// The source of a backup. It does not keep the store open.
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
     pub(crate) options: Settings,
@@ -371,8 +371,8 @@ impl Source {
     }
 }
 
-/// The entry of a backup in the history. There is none for one that was stopped with its store or its schedule, since that
-/// says nothing of later ones.
+/// The entry of a backup in the history. A backup stopped with its store or its schedule has none, because it says
+/// nothing about later ones.
 fn last_backup(to: &Path, duration: Duration, made: &Result<BackupReport>) -> Option<LastBackup> {
     let report = made.as_ref().ok();
     let is_stopped = matches!(made, Err(Error::Closed));
@@ -396,7 +396,7 @@ fn make_report(
     let began = Instant::now();
     let failed = |failure: Failure| failure.of_backup(to);
     let staging = Staging::new(to, overwrite).map_err(failed)?;
-    // Before anything is made: a store that is closed makes nothing.
+    // Opened before any file is created: a closed store creates nothing.
     let pinning = Instant::now();
     let mut dedicated = readers.dedicated(site)?;
     let unfinished = staging.begin().map_err(failed)?;
@@ -457,9 +457,9 @@ impl BackupReport {
 
 // ---- for migrations ----
 
-/// Copies the database into a folder, as `STEM.TIME`, once the copy has been checked. Of those that have this stem the
-/// first stays, since what happened after it may be what it is needed for, and the two newest, of which this one may be
-/// taken back: more would fill the disk of whoever is started again and again.
+/// Copies the database into a folder as `STEM.TIME`, and verifies the copy. Of the backups with this stem the first one
+/// stays, because it may be needed to undo what happened after it, and so do the two newest, of which this one may be
+/// removed again. More would fill the disk of a service that restarts in a loop.
 pub(crate) fn make(
     readers: &Readers,
     options: &Settings,
@@ -489,7 +489,7 @@ pub(crate) fn make(
     Ok(staging.path)
 }
 
-/// Removes the backups of this stem between the first and the two newest.
+/// Removes the backups with this stem between the first and the two newest.
 fn remove_old(folder: &Path, stem: &OsStr) {
     let prefix = with(stem, ".");
     let is_one = |path: &PathBuf| {
@@ -506,8 +506,8 @@ fn remove_old(folder: &Path, stem: &OsStr) {
     }
 }
 
-/// Copies the snapshot of the connection's open transaction into a new file, for a dry run. Nobody checks it: it is thrown
-/// away.
+/// Copies the snapshot of the connection's open transaction into a new file, for a dry run. The copy is not verified,
+/// because it is deleted afterwards.
 pub(crate) fn copy(source: &Connection, options: &Settings, to: &Path) -> failure::Result<()> {
     let reporter = ProgressReporter::new(BackupProgress::NOTHING);
     let copier = Copier {

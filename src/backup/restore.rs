@@ -1,4 +1,4 @@
-//! A database made of a backup.
+//! Restores a database from a backup.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,11 +39,11 @@ pub struct RestoreReport {
     pub duration: Duration,
 }
 
-/// Restores.
+/// Restores the backup `from` to the new file `to`.
 pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<RestoreReport> {
     let began = Instant::now();
     check_sqlite_version()?;
-    // Before the look for a file at `to`: the store also holds the name of one that was moved away.
+    // Checked before looking for a file at `to`: a store also owns the name of a file that was moved away.
     if open_files::is_open(to) {
         return Err(Error::AlreadyOpen {
             path: to.into(),
@@ -91,7 +91,7 @@ fn make(options: &Settings, from: &Path, to: &Path) -> CopyResult<(PathBuf, Copy
     };
     let source = open_original(&from, options).map_err(|error| Failure::of("the backup cannot be opened", error))?;
     let begun = begin_snapshot(&source.conn).map_err(|error| Failure::of("the backup cannot be read", error));
-    // All that can be known of the backup comes first: nothing is made where it is not sound.
+    // All checks of the backup come first, so that an unsound backup leaves no files.
     let checked = begun.and_then(|()| copier.check(&source));
     let made = checked.and_then(|_| {
         let unfinished = staging.begin()?;
@@ -105,7 +105,7 @@ fn make(options: &Settings, from: &Path, to: &Path) -> CopyResult<(PathBuf, Copy
     Ok((staging.path, made?))
 }
 
-/// The backup's path without symbolic links, if it can be one.
+/// The backup's path without symbolic links, if it is a regular file of sufficient size.
 fn original(from: &Path) -> CopyResult<PathBuf> {
     let unusable = |error| Failure::of("the backup cannot be found", error);
     let path = from.canonicalize().map_err(unusable)?;
@@ -113,7 +113,7 @@ fn original(from: &Path) -> CopyResult<PathBuf> {
     if !metadata.is_file() {
         return Err(Failure::new("the backup is not a regular file"));
     }
-    // SQLite would take it for an empty database.
+    // SQLite would treat it as an empty database.
     if metadata.len() < SMALLEST {
         return Err(Failure::new(
             "the backup is not an SQLite database: it has fewer bytes than the smallest one",

@@ -1,7 +1,8 @@
-//! Backups again and again, of which the newest stay.
+//! Periodic backups, of which the newest are kept.
 //!
-//! Each schedule has a thread of its own, `larder-backup`, since a backup takes long. It owns nothing of the store, so it
-//! keeps none open, and ends when the store closes: it sleeps on the active readers, which closing wakes.
+//! Each schedule has its own thread, `larder-backup`, because a backup takes long. The thread owns nothing of the
+//! store, so it keeps no store open, and it ends when the store closes: it sleeps on the active readers, which closing
+//! wakes.
 
 use std::ffi::OsString;
 use std::panic::Location;
@@ -24,10 +25,11 @@ use crate::runtime::panic::{caught, quietly};
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 
-/// A thread's sleep stands still while the machine is suspended, so it looks at the clock so often.
+/// Interval at which a sleeping schedule checks the clock: a thread's sleep stands still while the machine is
+/// suspended.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
-/// Names have seconds.
+/// The shortest interval, because the names of backups have seconds.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Backups that are made again and again. Made by [`Store::backup_every`](crate::Store::backup_every).
@@ -92,7 +94,7 @@ impl Drop for BackupSchedule {
         self.stopped.store(true, Ordering::Release);
         self.readers.wake();
         if let Some(thread) = self.thread.take()
-            // A subscriber of its events, or `on_connect`, may run there.
+            // The drop may run on the schedule's own thread, in an event subscriber or in `on_connect`.
             && thread.thread().id() != thread::current().id()
         {
             let _ = thread.join();
@@ -138,7 +140,7 @@ fn usable(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What the thread does.
+/// The state of the schedule's thread.
 struct Runner {
     number: u64,
     source: Source,
@@ -160,7 +162,7 @@ impl Runner {
         self.source.telemetry.backups.forget(self.number);
     }
 
-    /// Whether it is still wanted by then.
+    /// Sleeps until `due`. Returns whether the schedule still runs.
     fn sleep_until(&self, due: Duration) -> bool {
         loop {
             if self.is_over() {
@@ -181,7 +183,7 @@ impl Runner {
 
     fn make(&self) {
         let history = &self.source.telemetry.backups;
-        // It may be the next that goes well.
+        // A panic does not end the schedule: the next backup may succeed.
         let made = caught(|| self.make_one()).unwrap_or_else(|| {
             Err(Error::Options {
                 option: "on_connect",
@@ -221,25 +223,25 @@ impl Runner {
     }
 }
 
-/// How long until the first. What was made before the process was started again counts: a service that is started daily
-/// and makes a backup a day makes one a day, and not none.
+/// The time until the first backup. Backups made before a restart of the process count: a service that restarts every
+/// day and makes a backup a day makes one a day, and not none.
 fn first(newest: Option<u64>, now: u64, interval: Duration) -> Duration {
     // The clock may have been set back since.
     let age = newest.map(|newest| Duration::from_secs(now.saturating_sub(newest)));
     age.map_or(Duration::ZERO, |age| interval.saturating_sub(age))
 }
 
-/// The next time after now. Those that were missed, since the machine slept or a backup took long, are not made up for.
+/// The next time after now. Backups missed during suspension, or during a long backup, are skipped.
 fn next(due: Duration, interval: Duration, now: Duration) -> Duration {
     let missed = now.saturating_sub(due).as_nanos() / interval.as_nanos();
     let missed = u32::try_from(missed).unwrap_or(u32::MAX);
     due.saturating_add(interval.saturating_mul(missed.saturating_add(1)))
 }
 
-/// Backups of one database in one folder, `STEM.TIME`.
+/// The backups of one database in one folder, named `STEM.TIME`.
 struct BackupSeries {
     folder: PathBuf,
-    /// With its dot.
+    /// The stem, with its dot.
     prefix: OsString,
 }
 
@@ -251,7 +253,7 @@ impl BackupSeries {
         }
     }
 
-    /// A name that nobody has, not even another schedule of the same second.
+    /// An unused name, even if another schedule made a backup in the same second.
     fn next(&self, mut seconds: u64) -> PathBuf {
         loop {
             let path = self.folder.join(with(&self.prefix, &stamp::of(seconds)));
@@ -262,7 +264,7 @@ impl BackupSeries {
         }
     }
 
-    /// When each was made, and where it is, the oldest first.
+    /// The time and path of each backup, the oldest first.
     fn all(&self) -> Vec<(u64, PathBuf)> {
         let Ok(entries) = fs::read_dir(&self.folder) else {
             return Vec::new();
@@ -282,7 +284,7 @@ impl BackupSeries {
         self.all().last().map(|(seconds, _)| *seconds)
     }
 
-    /// Removes all but the newest. The one that was just made stays, also if the clock was set back.
+    /// Removes all but the newest. The new backup stays even if the clock was set back.
     fn keep_newest(&self, keep: usize, made: &Path) {
         let mut others = self.all();
         others.retain(|(_, path)| path != made);
@@ -313,7 +315,7 @@ mod tests {
         assert_eq!(first(Some(10_000), 11_000, HOUR), Duration::from_secs(2600));
         assert_eq!(first(Some(10_000), 13_600, HOUR), Duration::ZERO);
         assert_eq!(first(Some(10_000), 99_000, HOUR), Duration::ZERO);
-        // From the future.
+        // The newest backup is from the future.
         assert_eq!(first(Some(10_000), 5000, HOUR), HOUR);
     }
 
@@ -322,7 +324,7 @@ mod tests {
         let at = |hours: f64| HOUR.mul_f64(hours);
         assert_eq!(next(at(1.0), HOUR, at(1.0)), at(2.0));
         assert_eq!(next(at(1.0), HOUR, at(1.5)), at(2.0));
-        // Asleep for the night.
+        // The machine was suspended for the night.
         assert_eq!(next(at(1.0), HOUR, at(9.25)), at(10.0));
         assert_eq!(next(at(1.0), HOUR, at(9.0)), at(10.0));
         assert_eq!(next(at(1.0), Duration::MAX, at(9.0)), Duration::MAX);

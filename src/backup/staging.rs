@@ -1,9 +1,10 @@
-//! Where a copy goes: a folder beside the target that only its owner may enter, until it is whole; then the target's name.
+//! The place of an unfinished copy: a folder beside the target that only its owner can enter. A whole copy then takes
+//! the target's name.
 //!
-//! So under that name there is a whole copy or what there was before, whenever the process is killed. The folder of a run
-//! that was killed stays behind. Each run holds a lock on its folder (`flock(2)`, which the kernel lets go of when a
-//! process ends), so the next one tells those that nobody holds, and removes them. The lock is on the folder and not on
-//! the copy, since on some systems it would meet SQLite's own.
+//! So the target's name means a whole copy or the previous file, even if the process is killed. A killed run leaves its
+//! folder behind. Each run holds a lock on its folder (`flock(2)`, which the kernel releases when a process ends), so
+//! the next run recognizes the folders without a lock holder and removes them. The lock is on the folder and not on the
+//! copy, because on some systems it would conflict with SQLite's own locks.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -21,23 +22,23 @@ use crate::connection::file::FileId;
 use crate::connection::open_files;
 use crate::telemetry::event::event;
 
-/// What the names of unfinished copies' folders begin with.
+/// The prefix of the folders of unfinished copies.
 const UNFINISHED: &str = ".larder-backup-";
 
-/// What SQLite keeps beside a database.
+/// The suffixes of the files that SQLite keeps beside a database.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// Where a copy is to be.
+/// The target of a copy.
 pub(super) struct Staging {
-    /// Without symbolic links but perhaps in its last part.
+    /// An absolute path. Only its last component may be a symbolic link.
     pub(super) path: PathBuf,
     pub(super) folder: PathBuf,
-    /// Whether it may take the place of a file.
+    /// Whether the copy may replace a file.
     overwrite: bool,
 }
 
 impl Staging {
-    /// Looks whether a copy may go there.
+    /// Checks that a copy may be put at `path`.
     pub(super) fn new(path: &Path, overwrite: bool) -> Result<Self> {
         let bytes = path.as_os_str().as_encoded_bytes();
         let named = !bytes.ends_with(b"/") && !bytes.contains(&0);
@@ -50,7 +51,7 @@ impl Staging {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        // SQLite would refuse a symbolic link on the way there, and could take a relative path for a URI.
+        // SQLite would refuse a symbolic link in the path, and could parse a relative path as a URI.
         let folder = folder
             .canonicalize()
             .map_err(|error| Failure::of("its folder cannot be used; create it first", error))?;
@@ -86,7 +87,7 @@ impl Staging {
             }
             Ok(there) => self.may_replace(&there)?,
         }
-        // It would be taken for that of the copy, and be played into it.
+        // SQLite would treat such a file as the copy's own, and recover the copy from it.
         if let Some(left) = BESIDE.iter().find(|ending| exists(&with(name, ending))) {
             let left = with(name, left).display().to_string();
             return Err(Failure::found(
@@ -113,7 +114,7 @@ impl Staging {
         Err(Failure::new(problem))
     }
 
-    /// Makes room for the copy beside it.
+    /// Creates the folder for the copy beside the target.
     pub(super) fn begin(&self) -> Result<Unfinished> {
         let unfinished = Unfinished::new(&self.folder).map_err(|error| {
             Failure::of(
@@ -125,9 +126,9 @@ impl Staging {
         Ok(unfinished)
     }
 
-    /// Makes the copy last, then gives it its name.
+    /// Syncs the copy, then gives it its name.
     pub(super) fn finish(&self, copy: Copy) -> Result<()> {
-        // What a connection could not write or remove at its end.
+        // Files that a connection could not write or remove at its close.
         if BESIDE.iter().any(|ending| exists(&with(copy.path.as_os_str(), ending))) {
             return Err(Failure::new(
                 "SQLite has left a log or a journal beside the copy: try again",
@@ -135,9 +136,10 @@ impl Staging {
         }
         copy.sync()?;
         let Copy { path, file } = copy;
-        // Once it has its name, others may open it, and a close would drop the locks of a connection in this process.
+        // Closed first: once the copy has its name, other code may open it, and a close would then drop the locks of a
+        // connection in this process.
         drop(file);
-        // Somebody may have come meanwhile.
+        // A file may have appeared since the last check.
         self.check()?;
         let renamed = if self.overwrite {
             fs::rename(&path, &self.path)
@@ -162,7 +164,7 @@ impl Staging {
 fn is_beside_a_file(name: &OsStr, ending: &str) -> bool {
     let bytes = name.as_encoded_bytes();
     let base = bytes.strip_suffix(ending.as_bytes());
-    // The ending is ASCII, so what is before it is whole.
+    // The suffix is ASCII, so the rest is a whole name.
     base.is_some_and(|base| exists(std::os::unix::ffi::OsStrExt::from_bytes(base)))
 }
 
@@ -176,7 +178,7 @@ pub(super) fn with(stem: &OsStr, ending: &str) -> OsString {
     name
 }
 
-/// Renames, but never over another file.
+/// Renames a file, but never over another one.
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -192,22 +194,22 @@ fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     link(from, to)
 }
 
-/// A second name, which fails if there is one already. The first goes with its folder.
+/// Adds a second name, which fails if that name exists. The first name is deleted with its folder.
 fn link(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to)
 }
 
-/// A folder for unfinished copies, which goes with all that is in it.
+/// A folder for unfinished copies. Dropping this deletes it with its contents.
 pub(super) struct Unfinished {
     path: PathBuf,
     /// Locked, where the file system has locks.
     folder: File,
 }
 
-/// A copy that has no name of its own yet.
+/// A copy that does not have its final name yet.
 pub(super) struct Copy {
     pub(super) path: PathBuf,
-    /// It was open before anything was written, so that it hears of every write that failed.
+    /// Opened before anything was written, so that its sync reports every failed write.
     file: File,
 }
 
@@ -236,7 +238,7 @@ impl Unfinished {
             });
             match opened {
                 Ok(Some(folder)) => return Ok(Self { path, folder }),
-                // Another run has taken it for a leftover before it was locked.
+                // Another run took the folder for a leftover before it was locked.
                 Ok(None) => continue,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
@@ -247,14 +249,14 @@ impl Unfinished {
         }
     }
 
-    /// Creates a file in it that only its owner may read.
+    /// Creates a file in the folder that only its owner can read.
     pub(super) fn create(&self, name: &str) -> Result<Copy> {
         let path = self.path.join(name);
         let file = create(&path)?;
         Ok(Copy { path, file })
     }
 
-    /// Removes what runs that were killed have left in the folder.
+    /// Removes the folders that killed runs left behind.
     fn remove_leftovers(&self, beside: &Path) {
         let Ok(entries) = fs::read_dir(beside) else { return };
         for entry in entries.flatten() {
@@ -267,7 +269,8 @@ impl Unfinished {
 
     fn remove_if_left(&self, path: &Path) {
         let Ok(folder) = open_folder(path) else { return };
-        // Where there are no locks, nobody knows. In a folder that everybody may write to it may be anybody's.
+        // Without locks, the state of a folder is unknown. In a folder that everyone can write to, the leftover may
+        // belong to another user.
         let is_there = lock(&folder) == Lock::Taken && is_at(&folder, path).unwrap_or(false);
         if !is_there || owner(&folder) != owner(&self.folder) {
             return;
@@ -302,7 +305,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Creates a file that only its owner may read.
+/// Creates a file that only its owner can read.
 pub(super) fn create(path: &Path) -> Result<File> {
     OpenOptions::new()
         .write(true)
@@ -325,9 +328,9 @@ fn open_folder(path: &Path) -> io::Result<File> {
 #[derive(PartialEq)]
 enum Lock {
     Taken,
-    /// By somebody else.
+    /// Another process or run holds it.
     Held,
-    /// The file system has none.
+    /// The file system has no such locks.
     None,
 }
 
@@ -339,7 +342,7 @@ fn lock(folder: &File) -> Lock {
     }
 }
 
-/// Whether it is still what has that name.
+/// Whether `path` still names this folder.
 fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
     Ok(FileId::of(&folder.metadata()?) == FileId::of(&fs::symlink_metadata(path)?))
 }
@@ -352,7 +355,7 @@ fn owner(folder: &File) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// Somebody has come between the look and the name.
+    /// A file that appears between the check and the rename.
     #[test]
     fn existing_file_keeps_its_name() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,11 +1,11 @@
-//! The time in a backup's name: `20260401T120000Z`, which is UTC, and sorts as it passes.
+//! The time in a backup's name, such as `20260401T120000Z`: in UTC, and in an order that sorts by time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAY: u64 = 86_400;
 const LENGTH: usize = "20260401T120000Z".len();
 
-/// Seconds since 1970, by the time of day.
+/// Seconds since 1970, by the system clock.
 pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
@@ -18,17 +18,17 @@ pub(super) fn of(seconds: u64) -> String {
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{:02}Z", second % 60)
 }
 
-/// The seconds of a stamp, and nothing but a stamp.
+/// Parses a stamp into seconds since 1970; anything else is `None`.
 pub(super) fn seconds(stamp: &[u8]) -> Option<u64> {
     let stamp = std::str::from_utf8(stamp).ok().filter(|stamp| stamp.len() == LENGTH)?;
     let number = |from: usize, to: usize| stamp.get(from..to)?.parse::<u64>().ok();
     let days = days(number(0, 4)?, number(4, 6)?, number(6, 8)?)?;
     let seconds = days * DAY + number(9, 11)? * 3600 + number(11, 13)? * 60 + number(13, 15)?;
-    // Whatever is no digit, no month or no hour does not come back.
+    // A stamp with a non-digit or a wrong month or hour does not survive the round trip.
     (of(seconds) == stamp).then_some(seconds)
 }
 
-/// Years begin in March here, so that a leap day is their last, and eras of 400 years are all alike.
+/// Years start in March here, so a leap day is the last day of its year, and all eras of 400 years are equal.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -40,7 +40,7 @@ fn date(days: u64) -> (u64, u64, u64) {
     (year, if month < 10 { month + 3 } else { month - 9 }, day)
 }
 
-/// Since 1970.
+/// Days since 1970.
 fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     let year = year.checked_sub(u64::from(month <= 2))?;
     let (era, year_of_era) = (year / 400, year % 400);

@@ -1,4 +1,4 @@
-//! The records of other tools, which are taken over once: as long as there is none of larder's or Dbmate's.
+//! Adopts the records of other tools, once: while the database has no record of larder or Dbmate.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use crate::error::{MigrationError, Result};
 
 pub(crate) const GOOSE: &str = "goose_db_version";
 
-/// What another tool says was applied, if it is to be taken over and has not been yet.
+/// The applied migrations in another tool's record, if it is to be adopted and was not yet.
 #[derive(Debug, Default)]
 pub(crate) struct Adoption {
-    /// Version, and when it was applied if that is known.
+    /// Each version, with the time of its application if known.
     pub(crate) versions: BTreeMap<u64, Option<String>>,
 }
 
@@ -22,7 +22,7 @@ impl Adoption {
     ///
     /// # Errors
     ///
-    /// [`MigrationError::NotAdopted`] if another tool has migrated the database and nobody has said what to do.
+    /// [`MigrationError::NotAdopted`] if another tool has migrated the database and `Migrations::adopt` was not called.
     pub(crate) fn find(conn: &Connection, set: &Migrations, record: &Record) -> Result<Option<Self>> {
         if record.begun {
             return Ok(None);
@@ -52,11 +52,11 @@ impl Adoption {
         Ok((!versions.is_empty()).then_some(Self { versions }))
     }
 
-    /// Enters it in the record.
+    /// Enters the adopted versions in larder's record.
     pub(crate) fn enter(&self, conn: &Connection, set: &Migrations) -> Result<()> {
         create(conn)?;
         for (version, applied_at) in &self.versions {
-            // As Dbmate would write it, if there is a file.
+            // The digits of the file name, as Dbmate would write them, if there is a file.
             let migration = set.find(*version);
             let recorded = migration.map_or_else(|| version.to_string(), |migration| migration.digits.clone());
             conn.execute("INSERT INTO main.schema_migrations(version) VALUES (?1)", [&recorded])?;
@@ -67,7 +67,7 @@ impl Adoption {
         Ok(())
     }
 
-    /// The record as it will be.
+    /// The record after the adoption.
     pub(crate) fn as_applied(&self) -> BTreeMap<u64, Applied> {
         let entry = |(version, applied_at): (&u64, &Option<String>)| {
             let details = Details {
@@ -87,8 +87,8 @@ impl Adoption {
     }
 }
 
-/// Goose adds a row for each step, up or down, and takes the last one of a version for what holds; newer ones delete
-/// the row instead. The version 0 stands for the table itself.
+/// Goose adds a row for each step, up or down, and the last row of a version is the valid one; newer releases delete
+/// the row instead. Version 0 stands for the table itself.
 fn goose(conn: &Connection) -> rusqlite::Result<BTreeMap<u64, Option<String>>> {
     let mut versions = BTreeMap::new();
     let Some(columns) = columns(conn, GOOSE)? else {
@@ -116,7 +116,7 @@ fn goose(conn: &Connection) -> rusqlite::Result<BTreeMap<u64, Option<String>>> {
     Ok(versions)
 }
 
-/// Every version of the set up to this one, which must be one of them.
+/// All versions of the set up to this one, which must be in the set.
 fn up_to(set: &Migrations, user_version: i64) -> Result<BTreeMap<u64, Option<String>>> {
     let last = match u64::try_from(user_version) {
         Ok(0) => return Ok(BTreeMap::new()),

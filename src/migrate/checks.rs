@@ -1,10 +1,10 @@
-//! What is looked at after a migration: foreign keys, and tables that are not STRICT.
+//! Checks after a migration: foreign keys, and tables that are not STRICT.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 
-/// The tables that are not STRICT, to be told. The record is exempt: Dbmate makes it so.
+/// The tables that are not STRICT. The record is exempt, because Dbmate creates it that way.
 pub(crate) fn tables_not_strict(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = conn.prepare(
         "SELECT name FROM pragma_table_list
@@ -21,13 +21,13 @@ pub(crate) fn tables_not_strict(conn: &Connection) -> rusqlite::Result<Vec<Strin
 /// Rows whose foreign key points nowhere.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Dangling {
-    /// The first few: table, rowid, and the table that it points to.
+    /// The first few: table, rowid, and the parent table.
     pub(crate) first: Vec<String>,
     pub(crate) total: u64,
 }
 
 impl Dangling {
-    /// Looks at every table that refers to another, but for those that could not be checked before either.
+    /// Checks every table with a foreign key, except those that could not be checked before either.
     pub(crate) fn read(conn: &Connection, now: &References, before: &References) -> rusqlite::Result<Self> {
         const MAX_REPORTED: usize = 5;
         let (mut first, mut total) = (Vec::new(), 0);
@@ -51,13 +51,13 @@ fn check(table: &str) -> String {
     format!("PRAGMA main.foreign_key_check(\"{}\")", table.replace('"', "\"\""))
 }
 
-/// Which table refers to which by a foreign key.
+/// The foreign keys between tables.
 #[derive(Debug, Default)]
 pub(crate) struct References {
-    /// Child, parent, and whether the parent is there.
+    /// Child and parent, and whether the parent exists.
     all: BTreeMap<(String, String), bool>,
-    /// Children whose parent has no unique index to refer to. SQLite gives an error for them, "foreign key mismatch",
-    /// instead of checking their rows.
+    /// Children whose parent has no unique index to refer to. SQLite returns an error for them, "foreign key mismatch",
+    /// and does not check their rows.
     mismatched: BTreeSet<String>,
 }
 
@@ -75,7 +75,7 @@ impl References {
             all: all.collect::<rusqlite::Result<_>>()?,
             mismatched: BTreeSet::new(),
         };
-        // The error comes as the statement is prepared, before any row is looked at.
+        // SQLite returns the error when the statement is prepared, before it reads any row.
         let mismatched = references
             .children()
             .filter(|table| conn.prepare(&check(table)).is_err());
@@ -88,9 +88,10 @@ impl References {
         children.into_iter()
     }
 
-    /// Tables whose reference was turned from one that was there to one that is not: `ALTER TABLE p RENAME TO p_old`
-    /// takes the children of `p` along, and `DROP TABLE p_old` then leaves them without a parent. With no rows in them
-    /// `foreign_key_check` finds nothing. (A parent that is dropped itself, or made later, is another matter.)
+    /// Tables whose reference changed from an existing table to a missing one: `ALTER TABLE p RENAME TO p_old` updates
+    /// the references of the children of `p`, and `DROP TABLE p_old` then leaves them without a parent. If they have no
+    /// rows, `foreign_key_check` finds nothing. (A parent that was dropped directly, or is created later, is a
+    /// different case.)
     pub(crate) fn turned_since(&self, before: &Self) -> Vec<String> {
         let lost = |child: &str| {
             let lost = |((table, parent), there): (&(String, String), &bool)| {

@@ -1,4 +1,4 @@
-//! Every pending migration on a copy, which is thrown away.
+//! Applies every pending migration to a copy, which is then deleted.
 
 use std::path::Path;
 
@@ -21,14 +21,14 @@ pub enum DryRun {
     Backup,
 }
 
-/// A table, index, view or trigger of the database, or a row of the record.
+/// The statements that recreate a database's schema and its migration records.
 pub(super) struct SchemaCopy {
     statements: Vec<String>,
 }
 
 impl SchemaCopy {
     pub(super) fn read(conn: &Connection) -> Result<Self> {
-        // A virtual table makes its shadow tables itself. SQLite makes its own tables itself.
+        // A virtual table creates its shadow tables, and SQLite its internal tables.
         let sql = "SELECT sql FROM sqlite_schema
              WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
                AND NOT (type = 'table' AND name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow'))
@@ -47,7 +47,8 @@ impl SchemaCopy {
     }
 
     pub(super) fn write(&self, conn: &Connection) -> Result<()> {
-        // A schema may be older than the rule that "x" is not a string. It is read as it is, so it is written so, too.
+        // A schema may predate the rule that "x" is not a string. SQLite reads such a schema as it is, so it is written
+        // the same way.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
         let written = self
             .statements
@@ -58,7 +59,7 @@ impl SchemaCopy {
     }
 }
 
-/// The rows of a table as statements that insert them.
+/// The rows of a table, as INSERT statements.
 fn rows(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
     let columns = strings(conn, &format!("SELECT name FROM pragma_table_info('{table}', 'main')"))?;
     let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
@@ -75,7 +76,7 @@ fn strings(conn: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
     strings.collect()
 }
 
-/// Copies what the connection sees into a new file.
+/// Copies the connection's snapshot into a new file.
 pub(super) fn copy(conn: &Connection, options: &crate::options::Settings, to: &Path) -> Result<()> {
     backup::copy(conn, options, to).map_err(|failure| Error::Open {
         path: to.into(),

@@ -1,16 +1,16 @@
-//! The markers inside a file: Dbmate's and Goose's, and what may be meant as one.
+//! The markers of Dbmate and Goose inside a file, and comments that may be meant as markers.
 //!
-//! A way up in which something looks like a marker that was not understood (another tool's, or one with a slip in it) is
-//! refused: to run all of it would run the way down right after the way up.
+//! A way up with an unrecognized marker in it (another tool's, or a misspelled one) is refused: running all of it would
+//! run the way down right after the way up.
 
 use super::parse::{File, Result};
 use super::script::{Script, skip_blank};
 use crate::error::MigrationError;
 
-/// Words that tools put at the head of the way down.
+/// Words that tools put at the start of the way down.
 const DOWN: [&str; 4] = ["down", "downs", "undo", "rollback"];
 
-/// Words that they put before it.
+/// Words that tools put before those.
 const TOOLS: [&str; 8] = [
     "migrate",
     "migration",
@@ -22,7 +22,7 @@ const TOOLS: [&str; 8] = [
     "tern",
 ];
 
-/// The two parts of a file.
+/// The two directions in a file.
 pub(super) struct Sections {
     pub(super) up: Script,
     pub(super) down: Option<Script>,
@@ -60,7 +60,7 @@ pub(super) fn marker(text: &str) -> Option<Tool> {
     })
 }
 
-/// Refuses a way up with a comment in it that may be meant to end it.
+/// Refuses a way up with a comment that may be meant to end it.
 pub(super) fn refuse_lost_markers(up: &Script) -> Result<()> {
     let Some((line, comment)) = up.comments().find(|(_, comment)| may_be_marker(comment)) else {
         return Ok(());
@@ -106,7 +106,7 @@ fn may_be_marker(comment: &str) -> bool {
     option || below || begins
 }
 
-/// A part of a file that grows line by line.
+/// A section of a file, which grows line by line.
 struct Section {
     line: usize,
     sql: String,
@@ -131,7 +131,7 @@ impl Section {
     }
 }
 
-/// What comes before the first marker may only be comments.
+/// Only comments may precede the first marker.
 fn refuse_sql_before(file: &File, preamble: &str, marker: &str) -> Result<()> {
     let blank = skip_blank(preamble);
     if blank == preamble.len() {
@@ -206,7 +206,7 @@ fn transaction<'o>(options: impl Iterator<Item = &'o str>) -> Result<bool, Strin
     Ok(transaction)
 }
 
-/// SQLite knows by itself where a statement ends, so `StatementBegin` and `StatementEnd` are only checked.
+/// SQLite finds the end of a statement itself, so `StatementBegin` and `StatementEnd` are only checked.
 fn goose(file: &File) -> Result<Sections> {
     let (mut up, mut down): (Option<Section>, Option<Section>) = (None, None);
     let mut transaction = true;
@@ -291,7 +291,7 @@ fn goose(file: &File) -> Result<Sections> {
     })
 }
 
-/// An annotation inside a section stays in it, as the comment that it is, so that line numbers stay right.
+/// Keeps an annotation in its section as a comment, so that line numbers stay right.
 fn keep_lines(line: &str, up: &mut Option<Section>, down: &mut Option<Section>) {
     if let Some(section) = down.as_mut().or(up.as_mut()) {
         section.push(line);

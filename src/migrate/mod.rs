@@ -1,22 +1,22 @@
-//! Migrations: a set of them, what a database has had of it, and the way from one to the other.
+//! Migrations: a set of them, the record of the applied ones, and the steps between the two.
 //!
 //! ```text
 //! Migrations        the set, from a list, files or a folder          parse.rs, markers.rs
-//!   | plan          what is next, and what must not be               plan.rs
+//!   | plan          the next step, and the refusals                  plan.rs
 //!   v
-//! one job a step    on the writer, alone, under SQLite's write lock  step.rs, script.rs, checks.rs
+//! one job a step    exclusive, under SQLite's write lock             step.rs, script.rs, checks.rs
 //!   |
 //!   v
 //! the record        schema_migrations, larder_migrations             record.rs, adopt.rs
 //! ```
 //!
-//! Each step is a transaction of its own, which reads the record, makes one migration and enters it. So a step is made
-//! by one process, once, whoever else is at it; whoever waited for the lock finds the step made and goes on to the next.
-//! A kill leaves a database between two steps. Where there is nothing to do, no lock is taken for it (that a store takes
-//! the write lock for a moment as it opens has other reasons: `connection/mod.rs`).
+//! Each step is its own transaction, which reads the record, runs one migration and records it. So exactly one process
+//! runs a step, even if several migrate at once; a process that waited for the lock finds the step recorded and
+//! continues with the next. A kill leaves a database between two steps. If there is nothing to do, migrations take no
+//! lock (a store takes the write lock for a moment as it opens, for other reasons: `connection/mod.rs`).
 //!
-//! The thread that asks drives: it sends the writer one job after another ([`to`]), and other writes get their turn
-//! between them.
+//! The calling thread drives the migration: it sends the writer thread one job after another ([`to`]), and other writes
+//! run between them.
 
 mod adopt;
 mod checks;
@@ -52,7 +52,7 @@ use crate::write::Writer;
 #[cfg(doc)]
 use crate::{Options, Store};
 
-/// How often a process looks whether another has finished a migration that runs outside a transaction.
+/// Interval at which a process checks whether another has finished a migration outside a transaction.
 const UNFINISHED_POLL: Duration = Duration::from_millis(50);
 
 /// One change of the schema: a version, a name, the SQL of the way up, and perhaps that of the way down.
@@ -67,10 +67,10 @@ const UNFINISHED_POLL: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct Migration {
     version: u64,
-    /// The version as it is recorded: as its file's name has it.
+    /// The version as it is recorded: the digits of the file name.
     digits: String,
     name: Cow<'static, str>,
-    /// What errors call it.
+    /// The name of the migration in errors.
     file: String,
     up: Script,
     down: Option<Script>,
@@ -111,7 +111,7 @@ impl Migration {
         self
     }
 
-    /// Of the way up, which is what was applied.
+    /// The checksum of the way up, which is what was applied.
     fn checksum(&self) -> &str {
         self.checksum.get_or_init(|| self.up.checksum())
     }
@@ -174,7 +174,7 @@ pub enum Adopt {
 #[derive(Clone, Debug)]
 pub struct Migrations {
     list: Arc<[Migration]>,
-    /// Where they come from, for an error.
+    /// The source of the list, for errors.
     origin: String,
     allow_gaps: bool,
     at_open: bool,
@@ -244,7 +244,7 @@ impl Migrations {
         }
         let read = |path: &PathBuf| fs::read(path).map_err(|source| unreadable(path, source));
         let contents = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        // Errors name a file as it stands in the folder.
+        // Errors name a file relative to the folder.
         let names = files.iter().map(|file| file.strip_prefix(folder).unwrap_or(file));
         let list = parse::files(names.zip(contents.iter().map(Vec::as_slice)))?;
         Ok(Self::sorted(list, format!("the folder {}", folder.display())))
@@ -381,7 +381,7 @@ pub struct MigrationStep {
     pub duration: Duration,
 }
 
-/// What has been applied and what not.
+/// The applied and the pending migrations.
 pub(crate) fn status(conn: &Connection, set: &Migrations) -> Result<MigrationStatus> {
     let mut record = Record::read(conn)?;
     if let Some(adoption) = Adoption::find(conn, set, &record)? {
@@ -407,7 +407,7 @@ pub(crate) fn status(conn: &Connection, set: &Migrations) -> Result<MigrationSta
     })
 }
 
-/// Whether there is anything to do, seen without a lock.
+/// Whether there is anything to do, without taking a lock.
 fn anything_to_do(conn: &Connection, set: &Migrations, target: Target) -> Result<bool> {
     let record = Record::read(conn)?;
     if Adoption::find(conn, set, &record)?.is_some() {
@@ -417,17 +417,17 @@ fn anything_to_do(conn: &Connection, set: &Migrations, target: Target) -> Result
     Ok(next.is_some() || record.unfinished(set).is_some() || record.without_details(set).next().is_some())
 }
 
-/// Goes to the newest version.
+/// Migrates to the newest version.
 pub(crate) fn to_newest(engine: &Engine, set: &Migrations) -> Result<MigrationReport> {
     to(engine, set, Target::Newest)
 }
 
-/// Goes to a version, up or down.
+/// Migrates to a version, up or down.
 pub(crate) fn to_version(engine: &Engine, set: &Migrations, version: u64) -> Result<MigrationReport> {
     to(engine, set, Target::Version(version))
 }
 
-/// What such a read is called in statistics.
+/// The options of larder's own reads: their label in statistics.
 fn own_read() -> ReadOptions {
     ReadOptions::new().label("larder: migrate")
 }
@@ -452,7 +452,7 @@ fn to(engine: &Engine, set: &Migrations, target: Target) -> Result<MigrationRepo
     ended.map(|()| report)
 }
 
-/// Makes step after step until there is none left.
+/// Makes one step after another until none is left.
 fn drive(
     engine: &Engine,
     set: &Migrations,
@@ -497,7 +497,7 @@ fn drive(
     }
 }
 
-/// Every pending migration on a copy.
+/// Applies every pending migration to a copy.
 pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<MigrationReport> {
     let folder = match on {
         DryRun::Schema => TempFolder::new()?,
@@ -508,7 +508,7 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
     set.backup = None;
     let mut options = engine.options.clone();
     options.readers = 1;
-    // Nobody else has the copy.
+    // No other process has the copy.
     options.migration_timeout = Duration::from_millis(1);
     let patience = options.busy_timeout;
     let copy = match on {

@@ -1,4 +1,4 @@
-//! The files in which people keep migrations, and how they become [`Migration`]s.
+//! The formats of migration files, and their translation to [`Migration`]s.
 //!
 //! | format | a file's name | inside |
 //! |---|---|---|
@@ -18,7 +18,7 @@ use crate::error::MigrationError;
 
 pub(super) type Result<T, E = MigrationError> = std::result::Result<T, E>;
 
-/// Makes migrations of files, in no order. Files that are not SQL are passed over.
+/// Builds migrations from files, in no particular order. Files that are not SQL are skipped.
 pub(super) fn files<'f>(files: impl Iterator<Item = (&'f Path, &'f [u8])>) -> Result<Vec<Migration>> {
     let mut parts: BTreeMap<Key, Parts> = BTreeMap::new();
     for (path, contents) in files {
@@ -45,7 +45,7 @@ pub(super) fn files<'f>(files: impl Iterator<Item = (&'f Path, &'f [u8])>) -> Re
     parts.into_iter().map(|(key, parts)| migration(key, parts)).collect()
 }
 
-/// Whether the file is worth reading: it is SQL, or what Goose would run of it.
+/// Whether to read the file: it is SQL, or a Goose migration in Go.
 pub(super) fn may_be_one(path: &Path) -> bool {
     let hidden = path
         .file_name()
@@ -54,7 +54,7 @@ pub(super) fn may_be_one(path: &Path) -> bool {
     !hidden && (extension.eq_ignore_ascii_case("sql") || extension.eq_ignore_ascii_case("go"))
 }
 
-/// What the two files of one migration have in common: the digits and the rest of the name.
+/// The common part of the two files of one migration: the digits and the rest of the name.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     digits: String,
@@ -67,7 +67,7 @@ struct Parts {
     down: Option<File>,
 }
 
-/// One that is a migration, or a part of one.
+/// A file that is a migration, or one direction of it.
 pub(super) struct File {
     pub(super) file: String,
     version: u64,
@@ -87,7 +87,7 @@ struct Name {
 }
 
 impl Name {
-    /// `None` if the file is no migration and does not look as if it were meant to be one.
+    /// `None` if the file is no migration and does not look like one.
     fn read(path: &Path) -> Result<Option<Self>> {
         if !may_be_one(path) {
             return Ok(None);
@@ -158,7 +158,7 @@ fn text(file: &str, contents: &[u8]) -> Result<String> {
     match str::from_utf8(contents) {
         Ok(text) => match text.find('\0') {
             Some(at) => refuse(Some(line_of(at)), "it has a NUL byte in it: save it as text, in UTF-8"),
-            // Windows' editors begin UTF-8 with a mark that SQLite takes for a name.
+            // Windows editors begin UTF-8 files with a byte order mark, which SQLite would parse as a name.
             None => Ok(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned()),
         },
         Err(error) => refuse(Some(line_of(error.valid_up_to())), "it is not UTF-8: save it as UTF-8"),
@@ -201,7 +201,7 @@ fn migration(key: Key, parts: Parts) -> Result<Migration> {
         name: key.name.into(),
         file: up.file,
         up: sections.up,
-        // What does nothing is not a way down: the record would say that the migration was undone.
+        // A script without statements is not a way down: the record would show the migration as undone.
         down: sections.down.filter(|down| !down.is_blank()),
         checksum: OnceLock::new(),
     };

@@ -1,4 +1,4 @@
-//! What is to be done next, from the set and from what was applied. Nothing here reads or writes.
+//! Plans the next step from the set and the applied migrations. Nothing here reads or writes the database.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,19 @@ use super::script::Script;
 use super::{Direction, Migration, Migrations, markers};
 use crate::error::MigrationError;
 
-/// Versions below this are taken for numbers one after another; from the first of January 1900 on they are dates.
+/// Versions below this are consecutive numbers; from here on (the first of January 1900) they are dates.
 const DATES: u64 = 19_000_101;
 
-/// Where to go.
+/// The version to migrate to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Target {
-    /// To the newest version of the set.
+    /// The newest version of the set.
     Newest,
-    /// To this version, up or down; 0 is an empty database.
+    /// This version, up or down; 0 is an empty database.
     Version(u64),
 }
 
-/// One step on the way.
+/// One step towards the target.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step<'m> {
     Up(&'m Migration),
@@ -49,14 +49,14 @@ impl<'m> Step<'m> {
 }
 
 impl Migration {
-    /// What can be said of it alone.
+    /// Checks a migration on its own.
     pub(super) fn validate(&self) -> Result<(), MigrationError> {
         let problem = if self.version == 0 {
             "versions begin at 1: 0 stands for an empty database".to_owned()
         } else if self.version > i64::MAX as u64 {
             format!("its version is too large: at most {}", i64::MAX)
         } else if self.up.is_blank() {
-            // Filled in later, it would not be what was applied.
+            // A statement added later would differ from the applied migration.
             "there is no statement in its way up: write it, or SELECT 1 if it is to do nothing".to_owned()
         } else if self.up.text().contains('\0') {
             "there is a NUL in its SQL, which would end there: take it out".to_owned()
@@ -72,7 +72,7 @@ impl Migration {
 }
 
 impl Migrations {
-    /// What can be said of the set alone.
+    /// Checks the set on its own.
     pub(crate) fn validate(&self) -> Result<(), MigrationError> {
         if self.list.is_empty() {
             return Err(MigrationError::Empty {
@@ -101,7 +101,7 @@ impl Migrations {
         self.list.iter().try_for_each(Migration::validate)
     }
 
-    /// The next step, or `None` if there is nothing to do.
+    /// The next step, or `None` if there is none.
     pub(crate) fn next(
         &self,
         applied: &BTreeMap<u64, Applied>,
@@ -117,7 +117,7 @@ impl Migrations {
                     .version
             }
         };
-        // All the way is looked at before the first step of it.
+        // All steps down are checked before the first one.
         let mut down = None;
         for (version, applied) in applied.iter().filter(|(version, _)| **version > highest) {
             match self.find(*version).filter(|migration| migration.down.is_some()) {
@@ -139,14 +139,14 @@ impl Migrations {
         Ok(pending.next().map(Step::Up))
     }
 
-    /// What was not applied yet.
+    /// The migrations that are not applied yet.
     pub(crate) fn pending(&self, applied: &BTreeMap<u64, Applied>) -> impl Iterator<Item = &Migration> {
         self.list
             .iter()
             .filter(|migration| !applied.contains_key(&migration.version))
     }
 
-    /// Whether what was applied is what the set has, and nothing else.
+    /// Checks that the applied migrations match the set.
     pub(crate) fn check(&self, applied: &BTreeMap<u64, Applied>) -> Result<(), MigrationError> {
         let newest = self.list.last().map_or(0, |migration| migration.version);
         if let Some((version, _)) = applied.last_key_value()

@@ -1,9 +1,9 @@
-//! What was applied: Dbmate's table `schema_migrations`, and beside it `larder_migrations`.
+//! The record of applied migrations: Dbmate's table `schema_migrations`, and beside it `larder_migrations`.
 //!
-//! `schema_migrations` is the one that counts, and is made as Dbmate makes it, so that both tools agree at any time.
-//! `larder_migrations` has what Dbmate does not keep: name, checksum, time, duration. A version that Dbmate applied
-//! is entered there when larder first sees it, as the files are then; a row whose version Dbmate has rolled back means
-//! nothing and is replaced.
+//! `schema_migrations` is authoritative, and is created as Dbmate creates it, so that both tools always agree.
+//! `larder_migrations` has the details that Dbmate does not keep: name, checksum, time, duration. A version that Dbmate
+//! applied gets its details when larder first sees it, from the files of that time; a row whose version Dbmate has
+//! rolled back is ignored and replaced.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const DETAIL_COLUMNS: [&str; 6] = ["version", "name", "checksum", "applied_at", 
 /// A version that was applied.
 #[derive(Clone, Debug)]
 pub(crate) struct Applied {
-    /// The version as it is written in the record.
+    /// The version as the record writes it.
     pub(crate) recorded: String,
     pub(crate) details: Option<Details>,
 }
@@ -28,14 +28,14 @@ pub(crate) struct Applied {
 #[derive(Clone, Debug)]
 pub(crate) struct Details {
     pub(crate) name: String,
-    /// `None` if nobody has looked yet.
+    /// `None` if it was never computed.
     pub(crate) checksum: Option<String>,
     pub(crate) applied_at: Option<String>,
     pub(crate) duration: Option<Duration>,
 }
 
 impl Applied {
-    /// What an error calls it whose file is not at hand.
+    /// The name of the migration in an error, if its file is not available.
     pub(crate) fn told(&self, version: u64) -> String {
         match &self.details {
             Some(details) if !details.name.is_empty() => format!("{version} ({})", details.name),
@@ -44,18 +44,18 @@ impl Applied {
     }
 }
 
-/// All that the database says of its migrations.
+/// The whole migration record of a database.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
-    /// There is a record, though perhaps nothing in it.
+    /// Whether a record exists, even an empty one.
     pub(super) begun: bool,
     pub(crate) applied: BTreeMap<u64, Applied>,
-    /// Versions, as they are recorded, of migrations that run outside a transaction and were begun, and where they went.
+    /// Migrations outside a transaction that began and did not end: the version as it is recorded, and the direction.
     unfinished: Vec<(String, Direction)>,
 }
 
 impl Record {
-    /// Reads it.
+    /// Reads the record.
     pub(crate) fn read(conn: &Connection) -> Result<Self> {
         let mut record = Self::default();
         let mut details = record.read_details(conn)?;
@@ -148,7 +148,7 @@ impl Record {
         Ok(all)
     }
 
-    /// Versions that were applied and have no details yet, of which the set knows them.
+    /// The versions of the set that were applied and have no details yet.
     pub(crate) fn without_details<'r>(&'r self, set: &'r Migrations) -> impl Iterator<Item = (&'r str, &'r Migration)> {
         self.applied
             .iter()
@@ -156,7 +156,7 @@ impl Record {
             .filter_map(|(version, applied)| Some((applied.recorded.as_str(), set.find(*version)?)))
     }
 
-    /// How the version of a migration is written in the record, or will be.
+    /// The version of a migration as the record writes it, or will write it.
     pub(crate) fn version_of<'r>(&'r self, migration: &'r Migration) -> &'r str {
         self.applied
             .get(&migration.version)
@@ -181,7 +181,7 @@ impl Record {
             .any(|(recorded, _)| recorded.parse() == Ok(version))
     }
 
-    /// A migration of the set that was begun outside a transaction.
+    /// The error for a migration of the set that began outside a transaction and did not end.
     pub(crate) fn unfinished(&self, set: &Migrations) -> Option<MigrationError> {
         self.unfinished.iter().find_map(|(recorded, direction)| {
             let migration = set.find(recorded.parse().ok()?)?;
@@ -194,7 +194,7 @@ impl Record {
     }
 }
 
-/// The columns of a table, or `None` if there is no such table.
+/// The columns of a table, or `None` if the table does not exist.
 pub(super) fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Option<Vec<String>>> {
     let mut statement = conn.prepare("SELECT name FROM pragma_table_info(?1, 'main')")?;
     let names = statement
@@ -203,7 +203,7 @@ pub(super) fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Option
     Ok((!names.is_empty()).then_some(names))
 }
 
-/// Makes both tables, if they are not there.
+/// Creates both tables, unless they exist.
 pub(crate) fn create(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
         "CREATE TABLE IF NOT EXISTS main.\"schema_migrations\" (version varchar(128) primary key);
@@ -218,8 +218,8 @@ pub(crate) fn create(conn: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Enters a migration that has just been made. Its duration is that of its SQL and its checks, without the COMMIT
-/// that carries the entry.
+/// Records a migration that was just applied. Its duration is that of its SQL and its checks, without the COMMIT that
+/// carries the record.
 pub(crate) fn enter(conn: &Connection, migration: &Migration, took: Duration) -> rusqlite::Result<()> {
     create(conn)?;
     conn.execute(
@@ -235,14 +235,14 @@ pub(crate) fn enter(conn: &Connection, migration: &Migration, took: Duration) ->
     Ok(())
 }
 
-/// Takes out a migration that has just been undone.
+/// Removes a migration that was just undone.
 pub(crate) fn remove(conn: &Connection, recorded: &str) -> rusqlite::Result<()> {
     conn.execute("DELETE FROM main.schema_migrations WHERE version = ?1", [recorded])?;
     conn.execute("DELETE FROM main.larder_migrations WHERE version = ?1", [recorded])?;
     Ok(())
 }
 
-/// Enters the details of a version that another tool has applied.
+/// Records the details of a version that another tool applied.
 pub(crate) fn note(
     conn: &Connection,
     recorded: &str,
@@ -256,7 +256,7 @@ pub(crate) fn note(
     Ok(())
 }
 
-/// Marks a migration that is about to run outside a transaction, with the direction in which it goes.
+/// Marks a migration that is about to run outside a transaction, with its direction.
 pub(crate) fn mark(
     conn: &Connection,
     version: &str,
@@ -272,7 +272,7 @@ pub(crate) fn mark(
     Ok(())
 }
 
-/// Takes the mark away again: the migration has done nothing.
+/// Removes the mark of a migration that changed nothing.
 pub(crate) fn unmark(conn: &Connection, version: &str, direction: Direction) -> rusqlite::Result<()> {
     let sql = match direction {
         Direction::Up => "DELETE FROM main.larder_migrations WHERE version = ?1",
@@ -281,7 +281,7 @@ pub(crate) fn unmark(conn: &Connection, version: &str, direction: Direction) -> 
     conn.execute(sql, [version]).map(drop)
 }
 
-/// How the mark is written.
+/// The value of the mark.
 fn unfinished(direction: Direction) -> i64 {
     match direction {
         Direction::Up => 1,

@@ -1,4 +1,4 @@
-//! The SQL of one direction of a migration, run statement by statement, so that an error can say where it is.
+//! The SQL of one direction of a migration, run statement by statement, so that an error can name its place.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::connection::authorizer::{Privilege, SqlGuard};
 use crate::connection::with_temporary_files;
 use crate::error::Error;
 
-/// How much of a statement's text stands in an error, in characters.
+/// The length of a statement's excerpt in an error, in characters.
 const EXCERPT: usize = 80;
 
 #[derive(Clone, Debug)]
@@ -18,26 +18,26 @@ pub(crate) struct Script {
     pub(crate) file: Cow<'static, str>,
     /// The line of the file at which the SQL begins, counted from 1.
     line: usize,
-    /// Ends with a NUL, without which SQLite would copy all the rest of the text for each statement: "there is a small
-    /// performance advantage to passing an nByte parameter that is the number of bytes in the input string including the
-    /// nul-terminator", <https://sqlite.org/c3ref/prepare.html>.
+    /// The SQL with a NUL at its end. Without it, SQLite would copy the rest of the text for each statement: "there is
+    /// a small performance advantage to passing an nByte parameter that is the number of bytes in the input string
+    /// including the nul-terminator", <https://sqlite.org/c3ref/prepare.html>.
     sql: String,
-    /// Whether it is run in a transaction.
+    /// Whether the script runs in a transaction.
     pub(crate) transaction: bool,
 }
 
-/// Where in a script something is.
+/// A place in a script.
 #[derive(Clone, Debug)]
 pub(crate) struct Spot {
     pub(crate) line: usize,
-    /// Which statement, counted from 1.
+    /// The number of the statement, counted from 1.
     pub(crate) number: usize,
     pub(crate) statement: String,
-    /// As SQLite sees it, so BEGIN and COMMIT only read, too.
+    /// Whether SQLite calls the statement read-only, as it does for BEGIN and COMMIT.
     pub(crate) only_reads: bool,
 }
 
-/// A statement that did not go well.
+/// A statement that failed.
 pub(crate) struct ScriptStop {
     pub(crate) spot: Spot,
     pub(crate) error: StopError,
@@ -45,7 +45,7 @@ pub(crate) struct ScriptStop {
 
 pub(crate) enum StopError {
     Sqlite(rusqlite::Error),
-    /// It has a parameter, and nobody is there to give it a value.
+    /// The statement has a parameter, and a migration has no values for parameters.
     Parameter,
     Other(Error),
 }
@@ -60,12 +60,12 @@ impl Script {
         }
     }
 
-    /// Its text.
+    /// The SQL, without the NUL.
     pub(crate) fn text(&self) -> &str {
         &self.sql[..self.sql.len() - 1]
     }
 
-    /// The lines of its comments, without their signs, numbered as in the file.
+    /// The lines of all comments, without the comment signs, numbered as in the file.
     pub(crate) fn comments(&self) -> impl Iterator<Item = (usize, &str)> {
         let text = self.text();
         comments(text).flat_map(move |(at, comment)| {
@@ -74,13 +74,13 @@ impl Script {
         })
     }
 
-    /// Whether there is no statement in it.
+    /// Whether the script has no statement.
     pub(crate) fn is_blank(&self) -> bool {
         skip_blank(self.text()) == self.text().len()
     }
 
-    /// SHA-256 of the SQL, in hexadecimal. How lines end, and white space at the very end, makes no difference: tools
-    /// and checkouts change it.
+    /// SHA-256 of the SQL, in hexadecimal. Line endings, and white space at the very end, make no difference, because
+    /// tools and checkouts change them.
     pub(crate) fn checksum(&self) -> String {
         let mut hasher = Sha256::new();
         for line in self.text().trim_end().lines() {
@@ -101,7 +101,7 @@ impl Script {
         }
     }
 
-    /// Runs every statement to its end, and calls `after` after each. Gives the spot after the last.
+    /// Runs every statement to its end, and calls `after` after each. Returns the spot after the last.
     pub(crate) fn run(
         &self,
         conn: &Connection,
@@ -133,7 +133,7 @@ impl Script {
     }
 }
 
-/// VACUUM attaches a database of no name, which nothing else may.
+/// VACUUM attaches a database without a name, which no other statement may.
 fn privilege_of(sql: &str, privilege: Privilege) -> Privilege {
     let is_vacuum = sql.get(..6).is_some_and(|word| word.eq_ignore_ascii_case("VACUUM"));
     match privilege {
@@ -149,7 +149,7 @@ impl Spot {
     }
 }
 
-/// Runs the statement that the text, which ends with a NUL, begins with, and says how long it is.
+/// Runs the first statement of the text, which ends with a NUL, and returns the statement's length.
 fn run_first(conn: &Connection, sql: &str, spot: &mut Spot) -> Result<usize, Box<ScriptStop>> {
     spot.statement = excerpt(sql.lines().next().unwrap_or_default());
     let prepared = Batch::new(conn, sql).next();
@@ -163,7 +163,7 @@ fn run_first(conn: &Connection, sql: &str, spot: &mut Spot) -> Result<usize, Box
     let Some(mut statement) = prepared else {
         return Ok(sql.len() - 1);
     };
-    // Without parameters there is nothing to expand: this is the text that SQLite took for the statement.
+    // Without parameters the expansion changes nothing: this is the text of the statement.
     if statement.parameter_count() > 0 {
         return Err(spot.stop(StopError::Parameter));
     }
@@ -182,7 +182,7 @@ fn run_first(conn: &Connection, sql: &str, spot: &mut Spot) -> Result<usize, Box
     Ok(text.len())
 }
 
-/// The error as if the text had not ended with a NUL.
+/// The error for the text without its NUL.
 fn without_nul(error: rusqlite::Error) -> rusqlite::Error {
     match error {
         rusqlite::Error::SqlInputError {
@@ -207,7 +207,7 @@ fn newlines(text: &str) -> usize {
     text.bytes().filter(|byte| *byte == b'\n').count()
 }
 
-/// The comments in some SQL, and where each begins. What is in quotes is none.
+/// The comments in some SQL, each with its position. Quoted text contains no comments.
 fn comments(sql: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -223,7 +223,7 @@ fn comments(sql: &str) -> impl Iterator<Item = (usize, &str)> {
                 ((length + 4).min(rest.len()), Some(&inside[..length]))
             } else {
                 let length = match rest.as_bytes()[0] {
-                    // A quote that is doubled ends one string and begins another, which comes to the same.
+                    // A doubled quote ends one string and begins another, which has the same effect.
                     quote @ (b'\'' | b'"' | b'`') => quoted(quote.into()),
                     b'[' => quoted(']'),
                     _ => 1,
@@ -239,7 +239,7 @@ fn comments(sql: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// How many bytes come before the next statement: white space, comments and empty statements.
+/// The number of bytes before the next statement: white space, comments and empty statements.
 pub(super) fn skip_blank(sql: &str) -> usize {
     let mut at = 0;
     loop {
@@ -258,7 +258,7 @@ pub(super) fn skip_blank(sql: &str) -> usize {
     }
 }
 
-/// The statement on one line, or as much of it as is told.
+/// The statement on one line, shortened.
 fn excerpt(sql: &str) -> String {
     let mut words = sql
         .trim_end_matches(['\0', ';', ' ', '\t', '\r', '\n'])

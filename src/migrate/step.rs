@@ -1,23 +1,23 @@
-//! One step, as a job that has the writer to itself.
+//! Makes one step, as an exclusive job.
 //!
 //! ```text
-//! PRAGMA foreign_keys = OFF            a no-op inside a transaction, so before it
+//! PRAGMA foreign_keys = OFF            before BEGIN: inside a transaction it is a no-op
 //! BEGIN IMMEDIATE                      waits for other processes that migrate
-//!   read the record, plan the step     under the lock, so that each step is made by one process
+//!   read the record, plan the step     under the lock, so that one process makes each step
 //!   the migration's statements
 //!   PRAGMA foreign_key_check
-//!   enter it in the record
+//!   record the step
 //! COMMIT
-//! PRAGMA foreign_keys = ON             by the writer, after every such job
+//! PRAGMA foreign_keys = ON             by the writer, after every exclusive job
 //! ```
 //!
 //! With foreign keys on, a table rebuild (create, copy, drop, rename) would delete the rows of every child by cascade
 //! at the DROP: SQLite makes "an implicit DELETE FROM" first, <https://sqlite.org/foreignkeys.html#fk_schemacommands>.
-//! With them off nothing is judged on the way, so all of it is judged at the end.
+//! With foreign keys off, SQLite checks none of them on the way, so all are checked at the end.
 //!
-//! A migration that asks for no transaction is marked as begun in a first transaction, and entered as made in a last
-//! one. In between nothing protects it; whoever finds the mark, after a kill or in another process, does not run it
-//! again.
+//! A migration without a transaction is marked as begun in a first transaction, and recorded as applied in a last one.
+//! Nothing protects it in between. A process that finds the mark, after a kill or because another process is running
+//! the migration, does not run it again.
 
 use std::cell::Cell;
 use std::fs;
@@ -39,26 +39,26 @@ use crate::telemetry::event::event;
 use crate::transaction::ENDED;
 use crate::write::{Writer, commit_is_unknown};
 
-/// What a step is to do.
+/// The input of a step.
 #[derive(Clone, Debug)]
 pub(crate) struct StepRequest {
     pub(crate) set: Migrations,
     pub(crate) target: Target,
     /// How long to wait for other processes.
     pub(crate) patience: Duration,
-    /// Make a backup first, if there is a step to make.
+    /// Whether to make a backup first, if there is a step to make.
     pub(crate) backup: bool,
-    /// Tables that steps before it made and that are not STRICT.
+    /// The tables without STRICT that earlier steps created.
     pub(crate) not_strict: Vec<String>,
 }
 
-/// What it has done.
+/// The result of a step.
 pub(crate) enum StepOutcome {
     /// There was nothing to do.
     Nothing,
-    /// Brought the record up to date: there may be more to do.
+    /// The record was updated; there may be more to do.
     Record,
-    /// Another process runs this migration outside a transaction, or has left it unfinished.
+    /// Another process runs this migration outside a transaction, or left it unfinished.
     Unfinished(MigrationError),
     Made(Made),
 }
@@ -66,7 +66,7 @@ pub(crate) enum StepOutcome {
 pub(crate) struct Made {
     pub(crate) step: MigrationStep,
     pub(crate) backup: Option<PathBuf>,
-    /// Tables that it or steps before it made and that are not STRICT.
+    /// The tables without STRICT that this step or earlier ones created.
     pub(crate) not_strict: Vec<String>,
 }
 
@@ -105,12 +105,13 @@ fn begin(writer: &mut Writer, patience: Duration) -> Result<()> {
 struct StepRunner<'w> {
     writer: &'w mut Writer,
     request: &'w StepRequest,
-    /// How many statements are committed already.
+    /// Number of statements that are committed already.
     kept: Cell<usize>,
 }
 
 impl StepRunner<'_> {
-    /// In an open transaction. If it returns without having ended that, there is nothing in it to keep.
+    /// Makes the step in an open transaction. If it returns without ending that transaction, nothing in it is to be
+    /// kept.
     fn make(&mut self) -> Result<StepOutcome> {
         let set = &self.request.set;
         let record = self.as_internal(Record::read)?;
@@ -131,7 +132,7 @@ impl StepRunner<'_> {
             && error.outcome() == Outcome::RolledBack
             && !error.sqlite().is_some_and(may_need_the_backup)
         {
-            // The database is as the backup has it. Whoever tries again and again would fill the disk with them.
+            // The database equals the backup. Repeated attempts would fill the disk with backups.
             let _ = fs::remove_file(backup);
         }
         let not_strict = made?;
@@ -161,7 +162,7 @@ impl StepRunner<'_> {
         }))
     }
 
-    /// Takes over what another tool has recorded. Says whether there was anything.
+    /// Adopts another tool's record, and adds missing details. Returns whether there was anything to do.
     fn bring_up_to_date(&self, record: &Record) -> Result<bool> {
         let set = &self.request.set;
         if let Some(adoption) = self.as_internal(|conn| Adoption::find(conn, set, record))? {
@@ -182,8 +183,8 @@ impl StepRunner<'_> {
         })
     }
 
-    /// Made by a reader of its own, while this transaction keeps everybody from writing. A database with nothing in it
-    /// needs none.
+    /// Makes the backup on its own reading connection, while this transaction excludes all other writers. An empty
+    /// database needs none.
     fn back_up(&self, first: Step<'_>) -> Result<Option<PathBuf>> {
         let Some(folder) = self.request.set.backup.as_ref().filter(|_| self.request.backup) else {
             return Ok(None);
@@ -210,8 +211,8 @@ impl StepRunner<'_> {
         Ok(Some(path))
     }
 
-    /// Runs the statements and what is checked after them, enters the step in the record, and commits. Gives the tables
-    /// that it made and that are not STRICT.
+    /// Runs the statements and the checks, records the step, and commits. Returns the tables without STRICT that were
+    /// created.
     fn run(&mut self, step: Step<'_>, record: &Record) -> Result<Vec<String>> {
         let script = step.script();
         event!(
@@ -255,7 +256,7 @@ impl StepRunner<'_> {
                 if privilege == Privilege::Migration {
                     return Err(ended());
                 }
-                // Of a transaction of the migration's own nothing stays before its COMMIT.
+                // Before its COMMIT, nothing of the migration's own transaction is kept.
                 if was_open || !spot.only_reads {
                     self.kept.set(spot.number);
                 }
@@ -272,16 +273,16 @@ impl StepRunner<'_> {
         })
     }
 
-    /// Marks the migration as begun, runs it, and begins the transaction in which it is entered as made.
+    /// Marks the migration as begun, runs it, and begins the transaction that records it.
     fn run_without_transaction(&mut self, step: Step<'_>, record: &Record, tables: &mut Tables) -> Result<Spot> {
         let start = step.script().start();
-        // What points nowhere already would be found when nothing can be undone any more.
+        // Checked first: existing violations would otherwise be found when nothing can be undone any more.
         let references = self.as_internal(References::read)?;
         self.check_foreign_keys(step, &start, &references)?;
         let (version, direction) = (record.version_of(step.migration()), step.direction());
         self.as_internal(|conn| record::mark(conn, version, step.migration(), direction))?;
         self.writer.commit_own()?;
-        // Each of its statements may have to wait for another process, and what came before it stays.
+        // Each statement may have to wait for another process, and earlier statements are committed already.
         self.writer.conn().busy_timeout(self.request.patience)?;
         let ran = match self.run_script(step, Privilege::NoTransaction, tables) {
             Ok(end) if !self.writer.conn().is_autocommit() => Err(self.failed(step, end, open_transaction())),
@@ -293,7 +294,7 @@ impl StepRunner<'_> {
                 begin(self.writer, self.request.patience).map_err(|error| self.failed(step, end.clone(), error))?;
                 Ok(end)
             }
-            // Each statement is its own COMMIT here.
+            // Each statement has its own COMMIT here.
             Err(error) if error.sqlite().is_some_and(commit_is_unknown) => Err(self.writer.unknown(&error)),
             Err(error) if self.kept.get() > 0 => Err(error),
             Err(error) => Err(match self.unmark(version, direction) {
@@ -309,7 +310,7 @@ impl StepRunner<'_> {
         self.writer.commit_own()
     }
 
-    /// Enters the step in the record, if that is still as it was.
+    /// Records the step, if the record has not changed.
     fn enter(&self, step: Step<'_>, record: &Record, took: Duration) -> Result<()> {
         if !self.as_internal(Record::read)?.agrees_with(record) {
             return Err(changed_the_record());
@@ -341,7 +342,7 @@ impl StepRunner<'_> {
         }
     }
 
-    /// Looks for rows that point nowhere, and for tables that refer to a table which is gone.
+    /// Checks for rows that point nowhere, and for tables that refer to a missing table.
     fn check_foreign_keys(&mut self, step: Step<'_>, spot: &Spot, before: &References) -> Result<()> {
         if !self.writer.options().foreign_keys {
             return Ok(());
@@ -370,7 +371,7 @@ impl StepRunner<'_> {
         .into())
     }
 
-    /// An error of larder's own work for a step says which step.
+    /// Adds the step to an error of larder's own work.
     fn name(&self, step: Step<'_>, error: Error) -> Error {
         match error {
             Error::Migration(_) | Error::CommitUnknown { .. } => error,
@@ -416,7 +417,7 @@ impl StepRunner<'_> {
 /// The tables that are not STRICT.
 struct Tables {
     not_strict: Vec<String>,
-    /// Those of them that this migration has made, or those before it.
+    /// Those that this migration or earlier ones created.
     made: Vec<String>,
 }
 
@@ -429,7 +430,7 @@ impl Tables {
         } else if let ([new], [old]) = (&came[..], &gone[..])
             && self.made.contains(old)
         {
-            // It was renamed.
+            // The table was renamed.
             self.made.push((*new).clone());
         }
         self.made.retain(|table| now.contains(table));
@@ -452,7 +453,7 @@ fn open_transaction() -> Error {
     }
 }
 
-/// A migration that has done nothing could not be told from one that has done something.
+/// Adds to the error that the mark is still there: it makes a migration that changed nothing look like one that did.
 fn and_marked(mut error: Error, because: &Error, way_out: &str) -> Error {
     if let Error::Migration(error) = &mut error
         && let MigrationError::Failed { reason, .. } = &mut **error
@@ -469,13 +470,13 @@ fn changed_the_record() -> Error {
     }
 }
 
-/// Whether a backup may be needed though the migration was rolled back: SQLite's error is of the disk or the file.
+/// Whether a backup may be needed although the migration was rolled back: SQLite's error concerns the disk or the file.
 fn may_need_the_backup(error: &rusqlite::Error) -> bool {
     let damaged = matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB));
     damaged || commit_is_unknown(error)
 }
 
-/// What is wrong, without the SQL text, which rusqlite repeats in full.
+/// The message without the SQL text, which rusqlite repeats in full.
 fn reason(error: &Error) -> String {
     match error {
         Error::Sqlite {
