@@ -165,7 +165,7 @@ impl Engine {
         self.shared.enqueue::<Grouped, _, _>(submission, order, f)
     }
 
-    /// A write as the queue takes it. Without a timeout of its own, it gets that of the store.
+    /// A write as the queue takes it. Its timeout defaults to that of the store.
     #[track_caller]
     pub(crate) fn write_submission(&self, call: &'static str, options: WriteOptions, caller: Caller) -> Submission {
         Submission {

@@ -1,9 +1,9 @@
 //! Whether the work of a thread is still wanted.
 //!
 //! A reader thread stores a token in its thread-local for as long as it runs the closure of an async read ([`with`]).
-//! Code below, such as the connection's interrupt (`connection/interrupt.rs`), calls [`is_cancelled`] and knows nothing
-//! else of jobs. Only its own thread accesses the thread-local. Any thread may cancel a token at any time, and a
-//! cancelled token stays cancelled. So an answer is about the closure that runs now and about no other.
+//! The connection's interrupt (`connection/interrupt.rs`) calls [`is_cancelled`], and so need not know that there are
+//! jobs. Only its own thread accesses the thread-local. Any thread may cancel a token at any time, and a cancelled token
+//! stays cancelled. So an answer is about the closure that runs now and about no other.
 
 use std::cell::RefCell;
 

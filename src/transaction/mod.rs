@@ -660,7 +660,7 @@ impl<'a> WriteTx<'a> {
 }
 
 /// Whether the text consists of spaces, semicolons and comments only. rusqlite panics when asked for the counters of
-/// such a statement.
+/// an empty statement.
 fn is_no_statement(sql: &str, statement: &Statement<'_>) -> bool {
     let begins = sql.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
     !begins && statement.column_count() == 0 && statement.readonly() && statement.expanded_sql().is_none()

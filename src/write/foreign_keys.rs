@@ -7,12 +7,12 @@
 //! subtracts 1 for each.
 //!
 //! Every job begins with a count of 0: the jobs before it in the group were judged, and `ROLLBACK TO` restores the
-//! count of the savepoint. So a job is judged as its own COMMIT would have judged it if its remaining count can be told
-//! from 0. A count that is not above 0 is told from 0 by one more violation, in a table that belongs to larder: the
-//! violation raises a count of 0 to 1, and a lower count to 0 at most. Deleting that row lowers 1 to 0 again. This
-//! takes about 1 us, and is done only where the schema has a deferred key. The table is in a database in memory,
-//! attached on first use, so it is in no file and among no user's temporary objects. It is created in the job's
-//! transaction, and again if that was rolled back.
+//! count of the savepoint. So a job is judged as its own COMMIT would have judged it if its remaining count can be
+//! distinguished from 0. A count that is not above 0 is distinguished from 0 by one more violation, in a table that
+//! belongs to larder: the violation raises a count of 0 to 1, and a lower count to 0 at most. Deleting that row lowers
+//! 1 to 0 again. This takes about 1 us, and is done only where the schema has a deferred key. The table is in a
+//! database in memory, attached on first use, so it is in no file and among no user's temporary objects. It is created
+//! in the job's transaction, and again if that was rolled back.
 //!
 //! Whether the schema has a deferred key is looked up again when the schema may have changed. After any change of the
 //! schema, by any process, SQLite prepares a statement again before it runs it. So as long as no writing statement has

@@ -573,9 +573,9 @@ impl Writer {
         }
     }
 
-    /// Called after a transaction. Inside one, a leaked `Blob` that only reads cannot be told from a `Blob` that a
-    /// full-text table keeps; the latter is closed with the transaction. A statement that still runs would block every
-    /// checkpoint of the log.
+    /// Called after a transaction. Inside one, a leaked `Blob` that only reads cannot be distinguished from a `Blob`
+    /// that a full-text table keeps; the latter is closed with the transaction. A statement that still runs would block
+    /// every checkpoint of the log.
     fn reset_left_running(&mut self) {
         if self.left_running && self.conn.is_autocommit() {
             self.left_running = false;

@@ -71,7 +71,7 @@ impl Writer {
         }
         let spin = self.shared.queue.spin();
         let done = spin.blocking_section(|| self.checkpointer.run(&self.conn, &self.guard, mode, patience));
-        // Set before the checkpoint is counted, so that a reader of the counters who sees it sees its size, too.
+        // Set before the checkpoint is counted, so that a thread that sees it counted sees the new size, too.
         self.telemetry.counters.wal_bytes.set(self.checkpointer.bytes());
         self.look_at_file();
         match done {
