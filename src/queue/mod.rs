@@ -283,29 +283,40 @@ impl<K: QueueKind> JobQueue<K> {
     pub(crate) fn sleep(&self, patience: Option<Duration>) -> Slept<K::Job> {
         let mut jobs = self.lock();
         while jobs.all.is_empty() && !self.is_closed() {
-            let mut sleep = jobs.workers.fall_asleep();
-            loop {
-                let on_watch = matches!(sleep, Sleep::OnWatch(_)).then_some(WATCH);
-                let (woken, time_is_over) = self.wait(jobs, on_watch.or(patience));
-                jobs = woken;
-                if jobs.workers.answer_call(&sleep) {
-                    break;
-                }
-                let queued = jobs.all.len();
-                let patience_is_over = time_is_over && on_watch.is_none();
-                let watched = time_is_over && jobs.workers.look(&mut sleep, queued);
-                if watched || patience_is_over || self.is_closed() {
-                    jobs.workers.wake_up(&sleep);
-                    if patience_is_over && queued == 0 && !self.is_closed() {
-                        return Slept::Long;
-                    }
-                    break;
-                }
+            let patience_is_over;
+            (jobs, patience_is_over) = self.sleep_once(jobs, patience);
+            if patience_is_over && jobs.all.is_empty() && !self.is_closed() {
+                return Slept::Long;
             }
         }
         match self.pop_from(jobs) {
             Some(job) => Slept::Job(job),
             None => Slept::Closed,
+        }
+    }
+
+    /// Sleeps until the worker is called, finds a job that no other takes, or runs out of patience, and returns whether
+    /// that was so. A spurious wake-up does not end it.
+    fn sleep_once<'a>(
+        &self,
+        mut jobs: MutexGuard<'a, Jobs<K::Job>>,
+        patience: Option<Duration>,
+    ) -> (MutexGuard<'a, Jobs<K::Job>>, bool) {
+        let mut sleep = jobs.workers.fall_asleep();
+        loop {
+            let on_watch = matches!(sleep, Sleep::OnWatch(_));
+            let timed_out;
+            (jobs, timed_out) = self.wait(jobs, if on_watch { Some(WATCH) } else { patience });
+            if jobs.workers.answer_call(&sleep) {
+                return (jobs, false);
+            }
+            let queued = jobs.all.len();
+            let patience_is_over = timed_out && !on_watch;
+            let found = timed_out && jobs.workers.look(&mut sleep, queued);
+            if patience_is_over || found || self.is_closed() {
+                jobs.workers.wake_up(&sleep);
+                return (jobs, patience_is_over);
+            }
         }
     }
 

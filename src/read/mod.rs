@@ -350,21 +350,26 @@ impl Readers {
             }
             // Not by `left`, because a sleeper may have been woken early and found nothing.
             if start.elapsed() >= timeout {
-                let mut idle = self.idle.lock();
-                if let Some(reader) = idle.pop() {
-                    return Ok(reader);
-                }
-                let last_error = idle.openings.trouble(Instant::now());
-                drop(idle);
-                self.timeouts.fetch_add(1, Ordering::Relaxed);
-                return Err(Error::ReadQueueTimeout {
-                    waited: start.elapsed(),
-                    readers: self.size,
-                    held_here,
-                    last_error,
-                });
+                return self.last_try(start, held_here);
             }
         }
+    }
+
+    /// Takes a connection for a read whose timeout is over, if one is idle now. The read began to wait at `start`.
+    fn last_try(&self, start: Instant, held_here: usize) -> Result<PooledReader> {
+        let mut idle = self.idle.lock();
+        if let Some(reader) = idle.pop() {
+            return Ok(reader);
+        }
+        let last_error = idle.openings.trouble(Instant::now());
+        drop(idle);
+        self.timeouts.fetch_add(1, Ordering::Relaxed);
+        Err(Error::ReadQueueTimeout {
+            waited: start.elapsed(),
+            readers: self.size,
+            held_here,
+            last_error,
+        })
     }
 
     /// Makes each connection empty its statement cache before its next read. SQLite itself prepares a statement again

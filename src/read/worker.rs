@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::context::{InSnapshot, Pooled, Reads};
 use super::freshness::{Freshness, Version};
-use super::{CLOSE_POLL, CheckedOut, Readers};
+use super::{CLOSE_POLL, CheckedOut, Readers, Snapshot};
 use crate::error::{Error, Result};
 use crate::options::WhenFull;
 use crate::queue::job::{Job, Resolution};
@@ -176,48 +176,27 @@ impl Readers {
             Err(error) => return Err((first, error)),
         };
         let seen = freshness.seen();
-        let mut those = self.queue.sequence();
+        let members = self.queue.sequence();
         let began = Instant::now();
         let mut snapshot = match self.begin(checked_out.reader(), first.meta().site.clone()) {
             Ok(snapshot) => snapshot,
             Err(error) => return Err((first, error)),
         };
-        // When the jobs up to `those` joined, for their deadlines.
-        let mut joined = began;
-        let mut jobs = 0;
+        let mut group = Group {
+            queue: &self.queue,
+            freshness,
+            seen,
+            members,
+            began,
+            joined: began,
+            jobs: 1,
+        };
         let mut next = Some(first);
         while let Some(job) = next {
-            jobs += 1;
-            if jobs > 1 {
-                snapshot.enter(job.meta().site.clone());
-            }
-            let mut paused = true;
-            if joined >= job.meta().deadline {
-                let waited = job.meta().asked.elapsed();
-                fail(job, self.queue.too_late(waited));
-            } else if job.start() {
-                let limit = *job.order();
-                let snapshot = &mut snapshot;
-                paused = self.queue.deliver(job.answer(InSnapshot { snapshot, limit }));
-                *left = !paused;
-            }
-            if paused {
-                snapshot.pause();
-            }
-            let over = jobs == GROUP_JOBS || snapshot.since() - began >= GROUP_TIME || !snapshot.serves_more();
-            if over {
-                break;
-            }
-            next = self.queue.pop_before(those);
-            if next.is_none()
-                && let Some(newer) = self.who_may_join(seen, freshness)
-            {
-                those = newer;
-                snapshot.pause();
-                joined = snapshot.since();
-                next = self.queue.pop_before(those);
-            }
+            self.run(job, group.joined, &mut snapshot, left);
+            next = group.next(&mut snapshot);
         }
+        let jobs = group.jobs;
         drop(snapshot);
         self.queue.took(began.elapsed() / jobs);
         let slow = checked_out.give_back();
@@ -231,10 +210,25 @@ impl Readers {
         Ok(())
     }
 
-    /// The jobs that have arrived by now, if there are any and no connection has committed since `seen`.
-    fn who_may_join(&self, seen: Option<Version>, freshness: &mut Freshness<'_>) -> Option<Sequence> {
-        let sequence = self.queue.sequence_if_non_empty()?;
-        freshness.is_latest(seen).then_some(sequence)
+    /// Runs one job and delivers its reply. Its deadline is compared with `joined`, the moment it got the snapshot. `left`
+    /// is set if the reply of this thread may wait for another thread to wake its task.
+    fn run(&self, job: Job<Pooled>, joined: Instant, snapshot: &mut Snapshot<'_>, left: &mut bool) {
+        let mut paused = true;
+        if joined >= job.meta().deadline {
+            let waited = job.meta().asked.elapsed();
+            fail(job, self.queue.too_late(waited));
+        } else if job.start() {
+            let limit = *job.order();
+            let context = InSnapshot {
+                snapshot: &mut *snapshot,
+                limit,
+            };
+            paused = self.queue.deliver(job.answer(context));
+            *left = !paused;
+        }
+        if paused {
+            snapshot.pause();
+        }
     }
 
     /// Borrows a connection for the job, before its deadline.
@@ -255,6 +249,45 @@ impl Readers {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// The jobs that share one snapshot.
+struct Group<'a, 'r> {
+    queue: &'a JobQueue<Reads>,
+    freshness: &'a mut Freshness<'r>,
+    /// The version of the database before the snapshot began.
+    seen: Option<Version>,
+    /// The jobs for which the snapshot is new enough.
+    members: Sequence,
+    began: Instant,
+    /// When the newest members joined, for their deadlines.
+    joined: Instant,
+    jobs: u32,
+}
+
+impl Group<'_, '_> {
+    /// Pops the next job, if it may run in this snapshot.
+    fn next(&mut self, snapshot: &mut Snapshot<'_>) -> Option<Job<Pooled>> {
+        let is_old = snapshot.since() - self.began >= GROUP_TIME;
+        if self.jobs == GROUP_JOBS || is_old || !snapshot.serves_more() {
+            return None;
+        }
+        let next = self.queue.pop_before(self.members).or_else(|| {
+            self.admit()?;
+            snapshot.pause();
+            self.joined = snapshot.since();
+            self.queue.pop_before(self.members)
+        })?;
+        self.jobs += 1;
+        snapshot.enter(next.meta().site.clone());
+        Some(next)
+    }
+
+    /// Admits the jobs that have arrived by now, if there are any and no connection has committed since `seen`.
+    fn admit(&mut self) -> Option<()> {
+        let newer = self.queue.sequence_if_non_empty()?;
+        self.freshness.is_latest(self.seen).then(|| self.members = newer)
     }
 }
 

@@ -172,6 +172,17 @@ struct Ran {
     changed: u64,
 }
 
+/// The run of one closure.
+struct Execution {
+    /// The kind of its error, if it failed.
+    result: std::result::Result<(), &'static str>,
+    /// The error of a closure that ran for longer than its limit.
+    overrun: Option<Error>,
+    /// Whether it may have changed settings of the connection, which no rollback undoes.
+    left_settings: bool,
+    ended: Instant,
+}
+
 /// The outcome of a transaction whose COMMIT failed.
 enum CommitFailure {
     /// The outcome is unknown; the store is poisoned.
@@ -465,19 +476,33 @@ impl Writer {
 
     /// Runs one job in the open transaction, and ensures that it takes effect wholly or not at all. Returns when its
     /// closure ended.
-    fn run_job(&mut self, mut job: Job<Grouped>, mut started: Instant) -> Instant {
-        let mut nested = !self.group.is_empty();
-        if nested && let Err(error) = self.run_internal(sql::SAVEPOINT) {
-            // A virtual table of an earlier job could not be flushed. This job did not cause that, and has not started:
-            // it gets a new transaction.
-            self.roll_back();
-            self.lose_group("a savepoint could not be made", Some(&Arc::new(error)));
-            nested = false;
-            match self.begin(job, started) {
-                Some(begun) => (job, started) = begun,
-                None => return Instant::now(),
-            }
+    fn run_job(&mut self, job: Job<Grouped>, started: Instant) -> Instant {
+        let Some((job, started, nested)) = self.ensure_savepoint(job, started) else {
+            return Instant::now();
+        };
+        let (ran, execution) = self.execute(job, started);
+        let ended = execution.ended;
+        self.conclude(ran, execution, nested);
+        ended
+    }
+
+    /// Opens the savepoint that undoes the job. The first job of a transaction needs none; the last value is then false.
+    fn ensure_savepoint(&mut self, job: Job<Grouped>, started: Instant) -> Option<(Job<Grouped>, Instant, bool)> {
+        if self.group.is_empty() {
+            return Some((job, started, false));
         }
+        let Err(error) = self.run_internal(sql::SAVEPOINT) else {
+            return Some((job, started, true));
+        };
+        // A virtual table of an earlier job could not be flushed. This job did not cause that, and has not started: it
+        // gets a new transaction.
+        self.roll_back();
+        self.lose_group("a savepoint could not be made", Some(&Arc::new(error)));
+        self.begin(job, started).map(|(job, begun)| (job, begun, false))
+    }
+
+    /// Runs the closure and counts it.
+    fn execute(&mut self, job: Job<Grouped>, started: Instant) -> (Ran, Execution) {
         self.guard.reset();
         self.interrupt.reset();
         let site = self.sites.find(&job.meta().site);
@@ -498,38 +523,44 @@ impl Writer {
             &prepared,
         );
         let result = job.run(&tx);
-        let (raw_access, slowest, rows_read, full) =
-            (tx.had_raw_access(), tx.slowest(), tx.rows(), tx.found_disk_full());
+        let left_settings = tx.had_raw_access() || limit.is_some();
+        let (slowest, rows_read, disk_full) = (tx.slowest(), tx.rows(), tx.found_disk_full());
         drop(prepared);
         let ended = Instant::now();
-        let over = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
+        let overrun = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
         self.telemetry.writing.end();
         let changed = self.conn.total_changes().saturating_sub(before);
         let ran = Ran { job, site, changed };
-        self.note_run(&ran, ended - started, rows_read, full);
-        let error = over.as_ref().map(Error::kind).or(result.err());
+        self.note_run(&ran, ended - started, rows_read, disk_full);
+        let error = overrun.as_ref().map(Error::kind).or(result.err());
         self.note_if_slow(&ran, started, ended, error, slowest);
+        let execution = Execution {
+            result,
+            overrun,
+            left_settings,
+            ended,
+        };
+        (ran, execution)
+    }
+
+    /// Keeps the changes of the job for the commit of its group, or undoes them and replies.
+    fn conclude(&mut self, ran: Ran, execution: Execution, nested: bool) {
+        let Execution { result, overrun, .. } = execution;
         let ended_inside = self.conn.is_autocommit();
-        let tidied = raw_access || limit.is_some();
-        if tidied {
+        if execution.left_settings {
             self.tidy();
         }
-        let settled = self.settle(result.is_ok(), ended_inside, tidied);
-        match over.or(settled) {
-            Some(error) => self.undo(ran, told(&error, result.err()), Resolution::Failed(error), nested),
-            None => match result {
-                Err(kind) => self.undo(ran, kind, Resolution::Own, nested),
-                Ok(()) => match if nested {
-                    self.run_internal(sql::RELEASE)
-                } else {
-                    Ok(())
-                } {
-                    Ok(()) => self.group.push(ran),
-                    Err(error) => self.undo(ran, "Sqlite", Resolution::Failed(error.into()), nested),
-                },
-            },
+        let settled = self.settle(result.is_ok(), ended_inside, execution.left_settings);
+        if let Some(error) = overrun.or(settled) {
+            return self.undo(ran, told(&error, result.err()), Resolution::Failed(error), nested);
         }
-        ended
+        if let Err(kind) = result {
+            return self.undo(ran, kind, Resolution::Own, nested);
+        }
+        if nested && let Err(error) = self.run_internal(sql::RELEASE) {
+            return self.undo(ran, "Sqlite", Resolution::Failed(error.into()), nested);
+        }
+        self.group.push(ran);
     }
 
     /// Counts a closure that has run.

@@ -5,16 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ffi};
+use rusqlite::ffi;
 
-use super::checkpointer::{Checkpointer, Mode};
+use super::checkpointer::Mode;
 use super::closing::CloseReport;
 use super::{Shared, Writer};
 use crate::connection;
-use crate::connection::authorizer::SqlGuard;
 use crate::connection::wal_resync;
 use crate::error::{extended_code, primary_code};
-use crate::options::Settings;
 use crate::runtime::clock::later;
 use crate::telemetry::event::event;
 
@@ -27,57 +25,25 @@ impl Writer {
             .closing
             .deadline()
             .unwrap_or_else(|| later(began, self.options.close_timeout));
-        let carried = self.carried.take();
-        let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
-        drop(carried);
-        self.shared.queue.discard();
+        let was_carried = self.discard_rest();
         if let Some(change) = self.shared.file.look() {
             self.shared.file_changed(&change);
         }
         self.save_log_if_wanted();
-        let Self {
-            shared,
-            readers,
-            telemetry,
-            options,
-            baseline,
-            mut lease,
-            conn,
-            guard,
-            mut checkpointer,
-            folder,
-            ..
-        } = self;
-        let reason = match (readers.close(deadline), shared.poison.get()) {
-            (_, Some(_)) => Some("the store is poisoned, so the log is left as it is for recovery".to_owned()),
-            (Err(reader), None) => Some(reader),
-            (Ok(()), None) => {
-                let wrote = telemetry.counters.largest_wal_bytes.get() > 0;
-                let emptied = empty_log(&conn, &guard, &mut checkpointer, &options, deadline, wrote);
-                if let Err(Kept::Failed(_, error)) = &emptied
-                    && primary_code(error) == Some(ffi::SQLITE_IOERR)
-                    && let Err(error) = wal_resync::mark(&shared.path)
-                {
-                    wal_resync::report(&shared.path, &error);
-                }
-                emptied.err().map(|kept| kept.to_string())
-            }
-        };
+        let wal_kept_because = self.finish_log(deadline);
         // SQLite runs a checkpoint when the last connection closes, and a failed sync must not be retried.
-        if reason.is_some() {
-            let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        if wal_kept_because.is_some() {
+            let _ = self
+                .conn
+                .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
-        drop(baseline);
-        lease.release();
-        connection::close(conn);
-        lease.writer_closed();
-        drop(lease);
-        drop(folder);
+        let (shared, telemetry) = (Arc::clone(&self.shared), Arc::clone(&self.telemetry));
+        self.close_connection();
         let report = CloseReport {
             finished: telemetry.counters.finished_closing.get(),
             never_started: shared.queue.discarded() + u64::from(was_carried),
-            wal_truncated: reason.is_none(),
-            wal_kept_because: reason,
+            wal_truncated: wal_kept_because.is_none(),
+            wal_kept_because,
             duration: began.elapsed(),
         };
         event!(
@@ -95,6 +61,84 @@ impl Writer {
         );
         shared.closing.report(report);
     }
+
+    /// Drops the jobs that were not started, each of which replies `Closed`. Returns whether one was carried over.
+    fn discard_rest(&mut self) -> bool {
+        let carried = self.carried.take();
+        let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
+        drop(carried);
+        self.shared.queue.discard();
+        was_carried
+    }
+
+    /// Waits for the reads, then empties the log. Returns the reason if the log is kept.
+    fn finish_log(&mut self, deadline: Instant) -> Option<String> {
+        let read = self.readers.close(deadline);
+        if self.shared.poison.get().is_some() {
+            return Some("the store is poisoned, so the log is left as it is for recovery".to_owned());
+        }
+        if let Err(reader) = read {
+            return Some(reader);
+        }
+        let kept = self.truncate_log(deadline).err()?;
+        if let Kept::Failed(_, error) = &kept
+            && primary_code(error) == Some(ffi::SQLITE_IOERR)
+            && let Err(error) = wal_resync::mark(&self.shared.path)
+        {
+            wal_resync::report(&self.shared.path, &error);
+        }
+        Some(kept.to_string())
+    }
+
+    fn close_connection(self) {
+        let Self {
+            baseline,
+            mut lease,
+            conn,
+            folder,
+            ..
+        } = self;
+        drop(baseline);
+        lease.release();
+        connection::close(conn);
+        lease.writer_closed();
+        drop(lease);
+        drop(folder);
+    }
+
+    /// Runs `PRAGMA optimize`, then a checkpoint that empties the log.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the log could not be emptied.
+    fn truncate_log(&mut self, deadline: Instant) -> std::result::Result<(), Kept> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Kept::TimeOver);
+        }
+        // `PRAGMA optimize` may write. A store that wrote nothing (its migrations may not have fitted) changes nothing.
+        let wrote = self.telemetry.counters.largest_wal_bytes.get() > 0;
+        let optimize = || self.conn.execute_batch("PRAGMA optimize");
+        if wrote && let Err(error) = self.guard.as_internal(optimize) {
+            // The failed sync may have covered acknowledged writes, too.
+            if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
+                return Err(Kept::Failed("PRAGMA optimize", error));
+            }
+            event!(
+                debug,
+                "larder::close",
+                { "db.response.status_code" = extended_code(&error) },
+                "PRAGMA optimize failed"
+            );
+        }
+        let patience = left.min(self.options.busy_timeout);
+        let checkpoint = self.checkpointer.run(&self.conn, &self.guard, Mode::Truncate, patience);
+        match checkpoint {
+            Ok(progress) if progress.finished() => Ok(()),
+            Ok(_) => Err(Kept::InUse),
+            Err(error) => Err(Kept::Failed("the checkpoint", error)),
+        }
+    }
 }
 
 /// Why the log was not emptied.
@@ -109,45 +153,8 @@ enum Kept {
     Failed(&'static str, rusqlite::Error),
 }
 
-/// Runs `PRAGMA optimize`, then a checkpoint that empties the log.
-///
-/// # Errors
-///
-/// The reason why the log could not be emptied.
-fn empty_log(
-    conn: &Connection,
-    guard: &SqlGuard,
-    checkpointer: &mut Checkpointer,
-    options: &Settings,
-    deadline: Instant,
-    wrote: bool,
-) -> std::result::Result<(), Kept> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Kept::TimeOver);
-    }
-    // `PRAGMA optimize` may write. A store that wrote nothing (its migrations may not have fitted) changes nothing.
-    if wrote && let Err(error) = guard.as_internal(|| conn.execute_batch("PRAGMA optimize")) {
-        // The failed sync may have covered acknowledged writes, too.
-        if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
-            return Err(Kept::Failed("PRAGMA optimize", error));
-        }
-        event!(
-            debug,
-            "larder::close",
-            { "db.response.status_code" = extended_code(&error) },
-            "PRAGMA optimize failed"
-        );
-    }
-    match checkpointer.run(conn, guard, Mode::Truncate, left.min(options.busy_timeout)) {
-        Ok(progress) if progress.finished() => Ok(()),
-        Ok(_) => Err(Kept::InUse),
-        Err(error) => Err(Kept::Failed("the checkpoint", error)),
-    }
-}
-
-/// RAII guard that ends the store if the writer thread panics (a bug in larder): it closes the queue, drops the jobs,
-/// which then reply, and reports the store as closed.
+/// RAII guard that ends the store if the writer thread panics, which would be a bug of larder's: it closes the queue,
+/// drops the jobs, which then reply, and reports the closing.
 pub(super) struct PanicGuard {
     pub(super) shared: Arc<Shared>,
 }

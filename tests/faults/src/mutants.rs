@@ -130,8 +130,8 @@ const MUTANTS: &[Mutant] = &[
         name: "a poisoned store makes a checkpoint as it closes",
         change: Change::Source {
             file: "src/write/shutdown.rs",
-            from: "match (readers.close(deadline), shared.poison.get()) {",
-            to: "match (readers.close(deadline), None::<&()>) {",
+            from: "        if self.shared.poison.get().is_some() {\n            return Some(\"the store is poisoned",
+            to: "        if false {\n            return Some(\"the store is poisoned",
         },
         suite: WRITE_FULL,
     },
@@ -139,7 +139,7 @@ const MUTANTS: &[Mutant] = &[
         name: "SQLite makes a checkpoint as a poisoned store closes",
         change: Change::Source {
             file: "src/write/shutdown.rs",
-            from: "        if reason.is_some() {\n",
+            from: "        if wal_kept_because.is_some() {\n",
             to: "        if false {\n",
         },
         suite: WRITE_FULL,
