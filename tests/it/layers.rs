@@ -1,4 +1,5 @@
-//! The layer rule: a module imports only from its own folder and from lower floors.
+//! The layer rule: a module imports only from its own room and from rooms on lower floors. A room is a folder of `src`.
+//! The order of the floors is in `docs/architecture.md`.
 //!
 //! The test reads `src` as tokens. It finds every path that names another module of the crate: in `use` trees, inline,
 //! in macros, and in the strings of attributes such as `serde(with = "crate::runtime::serde_units::size")`. A re-export counts as the
@@ -9,60 +10,129 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-type Rooms = &'static [(&'static str, &'static [&'static str])];
+use crate::support::tokens::{Kind, Token, tokens};
 
-/// The rooms, from the top floor down, each with its modules. A module that is not listed belongs to the room of the
-/// module that it is in. Rooms on one floor do not import each other.
-const FLOORS: &[Rooms] = &[
-    &[("crate", &[""])],
-    &[("store", &["store"])],
-    &[("migrate", &["migrate"])],
-    &[("backup", &["backup"])],
-    &[("maintenance", &["maintenance"])],
-    &[("engine", &["engine"])],
-    &[("monitor", &["monitor"])],
-    &[("write", &["write"])],
-    &[("read", &["read"])],
-    &[("transaction", &["transaction"])],
-    &[("connection", &["connection"]), ("queue", &["queue"])],
-    &[("options", &["options"]), ("telemetry", &["telemetry"])],
-    &[("error", &["error"]), ("runtime", &["runtime"])],
-];
+/// The floors of `docs/architecture.md`, from the top down.
+static FLOORS: LazyLock<Vec<Vec<Room>>> = LazyLock::new(|| floors(&document("docs/architecture.md")));
+
+/// A folder of `src`, or `lib` for `lib.rs`.
+#[derive(Debug, PartialEq)]
+struct Room {
+    name: String,
+    /// False for a place that is kept for a room to come.
+    exists: bool,
+}
 
 #[test]
 fn every_import_goes_down() {
     let source = Source::read();
     let imports = source.imports();
+    let problems = imports_not_down(&source, &imports);
+    let circle = largest_circle(&imports);
+    println!(
+        "{} files, {} imports, {} of them not down; the largest circle has {} files: {}",
+        source.files().count(),
+        edges(&imports).len(),
+        problems.len(),
+        circle.len(),
+        circle.join(" "),
+    );
+    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
+}
+
+#[test]
+fn planted_import_that_goes_up_is_named() {
+    let source = Source::of(&[
+        ("", "mod options; mod queue; mod store; mod telemetry;"),
+        ("options", "pub struct Access;"),
+        ("queue", "pub struct Job; fn f() { crate::store::Store::open() }"),
+        ("store", "use crate::queue::Job; pub struct Store;"),
+        ("telemetry", "fn f() { let _ = super::options::Access; }"),
+    ]);
+    let problems = imports_not_down(&source, &source.imports());
+    let wanted = [
+        "queue:1: `crate::store::Store::open` leads from the room queue to the room store, which is not below it",
+        "telemetry:1: `super::options::Access` leads from the room telemetry to the room options, which is not below it",
+    ];
+    assert_eq!(problems, wanted);
+}
+
+#[test]
+fn rooms_are_the_folders_of_src() {
+    let entries = fs::read_dir(root().join("src")).unwrap().map(Result::unwrap);
+    let mut folders: BTreeSet<_> = entries
+        .filter(|entry| entry.file_type().unwrap().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    // It has documents alone.
+    folders.remove("guide");
+    let rooms = FLOORS.iter().flatten().filter(|room| room.exists && room.name != "lib");
+    let rooms: BTreeSet<_> = rooms.map(|room| room.name.clone()).collect();
+    assert_eq!(
+        rooms, folders,
+        "the floors of docs/architecture.md, and the folders of src"
+    );
+}
+
+#[test]
+fn floors_are_read_from_their_block() {
+    let found = floors("text\n```floors\nlib\n(status), (tenants)\nconnection, queue\n```\ntext\n");
+    let found: Vec<Vec<_>> = found
+        .iter()
+        .map(|floor| floor.iter().map(|room| (room.name.as_str(), room.exists)).collect())
+        .collect();
+    let wanted: [&[_]; 3] = [
+        &[("lib", true)],
+        &[("status", false), ("tenants", false)],
+        &[("connection", true), ("queue", true)],
+    ];
+    assert_eq!(found, wanted);
+}
+
+fn floors(document: &str) -> Vec<Vec<Room>> {
+    let (_, block) = document.split_once("\n```floors\n").expect("a block of floors");
+    let lines = block.lines().take_while(|line| *line != "```");
+    let room = |name: &str| {
+        let kept = name.strip_prefix('(').and_then(|name| name.strip_suffix(')'));
+        Room {
+            name: kept.unwrap_or(name).to_owned(),
+            exists: kept.is_none(),
+        }
+    };
+    lines.map(|line| line.split(", ").map(room).collect()).collect()
+}
+
+fn document(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// One line for each pair of files of which the first imports the second, which is not below it.
+fn imports_not_down(source: &Source, imports: &[Import]) -> Vec<String> {
     let mut wrong = BTreeMap::new();
-    for import in &imports {
+    for import in imports {
         if !goes_down(&import.from, &import.to) {
             wrong
                 .entry((import.from.as_str(), import.to.as_str()))
                 .or_insert(import);
         }
     }
-    let mut problems = Vec::new();
-    for import in wrong.values() {
-        problems.push(format!(
+    let problem = |import: &&Import| {
+        format!(
             "{}:{}: `{}` leads from the room {} to the room {}, which is not below it",
             source.modules[&import.from].file.display(),
             import.line,
             import.path,
             room(&import.from).0,
             room(&import.to).0,
-        ));
-    }
-    let circle = largest_circle(&imports);
-    println!(
-        "{} files, {} imports, {} of them not down; the largest circle has {} files: {}",
-        source.files().count(),
-        edges(&imports).len(),
-        wrong.len(),
-        circle.len(),
-        circle.join(" "),
-    );
-    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
+        )
+    };
+    wrong.values().map(problem).collect()
 }
 
 #[test]
@@ -134,20 +204,16 @@ fn goes_down(from: &str, to: &str) -> bool {
 
 /// The room of a module, and its floor, counted from the top.
 fn room(module: &str) -> (&'static str, usize) {
-    let mut found = ("", 0, None);
+    let name = match module.split("::").next() {
+        None | Some("") => "lib",
+        Some(name) => name,
+    };
     for (floor, rooms) in FLOORS.iter().enumerate() {
-        for (name, modules) in *rooms {
-            for listed in *modules {
-                let rest = module.strip_prefix(listed);
-                let inside = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-                if inside && found.2 < Some(listed.len()) {
-                    found = (name, floor, Some(listed.len()));
-                }
-            }
+        if let Some(room) = rooms.iter().find(|room| room.name == name) {
+            return (&room.name, floor);
         }
     }
-    assert!(found.2.is_some(), "say in FLOORS which room src/{module}.rs belongs to");
-    (found.0, found.1)
+    panic!("say in docs/architecture.md on which floor the room {name} is")
 }
 
 type Edges<'a> = BTreeSet<(&'a str, &'a str)>;
@@ -215,7 +281,7 @@ struct Source {
 
 impl Source {
     fn read() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let root = root().join("src");
         let mut source = Self::default();
         let mut left = vec![(String::new(), root.join("lib.rs"))];
         while let Some((module, file)) = left.pop() {
@@ -507,149 +573,4 @@ impl Scan<'_> {
         let token = self.tokens.get(i);
         token.is_some_and(|token| token.kind != Kind::Text && token.text == text)
     }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    /// A name, a keyword or a number.
-    Name,
-    Mark,
-    /// What is in a string.
-    Text,
-}
-
-struct Token {
-    kind: Kind,
-    text: String,
-    line: usize,
-}
-
-fn tokens(text: &str) -> Vec<Token> {
-    let mut lexer = Lexer { rest: text, line: 1 };
-    std::iter::from_fn(|| lexer.next()).collect()
-}
-
-struct Lexer<'a> {
-    rest: &'a str,
-    line: usize,
-}
-
-impl<'a> Lexer<'a> {
-    fn next(&mut self) -> Option<Token> {
-        loop {
-            let line = self.line;
-            let token = |kind, text: &str| {
-                Some(Token {
-                    kind,
-                    text: text.to_owned(),
-                    line,
-                })
-            };
-            let first = self.rest.chars().next()?;
-            if first.is_whitespace() {
-                self.take(first.len_utf8());
-            } else if self.rest.starts_with("//") {
-                self.take(self.rest.find('\n').unwrap_or(self.rest.len()));
-            } else if self.rest.starts_with("/*") {
-                self.take_comment();
-            } else if let Some(text) = self.string() {
-                return token(Kind::Text, text);
-            } else if let Some(length) = self.character() {
-                self.take(length);
-            } else if is_in_name(first) {
-                let raw = if self.rest.starts_with("r#") { 2 } else { 0 };
-                self.take(raw);
-                let length = self.rest.find(|c| !is_in_name(c)).unwrap_or(self.rest.len());
-                return token(Kind::Name, self.take(length));
-            } else if self.rest.starts_with("::") {
-                return token(Kind::Mark, self.take(2));
-            } else {
-                let mark = self.take(first.len_utf8());
-                // `$crate` is `crate`.
-                if mark != "$" {
-                    return token(Kind::Mark, mark);
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, length: usize) -> &'a str {
-        let (taken, rest) = self.rest.split_at(length);
-        self.line += taken.matches('\n').count();
-        self.rest = rest;
-        taken
-    }
-
-    /// Comments may be nested.
-    fn take_comment(&mut self) {
-        let mut depth = 0;
-        loop {
-            if self.rest.starts_with("/*") {
-                depth += 1;
-                self.take(2);
-            } else if self.rest.starts_with("*/") {
-                depth -= 1;
-                self.take(2);
-            } else {
-                self.take(self.rest.chars().next().map_or(0, char::len_utf8));
-            }
-            if depth == 0 || self.rest.is_empty() {
-                return;
-            }
-        }
-    }
-
-    /// What is in a string that begins here, of any kind.
-    fn string(&mut self) -> Option<&'a str> {
-        let prefix = self.rest.find(|c| !"brc".contains(c))?;
-        let raw = self.rest[..prefix].contains('r');
-        let after = &self.rest[prefix..];
-        let hashes = if raw {
-            after.len() - after.trim_start_matches('#').len()
-        } else {
-            0
-        };
-        let inside = after[hashes..].strip_prefix('"')?;
-        let end = if raw {
-            inside.find(&format!("\"{}", "#".repeat(hashes)))?
-        } else {
-            end_of_string(inside)?
-        };
-        self.take(prefix + hashes + 1);
-        let text = self.take(end);
-        self.take(1 + hashes);
-        Some(text)
-    }
-
-    /// The length of a character or a lifetime that begins here.
-    fn character(&self) -> Option<usize> {
-        let inside = self.rest.strip_prefix('\'').or_else(|| self.rest.strip_prefix("b'"))?;
-        let prefix = self.rest.len() - inside.len();
-        let mut characters = inside.char_indices();
-        let (_, first) = characters.next()?;
-        if first == '\\' {
-            characters.next();
-            let end = characters.find(|(_, c)| *c == '\'')?;
-            return Some(prefix + end.0 + 1);
-        }
-        let (second, mark) = characters.next()?;
-        if mark == '\'' {
-            return Some(prefix + second + 1);
-        }
-        Some(prefix + inside.find(|c| !is_in_name(c)).unwrap_or(inside.len()))
-    }
-}
-
-fn end_of_string(inside: &str) -> Option<usize> {
-    let mut escaped = false;
-    let end = inside.char_indices().find(|(_, c)| {
-        let ends = *c == '"' && !escaped;
-        escaped = *c == '\\' && !escaped;
-        ends
-    });
-    end.map(|(end, _)| end)
-}
-
-fn is_in_name(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
 }

@@ -2,6 +2,7 @@
 
 mod backup;
 mod connection;
+mod docs;
 mod layers;
 mod maintenance;
 mod migrate;

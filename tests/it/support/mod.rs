@@ -9,6 +9,7 @@ pub(crate) mod migrations;
 pub(crate) mod prometheus;
 #[cfg(feature = "async")]
 pub(crate) mod tasks;
+pub(crate) mod tokens;
 
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
