@@ -86,10 +86,10 @@ fn links_lead_to_headings() {
     let mut problems = Vec::new();
     for document in documents.iter().filter(|document| !document.is_guide()) {
         for (target, line) in document.links() {
-            if let Some(page) = target.strip_prefix(GUIDES).filter(|page| !page.is_empty()) {
-                if !source.has("guide", page.trim_end_matches('/')) {
-                    problems.push(format!("{}:{line}: there is no guide {page}", document.path.display()));
-                }
+            if let Some(page) = target.strip_prefix(GUIDES).filter(|page| !page.is_empty())
+                && !source.has("guide", page.trim_end_matches('/'))
+            {
+                problems.push(format!("{}:{line}: there is no guide {page}", document.path.display()));
             }
             if target.contains("://") {
                 continue;
@@ -251,6 +251,9 @@ impl Document {
     fn links(&self) -> Vec<(String, usize)> {
         let mut links = Vec::new();
         for (line, number) in self.lines() {
+            if let Some((_, target)) = line.split_once("]: ").filter(|_| line.starts_with('[')) {
+                links.push((target.to_owned(), number));
+            }
             for (start, _) in line.match_indices("](") {
                 let target = &line[start + 2..];
                 if let Some(end) = target.find(')') {
