@@ -13,7 +13,7 @@ use larder::Pending;
 
 use crate::trace::Disk;
 
-/// How long a write may take before it is called hung.
+/// A write without a reply for this long hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Asked {
@@ -23,7 +23,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// The number that the job saw, what it was told, and when.
+    /// The job's number, its reply, and the moment of the reply.
     pub fn wait(self) -> (i64, Reply, usize) {
         let result = match self.answer {
             Answer::Here(result) => result,
@@ -33,7 +33,7 @@ impl Asked {
     }
 }
 
-/// What a closure came to, or the panic in it.
+/// The result of a closure, or its panic.
 pub type Reply = thread::Result<larder::Result<i64>>;
 
 pub enum Answer {
@@ -41,7 +41,7 @@ pub enum Answer {
     Awaited(Pending<i64>),
 }
 
-/// Open once the writer runs the first job of a group.
+/// Opens once the writer thread runs the first job of a group.
 #[derive(Default)]
 pub struct Gate {
     open: Mutex<bool>,
@@ -54,7 +54,7 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    /// Until it is open, or the job was answered without having run.
+    /// Waits until the gate is open, or until the job has a reply without having run.
     pub fn wait(&self, bell: &Bell) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         while !*open && !bell.has_rung() {
@@ -64,12 +64,12 @@ impl Gate {
     }
 }
 
-/// What the writer thread calls when it answers: so the moment of an answer is known exactly, and is not the moment
-/// in which the caller's thread gets a core.
+/// The waker that the writer thread calls with the reply. It records the exact moment, and not the moment at which the
+/// caller's thread gets a core.
 pub struct Bell {
     disk: Arc<Disk>,
     at: AtomicUsize,
-    /// The closure has begun, and is not answered.
+    /// Whether the closure has begun and has no reply yet.
     running: AtomicBool,
     rung: Mutex<bool>,
     ringing: Condvar,
@@ -109,7 +109,7 @@ impl Bell {
         self.at.load(Ordering::SeqCst)
     }
 
-    /// Leaves itself as the waker.
+    /// Polls with this bell as the waker.
     pub fn poll(self: &Arc<Self>, pending: &mut Pending<i64>) -> Option<Reply> {
         let waker = Waker::from(Arc::clone(self));
         let mut context = Context::from_waker(&waker);
@@ -124,14 +124,14 @@ impl Bell {
     pub fn wait_for(self: &Arc<Self>, mut pending: Pending<i64>) -> Reply {
         loop {
             self.wait();
-            // It may also have been woken to look at the clock.
+            // The bell may also have rung to make the caller check the clock.
             if let Some(reply) = self.poll(&mut pending) {
                 return reply;
             }
         }
     }
 
-    /// Until it rings, and again if it has rung already.
+    /// Waits for the next ring. Also returns at once if the bell has rung before.
     pub fn wait(&self) {
         let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         while !*rung {

@@ -1,7 +1,7 @@
-//! The Nth call fails: N = 1, 2, .. until a run is clean; in every way that a disk has; once, and from then on.
+//! The Nth call fails: N = 1, 2, .. until a run is clean; in every way that a disk can fail; once, and from then on.
 //!
-//! After each: every error had the right outcome, the store is usable, or poisoned after a failure in COMMIT or in a
-//! checkpoint, it opens again, and what it has acknowledged is there, also after a power cut.
+//! After each failure every error had the right outcome; the store is usable, or poisoned after a failure in COMMIT or
+//! in a checkpoint; it opens again; and acknowledged writes are there, also after a power cut.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ pub fn run(arguments: &Arguments) -> Summary {
             unit.case(n, &bases, arguments.seed, bench);
         });
     }
-    // The store waits in some of them: for readers, for a lock.
+    // The store waits in some cases: for readers, for a lock.
     suite.run(
         2 * arguments.threads,
         arguments.from..units.len() as u64,
@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments) -> Summary {
     )
 }
 
-/// All N of one script, in one way.
+/// All N of one script, with one kind of failure.
 struct Unit {
     script: &'static Script,
     variant: &'static Variant,
@@ -104,7 +104,7 @@ impl Unit {
         settings
     }
 
-    /// Whether there was an Nth call.
+    /// Returns whether there was an Nth call.
     fn case(&self, n: u64, bases: &Bases, all: u64, bench: &Bench<'_>) -> bool {
         let case = format!("{}/{n}", self.name());
         let plan = Plan {
@@ -136,10 +136,10 @@ impl Unit {
     }
 }
 
-/// What the scripts begin with.
+/// The databases that the scripts begin with.
 struct Bases {
     image: Image,
-    /// The commits in it.
+    /// The commits in the image.
     commits: Vec<Job>,
 }
 
@@ -163,7 +163,7 @@ impl Bases {
     }
 }
 
-/// A database with these commits in it.
+/// The image of a database with these commits.
 pub fn image_of(bench: &Bench<'_>, commits: &[Job], base: Base) -> Result<Image, String> {
     let mut ops = vec![Op::Open];
     ops.extend(commits.iter().cloned().map(one));
@@ -181,14 +181,14 @@ pub fn image_of(bench: &Bench<'_>, commits: &[Job], base: Base) -> Result<Image,
     ))
 }
 
-/// A store on a disk on which something fails.
+/// A store on a disk that fails.
 pub struct Case<'a> {
     pub settings: Settings,
     pub image: &'a Image,
-    /// The commits in it.
+    /// The commits in the image.
     pub commits: &'a [Job],
     pub before: fn(&mut Jobs) -> Vec<Op>,
-    /// What is done while the plan holds.
+    /// The operations while the plan is active.
     pub during: fn(&mut Jobs) -> Vec<Op>,
     pub plan: Plan,
     pub cuts: usize,
@@ -228,7 +228,7 @@ impl Case<'_> {
             .map_err(|problem| failed(format!("reopened: {problem}")))?;
         let judged = recording.check_copies(hit.as_ref(), self.plan.sticky, bench, rng);
         judged.map_err(failed)?;
-        // A write that is said to be undone stays so, were all of it on the disk.
+        // A write reported as rolled back stays so, even if everything was on the disk.
         if let Some(undone) = recording.journal.first_undone() {
             let (_, result) = recording.cut_at(undone.at, Mood::Kept, bench, rng);
             result.map_err(failed)?;
@@ -240,7 +240,7 @@ impl Case<'_> {
     }
 }
 
-/// The disk is well again, and the store goes on, or is poisoned for a reason.
+/// The disk works again, and the store continues, or is poisoned for a valid reason.
 fn afterwards(run: &mut Run, hit: Option<&Hit>, jobs: &mut Jobs) -> Result<(), String> {
     run.take_time();
     let errors = run.journal.open_errors.len();
@@ -248,7 +248,7 @@ fn afterwards(run: &mut Run, hit: Option<&Hit>, jobs: &mut Jobs) -> Result<(), S
     if let Some(error) = run.journal.open_errors.get(errors) {
         return Err(format!("the disk is well again, and it does not open: {error}"));
     }
-    // One that had begun before may fail now.
+    // A read that began before may fail now.
     run.step(&Op::Unpin);
     let errors = run.journal.read_errors.len();
     run.step(&Op::Read);
@@ -287,13 +287,14 @@ fn afterwards(run: &mut Run, hit: Option<&Hit>, jobs: &mut Jobs) -> Result<(), S
 }
 
 impl Journal {
-    /// The first write that failed for no reason of its own, and is said to be undone.
+    /// The first write that failed for no reason of its own and was reported as rolled back.
     fn first_undone(&self) -> Option<&Told> {
         let is_undone = |told: &&Told| matches!(told.said, Said::RolledBack(_)) && told.job.end.commits();
         self.told.iter().find(is_undone)
     }
 
-    /// Only a failure in COMMIT or in a checkpoint poisons: one with an unknown outcome, or one while no write ran.
+    /// Checks that only a failure in COMMIT or in a checkpoint poisons: one with an unknown outcome, or one while no
+    /// write ran.
     fn may_be_poisoned(&self, hit: Option<&Hit>) -> Result<(), String> {
         let unknown = self.told.iter().any(|told| matches!(told.said, Said::Unknown(_)));
         if unknown || hit.is_some_and(|hit| hit.in_checkpoint) {
@@ -304,7 +305,7 @@ impl Journal {
 }
 
 impl Recording {
-    /// No job that fails by itself was acknowledged, and the unknown ones come after all that were.
+    /// Checks that no failing job was acknowledged, and that the unknown jobs come after all acknowledged ones.
     fn is_truthful(&self) -> Result<(), String> {
         for told in &self.journal.told {
             if told.said == Said::Committed && !told.job.end.commits() {
@@ -326,7 +327,7 @@ impl Recording {
         Ok(expected)
     }
 
-    /// A poisoned store leaves the database as it is: what its log holds may not be on the disk.
+    /// Checks that a poisoned store does not touch the database: the contents of its WAL may not be on the disk.
     fn check_closes(&self) -> Result<(), String> {
         let databases: BTreeSet<_> = self.databases().collect();
         let touches = |event: &Event| match event {

@@ -13,32 +13,32 @@ use std::time::{Duration, Instant};
 use crate::Arguments;
 use crate::disk::Image;
 
-/// A case that takes longer hangs. The time in which the whole process stood still does not count.
+/// A case that takes longer hangs. Time in which the whole process was suspended does not count.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// A thread that wanted to sleep for [`LOOK`] and slept for so long was not let run: a virtual machine that was paused, a
-/// laptop that slept. Time-outs of the store's that ran out meanwhile say nothing of it.
+/// A thread that asked to sleep for [`LOOK`] and slept this long was not scheduled: a paused virtual machine, a
+/// suspended laptop. Timeouts of the store in that time prove nothing.
 const FREEZE: Duration = Duration::from_millis(500);
 
-/// How often a case is tried that failed while the process stood still.
+/// Attempts at a case that failed while the process was suspended.
 const ATTEMPTS: u32 = 3;
 
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often progress is shown: on a terminal, in a log.
+/// Progress intervals: on a terminal, in a log.
 const SHOW: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(10)];
 
-/// How many failures are told of in full.
+/// The maximum number of failures reported in full.
 const TOLD: u64 = 10;
 
-/// What a suite came to.
+/// The result of a suite.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Summary {
     pub passed: u64,
     pub failed: u64,
 }
 
-/// Where one thread works.
+/// The workplace of one thread.
 pub struct Bench<'a> {
     pub folder: PathBuf,
     suite: &'a Suite,
@@ -47,22 +47,22 @@ pub struct Bench<'a> {
 
 struct Watched {
     case: String,
-    /// For how long it has been running, as far as the process has.
+    /// How long the case has been running, not counting suspensions of the process.
     running: Option<Duration>,
 }
 
 /// The cases of one suite.
 pub struct Suite {
     name: &'static str,
-    /// The command that runs this suite, with the case's own arguments missing.
+    /// The command that runs this suite, without the case's own arguments.
     command: String,
     passed: AtomicU64,
     failed: AtomicU64,
     watched: Mutex<Vec<Watched>>,
     over: AtomicBool,
-    /// How often the whole process stood still.
+    /// Number of suspensions of the whole process.
     freezes: AtomicU64,
-    /// How often the watchdog has looked.
+    /// Number of the watchdog's checks.
     looks: AtomicU64,
     root: tempfile::TempDir,
     shown: bool,
@@ -70,7 +70,8 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// In memory where there is a file system for it: what a sync of the real disk costs shows nothing here.
+    /// The folder is in memory where a file system exists for it: the cost of a sync on the real disk proves nothing
+    /// here.
     pub fn new(name: &'static str, arguments: &Arguments) -> io::Result<Self> {
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() {
@@ -93,7 +94,7 @@ impl Suite {
         })
     }
 
-    /// Takes the units one after another on so many threads.
+    /// Runs the units one after another on this many threads.
     pub fn run(&self, threads: usize, units: std::ops::Range<u64>, unit: impl Fn(u64, &Bench<'_>) + Sync) -> Summary {
         let next = AtomicU64::new(units.start);
         let began = Instant::now();
@@ -122,7 +123,7 @@ impl Suite {
         self.summary(began)
     }
 
-    /// Whether there were so many failures that no more are wanted.
+    /// Whether the limit of failures is reached.
     pub fn is_enough(&self) -> bool {
         self.failed.load(Ordering::SeqCst) >= self.most_failures
     }
@@ -144,7 +145,7 @@ impl Suite {
         })
     }
 
-    /// Progress, and an end to a case that hangs.
+    /// Shows progress, and aborts a case that hangs.
     fn watch(&self, began: Instant) {
         let shown = io::stderr().is_terminal();
         let (mut last, mut looked) = (Instant::now(), Instant::now());
@@ -224,7 +225,7 @@ impl Bench<'_> {
         self.suite.is_enough()
     }
 
-    /// Runs one case, under the eyes of the watchdog; again, if it failed while the process stood still.
+    /// Runs one case under the watchdog; again, if it failed while the process was suspended.
     pub fn attempt<T, E>(&self, case: &str, mut run: impl FnMut() -> Result<T, E>) -> Result<T, E> {
         let mut attempts = 1;
         loop {
@@ -242,7 +243,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Until the watchdog has slept and looked: a freeze in the middle of that is known only then.
+    /// Waits until the watchdog has slept and checked: only then is a suspension in the meantime known.
     fn await_look(&self) {
         let looks = || self.suite.looks.load(Ordering::SeqCst);
         let before = looks();
@@ -266,7 +267,7 @@ impl Bench<'_> {
         self.suite.lock()[self.watched].running = None;
     }
 
-    /// Counts the case. A failed one is told of with the command that runs it again, and its files are kept.
+    /// Counts the case. A failure is reported with the command that repeats it, and its files are kept.
     pub fn note(&self, case: &str, result: Result<(), String>, image: Option<&Image>) {
         match result {
             Ok(()) => drop(self.suite.passed.fetch_add(1, Ordering::SeqCst)),
@@ -291,7 +292,7 @@ impl Bench<'_> {
     }
 }
 
-/// A seed for one of many, from the seed of all.
+/// Derives a seed for one part from the seed of the run.
 pub fn seed(all: u64, one: u64, part: u64) -> u64 {
     let mut word =
         all ^ one.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93);

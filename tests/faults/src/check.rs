@@ -12,22 +12,22 @@ use crate::model::Model;
 use crate::settings::{LONG, Settings};
 use crate::workload::{DATABASE, Run};
 
-/// What may be found.
+/// The permitted contents.
 pub struct Expected<'a> {
     /// All commits that may be there, in their order.
     pub jobs: Vec<&'a Job>,
-    /// So many of them were promised to be.
+    /// The number of commits that must be there.
     pub least: usize,
 }
 
 /// The number of the write that is made after a failure.
 const AFTERWARDS: i64 = 1_000_000;
 
-/// Opens what lies in the folder, and looks at everything. Says how many commits it found.
+/// Opens the database in the folder, and checks everything. Returns the number of commits.
 ///
 /// # Errors
 ///
-/// What does not hold.
+/// The first violation.
 pub fn check(folder: &Path, settings: &Settings, expected: &Expected<'_>, rng: &mut Rng) -> Result<usize, String> {
     let path = folder.join(DATABASE);
     if rng.u32(0..4) == 0 && path.exists() {
@@ -58,7 +58,7 @@ pub fn check(folder: &Path, settings: &Settings, expected: &Expected<'_>, rng: &
     Ok(found)
 }
 
-/// Through the store's own reads.
+/// Checks the contents through the store's own reads.
 pub fn look(store: &Store, expected: &Expected<'_>) -> Result<usize, String> {
     let found = store.read(|tx| Ok(sound(tx).and_then(|()| Model::read(tx))));
     let model = found.map_err(|error| format!("reading: {error}"))??;
@@ -90,7 +90,7 @@ fn go_on(store: &Store, found: i64, rng: &mut Rng) -> Result<(), String> {
     Ok(())
 }
 
-/// What SQLite itself finds wrong.
+/// SQLite's own checks.
 pub fn sound(conn: &Connection) -> Result<(), String> {
     let ask = || -> larder::rusqlite::Result<String> {
         let said: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
@@ -112,7 +112,7 @@ pub fn sound(conn: &Connection) -> Result<(), String> {
     }
 }
 
-/// What migrations have made is what the record of migrations says.
+/// Checks that the schema matches the record of migrations.
 pub fn is_as_recorded(conn: &Connection) -> Result<(), String> {
     let ask = || -> larder::rusqlite::Result<bool> {
         if !conn.table_exists(None, "larder_migrations")? {
@@ -129,7 +129,7 @@ pub fn is_as_recorded(conn: &Connection) -> Result<(), String> {
     }
 }
 
-/// By rusqlite alone, as an operator's tool would.
+/// Opens the database with rusqlite alone, as an operator's tool would.
 fn raw(path: &Path) -> Result<Connection, String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(|error| error.to_string())?;

@@ -14,7 +14,7 @@ use crate::{found, kill, oom, second_process};
 /// The first argument of a child. The second is its role.
 const MARK: &str = "--child";
 
-/// The children there are.
+/// The roles of children.
 const ROLES: &[(&str, fn(&[String]))] = &[
     ("kill", kill::child),
     ("second-process", second_process::child),
@@ -23,7 +23,7 @@ const ROLES: &[(&str, fn(&[String]))] = &[
     ("found", found::child),
 ];
 
-/// Does a child's work, if this process is one.
+/// Does a child's work, if this process is a child.
 pub fn work() -> Option<ExitCode> {
     let given: Vec<String> = std::env::args().skip(1).collect();
     let [mark, role, arguments @ ..] = given.as_slice() else {
@@ -43,10 +43,10 @@ pub fn work() -> Option<ExitCode> {
     Some(ExitCode::SUCCESS)
 }
 
-/// What the parent says.
+/// The lines from the parent.
 static HEARD: OnceLock<Mutex<Receiver<String>>> = OnceLock::new();
 
-/// A parent that its watchdog has ended leaves nobody behind.
+/// Ends the child with its parent, so that a parent aborted by its watchdog leaves no process behind.
 fn follow_the_parent(heard: Sender<String>) {
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         let _ = heard.send(line);
@@ -54,22 +54,22 @@ fn follow_the_parent(heard: Sender<String>) {
     process::exit(3);
 }
 
-/// In the child: waits for the next line of the parent's.
+/// In the child: waits for the parent's next line.
 pub fn listen() -> String {
     let heard = HEARD.get().expect("this is a child");
     let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-    // Its other end goes with this process.
+    // The sender lives as long as this process.
     heard.recv().unwrap_or_default()
 }
 
-/// In the child: a line to the parent, in one `write(2)`: it is told as a whole, or not at all. (What is shorter than
-/// `PIPE_BUF` is not torn, and nothing is buffered that ends in a newline.)
+/// In the child: sends a line to the parent in one `write(2)`, as a whole or not at all. (A write shorter than
+/// `PIPE_BUF` is not torn, and a line that ends in a newline is not buffered.)
 pub fn tell(line: &str) {
     let mut out = io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes()).expect("the parent reads");
 }
 
-/// A child that runs. It does not outlive this.
+/// A running child. Dropping this kills it.
 pub struct Child {
     process: process::Child,
     lines: Receiver<String>,
@@ -84,7 +84,7 @@ impl Child {
         let (send, lines) = channel();
         thread::spawn(move || {
             let mut line = String::new();
-            // The last line may have no end: the child did not get as far as to tell it.
+            // The last line may be incomplete: the child did not finish sending it.
             while out.read_line(&mut line).is_ok() && line.ends_with('\n') {
                 if send.send(line.trim_end().to_owned()).is_err() {
                     return;
@@ -95,25 +95,25 @@ impl Child {
         Ok(Self { process, lines })
     }
 
-    /// The next line, `Err` of whether the child is at its end if none comes in time.
+    /// The next line. If none arrives in time: `Err`, with whether the child has ended.
     pub fn line(&self, patience: Duration) -> Result<String, bool> {
         self.lines
             .recv_timeout(patience)
             .map_err(|error| error == RecvTimeoutError::Disconnected)
     }
 
-    /// A line to the child.
+    /// Sends a line to the child.
     pub fn say(&mut self, line: &str) -> io::Result<()> {
         let stdin = self.process.stdin.as_mut().expect("stdin is a pipe");
         stdin.write_all(format!("{line}\n").as_bytes())
     }
 
-    /// What it has told and nobody has read.
+    /// The lines that have arrived and were not read yet.
     pub fn told(&self) -> impl Iterator<Item = String> + '_ {
         self.lines.try_iter()
     }
 
-    /// `SIGSTOP`. Returns when the child stands still, or is at its end: then one can look where it is.
+    /// Sends `SIGSTOP`. Returns when the child is stopped or has ended, so that its state can be examined.
     pub fn stop(&self) {
         self.signal(libc::SIGSTOP);
         // SAFETY: all zeros are a `siginfo_t`, which is written to. `WNOWAIT` leaves the end of the child to `rest`.
@@ -130,22 +130,22 @@ impl Child {
         }
     }
 
-    /// After [`stop`](Self::stop).
+    /// Continues after [`stop`](Self::stop).
     pub fn go_on(&self) {
         self.signal(libc::SIGCONT);
     }
 
     fn signal(&self, signal: i32) {
-        // SAFETY: it takes no pointer, and nobody has waited for the child, so the number is the child's.
+        // SAFETY: it takes no pointer, and the child was not waited for, so the number is still the child's.
         unsafe { libc::kill(self.process.id() as i32, signal) };
     }
 
-    /// `SIGKILL`. The child is not waited for: see [`rest`](Self::rest).
+    /// Sends `SIGKILL`. Does not wait for the child: see [`rest`](Self::rest).
     pub fn kill(&mut self) {
         let _ = self.process.kill();
     }
 
-    /// What the child tells until its end, which must come, and how it ended.
+    /// Waits for the child's end. Returns its remaining lines and its exit status.
     pub fn rest(mut self) -> (Vec<String>, ExitStatus) {
         let lines = self.lines.iter().collect();
         let status = self.process.wait().expect("the child can be waited for");

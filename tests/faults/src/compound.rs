@@ -1,4 +1,4 @@
-//! A failure in the recovery from a power cut: a call of it fails, or the power is cut again.
+//! A failure in the recovery from a power cut: a call fails, or the power is cut again.
 
 use fastrand::Rng;
 
@@ -17,7 +17,7 @@ use crate::workload::{DATABASE, Op};
 /// First power cuts of one workload.
 const FIRST: u64 = 8;
 
-/// States that are made of each: half of them by a second power cut, half by a call that fails.
+/// States made from each: half of them by a second power cut, half by a failing call.
 const SECOND: u64 = 8;
 
 const UNIT: u64 = FIRST * SECOND;
@@ -66,11 +66,11 @@ fn workload(unit: u64, all: u64, bench: &Bench<'_>, states: std::ops::Range<u64>
     }
 }
 
-/// What the first power cut has left.
+/// The state after the first power cut.
 struct Wreck {
     image: Image,
     settings: Settings,
-    /// The commits that can be recovered from it. Once they were, they have to stay.
+    /// The commits that can be recovered from it. Once recovered, they must stay.
     commits: Vec<Job>,
     recovery: Recording,
 }
@@ -110,10 +110,10 @@ impl Wreck {
         bench.note(&case, result, Some(&self.image));
     }
 
-    /// One call of the recovery fails, or all from one on.
+    /// Fails one call of the recovery, or all calls from one on.
     fn fail(&self, bench: &Bench<'_>, rng: &mut Rng) -> Result<(), String> {
         let kind = &KINDS[rng.usize(0..KINDS.len())];
-        // Half of them among the first, where the log is recovered.
+        // Half of the failures hit the first calls, which recover the WAL.
         let nth = if rng.bool() { rng.u64(1..20) } else { rng.u64(1..200) };
         let plan = Plan {
             fault: kind.fault,
@@ -140,7 +140,7 @@ impl Wreck {
     }
 }
 
-/// Which of the commits can be recovered.
+/// The commits that can be recovered.
 fn commits(recording: &Recording, image: &Image, cut: usize, bench: &Bench<'_>) -> Result<Vec<Job>, String> {
     image.write_to(&bench.folder).map_err(|error| error.to_string())?;
     let expected = recording.expected(cut)?;

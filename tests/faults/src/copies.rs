@@ -1,6 +1,6 @@
 //! Backups and restored databases: what was reported for each, and which file exists under its name.
 //!
-//! After each of them, whatever has failed:
+//! After each call, whatever has failed:
 //!
 //! - If it succeeded, there is a complete database under the name, in one file, which opens with larder and with
 //!   rusqlite alone. It has every commit acknowledged before its start, and none in part.
@@ -29,33 +29,33 @@ use crate::settings::{LONG, Settings};
 use crate::trace::{Call, Hit};
 use crate::workload::DATABASE;
 
-/// What the names of unfinished copies' folders begin with.
+/// The prefix of the folders of unfinished copies.
 const UNFINISHED: &str = ".larder-backup-";
 
-/// What the error says after which the new one is there all the same.
+/// The text of the error after which the new file is there all the same.
 const THERE_AND_WHOLE: &str = "it is there and whole";
 
 pub type Bytes = Arc<[u8]>;
 
-/// A backup, or a database made of one.
+/// A backup, or a database restored from one.
 #[derive(Debug)]
 pub struct Copy {
     pub name: String,
-    /// What has a smaller number in the trace happened before it was begun, before it was over.
+    /// Events with a smaller number happened before the copy began, or before it ended.
     pub began: usize,
     pub ended: usize,
-    /// So many commits must be in it at least, and may be at most: those of unknown outcome.
+    /// The minimum and maximum number of commits in it; commits with an unknown outcome make the difference.
     pub commits: (usize, usize),
     pub result: Result<(), Error>,
-    /// What lay under its name.
+    /// The file under its name, before and after.
     pub before: Option<Bytes>,
     pub after: Option<Bytes>,
-    /// Whether an unfinished copy lay there when it was over.
+    /// Whether an unfinished copy was there when it ended.
     pub has_left: bool,
 }
 
 impl Copy {
-    /// Whether the new one is there.
+    /// Whether the new file is there.
     pub fn is_there(&self) -> bool {
         match &self.result {
             Ok(()) => true,
@@ -63,13 +63,13 @@ impl Copy {
         }
     }
 
-    /// Whether an unfinished copy may be left of it: what removes that has failed, and no other call.
+    /// Whether it may leave an unfinished copy: its removal failed, and no other call.
     fn may_leave(&self, hit: Option<&Hit>, sticky: bool) -> bool {
         let removing = |call| matches!(call, Call::Look | Call::OpenToRemove | Call::Remove);
         hit.is_some_and(|hit| sticky || self.result.is_ok() && removing(hit.call))
     }
 
-    /// What has to be there after it, to the byte. `None` is no file.
+    /// The file that must be there after it, to the byte. `None` means no file.
     fn judge(&self) -> Result<Option<&Bytes>, String> {
         let (before, after) = (self.before.as_ref(), self.after.as_ref());
         match &self.result {
@@ -84,7 +84,7 @@ impl Copy {
     }
 }
 
-/// Its own, or one of those of opening a reader.
+/// Whether the error is one of its own, or one of opening a reader.
 fn is_proper(error: &Error) -> bool {
     matches!(
         error,
@@ -92,7 +92,7 @@ fn is_proper(error: &Error) -> bool {
     )
 }
 
-/// Whether an unfinished copy lies there.
+/// Whether the folder has an unfinished copy.
 pub fn has_unfinished(folder: &Path) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries
@@ -101,12 +101,12 @@ pub fn has_unfinished(folder: &Path) -> bool {
 }
 
 impl Journal {
-    /// The newest of that name.
+    /// The newest copy of that name.
     pub fn copy(&self, name: &str) -> Option<&Copy> {
         self.copies.iter().rfind(|copy| copy.name == name && copy.is_there())
     }
 
-    /// The names that backups were given.
+    /// The names of all backups.
     fn copied_to(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.copies.iter().map(|copy| copy.name.as_str()).collect();
         names.sort_unstable();
@@ -116,7 +116,7 @@ impl Journal {
 }
 
 impl Recording {
-    /// Whether each is what was said of it, and nothing lies about that should not.
+    /// Checks each copy against its result, and that no other file is beside it.
     pub fn check_copies(
         &self,
         hit: Option<&Hit>,
@@ -140,7 +140,7 @@ impl Recording {
         Ok(())
     }
 
-    /// Whether what the power cut has left under their names may be there.
+    /// Checks that the files that survived the power cut are permitted.
     pub fn have_copies_survived(&self, image: &Image, cut: usize) -> Result<(), String> {
         for name in self.journal.copied_to() {
             let found = image.files.get(name).map(Vec::as_slice);
@@ -167,7 +167,7 @@ impl Recording {
         std::iter::once(before).chain(meanwhile.map(|copy| copy.after.as_deref()))
     }
 
-    /// Backups go on, and remove what was left unfinished.
+    /// Checks that the next backup succeeds and removes unfinished copies.
     pub fn back_up_again(&self, folder: &Path) -> Result<(), String> {
         let names = self.journal.copied_to();
         if names.is_empty() {
@@ -194,7 +194,7 @@ fn back_up(store: &Store, to: &Path) -> larder::Result<()> {
     store.backup(to).overwrite(true).run().map(drop)
 }
 
-/// One file, with so many commits.
+/// Checks one file, and its number of commits.
 fn whole(
     bytes: &[u8],
     (least, most): (usize, usize),

@@ -37,8 +37,8 @@ pub struct Image {
     pub folders: BTreeSet<String>,
 }
 
-/// What is in a file. Where this process has a descriptor of it, it is read by that: the close of another one would drop the
-/// locks of a connection whose own close was made to fail, which the next store takes for its own.
+/// Reads a file. Where this process has a descriptor of it, that descriptor is used: closing another one would drop the
+/// locks of a connection whose own close was made to fail, and the next store would take those locks for its own.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let open = fs::read_dir("/proc/self/fd")?.flatten();
     let of_path = |entry: &fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to == path);
@@ -46,7 +46,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         .filter(of_path)
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     for number in numbers {
-        // SAFETY: nobody closes a descriptor of this folder's files meanwhile, and it is not closed here.
+        // SAFETY: no thread closes a descriptor of this folder's files meanwhile, and it is not closed here.
         let file = ManuallyDrop::new(unsafe { fs::File::from_raw_fd(number) });
         let mut bytes = vec![0; file.metadata()?.len() as usize];
         if file.read_exact_at(&mut bytes, 0).is_ok() {
@@ -57,7 +57,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 impl Image {
-    /// Makes the folder hold these and no others. No connection may be open on any of them.
+    /// Makes the folder hold exactly these files. No connection may be open on any of them.
     pub fn write_to(&self, folder: &Path) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
@@ -71,7 +71,7 @@ impl Image {
             fs::create_dir(folder.join(name))?;
         }
         for (name, data) in &self.files {
-            // A connection whose close was made to fail may still have the old file open, and its locks.
+            // A connection whose close was made to fail may still have the old file open, with its locks.
             match fs::remove_file(folder.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => fs::write(folder.join(name), data)?,
@@ -80,7 +80,7 @@ impl Image {
         Ok(())
     }
 
-    /// What lies in the folder, but for indexes of logs, which are memory.
+    /// Reads the folder, except WAL indexes, which are memory.
     pub fn read(folder: &Path) -> io::Result<Self> {
         let mut image = Self::default();
         image.add(folder, "")?;
@@ -101,7 +101,7 @@ impl Image {
         Ok(())
     }
 
-    /// The first name at which the other has something else.
+    /// The first name whose contents differ.
     pub fn difference<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
         let files = self.files.keys().chain(other.files.keys());
         let differs = |name: &&String| self.files.get(*name) != other.files.get(*name);
@@ -114,17 +114,17 @@ pub fn is_index(name: &str) -> bool {
     name.ends_with("-shm")
 }
 
-/// How what was not synced fares, over a whole state.
+/// The fate of unsynced data, over a whole state.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mood {
     Kept,
     Dropped,
-    /// The disk writes in order: all up to some point is there, and what it was just writing is torn.
+    /// The disk writes in order: everything up to some point is kept, and the last write is torn.
     InOrder,
-    /// Nearly all was kept, or nearly all dropped.
+    /// Nearly all is kept, or nearly all dropped.
     AllBut,
     OnlyFew,
-    /// Each by itself.
+    /// Each change independently.
     Any,
 }
 
@@ -147,7 +147,7 @@ enum Fate {
     Drop,
     Torn(u64),
     Garbage,
-    /// The file has grown, and what was written is not there.
+    /// The file has grown, and the written data is missing.
     Zeros,
 }
 
@@ -160,34 +160,34 @@ enum Change<'a> {
 struct File<'a> {
     base: &'a [u8],
     changes: Vec<Change<'a>>,
-    /// So many of them are settled, one way or the other.
+    /// The number of changes whose fate is settled.
     settled: usize,
-    /// Which of those no later sync makes durable.
+    /// The changes that no later sync makes durable.
     doomed: Vec<bool>,
 }
 
-/// What a name stands for.
+/// The object that a name refers to.
 #[derive(Clone, Copy)]
 enum Entry {
     File(Inode),
     Folder,
 }
 
-/// What a name has stood for.
+/// The history of a name.
 struct Name<'a> {
     name: &'a str,
     changes: Vec<Option<Entry>>,
-    /// So many of them are durable.
+    /// The number of its changes that are durable.
     durable: usize,
 }
 
-/// What the events came to, and which of it is durable.
+/// The result of the events, and the durable part of it.
 #[derive(Default)]
 struct Disk<'a> {
     files: HashMap<Inode, File<'a>>,
-    /// In the order in which they came, so that a folder comes before what is in it.
+    /// In order of appearance, so that a folder comes before its contents.
     names: Vec<Name<'a>>,
-    /// Where each is among them.
+    /// The index of each name in `names`.
     places: HashMap<&'a str, usize>,
 }
 
@@ -334,7 +334,7 @@ fn put(content: &mut Vec<u8>, offset: u64, data: &[u8]) {
     content[from..to].copy_from_slice(data);
 }
 
-/// What a write gives to each sector of the disk that it touches, and where.
+/// The data that a write gives to each sector of the disk that it touches, with the sector's position.
 fn sectors(offset: u64, data: &[u8], sector: u64) -> impl Iterator<Item = (u64, &[u8])> {
     let end = offset + data.len() as u64;
     let mut from = offset;
@@ -346,7 +346,7 @@ fn sectors(offset: u64, data: &[u8], sector: u64) -> impl Iterator<Item = (u64, 
     })
 }
 
-/// Each sector is written or not.
+/// Writes each sector or not, at random.
 fn tear(content: &mut Vec<u8>, offset: u64, data: &[u8], sector: u64, rng: &mut Rng) {
     for (at, part) in sectors(offset, data, sector) {
         if rng.bool() {
@@ -355,7 +355,7 @@ fn tear(content: &mut Vec<u8>, offset: u64, data: &[u8], sector: u64, rng: &mut 
     }
 }
 
-/// Each sector is garbage, but for those that hold what they are to hold.
+/// Turns each sector into garbage, except those whose contents do not change.
 fn spoil(content: &mut Vec<u8>, offset: u64, data: &[u8], rng: &mut Rng) {
     for (at, part) in sectors(offset, data, 512) {
         if content.get(at as usize..at as usize + part.len()) != Some(part) {
@@ -365,7 +365,7 @@ fn spoil(content: &mut Vec<u8>, offset: u64, data: &[u8], rng: &mut Rng) {
     }
 }
 
-/// One of the states in which the disk may be if the power is cut after these events.
+/// One of the possible states of the disk if the power is cut after these events.
 pub fn survive(base: &Image, events: &[Event], mood: Mood, rng: &mut Rng) -> Image {
     let disk = Disk::after(base, events);
     let mut image = Image::default();
@@ -394,7 +394,7 @@ pub fn survive(base: &Image, events: &[Event], mood: Mood, rng: &mut Rng) -> Ima
     image
 }
 
-/// Adds what may lie there as the index of the log: nothing, an old one, or garbage.
+/// Adds a possible WAL index: none, an old one, or garbage.
 pub fn add_index(image: &mut Image, database: &str, old: &[Vec<u8>], rng: &mut Rng) {
     let index = match rng.u32(0..4) {
         0 | 1 => return,

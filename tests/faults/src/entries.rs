@@ -15,7 +15,7 @@ use larder::{Error, Migration, Migrations, WriteTx};
 
 use crate::job::any_length;
 
-/// Which write of whose.
+/// A client, and the number of its write.
 pub type Id = (i64, i64);
 
 pub fn migrations() -> Migrations {
@@ -40,7 +40,7 @@ pub enum End {
     Commit,
     AppError,
     Constraint,
-    /// A part whose entry is missing by the end.
+    /// A part whose entry is missing at the end.
     DeferredKey,
     /// SQLite ends the transaction of the whole group.
     OrRollback,
@@ -52,9 +52,9 @@ const FAILURES: [End; 4] = [End::AppError, End::Constraint, End::DeferredKey, En
 #[derive(Clone, Debug)]
 pub struct Job {
     pub id: Id,
-    /// The bytes of each part.
+    /// The size of each part, in bytes.
     pub parts: Vec<usize>,
-    /// Whether an earlier entry is cleared, and how to choose it.
+    /// Whether to clear an earlier entry, and the number that selects it.
     pub clear: Option<u64>,
     pub end: End,
 }
@@ -86,7 +86,7 @@ impl Job {
         self.end == End::Commit
     }
 
-    /// Makes it, in a transaction that the caller has begun. Gives the number of the commit that it will be.
+    /// Runs the write in the caller's transaction. Returns the number of its commit.
     pub fn write(&self, conn: &Connection) -> larder::Result<i64> {
         let n: i64 = conn.query_row("SELECT ifnull(max(n), 0) + 1 FROM entry", [], |row| row.get(0))?;
         let (mut sum, mut bytes) = (0, 0);
@@ -113,7 +113,7 @@ impl Job {
         Ok(n)
     }
 
-    /// For a store.
+    /// The closure for a store.
     pub fn closure(&self) -> impl FnOnce(&WriteTx<'_>) -> larder::Result<i64> + Send + 'static {
         let job = self.clone();
         move |tx| job.write(tx)
@@ -132,7 +132,7 @@ impl Job {
     }
 }
 
-/// Takes the parts of one of the entries before this one.
+/// Removes the parts of one of the earlier entries.
 fn clear(conn: &Connection, n: i64, choice: u64) -> rusqlite::Result<()> {
     let chosen = (choice % n.unsigned_abs()).max(1);
     let entry: Option<i64> = conn
@@ -148,7 +148,7 @@ fn clear(conn: &Connection, n: i64, choice: u64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The bytes of a part: known from who wrote it.
+/// The bytes of a part, which follow from the writer's identity.
 fn data(id: Id, i: i64, length: usize) -> Vec<u8> {
     let seed = crate::cases::seed(id.0 as u64, id.1 as u64, i as u64);
     let mut data = vec![0; length];
@@ -160,20 +160,20 @@ fn checksum(data: &[u8]) -> i64 {
     data.iter().map(|byte| i64::from(*byte)).sum::<i64>() + data.len() as i64
 }
 
-// ---- what is there ----
+// ---- the contents ----
 
 /// A commit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub id: Id,
-    /// By which commit.
+    /// The commit that cleared its parts.
     cleared: Option<i64>,
     parts: i64,
     sum: i64,
 }
 
 impl Entry {
-    /// As it was when there were so many commits.
+    /// The entry as of a number of commits.
     pub fn as_of(&self, commits: i64) -> Self {
         Self {
             cleared: self.cleared.filter(|by| *by <= commits),
@@ -182,11 +182,11 @@ impl Entry {
     }
 }
 
-/// All commits, in their order; the first is number 1. Ask in one snapshot.
+/// All commits, in their order; the first is number 1. Must be called in one snapshot.
 ///
 /// # Errors
 ///
-/// What is not whole, or out of order.
+/// The first violation: an incomplete commit, or one out of order.
 pub fn look(conn: &Connection) -> Result<Vec<Entry>, String> {
     let entries = read(conn).map_err(|error| format!("reading: {error}"))??;
     let parts = parts(conn, &entries).map_err(|error| format!("reading: {error}"))??;
@@ -221,7 +221,7 @@ fn read(conn: &Connection) -> rusqlite::Result<Result<Vec<Entry>, String>> {
                 entries.len() + 1
             )));
         }
-        // Failures are numbered downwards.
+        // Failing writes have negative numbers.
         if k <= 0 {
             return Ok(Err(format!("commit {n} is {:?}, which failed", (client, k))));
         }
@@ -242,7 +242,7 @@ fn read(conn: &Connection) -> rusqlite::Result<Result<Vec<Entry>, String>> {
     }
 }
 
-/// How many parts each commit has, and their checksum.
+/// The number of parts of each commit, and their checksum.
 fn parts(conn: &Connection, entries: &[Entry]) -> rusqlite::Result<Result<HashMap<i64, (i64, i64)>, String>> {
     let mut statement = conn.prepare("SELECT entry, i, data FROM part")?;
     let mut rows = statement.query([])?;
@@ -278,7 +278,7 @@ fn judge_tally(conn: &Connection, entries: &[Entry]) -> rusqlite::Result<Result<
     })
 }
 
-/// Keeps the files of a failure, and says where.
+/// Keeps the files of a failure, and returns their place.
 pub fn keep(folder: &Path, suite: &str, case: &str) -> String {
     let kept: PathBuf = std::env::temp_dir().join(format!("larder-faults-failed/{suite}/{case}"));
     let copied = std::fs::create_dir_all(&kept).and_then(|()| copy(folder, &kept));
@@ -288,7 +288,7 @@ pub fn keep(folder: &Path, suite: &str, case: &str) -> String {
     }
 }
 
-/// Copies all that is in a folder.
+/// Copies the contents of a folder.
 pub fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -303,7 +303,7 @@ pub fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Empties a folder, or makes it.
+/// Empties a folder, or creates it.
 pub fn clean(folder: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),

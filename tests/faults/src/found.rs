@@ -23,11 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 type Work = fn(&Path) -> Result<(), String>;
 
-/// What a case needs.
+/// The environment that a case needs.
 enum Where {
     /// A disk that fails.
     Disk(Work),
-    /// A process of its own whose memory fails.
+    /// A separate process whose memory fails.
     Memory(Work),
 }
 
@@ -77,7 +77,7 @@ pub fn child(arguments: &[String]) {
     let Some((_, Where::Memory(work))) = CASES.iter().find(|(known, _)| known == name) else {
         panic!("found: no case {name:?}")
     };
-    // Without it nearly every allocation can fail.
+    // Without lookaside memory nearly every allocation can fail.
     let lookaside = false;
     memory::install(lookaside);
     match work(Path::new(folder)) {
@@ -94,9 +94,9 @@ fn in_words(error: Error) -> String {
     format!("{error:?}")
 }
 
-/// `PRAGMA journal_mode = WAL` gives its row, "wal", before it commits. On a disk that was full just then that commit's
-/// error was lost: the store opened in rollback mode, took itself to be in WAL mode, and the power could take what it
-/// acknowledged. (`calls`)
+/// `PRAGMA journal_mode = WAL` returns its row, "wal", before it commits. If the disk was full at that moment, the
+/// error of the commit was lost: the store opened in rollback mode, believed to be in WAL mode, and a power cut could
+/// lose acknowledged writes. (`calls`)
 fn full_disk_at_creation(folder: &Path) -> Result<(), String> {
     let mut refused = 0;
     for nth in 1.. {
@@ -138,8 +138,8 @@ fn is_in_wal_mode(store: &Store) -> Result<(), String> {
     }
 }
 
-/// A ROLLBACK that found no memory left the transaction open, and every write to come failed with "cannot start a
-/// transaction within a transaction", long after memory was back. (`oom`)
+/// A ROLLBACK without memory left the transaction open, and every later write failed with "cannot start a transaction
+/// within a transaction", long after memory was available again. (`oom`)
 fn rollback_without_memory(folder: &Path) -> Result<(), String> {
     let store = fail_a_rollback(folder)?;
     store
@@ -155,7 +155,7 @@ fn rollback_without_memory(folder: &Path) -> Result<(), String> {
     }
 }
 
-/// The same transaction was in the way of a `VACUUM`, which has no BEGIN of its own that would have ended it first: "cannot
+/// The same open transaction blocked a `VACUUM`, which has no BEGIN of its own that would have ended it first: "cannot
 /// VACUUM from within a transaction". (`oom`)
 fn vacuum_after_a_failed_rollback(folder: &Path) -> Result<(), String> {
     let store = fail_a_rollback(folder)?;
@@ -165,7 +165,7 @@ fn vacuum_after_a_failed_rollback(folder: &Path) -> Result<(), String> {
     }
 }
 
-/// A store with an empty table, whose last write could not be rolled back for want of memory, which is there again.
+/// A store with an empty table, whose last write could not be rolled back for lack of memory, which is available again.
 fn fail_a_rollback(folder: &Path) -> Result<Store, String> {
     let store = options().open(folder.join(DATABASE)).map_err(in_words)?;
     store
@@ -185,12 +185,12 @@ fn fail_a_rollback(folder: &Path) -> Result<Store, String> {
     }
 }
 
-/// After a migration the writer sets its PRAGMAs again, and a store for which that fails takes no more writes. One for
-/// which it failed, for want of memory, as it opened was given to its caller as if nothing were wrong. (`oom`)
+/// After a migration the writer restores its PRAGMAs, and a store for which this fails accepts no more writes. If it
+/// failed for lack of memory while the store opened, the caller got a store as if nothing were wrong. (`oom`)
 fn poisoned_as_it_opens(folder: &Path) -> Result<(), String> {
     static NTH: AtomicI64 = AtomicI64::new(0);
     let migration = Migration::new(1, "table", "CREATE TABLE t(x INTEGER) STRICT; INSERT INTO t VALUES (1)");
-    // The allocations are counted from the end of the migration on.
+    // Counts the allocations from the end of the migration on.
     let options = options()
         .migrations(Migrations::new([migration]))
         .on_connect(|conn, _| {

@@ -13,16 +13,16 @@ pub const ACCOUNTS: i64 = 4;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum End {
     Commit,
-    /// Part of it is rolled back to a savepoint of its own; the rest commits.
+    /// Part of it is rolled back to a savepoint of the closure; the rest commits.
     CommitRest,
-    /// All these are rolled back.
+    /// All of the following are rolled back.
     AppError,
     Constraint,
-    /// A row whose parent is missing by the end.
+    /// A row whose parent is missing at the end.
     DeferredKey,
     /// `OR ROLLBACK`: SQLite ends the transaction of the whole group.
     OrRollback,
-    /// The same, and the closure goes on as if nothing had happened.
+    /// The same, and the closure ignores the error.
     OrRollbackSwallowed,
     Panic,
     /// SQL that larder refuses.
@@ -39,22 +39,22 @@ impl End {
     }
 }
 
-/// What one write does.
+/// One write.
 #[derive(Clone, Debug)]
 pub struct Job {
     pub id: i64,
-    /// The bytes of each of its parts.
+    /// The size of each of its parts, in bytes.
     pub parts: Vec<usize>,
     /// A commit whose parts it overwrites.
     pub rewrite: Option<i64>,
-    /// One whose parts it deletes.
+    /// A commit whose parts it deletes.
     pub clear: Option<i64>,
     pub transfer: (i64, i64, i64),
     pub end: End,
     pub full: bool,
 }
 
-/// The bytes of a part: known from who wrote it.
+/// The bytes of a part, which follow from the job's number.
 pub fn data(job: i64, i: i64, length: usize) -> Vec<u8> {
     let mut word =
         (job as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (i as u64 + 1).wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -68,10 +68,10 @@ pub fn data(job: i64, i: i64, length: usize) -> Vec<u8> {
         .collect()
 }
 
-/// A panic that the hook says nothing of.
+/// A panic that the hook does not print.
 pub struct Deliberate;
 
-/// Bytes of a row: mostly few, now and then several pages.
+/// The size of a row in bytes: mostly small, sometimes several pages.
 pub fn any_length(rng: &mut Rng) -> usize {
     match rng.u32(0..12) {
         0 => rng.usize(4000..14_000),
@@ -117,7 +117,7 @@ impl Job {
         }
     }
 
-    /// What the closure does. Gives the number of the commit that it will be.
+    /// Runs the closure. Returns the number of its commit.
     pub fn run(&self, tx: &WriteTx<'_>, number: &AtomicI64) -> larder::Result<i64> {
         let n: i64 = tx.query_row("SELECT ifnull(max(n), 0) + 1 FROM entry", [], |row| row.get(0))?;
         number.store(n, Ordering::SeqCst);
@@ -185,7 +185,7 @@ impl Job {
                 .map(drop),
             End::OrRollbackSwallowed => {
                 let _ = tx.execute(&format!("INSERT OR ROLLBACK INTO entry VALUES {again}"), [n, self.id]);
-                // What would now be written by itself, were nobody to look.
+                // This would be committed on its own if larder did not prevent it.
                 let _ = tx.execute("UPDATE account SET amount = amount + 5000000", []);
                 Ok(())
             }

@@ -5,16 +5,16 @@ use larder::{Error, Outcome};
 use crate::copies::Copy;
 use crate::job::Job;
 
-/// What was said of a write.
+/// The reply to a write.
 #[derive(Clone, Debug)]
 pub struct Told {
     pub job: Job,
-    /// The number that the job saw for itself, if it ran.
+    /// The number that the job itself saw, if it ran.
     pub number: i64,
     pub said: Said,
-    /// What has a smaller number in the trace happened before it was told.
+    /// Events with a smaller number happened before the reply.
     pub at: usize,
-    /// Whether it was promised to survive a power cut.
+    /// Whether the write must survive a power cut.
     pub durable: bool,
 }
 
@@ -38,33 +38,33 @@ impl Said {
     }
 }
 
-/// What the store has said.
+/// The replies of the store so far.
 #[derive(Default)]
 pub struct Journal {
     pub told: Vec<Told>,
-    /// From that event on everything that was acknowledged before is in the database file, synced: the store had closed
-    /// and emptied its log.
+    /// Events from which on everything acknowledged before is synced in the database file, because the store had closed
+    /// and emptied its WAL.
     pub emptied: Vec<usize>,
-    /// At which events the store began to open.
+    /// Events at which the store began to open.
     pub opens: Vec<usize>,
     pub open_errors: Vec<Error>,
     pub read_errors: Vec<Error>,
     pub close_errors: Vec<String>,
-    /// The newest migration that is made, if that is known.
+    /// The newest applied migration, if known.
     pub version: Option<u64>,
     pub copies: Vec<Copy>,
-    /// The store that is open has said that it is poisoned, or that nobody knows of a commit.
+    /// Whether the open store has reported that it is poisoned, or that the outcome of a commit is unknown.
     pub poisoned: bool,
-    /// When poisoned stores were closed: from, to, and whether they said that their log is empty.
+    /// The closes of poisoned stores: from, to, and whether they reported an empty WAL.
     pub poisoned_closes: Vec<(usize, usize, bool)>,
 }
 
 impl Journal {
-    /// The jobs that were committed, in the order of their commits.
+    /// The committed jobs, in the order of their commits.
     ///
     /// # Errors
     ///
-    /// Two were told the same number, or one number is missing.
+    /// Two jobs have the same number, or a number is missing.
     pub fn commits(&self) -> Result<Vec<&Told>, String> {
         let mut commits: Vec<&Told> = self.told.iter().filter(|told| told.said == Said::Committed).collect();
         commits.sort_by_key(|told| told.number);
@@ -81,7 +81,7 @@ impl Journal {
         Ok(commits)
     }
 
-    /// Those nobody can know of, in their order.
+    /// The jobs with an unknown outcome, in their order.
     pub fn unknown(&self) -> Vec<&Told> {
         let mut unknown: Vec<&Told> = self
             .told
@@ -92,7 +92,7 @@ impl Journal {
         unknown
     }
 
-    /// How many commits must be there if the power is cut after so many events.
+    /// The number of commits that must be there if the power is cut after this many events.
     pub fn durable_at(&self, cut: usize) -> Result<usize, String> {
         let emptied = self.emptied.iter().rfind(|at| **at <= cut).copied();
         let promised = |told: &&&Told| {

@@ -41,17 +41,17 @@ const DATABASE: &str = "app.db";
 /// States on the same folder, one after another; about half of them keep the files.
 const CHAIN: u64 = 8;
 
-/// From so many states on each kind of place must have been hit, or the suite has lost its aim.
+/// Number of states from which on each kind of place must have been hit, or the suite has lost its aim.
 const MANY: u64 = 200;
 
-/// A child that does nothing for so long hangs.
+/// A child without activity for this long hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where the child comes again and again it is waited for, so that a machine that is busy does not spoil the aim. After
-/// this it is killed where it is.
+/// How long the parent waits for a place that the child reaches repeatedly, so that a busy machine does not spoil the
+/// aim. After this the child is killed where it is.
 const SEARCH: Duration = Duration::from_secs(5);
 
-/// The recovery comes once, and may be over.
+/// The recovery happens once, and may be over.
 const BRIEF_SEARCH: Duration = Duration::from_millis(100);
 
 const THREADS: i64 = 4;
@@ -70,7 +70,7 @@ pub fn child(arguments: &[String]) {
     if bulky {
         options = options.checkpoint_pages(100_000).wal_limit(64 << 20);
     } else if *aim == Aim::Checkpoint.name() {
-        // Often, and with an index that can be seen: who has the file to itself has it in its own memory.
+        // Checkpoints often, and with a visible index: an exclusive store keeps its index in its own memory.
         let pages = [8, 100, 400][rng.usize(0..3)];
         options = options.access(Access::Shared).checkpoint_pages(pages);
     }
@@ -95,7 +95,7 @@ pub fn child(arguments: &[String]) {
             };
             live(&store, client, &counters, bulky, &mut rng);
             tell("closing");
-            // It ends the copies that are under way.
+            // The close ends the copies in progress.
             let closed = store.close();
             schedule.map(drop).and(closed)
         });
@@ -129,7 +129,7 @@ fn options(rng: &mut Rng) -> Options {
     options.readers(2)
 }
 
-/// Some threads write for a while, one reads.
+/// Several threads write for a while, and one reads.
 fn live(store: &Store, client: i64, counters: &[AtomicI64], bulky: bool, rng: &mut Rng) {
     let until = Instant::now() + Duration::from_micros(if bulky { 1_000_000 } else { rng.u64(2000..60_000) });
     let writers = rng.usize(1..=counters.len());
@@ -168,7 +168,7 @@ fn commits(store: &Store) -> larder::Result<u64> {
     store.read(count).map(i64::unsigned_abs)
 }
 
-/// A snapshot is at least as new as what was acknowledged before it.
+/// Checks that a snapshot is at least as new as the writes acknowledged before it.
 fn read(store: &Store, before: u64, acknowledged: &AtomicU64, over: &AtomicBool) {
     while !over.load(Ordering::SeqCst) {
         let least = before + acknowledged.load(Ordering::SeqCst);
@@ -218,7 +218,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Those that are to fail are numbered downwards, by the same count.
+    /// Failing jobs have negative numbers, from the same counter.
     fn job(&mut self) -> Job {
         let k = self.k.fetch_add(1, Ordering::SeqCst) + 1;
         let mut job = Job::any((self.client, k), &mut self.rng);
@@ -236,7 +236,7 @@ impl Writer<'_> {
         WriteOptions::new().durability(if full { Durability::Full } else { Durability::Normal })
     }
 
-    /// Tells the parent what was acknowledged, and what was said to be undone.
+    /// Reports an acknowledgement, or a rollback, to the parent.
     fn note(&self, job: &Job, result: larder::Result<i64>) {
         let (client, k) = job.id;
         match result {
@@ -252,7 +252,7 @@ impl Writer<'_> {
     }
 }
 
-/// A job that does nothing wrong can only fall with its group.
+/// Whether the job may fail with that error: a correct job fails only with its group.
 fn may_fail(job: &Job, error: &Error) -> bool {
     !job.commits()
         || matches!(
@@ -264,9 +264,9 @@ fn may_fail(job: &Job, error: &Error) -> bool {
         )
 }
 
-// ---- where the child is ----
+// ---- the state of the child ----
 
-/// What a kill is aimed at.
+/// The aim of a kill.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Aim {
     Anywhere,
@@ -274,13 +274,13 @@ enum Aim {
     Opening,
     Recovery,
     Closing,
-    /// At this stage of a backup, or in a restore.
+    /// In this stage of a backup, or in a restore.
     Copy(Stage),
-    /// At work, but not before the log is so long that its recovery takes some time.
+    /// At work, but only after the WAL is so long that its recovery takes some time.
     LongLog,
 }
 
-/// Bytes in such a log.
+/// Bytes in such a WAL.
 const LONG: u64 = 8 << 20;
 
 impl Aim {
@@ -297,7 +297,7 @@ impl Aim {
         }
     }
 
-    /// For the child.
+    /// The name, for the child.
     fn name(self) -> String {
         format!("{self:?}")
     }
@@ -311,10 +311,10 @@ impl Aim {
     }
 }
 
-/// What the index of the log says: `WalIndexHdr` and `WalCkptInfo` in SQLite's `wal.c`.
+/// The state in the WAL index: `WalIndexHdr` and `WalCkptInfo` in SQLite's `wal.c`.
 #[derive(Clone, Copy, PartialEq)]
 enum Index {
-    /// Nobody has recovered the log yet.
+    /// The WAL is not recovered yet.
     Unready,
     /// Pages are on their way into the database file: `nBackfillAttempted` is ahead of `nBackfill`.
     Moving,
@@ -332,7 +332,7 @@ fn index(file: &File) -> Option<Index> {
     })
 }
 
-/// Where the kills have landed: one may have landed in a copy, too.
+/// Where the kills have landed; one may have landed in a copy as well.
 #[derive(Default)]
 struct Landed {
     recovery: AtomicU64,
@@ -343,7 +343,7 @@ struct Landed {
     backup: AtomicU64,
     restore: AtomicU64,
     all: AtomicU64,
-    /// Those in a checkpoint, the recovery, a backup or a restore.
+    /// Kills in a checkpoint, the recovery, a backup or a restore.
     hurt: AtomicU64,
 }
 
@@ -369,7 +369,7 @@ impl Landed {
         count(&self.all, true);
     }
 
-    /// A suite that no longer hits what it aims at has to say so.
+    /// Fails if the suite no longer hits its aims.
     fn judge(&self) -> Result<(), String> {
         let of = |place: &AtomicU64| place.load(Ordering::SeqCst);
         println!(
@@ -421,7 +421,7 @@ pub fn run(arguments: &Arguments) -> Summary {
         }
     };
     if let Some(case) = arguments.number_of_case() {
-        // Its choices depend on those before it in its chain.
+        // A case's choices depend on the previous ones of its chain.
         return suite.run(1, case / CHAIN..case / CHAIN + 1, |unit, bench| {
             chain(unit, bench, case + 1)
         });
@@ -441,33 +441,33 @@ pub fn run(arguments: &Arguments) -> Summary {
     summary
 }
 
-/// States that go on with each other's files.
+/// States that continue with each other's files.
 struct Chain<'a> {
     folder: PathBuf,
-    /// The files as the kill has left them.
+    /// The files as the kill left them.
     before: PathBuf,
     seed: u64,
     landed: &'a Landed,
-    /// What was found after the last kill: it has to stay.
+    /// The commits after the last kill, which must stay.
     found: Vec<Entry>,
-    /// The copies that are there.
+    /// The copies that exist.
     copies: Copies,
     begun: bool,
 }
 
-/// What a child has told.
+/// The reports of a child.
 #[derive(Default)]
 struct Journal {
     phase: String,
     acknowledged: HashMap<Id, i64>,
     undone: HashSet<Id>,
-    /// So many commits are known to be there.
+    /// The number of commits that are known to be there.
     commits: usize,
     copies: Copies,
 }
 
 impl Journal {
-    /// What is known before the child begins.
+    /// The journal before the child starts.
     fn new(commits: usize, copies: Copies) -> Self {
         Self {
             commits,
@@ -514,7 +514,7 @@ impl<'a> Chain<'a> {
 
     fn state(&mut self, state: u64) -> Result<(), String> {
         let result = self.try_state(state);
-        // What a failure leaves is nothing to go on with.
+        // The files of a failure are not used again.
         self.begun &= result.is_ok();
         result
     }
@@ -534,7 +534,7 @@ impl<'a> Chain<'a> {
         let aim = Aim::any(kept, &mut rng);
         let journal = Journal::new(self.found.len(), mem::take(&mut self.copies));
         let mut journal = self.kill_at(aim, journal, client, &mut rng)?;
-        // One more, whose recovery is killed, too, before anybody has looked at what the first has left.
+        // A second child, which is killed in its recovery, before any check of the first kill's files.
         if aim == Aim::LongLog || rng.u32(0..4) == 0 {
             journal = self.kill_at(Aim::recovery(&mut rng), journal, client + THREADS, &mut rng)?;
         }
@@ -543,7 +543,7 @@ impl<'a> Chain<'a> {
             .map_err(|error| error.to_string())?;
         self.check(&journal, client, &mut rng)?;
         self.copies = journal.copies;
-        // All that is done to so large a file would take long.
+        // Every operation on such a large file would take long.
         self.begun = aim != Aim::LongLog;
         Ok(())
     }
@@ -560,7 +560,7 @@ impl<'a> Chain<'a> {
         ];
         let before = Listing::of(&self.folder)?;
         let mut child = Child::start("kill", &arguments).map_err(|error| error.to_string())?;
-        // It may have the journal of another life, whose last phase is over.
+        // The journal may be that of another life, whose last phase is over.
         journal.phase = "starting".into();
         self.await_moment(aim, &child, &mut journal, rng)?;
         child.kill();
@@ -602,7 +602,7 @@ impl<'a> Chain<'a> {
                     thread::sleep(Duration::from_millis(1));
                 }
             }
-            // Most of what there is to hit is short.
+            // Most targets are short.
             Aim::Opening | Aim::Closing => sleep_exactly(short(rng)),
             Aim::Copy(stage) => self.stop_in_copy(stage, child, journal, rng)?,
             Aim::Checkpoint => {
@@ -619,12 +619,12 @@ impl<'a> Chain<'a> {
         Ok(())
     }
 
-    /// Looks at the index of the log from outside, which costs the child no lock: those are a process's own. Returns
-    /// when it is as wanted, or when that is not to be waited for any longer.
+    /// Reads the WAL index from outside, which costs the child no lock: locks belong to a process. Returns when the
+    /// index is as wanted, or when the wait is over.
     fn await_index(&self, wanted: Index, until: Instant, child: &Child, journal: &mut Journal) -> Result<(), String> {
         while Instant::now() < until {
             child.told().try_for_each(|line| journal.hear(&line))?;
-            // Closing removes it, opening makes a new one.
+            // Closing removes the index, and opening creates a new one.
             let Ok(file) = File::open(self.index_path()) else {
                 continue;
             };
@@ -633,7 +633,7 @@ impl<'a> Chain<'a> {
                     return Ok(());
                 }
             }
-            // The child may want the core.
+            // The child may need the core.
             thread::yield_now();
         }
         Ok(())
@@ -647,7 +647,8 @@ impl<'a> Chain<'a> {
         index(&File::open(self.index_path()).ok()?)
     }
 
-    /// A checkpoint may be over before a signal comes. So the child is stopped, and goes on if it is in none.
+    /// A checkpoint may be over before a signal arrives. So the child is stopped, and continued if it is in no
+    /// checkpoint.
     fn stop_in_checkpoint(&self, child: &Child, journal: &mut Journal) -> Result<(), String> {
         let until = Instant::now() + SEARCH;
         loop {
@@ -660,7 +661,7 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// As long after the beginning of that stage as chance has it, if the child is still in a copy then.
+    /// Stops the child at a random time after the start of the stage, if it is still in a copy then.
     fn stop_in_copy(&self, stage: Stage, child: &Child, journal: &mut Journal, rng: &mut Rng) -> Result<(), String> {
         let before = Listing::of(&self.folder)?;
         let until = Instant::now() + SEARCH;
@@ -748,7 +749,7 @@ impl<'a> Chain<'a> {
     }
 }
 
-/// Returns at the stage, or when it has not come: a backup has not every stage.
+/// Returns at the stage, or when it has not come: not every backup has every stage.
 fn await_stage(wanted: Stage, until: Instant, child: &Child, journal: &mut Journal) -> Result<(), String> {
     loop {
         child.told().try_for_each(|line| journal.hear(&line))?;
@@ -767,7 +768,7 @@ fn short(rng: &mut Rng) -> Duration {
     Duration::from_micros(1 << rng.u32(4..14)).mul_f64(rng.f64())
 }
 
-/// A sleep is too long by some 50 us.
+/// Sleeps exactly; a system sleep is too long by some 50 us.
 fn sleep_exactly(time: Duration) {
     let until = Instant::now() + time;
     if let Some(most) = time.checked_sub(Duration::from_micros(200)) {
@@ -778,7 +779,7 @@ fn sleep_exactly(time: Duration) {
     }
 }
 
-/// By rusqlite alone, as an operator's tool would.
+/// Reads the entries with rusqlite alone, as an operator's tool would.
 fn raw(path: &Path) -> Result<Vec<Entry>, String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(|error| error.to_string())?;

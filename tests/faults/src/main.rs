@@ -1,53 +1,56 @@
-//! larder's promises, on a disk that fails and loses power.
+//! Tests larder's guarantees on a disk that fails and loses power.
 //!
-//! The store under test is the store as shipped: a VFS around SQLite's own is the default of this process (`shim.rs`), and
-//! the functions of the C library by which larder makes, syncs, renames and removes files are this program's (`system.rs`).
-//! Both pass everything through, record what changes the disk, and fail the calls that a plan names. In the end what lies
-//! in the folder must be what was recorded.
+//! The store under test is the store as shipped. A VFS around SQLite's own is the default of this process (`shim.rs`),
+//! and this program defines the functions of the C library by which larder creates, syncs, renames and removes files
+//! (`system.rs`). Both pass every call through, record the changes to the disk, and fail the calls that a plan names.
+//! At the end the contents of the folder must equal the record.
 //!
 //! ```text
 //! cargo run --release -p faults -- power-cut --states 20000 --seed 7      at any event of a workload
 //!                                  calls                                  the Nth call fails, N = 1, 2, ..
 //!                                  backups --states 2000                  at any event of a workload with backups
 //!                                  compound --states 10000                the recovery from a power cut fails
-//!                                  small                                  every sequence of 3 operations of a dozen
-//!                                  mutants                                larder is broken, and a suite notices
+//!                                  small                                  every sequence of 3 operations out of a dozen
+//!                                  mutants                                larder is broken, and a suite detects it
 //!                                  kill --states 200                      a process is killed at any moment
 //!                                  second-process --states 200            other processes use the file
 //!                                  oom                                    the Nth allocation fails, N = 1, 2, ..
-//!                                  found                                  the defects that these have found
-//!                                  soak --seconds 60                      everything at once, for long
+//!                                  found                                  the defects that these suites have found
+//!                                  soak --seconds 60                      everything at once, for a long time
 //! ```
 //!
-//! `--seed` decides everything but the interleaving of threads, which decides nothing: groups are made while the writer is
-//! held. `--from` goes on where a run was stopped, `--threads` says how many cases are worked on at once, `--failures`
-//! after how many it is enough. A failure prints the command with its `--case`, which shows the whole trace, and keeps the
-//! files. `--only` takes the part of `calls` whose name begins so (`restart/exclusive/io`). `--omit` leaves something
-//! out, so that failures must appear: `checkpoint-sync`, `header-sync`.
+//! `--seed` determines everything except the interleaving of threads, which has no effect: groups form while the writer
+//! is held. `--from` continues a run that was stopped, `--threads` sets how many cases run at once, `--failures` the
+//! number of failures after which the run stops. A failure prints the command with its `--case`, which shows the whole
+//! trace, and keeps the files. `--only` selects the part of `calls` whose name has this prefix
+//! (`restart/exclusive/io`). `--omit` leaves a sync out, so that failures must appear: `checkpoint-sync`,
+//! `header-sync`.
 //!
 //! # What holds after each case (`check.rs`)
 //!
-//! - The store opens, without help, and so does rusqlite alone. `integrity_check` and `foreign_key_check` find nothing.
-//! - The tables hold, to the byte, a prefix of the commits in their order (`Model`). Each job writes to three tables and
-//!   is known by a number, so nothing is half there, out of order, or left of a job that was rolled back or refused.
-//! - What was acknowledged at FULL is there; what was acknowledged at NORMAL is, unless the power was cut; all is that was
-//!   acknowledged before a close which emptied the log.
-//! - The next write succeeds, has the next number, and the store closes with an empty log.
-//! - After a call that failed, besides: errors had the right outcome; the store goes on, or is poisoned by name, and then
-//!   only after a failure in COMMIT or in a checkpoint; a poisoned one leaves the database alone as it closes.
-//! - What holds of backups, and of databases that are made of them, is written at the top of `copies.rs`.
+//! - The store opens without intervention, and so does rusqlite alone. `integrity_check` and `foreign_key_check` find
+//!   nothing.
+//! - The tables hold, to the byte, a prefix of the commits in their order (`Model`). Each job writes to three tables
+//!   and has a number, so no job is there in part, out of order, or after it was rolled back or refused.
+//! - Writes acknowledged at FULL are there; writes acknowledged at NORMAL are, unless the power was cut; all writes are
+//!   that were acknowledged before a close that emptied the WAL.
+//! - The next write succeeds and has the next number, and the store closes with an empty WAL.
+//! - After a failed call, in addition: errors had the right outcome; the store continues, or is poisoned and says so,
+//!   and is poisoned only after a failure in COMMIT or in a checkpoint; a poisoned store does not touch the database as
+//!   it closes.
+//! - The header of `copies.rs` says what holds of backups, and of databases restored from them.
 //! - Nothing hangs: a watchdog aborts and names the case.
 //!
-//! # What is not in it
+//! # Out of scope
 //!
-//! - What a disk may do is written at the top of `disk.rs`. Media that lie about fsync are not in it.
-//! - Folders of temporary stores, and the reading of entries of a folder that is open (`readdir`), which does not fail.
-//! - Faults of memory: a page of a mapped file that cannot be read is a SIGBUS.
+//! - The header of `disk.rs` says what a disk may do. Media that lie about fsync are not covered.
+//! - Folders of temporary stores, and reading the entries of an open folder (`readdir`), which does not fail.
+//! - Memory faults: a page of a mapped file that cannot be read is a SIGBUS.
 //!
-//! # A suite more
+//! # Adding a suite
 //!
-//! A file with `pub fn run(&Arguments) -> Summary`, and a line in [`SUITES`]. `Suite::run` has the threads, the progress,
-//! the watchdog and the summary; `Run` the workload and the journal; `check` what must hold.
+//! Add a file with `pub fn run(&Arguments) -> Summary`, and a line in [`SUITES`]. `Suite::run` has the threads, the
+//! progress, the watchdog and the summary; `Run` the workload and the journal; `check` the checks.
 
 mod answer;
 mod backups;
@@ -83,7 +86,7 @@ use std::process::ExitCode;
 
 use cases::Summary;
 
-/// A suite by its name.
+/// A suite, by its name.
 struct Entry {
     name: &'static str,
     what: &'static str,
@@ -153,25 +156,25 @@ const SUITES: &[Entry] = &[
     },
 ];
 
-/// These have real processes on real files, without the shim.
+/// Suites with real processes on real files, without the shim.
 const PLAIN: &[&str] = &["kill", "second-process", "descriptors", "oom", "soak"];
 
-/// What was asked for.
+/// The command line.
 pub struct Arguments {
     suite: String,
-    /// How many cases, where a suite has no end of its own.
+    /// The number of cases, for a suite without a natural end.
     pub states: Option<u64>,
-    /// For how long, where that is what is asked.
+    /// The duration, for a suite that is limited by time.
     pub seconds: Option<u64>,
     pub seed: u64,
-    /// To go on where an earlier run was stopped.
+    /// The case at which to continue an earlier run.
     pub from: u64,
     pub threads: usize,
-    /// One case alone.
+    /// Runs this case alone.
     pub case: Option<String>,
-    /// Those whose name begins so, where they have names.
+    /// Selects the named cases with this prefix.
     pub only: Option<String>,
-    /// After so many failures it is enough.
+    /// The number of failures after which the run stops.
     pub failures: u64,
     pub omit: Option<String>,
 }
@@ -210,7 +213,7 @@ impl Arguments {
         Ok(parsed)
     }
 
-    /// The command that runs this again, but for the case.
+    /// The command that repeats this run, without the case.
     pub fn command(&self) -> String {
         let omit = self
             .omit

@@ -12,13 +12,13 @@ type Realloc = unsafe extern "C" fn(*mut c_void, c_int) -> *mut c_void;
 
 static REAL: OnceLock<(Malloc, Realloc)> = OnceLock::new();
 
-/// Which one fails; 0 for none.
+/// The number of the allocation that fails; 0 for none.
 static NTH: AtomicI64 = AtomicI64::new(0);
 static STICKY: AtomicBool = AtomicBool::new(false);
 static COUNT: AtomicI64 = AtomicI64::new(0);
 
-/// Puts ours around SQLite's. `lookaside` is whether each connection has some memory of its own, as shipped, so that small
-/// allocations do not come here.
+/// Installs the allocator. `lookaside` tells whether each connection has its own lookaside memory, as shipped, so that
+/// small allocations bypass the allocator.
 pub fn install(lookaside: bool) {
     // SAFETY: no connection was opened yet and no other thread uses SQLite, so it is not initialised, and may be
     // configured; GETMALLOC fills all of the struct, which is plain data; MALLOC copies it; ours keep the contract of
@@ -74,25 +74,25 @@ fn fails() -> bool {
     }
 }
 
-/// From now on the Nth allocation fails, the first being 1, and all that follow if it is to stay so.
+/// From now on the Nth allocation fails, the first being 1; if `sticky`, also all that follow.
 pub fn arm(nth: i64, sticky: bool) {
     COUNT.store(0, Ordering::SeqCst);
     STICKY.store(sticky, Ordering::SeqCst);
     NTH.store(nth, Ordering::SeqCst);
 }
 
-/// There is memory again.
+/// Memory is available again.
 pub fn disarm() {
     NTH.store(0, Ordering::SeqCst);
 }
 
-/// Whether one has failed since it was armed, if it still is.
+/// Whether an allocation has failed since `arm`, if it is still armed.
 pub fn was_hit() -> bool {
     let nth = NTH.load(Ordering::SeqCst);
     nth > 0 && COUNT.load(Ordering::SeqCst) >= nth
 }
 
-/// How many allocations there were since it was armed.
+/// The number of allocations since `arm`.
 pub fn count() -> i64 {
     COUNT.load(Ordering::SeqCst)
 }

@@ -10,7 +10,7 @@ use crate::job::{ACCOUNTS, Job, data};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Model {
     entries: BTreeMap<i64, (i64, i64)>,
-    /// Who wrote it, and how many bytes.
+    /// The job that wrote each part, and the number of its bytes.
     parts: BTreeMap<(i64, i64), (i64, usize)>,
     accounts: BTreeMap<i64, i64>,
 }
@@ -23,7 +23,7 @@ impl Model {
         }
     }
 
-    /// After these commits, the first of which has the number 1.
+    /// The contents after these commits, the first of which has the number 1.
     pub fn after<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> Self {
         let mut model = Self::new();
         jobs.into_iter().for_each(|job| model.commit(job));
@@ -53,11 +53,11 @@ impl Model {
         *self.accounts.entry(to).or_default() += amount;
     }
 
-    /// What the tables hold.
+    /// Reads the tables.
     ///
     /// # Errors
     ///
-    /// SQLite's, or which bytes are not what was written.
+    /// SQLite's error, or the place of the wrong bytes.
     pub fn read(conn: &Connection) -> Result<Self, String> {
         let mut model = Self::default();
         model.read_rows(conn).map_err(|error| format!("reading: {error}"))?;
@@ -93,7 +93,7 @@ impl Model {
         Ok(Ok(()))
     }
 
-    /// The first way in which the other differs.
+    /// The first difference to `found`.
     pub fn difference(&self, found: &Self) -> Option<String> {
         fn first<K: Ord + Copy + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
             what: &str,

@@ -13,22 +13,22 @@ use std::time::Instant;
 use crate::Arguments;
 use crate::cases::Summary;
 
-/// What is broken.
+/// The change of a mutant.
 enum Change {
-    /// This passage, which stands once in that file, by this one.
+    /// Replaces a passage that occurs once in the file.
     Source {
         file: &'static str,
         from: &'static str,
         to: &'static str,
     },
-    /// The shim leaves a sync out.
+    /// The shim omits a sync.
     Omit(&'static str),
 }
 
 struct Mutant {
     name: &'static str,
     change: Change,
-    /// The suite that notices, and its size.
+    /// The suite that must detect it, and its size.
     suite: &'static [&'static str],
 }
 
@@ -285,7 +285,7 @@ pub fn run(arguments: &Arguments) -> Summary {
     summary
 }
 
-/// Where mutants are built.
+/// The copy of the repository in which mutants are built.
 struct Workshop {
     repository: PathBuf,
     copy: PathBuf,
@@ -309,7 +309,7 @@ impl Workshop {
         }
     }
 
-    /// What is not changed passes all that the mutants are tried with.
+    /// Checks that the unchanged source passes the suites of these mutants.
     fn control(&self, mutants: &[&Mutant]) -> Result<String, String> {
         self.build(None)?;
         let mut suites: Vec<&[&str]> = mutants.iter().map(|mutant| mutant.suite).collect();
@@ -340,7 +340,7 @@ impl Workshop {
             }
         };
         let output = self.run(mutant.suite, omission)?;
-        // A mutant that hangs is noticed by the watchdog, which aborts.
+        // A mutant that hangs is detected by the watchdog, which aborts.
         if output.status.success() {
             return Err(format!(
                 "{} did not notice: {}",
@@ -362,7 +362,7 @@ impl Workshop {
         }
     }
 
-    /// Makes the copy what the repository is, but for the change, and builds the harness with it.
+    /// Updates the copy from the repository, applies the change, and builds the harness.
     fn build(&self, change: Option<&Change>) -> Result<(), String> {
         let changed = match change {
             Some(Change::Source { file, from, to }) => Some((*file, self.changed(file, from, to)?)),
@@ -384,7 +384,7 @@ impl Workshop {
             .arg(&self.target)
             .current_dir(&self.copy)
             .env_remove("CARGO_TARGET_DIR")
-            // A build is run once or twice.
+            // Each build runs only once or twice.
             .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
             .stdin(Stdio::null())
             .output()
@@ -420,7 +420,7 @@ impl Workshop {
     }
 }
 
-/// Files that are the same are left alone, so that cargo does not build them again.
+/// Leaves equal files alone, so that cargo does not rebuild them.
 fn copy(from: &Path, to: &Path, root: &Path, changed: &Option<(&str, String)>) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {

@@ -32,19 +32,19 @@ use crate::entries::{Entry, look};
 const BACKUPS: &str = "backups";
 const RESTORED: &str = "restored";
 
-/// Names in each folder, which are used again and again.
+/// Names in each folder, which are reused.
 const NAMES: u32 = 2;
 
 /// Backups that a schedule keeps.
 const KEEP: usize = 2;
 
-/// The backups of a schedule begin with the name of the database.
+/// The prefix of a schedule's backups: the name of the database.
 const SCHEDULED: &str = "app.db.";
 
-/// What the folders of unfinished copies begin with.
+/// The prefix of the folders of unfinished copies.
 const UNFINISHED: &str = ".larder-backup-";
 
-/// Makes the folders, unless they are there.
+/// Creates the folders, unless they exist.
 pub fn make_folders(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder.join(BACKUPS))?;
     fs::create_dir_all(folder.join(RESTORED))
@@ -52,7 +52,7 @@ pub fn make_folders(folder: &Path) -> io::Result<()> {
 
 // ---- the child ----
 
-/// Takes copies, and tells of them.
+/// Makes copies, and reports them.
 pub struct Copier {
     folder: PathBuf,
     rng: Rng,
@@ -76,7 +76,7 @@ impl Copier {
             .map(Some)
     }
 
-    /// Takes one after another until the store is closed.
+    /// Makes one copy after another until the store is closed.
     pub fn run(&mut self, store: &Store) {
         loop {
             let backup = format!("{BACKUPS}/{}", self.rng.u32(0..NAMES));
@@ -121,7 +121,7 @@ impl Copier {
         self.tell_end(name, made.map(|report| report.bytes()))
     }
 
-    /// It never goes over a file.
+    /// Restores a backup, never over a file.
     fn restore(&self, backup: &str) -> larder::Result<()> {
         let name = backup.replace(BACKUPS, RESTORED);
         let to = self.folder.join(&name);
@@ -159,7 +159,8 @@ fn remove(path: &Path) -> larder::Result<()> {
     }
 }
 
-/// Of all bytes of a file, and how many they are. Every process of this program has the same of the same bytes.
+/// The hash of a file's bytes, and their number. Every process of this program computes the same hash of the same
+/// bytes.
 fn hash_of(path: &Path) -> io::Result<(u64, u64)> {
     let bytes = fs::read(path)?;
     let mut hasher = DefaultHasher::new();
@@ -167,19 +168,19 @@ fn hash_of(path: &Path) -> io::Result<(u64, u64)> {
     Ok((hasher.finish(), bytes.len() as u64))
 }
 
-// ---- what the parent knows ----
+// ---- the parent's knowledge ----
 
-/// What a child does with its copies.
+/// The activity of a child with its copies.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Stage {
     #[default]
     None,
-    /// It has said that a backup begins, and no more.
+    /// It has reported the start of a backup, and no more.
     Begun,
     Copying,
     Compacting,
     Verifying,
-    /// Of a restore no stages are told.
+    /// A restore reports no stages.
     Restoring,
 }
 
@@ -200,7 +201,7 @@ impl Stage {
     }
 }
 
-/// The copies of a folder, by their names in it.
+/// The copies of a folder, by name.
 #[derive(Default)]
 pub struct Copies {
     whole: BTreeMap<String, Whole>,
@@ -208,26 +209,26 @@ pub struct Copies {
     pub stage: Stage,
 }
 
-/// A copy that is there.
+/// A copy that exists.
 struct Whole {
     hash: u64,
-    /// So many commits it has at least.
+    /// The minimum number of commits in it.
     least: usize,
-    /// The backup that it was restored from, and the hash of that.
+    /// The backup that it was restored from, with that backup's hash.
     of: Option<(String, u64)>,
 }
 
-/// One that was begun, and not yet said to be done.
+/// A copy that was begun and not reported as done.
 struct Begun {
     name: String,
-    /// Whether it takes the place of a file at one stroke. If not, that was to be removed before it.
+    /// Whether it replaces a file atomically. If not, the old file is removed first.
     over: bool,
     least: usize,
     of: Option<(String, u64)>,
 }
 
 impl Copies {
-    /// A line of the child's, at which so many commits were acknowledged.
+    /// Reads a report of the child, at which `acknowledged` commits were acknowledged.
     pub fn hear(&mut self, words: &[&str], acknowledged: usize) -> Result<(), String> {
         let strange = || format!("the child told {words:?}");
         match *words {
@@ -248,7 +249,7 @@ impl Copies {
                 let hash = hash.parse().map_err(|_| strange())?;
                 self.end(Some(hash)).ok_or_else(strange)?;
             }
-            // The file is as it was before.
+            // The file is the previous one.
             ["stopped", _] => self.end(None).ok_or_else(strange)?,
             _ => return Err(strange()),
         }
@@ -265,7 +266,7 @@ impl Copies {
         }
     }
 
-    /// It is a file of that hash now, or else what was there before it.
+    /// Settles the copy in progress: the file has that hash now, or else it is the previous one.
     fn end(&mut self, hash: Option<u64>) -> Option<()> {
         let Begun { name, over, least, of } = self.begun.take()?;
         self.stage = Stage::None;
@@ -277,7 +278,7 @@ impl Copies {
         Some(())
     }
 
-    /// After a kill: what became of the one that was under way.
+    /// Settles the copy in progress after a kill.
     pub fn settle(&mut self, folder: &Path) -> Result<(), String> {
         let Some(begun) = &self.begun else { return Ok(()) };
         let older = self.whole.get(&begun.name).map(|older| older.hash);
@@ -296,7 +297,7 @@ impl Copies {
 
     // ---- what must hold ----
 
-    /// Nothing is there but whole copies, and unfinished ones that nobody takes for any.
+    /// Checks that there are only whole copies, and unfinished ones that cannot be mistaken for a copy.
     pub fn check(&self, folder: &Path, found: &[Entry]) -> Result<(), String> {
         let before = Listing::of(folder)?;
         let (scheduled, others) = before.files();
@@ -304,7 +305,7 @@ impl Copies {
             let told: Vec<_> = self.whole.keys().collect();
             return Err(format!("there are the copies {others:?}, and there must be {told:?}"));
         }
-        // One more is there while the oldest is not yet removed.
+        // A schedule has one more while it has not removed the oldest yet.
         if scheduled.len() > KEEP + 1 {
             return Err(format!("a schedule that keeps {KEEP} has left {scheduled:?}"));
         }
@@ -317,7 +318,7 @@ impl Copies {
             held.insert(name, entries.map_err(|problem| format!("{name}: {problem}"))?);
         }
         for (name, copy) in &self.whole {
-            // Unless that has been replaced since.
+            // Unless the backup was replaced since.
             if let Some((of, hash)) = &copy.of
                 && self.whole.get(of).is_some_and(|backup| backup.hash == *hash)
                 && held[of] != held[name]
@@ -343,12 +344,14 @@ impl Whole {
     }
 }
 
-/// A copy opens by itself, without a log, is sound, and holds the first so many commits, or more. Gives those.
+/// Checks that a copy opens by itself, without a WAL, is sound, and holds at least the first `least` commits. Returns
+/// its commits.
 fn judge(path: &Path, least: usize, found: &[Entry]) -> Result<Vec<Entry>, String> {
     let mut versions = [0; 2];
     let read = File::open(path).and_then(|file| file.read_exact_at(&mut versions, 18));
     read.map_err(|error| error.to_string())?;
-    // "1 for rollback journalling modes", <https://sqlite.org/fileformat.html>: nobody may look for a log beside it.
+    // "1 for rollback journalling modes", <https://sqlite.org/fileformat.html>: a reader must not expect a WAL beside
+    // it.
     if versions != [1, 1] {
         return Err(format!("it has the versions {versions:?}"));
     }
@@ -372,8 +375,8 @@ fn judge(path: &Path, least: usize, found: &[Entry]) -> Result<Vec<Entry>, Strin
     Ok(entries)
 }
 
-/// Where there is still room for copies: the next backup and the next restore work, hold all commits, and remove what
-/// those that were killed have left.
+/// Checks that there is still room for copies: the next backup and the next restore succeed, hold all commits, and
+/// remove the leftovers of killed ones.
 pub fn check_next(store: &Store, folder: &Path, found: &[Entry]) -> Result<(), String> {
     let (backup, restored) = (folder.join(BACKUPS).join("next"), folder.join(RESTORED).join("next"));
     store
@@ -393,7 +396,7 @@ pub fn check_next(store: &Store, folder: &Path, found: &[Entry]) -> Result<(), S
     }
 }
 
-// ---- what is there ----
+// ---- the contents of the folders ----
 
 /// The names in both folders.
 #[derive(Debug, Default, PartialEq)]
@@ -426,13 +429,13 @@ impl Listing {
         Ok(())
     }
 
-    /// Those of a schedule, and the others.
+    /// The names of a schedule's backups, and the others.
     fn files(&self) -> (Vec<&String>, Vec<&String>) {
         let prefix = format!("{BACKUPS}/{SCHEDULED}");
         self.files.iter().partition(|name| name.starts_with(&prefix))
     }
 
-    /// Whether a backup, and whether a restore, is unfinished that was not begun before.
+    /// Whether a new unfinished backup, or restore, has appeared since `before`.
     pub fn unfinished_since(&self, before: &Self) -> (bool, bool) {
         let is_in = |part: &str| {
             self.unfinished
