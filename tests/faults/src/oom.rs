@@ -1,22 +1,22 @@
-//! Memory that is not there: the Nth allocation of SQLite's fails, for each N until a run is clean; once, or all from it
-//! on; with SQLite's lookaside memory, as shipped, or without it, so that the small allocations can fail, too. Each case
-//! runs in a child, since a crash has to be survived, see also `memory.rs`.
+//! SQLite runs out of memory: its Nth allocation fails, for each N until a run is clean; once, or every one from then
+//! on; with SQLite's lookaside memory, as shipped, or without it, so that the small allocations can fail, too. Each
+//! case runs in a child, because the harness must survive a crash; see also `memory.rs`.
 //!
-//! | script | through |
+//! | script | operations |
 //! |---|---|
-//! | `new`, `old` | opening a new file, or one with a log to recover; migrating, single writes, a group, a write that does not fit in the cache, reads, a check, checkpoints, closing |
+//! | `new`, `old` | opening a new file, or one with a WAL to recover; migrating, single writes, a group, a write larger than the cache, reads, a check, checkpoints, closing |
 //! | `vacuum` | a `VACUUM` between writes, with space to give back |
 //! | `backup` | a backup, and a compact one with a checksum, between writes |
-//! | `restore` | a database made of a backup, beside a store that is open |
-//! | `tasks` | writes and reads that are awaited, some of them dropped on the way, and the close that is |
+//! | `restore` | a database restored from a backup, beside an open store |
+//! | `tasks` | awaited writes and reads, some of which are dropped on the way, and an awaited close |
 //!
-//! What was acknowledged is there when the store is opened again with memory, what was *not started* or *rolled back* is
-//! not, *unknown* may be either and has poisoned the store; after the failure the store takes writes or is poisoned by
-//! name, and reads; a backup and what is restored of one is whole, or not there, and nothing else is beside it; nothing
-//! crashes, nothing panics but the call that was made, nothing hangs.
+//! Acknowledged writes are there when the store is reopened with memory; those *not started* or *rolled back* are not;
+//! *unknown* may be either and has poisoned the store. After the failure the store accepts writes or reports that it is
+//! poisoned, and it serves reads. A backup, and a database restored from one, is whole or absent, and there is no other
+//! file beside it. Nothing crashes, nothing panics except the call itself, nothing hangs.
 //!
-//! Rust's own allocations do not fail here: they end the process, and that is `kill`. Threads make N the same
-//! allocation in most runs, not in all.
+//! Rust's own allocations do not fail here: such a failure ends the process, which `kill` covers. With threads, N is
+//! the same allocation in most runs, but not in all.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -48,22 +48,22 @@ const FILES: &str = "files";
 /// A backup to restore.
 const BACKUP: &str = "app.db.backup";
 
-/// Cases in one child.
+/// Cases per child.
 const BLOCK: u64 = 40;
 
 /// A case that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a connection is waited for, if none can be opened any more; else [`LONG`].
+/// Read timeout if no more connections can be opened; otherwise [`LONG`].
 const SHORT: Duration = Duration::from_millis(30);
 const LONG: Duration = Duration::from_secs(5);
 
-/// How often a case is run in which no connection came in time, though there was memory: the machine is busy.
+/// Attempts at a case whose read timed out although there was memory: the machine is busy.
 const ATTEMPTS: u32 = 5;
 
 // ---- the child ----
 
-/// Runs cases one after another, and tells of each.
+/// Runs cases one after another, and reports each.
 pub fn child(arguments: &[String]) {
     let [folder, variant, from, to, step] = arguments else {
         panic!("oom: wrong arguments")
@@ -97,7 +97,7 @@ pub fn child(arguments: &[String]) {
     tell("end");
 }
 
-/// rusqlite panics in some places where there is no memory. Whether it may, the case judges.
+/// Silences panics: rusqlite panics in some places without memory. Each case judges whether a panic is allowed.
 fn quiet() {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -107,7 +107,7 @@ fn quiet() {
     }));
 }
 
-/// A database whose log is to be recovered, and a backup of it.
+/// Creates a database whose WAL must be recovered, and a backup of it.
 fn template(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let (made, template) = (folder.join("made"), folder.join("template"));
     clean(&made)?;
@@ -116,7 +116,7 @@ fn template(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     for k in 1..=BEFORE {
         store.write(Job::plain((1, k)).closure())?;
     }
-    // Costs the store its locks, which nobody wants any more.
+    // This drops the store's locks, which are no longer needed.
     copy(&made, &template)?;
     std::fs::remove_file(template.join("app.db-shm"))?;
     store.backup(template.join(BACKUP)).run()?;
@@ -139,12 +139,12 @@ fn options(patience: Duration) -> Options {
         .close_timeout(Duration::from_secs(5))
 }
 
-/// What is done while memory fails.
+/// The operations while memory fails.
 struct Script {
     name: &'static str,
-    /// With the files of the template.
+    /// Starts with the files of the template.
     old: bool,
-    /// Whether it may fail while the store is opened, too.
+    /// Whether memory may also fail while the store is opened.
     opening: bool,
     work: fn(&mut Case, &Store) -> Result<(), String>,
     close: fn(&Store) -> larder::Result<CloseReport>,
@@ -195,7 +195,7 @@ const SCRIPTS: &[Script] = &[
     },
 ];
 
-/// A script, and how memory fails in it.
+/// A script, and the way in which memory fails in it.
 #[derive(Clone, Copy)]
 struct Variant {
     script: &'static Script,
@@ -229,20 +229,20 @@ impl Variant {
 
 // ---- one case ----
 
-/// What became of each write.
+/// The state of one case: the result of each write.
 struct Case {
     files: PathBuf,
-    /// A folder for what is copied.
+    /// The folder for copies.
     copied: PathBuf,
     variant: Variant,
     acknowledged: HashMap<Id, i64>,
     undone: HashSet<Id>,
     unknown: HashSet<Id>,
-    /// Their futures were dropped.
+    /// Writes whose futures were dropped.
     dropped: HashSet<Id>,
-    /// Something was told that its outcome is unknown.
+    /// Whether a call has returned an unknown outcome.
     may_be_poisoned: bool,
-    /// The copies that were made, with what was acknowledged before.
+    /// The copies that were made, each with the writes acknowledged before it.
     copies: Vec<(&'static str, HashMap<Id, i64>)>,
     k: i64,
 }
@@ -275,7 +275,7 @@ impl Case {
         self.files.join(DATABASE)
     }
 
-    /// Says whether the failure came to pass.
+    /// Returns whether the failure happened.
     fn run(mut self, nth: i64, short: Duration) -> Result<bool, String> {
         let Variant { script, sticky, .. } = self.variant;
         let patience = if sticky { short } else { LONG };
@@ -289,7 +289,7 @@ impl Case {
         match opened {
             Ok(store) => self.live(&store)?,
             Err(error) if !was_hit() => return Err(format!("opening: {error:?}")),
-            // A store that is not there has written nothing, but for its migrations.
+            // A store that failed to open has written nothing except its migrations.
             Err(error) if error.outcome() == Outcome::Unknown || is_of_memory(&error) => {}
             Err(error) => return Err(format!("opening fails by something else: {error:?}")),
         }
@@ -306,7 +306,7 @@ impl Case {
             disarm();
             self.is_usable(store)?;
         }
-        // Its own failures are told by the report.
+        // Failures of the close are in its report.
         (script.close)(store)
             .map(drop)
             .map_err(|error| format!("closing: {error:?}"))
@@ -385,16 +385,16 @@ impl Case {
             };
             self.note(store, job, result)?;
         }
-        // One that is dropped while it is queued, or runs.
+        // A read that is dropped while it is queued, or runs.
         let mut read = Box::pin(store.read_async(|tx| Ok(look(tx))));
         poll_once(&mut read);
         drop(read);
         self.read_as_task(store)
     }
 
-    // ---- what they are made of ----
+    // ---- the operations ----
 
-    /// A write that does not fit in the cache.
+    /// A write larger than the cache.
     fn large(&mut self, store: &Store) -> Result<(), String> {
         let large = Job {
             parts: vec![60_000, 60_000],
@@ -414,7 +414,7 @@ impl Case {
         self.note(store, &clearing, result)
     }
 
-    /// A copy of the database, made whole or not at all.
+    /// Makes a copy of the database, whole or not at all.
     fn copy<T>(&mut self, name: &'static str, make: impl FnOnce(PathBuf) -> larder::Result<T>) -> Result<(), String> {
         let before = self.acknowledged.clone();
         match caught(|| make(self.copied.join(name))) {
@@ -439,7 +439,7 @@ impl Case {
         self.note(store, &job, result)
     }
 
-    /// A closure that does not look at an error, after which SQLite may have ended its transaction.
+    /// A closure that ignores an error, after which SQLite may have ended its transaction.
     fn careless(&mut self, store: &Store) -> Result<(), String> {
         let job = self.job();
         let (write, swallowed) = (job.closure(), "UPDATE tally SET bytes = bytes + 0 WHERE client > ?1");
@@ -451,7 +451,7 @@ impl Case {
                 Ok(n)
             })
         });
-        // Its own doing, this time.
+        // The closure itself caused this one.
         let result = match result {
             Some(Err(error @ Error::RolledBack { .. })) if was_hit() => {
                 self.undone.insert(job.id);
@@ -466,7 +466,7 @@ impl Case {
         self.note(store, &job, result)
     }
 
-    /// Jobs that are queued while the writer is busy, so that they share a transaction.
+    /// Jobs queued while the writer is busy, so that they share a transaction.
     fn group(&mut self, store: &Store) -> Result<(), String> {
         let (go, gone) = channel::<()>();
         let gate = store.submit(move |_| Ok(gone.recv().is_ok()));
@@ -494,7 +494,7 @@ impl Case {
         match result {
             Some(Ok(n)) if job.commits() => drop(self.acknowledged.insert(job.id, n)),
             Some(Ok(_)) => return Err(format!("{job:?} was acknowledged")),
-            // The panic of a closure is its caller's, and rolls it back.
+            // A closure's panic reaches its caller, and rolls the job back.
             None => drop(self.undone.insert(job.id)),
             Some(Err(error)) => {
                 if job.commits() && !is_of_memory(&error) {
@@ -512,7 +512,7 @@ impl Case {
         Ok(())
     }
 
-    /// What is unknown has poisoned the store.
+    /// Records an outcome. An unknown one must have poisoned the store.
     fn note_outcome(&mut self, store: &Store, error: &Error) -> Result<(), String> {
         match error.outcome() {
             Outcome::NotStarted | Outcome::RolledBack => Ok(()),
@@ -529,13 +529,13 @@ impl Case {
         self.finds(caught(|| block_on(store.read_async(|tx| Ok(look(tx))))))
     }
 
-    /// A read finds what it should, or has no memory.
+    /// Checks that a read found the expected entries, or had no memory.
     fn finds(&self, result: Caught<Found>) -> Result<(), String> {
         match result {
             Some(Ok(Ok(found))) => self.sees_all(&found),
             Some(Ok(Err(problem))) if was_hit() && problem.contains("out of memory") => Ok(()),
             Some(Ok(Err(problem))) => Err(problem),
-            // `look` tells of SQLite's errors in words, so that the store takes them for swallowed.
+            // `look` reports SQLite's errors as text, so the store believes that the closure swallowed them.
             Some(Err(error)) if was_hit() && (is_of_memory(&error) || is_ended(&error)) => Ok(()),
             Some(Err(error)) => Err(format!("reading: {error:?}")),
             None if was_hit() => Ok(()),
@@ -561,7 +561,7 @@ impl Case {
     fn check(&self, store: &Store) -> Result<(), String> {
         match caught(|| store.check().full().run()) {
             Some(Ok(report)) if report.is_ok() => Ok(()),
-            // integrity_check tells of memory as of any problem.
+            // integrity_check reports a lack of memory like any other problem.
             Some(Ok(report)) if was_hit() && report.to_string().contains("out of memory") => Ok(()),
             Some(Ok(report)) => Err(report.to_string()),
             Some(Err(error)) if was_hit() && is_of_memory(&error) => Ok(()),
@@ -571,7 +571,7 @@ impl Case {
         }
     }
 
-    /// There is memory again.
+    /// Checks that the store works once memory is available again.
     fn is_usable(&mut self, store: &Store) -> Result<(), String> {
         let job = self.job();
         match store.write(job.closure()) {
@@ -591,7 +591,7 @@ impl Case {
         self.sees_all(&found)
     }
 
-    /// Opened again, with memory.
+    /// Checks the reopened store, with memory.
     fn judge(&mut self) -> Result<(), String> {
         let again = |error: Error| format!("again, with memory: {error:?}");
         self.judge_copies()?;
@@ -620,7 +620,7 @@ impl Case {
 }
 
 impl Case {
-    /// What was said to be made is there, and whole, and nothing else is.
+    /// Checks that each reported copy is there and whole, and that there is nothing else.
     fn judge_copies(&self) -> Result<(), String> {
         let mut names = names(&self.copied).map_err(|error| error.to_string())?;
         names.retain(|name| !self.copies.iter().any(|(made, _)| made == name));
@@ -644,7 +644,7 @@ fn names(folder: &Path) -> std::io::Result<Vec<String>> {
         .collect()
 }
 
-/// What a look at the tables gave.
+/// The result of reading the tables.
 type Found = Result<Vec<entries::Entry>, String>;
 
 enum Polled<T> {
@@ -669,7 +669,7 @@ fn caught<T>(call: impl FnOnce() -> larder::Result<T>) -> Caught<T> {
     panic::catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
-/// Whether it may come from memory that was not there.
+/// Whether the error may come from a lack of memory.
 fn is_of_memory(error: &Error) -> bool {
     no_memory(error)
         || matches!(
@@ -682,12 +682,12 @@ fn is_of_memory(error: &Error) -> bool {
         )
 }
 
-/// The writer has had no memory to set its PRAGMAs again after a migration, so it must not write.
+/// Whether the writer had no memory to restore its PRAGMAs after a migration, so that it must not write.
 fn is_of_settings(error: &Error) -> bool {
     error.sqlite().and_then(larder::rusqlite::Error::sqlite_error_code) == Some(ErrorCode::InternalMalfunction)
 }
 
-/// "SQLite has ended this transaction after the error of an earlier statement".
+/// Whether the error says "SQLite has ended this transaction after the error of an earlier statement".
 fn is_ended(error: &Error) -> bool {
     error.sqlite().and_then(larder::rusqlite::Error::sqlite_error_code) == Some(ErrorCode::OperationAborted)
 }
@@ -708,7 +708,7 @@ fn no_memory(error: &Error) -> bool {
 
 // ---- the parent ----
 
-/// Cases of one variant.
+/// Consecutive cases of one variant.
 #[derive(Clone, Copy)]
 struct Block {
     variant: Variant,
@@ -758,7 +758,7 @@ pub fn run(arguments: &Arguments) -> Summary {
     summary
 }
 
-/// All of them, or those whose name begins so.
+/// All variants, or those whose name has the given prefix.
 fn chosen(arguments: &Arguments) -> Vec<Variant> {
     let only = arguments.only.as_deref().unwrap_or("");
     let mut variants = Variant::all();
@@ -766,7 +766,7 @@ fn chosen(arguments: &Arguments) -> Vec<Variant> {
     variants
 }
 
-/// Every N, up to somewhat more than were counted; or, if fewer states are asked for, every so many-th. Says whether it
+/// All N, up to somewhat more than were counted; or, for fewer states, an evenly spaced selection. Returns whether it
 /// is every N.
 fn blocks(arguments: &Arguments) -> (Vec<Block>, bool) {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
@@ -784,7 +784,7 @@ fn blocks(arguments: &Arguments) -> (Vec<Block>, bool) {
     let step = arguments.states.map_or(1, |states| total.div_ceil(states.max(1)));
     let mut blocks = Vec::new();
     for (variant, count) in counted {
-        // Another remainder for each seed.
+        // The seed selects the offset.
         let mut from = 1 + arguments.seed % step;
         while from <= last(count) {
             let to = (from + BLOCK * step).min(last(count) + 1);
@@ -800,7 +800,7 @@ fn blocks(arguments: &Arguments) -> (Vec<Block>, bool) {
     (blocks, step == 1)
 }
 
-/// How many allocations a clean run makes.
+/// The number of allocations of a clean run.
 fn count(variant: Variant, folder: &Path) -> u64 {
     let none = i64::MAX.unsigned_abs() - 1;
     let block = Block {
@@ -830,7 +830,7 @@ impl Block {
         Child::start("oom", &arguments)
     }
 
-    /// Says how many runs were clean. After a crash another child goes on behind it.
+    /// Returns the number of clean runs. After a crash another child continues behind it.
     fn run(&self, bench: &Bench<'_>) -> u64 {
         let (mut from, clean) = (self.from, AtomicU64::new(0));
         while from < self.to {
@@ -851,7 +851,7 @@ impl Block {
         clean.into_inner()
     }
 
-    /// Follows a child until its end, or until a case fails, which it names.
+    /// Follows a child until its end, or until a case fails, which it returns.
     fn follow(&self, from: u64, bench: &Bench<'_>, clean: &AtomicU64) -> Result<(), (u64, String)> {
         let child = self
             .start(from, &bench.folder)

@@ -17,17 +17,17 @@ use crate::settings::Settings;
 use crate::trace::{Disk, Event};
 use crate::workload::{DATABASE, Op, Run};
 
-/// States that are made of one workload.
+/// States made from one workload.
 const STATES: u64 = 64;
 
 pub fn run(arguments: &Arguments) -> Summary {
     cut_workloads("power-cut", arguments, arguments.states.unwrap_or(20_000), operations)
 }
 
-/// What is done in a workload.
+/// The operations of a workload.
 type Operations = fn(&mut Rng) -> Vec<Op>;
 
-/// So many states of workloads that do these operations.
+/// Checks that many states of workloads with these operations.
 pub fn cut_workloads(name: &'static str, arguments: &Arguments, states: u64, operations: Operations) -> Summary {
     let suite = Suite::new(name, arguments).expect("a folder for temporary files");
     if let Some(case) = arguments.number_of_case() {
@@ -47,7 +47,7 @@ pub fn cut_workloads(name: &'static str, arguments: &Arguments, states: u64, ope
     })
 }
 
-/// What happened once, and what was said of it.
+/// A recorded run: its events, and its journal.
 pub struct Recording {
     pub base: Image,
     pub settings: Settings,
@@ -78,11 +78,11 @@ fn workload(operations: Operations, unit: u64, all: u64, bench: &Bench<'_>, stat
     }
 }
 
-/// Runs the operations over what the image holds: a database with these commits in it.
+/// Runs the operations on an image: a database with these commits in it.
 ///
 /// # Errors
 ///
-/// What went wrong on a disk that does nothing wrong.
+/// A failure on a disk without faults.
 pub fn record(
     bench: &Bench<'_>,
     base: Image,
@@ -142,7 +142,7 @@ impl Recording {
         self.journal.commits().map(drop)
     }
 
-    /// Whether all that was done to the folder is in the trace: what the events come to is what lies there.
+    /// Checks that the trace is complete: the events must result in the contents of the folder.
     pub fn is_complete(&self, folder: &Path) -> Result<(), String> {
         let there = Image::read(folder).map_err(|error| error.to_string())?;
         let mut traced = survive(&self.base, &self.events, Mood::Kept, &mut Rng::with_seed(0));
@@ -153,13 +153,13 @@ impl Recording {
         }
     }
 
-    /// One state of the disk after a power cut, and whether all promises hold in it.
+    /// One state of the disk after a power cut, and whether all guarantees hold in it.
     pub fn cut(&self, bench: &Bench<'_>, rng: &mut Rng) -> (Image, Result<(), String>) {
         let cut = self.moment(rng);
         self.cut_at(cut, Mood::any(rng), bench, rng)
     }
 
-    /// One state after so many events.
+    /// One state after this many events.
     pub fn cut_at(&self, cut: usize, mood: Mood, bench: &Bench<'_>, rng: &mut Rng) -> (Image, Result<(), String>) {
         let mut image = survive(&self.base, &self.events[..cut], mood, rng);
         add_index(&mut image, DATABASE, &self.indexes, rng);
@@ -194,7 +194,7 @@ impl Recording {
         })
     }
 
-    /// Any event, or one near a sync or an answer: there it matters.
+    /// Any event, or one near a sync or a reply, where it matters.
     pub fn moment(&self, rng: &mut Rng) -> usize {
         let last = self.last_moment();
         let near = match rng.u32(0..4) {
@@ -208,9 +208,9 @@ impl Recording {
         (near + rng.usize(0..3)).min(last)
     }
 
-    /// The end; or, if a sync has failed and the store could leave no word of that, where it is next opened. From then on
-    /// SQLite recovers the log from the kernel's memory, where there are pages that are on no disk and never will be: that
-    /// service was not to be restarted before the machine, and an event has said so.
+    /// The end; or, if a sync has failed and the store could not leave its marker, the next open. From then on SQLite
+    /// recovers the WAL from the page cache, which contains pages that are not on the disk and never will be: the
+    /// machine should have been restarted before that service, and an event has said so.
     fn last_moment(&self) -> usize {
         let opened = |failed: usize| self.journal.opens.iter().copied().find(|open| *open > failed);
         let no_word = |event: &Event| matches!(event, Event::CreateFailed { name } if name.ends_with("-unsynced"));
@@ -221,7 +221,7 @@ impl Recording {
         ends.next().unwrap_or(self.events.len())
     }
 
-    /// The trace, with what was told when.
+    /// Prints the trace, with the replies at their places.
     pub fn show(&self) {
         for (i, event) in self.events.iter().enumerate() {
             for told in self.journal.told.iter().filter(|told| told.at == i) {
@@ -245,7 +245,7 @@ impl Recording {
     }
 }
 
-/// What a service may do in a day, in a few dozen operations.
+/// A service's day, in a few dozen operations.
 pub fn operations(rng: &mut Rng) -> Vec<Op> {
     let mut next = 0;
     let mut job = |rng: &mut Rng| {

@@ -7,7 +7,7 @@ use crate::settings::{NEWEST, Settings};
 use crate::trace::{Call, Class, Fault, calls};
 use crate::workload::{Backup, Op};
 
-/// A way to fail.
+/// A kind of failure.
 #[derive(Clone, Copy)]
 pub struct Kind {
     pub name: &'static str,
@@ -20,9 +20,9 @@ fn all(_: Class) -> bool {
     true
 }
 
-/// Not the database: bytes that are missing there are zeros to SQLite ("if rc==SQLITE_IOERR_SHORT_READ, rc = SQLITE_OK",
-/// `readDbPage` in pager.c), and its unix VFS reads on until the file's end. Such an answer in the middle of a file
-/// is a disk that lies.
+/// Excludes the database: SQLite reads missing bytes there as zeros ("if rc==SQLITE_IOERR_SHORT_READ, rc = SQLITE_OK",
+/// `readDbPage` in pager.c), and its unix VFS reads on until the file's end. Such a result in the middle of a file
+/// means that the disk lies.
 fn logs(class: Class) -> bool {
     matches!(class, Class::Wal | Class::Journal)
 }
@@ -78,7 +78,7 @@ pub const KINDS: &[Kind] = &[
         calls: calls(&[Call::Read]),
         files: logs,
     },
-    // A rename that replaces nothing is one that a file system need not have.
+    // A file system need not support a rename that never replaces a file.
     Kind {
         name: "unsupported",
         fault: Fault::Unsupported,
@@ -87,17 +87,17 @@ pub const KINDS: &[Kind] = &[
     },
 ];
 
-/// What lies in the folder to begin with.
+/// The initial contents of the folder.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Base {
     Nothing,
     /// A database that was closed.
     Closed,
-    /// One with a log, as a killed process leaves it.
+    /// A database with a WAL, as a killed process leaves it.
     Killed,
 }
 
-/// What is done while calls fail.
+/// The operations while calls fail.
 pub struct Script {
     pub name: &'static str,
     pub base: Base,
@@ -106,11 +106,11 @@ pub struct Script {
     pub during: fn(&mut Jobs) -> Vec<Op>,
 }
 
-/// Gives each job its number.
+/// Numbers the jobs.
 pub struct Jobs(i64);
 
 impl Jobs {
-    /// None of these.
+    /// Continues after these commits.
     pub fn after(commits: &[Job]) -> Self {
         Self(commits.iter().map(|job| job.id).max().unwrap_or(0))
     }
@@ -187,7 +187,7 @@ pub const SCRIPTS: &[Script] = &[
         base: Base::Closed,
         settings: nothing,
         before: opened,
-        // What was not synced before counts for those that are.
+        // Data that was not synced before counts for the writes that are.
         during: |jobs| vec![one(jobs.full()), one(jobs.plain()), one(jobs.full()), one(jobs.full())],
     },
     Script {
@@ -341,7 +341,7 @@ pub const SCRIPTS: &[Script] = &[
     },
 ];
 
-/// How a store is opened, besides.
+/// An additional way to open a store.
 pub type Variant = (&'static str, fn(&mut Settings));
 
 pub const VARIANTS: &[Variant] = &[

@@ -1,15 +1,16 @@
-//! Other processes and a store on one file, thousands of times, each time in another mixture (`second_process/`).
+//! Other processes and a store on one file, thousands of times, each time in a different mixture (`second_process/`).
 //!
-//! | part | what |
+//! | part | processes |
 //! |---|---|
-//! | `beside` | one to four others at once beside a store under load: a client is plain rusqlite, as `sqlite3`, Litestream or a script of the operator's would be, with a busy timeout of its own; another is a store itself. They open the file, read, pin the log, write, hold the write lock for longer than the store waits, make checkpoints, vacuum, change the schema, and close; half of them are killed in the middle of one of these. The store closes and opens again meanwhile, so that each is at times the last to close, or the first |
-//! | `alone` | `Access::Exclusive`: others try to come in while such a store is under load, and such a store tries to open while others are in |
+//! | `beside` | one to four others at a time beside a store under load: a client is plain rusqlite, like `sqlite3`, Litestream or an operator's script, with its own busy timeout; another is a store itself. They open the file, read, pin the WAL, write, hold the write lock for longer than the store waits, make checkpoints, vacuum, change the schema, and close; half of them are killed in the middle of one of these. The store closes and opens again meanwhile, so each process is sometimes the last to close, or the first |
+//! | `alone` | `Access::Exclusive`: other processes try to open the file while such a store is under load, and such a store tries to open while others have the file open |
 //!
-//! No acknowledged write of any process is lost, half, or another commit than it was said to be, and of a process that was
-//! killed at most the last is there without its having told; each sees the others' from the moment they are acknowledged;
-//! every error that a caller of a store's gets is a BUSY, was *not started*, may be retried, and left nothing; the store
-//! counts that others have written; SQLite finds nothing wrong. An exclusive store meets no BUSY at all; whoever is refused
-//! is told that the file is in use, and does no harm by trying; it opens when the others have gone.
+//! No acknowledged write of any process is lost, partial, or a different commit than reported, and at most the last
+//! write of a killed process is there unreported. Each process sees the others' writes from their acknowledgement on.
+//! Every error that a store's caller gets is a BUSY, was *not started*, may be retried, and left nothing. The store
+//! counts the commits of others, and SQLite finds nothing wrong. An exclusive store never gets a BUSY; a process that
+//! is refused gets the error that the file is in use, and does no harm by trying; the store opens once the others have
+//! closed.
 //!
 //! The other processes behave: they take SQLite's locks.
 
@@ -41,22 +42,22 @@ const DATABASE: &str = "app.db";
 /// How often others open the file in one unit, or try to.
 const ROUNDS: u64 = 50;
 
-/// Commits for each round of the others': see [`Journal::is_ahead_of`].
+/// Commits per round of the others: see [`Journal::is_ahead_of`].
 const PACE: u64 = 40;
 
-/// One unit of so many is `alone`.
+/// One unit in this many is `alone`.
 const ALONE: u64 = 4;
 
-/// From so many rounds on each kind of thing must have happened, or the suite has lost its aim.
+/// Number of rounds from which on each kind of event must have happened, or the suite has lost its aim.
 const MANY: u64 = 5000;
 
-/// How long the store waits for a lock. Others hold it for longer now and then.
+/// The store's busy timeout. Other processes sometimes hold a lock for longer.
 const BUSY: Duration = Duration::from_millis(30);
 
-/// Nobody waits for so long, unless something hangs.
+/// A longer wait means that something hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Clients from this one on are other processes'.
+/// Clients from this number on belong to other processes.
 const OTHERS: i64 = 100;
 
 /// Clients of one process.
@@ -114,14 +115,14 @@ pub fn run(arguments: &Arguments) -> Summary {
     summary
 }
 
-/// What came to pass, in all units: it must, or nothing is shown.
+/// The events of all units. Each kind must have happened, or the suite proves nothing.
 #[derive(Default)]
 struct Met {
-    /// Writes of the store's that met another's lock.
+    /// The store's writes that met another process's lock.
     busy: AtomicU64,
-    /// Others that were not let in beside an exclusive store.
+    /// Other processes that were refused beside an exclusive store.
     refused: AtomicU64,
-    /// Exclusive stores, or others where there was one, that were not let in.
+    /// Exclusive stores refused beside others, and stores refused beside an exclusive one.
     in_use: AtomicU64,
     /// What processes were doing when they were killed.
     killed: Mutex<BTreeMap<String, u64>>,
@@ -158,10 +159,10 @@ impl Met {
     }
 }
 
-/// What all processes have told of their writes.
+/// The writes that all processes have reported.
 #[derive(Default)]
 struct Journal {
-    /// Acknowledged, as which commit.
+    /// The acknowledged writes, with their commits.
     told: Mutex<HashMap<Id, i64>>,
     /// The clients of processes that were killed.
     killed: Mutex<HashSet<i64>>,
@@ -172,23 +173,23 @@ impl Journal {
         lock(&self.told).insert(id, n);
     }
 
-    /// Whether the store should wait for others: a machine that lets it write and them not would make the tables larger and
-    /// larger, which all of them look at from one end to the other.
+    /// Whether the store should wait for the others: on a machine that schedules the store and not them, the tables
+    /// would grow without limit, and all processes read them from one end to the other.
     fn is_ahead_of(&self, rounds: u64) -> bool {
         lock(&self.told).len() as u64 > PACE * (rounds + 1)
     }
 
-    /// Whose clients they are.
+    /// Records the clients of a killed process.
     fn note_killed(&self, first: i64) {
         lock(&self.killed).extend(first..first + CLIENTS);
     }
 
-    /// Whether anything was told of others' writes from a commit on.
+    /// Whether others have reported writes after a commit.
     fn has_others_after(&self, n: i64) -> bool {
         lock(&self.told).iter().any(|(id, told)| id.0 >= OTHERS && *told > n)
     }
 
-    /// What is there is what was told, and at most the last write of each client that was killed.
+    /// Checks that the entries are the reported ones, plus at most the last write of each killed client.
     fn compare(&self, found: &[Entry]) -> Result<(), String> {
         let told = lock(&self.told);
         let mut killed = lock(&self.killed).clone();
@@ -225,7 +226,7 @@ impl Journal {
         }
     }
 
-    /// Through a store that is open.
+    /// Compares through an open store.
     fn compare_with(&self, store: &Store) -> Result<(), String> {
         let found = store
             .read(|tx| Ok(look(tx)))
@@ -243,7 +244,7 @@ impl Journal {
         }
     }
 
-    /// By rusqlite alone, after everybody has gone.
+    /// Compares with rusqlite alone, after all processes have closed.
     fn compare_file(&self, path: &Path) -> Result<(), String> {
         let conn = Connection::open(path).map_err(|error| error.to_string())?;
         check::sound(&conn)?;
@@ -251,7 +252,7 @@ impl Journal {
             .map_err(|problem| format!("after closing: {problem}"))
     }
 
-    /// A line of another process's that tells of a write.
+    /// Parses a line of another process that reports a write.
     fn hear(&self, line: &str) -> Result<Option<(Id, i64)>, String> {
         let words: Vec<&str> = line.split(' ').collect();
         let ["+", client, k, n] = words[..] else {
@@ -267,7 +268,7 @@ impl Journal {
     }
 }
 
-/// How a store is opened, in whichever process.
+/// The options of a store, in any process.
 fn options(access: Access, rng: &mut Rng) -> Options {
     let mut of = |list: &[u64]| list[rng.usize(0..list.len())];
     Options::new()
@@ -281,7 +282,7 @@ fn options(access: Access, rng: &mut Rng) -> Options {
         .readers(2)
 }
 
-/// Another process, in a role of `others.rs`.
+/// Starts another process, in a role of `others.rs`.
 fn start(role: &str, path: &Path, first_client: i64, rounds: u64, rng: &mut Rng) -> Result<Child, String> {
     let arguments = [
         role.to_owned(),
@@ -293,7 +294,7 @@ fn start(role: &str, path: &Path, first_client: i64, rounds: u64, rng: &mut Rng)
     Child::start("second-process", &arguments).map_err(|error| error.to_string())
 }
 
-/// The next line of another process's, which must come.
+/// The next line of another process, which must arrive.
 fn next_line(child: &Child) -> Result<String, String> {
     child.line(PATIENCE).map_err(|ended| {
         let what = if ended { "has ended" } else { "hangs" };

@@ -32,7 +32,7 @@ fn migrations() -> Migrations {
     ])
 }
 
-/// How a store is opened.
+/// How the store is opened.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub durability: Durability,
@@ -44,14 +44,14 @@ pub struct Settings {
     pub journal_size_limit: u64,
     pub cache_size: u64,
     pub mmap_size: u64,
-    /// How long a lock, or a reader, is waited for.
+    /// The busy timeout, and the queue timeout of a read.
     pub patience: Duration,
 }
 
-/// On a good disk: nothing is waited for in vain, but a machine may be slow.
+/// For a good disk: every wait succeeds, but the machine may be slow.
 pub const LONG: Duration = Duration::from_secs(10);
 
-/// While calls fail: nobody holds a lock, and some connections cannot be opened.
+/// For failing calls: no other process holds a lock, and some connections cannot be opened.
 pub const SHORT: Duration = Duration::from_millis(200);
 
 impl Default for Settings {
@@ -94,14 +94,14 @@ impl Settings {
             checkpoint_pages: of(rng, &[1, 4, 8, 16, 32, 1000]) as u32,
             wal_limit: of(rng, &[64 << 10, 64 << 20]),
             journal_size_limit: of(rng, &[0, 16 << 10, 64 << 20]),
-            // The smallest ones make a transaction write to the log before it commits.
+            // The smallest sizes make a transaction write to the WAL before it commits.
             cache_size: of(rng, &[1 << 10, 16 << 10, 64_000 << 10]),
             mmap_size: of(rng, &[0, 256 << 20, 256 << 20]),
             ..Self::default()
         }
     }
 
-    /// What a database is made with stays with it.
+    /// Checks the settings that a database keeps from its creation.
     pub fn is_made_so(&self, conn: &Connection) -> Result<(), String> {
         let auto_vacuum = match self.auto_vacuum {
             AutoVacuum::Full => 1,
@@ -131,7 +131,7 @@ impl Settings {
             .migrations(migrations())
             .readers(2)
             .monitor_interval(Duration::ZERO)
-            // Groups are as the workload makes them, and do not depend on the time.
+            // Only the workload determines the groups, not the time.
             .max_group_size(1000)
             .max_group_time(Duration::from_secs(30))
             .busy_timeout(self.patience)

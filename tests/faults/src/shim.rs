@@ -1,8 +1,9 @@
-//! A VFS around SQLite's own, which is the default of this process: the store under test is the store as shipped.
+//! A VFS around SQLite's own, which is the default of this process, so that the store under test is the store as
+//! shipped.
 //!
-//! Each call goes to the real VFS, unless the plan of its [`Disk`] says that it fails. What it has changed is recorded
-//! after it has succeeded. Memory is not looked at: `xFetch` and the index of the log pass through, though the calls that
-//! map and lock the index may fail.
+//! Each call is passed to the real VFS, unless the plan of its [`Disk`] makes it fail. A change is recorded after it
+//! has succeeded. Memory is not recorded: `xFetch` and the WAL index pass through, though the calls that map and lock
+//! the index may fail.
 //!
 //! `unix-excl` is wrapped, too, under its own name, for `Access::Exclusive`.
 
@@ -18,7 +19,7 @@ use larder::rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_method
 use crate::system::Unseen;
 use crate::trace::{Call, Class, Disk, Fault, Inode, parent};
 
-/// What SQLite allocates for a file: this, then the real VFS's file at [`REAL`].
+/// The memory that SQLite allocates for a file: this struct, then the real VFS's file at [`REAL`].
 #[repr(C)]
 struct ShimFile {
     base: sqlite3_file,
@@ -27,18 +28,19 @@ struct ShimFile {
 
 const REAL: usize = mem::size_of::<ShimFile>().next_multiple_of(16);
 
-/// What is known of an open file.
+/// The state of an open file.
 struct Inner {
     disk: Option<Arc<Disk>>,
     inode: Inode,
     class: Class,
-    /// Its folder, if it has yet to be synced: `UNIXFILE_DIRSYNC`, the first sync is the folder's, too.
+    /// The file's folder, if it has yet to be synced: with `UNIXFILE_DIRSYNC`, the first sync of the file syncs the
+    /// folder, too.
     folder: Option<String>,
-    /// The first region of the index of the log, as long as it is mapped.
+    /// The first region of the WAL index, as long as it is mapped.
     index: *const u8,
 }
 
-/// Bytes in a region of the index of the log, `WALINDEX_PGSZ`.
+/// Bytes in a region of the WAL index, `WALINDEX_PGSZ`.
 const REGION: usize = 32768;
 
 static INSTALL: Once = Once::new();
@@ -46,8 +48,8 @@ static INSTALL: Once = Once::new();
 /// Makes the shim the default VFS.
 pub fn install() {
     INSTALL.call_once(|| {
-        // SAFETY: no connection is open yet; the names are static; the objects that are registered are leaked, so they
-        // live for as long as the process, which SQLite asks for.
+        // SAFETY: no connection is open yet; the names are static; the registered objects are leaked, so they live as
+        // long as the process, as SQLite requires.
         unsafe {
             let unix = ffi::sqlite3_vfs_find(ptr::null());
             let exclusive = ffi::sqlite3_vfs_find(c"unix-excl".as_ptr());
@@ -62,7 +64,7 @@ pub fn install() {
 ///
 /// `real` must be a registered VFS.
 unsafe fn register(real: *mut sqlite3_vfs, name: &'static CStr, default: bool) {
-    // SAFETY: by the caller's word; a VFS is plain data and may be copied.
+    // SAFETY: as the caller promises; a VFS is plain data and may be copied.
     let mut vfs = unsafe { *real };
     vfs.szOsFile += REAL as c_int;
     vfs.pNext = ptr::null_mut();
@@ -72,9 +74,9 @@ unsafe fn register(real: *mut sqlite3_vfs, name: &'static CStr, default: bool) {
     vfs.xDelete = Some(x_delete);
     vfs.xAccess = Some(x_access);
     vfs.xFullPathname = Some(x_full_pathname);
-    // The rest of the unix VFS's does not look at which VFS it is called for.
+    // The other methods of the unix VFS do not depend on the VFS object that they are called with.
     let leaked = Box::into_raw(Box::new(vfs));
-    // SAFETY: it is leaked, and the last one of that name that SQLite will see.
+    // SAFETY: it is leaked, and the last VFS of that name that SQLite will see.
     let code = unsafe { ffi::sqlite3_vfs_register(leaked, c_int::from(default)) };
     assert_eq!(code, ffi::SQLITE_OK);
 }
@@ -101,19 +103,19 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xUnfetch: Some(x_unfetch),
 };
 
-// ---- how to get at things ----
+// ---- accessors ----
 
 /// # Safety
 ///
 /// `vfs` must be one of ours.
 unsafe fn real_vfs(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
-    // SAFETY: by the caller's word; `register` has put it there.
+    // SAFETY: as the caller promises; `register` has put it there.
     unsafe { (*vfs).pAppData.cast() }
 }
 
 /// # Safety
 ///
-/// `file` must be one that SQLite has allocated for one of our VFS.
+/// `file` must be one that SQLite has allocated for one of our VFSs.
 unsafe fn real_file(file: *mut sqlite3_file) -> *mut sqlite3_file {
     // SAFETY: SQLite allocates `szOsFile` bytes, which `register` has made larger by `REAL`; they are aligned for 8.
     unsafe { file.cast::<u8>().add(REAL).cast() }
@@ -123,7 +125,7 @@ unsafe fn real_file(file: *mut sqlite3_file) -> *mut sqlite3_file {
 ///
 /// `file` must be open. SQLite uses a file on one thread at a time.
 unsafe fn inner<'a>(file: *mut sqlite3_file) -> &'a mut Inner {
-    // SAFETY: by the caller's word; `x_open` has put it there, `x_close` takes it.
+    // SAFETY: as the caller promises; `x_open` has put it there, `x_close` takes it.
     unsafe { &mut *(*file.cast::<ShimFile>()).inner }
 }
 
@@ -133,7 +135,7 @@ impl Inner {
     }
 }
 
-/// A method of the real file. Its system calls are not larder's own.
+/// Calls a method of the real file. Its system calls do not count as larder's own.
 macro_rules! real {
     ($file:expr, $method:ident $(, $argument:expr)*) => {{
         let _unseen = Unseen::begin();
@@ -142,7 +144,7 @@ macro_rules! real {
     }};
 }
 
-/// A method of the real VFS.
+/// Calls a method of the real VFS.
 macro_rules! real_vfs {
     ($vfs:expr, $method:ident $(, $argument:expr)*) => {{
         let _unseen = Unseen::begin();
@@ -151,7 +153,7 @@ macro_rules! real_vfs {
     }};
 }
 
-/// The file's disk, if it lies on one, and its name there.
+/// The file's disk, if it is on one, and the file's name there.
 ///
 /// # Safety
 ///
@@ -160,7 +162,7 @@ unsafe fn place<'a>(path: *const c_char) -> Option<(Arc<Disk>, &'a str)> {
     if path.is_null() {
         return None;
     }
-    // SAFETY: by the caller's word.
+    // SAFETY: as the caller promises.
     Disk::of(Path::new(unsafe { CStr::from_ptr(path) }.to_str().ok()?))
 }
 
@@ -173,8 +175,8 @@ unsafe extern "C" fn x_open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    // SAFETY: SQLite's own arguments, as its manual gives them. If `pMethods` is null after a failure, it does not close
-    // the file; so what the real VFS may have opened in spite of a failure is closed here.
+    // SAFETY: SQLite's own arguments, as its manual describes them. If `pMethods` is null after a failure, SQLite does
+    // not close the file; so a file that the real VFS opened in spite of a failure is closed here.
     unsafe {
         (*file).pMethods = ptr::null();
         let place = place(path);
@@ -263,7 +265,7 @@ unsafe extern "C" fn x_full_pathname(
 // ---- a file ----
 
 unsafe extern "C" fn x_close(file: *mut sqlite3_file) -> c_int {
-    // SAFETY: SQLite's own argument, and its last use of the file: it is closed whatever is said of it.
+    // SAFETY: SQLite's own argument, and its last use of the file: it is closed whatever this returns.
     unsafe {
         let inner = Box::from_raw((*file.cast::<ShimFile>()).inner);
         let code = real!(file, xClose);
@@ -343,7 +345,7 @@ unsafe extern "C" fn x_truncate(file: *mut sqlite3_file, size: sqlite3_int64) ->
 ///
 /// `file` must be open.
 unsafe fn note_size(file: *mut sqlite3_file, size: sqlite3_int64) {
-    // SAFETY: by the caller's word.
+    // SAFETY: as the caller promises.
     let inner = unsafe { inner(file) };
     if let Some(disk) = &inner.disk {
         disk.resized(inner.inode, inner.class, size as u64);
@@ -391,7 +393,7 @@ unsafe extern "C" fn x_lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     }
 }
 
-/// A lock is given back whatever is said of it: one that stays is no fault of a disk's.
+/// A lock is released whatever this returns: one that stays is no disk fault.
 unsafe extern "C" fn x_unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
     // SAFETY: SQLite's own arguments.
     unsafe {
@@ -413,8 +415,8 @@ unsafe extern "C" fn x_check_reserved_lock(file: *mut sqlite3_file, out: *mut c_
     }
 }
 
-/// `SQLITE_FCNTL_SIZE_HINT` makes a file that is mapped into memory as large as it is going to be (`fcntlSizeHint` in
-/// `os_unix.c`). The other opcodes change nothing on the disk.
+/// `SQLITE_FCNTL_SIZE_HINT` grows a mapped file to its expected size (`fcntlSizeHint` in `os_unix.c`). The other
+/// opcodes change nothing on the disk.
 unsafe extern "C" fn x_file_control(file: *mut sqlite3_file, opcode: c_int, argument: *mut c_void) -> c_int {
     // SAFETY: SQLite's own arguments.
     unsafe {
@@ -448,7 +450,7 @@ unsafe extern "C" fn x_device_characteristics(file: *mut sqlite3_file) -> c_int 
     unsafe { real!(file, xDeviceCharacteristics) }
 }
 
-// ---- the index of the log ----
+// ---- the WAL index ----
 
 unsafe extern "C" fn x_shm_map(
     file: *mut sqlite3_file,
@@ -487,7 +489,8 @@ unsafe extern "C" fn x_shm_lock(file: *mut sqlite3_file, offset: c_int, count: c
 
 unsafe extern "C" fn x_shm_barrier(file: *mut sqlite3_file) {
     // SAFETY: SQLite's own argument. The region is mapped until `x_shm_unmap` of this file. Others write to it
-    // meanwhile, so it is copied byte by byte without the compiler's assuming otherwise; a torn copy is as good.
+    // meanwhile, so it is copied byte by byte by reads that the compiler may not assume to be stable; a torn copy is as
+    // good.
     unsafe {
         let inner = inner(file);
         if let Some(disk) = &inner.disk

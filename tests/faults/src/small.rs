@@ -16,7 +16,7 @@ use crate::workload::Op;
 
 const LONGEST: usize = 3;
 
-/// An operation, and the letter that stands for it in the name of a case.
+/// An operation, and its letter in the name of a case.
 struct Operation {
     letter: char,
     ops: fn(&mut Jobs) -> Vec<Op>,
@@ -53,7 +53,7 @@ const OPERATIONS: &[Operation] = &[
         letter: 'h',
         ops: |jobs| vec![Op::Group(vec![jobs.plain(), jobs.full(), jobs.plain()])],
     },
-    // It ends the transaction of all three.
+    // Ends the transaction of all three.
     Operation {
         letter: 'r',
         ops: |jobs| {
@@ -64,7 +64,7 @@ const OPERATIONS: &[Operation] = &[
             ])]
         },
     },
-    // More than a checkpoint's worth, and than the cache.
+    // More than a checkpoint's threshold, and than the cache.
     Operation {
         letter: 'l',
         ops: |jobs| vec![one(jobs.large())],
@@ -117,7 +117,7 @@ fn name(sequence: &Sequence) -> String {
     sequence.iter().map(|operation| operation.letter).collect()
 }
 
-/// The short ones first.
+/// All sequences, the short ones first.
 fn sequences() -> Vec<Sequence> {
     let mut all: Vec<Sequence> = vec![vec![]];
     let mut from = 0;
@@ -173,7 +173,7 @@ fn play(operations: &Sequence, bench: &Bench<'_>) -> Result<Recording, String> {
     record(bench, image, &commits, settings, &ops)
 }
 
-/// Right before each sync, right after it, and at the end.
+/// The cuts right before each sync, right after it, and at the end.
 fn cuts(recording: &Recording) -> impl Iterator<Item = usize> {
     let mut cuts: Vec<usize> = recording.syncs().flat_map(|sync| [sync, sync + 1]).collect();
     cuts.push(recording.events.len());

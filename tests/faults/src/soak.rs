@@ -49,7 +49,7 @@ const LONGEST: usize = 2000;
 
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Samples of one look, and the time between them.
+/// Samples of one measurement, and the time between them.
 const SAMPLES: u32 = 4;
 const SAMPLE: Duration = Duration::from_millis(50);
 
@@ -73,13 +73,13 @@ fn options() -> Options {
         .cache_size(4 << 20)
 }
 
-/// What one client was told.
+/// The journal of one client.
 #[derive(Default)]
 struct Client {
-    /// Writes that it has asked for, numbered from 1.
+    /// Writes that were submitted, numbered from 1.
     asked: AtomicI64,
     acknowledged: AtomicI64,
-    /// The sum of the values that were acknowledged.
+    /// The sum of the acknowledged values.
     sum: AtomicI64,
     /// Writes whose futures were dropped.
     dropped: AtomicI64,
@@ -94,7 +94,7 @@ struct Soak {
     together: Together,
 }
 
-/// The store, and backups of it for as long as it is open.
+/// The store, and its schedule of backups while it is open.
 struct Open {
     store: Store,
     _schedule: BackupSchedule,
@@ -139,7 +139,7 @@ pub fn run(arguments: &Arguments) -> Summary {
     summary
 }
 
-/// Says how many measurements were made.
+/// Returns the number of measurements.
 fn soak(path: &Path, all: u64, time: Duration) -> Result<u64, String> {
     let backups = Backups::beside(path).map_err(|error| error.to_string())?;
     let soak = Soak {
@@ -196,7 +196,7 @@ impl Soak {
         self.clients.iter().map(of).collect()
     }
 
-    // ---- those who write ----
+    // ---- the writers ----
 
     fn write(&self, client: usize, mut rng: Rng) -> Result<(), String> {
         while !self.together.is_over() {
@@ -217,7 +217,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Futures of which a third is dropped, before or after they have begun.
+    /// Futures, of which a third is dropped, before or after they have begun.
     fn tasks(&self, client: usize, mut rng: Rng) -> Result<(), String> {
         while !self.together.is_over() {
             let store = self.store();
@@ -235,7 +235,7 @@ impl Soak {
                     self.clients[client].sum_of_dropped.fetch_add(value, Ordering::SeqCst);
                 }
             }
-            // A read that nobody waits for is interrupted.
+            // A read whose future is dropped is interrupted.
             let read = store.read_async(|tx| {
                 tx.query_row("SELECT sum(length(data)) FROM item", [], |row| {
                     row.get::<_, Option<i64>>(0)
@@ -246,7 +246,7 @@ impl Soak {
         Ok(())
     }
 
-    /// A write of some value.
+    /// A write of a random value.
     fn job(
         &self,
         client: usize,
@@ -278,14 +278,14 @@ impl Soak {
                 self.clients[client].acknowledged.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             }
-            // What the store is made to say: it is closed and opened again, and a long read may fill the log.
+            // Expected errors: the store is closed and reopened, and a long read may fill the WAL.
             Err(Error::App(_) | Error::Closed | Error::WalFull { .. } | Error::QueueTimeout { .. }) => Ok(()),
             Err(error) if error.outcome() == Outcome::NotStarted && error.is_retryable() => Ok(()),
             Err(error) => Err(format!("writing: {error:?}")),
         }
     }
 
-    // ---- those who read, and look after it ----
+    // ---- readers and maintenance ----
 
     fn read(&self) -> Result<(), String> {
         while !self.together.is_over() {
@@ -295,8 +295,8 @@ impl Soak {
         Ok(())
     }
 
-    /// In one snapshot: each client's tally is at least what was acknowledged before it, at most what was asked for by
-    /// its end, and what it keeps is what its tally says.
+    /// Checks in one snapshot that each client's tally is at least the number acknowledged before it, at most the
+    /// number submitted by its end, and equals the client's items.
     fn compare(&self) -> Result<(), String> {
         let least = self.acknowledged();
         let found = match self.store().read(|tx| tallies(tx)) {
@@ -316,7 +316,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Long reads, checks, vacuums, and closing, each now and then.
+    /// Occasional long reads, checks, vacuums, and closes.
     fn look_after(&self, mut rng: Rng) -> Result<(), String> {
         let (mut closed, mut turn) = (Instant::now(), 0);
         while !self.together.is_over() {
@@ -354,7 +354,7 @@ impl Soak {
         }
     }
 
-    /// Its snapshot stays as it was.
+    /// Checks that a snapshot does not change.
     fn read_for_long(&self, tx: &Connection) -> larder::Result<()> {
         let first = tallies(tx)?;
         self.pause(Duration::from_secs(2));
@@ -393,7 +393,7 @@ impl Soak {
                 age.as_secs(),
                 log >> 10
             );
-            // A group may go over it, and a vacuum writes the whole database.
+            // A group may exceed the limit, and a vacuum writes the whole database.
             if log > 2 * WAL_HARD_LIMIT {
                 return Err(format!("the log has {log} bytes"));
             }
@@ -406,7 +406,8 @@ impl Soak {
         Ok(looks)
     }
 
-    /// Between the turns of backups, and the least of some samples: what a scheduled one has open passes.
+    /// Measured between the turns of backups, as the minimum of some samples: a scheduled backup has files open only
+    /// for a while.
     fn usage(&self) -> Usage {
         let _between = self.backups.pause();
         let mut least = Usage::now();
@@ -423,7 +424,7 @@ impl Soak {
         fs::metadata(log).map_or(0, |log| log.len())
     }
 
-    /// Nobody writes any more.
+    /// The final check, without writers.
     fn end(&self) -> Result<(), String> {
         self.back_up_once()
             .map_err(|error| format!("the last backup: {error}"))?;
@@ -460,11 +461,11 @@ fn terms(rng: &mut Rng) -> WriteOptions {
     WriteOptions::new().durability(if full { Durability::Full } else { Durability::Normal })
 }
 
-/// Each client's writes and their sum. Those of the clients that come first are there first.
+/// Each client's writes and their sum, in the order of the clients.
 ///
 /// # Errors
 ///
-/// Also where the items are not those that a tally says.
+/// Also if a client's items do not match its tally.
 fn tallies(conn: &Connection) -> larder::Result<Vec<(i64, i64)>> {
     let mut statement = conn.prepare_cached(
         "SELECT client, jobs, sum, (SELECT count(*) FROM item WHERE item.client = tally.client),
@@ -476,7 +477,7 @@ fn tallies(conn: &Connection) -> larder::Result<Vec<(i64, i64)>> {
     while let Some(row) = rows.next()? {
         let (client, jobs, sum): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let (items, value): (i64, i64) = (row.get(3)?, row.get(4)?);
-        // Failures leave gaps in what is kept.
+        // Failing writes leave gaps in the kept items.
         let all_kept = jobs == items;
         if items > jobs.min(KEPT) || value > sum || (all_kept && value != sum) {
             let problem = format!("client {client}: {items} items of {value}, and the tally says {jobs} of {sum}");
@@ -489,7 +490,7 @@ fn tallies(conn: &Connection) -> larder::Result<Vec<(i64, i64)>> {
 
 // ---- the process ----
 
-/// What the process has of what must not grow.
+/// The resources of the process that must not grow.
 #[derive(Clone, Copy, Default)]
 struct Usage {
     memory: u64,
@@ -498,7 +499,7 @@ struct Usage {
 }
 
 impl Usage {
-    /// Zero where the system does not say.
+    /// Zero where the system does not report it.
     fn now() -> Self {
         let count = |folder: &str| fs::read_dir(folder).map_or(0, |entries| entries.count() as u64);
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -527,7 +528,7 @@ impl Usage {
         }
     }
 
-    /// A little more than at first may be chance: where in its work it was measured.
+    /// Allows some growth: the first measurement was at a random point of the work.
     fn judge(self, first: Self) -> Result<(), String> {
         let too_much = self.memory > first.memory + first.memory / 4 + (8 << 20)
             || self.descriptors > first.descriptors + 4
@@ -562,7 +563,7 @@ impl Wake for Unpark {
     }
 }
 
-/// The future's value, or `None` if it was dropped since its time was over. It is polled once at least.
+/// The future's value, or `None` if it was dropped after its time. It is polled at least once.
 fn block_on<T>(future: impl Future<Output = T>, patience: Duration) -> Option<T> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(future);

@@ -8,8 +8,8 @@
 //! SQLite makes the same calls. The shim sees them as calls of the VFS, so they pass through here: see [`Unseen`]. So
 //! do calls outside of any disk's folder.
 //!
-//! If larder came to change files or folders in another way,
-//! [`Recording::is_complete`](crate::power_cut::Recording::is_complete) would miss it in the trace.
+//! If larder changed files or folders in another way,
+//! [`Recording::is_complete`](crate::power_cut::Recording::is_complete) would find it missing in the trace.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -28,7 +28,7 @@ thread_local! {
     static UNSEEN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// As long as it lives the calls of this thread are not larder's own.
+/// While this lives, the calls of this thread do not count as larder's own.
 pub struct Unseen(PhantomData<*const ()>);
 
 impl Unseen {
@@ -44,7 +44,7 @@ impl Drop for Unseen {
     }
 }
 
-/// Makes sure that these functions are the ones that are called. rustix looks for `renameat2` when the program runs.
+/// Checks that these functions are the ones in use. rustix looks up `renameat2` at run time.
 pub fn install() {
     // SAFETY: the name ends with a NUL byte.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"renameat2".as_ptr()) };
@@ -74,12 +74,12 @@ impl Place {
         if UNSEEN.get() > 0 || path.is_null() {
             return None;
         }
-        // SAFETY: by the caller's word.
+        // SAFETY: as the caller promises.
         let path = Path::new(unsafe { CStr::from_ptr(path) }.to_str().ok()?);
         if path.is_absolute() {
             return Self::of(path);
         }
-        // larder's paths are absolute, or begin at a folder that is open.
+        // larder's paths are absolute, or relative to an open folder.
         let folder = path_of(folder)?;
         if path.as_os_str().is_empty() {
             return Self::of(&folder);
@@ -99,7 +99,7 @@ impl Place {
     }
 }
 
-/// Where an open file is by now.
+/// The current path of an open file.
 fn path_of(file: c_int) -> Option<PathBuf> {
     if file < 0 {
         return None;
@@ -107,7 +107,7 @@ fn path_of(file: c_int) -> Option<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{file}")).ok()
 }
 
-/// Whether the call is to fail. Then its error is set.
+/// Whether the call must fail. If so, sets its error.
 fn fails(place: Option<&Place>, call: Call) -> bool {
     let fault = place.and_then(|place| place.disk.fault(call, Class::of(&place.name)));
     let code = match fault {
@@ -116,7 +116,7 @@ fn fails(place: Option<&Place>, call: Call) -> bool {
         Some(Fault::Unsupported) => libc::EINVAL,
         Some(_) => libc::EIO,
     };
-    // SAFETY: it is this thread's own.
+    // SAFETY: it belongs to this thread.
     unsafe { *libc::__errno_location() = code };
     true
 }
@@ -133,7 +133,7 @@ macro_rules! real {
 ///
 /// `name` ends with a NUL byte, and `F` is the type of pointers to the function of that name.
 unsafe fn next<F>(name: &str) -> F {
-    // SAFETY: by the caller's word; a pointer to a function is as large as any other.
+    // SAFETY: as the caller promises; a pointer to a function is as large as any other.
     unsafe {
         let found = libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast());
         assert!(!found.is_null(), "the C library has no {name}");
@@ -146,8 +146,8 @@ unsafe fn next<F>(name: &str) -> F {
 type Open = unsafe extern "C" fn(*const c_char, c_int, ...) -> c_int;
 type OpenAt = unsafe extern "C" fn(c_int, *const c_char, c_int, ...) -> c_int;
 
-// The C library's take any number of arguments, of which these are all that are ever given; without the mode the last one
-// is not looked at. On Linux they are passed as those of any function.
+// The C library's functions are variadic, but callers never pass more than these; without the mode the last argument is
+// not read. On Linux they are passed like the arguments of any function.
 
 /// # Safety
 ///
@@ -171,7 +171,7 @@ unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> 
 ///
 /// `path` is null or ends with a NUL byte.
 unsafe fn open_by(path: *const c_char, flags: c_int, open: impl FnOnce() -> c_int) -> c_int {
-    // SAFETY: by the caller's word.
+    // SAFETY: as the caller promises.
     let place = unsafe { Place::at(libc::AT_FDCWD, path) };
     let creates = flags & libc::O_CREAT != 0;
     let is_folder = place.as_ref().is_some_and(Place::is_folder);
@@ -194,7 +194,7 @@ unsafe fn open_by(path: *const c_char, flags: c_int, open: impl FnOnce() -> c_in
     file
 }
 
-/// It is what removes a folder with all that is in it that opens folders so.
+/// Only the removal of a folder with its contents opens folders this way.
 ///
 /// # Safety
 ///
@@ -241,7 +241,7 @@ fn sync_by(file: c_int, sync: impl FnOnce() -> c_int) -> c_int {
         }
         return code;
     }
-    // One that has no name any more is of no matter.
+    // A file without a name does not matter.
     let Some(inode) = disk.inode(&place.name) else {
         return sync();
     };
@@ -262,7 +262,7 @@ fn sync_by(file: c_int, sync: impl FnOnce() -> c_int) -> c_int {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn write(file: c_int, data: *const c_void, length: usize) -> isize {
     type Write = unsafe extern "C" fn(c_int, *const c_void, usize) -> isize;
-    // SAFETY: the caller's arguments; the offset is asked for after what was written.
+    // SAFETY: the caller's arguments; the offset is read after the write.
     unsafe {
         let real = || real!(write: Write)(file, data, length);
         let end = || libc::lseek64(file, 0, libc::SEEK_CUR);
@@ -285,7 +285,7 @@ unsafe extern "C" fn pwrite64(file: c_int, data: *const c_void, length: usize, o
 
 /// # Safety
 ///
-/// As many bytes can be read at `data` as `write` says that it has written.
+/// `data` must be readable for as many bytes as `write` reports as written.
 unsafe fn write_by(
     file: c_int,
     data: *const c_void,
@@ -302,7 +302,7 @@ unsafe fn write_by(
     }
     let written = write();
     if let Ok(length) = usize::try_from(written) {
-        // SAFETY: by the caller's word.
+        // SAFETY: as the caller promises.
         let data = unsafe { slice::from_raw_parts(data.cast(), length) };
         place
             .disk
@@ -459,7 +459,7 @@ fn remove(place: Option<Place>, remove: impl FnOnce() -> c_int) -> c_int {
     code
 }
 
-// ---- what changes nothing ----
+// ---- calls that change nothing ----
 
 /// # Safety
 ///

@@ -10,7 +10,7 @@ pub struct Together {
 }
 
 impl Together {
-    /// The first problem ends everything.
+    /// Runs some work. The first problem ends everything.
     pub fn guard(&self, work: impl FnOnce() -> Result<(), String>) {
         if let Err(problem) = work() {
             self.problem
@@ -29,7 +29,7 @@ impl Together {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// What went wrong, if anything has.
+    /// Returns the first problem, if any.
     pub fn judge(&self) -> Result<(), String> {
         let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
         problem.map_or(Ok(()), Err)

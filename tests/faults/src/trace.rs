@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use crate::disk::Image;
 
-/// A file's contents, whatever its name is by now.
+/// The identity of a file, whatever its current name is.
 pub type Inode = u32;
 
-/// A change that a power cut may undo, or what makes changes durable.
+/// A change that a power cut may undo, or an event that makes changes durable.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A folder has a new entry; or one that was there is now of this file, which a rename does at one stroke.
+    /// A folder has a new entry; or an existing entry now refers to this file, by an atomic rename.
     Create {
         name: String,
         inode: Inode,
@@ -41,30 +41,30 @@ pub enum Event {
         inode: Inode,
         size: u64,
     },
-    /// What was done to the file before is durable.
+    /// Earlier changes to the file are durable.
     Sync {
         inode: Inode,
     },
-    /// What was done to the file since its last sync may or may not be on the disk, and *no later sync will change
-    /// that*: the kernel has told of the failure, and holds the pages for clean
+    /// Changes to the file since its last sync may or may not be on the disk, and *no later sync will change that*: the
+    /// kernel has reported the failure, and treats the pages as clean
     /// (<https://wiki.postgresql.org/wiki/Fsync_Errors>).
     SyncFailed {
         inode: Inode,
     },
-    /// A file could not be made.
+    /// A file could not be created.
     CreateFailed {
         name: String,
     },
-    /// The folder's entries are durable. The disk's own has an empty name.
+    /// The folder's entries are durable. The disk's own folder has an empty name.
     SyncFolder {
         name: String,
     },
-    /// A sync that a mutant took away.
+    /// A sync that a mutant removed.
     Nothing,
 }
 
 impl Event {
-    /// On one line, without the data.
+    /// The event on one line, without the data.
     pub fn show(&self) -> String {
         match self {
             Event::Write { inode, offset, data } => format!("write of file {inode}: {} bytes at {offset}", data.len()),
@@ -78,7 +78,7 @@ pub fn parent(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
-/// A kind of call: of SQLite's on its VFS, then of larder's own on the system.
+/// A kind of call: SQLite's calls of its VFS, then larder's own system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Call {
@@ -98,11 +98,11 @@ pub enum Call {
     SizeHint,
     ShmMap,
     ShmLock,
-    /// A file is made.
+    /// Creates a file.
     Create,
     MakeFolder,
     OpenFolder,
-    /// A folder is opened by what removes it with all that is in it.
+    /// Opens a folder in order to remove it with its contents.
     OpenToRemove,
     LockFolder,
     WriteFile,
@@ -111,7 +111,7 @@ pub enum Call {
     Rename,
     Link,
     Remove,
-    /// What is asked of a file or of a file system, which changes nothing.
+    /// Queries a file or a file system, and changes nothing.
     Look,
 }
 
@@ -121,13 +121,13 @@ impl Call {
     }
 }
 
-/// What a file is to SQLite, by its name.
+/// The role of a file for SQLite, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     Database,
     Wal,
     Journal,
-    /// A backup before it has its name, and what lies beside it.
+    /// An unfinished backup, and the files beside it.
     Copy,
     Other,
 }
@@ -147,35 +147,35 @@ impl Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(dead_code, reason = "a delay and a kill are for suites that start processes")]
 pub enum Fault {
-    /// The call's own I/O error; nothing was done. (What gives something back is done all the same: a lock, a file.)
+    /// The call's own I/O error; nothing was done. (A call that releases something still does so: a lock, a file.)
     Io,
     /// Half was written before the I/O error.
     IoHalf,
     /// The disk is full: nothing was written.
     Full,
-    /// The disk is full: half was written. SQLite's unix VFS says so of a short write.
+    /// The disk is full: half was written. SQLite's unix VFS reports a short write like that.
     FullHalf,
-    /// The file ended in the middle of what was to be read; the rest is zeros.
+    /// The file ended in the middle of the read; the rest is zeros.
     ShortRead,
-    /// The file system does not know such a call.
+    /// The file system does not support the call.
     Unsupported,
-    /// The call is made, later.
+    /// The call succeeds, later.
     Delay(Duration),
-    /// The process is gone.
+    /// The process is killed.
     Kill,
 }
 
-/// When a call of a store fails.
+/// The calls of a store that fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub fault: Fault,
-    /// Which calls are counted, by [`calls`].
+    /// The counted calls, by [`calls`].
     pub calls: u32,
-    /// And on which files.
+    /// The counted files.
     pub files: fn(Class) -> bool,
-    /// The first call is 1.
+    /// The number of the failing call; the first is 1.
     pub nth: u64,
-    /// From then on, not only once.
+    /// Whether all later calls fail, too.
     pub sticky: bool,
 }
 
@@ -196,19 +196,19 @@ pub struct Hit {
     pub call: Call,
     pub class: Class,
     pub thread: String,
-    /// This one, or a later one, was SQLite's on the writer's thread while no write was running: in a checkpoint, or in
-    /// BEGIN, which poisons nothing.
+    /// Whether this call, or a later one, was SQLite's on the writer thread while no write was running: in a
+    /// checkpoint, or in BEGIN, which poisons nothing.
     pub in_checkpoint: bool,
 }
 
-/// What is left out, so that it can be shown that somebody notices.
+/// A sync that is left out, to prove that a suite detects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Omission {
     None,
-    /// The sync of the log that comes before a checkpoint's first write to the database.
+    /// The sync of the WAL before a checkpoint's first write to the database.
     CheckpointSync,
-    /// The sync of the log's header when the log starts anew.
+    /// The sync of the WAL header when the WAL is reset.
     HeaderSync,
 }
 
@@ -222,14 +222,14 @@ pub fn omitted(omission: Omission) -> bool {
     OMISSION.load(Ordering::SeqCst) == omission as u8
 }
 
-/// How many copies of the index of the log are kept, for the states that have an old one.
+/// The number of copies of the WAL index that are kept, for states with an old index.
 const COPIES_OF_INDEX: usize = 4;
 
 /// One folder of a simulated disk.
 pub struct Disk {
     folder: PathBuf,
     state: Mutex<State>,
-    /// Writes whose closure has begun and that are not answered yet; the workload counts.
+    /// Writes whose closure has begun and that have no reply yet; the workload counts them.
     pub running: AtomicI64,
 }
 
@@ -248,7 +248,7 @@ struct State {
 
 static DISKS: RwLock<Vec<Arc<Disk>>> = RwLock::new(Vec::new());
 
-/// Takes the disk off the list when it goes.
+/// Unregisters the disk when dropped.
 pub struct Mounted(Arc<Disk>);
 
 impl std::ops::Deref for Mounted {
@@ -266,7 +266,7 @@ impl Drop for Mounted {
 }
 
 impl Disk {
-    /// From now on what is done in this folder is recorded. The image is what lies there, all of it durable.
+    /// Records everything in this folder from now on. The image is its current contents, all of it durable.
     pub fn mount(folder: &Path, image: &Image) -> Mounted {
         let mut state = State {
             folders: image.folders.iter().cloned().collect(),
@@ -288,7 +288,7 @@ impl Disk {
         Mounted(disk)
     }
 
-    /// The disk with that file on it, and the file's name there. That of the disk's own folder is empty.
+    /// The disk that has this file, and the file's name there. The disk's own folder has an empty name.
     pub fn of(path: &Path) -> Option<(Arc<Self>, &str)> {
         let disks = DISKS.read().unwrap_or_else(PoisonError::into_inner);
         disks.iter().find_map(|disk| {
@@ -297,7 +297,7 @@ impl Disk {
         })
     }
 
-    /// How many events there were. What happened before a moment has smaller numbers.
+    /// The number of events so far. Earlier events have smaller numbers.
     pub fn now(&self) -> usize {
         self.lock().events.len()
     }
@@ -306,7 +306,7 @@ impl Disk {
         self.lock().events.clone()
     }
 
-    /// Copies of the index of the log, as it was at some moments.
+    /// Copies of the WAL index from several moments.
     pub fn old_indexes(&self) -> Vec<Vec<u8>> {
         self.lock().index.clone()
     }
@@ -318,14 +318,14 @@ impl Disk {
         (state.plan, state.counted, state.hit) = (Some(plan), 0, None);
     }
 
-    /// The disk is well again. Says what was hit.
+    /// Repairs the disk. Returns the first call that was hit.
     pub fn disarm(&self) -> Option<Hit> {
         let mut state = self.lock();
         state.plan = None;
         state.hit.take()
     }
 
-    /// Whether the call that is about to be made fails.
+    /// Whether the next call fails.
     pub fn fault(&self, call: Call, class: Class) -> Option<Fault> {
         let mut state = self.lock();
         let plan = state
@@ -351,7 +351,7 @@ impl Disk {
                 thread::sleep(time);
                 None
             }
-            // SAFETY: `kill` reads nothing of ours, and the process is gone when it returns.
+            // SAFETY: `kill` reads no memory of ours, and it does not return.
             Fault::Kill => unsafe {
                 libc::kill(libc::getpid(), libc::SIGKILL);
                 None
@@ -360,9 +360,9 @@ impl Disk {
         }
     }
 
-    // ---- what has happened ----
+    // ---- events ----
 
-    /// A file was opened. One that was not there before is a new entry.
+    /// A file was opened. A file that did not exist before is a new entry.
     pub fn opened(&self, name: &str) -> Inode {
         let mut state = self.lock();
         if let Some(inode) = state.names.get(name) {
@@ -391,7 +391,7 @@ impl Disk {
         state.events.push(Event::CreateFolder { name: name.to_owned() });
     }
 
-    /// The name has gone, of a file or of a folder.
+    /// The name of a file or folder was removed.
     pub fn deleted(&self, name: &str, folder_was_synced: bool) {
         let mut state = self.lock();
         state.delete(name);
@@ -400,14 +400,14 @@ impl Disk {
         }
     }
 
-    /// A file has another name. Until the folders are synced a power cut may leave it both, or either.
+    /// A file was renamed. Until the folders are synced, a power cut may leave either name, or both.
     pub fn renamed(&self, from: &str, to: &str) {
         let mut state = self.lock();
         state.link(from, to);
         state.delete(from);
     }
 
-    /// A file has another name, too.
+    /// A file has a second name.
     pub fn linked(&self, from: &str, to: &str) {
         self.lock().link(from, to);
     }
@@ -442,7 +442,7 @@ impl Disk {
 
     /// A file was synced, and its folder with it: "Also fsync the directory containing the file if the DIRSYNC flag is
     /// set. This is a one-time occurrence", `unixSync` in SQLite's `os_unix.c`, for logs and journals opened to be
-    /// created. Says whether the folder was.
+    /// created. Returns whether the folder was synced.
     pub fn synced(&self, inode: Inode, class: Class, and_folder: Option<&str>) -> bool {
         let mut state = self.lock();
         if class == Class::Wal && omitted(Omission::HeaderSync) && state.last_wrote_header(inode) {
@@ -459,7 +459,7 @@ impl Disk {
         self.lock().events.push(Event::SyncFailed { inode });
     }
 
-    /// Whether a copy of the index of the log is wanted now: of the first times, and then ever more rarely.
+    /// Whether to copy the WAL index now: at the first occasions, and then less and less often.
     pub fn wants_index(&self) -> bool {
         let mut state = self.lock();
         state.barriers += 1;
@@ -502,7 +502,7 @@ impl State {
         self.events.push(Event::SyncFolder { name: name.to_owned() });
     }
 
-    /// For the mutant without the sync of the log before a checkpoint. It is known by what comes after it.
+    /// For the mutant without the sync of the WAL before a checkpoint, which is recognized by the event after it.
     fn database_changes(&mut self, class: Class) {
         if class != Class::Database || !omitted(Omission::CheckpointSync) {
             return;

@@ -31,41 +31,42 @@ pub const DATABASE: &str = "app.db";
 
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// By `Store::write_with`, on this thread.
+    /// A write by `Store::write_with`, on this thread.
     Write(Job),
-    /// Queued together while the writer is kept busy, so that it takes them into one group, as far as they fit.
+    /// Writes that are queued together while the writer is busy, so that it takes them into one group, as far as they
+    /// fit.
     Group(Vec<Job>),
     Read,
-    /// A read begins that stays open.
+    /// Begins a read that stays open.
     Pin,
     Unpin,
     Close,
-    /// The last clone is dropped.
+    /// Drops the last clone.
     Drop,
-    /// If it is not open.
+    /// Opens the store if it is not open.
     Open,
-    /// To that version, up or down.
+    /// Migrates to that version, up or down.
     Migrate(u64),
     Backup(Backup),
-    /// A database is made of a backup.
+    /// Restores a database from a backup.
     Restore {
         from: String,
         to: String,
     },
 }
 
-/// A backup that is to be made.
+/// The plan of a backup.
 #[derive(Clone, Debug)]
 pub struct Backup {
     to: String,
     overwrite: bool,
     compact: bool,
-    /// What is written while pages are copied.
+    /// Jobs that are written while pages are copied.
     during: Vec<Job>,
 }
 
 impl Backup {
-    /// To a name that nothing has.
+    /// A backup to an unused name.
     pub fn new(to: &str) -> Self {
         Self {
             to: to.to_owned(),
@@ -75,7 +76,7 @@ impl Backup {
         }
     }
 
-    /// Over what is there, if anything is.
+    /// A backup that may replace a file.
     pub fn over(to: &str) -> Self {
         Self {
             overwrite: true,
@@ -95,7 +96,7 @@ impl Backup {
     }
 }
 
-/// Pages that are copied in one step: few, so that there are some steps.
+/// Pages per step: few, so that there are several steps.
 const STEP: u32 = 3;
 
 struct LongRead {
@@ -103,7 +104,7 @@ struct LongRead {
     thread: JoinHandle<larder::Result<()>>,
 }
 
-/// A store, and what it said so far.
+/// A store, and the journal of its replies.
 pub struct Run {
     pub disk: Arc<Disk>,
     path: PathBuf,
@@ -125,13 +126,13 @@ impl Run {
         }
     }
 
-    /// One job outside of any journal.
+    /// Runs one job outside of any journal.
     pub fn write_one(store: &Store, options: WriteOptions, job: &Job) -> larder::Result<i64> {
         let job = job.clone();
         store.write_with(options, move |tx| job.run(tx, &AtomicI64::new(0)))
     }
 
-    /// What lies there already: commits that are durable, and were acknowledged before anything was recorded.
+    /// Records the initial commits, which are durable and were acknowledged before the recording.
     pub fn begin_with(&mut self, commits: &[Job]) {
         let told = |(i, job): (usize, &Job)| Told {
             job: job.clone(),
@@ -143,7 +144,7 @@ impl Run {
         self.journal.told.extend(commits.iter().enumerate().map(told));
     }
 
-    /// The disk is good from now on.
+    /// The disk works from now on.
     pub fn take_time(&mut self) {
         self.settings.patience = LONG;
     }
@@ -202,7 +203,7 @@ impl Run {
         }
     }
 
-    /// What was unknown is known once the file was recovered: that is what its error says to do.
+    /// Resolves unknown outcomes once the file was recovered, as their error tells the caller to do.
     fn resolve(&mut self, store: &Store, now: usize) {
         for told in &mut self.journal.told {
             let Said::Unknown(text) = &told.said else { continue };
@@ -215,7 +216,7 @@ impl Run {
             match found {
                 Ok(true) => (told.said, told.durable, told.at) = (Said::Committed, false, now),
                 Ok(false) => told.said = Said::RolledBack(format!("by the restart, after {text}")),
-                // The next open tells.
+                // The next open resolves it.
                 Err(error) => return self.journal.read_errors.push(error),
             }
         }
@@ -241,7 +242,7 @@ impl Run {
         }
     }
 
-    /// The store closes by itself; the next open waits for it.
+    /// Drops the store, which closes by itself; the next open waits for it.
     fn drop_store(&mut self) {
         self.unpin();
         self.store = None;
@@ -275,7 +276,7 @@ impl Run {
                 Ok(())
             })
         });
-        // An error if the read has failed.
+        // Returns an error if the read has failed.
         let _ = reads.recv();
         self.long_read = Some(LongRead { release, thread });
     }
@@ -298,7 +299,7 @@ impl Run {
             Ok(_) => self.journal.version = Some(version),
             Err(error) => {
                 self.journal.poisoned |= poisons(&error);
-                // It is of the step that failed, or the look for another step has failed, and this one may be made.
+                // The error concerns the failed step; or the look for the next step failed, and this step may be made.
                 let is_undone = matches!(error.outcome(), Outcome::NotStarted | Outcome::RolledBack);
                 if !(is_undone && matches!(error, Error::Migration(_))) {
                     self.journal.version = None;
@@ -307,7 +308,7 @@ impl Run {
         }
     }
 
-    /// Whether what migrations have made is what was said of them.
+    /// Checks that the schema matches the reported migrations.
     pub fn look_at_schema(&self) -> Result<(), String> {
         let Some(store) = &self.store else { return Ok(()) };
         let recorded = store.read(|tx| Ok(is_as_recorded(tx)));
@@ -402,7 +403,7 @@ impl Run {
         });
     }
 
-    /// What lies under that name.
+    /// The file under that name.
     fn bytes(&self, name: &str) -> Option<Bytes> {
         let _unseen = Unseen::begin();
         fs::read(self.path.with_file_name(name)).ok().map(Into::into)
@@ -464,7 +465,7 @@ impl Drop for Run {
     }
 }
 
-/// Whether it says that the store is poisoned by now.
+/// Whether the error says that the store is poisoned now.
 fn poisons(error: &Error) -> bool {
     matches!(error, Error::Poisoned { .. } | Error::CommitUnknown { .. })
 }
@@ -478,7 +479,7 @@ fn options_of(job: &Job) -> WriteOptions {
     }
 }
 
-/// Submits a write. The first of a group holds the writer until all are queued, if it comes to run at all.
+/// Submits a write. The first of a group holds the writer until all are queued, if it runs at all.
 fn ask(disk: &Arc<Disk>, store: &Store, job: &Job, hold: Option<(Receiver<()>, Arc<Gate>)>, gate: &Gate) -> Asked {
     let number = Arc::new(AtomicI64::new(0));
     let (own, theirs) = (job.clone(), Arc::clone(&number));
@@ -502,7 +503,7 @@ fn ask(disk: &Arc<Disk>, store: &Store, job: &Job, hold: Option<(Receiver<()>, A
     };
     match answer {
         Answer::Here(_) => bell.ring(),
-        // The rest is queued once the writer is inside the first, so that it finds them all.
+        // The rest is queued once the writer runs the first, so that it finds them all.
         Answer::Awaited(_) if first => gate.wait(&bell),
         Answer::Awaited(_) => {}
     }

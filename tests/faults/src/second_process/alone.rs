@@ -17,10 +17,10 @@ use crate::together::Together;
 
 const WRITERS: i64 = 2;
 
-/// Attempts of one process to come in.
+/// Attempts of one intruder.
 const ATTEMPTS: u64 = 8;
 
-/// Who is in when a store asks to be alone.
+/// The processes that have the file open when a store asks for exclusive access.
 const HOLDERS: &[&str] = &["connection", "reader", "writer", "shared store", "exclusive store"];
 
 pub fn live(folder: &Path, seed: u64, rounds: u64, met: &Met) -> Result<(), String> {
@@ -59,7 +59,7 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// When nobody else is there.
+    /// Opens while no other process has the file open.
     fn open(&mut self, access: Access) -> Result<Store, String> {
         options(access, &mut self.rng)
             .open(&self.path)
@@ -125,7 +125,7 @@ impl Scene<'_> {
         self.others_come_in()
     }
 
-    /// No lock of another's is ever in its way.
+    /// Writes. No lock of another process may ever interfere.
     fn write(&self, store: &Store, client: i64, rng: &mut Rng) -> Result<(), String> {
         let k = self.k[client as usize].fetch_add(1, Ordering::SeqCst) + 1;
         let mut job = Job::any((client, k), rng);
@@ -143,7 +143,7 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Tries to come in, time after time, and may be killed as it does.
+    /// Starts a process that tries repeatedly to open the file, and may be killed while it tries.
     fn have_intruder(&self, mut rng: Rng) -> Result<(), String> {
         let mut child = start("intruder", &self.path, self.first_client(), ATTEMPTS, &mut rng)?;
         let killed_after = rng.bool().then(|| rng.u64(0..2 * ATTEMPTS));
@@ -177,7 +177,7 @@ impl Scene<'_> {
         }
     }
 
-    /// When it has closed.
+    /// Checks that others can open the file once the store has closed.
     fn others_come_in(&mut self) -> Result<(), String> {
         let how = HOLDERS[self.rng.usize(0..HOLDERS.len())];
         let mut holder = self.let_in(how)?;
@@ -185,7 +185,7 @@ impl Scene<'_> {
         self.leaves(holder)
     }
 
-    // ---- somebody else is in ----
+    // ---- another process has the file open ----
 
     fn somebody_is_in(&mut self) -> Result<(), String> {
         let how = HOLDERS[self.rng.usize(0..HOLDERS.len())];
@@ -239,7 +239,7 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Whoever was refused has done no harm to who is in.
+    /// Checks that the refused attempt did no harm to the process that has the file open.
     fn has_written(&self, holder: &mut Holder) -> Result<(), String> {
         holder.child.say("write").map_err(|error| error.to_string())?;
         let line = next_line(&holder.child)?;
@@ -249,7 +249,7 @@ impl Scene<'_> {
         }
     }
 
-    /// By itself, or by SIGKILL.
+    /// Ends the holder, by itself or by SIGKILL.
     fn leaves(&mut self, mut holder: Holder) -> Result<(), String> {
         if self.rng.bool() {
             self.journal.note_killed(holder.client);
@@ -264,7 +264,7 @@ impl Scene<'_> {
         }
     }
 
-    /// Asks to open while somebody is in, and is let in when they have gone.
+    /// Opens while another process has the file open, and succeeds once that has closed.
     fn waits_until_it_leaves(&mut self, access: Access, holder: Holder) -> Result<Store, String> {
         let options = options(access, &mut self.rng).busy_timeout(PATIENCE);
         let path = self.path.clone();

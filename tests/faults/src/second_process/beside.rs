@@ -17,7 +17,7 @@ use crate::together::Together;
 
 const WRITERS: i64 = 3;
 
-/// What a process is killed in, if it gets there in time.
+/// The activities in which a process is killed, if it reaches them in time.
 const AIMS: &[(&str, &[&str])] = &[
     (
         "client",
@@ -47,7 +47,7 @@ const AIMS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// After so many lines it is killed in any case.
+/// A process is killed after this many lines in any case.
 const LINES: u64 = 40;
 
 pub fn live(folder: &Path, seed: u64, rounds: u64, met: &Met) -> Result<(), String> {
@@ -90,7 +90,7 @@ pub fn live(folder: &Path, seed: u64, rounds: u64, met: &Met) -> Result<(), Stri
     house.judge()
 }
 
-/// A store, who uses it, and the journal of all.
+/// A store, its users, and the journal of all.
 struct House<'a> {
     path: PathBuf,
     met: &'a Met,
@@ -98,18 +98,18 @@ struct House<'a> {
     together: Together,
     k: Vec<AtomicI64>,
     journal: Journal,
-    /// Others that were started.
+    /// Number of other processes that were started.
     processes: AtomicI64,
     /// How often others have opened and closed the file, or were killed.
     rounds: AtomicU64,
     /// Commits of others that the store has counted.
     foreign: AtomicU64,
-    /// The last commit when the store was last opened, or later.
+    /// The last commit when the store was last opened, or a later one.
     opened_at: AtomicI64,
 }
 
 impl House<'_> {
-    /// Again, while others are in the way.
+    /// Reopens the store, while others may interfere.
     fn open(&self, rng: &mut Rng) -> Result<(), String> {
         let options = options(Access::Shared, rng);
         for _ in 0..200 {
@@ -126,7 +126,7 @@ impl House<'_> {
         Err("larder does not open it, try after try".into())
     }
 
-    /// By a write: the writer has looked at the file before its first one.
+    /// Uses a write: the writer has checked the file before its first write.
     fn note_opening(&self, store: &Store) -> Result<(), String> {
         loop {
             match store.write(|tx| tx.query_row("SELECT ifnull(max(n), 0) FROM entry", [], |row| row.get(0))) {
@@ -145,7 +145,7 @@ impl House<'_> {
         let Some(store) = self.store.write().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
-        // The log stays where others are in the way.
+        // The WAL stays if others have the file open.
         store.close().map_err(|error| format!("closing: {error}"))?;
         self.foreign.fetch_add(store.stats().external_commits, Ordering::SeqCst);
         Ok(())
@@ -164,7 +164,7 @@ impl House<'_> {
 
     // ---- the others ----
 
-    /// One process after another, until all have had their rounds.
+    /// Runs one process after another, until all rounds are done.
     fn have_others(&self, rounds: u64, mut rng: Rng) -> Result<(), String> {
         while self.rounds.load(Ordering::SeqCst) < rounds && !self.together.is_over() {
             self.have_one(rounds, &mut rng)?;
@@ -219,7 +219,7 @@ impl House<'_> {
         Ok(())
     }
 
-    /// What another has committed is seen by a read from now on.
+    /// Checks that from now on a read sees another process's commit.
     fn sees(&self, client: i64, k: i64, n: i64) -> Result<(), String> {
         let Some(store) = self.store() else { return Ok(()) };
         let entry = "SELECT 1 FROM entry WHERE n = ?1 AND client = ?2 AND k = ?3";
@@ -230,7 +230,7 @@ impl House<'_> {
         }
     }
 
-    // ---- the store's own ----
+    // ---- the store's own threads ----
 
     fn write(&self, client: i64, mut rng: Rng) -> Result<(), String> {
         while !self.together.is_over() {
@@ -277,7 +277,7 @@ impl House<'_> {
         Ok(())
     }
 
-    /// Snapshots are whole.
+    /// Checks that snapshots are whole.
     fn read(&self) -> Result<(), String> {
         while !self.together.is_over() {
             if let Some(store) = self.store() {
@@ -298,7 +298,8 @@ impl House<'_> {
         self.together.judge()?;
         let store = self.store().ok_or("there is no store")?;
         self.journal.compare_with(&store)?;
-        // Noticed at checkpoints and while it is idle: perhaps never, by a store that closes before.
+        // The store detects others' commits at checkpoints and while idle; a store that closes before may never detect
+        // them.
         if self.journal.has_others_after(self.opened_at.load(Ordering::SeqCst)) {
             self.notices(&store)?;
         }
@@ -318,7 +319,7 @@ impl House<'_> {
     }
 }
 
-/// Also says later whether the closure was run.
+/// Also returns whether the closure ran, to be read later.
 fn submit(store: &Store, job: &Job, durability: Durability) -> (Arc<AtomicBool>, larder::Result<Pending<i64>>) {
     let ran = Arc::new(AtomicBool::new(false));
     let (seen, write) = (Arc::clone(&ran), job.closure());

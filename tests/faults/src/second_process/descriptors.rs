@@ -3,11 +3,11 @@
 //! Closing any descriptor of a file drops the process's POSIX locks on it. The suite verifies that larder does not
 //! depend on SQLite's locks alone, and closes no descriptor itself. One round:
 //!
-//! | service | what |
+//! | service | activity |
 //! |---|---|
 //! | `shared`, `exclusive` | a store writes with `Durability::Full`, reads and checkpoints, and between the writes opens and closes its database file. Its watchdog is off: it would stop the writes |
 //! | `index` | the same with its `-shm`, or both, while no lock on the `-shm` is held |
-//! | `plain` | a plain connection of a process in which stores on the same file were opened and closed writes |
+//! | `plain` | a plain connection writes, in a process that opened and closed stores on the same file before |
 //!
 //! Meanwhile a process without larder opens the database, reads and closes it in a loop: if it took itself for the last
 //! connection, it would delete the log or rebuild its index. Then the service is killed. No acknowledged write is lost
@@ -35,7 +35,7 @@ use crate::cases::{Suite, Summary, seed};
 use crate::child::{Child, listen, tell};
 use crate::entries::{End, Job, clean, keep, look};
 
-/// Writes that are acknowledged before the others come.
+/// Writes that are acknowledged before the others start.
 const BEFORE: usize = 3;
 
 /// How often the other process opens the database in one round.
@@ -90,7 +90,7 @@ fn live(path: &Path, seed: u64) -> Result<(), String> {
     if !status.success() {
         return Err(format!("{role}: the other process: {status}"));
     }
-    // What was acknowledged after the last look may be what is lost.
+    // A write acknowledged after the last open may be the one that is lost.
     for _ in 0..rng.u32(1..20) {
         hear(&journal, &service).map_err(wrong)?;
     }
@@ -164,7 +164,7 @@ fn open(access: Access, path: &Path, without_checkpoints: bool, rng: &mut Rng) -
     opened.map_err(|error| format!("opening: {error:?}"))
 }
 
-/// `files` are those that it closes, by what their names end in.
+/// `files` are the suffixes of the files that it closes.
 fn serve(path: &Path, access: Access, files: &[&str], rng: &mut Rng) -> Result<(), String> {
     let closes_index = files.contains(&"-shm");
     let store = open(access, path, closes_index, rng)?;
@@ -195,7 +195,7 @@ fn serve(path: &Path, access: Access, files: &[&str], rng: &mut Rng) -> Result<(
     Ok(())
 }
 
-/// As a service does that reads its own database, or copies its folder.
+/// Opens and closes files, like a service that reads its own database, or copies its folder.
 fn close_descriptors(path: &Path, files: &[&str], rng: &mut Rng) {
     let first = rng.usize(0..files.len());
     for suffix in &files[first..] {

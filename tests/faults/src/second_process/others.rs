@@ -18,7 +18,7 @@ use super::{BUSY, PATIENCE, is_busy, is_locked, options};
 use crate::child::{listen, tell};
 use crate::entries::{Entry, Id, Job, look};
 
-/// What somebody must have been killed in, in a run that is long enough.
+/// Activities in which a process must have been killed in a sufficiently long run.
 pub const KILLED_IN: &[&str] = &[
     "opening",
     "reading",
@@ -64,11 +64,11 @@ type Result<T> = std::result::Result<T, String>;
 struct Other {
     path: PathBuf,
     rng: Rng,
-    /// How long it waits for a lock.
+    /// The busy timeout.
     patience: Duration,
     client: i64,
     k: i64,
-    /// What it has committed, as which commit.
+    /// The commits of this process, by write.
     mine: HashMap<Id, i64>,
 }
 
@@ -90,7 +90,7 @@ impl Other {
         }
     }
 
-    /// Whoever does not wait may meet a lock anywhere.
+    /// Whether the error is a lock met by a process that does not wait.
     fn is_excused(&self, error: &rusqlite::Error) -> bool {
         self.patience < PATIENCE && is_locked(error)
     }
@@ -116,7 +116,7 @@ impl Other {
         tell(&format!("+ {} {} {n}", id.0, id.1));
     }
 
-    /// What is there has all that this process has committed.
+    /// Checks that the entries contain all commits of this process.
     fn sees_mine(&self, found: &[Entry]) -> Result<()> {
         let there = |id: &Id, n: i64| found.get(n as usize - 1).is_some_and(|entry| entry.id == *id);
         match self.mine.iter().find(|(id, n)| !there(id, **n)) {
@@ -125,7 +125,7 @@ impl Other {
         }
     }
 
-    // ---- by rusqlite alone ----
+    // ---- with rusqlite alone ----
 
     fn use_as_client(&mut self) -> Result<()> {
         begin("opening");
@@ -163,7 +163,7 @@ impl Other {
         Ok(conn)
     }
 
-    /// A snapshot is whole, and the same after a while in which it pins the log.
+    /// Checks that a snapshot is whole, and unchanged after a while in which it pins the WAL.
     fn read(&self, conn: &Connection, stay: Duration, what: &str) -> Result<()> {
         begin(what);
         let tx = conn.unchecked_transaction().map_err(|error| error.to_string())?;
@@ -188,7 +188,7 @@ impl Other {
         match transact(conn, &job, behavior, stay) {
             Ok(n) => Ok(self.acknowledged(job.id, n)),
             Err(_) if !job.commits() => Ok(()),
-            // Somebody has written since the transaction read.
+            // Another process has written since the transaction read.
             Err(error) if matches!(behavior, TransactionBehavior::Deferred) && is_busy(&error) => Ok(()),
             Err(error) if self.patience < PATIENCE && is_busy(&error) => Ok(()),
             Err(error) => Err(format!("writing {job:?}: {error}")),
@@ -199,7 +199,7 @@ impl Other {
         let mode = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][self.rng.usize(0..4)];
         begin("a checkpoint");
         conn.busy_timeout(BUSY).map_err(|error| error.to_string())?;
-        // It says by its row that others were in the way.
+        // The row tells whether others interfered.
         let done = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
         conn.busy_timeout(self.patience).map_err(|error| error.to_string())?;
         match done {
@@ -216,7 +216,7 @@ impl Other {
         }
     }
 
-    /// Every prepared statement of everybody's is out of date then.
+    /// Invalidates every prepared statement of all processes.
     fn change_schema(&mut self, conn: &Connection) -> Result<()> {
         let changes = [
             "CREATE INDEX IF NOT EXISTS by_sum ON entry(sum)",
@@ -233,7 +233,7 @@ impl Other {
         self.excuse(change, conn.execute_batch(change))
     }
 
-    /// The store is there, or has left the file so.
+    /// Checks that the file is in WAL mode: the store is there, or has left the file like that.
     fn ask(&self, conn: &Connection) -> Result<()> {
         match conn.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)) {
             Ok(mode) if mode == "wal" => Ok(()),
@@ -242,7 +242,7 @@ impl Other {
         }
     }
 
-    // ---- by a store of its own ----
+    // ---- with its own store ----
 
     fn use_as_store(&mut self) -> Result<()> {
         begin("a store's opening");
@@ -293,7 +293,7 @@ impl Other {
 
     // ---- beside an exclusive store ----
 
-    /// Whatever it tries, it is refused.
+    /// Checks that every attempt is refused.
     fn intrude(&mut self) -> Result<()> {
         begin("an attempt");
         match self.rng.u32(0..5) {
@@ -334,7 +334,7 @@ impl Other {
         conn.close().map_err(|(_, error)| format!("closing: {error}"))
     }
 
-    // ---- who is in, until the parent says otherwise ----
+    // ---- has the file open until the parent says otherwise ----
 
     fn hold(mut self, how: &str) {
         self.patience = PATIENCE;
@@ -353,7 +353,7 @@ impl Other {
     fn hold_connection(&mut self, how: &str) -> Result<()> {
         let wrong = |error: rusqlite::Error| format!("a {how}: {error}");
         let conn = self.open().map_err(wrong)?;
-        // It has the file's lock for as long as it is open, once it has read.
+        // The connection has the file's lock for as long as it is open, once it has read.
         self.read(&conn, Duration::ZERO, "reading")?;
         match how {
             "reader" => conn.execute_batch("BEGIN; SELECT count(*) FROM entry"),
@@ -404,7 +404,7 @@ pub fn transact(conn: &Connection, job: &Job, behavior: TransactionBehavior, sta
     Ok(n)
 }
 
-/// One write of a store's, and whether its closure ran.
+/// One write through a store. Also returns whether its closure ran.
 pub fn write(store: &Store, job: &Job) -> (bool, larder::Result<i64>) {
     let ran = Arc::new(AtomicBool::new(false));
     let (seen, write) = (Arc::clone(&ran), job.closure());
@@ -415,7 +415,8 @@ pub fn write(store: &Store, job: &Job) -> (bool, larder::Result<i64>) {
     (ran.load(Ordering::SeqCst), result)
 }
 
-/// Which commit a write was, `None` if there is a good reason that it is none: it fails by itself, or meets another's lock and is not begun.
+/// The commit of a write; `None` if there is a good reason for none: the job fails by itself, or meets another
+/// process's lock and did not start.
 pub fn judge(job: &Job, ran: bool, result: larder::Result<i64>) -> Result<Option<i64>> {
     let problem = match result {
         Ok(n) if job.commits() => return Ok(Some(n)),
@@ -444,7 +445,7 @@ pub fn judge(job: &Job, ran: bool, result: larder::Result<i64>) -> Result<Option
     Err(format!("{job:?}: {problem}"))
 }
 
-/// What a store that may not open has to say.
+/// Checks the error of a store that may not open.
 pub fn in_use(error: &Error) -> Result<()> {
     let told = error.to_string();
     let is_clear = told.contains("another process") && told.contains("try again");

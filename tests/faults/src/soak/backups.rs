@@ -27,46 +27,47 @@ use larder::{BackupSchedule, BackupStage, Error, Pending, Store};
 use super::{KEPT, LONGEST, Soak, TASKS, WRITERS, options, report_of, tallies};
 use crate::check::sound;
 
-/// A turn every so often, or four times as often as the run is long.
+/// Interval of the turns, unless the run is so short that a quarter of it is less.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// So many turns are the least, under load.
+/// The minimum number of turns, under load.
 const TURNS: u64 = 2;
 
-/// Many steps, and a rest between two, so that there are writes beside them.
+/// Many steps, and a pause between them, so that writes run beside them.
 const PAGES_PER_STEP: u32 = 16;
 const REST: Duration = Duration::from_millis(2);
 
-/// Of the schedule.
+/// The interval of the schedule.
 const INTERVAL: Duration = Duration::from_secs(2);
 const KEEP: usize = 3;
 
-/// What all clients keep has no more bytes, and pages that are half empty, or free, make it no more than twice as large.
+/// An upper bound of the database's size: the bytes of all items that clients keep, at most doubled by pages that are
+/// half empty, or free.
 const LARGEST: u64 = 2 * (WRITERS + TASKS) as u64 * KEPT as u64 * LONGEST as u64;
 
 pub struct Backups {
     folder: PathBuf,
     scheduled: PathBuf,
-    /// Held in a turn, whose connections are not to be measured.
+    /// Held during a turn, whose connections must not be measured.
     turn: Mutex<()>,
     turns: AtomicU64,
-    /// Names that the schedule has given.
+    /// Names of the schedule's backups.
     names: Mutex<BTreeSet<String>>,
     pub beside: Arc<Beside>,
 }
 
-/// Writes beside a backup that holds nobody. Times are in microseconds.
+/// Writes beside a backup that does not hold the writer. Times are in microseconds.
 #[derive(Default)]
 pub struct Beside {
     running: AtomicBool,
     steps: AtomicU64,
     longest_step: AtomicU64,
     longest_write: AtomicU64,
-    /// Steps that one write has seen.
+    /// The most steps during one write.
     most_steps: AtomicU64,
 }
 
-/// A write that has begun, and after which step.
+/// The start of a write, and the step after which it began.
 pub struct Write(Instant, u64);
 
 impl Beside {
@@ -114,7 +115,7 @@ impl fmt::Display for Beside {
     }
 }
 
-/// What a snapshot holds: each client's writes and their sum, and a hash of all items.
+/// The contents of a snapshot: each client's writes and their sum, and a hash of all items.
 #[derive(Clone, Debug, PartialEq)]
 struct Content {
     tallies: Vec<(i64, i64)>,
@@ -137,7 +138,7 @@ impl Content {
         })
     }
 
-    /// Whether each client has as many writes as in the other, or more, and their sum is so, too.
+    /// Whether each client has at least as many writes, and as large a sum, as in `before`.
     fn follows(&self, before: &Self) -> bool {
         let mut both = self.tallies.iter().zip(&before.tallies);
         both.all(|((jobs, sum), (before, sum_before))| jobs >= before && sum >= sum_before)
@@ -163,12 +164,12 @@ impl Backups {
         store.backup_every(INTERVAL, KEEP, &self.scheduled)
     }
 
-    /// While this is held no turn is taken.
+    /// Pauses the turns while this is held.
     pub fn pause(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there were turns enough, and the schedule has removed old ones.
+    /// Whether there were enough turns, and the schedule has removed old backups.
     pub fn are_enough(&self) -> bool {
         self.turns.load(Ordering::SeqCst) >= TURNS && self.names().len() > KEEP
     }
@@ -177,12 +178,12 @@ impl Backups {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a schedule has in its folder is bounded. Says how many it has made.
+    /// Checks that a schedule's folder is bounded. Returns the number of its backups so far.
     pub fn look_at_scheduled(&self) -> Result<usize, String> {
         let (mut files, mut unfinished) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.scheduled).map_err(|error| error.to_string())? {
             let entry = entry.map_err(|error| error.to_string())?;
-            // It may be gone by now.
+            // The file may be gone by now.
             let Ok(metadata) = entry.metadata() else { continue };
             let name = entry.file_name().to_string_lossy().into_owned();
             if metadata.is_dir() {
@@ -204,7 +205,7 @@ impl Backups {
         Ok(names.len())
     }
 
-    /// After the store has closed: each is whole by itself.
+    /// Checks, after the store has closed, that each backup is whole by itself.
     pub fn judge_scheduled(&self) -> Result<(), String> {
         self.look_at_scheduled()?;
         let mut before: Option<Content> = None;
@@ -237,7 +238,7 @@ fn names_in(folder: &Path) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// Takes the writer, which runs one write at a time: nobody commits before this sender is dropped.
+/// Holds the writer, which runs one write at a time: no other write commits before this sender is dropped.
 fn hold(store: &Store) -> larder::Result<(Sender<()>, Pending<()>)> {
     let ((tell, held), (release, released)) = (channel(), channel::<()>());
     let pending = store.submit(move |_| {
@@ -247,13 +248,13 @@ fn hold(store: &Store) -> larder::Result<(Sender<()>, Pending<()>)> {
     })?;
     match held.recv() {
         Ok(()) => Ok((release, pending)),
-        // It was not begun.
+        // The write did not start.
         Err(_) => Err(pending.wait().err().unwrap_or(Error::Closed)),
     }
 }
 
 impl Soak {
-    /// Turns, until it is over.
+    /// Makes turns until the end.
     pub(super) fn back_up(&self, time: Duration) -> Result<(), String> {
         let every = EVERY.min(time / 4);
         let mut next = Instant::now() + every / 2;
@@ -264,7 +265,7 @@ impl Soak {
             }
             match self.back_up_once() {
                 Ok(()) => next += every,
-                // The store is closed and opened again meanwhile, and a long read may fill the log.
+                // Meanwhile the store is closed and reopened, and a long read may fill the WAL.
                 Err(error) if may_pass(&error) => self.pause(Duration::from_millis(50)),
                 Err(error) => return Err(format!("a backup: {error}")),
             }
@@ -272,7 +273,7 @@ impl Soak {
         Ok(())
     }
 
-    /// One turn: a backup, and a store of it.
+    /// One turn: a backup, and a store opened from it.
     pub(super) fn back_up_once(&self) -> larder::Result<()> {
         let _turn = self.backups.pause();
         let turn = self.backups.turns.load(Ordering::SeqCst);
@@ -297,12 +298,12 @@ impl Soak {
         Ok(())
     }
 
-    /// Nobody commits between the look at the source and the beginning of the backup.
+    /// No write commits between the snapshot of the source and the start of the backup.
     fn back_up_held(&self, path: &Path) -> larder::Result<Content> {
         let store = self.store();
         let (release, pending) = hold(&store)?;
         let source = store.read(|tx| Content::of(tx))?;
-        // Its first step has begun the snapshot.
+        // The first step has begun the snapshot.
         let mut release = Some(release);
         let report = store
             .backup(path)
@@ -368,7 +369,7 @@ impl Soak {
     }
 }
 
-/// Makes a store of the backup, which works, and gives what it held.
+/// Opens a store from the backup, checks that it works, and returns its contents.
 fn restore(backup: &Path, checksum: Option<String>) -> larder::Result<Content> {
     let path = backup.with_file_name("restored.db");
     let report = Store::restore(backup, &path)?;
