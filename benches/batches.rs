@@ -1,4 +1,4 @@
-//! Batches: transactions of 1,000 rows, by durability and access. The figure is rows, not transactions.
+//! Batches: transactions of 1,000 rows, by durability and access. The result is in rows, not transactions.
 //!
 //! `cargo bench --bench batches`
 //!

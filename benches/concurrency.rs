@@ -1,12 +1,12 @@
-//! Concurrency: blocking writers by threads and durability, the documents' 10 threads of writers, 1,024 submitted
-//! writes in flight, and 64 threads of which each reads nine times out of ten.
+//! Concurrency: blocking writers by threads and durability, the documents' 10 writing threads, 1,024 submitted writes
+//! in flight, and 64 threads with nine reads in ten operations.
 //!
 //! `cargo bench --bench concurrency`
 //!
-//! The floor is one connection with every PRAGMA that larder sets, behind a `Mutex`: what many programs do. It is
-//! shared by as many threads as call the store, or by 64 where the store's caller is one. For the mixed load there is a
-//! better one too, where each thread reads on a connection of its own and only the writes take the `Mutex`.
-//! A private connection without any lock is the column of 1 thread, and `cargo bench --bench writes`.
+//! The floor is one connection with every PRAGMA that larder sets, behind a `Mutex`, as in many programs. As many
+//! threads share it as call the store, or 64 where the store has one caller. The mixed load has a better floor,
+//! too, in which each thread reads on its own connection and only the writes take the `Mutex`. A private connection
+//! without any lock is the column of 1 thread, and `cargo bench --bench writes`.
 
 mod cases;
 mod data;
@@ -24,14 +24,14 @@ use larder::{Access, Durability, Pending, Store};
 
 /// The documents' row "concurrent writes, 10 threads".
 const DOCUMENTS: usize = 10;
-/// Submitted and not yet waited for.
+/// Writes that are submitted and not yet waited for.
 const IN_FLIGHT: usize = 1024;
 /// Clients of the mixed load, and of the floor of the writes in flight.
 const CLIENTS: usize = 64;
-/// Of so many operations of the mixed load one is a write.
+/// One operation in this many is a write in the mixed load.
 const MIX: i64 = 10;
 
-/// A thread's own.
+/// The connection and random numbers of one thread.
 struct Client {
     conn: Connection,
     random: Random,
@@ -164,7 +164,7 @@ fn lock(conn: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
     conn.lock().expect("nobody panicked")
 }
 
-/// One caller, who waits for a quarter of the writes whenever all are in flight.
+/// One caller, which waits for a quarter of the writes whenever all are in flight.
 fn submit(store: &Store, iters: u64) -> Duration {
     let mut pending = VecDeque::<Pending<i64>>::with_capacity(IN_FLIGHT);
     let began = Instant::now();

@@ -1,10 +1,10 @@
-//! A hundred migrations of a large table while readers read: `cargo bench --bench migrations`.
+//! A hundred migrations of a large table during reads: `cargo bench --bench migrations`.
 //!
 //! It builds a database of `LARDER_BENCH_MB` (default 1024) in `LARDER_BENCH_DIR` (default: the target folder), then
-//! applies 100 migrations at run time: columns, tables, indexes, updates, rebuilds of a parent whose children refer to it
-//! `ON DELETE CASCADE`, and one rebuild of the large table itself. Meanwhile two threads read one row after another.
-//! Printed are the time of each kind of migration, the reads' latency with and without migrations beside them, the
-//! largest write-ahead log, and the most memory that the process has had (Linux only).
+//! applies 100 migrations at run time: columns, tables, indexes, updates, rebuilds of a parent whose children refer to
+//! it `ON DELETE CASCADE`, and one rebuild of the large table itself. Meanwhile two threads read one row after another.
+//! The output is the time of each kind of migration, the latency of the reads with and without concurrent migrations,
+//! the largest WAL, and the peak memory of the process (Linux only).
 
 mod measure;
 
@@ -19,7 +19,7 @@ use larder::{Migration, Migrations, Options, Result, Store};
 use measure::Latencies;
 
 const ACCOUNTS: i64 = 20_000;
-/// Bytes in the text of an event; a row is some 40 more.
+/// Bytes in the text of an event; a row is some 40 larger.
 const BODY: usize = 460;
 const READERS: usize = 2;
 
@@ -89,7 +89,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The first makes the tables, the others are the hundred.
+/// The first migration creates the tables, the others are the hundred.
 fn migrations() -> Migrations {
     let schema = "CREATE TABLE accounts(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
                   CREATE TABLE events(
@@ -226,8 +226,8 @@ fn print_reads(what: &str, times: Latencies) {
     );
 }
 
-/// The most memory that the process has had so far, and how much of it was its own (`RssAnon`: the rest is the database
-/// file, mapped, which the system takes back when it needs to). The second is looked at every 10 ms.
+/// The peak memory of the process, and the anonymous part of it (`RssAnon`: the rest is the mapped database file, which
+/// the system reclaims when it needs to). The second is sampled every 10 ms.
 struct Memory {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<u64>,

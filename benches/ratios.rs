@@ -1,8 +1,8 @@
-//! larder and the floor it stands on, side by side: `cargo bench --bench ratios`.
+//! larder and its floor, side by side: `cargo bench --bench ratios`.
 //!
-//! Machines are noisy and shared, so an absolute figure means little. Each pair runs in turns, a slice of one, a
-//! slice of the other, and what is printed is the median of the ratios of neighbouring slices, with the lowest and
-//! the highest beside it. `LARDER_BENCH_SECS` is the time for each pair (default 6), `LARDER_BENCH_DIR` the folder.
+//! Machines are noisy and shared, so an absolute number means little. Each pair runs in turns, a slice of one, then a
+//! slice of the other. The output is the median of the ratios of neighbouring slices, with the lowest and the highest.
+//! `LARDER_BENCH_SECS` is the time for each pair (default 6), `LARDER_BENCH_DIR` the folder.
 
 mod data;
 mod measure;
@@ -18,7 +18,7 @@ use measure::{compare, repeat, submitted, threads};
 const ROUNDS: u32 = 11;
 
 fn main() {
-    // `cargo test --benches` runs it, too, and only wants to know that it does.
+    // `cargo test --benches` runs this, too, only to check that it works.
     let quick = std::env::args().any(|arg| arg == "--test");
     let seconds = std::env::var("LARDER_BENCH_SECS").ok().and_then(|s| s.parse().ok());
     let seconds: f64 = if quick { 0.1 } else { seconds.unwrap_or(6.0) };

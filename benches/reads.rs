@@ -3,9 +3,9 @@
 //!
 //! `cargo bench --bench reads`
 //!
-//! The floor is the same read on a private connection, one for each thread, with every PRAGMA that larder sets: in
-//! `BEGIN` .. `COMMIT` as the store does it, in autocommit, both with `prepare_cached`, and with a held statement.
-//! The sides run one after another; for ratios, which want both in the same moments, see `ratios.rs`.
+//! The floor is the same read on a private connection, one per thread, with every PRAGMA that larder sets: in
+//! `BEGIN` .. `COMMIT` like the store, in autocommit, both with `prepare_cached`, and with a held statement. The sides
+//! run one after another; for ratios, whose sides must run in the same moments, see `ratios.rs`.
 
 mod cases;
 mod data;
@@ -18,7 +18,7 @@ use data::{COUNT, Data, FEED, FEEDS, JOIN, POSTS, RANGE, Random, SELECT, USERS};
 use larder::rusqlite::{self, Connection, Row, Statement};
 use larder::{Access, Durability, Store};
 
-/// Name, SQL, and the number that its parameter stays below or equals.
+/// Name, SQL, and the maximum of its parameter.
 const QUERIES: [(&str, &str, i64); 4] = [
     ("join", JOIN, POSTS),
     ("feed", FEED, FEEDS),
@@ -26,7 +26,7 @@ const QUERIES: [(&str, &str, i64); 4] = [
     ("range of 100", RANGE, POSTS - 99),
 ];
 
-/// A thread's own.
+/// The connection and random numbers of one thread.
 struct Reader {
     conn: Connection,
     ids: Random,

@@ -1,4 +1,4 @@
-//! Settings: what the PRAGMAs are worth, each against SQLite's default, on one private connection without larder.
+//! Settings: the effect of the PRAGMAs, each against SQLite's default, on one private connection without larder.
 //!
 //! `cargo bench --bench settings`
 //!
@@ -6,11 +6,11 @@
 //!   `Connection::open` with no PRAGMA at all, on a file with a rollback journal; production is every PRAGMA that
 //!   larder sets.
 //! - `synchronous`: NORMAL and FULL, in WAL mode and with a rollback journal.
-//! - `mmap_size`: on and off, for point reads and for scans of the largest table, with the cache that larder sets and
-//!   with SQLite's default, a small one that just holds the smaller table.
+//! - `mmap_size`: on and off, for point reads and for scans of the largest table, with larder's cache size and with
+//!   SQLite's default, a small cache that just holds the smaller table.
 //!
-//! The floor is the connection with the defaults. Both sides use `prepare_cached` or both hold their statement, so that
-//! nothing differs but the settings; and the file is in the system's page cache, as that of a service is.
+//! The floor is the connection with the defaults. Both sides use `prepare_cached` or both hold their statement, so
+//! only the settings differ; and the file is in the system's page cache, as that of a running service is.
 
 mod cases;
 mod data;
@@ -22,7 +22,7 @@ use data::{Data, INSERT, JOIN, POSTS, Random, SELECT, USERS};
 use larder::Durability;
 use larder::rusqlite::{self, Connection, Statement};
 
-/// Name, SQL, and the highest number that its parameter may be: a table of some 2 MB, and one of some 60 MB.
+/// Name, SQL, and the maximum of its parameter: a table of some 2 MB, and one of some 60 MB.
 const POINTS: [(&str, &str, i64); 2] = [("point read", SELECT, USERS), ("join", JOIN, POSTS)];
 /// Every page of the largest table.
 const SCAN: &str = "SELECT sum(length(body)) FROM posts WHERE id > ?1";
@@ -112,10 +112,10 @@ fn points(c: &mut Criterion, theme: &str, sides: &[(&str, Connection)]) {
     }
 }
 
-/// What SQLite does when it is told nothing.
+/// SQLite without any configuration.
 fn defaults(data: &Data, name: &str) -> Connection {
     let path = data.copy(name);
-    // Of the settings the file remembers only WAL mode.
+    // WAL mode is the only one of these settings that the file keeps.
     let conn = Connection::open(&path).expect("the connection opens");
     let mode: String = conn
         .pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get(0))

@@ -1,7 +1,8 @@
 //! The overhead of statistics: `cargo bench --bench statistics`.
 //!
-//! The same store with what can be switched off of its statistics, on and off, in turns, as `ratios` does it: a ratio of
-//! 0.98 is a cost of 2 %. An argument after `--` picks the pairs that have it in their name. `LARDER_BENCH_SECS` is the time for each pair (default 10), `LARDER_BENCH_DIR` the folder.
+//! The same store with the optional statistics on and off, in turns, as in `ratios`: a ratio of 0.98 is an overhead of
+//! 2 %. An argument after `--` selects the pairs with that text in their name. `LARDER_BENCH_SECS` is the time for each
+//! pair (default 10), `LARDER_BENCH_DIR` the folder.
 
 mod data;
 mod measure;
@@ -15,7 +16,7 @@ use measure::{compare, repeat, submitted, threads};
 const ROUNDS: u32 = 31;
 
 fn main() {
-    // `cargo test --benches` runs it, too, and only wants to know that it does.
+    // `cargo test --benches` runs this, too, only to check that it works.
     let quick = std::env::args().any(|arg| arg == "--test");
     let seconds = std::env::var("LARDER_BENCH_SECS").ok().and_then(|s| s.parse().ok());
     let seconds: f64 = if quick { 0.1 } else { seconds.unwrap_or(10.0) };

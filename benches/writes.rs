@@ -1,10 +1,10 @@
-//! Writes: one row a transaction from one blocking caller, by durability and access.
+//! Writes: one row per transaction from one blocking caller, by durability and access.
 //!
 //! `cargo bench --bench writes`
 //!
 //! The floor is `BEGIN IMMEDIATE` .. `COMMIT` on a private connection with every PRAGMA that larder sets, with
-//! `prepare_cached` and with held statements, and one INSERT in autocommit. Below that floor is the disk: a page
-//! written into a file and one fsync, which is what a commit with FULL cannot do without.
+//! `prepare_cached` and with held statements, and one INSERT in autocommit. The lower bound is the disk: one page
+//! written to a file and one fsync, which a commit with FULL cannot do without.
 
 mod cases;
 mod data;
@@ -20,7 +20,7 @@ use larder::rusqlite::Connection;
 
 /// A page of the database.
 const PAGE: usize = 4096;
-/// Pages that are written in turn, as many as the write-ahead log has at a checkpoint.
+/// Pages that are written in turn, as many as the WAL has at a checkpoint.
 const PAGES: u64 = 1000;
 
 fn writes(c: &mut Criterion) {
@@ -57,7 +57,7 @@ fn disk(c: &mut Criterion, data: &Data) {
         let offset = pages.next().expect("endless");
         file.write_all_at(&page, offset).expect("written");
     };
-    // Like the write-ahead log's, the file's blocks are there already.
+    // The blocks of the file are allocated already, like those of the WAL.
     (0..PAGES).for_each(|_| write());
     file.sync_all().expect("synced");
     let mut group = c.benchmark_group("disk");

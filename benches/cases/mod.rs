@@ -1,4 +1,5 @@
-//! What the criterion benches run with: the parameters, the floor's connections, and threads that share a count.
+//! The environment of the criterion benches: the parameters, the floor's connections, and threads that share a
+//! count.
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
@@ -18,7 +19,7 @@ pub(crate) const THREADS: [usize; 4] = [1, 2, 8, 64];
 pub(crate) const DURABILITIES: [(&str, Durability); 2] = [("NORMAL", Durability::Normal), ("FULL", Durability::Full)];
 pub(crate) const ACCESSES: [(&str, Access); 2] = [("Shared", Access::Shared), ("Exclusive", Access::Exclusive)];
 
-/// Few and short samples, and a tenth of criterion's resamples: a file of benches is to be done in a minute and a half.
+/// Few and short samples, and a tenth of criterion's resamples: a file of benches should finish in a minute and a half.
 pub(crate) fn criterion() -> Criterion {
     Criterion::default()
         .sample_size(10)
@@ -66,7 +67,7 @@ impl<'conn> Held<'conn> {
         }
     }
 
-    /// So many rows in one transaction.
+    /// Inserts this many rows in one transaction.
     pub(crate) fn write(&mut self, rows: i64) {
         self.begin.execute([]).expect("begun");
         for user in 0..rows {
@@ -76,14 +77,14 @@ impl<'conn> Held<'conn> {
     }
 }
 
-/// A thread's part of the operations.
+/// A thread's share of the operations.
 pub(crate) struct Turn<'a> {
     barrier: &'a Barrier,
     count: u64,
 }
 
 impl Turn<'_> {
-    /// Waits for the other threads, then does this one's part. Gives the moment at which it began.
+    /// Waits for the other threads, then runs this thread's share. Returns the moment of its start.
     pub(crate) fn repeat<T>(self, mut operation: impl FnMut() -> T) -> Instant {
         self.barrier.wait();
         let began = Instant::now();
@@ -94,8 +95,8 @@ impl Turn<'_> {
     }
 }
 
-/// Shares `iters` operations among as many threads as there are workers. Gives the time from the barrier, which is
-/// when the first of them began, to the last join.
+/// Shares `iters` operations among as many threads as there are workers. Returns the time from the barrier, when the
+/// first of them started, to the last join.
 pub(crate) fn share<W: Send>(
     iters: u64,
     workers: &mut [W],

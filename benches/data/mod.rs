@@ -1,8 +1,8 @@
-//! What the benches share: the rows, the statements, and the floor, which is a private rusqlite connection as its best
-//! users set one up, with every PRAGMA that larder sets.
+//! Shared by the benches: the rows, the statements, and the floor, which is a private rusqlite connection in an
+//! expert's configuration, with every PRAGMA that larder sets.
 //!
-//! The rows are made once a run, from a seed: 50,000 users, 500,000 posts of theirs, the feeds of 1,000 of them with 50
-//! posts each, and tables to write to. Each side of a comparison works on a copy of that file.
+//! The rows are generated once per run, from a seed: 50,000 users, 500,000 posts of theirs, the feeds of 1,000 of them
+//! with 50 posts each, and tables to write to. Each side of a comparison works on its own copy of that file.
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 pub(crate) const USERS: i64 = 50_000;
 /// Rows in `posts`.
 pub(crate) const POSTS: i64 = 500_000;
-/// Users that have a feed.
+/// Users with a feed.
 pub(crate) const FEEDS: i64 = 1_000;
 
 const SCHEMA: &str = "
@@ -46,19 +46,19 @@ pub(crate) const FEED: &str = "SELECT posts.id, posts.body FROM feeds JOIN posts
      WHERE feeds.user_id = ?1 ORDER BY feeds.post_id DESC LIMIT 50";
 /// A count with a filter, over some 1,000 rows of an index.
 pub(crate) const COUNT: &str = "SELECT count(*) FROM posts WHERE user_id BETWEEN ?1 AND ?1 + 99 AND likes > 50";
-/// A hundred rows one after another.
+/// A hundred consecutive rows.
 pub(crate) const RANGE: &str = "SELECT id, body FROM posts WHERE id >= ?1 ORDER BY id LIMIT 100";
-/// A row.
+/// One row.
 pub(crate) const INSERT: &str = "INSERT INTO events(user_id, kind) VALUES (?1, ?2)";
 
-/// The rows, in a folder that goes when this is dropped.
+/// The rows, in a folder that is deleted when this is dropped.
 pub(crate) struct Data {
     folder: TempDir,
 }
 
 impl Data {
-    /// Makes the rows, in `LARDER_BENCH_DIR` or else the target folder, which lies on a disk where the system's temporary
-    /// folder may not.
+    /// Generates the rows, in `LARDER_BENCH_DIR` or else the target folder, which is on a disk where the system's
+    /// temporary folder may not be.
     pub(crate) fn make() -> Self {
         let folder = tempfile::Builder::new()
             .prefix("larder-bench")
@@ -83,8 +83,9 @@ impl Data {
         self.folder.path().join("base.db")
     }
 
-    /// A copy of the rows, to be opened under this name. It is synced, so that no fsync that is measured has to wait for it:
-    /// before it is opened, since closing a file gives up every POSIX lock that SQLite has on it in this process.
+    /// Copies the rows, to be opened under this name. The copy is synced, so that no measured fsync has to wait for it;
+    /// and synced before it is opened, because closing a file drops every POSIX lock that SQLite has on it in this
+    /// process.
     pub(crate) fn copy(&self, name: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         for ending in ["-wal", "-shm"] {
@@ -155,7 +156,7 @@ fn fill(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("COMMIT")
 }
 
-/// A seeded sequence, the same on both sides of a comparison. xorshift64, Marsaglia 2003.
+/// A seeded sequence, equal on both sides of a comparison. xorshift64, Marsaglia 2003.
 #[derive(Clone)]
 pub(crate) struct Random(u64);
 
@@ -168,7 +169,7 @@ impl Random {
         Self(0x9e37_79b9_7f4a_7c15 ^ (seed + 1).wrapping_mul(0x2545_f491_4f6c_dd1d))
     }
 
-    /// From 0 to just below `end`.
+    /// A number from 0 to just below `end`.
     pub(crate) fn below(&mut self, end: i64) -> i64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -182,7 +183,7 @@ impl Random {
     }
 }
 
-/// What `store.read` does, by hand.
+/// The steps of `store.read`, by hand.
 pub(crate) fn read_in_transaction(conn: &Connection, id: i64) -> String {
     let run = || -> rusqlite::Result<_> {
         conn.prepare_cached("BEGIN")?.execute([])?;
@@ -193,7 +194,7 @@ pub(crate) fn read_in_transaction(conn: &Connection, id: i64) -> String {
     run().expect("found")
 }
 
-/// What `store.write` does, by hand.
+/// The steps of `store.write`, by hand.
 pub(crate) fn write_in_transaction(conn: &Connection) {
     let run = || -> rusqlite::Result<_> {
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
@@ -204,7 +205,7 @@ pub(crate) fn write_in_transaction(conn: &Connection) {
     run().expect("written");
 }
 
-/// So many rows in one transaction, by hand.
+/// This many rows in one transaction, by hand.
 pub(crate) fn batch_in_transaction(conn: &Connection, rows: i64) {
     let run = || -> rusqlite::Result<_> {
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
@@ -220,7 +221,7 @@ pub(crate) fn batch_in_transaction(conn: &Connection, rows: i64) {
     run().expect("written");
 }
 
-/// So many rows in one transaction.
+/// This many rows in one transaction.
 pub(crate) fn batch(store: &Store, rows: i64) {
     store
         .write(move |tx| {
@@ -233,7 +234,7 @@ pub(crate) fn batch(store: &Store, rows: i64) {
         .expect("written");
 }
 
-/// Every row of a query of one number, and how many there were.
+/// Reads every row of a query with one parameter, and returns their number.
 pub(crate) fn rows(conn: &Connection, sql: &str, id: i64) -> usize {
     let run = || -> rusqlite::Result<usize> {
         let mut statement = conn.prepare_cached(sql)?;

@@ -1,4 +1,4 @@
-//! How a rate is measured: for a slice of time, on one thread or many, and two sides in turns.
+//! Measures rates: for a slice of time, on one thread or many, and two sides in turns.
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use larder::Store;
 
-/// Two sides that were measured in turns.
+/// Two sides, measured in turns.
 pub(crate) struct Compared {
-    /// Medians, a second.
+    /// Medians, per second.
     pub(crate) ours: f64,
     pub(crate) theirs: f64,
     /// The median of the ratios of neighbouring slices, the lowest and the highest.
@@ -45,13 +45,13 @@ pub(crate) fn compare(rounds: u32, mut ours: impl FnMut() -> f64, mut theirs: im
     }
 }
 
-/// Sorts, and gives the one in the middle.
+/// Sorts the values, and returns the median.
 pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// Operations a second of one thread.
+/// Operations per second of one thread.
 pub(crate) fn repeat(slice: Duration, mut f: impl FnMut()) -> f64 {
     let start = Instant::now();
     let mut done = 0_u32;
@@ -62,7 +62,7 @@ pub(crate) fn repeat(slice: Duration, mut f: impl FnMut()) -> f64 {
     f64::from(done) / start.elapsed().as_secs_f64()
 }
 
-/// Operations a second of so many threads together. Each gets its number.
+/// Operations per second of this many threads together. Each thread gets its number.
 pub(crate) fn threads<T>(
     slice: Duration,
     count: usize,
@@ -90,7 +90,7 @@ pub(crate) fn threads<T>(
     done.load(Relaxed) as f64 / began.elapsed().as_secs_f64()
 }
 
-/// Writes a second with so many submitted and not yet waited for.
+/// Writes per second with this many submitted and not yet waited for.
 pub(crate) fn submitted(slice: Duration, depth: usize, store: &Store, sql: &'static str) -> f64 {
     let submit = || store.submit(move |tx| tx.insert(sql, (1, "click"))).expect("queued");
     let mut pending = VecDeque::with_capacity(depth);
@@ -112,7 +112,7 @@ pub(crate) fn submitted(slice: Duration, depth: usize, store: &Store, sql: &'sta
     f64::from(done) / start.elapsed().as_secs_f64()
 }
 
-/// How long operations took, in microseconds, to 1.6 % at worst: 64 steps for each power of two.
+/// Latencies in microseconds, with an error of at most 1.6 %: 64 buckets per power of two.
 pub(crate) struct Latencies {
     counts: Vec<u64>,
     pub(crate) longest: Duration,
@@ -153,7 +153,7 @@ impl Latencies {
         self.counts.iter().sum()
     }
 
-    /// The time within which this share of the operations was done.
+    /// The latency that this share of the operations did not exceed.
     pub(crate) fn at(&self, share: f64) -> Duration {
         let wanted = (self.count() as f64 * share) as u64;
         let mut seen = 0;
@@ -183,8 +183,8 @@ pub(crate) fn fsync(folder: &Path) -> (Duration, Duration) {
     (times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
-/// How long a cache line takes from one thread to another and back, on average of many. Virtual cores may be far from each
-/// other at one time and near at another, and all that threads hand over to each other goes this way.
+/// The average round trip of a cache line between two threads. Virtual cores may be far apart at one time and close at
+/// another, and every hand-over between threads takes this path.
 pub(crate) fn round_trip() -> Duration {
     const TRIPS: u64 = 200_000;
     let ball = AtomicU64::new(0);
@@ -192,7 +192,7 @@ pub(crate) fn round_trip() -> Duration {
         let mut looks = 0_u32;
         while ball.load(Acquire) != turn {
             looks += 1;
-            // On one core the other could never answer.
+            // On a single core the other thread could never answer.
             if looks.is_multiple_of(100_000) {
                 thread::yield_now();
             }

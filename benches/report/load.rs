@@ -1,9 +1,9 @@
-//! The documents' two warnings, as load tests: a chat application, and sessions with thousands of concurrent writers. And
-//! how long 64 threads wait at worst that do nothing but write, or read nine times out of ten.
+//! The documents' two warnings, as load tests: a chat application, and sessions with thousands of concurrent writers.
+//! In addition, the longest wait of 64 threads that only write, or read nine times out of ten.
 //!
-//! A chat message is sent at its time whether the one before it is through or not, and its latency counts from that
-//! time, so a store that falls behind shows it. The side it is compared with has eight threads with one connection behind
-//! a mutex, as services are often written.
+//! A chat message is sent at its time even if the previous one is not done, and its latency counts from that time, so a
+//! store that falls behind shows it. The other side of the comparison has eight threads with one connection behind a
+//! mutex, as many services do.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -18,7 +18,7 @@ use crate::Run;
 use crate::data::{self, Data, INSERT, Random, SELECT, USERS};
 use crate::measure::Latencies;
 
-/// How many steps of progress there are.
+/// The number of progress steps.
 pub(crate) const STEPS: u64 = 6;
 
 const MESSAGE: &str =
@@ -30,10 +30,10 @@ const SENDERS: u64 = 8;
 const WRITERS: usize = 2_000;
 const THREADS: usize = 64;
 
-/// What came of one load.
+/// The result of one load.
 pub(crate) struct Load {
     pub(crate) name: String,
-    /// Offered a second, where that is set.
+    /// Offered operations per second, if that is fixed.
     pub(crate) offered: Option<u64>,
     pub(crate) done: f64,
     pub(crate) errors: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Both together, with the sum of what was done in a second.
+    /// Both loads together, with the sum of their rates.
     pub(crate) fn join(self, other: Self) -> Self {
         Self {
             done: self.done + other.done,
@@ -72,7 +72,7 @@ pub(crate) fn measure(run: &Run, data: &Data) -> Vec<Load> {
         |(), id, seen| store.write(move |tx| tx.execute(SESSION, params![id, seen])).is_ok(),
     ));
     let path = data.copy("floor.db");
-    // Two thousand connections are more than a process is usually given descriptors for.
+    // Two thousand connections need more descriptors than a process usually gets.
     loads.push(closed_loop(
         run.load,
         THREADS,
@@ -159,7 +159,7 @@ fn mixed(run: &Run, data: &Data) -> [Load; 2] {
     ]
 }
 
-/// A connection that waits for SQLite's lock as long as is usual.
+/// A connection with a common busy timeout.
 fn impatient(path: &Path) -> Connection {
     let conn = data::connect(path, Durability::Normal);
     conn.busy_timeout(Duration::from_secs(5)).expect("the time-out is set");
@@ -171,7 +171,7 @@ fn submit(store: &Store, number: u64) -> Pending<i64> {
     write.expect("there is room for it in time")
 }
 
-/// One thread sends, another waits for what was sent, so that nobody who waits delays what is to be sent.
+/// One thread sends, another waits for the replies, so that the wait never delays the next message.
 fn chat(time: Duration, offered: u64, name: &str, submit: impl Fn(u64) -> Pending<i64> + Sync) -> Load {
     let start = Instant::now();
     let per_sender = offered / SENDERS;
@@ -233,8 +233,8 @@ fn chat_locked(time: Duration, offered: u64, conn: &Mutex<Connection>) -> Load {
     )
 }
 
-/// Calls `f` so many times a second, each at its time or as soon after it as it can. One that falls behind for as long
-/// again as the test lasts gives up.
+/// Calls `f` at this rate, each call at its time or as soon as possible after it. Gives up once it is behind by the
+/// duration of the test.
 fn paced(start: Instant, time: Duration, rate: u64, mut f: impl FnMut(Instant, u64)) {
     let count = (time.as_secs_f64() * rate as f64) as u64;
     for number in 0..count {
@@ -249,7 +249,7 @@ fn paced(start: Instant, time: Duration, rate: u64, mut f: impl FnMut(Instant, u
     }
 }
 
-/// Threads each of which begins its next operation as soon as it is through with the last.
+/// Threads that each start the next operation as soon as the last one is done.
 fn closed_loop<T>(
     time: Duration,
     writers: usize,

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine that the report was measured on.
 
 use std::fs;
 use std::path::Path;
@@ -13,11 +13,11 @@ pub(crate) struct Machine {
     pub(crate) disk: String,
     /// `fdatasync` of 4 KiB appended: median, 99th percentile.
     pub(crate) fsync: (Duration, Duration),
-    /// How long a cache line takes from one core to another and back, in front of the measurements and after them.
+    /// The round trip of a cache line between two cores, before and after the measurements.
     pub(crate) round_trip: (Duration, Duration),
     pub(crate) sqlite: String,
     pub(crate) options: Vec<String>,
-    /// Why the figures mean less than they seem to.
+    /// The reason why the numbers are less reliable than they look.
     pub(crate) warning: Option<String>,
 }
 
@@ -59,7 +59,7 @@ fn line(file: &str, name: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// The device and the file system that the folder is on.
+/// The device and the file system of the folder.
 fn mount(folder: &Path) -> (String, String) {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
@@ -76,7 +76,7 @@ fn mount(folder: &Path) -> (String, String) {
     best.1
 }
 
-/// What the system knows of a disk.
+/// The system's name for a disk.
 fn model(device: &str) -> String {
     let name = device
         .trim_start_matches("/dev/")

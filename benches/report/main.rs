@@ -1,11 +1,11 @@
-//! The documents' figures, on this machine: `cargo bench --bench report`.
+//! The documents' numbers, on this machine: `cargo bench --bench report`.
 //!
-//! Writes `report.md`, `report.json` and three plots into `target/larder-report/`. Each row of the documents is measured
-//! beside its floor, in turns: the same operation on a private rusqlite connection that is set up as larder sets up its
-//! own. A ratio is only printed of two sides that were measured so.
+//! Writes `report.md`, `report.json` and three plots into `target/larder-report/`. Each row of the documents is
+//! measured beside its floor, in turns: the same operation on a private rusqlite connection with larder's settings.
+//! Ratios are printed only for two sides measured that way.
 //!
-//! `LARDER_BENCH_SECS` is the time for each row (default 10), `LARDER_BENCH_DIR` the folder of the databases (default: the
-//! target folder). What lies in memory (tmpfs) is measured, and marked as such.
+//! `LARDER_BENCH_SECS` is the time for each row (default 10), `LARDER_BENCH_DIR` the folder of the databases (default:
+//! the target folder). A folder in memory (tmpfs) is measured, and marked as such.
 
 #[path = "../data/mod.rs"]
 mod data;
@@ -30,10 +30,10 @@ use machine::Machine;
 use rows::{Curve, Row};
 use tasks::LongReads;
 
-/// How often each side of a pair has its turn.
+/// The number of turns of each side of a pair.
 const ROUNDS: u32 = 7;
 
-/// All that was measured.
+/// All measurements.
 struct Report {
     machine: Machine,
     rows: Vec<Row>,
@@ -44,13 +44,13 @@ struct Report {
     took: Duration,
 }
 
-/// How long to measure, and where one is.
+/// The durations of the measurements, and their progress.
 struct Run {
-    /// Of one side of one round.
+    /// One side of one round.
     slice: Duration,
-    /// Of one load test.
+    /// One load test.
     load: Duration,
-    /// Of one that looks for the longest wait.
+    /// One test for the longest wait.
     long: Duration,
     progress: ProgressBar,
 }
@@ -63,7 +63,7 @@ impl Run {
 }
 
 fn main() {
-    // `cargo test --benches` runs it, too, and only wants to know that it does.
+    // `cargo test --benches` runs this, too, only to check that it works.
     let quick = env::args().any(|arg| arg == "--test");
     let seconds = env::var("LARDER_BENCH_SECS").ok().and_then(|s| s.parse().ok());
     let seconds: f64 = if quick { 0.05 } else { seconds.unwrap_or(10.0) };

@@ -1,4 +1,4 @@
-//! The two plots.
+//! The plots.
 
 use std::path::Path;
 
@@ -30,14 +30,14 @@ const COLORS: [RGBColor; 16] = [
 
 struct Plot<'a> {
     title: &'a str,
-    /// What the axes have, and how many ticks there are on the first.
+    /// The labels of the axes, and the number of ticks on the first.
     axes: (&'a str, &'a str),
     ticks: usize,
     label: fn(&f64) -> String,
     lines: Vec<(&'a str, Vec<(f64, f64)>)>,
 }
 
-/// Writes a second by clients.
+/// Writes per second by clients.
 pub(crate) fn throughput(path: &Path, curves: &[Curve]) {
     let lines = curves.iter().map(|curve| {
         let points = curve
@@ -59,7 +59,7 @@ pub(crate) fn throughput(path: &Path, curves: &[Curve]) {
 /// Latency in milliseconds by percentile.
 pub(crate) fn latencies(path: &Path, title: &str, loads: &[Load]) {
     let lines = loads.iter().map(|load| {
-        // At 1 are 90 % of the operations quicker, at 2 are 99 %, at 3 are 99.9 %.
+        // Position 1 is the 90th percentile, 2 the 99th, 3 the 99.9th.
         let points = (1..=40).map(|step| {
             let nines = f64::from(step) / 10.0;
             let time = load.latencies.at(1.0 - 10_f64.powf(-nines));

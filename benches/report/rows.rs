@@ -1,4 +1,4 @@
-//! The rows of the documents: what each does on a store, and on its floor.
+//! The rows of the documents: the operation of each on a store, and on its floor.
 
 use std::fs;
 use std::sync::Mutex;
@@ -11,37 +11,37 @@ use crate::data::{self, COUNT, Data, FEED, FEEDS, INSERT, JOIN, POSTS, RANGE, Ra
 use crate::measure::{Compared, Latencies, compare, repeat, threads};
 use crate::{ROUNDS, Run};
 
-/// How many steps of progress there are.
+/// The number of progress steps.
 pub(crate) const STEPS: u64 = 17;
 
-/// How a figure is told.
+/// The unit of a number.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Unit {
-    /// Operations a second.
+    /// Operations per second.
     Rate,
-    /// Rows a second, of transactions of 1000.
+    /// Rows per second, in transactions of 1000.
     Rows,
-    /// Milliseconds for one.
+    /// Milliseconds per operation.
     Milliseconds,
-    /// How many times as fast one side is.
+    /// The ratio of the two rates.
     Times,
-    /// Calls of `read` for one operation.
+    /// Calls of `read` per operation.
     Calls,
 }
 
-/// One figure of the documents, and what was measured for it.
+/// One number of the documents, and its measurement here.
 pub(crate) struct Row {
     pub(crate) source: &'static str,
     pub(crate) operation: &'static str,
-    /// As the documents have it.
+    /// The number in the documents.
     pub(crate) figure: &'static str,
     pub(crate) unit: Unit,
-    /// Against what.
+    /// The other side of the comparison.
     pub(crate) against: &'static str,
     pub(crate) found: Compared,
 }
 
-/// Writes a second by the number of clients.
+/// Writes per second by the number of clients.
 pub(crate) struct Curve {
     pub(crate) name: &'static str,
     pub(crate) points: Vec<(usize, f64)>,
@@ -242,7 +242,7 @@ fn writes(run: &Run, data: &Data, rows: &mut Vec<Row>) {
     ));
 }
 
-/// Both sides are private connections here: it is SQLite's settings that are compared, not larder.
+/// Both sides are private connections here: this compares SQLite's settings, not larder.
 fn settings(run: &Run, data: &Data, rows: &mut Vec<Row>) {
     let production = data.connection("store.db", Durability::Normal);
     let defaults = Connection::open(data.copy("floor.db")).expect("the file opens");
@@ -301,7 +301,7 @@ fn settings(run: &Run, data: &Data, rows: &mut Vec<Row>) {
     );
     run.step("mmap");
     let plain = data.connection("plain.db", Durability::Normal);
-    // A cache that holds little, so that pages come from the file: that is what a map can help with.
+    // A small cache, so that pages come from the file: that is where a memory map can help.
     for conn in [&production, &plain] {
         conn.execute_batch("PRAGMA cache_size = -2000")
             .expect("the cache is set");
@@ -345,14 +345,14 @@ fn settings(run: &Run, data: &Data, rows: &mut Vec<Row>) {
     }
 }
 
-/// How often this process has called `read` and its like, where the system counts that.
+/// The number of this process's calls of `read` and its variants, where the system counts them.
 fn calls_of_read() -> Option<f64> {
     let counted = fs::read_to_string("/proc/self/io").ok()?;
     let line = counted.lines().find_map(|line| line.strip_prefix("syscr: "))?;
     line.trim().parse().ok()
 }
 
-/// Calls of `read` for one of so many.
+/// Calls of `read` per run.
 fn calls_each(times: u32, mut f: impl FnMut() -> usize) -> f64 {
     let now = || calls_of_read().expect("it was there before");
     let before = now();
@@ -390,7 +390,7 @@ fn curves(run: &Run, data: &Data) -> Vec<Curve> {
 }
 
 impl Compared {
-    /// For another row of the same measurement.
+    /// The same measurement, for another row.
     fn again(&self) -> Self {
         Self { ..*self }
     }
@@ -414,7 +414,7 @@ fn locked(conn: &Mutex<Connection>) {
     data::write_in_transaction(&conn.lock().expect("nobody panicked"));
 }
 
-/// The median time of one, in seconds.
+/// The median time of one run, in seconds.
 fn median_of(slice: Duration, mut f: impl FnMut()) -> f64 {
     let mut times = Latencies::new();
     let start = Instant::now();

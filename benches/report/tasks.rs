@@ -1,5 +1,5 @@
-//! Tasks of a runtime that read and write, on as many of its threads as there are cores; beside them threads that do the
-//! same by blocking. And what a read of 100 ms in one task does to the others: slices with such reads and without, in turns.
+//! Tasks of a runtime that read and write, on as many threads as there are cores, compared with threads that block. And
+//! the effect of a read of 100 ms in one task on the others: slices with such reads and without, in turns.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,23 +13,23 @@ use crate::load::{Load, load};
 use crate::measure::{Latencies, median};
 use crate::{ROUNDS, Run};
 
-/// How many steps of progress there are.
+/// The number of progress steps.
 pub(crate) const STEPS: u64 = 3;
 
-/// How long a long read takes: this, and what the last of its statements takes longer.
+/// The duration of a long read, plus the overrun of its last statement.
 const LONG: Duration = Duration::from_millis(100);
 
 const READERS: u32 = 4;
 
-/// What long reads, one after another, do to the short ones of other tasks.
+/// The effect of consecutive long reads on the short reads of other tasks.
 pub(crate) struct LongReads {
     pub(crate) number: usize,
-    /// Seconds, of the median one.
+    /// The median duration, in seconds.
     pub(crate) length: f64,
-    /// Seconds in which 99 % of the others are done, without and with: medians of the slices.
+    /// The 99th percentile of the others in seconds, without and with long reads: medians of the slices.
     pub(crate) without: f64,
     pub(crate) with: f64,
-    /// The median of what neighbouring slices differ by, the lowest and the highest.
+    /// The median difference of neighbouring slices, the lowest and the highest.
     pub(crate) added: f64,
     pub(crate) lowest: f64,
     pub(crate) highest: f64,
@@ -97,7 +97,7 @@ async fn write(store: Arc<Store>, user: i64) -> bool {
         .is_ok()
 }
 
-/// Counts for [`LONG`] in one snapshot, and says how many seconds that took.
+/// Counts for [`LONG`] in one snapshot, and returns the seconds that it took.
 fn read_for_long(tx: &ReadTx<'_>) -> larder::Result<f64> {
     let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) SELECT count(*) FROM n";
     let began = Instant::now();
@@ -113,7 +113,7 @@ struct Tasks<'a> {
 }
 
 impl Tasks<'_> {
-    /// Tasks each of which begins its next operation as soon as it is through with the last.
+    /// Tasks that each start the next operation as soon as the last one is done.
     fn run<F>(&self, name: &str, clients: u64, store: &Store, operation: fn(Arc<Store>, i64) -> F) -> Load
     where
         F: Future<Output = bool> + Send + 'static,
@@ -218,7 +218,7 @@ impl Tasks<'_> {
         (loads, long_reads)
     }
 
-    /// As [`run`](Self::run), beside one task that makes one long read after another, as long as there are others.
+    /// As [`run`](Self::run), beside one task that makes one long read after another, as long as the others run.
     fn beside_long_reads(&self, name: &str, store: &Store, lengths: &mut Vec<f64>) -> Load {
         let end = Instant::now() + self.time;
         let long = store.clone();

@@ -130,7 +130,7 @@ fn ratio(found: &Compared) -> String {
     format!("{:.2} ({:.2} to {:.2})", found.ratio, found.lowest, found.highest)
 }
 
-/// Three digits that count, and commas.
+/// Three significant digits, with commas.
 fn count(number: f64) -> String {
     let unit = 10_f64.powf((number.max(1.0).log10().floor() - 2.0).max(0.0));
     let digits = ((number / unit).round() * unit).to_string();

@@ -10,7 +10,7 @@
 //!                                  calls                                  the Nth call fails, N = 1, 2, ..
 //!                                  backups --states 2000                  at any event of a workload with backups
 //!                                  compound --states 10000                the recovery from a power cut fails
-//!                                  small                                  every sequence of 3 operations out of a dozen
+//!                                  small                                  every sequence of 3 operations of a dozen
 //!                                  mutants                                larder is broken, and a suite detects it
 //!                                  kill --states 200                      a process is killed at any moment
 //!                                  second-process --states 200            other processes use the file

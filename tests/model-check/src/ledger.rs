@@ -10,10 +10,10 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::sync::{Arc, Mutex};
 
-/// A caller, and which of its jobs it is.
+/// A caller, and the number of its job.
 pub(crate) type Id = (usize, usize);
 
-/// What is committed, in order.
+/// The committed jobs, in order.
 #[derive(Default)]
 pub(crate) struct Log(Mutex<Vec<Id>>);
 
@@ -27,17 +27,17 @@ impl Log {
     }
 }
 
-/// What a caller was told of a job, or did with it.
+/// A caller's knowledge of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Nothing,
     Done,
-    /// Its own error: it ran, and was rolled back.
+    /// The closure's own error: the job ran, and was rolled back.
     Undone,
     NotStarted,
     /// The caller dropped the future, and will never know.
     Gone,
-    /// The caller dropped the `Pending` of a job that nothing keeps from being done.
+    /// The caller dropped the `Pending` of a job, which still runs.
     LeftAlone,
 }
 
@@ -59,23 +59,23 @@ struct Entry {
 pub(crate) struct Ledger {
     pub(crate) log: Arc<Log>,
     entries: Plain<Vec<Entry>>,
-    /// In order, writes only.
+    /// The started writes, in order.
     started: Plain<Vec<Id>>,
-    /// Whether anybody has asked for the store to be closed.
+    /// Whether a caller has asked to close the store.
     closes: AtomicBool,
 }
 
-/// One job, in its caller's hand.
+/// One job, as its caller holds it.
 #[must_use]
 pub(crate) struct Ticket {
     ledger: Arc<Ledger>,
     at: usize,
     id: Id,
-    /// How long it is to wait at least.
+    /// The minimum time that the job may wait.
     timeout: Duration,
 }
 
-/// The same, in the closure.
+/// The same job, as its closure holds it.
 pub(crate) struct Held {
     ledger: Arc<Ledger>,
     at: usize,
@@ -127,14 +127,14 @@ impl Ledger {
         self.closes.store(true, SeqCst);
     }
 
-    /// How many jobs were not started, and will not be: their closures have been dropped already.
+    /// The number of jobs that did not start and never will: their closures have been dropped already.
     pub(crate) fn given_up(&self) -> usize {
         let entries = self.entries.lock().unwrap();
         let given_up = |entry: &&Entry| entry.told == Told::NotStarted && entry.ran == 0 && entry.freed == 1;
         entries.iter().filter(given_up).count()
     }
 
-    /// Once all threads of the schedule have ended but the one that calls.
+    /// Checks all jobs, once all other threads of the schedule have ended.
     pub(crate) fn balance(&self) {
         let log = self.log.copy();
         for entry in &*self.entries.lock().unwrap() {
@@ -195,7 +195,7 @@ impl Ticket {
             Err(error) => panic!("{:?} was told {error:?}", self.id),
         };
         let kind = self.ledger.entries.lock().unwrap()[self.at].kind;
-        // A write may join a group whose writer has looked at the clock before it was asked for.
+        // A write may join a group whose writer read the clock before the write was submitted.
         let late = self.timeout.is_zero() && kind == Kind::Read;
         assert!(!late || told == Told::NotStarted, "{:?} had no time at all", self.id);
         if told == Told::Done && kind == Kind::Write {
@@ -225,7 +225,7 @@ impl Ticket {
 }
 
 impl Held {
-    /// The closure runs. Its caller is known to have gone, or is not.
+    /// The closure runs, and sees whether its caller has gone.
     pub(crate) fn runs(&self, caller_has_gone: bool) {
         let gone = self.ledger.entries.lock().unwrap()[self.at].told == Told::Gone;
         assert!(!gone || caller_has_gone, "{:?}: dropped before its start", self.id);

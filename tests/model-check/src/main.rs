@@ -1,38 +1,37 @@
-//! The queue, the hand-over and the reply slots of larder, under schedules that nobody would see in years of tests.
+//! Checks larder's queue, hand-over and reply slots under schedules that years of tests would not produce.
 //!
-//! These are larder's own files, included by their paths: the folder `queue/`, `write/closing.rs`,
-//! `write/context.rs` and `read/context.rs` (what the two queues carry),
-//! `read/worker.rs` (what a reader thread does) and `store/futures.rs`. They take threads, locks, atomics and the time
-//! from `sync.rs`, and this crate has another one, in which [shuttle](https://docs.rs/shuttle) decides at each step
-//! which thread goes on. What the rest of larder gives them is made anew, without SQLite: `write.rs` has the loop of
-//! larder's writer, and a log in memory that it commits to; `store.rs` and `read.rs` call the included files as
-//! larder's do.
+//! It includes larder's own files by their paths: the folder `queue/`, `write/closing.rs`, `write/context.rs` and
+//! `read/context.rs` (the contents of the two queues), `read/worker.rs` (the work of a reader thread) and
+//! `store/futures.rs`. They take threads, locks, atomics and the time from `sync.rs`. This crate has another `sync.rs`,
+//! in which [shuttle](https://docs.rs/shuttle) decides at each step which thread continues. Stand-ins replace the rest
+//! of larder, without SQLite: `write.rs` has the loop of larder's writer, and commits to a log in memory; `store.rs`
+//! and `read.rs` call the included files as larder's do.
 //!
 //! ```text
 //! cargo run --release --manifest-path tests/model-check/Cargo.toml             about a minute, all scenarios
-//!     ... -- --schedules 1000000                                              so many, over all scenarios
-//!     ... -- --seconds 600 --scenario closing                                 one scenario, for so long
-//!     ... -- --scenario closing --replay 91022c...                            a schedule that failed, again
+//!     ... -- --schedules 1000000                                              that many, over all scenarios
+//!     ... -- --seconds 600 --scenario closing                                 one scenario, for that time
+//!     ... -- --scenario closing --replay 91022c...                            a failed schedule, again
 //! ```
 //!
 //! # What holds in each schedule
 //!
-//! - Every caller is told exactly once, and every thread ends: a lost wake-up is a deadlock, and shuttle finds it.
-//! - Who is told of success is told after the commit of that job. A job that ran was run once, and what ran was
-//!   committed once, in the order of the starts, though its future was dropped meanwhile. One whose future was dropped
-//!   before its start never runs.
-//! - A job whose caller was told `QueueTimeout`, `ReadQueueTimeout`, `QueueFull` or `Closed` never ran and never will.
-//! - Jobs of one caller start in their order; and those of all, if they came one after another.
-//! - A read sees every write that was acknowledged before it was asked for.
-//! - While a job waits, no worker sleeps for good, even if those awake are stuck.
-//! - A task whose reply is there is woken though no timer rings, unless a reader thread is stuck.
-//! - After closing nothing is left in a queue, and every closure has been dropped, once.
-//! - No lock is held where a waker is woken or a closure dropped: they may call back into the store.
+//! - Every caller gets exactly one reply, and every thread ends: a lost wake-up is a deadlock, which shuttle finds.
+//! - A caller learns of success after the commit of its job. A job runs at most once, and is committed once, in the
+//!   order of the starts, even if its future was dropped meanwhile. A job whose future was dropped before its start
+//!   never runs.
+//! - A job whose caller got `QueueTimeout`, `ReadQueueTimeout`, `QueueFull` or `Closed` never ran and never will.
+//! - Jobs of one caller start in order; and so do those of all callers, if they were submitted one after another.
+//! - A read sees every write that was acknowledged before the read was submitted.
+//! - While a job waits, at least one worker will wake, even if the awake ones are stuck.
+//! - A task whose reply is ready is woken without a timer, unless a reader thread is stuck.
+//! - After the close no queue has a job left, and every closure has been dropped, once.
+//! - No lock is held while a waker is woken or a closure dropped: they may call back into the store.
 //!
-//! # What is not in it
+//! # Out of scope
 //!
-//! - SQLite, and what the writer does about its errors; the pool of connections; panics. Tests with the real one do
-//!   that.
+//! - SQLite, and the writer's handling of its errors; the pool of connections; panics. Tests with the real store cover
+//!   them.
 //! - Weak memory: shuttle has one order of all steps. Where larder's atomics are relaxed, its comments say why they may
 //!   be.
 //! - All schedules. These are random ones, half of them by priorities that change a few times
@@ -46,7 +45,7 @@ use std::time::{Duration, Instant};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Config, Runner};
 
-/// In place of the standard library's: a thread of the model has its own.
+/// Replaces the standard library's macro: a thread of the model has its own variables.
 macro_rules! thread_local {
     ($(#[$doc:meta])* static $name:ident: $type:ty = const { $init:expr };) => {
         thread_local! { $(#[$doc])* static $name: $type = $init; }
@@ -62,7 +61,7 @@ macro_rules! thread_local {
     };
 }
 
-/// The files as they are. More are in `read.rs`, `store.rs` and `write.rs`.
+/// The included files. More are in `read.rs`, `store.rs` and `write.rs`.
 #[path = "../../../src"]
 mod larder {
     #[expect(dead_code, reason = "larder's statistics ask for more than the model does")]
@@ -188,14 +187,14 @@ fn fail(problem: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What each scenario gets.
+/// The share of one scenario.
 struct Share {
     time: Option<Duration>,
     schedules: Option<usize>,
 }
 
 impl Share {
-    /// How many schedules were made, or `None` if one of them failed.
+    /// The number of schedules, or `None` if one of them failed.
     fn run(&self, scenario: &Scenario) -> Option<usize> {
         print!("{:<16}", scenario.name);
         let _ = io::stdout().flush();
@@ -211,7 +210,7 @@ impl Share {
         let took = began.elapsed();
         let threads = scenarios::most_threads();
         match schedules {
-            // As of a share of nothing, or of a scenario that does not come to its end.
+            // The share was nothing, or the scenario does not end.
             Ok(made) if made == 0 || threads == 0 => {
                 println!(" FAILED: {made} schedules, {threads} threads; that checks nothing");
                 None
@@ -228,8 +227,8 @@ impl Share {
         }
     }
 
-    /// One of so many parts of the share, a batch at a time: shuttle takes a scheduler that is stopped for a failed
-    /// one. However little time there is, a batch is made.
+    /// Runs one part of the share, a batch at a time: shuttle treats a stopped scheduler as a failed one. At least one
+    /// batch runs, however little time there is.
     fn run_with<S>(&self, scenario: &Scenario, parts: usize, scheduler: impl Fn(usize) -> S) -> usize
     where
         S: Scheduler + 'static,
@@ -254,7 +253,7 @@ fn config() -> Config {
     let mut config = Config::new();
     config.stack_size = 0x20000;
     config.max_steps = shuttle::MaxSteps::FailAfter(1_000_000);
-    // What it warns of stands at the top.
+    // The header lists what it warns of.
     config.silence_warnings = true;
     config
 }

@@ -23,7 +23,7 @@ mod worker;
 
 use context::Reads;
 
-/// In place of `read/freshness.rs`: it looks at the log, and now and then cannot tell.
+/// Replaces `read/freshness.rs`: it reads the log, and sometimes cannot tell.
 mod freshness {
     use super::Readers;
     use crate::time::one_in;
@@ -118,7 +118,7 @@ impl Readers {
         self.queue.discard();
     }
 
-    /// Whether nothing is left in the queue.
+    /// Whether the queue is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.pop().is_none()
     }
@@ -136,13 +136,13 @@ impl CheckedOut<'_> {
         &mut self.reader
     }
 
-    /// Now and then a read was slow.
+    /// Some reads were slow.
     fn give_back(self) -> Vec<()> {
         if one_in(8) { vec![()] } else { Vec::new() }
     }
 }
 
-/// What was committed when it began.
+/// The commits at the start of the snapshot.
 pub(crate) struct Snapshot<'r> {
     log: Vec<Id>,
     _reader: &'r mut Reader,

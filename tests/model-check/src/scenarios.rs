@@ -55,7 +55,7 @@ scenarios! {
     reads_joining
 }
 
-/// Never, as the model's clock goes.
+/// Later than the model's clock ever reaches.
 const FAR: Duration = HORIZON.saturating_mul(1000);
 
 const fn ms(ms: u64) -> Duration {
@@ -64,19 +64,19 @@ const fn ms(ms: u64) -> Duration {
 
 static MOST_THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// Of a schedule since this was asked last, with shuttle's first.
+/// The most threads of a schedule since the last call, including shuttle's first.
 pub(crate) fn most_threads() -> usize {
     MOST_THREADS.swap(0, Ordering::Relaxed)
 }
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
-/// For the hook: no closure here panics, so whatever larder catches is a failure.
+/// Records a panic, for the panic hook: no closure here panics, so any panic that larder catches is a failure.
 pub(crate) fn note_panic() {
     PANICKED.store(true, Ordering::Relaxed);
 }
 
-/// Whether there was a panic since this was asked last.
+/// Whether there was a panic since the last call.
 pub(crate) fn panicked() -> bool {
     PANICKED.swap(false, Ordering::Relaxed)
 }
@@ -87,7 +87,7 @@ struct World {
     ledger: Arc<Ledger>,
 }
 
-/// With room for so many in each queue, so many readers, and no patience to stay awake.
+/// A world with the given capacity of each queue, the given number of readers, and no spinning.
 fn world(queue: usize, readers: u32) -> World {
     world_with(queue, readers, Duration::ZERO)
 }
@@ -115,7 +115,7 @@ impl World {
         shuttle::thread::spawn(move || f(&world))
     }
 
-    /// Once every caller has ended: closes the store and looks at the books.
+    /// Closes the store after every caller has ended, and checks the ledger.
     fn end(self, callers: impl IntoIterator<Item = shuttle::thread::JoinHandle<()>>) {
         for caller in callers {
             caller.join().expect("shuttle stops at a panic");
@@ -239,10 +239,10 @@ fn looks(held: Held) -> impl FnOnce(&ReadTx<'_>) -> Result<()> + Send + 'static 
     }
 }
 
-/// Closed until somebody opens it.
+/// Closed until a thread opens it.
 #[derive(Default)]
 struct Gate {
-    /// Whether somebody is at it, and whether it is open.
+    /// Whether a thread waits at the gate, and whether it is open.
     state: Mutex<(bool, bool)>,
     changed: Condvar,
 }
@@ -273,7 +273,7 @@ impl Gate {
     }
 }
 
-/// The plainest of runtimes.
+/// The simplest runtime.
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
@@ -341,7 +341,7 @@ fn blocking() {
     world.end(callers);
 }
 
-/// Writes that are handed over and waited for later, for a while, or not at all.
+/// Submitted writes that are waited for later, for a while, or not at all.
 fn submitting() {
     let world = world(1 + below(2), 1);
     let callers = [0, 1].map(|caller| {
@@ -371,8 +371,8 @@ fn submitting() {
     world.end(callers);
 }
 
-/// Jobs that come one after another start in that order, though all but one of them stand in line, some are withdrawn,
-/// and all are awaited by different threads.
+/// Jobs submitted one after another start in that order, although all but one of them are in the overflow line, some
+/// are withdrawn, and different threads await them.
 fn order() {
     let world = world(1, 1);
     let mut callers = Vec::new();
@@ -394,7 +394,7 @@ fn order() {
     world.end(callers);
 }
 
-/// Deadlines that are over, or not, while the writer works on.
+/// Deadlines that pass, or not, while the writer is working.
 fn deadlines() {
     let world = world(1, 1);
     let callers = [
@@ -423,7 +423,7 @@ fn deadlines() {
     world.end(callers);
 }
 
-/// Nobody else is let in while this one is, and has not been withdrawn.
+/// Checks that at most one caller is admitted at a time, until its write is withdrawn.
 fn alone(let_in: &AtomicUsize) {
     assert_eq!(let_in.fetch_add(1, Ordering::SeqCst), 0);
     for _ in 0..below(20) {
@@ -500,7 +500,7 @@ fn alarm() {
     let gate = Arc::new(Gate::default());
     let holder = world.hold_writer((0, 0), &gate);
     gate.wait_for_arrival();
-    // Few, since each that comes later would wake those that the alarm has forgotten.
+    // Few, because each later task would wake those that the timer has forgotten.
     let (others, again) = (1 + below(2), one_in(3));
     let callers = [(1, 2), (2, 9), (3, 4)].map(|(caller, late)| {
         world.caller(move |world| {
@@ -576,10 +576,10 @@ fn waker_replaced() {
 
 type Asked = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
-/// What runtimes and users may do where their wakers are woken and their closures dropped: call the store.
+/// Runtimes and users may call the store where their wakers are woken and their closures dropped.
 struct CallsBack {
     store: Store,
-    /// One that was polled before.
+    /// A future that was polled before.
     other: std::sync::Mutex<Option<Asked>>,
     then: Thread,
 }
@@ -659,7 +659,7 @@ fn reentrant_wakers() {
     world.end(callers.into_iter().chain(closing));
 }
 
-/// A runtime that runs a task right where it is woken.
+/// A runtime that runs a task where it is woken.
 struct Inline {
     future: std::sync::Mutex<Option<Asked>>,
     output: std::sync::Mutex<Option<Result<()>>>,
@@ -683,7 +683,7 @@ impl Inline {
     }
 
     fn poll(self: &Arc<Self>) {
-        // Whoever polls it now looks again, since `then` is told.
+        // The current poller polls again, because `then` is set.
         let Ok(mut future) = self.future.try_lock() else { return };
         let waker = Waker::from(Arc::clone(self));
         if let Some(asked) = &mut *future
@@ -772,7 +772,7 @@ fn spinning() {
     world.end(callers);
 }
 
-/// The store is closed while all kinds of callers come, by two at once, one of whom may not wait for long.
+/// Two callers close the store at once, one with a short timeout, while all kinds of callers submit.
 fn closing() {
     let world = world(1, 1);
     let callers = [
@@ -827,7 +827,7 @@ fn closing_stuck() {
 
 // ---- reads ----
 
-/// Tasks that read, two workers, and writes that must be seen by those who made them.
+/// Tasks that read, two workers, and writes that their callers' reads must see.
 fn reads() {
     let world = world(2, 2);
     let callers = [
@@ -935,7 +935,7 @@ fn reads_closing() {
     world.end(callers);
 }
 
-/// Tasks that have asked for a read and await another, so that they do not come for the first when they are woken for
+/// Tasks that have submitted a read and await another one, so they do not take the first reply when they are woken for
 /// it.
 fn reads_unpolled() {
     let world = world(4, 1 + below(2) as u32);
@@ -1033,7 +1033,7 @@ fn wake_relay() {
     world.end(callers);
 }
 
-/// One worker, which is kept at work, so that reads join its snapshot, and those who write meanwhile.
+/// One worker with constant work, so that reads join its snapshot, and concurrent writers.
 fn reads_joining() {
     let world = world(4, 1);
     let writers = [0, 1].map(|caller| {

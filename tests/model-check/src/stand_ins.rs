@@ -1,6 +1,6 @@
 //! Stand-ins for the parts of larder that the model leaves out: SQLite, the options, the errors.
 
-/// In place of `runtime/clock.rs`.
+/// Replaces `runtime/clock.rs`.
 pub(crate) mod clock {
     use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub(crate) mod clock {
     }
 }
 
-/// In place of `runtime/fork.rs`: nobody forks.
+/// Replaces `runtime/fork.rs`: no process forks.
 pub(crate) mod fork {
     #[derive(Clone, Copy)]
     pub(crate) struct Process;
@@ -31,7 +31,7 @@ pub(crate) mod fork {
     }
 }
 
-/// In place of `runtime/timer.rs`: each on a thread of its own, so that two may ring at once.
+/// Replaces `runtime/timer.rs`: each timer has its own thread, so two may fire at once.
 pub(crate) mod timer {
     use crate::sync::thread;
     use crate::time::{HORIZON, Instant};
@@ -54,7 +54,7 @@ pub(crate) mod timer {
     }
 }
 
-/// In place of `error/mod.rs`, with the names that are used.
+/// Replaces `error/mod.rs`, with the names in use.
 pub(crate) mod error {
     use std::path::{Path, PathBuf};
     use std::time::Duration;
@@ -135,7 +135,7 @@ pub(crate) mod error {
     }
 }
 
-/// In place of `options/mod.rs`.
+/// Replaces `options/mod.rs`.
 pub(crate) mod options {
     use std::borrow::Cow;
     use std::time::Duration;
@@ -221,7 +221,7 @@ pub(crate) mod options {
     }
 }
 
-/// In place of `transaction/mod.rs`: a write writes its number.
+/// Replaces `transaction/mod.rs`: a write writes its number.
 pub(crate) mod transaction {
     use std::cell::RefCell;
 
@@ -239,7 +239,7 @@ pub(crate) mod transaction {
             self.open.borrow_mut().push(id);
         }
 
-        /// Whether that was after the start.
+        /// Whether the caller had gone before the start.
         pub(crate) fn caller_has_gone(&self) -> bool {
             self.job.is_cancelled()
         }
@@ -249,7 +249,7 @@ pub(crate) mod transaction {
         }
     }
 
-    /// Sees what was committed when its snapshot began.
+    /// Sees the commits at the start of its snapshot.
     pub(crate) struct ReadTx<'tx>(pub(crate) &'tx [Id]);
 
     impl ReadTx<'_> {

@@ -21,7 +21,7 @@ use crate::write::context::{Exclusive, Grouped, WriteOrder, Writes};
 #[path = "../../../src/store/futures.rs"]
 mod futures;
 
-/// How long a closer waits for the last words of the writer.
+/// How long a closer waits for the writer's last steps.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
 pub(crate) struct Shared {
@@ -118,7 +118,7 @@ impl Store {
         &self.engine().shared.queue
     }
 
-    /// Whether nothing is left in either queue.
+    /// Whether both queues are empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue().pop().is_none() && self.engine().readers.is_empty()
     }

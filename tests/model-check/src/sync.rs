@@ -19,17 +19,17 @@ use crate::time::{self, HORIZON, one_in};
 
 pub(crate) use crate::time::Instant;
 
-/// As larder's, but each look is a step of a schedule.
+/// As in larder, but each check is a step of a schedule.
 pub(crate) const CHECKS_PER_YIELD: u32 = 2;
 
 /// Never: a task that only the timer would wake is a deadlock.
 pub(crate) const RELAY_TIME: Duration = HORIZON.saturating_mul(2);
 
-/// One of so many waits ends for no reason.
+/// One wait in this many ends spuriously.
 const SPURIOUS: u32 = 16;
 
-/// A flag that one thread sleeps for. Shuttle sees the sleep and the waking, and calls it a deadlock if nobody is left
-/// to raise the flag.
+/// A flag that one thread sleeps for. Shuttle sees the sleep and the wake-up, and reports a deadlock if no other thread
+/// can raise the flag.
 #[derive(Debug, Default)]
 struct Signal {
     raised: plain::AtomicBool,
@@ -109,7 +109,7 @@ impl Condvar {
 
     fn sleep<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Option<Duration>) -> (MutexGuard<'a, T>, bool) {
         let mutex = guard.mutex;
-        // Shuttle may switch before the lock is released, but not from there to the sleep.
+        // Shuttle may switch before the lock is released, but not between that and the sleep.
         drop(guard);
         let signal = Arc::new(Signal::default());
         self.sleepers.lock().unwrap().push(Arc::clone(&signal));
@@ -133,7 +133,7 @@ impl Condvar {
         (mutex.lock(), timed_out.load(SeqCst))
     }
 
-    /// Wakes any one.
+    /// Wakes any one waiter.
     pub(crate) fn notify_one(&self) {
         thread::switch();
         let mut sleepers = self.sleepers.lock().unwrap();
@@ -157,7 +157,7 @@ pub(crate) mod thread {
     use super::{Arc, Duration, SPURIOUS, Signal, one_in, plain, time};
     use crate::sync::SeqCst;
 
-    /// Those that were begun by a [`Builder`] and have not ended, in this schedule.
+    /// The threads that a [`Builder`] has started and that have not ended, in this schedule.
     #[derive(Default)]
     struct Threads {
         alive: plain::AtomicUsize,
@@ -195,12 +195,12 @@ pub(crate) mod thread {
         }
     }
 
-    /// One more that was begun otherwise, and is joined by who began it.
+    /// Counts a thread that was started otherwise, and is joined by its starter.
     pub(crate) fn count() {
         THREADS.begun.fetch_add(1, SeqCst);
     }
 
-    /// Waits until all of them have ended. Says how many there were.
+    /// Waits until all of them have ended. Returns their number.
     pub(crate) fn join_all() -> usize {
         while THREADS.alive.load(SeqCst) > 0 {
             THREADS.ended.wait();
@@ -242,7 +242,7 @@ pub(crate) mod thread {
         drop(timer);
     }
 
-    /// The core is back after a while, and now and then after a long one.
+    /// The thread is scheduled again after a while, sometimes a long one.
     pub(crate) fn yield_now() {
         time::pass(Duration::from_micros(if one_in(8) { 600 } else { 20 }));
         shuttle::thread::yield_now();
@@ -254,7 +254,7 @@ pub(crate) mod thread {
     }
 }
 
-/// What `thread_local!` makes here (see `main.rs`): shuttle's threads share one of the system's.
+/// The key that `thread_local!` makes here (see `main.rs`): shuttle's threads share one system thread.
 pub(crate) struct LocalKey<T: 'static>(pub(crate) &'static shuttle::thread::LocalKey<T>);
 
 impl<T> LocalKey<T> {

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use shuttle::rand::{Rng, thread_rng};
 
-/// Nobody lives to see it.
+/// Later than any schedule lasts.
 pub(crate) const HORIZON: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Instant(Duration);
 
 impl Instant {
-    /// A look at the clock takes a nanosecond, so no two see the same.
+    /// Each reading of the clock takes a nanosecond, so no two are equal.
     pub(crate) fn now() -> Self {
         CLOCK.with_borrow_mut(|clock| {
             clock.now.0 += Duration::from_nanos(1);
@@ -59,7 +59,7 @@ struct Clock {
     now: Instant,
     timers: BTreeMap<(Instant, u64), Ring>,
     set: u64,
-    /// Of the task that lets them ring.
+    /// The waker of the task that fires the timers.
     idle: Option<Waker>,
 }
 
@@ -73,15 +73,15 @@ impl Clock {
 }
 
 std::thread_local! {
-    /// Shuttle runs all threads of a schedule on one of the system's.
+    /// Shuttle runs all threads of a schedule on one system thread.
     static CLOCK: RefCell<Clock> = const { RefCell::new(Clock::NEW) };
 }
 
-/// Begins a schedule's time.
+/// Starts the clock of a schedule.
 pub(crate) fn begin() {
     let last = CLOCK.replace(Clock::NEW);
     drop(last);
-    // How fast time goes by, beside the others: slower and slower, so that they come to an end.
+    // The pace of the clock relative to the other threads: it slows down, so that they come to an end.
     let mut pace = 8 * [0, 2, 15][below(3)];
     drop(shuttle::future::spawn(async move {
         loop {
@@ -144,12 +144,12 @@ impl Drop for Timer {
     }
 }
 
-/// Time goes by without anybody's waiting for it.
+/// Advances the clock without a waiter.
 pub(crate) fn pass(by: Duration) {
     CLOCK.with_borrow_mut(|clock| clock.now = clock.now + by);
 }
 
-/// Any number below that, as the schedule has it.
+/// A number below `end`, chosen by the schedule.
 pub(crate) fn below(end: usize) -> usize {
     thread_rng().gen_range(0..end)
 }

@@ -33,7 +33,7 @@ pub(crate) struct Writer {
     carried: Option<WriteJob>,
     durability: Durability,
     group: Vec<Job<Grouped>>,
-    /// What the jobs of the group wrote.
+    /// The writes of the group's jobs.
     open: RefCell<Vec<Id>>,
     checkpoint_is_due: bool,
 }
@@ -179,7 +179,7 @@ impl Writer {
         }
     }
 
-    /// For a job that runs alone.
+    /// Commits an exclusive job.
     pub(crate) fn commit_own(&mut self, id: Id) {
         self.open.borrow_mut().push(id);
         self.commit();

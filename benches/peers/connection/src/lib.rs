@@ -1,4 +1,4 @@
-//! A rusqlite connection as its best users set one up, and the statements on it, for the peers that hand one out.
+//! A rusqlite connection in an expert's configuration, and the statements on it, for the peers that hand one out.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use rusqlite::{Connection, Result};
 use workload::{Durability, INSERT, KIND, SELECT};
 
-/// Opens a connection and sets it up.
+/// Opens and configures a connection.
 pub fn open(path: &Path, durability: Durability) -> Result<Connection> {
     let conn = Connection::open(path)?;
     set_up(&conn, durability)?;
     Ok(conn)
 }
 
-/// Sets everything that SQLite does not keep in the file, and WAL.
+/// Sets everything that SQLite does not keep in the file, and WAL mode.
 pub fn set_up(conn: &Connection, durability: Durability) -> Result<()> {
     conn.busy_timeout(Duration::from_secs(30))?;
     conn.set_prepared_statement_cache_capacity(128);

@@ -1,4 +1,4 @@
-//! A pool to read, and a pool of one to write, so that writers queue for the connection rather than for SQLite's lock.
+//! A pool for reads, and a pool of one for writes, so that writers queue for the connection and not for SQLite's lock.
 
 use std::path::Path;
 

@@ -1,6 +1,7 @@
-//! larder with its defaults: up to 64 clients block; more are tasks. With `tasks` as a second argument all are tasks.
+//! larder with its defaults: up to 64 clients block; with more, all are tasks. With `tasks` as a second argument all
+//! are tasks.
 //!
-//! `make` as a second argument makes the rows that all peers copy, instead.
+//! With `make` as a second argument, it generates the rows that all peers copy, instead.
 
 mod rows;
 
@@ -9,7 +10,7 @@ use std::path::Path;
 use larder::{Options, ReadTx, Store, WriteTx, rusqlite};
 use workload::{Case, Durability, INSERT, KIND, Peer, Result, SELECT, THREADS};
 
-/// How its clients wait, `TASKS_FROM` as [`Peer`] says.
+/// The kind of clients is set by `TASKS_FROM`, as in [`Peer`].
 struct Larder<const TASKS_FROM: usize> {
     store: Store,
     blocks: bool,

@@ -1,4 +1,4 @@
-//! A pool of connections of which every one may write.
+//! A pool of connections, each of which may write.
 
 use std::path::Path;
 

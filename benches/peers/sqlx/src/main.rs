@@ -1,4 +1,4 @@
-//! A pool to read, and a pool of one to write.
+//! A pool for reads, and a pool of one for writes.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Connections with a thread each: one to write, some to read.
+//! Connections with a thread each: one for writes, several for reads.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -1,17 +1,17 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What each client does again and again.
+/// The operation that each client repeats.
 #[derive(Clone, Copy)]
 pub enum Operation {
     Read,
     Write,
     Batch,
-    /// A write in ten, else a read.
+    /// A write in ten operations, otherwise a read.
     Mixed,
 }
 
-/// What an acknowledged write survives: with `Normal` a crash of the process, with `Full` a power cut.
+/// The failure that an acknowledged write survives: `Normal` a crash of the process, `Full` a power cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     Normal,

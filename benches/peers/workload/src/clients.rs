@@ -9,11 +9,11 @@ use tokio::task::JoinHandle;
 use crate::histogram::Histogram;
 use crate::{BATCH, Case, Operation, Peer, Random, Result, THREADS};
 
-/// What came of a slice.
+/// The result of a slice.
 pub(crate) struct Tally {
-    /// Operations (of a batch, rows) that ended within the slice.
+    /// Operations (for a batch, rows) that ended within the slice.
     pub(crate) done: u64,
-    /// Of every operation that ended in the slice or, having begun in it, after it.
+    /// Latencies of every operation that ended in the slice or, having begun in it, after it.
     pub(crate) waits: Histogram,
 }
 
@@ -26,7 +26,7 @@ impl Tally {
     }
 }
 
-/// How a peer's clients run.
+/// The execution of a peer's clients.
 #[derive(Clone, Copy)]
 pub(crate) enum Clients {
     Threads(usize),

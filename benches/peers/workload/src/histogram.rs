@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-/// Steps for each doubling, so that a percentile is right to 1 in 64.
+/// Buckets per power of two, so that a percentile is exact to 1 in 64.
 const STEPS: u64 = 64;
 
-/// How often each duration was seen. The worst is kept as it was.
+/// The number of occurrences of each duration. The maximum is exact.
 pub(crate) struct Histogram {
     counts: Vec<u32>,
     worst: u64,
@@ -30,7 +30,7 @@ impl Histogram {
         self.worst = self.worst.max(other.worst);
     }
 
-    /// The duration, in microseconds, that this part of all stayed within.
+    /// The duration, in microseconds, that this part of all did not exceed.
     pub(crate) fn percentile(&self, part: f64) -> f64 {
         let total: u64 = self.counts.iter().map(|&count| u64::from(count)).sum();
         let rank = (total as f64 * part).ceil() as u64;
@@ -49,7 +49,8 @@ impl Histogram {
     }
 }
 
-/// Durations from `STEPS` to twice that get a slot each, those to twice that every second one, and so on.
+/// The bucket of a duration. Durations from `STEPS` to twice that get a bucket each, those to twice that every second
+/// one, and so on.
 fn slot(nanos: u64) -> usize {
     let nanos = nanos.max(STEPS);
     let doublings = nanos.ilog2() - STEPS.ilog2();

@@ -1,7 +1,8 @@
-//! What all peers share: the rows, the statements, the cases, the clients and the protocol. Nothing here knows SQLite.
+//! Shared by all peers: the rows, the statements, the cases, the clients and the protocol. Nothing here depends on
+//! SQLite.
 //!
-//! A peer is a program that is given the path of its copy of the rows. It implements [`Peer`] and calls [`main`], which
-//! reads one [`Case`] a line from standard input and answers each with one line of JSON.
+//! A peer is a program that gets the path of its copy of the rows. It implements [`Peer`] and calls [`main`], which
+//! reads one [`Case`] per line from standard input and answers each with one line of JSON.
 
 mod case;
 mod clients;
@@ -23,7 +24,7 @@ pub const USERS: i64 = 50_000;
 pub const POSTS: i64 = 500_000;
 /// Rows of a batch.
 pub const BATCH: i64 = 1_000;
-/// Clients that block are threads, and no more than so many.
+/// The maximum number of threads, for clients that block.
 pub const THREADS: usize = 64;
 
 /// The tables, as in the other benches.
@@ -40,17 +41,17 @@ pub const SCHEMA: &str = "
 ";
 /// One row by primary key.
 pub const SELECT: &str = "SELECT name FROM users WHERE id = ?1";
-/// A row.
+/// One row.
 pub const INSERT: &str = "INSERT INTO events(user_id, kind) VALUES (?1, ?2)";
-/// What every event is of.
+/// The kind of every event.
 pub const KIND: &str = "click";
 
-/// What a peer may fail with.
+/// The result of a peer's operation.
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// A way to use SQLite. The futures of one that blocks are ready at once, and its clients are threads.
+/// A way to use SQLite. The futures of a blocking peer are ready at once, and its clients are threads.
 pub trait Peer: Send + Sync + Sized + 'static {
-    /// From so many clients on they are tasks of a runtime. Fewer are threads.
+    /// From this number of clients on they are tasks of a runtime. Fewer are threads.
     const TASKS_FROM: usize;
 
     /// Opens the rows for a case.
@@ -62,13 +63,13 @@ pub trait Peer: Send + Sync + Sized + 'static {
     /// [`SELECT`]s a user's name.
     fn read(&self, user: i64) -> impl Future<Output = Result<String>> + Send;
 
-    /// [`INSERT`]s an event in a transaction of its own.
+    /// [`INSERT`]s an event in its own transaction.
     fn write(&self, user: i64) -> impl Future<Output = Result<()>> + Send;
 
     /// [`INSERT`]s an event for each user up to this one, row by row in one transaction.
     fn write_batch(&self, users: i64) -> impl Future<Output = Result<()>> + Send;
 
-    /// Closes what was opened, so that nothing of it runs beside the next peer.
+    /// Closes everything that was opened, so that nothing of it runs beside the next peer.
     fn close(self) -> impl Future<Output = Result<()>> + Send {
         async {
             drop(self);
@@ -77,7 +78,7 @@ pub trait Peer: Send + Sync + Sized + 'static {
     }
 }
 
-/// Connections that a pool for reads has: as many as cores, from 4 to 8.
+/// Connections of a pool for reads: as many as cores, from 4 to 8.
 pub fn readers() -> usize {
     std::thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 8))
 }

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use crate::clients::Clients;
 use crate::{Case, Peer, Result};
 
-/// Answers each case on standard input with a line of JSON, until there are no more.
+/// Answers each case on standard input with a line of JSON, until the input ends.
 pub fn main<P: Peer>() {
     let path = env::args_os()
         .nth(1)
@@ -22,11 +22,11 @@ pub fn main<P: Peer>() {
     }
 }
 
-/// Opens, runs and closes, so that each slice begins with an empty write-ahead log and leaves nothing running.
+/// Opens, runs and closes, so that each slice begins with an empty WAL and leaves nothing running.
 fn slice<P: Peer>(path: &Path, line: &str) -> Result<Value> {
     let case: Case = line.parse()?;
     let runtime = Runtime::new()?;
-    // What a peer leaves to its runtime as it is dropped finds it.
+    // A peer may hand work to its runtime as it is dropped.
     let _entered = runtime.enter();
     let peer = Arc::new(runtime.block_on(P::open(path, &case))?);
     let sqlite = runtime.block_on(peer.sqlite())?;

@@ -1,4 +1,4 @@
-/// A seeded sequence, the same for every peer. xorshift64, Marsaglia 2003.
+/// A seeded sequence, equal for every peer. xorshift64, Marsaglia 2003.
 pub struct Random(u64);
 
 impl Random {
@@ -6,7 +6,7 @@ impl Random {
         Self(0x9e37_79b9_7f4a_7c15 ^ (seed + 1).wrapping_mul(0x2545_f491_4f6c_dd1d))
     }
 
-    /// From 0 to just below `end`.
+    /// A number from 0 to just below `end`.
     pub fn below(&mut self, end: i64) -> i64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
