@@ -204,90 +204,70 @@ impl Default for Settings {
     }
 }
 
+/// The range of an option: how its value is read, the least and the most.
+enum Range {
+    Number(fn(&Settings) -> u64, u64, u64),
+    Time(fn(&Settings) -> Duration, Duration, Duration),
+}
+
+use Range::{Number, Time};
+
+const MICROSECOND: Duration = Duration::from_micros(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The longest time that SQLite can count, in milliseconds: 24 days.
+const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// Every option that has a range by itself. What depends on another option follows in [`Settings::validate`].
+#[rustfmt::skip]
+const RANGES: &[(&str, Range)] = &[
+    ("readers", Number(|s| s.readers.into(), 1, 1024)),
+    ("queue_capacity", Number(|s| s.queue_capacity as u64, 1, 1_000_000)),
+    ("max_group_size", Number(|s| s.max_group_size as u64, 1, 1_000_000)),
+    ("statement_cache_capacity", Number(|s| s.statement_cache_capacity as u64, 16, 10_000)),
+    ("max_call_sites", Number(|s| s.max_call_sites as u64, 0, 10_000)),
+    ("max_statements", Number(|s| s.max_statements as u64, 0, 10_000)),
+    ("checkpoint_pages", Number(|s| s.checkpoint_pages.into(), 1, i32::MAX as u64)),
+    ("page_size", Number(|s| s.page_size, 512, 65_536)),
+    ("cache_size", Number(|s| s.cache_size, KIB, i32::MAX as u64 * KIB)),
+    ("mmap_size", Number(|s| s.mmap_size, 0, i64::MAX as u64)),
+    ("journal_size_limit", Number(|s| s.journal_size_limit, 0, i64::MAX as u64)),
+    ("wal_limit", Number(|s| s.wal_limit, 64 * KIB, i64::MAX as u64)),
+    ("busy_timeout", Time(|s| s.busy_timeout, MILLISECOND, LONGEST)),
+    ("queue_timeout", Time(|s| s.queue_timeout, MICROSECOND, LONGEST)),
+    ("read_queue_timeout", Time(|s| s.read_queue_timeout, MICROSECOND, LONGEST)),
+    ("close_timeout", Time(|s| s.close_timeout, MICROSECOND, LONGEST)),
+    ("max_group_time", Time(|s| s.max_group_time, Duration::ZERO, MINUTE)),
+    ("spin_time", Time(|s| s.spin_time, Duration::ZERO, MILLISECOND)),
+    ("optimize_interval", Time(|s| s.optimize_interval, MILLISECOND, Duration::MAX)),
+    ("migration_timeout", Time(|s| s.migration_timeout, MILLISECOND, LONGEST)),
+    ("max_reader_age", Time(|s| s.max_reader_age, MILLISECOND, Duration::MAX)),
+];
+
 impl Settings {
     /// Checks every value.
     pub(crate) fn validate(&self) -> Result<()> {
-        within("readers", self.readers.into(), 1, 1024)?;
-        within("queue_capacity", self.queue_capacity as u64, 1, 1_000_000)?;
-        within("max_group_size", self.max_group_size as u64, 1, 1_000_000)?;
-        within(
-            "statement_cache_capacity",
-            self.statement_cache_capacity as u64,
-            16,
-            10_000,
-        )?;
-        within("max_call_sites", self.max_call_sites as u64, 0, 10_000)?;
-        within("max_statements", self.max_statements as u64, 0, 10_000)?;
-        within("checkpoint_pages", self.checkpoint_pages.into(), 1, i32::MAX as u64)?;
-        within("page_size", self.page_size, 512, 65_536)?;
-        if !self.page_size.is_power_of_two() {
-            return wrong("page_size", format!("{} is not a power of two", self.page_size));
-        }
-        within("cache_size", self.cache_size, KIB, i32::MAX as u64 * KIB)?;
-        within("mmap_size", self.mmap_size, 0, i64::MAX as u64)?;
-        within("journal_size_limit", self.journal_size_limit, 0, i64::MAX as u64)?;
-        within("wal_limit", self.wal_limit, 64 * KIB, i64::MAX as u64)?;
-        if let Some(hard) = self.wal_hard_limit
-            && hard < self.wal_limit
-        {
-            return wrong(
-                "wal_hard_limit",
-                format!(
-                    "{hard} bytes is below wal_limit ({}): raise it, or lower wal_limit",
-                    self.wal_limit
-                ),
-            );
-        }
-        let longest = Duration::from_millis(i32::MAX as u64);
-        for (name, value, least, most) in [
-            ("busy_timeout", self.busy_timeout, Duration::from_millis(1), longest),
-            ("queue_timeout", self.queue_timeout, Duration::from_micros(1), longest),
-            (
-                "read_queue_timeout",
-                self.read_queue_timeout,
-                Duration::from_micros(1),
-                longest,
-            ),
-            ("close_timeout", self.close_timeout, Duration::from_micros(1), longest),
-            (
-                "max_group_time",
-                self.max_group_time,
-                Duration::ZERO,
-                Duration::from_secs(60),
-            ),
-            ("spin_time", self.spin_time, Duration::ZERO, Duration::from_millis(1)),
-            (
-                "optimize_interval",
-                self.optimize_interval,
-                Duration::from_millis(1),
-                Duration::MAX,
-            ),
-            (
-                "migration_timeout",
-                self.migration_timeout,
-                Duration::from_millis(1),
-                longest,
-            ),
-            (
-                "max_reader_age",
-                self.max_reader_age,
-                Duration::from_millis(1),
-                Duration::MAX,
-            ),
-        ] {
-            if value < least || value > most {
-                return wrong(name, format!("{value:?} is out of range: from {least:?} to {most:?}"));
+        for (option, range) in RANGES {
+            match range {
+                Number(value, least, most) => within(option, value(self), *least, *most)?,
+                Time(value, least, most) => within(option, value(self), *least, *most)?,
             }
         }
-        let (shortest, day) = (Duration::from_millis(1), Duration::from_secs(24 * 60 * 60));
-        if !self.monitor_interval.is_zero() && !(shortest..=day).contains(&self.monitor_interval) {
-            return wrong(
-                "monitor_interval",
-                format!(
-                    "{:?} is out of range: zero, or from {shortest:?} to {day:?}",
-                    self.monitor_interval
-                ),
-            );
+        let page_size = self.page_size;
+        if !page_size.is_power_of_two() {
+            return wrong("page_size", format!("{page_size} is not a power of two"));
+        }
+        let wal_limit = self.wal_limit;
+        if let Some(hard) = self.wal_hard_limit.filter(|hard| *hard < wal_limit) {
+            let problem = format!("{hard} bytes is below wal_limit ({wal_limit}): raise it, or lower wal_limit");
+            return wrong("wal_hard_limit", problem);
+        }
+        let interval = self.monitor_interval;
+        if !interval.is_zero() && !(MILLISECOND..=DAY).contains(&interval) {
+            let problem = format!("{interval:?} is out of range: zero, or from {MILLISECOND:?} to {DAY:?}");
+            return wrong("monitor_interval", problem);
         }
         Ok(())
     }
@@ -418,11 +398,11 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-fn within(option: &'static str, value: u64, least: u64, most: u64) -> Result<()> {
-    if (least..=most).contains(&value) {
+fn within<V: PartialOrd + fmt::Debug>(option: &'static str, value: V, least: V, most: V) -> Result<()> {
+    if least <= value && value <= most {
         return Ok(());
     }
-    wrong(option, format!("{value} is out of range: from {least} to {most}"))
+    wrong(option, format!("{value:?} is out of range: from {least:?} to {most:?}"))
 }
 
 fn wrong<T>(option: &'static str, problem: String) -> Result<T> {

@@ -3,59 +3,111 @@
 use std::fs;
 use std::time::Duration;
 
-use larder::{Error, Options};
+use larder::{Error, Options, ReadOptions, WriteOptions};
 use tempfile::tempdir;
+
+/// An option that has a range by itself: how it is set, the least and the most.
+enum Range {
+    Number(fn(Options, u64) -> Options, u64, u64),
+    Time(fn(Options, Duration) -> Options, Duration, Duration),
+}
+
+use Range::{Number, Time};
+
+const US: Duration = Duration::from_micros(1);
+const MS: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
+
+#[rustfmt::skip]
+const RANGES: &[(&str, Range)] = &[
+    ("readers", Number(|o, n| o.readers(n as u32), 1, 1024)),
+    ("queue_capacity", Number(|o, n| o.queue_capacity(n as usize), 1, 1_000_000)),
+    ("max_group_size", Number(|o, n| o.max_group_size(n as usize), 1, 1_000_000)),
+    ("statement_cache_capacity", Number(|o, n| o.statement_cache_capacity(n as usize), 16, 10_000)),
+    ("max_call_sites", Number(|o, n| o.max_call_sites(n as usize), 0, 10_000)),
+    ("max_statements", Number(|o, n| o.max_statements(n as usize), 0, 10_000)),
+    ("checkpoint_pages", Number(|o, n| o.checkpoint_pages(n as u32), 1, i32::MAX as u64)),
+    ("page_size", Number(Options::page_size, 512, 65_536)),
+    ("cache_size", Number(Options::cache_size, 1024, i32::MAX as u64 * 1024)),
+    ("mmap_size", Number(Options::mmap_size, 0, i64::MAX as u64)),
+    ("journal_size_limit", Number(Options::journal_size_limit, 0, i64::MAX as u64)),
+    ("wal_limit", Number(Options::wal_limit, 64 * 1024, i64::MAX as u64)),
+    ("busy_timeout", Time(Options::busy_timeout, MS, LONGEST)),
+    ("queue_timeout", Time(Options::queue_timeout, US, LONGEST)),
+    ("read_queue_timeout", Time(Options::read_queue_timeout, US, LONGEST)),
+    ("close_timeout", Time(Options::close_timeout, US, LONGEST)),
+    ("max_group_time", Time(Options::max_group_time, Duration::ZERO, MINUTE)),
+    ("spin_time", Time(Options::spin_time, Duration::ZERO, MS)),
+    ("optimize_interval", Time(Options::optimize_interval, MS, Duration::MAX)),
+    ("migration_timeout", Time(Options::migration_timeout, MS, LONGEST)),
+    ("max_reader_age", Time(Options::max_reader_age, MS, Duration::MAX)),
+];
+
+impl Range {
+    /// Options with a value just below the range, just above it, and far above.
+    fn outside(&self) -> Vec<Options> {
+        match self {
+            Number(set, least, most) => [least.checked_sub(1), most.checked_add(1), Some(u64::MAX)]
+                .into_iter()
+                .flatten()
+                .map(|value| set(Options::new(), value))
+                .collect(),
+            Time(set, least, most) => {
+                let ns = Duration::from_nanos(1);
+                [
+                    least.checked_sub(ns),
+                    (!least.is_zero()).then_some(Duration::ZERO),
+                    most.checked_add(ns),
+                    most.checked_add(ns).map(|_| Duration::MAX),
+                ]
+                .into_iter()
+                .flatten()
+                .map(|value| set(Options::new(), value))
+                .collect()
+            }
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Number(_, least, most) => format!("is out of range: from {least} to {most}"),
+            Time(_, least, most) => format!("is out of range: from {least:?} to {most:?}"),
+        }
+    }
+
+    fn set_least(&self, options: Options) -> Options {
+        match self {
+            Number(set, least, _) => set(options, *least),
+            Time(set, least, _) => set(options, *least),
+        }
+    }
+
+    fn set_most(&self, options: Options) -> Options {
+        match self {
+            Number(set, _, most) => set(options, *most),
+            Time(set, _, most) => set(options, *most),
+        }
+    }
+}
 
 #[test]
 fn value_out_of_range_is_refused_by_name() {
-    let ms = Duration::from_millis;
     let o = Options::new;
-    let wrong: Vec<(&str, Options)> = vec![
-        ("readers", o().readers(0)),
-        ("readers", o().readers(1025)),
-        ("readers", o().readers(u32::MAX)),
-        ("queue_capacity", o().queue_capacity(0)),
-        ("queue_capacity", o().queue_capacity(1_000_001)),
-        ("queue_capacity", o().queue_capacity(usize::MAX)),
-        ("max_group_size", o().max_group_size(0)),
-        ("max_group_size", o().max_group_size(1_000_001)),
-        ("statement_cache_capacity", o().statement_cache_capacity(15)),
-        ("statement_cache_capacity", o().statement_cache_capacity(10_001)),
-        ("checkpoint_pages", o().checkpoint_pages(0)),
-        ("checkpoint_pages", o().checkpoint_pages(u32::MAX)),
+    let mut wrong: Vec<(&str, Options)> = vec![
         ("page_size", o().page_size(0)),
         ("page_size", o().page_size(256)),
         ("page_size", o().page_size(1000)),
-        ("page_size", o().page_size(131_072)),
         ("cache_size", o().cache_size(0)),
-        ("cache_size", o().cache_size(1023)),
-        ("cache_size", o().cache_size(u64::MAX)),
-        ("mmap_size", o().mmap_size(u64::MAX)),
-        ("journal_size_limit", o().journal_size_limit(u64::MAX)),
         ("wal_limit", o().wal_limit(0)),
-        ("wal_limit", o().wal_limit(u64::MAX)),
         ("wal_hard_limit", o().wal_hard_limit(1)),
         ("wal_hard_limit", o().wal_limit(2 << 20).wal_hard_limit(1 << 20)),
-        ("busy_timeout", o().busy_timeout(Duration::ZERO)),
-        ("busy_timeout", o().busy_timeout(ms(25 * 24 * 60 * 60 * 1000))),
-        ("busy_timeout", o().busy_timeout(Duration::MAX)),
-        ("queue_timeout", o().queue_timeout(Duration::ZERO)),
-        ("queue_timeout", o().queue_timeout(Duration::MAX)),
-        ("read_queue_timeout", o().read_queue_timeout(Duration::ZERO)),
-        ("read_queue_timeout", o().read_queue_timeout(Duration::MAX)),
-        ("close_timeout", o().close_timeout(Duration::ZERO)),
-        ("close_timeout", o().close_timeout(Duration::MAX)),
-        ("max_group_time", o().max_group_time(ms(60_001))),
-        ("spin_time", o().spin_time(ms(2))),
-        ("max_reader_age", o().max_reader_age(Duration::ZERO)),
-        ("max_call_sites", o().max_call_sites(10_001)),
-        ("max_statements", o().max_statements(usize::MAX)),
         ("monitor_interval", o().monitor_interval(Duration::from_nanos(1))),
         ("monitor_interval", o().monitor_interval(Duration::MAX)),
-        ("optimize_interval", o().optimize_interval(Duration::ZERO)),
-        ("migration_timeout", o().migration_timeout(Duration::ZERO)),
-        ("migration_timeout", o().migration_timeout(Duration::MAX)),
     ];
+    for (name, range) in RANGES {
+        wrong.extend(range.outside().into_iter().map(|options| (*name, options)));
+    }
     let folder = tempdir().unwrap();
     for (name, options) in wrong {
         let told = format!("{options:?}");
@@ -91,69 +143,75 @@ fn refused_value_is_shown_with_the_allowed_range() {
         let message = options.open_temp().unwrap_err().to_string();
         assert!(words.iter().all(|word| message.contains(word)), "{message}");
     }
+    for (name, range) in RANGES {
+        for options in range.outside() {
+            let message = options.open_temp().unwrap_err().to_string();
+            assert!(message.contains(&range.words()), "{name}: {message}");
+        }
+    }
 }
 
 #[test]
 fn values_at_the_ends_of_ranges_are_accepted() {
-    let least = Options::new()
-        .readers(1)
-        .queue_capacity(1)
-        .max_group_size(1)
-        .statement_cache_capacity(16)
-        .checkpoint_pages(1)
-        .page_size(512)
-        .cache_size(1024)
-        .mmap_size(0)
-        .journal_size_limit(0)
-        .wal_limit(64 * 1024)
+    let least = RANGES
+        .iter()
+        .fold(Options::new(), |options, (_, range)| range.set_least(options))
+        .close_timeout(Duration::from_secs(30))
         .wal_hard_limit(64 * 1024)
-        .busy_timeout(Duration::from_millis(1))
-        .queue_timeout(Duration::from_secs(5))
-        .read_queue_timeout(Duration::from_secs(5))
-        .max_group_time(Duration::ZERO)
-        .spin_time(Duration::ZERO)
         .slow_read_threshold(Duration::MAX)
         .slow_write_threshold(Duration::MAX)
         .slow_events_per_second(0)
-        .max_call_sites(0)
-        .monitor_interval(Duration::from_millis(1))
-        .optimize_interval(Duration::from_millis(1))
-        .max_reader_age(Duration::from_millis(1));
-    let longest = Duration::from_millis(i32::MAX as u64);
-    let most = Options::new()
-        .readers(1024)
-        .queue_capacity(1_000_000)
-        .max_group_size(1_000_000)
-        .statement_cache_capacity(10_000)
-        .checkpoint_pages(i32::MAX as u32)
-        .page_size(65_536)
-        .cache_size(i32::MAX as u64 * 1024)
-        .journal_size_limit(i64::MAX as u64)
-        .wal_limit(i64::MAX as u64)
+        .monitor_interval(MS);
+    let most = RANGES
+        .iter()
+        // SQLite allows no map as large as that, see the next test.
+        .filter(|(name, _)| *name != "mmap_size")
+        .fold(Options::new(), |options, (_, range)| range.set_most(options))
         .wal_hard_limit(i64::MAX as u64)
-        .busy_timeout(longest)
-        .queue_timeout(longest)
-        .read_queue_timeout(longest)
-        .close_timeout(longest)
-        .max_group_time(Duration::from_secs(60))
-        .spin_time(Duration::from_millis(1))
         .slow_events_per_second(u32::MAX)
-        .max_call_sites(10_000)
-        .max_statements(10_000)
         .monitor_interval(Duration::from_secs(24 * 60 * 60))
-        .optimize_interval(Duration::MAX)
-        .max_reader_age(Duration::MAX)
         .interrupt_old_readers(true);
+    let patient = Duration::from_secs(5);
     for options in [least, most] {
         let store = options.open_temp().unwrap();
         store
-            .write(|tx| tx.execute_batch("CREATE TABLE t(n INTEGER); INSERT INTO t VALUES (7)"))
+            .write_with(WriteOptions::new().queue_timeout(patient), |tx| {
+                tx.execute_batch("CREATE TABLE t(n INTEGER); INSERT INTO t VALUES (7)")
+            })
             .unwrap();
         let n: i64 = store
-            .read(|tx| tx.query_row("SELECT n FROM t", [], |row| row.get(0)))
+            .read_with(ReadOptions::new().queue_timeout(patient), |tx| {
+                tx.query_row("SELECT n FROM t", [], |row| row.get(0))
+            })
             .unwrap();
         assert_eq!(n, 7);
         store.close().unwrap();
+    }
+}
+
+#[test]
+fn guide_gives_the_ranges() {
+    let guide = include_str!("../../../docs/guide/tuning.md");
+    let row = |name: &str| guide.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+    for (name, range) in RANGES {
+        let row = row(name).unwrap_or_else(|| panic!("{name} is not in the guide"));
+        if let Number(_, least, most @ ..=1_000_000) = range {
+            let (least, most) = (thousands(*least), thousands(*most));
+            let range = if least == "0" {
+                format!("up to {most}")
+            } else {
+                format!("{least} to {most}")
+            };
+            assert!(row.contains(&range), "{range}: {row}");
+        }
+    }
+}
+
+fn thousands(number: u64) -> String {
+    match (number / 1_000_000, number / 1000 % 1000, number % 1000) {
+        (0, 0..10, _) => number.to_string(),
+        (0, thousands, ones) => format!("{thousands},{ones:03}"),
+        (millions, thousands, ones) => format!("{millions},{thousands:03},{ones:03}"),
     }
 }
 
