@@ -4,4 +4,5 @@ pub(crate) mod advice;
 mod collect;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+mod rules;
 pub(crate) mod watchdog;

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "metrics")]
 use super::metrics::exporter::Exporter;
+use super::rules::{Observation, RULES, Rule};
 use crate::connection::open_file::FileChange;
 use crate::options::Settings;
 use crate::read::Readers;
@@ -52,9 +53,6 @@ const MIN_SAMPLES: u64 = 20;
 /// An alert clears after this many ticks without its condition.
 const CLEAR_AFTER: u32 = 3;
 
-const LARGE_WAL: u64 = 100_000_000;
-const STUCK_CHECKPOINTS: u64 = 10;
-const FREE_PAGES: u64 = 1000;
 const GIB: u64 = 1 << 30;
 
 pub(crate) struct Watchdog {
@@ -140,23 +138,23 @@ pub(crate) struct RecentWrites {
 }
 
 /// The state of the store at one tick, before it is compared with the previous one.
-struct Sample {
+pub(super) struct Sample {
     now: Instant,
     waits: Histogram,
     rates: Rates,
     totals: Vec<(String, Duration)>,
     writing: Option<Activity>,
     head_wait: Duration,
-    queued: usize,
-    wal_bytes: u64,
-    unfinished: u64,
-    database: DatabaseStats,
-    oldest: Option<Activity>,
+    pub(super) queued: usize,
+    pub(super) wal_bytes: u64,
+    pub(super) unfinished: u64,
+    pub(super) database: DatabaseStats,
+    pub(super) oldest: Option<Activity>,
     /// Free bytes, and the threshold below which they are too few.
-    room: Option<(u64, u64)>,
-    full_for: Option<String>,
-    failing_backups: Option<FailingBackups>,
-    file_change: Option<FileChange>,
+    pub(super) room: Option<(u64, u64)>,
+    pub(super) full_for: Option<String>,
+    pub(super) failing_backups: Option<FailingBackups>,
+    pub(super) file_change: Option<FileChange>,
 }
 
 impl Watchdog {
@@ -334,7 +332,7 @@ impl Sampler {
                 path,
                 {
                     alert = kind.name(),
-                    what = kind.description(),
+                    what = Rule::of(kind).description,
                     site,
                     reason,
                     value = measurement.value,
@@ -347,7 +345,7 @@ impl Sampler {
                 info,
                 "larder::alert",
                 path,
-                { alert = kind.name(), what = kind.description(), site, lasted_ms = lasted.as_millis() as u64 },
+                { alert = kind.name(), what = Rule::of(kind).description, site, lasted_ms = lasted.as_millis() as u64 },
                 "an alert is over"
             ),
         }
@@ -384,90 +382,20 @@ impl WatchState {
     }
 
     /// Compares a sample with the thresholds. Returns the conditions that are wrong.
-    fn compare(&mut self, sample: &Sample, options: &Settings) -> Vec<Condition> {
+    fn compare(&mut self, sample: &Sample, settings: &Settings) -> Vec<Condition> {
         self.rates.push_back(sample.rates);
         if self.rates.len() > WINDOW {
             self.rates.pop_front();
         }
         self.window.look(&sample.waits);
-        let busiest_writer = self.busiest_writer(sample);
-        let reader = sample.oldest.as_ref().map(|read| read.site.clone());
-        let wal_limit = options.wal_limit.min(LARGE_WAL);
-        let wait = self.window.p95.max(if sample.head_wait > HEAD_WAIT {
-            sample.head_wait
-        } else {
-            Duration::ZERO
-        });
-        let age = sample.oldest.as_ref().map_or(Duration::ZERO, |read| read.age);
-        let DatabaseStats { pages, free_pages, .. } = sample.database;
-        let (free, wanted) = sample.room.unwrap_or((u64::MAX, 0));
-        let writer = sample.full_for.clone().or(busiest_writer.clone());
-        let mut found = Vec::new();
-        let mut check = |kind, wrong, value: f64, threshold: f64, unit, site: &Option<String>| {
-            if wrong {
-                let (measurement, site) = (Measurement { value, threshold, unit }, site.clone());
-                let reason = None;
-                found.push(Condition {
-                    kind,
-                    measurement,
-                    site,
-                    reason,
-                });
-            }
+        let first = Some(sample.head_wait).filter(|wait| *wait > HEAD_WAIT);
+        let seen = Observation {
+            sample,
+            settings,
+            queue_wait: self.window.p95.max(first.unwrap_or_default()),
+            busiest_writer: self.busiest_writer(sample),
         };
-        let (waited, longest) = (wait.as_secs_f64(), LONG_WAIT.as_secs_f64());
-        check(
-            AlertKind::SlowQueue,
-            wait > LONG_WAIT,
-            waited,
-            longest,
-            "s",
-            &busiest_writer,
-        );
-        let (queued, room) = (sample.queued as f64, options.queue_capacity as f64);
-        check(
-            AlertKind::QueueFull,
-            queued >= room,
-            queued,
-            room,
-            "writes",
-            &busiest_writer,
-        );
-        // The next commit resets a WAL whose pages were all moved.
-        let large = sample.wal_bytes > wal_limit && sample.unfinished > 0;
-        check(
-            AlertKind::LargeWal,
-            large,
-            sample.wal_bytes as f64,
-            wal_limit as f64,
-            "B",
-            &reader,
-        );
-        let (age, oldest) = (age.as_secs_f64(), options.max_reader_age.as_secs_f64());
-        check(AlertKind::OldRead, age > oldest, age, oldest, "s", &reader);
-        let stuck = sample.unfinished >= STUCK_CHECKPOINTS;
-        check(
-            AlertKind::StuckCheckpoint,
-            stuck,
-            sample.unfinished as f64,
-            STUCK_CHECKPOINTS as f64,
-            "checkpoints",
-            &reader,
-        );
-        let percent = 100.0 * free_pages as f64 / pages.max(1) as f64;
-        check(
-            AlertKind::FreePages,
-            free_pages > FREE_PAGES && percent > 25.0,
-            percent,
-            25.0,
-            "%",
-            &None,
-        );
-        let full = free < wanted || sample.full_for.is_some();
-        check(AlertKind::DiskFull, full, free as f64, wanted as f64, "B", &writer);
-        found.extend(sample.failing_backups.as_ref().map(failing_backups));
-        found.extend(sample.file_change.as_ref().map(changed_file));
-        found
+        RULES.iter().filter_map(|rule| Condition::of(rule, &seen)).collect()
     }
 
     /// The call site that keeps the writer thread busy: that of a long-running write, or else the one with the most
@@ -525,32 +453,16 @@ impl WatchState {
     }
 }
 
-fn failing_backups(failing: &FailingBackups) -> Condition {
-    Condition {
-        kind: AlertKind::BackupFailed,
-        measurement: Measurement {
-            value: failing.in_a_row as f64,
-            threshold: 0.0,
-            unit: "backups",
-        },
-        site: Some(failing.site.to_string()),
-        reason: Some(failing.reason.clone()),
-    }
-}
-
-fn changed_file(change: &FileChange) -> Condition {
-    Condition {
-        kind: match change {
-            FileChange::Removed(..) | FileChange::Replaced(..) => AlertKind::FileMoved,
-            FileChange::Unlocked(..) => AlertKind::LocksDropped,
-        },
-        measurement: Measurement {
-            value: 1.0,
-            threshold: 0.0,
-            unit: "files",
-        },
-        site: None,
-        reason: Some(change.to_string()),
+impl Condition {
+    fn of(rule: &Rule, seen: &Observation<'_>) -> Option<Self> {
+        let (value, threshold) = (rule.measure)(seen)?;
+        let unit = rule.unit;
+        Some(Self {
+            kind: rule.kind,
+            measurement: Measurement { value, threshold, unit },
+            site: (rule.culprit)(seen),
+            reason: (rule.reason)(seen),
+        })
     }
 }
 

@@ -61,21 +61,6 @@ pub enum AlertKind {
 }
 
 impl AlertKind {
-    /// All kinds, in the order of their declaration.
-    #[cfg(feature = "metrics")]
-    pub(crate) const ALL: [AlertKind; 10] = [
-        AlertKind::SlowQueue,
-        AlertKind::QueueFull,
-        AlertKind::LargeWal,
-        AlertKind::OldRead,
-        AlertKind::StuckCheckpoint,
-        AlertKind::FreePages,
-        AlertKind::DiskFull,
-        AlertKind::BackupFailed,
-        AlertKind::FileMoved,
-        AlertKind::LocksDropped,
-    ];
-
     /// Its name, as it stands in events: in kebab case.
     pub fn name(self) -> &'static str {
         match self {
@@ -89,23 +74,6 @@ impl AlertKind {
             AlertKind::BackupFailed => "backup-failed",
             AlertKind::FileMoved => "file-moved",
             AlertKind::LocksDropped => "locks-dropped",
-        }
-    }
-}
-
-impl AlertKind {
-    pub(crate) fn description(self) -> &'static str {
-        match self {
-            AlertKind::SlowQueue => "writes wait long for the writer",
-            AlertKind::QueueFull => "the queue of writes is full",
-            AlertKind::LargeWal => "the write-ahead log is over its limit",
-            AlertKind::OldRead => "a read keeps the write-ahead log from being emptied",
-            AlertKind::StuckCheckpoint => "one checkpoint after another could not move all of the write-ahead log",
-            AlertKind::FreePages => "many of the database's pages are free",
-            AlertKind::DiskFull => "the disk of the database is full, or nearly",
-            AlertKind::BackupFailed => "scheduled backups fail",
-            AlertKind::FileMoved => "the files of the database are not those that the store opened",
-            AlertKind::LocksDropped => "SQLite's locks on the database were dropped by this process",
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Findings about the running store: its alerts, its statements, and whether it has outgrown SQLite.
 
 use crate::monitor::advice::{Finding, Severity};
+use crate::monitor::rules::Rule;
 use crate::monitor::watchdog::RecentWrites;
-use crate::telemetry::alert::{Alert, AlertKind};
+use crate::telemetry::alert::Alert;
 use crate::telemetry::stats::{StatementStats, Stats};
 
 /// Thresholds above which a database server is worth considering.
@@ -30,51 +31,10 @@ fn of_alert(alert: &Alert) -> Finding {
         .reason
         .as_ref()
         .map_or(String::new(), |reason| format!(" ({reason})"));
-    let message = format!("for {:.1?} {}{by}{why}", alert.age, alert.kind.description());
-    let (severity, remedy) = match alert.kind {
-        AlertKind::SlowQueue => (
-            Severity::Warning,
-            "Look in Stats::call_sites for what its closure does: take out of it what is not SQL, and split what is long",
-        ),
-        AlertKind::QueueFull => (
-            Severity::Critical,
-            "Callers wait for room, up to Options::queue_timeout: make that write shorter, and put many small writes \
-             into one",
-        ),
-        AlertKind::LargeWal => (
-            Severity::Warning,
-            "End the read that is in the way, read in shorter snapshots, or set Options::interrupt_old_readers",
-        ),
-        AlertKind::OldRead => (
-            Severity::Warning,
-            "Read in pages, each in a read of its own; Options::interrupt_old_readers stops such reads",
-        ),
-        AlertKind::StuckCheckpoint => (
-            Severity::Warning,
-            "Some read is always in the way: look at Stats::readers, and for other processes that have the file open \
-             (`fuser -v`)",
-        ),
-        AlertKind::FreePages => (
-            Severity::Note,
-            "New rows will use them; the writer gives them back in idle moments where auto_vacuum is incremental \
-             (Options::incremental_vacuum), Store::vacuum at once",
-        ),
-        AlertKind::DiskFull => (
-            Severity::Critical,
-            "Writes that find no room are rolled back and fail: make room on the file system, or move the database to a \
-             larger one",
-        ),
-        AlertKind::FileMoved | AlertKind::LocksDropped => (
-            Severity::Critical,
-            "The store takes no more writes. Do what the reason says, then restart the service",
-        ),
-        AlertKind::BackupFailed => (
-            Severity::Critical,
-            "Stats::last_backup has its folder and what is in the way; Store::backup to another folder makes one at once",
-        ),
-    };
+    let rule = Rule::of(alert.kind);
+    let message = format!("for {:.1?} {}{by}{why}", alert.age, rule.description);
     let measurement = alert.measurement;
-    Finding::new(severity, alert.kind.name(), message, remedy).with_measurement(
+    Finding::new(rule.severity, alert.kind.name(), message, rule.remedy).with_measurement(
         measurement.value,
         measurement.threshold,
         measurement.unit,

@@ -6,6 +6,7 @@ use histogram::Histogram;
 use metrics::{Recorder, SharedString, Unit};
 
 use super::exporter::ExportSample;
+use crate::monitor::rules::RULES;
 use crate::telemetry::alert::AlertKind;
 use crate::telemetry::histogram::Amounts;
 use crate::telemetry::stats::{Activity, CallSiteStats, Operation};
@@ -248,5 +249,5 @@ fn failures(sample: &ExportSample<'_>) -> LabelledValues<u64> {
 fn alerts(sample: &ExportSample<'_>) -> LabelledValues<f64> {
     let active = |kind| sample.stats.alerts.iter().any(|alert| alert.kind == kind);
     let series = |kind: AlertKind| (vec![kind.name().into()], f64::from(u8::from(active(kind))));
-    AlertKind::ALL.map(series).into()
+    RULES.iter().map(|rule| series(rule.kind)).collect()
 }

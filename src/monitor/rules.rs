@@ -1,0 +1,219 @@
+//! The conditions that raise alerts: one row for each kind.
+
+use std::time::Duration;
+
+use super::advice::Severity;
+use super::watchdog::Sample;
+use crate::connection::open_file::FileChange;
+use crate::options::Settings;
+use crate::telemetry::alert::AlertKind;
+use crate::telemetry::counters::LONG_WAIT;
+use crate::telemetry::stats::DatabaseStats;
+
+const LARGE_WAL: u64 = 100_000_000;
+const STUCK_CHECKPOINTS: u64 = 10;
+const FREE_PAGES: u64 = 1000;
+const FREE_PERCENT: f64 = 25.0;
+
+/// One kind of alert: its condition, and its texts in events and advice.
+pub(super) struct Rule {
+    pub(super) kind: AlertKind,
+    pub(super) description: &'static str,
+    pub(super) severity: Severity,
+    pub(super) remedy: &'static str,
+    pub(super) unit: &'static str,
+    /// The value and its threshold, if the condition is wrong.
+    pub(super) measure: fn(&Observation<'_>) -> Option<(f64, f64)>,
+    /// The responsible call site.
+    pub(super) culprit: fn(&Observation<'_>) -> Option<String>,
+    pub(super) reason: fn(&Observation<'_>) -> Option<String>,
+}
+
+/// A sample, and the results of comparing it with the previous ones.
+pub(super) struct Observation<'a> {
+    pub(super) sample: &'a Sample,
+    pub(super) settings: &'a Settings,
+    /// The wait of most writes, or of the first in the queue, if that is longer.
+    pub(super) queue_wait: Duration,
+    pub(super) busiest_writer: Option<String>,
+}
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        kind: AlertKind::SlowQueue,
+        description: "writes wait long for the writer",
+        severity: Severity::Warning,
+        remedy: "Look in Stats::call_sites for what its closure does: take out of it what is not SQL, and split what is \
+                 long",
+        unit: "s",
+        measure: |seen| above(seen.queue_wait.as_secs_f64(), LONG_WAIT.as_secs_f64()),
+        culprit: busiest_writer,
+        reason: none,
+    },
+    Rule {
+        kind: AlertKind::QueueFull,
+        description: "the queue of writes is full",
+        severity: Severity::Critical,
+        remedy: "Callers wait for room, up to Options::queue_timeout: make that write shorter, and put many small \
+                 writes into one",
+        unit: "writes",
+        measure: |seen| {
+            let (queued, room) = (seen.sample.queued, seen.settings.queue_capacity);
+            (queued >= room).then_some((queued as f64, room as f64))
+        },
+        culprit: busiest_writer,
+        reason: none,
+    },
+    Rule {
+        kind: AlertKind::LargeWal,
+        description: "the write-ahead log is over its limit",
+        severity: Severity::Warning,
+        remedy: "End the read that is in the way, read in shorter snapshots, or set Options::interrupt_old_readers",
+        unit: "B",
+        measure: |seen| {
+            // The next commit resets a WAL whose pages were all moved.
+            let bytes = if seen.sample.unfinished > 0 {
+                seen.sample.wal_bytes
+            } else {
+                0
+            };
+            above(bytes as f64, seen.settings.wal_limit.min(LARGE_WAL) as f64)
+        },
+        culprit: oldest_read,
+        reason: none,
+    },
+    Rule {
+        kind: AlertKind::OldRead,
+        description: "a read keeps the write-ahead log from being emptied",
+        severity: Severity::Warning,
+        remedy: "Read in pages, each in a read of its own; Options::interrupt_old_readers stops such reads",
+        unit: "s",
+        measure: |seen| {
+            let age = seen.sample.oldest.as_ref()?.age;
+            above(age.as_secs_f64(), seen.settings.max_reader_age.as_secs_f64())
+        },
+        culprit: oldest_read,
+        reason: none,
+    },
+    Rule {
+        kind: AlertKind::StuckCheckpoint,
+        description: "one checkpoint after another could not move all of the write-ahead log",
+        severity: Severity::Warning,
+        remedy: "Some read is always in the way: look at Stats::readers, and for other processes that have the file \
+                 open (`fuser -v`)",
+        unit: "checkpoints",
+        measure: |seen| {
+            let unfinished = seen.sample.unfinished;
+            (unfinished >= STUCK_CHECKPOINTS).then_some((unfinished as f64, STUCK_CHECKPOINTS as f64))
+        },
+        culprit: oldest_read,
+        reason: none,
+    },
+    Rule {
+        kind: AlertKind::FreePages,
+        description: "many of the database's pages are free",
+        severity: Severity::Note,
+        remedy: "New rows will use them; the writer gives them back in idle moments where auto_vacuum is incremental \
+                 (Options::incremental_vacuum), Store::vacuum at once",
+        unit: "%",
+        measure: |seen| {
+            let DatabaseStats { pages, free_pages, .. } = seen.sample.database;
+            let percent = 100.0 * free_pages as f64 / pages.max(1) as f64;
+            above(percent, FREE_PERCENT).filter(|_| free_pages > FREE_PAGES)
+        },
+        culprit: none,
+        reason: none,
+    },
+    Rule {
+        kind: AlertKind::DiskFull,
+        description: "the disk of the database is full, or nearly",
+        severity: Severity::Critical,
+        remedy: "Writes that find no room are rolled back and fail: make room on the file system, or move the database \
+                 to a larger one",
+        unit: "B",
+        measure: |seen| {
+            let (free, wanted) = seen.sample.room.unwrap_or((u64::MAX, 0));
+            (free < wanted || seen.sample.full_for.is_some()).then_some((free as f64, wanted as f64))
+        },
+        culprit: |seen| seen.sample.full_for.clone().or_else(|| busiest_writer(seen)),
+        reason: none,
+    },
+    Rule {
+        kind: AlertKind::BackupFailed,
+        description: "scheduled backups fail",
+        severity: Severity::Critical,
+        remedy: "Stats::last_backup has its folder and what is in the way; Store::backup to another folder makes one at \
+                 once",
+        unit: "backups",
+        measure: |seen| Some((seen.sample.failing_backups.as_ref()?.in_a_row as f64, 0.0)),
+        culprit: |seen| Some(seen.sample.failing_backups.as_ref()?.site.to_string()),
+        reason: |seen| Some(seen.sample.failing_backups.as_ref()?.reason.clone()),
+    },
+    Rule {
+        kind: AlertKind::FileMoved,
+        description: "the files of the database are not those that the store opened",
+        severity: Severity::Critical,
+        remedy: READ_ONLY,
+        unit: "files",
+        measure: |seen| {
+            let change = seen.sample.file_change.as_ref()?;
+            matches!(change, FileChange::Removed(..) | FileChange::Replaced(..)).then_some((1.0, 0.0))
+        },
+        culprit: none,
+        reason: file_change,
+    },
+    Rule {
+        kind: AlertKind::LocksDropped,
+        description: "SQLite's locks on the database were dropped by this process",
+        severity: Severity::Critical,
+        remedy: READ_ONLY,
+        unit: "files",
+        measure: |seen| {
+            let change = seen.sample.file_change.as_ref()?;
+            matches!(change, FileChange::Unlocked(..)).then_some((1.0, 0.0))
+        },
+        culprit: none,
+        reason: file_change,
+    },
+];
+
+const READ_ONLY: &str = "The store takes no more writes. Do what the reason says, then restart the service";
+
+impl Rule {
+    pub(super) fn of(kind: AlertKind) -> &'static Rule {
+        let rule = RULES.iter().find(|rule| rule.kind == kind);
+        rule.expect("alerts are raised by a rule")
+    }
+}
+
+fn above(value: f64, threshold: f64) -> Option<(f64, f64)> {
+    (value > threshold).then_some((value, threshold))
+}
+
+fn none(_: &Observation<'_>) -> Option<String> {
+    None
+}
+
+fn busiest_writer(seen: &Observation<'_>) -> Option<String> {
+    seen.busiest_writer.clone()
+}
+
+fn oldest_read(seen: &Observation<'_>) -> Option<String> {
+    seen.sample.oldest.as_ref().map(|read| read.site.clone())
+}
+
+fn file_change(seen: &Observation<'_>) -> Option<String> {
+    seen.sample.file_change.as_ref().map(|change| change.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_one_rule() {
+        let kinds: Vec<_> = RULES.iter().map(|rule| rule.kind as usize).collect();
+        let all: Vec<_> = (0..=AlertKind::LocksDropped as usize).collect();
+        assert_eq!(kinds, all);
+    }
+}
