@@ -3,6 +3,8 @@
 //! A way up with an unrecognized marker in it (another tool's, or a misspelled one) is refused: running all of it would
 //! run the way down right after the way up.
 
+use std::mem;
+
 use super::parse::{File, Result};
 use super::script::{Script, skip_blank};
 use crate::error::MigrationError;
@@ -44,6 +46,22 @@ pub(super) fn sections(file: &File) -> Result<Sections> {
 pub(super) enum Tool {
     Dbmate,
     Goose,
+}
+
+impl Tool {
+    fn up(self) -> &'static str {
+        match self {
+            Tool::Dbmate => "-- migrate:up",
+            Tool::Goose => "-- +goose Up",
+        }
+    }
+
+    fn down(self) -> &'static str {
+        match self {
+            Tool::Dbmate => "-- migrate:down",
+            Tool::Goose => "-- +goose Down",
+        }
+    }
 }
 
 /// The tool whose markers are in the text.
@@ -106,6 +124,34 @@ fn may_be_marker(comment: &str) -> bool {
     option || below || begins
 }
 
+/// The section of a line. The way up comes first, then the way down, each once.
+#[derive(Clone, Copy)]
+enum State {
+    Preamble,
+    Up,
+    Down,
+}
+
+impl State {
+    /// The state after a marker that begins the way up.
+    fn up(self, tool: Tool) -> Result<Self, String> {
+        match (self, tool) {
+            (State::Preamble, _) => Ok(State::Up),
+            (_, Tool::Dbmate) => Err("there is a second -- migrate:up: make a migration of its own of it".into()),
+            (_, Tool::Goose) => Err("there is a second -- +goose Up".into()),
+        }
+    }
+
+    /// The state after a marker that begins the way down.
+    fn down(self, tool: Tool) -> Result<Self, String> {
+        match self {
+            State::Preamble => Err(format!("{} comes before {}", tool.down(), tool.up())),
+            State::Up => Ok(State::Down),
+            State::Down => Err(format!("there is a second {}", tool.down())),
+        }
+    }
+}
+
 /// A section of a file, which grows line by line.
 struct Section {
     line: usize,
@@ -114,20 +160,61 @@ struct Section {
 }
 
 impl Section {
-    fn after(line: usize, transaction: bool) -> Self {
+    fn begin(line: usize, transaction: bool) -> Self {
         Self {
-            line: line + 1,
+            line,
             sql: String::new(),
             transaction,
         }
     }
 
-    fn push(&mut self, line: &str) {
-        self.sql.push_str(line);
-    }
-
     fn script(self, file: &File) -> Script {
         Script::new(file.file.clone(), self.line, &self.sql, self.transaction)
+    }
+}
+
+/// Takes a file apart: the preamble, the way up, the way down. `on` is called with each line and its
+/// number. It returns the state that a marker begins, and whether that section runs in a transaction; or `None` for a line
+/// that stays in its section (annotations do, so that line numbers stay right).
+fn split(
+    file: &File,
+    mut on: impl FnMut(State, usize, &str) -> Result<Option<(State, bool)>, String>,
+) -> Result<Vec<Section>> {
+    let mut state = State::Preamble;
+    let mut section = Section::begin(1, true);
+    let mut sections = Vec::new();
+    for (number, line) in (1..).zip(file.text.split_inclusive('\n')) {
+        match on(state, number, line).map_err(|problem| refuse(file, Some(number), problem))? {
+            None => section.sql.push_str(line),
+            Some((begun, transaction)) => {
+                state = begun;
+                sections.push(mem::replace(&mut section, Section::begin(number + 1, transaction)));
+            }
+        }
+    }
+    sections.push(section);
+    Ok(sections)
+}
+
+/// Checks and names the sections.
+fn join(file: &File, tool: Tool, parts: Vec<Section>) -> Result<Sections> {
+    let mut parts = parts.into_iter();
+    let preamble = parts.next().map_or(String::new(), |part| part.sql);
+    let Some(up) = parts.next() else {
+        return Err(refuse(file, None, format!("{} is missing", tool.up())));
+    };
+    refuse_sql_before(file, &preamble, tool.up())?;
+    Ok(Sections {
+        up: up.script(file),
+        down: parts.next().map(|down| down.script(file)),
+    })
+}
+
+fn refuse(file: &File, line: Option<usize>, problem: String) -> MigrationError {
+    MigrationError::Format {
+        file: file.file.clone(),
+        line,
+        problem,
     }
 }
 
@@ -137,56 +224,33 @@ fn refuse_sql_before(file: &File, preamble: &str, marker: &str) -> Result<()> {
     if blank == preamble.len() {
         return Ok(());
     }
-    Err(MigrationError::Format {
-        file: file.file.clone(),
-        line: Some(preamble[..blank].matches('\n').count() + 1),
-        problem: format!("there is SQL before {marker}: move it below"),
-    })
+    let line = preamble[..blank].matches('\n').count() + 1;
+    Err(refuse(
+        file,
+        Some(line),
+        format!("there is SQL before {marker}: move it below"),
+    ))
 }
 
 fn dbmate(file: &File) -> Result<Sections> {
-    let (mut up, mut down): (Option<Section>, Option<Section>) = (None, None);
-    let mut preamble = String::new();
-    for (number, line) in (1..).zip(file.text.split_inclusive('\n')) {
-        let refuse = |problem: String| MigrationError::Format {
-            file: file.file.clone(),
-            line: Some(number),
-            problem,
-        };
-        let Some(directive) = line
+    let tool = Tool::Dbmate;
+    let parts = split(file, |state, _, line| {
+        let directive = line
             .strip_prefix("--")
-            .and_then(|comment| comment.trim().strip_prefix("migrate:"))
-        else {
-            match (&mut up, &mut down) {
-                (_, Some(down)) => down.push(line),
-                (Some(up), None) => up.push(line),
-                (None, None) => preamble.push_str(line),
-            }
-            continue;
-        };
+            .and_then(|comment| comment.trim().strip_prefix("migrate:"));
+        let Some(directive) = directive else { return Ok(None) };
         let mut words = directive.split_whitespace();
-        match (words.next().unwrap_or_default(), &up, &down) {
-            ("up", None, _) => up = Some(Section::after(number, transaction(words).map_err(refuse)?)),
-            ("up", Some(_), _) => {
-                return Err(refuse(
-                    "there is a second -- migrate:up: make a migration of its own of it".into(),
-                ));
-            }
-            ("down", None, _) => return Err(refuse("-- migrate:down comes before -- migrate:up".into())),
-            ("down", _, None) => down = Some(Section::after(number, transaction(words).map_err(refuse)?)),
-            ("down", _, Some(_)) => return Err(refuse("there is a second -- migrate:down".into())),
+        let begun = match words.next().unwrap_or_default() {
+            "up" => state.up(tool)?,
+            "down" => state.down(tool)?,
             _ => {
                 let line = line.trim();
-                return Err(refuse(format!("`{line}` is neither -- migrate:up nor -- migrate:down")));
+                return Err(format!("`{line}` is neither -- migrate:up nor -- migrate:down"));
             }
-        }
-    }
-    refuse_sql_before(file, &preamble, "-- migrate:up")?;
-    let up = up.expect("the first marker is -- migrate:up, or was refused");
-    Ok(Sections {
-        up: up.script(file),
-        down: down.map(|down| down.script(file)),
-    })
+        };
+        Ok(Some((begun, transaction(words)?)))
+    })?;
+    join(file, tool, parts)
 }
 
 /// Whether Dbmate's options ask for a transaction.
@@ -208,92 +272,65 @@ fn transaction<'o>(options: impl Iterator<Item = &'o str>) -> Result<bool, Strin
 
 /// SQLite finds the end of a statement itself, so `StatementBegin` and `StatementEnd` are only checked.
 fn goose(file: &File) -> Result<Sections> {
-    let (mut up, mut down): (Option<Section>, Option<Section>) = (None, None);
-    let mut transaction = true;
-    let mut begun = None;
-    let mut preamble = String::new();
-    for (number, line) in (1..).zip(file.text.split_inclusive('\n')) {
-        let refuse = |problem: String| MigrationError::Format {
-            file: file.file.clone(),
-            line: Some(number),
-            problem,
-        };
+    let mut annotations = Annotations {
+        transaction: true,
+        begun: None,
+    };
+    let mut parts = split(file, |state, number, line| {
         let annotation = line
             .strip_prefix("--")
             .and_then(|comment| comment.trim().strip_prefix("+goose"))
-            .filter(|annotation| annotation.starts_with([' ', '\t']))
-            .map(|annotation| annotation.trim().to_ascii_lowercase());
-        match (annotation.as_deref(), &mut up, &mut down) {
-            (None, _, Some(down)) => down.push(line),
-            (None, Some(up), None) => up.push(line),
-            (None, None, None) => preamble.push_str(line),
-            (Some("up"), None, _) => up = Some(Section::after(number, true)),
-            (Some("up"), Some(_), _) => return Err(refuse("there is a second -- +goose Up".into())),
-            (Some("down"), None, _) => return Err(refuse("-- +goose Down comes before -- +goose Up".into())),
-            (Some("down"), Some(_), Some(_)) => return Err(refuse("there is a second -- +goose Down".into())),
-            (Some("down"), ..) if begun.is_some() => {
-                return Err(refuse("-- +goose StatementEnd is missing before it".into()));
-            }
-            (Some("down"), Some(_), None) => down = Some(Section::after(number, true)),
-            (Some("no transaction"), ..) => {
-                transaction = false;
-                keep_lines(line, &mut up, &mut down);
-            }
-            (Some("envsub off"), ..) => keep_lines(line, &mut up, &mut down),
-            (Some("statementbegin"), None, _) => {
-                return Err(refuse("-- +goose StatementBegin comes before -- +goose Up".into()));
-            }
-            (Some("statementbegin"), ..) if begun.is_some() => {
-                return Err(refuse(
-                    "-- +goose StatementBegin comes twice with no StatementEnd".into(),
-                ));
-            }
-            (Some("statementbegin"), ..) => {
-                begun = Some(number);
-                keep_lines(line, &mut up, &mut down);
-            }
-            (Some("statementend"), ..) if begun.is_none() => {
-                return Err(refuse("-- +goose StatementEnd comes without StatementBegin".into()));
-            }
-            (Some("statementend"), ..) => {
-                begun = None;
-                keep_lines(line, &mut up, &mut down);
-            }
-            (Some("envsub on"), ..) => {
-                return Err(refuse(
-                    "larder puts no environment variables into SQL: write the values out".into(),
-                ));
-            }
-            (Some(other), ..) => {
-                return Err(refuse(format!("larder does not know the annotation +goose {other}")));
-            }
-        }
+            .filter(|annotation| annotation.starts_with([' ', '\t']));
+        let Some(annotation) = annotation else { return Ok(None) };
+        let begun = annotations.on(state, number, &annotation.trim().to_ascii_lowercase())?;
+        Ok(begun.map(|state| (state, true)))
+    })?;
+    if annotations.begun.is_some() {
+        let problem = "-- +goose StatementEnd is missing".into();
+        return Err(refuse(file, annotations.begun, problem));
     }
-    let refuse = |line, problem: &str| MigrationError::Format {
-        file: file.file.clone(),
-        line,
-        problem: problem.into(),
-    };
-    if begun.is_some() {
-        return Err(refuse(begun, "-- +goose StatementEnd is missing"));
+    for part in &mut parts {
+        part.transaction = annotations.transaction;
     }
-    let Some(mut up) = up else {
-        return Err(refuse(None, "-- +goose Up is missing"));
-    };
-    refuse_sql_before(file, &preamble, "-- +goose Up")?;
-    up.transaction = transaction;
-    Ok(Sections {
-        up: up.script(file),
-        down: down.map(|mut down| {
-            down.transaction = transaction;
-            down.script(file)
-        }),
-    })
+    join(file, Tool::Goose, parts)
 }
 
-/// Keeps an annotation in its section as a comment, so that line numbers stay right.
-fn keep_lines(line: &str, up: &mut Option<Section>, down: &mut Option<Section>) {
-    if let Some(section) = down.as_mut().or(up.as_mut()) {
-        section.push(line);
+/// The annotations of Goose so far.
+struct Annotations {
+    transaction: bool,
+    /// The line of a `StatementBegin` without its `StatementEnd`.
+    begun: Option<usize>,
+}
+
+impl Annotations {
+    /// Returns the state that the annotation begins, if it does.
+    fn on(&mut self, state: State, number: usize, annotation: &str) -> Result<Option<State>, String> {
+        let tool = Tool::Goose;
+        match annotation {
+            "up" => return state.up(tool).map(Some),
+            "down" => {
+                let down = state.down(tool)?;
+                if self.begun.is_some() {
+                    return Err("-- +goose StatementEnd is missing before it".into());
+                }
+                return Ok(Some(down));
+            }
+            "no transaction" => self.transaction = false,
+            "envsub off" => {}
+            "envsub on" => return Err("larder puts no environment variables into SQL: write the values out".into()),
+            "statementbegin" if matches!(state, State::Preamble) => {
+                return Err("-- +goose StatementBegin comes before -- +goose Up".into());
+            }
+            "statementbegin" if self.begun.is_some() => {
+                return Err("-- +goose StatementBegin comes twice with no StatementEnd".into());
+            }
+            "statementbegin" => self.begun = Some(number),
+            "statementend" if self.begun.is_none() => {
+                return Err("-- +goose StatementEnd comes without StatementBegin".into());
+            }
+            "statementend" => self.begun = None,
+            other => return Err(format!("larder does not know the annotation +goose {other}")),
+        }
+        Ok(None)
     }
 }
