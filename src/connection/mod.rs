@@ -95,50 +95,73 @@ pub(crate) fn open_writer(
     options: &Settings,
     patience: Duration,
 ) -> Result<(Arc<OpenFile>, GuardedConnection)> {
-    let conn = open_to_write(&file.path, options)?;
-    let unsynced = wal_resync::is_marked(&file.path)?;
-    if unsynced {
-        // If opening fails, closing this connection must not checkpoint such a WAL.
-        set_checkpoint_at_close(&conn, false)?;
-    }
+    let path = &file.path;
+    let conn = open_to_write(path, options)?;
+    let unsynced = keep_unsynced_wal(&conn, path)?;
     let hooks = prepare(&conn, options, Role::Writer, patience)?;
     // A power cut while the file was being created leaves a journal. The first read plays it back, and the file is new
     // again.
-    first_look(&conn, &file.path)?;
+    first_look(&conn, path)?;
     let new = file.is_new()?;
     if new {
-        // SQLite fixes both values when it writes the first page, which the switch to WAL does.
-        execute(&conn, &file.path, &format!("PRAGMA page_size = {}", options.page_size))?;
-        execute(
-            &conn,
-            &file.path,
-            &format!("PRAGMA auto_vacuum = {}", auto_vacuum(options.auto_vacuum)),
-        )?;
+        init_new_file(&conn, path, options)?;
     }
-    switch_to_wal(&conn, &file.path, patience)?;
-    if conn.is_readonly(MAIN_DB).map_err(Error::not_started)? {
-        return Err(Error::Open {
-            path: file.path.clone(),
-            problem: "this process may read the file but not write it: change its owner or mode".into(),
-            source: None,
-        });
-    }
+    switch_to_wal(&conn, path, patience)?;
+    refuse_readonly(&conn, path)?;
     // Declared after the connection, so an error from here on releases the locks before the connection closes.
     let open_file = OpenFile::new(file, options.access, later(Instant::now(), patience))?;
     let lease = open_file.lease().ok_or(Error::Closed)?;
     if unsynced {
-        execute(&conn, &file.path, "BEGIN IMMEDIATE")?;
-        wal_resync::resync(&file.path)?;
-        execute(&conn, &file.path, "COMMIT")?;
-        set_checkpoint_at_close(&conn, true)?;
+        resync_wal(&conn, path)?;
     }
     if new {
-        verify(&conn, "page_size", options.page_size)?;
-        verify(&conn, "auto_vacuum", auto_vacuum(options.auto_vacuum))?;
+        verify_new_file(&conn, options)?;
     }
     warn_about_fts(&conn);
     hint_at_memory_management(&conn);
     Ok((open_file, configure_writer(conn, lease, options, hooks)?))
+}
+
+/// Says whether the WAL is marked as one whose sync failed. If opening fails, closing this connection must not checkpoint
+/// such a WAL.
+fn keep_unsynced_wal(conn: &Connection, path: &Path) -> Result<bool> {
+    let unsynced = wal_resync::is_marked(path)?;
+    if unsynced {
+        set_checkpoint_at_close(conn, false)?;
+    }
+    Ok(unsynced)
+}
+
+/// Writes and syncs a marked WAL again, under the lock of writers.
+fn resync_wal(conn: &Connection, path: &Path) -> Result<()> {
+    execute(conn, path, "BEGIN IMMEDIATE")?;
+    wal_resync::resync(path)?;
+    execute(conn, path, "COMMIT")?;
+    set_checkpoint_at_close(conn, true)
+}
+
+/// Sets what only a new file can be given. SQLite fixes both values when it writes the first page, which the switch to WAL
+/// does.
+fn init_new_file(conn: &Connection, path: &Path, options: &Settings) -> Result<()> {
+    let auto_vacuum = auto_vacuum(options.auto_vacuum);
+    execute(conn, path, &format!("PRAGMA page_size = {}", options.page_size))?;
+    execute(conn, path, &format!("PRAGMA auto_vacuum = {auto_vacuum}"))
+}
+
+fn verify_new_file(conn: &Connection, options: &Settings) -> Result<()> {
+    verify(conn, "page_size", options.page_size)?;
+    verify(conn, "auto_vacuum", auto_vacuum(options.auto_vacuum))
+}
+
+fn refuse_readonly(conn: &Connection, path: &Path) -> Result<()> {
+    if !conn.is_readonly(MAIN_DB).map_err(Error::not_started)? {
+        return Ok(());
+    }
+    Err(Error::Open {
+        path: path.into(),
+        problem: "this process may read the file but not write it: change its owner or mode".into(),
+        source: None,
+    })
 }
 
 /// Opens a new writing connection, to replace one that a closure left in a state that cannot be restored.
