@@ -14,7 +14,7 @@ use super::failure::{Failure, Result};
 use super::fingerprint::Fingerprint;
 use super::staging::{self, Copy, Unfinished};
 use super::{BackupProgress, BackupStage};
-use crate::connection::file::available;
+use crate::connection::filesystem::available;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy, open_copy_alone, read_back, write_carelessly};
 use crate::error::{Error, ErrorOrigin, primary_code};

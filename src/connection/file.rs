@@ -1,24 +1,21 @@
-//! The database file before SQLite opens it: its path, its file system, its creation.
+//! The database file before SQLite opens it: its path and its creation.
 //!
 //! larder closes no descriptor of a database file, not even the one that created it: "the close() system call will
 //! cancel all POSIX advisory locks on the same file for all threads and all file descriptors in the process",
 //! <https://sqlite.org/howtocorrupt.html>, and SQLite's locks are POSIX locks. See `file_lock.rs`.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use rustix::fs::Access;
 
 use super::file_lock;
+use super::filesystem::{check_filesystem, check_writable, is_mount_root};
+use super::open_error::{open_error, refuse};
 use super::open_files::{Claim, Place};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::options::Settings;
-use crate::telemetry::event::event;
 
 /// Bytes in the smallest database: one page of the smallest size.
 pub(crate) const SMALLEST: u64 = 512;
@@ -194,193 +191,4 @@ fn check_single_name(absolute: &Path, metadata: &fs::Metadata, path: &Path) -> R
         ));
     }
     Ok(())
-}
-
-/// Whether `path` itself is a mount point. Kernels older than 5.8 do not report it.
-#[cfg(target_os = "linux")]
-fn is_mount_root(path: &Path) -> bool {
-    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
-    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_mount_root(_path: &Path) -> bool {
-    false
-}
-
-/// SQLite would only report that it cannot open the file.
-fn check_writable(folder: &Path, path: &Path) -> Result<()> {
-    match rustix::fs::statvfs(folder) {
-        Ok(stat) if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) => Err(refuse(
-            path,
-            "its file system is mounted read-only, and a WAL must be written: mount it for writing, or copy the file",
-        )),
-        Ok(_) => Ok(()),
-        Err(e) => Err(open_error(path, "its file system cannot be examined", e.into())),
-    }
-}
-
-/// Bytes that this process may still use on the file system of a folder, if known.
-pub(crate) fn available(folder: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(folder).ok()?;
-    stat.f_bavail.checked_mul(stat.f_frsize)
-}
-
-/// The folder that SQLite puts temporary files in: "the first of these which is an existing directory with write and
-/// execute permission", <https://sqlite.org/tempfiles.html#tempdir>.
-pub(crate) fn temporary_folder() -> Option<PathBuf> {
-    let named = ["SQLITE_TMPDIR", "TMPDIR"].into_iter().filter_map(std::env::var_os);
-    let usual = ["/var/tmp", "/usr/tmp", "/tmp", "."].into_iter().map(Into::into);
-    let usable =
-        |folder: &PathBuf| folder.is_dir() && rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok();
-    named.chain(usual).map(PathBuf::from).find(usable)
-}
-
-fn refuse(path: &Path, problem: &str) -> Error {
-    Error::Open {
-        path: path.into(),
-        problem: problem.into(),
-        source: None,
-    }
-}
-
-fn open_error(path: &Path, problem: &str, source: io::Error) -> Error {
-    Error::Open {
-        path: path.into(),
-        problem: format!("{problem}: {source}"),
-        source: Some(Box::new(source)),
-    }
-}
-
-/// File systems on which two descriptors of one file do not share memory or locks, by the magic number of `statfs(2)`.
-#[cfg(target_os = "linux")]
-const UNSUPPORTED: &[(u32, &str)] = &[
-    (0x0000_6969, "NFS"),
-    (0xff53_4d42, "SMB (cifs)"),
-    (0xfe53_4d42, "SMB 2"),
-    (0x0000_517b, "SMB (smbfs)"),
-    (0x0102_1997, "9p"),
-    (0x6573_5546, "FUSE or virtiofs"),
-    (0x5346_414f, "AFS"),
-    (0x00c3_6400, "Ceph"),
-    (0x0bd0_0bd0, "Lustre"),
-    (0x4750_4653, "GPFS"),
-    (0x0116_1970, "GFS2"),
-    (0x7461_636f, "OCFS2"),
-    (0x564c, "NCP"),
-    (0x7375_7245, "Coda"),
-    (0x786f_4256, "VirtualBox shared folders"),
-    (0xbacb_acbc, "VMware shared folders"),
-];
-
-#[cfg(target_os = "linux")]
-fn check_filesystem(folder: &Path, path: &Path) -> Result<()> {
-    let stat = rustix::fs::statfs(folder)
-        .map_err(|e| open_error(path, "the kind of its file system cannot be found out", e.into()))?;
-    match unsupported(stat.f_type as u32) {
-        None => Ok(()),
-        Some(name) => Err(Error::UnsupportedFilesystem {
-            path: path.into(),
-            filesystem: name.into(),
-        }),
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn unsupported(magic: u32) -> Option<&'static str> {
-    UNSUPPORTED
-        .iter()
-        .find(|(known, _)| *known == magic)
-        .map(|(_, name)| *name)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn check_filesystem(_folder: &Path, _path: &Path) -> Result<()> {
-    Ok(())
-}
-
-/// The name of the file's file system, if a WAL is not safe on it.
-#[cfg(target_os = "linux")]
-pub(crate) fn unsafe_filesystem(path: &Path) -> Option<&'static str> {
-    let stat = rustix::fs::statfs(path.parent()?).ok()?;
-    unsupported(stat.f_type as u32)
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn unsafe_filesystem(_path: &Path) -> Option<&'static str> {
-    None
-}
-
-/// A folder that only its owner can enter. Dropping this deletes it with its contents.
-#[derive(Debug)]
-pub(crate) struct TempFolder {
-    path: PathBuf,
-}
-
-impl TempFolder {
-    /// Creates one in the system's folder for temporary files.
-    pub(crate) fn new() -> Result<Self> {
-        Self::inside(&std::env::temp_dir())
-    }
-
-    /// Creates one in the folder of `file`.
-    pub(crate) fn beside(file: &Path) -> Result<Self> {
-        Self::inside(file.parent().unwrap_or(Path::new("/")))
-    }
-
-    fn inside(parent: &Path) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        loop {
-            let nanos = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.subsec_nanos());
-            let name = format!(
-                "larder-{}-{}-{nanos:08x}",
-                std::process::id(),
-                COUNT.fetch_add(1, Relaxed)
-            );
-            let path = parent.join(name);
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self { path }),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(open_error(&path, "the temporary folder cannot be created", e)),
-            }
-        }
-    }
-
-    pub(crate) fn database(&self) -> PathBuf {
-        self.path.join("temp.db")
-    }
-}
-
-impl Drop for TempFolder {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            event!(
-                warn,
-                "larder::close",
-                { folder = %self.path.display(), %error },
-                "the temporary folder stays behind"
-            );
-        }
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn network_file_systems_are_recognized_by_magic() {
-        // linux/magic.h: NFS_SUPER_MAGIC, CIFS, V9FS_MAGIC, FUSE_SUPER_MAGIC (virtiofs shows the same).
-        for (magic, name) in [(0x6969, "NFS"), (0xff53_4d42, "SMB (cifs)"), (0x0102_1997, "9p")] {
-            assert_eq!(unsupported(magic), Some(name));
-        }
-        assert!(unsupported(0x6573_5546).is_some_and(|name| name.contains("FUSE")));
-        // ext4, xfs, btrfs, tmpfs, overlayfs, zfs
-        for magic in [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0x2fc1_2fc1] {
-            assert_eq!(unsupported(magic), None, "{magic:x}");
-        }
-    }
 }

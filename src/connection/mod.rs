@@ -7,39 +7,44 @@ pub(crate) mod authorizer;
 mod baseline;
 pub(crate) mod c_api;
 pub(crate) mod change_counters;
+mod copy;
 pub(crate) mod file;
 pub(crate) mod file_lock;
+pub(crate) mod filesystem;
 pub(crate) mod interrupt;
+mod open_error;
 pub(crate) mod open_file;
 pub(crate) mod open_files;
+mod pragma;
+mod wal_mode;
 pub(crate) mod wal_resync;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
+use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
 use self::authorizer::SqlGuard;
 use self::baseline::OwnHooks;
 pub(crate) use self::baseline::{Baseline, Restored};
-use self::file::{DatabaseFile, temporary_folder};
+pub(crate) use self::copy::{Private, open_copy, open_copy_alone, open_original, write_carelessly};
+use self::file::DatabaseFile;
 use self::interrupt::Interrupt;
+use self::open_error::{execute, explain_open};
 use self::open_file::{Lease, OpenFile};
-use crate::error::{Error, Result, extended_code, primary_code};
-use crate::options::{Access, AutoVacuum, Durability, OnConnect, Role, Settings};
+use self::pragma::{TEMP_STORE, auto_vacuum, execute_pragma, set, set_checkpoint_at_close, set_common, verify};
+pub(crate) use self::pragma::{read_back, set_for_jobs, settings, synchronous, with_temporary_files};
+use self::wal_mode::switch_to_wal;
+use crate::error::{Error, Result, extended_code};
+use crate::options::{Access, OnConnect, Role, Settings};
 use crate::runtime::clock::later;
 use crate::runtime::panic::caught;
 use crate::telemetry::event::event;
-
-/// Retry interval for the switch to WAL while another process has the file open.
-const TRY_WAL: Duration = Duration::from_millis(5);
 
 /// The first SQLite without the bug that can corrupt the index of a full-text table.
 pub(crate) const FULL_TEXT_MENDED: i32 = 3_054_000;
@@ -52,9 +57,6 @@ pub(crate) const FIRST_FULL_TEXT_TABLE: &str = "SELECT name FROM main.sqlite_sch
 pub(crate) const HAS_PAGE_CACHE_MUTEX: &str =
     "SELECT 1 FROM pragma_compile_options WHERE compile_options = 'ENABLE_MEMORY_MANAGEMENT'";
 
-/// In memory. 1 would mean a file.
-const TEMP_STORE: i32 = 2;
-
 /// A connection with its SQL guard and its interrupt.
 pub(crate) struct GuardedConnection {
     /// The settings that the connection was opened with. Dropped before the connection.
@@ -63,12 +65,6 @@ pub(crate) struct GuardedConnection {
     pub(crate) lease: Lease,
     pub(crate) conn: Connection,
     pub(crate) guard: Arc<SqlGuard>,
-    pub(crate) interrupt: Arc<Interrupt>,
-}
-
-/// A connection to a private file, with its interrupt.
-pub(crate) struct Private {
-    pub(crate) conn: Connection,
     pub(crate) interrupt: Arc<Interrupt>,
 }
 
@@ -237,16 +233,6 @@ fn temporary_objects(conn: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     names.collect()
 }
 
-/// Sets whether closing the file's last connection makes a checkpoint.
-fn set_checkpoint_at_close(conn: &Connection, on: bool) -> Result<()> {
-    configure(
-        conn,
-        "no_ckpt_on_close",
-        DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
-        !on,
-    )
-}
-
 /// The factory of reading connections: `r2d2_sqlite`'s manager with read-only flags.
 pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
     SqliteConnectionManager::file(path).with_flags(
@@ -282,65 +268,6 @@ pub(crate) fn open_reader(
     install_guard(conn, lease, options, Role::Reader, hooks)
 }
 
-/// Opens a private copy of the database, to write it or to check it.
-pub(crate) fn open_copy(path: &Path, options: &Settings) -> Result<Private> {
-    open_copy_with(path, options, |_| Ok(()))
-}
-
-/// Runs `first` before [`Options::on_connect`], which may read the file.
-fn open_copy_with(path: &Path, options: &Settings, first: impl FnOnce(&Connection) -> Result<()>) -> Result<Private> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_NOFOLLOW
-        | OpenFlags::SQLITE_OPEN_EXRESCODE;
-    let conn = Connection::open_with_flags(path, flags).map_err(|e| explain_open(path, e))?;
-    first(&conn)?;
-    let hooks = prepare(&conn, options, Role::Writer, options.busy_timeout)?;
-    let interrupt = Interrupt::install(&conn, !hooks.has_trace()).map_err(Error::not_started)?;
-    Ok(Private { conn, interrupt })
-}
-
-/// Opens a private copy of the database and makes it self-contained. Pages copied from a database in WAL mode mark the
-/// copy as WAL, too, and a process with read access alone cannot open a WAL file in a folder that it may not write to.
-pub(crate) fn open_copy_alone(path: &Path, options: &Settings) -> Result<Private> {
-    let private = open_copy_with(path, options, |conn| {
-        // "In exclusive locking mode, the wal-index is kept in heap memory", <https://sqlite.org/wal.html#noshm>: no `-shm`.
-        set(conn, "locking_mode", "exclusive")
-    })?;
-    let conn = &private.conn;
-    first_look(conn, path)?;
-    // The caller syncs the whole copy at the end if it must be durable.
-    set(conn, "synchronous", 0)?;
-    set(conn, "journal_mode", "delete")?;
-    set_for_copies(conn, options)?;
-    Ok(private)
-}
-
-/// Opens a file as the source of a copy: a backup to restore.
-///
-/// A read-only connection would leave a `-shm` beside a file in WAL mode, so this one may write. SQLite recovers the
-/// WAL or journal that a crash left, as in any other open.
-pub(crate) fn open_original(path: &Path, options: &Settings) -> Result<Private> {
-    let original = open_copy(path, options)?;
-    let conn = &original.conn;
-    first_look(conn, path)?;
-    set_for_copies(conn, options)?;
-    set(conn, "query_only", 1)?;
-    Ok(original)
-}
-
-/// The schema is untrusted.
-fn set_for_copies(conn: &Connection, options: &Settings) -> Result<()> {
-    configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    configure(conn, "defensive", DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    set(conn, "cache_size", format!("-{}", options.cache_size / 1024))
-}
-
-/// Turns off the journal and syncing. For a new file, which is deleted on any error.
-pub(crate) fn write_carelessly(conn: &Connection) -> rusqlite::Result<()> {
-    conn.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF")
-}
-
 /// Closes a connection for good.
 ///
 /// SQLite refuses to close a connection with open statements. Only a closure that leaked one (`std::mem::forget`)
@@ -357,70 +284,6 @@ pub(crate) fn close(conn: Connection) {
             "a closure forgot a prepared statement, so a connection stays open until the process ends"
         );
     }
-}
-
-/// SQLite's number for the level.
-pub(crate) fn synchronous(durability: Durability) -> i64 {
-    match durability {
-        Durability::Normal => 1,
-        Durability::Full => 2,
-    }
-}
-
-/// Restores the settings of the writing connection that an exclusive job may have changed.
-pub(crate) fn set_for_jobs(conn: &Connection, options: &Settings) -> Result<()> {
-    set(conn, "foreign_keys", i32::from(options.foreign_keys))?;
-    set(conn, "legacy_alter_table", 0)?;
-    set(conn, "temp_store", TEMP_STORE)
-}
-
-/// Runs a `VACUUM`, which builds its copy of the database in a temporary database. That is a file for the duration, or
-/// it would take as much memory as the database has bytes. It stays in memory where no folder can hold the file, and
-/// where temporary objects exist: "when the temp_store setting is changed, all existing temporary tables, indices,
-/// triggers, and views are immediately deleted", <https://sqlite.org/pragma.html#pragma_temp_store>.
-///
-/// If the setting cannot be restored here, [`set_for_jobs`] reports it.
-pub(crate) fn with_temporary_files<T>(conn: &Connection, guard: &SqlGuard, vacuum: impl FnOnce() -> T) -> T {
-    let objects = "SELECT EXISTS (SELECT 1 FROM temp.sqlite_schema)";
-    let has_objects = guard.as_internal(|| conn.query_row(objects, [], |row| row.get(0)));
-    if has_objects.unwrap_or(true) || temporary_folder().is_none() {
-        return vacuum();
-    }
-    let store_in = |place: i32| guard.as_internal(|| conn.execute_batch(&format!("PRAGMA temp_store = {place}")));
-    let _ = store_in(1);
-    let done = vacuum();
-    let _ = store_in(TEMP_STORE);
-    done
-}
-
-/// The settings in effect on the writing connection, as SQLite reports them. (After a write with a stricter durability,
-/// `synchronous` is at `level`; that is reported as the configured durability.)
-pub(crate) fn settings(conn: &Connection, options: &Settings, level: Durability) -> BTreeMap<&'static str, String> {
-    const NAMES: &[&str] = &[
-        "auto_vacuum",
-        "busy_timeout",
-        "cache_size",
-        "encoding",
-        "foreign_keys",
-        "journal_mode",
-        "journal_size_limit",
-        "locking_mode",
-        "max_page_count",
-        "mmap_size",
-        "page_size",
-        "recursive_triggers",
-        "secure_delete",
-        "synchronous",
-        "temp_store",
-        "trusted_schema",
-        "wal_autocheckpoint",
-    ];
-    let read = |name: &&'static str| Some((*name, read_back(conn, name).ok()?));
-    let mut settings: BTreeMap<_, _> = NAMES.iter().filter_map(read).collect();
-    if settings.get("synchronous") == Some(&synchronous(level).to_string()) {
-        settings.insert("synchronous", synchronous(options.durability).to_string());
-    }
-    settings
 }
 
 /// Configures the connection before the first read of the file. Returns which hooks `on_connect` set.
@@ -455,187 +318,6 @@ fn first_look(conn: &Connection, path: &Path) -> Result<()> {
         .map_err(|e| explain_open(path, e))
 }
 
-/// Applies the settings that every connection has.
-fn set_common(conn: &Connection, options: &Settings) -> Result<()> {
-    set(conn, "busy_timeout", options.busy_timeout.as_millis())?;
-    configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    configure(conn, "dqs_dml", DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
-    configure(conn, "dqs_ddl", DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
-    configure(conn, "defensive", DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    // A negative size is in KiB, a positive one in pages.
-    set(conn, "cache_size", format!("-{}", options.cache_size / 1024))?;
-    set(conn, "mmap_size", options.mmap_size)?;
-    set(conn, "foreign_keys", i32::from(options.foreign_keys))?;
-    set(conn, "temp_store", TEMP_STORE)
-}
-
-/// Reads the file for the first time, which takes the first lock, and switches to WAL if the file is not in WAL mode
-/// yet.
-///
-/// The switch needs a moment with no other connection. SQLite does not wait for that moment and returns "database is
-/// locked" at once, so the switch is retried until the deadline.
-fn switch_to_wal(conn: &Connection, path: &Path, patience: Duration) -> Result<()> {
-    let until = later(Instant::now(), patience);
-    loop {
-        match try_wal(conn, path) {
-            Err(Error::Pragma {
-                source: Some(source), ..
-            }) if primary_code(&source) == Some(ffi::SQLITE_BUSY) && Instant::now() < until => {
-                thread::sleep(TRY_WAL);
-            }
-            other => return other,
-        }
-    }
-}
-
-fn try_wal(conn: &Connection, path: &Path) -> Result<()> {
-    let mode = read_back(conn, "journal_mode").map_err(|e| explain_open(path, e))?;
-    // A write transaction without writes creates the WAL and its index, and takes the lock that excludes other
-    // processes.
-    let use_log = || execute(conn, path, "BEGIN IMMEDIATE; COMMIT");
-    if mode == "wal" {
-        return use_log();
-    }
-    let failed = |got: String, source: Option<rusqlite::Error>| Error::Pragma {
-        name: "journal_mode",
-        wanted: "wal".into(),
-        got,
-        hint: "could not switch to WAL, since another process uses the file in rollback mode (or the file system has \
-               no shared memory): stop that process for the moment of the switch, then open again",
-        source: source.map(Arc::new),
-    };
-    match switch(conn) {
-        Ok(mode) if mode == "wal" => use_log(),
-        Ok(mode) => Err(failed(mode, None)),
-        Err(e) if primary_code(&e) == Some(ffi::SQLITE_BUSY) => Err(failed(e.to_string(), Some(e))),
-        Err(e) => Err(explain_open(path, e)),
-    }
-}
-
-/// SQLite returns "wal" before it commits the change of the file header, so the statement is stepped to its end.
-/// `query_row` would reset it after the row and lose the error of a commit that fails there; the file would stay in
-/// rollback mode.
-fn switch(conn: &Connection) -> rusqlite::Result<String> {
-    let mut statement = conn.prepare("PRAGMA journal_mode = WAL")?;
-    let mut rows = statement.query([])?;
-    let mode = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?.get(0)?;
-    while rows.next()?.is_some() {}
-    Ok(mode)
-}
-
-fn set(conn: &Connection, name: &'static str, value: impl ToString) -> Result<()> {
-    let value = value.to_string();
-    execute_pragma(conn, name, &value)?;
-    verify(conn, name, value)
-}
-
-fn execute_pragma(conn: &Connection, name: &'static str, value: impl ToString) -> Result<()> {
-    let value = value.to_string();
-    conn.execute_batch(&format!("PRAGMA {name} = {value}"))
-        .map_err(|e| pragma_error(name, value, e.to_string(), Some(e)))
-}
-
-fn verify(conn: &Connection, name: &'static str, wanted: impl ToString) -> Result<()> {
-    let wanted = wanted.to_string();
-    match read_back(conn, name) {
-        Ok(got) if got == wanted => Ok(()),
-        Ok(got) => Err(pragma_error(name, wanted, got, None)),
-        Err(e) => Err(pragma_error(name, wanted, e.to_string(), Some(e))),
-    }
-}
-
-fn configure(conn: &Connection, name: &'static str, config: DbConfig, wanted: bool) -> Result<()> {
-    match conn.set_db_config(config, wanted) {
-        Ok(got) if got == wanted => Ok(()),
-        Ok(got) => Err(pragma_error(name, wanted.to_string(), got.to_string(), None)),
-        Err(e) => Err(pragma_error(name, wanted.to_string(), e.to_string(), Some(e))),
-    }
-}
-
-/// The value of a PRAGMA, as text.
-pub(crate) fn read_back(conn: &Connection, name: &str) -> rusqlite::Result<String> {
-    conn.query_row(&format!("PRAGMA {name}"), [], |row| {
-        Ok(match row.get_ref(0)? {
-            rusqlite::types::ValueRef::Integer(n) => n.to_string(),
-            other => other.as_str()?.to_owned(),
-        })
-    })
-}
-
-fn pragma_error(name: &'static str, wanted: String, got: String, source: Option<rusqlite::Error>) -> Error {
-    let failed = source.as_ref().and_then(primary_code);
-    let hint = match name {
-        _ if matches!(
-            failed,
-            Some(ffi::SQLITE_NOMEM | ffi::SQLITE_IOERR | ffi::SQLITE_CORRUPT)
-        ) =>
-        {
-            "SQLite failed, whatever the setting: look at the memory of the process, and at the disk, then try again"
-        }
-        "mmap_size" => "this SQLite was compiled with a lower SQLITE_MAX_MMAP_SIZE: lower Options::mmap_size",
-        "foreign_keys" => "this SQLite was compiled without foreign keys: link another, or use the `bundled` feature",
-        _ => {
-            "the linked SQLite, or an Options::on_connect, does not let it be set: use the `bundled` feature, look \
-             at on_connect"
-        }
-    };
-    Error::Pragma {
-        name,
-        wanted,
-        got,
-        hint,
-        source: source.map(Arc::new),
-    }
-}
-
-fn execute(conn: &Connection, path: &Path, sql: &str) -> Result<()> {
-    conn.execute_batch(sql).map_err(|e| explain_open(path, e))
-}
-
-/// Translates SQLite's error codes while a file is being opened.
-fn explain_open(path: &Path, source: rusqlite::Error) -> Error {
-    let problem = match primary_code(&source) {
-        Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED) => {
-            return Error::InUse {
-                path: path.into(),
-                source,
-            };
-        }
-        Some(ffi::SQLITE_NOTADB) => "it is not an SQLite database, or it is encrypted",
-        Some(ffi::SQLITE_CORRUPT) => "it is damaged: restore a backup that was checked",
-        Some(ffi::SQLITE_CANTOPEN | ffi::SQLITE_PERM | ffi::SQLITE_AUTH)
-            if extended_code(&source) == Some(ffi::SQLITE_CANTOPEN_SYMLINK) =>
-        {
-            "it is a symbolic link: give the target's path"
-        }
-        Some(ffi::SQLITE_CANTOPEN | ffi::SQLITE_PERM) => {
-            "this process may not read and write the file, its -wal and -shm, or make files in its folder: check \
-             owner and mode"
-        }
-        Some(ffi::SQLITE_IOERR) => {
-            "reading it failed: look at the disk, and whether its -wal and -shm are files of the same owner"
-        }
-        Some(ffi::SQLITE_READONLY) => {
-            "the file, its folder or its file system is read-only, and a WAL must be written: check owner, mode and \
-             mount"
-        }
-        _ => return Error::not_started(source),
-    };
-    Error::Open {
-        path: path.into(),
-        problem: format!("{problem} ({source})"),
-        source: Some(Box::new(source)),
-    }
-}
-
-fn auto_vacuum(mode: AutoVacuum) -> i64 {
-    match mode {
-        AutoVacuum::None => 0,
-        AutoVacuum::Full => 1,
-        AutoVacuum::Incremental => 2,
-    }
-}
-
 fn warn_about_fts(conn: &Connection) {
     if rusqlite::version_number() >= FULL_TEXT_MENDED {
         return;
@@ -668,18 +350,6 @@ fn hint_at_memory_management(conn: &Connection) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Regression: a store that was out of memory reported that SQLite was compiled without foreign keys (found by the
-    /// `oom` suite).
-    #[test]
-    fn memory_error_in_pragma_is_reported_as_such() {
-        let hint = |code| {
-            let source = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
-            pragma_error("foreign_keys", "1".into(), source.to_string(), Some(source)).to_string()
-        };
-        assert!(hint(ffi::SQLITE_NOMEM).contains("look at the memory"));
-        assert!(hint(ffi::SQLITE_AUTH).contains("compiled without"));
-    }
 
     #[test]
     fn versions_with_the_wal_reset_bug_are_refused() {

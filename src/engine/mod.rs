@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::connection::file::{DatabaseFile, TempFolder};
+use crate::connection::file::DatabaseFile;
+use crate::connection::filesystem::TempFolder;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{c_api, check_sqlite_version, open_writer, read_back};
 use crate::error::{Error, Outcome, Result};

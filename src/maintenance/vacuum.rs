@@ -18,7 +18,7 @@ use rusqlite::ffi;
 use super::progress::ProgressReporter;
 #[cfg(doc)]
 use crate::Store;
-use crate::connection::file::{available, temporary_folder};
+use crate::connection::filesystem::{available, temporary_folder};
 use crate::connection::with_temporary_files;
 use crate::engine::Engine;
 use crate::error::{Error, Result, primary_code};

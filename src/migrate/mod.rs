@@ -42,7 +42,7 @@ use self::plan::Target;
 use self::record::Record;
 use self::script::Script;
 use self::step::{StepOutcome, StepRequest};
-use crate::connection::file::TempFolder;
+use crate::connection::filesystem::TempFolder;
 use crate::engine::Engine;
 pub use crate::error::{Direction, MigrationError};
 use crate::error::{Error, Result};

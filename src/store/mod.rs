@@ -12,7 +12,7 @@ use std::time::Duration;
 
 pub use self::options::Options;
 use crate::backup::{Backup, BackupSchedule};
-use crate::connection::file;
+use crate::connection::filesystem;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::maintenance::check::Check;
@@ -323,7 +323,7 @@ impl Store {
             recent_writes: self.engine().watch.recent_writes(),
             changed: self.engine().telemetry.counters.changed_pragmas(),
             poisoned: shared.poison(),
-            filesystem: file::unsafe_filesystem(&shared.path),
+            filesystem: filesystem::unsafe_filesystem(&shared.path),
         })
     }
 

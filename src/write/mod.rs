@@ -58,7 +58,7 @@ pub(crate) use self::wal::DatabaseSize;
 use self::wal::Looked;
 use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api::{self, Leaked};
-use crate::connection::file::TempFolder;
+use crate::connection::filesystem::TempFolder;
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
 use crate::connection::open_file::{Lease, OpenFile};
 use crate::connection::{self, Baseline, GuardedConnection, Restored, synchronous};

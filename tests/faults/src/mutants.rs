@@ -156,7 +156,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the switch to WAL is not seen through",
         change: Change::Source {
-            file: "src/connection/mod.rs",
+            file: "src/connection/wal_mode.rs",
             from: "    while rows.next()?.is_some() {}\n    Ok(mode)\n",
             to: "    Ok(mode)\n",
         },
