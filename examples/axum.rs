@@ -1,4 +1,4 @@
-//! A web service on larder, to copy: a shop's stock and the orders for it, with axum and tokio.
+//! A web service on larder, to copy: a shop's stock and orders, with axum and tokio.
 //!
 //! ```sh
 //! cargo run --example axum --features async -- shop.db 127.0.0.1:3000
@@ -12,16 +12,16 @@
 //! curl -i localhost:3000/healthz
 //! ```
 //!
-//! Ctrl-C or SIGTERM ends it: it finishes the requests, closes the store, and says what that came to.
+//! Ctrl-C or SIGTERM ends it: it finishes the requests, closes the store, and logs the result.
 //!
-//! What to look at:
+//! Where to look:
 //!
 //! - `run`: open, listen, stop, drain, close, within a deadline;
-//! - `App::write`: a write by a task, tried again where that is safe, and the end of the service if the disk fails;
-//! - `place_order`: several statements, all or nothing, that a client may safely ask for twice;
+//! - `App::write`: a write from a task, retried where that is safe, and the end of the service if the disk fails;
+//! - `place_order`: several statements, all or nothing, that a client may safely repeat;
 //! - `impl From<larder::Error> for Failure`: the one place where an error becomes a status code.
 //!
-//! It limits requests, not connections: put it behind a proxy that limits those, and how slowly they may talk.
+//! It limits requests, not connections: put it behind a proxy that limits connections, and slow clients.
 
 use std::error::Error as StdError;
 use std::fmt::Display;
@@ -66,13 +66,13 @@ const MAX_REQUESTS: usize = 1024;
 const MAX_BODY: usize = 16 * 1024;
 const QUANTITY: RangeInclusive<i64> = 1..=1_000_000;
 
-// A write waits for its turn, then perhaps for a lock of another process, and may be tried twice. All that fits into
-// the time of a request, so that larder says "not started" before `bounded` has to say "who knows".
+// A write waits in the queue, then perhaps for a lock of another process, and may run twice. All that fits into a
+// request's timeout, so that larder reports "not started" before `bounded` has to report "unknown".
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Applied as the store opens. Never change one that was released: add another.
+/// Applied as the store opens. Never change a released migration: add another.
 fn migrations() -> Migrations {
     let items = "CREATE TABLE items(
         id INTEGER PRIMARY KEY,
@@ -133,7 +133,7 @@ async fn run() -> Result<ExitCode, Box<dyn StdError>> {
     app.stopped().await;
     let deadline = Instant::now() + shutdown;
     say("stopping");
-    // A client that sends half a request, or does not read its answer, cannot hold this up.
+    // A client that sends half a request, or does not read its response, cannot delay this.
     if timeout(shutdown * 3 / 4, server).await.is_err() {
         tracing::warn!("closing the store though clients are still connected");
     }
@@ -163,32 +163,33 @@ fn setting<T: FromStr<Err: Display>>(name: &str, default: T) -> Result<T, String
     value.parse().map_err(|error| format!("{name} is `{value}`: {error}"))
 }
 
-/// Not `println!`, which panics if nobody reads stdout any more.
+/// Not `println!`, which panics if stdout is closed.
 fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-// ---- what the handlers share ----
+// ---- shared by the handlers ----
 
 #[derive(Clone)]
 struct App {
     store: Store,
-    /// One permit a request: what bounds them also counts them.
+    /// One permit per request: the limit also counts them.
     requests: Arc<Semaphore>,
-    /// Set once the service has to end.
+    /// Set once the service must end.
     stop: watch::Sender<Option<ExitCode>>,
 }
 
 impl App {
-    /// Commits `f`, or says that it did not. `f` is run again if SQLite rolled it back through no fault of its own:
-    /// nothing was written then. A full queue sheds load: the write fails at once instead of waiting for room.
+    /// Commits `f`, or returns an error that says it did not. `f` runs again if SQLite rolled it back through no fault
+    /// of its own: nothing was written then. A full queue sheds load: the write fails at once instead of waiting for
+    /// room.
     #[track_caller]
     fn write<T, F>(&self, f: F) -> impl Future<Output = Result<T, Failure>> + Send + use<T, F>
     where
         F: FnOnce(&WriteTx<'_>) -> larder::Result<T> + Clone + Send + 'static,
         T: Send + 'static,
     {
-        // Neither does anything before it is awaited. Made here, they know the handler's line, for the log.
+        // Neither future does anything before it is awaited. Created here, both record the handler's line, for the log.
         let options = WriteOptions::new().when_full(WhenFull::Fail);
         let first = self.store.write_async_with(options.clone(), f.clone());
         let again = self.store.write_async_with(options, f);
@@ -199,7 +200,7 @@ impl App {
                 result => result,
             };
             if let Err(Error::CommitUnknown { .. } | Error::Poisoned { .. }) = result {
-                // SQLite recovers the file when it is opened anew: whoever supervises us is to start us again.
+                // SQLite recovers the file when it is reopened: the supervisor must restart this service.
                 stop.send_replace(Some(ExitCode::FAILURE));
             }
             Ok(result?)
@@ -217,8 +218,8 @@ impl App {
 // ---- requests ----
 
 fn routes(app: App) -> Router {
-    // larder enters it around closures, on its own threads, so what is logged there says whose it is. An error's level,
-    // or `SHOP_LOG=warn` would take the span from the errors, too.
+    // larder enters this span around closures, on its own threads, so events logged there belong to a request. The span
+    // has the level of an error, or `SHOP_LOG=warn` would remove it from the errors, too.
     let trace = TraceLayer::new_for_http().make_span_with(|request: &Request| {
         let (method, path) = (request.method(), request.uri().path());
         tracing::error_span!("request", id = request_id(), %method, path)
@@ -234,18 +235,18 @@ fn routes(app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), bounded))
         .layer(trace)
         .layer(from_fn(identified))
-        // Added after the layers, so outside of them: neither bounded nor in the log.
+        // Added after the layers, so it is outside of them: neither bounded nor logged.
         .route("/healthz", get(health))
         .with_state(app)
 }
 
-/// As many requests as we can serve, for as long as their clients wait.
+/// Limits the number of requests, and the time of each.
 async fn bounded(State(app): State<App>, request: Request, next: Next) -> Response {
     let Ok(_in_progress) = app.requests.try_acquire() else {
         return Failure::unavailable("too many requests: nothing was done").into_response();
     };
     let response = timeout(REQUEST_TIMEOUT, next.run(request)).await;
-    // The handler was dropped. A write that ran goes on; one that was still queued is withdrawn.
+    // The handler was dropped. A running write continues; a queued one is withdrawn.
     let unknown = "no answer in time: what it should have done may or may not be done";
     response.unwrap_or_else(|_| Failure::new(StatusCode::GATEWAY_TIMEOUT, unknown).into_response())
 }
@@ -255,7 +256,7 @@ tokio::task_local! {
 }
 
 async fn identified(request: Request, next: Next) -> Response {
-    // From the time of the start, so that they go on above those of the run before.
+    // Starts at the current time, so that the ids continue above those of the previous run.
     static NEXT: LazyLock<AtomicU64> =
         LazyLock::new(|| AtomicU64::new(UNIX_EPOCH.elapsed().map_or(0, |time| time.as_micros() as u64)));
     REQUEST_ID.scope(NEXT.fetch_add(1, Relaxed), next.run(request)).await
@@ -265,7 +266,7 @@ fn request_id() -> Option<String> {
     REQUEST_ID.try_with(|id| format!("{id:x}")).ok()
 }
 
-/// Well if the disk has not failed the store, and reads are answered.
+/// Healthy if the disk has not failed the store, and reads succeed.
 async fn health(State(app): State<App>) -> Result<&'static str, Failure> {
     if app.stop.borrow().is_some() {
         return Err(Failure::unavailable("stopping"));
@@ -324,7 +325,7 @@ struct Page {
     limit: Option<u32>,
 }
 
-/// Pages by key: the last costs no more than the first, and none skips or repeats an item when others come and go.
+/// Pages by key: the last page costs no more than the first, and concurrent changes make none skip or repeat an item.
 async fn list_items(State(app): State<App>, Query(page): Query<Page>) -> Result<impl IntoResponse, Failure> {
     let (after, limit) = (page.after.unwrap_or(0), page.limit.unwrap_or(20));
     check("limit", (1..=100).contains(&limit), "must be from 1 to 100")?;
@@ -367,8 +368,8 @@ async fn create_order(
 
 const KEY: &str = "Idempotency-Key";
 
-/// A client that got no answer asks again with the same key, and learns of the order that it has made, if it has.
-/// Here a key is the whole shop's; where clients log in it is each client's own.
+/// A client that got no response repeats the request with the same key, and gets the order that it has made, if it has.
+/// Here keys belong to the whole shop; with user accounts they belong to each client.
 fn place_order(tx: &WriteTx<'_>, new: NewOrder, key: Option<&str>) -> larder::Result<(StatusCode, i64)> {
     let select = "SELECT id, item, quantity FROM orders WHERE idempotency_key = ?1";
     let before = tx.query_optional(select, [key], |row| row.try_into())?;
@@ -391,7 +392,7 @@ fn place_order(tx: &WriteTx<'_>, new: NewOrder, key: Option<&str>) -> larder::Re
 
 // ---- failures ----
 
-/// An answer that is no success. A closure returns it as a `larder::Error`, and is rolled back.
+/// A response other than success. A closure returns it as a `larder::Error`, and is rolled back.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 struct Failure {
@@ -399,11 +400,11 @@ struct Failure {
     field: Option<&'static str>,
     /// For the client.
     reason: String,
-    /// For the log alone.
+    /// For the log only.
     cause: Option<String>,
 }
 
-/// The one place where an error of larder's becomes a status code.
+/// The one place where a larder error becomes a status code.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let error = match error.downcast::<Failure>() {
@@ -413,10 +414,10 @@ impl From<Error> for Failure {
         let sqlite = error.sqlite().and_then(|sqlite| sqlite.sqlite_extended_error_code());
         let failure = match &error {
             Error::Closed | Error::Poisoned { .. } => Self::unavailable("stopping: nothing was written"),
-            // A full queue, a time-out, another process's lock: larder promises that nothing was written.
+            // A full queue, a timeout, another process's lock: larder guarantees that nothing was written.
             error if error.is_retryable() => Self::unavailable("busy: nothing was written"),
             _ if sqlite == Some(ffi::SQLITE_CONSTRAINT_UNIQUE) => Self::new(StatusCode::CONFLICT, "it exists already"),
-            // `CommitUnknown` too: who knows whether it was written?
+            // `CommitUnknown` too: it may or may not be written.
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
         };
         let cause = Some(error.to_string());
@@ -455,7 +456,7 @@ impl Failure {
         }
     }
 
-    /// Only where nothing was done, so that the client may try again.
+    /// Only if nothing was done, so that the client may retry.
     fn unavailable(reason: &str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, reason)
     }
@@ -467,7 +468,7 @@ fn check(field: &'static str, holds: bool, reason: &str) -> Result<(), Failure> 
 
 type Body<T> = Result<Json<T>, JsonRejection>;
 
-/// What axum refuses of a body, in the same form: 400, 413, 415, 422.
+/// axum's rejections of a body, in the same form: 400, 413, 415, 422.
 impl From<JsonRejection> for Failure {
     fn from(rejection: JsonRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
@@ -480,7 +481,7 @@ impl From<Failure> for Error {
     }
 }
 
-/// What no client can bring about. The rest of the service is tested from outside.
+/// Cases that no client can cause. The rest of the service is tested from outside.
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
@@ -499,13 +500,13 @@ mod tests {
         }
     }
 
-    /// Whoever is asked for meanwhile gets into the same group.
+    /// Writes submitted meanwhile join the same group.
     fn one_group() -> App {
         let options = Options::new().max_group_time(Duration::from_secs(60));
         app(options.migrations(migrations()).open_temp().unwrap())
     }
 
-    /// What the client is told: a status, and when to try again.
+    /// The client's view: a status, and when to retry.
     fn told(failure: Failure) -> (u16, Option<String>) {
         let response = failure.into_response();
         let retry_after = response.headers().get(header::RETRY_AFTER);
@@ -513,12 +514,12 @@ mod tests {
         (response.status().as_u16(), retry_after)
     }
 
-    /// Writes an item. So many times a neighbour in its group takes the whole transaction with it.
+    /// Writes an item. `culprits` times, a neighbour in its group rolls back the whole transaction.
     async fn write_beside(app: &App, culprits: usize) -> Result<i64, Failure> {
         let (running, mut runs) = unbounded_channel();
         let write = tokio::spawn(app.write(move |tx| {
             let (let_go, held) = channel::<()>();
-            // Held until the neighbour is queued behind it, as long as somebody listens.
+            // Held until the neighbour is queued behind it, while a receiver exists.
             let _ = running.send(let_go);
             let _ = held.recv();
             tx.insert("INSERT INTO items(name, quantity) VALUES ('flour', 10)", [])

@@ -1,11 +1,11 @@
-//! Metrics of a store, for Prometheus; to copy. A web service with no pages but these, and a load of its own:
+//! Metrics of a store, for Prometheus, to copy: a web service with only these pages, and its own load.
 //!
 //! ```sh
 //! cargo run --release --features metrics,serde --example metrics     # or with an ADDRESS, instead of 127.0.0.1:9464
 //!
 //! curl localhost:9464/metrics     # for Prometheus
-//! curl localhost:9464/stats       # what `Store::stats` says
-//! curl localhost:9464/advice      # what `Store::advice` says
+//! curl localhost:9464/stats       # `Store::stats`
+//! curl localhost:9464/advice      # `Store::advice`
 //! ```
 //!
 //! In `prometheus.yml`:
@@ -18,8 +18,8 @@
 //!       - targets: ["127.0.0.1:9464"]
 //! ```
 //!
-//! Ctrl-C or SIGTERM ends it. What to look at: `recorder` and `upkeep` are all that a service needs for its metrics, and
-//! `metrics` shows them. Their names are in the documentation of `larder::metrics`, with points for underscores.
+//! Ctrl-C or SIGTERM ends it. Where to look: `recorder` and `upkeep` are all that a service needs for its metrics, and
+//! `metrics` serves them. The documentation of `larder::metrics` lists their names, with points for underscores.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -47,7 +47,7 @@ A store under a small load.
 /advice    what Store::advice says
 ";
 
-/// Those of OpenTelemetry for `db.client.operation.duration`, and below them what SQLite is used for.
+/// OpenTelemetry's buckets for `db.client.operation.duration`, and smaller ones for SQLite's typical latencies.
 const SECONDS: &[f64] = &[
     0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
 ];
@@ -65,9 +65,9 @@ fn main() -> ExitCode {
 }
 
 fn run(address: &str) -> Result<(), Box<dyn Error>> {
-    // Before the store: what happens without a recorder is in no metric.
+    // Installed before the store opens: metrics do not include what happens without a recorder.
     let metrics = recorder()?;
-    // A service has a path: `.open("app.db")`.
+    // A service uses a path: `.open("app.db")`.
     let store = Options::new().migrations(migrations()).open_temp()?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -87,7 +87,7 @@ fn run(address: &str) -> Result<(), Box<dyn Error>> {
 
 // ---- metrics ----
 
-/// With histograms, which Prometheus can add up over several processes; the default is summaries, which it cannot.
+/// Uses histograms, which Prometheus can aggregate over several processes; the default is summaries, which it cannot.
 fn recorder() -> Result<PrometheusHandle, BuildError> {
     PrometheusBuilder::new()
         .with_recommended_naming(true)
@@ -97,7 +97,7 @@ fn recorder() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()
 }
 
-/// Without it the exporter keeps every value of a histogram until somebody asks for the metrics.
+/// Without this the exporter keeps every value of a histogram until the next scrape.
 async fn upkeep(metrics: PrometheusHandle) {
     let mut now_and_then = tokio::time::interval(Duration::from_secs(5));
     loop {
@@ -144,7 +144,7 @@ async fn stats(State(app): State<App>) -> Json<Stats> {
     Json(app.store.stats())
 }
 
-/// It reads the schema, so not on a thread that serves others.
+/// Reads the schema, so it does not run on a thread that serves other requests.
 async fn advice(State(app): State<App>) -> Result<Json<Vec<Finding>>, StatusCode> {
     let advice = spawn_blocking(move || app.store.advice()).await;
     advice.map(Json).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
@@ -165,7 +165,7 @@ fn migrations() -> Migrations {
     Migrations::new([Migration::new(1, "visits", schema)])
 }
 
-/// What fails is in the metrics.
+/// Failures are visible in the metrics.
 fn load(stop: &AtomicBool, first: i64, once: impl Fn(i64) -> larder::Result<()>) {
     for n in first.. {
         if stop.load(Relaxed) {
@@ -176,7 +176,7 @@ fn load(stop: &AtomicBool, first: i64, once: impl Fn(i64) -> larder::Result<()>)
     }
 }
 
-/// One in a hundred is to a page that there is not.
+/// One visit in a hundred is to a missing page.
 fn visit(store: &Store, n: i64) -> larder::Result<()> {
     let page = n % (PAGES + 1);
     store.write_with(WriteOptions::new().label("visit"), move |tx| {

@@ -1,4 +1,4 @@
-//! Migrations from a folder, by hand: the tool to copy into a project of your own.
+//! A migration tool for a folder, to copy into your own project.
 //!
 //! ```sh
 //! cargo run --example migrate -- app.db migrations status
@@ -10,8 +10,8 @@
 //! cargo run --example migrate -- app.db migrations new add_users
 //! ```
 //!
-//! The folder may hold what Dbmate or Goose would run, or plain numbered files. What was applied stands in Dbmate's
-//! table, so `dbmate status` says the same.
+//! The folder may hold migrations for Dbmate or Goose, or plain numbered files. Applied migrations are recorded in
+//! Dbmate's table, so `dbmate status` shows the same.
 
 use std::error::Error;
 use std::fs::{self, OpenOptions};
@@ -65,7 +65,7 @@ fn run(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A tool looks before it migrates, so nothing is applied as the store opens.
+/// The tool inspects before it migrates, so opening the store applies nothing.
 fn open(database: &str, folder: &str, command: &str) -> Result<Store> {
     if !Path::new(database).exists() && command != "up" {
         return Err(format!("there is no {database}: `up` creates it").into());
@@ -117,7 +117,7 @@ fn newest(store: &Store) -> Result<u64> {
         .map_or(0, |migration| migration.version))
 }
 
-/// `up` never goes down, and `down` never up: they are often typed by hand.
+/// `up` never migrates down, and `down` never up: both are often typed by hand.
 fn up_to(store: &Store, version: u64) -> Result<u64> {
     let newest = newest(store)?;
     if version < newest {
@@ -142,7 +142,7 @@ fn version_before(store: &Store) -> Result<u64> {
     }
 }
 
-/// Makes an empty migration in Dbmate's format, named for the time.
+/// Creates an empty migration in Dbmate's format, named after the time.
 fn new(folder: &Path, name: &str) -> Result<()> {
     let fit = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || !name.chars().all(fit) {

@@ -1,4 +1,4 @@
-//! What was asked for: the command line, and two environment variables.
+//! The command line, and two environment variables.
 
 use std::env;
 use std::ffi::OsString;
@@ -29,17 +29,17 @@ const SECS: &str = "LARDER_QUICKSTART_SECS";
 const USERS: &str = "LARDER_QUICKSTART_USERS";
 
 pub(crate) struct Arguments {
-    /// `None`: a temporary one, with made-up rows.
+    /// `None`: a temporary database with generated rows.
     pub(crate) database: Option<PathBuf>,
     pub(crate) csv: Vec<PathBuf>,
-    /// Of the load.
+    /// Duration of the load.
     pub(crate) duration: Duration,
-    /// To make up.
+    /// Number of users to generate.
     pub(crate) users: u32,
 }
 
 impl Arguments {
-    /// `None` if help is asked for.
+    /// `None` if help was requested.
     pub(crate) fn parse() -> Result<Option<Self>> {
         let Some(paths) = paths(env::args_os().skip(1))? else {
             return Ok(None);
@@ -54,7 +54,7 @@ impl Arguments {
     }
 }
 
-/// The likeliest slip: CSV files and no database before them.
+/// Catches the most likely mistake: CSV files without a database before them.
 fn refuse_csv(database: PathBuf) -> Result<PathBuf> {
     let extension = database.extension();
     if extension.is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
@@ -64,7 +64,7 @@ fn refuse_csv(database: PathBuf) -> Result<PathBuf> {
     Ok(database)
 }
 
-/// The arguments that are no flags, or `None` if help is asked for. After `--` nothing is a flag.
+/// The arguments that are not flags, or `None` if help was requested. After `--` nothing is a flag.
 fn paths(arguments: impl Iterator<Item = OsString>) -> Result<Option<Vec<PathBuf>>> {
     let mut paths = Vec::new();
     let mut flags = true;
@@ -84,7 +84,7 @@ fn paths(arguments: impl Iterator<Item = OsString>) -> Result<Option<Vec<PathBuf
 fn duration() -> Result<Duration> {
     let wanted = "give a number of seconds from 0.01 to 300";
     let secs = variable(SECS, wanted, 5.0)?;
-    // Not longer, since every latency is kept in memory until the end.
+    // No longer, because every latency is kept in memory until the end.
     if (0.01..=300.0).contains(&secs) {
         return Ok(Duration::from_secs_f64(secs));
     }

@@ -1,7 +1,7 @@
 //! A CSV file: its table, its columns and their types, and its rows as SQLite's values.
 //!
-//! It is read twice. The first time decides each column's type, which takes all of its values: a code that is a
-//! number in a million lines may be `7B` in the next.
+//! The file is read twice. The first pass determines each column's type, which needs all of its values: a code that is
+//! a number in a million lines may be `7B` in the next.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -15,10 +15,10 @@ use crate::failure::{Context, Result};
 use crate::load;
 use crate::progress;
 
-/// A file that was read through and found good.
+/// A file that passed the first read.
 pub(crate) struct CsvFile {
     path: PathBuf,
-    /// The table that it becomes.
+    /// The table to create.
     pub(crate) table: String,
     pub(crate) columns: Vec<Column>,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Column {
     kind: Kind,
 }
 
-/// The types of a STRICT table that text can be read as.
+/// The types of a STRICT table that text can be parsed as.
 #[derive(Clone, Copy)]
 enum Kind {
     Integer,
@@ -36,7 +36,7 @@ enum Kind {
     Text,
 }
 
-/// Reads files for the first time.
+/// Reads all files for the first time.
 pub(crate) fn examine_all(paths: &[PathBuf]) -> Result<Vec<CsvFile>> {
     let files: Vec<_> = paths.iter().map(|path| CsvFile::examine(path)).collect::<Result<_>>()?;
     check_names(&files)?;
@@ -110,7 +110,7 @@ impl Kind {
     }
 }
 
-/// What the values of a column have been so far.
+/// The values of a column so far.
 #[derive(Clone, Default)]
 struct Guess {
     some: bool,
@@ -157,7 +157,7 @@ fn is_real(text: &str) -> bool {
     is_plain(text) && held && text.parse().is_ok_and(f64::is_finite)
 }
 
-/// Not `+1` and not `007`: telephone numbers, postcodes, and all that is read out digit by digit.
+/// Excludes `+1` and `007`: telephone numbers, postcodes, and other digits that are not numbers.
 fn is_plain(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
     !matches!(digits, [b'+', ..] | [b'0', b'0'..=b'9', ..])
@@ -199,7 +199,7 @@ fn problem_of_header(header: &StringRecord) -> Option<String> {
     if header.iter().all(|name| name.parse::<f64>().is_ok()) {
         return Some(format!("there are only numbers, and {NAME_COLUMNS}"));
     }
-    // SQLite tells names apart as it does here: without regard to the case of ASCII letters.
+    // SQLite compares names as this does: ASCII letters without regard to case.
     let twice = header
         .iter()
         .enumerate()
@@ -215,7 +215,7 @@ fn each_record(path: &Path, reader: &mut Reader, mut f: impl FnMut(&StringRecord
     Ok(())
 }
 
-/// The `csv` crate's error, with the file and in words about lines.
+/// Adds the file to an error of the `csv` crate, and names lines.
 fn explain(path: &Path, error: csv::Error) -> String {
     let place = place(path, error.position());
     match error.kind() {
@@ -237,8 +237,8 @@ fn place(path: &Path, position: Option<&Position>) -> String {
     }
 }
 
-/// The line on which a record begins. The `csv` crate's position is where the record before it ended: before the
-/// `\n` of a `\r\n`, and before empty lines.
+/// The line on which a record begins. The `csv` crate's position is the end of the previous record: before the `\n` of
+/// a `\r\n`, and before empty lines.
 fn first_line(path: &Path, position: &Position) -> io::Result<u64> {
     let mut line = 1;
     for (offset, byte) in (0..).zip(BufReader::new(File::open(path)?).bytes()) {
@@ -259,7 +259,7 @@ fn table_name(path: &Path) -> Result<String> {
     }
 }
 
-/// Refuses names that no table can have, and two files of one name.
+/// Refuses names that no table can have, and two files with the same name.
 fn check_names(files: &[CsvFile]) -> Result<()> {
     for (index, file) in files.iter().enumerate() {
         let (path, table) = (file.path.display(), &file.table);

@@ -1,4 +1,4 @@
-//! What went wrong, in one line for a person.
+//! Errors as one line of text for a person.
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +9,7 @@ type AnyError = Box<dyn Error + Send + Sync>;
 
 pub(crate) type Result<T, E = AnyError> = std::result::Result<T, E>;
 
-/// What was being done, and why it failed.
+/// An activity, and the error that stopped it.
 #[derive(Debug)]
 struct Failure {
     doing: String,
@@ -28,7 +28,7 @@ impl Error for Failure {
     }
 }
 
-/// Says of an error what was being done.
+/// Adds the activity to an error.
 pub(crate) trait Context<T> {
     fn context(self, doing: impl FnOnce() -> String) -> Result<T>;
 }
@@ -51,7 +51,7 @@ pub(crate) fn one_line(error: &(dyn Error + 'static)) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let message = error.to_string();
-        // Not twice: larder's messages have SQLite's in them, and below those is only the same as a number.
+        // Without repetition: larder's messages include SQLite's, whose own cause is only the same as a number.
         if !line.contains(&message) && !error.is::<rusqlite::ffi::Error>() {
             line.push_str(": ");
             line.push_str(&message);

@@ -1,4 +1,4 @@
-//! Many rows into new tables, a thousand to a transaction.
+//! Many rows into new tables, a thousand per transaction.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::csv_file::CsvFile;
 use crate::failure::{Context, Result};
 use crate::lookups::quoted;
 
-/// So many that the cost of a commit is lost among them, so few that no other write waits long for its turn.
+/// Enough rows to make the cost of a commit negligible, and few enough that no other write waits long.
 const ROWS_A_BATCH: usize = 1000;
 
 pub(crate) struct Ingested {
@@ -20,9 +20,9 @@ pub(crate) struct Ingested {
     pub(crate) took: Duration,
 }
 
-/// Makes each file a table.
+/// Loads each file into a table.
 pub(crate) fn ingest(store: &Store, files: &[CsvFile]) -> Result<Vec<Ingested>> {
-    // All of them first: a name that is taken must not be found after an hour of loading.
+    // All names are checked first: a taken name must not be found after an hour of loading.
     files.iter().try_for_each(|file| refuse_taken(store, &file.table))?;
     files.iter().map(|file| ingest_file(store, file)).collect()
 }
@@ -48,7 +48,7 @@ fn ingest_file(store: &Store, file: &CsvFile) -> Result<Ingested> {
     })
 }
 
-/// To append could double what is there, and to drop could lose it.
+/// Appending could duplicate the existing rows, and dropping could lose them.
 fn refuse_taken(store: &Store, table: &str) -> Result<()> {
     let sql = "SELECT 1 FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE AND type <> 'trigger'";
     if store.read(|tx| tx.exists(sql, [table]))? {
@@ -70,8 +70,8 @@ fn create_table(file: &CsvFile) -> String {
     format!("CREATE TABLE {}({}) STRICT", quoted(&file.table), columns.join(", "))
 }
 
-/// Gathers rows and inserts them together. A batch begins after the one before it is committed, so what is in the
-/// table is always the first so many rows.
+/// Collects rows and inserts them together. A batch starts after the previous one is committed, so the table always
+/// holds the first rows without a gap.
 pub(crate) struct Batches<'a> {
     store: &'a Store,
     insert: Arc<str>,
@@ -98,15 +98,15 @@ impl<'a> Batches<'a> {
         self.flush()
     }
 
-    /// Inserts what is waiting.
+    /// Inserts the collected rows.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let rows = std::mem::replace(&mut self.waiting, Vec::with_capacity(ROWS_A_BATCH));
         let insert = Arc::clone(&self.insert);
-        // The closure runs on the writer thread, so it takes its rows with it.
+        // The closure runs on the writer thread, so it owns its rows.
         self.inserted += self.store.write(move |tx| {
             let count = rows.len() as u64;
             for row in rows {
-                // One text for all rows: it is prepared once and then comes from the statement cache.
+                // The same text for all rows: it is prepared once and then comes from the statement cache.
                 tx.execute(&insert, params_from_iter(row))?;
             }
             Ok(count)

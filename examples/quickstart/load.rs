@@ -15,14 +15,14 @@ use crate::lookups::{Lookup, Lookups};
 use crate::progress;
 use crate::random::Random;
 
-/// What the writing threads insert into.
+/// The table of the writing threads.
 pub(crate) const TABLE: &str = "larder_quickstart";
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS larder_quickstart(
     id INTEGER PRIMARY KEY, thread INTEGER NOT NULL, number INTEGER NOT NULL, at TEXT NOT NULL) STRICT";
 const INSERT: &str = "INSERT INTO larder_quickstart(thread, number, at) VALUES (?1, ?2, datetime('now', 'subsec'))";
 
 const THREADS_THAT_WRITE: usize = 2;
-/// One read in so many is a join.
+/// One read in this many is a join.
 const JOIN_EVERY: u64 = 10;
 
 pub(crate) struct Load {
@@ -32,7 +32,7 @@ pub(crate) struct Load {
     pub(crate) point_reads: Latencies,
     pub(crate) joins: Latencies,
     pub(crate) writes: Latencies,
-    /// Of the store that served it.
+    /// Statistics of the store that served the load.
     pub(crate) stats: Stats,
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn run(store: &Store, lookups: &Lookups, readers: usize, duration: Du
     store
         .write(|tx| tx.execute_batch(CREATE))
         .context(|| format!("cannot make table `{TABLE}`"))?;
-    // With no rows there is nothing to read.
+    // Without rows there is nothing to read.
     let readers = if lookups.point.is_some() { readers } else { 0 };
     let begun = Instant::now();
     let shift = Shift {
@@ -71,7 +71,7 @@ pub(crate) fn run(store: &Store, lookups: &Lookups, readers: usize, duration: Du
     })
 }
 
-/// One thread's point reads and joins.
+/// The point reads and joins of one thread.
 fn read(store: &Store, lookups: &Lookups, seed: u64, shift: &Shift) -> Result<(Latencies, Latencies)> {
     let mut random = Random::seeded(seed);
     let (mut point_reads, mut joins) = (Latencies::default(), Latencies::default());
@@ -95,13 +95,13 @@ fn look_up(store: &Store, lookup: &Lookup, random: &mut Random) -> Result<()> {
         return Ok(());
     };
     store
-        // A row that another process has deleted meanwhile is no failure.
+        // A row that another process deleted meanwhile is no failure.
         .read(|tx| tx.query_optional(&lookup.sql, params_from_iter(key), use_row))
         .context(|| format!("cannot read {}", lookup.name))?;
     Ok(())
 }
 
-/// Looks at every value, since SQLite decodes a value only when it is asked for it.
+/// Reads every value, because SQLite decodes a value only on access.
 fn use_row(row: &Row<'_>) -> rusqlite::Result<()> {
     for column in 0..row.as_ref().column_count() {
         black_box::<ValueRef<'_>>(row.get_ref(column)?);
@@ -109,7 +109,7 @@ fn use_row(row: &Row<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// One thread's inserts, a row to a transaction.
+/// The inserts of one thread, one row per transaction.
 fn write(store: &Store, thread: usize, shift: &Shift) -> Result<Latencies> {
     let mut writes = Latencies::default();
     let mut number = 0_i64;
@@ -131,7 +131,7 @@ fn join_all<T>(threads: Vec<ScopedJoinHandle<'_, Result<T>>>) -> Result<Vec<T>> 
     joined.collect()
 }
 
-/// When the threads stop: all at the same time, or as soon as one has failed.
+/// The end of the load: all threads stop at the same time, or as soon as one has failed.
 struct Shift {
     until: Instant,
     broken_off: AtomicBool,
@@ -149,7 +149,7 @@ impl Shift {
         Instant::now() < self.until && !self.broken_off.load(Relaxed)
     }
 
-    /// Shows how far it is, until it is over.
+    /// Shows the progress until the end.
     fn show(&self, duration: Duration) {
         let millis = |time: Duration| time.as_millis() as u64;
         let progress = progress::of_time("reading and writing".into(), millis(duration));
@@ -161,7 +161,7 @@ impl Shift {
     }
 }
 
-/// How long each of many operations took, in nanoseconds; 4.3 s stands for all that is longer.
+/// Latencies of many operations, in nanoseconds; 4.3 s stands for anything longer.
 #[derive(Default)]
 pub(crate) struct Latencies(Vec<u32>);
 
@@ -184,7 +184,7 @@ impl Latencies {
         self.0.len()
     }
 
-    /// What `percent` of them did not exceed. `None` if there are none.
+    /// The latency that `percent` of them did not exceed. `None` if there are none.
     pub(crate) fn percentile(&self, percent: usize) -> Option<Duration> {
         let rank = (self.0.len() * percent).div_ceil(100);
         let nanos = self.0.get(rank.checked_sub(1)?)?;

@@ -1,7 +1,7 @@
-//! What there is to look up in a database that nobody has described: its largest table by key, and its largest
-//! table with foreign keys together with each parent.
+//! Lookups in an unknown database: its largest table by key, and its largest table with foreign keys joined with each
+//! parent.
 //!
-//! All of it is found out in one read, so in one snapshot: the counts and the keys belong together.
+//! All of it is found in one read, so in one snapshot: the counts and the keys must match.
 
 use std::sync::Arc;
 
@@ -12,25 +12,25 @@ use crate::failure::{Context, Result};
 use crate::load;
 use crate::progress;
 
-/// Keys that a lookup takes turns with.
+/// The number of keys that a lookup rotates through.
 const KEYS: i64 = 100_000;
 
 #[derive(Default)]
 pub(crate) struct Lookups {
     /// Rows of the largest table, by key. `None` if no table has rows.
     pub(crate) point: Option<Lookup>,
-    /// Rows of one table with the row that a foreign key of theirs points at. Empty if none is declared.
+    /// Rows of one table, each with the row that its foreign key refers to. Empty if no foreign key is declared.
     pub(crate) joins: Vec<Lookup>,
     /// Tables that SQLite cannot read here, and why.
     pub(crate) skipped: Vec<String>,
 }
 
-/// Shared by the lookups of one table.
+/// The keys, shared by the lookups of one table.
 type Keys = Arc<[Vec<Value>]>;
 
-/// A query for one row, and keys that it finds.
+/// A query for one row, and keys that exist.
 pub(crate) struct Lookup {
-    /// For people.
+    /// The name to print.
     pub(crate) name: String,
     pub(crate) sql: String,
     pub(crate) keys: Keys,
@@ -54,25 +54,25 @@ impl Lookups {
     }
 }
 
-/// An ordinary table that has rows.
+/// An ordinary table with rows.
 struct Table {
     name: String,
     rows: i64,
-    /// The columns that find a row.
+    /// The columns that identify a row.
     key: Vec<String>,
     primary_key: Vec<String>,
 }
 
-/// The largest first.
+/// The tables, the largest first.
 fn tables(tx: &ReadTx<'_>, skipped: &mut Vec<String>) -> larder::Result<Vec<Table>> {
-    // Not virtual tables nor their shadows, not SQLite's own, not the quickstart's.
+    // Without virtual tables, their shadow tables, SQLite's own tables, and the quickstart's.
     let sql = "SELECT name, wr FROM pragma_table_list
                 WHERE schema = 'main' AND type = 'table'
                   AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> ?1 COLLATE NOCASE";
     let names: Vec<(String, bool)> = tx.query_map(sql, [load::TABLE], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mut tables = Vec::new();
     for (name, without_rowid) in names {
-        // It may need a function, a collation or an extension that only its own application has.
+        // The table may need a function, a collation or an extension that only its own application has.
         match table(tx, &name, without_rowid) {
             Ok(table) => tables.extend(table.filter(|table| table.rows > 0)),
             Err(error) => skipped.push(format!("{name}: {error}")),
@@ -82,7 +82,7 @@ fn tables(tx: &ReadTx<'_>, skipped: &mut Vec<String>) -> larder::Result<Vec<Tabl
     Ok(tables)
 }
 
-/// `None` if nothing but a full scan would find a row.
+/// `None` if only a full scan would find a row.
 fn table(tx: &ReadTx<'_>, name: &str, without_rowid: bool) -> larder::Result<Option<Table>> {
     let rows = tx.query_row(&format!("SELECT count(*) FROM {}", quoted(name)), [], |row| row.get(0))?;
     tx.prepare(&format!("SELECT * FROM {}", quoted(name)))?;
@@ -105,10 +105,10 @@ fn primary_key(tx: &ReadTx<'_>, table: &str) -> larder::Result<Vec<String>> {
     tx.query_map(sql, [table], |row| row.get(0))
 }
 
-/// What the rowid is called: by the INTEGER PRIMARY KEY that is another name for it, or by one of SQLite's three
-/// names for it that no column has taken.
+/// The name of the rowid: the INTEGER PRIMARY KEY that is an alias for it, or one of SQLite's three names for it that
+/// is not a column.
 fn rowid(tx: &ReadTx<'_>, table: &str) -> larder::Result<Option<String>> {
-    // Any other primary key, `INTEGER PRIMARY KEY DESC` too, has an index of its own.
+    // Any other primary key, including `INTEGER PRIMARY KEY DESC`, has its own index.
     let sql = "SELECT name FROM pragma_table_info(?1)
                 WHERE pk = 1 AND type = 'INTEGER' COLLATE NOCASE
                   AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1) WHERE origin = 'pk')
@@ -135,7 +135,7 @@ fn point(tx: &ReadTx<'_>, table: &Table) -> larder::Result<Option<Lookup>> {
     }))
 }
 
-/// Of the largest table that has foreign keys.
+/// The joins of the largest table that has foreign keys.
 fn joins(tx: &ReadTx<'_>, tables: &[Table]) -> larder::Result<Vec<Lookup>> {
     for child in tables {
         let foreign_keys = foreign_keys(tx, &child.name)?;
@@ -160,12 +160,12 @@ fn joins(tx: &ReadTx<'_>, tables: &[Table]) -> larder::Result<Vec<Lookup>> {
 struct ForeignKey {
     parent: String,
     from: Vec<String>,
-    /// `None`: the parent's primary key.
+    /// `None` means the parent's primary key.
     to: Option<Vec<String>>,
 }
 
 fn foreign_keys(tx: &ReadTx<'_>, table: &str) -> larder::Result<Vec<ForeignKey>> {
-    // SQLite numbers them from the last that was declared to the first, each column of one in a row of its own.
+    // SQLite numbers them from the last declared to the first, with one row for each column.
     let sql = r#"SELECT seq, "table", "from", "to" FROM pragma_foreign_key_list(?1) ORDER BY id DESC, seq"#;
     let mut foreign_keys: Vec<ForeignKey> = Vec::new();
     tx.query_each(sql, [table], |row| {
@@ -186,8 +186,8 @@ fn foreign_keys(tx: &ReadTx<'_>, table: &str) -> larder::Result<Vec<ForeignKey>>
     Ok(foreign_keys)
 }
 
-/// The join's name and its SQL. `None` if the foreign key leads nowhere: SQLite takes any declaration, and minds
-/// only when the key is used.
+/// The join's name and its SQL. `None` if the foreign key refers to nothing: SQLite accepts any declaration, and checks
+/// it only on use.
 fn join(tx: &ReadTx<'_>, child: &Table, foreign_key: &ForeignKey, tables: &[Table]) -> Option<(String, String)> {
     let is_parent = |table: &&Table| table.name.eq_ignore_ascii_case(&foreign_key.parent);
     let parent = tables.iter().find(is_parent)?;
@@ -214,7 +214,7 @@ fn by_key(table: &str, of: &Table) -> String {
     terms.collect::<Vec<_>>().join(" AND ")
 }
 
-/// Keys from all over the table, as many as there are or [`KEYS`].
+/// Keys from all over the table: all of them, or [`KEYS`].
 fn keys(tx: &ReadTx<'_>, table: &Table) -> larder::Result<Keys> {
     let columns: Vec<_> = table.key.iter().map(|column| quoted(column)).collect();
     let sql = format!("SELECT {} FROM {}", columns.join(", "), quoted(&table.name));
@@ -222,7 +222,7 @@ fn keys(tx: &ReadTx<'_>, table: &Table) -> larder::Result<Keys> {
     let (mut keys, mut row_number) = (Vec::new(), 0);
     tx.query_each(&sql, [], |row| {
         if row_number % step == 0 {
-            // Text that is not UTF-8 cannot be a parameter: that row is left out.
+            // Text that is not UTF-8 cannot be a parameter, so that row is left out.
             let key = (0..columns.len()).map(|column| row.get(column));
             keys.extend(key.collect::<Result<Vec<Value>, _>>());
         }
@@ -232,7 +232,7 @@ fn keys(tx: &ReadTx<'_>, table: &Table) -> larder::Result<Keys> {
     Ok(keys.into())
 }
 
-/// A name as an identifier in SQL, whatever is in it.
+/// Quotes any name as an SQL identifier.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -1,4 +1,4 @@
-//! Users and their posts, for those who bring no data. The same on every machine.
+//! Generated users and their posts, for a run without data. The same on every machine.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ const SCHEMA: &str = "
     ) STRICT;
 ";
 
-/// For whoever looks for a user's posts, and for SQLite when a user is deleted.
+/// Serves lookups of a user's posts, and SQLite's checks when a user is deleted.
 const INDEX: &str = "CREATE INDEX posts_by_user ON posts(user_id)";
 
 const POSTS_A_USER: u64 = 10;
@@ -45,14 +45,14 @@ pub(crate) fn ingest(store: &Store, users: u32) -> Result<Vec<Ingested>> {
     store.write(|tx| tx.execute_batch(SCHEMA))?;
     let users = u64::from(users);
     let mut random = Random::seeded(0x1a4d_e400);
-    // Users first, since a post without its user is refused: larder switches foreign keys on.
+    // Users first, because a post without its user is refused: larder enables foreign keys.
     let made = vec![
         fill(store, "users", users, 4, |id| user(id, &mut random))?,
         fill(store, "posts", users * POSTS_A_USER, 4, |id| {
             post(id, users, &mut random)
         })?,
     ];
-    // Last: to sort all entries once is less work than to find the place of each.
+    // Last, because sorting all entries once is less work than inserting each in its place.
     store.write(|tx| tx.execute_batch(INDEX))?;
     Ok(made)
 }

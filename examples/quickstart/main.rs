@@ -1,16 +1,16 @@
-//! Points a store at your data and says what this machine does with it.
+//! Opens a store on your data and measures it on this machine.
 //!
 //! ```text
 //! cargo run --release --example quickstart [-- DATABASE [CSV...]]
 //! ```
 //!
-//! It opens a store, loads CSV files into it, then reads and writes for five seconds and prints what happened.
-//! Where to look for what:
+//! It opens a store, loads CSV files into it, then reads and writes for five seconds and prints the results. Where to
+//! look:
 //!
-//! - `ingest.rs`: many rows, a thousand to a transaction;
+//! - `ingest.rs`: many rows, a thousand per transaction;
 //! - `load.rs`: threads that share one store, each with its own reads or writes;
 //! - `lookups.rs`: several queries in one snapshot, here about the schema;
-//! - `csv_file.rs`, `made_up.rs`: where rows come from; `arguments.rs`, `failure.rs`, `report.rs`: what is around.
+//! - `csv_file.rs`, `made_up.rs`: the sources of rows; `arguments.rs`, `failure.rs`, `report.rs`: everything else.
 
 mod arguments;
 mod csv_file;
@@ -53,14 +53,14 @@ fn run(out: &mut impl Write) -> Result<()> {
     };
     let duration = arguments.duration;
     let Some(database) = &arguments.database else {
-        // It goes, with the database in it, when this function is left, by an error too.
+        // The folder is deleted, with the database in it, when this function returns, also with an error.
         let folder = temporary_folder()?;
         let database = folder.path().join("quickstart.db");
         return run_on(&database, duration, out, |store| {
             made_up::ingest(store, arguments.users)
         });
     };
-    // All files are read through before the database is touched: most mistakes show here.
+    // All files are read before the database is touched: most mistakes show here.
     let files = csv_file::examine_all(&arguments.csv)?;
     run_on(database, duration, out, |store| ingest::ingest(store, &files))
 }
@@ -76,7 +76,7 @@ fn run_on(
     let ingested = ingest(&store)?;
     if !ingested.is_empty() {
         report::ingested(out, &ingested)?;
-        // The load gets a store of its own, so that the store's numbers are the load's alone.
+        // The load gets its own store, so that the statistics cover the load alone.
         store.close()?;
         store = open(database)?;
     }
@@ -92,7 +92,7 @@ fn serve(store: &Store, duration: Duration, out: &mut impl Write) -> Result<()> 
     report::closed(out, store.path(), &closed)
 }
 
-/// Every default of larder's, but for one: a connection for each thread that reads, so that none waits for another.
+/// larder's defaults, with one exception: a connection for each reading thread, so that none waits for another.
 fn open(database: &Path) -> Result<Store> {
     Ok(Options::new().readers(threads_that_read() as u32).open(database)?)
 }

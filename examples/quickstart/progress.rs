@@ -20,7 +20,7 @@ pub(crate) fn of_time(doing: String, millis: u64) -> ProgressBar {
     bar(millis, "{msg} [{wide_bar}] {eta} left").with_message(doing)
 }
 
-/// For what is done when it is done.
+/// For work without a known length.
 pub(crate) fn of_unknown(doing: &'static str) -> ProgressBar {
     let progress = ProgressBar::new_spinner()
         .with_message(doing)
@@ -29,7 +29,7 @@ pub(crate) fn of_unknown(doing: &'static str) -> ProgressBar {
     progress
 }
 
-/// It wipes itself when it is dropped, so that neither a result nor an error is written over it.
+/// The bar clears itself when it is dropped, so that it never overlaps a result or an error.
 fn bar(length: u64, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length)

@@ -1,4 +1,4 @@
-//! What is printed: aligned text, in units for people.
+//! The printed report: aligned text, in human-readable units.
 
 use std::fs;
 use std::io::Write;
@@ -22,7 +22,7 @@ pub(crate) fn opened(out: &mut impl Write, store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Read back from the connection that writes.
+/// Read back from the writing connection.
 fn durability(store: &Store) -> Result<&'static str> {
     let synchronous: i64 = store.write(|tx| tx.query_row("PRAGMA synchronous", [], |row| row.get(0)))?;
     Ok(match synchronous {

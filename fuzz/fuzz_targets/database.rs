@@ -1,8 +1,8 @@
 #![no_main]
-//! A store opens a file that is damaged, or no database at all, and does with it what a service does.
+//! A store opens a file that is damaged, or not a database at all, and runs a service's operations on it.
 //!
-//! Asserted is what `hostile.rs` says, and of the opening: an error is of the file, and leaves a file that was in WAL mode
-//! (so that no switch to it is due) as it was, to the byte.
+//! The assertions are those of `hostile.rs`, and for the open: an error concerns the file, and leaves a file in WAL
+//! mode (which needs no switch) unchanged, to the byte.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ struct Settings {
     foreign_keys: bool,
 }
 
-/// One entry of the schema is another.
+/// One entry of the schema is replaced.
 #[derive(Arbitrary, Debug)]
 struct Schema<'a> {
     row: u8,
@@ -58,7 +58,7 @@ enum Contents<'a> {
     Bytes(&'a [u8]),
 }
 
-/// As many kinds of damage as the input has bytes for.
+/// Reads as many kinds of damage as the input has bytes for.
 impl<'a> Arbitrary<'a> for Input<'a> {
     fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
         let (settings, tasks, base) = (u.arbitrary()?, u.arbitrary()?, u.arbitrary()?);
@@ -104,7 +104,7 @@ fn bases() -> &'static [Base] {
 }
 
 impl Base {
-    /// Tables of all kinds, with rows of some pages, indexes of all kinds, free pages and a record of migrations.
+    /// Tables of all kinds, with several pages of rows, indexes of all kinds, free pages and a record of migrations.
     fn make(page_size: usize, auto_vacuum: AutoVacuum) -> Self {
         let folder = folder();
         let path = folder.path().join("base.db");
@@ -127,7 +127,7 @@ impl Base {
     }
 }
 
-/// Writes the file that the input describes, and says whether it is in WAL mode.
+/// Writes the file that the input describes. Returns its bytes.
 fn write(input: &Input<'_>, path: &Path) -> Vec<u8> {
     let bases = bases();
     let base = &bases[usize::from(input.base) % bases.len()];
@@ -145,7 +145,7 @@ fn write(input: &Input<'_>, path: &Path) -> Vec<u8> {
     bytes
 }
 
-/// Past all that SQLite does to keep a schema right.
+/// Bypasses all of SQLite's protections of the schema.
 fn change_schema(path: &Path, schema: &Schema<'_>) {
     let column = match schema.column {
         Column::Type => "type",
@@ -154,7 +154,7 @@ fn change_schema(path: &Path, schema: &Schema<'_>) {
         Column::RootPage => "rootpage",
         Column::Sql => "sql",
     };
-    // As text that need not be UTF-8.
+    // As text that may not be UTF-8.
     let value = match schema.column {
         Column::RootPage => "length(?1)",
         _ => "CAST(?1 AS TEXT)",
@@ -190,7 +190,7 @@ fn open(settings: Settings, path: &Path) -> larder::Result<Store> {
     options.open(path)
 }
 
-/// The versions of the format for writing and reading, <https://sqlite.org/fileformat2.html#file_format_version_numbers>.
+/// The read and write versions of the file format, <https://sqlite.org/fileformat2.html#file_format_version_numbers>.
 fn is_in_wal_mode(bytes: &[u8]) -> bool {
     bytes.get(18..20) == Some(&[2, 2])
 }

@@ -1,23 +1,23 @@
 #![no_main]
-//! A store opens with a folder of migrations, which the input is the text of:
+//! A store opens with a folder of migrations. The input is its text:
 //!
 //! ```text
 //! keep backup                     words on the first line, see `Words`
-//! === 001_users.sql               a file's name
-//! CREATE TABLE users(id);         and what is in it, up to the next line that begins so
+//! === 001_users.sql               the name of a file
+//! CREATE TABLE users(id);         and its contents, up to the next line with that prefix
 //! === 002_orders/up.sql
 //! ```
 //!
-//! - The folder and the same files embedded in the program are one set, or refused both; a refusal names a file.
-//! - A dry run says what then happens, and leaves everything as it was.
-//! - What `migrate` says it has made was made, once: a second call, and a second opening, make nothing.
-//! - A migration that failed has left nothing if that is its outcome: the database is as one that was taken only to the
+//! - The folder and the same files embedded in the program are equal sets, or both refused; a refusal names a file.
+//! - A dry run predicts the real run, and leaves everything unchanged.
+//! - The migrations that `migrate` reports were made, once: a second call, and a second open, make none.
+//! - A failed migration has left nothing if that is its outcome: the database equals one that was migrated only to the
 //!   version before it.
-//! - Undone to the very beginning, the record is empty.
+//! - After undoing everything, the record is empty.
 //!
-//! SQL may run without end, or make values without end. Neither is larder's: on each connection a progress handler counts,
-//! and the length of values is limited. Where the count ran out, or where the SQL asks for random values or the time, two
-//! runs need not agree, and are not compared.
+//! SQL may run without end, or create values of any size. Neither is larder's concern: a progress handler on each
+//! connection counts, and the length of values is limited. Where the count ran out, or where the SQL uses random values
+//! or the time, two runs need not agree, and are not compared.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,22 +34,22 @@ use larder::{
 use larder_fuzz::{folder, options, sound, told};
 use libfuzzer_sys::fuzz_target;
 
-/// What begins a line that names a file.
+/// The prefix of a line that names a file.
 const NAMED: &[u8] = b"=== ";
 
-/// Files of one folder.
+/// The maximum number of files.
 const FILES: usize = 8;
 
-/// Calls of the progress handler, each after a thousand steps of SQLite's, for all that is done with one store.
+/// Calls of the progress handler, each after a thousand SQLite steps, for everything done with one store.
 const PATIENCE: u32 = 300;
 
-/// Bytes of a value.
+/// The maximum bytes of a value.
 const LONGEST: i32 = 100_000;
 
-/// How often what is in a file is repeated if it is to be long: some hundred KB.
+/// The number of repetitions of a file's contents if it is to be long: some hundred KB.
 const LONG: usize = 500;
 
-/// Rows that a database is described by.
+/// The maximum number of rows in a database's description.
 const ROWS: usize = 200;
 
 // ---- the input ----
@@ -61,7 +61,7 @@ struct Input {
     repeats: bool,
 }
 
-/// What the first line asks for.
+/// The settings on the first line.
 struct Words {
     long: bool,
     gaps: bool,
@@ -70,9 +70,9 @@ struct Words {
     backup: bool,
     /// The database has tables and rows already.
     rows: bool,
-    /// Goose has migrated it.
+    /// Goose has migrated the database.
     goose: bool,
-    /// It has a `user_version`.
+    /// The database has a `user_version`.
     counted: bool,
     adopt: Option<Adopt>,
 }
@@ -117,7 +117,7 @@ impl Input {
         }
         let lower = bytes.to_ascii_lowercase();
         let has = |word: &str| lower.windows(word.len()).any(|found| found == word.as_bytes());
-        // The time; and what tells of the connection or the file and not of what is in it.
+        // The time, and values that depend on the connection or the file and not on its contents.
         let repeats = ![
             "random", "now", "date", "time", "current_", "changes", "rowid", "pragma", "sqlite_", "dbstat",
         ]
@@ -132,7 +132,7 @@ impl Input {
         Self { words, files, repeats }
     }
 
-    /// Writes the files, and keeps those that the file system takes.
+    /// Writes the files, and keeps those that the file system accepts.
     fn write(&mut self, folder: &Path) {
         self.files.retain(|(name, contents)| {
             let path = folder.join(name);
@@ -165,7 +165,7 @@ fn path(name: &[u8]) -> Option<PathBuf> {
 
 // ---- the database ----
 
-/// How much SQL may run yet. Shared by all connections of a store.
+/// The remaining SQL steps, shared by all connections of a store.
 #[derive(Clone)]
 struct Patience(Arc<AtomicU32>);
 
@@ -187,7 +187,7 @@ impl Patience {
     }
 }
 
-/// One database on its way through the set.
+/// One database, migrated step by step.
 struct Database {
     store: Store,
     patience: Patience,
@@ -212,8 +212,8 @@ impl Database {
         Ok(status.applied.iter().map(|migration| migration.version).collect())
     }
 
-    /// The schema and the first rows of each table, but for what the record says of times. An empty record is none: it is
-    /// what a migration leaves that failed outside a transaction before it did anything.
+    /// The schema and the first rows of each table, without the times in the record. An empty record counts as none: a
+    /// migration outside a transaction leaves one if it failed before it changed anything.
     fn describe(&self) -> Result<Vec<String>> {
         self.store.read(|tx| {
             let mut all = Vec::new();
@@ -279,7 +279,7 @@ fn prepare(words: &Words, path: &Path) {
 
 // ---- the run ----
 
-/// The set, if it is one.
+/// The set, if it is valid.
 fn read(input: &Input, folder: &Path) -> Option<Migrations> {
     let from_folder = Migrations::folder(folder);
     let embedded = Migrations::files(input.files.iter().map(|(name, contents)| (name, contents)));
@@ -310,7 +310,7 @@ fn names_a_file(error: &Error, input: &Input) {
     assert!(named, "it names no file: {said}");
 }
 
-/// What a failed migration says of itself.
+/// Checks a failed migration's error. Returns its outcome.
 fn refused(error: &Error, input: &Input) -> Outcome {
     let Error::Migration(reason) = error else {
         panic!("not an error of a migration: {error:?}");
@@ -330,7 +330,7 @@ fn versions(report: &MigrationReport) -> Vec<u64> {
     report.steps.iter().map(|step| step.version).collect()
 }
 
-/// A database in a folder of its own, as it was before.
+/// A database in its own folder, in its initial state.
 fn begin(input: &Input, set: &Migrations, folder: &Path) -> Option<Database> {
     fs::create_dir(folder).expect("a folder can be made");
     let path = folder.join("app.db");
@@ -338,7 +338,7 @@ fn begin(input: &Input, set: &Migrations, folder: &Path) -> Option<Database> {
     match Database::open(input, set, &path) {
         Ok(database) => Some(database),
         Err(error) => {
-            // The set as a whole.
+            // The set as a whole is refused.
             assert_eq!(refused(&error, input), Outcome::NotStarted);
             None
         }
@@ -376,7 +376,7 @@ fn migrate(input: &Input, set: &Migrations, folder: &Path) {
 fn agree(dry: &Result<MigrationReport>, made: &Result<MigrationReport>) {
     match (dry, made) {
         (Ok(dry), Ok(made)) => assert_eq!(versions(dry), versions(made)),
-        // It may name another file: that of the copy.
+        // The dry run may name another file: that of the copy.
         (Err(dry), Err(made)) => assert_eq!(dry.outcome(), made.outcome(), "{dry}; {made}"),
         _ => panic!("the dry run: {dry:?}; the run: {made:?}"),
     }
@@ -417,7 +417,7 @@ fn made_badly(input: &Input, set: &Migrations, database: Database, folder: &Path
     if !matches!(outcome, Outcome::RolledBack | Outcome::NotStarted) {
         return;
     }
-    // What it would be if those before the failed one were all there is to do.
+    // The expected state if the migrations before the failed one were the whole set.
     let other = begin(input, set, &folder.join("other")).expect("as it was opened before");
     let reached = match applied.last() {
         Some(last) => other.store.migrate_to(*last).is_ok(),

@@ -1,16 +1,16 @@
 #![no_main]
-//! Calls of the API in any order, beside a model: a map, the number of migrations, and what is in the copies.
+//! Calls of the API in any order, beside a model: a map, the number of migrations, and the contents of the copies.
 //!
-//! No call fails for want of anything, so the answers are known, but for one thing: which writes share a transaction is up
-//! to the writer's pace, and one that ends the whole transaction takes its neighbours along. So the model follows what
-//! each caller is told, and judges that:
+//! No call fails for lack of a resource, so the replies are known, with one exception: the writer's pace decides which
+//! writes share a transaction, and a write that ends the whole transaction rolls its neighbours back. So the model
+//! follows the replies, and checks them:
 //!
-//! - a write that is acknowledged is in every later read, whole; one that is not has left nothing;
-//! - only neighbours of a write that ends transactions are told *rolled back* through no fault of their own, and nobody is
-//!   told *unknown*;
-//! - a snapshot stays what it was, whatever is written meanwhile;
-//! - a copy, and what is restored of it, has what the store had; a vacuum, a check and advice change nothing;
-//! - a store that is closed has an empty log, and holds the same when it is opened again with other options.
+//! - an acknowledged write is in every later read, whole; any other has left nothing;
+//! - only neighbours of a write that ends transactions get *rolled back* through no fault of their own, and no caller
+//!   gets *unknown*;
+//! - a snapshot does not change, whatever is written meanwhile;
+//! - a copy, and a database restored from it, has the store's contents; a vacuum, a check and advice change nothing;
+//! - a closed store has an empty WAL, and the same contents when it is reopened with other options.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -51,7 +51,7 @@ struct Settings {
     hard_limit: bool,
     spin: bool,
     statistics: bool,
-    /// Whether opening applies what is pending.
+    /// Whether opening applies the pending migrations.
     at_open: bool,
 }
 
@@ -60,7 +60,7 @@ enum Operation {
     Write(Job),
     TryWrite(Job),
     WriteInFull(Job),
-    /// Queued one after another, then waited for.
+    /// Submits the jobs one after another, then waits for all.
     Submit(Vec<Job>),
     Read,
     /// A snapshot, writes meanwhile, the same snapshot again.
@@ -70,13 +70,13 @@ enum Operation {
     Vacuum,
     Advice,
     Backup(Copying),
-    /// What was last copied becomes the database.
+    /// The last copy becomes the database.
     Restore,
     DryRun(bool),
     Migrate,
     MigrateTo(u8),
     Reopen(Settings),
-    /// A clone is kept until after the close.
+    /// Keeps a clone until after the close.
     UseAfterClose(Job),
 }
 
@@ -99,9 +99,9 @@ enum Step {
     Put(u8, u8),
     Delete(u8),
     DeleteFrom(u8),
-    /// A row that is there already: the error is looked at and dropped.
+    /// Inserts an existing row, and drops the error.
     Conflict(u8),
-    /// Shadows the table for the rest of this job, in vain.
+    /// Shadows the table for the rest of this job, without effect.
     Temporary,
     Savepoint(Vec<Step>, Inner),
 }
@@ -127,9 +127,9 @@ enum End {
     Commit,
     Attach,
     Pragma,
-    /// Ends the whole transaction; the error is returned.
+    /// Ends the whole transaction, and returns the error.
     RaiseRollback,
-    /// The same; the error is dropped, and the closure goes on.
+    /// The same, but drops the error and continues.
     OrRollback,
 }
 
@@ -143,7 +143,7 @@ impl End {
     }
 }
 
-/// As many operations as the input has bytes for.
+/// Reads as many operations as the input has bytes for.
 impl<'a> Arbitrary<'a> for Input {
     fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
         let first = u.arbitrary()?;
@@ -157,17 +157,17 @@ impl<'a> Arbitrary<'a> for Input {
 
 // ---- the model ----
 
-/// Key, and what the text is made of.
+/// Each key, with the number that its text is made from.
 type Rows = BTreeMap<u8, u8>;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     rows: Rows,
-    /// The newest migration that was applied.
+    /// The newest applied migration.
     version: u64,
 }
 
-/// From nothing to some pages.
+/// A text of any length up to some pages.
 fn text(value: u8) -> String {
     format!("{value} ").repeat(usize::from(value) * usize::from(value) / 16)
 }
@@ -294,12 +294,12 @@ struct Run {
     settings: Settings,
     store: Store,
     model: Model,
-    /// What the last copy has.
+    /// The contents of the last copy.
     copied: Option<Model>,
     restored: u32,
 }
 
-/// What a caller learned: `None` of a panic.
+/// The reply to a caller: `None` for a panic.
 type Answer = Option<Result<()>>;
 
 fn catch(call: impl FnOnce() -> Result<()>) -> Answer {
@@ -362,7 +362,7 @@ impl Run {
         run
     }
 
-    /// Opening may have gone to the newest.
+    /// Opening may have applied the newest migration.
     fn settle_version(&mut self) {
         self.model.version = self.version();
     }
@@ -385,7 +385,7 @@ impl Run {
             Operation::TryWrite(job) => {
                 let options = WriteOptions::new().when_full(WhenFull::Fail);
                 let answer = catch(|| self.store.write_with(options, job.closure()));
-                // The last job may not have been taken out yet.
+                // The last job may still be in the queue.
                 if !matches!(answer, Some(Err(Error::QueueFull { .. }))) {
                     self.judge(job, answer, false);
                 }
@@ -434,13 +434,13 @@ impl Run {
         self.look();
     }
 
-    /// What is there is what the model has, by the table and by its index.
+    /// Compares the store with the model, by the table and by its index.
     fn look(&self) {
         let rows = self.store.read(rows).expect("the rows can be read");
         assert_eq!(rows, self.model.rows);
     }
 
-    /// `shared` is whether another write of its group could end the transaction.
+    /// `shared` tells whether another write of the group could end the transaction.
     fn judge(&mut self, job: &Job, answer: Answer, shared: bool) {
         let Some(result) = answer else {
             return assert_eq!(job.end, End::Panic, "a panic from nowhere");
@@ -609,7 +609,7 @@ impl Run {
     }
 }
 
-/// By the table and by its index.
+/// Reads the rows by the table and by its index.
 fn rows(tx: &ReadTx<'_>) -> Result<Rows> {
     let all = tx.query_map("SELECT k, v, text FROM row", [], |row| {
         let (key, value): (u8, u8) = (row.get(0)?, row.get(1)?);

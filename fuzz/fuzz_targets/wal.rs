@@ -1,12 +1,13 @@
 #![no_main]
-//! A store opens a sound database whose log was damaged, as a process that was killed leaves one.
+//! A store opens a sound database with a damaged WAL, as a killed process leaves one.
 //!
-//! - "The checksums are used to verify that the frame is valid" (<https://sqlite.org/fileformat2.html#wal_file_format>), so
-//!   what is there is a prefix of the commits, in their order, each whole, and none of those that a checkpoint has moved is
-//!   missing; the file is sound; the next write has the next number and is there when the store is opened again.
-//! - A `-shm` that is old or garbage changes nothing of that: it is made anew where nobody else has the file.
-//! - A log that was damaged and sealed again, so that its checksums are right, may say anything. Then only that holds which
-//!   `hostile.rs` says.
+//! - "The checksums are used to verify that the frame is valid"
+//!   (<https://sqlite.org/fileformat2.html#wal_file_format>), so the contents are a prefix of the commits, in their
+//!   order, each whole, and include every commit that a checkpoint has moved; the file is sound; the next write has the
+//!   next number and is there after a reopen.
+//! - An old or garbage `-shm` does not change that: SQLite rebuilds it where no other process has the file.
+//! - A WAL that was damaged and sealed again, so that its checksums are right, may contain anything. Then only the
+//!   assertions of `hostile.rs` hold.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +23,7 @@ use libfuzzer_sys::fuzz_target;
 
 const MOST: usize = 8;
 
-/// Pages of a log at which no store here makes a checkpoint.
+/// More WAL pages than any store here reaches, so that no checkpoint is made.
 const NEVER: u32 = 1_000_000;
 
 #[derive(Debug)]
@@ -31,7 +32,7 @@ struct Input<'a> {
     full: bool,
     base: u8,
     shm: Shm<'a>,
-    /// What is done to the store if the log is sealed again.
+    /// The operations on the store if the WAL is sealed again.
     sealed: Option<Tasks>,
     damage: Vec<Damage<'a>>,
 }
@@ -44,7 +45,7 @@ enum Shm<'a> {
     Damaged(Damage<'a>),
 }
 
-/// As many kinds of damage as the input has bytes for.
+/// Reads as many kinds of damage as the input has bytes for.
 impl<'a> Arbitrary<'a> for Input<'a> {
     fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
         let mut input = Self {
@@ -71,7 +72,7 @@ const SCHEMA: &str = "CREATE TABLE entry(n INTEGER PRIMARY KEY, text TEXT NOT NU
      CREATE TABLE tally(entries INTEGER NOT NULL) STRICT;
      INSERT INTO tally VALUES (0);";
 
-/// What the n-th commit writes: from a few bytes to some pages.
+/// The text of the n-th commit: from a few bytes to some pages.
 fn text(n: i64) -> String {
     format!("commit {n} ").repeat((n * n % 23) as usize * 4 + 1)
 }
@@ -80,7 +81,7 @@ fn parts(n: i64) -> i64 {
     n % 4
 }
 
-/// Every third clears the one before it.
+/// Every third commit clears the one before it.
 fn cleared_by(n: i64, last: i64) -> Option<i64> {
     ((n + 1) % 3 == 0 && n < last).then_some(n + 1)
 }
@@ -97,7 +98,7 @@ fn commit(tx: &WriteTx<'_>, n: i64) -> Result<()> {
     tx.execute("UPDATE tally SET entries = entries + 1", []).map(drop)
 }
 
-/// How many commits there are, if they are the first ones and each is whole.
+/// The number of commits, if they are the first ones and each is whole.
 fn look(tx: &ReadTx<'_>) -> Result<i64> {
     let entries: Vec<(i64, String, Option<i64>)> =
         tx.query_map("SELECT n, text, cleared FROM entry ORDER BY n", [], |row| {
@@ -117,16 +118,16 @@ fn look(tx: &ReadTx<'_>) -> Result<i64> {
     Ok(last)
 }
 
-// ---- logs that were left ----
+// ---- WALs of killed processes ----
 
 struct Base {
     page_size: usize,
     database: Vec<u8>,
     log: Vec<u8>,
     shm: Vec<u8>,
-    /// How many commits are in the database file.
+    /// The number of commits in the database file.
     moved: i64,
-    /// And with those in the log.
+    /// The number of commits with those in the WAL.
     all: i64,
 }
 
@@ -135,10 +136,10 @@ fn bases() -> &'static [Base] {
     static BASES: OnceLock<Vec<Base>> = OnceLock::new();
     BASES.get_or_init(|| {
         let all = vec![
-            // All of it is in the log.
+            // All commits are in the WAL.
             Base::make(512, 0, 9, NEVER),
             Base::make(4096, 4, 8, NEVER),
-            // The log was begun anew, and behind its end there are frames of the one before.
+            // The WAL was reset, and frames of the previous one follow its end.
             Base::begun_anew(512, 40, 60),
             Base::begun_anew(1024, 30, 40),
         ];
@@ -166,9 +167,9 @@ impl Base {
             }
             store.write(move |tx| commit(tx, n)).expect("a commit is made");
         }
-        // A checkpoint that is due comes after the reply, and before the next write.
+        // A due checkpoint runs after the reply, and before the next write.
         store.write(|_| Ok(())).expect("a write that does nothing");
-        // The store still has them open. Reading them drops its locks, which nobody else looks at.
+        // The store still has the files open. Reading them drops its locks, which no other process checks.
         let [database, log, shm] = ["", "-wal", "-shm"].map(|ending| {
             fs::read(folder.path().join(format!("base.db{ending}"))).expect("a file of an open store can be read")
         });
@@ -184,7 +185,7 @@ impl Base {
         base
     }
 
-    /// So many commits and a few more, since the last may have brought a checkpoint about.
+    /// Makes this many commits and a few more, because the last one may have caused a checkpoint.
     fn begun_anew(page_size: usize, commits: i64, checkpoint_pages: u32) -> Self {
         (commits..)
             .map(|commits| Self::make(page_size, 0, commits, checkpoint_pages))
@@ -192,7 +193,7 @@ impl Base {
             .expect("numbers do not end")
     }
 
-    /// Of the header and the frames that belong to it, by their salts.
+    /// The length of the header and of the frames that belong to it, by their salts.
     fn live_bytes(&self) -> usize {
         let (header, frames) = self.log.split_at(HEADER);
         let frames = frames.chunks_exact(FRAME + self.page_size);
@@ -262,7 +263,7 @@ fn open(input: &Input<'_>, path: &Path) -> Result<Store> {
     options.open(path)
 }
 
-/// Nothing but the end of the log is missing.
+/// Checks that only the end of the WAL is missing.
 fn recovers(input: &Input<'_>, path: &Path, base: &Base) {
     let store = open(input, path).expect("a damaged log is no reason not to open");
     let has_tables = store.read(|tx| tx.exists("SELECT 1 FROM sqlite_schema WHERE name = 'tally'", []));

@@ -2,27 +2,27 @@
 
 use arbitrary::Arbitrary;
 
-/// One thing that is wrong with a file.
+/// One kind of damage to a file.
 #[derive(Arbitrary, Debug)]
 pub enum Damage<'a> {
-    /// These bytes stand at that place of that page: a page's header is at its beginning.
+    /// Overwrites bytes of a page: a page's header is at its start.
     InPage { page: u8, at: u16, bytes: &'a [u8] },
-    /// These bytes stand at the beginning of the file.
+    /// Overwrites bytes at the start of the file.
     InHeader { at: u8, bytes: [u8; 4] },
-    /// One bit is another.
+    /// Flips one bit.
     Bit { at: u32, bit: u8 },
-    /// A page stands in the place of another.
+    /// Replaces a page by another.
     Misplaced { from: u8, to: u8 },
-    /// A page was never written.
+    /// Zeroes a page, as if it was never written.
     Zeroed { page: u8 },
-    /// The file ends here.
+    /// Truncates the file.
     Cut { at: u32 },
-    /// The file goes on with these bytes.
+    /// Appends bytes to the file.
     Longer { bytes: &'a [u8] },
 }
 
 impl Damage<'_> {
-    /// Does it. Places beyond the end of the file are counted anew from its beginning.
+    /// Applies the damage. Positions beyond the end of the file wrap around.
     pub fn apply(&self, file: &mut Vec<u8>, page_size: usize) {
         let length = file.len();
         if let Self::Longer { bytes } = self {
@@ -49,7 +49,7 @@ impl Damage<'_> {
     }
 }
 
-/// As far as the file goes.
+/// Overwrites bytes, up to the end of the file.
 fn write(file: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(there) = file.get_mut(at..) {
         let length = there.len().min(bytes.len());

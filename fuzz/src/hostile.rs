@@ -1,10 +1,11 @@
-//! A store on a file that may be damaged: everything that a service does with one.
+//! A store on a file that may be damaged, with all operations of a service.
 //!
-//! What SQLite makes of damage is its own affair. larder's is:
-//! - each call returns, and an error has a sentence and an outcome;
+//! SQLite decides how it treats damage. larder must ensure:
+//! - each call returns, and an error has a message and an outcome;
 //! - a write whose outcome is *rolled back* or *not started* left nothing;
-//! - a backup that reports success opens alone and is sound; one that fails leaves its target as it was, and nothing else;
-//! - the same of a restored database.
+//! - a backup that reports success opens alone and is sound; a failed one leaves its target unchanged, and no other
+//!   file;
+//! - the same for a restored database.
 
 use std::fs;
 use std::path::Path;
@@ -19,13 +20,13 @@ use larder::{
 
 use crate::{sound, told};
 
-/// How long a damaged schema's triggers and views may run.
+/// Time limit for a damaged schema's triggers and views.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Rows that are read of a table: enough to come to its next pages.
+/// Rows that are read per table: enough to reach its later pages.
 const ROWS: usize = 500;
 
-/// What is done besides reads and writes, which always are.
+/// The operations besides reads and writes, which always run.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Tasks {
     pub check: bool,
@@ -39,7 +40,7 @@ pub struct Tasks {
     pub dry_run: bool,
 }
 
-/// The migrations of a program that has had the first already.
+/// The migrations of a program that has applied the first one already.
 pub fn migrations() -> Migrations {
     Migrations::new([
         Migration::new(1, "made", "CREATE TABLE made(id INTEGER PRIMARY KEY, text TEXT) STRICT")
@@ -49,7 +50,7 @@ pub fn migrations() -> Migrations {
     .at_open(false)
 }
 
-/// Does it all, and closes the store.
+/// Runs all operations, and closes the store.
 pub fn exercise(store: &Store, folder: &Path, tasks: Tasks) {
     read(store);
     write(store, 1);
@@ -97,7 +98,8 @@ fn judge<T>(result: Result<T>) -> Option<T> {
     }
 }
 
-/// Nobody else is there, nothing was asked for that is not allowed, and the disk is sound.
+/// Fails for an error that has no cause here: no other process has the file, every call is permitted, and the disk is
+/// sound.
 pub fn refuse_wrong_errors(error: &Error) {
     let wrong = matches!(
         error,
@@ -129,7 +131,7 @@ fn read(store: &Store) {
     }
 }
 
-/// Names need not be UTF-8. Views are left out: they may be anything, also without end.
+/// The tables. Names may not be UTF-8. Views are left out, because they may be anything, even infinite.
 fn tables(tx: &ReadTx<'_>) -> Result<Vec<String>> {
     let sql = "SELECT CAST(name AS BLOB) FROM sqlite_schema WHERE type = 'table' LIMIT 50";
     tx.query_map(sql, [], |row| {
@@ -158,7 +160,7 @@ fn bytes(value: ValueRef<'_>) -> &[u8] {
     }
 }
 
-/// Several writes. Each leaves a mark first, so that there is something to undo if what comes after it fails.
+/// Several writes. Each inserts a mark first, so that there is something to undo if the rest fails.
 fn write(store: &Store, round: u32) {
     const WRITES: &[&str] = &[
         "INSERT INTO item(name, size, note) VALUES ('new', 7, hex(zeroblob(900)))",
@@ -208,7 +210,7 @@ fn migrate(store: &Store, dry: bool) {
 
 // ---- copies ----
 
-/// Once where there is nothing, and once over a file.
+/// Backs up twice: to a new name, and over a file.
 fn back_up<'s>(begin: impl Fn(&Path) -> Backup<'s>, to: &Path) {
     let before = names(to);
     let made = judge(begin(to).timeout(LIMIT).run());
@@ -230,7 +232,7 @@ fn back_up<'s>(begin: impl Fn(&Path) -> Backup<'s>, to: &Path) {
 
 fn restore(from: &Path, to: &Path) {
     let before = names(to);
-    // A reader's limit is not at hand here: views and triggers are not run.
+    // There is no reader here whose limit would apply: views and triggers are not run.
     let made = judge(Options::new().cache_size(256 << 10).restore(from, to));
     judge_copy(made.map(|_| true), to, None, before);
     if to.exists() {
@@ -238,7 +240,8 @@ fn restore(from: &Path, to: &Path) {
     }
 }
 
-/// Whether it was verified, if it was made; what was there before, and what beside it.
+/// Checks a copy. `made` tells whether it was verified, if it was made; `there` is the previous file, and `before` the
+/// names beside it.
 fn judge_copy(made: Option<bool>, to: &Path, there: Option<Vec<u8>>, before: Vec<String>) {
     match made {
         Some(verified) => {
@@ -254,7 +257,7 @@ fn judge_copy(made: Option<bool>, to: &Path, there: Option<Vec<u8>>, before: Vec
     }
 }
 
-/// What lies in the folder of the file.
+/// The names in the file's folder.
 fn names(file: &Path) -> Vec<String> {
     let folder = file.parent().expect("a file is in a folder");
     let entries = fs::read_dir(folder).expect("the folder can be read");

@@ -1,17 +1,17 @@
-//! Hostile files and operations against a store, for `cargo fuzz`. This is what the targets share.
+//! Hostile files and operations against a store, for `cargo fuzz`. This crate is shared by the targets.
 //!
-//! | target | what the input is |
+//! | target | input |
 //! |---|---|
 //! | `database` | damage to a sound database, or all the bytes of one |
-//! | `wal` | damage to the log of a store that was not closed, and to its `-shm` |
+//! | `wal` | damage to the WAL of a store that was not closed, and to its `-shm` |
 //! | `migrations` | the files of a folder of migrations |
-//! | `operations` | calls of the API, one after another, beside a model of what they do |
+//! | `operations` | calls of the API, one after another, beside a model of their effects |
 //!
-//! What each of them asserts is told at its top. In all of them a panic on any thread ends the run, and so does an input
-//! that takes more than `-timeout` seconds.
+//! The header of each target lists its assertions. In all of them a panic on any thread ends the run, and so does an
+//! input that takes more than `-timeout` seconds.
 //!
-//! `fuzz/run 60` runs all of them for a minute together, with files in memory; `cargo +nightly fuzz run wal` one of them
-//! until it fails, with files where the environment has `TMPDIR`.
+//! `fuzz/run 60` runs all of them for a minute together, with files in memory; `cargo +nightly fuzz run wal` runs one
+//! of them until it fails, with files in the folder of `TMPDIR`.
 
 pub mod damage;
 pub mod hostile;
@@ -25,12 +25,12 @@ use larder::rusqlite::{self, Connection};
 use larder::{Error, Options, Outcome};
 use tempfile::TempDir;
 
-/// A folder of its own for each input, which goes when the input was good.
+/// A separate folder for each input, which is deleted after a successful run.
 pub fn folder() -> TempDir {
     tempfile::tempdir().expect("a folder for temporary files")
 }
 
-/// A store that is quick to open and small. No thread looks on, and nobody waits awake.
+/// Options of a store that is quick to open and small. It has no watchdog and no spinning threads.
 pub fn options() -> Options {
     Options::new()
         .readers(1)
@@ -40,7 +40,7 @@ pub fn options() -> Options {
         .monitor_interval(Duration::ZERO)
 }
 
-/// What every error must say, whatever it is of. Gives its outcome.
+/// Checks the properties of every error. Returns its outcome.
 pub fn told(error: &Error) -> Outcome {
     assert!(!error.to_string().trim().is_empty(), "no sentence: {error:?}");
     let outcome = error.outcome();
@@ -54,11 +54,11 @@ pub fn told(error: &Error) -> Outcome {
     outcome
 }
 
-/// What SQLite alone finds in the file.
+/// Runs SQLite's own checks on the file.
 ///
 /// # Errors
 ///
-/// Damage, or why nobody could look.
+/// Damage, or the reason why the file could not be checked.
 pub fn sound(path: &Path) -> Result<(), String> {
     let ask = || -> rusqlite::Result<Vec<String>> {
         let conn = Connection::open(path)?;

@@ -1,4 +1,4 @@
-//! The format of a write-ahead log, as far as it takes to make one whose checksums are right:
+//! The format of a WAL, as far as needed to write one with correct checksums:
 //! <https://sqlite.org/fileformat2.html#the_write_ahead_log>.
 //!
 //! ```text
@@ -7,18 +7,18 @@
 //!        and a page
 //! ```
 //!
-//! All numbers are big-endian, of 32 bits. A frame's checksum goes on from that of the frame before it, so after one that
-//! is wrong none is right.
+//! All numbers are big-endian, of 32 bits. A frame's checksum continues that of the previous frame, so no checksum
+//! after a wrong one is right.
 
 pub const HEADER: usize = 32;
 pub const FRAME: usize = 24;
 
-/// Enters salts and checksums that are right, so that SQLite believes every frame.
+/// Writes correct salts and checksums, so that SQLite accepts every frame.
 pub fn seal(log: &mut [u8], page_size: usize) {
     let Some((header, mut frames)) = log.split_at_mut_checked(HEADER) else {
         return;
     };
-    // The lowest bit says in which order the bytes of the summed words are.
+    // The lowest bit gives the byte order of the summed words.
     let big_endian = header[3] & 1 == 1;
     let mut sum = checksum(big_endian, (0, 0), &header[..24]);
     enter(&mut header[24..], sum);
