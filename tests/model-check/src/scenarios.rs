@@ -314,7 +314,7 @@ fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
 
 // ---- writes ----
 
-/// Callers that block, one that does not want to wait for room, one whose writes fail, one that wants the writer alone.
+/// Blocking callers, one that does not wait for room, one whose writes fail, one with exclusive jobs.
 fn blocking() {
     let world = world(1, 1);
     let callers = [
@@ -432,8 +432,8 @@ fn alone(let_in: &AtomicUsize) {
     let_in.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// The writer is held until everybody's time is over, so each is told by its own clock. There is room for one in the
-/// queue, so one submission at a time is let in: the next only once it was withdrawn.
+/// The writer is held until every deadline has passed, so each caller is woken by its own clock. The queue has room for
+/// one job, so one submission at a time is admitted: the next only after a withdrawal.
 fn writer_held() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
@@ -473,8 +473,8 @@ fn writer_held() {
     world.end([holder]);
 }
 
-/// Who stands in line is let in as soon as there is room, and not only once its write is done: the write before it
-/// waits for that.
+/// A caller in the overflow line is admitted as soon as there is room, and not only after its write: the write before
+/// it waits for that.
 fn room_freed() {
     let world = world(1, 1);
     let [first, second] = [(); 2].map(|()| Arc::new(Gate::default()));
@@ -494,7 +494,8 @@ fn room_freed() {
     world.end([holder, before, submitting]);
 }
 
-/// As [`writer_held`], with tasks: only the alarm can wake them. One goes away, and one comes when it has rung.
+/// As [`writer_held`], with tasks: only the deadline timer can wake them. One is dropped, and one is submitted after
+/// the timer fired.
 fn alarm() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
@@ -553,8 +554,7 @@ fn tasks() {
     world.end(callers);
 }
 
-/// A future that is polled by one thread and then awaited by another, as runtimes do. The first waker must be
-/// forgotten.
+/// A future that one thread polls and another then awaits, as in runtimes. The first waker must be forgotten.
 fn waker_replaced() {
     let world = world(1, 1);
     let callers = [0, 1].map(|caller| {
@@ -615,7 +615,7 @@ impl Drop for CallsBack {
     }
 }
 
-/// Wakers and closures that call back: no lock may be held then.
+/// Wakers and closures that call back: no lock may be held at that point.
 fn reentrant_wakers() {
     let world = world(1, 1);
     let callers = [0, 1].map(|caller| {
@@ -718,7 +718,8 @@ fn inline_wakers() {
     world.end(callers);
 }
 
-/// Many in line are withdrawn, each from its place in the middle, while others come and the writer goes on.
+/// Many jobs in the overflow line are withdrawn, each from the middle, while others are submitted and the writer
+/// continues.
 fn withdrawal() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
@@ -755,7 +756,7 @@ fn withdrawal() {
     world.end([holder, impatient, patient]);
 }
 
-/// Callers and workers stay awake for a while before they sleep.
+/// Callers and workers spin before they sleep.
 fn spinning() {
     let world = world_with(1, 1, Duration::from_micros(200));
     let callers = [
@@ -798,7 +799,7 @@ fn closing() {
     world.end(callers);
 }
 
-/// A write goes on when the time to close is over. Those behind it are told before it ends.
+/// A write continues past the close timeout. The jobs behind it get their replies before it ends.
 fn closing_stuck() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
@@ -888,7 +889,7 @@ fn reads_stuck() {
     world.end(callers);
 }
 
-/// Reads whose time is over while the only worker is stuck, or is not.
+/// Reads whose deadline passes while the only worker is stuck, or is not.
 fn reads_timed_out() {
     let world = world(1, 1);
     let gate = Arc::new(Gate::default());
@@ -959,8 +960,8 @@ fn reads_unpolled() {
     world.end(callers);
 }
 
-/// As [`reads_unpolled`], beside reads that are given up: the last job that a worker takes may be one that it need not
-/// run, or one for which it finds no connection in time.
+/// As [`reads_unpolled`], beside reads that are dropped: the last job that a worker takes may need no run, or may time
+/// out waiting for a connection.
 fn reads_given_up() {
     let world = world(8, 1);
     let keepers = [0, 1].map(|caller| {
@@ -993,8 +994,8 @@ fn reads_given_up() {
     world.end(keepers.into_iter().chain(quitters));
 }
 
-/// The only worker is in a long read, which waits for a task that has its reply, and that others are to wake: they come
-/// for theirs, or go away.
+/// The only worker runs a long read that waits for a task whose reply is ready. Other tasks must wake that task: they
+/// take their own replies, or are dropped.
 fn wake_relay() {
     let world = world(4, 1);
     let (asked, woken) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
@@ -1060,7 +1061,7 @@ fn reads_joining() {
     world.end(writers.into_iter().chain([reader]));
 }
 
-/// As [`inline_wakers`]: not even the lock of those who wait to be woken.
+/// As [`inline_wakers`]: not even the lock of the wake list may be held.
 fn reads_inline() {
     let world = world(4, 1 + below(2) as u32);
     let callers = [0, 1, 2].map(|caller| {
