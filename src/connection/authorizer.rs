@@ -110,14 +110,14 @@ pub(crate) enum Privilege {
     Vacuum = 3,
 }
 
-/// The table changes of the statements prepared since the last check.
+/// The greatest change to tables among the statements prepared since the last check.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(u8)]
 pub(crate) enum TableChange {
     None = 0,
-    /// A table was dropped or altered.
+    /// A statement drops or alters a table.
     Changed = 1,
-    /// A table was created.
+    /// A statement creates a table.
     Made = 2,
 }
 

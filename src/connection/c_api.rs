@@ -93,11 +93,11 @@ pub(crate) enum Leaked {
     All,
 }
 
-/// Resets every statement that is between two rows, and returns their number. Their cursors close, so they no longer
-/// hold a snapshot open or block a COMMIT.
+/// Resets every statement that was stepped but not run to its end, and returns their number. Their cursors close, so
+/// they no longer hold a snapshot open or block a COMMIT.
 ///
 /// A `Statement`, a `Rows`, a `Row` and a `Blob` borrow the connection, so `&mut Connection` proves that none is in
-/// use. A statement that is still between two rows was leaked (`std::mem::forget`, a leaked box) and is unreachable, or
+/// use. A statement that is still not at its end was leaked (`std::mem::forget`, a leaked box) and is unreachable, or
 /// it is back in the statement cache, where a reset is what it needs.
 pub(crate) fn reset_leaked(conn: &mut Connection, which: Leaked) -> usize {
     let mut reset = 0;
@@ -171,8 +171,8 @@ pub(crate) fn trace_for_others(conn: &Connection) {
     }
 }
 
-/// Whether other code set a trace since [`trace_for_others`]. SQLite does not report it, but then a statement does not
-/// reach that trace.
+/// Whether other code set a trace since [`trace_for_others`]. SQLite does not report it, but then a statement no longer
+/// reaches larder's trace.
 pub(crate) fn trace_was_replaced(conn: &Connection) -> rusqlite::Result<bool> {
     TRACED.set(false);
     conn.query_row("SELECT 1", [], |_| Ok(()))?;
@@ -408,7 +408,8 @@ pub(crate) enum Events {
     AndRows = (ffi::SQLITE_TRACE_STMT | ffi::SQLITE_TRACE_ROW) as isize,
 }
 
-/// Sends the connection's trace events to `told` until the result is dropped. Replaces any other trace callback.
+/// Sends the connection's trace events to `told` until the returned guard is dropped. Replaces any other trace
+/// callback.
 pub(crate) fn trace<'c, T: Trace>(conn: &'c Connection, told: &Arc<T>, events: Events) -> Traced<'c, T> {
     let told = Arc::clone(told);
     let pointer = Arc::as_ptr(&told).cast_mut().cast::<c_void>();

@@ -10,7 +10,7 @@
 //! | access | file | bytes | lock | what it prevents |
 //! |---|---|---|---|---|
 //! | `Shared` | database | 510 from 0x40000002, SQLite's shared range | read | the exclusive lock needed to delete the WAL |
-//! | `Shared` | `-shm` | 1 at 128, SQLite's "dead man's switch" | read | a connecting process rebuilds the index under our map |
+//! | `Shared` | `-shm` | 1 at 128, SQLite's "dead man's switch" | read | a rebuild of the index under our map, by a process that connects |
 //! | `Exclusive` | database | 1 at 0x40000000, SQLite's pending byte | write | any lock of another process |
 //!
 //! A store takes them once the database is in WAL mode, because the switch needs the shared range exclusively. It
