@@ -98,22 +98,35 @@ pub mod guide;
 
 pub use rusqlite;
 
-#[cfg(feature = "metrics")]
-#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
-pub use monitor::metrics;
+// The store, and what its closures are given.
+pub use self::queue::pending::Pending;
+pub use self::store::Store;
+pub use self::transaction::{ReadTx, WriteTx};
+pub use self::write::closing::CloseReport;
 
-pub use self::backup::{Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreReport};
+// Options.
+pub use self::options::{Access, AutoVacuum, Durability, ReadOptions, Role, WhenFull, WriteOptions};
+pub use self::store::Options;
+
+// Errors.
 pub use self::error::{Error, ErrorOrigin, Outcome, Result};
-pub use self::maintenance::check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
-pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
+
+// Migrations.
 pub use self::migrate::{
     Adopt, AppliedMigration, Direction, DryRun, Migration, MigrationError, MigrationReport, MigrationStatus,
     MigrationStep, Migrations, PendingMigration,
 };
+
+// Maintenance and backups.
+pub use self::backup::{Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreReport};
+pub use self::maintenance::check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
+pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
+
+// Statistics, alerts and advice.
 pub use self::monitor::advice::{Finding, Severity};
-pub use self::options::{Access, AutoVacuum, Durability, ReadOptions, Role, WhenFull, WriteOptions};
-pub use self::queue::pending::Pending;
-pub use self::store::{Options, Store};
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use self::monitor::metrics;
 pub use self::telemetry::Measurement;
 pub use self::telemetry::alert::{Alert, AlertKind};
 pub use self::telemetry::histogram::{Distribution, Latency};
@@ -121,8 +134,6 @@ pub use self::telemetry::stats::{
     Activity, CallSiteStats, Checkpoint, DatabaseStats, LastBackup, Operation, PageCacheStats, ReaderStats,
     StatementStats, Stats,
 };
-pub use self::transaction::{ReadTx, WriteTx};
-pub use self::write::closing::CloseReport;
 
 /// The README's example compiles.
 #[cfg(doctest)]

@@ -16,7 +16,7 @@
 //! In `index` no read, write or checkpoint is in progress while a descriptor is closed. Its locks on the `-shm` would
 //! be lost until its end, and no other lock can replace them: another process may then move a read mark, and the next
 //! checkpoint overwrites pages that the read still needs. Without that precaution 1 to 2 of 2,000 rounds had a torn
-//! read. The watchdog's alert is for that case, and the limitations in README describe it.
+//! read. The watchdog's alert is for that case, and the guide to operations describes it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
