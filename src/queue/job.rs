@@ -11,7 +11,8 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-use super::pending::{Caller, Reply, Slot, Waits, wake};
+use super::pending::Waits;
+use super::slot::{Caller, Reply, Slot, wake};
 use crate::error::{Error, Result};
 use crate::runtime::cancellation::{self, Cancelled};
 use crate::runtime::fork::{self, Process};

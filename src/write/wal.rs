@@ -16,7 +16,8 @@ use crate::connection::wal_resync;
 use crate::error::{Error, extended_code, primary_code};
 use crate::options::WhenFull;
 use crate::queue::Submission;
-use crate::queue::pending::{Caller, Queue};
+use crate::queue::pending::Queue;
+use crate::queue::slot::Caller;
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 

@@ -47,7 +47,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it replies before COMMIT",
         change: Change::Source {
-            file: "src/write/mod.rs",
+            file: "src/write/group.rs",
             from: "        if self.commit() {\n            self.reply(began);\n        }\n",
             to: "        if !self.group.is_empty() {\n            self.reply(began);\n            let _ = self.commit_transaction();\n        }\n",
         },
@@ -56,7 +56,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it does not ask is_autocommit after a job",
         change: Change::Source {
-            file: "src/write/mod.rs",
+            file: "src/write/group.rs",
             from: "        if ended_inside || tidied && self.conn.is_autocommit() {",
             to: "        if false {",
         },
@@ -92,7 +92,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it takes a failed fsync in COMMIT for a rollback",
         change: Change::Source {
-            file: "src/write/mod.rs",
+            file: "src/write/group.rs",
             from: "        Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM",
             to: "        Some(ffi::SQLITE_NOMEM",
         },
@@ -111,7 +111,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it releases a failed savepoint without rolling back",
         change: Change::Source {
-            file: "src/write/mod.rs",
+            file: "src/write/group.rs",
             from: "self\n                .run_internal(sql::ROLLBACK_TO)\n                .and_then(|()| self.run_internal(sql::RELEASE))\n                .is_ok()",
             to: "self.run_internal(sql::RELEASE).is_ok()",
         },
@@ -147,7 +147,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a write that asks for FULL gets NORMAL",
         change: Change::Source {
-            file: "src/write/mod.rs",
+            file: "src/write/group.rs",
             from: "let wanted = job.order().durability.max(self.options.durability);",
             to: "let wanted = self.options.durability;",
         },
