@@ -662,7 +662,11 @@ fn full_queue_gives_503_and_writes_nothing() {
     told.items.insert("after it".into(), find_item(&client, "after it"));
     let ended = service.stop();
     ended.assert_clean();
-    assert!(ended.log.contains("the queue is full (1 waiting)"), "{}", ended.log);
+    assert!(
+        ended.log.contains("the queue is full: all 1 places are taken"),
+        "{}",
+        ended.log
+    );
     told.assert_all_of(&database(&folder));
 }
 
