@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_past_the_bound_share_one_entry_per_shard() {
+    fn keys_past_bound_share_one_entry_per_shard() {
         let table = Arc::new(Sums::new(2));
         let (mut one, mut two) = (Shard::new(&table), Shard::new(&table));
         for key in ["a", "b", "c", "d", "a"] {
