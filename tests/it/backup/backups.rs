@@ -19,7 +19,7 @@ use larder::{Access, AlertKind, Backup, BackupReport, BackupStage, Error, Option
 use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{
-    Child, PATIENCE, as_ordinary_user, is_root, listen, set_mode, skipped, succeeds, task, tell,
+    Child, PATIENCE, Task, as_ordinary_user, is_root, listen, set_mode, skipped, succeeds, tell,
 };
 use crate::support::{log, names_in};
 
@@ -50,9 +50,7 @@ const RICH: &str = "CREATE TABLE \"a \"\"b\"\" 'c'\"(\"x \"\"y\"\"\" BLOB, \"sel
     ANALYZE;";
 
 /// In a process of its own.
-#[test]
-fn child() {
-    let Some(task) = task() else { return };
+pub(crate) fn child(task: &Task) {
     match task.role.as_str() {
         "dies" => dies(&task.args),
         "fills the disk" => fills_the_disk(Path::new(&task.args[0])),

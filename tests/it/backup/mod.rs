@@ -1,4 +1,4 @@
 //! Backups, and their restoration.
 
-mod backups;
+pub(crate) mod backups;
 mod restore;

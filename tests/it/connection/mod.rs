@@ -1,4 +1,4 @@
 //! The authorizer of SQL in closures, and the files of a store.
 
-mod file_changes;
+pub(crate) mod file_changes;
 mod sql_guard;

@@ -1,4 +1,4 @@
 //! Checks and vacuums.
 
 mod check;
-mod vacuum;
+pub(crate) mod vacuum;

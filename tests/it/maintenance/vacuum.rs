@@ -342,16 +342,14 @@ fn migration_keeps_temporary_tables_through_vacuum() {
     assert_eq!(pragma(&store, "temp_store"), "2");
 }
 
-#[test]
-fn child() {
-    let Some(task) = child::task() else { return };
+pub(crate) fn child(task: &child::Task) {
     let path = Path::new(&task.args[0]);
     match task.role.as_str() {
         "a copy in a file" => copy_in_a_file(path),
         "a copy that does not fit" => copy_that_does_not_fit(path),
         "a log that does not fit" => log_that_does_not_fit(path),
         "no room" => no_room(path),
-        "no room for the copy" => no_room_for_the_copy(path),
+        "no room for the copy" => no_room_for_the_copy(path, Path::new(&task.args[1])),
         "a disk that fills" => disk_that_fills(path),
         "no temporary files" => no_temporary_files(path),
         "a migration without room" => migration_without_room(path),
@@ -580,11 +578,10 @@ fn copy_without_space_names_the_temporary_folder() {
     on_a_small_disk("no room for the copy", disk.path(), 256, &path);
 }
 
-fn no_room_for_the_copy(path: &Path) {
-    let disk = child::task().unwrap().args[1].clone();
+fn no_room_for_the_copy(path: &Path, disk: &Path) {
     let store = small_cache().open(path).unwrap();
     let error = store.vacuum().run().unwrap_err();
-    assert_no_room(&error, Path::new(&disk));
+    assert_no_room(&error, disk);
     assert!(error.to_string().contains("SQLITE_TMPDIR"), "{error}");
     assert_eq!(count(&store), LEFT);
     store.close().unwrap();

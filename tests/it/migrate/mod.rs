@@ -4,6 +4,6 @@ mod copies;
 mod formats;
 mod live;
 mod outside_transaction;
-mod processes;
+pub(crate) mod processes;
 mod refusals;
 mod steps;

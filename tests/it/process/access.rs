@@ -12,9 +12,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{self, Child, has_python, listen, tell};
 
-#[test]
-fn child() {
-    let Some(task) = child::task() else { return };
+pub(crate) fn child(task: &child::Task) {
     let path = &task.args[0];
     match task.role.as_str() {
         "read and write" => {

@@ -1,7 +1,7 @@
 //! Stores and processes: several at once, a forked one, a killed one, and ending threads.
 
-mod access;
-mod forking;
+pub(crate) mod access;
+pub(crate) mod forking;
 #[cfg(feature = "async")]
 mod service;
-mod thread_locals;
+pub(crate) mod thread_locals;

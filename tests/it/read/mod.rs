@@ -1,7 +1,7 @@
 //! The read path.
 
 #[cfg(feature = "async")]
-mod async_reads;
+pub(crate) mod async_reads;
 #[cfg(feature = "async")]
 mod snapshot_freshness;
 mod snapshots;

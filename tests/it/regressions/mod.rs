@@ -1,4 +1,4 @@
 //! Regression tests. The comment of each describes the defect.
 
-mod harness;
-mod store;
+pub(crate) mod harness;
+pub(crate) mod store;

@@ -16,7 +16,7 @@ use larder::rusqlite::{self, Connection, ffi};
 use larder::{Error, Options, Outcome, Pending, ReadOptions, ReadTx, Result, Role, Store, WriteOptions, WriteTx};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::child::{Child, skipped, succeeds, task, tell};
+use crate::support::child::{Child, Task, skipped, succeeds, tell};
 use crate::write::groups::{Gate, grouping};
 
 /// Far more than anything here takes; past it something hangs.
@@ -629,9 +629,7 @@ fn open_fails_at_once_without_writer_thread() {
     child.finish();
 }
 
-#[test]
-fn child() {
-    let Some(task) = task() else { return };
+pub(crate) fn child(task: &Task) {
     assert_eq!(task.role, "no thread");
     // Its first read starts the threads that open readers, which all stores of a process share. A look of the watchdog
     // might start another one at any time.

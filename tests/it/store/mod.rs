@@ -10,7 +10,7 @@ mod closing_async;
 mod errors;
 mod limits;
 mod model;
-mod opening;
+pub(crate) mod opening;
 mod reentrancy;
 #[cfg(feature = "async")]
 mod runtimes;

@@ -15,9 +15,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{self, Child, as_ordinary_user, as_user, is_root, set_mode, skipped, succeeds, tell};
 
-#[test]
-fn child() {
-    let Some(task) = child::task() else { return };
+pub(crate) fn child(task: &child::Task) {
     match task.role.as_str() {
         "open" => tell(open_and_describe(&task.args[0])),
         "read in rollback mode" => {

@@ -1,9 +1,11 @@
 //! Separate processes: this test binary again, or `python3` as a process without larder.
 //!
-//! A module that needs a second process has a test named `child`, which returns at once unless [`task`] gives it a
-//! role. The parent starts it with [`Child::start`]. Parent and child exchange lines over stdin and stdout. Lines of
-//! the child begin with a mark, since the test harness prints to stdout as well.
+//! A module that needs a second process has a function `child`, listed in [`CHILDREN`]. The parent starts the process
+//! with [`Child::start`], by the name of the module. The process runs the test `child` of this module, which calls that
+//! function. Parent and child exchange lines over stdin and stdout. Lines of the child begin with a mark, since the test
+//! harness prints to stdout as well.
 
+use std::env;
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write, stdin, stdout};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,6 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 use std::{fs, thread};
 
+const MODULE: &str = "LARDER_TEST_MODULE";
 const ROLE: &str = "LARDER_TEST_ROLE";
 const ARGS: &str = "LARDER_TEST_ARGS";
 const MARK: char = '\u{1}';
@@ -20,20 +23,47 @@ const MARK: char = '\u{1}';
 /// Long enough for any machine; past it the other side hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+type Run = fn(&Task);
+
+/// The work of child processes, by module.
+const CHILDREN: &[(&str, Run)] = &[
+    ("backup::backups", crate::backup::backups::child),
+    ("connection::file_changes", crate::connection::file_changes::child),
+    ("maintenance::vacuum", crate::maintenance::vacuum::child),
+    ("migrate::processes", crate::migrate::processes::child),
+    ("process::access", crate::process::access::child),
+    ("process::forking", crate::process::forking::child),
+    ("process::thread_locals", crate::process::thread_locals::child),
+    #[cfg(feature = "async")]
+    ("read::async_reads", crate::read::async_reads::child),
+    ("regressions::harness", crate::regressions::harness::child),
+    ("regressions::store", crate::regressions::store::child),
+    ("store::opening", crate::store::opening::child),
+    ("telemetry::stats", crate::telemetry::stats::child),
+    ("telemetry::subscribers", crate::telemetry::subscribers::child),
+    ("write::overload", crate::write::overload::child),
+    ("write::poison", crate::write::poison::child),
+];
+
 /// What a child was started for.
 pub(crate) struct Task {
     pub(crate) role: String,
     pub(crate) args: Vec<String>,
 }
 
-/// The role of this process, if it is a child.
-pub(crate) fn task() -> Option<Task> {
-    let role = std::env::var(ROLE).ok()?;
-    let args = std::env::var(ARGS).unwrap_or_default();
-    Some(Task {
-        role,
-        args: args.lines().map(str::to_owned).collect(),
-    })
+/// Runs in each child process, and returns at once in any other.
+#[test]
+fn child() {
+    let Ok(module) = env::var(MODULE) else { return };
+    let task = Task {
+        role: env::var(ROLE).expect("a child has a role"),
+        args: env::var(ARGS).unwrap_or_default().lines().map(str::to_owned).collect(),
+    };
+    let (_, run) = CHILDREN
+        .iter()
+        .find(|(name, _)| *name == module)
+        .expect("its module is listed");
+    run(&task);
 }
 
 /// In the child: a line to the parent.
@@ -59,7 +89,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts the test `{module}::child` of this binary in a role.
+    /// Starts this binary as a child of a module, in a role.
     pub(crate) fn start(module: &str, role: &str, args: &[&str]) -> Self {
         Self::start_by(Command::new(this_binary()), module, role, args)
     }
@@ -75,13 +105,8 @@ impl Child {
     /// As [`start`](Self::start), by a command that runs this binary (or a copy of it) with the arguments that
     /// are added.
     pub(crate) fn start_by(mut command: Command, module: &str, role: &str, args: &[&str]) -> Self {
-        command.args([
-            "--exact",
-            &format!("{module}::child"),
-            "--nocapture",
-            "--test-threads=1",
-        ]);
-        command.env(ROLE, role).env(ARGS, args.join("\n"));
+        command.args(["--exact", "support::child::child", "--nocapture", "--test-threads=1"]);
+        command.env(MODULE, module).env(ROLE, role).env(ARGS, args.join("\n"));
         Self::run(command)
     }
 
@@ -247,5 +272,5 @@ pub(crate) fn example(name: &str) -> PathBuf {
 }
 
 fn this_binary() -> PathBuf {
-    std::env::current_exe().expect("the path of this binary")
+    env::current_exe().expect("the path of this binary")
 }

@@ -1,5 +1,5 @@
 //! Statistics and events.
 
 mod events;
-mod stats;
-mod subscribers;
+pub(crate) mod stats;
+pub(crate) mod subscribers;

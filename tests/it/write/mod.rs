@@ -4,6 +4,6 @@
 mod async_writes;
 pub(crate) mod groups;
 mod idle_maintenance;
-mod overload;
-mod poison;
+pub(crate) mod overload;
+pub(crate) mod poison;
 mod wal;

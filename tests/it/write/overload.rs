@@ -11,13 +11,11 @@ use std::time::{Duration, Instant};
 use larder::{AlertKind, Error, Options, ReadOptions, Result, Stats, Store, WriteOptions};
 use tracing::Level;
 
-use crate::support::child::{Child, is_root, listen, skipped, succeeds, task, tell};
+use crate::support::child::{Child, Task, is_root, listen, skipped, succeeds, tell};
 use crate::support::log;
 
 /// In another process, on a disk of its own.
-#[test]
-fn child() {
-    let Some(task) = task() else { return };
+pub(crate) fn child(task: &Task) {
     assert_eq!(task.role, "fill the disk");
     fill_the_disk(Path::new(&task.args[0]));
     tell("done");

@@ -23,9 +23,7 @@ const LIMIT: &str = "trap '' XFSZ; ulimit -f 512";
 /// More than either.
 const LARGE: usize = 600 * 1024;
 
-#[test]
-fn child() {
-    let Some(task) = child::task() else { return };
+pub(crate) fn child(task: &child::Task) {
     let path = Path::new(&task.args[0]);
     match task.role.as_str() {
         "write until the disk fails" => write_until_the_disk_fails(path),
