@@ -17,7 +17,7 @@ use super::{BackupProgress, BackupStage};
 use crate::connection::filesystem::available;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy, open_copy_alone, read_back, write_carelessly};
-use crate::error::{Error, ErrorOrigin, primary_code};
+use crate::error::{Error, ErrorOrigin, is_damage, primary_code};
 use crate::maintenance::check::{self, CheckReport};
 use crate::maintenance::progress::ProgressReporter;
 use crate::options::Settings;
@@ -265,7 +265,7 @@ impl Copier<'_> {
 }
 
 fn cannot(problem: &'static str, error: rusqlite::Error) -> Failure {
-    Failure::of(if check::is_damage(&error) { DAMAGED } else { problem }, error)
+    Failure::of(if is_damage(&error) { DAMAGED } else { problem }, error)
 }
 
 fn cannot_open(error: Error) -> Failure {
@@ -277,7 +277,7 @@ fn cannot_open(error: Error) -> Failure {
         }
     );
     let problem = match error.sqlite().filter(|_| own) {
-        Some(error) if check::is_damage(error) => DAMAGED,
+        Some(error) if is_damage(error) => DAMAGED,
         // Switching the copy out of WAL mode may fill the disk.
         Some(error) if primary_code(error) == Some(ffi::SQLITE_FULL) => COPYING,
         _ => OPENING,

@@ -694,9 +694,7 @@ fn advice(source: &rusqlite::Error, outcome: Outcome, origin: ErrorOrigin) -> &'
         (Some(ffi::SQLITE_CORRUPT), _) if extended_code(source) == Some(ffi::SQLITE_CORRUPT_VTAB) => {
             "; rebuild the full-text or R-tree table that is damaged"
         }
-        (Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB), _) => {
-            "; stop the service and restore a backup that was checked"
-        }
+        _ if is_damage(source) => "; stop the service and restore a backup that was checked",
         _ => "",
     }
 }
@@ -710,4 +708,9 @@ pub(crate) fn extended_code(error: &rusqlite::Error) -> Option<i32> {
 /// SQLite's primary result code: the low byte of the extended one.
 pub(crate) fn primary_code(error: &rusqlite::Error) -> Option<i32> {
     extended_code(error).map(|code| code & 0xff)
+}
+
+/// Whether the error means that the database is damaged.
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB))
 }

@@ -14,7 +14,7 @@ use super::progress::ProgressReporter;
 #[cfg(doc)]
 use crate::Store;
 use crate::engine::Engine;
-use crate::error::{Result, primary_code};
+use crate::error::{Result, is_damage, primary_code};
 
 /// The name of the operation in errors.
 const OPERATION: &str = "check";
@@ -278,10 +278,6 @@ fn columns(conn: &Connection, child: &str, key: i64) -> rusqlite::Result<Vec<Str
 fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     let bytes = row.get_ref(column)?.as_bytes().unwrap_or_default();
     Ok(String::from_utf8_lossy(bytes).into_owned())
-}
-
-pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB))
 }
 
 /// Whether the error concerns one table: a "foreign key mismatch" (the parent has no unique index to refer to), or

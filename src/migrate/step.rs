@@ -34,7 +34,7 @@ use super::script::{ScriptStop, Spot, StopError};
 use super::{Direction, MigrationStep, Migrations};
 use crate::backup;
 use crate::connection::authorizer::{Privilege, TableChange};
-use crate::error::{Error, MigrationError, Outcome, Result, not_begun, primary_code};
+use crate::error::{Error, MigrationError, Outcome, Result, is_damage, not_begun, primary_code};
 use crate::telemetry::event::event;
 use crate::transaction::ENDED;
 use crate::write::{Writer, commit_is_unknown};
@@ -472,8 +472,7 @@ fn changed_the_record() -> Error {
 
 /// Whether a backup may be needed although the migration was rolled back: SQLite's error concerns the disk or the file.
 fn may_need_the_backup(error: &rusqlite::Error) -> bool {
-    let damaged = matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB));
-    damaged || commit_is_unknown(error)
+    is_damage(error) || commit_is_unknown(error)
 }
 
 /// The message without the SQL text, which rusqlite repeats in full.
