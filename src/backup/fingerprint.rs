@@ -5,6 +5,9 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use sha2::{Digest, Sha256};
 
+use crate::connection::sql_text::quoted;
+use crate::runtime::hex::hex;
+
 /// The tables of a database by name, including those that virtual tables create, and their contents. Tables whose name
 /// is not UTF-8 are left out, because rusqlite takes no statement that names one.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,7 +40,7 @@ impl Fingerprint {
             let rows = hash_table(conn, &name, &mut hasher)?;
             tables.push((name, rows));
         }
-        let checksum = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let checksum = hex(&hasher.finalize());
         Ok(Self {
             tables,
             checksum: Some(checksum),
@@ -132,8 +135,4 @@ fn add(hasher: &mut Sha256, kind: u8, bytes: &[u8]) {
     hasher.update([kind]);
     hasher.update((bytes.len() as u64).to_le_bytes());
     hasher.update(bytes);
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

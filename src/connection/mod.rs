@@ -16,6 +16,7 @@ mod open_error;
 pub(crate) mod open_file;
 pub(crate) mod open_files;
 mod pragma;
+pub(crate) mod sql_text;
 mod wal_mode;
 pub(crate) mod wal_resync;
 

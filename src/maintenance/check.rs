@@ -8,11 +8,12 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Row, ffi};
+use rusqlite::{Connection, ffi};
 
 use super::progress::ProgressReporter;
 #[cfg(doc)]
 use crate::Store;
+use crate::connection::sql_text::{foreign_key_check, name};
 use crate::engine::Engine;
 use crate::error::{Result, is_damage, primary_code};
 
@@ -204,7 +205,7 @@ pub(crate) fn integrity(conn: &Connection, report: &mut CheckReport) -> rusqlite
     let mut statement = conn.prepare(&format!("PRAGMA main.{pragma}"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let said = text(row, 0)?;
+        let said = name(row, 0)?;
         // One row may hold several lines under a title.
         let problems = said.lines().filter(|line| *line != "ok" && !line.starts_with("***"));
         report.problems.extend(problems.map(str::to_owned));
@@ -245,22 +246,21 @@ fn children(conn: &Connection) -> rusqlite::Result<Vec<String>> {
          WHERE type = 'table' AND EXISTS (SELECT 1 FROM pragma_foreign_key_list(child.name, 'main'))
          ORDER BY name",
     )?;
-    let names = statement.query_map([], |row| text(row, 0))?;
+    let names = statement.query_map([], |row| name(row, 0))?;
     names.collect()
 }
 
 fn violations(conn: &Connection, child: &str, report: &mut CheckReport) -> rusqlite::Result<()> {
-    let check = format!("PRAGMA main.foreign_key_check(\"{}\")", child.replace('"', "\"\""));
-    let mut statement = conn.prepare(&check)?;
+    let mut statement = conn.prepare(&foreign_key_check(child))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         report.total_foreign_key_violations += 1;
         if report.foreign_key_violations.len() < MAX_REPORTED {
             report.foreign_key_violations.push(ForeignKeyViolation {
-                table: text(row, 0)?,
+                table: name(row, 0)?,
                 rowid: row.get(1)?,
                 columns: columns(conn, child, row.get(3)?)?,
-                parent: text(row, 2)?,
+                parent: name(row, 2)?,
             });
         }
     }
@@ -270,14 +270,8 @@ fn violations(conn: &Connection, child: &str, report: &mut CheckReport) -> rusql
 fn columns(conn: &Connection, child: &str, key: i64) -> rusqlite::Result<Vec<String>> {
     let mut statement =
         conn.prepare("SELECT \"from\" FROM pragma_foreign_key_list(?1, 'main') WHERE id = ?2 ORDER BY seq")?;
-    let names = statement.query_map((child, key), |row| text(row, 0))?;
+    let names = statement.query_map((child, key), |row| name(row, 0))?;
     names.collect()
-}
-
-/// In a damaged database a name may not be UTF-8, or not even text.
-fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
-    let bytes = row.get_ref(column)?.as_bytes().unwrap_or_default();
-    Ok(String::from_utf8_lossy(bytes).into_owned())
 }
 
 /// Whether the error concerns one table: a "foreign key mismatch" (the parent has no unique index to refer to), or

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 
+use crate::connection::sql_text::{foreign_key_check, name};
+
 /// The tables that are not STRICT. The record is exempt, because Dbmate creates it that way.
 pub(crate) fn tables_not_strict(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = conn.prepare(
@@ -12,9 +14,7 @@ pub(crate) fn tables_not_strict(conn: &Connection) -> rusqlite::Result<Vec<Strin
            AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> 'schema_migrations'
          ORDER BY name",
     )?;
-    let names = statement.query_map([], |row| {
-        Ok(String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned())
-    })?;
+    let names = statement.query_map([], |row| name(row, 0))?;
     names.collect()
 }
 
@@ -32,7 +32,7 @@ impl Dangling {
         const MAX_REPORTED: usize = 5;
         let (mut first, mut total) = (Vec::new(), 0);
         for table in now.children().filter(|table| !before.mismatched.contains(*table)) {
-            let mut statement = conn.prepare(&check(table))?;
+            let mut statement = conn.prepare(&foreign_key_check(table))?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 total += 1;
@@ -45,10 +45,6 @@ impl Dangling {
         }
         Ok(Self { first, total })
     }
-}
-
-fn check(table: &str) -> String {
-    format!("PRAGMA main.foreign_key_check(\"{}\")", table.replace('"', "\"\""))
 }
 
 /// The foreign keys between tables.
@@ -78,7 +74,7 @@ impl References {
         // SQLite returns the error when the statement is prepared, before it reads any row.
         let mismatched = references
             .children()
-            .filter(|table| conn.prepare(&check(table)).is_err());
+            .filter(|table| conn.prepare(&foreign_key_check(table)).is_err());
         references.mismatched = mismatched.cloned().collect();
         Ok(references)
     }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::connection::authorizer::{Privilege, SqlGuard};
 use crate::connection::with_temporary_files;
 use crate::error::Error;
+use crate::runtime::hex::hex;
 
 /// The length of a statement's excerpt in an error, in characters.
 const EXCERPT: usize = 80;
@@ -87,8 +88,7 @@ impl Script {
             hasher.update(line);
             hasher.update("\n");
         }
-        let digest = hasher.finalize();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hasher.finalize())
     }
 
     /// The spot before the first statement.

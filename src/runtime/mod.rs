@@ -3,6 +3,7 @@
 pub(crate) mod cancellation;
 pub(crate) mod clock;
 pub(crate) mod fork;
+pub(crate) mod hex;
 pub(crate) mod panic;
 #[cfg(feature = "serde")]
 pub(crate) mod serde_units;

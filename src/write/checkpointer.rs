@@ -17,6 +17,7 @@ use rusqlite::{Connection, MAIN_DB};
 
 use crate::connection::authorizer::SqlGuard;
 use crate::connection::read_back;
+use crate::connection::sql_text::quoted;
 use crate::error::{Error, Result};
 use crate::options::Settings;
 
@@ -170,8 +171,7 @@ impl Checkpointer {
         let mode = if mode == Mode::Truncate { "TRUNCATE" } else { "PASSIVE" };
         self.attached_log = 0;
         for name in &self.attached {
-            let name = name.replace('"', "\"\"");
-            let pragma = format!("PRAGMA \"{name}\".wal_checkpoint({mode})");
+            let pragma = format!("PRAGMA {}.wal_checkpoint({mode})", quoted(name));
             let _ = guard.as_internal(|| conn.query_row(&pragma, [], |_| Ok(())));
         }
     }

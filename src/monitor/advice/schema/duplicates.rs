@@ -8,7 +8,8 @@
 use std::cmp::Reverse;
 
 use super::tables::{Index, IndexColumn, IndexOrigin, Schema, Table};
-use super::{quoted, told};
+use super::told;
+use crate::connection::sql_text::quoted;
 use crate::monitor::advice::{Finding, Severity};
 
 pub(super) fn look(schema: &Schema) -> impl Iterator<Item = Finding> {

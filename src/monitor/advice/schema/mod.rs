@@ -29,6 +29,7 @@ use std::cmp::Reverse;
 pub(crate) use self::bookkeeping::is_bookkeeping;
 use self::tables::Schema;
 use super::{Finding, Severity};
+use crate::connection::sql_text::quoted;
 use crate::connection::{FIRST_FULL_TEXT_TABLE, FULL_TEXT_MENDED, HAS_PAGE_CACHE_MUTEX};
 use crate::error::Result;
 use crate::transaction::ReadTx;
@@ -165,11 +166,6 @@ fn page_cache_mutex(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
         Finding::new(Severity::Note, "page-cache-mutex", message.into(), remedy)
     };
     Ok(tx.exists(HAS_PAGE_CACHE_MUTEX, [])?.then(finding))
-}
-
-/// Quotes a name for SQL.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A table and some of its columns, as messages print them: `albums(artist_id)`.

@@ -11,7 +11,8 @@ use std::ffi::CStr;
 use rusqlite::Connection;
 
 use super::tables::{ForeignKey, Index, Schema, Table, TableKind};
-use super::{quoted, told};
+use super::told;
+use crate::connection::sql_text::quoted;
 use crate::error::Result;
 use crate::monitor::advice::{Finding, Severity};
 use crate::transaction::ReadTx;

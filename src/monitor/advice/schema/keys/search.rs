@@ -7,8 +7,8 @@
 //! of the parent key column should be applied to each child key value" (`fkey.c`).
 
 use super::KeyChecker;
+use crate::connection::sql_text::quoted;
 use crate::error::Result;
-use crate::monitor::advice::schema::quoted;
 use crate::monitor::advice::schema::tables::{Index, IndexColumn, Table};
 use crate::monitor::advice::{Finding, Severity};
 
