@@ -14,7 +14,7 @@ use super::failure::{Failure, Result};
 use super::fingerprint::Fingerprint;
 use super::staging::{self, Copy, Unfinished};
 use super::{BackupProgress, BackupStage};
-use crate::connection::filesystem::available;
+use crate::connection::filesystem::lacks;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy, open_copy_alone, read_back, write_carelessly};
 use crate::error::{Error, ErrorOrigin, is_damage, primary_code};
@@ -292,12 +292,11 @@ fn number(conn: &Connection, pragma: &str) -> rusqlite::Result<u64> {
 /// Checks the free space before the copy starts, so that it does not fill the database's disk as well.
 fn check_room(copy: &Path, bytes: u64, compact: bool) -> Result<()> {
     let needed = if compact { bytes.saturating_mul(2) } else { bytes };
-    match available(copy.parent().unwrap_or(Path::new("/"))) {
-        Some(available) if available < needed => Err(Failure::found(
+    match lacks(copy.parent().unwrap_or(Path::new("/")), needed) {
+        Some(available) => Err(Failure::found(
             "the disk has too little room for it: free disk space, or give a folder on another one",
             format!("it needs about {needed} bytes, and {available} are available"),
         )),
-        // Enough, or unknown.
-        _ => Ok(()),
+        None => Ok(()),
     }
 }

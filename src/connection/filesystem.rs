@@ -38,10 +38,27 @@ pub(super) fn check_writable(folder: &Path, path: &Path) -> Result<()> {
     }
 }
 
-/// Bytes that this process may still use on the file system of a folder, if known.
-pub(crate) fn available(folder: &Path) -> Option<u64> {
+/// The bytes of a file system.
+#[derive(Clone, Copy)]
+pub(crate) struct Space {
+    /// What this process may still use.
+    pub(crate) available: u64,
+    pub(crate) total: u64,
+}
+
+/// The space on the file system of a folder, if the system knows.
+pub(crate) fn space(folder: &Path) -> Option<Space> {
     let stat = rustix::fs::statvfs(folder).ok()?;
-    stat.f_bavail.checked_mul(stat.f_frsize)
+    Some(Space {
+        available: stat.f_bavail.checked_mul(stat.f_frsize)?,
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
+}
+
+/// The bytes that are available in a folder, if they are fewer than needed.
+pub(crate) fn lacks(folder: &Path, needed: u64) -> Option<u64> {
+    let available = space(folder)?.available;
+    (available < needed).then_some(available)
 }
 
 /// The folder that SQLite puts temporary files in: "the first of these which is an existing directory with write and

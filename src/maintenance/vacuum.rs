@@ -18,7 +18,7 @@ use rusqlite::ffi;
 use super::progress::ProgressReporter;
 #[cfg(doc)]
 use crate::Store;
-use crate::connection::filesystem::{available, temporary_folder};
+use crate::connection::filesystem::{lacks, temporary_folder};
 use crate::connection::with_temporary_files;
 use crate::engine::Engine;
 use crate::error::{Error, Result, primary_code};
@@ -224,14 +224,13 @@ fn check_room(database: &Path, size: &DatabaseSize, cache: u64) -> Result<()> {
 }
 
 fn fits(folder: PathBuf, needed: u64) -> Result<()> {
-    match available(&folder) {
-        Some(available) if available < needed => Err(Error::InsufficientSpace {
+    match lacks(&folder, needed) {
+        Some(available) => Err(Error::InsufficientSpace {
             folder,
             needed,
             available,
         }),
-        // Enough, or unknown.
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "metrics")]
 use super::metrics::exporter::Exporter;
 use super::rules::{Observation, RULES, Rule};
+use crate::connection::filesystem::{Space, space};
 use crate::connection::open_file::FileChange;
 use crate::options::Settings;
 use crate::read::Readers;
@@ -312,10 +313,9 @@ impl Sampler {
     }
 
     fn room(&self) -> Option<(u64, u64)> {
-        let stat = rustix::fs::statvfs(self.shared.path.parent()?).ok()?;
-        let (free, all) = (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize);
-        let wanted = self.options.wal_limit.saturating_mul(2).max((all / 20).min(5 * GIB));
-        Some((free, wanted))
+        let Space { available, total } = space(self.shared.path.parent()?)?;
+        let wanted = self.options.wal_limit.saturating_mul(2).max((total / 20).min(5 * GIB));
+        Some((available, wanted))
     }
 
     fn emit(&self, change: Change) {
