@@ -7,18 +7,17 @@
 //! copy, because on some systems it would conflict with SQLite's own locks.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use super::failure::{Failure, Result};
 use crate::connection::file::FileId;
+use crate::connection::filesystem::create_private_folder;
 use crate::connection::open_files;
 use crate::telemetry::event::event;
 
@@ -222,16 +221,8 @@ impl Copy {
 
 impl Unfinished {
     fn new(beside: &Path) -> io::Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         loop {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let nanos = now.map_or(0, |now| now.subsec_nanos());
-            let (process, count) = (std::process::id(), COUNT.fetch_add(1, Relaxed));
-            let path = beside.join(format!("{UNFINISHED}{process}-{count}-{nanos:08x}"));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                other => other?,
-            }
+            let path = create_private_folder(beside, UNFINISHED).map_err(|(_, error)| error)?;
             let opened = open_folder(&path).and_then(|folder| {
                 let is_own = lock(&folder) != Lock::Held && is_at(&folder, &path)?;
                 Ok(is_own.then_some(folder))

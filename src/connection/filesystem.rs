@@ -130,6 +130,22 @@ pub(crate) fn unsafe_filesystem(_path: &Path) -> Option<&'static str> {
     None
 }
 
+/// Creates a folder with a name of its own, which only its owner may enter. An error comes with the path.
+pub(crate) fn create_private_folder(parent: &Path, prefix: &str) -> Result<PathBuf, (PathBuf, io::Error)> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let nanos = now.map_or(0, |now| now.subsec_nanos());
+        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let path = parent.join(format!("{prefix}{process}-{count}-{nanos:08x}"));
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(e) => return Err((path, e)),
+        }
+    }
+}
+
 /// A folder that only its owner can enter. Dropping this deletes it with its contents.
 #[derive(Debug)]
 pub(crate) struct TempFolder {
@@ -148,23 +164,9 @@ impl TempFolder {
     }
 
     fn inside(parent: &Path) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        loop {
-            let nanos = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.subsec_nanos());
-            let name = format!(
-                "larder-{}-{}-{nanos:08x}",
-                std::process::id(),
-                COUNT.fetch_add(1, Relaxed)
-            );
-            let path = parent.join(name);
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self { path }),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(open_error(&path, "the temporary folder cannot be created", e)),
-            }
-        }
+        let created = create_private_folder(parent, "larder-");
+        let path = created.map_err(|(path, e)| open_error(&path, "the temporary folder cannot be created", e))?;
+        Ok(Self { path })
     }
 
     pub(crate) fn database(&self) -> PathBuf {
