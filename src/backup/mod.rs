@@ -460,13 +460,7 @@ impl BackupReport {
 /// Copies the database into a folder as `STEM.TIME`, and verifies the copy. Of the backups with this stem the first one
 /// stays, because it may be needed to undo what happened after it, and so do the two newest, of which this one may be
 /// removed again. More would fill the disk of a service that restarts in a loop.
-pub(crate) fn make(
-    readers: &Readers,
-    options: &Settings,
-    folder: &Path,
-    stem: &OsStr,
-    time: &str,
-) -> failure::Result<PathBuf> {
+pub(crate) fn make(readers: &Readers, options: &Settings, folder: &Path, stem: &OsStr) -> failure::Result<PathBuf> {
     let reporter = ProgressReporter::new(BackupProgress::NOTHING);
     let copier = Copier {
         options,
@@ -474,7 +468,7 @@ pub(crate) fn make(
         reporter: &reporter,
         pause: &|_| {},
     };
-    let to = folder.join(with(stem, &format!(".{time}")));
+    let to = folder.join(with(stem, &format!(".{}", stamp::now_precise())));
     let staging = Staging::new(&to, false)?;
     let site = CallSite::Label("larder: the backup before a migration".into());
     let opened = readers.dedicated(site);

@@ -1,6 +1,6 @@
 //! The time in a backup's name, such as `20260401T120000Z`: in UTC, and in an order that sorts by time.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY: u64 = 86_400;
 const LENGTH: usize = "20260401T120000Z".len();
@@ -9,6 +9,16 @@ const LENGTH: usize = "20260401T120000Z".len();
 pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+/// The time now to the millisecond, such as `20260401T120000.123Z`.
+pub(super) fn now_precise() -> String {
+    precise(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn precise(since: Duration) -> String {
+    let stamp = of(since.as_secs());
+    format!("{}.{:03}Z", &stamp[..LENGTH - 1], since.subsec_millis())
 }
 
 pub(super) fn of(seconds: u64) -> String {
@@ -70,6 +80,19 @@ mod tests {
         for seconds_since in (0..253_402_300_799).step_by(86_400 * 7 + 12_345) {
             assert_eq!(seconds(of(seconds_since).as_bytes()), Some(seconds_since));
         }
+    }
+
+    #[test]
+    fn precise_stamps_sort_by_time() {
+        let stamps = [999, 1000, 1007, 1_775_044_800_120].map(|ms| precise(Duration::from_millis(ms)));
+        let wanted = [
+            "19700101T000000.999Z",
+            "19700101T000001.000Z",
+            "19700101T000001.007Z",
+            "20260401T120000.120Z",
+        ];
+        assert_eq!(stamps, wanted);
+        assert!(stamps.is_sorted());
     }
 
     #[test]

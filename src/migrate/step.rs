@@ -189,9 +189,8 @@ impl StepRunner<'_> {
         let Some(folder) = self.request.set.backup.as_ref().filter(|_| self.request.backup) else {
             return Ok(None);
         };
-        let look = "SELECT count(*), strftime('%Y%m%dT%H%M%fZ', 'now') FROM main.sqlite_schema";
-        let (objects, now): (i64, String) =
-            self.as_internal(|conn| conn.query_row(look, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
+        let look = "SELECT count(*) FROM main.sqlite_schema";
+        let objects: i64 = self.as_internal(|conn| conn.query_row(look, [], |row| row.get(0)))?;
         if objects == 0 {
             return Ok(None);
         }
@@ -201,7 +200,7 @@ impl StepRunner<'_> {
             Step::Up(migration) => format!(".before-{}", migration.digits),
             Step::Down(migration) => format!(".before-down-{}", migration.digits),
         });
-        let made = backup::make(self.writer.readers(), self.writer.options(), folder, &stem, &now);
+        let made = backup::make(self.writer.readers(), self.writer.options(), folder, &stem);
         let path = made.map_err(|failure| MigrationError::Backup {
             path: folder.join(&stem),
             problem: failure.sentence(),
