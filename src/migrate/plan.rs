@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::record::{Applied, Details};
+use super::record::Applied;
 use super::script::Script;
 use super::{Direction, Migration, Migrations, markers};
 use crate::error::MigrationError;
@@ -148,44 +148,25 @@ impl Migrations {
 
     /// Checks that the applied migrations match the set.
     pub(crate) fn check(&self, applied: &BTreeMap<u64, Applied>) -> Result<(), MigrationError> {
-        let newest = self.list.last().map_or(0, |migration| migration.version);
-        if let Some((version, _)) = applied.last_key_value()
-            && *version > newest
-        {
-            return Err(MigrationError::Newer {
-                version: *version,
-                newest,
-            });
-        }
+        let last = applied.last_key_value().map_or(0, |(version, _)| *version);
+        self.refuse_newer(last)?;
         for (version, applied) in applied {
             match self.find(*version) {
-                None if !self.allow_gaps => return Err(gone(*version, applied)),
-                None => {}
-                Some(migration) => {
-                    if let Some(Details {
-                        checksum: Some(checksum),
-                        ..
-                    }) = &applied.details
-                        && checksum != migration.checksum()
-                    {
-                        return Err(MigrationError::Changed {
-                            file: migration.file.clone(),
-                            version: applied.recorded.clone(),
-                        });
-                    }
-                }
+                Some(migration) => refuse_changed(migration, applied)?,
+                None if self.allow_gaps => {}
+                None => return Err(gone(*version, applied)),
             }
         }
-        let last = applied.last_key_value().map_or(0, |(version, _)| *version);
         match self.pending(applied).next() {
-            Some(late) if late.version < last && !self.allow_gaps => Err(MigrationError::Gap {
-                version: late.version,
-                problem: format!(
-                    "migration {} has not been applied, and {last}, which comes after it, has: give it a version above \
-                     that",
-                    late.file
-                ),
-            }),
+            Some(late) if late.version < last && !self.allow_gaps => Err(skipped(late, last)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a database that a newer version of the program has migrated.
+    fn refuse_newer(&self, last: u64) -> Result<(), MigrationError> {
+        match self.list.last().map_or(0, |migration| migration.version) {
+            newest if last > newest => Err(MigrationError::Newer { version: last, newest }),
             _ => Ok(()),
         }
     }
@@ -193,6 +174,26 @@ impl Migrations {
     pub(crate) fn find(&self, version: u64) -> Option<&Migration> {
         let at = self.list.binary_search_by_key(&version, |migration| migration.version);
         at.ok().map(|at| &self.list[at])
+    }
+}
+
+fn refuse_changed(migration: &Migration, applied: &Applied) -> Result<(), MigrationError> {
+    match applied.details.as_ref().and_then(|details| details.checksum.as_ref()) {
+        Some(checksum) if *checksum != migration.checksum() => Err(MigrationError::Changed {
+            file: migration.file.clone(),
+            version: applied.recorded.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn skipped(late: &Migration, last: u64) -> MigrationError {
+    MigrationError::Gap {
+        version: late.version,
+        problem: format!(
+            "migration {} has not been applied, and {last}, which comes after it, has: give it a version above that",
+            late.file
+        ),
     }
 }
 
