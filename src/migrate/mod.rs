@@ -41,7 +41,7 @@ pub use self::dry_run::DryRun;
 use self::plan::Target;
 use self::record::Record;
 use self::script::Script;
-use self::step::{StepOutcome, StepRequest};
+use self::step::{Made, StepOutcome, StepRequest};
 use crate::connection::filesystem::TempFolder;
 use crate::engine::Engine;
 pub use crate::error::{Direction, MigrationError};
@@ -367,6 +367,20 @@ pub struct MigrationReport {
     pub backup: Option<PathBuf>,
 }
 
+impl MigrationReport {
+    /// Adds a step. Returns the tables without STRICT that it and earlier ones created.
+    fn add(&mut self, made: Made) -> Result<Vec<String>> {
+        let (version, direction) = (made.step.version, made.step.direction);
+        let again = |step: &MigrationStep| step.version == version && step.direction == direction;
+        if self.steps.iter().any(again) {
+            return Err(MigrationError::Crossed { version }.into());
+        }
+        self.steps.push(made.step);
+        self.backup = made.backup.or(self.backup.take());
+        Ok(made.not_strict)
+    }
+}
+
 /// One migration that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -473,17 +487,7 @@ fn drive(
         match engine.run_exclusive("migrate", move |writer: &mut Writer| step::step(writer, &request))? {
             StepOutcome::Nothing => return Ok(()),
             StepOutcome::Record => {}
-            StepOutcome::Made(made) => {
-                let again =
-                    |step: &MigrationStep| step.version == made.step.version && step.direction == made.step.direction;
-                if report.steps.iter().any(again) {
-                    let version = made.step.version;
-                    return Err(MigrationError::Crossed { version }.into());
-                }
-                report.steps.push(made.step);
-                report.backup = made.backup.or(report.backup.take());
-                *not_strict = made.not_strict;
-            }
+            StepOutcome::Made(made) => *not_strict = report.add(made)?,
             StepOutcome::Unfinished(error) => {
                 let since = *met_unfinished.get_or_insert_with(Instant::now);
                 if since.elapsed() >= patience {
