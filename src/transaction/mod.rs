@@ -4,6 +4,7 @@
 //! error. Both deref to [`rusqlite::Connection`], so a helper that takes `&Connection` accepts them, too.
 
 pub(crate) mod hot_statement;
+mod write_tx;
 
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
@@ -12,9 +13,10 @@ use std::time::{Duration, Instant};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, Statement, ffi};
 
 use self::hot_statement::Prepare;
-use crate::connection::authorizer::{Change, SqlGuard};
+pub(crate) use self::write_tx::ENDED;
+pub use self::write_tx::WriteTx;
+use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api;
-use crate::connection::change_counters::signed;
 use crate::connection::interrupt::Interrupt;
 use crate::error::{Error, ErrorOrigin, Outcome, Result, primary_code};
 use crate::runtime::clock::Tick;
@@ -452,213 +454,6 @@ impl Deref for ReadTx<'_> {
     }
 }
 
-/// One change of the database, all or nothing. Given to the closure of [`Store::write`](crate::Store::write).
-///
-/// It can do what a [`ReadTx`] can, and sees its own changes. The closure's `Ok` commits and its `Err` rolls
-/// back; the SQL inside may not.
-pub struct WriteTx<'a> {
-    read: ReadTx<'a>,
-    /// Set if a savepoint could not be rolled back. Then the whole job must be, whatever its closure returns.
-    undo_failed: RefCell<Option<Error>>,
-}
-
-impl<'a> WriteTx<'a> {
-    pub(crate) fn new(
-        conn: &'a Connection,
-        guard: &'a SqlGuard,
-        interrupt: &'a Interrupt,
-        slow: Duration,
-        statements: Option<&'a RefCell<StatementShard>>,
-        prepared: &'a dyn Prepare,
-    ) -> Self {
-        Self {
-            read: ReadTx::new(conn, guard, interrupt, slow, statements, prepared),
-            undo_failed: RefCell::new(None),
-        }
-    }
-
-    /// Runs one statement and says how many rows it changed.
-    ///
-    /// # Errors
-    ///
-    /// What SQLite said; [`Error::Refused`] for SQL that ends the transaction or leaves the database.
-    ///
-    /// ```
-    /// # let store = larder::Store::open_temp()?;
-    /// let changed = store.write(|tx| {
-    ///     tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT")?;
-    ///     tx.execute("INSERT INTO users(name) VALUES (?1)", ["Ada"])
-    /// })?;
-    /// assert_eq!(changed, 1);
-    /// # Ok::<_, larder::Error>(())
-    /// ```
-    pub fn execute<P: Params>(&self, sql: &str, params: P) -> Result<usize> {
-        self.with_statement(sql, |statement| self.execute_counted(sql, statement, params))
-    }
-
-    /// SQLite's own count belongs to the last `INSERT`, `UPDATE` or `DELETE`, which may have been another statement.
-    fn execute_counted(
-        &self,
-        sql: &str,
-        statement: &mut Statement<'_>,
-        params: impl Params,
-    ) -> rusqlite::Result<usize> {
-        if counts_its_rows(sql) {
-            return statement.execute(params);
-        }
-        let before = self.conn.total_changes();
-        let changed = statement.execute(params)?;
-        Ok(if self.conn.total_changes() == before {
-            0
-        } else {
-            changed
-        })
-    }
-
-    /// Runs an `INSERT` of one row and gives its rowid.
-    ///
-    /// # Errors
-    ///
-    /// As [`execute`](Self::execute), `StatementChangedRows` if it was not exactly one row, and [`Error::NoRowid`] if it
-    /// was no new row with a rowid: an upsert that updated a row, an `INSERT` into a table `WITHOUT ROWID`, or an `UPDATE`.
-    /// Where an upsert may update, let it return the key:
-    ///
-    /// ```
-    /// # let store = larder::Store::open_temp()?;
-    /// let upsert = "INSERT INTO users(mail) VALUES (?1) ON CONFLICT(mail) DO UPDATE SET mail = excluded.mail
-    ///               RETURNING id";
-    /// let ids = store.write(move |tx| {
-    ///     tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, mail TEXT UNIQUE) STRICT")?;
-    ///     let id = || tx.query_row(upsert, ["ada@example.org"], |row| row.get::<_, i64>("id"));
-    ///     Ok([id()?, id()?])
-    /// })?;
-    /// assert_eq!(ids, [1, 1]);
-    /// # Ok::<_, larder::Error>(())
-    /// ```
-    pub fn insert<P: Params>(&self, sql: &str, params: P) -> Result<i64> {
-        let inserted = self.with_statement(sql, |statement| {
-            let mask = self.guard.changes().mask(self.conn);
-            let changed = self.execute_counted(sql, statement, params)?;
-            Ok((changed, mask.end()))
-        })?;
-        match inserted {
-            (1, Some(rowid)) => Ok(rowid),
-            (0 | 1, None) => Err(self.no_rowid(sql, inserted.0)),
-            (changed, _) => Err(rusqlite::Error::StatementChangedRows(changed).into()),
-        }
-    }
-
-    /// Why the statement gave no rowid, as far as SQLite can tell.
-    fn no_rowid(&self, sql: &str, changed: usize) -> Error {
-        let changes = self.guard.changes_of(|| drop(self.conn.prepare(sql)));
-        let inserts = changes.iter().find(|change| change.code == ffi::SQLITE_INSERT);
-        let without_rowid = |change: &Change| {
-            let look = "SELECT wr FROM pragma_table_list WHERE schema = ?1 AND name = ?2/*larder*/";
-            let at = (&change.database, &change.table);
-            let look = || self.conn.query_row(look, at, |row| row.get::<_, bool>(0));
-            self.guard.as_internal(look).unwrap_or(false)
-        };
-        let reason = match inserts {
-            None => "there is no INSERT in the statement".to_owned(),
-            // In rusqlite's words.
-            _ if changed == 0 => return rusqlite::Error::StatementChangedRows(0).into(),
-            Some(change) if without_rowid(change) => format!("the table `{}` is WITHOUT ROWID", change.table),
-            Some(_) if changes.iter().any(|change| change.code == ffi::SQLITE_UPDATE) => {
-                "its ON CONFLICT clause has updated a row that was there".to_owned()
-            }
-            Some(change) => format!("SQLite has set no rowid for its row in `{}`", change.table),
-        };
-        Error::NoRowid { reason }
-    }
-
-    /// The rowid of the last row that this closure has inserted into a table with rowids: 0 if there is none yet, as on a
-    /// new connection. The SQL function of this name says the same. For one `INSERT`, [`insert`](Self::insert) is safer.
-    pub fn last_insert_rowid(&self) -> i64 {
-        self.conn.last_insert_rowid()
-    }
-
-    /// How many rows the last `INSERT`, `UPDATE` or `DELETE` of this closure has changed: 0 if there is none yet. The SQL
-    /// function of this name says the same.
-    pub fn changes(&self) -> u64 {
-        let (changes, total) = (signed(self.conn.changes()), signed(self.conn.total_changes()));
-        self.guard.changes().changes(changes, total).unsigned_abs()
-    }
-
-    /// How many rows this closure has changed so far, by triggers and foreign keys, too, and also where a savepoint was
-    /// rolled back. The SQL function of this name says the same.
-    pub fn total_changes(&self) -> u64 {
-        let total = signed(self.conn.total_changes());
-        self.guard.changes().total(total).unsigned_abs()
-    }
-
-    /// Runs every statement of `sql`, separated by semicolons, without parameters.
-    ///
-    /// # Errors
-    ///
-    /// As [`execute`](Self::execute). What ran before the error stays in the transaction: return the error to
-    /// undo it.
-    pub fn execute_batch(&self, sql: &str) -> Result<()> {
-        let start = Tick::now();
-        if let Some(over) = self.interrupt.check(start) {
-            return Err(over);
-        }
-        let result = self.conn.execute_batch(sql).map_err(|error| self.explain(error));
-        self.note_time(start, || (None, None));
-        result
-    }
-
-    /// Nests: runs `f` in a savepoint, keeps what it did if it gives `Ok`, and undoes just that if it gives
-    /// `Err` or panics.
-    ///
-    /// # Errors
-    ///
-    /// What `f` gave; [`Error::RolledBack`] if SQLite ended the whole transaction meanwhile, after which nothing
-    /// more can be done in this write.
-    ///
-    /// ```
-    /// # use larder::Error;
-    /// # let store = larder::Store::open_temp()?;
-    /// store.write(|tx| {
-    ///     tx.execute_batch("CREATE TABLE log(line TEXT) STRICT")?;
-    ///     let attempt = tx.savepoint(|tx| {
-    ///         tx.execute("INSERT INTO log VALUES ('tried')", [])?;
-    ///         Err::<(), _>(Error::app("changed my mind"))
-    ///     });
-    ///     assert!(attempt.is_err());
-    ///     tx.execute("INSERT INTO log VALUES ('went on')", [])
-    /// })?;
-    /// let lines: Vec<String> = store.read(|tx| tx.query_map("SELECT line FROM log", [], |row| row.get(0)))?;
-    /// assert_eq!(lines, ["went on"]);
-    /// # Ok::<_, larder::Error>(())
-    /// ```
-    pub fn savepoint<T>(&self, f: impl FnOnce(&WriteTx<'_>) -> Result<T>) -> Result<T> {
-        let savepoint = Savepoint::begin(self)?;
-        // Explained before the savepoint is rolled back, because SQLite then forgets whose error it is.
-        let value = self.explain_result(f(self))?;
-        savepoint.release()?;
-        Ok(value)
-    }
-
-    /// The result of a write, as its caller sees it.
-    pub(crate) fn judge<T>(&self, result: Result<T>) -> Result<T> {
-        match self.undo_failed.take() {
-            Some(error) => Err(error),
-            None => self.explain_result(result),
-        }
-    }
-
-    fn run_internal(&self, sql: &str) -> Result<()> {
-        if self.conn.is_autocommit() {
-            return Err(Error::RolledBack {
-                reason: ENDED,
-                caused_by_closure: true,
-                source: None,
-            });
-        }
-        run_internal(self.conn, self.guard, sql).map_err(|error| self.explain(error))
-    }
-}
-
 /// Whether the text consists of spaces, semicolons and comments only. rusqlite panics when asked for the counters of
 /// an empty statement.
 fn is_no_statement(sql: &str, statement: &Statement<'_>) -> bool {
@@ -666,72 +461,8 @@ fn is_no_statement(sql: &str, statement: &Statement<'_>) -> bool {
     !begins && statement.column_count() == 0 && statement.readonly() && statement.expanded_sql().is_none()
 }
 
-/// Whether the statement is certainly an INSERT, UPDATE, DELETE or REPLACE, by its first letters. SQLite's count of
-/// changed rows then belongs to it. After a statement of another kind, the count still belongs to an earlier statement.
-fn counts_its_rows(sql: &str) -> bool {
-    matches!(
-        sql.as_bytes(),
-        [b'I' | b'i', b'N' | b'n', ..]
-            | [b'U' | b'u', ..]
-            | [b'D' | b'd', b'E' | b'e', b'L' | b'l', ..]
-            | [b'R' | b'r', b'E' | b'e', b'P' | b'p', ..]
-    )
-}
-
 /// Checks the first letter: a comment or a space may precede the keyword.
 fn may_be_explain(sql: &str) -> bool {
     let first = sql.as_bytes().first();
     first.is_some_and(|first| !first.is_ascii_alphabetic() || first.eq_ignore_ascii_case(&b'e'))
-}
-
-/// Why a write is rolled back although its closure did not ask for it.
-pub(crate) const ENDED: &str = "SQLite ended the whole transaction inside the closure (ON CONFLICT ROLLBACK, \
-                                RAISE(ROLLBACK), a full disk, an I/O error or no memory)";
-
-/// What a [`ReadTx`] can do, and by it the connection: see there for what becomes of what is set on that.
-impl<'a> Deref for WriteTx<'a> {
-    type Target = ReadTx<'a>;
-
-    fn deref(&self) -> &ReadTx<'a> {
-        &self.read
-    }
-}
-
-/// An open savepoint. Its drop, after an error or a panic, rolls back to it.
-///
-/// All savepoints have the same name: RELEASE and ROLLBACK TO act on "the most recent savepoint with a matching name",
-/// <https://sqlite.org/lang_savepoint.html>, and these end in the reverse order of their beginning.
-struct Savepoint<'tx, 'a> {
-    tx: &'tx WriteTx<'a>,
-    released: bool,
-}
-
-impl<'tx, 'a> Savepoint<'tx, 'a> {
-    fn begin(tx: &'tx WriteTx<'a>) -> Result<Self> {
-        tx.run_internal(sql::SAVEPOINT)?;
-        Ok(Self { tx, released: false })
-    }
-
-    fn release(mut self) -> Result<()> {
-        self.tx.run_internal(sql::RELEASE)?;
-        self.released = true;
-        Ok(())
-    }
-}
-
-impl Drop for Savepoint<'_, '_> {
-    fn drop(&mut self) {
-        if self.released || self.tx.is_autocommit() {
-            return;
-        }
-        // "The ROLLBACK TO command reverts the state of the database back to what it was just after the
-        // corresponding SAVEPOINT", and leaves the savepoint open: RELEASE must follow.
-        if let Err(error) = self
-            .tx
-            .run_internal(sql::ROLLBACK_TO)
-            .and_then(|()| self.tx.run_internal(sql::RELEASE))
-        {
-            *self.tx.undo_failed.borrow_mut() = Some(error);
-        }
-    }
 }
