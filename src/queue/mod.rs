@@ -15,7 +15,7 @@
 //!
 //! # Locks
 //!
-//! A slot's lock (`pending.rs`) is the only lock that may be taken under the mutex: when a job moves up, and when the
+//! A slot's lock (`slot.rs`) is the only lock that may be taken under the mutex: when a job moves up, and when the
 //! alarm rings. The wake relay (`wake_relay.rs`), which wakes the tasks of completed reads, has its own lock, which is
 //! never held together with the mutex. No closure is dropped under the mutex and no runtime's waker is woken under it,
 //! because both may call back into the store.
