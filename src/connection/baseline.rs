@@ -20,7 +20,7 @@ use rusqlite::hooks::Action;
 use rusqlite::{Connection, ffi};
 
 use super::authorizer::SqlGuard;
-use super::c_api::{self, Sentinel};
+use super::c_api::{self, KeptStatement};
 use crate::error::{Error, Result};
 use crate::options::{Role, Settings};
 use crate::runtime::panic::quietly;
@@ -109,7 +109,8 @@ pub(crate) struct Baseline {
     /// Whether some of them may be `on_connect`'s.
     own_names: bool,
     statement_cache_capacity: usize,
-    sentinel: Sentinel,
+    /// Detects whether SQLite has expired all statements of the connection.
+    sentinel: KeptStatement,
 }
 
 impl Baseline {
@@ -124,7 +125,7 @@ impl Baseline {
                     names: count_names(conn)?,
                     own_names: options.on_connect.is_some(),
                     statement_cache_capacity: options.statement_cache_capacity,
-                    sentinel: Sentinel::prepare(conn)?,
+                    sentinel: KeptStatement::prepare(conn, "SELECT 1/*larder*/")?,
                 })
             })
         };
@@ -156,7 +157,8 @@ impl Baseline {
         }
         let replaced = "it replaced a function or a collation";
         let schema_changed = guard.take_schema_change();
-        match guard.as_internal(|| self.sentinel.was_expired()) {
+        let sentinel = &self.sentinel;
+        match guard.as_internal(|| sentinel.run(conn).map(|()| sentinel.take_reprepared())) {
             Ok(false) => Restored::All,
             // Its settings are restored, but the change of a setting hides whether a function was replaced, too.
             Ok(true) if self.own_names && !schema_changed => Restored::NotAll(if configured {

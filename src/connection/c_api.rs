@@ -179,53 +179,77 @@ pub(crate) fn trace_was_replaced(conn: &Connection) -> rusqlite::Result<bool> {
     Ok(!TRACED.get())
 }
 
-/// A statement that detects whether SQLite has expired all statements of the connection, so that each is re-prepared.
+/// A statement that is prepared once, kept beside its connection, and run again and again. It has no parameters.
 /// Dropped before the connection closes, because SQLite refuses to close a connection with open statements.
-pub(crate) struct Sentinel(NonNull<ffi::sqlite3_stmt>);
+pub(crate) struct KeptStatement(NonNull<ffi::sqlite3_stmt>);
 
 // SAFETY: only the thread that has the connection uses the pointer. SQLite's connections without a mutex may move
 // between threads (`SQLITE_THREADSAFE` 1 or 2).
-unsafe impl Send for Sentinel {}
+unsafe impl Send for KeptStatement {}
 
-impl Sentinel {
-    pub(crate) fn prepare(conn: &Connection) -> rusqlite::Result<Self> {
+impl KeptStatement {
+    pub(crate) fn prepare(conn: &Connection, sql: &str) -> rusqlite::Result<Self> {
         let mut statement = ptr::null_mut();
+        let length = c_int::try_from(sql.len()).unwrap_or(c_int::MAX);
         // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
-        // The text is a C string, and `statement` lives until SQLite has written it.
+        // SQLite reads no more than `length` bytes of the text, and `statement` lives until SQLite has written it.
         let code = unsafe {
-            let sql = c"SELECT 1/*larder*/".as_ptr();
             let flags = ffi::SQLITE_PREPARE_PERSISTENT as c_uint;
-            ffi::sqlite3_prepare_v3(conn.handle(), sql, -1, flags, &mut statement, ptr::null_mut())
+            let text = sql.as_ptr().cast::<c_char>();
+            ffi::sqlite3_prepare_v3(conn.handle(), text, length, flags, &mut statement, ptr::null_mut())
         };
         match (code, NonNull::new(statement)) {
             (ffi::SQLITE_OK, Some(statement)) => Ok(Self(statement)),
-            _ => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+            _ => Err(last_error(conn, code)),
         }
     }
 
-    /// Returns and clears whether the statement was re-prepared.
-    pub(crate) fn was_expired(&self) -> rusqlite::Result<bool> {
+    /// Runs it to its end, or to its first row.
+    pub(crate) fn run(&self, conn: &Connection) -> rusqlite::Result<()> {
         let statement = self.0.as_ptr();
-        // SAFETY: only the drop finalizes the statement, and the connection outlives it (see above).
-        let (stepped, reset, prepared) = unsafe {
-            (
-                ffi::sqlite3_step(statement),
-                ffi::sqlite3_reset(statement),
-                ffi::sqlite3_stmt_status(statement, ffi::SQLITE_STMTSTATUS_REPREPARE, 1),
-            )
+        // SAFETY: only the drop finalizes the statement, and its connection stays open until then (see above). That is
+        // `conn`, so it is used on this thread only.
+        let (stepped, reset) = unsafe {
+            assert_eq!(
+                ffi::sqlite3_db_handle(statement),
+                conn.handle(),
+                "the statement belongs to this connection"
+            );
+            (ffi::sqlite3_step(statement), ffi::sqlite3_reset(statement))
         };
-        match (stepped, reset) {
-            (ffi::SQLITE_ROW, ffi::SQLITE_OK) => Ok(prepared > 0),
-            (_, code) => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+        match stepped {
+            ffi::SQLITE_DONE | ffi::SQLITE_ROW if reset == ffi::SQLITE_OK => Ok(()),
+            ffi::SQLITE_DONE | ffi::SQLITE_ROW => Err(last_error(conn, reset)),
+            code => Err(last_error(conn, code)),
         }
+    }
+
+    /// Returns and clears whether SQLite has re-prepared the statement, because all statements of the connection had
+    /// expired when it was run.
+    pub(crate) fn take_reprepared(&self) -> bool {
+        // SAFETY: as above. It reads and clears a counter of the statement.
+        unsafe { ffi::sqlite3_stmt_status(self.0.as_ptr(), ffi::SQLITE_STMTSTATUS_REPREPARE, 1) > 0 }
     }
 }
 
-impl Drop for Sentinel {
+impl Drop for KeptStatement {
     fn drop(&mut self) {
         // SAFETY: the connection is still open (see above), and there is no other copy of the pointer.
         unsafe { ffi::sqlite3_finalize(self.0.as_ptr()) };
     }
+}
+
+/// The error of that code that the connection has just returned.
+#[cold]
+fn last_error(conn: &Connection, code: c_int) -> rusqlite::Error {
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only. The
+    // message is a C string that stays until the next call on the connection, which comes after its use.
+    let message = unsafe {
+        CStr::from_ptr(ffi::sqlite3_errmsg(conn.handle()))
+            .to_string_lossy()
+            .into_owned()
+    };
+    rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(message))
 }
 
 /// Sets the value of `last_insert_rowid`.

@@ -5,6 +5,7 @@ use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api::{self, Leaked};
 use crate::connection::interrupt::Interrupt;
 use crate::connection::open_file::{Lease, OpenFile};
+use crate::connection::transaction_control::{Control, ControlStatements};
 use crate::connection::{Baseline, GuardedConnection, close, open_reader};
 use crate::error::{Error, Result};
 use crate::options::Settings;
@@ -14,7 +15,6 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::page_cache::CacheShare;
 use crate::telemetry::slow_log::Slow;
 use crate::telemetry::usage::{CallSiteShard, StatementShard};
-use crate::transaction::{run_internal, sql};
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, TransactionState};
 use std::cell::RefCell;
@@ -47,6 +47,7 @@ impl Manager {
         })?;
         Ok(Reader {
             baseline: Some(baseline),
+            control: ControlStatements::default(),
             conn: Some(conn),
             guard,
             interrupt,
@@ -68,6 +69,8 @@ impl Manager {
 pub(crate) struct Reader {
     /// The state in which the connection was opened. `Some` until the drop, and dropped before the connection.
     pub(super) baseline: Option<Baseline>,
+    /// Dropped before the connection, too.
+    pub(super) control: ControlStatements,
     /// `Some` until the drop.
     pub(super) conn: Option<Connection>,
     pub(super) guard: Arc<SqlGuard>,
@@ -106,7 +109,8 @@ impl Reader {
     pub(super) fn end_snapshot(&mut self) {
         if let Some(conn) = &mut self.conn {
             let end = |conn: &Connection| {
-                (conn.is_autocommit() || run_internal(conn, &self.guard, sql::ROLLBACK).is_ok()) && holds_nothing(conn)
+                (conn.is_autocommit() || self.control.run(conn, &self.guard, Control::Rollback).is_ok())
+                    && holds_nothing(conn)
             };
             c_api::reset_leaked(conn, Leaked::Ours);
             self.clean = end(conn);
@@ -126,6 +130,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.baseline.take();
+        self.control = ControlStatements::default();
         self.lease.release();
         if let Some(conn) = self.conn.take() {
             close(conn);

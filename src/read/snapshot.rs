@@ -5,6 +5,7 @@ use super::{Reader, Readers};
 use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api::{self};
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
+use crate::connection::transaction_control::{Control, ControlStatements};
 use crate::connection::{Baseline, Restored};
 use crate::error::{Error, Result};
 use crate::queue::pending::Queue;
@@ -15,8 +16,8 @@ use crate::telemetry::event::CallerSpan;
 use crate::telemetry::page_cache::CacheShare;
 use crate::telemetry::slow_log::{Call, Slow, SlowStatement};
 use crate::telemetry::usage::{CallSiteShard, StatementShard};
+use crate::transaction::ReadTx;
 use crate::transaction::hot_statement::{Prepare, Prepared};
-use crate::transaction::{ReadTx, run_internal, sql};
 use rusqlite::Connection;
 use std::cell::RefCell;
 use std::mem;
@@ -35,6 +36,7 @@ pub(crate) struct Snapshot<'r> {
     clean: &'r mut bool,
     spoiled: &'r mut Option<&'static str>,
     baseline: Option<&'r Baseline>,
+    control: &'r ControlStatements,
     sites: &'r mut CallSiteShard,
     statements: Option<&'r RefCell<StatementShard>>,
     cache: &'r mut CacheShare,
@@ -62,6 +64,7 @@ impl<'r> Snapshot<'r> {
             clean: &mut reader.clean,
             spoiled: &mut reader.spoiled,
             baseline: reader.baseline.as_ref(),
+            control: &reader.control,
             sites: &mut reader.sites,
             statements: reader.statements.as_ref(),
             cache: &mut reader.cache,
@@ -72,7 +75,7 @@ impl<'r> Snapshot<'r> {
             raw_access: false,
         };
         snapshot.enter(site);
-        run_internal(snapshot.conn, snapshot.guard, sql::BEGIN_READ).map_err(Error::not_started)?;
+        snapshot.run_internal(Control::BeginRead).map_err(Error::not_started)?;
         Ok(snapshot)
     }
 
@@ -205,6 +208,10 @@ impl<'r> Snapshot<'r> {
         )
     }
 
+    fn run_internal(&self, control: Control) -> rusqlite::Result<()> {
+        self.control.run(self.conn, self.guard, control)
+    }
+
     pub(super) fn site(&self) -> String {
         self.activity.site()
     }
@@ -217,7 +224,7 @@ impl Drop for Snapshot<'_> {
         }
         self.prepared.put_back();
         self.tidy();
-        let ended = self.conn.is_autocommit() || run_internal(self.conn, self.guard, sql::COMMIT).is_ok();
+        let ended = self.conn.is_autocommit() || self.run_internal(Control::Commit).is_ok();
         *self.clean = ended && holds_nothing(self.conn);
         self.activity.end();
     }

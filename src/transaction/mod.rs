@@ -23,22 +23,6 @@ use crate::runtime::clock::Tick;
 use crate::telemetry::slow_log::{QueryPlan, SlowStatement};
 use crate::telemetry::usage::StatementShard;
 
-/// larder's own statements, each with its private comment (see `connection/authorizer.rs`).
-pub(crate) mod sql {
-    pub(crate) const BEGIN_READ: &str = "BEGIN/*larder*/";
-    pub(crate) const BEGIN_WRITE: &str = "BEGIN IMMEDIATE/*larder*/";
-    pub(crate) const COMMIT: &str = "COMMIT/*larder*/";
-    pub(crate) const ROLLBACK: &str = "ROLLBACK/*larder*/";
-    pub(crate) const SAVEPOINT: &str = "SAVEPOINT larder/*larder*/";
-    pub(crate) const RELEASE: &str = "RELEASE larder/*larder*/";
-    pub(crate) const ROLLBACK_TO: &str = "ROLLBACK TO larder/*larder*/";
-}
-
-/// Runs one of larder's own statements, from the cache.
-pub(crate) fn run_internal(conn: &Connection, guard: &SqlGuard, sql: &str) -> rusqlite::Result<()> {
-    guard.as_internal(|| conn.prepare_cached(sql)?.execute([]).map(drop))
-}
-
 /// One snapshot of the database. Given to the closure of [`Store::read`](crate::Store::read).
 ///
 /// Everything that the closure reads is as of one moment, at least as new as every write acknowledged before

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Params, Statement, ffi};
 
+use super::ReadTx;
 use super::hot_statement::Prepare;
-use super::{ReadTx, run_internal, sql};
 use crate::connection::authorizer::{Change, SqlGuard};
 use crate::connection::change_counters::signed;
 use crate::connection::interrupt::Interrupt;
+use crate::connection::transaction_control::Control;
 use crate::error::{Error, Result};
 use crate::runtime::clock::Tick;
 use crate::telemetry::usage::StatementShard;
@@ -210,7 +211,7 @@ impl<'a> WriteTx<'a> {
         }
     }
 
-    fn run_internal(&self, sql: &str) -> Result<()> {
+    fn run_internal(&self, control: Control) -> Result<()> {
         if self.conn.is_autocommit() {
             return Err(Error::RolledBack {
                 reason: ENDED,
@@ -218,7 +219,9 @@ impl<'a> WriteTx<'a> {
                 source: None,
             });
         }
-        run_internal(self.conn, self.guard, sql).map_err(|error| self.explain(error))
+        control
+            .run_cached(self.conn, self.guard)
+            .map_err(|error| self.explain(error))
     }
 }
 
@@ -258,12 +261,12 @@ struct Savepoint<'tx, 'a> {
 
 impl<'tx, 'a> Savepoint<'tx, 'a> {
     fn begin(tx: &'tx WriteTx<'a>) -> Result<Self> {
-        tx.run_internal(sql::SAVEPOINT)?;
+        tx.run_internal(Control::Savepoint)?;
         Ok(Self { tx, released: false })
     }
 
     fn release(mut self) -> Result<()> {
-        self.tx.run_internal(sql::RELEASE)?;
+        self.tx.run_internal(Control::Release)?;
         self.released = true;
         Ok(())
     }
@@ -278,8 +281,8 @@ impl Drop for Savepoint<'_, '_> {
         // corresponding SAVEPOINT", and leaves the savepoint open: RELEASE must follow.
         if let Err(error) = self
             .tx
-            .run_internal(sql::ROLLBACK_TO)
-            .and_then(|()| self.tx.run_internal(sql::RELEASE))
+            .run_internal(Control::RollbackTo)
+            .and_then(|()| self.tx.run_internal(Control::Release))
         {
             *self.tx.undo_failed.borrow_mut() = Some(error);
         }

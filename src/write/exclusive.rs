@@ -14,12 +14,12 @@ use rusqlite::{Connection, ffi};
 use super::context::Exclusive;
 use super::{CommitFailure, Writer};
 use crate::connection::authorizer::SqlGuard;
+use crate::connection::transaction_control::Control;
 use crate::connection::{self, interrupt::Interrupt};
 use crate::error::{Error, Result, extended_code};
 use crate::options::{Durability, Settings};
 use crate::queue::job::{Job, Resolution};
 use crate::read::Readers;
-use crate::transaction::sql;
 
 impl Writer {
     pub(super) fn run_exclusive(&mut self, job: Job<Exclusive>) {
@@ -117,7 +117,7 @@ impl Writer {
         self.try_roll_back()?;
         self.set_durability(Durability::Full)?;
         self.conn.busy_timeout(patience)?;
-        let begun = self.run_internal(sql::BEGIN_WRITE);
+        let begun = self.run_internal(Control::BeginWrite);
         self.conn.busy_timeout(self.options.busy_timeout)?;
         begun
     }

@@ -12,6 +12,7 @@ use super::context::{Grouped, WriteJob};
 use crate::connection::c_api::{self};
 use crate::connection::interrupt::{Limit, LimitKind};
 use crate::connection::synchronous;
+use crate::connection::transaction_control::Control;
 use crate::error::{Error, extended_code, primary_code};
 use crate::options::Durability;
 use crate::queue::job::{Job, Resolution, Scope};
@@ -19,7 +20,7 @@ use crate::queue::pending::Queue;
 use crate::telemetry::event::event;
 use crate::telemetry::slow_log::{Call, Slow, SlowStatement};
 use crate::transaction::hot_statement::Prepared;
-use crate::transaction::{ENDED, WriteTx, sql};
+use crate::transaction::{ENDED, WriteTx};
 use rusqlite::ffi;
 use std::mem;
 use std::sync::Arc;
@@ -159,7 +160,7 @@ impl Writer {
         let begun = self
             .try_roll_back()
             .and_then(|()| self.set_durability(wanted))
-            .and_then(|()| self.run_internal(sql::BEGIN_WRITE));
+            .and_then(|()| self.run_internal(Control::BeginWrite));
         let Err(error) = begun else {
             let after = Instant::now();
             self.telemetry.counters.begin.add_time(after - before);
@@ -213,7 +214,7 @@ impl Writer {
         if self.group.is_empty() {
             return Some((job, started, false));
         }
-        let Err(error) = self.run_internal(sql::SAVEPOINT) else {
+        let Err(error) = self.run_internal(Control::Savepoint) else {
             return Some((job, started, true));
         };
         // A virtual table of an earlier job could not be flushed. This job did not cause that, and has not started: it
@@ -279,7 +280,7 @@ impl Writer {
         if let Err(kind) = result {
             return self.undo(ran, kind, Resolution::Own, nested);
         }
-        if nested && let Err(error) = self.run_internal(sql::RELEASE) {
+        if nested && let Err(error) = self.run_internal(Control::Release) {
             return self.undo(ran, "Sqlite", Resolution::Failed(error.into()), nested);
         }
         self.group.push(ran);
@@ -334,8 +335,8 @@ impl Writer {
         let undone = nested
             && !self.conn.is_autocommit()
             && self
-                .run_internal(sql::ROLLBACK_TO)
-                .and_then(|()| self.run_internal(sql::RELEASE))
+                .run_internal(Control::RollbackTo)
+                .and_then(|()| self.run_internal(Control::Release))
                 .is_ok();
         self.deferred_keys.rolled_back();
         self.guard.transaction_ended(false);
@@ -372,7 +373,7 @@ impl Writer {
         if self.conn.is_autocommit() {
             Ok(())
         } else {
-            self.run_internal(sql::ROLLBACK)
+            self.run_internal(Control::Rollback)
         }
     }
 
@@ -440,7 +441,7 @@ impl Writer {
 
     /// Runs COMMIT. If it fails, determines the outcome, and poisons the store if that is unknown.
     pub(super) fn commit_transaction(&mut self) -> std::result::Result<(), CommitFailure> {
-        let Err(error) = self.run_internal(sql::COMMIT) else {
+        let Err(error) = self.run_internal(Control::Commit) else {
             self.checkpointer.committed();
             self.deferred_keys.committed();
             self.guard.transaction_ended(true);

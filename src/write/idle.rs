@@ -8,9 +8,9 @@ use rusqlite::ffi;
 
 use super::checkpointer::PATIENCE;
 use super::{CommitFailure, IDLE, Writer};
+use crate::connection::transaction_control::Control;
 use crate::error::{extended_code, primary_code};
 use crate::telemetry::event::event;
-use crate::transaction::sql;
 
 /// Pages returned in one transaction: 4 MB, some milliseconds.
 const VACUUM_PAGES: u64 = 1000;
@@ -121,7 +121,7 @@ impl Writer {
         self.try_roll_back()?;
         self.set_durability(self.options.durability)?;
         self.conn.busy_timeout(PATIENCE)?;
-        let begun = self.run_internal(sql::BEGIN_WRITE);
+        let begun = self.run_internal(Control::BeginWrite);
         self.conn.busy_timeout(self.options.busy_timeout)?;
         begun?;
         let vacuumed = self.guard.as_internal(|| {

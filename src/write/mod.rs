@@ -57,6 +57,7 @@ use crate::connection::authorizer::SqlGuard;
 use crate::connection::filesystem::TempFolder;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::open_file::{Lease, OpenFile};
+use crate::connection::transaction_control::{Control, ControlStatements};
 use crate::connection::{Baseline, GuardedConnection};
 use crate::error::{Error, Result};
 use crate::options::{Durability, Settings};
@@ -68,7 +69,6 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::page_cache::CacheShare;
 use crate::telemetry::slow_log::{Slow, SlowLog};
 use crate::telemetry::usage::{CallSiteShard, StatementShard};
-use crate::transaction::run_internal;
 
 /// How long the queue stays empty before the writer thread runs a checkpoint and idle maintenance.
 const IDLE: Duration = Duration::from_secs(1);
@@ -113,6 +113,8 @@ pub(crate) struct Writer {
     options: Settings,
     /// The state in which the connection was opened. Dropped before the connection.
     baseline: Baseline,
+    /// Dropped before the connection, too.
+    control: ControlStatements,
     /// Declared before the connection, so that a panicking thread drops it first.
     lease: Lease,
     conn: Connection,
@@ -183,6 +185,7 @@ impl Writer {
             telemetry,
             options,
             baseline,
+            control: ControlStatements::default(),
             lease,
             conn,
             guard,
@@ -303,7 +306,7 @@ impl Writer {
         }
     }
 
-    fn run_internal(&self, sql: &str) -> rusqlite::Result<()> {
-        run_internal(&self.conn, &self.guard, sql)
+    fn run_internal(&self, control: Control) -> rusqlite::Result<()> {
+        self.control.run(&self.conn, &self.guard, control)
     }
 }

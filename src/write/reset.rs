@@ -5,6 +5,7 @@ use super::Writer;
 use super::checkpointer::Checkpointer;
 use super::foreign_keys::DeferredKeys;
 use crate::connection::c_api::{self, Leaked};
+use crate::connection::transaction_control::ControlStatements;
 use crate::connection::{self, GuardedConnection, Restored};
 use crate::error::{Error, Result};
 use crate::runtime::panic::caught;
@@ -76,6 +77,7 @@ impl Writer {
         self.roll_back();
         self.reset_leaked(Leaked::All);
         self.baseline = baseline;
+        self.control = ControlStatements::default();
         self.guard = guard;
         self.interrupt = interrupt;
         self.durability = self.options.durability;

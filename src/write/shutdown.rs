@@ -93,12 +93,13 @@ impl Writer {
     fn close_connection(self) {
         let Self {
             baseline,
+            control,
             mut lease,
             conn,
             folder,
             ..
         } = self;
-        drop(baseline);
+        drop((baseline, control));
         lease.release();
         connection::close(conn);
         lease.writer_closed();

@@ -112,8 +112,8 @@ const MUTANTS: &[Mutant] = &[
         name: "it releases a failed savepoint without rolling back",
         change: Change::Source {
             file: "src/write/group.rs",
-            from: "self\n                .run_internal(sql::ROLLBACK_TO)\n                .and_then(|()| self.run_internal(sql::RELEASE))\n                .is_ok()",
-            to: "self.run_internal(sql::RELEASE).is_ok()",
+            from: "self\n                .run_internal(Control::RollbackTo)\n                .and_then(|()| self.run_internal(Control::Release))\n                .is_ok()",
+            to: "self.run_internal(Control::Release).is_ok()",
         },
         suite: SMALL,
     },
