@@ -5,6 +5,7 @@ use super::Writer;
 use super::checkpointer::Checkpointer;
 use super::foreign_keys::DeferredKeys;
 use crate::connection::c_api::{self, Leaked};
+use crate::connection::sql_text::quoted;
 use crate::connection::transaction_control::ControlStatements;
 use crate::connection::{self, GuardedConnection, Restored};
 use crate::error::{Error, Result};
@@ -122,9 +123,8 @@ impl Writer {
             }
             self.conn.execute_batch("PRAGMA defer_foreign_keys = ON")?;
             for (kind, name) in objects {
-                let name = name.replace('"', "\"\"");
                 self.conn
-                    .execute_batch(&format!("DROP {kind} IF EXISTS temp.\"{name}\""))?;
+                    .execute_batch(&format!("DROP {kind} IF EXISTS temp.{}", quoted(&name)))?;
             }
             self.conn.execute_batch("PRAGMA defer_foreign_keys = OFF")
         })
