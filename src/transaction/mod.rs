@@ -200,21 +200,25 @@ impl<'a> ReadTx<'a> {
             });
             result
         };
-        let may_be_explain = may_be_explain(sql);
-        if may_be_explain {
-            self.forget_explain(sql);
-        }
-        let result = if !may_be_explain && self.prepared.again(sql) {
-            self.with_held(sql, run)
-        } else {
-            self.conn
-                .prepare_cached(sql)
-                .and_then(|mut statement| run(&mut statement))
-        };
-        result.map_err(|error| match own.get() {
+        self.with_prepared(sql, run).map_err(|error| match own.get() {
             Some(own) => self.explain_as(error, own),
             None => self.explain(error),
         })
+    }
+
+    /// Runs `run` with the hot statement or with one from the cache.
+    fn with_prepared<T>(
+        &self,
+        sql: &str,
+        run: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        if may_be_explain(sql) {
+            self.forget_explain(sql);
+        } else if self.prepared.again(sql) {
+            return self.with_held(sql, run);
+        }
+        let mut statement = self.conn.prepare_cached(sql)?;
+        run(&mut statement)
     }
 
     fn with_held<T>(
