@@ -590,7 +590,7 @@ mod tests {
         ];
         for failure in failures.map(Result::unwrap_err) {
             let cause = failure.cause.as_deref().unwrap_or_default();
-            assert!(cause.starts_with("no reader became free in "), "{failure:?}");
+            assert!(cause.starts_with("no reader became available in "), "{failure:?}");
             assert_eq!(told(failure), (503, Some("1".into())));
         }
         drop(let_go);

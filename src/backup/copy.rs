@@ -27,12 +27,12 @@ use crate::options::Settings;
 const SYNC: u64 = 16 << 20;
 
 const COPYING: &str = "the pages cannot be copied; is the disk full?";
-const COMPACTING: &str = "the copy cannot be made compact; is the disk full?";
+const COMPACTING: &str = "the copy cannot be compacted; is the disk full?";
 const COUNTING: &str = "the rows of the database cannot be counted; check it (Store::check)";
 const OPENING: &str = "the copy cannot be opened";
 const CHECKING: &str = "the copy cannot be checked";
-const DAMAGED: &str = "the database is damaged, or the disk that the copy is on; check it (Store::check), and restore an older \
-                       backup if it is";
+const DAMAGED: &str = "the database is damaged, or the disk of the copy; check the database (Store::check), and restore an older \
+                       backup if it is damaged";
 
 /// How to make a copy.
 #[derive(Clone, Debug)]
@@ -135,7 +135,7 @@ impl Copier<'_> {
             let stepped = backup.step(pages).map_err(failed)?;
             // The copy is private, and the source is a snapshot.
             if matches!(stepped, StepResult::Busy | StepResult::Locked) {
-                return Err(Failure::new("something else has opened the copy"));
+                return Err(Failure::new("another program has opened the copy"));
             }
             let counts = backup.progress();
             let total = u64::from(counts.pagecount.unsigned_abs());
@@ -217,7 +217,7 @@ impl Copier<'_> {
         let found = Fingerprint::read(conn, self.plan.checksum).map_err(failed)?;
         if let Some(difference) = fingerprint.difference(&found) {
             return Err(Failure::found(
-                "the copy does not have what the database has: try again, and check the disk that it is on",
+                "the copy differs from the database; try again, and check the disk of the copy",
                 difference,
             ));
         }
@@ -294,8 +294,8 @@ fn check_room(copy: &Path, bytes: u64, compact: bool) -> Result<()> {
     let needed = if compact { bytes.saturating_mul(2) } else { bytes };
     match lacks(copy.parent().unwrap_or(Path::new("/")), needed) {
         Some(available) => Err(Failure::found(
-            "the disk has too little room for it: free disk space, or give a folder on another one",
-            format!("it needs about {needed} bytes, and {available} are available"),
+            "the disk has too little free space; free disk space, or choose a folder on another disk",
+            format!("the copy needs about {needed} bytes, and {available} are available"),
         )),
         None => Ok(()),
     }

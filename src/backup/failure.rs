@@ -1,4 +1,4 @@
-//! The reason why a copy could not be made.
+//! The error of a copy.
 
 use std::error::Error as StdError;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::error::Error;
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// The failure of a copy, before its purpose is known: a backup, the backup of a migration, or a restore.
+/// Why a copy failed. It becomes the error of a backup, of a migration or of a restore.
 #[derive(Debug)]
 pub(crate) struct Failure {
     problem: &'static str,
@@ -24,7 +24,7 @@ impl Failure {
         }
     }
 
-    /// A failure with the finding that caused it.
+    /// A failure with the findings of a check.
     pub(super) fn found(problem: &'static str, detail: String) -> Self {
         Self {
             detail: Some(detail),
@@ -40,9 +40,9 @@ impl Failure {
         }
     }
 
-    /// The work was stopped. The part that stopped it reports the reason.
+    /// The work was stopped; the code that stopped it reports the reason.
     pub(super) fn stopped() -> Self {
-        Self::new("it was stopped")
+        Self::new("the copy was stopped")
     }
 
     pub(crate) fn sentence(&self) -> String {

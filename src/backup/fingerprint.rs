@@ -65,7 +65,7 @@ impl Fingerprint {
         let differs = self.tables.iter().find(|table| !copy.tables.contains(table));
         Some(match differs {
             Some((name, rows)) => format!("the table {name} has {rows} rows in the database"),
-            None => "it has other tables or other values".to_owned(),
+            None => "the copy has other tables or other values".to_owned(),
         })
     }
 }

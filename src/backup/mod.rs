@@ -1,18 +1,17 @@
-//! Copies of a database, which are verified before they get their names.
+//! Backups: copies of a database that are verified before they get their names.
 //!
 //! ```text
-//! Backup::run, the schedule's thread, a migration     Options::restore
-//!   DedicatedReader: a snapshot, its own connection     a snapshot of the backup, checked
-//!     copy.rs         pages, by SQLite's backup interface, step by step, into a folder beside the target (staging.rs)
-//!     fingerprint.rs  the snapshot's contents: rows of every table, a checksum
-//!   the snapshot ends: it no longer pins the WAL
-//!     copy.rs         VACUUM INTO if compact; integrity, foreign keys, rows, checksum of the copy
+//! Backup::run, the thread of a schedule, a migration      Options::restore
+//!   Dedicated reader: a snapshot on its own connection      a snapshot of the backup, checked
+//!     copy.rs         copies pages with SQLite's backup API, step by step, into a folder beside the target (staging.rs)
+//!     fingerprint.rs  reads the content of the snapshot: the rows of every table, a checksum
+//!   the snapshot ends, and the WAL is no longer pinned
+//!     copy.rs         compacts the copy with VACUUM INTO, if asked to; checks integrity, foreign keys, rows, checksum
 //!     staging.rs      fsync, rename, fsync of the folder
 //! ```
 //!
-//! So the target's name always means a whole backup or the previous file. A running backup is one of the active
-//! readers: it is reported as the read that pins the WAL. Closing the store stops it at its next poll, and waits for
-//! its cleanup.
+//! So the target is always a complete backup, or what it was before. A running backup is registered as an active reader: it
+//! is named when it pins the WAL. Closing the store stops it at its next step, and waits until it has cleaned up.
 
 mod copy;
 mod failure;
@@ -53,36 +52,36 @@ use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 use crate::telemetry::stats::LastBackup;
 
-/// The name of the operation in errors.
+/// The name of this work in errors.
 const OPERATION: &str = "backup";
 
-/// Interval of the callback in stages that have no steps.
+/// How often the callback is called in stages without steps.
 const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A backup that was not begun. Made by [`Store::backup`] and [`Store::backup_compact`].
+/// A backup, which [`run`](Self::run) starts. Made by [`Store::backup`] and [`Store::backup_compact`].
 ///
-/// It is a copy of one snapshot, taken while everybody reads and writes on, and **verified**: the copy is opened by itself,
-/// `integrity_check` looks at it, and it must have as many rows in every table as the snapshot (whose name is UTF-8: no
-/// statement can name another). What is damaged or does not fit is an error. So is a full disk, and whatever else goes
-/// wrong; then there is under its name what there was before, and nothing beside it. Foreign keys that point nowhere are
-/// copied as they are, and are in the report.
+/// A backup is a copy of one snapshot. It is made while reads and writes go on, and it is **verified**: the copy is opened on
+/// its own, `integrity_check` checks it, and every table must have as many rows as in the snapshot (tables whose name is not
+/// UTF-8 are not counted, because no statement can name them). Corruption, a difference or a full disk is an error. In every
+/// case of error the target is unchanged, and nothing is left beside it. Foreign keys without a parent row are copied as they
+/// are, and reported.
 ///
-/// It is one file with mode `0600`, synced, and not in WAL mode, so that it can be opened where nobody may write (a store
-/// that opens it switches to WAL). [`Store::restore`] makes a database of it; [`Store::open`] opens it as one, too, and so
-/// does every other program that knows SQLite.
+/// The backup is one file with mode `0600`, synced to the disk, and not in WAL mode, so that a read-only program can open it
+/// (a store that opens it switches it to WAL mode). [`Store::restore`] creates a database from it. [`Store::open`] and every
+/// other SQLite program can open it directly.
 ///
-/// - **The write-ahead log is pinned** while pages are copied and the rows of the snapshot are counted, as by any long read;
-///   [`ReaderStats::oldest_read`](crate::ReaderStats::oldest_read) names the line that called [`run`](Self::run). No write waits for
-///   it. Verifying the copy pins nothing.
-/// - **It needs disk space:** as much as the database has. ([`Store::backup_compact`] needs that again for its compact copy.)
-///   It is first written in a folder beside the target whose name begins with `.larder-backup-`. A process that is killed
-///   leaves that behind, and the next backup to the same folder removes it.
-/// - **Memory:** two times [`Options::cache_size`](crate::Options::cache_size) at most, and one row.
-/// - **It is stopped between two steps** by its callback, by its time-out and by closing the store: neither
-///   `sqlite3_interrupt` nor a progress handler stops `sqlite3_backup_step`, nor is a sync of the disk stopped by anything.
-///   The checks can be stopped at any moment.
+/// - **It pins the WAL** while it copies pages and counts the rows of the snapshot, as any long read does;
+///   [`ReaderStats::oldest_read`](crate::ReaderStats::oldest_read) names the line that called [`run`](Self::run). Writes do
+///   not wait for it. Verification of the copy does not pin the WAL.
+/// - **It needs disk space:** the size of the database, and twice that for [`Store::backup_compact`]. The copy is made in a
+///   folder beside the target, whose name begins with `.larder-backup-`. If the process is killed, the folder is left, and
+///   the next backup into the same folder removes it.
+/// - **It needs memory:** at most twice [`Options::cache_size`](crate::Options::cache_size), and one row.
+/// - **It can be stopped between two steps:** by its callback, by its timeout and by closing the store. Neither
+///   `sqlite3_interrupt` nor a progress handler stops `sqlite3_backup_step`, and nothing stops a sync of the disk.
+///   Verification can be stopped at any moment.
 ///
-/// It runs on the calling thread (from a task: `spawn_blocking`, or its like).
+/// It runs on the calling thread; in async code, use `spawn_blocking` or its like.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -114,55 +113,55 @@ pub struct Backup<'s> {
     reporter: ProgressReporter<BackupProgress>,
 }
 
-/// How far a [`Backup`] has come.
+/// The progress of a [`Backup`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupProgress {
-    /// What it does.
+    /// The current stage.
     pub stage: BackupStage,
-    /// Pages that are copied.
+    /// Number of pages copied so far.
     pub pages_done: u64,
-    /// Pages of the snapshot.
+    /// Number of pages in the snapshot.
     pub pages_total: u64,
-    /// Bytes a second that were copied so far, pauses counted.
+    /// Average copy rate in bytes per second, including pauses.
     pub bytes_per_second: u64,
-    /// How long it has run, all stages together.
+    /// Time since the backup started, over all stages.
     pub elapsed: Duration,
 }
 
-/// What a [`Backup`] does.
+/// A stage of a [`Backup`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackupStage {
-    /// It copies pages.
+    /// Copying the pages.
     Copy,
-    /// It makes the copy compact, by `VACUUM INTO`. SQLite does not say how much of it is left.
+    /// Compacting the copy with `VACUUM INTO`. SQLite does not report how much is left.
     Compact,
-    /// It counts the rows of the snapshot, then looks at the copy.
+    /// Counting the rows of the snapshot, then checking the copy.
     Verify,
 }
 
-/// What a [`Backup`] made.
+/// The result of a [`Backup`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupReport {
-    /// The backup, as an absolute path.
+    /// Absolute path of the backup.
     pub path: PathBuf,
-    /// Bytes of a page.
+    /// Page size in bytes.
     pub page_size: u64,
-    /// Pages.
+    /// Number of pages.
     pub pages: u64,
-    /// What looking at the copy found; `None` if it was not to be verified. There is no damage in it. Foreign keys that point
-    /// nowhere there may be, in the backup as in the database.
+    /// The check of the copy; `None` if it was not verified. It reports no corruption, but it may report foreign keys without
+    /// a parent row, which the database has too.
     pub check: Option<CheckReport>,
-    /// Rows of all tables, those of full-text indexes and the like too, which are as many as in the database. 0 if it was
-    /// not verified.
+    /// Number of rows in all tables, including the shadow tables of virtual tables. It equals that of the database. 0 if the
+    /// backup was not verified.
     pub rows: u64,
-    /// SHA-256 of all rows of all tables, in hexadecimal digits, which is the same of the database; if it was asked for.
+    /// SHA-256 of all rows of all tables in hexadecimal, if [`Backup::checksum`] is on. It equals that of the database.
     pub checksum: Option<String>,
-    /// How long it kept the write-ahead log from being emptied.
+    /// How long the backup pinned the WAL.
     pub wal_pinned_for: Duration,
-    /// How long it took.
+    /// Duration of the backup.
     pub duration: Duration,
 }
 
@@ -182,71 +181,70 @@ impl<'s> Backup<'s> {
         }
     }
 
-    /// Whether it may take the place of a file of that name, which it does at one stroke when it is whole. The default is
-    /// `false`: a file that is there is an error. A folder, a symbolic link, and a database that this process has open are
-    /// errors in any case.
+    /// Replaces an existing file at the target, atomically, once the backup is complete. The default is `false`: an existing
+    /// file is an error. A folder, a symbolic link and a database that this process has open are always errors.
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
         self
     }
 
-    /// How many pages are copied in one step. The default is 1024, which are 4 MiB with pages of 4 KiB, and take some
-    /// milliseconds: for so long nothing stops it.
+    /// Number of pages copied in one step. The default is 1024: 4 MiB with pages of 4 KiB, which take a few milliseconds.
+    /// Within a step nothing can stop the backup.
     pub fn pages_per_step(mut self, pages: u32) -> Self {
         self.plan.pages_per_step = pages;
         self
     }
 
-    /// How long to rest between two steps, for the sake of others who want the disk. The default is not to: the sooner it
-    /// is done, the sooner the write-ahead log can be emptied.
+    /// Pause between two steps, which leaves the disk to other work. The default is none: the sooner the copy is done, the
+    /// sooner the WAL can be reset.
     pub fn pause(mut self, pause: Duration) -> Self {
         self.plan.pause = pause;
         self
     }
 
-    /// How long all of it may take. The default is as long as it takes.
+    /// How long the whole backup may take. The default is no limit.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Calls `f` after each step, and some ten times a second while it compacts and verifies; returning
-    /// `ControlFlow::Break(())` cancels.
+    /// Calls `f` after each step, and some ten times a second while the backup compacts and verifies.
+    /// `ControlFlow::Break(())` cancels the backup.
     ///
-    /// `f` is called on the thread that called [`run`](Self::run), and may write to the store.
+    /// The callback runs on the thread that called [`run`](Self::run), and may write to the store.
     pub fn progress(mut self, f: impl FnMut(&BackupProgress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.reporter = reporter(f);
         self
     }
 
-    /// Whether the copy is looked at before it gets its name. The default is `true`, and takes about as long as
-    /// [`Check::full`](crate::Check::full) does: a backup that nobody has looked at may be none.
+    /// Verifies the copy before it gets its name. The default is `true`. It takes about as long as
+    /// [`Check::full`](crate::Check::full). An unverified backup may be unusable.
     pub fn verify(mut self, verify: bool) -> Self {
         self.plan.verify = verify;
         self
     }
 
-    /// Whether all rows of all tables are compared, by their SHA-256, instead of only counted. The default is `false`: what
-    /// was read was written, and it takes as long as reading every row twice. It is not made if it is not to be verified.
+    /// Compares all rows of all tables by their SHA-256, instead of only counting them. The default is `false`, because it
+    /// reads every row twice. It has no effect with [`verify(false)`](Self::verify).
     ///
-    /// It goes by what is in the tables, so it stays the same where the database is compacted, restored or vacuumed, as
-    /// long as no row changes.
+    /// The checksum depends on the rows only. It stays the same when the database is compacted, restored or vacuumed, as long
+    /// as no row changes.
     pub fn checksum(mut self, checksum: bool) -> Self {
         self.plan.checksum = checksum;
         self
     }
 
-    /// Makes it.
+    /// Makes the backup.
     ///
     /// # Errors
     ///
-    /// - [`Error::Backup`]: its folder, its name, the disk, or damage; each says what to do.
-    /// - [`Cancelled`](Error::Cancelled); [`Interrupted`](Error::Interrupted) past its [`timeout`](Self::timeout);
-    ///   [`Closed`](Error::Closed), also if the store is closed while it runs.
-    /// - [`Error::Options`]: steps of no page.
-    /// - Those of opening a reader.
+    /// - [`Error::Backup`]: the target, its folder, the disk or corruption. Each message says what to do.
+    /// - [`Cancelled`](Error::Cancelled) by the callback, [`Interrupted`](Error::Interrupted) after
+    ///   [`timeout`](Self::timeout), and [`Closed`](Error::Closed) if the store is closed before or during the backup.
+    /// - [`Error::Options`]: steps of zero pages.
+    /// - The errors of opening a reading connection.
     ///
-    /// In each case the target is as it was.
+    /// In each case the target is unchanged.
     ///
     /// # Panics
     ///
@@ -257,7 +255,7 @@ impl<'s> Backup<'s> {
         if self.plan.pages_per_step == 0 {
             return Err(Error::Options {
                 option: "pages_per_step",
-                problem: "a step has 1 page at least".into(),
+                problem: "a step must have at least 1 page".into(),
             });
         }
         let source = Source::of(self.engine);
@@ -291,13 +289,13 @@ fn reporter(
     reporter
 }
 
-/// The conditions that stop a backup early.
+/// What stops a backup early.
 #[derive(Clone)]
 pub(crate) struct StopSignal {
     readers: Arc<Readers>,
-    /// The timeout, and its deadline.
+    /// The timeout, and the deadline.
     until: Option<(Duration, Instant)>,
-    /// Whether the backup's schedule was stopped.
+    /// Whether the schedule was stopped.
     stopped: Arc<AtomicBool>,
 }
 
@@ -309,7 +307,7 @@ impl StopSignal {
         let (limit, _) = self.until.filter(|(_, until)| Instant::now() >= *until)?;
         Some(Error::Interrupted {
             limit,
-            advice: "the time of the backup was over: raise Backup::timeout, or take larger steps and shorter pauses",
+            advice: "the backup exceeded Backup::timeout; raise it, or use larger steps and shorter pauses",
         })
     }
 
@@ -396,7 +394,7 @@ fn make_report(
     let began = Instant::now();
     let failed = |failure: Failure| failure.of_backup(to);
     let staging = Staging::new(to, overwrite).map_err(failed)?;
-    // Opened before any file is created: a closed store creates nothing.
+    // First of all: on a closed store nothing is created.
     let pinning = Instant::now();
     let mut dedicated = readers.dedicated(site)?;
     let unfinished = staging.begin().map_err(failed)?;
@@ -422,12 +420,12 @@ fn make_report(
 }
 
 impl BackupReport {
-    /// Bytes of the backup.
+    /// Size of the backup in bytes.
     pub fn bytes(&self) -> u64 {
         self.pages * self.page_size
     }
 
-    /// Whether it was looked at, and compared with the database.
+    /// Whether the backup was checked and compared with the database.
     pub fn is_verified(&self) -> bool {
         self.check.is_some()
     }
@@ -522,7 +520,7 @@ impl fmt::Display for BackupReport {
                 write!(f, "{} rows, verified", self.rows)?;
                 if let Some(first) = check.foreign_key_violations.first() {
                     let total = check.total_foreign_key_violations;
-                    write!(f, ", {total} foreign keys that point nowhere, the first: {first}")?;
+                    write!(f, ", {total} foreign keys without a parent row, the first: {first}")?;
                 }
             }
         }

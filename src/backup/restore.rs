@@ -1,4 +1,4 @@
-//! Restores a database from a backup.
+//! Restoring: a database created from a backup.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,33 +17,33 @@ use crate::options::Settings;
 use crate::read::begin_snapshot;
 use crate::telemetry::event::event;
 
-/// What [`Store::restore`](crate::Store::restore) made.
+/// The result of [`Store::restore`](crate::Store::restore).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreReport {
-    /// The database, as an absolute path.
+    /// Absolute path of the database.
     pub path: PathBuf,
-    /// Bytes of a page.
+    /// Page size in bytes.
     pub page_size: u64,
-    /// Pages.
+    /// Number of pages.
     pub pages: u64,
-    /// What looking at the database found. There is no damage in it. Foreign keys that point nowhere there may be, as in the
-    /// backup.
+    /// The check of the database. It reports no corruption, but it may report foreign keys without a parent row, which the
+    /// backup has too.
     pub check: CheckReport,
-    /// Rows of all tables, those of full-text indexes and the like too, which are as many as in the backup.
+    /// Number of rows in all tables, including the shadow tables of virtual tables. It equals that of the backup.
     pub rows: u64,
-    /// SHA-256 of all rows of all tables, in hexadecimal digits: the one that
-    /// [`Backup::checksum`](crate::Backup::checksum) gave, if no row has changed.
+    /// SHA-256 of all rows of all tables in hexadecimal. It equals that of
+    /// [`Backup::checksum`](crate::Backup::checksum) if no row has changed.
     pub checksum: String,
-    /// How long it took.
+    /// Duration of the restore.
     pub duration: Duration,
 }
 
-/// Restores the backup `from` to the new file `to`.
+/// Restores a backup.
 pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<RestoreReport> {
     let began = Instant::now();
     check_sqlite_version()?;
-    // Checked before looking for a file at `to`: a store also owns the name of a file that was moved away.
+    // Before the check for a file at `to`: a store also reserves the name of a file that was moved away.
     if open_files::is_open(to) {
         return Err(Error::AlreadyOpen {
             path: to.into(),
@@ -91,7 +91,7 @@ fn make(options: &Settings, from: &Path, to: &Path) -> CopyResult<(PathBuf, Copy
     };
     let source = open_original(&from, options).map_err(|error| Failure::of("the backup cannot be opened", error))?;
     let begun = begin_snapshot(&source.conn).map_err(|error| Failure::of("the backup cannot be read", error));
-    // All checks of the backup come first, so that an unsound backup leaves no files.
+    // The backup is checked first: nothing is created if it is damaged.
     let checked = begun.and_then(|()| copier.check(&source));
     let made = checked.and_then(|_| {
         let unfinished = staging.begin()?;
@@ -113,23 +113,23 @@ fn original(from: &Path) -> CopyResult<PathBuf> {
     if !metadata.is_file() {
         return Err(Failure::new("the backup is not a regular file"));
     }
-    // SQLite would treat it as an empty database.
+    // SQLite would read it as an empty database.
     if metadata.len() < SMALLEST {
         return Err(Failure::new(
-            "the backup is not an SQLite database: it has fewer bytes than the smallest one",
+            "the backup is not an SQLite database: it has fewer bytes than the smallest database",
         ));
     }
     Ok(path)
 }
 
 impl RestoreReport {
-    /// Bytes of the database.
+    /// Size of the database in bytes.
     pub fn bytes(&self) -> u64 {
         self.pages * self.page_size
     }
 }
 
-/// As that of the backup.
+/// The same line as for the backup.
 impl fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let made = BackupReport {

@@ -1,8 +1,7 @@
-//! Periodic backups, of which the newest are kept.
+//! Scheduled backups, of which the newest are kept.
 //!
-//! Each schedule has its own thread, `larder-backup`, because a backup takes long. The thread owns nothing of the
-//! store, so it keeps no store open, and it ends when the store closes: it sleeps on the active readers, which closing
-//! wakes.
+//! Each schedule has a thread of its own, `larder-backup`, because a backup takes long. It owns nothing of the store, so it
+//! keeps none open, and ends when the store closes: it sleeps on the readers' census, which closing wakes.
 
 use std::ffi::OsString;
 use std::panic::Location;
@@ -25,17 +24,16 @@ use crate::runtime::panic::{caught, quietly};
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 
-/// Interval at which a sleeping schedule checks the clock: a thread's sleep stands still while the machine is
-/// suspended.
+/// How often the thread checks the clock: its sleep does not advance while the machine is suspended.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
 /// The shortest interval, because the names of backups have seconds.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// Backups that are made again and again. Made by [`Store::backup_every`](crate::Store::backup_every).
+/// A schedule of backups. Made by [`Store::backup_every`](crate::Store::backup_every).
 ///
-/// Dropping it stops the schedule: one that is being made is given up at its next step, and waited for. It keeps no store
-/// open, and ends with its store.
+/// Dropping it stops the schedule: a running backup stops at its next step, and the drop waits for that. A schedule does not
+/// keep its store open, and ends when the store is closed.
 #[must_use = "dropping it stops the schedule"]
 pub struct BackupSchedule {
     readers: Arc<Readers>,
@@ -72,7 +70,7 @@ impl BackupSchedule {
         let thread = thread::Builder::new().name("larder-backup".into());
         let failed = |source: std::io::Error| Error::Backup {
             path: folder.clone(),
-            problem: "the operating system gave no thread for the schedule",
+            problem: "the operating system refused a thread for the schedule",
             detail: Some(source.to_string()),
             source: Some(Box::new(source)),
         };
@@ -118,10 +116,13 @@ fn check(interval: Duration, keep: usize) -> Result<()> {
         })
     };
     if interval < SHORTEST {
-        return wrong("interval", "it is 1 s at least: the names of backups have seconds");
+        return wrong(
+            "interval",
+            "the interval must be at least 1 s, because the names of backups have seconds",
+        );
     }
     if keep == 0 {
-        return wrong("keep", "the newest backup stays: give 1 or more");
+        return wrong("keep", "keep at least 1 backup");
     }
     Ok(())
 }
@@ -187,7 +188,7 @@ impl Runner {
         let made = caught(|| self.make_one()).unwrap_or_else(|| {
             Err(Error::Options {
                 option: "on_connect",
-                problem: "it panicked for a backup".into(),
+                problem: "it panicked during a backup".into(),
             })
         });
         match made {

@@ -43,7 +43,7 @@ impl Staging {
         let named = !bytes.ends_with(b"/") && !bytes.contains(&0);
         let Some(name) = path.file_name().filter(|_| named) else {
             return Err(Failure::new(
-                "that is no name of a file: give the path of a file in a folder",
+                "the target is not the name of a file; give the path of a file in a folder",
             ));
         };
         let folder = match path.parent() {
@@ -53,7 +53,7 @@ impl Staging {
         // SQLite would refuse a symbolic link in the path, and could parse a relative path as a URI.
         let folder = folder
             .canonicalize()
-            .map_err(|error| Failure::of("its folder cannot be used; create it first", error))?;
+            .map_err(|error| Failure::of("the folder of the target cannot be used; create it first", error))?;
         let staging = Self {
             path: folder.join(name),
             folder,
@@ -67,20 +67,20 @@ impl Staging {
         let name = self.path.as_os_str();
         if BESIDE.iter().any(|ending| is_beside_a_file(name, ending)) {
             return Err(Failure::new(
-                "that is the name of a database's log, index or journal, which SQLite would take the copy for: give \
+                "the target has the name of a WAL, a WAL index or a journal, and SQLite would read the copy as one; choose \
                  another name",
             ));
         }
         if open_files::is_open(&self.path) {
             return Err(Failure::new(
-                "it is a database that this process has open: give another name",
+                "the target is a database that this process has open; choose another name",
             ));
         }
         match fs::symlink_metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(Failure::of(
-                    "it cannot be looked at; check the folder, its owner and its mode",
+                    "the target cannot be inspected; check the folder, its owner and its mode",
                     error,
                 ));
             }
@@ -90,8 +90,8 @@ impl Staging {
         if let Some(left) = BESIDE.iter().find(|ending| exists(&with(name, ending))) {
             let left = with(name, left).display().to_string();
             return Err(Failure::found(
-                "a log, index or journal of SQLite's lies beside it, which would be taken for that of the copy: close \
-                 whoever has that file open, or move it away",
+                "SQLite would apply a WAL, a WAL index or a journal beside the target to the copy; close the program that \
+                 has that file open, or move the file away",
                 left,
             ));
         }
@@ -100,13 +100,13 @@ impl Staging {
 
     fn may_replace(&self, there: &fs::Metadata) -> Result<()> {
         let problem = if there.is_dir() {
-            "it is a folder: give the path of a file in it"
+            "the target is a folder; give the path of a file in it"
         } else if there.is_symlink() {
-            "it is a symbolic link, which larder does not follow: give the target's path"
+            "the target is a symbolic link, which larder does not follow; give the path of a file"
         } else if !there.is_file() {
-            "it is not a regular file: give another name"
+            "the target is not a regular file; choose another name"
         } else if !self.overwrite {
-            "there is a file already: give another name, or move it away (Backup::overwrite replaces it)"
+            "the target exists already; choose another name, or move the file away (Backup::overwrite replaces it)"
         } else {
             return Ok(());
         };
@@ -117,7 +117,7 @@ impl Staging {
     pub(super) fn begin(&self) -> Result<Unfinished> {
         let unfinished = Unfinished::new(&self.folder).map_err(|error| {
             Failure::of(
-                "no file can be created in its folder; check the folder, its owner and its mode",
+                "no file can be created in the folder of the target; check the folder, its owner and its mode",
                 error,
             )
         })?;
@@ -130,7 +130,7 @@ impl Staging {
         // Files that a connection could not write or remove at its close.
         if BESIDE.iter().any(|ending| exists(&with(copy.path.as_os_str(), ending))) {
             return Err(Failure::new(
-                "SQLite has left a log or a journal beside the copy: try again",
+                "SQLite has left a WAL or a journal beside the copy; try again",
             ));
         }
         copy.sync()?;
@@ -146,14 +146,14 @@ impl Staging {
             rename_to_new(&path, &self.path)
         };
         renamed.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Failure::of("a file of that name has come meanwhile", error),
-            _ => Failure::of("the copy cannot be given its name", error),
+            io::ErrorKind::AlreadyExists => Failure::of("another program has created the target meanwhile", error),
+            _ => Failure::of("the copy cannot be renamed to the target", error),
         })?;
         File::open(&self.folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|error| {
                 Failure::of(
-                    "it is there and whole, but its folder cannot be synced, so a power cut could take its name away",
+                    "the file is there and complete, but its folder cannot be synced, so a power failure could remove its name",
                     error,
                 )
             })
@@ -215,7 +215,7 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) fn sync(&self) -> Result<()> {
         let synced = self.file.sync_all();
-        synced.map_err(|error| Failure::of("the copy cannot be synced; is the disk full, or failing?", error))
+        synced.map_err(|error| Failure::of("the copy cannot be synced; is the disk full or failing?", error))
     }
 }
 
@@ -271,13 +271,13 @@ impl Unfinished {
                 info,
                 "larder::backup",
                 { leftover = %path.display() },
-                "removed what a backup that was killed has left"
+                "removed the folder of a backup that was killed"
             ),
             Err(error) => event!(
                 warn,
                 "larder::backup",
                 { leftover = %path.display(), %error },
-                "what a backup that was killed has left stays behind"
+                "the folder of a backup that was killed cannot be removed"
             ),
         }
     }
@@ -290,7 +290,7 @@ impl Drop for Unfinished {
                 warn,
                 "larder::backup",
                 { leftover = %self.path.display(), %error },
-                "the folder of a backup stays behind"
+                "the folder of a backup cannot be removed"
             );
         }
     }

@@ -76,12 +76,12 @@ const READS_WITHOUT_VALUE: &[&str] = &[
 /// Two numbers in the file header. They are application data, and a rollback undoes them.
 const HEADER_VALUES: &[&str] = &["application_id", "user_version"];
 
-const KEEP_INSTEAD: &str = "every closure on this connection is to find it: delete its rows instead, or make a temporary \
-                            object of your own under another name";
+const KEEP_INSTEAD: &str = "all closures on this connection share the object: delete its rows, or create a temporary object \
+                            with another name";
 
-const RETURN_ERR: &str = "larder begins and ends the transaction: return Ok to commit, return Err to roll back, \
-                          and nest with tx.savepoint(|tx| ..)";
-const ATTACH_INSTEAD: &str = "open a Store of its own for the other file";
+const RETURN_ERR: &str = "larder controls the transaction: return Ok to commit or Err to roll back, and nest with \
+                          tx.savepoint(|tx| ..)";
+const ATTACH_INSTEAD: &str = "open another Store for the other file";
 const WRITE_INSTEAD: &str = "a read cannot write: use store.write(|tx| ..)";
 
 /// PRAGMAs of the table rebuild that SQLite's manual describes. Migrations written for other tools use them often.
@@ -93,8 +93,8 @@ const OF_MIGRATIONS: &[&str] = &["foreign_keys", "defer_foreign_keys", "legacy_a
 /// PRAGMAs that are a reason to run a migration outside a transaction.
 const OUTSIDE_A_TRANSACTION: &[&str] = &["auto_vacuum", "incremental_vacuum", "optimize"];
 
-const RETURN_NOTHING: &str = "larder makes each migration in a transaction of its own: take it out (or mark the \
-                              migration as one that runs outside a transaction)";
+const RETURN_NOTHING: &str = "larder runs each migration in a transaction of its own: remove this statement, or mark the \
+                              migration to run outside a transaction";
 
 /// What the running SQL may do.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -361,12 +361,11 @@ impl SqlGuard {
                 Error::Refused {
                     statement: "VACUUM".into(),
                     instead: if self.has_privilege(Privilege::Migration) {
-                        "SQLite cannot run it inside a transaction: mark this way of the migration as one that runs \
-                         outside one, by `transaction:false` after Dbmate's marker, `-- +goose NO TRANSACTION`, or \
+                        "SQLite cannot run it inside a transaction: mark this direction of the migration to run outside \
+                         one, with `transaction:false` after Dbmate's marker, `-- +goose NO TRANSACTION`, or \
                          Migration::without_transaction"
                     } else {
-                        "SQLite cannot run it inside a transaction, and a closure is one: run it with the sqlite3 \
-                         shell while no service has the file open"
+                        "SQLite cannot run it inside a transaction, and a closure runs in one: call Store::vacuum"
                     },
                 }
             }
@@ -389,7 +388,7 @@ impl SqlGuard {
         if of_temporary && value.is_some() && HEADER_VALUES.contains(&name.as_str()) {
             return self.refuse(
                 format!("PRAGMA temp.{name}"),
-                "it would outlive the transaction: set that of main",
+                "its effect would outlast the transaction: set the PRAGMA of `main`",
             );
         }
         let allowed = READS.contains(&name.as_str())
@@ -401,11 +400,13 @@ impl SqlGuard {
         }
         let instead = match name.as_str() {
             name if HEADER_VALUES.contains(&name) => WRITE_INSTEAD,
-            "wal_checkpoint" | "optimize" => "larder does it by itself, after its replies and at close",
+            "wal_checkpoint" | "optimize" => "larder runs it, between writes and when the store closes",
             "defer_foreign_keys" => {
-                "declare the constraint DEFERRABLE INITIALLY DEFERRED: it is judged at the end of the closure"
+                "declare the constraint DEFERRABLE INITIALLY DEFERRED; it is then checked when the closure returns"
             }
-            _ => "it would outlive the transaction: set it in Options, or in Options::on_connect for every connection",
+            _ => {
+                "its effect would outlast the transaction: set it in Options, or for every connection in Options::on_connect"
+            }
         };
         self.refuse(format!("PRAGMA {name}"), instead)
     }
@@ -429,7 +430,7 @@ impl SqlGuard {
             }
             Role::Reader => self.refuse(
                 "CREATE TEMP",
-                "a reader is shared and read-only: use a common table expression, or a write",
+                "a reading connection is shared and read-only: use a common table expression, or a write",
             ),
         }
     }
@@ -499,7 +500,7 @@ impl Authorizer for SqlGuard {
             {
                 self.refuse(
                     "AUTOINCREMENT or ANALYZE in a temporary table",
-                    "it makes a table that would outlive the transaction: use INTEGER PRIMARY KEY alone",
+                    "it creates a table that would outlast the transaction: use INTEGER PRIMARY KEY alone",
                 )
             }
             // Each temporary object has a row in sqlite_temp_schema. That includes objects created by a qualified name

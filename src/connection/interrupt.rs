@@ -98,11 +98,11 @@ impl Limit {
     fn error(self) -> Error {
         let advice = match self.kind {
             LimitKind::Write => {
-                "this write ran into WriteOptions::execution_timeout and was rolled back: do less in one write, or raise it"
+                "the write exceeded WriteOptions::execution_timeout and was rolled back; do less in one write, or raise it"
             }
-            LimitKind::Read => "this read ran into ReadOptions::execution_timeout: read in pages, or raise it",
+            LimitKind::Read => "the read exceeded ReadOptions::execution_timeout; read in pages, or raise it",
             LimitKind::ReaderAge => {
-                "this read held its snapshot for longer than Options::max_reader_age: read in pages, or raise it"
+                "the read held its snapshot for longer than Options::max_reader_age; read in pages, or raise it"
             }
         };
         Error::Interrupted {

@@ -111,7 +111,7 @@ impl fmt::Display for FileChange {
             FileChange::Removed(file, path) => {
                 write!(
                     f,
-                    "{} was removed or renamed while the store had it open; ",
+                    "{} was deleted or renamed while the store had it open; ",
                     path.display()
                 )?;
                 advise(*file, f)
@@ -131,9 +131,9 @@ impl fmt::Display for FileChange {
                 };
                 write!(
                     f,
-                    "something in this process opened and closed {name} ({}) itself, which dropped SQLite's locks on it \
-                     (as std::fs::read or copying the folder does), so other processes may write at the same time: \
-                     restart the service, and copy the database with Store::backup instead",
+                    "code in this process opened and closed {name} ({}), as std::fs::read or a copy of the folder does, which \
+                     dropped SQLite's locks on it, so other processes may write at the same time: restart the \
+                     service, and copy the database with Store::backup instead",
                     path.display()
                 )
             }
@@ -144,7 +144,7 @@ impl fmt::Display for FileChange {
 fn advise(file: SqliteFile, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str(match file {
         SqliteFile::Database => {
-            "the store still reads the file that it had opened, which no new process can find: put that file back with \
+            "the store still reads the file that it opened, which no other process can open any more: restore that file with \
              its -wal, or restore a backup, then restart the service"
         }
         SqliteFile::Log | SqliteFile::Index => {

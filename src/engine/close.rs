@@ -26,7 +26,7 @@ impl Engine {
         if self.queue().is_worker() || readers.is_reader_thread() || readers.in_use_by_this_thread() {
             return Err(Error::Reentrant {
                 call: "close",
-                instead: "it was called inside a closure of the same store, which it would wait for: call it outside",
+                instead: "call it outside the closures of the same store",
                 outcome: Outcome::NotStarted,
             });
         }
@@ -38,10 +38,10 @@ impl Engine {
         let (readers, telemetry) = (Arc::downgrade(&self.readers), Arc::downgrade(&self.telemetry));
         let holder = move || {
             if let Some(write) = telemetry.upgrade()?.writing.activity() {
-                return Some(format!("a write goes on: {}, for {:.1?}", write.site, write.age));
+                return Some(format!("a write is running: {}, for {:.1?}", write.site, write.age));
             }
             let read = readers.upgrade()?.oldest()?;
-            Some(format!("a read goes on: {read}"))
+            Some(format!("a read is running: {read}"))
         };
         Claim::closing(self.id, Arc::new(holder));
         self.shared.closing.ask(deadline);
@@ -67,7 +67,7 @@ impl Engine {
                 never_started: self.shared.queue.discarded(),
                 wal_truncated: false,
                 wal_kept_because: Some(
-                    "a write or the last checkpoint is still running; the file is closed when it ends".into(),
+                    "a write or the last checkpoint is still running; the file is closed when it finishes".into(),
                 ),
                 duration: began.elapsed(),
             })

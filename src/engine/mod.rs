@@ -131,8 +131,7 @@ impl Engine {
             return Err(Error::forked());
         }
         if self.queue().is_worker() {
-            let instead =
-                "it was called inside a write, on the writer thread that would have to do it: call it outside";
+            let instead = "call it outside the closure of a write";
             let outcome = Outcome::NotStarted;
             return Err(Error::Reentrant { call, instead, outcome });
         }

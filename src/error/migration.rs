@@ -1,4 +1,4 @@
-//! What can be wrong with a set of migrations, with one of them, or with the database that they are meant for.
+//! Errors of a set of migrations, of one migration, or of the database that they are applied to.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -9,68 +9,71 @@ use rusqlite::ffi;
 
 use super::{Error, Outcome, primary_code};
 
-/// Why a migration was not made. Each message names the file, the reason and the way out.
-///
-/// It comes as [`Error::Migration`].
+/// The reason of an [`Error::Migration`]. Each message names the file, the reason and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrationError {
     /// A statement of a migration failed.
     #[error("migration {file}, line {line}: {reason} (statement {number}: {statement}); {}", after(*kept))]
     Failed {
-        /// The file, or the name of a migration from a list.
+        /// The file, or version and name of a migration from a list.
         file: String,
         /// Its version.
         version: u64,
-        /// The line of the file, counted from 1, that the error is in, or else where the statement begins.
+        /// The line of the error in the file, or the first line of the statement if that is unknown. Lines count from 1.
         line: usize,
-        /// Which statement of the migration it is, counted from 1.
+        /// The number of the statement in the migration, from 1.
         number: usize,
-        /// How the statement begins.
+        /// The beginning of the statement.
         statement: String,
-        /// What SQLite, or larder, said of it.
+        /// The message of SQLite or larder.
         reason: String,
-        /// How many of its statements are committed all the same: none, but for a migration that asked to be run
-        /// outside a transaction.
+        /// The number of its statements that stay committed: 0, unless the migration runs outside a transaction.
         kept: usize,
-        /// The error as it came.
+        /// The error of the statement.
         #[source]
         source: Box<Error>,
     },
 
-    /// A migration left rows whose foreign key points nowhere, or tables that refer to a table which it dropped.
+    /// A migration left foreign keys without a parent row, or tables that refer to a table which it dropped.
     #[error(
-        "migration {file}: foreign keys point nowhere {}: {} ({total} in all); {}",
-        if *already { "after it, as they did before it" } else { "after it" }, violations.join("; "),
-        if *already { "nothing was changed: mend those rows first".to_owned() } else { after(*kept) }
+        "migration {file} {}: {} ({total} in all); {}",
+        if *already {
+            "cannot run, because there are foreign keys without a parent row already"
+        } else {
+            "leaves foreign keys without a parent row"
+        },
+        violations.join("; "),
+        if *already { "nothing was changed: fix those rows first".to_owned() } else { after(*kept) }
     )]
     ForeignKeys {
-        /// The file, or the name of a migration from a list.
+        /// The file, or version and name of a migration from a list.
         file: String,
         /// Its version.
         version: u64,
-        /// The first of them: table, rowid, and the table that it points to.
+        /// The first violations: the table, the rowid and the parent table.
         violations: Vec<String>,
-        /// How many there are.
+        /// The number of all violations.
         total: u64,
-        /// They were in the database before the migration. Mend them first, or in a migration (in a transaction).
+        /// Whether the database had them before the migration. Fix them first, or in a migration that runs in a
+        /// transaction.
         already: bool,
         /// As in [`Failed`](Self::Failed).
         kept: usize,
     },
 
-    /// [`Options::require_strict`](crate::Options::require_strict) is set, and a migration makes a table without it.
+    /// [`Options::require_strict`](crate::Options::require_strict) is on, and a migration creates a table without `STRICT`.
     #[error(
-        "migration {file}, line {line}, makes the table {table} without STRICT, so an INTEGER column of it would take a \
-         string: write STRICT after its closing parenthesis (a table made by AS SELECT cannot have it: create it first, \
-         then INSERT .. SELECT); {}", after(*kept)
+        "migration {file}, line {line}, creates the table {table} without STRICT, so its INTEGER columns would accept \
+         strings: write STRICT after the closing parenthesis (CREATE TABLE .. AS SELECT cannot have it; create the table \
+         first, then INSERT .. SELECT); {}", after(*kept)
     )]
     NotStrict {
-        /// The file, or the name of a migration from a list.
+        /// The file, or version and name of a migration from a list.
         file: String,
         /// Its version.
         version: u64,
-        /// The line at which the statement begins.
+        /// The first line of the statement.
         line: usize,
         /// The table.
         table: String,
@@ -80,155 +83,155 @@ pub enum MigrationError {
 
     /// The database has been migrated by a newer version of the program.
     #[error(
-        "the database has had migration {version}, and the newest that this program knows is {newest}: run the newer \
+        "the database has migration {version}, but the newest migration of this program is {newest}: run the newer \
          program, or migrate down with it first"
     )]
     Newer {
-        /// The newest version that was applied.
+        /// The newest applied version.
         version: u64,
         /// The newest version in the set.
         newest: u64,
     },
 
-    /// A migration that was applied reads otherwise than it did then.
+    /// The text of an applied migration has changed.
     #[error(
-        "migration {file} has changed since it was applied: put it back as it was, and make the change in a new \
-         migration; if the change is only a comment, or another tool has applied it since, run DELETE FROM \
-         larder_migrations WHERE version = '{version}', and it is taken as it is now"
+        "migration {file} has changed since it was applied: restore its text, and make the change in a new migration; if \
+         only a comment has changed, or another tool has applied it since, run DELETE FROM larder_migrations WHERE \
+         version = '{version}', and larder accepts the new text"
     )]
     Changed {
-        /// The file, or the name of a migration from a list.
+        /// The file, or version and name of a migration from a list.
         file: String,
-        /// Its version, as it was recorded.
+        /// Its version, as recorded.
         version: String,
     },
 
-    /// A version is left out: of the numbers, of what was applied, or of the set.
-    #[error("{problem}, or call Migrations::allow_gaps(true) if it is meant so")]
+    /// There is a gap in the numbers, in the applied versions or in the set.
+    #[error("{problem}, or call Migrations::allow_gaps(true) if the gap is intended")]
     Gap {
         /// The version at the gap.
         version: u64,
-        /// Where the gap is, and how to close it.
+        /// The place of the gap, and how to close it.
         problem: String,
     },
 
-    /// Two migrations have one version.
+    /// Two migrations have the same version.
     #[error(
-        "{first} and {second} both have version {version}, the digits that a name begins with: give one of them another \
-         version, or keep only one"
+        "{first} and {second} both have version {version} (the digits at the start of the name): give one of them another \
+         version, or delete one"
     )]
     Duplicate {
         /// The version.
         version: u64,
-        /// One of them.
+        /// One of the two.
         first: String,
-        /// The other.
+        /// The other one.
         second: String,
     },
 
-    /// A file is in no format that larder knows.
+    /// A file is in none of the formats of [`Migrations`](crate::Migrations).
     #[error("{file}{}: {problem}", line.map(|line| format!(", line {line}")).unwrap_or_default())]
     Format {
         /// The file.
         file: String,
-        /// The line, counted from 1, where there is one to name.
+        /// The line, counted from 1, if the problem has one.
         line: Option<usize>,
-        /// What is wrong, and how to mend it.
+        /// The problem, and how to fix it.
         problem: String,
     },
 
-    /// There is no migration in the set.
+    /// The set has no migration.
     #[error(
-        "there are no migrations in {origin}: look whether they were packed with the program; nothing is undone by it, and \
-         to undo all that were applied, open with them and call migrate_to(0)"
+        "there are no migrations in {origin}: check that they are packed with the program; an empty set undoes nothing, so \
+         to undo all migrations, open with the full set and call migrate_to(0)"
     )]
     Empty {
-        /// Where they should have come from.
+        /// The source of the set.
         origin: String,
     },
 
-    /// A migration has no way back.
+    /// A migration has no down script.
     #[error(
-        "migration {file} cannot be undone: its way down is missing, or empty; write it (if its file is gone, put it back), or \
-         restore a backup that was made before it"
+        "migration {file} cannot be undone: its down script is missing or empty; write it (or restore its file), or restore a \
+         backup from before the migration"
     )]
     NoDown {
-        /// The file, or the name of a migration from a list.
+        /// The file, or version and name of a migration from a list.
         file: String,
         /// Its version.
         version: u64,
     },
 
-    /// There is no migration of this version to go to.
-    #[error("no migration has version {version}: give one that `Store::migrations` lists, or 0 to undo them all")]
+    /// No migration has the requested version.
+    #[error("no migration has version {version}: choose one that `Store::migrations` lists, or 0 to undo all")]
     NoSuchVersion {
-        /// The version that was asked for.
+        /// The requested version.
         version: u64,
     },
 
-    /// The table in which migrations are recorded is not what Dbmate and larder make.
-    #[error("the table {table} is not a record that larder can keep: {problem}")]
+    /// The table that records the migrations is not in the format of Dbmate and larder.
+    #[error("the table {table} is not a valid record of migrations: {problem}")]
     Record {
         /// The table.
         table: &'static str,
-        /// What is wrong with it, and what to do.
+        /// What is wrong with the table, and what to do.
         problem: String,
     },
 
-    /// Another tool has migrated this database, and larder has not been told to take over its record.
+    /// Another tool seems to have migrated this database, and [`Migrations::adopt`](crate::Migrations::adopt) is not set.
     #[error("{problem}")]
     NotAdopted {
-        /// Which tool it seems to be, and how to tell larder.
+        /// The tool, and how to adopt its record.
         problem: String,
     },
 
-    /// A migration outside a transaction was begun and has not been finished.
+    /// A migration that runs outside a transaction was started and not finished.
     #[error(
-        "migration {file}, which runs outside a transaction, was begun ({direction}) and not finished: another process still \
-         runs it, or was killed meanwhile, or it failed; look at the database; {}", mend(version, *direction)
+        "migration {file}, which runs outside a transaction, was started ({direction}) and not finished: it failed, or \
+         another process still runs it or was killed; check the database; {}", mend(version, *direction)
     )]
     Unfinished {
-        /// The file, or the name of a migration from a list.
+        /// The file, or version and name of a migration from a list.
         file: String,
-        /// Its version, as it is recorded.
+        /// Its version, as recorded in the database.
         version: String,
-        /// Whether it was being applied or undone.
+        /// Whether it was to be applied or undone.
         direction: Direction,
     },
 
-    /// Another process held SQLite's write lock for all the time that there was to wait.
+    /// Another process held SQLite's write lock for the whole migration timeout.
     #[error(
-        "another process has held the write lock for {waited:?}, perhaps with a migration of its own: wait for it, then \
-         open again, or raise Options::migration_timeout"
+        "another process has held the write lock for {waited:?}, perhaps to migrate: wait until it has finished, then open \
+         the store again, or raise Options::migration_timeout"
     )]
     Locked {
-        /// How long it was waited for.
+        /// How long the call waited.
         waited: Duration,
     },
 
-    /// Another call of `migrate` or `migrate_to` goes the other way at the same time.
+    /// Another call of `migrate` or `migrate_to` runs in the opposite direction at the same time.
     #[error(
-        "migration {version} was made twice, since another call of migrate or migrate_to undoes what this one does: have one \
-         of them at a time"
+        "migration {version} ran twice, because another call of migrate or migrate_to undoes what this one does: run only \
+         one of them at a time"
     )]
     Crossed {
-        /// The version that was made, undone, and made again.
+        /// The version that was applied, undone and applied again, or the reverse.
         version: u64,
     },
 
-    /// The backup before the first pending migration could not be made, or not be verified. Nothing was migrated.
-    #[error("nothing was migrated, since the backup {} could not be made: {problem}", path.display())]
+    /// The backup before the first migration failed. Nothing was migrated.
+    #[error("nothing was migrated, because the backup {} failed: {problem}", path.display())]
     Backup {
-        /// The copy.
+        /// The target of the backup.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// The reason, and what to do about it.
         problem: String,
-        /// The error of SQLite or the operating system, where there is one.
+        /// The error of SQLite or the operating system, if there is one.
         #[source]
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
 
-    /// A folder of migrations, or a file in it, cannot be read.
+    /// The folder of migrations, or a file in it, cannot be read.
     #[error("{} cannot be read: {source}; check the path, its owner and its mode", path.display())]
     Read {
         /// The folder or the file.
@@ -238,12 +241,12 @@ pub enum MigrationError {
     },
 }
 
-/// Which way a migration was made.
+/// The direction of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// It was applied.
+    /// The migration is applied.
     Up,
-    /// It was undone.
+    /// The migration is undone.
     Down,
 }
 
@@ -257,14 +260,14 @@ impl fmt::Display for Direction {
 }
 
 impl MigrationError {
-    /// What became of the migration.
+    /// The state of the database after the error.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Failed { kept, .. } | Self::ForeignKeys { kept, .. } | Self::NotStrict { kept, .. } => match kept {
                 0 => Outcome::RolledBack,
                 _ => Outcome::Partial,
             },
-            // What it made was made.
+            // Its steps are committed.
             Self::Crossed { .. } => Outcome::Partial,
             _ => Outcome::NotStarted,
         }
@@ -281,15 +284,15 @@ impl MigrationError {
 
 fn after(kept: usize) -> String {
     match kept {
-        0 => "it was rolled back, and the database is as it was before it: try again once that is mended".to_owned(),
+        0 => "it was rolled back, and the database is unchanged: fix the migration, then try again".to_owned(),
         kept => format!(
-            "it runs outside a transaction, so what it did up to its statement {kept} stays, and it is marked as unfinished: \
-             finish or undo that by hand, then open again: the error tells you what to enter in the record"
+            "it runs outside a transaction, so the effects of its statements up to statement {kept} stay, and it is marked as \
+             unfinished: finish or undo it by hand, then open the store again: the error says what to enter in the record"
         ),
     }
 }
 
-/// How somebody tells the record what they have done by hand.
+/// The SQL that records what was done by hand.
 fn mend(version: &str, direction: Direction) -> String {
     let finished = match direction {
         Direction::Up => format!(
@@ -302,10 +305,10 @@ fn mend(version: &str, direction: Direction) -> String {
         ),
     };
     let undone = not_begun(version, direction);
-    format!("if you finished it by hand, run {finished}; if you put things back as they were, run {undone}")
+    format!("if you finished it by hand, run {finished}; if you undid it by hand, run {undone}")
 }
 
-/// Takes the mark of a migration away that has done nothing.
+/// The SQL that removes the mark of a migration which has no effect yet.
 pub(crate) fn not_begun(version: &str, direction: Direction) -> String {
     match direction {
         Direction::Up => forget(version),

@@ -1,7 +1,7 @@
-//! One error type. Each message says what happened, why, and what to do next.
+//! The one error type. Each message says what happened, why, and what to do next.
 //!
-//! A failed write has an [`Outcome`]: did it not start, was it rolled back, or can nobody know? That is
-//! the question a caller has to answer before it tries again, so every variant answers it.
+//! Every error has an [`Outcome`]: the write did not start, was rolled back, or is in an unknown state. A caller needs the
+//! answer before it retries.
 
 mod migration;
 
@@ -19,88 +19,88 @@ pub use self::migration::{Direction, MigrationError};
 /// A `Result` whose error is [`larder::Error`](enum@Error).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What became of a write that failed.
+/// The state of a write that failed. See [`Error::outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The closure was never run. Nothing was written.
+    /// The closure never ran. Nothing was written.
     NotStarted,
-    /// The closure ran, and all it did was undone. Nothing was written.
+    /// The closure ran and its changes were rolled back. Nothing was written.
     RolledBack,
-    /// COMMIT failed in a way that SQLite itself cannot tell: the write is invisible now, and may
-    /// reappear when the file is next recovered. Look at the data before you write it again.
+    /// COMMIT failed, and SQLite does not know whether the write is on disk: it is invisible now, and may reappear when the
+    /// file is next recovered. Check the data before you repeat the write.
     ///
-    /// It is also the outcome of a call that could not wait for a write ([`Reentrant`](Error::Reentrant) of
-    /// [`Pending::wait`](crate::Pending::wait)), while that goes on.
+    /// This is also the outcome of a call that could not wait for a write which goes on
+    /// ([`Reentrant`](Error::Reentrant) from [`Pending::wait`](crate::Pending::wait)).
     Unknown,
-    /// A migration that asked to be run outside a transaction failed, and what its first statements did stays; or two
-    /// calls of `migrate_to` went opposite ways at once. No other write can come to this.
+    /// A migration that runs outside a transaction failed, and the effects of its first statements stay; or two calls of
+    /// `migrate_to` ran in opposite directions at once. No other write has this outcome.
     Partial,
 }
 
-/// Which database gave an error of SQLite's. A closure may use other connections than the store's, and return their errors.
+/// The database that an SQLite error came from. A closure may use connections other than the store's, and return their
+/// errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorOrigin {
-    /// Nobody has asked: the error was made of rusqlite's, by `?`, and its closure has not ended.
+    /// Not known yet: `?` has converted the error inside a closure that has not returned.
     Unknown,
-    /// The store's own.
+    /// The store's own database.
     Store,
-    /// Another one. Its error is neither advice about this store nor a sign of its state. An error that the closure kept,
-    /// while it ran other statements by rusqlite's own methods, counts as one, too: SQLite tells of the last error only.
+    /// Another database. The error says nothing about this store. An error of the store that the closure kept while it ran
+    /// more statements with rusqlite's own methods counts as this too, because SQLite remembers only its last error.
     Other,
 }
 
-/// Everything that can go wrong in larder.
+/// The error type of larder.
 ///
-/// Match on the variant to decide, print it to tell the operator. For a failed write
-/// [`outcome`](Error::outcome) says what became of it and [`is_retryable`](Error::is_retryable) whether the
-/// same call is worth making again.
+/// Match on the variant in code; print the error for the operator. For a failed write, [`outcome`](Error::outcome) says
+/// whether anything was written, and [`is_retryable`](Error::is_retryable) whether the same call may be repeated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A value in [`Options`](crate::Options) cannot be used. Nothing was opened.
+    /// An option has an invalid value. Nothing was opened.
     #[error("option `{option}`: {problem}")]
     Options {
-        /// The setter's name.
+        /// The name of the setter.
         option: &'static str,
-        /// What is wrong with its value, and which values are right.
+        /// What is wrong with the value, and which values are valid.
         problem: String,
     },
 
     /// The path cannot be opened as a database.
     #[error("cannot open {}: {problem}", path.display())]
     Open {
-        /// The path as it was given.
+        /// The path that was given.
         path: PathBuf,
-        /// What is in the way, and what to do about it.
+        /// The reason, and what to do about it.
         problem: String,
-        /// The error of SQLite or the operating system, where there is one.
+        /// The error of SQLite or the operating system, if there is one.
         #[source]
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
 
-    /// This process has a [`Store`](crate::Store) on this file already, or one that is still closing.
+    /// This process already has a [`Store`](crate::Store) on this file, or one that is still closing.
     #[error(
         "{} {}", path.display(),
         match closing {
-            Some(holder) => format!("is still being closed in this process: {holder}; open it again once that has ended"),
-            None => "is already open in this process: clone the Store instead of opening it twice (two writers of one \
-                     process would meet on SQLite's lock)".to_owned(),
+            Some(holder) => format!("is still closing in this process: {holder}; open it again when that has ended"),
+            None => "is already open in this process: clone the Store instead of opening the file twice (two writers in one \
+                     process would contend for SQLite's lock)".to_owned(),
         }
     )]
     AlreadyOpen {
         /// The database file.
         path: PathBuf,
-        /// What a store still does that was told to close, and did not end within the busy timeout.
+        /// What the closing store still waits for after the busy timeout; `None` if the store is open.
         closing: Option<String>,
     },
 
-    /// Another process holds the file and did not let go within the busy timeout.
+    /// Another process held the file locked for longer than the busy timeout.
     #[error(
-        "{} is locked by another process: wait for it if it migrates the file, else stop that process, or open the file with \
-         Access::Shared there; then try again (a child that a process with an open store has forked without exec holds its \
-         locks, too)", path.display()
+        "{} is locked by another process: wait if that process migrates the file; otherwise stop it, or open the file with \
+         Access::Shared there; then try again (a child process that was forked without exec also holds the locks)",
+        path.display()
     )]
     InUse {
         /// The database file.
@@ -110,42 +110,41 @@ pub enum Error {
         source: rusqlite::Error,
     },
 
-    /// The file lies on a file system on which SQLite's WAL is not safe.
+    /// The file is on a file system where SQLite's WAL is not safe.
     #[error(
-        "{} is on {filesystem}, where the shared memory of SQLite's WAL does not work and fails \
-         silently: move the database to a local disk, or call Options::allow_unsupported_filesystem(true) \
-         if you know that one process on one machine opens it", path.display()
+        "{} is on {filesystem}, where the shared memory of SQLite's WAL fails silently: move the database to a local disk, or \
+         call Options::allow_unsupported_filesystem(true) if only one process on one machine opens it", path.display()
     )]
     UnsupportedFilesystem {
         /// The database file.
         path: PathBuf,
-        /// The kind of file system.
+        /// The type of the file system.
         filesystem: String,
     },
 
-    /// The SQLite that is linked has the WAL-reset bug, which can corrupt a database.
+    /// The linked SQLite has the WAL-reset bug, which can corrupt a database.
     #[error(
         "SQLite {version} has the WAL-reset bug (https://sqlite.org/wal.html#walresetbug), which can corrupt a \
-         database: link 3.51.3 or newer, 3.50.7 or newer of 3.50, or 3.44.6 or newer of 3.44; \
-         larder's `bundled` feature does"
+         database: link 3.51.3 or later, 3.50.7 or later in 3.50, or 3.44.6 or later in 3.44; larder's `bundled` \
+         feature links a fixed version"
     )]
     SqliteTooOld {
-        /// The version that is linked.
+        /// The linked version.
         version: String,
     },
 
     /// A setting did not take effect on a connection.
-    #[error("PRAGMA {name}: asked for {wanted}, SQLite says {got}: {hint}")]
+    #[error("PRAGMA {name}: larder set {wanted}, SQLite reports {got}: {hint}")]
     Pragma {
-        /// The PRAGMA, or the `sqlite3_db_config` setting.
+        /// The name of the PRAGMA or of the `sqlite3_db_config` setting.
         name: &'static str,
-        /// What larder asked for.
+        /// The value that larder set.
         wanted: String,
-        /// What reading it back gave, or SQLite's error.
+        /// The value that SQLite reports, or SQLite's error.
         got: String,
-        /// The likely reason and the way out.
+        /// The likely cause and the remedy.
         hint: &'static str,
-        /// SQLite's error, where there is one.
+        /// SQLite's error, if there is one.
         #[source]
         source: Option<Arc<rusqlite::Error>>,
     },
@@ -154,33 +153,33 @@ pub enum Error {
     #[error(transparent)]
     Migration(Box<MigrationError>),
 
-    /// The queue was full, and [`WhenFull::Fail`](crate::WhenFull::Fail) was asked for. The write, or the read, did not start.
+    /// The queue was full, and the call had [`WhenFull::Fail`](crate::WhenFull::Fail). The write or read did not start.
     #[error(
         "the queue is full: all {capacity} places are taken; shed load, or wait for room with WhenFull::Wait \
          (Options::queue_capacity bounds a queue, Options::readers the reads on their callers' threads)"
     )]
     QueueFull {
-        /// How many writes or reads there is room for.
+        /// The capacity of the queue in jobs; for a read on the calling thread, the number of connections in the pool.
         capacity: usize,
     },
 
-    /// The write waited for as long as it may and was not started.
+    /// The write waited in the queue for its whole queue timeout and did not start.
     #[error(
-        "the write was not started: it waited {waited:?} in the queue; the writer is behind, so shed load, \
-         make transactions shorter, or raise WriteOptions::queue_timeout"
+        "the write waited {waited:?} in the queue and did not start; the writer is overloaded, so shed load, make \
+         transactions shorter, or raise WriteOptions::queue_timeout"
     )]
     QueueTimeout {
         /// How long it had waited.
         waited: Duration,
     },
 
-    /// Every reader was busy, or could not be opened, for as long as the read may wait.
+    /// No connection became available to the read within its queue timeout. The read did not start.
     #[error(
-        "no reader became free in {waited:?} ({readers} in the pool{}): {}",
+        "no reader became available in {waited:?} ({readers} in the pool{}): {}",
         if *held_here > 0 { format!(", {held_here} of them held by this thread") } else { String::new() },
         match last_error {
-            Some(reason) => format!("no further connection could be opened: {reason}"),
-            None => "look for slow reads and for a read inside a read, or raise Options::readers".to_owned(),
+            Some(reason) => format!("another connection could not be opened: {reason}"),
+            None => "look for slow reads and nested reads, or raise Options::readers".to_owned(),
         }
     )]
     ReadQueueTimeout {
@@ -188,73 +187,72 @@ pub enum Error {
         waited: Duration,
         /// The size of the pool.
         readers: u32,
-        /// How many of its connections the calling thread itself holds.
+        /// How many connections the calling thread itself holds.
         held_here: usize,
-        /// Why the pool could not open a connection, if it tried and failed, or how long it has tried so far.
+        /// Why the pool could not open another connection, or how long it has been trying.
         last_error: Option<String>,
     },
 
-    /// The transaction that carried this write was rolled back, through another write of its group or because SQLite
-    /// ended it in mid-closure. Nothing was written.
+    /// The transaction of this write was rolled back: by another write of its group, or because SQLite ended it while the
+    /// closure ran. Nothing was written.
     #[error("the write was rolled back: {reason}; {}", rolled_back_advice(*caused_by_closure, source))]
     RolledBack {
-        /// What ended the transaction.
+        /// The cause of the rollback.
         reason: &'static str,
-        /// Whether the write's own closure brought it about, and went on as if nothing had happened. Then it would do so
-        /// again.
+        /// Whether the closure of this write caused the rollback and ignored the error. A retry would do the same.
         caused_by_closure: bool,
-        /// SQLite's error, where there is one; shared with the other writes of the group.
+        /// SQLite's error, if there is one, shared with the other writes of the group.
         #[source]
         source: Option<Arc<rusqlite::Error>>,
     },
 
-    /// COMMIT failed so that nobody can tell whether the write will be there after a restart. The store
-    /// takes no further writes. See [`Poisoned`](Error::Poisoned).
+    /// COMMIT failed, and whether the write survives a restart is unknown. The store is poisoned: see
+    /// [`Poisoned`](Error::Poisoned).
     #[error(
-        "COMMIT failed and its outcome is unknown: {source}; the write may reappear at recovery, so look at \
-         the disk, open the store again, and check the data before you write it again"
+        "COMMIT failed and its outcome is unknown: {source}; the write may reappear at recovery, so check the disk, reopen \
+         the store, and check the data before you repeat the write"
     )]
     CommitUnknown {
         /// SQLite's error, shared with the other writes of the group.
         source: Arc<rusqlite::Error>,
     },
 
-    /// An earlier COMMIT or checkpoint failed to reach the disk. The store serves reads and takes no writes.
+    /// The store is read-only, because an earlier COMMIT or checkpoint failed to reach the disk. Reads go on.
     ///
-    /// If a sync has failed, what it was to write is in the system's memory and taken for written (ext4 and xfs), and on no
-    /// disk. To append to such a log would be to lose it all in a power failure. So a file beside the database, whose name
-    /// ends in `-unsynced`, remembers it, and the next store that opens the database writes the log to the disk once more
-    /// before anything else. If that file could not be made (an event says so), restart the machine before the service:
-    /// then what is read is what is on the disk.
+    /// After a failed sync, the data may exist only in the page cache of the operating system, which treats it as written
+    /// (ext4 and XFS do). Appending to such a WAL could lose all of it in a power failure. So larder creates a marker file
+    /// beside the database, `app.db-unsynced` for `app.db`, and the next store that opens the database rewrites and syncs
+    /// the WAL first. If the marker file could not be created (an event says so), restart the machine before the service;
+    /// then the file has only what is on the disk.
     ///
-    /// A store is poisoned, too, when the watchdog ([`Options::monitor_interval`](crate::Options::monitor_interval)) finds that the database, its
-    /// `-wal` or its `-shm` was removed or replaced while it was open, or that something in the process has closed a
-    /// descriptor of one and so dropped SQLite's locks. `source` then has the code `SQLITE_READONLY_DBMOVED` or
-    /// `SQLITE_READONLY_CANTLOCK`, and its message says what happened and what to do.
+    /// The watchdog ([`Options::monitor_interval`](crate::Options::monitor_interval)) also poisons the store when the
+    /// database, its `-wal` or its `-shm` was removed or replaced while it was open, or when code in this process closed a
+    /// descriptor of one of these files and so dropped SQLite's locks. `source` then has the code
+    /// `SQLITE_READONLY_DBMOVED` or `SQLITE_READONLY_CANTLOCK`, and its message says what happened and what to do.
     #[error("{}", poisoned(source))]
     Poisoned {
         /// The error that poisoned the store.
         source: Arc<rusqlite::Error>,
     },
 
-    /// The write-ahead log has reached [`Options::wal_hard_limit`](crate::Options::wal_hard_limit).
+    /// The WAL has reached [`Options::wal_hard_limit`](crate::Options::wal_hard_limit). The write did not start.
     #[error(
-        "the write-ahead log holds {wal_bytes} bytes, over the hard limit of {limit}: {}",
+        "the WAL has {wal_bytes} bytes, over the hard limit of {limit}: {}",
         oldest.as_ref().map_or_else(
-            || "another process reads an old snapshot; find it and end it".to_owned(),
+            || "another process reads an old snapshot; find that process and stop it".to_owned(),
             |reader| format!("end the oldest read, {reader}, or set Options::interrupt_old_readers")
         )
     )]
     WalFull {
-        /// Bytes in the log.
+        /// Size of the WAL in bytes.
         wal_bytes: u64,
         /// The limit, in bytes.
         limit: u64,
-        /// Which read of this process is the oldest: where it was asked for, and its age.
+        /// The oldest read of this process: its call site and its age.
         oldest: Option<String>,
     },
 
-    /// SQL inside a closure did something that only larder may do, or a read tried to write.
+    /// A closure ran SQL that is reserved for larder, or a read tried to write.
     #[error("{statement} is refused here: {instead}")]
     Refused {
         /// The kind of statement.
@@ -263,131 +261,131 @@ pub enum Error {
         instead: &'static str,
     },
 
-    /// [`WriteTx::insert`](crate::WriteTx::insert) has no rowid to return, since its statement inserted no new row with one.
+    /// [`WriteTx::insert`](crate::WriteTx::insert) has no rowid to return, because its statement inserted no new row with a
+    /// rowid.
     #[error(
-        "no new row with a rowid was inserted: {reason}; let the statement return the key with RETURNING and run it with \
+        "the statement inserted no new row with a rowid: {reason}; return the key with RETURNING and run the statement with \
          query_row, or run it with execute"
     )]
     NoRowid {
-        /// What the statement is or has done instead.
+        /// What the statement is, or did instead.
         reason: String,
     },
 
-    /// The call would have waited for the thread that made it.
-    #[error("{call} would wait for its own thread for ever: {instead}")]
+    /// The call would deadlock, because it waits for the thread that made it.
+    #[error("{call} would deadlock, because it waits for the thread it runs on: {instead}")]
     Reentrant {
-        /// The method that was called.
+        /// The method that was called, without the suffix `_with`.
         call: &'static str,
         /// What to use instead.
         instead: &'static str,
-        /// What became of the write: not started if it was the call that would have asked for it. A call that only waits
-        /// for a write says `Unknown`, since the write goes on.
+        /// The state of the write. A call that would have queued it says `NotStarted`; a call that only waits for it says
+        /// `Unknown`, because the write goes on.
         outcome: Outcome,
     },
 
-    /// A statement was stopped since its time was over.
+    /// A time limit stopped a closure, a backup or a read that was too old.
     #[error("stopped after {limit:?}: {advice}")]
     Interrupted {
-        /// The limit that it ran into.
+        /// The time limit.
         limit: Duration,
-        /// Which limit that is, and how to stay below it.
+        /// Which option set the limit, and how to stay below it.
         advice: &'static str,
     },
 
-    /// A progress callback returned `ControlFlow::Break`.
+    /// A progress callback cancelled the work by returning `ControlFlow::Break`.
     #[error(
-        "the {work} was cancelled by its progress callback; the database is as it was, so run it again when there is \
-         time for it"
+        "the {work} was cancelled by its progress callback; the database is unchanged, so the {work} can be run again"
     )]
     Cancelled {
-        /// What was cancelled: `backup`, `check` or `vacuum`.
+        /// The cancelled work: `backup`, `check` or `vacuum`.
         work: &'static str,
     },
 
-    /// A backup was not made. Under its name there is what there was before.
-    #[error("no backup was made at {}: {problem}{}", path.display(), after_colon(detail))]
+    /// A backup failed. The target is unchanged.
+    #[error("the backup to {} failed: {problem}{}", path.display(), after_colon(detail))]
     Backup {
-        /// The file that it was to be.
+        /// The target of the backup.
         path: PathBuf,
-        /// What is in the way, and what to do about it.
+        /// The reason, and what to do about it.
         problem: &'static str,
-        /// What SQLite or the operating system says of it, or what was found. It may quote names of the schema.
+        /// The message of SQLite or the operating system, or the findings of a check. It may quote names of the schema.
         detail: Option<String>,
-        /// The error of SQLite or the operating system, where there is one.
+        /// The error of SQLite or the operating system, if there is one.
         #[source]
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
 
-    /// A backup was not restored. Where it was to be restored to there is what there was before.
-    #[error("{} was not restored to {}: {problem}{}", from.display(), to.display(), after_colon(detail))]
+    /// A restore failed. The target is unchanged.
+    #[error("restoring {} to {} failed: {problem}{}", from.display(), to.display(), after_colon(detail))]
     Restore {
         /// The backup.
         from: PathBuf,
-        /// The file that it was to be restored to.
+        /// The database that was to be created.
         to: PathBuf,
-        /// What is in the way, and what to do about it.
+        /// The reason, and what to do about it.
         problem: &'static str,
-        /// What SQLite or the operating system says of it, or what was found. It may quote names of the schema.
+        /// The message of SQLite or the operating system, or the findings of a check. It may quote names of the schema.
         detail: Option<String>,
-        /// The error of SQLite or the operating system, where there is one.
+        /// The error of SQLite or the operating system, if there is one.
         #[source]
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
 
-    /// A file system has too little room for a `VACUUM`, which was not started.
+    /// A file system has too little free space for a `VACUUM`, which did not start.
     #[error(
-        "a vacuum was not started: it needs about {needed} bytes in {}, and {available} are available there: free disk \
-         space (or, if it is the folder of SQLite's temporary files, set SQLITE_TMPDIR in the environment to a folder \
-         with more of it)", folder.display()
+        "the vacuum did not start: it needs about {needed} bytes in {}, and {available} are available: free disk space there \
+         (or, if this is the folder for temporary files, set SQLITE_TMPDIR in the environment to a folder with more space)",
+        folder.display()
     )]
     InsufficientSpace {
-        /// A folder on that file system: the database's, or that of SQLite's temporary files.
+        /// A folder on that file system: that of the database, or that of SQLite's temporary files.
         folder: PathBuf,
-        /// Bytes that may be needed there.
+        /// How many bytes the vacuum may need there.
         needed: u64,
-        /// Bytes that this process may still use there.
+        /// How many bytes this process may still use there.
         available: u64,
     },
 
-    /// The store is closed, or was closed before the write started.
+    /// The store is closed, or was closed before the call started.
     #[error(
-        "the store is closed: nothing was started, and nothing that was under way is left half done; open it again, or keep a clone alive for as long as it is used"
+        "the store is closed, so the call did not start; reopen it, or keep a clone of the `Store` alive while it is in use"
     )]
     Closed,
 
-    /// The process was forked from the one that opened the store. Only that one has its writer thread, its reader threads
-    /// and the locks on its file, so a call in the child starts nothing. In the child a store is neither closed nor checkpointed, and
-    /// its files stay open until the child ends or calls `exec`.
+    /// This process was forked from the one that opened the store. Only the parent has the writer thread, the reader threads
+    /// and the locks on the file, so a call in the child does not start. In the child a store is neither closed nor
+    /// checkpointed, and its files stay open until the child exits or calls `exec`.
     ///
-    /// A closure of a store must not return in a child that it has forked: on a thread of larder's that ends the child by
+    /// A closure that forks must not return in the child: on a thread of larder, the child is ended with
     /// [`abort`](std::process::abort).
     #[error(
-        "the store was opened by the process that this one was forked from, and cannot be used here: call exec after the \
-         fork, as std::process::Command does, or open each store in one process only, after the fork"
+        "the store was opened by the parent of this forked process and cannot be used here: call exec after the fork, as \
+         std::process::Command does, or open the store after the fork"
     )]
     Forked {
-        /// Not started; or unknown, of a [`Pending`](crate::Pending) that the child waits for and the parent has submitted.
+        /// `NotStarted`; or `Unknown` if the child waits for a [`Pending`](crate::Pending) that the parent submitted.
         outcome: Outcome,
     },
 
-    /// SQLite, or rusqlite, said no.
+    /// An error of SQLite or rusqlite.
     #[error("{source}{}", advice(source, *outcome, *origin))]
     Sqlite {
-        /// The error as rusqlite gave it.
+        /// The error from rusqlite.
         source: rusqlite::Error,
-        /// What became of the write, if it was one.
+        /// The state of the write, if it was a write.
         outcome: Outcome,
-        /// Which database said it.
+        /// The database that the error came from.
         origin: ErrorOrigin,
     },
 
-    /// The application's own error, made by [`Error::app`]. The write was rolled back.
+    /// An error of the application, wrapped by [`Error::app`]. The write was rolled back.
     #[error("{0}")]
     App(#[source] Box<dyn StdError + Send + Sync>),
 }
 
 impl Error {
-    /// Wraps an application's own error, so that a closure can return it with `?` or `Err`.
+    /// Wraps an error of the application, so that a closure can return it with `?` or `Err`.
     ///
     /// ```
     /// # use larder::{Error, Store};
@@ -407,11 +405,11 @@ impl Error {
         Error::App(error.into())
     }
 
-    /// Takes the application's own error out again.
+    /// Unwraps the application's error.
     ///
     /// # Errors
     ///
-    /// Gives the error back unchanged if it is not an `E` made by [`Error::app`].
+    /// Returns the error unchanged if it is not an `E` wrapped by [`Error::app`].
     pub fn downcast<E: StdError + 'static>(self) -> std::result::Result<E, Error> {
         match self {
             Error::App(inner) => inner.downcast::<E>().map(|e| *e).map_err(Error::App),
@@ -419,7 +417,7 @@ impl Error {
         }
     }
 
-    /// The application's own error, if it is an `E` made by [`Error::app`].
+    /// The application's error, if it is an `E` wrapped by [`Error::app`].
     pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
         match self {
             Error::App(inner) => inner.downcast_ref::<E>(),
@@ -427,8 +425,8 @@ impl Error {
         }
     }
 
-    /// What became of the write that gave this error. For a read, which writes nothing, the answer is one of the two
-    /// that say so. An error that a closure passed on from another call of larder's speaks of that call.
+    /// The state of the write that failed with this error. For a read it is `NotStarted` or `RolledBack`. An error that a
+    /// closure returns from another call of larder describes that call.
     pub fn outcome(&self) -> Outcome {
         match self {
             Error::CommitUnknown { .. } => Outcome::Unknown,
@@ -460,13 +458,14 @@ impl Error {
         }
     }
 
-    /// Whether the same call, made again after a pause, may well succeed and cannot write twice.
+    /// Whether the same call may succeed after a pause, and cannot write twice.
     ///
-    /// True for a full queue, the time-outs, a group that was rolled back (but for a full disk, or by the write
-    /// itself), a full log, a file in use or still being closed, a migration that met another process's lock, and SQLite's `BUSY` and
-    /// `LOCKED` where nothing was started. False for what will fail again (a constraint, a mistake in SQL, a closed or
-    /// poisoned store, an application's own error) and for [`CommitUnknown`](Error::CommitUnknown), where a second try
-    /// could write twice.
+    /// True for a full queue, the queue timeouts, a group that was rolled back (except by a full disk or by the write
+    /// itself), a full WAL, a file that is in use or still closing, a migration that met a lock of another process, and
+    /// SQLite's `BUSY` and `LOCKED` if the closure did not start.
+    ///
+    /// False for errors that would repeat (a constraint, a mistake in SQL, a closed or poisoned store, an error of the
+    /// application), and for [`CommitUnknown`](Error::CommitUnknown), where a retry could write twice.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::QueueFull { .. }
@@ -492,7 +491,7 @@ impl Error {
         }
     }
 
-    /// rusqlite's error, where SQLite is the one who said no.
+    /// The error of rusqlite, if SQLite is the cause.
     pub fn sqlite(&self) -> Option<&rusqlite::Error> {
         match self {
             Error::Sqlite { source, .. } | Error::InUse { source, .. } => Some(source),
@@ -512,7 +511,7 @@ impl Error {
         }
     }
 
-    /// The variant's name, for the `error.type` of an event. It never carries data.
+    /// The name of the variant, for `error.type` of an event. It contains no data.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Error::Options { .. } => "Options",
@@ -545,7 +544,7 @@ impl Error {
         }
     }
 
-    /// What went wrong, for an event: without what SQLite says, which may quote data.
+    /// The message for an event, without SQLite's message, which may quote data.
     pub(crate) fn without_data(&self) -> String {
         let code = self.sqlite().and_then(extended_code);
         let because = code.map_or(String::new(), |code| format!(" (SQLite's error {code})"));
@@ -562,13 +561,13 @@ impl Error {
         }
     }
 
-    /// The operating system gave no thread for that part of a store.
+    /// The operating system refused a thread for a part of a store.
     pub(crate) fn no_thread(path: &Path, part: &str, source: io::Error) -> Self {
         Error::Open {
             path: path.into(),
             problem: format!(
-                "the operating system gave no thread for {part}: {source}; raise its limit on threads (ulimit -u, \
-                 the pids.max of a container) or on memory (ulimit -v)"
+                "the operating system refused a thread for {part}: {source}; raise its limit on threads (ulimit -u, \
+                 pids.max of a container) or on memory (ulimit -v)"
             ),
             source: Some(Box::new(source)),
         }
@@ -576,18 +575,18 @@ impl Error {
 
     /// A thread of larder's panicked in the middle of a job.
     pub(crate) fn worker_panicked() -> rusqlite::Error {
-        let message = "a thread of larder's panicked: please report it".to_owned();
+        let message = "a thread of larder's panicked; please report this bug".to_owned();
         rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERNAL), Some(message))
     }
 
-    /// A call in a forked child.
+    /// The error of a call in a forked child.
     pub(crate) fn forked() -> Self {
         Error::Forked {
             outcome: Outcome::NotStarted,
         }
     }
 
-    /// SQLite refused before the closure was run.
+    /// An error of SQLite before the closure ran.
     pub(crate) fn not_started(source: rusqlite::Error) -> Self {
         Error::Sqlite {
             source,
@@ -614,7 +613,7 @@ impl Error {
         }
     }
 
-    /// Notes that the error is another database's, unless the store's connection gave it last, which the function tells.
+    /// Sets the origin: the store, if `gave_last` says that its connection raised this error last.
     pub(crate) fn with_origin(self, gave_last: impl FnOnce(&rusqlite::Error) -> bool) -> Self {
         match self {
             Error::Sqlite {
@@ -641,7 +640,7 @@ impl From<MigrationError> for Error {
     }
 }
 
-/// An error inside a closure rolls the closure back, so that is the outcome it carries.
+/// An error inside a closure rolls the closure back, so the outcome is `RolledBack`.
 impl From<rusqlite::Error> for Error {
     fn from(source: rusqlite::Error) -> Self {
         Error::Sqlite {
@@ -654,11 +653,11 @@ impl From<rusqlite::Error> for Error {
 
 fn poisoned(source: &rusqlite::Error) -> String {
     if primary_code(source) == Some(ffi::SQLITE_READONLY) {
-        return format!("the store takes no more writes: {source}");
+        return format!("the store is read-only: {source}");
     }
     format!(
-        "the store takes no more writes since the disk failed it: {source}; reads go on; check the disk, then restart the \
-         service: opening the store writes its log to the disk once more"
+        "the store is read-only after a disk error: {source}; check the disk, then restart the service (reopening rewrites \
+         the WAL)"
     )
 }
 
@@ -668,7 +667,7 @@ fn after_colon(detail: &Option<String>) -> String {
 
 fn rolled_back_advice(caused_by_closure: bool, source: &Option<Arc<rusqlite::Error>>) -> &'static str {
     match (caused_by_closure, disk_is_full(source)) {
-        (true, _) => "return the error of the statement that did it, and mend that before you try again",
+        (true, _) => "fix the statement that caused the rollback, and return its error from the closure",
         (false, true) => "free disk space, then try again",
         (false, false) => "try again",
     }
@@ -680,26 +679,26 @@ fn disk_is_full(source: &Option<Arc<rusqlite::Error>>) -> bool {
         .is_some_and(|e| primary_code(e) == Some(ffi::SQLITE_FULL))
 }
 
-/// What to do next about the few SQLite errors that an operator, not the programmer, has to act on.
+/// The remedy for the few SQLite errors that an operator, not a programmer, has to act on.
 fn advice(source: &rusqlite::Error, outcome: Outcome, origin: ErrorOrigin) -> &'static str {
     if origin == ErrorOrigin::Other {
         return "";
     }
     match (primary_code(source), outcome) {
         (Some(ffi::SQLITE_BUSY), Outcome::NotStarted) => {
-            "; another process held SQLite's lock for longer than the busy timeout, and nothing was \
-             started: find that process, then try again"
+            "; another process held SQLite's lock for longer than the busy timeout, so the call did not start: find that \
+             process, then try again"
         }
         (Some(ffi::SQLITE_FULL), _) => "; free disk space, or raise max_page_count, then try again",
         (Some(ffi::SQLITE_CORRUPT), _) if extended_code(source) == Some(ffi::SQLITE_CORRUPT_VTAB) => {
-            "; rebuild the full-text or R-tree table that is damaged"
+            "; rebuild the damaged full-text or R-tree table"
         }
-        _ if is_damage(source) => "; stop the service and restore a backup that was checked",
+        _ if is_damage(source) => "; stop the service and restore a verified backup",
         _ => "",
     }
 }
 
-/// SQLite's extended result code, whichever of rusqlite's variants carries it.
+/// SQLite's extended result code, whichever variant of rusqlite carries it.
 pub(crate) fn extended_code(error: &rusqlite::Error) -> Option<i32> {
     let inner = error.source().and_then(|s| s.downcast_ref::<ffi::Error>());
     inner.or_else(|| error.sqlite_error()).map(|e| e.extended_code)

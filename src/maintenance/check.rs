@@ -1,8 +1,8 @@
-//! Checks the whole database for damage, and for foreign keys that point nowhere.
+//! A check of the whole database for corruption, and for foreign keys without a parent row.
 //!
-//! The check only reads: `quick_check` or `integrity_check` in one snapshot, then `foreign_key_check`, table by table,
-//! in another, so that neither pins the WAL for longer than necessary. The report contains SQLite's findings, even if
-//! damage stopped SQLite early. An error means that the check itself could not run.
+//! It only reads: `quick_check` or `integrity_check` in one snapshot, then `foreign_key_check`, table by table, in another,
+//! so that neither pins the WAL longer than necessary. Corruption goes into the report, even if SQLite had to stop there. An
+//! error means that the check could not run.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -17,24 +17,24 @@ use crate::connection::sql_text::{foreign_key_check, name};
 use crate::engine::Engine;
 use crate::error::{Result, is_damage, primary_code};
 
-/// The name of the operation in errors.
+/// The name of this work in errors.
 const OPERATION: &str = "check";
 
-/// The maximum number of violations reported in full.
+/// How many violations are reported in full.
 const MAX_REPORTED: usize = 100;
 
-/// A check that was not begun. Made by [`Store::check`].
+/// A check of the whole database, which [`run`](Self::run) starts. Made by [`Store::check`].
 ///
-/// By default it is SQLite's [`quick_check`](https://sqlite.org/pragma.html#pragma_quick_check), which looks at every page
-/// and every row, and counts the entries of indexes; [`full`](Self::full) also compares them with their tables. Then
-/// foreign keys are checked, also in a store that does not enforce them.
+/// By default the check is SQLite's [`quick_check`](https://sqlite.org/pragma.html#pragma_quick_check): it reads every page and
+/// every row, and counts the entries of each index. [`full`](Self::full) also compares the indexes with their tables. Then
+/// the foreign keys are checked, even in a store that does not enforce them.
 ///
-/// It reads on the calling thread (from a task: `spawn_blocking`, or its like) with a connection of the pool, and everybody
-/// reads and writes on. But while each of its two parts lasts, the write-ahead log cannot be emptied, as with any long
-/// read. Since it was asked for, it is not slow, and [`interrupt_old_readers`](crate::Options::interrupt_old_readers) does
-/// not stop it; only the log names one that is older than [`max_reader_age`](crate::Options::max_reader_age).
+/// The check runs on the calling thread (in async code, use `spawn_blocking` or its like) with a connection of the pool,
+/// while reads and writes go on. Each of its two parts holds a snapshot, so the WAL cannot be reset meanwhile. A check never
+/// counts as slow, and [`interrupt_old_readers`](crate::Options::interrupt_old_readers) does not stop it; the alert about an
+/// old read names it after [`max_reader_age`](crate::Options::max_reader_age).
 ///
-/// It finds what is damaged, not what was lost: a write that never reached the disk leaves a sound database.
+/// A check finds corruption, but not lost data: a write that never reached the disk leaves a valid database.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -59,62 +59,61 @@ pub struct Check<'s> {
     reporter: ProgressReporter<CheckStage>,
 }
 
-/// How far a [`Check`] has come.
+/// The progress of a [`Check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckProgress {
-    /// What it does.
+    /// The current stage.
     pub stage: CheckStage,
-    /// How long it has run, all stages together.
+    /// Time since the check started, over all stages.
     pub elapsed: Duration,
 }
 
-/// What a [`Check`] does.
+/// A stage of a [`Check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckStage {
-    /// `quick_check` or `integrity_check`. SQLite does not say how much of it is left.
+    /// `quick_check` or `integrity_check`. SQLite does not report how much is left.
     Integrity,
     /// `foreign_key_check`.
     ForeignKeys {
-        /// Tables that are done.
+        /// Number of tables that are done.
         tables_done: usize,
-        /// Tables that have foreign keys.
+        /// Number of tables that have foreign keys.
         tables_total: usize,
     },
 }
 
-/// What a [`Check`] found.
+/// The findings of a [`Check`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckReport {
-    /// Whether indexes were compared with their tables.
+    /// Whether the indexes were compared with their tables.
     pub full: bool,
-    /// What SQLite says of damage, or of a table whose foreign keys cannot be checked. Empty if there is none. SQLite stops
-    /// at 100.
+    /// SQLite's messages about corruption, and about tables whose foreign keys cannot be checked. SQLite reports at most
+    /// 100.
     pub problems: Vec<String>,
-    /// The first 100 rows whose foreign key points nowhere. In a damaged database that may be for want of the row that they
-    /// point to.
+    /// The first 100 rows whose foreign key has no parent row. In a corrupt database the parent row itself may be lost.
     pub foreign_key_violations: Vec<ForeignKeyViolation>,
-    /// How many there are in all.
+    /// Number of all rows whose foreign key has no parent row.
     pub total_foreign_key_violations: u64,
-    /// Tables in the database, but for SQLite's own.
+    /// Number of tables, without those of SQLite itself.
     pub tables: u32,
-    /// How long it took.
+    /// Duration of the check.
     pub duration: Duration,
 }
 
-/// A row whose foreign key points nowhere. See [`CheckReport::foreign_key_violations`].
+/// A row whose foreign key has no parent row. See [`CheckReport::foreign_key_violations`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ForeignKeyViolation {
-    /// Its table.
+    /// Table of the row.
     pub table: String,
-    /// Its rowid; a table `WITHOUT ROWID` has none.
+    /// Rowid of the row; `None` in a table `WITHOUT ROWID`.
     pub rowid: Option<i64>,
-    /// The columns of the foreign key.
+    /// Columns of the foreign key.
     pub columns: Vec<String>,
-    /// The table that they refer to.
+    /// Table that the foreign key refers to.
     pub parent: String,
 }
 
@@ -127,17 +126,17 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// Also compares each index with its table, by `integrity_check`. That takes several times as long. The default is not
-    /// to.
+    /// Also compares each index with its table, with `integrity_check`. This takes several times as long. The default is
+    /// `quick_check`.
     pub fn full(mut self) -> Self {
         self.full = true;
         self
     }
 
-    /// Calls `f` while it runs, with at least `every` between two calls; returning `ControlFlow::Break(())` cancels.
+    /// Calls `f` during the check, at most once per `every`. `ControlFlow::Break(())` cancels the check.
     ///
-    /// `f` is called on the thread that called [`run`](Self::run), and may write to the store. For a small database it may
-    /// never be called.
+    /// The callback runs on the thread that called [`run`](Self::run), and may write to the store. A check of a small
+    /// database may finish without a call.
     pub fn progress(
         self,
         every: Duration,
@@ -148,11 +147,11 @@ impl<'s> Check<'s> {
         self
     }
 
-    /// Makes it. A damaged database is no error: [`CheckReport::is_ok`] says what it is.
+    /// Runs the check. A corrupt database is not an error; see [`CheckReport::is_ok`].
     ///
     /// # Errors
     ///
-    /// [`Cancelled`](crate::Error::Cancelled), an I/O error, and those of a [`read`](Store::read) that does not start.
+    /// [`Cancelled`](crate::Error::Cancelled), an I/O error, and the errors of a [`read`](Store::read) that does not start.
     ///
     /// # Panics
     ///
@@ -172,7 +171,7 @@ impl<'s> Check<'s> {
         self.judge(looked, &mut report)?;
         let looked = self.engine.inspect(|conn, interrupt| {
             let _watching = self.reporter.watch(conn, interrupt);
-            // If this stops early, `end` returns the reason.
+            // If the callback stops it, `end` returns the reason.
             foreign_keys(conn, &mut report, |tables_done, tables_total| {
                 self.reporter.enter(CheckStage::ForeignKeys {
                     tables_done,
@@ -185,13 +184,13 @@ impl<'s> Check<'s> {
         Ok(report)
     }
 
-    /// Runs after the connection is back in the pool: damage is added to the report, and other errors are returned.
+    /// Sorts the errors, once the connection is back in the pool: corruption goes into the report, others to the caller.
     fn judge(&self, looked: Result<()>, report: &mut CheckReport) -> Result<()> {
         self.reporter.end(OPERATION)?;
         let Err(error) = looked else { return Ok(()) };
         match error.sqlite().filter(|error| is_damage(error)) {
             Some(damage) => {
-                report.problems.push(format!("SQLite could not go on: {damage}"));
+                report.problems.push(format!("SQLite stopped: {damage}"));
                 Ok(())
             }
             None => Err(error),
@@ -199,14 +198,14 @@ impl<'s> Check<'s> {
     }
 }
 
-/// Checks for damage; a full report includes indexes.
+/// Checks for corruption; for a full report, also in the indexes.
 pub(crate) fn integrity(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
     let pragma = if report.full { "integrity_check" } else { "quick_check" };
     let mut statement = conn.prepare(&format!("PRAGMA main.{pragma}"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let said = name(row, 0)?;
-        // One row may hold several lines under a title.
+        // A row may have several lines, under a title.
         let problems = said.lines().filter(|line| *line != "ok" && !line.starts_with("***"));
         report.problems.extend(problems.map(str::to_owned));
     }
@@ -216,8 +215,7 @@ pub(crate) fn integrity(conn: &Connection, report: &mut CheckReport) -> rusqlite
     Ok(())
 }
 
-/// Checks for foreign keys that point nowhere. `enter` receives the number of finished tables and of all tables, and
-/// may stop the check.
+/// Checks the foreign keys. `enter` gets the numbers of tables done and in total before each table, and may stop the check.
 pub(crate) fn foreign_keys(
     conn: &Connection,
     report: &mut CheckReport,
@@ -274,13 +272,12 @@ fn columns(conn: &Connection, child: &str, key: i64) -> rusqlite::Result<Vec<Str
     names.collect()
 }
 
-/// Whether the error concerns one table: a "foreign key mismatch" (the parent has no unique index to refer to), or
-/// damage that may not affect the others.
+/// Whether the error concerns one table only: "foreign key mismatch" (the parent has no unique index), or corruption.
 fn is_of_the_table(error: &rusqlite::Error) -> bool {
     is_damage(error) || primary_code(error) == Some(ffi::SQLITE_ERROR)
 }
 
-/// The error without the text of the PRAGMA.
+/// The message without the text of the PRAGMA.
 fn reason(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
@@ -289,13 +286,13 @@ fn reason(error: &rusqlite::Error) -> String {
 }
 
 impl CheckReport {
-    /// Whether nothing was found.
+    /// Whether the check found no problem.
     pub fn is_ok(&self) -> bool {
         self.problems.is_empty() && self.total_foreign_key_violations == 0
     }
 }
 
-/// One line, with the first of each kind.
+/// One line, with the first problem of each kind.
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let check = if self.full { "full check" } else { "quick check" };
@@ -309,7 +306,7 @@ impl fmt::Display for CheckReport {
         if let Some(first) = self.foreign_key_violations.first() {
             let and = if self.problems.is_empty() { "" } else { "; " };
             let total = self.total_foreign_key_violations;
-            write!(f, "{and}{total} foreign keys that point nowhere, the first: {first}")?;
+            write!(f, "{and}{total} foreign keys without a parent row, the first: {first}")?;
         }
         write!(f, " ({:.1?})", self.duration)
     }

@@ -1,4 +1,4 @@
-//! Occasional operations on an open store: checks and vacuums, with the progress of each.
+//! Maintenance that a caller starts: checks and vacuums, with progress and cancellation.
 
 pub(crate) mod check;
 pub(crate) mod progress;

@@ -1,9 +1,8 @@
-//! A callback that reports the progress of long SQL work and may cancel it.
+//! The progress callback of a long operation, which may cancel it.
 //!
-//! SQLite calls a connection's progress handler between steps of its work, on the thread that does the work, and the
-//! handler calls the reporter (`connection/interrupt.rs`). A panic inside the handler would be lost: rusqlite catches
-//! it and continues as if the handler had agreed. So a [`ProgressReporter`] catches the panic, stops the work, and
-//! resumes the panic once the connection is restored.
+//! SQLite calls the progress handler of a connection between the steps of its work, on the thread that does the work
+//! (`connection/interrupt.rs`), and the handler calls the callback. rusqlite would catch a panic of the callback and go on. So
+//! an [`Observed`] catches it, stops the work, and resumes the panic once the connection is restored.
 
 use std::any::Any;
 use std::ops::ControlFlow;
@@ -19,12 +18,12 @@ use crate::runtime::sync::{Arc, Mutex, MutexGuard};
 
 type Callback<S> = Box<dyn FnMut(S, Duration) -> ControlFlow<()> + Send>;
 
-/// Returns the error that must stop the work, if any.
+/// Returns the error that stops the work, if it has to stop.
 type Limit = Box<dyn Fn() -> Option<Error> + Send>;
 
-/// The progress of some work, with or without a callback. `S` is the stage of the work.
+/// Work with a progress callback, or without one. `S` is the type of its stages.
 pub(crate) struct ProgressReporter<S> {
-    /// Only the thread that does the work takes the lock, which exists because rusqlite requires handlers to be `Send`.
+    /// Only the thread that does the work locks it. The mutex exists because rusqlite requires handlers to be `Send`.
     state: Arc<Mutex<ReporterState<S>>>,
 }
 
@@ -34,13 +33,13 @@ struct ReporterState<S> {
     began: Tick,
     /// When the callback was last called.
     last: Tick,
-    /// `None` while it is being called.
+    /// `None` while it is called.
     callback: Option<Callback<S>>,
     limit: Option<Limit>,
     stop: Option<StopReason>,
 }
 
-/// The reason that stopped the work.
+/// Why the work stops.
 enum StopReason {
     Cancelled,
     AtLimit(Error),
@@ -63,27 +62,27 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         }
     }
 
-    /// Sets the callback, and the minimum interval between two calls.
+    /// Sets the callback, which is called at most once per `every`.
     pub(crate) fn call(&self, every: Duration, callback: impl FnMut(S, Duration) -> ControlFlow<()> + Send + 'static) {
         let mut state = self.lock();
         state.every = every;
         state.callback = Some(Box::new(callback));
     }
 
-    /// Sets a limit that each poll checks, too: a timeout, or a closing store.
+    /// Sets a limit that each look checks too: a timeout, or the closing of the store.
     pub(crate) fn set_limit(&self, limit: impl Fn() -> Option<Error> + Send + 'static) {
         self.lock().limit = Some(Box::new(limit));
     }
 
-    /// Starts the clock of the work.
+    /// Marks the start of the work.
     pub(crate) fn begin(&self) {
         let mut state = self.lock();
         state.began = Tick::now();
         state.last = state.began;
     }
 
-    /// Polls while SQL runs on `conn`, until the guard is dropped.
-    #[must_use = "it is asked until the guard is dropped"]
+    /// Watches the SQL on a connection until the guard is dropped.
+    #[must_use = "the watching ends when the guard is dropped"]
     pub(crate) fn watch<'c>(&self, conn: &'c Connection, interrupt: &'c Arc<Interrupt>) -> Option<Watching<'c>> {
         let state = self.lock();
         if state.callback.is_none() && state.limit.is_none() {
@@ -96,13 +95,13 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         Some(interrupt.watch(conn, move || reporter.poll().is_break()))
     }
 
-    /// Enters a stage of the work.
+    /// Enters a stage.
     pub(crate) fn enter(&self, stage: S) -> ControlFlow<()> {
         self.lock().stage = stage;
         self.poll()
     }
 
-    /// Enters a stage of the work and calls the callback, even if it is not due.
+    /// Enters a stage, and calls the callback even if it is not due.
     pub(crate) fn report(&self, stage: S) -> ControlFlow<()> {
         let mut state = self.lock();
         state.stage = stage;
@@ -116,7 +115,7 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         self.lock().stage
     }
 
-    /// Calls the callback if it is due. Returns whether the work continues.
+    /// Calls the callback if it is due, and returns whether the work goes on.
     pub(crate) fn poll(&self) -> ControlFlow<()> {
         let mut state = self.lock();
         if state.is_stopped() {
@@ -128,7 +127,7 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         self.call_back(state)
     }
 
-    /// Calls the callback, without the lock.
+    /// Calls the callback without the lock.
     fn call_back(&self, mut state: MutexGuard<'_, ReporterState<S>>) -> ControlFlow<()> {
         let Some(mut callback) = state.callback.take() else {
             return ControlFlow::Continue(());
@@ -147,11 +146,11 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         state.verdict()
     }
 
-    /// Reports why the work was stopped. Called once the connection is restored.
+    /// Returns why the work was stopped. Call it once the connection is restored.
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`] of `work`, or the error of the limit.
+    /// [`Error::Cancelled`], or the error of the limit.
     ///
     /// # Panics
     ///
@@ -172,7 +171,7 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
 }
 
 impl<S> ReporterState<S> {
-    /// Whether the work is stopped. Checks the limit first.
+    /// Whether the work has to stop, by the callback or by the limit.
     fn is_stopped(&mut self) -> bool {
         if self.stop.is_none() {
             let reached = self.limit.as_ref().and_then(|limit| limit());

@@ -1,11 +1,11 @@
-//! A `VACUUM`: rewrites the database without its free pages, and with each table's pages together.
+//! `VACUUM`: rebuilds the database without its free pages, and with the pages of each table together.
 //!
-//! SQLite builds the copy in a temporary file, while it holds the write lock, then writes all of it to the WAL as one
-//! transaction. So a reader sees the old database or the new one, and an error before that transaction's commit leaves
+//! SQLite builds the copy in a temporary file while it holds the write lock, then writes all of it to the WAL as one
+//! transaction. So a reader sees the old database or the new one, and an error before the commit of that transaction leaves
 //! the old one.
 //!
-//! The WAL is emptied first. This makes room for the new pages, and the size of the WAL file shows how far a failed
-//! `VACUUM` came: while it is empty, nothing was written that could ever be committed.
+//! The WAL is truncated first. That makes room for the new pages, and it shows how far a failed `VACUUM` came: while the WAL
+//! file is empty, nothing has been written that could be committed.
 
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -25,25 +25,25 @@ use crate::error::{Error, Result, primary_code};
 use crate::telemetry::event::event;
 use crate::write::{DatabaseSize, Writer, commit_is_unknown};
 
-/// The name of the operation in errors.
+/// The name of this work in errors.
 const OPERATION: &str = "vacuum";
 
-/// A `VACUUM` that was not begun. Made by [`Store::vacuum`].
+/// A `VACUUM`, which [`run`](Self::run) starts. Made by [`Store::vacuum`].
 ///
-/// It gives the space of deleted rows back to the file system and puts the pages of each table together, by writing the
-/// whole database anew. That is seldom needed: SQLite uses free pages again by itself, and
-/// [`Stats::database`](crate::Stats::database) says how many there are.
+/// It rebuilds the whole database: it returns the space of deleted rows to the file system, and stores the pages of each
+/// table together. It is rarely needed, because SQLite reuses free pages; [`Stats::database`](crate::Stats::database) has
+/// their number.
 ///
-/// - **Nobody writes while it runs.** Writes are queued meanwhile, and one that waits for longer than its
-///   [`timeout`](crate::WriteOptions::queue_timeout) fails with [`QueueTimeout`](Error::QueueTimeout). Reads go on.
-/// - **It needs disk space.** The new database goes to a temporary file first, in the folder that the environment variable
-///   `SQLITE_TMPDIR` or `TMPDIR` names, or `/var/tmp` or `/tmp` (into memory if it may write to none of them). Then all of it goes to the write-ahead log, beyond
-///   [`Options::wal_hard_limit`](crate::Options::wal_hard_limit) if it is that large. Each takes as much as the database
-///   has without its free pages, until it is done. Memory: two times [`Options::cache_size`](crate::Options::cache_size)
-///   at most.
-/// - **The file shrinks with the checkpoint** that moves the log into it. A read that goes on holds that up; it is then
-///   made when the read has ended, as ever: [`VacuumReport::wal_truncated`].
-/// - The `rowid` of a table that has no `INTEGER PRIMARY KEY` may change.
+/// - **Writes wait while it runs.** A write that waits longer than its
+///   [`queue_timeout`](crate::WriteOptions::queue_timeout) fails with [`QueueTimeout`](Error::QueueTimeout). Reads go on.
+/// - **It needs disk space:** twice the size of the database without its free pages, once in a temporary file and once in
+///   the WAL, until it is done. The temporary file is in the folder that the environment variable `SQLITE_TMPDIR` or
+///   `TMPDIR` names, or else in `/var/tmp` or `/tmp`; if none of them is writable, the copy is built in memory. The WAL may
+///   exceed [`Options::wal_hard_limit`](crate::Options::wal_hard_limit).
+/// - **It needs memory:** at most twice [`Options::cache_size`](crate::Options::cache_size).
+/// - **The file shrinks at the checkpoint** that moves the WAL into it. If a read blocks the checkpoint, the file shrinks when
+///   that read has ended; see [`VacuumReport::wal_truncated`].
+/// - **The `rowid` may change** in a table without an `INTEGER PRIMARY KEY`.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -72,27 +72,28 @@ pub struct Vacuum<'s> {
     reporter: ProgressReporter<()>,
 }
 
-/// How far a [`Vacuum`] has come. SQLite does not say how much of it is left.
+/// The progress of a [`Vacuum`]. SQLite does not report how much is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VacuumProgress {
-    /// How long it has run.
+    /// Time since the vacuum started.
     pub elapsed: Duration,
 }
 
-/// What a [`Vacuum`] did.
+/// The result of a [`Vacuum`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VacuumReport {
-    /// Bytes of all pages of the database, as it was.
+    /// Size of the database before, in bytes.
     pub bytes_before: u64,
-    /// And as it is.
+    /// Size of the database after, in bytes.
     pub bytes_after: u64,
-    /// Whether all of the write-ahead log is in the database file, which so has shrunk, and the log was cut to nothing.
-    /// If not, a read or another process was in the way, and a later checkpoint does it; or that failed, and the store is
-    /// [`poisoned`](Store::poisoned).
+    /// Whether the whole WAL was moved into the database file, which then has shrunk, and the WAL file truncated.
+    ///
+    /// If `false`, a read or another process blocked the checkpoint, and a later one does it; or the checkpoint failed, and
+    /// the store is [`poisoned`](Store::poisoned).
     pub wal_truncated: bool,
-    /// How long it took, from its start on the writer thread.
+    /// Duration of the vacuum, from its start on the writer thread.
     pub duration: Duration,
 }
 
@@ -104,11 +105,11 @@ impl<'s> Vacuum<'s> {
         }
     }
 
-    /// Calls `f` while it runs, with at least `every` between two calls; returning `ControlFlow::Break(())` cancels, and
-    /// the database is as it was.
+    /// Calls `f` during the vacuum, at most once per `every`. `ControlFlow::Break(())` cancels it and leaves the database
+    /// unchanged.
     ///
-    /// `f` is called on the writer thread: a write from it is [`Reentrant`](Error::Reentrant). It is called while the copy
-    /// is built, and no more once that is written to the log. For a small database it may never be called.
+    /// The callback runs on the writer thread, so a write inside it returns [`Reentrant`](Error::Reentrant). It is called while
+    /// the copy is built, but not while the copy is written to the WAL. A vacuum of a small database may finish without a call.
     pub fn progress(
         self,
         every: Duration,
@@ -119,18 +120,19 @@ impl<'s> Vacuum<'s> {
         self
     }
 
-    /// Makes it, and blocks until it is committed.
+    /// Runs the vacuum, and blocks until it is committed.
     ///
     /// # Errors
     ///
-    /// [`InsufficientSpace`](Error::InsufficientSpace) before it begins, [`Cancelled`](Error::Cancelled), SQLite's error (a disk that is full:
-    /// the database is as it was), [`CommitUnknown`](Error::CommitUnknown) if the disk failed while it was committed: the
-    /// data is the same either way, but the store takes no more writes. And those of a [`write`](Store::write) that does
-    /// not start.
+    /// - [`InsufficientSpace`](Error::InsufficientSpace): the vacuum did not start.
+    /// - [`Cancelled`](Error::Cancelled), and SQLite's error, such as a full disk: the database is unchanged.
+    /// - [`CommitUnknown`](Error::CommitUnknown): the disk failed during the commit. The data is the same either way, but the
+    ///   store is poisoned.
+    /// - The errors of a [`write`](Store::write) that does not start.
     ///
     /// # Panics
     ///
-    /// If the progress callback panics: the database is as it was, and the panic goes on here.
+    /// If the progress callback panics. The database is unchanged, and the panic resumes on the calling thread.
     #[track_caller]
     pub fn run(self) -> Result<VacuumReport> {
         let reporter = self.reporter;
@@ -179,12 +181,12 @@ fn vacuum(writer: &Writer, reporter: &ProgressReporter<()>) -> rusqlite::Result<
     let (conn, guard) = (writer.conn(), writer.guard());
     let watching = reporter.watch(conn, writer.interrupt());
     let done = with_temporary_files(conn, guard, || guard.as_internal(|| conn.execute_batch("VACUUM main")));
-    // Dropped here, because a panic in the callback's drop does no harm at this point.
+    // The callback is dropped here, where a panic in its drop does no harm.
     drop(watching);
     done
 }
 
-/// The error of a failed `VACUUM`.
+/// The error of a vacuum that failed.
 ///
 /// # Panics
 ///
@@ -193,7 +195,7 @@ fn failed(writer: &mut Writer, reporter: &ProgressReporter<()>, error: rusqlite:
     if commit_is_unknown(&error) && !writer.log_is_empty() {
         return writer.unknown(&error.into());
     }
-    // If the disk is full, the frames in the WAL fill it.
+    // If the disk is full, the WAL has filled it.
     writer.empty_log();
     if let Err(cancelled) = reporter.end(OPERATION) {
         return cancelled;
@@ -204,8 +206,8 @@ fn failed(writer: &mut Writer, reporter: &ProgressReporter<()>, error: rusqlite:
     error.into()
 }
 
-/// Checks that the copy fits into the folder for temporary files, and the WAL into the database's folder. A copy that
-/// fits in the page cache needs no file.
+/// Checks that the copy fits into the folder of temporary files, and the WAL beside the database. A copy that fits into the
+/// page cache needs no file.
 fn check_room(database: &Path, size: &DatabaseSize, cache: u64) -> Result<()> {
     let used = size.pages.saturating_sub(size.free);
     let copy = if used * size.page > cache { used * size.page } else { 0 };
@@ -230,6 +232,7 @@ fn fits(folder: PathBuf, needed: u64) -> Result<()> {
             needed,
             available,
         }),
+        // Or the free space is unknown.
         None => Ok(()),
     }
 }
@@ -242,7 +245,7 @@ impl fmt::Display for VacuumReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} -> {} bytes", self.bytes_before, self.bytes_after)?;
         if !self.wal_truncated {
-            write!(f, ", of which the file learns when the write-ahead log can be emptied")?;
+            write!(f, " (the file shrinks when the WAL can be reset)")?;
         }
         write!(f, " ({:.1?})", self.duration)
     }

@@ -34,16 +34,15 @@ impl Adoption {
             Some(Adopt::UserVersion) => up_to(set, user_version)?,
             Some(Adopt::Nothing) => return Ok(None),
             None if !goose.is_empty() => {
-                let problem = "Goose has migrated this database, by its table goose_db_version: call \
-                               Migrations::adopt(Adopt::Goose) to go on from there, or Adopt::Nothing if that is over"
+                let problem = "Goose has migrated this database (it has a table goose_db_version): call \
+                               Migrations::adopt(Adopt::Goose) to continue from there, or Adopt::Nothing to ignore it"
                     .to_owned();
                 return Err(MigrationError::NotAdopted { problem }.into());
             }
             None if user_version > 0 => {
                 let problem = format!(
                     "this database has user_version {user_version} and no record of migrations: call \
-                     Migrations::adopt(Adopt::UserVersion) if that is how its migrations were counted, or \
-                     Adopt::Nothing if it is not"
+                     Migrations::adopt(Adopt::UserVersion) if it counts the applied migrations, or Adopt::Nothing if not"
                 );
                 return Err(MigrationError::NotAdopted { problem }.into());
             }
@@ -123,8 +122,8 @@ fn up_to(set: &Migrations, user_version: i64) -> Result<BTreeMap<u64, Option<Str
         Ok(last) => last,
         Err(_) => {
             let problem = format!(
-                "this database has user_version {user_version}, which counts no migrations: call \
-                 Migrations::adopt(Adopt::Nothing) if none was made"
+                "this database has user_version {user_version}, which is no count of migrations: call \
+                 Migrations::adopt(Adopt::Nothing) if none was applied"
             );
             return Err(MigrationError::NotAdopted { problem }.into());
         }
@@ -135,8 +134,8 @@ fn up_to(set: &Migrations, user_version: i64) -> Result<BTreeMap<u64, Option<Str
     }
     if set.find(last).is_none() {
         let problem = format!(
-            "this database has user_version {last}, and no migration has that version: number them as user_version \
-             counts, from 1"
+            "this database has user_version {last}, and no migration has that version: number the migrations as \
+             user_version counts them, from 1"
         );
         return Err(MigrationError::NotAdopted { problem }.into());
     }

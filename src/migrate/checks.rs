@@ -101,7 +101,7 @@ impl References {
             .filter(|(reference, there)| !**there && !before.all.contains_key(*reference));
         gone.filter(|((child, _), _)| lost(child))
             .map(|((child, parent), _)| {
-                format!("{child} -> {parent}, which is no more (a rename took the reference along)")
+                format!("{child} -> {parent}, which no longer exists (a rename changed the reference)")
             })
             .collect()
     }

@@ -1,4 +1,4 @@
-//! Applies every pending migration to a copy, which is then deleted.
+//! A dry run: every pending migration on a copy, which is deleted then.
 
 use std::path::Path;
 
@@ -10,14 +10,14 @@ use super::record::{DETAILS, TABLE};
 use crate::backup;
 use crate::error::{Error, Result};
 
-/// On what a dry run is made. See [`Store::migrate_dry_run`](crate::Store::migrate_dry_run).
+/// The kind of copy for a dry run. See [`Store::migrate_dry_run`](crate::Store::migrate_dry_run).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DryRun {
-    /// On a copy of the schema with no rows but those of the record: quick, and finds mistakes in SQL. It cannot find
-    /// rows that violate a new constraint, and it refuses a migration that needs rows of earlier ones.
+    /// A copy of the schema, without rows except those of the record. It is fast and finds mistakes in SQL. It does not find
+    /// rows that violate a new constraint, and it fails for a migration that needs rows of an earlier one.
     Schema,
-    /// On a copy of the whole file, in a folder beside it: finds what the real run would find, and takes as long.
+    /// A copy of the whole file, in a folder beside it. It finds every error that the real run would find, and takes as long.
     Backup,
 }
 

@@ -78,7 +78,7 @@ pub(super) fn marker(text: &str) -> Option<Tool> {
     })
 }
 
-/// Refuses a way up with a comment that may be meant to end it.
+/// Refuses an up script with a comment that may be meant as a marker.
 pub(super) fn refuse_lost_markers(up: &Script) -> Result<()> {
     let Some((line, comment)) = up.comments().find(|(_, comment)| may_be_marker(comment)) else {
         return Ok(());
@@ -87,10 +87,10 @@ pub(super) fn refuse_lost_markers(up: &Script) -> Result<()> {
         file: up.file.to_string(),
         line: Some(line),
         problem: format!(
-            "the comment `{}` looks like a marker, and is none that larder knows here, so the way down would be run right \
-             after the way up: begin the line with -- migrate:down (Dbmate) or -- +goose Down (Goose), put the way down in \
-             a file NNN_name.down.sql, or, in a list, give it to Migration::down (Migrations::files reads text with \
-             markers); if it is only a comment, say more in it",
+            "the comment `{}` looks like a marker, but larder knows no such marker here, so a down script below it would run \
+             right after the up script: start the line with -- migrate:down (Dbmate) or -- +goose Down (Goose), move the \
+             down script to a file NNN_name.down.sql, or, in a list, pass it to Migration::down (Migrations::files reads \
+             text with markers); if it is only a comment, add words to it",
             comment.trim()
         ),
     })
@@ -137,7 +137,7 @@ impl State {
     fn up(self, tool: Tool) -> Result<Self, String> {
         match (self, tool) {
             (State::Preamble, _) => Ok(State::Up),
-            (_, Tool::Dbmate) => Err("there is a second -- migrate:up: make a migration of its own of it".into()),
+            (_, Tool::Dbmate) => Err("there is a second -- migrate:up: move it to a migration of its own".into()),
             (_, Tool::Goose) => Err("there is a second -- +goose Up".into()),
         }
     }
@@ -311,13 +311,17 @@ impl Annotations {
             "down" => {
                 let down = state.down(tool)?;
                 if self.begun.is_some() {
-                    return Err("-- +goose StatementEnd is missing before it".into());
+                    return Err("-- +goose StatementEnd is missing before -- +goose Down".into());
                 }
                 return Ok(Some(down));
             }
             "no transaction" => self.transaction = false,
             "envsub off" => {}
-            "envsub on" => return Err("larder puts no environment variables into SQL: write the values out".into()),
+            "envsub on" => {
+                return Err(
+                    "larder does not substitute environment variables in SQL: write the values literally".into(),
+                );
+            }
             "statementbegin" if matches!(state, State::Preamble) => {
                 return Err("-- +goose StatementBegin comes before -- +goose Up".into());
             }

@@ -1,22 +1,21 @@
-//! Migrations: a set of them, the record of the applied ones, and the steps between the two.
+//! Migrations: the set in the program, the record in the database, and the steps from one to the other.
 //!
 //! ```text
-//! Migrations        the set, from a list, files or a folder          parse.rs, markers.rs
-//!   | plan          the next step, and the refusals                  plan.rs
+//! Migrations        the set, from a list, files or a folder            parse.rs, markers.rs
+//!   | plan          which migration is next, and which are errors      plan.rs
 //!   v
-//! one job a step    exclusive, under SQLite's write lock             step.rs, script.rs, checks.rs
+//! one job a step    an exclusive job, under SQLite's write lock        step.rs, script.rs, checks.rs
 //!   |
 //!   v
-//! the record        schema_migrations, larder_migrations             record.rs, adopt.rs
+//! the record        schema_migrations, larder_migrations               record.rs, adopt.rs
 //! ```
 //!
-//! Each step is its own transaction, which reads the record, runs one migration and records it. So exactly one process
-//! runs a step, even if several migrate at once; a process that waited for the lock finds the step recorded and
-//! continues with the next. A kill leaves a database between two steps. If there is nothing to do, migrations take no
-//! lock (a store takes the write lock for a moment as it opens, for other reasons: `connection/mod.rs`).
+//! Each step is a transaction of its own: it reads the record, runs one migration and enters it in the record. So each
+//! migration is applied once, by one process, even if several migrate at the same time; a process that waited for the lock
+//! finds the step done and goes on to the next. After a kill the database is between two steps. If there is nothing to do,
+//! migrating takes no lock (opening a store takes the write lock for a moment, for other reasons: `connection/mod.rs`).
 //!
-//! The calling thread drives the migration: it sends the writer thread one job after another ([`to`]), and other writes
-//! run between them.
+//! The calling thread drives: it queues one job after another ([`to`]), and other writes run between them.
 
 mod adopt;
 mod checks;
@@ -52,10 +51,10 @@ use crate::write::Writer;
 #[cfg(doc)]
 use crate::{Options, Store};
 
-/// Interval at which a process checks whether another has finished a migration outside a transaction.
+/// How often a process checks whether another has finished a migration that runs outside a transaction.
 const UNFINISHED_POLL: Duration = Duration::from_millis(50);
 
-/// One change of the schema: a version, a name, the SQL of the way up, and perhaps that of the way down.
+/// One schema change: a version, a name, the SQL that applies it, and optionally the SQL that undoes it.
 ///
 /// ```
 /// use larder::Migration;
@@ -78,8 +77,8 @@ pub struct Migration {
 }
 
 impl Migration {
-    /// A migration for a list in the program. Versions begin at 1. The SQL is that of the way up alone, with no markers
-    /// in it; for a file of Dbmate's or Goose's there is [`Migrations::files`].
+    /// Creates a migration for a list in the program. Versions start at 1. `up` is the SQL that applies it, without markers;
+    /// [`Migrations::files`] reads files in the format of Dbmate or Goose.
     pub fn new(version: u64, name: impl Into<Cow<'static, str>>, up: impl AsRef<str>) -> Self {
         let name = name.into();
         let file = format!("{version} ({name})");
@@ -94,15 +93,15 @@ impl Migration {
         }
     }
 
-    /// The way back. The default is none: then [`Store::migrate_to`] refuses to go below this version.
+    /// Sets the SQL that undoes the migration. The default is none: then [`Store::migrate_to`] cannot go below this version.
     pub fn down(mut self, sql: impl AsRef<str>) -> Self {
         let script = Script::new(self.file.clone(), 1, sql.as_ref(), self.up.transaction);
         self.down = (!script.is_blank()).then_some(script);
         self
     }
 
-    /// Runs it outside a transaction, for a `VACUUM` or a transaction of its own. What it did before it failed stays,
-    /// and whoever meets it unfinished is told so ([`MigrationError::Unfinished`]).
+    /// Runs the migration outside a transaction, for a `VACUUM` or for SQL with transactions of its own. If it fails, the
+    /// effects of its first statements stay, and later calls return [`MigrationError::Unfinished`].
     pub fn without_transaction(mut self) -> Self {
         self.up.transaction = false;
         if let Some(down) = &mut self.down {
@@ -111,50 +110,49 @@ impl Migration {
         self
     }
 
-    /// The checksum of the way up, which is what was applied.
+    /// The checksum of `up`, which is what was applied.
     fn checksum(&self) -> &str {
         self.checksum.get_or_init(|| self.up.checksum())
     }
 
-    /// Its version.
+    /// The version.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Its name: what follows the version in a file's name.
+    /// The name: the part of a file's name after the version.
     pub fn name(&self) -> &str {
         &self.name
     }
 }
 
-/// A record of migrations that another tool has kept, to be taken over. See [`Migrations::adopt`].
+/// The record of another tool, which larder takes over. See [`Migrations::adopt`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Adopt {
-    /// Goose's table `goose_db_version`: what it has as applied was applied.
+    /// Goose's table `goose_db_version`.
     Goose,
-    /// `PRAGMA user_version`, as `rusqlite_migration` and many programs count: every version up to it was applied.
+    /// `PRAGMA user_version`, as `rusqlite_migration` and many programs use it: every version up to it is applied.
     UserVersion,
-    /// Nothing: `user_version` or Goose's table mean something else, and all migrations are pending.
+    /// Nothing: `user_version` or Goose's table is ignored, and all migrations are pending.
     Nothing,
 }
 
-/// All the migrations of a program, in the order of their versions.
+/// The set of migrations of a program, in the order of their versions.
 ///
-/// From a list, from files that are embedded in the program, or from a folder, in the formats of Dbmate and Goose and
-/// as plain numbered SQL:
+/// It comes from a list, from files embedded in the program, or from a folder. Files may have the format of Dbmate, that of
+/// Goose, or be plain numbered SQL:
 ///
-/// | format | a file's name | inside |
+/// | format | file name | content |
 /// |---|---|---|
-/// | Dbmate | `20260401120000_users.sql` | `-- migrate:up`, `-- migrate:down`, each perhaps with `transaction:false` |
+/// | Dbmate | `20260401120000_users.sql` | `-- migrate:up` and `-- migrate:down`, optionally with `transaction:false` |
 /// | Goose | `00001_users.sql` | `-- +goose Up`, `Down`, `StatementBegin`, `StatementEnd`, `NO TRANSACTION` |
-/// | plain | `001_users.sql`, perhaps with `001_users.down.sql`; or `001_users/up.sql` and `down.sql` | SQL alone |
+/// | plain | `001_users.sql` and optionally `001_users.down.sql`; or `001_users/up.sql` and `down.sql` | only SQL |
 ///
-/// [`Options::migrations`] has them applied as a store opens. Each is one transaction, with `foreign_keys=OFF` so that
-/// a table can be rebuilt (create, copy, drop, rename) without losing the rows of its children, and
-/// `PRAGMA foreign_key_check` before it commits. What was applied is recorded in Dbmate's own table
-/// `schema_migrations`, so Dbmate and larder may take turns; name, checksum, time and duration stand in
-/// `larder_migrations`.
+/// [`Options::migrations`] applies them when the store opens. Each migration is one transaction with `foreign_keys=OFF`, so
+/// that it can rebuild a table (create, copy, drop, rename) without deleting the rows of its children, and
+/// `PRAGMA foreign_key_check` runs before the commit. Applied versions are recorded in Dbmate's table `schema_migrations`, so
+/// Dbmate and larder can both migrate a database. Name, checksum, time and duration are in `larder_migrations`.
 ///
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
@@ -183,12 +181,12 @@ pub struct Migrations {
 }
 
 impl Migrations {
-    /// A list in the program. It is checked when the store opens.
+    /// Creates a set from a list in the program. It is validated when the store opens.
     pub fn new(list: impl IntoIterator<Item = Migration>) -> Self {
         Self::sorted(list.into_iter().collect(), "the list".into())
     }
 
-    /// Files that are embedded in the program: their names and what is in them.
+    /// Creates a set from files that are embedded in the program: names and contents.
     ///
     /// ```
     /// use larder::Migrations;
@@ -200,12 +198,12 @@ impl Migrations {
     /// # Ok::<_, larder::Error>(())
     /// ```
     ///
-    /// With the crate `include_dir`, a folder is
+    /// With the crate `include_dir`, the set of a folder is
     /// `Migrations::files(FOLDER.files().map(|file| (file.path(), file.contents())))`.
     ///
     /// # Errors
     ///
-    /// [`Error::Migration`] with [`MigrationError::Format`] for a file in no format that larder knows.
+    /// [`Error::Migration`] with [`MigrationError::Format`]: a file is in none of the formats.
     pub fn files<P, C>(files: impl IntoIterator<Item = (P, C)>) -> Result<Self>
     where
         P: AsRef<Path>,
@@ -220,13 +218,12 @@ impl Migrations {
         Ok(Self::sorted(list, origin))
     }
 
-    /// A folder, read now. Files that are not SQL are passed over, and so are folders, but for those that have an
-    /// `up.sql`.
+    /// Reads a set from a folder. It skips files that are not SQL, and folders without an `up.sql`.
     ///
     /// # Errors
     ///
-    /// [`Error::Migration`] with [`MigrationError::Read`] if it cannot be read, [`MigrationError::Format`] for a file in
-    /// no format that larder knows.
+    /// [`Error::Migration`] with [`MigrationError::Read`]: the folder or a file cannot be read; or with
+    /// [`MigrationError::Format`]: a file is in none of the formats.
     pub fn folder(path: impl AsRef<Path>) -> Result<Self> {
         let folder = path.as_ref();
         let mut files = Vec::new();
@@ -262,42 +259,46 @@ impl Migrations {
         }
     }
 
-    /// Whether versions may be left out. The default is `false`: it is an error ([`MigrationError::Gap`]) if numbers are
-    /// not one after another (dates need not be, and the first may be any), if a version that was applied is not in the
-    /// set, and if one that was not applied comes before one that was. With `true` the last is applied late.
+    /// Allows gaps in the versions. The default is `false`: each of these is [`MigrationError::Gap`]:
+    ///
+    /// - numbered versions are not consecutive (the first may be any; dates need not be consecutive);
+    /// - an applied version is not in the set;
+    /// - a pending version is lower than an applied one. With `true`, it is applied late.
     pub fn allow_gaps(mut self, allow: bool) -> Self {
         self.allow_gaps = allow;
         self
     }
 
-    /// Whether opening the store applies what is pending. The default is `true`. With `false` it is
-    /// [`Store::migrate`] that does, for a tool that first wants to look.
+    /// Applies the pending migrations when the store opens. The default is `true`. With `false`, call [`Store::migrate`], for
+    /// example after a tool has shown what is pending.
     pub fn at_open(mut self, apply: bool) -> Self {
         self.at_open = apply;
         self
     }
 
-    /// Takes over what another tool has recorded, once: as long as there is no record of larder's or Dbmate's. The
-    /// default is to refuse a database that another tool seems to have migrated ([`MigrationError::NotAdopted`]). The
-    /// other record is left as it is.
+    /// Takes over the record of another tool, once: as long as there is no record of larder or Dbmate. The record of the
+    /// other tool is not changed. By default, a database that another tool seems to have migrated is
+    /// [`MigrationError::NotAdopted`].
     pub fn adopt(mut self, from: Adopt) -> Self {
         self.adopt = Some(from);
         self
     }
 
-    /// Makes a backup in this folder before the first of the migrations that are to be made, and makes them only once it
-    /// has been checked: `integrity_check` of the copy, and the number of rows of every table. The default is none.
+    /// Makes a backup in this folder before the first pending migration, and verifies it (`integrity_check`, and the number
+    /// of rows in every table) before it applies any. The default is no backup.
     ///
-    /// The backup of `app.db` before version 7 is `app.db.before-7.TIME`, and `app.db.before-down-7.TIME` before 7 is
-    /// undone. It is removed again if that first migration fails by a mistake of its own, since the database is then as
-    /// it was. Of a version the first backup is kept and the two newest. Nobody can write while it is made. Where
-    /// several processes migrate at once, each that makes a step makes a backup before its first.
+    /// - The backup of `app.db` before version 7 is `app.db.before-7.TIME`, or `app.db.before-down-7.TIME` before version 7 is
+    ///   undone.
+    /// - It is deleted again if the first migration fails because of its SQL, since the database is then unchanged.
+    /// - For each version, the first backup and the two newest are kept.
+    /// - Writes wait while it is made.
+    /// - If several processes migrate at once, each makes a backup before the first migration that it applies itself.
     pub fn backup_to(mut self, folder: impl Into<PathBuf>) -> Self {
         self.backup = Some(folder.into());
         self
     }
 
-    /// The migrations, in the order of their versions.
+    /// The migrations in the order of their versions.
     pub fn iter(&self) -> impl Iterator<Item = &Migration> {
         self.list.iter()
     }
@@ -323,47 +324,49 @@ fn unreadable(path: &Path, source: std::io::Error) -> Error {
     MigrationError::Read { path, source }.into()
 }
 
-/// What a database has had of a set. See [`Store::migrations`].
+/// The applied and the pending migrations of a database. See [`Store::migrations`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MigrationStatus {
-    /// What was applied, by version.
+    /// The applied migrations, by version.
     pub applied: Vec<AppliedMigration>,
-    /// What was not, by version.
+    /// The pending migrations, by version.
     pub pending: Vec<PendingMigration>,
 }
 
-/// A migration that was applied.
+/// An applied migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AppliedMigration {
-    /// Its version.
+    /// Version.
     pub version: u64,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// When, in UTC, as `2026-04-01T12:00:00.000Z`. `None` if another tool applied it and did not say.
+    /// Time when it was applied, in UTC, as `2026-04-01T12:00:00.000Z`. `None` if another tool applied it and recorded no
+    /// time.
     pub applied_at: Option<String>,
-    /// How long its SQL and its checks took. `None` if another tool applied it.
+    /// Duration of its SQL and its checks. `None` if another tool applied it.
     pub duration: Option<Duration>,
 }
 
-/// A migration that has not been applied.
+/// A pending migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PendingMigration {
-    /// Its version.
+    /// Version.
     pub version: u64,
-    /// Its name.
+    /// Name.
     pub name: String,
 }
 
-/// What was done. See [`Store::migrate`].
+/// The result of [`Store::migrate`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MigrationReport {
-    /// The migrations that this process made, in order. Another may have made some of those that were pending.
+    /// The migrations that this process applied or undid, in order. Another process may have applied some of the pending
+    /// ones.
     pub steps: Vec<MigrationStep>,
-    /// The backup that was made before the first; see [`Migrations::backup_to`].
+    /// The backup before the first of them. See [`Migrations::backup_to`].
     pub backup: Option<PathBuf>,
 }
 
@@ -381,17 +384,17 @@ impl MigrationReport {
     }
 }
 
-/// One migration that was made.
+/// One migration that was applied or undone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MigrationStep {
-    /// Its version.
+    /// Version.
     pub version: u64,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Whether it was applied or undone.
+    /// Whether the migration was applied or undone.
     pub direction: Direction,
-    /// How long it took, with its COMMIT.
+    /// Duration of the migration, including its COMMIT.
     pub duration: Duration,
 }
 
@@ -421,7 +424,7 @@ pub(crate) fn status(conn: &Connection, set: &Migrations) -> Result<MigrationSta
     })
 }
 
-/// Whether there is anything to do, without taking a lock.
+/// Whether there is anything to do. It takes no lock.
 fn anything_to_do(conn: &Connection, set: &Migrations, target: Target) -> Result<bool> {
     let record = Record::read(conn)?;
     if Adoption::find(conn, set, &record)?.is_some() {
@@ -441,7 +444,7 @@ pub(crate) fn to_version(engine: &Engine, set: &Migrations, version: u64) -> Res
     to(engine, set, Target::Version(version))
 }
 
-/// The options of larder's own reads: their label in statistics.
+/// The options of larder's own reads, with their label in statistics.
 fn own_read() -> ReadOptions {
     ReadOptions::new().label("larder: migrate")
 }
@@ -459,14 +462,14 @@ fn to(engine: &Engine, set: &Migrations, target: Target) -> Result<MigrationRepo
             "larder::migrate",
             engine.path(),
             { tables = not_strict.join(", ") },
-            "these tables were made without STRICT, so an INTEGER column of theirs takes strings, too; \
-             Options::require_strict refuses that"
+            "these tables were created without STRICT, so their INTEGER columns accept strings; \
+             Options::require_strict makes this an error"
         );
     }
     ended.map(|()| report)
 }
 
-/// Makes one step after another until none is left.
+/// Runs one step after another until none is left.
 fn drive(
     engine: &Engine,
     set: &Migrations,

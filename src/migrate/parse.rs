@@ -100,7 +100,7 @@ impl Name {
         };
         let component = |path: &Path| path.file_name().and_then(|name| name.to_str().map(str::to_owned));
         let Some(mut name) = component(path) else {
-            return Err(refuse("its name is not UTF-8".into()));
+            return Err(refuse("the name is not UTF-8".into()));
         };
         let lower = name.to_ascii_lowercase();
         let mut part = Part::Up;
@@ -126,15 +126,15 @@ impl Name {
         let digits: String = name.chars().take_while(char::is_ascii_digit).collect();
         if digits.is_empty() {
             return Err(refuse(
-                "it has no version: name it like 20260401120000_name.sql (Dbmate), 00001_name.sql (Goose) or \
-                 001_name.sql, or keep it elsewhere"
+                "the name has no version: name the file like 20260401120000_name.sql (Dbmate), 00001_name.sql (Goose) or \
+                 001_name.sql, or move it elsewhere"
                     .into(),
             ));
         }
         let version = match digits.parse::<i64>() {
-            Ok(0) => return Err(refuse("versions begin at 1: 0 stands for an empty database".into())),
+            Ok(0) => return Err(refuse("versions start at 1: 0 stands for an empty database".into())),
             Ok(version) => version as u64,
-            Err(_) => return Err(refuse(format!("its version is too large: at most {}", i64::MAX))),
+            Err(_) => return Err(refuse(format!("the version is too large: the maximum is {}", i64::MAX))),
         };
         let name = name[digits.len()..].trim_start_matches(['_', '-', '.', ' ']).to_owned();
         Ok(Some(Self {
@@ -157,11 +157,14 @@ fn text(file: &str, contents: &[u8]) -> Result<String> {
     let line_of = |at: usize| contents[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
     match str::from_utf8(contents) {
         Ok(text) => match text.find('\0') {
-            Some(at) => refuse(Some(line_of(at)), "it has a NUL byte in it: save it as text, in UTF-8"),
-            // Windows editors begin UTF-8 files with a byte order mark, which SQLite would parse as a name.
+            Some(at) => refuse(Some(line_of(at)), "the file has a NUL byte: save it as text in UTF-8"),
+            // Windows' editors begin UTF-8 with a mark that SQLite takes for a name.
             None => Ok(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned()),
         },
-        Err(error) => refuse(Some(line_of(error.valid_up_to())), "it is not UTF-8: save it as UTF-8"),
+        Err(error) => refuse(
+            Some(line_of(error.valid_up_to())),
+            "the file is not UTF-8: save it as UTF-8",
+        ),
     }
 }
 
@@ -171,8 +174,7 @@ fn migration(key: Key, parts: Parts) -> Result<Migration> {
         return Err(MigrationError::Format {
             file: down.file,
             line: None,
-            problem: "it is a way down, and there is no file of the same name with the way up: add that, or delete it"
-                .into(),
+            problem: "there is no file of the same name with the up script: add it, or delete this down script".into(),
         });
     };
     let mut sections = sections(&up)?;
@@ -184,13 +186,13 @@ fn migration(key: Key, parts: Parts) -> Result<Migration> {
         };
         if sections.down.is_some() {
             return Err(refuse(&format!(
-                "{} has a way down already: keep one of the two",
+                "{} has a down script already: keep one of the two",
                 up.file
             )));
         }
         if marker(&down.text).is_some() {
             return Err(refuse(
-                "a file of its own for the way down has no markers in it: take them out",
+                "a separate file for the down script has no markers in it: remove them",
             ));
         }
         sections.down = Some(Script::new(down.file, 1, &down.text, true));

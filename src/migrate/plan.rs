@@ -52,14 +52,14 @@ impl Migration {
     /// Checks a migration on its own.
     pub(super) fn validate(&self) -> Result<(), MigrationError> {
         let problem = if self.version == 0 {
-            "versions begin at 1: 0 stands for an empty database".to_owned()
+            "versions start at 1: 0 stands for an empty database".to_owned()
         } else if self.version > i64::MAX as u64 {
-            format!("its version is too large: at most {}", i64::MAX)
+            format!("the version is too large: the maximum is {}", i64::MAX)
         } else if self.up.is_blank() {
-            // A statement added later would differ from the applied migration.
-            "there is no statement in its way up: write it, or SELECT 1 if it is to do nothing".to_owned()
+            // Filled in later, it would not be what was applied.
+            "the up script has no statement: write one, or SELECT 1 to do nothing".to_owned()
         } else if self.up.text().contains('\0') {
-            "there is a NUL in its SQL, which would end there: take it out".to_owned()
+            "the SQL has a NUL character, where SQLite would stop reading: remove it".to_owned()
         } else {
             return markers::refuse_lost_markers(&self.up);
         };
@@ -92,7 +92,7 @@ impl Migrations {
                 return Err(MigrationError::Gap {
                     version: one.version + 1,
                     problem: format!(
-                        "after migration {} comes {}: put what is between them back, or number them one after another",
+                        "after migration {} comes {}: restore the migrations between them, or number them consecutively",
                         one.file, next.file
                     ),
                 });
@@ -191,7 +191,7 @@ fn skipped(late: &Migration, last: u64) -> MigrationError {
     MigrationError::Gap {
         version: late.version,
         problem: format!(
-            "migration {} has not been applied, and {last}, which comes after it, has: give it a version above that",
+            "migration {} is pending, but the later migration {last} is applied: give it a version above {last}",
             late.file
         ),
     }
@@ -201,7 +201,7 @@ fn gone(version: u64, applied: &Applied) -> MigrationError {
     MigrationError::Gap {
         version,
         problem: format!(
-            "migration {} was applied, and is not in the set: put it back",
+            "migration {} was applied, but is not in the set: restore it",
             applied.told(version)
         ),
     }

@@ -66,8 +66,8 @@ impl Record {
             return Err(MigrationError::Record {
                 table: TABLE,
                 problem: format!(
-                    "Dbmate's has one column, version, and this one has {}, so another tool made it: rename it, and \
-                     enter in a new one what was applied",
+                    "Dbmate's table has one column, version, and this one has {}, so another tool created it: rename \
+                     it, and enter the applied versions in a new one",
                     columns.join(", ")
                 ),
             }
@@ -81,7 +81,7 @@ impl Record {
             let Some(version) = version else {
                 return Err(MigrationError::Record {
                     table: TABLE,
-                    problem: format!("{recorded:?} in it is not a version, a number from 1: correct or delete it"),
+                    problem: format!("its entry {recorded:?} is not a version (a number from 1): correct or delete it"),
                 }
                 .into());
             };
@@ -114,7 +114,7 @@ impl Record {
             return Err(MigrationError::Record {
                 table: DETAILS,
                 problem: format!(
-                    "its columns are {}, so something else made it: rename it",
+                    "its columns are {}, so another tool created it: rename it",
                     columns.join(", ")
                 ),
             }

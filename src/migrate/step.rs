@@ -382,8 +382,8 @@ impl StepRunner<'_> {
         let error = match stop.error {
             StopError::Sqlite(error) => self.writer.guard().explain(error),
             StopError::Parameter => {
-                let problem = "a migration has no parameters: write the value out, and put a string that has ? or : \
-                               or @ or $ in it into quotes";
+                let problem = "a migration has no parameters: write the value literally, and quote a string that contains \
+                               ?, :, @ or $";
                 let code = ffi::Error::new(ffi::SQLITE_ERROR);
                 rusqlite::Error::SqliteFailure(code, Some(problem.into())).into()
             }
@@ -448,7 +448,7 @@ fn ended() -> Error {
 fn open_transaction() -> Error {
     Error::Refused {
         statement: "BEGIN without COMMIT".into(),
-        instead: "the migration leaves a transaction open at its end, which was rolled back: COMMIT it there",
+        instead: "the migration leaves a transaction open at its end, which was rolled back: end it with COMMIT",
     }
 }
 
@@ -457,7 +457,7 @@ fn and_marked(mut error: Error, because: &Error, way_out: &str) -> Error {
     if let Error::Migration(error) = &mut error
         && let MigrationError::Failed { reason, .. } = &mut **error
     {
-        *reason += &format!("; its mark as unfinished could not be taken away ({because}): run {way_out}");
+        *reason += &format!("; its mark as unfinished could not be removed ({because}): run {way_out}");
     }
     error
 }
@@ -465,7 +465,7 @@ fn and_marked(mut error: Error, because: &Error, way_out: &str) -> Error {
 fn changed_the_record() -> Error {
     Error::Refused {
         statement: "a change of schema_migrations".into(),
-        instead: "it is larder's record of what was applied: take out of the migration what writes to it",
+        instead: "the table is larder's record of the applied migrations: remove the SQL that writes to it from the migration",
     }
 }
 

@@ -41,10 +41,10 @@ pub(super) struct Observation<'a> {
 pub(super) const RULES: &[Rule] = &[
     Rule {
         kind: AlertKind::SlowQueue,
-        description: "writes wait long for the writer",
+        description: "writes wait too long in the queue",
         severity: Severity::Warning,
-        remedy: "Look in Stats::call_sites for what its closure does: take out of it what is not SQL, and split what is \
-                 long",
+        remedy: "Check the call site in Stats::call_sites: move work that is not SQL out of its closure, and split long \
+                 writes",
         unit: "s",
         measure: |seen| above(seen.queue_wait.as_secs_f64(), LONG_WAIT.as_secs_f64()),
         culprit: busiest_writer,
@@ -54,7 +54,7 @@ pub(super) const RULES: &[Rule] = &[
         kind: AlertKind::QueueFull,
         description: "the queue of writes is full",
         severity: Severity::Critical,
-        remedy: "Callers wait for room, up to Options::queue_timeout: make that write shorter, and put many small \
+        remedy: "Callers wait for room, up to Options::queue_timeout: make this write shorter, and combine many small \
                  writes into one",
         unit: "writes",
         measure: |seen| {
@@ -66,9 +66,9 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::LargeWal,
-        description: "the write-ahead log is over its limit",
+        description: "the WAL is larger than its limit",
         severity: Severity::Warning,
-        remedy: "End the read that is in the way, read in shorter snapshots, or set Options::interrupt_old_readers",
+        remedy: "End the read that blocks the checkpoint, use shorter reads, or set Options::interrupt_old_readers",
         unit: "B",
         measure: |seen| {
             // The next commit resets a WAL whose pages were all moved.
@@ -84,9 +84,9 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::OldRead,
-        description: "a read keeps the write-ahead log from being emptied",
+        description: "an old read keeps the WAL from being reset",
         severity: Severity::Warning,
-        remedy: "Read in pages, each in a read of its own; Options::interrupt_old_readers stops such reads",
+        remedy: "Read in pages, each in a read of its own; Options::interrupt_old_readers stops old reads",
         unit: "s",
         measure: |seen| {
             let age = seen.sample.oldest.as_ref()?.age;
@@ -97,10 +97,10 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::StuckCheckpoint,
-        description: "one checkpoint after another could not move all of the write-ahead log",
+        description: "checkpoints cannot move the whole WAL",
         severity: Severity::Warning,
-        remedy: "Some read is always in the way: look at Stats::readers, and for other processes that have the file \
-                 open (`fuser -v`)",
+        remedy: "A read always blocks them: check Stats::readers, and which other processes have the file open \
+                 (`fuser -v`)",
         unit: "checkpoints",
         measure: |seen| {
             let unfinished = seen.sample.unfinished;
@@ -111,10 +111,10 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::FreePages,
-        description: "many of the database's pages are free",
+        description: "many pages of the database are free",
         severity: Severity::Note,
-        remedy: "New rows will use them; the writer gives them back in idle moments where auto_vacuum is incremental \
-                 (Options::incremental_vacuum), Store::vacuum at once",
+        remedy: "New rows will reuse them. If auto_vacuum is incremental, the idle writer returns them to the file system \
+                 (Options::incremental_vacuum); Store::vacuum does so at once",
         unit: "%",
         measure: |seen| {
             let DatabaseStats { pages, free_pages, .. } = seen.sample.database;
@@ -126,10 +126,10 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::DiskFull,
-        description: "the disk of the database is full, or nearly",
+        description: "the disk of the database is full or nearly full",
         severity: Severity::Critical,
-        remedy: "Writes that find no room are rolled back and fail: make room on the file system, or move the database \
-                 to a larger one",
+        remedy: "Writes fail and are rolled back when the disk is full: free disk space, or move the database to a larger \
+                 disk",
         unit: "B",
         measure: |seen| {
             let (free, wanted) = seen.sample.room.unwrap_or((u64::MAX, 0));
@@ -142,7 +142,7 @@ pub(super) const RULES: &[Rule] = &[
         kind: AlertKind::BackupFailed,
         description: "scheduled backups fail",
         severity: Severity::Critical,
-        remedy: "Stats::last_backup has its folder and what is in the way; Store::backup to another folder makes one at \
+        remedy: "Stats::last_backup has the target and the reason; Store::backup to another folder makes a backup at \
                  once",
         unit: "backups",
         measure: |seen| Some((seen.sample.failing_backups.as_ref()?.in_a_row as f64, 0.0)),
@@ -151,7 +151,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::FileMoved,
-        description: "the files of the database are not those that the store opened",
+        description: "the files of the database are no longer those that the store opened",
         severity: Severity::Critical,
         remedy: READ_ONLY,
         unit: "files",
@@ -164,7 +164,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::LocksDropped,
-        description: "SQLite's locks on the database were dropped by this process",
+        description: "this process has dropped SQLite's locks on the database",
         severity: Severity::Critical,
         remedy: READ_ONLY,
         unit: "files",
@@ -177,7 +177,7 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-const READ_ONLY: &str = "The store takes no more writes. Do what the reason says, then restart the service";
+const READ_ONLY: &str = "The store is read-only. Do what the reason says, then restart the service";
 
 impl Rule {
     pub(super) fn of(kind: AlertKind) -> &'static Rule {

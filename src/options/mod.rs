@@ -1,5 +1,5 @@
-//! [`Settings`]: every value that a store is opened with, its default and its range. `store/options.rs` has the setters,
-//! with unit and reason. And the options of one write and of one read.
+//! [`Settings`]: the values of a store's options, their defaults and their ranges. The setters, with unit and reason, are in
+//! `store/options.rs`. [`WriteOptions`] and [`ReadOptions`] are the options of one call.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,10 +13,10 @@ use crate::error::{Error, Result};
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// How much of a commit has reached the disk when it is acknowledged.
+/// What the acknowledgement of a commit guarantees after a power failure.
 ///
-/// SQLite's `PRAGMA synchronous`, see <https://sqlite.org/pragma.html#pragma_synchronous>. At either level
-/// a crash of the process loses nothing that was acknowledged, and no crash corrupts the file.
+/// This is SQLite's `PRAGMA synchronous` (<https://sqlite.org/pragma.html#pragma_synchronous>). At either level a crash of
+/// the process loses no acknowledged commit, and no crash corrupts the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -24,14 +24,14 @@ const MIB: u64 = 1024 * KIB;
     serde(rename_all = "snake_case")
 )]
 pub enum Durability {
-    /// `synchronous=NORMAL`: a power failure may lose the newest commits, in order, and nothing else.
+    /// `synchronous=NORMAL`: a power failure may lose the most recent commits, but never one without those after it.
     #[default]
     Normal,
-    /// `synchronous=FULL`: an acknowledged commit has been synced to the disk.
+    /// `synchronous=FULL`: a commit is synced to the disk before it is acknowledged.
     Full,
 }
 
-/// Who may open the file while the store has it open.
+/// Which processes may open the file while the store has it open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -39,16 +39,15 @@ pub enum Durability {
     serde(rename_all = "snake_case")
 )]
 pub enum Access {
-    /// Other processes may read and write the file too: the `sqlite3` shell, Litestream, Datasette.
+    /// Other processes, such as the `sqlite3` shell, Litestream or Datasette, may read and write the file too.
     #[default]
     Shared,
-    /// This process alone. SQLite's `unix-excl` VFS keeps the index of the write-ahead log on the heap and
-    /// makes no lock system calls, so single-row reads and commits are about twice as fast. Others get
-    /// "database is locked".
+    /// Only this process may open the file; others get "database is locked". SQLite's `unix-excl` VFS keeps the WAL index
+    /// on the heap and makes no system calls for locks, so single-row reads and commits are about twice as fast.
     Exclusive,
 }
 
-/// SQLite's `PRAGMA auto_vacuum`, which can only be chosen for a new file.
+/// How a file returns free pages to the file system: SQLite's `PRAGMA auto_vacuum`. It can be chosen for a new file only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -56,12 +55,12 @@ pub enum Access {
     serde(rename_all = "snake_case")
 )]
 pub enum AutoVacuum {
-    /// Free pages stay in the file and are used again.
+    /// Free pages stay in the file and are reused.
     None,
-    /// Free pages are listed, so that they can be given back a few at a time.
+    /// Free pages are tracked, so that an idle writer can return them a few at a time.
     #[default]
     Incremental,
-    /// Free pages are given back at every commit, which moves pages about.
+    /// Every commit returns its free pages, which moves other pages around.
     Full,
 }
 
@@ -75,18 +74,17 @@ pub enum WhenFull {
     Fail,
 }
 
-/// Which connection [`Options::on_connect`](crate::Options::on_connect) is called for.
+/// The kind of connection that [`Options::on_connect`](crate::Options::on_connect) sets up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
-    /// The one connection that writes.
+    /// The writing connection. A store has one.
     Writer,
-    /// A read-only connection: of the pool, of a backup, or of a thread that reads for tasks and looks whether anything was
-    /// committed meanwhile.
+    /// A read-only connection: one of the pool, that of a backup, or one that a reader thread uses to detect new commits.
     Reader,
 }
 
-/// What [`Options::on_connect`](crate::Options::on_connect) was given.
+/// The function that [`Options::on_connect`](crate::Options::on_connect) was given.
 #[derive(Clone)]
 pub(crate) struct OnConnect(pub(crate) Arc<OnConnectFn>);
 
@@ -98,8 +96,8 @@ impl fmt::Debug for OnConnect {
     }
 }
 
-/// What the parts of a store need to know of its [`Options`](crate::Options): plain data. [`validate`](Self::validate) has
-/// been called before a part sees it.
+/// The values of [`Options`](crate::Options), as plain data for all parts of a store. They have passed
+/// [`validate`](Self::validate) before any part reads them.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields, rename = "Options"))]
@@ -247,7 +245,7 @@ const RANGES: &[(&str, Range)] = &[
 ];
 
 impl Settings {
-    /// Checks every value.
+    /// Checks every value against its range.
     pub(crate) fn validate(&self) -> Result<()> {
         for (option, range) in RANGES {
             match range {
@@ -273,8 +271,8 @@ impl Settings {
     }
 }
 
-/// How one write is to be made; for [`Store::write_with`](crate::Store::write_with) and
-/// [`Store::submit_with`](crate::Store::submit_with).
+/// The options of one write, for [`Store::write_with`](crate::Store::write_with),
+/// [`Store::submit_with`](crate::Store::submit_with) and [`Store::write_async_with`](crate::Store#async).
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
     pub(crate) durability: Option<Durability>,
@@ -285,32 +283,33 @@ pub struct WriteOptions {
 }
 
 impl WriteOptions {
-    /// The store's own settings, and the line of code that asks as the label.
+    /// Creates options with the store's settings, and the `file:line` of the call as the label.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What the acknowledgement of this write means, if that is more than the store's
-    /// [`Options::durability`](crate::Options::durability). One such write makes its whole group durable.
+    /// What the acknowledgement of this write guarantees, if that is more than the store's
+    /// [`Options::durability`](crate::Options::durability). The whole group of the write becomes as durable.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = Some(durability);
         self
     }
 
-    /// How long it may wait to be started. The default is [`Options::queue_timeout`](crate::Options::queue_timeout). Past it the write is
-    /// never started: [`Error::QueueTimeout`]. Once it runs, it runs to its end.
+    /// How long the write may wait to start. The default is [`Options::queue_timeout`](crate::Options::queue_timeout). When
+    /// the time is over, the write fails with [`Error::QueueTimeout`] and never runs. A write that has started is not
+    /// affected; [`execution_timeout`](Self::execution_timeout) bounds its run time.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = Some(timeout);
         self
     }
 
-    /// How long its closure may run. The default is no limit. Past it the write is rolled back:
-    /// [`Error::Interrupted`]. A write with an execution timeout gets a transaction of its own, since SQLite undoes the whole
-    /// transaction of a statement that it interrupts.
+    /// How long the closure may run. The default is no limit. When the time is over, the write is rolled back with
+    /// [`Error::Interrupted`]. The write gets a transaction of its own, because SQLite rolls back the whole transaction of a
+    /// statement that it interrupts.
     ///
-    /// SQL is stopped within some milliseconds: in the middle of a statement, or where the next one begins. Other code of
-    /// the closure is not stopped: if that takes too long, the write is rolled back when the closure has ended. If the
-    /// closure fails by itself meanwhile, its own error is given.
+    /// SQL stops within a few milliseconds: in the middle of a statement, or where the next statement begins. Other code in
+    /// the closure is not stopped; if it takes too long, the write is rolled back when the closure returns. If the closure
+    /// returns an error of its own, the caller gets that error.
     pub fn execution_timeout(mut self, timeout: Duration) -> Self {
         self.execution_timeout = Some(timeout);
         self
@@ -336,14 +335,15 @@ impl WriteOptions {
         self
     }
 
-    /// The name of this write in events. The default is the `file:line` of the call.
+    /// The name of this write in events and statistics. The default is the `file:line` of the call.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.label = Some(label.into());
         self
     }
 }
 
-/// How one read is to be made; for [`Store::read_with`](crate::Store::read_with).
+/// The options of one read, for [`Store::read_with`](crate::Store::read_with) and
+/// [`Store::read_async_with`](crate::Store#async).
 #[derive(Clone, Debug, Default)]
 pub struct ReadOptions {
     pub(crate) queue_timeout: Option<Duration>,
@@ -353,25 +353,26 @@ pub struct ReadOptions {
 }
 
 impl ReadOptions {
-    /// The store's own settings, and the line of code that asks as the label.
+    /// Creates options with the store's settings, and the `file:line` of the call as the label.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How long it may wait for a connection. The default is [`Options::read_queue_timeout`](crate::Options::read_queue_timeout). Past it:
-    /// [`Error::ReadQueueTimeout`].
+    /// How long the read may wait for a connection. For an async read this includes the wait for a reader thread. The default
+    /// is [`Options::read_queue_timeout`](crate::Options::read_queue_timeout). When the time is over, the read fails with
+    /// [`Error::ReadQueueTimeout`] and never runs.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = Some(timeout);
         self
     }
 
-    /// How long its closure may run, from its begin, whatever it has waited for a connection. The default is no limit: how
-    /// long a read may take is known to the program alone. Past it: [`Error::Interrupted`].
+    /// How long the closure may run, not counting the wait for a connection. The default is no limit, because only the
+    /// program knows how long a read may take. When the time is over, the read fails with [`Error::Interrupted`].
     ///
-    /// SQL is stopped within some milliseconds: in the middle of a statement, or where the next one begins. Other code of
-    /// the closure is not stopped: if that takes too long, its result is replaced by the error when it has ended. If the
-    /// closure fails by itself meanwhile, its own error is given. Where
-    /// [`Options::interrupt_old_readers`](crate::Options::interrupt_old_readers) is on, the shorter of both times counts.
+    /// SQL stops within a few milliseconds: in the middle of a statement, or where the next statement begins. Other code in
+    /// the closure is not stopped; if it takes too long, the error replaces its result when it returns. If the closure
+    /// returns an error of its own, the caller gets that error. With
+    /// [`Options::interrupt_old_readers`](crate::Options::interrupt_old_readers), the shorter of the two times applies.
     pub fn execution_timeout(mut self, timeout: Duration) -> Self {
         self.execution_timeout = Some(timeout);
         self
@@ -386,14 +387,14 @@ impl ReadOptions {
         self
     }
 
-    /// The name of this read in events. The default is the `file:line` of the call.
+    /// The name of this read in events and statistics. The default is the `file:line` of the call.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.label = Some(label.into());
         self
     }
 }
 
-/// Cores that this process may use.
+/// The number of cores that this process may use.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }

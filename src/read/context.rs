@@ -82,8 +82,7 @@ impl QueueKind for Reads {
     fn reentrant(&self, call: &'static str) -> Error {
         Error::Reentrant {
             call,
-            instead: "it was called inside a read, on a reader thread that others wait for, too: use the transaction that \
-                      the closure was given, or wait for it outside",
+            instead: "inside an async read, use the transaction passed to the closure, or wait outside the closure",
             outcome: Outcome::NotStarted,
         }
     }

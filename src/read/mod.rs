@@ -269,7 +269,7 @@ impl Readers {
         }
         Err(self.oldest().map_or_else(
             || "a reader's connection is still being opened or closed".to_owned(),
-            |oldest| format!("a read goes on: {oldest}"),
+            |oldest| format!("a read is running: {oldest}"),
         ))
     }
 }

@@ -155,7 +155,7 @@ impl Readers {
                 return another;
             }
             Some(Err(error)) => reason_of(error),
-            None => "larder panicked: please report it".to_owned(),
+            None => "larder panicked; please report this bug".to_owned(),
         };
         self.idle.lock().openings.failed(reason, Instant::now());
         false
@@ -224,8 +224,8 @@ pub(super) fn reason_of(error: Error) -> String {
 pub(super) fn reentrant() -> Error {
     Error::Reentrant {
         call: "read",
-        instead: "every reader is busy, and this is the writer thread or the thread that holds them all: use the \
-                  transaction that the closure was given, or raise Options::readers",
+        instead: "all readers are in use, and this thread holds them or is the writer thread: use the transaction passed to \
+                  the closure, or raise Options::readers",
         outcome: Outcome::NotStarted,
     }
 }

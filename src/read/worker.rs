@@ -137,7 +137,7 @@ impl Readers {
                     "larder::read",
                     self.path,
                     { "error.type" = "panic" },
-                    "a reader thread panicked, outside of any closure: please report it"
+                    "a reader thread panicked, outside any closure; please report this bug"
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! What a task calls: the same as a thread, but it awaits instead of blocking.
+//! Calls that return futures: an async caller awaits them. `blocking.rs` has their blocking forms.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
@@ -20,32 +20,33 @@ use crate::transaction::{ReadTx, WriteTx};
 use crate::write::closing::CloseReport;
 use crate::write::context::{Grouped, WriteOrder};
 
-/// # For tasks
+/// # Async
 ///
-/// With the feature `async`, a default one. These give futures that any runtime can poll: they do not block its thread,
-/// and need no timer of its. Each does nothing before it is first polled. The closures run on larder's own threads, so
-/// they may block, and may not borrow; to wait for another such future inside one is no good idea, and mostly
-/// `Reentrant`.
+/// These methods need the feature `async`, which is on by default. They return futures that any runtime can poll, without a
+/// timer of that runtime and without blocking its threads. A future does nothing before its first poll.
 ///
-/// The futures do not keep the store open: keep a clone for as long as they are needed. When the last one goes what is
-/// queued is still made, and what comes after is [`Closed`](crate::Error::Closed).
+/// The closures run on threads of larder, so they may block, but they may not borrow. Inside a closure, do not wait for
+/// another of these futures; in most cases that returns [`Reentrant`](crate::Error::Reentrant).
 ///
-/// What dropping such a future does, as `select!` or a runtime's timeout would:
+/// A future does not keep the store open, so keep a clone of the `Store` as long as the future is in use. When the last
+/// clone is dropped, queued writes are finished, and later polls return [`Closed`](crate::Error::Closed).
 ///
-/// | | not started | running | done |
+/// A future can be dropped, as `select!` and timeouts of a runtime do:
+///
+/// | | before the closure starts | while it runs | after it has run |
 /// |---|---|---|---|
-/// | `write_async` | is never run | goes on, and commits or rolls back; its result is dropped | its result is dropped |
-/// | `read_async` | is never run | its SQL is interrupted | its result is dropped |
+/// | `write_async` | the write never runs | the write goes on, and commits or rolls back | the result is dropped |
+/// | `read_async` | the read never runs | its SQL is interrupted | the result is dropped |
 /// | `close_async` | the store stays open | closing goes on | |
 ///
-/// So a write whose future was dropped has happened entirely or not at all, but nobody knows which. To know, let a task
-/// of its own await it. To go on without its result use [`submit`](Self::submit): dropping a [`Pending`] lets the write
-/// go on.
+/// So after its future is dropped, a write has happened completely or not at all, and the caller cannot tell which. To find
+/// out, await the write in a task of its own. To go on without the result, use [`submit`](Self::submit): dropping a
+/// [`Pending`] does not cancel the write.
 ///
-/// A closure is dropped where it ends: on larder's thread, or, if it has not started, by whoever drops the future.
+/// A closure is dropped on the thread where it has run, or, if it has not started, on the thread that drops the future.
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
 impl Store {
-    /// As [`write`](Self::write), for a task.
+    /// As [`write`](Self::write), but returns a future.
     ///
     /// ```
     /// # futures_executor::block_on(async {
@@ -62,9 +63,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write). A write that could not be started in time is
-    /// [`QueueTimeout`](crate::Error::QueueTimeout), some 5 ms after that time at the latest (more, if many thousands
-    /// wait). A task stands in line with the threads, first come first served from its first poll.
+    /// As [`write`](Self::write). Blocking and async callers share one queue, first come, first served; an async caller
+    /// enters it at its first poll. [`QueueTimeout`](crate::Error::QueueTimeout) comes at most some 5 ms late (more if many
+    /// thousands of callers wait).
     ///
     /// # Panics
     ///
@@ -78,11 +79,11 @@ impl Store {
         self.write_async_with(WriteOptions::new(), f)
     }
 
-    /// As [`write_with`](Self::write_with), for a task.
+    /// As [`write_with`](Self::write_with), but returns a future.
     ///
     /// # Errors
     ///
-    /// As [`write_with`](Self::write_with) and [`write_async`](Self::write_async);
+    /// As [`write_with`](Self::write_with) and [`write_async`](Self::write_async).
     /// [`QueueFull`](crate::Error::QueueFull) comes at the first poll.
     ///
     /// # Panics
@@ -100,17 +101,17 @@ impl Store {
     {
         let order = WriteOrder::of(&options);
         let submission = self.engine().write_submission("write_async", options, Caller::Task);
-        // Not the store itself: a future that is dropped late would close it, and block its runtime's thread.
+        // Not the store: if the future were the last to hold it, its drop would close the store and block the runtime.
         let shared = Arc::clone(&self.engine().shared);
         async move { Awaited(shared.enqueue::<Grouped, _, _>(submission, order, f)?).await }
     }
 
-    /// As [`read`](Self::read), for a task: `f` runs on a reader thread, perhaps in one snapshot with other tasks'
-    /// reads.
+    /// As [`read`](Self::read), but returns a future: `f` runs on a reader thread, and may share its snapshot with reads of
+    /// other async callers.
     ///
-    /// The snapshot is at least as new as every write acknowledged before the first poll. There are as many reader
-    /// threads as connections in the pool, which they share with [`read`](Self::read); they start when the first task
-    /// reads.
+    /// The snapshot is at least as new as every write that was acknowledged before the first poll. There are as many reader
+    /// threads as connections in the pool. They start at the first async read, and share the connections with
+    /// [`read`](Self::read).
     ///
     /// ```
     /// # futures_executor::block_on(async {
@@ -124,8 +125,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read). [`ReadQueueTimeout`](crate::Error::ReadQueueTimeout) if it could not be started in time, some 5 ms
-    /// after that at the latest; [`Reentrant`](crate::Error::Reentrant) inside the closure of another `read_async`.
+    /// As [`read`](Self::read). [`ReadQueueTimeout`](crate::Error::ReadQueueTimeout) comes at most some 5 ms late.
+    /// [`Reentrant`](crate::Error::Reentrant) comes inside the closure of another `read_async`.
     ///
     /// # Panics
     ///
@@ -139,14 +140,13 @@ impl Store {
         self.read_async_with(ReadOptions::new(), f)
     }
 
-    /// As [`read_with`](Self::read_with), for a task. [`ReadOptions::queue_timeout`] is for waiting in the queue and for a
-    /// connection.
+    /// As [`read_with`](Self::read_with), but returns a future. [`ReadOptions::queue_timeout`] covers the wait for a reader
+    /// thread and for a connection.
     ///
     /// # Errors
     ///
-    /// As [`read_async`](Self::read_async), [`Interrupted`](crate::Error::Interrupted) past
-    /// [`ReadOptions::execution_timeout`], and [`QueueFull`](crate::Error::QueueFull) at the first poll if the queue is
-    /// full and the call may not wait ([`ReadOptions::when_full`]).
+    /// As [`read_with`](Self::read_with) and [`read_async`](Self::read_async). [`QueueFull`](crate::Error::QueueFull) comes at
+    /// the first poll.
     ///
     /// # Panics
     ///
@@ -178,11 +178,10 @@ impl Store {
         }
     }
 
-    /// As [`close`](Self::close), for a task. Call it before the last clone is dropped: a drop closes the store, too,
-    /// but blocks the thread of the runtime that it happens on.
+    /// As [`close`](Self::close), but returns a future. Await it before the last clone is dropped, because that drop would
+    /// close the store too, and block the runtime's thread.
     ///
-    /// Reads that tasks wait for are told [`Closed`](crate::Error::Closed) if they have not started when the writes are
-    /// done.
+    /// Async reads that have not started when the queued writes are finished fail with [`Closed`](crate::Error::Closed).
     ///
     /// # Errors
     ///
@@ -191,7 +190,7 @@ impl Store {
         self.close_async_within(self.engine().options.close_timeout)
     }
 
-    /// As [`close_within`](Self::close_within), for a task.
+    /// As [`close_within`](Self::close_within), but returns a future.
     ///
     /// # Errors
     ///
@@ -202,7 +201,7 @@ impl Store {
             store.engine().may_close()?;
             let slot = Arc::new(Slot::new(Caller::Task));
             let closed = Closed(Arc::clone(&slot));
-            // Closing blocks, and a thread costs little beside it.
+            // Closing blocks, so it has a thread of its own.
             let closing = store.clone();
             let close = move || {
                 let report = catch_unwind(AssertUnwindSafe(|| closing.close_within(timeout)));
@@ -213,7 +212,7 @@ impl Store {
             };
             let thread = thread::Builder::new().name("larder-close".into()).spawn(close);
             if thread.is_err() {
-                // Better that this thread waits than that the store stays open.
+                // Without a thread, blocking this one is better than leaving the store open.
                 return store.close_within(timeout);
             }
             drop(store);
@@ -222,7 +221,7 @@ impl Store {
     }
 }
 
-/// A job that somebody awaits: dropped, it goes as the table above says.
+/// The future of a job. Dropping it has the effect that the table above describes.
 struct Awaited<T>(Pending<T>);
 
 impl<T> Future for Awaited<T> {
@@ -240,7 +239,7 @@ impl<T> Drop for Awaited<T> {
     }
 }
 
-/// What closing came to.
+/// The future of the report of closing.
 struct Closed(Arc<Slot<CloseReport>>);
 
 impl Future for Closed {

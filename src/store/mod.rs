@@ -1,9 +1,14 @@
-//! [`Store`]: the table of contents of the API. Each method is a line or two to the part that does it.
+//! [`Store`]: the handle that users hold. Each method is a line or two that calls the room which does the work.
+
+// Rustdoc lists the impl blocks of `Options` and of `Store` in this order.
+mod options;
+
+mod open;
+
+mod blocking;
 
 #[cfg(feature = "async")]
 mod futures;
-mod open;
-mod options;
 
 use std::fmt;
 use std::path::Path;
@@ -11,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::options::Options;
-use crate::backup::{Backup, BackupSchedule};
+use crate::backup::{Backup, BackupSchedule, RestoreReport};
 use crate::connection::filesystem;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -19,20 +24,16 @@ use crate::maintenance::check::Check;
 use crate::maintenance::vacuum::Vacuum;
 use crate::migrate::{self, DryRun, MigrationReport, MigrationStatus, Migrations};
 use crate::monitor::advice::{self, Finding, Known};
-use crate::options::{ReadOptions, WriteOptions};
-use crate::queue::pending::Pending;
-use crate::queue::slot::Caller;
+use crate::options::ReadOptions;
 use crate::telemetry::stats::Stats;
-use crate::transaction::{ReadTx, WriteTx};
-use crate::write::closing::CloseReport;
 
-/// How long advice waits for a reader.
+/// How long [`Store::advice`] waits for a connection.
 const ADVICE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// One SQLite database: one writer thread with group commit, and a pool of read-only snapshots.
+/// One open SQLite database: a writer thread with group commit, and a pool of read-only connections.
 ///
-/// A `Store` is a handle: clone it and give the clones away. When the last one is dropped the store closes, as
-/// by [`close`](Self::close).
+/// A `Store` is a handle. Clone it and pass the clones around. Dropping the last clone closes the store, as
+/// [`close`](Self::close) does.
 ///
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
@@ -62,212 +63,95 @@ struct Inner {
     migrations: Option<Migrations>,
 }
 
+/// # Migrations
 impl Store {
-    /// Runs `f` in a transaction on the writer thread and blocks until it is committed.
-    ///
-    /// Writes that are queued together share a commit; each is all or nothing, and judged on its own. `f` runs
-    /// at most once.
+    /// Lists the applied and the pending migrations of [`Options::migrations`].
     ///
     /// # Errors
     ///
-    /// What `f` gave, with everything it did rolled back. [`Error::outcome`] says of every error what became of
-    /// the write:
-    /// - not started: [`QueueTimeout`](Error::QueueTimeout), [`Poisoned`](Error::Poisoned),
-    ///   [`WalFull`](Error::WalFull), [`Closed`](Error::Closed), [`Reentrant`](Error::Reentrant) (a write inside
-    ///   a write), and [`Sqlite`](Error::Sqlite) BUSY when another process held the lock;
-    /// - rolled back: [`Sqlite`](Error::Sqlite), [`App`](Error::App), [`Refused`](Error::Refused),
-    ///   [`RolledBack`](Error::RolledBack);
-    /// - unknown: [`CommitUnknown`](Error::CommitUnknown).
-    ///
-    /// # Panics
-    ///
-    /// If `f` panics: it is rolled back, and the panic goes on here.
-    #[track_caller]
-    pub fn write<T, F>(&self, f: F) -> Result<T>
-    where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.write_with(WriteOptions::new(), f)
-    }
-
-    /// As [`write`](Self::write), with a durability, time-outs or a label of its own.
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](Self::write), [`Interrupted`](Error::Interrupted) past [`WriteOptions::execution_timeout`], and
-    /// [`QueueFull`](Error::QueueFull) if the queue is full and the call may not wait ([`WriteOptions::when_full`]).
-    ///
-    /// # Panics
-    ///
-    /// As [`write`](Self::write).
-    #[track_caller]
-    pub fn write_with<T, F>(&self, options: WriteOptions, f: F) -> Result<T>
-    where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.engine().enqueue_write("write", options, Caller::Thread, f)?.wait()
-    }
-
-    /// Queues a write and gives back what will be its result. Blocks only while the queue is full.
-    ///
-    /// ```
-    /// # let store = larder::Store::open_temp()?;
-    /// # store.write(|tx| tx.execute_batch("CREATE TABLE log(n INTEGER) STRICT"))?;
-    /// let pending: Vec<_> = (0..100)
-    ///     .map(|n| store.submit(move |tx| tx.insert("INSERT INTO log VALUES (?1)", [n])))
-    ///     .collect::<larder::Result<_>>()?;
-    /// for write in pending {
-    ///     write.wait()?; // or write.await
-    /// }
-    /// # Ok::<_, larder::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`QueueTimeout`](Error::QueueTimeout) if there was no room in time, [`Poisoned`](Error::Poisoned),
-    /// [`Closed`](Error::Closed), [`Reentrant`](Error::Reentrant). The rest comes from the [`Pending`].
-    #[track_caller]
-    pub fn submit<T, F>(&self, f: F) -> Result<Pending<T>>
-    where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        self.submit_with(WriteOptions::new(), f)
-    }
-
-    /// As [`submit`](Self::submit), with a durability, time-outs or a label of its own. It does not block at all with
-    /// [`WhenFull::Fail`](crate::WhenFull::Fail).
-    ///
-    /// # Errors
-    ///
-    /// As [`submit`](Self::submit), and [`QueueFull`](Error::QueueFull) at once if the queue is full and the call may not
-    /// wait ([`WriteOptions::when_full`]).
-    #[track_caller]
-    pub fn submit_with<T, F>(&self, options: WriteOptions, f: F) -> Result<Pending<T>>
-    where
-        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
-        T: Send + 'static,
-    {
-        let pending = self.engine().enqueue_write("submit", options, Caller::Submitter, f)?;
-        pending.wait_for_room()?;
-        Ok(pending)
-    }
-
-    /// Runs `f` on this thread, in one snapshot of the database.
-    ///
-    /// The snapshot is at least as new as every write acknowledged before this call. It waits for no write, and
-    /// no write waits for it; but for as long as it lasts the write-ahead log cannot be emptied.
-    ///
-    /// # Errors
-    ///
-    /// What `f` gave; [`ReadQueueTimeout`](Error::ReadQueueTimeout) if no connection came free in time;
-    /// [`Refused`](Error::Refused) for SQL that writes or leaves the snapshot; [`Reentrant`](Error::Reentrant) if
-    /// this thread would wait for itself; [`Closed`](Error::Closed).
-    ///
-    /// # Panics
-    ///
-    /// If `f` panics.
-    #[track_caller]
-    pub fn read<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
-        self.read_with(ReadOptions::new(), f)
-    }
-
-    /// As [`read`](Self::read), with time-outs or a label of its own.
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read), [`Interrupted`](Error::Interrupted) past [`ReadOptions::execution_timeout`], and
-    /// [`QueueFull`](Error::QueueFull) if every connection is in use and the call may not wait
-    /// ([`ReadOptions::when_full`]).
-    ///
-    /// # Panics
-    ///
-    /// As [`read`](Self::read).
-    #[track_caller]
-    pub fn read_with<T>(&self, options: ReadOptions, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
-        self.engine().read(options, f)
-    }
-
-    /// What was applied of the [`Options::migrations`](crate::Options::migrations), and what is pending.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Options`] if the store was opened without migrations; those of [`read`](Self::read).
+    /// [`Error::Options`] if the store was opened without migrations, and the errors of [`read`](Self::read).
     pub fn migrations(&self) -> Result<MigrationStatus> {
         let set = self.migration_set()?;
         self.read(|tx| migrate::status(tx, set))
     }
 
-    /// Applies every pending migration, each in a transaction of its own. Other writes get their turn between them.
-    /// Opening the store does it by itself, unless [`Migrations::at_open`] says otherwise.
+    /// Applies every pending migration, each in a transaction of its own. Other writes may run between them.
+    ///
+    /// Opening the store does this too, unless [`Migrations::at_open`] is `false`.
     ///
     /// # Errors
     ///
-    /// [`Error::Migration`]: those before the one that failed are applied. [`Error::Options`] if the store was opened
-    /// without migrations. Otherwise as [`write`](Self::write), of the step that failed or of the look whether there is
-    /// another one: those before it are applied then, too, and [`migrations`](Self::migrations) tells which.
+    /// - [`Error::Migration`]: a migration failed.
+    /// - [`Error::Options`]: the store was opened without migrations.
+    /// - The errors of [`write`](Self::write), for the migration that failed or for the search for the next one.
+    ///
+    /// In each case the migrations before it are applied, and [`migrations`](Self::migrations) lists them.
     pub fn migrate(&self) -> Result<MigrationReport> {
         migrate::to_newest(self.engine(), self.migration_set()?)
     }
 
-    /// Goes to a version, up or down; 0 undoes every migration. The newest are undone first.
+    /// Migrates to a version, up or down; 0 undoes every migration. The newest migration is undone first.
     ///
-    /// The next opening applies again what was undone, unless it is an older program that opens.
+    /// The next opening applies the undone migrations again, unless an older program opens the file.
     ///
     /// # Errors
     ///
-    /// As [`migrate`](Self::migrate), and [`MigrationError::NoDown`](crate::MigrationError::NoDown) before a migration
-    /// without a way down.
+    /// The errors of [`migrate`](Self::migrate), and [`MigrationError::NoDown`](crate::MigrationError::NoDown) for a
+    /// migration that has no `down`.
     pub fn migrate_to(&self, version: u64) -> Result<MigrationReport> {
         migrate::to_version(self.engine(), self.migration_set()?, version)
     }
 
-    /// Applies every pending migration to a copy, and throws that away.
+    /// Applies every pending migration to a copy, which is then deleted.
     ///
     /// # Errors
     ///
-    /// What [`migrate`](Self::migrate) would fail with.
+    /// The errors that [`migrate`](Self::migrate) would return.
     pub fn migrate_dry_run(&self, on: DryRun) -> Result<MigrationReport> {
         migrate::dry_run(self.engine(), self.migration_set()?, on)
     }
+}
 
-    /// A look at the whole database for damage, and for foreign keys that point nowhere, while everybody reads and
-    /// writes on. Nothing is done before [`Check::run`].
+/// # Checks, vacuum and backups
+impl Store {
+    /// Checks the whole database for corruption and for foreign keys without a parent row, while reads and writes go on.
+    /// Nothing happens before [`Check::run`].
     pub fn check(&self) -> Check<'_> {
         Check::new(self.engine())
     }
 
-    /// The database written anew without its free pages, which gives their space back; nobody writes meanwhile. Nothing
-    /// is done before [`Vacuum::run`].
+    /// Rebuilds the database without its free pages, which returns their space to the file system. Writes wait meanwhile.
+    /// Nothing happens before [`Vacuum::run`].
     pub fn vacuum(&self) -> Vacuum<'_> {
         Vacuum::new(self.engine())
     }
 
-    /// A copy of the database in a file of its own, made while everybody reads and writes on, and looked at before it gets
-    /// that name. Nothing is done before [`Backup::run`].
+    /// Copies the database to a file while reads and writes go on, and verifies the copy before it gets its name. Nothing
+    /// happens before [`Backup::run`].
     pub fn backup(&self, to: impl AsRef<Path>) -> Backup<'_> {
         Backup::new(self.engine(), to.as_ref(), false)
     }
 
-    /// As [`backup`](Self::backup), but without free pages and with each table's pages together, by `VACUUM INTO`: a file
-    /// that is smaller, and takes longer to make. The `rowid` of a table that has no `INTEGER PRIMARY KEY` may change.
+    /// As [`backup`](Self::backup), but compacts the copy with `VACUUM INTO`: the file has no free pages and keeps the pages
+    /// of each table together. It is smaller and takes longer to make. The `rowid` of a table without an
+    /// `INTEGER PRIMARY KEY` may change.
     ///
-    /// Pages are copied as ever, and the copy is made compact: so the write-ahead log is pinned no longer, and what is in
-    /// the file can be compared with the snapshot. It takes two times the space until it is done.
+    /// The pages are copied first, and the copy is compacted then. So the WAL is pinned no longer than by `backup`, and the
+    /// compact file can be compared with the snapshot. Until it is done, it takes twice the disk space.
     pub fn backup_compact(&self, to: impl AsRef<Path>) -> Backup<'_> {
         Backup::new(self.engine(), to.as_ref(), true)
     }
 
-    /// Makes a [`backup`](Self::backup) every `interval` into that folder, which must be there, and keeps the newest `keep`
-    /// of them: for as long as the [`BackupSchedule`] that this gives is kept, and the store is open.
+    /// Makes a [`backup`](Self::backup) into `folder` every `interval`, and keeps the newest `keep` backups. The schedule
+    /// runs until the returned [`BackupSchedule`] is dropped or the store is closed. The folder must exist.
     ///
-    /// The backups of `app.db` are `app.db.20260401T120000Z` and so on, by UTC. The first is made at once, unless there is
-    /// one in the folder that is younger than `interval`. After a sleep of the machine, in which time passes, one is made and
-    /// not those that were missed. One that fails removes none, and is tried again at the next time: until one is made
-    /// there is an alert, [`AlertKind::BackupFailed`](crate::AlertKind::BackupFailed), and
-    /// [`Stats::last_backup`] says why.
+    /// The backups of `app.db` are named `app.db.20260401T120000Z` and so on, in UTC. The first backup is made at once,
+    /// unless the folder has one that is younger than `interval`. If the machine was suspended, one backup is made and not
+    /// those that were missed.
+    ///
+    /// A backup that fails deletes none of the older ones, and is retried at the next interval. Until a backup succeeds,
+    /// the alert [`AlertKind::BackupFailed`](crate::AlertKind::BackupFailed) is active, and [`Stats::last_backup`] has the
+    /// reason.
     ///
     /// ```
     /// # let folder = tempfile::tempdir().unwrap();
@@ -275,34 +159,65 @@ impl Store {
     /// use std::time::Duration;
     ///
     /// # let store = larder::Store::open_temp()?;
-    /// let schedule = store.backup_every(Duration::from_secs(6 * 3600), 28, backups)?; // of seven days
+    /// let schedule = store.backup_every(Duration::from_secs(6 * 3600), 28, backups)?; // seven days of backups
     /// // ... the service runs ...
-    /// drop(schedule); // or the store is closed
+    /// drop(schedule); // or close the store
     /// # Ok::<_, larder::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::Backup`] if the folder is not there, [`Error::Options`] for less than a second or none to keep,
-    /// [`Closed`](Error::Closed).
+    /// - [`Error::Backup`]: the folder does not exist.
+    /// - [`Error::Options`]: `interval` is less than a second, or `keep` is zero.
+    /// - [`Error::Closed`].
     #[track_caller]
     pub fn backup_every(&self, interval: Duration, keep: usize, folder: impl AsRef<Path>) -> Result<BackupSchedule> {
         BackupSchedule::start(self.engine(), interval, keep, folder.as_ref())
     }
 
-    /// The database file, as an absolute path.
+    /// Creates a database at `to` from the backup at `from`. Open it like any other database.
+    ///
+    /// The backup is verified before anything is created, and the new database after that, as [`Backup`] verifies a copy.
+    /// The database has mode `0600`. Any SQLite database can be the backup, even one that is in use.
+    ///
+    /// There must be no file at `to`, and no `-wal`, `-shm` or `-journal` file beside it. To restore in place of a database,
+    /// first move that database and its `-wal` away; they may still be needed.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let (backup, path) = (folder.path().join("backup"), folder.path().join("app.db"));
+    /// use larder::Store;
+    /// # Store::open_temp()?.backup(&backup).run()?;
+    ///
+    /// let report = Store::restore(&backup, &path)?;
+    /// println!("{report}");
+    /// let store = Store::open(&path)?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Restore`]: the backup is damaged, or something is in the way at `to`. Nothing was created there.
+    /// - [`Error::AlreadyOpen`]: this process has `to` open.
+    pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RestoreReport> {
+        Options::new().restore(from, to)
+    }
+}
+
+/// # Monitoring
+impl Store {
+    /// The absolute path of the database file.
     pub fn path(&self) -> &Path {
         self.engine().path()
     }
 
-    /// What the store does, and has done since it was opened. Stops nobody.
+    /// What the store is doing now, and what it has done since it was opened. The call blocks neither reads nor writes.
     pub fn stats(&self) -> Stats {
         self.engine().watch.stats()
     }
 
-    /// What is wrong with the store, or will be, and what to do about it, the worst first: what it does now, what its
-    /// schema lacks, and whether it is time to look at a database server. Looks at the schema in a read of its own, and
-    /// at no table's rows.
+    /// Findings about the store, worst first: what is wrong now, what its schema lacks, and whether it is time for a
+    /// database server. Each has a remedy. The call reads the schema in a read of its own, and no rows of any table.
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
@@ -328,36 +243,14 @@ impl Store {
         })
     }
 
-    /// [`Error::Poisoned`] if the disk has failed the store, so that it takes no more writes: for a health check, since
-    /// reads go on.
+    /// The error that poisoned the store ([`Error::Poisoned`]), or `None` while the store accepts writes. For a health
+    /// check: a poisoned store still serves reads.
     pub fn poisoned(&self) -> Option<Error> {
         self.engine().shared.poison()
     }
+}
 
-    /// Closes the store for all its clones, within [`Options::close_timeout`](crate::Options::close_timeout): takes no further writes, finishes
-    /// those that are queued, waits for reads, runs `PRAGMA optimize`, empties the write-ahead log.
-    ///
-    /// A second call gives the same report, or waits anew if the first gave up.
-    ///
-    /// # Errors
-    ///
-    /// [`Reentrant`](Error::Reentrant) inside a closure of this store.
-    pub fn close(&self) -> Result<CloseReport> {
-        self.close_within(self.engine().options.close_timeout)
-    }
-
-    /// As [`close`](Self::close), but gives up what is not done by then, and says what that was. Writes that were
-    /// not started are told [`Closed`](Error::Closed); a write or a read that runs on is not interrupted, and the
-    /// file is closed when it ends.
-    ///
-    /// # Errors
-    ///
-    /// As [`close`](Self::close).
-    pub fn close_within(&self, timeout: Duration) -> Result<CloseReport> {
-        self.engine().may_close()?;
-        Ok(self.engine().close(timeout))
-    }
-
+impl Store {
     fn engine(&self) -> &Engine {
         &self.inner.engine
     }

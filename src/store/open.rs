@@ -1,5 +1,4 @@
-//! Opening a [`Store`], and restoring the file of one. [`Options`] has the same methods, at the end of a chain of
-//! setters. They are here and not in `options.rs`, which every lower part imports.
+//! Opening a [`Store`]. [`Options`] has the same methods, for the end of a chain of setters.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,27 +10,37 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::migrate;
 
+/// # Opening
 impl Options {
-    /// Opens `path`, creating it with mode `0600` if it is not there, and starts the writer thread.
+    /// Opens the database at `path` and starts the writer thread. A missing file is created with mode `0600`.
     ///
     /// # Errors
     ///
     /// - [`Error::Options`](crate::Error::Options): a value is out of range.
-    /// - [`Error::Open`](crate::Error::Open): a folder, a symbolic link, no database, no permission, no parent
-    ///   folder, `:memory:`.
-    /// - [`Error::AlreadyOpen`](crate::Error::AlreadyOpen): this process has a store on the file. A store that is
-    ///   just closing is waited for.
-    /// - [`Error::InUse`](crate::Error::InUse): another process holds the file.
-    /// - [`Error::UnsupportedFilesystem`](crate::Error::UnsupportedFilesystem),
-    ///   [`Error::SqliteTooOld`](crate::Error::SqliteTooOld): it would not be safe.
+    /// - [`Error::Open`](crate::Error::Open): the path is a folder, a symbolic link, no database or `:memory:`, its parent
+    ///   folder does not exist, or the permissions do not allow it.
+    /// - [`Error::AlreadyOpen`](crate::Error::AlreadyOpen): this process has a store on the file. If that store is closing,
+    ///   the call waits for it first.
+    /// - [`Error::InUse`](crate::Error::InUse): another process holds the file locked.
+    /// - [`Error::UnsupportedFilesystem`](crate::Error::UnsupportedFilesystem) and
+    ///   [`Error::SqliteTooOld`](crate::Error::SqliteTooOld): the file could be corrupted.
     /// - [`Error::Pragma`](crate::Error::Pragma): a setting did not take effect.
     /// - [`Error::Migration`](crate::Error::Migration): a migration failed, or the set does not fit the database.
-    /// - whatever [`on_connect`](Self::on_connect) returned.
+    /// - The error that [`on_connect`](Self::on_connect) returned.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         Store::open_with(self, path.as_ref())
     }
 
-    /// Restores a backup with these options: with what [`on_connect`](Self::on_connect) sets, and page caches of
+    /// Opens a new database in a temporary folder, for tests. See [`Store::open_temp`].
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_temp(self) -> Result<Store> {
+        Store::open_temp_with(self)
+    }
+
+    /// Restores a backup. Of these options, the call uses [`on_connect`](Self::on_connect) and
     /// [`cache_size`](Self::cache_size). See [`Store::restore`].
     ///
     /// # Errors
@@ -41,19 +50,12 @@ impl Options {
         self.validate()?;
         backup::restore(&self.settings, from.as_ref(), to.as_ref())
     }
-
-    /// Opens a new database in a temporary folder of its own, for tests. See [`Store::open_temp`].
-    ///
-    /// # Errors
-    ///
-    /// As [`open`](Self::open).
-    pub fn open_temp(self) -> Result<Store> {
-        Store::open_temp_with(self)
-    }
 }
 
+/// # Opening
 impl Store {
-    /// Opens the database with every default, creating the file if it is not there.
+    /// Opens the database at `path` with default options. A missing file is created. [`Options::open`] opens it with other
+    /// options.
     ///
     /// # Errors
     ///
@@ -62,42 +64,14 @@ impl Store {
         Options::new().open(path)
     }
 
-    /// Opens a new database in a temporary folder of its own, which goes when the last clone is dropped. For
-    /// tests: it is a real file with a real write-ahead log, so what a test sees is what production does.
+    /// Opens a new database in a temporary folder, which is deleted when the last clone is dropped. For tests: the database
+    /// is a real file with a real WAL, so a test sees what production does.
     ///
     /// # Errors
     ///
     /// See [`Options::open`].
     pub fn open_temp() -> Result<Self> {
         Options::new().open_temp()
-    }
-
-    /// Makes a database at `to` of the backup at `from`, to be opened like any other.
-    ///
-    /// The backup is checked before anything is made, as [`Backup`](crate::Backup) checks a copy, and the database after
-    /// it. It has mode `0600`. There must be no file at `to`, nor one beside it that SQLite would take for its log: to
-    /// restore where a database was, move that and its `-wal` away first; they may still be wanted. The backup may be
-    /// any SQLite database, also one that is in use.
-    ///
-    /// ```
-    /// # let folder = tempfile::tempdir().unwrap();
-    /// # let (backup, path) = (folder.path().join("backup"), folder.path().join("app.db"));
-    /// use larder::Store;
-    /// # Store::open_temp()?.backup(&backup).run()?;
-    ///
-    /// let report = Store::restore(&backup, &path)?;
-    /// println!("{report}");
-    /// let store = Store::open(&path)?;
-    /// # Ok::<_, larder::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Restore`](crate::Error::Restore): what is wrong with the backup, or in the way at `to`; there is
-    /// nothing new there then.
-    /// [`Error::AlreadyOpen`](crate::Error::AlreadyOpen) if this process has `to` open.
-    pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RestoreReport> {
-        Options::new().restore(from, to)
     }
 
     fn open_with(options: Options, path: &Path) -> Result<Self> {
@@ -121,7 +95,7 @@ impl Store {
         {
             migrate::to_newest(&engine, migrations)?;
         }
-        // Its last exclusive job may have left the writer with a setting that could not be made right.
+        // The last migration may have left the writer with a setting that could not be restored.
         if let Some(poisoned) = engine.shared.poison() {
             return Err(poisoned);
         }

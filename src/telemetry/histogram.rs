@@ -1,49 +1,49 @@
-//! Histograms of times and amounts. One thread or many add to a histogram, and any thread reads it, without a lock.
+//! Lock-free histograms of durations and amounts.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use histogram::{AtomicHistogram, Histogram};
 
-/// The distribution of a duration since the store was opened.
+/// A distribution of durations since the store was opened.
 ///
 /// Percentiles are at most 3 % too high, and never higher than `max`, which is exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Latency {
-    /// Number of measurements.
+    /// Number of samples.
     pub count: u64,
-    /// The median.
+    /// Median.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub p50: Duration,
-    /// The 95th percentile.
+    /// 95th percentile.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub p95: Duration,
-    /// The 99th percentile.
+    /// 99th percentile.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub p99: Duration,
-    /// The maximum.
+    /// Maximum.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub max: Duration,
 }
 
-/// The distribution of an amount since the store was opened.
+/// A distribution of amounts since the store was opened.
 ///
 /// Percentiles are at most 3 % too high, and never higher than `max`, which is exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Distribution {
-    /// Number of measurements.
+    /// Number of samples.
     pub count: u64,
-    /// The median.
+    /// Median.
     pub p50: u64,
-    /// The 95th percentile.
+    /// 95th percentile.
     pub p95: u64,
-    /// The 99th percentile.
+    /// 99th percentile.
     pub p99: u64,
-    /// The maximum.
+    /// Maximum.
     pub max: u64,
 }
 

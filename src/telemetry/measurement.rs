@@ -9,9 +9,9 @@ use std::fmt;
 pub struct Measurement {
     /// The measured value.
     pub value: f64,
-    /// The threshold above which the value matters.
+    /// The threshold from which the value is a problem.
     pub threshold: f64,
-    /// The unit of both: `s`, `B`, `1/s`, `%`, or the counted thing.
+    /// The unit of both: `s`, `B`, `1/s`, `%`, or the noun that is counted.
     pub unit: &'static str,
 }
 

@@ -8,99 +8,100 @@ use std::time::Duration;
 use super::alert::Alert;
 use super::histogram::{Distribution, Latency};
 
-/// What a store has done since it was opened, as of about one moment. See [`Store::stats`](crate::Store::stats).
+/// Statistics of a store since it was opened, as of about one moment. See [`Store::stats`](crate::Store::stats).
 ///
-/// With the feature `serde` it can be serialised, with times as seconds.
+/// With the feature `serde` it can be serialised; durations are seconds.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Stats {
-    /// Writes that were committed.
+    /// Number of committed writes.
     pub committed_writes: u64,
-    /// Writes that were rolled back, or that the writer did not start. One that its caller withdrew at its deadline,
-    /// or that found the queue full, is not counted.
+    /// Number of writes that were rolled back, or that the writer did not start. It does not count a write that its caller
+    /// withdrew at its deadline, or that found the queue full.
     pub failed_writes: u64,
-    /// Those by what they failed with: the name of the [`Error`](crate::Error)'s variant, or `panic`.
+    /// Number of failed writes by error: the name of the [`Error`](crate::Error) variant, or `panic`.
     pub failures_by_error: BTreeMap<&'static str, u64>,
-    /// Transactions that carried the committed writes.
+    /// Number of transactions that committed at least one write.
     pub groups: u64,
-    /// How many writes a transaction has carried.
+    /// Number of writes in each transaction.
     pub group_size: Distribution,
-    /// Writes that are queued for the writer now, or in line for the queue.
+    /// Number of writes that wait to start, in the queue or in line for it.
     pub queued: usize,
-    /// The most that there were.
+    /// High-water mark of `queued`.
     pub deepest_queue: usize,
-    /// How long writes waited to be started.
+    /// Time that writes waited to start.
     pub queue_wait: Latency,
-    /// Writes that waited for longer than 100 ms to be started.
+    /// Number of writes that waited longer than 100 ms to start.
     pub long_waits: u64,
-    /// How long `BEGIN IMMEDIATE` took, where it succeeded: with other processes' locks.
+    /// Duration of `BEGIN IMMEDIATE`, where it succeeded. It includes the wait for locks of other processes.
     pub begin: Latency,
-    /// How long the closures of writes took, well or badly ended.
+    /// Run time of the closures of writes, whether they succeeded or failed.
     pub execute: Latency,
-    /// How long `COMMIT` took, well or badly ended.
+    /// Duration of `COMMIT`, whether it succeeded or failed.
     pub commit: Latency,
-    /// Writes that were slow: see [`Options::slow_write_threshold`](crate::Options::slow_write_threshold).
+    /// Number of slow writes. See [`Options::slow_write_threshold`](crate::Options::slow_write_threshold).
     pub slow_writes: u64,
     /// The write whose closure runs now.
     pub running_write: Option<Activity>,
-    /// Bytes of the write-ahead log in use. It starts anew at the first commit after all of it was moved to the
-    /// database file and no reader needs it any more.
+    /// Number of bytes in use in the WAL. It returns to zero when the WAL is reset: at the first commit after a checkpoint
+    /// has moved all of it and no reader needs it any more.
     pub wal_bytes: u64,
-    /// Most bytes that there have been in the write-ahead log.
+    /// High-water mark of `wal_bytes`.
     pub largest_wal_bytes: u64,
-    /// Checkpoints that moved all of the log.
+    /// Number of checkpoints that moved the whole WAL to the database file.
     pub checkpoints: u64,
-    /// Checkpoints that could not, mostly since a reader was in the way.
+    /// Number of checkpoints that moved only a part of the WAL, in most cases because a reader blocked them.
     pub unfinished_checkpoints: u64,
-    /// Those of them since one has moved all of the log.
+    /// Number of unfinished checkpoints since the last one that moved the whole WAL.
     pub consecutive_unfinished_checkpoints: u64,
-    /// The last checkpoint that was tried.
+    /// The last checkpoint, finished or not.
     pub last_checkpoint: Option<Checkpoint>,
-    /// How long ago a checkpoint has moved all of the log.
+    /// Time since a checkpoint last moved the whole WAL.
     #[cfg_attr(
         feature = "serde",
         serde(serialize_with = "crate::runtime::serde_units::optional_seconds")
     )]
     pub last_finished_checkpoint_ago: Option<Duration>,
-    /// The database file, as it was at the last checkpoint that was tried: there is one a second after the last write at
-    /// the latest, unless the store is poisoned.
+    /// The database file as of the last checkpoint. A checkpoint follows the last write within a second, unless the store is
+    /// poisoned.
     pub database: DatabaseStats,
-    /// How often it was seen that another process had written to the database. Looked for where the size is.
+    /// Number of times that larder noticed commits of another process. It checks whenever it updates `database`.
     pub external_commits: u64,
     /// The readers.
     pub readers: ReaderStats,
     /// The page caches of all connections.
     pub page_cache: PageCacheStats,
-    /// The version of SQLite that is linked.
+    /// Version of the linked SQLite.
     pub sqlite_version: &'static str,
-    /// The settings that are in effect on the writing connection, as SQLite tells them: read when the store opens, and
-    /// again some 10 s after they were last.
+    /// Settings in effect on the writing connection, as SQLite reports them. They are read when the store opens, and again
+    /// after some 10 s.
     pub pragmas: BTreeMap<&'static str, String>,
-    /// What each call site costs, the most expensive first: reads and writes apart, at most
-    /// [`Options::max_call_sites`](crate::Options::max_call_sites) of each. The rest is under `other`.
+    /// Usage by call site, most expensive first. Reads and writes are separate entries, at most
+    /// [`Options::max_call_sites`](crate::Options::max_call_sites) of each; further call sites are summed up as `other`.
     pub call_sites: Vec<CallSiteStats>,
-    /// What each statement costs, the most expensive first: at most
-    /// [`Options::max_statements`](crate::Options::max_statements), which is none unless it is set. The rest is under `other`.
+    /// Usage by statement, most expensive first. There are at most
+    /// [`Options::max_statements`](crate::Options::max_statements) entries, by default none; further statements are summed
+    /// up as `other`.
     pub statements: Vec<StatementStats>,
-    /// The last backup that was made, or failed, by whoever asked for it.
+    /// The last backup, whether it succeeded or failed.
     pub last_backup: Option<LastBackup>,
-    /// What is wrong now, the oldest first.
+    /// The active alerts, oldest first.
     pub alerts: Vec<Alert>,
 }
 
-/// One attempt to move the write-ahead log into the database file. See [`Stats::last_checkpoint`].
+/// A checkpoint: one attempt to move the WAL into the database file. See [`Stats::last_checkpoint`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Checkpoint {
-    /// Pages that were in the log.
+    /// Number of pages in the WAL.
     pub log_pages: u64,
-    /// Those of them that are in the database file now.
+    /// Number of these pages that are in the database file now.
     pub moved_pages: u64,
-    /// Whether readers or another process were in the way.
+    /// Whether a reader or another process blocked it.
     pub busy: bool,
-    /// How long ago.
+    /// Time since the checkpoint.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub ago: Duration,
 }
@@ -110,20 +111,20 @@ pub struct Checkpoint {
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LastBackup {
-    /// Where it is, or was to be.
+    /// Target of the backup.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::path"))]
     pub path: PathBuf,
-    /// How long ago it was whole, or failed.
+    /// Time since the backup finished or failed.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub ago: Duration,
-    /// How long it took.
+    /// Duration of the backup.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub duration: Duration,
-    /// Bytes that it has; 0 if it failed.
+    /// Size in bytes; 0 if the backup failed.
     pub bytes: u64,
-    /// Whether it was verified.
+    /// Whether the backup was verified.
     pub verified: bool,
-    /// Why there is none, without what SQLite says, which could quote data; `None` if there is one.
+    /// Reason of the failure; `None` if the backup succeeded. It omits SQLite's message, which could quote data.
     pub error: Option<String>,
 }
 
@@ -132,78 +133,78 @@ pub struct LastBackup {
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct DatabaseStats {
-    /// Bytes of a page.
+    /// Page size in bytes.
     pub page_size: u64,
-    /// Pages.
+    /// Number of pages.
     pub pages: u64,
-    /// Pages that nothing is in, to be used again or to be given back by `PRAGMA incremental_vacuum`.
+    /// Number of free pages. SQLite reuses them, and `PRAGMA incremental_vacuum` returns them to the file system.
     pub free_pages: u64,
-    /// Pages that it has grown by since the store was opened; less than zero if it has shrunk.
+    /// Number of pages by which the file has grown since the store was opened; negative if it has shrunk.
     pub grown_pages: i64,
 }
 
 impl DatabaseStats {
-    /// Bytes of all pages.
+    /// Size of the database in bytes: all its pages.
     pub fn bytes(&self) -> u64 {
         self.pages * self.page_size
     }
 }
 
-/// What the readers do and did. See [`Stats::readers`].
+/// The reading connections, and the reads that wait for one. See [`Stats::readers`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ReaderStats {
-    /// Connections that the pool may have.
+    /// Number of connections that the pool may open.
     pub capacity: u32,
-    /// Connections that are open.
+    /// Number of open connections.
     pub open: usize,
-    /// Connections that somebody reads with.
+    /// Number of connections in use.
     pub in_use: usize,
-    /// Reads that found no connection free at once, and waited for one to come back or to be opened. Reads of tasks
-    /// that wait for a thread are not counted.
+    /// Number of reads that found no idle connection and waited for one. It does not count async reads that wait for a
+    /// reader thread.
     pub waits: u64,
-    /// Those that got none in time.
+    /// Number of reads that got no connection in time.
     pub timeouts: u64,
-    /// Reads that were slow: see [`Options::slow_read_threshold`](crate::Options::slow_read_threshold).
+    /// Number of slow reads. See [`Options::slow_read_threshold`](crate::Options::slow_read_threshold).
     pub slow_reads: u64,
-    /// Reads that tasks wait for now, not yet started.
+    /// Number of async reads that wait to start.
     pub queued: usize,
-    /// The most that there were.
+    /// High-water mark of `queued`.
     pub deepest_queue: usize,
-    /// The oldest read that goes on: it keeps the write-ahead log from being emptied.
+    /// The oldest running read. It keeps the WAL from being reset.
     pub oldest_read: Option<Activity>,
 }
 
-/// A closure that runs.
+/// A running closure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Activity {
-    /// Its label, or the `file:line` that asked for it.
+    /// Call site: the label, or the `file:line` of the call.
     pub site: String,
-    /// How long it has run.
+    /// Time since the closure started.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub age: Duration,
 }
 
-/// What page caches do. See [`Stats::page_cache`].
+/// The page caches of all connections. See [`Stats::page_cache`].
 ///
-/// Each connection is asked at most once a second, when a closure of its has ended. What is read through the memory map
-/// ([`Options::mmap_size`](crate::Options::mmap_size)) does not go through a cache, and is not counted.
+/// Each connection reports at most once a second, when one of its closures has returned. Pages that are read through the
+/// memory map ([`Options::mmap_size`](crate::Options::mmap_size)) bypass the cache and are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct PageCacheStats {
-    /// Pages that were found in a cache.
+    /// Number of pages found in a cache.
     pub hits: u64,
-    /// Pages that had to be read from the file.
+    /// Number of pages read from the file.
     pub misses: u64,
-    /// Pages that were written, to the write-ahead log mostly.
+    /// Number of pages written, most of them to the WAL.
     pub written: u64,
-    /// Pages that had to be written in the middle of a transaction, since the cache was full.
+    /// Number of pages written in the middle of a transaction because the cache was full.
     pub spills: u64,
-    /// Bytes that the caches, the schemas and the prepared statements of all open connections take now.
+    /// Memory in bytes that the caches, schemas and prepared statements of all open connections use now.
     pub memory_bytes: u64,
 }
 
@@ -218,64 +219,63 @@ pub enum Operation {
     Write,
 }
 
-/// What one call site costs. See [`Stats::call_sites`].
+/// The usage of one call site. See [`Stats::call_sites`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct CallSiteStats {
-    /// Its label, or the `file:line` that asks.
+    /// Call site: the label, or the `file:line` of the call.
     pub site: String,
-    /// Whether it reads or writes.
+    /// Whether the call site reads or writes.
     pub operation: Operation,
-    /// How often its closure ran.
+    /// Number of times that the closure ran.
     pub calls: u64,
-    /// How often that failed, or was rolled back with others.
+    /// Number of runs that failed, or were rolled back with the other writes of their group.
     pub errors: u64,
-    /// How long its closure took, all in all. The time of a write's commit, which it shares with others, is not in it.
+    /// Total run time of the closure. It excludes the commit of a write, which a group shares.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub total_time: Duration,
-    /// How long its closure took. Percentiles are at most 13 % too high.
+    /// Run time of the closure. Percentiles are at most 13 % too high.
     pub latency: Latency,
-    /// Rows that its committed writes have inserted, updated or deleted, with those of triggers and foreign key actions.
+    /// Number of rows that committed writes inserted, updated or deleted, including those of triggers and foreign key
+    /// actions.
     pub rows_changed: u64,
-    /// Rows that it got from queries, by the methods of [`ReadTx`](crate::ReadTx).
+    /// Number of rows that queries returned, through the methods of [`ReadTx`](crate::ReadTx).
     pub rows_read: u64,
 }
 
-/// What one statement costs. See [`Stats::statements`].
+/// The usage of one statement. See [`Stats::statements`].
 ///
-/// Counted are those run by the methods of [`ReadTx`](crate::ReadTx) and [`WriteTx`](crate::WriteTx), but for
-/// `execute_batch`; not those run by rusqlite's own methods.
+/// The methods of [`ReadTx`](crate::ReadTx) and [`WriteTx`](crate::WriteTx) count their statements, except `execute_batch`.
+/// Statements run by rusqlite's own methods are not counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct StatementStats {
-    /// Its text as prepared, with parameters as they stand in it. (What is written into the text as a literal stands
-    /// there, too.)
+    /// The SQL text as prepared, with parameters as placeholders. It includes any literals.
     pub sql: String,
-    /// How often it ran.
+    /// Number of runs.
     pub calls: u64,
-    /// How often that failed.
+    /// Number of runs that failed.
     pub errors: u64,
-    /// How long it took, all in all, from its first step to its last, with what the closure did of each row.
+    /// Total run time, from the first step to the last of each run. It includes the time that the closure spent on each row.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub total_time: Duration,
-    /// How long it took. Percentiles are at most 13 % too high.
+    /// Run time. Percentiles are at most 13 % too high.
     pub latency: Latency,
-    /// Rows that it gave.
+    /// Number of rows returned.
     pub rows: u64,
-    /// Steps of full scans of a table: "large numbers for this counter may indicate opportunities for performance
-    /// improvement through careful use of indices", <https://sqlite.org/c3ref/c_stmtstatus_counter.html>.
+    /// Number of steps in full scans of a table: "large numbers for this counter may indicate opportunities for performance
+    /// improvement through careful use of indices" (<https://sqlite.org/c3ref/c_stmtstatus_counter.html>).
     pub full_scan_steps: u64,
-    /// Sorts. Each may be saved by an index.
+    /// Number of sorts. An index may avoid each of them.
     pub sorts: u64,
-    /// Rows inserted into indexes that SQLite made for the one run of a statement, since there was none that it could
-    /// use.
+    /// Number of rows inserted into automatic indexes, which SQLite builds for a single run because no usable index exists.
     pub automatic_index_rows: u64,
 }
 
 impl StatementStats {
-    /// How long it took on average.
+    /// Average run time.
     pub fn mean_time(&self) -> Duration {
         let calls = u32::try_from(self.calls).unwrap_or(u32::MAX);
         self.total_time.checked_div(calls).unwrap_or_default()

@@ -1,23 +1,23 @@
-//! The report of a closed store, and how closing threads receive it.
+//! The report of closing, and how it reaches the callers of `close`.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::runtime::sync::{Condvar, Instant, Mutex};
 
-/// What [`Store::close`](crate::Store::close) did.
+/// The result of [`Store::close`](crate::Store::close).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
-    /// Queued writes that were finished, well or badly, after the store was told to close.
+    /// Number of queued writes that ran after the call of `close`, whether they succeeded or failed.
     pub finished: u64,
-    /// Queued writes that were never started; their callers got [`Closed`](crate::Error::Closed).
+    /// Number of queued writes that never started. Their callers got [`Closed`](crate::Error::Closed).
     pub never_started: u64,
-    /// Whether all of the write-ahead log is in the database file and the log was cut to nothing.
+    /// Whether the whole WAL was moved into the database file, and the WAL file truncated to zero bytes.
     pub wal_truncated: bool,
-    /// Why not, if it was not. The next open will find the rest in the log; nothing is lost.
+    /// Why the WAL was not truncated; `None` if it was. No commit is lost: the next open reads the rest from the WAL.
     pub wal_kept_because: Option<String>,
-    /// How long the last part took: readers, `PRAGMA optimize`, the checkpoint. The queue was drained before it.
+    /// Duration of the last part of closing, after the queue was drained: readers, `PRAGMA optimize`, the checkpoint.
     pub duration: Duration,
 }
 
@@ -29,15 +29,15 @@ impl fmt::Display for CloseReport {
             self.finished, self.never_started
         )?;
         match &self.wal_kept_because {
-            None => write!(f, "the write-ahead log was emptied"),
-            Some(reason) => write!(f, "the write-ahead log was kept: {reason}"),
+            None => write!(f, "the WAL was truncated"),
+            Some(reason) => write!(f, "the WAL was kept: {reason}"),
         }?;
         write!(f, " ({:.1?})", self.duration)
     }
 }
 
-/// A mutex guards the deadline, which the first closing thread sets, and the report, which the writer thread leaves
-/// once. The condition variable wakes the closing threads when the report is there.
+/// One mutex guards the deadline, which the callers of `close` set, and the report, which the writer thread sets once. The
+/// condition variable signals the report.
 #[derive(Default)]
 pub(crate) struct Closing {
     state: Mutex<CloseState>,
@@ -51,7 +51,7 @@ struct CloseState {
 }
 
 impl Closing {
-    /// Sets the writer thread's deadline to close. A second closing thread may bring it forward, not back.
+    /// Sets the deadline of the writer. A second call of `close` may bring it forward, not back.
     pub(crate) fn ask(&self, deadline: Instant) {
         let mut state = self.state.lock();
         state.deadline = Some(state.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
@@ -66,7 +66,7 @@ impl Closing {
         self.done.notify_all();
     }
 
-    /// The report, or `None` if there is none by then.
+    /// Waits for the report, and returns `None` if there is none by then.
     pub(crate) fn wait(&self, until: Instant) -> Option<CloseReport> {
         let mut state = self.state.lock();
         while state.report.is_none() {

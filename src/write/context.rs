@@ -126,8 +126,7 @@ impl QueueKind for Writes {
     fn nested(&self, call: &'static str) -> Error {
         Error::Reentrant {
             call,
-            instead: "it was called inside a write, on the writer thread that would have to make it: use the \
-                      transaction that the closure was given, and tx.savepoint(|tx| ..) to nest",
+            instead: "inside a write, use the transaction passed to the closure, and tx.savepoint(|tx| ..) to nest",
             outcome: Outcome::NotStarted,
         }
     }
@@ -135,8 +134,7 @@ impl QueueKind for Writes {
     fn reentrant(&self, call: &'static str) -> Error {
         Error::Reentrant {
             call,
-            instead: "it was called inside a write, on the writer thread that has to make the write, which goes on and \
-                      is not to be repeated: wait for it outside",
+            instead: "the write goes on, so do not repeat it; wait for it outside the closure",
             outcome: Outcome::Unknown,
         }
     }

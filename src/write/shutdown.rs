@@ -142,14 +142,14 @@ impl Writer {
     }
 }
 
-/// Why the log was not emptied.
+/// Why the WAL was not truncated.
 #[derive(Debug, thiserror::Error)]
 enum Kept {
-    #[error("the time to close was over")]
+    #[error("the close timeout was over")]
     TimeOver,
-    #[error("another process reads from it or writes to it")]
+    #[error("another process is using the WAL")]
     InUse,
-    /// Without SQLite's message, because this text is part of an event.
+    /// Without SQLite's message, because the reason goes to an event.
     #[error("{0} failed with SQLite's error {code}", code = extended_code(.1).unwrap_or(ffi::SQLITE_ERROR))]
     Failed(&'static str, rusqlite::Error),
 }
@@ -171,7 +171,7 @@ impl Drop for PanicGuard {
             finished: 0,
             never_started: 0,
             wal_truncated: false,
-            wal_kept_because: Some("the writer thread panicked: please report it".into()),
+            wal_kept_because: Some("the writer thread panicked; please report this bug".into()),
             duration: Duration::ZERO,
         });
     }

@@ -4,33 +4,33 @@ use std::fmt;
 
 use crate::telemetry::Measurement;
 
-/// How much a [`Finding`] matters.
+/// The severity of a [`Finding`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Severity {
-    /// It could be better.
+    /// An improvement is possible.
     Note,
-    /// It costs something, or will.
+    /// A problem costs performance, space or safety, or soon will.
     Warning,
-    /// Something does not work.
+    /// A part of the store does not work.
     Critical,
 }
 
-/// One thing that is wrong, or will be, and what to do about it.
+/// A present or coming problem of a store, with a remedy. See [`Store::advice`](crate::Store::advice).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Finding {
-    /// How much it matters.
+    /// Severity of the problem.
     pub severity: Severity,
-    /// What it is about, in kebab case: for a program, since it stays the same.
+    /// Stable identifier of the kind of problem, in kebab case.
     pub topic: &'static str,
-    /// What it is, with the name of the table, the statement or the call site.
+    /// Description of the problem. It names the table, the statement or the call site.
     pub message: String,
-    /// What was measured, and from where on it matters.
+    /// The measured value and its threshold, if there is one.
     pub measurement: Option<Measurement>,
-    /// What to do.
+    /// Remedy: what to do about the problem.
     pub remedy: String,
 }
 

@@ -45,28 +45,29 @@ pub(crate) fn of_schema(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
 }
 
 fn poisoned(error: Error) -> Finding {
-    let remedy = "Look at the disk, then restart the service: opening the store writes its log to the disk once more";
+    let remedy = "Check the disk, then restart the service (reopening rewrites the WAL)";
     Finding::new(Severity::Critical, "poisoned", error.to_string(), remedy)
 }
 
 fn unsafe_filesystem(name: &str) -> Finding {
-    let message = format!("the database is on {name}, where the write-ahead log's shared memory does not work");
-    let remedy = "Move it to a local file system: it may be damaged, without any error";
+    let message = format!("the database is on {name}, where the shared memory of the WAL does not work");
+    let remedy =
+        "Move the database to a local file system, and check it (Store::check): it may be corrupt without any error";
     Finding::new(Severity::Critical, "unsafe-filesystem", message, remedy)
 }
 
 fn pragma_changed((name, then, now): Changed) -> Finding {
     let message = format!("PRAGMA {name} was {then} when the store opened, and is {now} now");
-    let remedy = "A closure has changed it by rusqlite's own methods, or another process has: set it in Options";
+    let remedy = "A closure with rusqlite's own methods, or another process, has changed it: set it in Options";
     Finding::new(Severity::Warning, "pragma-changed", message, remedy)
 }
 
 fn schema_unread(error: &Error) -> Finding {
-    let message = format!("the schema could not be looked at: {error}");
+    let message = format!("the schema could not be read: {error}");
     let remedy = if error.is_retryable() {
-        "Ask again when a reader is free"
+        "Call advice again when a reader is idle"
     } else {
-        "Rename what has a name that is not UTF-8, if it is that; Store::check finds damage"
+        "If a name in the schema is not UTF-8, rename the object; Store::check finds corruption"
     };
     Finding::new(Severity::Note, "schema-not-read", message, remedy)
 }

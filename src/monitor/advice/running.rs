@@ -45,16 +45,16 @@ fn of_alert(alert: &Alert) -> Finding {
 fn statements(statements: &[StatementStats]) -> Vec<Finding> {
     let scan = |statement: &StatementStats| {
         let steps = statement.full_scan_steps as f64 / statement.calls.max(1) as f64;
-        let message = format!("a statement goes through whole tables: {}", statement.sql);
-        let remedy = "EXPLAIN QUERY PLAN says which (SCAN): add an index on what it looks for";
+        let message = format!("a statement scans whole tables: {}", statement.sql);
+        let remedy = "EXPLAIN QUERY PLAN shows which tables (SCAN): add an index on the columns of its search";
         (steps > SCAN).then(|| {
-            Finding::new(Severity::Warning, "statement-scans", message, remedy).with_measurement(steps, SCAN, "rows")
+            Finding::new(Severity::Warning, "full-table-scan", message, remedy).with_measurement(steps, SCAN, "rows")
         })
     };
     let index = |statement: &StatementStats| {
         let rows = statement.automatic_index_rows as f64 / statement.calls.max(1) as f64;
-        let message = format!("SQLite makes an index for each run of a statement: {}", statement.sql);
-        let remedy = "EXPLAIN QUERY PLAN says on what (AUTOMATIC INDEX): make that index";
+        let message = format!("SQLite builds an index for each run of a statement: {}", statement.sql);
+        let remedy = "EXPLAIN QUERY PLAN shows its columns (AUTOMATIC INDEX): create that index";
         (rows > 0.0).then(|| {
             Finding::new(Severity::Warning, "missing-index", message, remedy).with_measurement(rows, 0.0, "rows")
         })
@@ -69,8 +69,8 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
     let bytes = stats.database.bytes();
     let mut findings: Vec<_> = [
         (recent_writes.long_waits > LONG_WAITS).then(|| {
-            let message = "many of the last minute's writes waited for longer than 100 ms".to_owned();
-            let remedy = "Look in Stats::call_sites for the writes that take most of the writer's time";
+            let message = "many writes of the last minute waited longer than 100 ms".to_owned();
+            let remedy = "Find the writes that use most of the writer's time in Stats::call_sites, and shorten them";
             Finding::new(Severity::Warning, "long-queue-waits", message, remedy).with_measurement(
                 recent_writes.long_waits,
                 LONG_WAITS,
@@ -78,8 +78,8 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
             )
         }),
         (recent_writes.is_long && recent_writes.writes_a_second > WRITES_A_SECOND).then(|| {
-            let message = "the store makes very many writes".to_owned();
-            let remedy = "Put many into one write where they belong together; one writer has an end somewhere";
+            let message = "the write rate is very high".to_owned();
+            let remedy = "Combine small writes into one where they belong together; the throughput of one writer is limited";
             Finding::new(Severity::Warning, "high-write-rate", message, remedy).with_measurement(
                 recent_writes.writes_a_second,
                 WRITES_A_SECOND,
@@ -88,8 +88,8 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
         }),
         (stats.external_commits > 0).then(|| {
             let message = "another process writes to the database".to_owned();
-            let remedy = "Have it ask this service to write, or open the store with Access::Exclusive: two writers wait \
-                          for each other without order, and BUSY is theirs to deal with";
+            let remedy = "Let that process write through this service, or open the store with Access::Exclusive: SQLite does \
+                          not queue two writing processes in order, and their calls can fail with BUSY";
             Finding::new(Severity::Warning, "external-commits", message, remedy).with_measurement(
                 stats.external_commits as f64,
                 0.0,
@@ -98,7 +98,7 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
         }),
         (bytes > LARGE).then(|| {
             let message = "the database is very large".to_owned();
-            let remedy = "Backups and VACUUM take long: keep what is old, or apart, in a store of its own";
+            let remedy = "Backups and VACUUM take long: move old or independent data to another store";
             Finding::new(Severity::Warning, "large-database", message, remedy).with_measurement(
                 bytes as f64,
                 LARGE as f64,
@@ -111,8 +111,8 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
     .collect();
     if findings.len() >= 2 {
         let reasons: Vec<_> = findings.iter().map(|finding| finding.message.as_str()).collect();
-        let message = format!("it is time to look at PostgreSQL: {}", reasons.join("; "));
-        let remedy = "Each may have a remedy of its own here; together they say that one machine's one writer is no longer \
+        let message = format!("it is time to consider PostgreSQL: {}", reasons.join("; "));
+        let remedy = "Each finding has a remedy of its own; together they suggest that one writer on one machine is no longer \
                       enough";
         let count = findings.len() as f64;
         let finding = Finding::new(Severity::Warning, "time-for-postgresql", message, remedy);
@@ -173,7 +173,7 @@ mod tests {
         let two = look(&large(), &many);
         let last = two.last().unwrap();
         assert_eq!((two.len(), last.topic), (3, "time-for-postgresql"));
-        for reason in ["very many writes", "very large"] {
+        for reason in ["write rate is very high", "very large"] {
             assert!(last.message.contains(reason), "{last}");
         }
     }
@@ -210,7 +210,7 @@ mod tests {
             .collect();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(
-            told[0].0 == "statement-scans" && told[0].1.ends_with(": scans"),
+            told[0].0 == "full-table-scan" && told[0].1.ends_with(": scans"),
             "{told:?}"
         );
         assert!(

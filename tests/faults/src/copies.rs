@@ -32,8 +32,8 @@ use crate::workload::DATABASE;
 /// The prefix of the folders of unfinished copies.
 const UNFINISHED: &str = ".larder-backup-";
 
-/// The text of the error after which the new file is there all the same.
-const THERE_AND_WHOLE: &str = "it is there and whole";
+/// What the error says after which the new one is there all the same.
+const THERE_AND_WHOLE: &str = "the file is there and complete";
 
 pub type Bytes = Arc<[u8]>;
 

@@ -253,7 +253,7 @@ fn dangling_foreign_keys_are_copied_and_reported() {
     assert!(
         report
             .to_string()
-            .contains("1 foreign keys that point nowhere, the first: b row 1 (a) -> a"),
+            .contains("1 foreign keys without a parent row, the first: b row 1 (a) -> a"),
         "{report}"
     );
 }
@@ -588,7 +588,7 @@ fn database_and_its_sidecars_are_refused_as_target() {
     for ending in ["-wal", "-shm", "-journal"] {
         let mut name = database.clone().into_os_string();
         name.push(ending);
-        refused(&place, name, "log, index or journal");
+        refused(&place, name, "a WAL, a WAL index or a journal");
     }
     let (link, hard) = (place.path("link"), place.path("hard"));
     symlink(&database, &link).unwrap();
@@ -612,16 +612,16 @@ fn target_must_be_a_file_in_a_folder() {
     symlink("nothing", place.path("dangling")).unwrap();
     refused(&place, place.path("missing/copy"), "create it first: No such file");
     refused(&place, place.path("file/copy"), "Not a directory");
-    refused(&place, place.path("folder"), "it is a folder");
-    refused(&place, place.path("folder/"), "no name of a file");
+    refused(&place, place.path("folder"), "is a folder");
+    refused(&place, place.path("folder/"), "not the name of a file");
     refused(&place, place.path("dangling"), "symbolic link");
     for path in ["", "/", "..", "a\0b"] {
-        refused(&place, path, "no name of a file");
+        refused(&place, path, "not the name of a file");
     }
     // They would be played into the copy.
     for ending in ["-wal", "-shm", "-journal"] {
         fs::write(place.path(&format!("copy{ending}")), "").unwrap();
-        refused(&place, place.path("copy"), "lies beside it");
+        refused(&place, place.path("copy"), "beside the target");
         fs::remove_file(place.path(&format!("copy{ending}"))).unwrap();
     }
     // The folder may be a link, a name need not be UTF-8.
@@ -647,7 +647,7 @@ fn existing_file_stays_unless_overwrite_is_allowed() {
     place.backup("copy").run().unwrap();
     let inode = fs::metadata(place.path("copy")).unwrap().ino();
     place.store.write(|tx| tx.execute_batch(MOVE)).unwrap();
-    failed(place.backup("copy").run(), "there is a file already");
+    failed(place.backup("copy").run(), "the target exists already");
     assert_eq!(
         (
             moved(&place.path("copy")),
@@ -678,7 +678,7 @@ fn one_of_two_backups_to_one_name_wins() {
             first.unwrap();
             assert_eq!(moved(&path), 0, "the one that was whole last");
         } else {
-            let error = failed(first, "there is a file already");
+            let error = failed(first, "the target exists already");
             assert!(!error.is_retryable());
             assert_eq!(moved(&path), 1);
         }
@@ -779,7 +779,7 @@ fn copy_that_differs_from_database_is_refused() {
         });
         let made = backup.run();
         if is_found {
-            failed(made, "does not have what the database has");
+            failed(made, "differs from the database");
             assert_eq!(names_in(place.folder.path()), [""; 0]);
         } else {
             made.unwrap();
@@ -844,8 +844,11 @@ fn fills_the_disk(disk: &Path) {
     let ballast = to("ballast");
     // It is known before.
     fs::write(&ballast, vec![1; 1 << 20]).unwrap();
-    failed(place.store.backup(to("second")).run(), "too little room");
-    failed(place.store.backup(to("first")).overwrite(true).run(), "too little room");
+    failed(place.store.backup(to("second")).run(), "too little free space");
+    failed(
+        place.store.backup(to("first")).overwrite(true).run(),
+        "too little free space",
+    );
     fs::remove_file(&ballast).unwrap();
     // It is found out.
     for stage in STAGES {
@@ -1030,7 +1033,7 @@ fn failing_schedule_is_an_alert_and_removes_nothing() {
             .and_then(|alert| alert.reason)
             .is_some_and(|said| said.contains(reason))
     };
-    wait_until("the alert begins", || says("folder cannot be used"));
+    wait_until("the alert begins", || says("folder of the target cannot be used"));
     let begun = alert().unwrap();
     assert_eq!(
         begun.site.as_deref(),
@@ -1038,7 +1041,7 @@ fn failing_schedule_is_an_alert_and_removes_nothing() {
     );
     let reason = begun.reason.unwrap();
     assert!(
-        reason.contains("folder cannot be used") && reason.contains("No such file"),
+        reason.contains("folder of the target cannot be used") && reason.contains("No such file"),
         "{reason}"
     );
     let last = place.store.stats().last_backup.unwrap();

@@ -149,24 +149,29 @@ fn restore_never_overwrites_anything() {
     fs::write(place.path("file"), "what was there").unwrap();
     fs::create_dir(place.path("folder")).unwrap();
     symlink("nothing", place.path("dangling")).unwrap();
-    refused(&place, &backup, place.path("file"), "there is a file already");
-    refused(&place, &backup, &backup, "there is a file already");
-    refused(&place, &backup, place.path("folder"), "it is a folder");
+    refused(&place, &backup, place.path("file"), "the target exists already");
+    refused(&place, &backup, &backup, "the target exists already");
+    refused(&place, &backup, place.path("folder"), "is a folder");
     refused(&place, &backup, place.path("dangling"), "symbolic link");
     refused(&place, &backup, place.path("missing/app.db"), "create it first");
-    refused(&place, &backup, "", "no name of a file");
+    refused(&place, &backup, "", "not the name of a file");
     assert_eq!(fs::read_to_string(place.path("file")).unwrap(), "what was there");
     for ending in ["-wal", "-shm", "-journal"] {
         let left = place.path(&format!("app.db{ending}"));
         fs::write(&left, "of the old database").unwrap();
-        refused(&place, &backup, place.path("app.db"), "lies beside it");
+        refused(&place, &backup, place.path("app.db"), "beside the target");
         fs::remove_file(left).unwrap();
     }
     let store = Store::open(place.path("open.db")).unwrap();
     let error = Store::restore(&backup, place.path("open.db")).unwrap_err();
     assert!(matches!(error, Error::AlreadyOpen { .. }), "{error:?}");
     store.write(|tx| tx.execute_batch(FILL)).unwrap();
-    refused(&place, &backup, place.path("open.db-journal"), "log, index or journal");
+    refused(
+        &place,
+        &backup,
+        place.path("open.db-journal"),
+        "a WAL, a WAL index or a journal",
+    );
 }
 
 #[test]

@@ -268,7 +268,7 @@ fn dangling_rows_are_reported_with_their_columns() {
     assert_eq!(pair.to_string(), "pair (x, y) -> parent");
     let line = report.to_string();
     assert!(
-        line.contains("2 foreign keys that point nowhere, the first: a \"child\" row 7 (parent) -> parent ("),
+        line.contains("2 foreign keys without a parent row, the first: a \"child\" row 7 (parent) -> parent ("),
         "{line}"
     );
 }

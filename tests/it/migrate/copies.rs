@@ -165,7 +165,7 @@ fn sql_error_is_found_by_both_dry_runs() {
 fn constraint_violation_is_found_by_backup_dry_run() {
     for (sql, message) in [
         ("CREATE UNIQUE INDEX one ON parent(1)", "UNIQUE constraint failed"),
-        ("DELETE FROM parent WHERE id = 1", "foreign keys point nowhere"),
+        ("DELETE FROM parent WHERE id = 1", "foreign keys without a parent row"),
         (
             "CREATE TABLE p2(id INTEGER PRIMARY KEY, name TEXT CHECK (name < 'b')) STRICT;
              INSERT INTO p2 SELECT * FROM parent",
@@ -492,7 +492,7 @@ fn failed_backup_stops_the_migration() {
             &[
                 "nothing was migrated",
                 folder.to_str().unwrap(),
-                "app.db.before-2 could not be made",
+                "app.db.before-2 failed",
                 says,
             ],
         );

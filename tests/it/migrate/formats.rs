@@ -252,7 +252,7 @@ fn skipped_files_may_have_names_not_utf8() {
         assert_eq!(list(name).unwrap().iter().count(), 0);
     }
     let error = list(b"001_caf\xe9.sql").unwrap_err();
-    assert!(error.to_string().contains("its name is not UTF-8"), "{error}");
+    assert!(error.to_string().contains("the name is not UTF-8"), "{error}");
 }
 
 #[test]
@@ -551,7 +551,7 @@ fn goose_envsub_off_is_accepted_on_is_refused() {
     let (line, problem) = refused_format(GOOSE, "-- +goose Up\n-- +goose ENVSUB ON\nSELECT '${HOME}';\n");
     assert_eq!(line, Some(2));
     assert!(
-        problem.contains("environment variables") && problem.contains("write the values out"),
+        problem.contains("environment variables") && problem.contains("write the values literally"),
         "{problem}"
     );
 }
@@ -591,7 +591,7 @@ fn goose_annotations_must_be_in_order() {
         ),
         (
             Some(4),
-            "StatementEnd is missing before it",
+            "StatementEnd is missing before -- +goose Down",
             "-- +goose Up\n-- +goose StatementBegin\nSELECT 1;\n-- +goose Down\n-- +goose StatementEnd\n",
         ),
         (
@@ -807,7 +807,7 @@ fn parameter_is_refused_unless_inside_a_string() {
         assert_eq!((failure.line, failure.number), (3, 2), "{parameter}");
         assert_eq!(failure.statement, "INSERT INTO t");
         assert!(
-            failure.reason.contains("no parameters") && failure.reason.contains("quotes"),
+            failure.reason.contains("no parameters") && failure.reason.contains("quote a string"),
             "{}",
             failure.reason
         );

@@ -210,7 +210,7 @@ fn calls_in_opposite_directions_both_end() {
                 }
                 Err(error) => {
                     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::Partial, false));
-                    assert_has(&error.to_string(), &["was made twice", "one of them at a time"]);
+                    assert_has(&error.to_string(), &["ran twice", "one of them at a time"]);
                     let error = migration_error(Err::<(), _>(error));
                     assert!(matches!(error, MigrationError::Crossed { .. }), "{error:?}");
                 }

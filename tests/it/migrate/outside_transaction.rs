@@ -156,7 +156,7 @@ fn failure_outside_transaction_reports_what_stays() {
         &[
             "migration 2 (bare), line 3: ",
             "(statement 3: INSERT INTO t VALUES (1))",
-            "what it did up to its statement 2 stays",
+            "the effects of its statements up to statement 2 stay",
             "marked as unfinished",
         ],
     );
@@ -192,7 +192,7 @@ fn unfinished_migration_is_blocked_until_mark_is_deleted() {
             &error.to_string(),
             &[
                 "2 (bare)",
-                "begun (up) and not finished",
+                "started (up) and not finished",
                 "DELETE FROM larder_migrations WHERE version = '2'",
             ],
         );
@@ -219,7 +219,7 @@ fn transaction_left_open_is_refused_and_rolled_back() {
         &[
             "leaves a transaction open",
             "rolled back",
-            "what it did up to its statement 1 stays",
+            "the effects of its statements up to statement 1 stay",
         ],
     );
     assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2, 3]);
@@ -273,7 +273,7 @@ fn own_transaction_counts_once_committed() {
         assert_eq!(error.outcome(), Outcome::Partial);
         assert_has(
             &error.to_string(),
-            &[&format!("what it did up to its statement {last} stays")],
+            &[&format!("the effects of its statements up to statement {last} stay")],
         );
         let error = migration_error(Err::<(), _>(error));
         assert!(
@@ -309,7 +309,7 @@ fn failed_first_statement_outside_transaction_leaves_nothing() {
             assert_eq!(error.outcome(), Outcome::RolledBack, "{sql}");
             assert_has(
                 &error.to_string(),
-                &["migration 2 (bare), line 1: ", "as it was before it"],
+                &["migration 2 (bare), line 1: ", "the database is unchanged"],
             );
             let error = migration_error(Err::<(), _>(error));
             assert!(
@@ -337,7 +337,10 @@ fn full_disk_at_first_statement_is_reported_truthfully() {
         .unwrap();
     store.migrate_to(1).unwrap();
     let error = store.migrate().unwrap_err();
-    assert_has(&error.to_string(), &["database or disk is full", "as it was before it"]);
+    assert_has(
+        &error.to_string(),
+        &["database or disk is full", "the database is unchanged"],
+    );
     assert_eq!(error.outcome(), Outcome::RolledBack);
     assert_eq!(numbers(&store, "SELECT id FROM t"), [1, 2]);
     let again = migration_error(store.migrate());
@@ -437,9 +440,7 @@ fn failed_undo_outside_transaction_is_unfinished() {
 fn ways_out(error: &Error) -> [String; 2] {
     let message = error.to_string();
     let (_, rest) = message.split_once("if you finished it by hand, run ").expect(&message);
-    let (finished, back) = rest
-        .split_once("; if you put things back as they were, run ")
-        .expect(&message);
+    let (finished, back) = rest.split_once("; if you undid it by hand, run ").expect(&message);
     [finished.into(), back.into()]
 }
 
@@ -471,7 +472,7 @@ fn unfinished_migration_continues_as_its_message_says() {
         let direction = if down { "(down)" } else { "(up)" };
         assert_has(
             &error.to_string(),
-            &["migration 2 (bare)", "begun", direction, "not finished"],
+            &["migration 2 (bare)", "started", direction, "not finished"],
         );
         let [if_finished, if_back] = ways_out(&error);
         let by_hand = match (down, finished) {
@@ -569,9 +570,9 @@ fn dangling_foreign_keys_outside_transaction_are_reported() {
     assert_has(
         &error.to_string(),
         &[
-            "migration 2 (bare): foreign keys point nowhere after it: ",
+            "migration 2 (bare) leaves foreign keys without a parent row: ",
             "cascading row 12 -> parent",
-            "(4 in all); it runs outside a transaction, so what it did up to its statement 1 stays",
+            "(4 in all); it runs outside a transaction, so the effects of its statements up to statement 1 stay",
         ],
     );
     let error = migration_error(Err::<(), _>(error));
@@ -611,7 +612,7 @@ fn parent_that_lost_its_key_is_reported() {
         &error.to_string(),
         &[
             "foreign key mismatch - \"c\" referencing \"p\" (statement 2: its end)",
-            "up to its statement 1 stays",
+            "up to statement 1 stay",
         ],
     );
 }
@@ -638,8 +639,8 @@ fn table_that_lost_its_parent_is_reported() {
     assert_has(
         &error.to_string(),
         &[
-            "after it: c -> old, which is no more (a rename took the reference along) (1 in all)",
-            "up to its statement 3 stays",
+            "without a parent row: c -> old, which no longer exists (a rename changed the reference) (1 in all)",
+            "up to statement 3 stay",
         ],
     );
     assert!(
@@ -671,7 +672,10 @@ fn dangling_foreign_keys_block_migration_outside_transaction() {
         assert_eq!(error.outcome(), Outcome::RolledBack);
         assert_has(
             &error.to_string(),
-            &["migration 1 (bare)", "as they did before it: c row 7 -> p (1 in all)"],
+            &[
+                "migration 1 (bare)",
+                "without a parent row already: c row 7 -> p (1 in all)",
+            ],
         );
         let error = migration_error(Err::<(), _>(error));
         assert!(
@@ -745,6 +749,9 @@ fn table_not_strict_outside_transaction_is_refused() {
     assert_eq!(error.outcome(), Outcome::Partial);
     assert_has(
         &error.to_string(),
-        &["the table b without STRICT", "what it did up to its statement 2 stays"],
+        &[
+            "the table b without STRICT",
+            "the effects of its statements up to statement 2 stay",
+        ],
     );
 }

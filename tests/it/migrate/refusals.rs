@@ -193,7 +193,7 @@ fn changed_file_is_refused_original_opens() {
         &[
             "002_email.sql",
             "has changed",
-            "put it back",
+            "restore it",
             "new migration",
             "version = '002'",
         ],
@@ -260,8 +260,8 @@ fn gap_in_versions_is_refused() {
         &message,
         &[
             "after migration 001_users.sql comes 003_orders.sql",
-            "put what is between them back",
-            "one after another",
+            "restore the migrations between them",
+            "number them consecutively",
             "allow_gaps(true)",
         ],
     );
@@ -298,7 +298,7 @@ fn applied_migration_missing_from_set_is_refused() {
             &[
                 "migration 1 (users) was applied",
                 "not in the set",
-                "put it back",
+                "restore it",
                 "allow_gaps(true)",
             ],
         );
@@ -340,7 +340,7 @@ fn pending_version_below_applied_one_is_refused() {
     assert_has(
         &message,
         &[
-            "20260402_late.sql has not been applied",
+            "20260402_late.sql is pending",
             "20260403",
             "give it a version above",
             "allow_gaps(true)",
@@ -491,7 +491,7 @@ fn invalid_file_name_is_refused() {
             name,
             b"SELECT 1",
             None,
-            &["versions begin at 1", "0 stands for an empty database"],
+            &["versions start at 1", "0 stands for an empty database"],
         );
     }
     for name in ["9223372036854775808_a.sql", "99999999999999999999999_a.sql"] {
@@ -500,7 +500,7 @@ fn invalid_file_name_is_refused() {
             name,
             b"SELECT 1",
             None,
-            &["too large", "at most 9223372036854775807"],
+            &["too large", "the maximum is 9223372036854775807"],
         );
     }
     refused_format(
@@ -508,7 +508,7 @@ fn invalid_file_name_is_refused() {
         "001_a.down.sql",
         b"SELECT 1",
         None,
-        &["way down", "no file of the same name", "way up"],
+        &["down script", "no file of the same name", "up script"],
     );
     assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
@@ -539,7 +539,7 @@ fn down_file_must_have_the_same_name() {
         &message,
         &[
             "001_users.down.sql",
-            "001_users.sql has a way down already",
+            "001_users.sql has a down script already",
             "keep one of the two",
         ],
     );
@@ -549,7 +549,7 @@ fn down_file_must_have_the_same_name() {
     ];
     let (error, message) = ground.refuses(Migrations::files(marked));
     assert!(matches!(&error, MigrationError::Format { .. }), "{error:?}");
-    assert_has(&message, &["001_a.down.sql", "has no markers in it", "take them out"]);
+    assert_has(&message, &["001_a.down.sql", "has no markers in it", "remove them"]);
     assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
@@ -607,12 +607,12 @@ fn down_marker_of_another_tool_is_refused() {
         let told = [
             &*told_as(marker),
             "looks like a marker",
-            "right after the way up",
+            "right after the up script",
             "-- migrate:down (Dbmate)",
             "-- +goose Down (Goose)",
             "Migration::down",
             "NNN_name.down.sql",
-            "say more in it",
+            "add words to it",
         ];
         refused_format(&ground, "001_a.sql", text.as_bytes(), Some(3), &told);
         let windows = text.replace('\n', "\r\n");
@@ -651,7 +651,7 @@ fn mistyped_down_marker_is_refused() {
         let told = [
             &*told_as(down),
             "looks like a marker",
-            "right after the way up",
+            "right after the up script",
             "-- migrate:down (Dbmate)",
             "-- +goose Down (Goose)",
         ];
@@ -729,7 +729,7 @@ fn list_refuses_text_with_markers() {
             }
             assert_has(
                 &message,
-                &[&told_as(marker), "right after the way up", "Migration::down"],
+                &[&told_as(marker), "right after the up script", "Migration::down"],
             );
         }
         let (_, message) = ground.refuses(list());
@@ -864,7 +864,7 @@ fn version_zero_is_refused_in_list() {
     let zero = Migrations::new([Migration::new(0, "nothing", "SELECT 1")]);
     let (error, message) = ground.refuses(zero);
     assert!(matches!(error, MigrationError::Format { line: None, .. }), "{error:?}");
-    assert_has(&message, &["0 (nothing)", "versions begin at 1"]);
+    assert_has(&message, &["0 (nothing)", "versions start at 1"]);
     assert_eq!(ground.opens(files(&[USERS])), [1]);
 }
 
@@ -886,7 +886,7 @@ fn version_too_large_is_refused_in_list() {
                 &[
                     &format!("{version} (last)"),
                     "version is too large",
-                    "at most 9223372036854775807",
+                    "the maximum is 9223372036854775807",
                 ],
             );
         }
@@ -920,8 +920,8 @@ fn empty_set_is_refused_and_undoes_nothing() {
                 &[
                     "no migrations in",
                     origin,
-                    "nothing is undone",
-                    "open with them and call migrate_to(0)",
+                    "an empty set undoes nothing",
+                    "open with the full set and call migrate_to(0)",
                 ],
             );
         }
@@ -940,7 +940,7 @@ fn refused_set_creates_no_file() {
 #[test]
 fn migration_with_empty_up_part_is_refused() {
     let ground = Ground::with(files(&[USERS]));
-    let told = ["no statement in its way up", "write it", "SELECT 1"];
+    let told = ["the up script has no statement", "write one", "SELECT 1"];
     for blank in [
         "",
         "\u{feff}",
@@ -1008,7 +1008,7 @@ fn migration_without_down_part_is_not_undone() {
             &error.to_string(),
             &[
                 "002_email.sql cannot be undone",
-                "write it (if its file is gone, put it back), or restore a backup",
+                "write it (or restore its file), or restore a backup",
             ],
         );
         match error {
@@ -1056,7 +1056,7 @@ fn unknown_target_version_is_refused() {
         assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, false));
         assert_has(
             &error.to_string(),
-            &[&format!("version {target}"), "Store::migrations", "0 to undo them all"],
+            &[&format!("version {target}"), "Store::migrations", "0 to undo all"],
         );
         match error {
             Error::Migration(error) => match *error {
@@ -1102,7 +1102,7 @@ fn table_of_another_tool_as_record_is_refused() {
             "version, dirty",
             "another tool",
             "rename it",
-            "what was applied",
+            "the applied versions",
         ],
     );
     // The way out.
@@ -1193,7 +1193,7 @@ fn foreign_table_named_larder_migrations_is_refused() {
             &[
                 "larder_migrations",
                 &names.join(", "),
-                "something else made it",
+                "another tool created it",
                 "rename it",
             ],
         );
@@ -1224,7 +1224,7 @@ fn negative_user_version_counts_no_migrations() {
             &message,
             &[
                 &format!("user_version {user_version}"),
-                "counts no migrations",
+                "is no count of migrations",
                 "Adopt::Nothing",
             ],
         );
@@ -1251,11 +1251,11 @@ fn migration_that_changes_the_record_is_named() {
         ("DROP TABLE schema_migrations", "a change of schema_migrations"),
         (
             "INSERT INTO schema_migrations VALUES ('head')",
-            "schema_migrations is not a record",
+            "schema_migrations is not a valid record",
         ),
         (
             "ALTER TABLE schema_migrations ADD COLUMN dirty",
-            "schema_migrations is not a record",
+            "schema_migrations is not a valid record",
         ),
     ] {
         let ground = Ground::with(files(&[USERS]));
@@ -1347,7 +1347,7 @@ fn failed_migration_outside_transaction_is_not_repeated() {
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::Partial, false));
     assert_has(
         &error.to_string(),
-        &["2 (loose)", "table a already exists", "stays", "undo that by hand"],
+        &["2 (loose)", "table a already exists", "stay", "undo it by hand"],
     );
 
     let before = ground.contents();
@@ -1359,8 +1359,8 @@ fn failed_migration_outside_transaction_is_not_repeated() {
         &message,
         &[
             "2 (loose)",
-            "begun (up) and not finished",
-            "look at the database",
+            "started (up) and not finished",
+            "check the database",
             "by hand",
         ],
     );
@@ -1388,7 +1388,7 @@ fn failed_migration_outside_transaction_is_not_repeated() {
     assert_eq!(finished.opens(as_it_was_begun), [1, 2]);
     ground.by_hand(&format!(
         "DROP TABLE a; {}",
-        sql_of(&message, "if you put things back as they were")
+        sql_of(&message, "if you undid it by hand")
     ));
     assert_eq!(ground.opens(mended()), [1, 2]);
 }
@@ -1409,7 +1409,7 @@ fn repaired_first_statement_outside_transaction_is_retried() {
     assert_eq!(error.outcome(), Outcome::RolledBack);
     assert_has(
         &error.to_string(),
-        &["the database is as it was", "try again once that is mended"],
+        &["the database is unchanged", "fix the migration, then try again"],
     );
     let mended = outside_a_transaction("CREATE TABLE a(n); CREATE TABLE b(n)");
     let opened = impatient().migrations(mended).open(&ground.path);
@@ -1441,7 +1441,7 @@ fn failed_undo_outside_transaction_is_unfinished() {
     let before = ground.contents();
     for _ in 0..2 {
         let error = impatient().migrations(set()).open(&ground.path).unwrap_err();
-        assert_has(&error.to_string(), &["2 (loose)", "begun (down) and not finished"]);
+        assert_has(&error.to_string(), &["2 (loose)", "started (down) and not finished"]);
     }
     assert_eq!(ground.contents(), before, "the mark is still there");
 
@@ -1457,7 +1457,7 @@ fn failed_undo_outside_transaction_is_unfinished() {
     store.close().unwrap();
     ground.by_hand(&format!(
         "CREATE TABLE a(n); {}",
-        sql_of(&message, "if you put things back as they were")
+        sql_of(&message, "if you undid it by hand")
     ));
     let store = ground.open(set()).unwrap();
     let again = store.migrations().unwrap().applied;
@@ -1514,7 +1514,7 @@ fn unfinished_migration_blocks_every_call() {
     let error = impatient().migrations(late).open(&ground.path).unwrap_err();
     assert_has(
         &error.to_string(),
-        &["3 (third)", "begun (up) and not finished", "WHERE version = '3'"],
+        &["3 (third)", "started (up) and not finished", "WHERE version = '3'"],
     );
     ground.by_hand("DELETE FROM larder_migrations WHERE version = '3'; DROP TABLE a");
     assert_eq!(ground.opens(mended()), [1, 2, 3]);
@@ -1541,7 +1541,7 @@ fn recovery_message_has_the_recorded_version() {
         assert_has(&message, &[then, &format!("version = '{recorded}'")]);
         ground.by_hand(&format!(
             "DROP TABLE a; {}",
-            sql_of(&message, "if you put things back as they were")
+            sql_of(&message, "if you undid it by hand")
         ));
         assert_eq!(ground.opens(files(&[USERS, (then, &mended)])), [1, 2]);
     }
@@ -1582,7 +1582,7 @@ fn undo_failed_at_first_statement_is_retried() {
         assert_eq!(error.outcome(), Outcome::RolledBack);
         assert_has(
             &error.to_string(),
-            &["2 (loose)", "no such table: typo", "try again once that is mended"],
+            &["2 (loose)", "no such table: typo", "fix the migration, then try again"],
         );
         assert_eq!(applied(&store), [1, 2]);
     }

@@ -124,7 +124,7 @@ fn rebuild_that_cuts_off_children_is_refused() {
     assert_has(
         &message,
         &[
-            "migration 2 (step 2): foreign keys point nowhere after it: ",
+            "migration 2 (step 2) leaves foreign keys without a parent row: ",
             "cascading row 11 -> parent_old",
             "(12 in all); it was rolled back",
         ],
@@ -133,7 +133,7 @@ fn rebuild_that_cuts_off_children_is_refused() {
         assert_has(
             &message,
             &[&format!(
-                "{child} -> parent_old, which is no more (a rename took the reference along)"
+                "{child} -> parent_old, which no longer exists (a rename changed the reference)"
             )],
         );
     }
@@ -151,13 +151,13 @@ fn migration_that_orphans_empty_table_is_refused() {
             "ALTER TABLE parent RENAME TO parent_old;
              CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT) STRICT;
              DROP TABLE parent_old;",
-            "child -> parent_old, which is no more (a rename took the reference along)",
+            "child -> parent_old, which no longer exists (a rename changed the reference)",
         ),
         (
             "ALTER TABLE parent RENAME TO a; ALTER TABLE a RENAME TO b; DROP TABLE b;
              CREATE TABLE parent(id INTEGER PRIMARY KEY) STRICT;
              CREATE TABLE forward(id INTEGER PRIMARY KEY, l INTEGER REFERENCES late(id)) STRICT;",
-            "child -> b, which is no more (a rename took the reference along)",
+            "child -> b, which no longer exists (a rename changed the reference)",
         ),
     ] {
         let store = after_first([EMPTY, sql]);
@@ -165,7 +165,7 @@ fn migration_that_orphans_empty_table_is_refused() {
         let message = rolled_back(store.migrate());
         assert_has(
             &message,
-            &["migration 2 (step 2): foreign keys point nowhere after it: ", lost],
+            &["migration 2 (step 2) leaves foreign keys without a parent row: ", lost],
         );
         match migration_error(store.migrate()) {
             MigrationError::ForeignKeys {
@@ -204,7 +204,10 @@ fn parent_without_referring_rows_may_be_dropped() {
     let message = rolled_back(store.migrate());
     assert_has(
         &message,
-        &["migration 6 (step 6)", "after it: child row 1 -> parent (1 in all)"],
+        &[
+            "migration 6 (step 6)",
+            "without a parent row: child row 1 -> parent (1 in all)",
+        ],
     );
     assert_eq!(numbers(&store, "SELECT p FROM child"), [7]);
 }
@@ -238,7 +241,7 @@ fn table_may_be_dropped_with_its_parent() {
     }
 }
 
-/// It was refused: "child -> late, which is no more (a rename took the reference along)".
+/// It was refused: "child -> late, which no longer exists (a rename changed the reference)".
 #[test]
 fn table_may_get_second_parent_made_later() {
     let store = after_first([
@@ -327,7 +330,7 @@ fn migration_leaving_dangling_foreign_keys_is_refused() {
     assert_has(
         &message,
         &[
-            "migration 2 (step 2): foreign keys point nowhere after it: ",
+            "migration 2 (step 2) leaves foreign keys without a parent row: ",
             "cascading row 12 -> parent",
             "nulling row 22 -> parent",
             "strictly row 32 -> parent",
@@ -392,7 +395,7 @@ fn foreign_keys_dangling_before_migration_are_reported_so() {
     );
     assert_has(
         &error.to_string(),
-        &["point nowhere after it, as they did before it: c row 7 -> p (1 in all)"],
+        &["without a parent row already: c row 7 -> p (1 in all)"],
     );
     let error = migration_error(open("INSERT INTO c VALUES (8, 2)"));
     assert!(
@@ -895,11 +898,11 @@ fn migration_that_alters_the_record_is_refused() {
         ),
         (
             "ALTER TABLE schema_migrations ADD COLUMN at TEXT",
-            "the table schema_migrations is not a record that larder can keep",
+            "the table schema_migrations is not a valid record of migrations",
         ),
         (
             "INSERT INTO schema_migrations VALUES ('x')",
-            "the table schema_migrations is not a record that larder can keep",
+            "the table schema_migrations is not a valid record of migrations",
         ),
         (
             "CREATE TRIGGER no BEFORE INSERT ON schema_migrations BEGIN SELECT RAISE(ABORT, 'keep out'); END",
@@ -907,7 +910,7 @@ fn migration_that_alters_the_record_is_refused() {
         ),
         (
             "DROP TABLE larder_migrations; CREATE TABLE larder_migrations(x INTEGER) STRICT",
-            "the table larder_migrations is not a record that larder can keep",
+            "the table larder_migrations is not a valid record of migrations",
         ),
     ] {
         let store = after_first(["CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT", sql]);

@@ -91,7 +91,7 @@ fn example_serves_metrics_and_closes_at_signal() {
     let lines = example.stop();
     let [closed] = &lines[..] else { panic!("{lines:?}") };
     assert!(
-        closed.starts_with("closed: ") && closed.contains("the write-ahead log was emptied"),
+        closed.starts_with("closed: ") && closed.contains("the WAL was truncated"),
         "{closed}"
     );
 }

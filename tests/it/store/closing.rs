@@ -366,7 +366,10 @@ fn read_past_the_deadline_is_named() {
         let report = store.close_within(Duration::from_secs(1)).unwrap();
         assert!(!report.wal_truncated);
         let reason = report.wal_kept_because.unwrap();
-        assert!(reason.contains("a read goes on") && reason.contains(name), "{reason}");
+        assert!(
+            reason.contains("a read is running") && reason.contains(name),
+            "{reason}"
+        );
         // It is not interrupted.
         let_go.send(()).unwrap();
         assert_eq!(read.join().unwrap().unwrap(), 0);
@@ -473,7 +476,7 @@ fn close_report_reads_as_a_sentence() {
         report.starts_with("0 queued writes finished, 0 never started"),
         "{report}"
     );
-    assert!(report.contains("the write-ahead log was emptied"), "{report}");
+    assert!(report.contains("the WAL was truncated"), "{report}");
 }
 
 #[test]
@@ -487,7 +490,7 @@ fn every_call_on_closed_store_fails_as_closed() {
     assert_closed(store.read(|_| Ok(())));
     assert_closed(store.read_with(ReadOptions::new().queue_timeout(PATIENCE), |_| Ok(())));
     let message = store.read(|_| Ok(())).unwrap_err().to_string();
-    assert!(message.contains("open it again"), "{message}");
+    assert!(message.contains("reopen it"), "{message}");
 }
 
 #[test]
@@ -682,7 +685,7 @@ fn opening_during_close_names_the_holder() {
     store.close_within(Duration::from_millis(1)).unwrap();
     let text = refused();
     assert!(
-        text.contains("a write goes on: ") && text.contains("closing.rs"),
+        text.contains("a write is running: ") && text.contains("closing.rs"),
         "{text}"
     );
     drop(let_go);
@@ -707,7 +710,7 @@ fn opening_during_close_names_the_holder() {
         runs.recv().unwrap();
         store.close_within(Duration::from_millis(1)).unwrap();
         let text = refused();
-        assert!(text.contains("a read goes on: a long report"), "{text}");
+        assert!(text.contains("a read is running: a long report"), "{text}");
         drop(let_go);
     });
     Store::open(&path).unwrap();

@@ -157,7 +157,7 @@ fn closing_names_the_running_read() {
     let report = finish(store.close_async_within(Duration::from_millis(50))).unwrap();
     assert!(!report.wal_truncated);
     let reason = report.wal_kept_because.unwrap();
-    assert!(reason.contains("a read goes on"), "{reason}");
+    assert!(reason.contains("a read is running"), "{reason}");
     held.let_go();
 }
 

@@ -88,7 +88,7 @@ fn cases() -> Vec<Case> {
     case(
         NotStarted,
         true,
-        "stop that process",
+        "otherwise stop it",
         impatient.open(&path).unwrap_err(),
     );
     case(
@@ -146,7 +146,7 @@ fn cases() -> Vec<Case> {
         let twice = "INSERT INTO t VALUES (1), (1)";
         store.write(move |tx| tx.execute(twice, [])).unwrap_err()
     });
-    case(RolledBack, false, "return the error of the statement", {
+    case(RolledBack, false, "fix the statement that caused the rollback", {
         let swallowed = "INSERT OR ROLLBACK INTO t VALUES (1), (1)";
         store
             .write(move |tx| {
@@ -200,7 +200,7 @@ fn cases() -> Vec<Case> {
     case(
         Unknown,
         false,
-        "before you write it again",
+        "before you repeat the write",
         Error::CommitUnknown {
             source: sqlite_error(ffi::SQLITE_IOERR_FSYNC),
         },
@@ -215,7 +215,7 @@ fn cases() -> Vec<Case> {
     );
 
     // Looking after it.
-    case(RolledBack, false, "run it again when there is time", {
+    case(RolledBack, false, "can be run again", {
         let cancel = |_: &larder::CheckProgress| ControlFlow::Break(());
         let child = "CREATE TABLE child(t REFERENCES t)";
         store.write(move |tx| tx.execute_batch(child)).unwrap();
@@ -274,8 +274,8 @@ fn cases() -> Vec<Case> {
         store.read(|_| store.close()).unwrap_err(),
     );
     store.close().unwrap();
-    case(NotStarted, false, "open it again", store.write(|_| Ok(())).unwrap_err());
-    case(NotStarted, false, "open it again", store.read(|_| Ok(())).unwrap_err());
+    case(NotStarted, false, "reopen it", store.write(|_| Ok(())).unwrap_err());
+    case(NotStarted, false, "reopen it", store.read(|_| Ok(())).unwrap_err());
     cases
 }
 

@@ -132,7 +132,7 @@ impl Limited {
     }
 }
 
-/// `Store::open` and the first poll of a task panicked where the system gave no thread.
+/// `Store::open` and the first poll of a task panicked where the system refused a thread.
 #[test]
 fn open_under_thread_limit_names_the_cause() {
     if !is_root() {
@@ -150,7 +150,7 @@ fn open_under_thread_limit_names_the_cause() {
         if result == "done" {
             break;
         }
-        let named = result.contains("gave no thread for its") && result.contains("ulimit -u");
+        let named = result.contains("refused a thread for its") && result.contains("ulimit -u");
         assert!(named, "{more}: {result}");
         refused.push(result);
     }
@@ -173,7 +173,7 @@ fn open_under_memory_limit_names_the_cause() {
     let room = 1024 * limited.status("VmSize") + 1_900_000;
     assert!(limited.limit("as", &room.to_string()));
     let result = limited.use_store();
-    let named = result.contains("gave no thread for its timer") && result.contains("ulimit -v");
+    let named = result.contains("refused a thread for its timer") && result.contains("ulimit -v");
     assert!(named, "{result}");
     assert!(limited.limit("as", &limited.hard("address space")));
     assert_eq!(limited.use_store(), "done");

@@ -327,7 +327,7 @@ fn threads_with_nested_reads_time_out() {
                             other => panic!("{other:?}"),
                         }
                         assert!(error.is_retryable());
-                        assert!(error.to_string().contains("a read inside a read"), "{error}");
+                        assert!(error.to_string().contains("nested reads"), "{error}");
                         Ok(())
                     })
                     .unwrap();

@@ -36,7 +36,8 @@ const CHILDREN: &[(&str, Run)] = &[
     ("process::thread_locals", crate::process::thread_locals::child),
     #[cfg(feature = "async")]
     ("read::async_reads", crate::read::async_reads::child),
-    ("regressions", crate::regressions::child),
+    ("regressions::harness", crate::regressions::harness::child),
+    ("regressions::store", crate::regressions::store::child),
     ("store::opening", crate::store::opening::child),
     ("telemetry::stats", crate::telemetry::stats::child),
     ("telemetry::subscribers", crate::telemetry::subscribers::child),

@@ -36,8 +36,8 @@ fn judge(table: &Table, index: &Index) -> Option<Finding> {
         format!("{} is {how} {}", described(table, index), described(table, other))
     };
     let remedy = format!(
-        "Each write keeps both up to date, and a search needs one. Unless a statement asks for it by INDEXED BY: DROP \
-         INDEX {}",
+        "Each write updates both, and a search needs only one. Unless a statement names it with INDEXED BY: DROP INDEX \
+         {}",
         quoted(&index.name)
     );
     Some(Finding::new(Severity::Warning, "duplicate-index", message, remedy))

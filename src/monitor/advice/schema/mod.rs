@@ -75,8 +75,8 @@ fn not_strict(schema: &Schema) -> Option<Finding> {
             first_few(tables)
         ),
     };
-    let remedy = "End new ones with STRICT: CREATE TABLE t(..) STRICT. One that is there has to be made anew in a \
-                  migration: create, copy, drop, rename";
+    let remedy = "Create new tables with STRICT: CREATE TABLE t(..) STRICT. Rebuild an existing table in a migration: \
+                  create, copy, drop, rename";
     Some(Finding::new(Severity::Note, "not-strict", message, remedy))
 }
 
@@ -95,10 +95,10 @@ fn analyze_never_run(tx: &ReadTx<'_>, schema: &Schema) -> Result<Option<Finding>
     if pages < SMALL_PAGES || !indexed || has_statistics(tx, schema)? {
         return Ok(None);
     }
-    let message = "the query planner has no statistics: where two indexes would do, it guesses which is better";
+    let message = "the query planner has no statistics, so it guesses which of two usable indexes is better";
     // Unlike ANALYZE, optimize reads some 2000 rows of an index.
-    let remedy = "larder runs PRAGMA optimize once a day and at close, which gathers them. For all of them now, by \
-                  reading every index to its end while other writes wait: store.write(|tx| tx.execute_batch(\"ANALYZE\"))";
+    let remedy = "larder gathers them with PRAGMA optimize, once a day and when the store closes. To gather all of them now, \
+                  reading every index while other writes wait: store.write(|tx| tx.execute_batch(\"ANALYZE\"))";
     let finding = Finding::new(Severity::Note, "analyze-never-run", message.into(), remedy);
     Ok(Some(finding.with_measurement(
         pages.into(),
@@ -122,13 +122,13 @@ fn auto_vacuum_off(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
         return Ok(None);
     }
     let message = format!(
-        "auto_vacuum is off, so the {empty} pages of the file that nothing is in, of {pages}, are used again but never \
-         given back"
+        "auto_vacuum is off, so the {empty} free pages of {pages} in the file are reused, but never returned to the file \
+         system"
     );
     // "When in write-ahead log mode, only the auto_vacuum support property can be changed using VACUUM",
     // <https://sqlite.org/lang_vacuum.html>, and VACUUM cannot be in a transaction.
-    let remedy = "If it is not to grow into them again, shrink it once, with twice its size free on the disk and while \
-                  other writes wait, by a migration outside a transaction (Migration::without_transaction): PRAGMA \
+    let remedy = "If the file will not grow into them again, shrink it once in a migration outside a transaction \
+                  (Migration::without_transaction), with twice its size free on the disk, while other writes wait: PRAGMA \
                   auto_vacuum = INCREMENTAL; VACUUM";
     let finding = Finding::new(Severity::Warning, "auto-vacuum-off", message, remedy);
     Ok(Some(finding.with_measurement(percent, EMPTY_PERCENT, "%")))
@@ -146,12 +146,12 @@ fn sqlite_with_known_bugs(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
     let table: Option<String> = tx.query_optional(FIRST_FULL_TEXT_TABLE, [], |row| row.get(0))?;
     Ok(table.map(|table| {
         let message = format!(
-            "{table} is a full-text table, and SQLite {} can damage the index of one, which 3.54.0 mends",
+            "{table} is a full-text table, and SQLite {} can corrupt its index; 3.54.0 has the fix",
             rusqlite::version()
         );
         let name = quoted(&table);
         let remedy = format!(
-            "Update SQLite when you can, and look whether the index is whole: INSERT INTO {name}({name}) \
+            "Update SQLite when possible, and check the index: INSERT INTO {name}({name}) \
              VALUES('integrity-check')"
         );
         Finding::new(Severity::Warning, "sqlite-with-known-bugs", message, remedy)
@@ -160,9 +160,9 @@ fn sqlite_with_known_bugs(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
 
 fn page_cache_mutex(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
     let finding = || {
-        let message = "SQLite was built with SQLITE_ENABLE_MEMORY_MANAGEMENT: one mutex of the process is around all \
-                        page caches, and readers wait for it";
-        let remedy = "Put LIBSQLITE3_FLAGS = \"-USQLITE_ENABLE_MEMORY_MANAGEMENT\" under [env] in .cargo/config.toml";
+        let message = "SQLite was built with SQLITE_ENABLE_MEMORY_MANAGEMENT, so all page caches of the process share one \
+                        mutex, and readers contend for it";
+        let remedy = "Set LIBSQLITE3_FLAGS = \"-USQLITE_ENABLE_MEMORY_MANAGEMENT\" under [env] in .cargo/config.toml";
         Finding::new(Severity::Note, "page-cache-mutex", message.into(), remedy)
     };
     Ok(tx.exists(HAS_PAGE_CACHE_MUTEX, [])?.then(finding))

@@ -58,7 +58,7 @@ impl<'a> KeyChecker<'a> {
         let name = &self.key.parent;
         let Some(parent) = self.schema.table(name) else {
             let remedy = format!(
-                "Make the table {name}, or make {} anew without the key",
+                "Create the table {name}, or rebuild {} without the key",
                 self.child.name
             );
             return Ok(Parent::Mismatch(format!("there is no table {name}"), remedy));
@@ -68,7 +68,7 @@ impl<'a> KeyChecker<'a> {
             TableKind::Virtual => "a virtual table",
             TableKind::Ordinary | TableKind::Shadow => return self.parent_columns(parent),
         };
-        let remedy = format!("Make {} anew, with a key that refers to a table", self.child.name);
+        let remedy = format!("Rebuild {} with a key that refers to a table", self.child.name);
         Ok(Parent::Mismatch(format!("{name} is {not_a_table}"), remedy))
     }
 
@@ -88,12 +88,12 @@ impl<'a> KeyChecker<'a> {
         let why = match has {
             0 => format!("{} has no primary key", parent.name),
             _ => format!(
-                "the primary key of {} has another number of columns, {has}",
+                "the primary key of {} has a different number of columns, {has}",
                 parent.name
             ),
         };
         let remedy = format!(
-            "Make {} anew, with a key that names the parent's columns",
+            "Rebuild {} with a key that names the columns of the parent",
             self.child.name
         );
         Parent::Mismatch(why, remedy)
@@ -112,7 +112,7 @@ impl<'a> KeyChecker<'a> {
         }
         for column in &columns {
             if !self.conn().column_exists(Some("main"), parent.name.as_str(), column)? {
-                let remedy = format!("Add the column, or make {} anew without the key", self.child.name);
+                let remedy = format!("Add the column, or rebuild {} without the key", self.child.name);
                 return Ok(Parent::Mismatch(
                     format!("{} has no column {column}", parent.name),
                     remedy,
@@ -120,7 +120,7 @@ impl<'a> KeyChecker<'a> {
             }
         }
         let why = format!(
-            "no primary key and no UNIQUE is on just {}",
+            "no primary key and no UNIQUE constraint covers exactly {}",
             told(&parent.name, columns.iter().copied())
         );
         let list: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
@@ -149,7 +149,7 @@ impl<'a> KeyChecker<'a> {
     /// tables in ways that use the foreign keys", <https://sqlite.org/foreignkeys.html#fk_indexes>.
     fn mismatch(&self, why: &str, remedy: String) -> Finding {
         let message = format!(
-            "{} refers to nothing: {why}, so SQLite makes an error of every INSERT into {} and of every DELETE from it",
+            "{} has no valid parent key: {why}, so SQLite fails every INSERT into {} and every DELETE from it",
             self.told(),
             self.child.name
         );

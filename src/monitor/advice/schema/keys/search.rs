@@ -65,8 +65,8 @@ impl<'a> KeyChecker<'a> {
         let mut indexes = self.child.indexes.iter();
         let (has, rows) = match indexes.find(|index| !leading(index, columns).is_empty()) {
             Some(part) => (
-                format!("only {} for a part of it", part.name),
-                "all rows that have this part in common",
+                format!("only {} for a part of its columns", part.name),
+                "all rows with the same values in this part",
             ),
             None => ("no index".into(), "all rows"),
         };
@@ -80,12 +80,12 @@ impl<'a> KeyChecker<'a> {
 
     fn unsearchable(&self, parent: &Table) -> Finding {
         let message = format!(
-            "{} goes from a column that is not declared as a number to one that is, so no index can be used: {}",
+            "{} goes from a column that is not declared as a number to one that is, so it cannot use an index: {}",
             self.told(),
             self.reads("all rows", parent)
         );
         let remedy = format!(
-            "Make {} anew in a migration, with the type that {} has for it and an index",
+            "Rebuild {} in a migration, with the column type of {} and an index",
             self.child.name, parent.name
         );
         Finding::new(Severity::Warning, TOPIC, message, remedy)

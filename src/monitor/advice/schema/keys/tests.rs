@@ -105,7 +105,7 @@ fn index_on_part_of_foreign_key_is_insufficient() {
     assert_found(
         schema,
         WITHOUT_INDEX,
-        &["c(a, b) -> p has only tenant for a part of it"],
+        &["c(a, b) -> p has only tenant for a part of its columns"],
     );
     assert_remedied(schema, WITHOUT_INDEX, "CREATE INDEX \"c_a_b\" ON \"c\"(\"a\", \"b\")");
 }
@@ -139,11 +139,11 @@ fn dangling_foreign_key_is_found_as_in_sqlite() {
         ("(x, y) REFERENCES parent(d, c)", None),
         (
             "(x) REFERENCES parent(e)",
-            Some("no primary key and no UNIQUE is on just parent(e)"),
+            Some("no primary key and no UNIQUE constraint covers exactly parent(e)"),
         ),
         (
             "(x) REFERENCES parent(f)",
-            Some("no primary key and no UNIQUE is on just parent(f)"),
+            Some("no primary key and no UNIQUE constraint covers exactly parent(f)"),
         ),
         ("(x) REFERENCES parent(g)", None),
         ("(x, y) REFERENCES parent(b, c)", Some("no primary key and no UNIQUE")),
@@ -151,9 +151,9 @@ fn dangling_foreign_key_is_found_as_in_sqlite() {
         ("(x, y) REFERENCES parent2", None),
         (
             "(x) REFERENCES parent2",
-            Some("the primary key of parent2 has another number of columns, 2"),
+            Some("the primary key of parent2 has a different number of columns, 2"),
         ),
-        ("(x, y, z) REFERENCES parent2", Some("another number of columns")),
+        ("(x, y, z) REFERENCES parent2", Some("a different number of columns")),
         ("(x) REFERENCES parent3", Some("parent3 has no primary key")),
         (
             "(x) REFERENCES parent3(A)",
@@ -170,7 +170,7 @@ fn dangling_foreign_key_is_found_as_in_sqlite() {
         ("(x) REFERENCES nobody", Some("there is no table nobody")),
         (
             "(x) REFERENCES c(x)",
-            Some("no primary key and no UNIQUE is on just c(x)"),
+            Some("no primary key and no UNIQUE constraint covers exactly c(x)"),
         ),
     ] {
         let store = with_schema(PARENT);

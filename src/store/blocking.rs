@@ -1,0 +1,170 @@
+//! Calls that block: a caller waits on its own thread. `futures.rs` has their async forms.
+
+use std::time::Duration;
+
+use super::Store;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::options::{ReadOptions, WriteOptions};
+use crate::queue::pending::Pending;
+use crate::queue::slot::Caller;
+use crate::transaction::{ReadTx, WriteTx};
+use crate::write::closing::CloseReport;
+
+/// # Writing, reading and closing
+impl Store {
+    /// Runs `f` in a transaction on the writer thread, and blocks until the transaction is committed.
+    ///
+    /// Writes that are queued at the same time share one commit. Each write is still atomic on its own: if its closure
+    /// fails, panics or violates a constraint, only that write is rolled back. `f` runs at most once.
+    ///
+    /// # Errors
+    ///
+    /// The error that `f` returned, with all its changes rolled back, or one of the errors below. [`Error::outcome`] says
+    /// what happened to the write:
+    /// - not started: [`QueueTimeout`](Error::QueueTimeout), [`Poisoned`](Error::Poisoned), [`WalFull`](Error::WalFull),
+    ///   [`Closed`](Error::Closed), [`Reentrant`](Error::Reentrant) (a write inside a write), and
+    ///   [`Sqlite`](Error::Sqlite) BUSY if another process held the lock;
+    /// - rolled back: [`Sqlite`](Error::Sqlite), [`App`](Error::App), [`Refused`](Error::Refused),
+    ///   [`RolledBack`](Error::RolledBack);
+    /// - unknown: [`CommitUnknown`](Error::CommitUnknown).
+    ///
+    /// # Panics
+    ///
+    /// If `f` panics. The write is rolled back, and the panic resumes on the calling thread.
+    #[track_caller]
+    pub fn write<T, F>(&self, f: F) -> Result<T>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.write_with(WriteOptions::new(), f)
+    }
+
+    /// As [`write`](Self::write), with options for this call: durability, timeouts, a label.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`write`](Self::write), [`Interrupted`](Error::Interrupted) after
+    /// [`WriteOptions::execution_timeout`], and [`QueueFull`](Error::QueueFull) with [`WriteOptions::when_full`].
+    ///
+    /// # Panics
+    ///
+    /// As [`write`](Self::write).
+    #[track_caller]
+    pub fn write_with<T, F>(&self, options: WriteOptions, f: F) -> Result<T>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.engine().enqueue_write("write", options, Caller::Thread, f)?.wait()
+    }
+
+    /// Queues a write and returns a [`Pending`] to wait for or to await. The call blocks only while the queue is full.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE log(n INTEGER) STRICT"))?;
+    /// let pending: Vec<_> = (0..100)
+    ///     .map(|n| store.submit(move |tx| tx.insert("INSERT INTO log VALUES (?1)", [n])))
+    ///     .collect::<larder::Result<_>>()?;
+    /// for write in pending {
+    ///     write.wait()?; // or write.await
+    /// }
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`QueueTimeout`](Error::QueueTimeout) if the queue stayed full, [`Poisoned`](Error::Poisoned),
+    /// [`Closed`](Error::Closed), [`Reentrant`](Error::Reentrant). The [`Pending`] returns the other errors of
+    /// [`write`](Self::write).
+    #[track_caller]
+    pub fn submit<T, F>(&self, f: F) -> Result<Pending<T>>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.submit_with(WriteOptions::new(), f)
+    }
+
+    /// As [`submit`](Self::submit), with options for this call. With [`WhenFull::Fail`](crate::WhenFull::Fail) it never
+    /// blocks.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`submit`](Self::submit), and [`QueueFull`](Error::QueueFull) with [`WriteOptions::when_full`].
+    #[track_caller]
+    pub fn submit_with<T, F>(&self, options: WriteOptions, f: F) -> Result<Pending<T>>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let pending = self.engine().enqueue_write("submit", options, Caller::Submitter, f)?;
+        pending.wait_for_room()?;
+        Ok(pending)
+    }
+
+    /// Runs `f` on the calling thread, in one snapshot of the database.
+    ///
+    /// The snapshot is at least as new as every write that was acknowledged before this call. Reads and writes do not wait
+    /// for each other, but the WAL cannot be reset while the snapshot lasts.
+    ///
+    /// # Errors
+    ///
+    /// - The error that `f` returned.
+    /// - [`ReadQueueTimeout`](Error::ReadQueueTimeout): no connection became available in time.
+    /// - [`Refused`](Error::Refused): the SQL writes, or leaves the snapshot.
+    /// - [`Reentrant`](Error::Reentrant): this thread would wait for itself.
+    /// - [`Closed`](Error::Closed).
+    ///
+    /// # Panics
+    ///
+    /// If `f` panics.
+    #[track_caller]
+    pub fn read<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        self.read_with(ReadOptions::new(), f)
+    }
+
+    /// As [`read`](Self::read), with options for this call: timeouts, a label.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`read`](Self::read), [`Interrupted`](Error::Interrupted) after
+    /// [`ReadOptions::execution_timeout`], and [`QueueFull`](Error::QueueFull) with [`ReadOptions::when_full`].
+    ///
+    /// # Panics
+    ///
+    /// As [`read`](Self::read).
+    #[track_caller]
+    pub fn read_with<T>(&self, options: ReadOptions, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        self.engine().read(options, f)
+    }
+
+    /// Closes the store for all its clones, within [`Options::close_timeout`](crate::Options::close_timeout).
+    ///
+    /// The store accepts no further calls, finishes the queued writes, waits for running reads, runs `PRAGMA optimize`,
+    /// and moves the whole WAL into the database file. A second call returns the same report, or waits again if the first
+    /// one gave up.
+    ///
+    /// # Errors
+    ///
+    /// [`Reentrant`](Error::Reentrant) inside a closure of this store.
+    pub fn close(&self) -> Result<CloseReport> {
+        self.close_within(self.engine().options.close_timeout)
+    }
+
+    /// As [`close`](Self::close), within `timeout`. The report says what was left undone after that time.
+    ///
+    /// Writes that have not started then fail with [`Closed`](Error::Closed). A closure that still runs is not
+    /// interrupted; the file is closed when it returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Self::close).
+    pub fn close_within(&self, timeout: Duration) -> Result<CloseReport> {
+        self.engine().may_close()?;
+        Ok(self.engine().close(timeout))
+    }
+}
