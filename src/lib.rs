@@ -8,13 +8,18 @@
 //! use larder::{Store, rusqlite::params};
 //!
 //! let store = Store::open("app.db")?; // every default is meant for production
-//! store.write(|tx| {
-//!     tx.execute_batch("CREATE TABLE IF NOT EXISTS users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT")
-//! })?;
+//! let users = "CREATE TABLE IF NOT EXISTS users(
+//!     id INTEGER PRIMARY KEY,
+//!     name TEXT NOT NULL
+//! ) STRICT";
+//! store.write(move |tx| tx.execute_batch(users))?;
 //!
-//! let id = store.write(|tx| tx.insert("INSERT INTO users(name) VALUES (?1)", params!["Ada"]))?; // committed
-//! let name: String =
-//!     store.read(|tx| tx.query_row("SELECT name FROM users WHERE id = ?1", [id], |row| row.get(0)))?;
+//! let id = store.write(|tx| {
+//!     tx.insert("INSERT INTO users(name) VALUES (?1)", params!["Ada"])
+//! })?; // committed
+//! let name: String = store.read(|tx| {
+//!     tx.query_row("SELECT name FROM users WHERE id = ?1", [id], |row| row.get(0))
+//! })?;
 //! assert_eq!(name, "Ada");
 //! store.close()?; // or drop the last clone
 //! # Ok::<_, larder::Error>(())
@@ -31,7 +36,7 @@
 //!    | write(f)  submit(f)                                | read(f)
 //!    v                                                    v
 //!  first come, first served --> queue --> writer thread   pool --> read-only connections
-//!                                  BEGIN IMMEDIATE            BEGIN        one snapshot a closure
+//!                                  BEGIN IMMEDIATE            BEGIN   one snapshot a closure
 //!                                    job 1                      f(&tx)
 //!                                    SAVEPOINT job 2 RELEASE  COMMIT
 //!                                    SAVEPOINT job 3 ROLLBACK TO

@@ -3,10 +3,12 @@
 //! ```text
 //! Backup::run, the thread of a schedule, a migration      Options::restore
 //!   Dedicated reader: a snapshot on its own connection      a snapshot of the backup, checked
-//!     copy.rs         copies pages with SQLite's backup API, step by step, into a folder beside the target (staging.rs)
+//!     copy.rs         copies pages with SQLite's backup API, step by step,
+//!                     into a folder beside the target (staging.rs)
 //!     fingerprint.rs  reads the content of the snapshot: the rows of every table, a checksum
 //!   the snapshot ends, and the WAL is no longer pinned
-//!     copy.rs         compacts the copy with VACUUM INTO, if asked to; checks integrity, foreign keys, rows, checksum
+//!     copy.rs         compacts the copy with VACUUM INTO, if asked to;
+//!                     checks integrity, foreign keys, rows, checksum
 //!     staging.rs      fsync, rename, fsync of the folder
 //! ```
 //!

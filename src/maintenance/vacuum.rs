@@ -59,7 +59,11 @@ const OPERATION: &str = "vacuum";
 ///     .vacuum()
 ///     .progress(Duration::from_secs(1), move |progress| {
 ///         println!("{:.0?}", progress.elapsed);
-///         if Instant::now() < until { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+///         if Instant::now() < until {
+///             ControlFlow::Continue(())
+///         } else {
+///             ControlFlow::Break(())
+///         }
 ///     })
 ///     .run()?;
 /// println!("{report}"); // 1077248 -> 8192 bytes (12.3ms)

@@ -1,13 +1,13 @@
 //! Migrations: the set in the program, the record in the database, and the steps from one to the other.
 //!
 //! ```text
-//! Migrations        the set, from a list, files or a folder            parse.rs, markers.rs
-//!   | plan          which migration is next, and which are errors      plan.rs
+//! Migrations      the set, from a list, files or a folder        parse.rs, markers.rs
+//!   | plan        which migration is next, and which are errors  plan.rs
 //!   v
-//! one job a step    an exclusive job, under SQLite's write lock        step.rs, script.rs, checks.rs
+//! one job a step  an exclusive job, under SQLite's write lock    step.rs, script.rs, checks.rs
 //!   |
 //!   v
-//! the record        schema_migrations, larder_migrations               record.rs, adopt.rs
+//! the record      schema_migrations, larder_migrations           record.rs, adopt.rs
 //! ```
 //!
 //! Each step is a transaction of its own: it reads the record, runs one migration and enters it in the record. So each
@@ -59,8 +59,8 @@ const UNFINISHED_POLL: Duration = Duration::from_millis(50);
 /// ```
 /// use larder::Migration;
 ///
-/// let users = Migration::new(1, "users", "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT")
-///     .down("DROP TABLE users");
+/// let sql = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT";
+/// let users = Migration::new(1, "users", sql).down("DROP TABLE users");
 /// assert_eq!(users.version(), 1);
 /// ```
 #[derive(Clone, Debug)]
@@ -159,9 +159,9 @@ pub enum Adopt {
 /// # let path = folder.path().join("app.db");
 /// use larder::{Migration, Migrations, Options};
 ///
+/// let users = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT";
 /// let migrations = Migrations::new([
-///     Migration::new(1, "users", "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT")
-///         .down("DROP TABLE users"),
+///     Migration::new(1, "users", users).down("DROP TABLE users"),
 ///     Migration::new(2, "email", "ALTER TABLE users ADD COLUMN email TEXT")
 ///         .down("ALTER TABLE users DROP COLUMN email"),
 /// ]);

@@ -117,7 +117,9 @@ impl Store {
     /// # futures_executor::block_on(async {
     /// # let store = larder::Store::open_temp()?;
     /// let id = 2;
-    /// let double: i64 = store.read_async(move |tx| tx.query_row("SELECT 2 * ?1", [id], |row| row.get(0))).await?;
+    /// let double: i64 = store
+    ///     .read_async(move |tx| tx.query_row("SELECT 2 * ?1", [id], |row| row.get(0)))
+    ///     .await?;
     /// assert_eq!(double, 4);
     /// # Ok::<_, larder::Error>(())
     /// # }).unwrap();

@@ -41,11 +41,15 @@ const ADVICE_PATIENCE: Duration = Duration::from_secs(1);
 /// use larder::{Store, rusqlite::params};
 ///
 /// let store = Store::open(&path)?;
-/// store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+/// let users = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT";
+/// store.write(move |tx| tx.execute_batch(users))?;
 ///
-/// let id = store.write(|tx| tx.insert("INSERT INTO users(name) VALUES (?1)", params!["Ada"]))?;
-/// let name: String =
-///     store.read(|tx| tx.query_row("SELECT name FROM users WHERE id = ?1", [id], |row| row.get(0)))?;
+/// let id = store.write(|tx| {
+///     tx.insert("INSERT INTO users(name) VALUES (?1)", params!["Ada"])
+/// })?;
+/// let name: String = store.read(|tx| {
+///     tx.query_row("SELECT name FROM users WHERE id = ?1", [id], |row| row.get(0))
+/// })?;
 /// assert_eq!(name, "Ada");
 ///
 /// let report = store.close()?;
@@ -159,7 +163,8 @@ impl Store {
     /// use std::time::Duration;
     ///
     /// # let store = larder::Store::open_temp()?;
-    /// let schedule = store.backup_every(Duration::from_secs(6 * 3600), 28, backups)?; // seven days of backups
+    /// // Seven days of backups.
+    /// let schedule = store.backup_every(Duration::from_secs(6 * 3600), 28, backups)?;
     /// // ... the service runs ...
     /// drop(schedule); // or close the store
     /// # Ok::<_, larder::Error>(())
@@ -221,7 +226,12 @@ impl Store {
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
-    /// store.write(|tx| tx.execute_batch("CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(a REFERENCES a)"))?;
+    /// store.write(|tx| {
+    ///     tx.execute_batch(
+    ///         "CREATE TABLE a(id INTEGER PRIMARY KEY);
+    ///          CREATE TABLE b(a REFERENCES a)",
+    ///     )
+    /// })?;
     /// for finding in store.advice() {
     ///     println!("{finding}");
     /// }

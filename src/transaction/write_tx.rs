@@ -49,8 +49,9 @@ impl<'a> WriteTx<'a> {
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
-    /// let changed = store.write(|tx| {
-    ///     tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT")?;
+    /// let users = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT";
+    /// let changed = store.write(move |tx| {
+    ///     tx.execute_batch(users)?;
     ///     tx.execute("INSERT INTO users(name) VALUES (?1)", ["Ada"])
     /// })?;
     /// assert_eq!(changed, 1);
@@ -89,10 +90,11 @@ impl<'a> WriteTx<'a> {
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
-    /// let upsert = "INSERT INTO users(mail) VALUES (?1) ON CONFLICT(mail) DO UPDATE SET mail = excluded.mail
-    ///               RETURNING id";
+    /// let users = "CREATE TABLE users(id INTEGER PRIMARY KEY, mail TEXT UNIQUE) STRICT";
+    /// let upsert = "INSERT INTO users(mail) VALUES (?1)
+    ///               ON CONFLICT(mail) DO UPDATE SET mail = excluded.mail RETURNING id";
     /// let ids = store.write(move |tx| {
-    ///     tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, mail TEXT UNIQUE) STRICT")?;
+    ///     tx.execute_batch(users)?;
     ///     let id = || tx.query_row(upsert, ["ada@example.org"], |row| row.get::<_, i64>("id"));
     ///     Ok([id()?, id()?])
     /// })?;
@@ -191,7 +193,8 @@ impl<'a> WriteTx<'a> {
     ///     assert!(attempt.is_err());
     ///     tx.execute("INSERT INTO log VALUES ('went on')", [])
     /// })?;
-    /// let lines: Vec<String> = store.read(|tx| tx.query_map("SELECT line FROM log", [], |row| row.get(0)))?;
+    /// let lines: Vec<String> =
+    ///     store.read(|tx| tx.query_map("SELECT line FROM log", [], |row| row.get(0)))?;
     /// assert_eq!(lines, ["went on"]);
     /// # Ok::<_, larder::Error>(())
     /// ```
