@@ -81,7 +81,7 @@ impl Openings {
     pub(super) fn trouble(&self, now: Instant) -> Option<String> {
         let takes = self.began.map(|began| {
             let so_far = now.saturating_duration_since(began);
-            format!("the opening that goes on has taken {so_far:.1?}: Settings::on_connect or the disk is slow")
+            format!("opening a connection has taken {so_far:.1?} so far: Options::on_connect or the disk is slow")
         });
         takes.or_else(|| self.failure.as_ref().map(|failure| failure.reason.clone()))
     }

@@ -1,16 +1,19 @@
-//! The maintenance that an idle writer thread does besides checkpoints: it returns free pages to the file system, and
-//! lets SQLite update its statistics. Each step is short, and the queue comes first again after it.
+//! The maintenance of an idle writer thread: it moves the log into the database file, returns free pages to the file
+//! system, and lets SQLite update its statistics. Each step is short, and the queue comes first again after it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 
-use super::checkpointer::PATIENCE;
-use super::{CommitFailure, IDLE, Writer};
+use super::checkpointer::{Mode, PATIENCE};
+use super::{CommitFailure, Writer};
 use crate::connection::transaction_control::Control;
 use crate::error::{extended_code, primary_code};
 use crate::telemetry::event::event;
+
+/// How long the queue stays empty before the writer thread runs a checkpoint and idle maintenance.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Pages returned in one transaction: 4 MB, some milliseconds.
 const VACUUM_PAGES: u64 = 1000;
@@ -55,8 +58,13 @@ impl Writer {
             .map(|due| due.saturating_duration_since(now).max(IDLE))
     }
 
-    /// Called when the queue is empty.
+    /// Called when the queue has been empty for as long as [`idle_patience`](Self::idle_patience).
     pub(super) fn run_idle_maintenance(&mut self) {
+        // A transaction whose ROLLBACK failed keeps SQLite's lock from other processes.
+        self.roll_back();
+        if !self.checkpointer.is_empty() {
+            self.checkpoint(Mode::Passive, PATIENCE);
+        }
         let now = Instant::now();
         if self.optimize_due().is_some_and(|due| now >= due) {
             self.optimize(true);
@@ -64,6 +72,7 @@ impl Writer {
         if self.may_vacuum(now) {
             self.give_back();
         }
+        self.emit_deferred();
     }
 
     /// Called under load: runs the step whose idle moment did not come for long.

@@ -39,11 +39,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rusqlite::Connection;
 
-use self::checkpointer::{Checkpointer, Mode, PATIENCE};
+use self::checkpointer::{Checkpointer, PATIENCE};
 use self::closing::Closing;
 use self::context::{WriteJob, Writes};
 use self::foreign_keys::DeferredKeys;
@@ -69,9 +69,6 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::page_cache::CacheShare;
 use crate::telemetry::slow_log::{Slow, SlowLog};
 use crate::telemetry::usage::{CallSiteShard, StatementShard};
-
-/// How long the queue stays empty before the writer thread runs a checkpoint and idle maintenance.
-const IDLE: Duration = Duration::from_secs(1);
 
 /// The state that the writer thread shares with the callers. It has cache lines to itself: each write reads the poison,
 /// and a neighbour in memory may be written all the time.
@@ -276,13 +273,7 @@ impl Writer {
             Slept::Job(job) => Some(job),
             Slept::Closed => None,
             Slept::Long => {
-                // A transaction whose ROLLBACK failed keeps SQLite's lock from other processes.
-                self.roll_back();
-                if !self.checkpointer.is_empty() {
-                    self.checkpoint(Mode::Passive, PATIENCE);
-                }
                 self.run_idle_maintenance();
-                self.emit_deferred();
                 None
             }
         }

@@ -158,6 +158,33 @@ fn tuning_guide_has_the_defaults() {
     assert_eq!(without, ["on_connect", "readers", "wal_hard_limit", "migrations"]);
 }
 
+/// The table of `docs/architecture.md` and the source have the same locks.
+#[test]
+fn lock_table_names_every_lock() {
+    let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let (_, section) = text.split_once("\n## Locks\n").expect("it has the section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let cells = section
+        .lines()
+        .filter_map(|line| line.strip_prefix('|')?.split('|').next());
+    let named: BTreeSet<_> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect();
+    let declared: BTreeSet<_> = files()
+        .into_iter()
+        .filter_map(|file| file.strip_prefix("src/").map(str::to_owned))
+        .filter(|file| file.ends_with(".rs") && file != "runtime/sync.rs")
+        .filter(|file| {
+            let text = fs::read_to_string(root().join("src").join(file)).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            code.contains("Mutex<")
+        })
+        .collect();
+    assert!(declared.contains("queue/mod.rs"), "{declared:?}");
+    assert_eq!(named, declared);
+}
+
 #[test]
 fn decisions_justify_every_dependency() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
