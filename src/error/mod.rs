@@ -4,6 +4,7 @@
 //! answer before it retries.
 
 mod migration;
+mod sqlite;
 
 use std::error::Error as StdError;
 use std::io;
@@ -15,6 +16,8 @@ use rusqlite::ffi;
 
 pub(crate) use self::migration::not_begun;
 pub use self::migration::{Direction, MigrationError};
+use self::sqlite::{advice, disk_is_full};
+pub(crate) use self::sqlite::{commit_is_unknown, extended_code, is_damage, primary_code};
 
 /// A `Result` whose error is [`larder::Error`](enum@Error).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -671,45 +674,4 @@ fn rolled_back_advice(caused_by_closure: bool, source: &Option<Arc<rusqlite::Err
         (false, true) => "free disk space, then try again",
         (false, false) => "try again",
     }
-}
-
-fn disk_is_full(source: &Option<Arc<rusqlite::Error>>) -> bool {
-    source
-        .as_ref()
-        .is_some_and(|e| primary_code(e) == Some(ffi::SQLITE_FULL))
-}
-
-/// The remedy for the few SQLite errors that an operator, not a programmer, has to act on.
-fn advice(source: &rusqlite::Error, outcome: Outcome, origin: ErrorOrigin) -> &'static str {
-    if origin == ErrorOrigin::Other {
-        return "";
-    }
-    match (primary_code(source), outcome) {
-        (Some(ffi::SQLITE_BUSY), Outcome::NotStarted) => {
-            "; another process held SQLite's lock for longer than the busy timeout, so the call did not start: find that \
-             process, then try again"
-        }
-        (Some(ffi::SQLITE_FULL), _) => "; free disk space, or raise max_page_count, then try again",
-        (Some(ffi::SQLITE_CORRUPT), _) if extended_code(source) == Some(ffi::SQLITE_CORRUPT_VTAB) => {
-            "; rebuild the damaged full-text or R-tree table"
-        }
-        _ if is_damage(source) => "; stop the service and restore a verified backup",
-        _ => "",
-    }
-}
-
-/// SQLite's extended result code, whichever variant of rusqlite carries it.
-pub(crate) fn extended_code(error: &rusqlite::Error) -> Option<i32> {
-    let inner = error.source().and_then(|s| s.downcast_ref::<ffi::Error>());
-    inner.or_else(|| error.sqlite_error()).map(|e| e.extended_code)
-}
-
-/// SQLite's primary result code: the low byte of the extended one.
-pub(crate) fn primary_code(error: &rusqlite::Error) -> Option<i32> {
-    extended_code(error).map(|code| code & 0xff)
-}
-
-/// Whether the error means that the database is damaged.
-pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB))
 }

@@ -21,9 +21,9 @@ use crate::Store;
 use crate::connection::filesystem::{lacks, temporary_folder};
 use crate::connection::with_temporary_files;
 use crate::engine::Engine;
-use crate::error::{Error, Result, primary_code};
+use crate::error::{Error, Result, commit_is_unknown, primary_code};
 use crate::telemetry::event::event;
-use crate::write::{DatabaseSize, Writer, commit_is_unknown};
+use crate::write::{DatabaseSize, Writer};
 
 /// The name of this work in errors.
 const OPERATION: &str = "vacuum";

@@ -34,10 +34,10 @@ use super::script::{ScriptStop, Spot, StopError};
 use super::{Direction, MigrationStep, Migrations};
 use crate::backup;
 use crate::connection::authorizer::{Privilege, TableChange};
-use crate::error::{Error, MigrationError, Outcome, Result, is_damage, not_begun, primary_code};
+use crate::error::{Error, MigrationError, Outcome, Result, commit_is_unknown, is_damage, not_begun, primary_code};
 use crate::telemetry::event::event;
 use crate::transaction::ENDED;
-use crate::write::{Writer, commit_is_unknown};
+use crate::write::Writer;
 
 /// The input of a step.
 #[derive(Clone, Debug)]

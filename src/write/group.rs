@@ -13,7 +13,7 @@ use crate::connection::c_api::{self};
 use crate::connection::interrupt::{Limit, LimitKind};
 use crate::connection::synchronous;
 use crate::connection::transaction_control::Control;
-use crate::error::{Error, extended_code, primary_code};
+use crate::error::{Error, commit_is_unknown, extended_code, primary_code};
 use crate::options::Durability;
 use crate::queue::job::{Job, Resolution, Scope};
 use crate::queue::pending::Queue;
@@ -54,17 +54,6 @@ pub(super) enum CommitFailure {
     /// The outcome is unknown; the store is poisoned.
     Unknown(Arc<rusqlite::Error>),
     RolledBack(rusqlite::Error),
-}
-
-/// Whether a COMMIT with that error may have taken effect.
-///
-/// SQLite writes the commit frame, syncs it, and then enters it in the index. Only these errors can come from there or
-/// later; all others come before it.
-pub(crate) fn commit_is_unknown(error: &rusqlite::Error) -> bool {
-    matches!(
-        primary_code(error),
-        Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN | ffi::SQLITE_PROTOCOL) | None
-    )
 }
 
 /// The kind of error that the caller receives (`queue/job.rs`): mostly the closure's own error says more.

@@ -47,7 +47,6 @@ use self::checkpointer::{Checkpointer, PATIENCE};
 use self::closing::Closing;
 use self::context::{WriteJob, Writes};
 use self::foreign_keys::DeferredKeys;
-pub(crate) use self::group::commit_is_unknown;
 use self::group::{CommitFailure, Ran};
 use self::idle::IdleMaintenance;
 use self::shutdown::PanicGuard;

@@ -92,7 +92,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it takes a failed fsync in COMMIT for a rollback",
         change: Change::Source {
-            file: "src/write/group.rs",
+            file: "src/error/sqlite.rs",
             from: "        Some(ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM",
             to: "        Some(ffi::SQLITE_NOMEM",
         },
