@@ -12,8 +12,9 @@ use std::path::Path;
 use std::str;
 use std::sync::OnceLock;
 
+use super::Migration;
 use super::markers::{marker, sections};
-use super::{Migration, Script};
+use super::script::Script;
 use crate::error::MigrationError;
 
 pub(super) type Result<T, E = MigrationError> = std::result::Result<T, E>;

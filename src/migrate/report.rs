@@ -1,0 +1,84 @@
+//! What was applied, what is pending, and what was done.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::step::Made;
+use super::{Direction, MigrationError};
+use crate::error::Result;
+#[cfg(doc)]
+use crate::{Migrations, Store};
+
+/// The applied and the pending migrations of a database. See [`Store::migrations`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigrationStatus {
+    /// The applied migrations, by version.
+    pub applied: Vec<AppliedMigration>,
+    /// The pending migrations, by version.
+    pub pending: Vec<PendingMigration>,
+}
+
+/// An applied migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AppliedMigration {
+    /// Version.
+    pub version: u64,
+    /// Name.
+    pub name: String,
+    /// Time when it was applied, in UTC, as `2026-04-01T12:00:00.000Z`. `None` if another tool applied it and recorded no
+    /// time.
+    pub applied_at: Option<String>,
+    /// Duration of its SQL and its checks. `None` if another tool applied it.
+    pub duration: Option<Duration>,
+}
+
+/// A pending migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PendingMigration {
+    /// Version.
+    pub version: u64,
+    /// Name.
+    pub name: String,
+}
+
+/// The result of [`Store::migrate`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigrationReport {
+    /// The migrations that this process applied or undid, in order. Another process may have applied some of the pending
+    /// ones.
+    pub steps: Vec<MigrationStep>,
+    /// The backup before the first of them. See [`Migrations::backup_to`].
+    pub backup: Option<PathBuf>,
+}
+
+impl MigrationReport {
+    /// Adds a step. Returns the tables without STRICT that it and earlier ones created.
+    pub(super) fn add(&mut self, made: Made) -> Result<Vec<String>> {
+        let (version, direction) = (made.step.version, made.step.direction);
+        let again = |step: &MigrationStep| step.version == version && step.direction == direction;
+        if self.steps.iter().any(again) {
+            return Err(MigrationError::Crossed { version }.into());
+        }
+        self.steps.push(made.step);
+        self.backup = made.backup.or(self.backup.take());
+        Ok(made.not_strict)
+    }
+}
+
+/// One migration that was applied or undone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigrationStep {
+    /// Version.
+    pub version: u64,
+    /// Name.
+    pub name: String,
+    /// Whether the migration was applied or undone.
+    pub direction: Direction,
+    /// Duration of the migration, including its COMMIT.
+    pub duration: Duration,
+}

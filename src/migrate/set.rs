@@ -1,0 +1,208 @@
+//! [`Migrations`]: a set of migrations, and how it is applied.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Migration, MigrationError, parse};
+use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::{Options, Store};
+
+/// The record of another tool, which larder takes over. See [`Migrations::adopt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Adopt {
+    /// Goose's table `goose_db_version`.
+    Goose,
+    /// `PRAGMA user_version`, as `rusqlite_migration` and many programs use it: every version up to it is applied.
+    UserVersion,
+    /// Nothing: `user_version` or Goose's table is ignored, and all migrations are pending.
+    Nothing,
+}
+
+/// The set of migrations of a program, in the order of their versions.
+///
+/// It comes from a list, from files embedded in the program, or from a folder. Files may have the format of Dbmate, that of
+/// Goose, or be plain numbered SQL:
+///
+/// | format | file name | content |
+/// |---|---|---|
+/// | Dbmate | `20260401120000_users.sql` | `-- migrate:up` and `-- migrate:down`, optionally with `transaction:false` |
+/// | Goose | `00001_users.sql` | `-- +goose Up`, `Down`, `StatementBegin`, `StatementEnd`, `NO TRANSACTION` |
+/// | plain | `001_users.sql` and optionally `001_users.down.sql`; or `001_users/up.sql` and `down.sql` | only SQL |
+///
+/// [`Options::migrations`] applies them when the store opens. Each migration is one transaction with `foreign_keys=OFF`, so
+/// that it can rebuild a table (create, copy, drop, rename) without deleting the rows of its children, and
+/// `PRAGMA foreign_key_check` runs before the commit. Applied versions are recorded in Dbmate's table `schema_migrations`, so
+/// Dbmate and larder can both migrate a database. Name, checksum, time and duration are in `larder_migrations`.
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("app.db");
+/// use larder::{Migration, Migrations, Options};
+///
+/// let users = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT";
+/// let migrations = Migrations::new([
+///     Migration::new(1, "users", users).down("DROP TABLE users"),
+///     Migration::new(2, "email", "ALTER TABLE users ADD COLUMN email TEXT")
+///         .down("ALTER TABLE users DROP COLUMN email"),
+/// ]);
+/// let store = Options::new().migrations(migrations).open(&path)?;
+/// assert_eq!(store.migrations()?.applied.len(), 2);
+/// # Ok::<_, larder::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Migrations {
+    pub(super) list: Arc<[Migration]>,
+    /// The source of the list, for errors.
+    pub(super) origin: String,
+    pub(super) allow_gaps: bool,
+    pub(super) at_open: bool,
+    pub(super) adopt: Option<Adopt>,
+    pub(super) backup: Option<PathBuf>,
+}
+
+impl Migrations {
+    /// Creates a set from a list in the program. It is validated when the store opens.
+    pub fn new(list: impl IntoIterator<Item = Migration>) -> Self {
+        Self::sorted(list.into_iter().collect(), "the list".into())
+    }
+
+    /// Creates a set from files that are embedded in the program: names and contents.
+    ///
+    /// ```
+    /// use larder::Migrations;
+    ///
+    /// let migrations = Migrations::files([
+    ///     ("001_users.sql", "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT"),
+    ///     ("001_users.down.sql", "DROP TABLE users"),
+    /// ])?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// With the crate `include_dir`, the set of a folder is
+    /// `Migrations::files(FOLDER.files().map(|file| (file.path(), file.contents())))`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Migration`] with [`MigrationError::Format`]: a file is in none of the formats.
+    pub fn files<P, C>(files: impl IntoIterator<Item = (P, C)>) -> Result<Self>
+    where
+        P: AsRef<Path>,
+        C: AsRef<[u8]>,
+    {
+        let files: Vec<_> = files.into_iter().collect();
+        let list = parse::files(files.iter().map(|(path, contents)| (path.as_ref(), contents.as_ref())))?;
+        let origin = format!(
+            "the embedded files ({}, of which none is named like 001_name.sql)",
+            files.len()
+        );
+        Ok(Self::sorted(list, origin))
+    }
+
+    /// Reads a set from a folder. It skips files that are not SQL, and folders without an `up.sql`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Migration`] with [`MigrationError::Read`]: the folder or a file cannot be read; or with
+    /// [`MigrationError::Format`]: a file is in none of the formats.
+    pub fn folder(path: impl AsRef<Path>) -> Result<Self> {
+        let folder = path.as_ref();
+        let mut files = Vec::new();
+        for path in entries(folder)? {
+            if path.is_dir() {
+                files.extend(
+                    ["up.sql", "down.sql"]
+                        .map(|name| path.join(name))
+                        .into_iter()
+                        .filter(|file| file.exists()),
+                );
+            } else if parse::may_be_one(&path) {
+                files.push(path);
+            }
+        }
+        let read = |path: &PathBuf| fs::read(path).map_err(|source| unreadable(path, source));
+        let contents = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        // Errors name a file relative to the folder.
+        let names = files.iter().map(|file| file.strip_prefix(folder).unwrap_or(file));
+        let list = parse::files(names.zip(contents.iter().map(Vec::as_slice)))?;
+        Ok(Self::sorted(list, format!("the folder {}", folder.display())))
+    }
+
+    fn sorted(mut list: Vec<Migration>, origin: String) -> Self {
+        list.sort_by_key(|migration| migration.version);
+        Self {
+            list: list.into(),
+            origin,
+            allow_gaps: false,
+            at_open: true,
+            adopt: None,
+            backup: None,
+        }
+    }
+
+    /// Allows gaps in the versions. The default is `false`: each of these is [`MigrationError::Gap`]:
+    ///
+    /// - numbered versions are not consecutive (the first may be any; dates need not be consecutive);
+    /// - an applied version is not in the set;
+    /// - a pending version is lower than an applied one. With `true`, it is applied late.
+    pub fn allow_gaps(mut self, allow: bool) -> Self {
+        self.allow_gaps = allow;
+        self
+    }
+
+    /// Applies the pending migrations when the store opens. The default is `true`. With `false`, call [`Store::migrate`], for
+    /// example after a tool has shown what is pending.
+    pub fn at_open(mut self, apply: bool) -> Self {
+        self.at_open = apply;
+        self
+    }
+
+    /// Takes over the record of another tool, once: as long as there is no record of larder or Dbmate. The record of the
+    /// other tool is not changed. By default, a database that another tool seems to have migrated is
+    /// [`MigrationError::NotAdopted`].
+    pub fn adopt(mut self, from: Adopt) -> Self {
+        self.adopt = Some(from);
+        self
+    }
+
+    /// Makes a backup in this folder before the first pending migration, and verifies it (`integrity_check`, and the number
+    /// of rows in every table) before it applies any. The default is no backup.
+    ///
+    /// - The backup of `app.db` before version 7 is `app.db.before-7.TIME`, or `app.db.before-down-7.TIME` before version 7 is
+    ///   undone.
+    /// - It is deleted again if the first migration fails because of its SQL, since the database is then unchanged.
+    /// - For each version, the first backup and the two newest are kept.
+    /// - Writes wait while it is made.
+    /// - If several processes migrate at once, each makes a backup before the first migration that it applies itself.
+    pub fn backup_to(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.backup = Some(folder.into());
+        self
+    }
+
+    /// The migrations in the order of their versions.
+    pub fn iter(&self) -> impl Iterator<Item = &Migration> {
+        self.list.iter()
+    }
+
+    pub(crate) fn are_made_at_open(&self) -> bool {
+        self.at_open
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = |source| unreadable(folder, source);
+    let mut entries = fs::read_dir(folder)
+        .map_err(unreadable)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(unreadable)?;
+    entries.sort();
+    Ok(entries)
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> Error {
+    let path = path.into();
+    MigrationError::Read { path, source }.into()
+}
