@@ -55,10 +55,10 @@ pub(crate) trait Queue: Send + Sync {
     fn reentrant(&self, call: &'static str) -> Error;
 }
 
-/// A write that was queued by [`Store::submit`](crate::Store::submit).
+/// The pending result of a write that [`Store::submit`](crate::Store::submit) has queued.
 ///
-/// Wait for it with [`wait`](Self::wait), or `.await` it on any runtime. Dropping it lets the write go on, and
-/// discards its result.
+/// Call [`wait`](Self::wait), or `.await` it on any runtime. If it is dropped, the write goes on and its result is
+/// discarded.
 #[must_use = "dropping a Pending lets the write go on and loses its result: `wait` for it, or `.await` it"]
 pub struct Pending<T> {
     job: Arc<dyn Waits<T>>,
@@ -93,17 +93,17 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Blocks until the write is committed, or is known not to be.
+    /// Blocks until the write is committed or has failed.
     ///
     /// # Errors
     ///
-    /// The closure's own error; [`Error::QueueTimeout`] if it could not be started in time; the rest as
-    /// [`Store::write`](crate::Store::write); [`Error::Reentrant`] on the writer thread itself, unless the result is there
-    /// already: the write goes on then.
+    /// The closure's own error; [`Error::QueueTimeout`] if the write could not start in time; otherwise as
+    /// [`Store::write`](crate::Store::write). [`Error::Reentrant`] on the writer thread itself, unless the result is
+    /// already there; the write goes on.
     ///
     /// # Panics
     ///
-    /// If the closure panicked: its panic goes on here.
+    /// If the closure panicked: the panic resumes here.
     pub fn wait(self) -> Result<T> {
         if self.queue.is_left() {
             return Err(self.forked());
@@ -119,8 +119,8 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Blocks for at most `timeout`. `None` means that there is no result yet: the write goes on, and this can be
-    /// called again.
+    /// Blocks for at most `timeout`. `None` means that there is no result yet: the write goes on, and the call can be
+    /// repeated.
     ///
     /// # Errors
     ///
@@ -261,15 +261,14 @@ impl<T> Pending<T> {
     }
 }
 
-/// Resolves to the closure's result once it is committed. A write that could not be started in time resolves to
-/// [`Error::QueueTimeout`].
+/// Resolves to the closure's result once the write is committed, and to [`Error::QueueTimeout`] if it could not start in
+/// time.
 ///
-/// On the writer thread itself, where waiting would be for ever, it resolves to [`Error::Reentrant`], and the write goes
-/// on.
+/// On the writer thread itself, where it would deadlock, it resolves to [`Error::Reentrant`], and the write goes on.
 ///
 /// # Panics
 ///
-/// If the closure panicked: its panic goes on here. If it is polled after it gave the closure's result.
+/// If the closure panicked: the panic resumes here. If it is polled again after it was ready.
 impl<T> Future for Pending<T> {
     type Output = Result<T>;
 

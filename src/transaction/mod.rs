@@ -23,11 +23,11 @@ use crate::runtime::clock::Tick;
 use crate::telemetry::slow_log::{QueryPlan, SlowStatement};
 use crate::telemetry::usage::StatementShard;
 
-/// One snapshot of the database. Given to the closure of [`Store::read`](crate::Store::read).
+/// One snapshot of the database, passed to the closure of [`Store::read`](crate::Store::read).
 ///
-/// Everything that the closure reads is as of one moment, at least as new as every write acknowledged before
-/// the read began. The snapshot is taken at the first statement, or, of a task's read, perhaps at that of another task's
-/// before it.
+/// The closure sees the database as of one commit, which is at least as new as every write acknowledged before the read
+/// began. The snapshot begins with the first statement; an async read may share a snapshot that began earlier for
+/// another task.
 pub struct ReadTx<'a> {
     conn: &'a Connection,
     guard: &'a SqlGuard,
@@ -68,7 +68,7 @@ impl<'a> ReadTx<'a> {
         }
     }
 
-    /// Gives the one row of a query to `f`; rows after it are not looked at.
+    /// Passes the first row of a query to `f`, and ignores the rows after it.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl<'a> ReadTx<'a> {
     ///
     /// # Errors
     ///
-    /// What SQLite or `f` said.
+    /// The error of SQLite or of `f`.
     pub fn query_optional<T, P, F>(&self, sql: &str, params: P, f: F) -> Result<Option<T>>
     where
         P: Params,
@@ -113,11 +113,11 @@ impl<'a> ReadTx<'a> {
         })
     }
 
-    /// Maps every row, and collects what comes of it.
+    /// Maps each row with `f` and collects the results.
     ///
     /// # Errors
     ///
-    /// What SQLite said, or what `f` said of the first row that it refused.
+    /// The error of SQLite, or the first error of `f`.
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
@@ -141,11 +141,11 @@ impl<'a> ReadTx<'a> {
         })
     }
 
-    /// Calls `f` with every row, and keeps none.
+    /// Calls `f` for each row without collecting them.
     ///
     /// # Errors
     ///
-    /// What SQLite said, or what `f` said of the first row that it refused.
+    /// The error of SQLite, or the first error of `f`.
     pub fn query_each<P, F>(&self, sql: &str, params: P, mut f: F) -> Result<()>
     where
         P: Params,
@@ -165,7 +165,7 @@ impl<'a> ReadTx<'a> {
     ///
     /// # Errors
     ///
-    /// What SQLite said.
+    /// The error of SQLite.
     pub fn exists<P: Params>(&self, sql: &str, params: P) -> Result<bool> {
         self.with_statement(sql, |statement| statement.exists(params))
     }
@@ -405,30 +405,30 @@ fn interrupted_by_program(error: rusqlite::Error) -> Error {
     Error::of_store(rusqlite::Error::SqliteFailure(code, Some(message.into())))
 }
 
-/// The connection itself, with all of rusqlite's methods that take `&self`. Other closures use the same connection
-/// afterwards. What those methods set is therefore refused, or taken back after the closure; the rest is for the closure to
-/// leave alone. A closure that uses only the methods of [`ReadTx`] and [`WriteTx`] has nothing to think of.
+/// The connection itself, with all of rusqlite's methods that take `&self`. Later closures use the same connection, so
+/// larder refuses the settings that these methods make, or resets them after the closure; the table lists the exceptions.
+/// A closure that uses only the methods of [`ReadTx`] and [`WriteTx`] needs none of this.
 ///
-/// | method | what becomes of it |
+/// | method | effect |
 /// |---|---|
 /// | `execute`, `query_row`, `prepare`, `prepare_cached`, `pragma_query`, .. | SQL is refused as in larder's own methods, and is not counted in [`Stats`](crate::Stats) |
 /// | `unchecked_transaction`, `pragma_update`, `PRAGMA temp.user_version` | refused: [`Error::Refused`] |
 /// | a `Statement` or `Rows` that is forgotten (`std::mem::forget`) | reset. The statement stays until the connection closes |
 /// | `blob_open`, and a `Blob` that is forgotten | reset in a write; in a read the connection is replaced. Its memory is lost |
-/// | `set_limit`, `set_db_config`, `set_prepared_statement_cache_capacity` | reset to what it was when the connection had been opened |
-/// | `busy_timeout`, `busy_handler`, `progress_handler`, `wal_hook` | reset; in the closure itself they put larder's own out of work: then a limit of time is looked at where statements begin, and at the end of the closure |
-/// | `update_hook`, `rollback_hook`, `trace_v2` | removed, unless [`Options::on_connect`](crate::Options::on_connect) has set one of the kind: then what the closure has set stays, as SQLite does not tell |
+/// | `set_limit`, `set_db_config`, `set_prepared_statement_cache_capacity` | reset to its value after the opening of the connection |
+/// | `busy_timeout`, `busy_handler`, `progress_handler`, `wal_hook` | reset. Within the closure they replace larder's own, so a time limit is checked only where a statement begins and when the closure ends |
+/// | `update_hook`, `rollback_hook`, `trace_v2` | removed, unless [`Options::on_connect`](crate::Options::on_connect) has set one of that kind: SQLite does not tell the two apart, so the closure's then stays |
 /// | `collation_needed` | removed, unless there is an `on_connect`: then it stays |
-/// | `commit_hook`, `authorizer` | the connection is replaced after the closure, since it was without larder's own meanwhile. Dangerous: what a closure does without them is not refused |
+/// | `commit_hook`, `authorizer` | the connection is replaced after the closure, because it ran without larder's own. Dangerous: without them nothing that the closure does is refused |
 /// | `create_scalar_function`, `create_aggregate_function`, `create_window_function`, `create_collation`, `remove_function`, `remove_collation` | the connection is replaced, where one was there before under that name and number of arguments. Dangerous: a new one stays, on this connection alone. Define them in `on_connect` |
 /// | `create_module`, `preupdate_hook`, `load_extension` | stays. Dangerous: use `on_connect` |
-/// | `last_insert_rowid`, `Statement::insert` | 0 before the closure's first insert; see [`WriteTx::insert`] for a rowid that is surely of its row |
+/// | `last_insert_rowid`, `Statement::insert` | 0 before the closure's first insert; [`WriteTx::insert`] returns the rowid of its own row |
 /// | `changes`, and what rusqlite's `execute` returns for DDL | may be that of an earlier closure before the first change of this one: use [`WriteTx::changes`], or the SQL function |
 /// | `total_changes` | of all closures on the connection: use [`WriteTx::total_changes`] |
 /// | `get_interrupt_handle` | dangerous: kept beyond the closure, it stops the statements of others |
 /// | `Backup` that is forgotten | dangerous: the source stays in use until the process ends |
-/// | `cache_flush`, `release_memory`, `flush_prepared_statement_cache`, `set_errmsg` | harm nobody |
-/// | `is_autocommit`, `is_busy`, `path`, `db_name`, `limit`, `db_config`, `transaction_state`, `serialize`, .. | only tell |
+/// | `cache_flush`, `release_memory`, `flush_prepared_statement_cache`, `set_errmsg` | harmless |
+/// | `is_autocommit`, `is_busy`, `path`, `db_name`, `limit`, `db_config`, `transaction_state`, `serialize`, .. | read-only |
 ///
 /// A replaced writer's connection takes about a millisecond, and its page cache starts empty; an event says so
 /// (`larder::write`, `larder::read`).

@@ -16,10 +16,10 @@ use crate::error::{Error, Result};
 use crate::runtime::clock::Tick;
 use crate::telemetry::usage::StatementShard;
 
-/// One change of the database, all or nothing. Given to the closure of [`Store::write`](crate::Store::write).
+/// One write, all or nothing, passed to the closure of [`Store::write`](crate::Store::write).
 ///
-/// It can do what a [`ReadTx`] can, and sees its own changes. The closure's `Ok` commits and its `Err` rolls
-/// back; the SQL inside may not.
+/// It has the methods of [`ReadTx`], and sees its own changes. The closure's `Ok` commits and its `Err` rolls back; its SQL
+/// must do neither.
 pub struct WriteTx<'a> {
     read: ReadTx<'a>,
     /// Set if a savepoint could not be rolled back. Then the whole job must be, whatever its closure returns.
@@ -41,11 +41,11 @@ impl<'a> WriteTx<'a> {
         }
     }
 
-    /// Runs one statement and says how many rows it changed.
+    /// Runs one statement and returns how many rows it changed.
     ///
     /// # Errors
     ///
-    /// What SQLite said; [`Error::Refused`] for SQL that ends the transaction or leaves the database.
+    /// The error of SQLite; [`Error::Refused`] for SQL that ends the transaction or uses another database.
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
@@ -80,7 +80,7 @@ impl<'a> WriteTx<'a> {
         })
     }
 
-    /// Runs an `INSERT` of one row and gives its rowid.
+    /// Runs an `INSERT` of one row and returns its rowid.
     ///
     /// # Errors
     ///
@@ -161,8 +161,8 @@ impl<'a> WriteTx<'a> {
     ///
     /// # Errors
     ///
-    /// As [`execute`](Self::execute). What ran before the error stays in the transaction: return the error to
-    /// undo it.
+    /// As [`execute`](Self::execute). The statements before the error stay in the transaction: return the error to undo
+    /// them.
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
         let start = Tick::now();
         if let Some(over) = self.interrupt.check(start) {
@@ -173,13 +173,12 @@ impl<'a> WriteTx<'a> {
         result
     }
 
-    /// Nests: runs `f` in a savepoint, keeps what it did if it gives `Ok`, and undoes just that if it gives
-    /// `Err` or panics.
+    /// Runs `f` in a savepoint: keeps its changes if it returns `Ok`, and undoes only these if it returns `Err` or panics.
     ///
     /// # Errors
     ///
-    /// What `f` gave; [`Error::RolledBack`] if SQLite ended the whole transaction meanwhile, after which nothing
-    /// more can be done in this write.
+    /// The error of `f`; [`Error::RolledBack`] if SQLite ended the whole transaction meanwhile. Every further call in this
+    /// write then fails.
     ///
     /// ```
     /// # use larder::Error;
@@ -244,7 +243,7 @@ fn counts_its_rows(sql: &str) -> bool {
 pub(crate) const ENDED: &str = "SQLite ended the whole transaction inside the closure (ON CONFLICT ROLLBACK, \
                                 RAISE(ROLLBACK), a full disk, an I/O error or no memory)";
 
-/// What a [`ReadTx`] can do, and by it the connection: see there for what becomes of what is set on that.
+/// The methods of [`ReadTx`], and through it the connection: its documentation says which settings are reset.
 impl<'a> Deref for WriteTx<'a> {
     type Target = ReadTx<'a>;
 
