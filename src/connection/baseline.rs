@@ -12,6 +12,10 @@
 //!   replaced, so a sentinel statement shows whether that happened. A schema change has the same effect; the authorizer
 //!   sees it, and then the number of functions and collations decides.
 //!
+//! `sqlite3_db_config` expires all statements, too, when it changes a setting. So where the sentinel has not expired, the
+//! settings are not compared, which would take longer than all of the above. The two that can change without it
+//! ([`SILENT`]) always are.
+//!
 //! A hook set by `on_connect` cannot be set again, because SQLite does not report it. It is left alone.
 
 use std::sync::Arc;
@@ -30,6 +34,10 @@ const LIMITS: std::ops::Range<i32> = ffi::SQLITE_LIMIT_LENGTH..13;
 
 /// The codes of `sqlite3_db_config` that take a number: `ENABLE_FKEY` to `FP_DIGITS`.
 const CONFIG: std::ops::Range<i32> = ffi::SQLITE_DBCONFIG_ENABLE_FKEY..1024;
+
+/// Those of them that can change while no statement expires: `sqlite3_enable_load_extension` sets the first, too, and
+/// the second (`FP_DIGITS`) only concerns the output of numbers.
+const SILENT: [i32; 2] = [ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1023];
 
 /// The result of [`Baseline::restore`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -125,7 +133,7 @@ impl Baseline {
                     names: count_names(conn)?,
                     own_names: options.on_connect.is_some(),
                     statement_cache_capacity: options.statement_cache_capacity,
-                    sentinel: KeptStatement::prepare(conn, "SELECT 1/*larder*/")?,
+                    sentinel: KeptStatement::prepare(conn, "SELECT 1")?,
                 })
             })
         };
@@ -140,15 +148,6 @@ impl Baseline {
                 c_api::limit(conn, limit, *value);
             }
         }
-        let mut configured = false;
-        for (config, value) in CONFIG.zip(&self.config) {
-            if let Some(value) = value
-                && c_api::config(conn, config, -1) != Some(*value)
-            {
-                configured = true;
-                c_api::config(conn, config, *value);
-            }
-        }
         conn.set_prepared_statement_cache_capacity(self.statement_cache_capacity);
         self.hooks.remove_others(conn);
         if !stood {
@@ -157,8 +156,16 @@ impl Baseline {
         }
         let replaced = "it replaced a function or a collation";
         let schema_changed = guard.take_schema_change();
-        let sentinel = &self.sentinel;
-        match guard.as_internal(|| sentinel.run(conn).map(|()| sentinel.take_reprepared())) {
+        let expired = self.take_expired(conn, guard);
+        let mut configured = self.restore_config(conn, SILENT);
+        if !matches!(expired, Ok(false)) {
+            configured |= self.restore_config(conn, CONFIG);
+        }
+        // To set them has expired the statements again, which is not to be taken for the next closure's doing.
+        if configured && self.take_expired(conn, guard).is_err() {
+            return Restored::NotAll(replaced);
+        }
+        match expired {
             Ok(false) => Restored::All,
             // Its settings are restored, but the change of a setting hides whether a function was replaced, too.
             Ok(true) if self.own_names && !schema_changed => Restored::NotAll(if configured {
@@ -169,6 +176,25 @@ impl Baseline {
             Ok(true) if guard.as_internal(|| count_names(conn)).ok() == Some(self.names) => Restored::All,
             _ => Restored::NotAll(replaced),
         }
+    }
+
+    /// Sets those settings of `sqlite3_db_config` again that have changed. Whether any had.
+    fn restore_config(&self, conn: &Connection, settings: impl IntoIterator<Item = i32>) -> bool {
+        let mut changed = false;
+        for setting in settings {
+            if let Some(value) = self.config[(setting - CONFIG.start) as usize]
+                && c_api::config(conn, setting, -1) != Some(value)
+            {
+                changed = true;
+                c_api::config(conn, setting, value);
+            }
+        }
+        changed
+    }
+
+    /// Whether SQLite has expired all statements of the connection since this was last asked.
+    fn take_expired(&self, conn: &Connection, guard: &SqlGuard) -> rusqlite::Result<bool> {
+        guard.as_internal(|| self.sentinel.run(conn).map(|()| self.sentinel.take_reprepared()))
     }
 }
 
@@ -182,4 +208,47 @@ fn count_names(conn: &Connection) -> rusqlite::Result<i64> {
 /// connection.
 pub(super) fn may_have_temporary(options: &Settings, role: Role) -> bool {
     role == Role::Writer && options.on_connect.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn connection() -> (Connection, Arc<SqlGuard>, Baseline) {
+        let conn = Connection::open_in_memory().unwrap();
+        let guard = SqlGuard::install(&conn, Role::Writer, BTreeSet::new()).unwrap();
+        let baseline = Baseline::read(&conn, &guard, &Settings::default(), OwnHooks::default()).unwrap();
+        (conn, guard, baseline)
+    }
+
+    /// If this fails with a newer SQLite, the setting that it names belongs to [`SILENT`].
+    #[test]
+    fn changed_setting_expires_the_statements_unless_it_is_silent() {
+        let (conn, guard, baseline) = connection();
+        for (setting, value) in CONFIG.zip(&baseline.config) {
+            let Some(value) = value else { continue };
+            if SILENT.contains(&setting) {
+                continue;
+            }
+            c_api::config(&conn, setting, 1 - value);
+            assert_eq!(baseline.take_expired(&conn, &guard), Ok(true), "{setting}");
+            assert_eq!(baseline.take_expired(&conn, &guard), Ok(false), "{setting}");
+        }
+    }
+
+    #[test]
+    fn every_changed_setting_is_restored() {
+        let (conn, guard, baseline) = connection();
+        for (setting, value) in CONFIG.zip(&baseline.config) {
+            let Some(value) = value else { continue };
+            let other = if *value > 1 { value - 1 } else { 1 - value };
+            c_api::config(&conn, setting, other);
+            assert_eq!(c_api::config(&conn, setting, -1), Some(other), "{setting}");
+            assert_eq!(baseline.restore(&conn, &guard), Restored::All, "{setting}");
+            assert_eq!(c_api::config(&conn, setting, -1), Some(*value), "{setting}");
+            assert_eq!(baseline.take_expired(&conn, &guard), Ok(false), "{setting}");
+        }
+    }
 }
