@@ -74,7 +74,7 @@ mod tests {
     use crate::options::Role;
 
     #[test]
-    fn kept_statements_run_again_fail_with_a_message_and_let_the_connection_close() {
+    fn control_statements_survive_expiry_and_report_errors() {
         let conn = Connection::open_in_memory().unwrap();
         let guard = SqlGuard::install(&conn, Role::Writer, BTreeSet::new()).unwrap();
         let control = ControlStatements::default();
