@@ -450,7 +450,7 @@ impl BackupReport {
                 pinned_ms = self.wal_pinned_for.as_millis() as u64,
                 duration_ms = self.duration.as_millis() as u64,
             },
-            "backup made"
+            "backup finished"
         );
     }
 }

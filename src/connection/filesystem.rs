@@ -181,7 +181,7 @@ impl Drop for TempFolder {
                 warn,
                 "larder::close",
                 { folder = %self.path.display(), %error },
-                "the temporary folder stays behind"
+                "the temporary folder cannot be removed"
             );
         }
     }

@@ -283,7 +283,7 @@ pub(crate) fn close(conn: Connection) {
             warn,
             "larder::close",
             { "db.response.status_code" = extended_code(&error) },
-            "a closure forgot a prepared statement, so a connection stays open until the process ends"
+            "a closure leaked a prepared statement, so a connection stays open until the process ends"
         );
     }
 }
@@ -330,8 +330,7 @@ fn warn_about_fts(conn: &Connection) {
             warn,
             "larder::open",
             { "db.collection.name" = %table, sqlite = rusqlite::version() },
-            "the schema has full-text tables and SQLite is older than 3.54.0, which mends their index: \
-             check them ('integrity-check') and update when you can"
+            "the schema has full-text tables, and SQLite is older than 3.54.0, which fixes their index: check them ('integrity-check') and update SQLite when possible"
         );
     }
 }

@@ -211,8 +211,7 @@ impl OpenFile {
                 "larder::open",
                 self.path,
                 {},
-                "the system has no open-file-description locks, so a descriptor of the database that something in this \
-                 process closes drops SQLite's locks"
+                "the system has no open-file-description locks, so closing any descriptor of the database in this process drops SQLite's locks"
             );
         }
         Ok(locks)

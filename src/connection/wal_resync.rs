@@ -62,7 +62,7 @@ pub(crate) fn report(database: &Path, error: &io::Error) {
         "larder::poison",
         database,
         { %error },
-        "cannot leave word that the log wants to be written again: restart the machine before the service"
+        "the marker file for rewriting the WAL cannot be created: restart the machine before the service"
     );
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn resync(database: &Path) -> Result<()> {
         "larder::open",
         database,
         { wal_bytes = bytes },
-        "the disk had failed this database: its log was written and synced once more"
+        "rewrote and synced the WAL after an earlier disk error"
     );
     fs::remove_file(marker(database)).map_err(|error| failed(database, "its file -unsynced cannot be removed", error))
 }

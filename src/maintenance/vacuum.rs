@@ -176,7 +176,7 @@ fn run(writer: &mut Writer, reporter: &ProgressReporter<()>) -> Result<VacuumRep
             wal_truncated,
             duration_ms = report.duration.as_millis() as u64,
         },
-        "vacuum made"
+        "vacuum finished"
     );
     Ok(report)
 }

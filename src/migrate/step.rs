@@ -153,7 +153,7 @@ impl StepRunner<'_> {
                 direction = %step.direction,
                 duration_ms = step.duration.as_millis() as u64,
             },
-            "migration made"
+            "migration finished"
         );
         Ok(StepOutcome::Made(Made {
             step,
@@ -206,7 +206,7 @@ impl StepRunner<'_> {
             problem: failure.sentence(),
             source: failure.source,
         })?;
-        event!(info, "larder::migrate", database, { backup = %path.display() }, "backup made");
+        event!(info, "larder::migrate", database, { backup = %path.display() }, "backup finished");
         Ok(Some(path))
     }
 
@@ -219,7 +219,7 @@ impl StepRunner<'_> {
             "larder::migrate",
             self.writer.path(),
             { version = step.migration().version, migration = %script.file, direction = %step.direction() },
-            "migration begins"
+            "migration started"
         );
         let references = self.as_internal(References::read)?;
         let began = Instant::now();

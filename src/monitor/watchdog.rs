@@ -339,14 +339,14 @@ impl Sampler {
                     threshold = measurement.threshold,
                     unit = measurement.unit,
                 },
-                "an alert begins"
+                "alert fired"
             ),
             Change::IsOver(Condition { kind, site, .. }, lasted) => event!(
                 info,
                 "larder::alert",
                 path,
                 { alert = kind.name(), what = Rule::of(kind).description, site, lasted_ms = lasted.as_millis() as u64 },
-                "an alert is over"
+                "alert cleared"
             ),
         }
     }

@@ -55,10 +55,10 @@ pub(crate) trait Queue: Send + Sync {
     fn reentrant(&self, call: &'static str) -> Error;
 }
 
-/// The pending result of a write that [`Store::submit`](crate::Store::submit) has queued.
+/// A write queued by [`Store::submit`](crate::Store::submit).
 ///
-/// Call [`wait`](Self::wait), or `.await` it on any runtime. If it is dropped, the write goes on and its result is
-/// discarded.
+/// Wait for its result with [`wait`](Self::wait), or `.await` it on any runtime. Dropping the `Pending` discards the result,
+/// and the write goes on.
 #[must_use = "dropping a Pending lets the write go on and loses its result: `wait` for it, or `.await` it"]
 pub struct Pending<T> {
     job: Arc<dyn Waits<T>>,
@@ -97,13 +97,12 @@ impl<T> Pending<T> {
     ///
     /// # Errors
     ///
-    /// The closure's own error; [`Error::QueueTimeout`] if the write could not start in time; otherwise as
-    /// [`Store::write`](crate::Store::write). [`Error::Reentrant`] on the writer thread itself, unless the result is
-    /// already there; the write goes on.
+    /// The errors of [`Store::write`](crate::Store::write). On the writer thread it returns [`Error::Reentrant`] unless the
+    /// result has arrived already, and the write goes on.
     ///
     /// # Panics
     ///
-    /// If the closure panicked: the panic resumes here.
+    /// If the closure panicked. The panic resumes on the calling thread.
     pub fn wait(self) -> Result<T> {
         if self.queue.is_left() {
             return Err(self.forked());
@@ -119,7 +118,7 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Blocks for at most `timeout`. `None` means that there is no result yet: the write goes on, and the call can be
+    /// Blocks for at most `timeout`. It returns `None` if there is no result yet; the write goes on, and the call can be
     /// repeated.
     ///
     /// # Errors
@@ -261,14 +260,12 @@ impl<T> Pending<T> {
     }
 }
 
-/// Resolves to the closure's result once the write is committed, and to [`Error::QueueTimeout`] if it could not start in
-/// time.
-///
-/// On the writer thread itself, where it would deadlock, it resolves to [`Error::Reentrant`], and the write goes on.
+/// Resolves to the result of the closure once the write is committed, or to an error as [`wait`](Pending::wait) does. On the
+/// writer thread it resolves to [`Error::Reentrant`] instead of waiting forever, and the write goes on.
 ///
 /// # Panics
 ///
-/// If the closure panicked: the panic resumes here. If it is polled again after it was ready.
+/// If the closure panicked; the panic resumes in the polling task. If it is polled again after it has resolved.
 impl<T> Future for Pending<T> {
     type Output = Result<T>;
 

@@ -65,7 +65,7 @@ impl Readers {
                     "larder::read",
                     self.path,
                     { reason },
-                    "a read has left its connection so that it was closed; another one is opened when it is needed"
+                    "a read left its connection in a bad state, so the connection was closed; another one opens when needed"
                 );
             }
             return;

@@ -76,7 +76,7 @@ impl Readers {
                     "larder::read",
                     self.path,
                     { threads, wanted = self.size },
-                    "the operating system gave fewer threads for reads than there are connections"
+                    "the operating system refused a reader thread, so there are fewer reader threads than connections"
                 );
             }
         }

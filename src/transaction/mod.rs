@@ -25,9 +25,9 @@ use crate::telemetry::usage::StatementShard;
 
 /// One snapshot of the database, passed to the closure of [`Store::read`](crate::Store::read).
 ///
-/// The closure sees the database as of one commit, which is at least as new as every write acknowledged before the read
-/// began. The snapshot begins with the first statement; an async read may share a snapshot that began earlier for
-/// another task.
+/// All queries of the closure see the database as of one commit, at least as new as every write that was acknowledged before
+/// the read began. The snapshot is taken at the first statement. An async read may share a snapshot that another async read
+/// has taken.
 pub struct ReadTx<'a> {
     conn: &'a Connection,
     guard: &'a SqlGuard,
@@ -68,12 +68,11 @@ impl<'a> ReadTx<'a> {
         }
     }
 
-    /// Passes the first row of a query to `f`, and ignores the rows after it.
+    /// Runs a query and calls `f` for its first row. Further rows are ignored.
     ///
     /// # Errors
     ///
-    /// [`Error::Sqlite`] with `QueryReturnedNoRows` if there is no row: see
-    /// [`query_optional`](Self::query_optional).
+    /// [`Error::Sqlite`] with `QueryReturnedNoRows` if there is no row; see [`query_optional`](Self::query_optional).
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
@@ -94,7 +93,7 @@ impl<'a> ReadTx<'a> {
         })
     }
 
-    /// As [`query_row`](Self::query_row), with `None` if there is no row.
+    /// As [`query_row`](Self::query_row), but returns `None` if there is no row.
     ///
     /// # Errors
     ///
@@ -117,7 +116,7 @@ impl<'a> ReadTx<'a> {
     ///
     /// # Errors
     ///
-    /// The error of SQLite, or the first error of `f`.
+    /// The error of SQLite, or the first error of `f`, which ends the query.
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
@@ -145,7 +144,7 @@ impl<'a> ReadTx<'a> {
     ///
     /// # Errors
     ///
-    /// The error of SQLite, or the first error of `f`.
+    /// The error of SQLite, or the first error of `f`, which ends the query.
     pub fn query_each<P, F>(&self, sql: &str, params: P, mut f: F) -> Result<()>
     where
         P: Params,
@@ -161,7 +160,7 @@ impl<'a> ReadTx<'a> {
         })
     }
 
-    /// Whether the query has a row.
+    /// Whether the query returns a row.
     ///
     /// # Errors
     ///
@@ -400,38 +399,38 @@ fn interrupted_by_program(error: rusqlite::Error) -> Error {
     let rusqlite::Error::SqliteFailure(code, _) = error else {
         return Error::of_store(error);
     };
-    let message =
-        "interrupted by an interrupt handle or a progress handler of the program, not by a limit of the store";
+    let message = "an interrupt handle or a progress handler of the program has interrupted the statement, not a limit of the store";
     Error::of_store(rusqlite::Error::SqliteFailure(code, Some(message.into())))
 }
 
-/// The connection itself, with all of rusqlite's methods that take `&self`. Later closures use the same connection, so
-/// larder refuses the settings that these methods make, or resets them after the closure; the table lists the exceptions.
-/// A closure that uses only the methods of [`ReadTx`] and [`WriteTx`] needs none of this.
+/// Gives access to the connection, with all methods of rusqlite that take `&self`.
+///
+/// Later closures use the same connection. So larder refuses what these methods would set, or restores it after the closure;
+/// the rest must be left alone, as the table says. The methods of [`ReadTx`] and [`WriteTx`] themselves leave nothing behind.
 ///
 /// | method | effect |
 /// |---|---|
-/// | `execute`, `query_row`, `prepare`, `prepare_cached`, `pragma_query`, .. | SQL is refused as in larder's own methods, and is not counted in [`Stats`](crate::Stats) |
-/// | `unchecked_transaction`, `pragma_update`, `PRAGMA temp.user_version` | refused: [`Error::Refused`] |
-/// | a `Statement` or `Rows` that is forgotten (`std::mem::forget`) | reset. The statement stays until the connection closes |
-/// | `blob_open`, and a `Blob` that is forgotten | reset in a write; in a read the connection is replaced. Its memory is lost |
-/// | `set_limit`, `set_db_config`, `set_prepared_statement_cache_capacity` | reset to its value after the opening of the connection |
-/// | `busy_timeout`, `busy_handler`, `progress_handler`, `wal_hook` | reset. Within the closure they replace larder's own, so a time limit is checked only where a statement begins and when the closure ends |
-/// | `update_hook`, `rollback_hook`, `trace_v2` | removed, unless [`Options::on_connect`](crate::Options::on_connect) has set one of that kind: SQLite does not tell the two apart, so the closure's then stays |
-/// | `collation_needed` | removed, unless there is an `on_connect`: then it stays |
-/// | `commit_hook`, `authorizer` | the connection is replaced after the closure, because it ran without larder's own. Dangerous: without them nothing that the closure does is refused |
-/// | `create_scalar_function`, `create_aggregate_function`, `create_window_function`, `create_collation`, `remove_function`, `remove_collation` | the connection is replaced, where one was there before under that name and number of arguments. Dangerous: a new one stays, on this connection alone. Define them in `on_connect` |
+/// | `execute`, `query_row`, `prepare`, `prepare_cached`, `pragma_query`, .. | SQL is refused as in larder's own methods, but not counted in [`Stats`](crate::Stats) |
+/// | `unchecked_transaction`, `pragma_update`, `PRAGMA temp.user_version` | refused with [`Error::Refused`] |
+/// | a leaked `Statement` or `Rows` (`std::mem::forget`) | reset. The statement stays in memory until the connection closes |
+/// | `blob_open` with a leaked `Blob` | reset in a write; in a read the connection is replaced. Its memory is lost |
+/// | `set_limit`, `set_db_config`, `set_prepared_statement_cache_capacity` | restored to the value at the opening of the connection |
+/// | `busy_timeout`, `busy_handler`, `progress_handler`, `wal_hook` | restored. Until the closure returns, they replace larder's own, so time limits are checked only where a statement begins and when the closure returns |
+/// | `update_hook`, `rollback_hook`, `trace_v2` | removed. If [`Options::on_connect`](crate::Options::on_connect) has set a hook of the kind, the closure's hook stays, because SQLite does not report which one is set |
+/// | `collation_needed` | removed. If there is an `on_connect`, it stays |
+/// | `commit_hook`, `authorizer` | the connection is replaced after the closure, because larder's own was off meanwhile. Dangerous: nothing that the closure does without them is refused |
+/// | `create_scalar_function`, `create_aggregate_function`, `create_window_function`, `create_collation`, `remove_function`, `remove_collation` | the connection is replaced if the name and number of arguments existed before. Dangerous: a new one stays, on this connection only. Define them in `on_connect` |
 /// | `create_module`, `preupdate_hook`, `load_extension` | stays. Dangerous: use `on_connect` |
-/// | `last_insert_rowid`, `Statement::insert` | 0 before the closure's first insert; [`WriteTx::insert`] returns the rowid of its own row |
-/// | `changes`, and what rusqlite's `execute` returns for DDL | may be that of an earlier closure before the first change of this one: use [`WriteTx::changes`], or the SQL function |
-/// | `total_changes` | of all closures on the connection: use [`WriteTx::total_changes`] |
-/// | `get_interrupt_handle` | dangerous: kept beyond the closure, it stops the statements of others |
-/// | `Backup` that is forgotten | dangerous: the source stays in use until the process ends |
+/// | `last_insert_rowid`, `Statement::insert` | 0 before the first insert of the closure. [`WriteTx::insert`] returns the rowid of exactly its own row |
+/// | `changes`, and the result of rusqlite's `execute` for DDL | may be the count of an earlier closure until this one changes a row: use [`WriteTx::changes`] or the SQL function |
+/// | `total_changes` | counts all closures on the connection: use [`WriteTx::total_changes`] |
+/// | `get_interrupt_handle` | dangerous: kept beyond the closure, it interrupts other closures |
+/// | a leaked `Backup` | dangerous: the source stays in use until the process ends |
 /// | `cache_flush`, `release_memory`, `flush_prepared_statement_cache`, `set_errmsg` | harmless |
 /// | `is_autocommit`, `is_busy`, `path`, `db_name`, `limit`, `db_config`, `transaction_state`, `serialize`, .. | read-only |
 ///
-/// A replaced writer's connection takes about a millisecond, and its page cache starts empty; an event says so
-/// (`larder::write`, `larder::read`).
+/// Replacing the writing connection takes about a millisecond, and the new one starts with an empty page cache. An event
+/// reports each replacement (`larder::write`, `larder::read`).
 impl Deref for ReadTx<'_> {
     type Target = Connection;
 

@@ -16,10 +16,10 @@ use crate::error::{Error, Result};
 use crate::runtime::clock::Tick;
 use crate::telemetry::usage::StatementShard;
 
-/// One write, all or nothing, passed to the closure of [`Store::write`](crate::Store::write).
+/// One atomic write, passed to the closure of [`Store::write`](crate::Store::write).
 ///
-/// It has the methods of [`ReadTx`], and sees its own changes. The closure's `Ok` commits and its `Err` rolls back; its SQL
-/// must do neither.
+/// It has all methods of [`ReadTx`], and its queries see its own changes. The write commits if the closure returns `Ok`, and
+/// rolls back if it returns `Err`. SQL in the closure cannot commit or roll back.
 pub struct WriteTx<'a> {
     read: ReadTx<'a>,
     /// Set if a savepoint could not be rolled back. Then the whole job must be, whatever its closure returns.
@@ -41,11 +41,11 @@ impl<'a> WriteTx<'a> {
         }
     }
 
-    /// Runs one statement and returns how many rows it changed.
+    /// Runs one statement and returns the number of rows that it changed.
     ///
     /// # Errors
     ///
-    /// The error of SQLite; [`Error::Refused`] for SQL that ends the transaction or uses another database.
+    /// The error of SQLite; [`Error::Refused`] for SQL that ends the transaction or leaves the database.
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
@@ -84,9 +84,9 @@ impl<'a> WriteTx<'a> {
     ///
     /// # Errors
     ///
-    /// As [`execute`](Self::execute), `StatementChangedRows` if it was not exactly one row, and [`Error::NoRowid`] if it
-    /// was no new row with a rowid: an upsert that updated a row, an `INSERT` into a table `WITHOUT ROWID`, or an `UPDATE`.
-    /// Where an upsert may update, let it return the key:
+    /// The errors of [`execute`](Self::execute), `StatementChangedRows` unless exactly one row changed, and
+    /// [`Error::NoRowid`] if there is no new row with a rowid: an upsert that updated a row, an `INSERT` into a table
+    /// `WITHOUT ROWID`, or an `UPDATE`. If an upsert may update, return the key with SQL:
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
@@ -137,21 +137,21 @@ impl<'a> WriteTx<'a> {
         Error::NoRowid { reason }
     }
 
-    /// The rowid of the last row that this closure has inserted into a table with rowids: 0 if there is none yet, as on a
-    /// new connection. The SQL function of this name says the same. For one `INSERT`, [`insert`](Self::insert) is safer.
+    /// The rowid of the last row that this closure inserted into a table with rowids; 0 if it has inserted none. The SQL
+    /// function of the same name returns the same. For a single `INSERT`, [`insert`](Self::insert) is safer.
     pub fn last_insert_rowid(&self) -> i64 {
         self.conn.last_insert_rowid()
     }
 
-    /// How many rows the last `INSERT`, `UPDATE` or `DELETE` of this closure has changed: 0 if there is none yet. The SQL
-    /// function of this name says the same.
+    /// The number of rows that the last `INSERT`, `UPDATE` or `DELETE` of this closure changed; 0 if there was none. The SQL
+    /// function of the same name returns the same.
     pub fn changes(&self) -> u64 {
         let (changes, total) = (signed(self.conn.changes()), signed(self.conn.total_changes()));
         self.guard.changes().changes(changes, total).unsigned_abs()
     }
 
-    /// How many rows this closure has changed so far, by triggers and foreign keys, too, and also where a savepoint was
-    /// rolled back. The SQL function of this name says the same.
+    /// The number of rows that this closure has changed so far, including those changed by triggers and foreign keys, and
+    /// those in savepoints that were rolled back. The SQL function of the same name returns the same.
     pub fn total_changes(&self) -> u64 {
         let total = signed(self.conn.total_changes());
         self.guard.changes().total(total).unsigned_abs()
@@ -161,8 +161,8 @@ impl<'a> WriteTx<'a> {
     ///
     /// # Errors
     ///
-    /// As [`execute`](Self::execute). The statements before the error stay in the transaction: return the error to undo
-    /// them.
+    /// The errors of [`execute`](Self::execute). The statements before the error stay in the transaction; return the error
+    /// from the closure to roll them back.
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
         let start = Tick::now();
         if let Some(over) = self.interrupt.check(start) {
@@ -173,12 +173,13 @@ impl<'a> WriteTx<'a> {
         result
     }
 
-    /// Runs `f` in a savepoint: keeps its changes if it returns `Ok`, and undoes only these if it returns `Err` or panics.
+    /// Runs `f` in a savepoint, a nested transaction. If `f` returns `Ok`, its changes are kept; if it returns `Err` or
+    /// panics, only its changes are rolled back.
     ///
     /// # Errors
     ///
-    /// The error of `f`; [`Error::RolledBack`] if SQLite ended the whole transaction meanwhile. Every further call in this
-    /// write then fails.
+    /// The error of `f`; [`Error::RolledBack`] if SQLite has ended the whole transaction, after which this write can do
+    /// nothing more.
     ///
     /// ```
     /// # use larder::Error;
@@ -243,7 +244,7 @@ fn counts_its_rows(sql: &str) -> bool {
 pub(crate) const ENDED: &str = "SQLite ended the whole transaction inside the closure (ON CONFLICT ROLLBACK, \
                                 RAISE(ROLLBACK), a full disk, an I/O error or no memory)";
 
-/// The methods of [`ReadTx`], and through it the connection: its documentation says which settings are reset.
+/// Gives access to the methods of [`ReadTx`], and through it to the connection. See `Deref` of [`ReadTx`].
 impl<'a> Deref for WriteTx<'a> {
     type Target = ReadTx<'a>;
 

@@ -122,7 +122,7 @@ impl Writer {
                 given_back = before.saturating_sub(after),
                 free_pages = after,
             },
-            "gave free pages back to the file system"
+            "returned free pages to the file system"
         );
     }
 

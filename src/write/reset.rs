@@ -38,7 +38,7 @@ impl Writer {
                     "larder::write",
                     path,
                     { leaked },
-                    "a closure forgot statements that were in the middle of their rows; they were reset"
+                    "a closure leaked unfinished statements; they were reset"
                 );
             });
         }
@@ -95,7 +95,7 @@ impl Writer {
                 "larder::write",
                 path,
                 { reason },
-                "a write has left its connection so that it was closed and another one opened"
+                "a write left its connection in a bad state, so the connection was closed and another one opened"
             );
         });
         Ok(())

@@ -167,7 +167,7 @@ impl Writer {
                         wal_bytes,
                         oldest_reader,
                     },
-                    "the write-ahead log is over its limit and a checkpoint could not finish"
+                    "the WAL is larger than its limit, and a checkpoint could not finish"
                 );
             });
         }
@@ -184,7 +184,7 @@ impl Writer {
                 "larder::checkpoint",
                 path,
                 { "db.response.status_code" = extended_code(&error) },
-                "a checkpoint failed; it is tried again when the log has grown"
+                "a checkpoint failed; it is retried when the WAL has grown"
             );
         });
     }
@@ -202,7 +202,7 @@ impl Writer {
                 "larder::poison",
                 path,
                 { "db.response.status_code" = code, "error.type" = "Poisoned" },
-                "the disk failed the store: it takes no more writes, serves reads, and wants to be opened again"
+                "the store is poisoned by a disk error: it is read-only until it is reopened"
             );
         });
     }
@@ -222,7 +222,7 @@ impl Writer {
                 "larder::poison",
                 path,
                 {},
-                "the log was not moved into the database, since another process has begun a new one"
+                "the WAL was not moved into the database, because another process has created a new one"
             );
             return;
         }
@@ -234,7 +234,7 @@ impl Writer {
             "larder::poison",
             path,
             { finished, "db.response.status_code" = done.as_ref().err().and_then(extended_code) },
-            "moved the log into the database file that is open"
+            "moved the WAL into the open database file"
         );
     }
 }
@@ -257,7 +257,7 @@ impl Shared {
             "larder::poison",
             self.path,
             { reason = %change, "error.type" = "Poisoned" },
-            "the files of the store were changed from outside: it takes no more writes"
+            "the store is poisoned, because its files were changed from outside: it is read-only until it is reopened"
         );
     }
 
