@@ -31,8 +31,8 @@ const COMPACTING: &str = "the copy cannot be compacted; is the disk full?";
 const COUNTING: &str = "the rows of the database cannot be counted; check it (Store::check)";
 const OPENING: &str = "the copy cannot be opened";
 const CHECKING: &str = "the copy cannot be checked";
-const DAMAGED: &str = "the database is damaged, or the disk of the copy; check the database (Store::check), and restore an older \
-                       backup if it is damaged";
+const DAMAGED: &str = "the database is damaged, or the disk of the copy; check the database (Store::check), and \
+                       restore an older backup if it is damaged";
 
 /// How to make a copy.
 #[derive(Clone, Debug)]

@@ -12,8 +12,9 @@
 //!     staging.rs      fsync, rename, fsync of the folder
 //! ```
 //!
-//! So the target is always a complete backup, or what it was before. A running backup is registered as an active reader: it
-//! is named when it pins the WAL. Closing the store stops it at its next step, and waits until it has cleaned up.
+//! So the target is always a complete backup, or what it was before. A running backup is registered as an active
+//! reader: it is named when it pins the WAL. Closing the store stops it at its next step, and waits until it has
+//! cleaned up.
 
 mod copy;
 mod failure;
@@ -62,22 +63,22 @@ const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A backup, which [`run`](Self::run) starts. Made by [`Store::backup`] and [`Store::backup_compact`].
 ///
-/// A backup is a copy of one snapshot. It is made while reads and writes go on, and it is **verified**: the copy is opened on
-/// its own, `integrity_check` checks it, and every table must have as many rows as in the snapshot (tables whose name is not
-/// UTF-8 are not counted, because no statement can name them). Corruption, a difference or a full disk is an error. In every
-/// case of error the target is unchanged, and nothing is left beside it. Foreign keys without a parent row are copied as they
-/// are, and reported.
+/// A backup is a copy of one snapshot. It is made while reads and writes go on, and it is **verified**: the copy is
+/// opened on its own, `integrity_check` checks it, and every table must have as many rows as in the snapshot (tables
+/// whose name is not UTF-8 are not counted, because no statement can name them). Corruption, a difference or a full
+/// disk is an error. In every case of error the target is unchanged, and nothing is left beside it. Foreign keys
+/// without a parent row are copied as they are, and reported.
 ///
-/// The backup is one file with mode `0600`, synced to the disk, and not in WAL mode, so that a read-only program can open it
-/// (a store that opens it switches it to WAL mode). [`Store::restore`] creates a database from it. [`Store::open`] and every
-/// other SQLite program can open it directly.
+/// The backup is one file with mode `0600`, synced to the disk, and not in WAL mode, so that a read-only program can
+/// open it (a store that opens it switches it to WAL mode). [`Store::restore`] creates a database from it.
+/// [`Store::open`] and every other SQLite program can open it directly.
 ///
 /// - **It pins the WAL** while it copies pages and counts the rows of the snapshot, as any long read does;
-///   [`ReaderStats::oldest_read`](crate::ReaderStats::oldest_read) names the line that called [`run`](Self::run). Writes do
-///   not wait for it. Verification of the copy does not pin the WAL.
-/// - **It needs disk space:** the size of the database, and twice that for [`Store::backup_compact`]. The copy is made in a
-///   folder beside the target, whose name begins with `.larder-backup-`. If the process is killed, the folder is left, and
-///   the next backup into the same folder removes it.
+///   [`ReaderStats::oldest_read`](crate::ReaderStats::oldest_read) names the line that called [`run`](Self::run).
+///   Writes do not wait for it. Verification of the copy does not pin the WAL.
+/// - **It needs disk space:** the size of the database, and twice that for [`Store::backup_compact`]. The copy is made
+///   in a folder beside the target, whose name begins with `.larder-backup-`. If the process is killed, the folder is
+///   left, and the next backup into the same folder removes it.
 /// - **It needs memory:** at most twice [`Options::cache_size`](crate::Options::cache_size), and one row.
 /// - **It can be stopped between two steps:** by its callback, by its timeout and by closing the store. Neither
 ///   `sqlite3_interrupt` nor a progress handler stops `sqlite3_backup_step`, and nothing stops a sync of the disk.
@@ -153,11 +154,11 @@ pub struct BackupReport {
     pub page_size: u64,
     /// Number of pages.
     pub pages: u64,
-    /// The check of the copy; `None` if it was not verified. It reports no corruption, but it may report foreign keys without
-    /// a parent row, which the database has too.
+    /// The check of the copy; `None` if it was not verified. It reports no corruption, but it may report foreign keys
+    /// without a parent row, which the database has too.
     pub check: Option<CheckReport>,
-    /// Number of rows in all tables, including the shadow tables of virtual tables. It equals that of the database. 0 if the
-    /// backup was not verified.
+    /// Number of rows in all tables, including the shadow tables of virtual tables. It equals that of the database. 0
+    /// if the backup was not verified.
     pub rows: u64,
     /// SHA-256 of all rows of all tables in hexadecimal, if [`Backup::checksum`] is on. It equals that of the database.
     pub checksum: Option<String>,
@@ -183,22 +184,23 @@ impl<'s> Backup<'s> {
         }
     }
 
-    /// Replaces an existing file at the target, atomically, once the backup is complete. The default is `false`: an existing
-    /// file is an error. A folder, a symbolic link and a database that this process has open are always errors.
+    /// Replaces an existing file at the target, atomically, once the backup is complete. The default is `false`: an
+    /// existing file is an error. A folder, a symbolic link and a database that this process has open are always
+    /// errors.
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
         self
     }
 
-    /// Number of pages copied in one step. The default is 1024: 4 MiB with pages of 4 KiB, which take a few milliseconds.
-    /// Within a step nothing can stop the backup.
+    /// Number of pages copied in one step. The default is 1024: 4 MiB with pages of 4 KiB, which take a few
+    /// milliseconds. Within a step nothing can stop the backup.
     pub fn pages_per_step(mut self, pages: u32) -> Self {
         self.plan.pages_per_step = pages;
         self
     }
 
-    /// Pause between two steps, which leaves the disk to other work. The default is none: the sooner the copy is done, the
-    /// sooner the WAL can be reset.
+    /// Pause between two steps, which leaves the disk to other work. The default is none: the sooner the copy is done,
+    /// the sooner the WAL can be reset.
     pub fn pause(mut self, pause: Duration) -> Self {
         self.plan.pause = pause;
         self
@@ -226,11 +228,11 @@ impl<'s> Backup<'s> {
         self
     }
 
-    /// Compares all rows of all tables by their SHA-256, instead of only counting them. The default is `false`, because it
-    /// reads every row twice. It has no effect with [`verify(false)`](Self::verify).
+    /// Compares all rows of all tables by their SHA-256, instead of only counting them. The default is `false`, because
+    /// it reads every row twice. It has no effect with [`verify(false)`](Self::verify).
     ///
-    /// The checksum depends on the rows only. It stays the same when the database is compacted, restored or vacuumed, as long
-    /// as no row changes.
+    /// The checksum depends on the rows only. It stays the same when the database is compacted, restored or vacuumed,
+    /// as long as no row changes.
     pub fn checksum(mut self, checksum: bool) -> Self {
         self.plan.checksum = checksum;
         self

@@ -27,8 +27,8 @@ pub struct RestoreReport {
     pub page_size: u64,
     /// Number of pages.
     pub pages: u64,
-    /// The check of the database. It reports no corruption, but it may report foreign keys without a parent row, which the
-    /// backup has too.
+    /// The check of the database. It reports no corruption, but it may report foreign keys without a parent row, which
+    /// the backup has too.
     pub check: CheckReport,
     /// Number of rows in all tables, including the shadow tables of virtual tables. It equals that of the backup.
     pub rows: u64,

@@ -1,7 +1,7 @@
 //! Scheduled backups, of which the newest are kept.
 //!
-//! Each schedule has a thread of its own, `larder-backup`, because a backup takes long. It owns nothing of the store, so it
-//! keeps none open, and ends when the store closes: it sleeps on the readers' census, which closing wakes.
+//! Each schedule has a thread of its own, `larder-backup`, because a backup takes long. It owns nothing of the store,
+//! so it keeps none open, and ends when the store closes: it sleeps on the readers' census, which closing wakes.
 
 use std::ffi::OsString;
 use std::panic::Location;
@@ -32,8 +32,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 
 /// A schedule of backups. Made by [`Store::backup_every`](crate::Store::backup_every).
 ///
-/// Dropping it stops the schedule: a running backup stops at its next step, and the drop waits for that. A schedule does not
-/// keep its store open, and ends when the store is closed.
+/// Dropping it stops the schedule: a running backup stops at its next step, and the drop waits for that. A schedule
+/// does not keep its store open, and ends when the store is closed.
 #[must_use = "dropping it stops the schedule"]
 pub struct BackupSchedule {
     readers: Arc<Readers>,

@@ -67,8 +67,8 @@ impl Staging {
         let name = self.path.as_os_str();
         if BESIDE.iter().any(|ending| is_beside_a_file(name, ending)) {
             return Err(Failure::new(
-                "the target has the name of a WAL, a WAL index or a journal, and SQLite would read the copy as one; choose \
-                 another name",
+                "the target has the name of a WAL, a WAL index or a journal, and SQLite would read the copy as one; \
+                 choose another name",
             ));
         }
         if open_files::is_open(&self.path) {
@@ -90,8 +90,8 @@ impl Staging {
         if let Some(left) = BESIDE.iter().find(|ending| exists(&with(name, ending))) {
             let left = with(name, left).display().to_string();
             return Err(Failure::found(
-                "SQLite would apply a WAL, a WAL index or a journal beside the target to the copy; close the program that \
-                 has that file open, or move the file away",
+                "SQLite would apply a WAL, a WAL index or a journal beside the target to the copy; close the program \
+                 that has that file open, or move the file away",
                 left,
             ));
         }
@@ -153,7 +153,8 @@ impl Staging {
             .and_then(|folder| folder.sync_all())
             .map_err(|error| {
                 Failure::of(
-                    "the file is there and complete, but its folder cannot be synced, so a power failure could remove its name",
+                    "the file is there and complete, but its folder cannot be synced, so a power failure could remove \
+                     its name",
                     error,
                 )
             })

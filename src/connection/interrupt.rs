@@ -98,7 +98,8 @@ impl Limit {
     fn error(self) -> Error {
         let advice = match self.kind {
             LimitKind::Write => {
-                "the write exceeded WriteOptions::execution_timeout and was rolled back; do less in one write, or raise it"
+                "the write exceeded WriteOptions::execution_timeout and was rolled back; do less in one write, or \
+                 raise it"
             }
             LimitKind::Read => "the read exceeded ReadOptions::execution_timeout; read in pages, or raise it",
             LimitKind::ReaderAge => {

@@ -131,9 +131,9 @@ impl fmt::Display for FileChange {
                 };
                 write!(
                     f,
-                    "code in this process opened and closed {name} ({}), as std::fs::read or a copy of the folder does, which \
-                     dropped SQLite's locks on it, so other processes may write at the same time: restart the \
-                     service, and copy the database with Store::backup instead",
+                    "code in this process opened and closed {name} ({}), as std::fs::read or a copy of the folder \
+                     does, which dropped SQLite's locks on it, so other processes may write at the same time: restart \
+                     the service, and copy the database with Store::backup instead",
                     path.display()
                 )
             }
@@ -144,8 +144,8 @@ impl fmt::Display for FileChange {
 fn advise(file: SqliteFile, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str(match file {
         SqliteFile::Database => {
-            "the store still reads the file that it opened, which no other process can open any more: restore that file with \
-             its -wal, or restore a backup, then restart the service"
+            "the store still reads the file that it opened, which no other process can open any more: restore that \
+             file with its -wal, or restore a backup, then restart the service"
         }
         SqliteFile::Log | SqliteFile::Index => {
             "other processes no longer see the writes of this store: make a backup of what it reads (Store::backup), \
@@ -211,7 +211,8 @@ impl OpenFile {
                 "larder::open",
                 self.path,
                 {},
-                "the system has no open-file-description locks, so closing any descriptor of the database in this process drops SQLite's locks"
+                "the system has no open-file-description locks, so closing any descriptor of the database in this \
+                 process drops SQLite's locks"
             );
         }
         Ok(locks)

@@ -28,8 +28,8 @@ use crate::telemetry::event::event;
 /// Bytes that are read and written at a time.
 const CHUNK: usize = 1 << 20;
 
-const EXPLANATION: &str = "The disk failed the database beside this file. The next larder::Store that opens the database \
-                           writes its -wal to the disk once more, and then removes this file.\n";
+const EXPLANATION: &str = "The disk failed the database beside this file. The next larder::Store that opens the \
+                           database writes its -wal to the disk once more, and then removes this file.\n";
 
 fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(database);

@@ -20,7 +20,8 @@ pub enum MigrationError {
         file: String,
         /// Its version.
         version: u64,
-        /// The line of the error in the file, or the first line of the statement if that is unknown. Lines count from 1.
+        /// The line of the error in the file, or the first line of the statement if that is unknown. Lines count from
+        /// 1.
         line: usize,
         /// The number of the statement in the migration, from 1.
         number: usize,
@@ -62,11 +63,12 @@ pub enum MigrationError {
         kept: usize,
     },
 
-    /// [`Options::require_strict`](crate::Options::require_strict) is on, and a migration creates a table without `STRICT`.
+    /// [`Options::require_strict`](crate::Options::require_strict) is on, and a migration creates a table without
+    /// `STRICT`.
     #[error(
         "migration {file}, line {line}, creates the table {table} without STRICT, so its INTEGER columns would accept \
-         strings: write STRICT after the closing parenthesis (CREATE TABLE .. AS SELECT cannot have it; create the table \
-         first, then INSERT .. SELECT); {}", after(*kept)
+         strings: write STRICT after the closing parenthesis (CREATE TABLE .. AS SELECT cannot have it; create the \
+         table first, then INSERT .. SELECT); {}", after(*kept)
     )]
     NotStrict {
         /// The file, or version and name of a migration from a list.
@@ -95,8 +97,8 @@ pub enum MigrationError {
 
     /// The text of an applied migration has changed.
     #[error(
-        "migration {file} has changed since it was applied: restore its text, and make the change in a new migration; if \
-         only a comment has changed, or another tool has applied it since, run DELETE FROM larder_migrations WHERE \
+        "migration {file} has changed since it was applied: restore its text, and make the change in a new migration; \
+         if only a comment has changed, or another tool has applied it since, run DELETE FROM larder_migrations WHERE \
          version = '{version}', and larder accepts the new text"
     )]
     Changed {
@@ -117,8 +119,8 @@ pub enum MigrationError {
 
     /// Two migrations have the same version.
     #[error(
-        "{first} and {second} both have version {version} (the digits at the start of the name): give one of them another \
-         version, or delete one"
+        "{first} and {second} both have version {version} (the digits at the start of the name): give one of them \
+         another version, or delete one"
     )]
     Duplicate {
         /// The version.
@@ -142,8 +144,8 @@ pub enum MigrationError {
 
     /// The set has no migration.
     #[error(
-        "there are no migrations in {origin}: check that they are packed with the program; an empty set undoes nothing, so \
-         to undo all migrations, open with the full set and call migrate_to(0)"
+        "there are no migrations in {origin}: check that they are packed with the program; an empty set undoes \
+         nothing, so to undo all migrations, open with the full set and call migrate_to(0)"
     )]
     Empty {
         /// The source of the set.
@@ -152,8 +154,8 @@ pub enum MigrationError {
 
     /// A migration has no down script.
     #[error(
-        "migration {file} cannot be undone: its down script is missing or empty; write it (or restore its file), or restore a \
-         backup from before the migration"
+        "migration {file} cannot be undone: its down script is missing or empty; write it (or restore its file), or \
+         restore a backup from before the migration"
     )]
     NoDown {
         /// The file, or version and name of a migration from a list.
@@ -178,7 +180,8 @@ pub enum MigrationError {
         problem: String,
     },
 
-    /// Another tool seems to have migrated this database, and [`Migrations::adopt`](crate::Migrations::adopt) is not set.
+    /// Another tool seems to have migrated this database, and [`Migrations::adopt`](crate::Migrations::adopt) is not
+    /// set.
     #[error("{problem}")]
     NotAdopted {
         /// The tool, and how to adopt its record.
@@ -201,8 +204,8 @@ pub enum MigrationError {
 
     /// Another process held SQLite's write lock for the whole migration timeout.
     #[error(
-        "another process has held the write lock for {waited:?}, perhaps to migrate: wait until it has finished, then open \
-         the store again, or raise Options::migration_timeout"
+        "another process has held the write lock for {waited:?}, perhaps to migrate: wait until it has finished, then \
+         open the store again, or raise Options::migration_timeout"
     )]
     Locked {
         /// How long the call waited.
@@ -211,8 +214,8 @@ pub enum MigrationError {
 
     /// Another call of `migrate` or `migrate_to` runs in the opposite direction at the same time.
     #[error(
-        "migration {version} ran twice, because another call of migrate or migrate_to undoes what this one does: run only \
-         one of them at a time"
+        "migration {version} ran twice, because another call of migrate or migrate_to undoes what this one does: run \
+         only one of them at a time"
     )]
     Crossed {
         /// The version that was applied, undone and applied again, or the reverse.
@@ -286,8 +289,9 @@ fn after(kept: usize) -> String {
     match kept {
         0 => "it was rolled back, and the database is unchanged: fix the migration, then try again".to_owned(),
         kept => format!(
-            "it runs outside a transaction, so the effects of its statements up to statement {kept} stay, and it is marked as \
-             unfinished: finish or undo it by hand, then open the store again: the error says what to enter in the record"
+            "it runs outside a transaction, so the effects of its statements up to statement {kept} stay, and it is \
+             marked as unfinished: finish or undo it by hand, then open the store again: the error says what to enter \
+             in the record"
         ),
     }
 }

@@ -1,7 +1,7 @@
 //! The one error type. Each message says what happened, why, and what to do next.
 //!
-//! Every error has an [`Outcome`]: the write did not start, was rolled back, or is in an unknown state. A caller needs the
-//! answer before it retries.
+//! Every error has an [`Outcome`]: the write did not start, was rolled back, or is in an unknown state. A caller needs
+//! the answer before it retries.
 
 mod migration;
 mod sqlite;
@@ -30,14 +30,14 @@ pub enum Outcome {
     NotStarted,
     /// The closure ran and its changes were rolled back. Nothing was written.
     RolledBack,
-    /// COMMIT failed, and SQLite does not know whether the write is on disk: it is invisible now, and may reappear when the
-    /// file is next recovered. Check the data before you repeat the write.
+    /// COMMIT failed, and SQLite does not know whether the write is on disk: it is invisible now, and may reappear when
+    /// the file is next recovered. Check the data before you repeat the write.
     ///
     /// This is also the outcome of a call that could not wait for a write which goes on
     /// ([`Reentrant`](Error::Reentrant) from [`Pending::wait`](crate::Pending::wait)).
     Unknown,
-    /// A migration that runs outside a transaction failed, and the effects of its first statements stay; or two calls of
-    /// `migrate_to` ran in opposite directions at once. No other write has this outcome.
+    /// A migration that runs outside a transaction failed, and the effects of its first statements stay; or two calls
+    /// of `migrate_to` ran in opposite directions at once. No other write has this outcome.
     Partial,
 }
 
@@ -50,8 +50,9 @@ pub enum ErrorOrigin {
     Unknown,
     /// The store's own database.
     Store,
-    /// Another database. The error says nothing about this store. An error of the store that the closure kept while it ran
-    /// more statements with rusqlite's own methods counts as this too, because SQLite remembers only its last error.
+    /// Another database. The error says nothing about this store. An error of the store that the closure kept while it
+    /// ran more statements with rusqlite's own methods counts as this too, because SQLite remembers only its last
+    /// error.
     Other,
 }
 
@@ -88,8 +89,8 @@ pub enum Error {
         "{} {}", path.display(),
         match closing {
             Some(holder) => format!("is still closing in this process: {holder}; open it again when that has ended"),
-            None => "is already open in this process: clone the Store instead of opening the file twice (two writers in one \
-                     process would contend for SQLite's lock)".to_owned(),
+            None => "is already open in this process: clone the Store instead of opening the file twice (two writers \
+                     in one process would contend for SQLite's lock)".to_owned(),
         }
     )]
     AlreadyOpen {
@@ -101,8 +102,8 @@ pub enum Error {
 
     /// Another process held the file locked for longer than the busy timeout.
     #[error(
-        "{} is locked by another process: wait if that process migrates the file; otherwise stop it, or open the file with \
-         Access::Shared there; then try again (a child process that was forked without exec also holds the locks)",
+        "{} is locked by another process: wait if that process migrates the file; otherwise stop it, or open the file \
+         with Access::Shared there; then try again (a child process that was forked without exec also holds the locks)",
         path.display()
     )]
     InUse {
@@ -115,8 +116,8 @@ pub enum Error {
 
     /// The file is on a file system where SQLite's WAL is not safe.
     #[error(
-        "{} is on {filesystem}, where the shared memory of SQLite's WAL fails silently: move the database to a local disk, or \
-         call Options::allow_unsupported_filesystem(true) if only one process on one machine opens it", path.display()
+        "{} is on {filesystem}, where the shared memory of SQLite's WAL fails silently: move the database to a local \
+         disk, or call Options::allow_unsupported_filesystem(true) if only one process on one machine opens it", path.display()
     )]
     UnsupportedFilesystem {
         /// The database file.
@@ -196,8 +197,8 @@ pub enum Error {
         last_error: Option<String>,
     },
 
-    /// The transaction of this write was rolled back: by another write of its group, or because SQLite ended it while the
-    /// closure ran. Nothing was written.
+    /// The transaction of this write was rolled back: by another write of its group, or because SQLite ended it while
+    /// the closure ran. Nothing was written.
     #[error("the write was rolled back: {reason}; {}", rolled_back_advice(*caused_by_closure, source))]
     RolledBack {
         /// The cause of the rollback.
@@ -212,8 +213,8 @@ pub enum Error {
     /// COMMIT failed, and whether the write survives a restart is unknown. The store is poisoned: see
     /// [`Poisoned`](Error::Poisoned).
     #[error(
-        "COMMIT failed and its outcome is unknown: {source}; the write may reappear at recovery, so check the disk, reopen \
-         the store, and check the data before you repeat the write"
+        "COMMIT failed and its outcome is unknown: {source}; the write may reappear at recovery, so check the disk, \
+         reopen the store, and check the data before you repeat the write"
     )]
     CommitUnknown {
         /// SQLite's error, shared with the other writes of the group.
@@ -222,15 +223,15 @@ pub enum Error {
 
     /// The store is read-only, because an earlier COMMIT or checkpoint failed to reach the disk. Reads go on.
     ///
-    /// After a failed sync, the data may exist only in the page cache of the operating system, which treats it as written
-    /// (ext4 and XFS do). Appending to such a WAL could lose all of it in a power failure. So larder creates a marker file
-    /// beside the database, `app.db-unsynced` for `app.db`, and the next store that opens the database rewrites and syncs
-    /// the WAL first. If the marker file could not be created (an event says so), restart the machine before the service;
-    /// then the file has only what is on the disk.
+    /// After a failed sync, the data may exist only in the page cache of the operating system, which treats it as
+    /// written (ext4 and XFS do). Appending to such a WAL could lose all of it in a power failure. So larder creates a
+    /// marker file beside the database, `app.db-unsynced` for `app.db`, and the next store that opens the database
+    /// rewrites and syncs the WAL first. If the marker file could not be created (an event says so), restart the
+    /// machine before the service; then the file has only what is on the disk.
     ///
     /// The watchdog ([`Options::monitor_interval`](crate::Options::monitor_interval)) also poisons the store when the
-    /// database, its `-wal` or its `-shm` was removed or replaced while it was open, or when code in this process closed a
-    /// descriptor of one of these files and so dropped SQLite's locks. `source` then has the code
+    /// database, its `-wal` or its `-shm` was removed or replaced while it was open, or when code in this process
+    /// closed a descriptor of one of these files and so dropped SQLite's locks. `source` then has the code
     /// `SQLITE_READONLY_DBMOVED` or `SQLITE_READONLY_CANTLOCK`, and its message says what happened and what to do.
     #[error("{}", poisoned(source))]
     Poisoned {
@@ -264,11 +265,11 @@ pub enum Error {
         instead: &'static str,
     },
 
-    /// [`WriteTx::insert`](crate::WriteTx::insert) has no rowid to return, because its statement inserted no new row with a
-    /// rowid.
+    /// [`WriteTx::insert`](crate::WriteTx::insert) has no rowid to return, because its statement inserted no new row
+    /// with a rowid.
     #[error(
-        "the statement inserted no new row with a rowid: {reason}; return the key with RETURNING and run the statement with \
-         query_row, or run it with execute"
+        "the statement inserted no new row with a rowid: {reason}; return the key with RETURNING and run the statement \
+         with query_row, or run it with execute"
     )]
     NoRowid {
         /// What the statement is, or did instead.
@@ -282,8 +283,8 @@ pub enum Error {
         call: &'static str,
         /// What to use instead.
         instead: &'static str,
-        /// The state of the write. A call that would have queued it says `NotStarted`; a call that only waits for it says
-        /// `Unknown`, because the write goes on.
+        /// The state of the write. A call that would have queued it says `NotStarted`; a call that only waits for it
+        /// says `Unknown`, because the write goes on.
         outcome: Outcome,
     },
 
@@ -337,8 +338,9 @@ pub enum Error {
 
     /// A file system has too little free space for a `VACUUM`, which did not start.
     #[error(
-        "the vacuum did not start: it needs about {needed} bytes in {}, and {available} are available: free disk space there \
-         (or, if this is the folder for temporary files, set SQLITE_TMPDIR in the environment to a folder with more space)",
+        "the vacuum did not start: it needs about {needed} bytes in {}, and {available} are available: free disk space \
+         there (or, if this is the folder for temporary files, set SQLITE_TMPDIR in the environment to a folder with \
+         more space)",
         folder.display()
     )]
     InsufficientSpace {
@@ -352,19 +354,20 @@ pub enum Error {
 
     /// The store is closed, or was closed before the call started.
     #[error(
-        "the store is closed, so the call did not start; reopen it, or keep a clone of the `Store` alive while it is in use"
+        "the store is closed, so the call did not start; reopen it, or keep a clone of the `Store` alive while it is \
+         in use"
     )]
     Closed,
 
-    /// This process was forked from the one that opened the store. Only the parent has the writer thread, the reader threads
-    /// and the locks on the file, so a call in the child does not start. In the child a store is neither closed nor
-    /// checkpointed, and its files stay open until the child exits or calls `exec`.
+    /// This process was forked from the one that opened the store. Only the parent has the writer thread, the reader
+    /// threads and the locks on the file, so a call in the child does not start. In the child a store is neither closed
+    /// nor checkpointed, and its files stay open until the child exits or calls `exec`.
     ///
     /// A closure that forks must not return in the child: on a thread of larder, the child is ended with
     /// [`abort`](std::process::abort).
     #[error(
-        "the store was opened by the parent of this forked process and cannot be used here: call exec after the fork, as \
-         std::process::Command does, or open the store after the fork"
+        "the store was opened by the parent of this forked process and cannot be used here: call exec after the fork, \
+         as std::process::Command does, or open the store after the fork"
     )]
     Forked {
         /// `NotStarted`; or `Unknown` if the child waits for a [`Pending`](crate::Pending) that the parent submitted.
@@ -428,8 +431,8 @@ impl Error {
         }
     }
 
-    /// The state of the write that failed with this error. For a read it is `NotStarted` or `RolledBack`. An error that a
-    /// closure returns from another call of larder describes that call.
+    /// The state of the write that failed with this error. For a read it is `NotStarted` or `RolledBack`. An error that
+    /// a closure returns from another call of larder describes that call.
     pub fn outcome(&self) -> Outcome {
         match self {
             Error::CommitUnknown { .. } => Outcome::Unknown,
@@ -659,8 +662,8 @@ fn poisoned(source: &rusqlite::Error) -> String {
         return format!("the store is read-only: {source}");
     }
     format!(
-        "the store is read-only after a disk error: {source}; check the disk, then restart the service (reopening rewrites \
-         the WAL)"
+        "the store is read-only after a disk error: {source}; check the disk, then restart the service (reopening \
+         rewrites the WAL)"
     )
 }
 

@@ -1,8 +1,8 @@
 //! A check of the whole database for corruption, and for foreign keys without a parent row.
 //!
-//! It only reads: `quick_check` or `integrity_check` in one snapshot, then `foreign_key_check`, table by table, in another,
-//! so that neither pins the WAL longer than necessary. Corruption goes into the report, even if SQLite had to stop there. An
-//! error means that the check could not run.
+//! It only reads: `quick_check` or `integrity_check` in one snapshot, then `foreign_key_check`, table by table, in
+//! another, so that neither pins the WAL longer than necessary. Corruption goes into the report, even if SQLite had to
+//! stop there. An error means that the check could not run.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -25,14 +25,14 @@ const MAX_REPORTED: usize = 100;
 
 /// A check of the whole database, which [`run`](Self::run) starts. Made by [`Store::check`].
 ///
-/// By default the check is SQLite's [`quick_check`](https://sqlite.org/pragma.html#pragma_quick_check): it reads every page and
-/// every row, and counts the entries of each index. [`full`](Self::full) also compares the indexes with their tables. Then
-/// the foreign keys are checked, even in a store that does not enforce them.
+/// By default the check is SQLite's [`quick_check`](https://sqlite.org/pragma.html#pragma_quick_check): it reads every
+/// page and every row, and counts the entries of each index. [`full`](Self::full) also compares the indexes with their
+/// tables. Then the foreign keys are checked, even in a store that does not enforce them.
 ///
-/// The check runs on the calling thread (in async code, use `spawn_blocking` or its like) with a connection of the pool,
-/// while reads and writes go on. Each of its two parts holds a snapshot, so the WAL cannot be reset meanwhile. A check never
-/// counts as slow, and [`interrupt_old_readers`](crate::Options::interrupt_old_readers) does not stop it; the alert about an
-/// old read names it after [`max_reader_age`](crate::Options::max_reader_age).
+/// The check runs on the calling thread (in async code, use `spawn_blocking` or its like) with a connection of the
+/// pool, while reads and writes go on. Each of its two parts holds a snapshot, so the WAL cannot be reset meanwhile. A
+/// check never counts as slow, and [`interrupt_old_readers`](crate::Options::interrupt_old_readers) does not stop it;
+/// the alert about an old read names it after [`max_reader_age`](crate::Options::max_reader_age).
 ///
 /// A check finds corruption, but not lost data: a write that never reached the disk leaves a valid database.
 ///
@@ -90,8 +90,8 @@ pub enum CheckStage {
 pub struct CheckReport {
     /// Whether the indexes were compared with their tables.
     pub full: bool,
-    /// SQLite's messages about corruption, and about tables whose foreign keys cannot be checked. SQLite reports at most
-    /// 100.
+    /// SQLite's messages about corruption, and about tables whose foreign keys cannot be checked. SQLite reports at
+    /// most 100.
     pub problems: Vec<String>,
     /// The first 100 rows whose foreign key has no parent row. In a corrupt database the parent row itself may be lost.
     pub foreign_key_violations: Vec<ForeignKeyViolation>,
@@ -126,8 +126,8 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// Also compares each index with its table, with `integrity_check`. This takes several times as long. The default is
-    /// `quick_check`.
+    /// Also compares each index with its table, with `integrity_check`. This takes several times as long. The default
+    /// is `quick_check`.
     pub fn full(mut self) -> Self {
         self.full = true;
         self
@@ -151,7 +151,8 @@ impl<'s> Check<'s> {
     ///
     /// # Errors
     ///
-    /// [`Cancelled`](crate::Error::Cancelled), an I/O error, and the errors of a [`read`](Store::read) that does not start.
+    /// [`Cancelled`](crate::Error::Cancelled), an I/O error, and the errors of a [`read`](Store::read) that does not
+    /// start.
     ///
     /// # Panics
     ///
@@ -184,7 +185,8 @@ impl<'s> Check<'s> {
         Ok(report)
     }
 
-    /// Sorts the errors, once the connection is back in the pool: corruption goes into the report, others to the caller.
+    /// Sorts the errors, once the connection is back in the pool: corruption goes into the report, others to the
+    /// caller.
     fn judge(&self, looked: Result<()>, report: &mut CheckReport) -> Result<()> {
         self.reporter.end(OPERATION)?;
         let Err(error) = looked else { return Ok(()) };
@@ -215,7 +217,8 @@ pub(crate) fn integrity(conn: &Connection, report: &mut CheckReport) -> rusqlite
     Ok(())
 }
 
-/// Checks the foreign keys. `enter` gets the numbers of tables done and in total before each table, and may stop the check.
+/// Checks the foreign keys. `enter` gets the numbers of tables done and in total before each table, and may stop the
+/// check.
 pub(crate) fn foreign_keys(
     conn: &Connection,
     report: &mut CheckReport,

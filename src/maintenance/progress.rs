@@ -1,8 +1,8 @@
 //! The progress callback of a long operation, which may cancel it.
 //!
 //! SQLite calls the progress handler of a connection between the steps of its work, on the thread that does the work
-//! (`connection/interrupt.rs`), and the handler calls the callback. rusqlite would catch a panic of the callback and go on. So
-//! an [`Observed`] catches it, stops the work, and resumes the panic once the connection is restored.
+//! (`connection/interrupt.rs`), and the handler calls the callback. rusqlite would catch a panic of the callback and go
+//! on. So an [`Observed`] catches it, stops the work, and resumes the panic once the connection is restored.
 
 use std::any::Any;
 use std::ops::ControlFlow;

@@ -1,11 +1,11 @@
 //! `VACUUM`: rebuilds the database without its free pages, and with the pages of each table together.
 //!
 //! SQLite builds the copy in a temporary file while it holds the write lock, then writes all of it to the WAL as one
-//! transaction. So a reader sees the old database or the new one, and an error before the commit of that transaction leaves
-//! the old one.
+//! transaction. So a reader sees the old database or the new one, and an error before the commit of that transaction
+//! leaves the old one.
 //!
-//! The WAL is truncated first. That makes room for the new pages, and it shows how far a failed `VACUUM` came: while the WAL
-//! file is empty, nothing has been written that could be committed.
+//! The WAL is truncated first. That makes room for the new pages, and it shows how far a failed `VACUUM` came: while
+//! the WAL file is empty, nothing has been written that could be committed.
 
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -30,19 +30,20 @@ const OPERATION: &str = "vacuum";
 
 /// A `VACUUM`, which [`run`](Self::run) starts. Made by [`Store::vacuum`].
 ///
-/// It rebuilds the whole database: it returns the space of deleted rows to the file system, and stores the pages of each
-/// table together. It is rarely needed, because SQLite reuses free pages; [`Stats::database`](crate::Stats::database) has
-/// their number.
+/// It rebuilds the whole database: it returns the space of deleted rows to the file system, and stores the pages of
+/// each table together. It is rarely needed, because SQLite reuses free pages;
+/// [`Stats::database`](crate::Stats::database) has their number.
 ///
 /// - **Writes wait while it runs.** A write that waits longer than its
-///   [`queue_timeout`](crate::WriteOptions::queue_timeout) fails with [`QueueTimeout`](Error::QueueTimeout). Reads go on.
-/// - **It needs disk space:** twice the size of the database without its free pages, once in a temporary file and once in
-///   the WAL, until it is done. The temporary file is in the folder that the environment variable `SQLITE_TMPDIR` or
-///   `TMPDIR` names, or else in `/var/tmp` or `/tmp`; if none of them is writable, the copy is built in memory. The WAL may
-///   exceed [`Options::wal_hard_limit`](crate::Options::wal_hard_limit).
+///   [`queue_timeout`](crate::WriteOptions::queue_timeout) fails with [`QueueTimeout`](Error::QueueTimeout). Reads go
+///   on.
+/// - **It needs disk space:** twice the size of the database without its free pages, once in a temporary file and once
+///   in the WAL, until it is done. The temporary file is in the folder that the environment variable `SQLITE_TMPDIR` or
+///   `TMPDIR` names, or else in `/var/tmp` or `/tmp`; if none of them is writable, the copy is built in memory. The WAL
+///   may exceed [`Options::wal_hard_limit`](crate::Options::wal_hard_limit).
 /// - **It needs memory:** at most twice [`Options::cache_size`](crate::Options::cache_size).
-/// - **The file shrinks at the checkpoint** that moves the WAL into it. If a read blocks the checkpoint, the file shrinks when
-///   that read has ended; see [`VacuumReport::wal_truncated`].
+/// - **The file shrinks at the checkpoint** that moves the WAL into it. If a read blocks the checkpoint, the file
+///   shrinks when that read has ended; see [`VacuumReport::wal_truncated`].
 /// - **The `rowid` may change** in a table without an `INTEGER PRIMARY KEY`.
 ///
 /// ```
@@ -94,8 +95,8 @@ pub struct VacuumReport {
     pub bytes_after: u64,
     /// Whether the whole WAL was moved into the database file, which then has shrunk, and the WAL file truncated.
     ///
-    /// If `false`, a read or another process blocked the checkpoint, and a later one does it; or the checkpoint failed, and
-    /// the store is [`poisoned`](Store::poisoned).
+    /// If `false`, a read or another process blocked the checkpoint, and a later one does it; or the checkpoint failed,
+    /// and the store is [`poisoned`](Store::poisoned).
     pub wal_truncated: bool,
     /// Duration of the vacuum, from its start on the writer thread.
     pub duration: Duration,
@@ -109,11 +110,12 @@ impl<'s> Vacuum<'s> {
         }
     }
 
-    /// Calls `f` during the vacuum, at most once per `every`. `ControlFlow::Break(())` cancels it and leaves the database
-    /// unchanged.
+    /// Calls `f` during the vacuum, at most once per `every`. `ControlFlow::Break(())` cancels it and leaves the
+    /// database unchanged.
     ///
-    /// The callback runs on the writer thread, so a write inside it returns [`Reentrant`](Error::Reentrant). It is called while
-    /// the copy is built, but not while the copy is written to the WAL. A vacuum of a small database may finish without a call.
+    /// The callback runs on the writer thread, so a write inside it returns [`Reentrant`](Error::Reentrant). It is
+    /// called while the copy is built, but not while the copy is written to the WAL. A vacuum of a small database may
+    /// finish without a call.
     pub fn progress(
         self,
         every: Duration,
@@ -130,8 +132,8 @@ impl<'s> Vacuum<'s> {
     ///
     /// - [`InsufficientSpace`](Error::InsufficientSpace): the vacuum did not start.
     /// - [`Cancelled`](Error::Cancelled), and SQLite's error, such as a full disk: the database is unchanged.
-    /// - [`CommitUnknown`](Error::CommitUnknown): the disk failed during the commit. The data is the same either way, but the
-    ///   store is poisoned.
+    /// - [`CommitUnknown`](Error::CommitUnknown): the disk failed during the commit. The data is the same either way,
+    ///   but the store is poisoned.
     /// - The errors of a [`write`](Store::write) that does not start.
     ///
     /// # Panics
@@ -210,8 +212,8 @@ fn failed(writer: &mut Writer, reporter: &ProgressReporter<()>, error: rusqlite:
     error.into()
 }
 
-/// Checks that the copy fits into the folder of temporary files, and the WAL beside the database. A copy that fits into the
-/// page cache needs no file.
+/// Checks that the copy fits into the folder of temporary files, and the WAL beside the database. A copy that fits into
+/// the page cache needs no file.
 fn check_room(database: &Path, size: &DatabaseSize, cache: u64) -> Result<()> {
     let used = size.pages.saturating_sub(size.free);
     let copy = if used * size.page > cache { used * size.page } else { 0 };

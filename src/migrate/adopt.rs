@@ -42,7 +42,8 @@ impl Adoption {
             None if user_version > 0 => {
                 let problem = format!(
                     "this database has user_version {user_version} and no record of migrations: call \
-                     Migrations::adopt(Adopt::UserVersion) if it counts the applied migrations, or Adopt::Nothing if not"
+                     Migrations::adopt(Adopt::UserVersion) if it counts the applied migrations, or Adopt::Nothing if \
+                     not"
                 );
                 return Err(MigrationError::NotAdopted { problem }.into());
             }

@@ -14,10 +14,11 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DryRun {
-    /// A copy of the schema, without rows except those of the record. It is fast and finds mistakes in SQL. It does not find
-    /// rows that violate a new constraint, and it fails for a migration that needs rows of an earlier one.
+    /// A copy of the schema, without rows except those of the record. It is fast and finds mistakes in SQL. It does not
+    /// find rows that violate a new constraint, and it fails for a migration that needs rows of an earlier one.
     Schema,
-    /// A copy of the whole file, in a folder beside it. It finds every error that the real run would find, and takes as long.
+    /// A copy of the whole file, in a folder beside it. It finds every error that the real run would find, and takes as
+    /// long.
     Backup,
 }
 

@@ -87,10 +87,10 @@ pub(super) fn refuse_lost_markers(up: &Script) -> Result<()> {
         file: up.file.to_string(),
         line: Some(line),
         problem: format!(
-            "the comment `{}` looks like a marker, but larder knows no such marker here, so a down script below it would run \
-             right after the up script: start the line with -- migrate:down (Dbmate) or -- +goose Down (Goose), move the \
-             down script to a file NNN_name.down.sql, or, in a list, pass it to Migration::down (Migrations::files reads \
-             text with markers); if it is only a comment, add words to it",
+            "the comment `{}` looks like a marker, but larder knows no such marker here, so a down script below it \
+             would run right after the up script: start the line with -- migrate:down (Dbmate) or -- +goose Down \
+             (Goose), move the down script to a file NNN_name.down.sql, or, in a list, pass it to Migration::down \
+             (Migrations::files reads text with markers); if it is only a comment, add words to it",
             comment.trim()
         ),
     })
@@ -173,9 +173,9 @@ impl Section {
     }
 }
 
-/// Takes a file apart: the preamble, the way up, the way down. `on` is called with each line and its
-/// number. It returns the state that a marker begins, and whether that section runs in a transaction; or `None` for a line
-/// that stays in its section (annotations do, so that line numbers stay right).
+/// Takes a file apart: the preamble, the way up, the way down. `on` is called with each line and its number. It returns
+/// the state that a marker begins, and whether that section runs in a transaction; or `None` for a line that stays in
+/// its section (annotations do, so that line numbers stay right).
 fn split(
     file: &File,
     mut on: impl FnMut(State, usize, &str) -> Result<Option<(State, bool)>, String>,

@@ -11,9 +11,10 @@
 //! ```
 //!
 //! Each step is a transaction of its own: it reads the record, runs one migration and enters it in the record. So each
-//! migration is applied once, by one process, even if several migrate at the same time; a process that waited for the lock
-//! finds the step done and goes on to the next. After a kill the database is between two steps. If there is nothing to do,
-//! migrating takes no lock (opening a store takes the write lock for a moment, for other reasons: `connection/mod.rs`).
+//! migration is applied once, by one process, even if several migrate at the same time; a process that waited for the
+//! lock finds the step done and goes on to the next. After a kill the database is between two steps. If there is
+//! nothing to do, migrating takes no lock (opening a store takes the write lock for a moment, for other reasons:
+//! `connection/mod.rs`).
 //!
 //! The calling thread drives: it queues one job after another ([`to`]), and other writes run between them.
 

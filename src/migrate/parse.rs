@@ -127,8 +127,8 @@ impl Name {
         let digits: String = name.chars().take_while(char::is_ascii_digit).collect();
         if digits.is_empty() {
             return Err(refuse(
-                "the name has no version: name the file like 20260401120000_name.sql (Dbmate), 00001_name.sql (Goose) or \
-                 001_name.sql, or move it elsewhere"
+                "the name has no version: name the file like 20260401120000_name.sql (Dbmate), 00001_name.sql (Goose) \
+                 or 001_name.sql, or move it elsewhere"
                     .into(),
             ));
         }

@@ -382,8 +382,8 @@ impl StepRunner<'_> {
         let error = match stop.error {
             StopError::Sqlite(error) => self.writer.guard().explain(error),
             StopError::Parameter => {
-                let problem = "a migration has no parameters: write the value literally, and quote a string that contains \
-                               ?, :, @ or $";
+                let problem = "a migration has no parameters: write the value literally, and quote a string that \
+                               contains ?, :, @ or $";
                 let code = ffi::Error::new(ffi::SQLITE_ERROR);
                 rusqlite::Error::SqliteFailure(code, Some(problem.into())).into()
             }
@@ -465,7 +465,8 @@ fn and_marked(mut error: Error, because: &Error, way_out: &str) -> Error {
 fn changed_the_record() -> Error {
     Error::Refused {
         statement: "a change of schema_migrations".into(),
-        instead: "the table is larder's record of the applied migrations: remove the SQL that writes to it from the migration",
+        instead: "the table is larder's record of the applied migrations: remove the SQL that writes to it from the \
+                  migration",
     }
 }
 

@@ -43,8 +43,8 @@ pub(super) const RULES: &[Rule] = &[
         kind: AlertKind::SlowQueue,
         description: "writes wait too long in the queue",
         severity: Severity::Warning,
-        remedy: "Check the call site in Stats::call_sites: move work that is not SQL out of its closure, and split long \
-                 writes",
+        remedy: "Check the call site in Stats::call_sites: move work that is not SQL out of its closure, and split \
+                 long writes",
         unit: "s",
         measure: |seen| above(seen.queue_wait.as_secs_f64(), LONG_WAIT.as_secs_f64()),
         culprit: busiest_writer,
@@ -113,8 +113,8 @@ pub(super) const RULES: &[Rule] = &[
         kind: AlertKind::FreePages,
         description: "many pages of the database are free",
         severity: Severity::Note,
-        remedy: "New rows will reuse them. If auto_vacuum is incremental, the idle writer returns them to the file system \
-                 (Options::incremental_vacuum); Store::vacuum does so at once",
+        remedy: "New rows will reuse them. If auto_vacuum is incremental, the idle writer returns them to the file \
+                 system (Options::incremental_vacuum); Store::vacuum does so at once",
         unit: "%",
         measure: |seen| {
             let DatabaseStats { pages, free_pages, .. } = seen.sample.database;
@@ -128,8 +128,8 @@ pub(super) const RULES: &[Rule] = &[
         kind: AlertKind::DiskFull,
         description: "the disk of the database is full or nearly full",
         severity: Severity::Critical,
-        remedy: "Writes fail and are rolled back when the disk is full: free disk space, or move the database to a larger \
-                 disk",
+        remedy: "Writes fail and are rolled back when the disk is full: free disk space, or move the database to a \
+                 larger disk",
         unit: "B",
         measure: |seen| {
             let (free, wanted) = seen.sample.room.unwrap_or((u64::MAX, 0));

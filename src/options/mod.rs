@@ -1,5 +1,5 @@
-//! [`Settings`]: the values of a store's options, their defaults and their ranges. The setters, with unit and reason, are in
-//! `store/options.rs`. [`WriteOptions`] and [`ReadOptions`] are the options of one call.
+//! [`Settings`]: the values of a store's options, their defaults and their ranges. The setters, with unit and reason,
+//! are in `store/options.rs`. [`WriteOptions`] and [`ReadOptions`] are the options of one call.
 
 mod call;
 
@@ -17,8 +17,8 @@ const MIB: u64 = 1024 * KIB;
 
 /// What the acknowledgement of a commit guarantees after a power failure.
 ///
-/// This is SQLite's `PRAGMA synchronous` (<https://sqlite.org/pragma.html#pragma_synchronous>). At either level a crash of
-/// the process loses no acknowledged commit, and no crash corrupts the file.
+/// This is SQLite's `PRAGMA synchronous` (<https://sqlite.org/pragma.html#pragma_synchronous>). At either level a crash
+/// of the process loses no acknowledged commit, and no crash corrupts the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -44,12 +44,13 @@ pub enum Access {
     /// Other processes, such as the `sqlite3` shell, Litestream or Datasette, may read and write the file too.
     #[default]
     Shared,
-    /// Only this process may open the file; others get "database is locked". SQLite's `unix-excl` VFS keeps the WAL index
-    /// on the heap and makes no system calls for locks, so single-row reads and commits are about twice as fast.
+    /// Only this process may open the file; others get "database is locked". SQLite's `unix-excl` VFS keeps the WAL
+    /// index on the heap and makes no system calls for locks, so single-row reads and commits are about twice as fast.
     Exclusive,
 }
 
-/// How a file returns free pages to the file system: SQLite's `PRAGMA auto_vacuum`. It can be chosen for a new file only.
+/// How a file returns free pages to the file system: SQLite's `PRAGMA auto_vacuum`. It can be chosen for a new file
+/// only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -72,7 +73,8 @@ pub enum AutoVacuum {
 pub enum Role {
     /// The writing connection. A store has one.
     Writer,
-    /// A read-only connection: one of the pool, that of a backup, or one that a reader thread uses to detect new commits.
+    /// A read-only connection: one of the pool, that of a backup, or one that a reader thread uses to detect new
+    /// commits.
     Reader,
 }
 

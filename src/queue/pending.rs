@@ -1,7 +1,8 @@
 //! [`Pending`], the caller's handle on a job, which waits for the reply at the job's slot (`slot.rs`).
 //!
-//! A caller that blocks wakes itself at its deadline and withdraws the job. A task is woken for that by the queue's alarm.
-//! `Pending` is public, and so is not generic over what the queue carries: it holds the queue as `dyn` [`Queue`].
+//! A caller that blocks wakes itself at its deadline and withdraws the job. A task is woken for that by the queue's
+//! alarm. `Pending` is public, and so is not generic over what the queue carries: it holds the queue as `dyn`
+//! [`Queue`].
 
 use std::future::Future;
 use std::mem;
@@ -57,8 +58,8 @@ pub(crate) trait Queue: Send + Sync {
 
 /// A write queued by [`Store::submit`](crate::Store::submit).
 ///
-/// Wait for its result with [`wait`](Self::wait), or `.await` it on any runtime. Dropping the `Pending` discards the result,
-/// and the write goes on.
+/// Wait for its result with [`wait`](Self::wait), or `.await` it on any runtime. Dropping the `Pending` discards the
+/// result, and the write goes on.
 #[must_use = "dropping a Pending lets the write go on and loses its result: `wait` for it, or `.await` it"]
 pub struct Pending<T> {
     job: Arc<dyn Waits<T>>,
@@ -97,8 +98,8 @@ impl<T> Pending<T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`Store::write`](crate::Store::write). On the writer thread it returns [`Error::Reentrant`] unless the
-    /// result has arrived already, and the write goes on.
+    /// The errors of [`Store::write`](crate::Store::write). On the writer thread it returns [`Error::Reentrant`] unless
+    /// the result has arrived already, and the write goes on.
     ///
     /// # Panics
     ///
@@ -118,8 +119,8 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Blocks for at most `timeout`. It returns `None` if there is no result yet; the write goes on, and the call can be
-    /// repeated.
+    /// Blocks for at most `timeout`. It returns `None` if there is no result yet; the write goes on, and the call can
+    /// be repeated.
     ///
     /// # Errors
     ///
@@ -260,8 +261,8 @@ impl<T> Pending<T> {
     }
 }
 
-/// Resolves to the result of the closure once the write is committed, or to an error as [`wait`](Pending::wait) does. On the
-/// writer thread it resolves to [`Error::Reentrant`] instead of waiting forever, and the write goes on.
+/// Resolves to the result of the closure once the write is committed, or to an error as [`wait`](Pending::wait) does.
+/// On the writer thread it resolves to [`Error::Reentrant`] instead of waiting forever, and the write goes on.
 ///
 /// # Panics
 ///

@@ -65,7 +65,8 @@ impl Readers {
                     "larder::read",
                     self.path,
                     { reason },
-                    "a read left its connection in a bad state, so the connection was closed; another one opens when needed"
+                    "a read left its connection in a bad state, so the connection was closed; another one opens when \
+                     needed"
                 );
             }
             return;
@@ -224,8 +225,8 @@ pub(super) fn reason_of(error: Error) -> String {
 pub(super) fn reentrant() -> Error {
     Error::Reentrant {
         call: "read",
-        instead: "all readers are in use, and this thread holds them or is the writer thread: use the transaction passed to \
-                  the closure, or raise Options::readers",
+        instead: "all readers are in use, and this thread holds them or is the writer thread: use the transaction \
+                  passed to the closure, or raise Options::readers",
         outcome: Outcome::NotStarted,
     }
 }

@@ -21,11 +21,11 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The error that `f` returned, with all its changes rolled back, or one of the errors below. [`Error::outcome`] says
-    /// what happened to the write:
-    /// - not started: [`QueueTimeout`](Error::QueueTimeout), [`Poisoned`](Error::Poisoned), [`WalFull`](Error::WalFull),
-    ///   [`Closed`](Error::Closed), [`Reentrant`](Error::Reentrant) (a write inside a write), and
-    ///   [`Sqlite`](Error::Sqlite) BUSY if another process held the lock;
+    /// The error that `f` returned, with all its changes rolled back, or one of the errors below. [`Error::outcome`]
+    /// says what happened to the write:
+    /// - not started: [`QueueTimeout`](Error::QueueTimeout), [`Poisoned`](Error::Poisoned),
+    ///   [`WalFull`](Error::WalFull), [`Closed`](Error::Closed), [`Reentrant`](Error::Reentrant) (a write inside a
+    ///   write), and [`Sqlite`](Error::Sqlite) BUSY if another process held the lock;
     /// - rolled back: [`Sqlite`](Error::Sqlite), [`App`](Error::App), [`Refused`](Error::Refused),
     ///   [`RolledBack`](Error::RolledBack);
     /// - unknown: [`CommitUnknown`](Error::CommitUnknown).
@@ -108,8 +108,8 @@ impl Store {
 
     /// Runs `f` on the calling thread, in one snapshot of the database.
     ///
-    /// The snapshot is at least as new as every write that was acknowledged before this call. Reads and writes do not wait
-    /// for each other, but the WAL cannot be reset while the snapshot lasts.
+    /// The snapshot is at least as new as every write that was acknowledged before this call. Reads and writes do not
+    /// wait for each other, but the WAL cannot be reset while the snapshot lasts.
     ///
     /// # Errors
     ///
@@ -145,8 +145,8 @@ impl Store {
     /// Closes the store for all its clones, within [`Options::close_timeout`](crate::Options::close_timeout).
     ///
     /// The store accepts no further calls, finishes the queued writes, waits for running reads, runs `PRAGMA optimize`,
-    /// and moves the whole WAL into the database file. A second call returns the same report, or waits again if the first
-    /// one gave up.
+    /// and moves the whole WAL into the database file. A second call returns the same report, or waits again if the
+    /// first one gave up.
     ///
     /// # Errors
     ///

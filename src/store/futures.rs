@@ -22,8 +22,8 @@ use crate::write::context::{Grouped, WriteOrder};
 
 /// # Async
 ///
-/// These methods need the feature `async`, which is on by default. They return futures that any runtime can poll, without a
-/// timer of that runtime and without blocking its threads. A future does nothing before its first poll.
+/// These methods need the feature `async`, which is on by default. They return futures that any runtime can poll,
+/// without a timer of that runtime and without blocking its threads. A future does nothing before its first poll.
 ///
 /// The closures run on threads of larder, so they may block, but they may not borrow. Inside a closure, do not wait for
 /// another of these futures; in most cases that returns [`Reentrant`](crate::Error::Reentrant).
@@ -39,9 +39,9 @@ use crate::write::context::{Grouped, WriteOrder};
 /// | `read_async` | the read never runs | its SQL is interrupted | the result is dropped |
 /// | `close_async` | the store stays open | closing goes on | |
 ///
-/// So after its future is dropped, a write has happened completely or not at all, and the caller cannot tell which. To find
-/// out, await the write in a task of its own. To go on without the result, use [`submit`](Self::submit): dropping a
-/// [`Pending`] does not cancel the write.
+/// So after its future is dropped, a write has happened completely or not at all, and the caller cannot tell which. To
+/// find out, await the write in a task of its own. To go on without the result, use [`submit`](Self::submit): dropping
+/// a [`Pending`] does not cancel the write.
 ///
 /// A closure is dropped on the thread where it has run, or, if it has not started, on the thread that drops the future.
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
@@ -64,8 +64,8 @@ impl Store {
     /// # Errors
     ///
     /// As [`write`](Self::write). Blocking and async callers share one queue, first come, first served; an async caller
-    /// enters it at its first poll. [`QueueTimeout`](crate::Error::QueueTimeout) comes at most some 5 ms late (more if many
-    /// thousands of callers wait).
+    /// enters it at its first poll. [`QueueTimeout`](crate::Error::QueueTimeout) comes at most some 5 ms late (more if
+    /// many thousands of callers wait).
     ///
     /// # Panics
     ///
@@ -106,11 +106,11 @@ impl Store {
         async move { Awaited(shared.enqueue::<Grouped, _, _>(submission, order, f)?).await }
     }
 
-    /// As [`read`](Self::read), but returns a future: `f` runs on a reader thread, and may share its snapshot with reads of
-    /// other async callers.
+    /// As [`read`](Self::read), but returns a future: `f` runs on a reader thread, and may share its snapshot with
+    /// reads of other async callers.
     ///
-    /// The snapshot is at least as new as every write that was acknowledged before the first poll. There are as many reader
-    /// threads as connections in the pool. They start at the first async read, and share the connections with
+    /// The snapshot is at least as new as every write that was acknowledged before the first poll. There are as many
+    /// reader threads as connections in the pool. They start at the first async read, and share the connections with
     /// [`read`](Self::read).
     ///
     /// ```
@@ -142,13 +142,13 @@ impl Store {
         self.read_async_with(ReadOptions::new(), f)
     }
 
-    /// As [`read_with`](Self::read_with), but returns a future. [`ReadOptions::queue_timeout`] covers the wait for a reader
-    /// thread and for a connection.
+    /// As [`read_with`](Self::read_with), but returns a future. [`ReadOptions::queue_timeout`] covers the wait for a
+    /// reader thread and for a connection.
     ///
     /// # Errors
     ///
-    /// As [`read_with`](Self::read_with) and [`read_async`](Self::read_async). [`QueueFull`](crate::Error::QueueFull) comes at
-    /// the first poll.
+    /// As [`read_with`](Self::read_with) and [`read_async`](Self::read_async). [`QueueFull`](crate::Error::QueueFull)
+    /// comes at the first poll.
     ///
     /// # Panics
     ///
@@ -180,10 +180,11 @@ impl Store {
         }
     }
 
-    /// As [`close`](Self::close), but returns a future. Await it before the last clone is dropped, because that drop would
-    /// close the store too, and block the runtime's thread.
+    /// As [`close`](Self::close), but returns a future. Await it before the last clone is dropped, because that drop
+    /// would close the store too, and block the runtime's thread.
     ///
-    /// Async reads that have not started when the queued writes are finished fail with [`Closed`](crate::Error::Closed).
+    /// Async reads that have not started when the queued writes are finished fail with
+    /// [`Closed`](crate::Error::Closed).
     ///
     /// # Errors
     ///

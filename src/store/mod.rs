@@ -118,44 +118,44 @@ impl Store {
 
 /// # Checks, vacuum and backups
 impl Store {
-    /// Checks the whole database for corruption and for foreign keys without a parent row, while reads and writes go on.
-    /// Nothing happens before [`Check::run`].
+    /// Checks the whole database for corruption and for foreign keys without a parent row, while reads and writes go
+    /// on. Nothing happens before [`Check::run`].
     pub fn check(&self) -> Check<'_> {
         Check::new(self.engine())
     }
 
-    /// Rebuilds the database without its free pages, which returns their space to the file system. Writes wait meanwhile.
-    /// Nothing happens before [`Vacuum::run`].
+    /// Rebuilds the database without its free pages, which returns their space to the file system. Writes wait
+    /// meanwhile. Nothing happens before [`Vacuum::run`].
     pub fn vacuum(&self) -> Vacuum<'_> {
         Vacuum::new(self.engine())
     }
 
-    /// Copies the database to a file while reads and writes go on, and verifies the copy before it gets its name. Nothing
-    /// happens before [`Backup::run`].
+    /// Copies the database to a file while reads and writes go on, and verifies the copy before it gets its name.
+    /// Nothing happens before [`Backup::run`].
     pub fn backup(&self, to: impl AsRef<Path>) -> Backup<'_> {
         Backup::new(self.engine(), to.as_ref(), false)
     }
 
-    /// As [`backup`](Self::backup), but compacts the copy with `VACUUM INTO`: the file has no free pages and keeps the pages
-    /// of each table together. It is smaller and takes longer to make. The `rowid` of a table without an
-    /// `INTEGER PRIMARY KEY` may change.
+    /// As [`backup`](Self::backup), but compacts the copy with `VACUUM INTO`: the file has no free pages and keeps the
+    /// pages of each table together. It is smaller and takes longer to make. The `rowid` of a table without an `INTEGER
+    /// PRIMARY KEY` may change.
     ///
-    /// The pages are copied first, and the copy is compacted then. So the WAL is pinned no longer than by `backup`, and the
-    /// compact file can be compared with the snapshot. Until it is done, it takes twice the disk space.
+    /// The pages are copied first, and the copy is compacted then. So the WAL is pinned no longer than by `backup`, and
+    /// the compact file can be compared with the snapshot. Until it is done, it takes twice the disk space.
     pub fn backup_compact(&self, to: impl AsRef<Path>) -> Backup<'_> {
         Backup::new(self.engine(), to.as_ref(), true)
     }
 
-    /// Makes a [`backup`](Self::backup) into `folder` every `interval`, and keeps the newest `keep` backups. The schedule
-    /// runs until the returned [`BackupSchedule`] is dropped or the store is closed. The folder must exist.
+    /// Makes a [`backup`](Self::backup) into `folder` every `interval`, and keeps the newest `keep` backups. The
+    /// schedule runs until the returned [`BackupSchedule`] is dropped or the store is closed. The folder must exist.
     ///
     /// The backups of `app.db` are named `app.db.20260401T120000Z` and so on, in UTC. The first backup is made at once,
-    /// unless the folder has one that is younger than `interval`. If the machine was suspended, one backup is made and not
-    /// those that were missed.
+    /// unless the folder has one that is younger than `interval`. If the machine was suspended, one backup is made and
+    /// not those that were missed.
     ///
-    /// A backup that fails deletes none of the older ones, and is retried at the next interval. Until a backup succeeds,
-    /// the alert [`AlertKind::BackupFailed`](crate::AlertKind::BackupFailed) is active, and [`Stats::last_backup`] has the
-    /// reason.
+    /// A backup that fails deletes none of the older ones, and is retried at the next interval. Until a backup
+    /// succeeds, the alert [`AlertKind::BackupFailed`](crate::AlertKind::BackupFailed) is active, and
+    /// [`Stats::last_backup`] has the reason.
     ///
     /// ```
     /// # let folder = tempfile::tempdir().unwrap();
@@ -182,11 +182,11 @@ impl Store {
 
     /// Creates a database at `to` from the backup at `from`. Open it like any other database.
     ///
-    /// The backup is verified before anything is created, and the new database after that, as [`Backup`] verifies a copy.
-    /// The database has mode `0600`. Any SQLite database can be the backup, even one that is in use.
+    /// The backup is verified before anything is created, and the new database after that, as [`Backup`] verifies a
+    /// copy. The database has mode `0600`. Any SQLite database can be the backup, even one that is in use.
     ///
-    /// There must be no file at `to`, and no `-wal`, `-shm` or `-journal` file beside it. To restore in place of a database,
-    /// first move that database and its `-wal` away; they may still be needed.
+    /// There must be no file at `to`, and no `-wal`, `-shm` or `-journal` file beside it. To restore in place of a
+    /// database, first move that database and its `-wal` away; they may still be needed.
     ///
     /// ```
     /// # let folder = tempfile::tempdir().unwrap();

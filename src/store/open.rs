@@ -17,10 +17,10 @@ impl Options {
     /// # Errors
     ///
     /// - [`Error::Options`](crate::Error::Options): a value is out of range.
-    /// - [`Error::Open`](crate::Error::Open): the path is a folder, a symbolic link, no database or `:memory:`, its parent
-    ///   folder does not exist, or the permissions do not allow it.
-    /// - [`Error::AlreadyOpen`](crate::Error::AlreadyOpen): this process has a store on the file. If that store is closing,
-    ///   the call waits for it first.
+    /// - [`Error::Open`](crate::Error::Open): the path is a folder, a symbolic link, no database or `:memory:`, its
+    ///   parent folder does not exist, or the permissions do not allow it.
+    /// - [`Error::AlreadyOpen`](crate::Error::AlreadyOpen): this process has a store on the file. If that store is
+    ///   closing, the call waits for it first.
     /// - [`Error::InUse`](crate::Error::InUse): another process holds the file locked.
     /// - [`Error::UnsupportedFilesystem`](crate::Error::UnsupportedFilesystem) and
     ///   [`Error::SqliteTooOld`](crate::Error::SqliteTooOld): the file could be corrupted.
@@ -54,8 +54,8 @@ impl Options {
 
 /// # Opening
 impl Store {
-    /// Opens the database at `path` with default options. A missing file is created. [`Options::open`] opens it with other
-    /// options.
+    /// Opens the database at `path` with default options. A missing file is created. [`Options::open`] opens it with
+    /// other options.
     ///
     /// # Errors
     ///
@@ -64,8 +64,8 @@ impl Store {
         Options::new().open(path)
     }
 
-    /// Opens a new database in a temporary folder, which is deleted when the last clone is dropped. For tests: the database
-    /// is a real file with a real WAL, so a test sees what production does.
+    /// Opens a new database in a temporary folder, which is deleted when the last clone is dropped. For tests: the
+    /// database is a real file with a real WAL, so a test sees what production does.
     ///
     /// # Errors
     ///

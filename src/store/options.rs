@@ -68,8 +68,8 @@ impl Options {
         self
     }
 
-    /// How a new file returns free pages to the file system. The default is [`AutoVacuum::Incremental`]: it costs one page
-    /// in a thousand, and turning it on later takes a full `VACUUM`. PRAGMA: `auto_vacuum`.
+    /// How a new file returns free pages to the file system. The default is [`AutoVacuum::Incremental`]: it costs one
+    /// page in a thousand, and turning it on later takes a full `VACUUM`. PRAGMA: `auto_vacuum`.
     pub fn auto_vacuum(mut self, mode: AutoVacuum) -> Self {
         self.settings.auto_vacuum = mode;
         self
@@ -82,11 +82,11 @@ impl Options {
         self
     }
 
-    /// Opens a file that has several names (hard links), or that is mounted by itself, without its folder, as a container
-    /// volume of a single file is. The default is `false`: SQLite keeps the WAL beside the name that opened the file, so
-    /// processes that open one file by different names use different WALs and corrupt it
-    /// (<https://sqlite.org/howtocorrupt.html#_multiple_links_to_the_same_file>). Set it only if every process opens the
-    /// file by the same name in the same folder.
+    /// Opens a file that has several names (hard links), or that is mounted by itself, without its folder, as a
+    /// container volume of a single file is. The default is `false`: SQLite keeps the WAL beside the name that opened
+    /// the file, so processes that open one file by different names use different WALs and corrupt it
+    /// (<https://sqlite.org/howtocorrupt.html#_multiple_links_to_the_same_file>). Set it only if every process opens
+    /// the file by the same name in the same folder.
     pub fn allow_linked_file(mut self, allow: bool) -> Self {
         self.settings.allow_linked_file = allow;
         self
@@ -95,8 +95,8 @@ impl Options {
 
 /// # Durability
 impl Options {
-    /// What the acknowledgement of a write guarantees, unless [`WriteOptions::durability`] asks for more. The default is
-    /// [`Durability::Normal`]. PRAGMA: `synchronous`.
+    /// What the acknowledgement of a write guarantees, unless [`WriteOptions::durability`] asks for more. The default
+    /// is [`Durability::Normal`]. PRAGMA: `synchronous`.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.settings.durability = durability;
         self
@@ -115,8 +115,8 @@ impl Options {
         self
     }
 
-    /// How long a write may wait to start, unless [`WriteOptions::queue_timeout`] sets another time. The default is 30 s.
-    /// When the time is over, the write fails with [`Error::QueueTimeout`] and never runs.
+    /// How long a write may wait to start, unless [`WriteOptions::queue_timeout`] sets another time. The default is 30
+    /// s. When the time is over, the write fails with [`Error::QueueTimeout`] and never runs.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.settings.queue_timeout = timeout;
         self
@@ -136,8 +136,8 @@ impl Options {
         self
     }
 
-    /// How long a caller spins for its reply before it sleeps. The default is 500 us: waking a thread takes 10 to 50 us,
-    /// longer than most commits. The spinning thread yields its core to other runnable threads.
+    /// How long a caller spins for its reply before it sleeps. The default is 500 us: waking a thread takes 10 to 50
+    /// us, longer than most commits. The spinning thread yields its core to other runnable threads.
     ///
     /// A caller spins only while writes follow closely on one another and finish within this time; with 64 callers the
     /// time doubles. On a busy machine callers sleep at once. The writer thread spins for a tenth of it. Zero turns
@@ -163,9 +163,9 @@ impl Options {
 
 /// # Readers
 impl Options {
-    /// How many read-only connections the pool may open. It opens them when they are needed. The default is the number of
-    /// cores, at least 4 and at most 8: more connections share the same cores, and each may fill its own cache. From 1 to
-    /// 1024.
+    /// How many read-only connections the pool may open. It opens them when they are needed. The default is the number
+    /// of cores, at least 4 and at most 8: more connections share the same cores, and each may fill its own cache. From
+    /// 1 to 1024.
     pub fn readers(mut self, readers: u32) -> Self {
         self.settings.readers = readers;
         self
@@ -179,16 +179,16 @@ impl Options {
         self
     }
 
-    /// How long a read may hold its snapshot before an alert names it as the one that keeps the WAL from being reset. The
-    /// default is 60 s.
+    /// How long a read may hold its snapshot before an alert names it as the one that keeps the WAL from being reset.
+    /// The default is 60 s.
     pub fn max_reader_age(mut self, age: Duration) -> Self {
         self.settings.max_reader_age = age;
         self
     }
 
     /// Stops a read older than [`max_reader_age`](Self::max_reader_age) with [`Error::Interrupted`]: in the middle of a
-    /// statement, where the next statement begins, or when its closure returns, as
-    /// [`ReadOptions::execution_timeout`] does. The default is `false`, because a slow report is better than half a report.
+    /// statement, where the next statement begins, or when its closure returns, as [`ReadOptions::execution_timeout`]
+    /// does. The default is `false`, because a slow report is better than half a report.
     pub fn interrupt_old_readers(mut self, interrupt: bool) -> Self {
         self.settings.interrupt_old_readers = interrupt;
         self
@@ -198,22 +198,23 @@ impl Options {
 /// # WAL and checkpoints
 impl Options {
     /// How many pages in the WAL trigger a checkpoint. The writer thread makes it after it has replied. The default is
-    /// 1000 pages, as in SQLite, and the value in effect is never more than a quarter of [`wal_limit`](Self::wal_limit). At
-    /// least 1. PRAGMA: `wal_autocheckpoint` is 0, because the writer makes the checkpoints.
+    /// 1000 pages, as in SQLite, and the value in effect is never more than a quarter of
+    /// [`wal_limit`](Self::wal_limit). At least 1. PRAGMA: `wal_autocheckpoint` is 0, because the writer makes the
+    /// checkpoints.
     pub fn checkpoint_pages(mut self, pages: u32) -> Self {
         self.settings.checkpoint_pages = pages;
         self
     }
 
-    /// WAL size in bytes above which the writer waits, for at most 20 ms at a time, until readers let it reset the WAL. The
-    /// default is 64 MiB.
+    /// WAL size in bytes above which the writer waits, for at most 20 ms at a time, until readers let it reset the WAL.
+    /// The default is 64 MiB.
     pub fn wal_limit(mut self, bytes: u64) -> Self {
         self.settings.wal_limit = bytes;
         self
     }
 
-    /// WAL size in bytes above which writes fail with [`Error::WalFull`]. The default is `None`: the disk is the limit. Not
-    /// below [`wal_limit`](Self::wal_limit).
+    /// WAL size in bytes above which writes fail with [`Error::WalFull`]. The default is `None`: the disk is the limit.
+    /// Not below [`wal_limit`](Self::wal_limit).
     pub fn wal_hard_limit(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.settings.wal_hard_limit = bytes.into();
         self
@@ -229,20 +230,20 @@ impl Options {
 
 /// # Idle maintenance
 impl Options {
-    /// Lets an idle writer return free pages to the file system once more than a tenth of all pages, and more than 1000,
-    /// are free: at most 1000 pages at a time, in a transaction of its own. It has an effect on files with
+    /// Lets an idle writer return free pages to the file system once more than a tenth of all pages, and more than
+    /// 1000, are free: at most 1000 pages at a time, in a transaction of its own. It has an effect on files with
     /// [`AutoVacuum::Incremental`] only. The default is `true`. PRAGMA: `incremental_vacuum`.
     pub fn incremental_vacuum(mut self, enable: bool) -> Self {
         self.settings.incremental_vacuum = enable;
         self
     }
 
-    /// How often the writer runs `PRAGMA optimize`, which refreshes stale statistics of the query planner. The default is
-    /// 24 h, as SQLite recommends for long-lived connections (<https://sqlite.org/pragma.html#pragma_optimize>). At least
-    /// 1 ms.
+    /// How often the writer runs `PRAGMA optimize`, which refreshes stale statistics of the query planner. The default
+    /// is 24 h, as SQLite recommends for long-lived connections (<https://sqlite.org/pragma.html#pragma_optimize>). At
+    /// least 1 ms.
     ///
-    /// The writer runs it at the first idle moment after that time, or between two writes an hour later (or one interval
-    /// later, if that is shorter). Closing the store runs it too.
+    /// The writer runs it at the first idle moment after that time, or between two writes an hour later (or one
+    /// interval later, if that is shorter). Closing the store runs it too.
     pub fn optimize_interval(mut self, interval: Duration) -> Self {
         self.settings.optimize_interval = interval;
         self
@@ -251,50 +252,50 @@ impl Options {
 
 /// # Monitoring
 impl Options {
-    /// How often the store checks for conditions that raise an [`Alert`](crate::Alert), and, with the feature `metrics`,
-    /// exports its metrics. The default is 1 s. From 1 ms to a day; zero turns it off.
+    /// How often the store checks for conditions that raise an [`Alert`](crate::Alert), and, with the feature
+    /// `metrics`, exports its metrics. The default is 1 s. From 1 ms to a day; zero turns it off.
     ///
-    /// A check takes some 50 us (more with the feature `metrics`), on a thread that all stores of the process share unless
-    /// the check blocks.
+    /// A check takes some 50 us (more with the feature `metrics`), on a thread that all stores of the process share
+    /// unless the check blocks.
     pub fn monitor_interval(mut self, interval: Duration) -> Self {
         self.settings.monitor_interval = interval;
         self
     }
 
-    /// Run time of a closure from which a write is reported as slow. The event has the text of its slowest statement, if
-    /// that statement has parameters. The default is 100 ms. The clock that times statements has a resolution of about 4
-    /// ms.
+    /// Run time of a closure from which a write is reported as slow. The event has the text of its slowest statement,
+    /// if that statement has parameters. The default is 100 ms. The clock that times statements has a resolution of
+    /// about 4 ms.
     pub fn slow_write_threshold(mut self, threshold: Duration) -> Self {
         self.settings.slow_write_threshold = threshold;
         self
     }
 
-    /// Run time from which a read is reported as slow. The event has the text of its slowest statement, if that statement
-    /// has parameters. The default is 100 ms. The clock that times statements has a resolution of about 4 ms.
+    /// Run time from which a read is reported as slow. The event has the text of its slowest statement, if that
+    /// statement has parameters. The default is 100 ms. The clock that times statements has a resolution of about 4 ms.
     pub fn slow_read_threshold(mut self, threshold: Duration) -> Self {
         self.settings.slow_read_threshold = threshold;
         self
     }
 
-    /// How many events about slow writes are emitted per second, and as many about slow reads. The next event says how many
-    /// were suppressed. The default is 10, so that an overloaded service does not flood its log. Zero emits none;
+    /// How many events about slow writes are emitted per second, and as many about slow reads. The next event says how
+    /// many were suppressed. The default is 10, so that an overloaded service does not flood its log. Zero emits none;
     /// [`Stats`](crate::Stats) counts all.
     pub fn slow_events_per_second(mut self, events: u32) -> Self {
         self.settings.slow_events_per_second = events;
         self
     }
 
-    /// How many call sites [`Stats::call_sites`](crate::Stats::call_sites) counts, of reads and of writes each; further ones
-    /// are counted together as `other`. The default is 256, more than most services have. Each takes up to 4 KiB per
-    /// connection. Zero counts none, and saves the 1 % that counting adds to a read of one row. At most 10,000.
+    /// How many call sites [`Stats::call_sites`](crate::Stats::call_sites) counts, of reads and of writes each; further
+    /// ones are counted together as `other`. The default is 256, more than most services have. Each takes up to 4 KiB
+    /// per connection. Zero counts none, and saves the 1 % that counting adds to a read of one row. At most 10,000.
     pub fn max_call_sites(mut self, sites: usize) -> Self {
         self.settings.max_call_sites = sites;
         self
     }
 
     /// How many statements [`Stats::statements`](crate::Stats::statements) counts; further ones are counted together as
-    /// `other`. The default is 0, because counting adds 1 or 2 % to a read of one row and keeps the text of each statement,
-    /// including literals. Each takes up to 4 KiB per connection. At most 10,000.
+    /// `other`. The default is 0, because counting adds 1 or 2 % to a read of one row and keeps the text of each
+    /// statement, including literals. Each takes up to 4 KiB per connection. At most 10,000.
     pub fn max_statements(mut self, statements: usize) -> Self {
         self.settings.max_statements = statements;
         self
@@ -310,14 +311,15 @@ impl Options {
         self
     }
 
-    /// Size in bytes of the page cache of *each* connection. The default is 64,000 KiB. In whole KiB. PRAGMA: `cache_size`.
+    /// Size in bytes of the page cache of *each* connection. The default is 64,000 KiB. In whole KiB. PRAGMA:
+    /// `cache_size`.
     pub fn cache_size(mut self, bytes: u64) -> Self {
         self.settings.cache_size = bytes;
         self
     }
 
-    /// How many bytes of the file are read through a memory map instead of system calls. The default is 256 MiB; the map
-    /// shares memory with the page cache of the operating system. Zero turns it off. PRAGMA: `mmap_size`.
+    /// How many bytes of the file are read through a memory map instead of system calls. The default is 256 MiB; the
+    /// map shares memory with the page cache of the operating system. Zero turns it off. PRAGMA: `mmap_size`.
     ///
     /// Turn it off where the disk may fail under a running service, because an I/O error on mapped memory is a SIGBUS.
     pub fn mmap_size(mut self, bytes: u64) -> Self {
@@ -340,9 +342,9 @@ impl Options {
         self
     }
 
-    /// How long opening, and each migration, waits for another process that migrates the same file. The default is 60 s.
-    /// When the other process has finished, its migrations count as applied. In whole milliseconds, at most 24 days. It has
-    /// an effect only with [`migrations`](Self::migrations).
+    /// How long opening, and each migration, waits for another process that migrates the same file. The default is 60
+    /// s. When the other process has finished, its migrations count as applied. In whole milliseconds, at most 24 days.
+    /// It has an effect only with [`migrations`](Self::migrations).
     ///
     /// When the time is over, the call fails with [`MigrationError::Locked`](crate::MigrationError::Locked) or
     /// [`Error::InUse`], or with [`Error::Pragma`] for a file that is not in WAL mode yet.
@@ -352,8 +354,9 @@ impl Options {
     }
 
     /// Fails a migration that creates a table without `STRICT`
-    /// ([`MigrationError::NotStrict`](crate::MigrationError::NotStrict)). The default is `false`, which emits one warning.
-    /// Without `STRICT`, SQLite stores a string in an INTEGER column as it is (<https://sqlite.org/stricttables.html>).
+    /// ([`MigrationError::NotStrict`](crate::MigrationError::NotStrict)). The default is `false`, which emits one
+    /// warning. Without `STRICT`, SQLite stores a string in an INTEGER column as it is
+    /// (<https://sqlite.org/stricttables.html>).
     pub fn require_strict(mut self, require: bool) -> Self {
         self.settings.require_strict = require;
         self
@@ -362,23 +365,23 @@ impl Options {
 
 /// # Connection hooks
 impl Options {
-    /// A function that sets up each connection: SQL functions, collations, extensions, encryption keys. It is called for the
-    /// writer and for every reader when the connection opens, before larder sets its PRAGMAs and its authorizer. The
-    /// default is none.
+    /// A function that sets up each connection: SQL functions, collations, extensions, encryption keys. It is called
+    /// for the writer and for every reader when the connection opens, before larder sets its PRAGMAs and its
+    /// authorizer. The default is none.
     ///
-    /// It is called again when a connection is replaced, because a closure left it in a state that cannot be restored (see
-    /// `Deref` of [`ReadTx`](crate::ReadTx)). If that call fails for the writer, writes fail with its error until it
-    /// succeeds.
+    /// It is called again when a connection is replaced, because a closure left it in a state that cannot be restored
+    /// (see `Deref` of [`ReadTx`](crate::ReadTx)). If that call fails for the writer, writes fail with its error until
+    /// it succeeds.
     ///
     /// - **Temporary objects** that it creates are shared by all closures: they may change the rows, but not drop the
     ///   objects.
     /// - **Hooks:** its `update_hook` and `rollback_hook` stay. larder replaces its progress handler.
-    /// - **A trace callback** (rusqlite's feature `trace`) stays too. But SQLite has only one for each connection, and larder
-    ///   uses it to enforce time limits where a short statement begins. With a trace callback of yours, execution timeouts,
-    ///   the age of a reader and dropped async reads are checked in long statements, in larder's own methods and when the
-    ///   closure returns.
-    /// - **Time:** a reader usually opens on a thread of larder, one at a time for each store. While that takes, reads of
-    ///   this store that need one more connection wait within their queue timeout; other stores are not affected.
+    /// - **A trace callback** (rusqlite's feature `trace`) stays too. But SQLite has only one for each connection, and
+    ///   larder uses it to enforce time limits where a short statement begins. With a trace callback of yours,
+    ///   execution timeouts, the age of a reader and dropped async reads are checked in long statements, in larder's
+    ///   own methods and when the closure returns.
+    /// - **Time:** a reader usually opens on a thread of larder, one at a time for each store. While that takes, reads
+    ///   of this store that need one more connection wait within their queue timeout; other stores are not affected.
     ///
     /// ```
     /// use larder::{Options, Role};

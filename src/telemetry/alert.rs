@@ -7,9 +7,9 @@ use super::Measurement;
 
 /// An active alert: a condition that is wrong now.
 ///
-/// Two events with the target `larder::alert` say when an alert fires and when it clears. The conditions are checked every
-/// [`Options::monitor_interval`](crate::Options::monitor_interval). An alert clears when three checks in a row have not seen
-/// its condition.
+/// Two events with the target `larder::alert` say when an alert fires and when it clears. The conditions are checked
+/// every [`Options::monitor_interval`](crate::Options::monitor_interval). An alert clears when three checks in a row
+/// have not seen its condition.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -24,7 +24,8 @@ pub struct Alert {
     /// The call site responsible, if it is known: the label or the `file:line`.
     ///
     /// - A read blocks a checkpoint: the oldest read.
-    /// - Writes are slow: the running write, if it takes long, or the call site that recently used most of the writer's time.
+    /// - Writes are slow: the running write, if it takes long, or the call site that recently used most of the writer's
+    ///   time.
     /// - The disk is full: the write that failed, or as for slow writes.
     /// - A backup failed: the call of [`Store::backup_every`](crate::Store::backup_every).
     pub site: Option<String>,
@@ -37,10 +38,11 @@ pub struct Alert {
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum AlertKind {
-    /// The p95 queue wait of writes exceeded 100 ms over the last sampling window (at least 20 writes, at most 60 samples).
-    /// Or the first write in the queue has waited longer than 1 s.
+    /// The p95 queue wait of writes exceeded 100 ms over the last sampling window (at least 20 writes, at most 60
+    /// samples). Or the first write in the queue has waited longer than 1 s.
     SlowQueue,
-    /// The queue of writes has reached [`Options::queue_capacity`](crate::Options::queue_capacity). Callers wait for room.
+    /// The queue of writes has reached [`Options::queue_capacity`](crate::Options::queue_capacity). Callers wait for
+    /// room.
     QueueFull,
     /// The WAL is larger than [`Options::wal_limit`](crate::Options::wal_limit), or than 100 MB.
     LargeWal,
@@ -51,17 +53,17 @@ pub enum AlertKind {
     /// More than a quarter of the pages of the database, and more than 1000, are free.
     FreePages,
     /// The file system of the database has less free space than twice
-    /// [`Options::wal_limit`](crate::Options::wal_limit), or less than 5 % and 5 GiB. Or a write failed because the disk was
-    /// full, and no write has been committed since.
+    /// [`Options::wal_limit`](crate::Options::wal_limit), or less than 5 % and 5 GiB. Or a write failed because the
+    /// disk was full, and no write has been committed since.
     DiskFull,
-    /// The last backup of a [`BackupSchedule`](crate::BackupSchedule) failed; the measurement counts the failures in a row.
-    /// The alert clears when a backup succeeds or the schedule is stopped.
+    /// The last backup of a [`BackupSchedule`](crate::BackupSchedule) failed; the measurement counts the failures in a
+    /// row. The alert clears when a backup succeeds or the schedule is stopped.
     BackupFailed,
-    /// The database, its `-wal` or its `-shm` was deleted, renamed or replaced while the store had it open. The store is
-    /// poisoned: it is read-only until it is reopened.
+    /// The database, its `-wal` or its `-shm` was deleted, renamed or replaced while the store had it open. The store
+    /// is poisoned: it is read-only until it is reopened.
     FileMoved,
-    /// Code in this process opened and closed the database file or its `-shm`, which dropped SQLite's locks. The store is
-    /// poisoned: it is read-only until it is reopened.
+    /// Code in this process opened and closed the database file or its `-shm`, which dropped SQLite's locks. The store
+    /// is poisoned: it is read-only until it is reopened.
     LocksDropped,
 }
 

@@ -17,8 +17,8 @@ use super::histogram::{Distribution, Latency};
 pub struct Stats {
     /// Number of committed writes.
     pub committed_writes: u64,
-    /// Number of writes that were rolled back, or that the writer did not start. It does not count a write that its caller
-    /// withdrew at its deadline, or that found the queue full.
+    /// Number of writes that were rolled back, or that the writer did not start. It does not count a write that its
+    /// caller withdrew at its deadline, or that found the queue full.
     pub failed_writes: u64,
     /// Number of failed writes by error: the name of the [`Error`](crate::Error) variant, or `panic`.
     pub failures_by_error: BTreeMap<&'static str, u64>,
@@ -44,8 +44,8 @@ pub struct Stats {
     pub slow_writes: u64,
     /// The write whose closure runs now.
     pub running_write: Option<Activity>,
-    /// Number of bytes in use in the WAL. It returns to zero when the WAL is reset: at the first commit after a checkpoint
-    /// has moved all of it and no reader needs it any more.
+    /// Number of bytes in use in the WAL. It returns to zero when the WAL is reset: at the first commit after a
+    /// checkpoint has moved all of it and no reader needs it any more.
     pub wal_bytes: u64,
     /// High-water mark of `wal_bytes`.
     pub largest_wal_bytes: u64,
@@ -63,8 +63,8 @@ pub struct Stats {
         serde(serialize_with = "crate::runtime::serde_units::optional_seconds")
     )]
     pub last_finished_checkpoint_ago: Option<Duration>,
-    /// The database file as of the last checkpoint. A checkpoint follows the last write within a second, unless the store is
-    /// poisoned.
+    /// The database file as of the last checkpoint. A checkpoint follows the last write within a second, unless the
+    /// store is poisoned.
     pub database: DatabaseStats,
     /// Number of times that larder noticed commits of another process. It checks whenever it updates `database`.
     pub external_commits: u64,
@@ -74,15 +74,16 @@ pub struct Stats {
     pub page_cache: PageCacheStats,
     /// Version of the linked SQLite.
     pub sqlite_version: &'static str,
-    /// Settings in effect on the writing connection, as SQLite reports them. They are read when the store opens, and again
-    /// after some 10 s.
+    /// Settings in effect on the writing connection, as SQLite reports them. They are read when the store opens, and
+    /// again after some 10 s.
     pub pragmas: BTreeMap<&'static str, String>,
     /// Usage by call site, most expensive first. Reads and writes are separate entries, at most
-    /// [`Options::max_call_sites`](crate::Options::max_call_sites) of each; further call sites are summed up as `other`.
+    /// [`Options::max_call_sites`](crate::Options::max_call_sites) of each; further call sites are summed up as
+    /// `other`.
     pub call_sites: Vec<CallSiteStats>,
     /// Usage by statement, most expensive first. There are at most
-    /// [`Options::max_statements`](crate::Options::max_statements) entries, by default none; further statements are summed
-    /// up as `other`.
+    /// [`Options::max_statements`](crate::Options::max_statements) entries, by default none; further statements are
+    /// summed up as `other`.
     pub statements: Vec<StatementStats>,
     /// The last backup, whether it succeeded or failed.
     pub last_backup: Option<LastBackup>,
@@ -190,8 +191,8 @@ pub struct Activity {
 
 /// The page caches of all connections. See [`Stats::page_cache`].
 ///
-/// Each connection reports at most once a second, when one of its closures has returned. Pages that are read through the
-/// memory map ([`Options::mmap_size`](crate::Options::mmap_size)) bypass the cache and are not counted.
+/// Each connection reports at most once a second, when one of its closures has returned. Pages that are read through
+/// the memory map ([`Options::mmap_size`](crate::Options::mmap_size)) bypass the cache and are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -246,8 +247,8 @@ pub struct CallSiteStats {
 
 /// The usage of one statement. See [`Stats::statements`].
 ///
-/// The methods of [`ReadTx`](crate::ReadTx) and [`WriteTx`](crate::WriteTx) count their statements, except `execute_batch`.
-/// Statements run by rusqlite's own methods are not counted.
+/// The methods of [`ReadTx`](crate::ReadTx) and [`WriteTx`](crate::WriteTx) count their statements, except
+/// `execute_batch`. Statements run by rusqlite's own methods are not counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -258,19 +259,21 @@ pub struct StatementStats {
     pub calls: u64,
     /// Number of runs that failed.
     pub errors: u64,
-    /// Total run time, from the first step to the last of each run. It includes the time that the closure spent on each row.
+    /// Total run time, from the first step to the last of each run. It includes the time that the closure spent on each
+    /// row.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub total_time: Duration,
     /// Run time. Percentiles are at most 13 % too high.
     pub latency: Latency,
     /// Number of rows returned.
     pub rows: u64,
-    /// Number of steps in full scans of a table: "large numbers for this counter may indicate opportunities for performance
-    /// improvement through careful use of indices" (<https://sqlite.org/c3ref/c_stmtstatus_counter.html>).
+    /// Number of steps in full scans of a table: "large numbers for this counter may indicate opportunities for
+    /// performance improvement through careful use of indices" (<https://sqlite.org/c3ref/c_stmtstatus_counter.html>).
     pub full_scan_steps: u64,
     /// Number of sorts. An index may avoid each of them.
     pub sorts: u64,
-    /// Number of rows inserted into automatic indexes, which SQLite builds for a single run because no usable index exists.
+    /// Number of rows inserted into automatic indexes, which SQLite builds for a single run because no usable index
+    /// exists.
     pub automatic_index_rows: u64,
 }
 

@@ -25,9 +25,9 @@ use crate::telemetry::usage::StatementShard;
 
 /// One snapshot of the database, passed to the closure of [`Store::read`](crate::Store::read).
 ///
-/// All queries of the closure see the database as of one commit, at least as new as every write that was acknowledged before
-/// the read began. The snapshot is taken at the first statement. An async read may share a snapshot that another async read
-/// has taken.
+/// All queries of the closure see the database as of one commit, at least as new as every write that was acknowledged
+/// before the read began. The snapshot is taken at the first statement. An async read may share a snapshot that another
+/// async read has taken.
 pub struct ReadTx<'a> {
     conn: &'a Connection,
     guard: &'a SqlGuard,
@@ -399,14 +399,16 @@ fn interrupted_by_program(error: rusqlite::Error) -> Error {
     let rusqlite::Error::SqliteFailure(code, _) = error else {
         return Error::of_store(error);
     };
-    let message = "an interrupt handle or a progress handler of the program has interrupted the statement, not a limit of the store";
+    let message = "an interrupt handle or a progress handler of the program has interrupted the statement, not a limit \
+                   of the store";
     Error::of_store(rusqlite::Error::SqliteFailure(code, Some(message.into())))
 }
 
 /// Gives access to the connection, with all methods of rusqlite that take `&self`.
 ///
-/// Later closures use the same connection. So larder refuses what these methods would set, or restores it after the closure;
-/// the rest must be left alone, as the table says. The methods of [`ReadTx`] and [`WriteTx`] themselves leave nothing behind.
+/// Later closures use the same connection. So larder refuses what these methods would set, or restores it after the
+/// closure; the rest must be left alone, as the table says. The methods of [`ReadTx`] and [`WriteTx`] themselves leave
+/// nothing behind.
 ///
 /// | method | effect |
 /// |---|---|
@@ -429,8 +431,8 @@ fn interrupted_by_program(error: rusqlite::Error) -> Error {
 /// | `cache_flush`, `release_memory`, `flush_prepared_statement_cache`, `set_errmsg` | harmless |
 /// | `is_autocommit`, `is_busy`, `path`, `db_name`, `limit`, `db_config`, `transaction_state`, `serialize`, .. | read-only |
 ///
-/// Replacing the writing connection takes about a millisecond, and the new one starts with an empty page cache. An event
-/// reports each replacement (`larder::write`, `larder::read`).
+/// Replacing the writing connection takes about a millisecond, and the new one starts with an empty page cache. An
+/// event reports each replacement (`larder::write`, `larder::read`).
 impl Deref for ReadTx<'_> {
     type Target = Connection;
 

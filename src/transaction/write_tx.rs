@@ -18,8 +18,8 @@ use crate::telemetry::usage::StatementShard;
 
 /// One atomic write, passed to the closure of [`Store::write`](crate::Store::write).
 ///
-/// It has all methods of [`ReadTx`], and its queries see its own changes. The write commits if the closure returns `Ok`, and
-/// rolls back if it returns `Err`. SQL in the closure cannot commit or roll back.
+/// It has all methods of [`ReadTx`], and its queries see its own changes. The write commits if the closure returns
+/// `Ok`, and rolls back if it returns `Err`. SQL in the closure cannot commit or roll back.
 pub struct WriteTx<'a> {
     read: ReadTx<'a>,
     /// Set if a savepoint could not be rolled back. Then the whole job must be, whatever its closure returns.
@@ -137,21 +137,21 @@ impl<'a> WriteTx<'a> {
         Error::NoRowid { reason }
     }
 
-    /// The rowid of the last row that this closure inserted into a table with rowids; 0 if it has inserted none. The SQL
-    /// function of the same name returns the same. For a single `INSERT`, [`insert`](Self::insert) is safer.
+    /// The rowid of the last row that this closure inserted into a table with rowids; 0 if it has inserted none. The
+    /// SQL function of the same name returns the same. For a single `INSERT`, [`insert`](Self::insert) is safer.
     pub fn last_insert_rowid(&self) -> i64 {
         self.conn.last_insert_rowid()
     }
 
-    /// The number of rows that the last `INSERT`, `UPDATE` or `DELETE` of this closure changed; 0 if there was none. The SQL
-    /// function of the same name returns the same.
+    /// The number of rows that the last `INSERT`, `UPDATE` or `DELETE` of this closure changed; 0 if there was none.
+    /// The SQL function of the same name returns the same.
     pub fn changes(&self) -> u64 {
         let (changes, total) = (signed(self.conn.changes()), signed(self.conn.total_changes()));
         self.guard.changes().changes(changes, total).unsigned_abs()
     }
 
-    /// The number of rows that this closure has changed so far, including those changed by triggers and foreign keys, and
-    /// those in savepoints that were rolled back. The SQL function of the same name returns the same.
+    /// The number of rows that this closure has changed so far, including those changed by triggers and foreign keys,
+    /// and those in savepoints that were rolled back. The SQL function of the same name returns the same.
     pub fn total_changes(&self) -> u64 {
         let total = signed(self.conn.total_changes());
         self.guard.changes().total(total).unsigned_abs()
@@ -161,8 +161,8 @@ impl<'a> WriteTx<'a> {
     ///
     /// # Errors
     ///
-    /// The errors of [`execute`](Self::execute). The statements before the error stay in the transaction; return the error
-    /// from the closure to roll them back.
+    /// The errors of [`execute`](Self::execute). The statements before the error stay in the transaction; return the
+    /// error from the closure to roll them back.
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
         let start = Tick::now();
         if let Some(over) = self.interrupt.check(start) {

@@ -36,8 +36,8 @@ impl fmt::Display for CloseReport {
     }
 }
 
-/// One mutex guards the deadline, which the callers of `close` set, and the report, which the writer thread sets once. The
-/// condition variable signals the report.
+/// One mutex guards the deadline, which the callers of `close` set, and the report, which the writer thread sets once.
+/// The condition variable signals the report.
 #[derive(Default)]
 pub(crate) struct Closing {
     state: Mutex<CloseState>,

@@ -295,8 +295,8 @@ impl SqlGuard {
                 Error::Refused {
                     statement: "VACUUM".into(),
                     instead: if self.has_privilege(Privilege::Migration) {
-                        "SQLite cannot run it inside a transaction: mark this direction of the migration to run outside \
-                         one, with `transaction:false` after Dbmate's marker, `-- +goose NO TRANSACTION`, or \
+                        "SQLite cannot run it inside a transaction: mark this direction of the migration to run \
+                         outside one, with `transaction:false` after Dbmate's marker, `-- +goose NO TRANSACTION`, or \
                          Migration::without_transaction"
                     } else {
                         "SQLite cannot run it inside a transaction, and a closure runs in one: call Store::vacuum"

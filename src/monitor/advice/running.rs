@@ -79,7 +79,8 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
         }),
         (recent_writes.is_long && recent_writes.writes_a_second > WRITES_A_SECOND).then(|| {
             let message = "the write rate is very high".to_owned();
-            let remedy = "Combine small writes into one where they belong together; the throughput of one writer is limited";
+            let remedy = "Combine small writes into one where they belong together; the throughput of one writer is \
+                          limited";
             Finding::new(Severity::Warning, "high-write-rate", message, remedy).with_measurement(
                 recent_writes.writes_a_second,
                 WRITES_A_SECOND,
@@ -88,8 +89,8 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
         }),
         (stats.external_commits > 0).then(|| {
             let message = "another process writes to the database".to_owned();
-            let remedy = "Let that process write through this service, or open the store with Access::Exclusive: SQLite does \
-                          not queue two writing processes in order, and their calls can fail with BUSY";
+            let remedy = "Let that process write through this service, or open the store with Access::Exclusive: \
+                          SQLite does not queue two writing processes in order, and their calls can fail with BUSY";
             Finding::new(Severity::Warning, "external-commits", message, remedy).with_measurement(
                 stats.external_commits as f64,
                 0.0,
@@ -112,8 +113,8 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
     if findings.len() >= 2 {
         let reasons: Vec<_> = findings.iter().map(|finding| finding.message.as_str()).collect();
         let message = format!("it is time to consider PostgreSQL: {}", reasons.join("; "));
-        let remedy = "Each finding has a remedy of its own; together they suggest that one writer on one machine is no longer \
-                      enough";
+        let remedy = "Each finding has a remedy of its own; together they suggest that one writer on one machine is no \
+                      longer enough";
         let count = findings.len() as f64;
         let finding = Finding::new(Severity::Warning, "time-for-postgresql", message, remedy);
         findings.push(finding.with_measurement(count, 2.0, "reasons"));

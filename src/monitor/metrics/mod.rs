@@ -1,32 +1,32 @@
-//! The metrics that a store exports through the [`metrics`](https://docs.rs/metrics) facade, with the feature `metrics`. This
-//! module exports no items.
+//! The metrics that a store exports through the [`metrics`](https://docs.rs/metrics) facade, with the feature
+//! `metrics`. This module exports no items.
 //!
 //! Install a recorder before the first store is opened; nothing else is needed. For Prometheus it is
-//! `PrometheusBuilder::new().with_recommended_naming(true).install_recorder()?`; `examples/metrics.rs` is a service that does
-//! so. Every [`Options::monitor_interval`](crate::Options::monitor_interval), the store copies
+//! `PrometheusBuilder::new().with_recommended_naming(true).install_recorder()?`; `examples/metrics.rs` is a service
+//! that does so. Every [`Options::monitor_interval`](crate::Options::monitor_interval), the store copies
 //! [`Store::stats`](crate::Store::stats) to the recorder. If the interval is zero, it exports nothing.
 //!
-//! Exporting costs reads and writes nothing. It costs the monitor thread time: each value of a histogram takes as long as the
-//! recorder needs for it, some 30 ns with `metrics-exporter-prometheus`, or 3 % of a core for a million values a second. That
-//! exporter keeps each value in 16 bytes until it is scraped or until your code calls its `run_upkeep`, which it should do
-//! every few seconds.
+//! Exporting costs reads and writes nothing. It costs the monitor thread time: each value of a histogram takes as long
+//! as the recorder needs for it, some 30 ns with `metrics-exporter-prometheus`, or 3 % of a core for a million values a
+//! second. That exporter keeps each value in 16 bytes until it is scraped or until your code calls its `run_upkeep`,
+//! which it should do every few seconds.
 //!
 //! - All metrics have the label `db.namespace`: the path of the database, as in [`Store::path`](crate::Store::path).
 //! - Names, labels and units that begin with `db.` or `error.` are
 //!   [OpenTelemetry's](https://opentelemetry.io/docs/specs/semconv/db/database-metrics/). An up-down counter of
 //!   OpenTelemetry is a gauge here. The Prometheus exporter replaces dots by underscores.
-//! - `db.client.connection.pool.name` is the path too. `db.client.connection.state` is `idle` or `used`. `db.operation.name`
-//!   is `read` or `write`. `error.type` is the name of the [`Error`](crate::Error) variant, or `panic`. `larder.alert.kind`
-//!   is the name of the [`AlertKind`](crate::AlertKind).
-//! - `larder.site` is the label of a read or write ([`ReadOptions::label`](crate::ReadOptions::label)), or the `file:line` of
-//!   the call. There are at most [`Options::max_call_sites`](crate::Options::max_call_sites) call sites of reads, as many of
-//!   writes, and `other`; none if the option is zero. Do not put data into labels.
+//! - `db.client.connection.pool.name` is the path too. `db.client.connection.state` is `idle` or `used`.
+//!   `db.operation.name` is `read` or `write`. `error.type` is the name of the [`Error`](crate::Error) variant, or
+//!   `panic`. `larder.alert.kind` is the name of the [`AlertKind`](crate::AlertKind).
+//! - `larder.site` is the label of a read or write ([`ReadOptions::label`](crate::ReadOptions::label)), or the
+//!   `file:line` of the call. There are at most [`Options::max_call_sites`](crate::Options::max_call_sites) call sites
+//!   of reads, as many of writes, and `other`; none if the option is zero. Do not put data into labels.
 //! - Statements ([`Stats::statements`](crate::Stats::statements)) are not exported, because SQL text is no label.
-//! - Counters and histograms start at the first export after the recorder was installed, or at the opening of the store if
-//!   that is later. They continue if the store is closed and opened again.
+//! - Counters and histograms start at the first export after the recorder was installed, or at the opening of the store
+//!   if that is later. They continue if the store is closed and opened again.
 //! - Values in histograms are rounded: by at most 1.6 %, and by at most 6.3 % in `db.client.operation.duration`.
-//! - When a store closes, its gauges, including `larder.store.open`, are set to zero, because they cannot be removed. An
-//!   exporter may forget them after an idle timeout.
+//! - When a store closes, its gauges, including `larder.store.open`, are set to zero, because they cannot be removed.
+//!   An exporter may forget them after an idle timeout.
 //!
 //! | name | kind | unit | labels | |
 //! |---|---|---|---|---|

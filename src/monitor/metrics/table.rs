@@ -93,7 +93,8 @@ pub(super) const METRICS: &[Metric] = &[
         |sample| one(sample.stats.groups)),
     histogram("larder.transaction.writes", Unit::Count, "Number of writes in each transaction.",
         |sample| all(&sample.counters.group_size)),
-    histogram("larder.transaction.begin", Unit::Seconds, "Duration of BEGIN, including the wait for locks of other processes.",
+    histogram("larder.transaction.begin", Unit::Seconds, "Duration of BEGIN, including the wait for locks of other \
+                                                          processes.",
         |sample| all(&sample.counters.begin)),
     histogram("larder.transaction.commit", Unit::Seconds, "Duration of COMMIT.",
         |sample| all(&sample.counters.commit)),
@@ -106,7 +107,8 @@ pub(super) const METRICS: &[Metric] = &[
         |sample| one(sample.stats.checkpoints)),
     counter("larder.checkpoint.unfinished", "Number of checkpoints that moved only a part of the WAL.",
         |sample| one(sample.stats.unfinished_checkpoints)),
-    gauge("larder.checkpoint.consecutive_unfinished", Unit::Count, "Number of unfinished checkpoints since one moved the whole WAL.",
+    gauge("larder.checkpoint.consecutive_unfinished", Unit::Count, "Number of unfinished checkpoints since one moved \
+                                                                    the whole WAL.",
         |sample| one(sample.stats.consecutive_unfinished_checkpoints as f64)),
     gauge("larder.checkpoint.log_pages", Unit::Count, "Number of pages in the WAL at the last checkpoint.",
         |sample| one(sample.stats.last_checkpoint.map_or(0.0, |last| last.log_pages as f64))),

@@ -88,7 +88,8 @@ fn first_few(names: &[&str]) -> String {
 }
 
 /// "The ANALYZE command gathers statistics about tables and indices and stores the collected information in internal
-/// tables of the database where the query optimizer can access the information", <https://sqlite.org/lang_analyze.html>.
+/// tables of the database where the query optimizer can access the information",
+/// <https://sqlite.org/lang_analyze.html>.
 fn analyze_never_run(tx: &ReadTx<'_>, schema: &Schema) -> Result<Option<Finding>> {
     let pages = number(tx, "page_count")?;
     let indexed = schema.of_the_application().any(|table| !table.indexes.is_empty());
@@ -97,8 +98,9 @@ fn analyze_never_run(tx: &ReadTx<'_>, schema: &Schema) -> Result<Option<Finding>
     }
     let message = "the query planner has no statistics, so it guesses which of two usable indexes is better";
     // Unlike ANALYZE, optimize reads some 2000 rows of an index.
-    let remedy = "larder gathers them with PRAGMA optimize, once a day and when the store closes. To gather all of them now, \
-                  reading every index while other writes wait: store.write(|tx| tx.execute_batch(\"ANALYZE\"))";
+    let remedy = "larder gathers them with PRAGMA optimize, once a day and when the store closes. To gather all of \
+                  them now, reading every index while other writes wait: store.write(|tx| \
+                  tx.execute_batch(\"ANALYZE\"))";
     let finding = Finding::new(Severity::Note, "analyze-never-run", message.into(), remedy);
     Ok(Some(finding.with_measurement(
         pages.into(),
@@ -122,14 +124,14 @@ fn auto_vacuum_off(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
         return Ok(None);
     }
     let message = format!(
-        "auto_vacuum is off, so the {empty} free pages of {pages} in the file are reused, but never returned to the file \
-         system"
+        "auto_vacuum is off, so the {empty} free pages of {pages} in the file are reused, but never returned to the \
+         file system"
     );
     // "When in write-ahead log mode, only the auto_vacuum support property can be changed using VACUUM",
     // <https://sqlite.org/lang_vacuum.html>, and VACUUM cannot be in a transaction.
     let remedy = "If the file will not grow into them again, shrink it once in a migration outside a transaction \
-                  (Migration::without_transaction), with twice its size free on the disk, while other writes wait: PRAGMA \
-                  auto_vacuum = INCREMENTAL; VACUUM";
+                  (Migration::without_transaction), with twice its size free on the disk, while other writes wait: \
+                  PRAGMA auto_vacuum = INCREMENTAL; VACUUM";
     let finding = Finding::new(Severity::Warning, "auto-vacuum-off", message, remedy);
     Ok(Some(finding.with_measurement(percent, EMPTY_PERCENT, "%")))
 }
@@ -160,8 +162,8 @@ fn sqlite_with_known_bugs(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
 
 fn page_cache_mutex(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
     let finding = || {
-        let message = "SQLite was built with SQLITE_ENABLE_MEMORY_MANAGEMENT, so all page caches of the process share one \
-                        mutex, and readers contend for it";
+        let message = "SQLite was built with SQLITE_ENABLE_MEMORY_MANAGEMENT, so all page caches of the process share \
+                        one mutex, and readers contend for it";
         let remedy = "Set LIBSQLITE3_FLAGS = \"-USQLITE_ENABLE_MEMORY_MANAGEMENT\" under [env] in .cargo/config.toml";
         Finding::new(Severity::Note, "page-cache-mutex", message.into(), remedy)
     };

@@ -145,8 +145,8 @@ impl<'a> KeyChecker<'a> {
         Ok(true)
     }
 
-    /// "Such errors prevent the application from preparing SQL statements that modify the content of the child or parent
-    /// tables in ways that use the foreign keys", <https://sqlite.org/foreignkeys.html#fk_indexes>.
+    /// "Such errors prevent the application from preparing SQL statements that modify the content of the child or
+    /// parent tables in ways that use the foreign keys", <https://sqlite.org/foreignkeys.html#fk_indexes>.
     fn mismatch(&self, why: &str, remedy: String) -> Finding {
         let message = format!(
             "{} has no valid parent key: {why}, so SQLite fails every INSERT into {} and every DELETE from it",
