@@ -370,7 +370,7 @@ fn removed_database_is_noticed() {
         add(&store).unwrap();
         fs::remove_file(&path).unwrap();
         let message = poisoned(&store, AlertKind::FileMoved).to_string();
-        assert!(message.contains("app.db was removed"), "{message}");
+        assert!(message.contains("app.db was deleted"), "{message}");
         assert!(matches!(add(&store).unwrap_err(), Error::Poisoned { .. }));
     }
 }
@@ -424,7 +424,7 @@ fn removed_index_poisons() {
     let store = open_with_table(&path, watched());
     fs::remove_file(beside(&path, "-shm")).unwrap();
     let message = poisoned(&store, AlertKind::FileMoved).to_string();
-    assert!(message.contains("app.db-shm was removed"), "{message}");
+    assert!(message.contains("app.db-shm was deleted"), "{message}");
 }
 
 #[test]

@@ -85,7 +85,7 @@ pub(crate) fn child(task: &child::Task) {
             (["close"], Some(_)) => store.take().unwrap().close().map(drop),
             _ => panic!("{command}"),
         };
-        let steps = log::events(|event| event.target == "larder::migrate" && event.message == "migration made");
+        let steps = log::events(|event| event.target == "larder::migrate" && event.message == "migration finished");
         let mut reply = match done {
             Ok(()) => "ok".to_owned(),
             Err(error) => explained(&error),

@@ -66,10 +66,7 @@ fn told_once(store: &Store, kind: AlertKind, site: Option<&str>) {
         .iter()
         .map(|event| (event.level, event.message.as_str()))
         .collect();
-    assert_eq!(
-        told,
-        [(Level::WARN, "an alert begins"), (Level::INFO, "an alert is over")]
-    );
+    assert_eq!(told, [(Level::WARN, "alert fired"), (Level::INFO, "alert cleared")]);
     for event in &events {
         assert_eq!(event.field("site"), site, "{event:?}");
     }
@@ -281,7 +278,7 @@ fn alerts_clear_when_the_store_closes() {
     let of_store = |event: &log::Event| event.target == "larder::alert" && event.field("db.namespace") == Some(&path);
     let events = log::events(of_store);
     assert_eq!(events.len(), 2, "{events:#?}");
-    assert_eq!(events[1].message, "an alert is over");
+    assert_eq!(events[1].message, "alert cleared");
 }
 
 #[test]

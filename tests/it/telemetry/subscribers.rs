@@ -257,7 +257,7 @@ fn writes(path: &Path) {
         [1, 3, 1],
         "the outcomes are their own"
     );
-    heard("a closure forgot statements");
+    heard("a closure leaked unfinished statements");
     // A group that SQLite rolls back.
     let gate = Gate::hold(&store);
     let lost = [5, 6].map(|id| store.submit(move |tx| insert(tx, id)).unwrap());
@@ -309,8 +309,8 @@ fn reads(path: &Path) {
             Ok(())
         })
         .unwrap();
-    heard("the write-ahead log is over its limit");
-    heard("an alert begins");
+    heard("the WAL is larger than its limit");
+    heard("alert fired");
     assert_eq!(count(&store), 1000);
     #[cfg(feature = "async")]
     {
@@ -368,7 +368,7 @@ fn poison(path: &Path) {
     let error = store.write(|tx| insert(tx, 1)).unwrap_err();
     assert!(matches!(error, Error::Poisoned { .. }), "{error:?}");
     assert!(store.poisoned().is_some());
-    heard("the disk failed the store");
+    heard("the store is poisoned by a disk error");
     assert_eq!(count(&store), 0, "reads go on");
     let report = store.close().unwrap();
     assert!(!report.wal_truncated);

@@ -73,7 +73,7 @@ fn assert_unknown(error: &Error) {
     assert_eq!(code(error), Some(SQLITE_IOERR_WRITE));
     let message = error.to_string();
     assert!(
-        message.contains("outcome is unknown") && message.contains("before you write it again"),
+        message.contains("outcome is unknown") && message.contains("before you repeat the write"),
         "{message}"
     );
 }
