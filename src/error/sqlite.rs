@@ -20,8 +20,8 @@ pub(super) fn advice(source: &rusqlite::Error, outcome: Outcome, origin: ErrorOr
     }
     match (primary_code(source), outcome) {
         (Some(ffi::SQLITE_BUSY), Outcome::NotStarted) => {
-            "; another process held SQLite's lock for longer than the busy timeout, so the call did not start: find that \
-             process, then try again"
+            "; another process held SQLite's lock for longer than the busy timeout, so the call did not start: find \
+             that process, then try again"
         }
         (Some(ffi::SQLITE_FULL), _) => "; free disk space, or raise max_page_count, then try again",
         (Some(ffi::SQLITE_CORRUPT), _) if extended_code(source) == Some(ffi::SQLITE_CORRUPT_VTAB) => {

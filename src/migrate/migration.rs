@@ -32,8 +32,8 @@ pub struct Migration {
 }
 
 impl Migration {
-    /// Creates a migration for a list in the program. Versions start at 1. `up` is the SQL that applies it, without markers;
-    /// [`Migrations::files`] reads files in the format of Dbmate or Goose.
+    /// Creates a migration for a list in the program. Versions start at 1. `up` is the SQL that applies it, without
+    /// markers; [`Migrations::files`] reads files in the format of Dbmate or Goose.
     pub fn new(version: u64, name: impl Into<Cow<'static, str>>, up: impl AsRef<str>) -> Self {
         let name = name.into();
         let file = format!("{version} ({name})");
@@ -48,15 +48,16 @@ impl Migration {
         }
     }
 
-    /// Sets the SQL that undoes the migration. The default is none: then [`Store::migrate_to`] cannot go below this version.
+    /// Sets the SQL that undoes the migration. The default is none: then [`Store::migrate_to`] cannot go below this
+    /// version.
     pub fn down(mut self, sql: impl AsRef<str>) -> Self {
         let script = Script::new(self.file.clone(), 1, sql.as_ref(), self.up.transaction);
         self.down = (!script.is_blank()).then_some(script);
         self
     }
 
-    /// Runs the migration outside a transaction, for a `VACUUM` or for SQL with transactions of its own. If it fails, the
-    /// effects of its first statements stay, and later calls return [`MigrationError::Unfinished`].
+    /// Runs the migration outside a transaction, for a `VACUUM` or for SQL with transactions of its own. If it fails,
+    /// the effects of its first statements stay, and later calls return [`MigrationError::Unfinished`].
     pub fn without_transaction(mut self) -> Self {
         self.up.transaction = false;
         if let Some(down) = &mut self.down {

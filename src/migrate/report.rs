@@ -27,8 +27,8 @@ pub struct AppliedMigration {
     pub version: u64,
     /// Name.
     pub name: String,
-    /// Time when it was applied, in UTC, as `2026-04-01T12:00:00.000Z`. `None` if another tool applied it and recorded no
-    /// time.
+    /// Time when it was applied, in UTC, as `2026-04-01T12:00:00.000Z`. `None` if another tool applied it and recorded
+    /// no time.
     pub applied_at: Option<String>,
     /// Duration of its SQL and its checks. `None` if another tool applied it.
     pub duration: Option<Duration>,
@@ -48,8 +48,8 @@ pub struct PendingMigration {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MigrationReport {
-    /// The migrations that this process applied or undid, in order. Another process may have applied some of the pending
-    /// ones.
+    /// The migrations that this process applied or undid, in order. Another process may have applied some of the
+    /// pending ones.
     pub steps: Vec<MigrationStep>,
     /// The backup before the first of them. See [`Migrations::backup_to`].
     pub backup: Option<PathBuf>,

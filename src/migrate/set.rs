@@ -23,8 +23,8 @@ pub enum Adopt {
 
 /// The set of migrations of a program, in the order of their versions.
 ///
-/// It comes from a list, from files embedded in the program, or from a folder. Files may have the format of Dbmate, that of
-/// Goose, or be plain numbered SQL:
+/// It comes from a list, from files embedded in the program, or from a folder. Files may have the format of Dbmate,
+/// that of Goose, or be plain numbered SQL:
 ///
 /// | format | file name | content |
 /// |---|---|---|
@@ -32,10 +32,11 @@ pub enum Adopt {
 /// | Goose | `00001_users.sql` | `-- +goose Up`, `Down`, `StatementBegin`, `StatementEnd`, `NO TRANSACTION` |
 /// | plain | `001_users.sql` and optionally `001_users.down.sql`; or `001_users/up.sql` and `down.sql` | only SQL |
 ///
-/// [`Options::migrations`] applies them when the store opens. Each migration is one transaction with `foreign_keys=OFF`, so
-/// that it can rebuild a table (create, copy, drop, rename) without deleting the rows of its children, and
-/// `PRAGMA foreign_key_check` runs before the commit. Applied versions are recorded in Dbmate's table `schema_migrations`, so
-/// Dbmate and larder can both migrate a database. Name, checksum, time and duration are in `larder_migrations`.
+/// [`Options::migrations`] applies them when the store opens. Each migration is one transaction with
+/// `foreign_keys=OFF`, so that it can rebuild a table (create, copy, drop, rename) without deleting the rows of its
+/// children, and `PRAGMA foreign_key_check` runs before the commit. Applied versions are recorded in Dbmate's table
+/// `schema_migrations`, so Dbmate and larder can both migrate a database. Name, checksum, time and duration are in
+/// `larder_migrations`.
 ///
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
@@ -152,26 +153,26 @@ impl Migrations {
         self
     }
 
-    /// Applies the pending migrations when the store opens. The default is `true`. With `false`, call [`Store::migrate`], for
-    /// example after a tool has shown what is pending.
+    /// Applies the pending migrations when the store opens. The default is `true`. With `false`, call
+    /// [`Store::migrate`], for example after a tool has shown what is pending.
     pub fn at_open(mut self, apply: bool) -> Self {
         self.at_open = apply;
         self
     }
 
-    /// Takes over the record of another tool, once: as long as there is no record of larder or Dbmate. The record of the
-    /// other tool is not changed. By default, a database that another tool seems to have migrated is
+    /// Takes over the record of another tool, once: as long as there is no record of larder or Dbmate. The record of
+    /// the other tool is not changed. By default, a database that another tool seems to have migrated is
     /// [`MigrationError::NotAdopted`].
     pub fn adopt(mut self, from: Adopt) -> Self {
         self.adopt = Some(from);
         self
     }
 
-    /// Makes a backup in this folder before the first pending migration, and verifies it (`integrity_check`, and the number
-    /// of rows in every table) before it applies any. The default is no backup.
+    /// Makes a backup in this folder before the first pending migration, and verifies it (`integrity_check`, and the
+    /// number of rows in every table) before it applies any. The default is no backup.
     ///
-    /// - The backup of `app.db` before version 7 is `app.db.before-7.TIME`, or `app.db.before-down-7.TIME` before version 7 is
-    ///   undone.
+    /// - The backup of `app.db` before version 7 is `app.db.before-7.TIME`, or `app.db.before-down-7.TIME` before
+    ///   version 7 is undone.
     /// - It is deleted again if the first migration fails because of its SQL, since the database is then unchanged.
     /// - For each version, the first backup and the two newest are kept.
     /// - Writes wait while it is made.

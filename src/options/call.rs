@@ -41,28 +41,28 @@ impl WriteOptions {
         self
     }
 
-    /// How long the write may wait to start. The default is [`Options::queue_timeout`](crate::Options::queue_timeout). When
-    /// the time is over, the write fails with [`Error::QueueTimeout`] and never runs. A write that has started is not
-    /// affected; [`execution_timeout`](Self::execution_timeout) bounds its run time.
+    /// How long the write may wait to start. The default is [`Options::queue_timeout`](crate::Options::queue_timeout).
+    /// When the time is over, the write fails with [`Error::QueueTimeout`] and never runs. A write that has started is
+    /// not affected; [`execution_timeout`](Self::execution_timeout) bounds its run time.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = Some(timeout);
         self
     }
 
     /// How long the closure may run. The default is no limit. When the time is over, the write is rolled back with
-    /// [`Error::Interrupted`]. The write gets a transaction of its own, because SQLite rolls back the whole transaction of a
-    /// statement that it interrupts.
+    /// [`Error::Interrupted`]. The write gets a transaction of its own, because SQLite rolls back the whole transaction
+    /// of a statement that it interrupts.
     ///
-    /// SQL stops within a few milliseconds: in the middle of a statement, or where the next statement begins. Other code in
-    /// the closure is not stopped; if it takes too long, the write is rolled back when the closure returns. If the closure
-    /// returns an error of its own, the caller gets that error.
+    /// SQL stops within a few milliseconds: in the middle of a statement, or where the next statement begins. Other
+    /// code in the closure is not stopped; if it takes too long, the write is rolled back when the closure returns. If
+    /// the closure returns an error of its own, the caller gets that error.
     pub fn execution_timeout(mut self, timeout: Duration) -> Self {
         self.execution_timeout = Some(timeout);
         self
     }
 
-    /// What the call does when the queue of writes ([`Options::queue_capacity`](crate::Options::queue_capacity)) is full. The
-    /// default is [`WhenFull::Wait`].
+    /// What the call does when the queue of writes ([`Options::queue_capacity`](crate::Options::queue_capacity)) is
+    /// full. The default is [`WhenFull::Wait`].
     ///
     /// ```
     /// use larder::{Error, WhenFull, WriteOptions};
@@ -104,9 +104,9 @@ impl ReadOptions {
         Self::default()
     }
 
-    /// How long the read may wait for a connection. For an async read this includes the wait for a reader thread. The default
-    /// is [`Options::read_queue_timeout`](crate::Options::read_queue_timeout). When the time is over, the read fails with
-    /// [`Error::ReadQueueTimeout`] and never runs.
+    /// How long the read may wait for a connection. For an async read this includes the wait for a reader thread. The
+    /// default is [`Options::read_queue_timeout`](crate::Options::read_queue_timeout). When the time is over, the read
+    /// fails with [`Error::ReadQueueTimeout`] and never runs.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = Some(timeout);
         self
@@ -115,9 +115,9 @@ impl ReadOptions {
     /// How long the closure may run, not counting the wait for a connection. The default is no limit, because only the
     /// program knows how long a read may take. When the time is over, the read fails with [`Error::Interrupted`].
     ///
-    /// SQL stops within a few milliseconds: in the middle of a statement, or where the next statement begins. Other code in
-    /// the closure is not stopped; if it takes too long, the error replaces its result when it returns. If the closure
-    /// returns an error of its own, the caller gets that error. With
+    /// SQL stops within a few milliseconds: in the middle of a statement, or where the next statement begins. Other
+    /// code in the closure is not stopped; if it takes too long, the error replaces its result when it returns. If the
+    /// closure returns an error of its own, the caller gets that error. With
     /// [`Options::interrupt_old_readers`](crate::Options::interrupt_old_readers), the shorter of the two times applies.
     pub fn execution_timeout(mut self, timeout: Duration) -> Self {
         self.execution_timeout = Some(timeout);
@@ -125,8 +125,8 @@ impl ReadOptions {
     }
 
     /// What the call does when there is no room for it: when the queue of async reads
-    /// ([`Options::queue_capacity`](crate::Options::queue_capacity)) is full, or, for a read on the calling thread, when
-    /// every connection of the pool ([`Options::readers`](crate::Options::readers)) is in use. The default is
+    /// ([`Options::queue_capacity`](crate::Options::queue_capacity)) is full, or, for a read on the calling thread,
+    /// when every connection of the pool ([`Options::readers`](crate::Options::readers)) is in use. The default is
     /// [`WhenFull::Wait`].
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.when_full = when_full;

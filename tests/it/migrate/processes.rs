@@ -42,7 +42,7 @@ pub(crate) fn child(task: &child::Task) {
         panic!("{args:?}")
     };
     let patience = Duration::from_millis(patience.parse().unwrap());
-    if point.starts_with("begins") || point.starts_with("made") {
+    if point.starts_with("started") || point.starts_with("finished") {
         tracing::subscriber::set_global_default(Deadly { point: point.into() }).unwrap();
     } else {
         log::collect();
@@ -150,7 +150,7 @@ fn die(point: &str) -> ! {
     }
 }
 
-/// Dies as larder says that a migration begins, or that it was made.
+/// Dies when larder reports that a migration started, or that it finished.
 struct Deadly {
     point: String,
 }
@@ -197,7 +197,7 @@ struct Program(Child);
 
 impl Program {
     /// Migrations from this folder. Waits for others for so many milliseconds, and kills itself at a point: `insert TABLE
-    /// ROW`, `begins VERSION`, `made VERSION`.
+    /// ROW`, `started VERSION`, `finished VERSION`.
     fn start(how: &str, folder: &TempDir, patience: &str, point: &str) -> Self {
         let folder = folder.path().to_str().unwrap();
         let args = [folder, patience, point, how];
@@ -1277,7 +1277,7 @@ fn dies_and_is_followed(before: &[u64], target: &str, point: &str, edge: &[u64])
 
 #[test]
 fn kill_before_first_statement_leaves_empty_database() {
-    dies_and_is_followed(&[], "newest", "begins 1", &[]);
+    dies_and_is_followed(&[], "newest", "started 1", &[]);
 }
 
 #[test]
@@ -1298,14 +1298,14 @@ fn kill_at_recording_leaves_no_migration_nor_record() {
 
 #[test]
 fn kill_after_commit_leaves_migration_applied() {
-    dies_and_is_followed(&[], "newest", "made 1", &[1]);
-    dies_and_is_followed(&[], "newest", "made 2", &[2]);
-    dies_and_is_followed(&[], "newest", "made 3", &[3]);
+    dies_and_is_followed(&[], "newest", "finished 1", &[1]);
+    dies_and_is_followed(&[], "newest", "finished 2", &[2]);
+    dies_and_is_followed(&[], "newest", "finished 3", &[3]);
 }
 
 #[test]
 fn kill_before_second_migration_leaves_the_first() {
-    dies_and_is_followed(&[], "newest", "begins 2", &[1]);
+    dies_and_is_followed(&[], "newest", "started 2", &[1]);
 }
 
 #[test]
@@ -1332,12 +1332,12 @@ fn kill_in_trigger_leaves_the_state_before() {
 
 #[test]
 fn kill_during_undo_leaves_migration_applied() {
-    dies_and_is_followed(&[3], "1", "begins 2", &[3, 2]);
+    dies_and_is_followed(&[3], "1", "started 2", &[3, 2]);
     dies_and_is_followed(&[3], "1", "insert parent_old 100", &[3, 2]);
     dies_and_is_followed(&[3], "1", "insert mark 6", &[3, 2]);
     dies_and_is_followed(&[3], "1", "delete mark 6", &[3, 2]);
     dies_and_is_followed(&[3], "1", "delete schema_migrations 2", &[3, 2]);
-    dies_and_is_followed(&[3], "1", "made 2", &[3, 1]);
+    dies_and_is_followed(&[3], "1", "finished 2", &[3, 1]);
 }
 
 #[test]
@@ -1407,7 +1407,7 @@ fn kill_while_adopting_goose_record_leaves_none() {
 fn kill_after_noting_dbmate_record_keeps_it() {
     let race = Race::new(FIVE);
     made_by_another_tool(&race.path);
-    race.dies_opening("plain", "begins 20260101000003");
+    race.dies_opening("plain", "started 20260101000003");
     let left = race.contents();
     for name in ["20260101000001\", \"log", "20260101000002\", \"family"] {
         assert!(left.contains(&format!("larder_migrations: [\"{name}\"")), "{left}");
@@ -1488,7 +1488,7 @@ fn kill_outside_transaction_is_reported_until_repaired() {
 
 #[test]
 fn kill_before_mark_or_after_record_is_harmless() {
-    for (point, left) in [("begins 2", "1"), ("made 2", "1 2")] {
+    for (point, left) in [("started 2", "1"), ("finished 2", "1 2")] {
         let race = Race::new(OUTSIDE);
         race.dies_opening("plain", point);
         assert_eq!(race.one(RECORDED), left);
@@ -2109,7 +2109,7 @@ fn example_refuses_invalid_arguments_with_advice() {
     );
     fs::write(elsewhere.join("users.sql"), "SELECT 1").unwrap();
     let error = tool.refuses("up");
-    assert!(error.contains("users.sql: it has no version"), "{error}");
+    assert!(error.contains("users.sql: the name has no version"), "{error}");
 
     let usage = Command::new(&tool.program).output().unwrap();
     assert_eq!(usage.status.code(), Some(1));

@@ -902,7 +902,10 @@ fn failed_checkpoint_makes_unhealthy_and_next_write_exits() {
     refused.assert_refused(503, None, "stopping: nothing was written");
     let ended = service.ended();
     assert_eq!(ended.status.code(), Some(1), "{:?}", ended.lines);
-    let line = ended.log.lines().find(|line| line.contains("the disk failed it"));
+    let line = ended
+        .log
+        .lines()
+        .find(|line| line.contains("read-only after a disk error"));
     assert!(line.is_some(), "{}", ended.log);
 
     let service = Service::start(&folder);

@@ -870,7 +870,7 @@ fn interrupt_by_own_handle_is_no_timeout() {
                 .and_then(|error| error.sqlite_error())
                 .map(|e| e.extended_code);
             assert_eq!(code, Some(larder::rusqlite::ffi::SQLITE_INTERRUPT), "{error:?}");
-            assert!(error.to_string().contains("not by a limit"), "{error}");
+            assert!(error.to_string().contains("not a limit of the store"), "{error}");
         }
         assert!(everybody(&store).is_empty());
     }
