@@ -6,15 +6,18 @@
 //!
 //! The first `capacity` jobs are the queue, all others the line. `first_in_line` is the entry where the line begins. It
 //! advances by one entry at a time: each removal from the queue admits exactly one job from the line.
+//!
+//! Callers and workers are on different cores, and each job moves its entry from one core's cache to the other's, and the
+//! head of the list with the lock. So both are small: places in the vector have 32 bits.
 
 use std::mem;
 
-const NONE: usize = usize::MAX;
+const NONE: u32 = u32::MAX;
 
 /// The place of a job in the list. A number is never reused, so the ticket of a job that has left finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Ticket {
-    entry: usize,
+    entry: u32,
     number: u64,
 }
 
@@ -22,17 +25,17 @@ struct Node<T> {
     /// `None` if the entry is free.
     item: Option<T>,
     number: u64,
-    before: usize,
+    before: u32,
     /// In a free entry: the next free entry.
-    after: usize,
+    after: u32,
 }
 
 pub(super) struct List<T> {
     entries: Vec<Node<T>>,
-    first: usize,
-    last: usize,
-    first_in_line: usize,
-    free: usize,
+    first: u32,
+    last: u32,
+    first_in_line: u32,
+    free: u32,
     length: usize,
     capacity: usize,
     /// Jobs ever queued. This is also the number of the next job.
@@ -94,8 +97,9 @@ impl<T> List<T> {
         };
         let index = match self.free {
             NONE => {
+                let index = u32::try_from(self.entries.len()).expect("memory is full long before");
                 self.entries.push(entry);
-                self.entries.len() - 1
+                index
             }
             free => {
                 self.free = self.entry(free).after;
@@ -117,7 +121,7 @@ impl<T> List<T> {
 
     /// The first job and its number.
     pub(super) fn first(&self) -> Option<(&T, u64)> {
-        let entry = self.entries.get(self.first)?;
+        let entry = self.entries.get(self.first as usize)?;
         Some((entry.item.as_ref()?, entry.number))
     }
 
@@ -130,14 +134,14 @@ impl<T> List<T> {
 
     /// Removes the job with that ticket, if it is still in the list.
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Removed<'_, T>> {
-        let entry = self.entries.get(ticket.entry)?;
+        let entry = self.entries.get(ticket.entry as usize)?;
         if entry.number != ticket.number {
             return None;
         }
         self.unlink(ticket.entry)
     }
 
-    fn unlink(&mut self, index: usize) -> Option<Removed<'_, T>> {
+    fn unlink(&mut self, index: u32) -> Option<Removed<'_, T>> {
         let free = self.free;
         let entry = self.entry(index);
         let item = entry.item.take()?;
@@ -159,7 +163,7 @@ impl<T> List<T> {
             self.first_in_line = after;
         } else if line != NONE && number < self.entry(line).number {
             self.first_in_line = self.entry(line).after;
-            moves_up = self.entries[line].item.as_ref();
+            moves_up = self.entries[line as usize].item.as_ref();
         }
         Some(Removed { item, moves_up })
     }
@@ -190,12 +194,12 @@ impl<T> List<T> {
         .filter_map(|entry| entry.item)
     }
 
-    fn entry(&mut self, index: usize) -> &mut Node<T> {
+    fn entry(&mut self, index: u32) -> &mut Node<T> {
         #[cfg(test)]
         {
             self.touched += 1;
         }
-        &mut self.entries[index]
+        &mut self.entries[index as usize]
     }
 }
 
