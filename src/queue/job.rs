@@ -257,11 +257,11 @@ impl<S: Scope> Job<S> {
     /// Runs the closure for an async task and leaves its result in the slot. While the closure runs, the thread can
     /// check whether the task has gone away ([`cancellation::is_cancelled`]).
     pub(crate) fn answer(mut self, context: S::Context<'_, '_>) -> CompletedJob {
-        let inner = self.inner.clone().expect("it is there until the job is finished");
-        cancellation::with(Arc::clone(&inner) as Arc<dyn Cancelled>, || inner.answer(context));
-        // Cleared only here: if larder itself panics before, the drop of `self` still leaves a reply.
-        self.inner = None;
-        CompletedJob(inner)
+        let inner = self.inner();
+        let token = self.inner.clone().expect("it is there until the job is finished");
+        cancellation::with(token as Arc<dyn Cancelled>, || inner.answer(context));
+        // Taken only here: if larder itself panics before, the drop of `self` still leaves a reply.
+        CompletedJob(self.inner.take().expect("it was there"))
     }
 
     /// Delivers the reply to the caller. A result without a caller is dropped here. That drop runs user code and may
