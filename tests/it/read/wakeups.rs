@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use larder::{Options, Store};
 
 use crate::support::tasks::{Call, HeldRead, begin, counting, finish, hear, poll, store_with};
+
+/// A reply is left this long for another task to wake its task. Then the timer takes it, and may be in the middle of that.
+const RELAY_TIME: Duration = Duration::from_millis(5);
 
 struct Bell {
     rung: AtomicUsize,
@@ -52,6 +56,13 @@ impl Watched {
 
     fn wakes(&self) -> usize {
         self.bell.rung.load(Ordering::SeqCst)
+    }
+
+    /// It has been woken, unless its reply was left before `since` and the timer may have it.
+    #[track_caller]
+    fn assert_woken(&self, since: Instant) {
+        let wakes = self.wakes();
+        assert!(wakes == 1 || wakes == 0 && since.elapsed() >= RELAY_TIME, "{wakes}");
     }
 
     /// It is woken once, and has its reply.
@@ -99,6 +110,8 @@ struct Scene {
     first: Option<Call<()>>,
     others: Vec<Watched>,
     long: Long,
+    /// Before the first reply.
+    since: Instant,
     _store: Store,
 }
 
@@ -108,9 +121,11 @@ impl Scene {
         let held = HeldRead::hold(&store);
         let others = (0..others).map(|_| Watched::begin(&store)).collect();
         let long = Long::begin(&store);
+        let since = Instant::now();
         let first = held.let_go_alone();
         hear(&long.begins);
         Self {
+            since,
             first: Some(first),
             others,
             long,
@@ -121,7 +136,7 @@ impl Scene {
     #[track_caller]
     fn the_others_were_woken(&self) {
         for other in &self.others {
-            assert_eq!(other.wakes(), 1);
+            other.assert_woken(self.since);
         }
     }
 
@@ -157,7 +172,7 @@ fn tasks_behind_unpolled_one_wake_during_long_read() {
 fn many_tasks_behind_unpolled_one_wake_at_once() {
     let scene = Scene::play(60);
     let woken = scene.others.iter().filter(|other| other.wakes() == 1).count();
-    assert!(woken >= 48, "{woken}");
+    assert!(woken >= 48 || scene.since.elapsed() >= RELAY_TIME, "{woken}");
     scene.end();
 }
 
@@ -176,7 +191,8 @@ fn task_polled_before_its_wakeup_is_woken() {
     let mut scene = Scene::play(1);
     let mut early = scene.others.remove(0);
     assert!(matches!(early.poll(), Poll::Ready(Ok(0))));
-    assert_eq!(early.wakes(), 1);
+    early.assert_woken(scene.since);
+    hear(&early.rings);
     assert!(poll(scene.first.as_mut().unwrap()).is_ready());
     assert_eq!(early.wakes(), 1);
     scene.end();
@@ -192,6 +208,7 @@ fn task_woken_by_another_wakes_the_next() {
         let between = Long::begin(&store);
         let behind = [Watched::begin(&store), Watched::begin(&store)];
         let long = Long::begin(&store);
+        let since = Instant::now();
         let mut first = held.let_go_alone();
         hear(&between.begins);
         if let Some(early) = &mut early {
@@ -199,12 +216,12 @@ fn task_woken_by_another_wakes_the_next() {
             assert!(matches!(early.poll(), Poll::Ready(Ok(0))));
         }
         assert!(poll(&mut first).is_ready());
-        assert_eq!(woken.wakes(), 1);
+        woken.assert_woken(since);
         drop(between.end);
         hear(&long.begins);
         assert!(matches!(woken.poll(), Poll::Ready(Ok(0))));
         for other in &behind {
-            assert_eq!(other.wakes(), 1);
+            other.assert_woken(since);
         }
         behind.into_iter().for_each(Watched::expect);
         finish(between.read).unwrap();
