@@ -58,7 +58,7 @@ impl Engine {
             self.watch.end();
             return report;
         }
-        // A write may run for ever. The jobs behind it are dropped now, and reply that they were not started.
+        // A write may never end. The jobs behind it are dropped now, and reply that they were not started.
         self.shared.queue.discard();
         closing
             .wait(later(deadline, LAST_WORDS))
