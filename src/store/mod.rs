@@ -235,7 +235,7 @@ impl Store {
     /// for finding in store.advice() {
     ///     println!("{finding}");
     /// }
-    /// # assert!(store.advice().iter().any(|finding| finding.topic == "foreign-key-without-index"));
+    /// # assert!(store.advice().iter().any(|finding| finding.topic == "foreign_key_without_index"));
     /// # Ok::<_, larder::Error>(())
     /// ```
     pub fn advice(&self) -> Vec<Finding> {

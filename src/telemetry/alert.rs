@@ -36,7 +36,7 @@ pub struct Alert {
 /// The kind of an [`Alert`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum AlertKind {
     /// The p95 queue wait of writes exceeded 100 ms over the last sampling window (at least 20 writes, at most 60
     /// samples). Or the first write in the queue has waited longer than 1 s.
@@ -68,19 +68,19 @@ pub enum AlertKind {
 }
 
 impl AlertKind {
-    /// The name of the kind in events and metrics, in kebab case.
+    /// The name of the kind in events, metrics and JSON, in snake case.
     pub fn name(self) -> &'static str {
         match self {
-            AlertKind::SlowQueue => "slow-queue",
-            AlertKind::QueueFull => "queue-full",
-            AlertKind::LargeWal => "large-wal",
-            AlertKind::OldRead => "old-read",
-            AlertKind::StuckCheckpoint => "stuck-checkpoint",
-            AlertKind::FreePages => "free-pages",
-            AlertKind::DiskFull => "disk-full",
-            AlertKind::BackupFailed => "backup-failed",
-            AlertKind::FileMoved => "file-moved",
-            AlertKind::LocksDropped => "locks-dropped",
+            AlertKind::SlowQueue => "slow_queue",
+            AlertKind::QueueFull => "queue_full",
+            AlertKind::LargeWal => "large_wal",
+            AlertKind::OldRead => "old_read",
+            AlertKind::StuckCheckpoint => "stuck_checkpoint",
+            AlertKind::FreePages => "free_pages",
+            AlertKind::DiskFull => "disk_full",
+            AlertKind::BackupFailed => "backup_failed",
+            AlertKind::FileMoved => "file_moved",
+            AlertKind::LocksDropped => "locks_dropped",
         }
     }
 }

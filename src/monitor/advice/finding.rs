@@ -24,7 +24,7 @@ pub enum Severity {
 pub struct Finding {
     /// Severity of the problem.
     pub severity: Severity,
-    /// Stable identifier of the kind of problem, in kebab case.
+    /// Stable identifier of the kind of problem, in snake case. That of an alert is the name of its kind.
     pub topic: &'static str,
     /// Description of the problem. It names the table, the statement or the call site.
     pub message: String,

@@ -53,13 +53,13 @@ fn unsafe_filesystem(name: &str) -> Finding {
     let message = format!("the database is on {name}, where the shared memory of the WAL does not work");
     let remedy =
         "Move the database to a local file system, and check it (Store::check): it may be corrupt without any error";
-    Finding::new(Severity::Critical, "unsafe-filesystem", message, remedy)
+    Finding::new(Severity::Critical, "unsafe_filesystem", message, remedy)
 }
 
 fn pragma_changed((name, then, now): Changed) -> Finding {
     let message = format!("PRAGMA {name} was {then} when the store opened, and is {now} now");
     let remedy = "A closure with rusqlite's own methods, or another process, has changed it: set it in Options";
-    Finding::new(Severity::Warning, "pragma-changed", message, remedy)
+    Finding::new(Severity::Warning, "pragma_changed", message, remedy)
 }
 
 fn schema_unread(error: &Error) -> Finding {
@@ -69,7 +69,7 @@ fn schema_unread(error: &Error) -> Finding {
     } else {
         "If a name in the schema is not UTF-8, rename the object; Store::check finds corruption"
     };
-    Finding::new(Severity::Note, "schema-not-read", message, remedy)
+    Finding::new(Severity::Note, "schema_not_read", message, remedy)
 }
 
 #[cfg(test)]
@@ -102,9 +102,9 @@ mod tests {
         let told: Vec<_> = found.iter().map(|finding| (finding.severity, finding.topic)).collect();
         let wanted = [
             (Severity::Critical, "poisoned"),
-            (Severity::Critical, "unsafe-filesystem"),
-            (Severity::Warning, "pragma-changed"),
-            (Severity::Note, "schema-not-read"),
+            (Severity::Critical, "unsafe_filesystem"),
+            (Severity::Warning, "pragma_changed"),
+            (Severity::Note, "schema_not_read"),
         ];
         assert_eq!(told, wanted);
         assert!(

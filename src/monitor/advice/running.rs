@@ -48,7 +48,7 @@ fn statements(statements: &[StatementStats]) -> Vec<Finding> {
         let message = format!("a statement scans whole tables: {}", statement.sql);
         let remedy = "EXPLAIN QUERY PLAN shows which tables (SCAN): add an index on the columns of its search";
         (steps > SCAN).then(|| {
-            Finding::new(Severity::Warning, "full-table-scan", message, remedy).with_measurement(steps, SCAN, "rows")
+            Finding::new(Severity::Warning, "full_table_scan", message, remedy).with_measurement(steps, SCAN, "rows")
         })
     };
     let index = |statement: &StatementStats| {
@@ -56,7 +56,7 @@ fn statements(statements: &[StatementStats]) -> Vec<Finding> {
         let message = format!("SQLite builds an index for each run of a statement: {}", statement.sql);
         let remedy = "EXPLAIN QUERY PLAN shows its columns (AUTOMATIC INDEX): create that index";
         (rows > 0.0).then(|| {
-            Finding::new(Severity::Warning, "missing-index", message, remedy).with_measurement(rows, 0.0, "rows")
+            Finding::new(Severity::Warning, "missing_index", message, remedy).with_measurement(rows, 0.0, "rows")
         })
     };
     let scans = statements.iter().filter_map(scan).take(STATEMENTS);
@@ -71,7 +71,7 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
         (recent_writes.long_waits > LONG_WAITS).then(|| {
             let message = "many writes of the last minute waited longer than 100 ms".to_owned();
             let remedy = "Find the writes that use most of the writer's time in Stats::call_sites, and shorten them";
-            Finding::new(Severity::Warning, "long-queue-waits", message, remedy).with_measurement(
+            Finding::new(Severity::Warning, "long_queue_waits", message, remedy).with_measurement(
                 recent_writes.long_waits,
                 LONG_WAITS,
                 "%",
@@ -81,7 +81,7 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
             let message = "the write rate is very high".to_owned();
             let remedy = "Combine small writes into one where they belong together; the throughput of one writer is \
                           limited";
-            Finding::new(Severity::Warning, "high-write-rate", message, remedy).with_measurement(
+            Finding::new(Severity::Warning, "high_write_rate", message, remedy).with_measurement(
                 recent_writes.writes_a_second,
                 WRITES_A_SECOND,
                 "1/s",
@@ -91,7 +91,7 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
             let message = "another process writes to the database".to_owned();
             let remedy = "Let that process write through this service, or open the store with Access::Exclusive: \
                           SQLite does not queue two writing processes in order, and their calls can fail with BUSY";
-            Finding::new(Severity::Warning, "external-commits", message, remedy).with_measurement(
+            Finding::new(Severity::Warning, "external_commits", message, remedy).with_measurement(
                 stats.external_commits as f64,
                 0.0,
                 "commits",
@@ -100,7 +100,7 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
         (bytes > LARGE).then(|| {
             let message = "the database is very large".to_owned();
             let remedy = "Backups and VACUUM take long: move old or independent data to another store";
-            Finding::new(Severity::Warning, "large-database", message, remedy).with_measurement(
+            Finding::new(Severity::Warning, "large_database", message, remedy).with_measurement(
                 bytes as f64,
                 LARGE as f64,
                 "B",
@@ -116,7 +116,7 @@ fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
         let remedy = "Each finding has a remedy of its own; together they suggest that one writer on one machine is no \
                       longer enough";
         let count = findings.len() as f64;
-        let finding = Finding::new(Severity::Warning, "time-for-postgresql", message, remedy);
+        let finding = Finding::new(Severity::Warning, "time_for_postgresql", message, remedy);
         findings.push(finding.with_measurement(count, 2.0, "reasons"));
     }
     findings
@@ -166,14 +166,14 @@ mod tests {
             ..Stats::default()
         };
         let small = Stats::default();
-        assert_eq!(topics(&small, &waits), ["long-queue-waits"]);
-        assert_eq!(topics(&small, &many), ["high-write-rate"]);
+        assert_eq!(topics(&small, &waits), ["long_queue_waits"]);
+        assert_eq!(topics(&small, &many), ["high_write_rate"]);
         assert!(topics(&small, &burst).is_empty());
-        assert_eq!(topics(&others, &quiet), ["external-commits"]);
-        assert_eq!(topics(&large(), &quiet), ["large-database"]);
+        assert_eq!(topics(&others, &quiet), ["external_commits"]);
+        assert_eq!(topics(&large(), &quiet), ["large_database"]);
         let two = look(&large(), &many);
         let last = two.last().unwrap();
-        assert_eq!((two.len(), last.topic), (3, "time-for-postgresql"));
+        assert_eq!((two.len(), last.topic), (3, "time_for_postgresql"));
         for reason in ["write rate is very high", "very large"] {
             assert!(last.message.contains(reason), "{last}");
         }
@@ -211,11 +211,11 @@ mod tests {
             .collect();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(
-            told[0].0 == "full-table-scan" && told[0].1.ends_with(": scans"),
+            told[0].0 == "full_table_scan" && told[0].1.ends_with(": scans"),
             "{told:?}"
         );
         assert!(
-            told[1].0 == "missing-index" && told[1].1.ends_with(": wants an index"),
+            told[1].0 == "missing_index" && told[1].1.ends_with(": wants an index"),
             "{told:?}"
         );
     }

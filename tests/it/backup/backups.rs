@@ -1050,13 +1050,13 @@ fn failing_schedule_is_an_alert_and_removes_nothing() {
     assert!(
         advice
             .iter()
-            .any(|finding| finding.topic == "backup-failed" && finding.message.contains(&reason))
+            .any(|finding| finding.topic == "backup_failed" && finding.message.contains(&reason))
     );
     let path = place.store.path().to_str().unwrap().to_owned();
     let told = log::wait_for(|event| {
         event.target == "larder::alert"
             && event.field("db.namespace") == Some(&path)
-            && event.field("alert") == Some("backup-failed")
+            && event.field("alert") == Some("backup_failed")
     });
     assert!(told.expect("reason").contains("folder"), "{told:?}");
     assert_eq!(scheduled(&away).len(), 1);

@@ -195,10 +195,10 @@ fn many_slow_writes_raise_an_alert() {
         alert.measurement.value > 0.1 && alert.measurement.unit == "s",
         "{alert:?}"
     );
-    assert!(finding(&store, "long-queue-waits").is_some(), "{:?}", store.advice());
+    assert!(finding(&store, "long_queue_waits").is_some(), "{:?}", store.advice());
     is_over(&store, AlertKind::SlowQueue);
     wait_until("they are no longer of the last minute", || {
-        finding(&store, "long-queue-waits").is_none()
+        finding(&store, "long_queue_waits").is_none()
     });
 }
 
@@ -223,7 +223,7 @@ fn full_database_names_the_failed_write() {
     assert!(error.to_string().contains("full"), "{error}");
     let alert = begins(&store, AlertKind::DiskFull);
     assert_eq!(alert.site.as_deref(), Some("the upload"));
-    let told = finding(&store, "disk-full").expect("it is a finding, too");
+    let told = finding(&store, "disk_full").expect("it is a finding, too");
     assert!(told.message.contains("the upload"), "{told}");
     assert_eq!(store.stats().failures_by_error["Sqlite"], 1);
     store
@@ -258,7 +258,7 @@ fn free_pages_alert_lasts_until_they_are_freed() {
         alert.measurement.value > 25.0 && alert.measurement.unit == "%",
         "{alert:?}"
     );
-    assert!(finding(&store, "free-pages").is_some());
+    assert!(finding(&store, "free_pages").is_some());
     fill();
     is_over(&store, AlertKind::FreePages);
 }
@@ -327,7 +327,7 @@ fn setting_changed_by_migration_is_reported() {
     let migrations = Migrations::new([migration]).at_open(false);
     let store = watching(Options::new().checkpoint_pages(1).migrations(migrations));
     until(&store, |stats| !stats.pragmas.is_empty());
-    assert_eq!(finding(&store, "pragma-changed"), None);
+    assert_eq!(finding(&store, "pragma_changed"), None);
     store.migrate().unwrap();
     // Settings are looked at again after some seconds, at a checkpoint.
     until(&store, |stats| {
@@ -336,7 +336,7 @@ fn setting_changed_by_migration_is_reported() {
             .unwrap();
         stats.pragmas["auto_vacuum"] == "1"
     });
-    let found = finding(&store, "pragma-changed").expect("it is found");
+    let found = finding(&store, "pragma_changed").expect("it is found");
     assert!(
         found.message.contains("auto_vacuum was 2") && found.message.contains("is 1 now"),
         "{found}"

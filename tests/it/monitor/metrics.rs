@@ -172,13 +172,13 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
         all.push(("larder.write.failed", labels(&[("error_type", kind)]), *count as usize));
     }
     for kind in [
-        "slow-queue",
-        "queue-full",
-        "large-wal",
-        "old-read",
-        "stuck-checkpoint",
-        "free-pages",
-        "disk-full",
+        "slow_queue",
+        "queue_full",
+        "large_wal",
+        "old_read",
+        "stuck_checkpoint",
+        "free_pages",
+        "disk_full",
     ] {
         let active = stats.alerts.iter().any(|alert| alert.kind.name() == kind);
         all.push((

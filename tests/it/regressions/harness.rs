@@ -138,7 +138,7 @@ fn names_not_utf8_are_accepted() {
     let advice = store.advice();
     let unread = advice
         .iter()
-        .find(|finding| finding.topic == "schema-not-read")
+        .find(|finding| finding.topic == "schema_not_read")
         .unwrap();
     assert!(unread.remedy.contains("not UTF-8"), "{unread:?}");
     let copy = folder.path().join("copy.db");

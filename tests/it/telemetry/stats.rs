@@ -429,7 +429,7 @@ fn statement_usage_is_counted_if_enabled() {
     assert!((98..=100).contains(&scan.full_scan_steps), "{scan:?}");
     assert!(of(indexed).automatic_index_rows >= 49, "{:?}", of(indexed));
     assert!(stats.statements.is_sorted_by(|a, b| a.total_time >= b.total_time));
-    let advised = |finding: &larder::Finding| finding.topic == "missing-index" && finding.message.contains(indexed);
+    let advised = |finding: &larder::Finding| finding.topic == "missing_index" && finding.message.contains(indexed);
     assert!(store.advice().iter().any(advised), "{:#?}", store.advice());
 
     let few = store_with(Options::new().max_statements(1));
@@ -581,5 +581,5 @@ fn commits_of_another_process_are_noticed() {
         stats.external_commits > 0
     });
     let topics: Vec<_> = store.advice().into_iter().map(|finding| finding.topic).collect();
-    assert!(topics.contains(&"external-commits"), "{topics:?}");
+    assert!(topics.contains(&"external_commits"), "{topics:?}");
 }

@@ -40,7 +40,7 @@ fn judge(table: &Table, index: &Index) -> Option<Finding> {
          {}",
         quoted(&index.name)
     );
-    Some(Finding::new(Severity::Warning, "duplicate-index", message, remedy))
+    Some(Finding::new(Severity::Warning, "duplicate_index", message, remedy))
 }
 
 /// Whether the index repeats the rowid. Numbers have one order, and a table can be scanned from both ends, so collation

@@ -6,14 +6,14 @@
 //!
 //! | topic | severity | |
 //! |---|---|---|
-//! | `foreign-key-mismatch` | critical | its parent key does not exist: `monitor/advice/schema/keys/mod.rs` |
-//! | `foreign-key-without-index` | warning | a delete in the parent reads all of the child: `monitor/advice/schema/keys/mod.rs` |
-//! | `duplicate-index` | warning | another index makes it redundant: `duplicates.rs` |
-//! | `auto-vacuum-off` | warning | much of the file is empty and stays so |
-//! | `sqlite-with-known-bugs` | warning | full-text tables, and an SQLite version that can corrupt their index |
-//! | `not-strict` | note | any column takes any type |
-//! | `analyze-never-run` | note | the query planner guesses |
-//! | `page-cache-mutex` | note | readers wait for one another |
+//! | `foreign_key_mismatch` | critical | its parent key does not exist: `monitor/advice/schema/keys/mod.rs` |
+//! | `foreign_key_without_index` | warning | a delete in the parent reads all of the child: `monitor/advice/schema/keys/mod.rs` |
+//! | `duplicate_index` | warning | another index makes it redundant: `duplicates.rs` |
+//! | `auto_vacuum_off` | warning | much of the file is empty and stays so |
+//! | `sqlite_with_known_bugs` | warning | full-text tables, and an SQLite version that can corrupt their index |
+//! | `not_strict` | note | any column takes any type |
+//! | `analyze_never_run` | note | the query planner guesses |
+//! | `page_cache_mutex` | note | readers wait for one another |
 
 mod bookkeeping;
 mod definition;
@@ -77,7 +77,7 @@ fn not_strict(schema: &Schema) -> Option<Finding> {
     };
     let remedy = "Create new tables with STRICT: CREATE TABLE t(..) STRICT. Rebuild an existing table in a migration: \
                   create, copy, drop, rename";
-    Some(Finding::new(Severity::Note, "not-strict", message, remedy))
+    Some(Finding::new(Severity::Note, "not_strict", message, remedy))
 }
 
 fn first_few(names: &[&str]) -> String {
@@ -101,7 +101,7 @@ fn analyze_never_run(tx: &ReadTx<'_>, schema: &Schema) -> Result<Option<Finding>
     let remedy = "larder gathers them with PRAGMA optimize, once a day and when the store closes. To gather all of \
                   them now, reading every index while other writes wait: store.write(|tx| \
                   tx.execute_batch(\"ANALYZE\"))";
-    let finding = Finding::new(Severity::Note, "analyze-never-run", message.into(), remedy);
+    let finding = Finding::new(Severity::Note, "analyze_never_run", message.into(), remedy);
     Ok(Some(finding.with_measurement(
         pages.into(),
         SMALL_PAGES.into(),
@@ -132,7 +132,7 @@ fn auto_vacuum_off(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
     let remedy = "If the file will not grow into them again, shrink it once in a migration outside a transaction \
                   (Migration::without_transaction), with twice its size free on the disk, while other writes wait: \
                   PRAGMA auto_vacuum = INCREMENTAL; VACUUM";
-    let finding = Finding::new(Severity::Warning, "auto-vacuum-off", message, remedy);
+    let finding = Finding::new(Severity::Warning, "auto_vacuum_off", message, remedy);
     Ok(Some(finding.with_measurement(percent, EMPTY_PERCENT, "%")))
 }
 
@@ -156,7 +156,7 @@ fn sqlite_with_known_bugs(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
             "Update SQLite when possible, and check the index: INSERT INTO {name}({name}) \
              VALUES('integrity-check')"
         );
-        Finding::new(Severity::Warning, "sqlite-with-known-bugs", message, remedy)
+        Finding::new(Severity::Warning, "sqlite_with_known_bugs", message, remedy)
     }))
 }
 
@@ -165,7 +165,7 @@ fn page_cache_mutex(tx: &ReadTx<'_>) -> Result<Option<Finding>> {
         let message = "SQLite was built with SQLITE_ENABLE_MEMORY_MANAGEMENT, so all page caches of the process share \
                         one mutex, and readers contend for it";
         let remedy = "Set LIBSQLITE3_FLAGS = \"-USQLITE_ENABLE_MEMORY_MANAGEMENT\" under [env] in .cargo/config.toml";
-        Finding::new(Severity::Note, "page-cache-mutex", message.into(), remedy)
+        Finding::new(Severity::Note, "page_cache_mutex", message.into(), remedy)
     };
     Ok(tx.exists(HAS_PAGE_CACHE_MUTEX, [])?.then(finding))
 }

@@ -19,7 +19,7 @@ pub(super) fn with_options(options: Options, sql: &'static str) -> Store {
 pub(super) fn all(store: &Store) -> Vec<Finding> {
     let all = store.read(look).unwrap();
     all.into_iter()
-        .filter(|finding| finding.topic != "page-cache-mutex")
+        .filter(|finding| finding.topic != "page_cache_mutex")
         .collect()
 }
 
@@ -55,9 +55,9 @@ pub(super) fn assert_remedied(sql: &'static str, topic: &str, statement: &'stati
     assert_eq!(found(&store, topic), [], "{sql}");
 }
 
-pub(super) const WITHOUT_INDEX: &str = "foreign-key-without-index";
-pub(super) const MISMATCH: &str = "foreign-key-mismatch";
-const DUPLICATE: &str = "duplicate-index";
+pub(super) const WITHOUT_INDEX: &str = "foreign_key_without_index";
+pub(super) const MISMATCH: &str = "foreign_key_mismatch";
+const DUPLICATE: &str = "duplicate_index";
 
 #[test]
 fn sound_schema_and_new_store_have_no_findings() {
@@ -83,12 +83,12 @@ fn most_severe_finding_comes_first() {
          CREATE TABLE c(a INTEGER REFERENCES p, b REFERENCES nobody);",
     );
     let topics: Vec<&str> = all(&store).iter().map(|finding| finding.topic).collect();
-    assert_eq!(topics, [MISMATCH, WITHOUT_INDEX, "not-strict"]);
+    assert_eq!(topics, [MISMATCH, WITHOUT_INDEX, "not_strict"]);
 }
 
 #[test]
 fn tables_not_strict_are_one_finding() {
-    const TOPIC: &str = "not-strict";
+    const TOPIC: &str = "not_strict";
     assert_found("CREATE TABLE t(a INT) STRICT; CREATE VIEW v AS SELECT 1", TOPIC, &[]);
     assert_found("CREATE TABLE \"my t\"(a)", TOPIC, &["the table my t is not STRICT"]);
     assert_found(
@@ -180,7 +180,7 @@ fn fill(store: &Store) {
 
 #[test]
 fn missing_statistics_are_found_in_large_file() {
-    const TOPIC: &str = "analyze-never-run";
+    const TOPIC: &str = "analyze_never_run";
     let store = with_schema("CREATE TABLE t(a INT, b BLOB) STRICT; CREATE INDEX i ON t(a); ANALYZE");
     assert_eq!(found(&store, TOPIC), []);
     fill(&store);
@@ -199,7 +199,7 @@ fn missing_statistics_are_found_in_large_file() {
 
 #[test]
 fn file_that_cannot_shrink_is_found_and_fixed() {
-    const TOPIC: &str = "auto-vacuum-off";
+    const TOPIC: &str = "auto_vacuum_off";
     let shrink = Migration::new(1, "shrink", "PRAGMA auto_vacuum = INCREMENTAL; VACUUM").without_transaction();
     let migrations = Migrations::new([shrink]).at_open(false);
     let options = Options::new().auto_vacuum(AutoVacuum::None).migrations(migrations);
@@ -227,7 +227,7 @@ fn file_that_cannot_shrink_is_found_and_fixed() {
 
 #[test]
 fn full_text_tables_sqlite_may_damage_are_reported() {
-    const TOPIC: &str = "sqlite-with-known-bugs";
+    const TOPIC: &str = "sqlite_with_known_bugs";
     let store = with_schema("CREATE VIRTUAL TABLE \"my texts\" USING fts5(body); CREATE TABLE fts(a INT) STRICT");
     let found_there = found(&store, TOPIC);
     assert_eq!(found_there.is_empty(), rusqlite::version_number() >= FULL_TEXT_MENDED);
@@ -245,5 +245,5 @@ fn page_cache_mutex_is_found_if_compiled_in() {
     let sql = "SELECT sqlite_compileoption_used('ENABLE_MEMORY_MANAGEMENT')";
     let there: bool = store.read(|tx| tx.query_row(sql, [], |row| row.get(0))).unwrap();
     let found = store.read(look).unwrap();
-    assert_eq!(found.iter().any(|finding| finding.topic == "page-cache-mutex"), there);
+    assert_eq!(found.iter().any(|finding| finding.topic == "page_cache_mutex"), there);
 }

@@ -153,7 +153,7 @@ impl<'a> KeyChecker<'a> {
             self.told(),
             self.child.name
         );
-        Finding::new(Severity::Critical, "foreign-key-mismatch", message, remedy)
+        Finding::new(Severity::Critical, "foreign_key_mismatch", message, remedy)
     }
 
     /// The statement that creates the index, with an unused name.

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::monitor::advice::schema::tables::{Index, IndexColumn, Table};
 use crate::monitor::advice::{Finding, Severity};
 
-const TOPIC: &str = "foreign-key-without-index";
+const TOPIC: &str = "foreign_key_without_index";
 
 /// A column of the child, as SQLite searches it for a parent's value.
 struct Searched<'a> {
