@@ -200,6 +200,11 @@ mod linux {
             }
         }
 
+        /// The `-shm`, which may be read through this descriptor without dropping a lock.
+        pub(crate) fn index(&self) -> Option<Arc<File>> {
+            self.index.clone()
+        }
+
         /// Returns the file on which this process has lost SQLite's own locks, because other code in it closed a
         /// descriptor. Must be called while a connection of the store is open.
         pub(crate) fn find_dropped(&self) -> Option<LockedFile> {
@@ -307,6 +312,10 @@ mod other {
             _until: Instant,
         ) -> io::Result<Option<Self>> {
             Ok(None)
+        }
+
+        pub(crate) fn index(&self) -> Option<Arc<File>> {
+            None
         }
 
         pub(crate) fn find_dropped(&self) -> Option<LockedFile> {

@@ -18,6 +18,7 @@ pub(crate) mod open_files;
 mod pragma;
 pub(crate) mod sql_text;
 pub(crate) mod transaction_control;
+pub(crate) mod wal_index;
 mod wal_mode;
 pub(crate) mod wal_resync;
 
@@ -115,7 +116,6 @@ pub(crate) fn open_writer(
     if new {
         verify_new_file(&conn, options)?;
     }
-    warn_about_fts(&conn);
     hint_at_memory_management(&conn);
     Ok((open_file, configure_writer(conn, lease, options, hooks)?))
 }
@@ -318,21 +318,6 @@ fn first_look(conn: &Connection, path: &Path) -> Result<()> {
     read_back(conn, "journal_mode")
         .map(drop)
         .map_err(|e| explain_open(path, e))
-}
-
-fn warn_about_fts(conn: &Connection) {
-    if rusqlite::version_number() >= FULL_TEXT_MENDED {
-        return;
-    }
-    let table = conn.query_row(FIRST_FULL_TEXT_TABLE, [], |row| row.get::<_, String>(0));
-    if let Ok(table) = table {
-        event!(
-            warn,
-            "larder::open",
-            { "db.collection.name" = %table, sqlite = rusqlite::version() },
-            "the schema has full-text tables, and SQLite is older than 3.54.0, which fixes their index: check them ('integrity-check') and update SQLite when possible"
-        );
-    }
 }
 
 fn hint_at_memory_management(conn: &Connection) {

@@ -24,6 +24,7 @@ use rusqlite::ffi;
 use super::file::{DatabaseFile, FileId};
 use super::file_lock::{FileLocks, LockedFile};
 use super::open_files::Claim;
+use super::wal_index::WalIndex;
 use crate::error::{Error, Result};
 use crate::options::Access;
 use crate::runtime::fork::Process;
@@ -267,6 +268,16 @@ impl OpenFile {
             };
             Some(FileChange::Unlocked(file, path))
         })
+    }
+
+    /// The WAL index. `None` if it is on the heap ([`Access::Exclusive`]), where the system has no such locks, and once
+    /// the store has closed.
+    pub(crate) fn wal_index(&self) -> Option<WalIndex> {
+        if self.process.is_left() {
+            return None;
+        }
+        let index = self.lock().locks.as_ref()?.index()?;
+        WalIndex::read(&index)
     }
 
     /// Whether a checkpoint saves the contents of the WAL: SQLite reads it by the open descriptor, even if the WAL has

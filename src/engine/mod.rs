@@ -120,6 +120,18 @@ impl Engine {
         self.readers.inspect(timeout, site, self.queue().is_worker(), f)
     }
 
+    /// Runs larder's own queries in one snapshot of a reader, which are not counted as the application's. `work` names
+    /// them in the statistics of running reads.
+    pub(crate) fn read_internal<T>(
+        &self,
+        work: &'static str,
+        timeout: Duration,
+        f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let site = CallSite::Label(work.into());
+        self.readers.read_internal(timeout, site, self.queue().is_worker(), f)
+    }
+
     /// Runs larder's own work on the writer thread, with the writer to itself.
     #[track_caller]
     pub(crate) fn run_exclusive<T, F>(&self, call: &'static str, f: F) -> Result<T>

@@ -16,7 +16,7 @@ use rusqlite::ffi;
 
 pub(crate) use self::migration::not_begun;
 pub use self::migration::{Direction, MigrationError};
-use self::sqlite::{advice, disk_is_full};
+use self::sqlite::{advice, code_name, disk_is_full};
 pub(crate) use self::sqlite::{commit_is_unknown, extended_code, is_damage, primary_code};
 
 /// A `Result` whose error is [`larder::Error`](enum@Error).
@@ -517,37 +517,65 @@ impl Error {
         }
     }
 
-    /// The name of the variant, for `error.type` of an event. It contains no data.
+    /// The kind of error, for `error.type` of an event and for [`Stats`](crate::Stats). It contains no data.
+    ///
+    /// For an error of SQLite it is the name of SQLite's result code, otherwise that of the variant; both in snake
+    /// case.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Error::Options { .. } => "Options",
-            Error::Open { .. } => "Open",
-            Error::AlreadyOpen { .. } => "AlreadyOpen",
-            Error::InUse { .. } => "InUse",
-            Error::UnsupportedFilesystem { .. } => "UnsupportedFilesystem",
-            Error::SqliteTooOld { .. } => "SqliteTooOld",
-            Error::Pragma { .. } => "Pragma",
-            Error::Migration(_) => "Migration",
-            Error::QueueFull { .. } => "QueueFull",
-            Error::QueueTimeout { .. } => "QueueTimeout",
-            Error::ReadQueueTimeout { .. } => "ReadQueueTimeout",
-            Error::RolledBack { .. } => "RolledBack",
-            Error::CommitUnknown { .. } => "CommitUnknown",
-            Error::Poisoned { .. } => "Poisoned",
-            Error::WalFull { .. } => "WalFull",
-            Error::Refused { .. } => "Refused",
-            Error::NoRowid { .. } => "NoRowid",
-            Error::Reentrant { .. } => "Reentrant",
-            Error::Interrupted { .. } => "Interrupted",
-            Error::Cancelled { .. } => "Cancelled",
-            Error::Backup { .. } => "Backup",
-            Error::Restore { .. } => "Restore",
-            Error::InsufficientSpace { .. } => "InsufficientSpace",
-            Error::Closed => "Closed",
-            Error::Forked { .. } => "Forked",
-            Error::Sqlite { .. } => "Sqlite",
-            Error::App(_) => "App",
+            Error::Options { .. } => "options",
+            Error::Open { .. } => "open",
+            Error::AlreadyOpen { .. } => "already_open",
+            Error::InUse { .. } => "in_use",
+            Error::UnsupportedFilesystem { .. } => "unsupported_filesystem",
+            Error::SqliteTooOld { .. } => "sqlite_too_old",
+            Error::Pragma { .. } => "pragma",
+            Error::Migration(_) => "migration",
+            Error::QueueFull { .. } => "queue_full",
+            Error::QueueTimeout { .. } => "queue_timeout",
+            Error::ReadQueueTimeout { .. } => "read_queue_timeout",
+            Error::RolledBack { .. } => "rolled_back",
+            Error::CommitUnknown { .. } => "commit_unknown",
+            Error::Poisoned { .. } => "poisoned",
+            Error::WalFull { .. } => "wal_full",
+            Error::Refused { .. } => "refused",
+            Error::NoRowid { .. } => "no_rowid",
+            Error::Reentrant { .. } => "reentrant",
+            Error::Interrupted { .. } => "interrupted",
+            Error::Cancelled { .. } => "cancelled",
+            Error::Backup { .. } => "backup",
+            Error::Restore { .. } => "restore",
+            Error::InsufficientSpace { .. } => "insufficient_space",
+            Error::Closed => "closed",
+            Error::Forked { .. } => "forked",
+            Error::Sqlite { source, .. } => code_name(source),
+            Error::App(_) => "app",
         }
+    }
+
+    /// The kinds of error that a write can fail with.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn kinds_of_writes() -> impl Iterator<Item = &'static str> {
+        let others = [
+            "app",
+            "cancelled",
+            "closed",
+            "commit_unknown",
+            "insufficient_space",
+            "interrupted",
+            "migration",
+            "no_rowid",
+            "options",
+            "panic",
+            "poisoned",
+            "queue_full",
+            "queue_timeout",
+            "reentrant",
+            "refused",
+            "rolled_back",
+            "wal_full",
+        ];
+        others.into_iter().chain(self::sqlite::code_names())
     }
 
     /// The message for an event, without SQLite's message, which may quote data.

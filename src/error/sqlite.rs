@@ -43,6 +43,81 @@ pub(crate) fn primary_code(error: &rusqlite::Error) -> Option<i32> {
     extended_code(error).map(|code| code & 0xff)
 }
 
+/// SQLite's result codes that a statement can fail with, by their names in `sqlite3.h`, in snake case. The extended
+/// codes come first.
+const NAMES: &[(i32, &str)] = &[
+    (ffi::SQLITE_CONSTRAINT_CHECK, "sqlite_constraint_check"),
+    (ffi::SQLITE_CONSTRAINT_COMMITHOOK, "sqlite_constraint_commithook"),
+    (ffi::SQLITE_CONSTRAINT_DATATYPE, "sqlite_constraint_datatype"),
+    (ffi::SQLITE_CONSTRAINT_FOREIGNKEY, "sqlite_constraint_foreignkey"),
+    (ffi::SQLITE_CONSTRAINT_FUNCTION, "sqlite_constraint_function"),
+    (ffi::SQLITE_CONSTRAINT_NOTNULL, "sqlite_constraint_notnull"),
+    (ffi::SQLITE_CONSTRAINT_PINNED, "sqlite_constraint_pinned"),
+    (ffi::SQLITE_CONSTRAINT_PRIMARYKEY, "sqlite_constraint_primarykey"),
+    (ffi::SQLITE_CONSTRAINT_ROWID, "sqlite_constraint_rowid"),
+    (ffi::SQLITE_CONSTRAINT_TRIGGER, "sqlite_constraint_trigger"),
+    (ffi::SQLITE_CONSTRAINT_UNIQUE, "sqlite_constraint_unique"),
+    (ffi::SQLITE_CONSTRAINT_VTAB, "sqlite_constraint_vtab"),
+    (ffi::SQLITE_BUSY_SNAPSHOT, "sqlite_busy_snapshot"),
+    (ffi::SQLITE_BUSY_TIMEOUT, "sqlite_busy_timeout"),
+    (ffi::SQLITE_CORRUPT_VTAB, "sqlite_corrupt_vtab"),
+    (ffi::SQLITE_READONLY_DBMOVED, "sqlite_readonly_dbmoved"),
+    (ffi::SQLITE_ABORT, "sqlite_abort"),
+    (ffi::SQLITE_AUTH, "sqlite_auth"),
+    (ffi::SQLITE_BUSY, "sqlite_busy"),
+    (ffi::SQLITE_CANTOPEN, "sqlite_cantopen"),
+    (ffi::SQLITE_CONSTRAINT, "sqlite_constraint"),
+    (ffi::SQLITE_CORRUPT, "sqlite_corrupt"),
+    (ffi::SQLITE_ERROR, "sqlite_error"),
+    (ffi::SQLITE_FULL, "sqlite_full"),
+    (ffi::SQLITE_INTERNAL, "sqlite_internal"),
+    (ffi::SQLITE_INTERRUPT, "sqlite_interrupt"),
+    (ffi::SQLITE_IOERR, "sqlite_ioerr"),
+    (ffi::SQLITE_LOCKED, "sqlite_locked"),
+    (ffi::SQLITE_MISMATCH, "sqlite_mismatch"),
+    (ffi::SQLITE_MISUSE, "sqlite_misuse"),
+    (ffi::SQLITE_NOMEM, "sqlite_nomem"),
+    (ffi::SQLITE_NOTADB, "sqlite_notadb"),
+    (ffi::SQLITE_NOTFOUND, "sqlite_notfound"),
+    (ffi::SQLITE_PERM, "sqlite_perm"),
+    (ffi::SQLITE_PROTOCOL, "sqlite_protocol"),
+    (ffi::SQLITE_RANGE, "sqlite_range"),
+    (ffi::SQLITE_READONLY, "sqlite_readonly"),
+    (ffi::SQLITE_SCHEMA, "sqlite_schema"),
+    (ffi::SQLITE_TOOBIG, "sqlite_toobig"),
+];
+
+/// The errors of rusqlite that are not SQLite's: the first is no failure of the database, and the second is a wrong
+/// type in [`Row::get`](rusqlite::Row::get).
+const NO_ROWS: &str = "no_rows";
+const CONVERSION: &str = "conversion";
+const RUSQLITE: &str = "rusqlite";
+
+/// The kind of an error of SQLite or rusqlite. See [`Error::kind`](super::Error::kind).
+pub(super) fn code_name(error: &rusqlite::Error) -> &'static str {
+    use rusqlite::Error as E;
+    let Some(code) = extended_code(error) else {
+        return match error {
+            E::QueryReturnedNoRows => NO_ROWS,
+            E::FromSqlConversionFailure(..)
+            | E::IntegralValueOutOfRange(..)
+            | E::InvalidColumnType(..)
+            | E::ToSqlConversionFailure(..)
+            | E::Utf8Error(..) => CONVERSION,
+            _ => RUSQLITE,
+        };
+    };
+    let named = |wanted| NAMES.iter().find(|(code, _)| *code == wanted).map(|(_, name)| *name);
+    named(code).or_else(|| named(code & 0xff)).unwrap_or("sqlite")
+}
+
+/// All names that [`code_name`] gives.
+#[cfg(feature = "metrics")]
+pub(super) fn code_names() -> impl Iterator<Item = &'static str> {
+    let others = [NO_ROWS, CONVERSION, RUSQLITE, "sqlite"];
+    NAMES.iter().map(|(_, name)| *name).chain(others)
+}
+
 /// Whether the error means that the database is damaged.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB))

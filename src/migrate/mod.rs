@@ -48,8 +48,8 @@ use crate::connection::filesystem::TempFolder;
 use crate::engine::Engine;
 use crate::error::Result;
 pub use crate::error::{Direction, MigrationError};
-use crate::options::ReadOptions;
 use crate::telemetry::event::event;
+use crate::transaction::ReadTx;
 use crate::write::Writer;
 #[cfg(doc)]
 use crate::{Options, Store};
@@ -103,14 +103,14 @@ pub(crate) fn to_version(engine: &Engine, set: &Migrations, version: u64) -> Res
     to(engine, set, Target::Version(version))
 }
 
-/// The options of larder's own reads, with their label in statistics.
-fn own_read() -> ReadOptions {
-    ReadOptions::new().label("larder: migrate")
+/// Runs larder's own queries.
+fn read<T>(engine: &Engine, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+    engine.read_internal("larder: migrate", engine.options.read_queue_timeout, f)
 }
 
 fn to(engine: &Engine, set: &Migrations, target: Target) -> Result<MigrationReport> {
     let mut report = MigrationReport::default();
-    if !engine.read(own_read(), |tx| anything_to_do(tx, set, target))? {
+    if !read(engine, |tx| anything_to_do(tx, set, target))? {
         return Ok(report);
     }
     let mut not_strict = Vec::new();
@@ -179,7 +179,7 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
     let patience = options.busy_timeout;
     let copy = match on {
         DryRun::Schema => {
-            let schema = engine.read(own_read(), |tx| dry_run::SchemaCopy::read(tx))?;
+            let schema = read(engine, |tx| dry_run::SchemaCopy::read(tx))?;
             let copy = Engine::open(options, &path, None, patience)?;
             copy.run_exclusive("migrate", move |writer: &mut Writer| {
                 let conn = writer.conn();
@@ -191,7 +191,7 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
             copy
         }
         DryRun::Backup => {
-            engine.read(own_read(), |tx| dry_run::copy(tx, &engine.options, &path))?;
+            read(engine, |tx| dry_run::copy(tx, &engine.options, &path))?;
             Engine::open(options, &path, None, patience)?
         }
     };

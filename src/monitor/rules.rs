@@ -68,19 +68,22 @@ pub(super) const RULES: &[Rule] = &[
         kind: AlertKind::LargeWal,
         description: "the WAL is larger than its limit",
         severity: Severity::Warning,
-        remedy: "End the read that blocks the checkpoint, use shorter reads, or set Options::interrupt_old_readers",
+        remedy: "End the read that blocks the checkpoint, use shorter reads, or set Options::interrupt_old_readers; a \
+                 backup and a check end by themselves. If another process writes, let it checkpoint \
+                 (PRAGMA wal_autocheckpoint)",
         unit: "B",
         measure: |seen| {
             // The next commit resets a WAL whose pages were all moved.
-            let bytes = if seen.sample.unfinished > 0 {
-                seen.sample.wal_bytes
-            } else {
-                0
-            };
+            let sample = seen.sample;
+            let own = if sample.unfinished > 0 { sample.wal_bytes } else { 0 };
+            let bytes = own.max(sample.external_wal_bytes.unwrap_or_default());
             above(bytes as f64, seen.settings.wal_limit.min(LARGE_WAL) as f64)
         },
         culprit: oldest_read,
-        reason: none,
+        reason: |seen| {
+            let reason = "another process has written it, and has not moved it into the database";
+            seen.sample.external_wal_bytes.map(|_| reason.to_owned())
+        },
     },
     Rule {
         kind: AlertKind::OldRead,
@@ -89,10 +92,10 @@ pub(super) const RULES: &[Rule] = &[
         remedy: "Read in pages, each in a read of its own; Options::interrupt_old_readers stops old reads",
         unit: "s",
         measure: |seen| {
-            let age = seen.sample.oldest.as_ref()?.age;
+            let age = seen.sample.oldest_of_the_application.as_ref()?.age;
             above(age.as_secs_f64(), seen.settings.max_reader_age.as_secs_f64())
         },
-        culprit: oldest_read,
+        culprit: |seen| Some(seen.sample.oldest_of_the_application.as_ref()?.site.clone()),
         reason: none,
     },
     Rule {

@@ -51,8 +51,16 @@ const HEAD_WAIT: Duration = Duration::from_secs(1);
 const WINDOW: usize = 60;
 const MIN_SAMPLES: u64 = 20;
 
+/// The minutes of an hour.
+const MINUTES: usize = 60;
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// An alert clears after this many ticks without its condition.
 const CLEAR_AFTER: u32 = 3;
+
+/// Thresholds above which a database server is worth considering.
+pub(super) const LONG_WAITS_PERCENT: f64 = 5.0;
+pub(super) const WRITES_A_SECOND: f64 = 10_000.0;
 
 const GIB: u64 = 1 << 30;
 
@@ -84,6 +92,8 @@ struct WatchState {
     window: Window,
     /// The rates of the last ticks, one per tick.
     rates: VecDeque<Rates>,
+    /// The rates at the beginning of each minute of the last hour.
+    minutes: VecDeque<Rates>,
     /// The total time of each call site's writes at the last tick.
     totals: HashMap<String, Duration>,
     active: BTreeMap<AlertKind, Active>,
@@ -133,9 +143,28 @@ enum Change {
 pub(crate) struct RecentWrites {
     /// Whether the window is long enough to judge a sustained rate.
     pub(crate) is_long: bool,
+    /// Number of writes that have started.
+    pub(crate) waits: u64,
     pub(crate) writes_a_second: f64,
     /// Percentage of the writes with a long wait.
     pub(crate) long_waits: f64,
+    /// Whether more than half of the last 60 minutes, and one an hour ago, had many long waits, or many writes.
+    pub(crate) hour_of_waits: bool,
+    pub(crate) hour_of_writes: bool,
+}
+
+impl Rates {
+    /// The writes from then to now.
+    fn since(&self, then: &Rates) -> RecentWrites {
+        let seconds = (self.at - then.at).as_secs_f64();
+        let waits = self.waits - then.waits;
+        RecentWrites {
+            waits,
+            writes_a_second: (self.writes - then.writes) as f64 / seconds.max(f64::MIN_POSITIVE),
+            long_waits: 100.0 * (self.long_waits - then.long_waits) as f64 / waits.max(1) as f64,
+            ..RecentWrites::default()
+        }
+    }
 }
 
 /// The state of the store at one tick, before it is compared with the previous one.
@@ -150,12 +179,29 @@ pub(super) struct Sample {
     pub(super) wal_bytes: u64,
     pub(super) unfinished: u64,
     pub(super) database: DatabaseStats,
+    /// Bytes in a WAL that another process has written since the writer thread's last commit, if a part of it is not
+    /// in the database.
+    pub(super) external_wal_bytes: Option<u64>,
+    /// The oldest running read; a backup or a check, too.
     pub(super) oldest: Option<Activity>,
-    /// Free bytes, and the threshold below which they are too few.
+    pub(super) oldest_of_the_application: Option<Activity>,
+    /// Free bytes, and the threshold below which they are too few. See [`too_few`].
     pub(super) room: Option<(u64, u64)>,
     pub(super) full_for: Option<String>,
     pub(super) failing_backups: Option<FailingBackups>,
     pub(super) file_change: Option<FileChange>,
+}
+
+impl RecentWrites {
+    /// A share needs a sample.
+    pub(crate) fn has_long_waits(&self) -> bool {
+        self.waits >= MIN_SAMPLES && self.long_waits > LONG_WAITS_PERCENT
+    }
+
+    /// Whether the rate is high for one writer.
+    pub(crate) fn has_many_writes(&self) -> bool {
+        self.writes_a_second > WRITES_A_SECOND
+    }
 }
 
 impl Watchdog {
@@ -220,12 +266,16 @@ impl Watchdog {
         let (Some(first), Some(last)) = (state.rates.front(), state.rates.back()) else {
             return RecentWrites::default();
         };
-        let seconds = (last.at - first.at).as_secs_f64();
-        let waits = last.waits - first.waits;
+        let minutes = state.minutes.iter().zip(state.minutes.iter().skip(1));
+        let most = |is_so: fn(&RecentWrites) -> bool| {
+            let so = minutes.clone().filter(|(from, to)| is_so(&to.since(from))).count();
+            state.minutes.len() > MINUTES && so * 2 > MINUTES
+        };
         RecentWrites {
             is_long: state.rates.len() >= WINDOW / 2,
-            writes_a_second: (last.writes - first.writes) as f64 / seconds.max(f64::MIN_POSITIVE),
-            long_waits: 100.0 * (last.long_waits - first.long_waits) as f64 / waits.max(1) as f64,
+            hour_of_waits: most(RecentWrites::has_long_waits),
+            hour_of_writes: most(RecentWrites::has_many_writes),
+            ..last.since(first)
         }
     }
 }
@@ -243,7 +293,7 @@ impl Sampler {
     fn stats(&self) -> Stats {
         Stats {
             alerts: self.state.lock().alerts(),
-            ..Stats::collect(&self.shared.queue, &self.readers, &self.telemetry)
+            ..Stats::collect(&self.shared, &self.readers, &self.telemetry)
         }
     }
 
@@ -304,7 +354,9 @@ impl Sampler {
             wal_bytes: counters.wal_bytes.get(),
             unfinished: counters.consecutive_unfinished_checkpoints.get(),
             database: counters.size(),
+            external_wal_bytes: self.look_at_external_commits(now),
             oldest: self.readers.oldest_read(),
+            oldest_of_the_application: self.readers.oldest_read_of_the_application(),
             room: self.room(),
             full_for: counters.full_for().map(|site| site.to_string()),
             failing_backups: telemetry.backups.failing(),
@@ -312,10 +364,20 @@ impl Sampler {
         }
     }
 
+    /// Counts the commits of other processes while the writer thread sleeps; when it is awake, it counts them itself.
+    fn look_at_external_commits(&self, now: Instant) -> Option<u64> {
+        let counters = &self.telemetry.counters;
+        let (index, own) = counters.look_while_asleep(|| self.shared.file.wal_index())?;
+        let index = index?;
+        counters.external_commits.compare(index.changes, own, now);
+        counters.saw_wal_bytes(index.bytes());
+        let is_external = index.is_unmoved() && index.bytes() > counters.wal_bytes.get();
+        is_external.then(|| index.bytes())
+    }
+
     fn room(&self) -> Option<(u64, u64)> {
         let Space { available, total } = space(self.shared.path.parent()?)?;
-        let wanted = self.options.wal_limit.saturating_mul(2).max((total / 20).min(5 * GIB));
-        Some((available, wanted))
+        Some((available, too_few(total, self.options.wal_limit)))
     }
 
     fn emit(&self, change: Change) {
@@ -352,6 +414,13 @@ impl Sampler {
     }
 }
 
+/// The free bytes below which a file system of `total` bytes is nearly full: those that a WAL may take until it is
+/// moved, but on a small file system no more than a tenth of it; and 5 %, at most 5 GiB.
+fn too_few(total: u64, wal_limit: u64) -> u64 {
+    let wal = wal_limit.saturating_mul(2).min(total / 10);
+    wal.max((total / 20).min(5 * GIB))
+}
+
 impl WatchState {
     fn new(telemetry: &Telemetry) -> Self {
         Self {
@@ -361,6 +430,7 @@ impl WatchState {
                 p95: Duration::ZERO,
             },
             rates: VecDeque::with_capacity(WINDOW + 1),
+            minutes: VecDeque::new(),
             totals: HashMap::new(),
             active: BTreeMap::new(),
             ended: false,
@@ -386,6 +456,12 @@ impl WatchState {
         self.rates.push_back(sample.rates);
         if self.rates.len() > WINDOW {
             self.rates.pop_front();
+        }
+        if self.minutes.back().is_none_or(|last| sample.now - last.at >= MINUTE) {
+            self.minutes.push_back(sample.rates);
+        }
+        if self.minutes.len() > MINUTES + 1 {
+            self.minutes.pop_front();
         }
         self.window.look(&sample.waits);
         let first = Some(sample.head_wait).filter(|wait| *wait > HEAD_WAIT);
@@ -490,5 +566,40 @@ impl Window {
             self.looks = 0;
             self.since = waits.clone();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn small_file_system_is_full_at_a_tenth() {
+        let wal_limit = 64 * MIB;
+        // An empty file system of 100 MB was said to be full.
+        assert_eq!(too_few(100 * MIB, wal_limit), 10 * MIB);
+        assert_eq!(too_few(0, wal_limit), 0);
+        assert_eq!(too_few(2 * GIB, wal_limit), 128 * MIB);
+        assert_eq!(too_few(20 * GIB, wal_limit), GIB);
+        assert_eq!(too_few(1000 * GIB, wal_limit), 5 * GIB);
+        assert_eq!(too_few(1000 * GIB, 10 * GIB), 20 * GIB);
+        assert_eq!(too_few(100 * GIB, u64::MAX), 10 * GIB);
+    }
+
+    #[test]
+    fn share_of_waits_needs_a_sample() {
+        let start = Instant::now();
+        let at = |seconds: u64, waits: u64, long_waits: u64| Rates {
+            at: start + Duration::from_secs(seconds),
+            writes: waits,
+            waits,
+            long_waits,
+        };
+        assert!(!at(60, 3, 3).since(&at(0, 0, 0)).has_long_waits());
+        assert!(at(60, 20, 2).since(&at(0, 0, 0)).has_long_waits());
+        assert!(!at(60, 1000, 50).since(&at(0, 0, 0)).has_long_waits());
+        assert!(at(60, 1_000_000, 0).since(&at(0, 0, 0)).has_many_writes());
     }
 }

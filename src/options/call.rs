@@ -81,7 +81,7 @@ impl WriteOptions {
         self
     }
 
-    /// The name of this write in events and statistics. The default is the `file:line` of the call.
+    /// The name of this write in events and statistics, at most 256 bytes. The default is the `file:line` of the call.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.label = Some(label.into());
         self
@@ -133,7 +133,7 @@ impl ReadOptions {
         self
     }
 
-    /// The name of this read in events and statistics. The default is the `file:line` of the call.
+    /// The name of this read in events and statistics, at most 256 bytes. The default is the `file:line` of the call.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.label = Some(label.into());
         self

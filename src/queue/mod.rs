@@ -123,6 +123,31 @@ struct Jobs<J> {
     workers: Workers,
 }
 
+/// How many jobs no worker has seen, by the reason. The workers count the jobs that they fail themselves.
+#[derive(Clone, Copy)]
+pub(crate) struct Refusals {
+    /// The queue was full, and the caller did not wait.
+    pub(crate) full: u64,
+    /// The caller has withdrawn the job at its deadline.
+    pub(crate) timed_out: u64,
+    /// The store was poisoned.
+    pub(crate) poisoned: u64,
+    /// The store closed before the job started.
+    pub(crate) closed: u64,
+}
+
+impl Refusals {
+    /// By the kind of error that the callers of writes received.
+    pub(crate) fn by_kind(&self) -> [(&'static str, u64); 4] {
+        [
+            ("queue_full", self.full),
+            ("queue_timeout", self.timed_out),
+            ("poisoned", self.poisoned),
+            ("closed", self.closed),
+        ]
+    }
+}
+
 /// All jobs that had arrived by some moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Sequence(u64);
@@ -137,6 +162,10 @@ pub(crate) struct JobQueue<K: QueueKind> {
     closed: AtomicBool,
     /// Number of discarded jobs.
     discarded: AtomicU64,
+    /// The jobs that no worker has seen, by the reason.
+    full: AtomicU64,
+    timed_out: AtomicU64,
+    poisoned: AtomicU64,
     alarm: Alarm,
     relay: WakeRelay,
     spin: AdaptiveSpin,
@@ -167,6 +196,9 @@ impl<K: QueueKind> JobQueue<K> {
             called: Condvar::new(),
             closed: AtomicBool::new(false),
             discarded: AtomicU64::new(0),
+            full: AtomicU64::new(0),
+            timed_out: AtomicU64::new(0),
+            poisoned: AtomicU64::new(0),
             alarm: Alarm::new(),
             relay: WakeRelay::default(),
             spin,
@@ -228,6 +260,9 @@ impl<K: QueueKind> JobQueue<K> {
         };
         if let Some(error) = refused {
             drop(jobs);
+            if matches!(error, Error::QueueFull { .. }) {
+                self.full.fetch_add(1, Ordering::Relaxed);
+            }
             drop(job);
             return Err(error);
         }
@@ -385,6 +420,21 @@ impl<K: QueueKind> JobQueue<K> {
         self.discarded.load(Ordering::SeqCst)
     }
 
+    /// Counts a job that was refused because the store is poisoned.
+    pub(crate) fn count_poisoned(&self) {
+        self.poisoned.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The jobs that no worker has seen.
+    pub(crate) fn refusals(&self) -> Refusals {
+        Refusals {
+            full: self.full.load(Ordering::Relaxed),
+            timed_out: self.timed_out.load(Ordering::Relaxed),
+            poisoned: self.poisoned.load(Ordering::Relaxed),
+            closed: self.discarded(),
+        }
+    }
+
     /// Number of jobs, queued or in line.
     pub(crate) fn length(&self) -> usize {
         self.lock().all.len()
@@ -498,6 +548,10 @@ impl<K: QueueKind> Queue for JobQueue<K> {
         }
         drop(jobs);
         drop(job);
+    }
+
+    fn timed_out(&self) {
+        self.timed_out.fetch_add(1, Ordering::Relaxed);
     }
 
     fn fetched(&self, id: usize) {

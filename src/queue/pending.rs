@@ -43,6 +43,9 @@ pub(crate) trait Queue: Send + Sync {
     /// callers do not make the line grow without end.
     fn withdrawn(&self, ticket: Ticket);
 
+    /// Counts a job that its caller has withdrawn at its deadline.
+    fn timed_out(&self);
+
     /// The task of the job with that [`Pending::id`] has its reply, or has gone away.
     fn fetched(&self, id: usize);
 
@@ -165,7 +168,7 @@ impl<T> Pending<T> {
             let old = inner.waker.replace(thread_waker());
             drop(inner);
             drop(old);
-            if !park_until(Some(self.deadline)) && self.give_up() {
+            if !park_until(Some(self.deadline)) && self.time_out() {
                 return Err(self.too_late());
             }
         }
@@ -193,7 +196,7 @@ impl<T> Pending<T> {
                 continue;
             }
             if deadline == next {
-                if self.give_up() {
+                if self.time_out() {
                     return None;
                 }
                 may_withdraw = false;
@@ -212,11 +215,21 @@ impl<T> Pending<T> {
         Arc::as_ptr(&self.job).addr()
     }
 
+    /// Withdraws the job at its deadline, unless it has started.
+    fn time_out(&self) -> bool {
+        self.withdraw(|| self.queue.timed_out())
+    }
+
     /// Withdraws the job, unless it has started.
     fn give_up(&self) -> bool {
+        self.withdraw(|| {})
+    }
+
+    /// Withdraws the job, and calls `count`, unless it has started or was withdrawn before.
+    fn withdraw(&self, count: impl FnOnce()) -> bool {
         match self.slot().withdraw() {
             Withdrawn::TooLate => return self.slot().is_withdrawn(),
-            Withdrawn::Now => {}
+            Withdrawn::Now => count(),
         }
         self.queue.withdrawn(self.ticket);
         // The closure is dropped now, on this thread, even if a worker already holds the job.
@@ -288,7 +301,7 @@ impl<T> Future for Pending<T> {
         }
         // No clock is read on the first poll: if the deadline has passed, the alarm rings at once.
         let woken = mem::replace(&mut self.polled, true);
-        if woken && Instant::now() >= self.deadline && self.give_up() {
+        if woken && Instant::now() >= self.deadline && self.time_out() {
             return Poll::Ready(Err(self.too_late()));
         }
         self.queue.wake_at(self.deadline);

@@ -111,6 +111,13 @@ impl ActiveReaders {
         self.open.lock().iter().any(|open| open.is_held_here())
     }
 
+    /// The oldest running read of the application: not a backup, not a check.
+    pub(super) fn oldest_of_the_application(&self) -> Option<Activity> {
+        let open = self.open.lock();
+        let reads = open.iter().filter(|open| open.activity.is_of_the_application());
+        reads.filter_map(|open| open.reading()).max_by_key(|read| read.age)
+    }
+
     /// The oldest running read, and the number of running reads.
     pub(super) fn reading(&self) -> (Option<Activity>, usize) {
         let reads: Vec<_> = self.open.lock().iter().filter_map(|open| open.reading()).collect();

@@ -64,7 +64,7 @@ impl DedicatedReader {
         }
         let registration = readers.active.enter_dedicated()?;
         match site {
-            Some(site) => registration.activity().begin(Instant::now(), site),
+            Some(site) => registration.activity().begin_internal(Instant::now(), site),
             None => registration.release(),
         }
         let source = reader_source(&readers.path);

@@ -46,7 +46,7 @@ use self::worker::Started;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::open_file::OpenFile;
 use crate::connection::reader_source;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::{Settings, WhenFull};
 use crate::queue::JobQueue;
 use crate::queue::pending::Queue;
@@ -80,9 +80,10 @@ pub(crate) struct Readers {
     threads_run: AtomicBool,
     starting_threads: Mutex<Started>,
     size: u32,
-    /// Reads that found no idle connection, and the number of them that got none in time.
+    /// Blocking reads that found no idle connection, that got none in time, and that did not wait.
     waits: AtomicU64,
     timeouts: AtomicU64,
+    refused: AtomicU64,
     /// Slow reads, and the rate limit of their events.
     slow_reads: AtomicU64,
     slow_log: SlowLog,
@@ -90,6 +91,8 @@ pub(crate) struct Readers {
     age: Option<Duration>,
     /// Number of calls of [`forget_statements`](Self::forget_statements).
     schema: AtomicU64,
+    /// Number of calls of [`forget_statistics`](Self::forget_statistics).
+    statistics: AtomicU64,
 }
 
 impl Readers {
@@ -130,11 +133,13 @@ impl Readers {
             size: options.readers,
             waits: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             slow_reads: AtomicU64::new(0),
             slow_log: SlowLog::new(options.slow_events_per_second),
             slow: options.slow_read_threshold,
             age: options.interrupt_old_readers.then_some(options.max_reader_age),
             schema: AtomicU64::new(0),
+            statistics: AtomicU64::new(0),
         }))
     }
 
@@ -148,12 +153,22 @@ impl Readers {
         on_writer_thread: bool,
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut checked_out = self.check_out(timeout, when_full, on_writer_thread)?;
+        let checked_out = self.check_out(timeout, when_full, on_writer_thread);
+        let mut checked_out = checked_out.inspect_err(|error| self.count_refusal(error))?;
         let result = self.begin(checked_out.reader(), site)?.read(limit, f);
         if !checked_out.reader().slow.is_empty() {
             self.report_slow(checked_out.give_back());
         }
         result
+    }
+
+    /// Counts a blocking read that got no connection. The queue counts the async ones.
+    fn count_refusal(&self, error: &Error) {
+        match error {
+            Error::ReadQueueTimeout { .. } => self.timeouts.fetch_add(1, Ordering::Relaxed),
+            Error::QueueFull { .. } => self.refused.fetch_add(1, Ordering::Relaxed),
+            _ => return,
+        };
     }
 
     /// Called without a connection in hand, because a subscriber may be slow.
@@ -169,17 +184,48 @@ impl Readers {
         on_writer_thread: bool,
         f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let mut checked_out = self.check_out(timeout, WhenFull::Wait, on_writer_thread)?;
-        self.begin(checked_out.reader(), site)?.inspect(f)
+        let checked_out = self.check_out(timeout, WhenFull::Wait, on_writer_thread);
+        let mut checked_out = checked_out.inspect_err(|error| self.count_refusal(error))?;
+        self.begin_internal(checked_out.reader(), site)?.inspect(f)
+    }
+
+    /// Runs larder's own queries in one snapshot. As in [`inspect`](Self::inspect), they never count as slow or too
+    /// old, and they are in no statistics of call sites or statements.
+    pub(crate) fn read_internal<T>(
+        &self,
+        timeout: Duration,
+        site: CallSite,
+        on_writer_thread: bool,
+        f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let checked_out = self.check_out(timeout, WhenFull::Wait, on_writer_thread);
+        let mut checked_out = checked_out.inspect_err(|error| self.count_refusal(error))?;
+        self.begin_internal(checked_out.reader(), site)?.read_internal(f)
     }
 
     fn begin<'r>(&'r self, reader: &'r mut Reader, site: CallSite) -> Result<Snapshot<'r>> {
         let new_schema = reader.keep_statements_of(self.schema.load(Ordering::Acquire));
+        reader.keep_statistics_of(self.statistics.load(Ordering::Acquire))?;
         let snapshot = Snapshot::begin(self, reader, site)?;
         if new_schema {
             snapshot.look_at_schema()?;
         }
         Ok(snapshot)
+    }
+
+    fn begin_internal<'r>(&'r self, reader: &'r mut Reader, site: CallSite) -> Result<Snapshot<'r>> {
+        let new_schema = reader.keep_statements_of(self.schema.load(Ordering::Acquire));
+        let snapshot = Snapshot::begin_internal(self, reader, site)?;
+        if new_schema {
+            snapshot.look_at_schema()?;
+        }
+        Ok(snapshot)
+    }
+
+    /// Makes each connection read the statistics of the query planner again before its next read. SQLite reads them
+    /// with the schema, and does not notice that another connection has changed them.
+    pub(crate) fn forget_statistics(&self) {
+        self.statistics.fetch_add(1, Ordering::Release);
     }
 
     /// Makes each connection empty its statement cache before its next read. SQLite itself prepares a statement again
@@ -218,6 +264,11 @@ impl Readers {
         self.active.reading().0
     }
 
+    /// The oldest running read of the application: not a backup, not a check.
+    pub(crate) fn oldest_read_of_the_application(&self) -> Option<Activity> {
+        self.active.oldest_of_the_application()
+    }
+
     /// The oldest running read and its age, as text.
     pub(crate) fn oldest(&self) -> Option<String> {
         self.oldest_read()
@@ -226,12 +277,14 @@ impl Readers {
 
     pub(crate) fn stats(&self) -> ReaderStats {
         let (oldest_read, in_use) = self.active.reading();
+        let queue = self.queue.refusals();
         ReaderStats {
             capacity: self.size,
             open: self.active.count(),
             in_use,
             waits: self.waits.load(Ordering::Relaxed),
-            timeouts: self.timeouts.load(Ordering::Relaxed),
+            timeouts: self.timeouts.load(Ordering::Relaxed) + queue.timed_out,
+            refused: self.refused.load(Ordering::Relaxed) + queue.full,
             slow_reads: self.slow_reads.load(Ordering::Relaxed),
             queued: self.queue.length(),
             deepest_queue: self.queue.deepest(),

@@ -205,7 +205,6 @@ impl Readers {
         }
         let last_error = idle.openings.trouble(Instant::now());
         drop(idle);
-        self.timeouts.fetch_add(1, Ordering::Relaxed);
         Err(Error::ReadQueueTimeout {
             waited: start.elapsed(),
             readers: self.size,

@@ -55,6 +55,7 @@ impl Manager {
             clean: true,
             spoiled: None,
             schema: 0,
+            statistics: 0,
             sites: CallSiteShard::new(&self.telemetry.read_sites),
             statements: StatementShard::if_on(&self.telemetry.statements).map(RefCell::new),
             cache: CacheShare::new(&self.telemetry.cache),
@@ -82,6 +83,8 @@ pub(crate) struct Reader {
     pub(super) spoiled: Option<&'static str>,
     /// The schema that its statements were prepared for.
     pub(super) schema: u64,
+    /// The statistics that its query planner uses.
+    pub(super) statistics: u64,
     pub(super) sites: CallSiteShard,
     /// `Some` if statements are counted.
     pub(super) statements: Option<RefCell<StatementShard>>,
@@ -102,6 +105,20 @@ impl Reader {
         }
         self.schema = schema;
         new
+    }
+
+    /// Has the schema read again at its next use if the connection has other statistics: they belong to it in memory.
+    /// "If the argument is \"RESET\" then .. the schema is reloaded",
+    /// <https://sqlite.org/pragma.html#pragma_writable_schema>. SQLite then prepares each statement again.
+    pub(super) fn keep_statistics_of(&mut self, statistics: u64) -> Result<()> {
+        if self.statistics != statistics
+            && let Some(conn) = &self.conn
+        {
+            let reload = || conn.execute_batch("PRAGMA writable_schema = RESET");
+            self.guard.as_internal(reload).map_err(Error::not_started)?;
+            self.statistics = statistics;
+        }
+        Ok(())
     }
 
     /// Ends a snapshot that did not end by itself: a leaked `Rows` keeps it open, even on a connection without a user.

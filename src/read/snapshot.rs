@@ -52,9 +52,30 @@ pub(crate) struct Snapshot<'r> {
 
 impl<'r> Snapshot<'r> {
     pub(super) fn begin(readers: &'r Readers, reader: &'r mut Reader, site: CallSite) -> Result<Self> {
+        let mut snapshot = Self::of(readers, reader);
+        snapshot.enter(site);
+        snapshot.begin_transaction()
+    }
+
+    /// Begins a snapshot for larder's own work. It appears in no statistics but those of the readers in use.
+    pub(super) fn begin_internal(readers: &'r Readers, reader: &'r mut Reader, site: CallSite) -> Result<Self> {
+        let mut snapshot = Self::of(readers, reader);
+        snapshot.statements = None;
+        snapshot.guard.reset();
+        snapshot.interrupt.reset();
+        snapshot.activity.begin_internal(snapshot.since, site);
+        snapshot.begin_transaction()
+    }
+
+    fn begin_transaction(self) -> Result<Self> {
+        self.run_internal(Control::BeginRead).map_err(Error::not_started)?;
+        Ok(self)
+    }
+
+    fn of(readers: &'r Readers, reader: &'r mut Reader) -> Self {
         reader.clean = false;
         let conn = connection(&reader.conn);
-        let mut snapshot = Self {
+        Self {
             readers,
             conn,
             prepared: Prepared::new(conn),
@@ -73,10 +94,7 @@ impl<'r> Snapshot<'r> {
             since: Instant::now(),
             site: None,
             raw_access: false,
-        };
-        snapshot.enter(site);
-        snapshot.run_internal(Control::BeginRead).map_err(Error::not_started)?;
-        Ok(snapshot)
+        }
     }
 
     /// Begins the read of a closure with that call site, at the time when the one before ended: that saves a read of
@@ -166,6 +184,20 @@ impl<'r> Snapshot<'r> {
         self.guard
             .as_internal(|| f(self.conn, self.interrupt))
             .map_err(Error::not_started)
+    }
+
+    /// Runs larder's own queries, without a time limit.
+    pub(super) fn read_internal<T>(&mut self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        self.raw_access = true;
+        let result = {
+            let tx = self.tx();
+            tx.judge_read(f(&tx))
+        };
+        if result.is_err() {
+            // For the same reason as in `read`.
+            drop(self.conn.prepare(""));
+        }
+        result
     }
 
     /// Runs a statement before a closure can prepare one. SQLite detects a changed schema when it runs a statement, not

@@ -128,7 +128,7 @@ impl Readers {
             // larder.
             let read = || {
                 if let Err((job, error)) = self.read_group(job, &mut freshness, &mut left) {
-                    fail(job, error);
+                    self.fail(job, error);
                 }
             };
             if caught(read).is_none() {
@@ -216,7 +216,7 @@ impl Readers {
         let mut paused = true;
         if joined >= job.meta().deadline {
             let waited = job.meta().asked.elapsed();
-            fail(job, self.queue.too_late(waited));
+            self.fail(job, self.queue.too_late(waited));
         } else if job.start() {
             let limit = *job.order();
             let context = InSnapshot {
@@ -229,6 +229,17 @@ impl Readers {
         if paused {
             snapshot.pause();
         }
+    }
+
+    /// Fails a job that was not started, unless its task has gone away.
+    fn fail(&self, job: Job<Pooled>, error: Error) {
+        if !job.start() {
+            return;
+        }
+        if matches!(error, Error::ReadQueueTimeout { .. }) {
+            self.queue.timed_out();
+        }
+        job.finish(Resolution::Failed(error));
     }
 
     /// Borrows a connection for the job, before its deadline.
@@ -288,12 +299,5 @@ impl Group<'_, '_> {
     fn admit(&mut self) -> Option<()> {
         let newer = self.queue.sequence_if_non_empty()?;
         self.freshness.is_latest(self.seen).then(|| self.members = newer)
-    }
-}
-
-/// Fails a job that was not started, unless its task has gone away.
-fn fail(job: Job<Pooled>, error: Error) {
-    if job.start() {
-        job.finish(Resolution::Failed(error));
     }
 }

@@ -144,8 +144,8 @@ impl Store {
 
     /// Closes the store for all its clones, within [`Options::close_timeout`](crate::Options::close_timeout).
     ///
-    /// The store accepts no further calls, finishes the queued writes, waits for running reads, runs `PRAGMA optimize`,
-    /// and moves the whole WAL into the database file. A second call returns the same report, or waits again if the
+    /// The store accepts no further calls, finishes the queued writes, waits for running reads, refreshes the statistics
+    /// of the query planner, and moves the whole WAL into the database file. A second call returns the same report, or waits again if the
     /// first one gave up.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ mod futures;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use self::options::Options;
 use crate::backup::{Backup, BackupSchedule, RestoreReport};
@@ -24,7 +24,6 @@ use crate::maintenance::check::Check;
 use crate::maintenance::vacuum::Vacuum;
 use crate::migrate::{self, DryRun, MigrationReport, MigrationStatus, Migrations};
 use crate::monitor::advice::{self, Finding, Known};
-use crate::options::ReadOptions;
 use crate::telemetry::stats::Stats;
 
 /// How long [`Store::advice`] waits for a connection.
@@ -239,15 +238,14 @@ impl Store {
     /// # Ok::<_, larder::Error>(())
     /// ```
     pub fn advice(&self) -> Vec<Finding> {
-        let options = ReadOptions::new()
-            .label("larder: advice")
-            .queue_timeout(ADVICE_PATIENCE);
+        let engine = self.engine();
         let shared = &self.engine().shared;
         advice::of(Known {
-            schema: self.read_with(options, advice::of_schema),
+            schema: engine.read_internal("larder: advice", ADVICE_PATIENCE, advice::of_schema),
             stats: &self.stats(),
-            recent_writes: self.engine().watch.recent_writes(),
-            changed: self.engine().telemetry.counters.changed_pragmas(),
+            recent_writes: engine.watch.recent_writes(),
+            external_commits: engine.telemetry.counters.external_commits.last_hour(Instant::now()),
+            changed: engine.telemetry.counters.changed_pragmas(),
             poisoned: shared.poison(),
             filesystem: filesystem::unsafe_filesystem(&shared.path),
         })

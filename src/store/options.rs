@@ -238,12 +238,17 @@ impl Options {
         self
     }
 
-    /// How often the writer runs `PRAGMA optimize`, which refreshes stale statistics of the query planner. The default
-    /// is 24 h, as SQLite recommends for long-lived connections (<https://sqlite.org/pragma.html#pragma_optimize>). At
-    /// least 1 ms.
+    /// How often the writer refreshes statistics of the query planner that are out of date. The default is 24 h, as
+    /// SQLite recommends for long-lived connections. At least 1 ms. PRAGMA: `optimize(0x10002)`,
+    /// <https://sqlite.org/pragma.html#pragma_optimize>.
     ///
-    /// The writer runs it at the first idle moment after that time, or between two writes an hour later (or one
-    /// interval later, if that is shorter). Closing the store runs it too.
+    /// It runs `ANALYZE` for each table whose size has changed tenfold since its last one, and for each that has an
+    /// index without statistics, whichever connection queries them. `PRAGMA analysis_limit` bounds the rows that it
+    /// reads, to some 2000 of each index. Readers use the new statistics from their next read on.
+    ///
+    /// The writer does so at the first idle moment after that time, as long as no write waits; or one table at a time
+    /// between two writes, an hour later (or one interval later, if that is shorter). Closing the store does so too. A
+    /// store that has written nothing leaves them.
     pub fn optimize_interval(mut self, interval: Duration) -> Self {
         self.settings.optimize_interval = interval;
         self
@@ -295,7 +300,7 @@ impl Options {
 
     /// How many statements [`Stats::statements`](crate::Stats::statements) counts; further ones are counted together as
     /// `other`. The default is 0, because counting adds 1 or 2 % to a read of one row and keeps the text of each
-    /// statement, including literals. Each takes up to 4 KiB per connection. At most 10,000.
+    /// statement, including literals. Each takes up to 4 KiB per connection, and 2 KiB for its text. At most 10,000.
     pub fn max_statements(mut self, statements: usize) -> Self {
         self.settings.max_statements = statements;
         self

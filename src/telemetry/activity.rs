@@ -20,16 +20,33 @@ pub(crate) struct ActiveClosure {
     pub(crate) since: Instant,
     pub(crate) site: CallSite,
     pub(crate) thread: usize,
+    /// Whether it is work of larder's own that may take long: a backup or a check.
+    is_internal: bool,
 }
 
 impl ActivitySlot {
     pub(crate) fn begin(&self, since: Instant, site: CallSite) {
+        self.set(since, site, false);
+    }
+
+    /// Begins a backup or a check.
+    pub(crate) fn begin_internal(&self, since: Instant, site: CallSite) {
+        self.set(since, site, true);
+    }
+
+    fn set(&self, since: Instant, site: CallSite, is_internal: bool) {
         *self.current.lock() = Some(ActiveClosure {
             since,
             site,
             thread: thread_token(),
+            is_internal,
         });
         self.active.store(true, Ordering::Release);
+    }
+
+    /// Whether the running closure is the application's, not a backup or a check.
+    pub(crate) fn is_of_the_application(&self) -> bool {
+        self.inspect(|current| !current.is_internal).unwrap_or(false)
     }
 
     pub(crate) fn end(&self) {

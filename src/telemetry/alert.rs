@@ -44,16 +44,19 @@ pub enum AlertKind {
     /// The queue of writes has reached [`Options::queue_capacity`](crate::Options::queue_capacity). Callers wait for
     /// room.
     QueueFull,
-    /// The WAL is larger than [`Options::wal_limit`](crate::Options::wal_limit), or than 100 MB.
+    /// The WAL is larger than [`Options::wal_limit`](crate::Options::wal_limit), or than 100 MB, and checkpoints could
+    /// not move it, or another process has written it and has not moved it.
     LargeWal,
-    /// A read is older than [`Options::max_reader_age`](crate::Options::max_reader_age).
+    /// A read is older than [`Options::max_reader_age`](crate::Options::max_reader_age). Backups and checks, which may
+    /// take long, do not count; if one keeps the WAL from being reset, [`LargeWal`](Self::LargeWal) names it.
     OldRead,
     /// Ten checkpoints in a row moved only a part of the WAL.
     StuckCheckpoint,
     /// More than a quarter of the pages of the database, and more than 1000, are free.
     FreePages,
     /// The file system of the database has less free space than twice
-    /// [`Options::wal_limit`](crate::Options::wal_limit), or less than 5 % and 5 GiB. Or a write failed because the
+    /// [`Options::wal_limit`](crate::Options::wal_limit) (on a small one: than a tenth of it), or less than 5 % and
+    /// 5 GiB. Or a write failed because the
     /// disk was full, and no write has been committed since.
     DiskFull,
     /// The last backup of a [`BackupSchedule`](crate::BackupSchedule) failed; the measurement counts the failures in a

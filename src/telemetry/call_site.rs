@@ -5,6 +5,9 @@ use std::hash::{Hash, Hasher};
 use std::panic::Location;
 use std::{fmt, ptr};
 
+/// The maximum length of a label, in bytes.
+const MAX_LABEL: usize = 256;
+
 #[derive(Clone, Debug)]
 pub(crate) enum CallSite {
     Line(&'static Location<'static>),
@@ -13,8 +16,31 @@ pub(crate) enum CallSite {
 
 impl CallSite {
     pub(crate) fn new(label: Option<Cow<'static, str>>, line: &'static Location<'static>) -> Self {
-        label.map_or(CallSite::Line(line), CallSite::Label)
+        label.map_or(CallSite::Line(line), |label| CallSite::Label(bounded_label(label)))
     }
+}
+
+impl From<&CallSite> for CallSite {
+    fn from(site: &CallSite) -> Self {
+        site.clone()
+    }
+}
+
+/// A label is kept in statistics and in every job, so it is cut to [`MAX_LABEL`] bytes.
+fn bounded_label(label: Cow<'static, str>) -> Cow<'static, str> {
+    if label.len() <= MAX_LABEL {
+        return label;
+    }
+    Cow::Owned(beginning(&label, MAX_LABEL).to_owned())
+}
+
+/// As much of the text as fits into so many bytes.
+pub(super) fn beginning(text: &str, bytes: usize) -> &str {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Compares lines by their address, which is cheap; the compiler may give one line several addresses.

@@ -1,10 +1,11 @@
 //! Counters that the writer thread writes and any thread reads.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
 use std::time::{Duration, Instant};
 
 use super::call_site::CallSite;
+use super::external_commits::ExternalCommits;
 use super::histogram::Amounts;
 use super::stats::{Checkpoint, DatabaseStats, Stats};
 use crate::runtime::sync::Mutex;
@@ -12,11 +13,10 @@ use crate::runtime::sync::Mutex;
 /// A wait longer than this counts as a long wait.
 pub(crate) const LONG_WAIT: Duration = Duration::from_millis(100);
 
-/// Only the writer thread writes these, so a load and a store make an addition.
+/// Only the writer thread writes these, but for `external_commits`, so a load and a store make an addition.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) writes: Counter,
-    pub(crate) failed_writes: Counter,
     failures_by_error: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) groups: Counter,
     pub(crate) group_size: Amounts,
@@ -28,10 +28,16 @@ pub(crate) struct Counters {
     pub(crate) commit: Amounts,
     pub(crate) wal_bytes: Counter,
     pub(crate) largest_wal_bytes: Counter,
+    /// The largest log that the watchdog has seen, whoever wrote it.
+    largest_wal_seen: AtomicU64,
     pub(crate) checkpoints: Counter,
     pub(crate) unfinished_checkpoints: Counter,
     pub(crate) consecutive_unfinished_checkpoints: Counter,
-    pub(crate) external_commits: Counter,
+    pub(crate) external_commits: ExternalCommits,
+    /// Commits of the writing connection, of whatever kind; modulo 2^32.
+    own_commits: AtomicU64,
+    /// One more than that while the writer thread sleeps, and [`AWAKE`] otherwise.
+    asleep: AtomicU64,
     /// The last write that hit a full disk, and the number of committed writes at that time.
     full: Mutex<Option<(CallSite, u64)>>,
     /// The settings as the store opened, and the latest ones.
@@ -40,6 +46,9 @@ pub(crate) struct Counters {
     pub(crate) finished_closing: Counter,
     file: Mutex<FileCounters>,
 }
+
+/// The value of `Counters::asleep` while the writer thread is awake.
+const AWAKE: u64 = 0;
 
 /// Settings, as SQLite reports them.
 pub(crate) type Pragmas = BTreeMap<&'static str, String>;
@@ -79,8 +88,40 @@ impl Counter {
 impl Counters {
     /// Counts a failed write.
     pub(crate) fn failed(&self, kind: &'static str) {
-        self.failed_writes.add(1);
         *self.failures_by_error.lock().entry(kind).or_default() += 1;
+    }
+
+    /// Records a size of the log that the watchdog has seen.
+    pub(crate) fn saw_wal_bytes(&self, bytes: u64) {
+        self.largest_wal_seen.fetch_max(bytes, Relaxed);
+    }
+
+    /// Records the commits of the writing connection so far.
+    pub(crate) fn committed(&self, own: u32) {
+        self.own_commits.store(u64::from(own), Relaxed);
+    }
+
+    /// Whether this store has committed anything.
+    pub(crate) fn has_committed(&self) -> bool {
+        self.own_commits.load(Relaxed) > 0
+    }
+
+    /// Runs `sleep`, in which the writer thread commits nothing.
+    pub(crate) fn while_asleep<T>(&self, sleep: impl FnOnce() -> T) -> T {
+        self.asleep.store(self.own_commits.load(Relaxed) + 1, Release);
+        let woken = sleep();
+        self.asleep.store(AWAKE, Release);
+        woken
+    }
+
+    /// Runs `look` for a thread other than the writer's. The result is `None` unless the writer thread slept meanwhile;
+    /// otherwise it is that of `look`, with the number of the store's own commits.
+    pub(crate) fn look_while_asleep<T>(&self, look: impl FnOnce() -> T) -> Option<(T, u32)> {
+        let before = self.asleep.load(Acquire);
+        let seen = look();
+        fence(Acquire);
+        let slept = before != AWAKE && before == self.asleep.load(Relaxed);
+        slept.then(|| (seen, u32::try_from(before - 1).unwrap_or_default()))
     }
 
     /// Records the queue wait of a write.
@@ -172,13 +213,14 @@ impl Counters {
         let last_finished_checkpoint_ago = file.finished.map(|at| at.elapsed());
         let database = file.database;
         drop(file);
+        let failures_by_error = self.failures_by_error.lock().clone();
         Stats {
             last_checkpoint,
             last_finished_checkpoint_ago,
             database,
             committed_writes: self.writes.get(),
-            failed_writes: self.failed_writes.get(),
-            failures_by_error: self.failures_by_error.lock().clone(),
+            failed_writes: failures_by_error.values().sum(),
+            failures_by_error,
             groups: self.groups.get(),
             group_size: self.group_size.distribution(),
             slow_writes: self.slow_writes.get(),
@@ -188,11 +230,11 @@ impl Counters {
             execute: self.execute.latency(),
             commit: self.commit.latency(),
             wal_bytes: self.wal_bytes.get(),
-            largest_wal_bytes: self.largest_wal_bytes.get(),
+            largest_wal_bytes: self.largest_wal_bytes.get().max(self.largest_wal_seen.load(Relaxed)),
             checkpoints: self.checkpoints.get(),
             unfinished_checkpoints: self.unfinished_checkpoints.get(),
             consecutive_unfinished_checkpoints: self.consecutive_unfinished_checkpoints.get(),
-            external_commits: self.external_commits.get(),
+            external_commits: self.external_commits.total(),
             sqlite_version: rusqlite::version(),
             pragmas: self.pragmas.lock()[1].clone(),
             ..Stats::default()

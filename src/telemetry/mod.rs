@@ -9,6 +9,7 @@ pub(crate) mod backup_history;
 pub(crate) mod call_site;
 pub(crate) mod counters;
 pub(crate) mod event;
+pub(crate) mod external_commits;
 pub(crate) mod histogram;
 mod measurement;
 pub(crate) mod page_cache;

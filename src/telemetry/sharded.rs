@@ -7,6 +7,7 @@
 //! connections at a time.
 //!
 //! The table keeps the first keys that arrive, up to its bound; later keys share one entry per shard, which has no key.
+//! A key that is text should be counted by reference (`Arc<str>`): all shards then share the table's copy.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -45,21 +46,22 @@ impl<K: Eq + Hash + Clone, E: Default> ShardedTable<K, E> {
             .collect()
     }
 
-    /// Returns an entry that no other shard adds to; `None` if the table is full.
-    fn acquire_entry(&self, key: Option<K>) -> Option<Arc<E>> {
+    /// Returns an entry that no other shard adds to, and the table's own copy of the key; `None` if the table is full.
+    fn acquire_entry(&self, key: Option<K>) -> Option<(Option<K>, Arc<E>)> {
         let mut all = self.all.lock();
         let keys = all.len() - usize::from(all.contains_key(&None));
         if key.is_some() && keys >= self.max_keys && !all.contains_key(&key) {
             return None;
         }
-        let entries = all.entry(key).or_default();
+        let key = all.get_key_value(&key).map_or(key, |(known, _)| known.clone());
+        let entries = all.entry(key.clone()).or_default();
         // The table holds the only reference: the entry's shard was dropped.
         if let Some(free) = entries.iter().find(|entry| Arc::strong_count(entry) == 1) {
-            return Some(Arc::clone(free));
+            return Some((key, Arc::clone(free)));
         }
         let entry = Arc::<E>::default();
         entries.push(Arc::clone(&entry));
-        Some(entry)
+        Some((key, entry))
     }
 }
 
@@ -93,8 +95,8 @@ impl<K: Eq + Hash + Clone, E: Default> Shard<K, E> {
     /// Returns the place of the entry for `key`; `None` if the table keeps nothing.
     pub(crate) fn find<Q>(&mut self, key: &Q) -> Option<usize>
     where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+        K: Borrow<Q> + for<'q> From<&'q Q>,
+        Q: Eq + Hash + ?Sized,
     {
         if let Some((Some(last), _)) = self.entries.get(self.last)
             && last.borrow() == key
@@ -106,7 +108,7 @@ impl<K: Eq + Hash + Clone, E: Default> Shard<K, E> {
         }
         let place = match self.places.get(key) {
             Some(place) => *place,
-            None => self.meet(key.to_owned())?,
+            None => self.meet(K::from(key))?,
         };
         self.last = place;
         Some(place)
@@ -114,13 +116,13 @@ impl<K: Eq + Hash + Clone, E: Default> Shard<K, E> {
 
     /// Adds a key that has no entry in this shard yet.
     fn meet(&mut self, key: K) -> Option<usize> {
-        if let Some(entry) = self.table.acquire_entry(Some(key.clone())) {
+        if let Some((Some(key), entry)) = self.table.acquire_entry(Some(key)) {
             let place = self.keep(Some(key.clone()), entry);
             self.places.insert(key, place);
             return Some(place);
         }
         if self.others.is_none() {
-            let entry = self.table.acquire_entry(None)?;
+            let (_, entry) = self.table.acquire_entry(None)?;
             self.others = Some(self.keep(None, entry));
         }
         self.others

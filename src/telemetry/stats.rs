@@ -17,10 +17,14 @@ use super::histogram::{Distribution, Latency};
 pub struct Stats {
     /// Number of committed writes.
     pub committed_writes: u64,
-    /// Number of writes that were rolled back, or that the writer did not start. It does not count a write that its
-    /// caller withdrew at its deadline, or that found the queue full.
+    /// Number of writes whose caller received an error: they were rolled back or did not start, because of a full queue
+    /// or a timeout, too.
     pub failed_writes: u64,
-    /// Number of failed writes by error: the name of the [`Error`](crate::Error) variant, or `panic`.
+    /// Number of failed writes by error, such as `queue_timeout`, `sqlite_constraint_unique` or `sqlite_full`.
+    ///
+    /// - For an error of SQLite: the name of its [result code](https://sqlite.org/rescode.html) in lower case.
+    /// - For another one: the name of the [`Error`](crate::Error) variant in snake case.
+    /// - `panic`; `no_rows`, `conversion` and `rusqlite` for errors of rusqlite itself.
     pub failures_by_error: BTreeMap<&'static str, u64>,
     /// Number of transactions that committed at least one write.
     pub groups: u64,
@@ -44,10 +48,11 @@ pub struct Stats {
     pub slow_writes: u64,
     /// The write whose closure runs now.
     pub running_write: Option<Activity>,
-    /// Number of bytes in use in the WAL. It returns to zero when the WAL is reset: at the first commit after a
+    /// Number of bytes in use in the WAL, whoever has written them. It returns to zero when the WAL is reset: at the first commit after a
     /// checkpoint has moved all of it and no reader needs it any more.
     pub wal_bytes: u64,
-    /// High-water mark of `wal_bytes`.
+    /// High-water mark of `wal_bytes`. What other processes write is seen every
+    /// [`Options::monitor_interval`](crate::Options::monitor_interval).
     pub largest_wal_bytes: u64,
     /// Number of checkpoints that moved the whole WAL to the database file.
     pub checkpoints: u64,
@@ -63,10 +68,12 @@ pub struct Stats {
         serde(serialize_with = "crate::runtime::serde_units::optional_seconds")
     )]
     pub last_finished_checkpoint_ago: Option<Duration>,
-    /// The database file as of the last checkpoint. A checkpoint follows the last write within a second, unless the
-    /// store is poisoned.
+    /// The database file. Its free pages are those at the last checkpoint, which follows the last write within a second
+    /// unless the store is poisoned.
     pub database: DatabaseStats,
-    /// Number of times that larder noticed commits of another process. It checks whenever it updates `database`.
+    /// Number of commits of other processes, and of other connections in this one. They are counted at checkpoints and
+    /// every [`Options::monitor_interval`](crate::Options::monitor_interval). On systems without open-file-description
+    /// locks (other than Linux) it is the number of checkpoints that found any.
     pub external_commits: u64,
     /// The readers.
     pub readers: ReaderStats,
@@ -75,7 +82,7 @@ pub struct Stats {
     /// Version of the linked SQLite.
     pub sqlite_version: &'static str,
     /// Settings in effect on the writing connection, as SQLite reports them. They are read when the store opens, and
-    /// again after some 10 s.
+    /// again at checkpoints, after 10 s at the earliest.
     pub pragmas: BTreeMap<&'static str, String>,
     /// Usage by call site, most expensive first. Reads and writes are separate entries, at most
     /// [`Options::max_call_sites`](crate::Options::max_call_sites) of each; further call sites are summed up as
@@ -165,8 +172,11 @@ pub struct ReaderStats {
     /// Number of reads that found no idle connection and waited for one. It does not count async reads that wait for a
     /// reader thread.
     pub waits: u64,
-    /// Number of reads that got no connection in time.
+    /// Number of reads that got no connection, or no reader thread, in time.
     pub timeouts: u64,
+    /// Number of reads that were not to wait ([`WhenFull::Fail`](crate::WhenFull::Fail)) and found all connections in
+    /// use, or the queue of async reads full.
+    pub refused: u64,
     /// Number of slow reads. See [`Options::slow_read_threshold`](crate::Options::slow_read_threshold).
     pub slow_reads: u64,
     /// Number of async reads that wait to start.
@@ -253,7 +263,8 @@ pub struct CallSiteStats {
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct StatementStats {
-    /// The SQL text as prepared, with parameters as placeholders. It includes any literals.
+    /// The SQL text as prepared, with parameters as placeholders. It includes any literals. A text over 2 KiB is cut,
+    /// and ends with its length and a hash of the whole.
     pub sql: String,
     /// Number of runs.
     pub calls: u64,
@@ -267,7 +278,14 @@ pub struct StatementStats {
     pub latency: Latency,
     /// Number of rows returned.
     pub rows: u64,
-    /// Number of steps in full scans of a table: "large numbers for this counter may indicate opportunities for
+    /// Number of rows inserted, updated or deleted, including those of triggers and foreign key actions.
+    pub rows_changed: u64,
+    /// The tables that it reads from beginning to end, if `full_scan_steps` is high.
+    pub scanned_tables: Vec<String>,
+    /// The tables of which SQLite builds automatic indexes. It is empty if it builds them of views and subqueries only,
+    /// which cannot have an index.
+    pub automatically_indexed_tables: Vec<String>,
+    /// Number of steps in full scans of a table, or of the result of a subquery: "large numbers for this counter may indicate opportunities for
     /// performance improvement through careful use of indices" (<https://sqlite.org/c3ref/c_stmtstatus_counter.html>).
     pub full_scan_steps: u64,
     /// Number of sorts. An index may avoid each of them.

@@ -1,25 +1,47 @@
 //! The usage of call sites and statements: the entries of the two tables, and their aggregation.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use histogram::Histogram;
 use rusqlite::{Statement, StatementStatus};
 
-use super::call_site::CallSite;
+use super::call_site::{CallSite, beginning};
 use super::counters::Counter;
 use super::histogram::{Amounts, Latency, distribution};
 use super::sharded::{Shard, ShardedTable};
 use super::stats::{CallSiteStats, Operation, StatementStats};
+
+/// The maximum length of a statement's text in the statistics, in bytes.
+const MAX_SQL: usize = 2048;
 
 /// The name of the shared entry for keys past the bound.
 const OTHER: &str = "other";
 
 pub(crate) type CallSiteTable = ShardedTable<CallSite, CallSiteUsage>;
 pub(crate) type CallSiteShard = Shard<CallSite, CallSiteUsage>;
-pub(crate) type StatementTable = ShardedTable<String, StatementUsage>;
-pub(crate) type StatementShard = Shard<String, StatementUsage>;
+pub(crate) type StatementTable = ShardedTable<Arc<str>, StatementUsage>;
+pub(crate) type StatementShard = Shard<Arc<str>, StatementUsage>;
+
+/// The text of a statement as the table keeps it, which bounds the table in bytes: a longer text than [`MAX_SQL`] is
+/// cut. Its end then has the length and a hash of the whole, so that two texts with the same beginning stay apart.
+pub(crate) fn bounded_sql(sql: &str) -> Cow<'_, str> {
+    if sql.len() <= MAX_SQL {
+        return Cow::Borrowed(sql);
+    }
+    let mut hash = DefaultHasher::new();
+    sql.hash(&mut hash);
+    let (beginning, length, hash) = (beginning(sql, MAX_SQL), sql.len(), hash.finish());
+    Cow::Owned(format!("{beginning} .. (cut; {length} bytes, hash {hash:016x})"))
+}
+
+/// Whether [`bounded_sql`] has cut the text.
+pub(crate) fn is_cut(sql: &str) -> bool {
+    sql.len() > MAX_SQL
+}
 
 /// The number of runs, their errors and their times.
 struct RunTimes {
@@ -81,21 +103,58 @@ pub(crate) struct StatementUsage {
     full_scan_steps: Counter,
     sorts: Counter,
     automatic_index_rows: Counter,
+    rows_changed: Counter,
+    /// Set at most once, when it is asked for by the figures.
+    tables: OnceLock<ScannedTables>,
+}
+
+/// The tables that a statement reads in ways that an index may avoid.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct ScannedTables {
+    /// Read from beginning to end.
+    pub(crate) scanned: BTreeSet<String>,
+    /// SQLite builds an index of them for each run.
+    pub(crate) indexed: BTreeSet<String>,
 }
 
 impl StatementUsage {
-    pub(crate) fn ran(&self, statement: &Statement<'_>, time: Duration, rows: u64, failed: bool) {
+    /// Counts one run. `find_tables` is called once, by the first run that has scanned much, or that has built an index
+    /// of something: a table, or the result of a subquery.
+    pub(crate) fn ran(
+        &self,
+        statement: &Statement<'_>,
+        time: Duration,
+        rows: Rows,
+        failed: bool,
+        find_tables: impl FnOnce() -> ScannedTables,
+    ) {
         self.runs.ran(time);
-        self.rows.add(rows);
+        self.rows.add(rows.returned);
+        self.rows_changed.add(rows.changed);
         if failed {
             self.runs.errors.add(1);
         }
         let take = |status| u64::try_from(statement.reset_status(status)).unwrap_or_default();
-        self.full_scan_steps.add(take(StatementStatus::FullscanStep));
+        let (scanned, indexed) = (take(StatementStatus::FullscanStep), take(StatementStatus::AutoIndex));
+        self.full_scan_steps.add(scanned);
         self.sorts.add(take(StatementStatus::Sort));
-        self.automatic_index_rows.add(take(StatementStatus::AutoIndex));
+        self.automatic_index_rows.add(indexed);
+        if !failed && (scanned > MANY_STEPS || indexed > 0) {
+            self.tables.get_or_init(find_tables);
+        }
     }
 }
+
+/// The rows of one run of a statement.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) returned: u64,
+    /// Inserted, updated or deleted, by triggers and foreign key actions, too.
+    pub(crate) changed: u64,
+}
+
+/// The steps of a full scan from which it is worth to know the tables.
+const MANY_STEPS: u64 = 100;
 
 /// The total time of each call site's closures.
 pub(crate) fn totals(sites: &CallSiteTable) -> Vec<(String, Duration)> {
@@ -162,11 +221,19 @@ fn name(site: Option<CallSite>) -> String {
 
 /// All statements, the most expensive first.
 pub(crate) fn statements(statements: &StatementTable) -> Vec<StatementStats> {
-    let stats = |(text, entries): (Option<String>, Vec<Arc<StatementUsage>>)| {
+    let stats = |(text, entries): (Option<Arc<str>>, Vec<Arc<StatementUsage>>)| {
         let sum = |counter: fn(&StatementUsage) -> &Counter| entries.iter().map(|entry| counter(entry).get()).sum();
         let (latency, errors, total_time) = together(entries.iter().map(|entry| &entry.runs));
+        let tables = |of: fn(&ScannedTables) -> &BTreeSet<String>| {
+            let known = entries.iter().filter_map(|entry| entry.tables.get());
+            let all: BTreeSet<_> = known.flat_map(|tables| of(tables).iter().cloned()).collect();
+            all.into_iter().collect()
+        };
         StatementStats {
-            sql: text.unwrap_or_else(|| OTHER.to_owned()),
+            sql: text.map_or_else(|| OTHER.to_owned(), |text| text.to_string()),
+            rows_changed: sum(|usage| &usage.rows_changed),
+            scanned_tables: tables(|tables| &tables.scanned),
+            automatically_indexed_tables: tables(|tables| &tables.indexed),
             calls: latency.count,
             errors,
             total_time,

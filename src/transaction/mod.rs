@@ -4,6 +4,7 @@
 //! error. Both deref to [`rusqlite::Connection`], so a helper that takes `&Connection` accepts them, too.
 
 pub(crate) mod hot_statement;
+mod scan;
 mod write_tx;
 
 use std::cell::{Cell, RefCell};
@@ -21,7 +22,7 @@ use crate::connection::interrupt::Interrupt;
 use crate::error::{Error, ErrorOrigin, Outcome, Result, primary_code};
 use crate::runtime::clock::Tick;
 use crate::telemetry::slow_log::{QueryPlan, SlowStatement};
-use crate::telemetry::usage::StatementShard;
+use crate::telemetry::usage::{Rows, StatementShard, bounded_sql};
 
 /// One snapshot of the database, passed to the closure of [`Store::read`](crate::Store::read).
 ///
@@ -182,19 +183,25 @@ impl<'a> ReadTx<'a> {
         if self.conn.is_autocommit() {
             return Err(ended());
         }
-        let counted = self.statements.map(|page| (page, Instant::now(), self.rows.get()));
+        let changes = || self.conn.total_changes();
+        let counted = self
+            .statements
+            .map(|page| (page, Instant::now(), self.rows.get(), changes()));
         let own = Cell::new(None);
         let run = |statement: &mut CachedStatement<'_>| {
             let result = f(statement);
             // Checked before other statements run to describe this one. A row's closure may have returned another
             // connection's error.
             own.set(result.as_ref().err().map(|error| c_api::gave_last(self.conn, error)));
-            if let Some((page, began, rows)) = counted {
-                let rows = self.rows.get() - rows;
+            if let Some((page, began, rows, before)) = counted {
+                let rows = Rows {
+                    returned: self.rows.get() - rows,
+                    changed: changes().saturating_sub(before),
+                };
                 self.count(sql, statement, page, began.elapsed(), rows, result.is_err());
             }
             self.note_time(start, || {
-                let text = (statement.parameter_count() > 0).then(|| sql.to_owned());
+                let text = (statement.parameter_count() > 0).then(|| bounded_sql(sql).into_owned());
                 (text, self.plan(sql))
             });
             result
@@ -248,15 +255,16 @@ impl<'a> ReadTx<'a> {
         statement: &Statement<'_>,
         page: &RefCell<StatementShard>,
         time: Duration,
-        rows: u64,
+        rows: Rows,
         failed: bool,
     ) {
         if is_no_statement(sql, statement) {
             return;
         }
         let mut page = page.borrow_mut();
-        if let Some(place) = page.find(sql) {
-            page[place].ran(statement, time, rows, failed);
+        if let Some(place) = page.find(&*bounded_sql(sql)) {
+            let find_tables = || scan::tables(self.conn, sql).unwrap_or_default();
+            page[place].ran(statement, time, rows, failed, find_tables);
         }
     }
 

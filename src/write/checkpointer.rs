@@ -29,6 +29,9 @@ thread_local! {
     /// `fn`, which can only leave them in a static. The writer thread has one writing connection.
     static PAGES: Cell<Option<u32>> = const { Cell::new(None) };
 
+    /// The number of this thread's commits, until they are taken.
+    static COMMITS: Cell<u32> = const { Cell::new(0) };
+
     /// The same for a database that `on_connect` has attached.
     static ATTACHED_PAGES: Cell<u32> = const { Cell::new(0) };
 }
@@ -60,6 +63,7 @@ pub(crate) struct Checkpointer {
     limit: u64,
     hard_limit: Option<u64>,
     busy_timeout: Duration,
+    commits: u32,
     /// Pages in the log.
     log: u32,
     /// Pages in the log at which the next attempt is due.
@@ -97,6 +101,7 @@ impl Checkpointer {
             limit: options.wal_limit,
             hard_limit: options.wal_hard_limit,
             busy_timeout: options.busy_timeout,
+            commits: 0,
             log: 0,
             next: step,
             retry: (step / 16).max(1),
@@ -112,6 +117,7 @@ impl Checkpointer {
             let pages = pages.max(0) as u32;
             if wal.name() == MAIN_DB {
                 PAGES.set(Some(pages));
+                COMMITS.set(COMMITS.get() + 1);
             } else {
                 ATTACHED_PAGES.set(pages);
             }
@@ -119,8 +125,15 @@ impl Checkpointer {
         }));
     }
 
+    /// Number of commits to the store's own database, modulo 2^32. The WAL index counts the same transactions: those
+    /// that have changed a page.
+    pub(crate) fn commits(&self) -> u32 {
+        self.commits
+    }
+
     /// Called after every commit.
     pub(crate) fn committed(&mut self) {
+        self.commits = self.commits.wrapping_add(COMMITS.take());
         if !self.attached.is_empty() {
             let pages = ATTACHED_PAGES.take();
             if pages > 0 {

@@ -17,7 +17,7 @@ pub struct CloseReport {
     pub wal_truncated: bool,
     /// Why the WAL was not truncated; `None` if it was. No commit is lost: the next open reads the rest from the WAL.
     pub wal_kept_because: Option<String>,
-    /// Duration of the last part of closing, after the queue was drained: readers, `PRAGMA optimize`, the checkpoint.
+    /// Duration of the last part of closing, after the queue was drained: readers, statistics, the checkpoint.
     pub duration: Duration,
 }
 

@@ -151,6 +151,7 @@ impl Shared {
     {
         self.queue.check_caller(submission.call)?;
         if let Some(poisoned) = self.poison() {
+            self.queue.count_poisoned();
             return Err(poisoned);
         }
         Arc::clone(&self.queue).enqueue(submission, order, work)

@@ -53,6 +53,7 @@ impl Writer {
             }
         }
         self.restore();
+        self.look_at_size();
         let counters = &self.telemetry.counters;
         if let Err(kind) = result {
             counters.failed(kind);
@@ -68,7 +69,7 @@ impl Writer {
     fn restore(&mut self) {
         self.roll_back();
         // The job may have committed by itself.
-        self.checkpointer.committed();
+        self.note_commits();
         self.tidy();
         let restored = if self.guard.may_make_temporary() {
             self.drop_temporary()

@@ -270,7 +270,8 @@ impl Writer {
             return self.undo(ran, kind, Resolution::Own, nested);
         }
         if nested && let Err(error) = self.run_internal(Control::Release) {
-            return self.undo(ran, "Sqlite", Resolution::Failed(error.into()), nested);
+            let error = Error::from(error);
+            return self.undo(ran, error.kind(), Resolution::Failed(error), nested);
         }
         self.group.push(ran);
     }
@@ -413,6 +414,15 @@ impl Writer {
         false
     }
 
+    /// Called after every commit of the connection: of a group, of maintenance or of an exclusive job.
+    pub(super) fn note_commits(&mut self) {
+        self.checkpointer.committed();
+        self.telemetry.counters.committed(self.checkpointer.commits());
+        if self.guard.take_analyzed() {
+            self.readers.forget_statistics();
+        }
+    }
+
     fn commit_was_rolled_back(&mut self, error: rusqlite::Error) {
         let first = &self.group[0].job;
         if primary_code(&error) == Some(ffi::SQLITE_FULL) {
@@ -431,7 +441,7 @@ impl Writer {
     /// Runs COMMIT. If it fails, determines the outcome, and poisons the store if that is unknown.
     pub(super) fn commit_transaction(&mut self) -> std::result::Result<(), CommitFailure> {
         let Err(error) = self.run_internal(Control::Commit) else {
-            self.checkpointer.committed();
+            self.note_commits();
             self.deferred_keys.committed();
             self.guard.transaction_ended(true);
             // Meanwhile the watchdog has found that the log or the database is no longer the file that other processes

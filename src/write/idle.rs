@@ -1,5 +1,5 @@
 //! The maintenance of an idle writer thread: it moves the log into the database file, returns free pages to the file
-//! system, and lets SQLite update its statistics. Each step is short, and the queue comes first again after it.
+//! system, and refreshes the statistics of the query planner (`statistics.rs`). Each step is short, and the queue comes first again after it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::ffi;
 
 use super::checkpointer::{Mode, PATIENCE};
+use super::statistics::Refreshed;
 use super::{CommitFailure, Writer};
 use crate::connection::transaction_control::Control;
 use crate::error::{extended_code, primary_code};
@@ -21,7 +22,7 @@ const VACUUM_PAGES: u64 = 1000;
 /// Back-off after a failed maintenance step.
 const BACKOFF: Duration = Duration::from_secs(60);
 
-/// How long a due `PRAGMA optimize` waits for an idle moment; at most its interval.
+/// How long due statistics wait for an idle moment; at most its interval.
 const OPTIMIZE_GRACE: Duration = Duration::from_secs(60 * 60);
 
 /// When each step is due.
@@ -87,7 +88,7 @@ impl Writer {
 
     /// `None` as long as the store has written nothing.
     fn optimize_due(&self) -> Option<Instant> {
-        let wrote = self.telemetry.counters.largest_wal_bytes.get() > 0;
+        let wrote = self.telemetry.counters.has_committed();
         let due = self
             .idle_maintenance
             .optimized
@@ -156,19 +157,27 @@ impl Writer {
         })
     }
 
-    /// With `yields`, stops for the first write that arrives, and is retried in the next idle moment.
-    fn optimize(&mut self, yields: bool) {
-        let watching = yields.then(|| {
-            let queue = Arc::clone(&self.shared.queue);
+    /// In an idle moment, it stops for the first write that arrives, and goes on in the next one. Under load it analyses
+    /// one table.
+    fn optimize(&mut self, is_idle: bool) {
+        let queue = Arc::clone(&self.shared.queue);
+        let watching = is_idle.then(|| {
+            let queue = Arc::clone(&queue);
             self.interrupt.watch(&self.conn, move || queue.length() > 0)
         });
-        let result = self.guard.as_internal(|| self.conn.execute_batch("PRAGMA optimize"));
+        let mut tables = 0;
+        let result = self.refresh_statistics(|| {
+            tables += 1;
+            if is_idle { queue.length() == 0 } else { tables == 1 }
+        });
         drop(watching);
-        self.roll_back();
-        self.checkpointer.committed();
+        self.note_commits();
         let now = Instant::now();
         match &result {
-            Ok(()) => self.idle_maintenance.optimized = now,
+            Ok(Refreshed::All) => self.idle_maintenance.optimized = now,
+            // Under load the next table is due at the next checkpoint.
+            Ok(Refreshed::Some) if !is_idle => {}
+            Ok(Refreshed::Some) => self.idle_maintenance.optimize_from = now + IDLE,
             Err(error) if primary_code(error) == Some(ffi::SQLITE_INTERRUPT) => {
                 self.idle_maintenance.optimize_from = now + IDLE
             }
@@ -179,9 +188,9 @@ impl Writer {
             "larder::maintenance",
             self.shared.path,
             { "db.response.status_code" = result.as_ref().err().and_then(extended_code) },
-            "ran PRAGMA optimize"
+            "refreshed the statistics of the query planner"
         );
-        // `PRAGMA optimize` commits by itself.
+        // Each ANALYZE commits by itself.
         if let Err(error) = result
             && primary_code(&error) == Some(ffi::SQLITE_IOERR)
         {

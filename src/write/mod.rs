@@ -8,7 +8,7 @@
 //!          -> commit       COMMIT
 //!          -> reply        count, publish, then reply to each caller
 //!     -> checkpoint      if due
-//! close                  readers, optimize, TRUNCATE checkpoint, connection
+//! close                  readers, statistics, TRUNCATE checkpoint, connection
 //! ```
 //!
 //! # Who owns what
@@ -32,6 +32,7 @@ mod group;
 mod idle;
 mod reset;
 mod shutdown;
+mod statistics;
 mod wal;
 
 use std::cell::RefCell;
@@ -169,7 +170,7 @@ impl Writer {
         } = guarded;
         let checkpointer = Checkpointer::watch(&conn, &guard, &options)?;
         let durability = options.durability;
-        let writer = Self {
+        let mut writer = Self {
             sites: CallSiteShard::new(&telemetry.write_sites),
             statements: StatementShard::if_on(&telemetry.statements).map(RefCell::new),
             cache: CacheShare::new(&telemetry.cache),
@@ -199,6 +200,8 @@ impl Writer {
             deferred: RefCell::default(),
             folder,
         };
+        // Here, so that the store has its figures once it is open.
+        writer.look_at_file();
         let thread = thread::Builder::new().name("larder-writer".into());
         let path = writer.shared.path.clone();
         thread
@@ -212,7 +215,6 @@ impl Writer {
         let _guard = PanicGuard {
             shared: Arc::clone(&self.shared),
         };
-        self.look_at_file();
         while let Some(job) = self.next() {
             self.save_log_if_wanted();
             match job {
@@ -268,7 +270,8 @@ impl Writer {
         if let Some(job) = queue.spin().spin_for_job(|| queue.pop()) {
             return Some(job);
         }
-        match queue.sleep(self.idle_patience()) {
+        let patience = self.idle_patience();
+        match self.telemetry.counters.while_asleep(|| queue.sleep(patience)) {
             Slept::Job(job) => Some(job),
             Slept::Closed => None,
             Slept::Long => {

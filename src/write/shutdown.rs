@@ -107,7 +107,7 @@ impl Writer {
         drop(folder);
     }
 
-    /// Runs `PRAGMA optimize`, then a checkpoint that empties the log.
+    /// Refreshes the statistics of the query planner, then runs a checkpoint that empties the log.
     ///
     /// # Errors
     ///
@@ -117,19 +117,25 @@ impl Writer {
         if left.is_zero() {
             return Err(Kept::TimeOver);
         }
-        // `PRAGMA optimize` may write. A store that wrote nothing (its migrations may not have fitted) changes nothing.
-        let wrote = self.telemetry.counters.largest_wal_bytes.get() > 0;
-        let optimize = || self.conn.execute_batch("PRAGMA optimize");
-        if wrote && let Err(error) = self.guard.as_internal(optimize) {
+        // A store that wrote nothing (its migrations may not have fitted) changes nothing.
+        let wrote = self.telemetry.counters.has_committed();
+        let in_time = || Instant::now() < deadline;
+        let refreshed = if wrote {
+            self.refresh_statistics(in_time).map(drop)
+        } else {
+            Ok(())
+        };
+        self.note_commits();
+        if let Err(error) = refreshed {
             // The failed sync may have covered acknowledged writes, too.
             if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
-                return Err(Kept::Failed("PRAGMA optimize", error));
+                return Err(Kept::Failed("ANALYZE", error));
             }
             event!(
                 debug,
                 "larder::close",
                 { "db.response.status_code" = extended_code(&error) },
-                "PRAGMA optimize failed"
+                "the statistics of the query planner were not refreshed"
             );
         }
         let patience = left.min(self.options.busy_timeout);

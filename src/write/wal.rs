@@ -14,7 +14,7 @@ use crate::connection;
 use crate::connection::open_file::FileChange;
 use crate::connection::wal_resync;
 use crate::error::{Error, extended_code, primary_code};
-use crate::options::WhenFull;
+use crate::options::{Access, WhenFull};
 use crate::queue::Submission;
 use crate::queue::pending::Queue;
 use crate::queue::slot::Caller;
@@ -85,7 +85,7 @@ impl Writer {
     /// Returns whether the log is empty.
     pub(crate) fn empty_log(&mut self) -> bool {
         // Picks up what the job has committed by itself.
-        self.checkpointer.committed();
+        self.note_commits();
         self.telemetry
             .counters
             .largest_wal_bytes
@@ -104,22 +104,39 @@ impl Writer {
     /// Reads the size of the database, whether another process has written to it, and the settings. No caller waits for
     /// these, and nothing depends on them, so an error is ignored.
     pub(super) fn look_at_file(&mut self) {
+        self.look_at_size();
+        self.look_for_external_commits();
         let counters = &self.telemetry.counters;
-        if let Ok(size) = self.size() {
-            counters.database(size.page, size.pages, size.free);
-        }
-        // "The \"PRAGMA data_version\" value is a local property of each database connection", and changes only by
-        // commits of other connections, <https://sqlite.org/pragma.html#pragma_data_version>. The readers make none.
-        if let Ok(version) = self.number("PRAGMA data_version") {
-            let before = self.looked.data_version.replace(version);
-            let others_wrote = before.is_some_and(|before| before != version);
-            counters.external_commits.add(u64::from(others_wrote));
-        }
         let read = self.looked.at_settings;
         if read.is_none_or(|last| last.elapsed() >= LOOK_AT_SETTINGS) {
             self.looked.at_settings = Some(Instant::now());
             let settings = || connection::settings(&self.conn, &self.options, self.durability);
             counters.pragmas(self.guard.as_internal(settings));
+        }
+    }
+
+    /// Reads the size of the database.
+    pub(super) fn look_at_size(&self) {
+        if let Ok(size) = self.size() {
+            self.telemetry.counters.database(size.page, size.pages, size.free);
+        }
+    }
+
+    fn look_for_external_commits(&mut self) {
+        let external = &self.telemetry.counters.external_commits;
+        if let Some(index) = self.shared.file.wal_index() {
+            return external.compare(index.changes, self.checkpointer.commits(), Instant::now());
+        }
+        if self.options.access == Access::Exclusive {
+            return;
+        }
+        // "The \"PRAGMA data_version\" value is a local property of each database connection", and changes only by
+        // commits of other connections, <https://sqlite.org/pragma.html#pragma_data_version>. The readers make none. It
+        // also changes when another process has the log start anew.
+        if let Ok(version) = self.number("PRAGMA data_version") {
+            let before = self.looked.data_version.replace(version);
+            let others_wrote = before.is_some_and(|before| before != version);
+            external.add(u64::from(others_wrote), Instant::now());
         }
     }
 
@@ -201,7 +218,7 @@ impl Writer {
                 error,
                 "larder::poison",
                 path,
-                { "db.response.status_code" = code, "error.type" = "Poisoned" },
+                { "db.response.status_code" = code, "error.type" = "poisoned" },
                 "the store is poisoned by a disk error: it is read-only until it is reopened"
             );
         });
@@ -256,7 +273,7 @@ impl Shared {
             error,
             "larder::poison",
             self.path,
-            { reason = %change, "error.type" = "Poisoned" },
+            { reason = %change, "error.type" = "poisoned" },
             "the store is poisoned, because its files were changed from outside: it is read-only until it is reopened"
         );
     }

@@ -78,6 +78,7 @@ pub(crate) struct SqlGuard {
     changes: Arc<ChangeCounters>,
     schema_change: AtomicBool,
     schema_change_is_open: AtomicBool,
+    analyzed: AtomicBool,
     /// Names of the temporary objects that existed before any closure ran.
     kept: BTreeSet<String>,
     /// A token; rusqlite holds a second count of it, and of `commit_hook`, while SQLite calls this guard.
@@ -111,6 +112,7 @@ impl SqlGuard {
             changes: Arc::new(ChangeCounters::new()),
             schema_change: AtomicBool::new(false),
             schema_change_is_open: AtomicBool::new(false),
+            analyzed: AtomicBool::new(false),
             kept,
             authorizer: Arc::default(),
             commit_hook: Arc::default(),
@@ -159,6 +161,11 @@ impl SqlGuard {
     /// larder's own statements count, too.
     pub(crate) fn take_schema_change(&self) -> bool {
         self.schema_change.swap(false, Relaxed)
+    }
+
+    /// Returns and clears whether an ANALYZE was prepared. larder's own statements count, too.
+    pub(crate) fn take_analyzed(&self) -> bool {
+        self.analyzed.load(Relaxed) && self.analyzed.swap(false, Relaxed)
     }
 
     /// A transaction was committed, or rolled back (possibly to a savepoint). Undoing a schema change is a schema

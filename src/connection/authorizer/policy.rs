@@ -147,6 +147,9 @@ impl Authorizer for SqlGuard {
             self.schema_change.store(true, Relaxed);
             self.schema_change_is_open.store(true, Relaxed);
         }
+        if action.code == ffi::SQLITE_ANALYZE {
+            self.analyzed.store(true, Relaxed);
+        }
         if self.internal.load(Relaxed) {
             return Permission::Allow;
         }

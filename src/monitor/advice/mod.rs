@@ -3,12 +3,14 @@
 mod finding;
 mod running;
 mod schema;
+mod statements;
 
 pub use self::finding::{Finding, Severity};
 #[cfg(test)]
 pub(crate) use self::schema::is_bookkeeping;
 use super::watchdog::RecentWrites;
 use crate::error::{Error, Result};
+use crate::telemetry::external_commits::LastHour;
 use crate::telemetry::stats::Stats;
 use crate::transaction::ReadTx;
 
@@ -19,6 +21,7 @@ pub(crate) type Changed = (&'static str, String, String);
 pub(crate) struct Known<'a> {
     pub(crate) stats: &'a Stats,
     pub(crate) recent_writes: RecentWrites,
+    pub(crate) external_commits: LastHour,
     pub(crate) changed: Vec<Changed>,
     pub(crate) poisoned: Option<Error>,
     /// The name of a file system on which a WAL is not safe.
@@ -32,9 +35,11 @@ pub(crate) fn of(known: Known<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(known.poisoned.map(poisoned));
     findings.extend(known.filesystem.map(unsafe_filesystem));
-    findings.extend(running::look(known.stats, &known.recent_writes));
+    let (recent, external) = (known.recent_writes, known.external_commits);
+    findings.extend(running::look(known.stats, &recent, external));
     findings.extend(known.changed.into_iter().map(pragma_changed));
     findings.extend(known.schema.unwrap_or_else(|error| vec![schema_unread(&error)]));
+    findings.extend(running::outgrown(&findings, known.stats, &recent, external));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }
@@ -80,6 +85,7 @@ mod tests {
         Known {
             stats,
             recent_writes: RecentWrites::default(),
+            external_commits: LastHour::default(),
             changed: Vec::new(),
             poisoned: None,
             filesystem: None,

@@ -1,27 +1,36 @@
-//! Findings about the running store: its alerts, its statements, and whether it has outgrown SQLite.
+//! Findings about the running store: its alerts, and signs that it outgrows SQLite. Those about statements are in
+//! `statements.rs`.
 
+use super::statements;
 use crate::monitor::advice::{Finding, Severity};
 use crate::monitor::rules::Rule;
-use crate::monitor::watchdog::RecentWrites;
+use crate::monitor::watchdog::{LONG_WAITS_PERCENT, RecentWrites, WRITES_A_SECOND};
 use crate::telemetry::alert::Alert;
-use crate::telemetry::stats::{StatementStats, Stats};
+use crate::telemetry::external_commits::LastHour;
+use crate::telemetry::stats::Stats;
 
-/// Thresholds above which a database server is worth considering.
-const LONG_WAITS: f64 = 5.0;
-const WRITES_A_SECOND: f64 = 10_000.0;
+/// The size above which a database server is worth considering.
 const LARGE: u64 = 50_000_000_000;
 
-/// Threshold for the rows that a statement scans per run.
-const SCAN: f64 = 1000.0;
-
-/// The maximum number of statements to report, the worst first.
-const STATEMENTS: usize = 10;
+/// Findings that explain long waits. Their remedies come before a database server.
+const CAUSES_OF_WAITS: &[&str] = &[
+    "disk_full",
+    "external_commits",
+    "foreign_key_without_index",
+    "full_table_scan",
+    "large_wal",
+    "missing_index",
+    "old_read",
+    "poisoned",
+    "stale_statistics",
+    "stuck_checkpoint",
+];
 
 /// The findings from the measurements.
-pub(super) fn look(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
+pub(super) fn look(stats: &Stats, recent_writes: &RecentWrites, external: LastHour) -> Vec<Finding> {
     let mut findings: Vec<_> = stats.alerts.iter().map(of_alert).collect();
-    findings.extend(statements(&stats.statements));
-    findings.extend(outgrown(stats, recent_writes));
+    findings.extend(statements::look(&stats.statements));
+    findings.extend(signs_of_growth(stats, recent_writes, external));
     findings
 }
 
@@ -41,85 +50,88 @@ fn of_alert(alert: &Alert) -> Finding {
     )
 }
 
-/// Statements that scan whole tables, or for which SQLite builds an index on each run.
-fn statements(statements: &[StatementStats]) -> Vec<Finding> {
-    let scan = |statement: &StatementStats| {
-        let steps = statement.full_scan_steps as f64 / statement.calls.max(1) as f64;
-        let message = format!("a statement scans whole tables: {}", statement.sql);
-        let remedy = "EXPLAIN QUERY PLAN shows which tables (SCAN): add an index on the columns of its search";
-        (steps > SCAN).then(|| {
-            Finding::new(Severity::Warning, "full_table_scan", message, remedy).with_measurement(steps, SCAN, "rows")
-        })
-    };
-    let index = |statement: &StatementStats| {
-        let rows = statement.automatic_index_rows as f64 / statement.calls.max(1) as f64;
-        let message = format!("SQLite builds an index for each run of a statement: {}", statement.sql);
-        let remedy = "EXPLAIN QUERY PLAN shows its columns (AUTOMATIC INDEX): create that index";
-        (rows > 0.0).then(|| {
-            Finding::new(Severity::Warning, "missing_index", message, remedy).with_measurement(rows, 0.0, "rows")
-        })
-    };
-    let scans = statements.iter().filter_map(scan).take(STATEMENTS);
-    let indexes = statements.iter().filter_map(index).take(STATEMENTS);
-    scans.chain(indexes).collect()
-}
-
-/// Signs that one machine and one writer are not enough. Two at once are a reason to consider a server.
-fn outgrown(stats: &Stats, recent_writes: &RecentWrites) -> Vec<Finding> {
+/// Signs that one machine and one writer may not be enough one day.
+fn signs_of_growth(stats: &Stats, recent: &RecentWrites, external: LastHour) -> Vec<Finding> {
     let bytes = stats.database.bytes();
-    let mut findings: Vec<_> = [
-        (recent_writes.long_waits > LONG_WAITS).then(|| {
-            let message = "many writes of the last minute waited longer than 100 ms".to_owned();
-            let remedy = "Find the writes that use most of the writer's time in Stats::call_sites, and shorten them";
-            Finding::new(Severity::Warning, "long_queue_waits", message, remedy).with_measurement(
-                recent_writes.long_waits,
-                LONG_WAITS,
-                "%",
+    let of = |severity, topic, message: &str, remedy: &str, (value, threshold, unit): (f64, f64, &'static str)| {
+        Finding::new(severity, topic, message.to_owned(), remedy).with_measurement(value, threshold, unit)
+    };
+    let findings = [
+        recent.has_long_waits().then(|| {
+            of(
+                Severity::Warning,
+                "long_queue_waits",
+                "many writes of the last minute waited longer than 100 ms",
+                "Find the writes that use most of the writer's time in Stats::call_sites, and shorten them",
+                (recent.long_waits, LONG_WAITS_PERCENT, "%"),
             )
         }),
-        (recent_writes.is_long && recent_writes.writes_a_second > WRITES_A_SECOND).then(|| {
-            let message = "the write rate is very high".to_owned();
-            let remedy = "Combine small writes into one where they belong together; the throughput of one writer is \
-                          limited";
-            Finding::new(Severity::Warning, "high_write_rate", message, remedy).with_measurement(
-                recent_writes.writes_a_second,
-                WRITES_A_SECOND,
-                "1/s",
+        (recent.is_long && recent.has_many_writes()).then(|| {
+            of(
+                Severity::Warning,
+                "high_write_rate",
+                "the write rate is very high",
+                "Combine small writes into one where they belong together; the throughput of one writer is limited",
+                (recent.writes_a_second, WRITES_A_SECOND, "1/s"),
             )
         }),
-        (stats.external_commits > 0).then(|| {
-            let message = "another process writes to the database".to_owned();
-            let remedy = "Let that process write through this service, or open the store with Access::Exclusive: \
-                          SQLite does not queue two writing processes in order, and their calls can fail with BUSY";
-            Finding::new(Severity::Warning, "external_commits", message, remedy).with_measurement(
-                stats.external_commits as f64,
-                0.0,
-                "commits",
+        (external.commits > 0).then(|| {
+            let (severity, message) = if external.is_sustained {
+                (Severity::Warning, "another process writes to the database all the time")
+            } else {
+                (Severity::Note, "another process has written to the database in the last hour")
+            };
+            of(
+                severity,
+                "external_commits",
+                message,
+                "Let that process write through this service, or open the store with Access::Exclusive: SQLite does not \
+                 queue two writing processes in order, and their calls can fail with BUSY",
+                (external.commits as f64, 0.0, "commits"),
             )
         }),
         (bytes > LARGE).then(|| {
-            let message = "the database is very large".to_owned();
-            let remedy = "Backups and VACUUM take long: move old or independent data to another store";
-            Finding::new(Severity::Warning, "large_database", message, remedy).with_measurement(
-                bytes as f64,
-                LARGE as f64,
-                "B",
+            of(
+                Severity::Warning,
+                "large_database",
+                "the database is very large",
+                "Backups and VACUUM take long: move old or independent data to another store",
+                (bytes as f64, LARGE as f64, "B"),
             )
         }),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    if findings.len() >= 2 {
-        let reasons: Vec<_> = findings.iter().map(|finding| finding.message.as_str()).collect();
-        let message = format!("it is time to consider PostgreSQL: {}", reasons.join("; "));
-        let remedy = "Each finding has a remedy of its own; together they suggest that one writer on one machine is no \
-                      longer enough";
-        let count = findings.len() as f64;
-        let finding = Finding::new(Severity::Warning, "time_for_postgresql", message, remedy);
-        findings.push(finding.with_measurement(count, 2.0, "reasons"));
+    ];
+    findings.into_iter().flatten().collect()
+}
+
+/// Two signs that have lasted for an hour are a reason to consider a server. A sign does not count if another finding
+/// explains it and has a remedy.
+pub(super) fn outgrown(
+    findings: &[Finding],
+    stats: &Stats,
+    recent: &RecentWrites,
+    external: LastHour,
+) -> Option<Finding> {
+    let has = |topics: &[&str]| findings.iter().any(|finding| topics.contains(&finding.topic));
+    let signs = [
+        (recent.hour_of_waits && !has(CAUSES_OF_WAITS)).then_some("many writes wait longer than 100 ms"),
+        recent.hour_of_writes.then_some("the write rate is very high"),
+        external
+            .is_sustained
+            .then_some("another process writes to the database"),
+        (stats.database.bytes() > LARGE).then_some("the database is very large"),
+    ];
+    let signs: Vec<_> = signs.into_iter().flatten().collect();
+    if signs.len() < 2 {
+        return None;
     }
-    findings
+    let message = format!(
+        "for an hour there have been signs that PostgreSQL is the better choice: {}",
+        signs.join("; ")
+    );
+    let remedy = "Each sign has a remedy of its own; together they suggest that one writer on one machine is no longer \
+                  enough";
+    let finding = Finding::new(Severity::Warning, "time_for_postgresql", message, remedy);
+    Some(finding.with_measurement(signs.len() as f64, 2.0, "signs"))
 }
 
 #[cfg(test)]
@@ -127,8 +139,16 @@ mod tests {
     use super::*;
     use crate::telemetry::stats::DatabaseStats;
 
-    fn topics(stats: &Stats, recent_writes: &RecentWrites) -> Vec<&'static str> {
-        look(stats, recent_writes).iter().map(|finding| finding.topic).collect()
+    const NO_HOUR: LastHour = LastHour {
+        commits: 0,
+        is_sustained: false,
+    };
+
+    fn topics(stats: &Stats, recent: &RecentWrites, external: LastHour) -> Vec<&'static str> {
+        look(stats, recent, external)
+            .iter()
+            .map(|finding| finding.topic)
+            .collect()
     }
 
     fn large() -> Stats {
@@ -145,78 +165,92 @@ mod tests {
 
     #[test]
     fn quiet_store_has_no_advice() {
-        assert!(topics(&Stats::default(), &RecentWrites::default()).is_empty());
+        assert!(topics(&Stats::default(), &RecentWrites::default(), NO_HOUR).is_empty());
     }
 
     #[test]
-    fn two_reasons_together_advise_a_server() {
-        let quiet = RecentWrites::default();
+    fn each_sign_of_growth_is_told() {
+        let (quiet, small) = (RecentWrites::default(), Stats::default());
         let waits = RecentWrites {
+            waits: 20,
             long_waits: 5.1,
             ..quiet
         };
+        assert_eq!(topics(&small, &waits, NO_HOUR), ["long_queue_waits"]);
+        let three = RecentWrites { waits: 3, ..waits };
+        assert!(topics(&small, &three, NO_HOUR).is_empty());
         let many = RecentWrites {
             is_long: true,
             writes_a_second: 10_001.0,
             ..quiet
         };
+        assert_eq!(topics(&small, &many, NO_HOUR), ["high_write_rate"]);
         let burst = RecentWrites { is_long: false, ..many };
-        let others = Stats {
-            external_commits: 1,
-            ..Stats::default()
+        assert!(topics(&small, &burst, NO_HOUR).is_empty());
+        let once = LastHour {
+            commits: 1,
+            is_sustained: false,
         };
-        let small = Stats::default();
-        assert_eq!(topics(&small, &waits), ["long_queue_waits"]);
-        assert_eq!(topics(&small, &many), ["high_write_rate"]);
-        assert!(topics(&small, &burst).is_empty());
-        assert_eq!(topics(&others, &quiet), ["external_commits"]);
-        assert_eq!(topics(&large(), &quiet), ["large_database"]);
-        let two = look(&large(), &many);
-        let last = two.last().unwrap();
-        assert_eq!((two.len(), last.topic), (3, "time_for_postgresql"));
-        for reason in ["write rate is very high", "very large"] {
-            assert!(last.message.contains(reason), "{last}");
-        }
-    }
-
-    fn statement(text: &str, scanned: u64, indexed: u64) -> StatementStats {
-        StatementStats {
-            sql: text.into(),
-            calls: 10,
-            errors: 0,
-            total_time: Default::default(),
-            latency: Default::default(),
-            rows: 0,
-            full_scan_steps: scanned,
-            sorts: 0,
-            automatic_index_rows: indexed,
-        }
+        let found = look(&small, &quiet, once);
+        assert_eq!(
+            (found[0].topic, found[0].severity),
+            ("external_commits", Severity::Note)
+        );
+        let found = look(
+            &small,
+            &quiet,
+            LastHour {
+                is_sustained: true,
+                ..once
+            },
+        );
+        assert_eq!(
+            (found[0].topic, found[0].severity),
+            ("external_commits", Severity::Warning)
+        );
+        assert_eq!(topics(&large(), &quiet, NO_HOUR), ["large_database"]);
     }
 
     #[test]
-    fn statements_that_scan_or_lack_index_are_named() {
-        let statements = vec![
-            statement("scans", 10_010, 0),
-            statement("scans little", 10_000, 0),
-            statement("wants an index", 0, 1),
-        ];
-        let stats = Stats {
-            statements,
-            ..Stats::default()
+    fn two_signs_for_an_hour_advise_a_server() {
+        let hour = RecentWrites {
+            hour_of_waits: true,
+            hour_of_writes: true,
+            ..RecentWrites::default()
         };
-        let findings = look(&stats, &RecentWrites::default());
-        let told: Vec<_> = findings
-            .iter()
-            .map(|finding| (finding.topic, &finding.message))
-            .collect();
-        assert_eq!(told.len(), 2, "{told:?}");
-        assert!(
-            told[0].0 == "full_table_scan" && told[0].1.ends_with(": scans"),
-            "{told:?}"
-        );
-        assert!(
-            told[1].0 == "missing_index" && told[1].1.ends_with(": wants an index"),
-            "{told:?}"
-        );
+        let waits = RecentWrites {
+            hour_of_writes: false,
+            ..hour
+        };
+        let external = LastHour {
+            commits: 100,
+            is_sustained: true,
+        };
+        let told = |findings: &[Finding], stats: &Stats, recent: &RecentWrites, external: LastHour| {
+            outgrown(findings, stats, recent, external).map(|finding| finding.message)
+        };
+        let message = told(&[], &large(), &hour, NO_HOUR).unwrap();
+        for sign in ["writes wait", "write rate", "very large"] {
+            assert!(message.contains(sign), "{message}");
+        }
+        assert!(told(&[], &large(), &waits, NO_HOUR).is_some());
+        assert_eq!(told(&[], &Stats::default(), &waits, NO_HOUR), None);
+        // What the last minute shows is no reason.
+        let minute = RecentWrites {
+            is_long: true,
+            waits: 1000,
+            long_waits: 50.0,
+            writes_a_second: 20_000.0,
+            ..RecentWrites::default()
+        };
+        assert_eq!(told(&[], &large(), &minute, NO_HOUR), None);
+        // The waits have a cause with a remedy, which is in the list: a scan, or the other process.
+        for topic in CAUSES_OF_WAITS {
+            let cause = Finding::new(Severity::Warning, topic, String::new(), "");
+            assert_eq!(told(&[cause], &large(), &waits, NO_HOUR), None, "{topic}");
+        }
+        let found = look(&Stats::default(), &waits, external);
+        assert_eq!(told(&found, &Stats::default(), &waits, external), None);
+        assert!(told(&found, &large(), &waits, external).is_some());
     }
 }

@@ -16,8 +16,9 @@
 //!   [OpenTelemetry's](https://opentelemetry.io/docs/specs/semconv/db/database-metrics/). An up-down counter of
 //!   OpenTelemetry is a gauge here. The Prometheus exporter replaces dots by underscores.
 //! - `db.client.connection.pool.name` is the path too. `db.client.connection.state` is `idle` or `used`.
-//!   `db.operation.name` is `read` or `write`. `error.type` is the name of the [`Error`](crate::Error) variant, or
-//!   `panic`. `larder.alert.kind` is the name of the [`AlertKind`](crate::AlertKind).
+//!   `db.operation.name` is `read` or `write`. `error.type` is a key of
+//!   [`Stats::failures_by_error`](crate::Stats::failures_by_error); the errors that writes can fail with are exported
+//!   from the start, as 0. `larder.alert.kind` is the name of the [`AlertKind`](crate::AlertKind).
 //! - `larder.site` is the label of a read or write ([`ReadOptions::label`](crate::ReadOptions::label)), or the
 //!   `file:line` of the call. There are at most [`Options::max_call_sites`](crate::Options::max_call_sites) call sites
 //!   of reads, as many of writes, and `other`; none if the option is zero. Do not put data into labels.
@@ -41,6 +42,7 @@
 //! | `db.client.connection.max` | gauge | count | `db.client.connection.pool.name` | Maximum number of reading connections. |
 //! | `db.client.connection.pending_requests` | gauge | count | `db.client.connection.pool.name` | Number of async reads that wait to start. |
 //! | `db.client.connection.timeouts` | counter | count | `db.client.connection.pool.name` | Number of reads that got no connection in time. |
+//! | `larder.read.refused` | counter | count |  | Number of reads that found no connection or a full queue, and did not wait. |
 //! | `larder.read.waits` | counter | count |  | Number of reads that found no idle connection. |
 //! | `larder.read.slow` | counter | count |  | Number of slow reads. |
 //! | `larder.read.queue.deepest` | gauge | count |  | High-water mark of async reads that waited to start. |

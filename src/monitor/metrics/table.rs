@@ -1,11 +1,13 @@
 //! The table of all metrics, with their meanings and sources. The documentation of `larder::metrics` repeats it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use histogram::Histogram;
 use metrics::{Recorder, SharedString, Unit};
 
 use super::exporter::ExportSample;
+use crate::error::Error;
 use crate::monitor::rules::RULES;
 use crate::telemetry::alert::AlertKind;
 use crate::telemetry::histogram::Amounts;
@@ -64,6 +66,8 @@ pub(super) const METRICS: &[Metric] = &[
         |sample| pool(sample, sample.stats.readers.queued as f64)).labelled(POOL),
     counter("db.client.connection.timeouts", "Number of reads that got no connection in time.",
         |sample| pool(sample, sample.stats.readers.timeouts)).labelled(POOL),
+    counter("larder.read.refused", "Number of reads that found no connection or a full queue, and did not wait.",
+        |sample| one(sample.stats.readers.refused)),
     counter("larder.read.waits", "Number of reads that found no idle connection.",
         |sample| one(sample.stats.readers.waits)),
     counter("larder.read.slow", "Number of slow reads.", |sample| one(sample.stats.readers.slow_reads)),
@@ -244,8 +248,12 @@ fn micros(time: Duration) -> u64 {
 }
 
 fn failures(sample: &ExportSample<'_>) -> LabelledValues<u64> {
-    let failures = sample.stats.failures_by_error.iter();
-    failures.map(|(kind, count)| (vec![(*kind).into()], *count)).collect()
+    let counted = &sample.stats.failures_by_error;
+    let known = Error::kinds_of_writes().map(|kind| (kind, counted.get(kind).copied().unwrap_or_default()));
+    let mut failures: BTreeMap<_, _> = known.collect();
+    failures.extend(counted);
+    let series = |(kind, count): (&'static str, u64)| (vec![kind.into()], count);
+    failures.into_iter().map(series).collect()
 }
 
 fn alerts(sample: &ExportSample<'_>) -> LabelledValues<f64> {

@@ -1,13 +1,15 @@
 //! An alert emits one event when it fires and one when it clears. While active it is in `Store::stats` and
 //! `Store::advice`, with the call site responsible.
 
+use std::ops::ControlFlow;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::hooks::{AuthContext, Authorization};
 use larder::{
-    Alert, AlertKind, Finding, Migration, Migrations, Options, ReadOptions, Role, Stats, Store, WriteOptions, WriteTx,
+    Alert, AlertKind, Finding, Migration, Migrations, Options, ReadOptions, Role, Severity, Stats, Store, WriteOptions,
+    WriteTx,
 };
 use tracing::Level;
 
@@ -225,7 +227,7 @@ fn full_database_names_the_failed_write() {
     assert_eq!(alert.site.as_deref(), Some("the upload"));
     let told = finding(&store, "disk_full").expect("it is a finding, too");
     assert!(told.message.contains("the upload"), "{told}");
-    assert_eq!(store.stats().failures_by_error["Sqlite"], 1);
+    assert_eq!(store.stats().failures_by_error["sqlite_full"], 1);
     store
         .write(|tx| tx.execute("INSERT INTO t(data) VALUES (NULL)", []))
         .unwrap();
@@ -341,4 +343,61 @@ fn setting_changed_by_migration_is_reported() {
         found.message.contains("auto_vacuum was 2") && found.message.contains("is 1 now"),
         "{found}"
     );
+}
+
+/// They raised `old_read`, whose advice is to read in pages.
+#[test]
+fn backups_and_checks_are_no_old_reads() {
+    let store = watching(Options::new().max_reader_age(Duration::from_millis(1)).readers(2));
+    let folder = tempfile::tempdir().unwrap();
+    let ticks = |store: &Store| {
+        // Several ticks later: another read is old by then.
+        store
+            .read_with(ReadOptions::new().label("an old read"), |_| {
+                let alert = begins(store, AlertKind::OldRead);
+                assert_eq!(alert.site.as_deref(), Some("an old read"));
+                assert_ne!(store.stats().readers.oldest_read.unwrap().site, "an old read");
+                Ok(())
+            })
+            .unwrap();
+    };
+    let inside = store.clone();
+    store
+        .check()
+        .full()
+        .progress(Duration::ZERO, move |_| {
+            ticks(&inside);
+            ControlFlow::Break(())
+        })
+        .run()
+        .unwrap_err();
+    let inside = store.clone();
+    store
+        .backup(folder.path().join("copy.db"))
+        .progress(move |_| {
+            ticks(&inside);
+            ControlFlow::Break(())
+        })
+        .run()
+        .unwrap_err();
+}
+
+/// It came at every open, and a user of the bundled SQLite could do nothing about it.
+#[test]
+fn full_text_table_is_no_warning_at_open() {
+    let store = watching(Options::new());
+    store
+        .write(|tx| tx.execute_batch("CREATE VIRTUAL TABLE texts USING fts5(body)"))
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("copy.db");
+    store.backup(&path).run().unwrap();
+    let copy = Store::open(&path).unwrap();
+    let path = copy.path().to_str().unwrap().to_owned();
+    let of_copy = |event: &log::Event| event.mentions(&path) && event.level < Level::INFO;
+    assert!(log::events(of_copy).is_empty(), "{:#?}", log::events(of_copy));
+    assert!(log::events(|event| event.level < Level::INFO && event.message.contains("full-text")).is_empty());
+    if let Some(finding) = finding(&copy, "sqlite_with_known_bugs") {
+        assert_eq!(finding.severity, Severity::Note);
+    }
 }

@@ -123,6 +123,7 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
         ("db.client.connection.max", of_pool.clone(), readers.capacity as usize),
         ("db.client.connection.pending_requests", of_pool.clone(), readers.queued),
         ("db.client.connection.timeouts", of_pool, readers.timeouts as usize),
+        ("larder.read.refused", none(), readers.refused as usize),
         ("larder.read.waits", none(), readers.waits as usize),
         ("larder.read.slow", none(), readers.slow_reads as usize),
         ("larder.read.queue.deepest", none(), readers.deepest_queue),
@@ -399,6 +400,38 @@ fn check_durations(scrape: &Scrape, path: &Path, site: &str, total: f64) {
     buckets.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     assert_eq!(buckets.last(), Some(&(f64::INFINITY, count)), "{site}");
     assert!(buckets.is_sorted_by(|(_, a), (_, b)| a <= b), "{site}: {buckets:?}");
+}
+
+/// The rate of a series that begins with its first failure misses that failure.
+#[test]
+fn failures_are_exported_as_zero_from_the_start() {
+    let folder = tempdir().unwrap();
+    let store = with_table(options(), &folder.path().join("app.db"));
+    let path = store.path();
+    for kind in [
+        "app",
+        "closed",
+        "commit_unknown",
+        "interrupted",
+        "panic",
+        "queue_full",
+        "queue_timeout",
+        "rolled_back",
+        "sqlite_busy",
+        "sqlite_constraint_unique",
+        "sqlite_error",
+        "sqlite_full",
+        "sqlite_ioerr",
+        "wal_full",
+    ] {
+        until(path, "larder_write_failed_total", &[("error_type", kind)], |failures| {
+            failures == 0.0
+        });
+    }
+    insert(&store, 1).unwrap();
+    insert(&store, 1).unwrap_err();
+    let kind = [("error_type", "sqlite_constraint_primarykey")];
+    until(path, "larder_write_failed_total", &kind, |failures| failures == 1.0);
 }
 
 #[test]

@@ -200,7 +200,7 @@ fn failed_slow_read_names_the_kind_of_error() {
             tx.query_row("SELECT nothing", [], |_| Ok(()))
         })
         .unwrap_err();
-    assert_eq!(slow("a failing read").expect("error.type"), "Sqlite");
+    assert_eq!(slow("a failing read").expect("error.type"), "sqlite_error");
 }
 
 #[test]
@@ -605,5 +605,5 @@ fn slow_write_past_its_limit_says_so() {
             Ok(())
         })
         .unwrap_err();
-    assert_eq!(slow("slow and past its limit").expect("error.type"), "Interrupted");
+    assert_eq!(slow("slow and past its limit").expect("error.type"), "interrupted");
 }

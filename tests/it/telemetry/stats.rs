@@ -5,7 +5,10 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{CallSiteStats, Error, Operation, Options, ReadOptions, Result, Stats, Store, WriteOptions, WriteTx};
+use larder::{
+    AlertKind, CallSiteStats, Error, Operation, Options, ReadOptions, Result, Severity, Stats, Store, WhenFull,
+    WriteOptions, WriteTx,
+};
 
 use crate::support::child::{self, Child};
 use crate::support::{blocker, count, until};
@@ -197,7 +200,13 @@ fn failures_are_counted_by_kind() {
     assert!(panicked.is_err());
     let stats = store.stats();
     let found: Vec<_> = stats.failures_by_error.into_iter().collect();
-    assert_eq!(found, [("App", 1), ("Refused", 1), ("Sqlite", 2), ("panic", 1)]);
+    let expected = [
+        ("app", 1),
+        ("panic", 1),
+        ("refused", 1),
+        ("sqlite_constraint_primarykey", 2),
+    ];
+    assert_eq!(found, expected);
     assert_eq!(stats.failed_writes, 5);
     assert_eq!(count(&store), 1);
 }
@@ -556,10 +565,32 @@ fn consecutive_failed_checkpoints_are_counted() {
     until(&store, |stats| stats.consecutive_unfinished_checkpoints == 0);
 }
 
-/// In another process.
+/// In another process, without larder.
 pub(crate) fn child(task: &child::Task) {
     let conn = larder::rusqlite::Connection::open(&task.args[0]).unwrap();
-    conn.execute_batch("INSERT INTO t VALUES (1000)").unwrap();
+    match task.role.as_str() {
+        "write" => conn.execute_batch("INSERT INTO t VALUES (1000)").unwrap(),
+        "write much" => {
+            conn.execute_batch(
+                "PRAGMA wal_autocheckpoint = 0;
+                 CREATE TABLE big(data BLOB);
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+                 INSERT INTO big SELECT zeroblob(4000) FROM n;",
+            )
+            .unwrap();
+            child::tell("written");
+            child::listen();
+        }
+        "checkpoint" => {
+            let all = "PRAGMA wal_checkpoint(RESTART)";
+            let busy: bool = conn.query_row(all, [], |row| row.get(0)).unwrap();
+            assert!(!busy);
+            // The next commit of any process writes the log from its start.
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+                .unwrap();
+        }
+        role => panic!("{role}"),
+    }
 }
 
 #[test]
@@ -574,12 +605,410 @@ fn commits_of_another_process_are_noticed() {
     assert_eq!(quiet.external_commits, 0);
     // By itself, as another program would.
     Child::start("telemetry::stats", "write", &[path.to_str().unwrap()]).finish();
-    let mut id = 0;
-    until(&store, |stats| {
+    let noticed = until(&store, |stats| stats.external_commits > 0);
+    assert_eq!(noticed.external_commits, 1);
+    for id in 0..100 {
         insert(&store, id).unwrap();
-        id += 1;
-        stats.external_commits > 0
+    }
+    until(&store, |stats| {
+        stats
+            .last_finished_checkpoint_ago
+            .is_some_and(|ago| ago.as_millis() < 500)
     });
-    let topics: Vec<_> = store.advice().into_iter().map(|finding| finding.topic).collect();
-    assert!(topics.contains(&"external_commits"), "{topics:?}");
+    assert_eq!(store.stats().external_commits, 1, "only its own since");
+    let found = store.advice();
+    let finding = found
+        .iter()
+        .find(|finding| finding.topic == "external_commits")
+        .unwrap();
+    assert_eq!(finding.severity, Severity::Note, "{finding}");
+}
+
+/// The checkpoint of another process was taken for a commit.
+#[test]
+fn checkpoint_of_another_process_is_no_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Options::new()
+        .monitor_interval(Duration::from_millis(5))
+        .open(&path)
+        .unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))
+        .unwrap();
+    for id in 0..3 {
+        Child::start("telemetry::stats", "checkpoint", &[path.to_str().unwrap()]).finish();
+        let before = store.stats().checkpoints;
+        insert(&store, id).unwrap();
+        until(&store, |stats| stats.checkpoints > before);
+    }
+    assert_eq!(store.stats().external_commits, 0);
+    Child::start("telemetry::stats", "write", &[path.to_str().unwrap()]).finish();
+    until(&store, |stats| stats.external_commits == 1);
+}
+
+/// A store that only read did not see the log grow.
+#[test]
+fn log_of_another_process_is_seen_by_idle_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Options::new()
+        .monitor_interval(Duration::from_millis(5))
+        .wal_limit(1 << 20)
+        .open(&path)
+        .unwrap();
+    let pages = store.stats().database.pages;
+    let other = Child::start("telemetry::stats", "write much", &[path.to_str().unwrap()]);
+    assert_eq!(other.line(), "written");
+    let stats = store.stats();
+    let file = std::fs::metadata(folder.path().join("app.db-wal")).unwrap().len();
+    assert_eq!(stats.wal_bytes, file - 32);
+    assert!(
+        stats.wal_bytes > 4_000_000 && stats.largest_wal_bytes == stats.wal_bytes,
+        "{stats:?}"
+    );
+    assert!(stats.database.pages > pages + 900, "{stats:?}");
+    let kind = AlertKind::LargeWal;
+    let alarmed = until(&store, |stats| stats.alerts.iter().any(|alert| alert.kind == kind));
+    let alert = alarmed.alerts.iter().find(|alert| alert.kind == kind).unwrap();
+    assert!(alert.reason.as_ref().unwrap().contains("another process"), "{alert:?}");
+    assert_eq!(alert.measurement.value as u64, stats.wal_bytes);
+    until(&store, |stats| stats.external_commits == 2);
+    drop(other);
+    // A write of the store has it checkpointed.
+    store.write(|tx| tx.execute_batch("CREATE TABLE own(a)")).unwrap();
+    until(&store, |stats| stats.alerts.is_empty());
+}
+
+/// 63 of 100 stores that had just opened had no settings and no pages.
+#[test]
+fn open_store_has_its_size_and_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    for n in 0..50 {
+        let path = folder.path().join(format!("{n}.db"));
+        let store = Store::open(&path).unwrap();
+        let stats = store.stats();
+        assert!(
+            stats.database.pages >= 1 && stats.database.page_size == 4096,
+            "{stats:?}"
+        );
+        assert_eq!(stats.pragmas["journal_mode"], "wal");
+    }
+    let migrations = larder::Migrations::new([larder::Migration::new(
+        1,
+        "tables",
+        "CREATE TABLE a(id INTEGER PRIMARY KEY) STRICT; CREATE TABLE b(id INTEGER PRIMARY KEY) STRICT;",
+    )]);
+    let store = Options::new().migrations(migrations).open_temp().unwrap();
+    let pages: u64 = store
+        .read(|tx| tx.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0)))
+        .unwrap()
+        .unsigned_abs();
+    assert_eq!(store.stats().database.pages, pages);
+}
+
+/// They were in no figure.
+#[test]
+fn writes_that_never_started_are_failures() {
+    let store = store_with(Options::new().queue_capacity(2));
+    let gate = Gate::hold(&store);
+    let late = || WriteOptions::new().queue_timeout(Duration::from_millis(1));
+    for _ in 0..2 {
+        let error = store.write_with(late(), |_| Ok(())).unwrap_err();
+        assert!(matches!(error, Error::QueueTimeout { .. }), "{error:?}");
+    }
+    let queued: Vec<_> = (0..2).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
+    for _ in 0..3 {
+        let at_once = WriteOptions::new().when_full(WhenFull::Fail);
+        let error = store.write_with(at_once, |_| Ok(())).unwrap_err();
+        assert!(matches!(error, Error::QueueFull { .. }), "{error:?}");
+    }
+    // In line for a full queue.
+    let error = store.submit_with(late(), |_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::QueueTimeout { .. }), "{error:?}");
+    gate.open();
+    queued.into_iter().for_each(|write| write.wait().unwrap());
+    let stats = store.stats();
+    let found: Vec<_> = stats.failures_by_error.into_iter().collect();
+    assert_eq!(found, [("queue_full", 3), ("queue_timeout", 3)]);
+    assert_eq!(stats.failed_writes, 6);
+}
+
+#[test]
+fn write_withdrawn_once_is_counted_once() {
+    let store = store_with(Options::new());
+    let gate = Gate::hold(&store);
+    let late = WriteOptions::new().queue_timeout(Duration::from_millis(1));
+    let mut pending = store.submit_with(late, |_| Ok(())).unwrap();
+    for _ in 0..3 {
+        let error = pending.wait_timeout(Duration::from_secs(60)).unwrap().unwrap_err();
+        assert!(matches!(error, Error::QueueTimeout { .. }), "{error:?}");
+    }
+    drop(pending);
+    gate.open();
+    assert_eq!(store.stats().failures_by_error["queue_timeout"], 1);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn async_calls_that_time_out_are_counted_once() {
+    use crate::support::tasks::HeldRead;
+    let store = store_with(Options::new().readers(1));
+    let held = HeldRead::hold(&store);
+    let late = ReadOptions::new().queue_timeout(Duration::from_millis(120));
+    for _ in 0..2 {
+        let read = store.read_async_with(late.clone(), |_| Ok(()));
+        let error = futures_executor::block_on(read).unwrap_err();
+        assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
+    }
+    assert_eq!(store.stats().readers.timeouts, 2);
+    let at_once = ReadOptions::new().when_full(WhenFull::Fail);
+    let error = store.read_with(at_once, |_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::QueueFull { .. }), "{error:?}");
+    assert_eq!(store.stats().readers.refused, 1);
+    held.let_go();
+    let gate = Gate::hold(&store);
+    let late = WriteOptions::new().queue_timeout(Duration::from_millis(1));
+    let write = store.write_async_with(late, |_| Ok(()));
+    let error = futures_executor::block_on(write).unwrap_err();
+    assert!(matches!(error, Error::QueueTimeout { .. }), "{error:?}");
+    gate.open();
+    assert_eq!(store.stats().failures_by_error["queue_timeout"], 1);
+}
+
+/// They were all `Sqlite`.
+#[test]
+fn failures_are_told_apart_by_sqlites_code() {
+    let store = store_with(Options::new().on_connect(|conn, role| {
+        if role == larder::Role::Writer {
+            conn.query_row("PRAGMA max_page_count = 50", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }));
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE p(id INTEGER PRIMARY KEY, u INTEGER UNIQUE, n INTEGER NOT NULL, c INTEGER CHECK (c > 0),
+                     f INTEGER REFERENCES p, d INTEGER REFERENCES p DEFERRABLE INITIALLY DEFERRED, b BLOB) STRICT;
+                 CREATE TRIGGER refuses BEFORE DELETE ON p BEGIN SELECT RAISE(ABORT, 'no'); END;
+                 INSERT INTO p(id, u, n) VALUES (1, 1, 1)",
+            )
+        })
+        .unwrap();
+    for (sql, kind) in [
+        ("INSERT INTO p(id, n) VALUES (1, 1)", "sqlite_constraint_primarykey"),
+        ("INSERT INTO p(u, n) VALUES (1, 1)", "sqlite_constraint_unique"),
+        ("INSERT INTO p(n) VALUES (NULL)", "sqlite_constraint_notnull"),
+        ("INSERT INTO p(n, c) VALUES (1, 0)", "sqlite_constraint_check"),
+        ("INSERT INTO p(n, f) VALUES (1, 99)", "sqlite_constraint_foreignkey"),
+        ("INSERT INTO p(n, d) VALUES (1, 99)", "sqlite_constraint_foreignkey"),
+        ("INSERT INTO p(n) VALUES ('x')", "sqlite_constraint_datatype"),
+        ("DELETE FROM p", "sqlite_constraint_trigger"),
+        ("INSERT INTO p(n, b) VALUES (1, zeroblob(1000000))", "sqlite_full"),
+        ("INSERT INTO nowhere VALUES (1)", "sqlite_error"),
+        ("SELEC 1", "sqlite_error"),
+        ("COMMIT", "refused"),
+    ] {
+        let before = store.stats().failures_by_error.get(kind).copied().unwrap_or_default();
+        store.write(move |tx| tx.execute_batch(sql)).unwrap_err();
+        let now = store.stats().failures_by_error.get(kind).copied().unwrap_or_default();
+        assert_eq!(now, before + 1, "{sql}: {:?}", store.stats().failures_by_error);
+    }
+    let no_row = |tx: &WriteTx<'_>| tx.query_row("SELECT id FROM p WHERE id = 99", [], |row| row.get::<_, i64>(0));
+    store.write(no_row).unwrap_err();
+    let wrong_type = |tx: &WriteTx<'_>| tx.query_row("SELECT 'text'", [], |row| row.get::<_, i64>(0));
+    store.write(wrong_type).unwrap_err();
+    let failures = store.stats().failures_by_error;
+    assert_eq!((failures["no_rows"], failures["conversion"]), (1, 1), "{failures:?}");
+}
+
+#[test]
+fn statements_of_larder_itself_are_not_counted() {
+    let store = store_with(Options::new().max_statements(100));
+    let own = "SELECT count(*) FROM t";
+    store
+        .read(|tx| tx.query_row(own, [], |row| row.get::<_, i64>(0)))
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    store.advice();
+    store.check().full().run().unwrap();
+    store.backup(folder.path().join("copy.db")).run().unwrap();
+    store.advice();
+    let stats = store.stats();
+    let texts: Vec<_> = stats
+        .statements
+        .iter()
+        .map(|statement| statement.sql.as_str())
+        .collect();
+    assert_eq!(texts, [own]);
+    let internal = |site: &&CallSiteStats| site.site.starts_with("larder");
+    assert_eq!(stats.call_sites.iter().find(internal), None);
+}
+
+/// 100 texts of 1 MB were 330 MB.
+#[test]
+fn long_statement_is_cut_in_statistics() {
+    let store = store_with(Options::new().max_statements(10).readers(1));
+    let text = |end: &str| format!("SELECT id FROM t WHERE id = ?1 /* {} {end} */", "ä".repeat(100_000));
+    for (end, runs) in [("x", 1), ("y", 2)] {
+        for _ in 0..runs {
+            store.read(|tx| tx.exists(&text(end), [1])).unwrap();
+        }
+    }
+    let stats = store.stats();
+    let mut calls: Vec<_> = stats.statements.iter().map(|statement| statement.calls).collect();
+    calls.sort_unstable();
+    assert_eq!(calls, [1, 2], "each is counted by itself");
+    for statement in &stats.statements {
+        assert!(statement.sql.len() < 2200, "{}", statement.sql.len());
+        let end = format!("; {} bytes, hash", text("x").len());
+        assert!(
+            statement.sql.starts_with("SELECT id") && statement.sql.contains(&end),
+            "{}",
+            statement.sql
+        );
+    }
+    let label = ReadOptions::new().label("é".repeat(100_000));
+    store.read_with(label, |_| Ok(())).unwrap();
+    assert!(store.stats().call_sites.iter().all(|site| site.site.len() <= 256));
+}
+
+fn with_rows(rows: i64) -> Store {
+    let store = store_with(Options::new().max_statements(100).readers(1));
+    store
+        .write(move |tx| {
+            tx.execute_batch(
+                "CREATE TABLE o(id INTEGER PRIMARY KEY, t INTEGER, kind INTEGER) STRICT;
+                 CREATE VIEW sums AS SELECT t, count(*) AS n FROM o GROUP BY t",
+            )?;
+            let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+                        INSERT INTO o SELECT i, i % 1000, i % 7 FROM n";
+            tx.execute(fill, [rows])?;
+            tx.execute("INSERT INTO t SELECT DISTINCT t FROM o", [])
+        })
+        .unwrap();
+    store
+}
+
+fn topics_of(sql: &str) -> Vec<String> {
+    let store = with_rows(3000);
+    store.read(|tx| tx.query_each(sql, [], |_| Ok(()))).unwrap();
+    let about = |finding: &larder::Finding| finding.message.ends_with(sql);
+    let found = store.advice().into_iter().filter(about);
+    found
+        .map(|finding| format!("{}: {}", finding.topic, finding.message))
+        .collect()
+}
+
+/// No index can be created on the result of a view or a subquery.
+#[test]
+fn missing_index_names_a_table() {
+    let of_table = topics_of("SELECT * FROM o AS a JOIN o AS b ON a.t = b.kind WHERE a.id < 10");
+    assert!(
+        of_table
+            .iter()
+            .any(|told| told.starts_with("missing_index: ") && told.contains("index of o ")),
+        "{of_table:?}"
+    );
+    for sql in [
+        "WITH c AS MATERIALIZED (SELECT t, count(*) AS n FROM o GROUP BY t) SELECT * FROM o CROSS JOIN c ON c.t = o.kind",
+        "WITH c AS MATERIALIZED (SELECT t, count(*) AS n FROM o GROUP BY t) SELECT * FROM o CROSS JOIN c AS x ON x.t = o.kind",
+        "SELECT * FROM o LEFT JOIN (SELECT t, count(*) AS n FROM o GROUP BY t) AS s ON s.t = o.kind",
+        "SELECT * FROM o LEFT JOIN sums AS s ON s.t = o.kind",
+    ] {
+        let store = with_rows(3000);
+        store.read(|tx| tx.query_each(sql, [], |_| Ok(()))).unwrap();
+        let built = store
+            .stats()
+            .statements
+            .iter()
+            .any(|s| s.sql == sql && s.automatic_index_rows > 0);
+        assert!(built, "SQLite plans otherwise now: {sql}");
+        let told = topics_of(sql);
+        assert!(!told.iter().any(|told| told.starts_with("missing_index")), "{told:?}");
+    }
+}
+
+#[test]
+fn export_of_whole_table_is_no_finding() {
+    for sql in [
+        "SELECT * FROM o",
+        "SELECT kind, count(*) FROM o GROUP BY kind",
+        "SELECT * FROM o WHERE kind >= 0",
+        "WITH c AS MATERIALIZED (SELECT id FROM o) SELECT max(id) FROM c",
+    ] {
+        let told = topics_of(sql);
+        assert!(
+            !told
+                .iter()
+                .any(|told| told.starts_with("full_table_scan: a statement scans all of c")),
+            "{told:?}"
+        );
+        if !sql.starts_with("WITH") {
+            assert!(told.is_empty(), "{told:?}");
+        }
+    }
+    for sql in [
+        "SELECT * FROM o WHERE kind = 99",
+        "SELECT max(t) FROM o",
+        "SELECT * FROM o ORDER BY t LIMIT 3",
+    ] {
+        let told = topics_of(sql);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].starts_with("full_table_scan: a statement scans all of o: "),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn changed_rows_of_a_statement_are_counted() {
+    let store = with_rows(3000);
+    for sql in [
+        "UPDATE o SET kind = kind + 1 WHERE kind >= 0",
+        "DELETE FROM o WHERE kind = 3",
+    ] {
+        store.write(move |tx| tx.execute(sql, [])).unwrap();
+    }
+    let stats = store.stats();
+    let of = |text: &str| stats.statements.iter().find(|s| s.sql.starts_with(text)).unwrap();
+    let (update, delete) = (of("UPDATE"), of("DELETE"));
+    assert_eq!(
+        (update.rows_changed, update.scanned_tables.clone()),
+        (3000, vec!["o".to_owned()])
+    );
+    assert!((400..500).contains(&delete.rows_changed), "{delete:?}");
+    let told: Vec<_> = store
+        .advice()
+        .into_iter()
+        .filter(|found| found.topic == "full_table_scan")
+        .collect();
+    assert!(
+        told.len() == 1 && told[0].message.contains("DELETE FROM o"),
+        "{told:#?}"
+    );
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn kinds_and_severities_are_snake_case_in_json() {
+    let kinds = [AlertKind::OldRead, AlertKind::DiskFull, AlertKind::BackupFailed];
+    for kind in kinds {
+        let json = serde_json::to_value(kind).unwrap();
+        assert_eq!(json, kind.name());
+        assert_eq!(json, kind.to_string());
+        assert!(
+            kind.name().chars().all(|c| c == '_' || c.is_ascii_lowercase()),
+            "{kind}"
+        );
+    }
+    for severity in [Severity::Note, Severity::Warning, Severity::Critical] {
+        assert_eq!(serde_json::to_value(severity).unwrap(), severity.to_string());
+    }
+    let store = store_with(Options::new());
+    insert(&store, 1).unwrap();
+    insert(&store, 1).unwrap_err();
+    let json = serde_json::to_value(store.stats()).unwrap();
+    assert_eq!(json["failures_by_error"]["sqlite_constraint_primarykey"], 1, "{json}");
 }

@@ -70,7 +70,7 @@ fn bare(token: &str) -> &str {
 }
 
 /// Splits SQL into words and names in lower case, quoted names as `"name"`, strings unchanged, and single characters.
-fn tokens(sql: &str) -> Vec<String> {
+pub(in crate::monitor::advice) fn tokens(sql: &str) -> Vec<String> {
     let (mut tokens, mut rest) = (Vec::new(), sql);
     while let Some(first) = rest.chars().next() {
         let length = length(rest, first);

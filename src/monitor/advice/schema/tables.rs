@@ -8,6 +8,7 @@ use rusqlite::Row;
 
 use super::bookkeeping::is_bookkeeping;
 use super::definition::Definition;
+use crate::connection::sql_text::quoted;
 use crate::error::Result;
 use crate::transaction::ReadTx;
 
@@ -43,7 +44,7 @@ pub(super) struct Schema {
 pub(super) struct Table {
     pub(super) name: String,
     pub(super) kind: TableKind,
-    without_rowid: bool,
+    pub(super) without_rowid: bool,
     pub(super) strict: bool,
     /// The columns of the primary key.
     pub(super) primary_key: Vec<String>,
@@ -214,6 +215,12 @@ impl Table {
             index.columns.push(column);
         }
         Ok(())
+    }
+
+    /// A name of the rowid, as SQL. (A table with a column of the name `_rowid_` gives its values.)
+    pub(super) fn rowid_name(&self) -> String {
+        let alias = self.primary_key.iter().find(|column| self.is_rowid_alias(column));
+        alias.map_or_else(|| "_rowid_".to_owned(), |alias| quoted(alias))
     }
 
     /// Whether the column is the INTEGER PRIMARY KEY, which "becomes an alias for the rowid",

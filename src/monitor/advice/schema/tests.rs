@@ -197,6 +197,128 @@ fn missing_statistics_are_found_in_large_file() {
     assert_eq!(found(&without_index, TOPIC), []);
 }
 
+const STALE: &str = "stale_statistics";
+
+/// Inserts so many rows whose key is `step` times their number.
+fn insert(store: &Store, table: &'static str, rows: i64, step: i64) {
+    let sql = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+         INSERT INTO {table} SELECT (SELECT coalesce(max(k), 0) FROM {table}) + ?2 * i, i FROM n"
+    );
+    store.write(move |tx| tx.execute(&sql, [rows, step])).unwrap();
+}
+
+#[test]
+fn tenfold_growth_since_analyze_is_found() {
+    for (schema, then, more, step) in [
+        (
+            "CREATE TABLE \"t\"(k INTEGER PRIMARY KEY, v INT) STRICT; CREATE INDEX i ON t(v)",
+            100,
+            1000,
+            1,
+        ),
+        (
+            "CREATE TABLE t(k INT, v INT) STRICT; CREATE INDEX i ON t(v)",
+            100,
+            1000,
+            1,
+        ),
+        (
+            "CREATE TABLE t(k INT PRIMARY KEY, v INT) STRICT, WITHOUT ROWID",
+            100,
+            1000,
+            1,
+        ),
+        // Keys far apart.
+        (
+            "CREATE TABLE t(k INTEGER PRIMARY KEY, v INT) STRICT; CREATE INDEX i ON t(v)",
+            100,
+            1000,
+            1 << 40,
+        ),
+        // Too many to be counted.
+        (
+            "CREATE TABLE t(k INTEGER PRIMARY KEY, v INT) STRICT; CREATE INDEX i ON t(v)",
+            3000,
+            30_000,
+            1,
+        ),
+        (
+            "CREATE TABLE t(k INTEGER PRIMARY KEY, v INT) STRICT; CREATE INDEX i ON t(v)",
+            3000,
+            30_000,
+            2,
+        ),
+    ] {
+        let store = with_schema(schema);
+        insert(&store, "t", then, step);
+        store.write(|tx| tx.execute_batch("ANALYZE")).unwrap();
+        assert_eq!(found(&store, STALE), [], "{schema}");
+        insert(&store, "t", more, step);
+        let stale = found(&store, STALE);
+        assert_eq!(stale.len(), 1, "{schema}, {step}: {stale:?}");
+        let (_, remedy) = stale[0].remedy.rsplit_once(": ").unwrap();
+        assert_eq!(remedy, "ANALYZE main.\"t\"");
+        let remedy = remedy.to_owned();
+        store.write(move |tx| tx.execute_batch(&remedy)).unwrap();
+        assert_eq!(found(&store, STALE), [], "{schema}");
+    }
+}
+
+#[test]
+fn table_that_has_not_grown_is_not_stale() {
+    for (schema, then, more, step) in [
+        (
+            "CREATE TABLE t(k INTEGER PRIMARY KEY, v INT) STRICT; CREATE INDEX i ON t(v)",
+            100,
+            800,
+            1,
+        ),
+        (
+            "CREATE TABLE t(k INTEGER PRIMARY KEY, v INT) STRICT; CREATE INDEX i ON t(v)",
+            200,
+            1000,
+            1 << 40,
+        ),
+        (
+            "CREATE TABLE t(k INTEGER PRIMARY KEY, v INT) STRICT; CREATE INDEX i ON t(v)",
+            3000,
+            1000,
+            1 << 40,
+        ),
+        (
+            "CREATE TABLE t(k INT PRIMARY KEY, v INT) STRICT, WITHOUT ROWID",
+            200,
+            1000,
+            1,
+        ),
+        // So few that nothing matters.
+        (
+            "CREATE TABLE t(k INTEGER PRIMARY KEY, v INT) STRICT; CREATE INDEX i ON t(v)",
+            2,
+            500,
+            1,
+        ),
+        // Statistics of no rows.
+        (
+            "CREATE TABLE t(k INTEGER PRIMARY KEY, v INT) STRICT; CREATE INDEX i ON t(v) WHERE v < 0",
+            100,
+            700,
+            1,
+        ),
+    ] {
+        let store = with_schema(schema);
+        insert(&store, "t", then, step);
+        store.write(|tx| tx.execute_batch("ANALYZE")).unwrap();
+        insert(&store, "t", more, step);
+        // A row far beyond the others.
+        store
+            .write(move |tx| tx.execute("INSERT INTO t VALUES (?1, 0)", [i64::MAX]))
+            .unwrap();
+        assert_eq!(found(&store, STALE), [], "{schema}, {step}");
+    }
+}
+
 #[test]
 fn file_that_cannot_shrink_is_found_and_fixed() {
     const TOPIC: &str = "auto_vacuum_off";
