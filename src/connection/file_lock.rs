@@ -264,9 +264,13 @@ mod linux {
         if found.l_pid.unsigned_abs() == process::id() {
             return false;
         }
-        // The kernel reports one holder. This one is another process, or a lock of another descriptor.
-        !has_lock_in_proc(file, range).unwrap_or(true)
+        // The kernel reports one holder. This one is another process, or a lock of another descriptor. The list of all is
+        // read in parts, and the end of another process's lock between two of them can hide a lock that is there.
+        (0..LOOKS).all(|_| !has_lock_in_proc(file, range).unwrap_or(true))
     }
+
+    /// How many times a lock must be missing in `/proc/locks`.
+    const LOOKS: u32 = 16;
 
     /// Whether `/proc/locks` lists a POSIX lock of this process in the range. `None` if it cannot be read.
     ///
