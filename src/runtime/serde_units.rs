@@ -1,6 +1,9 @@
 //! Sizes and durations in a file of options, in readable units: `"64 MiB"`, `"250ms"`.
 
-use serde::{Deserialize, Deserializer, Serializer, de};
+use std::fmt::{self, Display};
+
+use serde::de::{self, Expected, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serializer};
 
 /// For measurements: seconds, as a number.
 pub(crate) fn seconds<S: Serializer>(value: &std::time::Duration, to: S) -> Result<S::Ok, S::Error> {
@@ -29,9 +32,21 @@ pub(crate) mod duration {
 
     /// A bare number is refused, because its unit is ambiguous: seconds or milliseconds.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        humantime::parse_duration(&text)
-            .map_err(|e| de::Error::custom(format_args!("{text:?} is no duration such as \"5s\" or \"250ms\": {e}")))
+        from.deserialize_str(DurationVisitor)
+    }
+
+    struct DurationVisitor;
+
+    impl Visitor<'_> for DurationVisitor {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration with a unit, such as \"5s\" or \"250ms\"")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+            humantime::parse_duration(text).map_err(|error| unfit(text, &self, error))
+        }
     }
 }
 
@@ -50,27 +65,45 @@ pub(crate) mod size {
 
     /// `"64 MiB"`, `"64 MB"` (a million bytes each), or a plain number of bytes.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-        Size::deserialize(from).and_then(Size::bytes)
+        Size::deserialize(from).map(|Size(bytes)| bytes)
     }
 
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    pub(super) enum Size {
-        Bytes(u64),
-        Text(String),
-    }
+    pub(super) struct Size(pub(super) u64);
 
-    impl Size {
-        pub(super) fn bytes<E: de::Error>(self) -> Result<u64, E> {
-            match self {
-                Size::Bytes(bytes) => Ok(bytes),
-                Size::Text(text) => text
-                    .parse::<ByteSize>()
-                    .map(|size| size.as_u64())
-                    .map_err(|e| E::custom(format_args!("{text:?} is no size such as \"64 MiB\": {e}"))),
-            }
+    impl<'de> Deserialize<'de> for Size {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            from.deserialize_any(SizeVisitor).map(Self)
         }
     }
+
+    struct SizeVisitor;
+
+    impl Visitor<'_> for SizeVisitor {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a size with a unit, such as \"64 MiB\", or a number of bytes")
+        }
+
+        fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<u64, E> {
+            Ok(bytes)
+        }
+
+        fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<u64, E> {
+            u64::try_from(bytes).map_err(|_| E::invalid_value(Unexpected::Signed(bytes), &self))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
+            let size = text.parse::<ByteSize>();
+            size.map(|size| size.as_u64())
+                .map_err(|error| unfit(text, &self, error))
+        }
+    }
+}
+
+/// The error of a text: what it is not, and why.
+fn unfit<E: de::Error>(text: &str, expected: &dyn Expected, why: impl Display) -> E {
+    E::custom(format_args!("{text:?} is not {expected}: {why}"))
 }
 
 pub(crate) mod optional_size {
@@ -84,8 +117,6 @@ pub(crate) mod optional_size {
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-        Option::<size::Size>::deserialize(from)?
-            .map(size::Size::bytes)
-            .transpose()
+        Ok(Option::<size::Size>::deserialize(from)?.map(|size::Size(bytes)| bytes))
     }
 }
