@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, UNIX_EPOCH};
 
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -231,13 +231,24 @@ fn routes(app: App) -> Router {
         .route("/items", post(create_item).get(list_items))
         .route("/items/{id}", get(get_item))
         .route("/orders", post(create_order))
+        .fallback(no_such_page)
+        .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(app.clone(), bounded))
         .layer(trace)
         .layer(from_fn(identified))
         // Added after the layers, so it is outside of them: neither bounded nor logged.
-        .route("/healthz", get(health))
+        .route("/healthz", get(health).fallback(no_such_method))
         .with_state(app)
+}
+
+async fn no_such_page() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "there is no such page")
+}
+
+/// axum adds the header that lists the methods.
+async fn no_such_method() -> Failure {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "the page does not have this method")
 }
 
 /// Limits the number of requests, and the time of each.
@@ -311,7 +322,8 @@ async fn create_item(State(app): State<App>, body: Body<NewItem>) -> Result<impl
     Ok((StatusCode::CREATED, Json(write.await?)))
 }
 
-async fn get_item(State(app): State<App>, Path(id): Path<i64>) -> Result<Json<Item>, Failure> {
+async fn get_item(State(app): State<App>, id: Result<Path<i64>, PathRejection>) -> Result<Json<Item>, Failure> {
+    let Path(id) = id?;
     let select = "SELECT id, name, quantity FROM items WHERE id = ?1";
     let read = move |tx: &ReadTx<'_>| tx.query_optional(select, [id], item);
     let item = app.store.read_async(read).await?;
@@ -326,7 +338,11 @@ struct Page {
 }
 
 /// Pages by key: the last page costs no more than the first, and concurrent changes make none skip or repeat an item.
-async fn list_items(State(app): State<App>, Query(page): Query<Page>) -> Result<impl IntoResponse, Failure> {
+async fn list_items(
+    State(app): State<App>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<impl IntoResponse, Failure> {
+    let Query(page) = page?;
     let (after, limit) = (page.after.unwrap_or(0), page.limit.unwrap_or(20));
     check("limit", (1..=100).contains(&limit), "must be from 1 to 100")?;
     let select = "SELECT id, name, quantity FROM items WHERE id > ?1 ORDER BY id LIMIT ?2";
@@ -468,12 +484,18 @@ fn check(field: &'static str, holds: bool, reason: &str) -> Result<(), Failure> 
 
 type Body<T> = Result<Json<T>, JsonRejection>;
 
-/// axum's rejections of a body, in the same form: 400, 413, 415, 422.
-impl From<JsonRejection> for Failure {
-    fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
-    }
+/// axum's rejections of what a client has sent, in the same form: 400, 413, 415, 422.
+macro_rules! rejections {
+    ($($rejection:ident),*) => {
+        $(impl From<$rejection> for Failure {
+            fn from(rejection: $rejection) -> Self {
+                Self::new(rejection.status(), rejection.body_text())
+            }
+        })*
+    };
 }
+
+rejections!(JsonRejection, PathRejection, QueryRejection);
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
@@ -582,9 +604,9 @@ mod tests {
             after: None,
             limit: None,
         };
-        let list = list_items(State(app.clone()), Query(page)).await;
+        let list = list_items(State(app.clone()), Ok(Query(page))).await;
         let failures = [
-            get_item(State(app.clone()), Path(1)).await.map(drop),
+            get_item(State(app.clone()), Ok(Path(1))).await.map(drop),
             list.map(drop),
             health(State(app.clone())).await.map(drop),
         ];

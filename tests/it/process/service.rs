@@ -549,10 +549,29 @@ fn invalid_request_gets_status_and_field() {
     get("/items?limit=0").assert_refused(422, Some("limit"), "from 1 to 100");
     get("/items?limit=101").assert_refused(422, Some("limit"), "from 1 to 100");
     get("/items/1").assert_refused(404, None, "no such item");
-    assert_eq!(get("/items/one").status, 400);
-    assert_eq!(get("/items?limit=ten").status, 400);
-    assert_eq!(get("/nowhere").status, 404);
-    assert_eq!(get("/orders").status, 405);
+    get("/items/one").assert_refused(400, None, "Cannot parse `one`");
+    get("/items/%ff").assert_refused(400, None, "UTF-8");
+    get("/items?limit=ten").assert_refused(400, None, "limit: invalid digit");
+    get("/items?after=x").assert_refused(400, None, "after: invalid digit");
+    get("/items?after=%ff").assert_refused(400, None, "after: invalid digit");
+    get("/nowhere").assert_refused(404, None, "no such page");
+    get("/").assert_refused(404, None, "no such page");
+    get("/orders").assert_refused(405, None, "does not have this method");
+    let delete = |path: &str| answer(client.agent.delete(format!("{}{path}", client.url)).call()).unwrap();
+    for path in ["/items", "/items/1", "/orders", "/healthz"] {
+        delete(path).assert_refused(405, None, "does not have this method");
+    }
+    for path in ["/items", "/orders"] {
+        let post = || client.agent.post(format!("{}{path}", client.url));
+        let plain = answer(post().content_type("text/plain").send("{}")).unwrap();
+        plain.assert_refused(415, None, "Content-Type: application/json");
+        let untyped = answer(post().send_empty()).unwrap();
+        untyped.assert_refused(415, None, "Content-Type: application/json");
+        let empty = answer(post().content_type("application/json").send("")).unwrap();
+        empty.assert_refused(400, None, "EOF while parsing");
+        let not_utf8 = answer(post().content_type("application/json").send(&b"\xff"[..])).unwrap();
+        not_utf8.assert_refused(400, None, "Failed to parse the request body as JSON");
+    }
     assert_eq!(get("/items").body, json!({ "items": [], "next": null }));
     let ended = service.stop();
     ended.assert_clean();
