@@ -15,7 +15,7 @@
 
 use std::error::Error;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -142,18 +142,48 @@ fn version_before(store: &Store) -> Result<u64> {
     }
 }
 
-/// Creates an empty migration in Dbmate's format, named after the time.
+/// Creates an empty migration in Dbmate's format, named after the time, to the second.
 fn new(folder: &Path, name: &str) -> Result<()> {
     let fit = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || !name.chars().all(fit) {
         return Err(format!("{name:?} is no name for a file: use letters, digits, _ and -").into());
     }
-    let clock = larder::rusqlite::Connection::open_in_memory()?;
-    let version: String = clock.query_row("SELECT strftime('%Y%m%d%H%M%S', 'now')", [], |row| row.get(0))?;
     fs::create_dir_all(folder)?;
-    let path = folder.join(format!("{version}_{name}.sql"));
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-    file.write_all(b"-- migrate:up\n\n\n-- migrate:down\n\n")?;
-    println!("created {}", path.display());
-    Ok(())
+    loop {
+        let version = unused_version(folder)?;
+        let path = folder.join(format!("{version}_{name}.sql"));
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        file.write_all(b"-- migrate:up\n\n\n-- migrate:down\n\n")?;
+        let same = versions(folder)?.into_iter().filter(|other| *other == version);
+        if same.count() == 1 {
+            println!("created {}", path.display());
+            return Ok(());
+        }
+        // Another process has made one of this second, too. It may do the same now.
+        fs::remove_file(&path)?;
+    }
+}
+
+/// The first second from now on that no migration of the folder has.
+fn unused_version(folder: &Path) -> Result<String> {
+    let taken = versions(folder)?;
+    let clock = larder::rusqlite::Connection::open_in_memory()?;
+    let mut statement = clock.prepare("SELECT strftime('%Y%m%d%H%M%S', 'now', ?1 || ' seconds')")?;
+    for seconds in 0.. {
+        let version = statement.query_row([seconds], |row| row.get(0))?;
+        if !taken.contains(&version) {
+            return Ok(version);
+        }
+    }
+    Err("every second has a migration".into())
+}
+
+/// The digits at the start of each name.
+fn versions(folder: &Path) -> Result<Vec<String>> {
+    let version = |entry: io::Result<fs::DirEntry>| {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        Ok(name.chars().take_while(char::is_ascii_digit).collect())
+    };
+    let versions: io::Result<_> = fs::read_dir(folder)?.map(version).collect();
+    Ok(versions?)
 }

@@ -10,6 +10,7 @@
 //!     copy.rs         compacts the copy with VACUUM INTO, if asked to;
 //!                     checks integrity, foreign keys, rows, checksum
 //!     staging.rs      fsync, rename, fsync of the folder
+//!     series.rs       whose backups the files of a folder are, for schedules and migrations
 //! ```
 //!
 //! So the target is always a complete backup, or what it was before. A running backup is registered as an active
@@ -21,10 +22,10 @@ mod failure;
 mod fingerprint;
 mod restore;
 mod schedule;
+mod series;
 mod staging;
 mod stamp;
 
-use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,8 @@ pub(crate) use self::failure::Failure;
 pub use self::restore::RestoreReport;
 pub(crate) use self::restore::restore;
 pub use self::schedule::BackupSchedule;
-use self::staging::{Staging, with};
+use self::series::Series;
+use self::staging::Staging;
 #[cfg(doc)]
 use crate::Store;
 use crate::engine::Engine;
@@ -78,7 +80,7 @@ const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
 ///   Writes do not wait for it. Verification of the copy does not pin the WAL.
 /// - **It needs disk space:** the size of the database, and twice that for [`Store::backup_compact`]. The copy is made
 ///   in a folder beside the target, whose name begins with `.larder-backup-`. If the process is killed, the folder is
-///   left, and the next backup into the same folder removes it.
+///   left, and the next backup into the same folder removes it, or the next process that opens a database there.
 /// - **It needs memory:** at most twice [`Options::cache_size`](crate::Options::cache_size), and one row.
 /// - **It can be stopped between two steps:** by its callback, by its timeout and by closing the store. Neither
 ///   `sqlite3_interrupt` nor a progress handler stops `sqlite3_backup_step`, and nothing stops a sync of the disk.
@@ -459,10 +461,17 @@ impl BackupReport {
 
 // ---- for migrations ----
 
-/// Copies the database into a folder as `STEM.TIME`, and verifies the copy. Of the backups with this stem the first one
-/// stays, because it may be needed to undo what happened after it, and so do the two newest, of which this one may be
-/// removed again. More would fill the disk of a service that restarts in a loop.
-pub(crate) fn make(readers: &Readers, options: &Settings, folder: &Path, stem: &OsStr) -> failure::Result<PathBuf> {
+/// Copies the database into a folder, as `app.db.before-2.TIME` if `middle` is `.before-2`, and verifies the copy. Of the
+/// database's backups with this middle the first one stays, because it may be needed to undo what happened after it, and
+/// so do the two newest, of which this one may be removed again. More would fill the disk of a service that restarts in
+/// a loop.
+pub(crate) fn make(
+    readers: &Readers,
+    options: &Settings,
+    folder: &Path,
+    database: &Path,
+    middle: &str,
+) -> failure::Result<PathBuf> {
     let reporter = ProgressReporter::new(BackupProgress::NOTHING);
     let copier = Copier {
         options,
@@ -470,8 +479,8 @@ pub(crate) fn make(readers: &Readers, options: &Settings, folder: &Path, stem: &
         reporter: &reporter,
         pause: &|_| {},
     };
-    let to = folder.join(with(stem, &format!(".{}", stamp::now_precise())));
-    let staging = Staging::new(&to, false)?;
+    let series = Series::of(folder, database)?.part(middle);
+    let staging = Staging::new(&series.next_precise(), false)?;
     let site = CallSite::Label("larder: the backup before a migration".into());
     let opened = readers.dedicated(site);
     let mut dedicated = opened.map_err(|error| Failure::of("the database cannot be read", error))?;
@@ -481,23 +490,18 @@ pub(crate) fn make(readers: &Readers, options: &Settings, folder: &Path, stem: &
     dedicated.end();
     let (copy, _) = copier.finish(&unfinished, copy, fingerprint)?;
     staging.finish(copy)?;
-    remove_old(&staging.folder, stem);
+    remove_old(&series, &staging.path);
     Ok(staging.path)
 }
 
-/// Removes the backups with this stem between the first and the two newest.
-fn remove_old(folder: &Path, stem: &OsStr) {
-    let prefix = with(stem, ".");
-    let is_one = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        // A time, and nothing after it.
-        name.strip_prefix(prefix.as_encoded_bytes())
-            .is_some_and(|rest| rest.ends_with(b"Z") && rest[0].is_ascii_digit())
-    };
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    let mut all: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_one).collect();
-    all.sort();
-    for path in all.iter().skip(1).take(all.len().saturating_sub(3)) {
+/// Removes the backups between the first and the two newest. `made` stays even if the clock was set back, and so do those
+/// whose time is after now: they count for nothing.
+fn remove_old(series: &Series, made: &Path) {
+    let now = stamp::now();
+    let mut all = series.all(stamp::parse_precise);
+    all.retain(|(time, _)| !stamp::is_later(*time, now));
+    let between = all.iter().skip(1).take(all.len().saturating_sub(3));
+    for (_, path) in between.filter(|(_, path)| path != made) {
         let _ = fs::remove_file(path);
     }
 }

@@ -3,7 +3,8 @@
 //! Each schedule has a thread of its own, `larder-backup`, because a backup takes long. It owns nothing of the store,
 //! so it keeps none open, and ends when the store closes: it sleeps on the readers' census, which closing wakes.
 
-use std::ffi::OsString;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,19 +14,26 @@ use std::time::Duration;
 use std::{fmt, fs, mem};
 
 use super::copy::CopyPlan;
-use super::staging::with;
-use super::{BackupProgress, BackupReport, Source, StopSignal, stamp};
+use super::series::Series;
+use super::{BackupProgress, BackupReport, Source, StopSignal, last_backup, stamp};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::maintenance::progress::ProgressReporter;
 use crate::read::Readers;
 use crate::runtime::clock::uptime;
-use crate::runtime::panic::{caught, quietly};
+use crate::runtime::panic::caught;
+use crate::telemetry::Telemetry;
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 
 /// How often the thread checks the clock: its sleep does not advance while the machine is suspended.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
+
+/// How often the thread checks whether another process is still making a backup of the same series.
+const TURN_CHECK: Duration = Duration::from_secs(1);
+
+/// How long another process may at least take for a backup.
+const SHORTEST_TURN: Duration = Duration::from_secs(60);
 
 /// The shortest interval, because the names of backups have seconds.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -40,6 +48,8 @@ pub struct BackupSchedule {
     stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     folder: PathBuf,
+    telemetry: Arc<Telemetry>,
+    number: u64,
 }
 
 impl BackupSchedule {
@@ -56,30 +66,37 @@ impl BackupSchedule {
             return Err(Error::Closed);
         }
         let folder = usable(folder)?;
+        let number = SCHEDULES.fetch_add(1, Ordering::Relaxed);
+        let (readers, telemetry) = (Arc::clone(&source.readers), Arc::clone(&source.telemetry));
         let stopped = Arc::new(AtomicBool::new(false));
-        let readers = Arc::clone(&source.readers);
+        let begun = telemetry.backups.begin(number, &site, &folder);
+        begun.map_err(|other| makes_them_already(&folder, &other))?;
         let runner = Runner {
-            number: SCHEDULES.fetch_add(1, Ordering::Relaxed),
-            series: BackupSeries::new(&folder, &source.path),
+            number,
             source,
+            folder: folder.clone(),
             interval,
             keep,
             stopped: Arc::clone(&stopped),
             site,
         };
         let thread = thread::Builder::new().name("larder-backup".into());
-        let failed = |source: std::io::Error| Error::Backup {
-            path: folder.clone(),
-            problem: "the operating system refused a thread for the schedule",
-            detail: Some(source.to_string()),
-            source: Some(Box::new(source)),
-        };
-        let thread = thread.spawn(move || runner.run()).map_err(failed)?;
+        let thread = thread.spawn(move || runner.run()).map_err(|source| {
+            telemetry.backups.forget(number);
+            Error::Backup {
+                path: folder.clone(),
+                problem: "the operating system refused a thread for the schedule",
+                detail: Some(source.to_string()),
+                source: Some(Box::new(source)),
+            }
+        })?;
         Ok(Self {
             readers,
             stopped,
             thread: Some(thread),
             folder,
+            telemetry,
+            number,
         })
     }
 }
@@ -97,6 +114,7 @@ impl Drop for BackupSchedule {
         {
             let _ = thread.join();
         }
+        self.telemetry.backups.forget(self.number);
     }
 }
 
@@ -141,11 +159,22 @@ fn usable(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Each schedule of a store would remove the other's backups.
+fn makes_them_already(folder: &Path, other: &CallSite) -> Error {
+    Error::Backup {
+        path: folder.into(),
+        problem: "another schedule of this store makes backups into the folder, and each would remove those of the \
+                  other; give each schedule a folder of its own",
+        detail: Some(format!("the other one was started at {other}")),
+        source: None,
+    }
+}
+
 /// The state of the schedule's thread.
 struct Runner {
     number: u64,
     source: Source,
-    series: BackupSeries,
+    folder: PathBuf,
     interval: Duration,
     keep: usize,
     stopped: Arc<AtomicBool>,
@@ -154,13 +183,125 @@ struct Runner {
 
 impl Runner {
     fn run(self) {
-        let newest = self.series.newest();
-        let mut due = uptime().saturating_add(first(newest, stamp::now(), self.interval));
+        let mut made = None;
+        let wait = self.series().map_or(Duration::ZERO, |series| {
+            self.tell_name(&series);
+            self.wait(&series, &made)
+        });
+        let mut due = uptime().saturating_add(wait);
         while self.sleep_until(due) {
-            quietly(|| self.make());
-            due = next(due, self.interval, uptime());
+            let wait = caught(|| self.take_turn(&mut made)).unwrap_or_default();
+            due = if wait.is_zero() {
+                next(due, self.interval, uptime())
+            } else {
+                uptime().saturating_add(wait)
+            };
         }
         self.source.telemetry.backups.forget(self.number);
+    }
+
+    fn series(&self) -> Result<Series> {
+        Series::of(&self.folder, &self.source.path).map_err(|failure| failure.of_backup(&self.folder))
+    }
+
+    fn tell_name(&self, series: &Series) {
+        if series.is_numbered(&self.source.path) {
+            event!(
+                info,
+                "larder::backup",
+                self.source.path,
+                { folder = %series.folder.display(), series = %series.stem.display() },
+                "another database has backups of this name in the folder, so those of this one have a number"
+            );
+        }
+    }
+
+    /// How long until a backup is due, by those in the folder. Backups made before a restart of the process count, and
+    /// those of other processes that have the same schedule; of this one's own, which keeps time by itself, none.
+    fn wait(&self, series: &Series, made: &Option<PathBuf>) -> Duration {
+        let now = stamp::now();
+        let all = series.all(stamp::parse);
+        let (others, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|(time, _)| !stamp::is_later(*time, now));
+        self.tell_later(later.first().map(|(_, path)| path.as_path()));
+        let newest = others
+            .last()
+            .filter(|(_, path)| made.as_ref().is_none_or(|made| path > made));
+        first(newest.map(|(time, _)| *time), now, self.interval)
+    }
+
+    fn tell_later(&self, later: Option<&Path>) {
+        let is_news = self.source.telemetry.backups.note_later(self.number, later);
+        if let Some(later) = later.filter(|_| is_news) {
+            event!(
+                warn,
+                "larder::backup",
+                self.source.path,
+                { backup = %later.display() },
+                "the time in a backup's name is after now, so the backup neither counts nor is removed: check the clock, \
+                 or move the file away"
+            );
+        }
+    }
+
+    /// Makes a backup, or returns how long the one that another process has made meanwhile suffices.
+    fn take_turn(&self, made: &mut Option<PathBuf>) -> Duration {
+        let history = &self.source.telemetry.backups;
+        let series = match self.series() {
+            Ok(series) => series,
+            Err(error) => {
+                let failed = Err(error);
+                if let Some(last) = last_backup(&self.folder, Duration::ZERO, &failed) {
+                    history.note(last);
+                }
+                self.tell_failed(failed.err());
+                return Duration::ZERO;
+            }
+        };
+        let _turn = self.wait_for_turn(&series);
+        let suffices = self.wait(&series, made);
+        if !suffices.is_zero() {
+            history.succeeded(self.number);
+            return suffices;
+        }
+        match self.make(&series) {
+            Ok(report) => {
+                history.succeeded(self.number);
+                keep_newest(&series, self.keep, &report.path);
+                *made = Some(report.path);
+            }
+            Err(Error::Closed) => {}
+            // Where no file can be locked, another process may have made one at the same time.
+            Err(_) if !self.wait(&series, made).is_zero() => history.succeeded(self.number),
+            Err(error) => self.tell_failed(Some(error)),
+        }
+        Duration::ZERO
+    }
+
+    /// Locks the series, once no other process makes a backup of it. After an interval it goes on without: the other may
+    /// hang.
+    fn wait_for_turn(&self, series: &Series) -> Option<File> {
+        let until = uptime().saturating_add(self.interval.max(SHORTEST_TURN));
+        loop {
+            if let Some(lock) = series.lock() {
+                return lock;
+            }
+            if uptime() >= until || !self.sleep_until(uptime().saturating_add(TURN_CHECK)) {
+                return None;
+            }
+        }
+    }
+
+    fn tell_failed(&self, error: Option<Error>) {
+        let Some(error) = error else { return };
+        let reason = error.without_data();
+        self.source.telemetry.backups.failed(self.number, reason.clone());
+        event!(
+            warn,
+            "larder::backup",
+            self.source.path,
+            { folder = %self.folder.display(), reason, site = %self.site, "error.type" = error.kind() },
+            "a scheduled backup failed"
+        );
     }
 
     /// Sleeps until `due`. Returns whether the schedule still runs.
@@ -182,53 +323,32 @@ impl Runner {
         self.stopped.load(Ordering::Acquire) || self.source.readers.is_closed()
     }
 
-    fn make(&self) {
-        let history = &self.source.telemetry.backups;
-        // A panic does not end the schedule: the next backup may succeed.
-        let made = caught(|| self.make_one()).unwrap_or_else(|| {
+    /// A panic does not end the schedule: the next backup may succeed.
+    fn make(&self, series: &Series) -> Result<BackupReport> {
+        caught(|| self.make_one(series)).unwrap_or_else(|| {
             Err(Error::Options {
                 option: "on_connect",
                 problem: "it panicked during a backup".into(),
             })
-        });
-        match made {
-            Ok(report) => {
-                history.forget(self.number);
-                self.series.keep_newest(self.keep, &report.path);
-            }
-            Err(Error::Closed) => {}
-            Err(error) => {
-                let reason = error.without_data();
-                history.failed(self.number, &self.site, reason.clone());
-                event!(
-                    warn,
-                    "larder::backup",
-                    self.source.path,
-                    { folder = %self.series.folder.display(), reason, site = %self.site, "error.type" = error.kind() },
-                    "a scheduled backup failed"
-                );
-            }
-        }
+        })
     }
 
-    fn make_one(&self) -> Result<BackupReport> {
+    fn make_one(&self, series: &Series) -> Result<BackupReport> {
         let stop = StopSignal {
             readers: Arc::clone(&self.source.readers),
             until: None,
             stopped: Arc::clone(&self.stopped),
         };
-        let to = self.series.next(stamp::now());
         let reporter = ProgressReporter::new(BackupProgress::NOTHING);
-        self.source
-            .run(&to, false, &CopyPlan::default(), &reporter, stop, self.site.clone())
+        let (plan, site) = (CopyPlan::default(), self.site.clone());
+        self.source.run(&series.next(), false, &plan, &reporter, stop, site)
     }
 }
 
-/// The time until the first backup. Backups made before a restart of the process count: a service that restarts every
-/// day and makes a backup a day makes one a day, and not none.
-fn first(newest: Option<u64>, now: u64, interval: Duration) -> Duration {
-    // The clock may have been set back since.
-    let age = newest.map(|newest| Duration::from_secs(now.saturating_sub(newest)));
+/// The time until the next backup. A service that restarts every day and makes a backup a day makes one a day, and not
+/// none.
+fn first(newest: Option<Duration>, now: Duration, interval: Duration) -> Duration {
+    let age = newest.map(|newest| now.saturating_sub(newest));
     age.map_or(Duration::ZERO, |age| interval.saturating_sub(age))
 }
 
@@ -239,66 +359,23 @@ fn next(due: Duration, interval: Duration, now: Duration) -> Duration {
     due.saturating_add(interval.saturating_mul(missed.saturating_add(1)))
 }
 
-/// The backups of one database in one folder, named `STEM.TIME`.
-struct BackupSeries {
-    folder: PathBuf,
-    /// The stem, with its dot.
-    prefix: OsString,
-}
-
-impl BackupSeries {
-    fn new(folder: &Path, database: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            prefix: with(database.file_name().unwrap_or_default(), "."),
-        }
-    }
-
-    /// An unused name, even if another schedule made a backup in the same second.
-    fn next(&self, mut seconds: u64) -> PathBuf {
-        loop {
-            let path = self.folder.join(with(&self.prefix, &stamp::of(seconds)));
-            if fs::symlink_metadata(&path).is_err() {
-                return path;
-            }
-            seconds += 1;
-        }
-    }
-
-    /// The time and path of each backup, the oldest first.
-    fn all(&self) -> Vec<(u64, PathBuf)> {
-        let Ok(entries) = fs::read_dir(&self.folder) else {
-            return Vec::new();
-        };
-        let stamped = |entry: fs::DirEntry| {
-            let name = entry.file_name();
-            let stamp = name.as_encoded_bytes().strip_prefix(self.prefix.as_encoded_bytes())?;
-            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-            is_file.then_some((stamp::seconds(stamp)?, entry.path()))
-        };
-        let mut all: Vec<_> = entries.flatten().filter_map(stamped).collect();
-        all.sort();
-        all
-    }
-
-    fn newest(&self) -> Option<u64> {
-        self.all().last().map(|(seconds, _)| *seconds)
-    }
-
-    /// Removes all but the newest. The new backup stays even if the clock was set back.
-    fn keep_newest(&self, keep: usize, made: &Path) {
-        let mut others = self.all();
-        others.retain(|(_, path)| path != made);
-        let surplus = others.len().saturating_sub(keep - 1);
-        for (_, path) in others.into_iter().take(surplus) {
-            if let Err(error) = fs::remove_file(&path) {
-                event!(
-                    warn,
-                    "larder::backup",
-                    { backup = %path.display(), %error },
-                    "an old backup cannot be removed"
-                );
-            }
+/// Removes all but the newest. The new backup stays even if the clock was set back. What has a time after now does not
+/// count, and stays.
+fn keep_newest(series: &Series, keep: usize, made: &Path) {
+    let now = stamp::now();
+    let mut others = series.all(stamp::parse);
+    others.retain(|(time, path)| path != made && !stamp::is_later(*time, now));
+    let surplus = others.len().saturating_sub(keep - 1);
+    for (_, path) in others.into_iter().take(surplus) {
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            event!(
+                warn,
+                "larder::backup",
+                { backup = %path.display(), %error },
+                "an old backup cannot be removed"
+            );
         }
     }
 }
@@ -311,13 +388,14 @@ mod tests {
 
     #[test]
     fn first_backup_waits_until_newest_is_old_enough() {
-        assert_eq!(first(None, 10_000, HOUR), Duration::ZERO);
-        assert_eq!(first(Some(10_000), 10_000, HOUR), HOUR);
-        assert_eq!(first(Some(10_000), 11_000, HOUR), Duration::from_secs(2600));
-        assert_eq!(first(Some(10_000), 13_600, HOUR), Duration::ZERO);
-        assert_eq!(first(Some(10_000), 99_000, HOUR), Duration::ZERO);
-        // The newest backup is from the future.
-        assert_eq!(first(Some(10_000), 5000, HOUR), HOUR);
+        let at = Duration::from_secs;
+        assert_eq!(first(None, at(10_000), HOUR), Duration::ZERO);
+        assert_eq!(first(Some(at(10_000)), at(10_000), HOUR), HOUR);
+        assert_eq!(first(Some(at(10_000)), at(11_000), HOUR), at(2600));
+        assert_eq!(first(Some(at(10_000)), at(13_600), HOUR), Duration::ZERO);
+        assert_eq!(first(Some(at(10_000)), at(99_000), HOUR), Duration::ZERO);
+        // The clock of another machine is a little ahead.
+        assert_eq!(first(Some(at(10_030)), at(10_000), HOUR), HOUR);
     }
 
     #[test]

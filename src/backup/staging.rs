@@ -2,27 +2,19 @@
 //! the target's name.
 //!
 //! So the target's name means a whole copy or the previous file, even if the process is killed. A killed run leaves its
-//! folder behind. Each run holds a lock on its folder (`flock(2)`, which the kernel releases when a process ends), so
-//! the next run recognizes the folders without a lock holder and removes them. The lock is on the folder and not on the
-//! copy, because on some systems it would conflict with SQLite's own locks.
+//! folder behind, which the next run beside it removes (`connection/temp_folder.rs`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use super::failure::{Failure, Result};
-use crate::connection::file::FileId;
-use crate::connection::filesystem::create_private_folder;
 use crate::connection::open_files;
-use crate::telemetry::event::event;
-
-/// The prefix of the folders of unfinished copies.
-const UNFINISHED: &str = ".larder-backup-";
+use crate::connection::temp_folder::{Content, TempFolder};
 
 /// The suffixes of the files that SQLite keeps beside a database.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -78,12 +70,7 @@ impl Staging {
         }
         match fs::symlink_metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(Failure::of(
-                    "the target cannot be inspected; check the folder, its owner and its mode",
-                    error,
-                ));
-            }
+            Err(error) => return Err(Failure::of("the target cannot be inspected", error)),
             Ok(there) => self.may_replace(&there)?,
         }
         // SQLite would treat such a file as the copy's own, and recover the copy from it.
@@ -115,14 +102,9 @@ impl Staging {
 
     /// Creates the folder for the copy beside the target.
     pub(super) fn begin(&self) -> Result<Unfinished> {
-        let unfinished = Unfinished::new(&self.folder).map_err(|error| {
-            Failure::of(
-                "no file can be created in the folder of the target; check the folder, its owner and its mode",
-                error,
-            )
-        })?;
-        unfinished.remove_leftovers(&self.folder);
-        Ok(unfinished)
+        let folder = TempFolder::inside(&self.folder, Content::Copy).map_err(cannot_create)?;
+        folder.remove_leftovers();
+        Ok(Unfinished(folder))
     }
 
     /// Syncs the copy, then gives it its name.
@@ -180,7 +162,7 @@ pub(super) fn with(stem: &OsStr, ending: &str) -> OsString {
 
 /// Renames a file, but never over another one.
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // The kernel or the file system does not know the flag.
@@ -190,7 +172,7 @@ fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     link(from, to)
 }
 
@@ -200,11 +182,7 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// A folder for unfinished copies. Dropping this deletes it with its contents.
-pub(super) struct Unfinished {
-    path: PathBuf,
-    /// Locked, where the file system has locks.
-    folder: File,
-}
+pub(super) struct Unfinished(TempFolder);
 
 /// A copy that does not have its final name yet.
 pub(super) struct Copy {
@@ -221,79 +199,11 @@ impl Copy {
 }
 
 impl Unfinished {
-    fn new(beside: &Path) -> io::Result<Self> {
-        loop {
-            let path = create_private_folder(beside, UNFINISHED).map_err(|(_, error)| error)?;
-            let opened = open_folder(&path).and_then(|folder| {
-                let is_own = lock(&folder) != Lock::Held && is_at(&folder, &path)?;
-                Ok(is_own.then_some(folder))
-            });
-            match opened {
-                Ok(Some(folder)) => return Ok(Self { path, folder }),
-                // Another run took the folder for a leftover before it was locked.
-                Ok(None) => continue,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    let _ = fs::remove_dir(&path);
-                    return Err(error);
-                }
-            }
-        }
-    }
-
     /// Creates a file in the folder that only its owner can read.
     pub(super) fn create(&self, name: &str) -> Result<Copy> {
-        let path = self.path.join(name);
+        let path = self.0.path().join(name);
         let file = create(&path)?;
         Ok(Copy { path, file })
-    }
-
-    /// Removes the folders that killed runs left behind.
-    fn remove_leftovers(&self, beside: &Path) {
-        let Ok(entries) = fs::read_dir(beside) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) && entry.path() != self.path {
-                self.remove_if_left(&entry.path());
-            }
-        }
-    }
-
-    fn remove_if_left(&self, path: &Path) {
-        let Ok(folder) = open_folder(path) else { return };
-        // Without locks, the state of a folder is unknown. In a folder that everyone can write to, the leftover may
-        // belong to another user.
-        let is_there = lock(&folder) == Lock::Taken && is_at(&folder, path).unwrap_or(false);
-        if !is_there || owner(&folder) != owner(&self.folder) {
-            return;
-        }
-        match fs::remove_dir_all(path) {
-            Ok(()) => event!(
-                info,
-                "larder::backup",
-                { leftover = %path.display() },
-                "removed the folder of a backup that was killed"
-            ),
-            Err(error) => event!(
-                warn,
-                "larder::backup",
-                { leftover = %path.display(), %error },
-                "the folder of a backup that was killed cannot be removed"
-            ),
-        }
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            event!(
-                warn,
-                "larder::backup",
-                { leftover = %self.path.display(), %error },
-                "the folder of a backup cannot be removed"
-            );
-        }
     }
 }
 
@@ -304,43 +214,29 @@ pub(super) fn create(path: &Path) -> Result<File> {
         .create_new(true)
         .mode(0o600)
         .open(path)
-        .map_err(|error| {
-            Failure::of(
-                "the file cannot be created; check the folder, its owner and its mode",
-                error,
-            )
-        })
+        .map_err(cannot_create)
 }
 
-fn open_folder(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
-}
-
-#[derive(PartialEq)]
-enum Lock {
-    Taken,
-    /// Another process or run holds it.
-    Held,
-    /// The file system has no such locks.
-    None,
-}
-
-fn lock(folder: &File) -> Lock {
-    match flock(folder, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Lock::Taken,
-        Err(Errno::WOULDBLOCK) => Lock::Held,
-        Err(_) => Lock::None,
-    }
-}
-
-/// Whether `path` still names this folder.
-fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
-    Ok(FileId::of(&folder.metadata()?) == FileId::of(&fs::symlink_metadata(path)?))
-}
-
-fn owner(folder: &File) -> Option<u32> {
-    folder.metadata().ok().map(|folder| folder.uid())
+/// No file or folder can be created where the target is to be.
+pub(super) fn cannot_create(error: io::Error) -> Failure {
+    let problem = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "no file can be created in the folder of the target; check the folder, its owner and its mode"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "no file can be created in the folder of the target; mount its file system for writing, or choose another \
+             folder"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "no file can be created in the folder of the target; free disk space there, or choose another folder"
+        }
+        _ if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
+            "no file can be created in the folder of the target; close files, or raise the limit of open files \
+             (ulimit -n)"
+        }
+        _ => "no file can be created in the folder of the target",
+    };
+    Failure::of(problem, error)
 }
 
 #[cfg(test)]
@@ -362,19 +258,5 @@ mod tests {
             assert_eq!(fs::read_to_string(&to).unwrap(), "new");
             fs::remove_file(&to).unwrap();
         }
-    }
-
-    #[test]
-    fn folder_of_ended_run_is_removed_others_stay() {
-        let folder = tempfile::tempdir().unwrap();
-        let staging = Staging::new(&folder.path().join("copy"), false).unwrap();
-        let goes_on = staging.begin().unwrap();
-        let left = folder.path().join(format!("{UNFINISHED}7"));
-        fs::create_dir(&left).unwrap();
-        fs::write(left.join("copy.db"), "half").unwrap();
-        let another = staging.begin().unwrap();
-        assert!(goes_on.path.exists() && another.path.exists() && !left.exists());
-        drop((goes_on, another));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -5,20 +5,37 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const DAY: u64 = 86_400;
 const LENGTH: usize = "20260401T120000Z".len();
 
-/// Seconds since 1970, by the system clock.
-pub(super) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
+/// How far a stamp may be after now and still be believed: the clocks of two machines differ, and a name that is taken
+/// is followed by that of the next second.
+const TOLERANCE: Duration = Duration::from_secs(60);
+
+/// The time since 1970, by the system clock.
+pub(super) fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The time now to the millisecond, such as `20260401T120000.123Z`.
-pub(super) fn now_precise() -> String {
-    precise(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+/// Whether a time is after now, so that it says nothing about the age of what has it. The clock may have been ahead
+/// when the stamp was made, or be behind now, as after the start of a machine that has no clock of its own.
+pub(super) fn is_later(time: Duration, now: Duration) -> bool {
+    time > now.saturating_add(TOLERANCE)
 }
 
-fn precise(since: Duration) -> String {
+/// To the millisecond, such as `20260401T120000.123Z`.
+pub(super) fn precise(since: Duration) -> String {
     let stamp = of(since.as_secs());
     format!("{}.{:03}Z", &stamp[..LENGTH - 1], since.subsec_millis())
+}
+
+/// Parses a precise stamp; anything else is `None`.
+pub(super) fn parse_precise(stamp: &[u8]) -> Option<Duration> {
+    let [whole @ .., b'.', hundreds, tens, ones, b'Z'] = stamp else {
+        return None;
+    };
+    let seconds = seconds(&[whole, b"Z"].concat())?;
+    let digits = [hundreds, tens, ones].map(|digit| digit.wrapping_sub(b'0'));
+    let millis = digits.iter().fold(0, |number, digit| number * 10 + u64::from(*digit));
+    let are_digits = digits.iter().all(|digit| *digit < 10);
+    are_digits.then(|| Duration::from_secs(seconds) + Duration::from_millis(millis))
 }
 
 pub(super) fn of(seconds: u64) -> String {
@@ -28,8 +45,12 @@ pub(super) fn of(seconds: u64) -> String {
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{:02}Z", second % 60)
 }
 
-/// Parses a stamp into seconds since 1970; anything else is `None`.
-pub(super) fn seconds(stamp: &[u8]) -> Option<u64> {
+/// Parses a stamp into the time since 1970; anything else is `None`.
+pub(super) fn parse(stamp: &[u8]) -> Option<Duration> {
+    seconds(stamp).map(Duration::from_secs)
+}
+
+fn seconds(stamp: &[u8]) -> Option<u64> {
     let stamp = std::str::from_utf8(stamp).ok().filter(|stamp| stamp.len() == LENGTH)?;
     let number = |from: usize, to: usize| stamp.get(from..to)?.parse::<u64>().ok();
     let days = days(number(0, 4)?, number(4, 6)?, number(6, 8)?)?;
@@ -93,6 +114,28 @@ mod tests {
         ];
         assert_eq!(stamps, wanted);
         assert!(stamps.is_sorted());
+        let parsed = stamps.map(|stamp| parse_precise(stamp.as_bytes()).unwrap().as_millis());
+        assert_eq!(parsed, [999, 1000, 1007, 1_775_044_800_120]);
+        for other in [
+            "20260401T120000Z",
+            "20260401T120000.12Z",
+            "20260401T120000.1234Z",
+            "20260401T120000.+12Z",
+            "20261301T120000.123Z",
+            ".123Z",
+            "Z",
+        ] {
+            assert_eq!(parse_precise(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn stamp_after_now_is_later_past_the_tolerance() {
+        let at = Duration::from_secs;
+        for (time, later) in [(0, false), (1000, false), (1060, false), (1061, true), (u64::MAX, true)] {
+            assert_eq!(is_later(at(time), at(1000)), later, "{time}");
+        }
+        assert!(!is_later(Duration::MAX, Duration::MAX));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::options::Settings;
 pub(crate) const SMALLEST: u64 = 512;
 
 /// Device and inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FileId(u64, u64);
 
 impl FileId {

@@ -1,17 +1,11 @@
-//! The file system under a database: its kind, its free space, its temporary folders.
+//! The file system under a database: its kind, its free space, the folder for temporary files.
 
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::Access;
 
 use super::open_error::{open_error, refuse};
 use crate::error::{Error, Result};
-use crate::telemetry::event::event;
 
 /// Whether `path` itself is a mount point. Kernels older than 5.8 do not report it.
 #[cfg(target_os = "linux")]
@@ -128,63 +122,6 @@ pub(crate) fn unsafe_filesystem(path: &Path) -> Option<&'static str> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn unsafe_filesystem(_path: &Path) -> Option<&'static str> {
     None
-}
-
-/// Creates a folder with a name of its own, which only its owner may enter. An error comes with the path.
-pub(crate) fn create_private_folder(parent: &Path, prefix: &str) -> Result<PathBuf, (PathBuf, io::Error)> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let nanos = now.map_or(0, |now| now.subsec_nanos());
-        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Relaxed));
-        let path = parent.join(format!("{prefix}{process}-{count}-{nanos:08x}"));
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => return Ok(path),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-            Err(e) => return Err((path, e)),
-        }
-    }
-}
-
-/// A folder that only its owner can enter. Dropping this deletes it with its contents.
-#[derive(Debug)]
-pub(crate) struct TempFolder {
-    path: PathBuf,
-}
-
-impl TempFolder {
-    /// Creates one in the system's folder for temporary files.
-    pub(crate) fn new() -> Result<Self> {
-        Self::inside(&std::env::temp_dir())
-    }
-
-    /// Creates one in the folder of `file`.
-    pub(crate) fn beside(file: &Path) -> Result<Self> {
-        Self::inside(file.parent().unwrap_or(Path::new("/")))
-    }
-
-    fn inside(parent: &Path) -> Result<Self> {
-        let created = create_private_folder(parent, "larder-");
-        let path = created.map_err(|(path, e)| open_error(&path, "the temporary folder cannot be created", e))?;
-        Ok(Self { path })
-    }
-
-    pub(crate) fn database(&self) -> PathBuf {
-        self.path.join("temp.db")
-    }
-}
-
-impl Drop for TempFolder {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            event!(
-                warn,
-                "larder::close",
-                { folder = %self.path.display(), %error },
-                "the temporary folder cannot be removed"
-            );
-        }
-    }
 }
 
 #[cfg(all(test, target_os = "linux"))]

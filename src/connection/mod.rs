@@ -17,6 +17,7 @@ pub(crate) mod open_file;
 pub(crate) mod open_files;
 mod pragma;
 pub(crate) mod sql_text;
+pub(crate) mod temp_folder;
 pub(crate) mod transaction_control;
 pub(crate) mod wal_index;
 mod wal_mode;

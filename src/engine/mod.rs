@@ -16,8 +16,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::connection::file::DatabaseFile;
-use crate::connection::filesystem::TempFolder;
 use crate::connection::interrupt::Interrupt;
+use crate::connection::temp_folder::{self, TempFolder};
 use crate::connection::{c_api, check_sqlite_version, open_writer, read_back};
 use crate::error::{Error, Outcome, Result};
 use crate::monitor::watchdog::Watchdog;
@@ -62,6 +62,7 @@ impl Engine {
         timer::start().map_err(|error| Error::no_thread(path, "its timer", error))?;
         let id = STORES.fetch_add(1, Relaxed);
         let file = DatabaseFile::prepare(path, &options, id)?;
+        temp_folder::tidy(file.path.parent().unwrap_or(Path::new("/")));
         let (open_file, writer) = open_writer(&file, &options, patience)?;
         // From here on the connections hold the claim.
         drop(file);

@@ -44,7 +44,7 @@ use self::record::Record;
 pub use self::report::{AppliedMigration, MigrationReport, MigrationStatus, MigrationStep, PendingMigration};
 pub use self::set::{Adopt, Migrations};
 use self::step::{StepOutcome, StepRequest};
-use crate::connection::filesystem::TempFolder;
+use crate::connection::temp_folder::TempFolder;
 use crate::engine::Engine;
 use crate::error::Result;
 pub use crate::error::{Direction, MigrationError};

@@ -172,9 +172,10 @@ impl Migrations {
     /// number of rows in every table) before it applies any. The default is no backup.
     ///
     /// - The backup of `app.db` before version 7 is `app.db.before-7.TIME`, or `app.db.before-down-7.TIME` before
-    ///   version 7 is undone.
+    ///   version 7 is undone. If the folder has those of another `app.db`, a number follows the name, as for
+    ///   [`Store::backup_every`](crate::Store::backup_every).
     /// - It is deleted again if the first migration fails because of its SQL, since the database is then unchanged.
-    /// - For each version, the first backup and the two newest are kept.
+    /// - For each version, the first backup and the two newest are kept. One whose time is after now is not counted.
     /// - Writes wait while it is made.
     /// - If several processes migrate at once, each makes a backup before the first migration that it applies itself.
     pub fn backup_to(mut self, folder: impl Into<PathBuf>) -> Self {

@@ -195,14 +195,16 @@ impl StepRunner<'_> {
             return Ok(None);
         }
         let database = self.writer.path();
-        let mut stem = database.file_name().unwrap_or_default().to_owned();
-        stem.push(match first {
+        let middle = match first {
             Step::Up(migration) => format!(".before-{}", migration.digits),
             Step::Down(migration) => format!(".before-down-{}", migration.digits),
-        });
-        let made = backup::make(self.writer.readers(), self.writer.options(), folder, &stem);
+        };
+        let (readers, options) = (self.writer.readers(), self.writer.options());
+        let made = backup::make(readers, options, folder, database, &middle);
+        let mut name = database.file_name().unwrap_or_default().to_owned();
+        name.push(&middle);
         let path = made.map_err(|failure| MigrationError::Backup {
-            path: folder.join(&stem),
+            path: folder.join(&name),
             problem: failure.sentence(),
             source: failure.source,
         })?;

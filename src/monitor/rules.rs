@@ -145,8 +145,7 @@ pub(super) const RULES: &[Rule] = &[
         kind: AlertKind::BackupFailed,
         description: "scheduled backups fail",
         severity: Severity::Critical,
-        remedy: "Stats::last_backup has the target and the reason; Store::backup to another folder makes a backup at \
-                 once",
+        remedy: "Do what the reason says; Store::backup to another folder makes a backup at once",
         unit: "backups",
         measure: |seen| Some((seen.sample.failing_backups.as_ref()?.in_a_row as f64, 0.0)),
         culprit: |seen| Some(seen.sample.failing_backups.as_ref()?.site.to_string()),

@@ -148,13 +148,16 @@ impl Store {
     /// Makes a [`backup`](Self::backup) into `folder` every `interval`, and keeps the newest `keep` backups. The
     /// schedule runs until the returned [`BackupSchedule`] is dropped or the store is closed. The folder must exist.
     ///
-    /// The backups of `app.db` are named `app.db.20260401T120000Z` and so on, in UTC. The first backup is made at once,
-    /// unless the folder has one that is younger than `interval`. If the machine was suspended, one backup is made and
-    /// not those that were missed.
+    /// The backups of `app.db` are named `app.db.20260401T120000Z` and so on, in UTC, or `app.db-5f0c1e2a.TIME` if the
+    /// folder has those of another `app.db`. The number is in a file `app.db-series` beside the database. The first
+    /// backup is made at once, unless the folder has one that is younger than `interval`. If the machine was suspended,
+    /// one backup is made and not those that were missed. Processes with the same schedule of one database make one
+    /// backup each interval. A backup whose time is after now is neither counted nor removed, and
+    /// [`advice`](Self::advice) names it.
     ///
     /// A backup that fails deletes none of the older ones, and is retried at the next interval. Until a backup
-    /// succeeds, the alert [`AlertKind::BackupFailed`](crate::AlertKind::BackupFailed) is active, and
-    /// [`Stats::last_backup`] has the reason.
+    /// succeeds, the alert [`AlertKind::BackupFailed`](crate::AlertKind::BackupFailed) is active, with the folder and
+    /// the reason.
     ///
     /// ```
     /// # let folder = tempfile::tempdir().unwrap();
@@ -171,7 +174,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// - [`Error::Backup`]: the folder does not exist.
+    /// - [`Error::Backup`]: the folder does not exist, or another schedule of this store makes backups into it.
     /// - [`Error::Options`]: `interval` is less than a second, or `keep` is zero.
     /// - [`Error::Closed`].
     #[track_caller]
@@ -248,6 +251,7 @@ impl Store {
             changed: engine.telemetry.counters.changed_pragmas(),
             poisoned: shared.poison(),
             filesystem: filesystem::unsafe_filesystem(&shared.path),
+            later_backups: self.engine().telemetry.backups.later(),
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Inner, Options, Store};
 use crate::backup::{self, RestoreReport};
-use crate::connection::filesystem::TempFolder;
+use crate::connection::temp_folder::TempFolder;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::migrate;

@@ -5,6 +5,8 @@ mod running;
 mod schema;
 mod statements;
 
+use std::path::{Path, PathBuf};
+
 pub use self::finding::{Finding, Severity};
 #[cfg(test)]
 pub(crate) use self::schema::is_bookkeeping;
@@ -26,6 +28,8 @@ pub(crate) struct Known<'a> {
     pub(crate) poisoned: Option<Error>,
     /// The name of a file system on which a WAL is not safe.
     pub(crate) filesystem: Option<&'static str>,
+    /// Backups whose time is after now.
+    pub(crate) later_backups: Vec<PathBuf>,
     /// The findings about the schema.
     pub(crate) schema: Result<Vec<Finding>>,
 }
@@ -38,6 +42,7 @@ pub(crate) fn of(known: Known<'_>) -> Vec<Finding> {
     let (recent, external) = (known.recent_writes, known.external_commits);
     findings.extend(running::look(known.stats, &recent, external));
     findings.extend(known.changed.into_iter().map(pragma_changed));
+    findings.extend(known.later_backups.iter().map(|path| later_backup(path)));
     findings.extend(known.schema.unwrap_or_else(|error| vec![schema_unread(&error)]));
     findings.extend(running::outgrown(&findings, known.stats, &recent, external));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -67,6 +72,12 @@ fn pragma_changed((name, then, now): Changed) -> Finding {
     Finding::new(Severity::Warning, "pragma_changed", message, remedy)
 }
 
+fn later_backup(path: &Path) -> Finding {
+    let message = format!("the time in the name of the backup {} is after now", path.display());
+    let remedy = "The schedule neither counts nor removes it: check the clock, or move the file away";
+    Finding::new(Severity::Warning, "later_backup", message, remedy)
+}
+
 fn schema_unread(error: &Error) -> Finding {
     let message = format!("the schema could not be read: {error}");
     let remedy = if error.is_retryable() {
@@ -89,6 +100,7 @@ mod tests {
             changed: Vec::new(),
             poisoned: None,
             filesystem: None,
+            later_backups: Vec::new(),
             schema: Ok(Vec::new()),
         }
     }
@@ -102,6 +114,7 @@ mod tests {
             changed: vec![("cache_size", "-64000".into(), "-1".into())],
             poisoned: Some(Error::Poisoned { source: disk.into() }),
             filesystem: Some("NFS"),
+            later_backups: vec!["/backups/app.db.20990101T000000Z".into()],
             schema: Err(Error::Closed),
             ..known(&stats)
         });
@@ -110,6 +123,7 @@ mod tests {
             (Severity::Critical, "poisoned"),
             (Severity::Critical, "unsafe_filesystem"),
             (Severity::Warning, "pragma_changed"),
+            (Severity::Warning, "later_backup"),
             (Severity::Note, "schema_not_read"),
         ];
         assert_eq!(told, wanted);

@@ -213,7 +213,7 @@ const MUTANTS: &[Mutant] = &[
         name: "unfinished backups are never removed",
         change: Change::Source {
             file: "src/backup/staging.rs",
-            from: "        unfinished.remove_leftovers(&self.folder);\n",
+            from: "        folder.remove_leftovers();\n",
             to: "",
         },
         suite: BACKUPS,
@@ -221,7 +221,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the folder of a backup that could not be opened stays",
         change: Change::Source {
-            file: "src/backup/staging.rs",
+            file: "src/connection/temp_folder.rs",
             from: "                    let _ = fs::remove_dir(&path);\n",
             to: "",
         },

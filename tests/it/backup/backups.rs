@@ -55,6 +55,7 @@ pub(crate) fn child(task: &Task) {
         "dies" => dies(&task.args),
         "fills the disk" => fills_the_disk(Path::new(&task.args[0])),
         "may not write" => may_not_write(&task.args),
+        "has the same schedule" => has_the_same_schedule(&task.args),
         role => panic!("{role}"),
     }
 }
@@ -1045,7 +1046,14 @@ fn failing_schedule_is_an_alert_and_removes_nothing() {
         "{reason}"
     );
     let last = place.store.stats().last_backup.unwrap();
-    assert_eq!((last.error.as_deref(), last.bytes), (Some(reason.as_str()), 0));
+    assert!(reason.starts_with(&format!(
+        "backups to {}: ",
+        folder.canonicalize().unwrap_or(folder.clone()).display()
+    )));
+    assert!(
+        reason.ends_with(last.error.as_deref().unwrap()) && last.bytes == 0,
+        "{last:?}"
+    );
     let advice = place.store.advice();
     assert!(
         advice
@@ -1064,6 +1072,278 @@ fn failing_schedule_is_an_alert_and_removes_nothing() {
     wait_until("the alert is over", || alert().is_none());
     assert_eq!(place.store.stats().last_backup.unwrap().error, None);
     drop(schedule);
+}
+
+// ---- whose backups they are ----
+
+/// The names of the backups that a schedule has made of databases named `app.db`.
+fn of_app_db(folder: &Path) -> Vec<String> {
+    let mut names = names_in(folder);
+    names.retain(|name| name.starts_with("app.db"));
+    names
+}
+
+/// A store whose only table has that name, in a folder of that name.
+fn tenant(place: &Place, name: &str) -> Store {
+    let folder = place.path(name);
+    fs::create_dir_all(&folder).unwrap();
+    let store = Store::open(folder.join("app.db")).unwrap();
+    let create = format!("CREATE TABLE IF NOT EXISTS {name}(x)");
+    store.write(move |tx| tx.execute_batch(&create)).unwrap();
+    store
+}
+
+/// The tenant whose backup it is.
+fn tenant_of(backup: &Path) -> String {
+    let table = "SELECT group_concat(name) FROM sqlite_schema";
+    opened(backup).query_row(table, [], |row| row.get(0)).unwrap()
+}
+
+/// Each removed the other's, and the second had none until the first's was as old as the interval.
+#[test]
+fn tenants_with_one_folder_keep_their_backups() {
+    let place = Place::new("");
+    let folder = place.path("backups");
+    fs::create_dir(&folder).unwrap();
+    let made = || -> Vec<String> {
+        let names = of_app_db(&folder);
+        names.iter().map(|name| tenant_of(&folder.join(name))).collect()
+    };
+    // Stopped, moved and started again: it goes on with its own.
+    for round in 0..2 {
+        let stores = ["ada", "bob", "cyd"].map(|name| tenant(&place, name));
+        let schedules = stores
+            .each_ref()
+            .map(|store| store.backup_every(DAY, 2, &folder).unwrap());
+        wait_until("each has one", || made().len() == 3);
+        let mut tenants = made();
+        tenants.sort();
+        assert_eq!(tenants, ["ada", "bob", "cyd"], "{round}");
+        drop((schedules, stores));
+        let mut moved = place.path("bob").into_os_string();
+        moved.push("by");
+        fs::rename(place.path("bob"), &moved).unwrap();
+        fs::rename(&moved, place.path("bob")).unwrap();
+    }
+    let stores = ["ada", "bob"].map(|name| tenant(&place, name));
+    let second = Duration::from_secs(1);
+    let schedules = stores
+        .each_ref()
+        .map(|store| store.backup_every(second, 2, &folder).unwrap());
+    wait_until("each has made some", || {
+        stores.iter().all(|store| store.stats().last_backup.is_some())
+    });
+    let stems = stores.each_ref().map(|store| {
+        let last = store.stats().last_backup.unwrap();
+        assert_eq!(last.error, None);
+        let name = last.path.file_name().unwrap().to_str().unwrap().to_owned();
+        name[..name.len() - "20260401T120000Z".len()].to_owned()
+    });
+    assert_ne!(stems[0], stems[1]);
+    let of_stem = |stem: &String| {
+        let names = of_app_db(&folder);
+        names
+            .into_iter()
+            .filter(|name| name.starts_with(stem))
+            .collect::<Vec<_>>()
+    };
+    let mut seen = [(); 2].map(|()| std::collections::BTreeSet::new());
+    wait_until("each has made four", || {
+        seen.iter_mut()
+            .zip(&stems)
+            .for_each(|(seen, stem)| seen.extend(of_stem(stem)));
+        seen.iter().all(|seen| seen.len() >= 4)
+    });
+    // One more while it is made.
+    assert!(stems.iter().all(|stem| of_stem(stem).len() <= 3));
+    drop(schedules);
+    for (stem, tenant) in stems.iter().zip(["ada", "bob"]) {
+        assert!(of_stem(stem).iter().all(|name| tenant_of(&folder.join(name)) == tenant));
+    }
+    assert_eq!(made().iter().filter(|tenant| *tenant == "cyd").count(), 1);
+}
+
+#[test]
+fn second_schedule_into_one_folder_is_refused() {
+    let place = Place::new(BANK);
+    let line = line!() + 1;
+    let first = place.store.backup_every(DAY, 3, place.folder.path()).unwrap();
+    let link = place.path("link");
+    symlink(place.folder.path(), &link).unwrap();
+    for folder in [place.folder.path(), &link] {
+        let error = place.store.backup_every(DAY * 7, 5, folder).unwrap_err();
+        let message = error.to_string();
+        assert!(matches!(error, Error::Backup { .. }), "{error:?}");
+        assert!(message.contains("a folder of its own"), "{message}");
+        assert!(
+            message.contains(&format!("tests/it/backup/backups.rs:{line}")),
+            "{message}"
+        );
+    }
+    let weekly = place.path("weekly");
+    fs::create_dir(&weekly).unwrap();
+    let second = place.store.backup_every(DAY * 7, 5, &weekly).unwrap();
+    drop(first);
+    let _third = place.store.backup_every(DAY * 7, 5, place.folder.path()).unwrap();
+    drop(second);
+}
+
+/// Instances of one service, each with the same schedule of the same database. Those that started together chose the
+/// same name, and one of them had an alert.
+fn has_the_same_schedule(args: &[String]) {
+    let options = Options::new().monitor_interval(Duration::from_millis(5));
+    let store = options.open(&args[0]).unwrap();
+    tell("ready");
+    assert_eq!(listen(), "go");
+    let schedule = store.backup_every(Duration::from_secs(1), 100, &args[1]).unwrap();
+    while store.stats().last_backup.is_none() && of_app_db(Path::new(&args[1])).is_empty() {
+        thread::yield_now();
+    }
+    tell("one is there");
+    assert_eq!(listen(), "stop");
+    let (last, alerts) = (store.stats().last_backup, store.stats().alerts);
+    assert_eq!(last.and_then(|last| last.error), None);
+    assert!(alerts.is_empty(), "{alerts:?}");
+    drop(schedule);
+    tell("done");
+}
+
+#[test]
+fn instances_with_one_schedule_make_one_series() {
+    let place = Place::new("");
+    let folder = place.path("backups");
+    fs::create_dir(&folder).unwrap();
+    let database = place.path("app.db");
+    let store = Store::open(&database).unwrap();
+    store.write(|tx| tx.execute_batch(BANK)).unwrap();
+    let args = [database.to_str().unwrap(), folder.to_str().unwrap()];
+    let mut instances: Vec<_> = (0..3)
+        .map(|_| Child::start("backup::backups", "has the same schedule", &args))
+        .collect();
+    instances.iter().for_each(|instance| instance.expect("ready"));
+    instances.iter_mut().for_each(|instance| instance.say("go"));
+    instances.iter().for_each(|instance| instance.expect("one is there"));
+    wait_until("there are four", || of_app_db(&folder).len() >= 4);
+    let names = of_app_db(&folder);
+    for instance in &mut instances {
+        instance.say("stop");
+        instance.expect("done");
+    }
+    for name in &names {
+        assert_eq!(moved(&folder.join(name)), 0);
+    }
+    // One a second, and not one of each.
+    let seconds: Vec<i64> = names.iter().map(|name| second_of(name)).collect();
+    let span = seconds.last().unwrap() - seconds[0];
+    assert!(span + 1 >= names.len() as i64, "{names:?}");
+    assert!(
+        names.iter().all(|name| name.len() == "app.db.20260401T120000Z".len()),
+        "{names:?}"
+    );
+}
+
+fn second_of(name: &str) -> i64 {
+    let digits: Vec<&str> = [(7, 4), (11, 2), (13, 2), (16, 2), (18, 2), (20, 2)]
+        .map(|(from, length)| &name[from..from + length])
+        .to_vec();
+    let [year, month, day, hour, minute, second] = digits[..] else {
+        panic!()
+    };
+    let sql = format!("SELECT unixepoch('{year}-{month}-{day} {hour}:{minute}:{second}')");
+    number(&Connection::open_in_memory().unwrap(), &sql)
+}
+
+// ---- when they were made ----
+
+/// No backup was made by a service that was restarted more often than the interval, for 73 years.
+#[test]
+fn later_backup_counts_for_nothing_and_is_told() {
+    log::collect();
+    let place = Place::new(BANK);
+    let folder = place.folder.path();
+    let later = ["temp.db.20990101T000000Z".to_owned(), stamp_in(3600)];
+    let old = stamp(DAY * 2);
+    for name in later.iter().chain([&old]) {
+        fs::write(place.path(name), "by name").unwrap();
+    }
+    let _schedule = place.store.backup_every(DAY, 1, folder).unwrap();
+    wait_until("it is made", || place.store.stats().last_backup.is_some());
+    let made = place.store.stats().last_backup.unwrap();
+    assert_eq!(made.error, None);
+    wait_until("the old one goes", || !place.path(&old).exists());
+    assert_eq!(moved(&made.path), 0);
+    assert!(later.iter().all(|name| place.path(name).exists()));
+    let path = place.store.path().to_str().unwrap().to_owned();
+    let told = log::wait_for(|event| event.field("db.namespace") == Some(&path) && event.mentions("is after now"));
+    assert!(
+        told.expect("backup").ends_with(&later[1]),
+        "the first of them: {told:?}"
+    );
+    let advice = place.store.advice();
+    let finding = advice.iter().find(|finding| finding.message.contains("is after now"));
+    assert!(
+        finding.is_some_and(|finding| finding.message.contains(&later[1])),
+        "{advice:?}"
+    );
+}
+
+/// The name of one made in so many seconds.
+fn stamp_in(seconds: i64) -> String {
+    let conn = Connection::open_in_memory().unwrap();
+    let sql = format!("SELECT strftime('temp.db.%Y%m%dT%H%M%SZ', 'now', '{seconds} seconds')");
+    conn.query_row(&sql, [], |row| row.get(0)).unwrap()
+}
+
+/// Names that are no times say nothing, and stay.
+#[test]
+fn impossible_times_are_no_backups() {
+    let place = Place::new(BANK);
+    let names = [
+        "temp.db.20261301T000000Z",
+        "temp.db.20260230T000000Z",
+        "temp.db.99999999T999999Z",
+    ];
+    for name in names {
+        fs::write(place.path(name), "no backup").unwrap();
+    }
+    let _schedule = place.store.backup_every(DAY, 1, place.folder.path()).unwrap();
+    wait_until("it is made", || place.store.stats().last_backup.is_some());
+    assert!(names.iter().all(|name| place.path(name).exists()));
+    assert!(
+        place
+            .store
+            .advice()
+            .iter()
+            .all(|finding| !finding.message.contains("is after now"))
+    );
+}
+
+/// The finding of the one that failed pointed at `last_backup`, which was the success of the other.
+#[test]
+fn failing_schedule_beside_a_good_one_is_named() {
+    let place = Place::with(Options::new().monitor_interval(Duration::from_millis(5)), BANK);
+    let folders = ["good", "bad"].map(|name| place.path(name));
+    folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    let second = Duration::from_secs(1);
+    let _good = place.store.backup_every(second, 1, &folders[0]).unwrap();
+    let _bad = place.store.backup_every(second, 1, &folders[1]).unwrap();
+    wait_until("both make them", || {
+        folders.iter().all(|folder| !scheduled(folder).is_empty())
+    });
+    fs::remove_dir_all(&folders[1]).unwrap();
+    wait_until("the good one made the last", || {
+        let last = place.store.stats().last_backup;
+        !place.store.stats().alerts.is_empty() && last.is_some_and(|last| last.error.is_none())
+    });
+    let advice = place.store.advice();
+    let finding = advice
+        .iter()
+        .find(|finding| finding.message.contains("scheduled backups fail"))
+        .unwrap();
+    assert!(finding.message.contains(folders[1].to_str().unwrap()), "{finding}");
+    assert!(!finding.message.contains(folders[0].to_str().unwrap()), "{finding}");
+    assert!(finding.message.contains("No such file"), "{finding}");
+    assert!(!finding.to_string().contains("last_backup"), "{finding}");
 }
 
 #[test]
@@ -1118,8 +1398,7 @@ fn dropped_schedule_cancels_the_running_backup() {
     // It has been told, or will be: it sees that at its next step at the latest.
     gate.store(true, Ordering::Release);
     stopper.join().unwrap();
-    let names = names_in(place.folder.path());
-    assert!(names.iter().all(|name| !name.starts_with('.')), "{names:?}");
+    assert_eq!(names_in(place.folder.path()), [""; 0]);
     assert!(place.store.stats().readers.oldest_read.is_none());
 }
 

@@ -701,6 +701,58 @@ fn rolled_back_attempt_removes_only_its_own_backup() {
     assert_eq!(names_in(&place.backups), names);
 }
 
+/// Six tenants had one folder, and three of them no backup.
+#[test]
+fn tenants_with_one_folder_keep_their_backups() {
+    let place = Place::new();
+    for round in 1..=3 {
+        for tenant in 0..6 {
+            let folder = place.backups.with_file_name(format!("tenant {tenant}"));
+            fs::create_dir_all(&folder).unwrap();
+            let first = format!("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES ({tenant})");
+            let mut list = vec![Migration::new(1, "step", first)];
+            list.push(Migration::new(2, "step", "INSERT INTO t VALUES (100)").down("DELETE FROM t WHERE id = 100"));
+            let set = Migrations::new(list).backup_to(&place.backups).at_open(false);
+            let store = Options::new().migrations(set).open(folder.join("app.db")).unwrap();
+            store.migrate_to(1).unwrap();
+            let backup = store.migrate().unwrap().backup.unwrap();
+            assert_eq!(place.ids_in(name_of(&backup)), [tenant]);
+        }
+        let ups = names_in(&place.backups);
+        let ups = ups.iter().filter(|name| name.contains(".before-2."));
+        let mut tenants: Vec<_> = ups.map(|name| place.ids_in(name)[0]).collect();
+        tenants.sort();
+        let all: Vec<i64> = (0..6).flat_map(|tenant| vec![tenant; round]).collect();
+        assert_eq!(tenants, all);
+    }
+}
+
+/// Two of them took the places of the newest, and the one that was just made was removed.
+#[test]
+fn backup_with_later_time_displaces_none() {
+    let place = Place::new();
+    let later = [
+        "app.db.before-2.20990101T000000.000Z",
+        "app.db.before-2.20990101T000000.001Z",
+    ];
+    let store = lossy(&place);
+    for name in later {
+        fs::write(place.backups.join(name), "by name").unwrap();
+    }
+    for _ in 0..3 {
+        store.migrate_to(1).unwrap();
+        let made = store.migrate().unwrap().backup.unwrap();
+        assert_eq!(place.ids_in(name_of(&made)), [2]);
+    }
+    let names = names_in(&place.backups);
+    assert!(
+        later.iter().all(|name| names.iter().any(|other| other == name)),
+        "{names:?}"
+    );
+    // The first and the two newest of each way.
+    assert_eq!(names.len(), later.len() + 3 + 3, "{names:?}");
+}
+
 /// "/backups" is often a link to where the disk is mounted. SQLite refused it.
 #[test]
 fn backup_folder_may_be_a_symbolic_link() {

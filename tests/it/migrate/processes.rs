@@ -16,7 +16,7 @@ use std::{env, fs};
 use larder::rusqlite::Connection;
 use larder::rusqlite::hooks::Action;
 use larder::rusqlite::types::ValueRef;
-use larder::{Adopt, Error, MigrationError, Migrations, Options, Outcome, Store};
+use larder::{Adopt, DryRun, Error, MigrationError, Migrations, Options, Outcome, Store};
 use tempfile::{TempDir, tempdir};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -81,6 +81,7 @@ pub(crate) fn child(task: &child::Task) {
             }
             (["migrate"], Some(store)) => store.migrate().map(drop),
             (["to", version], Some(store)) => store.migrate_to(version.parse().unwrap()).map(drop),
+            (["dry-run"], Some(store)) => store.migrate_dry_run(DryRun::Backup).map(drop),
             (["wait"], None) => Ok(()),
             (["close"], Some(_)) => store.take().unwrap().close().map(drop),
             _ => panic!("{command}"),
@@ -250,7 +251,7 @@ fn database(folder: &TempDir) -> String {
     folder.path().join("app.db").to_str().unwrap().to_owned()
 }
 
-/// The names and sizes of all files in the folder of the database.
+/// The names and sizes of all files in the folder of the database, but those that say whose backups are there.
 fn files_beside(database: &str) -> Vec<(String, u64)> {
     let folder = fs::read_dir(Path::new(database).parent().unwrap()).unwrap();
     let entries = folder.map(Result::unwrap);
@@ -259,6 +260,7 @@ fn files_beside(database: &str) -> Vec<(String, u64)> {
         (entry.file_name().into_string().unwrap(), bytes)
     };
     let mut files: Vec<_> = entries.map(file).collect();
+    files.retain(|(name, _)| !name.starts_with(".larder-series-") && !name.ends_with("-series"));
     files.sort();
     files
 }
@@ -1362,6 +1364,56 @@ fn kill_during_backup_check_leaves_database_unchanged() {
     assert_eq!(files.len(), 2, "{files:?}");
 }
 
+/// The folders of unfinished dry runs.
+fn dry_runs(database: &str) -> usize {
+    let files = files_beside(database);
+    let names = files.iter().map(|(name, _)| name);
+    names.filter(|name| name.starts_with(".larder-dry-run-")).count()
+}
+
+/// Its half of a database stayed beside the file for good.
+#[test]
+fn killed_dry_run_is_removed_by_whoever_comes() {
+    let files = [(
+        "1_gate.sql",
+        "CREATE TABLE gate(id INTEGER PRIMARY KEY); INSERT INTO gate VALUES (1)",
+    )];
+    let (migrations, place) = (folder(&files), tempdir().unwrap());
+    let path = database(&place);
+    let fill = "CREATE TABLE t(x); INSERT INTO t VALUES (randomblob(100000))";
+    Store::open(&path)
+        .unwrap()
+        .write(move |tx| tx.execute_batch(fill))
+        .unwrap();
+    let set = Migrations::folder(migrations.path()).unwrap().at_open(false);
+    let killed = |meanwhile: &dyn Fn()| {
+        let mut program = Program::start("plain", &migrations, LONG, NOWHERE);
+        assert_eq!(program.does(&format!("look {path}")), "ok");
+        program.say("dry-run");
+        program.expect("at the gate");
+        assert_eq!(dry_runs(&path), 1);
+        meanwhile();
+        assert_eq!(dry_runs(&path), 1, "it is in use");
+        program.0.kill();
+        assert_eq!(dry_runs(&path), 1);
+    };
+    let store = || Options::new().migrations(set.clone()).open(&path).unwrap();
+    killed(&|| drop(store().migrate_dry_run(DryRun::Backup).unwrap()));
+    store().migrate_dry_run(DryRun::Backup).unwrap();
+    assert_eq!(dry_runs(&path), 0);
+
+    killed(&|| drop(store()));
+    let mut another = Program::start("plain", &migrations, LONG, NOWHERE);
+    assert_eq!(another.does(&format!("look {path}")), "ok");
+    assert_eq!(dry_runs(&path), 0);
+    another.finish();
+
+    // A backup into the folder does it, too.
+    killed(&|| drop(store()));
+    store().backup(place.path().join("copy")).run().unwrap();
+    assert_eq!(dry_runs(&path), 0);
+}
+
 /// A file as Goose leaves it after the first two of five.
 fn made_by_goose(path: &str) {
     let conn = Connection::open(path).unwrap();
@@ -2002,6 +2054,33 @@ fn example_applies_shows_and_undoes_migrations() {
     );
     assert_eq!(tool.says("up").len(), 5);
     race.assert_each_once(&VERSIONS);
+}
+
+/// Two of one second had one version, and no database could be opened.
+#[test]
+fn example_creates_files_with_different_versions() {
+    let folder = tempdir().unwrap();
+    let (path, migrations) = (database(&folder), folder.path().join("migrations"));
+    let Some(tool) = Tool::find(&path, &migrations) else {
+        return;
+    };
+    // One after the other, and all at once.
+    for n in 0..3 {
+        tool.says(&format!("new step_{n}"));
+    }
+    std::thread::scope(|scope| {
+        for n in 3..8 {
+            let tool = &tool;
+            scope.spawn(move || tool.says(&format!("new step_{n}")));
+        }
+    });
+    let names = fs::read_dir(&migrations)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let versions: std::collections::BTreeSet<_> = names
+        .map(|name| name.to_str().unwrap().split('_').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(versions.len(), 8, "{versions:?}");
 }
 
 #[test]

@@ -69,11 +69,12 @@ pub(crate) fn until(store: &Store, mut holds: impl FnMut(&Stats) -> bool) -> Sta
     }
 }
 
-/// What is in a folder, in order.
+/// What is in a folder, in order, without the files that say whose backups are there.
 pub(crate) fn names_in(folder: &std::path::Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with(".larder-series-"))
         .collect();
     names.sort();
     names

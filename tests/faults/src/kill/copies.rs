@@ -44,6 +44,9 @@ const SCHEDULED: &str = "app.db.";
 /// The prefix of the folders of unfinished copies.
 const UNFINISHED: &str = ".larder-backup-";
 
+/// The prefix of the file that says whose backups a folder has.
+const SERIES: &str = ".larder-series-";
+
 /// Creates the folders, unless they exist.
 pub fn make_folders(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder.join(BACKUPS))?;
@@ -418,6 +421,9 @@ impl Listing {
         for entry in fs::read_dir(folder.join(part))? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(SERIES) {
+                continue;
+            }
             let is_unfinished = entry.file_type()?.is_dir() && name.starts_with(UNFINISHED);
             let names = if is_unfinished {
                 &mut self.unfinished

@@ -41,6 +41,9 @@ const REST: Duration = Duration::from_millis(2);
 const INTERVAL: Duration = Duration::from_secs(2);
 const KEEP: usize = 3;
 
+/// The prefix of the file that says whose backups a folder has.
+const SERIES: &str = ".larder-series-";
+
 /// An upper bound of the database's size: the bytes of all items that clients keep, at most doubled by pages that are
 /// half empty, or free.
 const LARGEST: u64 = 2 * (WRITERS + TASKS) as u64 * KEPT as u64 * LONGEST as u64;
@@ -186,6 +189,9 @@ impl Backups {
             // The file may be gone by now.
             let Ok(metadata) = entry.metadata() else { continue };
             let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(SERIES) {
+                continue;
+            }
             if metadata.is_dir() {
                 unfinished.push(name);
                 continue;
@@ -234,6 +240,7 @@ fn names_in(folder: &Path) -> Result<Vec<String>, String> {
     let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
     let names: io::Result<Vec<String>> = entries.map(name).collect();
     let mut names = names.map_err(|error| error.to_string())?;
+    names.retain(|name| !name.starts_with(SERIES));
     names.sort();
     Ok(names)
 }
