@@ -58,6 +58,13 @@ pub(crate) fn gave_last(conn: &Connection, error: &rusqlite::Error) -> bool {
     }
 }
 
+/// The error number of the operating system behind the connection's most recent I/O error, or behind a file that it
+/// could not open.
+pub(crate) fn system_errno(conn: &Connection) -> c_int {
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only.
+    unsafe { ffi::sqlite3_system_errno(conn.handle()) }
+}
+
 /// Returns the activity of the connection's page cache since the last call, and the connection's memory use.
 pub(crate) fn take_cache(conn: &Connection) -> PageCacheStats {
     let number = |now: Option<c_int>| now.and_then(|now| u64::try_from(now).ok()).unwrap_or_default();

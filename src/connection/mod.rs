@@ -6,6 +6,7 @@
 pub(crate) mod authorizer;
 mod baseline;
 pub(crate) mod c_api;
+pub(crate) mod cause;
 pub(crate) mod change_counters;
 mod copy;
 pub(crate) mod file;
@@ -24,6 +25,7 @@ mod wal_mode;
 pub(crate) mod wal_resync;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +33,7 @@ use std::time::{Duration, Instant};
 use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, MAIN_DB, OpenFlags};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 
 use self::authorizer::SqlGuard;
 use self::baseline::OwnHooks;
@@ -39,7 +41,7 @@ pub(crate) use self::baseline::{Baseline, Restored};
 pub(crate) use self::copy::{Private, open_copy, open_copy_alone, open_original, write_carelessly};
 use self::file::DatabaseFile;
 use self::interrupt::Interrupt;
-use self::open_error::{execute, explain_open};
+use self::open_error::{execute, explain_open, refuse};
 use self::open_file::{Lease, OpenFile};
 use self::pragma::{TEMP_STORE, auto_vacuum, execute_pragma, set, set_checkpoint_at_close, set_common, verify};
 pub(crate) use self::pragma::{read_back, set_for_jobs, settings, synchronous, with_temporary_files};
@@ -156,11 +158,9 @@ fn refuse_readonly(conn: &Connection, path: &Path) -> Result<()> {
     if !conn.is_readonly(MAIN_DB).map_err(Error::not_started)? {
         return Ok(());
     }
-    Err(Error::Open {
-        path: path.into(),
-        problem: "this process may read the file but not write it: change its owner or mode".into(),
-        source: None,
-    })
+    let cause = cause::of_files(path, ffi::SQLITE_READONLY, &io::Error::from(io::ErrorKind::Other));
+    let problem = cause.unwrap_or_else(|| "SQLite could open the file only to read it".to_owned());
+    Err(refuse(path, &problem))
 }
 
 /// Opens a new writing connection, to replace one that a closure left in a state that cannot be restored.

@@ -10,6 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
 use super::authorizer::SqlGuard;
+use super::cause::explained;
 use super::filesystem::temporary_folder;
 use crate::error::{Error, Result, primary_code};
 use crate::options::{AutoVacuum, Durability, Settings};
@@ -113,8 +114,8 @@ pub(super) fn set(conn: &Connection, name: &'static str, value: impl ToString) -
 
 pub(super) fn execute_pragma(conn: &Connection, name: &'static str, value: impl ToString) -> Result<()> {
     let value = value.to_string();
-    conn.execute_batch(&format!("PRAGMA {name} = {value}"))
-        .map_err(|e| pragma_error(name, value, e.to_string(), Some(e)))
+    let done = conn.execute_batch(&format!("PRAGMA {name} = {value}"));
+    done.map_err(|error| pragma_failed(conn, name, value, error))
 }
 
 pub(super) fn verify(conn: &Connection, name: &'static str, wanted: impl ToString) -> Result<()> {
@@ -122,8 +123,13 @@ pub(super) fn verify(conn: &Connection, name: &'static str, wanted: impl ToStrin
     match read_back(conn, name) {
         Ok(got) if got == wanted => Ok(()),
         Ok(got) => Err(pragma_error(name, wanted, got, None)),
-        Err(e) => Err(pragma_error(name, wanted, e.to_string(), Some(e))),
+        Err(error) => Err(pragma_failed(conn, name, wanted, error)),
     }
+}
+
+fn pragma_failed(conn: &Connection, name: &'static str, wanted: String, error: rusqlite::Error) -> Error {
+    let error = explained(conn, error);
+    pragma_error(name, wanted, error.to_string(), Some(error))
 }
 
 pub(super) fn configure(conn: &Connection, name: &'static str, config: DbConfig, wanted: bool) -> Result<()> {
@@ -147,6 +153,13 @@ pub(crate) fn read_back(conn: &Connection, name: &str) -> rusqlite::Result<Strin
 fn pragma_error(name: &'static str, wanted: String, got: String, source: Option<rusqlite::Error>) -> Error {
     let failed = source.as_ref().and_then(primary_code);
     let hint = match name {
+        _ if matches!(
+            failed,
+            Some(ffi::SQLITE_CANTOPEN | ffi::SQLITE_READONLY | ffi::SQLITE_FULL)
+        ) =>
+        {
+            "SQLite failed, whatever the setting"
+        }
         _ if matches!(
             failed,
             Some(ffi::SQLITE_NOMEM | ffi::SQLITE_IOERR | ffi::SQLITE_CORRUPT)

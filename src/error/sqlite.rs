@@ -23,7 +23,10 @@ pub(super) fn advice(source: &rusqlite::Error, outcome: Outcome, origin: ErrorOr
             "; another process held SQLite's lock for longer than the busy timeout, so the call did not start: find \
              that process, then try again"
         }
-        (Some(ffi::SQLITE_FULL), _) => "; free disk space, or raise max_page_count, then try again",
+        // Without its cause.
+        (Some(ffi::SQLITE_FULL), _) if source.to_string() == "database or disk is full" => {
+            "; free disk space, or raise max_page_count, then try again"
+        }
         (Some(ffi::SQLITE_CORRUPT), _) if extended_code(source) == Some(ffi::SQLITE_CORRUPT_VTAB) => {
             "; rebuild the damaged full-text or R-tree table"
         }

@@ -18,6 +18,7 @@ use rusqlite::ffi;
 use super::progress::ProgressReporter;
 #[cfg(doc)]
 use crate::Store;
+use crate::connection::cause::explained;
 use crate::connection::filesystem::{lacks, temporary_folder};
 use crate::connection::with_temporary_files;
 use crate::engine::Engine;
@@ -186,7 +187,11 @@ fn run(writer: &mut Writer, reporter: &ProgressReporter<()>) -> Result<VacuumRep
 fn vacuum(writer: &Writer, reporter: &ProgressReporter<()>) -> rusqlite::Result<()> {
     let (conn, guard) = (writer.conn(), writer.guard());
     let watching = reporter.watch(conn, writer.interrupt());
-    let done = with_temporary_files(conn, guard, || guard.as_internal(|| conn.execute_batch("VACUUM main")));
+    let vacuum = || {
+        conn.execute_batch("VACUUM main")
+            .map_err(|error| explained(conn, error))
+    };
+    let done = with_temporary_files(conn, guard, || guard.as_internal(vacuum));
     // The callback is dropped here, where a panic in its drop does no harm.
     drop(watching);
     done

@@ -34,6 +34,7 @@ use super::script::{ScriptStop, Spot, StopError};
 use super::{Direction, MigrationStep, Migrations};
 use crate::backup;
 use crate::connection::authorizer::{Privilege, TableChange};
+use crate::connection::cause::explained;
 use crate::error::{Error, MigrationError, Outcome, Result, commit_is_unknown, is_damage, not_begun, primary_code};
 use crate::telemetry::event::event;
 use crate::transaction::ENDED;
@@ -382,7 +383,10 @@ impl StepRunner<'_> {
 
     fn explain(&self, step: Step<'_>, stop: ScriptStop) -> Error {
         let error = match stop.error {
-            StopError::Sqlite(error) => self.writer.guard().explain(error),
+            StopError::Sqlite(error) => {
+                let (conn, guard) = (self.writer.conn(), self.writer.guard());
+                guard.explain(guard.as_internal(|| explained(conn, error)))
+            }
             StopError::Parameter => {
                 let problem = "a migration has no parameters: write the value literally, and quote a string that \
                                contains ?, :, @ or $";

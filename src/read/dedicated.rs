@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use super::Readers;
 use super::active::Registration;
 use crate::connection::authorizer::SqlGuard;
+use crate::connection::cause::explained;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::open_file::Lease;
 use crate::connection::{GuardedConnection, close, open_reader, reader_source};
@@ -39,7 +40,8 @@ impl Readers {
     /// [`Error::Closed`], or the reason why the database cannot be read.
     pub(crate) fn dedicated(&self, site: CallSite) -> Result<DedicatedReader> {
         let dedicated = DedicatedReader::open(self, self.options.busy_timeout, Some(site))?;
-        dedicated.with_conn(begin_snapshot).map_err(Error::not_started)?;
+        let begun = dedicated.with_conn(|conn| begin_snapshot(conn).map_err(|error| explained(conn, error)));
+        begun.map_err(Error::not_started)?;
         Ok(dedicated)
     }
 }

@@ -4,6 +4,7 @@ use super::reader::{connection, holds_nothing};
 use super::{Reader, Readers};
 use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api::{self};
+use crate::connection::cause::explained;
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
 use crate::connection::transaction_control::{Control, ControlStatements};
 use crate::connection::{Baseline, Restored};
@@ -182,7 +183,7 @@ impl<'r> Snapshot<'r> {
     ) -> Result<T> {
         self.raw_access = true;
         self.guard
-            .as_internal(|| f(self.conn, self.interrupt))
+            .as_internal(|| f(self.conn, self.interrupt).map_err(|error| explained(self.conn, error)))
             .map_err(Error::not_started)
     }
 
@@ -241,7 +242,8 @@ impl<'r> Snapshot<'r> {
     }
 
     fn run_internal(&self, control: Control) -> rusqlite::Result<()> {
-        self.control.run(self.conn, self.guard, control)
+        let done = self.control.run(self.conn, self.guard, control);
+        done.map_err(|error| explained(self.conn, error))
     }
 
     pub(super) fn site(&self) -> String {

@@ -18,6 +18,7 @@ pub(crate) use self::write_tx::ENDED;
 pub use self::write_tx::WriteTx;
 use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api;
+use crate::connection::cause::{self, Explained};
 use crate::connection::interrupt::Interrupt;
 use crate::error::{Error, ErrorOrigin, Outcome, Result, primary_code};
 use crate::runtime::clock::Tick;
@@ -340,10 +341,12 @@ impl<'a> ReadTx<'a> {
         if !own && !refused {
             return Error::of_another(error);
         }
-        match code {
-            ffi::SQLITE_INTERRUPT => return interrupted_by_program(error),
-            ffi::SQLITE_FULL => self.full.set(true),
-            _ => {}
+        if code == ffi::SQLITE_INTERRUPT {
+            return interrupted_by_program(error);
+        }
+        let Explained { error, is_full } = self.guard.as_internal(|| cause::explain(self.conn, error));
+        if is_full {
+            self.full.set(true);
         }
         self.guard.explain(error)
     }

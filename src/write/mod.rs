@@ -54,6 +54,7 @@ use self::shutdown::PanicGuard;
 pub(crate) use self::wal::DatabaseSize;
 use self::wal::Looked;
 use crate::connection::authorizer::SqlGuard;
+use crate::connection::cause::explained;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::open_file::{Lease, OpenFile};
 use crate::connection::temp_folder::TempFolder;
@@ -300,6 +301,7 @@ impl Writer {
     }
 
     fn run_internal(&self, control: Control) -> rusqlite::Result<()> {
-        self.control.run(&self.conn, &self.guard, control)
+        let done = self.control.run(&self.conn, &self.guard, control);
+        done.map_err(|error| self.guard.as_internal(|| explained(&self.conn, error)))
     }
 }

@@ -306,7 +306,8 @@ impl SqlGuard {
                          outside one, with `transaction:false` after Dbmate's marker, `-- +goose NO TRANSACTION`, or \
                          Migration::without_transaction"
                     } else {
-                        "SQLite cannot run it inside a transaction, and a closure runs in one: call Store::vacuum"
+                        "SQLite cannot run it inside a transaction, and a closure runs in one: call Store::vacuum, or \
+                         Store::backup_compact for VACUUM INTO"
                     },
                 }
             }
