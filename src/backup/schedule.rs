@@ -14,8 +14,9 @@ use std::time::Duration;
 use std::{fmt, fs, mem};
 
 use super::copy::CopyPlan;
+use super::failure::Failure;
 use super::series::Series;
-use super::{BackupProgress, BackupReport, Source, StopSignal, last_backup, stamp};
+use super::{BackupProgress, BackupReport, Source, StopSignal, last_backup, staging, stamp};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::maintenance::progress::ProgressReporter;
@@ -146,15 +147,10 @@ fn check(interval: Duration, keep: usize) -> Result<()> {
 }
 
 fn usable(folder: &Path) -> Result<PathBuf> {
-    let failed = |detail: std::io::Error| Error::Backup {
-        path: folder.into(),
-        problem: "the folder cannot be used; create it first",
-        detail: Some(detail.to_string()),
-        source: Some(Box::new(detail)),
-    };
-    let path = folder.canonicalize().map_err(failed)?;
+    let failed = |failure: Failure| failure.of_backup(folder);
+    let path = staging::usable(folder).map_err(failed)?;
     if !path.is_dir() {
-        return Err(failed(std::io::ErrorKind::NotADirectory.into()));
+        return Err(failed(Failure::new("the path is not a folder; give the path of one")));
     }
     Ok(path)
 }

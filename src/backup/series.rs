@@ -11,15 +11,16 @@
 
 use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::failure::{Failure, Result};
-use super::staging::{cannot_create, rename_to_new, with};
+use super::staging::{cannot_create, rename_to_new, usable, with};
 use super::stamp;
 use crate::connection::file::FileId;
 use crate::connection::temp_folder::{Content, Lock, TempFolder, lock};
@@ -45,20 +46,12 @@ pub(super) struct Series {
 impl Series {
     /// Finds the series of the database, which gets the first name that no other database has.
     pub(super) fn of(folder: &Path, database: &Path) -> Result<Self> {
-        let folder = folder
-            .canonicalize()
-            .map_err(|error| Failure::of("the folder of the target cannot be used; create it first", error))?;
-        let unreadable = |error: io::Error| match error.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => {
-                cannot_create(error)
-            }
-            _ => Failure::of("it cannot be found out whose backups are in the folder", error),
-        };
-        let owner = Owner::of(database).map_err(unreadable)?;
+        let folder = usable(folder)?;
+        let owner = Owner::of(database)?;
         let name = database.file_name().unwrap_or_default();
         let numbered = with(name, &format!("-{:08x}", owner.number >> 32));
         for stem in [name.to_owned(), numbered] {
-            if owner.claims(&folder, &stem).map_err(unreadable)? {
+            if owner.claims(&folder, &stem)? {
                 return Ok(Self { folder, stem });
             }
         }
@@ -143,7 +136,7 @@ enum Found {
 
 impl Owner {
     /// The owner that the file beside the database names, which is made if there is none.
-    fn of(database: &Path) -> io::Result<Self> {
+    fn of(database: &Path) -> Result<Self> {
         let file: PathBuf = with(database.as_os_str(), BESIDE).into();
         loop {
             let (number, overwrite) = match Self::read(&file)? {
@@ -160,9 +153,14 @@ impl Owner {
                 path: database.to_owned(),
             };
             match owner.write(&file, OF_DATABASE, overwrite) {
+                Ok(()) => return Ok(owner),
                 // Another process was faster.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                written => return written.map(|()| owner),
+                Err(error) => {
+                    let problem = "the file NAME-series, by which the backups of a database are known, cannot be \
+                                   written beside the database";
+                    return Err(Failure::of(problem, error));
+                }
             }
         }
     }
@@ -176,7 +174,7 @@ impl Owner {
     }
 
     /// Whether the series of that name is this database's, which an unowned one becomes.
-    fn claims(&self, folder: &Path, stem: &OsStr) -> io::Result<bool> {
+    fn claims(&self, folder: &Path, stem: &OsStr) -> Result<bool> {
         let file = claim(folder, stem);
         loop {
             let overwrite = match Self::read(&file)? {
@@ -186,17 +184,22 @@ impl Owner {
                 Found::Owner(_) | Found::Unknown => true,
             };
             match self.write(&file, OF_BACKUPS, overwrite) {
+                Ok(()) => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                written => return written.map(|()| true),
+                Err(error) => return Err(cannot_create(error)),
             }
         }
     }
 
-    fn read(file: &Path) -> io::Result<Found> {
+    fn read(file: &Path) -> Result<Found> {
         match fs::read(file) {
             Ok(text) => Ok(Self::parse(&text).map_or(Found::Unknown, Found::Owner)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Missing),
-            Err(error) => Err(error),
+            Err(error) => Err(Failure::of(
+                "a file that says whose backups these are cannot be read: NAME-series beside the database, or \
+                 .larder-series-NAME beside the backups",
+                error,
+            )),
         }
     }
 
@@ -215,7 +218,11 @@ impl Owner {
     fn write(&self, file: &Path, explanation: &str, overwrite: bool) -> io::Result<()> {
         let folder = TempFolder::inside(file.parent().unwrap_or(Path::new("/")), Content::Copy)?;
         let unfinished = folder.path().join("series");
-        let mut written = File::create_new(&unfinished)?;
+        let mut written = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&unfinished)?;
         write!(written, "{explanation}\nnumber {:016x}\npath ", self.number)?;
         written.write_all(self.path.as_os_str().as_bytes())?;
         written.write_all(b"\n")?;

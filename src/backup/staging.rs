@@ -43,9 +43,7 @@ impl Staging {
             _ => Path::new("."),
         };
         // SQLite would refuse a symbolic link in the path, and could parse a relative path as a URI.
-        let folder = folder
-            .canonicalize()
-            .map_err(|error| Failure::of("the folder of the target cannot be used; create it first", error))?;
+        let folder = usable(folder)?;
         let staging = Self {
             path: folder.join(name),
             folder,
@@ -143,6 +141,20 @@ impl Staging {
     }
 }
 
+/// A folder for copies, without symbolic links in its path.
+pub(super) fn usable(folder: &Path) -> Result<PathBuf> {
+    folder.canonicalize().map_err(|error| {
+        let problem = match error.kind() {
+            io::ErrorKind::NotFound => "the folder of the target cannot be used; create it first",
+            io::ErrorKind::PermissionDenied => {
+                "the folder of the target cannot be used; check owner and mode of the folders on the way"
+            }
+            _ => "the folder of the target cannot be used",
+        };
+        Failure::of(problem, error)
+    })
+}
+
 fn is_beside_a_file(name: &OsStr, ending: &str) -> bool {
     let bytes = name.as_encoded_bytes();
     let base = bytes.strip_suffix(ending.as_bytes());
@@ -194,7 +206,13 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) fn sync(&self) -> Result<()> {
         let synced = self.file.sync_all();
-        synced.map_err(|error| Failure::of("the copy cannot be synced; is the disk full or failing?", error))
+        synced.map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Failure::of(
+                "the copy cannot be synced; free disk space, or choose another folder",
+                error,
+            ),
+            _ => Failure::of("the copy cannot be synced; look at the disk", error),
+        })
     }
 }
 

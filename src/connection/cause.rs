@@ -17,8 +17,9 @@ use super::c_api;
 use super::filesystem::{space, temporary_folder};
 use crate::error::primary_code;
 
-/// The longest path that SQLite opens: `MAX_PATHNAME` of its Unix VFS, less the NUL.
-const LONGEST_PATH: usize = 511;
+/// The longest path that SQLite opens: the journal's, which is longer, has at most 512 bytes (`MAX_PATHNAME` of the Unix
+/// VFS).
+const LONGEST_PATH: usize = 512 - "-journal".len();
 
 /// Bytes below which a disk counts as full. An extent, a reserve or another process may have the rest.
 const NO_ROOM: u64 = 1 << 20;
@@ -189,9 +190,10 @@ fn about(error: Errno, metadata: &Metadata) -> String {
     format!("{error}; it belongs to user {owner} and has mode {mode:o}, the process runs as user {user}")
 }
 
-/// What an error of the operating system means for a database.
-fn said(system: &io::Error) -> Option<&'static str> {
+/// What an error of the operating system means for a database, and the way out.
+pub(super) fn said(system: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(system)? {
+        Errno::ACCESS => Some("permission denied: check owner and mode of the file and of its folder"),
         Errno::MFILE => Some(
             "this process has no file descriptor left: close files, or raise its limit (ulimit -n, LimitNOFILE of systemd)",
         ),

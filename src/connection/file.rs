@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::cause::said;
 use super::file_lock;
 use super::filesystem::{check_filesystem, check_writable, is_mount_root};
 use super::open_error::{open_error, refuse};
@@ -128,7 +129,12 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         _ => Path::new("."),
     };
     let folder = folder.canonicalize().map_err(|e| {
-        let problem = format!("its folder {} cannot be used; create it first", folder.display());
+        let remedy = match e.kind() {
+            io::ErrorKind::NotFound => "; create it first",
+            io::ErrorKind::PermissionDenied => "; check owner and mode of the folders on the way",
+            _ => "",
+        };
+        let problem = format!("its folder {} cannot be used{remedy}", folder.display());
         open_error(path, &problem, e)
     })?;
     if !folder.is_dir() {
@@ -149,8 +155,12 @@ fn create(absolute: &Path, path: &Path) -> Result<()> {
         .open(absolute)
     {
         Ok(file) => file_lock::keep(file).map_err(|e| open_error(path, "its metadata cannot be read", e)),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(open_error(path, "it cannot be created", e)),
+        // Without a descriptor that is free, the system does not look whether the file exists.
+        Err(_) if fs::symlink_metadata(absolute).is_ok() => Ok(()),
+        Err(e) => {
+            let remedy = said(&e).map_or(String::new(), |said| format!(" ({said})"));
+            Err(open_error(path, &format!("it cannot be created{remedy}"), e))
+        }
     }
 }
 

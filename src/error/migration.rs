@@ -235,7 +235,11 @@ pub enum MigrationError {
     },
 
     /// The folder of migrations, or a file in it, cannot be read.
-    #[error("{} cannot be read: {source}; check the path, its owner and its mode", path.display())]
+    #[error("{} cannot be read: {source}{}", path.display(), match source.kind() {
+        io::ErrorKind::NotFound => "; check the path, and create the folder",
+        io::ErrorKind::PermissionDenied => "; check its owner and its mode",
+        _ => "",
+    })]
     Read {
         /// The folder or the file.
         path: PathBuf,

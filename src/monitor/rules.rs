@@ -129,10 +129,10 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::DiskFull,
-        description: "the disk of the database is full or nearly full",
+        description: "the database cannot grow for long: its disk is full or nearly full, or max_page_count is reached",
         severity: Severity::Critical,
-        remedy: "Writes fail and are rolled back when the disk is full: free disk space, or move the database to a \
-                 larger disk",
+        remedy: "Writes that need room fail and are rolled back, and their errors say which limit it is: free disk \
+                 space, move the database to a larger disk, or raise PRAGMA max_page_count",
         unit: "B",
         measure: |seen| {
             let (free, wanted) = seen.sample.room.unwrap_or((u64::MAX, 0));

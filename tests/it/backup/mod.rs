@@ -1,4 +1,4 @@
 //! Backups, and their restoration.
 
 pub(crate) mod backups;
-mod restore;
+pub(crate) mod restore;

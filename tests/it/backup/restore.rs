@@ -8,6 +8,7 @@ use larder::rusqlite::Connection;
 use larder::{Error, Options, Store};
 use tempfile::{TempDir, tempdir};
 
+use crate::support::child::{Child, Task, listen, tell};
 use crate::support::count;
 
 const FILL: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT NOT NULL, data BLOB NOT NULL) STRICT;
@@ -15,6 +16,21 @@ const FILL: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT NOT NULL, d
     CREATE VIRTUAL TABLE words USING fts5(text); INSERT INTO words VALUES ('one two'), ('three');
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
     INSERT INTO t SELECT i, 'name ' || i, randomblob(100) FROM n;";
+
+/// Restores, and waits in the middle of it to be killed.
+pub(crate) fn child(task: &Task) {
+    let [backup, path] = &task.args[..] else { panic!() };
+    let stops = Options::new().on_connect(|conn, _| {
+        let is_copy = conn.path().is_some_and(|path| path.contains(".larder-backup-"));
+        let has_pages = || conn.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
+        if is_copy && has_pages()? > 1 {
+            tell("at it");
+            listen();
+        }
+        Ok(())
+    });
+    stops.restore(backup, path).unwrap();
+}
 
 /// A folder with a backup, and the checksum of that.
 struct Place {
@@ -55,6 +71,30 @@ fn refused(place: &Place, from: impl AsRef<Path>, to: impl AsRef<Path>, says: &s
     assert!(matches!(error, Error::Restore { .. }), "{error:?}");
     assert!(error.to_string().contains(says), "{says}: {error}");
     assert_eq!(place.names(), before);
+}
+
+#[test]
+fn killed_restore_is_removed_by_whoever_comes() {
+    let place = Place::new();
+    let (backup, path) = (place.path("backup"), place.path("app.db"));
+    let left = || place.names().iter().any(|name| name.starts_with(".larder-"));
+    let killed = |meanwhile: &dyn Fn()| {
+        let args = [backup.to_str().unwrap(), path.to_str().unwrap()];
+        let child = Child::start("backup::restore", "", &args);
+        child.expect("at it");
+        meanwhile();
+        assert!(left() && !path.exists());
+        child.kill();
+        assert!(left() && !path.exists());
+    };
+    // While it goes on, nobody takes it away.
+    killed(&|| drop(Store::restore(&backup, place.path("meanwhile.db")).unwrap()));
+    Store::restore(&backup, &path).unwrap();
+    assert!(!left(), "{:?}", place.names());
+    fs::remove_file(&path).unwrap();
+    killed(&|| {});
+    Store::open(place.path("another.db")).unwrap().close().unwrap();
+    assert!(!left(), "{:?}", place.names());
 }
 
 #[test]

@@ -33,6 +33,11 @@ pub(crate) fn child(task: &child::Task) {
             child::listen();
             conn.execute_batch("COMMIT").unwrap();
         }
+        "temporary" => {
+            let store = Store::open_temp().unwrap();
+            tell(store.path().display());
+            child::listen();
+        }
         "use with few threads" => loop {
             tell(std::process::id());
             match child::listen().as_str() {
@@ -1126,6 +1131,28 @@ fn failed_temporary_store_leaves_no_folder() {
         .unwrap_err();
     let folder = folder.lock().unwrap().take().expect("on_connect saw the path");
     assert!(!folder.exists(), "{}", folder.display());
+}
+
+#[test]
+fn temporary_database_of_killed_process_is_removed() {
+    let folder = tempdir().unwrap();
+    let start = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env("TMPDIR", folder.path());
+        let child = Child::start_by(command, "store::opening", "temporary", &[]);
+        let path = child.line();
+        (child, std::path::PathBuf::from(path))
+    };
+    let (killed, left) = start();
+    let (lives, in_use) = start();
+    assert!(left.exists(), "it was in use");
+    killed.kill();
+    assert!(left.exists());
+    let (another, path) = start();
+    assert!(!left.parent().unwrap().exists() && in_use.exists() && path.exists());
+    lives.finish();
+    another.finish();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -28,6 +28,8 @@ type Run = fn(&Task);
 /// The work of child processes, by module.
 const CHILDREN: &[(&str, Run)] = &[
     ("backup::backups", crate::backup::backups::child),
+    ("backup::restore", crate::backup::restore::child),
+    ("connection::causes", crate::connection::causes::child),
     ("connection::file_changes", crate::connection::file_changes::child),
     ("maintenance::vacuum", crate::maintenance::vacuum::child),
     ("migrate::processes", crate::migrate::processes::child),

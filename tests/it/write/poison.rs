@@ -76,6 +76,7 @@ fn assert_unknown(error: &Error) {
         message.contains("outcome is unknown") && message.contains("before you repeat the write"),
         "{message}"
     );
+    assert!(message.contains("ulimit -f"), "the cause: {message}");
 }
 
 /// What tells the next store to write the log again.
