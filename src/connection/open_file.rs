@@ -15,7 +15,9 @@
 //! read of `/proc/locks`; no SQLite call, no user code.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Instant;
 use std::{fmt, fs, io, mem};
 
@@ -40,6 +42,9 @@ pub(crate) struct OpenFile {
     claim: Weak<Claim>,
     /// The process that owns the connections and locks.
     process: Process,
+    /// The descriptor of `-shm`, if the locks have one. It is not under `state`, which is held while a file system is
+    /// asked: whoever reads the WAL index waits for none.
+    index: OnceLock<Arc<File>>,
     state: Mutex<FileState>,
 }
 
@@ -189,10 +194,14 @@ impl OpenFile {
             files,
             claim: Arc::downgrade(&file.claim),
             process: Process::current(),
+            index: OnceLock::new(),
             state: Mutex::default(),
         };
         open.compare()?;
         open.lock().locks = open.take_locks(until)?;
+        if let Some(index) = open.lock().locks.as_ref().and_then(FileLocks::index) {
+            let _ = open.index.set(index);
+        }
         Ok(Arc::new(open))
     }
 
@@ -270,14 +279,9 @@ impl OpenFile {
         })
     }
 
-    /// The WAL index. `None` if it is on the heap ([`Access::Exclusive`]), where the system has no such locks, and once
-    /// the store has closed.
+    /// The WAL index. `None` if it is on the heap ([`Access::Exclusive`]), and where the system has no such locks.
     pub(crate) fn wal_index(&self) -> Option<WalIndex> {
-        if self.process.is_left() {
-            return None;
-        }
-        let index = self.lock().locks.as_ref()?.index()?;
-        WalIndex::read(&index)
+        WalIndex::read(self.index.get()?)
     }
 
     /// Whether a checkpoint saves the contents of the WAL: SQLite reads it by the open descriptor, even if the WAL has

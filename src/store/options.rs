@@ -246,7 +246,8 @@ impl Options {
     /// index without statistics, whichever connection queries them. `PRAGMA analysis_limit` bounds the rows that it
     /// reads, to some 2000 of each index. Readers use the new statistics from their next read on.
     ///
-    /// The writer does so at the first idle moment after that time, as long as no write waits; or one table at a time
+    /// The writer does so at the first idle moment after that time, or once the database has doubled (and has 1000
+    /// pages), as long as no write waits; or one table at a time
     /// between two writes, an hour later (or one interval later, if that is shorter). Closing the store does so too. A
     /// store that has written nothing leaves them.
     pub fn optimize_interval(mut self, interval: Duration) -> Self {

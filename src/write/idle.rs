@@ -25,19 +25,26 @@ const BACKOFF: Duration = Duration::from_secs(60);
 /// How long due statistics wait for an idle moment; at most its interval.
 const OPTIMIZE_GRACE: Duration = Duration::from_secs(60 * 60);
 
+/// The size of a database, in pages, from which its statistics are due once it has doubled.
+const LARGE_PAGES: u64 = 1000;
+
 /// When each step is due.
 pub(super) struct IdleMaintenance {
     optimized: Instant,
+    /// Size of the database at that time, in pages.
+    optimized_pages: u64,
     /// Earliest time of the next vacuum step, after one has failed.
     vacuum_from: Instant,
     optimize_from: Instant,
 }
 
 impl IdleMaintenance {
-    pub(super) fn new() -> Self {
+    /// For a store that has just opened, with a database of so many pages.
+    pub(super) fn new(pages: u64) -> Self {
         let now = Instant::now();
         Self {
             optimized: now,
+            optimized_pages: pages,
             vacuum_from: now,
             optimize_from: now,
         }
@@ -89,10 +96,11 @@ impl Writer {
     /// `None` as long as the store has written nothing.
     fn optimize_due(&self) -> Option<Instant> {
         let wrote = self.telemetry.counters.has_committed();
-        let due = self
-            .idle_maintenance
-            .optimized
-            .checked_add(self.options.optimize_interval)?;
+        let last = &self.idle_maintenance;
+        let pages = self.telemetry.counters.size().pages;
+        let has_doubled = pages >= LARGE_PAGES && pages / 2 >= last.optimized_pages;
+        let by_time = last.optimized.checked_add(self.options.optimize_interval)?;
+        let due = if has_doubled { last.optimized } else { by_time };
         wrote.then_some(due.max(self.idle_maintenance.optimize_from))
     }
 
@@ -174,7 +182,10 @@ impl Writer {
         self.note_commits();
         let now = Instant::now();
         match &result {
-            Ok(Refreshed::All) => self.idle_maintenance.optimized = now,
+            Ok(Refreshed::All) => {
+                self.idle_maintenance.optimized = now;
+                self.idle_maintenance.optimized_pages = self.telemetry.counters.size().pages;
+            }
             // Under load the next table is due at the next checkpoint.
             Ok(Refreshed::Some) if !is_idle => {}
             Ok(Refreshed::Some) => self.idle_maintenance.optimize_from = now + IDLE,

@@ -176,7 +176,7 @@ impl Writer {
             statements: StatementShard::if_on(&telemetry.statements).map(RefCell::new),
             cache: CacheShare::new(&telemetry.cache),
             looked: Looked::default(),
-            idle_maintenance: IdleMaintenance::new(),
+            idle_maintenance: IdleMaintenance::new(0),
             slow_log: SlowLog::new(options.slow_events_per_second),
             shared,
             readers,
@@ -203,6 +203,7 @@ impl Writer {
         };
         // Here, so that the store has its figures once it is open.
         writer.look_at_file();
+        writer.idle_maintenance = IdleMaintenance::new(writer.telemetry.counters.size().pages);
         let thread = thread::Builder::new().name("larder-writer".into());
         let path = writer.shared.path.clone();
         thread

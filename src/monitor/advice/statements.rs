@@ -30,8 +30,8 @@ fn full_table_scan(statement: &StatementStats) -> Option<Finding> {
     }
     let tables = statement.scanned_tables.join(", ");
     let message = format!("a statement scans all of {tables}: {}", statement.sql);
-    let remedy = "EXPLAIN QUERY PLAN shows how (SCAN): add an index on the columns of its condition, its join or its \
-                  ORDER BY; instead of OFFSET, continue after the last key";
+    let remedy = "EXPLAIN QUERY PLAN shows how (SCAN): add an index that serves its condition, its join or its ORDER \
+                  BY; instead of OFFSET, continue after the last key; LIKE '%..' needs a full-text table";
     let finding = Finding::new(Severity::Warning, "full_table_scan", message, remedy);
     Some(finding.with_measurement(steps, SCAN, "rows"))
 }

@@ -213,6 +213,16 @@ fn idle_writer_refreshes_statistics_that_readers_use() {
     drop((copy, folder));
 }
 
+/// Long before they are due by time.
+#[test]
+fn statistics_are_refreshed_when_the_database_has_doubled() {
+    let store = patient().page_size(512).open_temp().unwrap();
+    store.write(small_table).unwrap();
+    assert!(plan(&store).contains("by_kind"), "{}", plan(&store));
+    store.write(grow).unwrap();
+    until(&store, |_| plan(&store).contains("by_place"));
+}
+
 fn copy_of(store: &Store) -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("copy.db");
