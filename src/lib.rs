@@ -123,7 +123,9 @@ pub use self::migrate::{
 };
 
 // Maintenance and backups.
-pub use self::backup::{Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreReport};
+pub use self::backup::{
+    Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreOptions, RestoreReport,
+};
 pub use self::maintenance::check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
 pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
 

@@ -16,9 +16,11 @@ use super::staging::{self, Copy, Unfinished};
 use super::{BackupProgress, BackupStage};
 use crate::connection::filesystem::lacks;
 use crate::connection::interrupt::Interrupt;
-use crate::connection::{self, Private, open_copy, open_copy_alone, read_back, write_carelessly};
+use crate::connection::{self, Private, open_copy_alone, open_target, read_back, write_carelessly};
 use crate::error::{Error, ErrorOrigin, is_damage, primary_code};
 use crate::maintenance::check::{self, CheckReport};
+use crate::maintenance::integrity::{self, Completeness};
+use crate::maintenance::pages;
 use crate::maintenance::progress::ProgressReporter;
 use crate::options::Settings;
 
@@ -28,10 +30,10 @@ const SYNC: u64 = 16 << 20;
 
 const COPYING: &str = "the pages cannot be copied; is the disk full?";
 const COMPACTING: &str = "the copy cannot be compacted; is the disk full?";
-const COUNTING: &str = "the rows of the database cannot be counted; check it (Store::check)";
+pub(super) const COUNTING: &str = "the rows of the database cannot be counted; check it (Store::check)";
 const OPENING: &str = "the copy cannot be opened";
-const CHECKING: &str = "the copy cannot be checked";
-const DAMAGED: &str = "the database is damaged, or the disk of the copy; check the database (Store::check), and \
+pub(super) const CHECKING: &str = "the copy cannot be checked";
+pub(super) const DAMAGED: &str = "the database is damaged, or the disk of the copy; check the database (Store::check), and \
                        restore an older backup if it is damaged";
 
 /// How to make a copy.
@@ -63,6 +65,15 @@ pub(super) struct Copier<'a> {
     pub(super) reporter: &'a ProgressReporter<BackupProgress>,
     /// Waits between two steps.
     pub(super) pause: &'a dyn Fn(Duration),
+}
+
+/// Which database is checked.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Whose {
+    /// The copy, which may be changed for the check.
+    Copy,
+    /// The source, whose copy is checked later.
+    Source,
 }
 
 /// The result of a copy.
@@ -110,10 +121,7 @@ impl Copier<'_> {
             page_size * number(source, "page_count").map_err(failed)?,
             self.plan.compact,
         )?;
-        let Private {
-            conn: mut target,
-            interrupt: _interrupt,
-        } = open_copy(to, self.options).map_err(cannot_open)?;
+        let mut target = open_target(to, self.options).map_err(cannot_open)?;
         write_carelessly(&target).map_err(failed)?;
         let copied = self.step_through(source, &mut target, page_size, sync);
         connection::close(target);
@@ -176,7 +184,7 @@ impl Copier<'_> {
         } else {
             copy
         };
-        let private = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
+        let private = open_copy_alone(&copy.path, self.options, self.plan.verify).map_err(cannot_open)?;
         let verified = self.verify(&private, fingerprint);
         connection::close(private.conn);
         Ok((copy, verified?))
@@ -187,7 +195,8 @@ impl Copier<'_> {
     fn compact(&self, unfinished: &Unfinished, copy: Copy) -> Result<Copy> {
         self.enter(BackupStage::Compact)?;
         let compact = unfinished.create("compact.db")?;
-        let Private { conn, interrupt } = open_copy_alone(&copy.path, self.options).map_err(cannot_open)?;
+        let Private { conn, interrupt } =
+            open_copy_alone(&copy.path, self.options, self.plan.verify).map_err(cannot_open)?;
         // Bound as bytes, because a path may not be UTF-8.
         let to = ToSqlOutput::Borrowed(ValueRef::Text(compact.path.as_os_str().as_bytes()));
         let watching = self.reporter.watch(&conn, &interrupt);
@@ -212,7 +221,8 @@ impl Copier<'_> {
             return Ok(copied);
         };
         self.enter(BackupStage::Verify)?;
-        copied.check = Some(self.check(private)?);
+        let check = self.check(private, Whose::Copy)?;
+        copied.check = Some(refuse_damage(check)?);
         let _watching = self.reporter.watch(conn, &private.interrupt);
         let found = Fingerprint::read(conn, self.plan.checksum).map_err(failed)?;
         if let Some(difference) = fingerprint.difference(&found) {
@@ -226,8 +236,9 @@ impl Copier<'_> {
         Ok(copied)
     }
 
-    /// Checks for damage. Foreign keys that point nowhere are no damage: a copy must have them as the database does.
-    pub(super) fn check(&self, private: &Private) -> Result<CheckReport> {
+    /// Checks for damage. What is not damage, such as foreign keys that point nowhere, a copy must have as the database
+    /// does.
+    pub(super) fn check(&self, private: &Private, whose: Whose) -> Result<CheckReport> {
         let failed = |error| cannot(CHECKING, error);
         let conn = &private.conn;
         let began = Instant::now();
@@ -236,11 +247,17 @@ impl Copier<'_> {
             ..CheckReport::default()
         };
         let _watching = self.reporter.watch(conn, &private.interrupt);
-        check::integrity(conn, &mut report).map_err(failed)?;
-        if let Some(found) = report.problems.first() {
-            return Err(Failure::found(DAMAGED, found.clone()));
+        let completeness = integrity::check(conn, &mut report).map_err(failed)?;
+        match (completeness, whose) {
+            (Completeness::Whole, _) => {}
+            (Completeness::Partial, Whose::Copy) => pages::check_private(conn, &mut report).map_err(failed)?,
+            (Completeness::Partial, Whose::Source) => {
+                report.not_checked.push("whether a page is both used and free".into());
+            }
         }
-        check::foreign_keys(conn, &mut report, |_, _| self.reporter.poll()).map_err(failed)?;
+        if !report.is_damaged() {
+            check::foreign_keys(conn, &mut report, |_, _| self.reporter.poll()).map_err(failed)?;
+        }
         self.go_on()?;
         report.duration = began.elapsed();
         Ok(report)
@@ -261,6 +278,14 @@ impl Copier<'_> {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Failure::stopped()),
         }
+    }
+}
+
+/// The report, unless it has damage.
+pub(super) fn refuse_damage(report: CheckReport) -> Result<CheckReport> {
+    match report.problems.first() {
+        Some(found) => Err(Failure::found(DAMAGED, found.clone())),
+        None => Ok(report),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::error::Error as StdError;
 use std::path::Path;
 
+use super::copy::{CHECKING, COUNTING, DAMAGED};
+use super::staging::EXISTS;
 use crate::error::Error;
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -53,21 +55,56 @@ impl Failure {
     }
 
     pub(super) fn of_backup(self, path: &Path) -> Error {
+        let problem = match self.problem {
+            EXISTS => {
+                "the target exists already; choose another name, move the file away, or replace it with \
+                       Backup::overwrite"
+            }
+            _ if self.lacks_a_name() => {
+                "the schema needs a function, a collation or a module that the connection to the copy does not have; \
+                 define it in Options::on_connect for Role::Copy, too"
+            }
+            problem => problem,
+        };
         Error::Backup {
             path: path.into(),
-            problem: self.problem,
+            problem,
             detail: self.detail,
             source: self.source,
         }
     }
 
     pub(super) fn of_restore(self, from: &Path, to: &Path) -> Error {
+        let problem = match self.problem {
+            DAMAGED => {
+                "the backup is damaged; restore an older one (RestoreOptions::verify(false) restores this one as \
+                        it is)"
+            }
+            _ if self.lacks_a_name() => {
+                "the schema needs a function, a collation or a module that is not there; restore it with \
+                 Options::restore and the on_connect of its store"
+            }
+            problem => problem,
+        };
         Error::Restore {
             from: from.into(),
             to: to.into(),
-            problem: self.problem,
+            problem,
             detail: self.detail,
             source: self.source,
         }
+    }
+
+    /// Whether a check failed because SQLite does not know a name that `on_connect` may define.
+    fn lacks_a_name(&self) -> bool {
+        const MISSING: [&str; 5] = [
+            "unknown function",
+            "no such function",
+            "no such collation sequence",
+            "no such module",
+            "no such tokenizer",
+        ];
+        let said = self.detail.as_deref().unwrap_or_default();
+        [CHECKING, COUNTING].contains(&self.problem) && MISSING.iter().any(|missing| said.contains(missing))
     }
 }

@@ -38,13 +38,14 @@ use rusqlite::Connection;
 
 use self::copy::{Copier, CopyPlan};
 pub(crate) use self::failure::Failure;
-pub use self::restore::RestoreReport;
 pub(crate) use self::restore::restore;
+pub use self::restore::{RestoreOptions, RestoreReport};
 pub use self::schedule::BackupSchedule;
 use self::series::Series;
 use self::staging::Staging;
 #[cfg(doc)]
 use crate::Store;
+use crate::connection::open_target;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
@@ -67,9 +68,10 @@ const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
 ///
 /// A backup is a copy of one snapshot. It is made while reads and writes go on, and it is **verified**: the copy is
 /// opened on its own, `integrity_check` checks it, and every table must have as many rows as in the snapshot (tables
-/// whose name is not UTF-8 are not counted, because no statement can name them). Corruption, a difference or a full
-/// disk is an error. In every case of error the target is unchanged, and nothing is left beside it. Foreign keys
-/// without a parent row are copied as they are, and reported.
+/// whose name is not UTF-8 are not counted, because no statement can name them). Damage, a difference or a full
+/// disk is an error. In every case of error the target is unchanged, and nothing is left beside it. What is wrong with
+/// the data of sound pages is copied as it is, and reported: foreign keys without a parent row, and
+/// [`CheckReport::findings`].
 ///
 /// The backup is one file with mode `0600`, synced to the disk, and not in WAL mode, so that a read-only program can
 /// open it (a store that opens it switches it to WAL mode). [`Store::restore`] creates a database from it.
@@ -156,8 +158,8 @@ pub struct BackupReport {
     pub page_size: u64,
     /// Number of pages.
     pub pages: u64,
-    /// The check of the copy; `None` if it was not verified. It reports no corruption, but it may report foreign keys
-    /// without a parent row, which the database has too.
+    /// The check of the copy; `None` if it was not verified. It reports no damage, but it may report findings, and
+    /// foreign keys without a parent row, which the database has too.
     pub check: Option<CheckReport>,
     /// Number of rows in all tables, including the shadow tables of virtual tables. It equals that of the database. 0
     /// if the backup was not verified.
@@ -437,10 +439,7 @@ impl BackupReport {
     }
 
     fn tell(&self, database: &Path) {
-        let dangling = self
-            .check
-            .as_ref()
-            .map_or(0, |check| check.total_foreign_key_violations);
+        let found = |number: fn(&CheckReport) -> u64| self.check.as_ref().map_or(0, number);
         event!(
             info,
             "larder::backup",
@@ -450,7 +449,8 @@ impl BackupReport {
                 bytes = self.bytes(),
                 verified = self.is_verified(),
                 rows = self.rows,
-                foreign_key_violations = dangling,
+                findings = found(|check| check.total_findings),
+                foreign_key_violations = found(|check| check.total_foreign_key_violations),
                 pinned_ms = self.wal_pinned_for.as_millis() as u64,
                 duration_ms = self.duration.as_millis() as u64,
             },
@@ -506,6 +506,12 @@ fn remove_old(series: &Series, made: &Path) {
     }
 }
 
+/// Creates an empty database, for a dry run.
+pub(crate) fn create(options: &Settings, to: &Path) -> failure::Result<Connection> {
+    staging::create(to)?;
+    open_target(to, options).map_err(|error| Failure::of("the copy cannot be opened", error))
+}
+
 /// Copies the snapshot of the connection's open transaction into a new file, for a dry run. The copy is not verified,
 /// because it is deleted afterwards.
 pub(crate) fn copy(source: &Connection, options: &Settings, to: &Path) -> failure::Result<()> {
@@ -526,10 +532,7 @@ impl fmt::Display for BackupReport {
             None => write!(f, "not verified")?,
             Some(check) => {
                 write!(f, "{} rows, verified", self.rows)?;
-                if let Some(first) = check.foreign_key_violations.first() {
-                    let total = check.total_foreign_key_violations;
-                    write!(f, ", {total} foreign keys without a parent row, the first: {first}")?;
-                }
+                check.remarks().iter().try_for_each(|remark| write!(f, ", {remark}"))?;
             }
         }
         write!(f, " ({:.1?})", self.duration)

@@ -1,21 +1,53 @@
 //! Restoring: a database created from a backup.
 
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{fmt, fs};
+use std::{fmt, io};
 
-use super::copy::{Copier, CopyPlan, CopyReport};
+use super::copy::{Copier, CopyPlan, CopyReport, Whose, refuse_damage};
 use super::failure::{Failure, Result as CopyResult};
-use super::staging::Staging;
+use super::staging::{self, Staging, Unfinished, with};
 use super::{BackupProgress, BackupReport};
 use crate::connection::file::SMALLEST;
-use crate::connection::{self, check_sqlite_version, open_files, open_original};
+use crate::connection::{self, Private, check_sqlite_version, open_copy_alone, open_files, open_original};
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
 use crate::maintenance::progress::ProgressReporter;
 use crate::options::Settings;
 use crate::read::begin_snapshot;
 use crate::telemetry::event::event;
+
+/// The options of one restore. See [`Store::restore_with`](crate::Store::restore_with).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "options do nothing until a restore gets them"]
+pub struct RestoreOptions {
+    verify: bool,
+}
+
+impl RestoreOptions {
+    /// Creates options with every default.
+    pub fn new() -> Self {
+        Self { verify: true }
+    }
+
+    /// Restores the backup only if it is sound. The default is `true`.
+    ///
+    /// With `false` a damaged backup is restored as it is, to save what is left of it: pages are copied, and the copy is
+    /// not compared with the backup. [`RestoreReport::check`] then says what is damaged, and
+    /// [`RestoreReport::verified`] is `false`.
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// The result of [`Store::restore`](crate::Store::restore).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,20 +59,23 @@ pub struct RestoreReport {
     pub page_size: u64,
     /// Number of pages.
     pub pages: u64,
-    /// The check of the database. It reports no corruption, but it may report foreign keys without a parent row, which
-    /// the backup has too.
+    /// Whether the database was checked and compared with the backup.
+    pub verified: bool,
+    /// The check of the database. It may report findings, and foreign keys without a parent row, which the backup has
+    /// too. It reports damage only if [`RestoreOptions::verify`] was `false`; then it is the check of the backup.
     pub check: CheckReport,
-    /// Number of rows in all tables, including the shadow tables of virtual tables. It equals that of the backup.
+    /// Number of rows in all tables, including the shadow tables of virtual tables. It equals that of the backup. 0 if
+    /// the database was not verified.
     pub rows: u64,
     /// SHA-256 of all rows of all tables in hexadecimal. It equals that of
-    /// [`Backup::checksum`](crate::Backup::checksum) if no row has changed.
+    /// [`Backup::checksum`](crate::Backup::checksum) if no row has changed. Empty if the database was not verified.
     pub checksum: String,
     /// Duration of the restore.
     pub duration: Duration,
 }
 
 /// Restores a backup.
-pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<RestoreReport> {
+pub(crate) fn restore(settings: &Settings, options: RestoreOptions, from: &Path, to: &Path) -> Result<RestoreReport> {
     let began = Instant::now();
     check_sqlite_version()?;
     // Before the check for a file at `to`: a store also reserves the name of a file that was moved away.
@@ -50,11 +85,12 @@ pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<Rest
             closing: None,
         });
     }
-    let (path, copied) = make(options, from, to).map_err(|failure| failure.of_restore(from, to))?;
+    let (path, copied) = make(settings, options, from, to).map_err(|failure| failure.of_restore(from, to))?;
     let report = RestoreReport {
         path,
         page_size: copied.page_size,
         pages: copied.pages,
+        verified: options.verify,
         check: copied.check.unwrap_or_default(),
         rows: copied.rows,
         checksum: copied.checksum.unwrap_or_default(),
@@ -67,7 +103,10 @@ pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<Rest
         {
             backup = %from.display(),
             bytes = report.bytes(),
+            verified = report.verified,
             rows = report.rows,
+            problems = report.check.problems.len(),
+            findings = report.check.total_findings,
             foreign_key_violations = report.check.total_foreign_key_violations,
             duration_ms = report.duration.as_millis() as u64,
         },
@@ -76,33 +115,113 @@ pub(crate) fn restore(options: &Settings, from: &Path, to: &Path) -> Result<Rest
     Ok(report)
 }
 
-fn make(options: &Settings, from: &Path, to: &Path) -> CopyResult<(PathBuf, CopyReport)> {
+fn make(settings: &Settings, options: RestoreOptions, from: &Path, to: &Path) -> CopyResult<(PathBuf, CopyReport)> {
     let staging = Staging::new(to, false)?;
     let from = original(from)?;
     let plan = CopyPlan {
+        verify: options.verify,
         checksum: true,
         ..CopyPlan::default()
     };
     let copier = Copier {
-        options,
+        options: settings,
         plan: &plan,
         reporter: &ProgressReporter::new(BackupProgress::NOTHING),
         pause: &|_| {},
     };
-    let source = open_original(&from, options).map_err(|error| Failure::of("the backup cannot be opened", error))?;
+    // Declared before the source, whose files it may have: it is dropped last.
+    let mut unfinished = None;
+    let source = open_source(&copier, &from, &staging, &mut unfinished)?;
     let begun = begin_snapshot(&source.conn).map_err(|error| Failure::of("the backup cannot be read", error));
-    // The backup is checked first: nothing is created if it is damaged.
-    let checked = begun.and_then(|()| copier.check(&source));
-    let made = checked.and_then(|_| {
-        let unfinished = staging.begin()?;
+    // The backup is checked first: no page is copied if it is damaged.
+    let checked = begun.and_then(|()| check(&copier, &source));
+    let made = checked.and_then(|checked| {
+        let unfinished = match &mut unfinished {
+            Some(unfinished) => unfinished,
+            none => none.insert(staging.begin()?),
+        };
         let copy = unfinished.create("copy.db")?;
         let fingerprint = copier.copy(&source.conn, &source.interrupt, &copy)?;
-        let (copy, copied) = copier.finish(&unfinished, copy, fingerprint)?;
+        let (copy, mut copied) = copier.finish(unfinished, copy, fingerprint)?;
+        copied.check.get_or_insert(checked);
         staging.finish(copy)?;
         Ok(copied)
     });
     connection::close(source.conn);
     Ok((staging.path, made?))
+}
+
+/// Checks the backup. Damage is an error, unless the restore is not verified.
+fn check(copier: &Copier<'_>, source: &Private) -> CopyResult<CheckReport> {
+    let checked = copier.check(source, Whose::Source);
+    if copier.plan.verify {
+        return checked.and_then(refuse_damage);
+    }
+    Ok(checked.unwrap_or_else(|failure| {
+        let mut report = CheckReport::default();
+        report.add_problem(failure.sentence());
+        report
+    }))
+}
+
+/// Opens the backup where it is, or a copy of its files where SQLite cannot read it without writing there.
+fn open_source(
+    copier: &Copier<'_>,
+    from: &Path,
+    staging: &Staging,
+    unfinished: &mut Option<Unfinished>,
+) -> CopyResult<Private> {
+    let cannot = |error| Failure::of("the backup cannot be opened", error);
+    if let Some(source) = open_original(from, copier.options, copier.plan.verify).map_err(cannot)? {
+        return Ok(source);
+    }
+    let files = unfinished.insert(staging.begin()?).create("original.db")?;
+    copy_files(from, &files.path)?;
+    open_copy_alone(&files.path, copier.options, copier.plan.verify).map_err(cannot)
+}
+
+/// Copies a database that no program seems to use, with its WAL and its journal. SQLite's locks are not taken, so the
+/// files are compared with what they were before.
+fn copy_files(from: &Path, to: &Path) -> CopyResult<()> {
+    const COPIED: [&str; 3] = ["", "-wal", "-journal"];
+    let cannot = |error| {
+        Failure::of(
+            "the files of the backup cannot be copied beside the target; check who may read them, and the free space",
+            error,
+        )
+    };
+    let states = || COPIED.map(|ending| state(Path::new(&with(from.as_os_str(), ending))));
+    let before = states();
+    for (ending, _) in COPIED.iter().zip(&before).filter(|(_, state)| state.is_some()) {
+        let mut read = File::open(with(from.as_os_str(), ending)).map_err(cannot)?;
+        let to = PathBuf::from(with(to.as_os_str(), ending));
+        let mut written = match *ending {
+            "" => File::options().write(true).open(&to).map_err(cannot)?,
+            _ => staging::create(&to)?,
+        };
+        io::copy(&mut read, &mut written).map_err(cannot)?;
+    }
+    if states() != before {
+        return Err(Failure::new(
+            "another program writes to the backup; close that program, or make a backup of its database with \
+             Store::backup",
+        ));
+    }
+    Ok(())
+}
+
+/// What changes when a file is written: its inode, size and times. `None` if there is no file.
+fn state(path: &Path) -> Option<[i64; 6]> {
+    let file = fs::metadata(path).ok()?;
+    let (inode, size) = (file.ino() as i64, file.size() as i64);
+    Some([
+        inode,
+        size,
+        file.mtime(),
+        file.mtime_nsec(),
+        file.ctime(),
+        file.ctime_nsec(),
+    ])
 }
 
 /// The backup's path without symbolic links, if it is a regular file of sufficient size.
@@ -132,6 +251,10 @@ impl RestoreReport {
 /// The same line as for the backup.
 impl fmt::Display for RestoreReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.verified {
+            let (path, bytes) = (self.path.display(), self.bytes());
+            return write!(f, "{path}: {bytes} bytes, not verified; {}", self.check);
+        }
         let made = BackupReport {
             path: self.path.clone(),
             page_size: self.page_size,

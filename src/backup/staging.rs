@@ -16,8 +16,11 @@ use super::failure::{Failure, Result};
 use crate::connection::open_files;
 use crate::connection::temp_folder::{Content, TempFolder};
 
+/// A copy may not replace the file.
+pub(super) const EXISTS: &str = "the target exists already; choose another name, or move the file away";
+
 /// The suffixes of the files that SQLite keeps beside a database.
-const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+pub(super) const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// The target of a copy.
 pub(super) struct Staging {
@@ -91,7 +94,7 @@ impl Staging {
         } else if !there.is_file() {
             "the target is not a regular file; choose another name"
         } else if !self.overwrite {
-            "the target exists already; choose another name, or move the file away (Backup::overwrite replaces it)"
+            EXISTS
         } else {
             return Ok(());
         };

@@ -159,6 +159,60 @@ pub(crate) fn remove_collation_needed(conn: &Connection) {
     unsafe { ffi::sqlite3_collation_needed(conn.handle(), ptr::null_mut(), None) };
 }
 
+/// Removes the hook that SQLite calls after a commit to the WAL. Whether it had data: rusqlite's has its function, and
+/// that of `PRAGMA wal_autocheckpoint` a number of pages.
+pub(crate) fn remove_wal_hook(conn: &Connection) -> bool {
+    // SAFETY: as above. The pointer that it returns is only compared.
+    unsafe { !ffi::sqlite3_wal_hook(conn.handle(), None, ptr::null_mut()).is_null() }
+}
+
+/// Whether a name is a keyword of SQL, and has to be quoted.
+pub(crate) fn is_keyword(name: &str) -> bool {
+    let length = c_int::try_from(name.len()).unwrap_or(c_int::MAX);
+    // SAFETY: SQLite reads no more than `length` bytes of the text.
+    unsafe { ffi::sqlite3_keyword_check(name.as_ptr().cast::<c_char>(), length) != 0 }
+}
+
+/// A connection, as a hook of its own sees it.
+struct HookedConnection(*mut ffi::sqlite3);
+
+// SAFETY: SQLite calls a hook on the thread that uses the connection, and on no other.
+unsafe impl Send for HookedConnection {}
+
+/// Installs a commit hook that rolls back what writes to `main`, while `refuses` says so. It lets writes to temporary and
+/// attached databases pass. rusqlite keeps `token` while the hook is installed.
+pub(crate) fn guard_main(
+    conn: &Connection,
+    refuses: impl Fn() -> bool + Send + 'static,
+    token: Arc<()>,
+) -> rusqlite::Result<()> {
+    // SAFETY: only the hook below uses the handle, which SQLite calls while the connection is open.
+    let hooked = HookedConnection(unsafe { conn.handle() });
+    conn.commit_hook(Some(move || {
+        let (hooked, _kept) = (&hooked, &token);
+        // SAFETY: the connection is open and commits now, on this thread. The call only reads the state, which the
+        // rules for hooks allow.
+        let state = unsafe { ffi::sqlite3_txn_state(hooked.0, c"main".as_ptr()) };
+        state == ffi::SQLITE_TXN_WRITE && refuses()
+    }))
+}
+
+/// The number of bytes at the end of each page that SQLite does not use, `SQLITE_FCNTL_RESERVE_BYTES` in
+/// <https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html>.
+pub(crate) fn reserved_bytes(conn: &Connection) -> u64 {
+    let mut bytes: c_int = -1;
+    // SAFETY: as above. The call reads and writes one integer, whose value of -1 changes nothing.
+    let code = unsafe {
+        let bytes = (&mut bytes as *mut c_int).cast::<c_void>();
+        ffi::sqlite3_file_control(conn.handle(), c"main".as_ptr(), ffi::SQLITE_FCNTL_RESERVE_BYTES, bytes)
+    };
+    if code == ffi::SQLITE_OK {
+        u64::try_from(bytes).unwrap_or(0)
+    } else {
+        0
+    }
+}
+
 thread_local! {
     static TRACED: Cell<bool> = const { Cell::new(false) };
 }
@@ -366,6 +420,8 @@ pub(crate) struct Action<'a> {
 pub(crate) enum Permission {
     Allow = ffi::SQLITE_OK,
     Deny = ffi::SQLITE_DENY,
+    /// Makes a PRAGMA do nothing.
+    Ignore = ffi::SQLITE_IGNORE,
 }
 
 /// Decides about each action of a statement that is prepared.

@@ -13,6 +13,7 @@ pub(crate) mod file;
 pub(crate) mod file_lock;
 pub(crate) mod filesystem;
 pub(crate) mod interrupt;
+mod on_connect;
 mod open_error;
 pub(crate) mod open_file;
 pub(crate) mod open_files;
@@ -38,7 +39,7 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 use self::authorizer::SqlGuard;
 use self::baseline::OwnHooks;
 pub(crate) use self::baseline::{Baseline, Restored};
-pub(crate) use self::copy::{Private, open_copy, open_copy_alone, open_original, write_carelessly};
+pub(crate) use self::copy::{Private, open_copy_alone, open_memory, open_original, open_target, write_carelessly};
 use self::file::DatabaseFile;
 use self::interrupt::Interrupt;
 use self::open_error::{execute, explain_open, refuse};
@@ -47,7 +48,7 @@ use self::pragma::{TEMP_STORE, auto_vacuum, execute_pragma, set, set_checkpoint_
 pub(crate) use self::pragma::{read_back, set_for_jobs, settings, synchronous, with_temporary_files};
 use self::wal_mode::switch_to_wal;
 use crate::error::{Error, Result, extended_code};
-use crate::options::{Access, OnConnect, Role, Settings};
+use crate::options::{Access, Role, Settings};
 use crate::runtime::clock::later;
 use crate::runtime::panic::caught;
 use crate::telemetry::event::event;
@@ -145,8 +146,8 @@ fn resync_wal(conn: &Connection, path: &Path) -> Result<()> {
 /// does.
 fn init_new_file(conn: &Connection, path: &Path, options: &Settings) -> Result<()> {
     let auto_vacuum = auto_vacuum(options.auto_vacuum);
-    execute(conn, path, &format!("PRAGMA page_size = {}", options.page_size))?;
-    execute(conn, path, &format!("PRAGMA auto_vacuum = {auto_vacuum}"))
+    execute(conn, path, &format!("PRAGMA main.page_size = {}", options.page_size))?;
+    execute(conn, path, &format!("PRAGMA main.auto_vacuum = {auto_vacuum}"))
 }
 
 fn verify_new_file(conn: &Connection, options: &Settings) -> Result<()> {
@@ -291,25 +292,27 @@ pub(crate) fn close(conn: Connection) {
 
 /// Configures the connection before the first read of the file. Returns which hooks `on_connect` set.
 fn prepare(conn: &Connection, options: &Settings, role: Role, patience: Duration) -> Result<OwnHooks> {
+    prepare_for(conn, options, role, false, patience)
+}
+
+/// `is_original` for a file that must stay as it is.
+fn prepare_for(
+    conn: &Connection,
+    options: &Settings,
+    role: Role,
+    is_original: bool,
+    patience: Duration,
+) -> Result<OwnHooks> {
     // Set first, so that the following statements can wait for a lock.
     set(conn, "busy_timeout", patience.as_millis())?;
     conn.set_prepared_statement_cache_capacity(options.statement_cache_capacity);
-    let Some(OnConnect(on_connect)) = &options.on_connect else {
+    let Some(on_connect) = &options.on_connect else {
         return Ok(OwnHooks::default());
     };
     // A later change would delete the temporary objects of `on_connect`.
     execute_pragma(conn, "temp_store", TEMP_STORE)?;
     // Runs before anything that reads the file, because it may set the encryption key.
-    let hooks = OwnHooks::of(conn, || {
-        on_connect(conn, role).map_err(|error| error.with_origin(|source| c_api::gave_last(conn, source)))
-    })?;
-    if !conn.is_autocommit() {
-        return Err(Error::Options {
-            option: "on_connect",
-            problem: "it left a transaction open: COMMIT it, or do in Store::write what is not for every connection"
-                .into(),
-        });
-    }
+    let hooks = on_connect::run(conn, on_connect, role, is_original)?;
     set(conn, "busy_timeout", patience.as_millis())?;
     Ok(hooks)
 }

@@ -2,6 +2,9 @@
 //!
 //! SQLite returns no error for a PRAGMA that it does not know or will not set. One that did not take effect is an
 //! [`Error::Pragma`] that names it.
+//!
+//! Each names `main`. Without a name, `journal_mode`, `locking_mode`, `mmap_size` and others also set the databases that
+//! [`on_connect`](crate::Options::on_connect) has attached.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -114,7 +117,7 @@ pub(super) fn set(conn: &Connection, name: &'static str, value: impl ToString) -
 
 pub(super) fn execute_pragma(conn: &Connection, name: &'static str, value: impl ToString) -> Result<()> {
     let value = value.to_string();
-    let done = conn.execute_batch(&format!("PRAGMA {name} = {value}"));
+    let done = conn.execute_batch(&format!("PRAGMA main.{name} = {value}"));
     done.map_err(|error| pragma_failed(conn, name, value, error))
 }
 
@@ -142,7 +145,7 @@ pub(super) fn configure(conn: &Connection, name: &'static str, config: DbConfig,
 
 /// The value of a PRAGMA, as text.
 pub(crate) fn read_back(conn: &Connection, name: &str) -> rusqlite::Result<String> {
-    conn.query_row(&format!("PRAGMA {name}"), [], |row| {
+    conn.query_row(&format!("PRAGMA main.{name}"), [], |row| {
         Ok(match row.get_ref(0)? {
             rusqlite::types::ValueRef::Integer(n) => n.to_string(),
             other => other.as_str()?.to_owned(),

@@ -2,9 +2,24 @@
 
 use rusqlite::Row;
 
+use super::c_api::is_keyword;
+
 /// Quotes a name for SQL.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A name as people would write it: quoted where it has to be.
+pub(crate) fn readable(name: &str) -> String {
+    let mut chars = name.chars();
+    let begins_well = chars
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
+    let is_plain = begins_well && chars.all(|next| next.is_ascii_alphanumeric() || next == '_');
+    if is_plain && !is_keyword(name) {
+        return name.to_owned();
+    }
+    quoted(name)
 }
 
 /// The statement that returns each row of a table whose foreign key refers to no row.

@@ -62,7 +62,7 @@ fn try_wal(conn: &Connection, path: &Path) -> Result<()> {
 /// `query_row` would reset it after the row and lose the error of a commit that fails there; the file would stay in
 /// rollback mode.
 fn switch(conn: &Connection) -> rusqlite::Result<String> {
-    let mut statement = conn.prepare("PRAGMA journal_mode = WAL")?;
+    let mut statement = conn.prepare("PRAGMA main.journal_mode = WAL")?;
     let mut rows = statement.query([])?;
     let mode = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?.get(0)?;
     while rows.next()?.is_some() {}

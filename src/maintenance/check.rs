@@ -1,8 +1,9 @@
-//! A check of the whole database for corruption, and for foreign keys without a parent row.
+//! A check of the whole database for damage, and for foreign keys without a parent row.
 //!
-//! It only reads: `quick_check` or `integrity_check` in one snapshot, then `foreign_key_check`, table by table, in
-//! another, so that neither pins the WAL longer than necessary. Corruption goes into the report, even if SQLite had to
-//! stop there. An error means that the check could not run.
+//! It only reads: `quick_check` or `integrity_check` in one snapshot (`integrity.rs` sorts what they say, `pages.rs`
+//! looks at what they leave out), then `foreign_key_check`, table by table, in another, so that neither pins the WAL
+//! longer than necessary. Damage goes into the report, even if SQLite had to stop there. An error means that the check
+//! could not run.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
 
+use super::integrity::{self, Completeness};
+use super::pages;
 use super::progress::ProgressReporter;
 #[cfg(doc)]
 use crate::Store;
@@ -21,7 +24,7 @@ use crate::error::{Result, is_damage, primary_code};
 const OPERATION: &str = "check";
 
 /// How many violations are reported in full.
-const MAX_REPORTED: usize = 100;
+pub(super) const MAX_REPORTED: usize = 100;
 
 /// A check of the whole database, which [`run`](Self::run) starts. Made by [`Store::check`].
 ///
@@ -34,7 +37,14 @@ const MAX_REPORTED: usize = 100;
 /// check never counts as slow, and [`interrupt_old_readers`](crate::Options::interrupt_old_readers) does not stop it;
 /// the alert about an old read names it after [`max_reader_age`](crate::Options::max_reader_age).
 ///
-/// A check finds corruption, but not lost data: a write that never reached the disk leaves a valid database.
+/// A check finds damage, but not lost data: a write that never reached the disk leaves a valid database.
+///
+/// [`CheckReport::not_checked`] says what a check of an open store cannot look at; a [`Store::backup`] looks at all of
+/// it:
+/// - CHECK constraints, because SQLite ignores them on a connection that may only read.
+/// - Whether a page is used and free at the same time, in a large database without auto-vacuum. SQLite skips that for
+///   many schemas with views or virtual tables. larder then looks itself, on a copy in memory, if the database has no
+///   more bytes than [`Options::cache_size`](crate::Options::cache_size).
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -90,9 +100,18 @@ pub enum CheckStage {
 pub struct CheckReport {
     /// Whether the indexes were compared with their tables.
     pub full: bool,
-    /// SQLite's messages about corruption, and about tables whose foreign keys cannot be checked. SQLite reports at
-    /// most 100.
+    /// SQLite's messages about damage: pages, trees, and indexes that differ from their tables. The first 100.
     pub problems: Vec<String>,
+    /// What is wrong with the data of sound pages, and what mends it. The first 100.
+    ///
+    /// - Values that a constraint refuses, because it was added after them: NOT NULL, CHECK, the type of a column.
+    /// - A full-text index, or the data of another virtual table, that differs from its content.
+    /// - Tables whose foreign keys cannot be checked.
+    pub findings: Vec<String>,
+    /// Number of all findings.
+    pub total_findings: u64,
+    /// What was not checked, and why: see [`Check`].
+    pub not_checked: Vec<String>,
     /// The first 100 rows whose foreign key has no parent row. In a corrupt database the parent row itself may be lost.
     pub foreign_key_violations: Vec<ForeignKeyViolation>,
     /// Number of all rows whose foreign key has no parent row.
@@ -147,7 +166,7 @@ impl<'s> Check<'s> {
         self
     }
 
-    /// Runs the check. A corrupt database is not an error; see [`CheckReport::is_ok`].
+    /// Runs the check. A damaged database is not an error; see [`CheckReport::is_ok`].
     ///
     /// # Errors
     ///
@@ -167,7 +186,11 @@ impl<'s> Check<'s> {
         self.reporter.begin();
         let looked = self.engine.inspect(|conn, interrupt| {
             let _watching = self.reporter.watch(conn, interrupt);
-            integrity(conn, &mut report)
+            let completeness = integrity::check(conn, &mut report)?;
+            if completeness == Completeness::Partial {
+                pages::account(conn, self.engine.options.cache_size, &mut report)?;
+            }
+            Ok(())
         });
         self.judge(looked, &mut report)?;
         let looked = self.engine.inspect(|conn, interrupt| {
@@ -200,23 +223,6 @@ impl<'s> Check<'s> {
     }
 }
 
-/// Checks for corruption; for a full report, also in the indexes.
-pub(crate) fn integrity(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
-    let pragma = if report.full { "integrity_check" } else { "quick_check" };
-    let mut statement = conn.prepare(&format!("PRAGMA main.{pragma}"))?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let said = name(row, 0)?;
-        // A row may have several lines, under a title.
-        let problems = said.lines().filter(|line| *line != "ok" && !line.starts_with("***"));
-        report.problems.extend(problems.map(str::to_owned));
-    }
-    let count =
-        "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
-    report.tables = conn.query_row(count, [], |row| row.get(0))?;
-    Ok(())
-}
-
 /// Checks the foreign keys. `enter` gets the numbers of tables done and in total before each table, and may stop the
 /// check.
 pub(crate) fn foreign_keys(
@@ -231,8 +237,12 @@ pub(crate) fn foreign_keys(
         }
         match violations(conn, child, report) {
             Err(error) if is_of_the_table(&error) => {
-                let problem = format!("the foreign keys of {child} cannot be checked: {}", reason(&error));
-                report.problems.push(problem);
+                let said = format!("the foreign keys of {child} cannot be checked: {}", reason(&error));
+                if is_damage(&error) {
+                    report.add_problem(said);
+                } else {
+                    report.add_finding(said);
+                }
             }
             other => other?,
         }
@@ -281,7 +291,7 @@ fn is_of_the_table(error: &rusqlite::Error) -> bool {
 }
 
 /// The message without the text of the PRAGMA.
-fn reason(error: &rusqlite::Error) -> String {
+pub(super) fn reason(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
         other => other.to_string(),
@@ -289,9 +299,41 @@ fn reason(error: &rusqlite::Error) -> String {
 }
 
 impl CheckReport {
-    /// Whether the check found no problem.
+    /// Whether the check found nothing: no damage, no finding, no foreign key without a parent row.
     pub fn is_ok(&self) -> bool {
-        self.problems.is_empty() && self.total_foreign_key_violations == 0
+        !self.is_damaged() && self.total_findings == 0 && self.total_foreign_key_violations == 0
+    }
+
+    /// Whether the database is damaged: see [`problems`](Self::problems). A damaged database has no backup.
+    pub fn is_damaged(&self) -> bool {
+        !self.problems.is_empty()
+    }
+
+    pub(crate) fn add_problem(&mut self, problem: String) {
+        if self.problems.len() < MAX_REPORTED {
+            self.problems.push(problem);
+        }
+    }
+
+    pub(crate) fn add_finding(&mut self, finding: String) {
+        self.total_findings += 1;
+        if self.findings.len() < MAX_REPORTED {
+            self.findings.push(finding);
+        }
+    }
+
+    /// What was found besides damage: numbers, and the first of each kind.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if let Some(first) = self.findings.first() {
+            remarks.push(format!("{} findings, the first: {first}", self.total_findings));
+        }
+        if let Some(first) = self.foreign_key_violations.first() {
+            let total = self.total_foreign_key_violations;
+            remarks.push(format!("{total} foreign keys without a parent row, the first: {first}"));
+        }
+        remarks.extend(self.not_checked.iter().map(|what| format!("not checked: {what}")));
+        remarks
     }
 }
 
@@ -300,18 +342,15 @@ impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let check = if self.full { "full check" } else { "quick check" };
         write!(f, "{check} of {} tables: ", self.tables)?;
+        let mut parts = Vec::new();
         if self.is_ok() {
-            write!(f, "ok")?;
+            parts.push("ok".to_owned());
         }
         if let Some(first) = self.problems.first() {
-            write!(f, "{} problems, the first: {first}", self.problems.len())?;
+            parts.push(format!("{} problems, the first: {first}", self.problems.len()));
         }
-        if let Some(first) = self.foreign_key_violations.first() {
-            let and = if self.problems.is_empty() { "" } else { "; " };
-            let total = self.total_foreign_key_violations;
-            write!(f, "{and}{total} foreign keys without a parent row, the first: {first}")?;
-        }
-        write!(f, " ({:.1?})", self.duration)
+        parts.extend(self.remarks());
+        write!(f, "{} ({:.1?})", parts.join("; "), self.duration)
     }
 }
 

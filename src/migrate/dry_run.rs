@@ -7,8 +7,10 @@ use rusqlite::config::DbConfig;
 
 use super::adopt::GOOSE;
 use super::record::{DETAILS, TABLE};
-use crate::backup;
+use crate::backup::{self, Failure};
+use crate::connection;
 use crate::error::{Error, Result};
+use crate::options::Settings;
 
 /// The kind of copy for a dry run. See [`Store::migrate_dry_run`](crate::Store::migrate_dry_run).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,16 +49,23 @@ impl SchemaCopy {
         Ok(Self { statements })
     }
 
-    pub(super) fn write(&self, conn: &Connection) -> Result<()> {
+    /// Creates a database with this schema. The tables are there before a store opens it, because `on_connect` may read
+    /// them.
+    pub(super) fn write(&self, options: &Settings, to: &Path) -> Result<()> {
+        let conn = backup::create(options, to).map_err(|failure| unusable(to, failure))?;
         // A schema may predate the rule that "x" is not a string. SQLite reads such a schema as it is, so it is written
         // the same way.
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
-        let written = self
-            .statements
-            .iter()
-            .try_for_each(|statement| conn.execute_batch(statement));
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
-        Ok(written?)
+        let write = || {
+            conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, true)?;
+            conn.execute_batch("PRAGMA foreign_keys = OFF; BEGIN")?;
+            self.statements
+                .iter()
+                .try_for_each(|statement| conn.execute_batch(statement))?;
+            conn.execute_batch("COMMIT")
+        };
+        let written = write();
+        connection::close(conn);
+        written.map_err(Error::not_started)
     }
 }
 
@@ -78,10 +87,14 @@ fn strings(conn: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
 }
 
 /// Copies the connection's snapshot into a new file.
-pub(super) fn copy(conn: &Connection, options: &crate::options::Settings, to: &Path) -> Result<()> {
-    backup::copy(conn, options, to).map_err(|failure| Error::Open {
-        path: to.into(),
+pub(super) fn copy(conn: &Connection, options: &Settings, to: &Path) -> Result<()> {
+    backup::copy(conn, options, to).map_err(|failure| unusable(to, failure))
+}
+
+fn unusable(copy: &Path, failure: Failure) -> Error {
+    Error::Open {
+        path: copy.into(),
         problem: failure.sentence(),
         source: failure.source,
-    })
+    }
 }

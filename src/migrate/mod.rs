@@ -48,6 +48,7 @@ use crate::connection::temp_folder::TempFolder;
 use crate::engine::Engine;
 use crate::error::Result;
 pub use crate::error::{Direction, MigrationError};
+use crate::options::OnConnect;
 use crate::telemetry::event::event;
 use crate::transaction::ReadTx;
 use crate::write::Writer;
@@ -176,25 +177,13 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
     options.readers = 1;
     // No other process has the copy.
     options.migration_timeout = Duration::from_millis(1);
+    options.on_connect = options.on_connect.map(OnConnect::for_copy);
     let patience = options.busy_timeout;
-    let copy = match on {
-        DryRun::Schema => {
-            let schema = read(engine, |tx| dry_run::SchemaCopy::read(tx))?;
-            let copy = Engine::open(options, &path, None, patience)?;
-            copy.run_exclusive("migrate", move |writer: &mut Writer| {
-                let conn = writer.conn();
-                writer.guard().as_internal(|| {
-                    conn.execute_batch("PRAGMA foreign_keys = OFF")?;
-                    schema.write(conn)
-                })
-            })?;
-            copy
-        }
-        DryRun::Backup => {
-            read(engine, |tx| dry_run::copy(tx, &engine.options, &path))?;
-            Engine::open(options, &path, None, patience)?
-        }
-    };
+    match on {
+        DryRun::Schema => read(engine, |tx| dry_run::SchemaCopy::read(tx))?.write(&options, &path)?,
+        DryRun::Backup => read(engine, |tx| dry_run::copy(tx, &engine.options, &path))?,
+    }
+    let copy = Engine::open(options, &path, None, patience)?;
     let report = to_newest(&copy, &set);
     copy.close(copy.options.close_timeout);
     report

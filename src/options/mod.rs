@@ -76,13 +76,44 @@ pub enum Role {
     /// A read-only connection: one of the pool, that of a backup, or one that a reader thread uses to detect new
     /// commits.
     Reader,
+    /// A connection to a database that is not the store's: the unfinished copy of a backup, the copy of a dry run, a
+    /// backup that is restored. It needs the functions, collations, extensions and keys that the schema needs, and it
+    /// must not write to `main`.
+    Copy,
 }
 
 /// The function that [`Options::on_connect`](crate::Options::on_connect) was given.
 #[derive(Clone)]
-pub(crate) struct OnConnect(pub(crate) Arc<OnConnectFn>);
+pub(crate) struct OnConnect {
+    function: Arc<OnConnectFn>,
+    /// Whether the database is a copy, whichever of its connections it is.
+    is_copy: bool,
+}
 
 type OnConnectFn = dyn Fn(&Connection, Role) -> Result<()> + Send + Sync;
+
+impl OnConnect {
+    pub(crate) fn new(function: impl Fn(&Connection, Role) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self {
+            function: Arc::new(function),
+            is_copy: false,
+        }
+    }
+
+    /// For a store on a copy of the database.
+    pub(crate) fn for_copy(self) -> Self {
+        Self { is_copy: true, ..self }
+    }
+
+    /// The role that the function is told.
+    pub(crate) fn role(&self, role: Role) -> Role {
+        if self.is_copy { Role::Copy } else { role }
+    }
+
+    pub(crate) fn call(&self, conn: &Connection, role: Role) -> Result<()> {
+        (self.function)(conn, role)
+    }
+}
 
 impl fmt::Debug for OnConnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

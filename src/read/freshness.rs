@@ -81,6 +81,6 @@ fn open(readers: &Readers) -> Option<DedicatedReader> {
 }
 
 fn version(conn: &Connection) -> Result<Version> {
-    let mut statement = conn.prepare_cached("PRAGMA data_version/*larder*/")?;
+    let mut statement = conn.prepare_cached("PRAGMA main.data_version/*larder*/")?;
     statement.query_row([], |row| row.get(0)).map(Version)
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::options::Options;
-use crate::backup::{Backup, BackupSchedule, RestoreReport};
+use crate::backup::{Backup, BackupSchedule, RestoreOptions, RestoreReport};
 use crate::connection::filesystem;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -184,8 +184,12 @@ impl Store {
 
     /// Creates a database at `to` from the backup at `from`. Open it like any other database.
     ///
-    /// The backup is verified before anything is created, and the new database after that, as [`Backup`] verifies a
-    /// copy. The database has mode `0600`. Any SQLite database can be the backup, even one that is in use.
+    /// The backup is verified before its pages are copied, and the new database after that, as [`Backup`] verifies a
+    /// copy: what is wrong with the data of sound pages is in the report. The database has mode `0600`.
+    ///
+    /// Any SQLite database can be the backup, even one that is in use, or one with a `-wal` on a file system that is
+    /// mounted read-only. Restoring never changes it. Where SQLite would have to write beside it, larder copies its files
+    /// to the folder of `to` first, which needs the space twice.
     ///
     /// There must be no file at `to`, and no `-wal`, `-shm` or `-journal` file beside it. To restore in place of a
     /// database, first move that database and its `-wal` away; they may still be needed.
@@ -208,6 +212,32 @@ impl Store {
     /// - [`Error::AlreadyOpen`]: this process has `to` open.
     pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RestoreReport> {
         Options::new().restore(from, to)
+    }
+
+    /// As [`restore`](Self::restore), with options for this call.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let (backup, path) = (folder.path().join("backup"), folder.path().join("app.db"));
+    /// use larder::{RestoreOptions, Store};
+    /// # Store::open_temp()?.backup(&backup).run()?;
+    ///
+    /// // The only backup that is left, damaged or not.
+    /// let options = RestoreOptions::new().verify(false);
+    /// let report = Store::restore_with(options, &backup, &path)?;
+    /// println!("{report}"); // .. not verified; full check of 3 tables: 2 problems, ..
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`restore`](Self::restore).
+    pub fn restore_with(
+        options: RestoreOptions,
+        from: impl AsRef<Path>,
+        to: impl AsRef<Path>,
+    ) -> Result<RestoreReport> {
+        Options::new().restore_with(options, from, to)
     }
 }
 

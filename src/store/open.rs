@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Inner, Options, Store};
-use crate::backup::{self, RestoreReport};
+use crate::backup::{self, RestoreOptions, RestoreReport};
 use crate::connection::temp_folder::TempFolder;
 use crate::engine::Engine;
 use crate::error::Result;
@@ -47,8 +47,22 @@ impl Options {
     ///
     /// As [`Store::restore`].
     pub fn restore(self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RestoreReport> {
+        self.restore_with(RestoreOptions::new(), from, to)
+    }
+
+    /// As [`restore`](Self::restore), with options for this call. See [`Store::restore_with`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::restore`].
+    pub fn restore_with(
+        self,
+        options: RestoreOptions,
+        from: impl AsRef<Path>,
+        to: impl AsRef<Path>,
+    ) -> Result<RestoreReport> {
         self.validate()?;
-        backup::restore(&self.settings, from.as_ref(), to.as_ref())
+        backup::restore(&self.settings, options, from.as_ref(), to.as_ref())
     }
 }
 

@@ -1,7 +1,6 @@
 //! [`Options`]: the builder that opens a store. The values are in `Settings`; this file has the setters, by theme.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -373,15 +372,24 @@ impl Options {
 impl Options {
     /// A function that sets up each connection: SQL functions, collations, extensions, encryption keys. It is called
     /// for the writer and for every reader when the connection opens, before larder sets its PRAGMAs and its
-    /// authorizer. The default is none.
+    /// authorizer, and for the connections to copies: those of backups, dry runs and restores. The default is none.
     ///
     /// It is called again when a connection is replaced, because a closure left it in a state that cannot be restored
     /// (see `Deref` of [`ReadTx`](crate::ReadTx)). If that call fails for the writer, writes fail with its error until
     /// it succeeds.
     ///
+    /// - **[`Role::Writer`]** may do anything. Every other process that opens the file sees what it writes.
+    /// - **[`Role::Reader`]** may read, and create temporary objects.
+    /// - **[`Role::Copy`]** may do what a reader may, and write temporary objects and attached databases. A write to
+    ///   `main` is rolled back, and the call fails with [`Error::Options`]. A backup that is restored is never changed:
+    ///   PRAGMAs that would change it, such as `journal_mode`, have no effect. The first connection to a copy is to an
+    ///   empty file, and an error there is ignored, because the tables come later.
     /// - **Temporary objects** that it creates are shared by all closures: they may change the rows, but not drop the
     ///   objects.
-    /// - **Hooks:** its `update_hook` and `rollback_hook` stay. larder replaces its progress handler.
+    /// - **`ATTACH`:** the attached databases stay the program's own. larder's PRAGMAs, checks and copies are of `main`.
+    /// - **Hooks:** its `update_hook` and `rollback_hook` stay. larder needs the commit hook, the WAL hook and the
+    ///   authorizer for itself, and opening fails with [`Error::Options`] if the function sets one of them. larder
+    ///   replaces its progress handler and its busy handler.
     /// - **A trace callback** (rusqlite's feature `trace`) stays too. But SQLite has only one for each connection, and
     ///   larder uses it to enforce time limits where a short statement begins. With a trace callback of yours,
     ///   execution timeouts, the age of a reader and dropped async reads are checked in long statements, in larder's
@@ -394,7 +402,7 @@ impl Options {
     ///
     /// let store = Options::new()
     ///     .on_connect(|conn, role| {
-    ///         if role == Role::Writer {
+    ///         if role != Role::Reader {
     ///             conn.execute_batch("PRAGMA recursive_triggers = ON")?;
     ///         }
     ///         Ok(())
@@ -403,7 +411,7 @@ impl Options {
     /// # Ok::<_, larder::Error>(())
     /// ```
     pub fn on_connect(mut self, f: impl Fn(&Connection, Role) -> Result<()> + Send + Sync + 'static) -> Self {
-        self.settings.on_connect = Some(OnConnect(Arc::new(f)));
+        self.settings.on_connect = Some(OnConnect::new(f));
         self
     }
 }

@@ -179,7 +179,7 @@ impl Writer {
     /// stage, not the execution stage", <https://sqlite.org/pragma.html>.
     pub(super) fn set_durability(&mut self, wanted: Durability) -> rusqlite::Result<()> {
         if wanted != self.durability {
-            let pragma = format!("PRAGMA synchronous = {}", synchronous(wanted));
+            let pragma = format!("PRAGMA main.synchronous = {}", synchronous(wanted));
             self.guard.as_internal(|| self.conn.execute_batch(&pragma))?;
             self.durability = wanted;
         }

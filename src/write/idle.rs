@@ -145,7 +145,7 @@ impl Writer {
         let vacuumed = self.guard.as_internal(|| {
             let mut statement = self
                 .conn
-                .prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+                .prepare(&format!("PRAGMA main.incremental_vacuum({VACUUM_PAGES})"))?;
             // One page is returned per step.
             let mut rows = statement.raw_query();
             while rows.next()?.is_some() {}

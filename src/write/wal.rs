@@ -133,7 +133,7 @@ impl Writer {
         // "The \"PRAGMA data_version\" value is a local property of each database connection", and changes only by
         // commits of other connections, <https://sqlite.org/pragma.html#pragma_data_version>. The readers make none. It
         // also changes when another process has the log start anew.
-        if let Ok(version) = self.number("PRAGMA data_version") {
+        if let Ok(version) = self.number("PRAGMA main.data_version") {
             let before = self.looked.data_version.replace(version);
             let others_wrote = before.is_some_and(|before| before != version);
             external.add(u64::from(others_wrote), Instant::now());
@@ -143,9 +143,9 @@ impl Writer {
     /// The size of the database.
     pub(crate) fn size(&self) -> rusqlite::Result<DatabaseSize> {
         Ok(DatabaseSize {
-            page: self.number("PRAGMA page_size")?,
-            pages: self.number("PRAGMA page_count")?,
-            free: self.number("PRAGMA freelist_count")?,
+            page: self.number("PRAGMA main.page_size")?,
+            pages: self.number("PRAGMA main.page_count")?,
+            free: self.number("PRAGMA main.freelist_count")?,
         })
     }
 

@@ -13,7 +13,7 @@
 //!
 //! The guard stops SQL and mistakes. It does not stop a closure that removes it (`conn.authorizer(None)`).
 
-mod policy;
+pub(in crate::connection) mod policy;
 
 use std::collections::BTreeSet;
 use std::mem;

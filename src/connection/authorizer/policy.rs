@@ -55,7 +55,7 @@ const READS_WITHOUT_VALUE: &[&str] = &[
 ];
 
 /// Two numbers in the file header. They are application data, and a rollback undoes them.
-const HEADER_VALUES: &[&str] = &["application_id", "user_version"];
+pub(in crate::connection) const HEADER_VALUES: &[&str] = &["application_id", "user_version"];
 
 const KEEP_INSTEAD: &str = "all closures on this connection share the object: delete its rows, or create a temporary object \
                             with another name";
@@ -133,7 +133,7 @@ impl SqlGuard {
                 self.may_make_temporary.store(true, Relaxed);
                 Permission::Allow
             }
-            Role::Reader => self.refuse(
+            Role::Reader | Role::Copy => self.refuse(
                 "CREATE TEMP",
                 "a reading connection is shared and read-only: use a common table expression, or a write",
             ),
@@ -208,7 +208,7 @@ impl Authorizer for SqlGuard {
     }
 }
 
-fn changes_schema(code: i32) -> bool {
+pub(in crate::connection) fn changes_schema(code: i32) -> bool {
     matches!(
         code,
         ffi::SQLITE_CREATE_INDEX..=ffi::SQLITE_CREATE_VIEW

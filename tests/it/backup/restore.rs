@@ -8,8 +8,8 @@ use larder::rusqlite::Connection;
 use larder::{Error, Options, Store};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::child::{Child, Task, listen, tell};
-use crate::support::count;
+use crate::support::child::{Child, Task, as_ordinary_user, listen, set_mode, tell, with_read_only_mount};
+use crate::support::{count, names_in};
 
 const FILL: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT NOT NULL, data BLOB NOT NULL) STRICT;
     CREATE INDEX names ON t(name);
@@ -17,9 +17,29 @@ const FILL: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT NOT NULL, d
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
     INSERT INTO t SELECT i, 'name ' || i, randomblob(100) FROM n;";
 
-/// Restores, and waits in the middle of it to be killed.
+/// In a process of its own.
 pub(crate) fn child(task: &Task) {
-    let [backup, path] = &task.args[..] else { panic!() };
+    match task.role.as_str() {
+        "restores" => restores(&task.args),
+        _ => waits_in_a_restore(&task.args),
+    }
+}
+
+/// Restores the backups of the first folder to the second.
+fn restores(args: &[String]) {
+    let [from, to] = [0, 1].map(|at| PathBuf::from(&args[at]));
+    let mut restored = 0;
+    for name in args[2].split(' ') {
+        let report = Store::restore(from.join(name), to.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(report.verified && report.check.is_ok(), "{report:?}");
+        restored += 1;
+    }
+    tell(restored);
+}
+
+/// Restores, and waits in the middle of it to be killed.
+fn waits_in_a_restore(args: &[String]) {
+    let [backup, path] = args else { panic!() };
     let stops = Options::new().on_connect(|conn, _| {
         let is_copy = conn.path().is_some_and(|path| path.contains(".larder-backup-"));
         let has_pages = || conn.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
@@ -261,4 +281,106 @@ fn log_of_copied_database_is_restored_with_it() {
     drop(conn);
     Store::restore(place.path("copied"), place.path("app.db")).unwrap();
     assert_eq!(count(&Store::open(place.path("app.db")).unwrap()), 500);
+}
+
+// ---- where SQLite would write beside the backup ----
+
+/// Databases as people copy them, each with the files beside it, and 500 rows.
+fn copied_databases(to: &Path) -> Vec<&'static str> {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let copy = |name: &str, endings: &[&str]| {
+        for ending in endings {
+            let file = |path: &Path| PathBuf::from(format!("{}{ending}", path.display()));
+            fs::copy(file(&path), file(&to.join(name))).unwrap();
+        }
+    };
+    let conn = Connection::open(&path).unwrap();
+    conn.execute_batch(FILL).unwrap();
+    copy("plain", &[""]);
+    // In the middle of a transaction that has spilled its pages.
+    conn.execute_batch("PRAGMA cache_size = 5; BEGIN; UPDATE t SET data = randomblob(100); DELETE FROM t WHERE id > 3")
+        .unwrap();
+    copy("half", &["", "-journal"]);
+    conn.execute_batch("ROLLBACK; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0")
+        .unwrap();
+    conn.execute_batch("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (1, 'again', zeroblob(9))")
+        .unwrap();
+    copy("with-log", &["", "-wal"]);
+    copy("with-all", &["", "-wal", "-shm"]);
+    conn.close().unwrap();
+    // Marked as being in WAL mode.
+    copy("closed", &[""]);
+    vec!["plain", "half", "with-log", "with-all", "closed"]
+}
+
+/// Each file in a folder, with its bytes.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let names = names_in(folder).into_iter();
+    names
+        .map(|name| (name.clone(), fs::read(folder.join(name)).unwrap()))
+        .collect()
+}
+
+#[test]
+fn restoring_changes_no_backup() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let names = copied_databases(from.path());
+    let mut before = contents(from.path());
+    for name in &names {
+        let report = Store::restore(from.path().join(name), to.path().join(name)).unwrap();
+        assert!(report.check.is_ok(), "{name}: {report:?}");
+        let mut after = contents(from.path());
+        for contents in [&mut before, &mut after] {
+            // The locks of a log whose process was killed are written anew.
+            contents.retain(|(name, _)| name != "with-all-shm");
+        }
+        assert!(after == before, "{name}: {:?}", names_in(from.path()));
+        assert_eq!(count(&Store::open(to.path().join(name)).unwrap()), 500, "{name}");
+    }
+}
+
+/// A read-only mount, or another user's folder. The restore said "check owner and mode".
+#[test]
+fn backup_in_read_only_folder_is_restored() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let names = copied_databases(from.path());
+    let before = contents(from.path());
+    let [from, to] = [from.path(), to.path()];
+    let args = [from.to_str().unwrap(), to.to_str().unwrap(), &names.join(" ")];
+    let all = names.len().to_string();
+    let check = |child: Child| {
+        child.expect(&all);
+        child.finish();
+        assert!(contents(from) == before, "{:?}", names_in(from));
+        for name in &names {
+            assert_eq!(count(&Store::open(to.join(name)).unwrap()), 500, "{name}");
+            fs::remove_file(to.join(name)).unwrap();
+        }
+    };
+    if let Some(command) = with_read_only_mount(from) {
+        check(Child::start_by(command, "backup::restore", "restores", &args));
+    }
+    let binary = tempdir().unwrap();
+    if let Some(command) = as_ordinary_user(binary.path()) {
+        for name in names_in(from) {
+            set_mode(&from.join(name), 0o444);
+        }
+        set_mode(from, 0o555);
+        set_mode(to, 0o777);
+        check(Child::start_by(command, "backup::restore", "restores", &args));
+        set_mode(from, 0o755);
+    }
+}
+
+#[test]
+fn restore_onto_a_file_names_no_option_of_backups() {
+    let place = Place::new();
+    fs::write(place.path("app.db"), "what was there").unwrap();
+    let error = Store::restore(place.path("backup"), place.path("app.db")).unwrap_err();
+    assert!(error.to_string().contains("move the file away"), "{error}");
+    assert!(!error.to_string().contains("overwrite"), "{error}");
+    let store = Store::open_temp().unwrap();
+    let error = store.backup(place.path("app.db")).run().unwrap_err();
+    assert!(error.to_string().contains("Backup::overwrite"), "{error}");
 }

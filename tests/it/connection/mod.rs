@@ -1,5 +1,6 @@
-//! The authorizer of SQL in closures, and the files of a store.
+//! The authorizer of SQL in closures, `on_connect`, and the files of a store.
 
 pub(crate) mod causes;
 pub(crate) mod file_changes;
+mod on_connect;
 mod sql_guard;

@@ -114,10 +114,8 @@ fn full_text_index_that_differs_is_found() {
          UPDATE five_content SET c0 = 'four' WHERE id = 2",
     );
     let report = check_of(&path, true).unwrap();
-    assert!(
-        report.problems.iter().any(|problem| problem.contains("five")),
-        "{report:?}"
-    );
+    assert!(!report.is_damaged() && !report.is_ok(), "{report:?}");
+    assert!(report.findings[0].contains("five"), "{report:?}");
 }
 
 // ---- damage ----
@@ -287,21 +285,22 @@ fn violations_are_listed_to_a_hundred_and_counted() {
 }
 
 #[test]
-fn uncheckable_foreign_keys_are_reported_as_a_problem() {
+fn uncheckable_foreign_keys_are_reported_as_a_finding() {
     let (_folder, path) = made_by(&format!(
         "{FAMILY} CREATE TABLE b(n INT); CREATE TABLE bad(n INT REFERENCES b(n)); INSERT INTO bad VALUES (1);
          CREATE TABLE orphan(n INT REFERENCES nobody(n)); INSERT INTO orphan VALUES (1)"
     ));
     let report = check_of(&path, false).unwrap();
-    let [problem] = &report.problems[..] else {
+    let [finding] = &report.findings[..] else {
         panic!("{report:?}")
     };
+    assert!(!report.is_damaged(), "{report:?}");
     assert_eq!(
-        problem,
+        finding,
         "the foreign keys of bad cannot be checked: foreign key mismatch - \"bad\" referencing \"b\""
     );
     assert_eq!(report.total_foreign_key_violations, 3, "{report:?}");
-    assert!(report.to_string().contains("1 problems, the first: "), "{report}");
+    assert!(report.to_string().contains("1 findings, the first: "), "{report}");
 }
 
 #[test]

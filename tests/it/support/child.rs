@@ -256,6 +256,24 @@ pub(crate) fn as_user(id: u32, folder: &Path) -> Option<Command> {
     Some(command)
 }
 
+/// A command that runs this binary where `folder` is mounted read-only, or `None` (said visibly).
+pub(crate) fn with_read_only_mount(folder: &Path) -> Option<Command> {
+    let folder = folder.to_str().expect("a plain path").to_owned();
+    let mount = format!("mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}");
+    let in_namespace = |run: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", run, "sh"]);
+        command
+    };
+    if !succeeds(&mut in_namespace(&mount)) {
+        skipped("this machine allows no mounts in a namespace of their own");
+        return None;
+    }
+    let mut command = in_namespace(&format!("{mount} && exec \"$@\""));
+    command.arg(this_binary());
+    Some(command)
+}
+
 pub(crate) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the mode can be set");
 }

@@ -1,0 +1,215 @@
+//! What `quick_check` and `integrity_check` say, sorted into damage and findings.
+//!
+//! They say a line for each problem, without a code. Damage concerns pages, trees, and indexes. The rest is about data
+//! in sound pages: the lines that [`finding`] knows, and those of the modules of virtual tables, each of which has words
+//! of its own. To tell those apart, each virtual table is checked alone. A line that nobody knows is damage.
+
+use rusqlite::{Connection, MAIN_DB, ffi};
+
+use super::check::{CheckReport, MAX_REPORTED, reason};
+use super::pages;
+use crate::connection::sql_text::{name, quoted, readable};
+use crate::error::{is_damage, primary_code};
+
+/// Whether all that the PRAGMA promises was looked at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[must_use = "what was not looked at is up to the caller"]
+pub(crate) enum Completeness {
+    Whole,
+    /// Not whether each page is used once, and only once.
+    Partial,
+}
+
+/// A virtual table: its name and its statement.
+struct Virtual {
+    name: String,
+    sql: String,
+}
+
+/// Checks a database for damage; for a full report, also in the indexes.
+pub(crate) fn check(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<Completeness> {
+    let virtual_tables = virtual_tables(conn)?;
+    // A virtual table that cannot be opened fails the whole PRAGMA.
+    let one_by_one = match whole(conn, report) {
+        Err(error) if is_of_an_object(&error) && !virtual_tables.is_empty() => true,
+        said => said.map(|()| false)?,
+    };
+    if one_by_one {
+        each_table(conn, report)?;
+    }
+    if one_by_one || !report.problems.is_empty() {
+        for table in &virtual_tables {
+            check_virtual(conn, table, report)?;
+        }
+    }
+    if conn.is_readonly(MAIN_DB)? && has_check_constraints(conn)? {
+        report.not_checked.push(
+            "CHECK constraints, which SQLite ignores on a connection that may only read; Store::backup checks them"
+                .into(),
+        );
+    }
+    report.tables = conn.query_row(
+        "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+        [],
+        |row| row.get(0),
+    )?;
+    if one_by_one || pages::are_left_out(conn)? {
+        return Ok(Completeness::Partial);
+    }
+    Ok(Completeness::Whole)
+}
+
+/// Whether a table may have a CHECK constraint. SQLite does not even parse it where nobody can write
+/// (`sqlite3AddCheckConstraint` in `build.c`).
+fn has_check_constraints(conn: &Connection) -> rusqlite::Result<bool> {
+    let exists = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND sql LIKE '%check%(%')";
+    conn.query_row(exists, [], |row| row.get(0))
+}
+
+fn pragma(report: &CheckReport) -> &'static str {
+    if report.full { "integrity_check" } else { "quick_check" }
+}
+
+/// Checks everything at once. "If no errors are found, a single row with the value "ok" is returned", otherwise at most
+/// as many as asked for, <https://sqlite.org/pragma.html#pragma_integrity_check>.
+fn whole(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
+    let before = report.clone();
+    let pragma = format!("PRAGMA main.{}", pragma(report));
+    let said = listen(conn, &pragma, report);
+    // Damage may be behind the findings.
+    let ended = match said {
+        Ok(lines) if lines >= MAX_REPORTED && report.problems.is_empty() => {
+            *report = before.clone();
+            listen(conn, &format!("{pragma}({})", i32::MAX), report)
+        }
+        said => said,
+    };
+    if ended.as_ref().is_err_and(is_of_an_object) {
+        *report = before;
+    }
+    ended.map(drop)
+}
+
+/// Checks the tables that have pages, each with its indexes.
+fn each_table(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare(
+        "SELECT 'sqlite_schema' UNION ALL
+         SELECT name FROM main.sqlite_schema WHERE type = 'table' AND coalesce(rootpage, 0) <> 0",
+    )?;
+    let tables: Vec<String> = statement.query_map([], |row| name(row, 0))?.collect::<Result<_, _>>()?;
+    for table in tables {
+        let damaged = report.problems.len();
+        let lines = listen(conn, &of_table(report, &table), report)?;
+        if lines >= MAX_REPORTED && report.problems.len() == damaged {
+            report
+                .not_checked
+                .push(format!("the rest of the table {table}, after {lines} findings in it"));
+        }
+    }
+    Ok(())
+}
+
+fn of_table(report: &CheckReport, table: &str) -> String {
+    format!("PRAGMA main.{}({})", pragma(report), quoted(table))
+}
+
+/// Adds what a PRAGMA says to the report. Returns the number of its lines.
+fn listen(conn: &Connection, pragma: &str, report: &mut CheckReport) -> rusqlite::Result<usize> {
+    let mut statement = conn.prepare(pragma)?;
+    let mut rows = statement.query([])?;
+    let mut lines = 0;
+    while let Some(row) = rows.next()? {
+        let said = name(row, 0)?;
+        for line in said.lines().filter(|line| *line != "ok" && !line.starts_with("***")) {
+            lines += 1;
+            match finding(line) {
+                Some(finding) if !said.starts_with("***") => report.add_finding(finding),
+                _ => report.add_problem(line.to_owned()),
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// The finding that a line about a row of an ordinary table is, and what mends it.
+fn finding(line: &str) -> Option<String> {
+    let index = "stores an imprecise floating-point value for row";
+    if let Some((index, _)) = line.strip_prefix("index ").and_then(|rest| rest.split_once(index)) {
+        return Some(format!("{line}: mend it with REINDEX {}", readable(index.trim_end())));
+    }
+    const TYPES: [&str; 9] = [
+        "NULL",
+        "NUMERIC",
+        "TEXT",
+        "non-ANY",
+        "non-BLOB",
+        "non-INT",
+        "non-INTEGER",
+        "non-REAL",
+        "non-TEXT",
+    ];
+    let of_a_value = line
+        .split_once(" value in ")
+        .is_some_and(|(kind, _)| TYPES.contains(&kind));
+    if of_a_value || line.starts_with("CHECK constraint failed in ") {
+        return Some(format!("{line}: the row is older than the constraint; UPDATE it"));
+    }
+    None
+}
+
+fn virtual_tables(conn: &Connection) -> rusqlite::Result<Vec<Virtual>> {
+    let mut statement = conn.prepare(
+        "SELECT name, sql FROM main.sqlite_schema
+         WHERE type = 'table' AND coalesce(rootpage, 0) = 0 ORDER BY rowid",
+    )?;
+    let tables = statement.query_map([], |row| {
+        Ok(Virtual {
+            name: name(row, 0)?,
+            sql: name(row, 1)?,
+        })
+    })?;
+    tables.collect()
+}
+
+/// Checks a virtual table alone. What it says is a finding: its pages are those of other tables.
+fn check_virtual(conn: &Connection, table: &Virtual, report: &mut CheckReport) -> rusqlite::Result<()> {
+    let mut said = CheckReport::default();
+    match listen(conn, &of_table(report, &table.name), &mut said) {
+        Ok(_) if said.problems.is_empty() => {}
+        Ok(_) => {
+            report.add_finding(format!("{}: {}", said.problems.join(", "), table.remedy()));
+            report.problems.retain(|problem| !said.problems.contains(problem));
+        }
+        Err(error) if is_of_an_object(&error) || is_damage(&error) => report.add_finding(format!(
+            "the virtual table {} cannot be checked: {}: define what it needs in Options::on_connect, or DROP it and \
+             create it again",
+            readable(&table.name),
+            reason(&error)
+        )),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+impl Virtual {
+    /// What mends it.
+    fn remedy(&self) -> String {
+        let sql: String = self.sql.to_ascii_lowercase().split_whitespace().collect();
+        let table = readable(&self.name);
+        if !["usingfts3", "usingfts4", "usingfts5"]
+            .iter()
+            .any(|module| sql.contains(module))
+        {
+            format!("the pages of the file are sound; fill {table} again from the data that it was made from")
+        } else if sql.contains("content=''") || sql.contains("content=\"\"") {
+            format!("the full-text index {table} keeps no text; fill it again")
+        } else {
+            format!("mend the full-text index with INSERT INTO {table}({table}) VALUES('rebuild')")
+        }
+    }
+}
+
+/// Whether the error concerns an object of the schema: a function, a module or a table that it needs is not there.
+fn is_of_an_object(error: &rusqlite::Error) -> bool {
+    primary_code(error) == Some(ffi::SQLITE_ERROR)
+}
