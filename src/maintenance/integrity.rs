@@ -30,8 +30,12 @@ struct Virtual {
 pub(crate) fn check(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<Completeness> {
     let virtual_tables = virtual_tables(conn)?;
     // A virtual table that cannot be opened fails the whole PRAGMA.
+    let before = report.clone();
     let one_by_one = match whole(conn, report) {
-        Err(error) if is_of_an_object(&error) && !virtual_tables.is_empty() => true,
+        Err(error) if may_be_of_a_table(&error) && !virtual_tables.is_empty() => {
+            *report = before;
+            true
+        }
         said => said.map(|()| false)?,
     };
     if one_by_one {
@@ -40,6 +44,14 @@ pub(crate) fn check(conn: &Connection, report: &mut CheckReport) -> rusqlite::Re
     if one_by_one || !report.problems.is_empty() {
         for table in &virtual_tables {
             check_virtual(conn, table, report)?;
+        }
+    }
+    for table in &virtual_tables {
+        if let Some(missing) = table.missing_module(conn) {
+            let table = readable(&table.name);
+            report.not_checked.push(format!(
+                "the virtual table {table}: {missing} (Options::on_connect may load it)"
+            ));
         }
     }
     if conn.is_readonly(MAIN_DB)? && has_check_constraints(conn)? {
@@ -75,19 +87,13 @@ fn pragma(report: &CheckReport) -> &'static str {
 fn whole(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
     let before = report.clone();
     let pragma = format!("PRAGMA main.{}", pragma(report));
-    let said = listen(conn, &pragma, report);
-    // Damage may be behind the findings.
-    let ended = match said {
-        Ok(lines) if lines >= MAX_REPORTED && report.problems.is_empty() => {
-            *report = before.clone();
-            listen(conn, &format!("{pragma}({})", i32::MAX), report)
-        }
-        said => said,
-    };
-    if ended.as_ref().is_err_and(is_of_an_object) {
+    let lines = listen(conn, &pragma, report)?;
+    if lines >= MAX_REPORTED && !report.is_damaged() {
+        // Damage may be behind the findings.
         *report = before;
+        listen(conn, &format!("{pragma}({})", i32::MAX), report)?;
     }
-    ended.map(drop)
+    Ok(())
 }
 
 /// Checks the tables that have pages, each with its indexes.
@@ -180,7 +186,7 @@ fn check_virtual(conn: &Connection, table: &Virtual, report: &mut CheckReport) -
             report.add_finding(format!("{}: {}", said.problems.join(", "), table.remedy()));
             report.problems.retain(|problem| !said.problems.contains(problem));
         }
-        Err(error) if is_of_an_object(&error) || is_damage(&error) => report.add_finding(format!(
+        Err(error) if may_be_of_a_table(&error) => report.add_finding(format!(
             "the virtual table {} cannot be checked: {}: define what it needs in Options::on_connect, or DROP it and \
              create it again",
             readable(&table.name),
@@ -192,6 +198,13 @@ fn check_virtual(conn: &Connection, table: &Virtual, report: &mut CheckReport) -
 }
 
 impl Virtual {
+    /// SQLite's message, if the module of the table is not there. Then SQLite passes over the table.
+    fn missing_module(&self, conn: &Connection) -> Option<String> {
+        let read = format!("SELECT 1 FROM main.{} LIMIT 0", quoted(&self.name));
+        let error = reason(&conn.prepare(&read).err()?);
+        error.contains("no such module").then_some(error)
+    }
+
     /// What mends it.
     fn remedy(&self) -> String {
         let sql: String = self.sql.to_ascii_lowercase().split_whitespace().collect();
@@ -209,7 +222,8 @@ impl Virtual {
     }
 }
 
-/// Whether the error concerns an object of the schema: a function, a module or a table that it needs is not there.
-fn is_of_an_object(error: &rusqlite::Error) -> bool {
-    primary_code(error) == Some(ffi::SQLITE_ERROR)
+/// Whether the error may concern a virtual table alone: what it needs is not there, or its data is not what its module
+/// expects.
+fn may_be_of_a_table(error: &rusqlite::Error) -> bool {
+    is_damage(error) || primary_code(error) == Some(ffi::SQLITE_ERROR)
 }

@@ -78,6 +78,21 @@ fn cases() -> Vec<(String, &'static str, Option<&'static str>)> {
             "boxes",
             None,
         ),
+        // SQLite says that the database is damaged, and means the virtual table.
+        (
+            "CREATE VIRTUAL TABLE boxes USING rtree(id, x0, x1); INSERT INTO boxes VALUES (1, 2, 3), (2, 3, 4);
+             DELETE FROM boxes_node"
+                .to_owned(),
+            "boxes",
+            None,
+        ),
+        (
+            "CREATE VIRTUAL TABLE four USING fts4(text); INSERT INTO four VALUES ('one two'), ('three');
+             DROP TABLE four_content"
+                .to_owned(),
+            "four",
+            None,
+        ),
         (
             changed_to(
                 "CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT); INSERT INTO t(x) VALUES ('a'), (NULL)",
@@ -250,4 +265,26 @@ fn missing_function_names_the_way_out() {
     let error = store.backup(path("another")).run().unwrap_err();
     assert!(error.to_string().contains("Role::Copy"), "{error}");
     assert!(!Path::new(&path("another")).exists());
+}
+
+/// SQLite passes over such a table without a word.
+#[test]
+fn virtual_table_without_module_is_not_checked() {
+    let (folder, path) = made_by(
+        "CREATE TABLE t(x); PRAGMA writable_schema = ON; INSERT INTO sqlite_schema
+         VALUES ('table', 'vectors', 'vectors', 0, 'CREATE VIRTUAL TABLE vectors USING vec0(x)')",
+    );
+    let store = Store::open(&path).unwrap();
+    let report = store.check().full().run().unwrap();
+    assert!(report.is_ok(), "{report:?}");
+    assert!(
+        report.not_checked[0].contains("vectors: no such module: vec0"),
+        "{report:?}"
+    );
+    let made = store.backup(folder.path().join("backup")).run().unwrap();
+    assert_eq!(made.check.as_ref().unwrap().not_checked, report.not_checked);
+    assert!(
+        made.to_string().contains("not checked: the virtual table vectors"),
+        "{made}"
+    );
 }
