@@ -23,6 +23,7 @@ use super::failure::{Failure, Result};
 use super::staging::{cannot_create, rename_to_new, usable, with};
 use super::stamp;
 use crate::connection::file::FileId;
+use crate::connection::open_files;
 use crate::connection::temp_folder::{Content, Lock, TempFolder, lock};
 
 /// The suffix of the file beside a database.
@@ -92,7 +93,8 @@ impl Series {
         path.expect("a folder does not have all names")
     }
 
-    /// The files `STEM.ENDING` whose ending is a time, by time.
+    /// The files `STEM.ENDING` whose ending is a time, by time. One that a store of this process has open is a database
+    /// now: it counts for nothing, and stays.
     pub(super) fn all(&self, time: impl Fn(&[u8]) -> Option<Duration>) -> Vec<(Duration, PathBuf)> {
         let Ok(entries) = fs::read_dir(&self.folder) else {
             return Vec::new();
@@ -102,7 +104,8 @@ impl Series {
             let name = entry.file_name();
             let time = time(name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes())?)?;
             let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-            is_file.then(|| (time, entry.path()))
+            let path = entry.path();
+            (is_file && !open_files::is_open(&path)).then_some((time, path))
         };
         let mut all: Vec<_> = entries.flatten().filter_map(timed).collect();
         all.sort();

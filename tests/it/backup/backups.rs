@@ -997,6 +997,26 @@ fn schedule_continues_from_the_newest_backup() {
     assert_eq!(place.store.stats().last_backup, None);
 }
 
+/// A backup that was opened as it lies, to look at it, was removed under its store.
+#[test]
+fn schedule_removes_no_backup_that_is_open() {
+    let place = Place::new(BANK);
+    let old = [3, 2].map(|days| place.path(&stamp(DAY * days)));
+    for path in &old {
+        place.store.backup(path).run().unwrap();
+    }
+    let looked_at = Store::open(&old[1]).unwrap();
+    let schedule = place.store.backup_every(DAY, 1, place.folder.path()).unwrap();
+    wait_until("the other one goes", || !old[0].exists());
+    drop(schedule);
+    let last = place.store.stats().last_backup.unwrap();
+    assert!(old[1].exists() && last.path.exists() && scheduled(place.folder.path()).len() == 2);
+    looked_at
+        .write(|tx| tx.execute_batch("CREATE TABLE looked_at(x)"))
+        .unwrap();
+    assert!(looked_at.check().run().unwrap().is_ok());
+}
+
 #[test]
 fn schedule_makes_backups_in_sequence() {
     let place = Place::new(BANK);
