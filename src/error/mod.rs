@@ -16,8 +16,8 @@ use rusqlite::ffi;
 
 pub(crate) use self::migration::not_begun;
 pub use self::migration::{Direction, MigrationError};
-use self::sqlite::{advice, code_name, disk_is_full};
-pub(crate) use self::sqlite::{commit_is_unknown, extended_code, is_damage, primary_code};
+use self::sqlite::{advice, disk_is_full};
+pub(crate) use self::sqlite::{code_name, commit_is_unknown, extended_code, is_damage, primary_code};
 
 /// A `Result` whose error is [`larder::Error`](enum@Error).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -580,8 +580,12 @@ impl Error {
 
     /// The message for an event, without SQLite's message, which may quote data.
     pub(crate) fn without_data(&self) -> String {
-        let code = self.sqlite().and_then(extended_code);
-        let because = code.map_or(String::new(), |code| format!(" (SQLite's error {code})"));
+        let coded = self
+            .sqlite()
+            .and_then(|error| Some((extended_code(error)?, code_name(error))));
+        let because = coded.map_or(String::new(), |(code, name)| {
+            format!(" (SQLite's error {code}, {name})")
+        });
         match self {
             Error::Backup { problem, source, .. } => {
                 let system = source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());

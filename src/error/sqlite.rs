@@ -97,7 +97,7 @@ const CONVERSION: &str = "conversion";
 const RUSQLITE: &str = "rusqlite";
 
 /// The kind of an error of SQLite or rusqlite. See [`Error::kind`](super::Error::kind).
-pub(super) fn code_name(error: &rusqlite::Error) -> &'static str {
+pub(crate) fn code_name(error: &rusqlite::Error) -> &'static str {
     use rusqlite::Error as E;
     let Some(code) = extended_code(error) else {
         return match error {

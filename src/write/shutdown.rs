@@ -12,7 +12,7 @@ use super::closing::CloseReport;
 use super::{Shared, Writer};
 use crate::connection;
 use crate::connection::wal_resync;
-use crate::error::{extended_code, primary_code};
+use crate::error::{code_name, extended_code, primary_code};
 use crate::runtime::clock::later;
 use crate::telemetry::event::event;
 
@@ -156,7 +156,8 @@ enum Kept {
     #[error("another process is using the WAL")]
     InUse,
     /// Without SQLite's message, because the reason goes to an event.
-    #[error("{0} failed with SQLite's error {code}", code = extended_code(.1).unwrap_or(ffi::SQLITE_ERROR))]
+    #[error("{0} failed with SQLite's error {code}, {name}", code = extended_code(.1).unwrap_or(ffi::SQLITE_ERROR),
+        name = code_name(.1))]
     Failed(&'static str, rusqlite::Error),
 }
 
