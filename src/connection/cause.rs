@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::c_api;
 use super::filesystem::{space, temporary_folder};
-use crate::error::primary_code;
+use crate::error::{extended_code, primary_code};
 
 /// The longest path that SQLite opens: the journal's, which is longer, has at most 512 bytes (`MAX_PATHNAME` of the Unix
 /// VFS).
@@ -37,10 +37,16 @@ pub(crate) struct Explained {
 /// Adds the cause to the message of the error that the connection has just returned, if the error has several causes and
 /// this one can be found out.
 pub(crate) fn explain(conn: &Connection, error: rusqlite::Error) -> Explained {
+    // First of all, because SQLite does not keep the error number of a full disk.
+    let last = io::Error::last_os_error();
     let code = primary_code(&error);
     let path = conn.path().map(Path::new);
     let (cause, is_full) = match (code, path) {
-        (Some(ffi::SQLITE_FULL), path) => full(conn, path),
+        (Some(ffi::SQLITE_FULL), path) => full(conn, path, &last),
+        _ if extended_code(&error) == Some(ffi::SQLITE_READONLY_DBMOVED) => {
+            let cause = "the file was moved, replaced or deleted while it was open: restart the service";
+            (Some(cause.to_owned()), false)
+        }
         (Some(code), Some(path)) if has_causes(code) => {
             let system = io::Error::from_raw_os_error(c_api::system_errno(conn));
             (of_files(path, code, &system), false)
@@ -211,8 +217,8 @@ pub(super) fn said(system: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// The cause of SQLITE_FULL, and whether the database cannot grow.
-fn full(conn: &Connection, path: Option<&Path>) -> (Option<String>, bool) {
+/// The cause of SQLITE_FULL, and whether the database cannot grow. `last` is the thread's last error number.
+fn full(conn: &Connection, path: Option<&Path>, last: &io::Error) -> (Option<String>, bool) {
     let folder = path.and_then(Path::parent);
     let left = |folder: &Path| space(folder).map(|space| space.available);
     let is_full = |folder: &Path| left(folder).is_some_and(|left| left < NO_ROOM);
@@ -253,7 +259,10 @@ fn full(conn: &Connection, path: Option<&Path>) -> (Option<String>, bool) {
          out",
         left.unwrap_or_default()
     );
-    (Some(cause), true)
+    // If the transaction that gave out the largest id was rolled back, no table says so any more.
+    let may_be_ids = number(conn, "SELECT count(*) FROM main.sqlite_sequence").is_some();
+    let was_disk = Errno::from_io_error(last) == Some(Errno::NOSPC);
+    (Some(cause), was_disk || !may_be_ids)
 }
 
 /// An AUTOINCREMENT table that has given out its largest id: "if the table has previously held a row with the largest

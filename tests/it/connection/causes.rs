@@ -262,6 +262,33 @@ const LAST_ID: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT);
     INSERT INTO t VALUES (9223372036854775807);
     CREATE TABLE other(x)";
 
+/// With a read that is soon too old: an alert of a look after what went before.
+fn watched() -> Store {
+    let options = Options::new()
+        .monitor_interval(Duration::from_millis(1))
+        .max_reader_age(Duration::from_millis(1));
+    options.open_temp().unwrap()
+}
+
+#[track_caller]
+fn assert_no_disk_alert(store: &Store) {
+    store
+        .read(|_| {
+            let give_up = Instant::now() + PATIENCE;
+            while !alerts(store).contains(&AlertKind::OldRead) {
+                assert!(Instant::now() < give_up);
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(
+        !alerts(store).contains(&AlertKind::DiskFull),
+        "{:?}",
+        store.stats().alerts
+    );
+    assert!(store.advice().iter().all(|finding| !finding.message.contains("disk")));
+}
+
 /// It was "free disk space", with a critical alert.
 #[test]
 fn last_autoincrement_id_is_not_a_full_disk() {
@@ -273,11 +300,7 @@ fn last_autoincrement_id_is_not_a_full_disk() {
         |tx| Ok(Connection::execute_batch(tx, INSERT)?),
         |tx| tx.savepoint(|tx| Ok(Connection::execute_batch(tx, INSERT)?)),
     ];
-    // A read that is too old is an alert of a later look.
-    let options = Options::new()
-        .monitor_interval(Duration::from_millis(1))
-        .max_reader_age(Duration::from_millis(1));
-    let store = options.open_temp().unwrap();
+    let store = watched();
     store.write(|tx| tx.execute_batch(LAST_ID)).unwrap();
     for way in ways {
         let error = store.write(way).unwrap_err();
@@ -290,26 +313,24 @@ fn last_autoincrement_id_is_not_a_full_disk() {
         );
         assert!(!message.contains("disk space"), "{message}");
     }
-    store
-        .read(|_| {
-            let give_up = Instant::now() + PATIENCE;
-            while !alerts(&store).contains(&AlertKind::OldRead) {
-                assert!(Instant::now() < give_up);
-            }
-            Ok(())
-        })
-        .unwrap();
-    assert!(
-        !alerts(&store).contains(&AlertKind::DiskFull),
-        "{:?}",
-        store.stats().alerts
-    );
-    assert!(store.advice().iter().all(|finding| !finding.message.contains("disk")));
+    assert_no_disk_alert(&store);
     // What the message says helps.
     let mend = "DELETE FROM t WHERE id = 9223372036854775807;
         UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(id), 0) FROM t) WHERE name = 't'";
     store.write(|tx| tx.execute_batch(mend)).unwrap();
     assert_eq!(store.write(|tx| tx.insert(INSERT, [])).unwrap(), 1);
+}
+
+/// No table says so any more, once the transaction is rolled back.
+#[test]
+fn last_id_of_lost_transaction_is_no_full_disk() {
+    let store = watched();
+    let seed = "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO t DEFAULT VALUES";
+    store.write(move |tx| tx.execute_batch(seed)).unwrap();
+    let both = "INSERT INTO t VALUES (9223372036854775807); INSERT INTO t DEFAULT VALUES";
+    let error = store.write(move |tx| tx.execute_batch(both)).unwrap_err();
+    assert_says(&error.to_string(), &["AUTOINCREMENT table"]);
+    assert_no_disk_alert(&store);
 }
 
 #[test]
