@@ -290,7 +290,14 @@ pub(super) fn refuse_damage(report: CheckReport) -> Result<CheckReport> {
 }
 
 fn cannot(problem: &'static str, error: rusqlite::Error) -> Failure {
-    Failure::of(if is_damage(&error) { DAMAGED } else { problem }, error)
+    let is_full = primary_code(&error) == Some(ffi::SQLITE_FULL);
+    let problem = match problem {
+        _ if is_damage(&error) => DAMAGED,
+        COPYING if !is_full => "the pages cannot be copied",
+        COMPACTING if !is_full => "the copy cannot be compacted",
+        problem => problem,
+    };
+    Failure::of(problem, error)
 }
 
 fn cannot_open(error: Error) -> Failure {

@@ -180,11 +180,7 @@ struct Runner {
 impl Runner {
     fn run(self) {
         let mut made = None;
-        let wait = self.series().map_or(Duration::ZERO, |series| {
-            self.tell_name(&series);
-            self.wait(&series, &made)
-        });
-        let mut due = uptime().saturating_add(wait);
+        let mut due = uptime();
         while self.sleep_until(due) {
             let wait = caught(|| self.take_turn(&mut made)).unwrap_or_default();
             due = if wait.is_zero() {
@@ -239,7 +235,7 @@ impl Runner {
         }
     }
 
-    /// Makes a backup, or returns how long the one that another process has made meanwhile suffices.
+    /// Makes a backup, or returns how long the newest suffices that another process has made, or this one before.
     fn take_turn(&self, made: &mut Option<PathBuf>) -> Duration {
         let history = &self.source.telemetry.backups;
         let series = match self.series() {
@@ -258,6 +254,9 @@ impl Runner {
         if !suffices.is_zero() {
             history.succeeded(self.number);
             return suffices;
+        }
+        if made.is_none() {
+            self.tell_name(&series);
         }
         match self.make(&series) {
             Ok(report) => {
