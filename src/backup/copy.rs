@@ -19,9 +19,8 @@ use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy_alone, open_target, read_back, write_carelessly};
 use crate::error::{Error, ErrorOrigin, is_damage, primary_code};
 use crate::maintenance::check::{self, CheckReport};
-use crate::maintenance::integrity::{self, Completeness};
-use crate::maintenance::pages;
 use crate::maintenance::progress::ProgressReporter;
+use crate::maintenance::{integrity, pages};
 use crate::options::Settings;
 
 /// Bytes written between two syncs. A checkpoint that syncs the database at the same time waits in the file system for
@@ -247,13 +246,11 @@ impl Copier<'_> {
             ..CheckReport::default()
         };
         let _watching = self.reporter.watch(conn, &private.interrupt);
-        let completeness = integrity::check(conn, &mut report).map_err(failed)?;
-        match (completeness, whose) {
-            (Completeness::Whole, _) => {}
-            (Completeness::Partial, Whose::Copy) => pages::check_private(conn, &mut report).map_err(failed)?,
-            (Completeness::Partial, Whose::Source) => {
-                report.not_checked.push("whether a page is both used and free".into());
-            }
+        let left_out = integrity::check(conn, &mut report).map_err(failed)?;
+        match whose {
+            Whose::Copy if left_out.pages => pages::check_private(conn, &mut report).map_err(failed)?,
+            Whose::Source if left_out.pages => report.not_checked.push("whether a page is both used and free".into()),
+            _ => {}
         }
         if !report.is_damaged() {
             check::foreign_keys(conn, &mut report, |_, _| self.reporter.poll()).map_err(failed)?;

@@ -45,6 +45,11 @@ pub(crate) fn open_memory() -> rusqlite::Result<Connection> {
     Connection::open_in_memory()
 }
 
+/// Lets `on_connect` set up a copy in memory, which has its pages.
+pub(crate) fn set_up_memory(conn: &Connection, options: &Settings) -> Result<()> {
+    prepare(conn, options, Role::Copy, options.busy_timeout).map(drop)
+}
+
 /// Opens a private copy of the database and makes it self-contained. Pages copied from a database in WAL mode mark the
 /// copy as WAL, too, and a process with read access alone cannot open a WAL file in a folder that it may not write to.
 ///
@@ -68,9 +73,9 @@ pub(crate) fn open_copy_alone(path: &Path, options: &Settings, is_verified: bool
 /// Opens a file as the source of a copy: a backup to restore. `None` if SQLite would have to write beside the file to
 /// read it, and may not, or if that would leave a file behind: then the caller copies the file and what is beside it.
 ///
-/// - With a `-shm` or a journal beside it, some program uses the file, or was killed while it did. A read-only
-///   connection changes nothing, and takes SQLite's locks.
-/// - With a `-wal` alone, the two were copied to this place. A read-only connection would create a `-shm`.
+/// - With a `-wal` and a `-shm`, or a journal, beside it, some program uses the file, or was killed while it did. A
+///   read-only connection changes nothing, and takes SQLite's locks.
+/// - With one of the first two alone, the files were copied to this place. A read-only connection would create the other.
 /// - With nothing beside it, only a connection that may write removes the files that SQLite creates for a database in
 ///   WAL mode. SQL cannot write by it.
 ///
@@ -78,7 +83,7 @@ pub(crate) fn open_copy_alone(path: &Path, options: &Settings, is_verified: bool
 pub(crate) fn open_original(path: &Path, options: &Settings, is_verified: bool) -> Result<Option<Private>> {
     let [wal, shm, journal] = ["-wal", "-shm", "-journal"].map(|ending| size_beside(path, ending));
     let is_used_here = open_files::is_open(path);
-    if wal.is_some() && shm.is_none() && !is_used_here {
+    if wal.is_some() != shm.is_some() && !is_used_here {
         return Ok(None);
     }
     let is_used = is_used_here || shm.is_some() || journal > Some(0);

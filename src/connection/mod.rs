@@ -39,7 +39,9 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 use self::authorizer::SqlGuard;
 use self::baseline::OwnHooks;
 pub(crate) use self::baseline::{Baseline, Restored};
-pub(crate) use self::copy::{Private, open_copy_alone, open_memory, open_original, open_target, write_carelessly};
+pub(crate) use self::copy::{
+    Private, open_copy_alone, open_memory, open_original, open_target, set_up_memory, write_carelessly,
+};
 use self::file::DatabaseFile;
 use self::interrupt::Interrupt;
 use self::open_error::{execute, explain_open, refuse};

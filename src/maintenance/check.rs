@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
 
-use super::integrity::{self, Completeness};
-use super::pages;
 use super::progress::ProgressReporter;
+use super::{integrity, pages};
 #[cfg(doc)]
 use crate::Store;
 use crate::connection::sql_text::{foreign_key_check, name};
@@ -39,12 +38,11 @@ pub(super) const MAX_REPORTED: usize = 100;
 ///
 /// A check finds damage, but not lost data: a write that never reached the disk leaves a valid database.
 ///
-/// [`CheckReport::not_checked`] says what a check of an open store cannot look at; a [`Store::backup`] looks at all of
-/// it:
-/// - CHECK constraints, because SQLite ignores them on a connection that may only read.
-/// - Whether a page is used and free at the same time, in a large database without auto-vacuum. SQLite skips that for
-///   many schemas with views or virtual tables. larder then looks itself, on a copy in memory, if the database has no
-///   more bytes than [`Options::cache_size`](crate::Options::cache_size).
+/// Two things SQLite leaves out where it may only read: CHECK constraints, and, for many schemas with views or virtual
+/// tables, whether a page is used and free at the same time. larder looks at them in a copy in memory, if the database
+/// has no more bytes than [`Options::cache_size`](crate::Options::cache_size). Of a larger one,
+/// [`CheckReport::not_checked`] says what was not looked at (with auto-vacuum, CHECK constraints alone). A
+/// [`Store::backup`] looks at all of it.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -186,11 +184,8 @@ impl<'s> Check<'s> {
         self.reporter.begin();
         let looked = self.engine.inspect(|conn, interrupt| {
             let _watching = self.reporter.watch(conn, interrupt);
-            let completeness = integrity::check(conn, &mut report)?;
-            if completeness == Completeness::Partial {
-                pages::account(conn, self.engine.options.cache_size, &mut report)?;
-            }
-            Ok(())
+            let left_out = integrity::check(conn, &mut report)?;
+            pages::complete(conn, &self.engine.options, left_out, &mut report)
         });
         self.judge(looked, &mut report)?;
         let looked = self.engine.inspect(|conn, interrupt| {

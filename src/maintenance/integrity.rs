@@ -11,14 +11,19 @@ use super::pages;
 use crate::connection::sql_text::{name, quoted, readable};
 use crate::error::{is_damage, primary_code};
 
-/// Whether all that the PRAGMA promises was looked at.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a PRAGMA has left out of all that it promises.
+#[derive(Clone, Copy, Debug)]
 #[must_use = "what was not looked at is up to the caller"]
-pub(crate) enum Completeness {
-    Whole,
-    /// Not whether each page is used once, and only once.
-    Partial,
+pub(crate) struct LeftOut {
+    /// Whether each page is used once, and only once.
+    pub(crate) pages: bool,
+    /// CHECK constraints, which SQLite does not even parse where it may not write (`sqlite3AddCheckConstraint` in
+    /// `build.c`).
+    pub(crate) constraints: bool,
 }
+
+/// How SQLite begins a line about a CHECK constraint.
+const FAILED_CHECK: &str = "CHECK constraint failed in ";
 
 /// A virtual table: its name and its statement.
 struct Virtual {
@@ -27,7 +32,7 @@ struct Virtual {
 }
 
 /// Checks a database for damage; for a full report, also in the indexes.
-pub(crate) fn check(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<Completeness> {
+pub(crate) fn check(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<LeftOut> {
     let virtual_tables = virtual_tables(conn)?;
     // A virtual table that cannot be opened fails the whole PRAGMA.
     let before = report.clone();
@@ -54,25 +59,38 @@ pub(crate) fn check(conn: &Connection, report: &mut CheckReport) -> rusqlite::Re
             ));
         }
     }
-    if conn.is_readonly(MAIN_DB)? && has_check_constraints(conn)? {
-        report.not_checked.push(
-            "CHECK constraints, which SQLite ignores on a connection that may only read; Store::backup checks them"
-                .into(),
-        );
-    }
     report.tables = conn.query_row(
         "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
         [],
         |row| row.get(0),
     )?;
-    if one_by_one || pages::are_left_out(conn)? {
-        return Ok(Completeness::Partial);
-    }
-    Ok(Completeness::Whole)
+    Ok(LeftOut {
+        pages: one_by_one || pages::are_left_out(conn)?,
+        constraints: conn.is_readonly(MAIN_DB)? && has_check_constraints(conn)?,
+    })
 }
 
-/// Whether a table may have a CHECK constraint. SQLite does not even parse it where nobody can write
-/// (`sqlite3AddCheckConstraint` in `build.c`).
+/// Checks the CHECK constraints alone, on a copy that may be changed.
+pub(super) fn check_constraints(copy: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
+    // A virtual table that cannot be opened would fail the PRAGMA.
+    copy.execute_batch(
+        "PRAGMA writable_schema = ON; DELETE FROM main.sqlite_schema WHERE coalesce(rootpage, 0) = 0;
+         PRAGMA writable_schema = RESET",
+    )?;
+    let mut statement = copy.prepare(&format!("PRAGMA main.quick_check({})", i32::MAX))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let said = name(row, 0)?;
+        if said.starts_with(FAILED_CHECK)
+            && let Some(finding) = finding(&said)
+        {
+            report.add_finding(finding);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a table may have a CHECK constraint.
 fn has_check_constraints(conn: &Connection) -> rusqlite::Result<bool> {
     let exists = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND sql LIKE '%check%(%')";
     conn.query_row(exists, [], |row| row.get(0))
@@ -157,7 +175,7 @@ fn finding(line: &str) -> Option<String> {
     let of_a_value = line
         .split_once(" value in ")
         .is_some_and(|(kind, _)| TYPES.contains(&kind));
-    if of_a_value || line.starts_with("CHECK constraint failed in ") {
+    if of_a_value || line.starts_with(FAILED_CHECK) {
         return Some(format!("{line}: the row is older than the constraint; UPDATE it"));
     }
     None
@@ -224,6 +242,6 @@ impl Virtual {
 
 /// Whether the error may concern a virtual table alone: what it needs is not there, or its data is not what its module
 /// expects.
-fn may_be_of_a_table(error: &rusqlite::Error) -> bool {
+pub(super) fn may_be_of_a_table(error: &rusqlite::Error) -> bool {
     is_damage(error) || primary_code(error) == Some(ffi::SQLITE_ERROR)
 }

@@ -7,16 +7,18 @@
 //! of 0, and any of them may be at the head, most often the newest.
 //!
 //! On a database that may be written, the schema is replaced by one without them. A reader has a copy in memory, if that
-//! is small; otherwise it counts.
+//! is small; otherwise it counts. CHECK constraints, which SQLite ignores for a reader, are checked in that copy, too.
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
-use super::check::CheckReport;
+use super::check::{CheckReport, reason};
+use super::integrity::{self, LeftOut};
 use crate::connection::sql_text::name;
-use crate::connection::{c_api, open_memory};
+use crate::connection::{c_api, open_memory, set_up_memory};
 use crate::error::primary_code;
+use crate::options::Settings;
 
 /// The byte that SQLite locks, <https://sqlite.org/fileformat2.html#the_lock_byte_page>. Its page has no content.
 const LOCK_BYTE: u64 = 0x4000_0000;
@@ -84,14 +86,49 @@ fn add(report: &mut CheckReport, problem: &str) {
     }
 }
 
-/// Looks at the pages of the connection's snapshot, with at most that much memory.
-pub(super) fn account(conn: &Connection, memory: u64, report: &mut CheckReport) -> rusqlite::Result<()> {
-    let file = File::of(conn)?;
-    if file.pages * file.page_size <= memory
-        && let Ok(copy) = copied(conn)
-    {
-        return check_writable(&copy, report);
+/// Looks at what a PRAGMA has left out for a reader: in a copy in memory, if that has no more bytes than a page cache.
+pub(super) fn complete(
+    conn: &Connection,
+    options: &Settings,
+    left_out: LeftOut,
+    report: &mut CheckReport,
+) -> rusqlite::Result<()> {
+    if !left_out.pages && !left_out.constraints {
+        return Ok(());
     }
+    let file = File::of(conn)?;
+    let is_small = file.pages * file.page_size <= options.cache_size;
+    let copy = if is_small { copied(conn).ok() } else { None };
+    if left_out.constraints {
+        check_constraints(copy.as_ref(), options, report)?;
+    }
+    match copy {
+        _ if !left_out.pages => Ok(()),
+        Some(copy) => check_writable(&copy, report),
+        None => account(conn, &file, report),
+    }
+}
+
+fn check_constraints(copy: Option<&Connection>, options: &Settings, report: &mut CheckReport) -> rusqlite::Result<()> {
+    let Some(copy) = copy else {
+        report.not_checked.push(
+            "CHECK constraints, because the database is larger than Options::cache_size; Store::backup checks them"
+                .into(),
+        );
+        return Ok(());
+    };
+    let why = match set_up_memory(copy, options).map(|()| integrity::check_constraints(copy, report)) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) if integrity::may_be_of_a_table(&error) => reason(&error),
+        Ok(Err(error)) => return Err(error),
+        Err(error) => error.to_string(),
+    };
+    report.not_checked.push(format!("CHECK constraints: {why}"));
+    Ok(())
+}
+
+/// Counts the pages of the connection's snapshot.
+fn account(conn: &Connection, file: &File, report: &mut CheckReport) -> rusqlite::Result<()> {
     check_freelist(conn, report)?;
     if report.is_damaged() {
         return Ok(());

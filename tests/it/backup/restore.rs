@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use larder::rusqlite::Connection;
-use larder::{Error, Options, Store};
+use larder::{Access, Error, Options, Store};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{Child, Task, as_ordinary_user, listen, set_mode, tell, with_read_only_mount};
@@ -189,17 +189,19 @@ fn restore_uses_options_for_its_connections() {
 #[test]
 fn database_in_use_is_restored_from_one_snapshot() {
     let place = Place::new();
-    let path = place.path("live.db");
-    let store = Store::open(&path).unwrap();
-    store.write(|tx| tx.execute_batch(FILL)).unwrap();
-    Store::restore(&path, place.path("app.db")).unwrap();
-    // It has not lost its locks, nor its log.
-    store.write(|tx| tx.execute("DELETE FROM t WHERE id > 10", [])).unwrap();
-    assert_eq!(count(&store), 10);
-    assert!(place.path("live.db-wal").exists());
-    assert!(store.close().unwrap().wal_truncated);
-    let restored = Store::open(place.path("app.db")).unwrap();
-    assert_eq!(count(&restored), 500);
+    for (access, name) in [(Access::Shared, "a"), (Access::Exclusive, "b")] {
+        let path = place.path(&format!("live-{name}.db"));
+        let store = Options::new().access(access).open(&path).unwrap();
+        store.write(|tx| tx.execute_batch(FILL)).unwrap();
+        Store::restore(&path, place.path(name)).unwrap();
+        // It has not lost its locks, nor its log.
+        store.write(|tx| tx.execute("DELETE FROM t WHERE id > 10", [])).unwrap();
+        assert_eq!(count(&store), 10);
+        assert!(place.path(&format!("live-{name}.db-wal")).exists());
+        assert!(store.close().unwrap().wal_truncated);
+        let restored = Store::open(place.path(name)).unwrap();
+        assert_eq!(count(&restored), 500);
+    }
 }
 
 #[test]
@@ -308,10 +310,12 @@ fn copied_databases(to: &Path) -> Vec<&'static str> {
         .unwrap();
     copy("with-log", &["", "-wal"]);
     copy("with-all", &["", "-wal", "-shm"]);
+    conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    copy("with-index", &["", "-shm"]);
     conn.close().unwrap();
     // Marked as being in WAL mode.
     copy("closed", &[""]);
-    vec!["plain", "half", "with-log", "with-all", "closed"]
+    vec!["plain", "half", "with-log", "with-all", "with-index", "closed"]
 }
 
 /// Each file in a folder, with its bytes.
