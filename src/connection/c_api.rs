@@ -346,11 +346,22 @@ pub(crate) fn define_change_functions(conn: &Connection, counters: &Arc<ChangeCo
                 Some(release),
             )
         };
-        if code != ffi::SQLITE_OK {
-            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
-        }
+        done(code)?;
     }
     Ok(())
+}
+
+fn done(code: c_int) -> rusqlite::Result<()> {
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+/// Whether SQLite was compiled with sessions, which record and apply changesets.
+pub(crate) fn has_sessions() -> bool {
+    // SAFETY: the argument is a C string, and the call only compares it with SQLite's own.
+    unsafe { ffi::sqlite3_compileoption_used(c"ENABLE_SESSION".as_ptr()) != 0 }
 }
 
 /// # Safety
@@ -412,6 +423,44 @@ pub(crate) struct Action<'a> {
     pub(crate) database: Option<Cow<'a, str>>,
     /// The trigger or view that contains the action, if it is not the statement itself.
     pub(crate) accessor: Option<Cow<'a, str>>,
+    /// The connection, which stays open for as long as the action is looked at.
+    db: *mut ffi::sqlite3,
+}
+
+/// What the statements of a connection are doing while another one is prepared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Progress {
+    /// None has begun, or each has ended.
+    Idle,
+    /// One has returned a row. It may wait for its caller, or run on towards the next row.
+    AfterRow,
+    /// One runs, and has not returned a row yet: a function or a module that it calls prepares the other.
+    Running,
+}
+
+impl Action<'_> {
+    /// What the statements of the connection are doing.
+    pub(crate) fn progress(&self) -> Progress {
+        let mut progress = Progress::Idle;
+        // SAFETY: SQLite calls the authorizer, with this action, on the thread that uses the connection. The pointers
+        // come from SQLite's own list of its statements, and these calls change nothing. A statement without text is
+        // the inside of a blob handle, which runs no SQL.
+        unsafe {
+            let mut statement = ffi::sqlite3_next_stmt(self.db, ptr::null_mut());
+            while !statement.is_null() {
+                if ffi::sqlite3_stmt_busy(statement) != 0 && !ffi::sqlite3_sql(statement).is_null() {
+                    // "If prepared statement P does not have results ready to return .. then sqlite3_data_count(P)
+                    // returns 0", <https://sqlite.org/c3ref/data_count.html>.
+                    if ffi::sqlite3_data_count(statement) == 0 {
+                        return Progress::Running;
+                    }
+                    progress = Progress::AfterRow;
+                }
+                statement = ffi::sqlite3_next_stmt(self.db, statement);
+            }
+        }
+        progress
+    }
 }
 
 /// The authorizer's answer.
@@ -436,28 +485,41 @@ pub(crate) trait Authorizer: Send + Sync + 'static {
 ///
 /// rusqlite keeps `token` while the authorizer is installed.
 pub(crate) fn authorize<J: Authorizer>(conn: &Connection, authorizer: &Arc<J>, token: Arc<()>) -> rusqlite::Result<()> {
-    let kept = (Arc::clone(authorizer), token);
+    let asked = Arc::new(Asked {
+        authorizer: Arc::clone(authorizer),
+        // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. The pointer is used in calls of the
+        // authorizer only, which SQLite makes while the connection is open.
+        db: unsafe { conn.handle() },
+    });
+    let kept = (Arc::clone(&asked), token);
     // SQLite calls `ask` instead of this closure. rusqlite keeps the closure, and thereby the authorizer.
     conn.authorizer(Some(move |_: AuthContext<'_>| {
         let _kept = &kept;
         Authorization::Deny
     }))?;
-    let authorizer = Arc::as_ptr(authorizer).cast_mut().cast::<c_void>();
+    let asked = Arc::as_ptr(&asked).cast_mut().cast::<c_void>();
     // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. SQLite has the pointer to the
     // authorizer until another authorizer is set, or none. Only rusqlite does that, on request and when it closes the
     // connection, and it calls SQLite before it drops the closure that keeps the authorizer.
-    let code = unsafe { ffi::sqlite3_set_authorizer(conn.handle(), Some(ask::<J>), authorizer) };
-    match code {
-        ffi::SQLITE_OK => Ok(()),
-        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
-    }
+    done(unsafe { ffi::sqlite3_set_authorizer(conn.handle(), Some(ask::<J>), asked) })
 }
+
+/// An authorizer and the connection that asks it.
+struct Asked<J> {
+    authorizer: Arc<J>,
+    db: *mut ffi::sqlite3,
+}
+
+// SAFETY: the pointer is used by `ask` only, which SQLite calls on the thread that uses the connection.
+unsafe impl<J: Send + Sync> Send for Asked<J> {}
+// SAFETY: as above.
+unsafe impl<J: Send + Sync> Sync for Asked<J> {}
 
 /// # Safety
 ///
-/// `authorizer` points to a living `J`, and each of the others to a C string or nowhere.
+/// `asked` points to a living `Asked<J>` whose connection is open, and each of the others to a C string or nowhere.
 unsafe extern "C" fn ask<J: Authorizer>(
-    authorizer: *mut c_void,
+    asked: *mut c_void,
     code: c_int,
     first: *const c_char,
     second: *const c_char,
@@ -465,9 +527,12 @@ unsafe extern "C" fn ask<J: Authorizer>(
     accessor: *const c_char,
 ) -> c_int {
     // SAFETY: as the caller promises; SQLite does not touch the strings before this returns.
-    let (authorizer, text) = unsafe {
+    let (asked, text) = unsafe {
         let text = |text: *const c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy());
-        (&*authorizer.cast::<J>(), [first, second, database, accessor].map(text))
+        (
+            &*asked.cast::<Asked<J>>(),
+            [first, second, database, accessor].map(text),
+        )
     };
     let [first, second, database, accessor] = text;
     let action = Action {
@@ -476,8 +541,9 @@ unsafe extern "C" fn ask<J: Authorizer>(
         second,
         database,
         accessor,
+        db: asked.db,
     };
-    authorizer.authorize(&action) as c_int
+    asked.authorizer.authorize(&action) as c_int
 }
 
 /// Receives the trace events of a connection.

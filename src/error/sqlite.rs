@@ -35,6 +35,15 @@ pub(super) fn advice(source: &rusqlite::Error, outcome: Outcome, origin: ErrorOr
     }
 }
 
+/// The message of SQLite alone, without the SQL text, which rusqlite appends to some.
+pub(crate) fn message(error: &rusqlite::Error) -> &str {
+    match error {
+        rusqlite::Error::SqlInputError { msg, .. } => msg,
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message,
+        _ => "",
+    }
+}
+
 /// SQLite's extended result code, whichever variant of rusqlite carries it.
 pub(crate) fn extended_code(error: &rusqlite::Error) -> Option<i32> {
     let inner = error.source().and_then(|s| s.downcast_ref::<ffi::Error>());

@@ -337,7 +337,7 @@ impl<'a> ReadTx<'a> {
             return stopped;
         }
         // A refusal is kept until it is reported.
-        let refused = code == ffi::SQLITE_AUTH && self.guard.has_refused();
+        let refused = self.guard.has_refused_by(&error);
         if !own && !refused {
             return Error::of_another(error);
         }

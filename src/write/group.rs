@@ -69,6 +69,7 @@ impl Writer {
     pub(super) fn commit_group(&mut self, first: Job<Grouped>) {
         let began = Instant::now();
         let mut now = began;
+        let had_savepoints = self.guard.may_open_savepoint();
         let mut candidate = Some(WriteJob::Grouped(first));
         while let Some(job) = candidate {
             let job = match job {
@@ -87,7 +88,9 @@ impl Writer {
             }
             let full = self.group.len() >= self.options.max_group_size
                 || now - began >= self.options.max_group_time
-                || self.spoiled.is_some();
+                || self.spoiled.is_some()
+                // A job that runs in no savepoint of larder's may have left one open.
+                || self.guard.may_open_savepoint() != had_savepoints;
             candidate = if alone || full {
                 None
             } else {
@@ -198,9 +201,10 @@ impl Writer {
         ended
     }
 
-    /// Opens the savepoint that undoes the job. The first job of a transaction needs none; the last value is then false.
+    /// Opens the savepoint that undoes the job. The first job of a transaction needs none, unless the end of a savepoint
+    /// must release those that the job leaves open. Without one the last value is false.
     fn ensure_savepoint(&mut self, job: Job<Grouped>, started: Instant) -> Option<(Job<Grouped>, Instant, bool)> {
-        if self.group.is_empty() {
+        if self.group.is_empty() && !self.guard.may_open_savepoint() {
             return Some((job, started, false));
         }
         let Err(error) = self.run_internal(Control::Savepoint) else {
@@ -323,6 +327,7 @@ impl Writer {
     fn undo(&mut self, ran: Ran, kind: &'static str, resolution: Resolution, nested: bool) {
         // ROLLBACK TO leaves the savepoint open: RELEASE must follow.
         let undone = nested
+            && !self.group.is_empty()
             && !self.conn.is_autocommit()
             && self
                 .run_internal(Control::RollbackTo)
@@ -334,7 +339,7 @@ impl Writer {
             self.roll_back();
         }
         self.tell(ran, kind, resolution);
-        if !undone && !self.group.is_empty() {
+        if !undone {
             self.lose_group(
                 "another write of the same group made SQLite end the whole transaction",
                 None,
@@ -370,6 +375,9 @@ impl Writer {
     /// Replies to every job of the group that its transaction was rolled back.
     fn lose_group(&mut self, reason: &'static str, source: Option<&Arc<rusqlite::Error>>) {
         let writes = self.group.len();
+        if writes == 0 {
+            return;
+        }
         let code = source.and_then(|e| extended_code(e));
         self.defer(move |path| {
             event!(

@@ -9,11 +9,13 @@
 //! text carries a private comment, or a closure's `prepare_cached("COMMIT")` would find larder's statement in the
 //! cache.
 //!
-//! A migration is user SQL with a few more privileges: see [`Privilege`].
+//! A migration is user SQL with a few more privileges: see [`Privilege`]. A module that runs SQL of its own, such as a
+//! full-text table, has savepoints: see `savepoints.rs`.
 //!
 //! The guard stops SQL and mistakes. It does not stop a closure that removes it (`conn.authorizer(None)`).
 
 pub(in crate::connection) mod policy;
+mod savepoints;
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -23,9 +25,10 @@ use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
 
 use self::policy::WRITE_INSTEAD;
+use self::savepoints::Savepoints;
 use super::c_api::{self, Action, Permission};
 use super::change_counters::ChangeCounters;
-use crate::error::{Error, primary_code};
+use crate::error::{Error, message, primary_code};
 use crate::options::Role;
 use crate::runtime::panic::quietly;
 use crate::runtime::sync::{Arc, Mutex};
@@ -79,6 +82,7 @@ pub(crate) struct SqlGuard {
     schema_change: AtomicBool,
     schema_change_is_open: AtomicBool,
     analyzed: AtomicBool,
+    savepoints: Savepoints,
     /// Names of the temporary objects that existed before any closure ran.
     kept: BTreeSet<String>,
     /// A token; rusqlite holds a second count of it, and of `commit_hook`, while SQLite calls this guard.
@@ -113,6 +117,7 @@ impl SqlGuard {
             schema_change: AtomicBool::new(false),
             schema_change_is_open: AtomicBool::new(false),
             analyzed: AtomicBool::new(false),
+            savepoints: Savepoints::default(),
             kept,
             authorizer: Arc::default(),
             commit_hook: Arc::default(),
@@ -166,6 +171,11 @@ impl SqlGuard {
     /// Returns and clears whether an ANALYZE was prepared. larder's own statements count, too.
     pub(crate) fn take_analyzed(&self) -> bool {
         self.analyzed.load(Relaxed) && self.analyzed.swap(false, Relaxed)
+    }
+
+    /// Whether a savepoint may be open that is not larder's, now or in later transactions.
+    pub(crate) fn may_open_savepoint(&self) -> bool {
+        self.savepoints.may_be_open()
     }
 
     /// A transaction was committed, or rolled back (possibly to a savepoint). Undoing a schema change is a schema
@@ -258,11 +268,12 @@ impl SqlGuard {
         Permission::Allow
     }
 
-    /// Forgets the refusal of an earlier closure.
+    /// Forgets the refusal of an earlier closure, and a changeset that it did not finish.
     pub(crate) fn reset(&self) {
         if self.refused.load(Relaxed) {
             self.take_refusal();
         }
+        self.savepoints.reset();
     }
 
     /// Whether a statement that creates a temporary object was prepared on this connection. A later closure may step it
@@ -281,19 +292,22 @@ impl SqlGuard {
         self.prepared_write.load(Relaxed) && self.prepared_write.swap(false, Relaxed)
     }
 
-    /// Whether a refusal is recorded that no error has reported yet.
-    pub(crate) fn has_refused(&self) -> bool {
+    /// Whether a refusal is recorded that no error has reported yet, and this one may report it. A function that fails
+    /// because of SQL that it runs may pass on the message without the code.
+    pub(crate) fn has_refused_by(&self, error: &rusqlite::Error) -> bool {
         self.refused.load(Relaxed)
+            && (primary_code(error) == Some(ffi::SQLITE_AUTH) || message(error).starts_with("not authorized"))
     }
 
     /// Replaces SQLite's bare "not authorized" by an error that names the refused statement and the alternative.
     /// `error` must come from this connection.
     pub(crate) fn explain(&self, error: rusqlite::Error) -> Error {
+        if self.has_refused_by(&error)
+            && let Some(Refusal { statement, instead }) = self.take_refusal()
+        {
+            return Error::Refused { statement, instead };
+        }
         match primary_code(&error) {
-            Some(ffi::SQLITE_AUTH) => match self.take_refusal() {
-                Some(Refusal { statement, instead }) => Error::Refused { statement, instead },
-                None => Error::of_store(error),
-            },
             Some(ffi::SQLITE_READONLY) if self.role == Role::Reader => Error::Refused {
                 statement: "a statement that writes".into(),
                 instead: WRITE_INSTEAD,

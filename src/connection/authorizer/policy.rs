@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use rusqlite::ffi;
 
 use super::{Privilege, SqlGuard, TableChange};
-use crate::connection::c_api::{Action, Authorizer, Permission};
+use crate::connection::c_api::{self, Action, Authorizer, Permission};
 use crate::options::Role;
 
 /// PRAGMAs that only read, with or without an argument.
@@ -78,6 +78,19 @@ const RETURN_NOTHING: &str = "larder runs each migration in a transaction of its
                               migration to run outside a transaction";
 
 impl SqlGuard {
+    fn authorize_savepoint(&self, operation: &str, action: &Action<'_>) -> Permission {
+        let name = action.second.as_deref().unwrap_or_default();
+        let with_sessions = self.role == Role::Writer && c_api::has_sessions();
+        if !self.is_outside_transaction()
+            && self
+                .savepoints
+                .allows(operation, name, with_sessions, || action.progress())
+        {
+            return Permission::Allow;
+        }
+        self.authorize_transaction(savepoint_verb(operation))
+    }
+
     fn authorize_transaction(&self, verb: &str) -> Permission {
         if self.is_outside_transaction() {
             Permission::Allow
@@ -99,6 +112,7 @@ impl SqlGuard {
         let allowed = READS.contains(&name.as_str())
             || (value.is_none() && READS_WITHOUT_VALUE.contains(&name.as_str()))
             || (self.role == Role::Writer && HEADER_VALUES.contains(&name.as_str()))
+            || (name == "defer_foreign_keys" && self.savepoints.applies_changeset())
             || self.migration_may(&name, value);
         if allowed {
             return Permission::Allow;
@@ -169,7 +183,7 @@ impl Authorizer for SqlGuard {
         let is_temporary = action.database.as_deref() == Some("temp");
         match (*code, first) {
             (ffi::SQLITE_TRANSACTION, Some(verb)) => self.authorize_transaction(verb),
-            (ffi::SQLITE_SAVEPOINT, Some(operation)) => self.authorize_transaction(savepoint_verb(operation)),
+            (ffi::SQLITE_SAVEPOINT, Some(operation)) => self.authorize_savepoint(operation, action),
             // The temporary database that `VACUUM` copies into.
             (ffi::SQLITE_ATTACH, Some("")) if self.has_privilege(Privilege::Vacuum) => Permission::Allow,
             // SQLite passes no name if the name is not a literal.

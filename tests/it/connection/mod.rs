@@ -2,5 +2,6 @@
 
 pub(crate) mod causes;
 pub(crate) mod file_changes;
+mod modules;
 mod on_connect;
 mod sql_guard;
