@@ -48,7 +48,7 @@ pub(crate) enum Restored {
     NotAll(&'static str),
 }
 
-/// The hooks that `on_connect` set.
+/// The hooks that `on_connect` set, and whether its connection trusts the schema.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OwnHooks {
     update: bool,
@@ -56,9 +56,17 @@ pub(super) struct OwnHooks {
     trace: bool,
     /// Assumed after any `on_connect`; SQLite has no call that reports it.
     collation_needed: bool,
+    trusts_schema: bool,
 }
 
 impl OwnHooks {
+    /// Those of a connection without an `on_connect`.
+    pub(super) fn none(trusts_schema: bool) -> Self {
+        Self {
+            trusts_schema,
+            ..Self::default()
+        }
+    }
     /// Runs `on_connect` and detects the hooks that it sets: rusqlite drops the old closure of a hook when another is
     /// set.
     pub(super) fn of(conn: &Connection, on_connect: impl FnOnce() -> Result<()>) -> Result<Self> {
@@ -80,6 +88,7 @@ impl OwnHooks {
             rollback: Arc::strong_count(&rollback) == 1,
             trace: c_api::trace_was_replaced(conn).unwrap_or(true),
             collation_needed: true,
+            trusts_schema: c_api::config(conn, ffi::SQLITE_DBCONFIG_TRUSTED_SCHEMA, -1) == Some(1),
         };
         own.remove_others(conn);
         Ok(own)
@@ -88,6 +97,11 @@ impl OwnHooks {
     /// Whether `on_connect` set a trace, or may have.
     pub(super) fn has_trace(self) -> bool {
         self.trace
+    }
+
+    /// Whether the schema may use functions that are not marked as innocuous.
+    pub(super) fn trusts_schema(self) -> bool {
+        self.trusts_schema
     }
 
     /// Removes all hooks that are known not to be `on_connect`'s. Dropping a closure's hooks runs user code.

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Once};
 
@@ -349,6 +349,49 @@ pub(crate) fn define_change_functions(conn: &Connection, counters: &Arc<ChangeCo
         done(code)?;
     }
     Ok(())
+}
+
+/// Defines an SQL function that takes any number of arguments and returns NULL, for statements that are only prepared.
+pub(crate) fn define_stub_function(conn: &Connection, name: &str) -> rusqlite::Result<()> {
+    unsafe extern "C" fn nothing(_: *mut ffi::sqlite3_context, _: c_int, _: *mut *mut ffi::sqlite3_value) {}
+    let name = CString::new(name)?;
+    let flags = ffi::SQLITE_UTF8 | ffi::SQLITE_INNOCUOUS | ffi::SQLITE_DETERMINISTIC;
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and `name` is a C string, which SQLite
+    // copies. The function uses none of its pointers.
+    let code = unsafe {
+        ffi::sqlite3_create_function_v2(
+            conn.handle(),
+            name.as_ptr(),
+            -1,
+            flags,
+            ptr::null_mut(),
+            Some(nothing),
+            None,
+            None,
+            None,
+        )
+    };
+    done(code)
+}
+
+/// Defines a collation for which all strings are equal, for statements that are only prepared.
+pub(crate) fn define_stub_collation(conn: &Connection, name: &str) -> rusqlite::Result<()> {
+    unsafe extern "C" fn equal(_: *mut c_void, _: c_int, _: *const c_void, _: c_int, _: *const c_void) -> c_int {
+        0
+    }
+    let name = CString::new(name)?;
+    // SAFETY: as above.
+    let code = unsafe {
+        ffi::sqlite3_create_collation_v2(
+            conn.handle(),
+            name.as_ptr(),
+            ffi::SQLITE_UTF8,
+            ptr::null_mut(),
+            Some(equal),
+            None,
+        )
+    };
+    done(code)
 }
 
 fn done(code: c_int) -> rusqlite::Result<()> {

@@ -11,7 +11,7 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 
 use super::interrupt::Interrupt;
 use super::open_error::explain_open;
-use super::pragma::{configure, read_back, set};
+use super::pragma::{accept_double_quoted_strings, configure, read_back, set, trust_schema};
 use super::{first_look, open_files, prepare, prepare_for};
 use crate::error::{Error, Result, primary_code};
 use crate::options::{Role, Settings};
@@ -66,7 +66,7 @@ pub(crate) fn open_copy_alone(path: &Path, options: &Settings, is_verified: bool
     // The caller syncs the whole copy at the end if it must be durable.
     set(&conn, "synchronous", 0)?;
     set(&conn, "journal_mode", "delete")?;
-    set_for_copies(&conn, options, is_verified)?;
+    set_for_copies(&conn, options, is_verified, hooks.trusts_schema())?;
     Ok(Private { conn, interrupt })
 }
 
@@ -111,7 +111,7 @@ fn set_up_original(conn: Connection, path: &Path, options: &Settings, is_verifie
     first_look(&conn, path)?;
     // Reads the first page, and so finds a journal that has to be rolled back.
     read_back(&conn, "schema_version").map_err(|e| explain_open(path, e))?;
-    set_for_copies(&conn, options, is_verified)?;
+    set_for_copies(&conn, options, is_verified, hooks.trusts_schema())?;
     set(&conn, "query_only", 1)?;
     Ok(Private { conn, interrupt })
 }
@@ -156,9 +156,10 @@ fn set_tolerance(conn: &Connection, is_verified: bool) -> Result<()> {
     }
 }
 
-/// The schema is untrusted.
-fn set_for_copies(conn: &Connection, options: &Settings, is_verified: bool) -> Result<()> {
-    configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+/// What a copy has in its schema is checked or written again as it is, double-quoted strings included.
+fn set_for_copies(conn: &Connection, options: &Settings, is_verified: bool, trusts_schema: bool) -> Result<()> {
+    trust_schema(conn, trusts_schema)?;
+    accept_double_quoted_strings(conn, true)?;
     // It would end the tolerance.
     configure(conn, "defensive", DbConfig::SQLITE_DBCONFIG_DEFENSIVE, is_verified)?;
     set(conn, "cache_size", format!("-{}", options.cache_size / 1024))

@@ -19,6 +19,7 @@ pub(crate) mod open_file;
 pub(crate) mod open_files;
 mod pragma;
 pub(crate) mod sql_text;
+pub(crate) mod stored_sql;
 pub(crate) mod temp_folder;
 pub(crate) mod transaction_control;
 pub(crate) mod wal_index;
@@ -46,7 +47,9 @@ use self::file::DatabaseFile;
 use self::interrupt::Interrupt;
 use self::open_error::{execute, explain_open, refuse};
 use self::open_file::{Lease, OpenFile};
-use self::pragma::{TEMP_STORE, auto_vacuum, execute_pragma, set, set_checkpoint_at_close, set_common, verify};
+use self::pragma::{
+    TEMP_STORE, auto_vacuum, execute_pragma, set, set_checkpoint_at_close, set_common, trust_schema, verify,
+};
 pub(crate) use self::pragma::{read_back, set_for_jobs, settings, synchronous, with_temporary_files};
 use self::wal_mode::switch_to_wal;
 use crate::error::{Error, Result, extended_code};
@@ -121,6 +124,9 @@ pub(crate) fn open_writer(
     }
     if new {
         verify_new_file(&conn, options)?;
+    }
+    if !options.double_quoted_strings {
+        warn_about_strings(&conn, path);
     }
     hint_at_memory_management(&conn);
     Ok((open_file, configure_writer(conn, lease, options, hooks)?))
@@ -199,7 +205,7 @@ fn open_to_write(path: &Path, options: &Settings) -> Result<Connection> {
 fn configure_writer(conn: Connection, lease: Lease, options: &Settings, hooks: OwnHooks) -> Result<GuardedConnection> {
     // Redeclared so that an error drops them in the right order.
     let (conn, lease) = (conn, lease);
-    set_common(&conn, options)?;
+    set_common(&conn, options, hooks.trusts_schema())?;
     set(&conn, "synchronous", synchronous(options.durability))?;
     set(&conn, "journal_size_limit", options.journal_size_limit)?;
     set(&conn, "wal_autocheckpoint", 0)?;
@@ -266,7 +272,7 @@ pub(crate) fn open_reader(
     first_look(&conn, path)?;
     // By now SQLite has opened the file and the WAL by name, so the comparisons before and after cover both opens.
     file.compare()?;
-    set_common(&conn, options)?;
+    set_common(&conn, options, hooks.trusts_schema())?;
     // A read-only connection can still write another file, by `VACUUM INTO` or `ATTACH`.
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)
         .map_err(Error::not_started)?;
@@ -309,13 +315,18 @@ fn prepare_for(
     set(conn, "busy_timeout", patience.as_millis())?;
     conn.set_prepared_statement_cache_capacity(options.statement_cache_capacity);
     let Some(on_connect) = &options.on_connect else {
-        return Ok(OwnHooks::default());
+        trust_schema(conn, true)?;
+        return Ok(OwnHooks::none(options.trusted_schema));
     };
+    // Unless SQLite was built otherwise, it trusts the schema, and nothing would show that `on_connect` wants that.
+    trust_schema(conn, options.trusted_schema)?;
     // A later change would delete the temporary objects of `on_connect`.
     execute_pragma(conn, "temp_store", TEMP_STORE)?;
     // Runs before anything that reads the file, because it may set the encryption key.
     let hooks = on_connect::run(conn, on_connect, role, is_original)?;
     set(conn, "busy_timeout", patience.as_millis())?;
+    // As SQLite loads the schema, it takes an unsafe function for damage. `set_common` sets what statements may call.
+    trust_schema(conn, true)?;
     Ok(hooks)
 }
 
@@ -324,6 +335,21 @@ fn first_look(conn: &Connection, path: &Path) -> Result<()> {
     read_back(conn, "journal_mode")
         .map(drop)
         .map_err(|e| explain_open(path, e))
+}
+
+/// A damaged schema is reported elsewhere.
+fn warn_about_strings(conn: &Connection, path: &Path) {
+    let found = stored_sql::with_strings(conn).unwrap_or_default();
+    if !found.is_empty() {
+        event!(
+            warn,
+            "larder::open",
+            path,
+            { objects = stored_sql::names(found.iter()) },
+            "the schema has strings in double quotes, so those of these objects that are views or triggers fail: create \
+             them again with single quotes, or set Options::double_quoted_strings"
+        );
+    }
 }
 
 fn hint_at_memory_management(conn: &Connection) {

@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, ffi};
 
 use super::cause::{explained, of_files};
-use crate::error::{Error, Result, extended_code, primary_code};
+use crate::error::{Error, Result, extended_code, primary_code, schema_advice};
 
 pub(super) fn execute(conn: &Connection, path: &Path, sql: &str) -> Result<()> {
     conn.execute_batch(sql).map_err(|error| match primary_code(&error) {
@@ -20,6 +20,14 @@ pub(super) fn execute(conn: &Connection, path: &Path, sql: &str) -> Result<()> {
 pub(super) fn explain_open(path: &Path, source: rusqlite::Error) -> Error {
     // First of all: a connection that could not be opened is gone, and with it what SQLite knew.
     let system = io::Error::last_os_error();
+    let advice = schema_advice(&source);
+    if !advice.is_empty() {
+        return Error::Open {
+            path: path.into(),
+            problem: format!("{source}{advice}"),
+            source: Some(Box::new(source)),
+        };
+    }
     let cause = || primary_code(&source).and_then(|code| of_files(path, code, &system));
     let problem: Cow<'_, str> = match primary_code(&source) {
         Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED) => {

@@ -96,17 +96,27 @@ pub(crate) fn settings(conn: &Connection, options: &Settings, level: Durability)
 }
 
 /// Applies the settings that every connection has.
-pub(super) fn set_common(conn: &Connection, options: &Settings) -> Result<()> {
+pub(super) fn set_common(conn: &Connection, options: &Settings, trusted: bool) -> Result<()> {
     set(conn, "busy_timeout", options.busy_timeout.as_millis())?;
-    configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    configure(conn, "dqs_dml", DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
-    configure(conn, "dqs_ddl", DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+    trust_schema(conn, trusted)?;
+    accept_double_quoted_strings(conn, options.double_quoted_strings)?;
     configure(conn, "defensive", DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     // A negative size is in KiB, a positive one in pages.
     set(conn, "cache_size", format!("-{}", options.cache_size / 1024))?;
     set(conn, "mmap_size", options.mmap_size)?;
     set(conn, "foreign_keys", i32::from(options.foreign_keys))?;
     set(conn, "temp_store", TEMP_STORE)
+}
+
+/// Sets whether the schema may use functions that are not marked as innocuous.
+pub(super) fn trust_schema(conn: &Connection, trust: bool) -> Result<()> {
+    configure(conn, "trusted_schema", DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, trust)
+}
+
+/// Sets whether `"x"` may be a string, in new SQL and in the SQL of the schema.
+pub(super) fn accept_double_quoted_strings(conn: &Connection, accept: bool) -> Result<()> {
+    configure(conn, "dqs_dml", DbConfig::SQLITE_DBCONFIG_DQS_DML, accept)?;
+    configure(conn, "dqs_ddl", DbConfig::SQLITE_DBCONFIG_DQS_DDL, accept)
 }
 
 pub(super) fn set(conn: &Connection, name: &'static str, value: impl ToString) -> Result<()> {

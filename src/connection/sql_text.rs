@@ -1,4 +1,7 @@
-//! SQL that is put together, and names that SQLite returns.
+//! SQL that is put together or taken apart, and names that SQLite returns.
+
+use std::borrow::Cow;
+use std::ffi::CString;
 
 use rusqlite::Row;
 
@@ -31,4 +34,140 @@ pub(crate) fn foreign_key_check(table: &str) -> String {
 pub(crate) fn name(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     let bytes = row.get_ref(column)?.as_bytes().unwrap_or_default();
     Ok(String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// Refuses a text with a NUL: SQLite reads no further, so what follows would not run, without any error.
+pub(crate) fn refuse_nul(sql: &str) -> rusqlite::Result<()> {
+    if !sql.as_bytes().contains(&0) {
+        return Ok(());
+    }
+    CString::new(sql).map(drop).map_err(rusqlite::Error::NulError)
+}
+
+/// Whether the text begins with an `ALTER`.
+pub(crate) fn is_alter(sql: &str) -> bool {
+    let first = sql.as_bytes().first();
+    let may_be = first.is_some_and(|first| !first.is_ascii_alphabetic() || first.eq_ignore_ascii_case(&b'a'));
+    may_be
+        && tokens(sql)
+            .next()
+            .is_some_and(|word| word.eq_ignore_ascii_case("alter"))
+}
+
+/// Whether an `ALTER` may be anywhere in the text.
+pub(crate) fn may_alter(sql: &str) -> bool {
+    sql.as_bytes()
+        .windows(5)
+        .any(|word| word.eq_ignore_ascii_case(b"alter"))
+}
+
+/// The tokens of some SQL as they are written, without white space and comments.
+pub(crate) fn tokens(sql: &str) -> impl Iterator<Item = &str> {
+    let mut rest = sql;
+    std::iter::from_fn(move || {
+        loop {
+            let first = rest.chars().next()?;
+            let (token, after) = rest.split_at(length(rest, first));
+            rest = after;
+            if !first.is_whitespace() && !token.starts_with("--") && !token.starts_with("/*") {
+                return Some(token);
+            }
+        }
+    })
+}
+
+/// The name in a token, if it is one: without its quotes, and with its own quotes undoubled.
+pub(crate) fn unquoted(token: &str) -> Cow<'_, str> {
+    let inside = || token.get(1..token.len().max(2) - 1).unwrap_or_default();
+    match token.as_bytes().first() {
+        Some(b'[') => inside().into(),
+        Some(b'"' | b'`' | b'\'') => {
+            let quote = &token[..1];
+            inside().replace(&quote.repeat(2), quote).into()
+        }
+        _ => token.into(),
+    }
+}
+
+/// The length of the token or comment at the start of the text.
+fn length(text: &str, first: char) -> usize {
+    let until = |end: &str| text[1..].find(end).map_or(text.len(), |at| 1 + at + end.len());
+    match first {
+        '[' => until("]"),
+        '"' | '`' | '\'' => quoted_length(text, first),
+        '-' if text.starts_with("--") => until("\n"),
+        '/' if text.starts_with("/*") => text[2..].find("*/").map_or(text.len(), |at| at + 4),
+        _ if is_of_a_word(first) => text.find(|c| !is_of_a_word(c)).unwrap_or(text.len()),
+        _ => first.len_utf8(),
+    }
+}
+
+/// The length of a quoted token. A doubled quote does not end it.
+fn quoted_length(text: &str, quote: char) -> usize {
+    let mut at = 1;
+    while let Some(found) = text[at..].find(quote) {
+        at += found + 1;
+        if !text[at..].starts_with(quote) {
+            return at;
+        }
+        at += 1;
+    }
+    text.len()
+}
+
+/// Whether a name may contain the character. That includes "any other character larger than u007f",
+/// <https://sqlite.org/draft/tokenreq.html>.
+fn is_of_a_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_words_names_strings_and_signs() {
+        let told = |sql| tokens(sql).collect::<Vec<_>>();
+        assert_eq!(
+            told("a.b>='it''s' -- c\n+/* d */1"),
+            ["a", ".", "b", ">", "=", "'it''s'", "+", "1"]
+        );
+        assert_eq!(told("\"a \"\"b\" [c \"d] `e`"), ["\"a \"\"b\"", "[c \"d]", "`e`"]);
+        assert_eq!(told("ä$1 \"open"), ["ä$1", "\"open"]);
+        assert_eq!(told(" -- only\n /* comments"), [""; 0]);
+    }
+
+    #[test]
+    fn names_lose_their_quotes() {
+        for (token, name) in [
+            ("a", "a"),
+            ("\"a \"\"b\"", "a \"b"),
+            ("[a \"b]", "a \"b"),
+            ("`a``b`", "a`b"),
+            ("''", ""),
+            ("\"", ""),
+            ("ä", "ä"),
+            ("\"ä", ""),
+            ("", ""),
+        ] {
+            assert_eq!(unquoted(token), name, "{token}");
+        }
+    }
+
+    #[test]
+    fn alter_is_recognized_behind_comments() {
+        for sql in ["ALTER TABLE t", " alter/**/table", "-- why\n/* so */Alter", "\n\tALTER"] {
+            assert!(is_alter(sql) && may_alter(sql), "{sql}");
+        }
+        for sql in ["", "ANALYZE", "SELECT 'alter'", "alters", "-- ALTER", "\"alter\""] {
+            assert!(!is_alter(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn nul_in_sql_is_refused_with_its_place() {
+        assert_eq!(refuse_nul("SELECT 1"), Ok(()));
+        let error = refuse_nul("SELECT 1\0; SELECT 2").unwrap_err();
+        assert!(error.to_string().contains('8'), "{error}");
+    }
 }

@@ -17,7 +17,9 @@ use rusqlite::ffi;
 pub(crate) use self::migration::not_begun;
 pub use self::migration::{Direction, MigrationError};
 use self::sqlite::{advice, disk_is_full};
-pub(crate) use self::sqlite::{code_name, commit_is_unknown, extended_code, is_damage, message, primary_code};
+pub(crate) use self::sqlite::{
+    code_name, commit_is_unknown, extended_code, is_damage, message, primary_code, schema_advice,
+};
 
 /// A `Result` whose error is [`larder::Error`](enum@Error).
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -31,7 +31,27 @@ pub(super) fn advice(source: &rusqlite::Error, outcome: Outcome, origin: ErrorOr
             "; rebuild the damaged full-text or R-tree table"
         }
         _ if is_damage(source) => "; stop the service and restore a verified backup",
-        _ => "",
+        _ => schema_advice(source),
+    }
+}
+
+const UNSAFE: &str = "unsafe use of ";
+
+/// The remedy where a setting of larder is stricter than the SQL of the schema. SQLite has no code for these errors.
+pub(crate) fn schema_advice(source: &rusqlite::Error) -> &'static str {
+    let message = message(source);
+    if message.contains("unsafe use of virtual table ") {
+        "; a view or a trigger of the schema uses it: set Options::trusted_schema(true) if nobody else writes the schema \
+         (a module marked SQLITE_VTAB_DIRECTONLY is refused all the same)"
+    } else if message.contains(UNSAFE) {
+        "; the schema calls it, in a view, a trigger, a constraint, a column or an index: register it with \
+         FunctionFlags::SQLITE_INNOCUOUS if it is harmless in any SQL, or set Options::trusted_schema(true) if nobody \
+         else writes the schema (a function marked SQLITE_DIRECTONLY is refused all the same)"
+    } else if message.ends_with("should this be a string literal in single-quotes?") {
+        "; if it stands in a view or a trigger that was made elsewhere, create that again with single quotes, or set \
+         Options::double_quoted_strings(true)"
+    } else {
+        ""
     }
 }
 
@@ -130,9 +150,10 @@ pub(super) fn code_names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().map(|(_, name)| *name).chain(others)
 }
 
-/// Whether the error means that the database is damaged.
+/// Whether the error means that the database is damaged. A schema that calls an unsafe function is none, though SQLite
+/// says so when it loads it.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB))
+    matches!(primary_code(error), Some(ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB)) && !message(error).contains(UNSAFE)
 }
 
 /// Whether a COMMIT with that error may have taken effect.

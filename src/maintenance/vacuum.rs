@@ -20,6 +20,7 @@ use super::progress::ProgressReporter;
 use crate::Store;
 use crate::connection::cause::explained;
 use crate::connection::filesystem::{lacks, temporary_folder};
+use crate::connection::stored_sql::{refuse_unsafe_tables, with_double_quoted_strings};
 use crate::connection::with_temporary_files;
 use crate::engine::Engine;
 use crate::error::{Error, Result, commit_is_unknown, primary_code};
@@ -45,7 +46,9 @@ const OPERATION: &str = "vacuum";
 /// - **It needs memory:** at most twice [`Options::cache_size`](crate::Options::cache_size).
 /// - **The file shrinks at the checkpoint** that moves the WAL into it. If a read blocks the checkpoint, the file
 ///   shrinks when that read has ended; see [`VacuumReport::wal_truncated`].
-/// - **The `rowid` may change** in a table without an `INTEGER PRIMARY KEY`.
+/// - **The `rowid` may change** in a table without an `INTEGER PRIMARY KEY`. A full-text table with external content
+///   (`content=`), and whatever else keeps such a `rowid`, then refers to other rows, and no check finds that: rebuild it
+///   afterwards (`INSERT INTO docs(docs) VALUES('rebuild')`). [`Store::advice`] names such tables.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -157,6 +160,10 @@ fn run(writer: &mut Writer, reporter: &ProgressReporter<()>) -> Result<VacuumRep
     }
     let before = writer.size().map_err(Error::not_started)?;
     check_room(writer.path(), &before, writer.options().cache_size)?;
+    let (conn, guard) = (writer.conn(), writer.guard());
+    guard
+        .as_internal(|| refuse_unsafe_tables(conn))
+        .map_err(Error::not_started)?;
     reporter.begin();
     if let Err(error) = vacuum(writer, reporter) {
         return Err(failed(writer, reporter, error));
@@ -191,7 +198,8 @@ fn vacuum(writer: &Writer, reporter: &ProgressReporter<()>) -> rusqlite::Result<
         conn.execute_batch("VACUUM main")
             .map_err(|error| explained(conn, error))
     };
-    let done = with_temporary_files(conn, guard, || guard.as_internal(vacuum));
+    let run = || guard.as_internal(vacuum);
+    let done = with_double_quoted_strings(conn, guard, || with_temporary_files(conn, guard, run));
     // The callback is dropped here, where a panic in its drop does no harm.
     drop(watching);
     done

@@ -58,7 +58,7 @@ impl Migration {
         } else if self.up.is_blank() {
             // Filled in later, it would not be what was applied.
             "the up script has no statement: write one, or SELECT 1 to do nothing".to_owned()
-        } else if self.up.text().contains('\0') {
+        } else if self.up.text().contains('\0') || self.down.as_ref().is_some_and(|down| down.text().contains('\0')) {
             "the SQL has a NUL character, where SQLite would stop reading: remove it".to_owned()
         } else {
             return markers::refuse_lost_markers(&self.up);

@@ -7,6 +7,8 @@ use rusqlite::{Batch, Connection, ffi};
 use sha2::{Digest, Sha256};
 
 use crate::connection::authorizer::{Privilege, SqlGuard};
+use crate::connection::sql_text::is_alter;
+use crate::connection::stored_sql::{refuse_unsafe_tables, with_double_quoted_strings};
 use crate::connection::with_temporary_files;
 use crate::error::Error;
 use crate::runtime::hex::hex;
@@ -115,9 +117,15 @@ impl Script {
         while at < text.len() {
             let rest = &self.sql[at..];
             let privilege = privilege_of(rest, privilege);
+            if privilege == Privilege::Vacuum {
+                spot.statement = "VACUUM".into();
+                let possible = guard.as_internal(|| refuse_unsafe_tables(conn));
+                possible.map_err(|error| spot.stop(StopError::Sqlite(error)))?;
+            }
             let mut run = || guard.with_privilege(privilege, || run_first(conn, rest, &mut spot));
             let length = match privilege {
-                Privilege::Vacuum => with_temporary_files(conn, guard, run),
+                Privilege::Vacuum => with_double_quoted_strings(conn, guard, || with_temporary_files(conn, guard, run)),
+                _ if is_alter(rest) => with_double_quoted_strings(conn, guard, run),
                 _ => run(),
             }?;
             if let Err(error) = after(&spot) {

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ffi};
 
 use super::adopt::Adoption;
-use super::checks::{Dangling, References, tables_not_strict};
+use super::checks::{Dangling, NewStrings, References, tables_not_strict};
 use super::plan::{Step, Target};
 use super::record::{self, Record};
 use super::script::{ScriptStop, Spot, StopError};
@@ -35,7 +35,9 @@ use super::{Direction, MigrationStep, Migrations};
 use crate::backup;
 use crate::connection::authorizer::{Privilege, TableChange};
 use crate::connection::cause::explained;
-use crate::error::{Error, MigrationError, Outcome, Result, commit_is_unknown, is_damage, not_begun, primary_code};
+use crate::error::{
+    Error, MigrationError, Outcome, Result, commit_is_unknown, is_damage, not_begun, primary_code, schema_advice,
+};
 use crate::telemetry::event::event;
 use crate::transaction::ENDED;
 use crate::write::Writer;
@@ -225,6 +227,8 @@ impl StepRunner<'_> {
             "migration started"
         );
         let references = self.as_internal(References::read)?;
+        let strings = self.as_internal(|conn| NewStrings::before(conn, script.text()))?;
+        self.writer.guard().take_made_code();
         let began = Instant::now();
         let mut tables = Tables {
             not_strict: self.as_internal(tables_not_strict)?,
@@ -235,6 +239,7 @@ impl StepRunner<'_> {
         } else {
             self.run_without_transaction(step, record, &mut tables)?
         };
+        self.refuse_double_quoted_strings(step, &end, &strings)?;
         self.check_foreign_keys(step, &end, &references)?;
         let entered = self.enter(step, record, began.elapsed());
         entered
@@ -342,6 +347,18 @@ impl StepRunner<'_> {
             .into()),
             _ => Ok(()),
         }
+    }
+
+    fn refuse_double_quoted_strings(&self, step: Step<'_>, spot: &Spot, strings: &NewStrings) -> Result<()> {
+        let made = self.writer.guard().take_made_code();
+        let found = self.as_internal(|conn| strings.find(conn, &made))?;
+        let Some(first) = found.first() else { return Ok(()) };
+        let refused = Error::Refused {
+            statement: format!("a double-quoted string in {}", first.described()),
+            instead: "\"..\" is a name, and no column has it: write a string as '..', or set \
+                      Options::double_quoted_strings(true)",
+        };
+        Err(self.failed(step, spot.clone(), refused))
     }
 
     /// Checks for rows that point nowhere, and for tables that refer to a missing table.
@@ -485,9 +502,9 @@ fn may_need_the_backup(error: &rusqlite::Error) -> bool {
 fn reason(error: &Error) -> String {
     match error {
         Error::Sqlite {
-            source: rusqlite::Error::SqlInputError { msg, .. },
+            source: source @ rusqlite::Error::SqlInputError { msg, .. },
             ..
-        } => msg.clone(),
+        } => msg.clone() + schema_advice(source),
         other => other.to_string(),
     }
 }

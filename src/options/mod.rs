@@ -168,6 +168,8 @@ pub(crate) struct Settings {
     pub(crate) mmap_size: u64,
     pub(crate) statement_cache_capacity: usize,
     pub(crate) foreign_keys: bool,
+    pub(crate) trusted_schema: bool,
+    pub(crate) double_quoted_strings: bool,
     pub(crate) checkpoint_pages: u32,
     #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::size"))]
     pub(crate) wal_limit: u64,
@@ -214,6 +216,8 @@ impl Default for Settings {
             mmap_size: 256 * MIB,
             statement_cache_capacity: 128,
             foreign_keys: true,
+            trusted_schema: false,
+            double_quoted_strings: false,
             checkpoint_pages: 1000,
             wal_limit: 64 * MIB,
             wal_hard_limit: None,

@@ -224,6 +224,7 @@ impl<'r> Snapshot<'r> {
         if mem::take(&mut self.raw_access) {
             let _ = self.interrupt.put_back(self.conn);
             let _ = self.conn.busy_timeout(self.busy_timeout);
+            self.guard.take_stale_statements(self.conn);
             if let Some(Restored::NotAll(reason)) = self.baseline.map(|b| b.restore(self.conn, self.guard)) {
                 self.spoiled.get_or_insert(reason);
             }

@@ -125,6 +125,9 @@ impl Store {
 
     /// Rebuilds the database without its free pages, which returns their space to the file system. Writes wait
     /// meanwhile. Nothing happens before [`Vacuum::run`].
+    ///
+    /// Look at [`advice`](Self::advice) first: after a vacuum, a full-text table that knows rows by an implicit `rowid`
+    /// finds other rows, until it is built anew.
     pub fn vacuum(&self) -> Vacuum<'_> {
         Vacuum::new(self.engine())
     }

@@ -337,6 +337,38 @@ impl Options {
         self.settings.foreign_keys = enforce;
         self
     }
+
+    /// Lets the schema use every function and every virtual table: in views, triggers, CHECK constraints, defaults,
+    /// generated columns and indexes. The default is `false`, so that a file which somebody else has changed can run
+    /// nothing but what is marked as harmless: "unsafe use of f()". PRAGMA: `trusted_schema`.
+    ///
+    /// It is better to mark a function that is harmless in any SQL: give `FunctionFlags::SQLITE_INNOCUOUS` to rusqlite's
+    /// `create_scalar_function`. Set this option if the functions are not yours (an extension's), and nobody else writes
+    /// the file. A function marked `SQLITE_DIRECTONLY` is refused in the schema all the same.
+    ///
+    /// An [`on_connect`](Self::on_connect) that sets `PRAGMA trusted_schema` decides for its connection.
+    /// [`Store::advice`] names the objects that need the option.
+    pub fn trusted_schema(mut self, trust: bool) -> Self {
+        self.settings.trusted_schema = trust;
+        self
+    }
+
+    /// Accepts `"x"` as a string, where no column has that name. The default is `false`: SQL says `'x'`, and a column
+    /// whose name is misspelt is an error ("SQLite's double-quoted string misfeature",
+    /// <https://sqlite.org/quirks.html#dblquote>). `sqlite3_db_config`: `SQLITE_DBCONFIG_DQS_DML` and `_DQS_DDL`.
+    ///
+    /// Set it for a database that was made elsewhere and has such strings in its views or triggers: without it, reads of
+    /// the views and writes that run the triggers fail with "no such column". An event of the opening and
+    /// [`Store::advice`] name them. It holds for all SQL on the store, so it is better to create these objects again, with
+    /// single quotes.
+    ///
+    /// Tables and indexes that have such strings work without the option, also in [`Store::vacuum`],
+    /// [`Store::backup_compact`] and `ALTER TABLE`. A migration that creates an object with such a string is refused
+    /// without the option.
+    pub fn double_quoted_strings(mut self, accept: bool) -> Self {
+        self.settings.double_quoted_strings = accept;
+        self
+    }
 }
 
 /// # Migrations

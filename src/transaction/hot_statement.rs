@@ -8,6 +8,8 @@ use std::cell::Cell;
 
 use rusqlite::{CachedStatement, Connection, Result};
 
+use crate::connection::sql_text::refuse_nul;
+
 /// The view of [`Prepared`] that a transaction has. It is a trait so that [`ReadTx`](crate::ReadTx) stays covariant,
 /// which a type with a cell around a statement would prevent.
 pub(crate) trait Prepare {
@@ -56,6 +58,7 @@ impl<'c> Prepared<'c> {
             held.statement.clear_bindings();
             return Ok(held);
         }
+        refuse_nul(sql)?;
         Ok(Box::new(Held {
             sql: sql.to_owned(),
             statement: self.conn.prepare_cached(sql)?,

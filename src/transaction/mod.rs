@@ -20,6 +20,8 @@ use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api;
 use crate::connection::cause::{self, Explained};
 use crate::connection::interrupt::Interrupt;
+use crate::connection::sql_text::{is_alter, refuse_nul};
+use crate::connection::stored_sql::with_double_quoted_strings;
 use crate::error::{Error, ErrorOrigin, Outcome, Result, primary_code};
 use crate::runtime::clock::Tick;
 use crate::telemetry::slow_log::{QueryPlan, SlowStatement};
@@ -171,6 +173,27 @@ impl<'a> ReadTx<'a> {
         self.with_statement(sql, |statement| statement.exists(params))
     }
 
+    /// Prepares a statement of rusqlite. As [`Connection::prepare`], but refuses SQL with a NUL, of which SQLite would read
+    /// only the beginning.
+    ///
+    /// # Errors
+    ///
+    /// The error of SQLite, or `NulError`.
+    pub fn prepare(&self, sql: &str) -> rusqlite::Result<Statement<'_>> {
+        refuse_nul(sql)?;
+        Connection::prepare(self, sql)
+    }
+
+    /// As [`prepare`](Self::prepare), from the statement cache.
+    ///
+    /// # Errors
+    ///
+    /// The error of SQLite, or `NulError`.
+    pub fn prepare_cached(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
+        refuse_nul(sql)?;
+        Connection::prepare_cached(self, sql)
+    }
+
     /// Prepares the statement, or takes it from the cache, and runs it.
     fn with_statement<T>(
         &self,
@@ -213,17 +236,24 @@ impl<'a> ReadTx<'a> {
         })
     }
 
-    /// Runs `run` with the hot statement or with one from the cache.
+    /// Runs `run` with the hot statement or with one from the cache. An ALTER parses the whole schema, which may be older
+    /// than the rule that `"x"` is not a string.
     fn with_prepared<T>(
         &self,
         sql: &str,
         run: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
+        if is_alter(sql) {
+            refuse_nul(sql)?;
+            let run = || run(&mut self.conn.prepare_cached(sql)?);
+            return with_double_quoted_strings(self.conn, self.guard, run);
+        }
         if may_be_explain(sql) {
             self.forget_explain(sql);
         } else if self.prepared.again(sql) {
             return self.with_held(sql, run);
         }
+        refuse_nul(sql)?;
         let mut statement = self.conn.prepare_cached(sql)?;
         run(&mut statement)
     }
@@ -311,6 +341,12 @@ impl<'a> ReadTx<'a> {
         })
     }
 
+    /// Runs larder's own SQL on the connection.
+    pub(crate) fn inspect<T>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let conn: &Connection = self;
+        self.guard.as_internal(|| f(conn)).map_err(|error| self.explain(error))
+    }
+
     /// Whether the closure may have left state on the connection. The methods of this type leave none.
     pub(crate) fn had_raw_access(&self) -> bool {
         self.raw_access.get()
@@ -328,6 +364,9 @@ impl<'a> ReadTx<'a> {
 
     /// Like [`explain`](Self::explain), for an error that is known to be this connection's (`own`) or another's.
     fn explain_as(&self, error: rusqlite::Error, own: bool) -> Error {
+        if let rusqlite::Error::NulError(_) = error {
+            return has_nul();
+        }
         let Some(code) = primary_code(&error) else {
             return error.into();
         };
@@ -398,6 +437,14 @@ fn ended() -> Error {
     Error::of_store(rusqlite::Error::SqliteFailure(code, Some(message.into())))
 }
 
+/// The error of SQL, or a name in it, with a NUL.
+fn has_nul() -> Error {
+    Error::Refused {
+        statement: "SQL with a NUL character".into(),
+        instead: "remove it, because SQLite would read only what is before it; text that has one can be a parameter",
+    }
+}
+
 /// The error of a cancelled read. Only the closure sees it.
 fn gone() -> Error {
     let code = ffi::Error::new(ffi::SQLITE_INTERRUPT);
@@ -423,7 +470,8 @@ fn interrupted_by_program(error: rusqlite::Error) -> Error {
 ///
 /// | method | effect |
 /// |---|---|
-/// | `execute`, `query_row`, `prepare`, `prepare_cached`, `pragma_query`, .. | SQL is refused as in larder's own methods, but not counted in [`Stats`](crate::Stats) |
+/// | `execute`, `query_row`, `prepare`, `prepare_cached`, `pragma_query`, .. | SQL is refused as in larder's own methods, but not counted in [`Stats`](crate::Stats). SQL with a NUL is not refused: SQLite reads what is before it |
+/// | `prepare_cached`, then `column_names` and the like | right also after this closure has changed the schema, if the closure takes the connection from the transaction anew. Otherwise, and if another process changes the schema, they are those of the old schema until the statement is run |
 /// | `unchecked_transaction`, `pragma_update`, `PRAGMA temp.user_version` | refused with [`Error::Refused`] |
 /// | a leaked `Statement` or `Rows` (`std::mem::forget`) | reset. The statement stays in memory until the connection closes |
 /// | `blob_open` with a leaked `Blob` | reset in a write; in a read the connection is replaced. Its memory is lost |
@@ -450,6 +498,7 @@ impl Deref for ReadTx<'_> {
     fn deref(&self) -> &Connection {
         self.raw_access.set(true);
         self.prepared.put_back();
+        self.guard.drop_stale_statements(self.conn);
         self.conn
     }
 }

@@ -4,13 +4,16 @@ use std::cell::RefCell;
 use std::ops::Deref;
 use std::time::Duration;
 
-use rusqlite::{Connection, Params, Statement, ffi};
+use rusqlite::fallible_iterator::FallibleIterator as _;
+use rusqlite::{Batch, Connection, Params, Statement, ffi};
 
 use super::ReadTx;
 use super::hot_statement::Prepare;
 use crate::connection::authorizer::{Change, SqlGuard};
 use crate::connection::change_counters::signed;
 use crate::connection::interrupt::Interrupt;
+use crate::connection::sql_text::{is_alter, may_alter, refuse_nul};
+use crate::connection::stored_sql::with_double_quoted_strings;
 use crate::connection::transaction_control::Control;
 use crate::error::{Error, Result};
 use crate::runtime::clock::Tick;
@@ -168,9 +171,28 @@ impl<'a> WriteTx<'a> {
         if let Some(over) = self.interrupt.check(start) {
             return Err(over);
         }
-        let result = self.conn.execute_batch(sql).map_err(|error| self.explain(error));
+        let result = self.run_batch(sql).map_err(|error| self.explain(error));
         self.note_time(start, || (None, None));
         result
+    }
+
+    /// An ALTER needs a setting of its own, as in [`ReadTx`].
+    fn run_batch(&self, sql: &str) -> rusqlite::Result<()> {
+        refuse_nul(sql)?;
+        if !may_alter(sql) {
+            return self.conn.execute_batch(sql);
+        }
+        let mut batch = Batch::new(self.conn, sql);
+        while let Some(mut statement) = batch.next()? {
+            let is_alter = statement.expanded_sql().is_some_and(|sql| is_alter(&sql));
+            let mut run = || statement.raw_query().next().map(drop);
+            if is_alter {
+                with_double_quoted_strings(self.conn, self.guard, run)?;
+            } else {
+                run()?;
+            }
+        }
+        Ok(())
     }
 
     /// Runs `f` in a savepoint, a nested transaction. If `f` returns `Ok`, its changes are kept; if it returns `Err` or

@@ -70,6 +70,9 @@ impl Writer {
         self.roll_back();
         // The job may have committed by itself.
         self.note_commits();
+        self.guard.take_stale_statements(&self.conn);
+        // By the PRAGMAs that it sets. The SQL of a job replaces no function.
+        self.guard.expired_statements();
         self.tidy();
         let restored = if self.guard.may_make_temporary() {
             self.drop_temporary()
@@ -78,7 +81,9 @@ impl Writer {
         };
         let restored = restored.map_err(Error::from).and_then(|()| {
             let options = &self.options;
-            self.guard.as_internal(|| connection::set_for_jobs(&self.conn, options))
+            let restored = self.guard.as_internal(|| connection::set_for_jobs(&self.conn, options));
+            self.guard.expired_statements();
+            restored
         });
         if let Err(error) = restored {
             let source = match error {

@@ -263,6 +263,7 @@ impl Writer {
     fn conclude(&mut self, ran: Ran, execution: Execution, nested: bool) {
         let Execution { result, overrun, .. } = execution;
         let ended_inside = self.conn.is_autocommit();
+        self.guard.take_stale_statements(&self.conn);
         if execution.left_settings {
             self.tidy();
         }
@@ -318,7 +319,9 @@ impl Writer {
             Err(error) => return Some(error.into()),
         }
         if self.guard.may_make_temporary() {
-            return self.drop_temporary().err().map(Error::from);
+            let dropped = self.drop_temporary();
+            self.guard.take_stale_statements(&self.conn);
+            return dropped.err().map(Error::from);
         }
         None
     }
@@ -428,6 +431,9 @@ impl Writer {
         self.telemetry.counters.committed(self.checkpointer.commits());
         if self.guard.take_analyzed() {
             self.readers.forget_statistics();
+        }
+        if self.guard.take_new_columns() {
+            self.readers.forget_statements();
         }
     }
 

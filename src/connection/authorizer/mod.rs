@@ -70,6 +70,8 @@ pub(crate) struct SqlGuard {
     privilege: AtomicU8,
     /// A [`TableChange`], as a number: the greatest since the last [`SqlGuard::take_table_change`].
     table_change: AtomicU8,
+    /// The views and triggers that migrations have created since [`SqlGuard::take_made_code`].
+    made_code: Mutex<Vec<String>>,
     may_make_temporary: AtomicBool,
     prepared_write: AtomicBool,
     refused: AtomicBool,
@@ -82,6 +84,10 @@ pub(crate) struct SqlGuard {
     schema_change: AtomicBool,
     schema_change_is_open: AtomicBool,
     analyzed: AtomicBool,
+    /// Whether the schema may have changed since [`SqlGuard::take_stale_statements`].
+    stale: AtomicBool,
+    /// Whether the columns of a table or a view of the file may have changed since [`SqlGuard::take_new_columns`].
+    new_columns: AtomicBool,
     savepoints: Savepoints,
     /// Names of the temporary objects that existed before any closure ran.
     kept: BTreeSet<String>,
@@ -107,6 +113,7 @@ impl SqlGuard {
             internal: AtomicBool::new(false),
             privilege: AtomicU8::new(Privilege::Closure as u8),
             table_change: AtomicU8::new(TableChange::None as u8),
+            made_code: Mutex::default(),
             may_make_temporary: AtomicBool::new(false),
             prepared_write: AtomicBool::new(false),
             refused: AtomicBool::new(false),
@@ -117,6 +124,8 @@ impl SqlGuard {
             schema_change: AtomicBool::new(false),
             schema_change_is_open: AtomicBool::new(false),
             analyzed: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
+            new_columns: AtomicBool::new(false),
             savepoints: Savepoints::default(),
             kept,
             authorizer: Arc::default(),
@@ -171,6 +180,34 @@ impl SqlGuard {
     /// Returns and clears whether an ANALYZE was prepared. larder's own statements count, too.
     pub(crate) fn take_analyzed(&self) -> bool {
         self.analyzed.load(Relaxed) && self.analyzed.swap(false, Relaxed)
+    }
+
+    /// larder has changed a setting that expires all statements. The next look at them is not to take that for the
+    /// doing of a closure.
+    pub(crate) fn expired_statements(&self) {
+        self.schema_change.store(true, Relaxed);
+    }
+
+    /// Empties the statement cache if its statements may report the columns of an older schema: SQLite prepares such a
+    /// statement again when it is run, but reports its old columns until then.
+    ///
+    /// In a closure this is done again and again, because a statement that changes the schema may be run long after it
+    /// was prepared.
+    pub(crate) fn drop_stale_statements(&self, conn: &Connection) {
+        if self.stale.load(Relaxed) {
+            conn.flush_prepared_statement_cache();
+        }
+    }
+
+    /// Empties the statement cache in the same case, after a closure that is over.
+    pub(crate) fn take_stale_statements(&self, conn: &Connection) {
+        self.drop_stale_statements(conn);
+        self.stale.store(false, Relaxed);
+    }
+
+    /// Returns and clears whether a statement was prepared that changes the columns of a table or a view of the file.
+    pub(crate) fn take_new_columns(&self) -> bool {
+        self.new_columns.load(Relaxed) && self.new_columns.swap(false, Relaxed)
     }
 
     /// Whether a savepoint may be open that is not larder's, now or in later transactions.
@@ -261,6 +298,11 @@ impl SqlGuard {
             1 => TableChange::Changed,
             _ => TableChange::Made,
         }
+    }
+
+    /// Returns and clears the names of the views and triggers that migrations have created.
+    pub(crate) fn take_made_code(&self) -> Vec<String> {
+        mem::take(&mut self.made_code.lock())
     }
 
     fn note_table_change(&self, change: TableChange) -> Permission {

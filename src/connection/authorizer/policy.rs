@@ -160,6 +160,10 @@ impl Authorizer for SqlGuard {
         if changes_schema(action.code) {
             self.schema_change.store(true, Relaxed);
             self.schema_change_is_open.store(true, Relaxed);
+            self.stale.store(true, Relaxed);
+            if changes_columns_of_main(action) {
+                self.new_columns.store(true, Relaxed);
+            }
         }
         if action.code == ffi::SQLITE_ANALYZE {
             self.analyzed.store(true, Relaxed);
@@ -215,6 +219,12 @@ impl Authorizer for SqlGuard {
             (ffi::SQLITE_INSERT, Some(table)) if is_temporary && table.starts_with("sqlite_") => {
                 self.authorize_temporary()
             }
+            (ffi::SQLITE_CREATE_VIEW | ffi::SQLITE_CREATE_TRIGGER, Some(name))
+                if !self.has_privilege(Privilege::Closure) =>
+            {
+                self.made_code.lock().push(name.to_owned());
+                Permission::Allow
+            }
             (ffi::SQLITE_CREATE_TABLE, _) => self.note_table_change(TableChange::Made),
             (ffi::SQLITE_DROP_TABLE | ffi::SQLITE_ALTER_TABLE, _) => self.note_table_change(TableChange::Changed),
             _ => Permission::Allow,
@@ -233,6 +243,20 @@ pub(in crate::connection) fn changes_schema(code: i32) -> bool {
             | ffi::SQLITE_CREATE_VTABLE
             | ffi::SQLITE_DROP_VTABLE
     )
+}
+
+/// Whether the action creates, alters or drops a table or a view of the file.
+fn changes_columns_of_main(action: &Action<'_>) -> bool {
+    match action.code {
+        ffi::SQLITE_ALTER_TABLE => action.first.as_deref() == Some("main"),
+        ffi::SQLITE_CREATE_TABLE
+        | ffi::SQLITE_CREATE_VIEW
+        | ffi::SQLITE_CREATE_VTABLE
+        | ffi::SQLITE_DROP_TABLE
+        | ffi::SQLITE_DROP_VIEW
+        | ffi::SQLITE_DROP_VTABLE => action.database.as_deref() == Some("main"),
+        _ => false,
+    }
 }
 
 /// Maps SQLite's `operation` (`BEGIN`, `RELEASE` or `ROLLBACK`) to the SQL verb.

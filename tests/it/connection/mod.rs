@@ -5,3 +5,4 @@ pub(crate) mod file_changes;
 mod modules;
 mod on_connect;
 mod sql_guard;
+mod stored_sql;

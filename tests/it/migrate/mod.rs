@@ -7,3 +7,4 @@ mod outside_transaction;
 pub(crate) mod processes;
 mod refusals;
 mod steps;
+mod stored_sql;

@@ -278,6 +278,8 @@ mod from_a_file {
             .mmap_size(0)
             .statement_cache_capacity(99)
             .foreign_keys(false)
+            .trusted_schema(true)
+            .double_quoted_strings(true)
             .checkpoint_pages(1)
             .wal_limit(100_000_000)
             .wal_hard_limit(3 << 40)

@@ -1047,18 +1047,13 @@ fn larders_pragmas_override_those_of_on_connect() {
         .on_connect(|conn, _| {
             conn.execute_batch(
                 "PRAGMA query_only = OFF; PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF; PRAGMA cache_size = 10;
-                 PRAGMA temp_store = FILE; PRAGMA trusted_schema = ON; PRAGMA wal_autocheckpoint = 7",
+                 PRAGMA temp_store = FILE; PRAGMA wal_autocheckpoint = 7",
             )?;
             Ok(())
         })
         .open_temp()
         .unwrap();
-    const COMMON: &[(&str, &str)] = &[
-        ("foreign_keys", "1"),
-        ("cache_size", "-64000"),
-        ("temp_store", "2"),
-        ("trusted_schema", "0"),
-    ];
+    const COMMON: &[(&str, &str)] = &[("foreign_keys", "1"), ("cache_size", "-64000"), ("temp_store", "2")];
     let on_writer = store.write(|tx| {
         Ok([
             wrong(tx, COMMON)?,

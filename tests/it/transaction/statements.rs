@@ -180,3 +180,175 @@ fn empty_statement_texts_are_not_counted() {
     };
     assert_eq!(told(10), told(0));
 }
+
+const ALL: &str = "SELECT * FROM t";
+
+/// The columns of a cached statement before it is run.
+fn columns(conn: &Connection) -> Vec<String> {
+    let statement = conn.prepare_cached(ALL).unwrap();
+    let names = statement.column_names();
+    assert_eq!(statement.column_count(), names.len());
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// A cached statement had the columns of the schema for which it was prepared, until it was run.
+#[test]
+fn cached_statement_has_columns_of_changed_schema() {
+    let store = store_with_rows();
+    let changes = [
+        ("ALTER TABLE t ADD COLUMN m INTEGER", &["n", "m"][..]),
+        ("ALTER TABLE t RENAME COLUMN m TO o", &["n", "o"]),
+        ("DROP TABLE t; CREATE TABLE t(a)", &["a"]),
+        ("DROP TABLE t; CREATE VIEW t(b, c) AS SELECT 1, 2", &["b", "c"]),
+        ("CREATE TEMP TABLE t(d)", &["d"]),
+        ("DROP VIEW t; CREATE TABLE t(n)", &["n"]),
+    ];
+    for (sql, expected) in changes {
+        store.read(|tx| Ok(columns(tx))).unwrap();
+        let (batch, then) = store
+            .write(move |tx| {
+                columns(tx);
+                tx.execute_batch(sql)?;
+                let batch = columns(tx);
+                tx.query_each(ALL, [], |_| Ok(()))?;
+                Ok((batch, columns(tx)))
+            })
+            .unwrap();
+        assert_eq!(batch, expected, "{sql}");
+        assert_eq!(then, expected, "{sql}");
+        let expected = if sql.contains("TEMP") { &["b", "c"] } else { expected };
+        assert_eq!(store.read(|tx| Ok(columns(tx))).unwrap(), expected, "{sql}, in a read");
+        assert_eq!(
+            store.write(|tx| Ok(columns(tx))).unwrap(),
+            expected,
+            "{sql}, in the next write"
+        );
+    }
+}
+
+#[test]
+fn cached_statement_has_old_columns_after_rollback() {
+    let store = store_with_rows();
+    let in_savepoint = store.write(|tx| {
+        columns(tx);
+        let undone = tx.savepoint(|tx| {
+            tx.execute_batch("ALTER TABLE t ADD COLUMN m INTEGER")?;
+            assert_eq!(columns(tx), ["n", "m"]);
+            Err::<(), _>(larder::Error::app("no"))
+        });
+        assert!(undone.is_err());
+        Ok(columns(tx))
+    });
+    assert_eq!(in_savepoint.unwrap(), ["n"]);
+    for raw in [true, false] {
+        let failed = store.write(move |tx| {
+            tx.execute_batch("ALTER TABLE t ADD COLUMN m INTEGER")?;
+            if raw {
+                assert_eq!(columns(tx), ["n", "m"]);
+            }
+            Err::<(), _>(larder::Error::app("no"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(store.write(|tx| Ok(columns(tx))).unwrap(), ["n"]);
+        assert_eq!(store.read(|tx| Ok(columns(tx))).unwrap(), ["n"]);
+    }
+}
+
+#[test]
+fn prepared_schema_change_that_runs_later_counts() {
+    let store = store_with_rows();
+    let names = store.write(|tx| {
+        let mut change = tx.prepare("ALTER TABLE t ADD COLUMN m INTEGER")?;
+        let before = columns(tx);
+        change.execute([])?;
+        Ok((before, columns(tx)))
+    });
+    let (before, after) = names.unwrap();
+    assert_eq!(before, ["n"]);
+    assert_eq!(after, ["n", "m"]);
+    // Without the connection in between.
+    store.write(|tx| tx.execute("ALTER TABLE t DROP COLUMN m", [])).unwrap();
+    assert_eq!(store.write(|tx| Ok(columns(tx))).unwrap(), ["n"]);
+}
+
+/// `execute_batch` ran what is before the NUL, and returned Ok.
+#[test]
+fn nul_in_sql_is_refused_by_every_method() {
+    type Run<'a> = &'a (dyn Fn(&WriteTx<'_>, &str) -> Result<()> + Sync);
+    let runs: [(&str, Run<'static>); 10] = [
+        ("execute_batch", &|tx, sql| tx.execute_batch(sql)),
+        ("execute", &|tx, sql| tx.execute(sql, []).map(drop)),
+        ("insert", &|tx, sql| tx.insert(sql, []).map(drop)),
+        ("query_row", &|tx, sql| tx.query_row(sql, [], |_| Ok(()))),
+        ("query_optional", &|tx, sql| {
+            tx.query_optional(sql, [], |_| Ok(())).map(drop)
+        }),
+        ("query_map", &|tx, sql| tx.query_map(sql, [], |_| Ok(())).map(drop)),
+        ("query_each", &|tx, sql| tx.query_each(sql, [], |_| Ok(()))),
+        ("exists", &|tx, sql| tx.exists(sql, []).map(drop)),
+        ("prepare", &|tx, sql| Ok(tx.prepare(sql)?.raw_execute().map(drop)?)),
+        ("prepare_cached", &|tx, sql| {
+            Ok(tx.prepare_cached(sql)?.raw_execute().map(drop)?)
+        }),
+    ];
+    let store = store_with_rows();
+    for (method, run) in runs {
+        for sql in [
+            "INSERT INTO t VALUES (4)\0; INSERT INTO t VALUES (5)",
+            "INSERT INTO t VALUES (4);\0",
+            "INSERT INTO t VALUES (4), ('\0')",
+            "ALTER TABLE t ADD COLUMN m\0, n",
+            "\0INSERT INTO t VALUES (4)",
+            "EXPLAIN SELECT 1\0",
+        ] {
+            for twice in [false, true] {
+                let result = store.write(move |tx| {
+                    if twice {
+                        assert!(run(tx, sql).is_err());
+                    }
+                    run(tx, sql)
+                });
+                let error = result.expect_err(method);
+                assert!(
+                    matches!(error, larder::Error::Refused { .. }),
+                    "{method}: {sql:?}: {error:?}"
+                );
+                assert!(error.to_string().contains("NUL"), "{method}: {error}");
+            }
+        }
+    }
+    let error = store
+        .read(|tx| tx.query_row("SELECT 1\0 + 1", [], |row| row.get::<_, i64>(0)))
+        .unwrap_err();
+    assert!(matches!(error, larder::Error::Refused { .. }), "{error:?}");
+    assert_eq!(
+        store
+            .read(|tx| tx.query_map("SELECT n FROM t", [], |row| row.get::<_, i64>(0)))
+            .unwrap(),
+        [1, 2, 3]
+    );
+}
+
+/// The second text has the address and the length of the first.
+#[test]
+fn nul_in_text_at_used_address_is_refused() {
+    in_each(&store_with_rows(), |tx| {
+        let mut sql = String::from("SELECT n FROM t -- all of them");
+        for _ in 0..2 {
+            assert_eq!(tx.query_map(&sql, [], |row| row.get::<_, i64>(0))?, [1, 2, 3]);
+        }
+        sql.replace_range(16..17, "\0");
+        let error = tx.query_map(&sql, [], |row| row.get::<_, i64>(0)).unwrap_err();
+        assert!(matches!(error, larder::Error::Refused { .. }), "{error:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn bound_text_may_have_a_nul() {
+    in_each(&store_with_rows(), |tx| {
+        let text: String = tx.query_row("SELECT ?1", ["a\0b"], |row| row.get(0))?;
+        assert_eq!(text, "a\0b");
+        Ok(())
+    });
+}

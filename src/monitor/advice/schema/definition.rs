@@ -1,5 +1,7 @@
 //! Parses the text of a `CREATE INDEX`: the PRAGMAs report neither its expressions nor its condition.
 
+use crate::connection::sql_text::{self, unquoted};
+
 /// The indexed columns and the condition of a partial index, as comparable tokens: `a IS NOT NULL` and `a  is /* always
 /// */ not null` give the same tokens.
 #[derive(Debug, Default, PartialEq)]
@@ -71,60 +73,12 @@ fn bare(token: &str) -> &str {
 
 /// Splits SQL into words and names in lower case, quoted names as `"name"`, strings unchanged, and single characters.
 pub(in crate::monitor::advice) fn tokens(sql: &str) -> Vec<String> {
-    let (mut tokens, mut rest) = (Vec::new(), sql);
-    while let Some(first) = rest.chars().next() {
-        let length = length(rest, first);
-        let text = &rest[..length];
-        match first {
-            _ if first.is_whitespace() || text.starts_with("--") || text.starts_with("/*") => {}
-            '"' | '`' | '[' => tokens.push(format!("\"{}\"", unquoted(text).to_ascii_lowercase())),
-            '\'' => tokens.push(text.to_owned()),
-            _ => tokens.push(text.to_ascii_lowercase()),
-        }
-        rest = &rest[length..];
-    }
-    tokens
-}
-
-/// The length of the token or comment at the start of the text.
-fn length(text: &str, first: char) -> usize {
-    let until = |end: &str| text[1..].find(end).map_or(text.len(), |at| 1 + at + end.len());
-    match first {
-        '[' => until("]"),
-        '"' | '`' | '\'' => quoted_length(text, first),
-        '-' if text.starts_with("--") => until("\n"),
-        '/' if text.starts_with("/*") => text[2..].find("*/").map_or(text.len(), |at| at + 4),
-        _ if is_of_a_word(first) => text.find(|c| !is_of_a_word(c)).unwrap_or(text.len()),
-        _ => first.len_utf8(),
-    }
-}
-
-/// The length of a quoted token. A doubled quote does not end it.
-fn quoted_length(text: &str, quote: char) -> usize {
-    let mut at = 1;
-    while let Some(found) = text[at..].find(quote) {
-        at += found + 1;
-        if !text[at..].starts_with(quote) {
-            return at;
-        }
-        at += 1;
-    }
-    text.len()
-}
-
-fn unquoted(text: &str) -> String {
-    let quote = &text[..1];
-    let inside = &text[1..text.len().max(2) - 1];
-    match quote {
-        "[" => inside.to_owned(),
-        _ => inside.replace(&quote.repeat(2), quote),
-    }
-}
-
-/// Whether a name may contain the character. That includes "any other character larger than u007f",
-/// <https://sqlite.org/draft/tokenreq.html>.
-fn is_of_a_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
+    let normal = |token: &str| match token.as_bytes()[0] {
+        b'"' | b'`' | b'[' => format!("\"{}\"", unquoted(token).to_ascii_lowercase()),
+        b'\'' => token.to_owned(),
+        _ => token.to_ascii_lowercase(),
+    };
+    sql_text::tokens(sql).map(normal).collect()
 }
 
 #[cfg(test)]

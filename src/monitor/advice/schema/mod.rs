@@ -9,7 +9,10 @@
 //! |---|---|---|
 //! | `foreign_key_mismatch` | critical | its parent key does not exist: `monitor/advice/schema/keys/mod.rs` |
 //! | `foreign_key_without_index` | warning | a delete in the parent reads all of the child: `monitor/advice/schema/keys/mod.rs` |
+//! | `double_quoted_string` | critical or note | a view or a trigger fails: `stored_sql.rs` |
+//! | `unsafe_function` | critical | a view, a trigger or a table fails: `stored_sql.rs` |
 //! | `duplicate_index` | warning | another index makes it redundant: `duplicates.rs` |
+//! | `implicit_rowid` | warning | VACUUM may give rows other rowids, which a full-text table keeps: `rowids.rs` |
 //! | `auto_vacuum_off` | warning | much of the file is empty and stays so |
 //! | `stale_statistics` | warning | a table has grown tenfold since the query planner's statistics: `statistics.rs` |
 //! | `sqlite_with_known_bugs` | note | full-text tables, and an SQLite version that can corrupt their index |
@@ -21,7 +24,9 @@ mod bookkeeping;
 pub(super) mod definition;
 mod duplicates;
 mod keys;
+mod rowids;
 mod statistics;
+mod stored_sql;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -50,7 +55,9 @@ const MAX_REPORTED: usize = 5;
 pub(crate) fn look(tx: &ReadTx<'_>) -> Result<Vec<Finding>> {
     let schema = Schema::read(tx)?;
     let mut findings = keys::look(tx, &schema)?;
+    findings.extend(stored_sql::look(tx)?);
     findings.extend(duplicates::look(&schema));
+    findings.extend(rowids::look(tx, &schema)?);
     findings.extend(auto_vacuum_off(tx)?);
     findings.extend(sqlite_with_known_bugs(tx)?);
     findings.extend(not_strict(&schema));
