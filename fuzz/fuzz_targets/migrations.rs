@@ -439,7 +439,7 @@ fuzz_target!(|bytes: &[u8]| {
     input.write(&files);
     let Some(mut set) = read(&input, &files) else { return };
     set = set.allow_gaps(input.words.gaps).at_open(false);
-    if let Some(adopt) = input.words.adopt {
+    if let Some(adopt) = input.words.adopt.clone() {
         set = set.adopt(adopt);
     }
     if input.words.backup {

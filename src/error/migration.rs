@@ -36,16 +36,16 @@ pub enum MigrationError {
         source: Box<Error>,
     },
 
-    /// A migration left foreign keys without a parent row, or tables that refer to a table which it dropped.
+    /// A migration left foreign keys without a parent row, or tables that refer to a table which it dropped. Those that
+    /// were there before it do not count.
     #[error(
-        "migration {file} {}: {} ({total} in all); {}",
-        if *already {
-            "cannot run, because there are foreign keys without a parent row already"
-        } else {
-            "leaves foreign keys without a parent row"
-        },
+        "migration {file} leaves foreign keys without a parent row: {} ({total} in all{}); {}",
         violations.join("; "),
-        if *already { "nothing was changed: fix those rows first".to_owned() } else { after(*kept) }
+        match before {
+            0 => String::new(),
+            before => format!(", and {before} that were there before it, which do not count"),
+        },
+        after(*kept)
     )]
     ForeignKeys {
         /// The file, or version and name of a migration from a list.
@@ -54,11 +54,10 @@ pub enum MigrationError {
         version: u64,
         /// The first violations: the table, the rowid and the parent table.
         violations: Vec<String>,
-        /// The number of all violations.
+        /// The number of all violations that the migration made.
         total: u64,
-        /// Whether the database had them before the migration. Fix them first, or in a migration that runs in a
-        /// transaction.
-        already: bool,
+        /// The number of violations in the same tables that were there before it.
+        before: u64,
         /// As in [`Failed`](Self::Failed).
         kept: usize,
     },

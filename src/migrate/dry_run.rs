@@ -5,10 +5,11 @@ use std::path::Path;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::adopt::GOOSE;
-use super::record::{DETAILS, TABLE};
+use super::adopt::tables_of_tools;
+use super::record::{DETAILS, TABLE, columns};
 use crate::backup::{self, Failure};
 use crate::connection;
+use crate::connection::sql_text::quoted;
 use crate::error::{Error, Result};
 use crate::options::Settings;
 
@@ -38,11 +39,11 @@ impl SchemaCopy {
                AND NOT (type = 'index' AND tbl_name IN (SELECT name FROM pragma_table_list WHERE type = 'shadow'))
              ORDER BY CASE type WHEN 'table' THEN 0 WHEN 'index' THEN 1 WHEN 'view' THEN 2 ELSE 3 END, rowid";
         let mut statements = strings(conn, sql)?;
-        for table in [TABLE, DETAILS, GOOSE] {
-            let exists = format!("SELECT 1 FROM pragma_table_list WHERE schema = 'main' AND name = '{table}'");
-            if conn.prepare(&exists)?.exists([])? {
-                statements.extend(rows(conn, table)?);
-            }
+        for table in [TABLE, DETAILS] {
+            statements.extend(rows(conn, table)?);
+        }
+        for (_, table) in tables_of_tools(conn)? {
+            statements.extend(rows(conn, &table)?);
         }
         let user_version: i64 = conn.query_row("PRAGMA main.user_version", [], |row| row.get(0))?;
         statements.push(format!("PRAGMA user_version = {user_version}"));
@@ -69,14 +70,24 @@ impl SchemaCopy {
     }
 }
 
-/// The rows of a table, as INSERT statements.
+/// The rows of a table, as INSERT statements. None if it does not exist.
 fn rows(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
-    let columns = strings(conn, &format!("SELECT name FROM pragma_table_info('{table}', 'main')"))?;
-    let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
-    let values = quoted.join(" || ',' || ");
+    let columns = columns(conn, table)?.unwrap_or_default();
+    if columns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let values: Vec<_> = columns
+        .iter()
+        .map(|column| format!("quote({})", quoted(column)))
+        .collect();
+    let insert = format!("INSERT INTO main.{} VALUES(", quoted(table)).replace('\'', "''");
     strings(
         conn,
-        &format!("SELECT 'INSERT INTO {table} VALUES(' || {values} || ')' FROM main.{table}"),
+        &format!(
+            "SELECT '{insert}' || {} || ')' FROM main.{}",
+            values.join(" || ',' || "),
+            quoted(table)
+        ),
     )
 }
 

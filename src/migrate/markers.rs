@@ -1,28 +1,10 @@
-//! The markers of Dbmate and Goose inside a file, and comments that may be meant as markers.
-//!
-//! A way up with an unrecognized marker in it (another tool's, or a misspelled one) is refused: running all of it would
-//! run the way down right after the way up.
+//! The markers of Dbmate and Goose inside a file. Comments that may be meant as markers are in `lost_markers.rs`.
 
 use std::mem;
 
 use super::parse::{File, Result};
 use super::script::{Script, skip_blank};
 use crate::error::MigrationError;
-
-/// Words that tools put at the start of the way down.
-const DOWN: [&str; 4] = ["down", "downs", "undo", "rollback"];
-
-/// Words that tools put before those.
-const TOOLS: [&str; 8] = [
-    "migrate",
-    "migration",
-    "goose",
-    "dbmate",
-    "micrate",
-    "rambler",
-    "sqlx",
-    "tern",
-];
 
 /// The two directions in a file.
 pub(super) struct Sections {
@@ -76,52 +58,6 @@ pub(super) fn marker(text: &str) -> Option<Tool> {
             None
         }
     })
-}
-
-/// Refuses an up script with a comment that may be meant as a marker.
-pub(super) fn refuse_lost_markers(up: &Script) -> Result<()> {
-    let Some((line, comment)) = up.comments().find(|(_, comment)| may_be_marker(comment)) else {
-        return Ok(());
-    };
-    Err(MigrationError::Format {
-        file: up.file.to_string(),
-        line: Some(line),
-        problem: format!(
-            "the comment `{}` looks like a marker, but larder knows no such marker here, so a down script below it \
-             would run right after the up script: start the line with -- migrate:down (Dbmate) or -- +goose Down \
-             (Goose), move the down script to a file NNN_name.down.sql, or, in a list, pass it to Migration::down \
-             (Migrations::files reads text with markers); if it is only a comment, add words to it",
-            comment.trim()
-        ),
-    })
-}
-
-fn may_be_marker(comment: &str) -> bool {
-    let comment = comment
-        .trim_start_matches(['-', '*', '/', ' ', '\t'])
-        .to_ascii_lowercase();
-    if ["migrate:", "+goose"].iter().any(|marker| comment.starts_with(marker)) {
-        return ["down", "up"].iter().any(|way| comment.contains(way));
-    }
-    let words: Vec<_> = comment
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .collect();
-    // sql-migrate's +migrate Down notransaction, Play's !Downs, MyBatis' @UNDO
-    let sign = comment.starts_with(['+', '!', '@', '=', '#', '[', '{', '<', '>']);
-    let option = comment.contains("transaction:") && words.iter().any(|word| DOWN.contains(word));
-    // tern
-    let below = words.windows(2).any(|pair| pair == ["drop", "below"]);
-    let begins = match words.as_slice() {
-        [] => false,
-        [first] => DOWN.contains(first),
-        [first, second, ..] if DOWN.contains(second) => sign || TOOLS.contains(first),
-        [first, second, ..] if DOWN.contains(first) => {
-            sign || comment[first.len()..].starts_with(':') || ["migration", "script", "sql"].contains(second)
-        }
-        _ => false,
-    };
-    option || below || begins
 }
 
 /// The section of a line. The way up comes first, then the way down, each once.

@@ -24,11 +24,22 @@ pub struct Migration {
     /// The version as it is recorded: the digits of the file name.
     pub(super) digits: String,
     pub(super) name: Cow<'static, str>,
+    /// What an earlier release read in the file name, if that is not the same.
+    pub(super) former: Option<Former>,
     /// The name of the migration in errors.
     pub(super) file: String,
     pub(super) up: Script,
     pub(super) down: Option<Script>,
+    /// Whether the way down is in the same file, below its marker.
+    pub(super) has_marked_down: bool,
     pub(super) checksum: OnceLock<String>,
+}
+
+/// The version and the name that larder read in a file name before it knew times with separators in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Former {
+    pub(super) version: u64,
+    pub(super) name: String,
 }
 
 impl Migration {
@@ -41,8 +52,10 @@ impl Migration {
             version,
             digits: version.to_string(),
             name,
+            former: None,
             up: Script::new(file.clone(), 1, up.as_ref(), true),
             down: None,
+            has_marked_down: false,
             checksum: OnceLock::new(),
             file,
         }

@@ -1,10 +1,11 @@
 //! Migrations: the set in the program, the record in the database, and the steps from one to the other.
 //!
 //! ```text
-//! Migrations      the set, from a list, files or a folder        parse.rs, markers.rs
+//! Migrations      the set, from a list, files or a folder        parse.rs, file_time.rs, markers.rs, lost_markers.rs
 //!   | plan        which migration is next, and which are errors  plan.rs
 //!   v
-//! one job a step  an exclusive job, under SQLite's write lock    step.rs, script.rs, checks.rs
+//! one job a step  an exclusive job, under SQLite's write lock    step.rs, script.rs
+//!   | checks      foreign keys, tables without STRICT            references.rs, orphans.rs, strictness.rs, checks.rs
 //!   |
 //!   v
 //! the record      schema_migrations, larder_migrations           record.rs, adopt.rs
@@ -21,15 +22,22 @@
 mod adopt;
 mod checks;
 mod dry_run;
+mod effects;
+mod file_time;
+mod known;
+mod lost_markers;
 mod markers;
 mod migration;
+mod orphans;
 mod parse;
 mod plan;
 mod record;
+mod references;
 mod report;
 mod script;
 mod set;
 mod step;
+mod strictness;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,7 +51,7 @@ use self::plan::Target;
 use self::record::Record;
 pub use self::report::{AppliedMigration, MigrationReport, MigrationStatus, MigrationStep, PendingMigration};
 pub use self::set::{Adopt, Migrations};
-use self::step::{StepOutcome, StepRequest};
+use self::step::{OldOrphans, StepOutcome, StepRequest};
 use crate::connection::temp_folder::TempFolder;
 use crate::engine::Engine;
 use crate::error::Result;
@@ -60,7 +68,7 @@ const UNFINISHED_POLL: Duration = Duration::from_millis(50);
 
 /// The applied and the pending migrations.
 pub(crate) fn status(conn: &Connection, set: &Migrations) -> Result<MigrationStatus> {
-    let mut record = Record::read(conn)?;
+    let mut record = Record::of(conn, set)?;
     if let Some(adoption) = Adoption::find(conn, set, &record)? {
         record.applied = adoption.as_applied();
     }
@@ -86,7 +94,7 @@ pub(crate) fn status(conn: &Connection, set: &Migrations) -> Result<MigrationSta
 
 /// Whether there is anything to do. It takes no lock.
 fn anything_to_do(conn: &Connection, set: &Migrations, target: Target) -> Result<bool> {
-    let record = Record::read(conn)?;
+    let record = Record::of(conn, set)?;
     if Adoption::find(conn, set, &record)?.is_some() {
         return Ok(true);
     }
@@ -114,19 +122,36 @@ fn to(engine: &Engine, set: &Migrations, target: Target) -> Result<MigrationRepo
     if !read(engine, |tx| anything_to_do(tx, set, target))? {
         return Ok(report);
     }
-    let mut not_strict = Vec::new();
-    let ended = drive(engine, set, target, &mut report, &mut not_strict);
-    if !not_strict.is_empty() {
+    let mut noted = Noted::default();
+    let ended = drive(engine, set, target, &mut report, &mut noted);
+    if !noted.not_strict.is_empty() {
         event!(
             warn,
             "larder::migrate",
             engine.path(),
-            { tables = not_strict.join(", ") },
+            { tables = noted.not_strict.join(", ") },
             "these tables were created without STRICT, so their INTEGER columns accept strings; \
              Options::require_strict makes this an error"
         );
     }
+    if noted.orphans.total > 0 {
+        event!(
+            warn,
+            "larder::migrate",
+            engine.path(),
+            { rows = noted.orphans.total, tables = noted.orphans.tables.join(", ") },
+            "rows whose foreign key refers to no row were there before the migrations, and still are"
+        );
+    }
     ended.map(|()| report)
+}
+
+/// What a run has noted for its events.
+#[derive(Default)]
+struct Noted {
+    /// The tables without STRICT that it created.
+    not_strict: Vec<String>,
+    orphans: OldOrphans,
 }
 
 /// Runs one step after another until none is left.
@@ -135,32 +160,40 @@ fn drive(
     set: &Migrations,
     target: Target,
     report: &mut MigrationReport,
-    not_strict: &mut Vec<String>,
+    noted: &mut Noted,
 ) -> Result<()> {
     let patience = engine.options.migration_timeout;
     let mut met_unfinished = None;
+    let mut known = None;
     loop {
         let request = StepRequest {
             set: set.clone(),
             target,
             patience,
             backup: report.steps.is_empty(),
-            not_strict: not_strict.clone(),
+            known: known.take(),
         };
-        match engine.run_exclusive("migrate", move |writer: &mut Writer| step::step(writer, &request))? {
+        let batch = engine.run_exclusive("migrate", move |writer: &mut Writer| step::steps(writer, request))?;
+        for made in batch.made {
+            met_unfinished = None;
+            strictness::keep(&mut noted.not_strict, made.tables);
+            report.orphans = made.orphans.total;
+            noted.orphans = made.orphans;
+            report.add(made.step, made.backup)?;
+        }
+        known = batch.known;
+        match batch.end? {
             StepOutcome::Nothing => return Ok(()),
-            StepOutcome::Record => {}
-            StepOutcome::Made(made) => *not_strict = report.add(made)?,
+            StepOutcome::Record => met_unfinished = None,
+            StepOutcome::Made(_) | StepOutcome::More => {}
             StepOutcome::Unfinished(error) => {
                 let since = *met_unfinished.get_or_insert_with(Instant::now);
                 if since.elapsed() >= patience {
                     return Err(error.into());
                 }
                 thread::sleep(UNFINISHED_POLL);
-                continue;
             }
         }
-        met_unfinished = None;
     }
 }
 

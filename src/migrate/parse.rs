@@ -6,6 +6,8 @@
 //! | Goose | `00001_name.sql` | `-- +goose Up`, `Down`, `StatementBegin`, `StatementEnd`, `NO TRANSACTION` |
 //! | plain | `001_name.sql` or `001_name.up.sql`; `001_name.down.sql` | SQL alone |
 //! | plain, in folders | `001_name/up.sql`; `001_name/down.sql` | SQL alone |
+//!
+//! A version may be a time with separators in it, as Diesel's `2024-03-05-101500_name`: see `file_time.rs`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +15,9 @@ use std::str;
 use std::sync::OnceLock;
 
 use super::Migration;
+use super::file_time::{self, SEPARATORS};
 use super::markers::{marker, sections};
+use super::migration::Former;
 use super::script::Script;
 use crate::error::MigrationError;
 
@@ -40,6 +44,7 @@ pub(super) fn files<'f>(files: impl Iterator<Item = (&'f Path, &'f [u8])>) -> Re
         *place = Some(File {
             file: name.file,
             version: name.version,
+            former: name.former,
             text,
         });
     }
@@ -72,6 +77,7 @@ struct Parts {
 pub(super) struct File {
     pub(super) file: String,
     version: u64,
+    former: Option<Former>,
     pub(super) text: String,
 }
 
@@ -83,6 +89,7 @@ enum Part {
 struct Name {
     key: Key,
     version: u64,
+    former: Option<Former>,
     part: Part,
     file: String,
 }
@@ -124,7 +131,7 @@ impl Name {
         } else {
             return Ok(None);
         }
-        let digits: String = name.chars().take_while(char::is_ascii_digit).collect();
+        let (digits, length) = file_time::version(&name);
         if digits.is_empty() {
             return Err(refuse(
                 "the name has no version: name the file like 20260401120000_name.sql (Dbmate), 00001_name.sql (Goose) \
@@ -137,14 +144,30 @@ impl Name {
             Ok(version) => version as u64,
             Err(_) => return Err(refuse(format!("the version is too large: the maximum is {}", i64::MAX))),
         };
-        let name = name[digits.len()..].trim_start_matches(['_', '-', '.', ' ']).to_owned();
+        let former = (length > digits.len()).then(|| former(&name)).flatten();
+        let name = name_after(&name, length);
         Ok(Some(Self {
             key: Key { digits, name },
             version,
+            former,
             part,
             file,
         }))
     }
+}
+
+/// The name after the version.
+fn name_after(name: &str, version: usize) -> String {
+    name[version..].trim_start_matches(SEPARATORS).to_owned()
+}
+
+/// What an earlier release read in a name that begins with a time: the digits up to the first separator.
+fn former(name: &str) -> Option<Former> {
+    let length = name.find(|c: char| !c.is_ascii_digit())?;
+    Some(Former {
+        version: name[..length].parse().ok()?,
+        name: name_after(name, length),
+    })
 }
 
 fn text(file: &str, contents: &[u8]) -> Result<String> {
@@ -179,6 +202,7 @@ fn migration(key: Key, parts: Parts) -> Result<Migration> {
         });
     };
     let mut sections = sections(&up)?;
+    let has_marked_down = sections.down.is_some();
     if let Some(down) = parts.down {
         let refuse = |problem: &str| MigrationError::Format {
             file: down.file.clone(),
@@ -202,10 +226,12 @@ fn migration(key: Key, parts: Parts) -> Result<Migration> {
         version: up.version,
         digits: key.digits,
         name: key.name.into(),
+        former: up.former,
         file: up.file,
         up: sections.up,
         // A script without statements is not a way down: the record would show the migration as undone.
         down: sections.down.filter(|down| !down.is_blank()),
+        has_marked_down,
         checksum: OnceLock::new(),
     };
     migration.validate()?;

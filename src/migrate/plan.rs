@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::record::Applied;
+use super::record::{Applied, Details};
 use super::script::Script;
-use super::{Direction, Migration, Migrations, markers};
+use super::{Direction, Migration, Migrations, lost_markers};
 use crate::error::MigrationError;
 
 /// Versions below this are consecutive numbers; from here on (the first of January 1900) they are dates.
@@ -61,7 +61,7 @@ impl Migration {
         } else if self.up.text().contains('\0') || self.down.as_ref().is_some_and(|down| down.text().contains('\0')) {
             "the SQL has a NUL character, where SQLite would stop reading: remove it".to_owned()
         } else {
-            return markers::refuse_lost_markers(&self.up);
+            return Ok(());
         };
         Err(MigrationError::Format {
             file: self.file.clone(),
@@ -98,7 +98,12 @@ impl Migrations {
                 });
             }
         }
-        self.list.iter().try_for_each(Migration::validate)
+        self.list.iter().try_for_each(Migration::validate)?;
+        let mut guarded = self
+            .list
+            .iter()
+            .filter(|migration| !self.plain_comments.contains(&migration.version));
+        guarded.try_for_each(lost_markers::refuse)
     }
 
     /// The next step, or `None` if there is none.
@@ -139,6 +144,28 @@ impl Migrations {
         Ok(pending.next().map(Step::Up))
     }
 
+    /// The step after that of the version `last`, which has left these versions applied. `None` also if it is not as
+    /// plain as that: then [`next`](Self::next) tells. A long list would take a long time if each step looked at all of
+    /// it.
+    pub(crate) fn following(&self, applied: &BTreeMap<u64, Applied>, target: Target, last: u64) -> Option<Step<'_>> {
+        let highest = match target {
+            Target::Newest => u64::MAX,
+            Target::Version(version) => version,
+        };
+        if let Some((above, _)) = applied.last_key_value().filter(|(version, _)| **version > highest) {
+            return self
+                .find(*above)
+                .filter(|migration| migration.down.is_some())
+                .map(Step::Down);
+        }
+        // The lowest pending version is applied first.
+        let from = self.list.partition_point(|migration| migration.version <= last);
+        let next = self.list[from..]
+            .iter()
+            .find(|migration| !applied.contains_key(&migration.version))?;
+        (next.version <= highest && applied.contains_key(&last)).then_some(Step::Up(next))
+    }
+
     /// The migrations that are not applied yet.
     pub(crate) fn pending(&self, applied: &BTreeMap<u64, Applied>) -> impl Iterator<Item = &Migration> {
         self.list
@@ -168,6 +195,28 @@ impl Migrations {
         match self.list.last().map_or(0, |migration| migration.version) {
             newest if last > newest => Err(MigrationError::Newer { version: last, newest }),
             _ => Ok(()),
+        }
+    }
+
+    /// The migration that was recorded under this version, perhaps by an earlier release, which read another version in
+    /// the same file name. Where the record has its name or checksum, that decides.
+    pub(crate) fn recorded_as(&self, version: u64, details: Option<&Details>) -> Option<&Migration> {
+        let is = |migration: &Migration, name: &str| {
+            details.is_some_and(|details| {
+                details.name == name || details.checksum.as_deref() == Some(migration.checksum())
+            })
+        };
+        let named = self.find(version);
+        if named.is_some_and(|migration| details.is_none() || is(migration, &migration.name)) {
+            return named;
+        }
+        let formerly = self.list.iter().find(|migration| {
+            let former = migration.former.as_ref().filter(|former| former.version == version);
+            former.is_some_and(|former| details.is_none() || is(migration, &former.name))
+        });
+        match named {
+            Some(named) => formerly.or(Some(named)),
+            None => formerly,
         }
     }
 

@@ -5,7 +5,7 @@
 //! applied gets its details when larder first sees it, from the files of that time; a row whose version Dbmate has
 //! rolled back is ignored and replaced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
@@ -49,12 +49,38 @@ impl Applied {
 pub(crate) struct Record {
     /// Whether a record exists, even an empty one.
     pub(super) begun: bool,
+    /// Whether both tables exist.
+    complete: bool,
     pub(crate) applied: BTreeMap<u64, Applied>,
     /// Migrations outside a transaction that began and did not end: the version as it is recorded, and the direction.
     unfinished: Vec<(String, Direction)>,
 }
 
 impl Record {
+    /// Reads the record, as the versions of this set.
+    pub(crate) fn of(conn: &Connection, set: &Migrations) -> Result<Self> {
+        let mut record = Self::read(conn)?;
+        record.resolve(set);
+        record.refuse_rails(conn, set)?;
+        Ok(record)
+    }
+
+    /// Rails has the same table for versions of its own, and another one beside it.
+    fn refuse_rails(&self, conn: &Connection, set: &Migrations) -> Result<()> {
+        let other = self.applied.keys().find(|version| set.find(**version).is_none());
+        let Some(version) = other.filter(|_| !self.complete) else {
+            return Ok(());
+        };
+        if columns(conn, "ar_internal_metadata")?.is_none() {
+            return Ok(());
+        }
+        let problem = format!(
+            "Rails has migrated this database (it has a table ar_internal_metadata), and no migration has the version \
+             {version} of its record schema_migrations, a name that larder needs for its own: {RENAME}"
+        );
+        Err(MigrationError::NotAdopted { problem }.into())
+    }
+
     /// Reads the record.
     pub(crate) fn read(conn: &Connection) -> Result<Self> {
         let mut record = Self::default();
@@ -63,15 +89,7 @@ impl Record {
             return Ok(record);
         };
         if columns != ["version"] {
-            return Err(MigrationError::Record {
-                table: TABLE,
-                problem: format!(
-                    "Dbmate's table has one column, version, and this one has {}, so another tool created it: rename \
-                     it, and enter the applied versions in a new one",
-                    columns.join(", ")
-                ),
-            }
-            .into());
+            return Err(of_another_tool(&columns, record.begun).into());
         }
         let mut statement = conn.prepare("SELECT CAST(version AS TEXT) FROM main.schema_migrations")?;
         let mut rows = statement.query([])?;
@@ -98,8 +116,44 @@ impl Record {
                 .into());
             }
         }
+        record.complete = record.begun;
         record.begun |= !record.applied.is_empty();
         Ok(record)
+    }
+
+    /// Finds the migrations that an earlier version of larder recorded under another version: it took the year of
+    /// `2024-03-05-101500_users` for all of it.
+    fn resolve(&mut self, set: &Migrations) {
+        let recorded: Vec<u64> = self.applied.keys().copied().collect();
+        for version in recorded {
+            let details = self.applied[&version].details.as_ref();
+            let Some(migration) = set.recorded_as(version, details) else {
+                continue;
+            };
+            if migration.version != version
+                && !self.applied.contains_key(&migration.version)
+                && let Some(applied) = self.applied.remove(&version)
+            {
+                self.applied.insert(migration.version, applied);
+            }
+        }
+    }
+
+    /// Adds a migration that was just applied, by [`enter`].
+    pub(crate) fn entered(&mut self, migration: &Migration, took: Duration) {
+        self.begun = true;
+        self.complete = true;
+        let details = Details {
+            name: migration.name.clone().into_owned(),
+            checksum: Some(migration.checksum().to_owned()),
+            applied_at: None,
+            duration: Some(took),
+        };
+        let applied = Applied {
+            recorded: migration.digits.clone(),
+            details: Some(details),
+        };
+        self.applied.insert(migration.version, applied);
     }
 
     fn read_details(&mut self, conn: &Connection) -> Result<BTreeMap<String, Details>> {
@@ -152,7 +206,7 @@ impl Record {
     pub(crate) fn without_details<'r>(&'r self, set: &'r Migrations) -> impl Iterator<Item = (&'r str, &'r Migration)> {
         self.applied
             .iter()
-            .filter(|(version, applied)| applied.details.is_none() && !self.is_unfinished(**version))
+            .filter(|(_, applied)| applied.details.is_none() && !self.is_unfinished(&applied.recorded))
             .filter_map(|(version, applied)| Some((applied.recorded.as_str(), set.find(*version)?)))
     }
 
@@ -165,7 +219,7 @@ impl Record {
 
     /// Whether both have the same versions, written the same.
     pub(crate) fn agrees_with(&self, other: &Self) -> bool {
-        let written = |record: &Self| -> Vec<String> {
+        let written = |record: &Self| -> BTreeSet<String> {
             record
                 .applied
                 .values()
@@ -175,22 +229,55 @@ impl Record {
         written(self) == written(other)
     }
 
-    fn is_unfinished(&self, version: u64) -> bool {
+    fn is_unfinished(&self, version: &str) -> bool {
+        let version = version.parse::<u64>();
         self.unfinished
             .iter()
-            .any(|(recorded, _)| recorded.parse() == Ok(version))
+            .any(|(recorded, _)| recorded.parse::<u64>() == version)
     }
 
     /// The error for a migration of the set that began outside a transaction and did not end.
     pub(crate) fn unfinished(&self, set: &Migrations) -> Option<MigrationError> {
         self.unfinished.iter().find_map(|(recorded, direction)| {
-            let migration = set.find(recorded.parse().ok()?)?;
+            let migration = set.recorded_as(recorded.parse().ok()?, None)?;
             Some(MigrationError::Unfinished {
                 file: migration.file.clone(),
                 version: recorded.clone(),
                 direction: *direction,
             })
         })
+    }
+}
+
+/// How to make room for larder's record.
+const RENAME: &str = "run ALTER TABLE schema_migrations RENAME TO former_migrations, then open the store with \
+                      Migrations::adopt(Adopt::Applied(versions)) and the versions of the migrations that are applied \
+                      already";
+
+/// The error for a `schema_migrations` that is not Dbmate's. `begun`: it was, since larder's own table is there.
+fn of_another_tool(columns: &[String], begun: bool) -> MigrationError {
+    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+    let tool = match columns.as_slice() {
+        ["version", "dirty"] if !begun => "golang-migrate",
+        ["version", "inserted_at"] if !begun => "Ecto",
+        ["filename"] if !begun => "Sequel",
+        ["id"] if !begun => "geni",
+        _ => {
+            return MigrationError::Record {
+                table: TABLE,
+                problem: format!(
+                    "Dbmate's table has one column, version, and this one has {}, so another tool created it: {RENAME}",
+                    columns.join(", ")
+                ),
+            };
+        }
+    };
+    MigrationError::NotAdopted {
+        problem: format!(
+            "{tool} has migrated this database: its record schema_migrations (columns: {}) has the name that larder \
+             needs for its own: {RENAME}",
+            columns.join(", ")
+        ),
     }
 }
 
@@ -220,18 +307,18 @@ pub(crate) fn create(conn: &Connection) -> rusqlite::Result<()> {
 
 /// Records a migration that was just applied. Its duration is that of its SQL and its checks, without the COMMIT that
 /// carries the record.
-pub(crate) fn enter(conn: &Connection, migration: &Migration, took: Duration) -> rusqlite::Result<()> {
-    create(conn)?;
-    conn.execute(
-        "INSERT INTO main.schema_migrations(version) VALUES (?1)",
-        [&migration.digits],
-    )?;
+pub(crate) fn enter(conn: &Connection, record: &Record, migration: &Migration, took: Duration) -> rusqlite::Result<()> {
+    if !record.complete {
+        create(conn)?;
+    }
+    conn.prepare_cached("INSERT INTO main.schema_migrations(version) VALUES (?1)/*larder*/")?
+        .execute([&migration.digits])?;
     let micros = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
-    conn.execute(
+    conn.prepare_cached(
         "INSERT OR REPLACE INTO main.larder_migrations(version, name, checksum, applied_at, duration_us)
-         VALUES (?1, ?2, ?3, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), ?4)",
-        params![migration.digits, migration.name, migration.checksum(), micros],
-    )?;
+         VALUES (?1, ?2, ?3, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), ?4)/*larder*/",
+    )?
+    .execute(params![migration.digits, migration.name, migration.checksum(), micros])?;
     Ok(())
 }
 
@@ -291,12 +378,11 @@ fn unfinished(direction: Direction) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::adopt::GOOSE;
     use super::*;
 
     #[test]
     fn tables_of_migrations_are_bookkeeping_for_advice() {
-        for table in [TABLE, DETAILS, GOOSE] {
+        for table in [TABLE, DETAILS] {
             assert!(crate::monitor::advice::is_bookkeeping(table), "{table}");
         }
     }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::step::Made;
 use super::{Direction, MigrationError};
 use crate::error::Result;
 #[cfg(doc)]
@@ -53,19 +52,22 @@ pub struct MigrationReport {
     pub steps: Vec<MigrationStep>,
     /// The backup before the first of them. See [`Migrations::backup_to`].
     pub backup: Option<PathBuf>,
+    /// The number of rows whose foreign key refers to no row, which were there before the migrations and still are. A
+    /// warning of the target `larder::migrate` names their tables, and [`Store::check`] finds them.
+    pub orphans: u64,
 }
 
 impl MigrationReport {
-    /// Adds a step. Returns the tables without STRICT that it and earlier ones created.
-    pub(super) fn add(&mut self, made: Made) -> Result<Vec<String>> {
-        let (version, direction) = (made.step.version, made.step.direction);
+    /// Adds a step.
+    pub(super) fn add(&mut self, step: MigrationStep, backup: Option<PathBuf>) -> Result<()> {
+        let (version, direction) = (step.version, step.direction);
         let again = |step: &MigrationStep| step.version == version && step.direction == direction;
         if self.steps.iter().any(again) {
             return Err(MigrationError::Crossed { version }.into());
         }
-        self.steps.push(made.step);
-        self.backup = made.backup.or(self.backup.take());
-        Ok(made.not_strict)
+        self.steps.push(step);
+        self.backup = backup.or(self.backup.take());
+        Ok(())
     }
 }
 

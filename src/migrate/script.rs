@@ -29,6 +29,18 @@ pub(crate) struct Script {
     pub(crate) transaction: bool,
 }
 
+/// One line of a comment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CommentLine<'s> {
+    /// Its number in the file.
+    pub(crate) line: usize,
+    /// Without the signs of a comment.
+    pub(crate) text: &'s str,
+    /// Where the whole comment starts in the script, and where it ends.
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
 /// A place in a script.
 #[derive(Clone, Debug)]
 pub(crate) struct Spot {
@@ -68,13 +80,28 @@ impl Script {
         &self.sql[..self.sql.len() - 1]
     }
 
-    /// The lines of all comments, without the comment signs, numbered as in the file.
-    pub(crate) fn comments(&self) -> impl Iterator<Item = (usize, &str)> {
+    /// The lines of all comments.
+    pub(crate) fn comments(&self) -> impl Iterator<Item = CommentLine<'_>> {
         let text = self.text();
-        comments(text).flat_map(move |(at, comment)| {
-            let first = self.line + newlines(&text[..at]);
-            (first..).zip(comment.lines())
+        comments(text).flat_map(move |(start, comment)| {
+            let first = self.line + newlines(&text[..start]);
+            // After the comment's two characters and its text.
+            let end = start + 2 + comment.len();
+            let end = if text[start..].starts_with("/*") {
+                (end + 2).min(text.len())
+            } else {
+                end
+            };
+            (first..)
+                .zip(comment.lines())
+                .map(move |(line, text)| CommentLine { line, text, start, end })
         })
+    }
+
+    /// Whether no statement follows that place.
+    pub(crate) fn rest_is_blank(&self, from: usize) -> bool {
+        let rest = &self.text()[from..];
+        skip_blank(rest) == rest.len()
     }
 
     /// Whether the script has no statement.

@@ -1,5 +1,6 @@
 //! [`Migrations`]: a set of migrations, and how it is applied.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,14 +11,23 @@ use crate::error::{Error, Result};
 use crate::{Options, Store};
 
 /// The record of another tool, which larder takes over. See [`Migrations::adopt`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Adopt {
     /// Goose's table `goose_db_version`.
     Goose,
+    /// sqlx's table `_sqlx_migrations`. A migration that sqlx began and did not finish is an error.
+    Sqlx,
+    /// Diesel's table `__diesel_schema_migrations`.
+    Diesel,
+    /// refinery's table `refinery_schema_history`.
+    Refinery,
     /// `PRAGMA user_version`, as `rusqlite_migration` and many programs use it: every version up to it is applied.
     UserVersion,
-    /// Nothing: `user_version` or Goose's table is ignored, and all migrations are pending.
+    /// These versions, whatever tool has applied them. A new database, which has no tables, gets all migrations all the
+    /// same.
+    Applied(Vec<u64>),
+    /// Nothing: `user_version` and other tools' tables are ignored, and all migrations are pending.
     Nothing,
 }
 
@@ -31,6 +41,8 @@ pub enum Adopt {
 /// | Dbmate | `20260401120000_users.sql` | `-- migrate:up` and `-- migrate:down`, optionally with `transaction:false` |
 /// | Goose | `00001_users.sql` | `-- +goose Up`, `Down`, `StatementBegin`, `StatementEnd`, `NO TRANSACTION` |
 /// | plain | `001_users.sql` and optionally `001_users.down.sql`; or `001_users/up.sql` and `down.sql` | only SQL |
+///
+/// The version may be a time with separators: that of Diesel's folder `2024-03-05-101500_users` is 20240305101500.
 ///
 /// [`Options::migrations`] applies them when the store opens. Each migration is one transaction with
 /// `foreign_keys=OFF`, so that it can rebuild a table (create, copy, drop, rename) without deleting the rows of its
@@ -61,6 +73,8 @@ pub struct Migrations {
     pub(super) allow_gaps: bool,
     pub(super) at_open: bool,
     pub(super) adopt: Option<Adopt>,
+    /// Versions whose comments are no markers.
+    pub(super) plain_comments: BTreeSet<u64>,
     pub(super) backup: Option<PathBuf>,
 }
 
@@ -139,6 +153,7 @@ impl Migrations {
             allow_gaps: false,
             at_open: true,
             adopt: None,
+            plain_comments: BTreeSet::new(),
             backup: None,
         }
     }
@@ -161,10 +176,39 @@ impl Migrations {
     }
 
     /// Takes over the record of another tool, once: as long as there is no record of larder or Dbmate. The record of
-    /// the other tool is not changed. By default, a database that another tool seems to have migrated is
-    /// [`MigrationError::NotAdopted`].
+    /// the other tool is not changed. By default, a database that another tool has migrated is
+    /// [`MigrationError::NotAdopted`]: by the table in which one of some forty tools records what it has applied, or by
+    /// a `user_version` above 0. The same error says that the record asked for is not there, but another one is.
+    ///
+    /// For a tool whose record has no versions of migrations, give the versions that it has applied:
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("app.db");
+    /// # larder::rusqlite::Connection::open(&path)?.execute_batch(
+    /// #     "CREATE TABLE d1_migrations(id INTEGER PRIMARY KEY, name TEXT UNIQUE, applied_at TIMESTAMP);
+    /// #      INSERT INTO d1_migrations(name) VALUES ('0001_users.sql'); CREATE TABLE users(id INTEGER PRIMARY KEY)")?;
+    /// use larder::{Adopt, Migrations, Options};
+    ///
+    /// let migrations = Migrations::files([
+    ///     ("0001_users.sql", "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT"),
+    ///     ("0002_email.sql", "ALTER TABLE users ADD COLUMN email TEXT"),
+    /// ])?;
+    /// let migrations = migrations.adopt(Adopt::Applied(vec![1]));
+    /// let store = Options::new().migrations(migrations).open(&path)?; // applies 0002 only
+    /// # assert_eq!(store.migrations()?.applied.len(), 2);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn adopt(mut self, from: Adopt) -> Self {
         self.adopt = Some(from);
+        self
+    }
+
+    /// Says that the comments of these versions are only comments. By default, a migration without a way down is
+    /// refused if one of its comments looks like the beginning of a way down, as `-- Down` does, and SQL follows: it
+    /// would run right after the way up. The file of an applied migration must not change, so this says it instead.
+    pub fn plain_comments(mut self, versions: impl IntoIterator<Item = u64>) -> Self {
+        self.plain_comments.extend(versions);
         self
     }
 

@@ -27,23 +27,28 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ffi};
 
 use super::adopt::Adoption;
-use super::checks::{Dangling, NewStrings, References, tables_not_strict};
+use super::checks::NewStrings;
+use super::known::Known;
+use super::orphans::{Moved, Violations};
 use super::plan::{Step, Target};
 use super::record::{self, Record};
+use super::references::References;
 use super::script::{ScriptStop, Spot, StopError};
+use super::strictness::TableEvent;
 use super::{Direction, MigrationStep, Migrations};
 use crate::backup;
-use crate::connection::authorizer::{Privilege, TableChange};
+use crate::connection::authorizer::{Privilege, Touched};
 use crate::connection::cause::explained;
 use crate::error::{
     Error, MigrationError, Outcome, Result, commit_is_unknown, is_damage, not_begun, primary_code, schema_advice,
 };
+use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 use crate::transaction::ENDED;
 use crate::write::Writer;
 
 /// The input of a step.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct StepRequest {
     pub(crate) set: Migrations,
     pub(crate) target: Target,
@@ -51,8 +56,8 @@ pub(crate) struct StepRequest {
     pub(crate) patience: Duration,
     /// Whether to make a backup first, if there is a step to make.
     pub(crate) backup: bool,
-    /// The tables without STRICT that earlier steps created.
-    pub(crate) not_strict: Vec<String>,
+    /// What the last step has left.
+    pub(crate) known: Option<Known>,
 }
 
 /// The result of a step.
@@ -63,26 +68,93 @@ pub(crate) enum StepOutcome {
     Record,
     /// Another process runs this migration outside a transaction, or left it unfinished.
     Unfinished(MigrationError),
-    Made(Made),
+    Made(Box<Made>),
+    /// There may be more to do.
+    More,
 }
 
 pub(crate) struct Made {
     pub(crate) step: MigrationStep,
     pub(crate) backup: Option<PathBuf>,
-    /// The tables without STRICT that this step or earlier ones created.
-    pub(crate) not_strict: Vec<String>,
+    /// What happened to tables without STRICT.
+    pub(crate) tables: Vec<TableEvent>,
+    pub(crate) orphans: OldOrphans,
+}
+
+/// Rows whose foreign key has referred to no row since before the migrations.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OldOrphans {
+    pub(crate) total: u64,
+    /// Their tables, and those to which they refer.
+    pub(crate) tables: Vec<String>,
+}
+
+/// The number of violations that an error names.
+const MAX_REPORTED: usize = 5;
+
+/// How long a job makes steps. Other jobs wait meanwhile, and none is made while one waits.
+const BATCH: Duration = Duration::from_millis(100);
+
+/// The steps that one job has made, and what it has met then.
+pub(crate) struct Batch {
+    pub(crate) made: Vec<Made>,
+    /// For the next job. `None` also if there is to be none.
+    pub(crate) known: Option<Known>,
+    pub(crate) end: Result<StepOutcome>,
+}
+
+/// Makes the next step, and others after it as long as no other job waits.
+///
+/// # Errors
+///
+/// The error of the first step. That of a later one is in the [`Batch`].
+pub(crate) fn steps(writer: &mut Writer, mut request: StepRequest) -> Result<Batch> {
+    let began = Instant::now();
+    let mut known = request.known.take();
+    foreign_keys_off(writer)?;
+    let mut batch = Batch {
+        made: Vec::new(),
+        known: None,
+        end: Ok(StepOutcome::More),
+    };
+    loop {
+        let end = match step(writer, &request, known.take()) {
+            Ok((StepOutcome::Made(made), left)) => {
+                batch.made.push(*made);
+                known = left;
+                request.backup = false;
+                let goes_on = known.as_ref().is_some_and(|known| !known.settings) && writer.may_go_on();
+                if goes_on && began.elapsed() < BATCH {
+                    continue;
+                }
+                break;
+            }
+            Ok((outcome, _)) => Ok(outcome),
+            Err(error) if batch.made.is_empty() => return Err(error),
+            Err(error) => {
+                writer.count_failed(&error);
+                Err(error)
+            }
+        };
+        batch.end = end;
+        break;
+    }
+    if !batch.made.is_empty() {
+        writer.forget_statements();
+    }
+    batch.known = known;
+    Ok(batch)
 }
 
 /// Makes the next step.
-pub(crate) fn step(writer: &mut Writer, request: &StepRequest) -> Result<StepOutcome> {
-    foreign_keys_off(writer)?;
+fn step(writer: &mut Writer, request: &StepRequest, known: Option<Known>) -> Result<(StepOutcome, Option<Known>)> {
     begin(writer, request.patience)?;
     let done = StepRunner {
         writer,
         request,
         kept: Cell::new(0),
     }
-    .make();
+    .make(known);
     writer.roll_back_own();
     done
 }
@@ -115,22 +187,35 @@ struct StepRunner<'w> {
 impl StepRunner<'_> {
     /// Makes the step in an open transaction. If it returns without ending that transaction, nothing in it is to be
     /// kept.
-    fn make(&mut self) -> Result<StepOutcome> {
+    fn make(&mut self, known: Option<Known>) -> Result<(StepOutcome, Option<Known>)> {
         let set = &self.request.set;
-        let record = self.as_internal(Record::read)?;
-        if self.bring_up_to_date(&record)? {
-            self.writer.commit_own()?;
-            return Ok(StepOutcome::Record);
-        }
-        if let Some(unfinished) = record.unfinished(set) {
-            return Ok(StepOutcome::Unfinished(unfinished));
-        }
-        let Some(step) = set.next(&record.applied, self.request.target)? else {
-            return Ok(StepOutcome::Nothing);
+        let known = match known {
+            Some(known) if known.holds(self.writer)? => known,
+            _ => {
+                let record = self.as_internal(|conn| Record::of(conn, set))?;
+                if self.bring_up_to_date(&record)? {
+                    self.writer.commit_own()?;
+                    return Ok((StepOutcome::Record, None));
+                }
+                if let Some(unfinished) = record.unfinished(set) {
+                    return Ok((StepOutcome::Unfinished(unfinished), None));
+                }
+                Known::read(self.writer, record)?
+            }
+        };
+        let following = known
+            .last
+            .and_then(|last| set.following(&known.record.applied, self.request.target, last));
+        let next = match following {
+            Some(step) => Some(step),
+            None => set.next(&known.record.applied, self.request.target)?,
+        };
+        let Some(step) = next else {
+            return Ok((StepOutcome::Nothing, None));
         };
         let backup = self.back_up(step)?;
         let began = Instant::now();
-        let made = self.run(step, &record).map_err(|error| self.name(step, error));
+        let made = self.run(step, known).map_err(|error| self.name(step, error));
         if let (Err(error), Some(backup)) = (&made, &backup)
             && error.outcome() == Outcome::RolledBack
             && !error.sqlite().is_some_and(may_need_the_backup)
@@ -138,7 +223,7 @@ impl StepRunner<'_> {
             // The database equals the backup. Repeated attempts would fill the disk with backups.
             let _ = fs::remove_file(backup);
         }
-        let not_strict = made?;
+        let Ran { known, tables, orphans } = made?;
         let migration = step.migration();
         let step = MigrationStep {
             version: migration.version,
@@ -158,11 +243,13 @@ impl StepRunner<'_> {
             },
             "migration finished"
         );
-        Ok(StepOutcome::Made(Made {
+        let made = Made {
             step,
             backup,
-            not_strict,
-        }))
+            tables,
+            orphans,
+        };
+        Ok((StepOutcome::Made(Box::new(made)), known))
     }
 
     /// Adopts another tool's record, and adds missing details. Returns whether there was anything to do.
@@ -215,9 +302,8 @@ impl StepRunner<'_> {
         Ok(Some(path))
     }
 
-    /// Runs the statements and the checks, records the step, and commits. Returns the tables without STRICT that were
-    /// created.
-    fn run(&mut self, step: Step<'_>, record: &Record) -> Result<Vec<String>> {
+    /// Runs the statements and the checks, records the step, and commits.
+    fn run(&mut self, step: Step<'_>, mut known: Known) -> Result<Ran> {
         let script = step.script();
         event!(
             debug,
@@ -226,35 +312,47 @@ impl StepRunner<'_> {
             { version = step.migration().version, migration = %script.file, direction = %step.direction() },
             "migration started"
         );
-        let references = self.as_internal(References::read)?;
         let strings = self.as_internal(|conn| NewStrings::before(conn, script.text()))?;
         self.writer.guard().take_made_code();
         let began = Instant::now();
-        let mut tables = Tables {
-            not_strict: self.as_internal(tables_not_strict)?,
-            made: self.request.not_strict.clone(),
-        };
+        let mut effects = Effects::default();
         let end = if script.transaction {
-            self.run_script(step, Privilege::Migration, &mut tables)?
+            self.run_script(step, Privilege::Migration, &mut known, &mut effects)?
         } else {
-            self.run_without_transaction(step, record, &mut tables)?
+            self.run_without_transaction(step, &mut known, &mut effects)?
         };
         self.refuse_double_quoted_strings(step, &end, &strings)?;
-        self.check_foreign_keys(step, &end, &references)?;
-        let entered = self.enter(step, record, began.elapsed());
+        self.check_foreign_keys(step, &end, &mut known, &effects.touched)?;
+        let entered = self.enter(step, &mut known.record, &effects.touched, began.elapsed());
         entered
             .and_then(|()| self.writer.commit_own())
             .map_err(|error| match error {
                 Error::CommitUnknown { .. } => error,
                 error => self.failed(step, end, error),
             })?;
-        self.writer.forget_statements();
-        Ok(tables.made)
+        // Its statements are forgotten at the end of the job.
+        self.writer.readers().forget_statements();
+        let keeps = script.transaction && !touches_record(&effects.touched) && !known.record_has_triggers;
+        let violations = known.violations.as_ref();
+        Ok(Ran {
+            orphans: OldOrphans {
+                total: violations.map_or(0, |violations| violations.orphans.len() as u64),
+                tables: violations.map_or_else(Vec::new, Violations::tables),
+            },
+            known: keeps.then(|| known.left_by(self.writer, step.migration().version, effects.touched.settings)),
+            tables: effects.tables,
+        })
     }
 
-    fn run_script(&self, step: Step<'_>, privilege: Privilege, tables: &mut Tables) -> Result<Spot> {
+    fn run_script(
+        &self,
+        step: Step<'_>,
+        privilege: Privilege,
+        known: &mut Known,
+        effects: &mut Effects,
+    ) -> Result<Spot> {
         let (conn, guard) = (self.writer.conn(), self.writer.guard());
-        guard.take_table_change();
+        guard.take_touched();
         let mut committed = Some(guard.changes().restart(conn));
         let ran = step.script().run(conn, guard, privilege, |spot| {
             let was_open = committed.is_none();
@@ -268,7 +366,7 @@ impl StepRunner<'_> {
                     self.kept.set(spot.number);
                 }
             }
-            self.look_at_tables(step, spot, tables)
+            self.look_at_tables(step, spot, known, effects)
         });
         ran.map_err(|stop| {
             // INSERT OR FAIL keeps the rows before the one that failed.
@@ -281,17 +379,19 @@ impl StepRunner<'_> {
     }
 
     /// Marks the migration as begun, runs it, and begins the transaction that records it.
-    fn run_without_transaction(&mut self, step: Step<'_>, record: &Record, tables: &mut Tables) -> Result<Spot> {
-        let start = step.script().start();
-        // Checked first: existing violations would otherwise be found when nothing can be undone any more.
-        let references = self.as_internal(References::read)?;
-        self.check_foreign_keys(step, &start, &references)?;
-        let (version, direction) = (record.version_of(step.migration()), step.direction());
+    fn run_without_transaction(&mut self, step: Step<'_>, known: &mut Known, effects: &mut Effects) -> Result<Spot> {
+        // Afterwards no connection could tell any more what was there before.
+        if known.violations.is_none() && self.writer.options().foreign_keys {
+            let found = self.as_internal(|conn| Violations::read(conn, known.references.children()))?;
+            known.violations = Some(found);
+        }
+        let version = known.record.version_of(step.migration()).to_owned();
+        let (version, direction) = (version.as_str(), step.direction());
         self.as_internal(|conn| record::mark(conn, version, step.migration(), direction))?;
         self.writer.commit_own()?;
         // Each statement may have to wait for another process, and earlier statements are committed already.
         self.writer.conn().busy_timeout(self.request.patience)?;
-        let ran = match self.run_script(step, Privilege::NoTransaction, tables) {
+        let ran = match self.run_script(step, Privilege::NoTransaction, known, effects) {
             Ok(end) if !self.writer.conn().is_autocommit() => Err(self.failed(step, end, open_transaction())),
             other => other,
         };
@@ -318,30 +418,46 @@ impl StepRunner<'_> {
     }
 
     /// Records the step, if the record has not changed.
-    fn enter(&self, step: Step<'_>, record: &Record, took: Duration) -> Result<()> {
-        if !self.as_internal(Record::read)?.agrees_with(record) {
+    fn enter(&self, step: Step<'_>, record: &mut Record, touched: &Touched, took: Duration) -> Result<()> {
+        let migration = step.migration();
+        if (touches_record(touched) || !step.script().transaction)
+            && !self.as_internal(Record::read)?.agrees_with(record)
+        {
             return Err(changed_the_record());
         }
-        let migration = step.migration();
-        self.as_internal(|conn| match step {
-            Step::Up(_) => record::enter(conn, migration, took),
-            Step::Down(_) => record::remove(conn, record.version_of(migration)),
-        })
+        match step {
+            Step::Up(_) => {
+                self.as_internal(|conn| record::enter(conn, record, migration, took))?;
+                record.entered(migration, took);
+            }
+            Step::Down(_) => {
+                self.as_internal(|conn| record::remove(conn, record.version_of(migration)))?;
+                record.applied.remove(&migration.version);
+            }
+        }
+        Ok(())
     }
 
-    fn look_at_tables(&self, step: Step<'_>, spot: &Spot, tables: &mut Tables) -> Result<()> {
-        let change = self.writer.guard().take_table_change();
-        if change == TableChange::None {
-            return Ok(());
-        }
-        let now = self.as_internal(tables_not_strict)?;
-        tables.are_now(now, change == TableChange::Made);
-        match tables.made.first() {
+    /// Looks at what a statement did to tables without STRICT.
+    fn look_at_tables(&self, step: Step<'_>, spot: &Spot, known: &mut Known, effects: &mut Effects) -> Result<()> {
+        let touched = self.writer.guard().take_touched();
+        let events = if touched.defines_tables() {
+            self.as_internal(|conn| known.not_strict.follow(conn, &touched))?
+        } else {
+            Vec::new()
+        };
+        effects.touched.add(touched);
+        let created = events.iter().find_map(|event| match event {
+            TableEvent::Created(table) => Some(table.clone()),
+            _ => None,
+        });
+        effects.tables.extend(events);
+        match created {
             Some(table) if self.writer.options().require_strict => Err(MigrationError::NotStrict {
                 file: step.script().file.to_string(),
                 version: step.migration().version,
                 line: spot.line,
-                table: table.clone(),
+                table,
                 kept: self.kept.get(),
             }
             .into()),
@@ -361,33 +477,94 @@ impl StepRunner<'_> {
         Err(self.failed(step, spot.clone(), refused))
     }
 
-    /// Checks for rows that point nowhere, and for tables that refer to a missing table.
-    fn check_foreign_keys(&mut self, step: Step<'_>, spot: &Spot, before: &References) -> Result<()> {
+    /// Checks for rows that point nowhere, and for tables that refer to a missing table. What was there before the
+    /// migration is let be.
+    ///
+    /// The first step of a run looks at the whole database. A later one looks only where it may have changed anything:
+    /// at the tables that it touched and at those that refer to them. A rename may change what any table refers to, and
+    /// outside a transaction a statement may have run that was not seen, so then the whole database is looked at.
+    fn check_foreign_keys(&mut self, step: Step<'_>, spot: &Spot, known: &mut Known, touched: &Touched) -> Result<()> {
         if !self.writer.options().foreign_keys {
             return Ok(());
         }
-        let references = self.as_internal(References::read)?;
-        let look = |conn: &Connection| Dangling::read(conn, &references, before);
-        let now = self
-            .as_internal(look)
-            .map_err(|error| self.failed(step, spot.clone(), error))?;
-        let lost = references.turned_since(before);
-        if now.total == 0 && lost.is_empty() {
+        let followed = self.as_internal(|conn| known.references.follow(conn, touched))?;
+        let whole = known.violations.is_none() || touched.altered || !step.script().transaction;
+        let references = &known.references;
+        let found = self.as_internal(|conn| {
+            if !whole {
+                return Violations::read(conn, references.affected(touched));
+            }
+            match Violations::none_at_all(conn)? {
+                true => Ok(Violations::default()),
+                false => Violations::read(conn, references.children()),
+            }
+        });
+        let mut found = found.map_err(|error| self.failed(step, spot.clone(), error))?;
+        if !followed.turned.is_empty() || !found.are_none() {
+            if known.violations.is_none() {
+                known.violations = Some(self.violations_before()?);
+            }
+            let had = known.violations.as_ref().expect("it was just read");
+            let moved = Moved {
+                touched,
+                before: followed.before.as_ref(),
+            };
+            self.refuse_new(step, spot, &mut found, had, &moved, followed.turned)?;
+        }
+        if !whole && let Some(had) = known.violations.take() {
+            let mut looked_at = touched.tables.clone();
+            looked_at.extend(known.references.affected(touched).map(str::to_ascii_lowercase));
+            found.replaces(had, &looked_at);
+        }
+        known.violations = Some(found);
+        Ok(())
+    }
+
+    /// Refuses violations that were not there before.
+    fn refuse_new(
+        &self,
+        step: Step<'_>,
+        spot: &Spot,
+        found: &mut Violations,
+        had: &Violations,
+        moved: &Moved<'_>,
+        turned: Vec<String>,
+    ) -> Result<()> {
+        let mismatched = found
+            .mismatched
+            .keys()
+            .find(|table| !had.mismatched.contains_key(*table));
+        if let Some(table) = mismatched.cloned() {
+            let error = found.mismatched.remove(&table).expect("it was just found");
+            return Err(self.failed(step, spot.clone(), error.into()));
+        }
+        let new = found.new_since(had, moved);
+        if new.is_empty() && turned.is_empty() {
             return Ok(());
         }
-        self.writer.roll_back_own();
-        let look = |conn: &Connection| Dangling::read(conn, before, before);
-        let already =
-            self.kept.get() == 0 && lost.is_empty() && self.as_internal(look).is_ok_and(|before| before == now);
+        let first = new.iter().take(MAX_REPORTED).map(|orphan| found.told(orphan));
         Err(MigrationError::ForeignKeys {
             file: step.script().file.to_string(),
             version: step.migration().version,
-            total: now.total + lost.len() as u64,
-            violations: lost.into_iter().chain(now.first).collect(),
-            already,
+            total: (turned.len() + new.len()) as u64,
+            before: (found.orphans.len() - new.len()) as u64,
+            violations: turned.into_iter().chain(first).collect(),
             kept: self.kept.get(),
         }
         .into())
+    }
+
+    /// The violations before the step, which another connection still sees.
+    fn violations_before(&self) -> Result<Violations> {
+        let reader = self
+            .writer
+            .readers()
+            .dedicated(CallSite::Label("larder: migrate".into()))?;
+        let read = |conn: &Connection| {
+            let references = References::read(conn)?;
+            Violations::read(conn, references.children())
+        };
+        reader.with_conn(read).map_err(Error::from)
     }
 
     /// Adds the step to an error of larder's own work.
@@ -436,28 +613,25 @@ impl StepRunner<'_> {
     }
 }
 
-/// The tables that are not STRICT.
-struct Tables {
-    not_strict: Vec<String>,
-    /// Those that this migration or earlier ones created.
-    made: Vec<String>,
+/// What the statements of a step did.
+#[derive(Default)]
+struct Effects {
+    touched: Touched,
+    tables: Vec<TableEvent>,
 }
 
-impl Tables {
-    fn are_now(&mut self, now: Vec<String>, made: bool) {
-        let came: Vec<_> = now.iter().filter(|table| !self.not_strict.contains(table)).collect();
-        let gone: Vec<_> = self.not_strict.iter().filter(|table| !now.contains(table)).collect();
-        if made {
-            self.made.extend(came.into_iter().cloned());
-        } else if let ([new], [old]) = (&came[..], &gone[..])
-            && self.made.contains(old)
-        {
-            // The table was renamed.
-            self.made.push((*new).clone());
-        }
-        self.made.retain(|table| now.contains(table));
-        self.not_strict = now;
-    }
+/// A step that was committed.
+struct Ran {
+    known: Option<Known>,
+    tables: Vec<TableEvent>,
+    orphans: OldOrphans,
+}
+
+/// Whether a migration may have changed the record, or what happens when larder writes to it.
+fn touches_record(touched: &Touched) -> bool {
+    [record::TABLE, record::DETAILS]
+        .iter()
+        .any(|table| touched.tables.contains(*table) || touched.triggered.contains(*table))
 }
 
 fn ended() -> Error {

@@ -23,6 +23,7 @@ use crate::read::Readers;
 
 impl Writer {
     pub(super) fn run_exclusive(&mut self, job: Job<Exclusive>) {
+        self.jobs += 1;
         let Some(job) = self.claim(job, Instant::now()) else {
             return;
         };
@@ -102,6 +103,11 @@ impl Writer {
         &self.guard
     }
 
+    /// The number of this exclusive job. It is one more than that of the last one if nothing was written in between.
+    pub(crate) fn jobs(&self) -> u64 {
+        self.jobs
+    }
+
     pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
         &self.interrupt
     }
@@ -162,5 +168,25 @@ impl Writer {
     pub(crate) fn forget_statements(&self) {
         self.conn.flush_prepared_statement_cache();
         self.readers.forget_statements();
+    }
+
+    /// Whether an exclusive job that has work left may do more of it before it returns. Not if a job waits or is carried
+    /// over, if the store closes or is poisoned, if a checkpoint is due, if the log is too large, or if there may be
+    /// temporary objects: what comes between two jobs is then necessary.
+    pub(crate) fn may_go_on(&self) -> bool {
+        let queue = &self.shared.queue;
+        queue.length() == 0
+            && self.carried.is_none()
+            && !queue.is_closed()
+            && self.shared.poison.get().is_none()
+            && self.spoiled.is_none()
+            && self.checkpointer.due().is_none()
+            && self.checkpointer.over_hard_limit().is_none()
+            && !self.guard.may_have_temporary()
+    }
+
+    /// Counts a failure that the job itself does not return.
+    pub(crate) fn count_failed(&self, error: &Error) {
+        self.telemetry.counters.failed(error.kind());
     }
 }

@@ -67,6 +67,7 @@ fn told(error: &Error, own: Option<&'static str>) -> &'static str {
 
 impl Writer {
     pub(super) fn commit_group(&mut self, first: Job<Grouped>) {
+        self.jobs += 1;
         let began = Instant::now();
         let mut now = began;
         let had_savepoints = self.guard.may_open_savepoint();

@@ -118,6 +118,8 @@ pub(crate) struct Writer {
     conn: Connection,
     guard: Arc<SqlGuard>,
     interrupt: Arc<Interrupt>,
+    /// The number of groups and exclusive jobs so far, and of connections.
+    jobs: u64,
     /// Why the connection is to be replaced before the next job.
     spoiled: Option<&'static str>,
     /// Whether the last group has left a running statement.
@@ -188,6 +190,7 @@ impl Writer {
             conn,
             guard,
             interrupt,
+            jobs: 0,
             spoiled: None,
             left_running: false,
             checkpointer,

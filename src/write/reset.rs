@@ -89,6 +89,7 @@ impl Writer {
         connection::close(mem::replace(&mut self.conn, conn));
         drop(old);
         self.spoiled = None;
+        self.jobs += 1;
         self.defer(move |path| {
             event!(
                 warn,

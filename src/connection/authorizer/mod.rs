@@ -17,6 +17,7 @@
 pub(in crate::connection) mod policy;
 mod savepoints;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
@@ -47,15 +48,41 @@ pub(crate) enum Privilege {
     Vacuum = 3,
 }
 
-/// The greatest change to tables among the statements prepared since the last check.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(u8)]
-pub(crate) enum TableChange {
-    None = 0,
-    /// A statement drops or alters a table.
-    Changed = 1,
-    /// A statement creates a table.
-    Made = 2,
+/// What the statements of a migration may change in the database, as far as its tables go. Names are in lower case.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// Tables and views whose rows or indexes may change, or which are created, dropped or altered.
+    pub(crate) tables: BTreeSet<String>,
+    /// Tables that are created or dropped, or altered under this name.
+    pub(crate) defined: BTreeSet<String>,
+    /// Whether a table is created.
+    pub(crate) made: bool,
+    /// Whether a table is altered. That may change what other tables refer to.
+    pub(crate) altered: bool,
+    /// Whether a `VACUUM` may give rows other rowids.
+    pub(crate) vacuumed: bool,
+    /// Tables that get a trigger, or lose one.
+    pub(crate) triggered: BTreeSet<String>,
+    /// Whether a PRAGMA was run, which may set something on the connection.
+    pub(crate) settings: bool,
+}
+
+impl Touched {
+    /// Whether a table is created, dropped or altered.
+    pub(crate) fn defines_tables(&self) -> bool {
+        !self.defined.is_empty()
+    }
+
+    /// Adds what a later statement touches.
+    pub(crate) fn add(&mut self, mut later: Self) {
+        self.tables.append(&mut later.tables);
+        self.defined.append(&mut later.defined);
+        self.triggered.append(&mut later.triggered);
+        self.made |= later.made;
+        self.altered |= later.altered;
+        self.vacuumed |= later.vacuumed;
+        self.settings |= later.settings;
+    }
 }
 
 struct Refusal {
@@ -68,10 +95,10 @@ pub(crate) struct SqlGuard {
     internal: AtomicBool,
     /// A [`Privilege`], as a number.
     privilege: AtomicU8,
-    /// A [`TableChange`], as a number: the greatest since the last [`SqlGuard::take_table_change`].
-    table_change: AtomicU8,
     /// The views and triggers that migrations have created since [`SqlGuard::take_made_code`].
     made_code: Mutex<Vec<String>>,
+    /// What a migration has touched since the last [`SqlGuard::take_touched`].
+    touched: Mutex<Touched>,
     may_make_temporary: AtomicBool,
     prepared_write: AtomicBool,
     refused: AtomicBool,
@@ -112,8 +139,8 @@ impl SqlGuard {
             role,
             internal: AtomicBool::new(false),
             privilege: AtomicU8::new(Privilege::Closure as u8),
-            table_change: AtomicU8::new(TableChange::None as u8),
             made_code: Mutex::default(),
+            touched: Mutex::default(),
             may_make_temporary: AtomicBool::new(false),
             prepared_write: AtomicBool::new(false),
             refused: AtomicBool::new(false),
@@ -291,12 +318,52 @@ impl SqlGuard {
         self.has_privilege(Privilege::NoTransaction) || self.has_privilege(Privilege::Vacuum)
     }
 
-    /// Returns and clears the greatest table change that was prepared.
-    pub(crate) fn take_table_change(&self) -> TableChange {
-        match self.table_change.swap(TableChange::None as u8, Relaxed) {
-            0 => TableChange::None,
-            1 => TableChange::Changed,
-            _ => TableChange::Made,
+    /// Returns and clears what the statements of a migration that were prepared may change.
+    pub(crate) fn take_touched(&self) -> Touched {
+        mem::take(&mut self.touched.lock())
+    }
+
+    /// Notes what a statement of a migration may change. Its triggers count, and so does what a virtual table does for
+    /// it: SQLite asks the authorizer about both.
+    fn note_touched(&self, action: &Action<'_>) {
+        let lower = |name: &Option<Cow<'_, str>>| name.as_deref().unwrap_or_default().to_ascii_lowercase();
+        if action.code == ffi::SQLITE_ALTER_TABLE {
+            let mut touched = self.touched.lock();
+            touched.tables.insert(lower(&action.second));
+            touched.defined.insert(lower(&action.second));
+            touched.altered = true;
+            return;
+        }
+        if action.code == ffi::SQLITE_PRAGMA {
+            self.touched.lock().settings = true;
+            return;
+        }
+        if action.database.as_deref() == Some("temp") {
+            return;
+        }
+        match action.code {
+            ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE => {
+                let table = lower(&action.first);
+                if !table.starts_with("sqlite_") {
+                    self.touched.lock().tables.insert(table);
+                }
+            }
+            ffi::SQLITE_CREATE_INDEX | ffi::SQLITE_DROP_INDEX => {
+                self.touched.lock().tables.insert(lower(&action.second));
+            }
+            ffi::SQLITE_CREATE_VIEW | ffi::SQLITE_DROP_VIEW => {
+                self.touched.lock().tables.insert(lower(&action.first));
+            }
+            ffi::SQLITE_CREATE_TRIGGER | ffi::SQLITE_DROP_TRIGGER => {
+                self.touched.lock().triggered.insert(lower(&action.second));
+            }
+            ffi::SQLITE_CREATE_TABLE | ffi::SQLITE_CREATE_VTABLE | ffi::SQLITE_DROP_TABLE | ffi::SQLITE_DROP_VTABLE => {
+                let mut touched = self.touched.lock();
+                touched.made |= action.code == ffi::SQLITE_CREATE_TABLE;
+                touched.tables.insert(lower(&action.first));
+                touched.defined.insert(lower(&action.first));
+            }
+            _ => {}
         }
     }
 
@@ -305,8 +372,8 @@ impl SqlGuard {
         mem::take(&mut self.made_code.lock())
     }
 
-    fn note_table_change(&self, change: TableChange) -> Permission {
-        self.table_change.fetch_max(change as u8, Relaxed);
+    fn note_vacuum(&self) -> Permission {
+        self.touched.lock().vacuumed = true;
         Permission::Allow
     }
 

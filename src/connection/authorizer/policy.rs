@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use rusqlite::ffi;
 
-use super::{Privilege, SqlGuard, TableChange};
+use super::{Privilege, SqlGuard};
 use crate::connection::c_api::{self, Action, Authorizer, Permission};
 use crate::options::Role;
 
@@ -180,6 +180,9 @@ impl Authorizer for SqlGuard {
         if self.watched.load(Relaxed) {
             self.note_change(action);
         }
+        if !self.has_privilege(Privilege::Closure) {
+            self.note_touched(action);
+        }
         let Action {
             code, first, second, ..
         } = action;
@@ -189,7 +192,7 @@ impl Authorizer for SqlGuard {
             (ffi::SQLITE_TRANSACTION, Some(verb)) => self.authorize_transaction(verb),
             (ffi::SQLITE_SAVEPOINT, Some(operation)) => self.authorize_savepoint(operation, action),
             // The temporary database that `VACUUM` copies into.
-            (ffi::SQLITE_ATTACH, Some("")) if self.has_privilege(Privilege::Vacuum) => Permission::Allow,
+            (ffi::SQLITE_ATTACH, Some("")) if self.has_privilege(Privilege::Vacuum) => self.note_vacuum(),
             // SQLite passes no name if the name is not a literal.
             (ffi::SQLITE_ATTACH, _) => self.refuse("ATTACH", ATTACH_INSTEAD),
             (ffi::SQLITE_DETACH, _) => self.refuse("DETACH", "a store has one file"),
@@ -225,8 +228,6 @@ impl Authorizer for SqlGuard {
                 self.made_code.lock().push(name.to_owned());
                 Permission::Allow
             }
-            (ffi::SQLITE_CREATE_TABLE, _) => self.note_table_change(TableChange::Made),
-            (ffi::SQLITE_DROP_TABLE | ffi::SQLITE_ALTER_TABLE, _) => self.note_table_change(TableChange::Changed),
             _ => Permission::Allow,
         }
     }

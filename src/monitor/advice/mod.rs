@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 pub use self::finding::{Finding, Severity};
 #[cfg(test)]
 pub(crate) use self::schema::is_bookkeeping;
+pub(crate) use self::schema::{DIESEL, GOOSE, MIGRATION_TOOLS, REFINERY, SQLX};
 use super::watchdog::RecentWrites;
 use crate::error::{Error, Result};
 use crate::telemetry::external_commits::LastHour;

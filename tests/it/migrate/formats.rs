@@ -1242,7 +1242,7 @@ fn user_version_is_adopted_and_pending_applied() {
 #[test]
 fn new_database_has_nothing_to_adopt() {
     for from in [Adopt::Goose, Adopt::UserVersion, Adopt::Nothing] {
-        let store = adopting(from).open_temp().unwrap();
+        let store = adopting(from.clone()).open_temp().unwrap();
         assert_eq!(tables(&store), ["a", "b", "c"], "{from:?}");
     }
     let folder = tempdir().unwrap();
@@ -1334,7 +1334,7 @@ fn dbmate_record_takes_precedence_over_others() {
              INSERT INTO goose_db_version(version_id, is_applied) VALUES (2, 1), (9, 1); PRAGMA user_version = 3",
         );
         let mut set = files(&THREE);
-        if let Some(from) = from {
+        if let Some(from) = from.clone() {
             set = set.adopt(from);
         }
         let store = Options::new()
@@ -1376,7 +1376,7 @@ fn undone_migrations_are_not_adopted_again() {
             let path = folder.path().join("app.db");
             made_by_goose(&path, &[(1, true), (2, true)]);
             made_by(&path, "PRAGMA user_version = 2");
-            let first = adopting(from.unwrap_or(Adopt::Goose)).open(&path).unwrap();
+            let first = adopting(from.clone().unwrap_or(Adopt::Goose)).open(&path).unwrap();
             if !by_dbmate {
                 assert_eq!(first.migrate_to(0).unwrap().steps.len(), 3);
             }
@@ -1388,7 +1388,7 @@ fn undone_migrations_are_not_adopted_again() {
                 );
             }
             let mut set = files(&THREE);
-            if let Some(from) = from {
+            if let Some(from) = from.clone() {
                 set = set.adopt(from);
             }
             let store = Options::new().migrations(set.at_open(false)).open(&path).unwrap();
@@ -1443,7 +1443,7 @@ fn adopted_migrations_can_all_be_undone() {
         let path = folder.path().join("app.db");
         made_by_goose(&path, &[(1, true), (2, true)]);
         made_by(&path, "PRAGMA user_version = 2");
-        let store = adopting(from).open(&path).unwrap();
+        let store = adopting(from.clone()).open(&path).unwrap();
         let undone = store.migrate_to(0).map(|report| report.steps.len());
         assert_eq!(undone.map_err(|error| error.to_string()), Ok(3), "{from:?}");
         assert_eq!(
@@ -1482,7 +1482,7 @@ fn dry_run_before_adoption_matches_the_real_run() {
             let path = folder.path().join("app.db");
             made_by_goose(&path, &[(1, true), (2, true)]);
             made_by(&path, "PRAGMA user_version = 2");
-            let set = files(&THREE).adopt(from).at_open(false);
+            let set = files(&THREE).adopt(from.clone()).at_open(false);
             let store = Options::new().migrations(set).open(&path).unwrap();
             let steps = |report: larder::Result<larder::MigrationReport>| match report {
                 Ok(report) => report.steps.iter().map(|step| step.version).collect(),
@@ -1505,7 +1505,7 @@ fn status_before_adoption_shows_pending_migrations() {
         let path = folder.path().join("app.db");
         made_by_goose(&path, &[(1, true), (2, true)]);
         made_by(&path, "PRAGMA user_version = 2");
-        let set = files(&THREE).adopt(from).at_open(false);
+        let set = files(&THREE).adopt(from.clone()).at_open(false);
         let store = Options::new().migrations(set).open(&path).unwrap();
         let before = store.migrations().unwrap();
         let told: Vec<_> = before

@@ -1,10 +1,15 @@
 //! Migrations.
 
+mod adoption;
 mod copies;
 mod formats;
 mod live;
+mod long_lists;
+mod lost_markers;
+mod orphans;
 mod outside_transaction;
 pub(crate) mod processes;
 mod refusals;
 mod steps;
 mod stored_sql;
+mod times;

@@ -62,7 +62,7 @@ impl Program {
         let first = self.applied.last().map_or(1, |last| last + 1);
         let new = (first..).zip(self.sections("migrate"));
         let new = new.map(|(version, sql)| Migration::new(version, "new", sql));
-        Migrations::new(applied.into_iter().chain(new)).adopt(self.adopt)
+        Migrations::new(applied.into_iter().chain(new)).adopt(self.adopt.clone())
     }
 
     fn options(&self) -> Options {

@@ -134,13 +134,6 @@ pub(crate) const GOOSE_TABLE: &str = "
         is_applied INTEGER NOT NULL, tstamp TIMESTAMP DEFAULT (datetime('now')));
     INSERT INTO goose_db_version(version_id, is_applied) VALUES (0, 1);";
 
-/// A row that refers to a parent which does not exist, made without larder.
-pub(crate) const DANGLING: &str = "
-    PRAGMA foreign_keys = OFF;
-    CREATE TABLE p(id INTEGER PRIMARY KEY) STRICT;
-    CREATE TABLE c(id INTEGER PRIMARY KEY, p INTEGER REFERENCES p(id)) STRICT;
-    INSERT INTO c VALUES (7, 1);";
-
 /// A parent with children of every kind of foreign key.
 pub(crate) const FAMILY: &str = "
     CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT) STRICT;

@@ -35,6 +35,7 @@ use std::cmp::Reverse;
 
 #[cfg(test)]
 pub(crate) use self::bookkeeping::is_bookkeeping;
+pub(crate) use self::bookkeeping::{DIESEL, GOOSE, MIGRATION_TOOLS, REFINERY, SQLX};
 use self::tables::Schema;
 use super::{Finding, Severity};
 use crate::connection::sql_text::quoted;
