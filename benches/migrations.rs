@@ -1,4 +1,10 @@
-//! A hundred migrations of a large table during reads: `cargo bench --bench migrations`.
+//! Many migrations of a new database, and a hundred of a large table during reads: `cargo bench --bench migrations`.
+//!
+//! First the time in which larder applies 200, 800 and 2,000 migrations, and one that makes 2,000 tables, beside a plain
+//! loop: `BEGIN`, the migration, `PRAGMA foreign_key_check`, `COMMIT`, with the same settings of the connection and of
+//! the commits. Both sides run in turns; the output has both medians and the ratio.
+//!
+//! Then the large table:
 //!
 //! It builds a database of `LARDER_BENCH_MB` (default 1024) in `LARDER_BENCH_DIR` (default: the target folder), then
 //! applies 100 migrations at run time: columns, tables, indexes, updates, rebuilds of a parent whose children refer to
@@ -6,6 +12,8 @@
 //! The output is the time of each kind of migration, the latency of the reads with and without concurrent migrations,
 //! the largest WAL, and the peak memory of the process (Linux only).
 
+#[path = "migrations/many.rs"]
+mod many;
 mod measure;
 
 use std::fs;
@@ -25,6 +33,10 @@ const READERS: usize = 2;
 
 fn main() -> Result<()> {
     let quick = std::env::args().any(|arg| arg == "--test");
+    many::compare(quick)?;
+    if std::env::args().any(|arg| arg == "--many") {
+        return Ok(());
+    }
     let megabytes = std::env::var("LARDER_BENCH_MB").ok().and_then(|mb| mb.parse().ok());
     let megabytes: i64 = if quick { 2 } else { megabytes.unwrap_or(1024) };
     let parent = std::env::var("LARDER_BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned());
