@@ -46,8 +46,16 @@ fn try_wal(conn: &Connection, path: &Path) -> Result<()> {
         name: "journal_mode",
         wanted: "wal".into(),
         got,
-        hint: "could not switch to WAL, since another process uses the file in rollback mode (or the file system has \
-               no shared memory): stop that process for the moment of the switch, then open again",
+        hint: match source {
+            Some(_) => {
+                "could not switch to WAL, since another process uses the file in rollback mode: stop that process for the \
+                 moment of the switch, then open again"
+            }
+            None => {
+                "SQLite keeps the other mode, as it does where the file system has no shared memory: move the database \
+                 to a local disk"
+            }
+        },
         source: source.map(Arc::new),
     };
     match switch(conn) {
