@@ -562,7 +562,9 @@ impl Window {
         };
         let new = distribution(&new, u64::MAX);
         if new.count >= MIN_SAMPLES || self.looks >= WINDOW {
-            self.p95 = Duration::from_nanos(new.p95);
+            // A percentile of a few waits says nothing.
+            let p95 = if new.count >= MIN_SAMPLES { new.p95 } else { 0 };
+            self.p95 = Duration::from_nanos(p95);
             self.looks = 0;
             self.since = waits.clone();
         }
@@ -586,6 +588,25 @@ mod tests {
         assert_eq!(too_few(1000 * GIB, wal_limit), 5 * GIB);
         assert_eq!(too_few(1000 * GIB, 10 * GIB), 20 * GIB);
         assert_eq!(too_few(100 * GIB, u64::MAX), 10 * GIB);
+    }
+
+    #[test]
+    fn percentile_of_waits_needs_a_sample() {
+        use crate::telemetry::histogram::Amounts;
+        let waits = Amounts::default();
+        let mut window = Window {
+            since: waits.load(),
+            looks: 0,
+            p95: Duration::ZERO,
+        };
+        let mut pass = |more: u64| {
+            (0..more).for_each(|_| waits.add_time(Duration::from_secs(1)));
+            (0..WINDOW).for_each(|_| window.look(&waits.load()));
+            window.p95
+        };
+        assert_eq!(pass(3), Duration::ZERO);
+        assert!(pass(20) >= Duration::from_secs(1));
+        assert_eq!(pass(0), Duration::ZERO);
     }
 
     #[test]

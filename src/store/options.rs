@@ -310,7 +310,7 @@ impl Options {
 /// # Statements and caches
 impl Options {
     /// How many prepared statements each connection caches. The default is 128; a service with more distinct statements
-    /// prepares some of them again and again. From 16 to 10,000.
+    /// prepares some of them again and again. From 16 to 10,000. A statement with a text over 256 KiB is not kept.
     pub fn statement_cache_capacity(mut self, statements: usize) -> Self {
         self.settings.statement_cache_capacity = statements;
         self

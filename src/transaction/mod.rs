@@ -27,6 +27,10 @@ use crate::runtime::clock::Tick;
 use crate::telemetry::slow_log::{QueryPlan, SlowStatement};
 use crate::telemetry::usage::{Rows, StatementShard, bounded_sql};
 
+/// The length in bytes from which the text of a statement is not kept in the cache, which is bounded in number only:
+/// SQLite and the cache have a copy each.
+const MAX_CACHED: usize = 256 * 1024;
+
 /// One snapshot of the database, passed to the closure of [`Store::read`](crate::Store::read).
 ///
 /// All queries of the closure see the database as of one commit, at least as new as every write that was acknowledged
@@ -248,14 +252,19 @@ impl<'a> ReadTx<'a> {
             let run = || run(&mut self.conn.prepare_cached(sql)?);
             return with_double_quoted_strings(self.conn, self.guard, run);
         }
+        let is_long = sql.len() > MAX_CACHED;
         if may_be_explain(sql) {
             self.forget_explain(sql);
-        } else if self.prepared.again(sql) {
+        } else if !is_long && self.prepared.again(sql) {
             return self.with_held(sql, run);
         }
         refuse_nul(sql)?;
         let mut statement = self.conn.prepare_cached(sql)?;
-        run(&mut statement)
+        let result = run(&mut statement);
+        if is_long {
+            statement.discard();
+        }
+        result
     }
 
     fn with_held<T>(

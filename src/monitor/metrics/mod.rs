@@ -67,10 +67,10 @@
 //! | `larder.checkpoint.consecutive_unfinished` | gauge | count |  | Number of unfinished checkpoints since one moved the whole WAL. |
 //! | `larder.checkpoint.log_pages` | gauge | count |  | Number of pages in the WAL at the last checkpoint. |
 //! | `larder.checkpoint.moved_pages` | gauge | count |  | Number of these pages that were in the database file after it. |
-//! | `larder.database.size` | gauge | bytes |  | Size of the database at the last checkpoint. |
-//! | `larder.database.pages` | gauge | count |  | Number of pages of the database at the last checkpoint. |
+//! | `larder.database.size` | gauge | bytes |  | Size of the database. |
+//! | `larder.database.pages` | gauge | count |  | Number of pages of the database. |
 //! | `larder.database.free_pages` | gauge | count |  | Number of free pages of the database at the last checkpoint. |
-//! | `larder.database.external_commits` | counter | count |  | Number of times that larder noticed commits of another process. |
+//! | `larder.database.external_commits` | counter | count |  | Number of commits of other processes. |
 //! | `larder.cache.hits` | counter | count |  | Number of pages found in a page cache. |
 //! | `larder.cache.misses` | counter | count |  | Number of pages read from the file. |
 //! | `larder.cache.written` | counter | count |  | Number of pages written. |

@@ -119,13 +119,13 @@ pub(super) const METRICS: &[Metric] = &[
     gauge("larder.checkpoint.moved_pages", Unit::Count, "Number of these pages that were in the database file after it.",
         |sample| one(sample.stats.last_checkpoint.map_or(0.0, |last| last.moved_pages as f64))),
 
-    gauge("larder.database.size", Unit::Bytes, "Size of the database at the last checkpoint.",
+    gauge("larder.database.size", Unit::Bytes, "Size of the database.",
         |sample| one(sample.stats.database.bytes() as f64)),
-    gauge("larder.database.pages", Unit::Count, "Number of pages of the database at the last checkpoint.",
+    gauge("larder.database.pages", Unit::Count, "Number of pages of the database.",
         |sample| one(sample.stats.database.pages as f64)),
     gauge("larder.database.free_pages", Unit::Count, "Number of free pages of the database at the last checkpoint.",
         |sample| one(sample.stats.database.free_pages as f64)),
-    counter("larder.database.external_commits", "Number of times that larder noticed commits of another process.",
+    counter("larder.database.external_commits", "Number of commits of other processes.",
         |sample| one(sample.stats.external_commits)),
 
     counter("larder.cache.hits", "Number of pages found in a page cache.", |sample| one(sample.stats.page_cache.hits)),

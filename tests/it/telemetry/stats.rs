@@ -873,6 +873,25 @@ fn long_statement_is_cut_in_statistics() {
     assert!(store.stats().call_sites.iter().all(|site| site.site.len() <= 256));
 }
 
+/// The cache of statements is bounded in number, too.
+#[test]
+fn long_statements_do_not_stay_in_memory() {
+    let store = store_with(Options::new().readers(1));
+    store
+        .read(|tx| {
+            for n in 0..20 {
+                let text = format!("SELECT id FROM t WHERE id = ?1 /* {} {n} */", "-".repeat(1_000_000));
+                for _ in 0..3 {
+                    tx.exists(&text, [1])?;
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    let memory = store.stats().page_cache.memory_bytes;
+    assert!(memory > 0 && memory < 10_000_000, "{memory}");
+}
+
 fn with_rows(rows: i64) -> Store {
     let store = store_with(Options::new().max_statements(100).readers(1));
     store
