@@ -306,11 +306,18 @@ impl Sampler {
         }
         let mut exporter = self.exporter.lock();
         self.publishing.store(thread_token(), Ordering::Relaxed);
-        if let Some(exporter) = &mut *exporter {
-            quietly(|| exporter.publish(&self.stats(), &self.telemetry));
-        }
-        if self.is_over.load(Ordering::Acquire) {
-            quietly(|| *exporter = None);
+        // An end that comes during a publication needs another one, with the last figures.
+        loop {
+            let is_over = self.is_over.load(Ordering::Acquire);
+            if let Some(exporter) = &mut *exporter {
+                quietly(|| exporter.publish(&self.stats(), &self.telemetry));
+            }
+            if is_over {
+                quietly(|| *exporter = None);
+            }
+            if is_over || !self.is_over.load(Ordering::Acquire) {
+                break;
+            }
         }
         self.publishing.store(0, Ordering::Relaxed);
     }
