@@ -17,7 +17,7 @@ use super::{BackupProgress, BackupStage};
 use crate::connection::filesystem::lacks;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy_alone, open_target, read_back, write_carelessly};
-use crate::error::{Error, ErrorOrigin, is_damage, primary_code};
+use crate::error::{Error, ErrorOrigin, is_damage, primary_code, schema_advice};
 use crate::maintenance::check::{self, CheckReport};
 use crate::maintenance::progress::ProgressReporter;
 use crate::maintenance::{integrity, pages};
@@ -294,7 +294,8 @@ fn cannot(problem: &'static str, error: rusqlite::Error) -> Failure {
         COMPACTING if !is_full => "the copy cannot be compacted",
         problem => problem,
     };
-    Failure::of(problem, error)
+    let advice = schema_advice(&error);
+    Failure::of(problem, error).with_advice(advice)
 }
 
 fn cannot_open(error: Error) -> Failure {

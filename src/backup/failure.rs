@@ -42,6 +42,14 @@ impl Failure {
         }
     }
 
+    /// Adds a remedy to the detail.
+    pub(super) fn with_advice(mut self, advice: &str) -> Self {
+        if let Some(detail) = &mut self.detail {
+            detail.push_str(advice);
+        }
+        self
+    }
+
     /// The work was stopped; the code that stopped it reports the reason.
     pub(super) fn stopped() -> Self {
         Self::new("the copy was stopped")

@@ -274,13 +274,15 @@ fn assert_untrusted(result: Result<impl std::fmt::Debug>) {
 
 #[test]
 fn unsafe_function_is_explained_and_found_by_advice() {
-    let (_folder, path) = made_elsewhere(WITH_FUNCTION);
+    let (folder, path) = made_elsewhere(WITH_FUNCTION);
     let store = with_function(FunctionFlags::empty()).open(&path).unwrap();
     assert_untrusted(words(&store));
     assert_untrusted(log_line(&store));
     assert_untrusted(store.write(|tx| tx.execute("INSERT INTO words(word) VALUES ('x')", [])));
     assert_untrusted(store.write(|tx| tx.execute("UPDATE words SET word = 'x'", [])));
     assert_untrusted(store.vacuum().run());
+    assert_untrusted(store.backup(folder.path().join("backup")).run());
+    assert_untrusted(store.backup_compact(folder.path().join("backup")).run());
     let found = of_topic(&store, "unsafe_function");
     assert_eq!(found.len(), 1, "{found:#?}");
     assert_eq!(found[0].severity, Severity::Critical);
