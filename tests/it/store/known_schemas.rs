@@ -21,6 +21,12 @@ const NOT_OF_PROGRAM: &[&str] = &["larder_migrations", "schema_migrations", "sql
 /// Settings of a file that stay as they were, but for the journal mode.
 const OF_FILE: &[&str] = &["page_size", "auto_vacuum", "encoding", "application_id", "user_version"];
 
+/// An FTS4 table that keeps no text. SQLite can neither read it as a whole nor check it.
+const WITHOUT_TEXT: &str = "hidden4";
+
+/// What SQLite says to its check.
+const NOT_CHECKED: &str = "unable to validate the inverted index for FTS4 table main.hidden4: SQL logic error";
+
 const NONE: [&str; 0] = [];
 
 struct Program {
@@ -222,7 +228,7 @@ fn contents(conn: &Connection) -> BTreeSet<String> {
             "{kind} {name} of {table}: {:?}",
             object.get::<_, Option<String>>(3).unwrap()
         ));
-        if kind == "table" || kind == "view" {
+        if (kind == "table" || kind == "view") && name != WITHOUT_TEXT {
             let select = format!("SELECT * FROM \"{}\"", name.replace('"', "\"\""));
             // Equal rows are told apart by their number.
             let mut rows = rows(conn, &select);
@@ -275,7 +281,9 @@ fn assert_same<'a>(
 /// What SQLite's own check says of the database.
 fn problems(conn: &Connection) -> Vec<String> {
     let said = rows(conn, "PRAGMA integrity_check");
-    said.into_iter().filter(|line| line != "\"ok\"").collect()
+    said.into_iter()
+        .filter(|line| line != "\"ok\"" && !line.contains(NOT_CHECKED))
+        .collect()
 }
 
 #[track_caller]
@@ -303,6 +311,14 @@ fn lives_with_larder(program: Program) {
     let plain = case.program.open_plain(&case.path);
     assert_eq!(problems(&plain), NONE);
     assert_same("closed", &contents(&case.twin), &contents(&plain));
+}
+
+#[test]
+fn firefox_places_keeps_its_rows() {
+    lives_with_larder(Program {
+        connect: firefox,
+        ..Program::new(include_str!("known_schemas/firefox_places.sql"))
+    });
 }
 
 #[test]
@@ -383,6 +399,11 @@ fn core_data_store_keeps_its_rows() {
 }
 
 #[test]
+fn mail_index_keeps_its_rows() {
+    lives_with_larder(Program::new(include_str!("known_schemas/mail_index.sql")));
+}
+
+#[test]
 fn file_sync_index_keeps_its_rows() {
     lives_with_larder(Program::new(include_str!("known_schemas/file_sync.sql")));
 }
@@ -397,6 +418,26 @@ fn dashboards_keep_their_rows() {
 const HARMLESS: FunctionFlags = FunctionFlags::SQLITE_UTF8
     .union(FunctionFlags::SQLITE_DETERMINISTIC)
     .union(FunctionFlags::SQLITE_INNOCUOUS);
+
+/// Firefox keeps its counts by temporary triggers of the connection that writes.
+fn firefox(conn: &Connection, role: Role) -> Result<()> {
+    if role == Role::Writer {
+        conn.execute_batch(
+            "CREATE TEMP TRIGGER moz_historyvisits_afterinsert AFTER INSERT ON moz_historyvisits BEGIN
+                UPDATE moz_places SET visit_count = visit_count + 1, last_visit_date = max(ifnull(last_visit_date, 0),
+                    new.visit_date) WHERE id = new.place_id;
+             END;
+             CREATE TEMP TRIGGER moz_historyvisits_afterdelete AFTER DELETE ON moz_historyvisits BEGIN
+                UPDATE moz_places SET visit_count = visit_count - 1 WHERE id = old.place_id;
+             END;
+             CREATE TEMP TRIGGER moz_bookmarks_afterupdate AFTER UPDATE OF fk ON moz_bookmarks BEGIN
+                UPDATE moz_places SET foreign_count = foreign_count + 1 WHERE id = new.fk;
+                UPDATE moz_places SET foreign_count = foreign_count - 1 WHERE id = old.fk;
+             END",
+        )?;
+    }
+    Ok(())
+}
 
 fn anki(conn: &Connection, _: Role) -> Result<()> {
     conn.create_collation("unicase", |a, b| a.to_lowercase().cmp(&b.to_lowercase()))?;
