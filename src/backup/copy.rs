@@ -19,6 +19,7 @@ use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy_alone, open_target, read_back, write_carelessly};
 use crate::error::{Error, ErrorOrigin, is_damage, primary_code, schema_advice};
 use crate::maintenance::check::{self, CheckReport};
+use crate::maintenance::integrity::is_of_an_index;
 use crate::maintenance::progress::ProgressReporter;
 use crate::maintenance::{integrity, pages};
 use crate::options::Settings;
@@ -30,10 +31,13 @@ const SYNC: u64 = 16 << 20;
 const COPYING: &str = "the pages cannot be copied; is the disk full?";
 const COMPACTING: &str = "the copy cannot be compacted; is the disk full?";
 pub(super) const COUNTING: &str = "the rows of the database cannot be counted; check it (Store::check)";
-const OPENING: &str = "the copy cannot be opened";
+pub(super) const OPENING: &str = "the copy cannot be opened";
 pub(super) const CHECKING: &str = "the copy cannot be checked";
 pub(super) const DAMAGED: &str = "the database is damaged, or the disk of the copy; check the database (Store::check), and \
                        restore an older backup if it is damaged";
+
+pub(super) const INDEX_DAMAGED: &str = "an index of the database is damaged, and its table may be whole; REINDEX it in a \
+                                        write, check the database (Store::check), then make the backup again";
 
 /// How to make a copy.
 #[derive(Clone, Debug)]
@@ -280,10 +284,14 @@ impl Copier<'_> {
 
 /// The report, unless it has damage.
 pub(super) fn refuse_damage(report: CheckReport) -> Result<CheckReport> {
-    match report.problems.first() {
-        Some(found) => Err(Failure::found(DAMAGED, found.clone())),
-        None => Ok(report),
-    }
+    let Some(found) = report.problems.first() else {
+        return Ok(report);
+    };
+    let of_indexes = report.problems.iter().all(|line| is_of_an_index(line));
+    Err(Failure::found(
+        if of_indexes { INDEX_DAMAGED } else { DAMAGED },
+        found.clone(),
+    ))
 }
 
 fn cannot(problem: &'static str, error: rusqlite::Error) -> Failure {

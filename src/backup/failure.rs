@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::path::Path;
 
-use super::copy::{CHECKING, COUNTING, DAMAGED};
+use super::copy::{DAMAGED, INDEX_DAMAGED, OPENING};
 use super::staging::EXISTS;
 use crate::error::Error;
 
@@ -88,6 +88,10 @@ impl Failure {
                 "the backup is damaged; restore an older one (RestoreOptions::verify(false) restores this one as \
                         it is)"
             }
+            INDEX_DAMAGED => {
+                "an index of the backup is damaged, and its table may be whole; restore it with \
+                 RestoreOptions::verify(false), REINDEX the index in a write, then check the database (Store::check)"
+            }
             _ if self.lacks_a_name() => {
                 "the schema needs a function, a collation or a module that is not there; restore it with \
                  Options::restore and the on_connect of its store"
@@ -103,7 +107,8 @@ impl Failure {
         }
     }
 
-    /// Whether a check failed because SQLite does not know a name that `on_connect` may define.
+    /// Whether the work failed because SQLite does not know a name that `on_connect` may define. (Opening fails by the
+    /// SQL of `on_connect` itself.)
     fn lacks_a_name(&self) -> bool {
         const MISSING: [&str; 5] = [
             "unknown function",
@@ -113,6 +118,6 @@ impl Failure {
             "no such tokenizer",
         ];
         let said = self.detail.as_deref().unwrap_or_default();
-        [CHECKING, COUNTING].contains(&self.problem) && MISSING.iter().any(|missing| said.contains(missing))
+        self.problem != OPENING && MISSING.iter().any(|missing| said.contains(missing))
     }
 }

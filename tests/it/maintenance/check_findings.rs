@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use larder::rusqlite::Connection;
 use larder::rusqlite::functions::FunctionFlags;
-use larder::{Error, Options, Role, Store};
+use larder::{Error, Options, RestoreOptions, Role, Store};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::names_in;
@@ -255,6 +255,8 @@ fn missing_function_names_the_way_out() {
     let store = with_function(|role| role != Role::Copy).open(path("app.db")).unwrap();
     let error = store.backup(path("another")).run().unwrap_err();
     assert!(error.to_string().contains("Role::Copy"), "{error}");
+    let error = store.backup_compact(path("another")).run().unwrap_err();
+    assert!(error.to_string().contains("Role::Copy"), "{error}");
     assert!(!Path::new(&path("another")).exists());
 }
 
@@ -309,5 +311,57 @@ fn check_constraints_are_checked_or_reported() {
         assert!(report.is_ok(), "{report:?}");
         assert!(report.not_checked[0].starts_with("CHECK constraints"), "{report:?}");
         assert!(report.to_string().contains(says), "{says}: {report}");
+    }
+}
+
+/// SQLite says of every such table that it cannot be validated, and larder called it damaged.
+#[test]
+fn full_text_without_text_is_not_checked() {
+    let (folder, path) = made_by(
+        "CREATE VIRTUAL TABLE hidden USING fts4(content=\"\", body); INSERT INTO hidden(docid, body) VALUES (1, 'one two');
+         CREATE TABLE t(x)",
+    );
+    let store = Store::open(&path).unwrap();
+    let report = store.check().full().run().unwrap();
+    assert!(report.is_ok(), "{report:?}");
+    assert_eq!(report.not_checked, ["the full-text index hidden, which keeps no text"]);
+    let backup = folder.path().join("backup");
+    let made = store.backup(&backup).run().unwrap();
+    assert_eq!(made.check.unwrap().not_checked, report.not_checked);
+    let restored = Store::restore(&backup, folder.path().join("restored")).unwrap();
+    assert!(restored.verified && restored.check.is_ok(), "{restored:?}");
+
+    // A segment is gone: SQLite can tell no more.
+    let conn = Connection::open(&path).unwrap();
+    conn.execute_batch("PRAGMA writable_schema = ON; DELETE FROM hidden_segdir")
+        .unwrap();
+    conn.close().unwrap();
+    assert_eq!(store.check().full().run().unwrap().not_checked, report.not_checked);
+}
+
+/// A collation of the program that has changed leaves such an index. The way out was to restore an older backup, which
+/// has the same index.
+#[test]
+fn index_beside_its_table_is_mended_by_reindex() {
+    let (folder, path) = made_by(
+        "CREATE TABLE t(x); INSERT INTO t VALUES ('B'), ('a'), ('c'); CREATE INDEX i ON t(x);
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = 'CREATE INDEX i ON t(x COLLATE NOCASE)' WHERE name = 'i'",
+    );
+    let to = |name: &str| folder.path().join(name);
+    let error = Store::restore(&path, to("restored")).unwrap_err().to_string();
+    assert!(error.contains("REINDEX") && error.contains("verify(false)"), "{error}");
+    let unverified = RestoreOptions::new().verify(false);
+    Options::new().restore_with(unverified, &path, to("restored")).unwrap();
+    for path in [path, to("restored")] {
+        let store = Store::open(&path).unwrap();
+        let report = store.check().full().run().unwrap();
+        assert_eq!(report.problems, ["row 1 missing from index i"]);
+        let back_up = || store.backup(to("backup")).overwrite(true).run();
+        let error = back_up().unwrap_err().to_string();
+        assert!(error.contains("REINDEX"), "{error}");
+        store.write(|tx| tx.execute_batch("REINDEX i")).unwrap();
+        assert!(store.check().full().run().unwrap().is_ok());
+        assert!(back_up().unwrap().is_verified());
     }
 }
