@@ -379,6 +379,15 @@ fn rails_application_keeps_its_rows() {
 }
 
 #[test]
+fn vaultwarden_keeps_its_rows() {
+    lives_with_larder(Program {
+        adopt: Adopt::Diesel,
+        applied: &[20_180_114_171_611, 20_180_217_205_753],
+        ..Program::new(include_str!("known_schemas/vaultwarden.sql"))
+    });
+}
+
+#[test]
 fn messenger_keeps_its_rows() {
     lives_with_larder(Program::new(include_str!("known_schemas/messenger.sql")));
 }
