@@ -5,7 +5,7 @@ use super::{Reader, Readers};
 use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api::{self};
 use crate::connection::cause::explained;
-use crate::connection::interrupt::{Interrupt, Limit, LimitKind};
+use crate::connection::interrupt::{Interrupt, Limit, LimitKind, OnRawAccess};
 use crate::connection::transaction_control::{Control, ControlStatements};
 use crate::connection::{Baseline, Restored};
 use crate::error::{Error, Result};
@@ -131,7 +131,7 @@ impl<'r> Snapshot<'r> {
         let limit = Limit::earlier(limit, age);
         let bounded = self.interrupt.bound(self.conn, self.since, limit);
         let (result, slowest, raw_access, rows) = {
-            let tx = self.tx();
+            let tx = self.tx(bounded.as_ref().map(|bounded| bounded as &dyn OnRawAccess));
             (tx.judge_read(f(&tx)), tx.slowest(), tx.had_raw_access(), tx.rows())
         };
         self.raw_access = raw_access;
@@ -231,11 +231,12 @@ impl<'r> Snapshot<'r> {
         }
     }
 
-    pub(super) fn tx(&self) -> ReadTx<'_> {
+    fn tx<'t>(&'t self, on_raw_access: Option<&'t dyn OnRawAccess>) -> ReadTx<'t> {
         ReadTx::new(
             self.conn,
             self.guard,
             self.interrupt,
+            on_raw_access,
             self.readers.slow,
             self.statements,
             &self.prepared,

@@ -19,7 +19,7 @@ pub use self::write_tx::WriteTx;
 use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api;
 use crate::connection::cause::{self, Explained};
-use crate::connection::interrupt::Interrupt;
+use crate::connection::interrupt::{Interrupt, OnRawAccess};
 use crate::connection::sql_text::{is_alter, refuse_nul};
 use crate::connection::stored_sql::with_double_quoted_strings;
 use crate::error::{Error, ErrorOrigin, Outcome, Result, primary_code};
@@ -40,6 +40,7 @@ pub struct ReadTx<'a> {
     conn: &'a Connection,
     guard: &'a SqlGuard,
     interrupt: &'a Interrupt,
+    on_raw_access: Option<&'a dyn OnRawAccess>,
     slow: Duration,
     /// Whether the closure has used the connection directly.
     raw_access: Cell<bool>,
@@ -58,6 +59,7 @@ impl<'a> ReadTx<'a> {
         conn: &'a Connection,
         guard: &'a SqlGuard,
         interrupt: &'a Interrupt,
+        on_raw_access: Option<&'a dyn OnRawAccess>,
         slow: Duration,
         statements: Option<&'a RefCell<StatementShard>>,
         prepared: &'a dyn Prepare,
@@ -66,6 +68,7 @@ impl<'a> ReadTx<'a> {
             conn,
             guard,
             interrupt,
+            on_raw_access,
             slow,
             raw_access: Cell::new(false),
             slowest: RefCell::new(None),
@@ -205,9 +208,7 @@ impl<'a> ReadTx<'a> {
         f: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let start = Tick::now();
-        if let Some(over) = self.interrupt.check(start) {
-            return Err(over);
-        }
+        self.check_start(start)?;
         if self.conn.is_autocommit() {
             return Err(ended());
         }
@@ -238,6 +239,16 @@ impl<'a> ReadTx<'a> {
             Some(own) => self.explain_as(error, own),
             None => self.explain(error),
         })
+    }
+
+    /// Whether a statement may start now.
+    fn check_start(&self, now: Tick) -> Result<()> {
+        if self.interrupt.stops_start(now)
+            && let Some(stopped) = self.explain_interrupt()
+        {
+            return Err(stopped);
+        }
+        Ok(())
     }
 
     /// Runs `run` with the hot statement or with one from the cache. An ALTER parses the whole schema, which may be older
@@ -506,6 +517,9 @@ impl Deref for ReadTx<'_> {
 
     fn deref(&self) -> &Connection {
         self.raw_access.set(true);
+        if let Some(told) = self.on_raw_access {
+            told.raw_access();
+        }
         self.prepared.put_back();
         self.guard.drop_stale_statements(self.conn);
         self.conn

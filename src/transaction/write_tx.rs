@@ -39,7 +39,7 @@ impl<'a> WriteTx<'a> {
         prepared: &'a dyn Prepare,
     ) -> Self {
         Self {
-            read: ReadTx::new(conn, guard, interrupt, slow, statements, prepared),
+            read: ReadTx::new(conn, guard, interrupt, None, slow, statements, prepared),
             undo_failed: RefCell::new(None),
         }
     }
@@ -168,9 +168,7 @@ impl<'a> WriteTx<'a> {
     /// error from the closure to roll them back.
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
         let start = Tick::now();
-        if let Some(over) = self.interrupt.check(start) {
-            return Err(over);
-        }
+        self.check_start(start)?;
         let result = self.run_batch(sql).map_err(|error| self.explain(error));
         self.note_time(start, || (None, None));
         result
