@@ -191,7 +191,7 @@ impl<'r> Snapshot<'r> {
     pub(super) fn read_internal<T>(&mut self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
         self.raw_access = true;
         let result = {
-            let tx = self.tx();
+            let tx = self.tx(None);
             tx.judge_read(f(&tx))
         };
         if result.is_err() {

@@ -185,6 +185,87 @@ fn lock_table_names_every_lock() {
     assert_eq!(named, declared);
 }
 
+/// Each event of the source is a row of the table in `docs/guide/monitoring.md`, with its level, target and fields.
+#[test]
+fn monitoring_guide_lists_every_event() {
+    let text = fs::read_to_string(root().join("docs/guide/monitoring.md")).unwrap();
+    let rows: Vec<_> = text.lines().filter(|line| line.starts_with("| `larder::")).collect();
+    let events = events();
+    assert!(events.len() > 30, "the events were found");
+    let lists = |event: &Event| {
+        let names = event.fields.iter().chain([&event.target, &event.level]);
+        let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+        rows.iter()
+            .any(|row| row.contains(&event.message) && names.iter().all(|name| row.contains(name)))
+    };
+    let missing: Vec<_> = events.iter().filter(|event| !lists(event)).collect();
+    assert!(missing.is_empty(), "docs/guide/monitoring.md lacks {missing:#?}");
+    let is_event = |row: &&&str| events.iter().any(|event| row.contains(&event.message));
+    let gone: Vec<_> = rows.iter().filter(|row| !is_event(row)).collect();
+    assert!(gone.is_empty(), "these events are not in the source: {gone:#?}");
+}
+
+#[derive(Debug)]
+struct Event {
+    level: String,
+    target: String,
+    fields: Vec<String>,
+    /// The beginning of the message.
+    message: String,
+}
+
+/// The events of the source, but for slow reads and writes, whose target is a parameter of a macro.
+fn events() -> Vec<Event> {
+    let sources = files()
+        .into_iter()
+        .filter(|file| file.starts_with("src/") && file.ends_with(".rs"));
+    let mut events = Vec::new();
+    for file in sources {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let tokens = tokens(&text);
+        for (at, window) in tokens.windows(3).enumerate() {
+            if is(window, &["event", "!", "("]) {
+                events.extend(Event::parse(&tokens[at + 3..]));
+            }
+        }
+    }
+    events
+}
+
+impl Event {
+    /// Parses what follows `event!(`: the level, the target, the fields in braces, the message.
+    fn parse(tokens: &[Token]) -> Option<Self> {
+        let target = tokens.get(2).filter(|token| token.kind == Kind::Text)?;
+        let open = tokens.iter().position(|token| is_mark(token, "{"))?;
+        let (mut fields, mut depth, mut begins) = (Vec::new(), 0, true);
+        let mut inside = tokens[open + 1..].iter();
+        while let Some(token) = inside.next().filter(|token| depth > 0 || !is_mark(token, "}")) {
+            match token.text.as_str() {
+                "," if depth == 0 && token.kind == Kind::Mark => begins = true,
+                "(" | "[" | "{" if token.kind == Kind::Mark => depth += 1,
+                ")" | "]" | "}" if token.kind == Kind::Mark => depth -= 1,
+                name if begins && token.kind != Kind::Mark => {
+                    fields.push(name.to_owned());
+                    begins = false;
+                }
+                _ => {}
+            }
+        }
+        let message = inside.find(|token| token.kind == Kind::Text)?;
+        let beginning = message.text.split([':', ';', ',', '\\']).next().unwrap_or_default();
+        Some(Self {
+            level: tokens[0].text.clone(),
+            target: target.text.clone(),
+            fields,
+            message: beginning.trim_end().to_owned(),
+        })
+    }
+}
+
+fn is_mark(token: &Token, mark: &str) -> bool {
+    token.kind == Kind::Mark && token.text == mark
+}
+
 #[test]
 fn decisions_justify_every_dependency() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
