@@ -51,6 +51,7 @@ use self::pragma::{
     TEMP_STORE, auto_vacuum, execute_pragma, set, set_checkpoint_at_close, set_common, trust_schema, verify,
 };
 pub(crate) use self::pragma::{read_back, set_for_jobs, settings, synchronous, with_temporary_files};
+use self::stored_sql::SchemaObject;
 use self::wal_mode::switch_to_wal;
 use crate::error::{Error, Result, extended_code};
 use crate::options::{Access, Role, Settings};
@@ -340,14 +341,26 @@ fn first_look(conn: &Connection, path: &Path) -> Result<()> {
 /// A damaged schema is reported elsewhere.
 fn warn_about_strings(conn: &Connection, path: &Path) {
     let found = stored_sql::with_strings(conn).unwrap_or_default();
-    if !found.is_empty() {
+    if found.is_empty() {
+        return;
+    }
+    let objects = stored_sql::names(found.iter());
+    if found.iter().any(SchemaObject::is_code) {
         event!(
             warn,
             "larder::open",
             path,
-            { objects = stored_sql::names(found.iter()) },
+            { objects },
             "the schema has strings in double quotes, so those of these objects that are views or triggers fail: create \
              them again with single quotes, or set Options::double_quoted_strings"
+        );
+    } else {
+        event!(
+            info,
+            "larder::open",
+            path,
+            { objects },
+            "tables or indexes have strings in double quotes: they work, but a VACUUM by another program may fail"
         );
     }
 }

@@ -127,7 +127,7 @@ fn refuse_others(conn: &Connection, asked: Option<&Adopt>) -> Result<()> {
         None => String::new(),
     };
     Err(not_adopted(format!(
-        "{}{not_asked}: call Migrations::adopt({}), or Adopt::Nothing to apply all migrations all the same",
+        "{}{not_asked}: call Migrations::adopt with {}, or with Adopt::Nothing to apply all migrations all the same",
         told.join(", and "),
         ways.join(", or ")
     )))

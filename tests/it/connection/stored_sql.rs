@@ -107,6 +107,23 @@ fn sound_schema_is_opened_without_a_warning() {
 }
 
 #[test]
+fn double_quoted_string_of_a_table_is_no_warning() {
+    log::collect();
+    let (_folder, path) = made_elsewhere("CREATE TABLE t(a TEXT DEFAULT \"new\" CHECK (a <> \"gone\"))");
+    let store = Store::open(&path).unwrap();
+    store
+        .write(|tx| tx.execute("INSERT INTO t DEFAULT VALUES", []))
+        .unwrap();
+    let here = path.canonicalize().unwrap().display().to_string();
+    let told = log::events(|event| event.field("objects").is_some() && event.mentions(&here));
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(
+        (told[0].level, told[0].expect("objects")),
+        (tracing::Level::INFO, "the table t")
+    );
+}
+
+#[test]
 fn error_of_double_quoted_string_names_the_option() {
     let (_folder, path) = made_elsewhere(LEGACY);
     let store = Store::open(&path).unwrap();
