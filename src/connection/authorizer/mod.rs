@@ -74,10 +74,11 @@ impl Touched {
     }
 
     /// Adds what a later statement touches.
-    pub(crate) fn add(&mut self, mut later: Self) {
-        self.tables.append(&mut later.tables);
-        self.defined.append(&mut later.defined);
-        self.triggered.append(&mut later.triggered);
+    pub(crate) fn add(&mut self, later: Self) {
+        // Not `append`, which builds the whole set anew.
+        self.tables.extend(later.tables);
+        self.defined.extend(later.defined);
+        self.triggered.extend(later.triggered);
         self.made |= later.made;
         self.altered |= later.altered;
         self.vacuumed |= later.vacuumed;
