@@ -76,9 +76,9 @@ pub enum Role {
     /// A read-only connection: one of the pool, that of a backup, or one that a reader thread uses to detect new
     /// commits.
     Reader,
-    /// A connection to a database that is not the store's: the unfinished copy of a backup, the copy of a dry run or of a
-    /// check, a backup that is restored. It needs the functions, collations, extensions and keys that the schema needs, and it
-    /// must not write to `main`.
+    /// A connection to a database that is not the store's: the unfinished copy of a backup, the copy of a dry run or of
+    /// a check, a backup that is restored. It needs the functions, collations, extensions and keys that the schema
+    /// needs, and it must not write to `main`.
     Copy,
 }
 

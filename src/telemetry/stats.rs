@@ -48,8 +48,8 @@ pub struct Stats {
     pub slow_writes: u64,
     /// The write whose closure runs now.
     pub running_write: Option<Activity>,
-    /// Number of bytes in use in the WAL, whoever has written them. It returns to zero when the WAL is reset: at the first commit after a
-    /// checkpoint has moved all of it and no reader needs it any more.
+    /// Number of bytes in use in the WAL, whoever has written them. It returns to zero when the WAL is reset: at the
+    /// first commit after a checkpoint has moved all of it and no reader needs it any more.
     pub wal_bytes: u64,
     /// High-water mark of `wal_bytes`. What other processes write is seen every
     /// [`Options::monitor_interval`](crate::Options::monitor_interval).
@@ -285,8 +285,9 @@ pub struct StatementStats {
     /// The tables of which SQLite builds automatic indexes. It is empty if it builds them of views and subqueries only,
     /// which cannot have an index.
     pub automatically_indexed_tables: Vec<String>,
-    /// Number of steps in full scans of a table, or of the result of a subquery: "large numbers for this counter may indicate opportunities for
-    /// performance improvement through careful use of indices" (<https://sqlite.org/c3ref/c_stmtstatus_counter.html>).
+    /// Number of steps in full scans of a table, or of the result of a subquery: "large numbers for this counter may
+    /// indicate opportunities for performance improvement through careful use of indices"
+    /// (<https://sqlite.org/c3ref/c_stmtstatus_counter.html>).
     pub full_scan_steps: u64,
     /// Number of sorts. An index may avoid each of them.
     pub sorts: u64,

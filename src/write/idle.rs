@@ -1,5 +1,6 @@
 //! The maintenance of an idle writer thread: it moves the log into the database file, returns free pages to the file
-//! system, and refreshes the statistics of the query planner (`statistics.rs`). Each step is short, and the queue comes first again after it.
+//! system, and refreshes the statistics of the query planner (`statistics.rs`). Each step is short, and the queue comes
+//! first again after it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

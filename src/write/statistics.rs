@@ -11,10 +11,13 @@
 //!
 //! Readers keep the statistics that they have read with the schema, until they read it again.
 
-use rusqlite::{Connection, OptionalExtension, ffi};
+use std::collections::HashSet;
+
+use rusqlite::{Connection, ffi};
 
 use super::Writer;
 use super::checkpointer::PATIENCE;
+use crate::connection::sql_text::name;
 use crate::error::primary_code;
 
 /// Debug mode (1), ANALYZE (2), and all tables (0x10000).
@@ -81,35 +84,21 @@ fn analyze_all(conn: &Connection, go_on: &mut dyn FnMut() -> bool) -> rusqlite::
 /// The statements that `PRAGMA optimize` would run. Those of tables are left out that have no index and never had
 /// statistics: nothing could be gained but their size.
 fn needed(conn: &Connection) -> rusqlite::Result<Vec<String>> {
-    let all = {
-        let mut list = conn.prepare(LIST)?;
-        let lines = list.query_map([], |row| row.get::<_, String>(0))?;
-        lines.collect::<rusqlite::Result<Vec<_>>>()?
-    };
-    let mut needed = Vec::new();
-    for analyze in all {
-        if is_useful(conn, &analyze)? {
-            needed.push(analyze);
-        }
-    }
-    Ok(needed)
+    let indexed = names(conn, "SELECT tbl_name FROM main.sqlite_schema WHERE type = 'index'")?;
+    // The table of statistics may not exist yet.
+    let known = names(conn, "SELECT tbl FROM main.sqlite_stat1").unwrap_or_default();
+    let lower = |table: &String| table.to_ascii_lowercase();
+    let useful: HashSet<String> = indexed.iter().chain(&known).map(lower).collect();
+    let mut all = names(conn, LIST)?;
+    all.retain(|analyze| table_of(analyze).is_some_and(|table| useful.contains(&lower(&table))));
+    Ok(all)
 }
 
-fn is_useful(conn: &Connection, analyze: &str) -> rusqlite::Result<bool> {
-    let Some(table) = table_of(analyze) else {
-        return Ok(false);
-    };
-    let indexed = "SELECT 1 FROM main.sqlite_schema WHERE type = 'index' AND tbl_name = ?1 COLLATE NOCASE";
-    let known = "SELECT 1 FROM main.sqlite_stat1 WHERE tbl = ?1 COLLATE NOCASE";
-    for sql in [indexed, known] {
-        // The table of statistics may not exist yet.
-        if let Ok(mut statement) = conn.prepare(sql)
-            && statement.query_row([&table], |_| Ok(())).optional()?.is_some()
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// The first column of each row.
+fn names(conn: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
+    let mut statement = conn.prepare(sql)?;
+    let names = statement.query_map([], |row| name(row, 0))?;
+    names.collect()
 }
 
 /// The name in `ANALYZE "main"."name"`.
