@@ -133,11 +133,12 @@ pub(crate) fn tidy(folder: &Path) {
     }
 }
 
-/// Whether this process looks into the folder for the first time. Thousands of stores may open in one folder.
+/// Whether this process looks into the folder for the first time. Thousands of stores may open in one folder. A new
+/// folder may have the inode of one that was deleted, so the path counts, too.
 fn is_first_look(folder: &Path) -> io::Result<bool> {
-    static SEEN: Mutex<BTreeSet<FileId>> = Mutex::new(BTreeSet::new());
+    static SEEN: Mutex<BTreeSet<(PathBuf, FileId)>> = Mutex::new(BTreeSet::new());
     let id = FileId::of(&fs::metadata(folder)?);
-    Ok(SEEN.lock().insert(id))
+    Ok(SEEN.lock().insert((folder.to_owned(), id)))
 }
 
 fn remove_leftovers(parent: &Path) {
@@ -268,6 +269,18 @@ mod tests {
             fs::create_dir(&left).unwrap();
             tidy(parent.path());
             assert_eq!(left.exists(), remains);
+        }
+    }
+
+    /// Some file systems give a new folder the inode of the last one that was deleted.
+    #[test]
+    fn each_new_folder_is_tidied() {
+        for _ in 0..20 {
+            let parent = tempfile::tempdir().unwrap();
+            let left = parent.path().join(".larder-dry-run-7-0-00c0ffee");
+            fs::create_dir(&left).unwrap();
+            tidy(parent.path());
+            assert!(!left.exists());
         }
     }
 }
