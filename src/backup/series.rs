@@ -113,7 +113,7 @@ impl Series {
     }
 
     /// Locks the series while a schedule makes a backup of it. `None` if another process has locked it. On a file system
-    /// without locks, everyone gets one.
+    /// without locks, every caller gets one.
     pub(super) fn lock(&self) -> Option<Option<File>> {
         let Ok(file) = File::open(claim(&self.folder, &self.stem)) else {
             return Some(None);

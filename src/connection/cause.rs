@@ -60,7 +60,7 @@ pub(crate) fn explain(conn: &Connection, error: rusqlite::Error) -> Explained {
     Explained { error, is_full }
 }
 
-/// As [`explain`], if nobody asks whether the disk is full.
+/// As [`explain`], for callers that do not need to know whether the disk is full.
 pub(crate) fn explained(conn: &Connection, error: rusqlite::Error) -> rusqlite::Error {
     explain(conn, error).error
 }

@@ -116,7 +116,7 @@ fn set_up_original(conn: Connection, path: &Path, options: &Settings, is_verifie
     Ok(Private { conn, interrupt })
 }
 
-/// Whether the header of a file that nobody uses says that the database is in WAL mode.
+/// Whether the header of a file that no process has open says that the database is in WAL mode.
 fn is_marked_as_wal(path: &Path) -> bool {
     let mut header = [0; 20];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));

@@ -43,7 +43,7 @@ pub(crate) struct OpenFile {
     /// The process that owns the connections and locks.
     process: Process,
     /// The descriptor of `-shm`, if the locks have one. It is not under `state`, which is held while a file system is
-    /// asked: whoever reads the WAL index waits for none.
+    /// asked: a reader of the WAL index waits for no file system.
     index: OnceLock<Arc<File>>,
     state: Mutex<FileState>,
 }

@@ -1,8 +1,8 @@
 //! Folders for what is deleted later: unfinished copies, the copies of dry runs, temporary databases.
 //!
 //! A process that is killed leaves its folder behind. So each folder is locked (`flock(2)`, which the kernel releases
-//! when a process ends), and whoever makes one removes those beside it that nobody has locked. Opening a database looks
-//! in its folder, too, once in a process: a killed dry run would otherwise leave a copy there that nothing removes.
+//! when a process ends), and a process that creates one removes the unlocked ones beside it. Opening a database does
+//! the same in its folder, once per process: a killed dry run would otherwise leave a copy there that nothing removes.
 //!
 //! The lock is on the folder and not on a file in it, because on some systems it would conflict with SQLite's own locks.
 
@@ -165,7 +165,7 @@ fn is_name(name: &[u8]) -> bool {
 
 fn remove_if_left(path: &Path) {
     let Ok(folder) = open(path) else { return };
-    // In a folder that everyone can write to, the leftover may belong to another user.
+    // In a world-writable folder, the leftover may belong to another user.
     let user = rustix::process::geteuid().as_raw();
     let is_own = folder.metadata().is_ok_and(|folder| folder.uid() == user);
     // Without locks, the state of a folder is unknown.

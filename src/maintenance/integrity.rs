@@ -2,7 +2,7 @@
 //!
 //! They say a line for each problem, without a code. Damage concerns pages, trees, and indexes. The rest is about data
 //! in sound pages: the lines that [`finding`] knows, and those of the modules of virtual tables, each of which has words
-//! of its own. To tell those apart, each virtual table is checked alone. A line that nobody knows is damage.
+//! of its own. To tell those apart, each virtual table is checked alone. An unknown line is damage.
 
 use rusqlite::{Connection, MAIN_DB, ffi};
 

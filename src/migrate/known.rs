@@ -1,6 +1,6 @@
 //! What a run of migrations knows of the database between two steps, so that a step does not read all of it again.
 //!
-//! It holds only as long as nobody else has written: another process, which SQLite's `data_version` tells, or another
+//! It holds only until there is another writer: another process, which SQLite's `data_version` tells, or another
 //! job of this store, which the writer counts.
 
 use rusqlite::Connection;

@@ -3,7 +3,7 @@
 //!
 //! An orphan is the same as before if its table, its foreign key, its rowid (or its primary key, in a table without
 //! rowids) and the values that refer are the same. A rebuild or a rename gives the same row another rowid, or its table
-//! or column another name. So in a table that was defined anew, an orphan is the same as one that was there before and
+//! or column another name. So in a table that was redefined, an orphan is the same as one that was there before and
 //! is not any more, if it refers to the same value.
 
 use std::collections::hash_map::DefaultHasher;

@@ -153,7 +153,7 @@ impl References {
 pub(crate) struct Followed {
     /// Tables whose reference changed from an existing table to a missing one, as an error tells them.
     pub(crate) turned: Vec<String>,
-    /// What they were, if any of them may have changed. Otherwise only those of tables that were defined anew have.
+    /// What they were, if any of them may have changed. Otherwise only those of redefined tables have.
     pub(crate) before: Option<References>,
 }
 

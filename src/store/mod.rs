@@ -127,7 +127,7 @@ impl Store {
     /// meanwhile. Nothing happens before [`Vacuum::run`].
     ///
     /// Look at [`advice`](Self::advice) first: after a vacuum, a full-text table that knows rows by an implicit `rowid`
-    /// finds other rows, until it is built anew.
+    /// finds other rows, until it is rebuilt.
     pub fn vacuum(&self) -> Vacuum<'_> {
         Vacuum::new(self.engine())
     }

@@ -28,7 +28,7 @@ pub(crate) struct Counters {
     pub(crate) commit: Amounts,
     pub(crate) wal_bytes: Counter,
     pub(crate) largest_wal_bytes: Counter,
-    /// The largest log that the watchdog has seen, whoever wrote it.
+    /// The largest log that the watchdog has seen, including what other processes wrote.
     largest_wal_seen: AtomicU64,
     pub(crate) checkpoints: Counter,
     pub(crate) unfinished_checkpoints: Counter,

@@ -45,7 +45,7 @@ impl ExternalCommits {
         let others = all.wrapping_sub(own);
         let mut state = self.state.lock();
         if let Some(before) = state.others.replace(others) {
-            // Negative after a rebuild of the index, which counts anew.
+            // Negative after a rebuild of the index, whose count starts again.
             let new = others.wrapping_sub(before).cast_signed();
             state.add(u64::try_from(new).unwrap_or_default(), now);
         }

@@ -48,7 +48,7 @@ pub struct Stats {
     pub slow_writes: u64,
     /// The write whose closure runs now.
     pub running_write: Option<Activity>,
-    /// Number of bytes in use in the WAL, whoever has written them. It returns to zero when the WAL is reset: at the
+    /// Number of bytes in use in the WAL, including those that other processes wrote. It returns to zero when the WAL is reset: at the
     /// first commit after a checkpoint has moved all of it and no reader needs it any more.
     pub wal_bytes: u64,
     /// High-water mark of `wal_bytes`. What other processes write is seen every

@@ -132,7 +132,7 @@ impl Writer {
         }
         // "The \"PRAGMA data_version\" value is a local property of each database connection", and changes only by
         // commits of other connections, <https://sqlite.org/pragma.html#pragma_data_version>. The readers make none. It
-        // also changes when another process has the log start anew.
+        // also changes when another process restarts the log.
         if let Ok(version) = self.number("PRAGMA main.data_version") {
             let before = self.looked.data_version.replace(version);
             let others_wrote = before.is_some_and(|before| before != version);

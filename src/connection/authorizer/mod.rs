@@ -75,7 +75,7 @@ impl Touched {
 
     /// Adds what a later statement touches.
     pub(crate) fn add(&mut self, later: Self) {
-        // Not `append`, which builds the whole set anew.
+        // Not `append`, which rebuilds the whole set.
         self.tables.extend(later.tables);
         self.defined.extend(later.defined);
         self.triggered.extend(later.triggered);

@@ -8,7 +8,7 @@
 //!
 //! A session (`sqlite3changeset_apply`) is called by the closure, outside any statement. Its names are fixed.
 //!
-//! Whoever opened it, no such savepoint outlasts its job. The transaction of a job that may have opened one is committed or
+//! No such savepoint outlasts its job, whether the module or the closure opened it. The transaction of a job that may have opened one is committed or
 //! rolled back after that job; on that connection every later job runs in a savepoint of larder's, and its end releases
 //! those inside. So none can be rolled back to from another job.
 //!

@@ -40,7 +40,7 @@ pub(crate) fn unsafe_uses(conn: &Connection) -> rusqlite::Result<Vec<UnsafeUse>>
     Ok(found)
 }
 
-/// Refuses a schema whose tables or indexes SQLite cannot build anew, as `VACUUM` does. SQLite's own error would be a
+/// Refuses a schema whose tables or indexes SQLite cannot rebuild, as `VACUUM` does. SQLite's own error would be a
 /// damaged database, and it would not load the schema again.
 pub(crate) fn refuse_unsafe_tables(conn: &Connection) -> rusqlite::Result<()> {
     let found = unsafe_uses(conn)?;

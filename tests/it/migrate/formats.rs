@@ -12,7 +12,9 @@ use larder::rusqlite::{Connection, params};
 use larder::{Adopt, Direction, DryRun, Migration, MigrationError, Migrations, Options, Store};
 use tempfile::tempdir;
 
-use crate::support::migrations::{GOOSE_TABLE, applied, files, made_by, migration_error, number, pending, texts};
+use crate::support::migrations::{
+    GOOSE_TABLE, applied, files, made_by, migration_error, names, number, pending, texts,
+};
 
 static FOLDER: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/tests/migrations");
 
@@ -140,14 +142,7 @@ fn files_embedded_by_include_dir_are_applied() {
 fn folders_embedded_by_include_dir_are_migrations_too() {
     let store = open(embedded()).unwrap();
     assert_eq!(tables(&store), ["notes", "orders", "totals", "users"]);
-    let names: Vec<_> = store
-        .migrations()
-        .unwrap()
-        .applied
-        .into_iter()
-        .map(|m| m.name)
-        .collect();
-    assert_eq!(names, ["users", "orders", "totals", "notes"]);
+    assert_eq!(names(&store), ["users", "orders", "totals", "notes"]);
     store.migrate_to(0).unwrap();
     assert_eq!(tables(&store), [""; 0]);
 }

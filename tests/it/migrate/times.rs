@@ -4,7 +4,7 @@ use std::path::Path;
 
 use larder::{Direction, Migration, MigrationError, Migrations, Options, Store};
 
-use crate::support::migrations::{applied, files, made_by, migration_error, steps, texts};
+use crate::support::migrations::{applied, files, made_by, migration_error, names, steps, texts};
 
 const A: &str = "CREATE TABLE a(n INTEGER)";
 const B: &str = "CREATE TABLE b(n INTEGER)";
@@ -61,14 +61,7 @@ fn times_with_separators_are_versions() {
             .open_temp()
             .unwrap();
         assert_eq!(applied(&store), versions, "{first}");
-        let names: Vec<_> = store
-            .migrations()
-            .unwrap()
-            .applied
-            .into_iter()
-            .map(|m| m.name)
-            .collect();
-        assert_eq!(names, ["a", "b"], "{first}");
+        assert_eq!(names(&store), ["a", "b"], "{first}");
         let digits: Vec<_> = versions.iter().map(|version| format!("{version:03}")).collect();
         assert_eq!(
             texts(&store, "SELECT version FROM schema_migrations ORDER BY rowid"),

@@ -83,6 +83,12 @@ pub(crate) fn applied(store: &Store) -> Vec<u64> {
     status.applied.iter().map(|applied| applied.version).collect()
 }
 
+/// The names of the applied migrations.
+pub(crate) fn names(store: &Store) -> Vec<String> {
+    let status = store.migrations().unwrap();
+    status.applied.into_iter().map(|applied| applied.name).collect()
+}
+
 pub(crate) fn pending(store: &Store) -> Vec<u64> {
     let status = store.migrations().unwrap();
     status.pending.iter().map(|pending| pending.version).collect()

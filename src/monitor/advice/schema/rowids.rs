@@ -53,7 +53,7 @@ fn finding(name: &str, table: &Table) -> Finding {
         table.name
     );
     let remedy = format!(
-        "Give {} an INTEGER PRIMARY KEY (rebuild the table in a migration). Until then, build {name} anew after each \
+        "Give {} an INTEGER PRIMARY KEY (rebuild the table in a migration). Until then, rebuild {name} after each \
          VACUUM (full text with external content: INSERT INTO {1}({1}) VALUES('rebuild'))",
         table.name,
         quoted(name)
