@@ -36,7 +36,6 @@ const POWER_CUT: &[&str] = &["power-cut", "--states", "10000"];
 const BACKUPS: &[&str] = &["backups", "--states", "1000"];
 const BACKUP: &[&str] = &["calls", "--only", "backup/mapped/io"];
 const SMALL: &[&str] = &["small", "--states", "156"];
-const CREATE: &[&str] = &["calls", "--only", "create/read"];
 const WRITE_FULL: &[&str] = &["calls", "--only", "write-full/mapped"];
 const GROUP: &[&str] = &["calls", "--only", "group/mapped"];
 const ALONE: &[&str] = &["second-process", "--only", "alone", "--states", "400"];
@@ -153,15 +152,6 @@ const MUTANTS: &[Mutant] = &[
             to: "let wanted = self.options.durability;",
         },
         suite: POWER_CUT,
-    },
-    Mutant {
-        name: "the switch to WAL is not seen through",
-        change: Change::Source {
-            file: "src/connection/wal_mode.rs",
-            from: "    while rows.next()?.is_some() {}\n    Ok(mode)\n",
-            to: "    Ok(mode)\n",
-        },
-        suite: CREATE,
     },
     Mutant {
         name: "a store that asks for Exclusive shares the file",

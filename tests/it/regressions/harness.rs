@@ -28,16 +28,17 @@ fn open_fails_if_switch_to_wal_cannot_commit() {
     let conn = Connection::open(&path).unwrap();
     conn.execute_batch("CREATE TABLE t(x)").unwrap();
     conn.close().unwrap();
-    // The switch is the first commit in a file that has its tables.
-    let fails = AtomicBool::new(true);
+    // The switch is the first commit in a file that has its tables. The commits after it would report the refusal, too.
+    static REFUSES: AtomicBool = AtomicBool::new(true);
+    let first = AtomicBool::new(true);
     let options = Options::new().on_connect(move |conn, _| {
         // By SQLite's own function: larder refuses a hook of rusqlite's.
-        if fails.swap(false, Ordering::SeqCst) {
-            unsafe extern "C" fn refuse(_: *mut std::ffi::c_void) -> std::ffi::c_int {
-                1
+        if first.swap(false, Ordering::SeqCst) {
+            unsafe extern "C" fn refuse_once(_: *mut std::ffi::c_void) -> std::ffi::c_int {
+                REFUSES.swap(false, Ordering::SeqCst).into()
             }
             // SAFETY: the connection is open, and the function uses no data.
-            unsafe { ffi::sqlite3_commit_hook(conn.handle(), Some(refuse), std::ptr::null_mut()) };
+            unsafe { ffi::sqlite3_commit_hook(conn.handle(), Some(refuse_once), std::ptr::null_mut()) };
         }
         Ok(())
     });
