@@ -1,7 +1,8 @@
 //! larder with its defaults: up to 64 clients block; with more, all are tasks. With `tasks` as a second argument all
 //! are tasks.
 //!
-//! With `make` as a second argument, it generates the rows that all peers copy, instead.
+//! With `make` as a second argument, it generates the rows that all peers copy, instead; with `make-plain` the same rows
+//! in a file without `auto_vacuum`.
 
 mod rows;
 
@@ -83,7 +84,8 @@ impl<const TASKS_FROM: usize> Peer for Larder<TASKS_FROM> {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     match (arguments.next(), arguments.next().as_deref()) {
-        (Some(path), Some("make")) => rows::make(Path::new(&path)).expect("the rows are made"),
+        (Some(path), Some("make")) => rows::make(Path::new(&path), "INCREMENTAL").expect("the rows are made"),
+        (Some(path), Some("make-plain")) => rows::make(Path::new(&path), "NONE").expect("the rows are made"),
         (_, Some("tasks")) => workload::main::<Tasks>(),
         _ => workload::main::<Threads>(),
     }

@@ -5,9 +5,11 @@ use std::path::Path;
 use larder::rusqlite::{Connection, Result, params};
 use workload::{POSTS, Random, SCHEMA, USERS};
 
-pub(crate) fn make(path: &Path) -> Result<()> {
+pub(crate) fn make(path: &Path, auto_vacuum: &str) -> Result<()> {
     let conn = Connection::open(path)?;
-    conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF")?;
+    conn.execute_batch(&format!(
+        "PRAGMA auto_vacuum = {auto_vacuum}; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF"
+    ))?;
     conn.execute_batch(SCHEMA)?;
     conn.execute_batch("BEGIN")?;
     fill(&conn)?;
