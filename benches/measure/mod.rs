@@ -4,8 +4,10 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Write;
+use std::future::Future;
+use std::io::{Read, Write};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -14,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::Store;
+use tokio::runtime::Runtime;
 
 /// Two sides, measured in turns.
 pub(crate) struct Compared {
@@ -24,16 +27,39 @@ pub(crate) struct Compared {
     pub(crate) ratio: f64,
     pub(crate) lowest: f64,
     pub(crate) highest: f64,
+    /// The rounds by the distance of the two cores.
+    pub(crate) near: Rounds,
+    pub(crate) far: Rounds,
 }
 
-/// Runs both sides in turns.
+/// Some of the rounds of a comparison.
+#[derive(Clone, Copy)]
+pub(crate) struct Rounds {
+    pub(crate) number: usize,
+    /// The median of their ratios, if there were any.
+    pub(crate) ratio: f64,
+    /// The median round trip of a cache line before each.
+    pub(crate) line: Duration,
+}
+
+/// From this round trip of a cache line on, two cores are far apart.
+const FAR: Duration = Duration::from_nanos(200);
+
+/// Runs both sides in turns, and looks before each turn how far the cores are apart.
 pub(crate) fn compare(rounds: u32, mut ours: impl FnMut() -> f64, mut theirs: impl FnMut() -> f64) -> Compared {
     let (mut left, mut right, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut near, mut far) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
+        let line = distance();
         let (a, b) = (ours(), theirs());
         left.push(a);
         right.push(b);
         ratios.push(a / b);
+        match line {
+            Some(line) if line < FAR => near.push((line, a / b)),
+            Some(line) => far.push((line, a / b)),
+            None => {}
+        }
     }
     let ratio = median(&mut ratios);
     Compared {
@@ -42,6 +68,25 @@ pub(crate) fn compare(rounds: u32, mut ours: impl FnMut() -> f64, mut theirs: im
         ratio,
         lowest: ratios[0],
         highest: ratios[ratios.len() - 1],
+        near: Rounds::of(&near),
+        far: Rounds::of(&far),
+    }
+}
+
+impl Rounds {
+    fn of(rounds: &[(Duration, f64)]) -> Self {
+        let mut lines: Vec<_> = rounds.iter().map(|(line, _)| *line).collect();
+        lines.sort();
+        let mut ratios: Vec<_> = rounds.iter().map(|(_, ratio)| *ratio).collect();
+        Self {
+            number: rounds.len(),
+            ratio: if rounds.is_empty() {
+                f64::NAN
+            } else {
+                median(&mut ratios)
+            },
+            line: lines.get(lines.len() / 2).copied().unwrap_or_default(),
+        }
     }
 }
 
@@ -183,33 +228,109 @@ pub(crate) fn fsync(folder: &Path) -> (Duration, Duration) {
     (times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
-/// The average round trip of a cache line between two threads. Virtual cores may be far apart at one time and close at
-/// another, and every hand-over between threads takes this path.
-pub(crate) fn round_trip() -> Duration {
-    const TRIPS: u64 = 200_000;
-    let ball = AtomicU64::new(0);
+/// The average round trip of a cache line between two threads, if they soon get a core each. Virtual cores may be far
+/// apart at one time and close at another, and every hand-over between threads takes this path.
+pub(crate) fn round_trip(trips: u64) -> Option<Duration> {
+    const END: u64 = u64::MAX;
+    let (ball, deadline) = (AtomicU64::new(0), Instant::now() + Duration::from_millis(500));
+    // False if the other thread has given up, or does not come.
     let await_turn = |turn: u64| {
         let mut looks = 0_u32;
-        while ball.load(Acquire) != turn {
-            looks += 1;
-            // On a single core the other thread could never answer.
-            if looks.is_multiple_of(100_000) {
+        loop {
+            match ball.load(Acquire) {
+                found if found == turn => return true,
+                END => return false,
+                _ => looks += 1,
+            }
+            if looks.is_multiple_of(10_000) {
+                if Instant::now() > deadline {
+                    return false;
+                }
                 thread::yield_now();
             }
         }
     };
     thread::scope(|scope| {
         scope.spawn(|| {
-            for trip in 0..TRIPS {
-                await_turn(2 * trip + 1);
+            for trip in 0..=trips {
+                if !await_turn(2 * trip + 1) {
+                    return;
+                }
                 ball.store(2 * trip + 2, Release);
             }
         });
-        let began = Instant::now();
-        for trip in 0..TRIPS {
+        let play = |trip| {
             ball.store(2 * trip + 1, Release);
-            await_turn(2 * trip + 2);
+            await_turn(2 * trip + 2)
+        };
+        // The first trip waits for the start of the other thread.
+        let mut goes_on = play(0);
+        let began = Instant::now();
+        for trip in 1..=trips {
+            goes_on = goes_on && play(trip);
         }
-        began.elapsed() / TRIPS as u32
+        let took = began.elapsed();
+        ball.store(END, Release);
+        goes_on.then(|| took / trips as u32)
     })
+}
+
+/// The round trip, as the lowest of three short measurements, unless other threads had the cores all the time.
+fn distance() -> Option<Duration> {
+    let lines = (0..3).filter_map(|_| round_trip(1_000));
+    lines.min().filter(|line| *line < Duration::from_micros(2))
+}
+
+/// The round trip, measured for longer; zero if the threads did not get a core each.
+pub(crate) fn line() -> Duration {
+    (0..4).filter_map(|_| round_trip(50_000)).min().unwrap_or_default()
+}
+
+/// A process that computes without a pause until this is dropped: this program with `--busy`, whose `main` calls
+/// [`be_busy_if_asked`].
+pub(crate) struct Busy(Child);
+
+impl Busy {
+    pub(crate) fn start() -> Self {
+        let program = std::env::current_exe().expect("this program has a path");
+        let child = Command::new(program).arg("--busy").stdin(Stdio::piped()).spawn();
+        Self(child.expect("this program can be started again"))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Computes, if this process is one of [`Busy`], until the one that started it has ended.
+pub(crate) fn be_busy_if_asked() {
+    if std::env::args().any(|arg| arg == "--busy") {
+        thread::spawn(|| {
+            let _ = std::io::stdin().read(&mut [0]);
+            std::process::exit(0);
+        });
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// Operations per second of this many tasks together. Each gets its number and the end of the slice, and returns how
+/// many operations it did.
+pub(crate) fn tasks<F>(runtime: &Runtime, slice: Duration, count: usize, client: impl Fn(u64, Instant) -> F) -> f64
+where
+    F: Future<Output = u64> + Send + 'static,
+{
+    let began = Instant::now();
+    let clients: Vec<_> = (0..count as u64)
+        .map(|number| runtime.spawn(client(number, began + slice)))
+        .collect();
+    let done: u64 = clients
+        .into_iter()
+        .map(|client| runtime.block_on(client).expect("no task panics"))
+        .sum();
+    done as f64 / began.elapsed().as_secs_f64()
 }

@@ -42,7 +42,7 @@ impl Machine {
                 .to_owned(),
             disk: format!("{device}, {filesystem}{}", model(&device)),
             fsync: crate::measure::fsync(folder),
-            round_trip: (crate::measure::round_trip(), Duration::ZERO),
+            round_trip: (crate::measure::line(), Duration::ZERO),
             sqlite: larder::rusqlite::version().to_owned(),
             options,
             warning: in_memory.then(|| {

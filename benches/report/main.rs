@@ -13,6 +13,9 @@ mod load;
 mod machine;
 #[path = "../measure/mod.rs"]
 mod measure;
+mod memory;
+#[path = "../plot/mod.rs"]
+mod plot;
 mod plots;
 mod rows;
 mod tasks;
@@ -27,8 +30,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use data::Data;
 use load::Load;
 use machine::Machine;
+use memory::Memory;
 use rows::{Curve, Row};
-use tasks::LongReads;
+use tasks::{LongReads, Parts};
 
 /// The number of turns of each side of a pair.
 const ROUNDS: u32 = 7;
@@ -41,6 +45,8 @@ struct Report {
     loads: Vec<Load>,
     tasks: Vec<Load>,
     long_reads: LongReads,
+    alone: Vec<Parts>,
+    memory: Vec<Memory>,
     took: Duration,
 }
 
@@ -63,12 +69,13 @@ impl Run {
 }
 
 fn main() {
+    memory::look_if_asked();
     // `cargo test --benches` runs this, too, only to check that it works.
     let quick = env::args().any(|arg| arg == "--test");
     let seconds = env::var("LARDER_BENCH_SECS").ok().and_then(|s| s.parse().ok());
     let seconds: f64 = if quick { 0.05 } else { seconds.unwrap_or(10.0) };
     let began = Instant::now();
-    let progress = ProgressBar::new(rows::STEPS + load::STEPS + tasks::STEPS + 2);
+    let progress = ProgressBar::new(rows::STEPS + load::STEPS + tasks::STEPS + memory::STEPS + 2);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}").expect("the template is right");
     progress.set_style(style);
     let run = Run {
@@ -87,7 +94,9 @@ fn main() {
     let (rows, curves) = rows::measure(&run, &data);
     let loads = load::measure(&run, &data);
     let (tasks, long_reads) = tasks::measure(&run, &data);
-    machine.round_trip.1 = measure::round_trip();
+    let alone = tasks::alone(&run, &data);
+    let memory = memory::measure(&run, &data);
+    machine.round_trip.1 = measure::line();
     run.progress.finish_and_clear();
     let report = Report {
         machine,
@@ -96,6 +105,8 @@ fn main() {
         loads,
         tasks,
         long_reads,
+        alone,
+        memory,
         took: began.elapsed(),
     };
     let folder = folder();

@@ -2,10 +2,11 @@
 //! the effect of a read of 100 ms in one task on the others: slices with such reads and without, in turns.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder::{Durability, Options, ReadTx, Store};
+use larder::{Durability, Options, ReadTx, Store, WriteTx};
 use tokio::runtime::Runtime;
 
 use crate::data::{Data, INSERT, Random, SELECT};
@@ -14,7 +15,7 @@ use crate::measure::{Latencies, median};
 use crate::{ROUNDS, Run};
 
 /// The number of progress steps.
-pub(crate) const STEPS: u64 = 3;
+pub(crate) const STEPS: u64 = 4;
 
 /// The duration of a long read, plus the overrun of its last statement.
 const LONG: Duration = Duration::from_millis(100);
@@ -33,6 +34,120 @@ pub(crate) struct LongReads {
     pub(crate) added: f64,
     pub(crate) lowest: f64,
     pub(crate) highest: f64,
+}
+
+/// Where the time of an operation goes that has nothing beside it: medians.
+pub(crate) struct Parts {
+    pub(crate) name: &'static str,
+    /// From the call to the closure: the way there, and for a write also BEGIN.
+    pub(crate) before: Duration,
+    /// The closure.
+    pub(crate) inside: Duration,
+    /// From the closure to the caller: the way back, and for a write also COMMIT.
+    pub(crate) after: Duration,
+    pub(crate) whole: Duration,
+}
+
+/// When a closure began and ended.
+type Times = (Instant, Instant);
+
+/// One task, or one thread that blocks, and nobody else.
+pub(crate) fn alone(run: &Run, data: &Data) -> Vec<Parts> {
+    run.step("one task alone");
+    let runtime = Runtime::new().expect("a runtime");
+    let store = data.store("store.db", Options::new());
+    let for_task = |operation: fn(Store, i64) -> AloneFuture| {
+        let (store, time) = (store.clone(), run.load);
+        let task = runtime.spawn(async move {
+            let (mut parts, mut random) = (Timed::new(), Random::new());
+            let start = Instant::now();
+            while start.elapsed() < time {
+                let called = Instant::now();
+                let times = operation(store.clone(), random.user()).await;
+                parts.add(called, times);
+            }
+            parts
+        });
+        runtime.block_on(task).expect("the task does not panic")
+    };
+    let for_thread = |operation: fn(&Store, i64) -> Times| {
+        let (mut parts, mut random) = (Timed::new(), Random::new());
+        let start = Instant::now();
+        while start.elapsed() < run.load {
+            let called = Instant::now();
+            parts.add(called, operation(&store, random.user()));
+        }
+        parts
+    };
+    let parts = vec![
+        for_thread(|store, user| store.read(|tx| timed_select(tx, user)).expect("found")).parts("`read`, a thread"),
+        for_task(|store, user| Box::pin(async move { store.read(|tx| timed_select(tx, user)).expect("found") }))
+            .parts("`read`, on the thread of a task"),
+        for_task(|store, user| {
+            let read = store.read_async(move |tx| timed_select(tx, user));
+            Box::pin(async move { read.await.expect("found") })
+        })
+        .parts("`read_async`"),
+        for_thread(|store, user| store.write(move |tx| timed_insert(tx, user)).expect("written"))
+            .parts("`write`, NORMAL, a thread"),
+        for_task(|store, user| {
+            let write = store.write_async(move |tx| timed_insert(tx, user));
+            Box::pin(async move { write.await.expect("written") })
+        })
+        .parts("`write_async`, NORMAL"),
+    ];
+    store.close().expect("the store closes");
+    parts
+}
+
+type AloneFuture = Pin<Box<dyn Future<Output = Times> + Send>>;
+
+fn timed_select(tx: &ReadTx<'_>, user: i64) -> larder::Result<Times> {
+    let began = Instant::now();
+    drop(select(tx, user)?);
+    Ok((began, Instant::now()))
+}
+
+fn timed_insert(tx: &WriteTx<'_>, user: i64) -> larder::Result<Times> {
+    let began = Instant::now();
+    tx.insert(INSERT, (user, "click"))?;
+    Ok((began, Instant::now()))
+}
+
+struct Timed {
+    before: Latencies,
+    inside: Latencies,
+    after: Latencies,
+    whole: Latencies,
+}
+
+impl Timed {
+    fn new() -> Self {
+        let [before, inside, after, whole] = std::array::from_fn(|_| Latencies::new());
+        Self {
+            before,
+            inside,
+            after,
+            whole,
+        }
+    }
+
+    fn add(&mut self, called: Instant, (began, ended): Times) {
+        self.after.add(ended.elapsed());
+        self.whole.add(called.elapsed());
+        self.before.add(began - called);
+        self.inside.add(ended - began);
+    }
+
+    fn parts(&self, name: &'static str) -> Parts {
+        Parts {
+            name,
+            before: self.before.at(0.5),
+            inside: self.inside.at(0.5),
+            after: self.after.at(0.5),
+            whole: self.whole.at(0.5),
+        }
+    }
 }
 
 pub(crate) fn measure(run: &Run, data: &Data) -> (Vec<Load>, LongReads) {

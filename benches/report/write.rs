@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use crate::Report;
 use crate::load::Load;
 use crate::measure::Compared;
+use crate::memory::Memory;
 use crate::rows::{Row, Unit};
-use crate::tasks::LongReads;
+use crate::tasks::{LongReads, Parts};
 
 pub(crate) fn markdown(report: &Report) -> String {
     let machine = &report.machine;
@@ -58,6 +59,10 @@ pub(crate) fn markdown(report: &Report) -> String {
     line("## Tasks\n".into());
     line(table(&report.tasks));
     line(long_reads(&report.long_reads));
+    line("## One at a time\n".into());
+    line(alone(&report.alone));
+    line("## Memory\n".into());
+    line(memory(&report.memory));
     line("## Writes a second by blocking clients\n".into());
     let clients: Vec<_> = report
         .curves
@@ -114,6 +119,48 @@ fn long_reads(found: &LongReads) -> String {
         ms(found.lowest),
         ms(found.highest)
     )
+}
+
+fn alone(parts: &[Parts]) -> String {
+    let mut text = String::from(
+        "Medians of an operation that has nothing beside it. *Before* the closure is the way to its thread, and for a write \
+         BEGIN; *after* it COMMIT, and the way back.\n\n| | before | closure | after | whole |\n|---|---|---|---|---|\n",
+    );
+    for part in parts {
+        let us = [part.before, part.inside, part.after, part.whole].map(|time| format!("{:.2} us", micros(time)));
+        writeln!(text, "| {} | {} |", part.name, us.join(" | ")).expect("a string takes it");
+    }
+    text
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+fn memory(found: &[Memory]) -> String {
+    let mut text = String::from(
+        "Resident memory that is added to the process. *Own* is its own memory, *mapped* are pages of the file that it \
+         has mapped, which are the system's cache.\n\n| | own | mapped |\n|---|---|---|\n",
+    );
+    for found in found {
+        writeln!(
+            text,
+            "| {} | {} | {} |",
+            found.name,
+            size(found.own),
+            size(found.mapped)
+        )
+        .expect("a string takes it");
+    }
+    text
+}
+
+fn size(bytes: f64) -> String {
+    match bytes {
+        bytes if bytes < 10_000.0 => format!("{bytes:.0} bytes"),
+        bytes if bytes < 10_000_000.0 => format!("{:.0} KiB", bytes / 1024.0),
+        bytes => format!("{:.0} MiB", bytes / 1024.0 / 1024.0),
+    }
 }
 
 fn here(row: &Row) -> String {
@@ -184,10 +231,26 @@ pub(crate) fn json(report: &Report) -> String {
                 "highest": us(report.long_reads.highest),
             },
         },
+        "alone": report.alone.iter().map(parts).collect::<Vec<_>>(),
+        "memory": report.memory.iter().map(resident).collect::<Vec<_>>(),
         "curves": curves,
         "seconds": report.took.as_secs_f64(),
     });
     serde_json::to_string_pretty(&report).expect("it is plain data")
+}
+
+fn parts(parts: &Parts) -> Value {
+    json!({
+        "name": parts.name,
+        "us": {
+            "before": micros(parts.before), "closure": micros(parts.inside), "after": micros(parts.after),
+            "whole": micros(parts.whole),
+        },
+    })
+}
+
+fn resident(found: &Memory) -> Value {
+    json!({ "name": found.name, "own_bytes": found.own, "mapped_bytes": found.mapped })
 }
 
 fn row(row: &Row) -> Value {
