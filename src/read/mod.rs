@@ -15,6 +15,7 @@
 //! - [`ActiveReaders`]: which connections are open, and the activity of each.
 //! - [`dedicated::DedicatedReader`]: a connection outside the pool, for a backup or for freshness checks
 //!   (`freshness.rs`).
+//! - [`Keeper`]: a connection that holds an open snapshot, so that the others need no system call to begin theirs.
 //! - The queue of the async reads, and the reader threads that serve it (`worker.rs`).
 
 mod active;
@@ -22,14 +23,16 @@ pub(crate) mod context;
 mod dedicated;
 mod freshness;
 mod idle;
+mod keeper;
 mod openings;
 mod pool;
 mod reader;
+mod slots;
 mod snapshot;
 mod worker;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -38,9 +41,11 @@ use self::active::ActiveReaders;
 use self::context::Reads;
 pub(crate) use self::dedicated::begin_snapshot;
 use self::idle::Idle;
+use self::keeper::Keeper;
 use self::pool::{CLOSE_POLL, CheckedOut, PooledReader};
 use self::reader::Manager;
 pub(crate) use self::reader::Reader;
+use self::slots::Slots;
 pub(crate) use self::snapshot::Snapshot;
 use self::worker::Started;
 use crate::connection::interrupt::Interrupt;
@@ -71,9 +76,13 @@ pub(crate) struct Readers {
     manager: Manager,
     /// For openings, which continue without the read that wanted them.
     this: Weak<Self>,
+    slots: Slots<PooledReader>,
     idle: Mutex<Idle<PooledReader>>,
+    /// Number of reads that sleep until a connection is returned. Changed under the lock of `idle`.
+    sleepers: AtomicUsize,
     came_back: Condvar,
     active: Arc<ActiveReaders>,
+    keeper: Keeper,
     /// The async reads.
     queue: Arc<JobQueue<Reads>>,
     /// Whether the threads that serve `queue` were started. Starting them takes `starting_threads`.
@@ -119,9 +128,12 @@ impl Readers {
             options: options.clone(),
             manager,
             this: this.clone(),
+            slots: Slots::new(),
+            sleepers: AtomicUsize::new(0),
             idle: Mutex::new(Idle::new(options.readers)),
             came_back: Condvar::new(),
             active,
+            keeper: Keeper::new(options.access, file),
             queue: JobQueue::new(
                 Reads::new(options.readers),
                 options.queue_capacity,
@@ -206,6 +218,7 @@ impl Readers {
     fn begin<'r>(&'r self, reader: &'r mut Reader, site: CallSite) -> Result<Snapshot<'r>> {
         let new_schema = reader.keep_statements_of(self.schema.load(Ordering::Acquire));
         reader.keep_statistics_of(self.statistics.load(Ordering::Acquire))?;
+        self.keep();
         let snapshot = Snapshot::begin(self, reader, site)?;
         if new_schema {
             snapshot.look_at_schema()?;
@@ -305,6 +318,7 @@ impl Readers {
     /// The read that is still running.
     pub(crate) fn close(&self, deadline: Instant) -> std::result::Result<(), String> {
         self.close_queue();
+        self.close_keeper();
         self.active.close();
         // In turns: a connection that was being opened when the active readers closed becomes idle only now, and an
         // idle connection is closed when it is borrowed.

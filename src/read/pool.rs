@@ -47,7 +47,11 @@ impl Readers {
     }
 
     pub(super) fn pop_idle(&self) -> Option<PooledReader> {
-        self.idle.lock().pop()
+        let own = self.slots.own();
+        own.count();
+        own.take()
+            .or_else(|| self.idle.lock().pop())
+            .or_else(|| self.slots.take_any())
     }
 
     /// Returns a clean connection to the idle ones, and closes any other.
@@ -71,6 +75,9 @@ impl Readers {
             }
             return;
         }
+        let Some(reader) = self.put_into_slot(reader) else {
+            return;
+        };
         let mut idle = self.idle.lock();
         let mut wake = idle.may_wake();
         if idle.is_a_sleepers_turn() {
@@ -86,6 +93,26 @@ impl Readers {
         if self.active.is_closed() {
             drop(self.pop_idle());
         }
+    }
+
+    /// Returns a connection to the slot of this thread. The result is `Some` if it has to be returned to all.
+    fn put_into_slot(&self, reader: PooledReader) -> Option<PooledReader> {
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
+            return Some(reader);
+        }
+        let own = self.slots.own();
+        if let Some(reader) = own.put(reader) {
+            return Some(reader);
+        }
+        if self.active.is_closed() {
+            drop(self.pop_idle());
+            return None;
+        }
+        // Loaded again, after the put.
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
+            return own.take();
+        }
+        None
     }
 
     /// Sleeps until a connection was returned or opened, or `patience` is over, and takes a connection if there still
@@ -117,8 +144,16 @@ impl Readers {
             idle.last_turn = Some(Tick::now());
         }
         idle.sleepers += 1;
-        let (mut idle, _) = self.came_back.wait_timeout(idle, patience);
+        self.sleepers.store(idle.sleepers, Ordering::Relaxed);
+        let found = self.slots.take_any();
+        if found.is_none() {
+            idle = self.came_back.wait_timeout(idle, patience).0;
+        }
         idle.sleepers -= 1;
+        self.sleepers.store(idle.sleepers, Ordering::Relaxed);
+        if let Some(reader) = found {
+            return Ok(Some(reader));
+        }
         idle.waking = false;
         let found = idle.kept.pop().or_else(|| idle.connections.pop());
         let wake = !idle.connections.is_empty() && idle.may_wake();

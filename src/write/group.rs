@@ -429,7 +429,9 @@ impl Writer {
     /// Called after every commit of the connection: of a group, of maintenance or of an exclusive job.
     pub(super) fn note_commits(&mut self) {
         self.checkpointer.committed();
-        self.telemetry.counters.committed(self.checkpointer.commits());
+        let commits = self.checkpointer.commits();
+        self.telemetry.counters.committed(commits);
+        self.readers.committed(commits);
         if self.guard.take_analyzed() {
             self.readers.forget_statistics();
         }

@@ -139,7 +139,7 @@ impl Writer {
             );
         }
         let patience = left.min(self.options.busy_timeout);
-        let checkpoint = self.checkpointer.run(&self.conn, &self.guard, Mode::Truncate, patience);
+        let checkpoint = self.run_checkpoint(Mode::Truncate, patience);
         match checkpoint {
             Ok(progress) if progress.finished() => Ok(()),
             Ok(_) => Err(Kept::InUse),

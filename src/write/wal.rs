@@ -70,8 +70,11 @@ impl Writer {
         if self.shared.poison.get().is_some() {
             return;
         }
-        let spin = self.shared.queue.spin();
-        let done = spin.blocking_section(|| self.checkpointer.run(&self.conn, &self.guard, mode, patience));
+        let shared = Arc::clone(&self.shared);
+        let done = shared
+            .queue
+            .spin()
+            .blocking_section(|| self.run_checkpoint(mode, patience));
         // Set before the checkpoint is counted, so that a thread that sees it counted sees the new size, too.
         self.telemetry.counters.wal_bytes.set(self.checkpointer.bytes());
         self.look_at_file();
@@ -79,6 +82,12 @@ impl Writer {
             Ok(progress) => self.note_progress(mode, progress),
             Err(error) => self.checkpoint_failed(error),
         }
+    }
+
+    /// Runs one attempt. Meanwhile the readers' keeper (`read/keeper.rs`) holds no snapshot.
+    pub(super) fn run_checkpoint(&mut self, mode: Mode, patience: Duration) -> rusqlite::Result<Progress> {
+        let _aside = self.readers.stand_aside();
+        self.checkpointer.run(&self.conn, &self.guard, mode, patience)
     }
 
     /// For an exclusive job: moves the whole log into the database file and truncates it, unless readers block that.
@@ -232,8 +241,9 @@ impl Writer {
         if !self.shared.log_wants_saving.swap(false, Ordering::AcqRel) {
             return;
         }
-        let path = &self.shared.path;
-        if !self.shared.file.may_save_log() {
+        let shared = Arc::clone(&self.shared);
+        let path = &shared.path;
+        if !shared.file.may_save_log() {
             event!(
                 error,
                 "larder::poison",
@@ -244,7 +254,7 @@ impl Writer {
             return;
         }
         self.roll_back();
-        let done = self.checkpointer.run(&self.conn, &self.guard, Mode::Truncate, PATIENCE);
+        let done = self.run_checkpoint(Mode::Truncate, PATIENCE);
         let finished = done.as_ref().is_ok_and(|progress| progress.finished());
         event!(
             warn,
