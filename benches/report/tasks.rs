@@ -3,11 +3,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use larder::{Durability, Options, ReadTx, Store, WriteTx};
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 
 use crate::data::{Data, INSERT, Random, SELECT};
 use crate::load::{Load, load};
@@ -56,14 +57,14 @@ pub(crate) fn alone(run: &Run, data: &Data) -> Vec<Parts> {
     run.step("one task alone");
     let runtime = Runtime::new().expect("a runtime");
     let store = data.store("store.db", Options::new());
-    let for_task = |operation: fn(Store, i64) -> AloneFuture| {
-        let (store, time) = (store.clone(), run.load);
+    let for_task = |operation: Box<dyn Fn(i64) -> AloneFuture + Send>| {
+        let time = run.load;
         let task = runtime.spawn(async move {
             let (mut parts, mut random) = (Timed::new(), Random::new());
             let start = Instant::now();
             while start.elapsed() < time {
                 let called = Instant::now();
-                let times = operation(store.clone(), random.user()).await;
+                let times = operation(random.user()).await;
                 parts.add(called, times);
             }
             parts
@@ -79,25 +80,63 @@ pub(crate) fn alone(run: &Run, data: &Data) -> Vec<Parts> {
         }
         parts
     };
+    let handle = || store.clone();
+    let hop = Hop::start();
     let parts = vec![
         for_thread(|store, user| store.read(|tx| timed_select(tx, user)).expect("found")).parts("`read`, a thread"),
-        for_task(|store, user| Box::pin(async move { store.read(|tx| timed_select(tx, user)).expect("found") }))
-            .parts("`read`, on the thread of a task"),
-        for_task(|store, user| {
-            let read = store.read_async(move |tx| timed_select(tx, user));
-            Box::pin(async move { read.await.expect("found") })
+        for_task({
+            let store = handle();
+            Box::new(move |user| {
+                let times = store.read(|tx| timed_select(tx, user)).expect("found");
+                Box::pin(async move { times })
+            })
+        })
+        .parts("`read`, on the thread of a task"),
+        for_task({
+            let store = handle();
+            Box::new(move |user| {
+                let read = store.read_async(move |tx| timed_select(tx, user));
+                Box::pin(async move { read.await.expect("found") })
+            })
         })
         .parts("`read_async`"),
+        for_task(Box::new(move |_| hop.there_and_back())).parts("a task's hop to a thread and back, no more"),
         for_thread(|store, user| store.write(move |tx| timed_insert(tx, user)).expect("written"))
             .parts("`write`, NORMAL, a thread"),
-        for_task(|store, user| {
-            let write = store.write_async(move |tx| timed_insert(tx, user));
-            Box::pin(async move { write.await.expect("written") })
+        for_task({
+            let store = handle();
+            Box::new(move |user| {
+                let write = store.write_async(move |tx| timed_insert(tx, user));
+                Box::pin(async move { write.await.expect("written") })
+            })
         })
         .parts("`write_async`, NORMAL"),
     ];
     store.close().expect("the store closes");
     parts
+}
+
+/// A thread with a channel that leads to it, and a channel back for each call: what a library has to do at least whose
+/// connections have threads.
+struct Hop(mpsc::Sender<oneshot::Sender<Times>>);
+
+impl Hop {
+    fn start() -> Self {
+        let (send, receive) = mpsc::channel::<oneshot::Sender<Times>>();
+        std::thread::spawn(move || {
+            for reply in receive {
+                let now = Instant::now();
+                let _ = reply.send((now, now));
+            }
+        });
+        Self(send)
+    }
+
+    fn there_and_back(&self) -> AloneFuture {
+        let (send, receive) = oneshot::channel();
+        self.0.send(send).expect("the thread lives");
+        Box::pin(async move { receive.await.expect("the thread replies") })
+    }
 }
 
 type AloneFuture = Pin<Box<dyn Future<Output = Times> + Send>>;
