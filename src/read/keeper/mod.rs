@@ -169,7 +169,7 @@ impl Keeper {
         }
     }
 
-    /// Ends the snapshot, and begins one of the newest commit.
+    /// Ends the snapshot, and begins one of the newest commit. If that fails, reads do without for a while.
     fn renew(&self, held: &mut Held) {
         self.let_go(held);
         // Loaded first: for a commit that comes in between, the next read renews again.
@@ -177,8 +177,9 @@ impl Keeper {
         if let State::Open(connected) = &held.state
             && connected.begin().is_ok()
         {
-            self.kept.store(commits, Relaxed);
+            return self.kept.store(commits, Relaxed);
         }
+        self.rest(held);
     }
 
     /// Lets go because the keeper has not paid.
