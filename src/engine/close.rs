@@ -79,7 +79,12 @@ impl Drop for Engine {
     fn drop(&mut self) {
         if self.shared.queue.is_left() {
             // The folder and the connections belong to the parent process.
-            mem::forget((self._folder.take(), Arc::clone(&self.shared), Arc::clone(&self.readers)));
+            let rest = (
+                Arc::clone(&self.shared),
+                Arc::clone(&self.readers),
+                Arc::clone(&self.seat),
+            );
+            mem::forget((self._folder.take(), rest));
             return;
         }
         // This thread would wait for itself, or others would wait for it. The writer thread closes the file once the

@@ -33,6 +33,7 @@ use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 use crate::transaction::{ReadTx, WriteTx};
 use crate::write::context::{Exclusive, Grouped, WriteOrder, Writes};
+use crate::write::seat::Seat;
 use crate::write::{Shared, Writer};
 
 /// One open store. Its drop closes it.
@@ -43,6 +44,8 @@ pub(crate) struct Engine {
     pub(crate) readers: Arc<Readers>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) watch: Watchdog,
+    /// Shared with the writer thread, which closes what is in it.
+    seat: Arc<Seat>,
     /// Shared with the writer thread: the last owner deletes the folder.
     _folder: Option<Arc<TempFolder>>,
 }
@@ -72,7 +75,7 @@ impl Engine {
         let shared = Arc::new(Shared::new(Arc::clone(&open_file), queue));
         let telemetry = Arc::new(Telemetry::new(options.max_call_sites, options.max_statements));
         let readers = Readers::open(&open_file, &options, &telemetry, patience)?;
-        Writer::start(
+        let seat = Writer::start(
             writer,
             options.clone(),
             Arc::clone(&shared),
@@ -88,6 +91,7 @@ impl Engine {
             shared,
             readers,
             telemetry,
+            seat,
             _folder: folder,
         };
         engine.report_open(&page_size);
@@ -159,6 +163,18 @@ impl Engine {
             when_full: WhenFull::Wait,
         };
         self.shared.enqueue::<Exclusive, _, _>(submission, (), f)?.wait()
+    }
+
+    /// Runs a write of a thread that waits for its reply.
+    #[track_caller]
+    pub(crate) fn write<T, F>(&self, options: WriteOptions, f: F) -> Result<T>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let order = WriteOrder::of(&options);
+        let submission = self.write_submission("write", options, Caller::Thread);
+        self.shared.write(&self.seat, submission, order, f)
     }
 
     /// Queues a write of a thread.

@@ -375,7 +375,7 @@ impl Sampler {
     /// Counts the commits of other processes while the writer thread sleeps; when it is awake, it counts them itself.
     fn look_at_external_commits(&self, now: Instant) -> Option<u64> {
         let counters = &self.telemetry.counters;
-        let (index, own) = counters.look_while_asleep(|| self.shared.file.wal_index())?;
+        let (index, own) = counters.look_while_free(|| self.shared.file.wal_index())?;
         let index = index?;
         counters.external_commits.compare(index.changes, own, now);
         counters.saw_wal_bytes(index.bytes());

@@ -81,6 +81,13 @@ impl<S: Scope, W, T> Request<S, W, T> {
     fn take_work(&self) -> Option<W> {
         self.work.lock().take()
     }
+
+    /// The reply of a job that has been finished on the caller's own thread.
+    pub(crate) fn reply(&self) -> Result<T> {
+        let reply = self.slot.lock().take();
+        let (reply, _) = reply.expect("a job leaves its reply when it is finished or dropped");
+        reply.deliver()
+    }
 }
 
 impl<S: Scope, W: Work<S, T>, T> Request<S, W, T> {
@@ -118,6 +125,8 @@ pub(crate) trait Queued: Cancelled + Send + Sync {
     fn start(&self) -> bool;
     fn is_withdrawn(&self) -> bool;
     fn take_waker(&self) -> Option<Waker>;
+    /// Whether a thread does nothing but wait for the reply.
+    fn blocks_thread(&self) -> bool;
 }
 
 /// A job as its worker sees it, independent of its closure and result type.
@@ -161,6 +170,10 @@ impl<S: Scope, W: Send, T: Send> Queued for Request<S, W, T> {
 
     fn take_waker(&self) -> Option<Waker> {
         self.slot.take_waker()
+    }
+
+    fn blocks_thread(&self) -> bool {
+        self.slot.caller == Caller::Thread
     }
 }
 

@@ -13,6 +13,9 @@
 //! takes the same few steps at any length. A caller that withdraws its job removes it at once, by its [`Ticket`]. A job
 //! that is withdrawn but still listed counts as any other, also when it moves up.
 //!
+//! The thread that holds the seat of the queue's only worker (`write/seat.rs`) works for the queue meanwhile: for as long
+//! as the guard of [`JobQueue::work_here`] lives, a call that would wait for the queue is refused on this thread.
+//!
 //! # Locks
 //!
 //! A slot's lock (`slot.rs`) is the only lock that may be taken under the mutex: when a job moves up, and when the
@@ -24,8 +27,9 @@
 //!
 //! No job overtakes another, because there is one order. A worker registers as asleep under the lock, after it found no
 //! job there. A thread that inserts a job, or closes the queue, decides under the lock whether to call a worker
-//! (`workers.rs`), and wakes it after the lock is released. `non_empty` says whether there are jobs. It is written
-//! under the lock, for workers that spin before they sleep.
+//! (`workers.rs`), and wakes it after the lock is released. A worker may also be summoned for work that is not a job;
+//! that is recorded under the lock, too. `non_empty` says whether there are jobs. It is written under the lock, for
+//! workers that spin before they sleep.
 //!
 //! The data that the lock guards moves from core to core with the lock. So it is small, no job is read under the lock
 //! without need, and `non_empty` is written only when it changes.
@@ -55,6 +59,8 @@ mod wake_relay;
 mod workers;
 
 use std::cell::Cell;
+use std::marker::PhantomData;
+use std::mem;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -83,14 +89,6 @@ use crate::telemetry::event::CallerSpan;
 /// Jobs scanned for their deadlines each time the lock is held.
 const BATCH: usize = 128;
 
-/// How a worker's sleep ended.
-pub(crate) enum Slept<J> {
-    Job(J),
-    Closed,
-    /// The worker's patience ran out, and no job arrived.
-    Long,
-}
-
 /// The jobs that a queue carries, and the errors for callers that it cannot serve.
 pub(crate) trait QueueKind: Send + Sync + 'static {
     /// A job of any scope that this queue carries.
@@ -116,11 +114,27 @@ pub(crate) struct Submission {
     pub(crate) when_full: WhenFull,
 }
 
+impl Submission {
+    /// Makes the job of the call.
+    pub(crate) fn request<S: Scope, W, T>(self, order: S::Order, work: W) -> Arc<Request<S, W, T>> {
+        let asked = Instant::now();
+        let meta = JobMeta {
+            site: self.site,
+            asked,
+            deadline: later(asked, self.timeout),
+            span: CallerSpan::current(),
+        };
+        Arc::new(Request::new(meta, order, work, self.caller))
+    }
+}
+
 struct Jobs<J> {
     all: List<J>,
     /// High-water mark of the number of jobs.
     deepest: usize,
     workers: Workers,
+    /// Whether the worker is summoned for work that is not a job.
+    summoned: bool,
 }
 
 /// How many jobs no worker has seen, by the reason. The workers count the jobs that they fail themselves.
@@ -175,9 +189,31 @@ pub(crate) struct JobQueue<K: QueueKind> {
     this: Weak<Self>,
 }
 
+/// The number of queues that a thread may work for at a time.
+const MOST_QUEUES: usize = 4;
+
+/// A place of [`WORKS_FOR`] without a queue.
+const NONE: u64 = 0;
+
 thread_local! {
-    /// The queue that this thread serves; 0 for none.
-    static WORKS_FOR: Cell<u64> = const { Cell::new(0) };
+    /// The queues that this thread works for. A closure that writes to another store works for both queues, and so may
+    /// the closure inside it. (The key has no destructor, so that it is there until the thread has ended.)
+    static WORKS_FOR: Cell<[u64; MOST_QUEUES]> = const { Cell::new([NONE; MOST_QUEUES]) };
+}
+
+/// The calling thread works for a queue until this is dropped.
+pub(crate) struct WorksHere {
+    place: usize,
+    /// Only its own thread may drop it.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Drop for WorksHere {
+    fn drop(&mut self) {
+        let mut queues = WORKS_FOR.get();
+        queues[self.place] = NONE;
+        WORKS_FOR.set(queues);
+    }
 }
 
 impl<K: QueueKind> JobQueue<K> {
@@ -191,6 +227,7 @@ impl<K: QueueKind> JobQueue<K> {
                 all: List::new(capacity),
                 deepest: 0,
                 workers: Workers::new(workers),
+                summoned: false,
             })),
             non_empty: CachePadded::default(),
             called: Condvar::new(),
@@ -235,17 +272,25 @@ impl<K: QueueKind> JobQueue<K> {
         W: Work<S, T> + 'static,
         T: Send + 'static,
     {
-        let asked = Instant::now();
-        let deadline = later(asked, submission.timeout);
-        let meta = JobMeta {
-            site: submission.site,
-            asked,
-            deadline,
-            span: CallerSpan::current(),
-        };
-        let job = Arc::new(Request::new(meta, order, work, submission.caller));
-        let ticket = self.put(Job::new(Arc::clone(&job)).into(), submission.when_full)?;
-        Ok(Pending::new(job, self, ticket, asked, deadline))
+        let when_full = submission.when_full;
+        self.enqueue_request(submission.request(order, work), when_full)
+    }
+
+    /// As [`enqueue`](Self::enqueue), for a job that is made already.
+    pub(crate) fn enqueue_request<S, W, T>(
+        self: Arc<Self>,
+        request: Arc<Request<S, W, T>>,
+        when_full: WhenFull,
+    ) -> Result<Pending<T>>
+    where
+        S: Scope,
+        Job<S>: Into<K::Job>,
+        W: Work<S, T> + 'static,
+        T: Send + 'static,
+    {
+        let (asked, deadline) = (request.meta().asked, request.meta().deadline);
+        let ticket = self.put(Job::new(Arc::clone(&request)).into(), when_full)?;
+        Ok(Pending::new(request, self, ticket, asked, deadline))
     }
 
     fn put(&self, job: K::Job, when_full: WhenFull) -> Result<Ticket> {
@@ -316,19 +361,34 @@ impl<K: QueueKind> JobQueue<K> {
         self.lock().workers.took(each.as_nanos() as u64);
     }
 
-    /// For a worker: sleeps until it is called, the queue closes, or its patience (if any) runs out.
-    pub(crate) fn sleep(&self, patience: Option<Duration>) -> Slept<K::Job> {
+    /// For a worker: sleeps until there is a job, and takes it. `None` once the queue is closed and empty.
+    pub(crate) fn sleep(&self) -> Option<K::Job> {
         let mut jobs = self.lock();
         while jobs.all.is_empty() && !self.is_closed() {
-            let patience_is_over;
-            (jobs, patience_is_over) = self.sleep_once(jobs, patience);
-            if patience_is_over && jobs.all.is_empty() && !self.is_closed() {
-                return Slept::Long;
-            }
+            (jobs, _) = self.sleep_once(jobs, None);
         }
-        match self.pop_from(jobs) {
-            Some(job) => Slept::Job(job),
-            None => Slept::Closed,
+        self.pop_from(jobs)
+    }
+
+    /// For the only worker of a queue: sleeps until there is a job, which it does not take, or until the queue closes, it
+    /// is [summoned](Self::summon), or its patience (if any) runs out.
+    pub(crate) fn rest(&self, patience: Option<Duration>) {
+        let mut jobs = self.lock();
+        let mut patience_is_over = false;
+        while jobs.all.is_empty() && !self.is_closed() && !jobs.summoned && !patience_is_over {
+            (jobs, patience_is_over) = self.sleep_once(jobs, patience);
+        }
+        jobs.summoned = false;
+    }
+
+    /// Ends the [rest](Self::rest) of the worker, or its next one.
+    pub(crate) fn summon(&self) {
+        let mut jobs = self.lock();
+        jobs.summoned = true;
+        let call = jobs.workers.call_any();
+        drop(jobs);
+        if call {
+            self.called.notify_one();
         }
     }
 
@@ -435,6 +495,12 @@ impl<K: QueueKind> JobQueue<K> {
         }
     }
 
+    /// Whether no job is queued or in line. A job is seen by the thread that has queued it, and by those that it has told
+    /// since, as long as it is there.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.non_empty.load(Ordering::Relaxed)
+    }
+
     /// Number of jobs, queued or in line.
     pub(crate) fn length(&self) -> usize {
         self.lock().all.len()
@@ -517,9 +583,22 @@ impl<K: QueueKind> JobQueue<K> {
         }
     }
 
-    /// Marks the calling thread as one of the workers.
+    /// Marks the calling thread as one of the workers, until it ends.
     pub(crate) fn become_worker(&self) {
-        WORKS_FOR.set(self.id);
+        let works = self.work_here();
+        mem::forget(works.expect("a thread that has just begun works for no queue"));
+    }
+
+    /// Marks the calling thread as a worker for as long as the guard lives. `None` if it works for too many queues.
+    pub(crate) fn work_here(&self) -> Option<WorksHere> {
+        let mut queues = WORKS_FOR.get();
+        let place = queues.iter().position(|queue| *queue == NONE)?;
+        queues[place] = self.id;
+        WORKS_FOR.set(queues);
+        Some(WorksHere {
+            place,
+            _not_send: PhantomData,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Jobs<K::Job>> {
@@ -533,7 +612,7 @@ impl<K: QueueKind> Queue for JobQueue<K> {
     }
 
     fn is_worker(&self) -> bool {
-        WORKS_FOR.get() == self.id
+        WORKS_FOR.get().contains(&self.id)
     }
 
     fn spin(&self) -> &AdaptiveSpin {

@@ -14,8 +14,8 @@
 //! # What is shared
 //!
 //! The shared fields are relaxed atomics, and only speed depends on them. A thread whose patience has run out sleeps on
-//! the queue or on the slot, whose locks ensure that no wake-up is lost. Only the writer thread writes `last_group` and
-//! `blocking`, and only workers write `hot`. Any thread writes `Contention`, and the last write wins.
+//! the queue or on the slot, whose locks ensure that no wake-up is lost. Only the thread in the writer's seat writes
+//! `last_group` and `blocking`, and only workers write `hot`. Any thread writes `Contention`, and the last write wins.
 
 use std::mem;
 use std::time::Duration;

@@ -66,11 +66,17 @@ impl Workers {
         let awake = (self.all - self.asleep) as u64;
         let nobody_watches = !self.on_watch && self.called == 0;
         let call = awake == 0 || nobody_watches || queued as u64 * self.job_nanos > awake * CALL_NANOS;
-        if call {
+        call && self.call_any()
+    }
+
+    /// Calls a sleeper, whatever is queued. Returns whether there is one to wake.
+    pub(super) fn call_any(&mut self) -> bool {
+        let any = self.asleep > 0;
+        if any {
             self.asleep -= 1;
             self.called += 1;
         }
-        call
+        any
     }
 
     /// An awake worker has taken a job and left so many. Returns whether to wake another.

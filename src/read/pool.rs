@@ -259,7 +259,7 @@ pub(super) fn reason_of(error: Error) -> String {
 pub(super) fn reentrant() -> Error {
     Error::Reentrant {
         call: "read",
-        instead: "all readers are in use, and this thread holds them or is the writer thread: use the transaction \
+        instead: "all readers are in use, and this thread holds them or runs a write: use the transaction \
                   passed to the closure, or raise Options::readers",
         outcome: Outcome::NotStarted,
     }

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::options::WhenFull;
 use crate::queue::job::{Job, Resolution};
 use crate::queue::pending::Queue;
-use crate::queue::{JobQueue, Sequence, Slept};
+use crate::queue::{JobQueue, Sequence};
 use crate::runtime::fork;
 use crate::runtime::panic::caught;
 use crate::runtime::sync::atomic::Ordering;
@@ -156,10 +156,7 @@ impl Readers {
             let spin = self.queue.spin();
             spin.spin_for_job(|| self.queue.pop())
         });
-        awake.or_else(|| match self.queue.sleep(None) {
-            Slept::Job(job) => Some(job),
-            Slept::Closed | Slept::Long => None,
-        })
+        awake.or_else(|| self.queue.sleep())
     }
 
     /// # Errors

@@ -34,12 +34,21 @@ pub(crate) fn is_cancelled() -> bool {
 
 /// Runs `f` under that token.
 pub(crate) fn with<T>(token: Arc<dyn Cancelled>, f: impl FnOnce() -> T) -> T {
+    replaced(Some(token), f)
+}
+
+/// Runs `f`, which nobody cancels, even inside the closure of an async read.
+pub(crate) fn without<T>(f: impl FnOnce() -> T) -> T {
+    if is_possible() { replaced(None, f) } else { f() }
+}
+
+fn replaced<T>(token: Option<Arc<dyn Cancelled>>, f: impl FnOnce() -> T) -> T {
     struct Restore(Option<Arc<dyn Cancelled>>);
     impl Drop for Restore {
         fn drop(&mut self) {
             CURRENT.set(self.0.take());
         }
     }
-    let _restore = Restore(CURRENT.with(|current| current.replace(Some(token))));
+    let _restore = Restore(CURRENT.with(|current| current.replace(token)));
     f()
 }

@@ -14,10 +14,13 @@ use crate::write::closing::CloseReport;
 
 /// # Writing, reading and closing
 impl Store {
-    /// Runs `f` in a transaction on the writer thread, and blocks until the transaction is committed.
+    /// Runs `f` in a transaction, and blocks until the transaction is committed.
     ///
     /// Writes that are queued at the same time share one commit. Each write is still atomic on its own: if its closure
     /// fails, panics or violates a constraint, only that write is rolled back. `f` runs at most once.
+    ///
+    /// Which thread runs `f`, and with how large a stack, is not specified. A write that finds no other going on saves the
+    /// way to the writer thread, and runs on the calling thread.
     ///
     /// # Errors
     ///
@@ -58,7 +61,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.engine().enqueue_write("write", options, Caller::Thread, f)?.wait()
+        self.engine().write(options, f)
     }
 
     /// Queues a write and returns a [`Pending`] to wait for or to await. The call blocks only while the queue is full.

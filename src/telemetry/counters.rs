@@ -1,4 +1,4 @@
-//! Counters that the writer thread writes and any thread reads.
+//! Counters that the holder of the writer's seat writes and any thread reads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
@@ -13,7 +13,7 @@ use crate::runtime::sync::Mutex;
 /// A wait longer than this counts as a long wait.
 pub(crate) const LONG_WAIT: Duration = Duration::from_millis(100);
 
-/// Only the writer thread writes these, but for `external_commits`, so a load and a store make an addition.
+/// Only the holder of the writer's seat writes these, but for `external_commits`, so a load and a store make an addition.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) writes: Counter,
@@ -36,8 +36,8 @@ pub(crate) struct Counters {
     pub(crate) external_commits: ExternalCommits,
     /// Commits of the writing connection, of whatever kind; modulo 2^32.
     own_commits: AtomicU64,
-    /// One more than that while the writer thread sleeps, and [`AWAKE`] otherwise.
-    asleep: AtomicU64,
+    /// One more than that while nobody is in the writer's seat, and [`TAKEN`] otherwise.
+    free: AtomicU64,
     /// The last write that hit a full disk, and the number of committed writes at that time.
     full: Mutex<Option<(CallSite, u64)>>,
     /// The settings as the store opened, and the latest ones.
@@ -47,8 +47,8 @@ pub(crate) struct Counters {
     file: Mutex<FileCounters>,
 }
 
-/// The value of `Counters::asleep` while the writer thread is awake.
-const AWAKE: u64 = 0;
+/// The value of `Counters::free` while a thread has the writer's seat.
+const TAKEN: u64 = 0;
 
 /// Settings, as SQLite reports them.
 pub(crate) type Pragmas = BTreeMap<&'static str, String>;
@@ -106,22 +106,24 @@ impl Counters {
         self.own_commits.load(Relaxed) > 0
     }
 
-    /// Runs `sleep`, in which the writer thread commits nothing.
-    pub(crate) fn while_asleep<T>(&self, sleep: impl FnOnce() -> T) -> T {
-        self.asleep.store(self.own_commits.load(Relaxed) + 1, Release);
-        let woken = sleep();
-        self.asleep.store(AWAKE, Release);
-        woken
+    /// The calling thread has taken the writer's seat, and may commit.
+    pub(crate) fn seat_taken(&self) {
+        self.free.store(TAKEN, Release);
     }
 
-    /// Runs `look` for a thread other than the writer's. The result is `None` unless the writer thread slept meanwhile;
-    /// otherwise it is that of `look`, with the number of the store's own commits.
-    pub(crate) fn look_while_asleep<T>(&self, look: impl FnOnce() -> T) -> Option<(T, u32)> {
-        let before = self.asleep.load(Acquire);
+    /// The calling thread leaves the writer's seat, and commits nothing any more.
+    pub(crate) fn seat_left(&self) {
+        self.free.store(self.own_commits.load(Relaxed) + 1, Release);
+    }
+
+    /// Runs `look` for any thread. The result is `None` unless nobody committed meanwhile, because nobody was in the
+    /// writer's seat; otherwise it is that of `look`, with the number of the store's own commits.
+    pub(crate) fn look_while_free<T>(&self, look: impl FnOnce() -> T) -> Option<(T, u32)> {
+        let before = self.free.load(Acquire);
         let seen = look();
         fence(Acquire);
-        let slept = before != AWAKE && before == self.asleep.load(Relaxed);
-        slept.then(|| (seen, u32::try_from(before - 1).unwrap_or_default()))
+        let was_free = before != TAKEN && before == self.free.load(Relaxed);
+        was_free.then(|| (seen, u32::try_from(before - 1).unwrap_or_default()))
     }
 
     /// Records the queue wait of a write.

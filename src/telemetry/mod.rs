@@ -32,9 +32,10 @@ use self::usage::{CallSiteTable, StatementTable};
 
 /// All counters of one store, except those that its queues and its pool of readers keep themselves.
 pub(crate) struct Telemetry {
-    /// Only the writer thread writes this, at each write, so it has its own cache lines.
+    /// Only the holder of the writer's seat writes this, at each write, so it has its own cache lines.
     pub(crate) counters: CachePadded<Counters>,
-    /// The write whose closure runs. Only the writer thread writes this, at each write, so it has its own cache lines.
+    /// The write whose closure runs. Only the holder of the writer's seat writes this, at each write, so it has its own
+    /// cache lines.
     pub(crate) writing: CachePadded<ActivitySlot>,
     /// Usage by call site of writes. Its only shard belongs to the writing connection.
     pub(crate) write_sites: Arc<CallSiteTable>,

@@ -26,7 +26,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 
 thread_local! {
     /// Pages in the log after this thread's last commit, until they are taken. rusqlite's `wal_hook` takes a plain
-    /// `fn`, which can only leave them in a static. The writer thread has one writing connection.
+    /// `fn`, which can only leave them in a static. A thread that writes to another store inside a write has two writing
+    /// connections; then the inner one [puts aside](put_aside) what the outer one has left.
     static PAGES: Cell<Option<u32>> = const { Cell::new(None) };
 
     /// The number of this thread's commits, until they are taken.
@@ -34,6 +35,31 @@ thread_local! {
 
     /// The same for a database that `on_connect` has attached.
     static ATTACHED_PAGES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// What the WAL hook of another store has left on this thread.
+#[must_use = "it is to be put back"]
+pub(super) struct Hooked {
+    pages: Option<u32>,
+    commits: u32,
+    attached_pages: u32,
+}
+
+/// Clears what the WAL hook has left on this thread, for the writer of another store.
+pub(super) fn put_aside() -> Hooked {
+    Hooked {
+        pages: PAGES.take(),
+        commits: COMMITS.take(),
+        attached_pages: ATTACHED_PAGES.take(),
+    }
+}
+
+impl Hooked {
+    pub(super) fn put_back(self) {
+        PAGES.set(self.pages);
+        COMMITS.set(self.commits);
+        ATTACHED_PAGES.set(self.attached_pages);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

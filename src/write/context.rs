@@ -7,6 +7,7 @@
 use std::ops::Deref;
 use std::time::Duration;
 
+use super::seat::Seat;
 use super::{Shared, Writer};
 use crate::error::{Error, Outcome, Result};
 use crate::options::{Durability, WriteOptions};
@@ -141,6 +142,21 @@ impl QueueKind for Writes {
 }
 
 impl Shared {
+    /// Runs a write on the calling thread if the writer's seat is free, or queues it and waits.
+    pub(crate) fn write<W, T>(&self, seat: &Seat, submission: Submission, order: WriteOrder, work: W) -> Result<T>
+    where
+        W: Work<Grouped, T> + 'static,
+        T: Send + 'static,
+    {
+        self.check(submission.call)?;
+        let when_full = submission.when_full;
+        let request = submission.request::<Grouped, _, _>(order, work);
+        if seat.run(self, || Job::new(Arc::clone(&request))) {
+            return request.reply();
+        }
+        Arc::clone(&self.queue).enqueue_request(request, when_full)?.wait()
+    }
+
     /// Queues a write, unless the store is poisoned.
     pub(crate) fn enqueue<S, W, T>(&self, submission: Submission, order: S::Order, work: W) -> Result<Pending<T>>
     where
@@ -149,11 +165,17 @@ impl Shared {
         W: Work<S, T> + 'static,
         T: Send + 'static,
     {
-        self.queue.check_caller(submission.call)?;
+        self.check(submission.call)?;
+        Arc::clone(&self.queue).enqueue(submission, order, work)
+    }
+
+    /// Refuses a call that cannot be served.
+    fn check(&self, call: &'static str) -> Result<()> {
+        self.queue.check_caller(call)?;
         if let Some(poisoned) = self.poison() {
             self.queue.count_poisoned();
             return Err(poisoned);
         }
-        Arc::clone(&self.queue).enqueue(submission, order, work)
+        Ok(())
     }
 }

@@ -54,6 +54,7 @@ impl Writer {
             }
         }
         self.restore();
+        self.last_used = Instant::now();
         self.look_at_size();
         let counters = &self.telemetry.counters;
         if let Err(kind) = result {

@@ -65,9 +65,19 @@ fn told(error: &Error, own: Option<&'static str>) -> &'static str {
     }
 }
 
+/// Which jobs may be in a group.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Members {
+    All,
+    /// The first job and no other.
+    OnlyFirst,
+}
+
 impl Writer {
-    pub(super) fn commit_group(&mut self, first: Job<Grouped>) {
+    /// Returns the number of its jobs, whatever became of them.
+    pub(super) fn commit_group(&mut self, first: Job<Grouped>, members: Members) -> usize {
         self.jobs += 1;
+        let mut jobs = 0;
         let began = Instant::now();
         let mut now = began;
         let had_savepoints = self.guard.may_open_savepoint();
@@ -80,7 +90,8 @@ impl Writer {
                     break;
                 }
             };
-            let alone = job.order().limit.is_some();
+            let alone = members == Members::OnlyFirst || job.order().limit.is_some();
+            jobs += 1;
             if let Some(job) = self.claim(job, now) {
                 now = match self.begin(job, now) {
                     Some((job, begun)) => self.run_job(job, begun),
@@ -99,11 +110,12 @@ impl Writer {
             };
         }
         self.last_group = self.group.len();
+        self.last_used = now;
         if self.commit() {
             self.reply(began);
         }
         self.reset_left_running();
-        self.report_slow();
+        jobs
     }
 
     /// Whether the job may join the open transaction, or begin one. `synchronous` cannot be changed inside a
@@ -549,7 +561,7 @@ impl Writer {
         });
     }
 
-    fn report_slow(&mut self) {
+    pub(super) fn report_slow(&mut self) {
         self.slow_log
             .report(&self.shared.path, self.slow.drain(..), self.last_group);
     }

@@ -1,6 +1,6 @@
-//! The maintenance of an idle writer thread: it moves the log into the database file, returns free pages to the file
-//! system, and refreshes the statistics of the query planner (`statistics.rs`). Each step is short, and the queue comes
-//! first again after it.
+//! The maintenance of an idle store: the writer thread moves the log into the database file, returns free pages to the
+//! file system, and refreshes the statistics of the query planner (`statistics.rs`). Each step is short, and the queue
+//! comes first again after it. The store is idle once nobody has written for a while, on whatever thread.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::connection::transaction_control::Control;
 use crate::error::{extended_code, primary_code};
 use crate::telemetry::event::event;
 
-/// How long the queue stays empty before the writer thread runs a checkpoint and idle maintenance.
+/// How long nobody writes before the writer thread runs a checkpoint and idle maintenance.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Pages returned in one transaction: 4 MB, some milliseconds.
@@ -53,21 +53,20 @@ impl IdleMaintenance {
 }
 
 impl Writer {
-    /// How long the queue may stay empty before maintenance is due.
-    pub(super) fn idle_patience(&self) -> Option<Duration> {
+    /// When maintenance is due, if nobody writes before.
+    pub(super) fn idle_due(&self, now: Instant) -> Option<Instant> {
         if self.shared.poison.get().is_some() {
             return None;
         }
-        let now = Instant::now();
+        let idle = self.last_used + IDLE;
         let is_open = !self.conn.is_autocommit();
         if is_open || !self.checkpointer.is_empty() || self.may_vacuum(now) {
-            return Some(IDLE);
+            return Some(idle);
         }
-        self.optimize_due()
-            .map(|due| due.saturating_duration_since(now).max(IDLE))
+        self.optimize_due().map(|due| due.max(idle))
     }
 
-    /// Called when the queue has been empty for as long as [`idle_patience`](Self::idle_patience).
+    /// Called once it is [due](Self::idle_due).
     pub(super) fn run_idle_maintenance(&mut self) {
         // A transaction whose ROLLBACK failed keeps SQLite's lock from other processes.
         self.roll_back();
@@ -81,6 +80,7 @@ impl Writer {
         if self.may_vacuum(now) {
             self.give_back();
         }
+        self.last_used = Instant::now();
         self.emit_deferred();
     }
 

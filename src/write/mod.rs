@@ -1,23 +1,28 @@
-//! The writer thread: one thread, one connection, all writes.
+//! The writer: one connection, all writes, and one seat for whoever writes (`seat.rs`).
 //!
 //! ```text
-//! run -> next            the first job: carried over, queued, or waited for
-//!     -> run_exclusive   a job that has the writer to itself; or
-//!     -> commit_group    BEGIN IMMEDIATE
-//!          -> run_job      the first job; then each queued job, in a savepoint
-//!          -> commit       COMMIT
-//!          -> reply        count, publish, then reply to each caller
-//!     -> checkpoint      if due
-//! close                  readers, statistics, TRUNCATE checkpoint, connection
+//! serve                    the writer thread: takes the seat, works, leaves it, sleeps (seat.rs)
+//!   work -> next             the first job: carried over, queued, or spun for
+//!        -> run_exclusive    a job that has the writer to itself; or
+//!        -> commit_group     BEGIN IMMEDIATE
+//!             -> run_job       the first job; then each queued job, in a savepoint
+//!             -> commit        COMMIT
+//!             -> reply         count, publish, then reply to each caller
+//!        -> finish_groups    events; a checkpoint, if due
+//!   close                    readers, statistics, TRUNCATE checkpoint, connection
+//!
+//! run                      a blocking caller: takes the seat if it is free (seat.rs)
+//!   run_here -> commit_group   for its own job alone
 //! ```
 //!
 //! # Who owns what
 //!
-//! The writer thread owns the connection, its guard and the current group. It shares two structures with other threads.
-//! [`Shared`] holds the queue (`queue/mod.rs`), the poison, which is set once, and the state of closing (`closing.rs`).
-//! [`Telemetry`] belongs to the store, and only this thread writes its `Counters`. The writer thread holds none of
-//! their locks while a closure runs, while SQLite works, or while it wakes a caller. So it never waits for a caller.
-//! Callers wait for it, and a call that it would make to itself is an error (`Reentrant`).
+//! The holder of the seat owns the connection, its guard and the current group. It shares two structures with other
+//! threads. [`Shared`] holds the queue (`queue/mod.rs`), the poison, which is set once, and the state of closing
+//! (`closing.rs`). [`Telemetry`] belongs to the store, and only the holder writes its `Counters`. The holder has none of
+//! their locks while a closure runs, while SQLite works, or while it wakes a caller. So the writer thread waits for a caller
+//! only where the caller has the seat. Callers wait for it, and a call that the holder would make to itself is an error
+//! (`Reentrant`).
 //!
 //! Each submitted job gets exactly one reply: the job is in the queue, in line, in `carried` or in `group`. Each of
 //! these finishes the job or drops it, and a dropped job replies (`queue/job.rs`). Only `reply` sends the reply of a
@@ -31,6 +36,7 @@ mod foreign_keys;
 mod group;
 mod idle;
 mod reset;
+pub(crate) mod seat;
 mod shutdown;
 mod statistics;
 mod wal;
@@ -46,11 +52,11 @@ use rusqlite::Connection;
 
 use self::checkpointer::{Checkpointer, PATIENCE};
 use self::closing::Closing;
-use self::context::{WriteJob, Writes};
+use self::context::{Grouped, WriteJob, Writes};
 use self::foreign_keys::DeferredKeys;
-use self::group::{CommitFailure, Ran};
+use self::group::{CommitFailure, Members, Ran};
 use self::idle::IdleMaintenance;
-use self::shutdown::PanicGuard;
+use self::seat::{LONE_GROUPS, Rest, Seat};
 pub(crate) use self::wal::DatabaseSize;
 use self::wal::Looked;
 use crate::connection::authorizer::SqlGuard;
@@ -62,16 +68,17 @@ use crate::connection::transaction_control::{Control, ControlStatements};
 use crate::connection::{Baseline, GuardedConnection};
 use crate::error::{Error, Result};
 use crate::options::{Durability, Settings};
+use crate::queue::JobQueue;
+use crate::queue::job::Job;
 use crate::queue::pending::Queue;
-use crate::queue::{JobQueue, Slept};
 use crate::read::Readers;
-use crate::runtime::fork;
+use crate::runtime::{cancellation, fork};
 use crate::telemetry::Telemetry;
 use crate::telemetry::page_cache::CacheShare;
 use crate::telemetry::slow_log::{Slow, SlowLog};
 use crate::telemetry::usage::{CallSiteShard, StatementShard};
 
-/// The state that the writer thread shares with the callers. It has cache lines to itself: each write reads the poison,
+/// The state that the writer shares with the callers. It has cache lines to itself: each write reads the poison,
 /// and a neighbour in memory may be written all the time.
 #[repr(align(128))]
 pub(crate) struct Shared {
@@ -136,6 +143,12 @@ pub(crate) struct Writer {
     tried_when_full: Option<Instant>,
     /// Number of jobs in the last group.
     last_group: usize,
+    /// Groups of one blocked caller that the writer thread has run in a row.
+    lone_groups: u32,
+    /// When the last group or exclusive job ended, or idle maintenance.
+    last_used: Instant,
+    /// When the sleeping writer thread wakes for idle maintenance.
+    wakes_at: Option<Instant>,
     /// Reports of slow jobs, emitted after the replies.
     slow: Vec<Slow>,
     slow_log: SlowLog,
@@ -151,11 +164,20 @@ pub(crate) struct Writer {
     folder: Option<Arc<TempFolder>>,
 }
 
+/// What the writer thread does next.
+enum Next {
+    Job(WriteJob),
+    /// Nothing is queued.
+    Idle,
+    /// The store is closing, and the queue is drained, or its time is over.
+    Closed,
+}
+
 /// Emits an event about that database.
 type Deferred = Box<dyn FnOnce(&Path) + Send>;
 
 impl Writer {
-    /// Starts the writer thread.
+    /// Starts the writer thread. Returns the seat, which callers may take, too.
     pub(crate) fn start(
         guarded: GuardedConnection,
         options: Settings,
@@ -163,7 +185,7 @@ impl Writer {
         readers: Arc<Readers>,
         telemetry: Arc<Telemetry>,
         folder: Option<Arc<TempFolder>>,
-    ) -> Result<()> {
+    ) -> Result<Arc<Seat>> {
         let GuardedConnection {
             baseline,
             lease,
@@ -200,6 +222,9 @@ impl Writer {
             group: Vec::new(),
             tried_when_full: None,
             last_group: 0,
+            lone_groups: LONE_GROUPS,
+            last_used: Instant::now(),
+            wakes_at: None,
             slow: Vec::new(),
             deferred: RefCell::default(),
             folder,
@@ -208,53 +233,115 @@ impl Writer {
         writer.look_at_file();
         writer.idle_maintenance = IdleMaintenance::new(writer.telemetry.counters.size().pages);
         let thread = thread::Builder::new().name("larder-writer".into());
-        let path = writer.shared.path.clone();
+        let shared = Arc::clone(&writer.shared);
+        let seat = Seat::new(writer);
+        let (its_seat, its_shared) = (Arc::clone(&seat), Arc::clone(&shared));
         thread
-            .spawn(move || writer.run())
-            .map(drop)
-            .map_err(|error| Error::no_thread(&path, "its writer", error))
+            .spawn(move || its_seat.serve(&its_shared))
+            .map(|_| seat)
+            .map_err(|error| Error::no_thread(&shared.path, "its writer", error))
     }
 
-    fn run(mut self) {
-        self.shared.queue.become_worker();
-        let _guard = PanicGuard {
-            shared: Arc::clone(&self.shared),
+    /// For the writer thread, in its seat: does what is to be done, until nothing is.
+    fn work(&mut self) -> Rest {
+        self.telemetry.counters.seat_taken();
+        let rest = loop {
+            self.finish_groups();
+            match self.next() {
+                Next::Job(WriteJob::Grouped(job)) => self.run_group(job),
+                Next::Job(WriteJob::Exclusive(job)) => {
+                    self.lone_groups = 0;
+                    self.run_exclusive(job);
+                }
+                Next::Idle => {
+                    let now = Instant::now();
+                    let due = self.idle_due(now);
+                    if due.is_some_and(|due| due <= now) {
+                        self.run_idle_maintenance();
+                        continue;
+                    }
+                    self.wakes_at = due;
+                    break Rest::Idle {
+                        patience: due.map(|due| due - now),
+                        offers: self.serves_lone_caller(),
+                    };
+                }
+                Next::Closed => break Rest::Closed,
+            }
         };
-        while let Some(job) = self.next() {
-            self.save_log_if_wanted();
-            match job {
-                WriteJob::Grouped(job) => self.commit_group(job),
-                WriteJob::Exclusive(job) => self.run_exclusive(job),
-            }
-            self.emit_deferred();
-            if let Some(mode) = self.checkpointer.due() {
-                self.checkpoint(mode, PATIENCE);
-                self.run_overdue_maintenance();
-                self.emit_deferred();
-            }
-        }
-        self.close();
+        self.telemetry.counters.seat_left();
+        rest
     }
 
-    /// The first job of the next group; `None` once the store is closing and the queue is drained, or its time is over.
-    fn next(&mut self) -> Option<WriteJob> {
-        loop {
-            self.end_in_child();
-            if self.shared.queue.is_closed() && self.time_to_close_is_over() {
-                return None;
-            }
-            if let Some(job) = self.carried.take().or_else(|| self.queued()) {
-                self.shared.queue.spin().set_hot(true);
-                return Some(job);
-            }
-            if self.shared.queue.is_closed() {
-                // A job may have arrived after the check above, but none arrives any more.
-                return self.queued();
-            }
-            if let Some(job) = self.wait() {
-                return Some(job);
-            }
+    fn run_group(&mut self, first: Job<Grouped>) {
+        let blocks_thread = first.blocks_thread();
+        let jobs = self.commit_group(first, Members::All);
+        let lone = jobs == 1 && blocks_thread && self.shared.queue.is_empty() && self.carried.is_none();
+        self.lone_groups = if lone { self.lone_groups.saturating_add(1) } else { 0 };
+    }
+
+    /// For a caller, in the seat: runs its job. Returns whether the writer thread has something to do now.
+    fn run_here(&mut self, job: Job<Grouped>) -> bool {
+        self.telemetry.counters.seat_taken();
+        let hooked = checkpointer::put_aside();
+        cancellation::without(|| self.commit_group(job, Members::OnlyFirst));
+        hooked.put_back();
+        self.telemetry.counters.seat_left();
+        self.has_unfinished()
+    }
+
+    /// Whether a caller that has the seat may run its job. Otherwise something comes first that is for the writer thread.
+    fn admits_caller(&self) -> bool {
+        self.carried.is_none() && self.spoiled.is_none() && self.checkpointer.over_hard_limit().is_none()
+    }
+
+    /// Whether a caller leaves something to the writer thread, which may be asleep.
+    fn has_unfinished(&self) -> bool {
+        let wakes_too_late = |due| self.wakes_at.is_none_or(|at| due < at);
+        self.carried.is_some()
+            || !self.slow.is_empty()
+            || !self.deferred.borrow().is_empty()
+            || self.checkpointer.due().is_some()
+            || self.idle_due(self.last_used).is_some_and(wakes_too_late)
+    }
+
+    /// What comes between two groups, and after those of callers: events, and a checkpoint if one is due.
+    fn finish_groups(&mut self) {
+        self.save_log_if_wanted();
+        self.report_slow();
+        self.emit_deferred();
+        if let Some(mode) = self.checkpointer.due() {
+            self.checkpoint(mode, PATIENCE);
+            self.run_overdue_maintenance();
+            self.emit_deferred();
         }
+    }
+
+    /// Whether the last groups were those of one blocked caller at a time (`seat.rs`).
+    fn serves_lone_caller(&self) -> bool {
+        self.lone_groups >= LONE_GROUPS
+    }
+
+    fn next(&mut self) -> Next {
+        self.end_in_child();
+        let queue = &self.shared.queue;
+        if queue.is_closed() && self.time_to_close_is_over() {
+            return Next::Closed;
+        }
+        if let Some(job) = self.carried.take().or_else(|| self.queued()) {
+            self.shared.queue.spin().set_hot(true);
+            return Next::Job(job);
+        }
+        let queue = &self.shared.queue;
+        if queue.is_closed() {
+            // A job may have arrived after the check above, but none arrives any more.
+            return queue.pop().map_or(Next::Closed, Next::Job);
+        }
+        if self.serves_lone_caller() {
+            queue.spin().set_hot(false);
+            return Next::Idle;
+        }
+        queue.spin().spin_for_job(|| queue.pop()).map_or(Next::Idle, Next::Job)
     }
 
     /// Ends the process in a forked child: user code has forked on this thread, and returned in the child.
@@ -267,23 +354,6 @@ impl Writer {
     /// The next job, if one is queued.
     fn queued(&self) -> Option<WriteJob> {
         self.shared.queue.pop()
-    }
-
-    /// Waits for a job. Uses an idle pause for a checkpoint and for maintenance.
-    fn wait(&mut self) -> Option<WriteJob> {
-        let queue = &self.shared.queue;
-        if let Some(job) = queue.spin().spin_for_job(|| queue.pop()) {
-            return Some(job);
-        }
-        let patience = self.idle_patience();
-        match self.telemetry.counters.while_asleep(|| queue.sleep(patience)) {
-            Slept::Job(job) => Some(job),
-            Slept::Closed => None,
-            Slept::Long => {
-                self.run_idle_maintenance();
-                None
-            }
-        }
     }
 
     fn time_to_close_is_over(&self) -> bool {

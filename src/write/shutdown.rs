@@ -1,7 +1,6 @@
 //! The end of the writer thread: its steps, in order, once the queue is closed.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
@@ -161,20 +160,13 @@ enum Kept {
     Failed(&'static str, rusqlite::Error),
 }
 
-/// RAII guard that ends the store if the writer thread panics, which would be a bug of larder's: it closes the queue,
-/// drops the jobs, which then reply, and reports the closing.
-pub(super) struct PanicGuard {
-    pub(super) shared: Arc<Shared>,
-}
-
-impl Drop for PanicGuard {
-    fn drop(&mut self) {
-        if !thread::panicking() {
-            return;
-        }
-        self.shared.queue.close();
-        self.shared.queue.discard();
-        self.shared.closing.report(CloseReport {
+impl Shared {
+    /// Ends the store if larder itself panics in the writer's seat, which would be a bug: closes the queue, drops the
+    /// jobs, which then reply, and reports the closing.
+    pub(super) fn end_after_panic(&self) {
+        self.queue.close();
+        self.queue.discard();
+        self.closing.report(CloseReport {
             finished: 0,
             never_started: 0,
             wal_truncated: false,

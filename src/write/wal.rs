@@ -8,17 +8,13 @@ use std::time::{Duration, Instant};
 use rusqlite::ffi;
 
 use super::checkpointer::{Mode, PATIENCE, Progress};
-use super::context::Exclusive;
 use super::{Shared, Writer};
 use crate::connection;
 use crate::connection::open_file::FileChange;
 use crate::connection::wal_resync;
 use crate::error::{Error, extended_code, primary_code};
-use crate::options::{Access, WhenFull};
-use crate::queue::Submission;
+use crate::options::Access;
 use crate::queue::pending::Queue;
-use crate::queue::slot::Caller;
-use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 
 /// How often the writer thread waits for readers while the log exceeds its hard limit and writes are refused.
@@ -276,7 +272,7 @@ impl Shared {
         // Without its locks the store must not write to the database either.
         if !matches!(change, FileChange::Unlocked(..)) {
             self.log_wants_saving.store(true, Ordering::Release);
-            self.wake_writer();
+            self.queue.summon();
         }
         // Last, because a subscriber may be slow.
         event!(
@@ -286,19 +282,5 @@ impl Shared {
             { reason = %change, "error.type" = "poisoned" },
             "the store is poisoned, because its files were changed from outside: it is read-only until it is reopened"
         );
-    }
-
-    /// Wakes the writer thread with a job that does nothing. The poison refuses the job.
-    fn wake_writer(&self) {
-        let submission = Submission {
-            call: "save the log",
-            site: CallSite::Label("larder: save the log".into()),
-            timeout: Duration::MAX,
-            caller: Caller::Submitter,
-            when_full: WhenFull::Wait,
-        };
-        let nothing = |_: &mut Writer| Ok(());
-        // A store that is closing saves its log as it closes.
-        let _ = Arc::clone(&self.queue).enqueue::<Exclusive, _, _>(submission, (), nothing);
     }
 }

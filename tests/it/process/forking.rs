@@ -96,6 +96,7 @@ fn drop_in_forked_child_keeps_parents_locks() {
 fn write_closure_returning_in_forked_child_exits() {
     fork_in("closure of a write", Access::Shared, SIGABRT);
     fork_in("closure of a write", Access::Exclusive, SIGABRT);
+    fork_in("closure of a lone write", Access::Shared, SIGABRT);
 }
 
 #[test]
@@ -135,6 +136,14 @@ pub(crate) fn child(task: &child::Task) {
                 Ok(forked.map(|child| child.wait()))
             });
             tell(pending.unwrap().wait().unwrap().expect("this is the parent"));
+        }
+        "closure of a lone write" => {
+            // Most likely on this thread, which is then the only one in the child.
+            let forked = store.write(|tx| {
+                tx.insert("INSERT INTO t VALUES (NULL)", [])?;
+                Ok(fork_here().map(|child| child.wait()))
+            });
+            tell(forked.unwrap().expect("this is the parent"));
         }
         "closure of a read" => {
             let forked = store.read(|_| Ok(fork_here())).unwrap();

@@ -277,16 +277,15 @@ fn span_of_caller_is_current_inside_the_closure() {
     let here = std::thread::current().id();
     let span = info_span!("request");
     let asked_in = span.id().expect("the collector gives each span a number");
-    let inside = span
-        .in_scope(|| {
-            store.write(|_| {
-                info!(target: "test", "inside the span test");
-                Ok((Span::current().id(), std::thread::current().id()))
-            })
-        })
-        .unwrap();
-    assert_eq!(inside.0, Some(asked_in));
-    assert_ne!(inside.1, here, "it ran on the writer thread");
+    let look = |_: &WriteTx<'_>| {
+        info!(target: "test", "inside the span test");
+        Ok((Span::current().id(), std::thread::current().id()))
+    };
+    let inside = span.in_scope(|| store.write(look)).unwrap();
+    assert_eq!(inside.0, Some(asked_in.clone()));
+    let submitted = span.in_scope(|| store.submit(look)?.wait()).unwrap();
+    assert_eq!(submitted.0, Some(asked_in));
+    assert_ne!(submitted.1, here, "it ran on the writer thread");
     let outside = store.write(|_| Ok(Span::current().id())).unwrap();
     assert_eq!(outside, None, "the span is left with the closure");
 }

@@ -6,4 +6,5 @@ pub(crate) mod groups;
 mod idle_maintenance;
 pub(crate) mod overload;
 pub(crate) mod poison;
+mod seat;
 mod wal;

@@ -8,22 +8,42 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Condvar, Mutex};
 
 /// A caller, and the number of its job.
 pub(crate) type Id = (usize, usize);
 
 /// The committed jobs, in order.
 #[derive(Default)]
-pub(crate) struct Log(Mutex<Vec<Id>>);
+pub(crate) struct Log {
+    commits: Mutex<Vec<Id>>,
+    /// The number of commits at the last checkpoint.
+    moved: Mutex<usize>,
+    checkpoint: Condvar,
+}
 
 impl Log {
     pub(crate) fn commit(&self, ids: Vec<Id>) {
-        self.0.lock().extend(ids);
+        self.commits.lock().extend(ids);
     }
 
     pub(crate) fn copy(&self) -> Vec<Id> {
-        self.0.lock().clone()
+        self.commits.lock().clone()
+    }
+
+    pub(crate) fn checkpoint(&self) {
+        let commits = self.commits.lock().len();
+        *self.moved.lock() = commits;
+        self.checkpoint.notify_all();
+    }
+
+    /// Waits until a checkpoint has moved all commits made before the call.
+    pub(crate) fn wait_for_checkpoint(&self) {
+        let commits = self.commits.lock().len();
+        let mut moved = self.moved.lock();
+        while *moved < commits {
+            moved = self.checkpoint.wait(moved);
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Checks larder's queue, hand-over and reply slots under schedules that years of tests would not produce.
 //!
 //! It includes larder's own files by their paths: the folder `queue/`, `write/closing.rs`, `write/context.rs` and
-//! `read/context.rs` (the contents of the two queues), `read/worker.rs` (the work of a reader thread) and
-//! `store/futures.rs`. They take threads, locks, atomics and the time from `sync.rs`. This crate has another `sync.rs`,
+//! `read/context.rs` (the contents of the two queues), `write/seat.rs` (whose turn it is to write, and the writer thread),
+//! `read/worker.rs` (the work of a reader thread) and `store/futures.rs`. They take threads, locks, atomics and the time from `sync.rs`. This crate has another `sync.rs`,
 //! in which [shuttle](https://docs.rs/shuttle) decides at each step which thread continues. Stand-ins replace the rest
-//! of larder, without SQLite: `write.rs` has the loop of larder's writer, and commits to a log in memory; `store.rs`
-//! and `read.rs` call the included files as larder's do.
+//! of larder, without SQLite: `write.rs` does in the writer's seat what larder's writer does, and commits to a log in
+//! memory; `store.rs` and `read.rs` call the included files as larder's do.
 //!
 //! ```text
 //! cargo run --release --manifest-path tests/model-check/Cargo.toml             about a minute, all scenarios
@@ -30,8 +30,8 @@
 //!
 //! # Out of scope
 //!
-//! - SQLite, and the writer's handling of its errors; the pool of connections; panics. Tests with the real store cover
-//!   them.
+//! - SQLite, and the writer's handling of its errors; the pool of connections; panics, but for those of closures in the
+//!   writer's seat. Tests with the real store cover them.
 //! - Weak memory: shuttle has one order of all steps. Where larder's atomics are relaxed, its comments say why they may
 //!   be.
 //! - All schedules. These are random ones, half of them by priorities that change a few times

@@ -1,6 +1,7 @@
 //! The scenarios: concurrent calls whose schedules shuttle explores.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -44,6 +45,12 @@ scenarios! {
     spinning
     closing
     closing_stuck
+    seat
+    seat_order
+    seat_panic
+    seat_closing
+    seat_summons
+    seat_nested
     reads
     reads_stuck
     reads_timed_out
@@ -92,22 +99,32 @@ fn world(queue: usize, readers: u32) -> World {
     world_with(queue, readers, Duration::ZERO)
 }
 
-fn world_with(queue: usize, readers: u32, patience: Duration) -> World {
-    time::begin();
-    let ledger = Ledger::new();
-    let options = Options {
+fn options(queue: usize, readers: u32, patience: Duration) -> Options {
+    Options {
         queue_capacity: queue,
         readers,
         queue_timeout: FAR,
         read_queue_timeout: FAR,
         close_timeout: FAR,
         patience,
-    };
-    let store = Store::open(options, &ledger.log);
+    }
+}
+
+fn world_with(queue: usize, readers: u32, patience: Duration) -> World {
+    time::begin();
+    let ledger = Ledger::new();
+    let store = Store::open(options(queue, readers, patience), &ledger.log);
     World { store, ledger }
 }
 
 impl World {
+    /// Another store.
+    fn beside(&self) -> Self {
+        let ledger = Ledger::new();
+        let store = Store::open(options(1, 1, Duration::ZERO), &ledger.log);
+        Self { store, ledger }
+    }
+
     /// Starts a thread.
     fn caller(&self, f: impl FnOnce(&World) + Send + 'static) -> shuttle::thread::JoinHandle<()> {
         let world = self.clone();
@@ -824,6 +841,142 @@ fn closing_stuck() {
     assert_eq!(world.ledger.given_up(), 3);
     gate.open();
     world.end([holder]);
+}
+
+// ---- the writer's seat ----
+
+/// Blocking callers that find the seat free, taken by another caller, or taken by the writer thread, which a task keeps
+/// busy.
+fn seat() {
+    let world = world_with(1, 1, if one_in(2) { Duration::ZERO } else { ms(1) });
+    let mut callers: Vec<_> = [0, 1]
+        .map(|caller| {
+            world.caller(move |world| {
+                for n in 0..3 {
+                    world.write((caller, n), WriteOptions::new());
+                }
+            })
+        })
+        .into();
+    callers.push(world.caller(|world| {
+        world.write_async((2, 0), FAR);
+        world.write_async_for_a_while((2, 1), FAR);
+        world.write_alone((2, 2));
+    }));
+    world.end(callers);
+}
+
+/// A blocking write does not overtake a job that its thread has queued before, even if the seat is free.
+fn seat_order() {
+    let world = world(1, 1);
+    let caller = world.caller(|world| {
+        for n in 0..3 {
+            let (ticket, held) = world.ledger.write((0, 2 * n));
+            let pending = world.store.submit(WriteOptions::new(), writes(held)).unwrap();
+            world.write((0, 2 * n + 1), WriteOptions::new());
+            ticket.told(&pending.wait());
+        }
+    });
+    let other = world.caller(|world| world.write((1, 0), WriteOptions::new()));
+    world.end([caller, other]);
+}
+
+/// A closure panics in the seat. Its caller gets the panic, and the seat serves the others.
+fn seat_panic() {
+    let world = world(1, 1);
+    let callers = [0, 1].map(|caller| {
+        world.caller(move |world| {
+            let (ticket, held) = world.ledger.write((caller, 0));
+            let panics = move |tx: &WriteTx<'_>| -> Result<()> {
+                held.runs(tx.caller_has_gone());
+                tx.write(held.id);
+                // Without the panic hook, which counts the panics that nobody wants.
+                resume_unwind(Box::new("a closure's panic"))
+            };
+            let write = || world.store.write(WriteOptions::new(), panics);
+            assert!(catch_unwind(AssertUnwindSafe(write)).is_err(), "the panic goes on");
+            ticket.told(&Err::<(), _>(Error::App));
+            world.write((caller, 1), WriteOptions::new());
+        })
+    });
+    world.end(callers);
+}
+
+/// The store is closed while a caller may have the seat, for longer than closing waits. The writer thread closes the
+/// connection all the same, or this scenario would not end. A write that is called after `close` has returned never runs,
+/// even if the seat is free.
+fn seat_closing() {
+    let world = world(1, 1);
+    let callers = [0, 1].map(|caller| {
+        world.caller(move |world| {
+            for n in 0..2 {
+                let (ticket, held) = world.ledger.write((caller, n));
+                ticket.told(&world.store.write(WriteOptions::new(), move |tx| {
+                    thread::park_timeout(ms(2));
+                    writes(held)(tx)
+                }));
+            }
+        })
+    });
+    let closing = world.caller(|world| {
+        world.close(if one_in(2) { ms(1) } else { FAR });
+        let (ticket, held) = world.ledger.write((2, 0));
+        let result = world.store.write(WriteOptions::new(), writes(held));
+        assert!(matches!(result, Err(Error::Closed)), "{result:?}");
+        ticket.told(&result);
+    });
+    world.end(callers.into_iter().chain([closing]));
+}
+
+/// A lone caller leaves a checkpoint to the writer thread, which sleeps.
+fn seat_summons() {
+    let world = world(1, 1);
+    let caller = world.caller(|world| {
+        for n in 0..3 {
+            world.write((0, n), WriteOptions::new());
+            world.ledger.log.wait_for_checkpoint();
+        }
+    });
+    world.end([caller]);
+}
+
+/// A closure in the seat of one store writes to another store, whose closure calls the first one again.
+fn seat_nested() {
+    let world = world(1, 1);
+    let beside = world.beside();
+    let other = beside.clone();
+    let caller = world.caller(move |world| {
+        let (ticket, held) = world.ledger.write((0, 0));
+        let inner = other.ledger.write((0, 0));
+        let (first, second) = (world.store.clone(), other.store.clone());
+        let result = world.store.write(WriteOptions::new(), move |tx| {
+            let (inner_ticket, inner_held) = inner;
+            let here = shuttle::thread::current().id();
+            let nested = second.write(WriteOptions::new(), move |tx| {
+                // On the writer thread of the second store it would wait for the first one's closure, and so for itself.
+                if shuttle::thread::current().id() == here {
+                    let again = first.write(WriteOptions::new(), |_| Ok(()));
+                    let is_reentrant = matches!(again, Err(Error::Reentrant { .. }));
+                    assert!(is_reentrant, "the thread has the seat of the first store");
+                }
+                writes(inner_held)(tx)
+            });
+            inner_ticket.told(&nested);
+            writes(held)(tx)
+        });
+        ticket.told(&result);
+    });
+    let neighbours = [
+        world.caller(|world| world.write((1, 0), WriteOptions::new())),
+        beside.caller(|world| world.write((1, 0), WriteOptions::new())),
+    ];
+    caller.join().unwrap();
+    for neighbour in neighbours {
+        neighbour.join().unwrap();
+    }
+    beside.close(FAR);
+    beside.ledger.balance();
+    world.end([]);
 }
 
 // ---- reads ----

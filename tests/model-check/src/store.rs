@@ -18,6 +18,7 @@ use crate::transaction::WriteTx;
 use crate::write::Writer;
 use crate::write::closing::{CloseReport, Closing};
 use crate::write::context::{Exclusive, Grouped, WriteOrder, Writes};
+use crate::write::seat::Seat;
 
 #[path = "../../../src/store/futures.rs"]
 mod futures;
@@ -43,6 +44,7 @@ struct Engine {
     options: Options,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
+    seat: Arc<Seat>,
 }
 
 impl Store {
@@ -53,13 +55,17 @@ impl Store {
             closing: Closing::default(),
         });
         let readers = Arc::new(Readers::new(&options, Arc::clone(log)));
-        let writer = Writer::new(Arc::clone(&shared), Arc::clone(&readers), Arc::clone(log));
+        let seat = Seat::new(Writer::new(Arc::clone(&shared), Arc::clone(&readers), Arc::clone(log)));
         let thread = thread::Builder::new().name("larder-writer".into());
-        thread.spawn(move || writer.run()).expect("shuttle always has one more");
+        let (its_seat, its_shared) = (Arc::clone(&seat), Arc::clone(&shared));
+        thread
+            .spawn(move || its_seat.serve(&its_shared))
+            .expect("shuttle always has one more");
         let engine = Engine {
             options,
             shared,
             readers,
+            seat,
         };
         Self {
             inner: Arc::new(Inner { engine }),
@@ -71,7 +77,9 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.enqueue("write", options, Caller::Thread, f)?.wait()
+        let order = WriteOrder::of(&options);
+        let submission = self.engine().write_submission("write", options, Caller::Thread);
+        self.engine().shared.write(&self.engine().seat, submission, order, f)
     }
 
     pub(crate) fn submit<T, F>(&self, options: WriteOptions, f: F) -> Result<Pending<T>>
@@ -129,6 +137,11 @@ impl Shared {
     /// No disk fails here.
     pub(crate) fn poison(&self) -> Option<Error> {
         None
+    }
+
+    /// Larder itself does not panic here.
+    pub(crate) fn end_after_panic(&self) {
+        unreachable!("larder panicked in the seat");
     }
 }
 

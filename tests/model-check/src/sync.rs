@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Mutex as Plain, PoisonError, atomic as plain};
+use std::sync::{Mutex as Plain, PoisonError, TryLockError, atomic as plain};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -72,6 +72,15 @@ impl<T> Mutex<T> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         MutexGuard { guard, mutex: self }
+    }
+
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let guard = match self.0.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(MutexGuard { guard, mutex: self })
     }
 }
 

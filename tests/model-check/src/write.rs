@@ -1,4 +1,4 @@
-//! In place of larder's writer: the same loop, with an in-memory log instead of SQLite.
+//! In place of larder's writer: the same steps in the seat, with an in-memory log instead of SQLite.
 
 use std::cell::RefCell;
 use std::mem;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::ledger::{Id, Log};
 use crate::options::Durability;
-use crate::queue::Slept;
 use crate::queue::job::{Job, Resolution, Scope};
 use crate::queue::pending::Queue;
 use crate::read::Readers;
 use crate::store::Shared;
 use crate::sync::{Arc, Instant};
+use crate::time::one_in;
 use crate::transaction::WriteTx;
 use crate::write::closing::CloseReport;
 
@@ -20,8 +20,11 @@ use crate::write::closing::CloseReport;
 pub(crate) mod closing;
 #[path = "../../../src/write/context.rs"]
 pub(crate) mod context;
+#[path = "../../../src/write/seat.rs"]
+pub(crate) mod seat;
 
 use context::{Exclusive, Grouped, WriteJob};
+use seat::{LONE_GROUPS, Rest};
 
 const GROUP_JOBS: usize = 3;
 const IDLE: Duration = Duration::from_secs(1);
@@ -36,6 +39,19 @@ pub(crate) struct Writer {
     /// The writes of the group's jobs.
     open: RefCell<Vec<Id>>,
     checkpoint_is_due: bool,
+    /// At random, where larder counts groups.
+    serves_lone_caller: bool,
+    last_used: Instant,
+    /// Whether idle maintenance has been made. In half of the schedules there is none, so that no timer wakes the
+    /// writer thread.
+    maintained: bool,
+    maintains: bool,
+}
+
+enum Next {
+    Job(WriteJob),
+    Idle,
+    Closed,
 }
 
 impl Writer {
@@ -49,57 +65,70 @@ impl Writer {
             group: Vec::new(),
             open: RefCell::default(),
             checkpoint_is_due: false,
+            serves_lone_caller: LONE_GROUPS > 0,
+            last_used: Instant::now(),
+            maintained: true,
+            maintains: one_in(2),
         }
     }
 
-    pub(crate) fn run(mut self) {
-        self.shared.queue.become_worker();
-        while let Some(job) = self.next() {
-            match job {
-                WriteJob::Grouped(job) => self.commit_group(job),
-                WriteJob::Exclusive(job) => self.run_exclusive(job),
-            }
-        }
-        self.close();
-    }
-
-    fn next(&mut self) -> Option<WriteJob> {
+    fn work(&mut self) -> Rest {
         loop {
-            if self.shared.queue.is_closed() && self.time_to_close_is_over() {
-                return None;
+            if mem::take(&mut self.checkpoint_is_due) {
+                self.shared.queue.spin().blocking_section(|| self.log.checkpoint());
             }
-            if let Some(job) = self.carried.take().or_else(|| self.queued()) {
-                self.shared.queue.spin().set_hot(true);
-                return Some(job);
-            }
-            if self.shared.queue.is_closed() {
-                return self.queued();
-            }
-            if let Some(job) = self.wait() {
-                return Some(job);
+            match self.next() {
+                Next::Job(WriteJob::Grouped(job)) => self.commit_group(job, GROUP_JOBS),
+                Next::Job(WriteJob::Exclusive(job)) => self.run_exclusive(job),
+                Next::Idle if self.is_idle() => self.maintained = true,
+                Next::Idle => {
+                    self.serves_lone_caller = one_in(2);
+                    return Rest::Idle {
+                        patience: (!self.maintained).then_some(IDLE),
+                        offers: self.serves_lone_caller,
+                    };
+                }
+                Next::Closed => return Rest::Closed,
             }
         }
+    }
+
+    /// Whether idle maintenance is due.
+    fn is_idle(&self) -> bool {
+        !self.maintained && self.last_used.elapsed() >= IDLE
+    }
+
+    fn run_here(&mut self, job: Job<Grouped>) -> bool {
+        self.commit_group(job, 1);
+        self.carried.is_some() || self.checkpoint_is_due
+    }
+
+    fn admits_caller(&self) -> bool {
+        self.carried.is_none()
+    }
+
+    fn next(&mut self) -> Next {
+        let queue = &self.shared.queue;
+        if queue.is_closed() && self.time_to_close_is_over() {
+            return Next::Closed;
+        }
+        if let Some(job) = self.carried.take().or_else(|| self.queued()) {
+            self.shared.queue.spin().set_hot(true);
+            return Next::Job(job);
+        }
+        let queue = &self.shared.queue;
+        if queue.is_closed() {
+            return queue.pop().map_or(Next::Closed, Next::Job);
+        }
+        if self.serves_lone_caller {
+            queue.spin().set_hot(false);
+            return Next::Idle;
+        }
+        queue.spin().spin_for_job(|| queue.pop()).map_or(Next::Idle, Next::Job)
     }
 
     fn queued(&self) -> Option<WriteJob> {
         self.shared.queue.pop()
-    }
-
-    fn wait(&mut self) -> Option<WriteJob> {
-        let queue = &self.shared.queue;
-        if let Some(job) = queue.spin().spin_for_job(|| queue.pop()) {
-            return Some(job);
-        }
-        let patience = self.checkpoint_is_due.then_some(IDLE);
-        match queue.sleep(patience) {
-            Slept::Job(job) => Some(job),
-            Slept::Closed => None,
-            Slept::Long => {
-                let due = &mut self.checkpoint_is_due;
-                queue.spin().blocking_section(|| *due = false);
-                None
-            }
-        }
     }
 
     fn time_to_close_is_over(&self) -> bool {
@@ -107,7 +136,7 @@ impl Writer {
         deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    fn commit_group(&mut self, first: Job<Grouped>) {
+    fn commit_group(&mut self, first: Job<Grouped>, most: usize) {
         let began = Instant::now();
         let mut now = began;
         let mut candidate = Some(WriteJob::Grouped(first));
@@ -124,7 +153,7 @@ impl Writer {
                 self.run_job(job);
                 now = Instant::now();
             }
-            candidate = if alone || self.group.len() >= GROUP_JOBS {
+            candidate = if alone || most == 1 || self.group.len() >= most {
                 None
             } else {
                 self.carried.take().or_else(|| self.queued())
@@ -188,6 +217,8 @@ impl Writer {
     fn commit(&mut self) {
         self.log.commit(mem::take(&mut *self.open.borrow_mut()));
         self.checkpoint_is_due = true;
+        self.last_used = Instant::now();
+        self.maintained = !self.maintains;
     }
 
     fn reply(&mut self, began: Instant) {
@@ -198,7 +229,7 @@ impl Writer {
         self.shared.queue.spin().replied(jobs, began.elapsed());
     }
 
-    fn close(mut self) {
+    pub(crate) fn close(mut self) {
         let carried = self.carried.take();
         let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
         drop(carried);
