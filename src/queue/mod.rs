@@ -371,12 +371,11 @@ impl<K: QueueKind> JobQueue<K> {
     }
 
     /// For the only worker of a queue: sleeps until there is a job, which it does not take, or until the queue closes, it
-    /// is [summoned](Self::summon), or its patience (if any) runs out.
+    /// is [summoned](Self::summon), or its patience (if any) runs out. The job may have been withdrawn by then.
     pub(crate) fn rest(&self, patience: Option<Duration>) {
         let mut jobs = self.lock();
-        let mut patience_is_over = false;
-        while jobs.all.is_empty() && !self.is_closed() && !jobs.summoned && !patience_is_over {
-            (jobs, patience_is_over) = self.sleep_once(jobs, patience);
+        if jobs.all.is_empty() && !self.is_closed() && !jobs.summoned {
+            (jobs, _) = self.sleep_once(jobs, patience);
         }
         jobs.summoned = false;
     }

@@ -245,7 +245,7 @@ impl Writer {
     /// For the writer thread, in its seat: does what is to be done, until nothing is.
     fn work(&mut self) -> Rest {
         self.telemetry.counters.seat_taken();
-        let rest = loop {
+        loop {
             self.finish_groups();
             match self.next() {
                 Next::Job(WriteJob::Grouped(job)) => self.run_group(job),
@@ -261,16 +261,16 @@ impl Writer {
                         continue;
                     }
                     self.wakes_at = due;
-                    break Rest::Idle {
+                    self.telemetry.counters.seat_left();
+                    return Rest::Idle {
                         patience: due.map(|due| due - now),
                         offers: self.serves_lone_caller(),
                     };
                 }
-                Next::Closed => break Rest::Closed,
+                // What closes the store may still commit.
+                Next::Closed => return Rest::Closed,
             }
-        };
-        self.telemetry.counters.seat_left();
-        rest
+        }
     }
 
     fn run_group(&mut self, first: Job<Grouped>) {
