@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 
 use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
@@ -210,6 +210,152 @@ pub(crate) fn reserved_bytes(conn: &Connection) -> u64 {
         u64::try_from(bytes).unwrap_or(0)
     } else {
         0
+    }
+}
+
+/// Keeps the memory map of the connection's database over the commits of others, as long as it is the map that SQLite
+/// would make.
+///
+/// A snapshot that sees a new commit asks the VFS to drop the map, because the file may have changed (`xUnfetch` without a
+/// page, in `pagerBeginReadTransaction`). In Linux a shared map always shows what the file holds, but a size that has
+/// changed would make it too small, or reach beyond the end of the file, where an access is a SIGBUS. So from now on the
+/// map is dropped if a new one would have another size, and otherwise kept (docs/decisions.md).
+///
+/// It does nothing for another VFS than SQLite's own, and for one with methods that this code does not know.
+pub(crate) fn keep_map(conn: &Connection) {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed, and it is used on this thread only. The
+    // two controls write a pointer each. The name of a VFS is a C string, and a file whose methods are not null is open;
+    // both stay until the connection closes. `original` is a constant of SQLite's. SQLite reads the field `pMethods` for
+    // each call, and the new methods are a constant, too: they differ from the original ones in `xUnfetch`.
+    unsafe {
+        let mut vfs: *mut ffi::sqlite3_vfs = ptr::null_mut();
+        let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+        let control = |what, pointer: *mut c_void| {
+            ffi::sqlite3_file_control(conn.handle(), c"main".as_ptr(), what, pointer) == ffi::SQLITE_OK
+        };
+        let found = control(ffi::SQLITE_FCNTL_VFS_POINTER, (&raw mut vfs).cast())
+            && control(ffi::SQLITE_FCNTL_FILE_POINTER, (&raw mut file).cast());
+        if !found || vfs.is_null() || file.is_null() || CStr::from_ptr((*vfs).zName) != c"unix" {
+            return;
+        }
+        let original = (*file).pMethods;
+        if original.is_null() {
+            return;
+        }
+        let kept = KEPT.get_or_init(|| KeptMap::of(original));
+        if let Some(kept) = kept.as_ref().filter(|kept| ptr::eq(kept.original, original)) {
+            (*file).pMethods = &kept.methods;
+        }
+    }
+}
+
+type FileSize = unsafe extern "C" fn(*mut ffi::sqlite3_file, *mut ffi::sqlite3_int64) -> c_int;
+type FileControl = unsafe extern "C" fn(*mut ffi::sqlite3_file, c_int, *mut c_void) -> c_int;
+type Fetch = unsafe extern "C" fn(*mut ffi::sqlite3_file, ffi::sqlite3_int64, c_int, *mut *mut c_void) -> c_int;
+type Unfetch = unsafe extern "C" fn(*mut ffi::sqlite3_file, ffi::sqlite3_int64, *mut c_void) -> c_int;
+
+/// The methods of SQLite's unix VFS for the files of [`keep_map`], with those that they call.
+struct KeptMap {
+    methods: ffi::sqlite3_io_methods,
+    original: *const ffi::sqlite3_io_methods,
+    size: FileSize,
+    control: FileControl,
+    fetch: Fetch,
+    unfetch: Unfetch,
+}
+
+// SAFETY: nothing in it changes, and its pointers are to constants and functions of SQLite.
+unsafe impl Send for KeptMap {}
+// SAFETY: as above.
+unsafe impl Sync for KeptMap {}
+
+/// All database files have the same methods. `None` if this code does not know them.
+static KEPT: OnceLock<Option<KeptMap>> = OnceLock::new();
+
+/// The bytes that SQLite wants mapped after a page, in case a damaged one is read beyond its end (`unixFetch`).
+const BEYOND: i64 = 256;
+
+impl KeptMap {
+    /// # Safety
+    ///
+    /// `original` points to the methods of an open file, which are a constant.
+    unsafe fn of(original: *const ffi::sqlite3_io_methods) -> Option<Self> {
+        // SAFETY: as the caller promises. Methods of version 3 are exactly those of the type: a later version has more,
+        // and SQLite would look for them behind the copy.
+        let methods = unsafe {
+            if (*original).iVersion != 3 {
+                return None;
+            }
+            *original
+        };
+        let (unfetch, fetch) = (methods.xUnfetch?, methods.xFetch?);
+        Some(Self {
+            methods: ffi::sqlite3_io_methods {
+                xUnfetch: Some(unfetch_unless_kept),
+                ..methods
+            },
+            original,
+            size: methods.xFileSize?,
+            control: methods.xFileControl?,
+            fetch,
+            unfetch,
+        })
+    }
+
+    /// Whether the map of the file has the size that a new one would have. If there is none, it is made.
+    ///
+    /// # Safety
+    ///
+    /// `file` is an open file with these methods, used on this thread only, of which no page is fetched.
+    unsafe fn fits(&self, file: *mut ffi::sqlite3_file) -> bool {
+        let (mut size, mut limit) = (0, -1);
+        // SAFETY: as the caller promises. Both calls write one integer. A limit of -1 only asks for the limit.
+        let known = unsafe {
+            (self.size)(file, &mut size) == ffi::SQLITE_OK
+                && (self.control)(file, ffi::SQLITE_FCNTL_MMAP_SIZE, (&raw mut limit).cast()) == ffi::SQLITE_OK
+        };
+        let size = size.min(limit);
+        // SAFETY: as the caller promises.
+        known && size > BEYOND && unsafe { self.reaches(file, size) && !self.reaches(file, size + 1) }
+    }
+
+    /// Whether the map has at least `size` bytes, of which there are more than [`BEYOND`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`fits`](Self::fits).
+    unsafe fn reaches(&self, file: *mut ffi::sqlite3_file, size: i64) -> bool {
+        let (offset, mut byte) = (size - BEYOND - 1, ptr::null_mut());
+        // SAFETY: as the caller promises. A byte that is fetched is given back at once, and not read.
+        unsafe {
+            let fetched = (self.fetch)(file, offset, 1, &mut byte) == ffi::SQLITE_OK && !byte.is_null();
+            fetched && (self.unfetch)(file, offset, byte) == ffi::SQLITE_OK
+        }
+    }
+}
+
+/// Gives back a page, or drops the map unless it fits.
+///
+/// # Safety
+///
+/// `file` has the methods of [`KEPT`], and the rest is as SQLite calls it.
+unsafe extern "C" fn unfetch_unless_kept(
+    file: *mut ffi::sqlite3_file,
+    offset: ffi::sqlite3_int64,
+    page: *mut c_void,
+) -> c_int {
+    let Some(Some(kept)) = KEPT.get() else {
+        return ffi::SQLITE_OK;
+    };
+    // SAFETY: as the caller promises. SQLite has no page fetched when it asks to drop the map.
+    unsafe {
+        if page.is_null() && kept.fits(file) {
+            return ffi::SQLITE_OK;
+        }
+        (kept.unfetch)(file, offset, page)
     }
 }
 

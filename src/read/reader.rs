@@ -45,6 +45,7 @@ impl Manager {
                 problem: "it panicked for a reader".into(),
             })
         })?;
+        c_api::keep_map(&conn);
         Ok(Reader {
             baseline: Some(baseline),
             control: ControlStatements::default(),

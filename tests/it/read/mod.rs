@@ -2,6 +2,8 @@
 
 #[cfg(feature = "async")]
 pub(crate) mod async_reads;
+#[cfg(target_os = "linux")]
+pub(crate) mod memory_map;
 #[cfg(feature = "async")]
 mod snapshot_freshness;
 mod snapshots;

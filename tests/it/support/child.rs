@@ -38,6 +38,8 @@ const CHILDREN: &[(&str, Run)] = &[
     ("process::thread_locals", crate::process::thread_locals::child),
     #[cfg(feature = "async")]
     ("read::async_reads", crate::read::async_reads::child),
+    #[cfg(target_os = "linux")]
+    ("read::memory_map", crate::read::memory_map::child),
     ("regressions::harness", crate::regressions::harness::child),
     ("regressions::store", crate::regressions::store::child),
     ("store::opening", crate::store::opening::child),
