@@ -92,6 +92,10 @@ mod monitor;
 mod options;
 mod queue;
 mod read;
+/// The formats of replication. They are public for the fuzz targets and the integration tests alone.
+#[cfg(feature = "replicate")]
+#[doc(hidden)]
+pub mod replica;
 mod runtime;
 mod store;
 mod telemetry;

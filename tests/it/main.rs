@@ -12,6 +12,8 @@ mod process;
 mod queue;
 mod read;
 mod regressions;
+#[cfg(feature = "replicate")]
+mod replica;
 mod store;
 mod support;
 mod telemetry;
