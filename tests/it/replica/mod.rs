@@ -3,6 +3,8 @@
 mod damage;
 mod format;
 mod golden;
+mod litestream;
+mod log;
 
 use std::io::{self, Read};
 
