@@ -903,8 +903,8 @@ fn seat_panic() {
 }
 
 /// The store is closed while a caller may have the seat, for longer than closing waits. The writer thread closes the
-/// connection all the same, or this scenario would not end. A write that is called after `close` has returned never runs,
-/// even if the seat is free.
+/// connection all the same, or this scenario would not end. Once the queue is closed no write runs, even if the seat is
+/// free because the writer thread has yet to wake.
 fn seat_closing() {
     let world = world(1, 1);
     let callers = [0, 1].map(|caller| {
@@ -919,11 +919,14 @@ fn seat_closing() {
         })
     });
     let closing = world.caller(|world| {
-        world.close(if one_in(2) { ms(1) } else { FAR });
+        world.ledger.closes();
+        // The first step of `close`.
+        world.store.queue().close();
         let (ticket, held) = world.ledger.write((2, 0));
         let result = world.store.write(WriteOptions::new(), writes(held));
         assert!(matches!(result, Err(Error::Closed)), "{result:?}");
         ticket.told(&result);
+        world.close(if one_in(2) { ms(1) } else { FAR });
     });
     world.end(callers.into_iter().chain([closing]));
 }
