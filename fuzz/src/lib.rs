@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `database` | damage to a sound database, or all the bytes of one |
 //! | `wal` | damage to the WAL of a store that was not closed, and to its `-shm` |
+//! | `wal_frames` | damage to a WAL, which replication and SQLite read |
+//! | `ltx` | files of a replica, some of them damaged |
 //! | `migrations` | the files of a folder of migrations |
 //! | `operations` | calls of the API, one after another, beside a model of their effects |
 //!
