@@ -46,8 +46,8 @@
 //! ```
 //!
 //! SQLite has one writer at a time. So all writes go to one thread, which commits those that are queued together, and no
-//! write meets `SQLITE_BUSY` from inside the process. (A blocking caller that finds it idle commits in its place.) Reads run on the calling thread, beside the writer and beside each
-//! other.
+//! write meets `SQLITE_BUSY` from inside the process. (A blocking caller that finds it idle commits in its place.) Reads
+//! run on the calling thread, beside the writer and beside each other.
 //!
 //! # The types by theme
 //!
