@@ -7,6 +7,7 @@
 //!   no connection is idle while a read sleeps. A connection that is closed instead of returned also wakes a sleeper,
 //!   which starts the opening of another. Each sleeper wakes itself every `CLOSE_POLL` and checks whether its time is
 //!   over, whether the store has closed, and whether a failed opening may be retried.
+//! - [`Slots`]: the idle connections of threads that read all the time, taken without that mutex (`slots.rs`).
 //! - Connections are opened on a timer thread (`runtime/timer.rs`), one at a time for each store. `Options::on_connect`
 //!   and the disk may be slow there: a read waits no longer than its timeout, and other stores do not wait at all. The
 //!   connection enters the pool when it is open.
