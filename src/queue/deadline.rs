@@ -97,7 +97,7 @@ mod tests {
         let early = alarm.set(alarm.opened + ms(30)).unwrap();
         assert!(alarm.rings(early));
         assert!(!alarm.rings(early));
-        assert!(!alarm.rings(late), "whoever looks at the ring sets it anew");
+        assert!(!alarm.rings(late), "the thread that looks at the ring sets it again");
         assert_eq!(alarm.set(alarm.opened + ms(90)), Some(late));
         assert!(alarm.rings(late));
     }

@@ -1,8 +1,8 @@
 //! The pool of read-only connections. A read borrows one, on the calling thread, for one snapshot.
 //!
 //! - [`Idle`]: the stack of idle connections, their number (`openings.rs`), and the reads that sleep until one is
-//!   returned. One mutex guards it, held for a push or a pop. No other lock is taken and no connection is dropped under
-//!   it. A sleeping read has found, under the lock, that the stack was empty and that no further connection might be
+//!   returned. One mutex guards it, held for a push or a pop. No lock but that of a slot is taken, and no connection is
+//!   dropped, under it. A sleeping read has found, under the lock, that the stack was empty and that no further connection might be
 //!   opened. A thread that returns a connection wakes a sleeper, unless one is on its way, which will wake the next. So
 //!   no connection is idle while a read sleeps. A connection that is closed instead of returned also wakes a sleeper,
 //!   which starts the opening of another. Each sleeper wakes itself every `CLOSE_POLL` and checks whether its time is

@@ -37,7 +37,7 @@ pub(crate) fn with<T>(token: Arc<dyn Cancelled>, f: impl FnOnce() -> T) -> T {
     replaced(Some(token), f)
 }
 
-/// Runs `f`, which nobody cancels, even inside the closure of an async read.
+/// Runs `f`, which is not cancelled, even inside the closure of an async read.
 pub(crate) fn without<T>(f: impl FnOnce() -> T) -> T {
     if is_possible() { replaced(None, f) } else { f() }
 }

@@ -342,11 +342,11 @@ impl Options {
     }
 
     /// Lets the schema use every function and every virtual table: in views, triggers, CHECK constraints, defaults,
-    /// generated columns and indexes. The default is `false`, so that a file which somebody else has changed can run
+    /// generated columns and indexes. The default is `false`, so that a file which another user has changed can run
     /// nothing but what is marked as harmless: "unsafe use of f()". PRAGMA: `trusted_schema`.
     ///
     /// It is better to mark a function that is harmless in any SQL: give `FunctionFlags::SQLITE_INNOCUOUS` to rusqlite's
-    /// `create_scalar_function`. Set this option if the functions are not yours (an extension's), and nobody else writes
+    /// `create_scalar_function`. Set this option if the functions are not yours (an extension's), and no other user writes
     /// the file. A function marked `SQLITE_DIRECTONLY` is refused in the schema all the same.
     ///
     /// An [`on_connect`](Self::on_connect) that sets `PRAGMA trusted_schema` decides for its connection.

@@ -36,7 +36,7 @@ pub(crate) struct Counters {
     pub(crate) external_commits: ExternalCommits,
     /// Commits of the writing connection, of whatever kind; modulo 2^32.
     own_commits: AtomicU64,
-    /// One more than that while nobody is in the writer's seat, and [`TAKEN`] otherwise.
+    /// One more than that while the writer's seat is free, and [`TAKEN`] otherwise.
     free: AtomicU64,
     /// The last write that hit a full disk, and the number of committed writes at that time.
     full: Mutex<Option<(CallSite, u64)>>,
@@ -116,8 +116,8 @@ impl Counters {
         self.free.store(self.own_commits.load(Relaxed) + 1, Release);
     }
 
-    /// Runs `look` for any thread. The result is `None` unless nobody committed meanwhile, because nobody was in the
-    /// writer's seat; otherwise it is that of `look`, with the number of the store's own commits.
+    /// Runs `look` for any thread. The result is `None` if the writer's seat was taken meanwhile, and the store may have
+    /// committed; otherwise it is that of `look`, with the number of the store's own commits.
     pub(crate) fn look_while_free<T>(&self, look: impl FnOnce() -> T) -> Option<(T, u32)> {
         let before = self.free.load(Acquire);
         let seen = look();

@@ -1,8 +1,8 @@
 //! The commits of other processes, in total and over the last hour.
 //!
 //! The WAL index counts the commits of all processes. Those of the store's own writer are known, so the rest are
-//! others'. Checkpoints are not counted. The writer thread reports at checkpoints, and the watchdog while nobody
-//! is in the writer's seat. The mutex is held for one comparison.
+//! others'. Checkpoints are not counted. The writer thread reports at checkpoints, and the watchdog while the
+//! writer's seat is free. The mutex is held for one comparison.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! The maintenance of an idle store: the writer thread moves the log into the database file, returns free pages to the
 //! file system, and refreshes the statistics of the query planner (`statistics.rs`). Each step is short, and the queue
-//! comes first again after it. The store is idle once nobody has written for a while, on whatever thread.
+//! comes first again after it. The store is idle once no thread has written for a while.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::connection::transaction_control::Control;
 use crate::error::{extended_code, primary_code};
 use crate::telemetry::event::event;
 
-/// How long nobody writes before the writer thread runs a checkpoint and idle maintenance.
+/// How long no thread writes before the writer thread runs a checkpoint and idle maintenance.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Pages returned in one transaction: 4 MB, some milliseconds.
@@ -53,7 +53,7 @@ impl IdleMaintenance {
 }
 
 impl Writer {
-    /// When maintenance is due, if nobody writes before.
+    /// When maintenance is due, if there is no write before.
     pub(super) fn idle_due(&self, now: Instant) -> Option<Instant> {
         if self.shared.poison.get().is_some() {
             return None;

@@ -1,4 +1,4 @@
-//! The writer: one connection, all writes, and one seat for whoever writes (`seat.rs`).
+//! The writer: one connection, all writes, and one seat for the thread that writes (`seat.rs`).
 //!
 //! ```text
 //! serve                    the writer thread: takes the seat, works, leaves it, sleeps (seat.rs)

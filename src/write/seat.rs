@@ -1,10 +1,10 @@
 //! The writer's seat: the one place from which a store is written.
 //!
 //! A [`Writer`] is the writing connection with its guard, its group and all that belongs to it. It is a value behind a
-//! mutex, the seat. Whoever holds the mutex has the seat, so two threads never write at once, and what one of them leaves
-//! in the `Writer` is seen by the next. In a lone write the caller takes the seat and commits on its own thread. That
-//! saves the way to the writer thread and back: two wake-ups, or two cache lines that travel between cores, and beside
-//! other programs the wait for a second core.
+//! mutex, the seat. The thread that holds the mutex has the seat, so two threads never write at once, and what one of
+//! them leaves in the `Writer` is seen by the next. In a lone write the caller takes the seat and commits on its own
+//! thread. That saves the way to the writer thread and back: two wake-ups, or two cache lines that travel between
+//! cores, and beside other programs the wait for a second core.
 //!
 //! # Who may hold the seat
 //!
@@ -15,54 +15,56 @@
 //!   seat: it takes the seat if that is free, and otherwise queues its job. With the seat in its hands it looks whether
 //!   anything comes first: a queued job, one in line or carried over, closing, a connection that is to be replaced, a log
 //!   over its hard limit. If so, it leaves and queues its job. (If BEGIN finds the file locked by another process, the
-//!   holder, whoever it is, also fails the queued jobs that have waited as long.)
+//!   holder, caller or writer thread, also fails the queued jobs that have waited as long.)
 //!
 //! Async callers, submitted writes and exclusive jobs never take it.
 //!
 //! # First come, first served
 //!
-//! A job leaves the queue only by the hands of the holder (or withdrawn, or dropped by closing). So while a caller holds
-//! the seat, each job that arrived before is finished, or carried over, or in the queue, where the caller sees it. For a
-//! job whose arrival the caller can know of, a relaxed load of `non_empty` is enough: it follows the store by the job's
-//! thread, and only the job's departure is later.
+//! A job leaves the queue only by the hands of the holder (or withdrawn, or dropped by closing). So while a caller
+//! holds the seat, each job that arrived before is finished, or carried over, or in the queue, where the caller sees
+//! it. For a job whose arrival the caller can know of, a relaxed load of `non_empty` is enough: it follows the store by
+//! the job's thread, and only the job's departure is later.
 //!
 //! # Why no wake-up is lost
 //!
-//! The seat wakes nobody. The queue alone decides that the writer thread wakes, under its own lock: for a job, when it is
-//! closed, or when it is summoned (`queue/mod.rs`). The writer thread leaves the seat first and looks for those then, under
-//! that lock, before it sleeps. Once awake it waits for the seat as for any mutex, and no other thread waits for it. So no
-//! fence between seat and queue is needed: a job that arrives while a caller has the seat wakes the writer thread by
-//! itself, or finds it awake.
+//! The seat wakes no thread. The queue alone decides that the writer thread wakes, under its own lock: for a job, when
+//! it is closed, or when it is summoned (`queue/mod.rs`). The writer thread leaves the seat first and looks for those
+//! then, under that lock, before it sleeps. Once awake it waits for the seat as for any mutex, and no other thread
+//! waits for it. So no fence between seat and queue is needed: a job that arrives while a caller has the seat wakes the
+//! writer thread by itself, or finds it awake.
 //!
 //! A caller that leaves something to be done (a checkpoint that is due, events, an earlier time for the idle pause than
 //! that for which the writer thread sleeps) summons the writer thread, after it has left the seat.
 //!
-//! A caller may be in the seat again and again before a waiting thread gets a mutex. So callers try only while the seat is
-//! *offered*. The writer thread withdraws the offer before it waits, and so does a caller that summons it. The offer is a
-//! hint: a caller that has seen an old one finds the mutex taken, or the seat free.
+//! A caller may be in the seat again and again before a waiting thread gets a mutex. So callers try only while the seat
+//! is *offered*. The writer thread withdraws the offer before it waits, and so does a caller that summons it. The offer
+//! is a hint: a caller that has seen an old one finds the mutex taken, or the seat free.
 //!
 //! # When it is offered
 //!
-//! Group commit needs a writer thread that keeps the seat while several callers write; a lone caller needs one that does
-//! not even look for the next job with the seat in its hands. So the writer thread counts the groups in a row that were
-//! one job of a blocked thread, with an empty queue after it. From [`LONE_GROUPS`] on, it leaves the seat at once and
-//! offers it. One group of another kind, and it keeps the seat while it spins, and does not offer it when it sleeps.
+//! Group commit needs a writer thread that keeps the seat while several callers write; a lone caller needs one that
+//! does not even look for the next job with the seat in its hands. So the writer thread counts the groups in a row that
+//! were one job of a blocked thread, with an empty queue after it. From [`LONE_GROUPS`] on, it leaves the seat at once
+//! and offers it. One group of another kind, and it keeps the seat while it spins, and does not offer it when it
+//! sleeps.
 //!
 //! # Replies, panics, closing
 //!
-//! A caller's job is finished by the same code as any, into its own slot, so it has one reply, which the caller takes when
-//! it has left the seat. A closure's panic is such a reply. A panic of larder's own ends the store, on whatever thread: the
-//! `Writer` is dropped, the queue is closed, and each job in it replies.
+//! A caller's job is finished by the same code as any, into its own slot, so it has one reply, which the caller takes
+//! when it has left the seat. A closure's panic is such a reply. A panic of larder's own ends the store, on whatever
+//! thread: the `Writer` is dropped, the queue is closed, and each job in it replies.
 //!
-//! Closing closes the queue, which wakes the writer thread, which waits for the caller in the seat as it would for a job of
-//! its own: the closer's deadline does not depend on it. Then it takes the `Writer` out of the seat for good. In a forked
-//! child no call gets as far as the seat.
+//! Closing closes the queue, which wakes the writer thread, which waits for the caller in the seat as it would for a
+//! job of its own: the closer's deadline does not depend on it. Then it takes the `Writer` out of the seat for good. In
+//! a forked child no call gets as far as the seat.
 //!
 //! # What belongs to the thread
 //!
 //! A closure in the seat runs on a thread that may be doing other work for larder: an async read, or a write of another
-//! store. The queue's mark of its workers therefore has several places, which is what `Reentrant` relies on; the token that
-//! cancels an async read is put aside; and so is what the WAL hook of the other store has left (`checkpointer.rs`).
+//! store. The queue's mark of its workers therefore has several places, which is what `Reentrant` relies on; the token
+//! that cancels an async read is put aside; and so is what the WAL hook of the other store has left
+//! (`checkpointer.rs`).
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

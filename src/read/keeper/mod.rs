@@ -23,7 +23,7 @@
 //! - **Not** in an exclusive store, which has no such locks; not where the system has no open-file-description locks,
 //!   since other writers cannot be seen there; and not once the watchdog has found a lock dropped: a lock that is
 //!   counted is not asked for again ([`Keeper::switch_off`]).
-//! - Nobody's read: the connection is in no statistics of readers, and no limit of their age applies to it.
+//! - Not a read: the connection is in no statistics of readers, and no limit of their age applies to it.
 //!
 //! # Locks
 //!

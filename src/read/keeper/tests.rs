@@ -224,7 +224,7 @@ fn closed_keeper_stays_closed() {
 }
 
 #[test]
-fn keeper_is_nobodys_read() {
+fn keeper_is_not_a_read() {
     let folder = tempfile::tempdir().unwrap();
     let engine = open(folder.path(), Settings::default());
     read_until(&engine, holds_newest);
