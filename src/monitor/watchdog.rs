@@ -325,7 +325,7 @@ impl Sampler {
     fn look(&self) {
         let sample = self.take_sample();
         if let Some(change) = &sample.file_change {
-            self.readers.close_keeper();
+            self.readers.switch_off_keeper();
             self.shared.file_changed(change);
         }
         let changes = {

@@ -124,7 +124,7 @@ impl Readers {
         on_writer_thread: bool,
     ) -> Result<Option<PooledReader>> {
         let mut idle = self.idle.lock();
-        if let Some(reader) = idle.pop() {
+        if let Some(reader) = idle.pop().or_else(|| self.slots.take_any()) {
             return Ok(Some(reader));
         }
         let may_wait = when_full == WhenFull::Wait && !on_writer_thread;
@@ -235,7 +235,7 @@ impl Readers {
     /// Takes a connection for a read whose timeout is over, if one is idle now. The read began to wait at `start`.
     pub(super) fn last_try(&self, start: Instant, held_here: usize) -> Result<PooledReader> {
         let mut idle = self.idle.lock();
-        if let Some(reader) = idle.pop() {
+        if let Some(reader) = idle.pop().or_else(|| self.slots.take_any()) {
             return Ok(reader);
         }
         let last_error = idle.openings.trouble(Instant::now());

@@ -45,7 +45,9 @@ impl Manager {
                 problem: "it panicked for a reader".into(),
             })
         })?;
-        c_api::keep_map(&conn);
+        if !may_be_encrypted(&conn, &guard) {
+            c_api::keep_map(&conn);
+        }
         Ok(Reader {
             baseline: Some(baseline),
             control: ControlStatements::default(),
@@ -154,6 +156,12 @@ impl Drop for Reader {
             close(conn);
         }
     }
+}
+
+/// Whether this SQLite is SQLCipher, which maps no file with a key, while `keep_map` would. An unknown PRAGMA returns no
+/// row, <https://sqlite.org/pragma.html>.
+fn may_be_encrypted(conn: &Connection, guard: &SqlGuard) -> bool {
+    guard.as_internal(|| conn.query_row("PRAGMA cipher_version", [], |_| Ok(())).is_ok())
 }
 
 pub(super) fn connection(conn: &Option<Connection>) -> &Connection {

@@ -20,7 +20,8 @@ impl Store {
     /// fails, panics or violates a constraint, only that write is rolled back. `f` runs at most once.
     ///
     /// Which thread runs `f`, and with how large a stack, is not specified. A write that finds no other going on saves the
-    /// way to the writer thread, and runs on the calling thread.
+    /// way to the writer thread, and runs on the calling thread. So `f` must not block on a future: the calling thread
+    /// may be one of an async runtime, which then panics.
     ///
     /// # Errors
     ///

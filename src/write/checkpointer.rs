@@ -37,8 +37,8 @@ thread_local! {
     static ATTACHED_PAGES: Cell<u32> = const { Cell::new(0) };
 }
 
-/// What the WAL hook of another store has left on this thread.
-#[must_use = "it is to be put back"]
+/// What the WAL hook of another store has left on this thread. Its drop puts it back.
+#[must_use = "its drop puts it back"]
 pub(super) struct Hooked {
     pages: Option<u32>,
     commits: u32,
@@ -54,8 +54,8 @@ pub(super) fn put_aside() -> Hooked {
     }
 }
 
-impl Hooked {
-    pub(super) fn put_back(self) {
+impl Drop for Hooked {
+    fn drop(&mut self) {
         PAGES.set(self.pages);
         COMMITS.set(self.commits);
         ATTACHED_PAGES.set(self.attached_pages);

@@ -171,12 +171,25 @@ impl Writer {
             self.telemetry.counters.begin.add_time(after - before);
             return Some((job, after));
         };
-        let busy = primary_code(&error) == Some(ffi::SQLITE_BUSY);
-        let text = error.to_string();
+        if primary_code(&error) == Some(ffi::SQLITE_BUSY) {
+            self.locked_out = Some((now, error.to_string()));
+        }
         self.fail(job, Error::not_started(error));
-        while busy && let Some(job) = self.queued() {
+        if !self.is_callers {
+            self.fail_locked_out();
+        }
+        None
+    }
+
+    /// Fails the queued jobs that have waited for SQLite's lock as long as a job whose BEGIN has failed. Only on the
+    /// writer thread: what their closures own is dropped here, which is not for another caller's thread.
+    pub(super) fn fail_locked_out(&mut self) {
+        let Some((since, text)) = self.locked_out.take() else {
+            return;
+        };
+        while let Some(job) = self.queued() {
             let job = match job {
-                WriteJob::Grouped(job) if job.meta().asked <= now => job,
+                WriteJob::Grouped(job) if job.meta().asked <= since => job,
                 // An exclusive job waits for the lock by itself, and longer.
                 other => {
                     self.carried = Some(other);
@@ -188,7 +201,6 @@ impl Writer {
                 self.fail(job, Error::not_started(error));
             }
         }
-        None
     }
 
     /// Not from the statement cache, and no statement is kept: "Some pragmas take effect during the SQL compilation

@@ -175,12 +175,16 @@ impl Writer {
             self.interrupt.watch(&self.conn, move || queue.length() > 0)
         });
         let mut tables = 0;
+        // The commits of ANALYZE are counted only after the last one: the keeper would take them for another process's.
+        let readers = Arc::clone(&self.readers);
+        let aside = readers.stand_aside();
         let result = self.refresh_statistics(|| {
             tables += 1;
             if is_idle { queue.length() == 0 } else { tables == 1 }
         });
         drop(watching);
         self.note_commits();
+        drop(aside);
         let now = Instant::now();
         match &result {
             Ok(Refreshed::All) => {

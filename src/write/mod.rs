@@ -137,6 +137,11 @@ pub(crate) struct Writer {
     deferred_keys: DeferredKeys,
     /// A job that did not fit into the last group.
     carried: Option<WriteJob>,
+    /// When a group began whose BEGIN found SQLite's lock taken until its time was over, and SQLite's message: jobs that
+    /// have waited as long are still to be failed.
+    locked_out: Option<(Instant, String)>,
+    /// Whether a caller has the seat.
+    is_callers: bool,
     /// Successful jobs of the open transaction, in order. Empty while none is open.
     group: Vec<Ran>,
     /// When the thread last waited for readers while the log exceeded its hard limit.
@@ -219,6 +224,8 @@ impl Writer {
             durability,
             deferred_keys: DeferredKeys::default(),
             carried: None,
+            locked_out: None,
+            is_callers: false,
             group: Vec::new(),
             tried_when_full: None,
             last_group: 0,
@@ -284,21 +291,27 @@ impl Writer {
     fn run_here(&mut self, job: Job<Grouped>) -> bool {
         self.telemetry.counters.seat_taken();
         let hooked = checkpointer::put_aside();
+        self.is_callers = true;
         cancellation::without(|| self.commit_group(job, Members::OnlyFirst));
-        hooked.put_back();
+        self.is_callers = false;
+        drop(hooked);
         self.telemetry.counters.seat_left();
         self.has_unfinished()
     }
 
     /// Whether a caller that has the seat may run its job. Otherwise something comes first that is for the writer thread.
     fn admits_caller(&self) -> bool {
-        self.carried.is_none() && self.spoiled.is_none() && self.checkpointer.over_hard_limit().is_none()
+        self.carried.is_none()
+            && self.locked_out.is_none()
+            && self.spoiled.is_none()
+            && self.checkpointer.over_hard_limit().is_none()
     }
 
     /// Whether a caller leaves something to the writer thread, which may be asleep.
     fn has_unfinished(&self) -> bool {
         let wakes_too_late = |due| self.wakes_at.is_none_or(|at| due < at);
         self.carried.is_some()
+            || self.locked_out.is_some()
             || !self.slow.is_empty()
             || !self.deferred.borrow().is_empty()
             || self.checkpointer.due().is_some()
@@ -308,6 +321,7 @@ impl Writer {
     /// What comes between two groups, and after those of callers: events, and a checkpoint if one is due.
     fn finish_groups(&mut self) {
         self.save_log_if_wanted();
+        self.fail_locked_out();
         self.report_slow();
         self.emit_deferred();
         if let Some(mode) = self.checkpointer.due() {

@@ -15,7 +15,7 @@
 //!   seat: it takes the seat if that is free, and otherwise queues its job. With the seat in its hands it looks whether
 //!   anything comes first: a queued job, one in line or carried over, closing, a connection that is to be replaced, a log
 //!   over its hard limit. If so, it leaves and queues its job. (If BEGIN finds the file locked by another process, the
-//!   holder, caller or writer thread, also fails the queued jobs that have waited as long.)
+//!   queued jobs that have waited as long fail, too. The writer thread does that: it drops what their closures own.)
 //!
 //! Async callers, submitted writes and exclusive jobs never take it.
 //!
@@ -165,8 +165,11 @@ fn hold<T>(writer: &mut Option<Writer>, shared: &Shared, f: impl FnOnce(&mut Wri
     match catch_unwind(AssertUnwindSafe(|| f(held))) {
         Ok(done) => Some(done),
         Err(bug) => {
-            *writer = None;
-            end_store(shared, bug)
+            // The store ends first: what the `Writer` owns may panic as it is dropped, or take long.
+            let broken = writer.take();
+            shared.end_after_panic();
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
+            resume_unwind(bug)
         }
     }
 }

@@ -80,7 +80,7 @@ impl Writer {
         }
     }
 
-    /// Runs one attempt. Meanwhile the readers' keeper (`read/keeper.rs`) holds no snapshot.
+    /// Runs one attempt. Meanwhile the readers' keeper (`read/keeper/`) holds no snapshot.
     pub(super) fn run_checkpoint(&mut self, mode: Mode, patience: Duration) -> rusqlite::Result<Progress> {
         let _aside = self.readers.stand_aside();
         self.checkpointer.run(&self.conn, &self.guard, mode, patience)

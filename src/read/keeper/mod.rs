@@ -18,17 +18,17 @@
 //! - **Other writers.** Each tick compares the commits of all processes with the store's own. If another process
 //!   writes, the keeper lets go for a second, twice as long each further time, a minute at most.
 //! - **Checkpoints.** The writer thread takes the lock of the keeper, ends its snapshot, and keeps the lock until the
-//!   checkpoint is over ([`Keeper::stand_aside`]). A flag that reads reset would not do: under overlapping reads some
+//!   checkpoint is over ([`Readers::stand_aside`]). A flag that reads reset would not do: under overlapping reads some
 //!   read would always begin the keeper again, on the mark that the checkpoint waits for.
 //! - **Not** in an exclusive store, which has no such locks; not where the system has no open-file-description locks,
 //!   since other writers cannot be seen there; and not once the watchdog has found a lock dropped: a lock that is
-//!   counted is not asked for again ([`Keeper::switch_off`]).
+//!   counted is not asked for again ([`Readers::switch_off_keeper`]).
 //! - Not a read: the connection is in no statistics of readers, and no limit of their age applies to it.
 //!
 //! # Locks
 //!
-//! `held` guards the connection. Reads and ticks only try it, so they never wait; the writer thread and a closing
-//! thread wait for at most one renewal, which waits for no lock of SQLite's. Under it: larder's own SQL on the keeper's
+//! `held` guards the connection. Reads, ticks and the watchdog only try it, so they never wait; the writer thread and a
+//! closing thread wait for at most one renewal, which has no busy time-out. Under it: larder's own SQL on the keeper's
 //! connection. The connection opens on a timer thread, without the lock. `kept`, `commits` and `next` are hints,
 //! read without it: a stale value costs a read some system calls or one attempt in vain.
 
@@ -36,7 +36,7 @@
 mod tests;
 
 use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::time::{Duration, Instant};
 
 use super::Readers;
@@ -87,6 +87,8 @@ pub(super) struct Keeper {
     kept: AtomicU64,
     /// The [`Tick`] from which reads may renew the keeper, or [`NONE`].
     next: AtomicU64,
+    /// Switched off for good.
+    is_off: AtomicBool,
     held: Mutex<Held>,
 }
 
@@ -136,6 +138,7 @@ impl Keeper {
             commits: AtomicU64::new(0),
             kept: AtomicU64::new(NONE),
             next: AtomicU64::new(if may_keep { 0 } else { NONE }),
+            is_off: AtomicBool::new(false),
             held: Mutex::new(Held {
                 state: if may_keep { State::Absent } else { State::Closed },
                 began_at: 0,
@@ -187,6 +190,16 @@ impl Keeper {
         self.let_go(held);
         self.wait(held.rest);
         held.rest = (held.rest * 2).min(LONGEST_REST);
+    }
+
+    /// Closes the connection for good, if it was switched off meanwhile.
+    fn close_if_off(&self, held: &mut Held) -> bool {
+        let off = self.is_off.load(Acquire);
+        if off {
+            self.let_go(held);
+            held.state = State::Closed;
+        }
+        off
     }
 
     /// Lets go for some time.
@@ -287,6 +300,16 @@ impl Readers {
         self.keeper.close();
     }
 
+    /// Lets the keeper hold no snapshot any more, and waits for no lock. A snapshot that a read is just beginning there
+    /// ends at the next tick.
+    pub(crate) fn switch_off_keeper(&self) {
+        self.keeper.is_off.store(true, Release);
+        self.keeper.next.store(NONE, Relaxed);
+        if let Some(mut held) = self.keeper.held.try_lock() {
+            self.keeper.close_if_off(&mut held);
+        }
+    }
+
     /// Called before each read begins its snapshot.
     pub(super) fn keep(&self) {
         if self.keeper.is_due() {
@@ -298,6 +321,9 @@ impl Readers {
     fn renew_keeper(&self) {
         let keeper = &self.keeper;
         let Some(mut held) = keeper.held.try_lock() else { return };
+        if keeper.close_if_off(&mut held) {
+            return;
+        }
         let reads = self.slots.reads();
         match &held.state {
             State::Closed => return,
@@ -333,7 +359,7 @@ impl Readers {
     }
 
     fn open_keeper(&self) {
-        let opened = caught(|| Connected::open(self)).and_then(Result::ok);
+        let opened = caught(|| Connected::open(self).ok()).flatten();
         let mut held = self.keeper.held.lock();
         if !matches!(held.state, State::Opening) {
             drop(held);
@@ -362,6 +388,9 @@ impl Readers {
             return self.tick_later();
         };
         let keeper = &self.keeper;
+        if keeper.close_if_off(&mut held) {
+            return;
+        }
         let kept = keeper.kept.load(Relaxed);
         let came = reads - mem::replace(&mut held.reads, reads);
         if kept == NONE || came < READS_A_LEASE {

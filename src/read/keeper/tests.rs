@@ -224,6 +224,19 @@ fn closed_keeper_stays_closed() {
 }
 
 #[test]
+fn keeper_is_switched_off_during_a_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(folder.path(), Settings::default());
+    read_until(&engine, holds_newest);
+    let aside = engine.readers.stand_aside();
+    // It does not wait for the checkpoint.
+    engine.readers.switch_off_keeper();
+    drop(aside);
+    read_while(&engine, holds_none);
+    assert!(engine.readers.close(Instant::now() + PATIENCE).is_ok());
+}
+
+#[test]
 fn keeper_is_not_a_read() {
     let folder = tempfile::tempdir().unwrap();
     let engine = open(folder.path(), Settings::default());
