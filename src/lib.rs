@@ -92,7 +92,7 @@ mod monitor;
 mod options;
 mod queue;
 mod read;
-/// The formats of replication. They are public for the fuzz targets and the integration tests alone.
+/// The parts of replication. They are public for the fuzz targets and the integration tests alone.
 #[cfg(feature = "replicate")]
 #[doc(hidden)]
 pub mod replica;

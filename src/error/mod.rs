@@ -338,6 +338,18 @@ pub enum Error {
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
 
+    /// A replica cannot be used, or a request to its storage failed.
+    #[error("replica {url}: {what}")]
+    Replica {
+        /// What failed, the reason, and what to do about it.
+        what: String,
+        /// The replica, without the query of its URL. No error has a credential in it.
+        url: String,
+        /// The cause, if it is an error of its own.
+        #[source]
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    },
+
     /// A file system has too little free space for a `VACUUM`, which did not start.
     #[error(
         "the vacuum did not start: it needs about {needed} bytes in {}, and {available} are available: free disk space \
@@ -460,6 +472,7 @@ impl Error {
             | Error::ReadQueueTimeout { .. }
             | Error::Poisoned { .. }
             | Error::WalFull { .. }
+            | Error::Replica { .. }
             | Error::InsufficientSpace { .. }
             | Error::Closed => Outcome::NotStarted,
             Error::Forked { outcome } => *outcome,
@@ -547,6 +560,7 @@ impl Error {
             Error::Cancelled { .. } => "cancelled",
             Error::Backup { .. } => "backup",
             Error::Restore { .. } => "restore",
+            Error::Replica { .. } => "replica",
             Error::InsufficientSpace { .. } => "insufficient_space",
             Error::Closed => "closed",
             Error::Forked { .. } => "forked",

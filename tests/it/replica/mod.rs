@@ -1,10 +1,12 @@
-//! The formats of replication.
+//! Replication: the formats of its files, and where they are kept.
 
 mod damage;
 mod format;
 mod golden;
 mod litestream;
 mod log;
+mod lying;
+pub(crate) mod storage;
 
 use std::io::{self, Read};
 

@@ -42,6 +42,8 @@ const CHILDREN: &[(&str, Run)] = &[
     ("read::memory_map", crate::read::memory_map::child),
     ("regressions::harness", crate::regressions::harness::child),
     ("regressions::store", crate::regressions::store::child),
+    #[cfg(feature = "replicate")]
+    ("replica::storage", crate::replica::storage::child),
     ("store::opening", crate::store::opening::child),
     ("telemetry::stats", crate::telemetry::stats::child),
     ("telemetry::subscribers", crate::telemetry::subscribers::child),
