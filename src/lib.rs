@@ -71,6 +71,7 @@
 //! | `async` | yes | [`write_async`](Store#async), `read_async`, `close_async`: for tasks of any runtime |
 //! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
+//! | `replicate` | no | [`Store::restore_from`] and [`Replica`]: the replicas of larder and of Litestream 0.5 |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] |
 
 #![deny(unsafe_code)]
@@ -132,6 +133,14 @@ pub use self::backup::{
 };
 pub use self::maintenance::check::{Check, CheckProgress, CheckReport, CheckStage, ForeignKeyViolation};
 pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
+
+// Replication.
+#[cfg(feature = "replicate")]
+#[cfg_attr(docsrs, doc(cfg(feature = "replicate")))]
+pub use self::replica::{
+    Replica, ReplicaRestore, ReplicaRestoreReport, ReplicaVerify, RestorePoint, RestoreSpan, RestoredState,
+    VerifyReport,
+};
 
 // Statistics, alerts and advice.
 pub use self::monitor::advice::{Finding, Severity};

@@ -306,7 +306,7 @@ fn cannot(problem: &'static str, error: rusqlite::Error) -> Failure {
     Failure::of(problem, error).with_advice(advice)
 }
 
-fn cannot_open(error: Error) -> Failure {
+pub(super) fn cannot_open(error: Error) -> Failure {
     let own = !matches!(
         error,
         Error::Sqlite {
@@ -328,7 +328,7 @@ fn number(conn: &Connection, pragma: &str) -> rusqlite::Result<u64> {
 }
 
 /// Checks the free space before the copy starts, so that it does not fill the database's disk as well.
-fn check_room(copy: &Path, bytes: u64, compact: bool) -> Result<()> {
+pub(super) fn check_room(copy: &Path, bytes: u64, compact: bool) -> Result<()> {
     let needed = if compact { bytes.saturating_mul(2) } else { bytes };
     match lacks(copy.parent().unwrap_or(Path::new("/")), needed) {
         Some(available) => Err(Failure::found(

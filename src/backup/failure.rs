@@ -18,7 +18,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(super) fn new(problem: &'static str) -> Self {
+    pub(crate) fn new(problem: &'static str) -> Self {
         Self {
             problem,
             detail: None,
@@ -27,14 +27,14 @@ impl Failure {
     }
 
     /// A failure with the findings of a check.
-    pub(super) fn found(problem: &'static str, detail: String) -> Self {
+    pub(crate) fn found(problem: &'static str, detail: String) -> Self {
         Self {
             detail: Some(detail),
             ..Self::new(problem)
         }
     }
 
-    pub(super) fn of(problem: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
+    pub(crate) fn of(problem: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
         Self {
             problem,
             detail: Some(source.to_string()),
@@ -105,6 +105,19 @@ impl Failure {
             detail: self.detail,
             source: self.source,
         }
+    }
+
+    /// The failure of a restore from a replica, whose URL stands for the backup.
+    #[cfg(feature = "replicate")]
+    pub(crate) fn of_replica(self, url: &str, to: &Path) -> Error {
+        let problem = match self.problem {
+            DAMAGED | INDEX_DAMAGED => {
+                "the database in the replica is damaged; restore an older state (by time or TXID), or restore this one \
+                 as it is, without the integrity check"
+            }
+            problem => problem,
+        };
+        Self { problem, ..self }.of_restore(Path::new(url), to)
     }
 
     /// Whether the work failed because SQLite does not know a name that `on_connect` may define. (Opening fails by the

@@ -11,14 +11,14 @@ use crate::runtime::hex::hex;
 /// The tables of a database by name, including those that virtual tables create, and their contents. Tables whose name
 /// is not UTF-8 are left out, because rusqlite takes no statement that names one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint {
+pub(crate) struct Fingerprint {
     tables: Vec<(String, i64)>,
     /// In hexadecimal digits.
     pub(super) checksum: Option<String>,
 }
 
 impl Fingerprint {
-    pub(super) fn read(conn: &Connection, with_checksum: bool) -> rusqlite::Result<Self> {
+    pub(crate) fn read(conn: &Connection, with_checksum: bool) -> rusqlite::Result<Self> {
         let names = names(conn)?;
         if with_checksum {
             return Self::with_checksum(conn, names);
@@ -48,7 +48,7 @@ impl Fingerprint {
     }
 
     /// The number of rows in all tables except SQLite's internal ones.
-    pub(super) fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         let own = |(name, _): &&(String, i64)| !name.starts_with("sqlite_");
         self.tables
             .iter()
@@ -58,7 +58,7 @@ impl Fingerprint {
     }
 
     /// Describes the first difference between the two.
-    pub(super) fn difference(&self, copy: &Self) -> Option<String> {
+    pub(crate) fn difference(&self, copy: &Self) -> Option<String> {
         if self == copy {
             return None;
         }

@@ -17,6 +17,8 @@
 //! reader: it is named when it pins the WAL. Closing the store stops it at its next step, and waits until it has
 //! cleaned up.
 
+#[cfg(feature = "replicate")]
+mod build;
 mod copy;
 mod failure;
 mod fingerprint;
@@ -36,8 +38,12 @@ use std::{fmt, fs};
 
 use rusqlite::Connection;
 
+#[cfg(feature = "replicate")]
+pub(crate) use self::build::Build;
 use self::copy::{Copier, CopyPlan};
 pub(crate) use self::failure::Failure;
+#[cfg(feature = "replicate")]
+pub(crate) use self::fingerprint::Fingerprint;
 pub(crate) use self::restore::restore;
 pub use self::restore::{RestoreOptions, RestoreReport};
 pub use self::schedule::BackupSchedule;

@@ -197,13 +197,13 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// A folder for unfinished copies. Dropping this deletes it with its contents.
-pub(super) struct Unfinished(TempFolder);
+pub(super) struct Unfinished(pub(super) TempFolder);
 
 /// A copy that does not have its final name yet.
 pub(super) struct Copy {
     pub(super) path: PathBuf,
     /// Opened before anything was written, so that its sync reports every failed write.
-    file: File,
+    pub(super) file: File,
 }
 
 impl Copy {

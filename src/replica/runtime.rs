@@ -23,8 +23,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::Semaphore;
 
 use crate::runtime::fork::Process;
-use crate::runtime::process_mutex::ProcessMutex;
-use crate::runtime::sync::Arc;
+use crate::runtime::sync::{Arc, Mutex};
 
 /// Closures of [`blocking`] that run at a time.
 const HEAVY: usize = 2;
@@ -44,7 +43,7 @@ struct Shared {
     runtime: Option<Runtime>,
 }
 
-static SHARED: ProcessMutex<Shared> = ProcessMutex::new(Shared {
+static SHARED: Mutex<Shared> = Mutex::new(Shared {
     process: Process::FIRST,
     runtime: None,
 });

@@ -25,8 +25,7 @@ use std::{io, mem, thread};
 use super::clock::later;
 use super::fork::{self, Process};
 use super::panic::quietly;
-use super::process_mutex::ProcessMutex;
-use super::sync::{Arc, Condvar, MutexGuard};
+use super::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// Upper bound of the timer threads.
 const MAX_THREADS: usize = 256;
@@ -47,7 +46,7 @@ struct TimerState {
     idle: usize,
 }
 
-static STATE: ProcessMutex<TimerState> = ProcessMutex::new(TimerState {
+static STATE: Mutex<TimerState> = Mutex::new(TimerState {
     process: Process::FIRST,
     tasks: BTreeMap::new(),
     next: 0,

@@ -9,6 +9,10 @@ use crate::connection::temp_folder::TempFolder;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::migrate;
+#[cfg(feature = "replicate")]
+use crate::replica::ReplicaRestore;
+#[cfg(feature = "replicate")]
+use crate::replica::storage::Storage;
 
 /// # Opening
 impl Options {
@@ -63,6 +67,42 @@ impl Options {
     ) -> Result<RestoreReport> {
         self.validate()?;
         backup::restore(&self.settings, options, from.as_ref(), to.as_ref())
+    }
+}
+
+/// # Restoring from a replica
+#[cfg(feature = "replicate")]
+#[cfg_attr(docsrs, doc(cfg(feature = "replicate")))]
+impl Options {
+    /// Restores a database from its replica. Of these options, the call uses [`on_connect`](Self::on_connect) and
+    /// [`cache_size`](Self::cache_size), for the check. See [`Store::restore_from`].
+    pub fn restore_from(self, url: &str) -> ReplicaRestore {
+        ReplicaRestore::new(Storage::connect(url), self.settings)
+    }
+}
+
+/// # Restoring from a replica
+#[cfg(feature = "replicate")]
+#[cfg_attr(docsrs, doc(cfg(feature = "replicate")))]
+impl Store {
+    /// Restores a database from the replica at a URL or in a folder: larder's, or Litestream's (0.5). By default its
+    /// newest state; [`at`](ReplicaRestore::at) and [`txid`](ReplicaRestore::txid) choose an older one. Nothing happens
+    /// before [`ReplicaRestore::to`], which goes over no file.
+    ///
+    /// [`Replica::points`](crate::Replica::points) lists what can be restored.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let (url, path) = (folder.path().join("replica"), folder.path().join("app.db"));
+    /// # let url = url.to_str().unwrap();
+    /// use larder::Store;
+    ///
+    /// let error = Store::restore_from(url).to(&path).unwrap_err();
+    /// assert!(error.to_string().contains("the replica has no files"), "{error}");
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn restore_from(url: &str) -> ReplicaRestore {
+        Options::new().restore_from(url)
     }
 }
 

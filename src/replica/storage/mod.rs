@@ -25,6 +25,7 @@ use self::folder::Folder;
 pub use self::layout::{Layout, Txids};
 pub use self::reader::ObjectReader;
 use self::url::Place;
+use crate::replica::runtime;
 use crate::runtime::sync::Arc;
 
 /// A result of the storage.
@@ -322,6 +323,24 @@ impl Storage {
         }
     }
 
+    /// Whether Litestream 0.3 has a replica here: it kept its files in a folder `generations`.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub async fn has_generations(&self) -> Result<bool> {
+        let folder = self.inside("generations");
+        let listed = self.place.store.list_with_delimiter(Some(&folder)).await;
+        let listed = listed.map_err(|error| self.failed("its folder generations could not be listed".into(), error))?;
+        Ok(!listed.common_prefixes.is_empty() || !listed.objects.is_empty())
+    }
+
+    /// A file by the name that people look for: the URL, then the key.
+    pub fn name(&self, level: u8, txids: Txids) -> String {
+        let inside = self.place.layout.file(&Path::default(), level, txids);
+        format!("{}/{inside}", self.place.url.trim_end_matches('/'))
+    }
+
     fn key(&self, level: u8, txids: Txids) -> Path {
         self.place.layout.file(&self.place.prefix, level, txids)
     }
@@ -353,7 +372,7 @@ impl Storage {
         self.failure(what, FailureKind::Permanent, reason)
     }
 
-    fn no_thread(&self, error: io::Error) -> StorageError {
+    pub(in crate::replica) fn no_thread(&self, error: io::Error) -> StorageError {
         let reason = format!("the operating system refused a thread: {error}");
         self.failure("no request was made".into(), FailureKind::Transient, reason)
     }
@@ -367,6 +386,26 @@ impl Storage {
             source: None,
         }
     }
+}
+
+/// The levels that Litestream may write, from the finest to the snapshots.
+const LEVELS: std::ops::RangeInclusive<u8> = 0..=9;
+
+/// Lists the files of all levels. What is moved up meanwhile is found above, since a level is listed after those below it.
+pub(crate) async fn all_files(storage: &Storage) -> Result<Vec<FileInfo>> {
+    let mut files = Vec::new();
+    for level in LEVELS {
+        files.extend(storage.list(level).await?);
+    }
+    Ok(files)
+}
+
+/// Makes a request of this storage, and waits for it.
+pub(crate) fn request<T: Send + 'static>(
+    storage: &Storage,
+    request: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    runtime::wait(request).unwrap_or_else(|error| Err(storage.no_thread(error)))
 }
 
 /// The URL, without its query.

@@ -73,7 +73,7 @@ pub(super) fn files(version: &str) -> Vec<Vec<u8>> {
     files.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-fn restored(version: &str) -> Vec<u8> {
+pub(super) fn restored(version: &str) -> Vec<u8> {
     fs::read(folder(version).join("restored.sqlite")).unwrap()
 }
 

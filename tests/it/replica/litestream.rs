@@ -6,7 +6,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use larder::replica::ltx::{Decoder, Header, merge};
 use larder::replica::wal::{WalHeader, WalScan};
@@ -16,14 +16,14 @@ use super::{File, header};
 use crate::support::child::{self, PATIENCE};
 
 /// A `litestream` that is installed.
-struct Litestream {
+pub(super) struct Litestream {
     program: PathBuf,
-    version: String,
+    pub(super) version: String,
 }
 
 impl Litestream {
     /// Those that `LARDER_LITESTREAM` lists like a `PATH`, or the one on the `PATH`. None is said visibly.
-    fn all() -> Vec<Self> {
+    pub(super) fn all() -> Vec<Self> {
         let listed = env::var_os("LARDER_LITESTREAM").unwrap_or_else(|| "litestream".into());
         let found: Vec<_> = env::split_paths(&listed).filter_map(Self::find).collect();
         if found.is_empty() {
@@ -50,44 +50,49 @@ impl Litestream {
 
     /// The database that it restores, of the newest transaction or of this one.
     #[track_caller]
-    fn restore(&self, replica: &Path, txid: Option<u64>) -> Vec<u8> {
+    pub(super) fn restore(&self, replica: &Path, txid: Option<u64>) -> Vec<u8> {
+        let txid = txid.map(|txid| ["-txid".into(), format!("{txid:016x}")]);
+        let restored = self.restore_with(replica, txid.as_ref().map_or(&[], |txid| txid));
+        restored.unwrap_or_else(|told| panic!("{} restore: {told}", self.version))
+    }
+
+    /// The database that it restores with these arguments, or what it says.
+    pub(super) fn restore_with(&self, replica: &Path, arguments: &[String]) -> Result<Vec<u8>, String> {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("restored.db");
         let mut command = Command::new(&self.program);
-        command.arg("restore").arg("-o").arg(&target);
-        if let Some(txid) = txid {
-            command.arg("-txid").arg(format!("{txid:016x}"));
-        }
+        command.arg("restore").arg("-o").arg(&target).args(arguments);
         let output = command.arg(url(replica)).output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{} restore: {told}", self.version);
-        fs::read(target).unwrap()
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(fs::read(target).unwrap())
     }
 
-    fn replicate(&self, database: &Path, replica: &Path) -> Child {
+    pub(super) fn replicate(&self, database: &Path, replica: &Path) -> Child {
         let mut command = Command::new(&self.program);
         command.arg("replicate").arg(database).arg(url(replica));
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 }
 
-fn url(replica: &Path) -> String {
+pub(super) fn url(replica: &Path) -> String {
     format!("file://{}", replica.display())
 }
 
-/// Writes a file into the folder replica.
-fn put(replica: &Path, level: u32, header: &Header, bytes: &[u8]) {
+/// Writes a file into the folder replica, with its timestamp.
+pub(super) fn put(replica: &Path, level: u32, header: &Header, bytes: &[u8]) {
     let folder = replica.join(format!("ltx/{level}"));
     fs::create_dir_all(&folder).unwrap();
-    fs::write(
-        folder.join(format!("{:016x}-{:016x}.ltx", header.min_txid, header.max_txid)),
-        bytes,
-    )
-    .unwrap();
+    let path = folder.join(format!("{:016x}-{:016x}.ltx", header.min_txid, header.max_txid));
+    fs::write(&path, bytes).unwrap();
+    let time = UNIX_EPOCH + Duration::from_millis(header.timestamp.cast_unsigned());
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(time).unwrap();
 }
 
 /// The files of a level, in the order of their names.
-fn files(replica: &Path, level: u32) -> Vec<Vec<u8>> {
+pub(super) fn files(replica: &Path, level: u32) -> Vec<Vec<u8>> {
     let Ok(entries) = fs::read_dir(replica.join(format!("ltx/{level}"))) else {
         return Vec::new();
     };
@@ -98,15 +103,15 @@ fn files(replica: &Path, level: u32) -> Vec<Vec<u8>> {
 }
 
 /// A database whose commits are encoded, a file each: the first as a snapshot, the others from the frames of the log.
-struct Replicated {
-    database: Database,
-    files: Vec<Vec<u8>>,
+pub(super) struct Replicated {
+    pub(super) database: Database,
+    pub(super) files: Vec<Vec<u8>>,
     /// The database after each of them, as SQLite makes it.
-    states: Vec<Vec<u8>>,
+    pub(super) states: Vec<Vec<u8>>,
 }
 
 impl Replicated {
-    fn run(page_size: u32, commits: u32) -> Self {
+    pub(super) fn run(page_size: u32, commits: u32) -> Self {
         let database = Database::new(page_size);
         let mut log = Cursor::new(database.log());
         let wal = WalHeader::parse(log.get_ref()[..32].try_into().unwrap()).unwrap();
@@ -151,11 +156,11 @@ impl Replicated {
         }
     }
 
-    fn last(&self) -> &[u8] {
+    pub(super) fn last(&self) -> &[u8] {
         self.states.last().unwrap()
     }
 
-    fn merged(&self, range: std::ops::Range<usize>) -> (Header, Vec<u8>) {
+    pub(super) fn merged(&self, range: std::ops::Range<usize>) -> (Header, Vec<u8>) {
         let files = self.files[range].iter();
         let (bytes, _) = merge(
             files.map(|bytes| Decoder::new(bytes.as_slice()).unwrap()).collect(),
@@ -241,7 +246,7 @@ fn litestream_daemon_files_make_the_restored_database() {
     }
 }
 
-fn wait(until: impl Fn() -> bool) {
+pub(super) fn wait(until: impl Fn() -> bool) {
     let begin = Instant::now();
     while !until() {
         assert!(begin.elapsed() < PATIENCE, "the daemon does not replicate");
@@ -250,7 +255,7 @@ fn wait(until: impl Fn() -> bool) {
 }
 
 /// The daemon replicates what is left, and ends.
-fn end(daemon: &mut Child) {
+pub(super) fn end(daemon: &mut Child) {
     let pid = daemon.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     daemon.wait().unwrap();

@@ -6,6 +6,7 @@ mod golden;
 mod litestream;
 mod log;
 mod lying;
+mod restore;
 pub(crate) mod storage;
 
 use std::io::{self, Read};

@@ -1,0 +1,125 @@
+//! A database that is written page by page, as a restore from a replica does: in the folder of unfinished copies, checked
+//! as a copy is, and named as one.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::BackupProgress;
+use super::copy::{CHECKING, Copier, CopyPlan, Whose, cannot_open, check_room, refuse_damage};
+use super::failure::{Failure, Result as BuildResult};
+use super::fingerprint::Fingerprint;
+use super::staging::{Copy, Staging, Unfinished, cannot_create};
+use crate::connection::temp_folder::{Content, TempFolder};
+use crate::connection::{self, Private, check_sqlite_version, open_files, open_original};
+use crate::error::{Error, Result};
+use crate::maintenance::check::CheckReport;
+use crate::maintenance::progress::ProgressReporter;
+use crate::options::Settings;
+
+/// A database without its name. Dropping it deletes it.
+pub(crate) struct Build {
+    /// The URL of what the database is made from.
+    from: String,
+    to: PathBuf,
+    /// `None` if it is never to have a name.
+    staging: Option<Staging>,
+    copy: Copy,
+    /// Dropped last.
+    _unfinished: Unfinished,
+}
+
+impl Build {
+    /// Checks that a database may be put at `to`, and creates an empty file for it.
+    pub(crate) fn begin(from: &str, to: &Path) -> Result<Self> {
+        check_sqlite_version()?;
+        // Before the check for a file at `to`: a store also reserves the name of a file that was moved away.
+        if open_files::is_open(to) {
+            return Err(Error::AlreadyOpen {
+                path: to.into(),
+                closing: None,
+            });
+        }
+        let begun = Staging::new(to, false).and_then(|staging| Ok((staging.begin()?, Some(staging))));
+        Self::within(from, to, begun)
+    }
+
+    /// Creates an empty file for a database that is only to be looked at, in a folder for temporary files.
+    pub(crate) fn temporary(from: &str, folder: &Path) -> Result<Self> {
+        check_sqlite_version()?;
+        let begun = TempFolder::inside(folder, Content::Copy).map_err(cannot_create);
+        let begun = begun.map(|folder| {
+            folder.remove_leftovers();
+            (Unfinished(folder), None)
+        });
+        Self::within(from, folder, begun)
+    }
+
+    fn within(from: &str, to: &Path, begun: BuildResult<(Unfinished, Option<Staging>)>) -> Result<Self> {
+        let created = begun.and_then(|(unfinished, staging)| Ok((unfinished.create("copy.db")?, unfinished, staging)));
+        let (copy, unfinished, staging) = created.map_err(|failure| failure.of_replica(from, to))?;
+        Ok(Self {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            staging,
+            copy,
+            _unfinished: unfinished,
+        })
+    }
+
+    /// The file to write.
+    pub(crate) fn file(&self) -> &File {
+        &self.copy.file
+    }
+
+    /// Checks that there is room for so many bytes.
+    pub(crate) fn check_room(&self, bytes: u64) -> BuildResult<()> {
+        check_room(&self.copy.path, bytes, false)
+    }
+
+    /// Checks the database for damage, and changes nothing in it. `with_rows` reads all of them, too.
+    pub(crate) fn check(&self, settings: &Settings, with_rows: bool) -> Result<(CheckReport, Option<Fingerprint>)> {
+        self.look(settings, with_rows).map_err(|failure| self.failed(failure))
+    }
+
+    fn look(&self, settings: &Settings, with_rows: bool) -> BuildResult<(CheckReport, Option<Fingerprint>)> {
+        let plan = CopyPlan::default();
+        let copier = Copier {
+            options: settings,
+            plan: &plan,
+            reporter: &ProgressReporter::new(BackupProgress::NOTHING),
+            pause: &|_| {},
+        };
+        let Some(private) = open_original(&self.copy.path, settings, true).map_err(cannot_open)? else {
+            return Err(Failure::new(
+                "SQLite cannot open the database in its folder; check the folder, its owner and its mode",
+            ));
+        };
+        let checked = copier.check(&private, Whose::Source).and_then(refuse_damage);
+        let looked = checked.and_then(|report| Ok((report, with_rows.then(|| rows(&private)).transpose()?)));
+        connection::close(private.conn);
+        looked
+    }
+
+    /// Gives the database its name, which must still be free, and returns its path.
+    pub(crate) fn finish(self) -> Result<PathBuf> {
+        let Self {
+            from,
+            to,
+            staging,
+            copy,
+            ..
+        } = self;
+        let staging = staging.expect("a database that is to have a name");
+        staging.finish(copy).map_err(|failure| failure.of_replica(&from, &to))?;
+        Ok(staging.path)
+    }
+
+    /// The error of a restore that ends here.
+    pub(crate) fn failed(&self, failure: Failure) -> Error {
+        failure.of_replica(&self.from, &self.to)
+    }
+}
+
+fn rows(private: &Private) -> BuildResult<Fingerprint> {
+    Fingerprint::read(&private.conn, true).map_err(|error| Failure::of(CHECKING, error))
+}

@@ -1,0 +1,226 @@
+//! Restoring a database from a replica.
+//!
+//! ```text
+//! plan.rs      which files make the wanted state
+//! fetch.rs     their contents, with the next ones under way
+//! apply.rs     one file's pages, written to the database
+//! rebuild.rs   the three of them, and again with another plan where a file is missing or damaged
+//! points.rs    what can be restored
+//! verify.rs    whether it can
+//! ```
+//!
+//! The database is written in a folder beside the target (`backup/build.rs`), checked there, synced, and named. So the
+//! target's name means a whole, checked database, even if the process is killed. All of it runs on its caller's thread;
+//! only requests run on `larder-replica`. The memory that it takes does not depend on the sizes of the files.
+
+mod apply;
+mod fetch;
+pub(crate) mod plan;
+pub(crate) mod points;
+mod rebuild;
+pub(crate) mod time;
+pub(crate) mod verify;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use self::plan::{Target, Txid};
+use self::rebuild::rebuild;
+#[cfg(doc)]
+use crate::Store;
+use crate::backup::Build;
+use crate::error::{Error, Result};
+use crate::maintenance::check::CheckReport;
+use crate::options::Settings;
+use crate::replica::storage::{Storage, StorageError};
+use crate::telemetry::event::event;
+
+/// A restore from a replica, which [`to`](Self::to) starts. Made by [`Store::restore_from`].
+///
+/// Without [`at`](Self::at) and [`txid`](Self::txid) the newest state is restored. The replica may be larder's or
+/// Litestream's (0.5).
+///
+/// ```no_run
+/// use std::time::{Duration, SystemTime};
+/// use larder::Store;
+///
+/// let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+/// let report = Store::restore_from("s3://bucket/app").at(an_hour_ago).to("restored.db")?;
+/// println!("{report}");
+/// # Ok::<_, larder::Error>(())
+/// ```
+#[must_use = "nothing is restored before `to`"]
+pub struct ReplicaRestore {
+    storage: Result<Storage, StorageError>,
+    settings: Settings,
+    at: Option<SystemTime>,
+    txid: Option<u64>,
+    integrity_check: bool,
+}
+
+impl ReplicaRestore {
+    pub(crate) fn new(storage: Result<Storage, StorageError>, settings: Settings) -> Self {
+        Self {
+            storage,
+            settings,
+            at: None,
+            txid: None,
+            integrity_check: true,
+        }
+    }
+
+    /// Restores the newest state that was captured before this time. It has nothing that was committed at or after it.
+    /// A time after the newest state restores that one.
+    pub fn at(mut self, time: SystemTime) -> Self {
+        self.at = Some(time);
+        self
+    }
+
+    /// Restores the state after this transaction, which the replica must have by itself. Litestream and the names of
+    /// the files write it in hexadecimal.
+    pub fn txid(mut self, txid: u64) -> Self {
+        self.txid = Some(txid);
+        self
+    }
+
+    /// Checks the database, as [`Store::restore`] does, before it gets its name. The default is `true`.
+    ///
+    /// The check reads the whole database. The checksums of the files are compared in any case.
+    pub fn integrity_check(mut self, integrity_check: bool) -> Self {
+        self.integrity_check = integrity_check;
+        self
+    }
+
+    /// Restores to `path`. Open the database like any other.
+    ///
+    /// There must be no file at `path`, and no `-wal`, `-shm` or `-journal` file beside it. The database has mode
+    /// `0600`. It is written to a folder beside `path` first.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Restore`]: the replica cannot be read, lacks the state, or has damaged files and no others with their
+    ///   transactions; or something is in the way at `path`. Nothing was created there.
+    /// - [`Error::AlreadyOpen`]: this process has `path` open.
+    /// - [`Error::Replica`]: the URL cannot be used.
+    /// - [`Error::Options`]: both a time and a transaction were given.
+    pub fn to(self, path: impl AsRef<Path>) -> Result<ReplicaRestoreReport> {
+        self.restore(path.as_ref())
+    }
+
+    fn restore(self, to: &Path) -> Result<ReplicaRestoreReport> {
+        let began = Instant::now();
+        let target = self.target()?;
+        let storage = self.storage?;
+        let build = Build::begin(&storage.to_string(), to)?;
+        let rebuilt = rebuild(&storage, target, &build)?;
+        let check = match self.integrity_check {
+            true => Some(build.check(&self.settings, false)?.0),
+            false => None,
+        };
+        let header = rebuilt.header;
+        let report = ReplicaRestoreReport {
+            path: build.finish()?,
+            txid: header.max_txid,
+            timestamp: time::from_millis(header.timestamp),
+            page_size: header.page_size.into(),
+            pages: header.commit.into(),
+            files: rebuilt.files as u64,
+            bytes_read: rebuilt.bytes,
+            unusable: rebuilt.unusable,
+            check,
+            duration: began.elapsed(),
+        };
+        report.tell(&storage);
+        Ok(report)
+    }
+
+    fn target(&self) -> Result<Target> {
+        match (self.at, self.txid) {
+            (None, None) => Ok(Target::Newest),
+            (Some(time), None) => Ok(Target::Before(time::millis_up(time))),
+            (None, Some(txid)) => Ok(Target::Txid(txid)),
+            (Some(_), Some(_)) => Err(Error::Options {
+                option: "txid",
+                problem: "a restore is by time or by transaction, and not by both; leave one of them out".into(),
+            }),
+        }
+    }
+}
+
+/// The result of a [`ReplicaRestore`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplicaRestoreReport {
+    /// Absolute path of the database.
+    pub path: PathBuf,
+    /// The transaction after which the database was as it is now.
+    pub txid: u64,
+    /// When that transaction was captured.
+    pub timestamp: SystemTime,
+    /// Page size in bytes.
+    pub page_size: u64,
+    /// Number of pages.
+    pub pages: u64,
+    /// Number of the replica's files that it was made of.
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes_read: u64,
+    /// Damaged or missing files of the replica, in whose place others were used, and what is wrong with them.
+    pub unusable: Vec<String>,
+    /// The check of the database; `None` if [`ReplicaRestore::integrity_check`] was `false`.
+    pub check: Option<CheckReport>,
+    /// Duration of the restore.
+    pub duration: Duration,
+}
+
+impl ReplicaRestoreReport {
+    /// Size of the database in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.pages * self.page_size
+    }
+
+    fn tell(&self, storage: &Storage) {
+        event!(
+            info,
+            "larder::restore",
+            self.path,
+            {
+                replica = %storage,
+                txid = %Txid(self.txid),
+                timestamp = time::of(self.timestamp),
+                bytes = self.bytes(),
+                files = self.files,
+                bytes_read = self.bytes_read,
+                unusable = self.unusable.len(),
+                verified = self.check.is_some(),
+                duration_ms = self.duration.as_millis() as u64,
+            },
+            "database restored from its replica"
+        );
+    }
+}
+
+impl fmt::Display for ReplicaRestoreReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} bytes, the state after TXID {} of {}, from {} files with {} bytes, in {:.1?}",
+            self.path.display(),
+            self.bytes(),
+            Txid(self.txid),
+            time::of(self.timestamp),
+            self.files,
+            self.bytes_read,
+            self.duration,
+        )?;
+        match &self.check {
+            Some(check) => write!(f, "; {check}")?,
+            None => write!(f, "; not checked")?,
+        }
+        for unusable in &self.unusable {
+            write!(f, "; not used: {unusable}")?;
+        }
+        Ok(())
+    }
+}

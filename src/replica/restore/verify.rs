@@ -1,0 +1,298 @@
+//! Verifying a replica: every file, then a restore.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{env, fmt};
+
+use super::apply::{ApplyError, read_through};
+use super::fetch::Fetch;
+use super::plan::{PlanError, SNAPSHOTS, Target, Txid, gaps, plan};
+use super::rebuild::{explain, rebuild};
+use crate::backup::{Build, Fingerprint};
+use crate::error::Result;
+use crate::maintenance::check::CheckReport;
+use crate::options::Settings;
+use crate::replica::storage::{FileInfo, Storage, StorageError, all_files, request};
+use crate::telemetry::event::event;
+
+/// The rows of a store after one of its transactions, to compare a restored database with.
+pub(crate) struct Snapshot {
+    pub(crate) txid: u64,
+    pub(crate) rows: Fingerprint,
+}
+
+/// Reads the rows of a snapshot, and makes sure that the replica has all of it.
+type TakeSnapshot<'r> = Box<dyn FnOnce() -> Result<Snapshot> + 'r>;
+
+/// A check of a whole replica, which [`run`](Self::run) starts. Made by [`Replica::verify`](crate::Replica::verify).
+///
+/// It reads every file to its end and compares the checksums, and looks for transactions that no file has.
+/// [`restore`](Self::restore) also restores the newest state into a temporary folder, and checks that database.
+#[must_use = "nothing is verified before `run`"]
+pub struct ReplicaVerify<'r> {
+    storage: &'r Storage,
+    settings: Settings,
+    restore: bool,
+    folder: PathBuf,
+    snapshot: Option<TakeSnapshot<'r>>,
+}
+
+impl<'r> ReplicaVerify<'r> {
+    pub(crate) fn new(storage: &'r Storage, settings: Settings) -> Self {
+        Self {
+            storage,
+            settings,
+            restore: false,
+            folder: env::temp_dir(),
+            snapshot: None,
+        }
+    }
+
+    /// Compares the restored database with a snapshot of the store.
+    #[expect(dead_code, reason = "for the handle of a store's replica")]
+    pub(crate) fn compare(mut self, snapshot: impl FnOnce() -> Result<Snapshot> + 'r) -> Self {
+        self.snapshot = Some(Box::new(snapshot));
+        self
+    }
+
+    /// Also restores the newest state and checks it with `integrity_check`. The default is `false`: a restore downloads
+    /// all that it needs a second time, and needs room for the database.
+    pub fn restore(mut self, restore: bool) -> Self {
+        self.restore = restore;
+        self
+    }
+
+    /// Restores into a folder in this one, and deletes it afterwards. The default is the system's folder for temporary
+    /// files.
+    pub fn folder(mut self, folder: impl AsRef<Path>) -> Self {
+        self.folder = folder.as_ref().to_owned();
+        self
+    }
+
+    /// Runs the check. What is wrong with the replica is no error; see [`VerifyReport::is_ok`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Replica`](crate::Error::Replica): the replica cannot be read. [`Error::Restore`](crate::Error::Restore):
+    /// the folder cannot be used.
+    pub fn run(mut self) -> Result<VerifyReport> {
+        let began = Instant::now();
+        let snapshot = self.snapshot.take().map(|take| take()).transpose()?;
+        let mut report = VerifyReport::default();
+        let usable = self.read_files(&mut report)?;
+        report.newest = usable.iter().map(|file| file.txids.max).max();
+        find_gaps(&usable, &mut report);
+        if self.restore {
+            let build = Build::temporary(&self.storage.to_string(), &self.folder)?;
+            let restored = self.restore_to(&build, snapshot, &mut report);
+            restored.unwrap_or_else(|error| report.problems.push(error.to_string()));
+        }
+        report.duration = began.elapsed();
+        report.tell(self.storage);
+        Ok(report)
+    }
+
+    /// Reads every file. Returns those that are sound.
+    fn read_files(&self, report: &mut VerifyReport) -> Result<Vec<FileInfo>> {
+        let files = self.list()?;
+        let (mut fetch, mut sound, mut missing) = (Fetch::new(self.storage, &files), Vec::new(), Vec::new());
+        while let Some((file, opened)) = fetch.next() {
+            match opened
+                .map_err(ApplyError::Storage)
+                .and_then(|from| read_through(from, file))
+            {
+                Ok(_) => {
+                    report.count(file);
+                    sound.push(*file);
+                }
+                Err(ApplyError::Storage(error)) if error.is_not_found() => missing.push(*file),
+                Err(ApplyError::Storage(error)) => return Err(error.into()),
+                Err(error) => {
+                    report.count(file);
+                    report.damaged(self.storage, file, &error.to_string());
+                }
+            }
+        }
+        if !missing.is_empty() {
+            // Those that were compacted away meanwhile are listed no more, and others have their transactions.
+            let now = self.list()?;
+            let still = missing
+                .iter()
+                .filter(|file| now.iter().any(|other| is_same(file, other)));
+            still.for_each(|file| report.damaged(self.storage, file, "it is listed, and missing"));
+            sound.extend(
+                now.iter()
+                    .filter(|file| !files.iter().any(|other| is_same(file, other))),
+            );
+        }
+        Ok(sound)
+    }
+
+    fn list(&self) -> Result<Vec<FileInfo>, StorageError> {
+        let storage = self.storage.clone();
+        request(self.storage, async move { all_files(&storage).await })
+    }
+
+    fn restore_to(&self, build: &Build, snapshot: Option<Snapshot>, report: &mut VerifyReport) -> Result<()> {
+        let target = snapshot
+            .as_ref()
+            .map_or(Target::Newest, |snapshot| Target::Txid(snapshot.txid));
+        let rebuilt = rebuild(self.storage, target, build)?;
+        let (check, rows) = build.check(&self.settings, true)?;
+        let rows = rows.expect("the rows were read");
+        let header = rebuilt.header;
+        report.restored = Some(RestoredState {
+            txid: header.max_txid,
+            bytes: u64::from(header.commit) * u64::from(header.page_size),
+            rows: rows.rows(),
+            is_compared: snapshot.is_some(),
+            check,
+        });
+        let difference = snapshot.and_then(|snapshot| snapshot.rows.difference(&rows));
+        report.problems.extend(difference.map(|difference| {
+            format!("the restored database is not that of the store: {difference}, and other rows in the replica")
+        }));
+        Ok(())
+    }
+}
+
+fn is_same(one: &FileInfo, other: &FileInfo) -> bool {
+    (one.level, one.txids) == (other.level, other.txids)
+}
+
+/// Looks for transactions that no sound file has, and whether the newest state can be restored.
+fn find_gaps(files: &[FileInfo], report: &mut VerifyReport) {
+    for gap in gaps(files) {
+        report.problems.push(format!("no file has the transactions {gap}"));
+    }
+    let planned = plan::<PlanError>(files, Target::Newest, |_| unreachable!("the newest state has no time"));
+    match planned {
+        Ok(_) | Err(PlanError::Gap { .. }) => {}
+        Err(error) => report.problems.push(explain(error).sentence()),
+    }
+}
+
+/// The findings of a [`ReplicaVerify`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// The files that were read, by level: their number, and their bytes.
+    pub levels: BTreeMap<u8, (u64, u64)>,
+    /// The newest transaction.
+    pub newest: Option<u64>,
+    /// What is wrong: damaged and missing files, transactions that no file has, a restored database that is damaged or
+    /// has other rows than its store.
+    pub problems: Vec<String>,
+    /// The restored database, if it was to be restored, and could be.
+    pub restored: Option<RestoredState>,
+    /// Duration of the check.
+    pub duration: Duration,
+}
+
+/// The database that a [`ReplicaVerify`] restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RestoredState {
+    /// The transaction after which the database was so.
+    pub txid: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Number of rows in all tables.
+    pub rows: u64,
+    /// Whether all rows were compared with those of the store.
+    pub is_compared: bool,
+    /// The check of the database.
+    pub check: CheckReport,
+}
+
+impl VerifyReport {
+    /// Whether nothing is wrong.
+    pub fn is_ok(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// Number of files that were read.
+    pub fn files(&self) -> u64 {
+        self.levels.values().map(|(files, _)| files).sum()
+    }
+
+    /// Bytes of these files.
+    pub fn bytes(&self) -> u64 {
+        self.levels.values().map(|(_, bytes)| bytes).sum()
+    }
+
+    fn count(&mut self, file: &FileInfo) {
+        let (files, bytes) = self.levels.entry(file.level).or_default();
+        (*files, *bytes) = (*files + 1, *bytes + file.size);
+    }
+
+    fn damaged(&mut self, storage: &Storage, file: &FileInfo, problem: &str) {
+        self.problems
+            .push(format!("{}: {problem}", storage.name(file.level, file.txids)));
+    }
+
+    fn tell(&self, storage: &Storage) {
+        let restored = self.restored.as_ref();
+        event!(
+            info,
+            "larder::replica",
+            {
+                replica = %storage,
+                files = self.files(),
+                bytes = self.bytes(),
+                newest = self.newest,
+                problems = self.problems.len(),
+                restored = restored.map(|restored| restored.txid),
+                compared = restored.is_some_and(|restored| restored.is_compared),
+                duration_ms = self.duration.as_millis() as u64,
+            },
+            "replica verified"
+        );
+    }
+}
+
+impl fmt::Display for VerifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} files with {} bytes (", self.files(), self.bytes())?;
+        for (at, (level, (files, _))) in self.levels.iter().enumerate() {
+            let comma = if at > 0 { ", " } else { "" };
+            match *level {
+                SNAPSHOTS => write!(f, "{comma}snapshots: {files}")?,
+                level => write!(f, "{comma}level {level}: {files}")?,
+            }
+        }
+        f.write_str(")")?;
+        if let Some(newest) = self.newest {
+            write!(f, " up to TXID {}", Txid(newest))?;
+        }
+        if let Some(restored) = &self.restored {
+            write!(f, "; {restored}")?;
+        }
+        match self.problems.first() {
+            None => write!(f, "; ok ({:.1?})", self.duration),
+            Some(first) => write!(
+                f,
+                "; {} problems, the first: {first} ({:.1?})",
+                self.problems.len(),
+                self.duration
+            ),
+        }
+    }
+}
+
+impl fmt::Display for RestoredState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (txid, bytes, rows) = (Txid(self.txid), self.bytes, self.rows);
+        let compared = if self.is_compared {
+            ", compared with the store"
+        } else {
+            ""
+        };
+        write!(
+            f,
+            "restored TXID {txid}: {bytes} bytes, {rows} rows{compared}, {}",
+            self.check
+        )
+    }
+}
