@@ -7,30 +7,85 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering::AcqRel, Ordering::Acquire};
+use std::time::Instant;
 
 use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ffi};
 
 use super::change_counters::ChangeCounters;
-use crate::runtime::fork;
+use crate::runtime::process_mutex::try_until;
 use crate::telemetry::stats::PageCacheStats;
 
-/// Registers a handler that counts each fork of this process, in the child (`runtime/fork.rs`).
-pub(crate) fn count_forks() {
+/// Registers functions that each fork of this process calls on its thread: before it, and after it in both processes.
+/// SQLite is initialized first, as no function could hold back another thread that does that.
+pub(super) fn at_fork(before: extern "C" fn(), in_parent: extern "C" fn(), in_child: extern "C" fn()) {
     type Handler = Option<extern "C" fn()>;
     // SAFETY: the declaration is POSIX's: three handlers without arguments, each of which may be null; 0 or an error
     // number.
     unsafe extern "C" {
         fn pthread_atfork(before: Handler, in_parent: Handler, in_child: Handler) -> c_int;
     }
-    static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(|| {
-        // SAFETY: the handler is a function of this crate that adds to an atomic, which a child of a multi-threaded
-        // process may do. It stays in place as long as the process. If there is no memory to register it, forks are not
-        // counted.
-        let _ = unsafe { pthread_atfork(None, None, Some(fork::count)) };
-    });
+    // SAFETY: any thread may initialize SQLite at any time, and the opening that follows reports a failure. The handlers
+    // are safe functions of this crate, and stay in place as long as the process. If there is no memory to register
+    // them, forks are not seen.
+    unsafe {
+        ffi::sqlite3_initialize();
+        let _ = pthread_atfork(Some(before), Some(in_parent), Some(in_child));
+    }
+}
+
+/// SQLite's static mutexes (<https://sqlite.org/c3ref/c_mutex_fast.html>), in the order in which it takes them: each may
+/// be taken under those before it. `APP1` to `APP3`, `VFS2` and `VFS3` are left out: they belong to other code, which may
+/// fork while it has one.
+const STATIC_MUTEXES: [c_int; 7] = [
+    ffi::SQLITE_MUTEX_STATIC_OPEN, // a shared cache is opened
+    ffi::SQLITE_MUTEX_STATIC_VFS1, // the unix VFS's open files, and names for temporary ones
+    ffi::SQLITE_MUTEX_STATIC_PRNG, // looks for the VFS
+    ffi::SQLITE_MUTEX_STATIC_MAIN, // the lists of VFSs and of shared caches
+    ffi::SQLITE_MUTEX_STATIC_LRU,  // the page caches, which free pages
+    ffi::SQLITE_MUTEX_STATIC_PMEM, // memory for pages
+    ffi::SQLITE_MUTEX_STATIC_MEM,  // memory
+];
+
+/// SQLite's static mutexes that the thread has. It must not call SQLite meanwhile.
+pub(super) struct StaticMutexes {
+    /// Null for one that another thread did not release in time.
+    taken: [*mut ffi::sqlite3_mutex; STATIC_MUTEXES.len()],
+    pub(super) is_complete: bool,
+}
+
+impl StaticMutexes {
+    /// Takes them, and leaves out what another thread does not release until then.
+    pub(super) fn hold(until: Instant) -> Self {
+        let mut held = Self {
+            taken: [ptr::null_mut(); STATIC_MUTEXES.len()],
+            is_complete: true,
+        };
+        for (mutex, id) in held.taken.iter_mut().zip(STATIC_MUTEXES) {
+            // SAFETY: a static mutex lives as long as the process. The call allocates nothing for one, and gives null
+            // for one that this SQLite does not have, or if it was built without mutexes.
+            let found = unsafe { ffi::sqlite3_mutex_alloc(id) };
+            // SAFETY: as above; a null pointer is no mutex, and cannot be busy. `try_until` calls this on this thread.
+            let try_it = || (unsafe { ffi::sqlite3_mutex_try(found) } == ffi::SQLITE_OK).then_some(found);
+            match try_until(until, try_it) {
+                Some(taken) => *mutex = taken,
+                None => held.is_complete = false,
+            }
+        }
+        held
+    }
+}
+
+impl Drop for StaticMutexes {
+    fn drop(&mut self) {
+        for mutex in self.taken.iter().rev() {
+            // SAFETY: `hold` has taken it on this thread, since the pointer keeps this value from other threads; in a
+            // forked child this thread is the copy of that one. A null pointer is no mutex.
+            unsafe { ffi::sqlite3_mutex_leave(*mutex) };
+        }
+    }
 }
 
 /// Whether a foreign key constraint is violated that SQLite would check at COMMIT.
@@ -245,8 +300,7 @@ pub(crate) fn keep_map(conn: &Connection) {
         if original.is_null() {
             return;
         }
-        let kept = KEPT.get_or_init(|| KeptMap::of(original));
-        if let Some(kept) = kept.as_ref().filter(|kept| ptr::eq(kept.original, original)) {
+        if let Some(kept) = KeptMap::for_files(original).filter(|kept| ptr::eq(kept.original, original)) {
             (*file).pMethods = &kept.methods;
         }
     }
@@ -272,13 +326,32 @@ unsafe impl Send for KeptMap {}
 // SAFETY: as above.
 unsafe impl Sync for KeptMap {}
 
-/// All database files have the same methods. `None` if this code does not know them.
-static KEPT: OnceLock<Option<KeptMap>> = OnceLock::new();
+/// All database files have the same methods. Null before the first one. It is never freed.
+static KEPT: AtomicPtr<KeptMap> = AtomicPtr::new(ptr::null_mut());
 
 /// The bytes that SQLite wants mapped after a page, in case a damaged one is read beyond its end (`unixFetch`).
 const BEYOND: i64 = 256;
 
 impl KeptMap {
+    /// The methods for all files, made for the first one. `None` if this code does not know those of that file.
+    ///
+    /// # Safety
+    ///
+    /// `original` points to the methods of an open file, which are a constant.
+    unsafe fn for_files(original: *const ffi::sqlite3_io_methods) -> Option<&'static Self> {
+        let known = KEPT.load(Acquire);
+        if known.is_null() {
+            // SAFETY: as the caller promises.
+            let made = Box::into_raw(Box::new(unsafe { Self::of(original) }?));
+            if KEPT.compare_exchange(ptr::null_mut(), made, AcqRel, Acquire).is_err() {
+                // SAFETY: nobody else has seen the box.
+                drop(unsafe { Box::from_raw(made) });
+            }
+        }
+        // SAFETY: once it is not null it points to a box that is never freed nor changed.
+        unsafe { KEPT.load(Acquire).as_ref() }
+    }
+
     /// # Safety
     ///
     /// `original` points to the methods of an open file, which are a constant.
@@ -347,11 +420,12 @@ unsafe extern "C" fn unfetch_unless_kept(
     offset: ffi::sqlite3_int64,
     page: *mut c_void,
 ) -> c_int {
-    let Some(Some(kept)) = KEPT.get() else {
-        return ffi::SQLITE_OK;
-    };
-    // SAFETY: as the caller promises. SQLite has no page fetched when it asks to drop the map.
+    // SAFETY: as the caller promises. Methods that call this are those of `KEPT`, which is never freed. SQLite has no
+    // page fetched when it asks to drop the map.
     unsafe {
+        let Some(kept) = KEPT.load(Acquire).as_ref() else {
+            return ffi::SQLITE_OK;
+        };
         if page.is_null() && kept.fits(file) {
             return ffi::SQLITE_OK;
         }

@@ -36,7 +36,8 @@ use std::path::Path;
 
 use super::file::FileId;
 use crate::runtime::fork::Process;
-use crate::runtime::sync::{Arc, Mutex, MutexGuard};
+use crate::runtime::process_mutex::ProcessMutex;
+use crate::runtime::sync::{Arc, MutexGuard};
 
 /// A descriptor of a database file or of a `-shm`.
 struct Kept {
@@ -49,7 +50,7 @@ struct Kept {
     users: usize,
 }
 
-static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+static KEPT: ProcessMutex<Vec<Kept>> = ProcessMutex::new(Vec::new());
 
 /// Keeps a descriptor for the life of the process.
 pub(crate) fn keep(file: File) -> io::Result<()> {

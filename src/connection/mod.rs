@@ -12,6 +12,7 @@ mod copy;
 pub(crate) mod file;
 pub(crate) mod file_lock;
 pub(crate) mod filesystem;
+pub(crate) mod forks;
 pub(crate) mod interrupt;
 mod on_connect;
 mod open_error;

@@ -23,7 +23,8 @@ use crate::error::{Error, Result};
 use crate::options::Access;
 use crate::runtime::clock::later;
 use crate::runtime::fork::Process;
-use crate::runtime::sync::{Arc, Condvar, Mutex, MutexGuard};
+use crate::runtime::process_mutex::ProcessMutex;
+use crate::runtime::sync::{Arc, Condvar, MutexGuard};
 
 /// The place of a file: its folder and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl ClaimedFile {
     }
 }
 
-static CLAIMS: Mutex<Vec<ClaimedFile>> = Mutex::new(Vec::new());
+static CLAIMS: ProcessMutex<Vec<ClaimedFile>> = ProcessMutex::new(Vec::new());
 static GONE: Condvar = Condvar::new();
 
 /// Whether a store of this process has the file at `path` open, or opened another file at that path earlier.

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use super::file::FileId;
 use super::open_error::open_error;
 use crate::error::Result;
-use crate::runtime::sync::Mutex;
+use crate::runtime::process_mutex::ProcessMutex;
 use crate::telemetry::event::event;
 
 /// The content of a folder, by which it is named.
@@ -136,7 +136,7 @@ pub(crate) fn tidy(folder: &Path) {
 /// Whether this process looks into the folder for the first time. Thousands of stores may open in one folder. A new
 /// folder may have the inode of one that was deleted, so the path counts, too.
 fn is_first_look(folder: &Path) -> io::Result<bool> {
-    static SEEN: Mutex<BTreeSet<(PathBuf, FileId)>> = Mutex::new(BTreeSet::new());
+    static SEEN: ProcessMutex<BTreeSet<(PathBuf, FileId)>> = ProcessMutex::new(BTreeSet::new());
     let id = FileId::of(&fs::metadata(folder)?);
     Ok(SEEN.lock().insert((folder.to_owned(), id)))
 }

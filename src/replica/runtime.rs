@@ -23,7 +23,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::Semaphore;
 
 use crate::runtime::fork::Process;
-use crate::runtime::sync::{Arc, Mutex};
+use crate::runtime::process_mutex::ProcessMutex;
+use crate::runtime::sync::Arc;
 
 /// Closures of [`blocking`] that run at a time.
 const HEAVY: usize = 2;
@@ -43,7 +44,7 @@ struct Shared {
     runtime: Option<Runtime>,
 }
 
-static SHARED: Mutex<Shared> = Mutex::new(Shared {
+static SHARED: ProcessMutex<Shared> = ProcessMutex::new(Shared {
     process: Process::FIRST,
     runtime: None,
 });

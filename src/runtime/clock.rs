@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// `from + by`, but within a century: `Instant` has an end, and `Duration::MAX` is past it.
 pub(crate) fn later(from: Instant, by: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -10,18 +12,14 @@ pub(crate) fn later(from: Instant, by: Duration) -> Instant {
 
 /// The uptime of the machine, for events that are hours away. On Linux it is `CLOCK_BOOTTIME`, which continues while
 /// the machine is suspended and cannot be set. `Instant` (`CLOCK_MONOTONIC`) stops during a suspend, so a day would
-/// become a day of being awake. The time of day jumps when it is set. On other systems it is `Instant`.
+/// become a day of being awake. The time of day jumps when it is set. On other systems it is `CLOCK_MONOTONIC`.
 pub(crate) fn uptime() -> Duration {
     #[cfg(target_os = "linux")]
-    {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
-    }
+    let clock = ClockId::Boottime;
     #[cfg(not(target_os = "linux"))]
-    {
-        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-        START.get_or_init(Instant::now).elapsed()
-    }
+    let clock = ClockId::Monotonic;
+    let now = clock_gettime(clock);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// A reading of the kernel's coarse clock, in nanoseconds since the boot; on Linux it advances about every 4 ms.

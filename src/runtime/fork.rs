@@ -7,7 +7,7 @@
 //! of a store that its parent opened. It leaks the store: a child that closed a connection would release
 //! open-file-description locks, which it shares with the parent.
 //!
-//! A handler that `connection/c_api.rs` registers with the system counts forks, in the child. So the check costs one
+//! A handler that `connection/forks.rs` registers with the system counts forks, in the child. So the check costs one
 //! load of a variable that is hardly ever written.
 
 use std::process;
@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 /// Number of forks between the process that registered the handler and this one.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// Runs in the child, right after a fork.
-pub(crate) extern "C" fn count() {
+/// Called in the child, right after a fork.
+pub(crate) fn count() {
     FORKS.fetch_add(1, Relaxed);
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub(crate) mod fork;
 pub(crate) mod hex;
 pub(crate) mod panic;
+pub(crate) mod process_mutex;
 #[cfg(feature = "serde")]
 pub(crate) mod serde_units;
 pub(crate) mod sync;

@@ -25,7 +25,8 @@ use std::{io, mem, thread};
 use super::clock::later;
 use super::fork::{self, Process};
 use super::panic::quietly;
-use super::sync::{Arc, Condvar, Mutex, MutexGuard};
+use super::process_mutex::ProcessMutex;
+use super::sync::{Arc, Condvar, MutexGuard};
 
 /// Upper bound of the timer threads.
 const MAX_THREADS: usize = 256;
@@ -46,7 +47,7 @@ struct TimerState {
     idle: usize,
 }
 
-static STATE: Mutex<TimerState> = Mutex::new(TimerState {
+static STATE: ProcessMutex<TimerState> = ProcessMutex::new(TimerState {
     process: Process::FIRST,
     tasks: BTreeMap::new(),
     next: 0,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{self, PathBuf};
 
 use super::failure::StorageError;
-use crate::runtime::sync::{Arc, Mutex};
+use crate::runtime::process_mutex::ProcessMutex;
+use crate::runtime::sync::Arc;
 
 use object_store::memory::InMemory;
 
@@ -17,7 +18,7 @@ pub(super) enum Place {
 }
 
 /// The stores of `memory:` URLs, for as long as the process lives.
-static MEMORY: Mutex<BTreeMap<String, Arc<InMemory>>> = Mutex::new(BTreeMap::new());
+static MEMORY: ProcessMutex<BTreeMap<String, Arc<InMemory>>> = ProcessMutex::new(BTreeMap::new());
 
 pub(super) fn memory(name: &str) -> Arc<InMemory> {
     Arc::clone(MEMORY.lock().entry(name.to_owned()).or_default())

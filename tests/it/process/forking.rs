@@ -3,13 +3,17 @@
 
 use crate::support::write_or_fail;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::channel;
 use std::time::Duration;
+use std::{fs, thread};
 
 use larder::{Access, Error, Options, Outcome, Result, Store, WriteOptions};
 use tempfile::tempdir;
 
 use crate::support::child::{self, Child, has_python, tell};
-use crate::support::fork::{end_child, fork_here, in_forked_child};
+use crate::support::fork::{end_child, fork_here, in_forked_child, with_lock_of_open_files};
+use crate::support::tokens::tokens;
 
 const SIGABRT: i32 = 6;
 
@@ -105,14 +109,168 @@ fn read_closure_returning_in_forked_child_is_harmless() {
     fork_in("closure of a read", Access::Exclusive, 0);
 }
 
-pub(crate) fn child(task: &child::Task) {
-    let path = Path::new(&task.args[0]);
-    let store = open(path, access_of(&task.args[1])).unwrap();
+/// SQLite's mutexes were copied while other threads had them, and the child waited for them for ever.
+#[test]
+fn child_of_busy_process_opens_own_store() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let parent = Child::start("process::forking", "busy", &[path.to_str().unwrap(), "Shared"]);
+    for n in 0..FORKS {
+        assert_eq!(parent.line(), "0", "of child {n}");
+    }
+    parent.finish();
+}
+
+/// A thread that stays inside SQLite, as in a file system that hangs, neither keeps the process from forking nor the
+/// child from answering.
+#[test]
+fn lock_left_in_child_is_an_error() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let parent = Child::start(
+        "process::forking",
+        "stuck in SQLite",
+        &[path.to_str().unwrap(), "Shared"],
+    );
+    parent.expect("0");
+    parent.finish();
+}
+
+/// A callback that SQLite calls under its mutex forks: the child has the mutex itself, and releases it.
+#[test]
+fn fork_under_lock_of_sqlite_goes_on() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let parent = Child::start("process::forking", "inside SQLite", &[path.to_str().unwrap(), "Shared"]);
+    parent.expect("0");
+    parent.finish();
+}
+
+/// A `OnceLock` has a lock as well: another thread may be initializing it as the process forks.
+#[test]
+fn locks_of_the_process_are_known_to_forks() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let (mut known, mut others) = (0, Vec::new());
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let tokens = tokens(&fs::read_to_string(&path).unwrap());
+            let texts: Vec<&str> = tokens.iter().map(|token| token.text.as_str()).collect();
+            for at in texts
+                .iter()
+                .enumerate()
+                .filter(|(_, text)| **text == "static")
+                .map(|(at, _)| at)
+            {
+                let [name, ":", kind @ ..] = &texts[at + 1..] else {
+                    continue;
+                };
+                let end = kind.iter().position(|text| ["<", "="].contains(text)).unwrap();
+                match kind[end - 1] {
+                    "ProcessMutex" => known += 1,
+                    "Mutex" | "RwLock" | "Once" | "OnceLock" | "LazyLock" if *name != "LISTED" => {
+                        others.push(format!("{name} in {}", path.display()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(known >= 4);
+    assert!(others.is_empty(), "see src/runtime/process_mutex.rs: {others:?}");
+}
+
+/// How often a busy process forks.
+const FORKS: usize = 200;
+
+fn create(path: &Path, access: Access) -> Store {
+    let store = open(path, access).unwrap();
     store
         .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY)"))
         .unwrap();
     insert(&store).unwrap();
-    assert_eq!(count(&store), 1);
+    store
+}
+
+/// Reads often enough for the connection that holds a snapshot for the readers to open, on a timer thread.
+fn read_often(store: &Store) {
+    for _ in 0..500 {
+        assert_eq!(count(store), 1);
+    }
+}
+
+/// Forks while threads read, write, open stores and close them.
+fn fork_often(path: &Path, store: &Store) {
+    let done = AtomicBool::new(false);
+    let while_needed = |mut work: Box<dyn FnMut() + Send + '_>| {
+        while !done.load(Relaxed) {
+            work();
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| while_needed(Box::new(|| assert!(count(store) > 0))));
+        }
+        scope.spawn(|| while_needed(Box::new(|| assert!(insert(store).is_ok()))));
+        scope.spawn(|| {
+            let path = path.with_extension("other");
+            drop(create(&path, Access::Shared));
+            while_needed(Box::new(move || read_often(&open(&path, Access::Shared).unwrap())));
+        });
+        for _ in 0..FORKS {
+            let own = path.with_extension("own");
+            tell(in_forked_child(|| use_own(&own)));
+            // Whatever of them the child has left.
+            for suffix in ["", "-wal", "-shm"] {
+                let _ = fs::remove_file(format!("{}{suffix}", own.display()));
+            }
+        }
+        done.store(true, Relaxed);
+    });
+}
+
+/// Forks while another thread has one of SQLite's mutexes and does not release it.
+fn fork_beside_stuck(path: &Path) {
+    let (holds, held) = channel();
+    let (release, released) = channel::<()>();
+    let stuck = thread::spawn(move || {
+        with_lock_of_open_files(|| {
+            holds.send(()).unwrap();
+            let _ = released.recv();
+        });
+    });
+    held.recv().unwrap();
+    tell(in_forked_child(|| {
+        let error = open(&path.with_extension("own"), Access::Shared).unwrap_err();
+        assert!(error.to_string().contains("forked while another thread"), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotStarted);
+    }));
+    drop(release);
+    stuck.join().unwrap();
+    use_own(&path.with_extension("own"));
+}
+
+/// Forks while this thread has one of SQLite's mutexes.
+fn fork_inside(path: &Path) {
+    match with_lock_of_open_files(fork_here) {
+        None => end_child(|| use_own(&path.with_extension("own"))),
+        Some(child) => tell(child.wait()),
+    }
+    use_own(&path.with_extension("another"));
+}
+
+pub(crate) fn child(task: &child::Task) {
+    let path = Path::new(&task.args[0]);
+    let store = create(path, access_of(&task.args[1]));
+    match task.role.as_str() {
+        "busy" => return fork_often(path, &store),
+        "stuck in SQLite" => return fork_beside_stuck(path),
+        "inside SQLite" => return fork_inside(path),
+        _ => read_often(&store),
+    }
     match task.role.as_str() {
         "calls" => {
             let pending = store.submit(|tx| tx.insert("INSERT INTO t VALUES (NULL)", [])).unwrap();
@@ -191,11 +349,12 @@ fn use_in_child(store: &Store, path: &Path) {
     refused(store.backup_every(Duration::from_secs(60), 1, path.parent().unwrap()));
     refused(open(path, Access::Shared));
 
-    let own = open(&path.with_extension("own"), Access::Shared).unwrap();
-    own.write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY)"))
-        .unwrap();
-    insert(&own).unwrap();
-    assert_eq!(count(&own), 1);
+    use_own(&path.with_extension("own"));
+}
+
+fn use_own(path: &Path) {
+    let own = create(path, Access::Shared);
+    read_often(&own);
     #[cfg(feature = "async")]
     futures_executor::block_on(own.read_async(|_| Ok(()))).unwrap();
     own.close().unwrap();
