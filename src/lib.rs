@@ -71,12 +71,12 @@
 //! | `async` | yes | [`write_async`](Store#async), `read_async`, `close_async`: for tasks of any runtime |
 //! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
-//! | `replicate` | no | [`Store::restore_from`] and [`Replica`]: the replicas of larder and of Litestream 0.5 |
+//! | `replicate` | no | [`Options::replicate_to`], [`Store::restore_from`] and [`Replica`]: a copy in a folder that is never more than a second behind, in the format of Litestream 0.5 |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] |
 
 #![deny(unsafe_code)]
-// The feature adds calls to `Store`, and leaves the rest as it is.
-#![cfg_attr(not(feature = "async"), allow(dead_code))]
+// The features add calls to `Store`, and leave the rest as it is.
+#![cfg_attr(not(all(feature = "async", feature = "replicate")), allow(dead_code))]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -138,8 +138,8 @@ pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
 #[cfg(feature = "replicate")]
 #[cfg_attr(docsrs, doc(cfg(feature = "replicate")))]
 pub use self::replica::{
-    Replica, ReplicaRestore, ReplicaRestoreReport, ReplicaVerify, RestorePoint, RestoreSpan, RestoredState,
-    VerifyReport,
+    OnDivergence, Replica, ReplicaOptions, ReplicaRestore, ReplicaRestoreReport, ReplicaVerify, RestorePoint,
+    RestoreSpan, RestoredState, StoreReplica, VerifyReport,
 };
 
 // Statistics, alerts and advice.

@@ -9,10 +9,8 @@
 //! databases at the same path, a database may be moved, and one that was restored lies where the old one lay.
 //! Backups without a file that names their owner belong to the first database of that name.
 
-use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,6 +23,7 @@ use super::stamp;
 use crate::connection::file::FileId;
 use crate::connection::open_files;
 use crate::connection::temp_folder::{Content, Lock, TempFolder, lock};
+use crate::runtime::random;
 
 /// The suffix of the file beside a database.
 const BESIDE: &str = "-series";
@@ -145,11 +144,11 @@ impl Owner {
             let (number, overwrite) = match Self::read(&file)? {
                 Found::Owner(owner) if owner.path == database => return Ok(owner),
                 // The database was copied, with the file beside it.
-                Found::Owner(owner) if owner.is_elsewhere(&file) => (new_number(database), true),
+                Found::Owner(owner) if owner.is_elsewhere(&file) => (random::number(), true),
                 // It was moved, or is mounted here by another path.
                 Found::Owner(owner) => (owner.number, true),
-                Found::Unknown => (new_number(database), true),
-                Found::Missing => (new_number(database), false),
+                Found::Unknown => (random::number(), true),
+                Found::Missing => (random::number(), false),
             };
             let owner = Self {
                 number,
@@ -242,15 +241,6 @@ fn claim(folder: &Path, stem: &OsStr) -> PathBuf {
     let mut name = OsString::from(CLAIM);
     name.push(stem);
     folder.join(name)
-}
-
-/// A random number. A forked child has its parent's random state, so its process and the time are hashed, too.
-fn new_number(database: &Path) -> u64 {
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u32(std::process::id());
-    hasher.write_u128(stamp::now().as_nanos());
-    hasher.write(database.as_os_str().as_bytes());
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::runtime::date;
+
 const DAY: u64 = 86_400;
 const LENGTH: usize = "20260401T120000Z".len();
 
@@ -39,7 +41,7 @@ pub(super) fn parse_precise(stamp: &[u8]) -> Option<Duration> {
 }
 
 pub(super) fn of(seconds: u64) -> String {
-    let (year, month, day) = date(seconds / DAY);
+    let (year, month, day) = date::of_day(seconds / DAY);
     let second = seconds % DAY;
     let (hour, minute) = (second / 3600, second / 60 % 60);
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{:02}Z", second % 60)
@@ -59,19 +61,7 @@ fn seconds(stamp: &[u8]) -> Option<u64> {
     (of(seconds) == stamp).then_some(seconds)
 }
 
-/// Years start in March here, so a leap day is the last day of its year, and all eras of 400 years are equal.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let year = era * 400 + year_of_era + u64::from(month >= 10);
-    (year, if month < 10 { month + 3 } else { month - 9 }, day)
-}
-
-/// Days since 1970.
+/// Days since 1970. Years start in March here, so a leap day is the last day of its year.
 fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     let year = year.checked_sub(u64::from(month <= 2))?;
     let (era, year_of_era) = (year / 400, year % 400);

@@ -201,6 +201,11 @@ mod linux {
             }
         }
 
+        /// The database, which may be read through this descriptor without dropping a lock.
+        pub(crate) fn database(&self) -> Option<Arc<File>> {
+            Some(Arc::clone(&self.database))
+        }
+
         /// The `-shm`, which may be read through this descriptor without dropping a lock.
         pub(crate) fn index(&self) -> Option<Arc<File>> {
             self.index.clone()
@@ -317,6 +322,10 @@ mod other {
             _until: Instant,
         ) -> io::Result<Option<Self>> {
             Ok(None)
+        }
+
+        pub(crate) fn database(&self) -> Option<Arc<File>> {
+            None
         }
 
         pub(crate) fn index(&self) -> Option<Arc<File>> {

@@ -122,7 +122,7 @@ pub(crate) fn open_writer(
     let open_file = OpenFile::new(file, options.access, later(Instant::now(), patience))?;
     let lease = open_file.lease().ok_or(Error::Closed)?;
     if unsynced {
-        resync_wal(&conn, path)?;
+        resync_wal(&conn, path, !options.keeps_log)?;
     }
     if new {
         verify_new_file(&conn, options)?;
@@ -145,11 +145,11 @@ fn keep_unsynced_wal(conn: &Connection, path: &Path) -> Result<bool> {
 }
 
 /// Writes and syncs a marked WAL again, under the lock of writers.
-fn resync_wal(conn: &Connection, path: &Path) -> Result<()> {
+fn resync_wal(conn: &Connection, path: &Path, checkpoint_at_close: bool) -> Result<()> {
     execute(conn, path, "BEGIN IMMEDIATE")?;
     wal_resync::resync(path)?;
     execute(conn, path, "COMMIT")?;
-    set_checkpoint_at_close(conn, true)
+    set_checkpoint_at_close(conn, checkpoint_at_close)
 }
 
 /// Sets what only a new file can be given. SQLite fixes both values when it writes the first page, which the switch to WAL
@@ -195,13 +195,18 @@ fn open_to_write(path: &Path, options: &Settings) -> Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
-    match options.access {
+    let conn = match options.access {
         Access::Shared => Connection::open_with_flags(path, flags),
         // The file's first connection decides whether the WAL index is on the heap. Readers use the default VFS and
         // share that index.
         Access::Exclusive => Connection::open_with_flags_and_vfs(path, flags, c"unix-excl"),
     }
-    .map_err(|e| explain_open(path, e))
+    .map_err(|e| explain_open(path, e))?;
+    if options.keeps_log {
+        // SQLite would move a log that is not kept yet into the file, should opening fail.
+        set_checkpoint_at_close(&conn, false)?;
+    }
+    Ok(conn)
 }
 
 fn configure_writer(conn: Connection, lease: Lease, options: &Settings, hooks: OwnHooks) -> Result<GuardedConnection> {

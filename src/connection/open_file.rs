@@ -284,6 +284,17 @@ impl OpenFile {
         WalIndex::read(self.index.get()?)
     }
 
+    /// Whether there is a WAL index that other processes share.
+    pub(crate) fn has_wal_index(&self) -> bool {
+        self.index.get().is_some()
+    }
+
+    /// The database file, which may be read through this descriptor without dropping a lock. `None` where the system
+    /// has no such locks, and after the store has closed.
+    pub(crate) fn database_file(&self) -> Option<Arc<File>> {
+        self.lock().locks.as_ref().and_then(FileLocks::database)
+    }
+
     /// Whether a checkpoint saves the contents of the WAL: SQLite reads it by the open descriptor, even if the WAL has
     /// no name any more. `false` if another process may have started a new WAL for the same database under that name.
     pub(crate) fn may_save_log(&self) -> bool {

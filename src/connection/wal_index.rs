@@ -22,7 +22,7 @@ pub(crate) struct WalIndex {
     pub(crate) changes: u32,
     page_size: u32,
     /// Number of frames in the log.
-    frames: u32,
+    pub(crate) frames: u32,
     /// Number of frames that are in the database file, too.
     moved: u32,
     /// Size of the database in pages.

@@ -69,6 +69,11 @@ impl Engine {
                 wal_kept_because: Some(
                     "a write or the last checkpoint is still running; the file is closed when it finishes".into(),
                 ),
+                replicated: self.shared.keeper().map(|_| false),
+                not_replicated_because: self
+                    .shared
+                    .keeper()
+                    .map(|_| "a write or the last checkpoint is still running".into()),
                 duration: began.elapsed(),
             })
     }
@@ -103,7 +108,7 @@ impl Drop for Engine {
         let report = self.close(timeout);
         // The writer thread has closed the queue already, unless it is stuck or, by a bug in larder, dead.
         self.readers.close_queue();
-        if !closed_by_hand && !report.wal_truncated {
+        if !closed_by_hand && (!report.wal_truncated || report.replicated == Some(false)) {
             event!(warn, "larder::close", self.shared.path, { %report }, "the last clone was dropped");
         }
     }

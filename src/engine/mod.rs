@@ -33,8 +33,12 @@ use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 use crate::transaction::{ReadTx, WriteTx};
 use crate::write::context::{Exclusive, Grouped, WriteOrder, Writes};
+use crate::write::log_keeper::LogKeeper;
 use crate::write::seat::Seat;
 use crate::write::{Shared, Writer};
+
+/// Makes the keeper of the log of a store whose file has just been opened.
+pub(crate) type KeepLog<'a> = Box<dyn FnOnce(&Arc<Shared>, &Connection) -> Result<Arc<dyn LogKeeper>> + 'a>;
 
 /// One open store. Its drop closes it.
 pub(crate) struct Engine {
@@ -52,13 +56,18 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Opens the file and starts the writer thread. The settings are valid. `patience` bounds the wait for a lock of
-    /// another process.
+    /// another process. `keep_log` makes the keeper of the log, once the file is open.
     pub(crate) fn open(
         options: Settings,
         path: &Path,
         folder: Option<Arc<TempFolder>>,
         patience: Duration,
+        keep_log: Option<KeepLog<'_>>,
     ) -> Result<Self> {
+        let options = Settings {
+            keeps_log: keep_log.is_some(),
+            ..options
+        };
         static STORES: AtomicU64 = AtomicU64::new(1);
         check_sqlite_version()?;
         forks::prepare(path)?;
@@ -75,6 +84,9 @@ impl Engine {
         let shared = Arc::new(Shared::new(Arc::clone(&open_file), queue));
         let telemetry = Arc::new(Telemetry::new(options.max_call_sites, options.max_statements));
         let readers = Readers::open(&open_file, &options, &telemetry, patience)?;
+        if let Some(keep_log) = keep_log {
+            shared.keep_log(keep_log(&shared, &writer.conn)?);
+        }
         let seat = Writer::start(
             writer,
             options.clone(),

@@ -10,7 +10,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::ffi;
 
@@ -239,6 +239,42 @@ pub enum Error {
     Poisoned {
         /// The error that poisoned the store.
         source: Arc<rusqlite::Error>,
+    },
+
+    /// Another process has taken the replica of this store over
+    /// ([`Options::replicate_to`](crate::Options::replicate_to)), so this store is no longer its primary. Reads go on, and
+    /// every write fails. What was committed here and is not in the replica is in this file alone.
+    #[error(
+        "the replica was taken over by {by}, so this store takes no more writes: stop this process, and let only one \
+         process be the primary; to serve again from here, move the database and its folder -replica away and restore \
+         the replica"
+    )]
+    Fenced {
+        /// Who took it over, as far as that is known: its host and process, and when.
+        by: String,
+        /// When.
+        since: SystemTime,
+    },
+
+    /// What is committed is not in the replica yet, and the call waited for that. It stays committed, and goes up when
+    /// the replica can be reached.
+    #[error("not in the replica after {waited:.1?}: {reason}; it is committed here, and goes up later")]
+    NotReplicated {
+        /// How long the call has waited.
+        waited: Duration,
+        /// What it waited for.
+        reason: String,
+    },
+
+    /// A database and its replica do not go on from one another. Nothing was changed.
+    #[error("{} does not fit its replica {url}: {problem}", path.display())]
+    Diverged {
+        /// The database file.
+        path: PathBuf,
+        /// The replica, without the query of its URL.
+        url: String,
+        /// What each of them has, and the ways out.
+        problem: String,
     },
 
     /// The WAL has reached [`Options::wal_hard_limit`](crate::Options::wal_hard_limit). The write did not start.
@@ -471,6 +507,9 @@ impl Error {
             | Error::QueueTimeout { .. }
             | Error::ReadQueueTimeout { .. }
             | Error::Poisoned { .. }
+            | Error::Fenced { .. }
+            | Error::Diverged { .. }
+            | Error::NotReplicated { .. }
             | Error::WalFull { .. }
             | Error::Replica { .. }
             | Error::InsufficientSpace { .. }
@@ -552,6 +591,9 @@ impl Error {
             Error::RolledBack { .. } => "rolled_back",
             Error::CommitUnknown { .. } => "commit_unknown",
             Error::Poisoned { .. } => "poisoned",
+            Error::Fenced { .. } => "fenced",
+            Error::Diverged { .. } => "diverged",
+            Error::NotReplicated { .. } => "not_replicated",
             Error::WalFull { .. } => "wal_full",
             Error::Refused { .. } => "refused",
             Error::NoRowid { .. } => "no_rowid",
@@ -577,6 +619,7 @@ impl Error {
             "cancelled",
             "closed",
             "commit_unknown",
+            "fenced",
             "insufficient_space",
             "interrupted",
             "migration",

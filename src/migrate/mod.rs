@@ -216,7 +216,7 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
         DryRun::Schema => read(engine, |tx| dry_run::SchemaCopy::read(tx))?.write(&options, &path)?,
         DryRun::Backup => read(engine, |tx| dry_run::copy(tx, &engine.options, &path))?,
     }
-    let copy = Engine::open(options, &path, None, patience)?;
+    let copy = Engine::open(options, &path, None, patience, None)?;
     let report = to_newest(&copy, &set);
     copy.close(copy.options.close_timeout);
     report

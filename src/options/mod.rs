@@ -184,6 +184,9 @@ pub(crate) struct Settings {
     pub(crate) require_strict: bool,
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) on_connect: Option<OnConnect>,
+    /// Whether a keeper of the log (`write/log_keeper.rs`) decides when it may be emptied.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) keeps_log: bool,
 }
 
 impl Default for Settings {
@@ -227,6 +230,7 @@ impl Default for Settings {
             migration_timeout: Duration::from_secs(60),
             require_strict: false,
             on_connect: None,
+            keeps_log: false,
         }
     }
 }

@@ -40,6 +40,8 @@ use rusqlite::Connection;
 
 use self::active::ActiveReaders;
 use self::context::Reads;
+#[cfg(feature = "replicate")]
+pub(crate) use self::dedicated::DedicatedReader;
 pub(crate) use self::dedicated::begin_snapshot;
 use self::idle::Idle;
 use self::keeper::Keeper;

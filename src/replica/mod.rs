@@ -1,14 +1,37 @@
-//! Replication. So far the formats of a replica's files (`ltx`) and of SQLite's log (`wal`), where the files are kept
-//! (`storage`), and the thread that makes the requests (`runtime`).
+//! Replication: a store copies itself to a folder or to object storage while it runs, in the format of Litestream 0.5.
+//!
+//! | what | where |
+//! |---|---|
+//! | the formats: a replica's files, and SQLite's log | `ltx/`, `wal.rs` |
+//! | what was committed since the last file, from the log to a file | `capture.rs` |
+//! | sealed files beside the database, and up to where it was captured | `spool.rs`, `position.rs` |
+//! | an open store as its replica sees it; the task that seals | `replication.rs` |
+//! | the task that uploads | `upload.rs` |
+//! | how a store goes on with its replica as it opens | `open.rs` |
+//! | places: folders, memory; the thread that makes the requests | `storage/`, `runtime.rs` |
+//! | which files make a state, what is made of them, whether they are sound | `restore/` |
+//! | what users see: options, the replica of an open store, any replica | `options.rs`, `store_replica.rs`, `handle.rs` |
 
+mod capture;
 mod handle;
 pub mod ltx;
+mod open;
+mod options;
+mod position;
+mod replication;
 mod restore;
 pub mod runtime;
+mod spool;
 pub mod storage;
+mod store_replica;
+mod upload;
 pub mod wal;
 
 pub use self::handle::Replica;
+pub(crate) use self::open::prepare;
+pub use self::options::{OnDivergence, ReplicaOptions};
+pub(crate) use self::replication::Replication;
 pub use self::restore::points::{RestorePoint, RestoreSpan};
 pub use self::restore::verify::{ReplicaVerify, RestoredState, VerifyReport};
 pub use self::restore::{ReplicaRestore, ReplicaRestoreReport};
+pub use self::store_replica::StoreReplica;

@@ -192,6 +192,8 @@ pub struct WalScan {
     position: Position,
     /// The pages of the database after it.
     commit: Option<u32>,
+    /// The number of commits.
+    commits: u32,
     /// The last committed frame of each page.
     pages: BTreeMap<u32, u32>,
     piece: Vec<u8>,
@@ -207,8 +209,15 @@ impl WalScan {
             header,
             position,
             commit: None,
+            commits: 0,
             pages: BTreeMap::new(),
         }
+    }
+
+    /// The header of the log.
+    #[must_use]
+    pub fn header(&self) -> &WalHeader {
+        &self.header
     }
 
     /// The end of the last commit that was read.
@@ -223,6 +232,12 @@ impl WalScan {
         self.commit
     }
 
+    /// The number of commits that were read.
+    #[must_use]
+    pub fn commits(&self) -> u32 {
+        self.commits
+    }
+
     /// The changed pages that the database still has after the last commit, ascending, each with its last frame.
     pub fn pages(&self) -> impl Iterator<Item = (u32, u32)> {
         let commit = self.commit.unwrap_or(0);
@@ -233,6 +248,7 @@ impl WalScan {
     pub fn clear(&mut self) {
         self.pages.clear();
         self.commit = None;
+        self.commits = 0;
     }
 
     /// Reads the frames from the position to `frames`, the number of those that are committed.
@@ -288,6 +304,7 @@ impl WalScan {
                 if commit != 0 {
                     self.pages.extend(uncommitted.drain(..));
                     (self.position, self.commit) = (end, Some(commit));
+                    self.commits += 1;
                 }
             }
             if read < wanted {

@@ -2,10 +2,12 @@
 
 pub(crate) mod cancellation;
 pub(crate) mod clock;
+pub(crate) mod date;
 pub(crate) mod fork;
 pub(crate) mod hex;
 pub(crate) mod panic;
 pub(crate) mod process_mutex;
+pub(crate) mod random;
 #[cfg(feature = "serde")]
 pub(crate) mod serde_units;
 pub(crate) mod sync;

@@ -7,6 +7,9 @@ mod open;
 
 mod blocking;
 
+#[cfg(feature = "replicate")]
+mod replication;
+
 #[cfg(feature = "async")]
 mod futures;
 
@@ -24,6 +27,8 @@ use crate::maintenance::check::Check;
 use crate::maintenance::vacuum::Vacuum;
 use crate::migrate::{self, DryRun, MigrationReport, MigrationStatus, Migrations};
 use crate::monitor::advice::{self, Finding, Known};
+#[cfg(feature = "replicate")]
+use crate::replica::Replication;
 use crate::telemetry::stats::Stats;
 
 /// How long [`Store::advice`] waits for a connection.
@@ -64,6 +69,8 @@ struct Inner {
     engine: Engine,
     /// The set of [`Options::migrations`].
     migrations: Option<Migrations>,
+    #[cfg(feature = "replicate")]
+    replication: Option<Arc<Replication>>,
 }
 
 /// # Migrations

@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(feature = "replicate")]
+use super::replication;
 use super::{Inner, Options, Store};
 use crate::backup::{self, RestoreOptions, RestoreReport};
 use crate::connection::temp_folder::TempFolder;
+#[cfg(not(feature = "replicate"))]
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::migrate;
@@ -142,8 +145,16 @@ impl Store {
 
     fn assemble(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
         let patience = options.open_timeout();
-        let Options { settings, migrations } = options;
-        let engine = Engine::open(settings, path, folder, patience)?;
+        let Options {
+            settings,
+            migrations,
+            #[cfg(feature = "replicate")]
+            replica,
+        } = options;
+        #[cfg(feature = "replicate")]
+        let (engine, replication) = replication::open(settings, path, folder, patience, replica.as_ref())?;
+        #[cfg(not(feature = "replicate"))]
+        let engine = Engine::open(settings, path, folder, patience, None)?;
         if let Some(migrations) = &migrations
             && migrations.are_made_at_open()
         {
@@ -153,7 +164,12 @@ impl Store {
         if let Some(poisoned) = engine.shared.poison() {
             return Err(poisoned);
         }
-        let inner = Inner { engine, migrations };
+        let inner = Inner {
+            engine,
+            migrations,
+            #[cfg(feature = "replicate")]
+            replication,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 }

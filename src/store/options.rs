@@ -14,6 +14,8 @@ use crate::migrate::Migrations;
 use crate::options::{Access, AutoVacuum, Durability, OnConnect, Role, Settings};
 #[cfg(doc)]
 use crate::options::{ReadOptions, WriteOptions};
+#[cfg(feature = "replicate")]
+use crate::replica::ReplicaOptions;
 
 /// The options of a [`Store`]. Every default suits production.
 ///
@@ -42,6 +44,8 @@ pub struct Options {
     pub(crate) settings: Settings,
     /// Kept apart from the settings, because the rooms below `migrate` do not know migrations.
     pub(crate) migrations: Option<Migrations>,
+    #[cfg(feature = "replicate")]
+    pub(crate) replica: Option<ReplicaOptions>,
 }
 
 impl Options {
@@ -476,6 +480,8 @@ impl From<Settings> for Options {
         Self {
             settings,
             migrations: None,
+            #[cfg(feature = "replicate")]
+            replica: None,
         }
     }
 }

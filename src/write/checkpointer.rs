@@ -157,6 +157,11 @@ impl Checkpointer {
         self.commits
     }
 
+    /// Number of committed frames in the log, as of this store's last commit or checkpoint.
+    pub(crate) fn frames(&self) -> u32 {
+        self.log
+    }
+
     /// Called after every commit.
     pub(crate) fn committed(&mut self) {
         self.commits = self.commits.wrapping_add(COMMITS.take());

@@ -17,6 +17,11 @@ pub struct CloseReport {
     pub wal_truncated: bool,
     /// Why the WAL was not truncated; `None` if it was. No commit is lost: the next open reads the rest from the WAL.
     pub wal_kept_because: Option<String>,
+    /// Whether everything that was committed is in the replica; `None` for a store without one
+    /// ([`Options::replicate_to`](crate::Options::replicate_to)).
+    pub replicated: Option<bool>,
+    /// Why it is not. The rest is uploaded after the next opening.
+    pub not_replicated_because: Option<String>,
     /// Duration of the last part of closing, after the queue was drained: readers, statistics, the checkpoint.
     pub duration: Duration,
 }
@@ -32,8 +37,19 @@ impl fmt::Display for CloseReport {
             None => write!(f, "the WAL was truncated"),
             Some(reason) => write!(f, "the WAL was kept: {reason}"),
         }?;
+        match (self.replicated, &self.not_replicated_because) {
+            (Some(false), Some(reason)) => write!(f, ", the replica is not complete: {reason}"),
+            (Some(true), _) => write!(f, ", the replica is complete"),
+            _ => Ok(()),
+        }?;
         write!(f, " ({:.1?})", self.duration)
     }
+}
+
+/// What became of the replica as the store closed.
+pub(crate) struct Replicated {
+    /// Why it does not have everything that was committed. `None` if it has.
+    pub(crate) because: Option<String>,
 }
 
 /// One mutex guards the deadline, which the callers of `close` set, and the report, which the writer thread sets once.

@@ -456,6 +456,9 @@ impl Writer {
         let commits = self.checkpointer.commits();
         self.telemetry.counters.committed(commits);
         self.readers.committed(commits);
+        if let Some(keeper) = self.shared.keeper() {
+            keeper.committed(self.checkpointer.frames(), commits);
+        }
         if self.guard.take_analyzed() {
             self.readers.forget_statistics();
         }

@@ -35,6 +35,7 @@ mod exclusive;
 mod foreign_keys;
 mod group;
 mod idle;
+pub(crate) mod log_keeper;
 mod reset;
 pub(crate) mod seat;
 mod shutdown;
@@ -46,7 +47,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use rusqlite::Connection;
 
@@ -56,6 +57,7 @@ use self::context::{Grouped, WriteJob, Writes};
 use self::foreign_keys::DeferredKeys;
 use self::group::{CommitFailure, Members, Ran};
 use self::idle::IdleMaintenance;
+use self::log_keeper::LogKeeper;
 use self::seat::{LONE_GROUPS, Rest, Seat};
 pub(crate) use self::wal::DatabaseSize;
 use self::wal::Looked;
@@ -87,8 +89,12 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<JobQueue<Writes>>,
     pub(crate) closing: Closing,
     poison: OnceLock<Arc<rusqlite::Error>>,
+    /// Who has taken the replica over, and since when. The store is then poisoned, too.
+    fenced: OnceLock<(String, SystemTime)>,
     /// The files of the store have changed, and the writer thread has yet to move its log.
     log_wants_saving: AtomicBool,
+    /// Who keeps the contents of the log, if anyone does. Set before the writer starts.
+    keeper: OnceLock<Arc<dyn LogKeeper>>,
 }
 
 impl Shared {
@@ -99,12 +105,28 @@ impl Shared {
             queue,
             closing: Closing::default(),
             poison: OnceLock::new(),
+            fenced: OnceLock::new(),
             log_wants_saving: AtomicBool::new(false),
+            keeper: OnceLock::new(),
         }
     }
 
-    /// The error of every write after a disk error, or after the files were changed from outside.
+    pub(crate) fn keep_log(&self, keeper: Arc<dyn LogKeeper>) {
+        let is_first = self.keeper.set(keeper).is_ok();
+        debug_assert!(is_first, "a store has one keeper of its log");
+    }
+
+    pub(crate) fn keeper(&self) -> Option<&Arc<dyn LogKeeper>> {
+        self.keeper.get()
+    }
+
+    /// The error of every write after a disk error, after the files were changed from outside, or after another primary
+    /// has taken the replica over.
     pub(crate) fn poison(&self) -> Option<Error> {
+        if let Some((by, since)) = self.fenced.get() {
+            let (by, since) = (by.clone(), *since);
+            return Some(Error::Fenced { by, since });
+        }
         self.poison.get().map(|source| Error::Poisoned {
             source: Arc::clone(source),
         })
@@ -314,7 +336,7 @@ impl Writer {
             || self.locked_out.is_some()
             || !self.slow.is_empty()
             || !self.deferred.borrow().is_empty()
-            || self.checkpointer.due().is_some()
+            || self.checkpointer.due().is_some() && self.keeper_is_ready()
             || self.idle_due(self.last_used).is_some_and(wakes_too_late)
     }
 
@@ -324,7 +346,10 @@ impl Writer {
         self.fail_locked_out();
         self.report_slow();
         self.emit_deferred();
-        if let Some(mode) = self.checkpointer.due() {
+        self.take_turn_of_keeper();
+        if let Some(mode) = self.checkpointer.due()
+            && self.keeper_is_ready()
+        {
             self.checkpoint(mode, PATIENCE);
             self.run_overdue_maintenance();
             self.emit_deferred();

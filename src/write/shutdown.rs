@@ -29,20 +29,27 @@ impl Writer {
             self.shared.file_changed(&change);
         }
         self.save_log_if_wanted();
+        self.take_turn_of_keeper();
         let wal_kept_because = self.finish_log(deadline);
-        // SQLite runs a checkpoint when the last connection closes, and a failed sync must not be retried.
-        if wal_kept_because.is_some() {
-            let _ = self
-                .conn
-                .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        if let Some(keeper) = self.shared.keeper()
+            && self.shared.poison.get().is_none()
+        {
+            keeper.last_turn(&self.turn());
         }
+        // SQLite runs a checkpoint when the last connection closes, and a failed sync must not be retried.
+        let _ = self
+            .conn
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, wal_kept_because.is_some());
         let (shared, telemetry) = (Arc::clone(&self.shared), Arc::clone(&self.telemetry));
         self.close_connection();
+        let replicated = shared.keeper().map(|keeper| keeper.closed(deadline));
         let report = CloseReport {
             finished: telemetry.counters.finished_closing.get(),
             never_started: shared.queue.discarded() + u64::from(was_carried),
             wal_truncated: wal_kept_because.is_none(),
             wal_kept_because,
+            replicated: replicated.as_ref().map(|replicated| replicated.because.is_none()),
+            not_replicated_because: replicated.and_then(|replicated| replicated.because),
             duration: began.elapsed(),
         };
         event!(
@@ -54,6 +61,8 @@ impl Writer {
                 never_started = report.never_started,
                 wal_truncated = report.wal_truncated,
                 wal_kept_because = report.wal_kept_because,
+                replicated = report.replicated,
+                not_replicated_because = report.not_replicated_because,
                 duration_ms = report.duration.as_millis() as u64,
             },
             "store closed"
@@ -140,8 +149,9 @@ impl Writer {
         let patience = left.min(self.options.busy_timeout);
         let checkpoint = self.run_checkpoint(Mode::Truncate, patience);
         match checkpoint {
-            Ok(progress) if progress.finished() => Ok(()),
-            Ok(_) => Err(Kept::InUse),
+            Ok(Some(progress)) if progress.finished() => Ok(()),
+            Ok(Some(_)) => Err(Kept::InUse),
+            Ok(None) => Err(Kept::NotReplicated),
             Err(error) => Err(Kept::Failed("the checkpoint", error)),
         }
     }
@@ -154,6 +164,8 @@ enum Kept {
     TimeOver,
     #[error("another process is using the WAL")]
     InUse,
+    #[error("its last transactions could not be written to the replica's folder beside the database")]
+    NotReplicated,
     /// Without SQLite's message, because the reason goes to an event.
     #[error("{0} failed with SQLite's error {code}, {name}", code = extended_code(.1).unwrap_or(ffi::SQLITE_ERROR),
         name = code_name(.1))]
@@ -171,6 +183,8 @@ impl Shared {
             never_started: 0,
             wal_truncated: false,
             wal_kept_because: Some("the writer thread panicked; please report this bug".into()),
+            replicated: None,
+            not_replicated_because: None,
             duration: Duration::ZERO,
         });
     }

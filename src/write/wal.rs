@@ -1,9 +1,9 @@
 //! The writer thread and its log: when a checkpoint is tried, and what its failure means.
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+use std::{fs, io};
 
 use rusqlite::ffi;
 
@@ -71,6 +71,7 @@ impl Writer {
             .queue
             .spin()
             .blocking_section(|| self.run_checkpoint(mode, patience));
+        let Some(done) = done.transpose() else { return };
         // Set before the checkpoint is counted, so that a thread that sees it counted sees the new size, too.
         self.telemetry.counters.wal_bytes.set(self.checkpointer.bytes());
         self.look_at_file();
@@ -80,10 +81,23 @@ impl Writer {
         }
     }
 
-    /// Runs one attempt. Meanwhile the readers' keeper (`read/keeper/`) holds no snapshot.
-    pub(super) fn run_checkpoint(&mut self, mode: Mode, patience: Duration) -> rusqlite::Result<Progress> {
-        let _aside = self.readers.stand_aside();
-        self.checkpointer.run(&self.conn, &self.guard, mode, patience)
+    /// Runs one attempt, unless the keeper of the log (`log_keeper.rs`) does not allow it. Meanwhile the readers' keeper
+    /// (`read/keeper/`) holds no snapshot.
+    pub(super) fn run_checkpoint(&mut self, mode: Mode, patience: Duration) -> rusqlite::Result<Option<Progress>> {
+        let shared = Arc::clone(&self.shared);
+        let keeper = shared.keeper();
+        let must = mode != Mode::Passive;
+        if keeper.is_some_and(|keeper| !keeper.before_checkpoint(must)) {
+            return Ok(None);
+        }
+        let progress = {
+            let _aside = self.readers.stand_aside();
+            self.checkpointer.run(&self.conn, &self.guard, mode, patience)?
+        };
+        if let Some(keeper) = keeper {
+            keeper.after_checkpoint(progress);
+        }
+        Ok(Some(progress))
     }
 
     /// For an exclusive job: moves the whole log into the database file and truncates it, unless readers block that.
@@ -250,7 +264,8 @@ impl Writer {
             return;
         }
         self.roll_back();
-        let done = self.run_checkpoint(Mode::Truncate, PATIENCE);
+        // Without the keeper of the log: what the file has matters more now than how the replica goes on.
+        let done = self.checkpointer.run(&self.conn, &self.guard, Mode::Truncate, PATIENCE);
         let finished = done.as_ref().is_ok_and(|progress| progress.finished());
         event!(
             warn,
@@ -263,6 +278,34 @@ impl Writer {
 }
 
 impl Shared {
+    /// Poisons the store: the keeper of its log could not sync the log.
+    pub(crate) fn log_sync_failed(&self, error: &io::Error) {
+        let marked = wal_resync::mark(&self.path);
+        let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
+        let source = rusqlite::Error::SqliteFailure(code, Some(format!("the WAL cannot be synced: {error}")));
+        if self.poison.set(Arc::new(source)).is_err() {
+            return;
+        }
+        if let Err(error) = marked {
+            wal_resync::report(&self.path, &error);
+        }
+        event!(
+            error,
+            "larder::poison",
+            self.path,
+            { "db.response.status_code" = ffi::SQLITE_IOERR_FSYNC, "error.type" = "poisoned" },
+            "the store is poisoned by a disk error: it is read-only until it is reopened"
+        );
+    }
+
+    /// Ends all writes: another primary has taken the replica over.
+    pub(crate) fn fence(&self, by: String, since: SystemTime) {
+        let _ = self.fenced.set((by, since));
+        let code = ffi::Error::new(ffi::SQLITE_READONLY);
+        let source = rusqlite::Error::SqliteFailure(code, self.poison().map(|error| error.to_string()));
+        let _ = self.poison.set(Arc::new(source));
+    }
+
     /// Poisons the store: its files are no longer those that were opened, or SQLite's locks on them are gone. The
     /// writer thread then moves the log where that saves it.
     pub(crate) fn file_changed(&self, change: &FileChange) {

@@ -25,7 +25,7 @@ fn open(folder: &Path, settings: Settings) -> Engine {
         .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE IF NOT EXISTS t(data)")
         .unwrap();
     other.close().unwrap();
-    Engine::open(settings, &path, None, PATIENCE).unwrap()
+    Engine::open(settings, &path, None, PATIENCE, None).unwrap()
 }
 
 fn count(engine: &Engine) -> i64 {

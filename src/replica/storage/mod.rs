@@ -367,7 +367,7 @@ impl Storage {
         let what = format!("it ignores the condition {condition}");
         let reason = format!(
             "{seen}, so two primaries could both write; use a storage that keeps conditions, or call \
-             Replica::unconditional(true) where only one process ever replicates to it"
+             ReplicaOptions::unconditional(true) where only one process ever replicates to it"
         );
         self.failure(what, FailureKind::Permanent, reason)
     }

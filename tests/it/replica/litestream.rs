@@ -43,7 +43,7 @@ impl Litestream {
     }
 
     /// Versions before 0.5.16 know frames alone.
-    fn knows_blocks(&self) -> bool {
+    pub(super) fn knows_blocks(&self) -> bool {
         let minor = self.version.strip_prefix("0.5.").expect("a version of 0.5");
         minor.parse::<u32>().expect("a number") >= 16
     }

@@ -8,6 +8,7 @@ mod log;
 mod lying;
 mod restore;
 pub(crate) mod storage;
+mod store;
 
 use std::io::{self, Read};
 

@@ -1,0 +1,467 @@
+//! What was committed since the last file, from the log to a file of the spool; and the full file, which has every page.
+//!
+//! # What makes a file right
+//!
+//! - It is read up to a number of frames that SQLite has committed: the writer's own count, or that of the WAL index
+//!   where other processes write, too. Nothing behind that counts, however valid it looks: it may be of a transaction
+//!   that was rolled back, or that a killed process has left.
+//! - Each transaction has exactly one frame that commits, and is counted once by those who commit it. So the number of
+//!   commits that were read has to be the number that were made. If another process has moved frames into the database
+//!   and begun the log again before they were read, it is smaller, whatever the log looks like.
+//! - Pages beyond the size of the last file are all there. SQLite writes every page by which a database grows.
+//!
+//! If one of these does not hold, transactions are [lost](CaptureError::Lost) to the log, and the next file is a full
+//! one.
+//!
+//! The log is synced before a file is sealed. So after a power cut the database is not behind its replica.
+//!
+//! # The full file
+//!
+//! It is of one snapshot, that of a reader beside the pool, begun while nothing is committed (`LogKeeper::turn`). The
+//! snapshot ends with frame F of the log. A page whose last frame is before F is read from the log, each other one from
+//! the database file. As long as the reader has its snapshot, SQLite neither begins the log again nor moves a frame
+//! behind F into the database. If the whole log was moved before, all pages are read from the database file, which no
+//! checkpoint changes then; the log may begin again.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::ltx::{Encoder, Header, LtxError, lock_page};
+use super::position::{LogPosition, Position};
+use super::spool::{Sealed, Spool};
+use super::wal::{HEADER_SIZE, WalError, WalHeader, WalScan};
+use crate::read::DedicatedReader;
+
+/// So many pages are written between two looks at whether to stop.
+const STOP_EVERY: usize = 256;
+
+/// What is committed: so many frames in the log, after so many commits (modulo 2^32).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Committed {
+    pub(super) frames: u32,
+    pub(super) commits: u32,
+}
+
+/// Why nothing was captured.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CaptureError {
+    /// The log does not have all transactions since the last file.
+    #[error("{0}")]
+    Lost(String),
+    /// The log cannot be synced, and nothing that was committed is known to be on the disk.
+    #[error("the log cannot be synced: {0}")]
+    Unsynced(#[source] io::Error),
+    /// The log or the database cannot be read.
+    #[error("the log cannot be read: {0}")]
+    Unreadable(#[source] io::Error),
+    /// The store closes, and a full file would take too long.
+    #[error("the store was closed before all of the database was read")]
+    Stopped,
+    /// The spool cannot be written.
+    #[error("the folder of the spool cannot be written: {0}")]
+    Spool(#[source] io::Error),
+}
+
+/// The reader of the log of an open store.
+pub(super) struct Capture {
+    log_path: PathBuf,
+    log: File,
+    database: Arc<File>,
+    spool: Arc<Spool>,
+    page_size: u32,
+    /// The number of this opening, which is in each file.
+    node: u64,
+    /// The end of the last file.
+    position: Position,
+    /// The number of commits at that position.
+    commits: u32,
+    /// Reads on from there. `None` as long as the log has no header.
+    scan: Option<WalScan>,
+}
+
+/// A full file that is to be written.
+pub(super) struct Full {
+    header: Header,
+    /// The pages that are to be read from the log, ascending, each with its last frame.
+    in_log: Vec<(u32, u32)>,
+    scan: Option<WalScan>,
+    commits: u32,
+    emptied: bool,
+    log: File,
+    database: Arc<File>,
+    /// Its snapshot keeps the files as they are.
+    _reader: DedicatedReader,
+}
+
+impl Capture {
+    /// For a store that has just opened its database, whose log is open by `log`. Nothing is captured yet.
+    pub(super) fn new(
+        (log_path, log): (PathBuf, File),
+        database: Arc<File>,
+        spool: Arc<Spool>,
+        node: u64,
+        position: Position,
+    ) -> Self {
+        Self {
+            log_path,
+            log,
+            database,
+            spool,
+            page_size: position.page_size,
+            node,
+            position,
+            commits: 0,
+            scan: None,
+        }
+    }
+
+    /// Goes on in the log at the position of an earlier opening. What is behind it was committed before this opening.
+    pub(super) fn resume(&mut self, scan: Option<WalScan>, commits: u32) {
+        self.scan = scan;
+        self.commits = commits;
+    }
+
+    pub(super) fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// The number of commits that are in files.
+    pub(super) fn commits(&self) -> u32 {
+        self.commits
+    }
+
+    /// The number of frames of the log that are in files.
+    pub(super) fn frames(&self) -> u32 {
+        self.scan.as_ref().map_or(0, |scan| scan.position().frames)
+    }
+
+    /// Seals what was committed since the last file. `None` if nothing was.
+    pub(super) fn capture(&mut self, to: Committed) -> Result<Option<Sealed>, CaptureError> {
+        let made = to.commits.wrapping_sub(self.commits);
+        if made == 0 {
+            return Ok(None);
+        }
+        self.read_log(to.frames)?;
+        let Some(scan) = &self.scan else {
+            return Err(lost("the log is empty, and transactions were committed to it"));
+        };
+        if scan.commits() != made {
+            let read = scan.commits();
+            return Err(CaptureError::Lost(format!(
+                "{made} transactions were committed, and {read} of them are in the log"
+            )));
+        }
+        let pages = scan.commit().unwrap_or(self.position.pages);
+        self.check_growth(scan, pages)?;
+        self.log.sync_data().map_err(CaptureError::Unsynced)?;
+        let begin = self.begin_of_range(scan);
+        let header = scan.header();
+        let file = Header {
+            page_size: self.page_size,
+            commit: pages,
+            min_txid: self.position.txid + 1,
+            max_txid: self.position.txid + 1,
+            timestamp: now_after(self.position.timestamp),
+            wal_offset: header.offset(begin),
+            wal_size: header.offset(scan.position().frames) - header.offset(begin),
+            wal_salts: header.salts,
+            node_id: self.node,
+        };
+        let source = Source {
+            header: Some(header),
+            log: &self.log,
+            database: &self.database,
+        };
+        let changed = scan.pages().map(|(page, frame)| (page, Some(frame)));
+        let sealed = write_file(&self.spool, &source, file, changed, &|| false)?;
+        let log = LogPosition::of(header, scan.position());
+        self.position = Position {
+            txid: file.max_txid,
+            timestamp: file.timestamp,
+            pages,
+            log: Some(log),
+            emptied: false,
+            file: None,
+            ..self.position
+        };
+        self.commits = to.commits;
+        if let Some(scan) = &mut self.scan {
+            scan.clear();
+        }
+        self.write_position(false)?;
+        Ok(Some(sealed))
+    }
+
+    /// Where the frames of the next file begin: at the end of the last file, unless the log has begun again.
+    fn begin_of_range(&self, scan: &WalScan) -> u32 {
+        match &self.position.log {
+            Some(log) if log.salts == scan.header().salts => log.frames,
+            _ => 0,
+        }
+    }
+
+    /// Says that all of the log is in the database file, or is about to be moved there, so that it may begin again.
+    pub(super) fn emptied(&mut self) -> Result<(), CaptureError> {
+        if self.position.emptied {
+            return Ok(());
+        }
+        self.position.emptied = true;
+        self.write_position(false)
+    }
+
+    /// Forgets the files after that transaction: the next one is a full one.
+    pub(super) fn fall_back(&mut self, txid: u64) -> io::Result<()> {
+        self.position = Position {
+            txid,
+            log: None,
+            emptied: false,
+            file: None,
+            ..self.position
+        };
+        self.spool.write_position(&self.position, false)
+    }
+
+    pub(super) fn set_stamps(&mut self, stamps: super::position::Stamps) -> Result<(), CaptureError> {
+        self.position.file = Some(stamps);
+        self.write_position(true)
+    }
+
+    fn write_position(&self, sync: bool) -> Result<(), CaptureError> {
+        self.spool
+            .write_position(&self.position, sync)
+            .map_err(CaptureError::Spool)
+    }
+
+    /// Reads the frames up to that number.
+    fn read_log(&mut self, frames: u32) -> Result<(), CaptureError> {
+        let Some(header) = read_header(&self.log)? else {
+            return Ok(());
+        };
+        let same = self
+            .scan
+            .as_ref()
+            .is_some_and(|scan| scan.header().salts == header.salts);
+        if !same {
+            self.scan = Some(self.begin(header)?);
+        }
+        let scan = self.scan.as_mut().expect("it has just been set");
+        scan.read_to(&mut &self.log, frames).map_err(unreadable)
+    }
+
+    fn begin(&self, header: WalHeader) -> Result<WalScan, CaptureError> {
+        if header.page_size != self.page_size {
+            return Err(lost("the size of the pages has changed"));
+        }
+        Ok(WalScan::new(header, header.start()))
+    }
+
+    fn check_growth(&self, scan: &WalScan, pages: u32) -> Result<(), CaptureError> {
+        let before = self.position.pages;
+        if pages <= before {
+            return Ok(());
+        }
+        let lock_page = lock_page(self.page_size);
+        let new = scan
+            .pages()
+            .filter(|(page, _)| *page > before && *page != lock_page)
+            .count();
+        let has_lock_page = u32::from((before + 1..=pages).contains(&lock_page));
+        if new as u32 == pages - before - has_lock_page {
+            return Ok(());
+        }
+        Err(CaptureError::Lost(format!(
+            "the database has grown from {before} to {pages} pages, and {new} of the new ones are in the log; please \
+             report this"
+        )))
+    }
+
+    /// Plans a full file of the reader's snapshot, which ends with these frames.
+    pub(super) fn plan_full(
+        &mut self,
+        reader: DedicatedReader,
+        to: Committed,
+        pages: u32,
+        all_moved: bool,
+    ) -> Result<Full, CaptureError> {
+        let mut scan = match read_header(&self.log)? {
+            None => None,
+            Some(header) => Some(self.begin(header)?),
+        };
+        let mut in_log = Vec::new();
+        if let Some(scan) = &mut scan {
+            scan.read_to(&mut &self.log, to.frames).map_err(unreadable)?;
+            if !all_moved {
+                in_log.extend(scan.pages());
+            }
+            scan.clear();
+        }
+        let log = scan.as_ref().map(|scan| (*scan.header(), scan.position()));
+        let txid = self.position.txid + 1;
+        Ok(Full {
+            header: Header {
+                page_size: self.page_size,
+                commit: pages,
+                min_txid: txid,
+                max_txid: txid,
+                timestamp: now_after(self.position.timestamp),
+                wal_offset: log.map_or(0, |(header, _)| header.offset(0)),
+                wal_size: log.map_or(0, |(header, end)| header.offset(end.frames) - header.offset(0)),
+                wal_salts: log.map_or([0, 0], |(header, _)| header.salts),
+                node_id: self.node,
+            },
+            in_log,
+            scan,
+            commits: to.commits,
+            emptied: all_moved,
+            log: File::open(&self.log_path).map_err(CaptureError::Unreadable)?,
+            database: Arc::clone(&self.database),
+            _reader: reader,
+        })
+    }
+
+    /// Goes on behind a full file that is written.
+    pub(super) fn follow_full(&mut self, full: &mut Full) -> Result<(), CaptureError> {
+        let log = full
+            .scan
+            .as_ref()
+            .map(|scan| LogPosition::of(scan.header(), scan.position()));
+        self.position = Position {
+            txid: full.header.max_txid,
+            timestamp: full.header.timestamp,
+            pages: full.header.commit,
+            log,
+            emptied: full.emptied,
+            file: None,
+            ..self.position
+        };
+        self.commits = full.commits;
+        self.scan = full.scan.take();
+        self.write_position(false)
+    }
+}
+
+impl Full {
+    /// Writes the file, unless it is told to stop. This takes a while, and needs no lock.
+    pub(super) fn write(&self, spool: &Spool, stop: impl Fn() -> bool) -> Result<Sealed, CaptureError> {
+        self.log.sync_data().map_err(CaptureError::Unsynced)?;
+        let lock_page = lock_page(self.header.page_size);
+        let mut in_log = self.in_log.iter().copied().peekable();
+        let pages = (1..=self.header.commit).filter(|page| *page != lock_page).map(|page| {
+            let frame = in_log.next_if(|(next, _)| *next == page).map(|(_, frame)| frame);
+            (page, frame)
+        });
+        let source = Source {
+            header: self
+                .scan
+                .as_ref()
+                .map(WalScan::header)
+                .filter(|_| !self.in_log.is_empty()),
+            log: &self.log,
+            database: &self.database,
+        };
+        write_file(spool, &source, self.header, pages, &stop)
+    }
+}
+
+/// Where pages are read.
+struct Source<'a> {
+    /// Of the log, if pages are read from it.
+    header: Option<&'a WalHeader>,
+    log: &'a File,
+    database: &'a File,
+}
+
+impl Source<'_> {
+    fn read(&self, page: u32, frame: Option<u32>, contents: &mut [u8]) -> Result<(), CaptureError> {
+        match (frame, self.header) {
+            (Some(frame), Some(header)) => header.read_page(&mut &*self.log, frame, contents).map_err(unreadable),
+            _ => {
+                let at = u64::from(page - 1) * contents.len() as u64;
+                self.database
+                    .read_exact_at(contents, at)
+                    .map_err(CaptureError::Unreadable)
+            }
+        }
+    }
+
+    /// Another process may have begun the log again while it was read.
+    fn check_log(&self) -> Result<(), CaptureError> {
+        let Some(header) = self.header else { return Ok(()) };
+        match read_header(self.log)? {
+            Some(now) if now.salts == header.salts => Ok(()),
+            _ => Err(lost("the log was begun again by another process while it was read")),
+        }
+    }
+}
+
+/// Writes a file into the spool. If the log has begun again meanwhile, what was read from it may be wrong.
+fn write_file(
+    spool: &Spool,
+    source: &Source<'_>,
+    header: Header,
+    pages: impl Iterator<Item = (u32, Option<u32>)>,
+    stop: &dyn Fn() -> bool,
+) -> Result<Sealed, CaptureError> {
+    let mut unsealed = spool.begin(header.max_txid).map_err(CaptureError::Spool)?;
+    let mut encoder = Encoder::new(unsealed.writer(), header).map_err(unwritable)?;
+    let mut contents = vec![0; header.page_size as usize];
+    for (number, (page, frame)) in pages.enumerate() {
+        if number % STOP_EVERY == 0 && stop() {
+            return Err(CaptureError::Stopped);
+        }
+        source.read(page, frame, &mut contents)?;
+        encoder.page(page, &contents).map_err(unwritable)?;
+    }
+    let (mut to, _) = encoder.finish().map_err(unwritable)?;
+    to.flush().map_err(CaptureError::Spool)?;
+    drop(to);
+    source.check_log()?;
+    spool.seal(unsealed).map_err(CaptureError::Spool)
+}
+
+/// The header of the log. `None` if the log has none, since it is empty.
+fn read_header(mut log: &File) -> Result<Option<WalHeader>, CaptureError> {
+    let mut bytes = [0; HEADER_SIZE];
+    log.seek(SeekFrom::Start(0)).map_err(CaptureError::Unreadable)?;
+    match log.read_exact(&mut bytes) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other.map_err(CaptureError::Unreadable)?,
+    }
+    WalHeader::parse(&bytes).map(Some).map_err(unreadable)
+}
+
+/// The time of a file after one of that time, in milliseconds since 1970. It is later, even if the clock was set back.
+pub(super) fn now_after(last: i64) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_millis() as i64);
+    now.max(last.saturating_add(1))
+}
+
+fn lost(reason: &str) -> CaptureError {
+    CaptureError::Lost(reason.to_owned())
+}
+
+fn unreadable(error: WalError) -> CaptureError {
+    match error {
+        WalError::Io(error) => CaptureError::Unreadable(error),
+        other => CaptureError::Lost(other.to_string()),
+    }
+}
+
+fn unwritable(error: LtxError) -> CaptureError {
+    match error {
+        LtxError::Io(error) => CaptureError::Spool(error),
+        other => CaptureError::Lost(other.to_string()),
+    }
+}
+
+/// The log beside that database.
+pub(super) fn log_of(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}

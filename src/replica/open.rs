@@ -1,0 +1,369 @@
+//! How a store goes on with its replica as it opens.
+//!
+//! Three witnesses are heard: the replica (its newest transaction), the spool (its position, its newest file), and the
+//! database file with its log. Where they do not provably go on from one another, opening fails and says so, or the next
+//! file is a full one, which is told as well. An empty volume that was mounted by mistake must not become the newest
+//! state of a replica.
+//!
+//! | file | spool | replica | then |
+//! |---|---|---|---|
+//! | none | none | empty | the database is created; transaction 1 has every page |
+//! | none | none | has data | [`Error::Diverged`], or a restore if `restore_if_missing` |
+//! | there | none | empty | transaction 1 has every page |
+//! | there | none | has data | [`Error::Diverged`], or a full file if `on_divergence` says so |
+//! | there | its log goes on | ends at the position or before it | from frame to frame |
+//! | there | its log does not go on | the same | a full file: the database was changed while it was closed |
+//! | there | there | ends behind the position | [`Error::Diverged`] |
+//!
+//! The log goes on if it holds the frame of the position, by its running checksum; or if all of it had been moved into
+//! the database, and it was begun again once; or if all of it had been moved, there is no log, and the database file has
+//! the size and the times with which closing left it. One thing is assumed in the second case: that no other process
+//! wrote to the file while no store had it open, emptied the log, began it again, and was killed itself.
+//!
+//! [`prepare`] runs before SQLite opens the file, because opening may create it; [`Prepared::attach`] runs after that.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::capture::{Capture, Committed, log_of};
+use super::options::{OnDivergence, ReplicaOptions};
+use super::position::{Position, Stamps};
+use super::replication::{Replication, Start};
+use super::runtime;
+use super::spool::{Spool, SpoolError};
+use super::storage::{Storage, StorageError};
+use super::wal::{HEADER_SIZE, WalHeader, WalScan};
+use crate::error::{Error, Result};
+use crate::options::{Access, Settings};
+use crate::runtime::random;
+use crate::runtime::sync::Arc;
+use crate::write::Shared;
+
+/// What was found before the file is opened.
+pub(crate) struct Prepared {
+    replica: ReplicaOptions,
+    storage: Storage,
+    spool: Arc<Spool>,
+    position: Option<Position>,
+    /// The newest transaction of the replica. `None` if it is empty, or cannot be asked.
+    tip: Option<u64>,
+    /// The database file before it is opened.
+    stamps: Option<Stamps>,
+}
+
+/// Looks at the replica, the spool and the file.
+pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions) -> Result<Prepared> {
+    replica.validate()?;
+    let storage = Storage::connect(&replica.url)?;
+    let path = absolute(path);
+    let file = fs::metadata(&path).ok().filter(|file| file.len() > 0);
+    let had_spool = Spool::is_there(&path);
+    let tip = ask_tip(&storage);
+    let tip = match tip {
+        Ok(tip) => tip,
+        // The fence does not depend on opening, and the position says how to go on.
+        Err(_) if had_spool && file.is_some() => None,
+        Err(error) => return Err(error.into()),
+    };
+    if file.is_none() && (tip.is_some() || had_spool) {
+        return Err(missing(&path, &storage, tip, replica));
+    }
+    let spool = Spool::open(&path).map_err(|error| cannot_spool(&path, error))?;
+    let position = spool.position().map_err(|error| cannot_spool(&path, error.into()))?;
+    let prepared = Prepared {
+        replica: replica.clone(),
+        storage,
+        spool: Arc::new(spool),
+        position,
+        tip,
+        stamps: file.as_ref().map(Stamps::of),
+    };
+    prepared.refuse_divergence(&path)?;
+    Ok(prepared)
+}
+
+impl Prepared {
+    /// Refuses a replica that does not end where the spool says, or before that.
+    fn refuse_divergence(&self, path: &Path) -> Result<()> {
+        let Some(tip) = self.tip else { return Ok(()) };
+        let local = match &self.position {
+            None => "the database has never been replicated to it".to_owned(),
+            Some(position) if tip > position.txid => {
+                format!("the database was replicated up to transaction {}", position.txid)
+            }
+            Some(_) => return Ok(()),
+        };
+        if self.replica.on_divergence == OnDivergence::Rebase {
+            return Ok(());
+        }
+        Err(Error::Diverged {
+            path: path.into(),
+            url: self.storage.to_string(),
+            problem: format!(
+                "{local}, and the replica ends with transaction {tip}. If the replica is newer, move the database and its \
+                 folder {} away, and restore it. If the database is the one to keep, call \
+                 ReplicaOptions::on_divergence(OnDivergence::Rebase), or choose another URL",
+                Spool::folder_of(path).display()
+            ),
+        })
+    }
+
+    /// Begins to replicate the store whose database has just been opened.
+    pub(crate) fn attach(
+        self,
+        shared: &Arc<Shared>,
+        conn: &Connection,
+        settings: &Settings,
+    ) -> Result<Arc<Replication>> {
+        let path = &shared.path;
+        let failed = |error: io::Error| cannot_read(path, error);
+        let page_size: u32 = conn
+            .query_row("PRAGMA main.page_size", [], |row| row.get(0))
+            .map_err(Error::not_started)?;
+        let log_path = log_of(path);
+        let log = File::open(&log_path).map_err(failed)?;
+        let database = shared.file.database_file().ok_or_else(|| {
+            failed(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the system has no open-file-description locks",
+            ))
+        })?;
+        sync_folder_of(path).map_err(failed)?;
+        let committed = committed_at_open(shared, &log, settings.access).map_err(failed)?;
+        let (position, start, resumed) = self.go_on(&log, page_size, committed).map_err(failed)?;
+        let mut capture = Capture::new(
+            (log_path, log),
+            database,
+            Arc::clone(&self.spool),
+            random::number(),
+            position,
+        );
+        if let Some((scan, commits)) = resumed {
+            capture.resume(scan, commits);
+        }
+        // If the replica cannot be asked, the spool says what is to be uploaded.
+        let uploaded = self.tip.unwrap_or_else(|| {
+            let first = self.spool.first_from(1);
+            first.map_or(position.txid, |sealed| sealed.txid - 1)
+        });
+        let replication = Replication::new(
+            shared,
+            settings.access,
+            self.replica,
+            (self.storage, self.spool),
+            (capture, committed, uploaded),
+            start,
+        );
+        let begun = runtime::spawn(Arc::clone(&replication).seal_until_closed())
+            .and_then(|()| runtime::spawn(Arc::clone(&replication).upload_until_closed()));
+        begun.map_err(|error| Error::no_thread(path, "its replica", error))?;
+        Ok(replication)
+    }
+
+    /// Where captures go on, and how.
+    fn go_on(&self, log: &File, page_size: u32, committed: Committed) -> io::Result<(Position, Start, Resumed)> {
+        let new = Position {
+            lineage: random::number(),
+            txid: 0,
+            timestamp: 0,
+            page_size,
+            pages: 0,
+            log: None,
+            emptied: false,
+            file: None,
+        };
+        let tip = self.tip.unwrap_or(0);
+        let Some(position) = self.position else {
+            let newest = self.spool.newest().map_or(0, |sealed| sealed.txid);
+            let txid = tip.max(newest);
+            let start = match txid {
+                0 => Start::New,
+                _ => Start::Rebase("where the database was captured last is not known".into()),
+            };
+            return Ok((Position { txid, ..new }, start, None));
+        };
+        let rebase = |txid, reason: String| {
+            let position = Position {
+                txid,
+                log: None,
+                emptied: false,
+                file: None,
+                ..position
+            };
+            Ok((position, Start::Rebase(reason), None))
+        };
+        if tip > position.txid {
+            return rebase(tip, "the replica was newer than the database".into());
+        }
+        if self.tip.is_some()
+            && tip < position.txid
+            && self.spool.first_from(tip + 1).is_none_or(|next| next.txid != tip + 1)
+        {
+            return rebase(
+                tip,
+                format!("transaction {} is neither in the replica nor in the spool", tip + 1),
+            );
+        }
+        if position.page_size != page_size {
+            return rebase(position.txid, "the size of the pages has changed".into());
+        }
+        match self.find_in_log(&position, log, committed)? {
+            Some(resumed) => Ok((Position { file: None, ..position }, Start::Goes, Some(resumed))),
+            None => rebase(
+                position.txid,
+                "the database was changed while no store replicated it".into(),
+            ),
+        }
+    }
+
+    /// The place in the log that is the position, and the number of commits up to it. `None` if the log does not go on
+    /// from the position.
+    fn find_in_log(
+        &self,
+        position: &Position,
+        log: &File,
+        committed: Committed,
+    ) -> io::Result<Option<(Option<WalScan>, u32)>> {
+        let header = header_of(log)?;
+        let scan = match (&position.log, header) {
+            (Some(at), Some(header)) if header.salts == at.salts => {
+                let mut scan = WalScan::new(header, header.start());
+                let is_there = scan.read_to(&mut &*log, at.frames).is_ok() && scan.position() == at.place();
+                if !is_there {
+                    return Ok(None);
+                }
+                scan.clear();
+                Some(scan)
+            }
+            (Some(at), Some(header)) if position.emptied && at.is_followed_by(&header) => None,
+            (None, Some(_)) if position.emptied && self.stamps == position.file => None,
+            (_, None) if position.emptied && position.file.is_some() && self.stamps == position.file => None,
+            _ => return Ok(None),
+        };
+        // The commits behind the position, which were made before this opening.
+        let mut rest = match (&scan, header) {
+            (Some(scan), _) => WalScan::new(*scan.header(), scan.position()),
+            (None, Some(header)) => WalScan::new(header, header.start()),
+            (None, None) => return Ok(Some((None, committed.commits))),
+        };
+        if rest.position().frames > committed.frames || rest.read_to(&mut &*log, committed.frames).is_err() {
+            return Ok(None);
+        }
+        Ok(Some((scan, committed.commits.wrapping_sub(rest.commits()))))
+    }
+}
+
+/// A place in the log, and the number of commits up to it.
+type Resumed = Option<(Option<WalScan>, u32)>;
+
+/// What is committed to the log that SQLite has just opened.
+fn committed_at_open(shared: &Shared, log: &File, access: Access) -> io::Result<Committed> {
+    if access == Access::Shared
+        && let Some(index) = shared.file.wal_index()
+    {
+        return Ok(Committed {
+            frames: index.frames,
+            commits: index.changes,
+        });
+    }
+    // The first connection has recovered the log, which ends with its last valid commit.
+    let frames = match header_of(log)? {
+        None => 0,
+        Some(header) => {
+            let mut scan = WalScan::new(header, header.start());
+            scan.read_to_last_commit(&mut &*log)?;
+            scan.position().frames
+        }
+    };
+    Ok(Committed { frames, commits: 0 })
+}
+
+fn header_of(log: &File) -> io::Result<Option<WalHeader>> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = [0; HEADER_SIZE];
+    match log.read_exact_at(&mut bytes, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        // A log that SQLite does not take for one is empty to it.
+        other => other.map(|()| WalHeader::parse(&bytes).ok()),
+    }
+}
+
+/// The newest transaction of a replica.
+fn ask_tip(storage: &Storage) -> std::result::Result<Option<u64>, StorageError> {
+    let asked = storage.clone();
+    let listed = runtime::wait(async move {
+        let mut tip = None;
+        for level in [0, 1, 2, 3, 9] {
+            let files = asked.list(level).await?;
+            tip = tip.max(files.iter().map(|file| file.txids.max).max());
+        }
+        Ok(tip)
+    });
+    listed.unwrap_or_else(|error| Err(storage.no_thread(error)))
+}
+
+fn missing(path: &Path, storage: &Storage, tip: Option<u64>, _replica: &ReplicaOptions) -> Error {
+    let replica = match tip {
+        Some(tip) => format!("the replica ends with transaction {tip}"),
+        None => format!("its folder {} has transactions of it", Spool::folder_of(path).display()),
+    };
+    Error::Diverged {
+        path: path.into(),
+        url: storage.to_string(),
+        problem: format!(
+            "the database file does not exist, and {replica}. If this is a new machine, restore the database first \
+             (Store::restore_from), or call ReplicaOptions::restore_if_missing(true). If a volume is not mounted, mount it. If \
+             the database is to begin empty, choose another URL"
+        ),
+    }
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        // Opening says what is wrong with it.
+        _ => path.to_owned(),
+    }
+}
+
+fn cannot_spool(path: &Path, error: SpoolError) -> Error {
+    let folder = Spool::folder_of(path);
+    let (problem, source) = match error {
+        SpoolError::InUse => (
+            format!(
+                "its folder {} is locked by another store that replicates this database: only one may",
+                folder.display()
+            ),
+            None,
+        ),
+        SpoolError::Io(error) => (
+            format!(
+                "its folder {}, which keeps what is not uploaded yet, cannot be used: {error}",
+                folder.display()
+            ),
+            Some(Box::new(error) as _),
+        ),
+    };
+    Error::Open {
+        path: path.into(),
+        problem,
+        source,
+    }
+}
+
+fn cannot_read(path: &Path, error: io::Error) -> Error {
+    Error::Open {
+        path: path.into(),
+        problem: format!("it cannot be read for its replica: {error}"),
+        source: Some(Box::new(error)),
+    }
+}

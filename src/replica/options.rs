@@ -1,0 +1,152 @@
+//! [`ReplicaOptions`]: where a store is replicated to, and how.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+const MIB: u64 = 1024 * 1024;
+
+/// A replica: its place, and how a store is copied to it. It is given to
+/// [`Options::replicate_to`](crate::Options::replicate_to), which also takes a URL as it is.
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (path, backups) = (folder.path().join("app.db"), folder.path().join("replica"));
+/// use std::time::Duration;
+/// use larder::{Options, ReplicaOptions};
+///
+/// let replica = ReplicaOptions::to(backups.to_str().unwrap()).interval(Duration::from_secs(5));
+/// let store = Options::new().replicate_to(replica).open(&path)?;
+/// # store.close()?;
+/// # Ok::<_, larder::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct ReplicaOptions {
+    pub(super) url: String,
+    pub(super) interval: Duration,
+    pub(super) spool_limit: u64,
+    pub(super) restore_if_missing: bool,
+    pub(super) take_over: bool,
+    pub(super) on_divergence: OnDivergence,
+    pub(super) unconditional: bool,
+}
+
+/// What opening does if the database file does not go on from where the replica ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnDivergence {
+    /// Nothing: opening fails with [`Error::Diverged`], which describes both.
+    #[default]
+    Refuse,
+    /// The replica goes on with the file: its next transaction has every page of it. What the replica had before can
+    /// still be restored.
+    Rebase,
+}
+
+impl ReplicaOptions {
+    /// The replica at a URL: the path of a folder, or `file:///folder`. It is created by the first store.
+    pub fn to(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            interval: Duration::from_secs(1),
+            spool_limit: 1024 * MIB,
+            restore_if_missing: false,
+            take_over: false,
+            on_divergence: OnDivergence::default(),
+            unconditional: false,
+        }
+    }
+
+    /// How long a commit may wait until its upload begins. The default is 1 s: what the loss of the machine costs is
+    /// this and one upload. From 0 to 1 h; with 0, an upload begins as soon as the one before it has ended.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// The most bytes that wait beside the database while the storage is away, in the folder `app.db-replica`. The
+    /// default is 1 GiB. Beyond it they are dropped, and one upload of the whole database follows once the storage is
+    /// back; what was committed in between cannot be restored by itself then. At least 1 MiB.
+    pub fn spool_limit(mut self, bytes: u64) -> Self {
+        self.spool_limit = bytes;
+        self
+    }
+
+    /// Restores the database from the replica if its file does not exist, so that a service starts on a new machine with
+    /// the same options. The default is `false`: then a missing file beside a replica that has data is an error, since
+    /// an empty volume that was mounted by mistake would look the same.
+    ///
+    /// A replica whose owner has not closed it may still be written by that owner: see
+    /// [`take_over`](Self::take_over).
+    pub fn restore_if_missing(mut self, restore: bool) -> Self {
+        self.restore_if_missing = restore;
+        self
+    }
+
+    /// Takes the replica over from an owner that has not closed it, and will never write to it again: what it commits
+    /// from now on is not replicated, and its writes fail once it notices. The default is `false`. Not for every start:
+    /// two supervisors that both take over would fence each other in turn.
+    pub fn take_over(mut self, take: bool) -> Self {
+        self.take_over = take;
+        self
+    }
+
+    /// What opening does if the file does not go on from where the replica ends. The default is
+    /// [`OnDivergence::Refuse`].
+    pub fn on_divergence(mut self, then: OnDivergence) -> Self {
+        self.on_divergence = then;
+        self
+    }
+
+    /// Replicates to a storage without conditional writes. The default is `false`. Such a storage cannot tell two
+    /// primaries apart: use it only where one process ever replicates to the place.
+    pub fn unconditional(mut self, allow: bool) -> Self {
+        self.unconditional = allow;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let wrong = |option, problem: String| Err(Error::Options { option, problem });
+        if self.interval > Duration::from_secs(3600) {
+            return wrong(
+                "replicate_to",
+                format!("an interval of {:?} is longer than 1 h", self.interval),
+            );
+        }
+        if self.spool_limit < MIB {
+            return wrong(
+                "replicate_to",
+                format!("a spool_limit of {} bytes is below 1 MiB", self.spool_limit),
+            );
+        }
+        Ok(())
+    }
+}
+
+impl From<&str> for ReplicaOptions {
+    fn from(url: &str) -> Self {
+        Self::to(url)
+    }
+}
+
+impl From<String> for ReplicaOptions {
+    fn from(url: String) -> Self {
+        Self::to(url)
+    }
+}
+
+/// Without the query of the URL.
+impl fmt::Debug for ReplicaOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplicaOptions")
+            .field("url", &self.url.split(['?', '#']).next().unwrap_or_default())
+            .field("interval", &self.interval)
+            .field("spool_limit", &self.spool_limit)
+            .field("restore_if_missing", &self.restore_if_missing)
+            .field("take_over", &self.take_over)
+            .field("on_divergence", &self.on_divergence)
+            .field("unconditional", &self.unconditional)
+            .finish()
+    }
+}

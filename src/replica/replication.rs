@@ -1,0 +1,693 @@
+//! [`Replication`]: an open store as its replica sees it. It keeps the log of the store (`write/log_keeper.rs`), and is
+//! shared with the two tasks that seal (here) and upload (`upload.rs`).
+//!
+//! # Who does what
+//!
+//! - **The holder of the writer's seat** says what it has committed, with one store to `committed`. Before a checkpoint
+//!   the writer thread captures what is not sealed yet, if that is at most [`OWN_FRAMES`] or the log has to be emptied.
+//!   Otherwise it wakes the task that seals, and goes on writing.
+//! - **The task that seals** captures every interval, and when it is woken. Reading, compressing and syncing run on a
+//!   `larder-ltx` thread.
+//! - **The task that uploads** puts one sealed file after another into the storage.
+//!
+//! # The full file
+//!
+//! `phase` says how captures go on. It begins as `Full` for a new replica, and becomes `Full` again when transactions
+//! are lost to the log. The task that seals summons the writer thread, which gives [`turn`](LogKeeper::turn): there the
+//! snapshot begins, and the phase becomes `Copying`. The task writes the file from that snapshot, and the phase becomes
+//! `Following`. As long as it is `Copying`, no checkpoint is allowed, and the log grows by what is written meanwhile.
+//!
+//! # Locks
+//!
+//! `capture` guards the reader of the log: its holder captures, and nobody else. The writer thread only tries it unless
+//! the log has to be emptied. A thread holds it during file I/O, never while it waits for the network, for the writer or
+//! for SQLite's locks, but for `turn`: that is the writer thread itself, which takes SQLite's write lock under it. Who has
+//! SQLite's write lock never waits for `capture`: a lone writer's caller only stores `committed`, and a checkpoint begins
+//! after the keeper has answered. `progress` guards what was reached, for those who wait for it. It may be taken under
+//! `capture`; nothing is taken under it.
+//!
+//! # No wake-up is lost
+//!
+//! A permit of `Notify` is kept until its task takes it. Each task looks for work after it was woken and before it waits
+//! again. A caller that waits for `progress` checks it under the lock that every change takes.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::select;
+use rusqlite::Connection;
+use tokio::sync::Notify;
+
+use super::capture::{Capture, CaptureError, Committed, Full};
+use super::options::ReplicaOptions;
+use super::position::Stamps;
+use super::runtime;
+use super::spool::{Sealed, Spool};
+use super::storage::Storage;
+use crate::connection::wal_index::WalIndex;
+use crate::error::Result;
+use crate::options::Access;
+use crate::runtime::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, Weak};
+use crate::telemetry::call_site::CallSite;
+use crate::telemetry::event::event;
+use crate::write::Shared;
+use crate::write::closing::Replicated;
+use crate::write::log_keeper::{CheckpointProgress, LogKeeper, Turn};
+
+/// The writer thread captures at most so many frames by itself before a checkpoint that does not have to be.
+const OWN_FRAMES: u32 = 512;
+
+/// The shortest pause between two captures: an interval of zero means this.
+const SHORTEST: Duration = Duration::from_millis(5);
+
+/// A full file is given up so long before closing does.
+const LAST_SECOND: Duration = Duration::from_secs(1);
+
+/// How captures go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// From frame to frame.
+    Following,
+    /// The next file is a full one, and its snapshot is to be begun.
+    Full,
+    /// A full file is being written.
+    Copying,
+    /// The spool was full. Nothing is captured before an upload succeeds; then a full file is.
+    Dropped,
+    /// Nothing is captured any more: the store has closed, or may not go on.
+    Ended,
+}
+
+/// What was reached.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    /// The commits that are in sealed files.
+    pub(super) commits: u32,
+    /// The last transaction that was sealed.
+    pub(super) sealed: u64,
+    /// The last transaction that is in the replica.
+    pub(super) uploaded: u64,
+    /// Why the last upload failed, until one succeeds.
+    pub(super) failing: Option<String>,
+    /// Why sealing fails, until it succeeds.
+    pub(super) unsealed: Option<String>,
+    /// Both tasks have ended.
+    pub(super) ended: bool,
+}
+
+pub(crate) struct Replication {
+    shared: Weak<Shared>,
+    pub(super) path: PathBuf,
+    pub(super) options: ReplicaOptions,
+    pub(super) storage: Storage,
+    pub(super) spool: Arc<Spool>,
+    access: Access,
+    capture: Mutex<Capture>,
+    /// What the writer has committed: frames in the lower half, commits in the upper.
+    committed: AtomicU64,
+    /// What is in sealed files, in the same form. A hint: `capture` knows.
+    captured: AtomicU64,
+    phase: AtomicU8,
+    /// A full file whose snapshot has begun.
+    full: Mutex<Option<Full>>,
+    /// Wakes the task that seals.
+    wake: Notify,
+    /// Wakes the task that uploads.
+    pub(super) sealed: Notify,
+    /// When the store's closing is over. Set once.
+    pub(super) closing: std::sync::OnceLock<Instant>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+fn pack(committed: Committed) -> u64 {
+    u64::from(committed.commits) << 32 | u64::from(committed.frames)
+}
+
+fn unpack(packed: u64) -> Committed {
+    Committed {
+        frames: packed as u32,
+        commits: (packed >> 32) as u32,
+    }
+}
+
+/// Why a full file is needed.
+pub(super) enum Start {
+    /// The replica is empty.
+    New,
+    /// The log goes on from the position.
+    Goes,
+    /// It does not, for this reason.
+    Rebase(String),
+}
+
+impl Replication {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        access: Access,
+        options: ReplicaOptions,
+        (storage, spool): (Storage, Arc<Spool>),
+        (capture, committed, uploaded): (Capture, Committed, u64),
+        start: Start,
+    ) -> Arc<Self> {
+        let path = shared.path.clone();
+        let phase = match &start {
+            Start::Goes => Phase::Following,
+            Start::New | Start::Rebase(_) => Phase::Full,
+        };
+        if let Start::Rebase(reason) = &start {
+            tell_rebase(&path, reason);
+        }
+        let progress = Progress {
+            commits: capture.commits(),
+            sealed: capture.position().txid,
+            uploaded,
+            ..Progress::default()
+        };
+        let captured = Committed {
+            frames: capture.frames(),
+            commits: capture.commits(),
+        };
+        let wake = Notify::new();
+        wake.notify_one();
+        Arc::new(Self {
+            shared: Arc::downgrade(shared),
+            path,
+            options,
+            storage,
+            spool,
+            access,
+            capture: Mutex::new(capture),
+            committed: AtomicU64::new(pack(committed)),
+            captured: AtomicU64::new(pack(captured)),
+            phase: AtomicU8::new(phase as u8),
+            full: Mutex::new(None),
+            wake,
+            sealed: Notify::new(),
+            closing: std::sync::OnceLock::new(),
+            progress: Mutex::new(progress),
+            changed: Condvar::new(),
+        })
+    }
+
+    fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Following,
+            1 => Phase::Full,
+            2 => Phase::Copying,
+            3 => Phase::Dropped,
+            _ => Phase::Ended,
+        }
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// What is committed now, by whichever process. `None` if a process is committing at this moment.
+    fn now_committed(&self) -> Option<Committed> {
+        if self.access == Access::Shared
+            && let Some(shared) = self.shared.upgrade()
+            && shared.file.has_wal_index()
+        {
+            let index = shared.file.wal_index()?;
+            return Some(Committed {
+                frames: index.frames,
+                commits: index.changes,
+            });
+        }
+        Some(unpack(self.committed.load(Ordering::Acquire)))
+    }
+
+    fn wal_index(&self) -> Option<WalIndex> {
+        self.shared.upgrade()?.file.wal_index()
+    }
+
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock()
+    }
+
+    /// Changes what was reached, and tells those who wait for it.
+    pub(super) fn reach(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.progress());
+        self.changed.notify_all();
+    }
+
+    /// Captures what is committed. The caller has the lock.
+    fn capture_now(&self, capture: &mut Capture) -> Result<(), CaptureError> {
+        let Some(committed) = self.now_committed() else {
+            return Ok(());
+        };
+        let result = capture.capture(committed);
+        self.captured.store(
+            pack(Committed {
+                frames: capture.frames(),
+                commits: capture.commits(),
+            }),
+            Ordering::Release,
+        );
+        match &result {
+            Ok(Some(sealed)) => self.was_sealed(*sealed, capture),
+            Ok(None) => {}
+            Err(CaptureError::Lost(reason)) => {
+                tell_rebase(&self.path, reason);
+                self.set_phase(Phase::Full);
+                self.wake.notify_one();
+            }
+            Err(CaptureError::Unsynced(error)) => self.log_unsynced(error),
+            // The database needs the room more than the spool does.
+            Err(CaptureError::Spool(error))
+                if error.kind() == ErrorKind::StorageFull && self.drop_spool(capture, "the disk is full") => {}
+            Err(error) => self.not_sealed(error),
+        }
+        if self.phase() == Phase::Following && self.spool.bytes() > self.options.spool_limit {
+            self.drop_spool(capture, "ReplicaOptions::spool_limit is reached");
+        }
+        result.map(drop)
+    }
+
+    /// Deletes what waits to be uploaded, but for the first file: the storage may have it already, and not have answered.
+    /// Returns whether there was anything else.
+    fn drop_spool(&self, capture: &mut Capture, reason: &str) -> bool {
+        let Some(first) = self.spool.first_from(self.progress().uploaded + 1) else {
+            return false;
+        };
+        if self.spool.newest() == Some(first) {
+            return false;
+        }
+        let bytes = self.spool.bytes() - first.bytes;
+        if let Err(error) = self
+            .spool
+            .delete_after(first.txid)
+            .and_then(|()| capture.fall_back(first.txid))
+        {
+            self.not_sealed(&CaptureError::Spool(error));
+            return false;
+        }
+        self.set_phase(Phase::Dropped);
+        self.reach(|progress| {
+            progress.sealed = first.txid;
+            progress.unsealed = Some(format!("what waited to be uploaded was dropped: {reason}"));
+        });
+        event!(
+            warn,
+            "larder::replica",
+            self.path,
+            { reason, bytes, replica = %self.storage },
+            "dropped what waited to be uploaded; once an upload succeeds, the whole database is uploaded"
+        );
+        true
+    }
+
+    /// Called after each upload.
+    pub(super) fn go_on_after_upload(&self) {
+        let dropped = Phase::Dropped as u8;
+        let full = Phase::Full as u8;
+        let is_due = self
+            .phase
+            .compare_exchange(dropped, full, Ordering::AcqRel, Ordering::Acquire);
+        if is_due.is_ok() {
+            tell_rebase(&self.path, "what waited to be uploaded was dropped");
+            self.wake.notify_one();
+        }
+    }
+
+    fn was_sealed(&self, sealed: Sealed, capture: &Capture) {
+        let commits = capture.commits();
+        self.reach(|progress| {
+            progress.commits = commits;
+            progress.sealed = sealed.txid;
+            progress.unsealed = None;
+        });
+        self.sealed.notify_one();
+    }
+
+    /// A log whose sync failed must not be appended to: `write/wal.rs` says why.
+    fn log_unsynced(&self, error: &std::io::Error) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.log_sync_failed(error);
+        }
+        self.not_sealed(&CaptureError::Unsynced(std::io::Error::new(
+            error.kind(),
+            error.to_string(),
+        )));
+    }
+
+    fn not_sealed(&self, error: &CaptureError) {
+        let reason = error.to_string();
+        let is_new = self.progress().unsealed.as_ref() != Some(&reason);
+        if is_new {
+            event!(
+                warn,
+                "larder::replica",
+                self.path,
+                { %error, spool = %self.spool.folder().display() },
+                "the newest transactions could not be written to the spool; it is tried again, and the WAL grows meanwhile"
+            );
+        }
+        self.reach(|progress| progress.unsealed = Some(reason));
+    }
+
+    /// The life of the task that seals.
+    pub(super) async fn seal_until_closed(self: Arc<Self>) {
+        let pause = self.options.interval.max(SHORTEST);
+        while self.closing.get().is_none() {
+            self.pause(&self.wake, pause).await;
+            let this = Arc::clone(&self);
+            if runtime::blocking(move || this.seal_step()).await.is_err() {
+                // The system refuses a thread. The next interval tries again.
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+
+    /// Ends when the time is over, or the task is woken.
+    pub(super) async fn pause(&self, wake: &Notify, time: Duration) {
+        select(
+            std::pin::pin!(tokio::time::sleep(time)),
+            std::pin::pin!(wake.notified()),
+        )
+        .await;
+    }
+
+    /// One capture, or one full file. On a `larder-ltx` thread.
+    fn seal_step(&self) {
+        match self.phase() {
+            Phase::Following => {
+                let mut capture = self.capture.lock();
+                // What went wrong is told, and is tried again.
+                let _ = self.capture_now(&mut capture);
+                drop(capture);
+                if self.phase() == Phase::Full {
+                    self.summon();
+                }
+            }
+            Phase::Full => self.summon(),
+            Phase::Copying => {
+                if let Some(full) = self.full.lock().take() {
+                    self.write_full(full);
+                }
+            }
+            Phase::Dropped | Phase::Ended => {}
+        }
+    }
+
+    fn write_full(&self, mut full: Full) {
+        let written = full.write(&self.spool, || self.closes_soon());
+        let mut capture = self.capture.lock();
+        let followed = written.and_then(|sealed| {
+            capture.follow_full(&mut full)?;
+            Ok(sealed)
+        });
+        match followed {
+            Ok(sealed) => {
+                self.set_phase(Phase::Following);
+                self.was_sealed(sealed, &capture);
+                // What was committed meanwhile.
+                let _ = self.capture_now(&mut capture);
+            }
+            Err(error) => {
+                self.set_phase(Phase::Full);
+                match &error {
+                    CaptureError::Unsynced(error) => self.log_unsynced(error),
+                    other => self.not_sealed(other),
+                }
+            }
+        }
+    }
+
+    /// Whether there is little time left before closing gives up.
+    fn closes_soon(&self) -> bool {
+        let deadline = self.shared.upgrade().and_then(|shared| shared.closing.deadline());
+        deadline.is_some_and(|deadline| Instant::now() + LAST_SECOND >= deadline)
+    }
+
+    fn summon(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.queue.summon();
+        }
+    }
+
+    /// Another primary writes to the replica: nothing is captured or written any more.
+    pub(super) fn fence(&self, by: String, since: SystemTime) {
+        self.set_phase(Phase::Ended);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.fence(by, since);
+        }
+    }
+
+    /// Waits until what is committed now is in the replica.
+    ///
+    /// # Errors
+    ///
+    /// What it waits for after that time.
+    pub(super) fn flush(&self, until: Instant) -> std::result::Result<u64, String> {
+        let wanted = loop {
+            match self.now_committed() {
+                Some(committed) => break committed.commits,
+                None => std::thread::yield_now(),
+            }
+        };
+        // An upload that waits to be tried again is tried now.
+        self.sealed.notify_one();
+        self.wake.notify_one();
+        let mut progress = self.progress();
+        // The transaction that has them, once they are sealed.
+        let mut txid = None;
+        loop {
+            if txid.is_none() && is_reached(progress.commits, wanted) && self.phase() == Phase::Following {
+                txid = Some(progress.sealed);
+            }
+            if let Some(txid) = txid
+                && progress.uploaded >= txid
+            {
+                return Ok(txid);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if progress.ended || left.is_zero() {
+                return Err(waiting_for(&progress, txid));
+            }
+            progress = self.changed.wait_timeout(progress, left).0;
+        }
+    }
+}
+
+/// Whether a counter modulo 2^32 has come that far.
+fn is_reached(counter: u32, wanted: u32) -> bool {
+    counter.wrapping_sub(wanted) < u32::MAX / 2
+}
+
+/// What a caller that waits for the replica waits for.
+pub(super) fn waiting_for(progress: &Progress, txid: Option<u64>) -> String {
+    if txid.is_none() {
+        return match &progress.unsealed {
+            Some(reason) => reason.clone(),
+            None => "the transactions are still being read from the WAL".to_owned(),
+        };
+    }
+    match &progress.failing {
+        Some(reason) => reason.clone(),
+        None => format!(
+            "the upload goes on: transaction {} of {} is in the replica",
+            progress.uploaded, progress.sealed
+        ),
+    }
+}
+
+fn tell_rebase(path: &std::path::Path, reason: &str) {
+    event!(
+        warn,
+        "larder::replica",
+        path,
+        { reason },
+        "the replica cannot go on from the WAL, so its next transaction has every page of the database"
+    );
+}
+
+impl LogKeeper for Replication {
+    fn committed(&self, frames: u32, commits: u32) {
+        self.committed
+            .store(pack(Committed { frames, commits }), Ordering::Release);
+    }
+
+    fn is_ready(&self) -> bool {
+        match self.phase() {
+            Phase::Following => self.capture.try_lock().is_some(),
+            Phase::Full | Phase::Dropped | Phase::Ended => true,
+            Phase::Copying => false,
+        }
+    }
+
+    fn before_checkpoint(&self, must: bool) -> bool {
+        match self.phase() {
+            Phase::Following => {}
+            // All of it is to be read once more in any case.
+            Phase::Full | Phase::Dropped | Phase::Ended => return true,
+            Phase::Copying => return false,
+        }
+        let capture = if must {
+            Some(self.capture.lock())
+        } else {
+            self.capture.try_lock()
+        };
+        let Some(mut capture) = capture else { return false };
+        let (committed, captured) = (
+            unpack(self.committed.load(Ordering::Acquire)),
+            unpack(self.captured.load(Ordering::Acquire)),
+        );
+        let tail = committed
+            .frames
+            .checked_sub(captured.frames)
+            .unwrap_or(committed.frames);
+        if !must && tail > OWN_FRAMES {
+            self.wake.notify_one();
+            return false;
+        }
+        match self.capture_now(&mut capture) {
+            Ok(()) => {}
+            Err(CaptureError::Lost(_)) => return true,
+            Err(_) => return false,
+        }
+        // Written before the checkpoint, a killed process cannot leave a log that has begun again and a position that
+        // does not know it. Where others write, too, only the checkpoint tells whether it moved what they had written.
+        let said = if self.access == Access::Exclusive {
+            capture.emptied()
+        } else {
+            Ok(())
+        };
+        match said {
+            Ok(()) => true,
+            Err(error) => {
+                self.not_sealed(&error);
+                false
+            }
+        }
+    }
+
+    fn after_checkpoint(&self, progress: CheckpointProgress) {
+        if self.access == Access::Exclusive || self.phase() != Phase::Following {
+            return;
+        }
+        let mut capture = self.capture.lock();
+        // What another process has committed since is still in the log, unless it has begun again already.
+        if self.capture_now(&mut capture).is_err() || !progress.finished() {
+            return;
+        }
+        let all_moved = match self.wal_index() {
+            Some(index) => index.changes == capture.commits() && !index.is_unmoved(),
+            None => progress.log == capture.frames(),
+        };
+        if all_moved {
+            // A position that is not written costs a full file after a kill, and nothing else.
+            let _ = capture.emptied();
+        }
+    }
+
+    fn wants_turn(&self) -> bool {
+        self.phase() == Phase::Full
+    }
+
+    fn turn(&self, turn: &Turn<'_>) {
+        let mut capture = self.capture.lock();
+        match self.begin_full(turn, &mut capture) {
+            Ok(full) => {
+                *self.full.lock() = Some(full);
+                self.set_phase(Phase::Copying);
+                self.wake.notify_one();
+            }
+            Err(reason) => {
+                let is_new = self.progress().unsealed.as_ref() != Some(&reason);
+                if is_new {
+                    event!(
+                        warn,
+                        "larder::replica",
+                        self.path,
+                        { reason },
+                        "the whole database could not be read for its replica; it is tried again"
+                    );
+                }
+                self.reach(|progress| progress.unsealed = Some(reason));
+            }
+        }
+    }
+
+    fn last_turn(&self, turn: &Turn<'_>) {
+        if self.phase() != Phase::Following {
+            return;
+        }
+        let mut capture = self.capture.lock();
+        if self.capture_now(&mut capture).is_err() || !turn.all_moved {
+            return;
+        }
+        let stamped = self.locked_out_of_writing(turn, || {
+            let unchanged = self.now_committed()?.commits == capture.commits();
+            let file = self.shared.upgrade()?.file.database_file()?.metadata().ok()?;
+            unchanged.then(|| Stamps::of(&file))
+        });
+        if let Ok(Some(stamps)) = stamped {
+            // Without them the next opening begins with a full file.
+            let _ = capture.set_stamps(stamps);
+        }
+    }
+
+    fn closed(&self, deadline: Instant) -> Replicated {
+        let _ = self.closing.set(deadline);
+        self.wake.notify_one();
+        self.sealed.notify_one();
+        let mut progress = self.progress();
+        while !progress.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            progress = self.changed.wait_timeout(progress, left).0;
+        }
+        let is_sealed = self.phase() == Phase::Following && progress.unsealed.is_none();
+        let because = if is_sealed && progress.uploaded >= progress.sealed {
+            None
+        } else {
+            Some(waiting_for(&progress, is_sealed.then_some(progress.sealed)))
+        };
+        drop(progress);
+        self.set_phase(Phase::Ended);
+        self.spool.release();
+        Replicated { because }
+    }
+}
+
+impl Replication {
+    fn begin_full(&self, turn: &Turn<'_>, capture: &mut Capture) -> std::result::Result<Full, String> {
+        let begun = self.locked_out_of_writing(turn, || {
+            let reader = turn.readers.dedicated(CallSite::Label("larder: replicate".into()));
+            let reader = reader.map_err(|error| error.to_string())?;
+            let pages =
+                reader.with_conn(|conn| conn.query_row("PRAGMA main.page_count", [], |row| row.get::<_, u32>(0)));
+            let pages = pages.map_err(|error| error.to_string())?;
+            let committed = self.now_committed().ok_or("another process is committing")?;
+            Ok::<_, String>((reader, pages, committed))
+        });
+        let (reader, pages, committed) = begun.map_err(|error| error.to_string())??;
+        let all_moved = match self.wal_index() {
+            Some(index) => !index.is_unmoved(),
+            None => turn.all_moved,
+        };
+        capture
+            .plan_full(reader, committed, pages, all_moved)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Runs `f` while no other process commits, either.
+    fn locked_out_of_writing<T>(&self, turn: &Turn<'_>, f: impl FnOnce() -> T) -> rusqlite::Result<T> {
+        if self.access == Access::Exclusive {
+            return Ok(f());
+        }
+        let run = |sql: &str| turn.guard.as_internal(|| Connection::execute_batch(turn.conn, sql));
+        run("BEGIN IMMEDIATE")?;
+        let done = f();
+        run("ROLLBACK")?;
+        Ok(done)
+    }
+}

@@ -1,0 +1,326 @@
+//! The spool: the folder `app.db-replica` beside the database `app.db`, with the files that were sealed and are not in
+//! the replica yet.
+//!
+//! ```text
+//! app.db-replica/
+//!     lock        locked by the store that writes here (flock)
+//!     position    up to where the database was captured (position.rs)
+//!     0/          N-N.ltx: sealed transactions, oldest first
+//!     tmp/        unfinished files
+//! ```
+//!
+//! A file gets its name once it is on the disk, so each file with a name is whole. Those in `tmp` are deleted when the
+//! spool is opened. The newest sealed file stays, even when it is in the replica: its header says where the log goes on,
+//! should a power cut have taken the position.
+//!
+//! The mutex `files` guards the list of the sealed files. It is held for a look, a push or a pop, and for no call to the
+//! file system.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::position::Position;
+use crate::connection::temp_folder::{Lock, lock};
+use crate::runtime::sync::Mutex;
+
+const SEALED: &str = "0";
+const UNFINISHED: &str = "tmp";
+const POSITION: &str = "position";
+
+/// The folder of sealed files beside a database.
+pub(super) struct Spool {
+    folder: PathBuf,
+    /// Locked while the spool is open.
+    lock: File,
+    files: Mutex<VecDeque<Sealed>>,
+}
+
+/// A sealed file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sealed {
+    pub(super) txid: u64,
+    pub(super) bytes: u64,
+}
+
+/// Why a spool cannot be opened.
+#[derive(Debug)]
+pub(super) enum SpoolError {
+    /// Another store has it open, in this process or another.
+    InUse,
+    Io(io::Error),
+}
+
+impl From<io::Error> for SpoolError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Spool {
+    /// The folder beside that database.
+    pub(super) fn folder_of(database: &Path) -> PathBuf {
+        let mut name = OsString::from(database);
+        name.push("-replica");
+        name.into()
+    }
+
+    /// Opens the spool of that database, and creates it if it is not there.
+    pub(super) fn open(database: &Path) -> Result<Self, SpoolError> {
+        let folder = Self::folder_of(database);
+        for name in ["", SEALED, UNFINISHED] {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder.join(name));
+            made?;
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(folder.join("lock"))?;
+        if lock(&file) == Lock::Held {
+            return Err(SpoolError::InUse);
+        }
+        for unfinished in fs::read_dir(folder.join(UNFINISHED))? {
+            fs::remove_file(unfinished?.path())?;
+        }
+        let mut files = Vec::new();
+        for entry in fs::read_dir(folder.join(SEALED))? {
+            let entry = entry?;
+            if let Some(txid) = entry.file_name().to_str().and_then(txid_of) {
+                let bytes = entry.metadata()?.len();
+                files.push(Sealed { txid, bytes });
+            }
+        }
+        files.sort_by_key(|sealed| sealed.txid);
+        sync_folder(&folder)?;
+        Ok(Self {
+            folder,
+            lock: file,
+            files: Mutex::new(files.into()),
+        })
+    }
+
+    /// Lets another store open the spool.
+    pub(super) fn release(&self) {
+        let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
+    }
+
+    /// Whether there is a spool beside that database with something in it.
+    pub(super) fn is_there(database: &Path) -> bool {
+        let folder = Self::folder_of(database);
+        folder.join(POSITION).exists()
+            || fs::read_dir(folder.join(SEALED)).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The position that was written last, if it is whole.
+    pub(super) fn position(&self) -> io::Result<Option<Position>> {
+        match fs::read_to_string(self.folder.join(POSITION)) {
+            Ok(text) => Ok(Position::parse(&text)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the position. A killed process loses none, since a name never means an unfinished file. `sync` is for the
+    /// one that a power cut must not take back.
+    pub(super) fn write_position(&self, position: &Position, sync: bool) -> io::Result<()> {
+        let unfinished = self.folder.join(UNFINISHED).join(POSITION);
+        let mut file = create(&unfinished)?;
+        file.write_all(position.to_text().as_bytes())?;
+        if sync {
+            file.sync_all()?;
+        }
+        fs::rename(unfinished, self.folder.join(POSITION))?;
+        if sync {
+            sync_folder(&self.folder)?;
+        }
+        Ok(())
+    }
+
+    /// Begins the file of a transaction.
+    pub(super) fn begin(&self, txid: u64) -> io::Result<Unsealed> {
+        let path = self.folder.join(UNFINISHED).join(name_of(txid));
+        let file = create(&path)?;
+        Ok(Unsealed { txid, path, file })
+    }
+
+    /// Syncs the file and gives it its name.
+    pub(super) fn seal(&self, unsealed: Unsealed) -> io::Result<Sealed> {
+        unsealed.file.sync_all()?;
+        let bytes = unsealed.file.metadata()?.len();
+        let sealed = Sealed {
+            txid: unsealed.txid,
+            bytes,
+        };
+        fs::rename(&unsealed.path, self.path(sealed.txid))?;
+        sync_folder(&self.folder.join(SEALED))?;
+        self.files.lock().push_back(sealed);
+        Ok(sealed)
+    }
+
+    /// The oldest sealed file from that transaction on.
+    pub(super) fn first_from(&self, txid: u64) -> Option<Sealed> {
+        self.files.lock().iter().find(|sealed| sealed.txid >= txid).copied()
+    }
+
+    pub(super) fn newest(&self) -> Option<Sealed> {
+        self.files.lock().back().copied()
+    }
+
+    /// The bytes of all sealed files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.lock().iter().map(|sealed| sealed.bytes).sum()
+    }
+
+    /// Deletes the files up to that transaction, but not the newest.
+    pub(super) fn delete_to(&self, txid: u64) -> io::Result<()> {
+        loop {
+            let mut files = self.files.lock();
+            let is_last = files.len() <= 1;
+            let Some(oldest) = files.front().copied().filter(|oldest| !is_last && oldest.txid <= txid) else {
+                return Ok(());
+            };
+            files.pop_front();
+            drop(files);
+            self.delete(oldest)?;
+        }
+    }
+
+    /// Deletes the files behind that transaction.
+    pub(super) fn delete_after(&self, txid: u64) -> io::Result<()> {
+        loop {
+            let mut files = self.files.lock();
+            let Some(newest) = files.back().copied().filter(|newest| newest.txid > txid) else {
+                return Ok(());
+            };
+            files.pop_back();
+            drop(files);
+            self.delete(newest)?;
+        }
+    }
+
+    fn delete(&self, sealed: Sealed) -> io::Result<()> {
+        match fs::remove_file(self.path(sealed.txid)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn path(&self, txid: u64) -> PathBuf {
+        self.folder.join(SEALED).join(name_of(txid))
+    }
+}
+
+/// A file of the spool that has no name yet. Its drop deletes it.
+pub(super) struct Unsealed {
+    txid: u64,
+    path: PathBuf,
+    file: File,
+}
+
+impl Unsealed {
+    /// Writes the file. What is written is not synced before [`Spool::seal`].
+    pub(super) fn writer(&mut self) -> BufWriter<&mut File> {
+        BufWriter::with_capacity(1 << 16, &mut self.file)
+    }
+}
+
+impl Drop for Unsealed {
+    fn drop(&mut self) {
+        // Gone already, if it was sealed.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn name_of(txid: u64) -> String {
+    format!("{txid:016x}-{txid:016x}.ltx")
+}
+
+fn txid_of(name: &str) -> Option<u64> {
+    let txid = u64::from_str_radix(name.get(..16)?, 16).ok()?;
+    (txid > 0 && name == name_of(txid)).then_some(txid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seal(spool: &Spool, txid: u64, contents: &[u8]) {
+        let mut file = spool.begin(txid).unwrap();
+        file.writer().write_all(contents).unwrap();
+        spool.seal(file).unwrap();
+    }
+
+    #[test]
+    fn sealed_files_are_found_after_opening() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("app.db");
+        assert!(!Spool::is_there(&database));
+        let spool = Spool::open(&database).unwrap();
+        assert!(!Spool::is_there(&database));
+        seal(&spool, 9, b"nine");
+        seal(&spool, 10, b"ten");
+        drop(spool.begin(11).unwrap());
+        let half = spool.begin(12).unwrap();
+        std::mem::forget(half);
+        drop(spool);
+        fs::write(folder.path().join("app.db-replica/0/README"), "not ours").unwrap();
+        assert!(Spool::is_there(&database));
+        let spool = Spool::open(&database).unwrap();
+        assert_eq!(spool.first_from(1), Some(Sealed { txid: 9, bytes: 4 }));
+        assert_eq!(spool.newest(), Some(Sealed { txid: 10, bytes: 3 }));
+        assert_eq!(spool.bytes(), 7);
+        assert_eq!(
+            fs::read_dir(folder.path().join("app.db-replica/tmp")).unwrap().count(),
+            0
+        );
+    }
+
+    #[test]
+    fn newest_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(&folder.path().join("app.db")).unwrap();
+        for txid in 1..=3 {
+            seal(&spool, txid, b"x");
+        }
+        spool.delete_to(2).unwrap();
+        assert_eq!(spool.first_from(1).unwrap().txid, 3);
+        spool.delete_to(9).unwrap();
+        assert!(spool.path(3).exists());
+        assert!(!spool.path(2).exists());
+        seal(&spool, 4, b"x");
+        spool.delete_after(3).unwrap();
+        assert!(spool.path(3).exists() && !spool.path(4).exists());
+    }
+
+    #[test]
+    fn spool_is_open_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("app.db");
+        let first = Spool::open(&database).unwrap();
+        assert!(matches!(Spool::open(&database), Err(SpoolError::InUse)));
+        drop(first);
+        Spool::open(&database).unwrap();
+    }
+}

@@ -1,0 +1,175 @@
+//! The task that uploads: one sealed file after another, in order, one request at a time.
+//!
+//! Each file is a Create: it never overwrites. The file N + 1 is tried only once N is in the replica, so no gap can come,
+//! and a process that finds N taken by other bytes knows that another primary writes to the replica. The bytes of a file
+//! are fixed before its first request, so a request whose answer was lost can be told from another's: the object is the
+//! file, byte for byte.
+//!
+//! While the storage fails, the task tries again after [`FIRST_PAUSE`], doubled up to [`LONGEST_PAUSE`], and at once when
+//! a caller flushes. It ends when the store has closed and everything is uploaded, or when the time for that is over.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+
+use super::replication::Replication;
+use super::runtime;
+use super::spool::Sealed;
+use super::storage::{Created, Txids};
+use crate::runtime::date;
+use crate::runtime::sync::{Arc, Instant};
+use crate::telemetry::event::event;
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Why a file was not uploaded.
+enum Failed {
+    /// It is tried again.
+    ForNow(String),
+    /// Another primary has this transaction: this is its file.
+    Taken(Bytes),
+}
+
+impl Replication {
+    /// The life of the task.
+    pub(super) async fn upload_until_closed(self: Arc<Self>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let next = self.spool.first_from(self.progress().uploaded + 1);
+            let uploaded = match next {
+                Some(sealed) => self
+                    .until_deadline(self.upload(sealed))
+                    .await
+                    .map(|done| (sealed, done)),
+                None if self.closing.get().is_some() => None,
+                None => {
+                    self.sealed.notified().await;
+                    continue;
+                }
+            };
+            match uploaded {
+                // Closed, and done or out of time.
+                None => break,
+                Some((sealed, Ok(()))) => {
+                    pause = FIRST_PAUSE;
+                    self.was_uploaded(sealed);
+                }
+                Some((sealed, Err(Failed::ForNow(reason)))) => {
+                    self.failed(sealed, reason);
+                    self.pause(&self.sealed, pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    if self.is_over() {
+                        break;
+                    }
+                }
+                Some((sealed, Err(Failed::Taken(theirs)))) => {
+                    self.fenced(sealed, &theirs);
+                    break;
+                }
+            }
+        }
+        self.reach(|progress| progress.ended = true);
+    }
+
+    fn is_over(&self) -> bool {
+        self.closing.get().is_some_and(|deadline| Instant::now() >= *deadline)
+    }
+
+    /// `None` if the store is closing, and its time is over first.
+    async fn until_deadline<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            if let Some(deadline) = self.closing.get() {
+                return tokio::time::timeout_at((*deadline).into(), work).await.ok();
+            }
+            match select(&mut work, std::pin::pin!(self.sealed.notified())).await {
+                Either::Left((done, _)) => return Some(done),
+                // The store is closing, perhaps.
+                Either::Right(_) => {}
+            }
+        }
+    }
+
+    async fn upload(&self, sealed: Sealed) -> Result<(), Failed> {
+        let path = self.spool.path(sealed.txid);
+        let read = runtime::blocking(move || std::fs::read(path)).await;
+        let bytes = read.and_then(|read| read).map_err(|error| {
+            let path = self.spool.path(sealed.txid);
+            Failed::ForNow(format!("{} cannot be read: {error}", path.display()))
+        })?;
+        let bytes = Bytes::from(bytes);
+        let timestamp = timestamp_of(&bytes);
+        let txids = Txids::one(sealed.txid);
+        let created = self.storage.create(0, txids, timestamp, bytes.clone()).await;
+        match created.map_err(|error| Failed::ForNow(error.to_string()))? {
+            Created::New => Ok(()),
+            Created::Exists => {
+                let there = self.storage.get(0, txids).await;
+                let there = there.map_err(|error| Failed::ForNow(error.to_string()))?;
+                if there == bytes {
+                    Ok(())
+                } else {
+                    Err(Failed::Taken(there))
+                }
+            }
+        }
+    }
+
+    fn was_uploaded(&self, sealed: Sealed) {
+        let was_failing = self.progress().failing.is_some();
+        self.reach(|progress| {
+            progress.uploaded = sealed.txid;
+            progress.failing = None;
+        });
+        if was_failing {
+            event!(
+                info,
+                "larder::replica",
+                self.path,
+                { replica = %self.storage, txid = sealed.txid },
+                "uploads to the replica succeed again"
+            );
+        }
+        self.go_on_after_upload();
+        // A file that stays takes room, and is deleted with the next one.
+        let _ = self.spool.delete_to(sealed.txid);
+    }
+
+    fn failed(&self, sealed: Sealed, reason: String) {
+        let is_new = self.progress().failing.is_none();
+        if is_new {
+            event!(
+                warn,
+                "larder::replica",
+                self.path,
+                { replica = %self.storage, txid = sealed.txid, reason },
+                "an upload to the replica failed; it is tried again until it succeeds"
+            );
+        }
+        self.reach(|progress| progress.failing = Some(reason));
+    }
+}
+
+impl Replication {
+    fn fenced(&self, sealed: Sealed, theirs: &[u8]) {
+        let since = u64::try_from(timestamp_of(theirs)).unwrap_or(0);
+        let since = UNIX_EPOCH + Duration::from_millis(since);
+        let by = format!("another process, at {}", date::utc(since));
+        event!(
+            error,
+            "larder::replica",
+            self.path,
+            { replica = %self.storage, txid = sealed.txid, by, "error.type" = "fenced" },
+            "another process has written this transaction to the replica, so this store takes no more writes"
+        );
+        self.fence(by, since);
+    }
+}
+
+/// The timestamp in the header of a sealed file.
+fn timestamp_of(file: &[u8]) -> i64 {
+    let bytes = file.get(32..40).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, i64::from_be_bytes)
+}

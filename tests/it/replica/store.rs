@@ -1,0 +1,420 @@
+//! A store that is replicated to a folder: what is in the replica is what the store has, byte for byte.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use larder::rusqlite::Connection;
+use larder::{Access, Durability, Error, OnDivergence, Options, ReplicaOptions, Store};
+use tempfile::TempDir;
+
+use super::File;
+use super::litestream::Litestream;
+use crate::support::child::PATIENCE;
+use crate::support::log;
+
+/// A database and its replica, each in a folder of its own.
+pub(super) struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    pub(super) fn new() -> Self {
+        log::collect();
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        Self { folder }
+    }
+
+    pub(super) fn database(&self) -> PathBuf {
+        self.folder.path().join("data/app.db")
+    }
+
+    pub(super) fn replica(&self) -> PathBuf {
+        self.folder.path().join("replica")
+    }
+
+    pub(super) fn to(&self) -> ReplicaOptions {
+        ReplicaOptions::to(self.replica().to_str().unwrap()).interval(Duration::from_millis(20))
+    }
+
+    pub(super) fn options(&self) -> Options {
+        Options::new().replicate_to(self.to())
+    }
+
+    pub(super) fn open(&self) -> Store {
+        self.options().open(self.database()).unwrap()
+    }
+
+    /// The sealed transactions in the replica, oldest first.
+    pub(super) fn transactions(&self) -> Vec<File> {
+        let Ok(entries) = fs::read_dir(self.replica().join("ltx/0")) else {
+            return Vec::new();
+        };
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        let files: Vec<_> = paths
+            .iter()
+            .map(|path| File::decode(&fs::read(path).unwrap()[..]).unwrap())
+            .collect();
+        for (n, file) in (1..).zip(&files) {
+            assert_eq!((file.header.min_txid, file.header.max_txid), (n, n), "no gap");
+        }
+        assert!(files.is_sorted_by_key(|file| file.header.timestamp));
+        files
+    }
+
+    /// Why full files were made after the first, as the events say.
+    pub(super) fn rebases(&self) -> Vec<String> {
+        let path = self.database().display().to_string();
+        let events = log::events(|event| event.message.contains("has every page") && event.mentions(&path));
+        events.iter().map(|event| event.expect("reason").to_owned()).collect()
+    }
+
+    /// The database that the transactions of the replica make.
+    pub(super) fn restored(&self) -> Vec<u8> {
+        let mut database = Vec::new();
+        for file in self.transactions() {
+            file.apply(&mut database);
+        }
+        database
+    }
+
+    /// Compares the closed database with its replica, and with what each `litestream` here restores.
+    #[track_caller]
+    pub(super) fn compare_closed(&self) {
+        let database = fs::read(self.database()).unwrap();
+        assert!(database == self.restored(), "the replica is the database");
+        for litestream in Litestream::all().iter().filter(|litestream| litestream.knows_blocks()) {
+            assert!(database == litestream.restore(&self.replica(), None));
+        }
+    }
+}
+
+#[track_caller]
+pub(super) fn close(store: Store) {
+    let report = store.close().unwrap();
+    assert!(report.wal_truncated, "{report}");
+    assert_eq!(report.replicated, Some(true), "{report}");
+}
+
+fn fill(store: &Store, rows: u32) {
+    store
+        .write(move |tx| {
+            tx.execute_batch("CREATE TABLE IF NOT EXISTS entry(n INTEGER PRIMARY KEY, noise BLOB) STRICT")?;
+            for _ in 0..rows {
+                tx.execute("INSERT INTO entry(noise) VALUES (randomblob(900))", [])?;
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+fn rows(store: &Store) -> u32 {
+    store
+        .read(|tx| tx.query_row("SELECT count(*) FROM entry", [], |row| row.get(0)))
+        .unwrap()
+}
+
+#[test]
+fn closed_store_is_in_its_replica() {
+    for access in [Access::Shared, Access::Exclusive] {
+        for durability in [Durability::Normal, Durability::Full] {
+            let place = Place::new();
+            let store = place
+                .options()
+                .access(access)
+                .durability(durability)
+                .open(place.database())
+                .unwrap();
+            for n in 0..30 {
+                fill(&store, n);
+            }
+            close(store);
+            place.compare_closed();
+        }
+    }
+}
+
+#[test]
+fn flush_waits_until_it_is_uploaded() {
+    let place = Place::new();
+    let store = place.open();
+    for n in 1..10 {
+        fill(&store, n);
+        let txid = store.replica().unwrap().flush(PATIENCE).unwrap();
+        let copy = place.database().with_extension("copy");
+        fs::write(&copy, place.restored()).unwrap();
+        let count = Connection::open(&copy)
+            .unwrap()
+            .query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, u32>(0));
+        assert_eq!(count.unwrap(), (1..=n).sum::<u32>());
+        assert_eq!(store.replica().unwrap().uploaded(), txid);
+        assert_eq!(store.replica().unwrap().behind(), None);
+    }
+    close(store);
+    place.compare_closed();
+}
+
+#[test]
+fn reopened_store_goes_on_from_frame_to_frame() {
+    for access in [Access::Shared, Access::Exclusive] {
+        let place = Place::new();
+        for round in 0..4 {
+            let store = place.options().access(access).open(place.database()).unwrap();
+            if round != 2 {
+                fill(&store, 20);
+            }
+            close(store);
+            place.compare_closed();
+        }
+        assert_eq!(place.rebases(), [""; 0]);
+    }
+}
+
+#[test]
+fn checkpoints_under_load_lose_nothing() {
+    for access in [Access::Shared, Access::Exclusive] {
+        let place = Place::new();
+        let options = place.options().access(access).checkpoint_pages(20).wal_limit(256 << 10);
+        let store = options.open(place.database()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| (0..150).for_each(|n| fill(&store, n % 7)));
+            }
+            scope.spawn(|| {
+                (0..300).for_each(|_| {
+                    drop(store.read(|tx| tx.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))))
+                })
+            });
+        });
+        let counted = rows(&store);
+        close(store);
+        place.compare_closed();
+        assert_eq!(place.rebases(), [""; 0], "{counted} rows");
+    }
+}
+
+#[test]
+fn vacuum_and_shrinking_are_replicated() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 500);
+    store
+        .write(|tx| tx.execute("DELETE FROM entry WHERE n % 10 <> 0", []))
+        .unwrap();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    store.vacuum().run().unwrap();
+    fill(&store, 3);
+    close(store);
+    place.compare_closed();
+}
+
+#[test]
+fn pages_of_each_size_are_replicated() {
+    for page_size in [512, 1024, 16384, 65536] {
+        let place = Place::new();
+        let store = place.options().page_size(page_size).open(place.database()).unwrap();
+        (0..10).for_each(|n| fill(&store, n * 5));
+        close(store);
+        place.compare_closed();
+    }
+}
+
+#[test]
+fn existing_database_is_replicated_whole() {
+    let place = Place::new();
+    let store = Store::open(place.database()).unwrap();
+    fill(&store, 300);
+    store.close().unwrap();
+    let store = place.open();
+    assert_eq!(rows(&store), 300);
+    close(store);
+    place.compare_closed();
+}
+
+#[test]
+fn other_process_that_writes_is_replicated() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    let other = Connection::open(place.database()).unwrap();
+    for n in 0..50 {
+        fill(&store, 1);
+        other
+            .execute("INSERT INTO entry(noise) VALUES (zeroblob(2000))", [])
+            .unwrap();
+        if n % 10 == 9 {
+            other
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+                .unwrap();
+        }
+    }
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    drop(other);
+    close(store);
+    place.compare_closed();
+}
+
+#[test]
+fn change_while_closed_is_a_full_file() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    close(store);
+    let before = place.transactions().len();
+    let other = Connection::open(place.database()).unwrap();
+    other
+        .execute("INSERT INTO entry(noise) VALUES (zeroblob(2000))", [])
+        .unwrap();
+    other.close().unwrap();
+    let store = place.open();
+    assert_eq!(rows(&store), 11);
+    close(store);
+    place.compare_closed();
+    assert_eq!(
+        place.rebases(),
+        ["the database was changed while no store replicated it"]
+    );
+    let files = place.transactions();
+    assert_eq!(files[before].pages.len() as u32, files[before].header.commit);
+}
+
+#[test]
+fn replica_of_another_database_is_refused() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    close(store);
+    let before = place.restored();
+    let other = place.database().with_file_name("other.db");
+    let store = Store::open(&other).unwrap();
+    fill(&store, 3);
+    store.close().unwrap();
+    let contents = fs::read(&other).unwrap();
+    let error = place.options().open(&other).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    assert!(error.to_string().contains("has never been replicated to it"), "{error}");
+    assert!(before == place.restored());
+    assert!(contents == fs::read(&other).unwrap());
+
+    let replica = place.to().on_divergence(OnDivergence::Rebase);
+    let store = Options::new().replicate_to(replica).open(&other).unwrap();
+    close(store);
+    assert!(fs::read(&other).unwrap() == place.restored());
+}
+
+#[test]
+fn missing_file_does_not_empty_its_replica() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    close(store);
+    let before = place.restored();
+    for with_spool in [true, false] {
+        let _ = fs::remove_file(place.database());
+        if !with_spool {
+            fs::remove_dir_all(place.database().with_file_name("app.db-replica")).unwrap();
+        }
+        let error = place.options().open(place.database()).unwrap_err();
+        assert!(matches!(error, Error::Diverged { .. }), "{error}");
+        assert!(error.to_string().contains("does not exist"), "{error}");
+        assert!(!place.database().exists());
+        assert!(before == place.restored());
+    }
+}
+
+#[test]
+fn storage_that_is_away_stops_no_write() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    // A file where the folder was: each request fails.
+    let aside = place.replica().with_extension("aside");
+    fs::rename(place.replica(), &aside).unwrap();
+    fs::write(place.replica(), "not a folder").unwrap();
+    for n in 0..20 {
+        fill(&store, n);
+    }
+    let error = store.replica().unwrap().flush(Duration::from_millis(200)).unwrap_err();
+    assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
+    assert!(store.replica().unwrap().behind().is_some());
+    fs::remove_file(place.replica()).unwrap();
+    fs::rename(&aside, place.replica()).unwrap();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    close(store);
+    place.compare_closed();
+}
+
+#[test]
+fn full_spool_is_dropped_and_the_whole_goes_up() {
+    let place = Place::new();
+    let replica = place.to().spool_limit(1 << 20);
+    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+    fill(&store, 10);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let aside = place.replica().with_extension("aside");
+    fs::rename(place.replica(), &aside).unwrap();
+    fs::write(place.replica(), "not a folder").unwrap();
+    for _ in 0..40 {
+        fill(&store, 100);
+        let _ = store.replica().unwrap().flush(Duration::from_millis(30));
+    }
+    let spool = fs::read_dir(spool_of(&place.database()).join("0")).unwrap();
+    let bytes: u64 = spool.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes < 2 << 20, "{bytes}");
+    let behind = store.replica().unwrap().behind().unwrap();
+    assert!(behind.contains("spool_limit"), "{behind}");
+    fs::remove_file(place.replica()).unwrap();
+    fs::rename(&aside, place.replica()).unwrap();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    fill(&store, 10);
+    close(store);
+    place.compare_closed();
+    assert_eq!(place.rebases(), ["what waited to be uploaded was dropped"]);
+}
+
+#[test]
+fn second_primary_is_fenced() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    let txid = store.replica().unwrap().flush(PATIENCE).unwrap();
+    // Another primary's transaction.
+    let name = |txid: u64| format!("ltx/0/{txid:016x}-{txid:016x}.ltx");
+    let mut theirs = place.transactions().pop().unwrap();
+    theirs.header.min_txid = txid + 1;
+    theirs.header.max_txid = txid + 1;
+    let theirs = theirs.encode();
+    fs::write(place.replica().join(name(txid + 1)), &theirs).unwrap();
+    fill(&store, 1);
+    let error = store.replica().unwrap().flush(PATIENCE).unwrap_err();
+    assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
+    let error = store.write(|tx| tx.execute("DELETE FROM entry", [])).unwrap_err();
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
+    assert!(matches!(store.poisoned(), Some(Error::Fenced { .. })));
+    assert_eq!(rows(&store), 11);
+    assert!(theirs == fs::read(place.replica().join(name(txid + 1))).unwrap());
+    let report = store.close().unwrap();
+    assert_eq!(report.replicated, Some(false), "{report}");
+}
+
+fn spool_of(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-replica");
+    name.into()
+}
+
+#[test]
+fn spool_keeps_the_newest_file_alone() {
+    let place = Place::new();
+    let store = place.open();
+    (0..10).for_each(|n| {
+        fill(&store, n);
+        store.replica().unwrap().flush(PATIENCE).unwrap();
+    });
+    close(store);
+    let kept = fs::read_dir(spool_of(&place.database()).join("0")).unwrap().count();
+    assert_eq!(kept, 1);
+}
