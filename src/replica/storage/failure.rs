@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::{fmt, io};
 
+use super::bucket::Access;
 use crate::error::Error;
 
 /// A request failed. No credential is in its text or its source.
@@ -75,7 +76,15 @@ impl From<StorageError> for Error {
 }
 
 /// The kind and the reason of an error of `object_store`.
-pub(super) fn explain(error: &object_store::Error) -> (FailureKind, String) {
+pub(super) fn explain(error: &object_store::Error, access: Option<&Access>) -> (FailureKind, String) {
+    let Some(access) = access else {
+        return explain_local(error);
+    };
+    let (kind, reason) = explain_bucket(error, access);
+    (kind, access.clean(&reason))
+}
+
+fn explain_local(error: &object_store::Error) -> (FailureKind, String) {
     use object_store::Error as Store;
     if let Some(error) = io_error(error) {
         return (kind_of_io(error), error.to_string());
@@ -87,16 +96,149 @@ pub(super) fn explain(error: &object_store::Error) -> (FailureKind, String) {
     }
 }
 
-/// The error of the operating system that caused it.
+/// The answer of a server, or why there was none.
+fn explain_bucket(error: &object_store::Error, access: &Access) -> (FailureKind, String) {
+    use FailureKind::{NotFound, Permanent, Transient};
+    let Access {
+        target,
+        credentials,
+        region,
+        ..
+    } = access;
+    let answer = Answer::of(error);
+    let told = answer.told();
+    let code = answer.code.as_str();
+    // https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+    let wrong_region = [
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+    ];
+    if (wrong_region.contains(&code) || answer.is_redirect) && !region.is_empty() {
+        let reason = format!("{target} is in another region ({told}): {region}");
+        return (Permanent, reason);
+    }
+    match (answer.status, code) {
+        (_, "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName") => (
+            Permanent,
+            format!("there is no {target} ({told}): create it, or correct the URL"),
+        ),
+        (_, "RequestTimeTooSkewed") => (
+            Permanent,
+            format!("the clock of this machine is wrong ({told}): set it, and keep it set by NTP"),
+        ),
+        (Some(404), _) => (NotFound, format!("there is no such object in {target}")),
+        (Some(401 | 403), _) => {
+            let advice = "they must be valid, and may list, read, write and delete objects below the prefix";
+            (
+                Permanent,
+                format!("{target} denies access ({told}): {credentials}; {advice}"),
+            )
+        }
+        (Some(409 | 429 | 500..), _) => (Transient, format!("{target} is overloaded or fails ({told})")),
+        (Some(_), _) => (Permanent, format!("{target} refuses the request ({told})")),
+        (None, _) => match io_error(error) {
+            _ if is_about_credentials(error) => {
+                (Permanent, format!("there are no credentials ({told}): {credentials}"))
+            }
+            Some(error) => (Transient, format!("there is no connection to {target}: {error}")),
+            None => (
+                Transient,
+                format!("the request to {target} failed: {}", last_cause(error)),
+            ),
+        },
+    }
+}
+
+/// What a server answered.
+struct Answer {
+    status: Option<u16>,
+    /// The code in the body: `NoSuchBucket`.
+    code: String,
+    message: String,
+    is_redirect: bool,
+    /// The whole error, where there was no answer.
+    text: String,
+}
+
+impl Answer {
+    /// `object_store` has its type for this to itself, so this reads its text.
+    fn of(error: &object_store::Error) -> Self {
+        let text = error.to_string();
+        let field = |name: &str| {
+            let after = text.split_once(&format!("<{name}>"))?.1;
+            after
+                .split_once(&format!("</{name}>"))
+                .map(|(field, _)| field.trim().to_owned())
+        };
+        let status = text
+            .split_once("status code: ")
+            .and_then(|(_, rest)| rest.get(..3)?.parse().ok());
+        Self {
+            status,
+            code: field("Code").unwrap_or_default(),
+            message: field("Message").unwrap_or_default(),
+            is_redirect: text.contains("redirect without LOCATION") || matches!(status, Some(301 | 307)),
+            text,
+        }
+    }
+
+    fn told(&self) -> String {
+        match (self.status, self.code.as_str(), self.message.as_str()) {
+            (None, "", _) if self.is_redirect => "it redirects".into(),
+            (None, "", _) => self.text.clone(),
+            (Some(status), "", _) => format!("status {status}"),
+            (Some(status), code, "") => format!("status {status}, {code}"),
+            (Some(status), code, message) => format!("status {status}, {code}: {}", message.trim_end_matches('.')),
+            (None, code, message) => format!("{code}: {}", message.trim_end_matches('.')),
+        }
+    }
+}
+
+/// Whether a write with a condition met another one that is under way, and says nothing of the condition. Azure answers
+/// with the same status where an object exists.
+pub(super) fn is_conflict(error: &object_store::Error) -> bool {
+    matches!(
+        error,
+        object_store::Error::AlreadyExists { .. } | object_store::Error::Generic { .. }
+    ) && Answer::of(error).status == Some(409)
+        && Answer::of(error).code != "BlobAlreadyExists"
+}
+
+/// Whether the request for credentials failed, which every request makes first.
+fn is_about_credentials(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    [
+        "169.254.169.254",
+        "169.254.170.2",
+        "metadata.google.internal",
+        "/latest/api/token",
+        "instance metadata",
+        "credential",
+    ]
+    .iter()
+    .any(|sign| text.contains(sign))
+}
+
+/// The text of the error at the bottom of it.
+fn last_cause(error: &object_store::Error) -> String {
+    let mut last: &dyn StdError = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}
+
+/// The error of the operating system at the bottom of it.
 fn io_error(error: &object_store::Error) -> Option<&io::Error> {
+    let mut found = None;
     let mut cause = error.source();
     while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref() {
-            return Some(error);
-        }
+        found = error.downcast_ref().or(found);
         cause = error.source();
     }
-    None
+    found
 }
 
 fn kind_of_io(error: &io::Error) -> FailureKind {

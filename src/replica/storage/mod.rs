@@ -2,30 +2,55 @@
 //!
 //! All methods are futures, for the thread of `replica/runtime.rs`. A `Storage` has no state but its place; clones share
 //! the connections of the object store.
+//!
+//! Every request has a time limit, by its size, and an error after that. A write whose answer was lost, or did not come
+//! in time, may have been made: only the caller can find out, by comparing what is there with what it wrote.
 
+#[cfg_attr(
+    not(all(feature = "s3", feature = "gcs", feature = "azure")),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_variables,
+        reason = "for buckets of a service that is not compiled in"
+    )
+)]
+mod bucket;
 mod failure;
 mod folder;
 mod layout;
 mod reader;
+mod requests;
+#[cfg_attr(
+    not(all(feature = "s3", feature = "gcs", feature = "azure")),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_variables,
+        reason = "for buckets of a service that is not compiled in"
+    )
+)]
 mod url;
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{
-    Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion,
-};
+use object_store::{Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore, PutOptions, UpdateVersion};
 
+pub use self::bucket::Environment;
+use self::bucket::{Access, Bucket};
 pub use self::failure::{FailureKind, StorageError};
 use self::folder::Folder;
 pub use self::layout::{Layout, Txids};
 pub use self::reader::ObjectReader;
-use self::url::Place;
+use self::url::{Place, Service};
 use crate::replica::runtime;
+use crate::runtime::random;
 use crate::runtime::sync::Arc;
 
 /// A result of the storage.
@@ -40,18 +65,35 @@ const OWNER: &str = "larder/owner.json";
 /// What the probe creates, below the prefix.
 const PROBE: &str = "larder/probe";
 
+/// The place of files that are not complete yet, below the prefix.
+const UNFINISHED: &str = "larder/tmp";
+
+/// The metadata of Azure are identifiers, without hyphens.
+const AZURE_TIMESTAMP: &str = "litestreamtimestamp";
+
+/// A larger file goes up in parts.
+const LARGE: u64 = 64 << 20;
+
 /// The place of one replica.
 #[derive(Clone)]
 pub struct Storage {
     place: Arc<Located>,
 }
 
+#[derive(Clone)]
 struct Located {
     store: Arc<dyn ObjectStore>,
+    /// The client for writes with a condition, which repeats none.
+    conditional: Arc<dyn ObjectStore>,
     prefix: Path,
     layout: Layout,
     /// Without its query.
     url: String,
+    /// What errors are explained with, if it is a bucket.
+    access: Option<Access>,
+    timestamp: &'static str,
+    patience: Duration,
+    is_unconditional: bool,
 }
 
 /// A file of a level, as a list shows it.
@@ -89,6 +131,38 @@ pub enum Written {
     Changed,
 }
 
+impl Version {
+    /// A version that the object does not have.
+    fn other_than(version: &Self) -> Self {
+        let digit = |c: char| match c {
+            '0' => '1',
+            c if c.is_ascii_hexdigit() => '0',
+            c => c,
+        };
+        let other = |tag: &Option<String>| tag.as_ref().map(|tag| tag.chars().map(digit).collect());
+        Self(UpdateVersion {
+            e_tag: other(&version.0.e_tag),
+            version: other(&version.0.version),
+        })
+    }
+}
+
+impl Located {
+    fn new(store: Arc<dyn ObjectStore>, layout: Layout, url: String) -> Self {
+        Self {
+            conditional: Arc::clone(&store),
+            store,
+            prefix: Path::default(),
+            layout,
+            url,
+            access: None,
+            timestamp: TIMESTAMP,
+            patience: Environment::PATIENCE,
+            is_unconditional: false,
+        }
+    }
+}
+
 impl Storage {
     /// The storage of a URL, or of the path of a folder. Makes no request.
     ///
@@ -96,37 +170,60 @@ impl Storage {
     ///
     /// The URL cannot be used.
     pub fn connect(url: &str) -> Result<Self> {
-        match url::parse(url)? {
-            Place::Folder(path) => {
-                let shown = url::shown(url);
-                Ok(Self::located(
-                    Arc::new(Folder::new(path)),
-                    Path::default(),
-                    Layout::Decimal,
-                    shown,
-                ))
+        Self::connect_in(url, &Environment::of_process())
+    }
+
+    /// As [`connect`](Self::connect), in an environment other than this process's.
+    ///
+    /// # Errors
+    ///
+    /// The URL cannot be used.
+    pub fn connect_in(url: &str, environment: &Environment) -> Result<Self> {
+        let mut place = match url::parse(url)? {
+            Place::Folder(path) => Located::new(Arc::new(Folder::new(path)), Layout::Decimal, url::shown(url)),
+            Place::Memory(name) => Located::new(url::memory(&name), Layout::Decimal, url::shown(url)),
+            Place::Bucket(url) => {
+                let Bucket {
+                    store,
+                    conditional,
+                    access,
+                } = bucket::connect(&url, environment)?;
+                let is_s3 = url.service == Service::S3;
+                let layout = if is_s3 { Layout::Hex } else { Layout::Decimal };
+                let is_azure = url.service == Service::Azure;
+                Located {
+                    conditional,
+                    prefix: url.prefix,
+                    access: Some(access),
+                    timestamp: if is_azure { AZURE_TIMESTAMP } else { TIMESTAMP },
+                    ..Located::new(store, layout, url.shown)
+                }
             }
-            Place::Memory(name) => {
-                let store = url::memory(&name);
-                Ok(Self::located(store, Path::default(), Layout::Decimal, url::shown(url)))
-            }
-        }
+        };
+        place.patience = environment.patience;
+        Ok(Self { place: place.into() })
     }
 
     /// A store of the caller's.
     pub fn on(store: Arc<dyn ObjectStore>, layout: Layout) -> Self {
         let url = store.to_string();
-        Self::located(store, Path::default(), layout, url)
+        let place = Arc::new(Located::new(store, layout, url));
+        Self { place }
     }
 
-    fn located(store: Arc<dyn ObjectStore>, prefix: Path, layout: Layout, url: String) -> Self {
-        let place = Arc::new(Located {
-            store,
-            prefix,
-            layout,
-            url,
-        });
-        Self { place }
+    /// Does without conditional writes: a key is looked up before it is written. Two primaries are then not told apart.
+    #[must_use]
+    pub fn unconditional(&self) -> Self {
+        let place = Located {
+            is_unconditional: true,
+            ..Located::clone(&self.place)
+        };
+        Self { place: place.into() }
+    }
+
+    /// Whether writes have their conditions.
+    pub fn is_conditional(&self) -> bool {
+        !self.place.is_unconditional
     }
 
     /// The files of a level, by their transactions. Other objects in its folder are left out.
@@ -137,15 +234,20 @@ impl Storage {
     pub async fn list(&self, level: u8) -> Result<Vec<FileInfo>> {
         let Located { store, layout, .. } = &*self.place;
         let folder = layout.level(&self.place.prefix, level);
-        let objects: Vec<_> = store
-            .list(Some(&folder))
-            .try_collect()
-            .await
-            .map_err(|error| self.failed(format!("level {level} could not be listed"), error))?;
-        let mut files: Vec<_> = objects
-            .iter()
-            .filter_map(|object| file_info(&folder, level, object))
-            .collect();
+        let what = || format!("level {level} could not be listed");
+        let mut objects = store.list(Some(&folder));
+        let mut files = Vec::new();
+        while let Some(object) = self.in_time(0, what, objects.next()).await? {
+            match object {
+                Ok(object) => files.extend(file_info(&folder, level, &object)),
+                // A level without files is no error, so it is the bucket that is missing.
+                Err(error @ object_store::Error::NotFound { .. }) => {
+                    let (_, reason) = failure::explain(&error, self.place.access.as_ref());
+                    return Err(self.failure(what(), FailureKind::Permanent, reason));
+                }
+                Err(error) => return Err(self.failed(what(), error)),
+            }
+        }
         files.sort();
         Ok(files)
     }
@@ -167,19 +269,9 @@ impl Storage {
     /// There is no such file, or the storage fails.
     pub async fn reader(&self, level: u8, txids: Txids) -> Result<ObjectReader> {
         let key = self.key(level, txids);
-        let found = self
-            .place
-            .store
-            .get(&key)
-            .await
-            .map_err(|error| self.unread(&key, error))?;
+        let found = self.open(&key, GetOptions::default()).await?;
         let size = found.meta.size;
-        let storage = self.clone();
-        let stream = found
-            .into_stream()
-            .map_err(move |error| storage.unread(&key, error))
-            .boxed();
-        ObjectReader::new(size, stream).map_err(|error| self.no_thread(error))
+        ObjectReader::new(size, self.pieces(key, found)).map_err(|error| self.no_thread(error))
     }
 
     /// Creates a file, or finds that its key is taken. It never overwrites.
@@ -189,12 +281,62 @@ impl Storage {
     /// The storage fails. Whether the file is there is then not known.
     pub async fn create(&self, level: u8, txids: Txids, timestamp_ms: i64, bytes: Bytes) -> Result<Created> {
         let key = self.key(level, txids);
-        let options = PutOptions {
-            mode: PutMode::Create,
-            attributes: attributes(timestamp_ms),
-            ..PutOptions::default()
-        };
-        self.create_object(&key, bytes, options).await
+        self.create_object(&key, bytes, self.attributes(timestamp_ms)).await
+    }
+
+    /// As [`create`](Self::create), from a file, which may be large: over 64 MiB it goes up in parts, and gets its key by
+    /// a conditional copy within the storage. On S3 a copy has no timestamp but the time at which it was made.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails. Whether the file is there is then not known.
+    pub async fn create_file(&self, level: u8, txids: Txids, timestamp_ms: i64, file: Arc<File>) -> Result<Created> {
+        let key = self.key(level, txids);
+        let size = self.size_of(&key, &file)?;
+        if size <= LARGE {
+            let bytes = self.piece(&key, &file, 0, size).await?;
+            return self.create_object(&key, bytes, self.attributes(timestamp_ms)).await;
+        }
+        let unfinished = self.inside(UNFINISHED).join(unique());
+        self.put_in_parts(&unfinished, timestamp_ms, &file, size).await?;
+        let created = self.copy_new(&unfinished, &key).await;
+        // One that is left is no harm, and goes with the others.
+        let _ = self.delete_object(&unfinished).await;
+        created
+    }
+
+    /// As [`put`](Self::put), from a file, which may be large.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails. Whether the file is there is then not known.
+    pub async fn put_file(&self, level: u8, txids: Txids, timestamp_ms: i64, file: Arc<File>) -> Result<()> {
+        let key = self.key(level, txids);
+        let size = self.size_of(&key, &file)?;
+        if size <= LARGE {
+            let bytes = self.piece(&key, &file, 0, size).await?;
+            return self.put(level, txids, timestamp_ms, bytes).await;
+        }
+        self.put_in_parts(&key, timestamp_ms, &file, size).await
+    }
+
+    /// Deletes what uploads have left that did not come to their end, if it was written before that.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub async fn delete_unfinished(&self, before: SystemTime) -> Result<()> {
+        let folder = self.inside(UNFINISHED);
+        let what = || format!("{folder} could not be listed");
+        let list = self.place.store.list(Some(&folder)).try_collect::<Vec<_>>();
+        let objects = self
+            .in_time(0, what, list)
+            .await?
+            .map_err(|error| self.failed(what(), error))?;
+        for object in objects.iter().filter(|object| modified(object) < before) {
+            self.delete_object(&object.location).await?;
+        }
+        Ok(())
     }
 
     /// Writes a file, over one that may be there.
@@ -204,9 +346,8 @@ impl Storage {
     /// The storage fails. Whether the file is there is then not known.
     pub async fn put(&self, level: u8, txids: Txids, timestamp_ms: i64, bytes: Bytes) -> Result<()> {
         let key = self.key(level, txids);
-        let options = PutOptions::from(attributes(timestamp_ms));
-        let put = self.place.store.put_opts(&key, bytes.into(), options).await;
-        put.map(drop).map_err(|error| self.unwritten(&key, error))
+        let options = PutOptions::from(self.attributes(timestamp_ms));
+        self.overwrite(&key, bytes, options).await.map(drop)
     }
 
     /// Deletes a file. One that is not there counts as deleted.
@@ -215,11 +356,7 @@ impl Storage {
     ///
     /// The storage fails.
     pub async fn delete(&self, level: u8, txids: Txids) -> Result<()> {
-        let key = self.key(level, txids);
-        match self.place.store.delete(&key).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.failed(format!("{key} could not be deleted"), error)),
-        }
+        self.delete_object(&self.key(level, txids)).await
     }
 
     /// The timestamp of a file in milliseconds since 1970: its metadata, or when it was written.
@@ -233,9 +370,8 @@ impl Storage {
             head: true,
             ..GetOptions::default()
         };
-        let found = self.place.store.get_opts(&key, head).await;
-        let found = found.map_err(|error| self.unread(&key, error))?;
-        let metadata = found.attributes.get(&Attribute::Metadata(TIMESTAMP.into()));
+        let found = self.open(&key, head).await?;
+        let metadata = found.attributes.get(&Attribute::Metadata(self.place.timestamp.into()));
         let timestamp = metadata.and_then(|value| timestamp_millis(value));
         Ok(timestamp.unwrap_or_else(|| found.meta.last_modified.timestamp_millis()))
     }
@@ -263,64 +399,29 @@ impl Storage {
         self.write_object(&self.inside(OWNER), bytes, expected).await
     }
 
-    /// Tries whether the storage keeps the conditions of writes, with an object of a few bytes.
+    /// Tries whether the storage keeps the conditions of writes, with an object of a few bytes, and returns the time by
+    /// the storage's clock.
     ///
     /// # Errors
     ///
-    /// It ignores one, which the error names; or it fails.
-    pub async fn probe(&self) -> Result<()> {
+    /// It ignores a condition, which the error names; or it fails.
+    pub async fn probe(&self) -> Result<SystemTime> {
         let key = self.inside(PROBE);
         let contents = || Bytes::from_static(b"larder\n");
-        let create = || self.create_object(&key, contents(), PutOptions::from(PutMode::Create));
-        if create().await? == Created::New && create().await? == Created::New {
-            return Err(self.ignores("If-None-Match", "a second Create of one key overwrote the first"));
+        if self.place.is_unconditional {
+            self.overwrite(&key, contents(), PutOptions::default()).await?;
+        } else {
+            let create = || self.create_object(&key, contents(), Attributes::default());
+            if create().await? == Created::New && create().await? == Created::New {
+                return Err(self.ignores("If-None-Match", "a second Create of one key overwrote the first"));
+            }
+            self.probe_versions(&key, contents()).await?;
         }
-        let (_, old) = self.get_object(&key).await?;
-        let write = |expected: &Version| self.write_object(&key, contents(), Some(expected.clone()));
-        match write(&old).await? {
-            // Another process probes at the same time.
-            Written::Changed => Ok(()),
-            // A storage may give the same contents the same version.
-            Written::Done(new) if new == old => Ok(()),
-            Written::Done(_) if write(&old).await? == Written::Changed => Ok(()),
-            Written::Done(_) => Err(self.ignores("If-Match", "a write over an old version was taken")),
-        }
-    }
-
-    async fn get_object(&self, key: &Path) -> Result<(Bytes, Version)> {
-        let get = async {
-            let found = self.place.store.get(key).await?;
-            let version = UpdateVersion {
-                e_tag: found.meta.e_tag.clone(),
-                version: found.meta.version.clone(),
-            };
-            let size = found.meta.size;
-            Ok((found.bytes().await?, version, size))
+        let head = GetOptions {
+            head: true,
+            ..GetOptions::default()
         };
-        let (bytes, version, size) = get.await.map_err(|error| self.unread(key, error))?;
-        if bytes.len() as u64 != size {
-            let reason = format!("the storage sent {} of {size} bytes", bytes.len());
-            return Err(self.failure(format!("{key} could not be read"), FailureKind::Transient, reason));
-        }
-        Ok((bytes, Version(version)))
-    }
-
-    async fn create_object(&self, key: &Path, bytes: Bytes, options: PutOptions) -> Result<Created> {
-        match self.place.store.put_opts(key, bytes.into(), options).await {
-            Ok(_) => Ok(Created::New),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Exists),
-            Err(error) => Err(self.unwritten(key, error)),
-        }
-    }
-
-    async fn write_object(&self, key: &Path, bytes: Bytes, expected: Option<Version>) -> Result<Written> {
-        use object_store::Error::{AlreadyExists, NotFound, Precondition};
-        let mode = expected.map_or(PutMode::Create, |version| PutMode::Update(version.0));
-        match self.place.store.put_opts(key, bytes.into(), mode.into()).await {
-            Ok(written) => Ok(Written::Done(Version(written.into()))),
-            Err(AlreadyExists { .. } | Precondition { .. } | NotFound { .. }) => Ok(Written::Changed),
-            Err(error) => Err(self.unwritten(key, error)),
-        }
+        Ok(modified(&self.open(&key, head).await?.meta))
     }
 
     /// Whether Litestream 0.3 has a replica here: it kept its files in a folder `generations`.
@@ -330,8 +431,11 @@ impl Storage {
     /// The storage fails.
     pub async fn has_generations(&self) -> Result<bool> {
         let folder = self.inside("generations");
-        let listed = self.place.store.list_with_delimiter(Some(&folder)).await;
-        let listed = listed.map_err(|error| self.failed("its folder generations could not be listed".into(), error))?;
+        let what = || "its folder generations could not be listed".into();
+        let listed = self
+            .in_time(0, what, self.place.store.list_with_delimiter(Some(&folder)))
+            .await?;
+        let listed = listed.map_err(|error| self.failed(what(), error))?;
         Ok(!listed.common_prefixes.is_empty() || !listed.objects.is_empty())
     }
 
@@ -350,41 +454,10 @@ impl Storage {
             .fold(self.place.prefix.clone(), |path, part| path.join(part))
     }
 
-    fn unread(&self, key: &Path, error: object_store::Error) -> StorageError {
-        self.failed(format!("{key} could not be read"), error)
-    }
-
-    fn unwritten(&self, key: &Path, error: object_store::Error) -> StorageError {
-        self.failed(format!("{key} could not be written"), error)
-    }
-
-    fn failed(&self, what: String, error: object_store::Error) -> StorageError {
-        let (kind, reason) = failure::explain(&error);
-        self.failure(what, kind, reason)
-    }
-
-    fn ignores(&self, condition: &str, seen: &str) -> StorageError {
-        let what = format!("it ignores the condition {condition}");
-        let reason = format!(
-            "{seen}, so two primaries could both write; use a storage that keeps conditions, or call \
-             ReplicaOptions::unconditional(true) where only one process ever replicates to it"
-        );
-        self.failure(what, FailureKind::Permanent, reason)
-    }
-
-    pub(in crate::replica) fn no_thread(&self, error: io::Error) -> StorageError {
-        let reason = format!("the operating system refused a thread: {error}");
-        self.failure("no request was made".into(), FailureKind::Transient, reason)
-    }
-
-    fn failure(&self, what: String, kind: FailureKind, reason: String) -> StorageError {
-        StorageError {
-            url: self.to_string(),
-            what,
-            reason,
-            kind,
-            source: None,
-        }
+    fn attributes(&self, timestamp_ms: i64) -> Attributes {
+        let time = chrono::DateTime::from_timestamp_millis(timestamp_ms).unwrap_or_default();
+        let time = time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
+        Attributes::from_iter([(Attribute::Metadata(self.place.timestamp.into()), time)])
     }
 }
 
@@ -431,19 +504,23 @@ fn file_info(folder: &Path, level: u8, object: &ObjectMeta) -> Option<FileInfo> 
     if parts.next().is_some() {
         return None;
     }
-    let since = Duration::from_millis(object.last_modified.timestamp_millis().max(0).cast_unsigned());
     Some(FileInfo {
         level,
         txids: Txids::parse(name.as_ref())?,
         size: object.size,
-        modified: UNIX_EPOCH + since,
+        modified: modified(object),
     })
 }
 
-fn attributes(timestamp_ms: i64) -> Attributes {
-    let time = chrono::DateTime::from_timestamp_millis(timestamp_ms).unwrap_or_default();
-    let time = time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
-    Attributes::from_iter([(Attribute::Metadata(TIMESTAMP.into()), time)])
+fn modified(object: &ObjectMeta) -> SystemTime {
+    let since = object.last_modified.timestamp_millis().max(0).cast_unsigned();
+    UNIX_EPOCH + Duration::from_millis(since)
+}
+
+/// A name that no other upload has.
+fn unique() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{:016x}-{}", random::number(), NEXT.fetch_add(1, Relaxed))
 }
 
 /// Parses a timestamp of RFC 3339 into milliseconds since 1970.

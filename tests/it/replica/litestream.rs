@@ -42,10 +42,20 @@ impl Litestream {
         output.status.success().then_some(Self { program, version })
     }
 
+    #[cfg(feature = "s3")]
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The last number of its version, 0.5.17.
+    pub(super) fn patch(&self) -> u32 {
+        let patch = self.version.strip_prefix("0.5.").expect("a version of 0.5");
+        patch.parse().expect("a number")
+    }
+
     /// Versions before 0.5.16 know frames alone.
     pub(super) fn knows_blocks(&self) -> bool {
-        let minor = self.version.strip_prefix("0.5.").expect("a version of 0.5");
-        minor.parse::<u32>().expect("a number") >= 16
+        self.patch() >= 16
     }
 
     /// The database that it restores, of the newest transaction or of this one.

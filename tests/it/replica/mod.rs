@@ -7,6 +7,10 @@ mod litestream;
 mod log;
 mod lying;
 mod restore;
+#[cfg(feature = "s3")]
+mod s3;
+#[cfg(feature = "s3")]
+mod servers;
 pub(crate) mod storage;
 mod store;
 

@@ -1,0 +1,465 @@
+//! Buckets: the clients of `object_store` for S3, Google Cloud Storage and Azure, with the parameters of Litestream's
+//! URLs and the credentials of the environment.
+//!
+//! A bucket has two clients. One repeats a request that failed; the other, for writes with a condition, never does: a
+//! repeated Create whose first answer was lost finds its own object, and would be told that it exists.
+
+use std::env;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::ObjectStore;
+
+use super::failure::StorageError;
+use super::url::{BucketUrl, Service};
+
+/// What a client is made of, beside its URL.
+#[derive(Clone)]
+pub struct Environment {
+    /// The variables of the process, by name.
+    pub variables: Vec<(String, String)>,
+    /// How long a request may go without an answer, and each piece of a body.
+    pub patience: Duration,
+}
+
+impl Environment {
+    pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// The environment of this process.
+    pub fn of_process() -> Self {
+        let variables = env::vars_os();
+        let variables =
+            variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self {
+            variables: variables.collect(),
+            patience: Self::PATIENCE,
+        }
+    }
+
+    /// A variable that is set, and not empty.
+    fn get(&self, name: &str) -> Option<&str> {
+        let mut found = self
+            .variables
+            .iter()
+            .filter(|(known, value)| known == name && !value.is_empty());
+        found.next().map(|(_, value)| value.as_str())
+    }
+
+    fn first(&self, names: &[&str]) -> Option<&str> {
+        names.iter().find_map(|name| self.get(name))
+    }
+}
+
+/// A bucket that requests can be sent to.
+pub(super) struct Bucket {
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// The client for writes with a condition.
+    pub(super) conditional: Arc<dyn ObjectStore>,
+    pub(super) access: Access,
+}
+
+/// What an error of a bucket is explained with. It is never printed as a whole.
+#[derive(Clone, Default)]
+pub(super) struct Access {
+    /// The bucket, and where it is: `bucket app at https://s3.eu-west-1.amazonaws.com`.
+    pub(super) target: String,
+    /// Where the credentials come from.
+    pub(super) credentials: String,
+    /// How to set the region, and what it is now.
+    pub(super) region: String,
+    /// What no text may contain.
+    pub(super) secrets: Vec<String>,
+}
+
+pub(super) fn connect(url: &BucketUrl, environment: &Environment) -> Result<Bucket, StorageError> {
+    match url.service {
+        #[cfg(feature = "s3")]
+        Service::S3 => s3::connect(url, environment),
+        #[cfg(feature = "gcs")]
+        Service::Gcs => gcs::connect(url, environment),
+        #[cfg(feature = "azure")]
+        Service::Azure => azure::connect(url, environment),
+        #[cfg(not(all(feature = "s3", feature = "gcs", feature = "azure")))]
+        missing => {
+            let feature = missing.feature();
+            Err(url.refuse(format!(
+                "larder was built without its feature `{feature}`: add it in Cargo.toml"
+            )))
+        }
+    }
+}
+
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+mod client {
+    use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+
+    use super::{Bucket, Duration};
+
+    /// The time to connect. The time of a request is limited by `Storage`, which knows its size.
+    const CONNECT: Duration = Duration::from_secs(10);
+
+    pub(super) fn options(endpoint: Option<&str>, skip_verify: bool) -> ClientOptions {
+        ClientOptions::new()
+            .with_timeout_disabled()
+            .with_connect_timeout(CONNECT)
+            .with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")))
+            .with_allow_invalid_certificates(skip_verify)
+    }
+
+    pub(super) fn retries(max_retries: usize) -> RetryConfig {
+        RetryConfig {
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(100),
+                max_backoff: Duration::from_secs(2),
+                base: 2.0,
+            },
+            max_retries,
+            retry_timeout: Duration::from_secs(15),
+        }
+    }
+
+    /// Makes both clients of a bucket.
+    pub(super) fn both<S: object_store::ObjectStore>(
+        access: super::Access,
+        build: impl Fn(RetryConfig) -> object_store::Result<S>,
+    ) -> object_store::Result<Bucket> {
+        Ok(Bucket {
+            store: super::Arc::new(build(retries(3))?),
+            conditional: super::Arc::new(build(retries(0))?),
+            access,
+        })
+    }
+}
+
+#[cfg(feature = "s3")]
+mod s3 {
+    use std::fs;
+
+    use object_store::Certificate;
+    use object_store::aws::{AmazonS3Builder, S3ConditionalPut, S3CopyIfNotExists};
+
+    use super::{Access, Bucket, BucketUrl, Environment, StorageError, client};
+
+    /// Variables of roles: of a container, of a web identity, of the machine.
+    const ROLES: &[&str] = &[
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_ROLE_ARN",
+        "AWS_ROLE_SESSION_NAME",
+        "AWS_ENDPOINT_URL_STS",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        "AWS_METADATA_ENDPOINT",
+        "AWS_IMDSV1_FALLBACK",
+        "AWS_REQUEST_PAYER",
+    ];
+
+    /// The pairs of variables with credentials, the first that is set counts.
+    const PAIRS: [(&str, &str); 2] = [
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+        ("LITESTREAM_ACCESS_KEY_ID", "LITESTREAM_SECRET_ACCESS_KEY"),
+    ];
+
+    pub(super) fn connect(url: &BucketUrl, environment: &Environment) -> Result<Bucket, StorageError> {
+        let (bucket, of_host) = match url.host.split_once(".s3.") {
+            Some((bucket, rest)) if rest.ends_with("amazonaws.com") => (bucket, rest.split_once(".amazonaws")),
+            _ => (url.host.as_str(), None),
+        };
+        let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "LITESTREAM_S3_ENDPOINT"];
+        let endpoint = url.parameter("endpoint").or_else(|| environment.first(&variables));
+        let endpoint = endpoint.map(with_scheme);
+        let region = url
+            .parameter("region")
+            .or(of_host.map(|(region, _)| region))
+            .or_else(|| environment.first(&["AWS_REGION", "AWS_DEFAULT_REGION"]))
+            .unwrap_or("us-east-1");
+        // A name with dots does not fit the certificate of `*.s3.amazonaws.com`.
+        let is_path_style = url
+            .flag("force-path-style")?
+            .unwrap_or(endpoint.is_some() || bucket.contains('.'));
+        let skip_verify = url.flag("skip-verify")?.unwrap_or(false);
+        let mut options = client::options(endpoint.as_deref(), skip_verify);
+        if let Some(path) = environment.get("AWS_CA_BUNDLE") {
+            for certificate in certificates(path).map_err(|error| url.refuse(error))? {
+                options = options.with_root_certificate(certificate);
+            }
+        }
+
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(bucket)
+            .with_region(region)
+            .with_virtual_hosted_style_request(!is_path_style)
+            .with_unsigned_payload(!url.flag("sign-payload")?.unwrap_or(true))
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .with_copy_if_not_exists(S3CopyIfNotExists::Multipart);
+        if let Some(key) = url.parameter("sse-kms-key-id") {
+            builder = builder.with_sse_kms_encryption(key);
+        }
+        for name in ROLES {
+            if let (Some(value), Ok(key)) = (environment.get(name), name.to_ascii_lowercase().parse()) {
+                builder = builder.with_config(key, value);
+            }
+        }
+        if let Some(endpoint) = &endpoint {
+            builder = builder.with_endpoint(if is_path_style {
+                endpoint.clone()
+            } else {
+                hosting(endpoint, bucket)
+            });
+        }
+        let mut access = Access {
+            target: match &endpoint {
+                Some(endpoint) => format!("bucket {bucket} at {endpoint}"),
+                None => format!("bucket {bucket} in {region}"),
+            },
+            region: format!("it is {region}; set the parameter `region` of the URL, or AWS_REGION"),
+            ..Access::default()
+        };
+        let builder = with_credentials(builder, url, environment, &mut access)?;
+        let build = |retry| {
+            builder
+                .clone()
+                .with_retry(retry)
+                .with_client_options(options.clone())
+                .build()
+        };
+        client::both(access, build).map_err(|error| url.refuse(error.to_string()))
+    }
+
+    fn with_credentials(
+        mut builder: AmazonS3Builder,
+        url: &BucketUrl,
+        environment: &Environment,
+        access: &mut Access,
+    ) -> Result<AmazonS3Builder, StorageError> {
+        for (id_name, secret_name) in PAIRS {
+            let (id, secret) = match (environment.get(id_name), environment.get(secret_name)) {
+                (None, None) => continue,
+                (Some(id), Some(secret)) => (id, secret),
+                (Some(_), None) => return Err(url.refuse(format!("{id_name} is set, and {secret_name} is not"))),
+                (None, Some(_)) => return Err(url.refuse(format!("{secret_name} is set, and {id_name} is not"))),
+            };
+            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+            access.secrets = vec![id.to_owned(), secret.to_owned()];
+            if let Some(token) = environment
+                .get("AWS_SESSION_TOKEN")
+                .filter(|_| id_name.starts_with("AWS"))
+            {
+                builder = builder.with_token(token);
+                access.secrets.push(token.to_owned());
+            }
+            access.credentials = format!("the credentials are those of {id_name} and {secret_name}");
+            return Ok(builder);
+        }
+        access.credentials =
+            "neither AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set, nor LITESTREAM_ACCESS_KEY_ID \
+                              and LITESTREAM_SECRET_ACCESS_KEY, so the credentials are those of the machine's role"
+                .to_owned();
+        Ok(builder)
+    }
+
+    /// The certificates of a file, beside those of the system.
+    fn certificates(path: &str) -> Result<Vec<Certificate>, String> {
+        let pem = fs::read(path).map_err(|error| format!("AWS_CA_BUNDLE names {path}: {error}"))?;
+        Certificate::from_pem_bundle(&pem).map_err(|error| format!("AWS_CA_BUNDLE names {path}: {error}"))
+    }
+
+    /// An endpoint may come without a scheme. On this machine and in private networks it is `http`, as in Litestream.
+    fn with_scheme(endpoint: &str) -> String {
+        if endpoint.starts_with("http://") || endpoint.starts_with("https://") {
+            return endpoint.trim_end_matches('/').to_owned();
+        }
+        let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+        let is_172 = || {
+            let second = host
+                .strip_prefix("172.")
+                .and_then(|rest| rest.split('.').next()?.parse().ok());
+            second.is_some_and(|second: u8| (16..32).contains(&second))
+        };
+        let is_local = ["localhost", "127.0.0.1"].contains(&host)
+            || ["192.168.", "10."].iter().any(|net| host.starts_with(net))
+            || [".local", ".localhost"].iter().any(|end| host.ends_with(end))
+            || is_172();
+        let scheme = if is_local { "http" } else { "https" };
+        format!("{scheme}://{}", endpoint.trim_end_matches('/'))
+    }
+
+    /// `https://host` becomes `https://bucket.host`.
+    fn hosting(endpoint: &str, bucket: &str) -> String {
+        match endpoint.split_once("://") {
+            Some((scheme, host)) => format!("{scheme}://{bucket}.{host}"),
+            None => endpoint.to_owned(),
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn endpoints_get_litestreams_scheme() {
+            for (endpoint, url) in [
+                ("https://r2.example/", "https://r2.example"),
+                ("fly.storage.tigris.dev", "https://fly.storage.tigris.dev"),
+                ("localhost:9000", "http://localhost:9000"),
+                ("127.0.0.1:9000", "http://127.0.0.1:9000"),
+                ("172.20.0.3:9000", "http://172.20.0.3:9000"),
+                ("172.200.0.3:9000", "https://172.200.0.3:9000"),
+                ("minio.local", "http://minio.local"),
+            ] {
+                assert_eq!(with_scheme(endpoint), url);
+            }
+            assert_eq!(hosting("https://r2.example", "app"), "https://app.r2.example");
+        }
+    }
+}
+
+#[cfg(feature = "gcs")]
+mod gcs {
+    use object_store::gcp::GoogleCloudStorageBuilder;
+
+    use super::{Access, Bucket, BucketUrl, Environment, StorageError, client};
+
+    const VARIABLES: &[&str] = &[
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "GOOGLE_SERVICE_ACCOUNT",
+        "GOOGLE_SERVICE_ACCOUNT_PATH",
+        "GOOGLE_SERVICE_ACCOUNT_KEY",
+    ];
+
+    pub(super) fn connect(url: &BucketUrl, environment: &Environment) -> Result<Bucket, StorageError> {
+        let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(&url.host);
+        let mut access = Access {
+            target: format!("bucket {}", url.host),
+            credentials: "no variable names credentials, so they are gcloud's own or those of the machine's role"
+                .into(),
+            ..Access::default()
+        };
+        for name in VARIABLES {
+            if let (Some(value), Ok(key)) = (environment.get(name), name.to_ascii_lowercase().parse()) {
+                builder = builder.with_config(key, value);
+                access.credentials = format!("the credentials are those of {name}");
+                access.secrets.push(value.to_owned());
+            }
+        }
+        if let Some(endpoint) = url.parameter("endpoint") {
+            builder = builder.with_base_url(endpoint);
+        }
+        if url.flag("skip-signature")?.unwrap_or(false) {
+            builder = builder.with_skip_signature(true);
+        }
+        let options = client::options(url.parameter("endpoint"), url.flag("skip-verify")?.unwrap_or(false));
+        let build = |retry| {
+            builder
+                .clone()
+                .with_retry(retry)
+                .with_client_options(options.clone())
+                .build()
+        };
+        let shown = |error: object_store::Error| url.refuse(access.clean(&error.to_string()));
+        client::both(access.clone(), build).map_err(shown)
+    }
+}
+
+#[cfg(feature = "azure")]
+mod azure {
+    use object_store::azure::MicrosoftAzureBuilder;
+
+    use super::{Access, Bucket, BucketUrl, Environment, StorageError, client};
+
+    /// The variables with credentials, Litestream's last, and the keys of `object_store`.
+    const SECRETS: [(&str, &str); 6] = [
+        ("AZURE_STORAGE_SAS_TOKEN", "azure_storage_sas_token"),
+        ("AZURE_STORAGE_SAS_KEY", "azure_storage_sas_key"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "azure_storage_account_key"),
+        ("AZURE_STORAGE_ACCESS_KEY", "azure_storage_access_key"),
+        ("LITESTREAM_AZURE_SAS_TOKEN", "azure_storage_sas_token"),
+        ("LITESTREAM_AZURE_ACCOUNT_KEY", "azure_storage_account_key"),
+    ];
+
+    /// Variables of a service principal and of identities.
+    const IDENTITIES: &[(&str, &str)] = &[
+        ("AZURE_STORAGE_CLIENT_ID", "azure_storage_client_id"),
+        ("AZURE_CLIENT_ID", "azure_client_id"),
+        ("AZURE_STORAGE_CLIENT_SECRET", "azure_storage_client_secret"),
+        ("AZURE_CLIENT_SECRET", "azure_client_secret"),
+        ("AZURE_STORAGE_TENANT_ID", "azure_storage_tenant_id"),
+        ("AZURE_TENANT_ID", "azure_tenant_id"),
+        ("AZURE_FEDERATED_TOKEN_FILE", "azure_federated_token_file"),
+        ("AZURE_AUTHORITY_HOST", "azure_authority_host"),
+        ("AZURE_MSI_ENDPOINT", "azure_msi_endpoint"),
+    ];
+
+    pub(super) fn connect(url: &BucketUrl, environment: &Environment) -> Result<Bucket, StorageError> {
+        let names = ["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"];
+        let Some(account) = url.user.as_deref().or_else(|| environment.first(&names)) else {
+            return Err(
+                url.refuse("it names no account: abs://ACCOUNT@CONTAINER/PREFIX, or AZURE_STORAGE_ACCOUNT_NAME")
+            );
+        };
+        let mut builder = MicrosoftAzureBuilder::new()
+            .with_account(account)
+            .with_container_name(&url.host);
+        let mut access = Access {
+            target: format!("container {} of account {account}", url.host),
+            credentials: "neither a key nor a SAS token is set (AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, \
+                          LITESTREAM_AZURE_ACCOUNT_KEY, LITESTREAM_AZURE_SAS_TOKEN), so the credentials are those of \
+                          AZURE_CLIENT_ID or of the machine's identity"
+                .into(),
+            ..Access::default()
+        };
+        let mut secrets = SECRETS.iter();
+        if let Some((name, key, value)) = secrets.find_map(|(name, key)| Some((name, key, environment.get(name)?))) {
+            builder = builder.with_config(key.parse().expect("a key of object_store"), value);
+            access.credentials = format!("the credentials are those of {name}");
+            // Each value of a SAS token stands in the URL of each request.
+            let parts = value
+                .split(['&', '?'])
+                .filter_map(|part| part.split_once('='))
+                .map(|(_, secret)| secret);
+            access.secrets = parts.filter(|secret| secret.len() > 16).map(str::to_owned).collect();
+            access.secrets.push(value.to_owned());
+        } else {
+            for (name, key) in IDENTITIES {
+                if let (Some(value), Ok(key)) = (environment.get(name), key.parse()) {
+                    builder = builder.with_config(key, value);
+                    access
+                        .secrets
+                        .extend(name.ends_with("SECRET").then(|| value.to_owned()));
+                }
+            }
+        }
+        if let Some(endpoint) = url.parameter("endpoint") {
+            builder = builder.with_endpoint(endpoint.to_owned());
+        }
+        let options = client::options(url.parameter("endpoint"), url.flag("skip-verify")?.unwrap_or(false));
+        let build = |retry| {
+            builder
+                .clone()
+                .with_retry(retry)
+                .with_client_options(options.clone())
+                .build()
+        };
+        let shown = |error: object_store::Error| url.refuse(access.clean(&error.to_string()));
+        client::both(access.clone(), build).map_err(shown)
+    }
+}
+
+impl Access {
+    /// A text without secrets: neither those that are known, nor the query of a URL.
+    pub(super) fn clean(&self, text: &str) -> String {
+        let mut clean = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find("://") {
+            let end = rest[at..]
+                .find([' ', '"', '<', '>', '\n'])
+                .map_or(rest.len(), |length| at + length);
+            let query = rest[at..end].find('?').map_or(end, |length| at + length);
+            clean.push_str(&rest[..query]);
+            rest = &rest[end..];
+        }
+        clean.push_str(rest);
+        let secrets = self.secrets.iter().filter(|secret| !secret.is_empty());
+        secrets.fold(clean, |text, secret| text.replace(secret.as_str(), "***"))
+    }
+}

@@ -1,0 +1,197 @@
+//! Servers on loopback: moto and rclone, which speak the S3 protocol, and one that answers as a test tells it.
+
+use std::env;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{self, Command, Stdio};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use larder::replica::storage::Environment;
+
+use crate::support::child::{self, PATIENCE};
+
+/// A program that serves until this is dropped.
+pub(super) struct Service {
+    process: process::Child,
+    /// `http://127.0.0.1:9000`
+    pub(super) url: String,
+}
+
+impl Service {
+    /// The moto that `LARDER_MOTO` names, or the one on the `PATH`, with a bucket. None is said visibly.
+    pub(super) fn moto(bucket: &str) -> Option<Self> {
+        let program = env::var_os("LARDER_MOTO").unwrap_or_else(|| "moto_server".into());
+        let mut command = Command::new(&program);
+        command.args(["-H", "127.0.0.1", "-p", "0"]);
+        let service = Self::start(command, "put it on the PATH, or its path into LARDER_MOTO")?;
+        ureq::put(format!("{}/{bucket}", service.url)).send_empty().unwrap();
+        Some(service)
+    }
+
+    /// The rclone that `LARDER_RCLONE` names, or the one on the `PATH`, over a folder of buckets.
+    pub(super) fn rclone(folder: &Path, key: &str, secret: &str) -> Option<Self> {
+        let program = env::var_os("LARDER_RCLONE").unwrap_or_else(|| "rclone".into());
+        let mut command = Command::new(&program);
+        command.args(["serve", "s3", "--addr", "127.0.0.1:0", "--auth-key"]);
+        command.arg(format!("{key},{secret}")).arg(folder);
+        Self::start(command, "put it on the PATH, or its path into LARDER_RCLONE")
+    }
+
+    /// Starts a program that says its address on stderr or stdout.
+    fn start(mut command: Command, advice: &str) -> Option<Self> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let started = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut process) = started else {
+            child::skipped(&format!("there is no {program} here: {advice}"));
+            return None;
+        };
+        let (tell, told) = channel();
+        let outputs: [Box<dyn Read + Send>; 2] = [
+            Box::new(process.stdout.take().unwrap()),
+            Box::new(process.stderr.take().unwrap()),
+        ];
+        for output in outputs {
+            let tell = tell.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    if let Some((_, address)) = line.split_once("http://") {
+                        let end = address.find(|c: char| !c.is_ascii_digit() && !".:".contains(c));
+                        let _ = tell.send(format!("http://{}", &address[..end.unwrap_or(address.len())]));
+                    }
+                }
+            });
+        }
+        let url = told
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("{program} says no address"));
+        Some(Self { process, url })
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the server does with a request.
+pub(super) enum Answer {
+    /// A status such as `200 OK`, and a body.
+    Reply(&'static str, String),
+    /// The same with a header, such as `ETag: "1"`.
+    WithHeader(&'static str, &'static str, String),
+    /// Nothing, and the connection stays open.
+    Silence,
+    /// The connection is closed.
+    Close,
+}
+
+impl Answer {
+    /// The error of an S3 server.
+    pub(super) fn error(status: &'static str, code: &str, message: &str) -> Self {
+        let body = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message>\
+             <AWSAccessKeyId>{KEY}</AWSAccessKeyId><StringToSign>{SECRET}</StringToSign></Error>"
+        );
+        Self::Reply(status, body)
+    }
+
+    pub(super) fn created() -> Self {
+        Self::WithHeader("200 OK", "ETag: \"1\"", String::new())
+    }
+}
+
+/// Credentials that no text may contain.
+pub(super) const KEY: &str = "AKIACANARY";
+pub(super) const SECRET: &str = "canary/secret+canary";
+
+/// Variables with these credentials, and more.
+pub(super) fn environment(more: &[(&str, &str)]) -> Environment {
+    let credentials = [("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)];
+    let variables = credentials.iter().chain(more);
+    Environment {
+        variables: variables
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..Environment::of_process()
+    }
+}
+
+/// A server that answers as it is told, and remembers what it was asked.
+pub(super) struct Scripted {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Scripted {
+    /// The script gets the first line of a request, and how many came before it.
+    pub(super) fn start(script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (script, seen) = (Arc::new(script), Arc::clone(&requests));
+        thread::spawn(move || {
+            for connection in listener.incoming().map_while(Result::ok) {
+                let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
+                thread::spawn(move || serve(connection, &*script, &seen));
+            }
+        });
+        Self { address, requests }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The first lines of the requests.
+    pub(super) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+fn serve(mut connection: TcpStream, script: &dyn Fn(&str, usize) -> Answer, seen: &Mutex<Vec<String>>) {
+    let mut reader = BufReader::new(connection.try_clone().unwrap());
+    let (mut first, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        let lower = line.to_ascii_lowercase();
+        if let Some(value) = lower.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        match line.trim_end() {
+            "" => break,
+            line if first.is_empty() => first = line.to_owned(),
+            _ => {}
+        }
+    }
+    let _ = reader.by_ref().take(length).read_to_end(&mut Vec::new());
+    let before = {
+        let mut seen = seen.lock().unwrap();
+        seen.push(first.clone());
+        seen.len() - 1
+    };
+    let (status, header, body) = match script(&first, before) {
+        Answer::Reply(status, body) => (status, "X-Test: 1", body),
+        Answer::WithHeader(status, header, body) => (status, header, body),
+        // Until the client has given up.
+        Answer::Silence => return drop(connection.read(&mut [0])),
+        Answer::Close => return,
+    };
+    let length = body.len();
+    let _ = write!(
+        connection,
+        "HTTP/1.1 {status}\r\n{header}\r\nContent-Length: {length}\r\nLast-Modified: Mon, 21 Sep 2026 14:13:20 GMT\r\n\
+         Connection: close\r\n\r\n{body}"
+    );
+}
