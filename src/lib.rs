@@ -55,7 +55,7 @@
 //! |---|---|
 //! | writing and reading | [`Store::write`], [`Store::submit`] and its [`Pending`], [`Store::read`]; [`WriteTx`], [`ReadTx`] |
 //! | async | `Store::write_async`, `read_async`, `close_async` (feature `async`), on any runtime |
-//! | options | [`Options`] of a store, [`WriteOptions`] and [`ReadOptions`] of one call; [`Durability`], [`Access`], [`WhenFull`] |
+//! | options | [`Options`] of a store, [`WriteOptions`] and [`ReadOptions`] of one call; [`Durability`], [`Access`], [`Checkpoints`], [`WhenFull`] |
 //! | errors | [`Error`](enum@Error), [`Error::outcome`], [`Error::is_retryable`] |
 //! | migrations | [`Migrations`], [`Store::migrate`], [`MigrationError`] |
 //! | maintenance | [`Store::check`], [`Store::vacuum`] |
@@ -115,7 +115,7 @@ pub use self::transaction::{ReadTx, WriteTx};
 pub use self::write::closing::CloseReport;
 
 // Options.
-pub use self::options::{Access, AutoVacuum, Durability, ReadOptions, Role, WhenFull, WriteOptions};
+pub use self::options::{Access, AutoVacuum, Checkpoints, Durability, ReadOptions, Role, WhenFull, WriteOptions};
 pub use self::store::Options;
 
 // Errors.

@@ -122,7 +122,7 @@ pub(crate) fn open_writer(
     let open_file = OpenFile::new(file, options.access, later(Instant::now(), patience))?;
     let lease = open_file.lease().ok_or(Error::Closed)?;
     if unsynced {
-        resync_wal(&conn, path, !options.keeps_log)?;
+        resync_wal(&conn, path, options.closes_with_checkpoint())?;
     }
     if new {
         verify_new_file(&conn, options)?;
@@ -202,8 +202,9 @@ fn open_to_write(path: &Path, options: &Settings) -> Result<Connection> {
         Access::Exclusive => Connection::open_with_flags_and_vfs(path, flags, c"unix-excl"),
     }
     .map_err(|e| explain_open(path, e))?;
-    if options.keeps_log {
-        // SQLite would move a log that is not kept yet into the file, should opening fail.
+    if !options.closes_with_checkpoint() {
+        // SQLite would move a log that is not kept yet, or that is another process's to move, into the file, should
+        // opening fail or the connection be replaced. The connections of readers cannot.
         set_checkpoint_at_close(&conn, false)?;
     }
     Ok(conn)

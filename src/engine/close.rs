@@ -108,7 +108,7 @@ impl Drop for Engine {
         let report = self.close(timeout);
         // The writer thread has closed the queue already, unless it is stuck or, by a bug in larder, dead.
         self.readers.close_queue();
-        if !closed_by_hand && (!report.wal_truncated || report.replicated == Some(false)) {
+        if !closed_by_hand && (report.failed_to_truncate() || report.replicated == Some(false)) {
             event!(warn, "larder::close", self.shared.path, { %report }, "the last clone was dropped");
         }
     }

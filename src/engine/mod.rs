@@ -238,6 +238,7 @@ impl Engine {
                 mmap_size = options.mmap_size,
                 foreign_keys = options.foreign_keys,
                 journal_size_limit = options.journal_size_limit,
+                checkpoints = ?options.checkpoints,
                 checkpoint_pages = options.checkpoint_pages,
                 wal_limit = options.wal_limit,
                 wal_hard_limit = options.wal_hard_limit,

@@ -50,6 +50,12 @@ pub mod backups {
     use crate::*;
 }
 
+pub mod replication {
+    #![doc = include_str!("../../docs/guide/replication.md")]
+    #[allow(unused_imports)]
+    use crate::*;
+}
+
 pub mod monitoring {
     #![doc = include_str!("../../docs/guide/monitoring.md")]
     #[allow(unused_imports)]

@@ -5,7 +5,8 @@
 //! leaves the old one.
 //!
 //! The WAL is truncated first. That makes room for the new pages, and it shows how far a failed `VACUUM` came: while
-//! the WAL file is empty, nothing has been written that could be committed.
+//! the WAL file is empty, nothing has been written that could be committed. Where another process makes the checkpoints,
+//! it stays as it is, so there an I/O error leaves the commit unknown.
 
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -99,8 +100,9 @@ pub struct VacuumReport {
     pub bytes_after: u64,
     /// Whether the whole WAL was moved into the database file, which then has shrunk, and the WAL file truncated.
     ///
-    /// If `false`, a read or another process blocked the checkpoint, and a later one does it; or the checkpoint failed,
-    /// and the store is [`poisoned`](Store::poisoned).
+    /// If `false`, a read or another process blocked the checkpoint, and a later one does it; or another process makes
+    /// the checkpoints ([`Checkpoints::Left`](crate::Checkpoints::Left)); or the checkpoint failed, and the store is
+    /// [`poisoned`](Store::poisoned).
     pub wal_truncated: bool,
     /// Duration of the vacuum, from its start on the writer thread.
     pub duration: Duration,

@@ -56,7 +56,7 @@ use crate::connection::temp_folder::TempFolder;
 use crate::engine::Engine;
 use crate::error::Result;
 pub use crate::error::{Direction, MigrationError};
-use crate::options::OnConnect;
+use crate::options::{Checkpoints, OnConnect};
 use crate::telemetry::event::event;
 use crate::transaction::ReadTx;
 use crate::write::Writer;
@@ -210,6 +210,7 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
     options.readers = 1;
     // No other process has the copy.
     options.migration_timeout = Duration::from_millis(1);
+    options.checkpoints = Checkpoints::Own;
     options.on_connect = options.on_connect.map(OnConnect::for_copy);
     let patience = options.busy_timeout;
     match on {

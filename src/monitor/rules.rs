@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::advice::Severity;
 use super::watchdog::Sample;
 use crate::connection::open_file::FileChange;
-use crate::options::Settings;
+use crate::options::{Checkpoints, Settings};
 use crate::telemetry::alert::AlertKind;
 use crate::telemetry::counters::LONG_WAIT;
 use crate::telemetry::stats::DatabaseStats;
@@ -77,7 +77,9 @@ pub(super) const RULES: &[Rule] = &[
             let sample = seen.sample;
             let own = if sample.unfinished > 0 { sample.wal_bytes } else { 0 };
             let bytes = own.max(sample.external_wal_bytes.unwrap_or_default());
-            above(bytes as f64, seen.settings.wal_limit.min(LARGE_WAL) as f64)
+            // Another process decides how large it becomes.
+            let is_own = seen.settings.checkpoints == Checkpoints::Own;
+            above(bytes as f64, seen.settings.wal_limit.min(LARGE_WAL) as f64).filter(|_| is_own)
         },
         culprit: oldest_read,
         reason: |seen| {

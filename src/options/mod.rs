@@ -49,6 +49,22 @@ pub enum Access {
     Exclusive,
 }
 
+/// Who makes the checkpoints, which move the WAL into the database file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Checkpoints {
+    /// The store makes them: after it has replied, when it is idle, and as it closes.
+    #[default]
+    Own,
+    /// They are left to another process, which must be there: the daemon of Litestream, `litestream replicate`. See
+    /// [`Options::checkpoints`](crate::Options::checkpoints).
+    Left,
+}
+
 /// How a file returns free pages to the file system: SQLite's `PRAGMA auto_vacuum`. It can be chosen for a new file
 /// only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -170,6 +186,7 @@ pub(crate) struct Settings {
     pub(crate) foreign_keys: bool,
     pub(crate) trusted_schema: bool,
     pub(crate) double_quoted_strings: bool,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) checkpoint_pages: u32,
     #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::size"))]
     pub(crate) wal_limit: u64,
@@ -221,6 +238,7 @@ impl Default for Settings {
             foreign_keys: true,
             trusted_schema: false,
             double_quoted_strings: false,
+            checkpoints: Checkpoints::default(),
             checkpoint_pages: 1000,
             wal_limit: 64 * MIB,
             wal_hard_limit: None,
@@ -295,10 +313,35 @@ impl Settings {
             let problem = format!("{hard} bytes is below wal_limit ({wal_limit}): raise it, or lower wal_limit");
             return wrong("wal_hard_limit", problem);
         }
+        if self.checkpoints == Checkpoints::Left {
+            self.validate_left_checkpoints()?;
+        }
         let interval = self.monitor_interval;
         if !interval.is_zero() && !(MILLISECOND..=DAY).contains(&interval) {
             let problem = format!("{interval:?} is out of range: zero, or from {MILLISECOND:?} to {DAY:?}");
             return wrong("monitor_interval", problem);
+        }
+        Ok(())
+    }
+
+    /// Whether SQLite may make a checkpoint as the last connection closes.
+    pub(crate) fn closes_with_checkpoint(&self) -> bool {
+        !self.keeps_log && self.checkpoints == Checkpoints::Own
+    }
+
+    fn validate_left_checkpoints(&self) -> Result<()> {
+        let refuse = |problem: &str| wrong("checkpoints", problem.to_owned());
+        if self.access == Access::Exclusive {
+            return refuse(
+                "Left needs another process that makes the checkpoints, and Access::Exclusive lets none open the file: \
+                 use Access::Shared, or Checkpoints::Own",
+            );
+        }
+        if self.wal_hard_limit.is_some() {
+            return refuse(
+                "Left cannot be used with wal_hard_limit: above it, writes would be refused until a checkpoint that \
+                 this store does not make; use Checkpoints::Own, or watch Stats::wal_bytes",
+            );
         }
         Ok(())
     }

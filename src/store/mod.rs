@@ -288,6 +288,7 @@ impl Store {
             stats: &self.stats(),
             recent_writes: engine.watch.recent_writes(),
             external_commits: engine.telemetry.counters.external_commits.last_hour(Instant::now()),
+            checkpoints: engine.options.checkpoints,
             changed: engine.telemetry.counters.changed_pragmas(),
             poisoned: shared.poison(),
             filesystem: filesystem::unsafe_filesystem(&shared.path),

@@ -7,11 +7,11 @@ use rusqlite::Connection;
 
 #[cfg(doc)]
 use crate::Store;
-#[cfg(doc)]
+#[cfg(any(doc, feature = "replicate"))]
 use crate::error::Error;
 use crate::error::Result;
 use crate::migrate::Migrations;
-use crate::options::{Access, AutoVacuum, Durability, OnConnect, Role, Settings};
+use crate::options::{Access, AutoVacuum, Checkpoints, Durability, OnConnect, Role, Settings};
 #[cfg(doc)]
 use crate::options::{ReadOptions, WriteOptions};
 #[cfg(feature = "replicate")]
@@ -200,6 +200,29 @@ impl Options {
 
 /// # WAL and checkpoints
 impl Options {
+    /// Who makes the checkpoints. The default is [`Checkpoints::Own`]. PRAGMA: `wal_autocheckpoint` is 0 in both cases.
+    ///
+    /// [`Checkpoints::Left`] is for a store beside the daemon of Litestream, which keeps a read transaction open and
+    /// makes the checkpoints itself once it has copied the WAL. The store then makes none, not when it closes either:
+    /// closing does not wait for the daemon, leaves the WAL as it is, and says so in
+    /// [`CloseReport::wal_kept_because`](crate::CloseReport::wal_kept_because). One is still made: if the files of the
+    /// database were moved or replaced, it saves what the WAL alone holds.
+    ///
+    /// - **The WAL grows as long as the other process makes no checkpoint**, until the disk is full. There are no alerts
+    ///   about its size; [`Store::advice`] tells once it is far larger than the daemon lets it become, and
+    ///   [`Stats::wal_bytes`](crate::Stats::wal_bytes) has its size.
+    /// - **[`Store::vacuum`]** writes the whole database to the WAL, and the file shrinks at the daemon's checkpoint.
+    /// - **Databases that [`on_connect`](Self::on_connect) attaches** are not the daemon's, and the store checkpoints
+    ///   them as always.
+    /// - [`Store::advice`] does not mention the commits of other processes: the daemon writes to its tables.
+    ///
+    /// Opening fails with [`Error::Options`] if it is combined with [`Access::Exclusive`], with
+    /// [`wal_hard_limit`](Self::wal_hard_limit) or with `replicate_to`.
+    pub fn checkpoints(mut self, checkpoints: Checkpoints) -> Self {
+        self.settings.checkpoints = checkpoints;
+        self
+    }
+
     /// How many pages in the WAL trigger a checkpoint. The writer thread makes it after it has replied. The default is
     /// 1000 pages, as in SQLite, and the value in effect is never more than a quarter of
     /// [`wal_limit`](Self::wal_limit). At least 1. PRAGMA: `wal_autocheckpoint` is 0, because the writer makes the
@@ -469,6 +492,16 @@ impl Options {
         self.settings.validate()?;
         if let Some(migrations) = &self.migrations {
             migrations.validate()?;
+        }
+        #[cfg(feature = "replicate")]
+        if self.replica.is_some() && self.settings.checkpoints == Checkpoints::Left {
+            return Err(Error::Options {
+                option: "checkpoints",
+                problem:
+                    "Left cannot be used with replicate_to: the log would begin again before the store has copied \
+                          it; use Checkpoints::Own, or leave the replication to the other process as well"
+                        .into(),
+            });
         }
         Ok(())
     }

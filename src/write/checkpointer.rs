@@ -6,6 +6,9 @@
 //! are making use of the WAL", <https://sqlite.org/wal.html>. So above `wal_limit` the attempt is a `RESTART`, which
 //! waits for readers, for at most [`PATIENCE`].
 //!
+//! With `Checkpoints::Left` another process makes them. Then the same moments are those at which the writer thread looks
+//! at the file.
+//!
 //! An attempt that could not finish is repeated once the log has grown by as much again, not at every commit. Above
 //! `wal_limit` the first retries come much sooner, since short readers only need another chance. The following ones
 //! come ever later, since a long reader would cost [`PATIENCE`] each time.
@@ -218,6 +221,13 @@ impl Checkpointer {
             let pragma = format!("PRAGMA {}.wal_checkpoint({mode})", quoted(name));
             let _ = guard.as_internal(|| conn.query_row(&pragma, [], |_| Ok(())));
         }
+    }
+
+    /// In place of an attempt, where another process makes the checkpoints.
+    pub(crate) fn leave(&mut self, conn: &Connection, guard: &SqlGuard, mode: Mode) {
+        self.move_attached(conn, guard, mode);
+        self.next = self.log.saturating_add(self.step);
+        self.empty = true;
     }
 
     /// Makes one attempt.

@@ -26,6 +26,16 @@ pub struct CloseReport {
     pub duration: Duration,
 }
 
+/// Why the WAL is kept where another process makes the checkpoints.
+pub(super) const LEFT: &str = "Options::checkpoints leaves the checkpoints to another process";
+
+impl CloseReport {
+    /// Whether the WAL was kept, and not because the options say so.
+    pub(crate) fn failed_to_truncate(&self) -> bool {
+        self.wal_kept_because.as_deref().is_some_and(|reason| reason != LEFT)
+    }
+}
+
 impl fmt::Display for CloseReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

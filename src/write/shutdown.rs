@@ -7,11 +7,12 @@ use rusqlite::config::DbConfig;
 use rusqlite::ffi;
 
 use super::checkpointer::Mode;
-use super::closing::CloseReport;
+use super::closing::{self, CloseReport};
 use super::{Shared, Writer};
 use crate::connection;
 use crate::connection::wal_resync;
 use crate::error::{code_name, extended_code, primary_code};
+use crate::options::Checkpoints;
 use crate::runtime::clock::later;
 use crate::telemetry::event::event;
 
@@ -146,6 +147,10 @@ impl Writer {
                 "the statistics of the query planner were not refreshed"
             );
         }
+        if self.options.checkpoints == Checkpoints::Left {
+            self.checkpointer.leave(&self.conn, &self.guard, Mode::Truncate);
+            return Err(Kept::Left);
+        }
         let patience = left.min(self.options.busy_timeout);
         let checkpoint = self.run_checkpoint(Mode::Truncate, patience);
         match checkpoint {
@@ -166,6 +171,8 @@ enum Kept {
     InUse,
     #[error("its last transactions could not be written to the replica's folder beside the database")]
     NotReplicated,
+    #[error("{}", closing::LEFT)]
+    Left,
     /// Without SQLite's message, because the reason goes to an event.
     #[error("{0} failed with SQLite's error {code}, {name}", code = extended_code(.1).unwrap_or(ffi::SQLITE_ERROR),
         name = code_name(.1))]

@@ -13,7 +13,7 @@ use crate::connection;
 use crate::connection::open_file::FileChange;
 use crate::connection::wal_resync;
 use crate::error::{Error, extended_code, primary_code};
-use crate::options::Access;
+use crate::options::{Access, Checkpoints};
 use crate::queue::pending::Queue;
 use crate::telemetry::event::event;
 
@@ -66,6 +66,10 @@ impl Writer {
         if self.shared.poison.get().is_some() {
             return;
         }
+        if self.options.checkpoints == Checkpoints::Left {
+            self.checkpointer.leave(&self.conn, &self.guard, mode);
+            return self.look_at_file();
+        }
         let shared = Arc::clone(&self.shared);
         let done = shared
             .queue
@@ -100,8 +104,8 @@ impl Writer {
         Ok(Some(progress))
     }
 
-    /// For an exclusive job: moves the whole log into the database file and truncates it, unless readers block that.
-    /// Returns whether the log is empty.
+    /// For an exclusive job: moves the whole log into the database file and truncates it, unless readers block that, or
+    /// another process makes the checkpoints. Returns whether the log is empty.
     pub(crate) fn empty_log(&mut self) -> bool {
         // Picks up what the job has committed by itself.
         self.note_commits();

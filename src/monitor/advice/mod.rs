@@ -13,6 +13,7 @@ pub(crate) use self::schema::is_bookkeeping;
 pub(crate) use self::schema::{DIESEL, GOOSE, MIGRATION_TOOLS, REFINERY, SQLX};
 use super::watchdog::RecentWrites;
 use crate::error::{Error, Result};
+use crate::options::Checkpoints;
 use crate::telemetry::external_commits::LastHour;
 use crate::telemetry::stats::Stats;
 use crate::transaction::ReadTx;
@@ -25,6 +26,7 @@ pub(crate) struct Known<'a> {
     pub(crate) stats: &'a Stats,
     pub(crate) recent_writes: RecentWrites,
     pub(crate) external_commits: LastHour,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) changed: Vec<Changed>,
     pub(crate) poisoned: Option<Error>,
     /// The name of a file system on which a WAL is not safe.
@@ -40,8 +42,16 @@ pub(crate) fn of(known: Known<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(known.poisoned.map(poisoned));
     findings.extend(known.filesystem.map(unsafe_filesystem));
-    let (recent, external) = (known.recent_writes, known.external_commits);
+    let recent = known.recent_writes;
+    let external = match known.checkpoints {
+        Checkpoints::Own => known.external_commits,
+        // Those of the process that makes the checkpoints, which writes to tables of its own.
+        Checkpoints::Left => LastHour::default(),
+    };
     findings.extend(running::look(known.stats, &recent, external));
+    if known.checkpoints == Checkpoints::Left {
+        findings.extend(running::log_left(known.stats));
+    }
     findings.extend(known.changed.into_iter().map(pragma_changed));
     findings.extend(known.later_backups.iter().map(|path| later_backup(path)));
     findings.extend(known.schema.unwrap_or_else(|error| vec![schema_unread(&error)]));
@@ -98,6 +108,7 @@ mod tests {
             stats,
             recent_writes: RecentWrites::default(),
             external_commits: LastHour::default(),
+            checkpoints: Checkpoints::Own,
             changed: Vec::new(),
             poisoned: None,
             filesystem: None,

@@ -12,6 +12,9 @@ use crate::telemetry::stats::Stats;
 /// The size above which a database server is worth considering.
 const LARGE: u64 = 50_000_000_000;
 
+/// The pages in the log from which Litestream's daemon waits for readers, to truncate it (`truncate-page-n`).
+const LITESTREAM_PAGES: u64 = 121_359;
+
 /// Findings that explain long waits. Their remedies come before a database server.
 const CAUSES_OF_WAITS: &[&str] = &[
     "disk_full",
@@ -19,6 +22,7 @@ const CAUSES_OF_WAITS: &[&str] = &[
     "foreign_key_without_index",
     "full_table_scan",
     "large_wal",
+    "log_left",
     "missing_index",
     "old_read",
     "poisoned",
@@ -101,6 +105,21 @@ fn signs_of_growth(stats: &Stats, recent: &RecentWrites, external: LastHour) -> 
         }),
     ];
     findings.into_iter().flatten().collect()
+}
+
+/// A log that the process to which the checkpoints are left does not move.
+pub(super) fn log_left(stats: &Stats) -> Option<Finding> {
+    let limit = 2 * LITESTREAM_PAGES * stats.database.page_size;
+    (stats.wal_bytes > limit).then(|| {
+        Finding::new(
+            Severity::Warning,
+            "log_left",
+            "the WAL grows, and the process to which Options::checkpoints leaves the checkpoints makes none".to_owned(),
+            "Start that process (litestream replicate), or look in its log why it copies nothing; without one, use \
+             Checkpoints::Own",
+        )
+        .with_measurement(stats.wal_bytes as f64, limit as f64, "B")
+    })
 }
 
 /// Two signs that have lasted for an hour are a reason to consider a server. A sign does not count if another finding
@@ -209,6 +228,22 @@ mod tests {
             ("external_commits", Severity::Warning)
         );
         assert_eq!(topics(&large(), &quiet, NO_HOUR), ["large_database"]);
+    }
+
+    #[test]
+    fn log_that_nobody_moves_is_told() {
+        let database = DatabaseStats {
+            page_size: 4096,
+            ..DatabaseStats::default()
+        };
+        let stats = |wal_bytes| Stats {
+            wal_bytes,
+            database,
+            ..Stats::default()
+        };
+        // The daemon lets it grow to 497 MB.
+        assert_eq!(log_left(&stats(700_000_000)), None);
+        assert_eq!(log_left(&stats(1_000_000_000)).unwrap().topic, "log_left");
     }
 
     #[test]

@@ -235,7 +235,7 @@ fn debug_shows_every_value_and_hides_the_function() {
 mod from_a_file {
     use std::time::Duration;
 
-    use larder::{Access, AutoVacuum, Durability, Options};
+    use larder::{Access, AutoVacuum, Checkpoints, Durability, Options};
     use serde_json::{Value, json};
 
     fn parse(value: Value) -> Result<Options, serde_json::Error> {
@@ -280,6 +280,7 @@ mod from_a_file {
             .foreign_keys(false)
             .trusted_schema(true)
             .double_quoted_strings(true)
+            .checkpoints(Checkpoints::Left)
             .checkpoint_pages(1)
             .wal_limit(100_000_000)
             .wal_hard_limit(3 << 40)
@@ -345,11 +346,13 @@ mod from_a_file {
 
     #[test]
     fn choices_are_read_in_lower_case() {
-        let read = parse(json!({"access": "exclusive", "durability": "full", "auto_vacuum": "none"}));
+        let read =
+            parse(json!({"access": "exclusive", "durability": "full", "auto_vacuum": "none", "checkpoints": "left"}));
         let meant = Options::new()
             .access(Access::Exclusive)
             .durability(Durability::Full)
-            .auto_vacuum(AutoVacuum::None);
+            .auto_vacuum(AutoVacuum::None)
+            .checkpoints(Checkpoints::Left);
         assert_eq!(format!("{:?}", read.unwrap()), format!("{meant:?}"));
     }
 

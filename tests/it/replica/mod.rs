@@ -1,5 +1,6 @@
 //! Replication: the formats of its files, and where they are kept.
 
+mod beside_daemon;
 mod damage;
 mod format;
 mod golden;

@@ -4,6 +4,7 @@
 mod async_writes;
 pub(crate) mod groups;
 mod idle_maintenance;
+mod left_checkpoints;
 pub(crate) mod overload;
 pub(crate) mod poison;
 mod seat;
