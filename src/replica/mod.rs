@@ -9,11 +9,13 @@
 //! | the task that uploads | `upload.rs` |
 //! | how a store goes on with its replica as it opens | `open.rs` |
 //! | places: folders, memory; the thread that makes the requests | `storage/`, `runtime.rs` |
+//! | compaction into levels, retention | `levels/` |
 //! | which files make a state, what is made of them, whether they are sound | `restore/` |
 //! | what users see: options, the replica of an open store, any replica | `options.rs`, `store_replica.rs`, `handle.rs` |
 
 mod capture;
 mod handle;
+pub mod levels;
 pub mod ltx;
 mod open;
 mod options;

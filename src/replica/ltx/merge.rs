@@ -23,7 +23,7 @@ pub fn merge<R: Read, W: Write>(files: Vec<Decoder<R>>, to: W) -> Result<(W, u64
     let mut inputs: Vec<Input<R>> = files.into_iter().map(Input::new).collect();
     let mut next = BinaryHeap::new();
     for (at, input) in inputs.iter_mut().enumerate() {
-        next.extend(input.advance()?.map(|page| Reverse((page, Reverse(at)))));
+        next.extend(input.advance(at)?.map(|page| Reverse((page, Reverse(at)))));
     }
     let mut last = 0;
     // Of inputs with the same page the latest comes first.
@@ -35,7 +35,7 @@ pub fn merge<R: Read, W: Write>(files: Vec<Decoder<R>>, to: W) -> Result<(W, u64
                 encoder.page(page, &input.contents)?;
             }
         }
-        next.extend(input.advance()?.map(|page| Reverse((page, Reverse(at)))));
+        next.extend(input.advance(at)?.map(|page| Reverse((page, Reverse(at)))));
     }
     encoder.finish()
 }
@@ -51,8 +51,12 @@ impl<R: Read> Input<R> {
         Self { file, contents }
     }
 
-    fn advance(&mut self) -> Result<Option<u32>, LtxError> {
-        self.file.next_page(&mut self.contents)
+    fn advance(&mut self, input: usize) -> Result<Option<u32>, LtxError> {
+        let next = self.file.next_page(&mut self.contents);
+        next.map_err(|error| LtxError::OfInput {
+            input,
+            source: Box::new(error),
+        })
     }
 }
 

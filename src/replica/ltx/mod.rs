@@ -169,6 +169,14 @@ pub enum LtxError {
         /// Those of the file after it.
         next: u32,
     },
+    /// A file to merge is not valid, or reading it failed.
+    #[error("file {input} of those to merge: {source}")]
+    OfInput {
+        /// Its place among them, from 0 on.
+        input: usize,
+        /// What is wrong with it.
+        source: Box<LtxError>,
+    },
     /// There is no file to merge.
     #[error("there is no file to merge")]
     NoFiles,

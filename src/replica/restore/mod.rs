@@ -18,7 +18,7 @@ mod fetch;
 pub(crate) mod plan;
 pub(crate) mod points;
 mod rebuild;
-pub(crate) mod time;
+pub(in crate::replica) mod time;
 pub(crate) mod verify;
 
 use std::fmt;

@@ -337,7 +337,7 @@ impl Storage {
         self.failure("no request was made".into(), FailureKind::Transient, reason)
     }
 
-    pub(super) fn failure(&self, what: String, kind: FailureKind, reason: String) -> StorageError {
+    pub(in crate::replica) fn failure(&self, what: String, kind: FailureKind, reason: String) -> StorageError {
         StorageError {
             url: self.to_string(),
             what,

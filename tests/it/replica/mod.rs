@@ -4,6 +4,7 @@ mod beside_daemon;
 mod damage;
 mod format;
 mod golden;
+mod levels;
 mod litestream;
 mod log;
 mod lying;

@@ -1,0 +1,338 @@
+//! Compaction into levels 1 to 3, and retention. `rules.rs` decides; this file does it.
+//!
+//! [`Levels`] knows the files of a replica from one list at opening, from what its owner uploaded since, and from each
+//! retention, which lists again. One task owns it: the uploader's, which asks [`Levels::due`] between two uploads, so two
+//! merges never run at once.
+//!
+//! Level 0 alone is fenced by its keys. So what is written here has to follow from level 0: inputs are files that *were
+//! uploaded* (a local copy of one, or a GET), and two owners write the same contents. The caller keeps the other rules: a
+//! file is reported by [`Levels::uploaded`] only after its own Create succeeded, and a store that is fenced, or does not
+//! know what became of a PUT, says so by [`Permit`], which is asked before each write and each delete.
+//!
+//! Retention lists first, then reads the claims, then deletes: a claim that was entered before a file of its number could
+//! be listed is known by then.
+
+mod rules;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use self::rules::{LevelTimes, Merge, SNAPSHOTS, expendable, next_due, next_merge, snapshot_is_due};
+use crate::replica::ltx::{Decoder, Header, LtxError, merge};
+use crate::replica::restore::time::from_millis;
+use crate::replica::runtime;
+use crate::replica::storage::{FailureKind, FileInfo, Result, Storage, StorageError, Txids, all_files};
+use crate::runtime::sync::Arc;
+
+/// Time between two looks of retention.
+const RETAIN_EVERY: Duration = Duration::from_secs(15 * 60);
+
+/// The levels of one replica, for its owner.
+pub struct Levels {
+    storage: Storage,
+    times: LevelTimes,
+    /// The spool: `0/`, `1/`, `2/` have copies of files that were uploaded, `tmp/` unfinished files.
+    spool: PathBuf,
+    files: Vec<FileInfo>,
+    /// Files that cannot be merged, since they are damaged or missing. A snapshot makes up for them.
+    damaged: Vec<FileInfo>,
+    /// The last look of retention.
+    retained: SystemTime,
+}
+
+/// What has to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// [`Levels::merge`].
+    Merge(Merge),
+    /// Uploading a file `1-N` to level 9, after the owner's Create of N has succeeded.
+    Snapshot,
+    /// [`Levels::retain`].
+    Retain,
+}
+
+/// Whether the owner may still write to levels and delete: it is not fenced, and no PUT of it is in doubt.
+pub trait Permit: Send + Sync {
+    /// Whether it may.
+    fn is_given(&self) -> bool;
+}
+
+impl<F: Fn() -> bool + Send + Sync> Permit for F {
+    fn is_given(&self) -> bool {
+        self()
+    }
+}
+
+impl Levels {
+    /// Lists what is there. The copies of levels 1 and 2 that an earlier owner left in the spool are removed: the replica
+    /// may have become another one since.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub async fn open(storage: Storage, times: LevelTimes, spool: PathBuf) -> Result<Self> {
+        for level in 1..rules::HIGHEST {
+            let _ = fs::remove_dir_all(spool.join(level.to_string()));
+        }
+        let files = all_files(&storage).await?;
+        Ok(Self {
+            storage,
+            times,
+            spool,
+            files,
+            damaged: Vec::new(),
+            retained: UNIX_EPOCH,
+        })
+    }
+
+    /// The files that are known, of all levels.
+    pub fn files(&self) -> &[FileInfo] {
+        &self.files
+    }
+
+    /// Takes note of a file that the owner uploaded: to level 0, or a snapshot.
+    pub fn uploaded(&mut self, file: FileInfo) {
+        self.files.push(file);
+    }
+
+    /// What is to be done next.
+    pub fn due(&self, now: SystemTime) -> Option<Due> {
+        if let Some(merge) = next_merge(&self.files, &self.times, now) {
+            return Some(Due::Merge(merge));
+        }
+        if snapshot_is_due(&self.files, &self.times, now) || self.lacks_a_snapshot() {
+            return Some(Due::Snapshot);
+        }
+        // Without the claims: some of these files may have to stay.
+        let is_time = now
+            .duration_since(self.retained)
+            .map_or(true, |since| since >= RETAIN_EVERY);
+        let is_due = is_time && !expendable(&self.files, &BTreeSet::new(), &self.times, now).is_empty();
+        is_due.then_some(Due::Retain)
+    }
+
+    /// Whether a damaged file has transactions that no snapshot has.
+    fn lacks_a_snapshot(&self) -> bool {
+        let snapshots = self.files.iter().filter(|file| file.level == SNAPSHOTS);
+        let covered = snapshots.map(|file| file.txids.max).max().unwrap_or(0);
+        self.damaged.iter().any(|file| file.txids.max > covered)
+    }
+
+    /// When [`due`](Self::due) may have something to do, if nothing is uploaded until then.
+    pub fn next_due(&self) -> Option<SystemTime> {
+        next_due(&self.files, &self.times)
+    }
+
+    /// Makes one file of several, and uploads it. `None`: the owner may not any more.
+    ///
+    /// # Errors
+    ///
+    /// A file is damaged or gone, the spool cannot be written, or the storage fails.
+    pub async fn merge(&mut self, merge: Merge, permit: &dyn Permit) -> Result<Option<FileInfo>> {
+        let merged = self.merge_inputs(&merge).await?;
+        if !permit.is_given() {
+            return Ok(None);
+        }
+        let Merged { header, size, .. } = &merged;
+        let txids = Txids {
+            min: header.min_txid,
+            max: header.max_txid,
+        };
+        let contents = Arc::clone(&merged.file);
+        self.storage
+            .put_file(merge.to, txids, header.timestamp, contents)
+            .await?;
+        let file = FileInfo {
+            level: merge.to,
+            txids,
+            size: *size,
+            modified: from_millis(header.timestamp),
+        };
+        self.files.push(file);
+        self.keep_copy(merged, &merge, file);
+        Ok(Some(file))
+    }
+
+    /// Merges the inputs into a file of the spool.
+    async fn merge_inputs(&mut self, merge: &Merge) -> Result<Merged> {
+        let merged = self.try_merge(merge).await;
+        merged.map_err(|trouble| self.not_merged(merge, trouble))
+    }
+
+    async fn try_merge(&self, merge: &Merge) -> Result<Merged, Trouble> {
+        let mut inputs = Vec::with_capacity(merge.inputs.len());
+        for input in &merge.inputs {
+            let opened = self.open_input(input).await;
+            inputs.push((
+                *input,
+                opened.map_err(|error| trouble_of(*input, io::Error::other(error).into()))?,
+            ));
+        }
+        let spool = self.spool.clone();
+        runtime::blocking(move || merge_into(&spool, inputs)).await?
+    }
+
+    /// The copy in the spool, or the object.
+    async fn open_input(&self, input: &FileInfo) -> Result<Box<dyn Read + Send>> {
+        match File::open(self.copy_of(input.level, input.txids)) {
+            Ok(file) => Ok(Box::new(file)),
+            Err(_) => Ok(Box::new(self.storage.reader(input.level, input.txids).await?)),
+        }
+    }
+
+    fn copy_of(&self, level: u8, txids: Txids) -> PathBuf {
+        self.spool.join(level.to_string()).join(txids.file_name())
+    }
+
+    /// Keeps the new file for the next level, where it is an input, and removes the copies of its own inputs. A copy that
+    /// cannot be kept is downloaded again.
+    fn keep_copy(&self, merged: Merged, merge: &Merge, file: FileInfo) {
+        let copy = self.copy_of(file.level, file.txids);
+        if file.level < rules::HIGHEST {
+            let folder = copy.parent().expect("a file in a folder");
+            let _ = fs::create_dir_all(folder).and_then(|()| fs::rename(&merged.path, &copy));
+        } else {
+            let _ = fs::remove_file(&merged.path);
+        }
+        for input in &merge.inputs {
+            let _ = fs::remove_file(self.copy_of(input.level, input.txids));
+        }
+    }
+
+    /// Deletes what is not needed any more: lists, then reads the claims by `claims`, then deletes. Returns the files
+    /// that are gone.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails. Some files may have been deleted.
+    pub async fn retain(
+        &mut self,
+        now: SystemTime,
+        claims: impl Future<Output = Result<BTreeSet<u64>>>,
+        permit: &dyn Permit,
+    ) -> Result<Vec<FileInfo>> {
+        self.retained = now;
+        self.files = all_files(&self.storage).await?;
+        let damaged: BTreeSet<_> = self.damaged.iter().map(|file| (file.level, file.txids)).collect();
+        let claims = claims.await?;
+        let mut deleted = Vec::new();
+        for file in expendable(&self.files, &claims, &self.times, now) {
+            if !permit.is_given() {
+                break;
+            }
+            self.storage.delete(file.level, file.txids).await?;
+            let _ = fs::remove_file(self.copy_of(file.level, file.txids));
+            deleted.push(file);
+        }
+        let gone: BTreeSet<_> = deleted.iter().map(|file| (file.level, file.txids)).collect();
+        let is_left = |file: &FileInfo| {
+            let key = (file.level, file.txids);
+            !gone.contains(&key) && !damaged.contains(&key)
+        };
+        self.files.retain(is_left);
+        Ok(deleted)
+    }
+
+    /// The error. A file that cannot be used is left out of later merges.
+    fn not_merged(&mut self, merge: &Merge, trouble: Trouble) -> StorageError {
+        let reason = match trouble {
+            Trouble::Storage(error) => return error,
+            Trouble::Output(problem) => problem,
+            Trouble::Input(file, problem) => {
+                self.files
+                    .retain(|known| (known.level, known.txids) != (file.level, file.txids));
+                self.damaged.push(file);
+                let name = self.storage.name(file.level, file.txids);
+                format!("{name}: {problem}; a snapshot makes up for it")
+            }
+        };
+        let (first, last) = (&merge.inputs[0], &merge.inputs[merge.inputs.len() - 1]);
+        let (min, max) = (first.txids.min, last.txids.max);
+        let what = format!(
+            "the transactions {} could not be merged into level {}",
+            Txids { min, max },
+            merge.to
+        );
+        self.storage.failure(what, FailureKind::Permanent, reason)
+    }
+}
+
+/// A merged file, in the spool.
+struct Merged {
+    header: Header,
+    size: u64,
+    path: PathBuf,
+    file: Arc<File>,
+}
+
+/// Why files cannot be merged.
+enum Trouble {
+    Storage(StorageError),
+    /// A file is damaged.
+    Input(FileInfo, String),
+    /// The new file cannot be made.
+    Output(String),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error.to_string())
+    }
+}
+
+type Inputs = Vec<(FileInfo, Box<dyn Read + Send>)>;
+
+/// Merges on a thread for such work.
+fn merge_into(spool: &Path, inputs: Inputs) -> Result<Merged, Trouble> {
+    let path = spool.join("tmp/merged.ltx");
+    let files: Vec<FileInfo> = inputs.iter().map(|(file, _)| *file).collect();
+    let mut decoders = Vec::with_capacity(inputs.len());
+    for (file, from) in inputs {
+        let decoder = Decoder::new(from).map_err(|error| trouble_of(file, error))?;
+        let found = decoder.header();
+        if (found.min_txid, found.max_txid) != (file.txids.min, file.txids.max) {
+            return Err(Trouble::Input(file, "it has other transactions than its name".into()));
+        }
+        decoders.push(decoder);
+    }
+    // Of a merge that failed, an unfinished file is left, which is written over.
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)?;
+    let (to, size) = merge(decoders, BufWriter::with_capacity(1 << 20, file)).map_err(|error| match error {
+        LtxError::OfInput { input, source } => trouble_of(files[input], *source),
+        other => Trouble::Output(other.to_string()),
+    })?;
+    let file = to.into_inner().map_err(|error| error.into_error())?;
+    let mut head = [0; 100];
+    file.read_exact_at(&mut head, 0)?;
+    let header = Decoder::new(&head[..]).map(|merged| *merged.header());
+    let header = header.map_err(|error| Trouble::Output(error.to_string()))?;
+    let file = Arc::new(file);
+    Ok(Merged {
+        header,
+        size,
+        path,
+        file,
+    })
+}
+
+/// The trouble with an input.
+fn trouble_of(file: FileInfo, error: LtxError) -> Trouble {
+    match error {
+        LtxError::Io(error) => match error.downcast::<StorageError>() {
+            Ok(error) if error.is_not_found() => Trouble::Input(file, "it is missing".into()),
+            Ok(error) => Trouble::Storage(error),
+            Err(error) => Trouble::Output(error.to_string()),
+        },
+        invalid => Trouble::Input(file, invalid.to_string()),
+    }
+}

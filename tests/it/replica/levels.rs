@@ -1,0 +1,342 @@
+//! Compaction, snapshots and retention, as an owner runs them, on a clock of its own.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use larder::replica::levels::{Due, LevelTimes, Levels, SNAPSHOTS};
+use larder::replica::ltx::{Decoder, merge};
+use larder::replica::runtime;
+use larder::replica::storage::{FileInfo, Storage, StorageError, Txids};
+use larder::{Error, Replica, Store};
+
+use super::File;
+use super::litestream::{Litestream, Replicated};
+
+/// The first second of the clock, the beginning of each period of the levels.
+const BEGIN: u64 = 1_790_035_200;
+
+fn at(second: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(BEGIN + second)
+}
+
+fn times() -> LevelTimes {
+    LevelTimes {
+        levels: [4, 16, 48].map(Duration::from_secs),
+        l0_retention: Duration::from_secs(20),
+        snapshot_every: Duration::from_secs(40),
+        retention: Duration::from_secs(80),
+    }
+}
+
+/// The owner of a replica, which makes a commit each second.
+struct Owner {
+    replicated: Replicated,
+    /// The files with the second of their commit.
+    files: Vec<Vec<u8>>,
+    storage: Storage,
+    levels: Option<Levels>,
+    spool: PathBuf,
+    claims: BTreeSet<u64>,
+    deleted: usize,
+}
+
+impl Owner {
+    fn new(commits: u32) -> Self {
+        let replicated = Replicated::run(512, commits);
+        let folder = replicated.database.folder.path();
+        let (replica, spool) = (folder.join("replica"), folder.join("spool"));
+        fs::create_dir_all(spool.join("tmp")).unwrap();
+        let storage = Storage::connect(replica.to_str().unwrap()).unwrap();
+        let files = replicated.files.iter().map(|bytes| {
+            let mut file = File::decode(bytes.as_slice()).unwrap();
+            file.header.timestamp = ((BEGIN + file.header.max_txid) * 1000).cast_signed();
+            file.encode()
+        });
+        Self {
+            files: files.collect(),
+            storage,
+            levels: None,
+            spool,
+            claims: BTreeSet::new(),
+            deleted: 0,
+            replicated,
+        }
+    }
+
+    fn replica(&self) -> PathBuf {
+        self.replicated.database.folder.path().join("replica")
+    }
+
+    fn open(&mut self) {
+        let (storage, spool) = (self.storage.clone(), self.spool.clone());
+        self.levels = Some(runtime::wait(Levels::open(storage, times(), spool)).unwrap().unwrap());
+    }
+
+    /// Uploads one transaction, in its second.
+    fn upload(&mut self, txid: u64) {
+        let bytes = self.files[txid as usize - 1].clone();
+        let file = self.put(0, Txids { min: txid, max: txid }, txid, bytes);
+        self.levels.as_mut().unwrap().uploaded(file);
+    }
+
+    fn put(&self, level: u8, txids: Txids, second: u64, bytes: Vec<u8>) -> FileInfo {
+        let (storage, size) = (self.storage.clone(), bytes.len() as u64);
+        let timestamp = ((BEGIN + second) * 1000).cast_signed();
+        let put = async move { storage.put(level, txids, timestamp, bytes.into()).await };
+        runtime::wait(put).unwrap().unwrap();
+        FileInfo {
+            level,
+            txids,
+            size,
+            modified: at(second),
+        }
+    }
+
+    /// Does what is due.
+    fn run(&mut self, second: u64) -> Result<(), StorageError> {
+        while let Some(due) = self.levels.as_ref().unwrap().due(at(second)) {
+            let mut levels = self.levels.take().unwrap();
+            let claims = self.claims.clone();
+            match due {
+                Due::Snapshot => {
+                    let snapshot = self.snapshot(levels.files());
+                    levels.uploaded(snapshot);
+                    self.levels = Some(levels);
+                }
+                due => {
+                    let (levels, done) = runtime::wait(async move {
+                        let done = match due {
+                            Due::Merge(merge) => levels.merge(merge, &|| true).await.map(|_| 0),
+                            _ => {
+                                let claims = async move { Ok(claims) };
+                                levels.retain(at(second), claims, &|| true).await.map(|gone| gone.len())
+                            }
+                        };
+                        (levels, done)
+                    })
+                    .unwrap();
+                    self.levels = Some(levels);
+                    self.deleted += done?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self, known: &[FileInfo]) -> FileInfo {
+        let newest = known.iter().map(|file| file.txids.max).max().unwrap();
+        let decoders = self.files[..newest as usize].iter();
+        let decoders = decoders.map(|bytes| Decoder::new(bytes.as_slice()).unwrap()).collect();
+        let (bytes, _) = merge(decoders, Vec::new()).unwrap();
+        self.put(SNAPSHOTS, Txids { min: 1, max: newest }, newest, bytes)
+    }
+
+    fn state(&self, txid: u64) -> &[u8] {
+        &self.replicated.states[txid as usize - 1]
+    }
+}
+
+fn restored(replica: &Path, choose: impl FnOnce(larder::ReplicaRestore) -> larder::ReplicaRestore) -> (u64, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("restored.db");
+    let report = choose(Store::restore_from(replica.to_str().unwrap()))
+        .integrity_check(false)
+        .to(&path);
+    let report = report.unwrap_or_else(|error| panic!("{error}"));
+    (report.txid, fs::read(path).unwrap())
+}
+
+/// Whatever is merged and deleted, the newest state, each point, and any time within the retention can be restored, by
+/// larder and by Litestream.
+#[test]
+fn any_time_within_retention_stays_restorable() {
+    let mut owner = Owner::new(199);
+    owner.open();
+    let replica = owner.replica();
+    let litestreams: Vec<_> = Litestream::all().into_iter().filter(Litestream::knows_blocks).collect();
+    owner.claims = [40, 122].into();
+    for txid in 1..=200u64 {
+        owner.upload(txid);
+        owner.run(txid).unwrap();
+        if txid % 7 == 0 {
+            // Another owner: it knows only what is there.
+            owner.open();
+        }
+        if txid % 67 != 0 && txid != 200 {
+            continue;
+        }
+        assert!(
+            restored(&replica, |restore| restore) == (txid, owner.state(txid).to_vec()),
+            "{txid}"
+        );
+        for litestream in &litestreams {
+            assert!(
+                litestream.restore(&replica, None) == owner.state(txid),
+                "{}: {txid}",
+                litestream.version
+            );
+        }
+        for time in (txid.saturating_sub(80).max(6)..=txid).step_by(11) {
+            let (found, bytes) = restored(&replica, |restore| restore.at(at(time)));
+            assert!(bytes == owner.state(found), "{txid}: {time}");
+            // Within the retention of level 0 each transaction, then the period of level 1.
+            let grain = if txid - time < 20 { 1 } else { 5 };
+            assert!(
+                found < time && time - found <= grain,
+                "{txid}: at {time} the state {found}"
+            );
+        }
+        let spans = Replica::open(replica.to_str().unwrap()).unwrap().points().unwrap();
+        for point in spans.iter().flat_map(|span| [span.first, span.last]) {
+            let (_, bytes) = restored(&replica, |restore| restore.txid(point.txid));
+            assert!(bytes == owner.state(point.txid), "{txid}: {point}");
+        }
+        let verified = Replica::open(replica.to_str().unwrap())
+            .unwrap()
+            .verify()
+            .run()
+            .unwrap();
+        assert!(verified.is_ok(), "{verified}");
+    }
+    let listed: Vec<_> = owner.levels.as_ref().unwrap().files().to_vec();
+    let of = |level: u8| listed.iter().filter(|file| file.level == level).count();
+    println!("{:?}, {} deleted", (0..=9).map(of).collect::<Vec<_>>(), owner.deleted);
+    assert!(owner.deleted > 150);
+    assert!((3..=4).contains(&of(SNAPSHOTS)), "{}", of(SNAPSHOTS));
+    let is_there = |txid| listed.iter().any(|file| file.level == 0 && file.txids.max == txid);
+    assert!(
+        is_there(40) && is_there(122) && !is_there(41) && !is_there(123),
+        "claims stay"
+    );
+    // Nothing is left in the spool but what the next merges read.
+    let left = |folder: &str| fs::read_dir(owner.spool.join(folder)).map_or(0, Iterator::count);
+    assert!(
+        left("1") < 8 && left("2") < 8 && left(".") == 2,
+        "{} {} {}",
+        left("1"),
+        left("2"),
+        left(".")
+    );
+}
+
+#[test]
+fn owner_without_permit_writes_and_deletes_nothing() {
+    let mut owner = Owner::new(99);
+    owner.open();
+    (1..=100).for_each(|txid| owner.upload(txid));
+    let before = owner.levels.as_ref().unwrap().files().len();
+    let mut levels = owner.levels.take().unwrap();
+    let Some(Due::Merge(merge)) = levels.due(at(100)) else {
+        panic!("a merge is due")
+    };
+    let (levels, merged) = runtime::wait(async move {
+        let merged = levels.merge(merge, &|| false).await;
+        (levels, merged)
+    })
+    .unwrap();
+    assert_eq!(merged.unwrap(), None);
+    assert_eq!(levels.files().len(), before);
+    owner.levels = Some(levels);
+    owner.run(100).unwrap();
+    // Asked before each delete.
+    let mut levels = owner.levels.take().unwrap();
+    owner.upload_late(&mut levels);
+    let asked = AtomicUsize::new(0);
+    let deleted = runtime::wait(async move {
+        let may = || asked.fetch_add(1, Ordering::Relaxed) < 3;
+        levels.retain(at(100_000), async { Ok(BTreeSet::new()) }, &may).await
+    });
+    assert_eq!(deleted.unwrap().unwrap().len(), 3);
+}
+
+impl Owner {
+    /// A transaction so late that the others are old.
+    fn upload_late(&self, levels: &mut Levels) {
+        let bytes = self.files[0].clone();
+        levels.uploaded(self.put(0, Txids { min: 101, max: 101 }, 90_000, bytes));
+    }
+}
+
+/// A damaged file, which is also from the future, is named once. A snapshot makes up for it, and merging goes on behind it.
+#[test]
+fn damaged_input_is_named_and_bridged_by_a_snapshot() {
+    let mut owner = Owner::new(59);
+    owner.open();
+    (1..=30).for_each(|txid| owner.upload(txid));
+    let path = owner.replica().join(format!("ltx/0/{:016x}-{:016x}.ltx", 13, 13));
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let error = Error::from(owner.run(30).unwrap_err()).to_string();
+    assert!(
+        error.contains("000000000000000d-000000000000000d.ltx: the checksum"),
+        "{error}"
+    );
+    (31..=60).for_each(|txid| {
+        owner.upload(txid);
+        owner.run(txid).unwrap();
+    });
+    let replica = owner.replica();
+    assert!(restored(&replica, |restore| restore) == (60, owner.state(60).to_vec()));
+    assert!(restored(&replica, |restore| restore.txid(12)).1 == owner.state(12));
+    for litestream in Litestream::all().iter().filter(|litestream| litestream.knows_blocks()) {
+        assert!(
+            litestream.restore(&replica, None) == owner.state(60),
+            "{}",
+            litestream.version
+        );
+    }
+}
+
+/// A file that does not fit into one part.
+#[test]
+fn large_merged_file_is_written_in_parts() {
+    let mut owner = Owner::new(0);
+    owner.open();
+    let noise = |seed: u64| {
+        let mut state = seed | 1;
+        let mut next = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        (0..65536).map(|_| next()).collect::<Vec<u8>>()
+    };
+    let file = |txid: u64, pages: std::ops::RangeInclusive<u32>| File {
+        header: larder::replica::ltx::Header {
+            timestamp: ((BEGIN + txid) * 1000).cast_signed(),
+            ..super::header(65536, 600, (txid, txid))
+        },
+        pages: pages.map(|page| (page, noise(u64::from(page) * 10 + txid))).collect(),
+    };
+    owner.files = vec![file(1, 1..=600).encode(), file(2, 20..=60).encode()];
+    (1..=2).for_each(|txid| owner.upload(txid));
+    owner.run(7).unwrap();
+    let merged = owner
+        .levels
+        .as_ref()
+        .unwrap()
+        .files()
+        .iter()
+        .find(|file| file.level == 1)
+        .copied()
+        .unwrap();
+    assert!(merged.size > 2 * (16 << 20), "{merged:?}");
+    let path = owner.replica().join(format!("ltx/1/{}", merged.txids.file_name()));
+    assert_eq!(fs::metadata(&path).unwrap().len(), merged.size);
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), at(2));
+    let mut wanted = Vec::new();
+    owner
+        .files
+        .iter()
+        .for_each(|bytes| File::decode(bytes.as_slice()).unwrap().apply(&mut wanted));
+    owner.files.iter().zip(1..).for_each(|(_, txid)| {
+        fs::remove_file(owner.replica().join(format!("ltx/0/{txid:016x}-{txid:016x}.ltx"))).unwrap()
+    });
+    assert!(restored(&owner.replica(), |restore| restore).1 == wanted);
+}
