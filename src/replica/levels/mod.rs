@@ -5,7 +5,7 @@
 //! merges never run at once.
 //!
 //! Level 0 alone is fenced by its keys. So what is written here has to follow from level 0: inputs are files that *were
-//! uploaded* (a local copy of one, or a GET), and two owners write the same contents. The caller keeps the other rules: a
+//! uploaded* (a local copy of one, or a GET), snapshots too, and two owners write the same contents. The caller keeps the other rules: a
 //! file is reported by [`Levels::uploaded`] only after its own Create succeeded, and a store that is fenced, or does not
 //! know what became of a PUT, says so by [`Permit`], which is asked before each write and each delete.
 //!
@@ -23,10 +23,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use self::rules::{LevelTimes, Merge, SNAPSHOTS, expendable, next_due, next_merge, snapshot_is_due};
 use crate::replica::ltx::{Decoder, Header, LtxError, merge};
+use crate::replica::restore::plan::{PlanError, Target, plan};
+use crate::replica::restore::rebuild::explain;
 use crate::replica::restore::time::from_millis;
 use crate::replica::runtime;
 use crate::replica::storage::{FailureKind, FileInfo, Result, Storage, StorageError, Txids, all_files};
 use crate::runtime::sync::Arc;
+
+/// Files that become one snapshot.
+const MOST_OF_A_SNAPSHOT: usize = 256;
 
 /// Time between two looks of retention.
 const RETAIN_EVERY: Duration = Duration::from_secs(15 * 60);
@@ -38,7 +43,7 @@ pub struct Levels {
     /// The spool: `0/`, `1/`, `2/` have copies of files that were uploaded, `tmp/` unfinished files.
     spool: PathBuf,
     files: Vec<FileInfo>,
-    /// Files that cannot be merged, since they are damaged or missing. A snapshot makes up for them.
+    /// Files that cannot be merged, since they are damaged or missing.
     damaged: Vec<FileInfo>,
     /// The last look of retention.
     retained: SystemTime,
@@ -49,7 +54,7 @@ pub struct Levels {
 pub enum Due {
     /// [`Levels::merge`].
     Merge(Merge),
-    /// Uploading a file `1-N` to level 9, after the owner's Create of N has succeeded.
+    /// [`Levels::snapshot`].
     Snapshot,
     /// [`Levels::retain`].
     Retain,
@@ -104,7 +109,7 @@ impl Levels {
         if let Some(merge) = next_merge(&self.files, &self.times, now) {
             return Some(Due::Merge(merge));
         }
-        if snapshot_is_due(&self.files, &self.times, now) || self.lacks_a_snapshot() {
+        if snapshot_is_due(&self.files, &self.times, now) {
             return Some(Due::Snapshot);
         }
         // Without the claims: some of these files may have to stay.
@@ -113,13 +118,6 @@ impl Levels {
             .map_or(true, |since| since >= RETAIN_EVERY);
         let is_due = is_time && !expendable(&self.files, &BTreeSet::new(), &self.times, now).is_empty();
         is_due.then_some(Due::Retain)
-    }
-
-    /// Whether a damaged file has transactions that no snapshot has.
-    fn lacks_a_snapshot(&self) -> bool {
-        let snapshots = self.files.iter().filter(|file| file.level == SNAPSHOTS);
-        let covered = snapshots.map(|file| file.txids.max).max().unwrap_or(0);
-        self.damaged.iter().any(|file| file.txids.max > covered)
     }
 
     /// When [`due`](Self::due) may have something to do, if nothing is uploaded until then.
@@ -157,6 +155,30 @@ impl Levels {
         Ok(Some(file))
     }
 
+    /// Makes a snapshot of what was uploaded, by merging the files that make the newest state. `None`: the owner may not
+    /// any more, or there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// Transactions are missing, or as those of [`merge`](Self::merge).
+    pub async fn snapshot(&mut self, permit: &dyn Permit) -> Result<Option<FileInfo>> {
+        let planned = plan::<PlanError>(&self.files, Target::Newest, |_| {
+            unreachable!("the newest state has no time")
+        });
+        let mut inputs = match planned {
+            Ok(inputs) => inputs,
+            Err(PlanError::Empty) => return Ok(None),
+            Err(error) => {
+                let what = "no snapshot could be made".to_owned();
+                let reason = explain(error).sentence();
+                return Err(self.storage.failure(what, FailureKind::Permanent, reason));
+            }
+        };
+        // The next one has the rest.
+        inputs.truncate(MOST_OF_A_SNAPSHOT);
+        self.merge(Merge { to: SNAPSHOTS, inputs }, permit).await
+    }
+
     /// Merges the inputs into a file of the spool.
     async fn merge_inputs(&mut self, merge: &Merge) -> Result<Merged> {
         let merged = self.try_merge(merge).await;
@@ -189,7 +211,7 @@ impl Levels {
     }
 
     /// Keeps the new file for the next level, where it is an input, and removes the copies of its own inputs. A copy that
-    /// cannot be kept is downloaded again.
+    /// cannot be kept is downloaded again. Those of level 0 are the uploader's.
     fn keep_copy(&self, merged: Merged, merge: &Merge, file: FileInfo) {
         let copy = self.copy_of(file.level, file.txids);
         if file.level < rules::HIGHEST {
@@ -199,7 +221,9 @@ impl Levels {
             let _ = fs::remove_file(&merged.path);
         }
         for input in &merge.inputs {
-            let _ = fs::remove_file(self.copy_of(input.level, input.txids));
+            if merge.to < SNAPSHOTS && input.level > 0 {
+                let _ = fs::remove_file(self.copy_of(input.level, input.txids));
+            }
         }
     }
 
@@ -225,7 +249,6 @@ impl Levels {
                 break;
             }
             self.storage.delete(file.level, file.txids).await?;
-            let _ = fs::remove_file(self.copy_of(file.level, file.txids));
             deleted.push(file);
         }
         let gone: BTreeSet<_> = deleted.iter().map(|file| (file.level, file.txids)).collect();
@@ -247,7 +270,10 @@ impl Levels {
                     .retain(|known| (known.level, known.txids) != (file.level, file.txids));
                 self.damaged.push(file);
                 let name = self.storage.name(file.level, file.txids);
-                format!("{name}: {problem}; a snapshot makes up for it")
+                format!(
+                    "{name}: {problem}; what was committed from its transactions on cannot be restored if no other file \
+                     has them, so verify the replica, and replicate to another URL if it says so"
+                )
             }
         };
         let (first, last) = (&merge.inputs[0], &merge.inputs[merge.inputs.len() - 1]);

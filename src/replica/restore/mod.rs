@@ -17,7 +17,7 @@ mod apply;
 mod fetch;
 pub(crate) mod plan;
 pub(crate) mod points;
-mod rebuild;
+pub(in crate::replica) mod rebuild;
 pub(in crate::replica) mod time;
 pub(crate) mod verify;
 

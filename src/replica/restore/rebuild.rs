@@ -236,7 +236,7 @@ impl From<Stop> for Trouble {
     }
 }
 
-pub(super) fn explain(error: PlanError) -> Failure {
+pub(in crate::replica) fn explain(error: PlanError) -> Failure {
     match error {
         PlanError::Empty => Failure::new("the replica has no files; check the URL, its bucket and its path"),
         PlanError::Gap { missing, reached } => {
