@@ -10,7 +10,7 @@ use super::failure::{Failure, Result as BuildResult};
 use super::fingerprint::Fingerprint;
 use super::staging::{Copy, Staging, Unfinished, cannot_create};
 use crate::connection::temp_folder::{Content, TempFolder};
-use crate::connection::{self, Private, check_sqlite_version, open_files, open_original};
+use crate::connection::{self, Private, check_sqlite, open_files, open_original};
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
 use crate::maintenance::progress::ProgressReporter;
@@ -31,7 +31,7 @@ pub(crate) struct Build {
 impl Build {
     /// Checks that a database may be put at `to`, and creates an empty file for it.
     pub(crate) fn begin(from: &str, to: &Path) -> Result<Self> {
-        check_sqlite_version()?;
+        check_sqlite(to)?;
         // Before the check for a file at `to`: a store also reserves the name of a file that was moved away.
         if open_files::is_open(to) {
             return Err(Error::AlreadyOpen {
@@ -45,7 +45,7 @@ impl Build {
 
     /// Creates an empty file for a database that is only to be looked at, in a folder for temporary files.
     pub(crate) fn temporary(from: &str, folder: &Path) -> Result<Self> {
-        check_sqlite_version()?;
+        check_sqlite(folder)?;
         let begun = TempFolder::inside(folder, Content::Copy).map_err(cannot_create);
         let begun = begun.map(|folder| {
             folder.remove_leftovers();

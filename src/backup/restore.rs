@@ -11,7 +11,7 @@ use super::failure::{Failure, Result as CopyResult};
 use super::staging::{self, Staging, Unfinished, with};
 use super::{BackupProgress, BackupReport};
 use crate::connection::file::SMALLEST;
-use crate::connection::{self, Private, check_sqlite_version, forks, open_copy_alone, open_files, open_original};
+use crate::connection::{self, Private, check_sqlite, open_copy_alone, open_files, open_original};
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
 use crate::maintenance::progress::ProgressReporter;
@@ -77,8 +77,7 @@ pub struct RestoreReport {
 /// Restores a backup.
 pub(crate) fn restore(settings: &Settings, options: RestoreOptions, from: &Path, to: &Path) -> Result<RestoreReport> {
     let began = Instant::now();
-    check_sqlite_version()?;
-    forks::prepare(from)?;
+    check_sqlite(from)?;
     // Before the check for a file at `to`: a store also reserves the name of a file that was moved away.
     if open_files::is_open(to) {
         return Err(Error::AlreadyOpen {

@@ -59,18 +59,22 @@ impl Held {
     }
 }
 
-/// Called before the process uses SQLite: has forks seen from now on, and refuses what would hang in a forked child.
-///
-/// # Errors
-///
-/// [`Error::Open`](crate::error::Error::Open) in a child of a process in which a thread had one of the mutexes, and kept
-/// it.
-pub(crate) fn prepare(path: &Path) -> Result<()> {
+/// Has forks seen from now on. Called before the process uses SQLite, or starts a thread that its children lack.
+pub(crate) fn see() {
     // Not a `Once`: a fork in the middle would leave it locked in the child. Twice does no harm.
     if !IS_REGISTERED.load(Relaxed) {
         at_fork(before, in_parent, in_child);
         IS_REGISTERED.store(true, Relaxed);
     }
+}
+
+/// Refuses what would hang in a forked child.
+///
+/// # Errors
+///
+/// [`Error::Open`](crate::error::Error::Open) in a child of a process in which a thread had one of the mutexes, and kept
+/// it.
+pub(super) fn check(path: &Path) -> Result<()> {
     if MAY_BE_LOCKED.load(Relaxed) {
         if !Held::take().is_complete() {
             let problem = "this process was forked while another thread of its parent was inside SQLite and did not \

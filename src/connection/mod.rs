@@ -82,17 +82,19 @@ pub(crate) struct GuardedConnection {
     pub(crate) interrupt: Arc<Interrupt>,
 }
 
-/// Refuses an SQLite version that can corrupt the database.
+/// Called before the process uses SQLite. Has forks seen from now on. Refuses an SQLite version that can corrupt the
+/// database, and a forked child in which SQLite would hang (`forks.rs`).
 ///
 /// SQLite 3.7.0 introduced the WAL-reset bug, <https://sqlite.org/wal.html#walresetbug>, and 3.51.3 fixed it; the fix
 /// was backported to 3.50.7 and 3.44.6.
-pub(crate) fn check_sqlite_version() -> Result<()> {
+pub(crate) fn check_sqlite(path: &Path) -> Result<()> {
     if has_wal_reset_bug(rusqlite::version_number()) {
         return Err(Error::SqliteTooOld {
             version: rusqlite::version().into(),
         });
     }
-    Ok(())
+    forks::see();
+    forks::check(path)
 }
 
 fn has_wal_reset_bug(version: i32) -> bool {

@@ -18,7 +18,7 @@ use rusqlite::Connection;
 use crate::connection::file::DatabaseFile;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::temp_folder::{self, TempFolder};
-use crate::connection::{check_sqlite_version, forks, open_writer, read_back};
+use crate::connection::{check_sqlite, open_writer, read_back};
 use crate::error::{Error, Outcome, Result};
 use crate::monitor::watchdog::Watchdog;
 use crate::options::{ReadOptions, Settings, WhenFull, WriteOptions};
@@ -69,8 +69,7 @@ impl Engine {
             ..options
         };
         static STORES: AtomicU64 = AtomicU64::new(1);
-        check_sqlite_version()?;
-        forks::prepare(path)?;
+        check_sqlite(path)?;
         timer::start().map_err(|error| Error::no_thread(path, "its timer", error))?;
         let id = STORES.fetch_add(1, Relaxed);
         let file = DatabaseFile::prepare(path, &options, id)?;

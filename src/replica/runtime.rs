@@ -22,6 +22,7 @@ use std::{mem, thread};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::Semaphore;
 
+use crate::connection::forks;
 use crate::runtime::fork::Process;
 use crate::runtime::process_mutex::ProcessMutex;
 use crate::runtime::sync::Arc;
@@ -119,6 +120,7 @@ fn runtime() -> io::Result<Runtime> {
 }
 
 fn start() -> io::Result<Runtime> {
+    forks::see();
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(POOL)

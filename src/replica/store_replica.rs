@@ -5,17 +5,23 @@ use std::time::Duration;
 use super::replication::{Replication, waiting_for};
 use crate::error::{Error, Result};
 use crate::runtime::clock::later;
+use crate::runtime::fork::Process;
 use crate::runtime::sync::Instant;
 
 /// The replica of an open store. See [`Store::replica`](crate::Store::replica).
 #[derive(Clone, Copy)]
 pub struct StoreReplica<'a> {
     replication: &'a Replication,
+    /// That of the store.
+    process: Process,
 }
 
 impl<'a> StoreReplica<'a> {
     pub(crate) fn new(replication: &'a Replication) -> Self {
-        Self { replication }
+        Self {
+            replication,
+            process: Process::current(),
+        }
     }
 
     /// Waits until everything that is committed now is in the replica. Returns the transaction of the replica that has
@@ -24,7 +30,11 @@ impl<'a> StoreReplica<'a> {
     /// # Errors
     ///
     /// [`Error::NotReplicated`]: it is not, after that time. What is committed stays committed, and goes up later.
+    /// [`Error::Forked`].
     pub fn flush(&self, timeout: Duration) -> Result<u64> {
+        if self.process.is_left() {
+            return Err(Error::forked());
+        }
         let began = Instant::now();
         self.replication
             .flush(later(began, timeout))

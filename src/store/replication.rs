@@ -9,6 +9,7 @@ use crate::connection::temp_folder::TempFolder;
 use crate::engine::{Engine, KeepLog};
 use crate::error::{Error, Result};
 use crate::options::Settings;
+use crate::queue::pending::Queue;
 use crate::replica::{self, ReplicaOptions, Replication, StoreReplica};
 
 /// # Replication
@@ -44,8 +45,11 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Options`]: the store was opened without [`Options::replicate_to`].
+    /// [`Error::Options`]: the store was opened without [`Options::replicate_to`]. [`Error::Forked`].
     pub fn replica(&self) -> Result<StoreReplica<'_>> {
+        if self.engine().queue().is_left() {
+            return Err(Error::forked());
+        }
         match &self.inner.replication {
             Some(replication) => Ok(StoreReplica::new(replication)),
             None => Err(Error::Options {

@@ -11,6 +11,8 @@ use std::{fs, thread};
 use larder::{Access, Error, Options, Outcome, Result, Store, WriteOptions};
 use tempfile::tempdir;
 
+#[cfg(feature = "replicate")]
+use crate::support::child::PATIENCE;
 use crate::support::child::{self, Child, has_python, tell};
 use crate::support::fork::{end_child, fork_here, in_forked_child, with_lock_of_open_files};
 use crate::support::tokens::tokens;
@@ -146,6 +148,17 @@ fn fork_under_lock_of_sqlite_goes_on() {
     parent.finish();
 }
 
+/// The threads of replication stay in the parent. The child has its own for its own stores.
+#[cfg(feature = "replicate")]
+#[test]
+fn child_of_replicated_store_replicates_its_own() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let parent = Child::start("process::forking", "replicated", &[path.to_str().unwrap(), "Shared"]);
+    parent.expect("0");
+    parent.finish();
+}
+
 /// A `OnceLock` has a lock as well: another thread may be initializing it as the process forks.
 #[test]
 fn locks_of_the_process_are_known_to_forks() {
@@ -262,8 +275,56 @@ fn fork_inside(path: &Path) {
     use_own(&path.with_extension("another"));
 }
 
+#[cfg(feature = "replicate")]
+fn look(replica: &Path) -> Vec<larder::RestoreSpan> {
+    let replica = larder::Replica::open(replica.to_str().unwrap()).unwrap();
+    replica.points().unwrap()
+}
+
+/// Forks while the store is replicated, by threads of its process.
+#[cfg(feature = "replicate")]
+fn fork_replicated(path: &Path) {
+    let replicated = |name: &str| {
+        let replica = path.with_extension(format!("{name}-replica"));
+        let options = Options::new().replicate_to(replica.to_str().unwrap());
+        let store = options.open(path.with_extension(name)).unwrap();
+        store
+            .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY)"))
+            .unwrap();
+        store
+    };
+    // The first use of the threads, before any of SQLite.
+    let nowhere = path.with_extension("nowhere");
+    assert!(look(&nowhere).is_empty());
+    assert_eq!(in_forked_child(|| assert!(look(&nowhere).is_empty())), 0);
+    let store = replicated("parents");
+    let handle = store.replica().unwrap();
+    for n in 1..=20 {
+        insert(&store).unwrap();
+        let ended = in_forked_child(|| {
+            let errors = [store.replica().err(), handle.flush(PATIENCE).err()];
+            for error in errors {
+                assert!(matches!(error, Some(Error::Forked { .. })), "{error:?}");
+            }
+            let own = replicated(&format!("childs-{n}"));
+            insert(&own).unwrap();
+            own.replica().unwrap().flush(PATIENCE).unwrap();
+            assert_eq!(own.close().unwrap().replicated, Some(true));
+            drop(store.clone());
+        });
+        assert_eq!(ended, 0, "child {n}");
+    }
+    handle.flush(PATIENCE).unwrap();
+    assert_eq!(store.close().unwrap().replicated, Some(true));
+    tell(0);
+}
+
 pub(crate) fn child(task: &child::Task) {
     let path = Path::new(&task.args[0]);
+    #[cfg(feature = "replicate")]
+    if task.role == "replicated" {
+        return fork_replicated(path);
+    }
     let store = create(path, access_of(&task.args[1]));
     match task.role.as_str() {
         "busy" => return fork_often(path, &store),
