@@ -9,6 +9,8 @@
 //! |---|---|---|---|
 //! | none | none | empty | the database is created; transaction 1 has every page |
 //! | none | none | has data | [`Error::Diverged`], or a restore if `restore_if_missing` |
+//! | none | there | ends at the position or before it | the same; what the spool has beyond the replica is added |
+//! | none | there | ends behind the position | [`Error::Diverged`] |
 //! | there | none | empty | transaction 1 has every page |
 //! | there | none | has data | [`Error::Diverged`], or a full file if `on_divergence` says so |
 //! | there | its log goes on | ends at the position or before it | from frame to frame |
@@ -32,6 +34,8 @@ use super::capture::{Capture, Committed, log_of};
 use super::options::{OnDivergence, ReplicaOptions};
 use super::position::{Position, Stamps};
 use super::replication::{Replication, Start};
+use super::restore::plan::Target;
+use super::restore::restore;
 use super::runtime;
 use super::spool::{Spool, SpoolError};
 use super::storage::{Storage, StorageError};
@@ -55,7 +59,7 @@ pub(crate) struct Prepared {
 }
 
 /// Looks at the replica, the spool and the file.
-pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions) -> Result<Prepared> {
+pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings) -> Result<Prepared> {
     replica.validate()?;
     let storage = Storage::connect(&replica.url)?;
     let path = absolute(path);
@@ -68,12 +72,13 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions) -> Result<Prepared>
         Err(_) if had_spool && file.is_some() => None,
         Err(error) => return Err(error.into()),
     };
-    if file.is_none() && (tip.is_some() || had_spool) {
-        return Err(missing(&path, &storage, tip, replica));
+    let is_missing = file.is_none() && (tip.is_some() || had_spool);
+    if is_missing && !replica.restore_if_missing {
+        return Err(missing(&path, &storage, tip));
     }
     let spool = Spool::open(&path).map_err(|error| cannot_spool(&path, error))?;
     let position = spool.position().map_err(|error| cannot_spool(&path, error.into()))?;
-    let prepared = Prepared {
+    let mut prepared = Prepared {
         replica: replica.clone(),
         storage,
         spool: Arc::new(spool),
@@ -81,11 +86,46 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions) -> Result<Prepared>
         tip,
         stamps: file.as_ref().map(Stamps::of),
     };
-    prepared.refuse_divergence(&path)?;
+    if is_missing {
+        prepared.restore(&path, settings)?;
+    } else {
+        prepared.refuse_divergence(&path)?;
+    }
     Ok(prepared)
 }
 
 impl Prepared {
+    /// Restores the database, whose file does not exist: the replica's newest state, and what the spool has beyond it.
+    fn restore(&mut self, path: &Path, settings: &Settings) -> Result<()> {
+        if let (Some(position), Some(tip)) = (&self.position, self.tip)
+            && tip > position.txid
+        {
+            return Err(Error::Diverged {
+                path: path.into(),
+                url: self.storage.to_string(),
+                problem: format!(
+                    "the database file does not exist, its folder {} ends with transaction {}, and the replica with \
+                     transaction {tip}, so another process has gone on with it. Move the folder away to restore what the \
+                     replica has",
+                    self.spool.folder().display(),
+                    position.txid
+                ),
+            });
+        }
+        // A file that SQLite has never written to.
+        if fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+            fs::remove_file(path).map_err(|error| cannot_read(path, error))?;
+        }
+        let report = restore(&self.storage, Target::Newest, &self.spool.paths(), Some(settings), path)?;
+        let position = report.position()?;
+        self.spool
+            .write_position(&position, true)
+            .map_err(|error| cannot_spool(path, error.into()))?;
+        self.stamps = position.file;
+        self.position = Some(position);
+        Ok(())
+    }
+
     /// Refuses a replica that does not end where the spool says, or before that.
     fn refuse_divergence(&self, path: &Path) -> Result<()> {
         let Some(tip) = self.tip else { return Ok(()) };
@@ -239,8 +279,8 @@ impl Prepared {
                 Some(scan)
             }
             (Some(at), Some(header)) if position.emptied && at.is_followed_by(&header) => None,
-            (None, Some(_)) if position.emptied && self.stamps == position.file => None,
-            (_, None) if position.emptied && position.file.is_some() && self.stamps == position.file => None,
+            // Whatever is in the log was committed after closing, or after the restore.
+            _ if position.emptied && position.file.is_some() && self.stamps == position.file => None,
             _ => return Ok(None),
         };
         // The commits behind the position, which were made before this opening.
@@ -305,7 +345,7 @@ fn ask_tip(storage: &Storage) -> std::result::Result<Option<u64>, StorageError> 
     listed.unwrap_or_else(|error| Err(storage.no_thread(error)))
 }
 
-fn missing(path: &Path, storage: &Storage, tip: Option<u64>, _replica: &ReplicaOptions) -> Error {
+fn missing(path: &Path, storage: &Storage, tip: Option<u64>) -> Error {
     let replica = match tip {
         Some(tip) => format!("the replica ends with transaction {tip}"),
         None => format!("its folder {} has transactions of it", Spool::folder_of(path).display()),

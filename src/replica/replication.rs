@@ -356,6 +356,11 @@ impl Replication {
         let pause = self.options.interval.max(SHORTEST);
         while self.closing.get().is_none() {
             self.pause(&self.wake, pause).await;
+            if self.shared.strong_count() == 0 {
+                // The store ended without closing: its opening failed, or its writer panicked.
+                let _ = self.closing.set(Instant::now());
+                self.sealed.notify_one();
+            }
             let this = Arc::clone(&self);
             if runtime::blocking(move || this.seal_step()).await.is_err() {
                 // The system refuses a thread. The next interval tries again.

@@ -109,6 +109,21 @@ impl Spool {
         let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
     }
 
+    /// Leaves a position beside a database that has just been restored.
+    pub(super) fn leave(database: &Path, position: &Position) -> io::Result<()> {
+        match Self::open(database) {
+            Ok(spool) => spool.write_position(position, true),
+            Err(SpoolError::Io(error)) => Err(error),
+            Err(SpoolError::InUse) => Err(io::Error::other("another store has it open")),
+        }
+    }
+
+    /// The sealed files, oldest first.
+    pub(super) fn paths(&self) -> Vec<(u64, PathBuf)> {
+        let files = self.files.lock();
+        files.iter().map(|sealed| (sealed.txid, self.path(sealed.txid))).collect()
+    }
+
     /// Whether there is a spool beside that database with something in it.
     pub(super) fn is_there(database: &Path) -> bool {
         let folder = Self::folder_of(database);

@@ -71,7 +71,7 @@ pub(super) fn open(
     let Some(replica) = replica else {
         return Ok((Engine::open(settings, path, folder, patience, None)?, None));
     };
-    let prepared = replica::prepare(path, replica)?;
+    let prepared = replica::prepare(path, replica, &settings)?;
     let mut replication = None;
     let begun = &mut replication;
     let replicated = settings.clone();

@@ -21,19 +21,25 @@ pub(in crate::replica) mod rebuild;
 pub(in crate::replica) mod time;
 pub(crate) mod verify;
 
-use std::fmt;
+use std::fs::{self, File};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
+use std::fmt;
 
+use self::apply::{ApplyError, apply};
 use self::plan::{Target, Txid};
 use self::rebuild::rebuild;
 #[cfg(doc)]
 use crate::Store;
-use crate::backup::Build;
+use crate::backup::{Build, Failure};
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
 use crate::options::Settings;
-use crate::replica::storage::{Storage, StorageError};
+use crate::replica::ltx::Header;
+use crate::replica::position::{Position, Stamps};
+use crate::replica::spool::Spool;
+use crate::replica::storage::{FileInfo, Storage, StorageError, Txids};
 use crate::telemetry::event::event;
 
 /// A restore from a replica, which [`to`](Self::to) starts. Made by [`Store::restore_from`].
@@ -109,29 +115,15 @@ impl ReplicaRestore {
     }
 
     fn restore(self, to: &Path) -> Result<ReplicaRestoreReport> {
-        let began = Instant::now();
         let target = self.target()?;
         let storage = self.storage?;
-        let build = Build::begin(&storage.to_string(), to)?;
-        let rebuilt = rebuild(&storage, target, &build)?;
-        let check = match self.integrity_check {
-            true => Some(build.check(&self.settings, false)?.0),
-            false => None,
-        };
-        let header = rebuilt.header;
-        let report = ReplicaRestoreReport {
-            path: build.finish()?,
-            txid: header.max_txid,
-            timestamp: time::from_millis(header.timestamp),
-            page_size: header.page_size.into(),
-            pages: header.commit.into(),
-            files: rebuilt.files as u64,
-            bytes_read: rebuilt.bytes,
-            unusable: rebuilt.unusable,
-            check,
-            duration: began.elapsed(),
-        };
-        report.tell(&storage);
+        if Spool::is_there(to) {
+            return Err(in_the_way(&storage, to));
+        }
+        let settings = self.integrity_check.then_some(&self.settings);
+        let report = restore(&storage, target, &[], settings, to)?;
+        let left = Spool::leave(&report.path, &report.position()?);
+        left.map_err(|error| Failure::of(LEAVING, error).of_replica(&storage.to_string(), to))?;
         Ok(report)
     }
 
@@ -146,6 +138,77 @@ impl ReplicaRestore {
             }),
         }
     }
+}
+
+/// Restores a state to `to`, then adds the transactions of the spool that go on from it. `settings` are those for the
+/// check of the database, if there is to be one.
+pub(in crate::replica) fn restore(
+    storage: &Storage,
+    target: Target,
+    spooled: &[(u64, PathBuf)],
+    settings: Option<&Settings>,
+    to: &Path,
+) -> Result<ReplicaRestoreReport> {
+    let began = Instant::now();
+    let build = Build::begin(&storage.to_string(), to)?;
+    let mut rebuilt = rebuild(storage, target, &build)?;
+    for (txid, path) in spooled {
+        if *txid == rebuilt.header.max_txid + 1 {
+            rebuilt.header = add(*txid, path, &build)?;
+        }
+    }
+    let check = match settings {
+        Some(settings) => Some(build.check(settings, false)?.0),
+        None => None,
+    };
+    let header = rebuilt.header;
+    let report = ReplicaRestoreReport {
+        path: build.finish()?,
+        txid: header.max_txid,
+        timestamp: time::from_millis(header.timestamp),
+        page_size: header.page_size.into(),
+        pages: header.commit.into(),
+        files: rebuilt.files as u64,
+        bytes_read: rebuilt.bytes,
+        unusable: rebuilt.unusable,
+        check,
+        duration: began.elapsed(),
+    };
+    report.tell(storage);
+    Ok(report)
+}
+
+/// Adds a transaction of the spool to what was restored.
+fn add(txid: u64, path: &Path, build: &Build) -> Result<Header> {
+    let file = FileInfo {
+        level: 0,
+        txids: Txids::one(txid),
+        size: 0,
+        modified: SystemTime::UNIX_EPOCH,
+    };
+    let added = File::open(path)
+        .map_err(ApplyError::Reading)
+        .and_then(|from| apply(BufReader::new(from), &file, build.file(), |_| Ok(())));
+    added.map_err(|error| {
+        let detail = format!("{}: {error}", path.display());
+        build.failed(Failure::found(
+            "a transaction that was not uploaded yet cannot be read; move its folder away to restore without it",
+            detail,
+        ))
+    })
+}
+
+const LEAVING: &str = "its position in the replica cannot be written beside it; check the folder and its mode";
+
+/// What an earlier store has not uploaded would be forgotten.
+fn in_the_way(storage: &Storage, to: &Path) -> Error {
+    let folder = Spool::folder_of(to);
+    let failure = Failure::found(
+        "the folder of an earlier database of this name is in the way, and may have transactions that the replica lacks; \
+         move it away, or open the store with ReplicaOptions::restore_if_missing, which adds them",
+        folder.display().to_string(),
+    );
+    failure.of_replica(&storage.to_string(), to)
 }
 
 /// The result of a [`ReplicaRestore`].
@@ -178,6 +241,25 @@ impl ReplicaRestoreReport {
     /// Size of the database in bytes.
     pub fn bytes(&self) -> u64 {
         self.pages * self.page_size
+    }
+
+    /// From where a store goes on with the replica.
+    pub(in crate::replica) fn position(&self) -> Result<Position> {
+        let file = fs::metadata(&self.path).map_err(|error| Error::Open {
+            path: self.path.clone(),
+            problem: format!("its metadata cannot be read: {error}"),
+            source: Some(Box::new(error)),
+        })?;
+        Ok(Position {
+            lineage: 0,
+            txid: self.txid,
+            timestamp: time::millis_up(self.timestamp),
+            page_size: self.page_size as u32,
+            pages: self.pages as u32,
+            log: None,
+            emptied: true,
+            file: Some(Stamps::of(&file)),
+        })
     }
 
     fn tell(&self, storage: &Storage) {

@@ -418,3 +418,86 @@ fn spool_keeps_the_newest_file_alone() {
     let kept = fs::read_dir(spool_of(&place.database()).join("0")).unwrap().count();
     assert_eq!(kept, 1);
 }
+
+#[test]
+fn restored_database_goes_on_with_its_replica() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    close(store);
+    fs::remove_file(place.database()).unwrap();
+    let error = Store::restore_from(place.replica().to_str().unwrap()).to(place.database()).unwrap_err();
+    assert!(error.to_string().contains("app.db-replica"), "{error}");
+    fs::remove_dir_all(spool_of(&place.database())).unwrap();
+    let report = Store::restore_from(place.replica().to_str().unwrap()).to(place.database()).unwrap();
+    assert_eq!(report.txid, place.transactions().len() as u64);
+    let store = place.open();
+    fill(&store, 5);
+    assert_eq!(rows(&store), 15);
+    close(store);
+    place.compare_closed();
+    assert_eq!(place.rebases(), [""; 0]);
+}
+
+#[test]
+fn older_state_does_not_become_the_newest() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    let txid = store.replica().unwrap().flush(PATIENCE).unwrap();
+    fill(&store, 10);
+    close(store);
+    let before = place.restored();
+    let older = place.database().with_file_name("older.db");
+    let report = Store::restore_from(place.replica().to_str().unwrap()).txid(txid).to(&older).unwrap();
+    assert_eq!(report.txid, txid);
+    let error = place.options().open(&older).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("up to transaction {txid}")), "{error}");
+    assert!(before == place.restored());
+}
+
+#[test]
+fn missing_database_is_restored_if_asked() {
+    for with_spool in [true, false] {
+        let place = Place::new();
+        let store = place.open();
+        fill(&store, 10);
+        close(store);
+        fs::remove_file(place.database()).unwrap();
+        if !with_spool {
+            fs::remove_dir_all(spool_of(&place.database())).unwrap();
+        }
+        let replica = place.to().restore_if_missing(true);
+        let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+        assert_eq!(rows(&store), 10);
+        fill(&store, 1);
+        close(store);
+        place.compare_closed();
+        assert_eq!(place.rebases(), [""; 0]);
+    }
+}
+
+#[test]
+fn restore_adds_what_was_not_uploaded() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let aside = place.replica().with_extension("aside");
+    fs::rename(place.replica(), &aside).unwrap();
+    fs::write(place.replica(), "not a folder").unwrap();
+    fill(&store, 7);
+    let _ = store.replica().unwrap().flush(Duration::from_millis(100));
+    fill(&store, 8);
+    let report = store.close_within(Duration::from_millis(300)).unwrap();
+    assert_eq!(report.replicated, Some(false), "{report}");
+    fs::remove_file(place.replica()).unwrap();
+    fs::rename(&aside, place.replica()).unwrap();
+    fs::remove_file(place.database()).unwrap();
+    let replica = place.to().restore_if_missing(true);
+    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+    assert_eq!(rows(&store), 25);
+    close(store);
+    place.compare_closed();
+}
