@@ -38,7 +38,8 @@ use crate::write::seat::Seat;
 use crate::write::{Shared, Writer};
 
 /// Makes the keeper of the log of a store whose file has just been opened.
-pub(crate) type KeepLog<'a> = Box<dyn FnOnce(&Arc<Shared>, &Connection) -> Result<Arc<dyn LogKeeper>> + 'a>;
+pub(crate) type KeepLog<'a> =
+    Box<dyn FnOnce(&Arc<Shared>, &Connection, &Arc<Telemetry>) -> Result<Arc<dyn LogKeeper>> + 'a>;
 
 /// One open store. Its drop closes it.
 pub(crate) struct Engine {
@@ -84,7 +85,7 @@ impl Engine {
         let telemetry = Arc::new(Telemetry::new(options.max_call_sites, options.max_statements));
         let readers = Readers::open(&open_file, &options, &telemetry, patience)?;
         if let Some(keep_log) = keep_log {
-            shared.keep_log(keep_log(&shared, &writer.conn)?);
+            shared.keep_log(keep_log(&shared, &writer.conn, &telemetry)?);
         }
         let seat = Writer::start(
             writer,

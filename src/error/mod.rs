@@ -242,7 +242,7 @@ pub enum Error {
     },
 
     /// Another process has taken the replica of this store over
-    /// ([`Options::replicate_to`](crate::Options::replicate_to)), so this store is no longer its primary. Reads go on, and
+    /// (`Options::replicate_to`), so this store is no longer its primary. Reads go on, and
     /// every write fails. What was committed here and is not in the replica is in this file alone.
     #[error(
         "the replica was taken over by {by}, so this store takes no more writes: stop this process, and let only one \

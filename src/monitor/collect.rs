@@ -38,6 +38,7 @@ impl Stats {
             call_sites: usage::sites(&telemetry.write_sites, &telemetry.read_sites),
             statements: usage::statements(&telemetry.statements),
             last_backup: telemetry.backups.last(),
+            replica: telemetry.replica.stats(),
             ..counted
         }
     }

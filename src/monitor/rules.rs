@@ -179,7 +179,83 @@ pub(super) const RULES: &[Rule] = &[
         culprit: none,
         reason: file_change,
     },
+    Rule {
+        kind: AlertKind::ReplicaBehind,
+        description: "the replica is behind",
+        severity: Severity::Critical,
+        remedy: "The loss of this machine would cost what is not uploaded. Look at the reason and at Stats::replica: the \
+                 storage may be away or slow, or the interval too short for it (ReplicaOptions::interval)",
+        unit: "s",
+        measure: |seen| {
+            let replica = seen.sample.replica.as_ref()?;
+            let most = (replica.interval * 10).max(REPLICA_BEHIND);
+            above(replica.behind.as_secs_f64(), most.as_secs_f64())
+        },
+        culprit: none,
+        reason: |seen| seen.sample.replica.as_ref()?.failing.clone(),
+    },
+    Rule {
+        kind: AlertKind::ReplicaFailing,
+        description: "uploads to the replica fail",
+        severity: Severity::Critical,
+        remedy: "Do what the reason says. Writes go on, and wait in the folder app.db-replica until an upload succeeds",
+        unit: "uploads",
+        measure: |seen| {
+            let failures = seen.sample.replica.as_ref()?.failures_in_a_row;
+            (failures >= FAILED_UPLOADS).then_some((failures as f64, FAILED_UPLOADS as f64))
+        },
+        culprit: none,
+        reason: |seen| seen.sample.replica.as_ref()?.failing.clone(),
+    },
+    Rule {
+        kind: AlertKind::SpoolFull,
+        description: "what waited to be uploaded to the replica was dropped",
+        severity: Severity::Critical,
+        remedy: "Bring the storage back: then the whole database is uploaded. For longer outages raise \
+                 ReplicaOptions::spool_limit",
+        unit: "times",
+        measure: |seen| seen.sample.replica.as_ref()?.dropped.as_ref().map(|_| (1.0, 0.0)),
+        culprit: none,
+        reason: |seen| seen.sample.replica.as_ref()?.dropped.clone(),
+    },
+    Rule {
+        kind: AlertKind::Fenced,
+        description: "another process has taken the replica over",
+        severity: Severity::Critical,
+        remedy: "The store takes no more writes. Stop this process, and let only one process be the primary",
+        unit: "times",
+        measure: |seen| seen.sample.replica.as_ref()?.fenced.as_ref().map(|_| (1.0, 0.0)),
+        culprit: none,
+        reason: |seen| seen.sample.replica.as_ref()?.fenced.clone(),
+    },
+    Rule {
+        kind: AlertKind::Rebased,
+        description: "the whole database is captured once more for its replica",
+        severity: Severity::Warning,
+        remedy: "Another program wrote to the database and emptied its WAL, or the database was changed while it was \
+                 closed: let only this service write to it",
+        unit: "times",
+        measure: |seen| seen.sample.replica.as_ref()?.rebase.as_ref().map(|_| (1.0, 0.0)),
+        culprit: none,
+        reason: |seen| seen.sample.replica.as_ref()?.rebase.clone(),
+    },
+    Rule {
+        kind: AlertKind::VerifyFailed,
+        description: "the replica could not be verified",
+        severity: Severity::Critical,
+        remedy: "Do not rely on it: look at the report of StoreReplica::verify, make a backup (Store::backup), and \
+                 replicate to another URL",
+        unit: "problems",
+        measure: |seen| seen.sample.replica.as_ref()?.verify_failed.as_ref().map(|_| (1.0, 0.0)),
+        culprit: none,
+        reason: |seen| seen.sample.replica.as_ref()?.verify_failed.clone(),
+    },
 ];
+
+/// The age of a capture that is not uploaded, if ten intervals are shorter.
+const REPLICA_BEHIND: Duration = Duration::from_secs(30);
+
+const FAILED_UPLOADS: u64 = 3;
 
 const READ_ONLY: &str = "The store is read-only. Do what the reason says, then restart the service";
 
@@ -217,7 +293,7 @@ mod tests {
     #[test]
     fn each_kind_has_one_rule() {
         let kinds: Vec<_> = RULES.iter().map(|rule| rule.kind as usize).collect();
-        let all: Vec<_> = (0..=AlertKind::LocksDropped as usize).collect();
+        let all: Vec<_> = (0..=AlertKind::VerifyFailed as usize).collect();
         assert_eq!(kinds, all);
     }
 }

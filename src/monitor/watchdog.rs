@@ -34,6 +34,7 @@ use crate::runtime::timer::{self, Periodic};
 use crate::telemetry::activity::thread_token;
 use crate::telemetry::alert::{Alert, AlertKind};
 use crate::telemetry::backup_history::FailingBackups;
+use crate::telemetry::replica::ReplicaSample;
 use crate::telemetry::counters::LONG_WAIT;
 use crate::telemetry::event::event;
 use crate::telemetry::histogram::distribution;
@@ -189,6 +190,7 @@ pub(super) struct Sample {
     pub(super) room: Option<(u64, u64)>,
     pub(super) full_for: Option<String>,
     pub(super) failing_backups: Option<FailingBackups>,
+    pub(super) replica: Option<ReplicaSample>,
     pub(super) file_change: Option<FileChange>,
 }
 
@@ -368,6 +370,7 @@ impl Sampler {
             room: self.room(),
             full_for: counters.full_for().map(|site| site.to_string()),
             failing_backups: telemetry.backups.failing(),
+            replica: telemetry.replica.sample(),
             file_change: shared.file.look(),
         }
     }

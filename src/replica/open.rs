@@ -44,6 +44,7 @@ use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
 use crate::runtime::random;
 use crate::runtime::sync::Arc;
+use crate::telemetry::Telemetry;
 use crate::write::Shared;
 
 /// What was found before the file is opened.
@@ -156,6 +157,7 @@ impl Prepared {
         self,
         shared: &Arc<Shared>,
         conn: &Connection,
+        telemetry: &Arc<Telemetry>,
         settings: &Settings,
     ) -> Result<Arc<Replication>> {
         let path = &shared.path;
@@ -190,7 +192,7 @@ impl Prepared {
             first.map_or(position.txid, |sealed| sealed.txid - 1)
         });
         let replication = Replication::new(
-            shared,
+            (shared, telemetry),
             settings.access,
             self.replica,
             (self.storage, self.spool),

@@ -32,7 +32,7 @@
 //! again. A caller that waits for `progress` checks it under the lock that every change takes.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -50,8 +50,10 @@ use crate::connection::wal_index::WalIndex;
 use crate::error::Result;
 use crate::options::Access;
 use crate::runtime::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, Weak};
+use crate::telemetry::Telemetry;
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
+use crate::telemetry::replica::ReplicaFigures;
 use crate::write::Shared;
 use crate::write::closing::Replicated;
 use crate::write::log_keeper::{CheckpointProgress, LogKeeper, Turn};
@@ -100,6 +102,7 @@ pub(super) struct Progress {
 
 pub(crate) struct Replication {
     shared: Weak<Shared>,
+    telemetry: Arc<Telemetry>,
     pub(super) path: PathBuf,
     pub(super) options: ReplicaOptions,
     pub(super) storage: Storage,
@@ -146,7 +149,7 @@ pub(super) enum Start {
 
 impl Replication {
     pub(super) fn new(
-        shared: &Arc<Shared>,
+        (shared, telemetry): (&Arc<Shared>, &Arc<Telemetry>),
         access: Access,
         options: ReplicaOptions,
         (storage, spool): (Storage, Arc<Spool>),
@@ -158,12 +161,15 @@ impl Replication {
             Start::Goes => Phase::Following,
             Start::New | Start::Rebase(_) => Phase::Full,
         };
+        let figures = &telemetry.replica;
+        let sealed = capture.position().txid;
+        figures.begin(storage.to_string(), options.interval, sealed, uploaded);
         if let Start::Rebase(reason) = &start {
-            tell_rebase(&path, reason);
+            tell_rebase(&path, figures, reason);
         }
         let progress = Progress {
             commits: capture.commits(),
-            sealed: capture.position().txid,
+            sealed,
             uploaded,
             ..Progress::default()
         };
@@ -175,6 +181,7 @@ impl Replication {
         wake.notify_one();
         Arc::new(Self {
             shared: Arc::downgrade(shared),
+            telemetry: Arc::clone(telemetry),
             path,
             options,
             storage,
@@ -222,6 +229,10 @@ impl Replication {
         Some(unpack(self.committed.load(Ordering::Acquire)))
     }
 
+    pub(super) fn figures(&self) -> &ReplicaFigures {
+        &self.telemetry.replica
+    }
+
     fn wal_index(&self) -> Option<WalIndex> {
         self.shared.upgrade()?.file.wal_index()
     }
@@ -253,7 +264,7 @@ impl Replication {
             Ok(Some(sealed)) => self.was_sealed(*sealed, capture),
             Ok(None) => {}
             Err(CaptureError::Lost(reason)) => {
-                tell_rebase(&self.path, reason);
+                tell_rebase(&self.path, self.figures(), reason);
                 self.set_phase(Phase::Full);
                 self.wake.notify_one();
             }
@@ -288,6 +299,7 @@ impl Replication {
             return false;
         }
         self.set_phase(Phase::Dropped);
+        self.figures().dropped(reason, first.txid, self.spool.bytes());
         self.reach(|progress| {
             progress.sealed = first.txid;
             progress.unsealed = Some(format!("what waited to be uploaded was dropped: {reason}"));
@@ -310,13 +322,14 @@ impl Replication {
             .phase
             .compare_exchange(dropped, full, Ordering::AcqRel, Ordering::Acquire);
         if is_due.is_ok() {
-            tell_rebase(&self.path, "what waited to be uploaded was dropped");
+            tell_rebase(&self.path, self.figures(), "what waited to be uploaded was dropped");
             self.wake.notify_one();
         }
     }
 
     fn was_sealed(&self, sealed: Sealed, capture: &Capture) {
         let commits = capture.commits();
+        self.figures().sealed(sealed.txid, self.spool.bytes());
         self.reach(|progress| {
             progress.commits = commits;
             progress.sealed = sealed.txid;
@@ -348,6 +361,7 @@ impl Replication {
                 "the newest transactions could not be written to the spool; it is tried again, and the WAL grows meanwhile"
             );
         }
+        self.figures().not_sealed(&reason);
         self.reach(|progress| progress.unsealed = Some(reason));
     }
 
@@ -410,6 +424,7 @@ impl Replication {
         match followed {
             Ok(sealed) => {
                 self.set_phase(Phase::Following);
+                self.figures().whole_again();
                 self.was_sealed(sealed, &capture);
                 // What was committed meanwhile.
                 let _ = self.capture_now(&mut capture);
@@ -439,6 +454,7 @@ impl Replication {
     /// Another primary writes to the replica: nothing is captured or written any more.
     pub(super) fn fence(&self, by: String, since: SystemTime) {
         self.set_phase(Phase::Ended);
+        self.figures().fenced(&by);
         if let Some(shared) = self.shared.upgrade() {
             shared.fence(by, since);
         }
@@ -502,7 +518,8 @@ pub(super) fn waiting_for(progress: &Progress, txid: Option<u64>) -> String {
     }
 }
 
-fn tell_rebase(path: &std::path::Path, reason: &str) {
+fn tell_rebase(path: &Path, figures: &ReplicaFigures, reason: &str) {
+    figures.rebase(reason);
     event!(
         warn,
         "larder::replica",

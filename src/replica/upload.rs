@@ -38,6 +38,7 @@ impl Replication {
         let mut pause = FIRST_PAUSE;
         loop {
             let next = self.spool.first_from(self.progress().uploaded + 1);
+            let began = Instant::now();
             let uploaded = match next {
                 Some(sealed) => self
                     .until_deadline(self.upload(sealed))
@@ -54,7 +55,7 @@ impl Replication {
                 None => break,
                 Some((sealed, Ok(()))) => {
                     pause = FIRST_PAUSE;
-                    self.was_uploaded(sealed);
+                    self.was_uploaded(sealed, began.elapsed());
                 }
                 Some((sealed, Err(Failed::ForNow(reason)))) => {
                     self.failed(sealed, reason);
@@ -117,7 +118,7 @@ impl Replication {
         }
     }
 
-    fn was_uploaded(&self, sealed: Sealed) {
+    fn was_uploaded(&self, sealed: Sealed, time: Duration) {
         let was_failing = self.progress().failing.is_some();
         self.reach(|progress| {
             progress.uploaded = sealed.txid;
@@ -135,6 +136,7 @@ impl Replication {
         self.go_on_after_upload();
         // A file that stays takes room, and is deleted with the next one.
         let _ = self.spool.delete_to(sealed.txid);
+        self.figures().uploaded(sealed.txid, sealed.bytes, time, self.spool.bytes());
     }
 
     fn failed(&self, sealed: Sealed, reason: String) {
@@ -148,6 +150,7 @@ impl Replication {
                 "an upload to the replica failed; it is tried again until it succeeds"
             );
         }
+        self.figures().upload_failed(&reason);
         self.reach(|progress| progress.failing = Some(reason));
     }
 }

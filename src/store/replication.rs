@@ -75,8 +75,8 @@ pub(super) fn open(
     let mut replication = None;
     let begun = &mut replication;
     let replicated = settings.clone();
-    let keep_log: KeepLog<'_> = Box::new(move |shared, conn| {
-        let made = prepared.attach(shared, conn, &replicated)?;
+    let keep_log: KeepLog<'_> = Box::new(move |shared, conn, telemetry| {
+        let made = prepared.attach(shared, conn, telemetry, &replicated)?;
         *begun = Some(Arc::clone(&made));
         Ok(made)
     });

@@ -68,6 +68,22 @@ pub enum AlertKind {
     /// Code in this process opened and closed the database file or its `-shm`, which dropped SQLite's locks. The store
     /// is poisoned: it is read-only until it is reopened.
     LocksDropped,
+    /// The replica lacks what was captured ten intervals ago (`ReplicaOptions::interval`),
+    /// or 30 s ago if that is longer.
+    ReplicaBehind,
+    /// Three uploads to the replica in a row failed; the measurement counts them. They are tried again until one
+    /// succeeds.
+    ReplicaFailing,
+    /// What waited to be uploaded was dropped, because it reached
+    /// `ReplicaOptions::spool_limit` or the disk was full. The alert clears when
+    /// the whole database is captured.
+    SpoolFull,
+    /// Another process has taken the replica over. The store takes no more writes.
+    Fenced,
+    /// The whole database is captured once more, because the replica could not go on from the WAL.
+    Rebased,
+    /// The last verification of the replica found a problem.
+    VerifyFailed,
 }
 
 impl AlertKind {
@@ -84,6 +100,12 @@ impl AlertKind {
             AlertKind::BackupFailed => "backup_failed",
             AlertKind::FileMoved => "file_moved",
             AlertKind::LocksDropped => "locks_dropped",
+            AlertKind::ReplicaBehind => "replica_behind",
+            AlertKind::ReplicaFailing => "replica_failing",
+            AlertKind::SpoolFull => "spool_full",
+            AlertKind::Fenced => "fenced",
+            AlertKind::Rebased => "rebased",
+            AlertKind::VerifyFailed => "verify_failed",
         }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod histogram;
 mod measurement;
 pub(crate) mod page_cache;
 mod rate_limiter;
+pub(crate) mod replica;
 pub(crate) mod sharded;
 pub(crate) mod slow_log;
 pub(crate) mod stats;
@@ -28,6 +29,7 @@ use self::backup_history::BackupHistory;
 use self::counters::Counters;
 pub use self::measurement::Measurement;
 use self::page_cache::CacheTotals;
+use self::replica::ReplicaFigures;
 use self::usage::{CallSiteTable, StatementTable};
 
 /// All counters of one store, except those that its queues and its pool of readers keep themselves.
@@ -47,6 +49,8 @@ pub(crate) struct Telemetry {
     pub(crate) cache: Arc<CacheTotals>,
     /// The last backup, and the failing schedules. Written by the thread that makes the backup.
     pub(crate) backups: BackupHistory,
+    /// The replica. Written by the threads that seal and upload.
+    pub(crate) replica: ReplicaFigures,
 }
 
 impl Telemetry {
@@ -60,6 +64,7 @@ impl Telemetry {
             statements: Arc::new(StatementTable::new(statements)),
             cache: Arc::default(),
             backups: BackupHistory::default(),
+            replica: ReplicaFigures::default(),
         }
     }
 }

@@ -94,6 +94,8 @@ pub struct Stats {
     pub statements: Vec<StatementStats>,
     /// The last backup, whether it succeeded or failed.
     pub last_backup: Option<LastBackup>,
+    /// The replica; `None` without `Options::replicate_to`.
+    pub replica: Option<ReplicaStats>,
     /// The active alerts, oldest first.
     pub alerts: Vec<Alert>,
 }
@@ -134,6 +136,57 @@ pub struct LastBackup {
     pub verified: bool,
     /// Reason of the failure; `None` if the backup succeeded. It omits SQLite's message, which could quote data.
     pub error: Option<String>,
+}
+
+/// The replica of a store. See [`Stats::replica`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct ReplicaStats {
+    /// Its URL without the query, or the path of its folder.
+    pub replica: String,
+    /// What goes on.
+    pub state: ReplicaState,
+    /// The last transaction in a file that is to be uploaded, or was.
+    pub sealed: u64,
+    /// The last transaction in the replica.
+    pub uploaded: u64,
+    /// Age of the oldest capture that is not in the replica; zero if there is none. What the loss of the machine costs
+    /// now is at most this and one interval.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub behind: Duration,
+    /// Number of bytes in the folder `app.db-replica`.
+    pub spool_bytes: u64,
+    /// Number of files that were uploaded.
+    pub uploads: u64,
+    /// Number of bytes in them.
+    pub uploaded_bytes: u64,
+    /// Number of uploads that failed and were tried again.
+    pub failed_uploads: u64,
+    /// Duration of an upload.
+    pub upload_time: Latency,
+    /// Number of times that the whole database had to be captured once more.
+    pub rebases: u64,
+    /// What is wrong now; `None` if nothing is.
+    pub problem: Option<String>,
+}
+
+/// What goes on with a replica. See [`ReplicaStats::state`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+pub enum ReplicaState {
+    /// It has everything that was captured.
+    #[default]
+    Idle,
+    /// A file is being uploaded.
+    Uploading,
+    /// The last upload failed, and is tried again.
+    StorageAway,
+    /// The whole database is captured once more.
+    Rebasing,
+    /// Another process has taken the replica over. The store takes no more writes.
+    Fenced,
 }
 
 /// The database file. See [`Stats::database`].

@@ -76,6 +76,13 @@
 //! | `larder.cache.written` | counter | count |  | Number of pages written. |
 //! | `larder.cache.spills` | counter | count |  | Number of pages written before the commit because the cache was full. |
 //! | `larder.cache.memory` | gauge | bytes |  | Memory that caches, schemas and prepared statements use. |
+//! | `larder.replica.behind` | gauge | seconds |  | Age of the oldest capture that is not in the replica. |
+//! | `larder.replica.uploaded` | gauge | count |  | Number of the last transaction in the replica. |
+//! | `larder.replica.spool` | gauge | bytes |  | Number of bytes that wait to be uploaded, or were uploaded last. |
+//! | `larder.replica.uploads` | counter | count |  | Number of files that were uploaded to the replica. |
+//! | `larder.replica.upload_bytes` | counter | bytes |  | Number of bytes in these files. |
+//! | `larder.replica.upload_errors` | counter | count |  | Number of uploads that failed and were tried again. |
+//! | `larder.replica.rebases` | counter | count |  | Number of times that the whole database had to be captured once more. |
 //! | `larder.alert` | gauge | count | `larder.alert.kind` | 1 while an alert is active, otherwise 0. |
 
 pub(crate) mod exporter;

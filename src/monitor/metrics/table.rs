@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::monitor::rules::RULES;
 use crate::telemetry::alert::AlertKind;
 use crate::telemetry::histogram::Amounts;
-use crate::telemetry::stats::{Activity, CallSiteStats, Operation};
+use crate::telemetry::stats::{Activity, CallSiteStats, Operation, ReplicaStats};
 use crate::telemetry::usage;
 
 pub(super) struct Metric {
@@ -136,6 +136,21 @@ pub(super) const METRICS: &[Metric] = &[
     gauge("larder.cache.memory", Unit::Bytes, "Memory that caches, schemas and prepared statements use.",
         |sample| one(sample.stats.page_cache.memory_bytes as f64)),
 
+    gauge("larder.replica.behind", Unit::Seconds, "Age of the oldest capture that is not in the replica.",
+        |sample| replica(sample, |replica| replica.behind.as_secs_f64())),
+    gauge("larder.replica.uploaded", Unit::Count, "Number of the last transaction in the replica.",
+        |sample| replica(sample, |replica| replica.uploaded as f64)),
+    gauge("larder.replica.spool", Unit::Bytes, "Number of bytes that wait to be uploaded, or were uploaded last.",
+        |sample| replica(sample, |replica| replica.spool_bytes as f64)),
+    counter("larder.replica.uploads", "Number of files that were uploaded to the replica.",
+        |sample| replica(sample, |replica| replica.uploads)),
+    counter("larder.replica.upload_bytes", "Number of bytes in these files.",
+        |sample| replica(sample, |replica| replica.uploaded_bytes)).in_unit(Unit::Bytes),
+    counter("larder.replica.upload_errors", "Number of uploads that failed and were tried again.",
+        |sample| replica(sample, |replica| replica.failed_uploads)),
+    counter("larder.replica.rebases", "Number of times that the whole database had to be captured once more.",
+        |sample| replica(sample, |replica| replica.rebases)),
+
     gauge("larder.alert", Unit::Count, "1 while an alert is active, otherwise 0.",
         alerts).labelled(&["larder.alert.kind"]),
 ];
@@ -199,6 +214,11 @@ impl Metric {
 
 fn one<T>(value: T) -> LabelledValues<T> {
     vec![(Vec::new(), value)]
+}
+
+/// 0 without a replica.
+fn replica<T: Default>(sample: &ExportSample<'_>, value: fn(&ReplicaStats) -> T) -> LabelledValues<T> {
+    one(sample.stats.replica.as_ref().map_or_else(T::default, value))
 }
 
 fn all(amounts: &Amounts) -> LabelledValues<Histogram> {

@@ -1,0 +1,207 @@
+//! What a replicated store has reached, as figures.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::histogram::Amounts;
+use super::stats::{ReplicaState, ReplicaStats};
+use crate::runtime::sync::Mutex;
+
+/// The figures of one store's replica. Its mutex is held for one read or one change, and no other lock is taken under it.
+#[derive(Default)]
+pub(crate) struct ReplicaFigures {
+    state: Mutex<Option<State>>,
+    upload_time: Amounts,
+}
+
+#[derive(Default)]
+struct State {
+    replica: String,
+    interval: Duration,
+    sealed: u64,
+    uploaded: u64,
+    /// The sealed transactions that are not uploaded, and when they were sealed.
+    waiting: VecDeque<(u64, Instant)>,
+    /// Since when transactions cannot be sealed, and why.
+    unsealed: Option<(Instant, String)>,
+    /// Why a full file is needed, after the first.
+    rebase: Option<String>,
+    rebases: u64,
+    dropped: Option<String>,
+    fenced: Option<String>,
+    spool_bytes: u64,
+    uploads: u64,
+    uploaded_bytes: u64,
+    failed_uploads: u64,
+    /// Failures since the last success, and the reason of the last one.
+    failing: Option<(u64, String)>,
+    /// What the last verification found.
+    verify_failed: Option<String>,
+}
+
+/// What the watchdog looks at.
+#[derive(Clone, Debug)]
+pub(crate) struct ReplicaSample {
+    pub(crate) behind: Duration,
+    pub(crate) interval: Duration,
+    pub(crate) failures_in_a_row: u64,
+    pub(crate) failing: Option<String>,
+    pub(crate) dropped: Option<String>,
+    pub(crate) rebase: Option<String>,
+    pub(crate) fenced: Option<String>,
+    pub(crate) verify_failed: Option<String>,
+}
+
+impl ReplicaFigures {
+    /// A store begins to replicate. Transactions after `uploaded` wait in the spool.
+    pub(crate) fn begin(&self, replica: String, interval: Duration, sealed: u64, uploaded: u64) {
+        let now = Instant::now();
+        let waiting = (sealed > uploaded).then_some((sealed, now));
+        *self.state.lock() = Some(State {
+            replica,
+            interval,
+            sealed,
+            uploaded,
+            waiting: waiting.into_iter().collect(),
+            ..State::default()
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        if let Some(state) = &mut *self.state.lock() {
+            change(state);
+        }
+    }
+
+    pub(crate) fn sealed(&self, txid: u64, spool_bytes: u64) {
+        self.change(|state| {
+            state.sealed = txid;
+            state.spool_bytes = spool_bytes;
+            state.unsealed = None;
+            state.waiting.push_back((txid, Instant::now()));
+        });
+    }
+
+    pub(crate) fn not_sealed(&self, reason: &str) {
+        self.change(|state| {
+            let since = state.unsealed.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+            state.unsealed = Some((since, reason.to_owned()));
+        });
+    }
+
+    pub(crate) fn rebase(&self, reason: &str) {
+        self.change(|state| {
+            state.rebases += 1;
+            state.rebase = Some(reason.to_owned());
+        });
+    }
+
+    pub(crate) fn dropped(&self, reason: &str, last: u64, spool_bytes: u64) {
+        self.change(|state| {
+            state.sealed = last;
+            state.spool_bytes = spool_bytes;
+            state.dropped = Some(reason.to_owned());
+        });
+    }
+
+    /// The full file is sealed, and what waited for it is in it.
+    pub(crate) fn whole_again(&self) {
+        self.change(|state| {
+            state.rebase = None;
+            state.dropped = None;
+        });
+    }
+
+    pub(crate) fn uploaded(&self, txid: u64, bytes: u64, time: Duration, spool_bytes: u64) {
+        self.upload_time.add_time(time);
+        self.change(|state| {
+            state.uploaded = txid;
+            state.uploads += 1;
+            state.uploaded_bytes += bytes;
+            state.spool_bytes = spool_bytes;
+            state.failing = None;
+            let done = state.waiting.iter().take_while(|(waiting, _)| *waiting <= txid).count();
+            state.waiting.drain(..done);
+        });
+    }
+
+    pub(crate) fn upload_failed(&self, reason: &str) {
+        self.change(|state| {
+            state.failed_uploads += 1;
+            let before = state.failing.as_ref().map_or(0, |(failures, _)| *failures);
+            state.failing = Some((before + 1, reason.to_owned()));
+        });
+    }
+
+    pub(crate) fn fenced(&self, by: &str) {
+        self.change(|state| state.fenced = Some(by.to_owned()));
+    }
+
+    pub(crate) fn verified(&self, problem: Option<String>) {
+        self.change(|state| state.verify_failed = problem);
+    }
+
+    pub(crate) fn stats(&self) -> Option<ReplicaStats> {
+        let state = self.state.lock();
+        let state = state.as_ref()?;
+        Some(ReplicaStats {
+            replica: state.replica.clone(),
+            state: state.state(),
+            sealed: state.sealed,
+            uploaded: state.uploaded,
+            behind: state.behind(),
+            spool_bytes: state.spool_bytes,
+            uploads: state.uploads,
+            uploaded_bytes: state.uploaded_bytes,
+            failed_uploads: state.failed_uploads,
+            upload_time: self.upload_time.latency(),
+            rebases: state.rebases,
+            problem: state.problem(),
+        })
+    }
+
+    pub(crate) fn sample(&self) -> Option<ReplicaSample> {
+        let state = self.state.lock();
+        let state = state.as_ref()?;
+        Some(ReplicaSample {
+            behind: state.behind(),
+            interval: state.interval,
+            failures_in_a_row: state.failing.as_ref().map_or(0, |(failures, _)| *failures),
+            failing: state.failing.as_ref().map(|(_, reason)| reason.clone()),
+            dropped: state.dropped.clone(),
+            rebase: state.rebase.clone(),
+            fenced: state.fenced.clone(),
+            verify_failed: state.verify_failed.clone(),
+        })
+    }
+}
+
+impl State {
+    fn behind(&self) -> Duration {
+        let waiting = self.waiting.front().map(|(_, since)| *since);
+        let unsealed = self.unsealed.as_ref().map(|(since, _)| *since);
+        let oldest = waiting.into_iter().chain(unsealed).min();
+        oldest.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn state(&self) -> ReplicaState {
+        if self.fenced.is_some() {
+            ReplicaState::Fenced
+        } else if self.failing.is_some() {
+            ReplicaState::StorageAway
+        } else if self.rebase.is_some() || self.dropped.is_some() {
+            ReplicaState::Rebasing
+        } else if self.sealed > self.uploaded {
+            ReplicaState::Uploading
+        } else {
+            ReplicaState::Idle
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        let failing = self.failing.as_ref().map(|(_, reason)| reason);
+        let unsealed = self.unsealed.as_ref().map(|(_, reason)| reason);
+        let problem = self.fenced.as_ref().or(failing).or(unsealed).or(self.dropped.as_ref());
+        problem.or(self.rebase.as_ref()).cloned()
+    }
+}
