@@ -49,6 +49,7 @@ use super::storage::Storage;
 use crate::connection::wal_index::WalIndex;
 use crate::error::Result;
 use crate::options::Access;
+use crate::read::DedicatedReader;
 use crate::runtime::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, Weak};
 use crate::telemetry::Telemetry;
 use crate::telemetry::call_site::CallSite;
@@ -681,6 +682,19 @@ impl LogKeeper for Replication {
 }
 
 impl Replication {
+    /// The last transaction, and a reader of the state after it. `None` if another process has committed meanwhile.
+    pub(super) fn freeze(&self, turn: &Turn<'_>) -> std::result::Result<Option<(u64, DedicatedReader)>, String> {
+        let mut capture = self.capture.lock();
+        if self.phase() != Phase::Following {
+            return Err("the whole database is being captured".into());
+        }
+        self.capture_now(&mut capture).map_err(|error| error.to_string())?;
+        let site = CallSite::Label("larder: verify".into());
+        let reader = turn.readers.dedicated(site).map_err(|error| error.to_string())?;
+        let is_same = self.now_committed().is_some_and(|now| now.commits == capture.commits());
+        Ok(is_same.then(|| (capture.position().txid, reader)))
+    }
+
     fn begin_full(&self, turn: &Turn<'_>, capture: &mut Capture) -> std::result::Result<Full, String> {
         let begun = self.locked_out_of_writing(turn, || {
             let reader = turn.readers.dedicated(CallSite::Label("larder: replicate".into()));

@@ -3,25 +3,29 @@
 use std::time::Duration;
 
 use super::replication::{Replication, waiting_for};
+use super::restore::verify::{ReplicaVerify, Snapshot};
+use crate::backup::Fingerprint;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::runtime::clock::later;
-use crate::runtime::fork::Process;
-use crate::runtime::sync::Instant;
+use crate::runtime::sync::{Arc, Instant};
+
+/// A snapshot of a transaction is tried so often while other processes write.
+const TRIES: u32 = 100;
+
+/// How long a verification waits until the replica has the snapshot that it is compared with.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The replica of an open store. See [`Store::replica`](crate::Store::replica).
 #[derive(Clone, Copy)]
 pub struct StoreReplica<'a> {
-    replication: &'a Replication,
-    /// That of the store.
-    process: Process,
+    engine: &'a Engine,
+    replication: &'a Arc<Replication>,
 }
 
 impl<'a> StoreReplica<'a> {
-    pub(crate) fn new(replication: &'a Replication) -> Self {
-        Self {
-            replication,
-            process: Process::current(),
-        }
+    pub(crate) fn new(engine: &'a Engine, replication: &'a Arc<Replication>) -> Self {
+        Self { engine, replication }
     }
 
     /// Waits until everything that is committed now is in the replica. Returns the transaction of the replica that has
@@ -32,7 +36,7 @@ impl<'a> StoreReplica<'a> {
     /// [`Error::NotReplicated`]: it is not, after that time. What is committed stays committed, and goes up later.
     /// [`Error::Forked`].
     pub fn flush(&self, timeout: Duration) -> Result<u64> {
-        if self.process.is_left() {
+        if self.engine.queue().is_left() {
             return Err(Error::forked());
         }
         let began = Instant::now();
@@ -54,5 +58,54 @@ impl<'a> StoreReplica<'a> {
         let progress = self.replication.progress();
         let is_behind = progress.uploaded < progress.sealed || progress.unsealed.is_some();
         is_behind.then(|| waiting_for(&progress, progress.unsealed.is_none().then_some(progress.sealed)))
+    }
+
+    /// Checks every file of the replica. With [`ReplicaVerify::restore`] it also restores a state that the store has now,
+    /// and compares all rows. Nothing happens before [`ReplicaVerify::run`]. The alert
+    /// [`AlertKind::VerifyFailed`](crate::AlertKind::VerifyFailed) is active until a verification finds no problem.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let (path, replica) = (folder.path().join("app.db"), folder.path().join("replica"));
+    /// # let store = larder::Options::new().replicate_to(replica.to_str().unwrap()).open(&path)?;
+    /// let report = store.replica()?.verify().restore(true).run()?;
+    /// println!("{report}");
+    /// assert!(report.is_ok());
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn verify(&self) -> ReplicaVerify<'a> {
+        let this = *self;
+        ReplicaVerify::new(&self.replication.storage, self.engine.options.clone())
+            .note(self.replication.figures())
+            .compare(move || this.snapshot())
+    }
+
+    /// The rows after a transaction that the replica has.
+    fn snapshot(&self) -> Result<Snapshot> {
+        // The first file has the whole database, and may take a while.
+        self.flush(PATIENCE)?;
+        for _ in 0..TRIES {
+            let replication = Arc::clone(self.replication);
+            let frozen = self.engine.run_exclusive("verify", move |writer| {
+                let turn = writer.turn();
+                Ok(replication.freeze(&turn))
+            })?;
+            let frozen = frozen.map_err(|problem| self.unverified(problem))?;
+            if let Some((txid, mut reader)) = frozen {
+                let rows = reader.with_conn(|conn| Fingerprint::read(conn, true));
+                reader.end();
+                self.flush(PATIENCE)?;
+                return Ok(Snapshot { txid, rows: rows? });
+            }
+        }
+        Err(self.unverified("other processes write to the database all the time".into()))
+    }
+
+    fn unverified(&self, problem: String) -> Error {
+        Error::Replica {
+            what: format!("it cannot be compared with the store: {problem}"),
+            url: self.replication.storage.to_string(),
+            source: None,
+        }
     }
 }

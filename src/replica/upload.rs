@@ -120,10 +120,6 @@ impl Replication {
 
     fn was_uploaded(&self, sealed: Sealed, time: Duration) {
         let was_failing = self.progress().failing.is_some();
-        self.reach(|progress| {
-            progress.uploaded = sealed.txid;
-            progress.failing = None;
-        });
         if was_failing {
             event!(
                 info,
@@ -137,6 +133,10 @@ impl Replication {
         // A file that stays takes room, and is deleted with the next one.
         let _ = self.spool.delete_to(sealed.txid);
         self.figures().uploaded(sealed.txid, sealed.bytes, time, self.spool.bytes());
+        self.reach(|progress| {
+            progress.uploaded = sealed.txid;
+            progress.failing = None;
+        });
     }
 
     fn failed(&self, sealed: Sealed, reason: String) {

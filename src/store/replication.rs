@@ -51,7 +51,7 @@ impl Store {
             return Err(Error::forked());
         }
         match &self.inner.replication {
-            Some(replication) => Ok(StoreReplica::new(replication)),
+            Some(replication) => Ok(StoreReplica::new(&self.inner.engine, replication)),
             None => Err(Error::Options {
                 option: "replicate_to",
                 problem: "the store was opened without it".into(),

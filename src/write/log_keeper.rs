@@ -65,7 +65,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn turn(&self) -> Turn<'_> {
+    pub(crate) fn turn(&self) -> Turn<'_> {
         Turn {
             conn: &self.conn,
             guard: &self.guard,

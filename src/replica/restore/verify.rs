@@ -15,6 +15,7 @@ use crate::maintenance::check::CheckReport;
 use crate::options::Settings;
 use crate::replica::storage::{FileInfo, Storage, StorageError, all_files, request};
 use crate::telemetry::event::event;
+use crate::telemetry::replica::ReplicaFigures;
 
 /// The rows of a store after one of its transactions, to compare a restored database with.
 pub(crate) struct Snapshot {
@@ -36,6 +37,7 @@ pub struct ReplicaVerify<'r> {
     restore: bool,
     folder: PathBuf,
     snapshot: Option<TakeSnapshot<'r>>,
+    figures: Option<&'r ReplicaFigures>,
 }
 
 impl<'r> ReplicaVerify<'r> {
@@ -46,13 +48,19 @@ impl<'r> ReplicaVerify<'r> {
             restore: false,
             folder: env::temp_dir(),
             snapshot: None,
+            figures: None,
         }
     }
 
     /// Compares the restored database with a snapshot of the store.
-    #[expect(dead_code, reason = "for the handle of a store's replica")]
     pub(crate) fn compare(mut self, snapshot: impl FnOnce() -> Result<Snapshot> + 'r) -> Self {
         self.snapshot = Some(Box::new(snapshot));
+        self
+    }
+
+    /// Notes there what was found.
+    pub(crate) fn note(mut self, figures: &'r ReplicaFigures) -> Self {
+        self.figures = Some(figures);
         self
     }
 
@@ -78,7 +86,8 @@ impl<'r> ReplicaVerify<'r> {
     /// the folder cannot be used.
     pub fn run(mut self) -> Result<VerifyReport> {
         let began = Instant::now();
-        let snapshot = self.snapshot.take().map(|take| take()).transpose()?;
+        let snapshot = self.snapshot.take().filter(|_| self.restore);
+        let snapshot = snapshot.map(|take| take()).transpose()?;
         let mut report = VerifyReport::default();
         let usable = self.read_files(&mut report)?;
         report.newest = usable.iter().map(|file| file.txids.max).max();
@@ -90,6 +99,9 @@ impl<'r> ReplicaVerify<'r> {
         }
         report.duration = began.elapsed();
         report.tell(self.storage);
+        if let Some(figures) = self.figures {
+            figures.verified(report.problems.first().cloned());
+        }
         Ok(report)
     }
 

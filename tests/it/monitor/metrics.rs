@@ -169,6 +169,18 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
         ("larder.cache.spills", none(), cache.spills as usize),
         ("larder.cache.memory", none(), cache.memory_bytes as usize),
     ];
+    // 0 without a replica.
+    let replica = stats.replica.as_ref();
+    let of_replica = |value: fn(&ReplicaStats) -> u64| replica.map_or(0, value) as usize;
+    all.extend([
+        ("larder.replica.behind", none(), 0),
+        ("larder.replica.uploaded", none(), of_replica(|replica| replica.uploaded)),
+        ("larder.replica.spool", none(), of_replica(|replica| replica.spool_bytes)),
+        ("larder.replica.uploads", none(), of_replica(|replica| replica.uploads)),
+        ("larder.replica.upload_bytes", none(), of_replica(|replica| replica.uploaded_bytes)),
+        ("larder.replica.upload_errors", none(), of_replica(|replica| replica.failed_uploads)),
+        ("larder.replica.rebases", none(), of_replica(|replica| replica.rebases)),
+    ]);
     for (kind, count) in &stats.failures_by_error {
         all.push(("larder.write.failed", labels(&[("error_type", kind)]), *count as usize));
     }

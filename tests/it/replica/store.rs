@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder::rusqlite::Connection;
-use larder::{Access, Durability, Error, OnDivergence, Options, ReplicaOptions, Store};
+use larder::{Access, AlertKind, Durability, Error, OnDivergence, Options, ReplicaOptions, ReplicaState, Store};
 use tempfile::TempDir;
 
 use super::File;
@@ -108,6 +108,15 @@ fn fill(store: &Store, rows: u32) {
             Ok(())
         })
         .unwrap();
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < give_up, "{what}: it does not come");
+        std::thread::yield_now();
+    }
 }
 
 fn rows(store: &Store) -> u32 {
@@ -500,4 +509,60 @@ fn restore_adds_what_was_not_uploaded() {
     assert_eq!(rows(&store), 25);
     close(store);
     place.compare_closed();
+}
+
+#[test]
+fn verification_compares_all_rows() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 50);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| (0..200).for_each(|_| fill(&store, 1)));
+        let report = store.replica().unwrap().verify().restore(true).run().unwrap();
+        assert!(report.is_ok(), "{report}");
+        let restored = report.restored.as_ref().unwrap();
+        assert!(restored.is_compared && restored.rows >= 50, "{report}");
+        writing.join().unwrap();
+    });
+    // A file of the past is damaged.
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let path = place.replica().join("ltx/0/0000000000000001-0000000000000001.ltx");
+    let mut file = fs::read(&path).unwrap();
+    file.truncate(150);
+    fs::write(&path, file).unwrap();
+    let report = store.replica().unwrap().verify().run().unwrap();
+    assert!(!report.is_ok(), "{report}");
+    let is_raised = || store.stats().alerts.iter().any(|alert| alert.kind == AlertKind::VerifyFailed);
+    wait_until("the alert is raised", is_raised);
+}
+
+#[test]
+fn statistics_say_what_the_replica_has() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    let txid = store.replica().unwrap().flush(PATIENCE).unwrap();
+    let replica = store.stats().replica.unwrap();
+    assert_eq!((replica.sealed, replica.uploaded, replica.state), (txid, txid, ReplicaState::Idle));
+    assert_eq!((replica.problem, replica.behind), (None, Duration::ZERO));
+    assert!(replica.uploads >= 1 && replica.uploaded_bytes > 0 && replica.spool_bytes > 0);
+    let aside = place.replica().with_extension("aside");
+    fs::rename(place.replica(), &aside).unwrap();
+    fs::write(place.replica(), "not a folder").unwrap();
+    fill(&store, 10);
+    wait_until("an upload fails", || store.stats().replica.unwrap().failed_uploads > 0);
+    let replica = store.stats().replica.unwrap();
+    assert_eq!(replica.state, ReplicaState::StorageAway);
+    assert!(replica.behind > Duration::ZERO && replica.problem.is_some());
+    let flush = || drop(store.replica().unwrap().flush(Duration::from_millis(10)));
+    wait_until("the alert is raised", || {
+        flush();
+        store.stats().alerts.iter().any(|alert| alert.kind == AlertKind::ReplicaFailing)
+    });
+    fs::remove_file(place.replica()).unwrap();
+    fs::rename(&aside, place.replica()).unwrap();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    assert_eq!(store.stats().replica.unwrap().state, ReplicaState::Idle);
+    close(store);
+    assert_eq!(Store::open(place.database()).unwrap().stats().replica, None);
 }
