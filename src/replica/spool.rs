@@ -121,7 +121,10 @@ impl Spool {
     /// The sealed files, oldest first.
     pub(super) fn paths(&self) -> Vec<(u64, PathBuf)> {
         let files = self.files.lock();
-        files.iter().map(|sealed| (sealed.txid, self.path(sealed.txid))).collect()
+        files
+            .iter()
+            .map(|sealed| (sealed.txid, self.path(sealed.txid)))
+            .collect()
     }
 
     /// Whether there is a spool beside that database with something in it.

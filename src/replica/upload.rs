@@ -132,7 +132,8 @@ impl Replication {
         self.go_on_after_upload();
         // A file that stays takes room, and is deleted with the next one.
         let _ = self.spool.delete_to(sealed.txid);
-        self.figures().uploaded(sealed.txid, sealed.bytes, time, self.spool.bytes());
+        self.figures()
+            .uploaded(sealed.txid, sealed.bytes, time, self.spool.bytes());
         self.reach(|progress| {
             progress.uploaded = sealed.txid;
             progress.failing = None;

@@ -21,11 +21,11 @@ pub(in crate::replica) mod rebuild;
 pub(in crate::replica) mod time;
 pub(crate) mod verify;
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
-use std::fmt;
 
 use self::apply::{ApplyError, apply};
 use self::plan::{Target, Txid};

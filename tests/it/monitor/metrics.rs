@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::get;
 use larder::rusqlite::Connection;
-use larder::{Error, Operation, Options, ReadOptions, Stats, Store, WriteOptions};
+use larder::{Error, Operation, Options, ReadOptions, ReplicaStats, Stats, Store, WriteOptions};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tempfile::tempdir;
 
@@ -174,11 +174,27 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
     let of_replica = |value: fn(&ReplicaStats) -> u64| replica.map_or(0, value) as usize;
     all.extend([
         ("larder.replica.behind", none(), 0),
-        ("larder.replica.uploaded", none(), of_replica(|replica| replica.uploaded)),
-        ("larder.replica.spool", none(), of_replica(|replica| replica.spool_bytes)),
+        (
+            "larder.replica.uploaded",
+            none(),
+            of_replica(|replica| replica.uploaded),
+        ),
+        (
+            "larder.replica.spool",
+            none(),
+            of_replica(|replica| replica.spool_bytes),
+        ),
         ("larder.replica.uploads", none(), of_replica(|replica| replica.uploads)),
-        ("larder.replica.upload_bytes", none(), of_replica(|replica| replica.uploaded_bytes)),
-        ("larder.replica.upload_errors", none(), of_replica(|replica| replica.failed_uploads)),
+        (
+            "larder.replica.upload_bytes",
+            none(),
+            of_replica(|replica| replica.uploaded_bytes),
+        ),
+        (
+            "larder.replica.upload_errors",
+            none(),
+            of_replica(|replica| replica.failed_uploads),
+        ),
         ("larder.replica.rebases", none(), of_replica(|replica| replica.rebases)),
     ]);
     for (kind, count) in &stats.failures_by_error {

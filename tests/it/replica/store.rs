@@ -435,10 +435,14 @@ fn restored_database_goes_on_with_its_replica() {
     fill(&store, 10);
     close(store);
     fs::remove_file(place.database()).unwrap();
-    let error = Store::restore_from(place.replica().to_str().unwrap()).to(place.database()).unwrap_err();
+    let error = Store::restore_from(place.replica().to_str().unwrap())
+        .to(place.database())
+        .unwrap_err();
     assert!(error.to_string().contains("app.db-replica"), "{error}");
     fs::remove_dir_all(spool_of(&place.database())).unwrap();
-    let report = Store::restore_from(place.replica().to_str().unwrap()).to(place.database()).unwrap();
+    let report = Store::restore_from(place.replica().to_str().unwrap())
+        .to(place.database())
+        .unwrap();
     assert_eq!(report.txid, place.transactions().len() as u64);
     let store = place.open();
     fill(&store, 5);
@@ -458,11 +462,17 @@ fn older_state_does_not_become_the_newest() {
     close(store);
     let before = place.restored();
     let older = place.database().with_file_name("older.db");
-    let report = Store::restore_from(place.replica().to_str().unwrap()).txid(txid).to(&older).unwrap();
+    let report = Store::restore_from(place.replica().to_str().unwrap())
+        .txid(txid)
+        .to(&older)
+        .unwrap();
     assert_eq!(report.txid, txid);
     let error = place.options().open(&older).unwrap_err();
     assert!(matches!(error, Error::Diverged { .. }), "{error}");
-    assert!(error.to_string().contains(&format!("up to transaction {txid}")), "{error}");
+    assert!(
+        error.to_string().contains(&format!("up to transaction {txid}")),
+        "{error}"
+    );
     assert!(before == place.restored());
 }
 
@@ -532,7 +542,13 @@ fn verification_compares_all_rows() {
     fs::write(&path, file).unwrap();
     let report = store.replica().unwrap().verify().run().unwrap();
     assert!(!report.is_ok(), "{report}");
-    let is_raised = || store.stats().alerts.iter().any(|alert| alert.kind == AlertKind::VerifyFailed);
+    let is_raised = || {
+        store
+            .stats()
+            .alerts
+            .iter()
+            .any(|alert| alert.kind == AlertKind::VerifyFailed)
+    };
     wait_until("the alert is raised", is_raised);
 }
 
@@ -543,7 +559,10 @@ fn statistics_say_what_the_replica_has() {
     fill(&store, 10);
     let txid = store.replica().unwrap().flush(PATIENCE).unwrap();
     let replica = store.stats().replica.unwrap();
-    assert_eq!((replica.sealed, replica.uploaded, replica.state), (txid, txid, ReplicaState::Idle));
+    assert_eq!(
+        (replica.sealed, replica.uploaded, replica.state),
+        (txid, txid, ReplicaState::Idle)
+    );
     assert_eq!((replica.problem, replica.behind), (None, Duration::ZERO));
     assert!(replica.uploads >= 1 && replica.uploaded_bytes > 0 && replica.spool_bytes > 0);
     let aside = place.replica().with_extension("aside");
@@ -557,7 +576,11 @@ fn statistics_say_what_the_replica_has() {
     let flush = || drop(store.replica().unwrap().flush(Duration::from_millis(10)));
     wait_until("the alert is raised", || {
         flush();
-        store.stats().alerts.iter().any(|alert| alert.kind == AlertKind::ReplicaFailing)
+        store
+            .stats()
+            .alerts
+            .iter()
+            .any(|alert| alert.kind == AlertKind::ReplicaFailing)
     });
     fs::remove_file(place.replica()).unwrap();
     fs::rename(&aside, place.replica()).unwrap();
