@@ -497,13 +497,25 @@ impl Replication {
     }
 }
 
+impl Replication {
+    /// Why the replica does not have everything that is committed now.
+    pub(super) fn behind(&self) -> Option<String> {
+        let committed = self.now_committed();
+        let progress = self.progress();
+        let is_sealed =
+            committed.is_some_and(|now| is_reached(progress.commits, now.commits)) && progress.unsealed.is_none();
+        let is_behind = !is_sealed || progress.uploaded < progress.sealed;
+        is_behind.then(|| waiting_for(&progress, is_sealed.then_some(progress.sealed)))
+    }
+}
+
 /// Whether a counter modulo 2^32 has come that far.
 fn is_reached(counter: u32, wanted: u32) -> bool {
     counter.wrapping_sub(wanted) < u32::MAX / 2
 }
 
 /// What a caller that waits for the replica waits for.
-pub(super) fn waiting_for(progress: &Progress, txid: Option<u64>) -> String {
+fn waiting_for(progress: &Progress, txid: Option<u64>) -> String {
     if txid.is_none() {
         return match &progress.unsealed {
             Some(reason) => reason.clone(),

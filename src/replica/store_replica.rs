@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::replication::{Replication, waiting_for};
+use super::replication::Replication;
 use super::restore::verify::{ReplicaVerify, Snapshot};
 use crate::backup::Fingerprint;
 use crate::engine::Engine;
@@ -53,11 +53,11 @@ impl<'a> StoreReplica<'a> {
         self.replication.progress().uploaded
     }
 
-    /// Why the replica does not have the last transaction that was sealed, or `None` if it has.
+    /// Why the replica does not have everything that is committed now, or `None` if it has. A commit waits for its
+    /// [`ReplicaOptions::interval`](crate::ReplicaOptions::interval), so a store that writes is behind most of the time;
+    /// [`Stats::replica`](crate::Stats::replica) says by how much.
     pub fn behind(&self) -> Option<String> {
-        let progress = self.replication.progress();
-        let is_behind = progress.uploaded < progress.sealed || progress.unsealed.is_some();
-        is_behind.then(|| waiting_for(&progress, progress.unsealed.is_none().then_some(progress.sealed)))
+        self.replication.behind()
     }
 
     /// Checks every file of the replica. With [`ReplicaVerify::restore`] it also restores a state that the store has now,

@@ -80,7 +80,7 @@
 //! | `larder.replica.uploaded` | gauge | count |  | Number of the last transaction in the replica. |
 //! | `larder.replica.spool` | gauge | bytes |  | Number of bytes that wait to be uploaded, or were uploaded last. |
 //! | `larder.replica.uploads` | counter | count |  | Number of files that were uploaded to the replica. |
-//! | `larder.replica.upload_bytes` | counter | bytes |  | Number of bytes in these files. |
+//! | `larder.replica.upload_size` | counter | bytes |  | Number of bytes in these files. |
 //! | `larder.replica.upload_errors` | counter | count |  | Number of uploads that failed and were tried again. |
 //! | `larder.replica.rebases` | counter | count |  | Number of times that the whole database had to be captured once more. |
 //! | `larder.alert` | gauge | count | `larder.alert.kind` | 1 while an alert is active, otherwise 0. |

@@ -144,7 +144,7 @@ pub(super) const METRICS: &[Metric] = &[
         |sample| replica(sample, |replica| replica.spool_bytes as f64)),
     counter("larder.replica.uploads", "Number of files that were uploaded to the replica.",
         |sample| replica(sample, |replica| replica.uploads)),
-    counter("larder.replica.upload_bytes", "Number of bytes in these files.",
+    counter("larder.replica.upload_size", "Number of bytes in these files.",
         |sample| replica(sample, |replica| replica.uploaded_bytes)).in_unit(Unit::Bytes),
     counter("larder.replica.upload_errors", "Number of uploads that failed and were tried again.",
         |sample| replica(sample, |replica| replica.failed_uploads)),

@@ -186,7 +186,7 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
         ),
         ("larder.replica.uploads", none(), of_replica(|replica| replica.uploads)),
         (
-            "larder.replica.upload_bytes",
+            "larder.replica.upload_size",
             none(),
             of_replica(|replica| replica.uploaded_bytes),
         ),
