@@ -7,6 +7,7 @@ use super::restore::verify::{ReplicaVerify, Snapshot};
 use crate::backup::Fingerprint;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::queue::pending::Queue;
 use crate::runtime::clock::later;
 use crate::runtime::sync::{Arc, Instant};
 
