@@ -7,13 +7,14 @@
 //! | sealed files beside the database, and up to where it was captured | `spool.rs`, `position.rs` |
 //! | an open store as its replica sees it; the task that seals | `replication.rs` |
 //! | the task that uploads | `upload.rs` |
-//! | how a store goes on with its replica as it opens | `open.rs` |
-//! | places: folders, memory; the thread that makes the requests | `storage/`, `runtime.rs` |
+//! | how a store goes on with its replica as it opens; which process owns the replica | `open.rs`, `fence.rs` |
+//! | places: folders, buckets, memory; the thread that makes the requests | `storage/`, `runtime.rs` |
 //! | compaction into levels, retention | `levels/` |
 //! | which files make a state, what is made of them, whether they are sound | `restore/` |
 //! | what users see: options, the replica of an open store, any replica | `options.rs`, `store_replica.rs`, `handle.rs` |
 
 mod capture;
+pub mod fence;
 mod handle;
 pub mod levels;
 pub mod ltx;

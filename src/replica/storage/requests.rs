@@ -15,7 +15,7 @@ use object_store::{
 };
 
 use super::failure::{self, FailureKind, StorageError};
-use super::{Created, Result, Storage, Version, Written};
+use super::{Created, OWNER, Result, Storage, Version, Written};
 use crate::replica::runtime;
 use crate::runtime::sync::Arc;
 
@@ -330,6 +330,27 @@ impl Storage {
              ReplicaOptions::unconditional(true) where only one process ever replicates to it"
         );
         self.failure(what, FailureKind::Permanent, reason)
+    }
+
+    /// The object that says who owns the replica has other contents.
+    pub(in crate::replica) fn foreign_owner(&self, error: &serde_json::Error) -> StorageError {
+        let reason = format!(
+            "it is not larder's ({error}); if no process replicates here, delete it, and open the store that is to go on \
+             with ReplicaOptions::take_over(true)"
+        );
+        self.failure(format!("{OWNER} could not be read"), FailureKind::Permanent, reason)
+    }
+
+    /// Only the owner may know what to delete.
+    pub(in crate::replica) fn not_owned(&self, owner: &str) -> StorageError {
+        let reason = format!("{owner}, so this process deletes nothing");
+        self.failure("its claims may not be used".into(), FailureKind::Permanent, reason)
+    }
+
+    /// The owner was changed by others at each try.
+    pub(in crate::replica) fn contended(&self) -> StorageError {
+        let reason = "other processes write it all the time: let one process replicate here".into();
+        self.failure(format!("{OWNER} could not be written"), FailureKind::Transient, reason)
     }
 
     pub(in crate::replica) fn no_thread(&self, error: io::Error) -> StorageError {

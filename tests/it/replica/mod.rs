@@ -2,6 +2,7 @@
 
 mod beside_daemon;
 mod damage;
+mod fence;
 mod format;
 mod golden;
 mod levels;
@@ -13,6 +14,7 @@ mod restore;
 mod s3;
 #[cfg(feature = "s3")]
 mod servers;
+mod simulated;
 pub(crate) mod storage;
 mod store;
 

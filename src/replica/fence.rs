@@ -1,0 +1,393 @@
+//! One history: two primaries cannot both add to a replica. The keys of level 0 are the fence; no clock is part of it.
+//!
+//! # The rules
+//!
+//! 1. Each file of level 0 is a Create, which never overwrites. A process goes on to N + 1 only after its Create of N has
+//!    succeeded, or after it found its own file at N, byte for byte: the answer was lost then. A file's bytes are fixed
+//!    before its first request, and each further request sends the same.
+//! 2. To claim a replica whose owner has not closed it, a process (a) enters itself into `owner.json` by If-Match, with
+//!    the claim C = its tip + 1; (b) lists level 0: its tip must be the newest; (c) creates C. If (b) or (c) fails, it
+//!    applies what is there, and begins again.
+//! 3. The file of a claim is not deleted, nor is the newest one. Retention lists first, then reads the claims, then
+//!    deletes.
+//!
+//! # Why that holds
+//!
+//! Let B have claimed C: it saw the tip C - 1 after its claim was entered. All keys below C had been made by one chain. A
+//! process A of before has to create K = its last success + 1, so K <= C. At K = C the claim stands: its Create fails, it
+//! finds another's file, and it is fenced. At K < C the key was taken; if it was deleted meanwhile, then A had made it
+//! itself, so a late request of its brings the same bytes back, after which A stands before C. A claimant that was
+//! overtaken has its key among the claims since before it looked, so it cannot find that key free later. Between the
+//! list and the deletions of retention a claimant may enter itself: it lists after that, so it sees the newest file,
+//! which retention keeps, and its claim is beyond every file of retention's list.
+//!
+//! # A write whose answer was lost
+//!
+//! It may have been made, or may yet be made. A Create is tried again with the same bytes, and compared. A write of the
+//! owner is read back: it was made if the owner is this process with the same epoch and claims. If not, it fails for
+//! good once another one was made, because its version is then an old one.
+//!
+//! A clean close leaves `closed` behind, so the next opening enters itself without a claim. It reads the owner before it
+//! lists: what was written in between changes the version, and with it the entry fails.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::storage::{Created, Result, Storage, Txids, Version, Written};
+use crate::runtime::date;
+
+/// A claim is let go after this time. A process that was suspended for longer is not fenced.
+const CLAIM_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How often an entry is tried again because another process changed the owner meanwhile.
+const ENTRIES: u32 = 16;
+
+/// `larder/owner.json`: which process adds to the replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The number of the replica, which stays as long as it is not emptied.
+    #[serde(with = "hex")]
+    pub lineage: u64,
+    /// How often an owner has entered itself.
+    pub epoch: u64,
+    /// The number of the opening that owns it: the node of its files.
+    #[serde(with = "hex")]
+    pub node: u64,
+    /// The name of its machine.
+    pub host: String,
+    /// When it entered itself.
+    pub since: DateTime<Utc>,
+    /// Whether it has closed, with everything uploaded that it had begun to upload.
+    pub closed: bool,
+    /// Transactions whose files are kept.
+    pub claims: Vec<Claim>,
+}
+
+/// A transaction with which a process claimed the replica, or tried to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The transaction.
+    pub txid: u64,
+    /// The opening that claimed.
+    #[serde(with = "hex")]
+    pub node: u64,
+    /// When it was entered.
+    pub at: DateTime<Utc>,
+}
+
+/// The owner, as it was read.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The owner.
+    pub owner: Owner,
+    version: Version,
+}
+
+/// What became of an entry without a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// This process is the owner.
+    Entered,
+    /// The owner was changed meanwhile: look again.
+    Changed,
+    /// The owner has not closed the replica, or this process has begun to claim it: it takes a claim.
+    NotClosed,
+}
+
+/// What became of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimResult {
+    /// The file is there, and this process is the owner.
+    Made,
+    /// The replica has gone on: apply what is there, and claim again.
+    Moved,
+}
+
+/// What became of a file of level 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upload {
+    /// It is there now.
+    New,
+    /// It was there, byte for byte: the answer to an earlier request was lost.
+    Ours,
+    /// Another process has this transaction.
+    Fenced(Holder),
+}
+
+/// Who has the replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// This process.
+    Us,
+    /// The process in `owner.json`.
+    Other {
+        /// The name of its machine.
+        host: String,
+        /// When it entered itself.
+        since: SystemTime,
+    },
+    /// A process that is not in `owner.json`, such as Litestream; or the file is not there.
+    Unknown,
+}
+
+/// One opening of a store, before its replica.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    storage: Storage,
+    node: u64,
+    host: String,
+}
+
+impl Fence {
+    /// The opening with this number, which its files have as their node.
+    pub fn new(storage: Storage, node: u64) -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Self { storage, node, host }
+    }
+
+    /// Who owns the replica. `None` if no larder ever did.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails, or the object is not larder's.
+    pub async fn owner(&self) -> Result<Option<Seen>> {
+        let Some((bytes, version)) = self.storage.read_owner().await? else {
+            return Ok(None);
+        };
+        let owner = serde_json::from_slice(&bytes).map_err(|error| self.storage.foreign_owner(&error))?;
+        Ok(Some(Seen { owner, version }))
+    }
+
+    /// Becomes the owner without a claim: of a replica that has none, or whose owner has closed. The caller has read the
+    /// owner before it looked for the newest file. A new owner gets that lineage.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails, and whether this process is entered is not known: look again.
+    pub async fn enter(&self, seen: Option<&Seen>, lineage: u64, now: SystemTime) -> Result<Entry> {
+        if let Some(Seen { owner, .. }) = seen.filter(|seen| !seen.owner.closed) {
+            // An entry of ours whose answer was lost needs no claim, either.
+            let is_entered = owner.node == self.node && owner.claims.iter().all(|claim| claim.node != self.node);
+            return Ok(if is_entered { Entry::Entered } else { Entry::NotClosed });
+        }
+        let next = self.next(seen, lineage, now);
+        let is_entered = self.replace(seen, &next).await?;
+        Ok(if is_entered { Entry::Entered } else { Entry::Changed })
+    }
+
+    /// Becomes the owner of a replica whose owner has not closed it. `tip` is the newest transaction that the caller has
+    /// applied; `bytes` is a file of the next one, which changes nothing: page 1 once more. After an error the claim may
+    /// have been made: call it again with the same bytes.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails, or the owner changes all the time.
+    pub async fn claim(&self, tip: u64, timestamp_ms: i64, bytes: Bytes, now: SystemTime) -> Result<ClaimResult> {
+        let claim = tip + 1;
+        self.enter_claim(claim, now).await?;
+        let newest = self.newest().await?;
+        if newest < tip {
+            return Ok(ClaimResult::Moved);
+        }
+        if newest > tip {
+            let there = self.file(claim).await?;
+            let is_ours = there.is_some_and(|there| there == bytes);
+            return Ok(if is_ours { ClaimResult::Made } else { ClaimResult::Moved });
+        }
+        match self.create(claim, timestamp_ms, bytes).await? {
+            Upload::New | Upload::Ours => Ok(ClaimResult::Made),
+            Upload::Fenced(_) => Ok(ClaimResult::Moved),
+        }
+    }
+
+    /// Creates the file of the next transaction.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails. The file may be there: call it again with the same bytes.
+    pub async fn create(&self, txid: u64, timestamp_ms: i64, bytes: Bytes) -> Result<Upload> {
+        let txids = Txids::one(txid);
+        if self.storage.create(0, txids, timestamp_ms, bytes.clone()).await? == Created::New {
+            return Ok(Upload::New);
+        }
+        // One that was deleted meanwhile is an error here, and the next try tells.
+        if self.storage.get(0, txids).await? == bytes {
+            return Ok(Upload::Ours);
+        }
+        let holder = self.look().await.unwrap_or(Holder::Unknown);
+        Ok(Upload::Fenced(match holder {
+            Holder::Us => Holder::Unknown,
+            other => other,
+        }))
+    }
+
+    /// Who owns the replica now. An owner that has nothing to upload asks from time to time.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails, or the object is not larder's.
+    pub async fn look(&self) -> Result<Holder> {
+        let seen = self.owner().await?;
+        Ok(seen.map_or(Holder::Unknown, |seen| self.holder(&seen.owner)))
+    }
+
+    /// Leaves `closed` for the next opening, which needs no claim then. Only after every upload had its answer. Returns
+    /// whether this process was the owner.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails. The next opening claims the replica then.
+    pub async fn close(&self) -> Result<bool> {
+        for _ in 0..ENTRIES {
+            let Some(seen) = self.owner().await? else {
+                return Ok(false);
+            };
+            if seen.owner.node != self.node {
+                return Ok(false);
+            }
+            let closed = Owner {
+                closed: true,
+                ..seen.owner.clone()
+            };
+            if self.replace(Some(&seen), &closed).await? {
+                return Ok(true);
+            }
+        }
+        Err(self.storage.contended())
+    }
+
+    /// The transactions whose files stay. Retention reads them after its list, and deletes nothing after an error: that is
+    /// the answer, too, if another process owns the replica.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails, or another process owns the replica.
+    pub async fn claims(&self, now: SystemTime) -> Result<BTreeSet<u64>> {
+        let Some(seen) = self.owner().await? else {
+            return Err(self.storage.not_owned("nobody owns it"));
+        };
+        if seen.owner.node != self.node {
+            let owner = format!("{} owns it since {}", seen.owner.host, date::utc(seen.owner.since()));
+            return Err(self.storage.not_owned(&owner));
+        }
+        Ok(kept(&seen.owner.claims, now).iter().map(|claim| claim.txid).collect())
+    }
+
+    /// Step (a) of a claim.
+    async fn enter_claim(&self, claim: u64, now: SystemTime) -> Result<()> {
+        for _ in 0..ENTRIES {
+            let seen = self.owner().await?;
+            let is_entered = seen.as_ref().is_some_and(|seen| {
+                let owner = &seen.owner;
+                let is_this = |entered: &Claim| entered.txid == claim && entered.node == self.node;
+                owner.node == self.node && !owner.closed && owner.claims.iter().any(is_this)
+            });
+            if is_entered {
+                return Ok(());
+            }
+            let mut next = self.next(seen.as_ref(), self.node, now);
+            next.claims = kept(&next.claims, now);
+            next.claims.push(Claim {
+                txid: claim,
+                node: self.node,
+                at: now.into(),
+            });
+            if self.replace(seen.as_ref(), &next).await? {
+                return Ok(());
+            }
+        }
+        Err(self.storage.contended())
+    }
+
+    /// The newest transaction of level 0, zero if there is none.
+    async fn newest(&self) -> Result<u64> {
+        let files = self.storage.list(0).await?;
+        Ok(files.last().map_or(0, |file| file.txids.max))
+    }
+
+    async fn file(&self, txid: u64) -> Result<Option<Bytes>> {
+        match self.storage.get(0, Txids::one(txid)).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// This process as the owner after that one.
+    fn next(&self, seen: Option<&Seen>, lineage: u64, now: SystemTime) -> Owner {
+        let before = seen.map(|seen| &seen.owner);
+        Owner {
+            lineage: before.map_or(lineage, |owner| owner.lineage),
+            epoch: before.map_or(1, |owner| owner.epoch + 1),
+            node: self.node,
+            host: self.host.clone(),
+            since: now.into(),
+            closed: false,
+            claims: before.map_or_else(Vec::new, |owner| owner.claims.clone()),
+        }
+    }
+
+    /// Writes the owner over the one that was seen. Returns whether it is there.
+    async fn replace(&self, seen: Option<&Seen>, next: &Owner) -> Result<bool> {
+        let bytes = serde_json::to_vec(next).expect("an owner is JSON");
+        let version = seen.map(|seen| seen.version.clone());
+        let written = self.storage.write_owner(bytes.into(), version).await;
+        if let Ok(Written::Done(_)) = written {
+            return Ok(true);
+        }
+        // It was changed, or the answer was lost: perhaps by and to this very write.
+        let is_there = match self.owner().await {
+            Ok(seen) => seen.is_some_and(|seen| seen.owner == *next),
+            Err(error) => return Err(written.err().unwrap_or(error)),
+        };
+        match written {
+            Ok(_) => Ok(is_there),
+            Err(_) if is_there => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn holder(&self, owner: &Owner) -> Holder {
+        if owner.node == self.node {
+            return Holder::Us;
+        }
+        Holder::Other {
+            host: owner.host.clone(),
+            since: owner.since(),
+        }
+    }
+}
+
+impl Owner {
+    /// When it entered itself.
+    pub fn since(&self) -> SystemTime {
+        let since = self.since.timestamp_millis().max(0).cast_unsigned();
+        UNIX_EPOCH + Duration::from_millis(since)
+    }
+}
+
+/// The claims that are not too old.
+fn kept(claims: &[Claim], now: SystemTime) -> Vec<Claim> {
+    let now = DateTime::<Utc>::from(now);
+    let is_kept = |claim: &&Claim| (now - claim.at).to_std().is_ok_and(|age| age <= CLAIM_AGE) || claim.at > now;
+    claims.iter().filter(is_kept).cloned().collect()
+}
+
+/// Numbers as sixteen hexadecimal digits: JSON's own numbers are not exact beyond 2^53 everywhere.
+mod hex {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{number:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        u64::from_str_radix(&digits, 16).map_err(D::Error::custom)
+    }
+}
