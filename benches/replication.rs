@@ -63,6 +63,10 @@ fn main() {
     };
     let data = Data::make();
     println!("a cache line from core to core and back: {:.0?}", measure::line());
+    println!(
+        "{:<62} {:>11} {:>11}  ratio, lowest..highest of {ROUNDS}",
+        "", "with", "without"
+    );
     for (name, durability) in DURABILITIES {
         for (load_name, load) in LOADS {
             writes(&run, &data, &format!("{load_name}, {name}"), durability, load);
@@ -125,7 +129,7 @@ fn pair(run: &Run, name: &str, load: Load, (on, caught_up): (&Store, impl Fn()),
         || slice(run, load, off, &theirs),
     );
     println!(
-        "{name:<62} {:>9.0}/s {:>9.0}/s  {:.2}  {:.2}..{:.2} of {ROUNDS}",
+        "{name:<62} {:>9.0}/s {:>9.0}/s  {:.2}  {:.2}..{:.2}",
         found.ours, found.theirs, found.ratio, found.lowest, found.highest
     );
     let (ours, theirs) = (ours.into_inner(), theirs.into_inner());
