@@ -5,6 +5,8 @@
 //! in macros, and in the strings of attributes such as `serde(with = "crate::runtime::serde_units::size")`. A re-export counts as the
 //! module that it comes from. Code for tests or documentation only is skipped.
 //!
+//! The statics of the process are looked at, too: which of them a fork has to know (`runtime/process_mutex.rs`).
+//!
 //! `cargo test --test it -- --nocapture layers` prints the largest circle of files that import one another.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +42,43 @@ fn every_import_goes_down() {
         circle.join(" "),
     );
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
+}
+
+/// A `OnceLock` has a lock as well: another thread may be initializing it as the process forks.
+#[test]
+fn locks_of_the_process_are_known_to_forks() {
+    let mut folders = vec![root().join("src")];
+    let (mut known, mut others) = (0, Vec::new());
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let tokens = tokens(&fs::read_to_string(&path).unwrap());
+            let texts: Vec<&str> = tokens.iter().map(|token| token.text.as_str()).collect();
+            for at in texts
+                .iter()
+                .enumerate()
+                .filter(|(_, text)| **text == "static")
+                .map(|(at, _)| at)
+            {
+                let [name, ":", kind @ ..] = &texts[at + 1..] else {
+                    continue;
+                };
+                let end = kind.iter().position(|text| ["<", "="].contains(text)).unwrap();
+                match kind[end - 1] {
+                    "ProcessMutex" => known += 1,
+                    "Mutex" | "RwLock" | "Once" | "OnceLock" | "LazyLock" if *name != "LISTED" => {
+                        others.push(format!("{name} in {}", path.display()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(known >= 4);
+    assert!(others.is_empty(), "see src/runtime/process_mutex.rs: {others:?}");
 }
 
 #[test]

@@ -15,7 +15,6 @@ use tempfile::tempdir;
 use crate::support::child::PATIENCE;
 use crate::support::child::{self, Child, has_python, tell};
 use crate::support::fork::{end_child, fork_here, in_forked_child, with_lock_of_open_files};
-use crate::support::tokens::tokens;
 
 const SIGABRT: i32 = 6;
 
@@ -157,43 +156,6 @@ fn child_of_replicated_store_replicates_its_own() {
     let parent = Child::start("process::forking", "replicated", &[path.to_str().unwrap(), "Shared"]);
     parent.expect("0");
     parent.finish();
-}
-
-/// A `OnceLock` has a lock as well: another thread may be initializing it as the process forks.
-#[test]
-fn locks_of_the_process_are_known_to_forks() {
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
-    let (mut known, mut others) = (0, Vec::new());
-    while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let tokens = tokens(&fs::read_to_string(&path).unwrap());
-            let texts: Vec<&str> = tokens.iter().map(|token| token.text.as_str()).collect();
-            for at in texts
-                .iter()
-                .enumerate()
-                .filter(|(_, text)| **text == "static")
-                .map(|(at, _)| at)
-            {
-                let [name, ":", kind @ ..] = &texts[at + 1..] else {
-                    continue;
-                };
-                let end = kind.iter().position(|text| ["<", "="].contains(text)).unwrap();
-                match kind[end - 1] {
-                    "ProcessMutex" => known += 1,
-                    "Mutex" | "RwLock" | "Once" | "OnceLock" | "LazyLock" if *name != "LISTED" => {
-                        others.push(format!("{name} in {}", path.display()));
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-    assert!(known >= 4);
-    assert!(others.is_empty(), "see src/runtime/process_mutex.rs: {others:?}");
 }
 
 /// How often a busy process forks.
