@@ -500,6 +500,23 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn planted_secrets_are_never_repeated(text in "[a-z0-9:/?#@&=%._+ -]{0,24}") {
+            for url in [
+                format!("s3://key:C4NARY@{text}"),
+                format!("abs://account:C4NARY@{text}"),
+                format!("gs://key:C4NARY@{text}"),
+                format!("s3://bucket/app?{text}=C4NARY"),
+                format!("s3://bucket/app?secret-access-key=C4NARY&{text}"),
+                format!("s3://bucket/app?{text}#C4NARY"),
+            ] {
+                let told = parse(&url).map_or_else(|error| format!("{error} {error:?}"), |_| shown(&url));
+                proptest::prop_assert!(!told.contains("C4NARY"), "{url}: {told}");
+            }
+        }
+    }
+
     #[test]
     fn memory_is_shared_by_its_name() {
         let (a, again, b) = (memory("url-a"), memory("url-a"), memory("url-b"));
