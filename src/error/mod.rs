@@ -266,6 +266,24 @@ pub enum Error {
         reason: String,
     },
 
+    /// Another process owns the replica, and has not closed it. Nothing was changed.
+    #[error(
+        "the replica {url} of {} belongs to {owner}, which has not closed it; {last_seen}. If that process still runs, stop \
+         it first: two primaries cannot share a replica. If its machine is lost, call ReplicaOptions::take_over(true) for \
+         this one start: that process can never write to the replica again then",
+        path.display()
+    )]
+    ReplicaInUse {
+        /// The database file that was to be opened.
+        path: PathBuf,
+        /// The replica, without the query of its URL.
+        url: String,
+        /// The host that owns it, and since when.
+        owner: String,
+        /// When it wrote to the replica last.
+        last_seen: String,
+    },
+
     /// A database and its replica do not go on from one another. Nothing was changed.
     #[error("{} does not fit its replica {url}: {problem}", path.display())]
     Diverged {
@@ -509,6 +527,7 @@ impl Error {
             | Error::Poisoned { .. }
             | Error::Fenced { .. }
             | Error::Diverged { .. }
+            | Error::ReplicaInUse { .. }
             | Error::NotReplicated { .. }
             | Error::WalFull { .. }
             | Error::Replica { .. }
@@ -593,6 +612,7 @@ impl Error {
             Error::Poisoned { .. } => "poisoned",
             Error::Fenced { .. } => "fenced",
             Error::Diverged { .. } => "diverged",
+            Error::ReplicaInUse { .. } => "replica_in_use",
             Error::NotReplicated { .. } => "not_replicated",
             Error::WalFull { .. } => "wal_full",
             Error::Refused { .. } => "refused",

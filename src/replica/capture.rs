@@ -73,8 +73,6 @@ pub(super) struct Capture {
     database: Arc<File>,
     spool: Arc<Spool>,
     page_size: u32,
-    /// The number of this opening, which is in each file.
-    node: u64,
     /// The end of the last file.
     position: Position,
     /// The number of commits at that position.
@@ -103,7 +101,6 @@ impl Capture {
         (log_path, log): (PathBuf, File),
         database: Arc<File>,
         spool: Arc<Spool>,
-        node: u64,
         position: Position,
     ) -> Self {
         Self {
@@ -112,7 +109,6 @@ impl Capture {
             database,
             spool,
             page_size: position.page_size,
-            node,
             position,
             commits: 0,
             scan: None,
@@ -169,7 +165,7 @@ impl Capture {
             wal_offset: header.offset(begin),
             wal_size: header.offset(scan.position().frames) - header.offset(begin),
             wal_salts: header.salts,
-            node_id: self.node,
+            node_id: self.position.node,
         };
         let source = Source {
             header: Some(header),
@@ -194,6 +190,49 @@ impl Capture {
         }
         self.write_position(false)?;
         Ok(Some(sealed))
+    }
+
+    /// Seals a transaction that changes nothing: page 1 once more. Before anything is captured or checkpointed.
+    pub(super) fn touch(&mut self) -> Result<Sealed, CaptureError> {
+        let (mut header, mut frame) = (None, None);
+        if let Some(at) = &self.position.log
+            && let Some(found) = read_header(&self.log)?.filter(|found| found.salts == at.salts)
+        {
+            let mut scan = WalScan::new(found, found.start());
+            scan.read_to(&mut &self.log, at.frames).map_err(unreadable)?;
+            frame = scan
+                .pages()
+                .next()
+                .filter(|(page, _)| *page == 1)
+                .map(|(_, frame)| frame);
+            header = Some(found);
+        }
+        let end = self
+            .position
+            .log
+            .zip(header)
+            .map(|(at, header)| header.offset(at.frames));
+        let file = Header {
+            page_size: self.page_size,
+            commit: self.position.pages,
+            min_txid: self.position.txid + 1,
+            max_txid: self.position.txid + 1,
+            timestamp: now_after(self.position.timestamp),
+            wal_offset: end.unwrap_or(0),
+            wal_size: 0,
+            wal_salts: header.map_or([0, 0], |header| header.salts),
+            node_id: self.position.node,
+        };
+        let source = Source {
+            header: header.as_ref(),
+            log: &self.log,
+            database: &self.database,
+        };
+        let sealed = write_file(&self.spool, &source, file, [(1, frame)].into_iter(), &|| false)?;
+        self.position.txid = file.max_txid;
+        self.position.timestamp = file.timestamp;
+        self.write_position(false)?;
+        Ok(sealed)
     }
 
     /// Where the frames of the next file begin: at the end of the last file, unless the log has begun again.
@@ -311,7 +350,7 @@ impl Capture {
                 wal_offset: log.map_or(0, |(header, _)| header.offset(0)),
                 wal_size: log.map_or(0, |(header, end)| header.offset(end.frames) - header.offset(0)),
                 wal_salts: log.map_or([0, 0], |(header, _)| header.salts),
-                node_id: self.node,
+                node_id: self.position.node,
             },
             in_log,
             scan,

@@ -149,6 +149,11 @@ impl Fence {
         Self { storage, node, host }
     }
 
+    /// The number of this opening.
+    pub fn node(&self) -> u64 {
+        self.node
+    }
+
     /// Who owns the replica. `None` if no larder ever did.
     ///
     /// # Errors

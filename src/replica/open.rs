@@ -22,28 +22,35 @@
 //! the size and the times with which closing left it. One thing is assumed in the second case: that no other process
 //! wrote to the file while no store had it open, emptied the log, began it again, and was killed itself.
 //!
+//! A replica has one owner (`fence.rs`). One that has closed it is followed without a word. One that has not may still
+//! write, or be gone: unless it was this spool's own store, opening fails with [`Error::ReplicaInUse`], which names it, and
+//! only `take_over` claims the replica. The claim is the first upload; for a database that goes on from its position it is
+//! page 1 once more.
+//!
 //! [`prepare`] runs before SQLite opens the file, because opening may create it; [`Prepared::attach`] runs after that.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
-use super::capture::{Capture, Committed, log_of};
+use super::capture::{Capture, CaptureError, Committed, log_of};
+use super::fence::{Entry, Fence, Seen};
 use super::options::{OnDivergence, ReplicaOptions};
 use super::position::{Position, Stamps};
-use super::replication::{Replication, Start};
+use super::replication::{Ownership, Replication, Start};
 use super::restore::plan::Target;
 use super::restore::restore;
 use super::runtime;
 use super::spool::{Spool, SpoolError};
-use super::storage::{Storage, StorageError};
+use super::storage::{Storage, StorageError, all_files, request};
 use super::wal::{HEADER_SIZE, WalHeader, WalScan};
 use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
-use crate::runtime::random;
 use crate::runtime::sync::Arc;
+use crate::runtime::{date, random};
 use crate::telemetry::Telemetry;
 use crate::write::Shared;
 
@@ -52,28 +59,44 @@ pub(crate) struct Prepared {
     replica: ReplicaOptions,
     storage: Storage,
     spool: Arc<Spool>,
+    fence: Fence,
     position: Option<Position>,
-    /// The newest transaction of the replica. `None` if it is empty, or cannot be asked.
-    tip: Option<u64>,
+    /// The replica. `None` if it cannot be asked.
+    there: Option<There>,
+    /// Whether this store is the owner of the replica.
+    ownership: Ownership,
+    lineage: u64,
     /// The database file before it is opened.
     stamps: Option<Stamps>,
 }
 
-/// Looks at the replica, the spool and the file.
+/// What the storage says of the replica.
+struct There {
+    owner: Option<Seen>,
+    /// The newest transaction; 0 if there is none.
+    tip: u64,
+    /// When it was written.
+    at: SystemTime,
+}
+
+/// Looks at the replica, the spool and the file, and enters this store as the owner of the replica.
 pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings) -> Result<Prepared> {
     replica.validate()?;
     let storage = Storage::connect(&replica.url)?;
     let path = absolute(path);
     let file = fs::metadata(&path).ok().filter(|file| file.len() > 0);
     let had_spool = Spool::is_there(&path);
-    let tip = ask_tip(&storage);
-    let tip = match tip {
-        Ok(tip) => tip,
+    let spool_position = Spool::position_of(&path).map_err(|error| cannot_spool(&path, error.into()))?;
+    let node = spool_position.map_or_else(random::number, |position| position.node);
+    let fence = Fence::new(storage.clone(), node);
+    let there = match ask(&storage, &fence, !replica.unconditional) {
+        Ok(there) => Some(there),
         // The fence does not depend on opening, and the position says how to go on.
         Err(_) if had_spool && file.is_some() => None,
         Err(error) => return Err(error.into()),
     };
-    let is_missing = file.is_none() && (tip.is_some() || had_spool);
+    let tip = there.as_ref().map_or(0, |there| there.tip);
+    let is_missing = file.is_none() && (tip > 0 || had_spool);
     if is_missing && !replica.restore_if_missing {
         return Err(missing(&path, &storage, tip));
     }
@@ -81,24 +104,30 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     let position = spool.position().map_err(|error| cannot_spool(&path, error.into()))?;
     let mut prepared = Prepared {
         replica: replica.clone(),
+        fence,
         storage,
         spool: Arc::new(spool),
         position,
-        tip,
+        there,
+        ownership: Ownership::ToEnter,
+        lineage: 0,
         stamps: file.as_ref().map(Stamps::of),
     };
+    prepared.refuse_owner(&path)?;
     if is_missing {
         prepared.restore(&path, settings)?;
     } else {
         prepared.refuse_divergence(&path)?;
     }
+    prepared.enter()?;
     Ok(prepared)
 }
 
 impl Prepared {
     /// Restores the database, whose file does not exist: the replica's newest state, and what the spool has beyond it.
     fn restore(&mut self, path: &Path, settings: &Settings) -> Result<()> {
-        if let (Some(position), Some(tip)) = (&self.position, self.tip)
+        let tip = self.tip();
+        if let Some(position) = &self.position
             && tip > position.txid
         {
             return Err(Error::Diverged {
@@ -118,7 +147,12 @@ impl Prepared {
             fs::remove_file(path).map_err(|error| cannot_read(path, error))?;
         }
         let report = restore(&self.storage, Target::Newest, &self.spool.paths(), Some(settings), path)?;
-        let position = report.position()?;
+        let owner = self.there.as_ref().and_then(|there| there.owner.as_ref());
+        let position = Position {
+            lineage: owner.map_or(0, |seen| seen.owner.lineage),
+            node: self.fence.node(),
+            ..report.position()?
+        };
         self.spool
             .write_position(&position, true)
             .map_err(|error| cannot_spool(path, error.into()))?;
@@ -129,13 +163,24 @@ impl Prepared {
 
     /// Refuses a replica that does not end where the spool says, or before that.
     fn refuse_divergence(&self, path: &Path) -> Result<()> {
-        let Some(tip) = self.tip else { return Ok(()) };
+        let Some(there) = &self.there else { return Ok(()) };
+        let tip = there.tip;
+        let lineage = there.owner.as_ref().map_or(0, |seen| seen.owner.lineage);
         let local = match &self.position {
+            None if tip == 0 => return Ok(()),
             None => "the database has never been replicated to it".to_owned(),
+            Some(position) if ![0, lineage].contains(&position.lineage) && lineage != 0 => {
+                "the database was replicated to another replica, which this is not".to_owned()
+            }
             Some(position) if tip > position.txid => {
                 format!("the database was replicated up to transaction {}", position.txid)
             }
-            Some(_) => return Ok(()),
+            // Nothing of it was ever uploaded, or nothing of it is missing.
+            Some(position) if tip > 0 || position.txid == 0 || self.spool_goes_on(0) => return Ok(()),
+            Some(position) => format!(
+                "the database was replicated up to transaction {}, and the replica has been emptied",
+                position.txid
+            ),
         };
         if self.replica.on_divergence == OnDivergence::Rebase {
             return Ok(());
@@ -150,6 +195,75 @@ impl Prepared {
                 Spool::folder_of(path).display()
             ),
         })
+    }
+
+    fn tip(&self) -> u64 {
+        self.there.as_ref().map_or(0, |there| there.tip)
+    }
+
+    /// Whether the spool has the transaction after that.
+    fn spool_goes_on(&self, txid: u64) -> bool {
+        self.spool
+            .first_from(txid + 1)
+            .is_some_and(|next| next.txid == txid + 1)
+    }
+
+    /// Refuses a replica that another owner has not closed, unless it is to be taken over.
+    fn refuse_owner(&mut self, path: &Path) -> Result<()> {
+        let Some(There {
+            owner: Some(seen), at, ..
+        }) = &self.there
+        else {
+            return Ok(());
+        };
+        let owner = &seen.owner;
+        if owner.closed || owner.node == self.fence.node() {
+            return Ok(());
+        }
+        if self.replica.take_over {
+            self.ownership = Ownership::ToClaim;
+            return Ok(());
+        }
+        Err(Error::ReplicaInUse {
+            path: path.into(),
+            url: self.storage.to_string(),
+            owner: format!("{}, since {}", owner.host, date::utc(owner.since())),
+            last_seen: format!("its last upload was at {}", date::utc(*at)),
+        })
+    }
+
+    /// Enters this store as the owner, if that takes no claim.
+    fn enter(&mut self) -> Result<()> {
+        let Some(there) = &self.there else { return Ok(()) };
+        if self.ownership == Ownership::ToClaim {
+            return Ok(());
+        }
+        let lineage = match self.position.as_ref().map_or(0, |position| position.lineage) {
+            0 => random::number(),
+            lineage => lineage,
+        };
+        let (fence, seen) = (self.fence.clone(), there.owner.clone());
+        let entered = request(&self.storage, async move {
+            fence.enter(seen.as_ref(), lineage, SystemTime::now()).await
+        });
+        self.ownership = match entered? {
+            Entry::Entered => Ownership::Owner,
+            // This process has claimed it before, and was killed.
+            Entry::NotClosed => Ownership::ToClaim,
+            Entry::Changed => {
+                return Err(Error::Replica {
+                    what: "its owner has changed while it was opened; open it again".into(),
+                    url: self.storage.to_string(),
+                    source: None,
+                });
+            }
+        };
+        let lineage = there.owner.as_ref().map_or(lineage, |seen| seen.owner.lineage);
+        if let Some(position) = &mut self.position {
+            position.lineage = lineage;
+        }
+        self.lineage = lineage;
+        Ok(())
     }
 
     /// Begins to replicate the store whose database has just been opened.
@@ -176,25 +290,25 @@ impl Prepared {
         sync_folder_of(path).map_err(failed)?;
         let committed = committed_at_open(shared, &log, settings.access).map_err(failed)?;
         let (position, start, resumed) = self.go_on(&log, page_size, committed).map_err(failed)?;
-        let mut capture = Capture::new(
-            (log_path, log),
-            database,
-            Arc::clone(&self.spool),
-            random::number(),
-            position,
-        );
+        let mut capture = Capture::new((log_path, log), database, Arc::clone(&self.spool), position);
         if let Some((scan, commits)) = resumed {
             capture.resume(scan, commits);
         }
+        // The full file takes the place of those that cannot be uploaded any more.
+        self.spool.delete_after(position.txid).map_err(failed)?;
         // If the replica cannot be asked, the spool says what is to be uploaded.
-        let uploaded = self.tip.unwrap_or_else(|| {
-            let first = self.spool.first_from(1);
-            first.map_or(position.txid, |sealed| sealed.txid - 1)
-        });
+        let uploaded = match &self.there {
+            Some(there) => there.tip,
+            None => self.spool.first_from(1).map_or(position.txid, |sealed| sealed.txid - 1),
+        };
+        if self.ownership == Ownership::ToClaim && matches!(start, Start::Goes) && !self.spool_goes_on(uploaded) {
+            capture.touch().map_err(|error| cannot_touch(path, &error))?;
+        }
         let replication = Replication::new(
             (shared, telemetry),
             settings.access,
             self.replica,
+            (self.fence, self.ownership),
             (self.storage, self.spool),
             (capture, committed, uploaded),
             start,
@@ -208,7 +322,8 @@ impl Prepared {
     /// Where captures go on, and how.
     fn go_on(&self, log: &File, page_size: u32, committed: Committed) -> io::Result<(Position, Start, Resumed)> {
         let new = Position {
-            lineage: random::number(),
+            lineage: self.lineage,
+            node: self.fence.node(),
             txid: 0,
             timestamp: 0,
             page_size,
@@ -217,7 +332,7 @@ impl Prepared {
             emptied: false,
             file: None,
         };
-        let tip = self.tip.unwrap_or(0);
+        let tip = self.tip();
         let Some(position) = self.position else {
             let newest = self.spool.newest().map_or(0, |sealed| sealed.txid);
             let txid = tip.max(newest);
@@ -240,10 +355,7 @@ impl Prepared {
         if tip > position.txid {
             return rebase(tip, "the replica was newer than the database".into());
         }
-        if self.tip.is_some()
-            && tip < position.txid
-            && self.spool.first_from(tip + 1).is_none_or(|next| next.txid != tip + 1)
-        {
+        if self.there.is_some() && tip < position.txid && !self.spool_goes_on(tip) {
             return rebase(
                 tip,
                 format!("transaction {} is neither in the replica nor in the spool", tip + 1),
@@ -333,24 +445,35 @@ fn header_of(log: &File) -> io::Result<Option<WalHeader>> {
     }
 }
 
-/// The newest transaction of a replica.
-fn ask_tip(storage: &Storage) -> std::result::Result<Option<u64>, StorageError> {
-    let asked = storage.clone();
-    let listed = runtime::wait(async move {
-        let mut tip = None;
-        for level in [0, 1, 2, 3, 9] {
-            let files = asked.list(level).await?;
-            tip = tip.max(files.iter().map(|file| file.txids.max).max());
+/// Asks the storage for the owner first: what is written after that changes its version.
+fn ask(storage: &Storage, fence: &Fence, probe: bool) -> std::result::Result<There, StorageError> {
+    let (asked, fence) = (storage.clone(), fence.clone());
+    request(storage, async move {
+        if probe {
+            asked.probe().await?;
         }
-        Ok(tip)
-    });
-    listed.unwrap_or_else(|error| Err(storage.no_thread(error)))
+        let owner = fence.owner().await?;
+        let newest = all_files(&asked).await?.into_iter().max_by_key(|file| file.txids.max);
+        Ok(There {
+            owner,
+            tip: newest.map_or(0, |file| file.txids.max),
+            at: newest.map_or(UNIX_EPOCH, |file| file.modified),
+        })
+    })
 }
 
-fn missing(path: &Path, storage: &Storage, tip: Option<u64>) -> Error {
+fn cannot_touch(path: &Path, error: &CaptureError) -> Error {
+    Error::Open {
+        path: path.into(),
+        problem: format!("its replica cannot be taken over: {error}"),
+        source: None,
+    }
+}
+
+fn missing(path: &Path, storage: &Storage, tip: u64) -> Error {
     let replica = match tip {
-        Some(tip) => format!("the replica ends with transaction {tip}"),
-        None => format!("its folder {} has transactions of it", Spool::folder_of(path).display()),
+        1.. => format!("the replica ends with transaction {tip}"),
+        0 => format!("its folder {} has transactions of it", Spool::folder_of(path).display()),
     };
     Error::Diverged {
         path: path.into(),

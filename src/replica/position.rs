@@ -24,6 +24,8 @@ const FIRST_LINE: &str = "larder position 1";
 pub(super) struct Position {
     /// Which history this is: a random number that was chosen with its first transaction.
     pub(super) lineage: u64,
+    /// Who owns the replica here: a random number that was chosen with the spool. It is in each file.
+    pub(super) node: u64,
     /// The last transaction, that is the last sealed file.
     pub(super) txid: u64,
     /// Its time, in milliseconds since 1970.
@@ -107,6 +109,7 @@ impl Position {
             text.push('\n');
         };
         line("lineage", &[self.lineage.into()]);
+        line("node", &[self.node.into()]);
         line("txid", &[self.txid.into()]);
         line("timestamp", &[self.timestamp.into()]);
         line("page_size", &[self.page_size.into()]);
@@ -141,6 +144,7 @@ impl Position {
         }
         let mut fields = Fields(lines.peekable());
         let [lineage] = fields.take("lineage")?;
+        let [node] = fields.take("node")?;
         let [txid] = fields.take("txid")?;
         let [timestamp] = fields.take("timestamp")?;
         let [page_size] = fields.take("page_size")?;
@@ -171,6 +175,7 @@ impl Position {
         };
         Some(Self {
             lineage,
+            node,
             txid,
             timestamp,
             page_size,
@@ -210,6 +215,7 @@ mod tests {
     fn full() -> Position {
         Position {
             lineage: u64::MAX,
+            node: 1,
             txid: 1207,
             timestamp: 1_790_000_000_123,
             page_size: 4096,

@@ -36,11 +36,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::select;
 use rusqlite::Connection;
 use tokio::sync::Notify;
 
 use super::capture::{Capture, CaptureError, Committed, Full};
+use super::fence::Fence;
 use super::options::ReplicaOptions;
 use super::position::Stamps;
 use super::runtime;
@@ -84,6 +84,17 @@ enum Phase {
     Ended,
 }
 
+/// Whether this store is the owner of its replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Ownership {
+    Owner,
+    /// The storage could not be asked at opening.
+    ToEnter,
+    /// The first upload is the claim.
+    ToClaim,
+}
+
 /// What was reached.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
@@ -107,6 +118,8 @@ pub(crate) struct Replication {
     pub(super) path: PathBuf,
     pub(super) options: ReplicaOptions,
     pub(super) storage: Storage,
+    pub(super) fence: Fence,
+    ownership: AtomicU8,
     pub(super) spool: Arc<Spool>,
     access: Access,
     capture: Mutex<Capture>,
@@ -153,6 +166,7 @@ impl Replication {
         (shared, telemetry): (&Arc<Shared>, &Arc<Telemetry>),
         access: Access,
         options: ReplicaOptions,
+        (fence, ownership): (Fence, Ownership),
         (storage, spool): (Storage, Arc<Spool>),
         (capture, committed, uploaded): (Capture, Committed, u64),
         start: Start,
@@ -186,6 +200,8 @@ impl Replication {
             path,
             options,
             storage,
+            fence,
+            ownership: AtomicU8::new(ownership as u8),
             spool,
             access,
             capture: Mutex::new(capture),
@@ -209,6 +225,19 @@ impl Replication {
             3 => Phase::Dropped,
             _ => Phase::Ended,
         }
+    }
+
+    pub(super) fn ownership(&self) -> Ownership {
+        match self.ownership.load(Ordering::Acquire) {
+            0 => Ownership::Owner,
+            1 => Ownership::ToEnter,
+            _ => Ownership::ToClaim,
+        }
+    }
+
+    /// The replica is this store's now.
+    pub(super) fn is_owner_now(&self) {
+        self.ownership.store(Ownership::Owner as u8, Ordering::Release);
     }
 
     fn set_phase(&self, phase: Phase) {
@@ -384,13 +413,14 @@ impl Replication {
         }
     }
 
-    /// Ends when the time is over, or the task is woken.
-    pub(super) async fn pause(&self, wake: &Notify, time: Duration) {
-        select(
-            std::pin::pin!(tokio::time::sleep(time)),
-            std::pin::pin!(wake.notified()),
-        )
-        .await;
+    /// Ends when the time is over, or the task is woken. Returns whether the time is over.
+    pub(super) async fn pause(&self, wake: &Notify, time: Duration) -> bool {
+        tokio::time::timeout(time, wake.notified()).await.is_err()
+    }
+
+    /// The number of the replica.
+    pub(super) fn lineage(&self) -> u64 {
+        self.capture.lock().position().lineage
     }
 
     /// One capture, or one full file. On a `larder-ltx` thread.
@@ -453,7 +483,7 @@ impl Replication {
     }
 
     /// Another primary writes to the replica: nothing is captured or written any more.
-    pub(super) fn fence(&self, by: String, since: SystemTime) {
+    pub(super) fn fence_store(&self, by: String, since: SystemTime) {
         self.set_phase(Phase::Ended);
         self.figures().fenced(&by);
         if let Some(shared) = self.shared.upgrade() {

@@ -140,7 +140,16 @@ impl Spool {
 
     /// The position that was written last, if it is whole.
     pub(super) fn position(&self) -> io::Result<Option<Position>> {
-        match fs::read_to_string(self.folder.join(POSITION)) {
+        Self::read_position(&self.folder)
+    }
+
+    /// The position beside that database, whose spool may be open elsewhere.
+    pub(super) fn position_of(database: &Path) -> io::Result<Option<Position>> {
+        Self::read_position(&Self::folder_of(database))
+    }
+
+    fn read_position(folder: &Path) -> io::Result<Option<Position>> {
+        match fs::read_to_string(folder.join(POSITION)) {
             Ok(text) => Ok(Position::parse(&text)),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),
             Err(error) => Err(error),

@@ -8,15 +8,16 @@
 //! While the storage fails, the task tries again after [`FIRST_PAUSE`], doubled up to [`LONGEST_PAUSE`], and at once when
 //! a caller flushes. It ends when the store has closed and everything is uploaded, or when the time for that is over.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 
-use super::replication::Replication;
+use super::fence::{ClaimResult, Entry, Holder, Upload};
+use super::replication::{Ownership, Replication};
 use super::runtime;
 use super::spool::Sealed;
-use super::storage::{Created, Txids};
+use super::storage::Result as StorageResult;
 use crate::runtime::date;
 use crate::runtime::sync::{Arc, Instant};
 use crate::telemetry::event::event;
@@ -24,12 +25,15 @@ use crate::telemetry::event::event;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How often an owner that has nothing to upload looks at `owner.json`.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
 /// Why a file was not uploaded.
 enum Failed {
     /// It is tried again.
     ForNow(String),
-    /// Another primary has this transaction: this is its file.
-    Taken(Bytes),
+    /// Another primary has the replica.
+    Taken(Holder),
 }
 
 impl Replication {
@@ -37,7 +41,12 @@ impl Replication {
     pub(super) async fn upload_until_closed(self: Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let next = self.spool.first_from(self.progress().uploaded + 1);
+            let uploaded = self.progress().uploaded;
+            // Never one with a gap before it.
+            let next = self
+                .spool
+                .first_from(uploaded + 1)
+                .filter(|next| next.txid == uploaded + 1);
             let began = Instant::now();
             let uploaded = match next {
                 Some(sealed) => self
@@ -46,7 +55,9 @@ impl Replication {
                     .map(|done| (sealed, done)),
                 None if self.closing.get().is_some() => None,
                 None => {
-                    self.sealed.notified().await;
+                    if self.pause(&self.sealed, LOOK_EVERY).await {
+                        self.look().await;
+                    }
                     continue;
                 }
             };
@@ -65,12 +76,13 @@ impl Replication {
                         break;
                     }
                 }
-                Some((sealed, Err(Failed::Taken(theirs)))) => {
-                    self.fenced(sealed, &theirs);
+                Some((_, Err(Failed::Taken(holder)))) => {
+                    self.fenced(&holder);
                     break;
                 }
             }
         }
+        self.leave().await;
         self.reach(|progress| progress.ended = true);
     }
 
@@ -101,20 +113,68 @@ impl Replication {
             Failed::ForNow(format!("{} cannot be read: {error}", path.display()))
         })?;
         let bytes = Bytes::from(bytes);
-        let timestamp = timestamp_of(&bytes);
-        let txids = Txids::one(sealed.txid);
-        let created = self.storage.create(0, txids, timestamp, bytes.clone()).await;
-        match created.map_err(|error| Failed::ForNow(error.to_string()))? {
-            Created::New => Ok(()),
-            Created::Exists => {
-                let there = self.storage.get(0, txids).await;
-                let there = there.map_err(|error| Failed::ForNow(error.to_string()))?;
-                if there == bytes {
-                    Ok(())
-                } else {
-                    Err(Failed::Taken(there))
+        let made = self.create(sealed, timestamp_of(&bytes), bytes).await;
+        match made.map_err(|error| Failed::ForNow(error.to_string()))? {
+            Upload::New | Upload::Ours => Ok(()),
+            Upload::Fenced(holder) => Err(Failed::Taken(holder)),
+        }
+    }
+
+    /// Creates the file. The first one may have to make this store the owner.
+    async fn create(&self, sealed: Sealed, timestamp: i64, bytes: Bytes) -> StorageResult<Upload> {
+        let now = SystemTime::now();
+        match self.ownership() {
+            Ownership::Owner => {}
+            Ownership::ToEnter => {
+                if let Some(other) = self.enter(now).await? {
+                    return Ok(Upload::Fenced(other));
                 }
             }
+            Ownership::ToClaim => {
+                let made = self.fence.claim(sealed.txid - 1, timestamp, bytes, now).await?;
+                if made == ClaimResult::Moved {
+                    return self.fence.look().await.map(Upload::Fenced);
+                }
+                self.is_owner_now();
+                return Ok(Upload::New);
+            }
+        }
+        self.fence.create(sealed.txid, timestamp, bytes).await
+    }
+
+    /// Enters this store as the owner, as opening would have done. Returns another owner that has not closed.
+    async fn enter(&self, now: SystemTime) -> StorageResult<Option<Holder>> {
+        loop {
+            let seen = self.fence.owner().await?;
+            match self.fence.enter(seen.as_ref(), self.lineage(), now).await? {
+                Entry::Entered => {
+                    self.is_owner_now();
+                    return Ok(None);
+                }
+                Entry::Changed => {}
+                Entry::NotClosed => return self.fence.look().await.map(Some),
+            }
+        }
+    }
+
+    /// An owner that has nothing to upload looks whether it still is one, before it writes.
+    async fn look(&self) {
+        if self.ownership() == Ownership::Owner
+            && let Ok(other @ Holder::Other { .. }) = self.fence.look().await
+        {
+            self.fenced(&other);
+        }
+    }
+
+    /// Says that the next opening needs no claim, if everything is uploaded.
+    async fn leave(&self) {
+        let is_done = {
+            let progress = self.progress();
+            progress.failing.is_none() && progress.uploaded >= progress.sealed
+        };
+        if is_done && self.ownership() == Ownership::Owner {
+            // After an error the next opening takes this store for one that was killed.
+            let _ = self.until_deadline(self.fence.close()).await;
         }
     }
 
@@ -157,18 +217,19 @@ impl Replication {
 }
 
 impl Replication {
-    fn fenced(&self, sealed: Sealed, theirs: &[u8]) {
-        let since = u64::try_from(timestamp_of(theirs)).unwrap_or(0);
-        let since = UNIX_EPOCH + Duration::from_millis(since);
-        let by = format!("another process, at {}", date::utc(since));
+    fn fenced(&self, holder: &Holder) {
+        let (by, since) = match holder {
+            Holder::Other { host, since } => (format!("{host}, since {}", date::utc(*since)), *since),
+            Holder::Us | Holder::Unknown => ("a process that is not in its owner.json".to_owned(), SystemTime::now()),
+        };
         event!(
             error,
             "larder::replica",
             self.path,
-            { replica = %self.storage, txid = sealed.txid, by, "error.type" = "fenced" },
-            "another process has written this transaction to the replica, so this store takes no more writes"
+            { replica = %self.storage, by, "error.type" = "fenced" },
+            "another process has taken the replica over, so this store takes no more writes"
         );
-        self.fence(by, since);
+        self.fence_store(by, since);
     }
 }
 

@@ -40,6 +40,7 @@ use crate::replica::ltx::Header;
 use crate::replica::position::{Position, Stamps};
 use crate::replica::spool::Spool;
 use crate::replica::storage::{FileInfo, Storage, StorageError, Txids};
+use crate::runtime::random;
 use crate::telemetry::event::event;
 
 /// A restore from a replica, which [`to`](Self::to) starts. Made by [`Store::restore_from`].
@@ -252,6 +253,7 @@ impl ReplicaRestoreReport {
         })?;
         Ok(Position {
             lineage: 0,
+            node: random::number(),
             txid: self.txid,
             timestamp: time::millis_up(self.timestamp),
             page_size: self.page_size as u32,

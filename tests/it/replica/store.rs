@@ -589,3 +589,77 @@ fn statistics_say_what_the_replica_has() {
     close(store);
     assert_eq!(Store::open(place.database()).unwrap().stats().replica, None);
 }
+
+#[test]
+fn replica_in_use_is_taken_over_if_asked() {
+    let place = Place::new();
+    let zombie = place.open();
+    fill(&zombie, 10);
+    zombie.replica().unwrap().flush(PATIENCE).unwrap();
+    let machine = tempfile::tempdir().unwrap();
+    let path = machine.path().join("app.db");
+    let replica = place.to().restore_if_missing(true);
+    let error = Options::new().replicate_to(replica.clone()).open(&path).unwrap_err();
+    assert!(matches!(error, Error::ReplicaInUse { .. }), "{error}");
+    assert!(error.to_string().contains("take_over(true)"), "{error}");
+    assert!(!path.exists());
+    // What the other does not have yet is lost to it.
+    let store = Options::new()
+        .replicate_to(replica.take_over(true))
+        .open(&path)
+        .unwrap();
+    assert_eq!(rows(&store), 10);
+    fill(&store, 5);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let _ = zombie.write(|tx| tx.execute("DELETE FROM entry", []));
+    let error = zombie.replica().unwrap().flush(PATIENCE).unwrap_err();
+    assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
+    let error = zombie.write(|tx| tx.execute("DELETE FROM entry", [])).unwrap_err();
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
+    assert_eq!(zombie.close().unwrap().replicated, Some(false));
+    fill(&store, 5);
+    close(store);
+    assert!(fs::read(&path).unwrap() == place.restored());
+    // The one that lost does not come back by itself, either.
+    let error = place.options().open(place.database()).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+}
+
+#[test]
+fn emptied_replica_is_refused() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    fill(&store, 10);
+    close(store);
+    fs::remove_dir_all(place.replica()).unwrap();
+    let error = place.options().open(place.database()).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    assert!(error.to_string().contains("has been emptied"), "{error}");
+    assert_eq!(place.transactions(), []);
+    let replica = place.to().on_divergence(OnDivergence::Rebase);
+    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+    close(store);
+    place.compare_closed();
+}
+
+#[test]
+fn storage_away_at_opening_is_entered_later() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    close(store);
+    let aside = place.replica().with_extension("aside");
+    fs::rename(place.replica(), &aside).unwrap();
+    fs::write(place.replica(), "not a folder").unwrap();
+    let store = place.open();
+    fill(&store, 10);
+    fs::remove_file(place.replica()).unwrap();
+    fs::rename(&aside, place.replica()).unwrap();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    close(store);
+    place.compare_closed();
+    let owner = fs::read_to_string(place.replica().join("larder/owner.json")).unwrap();
+    assert!(owner.contains("\"closed\":true"), "{owner}");
+}
