@@ -9,11 +9,12 @@
 //! | the task that uploads | `upload.rs` |
 //! | how a store goes on with its replica as it opens; which process owns the replica | `open.rs`, `fence.rs` |
 //! | places: folders, buckets, memory; the thread that makes the requests | `storage/`, `runtime.rs` |
-//! | compaction into levels, retention | `levels/` |
+//! | compaction into levels, snapshots, retention; the task that does it | `levels/`, `compact.rs` |
 //! | which files make a state, what is made of them, whether they are sound | `restore/` |
 //! | what users see: options, the replica of an open store, any replica | `options.rs`, `store_replica.rs`, `handle.rs` |
 
 mod capture;
+mod compact;
 pub mod fence;
 mod handle;
 pub mod levels;

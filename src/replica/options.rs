@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::levels::LevelTimes;
 use crate::error::{Error, Result};
 
 const MIB: u64 = 1024 * 1024;
@@ -30,6 +31,7 @@ pub struct ReplicaOptions {
     pub(super) take_over: bool,
     pub(super) on_divergence: OnDivergence,
     pub(super) unconditional: bool,
+    pub(super) times: LevelTimes,
 }
 
 /// What opening does if the database file does not go on from where the replica ends.
@@ -55,6 +57,7 @@ impl ReplicaOptions {
             take_over: false,
             on_divergence: OnDivergence::default(),
             unconditional: false,
+            times: LevelTimes::default(),
         }
     }
 
@@ -106,6 +109,36 @@ impl ReplicaOptions {
         self
     }
 
+    /// How far back any time can be restored. The default is 7 days. At least 1 h.
+    ///
+    /// What is older than the newest snapshot of that age is deleted from the replica.
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.times.retention = retention;
+        self
+    }
+
+    /// Time between two snapshots: files that have the whole database, with which a restore begins. The default is 24 h.
+    /// At least 1 min. A shorter time makes restores faster, and takes more room.
+    pub fn snapshot_every(mut self, every: Duration) -> Self {
+        self.times.snapshot_every = every;
+        self
+    }
+
+    /// How long each upload is kept by itself. The default is 1 h. At least 1 min. Before that time the past can be
+    /// restored to the periods of [`levels`](Self::levels).
+    pub fn l0_retention(mut self, retention: Duration) -> Self {
+        self.times.l0_retention = retention;
+        self
+    }
+
+    /// The periods whose uploads are merged into one file, and these into one again. The default is 30 s, 5 min and
+    /// 1 h: a restore reads fewer files, and any 30 s of [`retention`](Self::retention) can be restored. Each is a
+    /// multiple of the one before it, the first at least 1 s.
+    pub fn levels(mut self, levels: [Duration; 3]) -> Self {
+        self.times.levels = levels;
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         let wrong = |option, problem: String| Err(Error::Options { option, problem });
         if self.interval > Duration::from_secs(3600) {
@@ -120,7 +153,7 @@ impl ReplicaOptions {
                 format!("a spool_limit of {} bytes is below 1 MiB", self.spool_limit),
             );
         }
-        Ok(())
+        self.times.check().or_else(|problem| wrong("replicate_to", problem))
     }
 }
 
@@ -147,6 +180,7 @@ impl fmt::Debug for ReplicaOptions {
             .field("take_over", &self.take_over)
             .field("on_divergence", &self.on_divergence)
             .field("unconditional", &self.unconditional)
+            .field("times", &self.times)
             .finish()
     }
 }

@@ -1,5 +1,5 @@
 //! [`Replication`]: an open store as its replica sees it. It keeps the log of the store (`write/log_keeper.rs`), and is
-//! shared with the two tasks that seal (here) and upload (`upload.rs`).
+//! shared with the tasks that seal (here), upload (`upload.rs`) and compact (`compact.rs`).
 //!
 //! # Who does what
 //!
@@ -9,6 +9,7 @@
 //! - **The task that seals** captures every interval, and when it is woken. Reading, compressing and syncing run on a
 //!   `larder-ltx` thread.
 //! - **The task that uploads** puts one sealed file after another into the storage.
+//! - **The task that compacts** merges and deletes what is there (`compact.rs`).
 //!
 //! # The full file
 //!
@@ -45,7 +46,7 @@ use super::options::ReplicaOptions;
 use super::position::Stamps;
 use super::runtime;
 use super::spool::{Sealed, Spool};
-use super::storage::Storage;
+use super::storage::{FileInfo, Storage};
 use crate::connection::wal_index::WalIndex;
 use crate::error::Result;
 use crate::options::Access;
@@ -134,6 +135,10 @@ pub(crate) struct Replication {
     wake: Notify,
     /// Wakes the task that uploads.
     pub(super) sealed: Notify,
+    /// What was uploaded and is not in `levels` of the task that compacts.
+    pub(super) uploads: Mutex<Vec<FileInfo>>,
+    /// Wakes the task that compacts.
+    pub(super) compact: Notify,
     /// When the store's closing is over. Set once.
     pub(super) closing: std::sync::OnceLock<Instant>,
     progress: Mutex<Progress>,
@@ -211,6 +216,8 @@ impl Replication {
             full: Mutex::new(None),
             wake,
             sealed: Notify::new(),
+            uploads: Mutex::new(Vec::new()),
+            compact: Notify::new(),
             closing: std::sync::OnceLock::new(),
             progress: Mutex::new(progress),
             changed: Condvar::new(),
@@ -344,6 +351,11 @@ impl Replication {
         true
     }
 
+    /// Whether the levels may be written: this store is not fenced, and no upload is without an answer.
+    pub(super) fn may_compact(&self) -> bool {
+        self.phase() != Phase::Ended && self.closing.get().is_none() && self.progress().failing.is_none()
+    }
+
     /// Called after each upload.
     pub(super) fn go_on_after_upload(&self) {
         let dropped = Phase::Dropped as u8;
@@ -404,6 +416,7 @@ impl Replication {
                 // The store ended without closing: its opening failed, or its writer panicked.
                 let _ = self.closing.set(Instant::now());
                 self.sealed.notify_one();
+                self.compact.notify_one();
             }
             let this = Arc::clone(&self);
             if runtime::blocking(move || this.seal_step()).await.is_err() {
@@ -702,6 +715,7 @@ impl LogKeeper for Replication {
         let _ = self.closing.set(deadline);
         self.wake.notify_one();
         self.sealed.notify_one();
+        self.compact.notify_one();
         let mut progress = self.progress();
         while !progress.ended {
             let left = deadline.saturating_duration_since(Instant::now());

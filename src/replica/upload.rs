@@ -190,6 +190,7 @@ impl Replication {
             );
         }
         self.go_on_after_upload();
+        self.to_compact(sealed);
         // A file that stays takes room, and is deleted with the next one.
         let _ = self.spool.delete_to(sealed.txid);
         self.figures()

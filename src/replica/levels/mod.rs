@@ -28,6 +28,7 @@ use crate::replica::restore::rebuild::explain;
 use crate::replica::restore::time::from_millis;
 use crate::replica::runtime;
 use crate::replica::storage::{FailureKind, FileInfo, Result, Storage, StorageError, Txids, all_files};
+use crate::runtime::random;
 use crate::runtime::sync::Arc;
 
 /// Files that become one snapshot.
@@ -101,7 +102,14 @@ impl Levels {
 
     /// Takes note of a file that the owner uploaded: to level 0, or a snapshot.
     pub fn uploaded(&mut self, file: FileInfo) {
-        self.files.push(file);
+        // The list at opening may have it.
+        if !self
+            .files
+            .iter()
+            .any(|known| (known.level, known.txids) == (file.level, file.txids))
+        {
+            self.files.push(file);
+        }
     }
 
     /// What is to be done next.
@@ -109,15 +117,15 @@ impl Levels {
         if let Some(merge) = next_merge(&self.files, &self.times, now) {
             return Some(Due::Merge(merge));
         }
-        if snapshot_is_due(&self.files, &self.times, now) {
-            return Some(Due::Snapshot);
-        }
         // Without the claims: some of these files may have to stay.
         let is_time = now
             .duration_since(self.retained)
             .map_or(true, |since| since >= RETAIN_EVERY);
         let is_due = is_time && !expendable(&self.files, &BTreeSet::new(), &self.times, now).is_empty();
-        is_due.then_some(Due::Retain)
+        if is_due {
+            return Some(Due::Retain);
+        }
+        snapshot_is_due(&self.files, &self.times, now).then_some(Due::Snapshot)
     }
 
     /// When [`due`](Self::due) may have something to do, if nothing is uploaded until then.
@@ -216,9 +224,7 @@ impl Levels {
         let copy = self.copy_of(file.level, file.txids);
         if file.level < rules::HIGHEST {
             let folder = copy.parent().expect("a file in a folder");
-            let _ = fs::create_dir_all(folder).and_then(|()| fs::rename(&merged.path, &copy));
-        } else {
-            let _ = fs::remove_file(&merged.path);
+            let _ = fs::create_dir_all(folder).and_then(|()| fs::rename(&merged.unfinished.0, &copy));
         }
         for input in &merge.inputs {
             if merge.to < SNAPSHOTS && input.level > 0 {
@@ -291,8 +297,17 @@ impl Levels {
 struct Merged {
     header: Header,
     size: u64,
-    path: PathBuf,
     file: Arc<File>,
+    unfinished: Unfinished,
+}
+
+/// A file that is deleted unless it gets another name.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Why files cannot be merged.
@@ -314,7 +329,8 @@ type Inputs = Vec<(FileInfo, Box<dyn Read + Send>)>;
 
 /// Merges on a thread for such work.
 fn merge_into(spool: &Path, inputs: Inputs) -> Result<Merged, Trouble> {
-    let path = spool.join("tmp/merged.ltx");
+    // A merge that was given up may still be under way.
+    let path = spool.join(format!("tmp/{:016x}.ltx", random::number()));
     let files: Vec<FileInfo> = inputs.iter().map(|(file, _)| *file).collect();
     let mut decoders = Vec::with_capacity(inputs.len());
     for (file, from) in inputs {
@@ -325,14 +341,14 @@ fn merge_into(spool: &Path, inputs: Inputs) -> Result<Merged, Trouble> {
         }
         decoders.push(decoder);
     }
-    // Of a merge that failed, an unfinished file is left, which is written over.
-    let file = File::options()
+    let unfinished = Unfinished(path);
+    let mut options = File::options();
+    let file = options
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
-        .open(&path)?;
+        .open(&unfinished.0)?;
     let (to, size) = merge(decoders, BufWriter::with_capacity(1 << 20, file)).map_err(|error| match error {
         LtxError::OfInput { input, source } => trouble_of(files[input], *source),
         other => Trouble::Output(other.to_string()),
@@ -346,8 +362,8 @@ fn merge_into(spool: &Path, inputs: Inputs) -> Result<Merged, Trouble> {
     Ok(Merged {
         header,
         size,
-        path,
         file,
+        unfinished,
     })
 }
 

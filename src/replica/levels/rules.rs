@@ -191,6 +191,33 @@ fn newest(files: &[FileInfo], level: u8) -> u64 {
 }
 
 impl LevelTimes {
+    /// Says what is out of range.
+    pub(in crate::replica) fn check(&self) -> Result<(), String> {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let [first, ..] = self.levels;
+        if first < Duration::from_secs(1) {
+            return Err(format!("the first of the levels is {first:?}, and 1 s is the least"));
+        }
+        for pair in self.levels.windows(2) {
+            if pair[1] <= pair[0] || !pair[1].as_nanos().is_multiple_of(pair[0].as_nanos()) {
+                return Err(format!(
+                    "a level of {:?} is no multiple of the one before it, {:?}",
+                    pair[1], pair[0]
+                ));
+            }
+        }
+        for (name, value, least) in [
+            ("l0_retention", self.l0_retention, MINUTE),
+            ("snapshot_every", self.snapshot_every, MINUTE),
+            ("retention", self.retention, 60 * MINUTE),
+        ] {
+            if value < least {
+                return Err(format!("a {name} of {value:?} is below {least:?}"));
+            }
+        }
+        Ok(())
+    }
+
     fn period(&self, level: u8) -> Duration {
         self.levels[usize::from(level) - 1].max(Duration::from_millis(1))
     }

@@ -1,6 +1,7 @@
 //! Replication: the formats of its files, and where they are kept.
 
 mod beside_daemon;
+mod compaction;
 mod damage;
 mod fence;
 mod format;
