@@ -409,9 +409,11 @@ impl Replication {
 
     /// The life of the task that seals.
     pub(super) async fn seal_until_closed(self: Arc<Self>) {
-        let pause = self.options.interval.max(SHORTEST);
+        let interval = self.options.interval.max(SHORTEST);
+        let mut pause = interval;
         while self.closing.get().is_none() {
             self.pause(&self.wake, pause).await;
+            let began = Instant::now();
             if self.shared.strong_count() == 0 {
                 // The store ended without closing: its opening failed, or its writer panicked.
                 let _ = self.closing.set(Instant::now());
@@ -421,8 +423,10 @@ impl Replication {
             let this = Arc::clone(&self);
             if runtime::blocking(move || this.seal_step()).await.is_err() {
                 // The system refuses a thread. The next interval tries again.
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(interval).await;
             }
+            // The next interval has begun with this capture.
+            pause = interval.saturating_sub(began.elapsed()).max(SHORTEST);
         }
     }
 
@@ -591,9 +595,10 @@ impl LogKeeper for Replication {
             .store(pack(Committed { frames, commits }), Ordering::Release);
     }
 
-    fn is_ready(&self) -> bool {
+    fn is_ready(&self, must: bool) -> bool {
         match self.phase() {
-            Phase::Following => self.capture.try_lock().is_some(),
+            // The writer waits for a capture once the log is too large: it would only grow otherwise.
+            Phase::Following => must || self.capture.try_lock().is_some(),
             Phase::Full | Phase::Dropped | Phase::Ended => true,
             Phase::Copying => false,
         }

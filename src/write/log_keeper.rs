@@ -10,6 +10,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 
 use super::Writer;
+use super::checkpointer::Mode;
 pub(crate) use super::checkpointer::Progress as CheckpointProgress;
 use super::closing::Replicated;
 use crate::connection::authorizer::SqlGuard;
@@ -24,7 +25,7 @@ pub(crate) trait LogKeeper: Send + Sync {
 
     /// Whether [`before_checkpoint`](Self::before_checkpoint) would allow a checkpoint, or has to be told that one is
     /// due. Asked between two groups while one is due.
-    fn is_ready(&self) -> bool;
+    fn is_ready(&self, must: bool) -> bool;
 
     /// Keeps what is committed. Returns whether a checkpoint may run. `must` says that the log is too large, or is to be
     /// emptied: then this call takes as long as it needs. Otherwise it may leave the work to another thread.
@@ -74,8 +75,12 @@ impl Writer {
         }
     }
 
-    /// Whether a checkpoint that is due may be tried now.
-    pub(super) fn keeper_is_ready(&self) -> bool {
-        self.shared.keeper().is_none_or(|keeper| keeper.is_ready())
+    /// The checkpoint that is due, if it may be tried now.
+    pub(super) fn due_checkpoint(&self) -> Option<Mode> {
+        let is_ready = |mode| {
+            let keeper = self.shared.keeper();
+            keeper.is_none_or(|keeper| keeper.is_ready(mode != Mode::Passive))
+        };
+        self.checkpointer.due().filter(|mode| is_ready(*mode))
     }
 }

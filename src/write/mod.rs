@@ -336,7 +336,7 @@ impl Writer {
             || self.locked_out.is_some()
             || !self.slow.is_empty()
             || !self.deferred.borrow().is_empty()
-            || self.checkpointer.due().is_some() && self.keeper_is_ready()
+            || self.due_checkpoint().is_some()
             || self.idle_due(self.last_used).is_some_and(wakes_too_late)
     }
 
@@ -347,9 +347,7 @@ impl Writer {
         self.report_slow();
         self.emit_deferred();
         self.take_turn_of_keeper();
-        if let Some(mode) = self.checkpointer.due()
-            && self.keeper_is_ready()
-        {
+        if let Some(mode) = self.due_checkpoint() {
             self.checkpoint(mode, PATIENCE);
             self.run_overdue_maintenance();
             self.emit_deferred();
