@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::ltx::{Encoder, Header, LtxError, lock_page};
-use super::position::{LogPosition, Position};
+use super::position::{LogPosition, Position, Stamps};
 use super::spool::{Sealed, Spool};
 use super::wal::{HEADER_SIZE, WalError, WalHeader, WalScan};
 use crate::read::DedicatedReader;
@@ -89,6 +89,8 @@ pub(super) struct Full {
     scan: Option<WalScan>,
     commits: u32,
     emptied: bool,
+    /// The database file, if the log is empty.
+    file: Option<Stamps>,
     log: File,
     database: Arc<File>,
     /// Its snapshot keeps the files as they are.
@@ -261,7 +263,7 @@ impl Capture {
             file: None,
             ..self.position
         };
-        self.spool.write_position(&self.position, false)
+        self.spool.write_position(&self.position, true)
     }
 
     pub(super) fn set_stamps(&mut self, stamps: super::position::Stamps) -> Result<(), CaptureError> {
@@ -355,7 +357,9 @@ impl Capture {
             in_log,
             scan,
             commits: to.commits,
-            emptied: all_moved,
+            // An empty log has nothing that is not in the database file.
+            emptied: all_moved || log.is_none(),
+            file: log.is_none().then(|| Stamps::take(&self.database)).flatten(),
             log: File::open(&self.log_path).map_err(CaptureError::Unreadable)?,
             database: Arc::clone(&self.database),
             _reader: reader,
@@ -374,7 +378,7 @@ impl Capture {
             pages: full.header.commit,
             log,
             emptied: full.emptied,
-            file: None,
+            file: full.file,
             ..self.position
         };
         self.commits = full.commits;

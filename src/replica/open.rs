@@ -18,9 +18,14 @@
 //! | there | there | ends behind the position | [`Error::Diverged`] |
 //!
 //! The log goes on if it holds the frame of the position, by its running checksum; or if all of it had been moved into
-//! the database, and it was begun again once; or if all of it had been moved, there is no log, and the database file has
-//! the size and the times with which closing left it. One thing is assumed in the second case: that no other process
-//! wrote to the file while no store had it open, emptied the log, began it again, and was killed itself.
+//! the database, and
+//!
+//! - it was begun again once, and shows that nothing had been appended before (after a shared store), or
+//! - it was begun again once, or cut to nothing (after an exclusive store), or
+//! - the database file has the size and the times with which closing left it: what is in the log came later.
+//!
+//! One thing is assumed in the second case: that no other process wrote to the file while no store had it open, emptied
+//! the log, and was killed itself.
 //!
 //! A replica has one owner (`fence.rs`). One that has closed it is followed without a word. One that has not may still
 //! write, or be gone: unless it was this spool's own store, opening fails with [`Error::ReplicaInUse`], which names it, and
@@ -38,13 +43,14 @@ use rusqlite::Connection;
 
 use super::capture::{Capture, CaptureError, Committed, log_of};
 use super::fence::{Entry, Fence, Seen};
+use super::ltx::{Decoder, Header};
 use super::options::{OnDivergence, ReplicaOptions};
-use super::position::{Position, Stamps};
+use super::position::{LogPosition, Position, Stamps};
 use super::replication::{Ownership, Replication, Start};
 use super::restore::plan::Target;
 use super::restore::restore;
 use super::runtime;
-use super::spool::{Spool, SpoolError};
+use super::spool::{Sealed, Spool, SpoolError};
 use super::storage::{Storage, StorageError, all_files, request};
 use super::wal::{HEADER_SIZE, WalHeader, WalScan};
 use crate::error::{Error, Result};
@@ -66,8 +72,10 @@ pub(crate) struct Prepared {
     /// Whether this store is the owner of the replica.
     ownership: Ownership,
     lineage: u64,
-    /// The database file before it is opened.
+    /// The database file.
     stamps: Option<Stamps>,
+    /// Whether there was a log without a byte before the file was opened.
+    had_empty_log: bool,
 }
 
 /// What the storage says of the replica.
@@ -84,10 +92,16 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     replica.validate()?;
     let storage = Storage::connect(&replica.url)?;
     let path = absolute(path);
+    // Before anything is looked at: a store of this file may be closing, and still change all of it.
+    let open_spool = || Spool::open_within(&path, settings.busy_timeout).map_err(|error| cannot_spool(&path, error));
+    let spool = Spool::folder_of(&path).exists().then(open_spool).transpose()?;
     let file = fs::metadata(&path).ok().filter(|file| file.len() > 0);
     let had_spool = Spool::is_there(&path);
-    let spool_position = Spool::position_of(&path).map_err(|error| cannot_spool(&path, error.into()))?;
-    let node = spool_position.map_or_else(random::number, |position| position.node);
+    let position = match &spool {
+        Some(spool) => last_position(spool, &path).map_err(|error| cannot_spool(&path, error.into()))?,
+        None => None,
+    };
+    let node = position.map_or_else(random::number, |position| position.node);
     let fence = Fence::new(storage.clone(), node);
     let there = match ask(&storage, &fence, !replica.unconditional) {
         Ok(there) => Some(there),
@@ -100,8 +114,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     if is_missing && !replica.restore_if_missing {
         return Err(missing(&path, &storage, tip));
     }
-    let spool = Spool::open(&path).map_err(|error| cannot_spool(&path, error))?;
-    let position = spool.position().map_err(|error| cannot_spool(&path, error.into()))?;
+    let spool = spool.map_or_else(open_spool, Ok)?;
     let mut prepared = Prepared {
         replica: replica.clone(),
         fence,
@@ -112,6 +125,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         ownership: Ownership::ToEnter,
         lineage: 0,
         stamps: file.as_ref().map(Stamps::of),
+        had_empty_log: fs::metadata(log_of(&path)).is_ok_and(|log| log.len() == 0),
     };
     prepared.refuse_owner(&path)?;
     if is_missing {
@@ -268,7 +282,7 @@ impl Prepared {
 
     /// Begins to replicate the store whose database has just been opened.
     pub(crate) fn attach(
-        self,
+        mut self,
         shared: &Arc<Shared>,
         conn: &Connection,
         telemetry: &Arc<Telemetry>,
@@ -289,7 +303,13 @@ impl Prepared {
         })?;
         sync_folder_of(path).map_err(failed)?;
         let committed = committed_at_open(shared, &log, settings.access).map_err(failed)?;
+        // After the number of frames: if the file is as it was before, none was moved that is not counted.
+        self.stamps = Some(Stamps::of(&database.metadata().map_err(failed)?));
         let (position, start, resumed) = self.go_on(&log, page_size, committed).map_err(failed)?;
+        // What may be sealed beyond it belongs to no history.
+        self.spool.delete_after(position.txid).map_err(failed)?;
+        let alone = settings.access == Access::Exclusive;
+        let position = Position { alone, ..position };
         let mut capture = Capture::new((log_path, log), database, Arc::clone(&self.spool), position);
         if let Some((scan, commits)) = resumed {
             capture.resume(scan, commits);
@@ -331,6 +351,7 @@ impl Prepared {
             pages: 0,
             log: None,
             emptied: false,
+            alone: false,
             file: None,
         };
         let tip = self.tip();
@@ -393,7 +414,14 @@ impl Prepared {
                 scan.clear();
                 Some(scan)
             }
-            (Some(at), Some(header)) if position.emptied && at.is_followed_by(&header) => None,
+            (Some(at), Some(header))
+                if position.emptied
+                    && at.is_followed_by(&header)
+                    && (position.alone || at.was_the_end(log, &header, committed.frames)?) =>
+            {
+                None
+            }
+            (_, None) if position.emptied && position.alone && self.had_empty_log => None,
             // Whatever is in the log was committed after closing, or after the restore.
             _ if position.emptied && position.file.is_some() && self.stamps == position.file => None,
             _ => return Ok(None),
@@ -409,6 +437,48 @@ impl Prepared {
         }
         Ok(Some((scan, committed.commits.wrapping_sub(rest.commits()))))
     }
+}
+
+/// The position; or the end of the newest sealed file, if a power cut has taken the position that came after it.
+fn last_position(spool: &Spool, path: &Path) -> io::Result<Option<Position>> {
+    let position = spool.position()?;
+    let is_newer = |newest: &Sealed| position.is_none_or(|position| position.txid < newest.txid);
+    let Some(newest) = spool.newest().filter(is_newer) else {
+        return Ok(position);
+    };
+    let Ok(decoder) = Decoder::new(File::open(spool.path(newest.txid))?) else {
+        return Ok(position);
+    };
+    let file = decoder.header();
+    Ok(Some(Position {
+        // Zero if it is not known. The replica says it.
+        lineage: position.map_or(0, |position| position.lineage),
+        node: file.node_id,
+        txid: newest.txid,
+        timestamp: file.timestamp,
+        page_size: file.page_size,
+        pages: file.commit,
+        log: end_in_log(file, &log_of(path))?,
+        emptied: false,
+        alone: false,
+        file: None,
+    }))
+}
+
+/// Where a sealed file ends in the log, if the log has not begun again since.
+fn end_in_log(file: &Header, log: &Path) -> io::Result<Option<LogPosition>> {
+    let log = match File::open(log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        log => log?,
+    };
+    let Some(header) = header_of(&log)?.filter(|header| header.salts == file.wal_salts) else {
+        return Ok(None);
+    };
+    let bytes = (file.wal_offset + file.wal_size).saturating_sub(header.offset(0));
+    let frames = u32::try_from(bytes / (header.offset(1) - header.offset(0))).unwrap_or(u32::MAX);
+    let mut scan = WalScan::new(header, header.start());
+    let is_there = scan.read_to(&mut &log, frames).is_ok();
+    Ok(is_there.then(|| LogPosition::of(&header, scan.position())))
 }
 
 /// A place in the log, and the number of commits up to it.

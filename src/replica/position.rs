@@ -12,8 +12,10 @@
 //! The last line is the checksum of those before it. A file that a power cut has left empty or torn is no position.
 
 use std::fmt::Write;
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::SystemTime;
 
 use super::wal;
 
@@ -37,7 +39,9 @@ pub(super) struct Position {
     pub(super) log: Option<LogPosition>,
     /// Whether all of that log is in the database file, or was about to be moved there.
     pub(super) emptied: bool,
-    /// The database file, as closing left it.
+    /// Whether the store that wrote it had the file for itself, so that nobody else could append to that log.
+    pub(super) alone: bool,
+    /// The database file, as closing left it, or as it was while the log was empty.
     pub(super) file: Option<Stamps>,
 }
 
@@ -74,6 +78,22 @@ impl LogPosition {
     pub(super) fn is_followed_by(&self, header: &wal::WalHeader) -> bool {
         header.salts[0] == self.salts[0].wrapping_add(1) && header.sequence == self.sequence.wrapping_add(1)
     }
+
+    /// Whether the log that has followed shows that the one before ended here: it has not reached this place, and the
+    /// frame here is not one of that log.
+    pub(super) fn was_the_end(&self, log: &File, now: &wal::WalHeader, frames: u32) -> io::Result<bool> {
+        let mut salts = [0; 8];
+        let length = log.metadata()?.len();
+        let here = now.offset(self.frames);
+        if frames > self.frames || length < here {
+            return Ok(false);
+        }
+        match log.read_exact_at(&mut salts, here + 8) {
+            Ok(()) => Ok(salts[..4] != self.salts[0].to_be_bytes() || salts[4..] != self.salts[1].to_be_bytes()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// By which a file that nobody has written to is known.
@@ -95,6 +115,13 @@ impl Stamps {
             modified: (file.mtime(), file.mtime_nsec()),
             changed: (file.ctime(), file.ctime_nsec()),
         }
+    }
+
+    /// Those of the database from now on. The kernel's own times advance by some milliseconds at a time, and a change
+    /// within that time would not show. So the file gets the exact time.
+    pub(super) fn take(database: &File) -> Option<Self> {
+        let _ = database.set_modified(SystemTime::now());
+        database.metadata().ok().as_ref().map(Self::of)
     }
 }
 
@@ -121,6 +148,7 @@ impl Position {
             line("checksum", &log.checksum.map(i128::from));
         }
         line("emptied", &[self.emptied.into()]);
+        line("alone", &[self.alone.into()]);
         if let Some(file) = self.file {
             line("file", &[file.device.into(), file.inode.into(), file.size.into()]);
             line("modified", &[file.modified.0.into(), file.modified.1.into()]);
@@ -162,6 +190,7 @@ impl Position {
             None
         };
         let [emptied] = fields.take::<u8, 1>("emptied")?;
+        let [alone] = fields.take::<u8, 1>("alone")?;
         let file = if let Some([device, inode, size]) = fields.take("file") {
             Some(Stamps {
                 device,
@@ -182,6 +211,7 @@ impl Position {
             pages,
             log,
             emptied: emptied != 0,
+            alone: alone != 0,
             file,
         })
     }
@@ -227,6 +257,7 @@ mod tests {
                 checksum: [1, u32::MAX],
             }),
             emptied: true,
+            alone: true,
             file: Some(Stamps {
                 device: 1,
                 inode: 2,
@@ -243,6 +274,7 @@ mod tests {
             log: None,
             file: None,
             emptied: false,
+            alone: false,
             ..full()
         };
         for position in [full(), without] {

@@ -286,6 +286,10 @@ impl Replication {
 
     /// Captures what is committed. The caller has the lock.
     fn capture_now(&self, capture: &mut Capture) -> Result<(), CaptureError> {
+        if self.is_poisoned() {
+            // What was committed last may never reach the disk, even if the log is synced once more.
+            return Ok(());
+        }
         let Some(committed) = self.now_committed() else {
             return Ok(());
         };
@@ -327,10 +331,10 @@ impl Replication {
             return false;
         }
         let bytes = self.spool.bytes() - first.bytes;
-        if let Err(error) = self
-            .spool
-            .delete_after(first.txid)
-            .and_then(|()| capture.fall_back(first.txid))
+        // The position first: with all files still there, an opening goes on from the newest of them.
+        if let Err(error) = capture
+            .fall_back(first.txid)
+            .and_then(|()| self.spool.delete_after(first.txid))
         {
             self.not_sealed(&CaptureError::Spool(error));
             return false;
@@ -348,6 +352,10 @@ impl Replication {
             { reason, bytes, replica = %self.storage },
             "dropped what waited to be uploaded; once an upload succeeds, the whole database is uploaded"
         );
+        // The upload of the first may have succeeded before the phase changed.
+        if self.progress().uploaded >= first.txid {
+            self.go_on_after_upload();
+        }
         true
     }
 
@@ -378,6 +386,10 @@ impl Replication {
             progress.unsealed = None;
         });
         self.sealed.notify_one();
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.shared.upgrade().is_some_and(|shared| shared.poison().is_some())
     }
 
     /// A log whose sync failed must not be appended to: `write/wal.rs` says why.
@@ -442,11 +454,17 @@ impl Replication {
 
     /// One capture, or one full file. On a `larder-ltx` thread.
     fn seal_step(&self) {
+        if self.is_poisoned() {
+            return;
+        }
         match self.phase() {
             Phase::Following => {
                 let mut capture = self.capture.lock();
-                // What went wrong is told, and is tried again.
-                let _ = self.capture_now(&mut capture);
+                // The store may have closed meanwhile, and another have opened the database.
+                if self.phase() == Phase::Following {
+                    // What went wrong is told, and is tried again.
+                    let _ = self.capture_now(&mut capture);
+                }
                 drop(capture);
                 if self.phase() == Phase::Full {
                     self.summon();
@@ -465,6 +483,10 @@ impl Replication {
     fn write_full(&self, mut full: Full) {
         let written = full.write(&self.spool, || self.closes_soon());
         let mut capture = self.capture.lock();
+        if self.phase() != Phase::Copying {
+            // The store has closed without it, or is fenced.
+            return;
+        }
         let followed = written.and_then(|sealed| {
             capture.follow_full(&mut full)?;
             Ok(sealed)
@@ -707,8 +729,8 @@ impl LogKeeper for Replication {
         }
         let stamped = self.locked_out_of_writing(turn, || {
             let unchanged = self.now_committed()?.commits == capture.commits();
-            let file = self.shared.upgrade()?.file.database_file()?.metadata().ok()?;
-            unchanged.then(|| Stamps::of(&file))
+            let database = self.shared.upgrade()?.file.database_file()?;
+            unchanged.then(|| Stamps::take(&database)).flatten()
         });
         if let Ok(Some(stamps)) = stamped {
             // Without them the next opening begins with a full file.
@@ -730,14 +752,19 @@ impl LogKeeper for Replication {
             progress = self.changed.wait_timeout(progress, left).0;
         }
         let is_sealed = self.phase() == Phase::Following && progress.unsealed.is_none();
-        let because = if is_sealed && progress.uploaded >= progress.sealed {
+        let because = if is_sealed && self.is_poisoned() {
+            Some("the store is poisoned, so what it committed last was not read from the WAL".to_owned())
+        } else if is_sealed && progress.uploaded >= progress.sealed {
             None
         } else {
             Some(waiting_for(&progress, is_sealed.then_some(progress.sealed)))
         };
         drop(progress);
+        // A capture that is under way ends first.
+        let capture = self.capture.lock();
         self.set_phase(Phase::Ended);
         self.spool.release();
+        drop(capture);
         Replicated { because }
     }
 }

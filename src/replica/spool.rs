@@ -14,7 +14,7 @@
 //! should a power cut have taken the position.
 //!
 //! The mutex `files` guards the list of the sealed files. It is held for a look, a push or a pop, and for no call to the
-//! file system.
+//! file system. `released` is held while a file gets its name. Nothing is taken under either.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -22,14 +22,20 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::position::Position;
 use crate::connection::temp_folder::{Lock, lock};
-use crate::runtime::sync::Mutex;
+use crate::runtime::clock::later;
+use crate::runtime::sync::{Instant, Mutex};
 
 const SEALED: &str = "0";
 const UNFINISHED: &str = "tmp";
 const POSITION: &str = "position";
+
+/// Between two looks at the lock of another store.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The folder of sealed files beside a database.
 pub(super) struct Spool {
@@ -37,6 +43,8 @@ pub(super) struct Spool {
     /// Locked while the spool is open.
     lock: File,
     files: Mutex<VecDeque<Sealed>>,
+    /// Whether another store may open the spool: then nothing gets a name here any more.
+    released: Mutex<bool>,
 }
 
 /// A sealed file.
@@ -68,6 +76,17 @@ impl Spool {
         name.into()
     }
 
+    /// Opens the spool, and waits as long for a store that is closing.
+    pub(super) fn open_within(database: &Path, patience: Duration) -> Result<Self, SpoolError> {
+        let until = later(Instant::now(), patience);
+        loop {
+            match Self::open(database) {
+                Err(SpoolError::InUse) if Instant::now() < until => thread::sleep(LOCK_PAUSE),
+                other => return other,
+            }
+        }
+    }
+
     /// Opens the spool of that database, and creates it if it is not there.
     pub(super) fn open(database: &Path) -> Result<Self, SpoolError> {
         let folder = Self::folder_of(database);
@@ -96,16 +115,20 @@ impl Spool {
             }
         }
         files.sort_by_key(|sealed| sealed.txid);
+        // A store before this one may have failed to.
+        sync_folder(&folder.join(SEALED))?;
         sync_folder(&folder)?;
         Ok(Self {
             folder,
             lock: file,
             files: Mutex::new(files.into()),
+            released: Mutex::new(false),
         })
     }
 
     /// Lets another store open the spool.
     pub(super) fn release(&self) {
+        *self.released.lock() = true;
         let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
     }
 
@@ -143,11 +166,6 @@ impl Spool {
         Self::read_position(&self.folder)
     }
 
-    /// The position beside that database, whose spool may be open elsewhere.
-    pub(super) fn position_of(database: &Path) -> io::Result<Option<Position>> {
-        Self::read_position(&Self::folder_of(database))
-    }
-
     fn read_position(folder: &Path) -> io::Result<Option<Position>> {
         match fs::read_to_string(folder.join(POSITION)) {
             Ok(text) => Ok(Position::parse(&text)),
@@ -165,7 +183,7 @@ impl Spool {
         if sync {
             file.sync_all()?;
         }
-        fs::rename(unfinished, self.folder.join(POSITION))?;
+        self.name(&unfinished, &self.folder.join(POSITION))?;
         if sync {
             sync_folder(&self.folder)?;
         }
@@ -187,10 +205,20 @@ impl Spool {
             txid: unsealed.txid,
             bytes,
         };
-        fs::rename(&unsealed.path, self.path(sealed.txid))?;
+        self.name(&unsealed.path, &self.path(sealed.txid))?;
         sync_folder(&self.folder.join(SEALED))?;
         self.files.lock().push_back(sealed);
         Ok(sealed)
+    }
+
+    /// Gives an unfinished file its name, unless the spool was released: a store that another one has followed may still
+    /// be writing a full file.
+    fn name(&self, unfinished: &Path, name: &Path) -> io::Result<()> {
+        let released = self.released.lock();
+        if *released {
+            return Err(io::Error::other("the store has closed"));
+        }
+        fs::rename(unfinished, name)
     }
 
     /// The oldest sealed file from that transaction on.
@@ -221,17 +249,21 @@ impl Spool {
         }
     }
 
-    /// Deletes the files behind that transaction.
+    /// Deletes the files behind that transaction. A power cut does not bring them back: others will have their numbers.
     pub(super) fn delete_after(&self, txid: u64) -> io::Result<()> {
+        if self.newest().is_none_or(|newest| newest.txid <= txid) {
+            return Ok(());
+        }
         loop {
             let mut files = self.files.lock();
             let Some(newest) = files.back().copied().filter(|newest| newest.txid > txid) else {
-                return Ok(());
+                break;
             };
             files.pop_back();
             drop(files);
             self.delete(newest)?;
         }
+        sync_folder(&self.folder.join(SEALED))
     }
 
     fn delete(&self, sealed: Sealed) -> io::Result<()> {

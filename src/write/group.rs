@@ -489,10 +489,10 @@ impl Writer {
             self.deferred_keys.committed();
             self.guard.transaction_ended(true);
             // Meanwhile the watchdog has found that the log or the database is no longer the file that other processes
-            // see.
+            // see. If another primary has taken the replica over, this file has the commit all the same.
             return match self.shared.poison.get() {
-                None => Ok(()),
-                Some(source) => Err(CommitFailure::Unknown(Arc::clone(source))),
+                Some(source) if !self.shared.is_fenced() => Err(CommitFailure::Unknown(Arc::clone(source))),
+                _ => Ok(()),
             };
         };
         self.roll_back();

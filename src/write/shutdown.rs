@@ -30,7 +30,13 @@ impl Writer {
             self.shared.file_changed(&change);
         }
         self.save_log_if_wanted();
-        self.take_turn_of_keeper();
+        if let Some(keeper) = self.shared.keeper()
+            && self.shared.poison.get().is_none()
+        {
+            // What another process has done to the log shows now, while there is time to read the whole database.
+            let _ = keeper.before_checkpoint(true);
+            self.take_turn_of_keeper();
+        }
         let wal_kept_because = self.finish_log(deadline);
         if let Some(keeper) = self.shared.keeper()
             && self.shared.poison.get().is_none()

@@ -302,6 +302,11 @@ impl Shared {
         );
     }
 
+    /// Whether another primary has taken the replica over.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced.get().is_some()
+    }
+
     /// Ends all writes: another primary has taken the replica over.
     pub(crate) fn fence(&self, by: String, since: SystemTime) {
         let _ = self.fenced.set((by, since));

@@ -260,6 +260,7 @@ impl ReplicaRestoreReport {
             pages: self.pages as u32,
             log: None,
             emptied: true,
+            alone: false,
             file: Some(Stamps::of(&file)),
         })
     }

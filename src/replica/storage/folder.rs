@@ -12,6 +12,7 @@
 //!
 //! No lock is held across an await, and no state is shared between requests but in the file system.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -35,6 +36,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use super::{TIMESTAMP, timestamp_millis};
+use crate::runtime::sync::Mutex;
 
 /// Bytes that are read at a time.
 const PIECE: u64 = 1 << 20;
@@ -51,6 +53,8 @@ pub(super) struct Folder {
     root: Arc<FsPath>,
     /// Whether this process has removed the files of killed ones.
     swept: Arc<AtomicBool>,
+    /// The folders whose entries are on the disk, those from before this process, too.
+    settled: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl Folder {
@@ -59,6 +63,7 @@ impl Folder {
         Self {
             root: root.into(),
             swept: Arc::default(),
+            settled: Arc::default(),
         }
     }
 
@@ -93,6 +98,17 @@ impl Folder {
         Ok(())
     }
 
+    /// Makes sure that no name that was listed is lost while a later one stays: another process may have failed to sync
+    /// the folder after it gave the name.
+    fn settle(&self, folder: &FsPath) -> io::Result<()> {
+        if self.settled.lock().contains(folder) {
+            return Ok(());
+        }
+        sync_folder(folder)?;
+        self.settled.lock().insert(folder.to_owned());
+        Ok(())
+    }
+
     /// A new file in the folder for temporary files.
     fn stage(&self) -> io::Result<Staged> {
         let folder = self.root.join(TEMPORARY);
@@ -107,6 +123,7 @@ impl Folder {
         let path = self.path(location);
         let write = || {
             self.make_parent(&path)?;
+            self.settle(path.parent().unwrap_or(&self.root))?;
             let staged = self.stage()?;
             let write = || payload.iter().try_for_each(|bytes| (&staged.file).write_all(bytes));
             write().map_err(|error| explain(&staged.path, error))?;
@@ -439,7 +456,12 @@ fn make_folder(folder: &FsPath) -> io::Result<()> {
         },
         made => {
             made?;
-            folder.parent().map_or(Ok(()), sync_folder)
+            let synced = folder.parent().map_or(Ok(()), sync_folder);
+            if synced.is_err() {
+                // The next attempt creates it, and syncs it, again.
+                let _ = fs::remove_dir(folder);
+            }
+            synced
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::Connection;
@@ -407,6 +408,71 @@ fn second_primary_is_fenced() {
     assert!(theirs == fs::read(place.replica().join(name(txid + 1))).unwrap());
     let report = store.close().unwrap();
     assert_eq!(report.replicated, Some(false), "{report}");
+}
+
+/// The database, its log, spool and replica as a power cut leaves them that spares what was synced and takes these files.
+fn after_power_cut(place: &Place, lost: &[&str]) -> Place {
+    let copy = Place::new();
+    // Another process reads them: closing a descriptor of the database would end this process's locks on it.
+    let all = place.folder.path().join(".");
+    let copied = Command::new("cp").arg("-r").arg(all).arg(copy.folder.path()).status();
+    assert!(copied.unwrap().success());
+    for name in lost {
+        fs::remove_file(copy.folder.path().join("data").join(name)).unwrap();
+    }
+    copy
+}
+
+#[test]
+fn lost_position_is_that_of_the_newest_file() {
+    let place = Place::new();
+    let store = place.open();
+    for n in 1..10 {
+        fill(&store, n);
+        store.replica().unwrap().flush(PATIENCE).unwrap();
+    }
+    let copy = after_power_cut(&place, &["app.db-replica/position"]);
+    close(store);
+    let store = copy.open();
+    assert_eq!(rows(&store), 45);
+    fill(&store, 5);
+    close(store);
+    assert_eq!(copy.rebases(), [""; 0]);
+    copy.compare_closed();
+}
+
+#[test]
+fn log_emptied_by_another_before_closing_is_replicated() {
+    let place = Place::new();
+    let replica = place.to().interval(Duration::from_secs(3600));
+    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+    fill(&store, 10);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let other = Connection::open(place.database()).unwrap();
+    for _ in 0..2 {
+        other
+            .execute("INSERT INTO entry(noise) VALUES (zeroblob(2000))", [])
+            .unwrap();
+        other
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .unwrap();
+    }
+    drop(other);
+    close(store);
+    place.compare_closed();
+}
+
+#[test]
+fn opening_waits_for_the_store_that_closes() {
+    let place = Place::new();
+    for n in 1..20 {
+        let store = place.open();
+        fill(&store, n);
+        drop(store);
+    }
+    close(place.open());
+    place.compare_closed();
+    assert_eq!(place.rebases(), [""; 0]);
 }
 
 fn spool_of(database: &Path) -> PathBuf {
