@@ -10,10 +10,13 @@ use crate::Arguments;
 use crate::cases::Summary;
 use crate::job::Job;
 use crate::power_cut::cut_workloads;
+use crate::settings::Settings;
 use crate::workload::{Backup, Op};
 
 pub fn run(arguments: &Arguments) -> Summary {
-    cut_workloads("backups", arguments, arguments.states.unwrap_or(2000), operations)
+    cut_workloads("backups", arguments, arguments.states.unwrap_or(2000), |_, rng| {
+        (Settings::any(rng), operations(rng))
+    })
 }
 
 /// A service with a busy operator.

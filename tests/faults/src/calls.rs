@@ -17,7 +17,7 @@ use crate::journal::{Journal, Said, Told};
 use crate::power_cut::{Recording, record};
 use crate::scripts::{BACKUP, Base, Jobs, KINDS, Kind, SCRIPTS, Script, VARIANTS, Variant, one};
 use crate::settings::{SHORT, Settings};
-use crate::trace::{Class, Disk, Event, Hit, Plan};
+use crate::trace::{Call, Class, Disk, Event, Hit, Plan};
 use crate::workload::{Backup, Op, Run};
 
 /// Power cuts after each failure.
@@ -120,8 +120,8 @@ impl Unit {
                 settings: self.settings(),
                 image: &bases.image,
                 commits: &bases.commits,
-                before: self.script.before,
-                during: self.script.during,
+                before: &self.script.before,
+                during: &self.script.during,
                 plan,
                 cuts: CUTS,
             };
@@ -187,9 +187,9 @@ pub struct Case<'a> {
     pub image: &'a Image,
     /// The commits in the image.
     pub commits: &'a [Job],
-    pub before: fn(&mut Jobs) -> Vec<Op>,
+    pub before: &'a dyn Fn(&mut Jobs) -> Vec<Op>,
     /// The operations while the plan is active.
-    pub during: fn(&mut Jobs) -> Vec<Op>,
+    pub during: &'a dyn Fn(&mut Jobs) -> Vec<Op>,
     pub plan: Plan,
     pub cuts: usize,
 }
@@ -297,7 +297,9 @@ impl Journal {
     /// write ran.
     fn may_be_poisoned(&self, hit: Option<&Hit>) -> Result<(), String> {
         let unknown = self.told.iter().any(|told| matches!(told.said, Said::Unknown(_)));
-        if unknown || hit.is_some_and(|hit| hit.in_checkpoint) {
+        // The log is synced before a part of it goes into a replica, too.
+        let synced_log = hit.is_some_and(|hit| hit.call == Call::SyncFile && hit.class == Class::Wal);
+        if unknown || synced_log || hit.is_some_and(|hit| hit.in_checkpoint) {
             return Ok(());
         }
         Err("the store is poisoned, and neither a COMMIT nor a checkpoint has failed".into())

@@ -9,6 +9,7 @@ use larder::{Durability, Store, WriteOptions};
 
 use crate::job::Job;
 use crate::model::Model;
+use crate::replicated;
 use crate::settings::{LONG, Settings};
 use crate::workload::{DATABASE, Run};
 
@@ -18,6 +19,8 @@ pub struct Expected<'a> {
     pub jobs: Vec<&'a Job>,
     /// The number of commits that must be there.
     pub least: usize,
+    /// The number of commits that must be in the replica.
+    pub in_replica: usize,
 }
 
 /// The number of the write that is made after a failure.
@@ -33,6 +36,7 @@ pub fn check(folder: &Path, settings: &Settings, expected: &Expected<'_>, rng: &
     if rng.u32(0..4) == 0 && path.exists() {
         raw(&path).map_err(|problem| format!("rusqlite, before larder: {problem}"))?;
     }
+    let in_replica = prefix_in_replica(settings, expected, rng)?;
     let settings = Settings {
         patience: LONG,
         ..settings.clone()
@@ -42,10 +46,32 @@ pub fn check(folder: &Path, settings: &Settings, expected: &Expected<'_>, rng: &
         .open(&path)
         .map_err(|error| format!("larder does not open it: {error}"))?;
     let found = look(&store, expected)?;
+    if found < in_replica {
+        return Err(format!(
+            "the replica has {in_replica} commits, and the database {found}"
+        ));
+    }
     go_on(&store, found as i64, rng)?;
+    // After an outage, the whole database follows what had been sealed before.
+    if settings
+        .replica
+        .as_ref()
+        .is_some_and(|replica| replica.spool_limit < 1 << 30 || rng.bool())
+    {
+        let flushed = store.replica().and_then(|replica| replica.flush(LONG));
+        flushed.map_err(|error| format!("flushing: {error}"))?;
+    }
     let report = store.close().map_err(|error| format!("closing: {error}"))?;
     if !report.wal_truncated {
         return Err(format!("closing: {report}"));
+    }
+    if let Some(replica) = &settings.replica {
+        if report.replicated != Some(true) {
+            return Err(format!("closing: {report}"));
+        }
+        replica
+            .compare(&path, rng)
+            .map_err(|problem| format!("the replica of the closed database: {problem}"))?;
     }
     let conn = raw(&path).map_err(|problem| format!("rusqlite, after larder: {problem}"))?;
     settings.is_made_so(&conn)?;
@@ -56,6 +82,46 @@ pub fn check(folder: &Path, settings: &Settings, expected: &Expected<'_>, rng: &
         ));
     }
     Ok(found)
+}
+
+/// Checks that the replica has a prefix of the commits, and each of its transactions a prefix of that. Returns the number
+/// of its commits.
+fn prefix_in_replica(settings: &Settings, expected: &Expected<'_>, rng: &mut Rng) -> Result<usize, String> {
+    let Some(replica) = &settings.replica else { return Ok(0) };
+    let commits = |most: usize| {
+        move |txid: u64, restored: &Path| Ok((txid, prefix_of(&expected.jobs[..most], &replicated::open(restored)?)?))
+    };
+    let newest = replica.restored(None, commits(expected.jobs.len()))?;
+    let (txid, found) = newest.unwrap_or_default();
+    if found < expected.in_replica {
+        return Err(format!(
+            "the replica has {found} commits, and {} were said to be there",
+            expected.in_replica
+        ));
+    }
+    if txid > 1 && rng.u32(0..4) == 0 {
+        replica.restored(Some(rng.u64(1..txid)), commits(found))?;
+    }
+    Ok(found)
+}
+
+/// Checks that the tables of a restored database are those after some of these commits, and returns how many.
+fn prefix_of(jobs: &[&Job], conn: &Connection) -> Result<usize, String> {
+    is_as_recorded(conn)?;
+    let tables = conn.table_exists(None, "account").map_err(|error| error.to_string())?;
+    if !tables {
+        return Ok(0);
+    }
+    let model = Model::read(conn)?;
+    let count = model.commits();
+    let jobs = jobs.get(..count);
+    let jobs = jobs.ok_or_else(|| format!("{count} commits are in the replica, which is too many"))?;
+    let wanted = Model::after(jobs.iter().copied());
+    match wanted.difference(&model) {
+        // The accounts come with a later migration than their table.
+        Some(difference) if count > 0 => Err(format!("after {count} commits, {difference}")),
+        _ => Ok(count),
+    }
 }
 
 /// Checks the contents through the store's own reads.

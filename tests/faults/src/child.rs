@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::{found, kill, oom, second_process};
+use crate::{found, kill, oom, replica, second_process};
 
 /// The first argument of a child. The second is its role.
 const MARK: &str = "--child";
@@ -21,6 +21,8 @@ const ROLES: &[(&str, fn(&[String]))] = &[
     ("descriptors", second_process::descriptors::child),
     ("oom", oom::child),
     ("found", found::child),
+    ("replica", replica::child),
+    ("replica-other", replica::other),
 ];
 
 /// Does a child's work, if this process is a child.

@@ -129,8 +129,8 @@ impl Wreck {
             },
             image: &self.image,
             commits: &self.commits,
-            before: |_| vec![],
-            during: recover,
+            before: &|_| vec![],
+            during: &recover,
             plan,
             cuts: 1,
         };

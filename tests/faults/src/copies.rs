@@ -218,5 +218,15 @@ fn whole(
         return Err("it was changed by a look at it, or needs another file".into());
     }
     let jobs = jobs[..found].to_vec();
-    check(folder, settings, &Expected { jobs, least: found }, rng).map(drop)
+    check(
+        folder,
+        settings,
+        &Expected {
+            jobs,
+            least: found,
+            in_replica: 0,
+        },
+        rng,
+    )
+    .map(drop)
 }

@@ -48,7 +48,9 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     for number in numbers {
         // SAFETY: no thread closes a descriptor of this folder's files meanwhile, and it is not closed here.
         let file = ManuallyDrop::new(unsafe { fs::File::from_raw_fd(number) });
-        let mut bytes = vec![0; file.metadata()?.len() as usize];
+        // A thread of a replica may have closed it by now.
+        let Ok(metadata) = file.metadata() else { continue };
+        let mut bytes = vec![0; metadata.len() as usize];
         if file.read_exact_at(&mut bytes, 0).is_ok() {
             return Ok(bytes);
         }

@@ -50,6 +50,12 @@ pub struct Journal {
     pub open_errors: Vec<Error>,
     pub read_errors: Vec<Error>,
     pub close_errors: Vec<String>,
+    /// Why a replica was not told to have everything, by a flush or by closing.
+    pub unreplicated: Vec<String>,
+    /// Events at which the replica was said to have so many commits.
+    pub replicated: Vec<(usize, usize)>,
+    /// The number of times that another connection changed the file or its log.
+    pub others: usize,
     /// The newest applied migration, if known.
     pub version: Option<u64>,
     pub copies: Vec<Copy>,
@@ -90,6 +96,12 @@ impl Journal {
             .collect();
         unknown.sort_by_key(|told| told.number);
         unknown
+    }
+
+    /// The number of commits that must be in the replica if the power is cut after this many events.
+    pub fn replicated_at(&self, cut: usize) -> usize {
+        let before = self.replicated.iter().filter(|(at, _)| *at <= cut);
+        before.map(|(_, commits)| *commits).max().unwrap_or(0)
     }
 
     /// The number of commits that must be there if the power is cut after this many events.

@@ -14,6 +14,7 @@
 //!                                  mutants                                larder is broken, and a suite detects it
 //!                                  kill --states 200                      a process is killed at any moment
 //!                                  second-process --states 200            other processes use the file
+//!                                  replica                                a store with a replica: cuts, kills, ..
 //!                                  oom                                    the Nth allocation fails, N = 1, 2, ..
 //!                                  found                                  the defects that these suites have found
 //!                                  soak --seconds 60                      everything at once, for a long time
@@ -71,6 +72,8 @@ mod model;
 mod mutants;
 mod oom;
 mod power_cut;
+mod replica;
+mod replicated;
 mod scripts;
 mod second_process;
 mod settings;
@@ -130,6 +133,11 @@ const SUITES: &[Entry] = &[
         run: kill::run,
     },
     Entry {
+        name: "replica",
+        what: "a store with a replica: power cuts, failing calls, kills, other primaries",
+        run: replica::run,
+    },
+    Entry {
         name: "second-process",
         what: "other processes use the file beside the store, try to, or are killed as they do",
         run: second_process::run,
@@ -160,6 +168,7 @@ const SUITES: &[Entry] = &[
 const PLAIN: &[&str] = &["kill", "second-process", "descriptors", "oom", "soak"];
 
 /// The command line.
+#[derive(Clone)]
 pub struct Arguments {
     suite: String,
     /// The number of cases, for a suite without a natural end.
@@ -219,8 +228,12 @@ impl Arguments {
             .omit
             .as_ref()
             .map_or(String::new(), |name| format!(" --omit {name}"));
+        let only = match &self.only {
+            Some(part) if self.suite == "replica" => format!(" --only {part}"),
+            _ => String::new(),
+        };
         format!(
-            "cargo run --release -p faults -- {} --seed {}{omit}",
+            "cargo run --release -p faults -- {} --seed {}{only}{omit}",
             self.suite, self.seed
         )
     }

@@ -13,6 +13,7 @@ use crate::check::{Expected, check};
 use crate::disk::{Image, Mood, add_index, is_index, survive};
 use crate::job::Job;
 use crate::journal::{Journal, Said};
+use crate::replicated;
 use crate::settings::Settings;
 use crate::trace::{Disk, Event};
 use crate::workload::{DATABASE, Op, Run};
@@ -21,24 +22,25 @@ use crate::workload::{DATABASE, Op, Run};
 const STATES: u64 = 64;
 
 pub fn run(arguments: &Arguments) -> Summary {
-    cut_workloads("power-cut", arguments, arguments.states.unwrap_or(20_000), operations)
+    let plan: Plan = |_, rng| (Settings::any(rng), operations(rng));
+    cut_workloads("power-cut", arguments, arguments.states.unwrap_or(20_000), plan)
 }
 
-/// The operations of a workload.
-type Operations = fn(&mut Rng) -> Vec<Op>;
+/// The settings and the operations of a workload, which begins in that folder.
+type Plan = fn(&Path, &mut Rng) -> (Settings, Vec<Op>);
 
 /// Checks that many states of workloads with these operations.
-pub fn cut_workloads(name: &'static str, arguments: &Arguments, states: u64, operations: Operations) -> Summary {
+pub fn cut_workloads(name: &'static str, arguments: &Arguments, states: u64, plan: Plan) -> Summary {
     let suite = Suite::new(name, arguments).expect("a folder for temporary files");
     if let Some(case) = arguments.number_of_case() {
         return suite.run(1, case / STATES..case / STATES + 1, |unit, bench| {
-            workload(operations, unit, arguments.seed, bench, case..case + 1);
+            workload(plan, unit, arguments.seed, bench, case..case + 1);
         });
     }
     let units = arguments.from / STATES..states.div_ceil(STATES);
     suite.run(arguments.threads, units, |unit, bench| {
         workload(
-            operations,
+            plan,
             unit,
             arguments.seed,
             bench,
@@ -56,11 +58,13 @@ pub struct Recording {
     pub indexes: Vec<Vec<u8>>,
 }
 
-fn workload(operations: Operations, unit: u64, all: u64, bench: &Bench<'_>, states: std::ops::Range<u64>) {
+fn workload(plan: Plan, unit: u64, all: u64, bench: &Bench<'_>, states: std::ops::Range<u64>) {
     let first = states.start.to_string();
     let mut rng = Rng::with_seed(seed(all, unit, 0));
-    let settings = Settings::any(&mut rng);
-    let ops = operations(&mut rng);
+    let (settings, ops) = plan(&bench.folder, &mut rng);
+    if bench.is_shown() {
+        eprintln!("{settings:?}\n{ops:?}");
+    }
     let recorded = bench.attempt(&first, || record(bench, Image::default(), &[], settings.clone(), &ops));
     let recording = match recorded {
         Ok(recording) => recording,
@@ -91,6 +95,8 @@ pub fn record(
     ops: &[Op],
 ) -> Result<Recording, String> {
     base.write_to(&bench.folder).map_err(|error| error.to_string())?;
+    // Those of the case before.
+    replicated::rebases(&bench.folder.join(DATABASE));
     let disk = Disk::mount(&bench.folder, &base);
     let mut run = Run::new(&disk, &bench.folder, &settings);
     run.begin_with(commits);
@@ -104,6 +110,10 @@ pub fn record(
         indexes: disk.old_indexes(),
     };
     recording.went_well()?;
+    let rebases = replicated::rebases(&bench.folder.join(DATABASE));
+    if let (0, Some(reason)) = (recording.journal.others, rebases.first()) {
+        return Err(format!("on a good disk, the replica was begun anew: {reason}"));
+    }
     recording.is_complete(&bench.folder)?;
     recording.check_copies(None, false, bench, &mut Rng::with_seed(0))?;
     Ok(recording)
@@ -124,6 +134,9 @@ impl Recording {
         }
         if let Some(error) = close_errors.first() {
             return Err(format!("on a good disk, closing: {error}"));
+        }
+        if let Some(reason) = self.journal.unreplicated.first() {
+            return Err(format!("on a good disk, the replica: {reason}"));
         }
         let group_may_fail = told.iter().any(|told| told.job.end.ends_the_group());
         for told in told {
@@ -191,6 +204,7 @@ impl Recording {
         Ok(Expected {
             jobs: commits.map(|told| &told.job).collect(),
             least: self.journal.durable_at(cut)?,
+            in_replica: self.journal.replicated_at(cut),
         })
     }
 

@@ -6,6 +6,8 @@ use fastrand::Rng;
 use larder::rusqlite::Connection;
 use larder::{Access, AutoVacuum, Durability, Migration, Migrations, Options};
 
+use crate::replicated::Replicated;
+
 /// The newest migration, which can be undone.
 pub const NEWEST: u64 = 3;
 
@@ -46,6 +48,7 @@ pub struct Settings {
     pub mmap_size: u64,
     /// The busy timeout, and the queue timeout of a read.
     pub patience: Duration,
+    pub replica: Option<Replicated>,
 }
 
 /// For a good disk: every wait succeeds, but the machine may be slow.
@@ -67,6 +70,7 @@ impl Default for Settings {
             cache_size: 64_000 << 10,
             mmap_size: 256 << 20,
             patience: Duration::from_secs(2),
+            replica: None,
         }
     }
 }
@@ -118,7 +122,7 @@ impl Settings {
     }
 
     pub fn options(&self) -> Options {
-        Options::new()
+        let options = Options::new()
             .durability(self.durability)
             .access(self.access)
             .page_size(self.page_size)
@@ -136,6 +140,11 @@ impl Settings {
             .max_group_time(Duration::from_secs(30))
             .busy_timeout(self.patience)
             .read_queue_timeout(self.patience)
-            .close_timeout(Duration::from_secs(10))
+            .close_timeout(Duration::from_secs(10));
+        match &self.replica {
+            // Closing waits for a storage that is away.
+            Some(replica) => options.close_timeout(self.patience).replicate_to(replica.options()),
+            None => options,
+        }
     }
 }

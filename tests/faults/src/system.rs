@@ -189,7 +189,11 @@ unsafe fn open_by(path: *const c_char, flags: c_int, open: impl FnOnce() -> c_in
         && creates
         && file >= 0
     {
-        disk.opened(&name);
+        let class = Class::of(&name);
+        let inode = disk.opened(&name);
+        if flags & libc::O_TRUNC != 0 {
+            disk.resized(inode, class, 0);
+        }
     }
     file
 }

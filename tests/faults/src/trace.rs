@@ -129,12 +129,17 @@ pub enum Class {
     Journal,
     /// An unfinished backup, and the files beside it.
     Copy,
+    /// What waits to be uploaded, and the position.
+    Spool,
+    Replica,
     Other,
 }
 
 impl Class {
     pub fn of(name: &str) -> Self {
         match name {
+            _ if name.starts_with("app.db-replica") => Self::Spool,
+            _ if name == "replica" || name.starts_with("replica/") => Self::Replica,
             _ if name.contains('/') => Self::Copy,
             _ if name.ends_with("-wal") => Self::Wal,
             _ if name.ends_with("-journal") => Self::Journal,

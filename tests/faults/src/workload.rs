@@ -13,9 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
+use larder::rusqlite::Connection;
 use larder::{
-    BackupProgress, BackupStage, CloseReport, Durability, Error, Outcome, ReadOptions, Store, WriteOptions, WriteTx,
+    Access, BackupProgress, BackupStage, CloseReport, Durability, Error, Outcome, ReadOptions, Store, WriteOptions,
+    WriteTx,
 };
 
 use crate::answer::{Answer, Asked, Bell, Gate, Reply};
@@ -48,6 +51,11 @@ pub enum Op {
     /// Migrates to that version, up or down.
     Migrate(u64),
     Backup(Backup),
+    /// Waits until everything is in the replica.
+    Flush,
+    Pause(Duration),
+    /// Another connection runs this SQL, as another process would.
+    Other(&'static str),
     /// Restores a database from a backup.
     Restore {
         from: String,
@@ -183,6 +191,12 @@ impl Run {
                 self.open();
                 self.back_up(backup);
             }
+            Op::Flush => {
+                self.open();
+                self.flush();
+            }
+            Op::Pause(time) => thread::sleep(*time),
+            Op::Other(sql) => self.other(sql),
             Op::Restore { from, to } => self.restore(from, to),
         }
     }
@@ -237,9 +251,41 @@ impl Run {
         if report.wal_truncated {
             self.journal.emptied.push(to);
         }
+        match &report.not_replicated_because {
+            None if report.replicated.is_some() => self.journal.replicated.push((to, self.commits())),
+            None => {}
+            Some(reason) => self.journal.unreplicated.push(reason.clone()),
+        }
         if self.journal.poisoned {
             self.journal.poisoned_closes.push((from, to, report.wal_truncated));
         }
+    }
+
+    /// The number of acknowledged commits.
+    fn commits(&self) -> usize {
+        let told = self.journal.told.iter();
+        told.filter(|told| told.said == Said::Committed).count()
+    }
+
+    fn flush(&mut self) {
+        let Some(store) = &self.store else { return };
+        let commits = self.commits();
+        match store
+            .replica()
+            .and_then(|replica| replica.flush(self.settings.patience))
+        {
+            Ok(_) => self.journal.replicated.push((self.disk.now(), commits)),
+            Err(error) => self.journal.unreplicated.push(error.to_string()),
+        }
+    }
+
+    fn other(&mut self, sql: &str) {
+        if self.settings.access == Access::Exclusive || !self.path.exists() {
+            return;
+        }
+        self.journal.others += 1;
+        // It may fail: the store may be writing, or the disk.
+        let _ = Connection::open(&self.path).and_then(|conn| conn.execute_batch(sql));
     }
 
     /// Drops the store, which closes by itself; the next open waits for it.
