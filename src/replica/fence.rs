@@ -31,20 +31,28 @@
 //! lists: what was written in between changes the version, and with it the entry fails.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::runtime;
 use super::storage::{Created, Result, Storage, Txids, Version, Written};
 use crate::runtime::date;
+use crate::runtime::sync::Arc;
 
 /// A claim is let go after this time. A process that was suspended for longer is not fenced.
 const CLAIM_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How often an entry is tried again because another process changed the owner meanwhile.
 const ENTRIES: u32 = 16;
+
+/// So many bytes of a large file are compared at once.
+const PIECE: usize = 1 << 18;
 
 /// `larder/owner.json`: which process adds to the replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,11 +231,37 @@ impl Fence {
         if self.storage.get(0, txids).await? == bytes {
             return Ok(Upload::Ours);
         }
+        Ok(self.fenced().await)
+    }
+
+    /// As [`create`](Self::create), for a file that is too large for memory.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn create_file(&self, txid: u64, timestamp_ms: i64, file: Arc<File>) -> Result<Upload> {
+        let txids = Txids::one(txid);
+        let created = self
+            .storage
+            .create_file(0, txids, timestamp_ms, Arc::clone(&file))
+            .await?;
+        if created == Created::New {
+            return Ok(Upload::New);
+        }
+        let there = self.storage.reader(0, txids).await?;
+        let compared = runtime::blocking(move || is_same(there, &file))
+            .await
+            .and_then(|same| same);
+        let is_ours = compared.map_err(|error| self.storage.unread_object(txids, &error))?;
+        Ok(if is_ours { Upload::Ours } else { self.fenced().await })
+    }
+
+    async fn fenced(&self) -> Upload {
         let holder = self.look().await.unwrap_or(Holder::Unknown);
-        Ok(Upload::Fenced(match holder {
+        Upload::Fenced(match holder {
             Holder::Us => Holder::Unknown,
             other => other,
-        }))
+        })
     }
 
     /// Who owns the replica now. An owner that has nothing to upload asks from time to time.
@@ -372,6 +406,26 @@ impl Owner {
     pub fn since(&self) -> SystemTime {
         let since = self.since.timestamp_millis().max(0).cast_unsigned();
         UNIX_EPOCH + Duration::from_millis(since)
+    }
+}
+
+/// Whether an object is the file, byte for byte.
+fn is_same(mut object: impl Read, file: &File) -> io::Result<bool> {
+    let (mut theirs, mut ours) = (vec![0; PIECE], vec![0; PIECE]);
+    let mut at = 0;
+    loop {
+        let read = object.read(&mut theirs)?;
+        if read == 0 {
+            return Ok(at == file.metadata()?.len());
+        }
+        match file.read_exact_at(&mut ours[..read], at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            other => other?,
+        }
+        if theirs[..read] != ours[..read] {
+            return Ok(false);
+        }
+        at += read as u64;
     }
 }
 

@@ -8,6 +8,10 @@
 //! While the storage fails, the task tries again after [`FIRST_PAUSE`], doubled up to [`LONGEST_PAUSE`], and at once when
 //! a caller flushes. It ends when the store has closed and everything is uploaded, or when the time for that is over.
 
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -24,6 +28,9 @@ use crate::telemetry::event::event;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// From so many bytes on, a file is not read into memory.
+const LARGE: u64 = 64 << 20;
 
 /// How often an owner that has nothing to upload looks at `owner.json`.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -106,14 +113,20 @@ impl Replication {
     }
 
     async fn upload(&self, sealed: Sealed) -> Result<(), Failed> {
-        let path = self.spool.path(sealed.txid);
-        let read = runtime::blocking(move || std::fs::read(path)).await;
-        let bytes = read.and_then(|read| read).map_err(|error| {
+        let unreadable = |error: io::Error| {
             let path = self.spool.path(sealed.txid);
             Failed::ForNow(format!("{} cannot be read: {error}", path.display()))
-        })?;
-        let bytes = Bytes::from(bytes);
-        let made = self.create(sealed, timestamp_of(&bytes), bytes).await;
+        };
+        let path = self.spool.path(sealed.txid);
+        let made = if sealed.bytes > LARGE && self.ownership() == Ownership::Owner {
+            let opened = runtime::blocking(move || open(&path)).await;
+            let (file, timestamp) = opened.and_then(|opened| opened).map_err(unreadable)?;
+            self.fence.create_file(sealed.txid, timestamp, file).await
+        } else {
+            let read = runtime::blocking(move || fs::read(path)).await;
+            let bytes = Bytes::from(read.and_then(|read| read).map_err(unreadable)?);
+            self.create(sealed, timestamp_of(&bytes), bytes).await
+        };
         match made.map_err(|error| Failed::ForNow(error.to_string()))? {
             Upload::New | Upload::Ours => Ok(()),
             Upload::Fenced(holder) => Err(Failed::Taken(holder)),
@@ -232,6 +245,14 @@ impl Replication {
         );
         self.fence_store(by, since);
     }
+}
+
+/// A sealed file that is too large for memory, and its timestamp.
+fn open(path: &Path) -> io::Result<(Arc<File>, i64)> {
+    let file = File::open(path)?;
+    let mut head = [0; 40];
+    file.read_exact_at(&mut head, 0)?;
+    Ok((Arc::new(file), timestamp_of(&head)))
 }
 
 /// The timestamp in the header of a sealed file.

@@ -15,7 +15,7 @@ use object_store::{
 };
 
 use super::failure::{self, FailureKind, StorageError};
-use super::{Created, OWNER, Result, Storage, Version, Written};
+use super::{Created, OWNER, Result, Storage, Txids, Version, Written};
 use crate::replica::runtime;
 use crate::runtime::sync::Arc;
 
@@ -345,6 +345,12 @@ impl Storage {
     pub(in crate::replica) fn not_owned(&self, owner: &str) -> StorageError {
         let reason = format!("{owner}, so this process deletes nothing");
         self.failure("its claims may not be used".into(), FailureKind::Permanent, reason)
+    }
+
+    /// A transaction of level 0 could not be read to its end.
+    pub(in crate::replica) fn unread_object(&self, txids: Txids, error: &io::Error) -> StorageError {
+        let what = format!("{} could not be read", self.name(0, txids));
+        self.failure(what, FailureKind::Transient, error.to_string())
     }
 
     /// The owner was changed by others at each try.

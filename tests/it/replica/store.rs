@@ -729,3 +729,20 @@ fn storage_away_at_opening_is_entered_later() {
     let owner = fs::read_to_string(place.replica().join("larder/owner.json")).unwrap();
     assert!(owner.contains("\"closed\":true"), "{owner}");
 }
+
+#[test]
+fn large_transaction_is_one_file() {
+    let place = Place::new();
+    let store = place.options().page_size(65536).open(place.database()).unwrap();
+    fill(&store, 1);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    // Over 64 MiB, which go up in parts.
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 72)
+                INSERT INTO entry(noise) SELECT randomblob(1 << 20) FROM n";
+    store.write(move |tx| tx.execute(rows, [])).unwrap();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    close(store);
+    let sizes = place.transactions().iter().map(|file| file.pages.len()).max().unwrap();
+    assert!(sizes > 1100, "{sizes}");
+    assert!(fs::read(place.database()).unwrap() == place.restored());
+}
