@@ -101,7 +101,9 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         Some(spool) => last_position(spool, &path).map_err(|error| cannot_spool(&path, error.into()))?,
         None => None,
     };
-    let node = position.map_or_else(random::number, |position| position.node);
+    let known = position.map(|position| position.node);
+    let known = known.or_else(|| spool.as_ref().and_then(Spool::node));
+    let node = known.unwrap_or_else(random::number);
     let fence = Fence::new(storage.clone(), node);
     let there = match ask(&storage, &fence, !replica.unconditional) {
         Ok(there) => Some(there),
@@ -115,6 +117,10 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         return Err(missing(&path, &storage, tip));
     }
     let spool = spool.map_or_else(open_spool, Ok)?;
+    // On the disk before the replica has it as its owner: the store that opens after a power cut is the same.
+    spool
+        .keep_node(node)
+        .map_err(|error| cannot_spool(&path, error.into()))?;
     let mut prepared = Prepared {
         replica: replica.clone(),
         fence,

@@ -4,6 +4,7 @@
 //! ```text
 //! app.db-replica/
 //!     lock        locked by the store that writes here (flock)
+//!     node        the number of this store among those that may own the replica
 //!     position    up to where the database was captured (position.rs)
 //!     0/          N-N.ltx: sealed transactions, oldest first
 //!     tmp/        unfinished files
@@ -33,6 +34,7 @@ use crate::runtime::sync::{Instant, Mutex};
 const SEALED: &str = "0";
 const UNFINISHED: &str = "tmp";
 const POSITION: &str = "position";
+const NODE: &str = "node";
 
 /// Between two looks at the lock of another store.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -164,6 +166,27 @@ impl Spool {
     /// The position that was written last, if it is whole.
     pub(super) fn position(&self) -> io::Result<Option<Position>> {
         Self::read_position(&self.folder)
+    }
+
+    /// The number that was kept.
+    pub(super) fn node(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.folder.join(NODE)).ok()?;
+        u64::from_str_radix(text.strip_suffix('\n')?, 16).ok()
+    }
+
+    /// Keeps the number of this store, whatever happens from now on.
+    pub(super) fn keep_node(&self, node: u64) -> io::Result<()> {
+        if self.node() == Some(node) {
+            return Ok(());
+        }
+        let unfinished = self.folder.join(UNFINISHED).join(NODE);
+        let mut file = create(&unfinished)?;
+        file.write_all(format!("{node:016x}\n").as_bytes())?;
+        file.sync_all()?;
+        self.name(&unfinished, &self.folder.join(NODE))?;
+        sync_folder(&self.folder)?;
+        // The folder itself may be new.
+        sync_folder(self.folder.parent().unwrap_or(Path::new("/")))
     }
 
     fn read_position(folder: &Path) -> io::Result<Option<Position>> {
