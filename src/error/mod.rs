@@ -38,6 +38,8 @@ pub enum Outcome {
     /// This is also the outcome of a call that could not wait for a write which goes on
     /// ([`Reentrant`](Error::Reentrant) from [`Pending::wait`](crate::Pending::wait)).
     Unknown,
+    /// The write is committed in this file, and is not known to be in the replica. Do not repeat it.
+    Local,
     /// A migration that runs outside a transaction failed, and the effects of its first statements stay; or two calls
     /// of `migrate_to` ran in opposite directions at once. No other write has this outcome.
     Partial,
@@ -528,11 +530,11 @@ impl Error {
             | Error::Fenced { .. }
             | Error::Diverged { .. }
             | Error::ReplicaInUse { .. }
-            | Error::NotReplicated { .. }
             | Error::WalFull { .. }
             | Error::Replica { .. }
             | Error::InsufficientSpace { .. }
             | Error::Closed => Outcome::NotStarted,
+            Error::NotReplicated { .. } => Outcome::Local,
             Error::Forked { outcome } => *outcome,
         }
     }

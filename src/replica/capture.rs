@@ -44,6 +44,8 @@ const STOP_EVERY: usize = 256;
 pub(super) struct Committed {
     pub(super) frames: u32,
     pub(super) commits: u32,
+    /// The salts of the log that has these frames, if other processes may begin it again.
+    pub(super) salts: Option<[u32; 2]>,
 }
 
 /// Why nothing was captured.
@@ -147,6 +149,12 @@ impl Capture {
         let Some(scan) = &self.scan else {
             return Err(lost("the log is empty, and transactions were committed to it"));
         };
+        if to
+            .salts
+            .is_some_and(|salts| to.frames > 0 && salts != scan.header().salts)
+        {
+            return Err(lost("the log was begun again by another process before it was read"));
+        }
         if scan.commits() != made {
             let read = scan.commits();
             return Err(CaptureError::Lost(format!(

@@ -34,12 +34,14 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::ltx::Decoder;
 use super::runtime;
 use super::storage::{Created, Result, Storage, Txids, Version, Written};
 use crate::runtime::date;
@@ -256,6 +258,29 @@ impl Fence {
         Ok(if is_ours { Upload::Ours } else { self.fenced().await })
     }
 
+    /// Whether the transaction of level 0 is this store's: its file, if the spool has it; otherwise one of that time, in
+    /// milliseconds since 1970. One that is in higher levels alone is taken for it.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub(super) async fn is_at(&self, txid: u64, spooled: PathBuf, timestamp_ms: Option<i64>) -> Result<bool> {
+        let txids = Txids::one(txid);
+        let there = match self.storage.reader(0, txids).await {
+            Err(error) if error.is_not_found() => return Ok(true),
+            other => other?,
+        };
+        let compared = runtime::blocking(move || match File::open(spooled) {
+            Ok(file) => is_same(there, &file),
+            Err(_) => {
+                let decoder = Decoder::new(there).map_err(io::Error::other)?;
+                Ok(timestamp_ms.is_some_and(|timestamp| decoder.header().timestamp == timestamp))
+            }
+        });
+        let compared = compared.await.and_then(|same| same);
+        compared.map_err(|error| self.storage.unread_object(txids, &error))
+    }
+
     async fn fenced(&self) -> Upload {
         let holder = self.look().await.unwrap_or(Holder::Unknown);
         Upload::Fenced(match holder {
@@ -390,7 +415,8 @@ impl Fence {
         }
     }
 
-    fn holder(&self, owner: &Owner) -> Holder {
+    /// That owner, as it is told.
+    pub fn holder(&self, owner: &Owner) -> Holder {
         if owner.node == self.node {
             return Holder::Us;
         }

@@ -51,13 +51,14 @@ use super::restore::plan::Target;
 use super::restore::restore;
 use super::runtime;
 use super::spool::{Sealed, Spool, SpoolError};
-use super::storage::{Storage, StorageError, all_files, request};
+use super::storage::{FailureKind, Storage, StorageError, all_files, request};
 use super::wal::{HEADER_SIZE, WalHeader, WalScan};
 use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
 use crate::runtime::sync::Arc;
 use crate::runtime::{date, random};
 use crate::telemetry::Telemetry;
+use crate::telemetry::event::event;
 use crate::write::Shared;
 
 /// What was found before the file is opened.
@@ -72,6 +73,8 @@ pub(crate) struct Prepared {
     /// Whether this store is the owner of the replica.
     ownership: Ownership,
     lineage: u64,
+    /// Whether the newest transaction there is not this database's, although its number is.
+    is_anothers: bool,
     /// The database file.
     stamps: Option<Stamps>,
     /// Whether there was a log without a byte before the file was opened.
@@ -91,6 +94,11 @@ struct There {
 pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings) -> Result<Prepared> {
     replica.validate()?;
     let storage = Storage::connect(&replica.url)?;
+    let storage = if replica.unconditional {
+        storage.unconditional()
+    } else {
+        storage
+    };
     let path = absolute(path);
     // Before anything is looked at: a store of this file may be closing, and still change all of it.
     let open_spool = || Spool::open_within(&path, settings.busy_timeout).map_err(|error| cannot_spool(&path, error));
@@ -108,7 +116,16 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     let there = match ask(&storage, &fence, !replica.unconditional) {
         Ok(there) => Some(there),
         // The fence does not depend on opening, and the position says how to go on.
-        Err(_) if had_spool && file.is_some() => None,
+        Err(error) if error.kind() == FailureKind::Transient && had_spool && file.is_some() => {
+            event!(
+                warn,
+                "larder::replica",
+                path,
+                { replica = %storage, %error },
+                "the replica cannot be reached, so the store opens without it, and uploads later"
+            );
+            None
+        }
         Err(error) => return Err(error.into()),
     };
     let tip = there.as_ref().map_or(0, |there| there.tip);
@@ -130,10 +147,12 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         there,
         ownership: Ownership::ToEnter,
         lineage: 0,
+        is_anothers: false,
         stamps: file.as_ref().map(Stamps::of),
         had_empty_log: fs::metadata(log_of(&path)).is_ok_and(|log| log.len() == 0),
     };
     prepared.refuse_owner(&path)?;
+    prepared.refuse_other_history(&path, is_missing)?;
     if is_missing {
         prepared.restore(&path, settings)?;
     } else {
@@ -213,6 +232,33 @@ impl Prepared {
                  folder {} away, and restore it. If the database is the one to keep, call \
                  ReplicaOptions::on_divergence(OnDivergence::Rebase), or choose another URL",
                 Spool::folder_of(path).display()
+            ),
+        })
+    }
+
+    /// Refuses a replica whose newest transaction has the number of one of this database, and is another's: a primary that
+    /// has gone on meanwhile may have fewer transactions than wait here.
+    fn refuse_other_history(&mut self, path: &Path, is_missing: bool) -> Result<()> {
+        let tip = self.tip();
+        let Some(position) = self.position.filter(|position| tip > 0 && tip <= position.txid) else {
+            return Ok(());
+        };
+        let (fence, spooled) = (self.fence.clone(), self.spool.path(tip));
+        let timestamp = (tip == position.txid).then_some(position.timestamp);
+        let is_ours = request(&self.storage, async move { fence.is_at(tip, spooled, timestamp).await })?;
+        self.is_anothers = !is_ours;
+        if is_ours || !is_missing && self.replica.on_divergence == OnDivergence::Rebase {
+            return Ok(());
+        }
+        Err(Error::Diverged {
+            path: path.into(),
+            url: self.storage.to_string(),
+            problem: format!(
+                "its newest transaction, {tip}, was written by another process, and this database has gone on without it, \
+                 up to {}. If the replica is the one to keep, move the database and its folder {} away, and restore it. If \
+                 the database is, call ReplicaOptions::on_divergence(OnDivergence::Rebase), or choose another URL",
+                position.txid,
+                self.spool.folder().display()
             ),
         })
     }
@@ -312,22 +358,26 @@ impl Prepared {
         // After the number of frames: if the file is as it was before, none was moved that is not counted.
         self.stamps = Some(Stamps::of(&database.metadata().map_err(failed)?));
         let (position, start, resumed) = self.go_on(&log, page_size, committed).map_err(failed)?;
-        // What may be sealed beyond it belongs to no history.
-        self.spool.delete_after(position.txid).map_err(failed)?;
         let alone = settings.access == Access::Exclusive;
         let position = Position { alone, ..position };
         let mut capture = Capture::new((log_path, log), database, Arc::clone(&self.spool), position);
         if let Some((scan, commits)) = resumed {
             capture.resume(scan, commits);
         }
-        // The full file takes the place of those that cannot be uploaded any more.
+        if !matches!(start, Start::Goes) {
+            // A process that is killed before the full file is there begins with one as well.
+            capture.fall_back(position.txid).map_err(failed)?;
+        }
+        // What may be sealed beyond it belongs to no history.
         self.spool.delete_after(position.txid).map_err(failed)?;
         // If the replica cannot be asked, the spool says what is to be uploaded.
         let uploaded = match &self.there {
             Some(there) => there.tip,
             None => self.spool.first_from(1).map_or(position.txid, |sealed| sealed.txid - 1),
         };
-        if self.ownership == Ownership::ToClaim && matches!(start, Start::Goes) && !self.spool_goes_on(uploaded) {
+        let is_captured = capture.commits() == committed.commits;
+        let goes_on = matches!(start, Start::Goes) && is_captured;
+        if self.ownership == Ownership::ToClaim && goes_on && !self.spool_goes_on(uploaded) {
             capture.touch().map_err(|error| cannot_touch(path, &error))?;
         }
         let replication = Replication::new(
@@ -383,11 +433,12 @@ impl Prepared {
         if tip > position.txid {
             return rebase(tip, "the replica was newer than the database".into());
         }
-        if self.there.is_some() && tip < position.txid && !self.spool_goes_on(tip) {
-            return rebase(
-                tip,
-                format!("transaction {} is neither in the replica nor in the spool", tip + 1),
-            );
+        if self.is_anothers {
+            return rebase(tip, "another process has gone on with the replica".into());
+        }
+        if self.there.is_some() && tip < position.txid && !self.spool.has_all(tip + 1..=position.txid) {
+            let missing = "transactions that are not in the replica are not in the spool, either";
+            return rebase(tip, missing.into());
         }
         if position.page_size != page_size {
             return rebase(position.txid, "the size of the pages has changed".into());
@@ -436,7 +487,8 @@ impl Prepared {
         let mut rest = match (&scan, header) {
             (Some(scan), _) => WalScan::new(*scan.header(), scan.position()),
             (None, Some(header)) => WalScan::new(header, header.start()),
-            (None, None) => return Ok(Some((None, committed.commits))),
+            (None, None) if committed.frames == 0 => return Ok(Some((None, committed.commits))),
+            (None, None) => return Ok(None),
         };
         if rest.position().frames > committed.frames || rest.read_to(&mut &*log, committed.frames).is_err() {
             return Ok(None);
@@ -498,6 +550,7 @@ fn committed_at_open(shared: &Shared, log: &File, access: Access) -> io::Result<
         return Ok(Committed {
             frames: index.frames,
             commits: index.changes,
+            salts: Some(index.salts),
         });
     }
     // The first connection has recovered the log, which ends with its last valid commit.
@@ -509,7 +562,11 @@ fn committed_at_open(shared: &Shared, log: &File, access: Access) -> io::Result<
             scan.position().frames
         }
     };
-    Ok(Committed { frames, commits: 0 })
+    Ok(Committed {
+        frames,
+        commits: 0,
+        salts: None,
+    })
 }
 
 fn header_of(log: &File) -> io::Result<Option<WalHeader>> {

@@ -79,8 +79,8 @@ impl LogPosition {
         header.salts[0] == self.salts[0].wrapping_add(1) && header.sequence == self.sequence.wrapping_add(1)
     }
 
-    /// Whether the log that has followed shows that the one before ended here: it has not reached this place, and the
-    /// frame here is not one of that log.
+    /// Whether the log that has followed shows that the one before ended here: it has not reached this place, not even
+    /// with frames that are not committed, and the frame here is not one of that log.
     pub(super) fn was_the_end(&self, log: &File, now: &wal::WalHeader, frames: u32) -> io::Result<bool> {
         let mut salts = [0; 8];
         let length = log.metadata()?.len();
@@ -89,7 +89,10 @@ impl LogPosition {
             return Ok(false);
         }
         match log.read_exact_at(&mut salts, here + 8) {
-            Ok(()) => Ok(salts[..4] != self.salts[0].to_be_bytes() || salts[4..] != self.salts[1].to_be_bytes()),
+            Ok(()) => {
+                let is_of = |log: [u32; 2]| salts[..4] == log[0].to_be_bytes() && salts[4..] == log[1].to_be_bytes();
+                Ok(!is_of(self.salts) && !is_of(now.salts))
+            }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
             Err(error) => Err(error),
         }

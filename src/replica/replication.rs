@@ -69,6 +69,12 @@ const SHORTEST: Duration = Duration::from_millis(5);
 /// A full file is given up so long before closing does.
 const LAST_SECOND: Duration = Duration::from_secs(1);
 
+/// An upload without an answer for so long may be another primary's turn by now.
+const DOUBTFUL: Duration = Duration::from_secs(5);
+
+/// Emits an event about that database.
+type Deferred = Box<dyn FnOnce(&Path) + Send>;
+
 /// How captures go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -105,6 +111,10 @@ pub(super) struct Progress {
     pub(super) sealed: u64,
     /// The last transaction that is in the replica.
     pub(super) uploaded: u64,
+    /// The transaction that is being uploaded, or that was tried last; 0 if it succeeded.
+    pub(super) trying: u64,
+    /// Since when.
+    pub(super) trying_since: Option<Instant>,
     /// Why the last upload failed, until one succeeds.
     pub(super) failing: Option<String>,
     /// Why sealing fails, until it succeeds.
@@ -143,6 +153,8 @@ pub(crate) struct Replication {
     pub(super) closing: std::sync::OnceLock<Instant>,
     progress: Mutex<Progress>,
     changed: Condvar,
+    /// Events for when no lock is held.
+    deferred: Mutex<Vec<Deferred>>,
 }
 
 fn pack(committed: Committed) -> u64 {
@@ -153,6 +165,7 @@ fn unpack(packed: u64) -> Committed {
     Committed {
         frames: packed as u32,
         commits: (packed >> 32) as u32,
+        salts: None,
     }
 }
 
@@ -185,7 +198,8 @@ impl Replication {
         let sealed = capture.position().txid;
         figures.begin(storage.to_string(), options.interval, sealed, uploaded);
         if let Start::Rebase(reason) = &start {
-            tell_rebase(&path, figures, reason);
+            figures.rebase(reason);
+            tell_rebase(&path, reason);
         }
         let progress = Progress {
             commits: capture.commits(),
@@ -196,6 +210,7 @@ impl Replication {
         let captured = Committed {
             frames: capture.frames(),
             commits: capture.commits(),
+            salts: None,
         };
         let wake = Notify::new();
         wake.notify_one();
@@ -221,6 +236,7 @@ impl Replication {
             closing: std::sync::OnceLock::new(),
             progress: Mutex::new(progress),
             changed: Condvar::new(),
+            deferred: Mutex::default(),
         })
     }
 
@@ -247,8 +263,30 @@ impl Replication {
         self.ownership.store(Ownership::Owner as u8, Ordering::Release);
     }
 
+    /// Nothing leaves the end.
     fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
+        let ended = Phase::Ended as u8;
+        let change = |now| (now != ended).then_some(phase as u8);
+        let _ = self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
+    }
+
+    /// Keeps an event for when no lock is held: a subscriber may be slow, or write to the store.
+    fn defer(&self, event: impl FnOnce(&Path) + Send + 'static) {
+        self.deferred.lock().push(Box::new(event));
+    }
+
+    /// Emits the events that were kept. The caller holds no lock.
+    pub(super) fn tell(&self) {
+        let events = std::mem::take(&mut *self.deferred.lock());
+        for event in events {
+            event(&self.path);
+        }
+    }
+
+    fn tell_rebase(&self, reason: &str) {
+        self.figures().rebase(reason);
+        let reason = reason.to_owned();
+        self.defer(move |path| tell_rebase(path, &reason));
     }
 
     /// What is committed now, by whichever process. `None` if a process is committing at this moment.
@@ -261,6 +299,7 @@ impl Replication {
             return Some(Committed {
                 frames: index.frames,
                 commits: index.changes,
+                salts: Some(index.salts),
             });
         }
         Some(unpack(self.committed.load(Ordering::Acquire)))
@@ -298,17 +337,14 @@ impl Replication {
             pack(Committed {
                 frames: capture.frames(),
                 commits: capture.commits(),
+                salts: None,
             }),
             Ordering::Release,
         );
         match &result {
             Ok(Some(sealed)) => self.was_sealed(*sealed, capture),
             Ok(None) => {}
-            Err(CaptureError::Lost(reason)) => {
-                tell_rebase(&self.path, self.figures(), reason);
-                self.set_phase(Phase::Full);
-                self.wake.notify_one();
-            }
+            Err(CaptureError::Lost(reason)) => self.rebase(capture, reason)?,
             Err(CaptureError::Unsynced(error)) => self.log_unsynced(error),
             // The database needs the room more than the spool does.
             Err(CaptureError::Spool(error))
@@ -321,21 +357,38 @@ impl Replication {
         result.map(drop)
     }
 
+    /// The next file is a full one. An opening after a kill has to know that, too: the log may begin again from now on.
+    fn rebase(&self, capture: &mut Capture, reason: &str) -> Result<(), CaptureError> {
+        let txid = capture.position().txid;
+        capture.fall_back(txid).map_err(CaptureError::Spool)?;
+        self.tell_rebase(reason);
+        self.set_phase(Phase::Full);
+        self.wake.notify_one();
+        Ok(())
+    }
+
     /// Deletes what waits to be uploaded, but for the first file: the storage may have it already, and not have answered.
     /// Returns whether there was anything else.
+    ///
+    /// Which file that is, and what the uploader may still take, is decided under the lock of `progress`.
     fn drop_spool(&self, capture: &mut Capture, reason: &str) -> bool {
-        let Some(first) = self.spool.first_from(self.progress().uploaded + 1) else {
-            return false;
+        let (first, dropped) = {
+            let progress = self.progress();
+            let Some(first) = self.spool.first_from(progress.trying.max(progress.uploaded + 1)) else {
+                return false;
+            };
+            (first, self.spool.forget_after(first.txid))
         };
-        if self.spool.newest() == Some(first) {
+        if dropped.is_empty() {
             return false;
         }
-        let bytes = self.spool.bytes() - first.bytes;
+        let bytes: u64 = dropped.iter().map(|sealed| sealed.bytes).sum();
         // The position first: with all files still there, an opening goes on from the newest of them.
-        if let Err(error) = capture
+        let done = capture
             .fall_back(first.txid)
-            .and_then(|()| self.spool.delete_after(first.txid))
-        {
+            .and_then(|()| dropped.iter().try_for_each(|sealed| self.spool.delete(*sealed)));
+        if let Err(error) = done {
+            self.spool.take_back(dropped);
             self.not_sealed(&CaptureError::Spool(error));
             return false;
         }
@@ -345,13 +398,16 @@ impl Replication {
             progress.sealed = first.txid;
             progress.unsealed = Some(format!("what waited to be uploaded was dropped: {reason}"));
         });
-        event!(
-            warn,
-            "larder::replica",
-            self.path,
-            { reason, bytes, replica = %self.storage },
-            "dropped what waited to be uploaded; once an upload succeeds, the whole database is uploaded"
-        );
+        let (reason, replica) = (reason.to_owned(), self.storage.to_string());
+        self.defer(move |path| {
+            event!(
+                warn,
+                "larder::replica",
+                path,
+                { reason, bytes, replica },
+                "dropped what waited to be uploaded; once an upload succeeds, the whole database is uploaded"
+            );
+        });
         // The upload of the first may have succeeded before the phase changed.
         if self.progress().uploaded >= first.txid {
             self.go_on_after_upload();
@@ -359,9 +415,23 @@ impl Replication {
         true
     }
 
-    /// Whether the levels may be written: this store is not fenced, and no upload is without an answer.
+    /// Whether the levels may be written: this store is not fenced, and no upload is without an answer for long.
     pub(super) fn may_compact(&self) -> bool {
-        self.phase() != Phase::Ended && self.closing.get().is_none() && self.progress().failing.is_none()
+        let progress = self.progress();
+        let waits = progress.trying_since.is_some_and(|since| since.elapsed() > DOUBTFUL);
+        let is_sure = progress.failing.is_none() && !waits;
+        drop(progress);
+        is_sure && self.phase() != Phase::Ended && self.closing.get().is_none() && !self.is_poisoned()
+    }
+
+    /// The file that is to be uploaded now, never one with a gap before it. From here on it is not dropped.
+    pub(super) fn next_upload(&self) -> Option<Sealed> {
+        let mut progress = self.progress();
+        let next = self.spool.first_from(progress.uploaded + 1);
+        let next = next.filter(|next| next.txid == progress.uploaded + 1);
+        progress.trying = next.map_or(0, |next| next.txid);
+        progress.trying_since = next.map(|_| Instant::now());
+        next
     }
 
     /// Called after each upload.
@@ -372,7 +442,7 @@ impl Replication {
             .phase
             .compare_exchange(dropped, full, Ordering::AcqRel, Ordering::Acquire);
         if is_due.is_ok() {
-            tell_rebase(&self.path, self.figures(), "what waited to be uploaded was dropped");
+            self.tell_rebase("what waited to be uploaded was dropped");
             self.wake.notify_one();
         }
     }
@@ -394,26 +464,34 @@ impl Replication {
 
     /// A log whose sync failed must not be appended to: `write/wal.rs` says why.
     fn log_unsynced(&self, error: &std::io::Error) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.log_sync_failed(error);
+        if let Some(shared) = self.shared.upgrade()
+            && let Some(tell) = shared.log_sync_failed(error)
+        {
+            self.deferred.lock().push(tell);
         }
-        self.not_sealed(&CaptureError::Unsynced(std::io::Error::new(
-            error.kind(),
-            error.to_string(),
-        )));
+        let copy = std::io::Error::new(error.kind(), error.to_string());
+        self.not_sealed(&CaptureError::Unsynced(copy));
     }
 
     fn not_sealed(&self, error: &CaptureError) {
         let reason = error.to_string();
-        let is_new = self.progress().unsealed.as_ref() != Some(&reason);
-        if is_new {
+        let (told, spool) = (reason.clone(), self.spool.folder().display().to_string());
+        self.waits_because(reason, move |path| {
             event!(
                 warn,
                 "larder::replica",
-                self.path,
-                { %error, spool = %self.spool.folder().display() },
+                path,
+                { error = told, spool },
                 "the newest transactions could not be written to the spool; it is tried again, and the WAL grows meanwhile"
             );
+        });
+    }
+
+    /// Nothing is sealed for this reason, which is told once.
+    fn waits_because(&self, reason: String, tell: impl FnOnce(&Path) + Send + 'static) {
+        let is_new = self.progress().unsealed.as_ref() != Some(&reason);
+        if is_new {
+            self.defer(tell);
         }
         self.figures().not_sealed(&reason);
         self.reach(|progress| progress.unsealed = Some(reason));
@@ -478,6 +556,7 @@ impl Replication {
             }
             Phase::Dropped | Phase::Ended => {}
         }
+        self.tell();
     }
 
     fn write_full(&self, mut full: Full) {
@@ -539,7 +618,8 @@ impl Replication {
         let wanted = loop {
             match self.now_committed() {
                 Some(committed) => break committed.commits,
-                None => std::thread::yield_now(),
+                None if Instant::now() >= until => return Err("another process is committing".to_owned()),
+                None => std::thread::sleep(SHORTEST),
             }
         };
         // An upload that waits to be tried again is tried now.
@@ -600,8 +680,7 @@ fn waiting_for(progress: &Progress, txid: Option<u64>) -> String {
     }
 }
 
-fn tell_rebase(path: &Path, figures: &ReplicaFigures, reason: &str) {
-    figures.rebase(reason);
+fn tell_rebase(path: &Path, reason: &str) {
     event!(
         warn,
         "larder::replica",
@@ -613,8 +692,12 @@ fn tell_rebase(path: &Path, figures: &ReplicaFigures, reason: &str) {
 
 impl LogKeeper for Replication {
     fn committed(&self, frames: u32, commits: u32) {
-        self.committed
-            .store(pack(Committed { frames, commits }), Ordering::Release);
+        let committed = Committed {
+            frames,
+            commits,
+            salts: None,
+        };
+        self.committed.store(pack(committed), Ordering::Release);
     }
 
     fn is_ready(&self, must: bool) -> bool {
@@ -627,49 +710,9 @@ impl LogKeeper for Replication {
     }
 
     fn before_checkpoint(&self, must: bool) -> bool {
-        match self.phase() {
-            Phase::Following => {}
-            // All of it is to be read once more in any case.
-            Phase::Full | Phase::Dropped | Phase::Ended => return true,
-            Phase::Copying => return false,
-        }
-        let capture = if must {
-            Some(self.capture.lock())
-        } else {
-            self.capture.try_lock()
-        };
-        let Some(mut capture) = capture else { return false };
-        let (committed, captured) = (
-            unpack(self.committed.load(Ordering::Acquire)),
-            unpack(self.captured.load(Ordering::Acquire)),
-        );
-        let tail = committed
-            .frames
-            .checked_sub(captured.frames)
-            .unwrap_or(committed.frames);
-        if !must && tail > OWN_FRAMES {
-            self.wake.notify_one();
-            return false;
-        }
-        match self.capture_now(&mut capture) {
-            Ok(()) => {}
-            Err(CaptureError::Lost(_)) => return true,
-            Err(_) => return false,
-        }
-        // Written before the checkpoint, a killed process cannot leave a log that has begun again and a position that
-        // does not know it. Where others write, too, only the checkpoint tells whether it moved what they had written.
-        let said = if self.access == Access::Exclusive {
-            capture.emptied()
-        } else {
-            Ok(())
-        };
-        match said {
-            Ok(()) => true,
-            Err(error) => {
-                self.not_sealed(&error);
-                false
-            }
-        }
+        let may = self.keep_for_checkpoint(must);
+        self.tell();
+        may
     }
 
     fn after_checkpoint(&self, progress: CheckpointProgress) {
@@ -704,19 +747,20 @@ impl LogKeeper for Replication {
                 self.wake.notify_one();
             }
             Err(reason) => {
-                let is_new = self.progress().unsealed.as_ref() != Some(&reason);
-                if is_new {
+                let told = reason.clone();
+                self.waits_because(reason, move |path| {
                     event!(
                         warn,
                         "larder::replica",
-                        self.path,
-                        { reason },
+                        path,
+                        { reason = told },
                         "the whole database could not be read for its replica; it is tried again"
                     );
-                }
-                self.reach(|progress| progress.unsealed = Some(reason));
+                });
             }
         }
+        drop(capture);
+        self.tell();
     }
 
     fn last_turn(&self, turn: &Turn<'_>) {
@@ -765,6 +809,7 @@ impl LogKeeper for Replication {
         self.set_phase(Phase::Ended);
         self.spool.release();
         drop(capture);
+        self.tell();
         Replicated { because }
     }
 }
@@ -783,24 +828,70 @@ impl Replication {
         Ok(is_same.then(|| (capture.position().txid, reader)))
     }
 
+    fn keep_for_checkpoint(&self, must: bool) -> bool {
+        match self.phase() {
+            Phase::Following => {}
+            // All of it is to be read once more in any case.
+            Phase::Full | Phase::Dropped | Phase::Ended => return true,
+            Phase::Copying => return false,
+        }
+        let capture = if must {
+            Some(self.capture.lock())
+        } else {
+            self.capture.try_lock()
+        };
+        let Some(mut capture) = capture else { return false };
+        let (committed, captured) = (
+            unpack(self.committed.load(Ordering::Acquire)),
+            unpack(self.captured.load(Ordering::Acquire)),
+        );
+        let tail = committed
+            .frames
+            .checked_sub(captured.frames)
+            .unwrap_or(committed.frames);
+        if !must && tail > OWN_FRAMES {
+            self.wake.notify_one();
+            return false;
+        }
+        match self.capture_now(&mut capture) {
+            Ok(()) => {}
+            // The position on the disk says that a full file follows.
+            Err(CaptureError::Lost(_)) => return true,
+            Err(_) => return false,
+        }
+        // Written before the checkpoint, a killed process cannot leave a log that has begun again and a position that
+        // does not know it. Where others write, too, only the checkpoint tells whether it moved what they had written.
+        let said = if self.access == Access::Exclusive {
+            capture.emptied()
+        } else {
+            Ok(())
+        };
+        match said {
+            Ok(()) => true,
+            Err(error) => {
+                self.not_sealed(&error);
+                false
+            }
+        }
+    }
+
     fn begin_full(&self, turn: &Turn<'_>, capture: &mut Capture) -> std::result::Result<Full, String> {
-        let begun = self.locked_out_of_writing(turn, || {
+        let planned = self.locked_out_of_writing(turn, || {
             let reader = turn.readers.dedicated(CallSite::Label("larder: replicate".into()));
             let reader = reader.map_err(|error| error.to_string())?;
             let pages =
                 reader.with_conn(|conn| conn.query_row("PRAGMA main.page_count", [], |row| row.get::<_, u32>(0)));
             let pages = pages.map_err(|error| error.to_string())?;
             let committed = self.now_committed().ok_or("another process is committing")?;
-            Ok::<_, String>((reader, pages, committed))
+            let all_moved = match self.wal_index() {
+                Some(index) => !index.is_unmoved(),
+                None => turn.all_moved,
+            };
+            // Here as well: once others may write, the log may be another.
+            let planned = capture.plan_full(reader, committed, pages, all_moved);
+            planned.map_err(|error| error.to_string())
         });
-        let (reader, pages, committed) = begun.map_err(|error| error.to_string())??;
-        let all_moved = match self.wal_index() {
-            Some(index) => !index.is_unmoved(),
-            None => turn.all_moved,
-        };
-        capture
-            .plan_full(reader, committed, pages, all_moved)
-            .map_err(|error| error.to_string())
+        planned.map_err(|error| error.to_string())?
     }
 
     /// Runs `f` while no other process commits, either.

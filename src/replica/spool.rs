@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -253,6 +254,25 @@ impl Spool {
         self.files.lock().back().copied()
     }
 
+    /// Whether it has each of these transactions.
+    pub(super) fn has_all(&self, mut txids: RangeInclusive<u64>) -> bool {
+        let files = self.files.lock();
+        txids.all(|txid| files.binary_search_by_key(&txid, |sealed| sealed.txid).is_ok())
+    }
+
+    /// Takes the files behind that transaction off the list, before they are deleted.
+    pub(super) fn forget_after(&self, txid: u64) -> VecDeque<Sealed> {
+        let mut files = self.files.lock();
+        let from = files.partition_point(|sealed| sealed.txid <= txid);
+        files.split_off(from)
+    }
+
+    /// Puts back the files that could not be deleted.
+    pub(super) fn take_back(&self, mut forgotten: VecDeque<Sealed>) {
+        forgotten.retain(|sealed| self.path(sealed.txid).exists());
+        self.files.lock().append(&mut forgotten);
+    }
+
     /// The bytes of all sealed files.
     pub(super) fn bytes(&self) -> u64 {
         self.files.lock().iter().map(|sealed| sealed.bytes).sum()
@@ -289,7 +309,7 @@ impl Spool {
         sync_folder(&self.folder.join(SEALED))
     }
 
-    fn delete(&self, sealed: Sealed) -> io::Result<()> {
+    pub(super) fn delete(&self, sealed: Sealed) -> io::Result<()> {
         match fs::remove_file(self.path(sealed.txid)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

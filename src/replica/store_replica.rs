@@ -34,8 +34,9 @@ impl<'a> StoreReplica<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotReplicated`]: it is not, after that time. What is committed stays committed, and goes up later.
-    /// [`Error::Forked`].
+    /// - [`Error::NotReplicated`]: it is not, after that time. What is committed stays committed, and goes up later.
+    /// - [`Error::Fenced`]: another process has taken the replica over.
+    /// - [`Error::Forked`].
     pub fn flush(&self, timeout: Duration) -> Result<u64> {
         if self.engine.queue().is_left() {
             return Err(Error::forked());
@@ -43,9 +44,12 @@ impl<'a> StoreReplica<'a> {
         let began = Instant::now();
         self.replication
             .flush(later(began, timeout))
-            .map_err(|reason| Error::NotReplicated {
-                waited: began.elapsed(),
-                reason,
+            .map_err(|reason| match self.engine.shared.poison() {
+                Some(fenced @ Error::Fenced { .. }) => fenced,
+                _ => Error::NotReplicated {
+                    waited: began.elapsed(),
+                    reason,
+                },
             })
     }
 

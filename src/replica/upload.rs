@@ -17,11 +17,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 
-use super::fence::{ClaimResult, Entry, Holder, Upload};
+use super::fence::{ClaimResult, Entry, Holder, Seen, Upload};
 use super::replication::{Ownership, Replication};
 use super::runtime;
 use super::spool::Sealed;
-use super::storage::Result as StorageResult;
+use super::storage::{Result as StorageResult, all_files};
 use crate::runtime::date;
 use crate::runtime::sync::{Arc, Instant};
 use crate::telemetry::event::event;
@@ -48,12 +48,7 @@ impl Replication {
     pub(super) async fn upload_until_closed(self: Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let uploaded = self.progress().uploaded;
-            // Never one with a gap before it.
-            let next = self
-                .spool
-                .first_from(uploaded + 1)
-                .filter(|next| next.txid == uploaded + 1);
+            let next = self.next_upload();
             let began = Instant::now();
             let uploaded = match next {
                 Some(sealed) => self
@@ -74,6 +69,7 @@ impl Replication {
                 Some((sealed, Ok(()))) => {
                     pause = FIRST_PAUSE;
                     self.was_uploaded(sealed, began.elapsed());
+                    self.tell();
                 }
                 Some((sealed, Err(Failed::ForNow(reason)))) => {
                     self.failed(sealed, reason);
@@ -142,6 +138,9 @@ impl Replication {
                 if let Some(other) = self.enter(now).await? {
                     return Ok(Upload::Fenced(other));
                 }
+                if self.progress().uploaded >= sealed.txid {
+                    return Ok(Upload::Ours);
+                }
             }
             Ownership::ToClaim => {
                 let made = self.fence.claim(sealed.txid - 1, timestamp, bytes, now).await?;
@@ -155,10 +154,19 @@ impl Replication {
         self.fence.create(sealed.txid, timestamp, bytes).await
     }
 
-    /// Enters this store as the owner, as opening would have done. Returns another owner that has not closed.
+    /// Enters this store as the owner, as opening would have done. Returns who has the replica, if it does not end where
+    /// this store left it.
     async fn enter(&self, now: SystemTime) -> StorageResult<Option<Holder>> {
         loop {
+            if !self.options.unconditional {
+                self.storage.probe().await?;
+            }
+            // The owner first: what is written after that changes its version.
             let seen = self.fence.owner().await?;
+            if !self.is_its_replica(seen.as_ref()).await? {
+                let holder = seen.map_or(Holder::Unknown, |seen| self.fence.holder(&seen.owner));
+                return Ok(Some(holder));
+            }
             match self.fence.enter(seen.as_ref(), self.lineage(), now).await? {
                 Entry::Entered => {
                     self.is_owner_now();
@@ -168,6 +176,33 @@ impl Replication {
                 Entry::NotClosed => return self.fence.look().await.map(Some),
             }
         }
+    }
+
+    /// Whether the replica is the one that this store goes on with: it has its number, and ends with its last upload, or
+    /// with one whose answer was lost.
+    async fn is_its_replica(&self, seen: Option<&Seen>) -> StorageResult<bool> {
+        let lineage = self.lineage();
+        if seen.is_some_and(|seen| lineage != 0 && seen.owner.lineage != lineage) {
+            return Ok(false);
+        }
+        let newest = all_files(&self.storage)
+            .await?
+            .into_iter()
+            .map(|file| file.txids.max)
+            .max();
+        let tip = newest.unwrap_or(0);
+        let (uploaded, sealed) = {
+            let progress = self.progress();
+            (progress.uploaded, progress.sealed)
+        };
+        if tip < uploaded || tip > sealed {
+            return Ok(false);
+        }
+        if tip > 0 && !self.fence.is_at(tip, self.spool.path(tip), None).await? {
+            return Ok(false);
+        }
+        self.reach(|progress| progress.uploaded = tip);
+        Ok(true)
     }
 
     /// An owner that has nothing to upload looks whether it still is one, before it writes.
@@ -202,16 +237,20 @@ impl Replication {
                 "uploads to the replica succeed again"
             );
         }
-        self.go_on_after_upload();
         self.to_compact(sealed);
-        // A file that stays takes room, and is deleted with the next one.
-        let _ = self.spool.delete_to(sealed.txid);
+        // This one stays until the next is uploaded: by it an opening knows the replica for its own. One that cannot be
+        // deleted takes room, and is deleted later.
+        let _ = self.spool.delete_to(sealed.txid - 1);
         self.figures()
             .uploaded(sealed.txid, sealed.bytes, time, self.spool.bytes());
         self.reach(|progress| {
             progress.uploaded = sealed.txid;
+            progress.trying = 0;
+            progress.trying_since = None;
             progress.failing = None;
         });
+        // After that: a spool that is dropped now sees it, or is seen here.
+        self.go_on_after_upload();
     }
 
     fn failed(&self, sealed: Sealed, reason: String) {

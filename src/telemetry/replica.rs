@@ -101,6 +101,14 @@ impl ReplicaFigures {
             state.sealed = last;
             state.spool_bytes = spool_bytes;
             state.dropped = Some(reason.to_owned());
+            // They are in the full file, which is to come.
+            let since = state
+                .waiting
+                .iter()
+                .find(|(txid, _)| *txid > last)
+                .map(|(_, since)| *since);
+            state.waiting.retain(|(txid, _)| *txid <= last);
+            state.unsealed = since.map(|since| (since, reason.to_owned()));
         });
     }
 

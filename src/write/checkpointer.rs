@@ -230,6 +230,12 @@ impl Checkpointer {
         self.empty = true;
     }
 
+    /// The keeper of the log does not allow an attempt. The next one comes when the log has grown, ever later.
+    pub(crate) fn put_off(&mut self) {
+        self.next = self.log.saturating_add(self.retry);
+        self.retry = (self.retry * 2).min(self.step);
+    }
+
     /// Makes one attempt.
     pub(crate) fn run(
         &mut self,

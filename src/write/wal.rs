@@ -8,7 +8,7 @@ use std::{fs, io};
 use rusqlite::ffi;
 
 use super::checkpointer::{Mode, PATIENCE, Progress};
-use super::{Shared, Writer};
+use super::{Deferred, Shared, Writer};
 use crate::connection;
 use crate::connection::open_file::FileChange;
 use crate::connection::wal_resync;
@@ -92,6 +92,9 @@ impl Writer {
         let keeper = shared.keeper();
         let must = mode != Mode::Passive;
         if keeper.is_some_and(|keeper| !keeper.before_checkpoint(must)) {
+            if must {
+                self.checkpointer.put_off();
+            }
             return Ok(None);
         }
         let progress = {
@@ -282,24 +285,24 @@ impl Writer {
 }
 
 impl Shared {
-    /// Poisons the store: the keeper of its log could not sync the log.
-    pub(crate) fn log_sync_failed(&self, error: &io::Error) {
+    /// Poisons the store: the keeper of its log could not sync the log. Returns the event of that.
+    pub(crate) fn log_sync_failed(&self, error: &io::Error) -> Option<Deferred> {
         let marked = wal_resync::mark(&self.path);
         let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
         let source = rusqlite::Error::SqliteFailure(code, Some(format!("the WAL cannot be synced: {error}")));
-        if self.poison.set(Arc::new(source)).is_err() {
-            return;
-        }
-        if let Err(error) = marked {
-            wal_resync::report(&self.path, &error);
-        }
-        event!(
-            error,
-            "larder::poison",
-            self.path,
-            { "db.response.status_code" = ffi::SQLITE_IOERR_FSYNC, "error.type" = "poisoned" },
-            "the store is poisoned by a disk error: it is read-only until it is reopened"
-        );
+        self.poison.set(Arc::new(source)).ok()?;
+        Some(Box::new(move |path| {
+            if let Err(error) = marked {
+                wal_resync::report(path, &error);
+            }
+            event!(
+                error,
+                "larder::poison",
+                path,
+                { "db.response.status_code" = ffi::SQLITE_IOERR_FSYNC, "error.type" = "poisoned" },
+                "the store is poisoned by a disk error: it is read-only until it is reopened"
+            );
+        }))
     }
 
     /// Whether another primary has taken the replica over.

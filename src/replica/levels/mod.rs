@@ -246,9 +246,11 @@ impl Levels {
         permit: &dyn Permit,
     ) -> Result<Vec<FileInfo>> {
         self.retained = now;
-        self.files = all_files(&self.storage).await?;
+        let files = all_files(&self.storage).await?;
         let damaged: BTreeSet<_> = self.damaged.iter().map(|file| (file.level, file.txids)).collect();
+        // Only then: another owner's files are no inputs of this one.
         let claims = claims.await?;
+        self.files = files;
         let mut deleted = Vec::new();
         for file in expendable(&self.files, &claims, &self.times, now) {
             if !permit.is_given() {

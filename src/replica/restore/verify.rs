@@ -89,14 +89,15 @@ impl<'r> ReplicaVerify<'r> {
         let snapshot = self.snapshot.take().filter(|_| self.restore);
         let snapshot = snapshot.map(|take| take()).transpose()?;
         let mut report = VerifyReport::default();
-        let usable = self.read_files(&mut report)?;
-        report.newest = usable.iter().map(|file| file.txids.max).max();
-        find_gaps(&usable, &mut report);
+        // First: what the snapshot is compared with may be merged into other files before long.
         if self.restore {
             let build = Build::temporary(&self.storage.to_string(), &self.folder)?;
             let restored = self.restore_to(&build, snapshot, &mut report);
             restored.unwrap_or_else(|error| report.problems.push(error.to_string()));
         }
+        let usable = self.read_files(&mut report)?;
+        report.newest = usable.iter().map(|file| file.txids.max).max();
+        find_gaps(&usable, &mut report);
         report.duration = began.elapsed();
         report.tell(self.storage);
         if let Some(figures) = self.figures {

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::Connection;
-use larder::{Access, AlertKind, Durability, Error, OnDivergence, Options, ReplicaOptions, ReplicaState, Store};
+use larder::{
+    Access, AlertKind, Durability, Error, OnDivergence, Options, Outcome, ReplicaOptions, ReplicaState, Store,
+};
 use tempfile::TempDir;
 
 use super::File;
@@ -349,6 +351,7 @@ fn storage_that_is_away_stops_no_write() {
     }
     let error = store.replica().unwrap().flush(Duration::from_millis(200)).unwrap_err();
     assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
+    assert_eq!(error.outcome(), Outcome::Local);
     assert!(store.replica().unwrap().behind().is_some());
     fs::remove_file(place.replica()).unwrap();
     fs::rename(&aside, place.replica()).unwrap();
@@ -400,7 +403,7 @@ fn second_primary_is_fenced() {
     fs::write(place.replica().join(name(txid + 1)), &theirs).unwrap();
     fill(&store, 1);
     let error = store.replica().unwrap().flush(PATIENCE).unwrap_err();
-    assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
     let error = store.write(|tx| tx.execute("DELETE FROM entry", [])).unwrap_err();
     assert!(matches!(error, Error::Fenced { .. }), "{error}");
     assert!(matches!(store.poisoned(), Some(Error::Fenced { .. })));
@@ -679,7 +682,7 @@ fn replica_in_use_is_taken_over_if_asked() {
     store.replica().unwrap().flush(PATIENCE).unwrap();
     let _ = zombie.write(|tx| tx.execute("DELETE FROM entry", []));
     let error = zombie.replica().unwrap().flush(PATIENCE).unwrap_err();
-    assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
     let error = zombie.write(|tx| tx.execute("DELETE FROM entry", [])).unwrap_err();
     assert!(matches!(error, Error::Fenced { .. }), "{error}");
     assert_eq!(zombie.close().unwrap().replicated, Some(false));
@@ -711,7 +714,7 @@ fn emptied_replica_is_refused() {
 }
 
 #[test]
-fn storage_away_at_opening_is_entered_later() {
+fn replica_that_cannot_be_used_is_told_at_opening() {
     let place = Place::new();
     let store = place.open();
     fill(&store, 10);
@@ -719,15 +722,58 @@ fn storage_away_at_opening_is_entered_later() {
     let aside = place.replica().with_extension("aside");
     fs::rename(place.replica(), &aside).unwrap();
     fs::write(place.replica(), "not a folder").unwrap();
-    let store = place.open();
-    fill(&store, 10);
+    let error = place.options().open(place.database()).unwrap_err();
+    assert!(matches!(error, Error::Replica { .. }), "{error}");
     fs::remove_file(place.replica()).unwrap();
     fs::rename(&aside, place.replica()).unwrap();
-    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let store = place.open();
+    fill(&store, 10);
     close(store);
     place.compare_closed();
+    assert_eq!(place.rebases(), [""; 0]);
     let owner = fs::read_to_string(place.replica().join("larder/owner.json")).unwrap();
     assert!(owner.contains("\"closed\":true"), "{owner}");
+}
+
+#[test]
+fn history_of_another_primary_is_not_mixed() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    // Its storage goes away, and what it commits waits.
+    let aside = place.replica().with_extension("aside");
+    fs::rename(place.replica(), &aside).unwrap();
+    fs::write(place.replica(), "not a folder").unwrap();
+    for _ in 0..20 {
+        fill(&store, 1);
+        let _ = store.replica().unwrap().flush(Duration::from_millis(50));
+    }
+    store.close_within(Duration::from_millis(100)).unwrap();
+    fs::remove_file(place.replica()).unwrap();
+    fs::rename(&aside, place.replica()).unwrap();
+    // Another one goes on, with fewer transactions, and closes.
+    let machine = tempfile::tempdir().unwrap();
+    let path = machine.path().join("app.db");
+    let replica = place.to().restore_if_missing(true).take_over(true);
+    let other = Options::new().replicate_to(replica).open(&path).unwrap();
+    fill(&other, 3);
+    close(other);
+    let before = place.restored();
+    let error = place.options().open(place.database()).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    assert!(error.to_string().contains("written by another process"), "{error}");
+    fs::rename(place.database(), place.database().with_extension("aside")).unwrap();
+    let replica = place.to().restore_if_missing(true);
+    let error = Options::new().replicate_to(replica).open(place.database()).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    fs::rename(place.database().with_extension("aside"), place.database()).unwrap();
+    assert!(before == place.restored());
+    let replica = place.to().on_divergence(OnDivergence::Rebase);
+    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+    assert_eq!(rows(&store), 30);
+    close(store);
+    place.compare_closed();
 }
 
 #[test]
