@@ -2,8 +2,8 @@
 //! work beside it, `larder-ltx`. No runtime of the user is touched, and none is asked for.
 //!
 //! The thread runs a current-thread runtime of tokio, from the first use on, as long as the process lives. Long work
-//! (compression, merging) goes through [`blocking`], which lets [`HEAVY`] closures run at a time. The file operations of
-//! a folder and the resolver of host names share the pool of threads with it, and have the other [`POOL`] - [`HEAVY`]
+//! (compression, merging) goes through [`blocking`], which lets `HEAVY` closures run at a time. The file operations of
+//! a folder and the resolver of host names share the pool of threads with it, and have the other `POOL` - `HEAVY`
 //! for themselves. So a closure in [`blocking`] may wait for a request: what the request needs is never behind it.
 //!
 //! [`wait`] blocks its caller until a future has ended. On `larder-replica` itself it would wait for its own thread, so
