@@ -344,7 +344,7 @@ impl KeptMap {
             // SAFETY: as the caller promises.
             let made = Box::into_raw(Box::new(unsafe { Self::of(original) }?));
             if KEPT.compare_exchange(ptr::null_mut(), made, AcqRel, Acquire).is_err() {
-                // SAFETY: nobody else has seen the box.
+                // SAFETY: no other thread has seen the box.
                 drop(unsafe { Box::from_raw(made) });
             }
         }

@@ -1,8 +1,8 @@
 //! What has to happen before and after the process forks, so that a child can open stores of its own.
 //!
-//! A mutex that another thread had at the moment of the fork stays locked in the child, for ever: those of larder's
+//! A mutex that another thread had at the moment of the fork stays locked in the child: those of larder's
 //! ([`ProcessMutex`](crate::runtime::process_mutex::ProcessMutex)), and SQLite's static ones, which guard its memory, its
-//! page caches and the open files of the unix VFS. A store of the child's would wait for them for ever. So the forking
+//! page caches and the open files of the unix VFS. A store of the child's would wait for them without end. So the forking
 //! thread takes all of them first, which keeps *every* thread of the process out, also those that use SQLite without
 //! larder, and costs nothing but at a fork. SQLite's other mutexes belong to a connection or to one open file, and the
 //! child may open none that its parent has open. The allocator's and the system's own are theirs to see to.

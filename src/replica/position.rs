@@ -39,7 +39,7 @@ pub(super) struct Position {
     pub(super) log: Option<LogPosition>,
     /// Whether all of that log is in the database file, or was about to be moved there.
     pub(super) emptied: bool,
-    /// Whether the store that wrote it had the file for itself, so that nobody else could append to that log.
+    /// Whether the store that wrote it had the file for itself, so that no other process could append to that log.
     pub(super) alone: bool,
     /// The database file, as closing left it, or as it was while the log was empty.
     pub(super) file: Option<Stamps>,

@@ -20,7 +20,7 @@
 //!
 //! # Locks
 //!
-//! `capture` guards the reader of the log: its holder captures, and nobody else. The writer thread only tries it unless
+//! `capture` guards the reader of the log: only its holder captures. The writer thread only tries it unless
 //! the log has to be emptied. A thread holds it during file I/O, never while it waits for the network, for the writer or
 //! for SQLite's locks, but for `turn`: that is the writer thread itself, which takes SQLite's write lock under it. Who has
 //! SQLite's write lock never waits for `capture`: a lone writer's caller only stores `committed`, and a checkpoint begins

@@ -8,7 +8,7 @@
 //!
 //! [`wait`] blocks its caller until a future has ended. On `larder-replica` itself it would wait for its own thread, so
 //! it is an error there. The caller sleeps on a channel whose sender the task owns: the answer is sent once, and a task
-//! that panics carries its panic to the caller. Nobody holds a lock meanwhile: the mutex guards the handle alone.
+//! that panics carries its panic to the caller. No lock is held meanwhile: the mutex guards the handle alone.
 //!
 //! A forked child has neither thread. Its first use leaks the parent's runtime and starts one of its own.
 

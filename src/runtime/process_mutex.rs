@@ -1,7 +1,7 @@
 //! The mutexes of the process, as opposed to those of a store, and how they get over a fork.
 //!
 //! A forked child has one thread, and a copy of every mutex. One that another thread of the parent had at that moment
-//! stays locked in the child for ever. So the forking thread takes all of them before the fork ([`hold`]), and releases
+//! stays locked in the child. So the forking thread takes all of them before the fork ([`hold`]), and releases
 //! them after it in both processes. A static of larder's that a thread may wait for is therefore a [`ProcessMutex`]: not
 //! a `Mutex`, and not a `OnceLock`, whose initialization is a lock as well. A test looks for others.
 //!
@@ -60,7 +60,7 @@ impl<T: Send + 'static> Held for ProcessMutex<T> {
 
 /// The guards of all mutexes of the process, or of those that could be had.
 pub(crate) struct AllMutexes {
-    /// Dropped before the list's: nobody who waits for that one has another.
+    /// Dropped before the list's: no thread that waits for that one has another.
     _guards: Vec<Option<Box<dyn Any>>>,
     _listed: Option<MutexGuard<'static, Vec<&'static dyn Held>>>,
     pub(crate) is_complete: bool,

@@ -403,7 +403,7 @@ impl Staged {
     }
 
     /// Gives it its name, and returns its version; `None` if it is to be new and the name is taken. The name is on the
-    /// disk then, whoever gave it.
+    /// disk then, whichever process gave it.
     fn publish(self, path: &FsPath, is_new: bool) -> io::Result<Option<String>> {
         let version = e_tag(&self.file.metadata()?);
         let renamed = if is_new {
@@ -437,7 +437,7 @@ fn rename_new(from: &FsPath, to: &FsPath) -> io::Result<()> {
     }
 }
 
-/// Removes the files of processes that were killed: those that nobody has locked.
+/// Removes the files of processes that were killed: those that no process has locked.
 fn sweep(folder: &FsPath) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let unlocked =
