@@ -17,7 +17,7 @@ use crate::journal::{Journal, Said, Told};
 use crate::power_cut::{Recording, record};
 use crate::scripts::{BACKUP, Base, Jobs, KINDS, Kind, SCRIPTS, Script, VARIANTS, Variant, one};
 use crate::settings::{SHORT, Settings};
-use crate::trace::{Call, Class, Disk, Event, Hit, Plan};
+use crate::trace::{Class, Disk, Event, Hit, Plan};
 use crate::workload::{Backup, Op, Run};
 
 /// Power cuts after each failure.
@@ -297,9 +297,7 @@ impl Journal {
     /// write ran.
     fn may_be_poisoned(&self, hit: Option<&Hit>) -> Result<(), String> {
         let unknown = self.told.iter().any(|told| matches!(told.said, Said::Unknown(_)));
-        // The log is synced before a part of it goes into a replica, too.
-        let synced_log = hit.is_some_and(|hit| hit.call == Call::SyncFile && hit.class == Class::Wal);
-        if unknown || synced_log || hit.is_some_and(|hit| hit.in_checkpoint) {
+        if unknown || hit.is_some_and(|hit| hit.in_checkpoint) {
             return Ok(());
         }
         Err("the store is poisoned, and neither a COMMIT nor a checkpoint has failed".into())

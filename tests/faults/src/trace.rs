@@ -202,7 +202,7 @@ pub struct Hit {
     pub class: Class,
     pub thread: String,
     /// Whether this call, or a later one, was SQLite's on the writer thread while no write was running: in a
-    /// checkpoint, or in BEGIN, which poisons nothing.
+    /// checkpoint, or in BEGIN, which poisons nothing; or a sync of the log for a replica.
     pub in_checkpoint: bool,
 }
 
@@ -342,7 +342,8 @@ impl Disk {
         }
         let thread = thread::current().name().unwrap_or("?").to_owned();
         let idle = thread == "larder-writer" && self.running.load(Ordering::SeqCst) == 0;
-        let in_checkpoint = idle && !call.is_larders_own();
+        // larder itself syncs the log for a replica.
+        let in_checkpoint = idle && !call.is_larders_own() || call == Call::SyncFile && class == Class::Wal;
         let hit = state.hit.get_or_insert(Hit {
             call,
             class,
