@@ -41,6 +41,10 @@ const GROUP: &[&str] = &["calls", "--only", "group/mapped"];
 const ALONE: &[&str] = &["second-process", "--only", "alone", "--states", "400"];
 const DESCRIPTORS: &[&str] = &["descriptors", "--states", "60"];
 const KILL: &[&str] = &["kill", "--states", "160"];
+const REPLICA_CUT: &[&str] = &["replica", "--only", "cut", "--states", "600"];
+const REPLICA_CALLS: &[&str] = &["replica", "--only", "calls", "--states", "300"];
+const REPLICA_KILL: &[&str] = &["replica", "--only", "kill", "--states", "300"];
+const REPLICA_FENCE: &[&str] = &["replica", "--only", "fence", "--states", "100"];
 
 const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -244,6 +248,78 @@ const MUTANTS: &[Mutant] = &[
             to: "kept.users > 0",
         },
         suite: DESCRIPTORS,
+    },
+    Mutant {
+        name: "nothing is sealed before a checkpoint",
+        change: Change::Source {
+            file: "src/replica/replication.rs",
+            from: "        match self.capture_now(&mut capture) {\n            Ok(()) => {}\n            // The position on",
+            to: "        match Ok(()) {\n            Ok(()) => {}\n            // The position on",
+        },
+        suite: REPLICA_CUT,
+    },
+    Mutant {
+        name: "the log is read to its last commit, not by the count of frames",
+        change: Change::Source {
+            file: "src/replica/capture.rs",
+            from: "        scan.read_to(&mut &self.log, frames).map_err(unreadable)\n",
+            to: "        let _ = frames;\n        scan.read_to_last_commit(&mut &self.log).map_err(CaptureError::Unreadable)\n",
+        },
+        suite: REPLICA_KILL,
+    },
+    Mutant {
+        name: "the commits in the log are not counted",
+        change: Change::Source {
+            file: "src/replica/capture.rs",
+            from: "        if scan.commits() != made {",
+            to: "        if false {",
+        },
+        suite: REPLICA_KILL,
+    },
+    Mutant {
+        name: "the position is written before the file is sealed",
+        change: Change::Source {
+            file: "src/replica/capture.rs",
+            from: "        let sealed = write_file(&self.spool, &source, file, changed, &|| false)?;\n",
+            to: "        let early = Position {\n            txid: file.max_txid,\n            timestamp: file.timestamp,\n            pages,\n            log: Some(LogPosition::of(header, scan.position())),\n            emptied: false,\n            file: None,\n            ..self.position\n        };\n        self.spool.write_position(&early, false).map_err(CaptureError::Spool)?;\n        let sealed = write_file(&self.spool, &source, file, changed, &|| false)?;\n",
+        },
+        suite: REPLICA_KILL,
+    },
+    Mutant {
+        name: "an object whose answer was lost is another's",
+        change: Change::Source {
+            file: "src/replica/fence.rs",
+            from: "        if self.storage.get(0, txids).await? == bytes {",
+            to: "        if false {",
+        },
+        suite: REPLICA_CALLS,
+    },
+    Mutant {
+        name: "another's object is its own",
+        change: Change::Source {
+            file: "src/replica/fence.rs",
+            from: "        if self.storage.get(0, txids).await? == bytes {",
+            to: "        if true {",
+        },
+        suite: REPLICA_FENCE,
+    },
+    Mutant {
+        name: "a file of the spool gets its name before it is synced",
+        change: Change::Source {
+            file: "src/replica/spool.rs",
+            from: "        unsealed.file.sync_all()?;\n",
+            to: "",
+        },
+        suite: REPLICA_CUT,
+    },
+    Mutant {
+        name: "a full spool drops the first file, too",
+        change: Change::Source {
+            file: "src/replica/replication.rs",
+            from: "            (first, self.spool.forget_after(first.txid))\n",
+            to: "            let first = Sealed {\n                txid: first.txid - 1,\n                ..first\n            };\n            (first, self.spool.forget_after(first.txid))\n",
+        },
+        suite: REPLICA_CALLS,
     },
 ];
 
