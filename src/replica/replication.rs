@@ -351,7 +351,9 @@ impl Replication {
                 if error.kind() == ErrorKind::StorageFull && self.drop_spool(capture, "the disk is full") => {}
             Err(error) => self.not_sealed(error),
         }
-        if self.phase() == Phase::Following && self.spool.bytes() > self.options.spool_limit {
+        // The newest file stays behind its upload, and waits for nothing.
+        let waiting = self.spool.bytes_from(self.progress().uploaded + 1);
+        if self.phase() == Phase::Following && waiting > self.options.spool_limit {
             self.drop_spool(capture, "ReplicaOptions::spool_limit is reached");
         }
         result.map(drop)

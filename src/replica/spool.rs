@@ -278,6 +278,13 @@ impl Spool {
         self.files.lock().iter().map(|sealed| sealed.bytes).sum()
     }
 
+    /// The bytes of those from that transaction on.
+    pub(super) fn bytes_from(&self, txid: u64) -> u64 {
+        let files = self.files.lock();
+        let waiting = files.iter().filter(|sealed| sealed.txid >= txid);
+        waiting.map(|sealed| sealed.bytes).sum()
+    }
+
     /// Deletes the files up to that transaction, but not the newest.
     pub(super) fn delete_to(&self, txid: u64) -> io::Result<()> {
         loop {
