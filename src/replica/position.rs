@@ -99,7 +99,7 @@ impl LogPosition {
     }
 }
 
-/// By which a file that nobody has written to is known.
+/// By which a file is known to be unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamps {
     device: u64,

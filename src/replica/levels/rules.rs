@@ -383,7 +383,7 @@ mod tests {
             .chain([file(1, 1, 10, 10), file(0, 11, 11, 3600)])
             .collect();
         assert_eq!(kept(&young, &[]).len(), young.len());
-        // Nobody writes: the newest stays, whatever the clock says.
+        // Without writes the newest stays, whatever the clock says.
         let idle: Vec<_> = singles(1..=2).into_iter().chain([file(1, 1, 2, 2)]).collect();
         assert_eq!(kept(&idle, &[]).len(), idle.len());
     }
