@@ -185,6 +185,8 @@ impl Engine {
                 never_started: self.shared.queue.discarded(),
                 wal_truncated: false,
                 wal_kept_because: None,
+                replicated: None,
+                not_replicated_because: None,
                 duration: timeout,
             })
     }
