@@ -16,7 +16,10 @@ use crate::time::one_in;
 use crate::transaction::WriteTx;
 use crate::write::closing::CloseReport;
 
-#[expect(dead_code, reason = "larder's checkpoints and replication ask for more than the model does")]
+#[expect(
+    dead_code,
+    reason = "larder's checkpoints and replication ask for more than the model does"
+)]
 #[path = "../../../src/write/closing.rs"]
 pub(crate) mod closing;
 #[path = "../../../src/write/context.rs"]
