@@ -138,8 +138,8 @@ pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
 #[cfg(feature = "replicate")]
 #[cfg_attr(docsrs, doc(cfg(feature = "replicate")))]
 pub use self::replica::{
-    OnDivergence, Replica, ReplicaOptions, ReplicaRestore, ReplicaRestoreReport, ReplicaVerify, RestorePoint,
-    RestoreSpan, RestoredState, StoreReplica, VerifyReport,
+    Follower, FollowerOptions, Lag, OnDivergence, ParseTokenError, Replica, ReplicaOptions, ReplicaRestore,
+    ReplicaRestoreReport, ReplicaVerify, RestorePoint, RestoreSpan, RestoredState, StoreReplica, Token, VerifyReport,
 };
 
 // Statistics, alerts and advice.
@@ -151,8 +151,8 @@ pub use self::telemetry::Measurement;
 pub use self::telemetry::alert::{Alert, AlertKind};
 pub use self::telemetry::histogram::{Distribution, Latency};
 pub use self::telemetry::stats::{
-    Activity, CallSiteStats, Checkpoint, DatabaseStats, LastBackup, Operation, PageCacheStats, ReaderStats,
-    ReplicaState, ReplicaStats, StatementStats, Stats,
+    Activity, CallSiteStats, Checkpoint, DatabaseStats, FollowerStats, LastBackup, Operation, PageCacheStats,
+    ReaderStats, ReplicaState, ReplicaStats, StatementStats, Stats,
 };
 
 /// The README's example compiles.

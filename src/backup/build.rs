@@ -71,6 +71,12 @@ impl Build {
         &self.copy.file
     }
 
+    /// The file, to read what was written.
+    #[cfg(feature = "replicate")]
+    pub(crate) fn written(&self) -> std::io::Result<File> {
+        File::open(&self.copy.path)
+    }
+
     /// Checks that there is room for so many bytes.
     pub(crate) fn check_room(&self, bytes: u64) -> BuildResult<()> {
         check_room(&self.copy.path, bytes, false)

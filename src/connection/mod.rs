@@ -19,6 +19,8 @@ mod open_error;
 pub(crate) mod open_file;
 pub(crate) mod open_files;
 mod pragma;
+#[cfg(feature = "replicate")]
+pub(crate) mod raw_pages;
 pub(crate) mod sql_text;
 pub(crate) mod stored_sql;
 pub(crate) mod temp_folder;

@@ -23,6 +23,8 @@ pub(crate) struct WalIndex {
     page_size: u32,
     /// Number of frames in the log.
     pub(crate) frames: u32,
+    /// The running checksum up to the last of them.
+    pub(crate) checksum: [u32; 2],
     /// The salts of the log, to which these frames belong.
     pub(crate) salts: [u32; 2],
     /// Number of frames that are in the database file, too.
@@ -53,6 +55,7 @@ impl WalIndex {
             // "The value 1 represents a page size of 65536."
             page_size: if page_size == 1 { 65536 } else { page_size },
             frames: number(16),
+            checksum: [number(24), number(28)],
             // Copied from the log, which is big-endian.
             salts: [number(32), number(36)].map(u32::from_be),
             moved: number(2 * HEADER),

@@ -268,6 +268,23 @@ pub enum Error {
         reason: String,
     },
 
+    /// A follower does not have yet what a token stands for, and the call waited for that. It follows on.
+    #[error(
+        "the follower has transaction {reached} after {waited:.1?}, and {wanted} was waited for: {}; read what is here, read \
+         from the primary, or wait longer",
+        reason.as_deref().unwrap_or("the primary has not uploaded it yet, or this machine is slow to apply it")
+    )]
+    Behind {
+        /// The transaction that was waited for.
+        wanted: u64,
+        /// The last transaction that the follower has.
+        reached: u64,
+        /// How long the call has waited.
+        waited: Duration,
+        /// What keeps the follower from going on, if it is known.
+        reason: Option<String>,
+    },
+
     /// Another process owns the replica, and has not closed it. Nothing was changed.
     #[error(
         "the replica {url} of {} belongs to {owner}, which has not closed it; {last_seen}. If that process still runs, stop \
@@ -529,6 +546,7 @@ impl Error {
             | Error::Poisoned { .. }
             | Error::Fenced { .. }
             | Error::Diverged { .. }
+            | Error::Behind { .. }
             | Error::ReplicaInUse { .. }
             | Error::WalFull { .. }
             | Error::Replica { .. }
@@ -554,6 +572,7 @@ impl Error {
             | Error::ReadQueueTimeout { .. }
             | Error::WalFull { .. }
             | Error::InUse { .. }
+            | Error::Behind { .. }
             | Error::AlreadyOpen { closing: Some(_), .. } => true,
             Error::Migration(error) => error.is_retryable(),
             Error::Pragma {
@@ -616,6 +635,7 @@ impl Error {
             Error::Diverged { .. } => "diverged",
             Error::ReplicaInUse { .. } => "replica_in_use",
             Error::NotReplicated { .. } => "not_replicated",
+            Error::Behind { .. } => "behind",
             Error::WalFull { .. } => "wal_full",
             Error::Refused { .. } => "refused",
             Error::NoRowid { .. } => "no_rowid",

@@ -39,6 +39,7 @@ impl Stats {
             statements: usage::statements(&telemetry.statements),
             last_backup: telemetry.backups.last(),
             replica: telemetry.replica.stats(),
+            follower: telemetry.follower.stats(),
             ..counted
         }
     }

@@ -250,10 +250,33 @@ pub(super) const RULES: &[Rule] = &[
         culprit: none,
         reason: |seen| seen.sample.replica.as_ref()?.verify_failed.clone(),
     },
+    Rule {
+        kind: AlertKind::FollowerBehind,
+        description: "the follower is behind",
+        severity: Severity::Critical,
+        remedy: "Reads see an old state. Do what the reason says; without one, the storage is slow, or the primary writes \
+                 more than this machine can apply",
+        unit: "s",
+        measure: |seen| {
+            let follower = seen.sample.follower.as_ref()?;
+            let most = (follower.interval * 10).max(FOLLOWER_BEHIND).as_secs_f64();
+            let behind = follower.behind.as_secs_f64();
+            if follower.has_stopped {
+                Some((behind, 0.0))
+            } else {
+                above(behind, most)
+            }
+        },
+        culprit: none,
+        reason: |seen| seen.sample.follower.as_ref()?.problem.clone(),
+    },
 ];
 
 /// The age of a capture that is not uploaded, if ten intervals are shorter.
 const REPLICA_BEHIND: Duration = Duration::from_secs(30);
+
+/// The time since a follower was known to be at the end of the replica, if ten intervals are shorter.
+const FOLLOWER_BEHIND: Duration = Duration::from_secs(60);
 
 const FAILED_UPLOADS: u64 = 3;
 
@@ -293,7 +316,7 @@ mod tests {
     #[test]
     fn each_kind_has_one_rule() {
         let kinds: Vec<_> = RULES.iter().map(|rule| rule.kind as usize).collect();
-        let all: Vec<_> = (0..=AlertKind::VerifyFailed as usize).collect();
+        let all: Vec<_> = (0..=AlertKind::FollowerBehind as usize).collect();
         assert_eq!(kinds, all);
     }
 }

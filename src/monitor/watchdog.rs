@@ -36,6 +36,7 @@ use crate::telemetry::alert::{Alert, AlertKind};
 use crate::telemetry::backup_history::FailingBackups;
 use crate::telemetry::counters::LONG_WAIT;
 use crate::telemetry::event::event;
+use crate::telemetry::follower::FollowerSample;
 use crate::telemetry::histogram::distribution;
 use crate::telemetry::replica::ReplicaSample;
 use crate::telemetry::stats::{Activity, DatabaseStats, Stats};
@@ -191,6 +192,7 @@ pub(super) struct Sample {
     pub(super) full_for: Option<String>,
     pub(super) failing_backups: Option<FailingBackups>,
     pub(super) replica: Option<ReplicaSample>,
+    pub(super) follower: Option<FollowerSample>,
     pub(super) file_change: Option<FileChange>,
 }
 
@@ -371,6 +373,7 @@ impl Sampler {
             full_for: counters.full_for().map(|site| site.to_string()),
             failing_backups: telemetry.backups.failing(),
             replica: telemetry.replica.sample(),
+            follower: telemetry.follower.sample(),
             file_change: shared.file.look(),
         }
     }

@@ -204,6 +204,9 @@ pub(crate) struct Settings {
     /// Whether a keeper of the log (`write/log_keeper.rs`) decides when it may be emptied.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) keeps_log: bool,
+    /// Whether the database is a copy that follows another one: nothing but its pages is written to it.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) follows: bool,
 }
 
 impl Default for Settings {
@@ -249,6 +252,7 @@ impl Default for Settings {
             require_strict: false,
             on_connect: None,
             keeps_log: false,
+            follows: false,
         }
     }
 }

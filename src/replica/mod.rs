@@ -11,11 +11,13 @@
 //! | places: folders, buckets, memory; the thread that makes the requests | `storage/`, `runtime.rs` |
 //! | compaction into levels, snapshots, retention; the task that does it | `levels/`, `compact.rs` |
 //! | which files make a state, what is made of them, whether they are sound | `restore/` |
+//! | a copy that follows a replica, and what makes its readers wait | `follower/`, `token.rs` |
 //! | what users see: options, the replica of an open store, any replica | `options.rs`, `store_replica.rs`, `handle.rs` |
 
 mod capture;
 mod compact;
 pub mod fence;
+pub(crate) mod follower;
 mod handle;
 pub mod levels;
 pub mod ltx;
@@ -28,9 +30,11 @@ pub mod runtime;
 mod spool;
 pub mod storage;
 mod store_replica;
+mod token;
 mod upload;
 pub mod wal;
 
+pub use self::follower::{Follower, FollowerOptions, Lag};
 pub use self::handle::Replica;
 pub(crate) use self::open::prepare;
 pub use self::options::{OnDivergence, ReplicaOptions};
@@ -39,3 +43,4 @@ pub use self::restore::points::{RestorePoint, RestoreSpan};
 pub use self::restore::verify::{ReplicaVerify, RestoredState, VerifyReport};
 pub use self::restore::{ReplicaRestore, ReplicaRestoreReport};
 pub use self::store_replica::StoreReplica;
+pub use self::token::{ParseTokenError, Token};

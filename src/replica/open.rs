@@ -624,7 +624,7 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     match (folder.canonicalize(), path.file_name()) {
@@ -634,7 +634,7 @@ fn absolute(path: &Path) -> PathBuf {
     }
 }
 
-fn cannot_spool(path: &Path, error: SpoolError) -> Error {
+pub(super) fn cannot_spool(path: &Path, error: SpoolError) -> Error {
     let folder = Spool::folder_of(path);
     let (problem, source) = match error {
         SpoolError::InUse => (
@@ -659,7 +659,7 @@ fn cannot_spool(path: &Path, error: SpoolError) -> Error {
     }
 }
 
-fn cannot_read(path: &Path, error: io::Error) -> Error {
+pub(super) fn cannot_read(path: &Path, error: io::Error) -> Error {
     Error::Open {
         path: path.into(),
         problem: format!("it cannot be read for its replica: {error}"),

@@ -34,7 +34,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
@@ -47,6 +47,7 @@ use super::position::Stamps;
 use super::runtime;
 use super::spool::{Sealed, Spool};
 use super::storage::{FileInfo, Storage};
+use super::token::Token;
 use crate::connection::wal_index::WalIndex;
 use crate::error::Result;
 use crate::options::Access;
@@ -65,6 +66,9 @@ const OWN_FRAMES: u32 = 512;
 
 /// The shortest pause between two captures: an interval of zero means this.
 const SHORTEST: Duration = Duration::from_millis(5);
+
+/// So often the commits of all processes are counted, while one of them is committing.
+const LOOKS: u32 = 100;
 
 /// A full file is given up so long before closing does.
 const LAST_SECOND: Duration = Duration::from_secs(1);
@@ -141,6 +145,8 @@ pub(crate) struct Replication {
     phase: AtomicU8,
     /// A full file whose snapshot has begun.
     full: Mutex<Option<Full>>,
+    /// The commits that it has.
+    full_commits: AtomicU32,
     /// Wakes the task that seals.
     wake: Notify,
     /// Wakes the task that uploads.
@@ -229,6 +235,7 @@ impl Replication {
             captured: AtomicU64::new(pack(captured)),
             phase: AtomicU8::new(phase as u8),
             full: Mutex::new(None),
+            full_commits: AtomicU32::new(0),
             wake,
             sealed: Notify::new(),
             uploads: Mutex::new(Vec::new()),
@@ -611,6 +618,30 @@ impl Replication {
         }
     }
 
+    /// What has everything that is committed now. Under the lock no capture is under way, so the next one has what the
+    /// captures before it lack: the transaction is exact, and comes without a further write.
+    pub(super) fn token(&self) -> Token {
+        let committed = (0..LOOKS).find_map(|look| {
+            if look > 0 {
+                std::thread::sleep(SHORTEST);
+            }
+            self.now_committed()
+        });
+        let capture = self.capture.lock();
+        let position = capture.position();
+        let has = |commits: u32| committed.is_some_and(|committed| is_reached(commits, committed.commits));
+        let txid = match self.phase() {
+            Phase::Following | Phase::Ended if has(capture.commits()) => position.txid,
+            // The full file lacks it.
+            Phase::Copying if !has(self.full_commits.load(Ordering::Acquire)) => position.txid + 2,
+            _ => position.txid + 1,
+        };
+        Token {
+            lineage: position.lineage,
+            txid,
+        }
+    }
+
     /// Waits until what is committed now is in the replica.
     ///
     /// # Errors
@@ -885,6 +916,7 @@ impl Replication {
                 reader.with_conn(|conn| conn.query_row("PRAGMA main.page_count", [], |row| row.get::<_, u32>(0)));
             let pages = pages.map_err(|error| error.to_string())?;
             let committed = self.now_committed().ok_or("another process is committing")?;
+            self.full_commits.store(committed.commits, Ordering::Release);
             let all_moved = match self.wal_index() {
                 Some(index) => !index.is_unmoved(),
                 None => turn.all_moved,

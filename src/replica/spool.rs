@@ -5,7 +5,8 @@
 //! app.db-replica/
 //!     lock        locked by the store that writes here (flock)
 //!     node        the number of this store among those that may own the replica
-//!     position    up to where the database was captured (position.rs)
+//!     position    up to where the database was captured, or up to where it follows (position.rs)
+//!     follows     the database is a follower's: it has nothing that the replica lacks
 //!     0/          N-N.ltx: sealed transactions, oldest first
 //!     tmp/        unfinished files
 //! ```
@@ -36,6 +37,7 @@ const SEALED: &str = "0";
 const UNFINISHED: &str = "tmp";
 const POSITION: &str = "position";
 const NODE: &str = "node";
+const FOLLOWS: &str = "follows";
 
 /// Between two looks at the lock of another store.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -177,6 +179,11 @@ impl Spool {
 
     /// Keeps the number of this store, whatever happens from now on.
     pub(super) fn keep_node(&self, node: u64) -> io::Result<()> {
+        if self.follows() {
+            // From now on it may have what the replica lacks.
+            fs::remove_file(self.folder.join(FOLLOWS))?;
+            sync_folder(&self.folder)?;
+        }
         if self.node() == Some(node) {
             return Ok(());
         }
@@ -188,6 +195,20 @@ impl Spool {
         sync_folder(&self.folder)?;
         // The folder itself may be new.
         sync_folder(self.folder.parent().unwrap_or(Path::new("/")))
+    }
+
+    /// Whether the database is a follower's.
+    pub(super) fn follows(&self) -> bool {
+        self.folder.join(FOLLOWS).exists()
+    }
+
+    /// Marks the database as a follower's.
+    pub(super) fn keep_following(&self) -> io::Result<()> {
+        if self.follows() {
+            return Ok(());
+        }
+        create(&self.folder.join(FOLLOWS))?.sync_all()?;
+        sync_folder(&self.folder)
     }
 
     fn read_position(folder: &Path) -> io::Result<Option<Position>> {

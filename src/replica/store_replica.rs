@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::replication::Replication;
 use super::restore::verify::{ReplicaVerify, Snapshot};
+use super::token::Token;
 use crate::backup::Fingerprint;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -51,6 +52,12 @@ impl<'a> StoreReplica<'a> {
                     reason,
                 },
             })
+    }
+
+    /// What stands for everything that is committed now, so that a reader of a follower can wait for it: give it to
+    /// [`Follower::wait_for`](crate::Follower::wait_for). It asks nobody, and waits for no upload.
+    pub fn token(&self) -> Token {
+        self.replication.token()
     }
 
     /// The last transaction that is in the replica; 0 before the first.

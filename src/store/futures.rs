@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::Store;
+use super::{Engine, Store};
 use crate::error::Result;
 use crate::options::{ReadOptions, WriteOptions};
 use crate::queue::Submission;
@@ -163,21 +163,7 @@ impl Store {
         F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let timeout = options.queue_timeout;
-        let submission = Submission {
-            call: "read_async",
-            site: CallSite::new(options.label, Location::caller()),
-            timeout: timeout.unwrap_or(self.engine().options.read_queue_timeout),
-            caller: Caller::Task,
-            when_full: options.when_full,
-        };
-        let limit = options.execution_timeout;
-        let readers = &self.engine().readers;
-        let queue = readers.served_queue().ok_or_else(|| Arc::clone(readers));
-        async move {
-            let queue = queue.or_else(|readers| readers.queue())?;
-            Awaited(read::context::enqueue(queue, submission, limit, f)?).await
-        }
+        read_async(self.engine(), options, f)
     }
 
     /// As [`close`](Self::close), but returns a future. Await it before the last clone is dropped, because that drop
@@ -199,29 +185,63 @@ impl Store {
     ///
     /// As [`close_within`](Self::close_within).
     pub fn close_async_within(&self, timeout: Duration) -> impl Future<Output = Result<CloseReport>> + Send + use<> {
-        let store = self.clone();
-        async move {
-            store.engine().may_close()?;
-            let slot = Arc::new(Slot::new(Caller::Task));
-            let closed = Closed(Arc::clone(&slot));
-            // Closing blocks, so it has a thread of its own.
-            let closing = store.clone();
-            let close = move || {
-                let report = catch_unwind(AssertUnwindSafe(|| closing.close_within(timeout)));
-                quietly(|| drop(closing));
-                let reply = report.map_or_else(Reply::Panicked, Reply::Returned);
-                // The waker is user code.
-                quietly(|| slot.complete(reply));
-            };
-            let thread = thread::Builder::new().name("larder-close".into()).spawn(close);
-            if thread.is_err() {
-                // Without a thread, blocking this one is better than leaving the store open.
-                return store.close_within(timeout);
-            }
-            drop(store);
-            closed.await
-        }
+        close_async(self.clone(), Self::engine, timeout)
     }
+}
+
+/// Reads in a job of its own.
+#[track_caller]
+pub(super) fn read_async<T, F>(
+    engine: &Engine,
+    options: ReadOptions,
+    f: F,
+) -> impl Future<Output = Result<T>> + Send + use<T, F>
+where
+    F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    let timeout = options.queue_timeout;
+    let submission = Submission {
+        call: "read_async",
+        site: CallSite::new(options.label, Location::caller()),
+        timeout: timeout.unwrap_or(engine.options.read_queue_timeout),
+        caller: Caller::Task,
+        when_full: options.when_full,
+    };
+    let limit = options.execution_timeout;
+    let readers = &engine.readers;
+    let queue = readers.served_queue().ok_or_else(|| Arc::clone(readers));
+    async move {
+        let queue = queue.or_else(|readers| readers.queue())?;
+        Awaited(read::context::enqueue(queue, submission, limit, f)?).await
+    }
+}
+
+/// Closes the engine of a handle.
+pub(super) async fn close_async<H: Clone + Send + 'static>(
+    handle: H,
+    engine: fn(&H) -> &Engine,
+    timeout: Duration,
+) -> Result<CloseReport> {
+    engine(&handle).may_close()?;
+    let slot = Arc::new(Slot::new(Caller::Task));
+    let closed = Closed(Arc::clone(&slot));
+    // Closing blocks, so it has a thread of its own.
+    let closing = handle.clone();
+    let close = move || {
+        let report = catch_unwind(AssertUnwindSafe(|| Ok(engine(&closing).close(timeout))));
+        quietly(|| drop(closing));
+        let reply = report.map_or_else(Reply::Panicked, Reply::Returned);
+        // The waker is user code.
+        quietly(|| slot.complete(reply));
+    };
+    let thread = thread::Builder::new().name("larder-close".into()).spawn(close);
+    if thread.is_err() {
+        // Without a thread, blocking this one is better than leaving the store open.
+        return Ok(engine(&handle).close(timeout));
+    }
+    drop(handle);
+    closed.await
 }
 
 /// The future of a job. Dropping it has the effect that the table above describes.

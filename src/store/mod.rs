@@ -13,6 +13,9 @@ mod replication;
 #[cfg(feature = "async")]
 mod futures;
 
+#[cfg(feature = "replicate")]
+mod follower;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;

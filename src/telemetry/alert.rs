@@ -84,6 +84,9 @@ pub enum AlertKind {
     Rebased,
     /// The last verification of the replica found a problem.
     VerifyFailed,
+    /// The follower is not known to have what was in the replica ten intervals ago (`FollowerOptions::interval`), or 60 s
+    /// ago if that is longer. Or it has stopped.
+    FollowerBehind,
 }
 
 impl AlertKind {
@@ -106,6 +109,7 @@ impl AlertKind {
             AlertKind::Fenced => "fenced",
             AlertKind::Rebased => "rebased",
             AlertKind::VerifyFailed => "verify_failed",
+            AlertKind::FollowerBehind => "follower_behind",
         }
     }
 }

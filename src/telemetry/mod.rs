@@ -10,6 +10,7 @@ pub(crate) mod call_site;
 pub(crate) mod counters;
 pub(crate) mod event;
 pub(crate) mod external_commits;
+pub(crate) mod follower;
 pub(crate) mod histogram;
 mod measurement;
 pub(crate) mod page_cache;
@@ -27,6 +28,7 @@ use crossbeam_utils::CachePadded;
 use self::activity::ActivitySlot;
 use self::backup_history::BackupHistory;
 use self::counters::Counters;
+use self::follower::FollowerFigures;
 pub use self::measurement::Measurement;
 use self::page_cache::CacheTotals;
 use self::replica::ReplicaFigures;
@@ -51,6 +53,8 @@ pub(crate) struct Telemetry {
     pub(crate) backups: BackupHistory,
     /// The replica. Written by the threads that seal and upload.
     pub(crate) replica: ReplicaFigures,
+    /// The follower. Written by the writer thread and by the task that follows.
+    pub(crate) follower: FollowerFigures,
 }
 
 impl Telemetry {
@@ -65,6 +69,7 @@ impl Telemetry {
             cache: Arc::default(),
             backups: BackupHistory::default(),
             replica: ReplicaFigures::default(),
+            follower: FollowerFigures::default(),
         }
     }
 }

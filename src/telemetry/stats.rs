@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::alert::Alert;
 use super::histogram::{Distribution, Latency};
@@ -96,6 +96,8 @@ pub struct Stats {
     pub last_backup: Option<LastBackup>,
     /// The replica; `None` without `Options::replicate_to`.
     pub replica: Option<ReplicaStats>,
+    /// What a follower has reached; `None` for a store.
+    pub follower: Option<FollowerStats>,
     /// The active alerts, oldest first.
     pub alerts: Vec<Alert>,
 }
@@ -167,6 +169,35 @@ pub struct ReplicaStats {
     pub upload_time: Latency,
     /// Number of times that the whole database had to be captured once more.
     pub rebases: u64,
+    /// What is wrong now; `None` if nothing is.
+    pub problem: Option<String>,
+}
+
+/// What a follower has reached. See [`Stats::follower`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct FollowerStats {
+    /// The replica that it follows: its URL without the query, or the path of its folder.
+    pub replica: String,
+    /// The last transaction that was applied.
+    pub txid: u64,
+    /// When that transaction was captured, by the primary's clock.
+    pub committed: SystemTime,
+    /// Since when the follower is not known to have had everything that was in the replica.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub behind: Duration,
+    /// Number of transactions that were applied since it was opened.
+    pub transactions: u64,
+    /// Number of pages that were written for them.
+    pub pages: u64,
+    /// Number of bytes in their files.
+    pub bytes: u64,
+    /// Number of times that the database was compared with the newest state of the replica, because files that lead on
+    /// were missing, or because the database could not be shown to be as the follower had left it.
+    pub resyncs: u64,
+    /// Whether nothing is applied any more: `Follower::stopped` says why.
+    pub has_stopped: bool,
     /// What is wrong now; `None` if nothing is.
     pub problem: Option<String>,
 }

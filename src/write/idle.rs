@@ -96,7 +96,7 @@ impl Writer {
 
     /// `None` as long as the store has written nothing.
     fn optimize_due(&self) -> Option<Instant> {
-        let wrote = self.telemetry.counters.has_committed();
+        let wrote = self.telemetry.counters.has_committed() && !self.options.follows;
         let last = &self.idle_maintenance;
         let pages = self.telemetry.counters.size().pages;
         let has_doubled = pages >= LARGE_PAGES && pages / 2 >= last.optimized_pages;
@@ -109,6 +109,7 @@ impl Writer {
     fn may_vacuum(&self, now: Instant) -> bool {
         let size = self.telemetry.counters.size();
         self.options.incremental_vacuum
+            && !self.options.follows
             && size.free_pages > VACUUM_PAGES
             && size.free_pages > size.pages / 10
             && self.telemetry.counters.has_incremental_vacuum()

@@ -132,8 +132,8 @@ impl Writer {
         if left.is_zero() {
             return Err(Kept::TimeOver);
         }
-        // A store that wrote nothing (its migrations may not have fitted) changes nothing.
-        let wrote = self.telemetry.counters.has_committed();
+        // A store that wrote nothing (its migrations may not have fitted) changes nothing, nor does a follower.
+        let wrote = self.telemetry.counters.has_committed() && !self.options.follows;
         let in_time = || Instant::now() < deadline;
         let refreshed = if wrote {
             self.refresh_statistics(in_time).map(drop)

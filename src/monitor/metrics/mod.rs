@@ -83,6 +83,10 @@
 //! | `larder.replica.upload_size` | counter | bytes |  | Number of bytes in these files. |
 //! | `larder.replica.upload_errors` | counter | count |  | Number of uploads that failed and were tried again. |
 //! | `larder.replica.rebases` | counter | count |  | Number of times that the whole database had to be captured once more. |
+//! | `larder.follower.behind` | gauge | seconds |  | Time since a follower was known to have all that was in the replica. |
+//! | `larder.follower.applied` | gauge | count |  | Number of the last transaction of the replica that was applied. |
+//! | `larder.follower.pages` | counter | count |  | Number of pages that a follower wrote for the replica's transactions. |
+//! | `larder.follower.resyncs` | counter | count |  | Number of times that a follower's database was compared with the newest state. |
 //! | `larder.alert` | gauge | count | `larder.alert.kind` | 1 while an alert is active, otherwise 0. |
 
 pub(crate) mod exporter;

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::monitor::rules::RULES;
 use crate::telemetry::alert::AlertKind;
 use crate::telemetry::histogram::Amounts;
-use crate::telemetry::stats::{Activity, CallSiteStats, Operation, ReplicaStats};
+use crate::telemetry::stats::{Activity, CallSiteStats, FollowerStats, Operation, ReplicaStats};
 use crate::telemetry::usage;
 
 pub(super) struct Metric {
@@ -151,6 +151,15 @@ pub(super) const METRICS: &[Metric] = &[
     counter("larder.replica.rebases", "Number of times that the whole database had to be captured once more.",
         |sample| replica(sample, |replica| replica.rebases)),
 
+    gauge("larder.follower.behind", Unit::Seconds, "Time since a follower was known to have all that was in the replica.",
+        |sample| follower(sample, |follower| follower.behind.as_secs_f64())),
+    gauge("larder.follower.applied", Unit::Count, "Number of the last transaction of the replica that was applied.",
+        |sample| follower(sample, |follower| follower.txid as f64)),
+    counter("larder.follower.pages", "Number of pages that a follower wrote for the replica's transactions.",
+        |sample| follower(sample, |follower| follower.pages)),
+    counter("larder.follower.resyncs", "Number of times that a follower's database was compared with the newest state.",
+        |sample| follower(sample, |follower| follower.resyncs)),
+
     gauge("larder.alert", Unit::Count, "1 while an alert is active, otherwise 0.",
         alerts).labelled(&["larder.alert.kind"]),
 ];
@@ -219,6 +228,11 @@ fn one<T>(value: T) -> LabelledValues<T> {
 /// 0 without a replica.
 fn replica<T: Default>(sample: &ExportSample<'_>, value: fn(&ReplicaStats) -> T) -> LabelledValues<T> {
     one(sample.stats.replica.as_ref().map_or_else(T::default, value))
+}
+
+/// 0 for a store.
+fn follower<T: Default>(sample: &ExportSample<'_>, value: fn(&FollowerStats) -> T) -> LabelledValues<T> {
+    one(sample.stats.follower.as_ref().map_or_else(T::default, value))
 }
 
 fn all(amounts: &Amounts) -> LabelledValues<Histogram> {

@@ -14,7 +14,7 @@ const RUN: usize = 256 << 10;
 
 /// Why the pages of a file could not be written.
 #[derive(Debug)]
-pub(super) enum ApplyError {
+pub(in crate::replica) enum ApplyError {
     /// The file is not valid, or not the one that its name says.
     Invalid(String),
     /// The storage did not give it.
@@ -54,7 +54,8 @@ pub(super) fn read_through(from: impl Read, file: &FileInfo) -> Result<Header, A
     Ok(*decoder.header())
 }
 
-fn decoder<R: Read>(from: R, file: &FileInfo) -> Result<Decoder<R>, ApplyError> {
+/// Begins to read a file, which has the transactions that its name says.
+pub(in crate::replica) fn decoder<R: Read>(from: R, file: &FileInfo) -> Result<Decoder<R>, ApplyError> {
     let decoder = Decoder::new(from)?;
     let header = decoder.header();
     let (min, max) = (header.min_txid, header.max_txid);

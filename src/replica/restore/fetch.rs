@@ -19,7 +19,7 @@ const AHEAD: usize = 16;
 const SMALL: u64 = 512 << 10;
 
 /// The files of a plan, in their order.
-pub(super) struct Fetch<'p> {
+pub(in crate::replica) struct Fetch<'p> {
     storage: &'p Storage,
     /// The files that are not requested yet.
     files: &'p [FileInfo],
@@ -27,7 +27,7 @@ pub(super) struct Fetch<'p> {
 }
 
 impl<'p> Fetch<'p> {
-    pub(super) fn new(storage: &'p Storage, files: &'p [FileInfo]) -> Self {
+    pub(in crate::replica) fn new(storage: &'p Storage, files: &'p [FileInfo]) -> Self {
         Self {
             storage,
             files,
@@ -36,7 +36,7 @@ impl<'p> Fetch<'p> {
     }
 
     /// The next file of the plan.
-    pub(super) fn next(&mut self) -> Option<(&'p FileInfo, Result<ObjectReader>)> {
+    pub(in crate::replica) fn next(&mut self) -> Option<(&'p FileInfo, Result<ObjectReader>)> {
         while self.under_way.len() < AHEAD
             && let [first, rest @ ..] = self.files
             && (self.under_way.is_empty() || first.size <= SMALL)

@@ -13,8 +13,8 @@
 //! target's name means a whole, checked database, even if the process is killed. All of it runs on its caller's thread;
 //! only requests run on `larder-replica`. The memory that it takes does not depend on the sizes of the files.
 
-mod apply;
-mod fetch;
+pub(in crate::replica) mod apply;
+pub(in crate::replica) mod fetch;
 pub(crate) mod plan;
 pub(crate) mod points;
 pub(in crate::replica) mod rebuild;

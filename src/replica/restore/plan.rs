@@ -64,11 +64,29 @@ pub(crate) fn plan<E: From<PlanError>>(
         Target::Txid(txid) => Ok(file.txids.max <= txid),
         Target::Before(time) => timestamp(file).map(|made| made < time),
     };
-    let mut planned = Vec::new();
-    if let Some(snapshot) = newest_snapshot(files, &mut is_allowed)? {
-        planned.push(*snapshot);
+    let snapshot = newest_snapshot(files, &mut is_allowed)?.copied();
+    let mut reached = snapshot.map_or(0, |file| file.txids.max);
+    let mut planned = Vec::from_iter(snapshot);
+    planned.extend(after(files, reached, is_allowed)?);
+    reached = planned.last().map_or(reached, |file| file.txids.max);
+    match refusal(files, target, reached) {
+        Some(refusal) => Err(refusal.into()),
+        None => Ok(planned),
     }
-    let mut reached = planned.last().map_or(0, |file: &FileInfo| file.txids.max);
+}
+
+/// Lists the files that lead on from the state after a transaction, as far as they go.
+pub(crate) fn plan_after(files: &[FileInfo], reached: u64) -> Vec<FileInfo> {
+    let planned: Result<_, PlanError> = after(files, reached, |_| Ok(true));
+    planned.expect("every file is allowed")
+}
+
+fn after<E>(
+    files: &[FileInfo],
+    mut reached: u64,
+    mut is_allowed: impl FnMut(&FileInfo) -> Result<bool, E>,
+) -> Result<Vec<FileInfo>, E> {
+    let mut planned = Vec::new();
     let mut waiting = by_begin(files);
     let mut following = BinaryHeap::new();
     loop {
@@ -84,10 +102,7 @@ pub(crate) fn plan<E: From<PlanError>>(
             reached = best.txids.max;
         }
     }
-    match refusal(files, target, reached) {
-        Some(refusal) => Err(refusal.into()),
-        None => Ok(planned),
-    }
+    Ok(planned)
 }
 
 /// The transactions after which the database can be restored, in ascending order.

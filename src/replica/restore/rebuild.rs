@@ -16,18 +16,18 @@ use crate::replica::ltx::Header;
 use crate::replica::storage::{FileInfo, Storage, StorageError, Txids, all_files, request};
 
 /// What was made.
-pub(super) struct Rebuilt {
+pub(in crate::replica) struct Rebuilt {
     /// The header of the last file.
-    pub(super) header: Header,
-    pub(super) files: usize,
+    pub(in crate::replica) header: Header,
+    pub(in crate::replica) files: usize,
     /// Bytes of these files.
-    pub(super) bytes: u64,
+    pub(in crate::replica) bytes: u64,
     /// The files that could not be used, and why.
-    pub(super) unusable: Vec<String>,
+    pub(in crate::replica) unusable: Vec<String>,
 }
 
 /// Writes the wanted state into the file of `build`.
-pub(super) fn rebuild(storage: &Storage, target: Target, build: &Build) -> Result<Rebuilt> {
+pub(in crate::replica) fn rebuild(storage: &Storage, target: Target, build: &Build) -> Result<Rebuilt> {
     let mut attempts = Attempts::new(storage, target);
     loop {
         let made = attempts

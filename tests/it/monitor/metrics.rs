@@ -196,6 +196,10 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
             of_replica(|replica| replica.failed_uploads),
         ),
         ("larder.replica.rebases", none(), of_replica(|replica| replica.rebases)),
+        ("larder.follower.behind", none(), 0),
+        ("larder.follower.applied", none(), 0),
+        ("larder.follower.pages", none(), 0),
+        ("larder.follower.resyncs", none(), 0),
     ]);
     for (kind, count) in &stats.failures_by_error {
         all.push(("larder.write.failed", labels(&[("error_type", kind)]), *count as usize));

@@ -4,6 +4,7 @@ mod beside_daemon;
 mod compaction;
 mod damage;
 mod fence;
+pub(crate) mod follower;
 mod format;
 mod golden;
 mod levels;

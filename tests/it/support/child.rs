@@ -43,6 +43,8 @@ const CHILDREN: &[(&str, Run)] = &[
     ("regressions::harness", crate::regressions::harness::child),
     ("regressions::store", crate::regressions::store::child),
     #[cfg(feature = "replicate")]
+    ("replica::follower", crate::replica::follower::child),
+    #[cfg(feature = "replicate")]
     ("replica::storage", crate::replica::storage::child),
     ("store::opening", crate::store::opening::child),
     ("telemetry::stats", crate::telemetry::stats::child),

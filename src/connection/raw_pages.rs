@@ -1,0 +1,154 @@
+//! The pages of a database as they are, through SQLite's table [`sqlite_dbpage`](https://sqlite.org/dbpage.html). They
+//! are written in an ordinary transaction: readers keep their snapshots, and a checkpoint moves the pages like others.
+//!
+//! The table is there if SQLite was compiled with `SQLITE_ENABLE_DBPAGE_VTAB`, and is read-only on a connection that is
+//! DEFENSIVE. Each connection of larder is, but for the time of [`with_pages`].
+//!
+//! SQLite counts page 1 up as it writes it, so its bytes 24 to 27 and 92 to 95 are not those that were given. It does
+//! not parse the pages that change in its cache, so the cache is let go before the connection reads a table.
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OptionalExtension, Statement};
+
+use super::open_memory;
+
+/// The change counter of the database, and the copy of it that says for which version its size is valid,
+/// <https://sqlite.org/fileformat2.html#file_change_counter>.
+const COUNTERS: [std::ops::Range<usize>; 2] = [24..28, 92..96];
+
+/// "The read version and the write version", 2 in WAL mode, <https://sqlite.org/fileformat2.html#file_format_version_numbers>.
+const VERSIONS: std::ops::Range<usize> = 18..20;
+const WAL: u8 = 2;
+
+/// Whether the linked SQLite has the table.
+pub(crate) fn are_writable() -> bool {
+    open_memory().is_ok_and(|conn| conn.prepare("SELECT pgno FROM sqlite_dbpage").is_ok())
+}
+
+/// The pages of the main database, in the transaction that is open.
+pub(crate) struct RawPages<'c> {
+    write: Statement<'c>,
+    read: Statement<'c>,
+}
+
+/// Runs `f`, which may write pages. The connection has an open transaction.
+pub(crate) fn with_pages<T, E: From<rusqlite::Error>>(
+    conn: &Connection,
+    f: impl FnOnce(&mut RawPages<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
+    let _defended = Defended(conn);
+    let mut pages = RawPages {
+        write: conn.prepare("INSERT INTO main.sqlite_dbpage(pgno, data) VALUES (?1, ?2)")?,
+        read: conn.prepare("SELECT data FROM main.sqlite_dbpage WHERE pgno = ?1")?,
+    };
+    f(&mut pages)
+}
+
+/// Lets go the pages that the connection has cached. No transaction is open.
+pub(crate) fn forget_cached(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch("PRAGMA shrink_memory")
+}
+
+/// Makes the connection DEFENSIVE again.
+struct Defended<'c>(&'c Connection);
+
+impl Drop for Defended<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true);
+    }
+}
+
+impl RawPages<'_> {
+    /// Writes a page, beyond the end of the database, too. The versions in page 1 stay those of WAL mode.
+    pub(crate) fn write(&mut self, number: u32, contents: &mut [u8]) -> rusqlite::Result<()> {
+        if number == 1 {
+            contents[VERSIONS].fill(WAL);
+        }
+        self.write.execute((number, &*contents)).map(drop)
+    }
+
+    /// Cuts the database to so many pages. No page may be written after that.
+    pub(crate) fn cut_to(&mut self, pages: u32) -> rusqlite::Result<()> {
+        // "If the data column is NULL, then .. that page and all subsequent pages are truncated".
+        self.write.execute((i64::from(pages) + 1, None::<&[u8]>)).map(drop)
+    }
+
+    /// Whether the page has these contents, but for what SQLite counts.
+    pub(crate) fn is(&mut self, number: u32, contents: &[u8]) -> rusqlite::Result<bool> {
+        let same = self.read.query_row([number], |row| {
+            let there = row.get_ref(0)?.as_blob()?;
+            Ok(is_same(number, there, contents))
+        });
+        Ok(same.optional()?.unwrap_or(false))
+    }
+}
+
+fn is_same(number: u32, one: &[u8], other: &[u8]) -> bool {
+    if number != 1 || one.len() != other.len() || one.len() < 100 {
+        return one == other;
+    }
+    let without = |page: &[u8]| {
+        let mut head = [0; 100];
+        head.copy_from_slice(&page[..100]);
+        COUNTERS
+            .into_iter()
+            .chain([VERSIONS])
+            .for_each(|range| head[range].fill(0));
+        head
+    };
+    without(one) == without(other) && one[100..] == other[100..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_written_cut_and_compared() {
+        assert!(are_writable(), "set LIBSQLITE3_FLAGS as .cargo/config.toml does");
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let conn = Connection::open(folder.path().join(name)).unwrap();
+            conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t(data)")
+                .unwrap();
+            conn
+        };
+        let (from, to) = (open("from.db"), open("to.db"));
+        let fill = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+                    INSERT INTO t SELECT hex(randomblob(100)) FROM n";
+        let states = [fill, "DELETE FROM t WHERE rowid > 20; VACUUM"];
+        for state in states {
+            from.execute_batch(state).unwrap();
+            from.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+                .unwrap();
+            let database = std::fs::read(folder.path().join("from.db")).unwrap();
+            to.execute_batch("BEGIN IMMEDIATE").unwrap();
+            with_pages::<_, rusqlite::Error>(&to, |pages| {
+                for (number, page) in (1..).zip(database.chunks(4096)) {
+                    pages.write(number, &mut page.to_vec())?;
+                    assert!(pages.is(number, page)?);
+                }
+                assert!(!pages.is(1, &[7; 4096])?);
+                pages.cut_to((database.len() / 4096) as u32)
+            })
+            .unwrap();
+            to.execute_batch("COMMIT").unwrap();
+            forget_cached(&to).unwrap();
+            let rows = |conn: &Connection| {
+                conn.query_row("SELECT count(*), total(length(data)) FROM t", [], |row| {
+                    Ok((row.get::<_, i64>(0)?, row.get::<_, f64>(1)?))
+                })
+                .unwrap()
+            };
+            assert_eq!(rows(&to), rows(&from));
+            let check: String = to.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            assert_eq!(check, "ok");
+        }
+        let refused = to.execute("INSERT INTO sqlite_dbpage(pgno, data) VALUES (1, zeroblob(4096))", []);
+        assert!(
+            refused.is_ok(),
+            "rusqlite's own connections are not DEFENSIVE: {refused:?}"
+        );
+    }
+}

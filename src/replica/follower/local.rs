@@ -1,0 +1,93 @@
+//! Whether the database file is as the follower left it.
+//!
+//! SQLite opens no file here: the log is read before the database is opened. The position (`position.rs`) says where in
+//! the log the last transaction ends that the follower had noted. A follower that was killed between a COMMIT and its
+//! note has left one more. Whoever has written what is behind the position: it does no harm if every page of it is
+//! written once more before anybody reads, by the files from the position on. Otherwise another program has changed the
+//! database.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::replica::capture::log_of;
+use crate::replica::position::{Position, Stamps};
+use crate::replica::wal::{HEADER_SIZE, WalHeader, WalScan};
+
+/// What is known of the database file.
+#[derive(Clone, Debug)]
+pub(super) enum Local {
+    /// It is as the follower left it when the WAL index had counted so many commits of all processes.
+    Ours {
+        /// `None` where the system shows no index.
+        changes: Option<u32>,
+    },
+    /// The log has so many committed frames, and those behind the position have changed these pages.
+    Behind { frames: u32, pages: BTreeSet<u32> },
+    /// It cannot be shown, for this reason.
+    Unknown(&'static str),
+}
+
+impl Local {
+    /// Looks at the files of a database that this process does not have open.
+    pub(super) fn look(database: &Path, position: &Position) -> io::Result<Self> {
+        let is_unchanged = match position.file {
+            Some(file) => fs::metadata(database).is_ok_and(|now| Stamps::of(&now) == file),
+            None => false,
+        };
+        let Some((log, header)) = open_log(database)? else {
+            return Ok(match is_unchanged {
+                true => Self::untouched(),
+                false => Self::Unknown("the log is gone, and the file is not as it was after the last closing"),
+            });
+        };
+        let mut scan = WalScan::new(header, header.start());
+        match position.log {
+            Some(at) if at.salts == header.salts => {
+                let is_there = scan.read_to(&mut &log, at.frames).is_ok() && scan.position() == at.place();
+                if !is_there {
+                    return Ok(Self::Unknown(
+                        "the log does not have the transaction that was applied last",
+                    ));
+                }
+                scan.clear();
+            }
+            // All of the log came later.
+            _ if is_unchanged => {}
+            _ => {
+                return Ok(Self::Unknown(
+                    "the log has begun again since the last transaction was applied",
+                ));
+            }
+        }
+        scan.read_to_last_commit(&mut &log)?;
+        Ok(Self::Behind {
+            frames: scan.position().frames,
+            pages: scan.pages().map(|(page, _)| page).collect(),
+        })
+    }
+
+    /// A file that has nothing behind the position.
+    pub(super) fn untouched() -> Self {
+        Self::Behind {
+            frames: 0,
+            pages: BTreeSet::new(),
+        }
+    }
+}
+
+/// The log and its header. `None` if there is nothing in it.
+pub(super) fn open_log(database: &Path) -> io::Result<Option<(File, WalHeader)>> {
+    let log = match File::open(log_of(database)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        log => log?,
+    };
+    let mut bytes = [0; HEADER_SIZE];
+    match log.read_exact_at(&mut bytes, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        // A log that SQLite does not take for one is empty to it.
+        other => other.map(|()| WalHeader::parse(&bytes).ok().map(|header| (log, header))),
+    }
+}

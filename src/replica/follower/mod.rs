@@ -1,0 +1,147 @@
+//! [`Follower`]: a copy of a replicated database on another machine, which follows the primary and is read as a store is.
+//!
+//! | what | where |
+//! |---|---|
+//! | which replica, and how often it is looked at | `options.rs` |
+//! | how it begins | `open.rs` |
+//! | whether the database file is as the follower left it | `local.rs` |
+//! | what it has reached, and who waits for that; threads and locks | `following.rs` |
+//! | the task that looks for files | `poll.rs` |
+//! | files into the database, as one transaction | `apply.rs` |
+//! | the newest state into the database, where files do not lead to it | `resync.rs` |
+//! | why a look failed | `trouble.rs` |
+//! | what closing notes | `keeper.rs` |
+//! | how far it is behind | `lag.rs` |
+//!
+//! A follower has an engine of its own, as a store has, with the pool of readers, the watchdog and the writer thread.
+//! Nobody but the follower gives that thread anything to write. The methods that read are in `store/follower.rs`.
+
+mod apply;
+mod following;
+mod keeper;
+mod lag;
+mod local;
+mod open;
+mod options;
+mod poll;
+mod resync;
+mod trouble;
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+pub(crate) use self::following::Following;
+pub use self::lag::Lag;
+pub(crate) use self::open::open;
+pub use self::options::FollowerOptions;
+use super::token::Token;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::options::Settings;
+use crate::queue::pending::Queue;
+use crate::runtime::sync::Arc;
+
+/// A copy of a replicated database that follows its primary, and is read as a [`Store`](crate::Store) is.
+///
+/// It restores the database if the file is missing, brings it to the newest state before anybody reads, and then applies
+/// what the primary uploads. Each read is one snapshot of a state that the primary was in, and never older than the one
+/// before it. Other processes may read the file, too (the `sqlite3` shell, Datasette), and nobody may write to it: a
+/// change is noticed, and the follower then stops instead of mixing it with the primary's.
+///
+/// The storage is enough: primary and follower need no connection to one another. Followers are only read; writes go to
+/// the primary. How far a follower is behind is [`lag`](Self::lag), and [`wait_for`](Self::wait_for) makes a reader see
+/// its own writes.
+///
+/// A `Follower` is a handle. Clone it and pass the clones around. Dropping the last clone closes it.
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (path, replica) = (folder.path().join("app.db"), folder.path().join("replica"));
+/// # let (replica, copy) = (replica.to_str().unwrap(), folder.path().join("follower.db"));
+/// use std::time::Duration;
+/// use larder::{Follower, Options};
+///
+/// // The primary.
+/// let store = Options::new().replicate_to(replica).open(&path)?; // or "s3://bucket/app"
+/// store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY)"))?;
+/// store.replica()?.flush(Duration::from_secs(10))?;
+///
+/// // On another machine.
+/// let follower = Follower::open(replica, &copy)?;
+/// store.write(|tx| tx.execute("INSERT INTO users VALUES (7)", []))?;
+/// let token = store.replica()?.token(); // text, for a header
+/// follower.wait_for(token, Duration::from_secs(10))?;
+/// let users: i64 = follower.read(|tx| tx.query_row("SELECT count(*) FROM users", [], |row| row.get(0)))?;
+/// assert_eq!(users, 1);
+/// # follower.close()?;
+/// # Ok::<_, larder::Error>(())
+/// ```
+///
+/// A follower needs an SQLite that was built with `SQLITE_ENABLE_DBPAGE_VTAB`. The bundled one is, with the line that the
+/// [guide](crate::guide::replication) shows.
+#[derive(Clone)]
+pub struct Follower {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) engine: Engine,
+    following: Arc<Following>,
+}
+
+/// # Following
+impl Follower {
+    /// Follows the replica at a URL, with a database at `path` that is the follower's own.
+    /// [`Options::follow`](crate::Options::follow) opens it with other options.
+    ///
+    /// # Errors
+    ///
+    /// See [`Options::follow`](crate::Options::follow).
+    pub fn open(url: &str, path: impl AsRef<Path>) -> Result<Self> {
+        open(Settings::default(), &url.into(), path.as_ref())
+    }
+
+    /// How far the follower has come, and since when it may be behind.
+    pub fn lag(&self) -> Lag {
+        let figures = self.engine().telemetry.follower.stats();
+        Lag::of(&figures.expect("a follower has figures"))
+    }
+
+    /// Waits until the follower has everything that a [`Token`] stands for, so that the next read sees it.
+    ///
+    /// The follower looks at the replica at once, and then every interval.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Behind`]: it has not, after that time. Read what is here, read from the primary, or wait again.
+    /// - [`Error::Diverged`]: the token is of another replica, or the follower has [stopped](Self::stopped).
+    /// - [`Error::Closed`].
+    pub fn wait_for(&self, token: Token, timeout: Duration) -> Result<()> {
+        if self.engine().queue().is_left() {
+            return Err(Error::forked());
+        }
+        self.inner.following.wait_for(token, timeout)
+    }
+
+    /// Why the follower applies nothing any more: [`Error::Diverged`], if the replica is another one now, or another
+    /// program has changed the database. `None` while it follows. For a health check: reads go on, and see no newer state.
+    pub fn stopped(&self) -> Option<Error> {
+        self.inner.following.stopped()
+    }
+}
+
+impl Follower {
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower")
+            .field("path", &self.engine().path())
+            .field("replica", &self.inner.following.storage)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,256 @@
+//! How a follower begins: the database is restored, or shown to be as the follower left it, and brought to the newest
+//! state before anybody reads.
+//!
+//! | file | folder beside it | then |
+//! |---|---|---|
+//! | none | none, or a follower's | it is restored |
+//! | none | a store's | [`Error::Diverged`]: the folder may have what the replica lacks |
+//! | there | none | [`Error::Diverged`]: it is another database |
+//! | there | a follower's | it goes on from its position (`local.rs`), or is compared with the replica (`resync.rs`) |
+//! | there | a store's, which closed with everything uploaded; a restore's | the same, if nothing was changed since |
+//!
+//! In each case the replica has to be the one that was followed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::local::Local;
+use super::options::FollowerOptions;
+use super::poll::{Poll, other_lineage};
+use super::trouble::Trouble;
+use super::{Follower, Following, Inner};
+use crate::connection::raw_pages;
+use crate::engine::{Engine, KeepLog};
+use crate::error::{Error, Result};
+use crate::options::{Access, Settings};
+use crate::replica::capture::log_of;
+use crate::replica::fence::Fence;
+use crate::replica::open::{absolute, cannot_read, cannot_spool};
+use crate::replica::position::Position;
+use crate::replica::restore::plan::Target;
+use crate::replica::restore::restore;
+use crate::replica::runtime;
+use crate::replica::spool::Spool;
+use crate::replica::storage::{FailureKind, Storage, StorageError, request};
+use crate::runtime::sync::Arc;
+use crate::telemetry::event::event;
+
+/// What was found before the file is opened.
+struct Prepared {
+    storage: Storage,
+    spool: Spool,
+    position: Position,
+    local: Local,
+}
+
+pub(crate) fn open(settings: Settings, options: &FollowerOptions, path: &Path) -> Result<Follower> {
+    options.validate()?;
+    let settings = Settings {
+        // The follower is what other processes may read, and SQLite's index shows who has written.
+        access: Access::Shared,
+        follows: true,
+        ..settings
+    };
+    let path = absolute(path);
+    if !raw_pages::are_writable() {
+        return Err(cannot_write_pages(&path));
+    }
+    let Prepared {
+        storage,
+        spool,
+        position,
+        local,
+    } = prepare(&path, options, &settings)?;
+    let mut following = None;
+    let begun = &mut following;
+    let keep_log: KeepLog<'_> = Box::new(move |shared, _, telemetry| {
+        let places = (storage, spool);
+        let made = Following::new((shared, telemetry), places, options.interval, (position, local));
+        *begun = Some(Arc::clone(&made));
+        Ok(made)
+    });
+    let patience = settings.busy_timeout;
+    let engine = Engine::open(settings, &path, None, patience, Some(keep_log))?;
+    let following: Arc<Following> = following.expect("the keeper of the log is made as the engine opens");
+    let poll = catch_up(&following)?;
+    following.reach(|reached| reached.ended = false);
+    let begun = runtime::spawn(Arc::clone(&following).follow_until_closed(poll));
+    if let Err(error) = begun {
+        following.reach(|reached| reached.ended = true);
+        return Err(Error::no_thread(&path, "its replica", error));
+    }
+    Ok(Follower {
+        inner: Arc::new(Inner { engine, following }),
+    })
+}
+
+/// Brings the database to the newest state, before anybody reads.
+fn catch_up(following: &Arc<Following>) -> Result<Poll> {
+    let this = Arc::clone(following);
+    let looked = runtime::wait(async move {
+        let mut poll = Poll::new();
+        let looked = poll.look(&this).await;
+        let looked = match looked {
+            // The database is a state of the primary, if nothing is behind its position.
+            Err(Trouble::Storage(error)) if error.kind() == FailureKind::Transient => this
+                .run(super::apply::Source::Planned(Vec::new()))
+                .await
+                .map_err(|_| Trouble::Storage(error)),
+            other => other,
+        };
+        (looked, poll)
+    });
+    let (looked, poll) = looked.map_err(|error| following.storage.no_thread(error))?;
+    let problem = match looked {
+        Ok(()) => return Ok(poll),
+        Err(Trouble::Local(error)) => return Err(error),
+        Err(Trouble::Storage(error)) => return Err(error.into()),
+        Err(Trouble::Diverged(problem)) => return Err(following.diverged(problem)),
+        Err(other) => other.describe(),
+    };
+    Err(Error::Replica {
+        what: problem,
+        url: following.storage.to_string(),
+        source: None,
+    })
+}
+
+fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings) -> Result<Prepared> {
+    let storage = Storage::connect(&options.url)?;
+    let spool = Spool::open_within(path, settings.busy_timeout).map_err(|error| cannot_spool(path, error))?;
+    let failed = |error: io::Error| cannot_spool(path, error.into());
+    let file = fs::metadata(path).ok().filter(|file| file.len() > 0);
+    let position = spool.position().map_err(failed)?;
+    // Killed between the restore and its note.
+    let is_half_restored = position.is_none() && spool.follows() && !log_of(path).exists();
+    let file = file.filter(|_| !is_half_restored);
+    let (position, local) = match (file, position) {
+        (None, position) => {
+            if (position.is_some() || spool.newest().is_some()) && !spool.follows() {
+                return Err(in_the_way(path, &storage, &spool));
+            }
+            spool.keep_following().map_err(failed)?;
+            restored(path, &storage, settings)?
+        }
+        (Some(_), None) => return Err(of_another(path, &storage)),
+        (Some(_), Some(position)) => (
+            position,
+            Local::look(path, &position).map_err(|error| cannot_read(path, error))?,
+        ),
+    };
+    let lineage = match lineage(&storage) {
+        Ok(lineage) => lineage,
+        Err(error) if error.kind() == FailureKind::Transient => {
+            event!(
+                warn,
+                "larder::follow",
+                path,
+                { replica = %storage, %error },
+                "the replica cannot be reached, so the follower opens with what it has"
+            );
+            position.lineage
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if position.lineage != 0 && position.lineage != lineage {
+        return Err(diverged(path, &storage, other_lineage(position.lineage, lineage)));
+    }
+    let position = Position { lineage, ..position };
+    if !spool.follows() {
+        refuse_own_history(path, &storage, &spool, &position, &local)?;
+        spool.keep_following().map_err(failed)?;
+    }
+    spool.write_position(&position, true).map_err(failed)?;
+    Ok(Prepared {
+        storage,
+        spool,
+        position,
+        local,
+    })
+}
+
+/// Restores the database, whose file does not exist.
+fn restored(path: &Path, storage: &Storage, settings: &Settings) -> Result<(Position, Local)> {
+    // A file that SQLite has never written to, or one that was restored and whose position is not known.
+    if fs::metadata(path).is_ok() {
+        fs::remove_file(path).map_err(|error| cannot_read(path, error))?;
+    }
+    let report = restore(storage, Target::Newest, &[], Some(settings), path)?;
+    Ok((report.position()?, Local::untouched()))
+}
+
+/// The number of the replica; 0 if Litestream writes it.
+fn lineage(storage: &Storage) -> Result<u64, StorageError> {
+    let fence = Fence::new(storage.clone(), 0);
+    let owner = request(storage, async move { fence.owner().await })?;
+    Ok(owner.map_or(0, |seen| seen.owner.lineage))
+}
+
+/// Refuses a database that a store has written, if it may have what the replica lacks.
+fn refuse_own_history(path: &Path, storage: &Storage, spool: &Spool, position: &Position, local: &Local) -> Result<()> {
+    let is_unchanged = matches!(local, Local::Behind { pages, .. } if pages.is_empty());
+    let is_sealed = spool.newest().is_none_or(|newest| newest.txid <= position.txid);
+    let (txid, time) = (position.txid, position.timestamp);
+    let (fence, spooled) = (Fence::new(storage.clone(), 0), spool.path(txid));
+    // Litestream's snapshots have times of their own.
+    let is_there =
+        position.lineage == 0 || request(storage, async move { fence.is_at(txid, spooled, Some(time)).await })?;
+    if is_unchanged && is_sealed && is_there {
+        return Ok(());
+    }
+    Err(diverged(
+        path,
+        storage,
+        format!(
+            "a store has written to it up to transaction {txid}, and it may have what the replica lacks. To follow the \
+             replica instead, move the file and its folder {} away, and open the follower again, which restores it",
+            spool.folder().display()
+        ),
+    ))
+}
+
+fn in_the_way(path: &Path, storage: &Storage, spool: &Spool) -> Error {
+    let folder = spool.folder().display();
+    diverged(
+        path,
+        storage,
+        format!(
+            "the file does not exist, and its folder {folder} is that of a store, which may have transactions that the \
+             replica lacks. Move the folder away to follow the replica; or open the store with \
+             ReplicaOptions::restore_if_missing, which adds them"
+        ),
+    )
+}
+
+fn of_another(path: &Path, storage: &Storage) -> Error {
+    diverged(
+        path,
+        storage,
+        "it exists, and no follower has made it, so it may be another database. Give the follower a path of its own, or \
+         move the file away: a follower restores a file that is missing"
+            .into(),
+    )
+}
+
+fn diverged(path: &Path, storage: &Storage, problem: String) -> Error {
+    Error::Diverged {
+        path: path.into(),
+        url: storage.to_string(),
+        problem,
+    }
+}
+
+fn cannot_write_pages(path: &Path) -> Error {
+    Error::Open {
+        path: PathBuf::from(path),
+        problem: format!(
+            "a follower writes pages through SQLite's table sqlite_dbpage, and this build of SQLite {} has none. With the \
+             feature `bundled`, put these two lines into .cargo/config.toml and build again:\n[env]\nLIBSQLITE3_FLAGS = \
+             \"-USQLITE_ENABLE_MEMORY_MANAGEMENT -DSQLITE_ENABLE_DBPAGE_VTAB\"\nWithout it, link an SQLite that was built \
+             with SQLITE_ENABLE_DBPAGE_VTAB",
+            rusqlite::version()
+        ),
+        source: None,
+    }
+}

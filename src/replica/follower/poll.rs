@@ -1,0 +1,370 @@
+//! The task that follows: it looks for files of the replica, and hands them to the writer thread, one job after another.
+//!
+//! A look is a GET of the next transaction, N + 1, and of those after it until one is not there. That costs a twelfth of a
+//! LIST. Once there was none for [`LIST_AFTER`], and where much has to be caught up, the levels are listed: what was
+//! merged or deleted meanwhile is in the levels above, or in a snapshot (`resync.rs`). A file that cannot be used is tried
+//! once more, and then left out of the plan. Where the others do not lead on, the follower stays where it is, and says
+//! which file it is.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::{Either, select};
+
+use super::Following;
+use super::apply::Source;
+use super::trouble::Trouble;
+use crate::error::Error;
+use crate::options::WhenFull;
+use crate::queue::Submission;
+use crate::queue::slot::Caller;
+use crate::replica::fence::Fence;
+use crate::replica::restore::plan::{SNAPSHOTS, Txid, plan_after};
+use crate::replica::storage::{FileInfo, ObjectReader, Storage, Txids, all_files};
+use crate::runtime::sync::{Arc, Instant};
+use crate::telemetry::call_site::CallSite;
+use crate::telemetry::event::event;
+use crate::write::Writer;
+use crate::write::context::Exclusive;
+
+/// The levels are listed when the next transaction was not there for so long.
+const LIST_AFTER: Duration = Duration::from_secs(30);
+
+/// Files that are applied as one transaction, each the next transaction. They are in memory meanwhile, 2 MiB of each at
+/// most.
+const BATCH: usize = 8;
+
+/// So many batches in a row, and the levels are listed.
+const BATCHES: u32 = 4;
+
+/// So often in one look the database is compared with the replica, while another program writes to it.
+const RESYNCS: u32 = 3;
+
+/// A pause after a failure. It doubles with each further failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A job of the follower waits for those before it, which are its own, and for checkpoints.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// What the task knows between two looks.
+pub(super) struct Poll {
+    /// When the next transaction was there, or the levels were listed.
+    confirmed: Instant,
+    /// Whether the next look is a list.
+    lists: bool,
+    /// Files that could not be used in this look: how often, and why.
+    failed: BTreeMap<(u8, Txids), (u32, String)>,
+    /// Looks in a row that failed.
+    failures: u32,
+}
+
+impl Poll {
+    /// Begins with a list.
+    pub(super) fn new() -> Self {
+        Self {
+            confirmed: Instant::now(),
+            lists: true,
+            failed: BTreeMap::new(),
+            failures: 0,
+        }
+    }
+
+    /// Applies everything that is newer than the database.
+    pub(super) async fn look(&mut self, following: &Arc<Following>) -> Result<(), Trouble> {
+        // A file that was damaged may have been mended.
+        self.failed.clear();
+        let mut resyncs = 0;
+        loop {
+            let lists = self.lists || self.confirmed.elapsed() >= LIST_AFTER;
+            let looked = if lists {
+                self.list(following).await
+            } else {
+                self.get_next(following).await
+            };
+            match looked {
+                Err(Trouble::OtherNode(node)) => following.check_lineage(node).await?,
+                Err(Trouble::File(file, problem)) => {
+                    let (times, last) = self.failed.entry((file.level, file.txids)).or_default();
+                    (*times, *last) = (*times + 1, problem);
+                    self.lists = true;
+                }
+                Err(Trouble::Changed(reason)) if resyncs < RESYNCS => {
+                    resyncs += 1;
+                    following.resync(Some(reason)).await?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Applies the next transactions, as long as they are there.
+    async fn get_next(&mut self, following: &Arc<Following>) -> Result<(), Trouble> {
+        for _ in 0..BATCHES {
+            let (opened, asked) = following.open_next().await?;
+            let is_tip = opened.len() < BATCH;
+            if !opened.is_empty() {
+                following.run(Source::Opened(opened)).await?;
+                self.confirmed = Instant::now();
+            }
+            if is_tip {
+                following.was_at_tip(asked);
+                return Ok(());
+            }
+        }
+        self.list(following).await
+    }
+
+    /// Lists the levels, and applies what leads on from the database.
+    async fn list(&mut self, following: &Arc<Following>) -> Result<(), Trouble> {
+        self.lists = true;
+        let asked = Instant::now();
+        let files = following.files().await?;
+        let position = following.position();
+        let tip = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
+        if tip < position.txid {
+            return Err(Trouble::Diverged(emptied(position.txid, tip)));
+        }
+        let usable: Vec<_> = files.iter().filter(|file| !self.is_unusable(file)).copied().collect();
+        let planned = plan_after(&usable, position.txid);
+        let reached = planned.last().map_or(position.txid, |file| file.txids.max);
+        let mut snapshots = usable.iter().filter(|file| file.level == SNAPSHOTS);
+        if reached < tip && snapshots.any(|snapshot| snapshot.txids.max > reached) {
+            following.resync(None).await?;
+        } else {
+            following.run(Source::Planned(planned)).await?;
+        }
+        if following.position().txid < tip {
+            return Err(Trouble::Incomplete(self.missing(reached + 1, &following.storage)));
+        }
+        (self.confirmed, self.lists) = (Instant::now(), false);
+        following.was_at_tip(asked);
+        Ok(())
+    }
+
+    /// Whether the file failed twice.
+    fn is_unusable(&self, file: &FileInfo) -> bool {
+        let failed = self.failed.get(&(file.level, file.txids));
+        failed.is_some_and(|(times, _)| *times > 1)
+    }
+
+    fn missing(&self, txid: u64, storage: &Storage) -> String {
+        let unusable = self.failed.iter().filter(|(_, (times, _))| *times > 1);
+        let mut unusable: Vec<_> = unusable
+            .map(|((level, txids), (_, problem))| format!("{}: {problem}", storage.name(*level, *txids)))
+            .collect();
+        if unusable.is_empty() {
+            unusable.push(format!(
+                "no file has transaction {}, and others have later ones",
+                Txid(txid)
+            ));
+        }
+        format!(
+            "the follower stays before transaction {}, since the replica has no other files with it: {}. It goes on once \
+             the replica has a snapshot of a later state (ReplicaOptions::snapshot_every)",
+            Txid(txid),
+            unusable.join("; ")
+        )
+    }
+}
+
+impl Following {
+    /// The life of the task.
+    pub(super) async fn follow_until_closed(self: Arc<Self>, mut poll: Poll) {
+        let _ended = Ended(&self);
+        let mut pause = self.interval;
+        loop {
+            let _ = tokio::time::timeout(pause, self.wake.notified()).await;
+            let Some((looked, was_woken)) = self.unless_closing(poll.look(&self)).await else {
+                return;
+            };
+            pause = match looked {
+                Ok(()) => {
+                    poll.failures = 0;
+                    self.reach(|reached| reached.problem = None);
+                    self.figures().problem(None);
+                    if was_woken { Duration::ZERO } else { self.interval }
+                }
+                Err(Trouble::Closing) => return,
+                Err(Trouble::Diverged(problem)) => return self.stop(problem),
+                Err(other) => {
+                    let pause = FIRST_PAUSE.max(self.interval) * 2u32.pow(poll.failures.min(5));
+                    poll.failures += 1;
+                    self.failed(&other.describe(), pause.min(LONGEST_PAUSE));
+                    pause.min(LONGEST_PAUSE)
+                }
+            };
+        }
+    }
+
+    /// `None` if the follower closes first. Also says whether the task was woken meanwhile: what it was woken for may have
+    /// come after the look.
+    async fn unless_closing<T>(&self, work: impl Future<Output = T>) -> Option<(T, bool)> {
+        let (mut work, mut was_woken) = (std::pin::pin!(work), false);
+        loop {
+            let told = std::pin::pin!(self.wake.notified());
+            if self.closes() {
+                return None;
+            }
+            match select(&mut work, told).await {
+                Either::Left((done, _)) => return Some((done, was_woken)),
+                Either::Right(_) => was_woken = true,
+            }
+        }
+    }
+
+    /// Nothing is applied any more. Reads go on.
+    fn stop(&self, problem: String) {
+        let error = self.diverged(problem.clone());
+        self.figures().stopped(&problem);
+        self.reach(|reached| reached.stopped = Some(problem));
+        event!(
+            error,
+            "larder::follow",
+            self.path,
+            { replica = %self.storage, %error },
+            "the follower has stopped: reads go on, and see no newer state"
+        );
+    }
+
+    fn failed(&self, problem: &str, again: Duration) {
+        let is_new = self.reached().problem.as_deref() != Some(problem);
+        self.figures().problem(Some(problem));
+        self.reach(|reached| reached.problem = Some(problem.to_owned()));
+        if is_new {
+            event!(
+                warn,
+                "larder::follow",
+                self.path,
+                { replica = %self.storage, error = problem, again_ms = again.as_millis() as u64 },
+                "the follower could not go on; it is tried again"
+            );
+        }
+    }
+
+    pub(super) fn was_at_tip(&self, at: Instant) {
+        self.figures().at_tip(at);
+    }
+
+    /// Opens the files of the next transactions, up to the first that is not there, and says when it was asked for.
+    async fn open_next(&self) -> Result<(Vec<(FileInfo, ObjectReader)>, Instant), Trouble> {
+        let first = self.position().txid + 1;
+        let mut opened = Vec::new();
+        loop {
+            let txids = Txids::one(first + opened.len() as u64);
+            let asked = Instant::now();
+            if opened.len() == BATCH {
+                return Ok((opened, asked));
+            }
+            match self.storage.reader(0, txids).await {
+                Ok(reader) => {
+                    let file = FileInfo {
+                        level: 0,
+                        txids,
+                        size: reader.size(),
+                        modified: SystemTime::now(),
+                    };
+                    opened.push((file, reader));
+                }
+                Err(error) if error.is_not_found() => return Ok((opened, asked)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The files of all levels; those of level 0 alone, if it ends where the follower is.
+    async fn files(&self) -> Result<Vec<FileInfo>, Trouble> {
+        let files = self.storage.list(0).await?;
+        if files
+            .last()
+            .is_some_and(|newest| newest.txids.max == self.position().txid)
+        {
+            return Ok(files);
+        }
+        Ok(all_files(&self.storage).await?)
+    }
+
+    /// Whether the replica is still the one that is followed. A process has written to it that had not written before.
+    pub(super) async fn check_lineage(&self, node: u64) -> Result<(), Trouble> {
+        let owner = Fence::new(self.storage.clone(), 0).owner().await?;
+        let there = owner.map_or(0, |seen| seen.owner.lineage);
+        let ours = self.position().lineage;
+        if ours != 0 && there != ours {
+            return Err(Trouble::Diverged(other_lineage(ours, there)));
+        }
+        self.reach(|reached| {
+            reached.position.lineage = there;
+            reached.nodes.insert(node);
+        });
+        Ok(())
+    }
+
+    /// Has the writer thread apply files, and waits for that.
+    pub(super) async fn run(self: &Arc<Self>, source: Source) -> Result<(), Trouble> {
+        let this = Arc::clone(self);
+        self.job(move |writer| this.apply(writer, source)).await
+    }
+
+    /// Has the writer thread do something, and waits for that.
+    pub(super) async fn job(
+        &self,
+        work: impl FnOnce(&mut Writer) -> Result<(), Trouble> + Send + 'static,
+    ) -> Result<(), Trouble> {
+        let submission = Submission {
+            call: "follow",
+            site: CallSite::Label("larder: follow".into()),
+            timeout: PATIENCE,
+            caller: Caller::Task,
+            when_full: WhenFull::Wait,
+        };
+        let shared = self.shared.upgrade().ok_or(Trouble::Closing)?;
+        let pending = shared.enqueue::<Exclusive, _, _>(submission, (), move |writer: &mut Writer| Ok(work(writer)))?;
+        drop(shared);
+        pending.await?
+    }
+}
+
+/// Says that the task has ended, also after a panic.
+struct Ended<'f>(&'f Following);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.reach(|reached| reached.ended = true);
+    }
+}
+
+impl Trouble {
+    /// What went wrong, for people.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Trouble::File(file, problem) => format!("{}: {problem}", file.txids),
+            Trouble::Storage(error) => error.to_string(),
+            Trouble::Incomplete(problem) | Trouble::Changed(problem) | Trouble::Diverged(problem) => problem.clone(),
+            Trouble::OtherNode(_) => "the owner of the replica changes all the time".into(),
+            // SQLite's message may quote data.
+            Trouble::Local(error) if error.sqlite().is_some() => error.without_data(),
+            Trouble::Local(error) => error.to_string(),
+            Trouble::Closing => Error::Closed.to_string(),
+        }
+    }
+}
+
+fn emptied(here: u64, tip: u64) -> String {
+    format!(
+        "the follower is at transaction {here}, and the replica ends with transaction {tip}: it was emptied, or begun anew \
+         by another database. Follow another URL; or move the file and its folder -replica away, and open the follower \
+         again, which restores what the replica has now"
+    )
+}
+
+pub(super) fn other_lineage(ours: u64, there: u64) -> String {
+    let there = match there {
+        0 => "it has no owner any more".to_owned(),
+        there => format!("it has the number {there:016x}"),
+    };
+    format!(
+        "the follower is of the replica with the number {ours:016x}, and {there}: another database was replicated there. \
+         Follow another URL; or move the file and its folder -replica away, and open the follower again, which restores \
+         what the replica has now"
+    )
+}
