@@ -138,8 +138,9 @@ pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
 #[cfg(feature = "replicate")]
 #[cfg_attr(docsrs, doc(cfg(feature = "replicate")))]
 pub use self::replica::{
-    Follower, FollowerOptions, Lag, OnDivergence, ParseTokenError, Replica, ReplicaOptions, ReplicaRestore,
-    ReplicaRestoreReport, ReplicaVerify, RestorePoint, RestoreSpan, RestoredState, StoreReplica, Token, VerifyReport,
+    At, BranchReport, Follower, FollowerOptions, Lag, OnDivergence, ParseTokenError, Replica, ReplicaOptions,
+    ReplicaRestore, ReplicaRestoreReport, ReplicaVerify, RestorePoint, RestoreSpan, RestoredState, StoreReplica, Token,
+    VerifyReport,
 };
 
 // Statistics, alerts and advice.

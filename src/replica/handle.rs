@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::branch::{At, BranchReport, branch};
 use super::restore::ReplicaRestore;
 use super::restore::points::{RestoreSpan, points};
 use super::restore::verify::ReplicaVerify;
@@ -52,6 +53,37 @@ impl Replica {
     /// [`Error::Replica`](crate::Error::Replica): the replica cannot be read.
     pub fn points(&self) -> Result<Vec<RestoreSpan>> {
         Ok(points(&self.storage)?)
+    }
+
+    /// Makes a new replica at a URL, which begins with a state of this one and goes on by itself: for a test on real data, or
+    /// to look at the past while the present goes on. This replica is left as it is.
+    ///
+    /// The files that make the state are read and checked, and copied. Open the branch like any replica on a new machine,
+    /// with [`ReplicaOptions::restore_if_missing`](crate::ReplicaOptions::restore_if_missing), or follow it. To delete it,
+    /// delete what is at its URL.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    /// # let (path, replica, branch) = (at("app.db"), at("replica"), at("branch"));
+    /// use std::time::Duration;
+    /// use larder::{At, Options, Replica, ReplicaOptions};
+    ///
+    /// # let store = Options::new().replicate_to(replica.as_str()).open(&path)?;
+    /// # store.replica()?.flush(Duration::from_secs(10))?;
+    /// let report = Replica::open(&replica)?.branch(At::Newest, &branch)?; // or At::Time(an_hour_ago)
+    /// println!("{report}");
+    /// let options = ReplicaOptions::to(&branch).restore_if_missing(true);
+    /// let test = Options::new().replicate_to(options).open(folder.path().join("test.db"))?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Replica`](crate::Error::Replica): this replica does not have the state, or a file of it is damaged; there
+    /// are files at the URL; or one of the two cannot be used.
+    pub fn branch(&self, at: At, url: &str) -> Result<BranchReport> {
+        branch(&self.storage, at, &Storage::connect(url)?)
     }
 
     /// Restores a database from it. Nothing happens before [`ReplicaRestore::to`].

@@ -11,9 +11,11 @@
 //! | places: folders, buckets, memory; the thread that makes the requests | `storage/`, `runtime.rs` |
 //! | compaction into levels, snapshots, retention; the task that does it | `levels/`, `compact.rs` |
 //! | which files make a state, what is made of them, whether they are sound | `restore/` |
+//! | a new replica that begins with a state of another one | `branch.rs` |
 //! | a copy that follows a replica, and what makes its readers wait | `follower/`, `token.rs` |
 //! | what users see: options, the replica of an open store, any replica | `options.rs`, `store_replica.rs`, `handle.rs` |
 
+mod branch;
 mod capture;
 mod compact;
 pub mod fence;
@@ -34,6 +36,7 @@ mod token;
 mod upload;
 pub mod wal;
 
+pub use self::branch::{At, BranchReport};
 pub use self::follower::{Follower, FollowerOptions, Lag};
 pub use self::handle::Replica;
 pub(crate) use self::open::prepare;

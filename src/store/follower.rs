@@ -5,17 +5,22 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Options;
 #[cfg(feature = "async")]
 use super::futures;
+use super::{Options, Store};
+use crate::backup::Backup;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::maintenance::check::Check;
 use crate::options::ReadOptions;
-use crate::replica::{Follower, FollowerOptions, follower};
+use crate::replica::{Follower, FollowerOptions, ReplicaOptions, follower};
 use crate::telemetry::stats::Stats;
 use crate::transaction::ReadTx;
 use crate::write::closing::CloseReport;
+
+/// How long a promotion waits for the newest transactions, and for its claim.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(30);
 
 /// # Following
 impl Options {
@@ -128,6 +133,54 @@ impl Follower {
         T: Send + 'static,
     {
         futures::read_async(self.engine(), options, f)
+    }
+}
+
+/// # Promotion
+impl Follower {
+    /// Makes this database the primary: applies everything that is in the replica, closes the follower for all its clones,
+    /// claims the replica, and opens a [`Store`] on the same file. `options` are the store's; without
+    /// [`Options::replicate_to`] it replicates to the URL that was followed.
+    ///
+    /// The claim is one conditional PUT. From then on the old primary can never write to the replica again, whatever it
+    /// does: its next upload fails, and its writes with [`Error::Fenced`]. What it had committed and not uploaded is in its
+    /// own file alone. Other followers follow the new primary by themselves.
+    ///
+    /// Nobody promotes a follower by himself: call it where it is decided that the old primary is to be replaced, by a person
+    /// or by an orchestrator, and for one follower.
+    ///
+    /// # Errors
+    ///
+    /// The file is left as a follower's or a store's database that [`Options::follow`] opens again.
+    ///
+    /// - [`Error::Behind`]: what is in the replica could not be applied in 30 s.
+    /// - [`Error::Fenced`], [`Error::Diverged`]: the old primary still writes, or another process took the replica over.
+    ///   Look who is the primary before you try again.
+    /// - [`Error::NotReplicated`], [`Error::Replica`]: the storage does not answer.
+    /// - The errors of [`Options::open`].
+    pub fn promote(self, options: Options) -> Result<Store> {
+        self.catch_up(CLAIM_PATIENCE)?;
+        let path = self.path().to_owned();
+        let url = self.inner.options.url.clone();
+        self.close()?;
+        drop(self);
+        let replica = options.replica.clone().unwrap_or_else(|| ReplicaOptions::to(url));
+        let store = options.replicate_to(replica.take_over(true)).open(path)?;
+        store.replica()?.flush(CLAIM_PATIENCE)?;
+        Ok(store)
+    }
+}
+
+/// # Checks and backups
+impl Follower {
+    /// Checks the whole database, as [`Store::check`] does.
+    pub fn check(&self) -> Check<'_> {
+        Check::new(self.engine())
+    }
+
+    /// Copies the database to a file, as [`Store::backup`] does: the primary has no work with it.
+    pub fn backup(&self, to: impl AsRef<Path>) -> Backup<'_> {
+        Backup::new(self.engine(), to.as_ref(), false)
     }
 }
 

@@ -29,6 +29,9 @@ use crate::runtime::sync::Instant;
 use crate::telemetry::event::event;
 use crate::write::Writer;
 
+/// After so many pages it is asked whether the follower closes.
+const LOOK_UP: u64 = 256;
+
 /// The files to apply, oldest first.
 pub(super) enum Source {
     /// Their contents are on the way.
@@ -138,6 +141,9 @@ impl Following {
                     size.has(number);
                     beyond.remove(&number);
                     written.pages += 1;
+                    if written.pages.is_multiple_of(LOOK_UP) && self.closes() {
+                        return Err(Trouble::Closing);
+                    }
                 }
                 size.becomes(&header).map_err(|problem| Trouble::File(*file, problem))?;
                 written.last = Some(header);

@@ -35,6 +35,7 @@ pub(crate) use self::following::Following;
 pub use self::lag::Lag;
 pub(crate) use self::open::open;
 pub use self::options::FollowerOptions;
+use super::storage::{all_files, request};
 use super::token::Token;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -88,6 +89,7 @@ pub struct Follower {
 pub(crate) struct Inner {
     pub(crate) engine: Engine,
     following: Arc<Following>,
+    pub(crate) options: FollowerOptions,
 }
 
 /// # Following
@@ -132,6 +134,15 @@ impl Follower {
 }
 
 impl Follower {
+    /// Waits until everything is here that the replica has now.
+    pub(crate) fn catch_up(&self, timeout: Duration) -> Result<()> {
+        let following = &self.inner.following;
+        let storage = following.storage.clone();
+        let files = request(&following.storage, async move { all_files(&storage).await })?;
+        let txid = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
+        self.wait_for(Token { lineage: 0, txid }, timeout)
+    }
+
     pub(crate) fn engine(&self) -> &Engine {
         &self.inner.engine
     }

@@ -81,7 +81,11 @@ pub(crate) fn open(settings: Settings, options: &FollowerOptions, path: &Path) -
         return Err(Error::no_thread(&path, "its replica", error));
     }
     Ok(Follower {
-        inner: Arc::new(Inner { engine, following }),
+        inner: Arc::new(Inner {
+            engine,
+            following,
+            options: options.clone(),
+        }),
     })
 }
 

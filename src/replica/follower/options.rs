@@ -21,7 +21,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct FollowerOptions {
-    pub(super) url: String,
+    pub(crate) url: String,
     pub(super) interval: Duration,
 }
 

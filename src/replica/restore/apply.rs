@@ -47,7 +47,7 @@ pub(super) fn apply(
 }
 
 /// Reads a file to its end, and checks everything.
-pub(super) fn read_through(from: impl Read, file: &FileInfo) -> Result<Header, ApplyError> {
+pub(in crate::replica) fn read_through(from: impl Read, file: &FileInfo) -> Result<Header, ApplyError> {
     let mut decoder = decoder(from, file)?;
     let mut page = vec![0; decoder.header().page_size as usize];
     while decoder.next_page(&mut page)?.is_some() {}

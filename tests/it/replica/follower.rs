@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use larder::replica::ltx::{Decoder, merge};
 use larder::rusqlite::{Connection, OpenFlags};
-use larder::{AlertKind, Error, Follower, FollowerOptions, Options, Store, Token};
+use larder::{AlertKind, At, Error, Follower, FollowerOptions, Options, Replica, Store, Token};
 
 use super::litestream::{Litestream, put};
 use super::store::Place;
@@ -91,7 +91,18 @@ fn compare(one: &Path, other: &Path) {
         bytes[92..96].fill(0);
         bytes
     };
-    assert!(read(one) == read(other), "{} is {}", other.display(), one.display());
+    let (one, other) = (read(one), read(other));
+    let size = match u16::from_be_bytes([one[16], one[17]]) {
+        1 => 65536,
+        size => usize::from(size),
+    };
+    let pages = (1..).zip(one.chunks(size).zip(other.chunks(size)));
+    let differ: Vec<u32> = pages.filter(|(_, (one, other))| one != other).map(|(n, _)| n).collect();
+    assert_eq!(
+        (differ, one.len()),
+        (vec![], other.len()),
+        "pages of {size} bytes that differ"
+    );
 }
 
 #[track_caller]
@@ -128,7 +139,7 @@ fn follower_reads_what_primary_writes() {
     );
     assert!(lag.committed <= std::time::SystemTime::now());
     assert!(lag.to_string().contains(&format!("{:016x}", lag.txid)), "{lag}");
-    store.close().unwrap();
+    super::store::close(store);
     close(&follower);
     compare(&place.database(), &copy(&place));
 }
@@ -149,7 +160,7 @@ fn follower_goes_on_after_closing() {
     drop(follower);
     let follower = follow(&place);
     assert_eq!(follower.stats().follower.unwrap().transactions, 0);
-    store.close().unwrap();
+    super::store::close(store);
     close(&follower);
     compare(&place.database(), &copy(&place));
 }
@@ -419,7 +430,7 @@ tell(last)
     let following = stats.follower.unwrap();
     assert_eq!((following.resyncs, following.problem), (0, None));
     assert!(stats.checkpoints > 0, "the log was moved meanwhile");
-    store.close().unwrap();
+    super::store::close(store);
     wait_until("the last file", || follower.lag().txid == newest(&place));
     close(&follower);
     compare(&place.database(), &copy(&place));
@@ -550,7 +561,7 @@ fn former_primary_follows_if_it_has_nothing_else() {
     // As a primary again, on the follower's file.
     let store = place.open();
     fill(&store, 10);
-    store.close().unwrap();
+    super::store::close(store);
     let plain = Store::open(place.database()).unwrap();
     fill(&plain, 1);
     plain.close().unwrap();
@@ -570,7 +581,7 @@ fn other_lineage_ends_following() {
         for _ in 0..10 {
             upload(&store, 1);
         }
-        store.close().unwrap();
+        super::store::close(store);
         let follower = options().follow(of(&place).interval(NEVER), copy(&place)).unwrap();
         fs::remove_dir_all(place.replica()).unwrap();
         let other = Place::new();
@@ -682,7 +693,7 @@ fn gap_is_bridged_by_snapshot() {
         store.replica().unwrap().flush(PATIENCE).unwrap();
     }
     store.vacuum().run().unwrap();
-    store.close().unwrap();
+    super::store::close(store);
     let files: Vec<Vec<u8>> = place.transactions().iter().map(super::File::encode).collect();
     let inputs = files
         .iter()
@@ -770,7 +781,7 @@ fn commit_without_position_is_applied_again() {
         if role == "follows" && !killed_with {
             assert_eq!(resyncs(&follower), 0, "the log shows it");
         }
-        store.close().unwrap();
+        super::store::close(store);
         wait_until("the last file", || follower.lag().txid == newest(&place));
         close(&follower);
         compare(&place.database(), &copy(&place));
@@ -819,7 +830,7 @@ fn killed_follower_goes_on() {
         .read(|tx| tx.query_row("SELECT count(*) FROM entry", [], |row| row.get(0)))
         .unwrap();
     assert_eq!(rows(&follower), here);
-    store.close().unwrap();
+    super::store::close(store);
     wait_until("the last file", || follower.lag().txid == newest(&place));
     close(&follower);
     compare(&place.database(), &copy(&place));
@@ -872,11 +883,114 @@ fn follower_has_every_page_size() {
                 .unwrap();
             catch_up(&store, &follower);
         }
-        store.close().unwrap();
+        super::store::close(store);
         wait_until("the last file", || follower.lag().txid == newest(&place));
         close(&follower);
         compare(&place.database(), &copy(&place));
     }
+}
+
+/// The old primary still runs: it is fenced, and another follower goes on with the new one.
+#[test]
+fn promoted_follower_fences_the_old_primary() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    let beside = place.database().with_file_name("beside.db");
+    let other = options().follow(of(&place), &beside).unwrap();
+    let follower = follow(&place);
+    upload(&store, 10);
+    let clone = follower.clone();
+    let promoted = follower.promote(Options::new().replicate_to(place.to())).unwrap();
+    assert!(matches!(clone.read(|_| Ok(())).unwrap_err(), Error::Closed));
+    upload(&promoted, 5);
+    catch_up(&promoted, &other);
+    assert_eq!((rows(&other), resyncs(&other)), (25, 0));
+    // It may commit until it notices.
+    wait_until("the fence", || {
+        let write = store.write(|tx| tx.execute("INSERT INTO entry(noise) VALUES (x'00')", []));
+        matches!(write, Err(Error::Fenced { .. }))
+    });
+    assert!(other.stopped().is_none());
+    drop((store, clone));
+    // The old one comes back, and has something that the replica lacks.
+    let error = options().follow(of(&place), place.database()).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    upload(&promoted, 5);
+    catch_up(&promoted, &other);
+    assert!(other.check().run().unwrap().is_ok());
+    let report = promoted.close().unwrap();
+    assert_eq!(report.replicated, Some(true), "{report}");
+    wait_until("the last file", || other.lag().txid == newest(&place));
+    close(&other);
+    compare(&copy(&place), &beside);
+    // The new one follows after that, and the next one takes over from a primary that has closed.
+    let follower = follow(&place);
+    assert_eq!(rows(&follower), 30);
+    let again = follower.promote(Options::new()).unwrap();
+    upload(&again, 1);
+    assert_eq!(again.close().unwrap().replicated, Some(true));
+}
+
+#[test]
+fn backup_of_follower_is_the_primary() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 30);
+    let follower = follow(&place);
+    let backup = place.database().with_file_name("backup.db");
+    follower.backup(&backup).run().unwrap();
+    let copied = Store::open(&backup).unwrap();
+    let count = copied.read(|tx| tx.query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, u32>(0)));
+    assert_eq!(count.unwrap(), 30);
+}
+
+/// A branch has the past, and neither replica sees what the other adds.
+#[test]
+fn branch_begins_with_a_state_of_the_past() {
+    let place = Place::new();
+    let store = place.open();
+    let (first, _) = (upload(&store, 10), thread::sleep(Duration::from_millis(5)));
+    let middle = std::time::SystemTime::now();
+    thread::sleep(Duration::from_millis(5));
+    upload(&store, 10);
+    let replica = Replica::open(place.replica().to_str().unwrap()).unwrap();
+    let at = |name: &str| place.replica().with_file_name(name).to_str().unwrap().to_owned();
+    for (name, state, txid) in [
+        ("by time", At::Time(middle), first),
+        ("by txid", At::Txid(first), first),
+        ("newest", At::Newest, newest(&place)),
+    ] {
+        let url = at(name);
+        let report = replica.branch(state, &url).unwrap();
+        assert_eq!(report.txid, txid, "{report}");
+        let error = replica.branch(state, &url).unwrap_err();
+        assert!(error.to_string().contains("it has files already"), "{error}");
+        let to = larder::ReplicaOptions::to(&url).interval(Duration::from_millis(20));
+        let path = place.database().with_file_name(format!("{name}.db"));
+        let branch = Options::new()
+            .replicate_to(to.restore_if_missing(true))
+            .open(&path)
+            .unwrap();
+        upload(&branch, 7);
+        let beside = place.database().with_file_name(format!("{name} follower.db"));
+        let follower = options().follow(url.as_str(), &beside).unwrap();
+        let wanted = if name == "newest" { 27 } else { 17 };
+        assert_eq!(rows(&follower), wanted);
+        let error = follower
+            .wait_for(store.replica().unwrap().token(), PATIENCE)
+            .unwrap_err();
+        assert!(matches!(error, Error::Diverged { .. }), "another number: {error}");
+        assert_eq!(branch.close().unwrap().replicated, Some(true));
+        let verified = Replica::open(&url).unwrap().verify().restore(true).run().unwrap();
+        assert!(verified.is_ok(), "{verified}");
+    }
+    upload(&store, 1);
+    let verified = store.replica().unwrap().verify().restore(true).run().unwrap();
+    assert!(verified.is_ok(), "{verified}");
+    let error = replica.branch(At::Txid(1 << 40), &at("none")).unwrap_err();
+    assert!(error.to_string().contains("does not have this transaction"), "{error}");
+    assert!(!Path::new(&at("none")).join("ltx").exists());
 }
 
 /// The real daemon writes the replica, with checkpoints and compaction of its own.
