@@ -9,12 +9,16 @@
 //! With `Checkpoints::Left` another process makes them. Then the same moments are those at which the writer thread looks
 //! at the file.
 //!
+//! A store with a replica makes fewer attempts: each ends with a file for the replica, and a file is a request to its
+//! storage. While the log is smaller than half of `wal_limit`, the next attempt comes no sooner than [`KEPT_PAUSE`] after
+//! the last.
+//!
 //! An attempt that could not finish is repeated once the log has grown by as much again, not at every commit. Above
 //! `wal_limit` the first retries come much sooner, since short readers only need another chance. The following ones
 //! come ever later, since a long reader would cost [`PATIENCE`] each time.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, MAIN_DB};
 
@@ -26,6 +30,9 @@ use crate::options::Settings;
 
 /// How long a RESTART checkpoint may block the writer thread.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
+
+/// The shortest time between two checkpoints of a store with a replica.
+const KEPT_PAUSE: Duration = Duration::from_millis(250);
 
 thread_local! {
     /// Pages in the log after this thread's last commit, until they are taken. rusqlite's `wal_hook` takes a plain
@@ -92,6 +99,9 @@ pub(crate) struct Checkpointer {
     limit: u64,
     hard_limit: Option<u64>,
     busy_timeout: Duration,
+    /// Whether each attempt ends with a file for a replica.
+    keeps_log: bool,
+    last_attempt: Option<Instant>,
     commits: u32,
     /// Pages in the log.
     log: u32,
@@ -130,6 +140,8 @@ impl Checkpointer {
             limit: options.wal_limit,
             hard_limit: options.wal_hard_limit,
             busy_timeout: options.busy_timeout,
+            keeps_log: options.keeps_log,
+            last_attempt: None,
             commits: 0,
             log: 0,
             next: step,
@@ -186,13 +198,18 @@ impl Checkpointer {
     }
 
     pub(crate) fn due(&self) -> Option<Mode> {
-        (self.log >= self.next || self.attached_log >= self.step).then(|| {
-            if self.bytes() > self.limit {
-                Mode::Restart
-            } else {
-                Mode::Passive
-            }
-        })
+        if self.log < self.next && self.attached_log < self.step {
+            None
+        } else if self.over_limit() {
+            Some(Mode::Restart)
+        } else {
+            (!self.keeps_log || self.is_far_from_last()).then_some(Mode::Passive)
+        }
+    }
+
+    /// Whether the last attempt is long ago, or the log large.
+    fn is_far_from_last(&self) -> bool {
+        self.bytes() > self.limit / 2 || self.last_attempt.is_none_or(|last| last.elapsed() >= KEPT_PAUSE)
     }
 
     /// Whether the whole log is in the database file, so that an idle writer thread has nothing to move.
@@ -249,6 +266,9 @@ impl Checkpointer {
             Mode::Restart => "PRAGMA main.wal_checkpoint(RESTART)",
             Mode::Truncate => "PRAGMA main.wal_checkpoint(TRUNCATE)",
         };
+        if self.keeps_log {
+            self.last_attempt = Some(Instant::now());
+        }
         conn.busy_timeout(patience)?;
         // Not from the statement cache, because a PRAGMA may act when it is prepared.
         let row = guard.as_internal(|| {
