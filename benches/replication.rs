@@ -249,6 +249,7 @@ fn restore(run: &Run, data: &Data) {
                 .expect("it is restored");
             rates.push((report.pages * report.page_size) as f64 / 1e6 / report.duration.as_secs_f64());
             fs::remove_file(&to).expect("it is there");
+            delete(&[&data.folder().join("restored.db-replica")]);
         }
         let rate = median(&mut rates);
         println!(

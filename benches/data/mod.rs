@@ -116,7 +116,7 @@ pub(crate) fn parent() -> PathBuf {
 pub(crate) fn connect(path: &Path, durability: Durability) -> Connection {
     let synchronous = match durability {
         Durability::Normal => "NORMAL",
-        Durability::Full => "FULL",
+        Durability::Full | Durability::Replicated => "FULL",
     };
     let conn = Connection::open(path).expect("the connection opens");
     conn.busy_timeout(Duration::from_secs(30)).expect("the time-out is set");

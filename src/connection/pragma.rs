@@ -35,7 +35,7 @@ pub(super) fn set_checkpoint_at_close(conn: &Connection, on: bool) -> Result<()>
 pub(crate) fn synchronous(durability: Durability) -> i64 {
     match durability {
         Durability::Normal => 1,
-        Durability::Full => 2,
+        Durability::Full | Durability::Replicated => 2,
     }
 }
 

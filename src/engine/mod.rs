@@ -21,7 +21,7 @@ use crate::connection::temp_folder::{self, TempFolder};
 use crate::connection::{check_sqlite, open_writer, read_back};
 use crate::error::{Error, Outcome, Result};
 use crate::monitor::watchdog::Watchdog;
-use crate::options::{ReadOptions, Settings, WhenFull, WriteOptions};
+use crate::options::{Durability, ReadOptions, Settings, WhenFull, WriteOptions};
 use crate::queue::pending::{Pending, Queue};
 use crate::queue::slot::Caller;
 use crate::queue::spin::AdaptiveSpin;
@@ -32,7 +32,7 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 use crate::transaction::{ReadTx, WriteTx};
-use crate::write::context::{Exclusive, Grouped, WriteOrder, Writes};
+use crate::write::context::{Exclusive, WriteOrder, Writes, no_replica};
 use crate::write::log_keeper::LogKeeper;
 use crate::write::seat::Seat;
 use crate::write::{Shared, Writer};
@@ -69,6 +69,9 @@ impl Engine {
             keeps_log: keep_log.is_some(),
             ..options
         };
+        if options.durability == Durability::Replicated && !options.keeps_log {
+            return Err(no_replica());
+        }
         static STORES: AtomicU64 = AtomicU64::new(1);
         check_sqlite(path)?;
         timer::start().map_err(|error| Error::no_thread(path, "its timer", error))?;
@@ -184,7 +187,7 @@ impl Engine {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let order = WriteOrder::of(&options);
+        let order = WriteOrder::of(&options, self.options.durability);
         let submission = self.write_submission("write", options, Caller::Thread);
         self.shared.write(&self.seat, submission, order, f)
     }
@@ -202,9 +205,9 @@ impl Engine {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let order = WriteOrder::of(&options);
+        let order = WriteOrder::of(&options, self.options.durability);
         let submission = self.write_submission(call, options, caller);
-        self.shared.enqueue::<Grouped, _, _>(submission, order, f)
+        self.shared.enqueue_write(submission, order, f)
     }
 
     /// A write as the queue takes it. Its timeout defaults to that of the store.

@@ -17,8 +17,9 @@ const MIB: u64 = 1024 * KIB;
 
 /// What the acknowledgement of a commit guarantees after a power failure.
 ///
-/// This is SQLite's `PRAGMA synchronous` (<https://sqlite.org/pragma.html#pragma_synchronous>). At either level a crash
-/// of the process loses no acknowledged commit, and no crash corrupts the file.
+/// This is SQLite's `PRAGMA synchronous` (<https://sqlite.org/pragma.html#pragma_synchronous>), and whether the commit has
+/// to be in the replica. At each level a crash of the process loses no acknowledged commit, and no crash corrupts the
+/// file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -31,6 +32,13 @@ pub enum Durability {
     Normal,
     /// `synchronous=FULL`: a commit is synced to the disk before it is acknowledged.
     Full,
+    /// As `Full`, and a commit is in the replica before it is acknowledged, so the loss of the machine loses no
+    /// acknowledged commit. It needs `Options::replicate_to`, and takes as long as an upload; what is committed
+    /// meanwhile shares the next one. Other callers see the write from its commit on, before it is acknowledged.
+    ///
+    /// A commit that is not in the replica in time is [`Error::NotReplicated`](crate::Error::NotReplicated): it stays
+    /// committed here, and goes up later.
+    Replicated,
 }
 
 /// Which processes may open the file while the store has it open.

@@ -293,21 +293,29 @@ impl<K: QueueKind> JobQueue<K> {
         Ok(Pending::new(request, self, ticket, asked, deadline))
     }
 
+    /// How many jobs the queue holds before the others stand in line.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Counts a job that finds no room, and returns its error.
+    pub(crate) fn refuse_full(&self) -> Error {
+        self.full.fetch_add(1, Ordering::Relaxed);
+        Error::QueueFull {
+            capacity: self.capacity,
+        }
+    }
+
     fn put(&self, job: K::Job, when_full: WhenFull) -> Result<Ticket> {
         let mut jobs = self.lock();
         let is_full = jobs.all.is_full();
         let refused = match when_full {
             _ if self.is_closed() => Some(Error::Closed),
-            WhenFull::Fail if is_full => Some(Error::QueueFull {
-                capacity: self.capacity,
-            }),
+            WhenFull::Fail if is_full => Some(self.refuse_full()),
             _ => None,
         };
         if let Some(error) = refused {
             drop(jobs);
-            if matches!(error, Error::QueueFull { .. }) {
-                self.full.fetch_add(1, Ordering::Relaxed);
-            }
             drop(job);
             return Err(error);
         }

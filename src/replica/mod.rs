@@ -7,6 +7,7 @@
 //! | sealed files beside the database, and up to where it was captured | `spool.rs`, `position.rs` |
 //! | an open store as its replica sees it; the task that seals | `replication.rs` |
 //! | the task that uploads | `upload.rs` |
+//! | the replies to the writes that wait for the replica | `acknowledge.rs`, `write/held.rs` |
 //! | how a store goes on with its replica as it opens; which process owns the replica | `open.rs`, `fence.rs` |
 //! | places: folders, buckets, memory; the thread that makes the requests | `storage/`, `runtime.rs` |
 //! | compaction into levels, snapshots, retention; the task that does it | `levels/`, `compact.rs` |
@@ -15,6 +16,7 @@
 //! | a copy that follows a replica, and what makes its readers wait | `follower/`, `token.rs` |
 //! | what users see: options, the replica of an open store, any replica | `options.rs`, `store_replica.rs`, `handle.rs` |
 
+mod acknowledge;
 mod branch;
 mod capture;
 mod compact;

@@ -391,6 +391,7 @@ impl Prepared {
         );
         let begun = runtime::spawn(Arc::clone(&replication).seal_until_closed())
             .and_then(|()| runtime::spawn(Arc::clone(&replication).upload_until_closed()))
+            .and_then(|()| runtime::spawn(Arc::clone(&replication).acknowledge_until_ended()))
             .and_then(|()| runtime::spawn(Arc::clone(&replication).compact_until_closed()));
         begun.map_err(|error| Error::no_thread(path, "its replica", error))?;
         Ok(replication)

@@ -26,6 +26,7 @@ const MIB: u64 = 1024 * 1024;
 pub struct ReplicaOptions {
     pub(super) url: String,
     pub(super) interval: Duration,
+    pub(super) replicate_timeout: Duration,
     pub(super) spool_limit: u64,
     pub(super) restore_if_missing: bool,
     pub(super) take_over: bool,
@@ -52,6 +53,7 @@ impl ReplicaOptions {
         Self {
             url: url.into(),
             interval: Duration::from_secs(1),
+            replicate_timeout: Duration::from_secs(30),
             spool_limit: 1024 * MIB,
             restore_if_missing: false,
             take_over: false,
@@ -65,6 +67,14 @@ impl ReplicaOptions {
     /// this and one upload. From 0 to 1 h; with 0, an upload begins as soon as the one before it has ended.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
+        self
+    }
+
+    /// How long a write with [`Durability::Replicated`](crate::Durability::Replicated) waits for the replica after its
+    /// commit. The default is 30 s. From 1 ms to 1 h. After that it is
+    /// [`Error::NotReplicated`](crate::Error::NotReplicated): it is committed here, and goes up later.
+    pub fn replicate_timeout(mut self, timeout: Duration) -> Self {
+        self.replicate_timeout = timeout;
         self
     }
 
@@ -147,6 +157,11 @@ impl ReplicaOptions {
                 format!("an interval of {:?} is longer than 1 h", self.interval),
             );
         }
+        if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.replicate_timeout) {
+            let timeout = self.replicate_timeout;
+            let problem = format!("a replicate_timeout of {timeout:?} is out of range: from 1 ms to 1 h");
+            return wrong("replicate_to", problem);
+        }
         if self.spool_limit < MIB {
             return wrong(
                 "replicate_to",
@@ -175,6 +190,7 @@ impl fmt::Debug for ReplicaOptions {
         f.debug_struct("ReplicaOptions")
             .field("url", &self.url.split(['?', '#']).next().unwrap_or_default())
             .field("interval", &self.interval)
+            .field("replicate_timeout", &self.replicate_timeout)
             .field("spool_limit", &self.spool_limit)
             .field("restore_if_missing", &self.restore_if_missing)
             .field("take_over", &self.take_over)

@@ -9,6 +9,7 @@
 //! - **The task that seals** captures every interval, and when it is woken. Reading, compressing and syncing run on a
 //!   `larder-ltx` thread.
 //! - **The task that uploads** puts one sealed file after another into the storage.
+//! - **The task that acknowledges** replies to the writes that wait for the replica (`acknowledge.rs`).
 //! - **The task that compacts** merges and deletes what is there (`compact.rs`).
 //!
 //! # The full file
@@ -28,6 +29,10 @@
 //! `capture`; nothing is taken under it.
 //!
 //! # No wake-up is lost
+//!
+//! A reply that waits for the replica has its transaction captured at once, or after the upload that is under way: the
+//! writer appends the reply and then looks at `progress`; the task that uploads changes `progress` and then looks for
+//! replies. One of the two sees the other.
 //!
 //! A permit of `Notify` is kept until its task takes it. Each task looks for work after it was woken and before it waits
 //! again. A caller that waits for `progress` checks it under the lock that every change takes.
@@ -59,6 +64,8 @@ use crate::telemetry::event::event;
 use crate::telemetry::replica::ReplicaFigures;
 use crate::write::Shared;
 use crate::write::closing::Replicated;
+use crate::write::context::WriteJob;
+use crate::write::held::{self, HeldReplies};
 use crate::write::log_keeper::{CheckpointProgress, LogKeeper, Turn};
 
 /// The writer thread captures at most so many frames by itself before a checkpoint that does not have to be.
@@ -128,7 +135,7 @@ pub(super) struct Progress {
 }
 
 pub(crate) struct Replication {
-    shared: Weak<Shared>,
+    pub(super) shared: Weak<Shared>,
     telemetry: Arc<Telemetry>,
     pub(super) path: PathBuf,
     pub(super) options: ReplicaOptions,
@@ -159,6 +166,10 @@ pub(crate) struct Replication {
     pub(super) closing: std::sync::OnceLock<Instant>,
     progress: Mutex<Progress>,
     changed: Condvar,
+    /// The replies that wait for the replica.
+    pub(super) held: HeldReplies,
+    /// Wakes the task that acknowledges.
+    pub(super) reached: Notify,
     /// Events for when no lock is held.
     deferred: Mutex<Vec<Deferred>>,
 }
@@ -243,6 +254,8 @@ impl Replication {
             closing: std::sync::OnceLock::new(),
             progress: Mutex::new(progress),
             changed: Condvar::new(),
+            held: HeldReplies::default(),
+            reached: Notify::new(),
             deferred: Mutex::default(),
         })
     }
@@ -328,6 +341,19 @@ impl Replication {
     pub(super) fn reach(&self, change: impl FnOnce(&mut Progress)) {
         change(&mut self.progress());
         self.changed.notify_all();
+        self.reached.notify_one();
+    }
+
+    /// Has the replies captured that wait for the replica, unless an upload is under way: what is committed meanwhile is
+    /// in the next one.
+    pub(super) fn seal_for_replies(&self) {
+        let is_idle = {
+            let progress = self.progress();
+            progress.trying == 0 && progress.uploaded >= progress.sealed
+        };
+        if is_idle && self.held.is_unsealed() {
+            self.wake.notify_one();
+        }
     }
 
     /// Captures what is committed. The caller has the lock.
@@ -336,6 +362,7 @@ impl Replication {
             // What was committed last may never reach the disk, even if the log is synced once more.
             return Ok(());
         }
+        let newest = self.held.newest();
         let Some(committed) = self.now_committed() else {
             return Ok(());
         };
@@ -349,8 +376,16 @@ impl Replication {
             Ordering::Release,
         );
         match &result {
-            Ok(Some(sealed)) => self.was_sealed(*sealed, capture),
-            Ok(None) => {}
+            Ok(sealed) => {
+                // Before the file can be uploaded.
+                let is_first = self.held.seal(newest, capture.position().txid);
+                match sealed {
+                    Some(sealed) => self.was_sealed(*sealed, capture),
+                    // What these have committed was in a file before.
+                    None if is_first => self.reached.notify_one(),
+                    None => {}
+                }
+            }
             Err(CaptureError::Lost(reason)) => self.rebase(capture, reason)?,
             Err(CaptureError::Unsynced(error)) => self.log_unsynced(error),
             // The database needs the room more than the spool does.
@@ -401,6 +436,7 @@ impl Replication {
             self.not_sealed(&CaptureError::Spool(error));
             return false;
         }
+        self.held.unseal_after(first.txid);
         self.set_phase(Phase::Dropped);
         self.figures().dropped(reason, first.txid, self.spool.bytes());
         self.reach(|progress| {
@@ -467,7 +503,7 @@ impl Replication {
         self.sealed.notify_one();
     }
 
-    fn is_poisoned(&self) -> bool {
+    pub(super) fn is_poisoned(&self) -> bool {
         self.shared.upgrade().is_some_and(|shared| shared.poison().is_some())
     }
 
@@ -765,6 +801,29 @@ impl LogKeeper for Replication {
             // A position that is not written costs a full file after a kill, and nothing else.
             let _ = capture.emptied();
         }
+    }
+
+    fn hold(&self, jobs: Vec<WriteJob>) {
+        let refused = self.held.hold(jobs, self.options.replicate_timeout);
+        if !refused.is_empty() {
+            let reason = self.why_not_replicated();
+            for job in refused {
+                held::refuse(job, Duration::ZERO, &reason);
+            }
+            return;
+        }
+        self.figures().holds(self.held.length());
+        // The task that acknowledges has a deadline to wait for.
+        self.reached.notify_one();
+        self.seal_for_replies();
+    }
+
+    fn held(&self) -> usize {
+        self.held.length()
+    }
+
+    fn poisoned(&self) {
+        self.reached.notify_one();
     }
 
     fn wants_turn(&self) -> bool {

@@ -106,6 +106,12 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
 }
 
+/// Runs short work that may call a user's code. Unlike [`blocking`], it never waits for long work of other stores.
+pub async fn short(work: impl FnOnce() + Send + 'static) {
+    // A panic ends with its thread: it has been reported, and what the work owned is dropped.
+    let _ = tokio::task::spawn_blocking(work).await;
+}
+
 /// The runtime of this process, started if need be.
 fn runtime() -> io::Result<Runtime> {
     let mut shared = SHARED.lock();

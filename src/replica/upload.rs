@@ -251,6 +251,7 @@ impl Replication {
         });
         // After that: a spool that is dropped now sees it, or is seen here.
         self.go_on_after_upload();
+        self.seal_for_replies();
     }
 
     fn failed(&self, sealed: Sealed, reason: String) {

@@ -18,7 +18,7 @@ use crate::runtime::sync::{Arc, thread};
 use crate::telemetry::call_site::CallSite;
 use crate::transaction::{ReadTx, WriteTx};
 use crate::write::closing::CloseReport;
-use crate::write::context::{Grouped, WriteOrder};
+use crate::write::context::WriteOrder;
 
 /// # Async
 ///
@@ -99,11 +99,11 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let order = WriteOrder::of(&options);
+        let order = WriteOrder::of(&options, self.engine().options.durability);
         let submission = self.engine().write_submission("write_async", options, Caller::Task);
         // Not the store: if the future were the last to hold it, its drop would close the store and block the runtime.
         let shared = Arc::clone(&self.engine().shared);
-        async move { Awaited(shared.enqueue::<Grouped, _, _>(submission, order, f)?).await }
+        async move { Awaited(shared.enqueue_write(submission, order, f)?).await }
     }
 
     /// As [`read`](Self::read), but returns a future: `f` runs on a reader thread, and may share its snapshot with

@@ -227,6 +227,9 @@ impl Options {
     /// 1000 pages, as in SQLite, and the value in effect is never more than a quarter of
     /// [`wal_limit`](Self::wal_limit). At least 1. PRAGMA: `wal_autocheckpoint` is 0, because the writer makes the
     /// checkpoints.
+    ///
+    /// A store with a replica makes fewer: until the WAL has half of `wal_limit`, they are at least 250 ms apart, because
+    /// each uploads a file.
     pub fn checkpoint_pages(mut self, pages: u32) -> Self {
         self.settings.checkpoint_pages = pages;
         self

@@ -1,6 +1,7 @@
 //! What a replicated store has reached, as figures.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::histogram::Amounts;
@@ -12,6 +13,9 @@ use crate::runtime::sync::Mutex;
 pub(crate) struct ReplicaFigures {
     state: Mutex<Option<State>>,
     upload_time: Amounts,
+    /// The replies that wait for the replica.
+    held: AtomicUsize,
+    acknowledgement_time: Amounts,
 }
 
 #[derive(Default)]
@@ -133,6 +137,16 @@ impl ReplicaFigures {
         });
     }
 
+    /// So many replies wait for the replica.
+    pub(crate) fn holds(&self, replies: usize) {
+        self.held.store(replies, Relaxed);
+    }
+
+    /// A write has waited so long for the replica, and is there.
+    pub(crate) fn acknowledged(&self, waited: Duration) {
+        self.acknowledgement_time.add_time(waited);
+    }
+
     pub(crate) fn upload_failed(&self, reason: &str) {
         self.change(|state| {
             state.failed_uploads += 1;
@@ -163,6 +177,8 @@ impl ReplicaFigures {
             uploaded_bytes: state.uploaded_bytes,
             failed_uploads: state.failed_uploads,
             upload_time: self.upload_time.latency(),
+            waiting_writes: self.held.load(Relaxed),
+            acknowledgement_time: self.acknowledgement_time.latency(),
             rebases: state.rebases,
             problem: state.problem(),
         })

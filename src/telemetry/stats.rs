@@ -167,6 +167,11 @@ pub struct ReplicaStats {
     pub failed_uploads: u64,
     /// Duration of an upload.
     pub upload_time: Latency,
+    /// Number of writes that are committed and wait for the replica
+    /// ([`Durability::Replicated`](crate::Durability::Replicated)).
+    pub waiting_writes: usize,
+    /// How long such a write waited for the replica after its commit, if that succeeded.
+    pub acknowledgement_time: Latency,
     /// Number of times that the whole database had to be captured once more.
     pub rebases: u64,
     /// What is wrong now; `None` if nothing is.

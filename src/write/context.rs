@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::seat::Seat;
 use super::{Shared, Writer};
 use crate::error::{Error, Outcome, Result};
-use crate::options::{Durability, WriteOptions};
-use crate::queue::job::{Job, Queued, Scope, Work};
+use crate::options::{Durability, WhenFull, WriteOptions};
+use crate::queue::job::{Job, Queued, Resolution, Scope, Work};
 use crate::queue::pending::Pending;
 use crate::queue::{QueueKind, Submission};
 use crate::runtime::sync::Arc;
@@ -38,9 +38,10 @@ pub(crate) struct WriteOrder {
 }
 
 impl WriteOrder {
-    pub(crate) fn of(options: &WriteOptions) -> Self {
+    /// Of a write to a store with that durability, which none of its writes is below.
+    pub(crate) fn of(options: &WriteOptions, least: Durability) -> Self {
         Self {
-            durability: options.durability.unwrap_or_default(),
+            durability: options.durability.unwrap_or_default().max(least),
             limit: options.execution_timeout,
         }
     }
@@ -67,6 +68,14 @@ impl Scope for Exclusive {
 
     fn lost() -> Error {
         lost()
+    }
+}
+
+/// The error of [`Durability::Replicated`] without a replica.
+pub(crate) fn no_replica() -> Error {
+    Error::Options {
+        option: "durability",
+        problem: "Replicated needs a replica: open the store with Options::replicate_to, or use Full".to_owned(),
     }
 }
 
@@ -103,6 +112,15 @@ impl From<Job<Grouped>> for WriteJob {
 impl From<Job<Exclusive>> for WriteJob {
     fn from(job: Job<Exclusive>) -> Self {
         Self::Exclusive(job)
+    }
+}
+
+impl WriteJob {
+    pub(crate) fn finish(self, resolution: Resolution) {
+        match self {
+            Self::Grouped(job) => job.finish(resolution),
+            Self::Exclusive(job) => job.finish(resolution),
+        }
     }
 }
 
@@ -149,15 +167,28 @@ impl Shared {
         T: Send + 'static,
     {
         self.check(submission.call)?;
+        self.check_replica(&submission, &order)?;
         let when_full = submission.when_full;
+        // The reply of a write that waits for the replica does not come on this thread.
+        let may_run_here = order.durability < Durability::Replicated;
         let request = submission.request::<Grouped, _, _>(order, work);
-        if seat.run(self, || Job::new(Arc::clone(&request))) {
+        if may_run_here && seat.run(self, || Job::new(Arc::clone(&request))) {
             return request.reply();
         }
         Arc::clone(&self.queue).enqueue_request(request, when_full)?.wait()
     }
 
     /// Queues a write, unless the store is poisoned.
+    pub(crate) fn enqueue_write<W, T>(&self, submission: Submission, order: WriteOrder, work: W) -> Result<Pending<T>>
+    where
+        W: Work<Grouped, T> + 'static,
+        T: Send + 'static,
+    {
+        self.check_replica(&submission, &order)?;
+        self.enqueue::<Grouped, _, _>(submission, order, work)
+    }
+
+    /// Queues a job, unless the store is poisoned.
     pub(crate) fn enqueue<S, W, T>(&self, submission: Submission, order: S::Order, work: W) -> Result<Pending<T>>
     where
         S: Scope,
@@ -167,6 +198,21 @@ impl Shared {
     {
         self.check(submission.call)?;
         Arc::clone(&self.queue).enqueue(submission, order, work)
+    }
+
+    /// Refuses a write that is to be in the replica, if there is none, or if as many writes wait for it as the queue has
+    /// room for and this one does not wait.
+    fn check_replica(&self, submission: &Submission, order: &WriteOrder) -> Result<()> {
+        if order.durability < Durability::Replicated {
+            return Ok(());
+        }
+        let Some(keeper) = self.keeper() else {
+            return Err(no_replica());
+        };
+        if submission.when_full == WhenFull::Fail && keeper.held() >= self.queue.capacity() {
+            return Err(self.queue.refuse_full());
+        }
+        Ok(())
     }
 
     /// Refuses a call that cannot be served.

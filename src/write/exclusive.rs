@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
 
-use super::context::Exclusive;
+use super::context::{Exclusive, WriteJob};
 use super::{CommitFailure, Writer};
 use crate::connection::authorizer::SqlGuard;
 use crate::connection::transaction_control::Control;
@@ -63,7 +63,11 @@ impl Writer {
         counters.wal_bytes.set(self.checkpointer.bytes());
         counters.largest_wal_bytes.raise_to(self.checkpointer.bytes());
         self.count_finished(1);
-        job.finish(Resolution::Own);
+        if result.is_ok() && self.options.durability == Durability::Replicated {
+            self.hold(vec![WriteJob::Exclusive(job)]);
+        } else {
+            job.finish(Resolution::Own);
+        }
     }
 
     /// Resets the connection to its state between jobs. A connection that cannot be reset must not write any more:

@@ -159,7 +159,7 @@ impl Writer {
             self.fail(job, error);
             return None;
         }
-        let wanted = job.order().durability.max(self.options.durability);
+        let wanted = job.order().durability;
         let before = Instant::now();
         // A transaction whose ROLLBACK failed for lack of memory would block every later write.
         let begun = self
@@ -514,12 +514,20 @@ impl Writer {
         counters.wal_bytes.set(self.checkpointer.bytes());
         counters.largest_wal_bytes.raise_to(self.checkpointer.bytes());
         self.count_finished(jobs);
-        for ran in self.group.drain(..) {
+        let mut held = Vec::new();
+        let mut group = mem::take(&mut self.group);
+        for ran in group.drain(..) {
             if let Some(site) = ran.site {
                 self.sites[site].committed(ran.changed);
             }
-            ran.job.finish(Resolution::Own);
+            if ran.job.order().durability == Durability::Replicated {
+                held.push(WriteJob::Grouped(ran.job));
+            } else {
+                ran.job.finish(Resolution::Own);
+            }
         }
+        self.group = group;
+        self.hold(held);
         let now = Instant::now();
         self.shared.queue.spin().replied(jobs as usize, now - began);
         self.cache.report(now, || c_api::take_cache(&self.conn));

@@ -13,6 +13,7 @@ use super::Writer;
 use super::checkpointer::Mode;
 pub(crate) use super::checkpointer::Progress as CheckpointProgress;
 use super::closing::Replicated;
+use super::context::WriteJob;
 use crate::connection::authorizer::SqlGuard;
 use crate::read::Readers;
 use crate::runtime::sync::Arc;
@@ -33,6 +34,15 @@ pub(crate) trait LogKeeper: Send + Sync {
 
     /// Called after every checkpoint that did not fail.
     fn after_checkpoint(&self, progress: CheckpointProgress);
+
+    /// Takes committed jobs whose replies wait for the replica, in the order of their commits, and finishes them.
+    fn hold(&self, jobs: Vec<WriteJob>);
+
+    /// The number of replies that wait.
+    fn held(&self) -> usize;
+
+    /// Called once the store is poisoned: nothing more is committed.
+    fn poisoned(&self);
 
     /// Whether [`turn`](Self::turn) is wanted. The keeper then summons the writer thread.
     fn wants_turn(&self) -> bool;
@@ -63,6 +73,13 @@ impl Writer {
         if keeper.wants_turn() && self.shared.poison.get().is_none() {
             self.roll_back();
             keeper.turn(&self.turn());
+        }
+    }
+
+    /// Gives committed jobs to the keeper of the log, which replies to them.
+    pub(super) fn hold(&self, jobs: Vec<WriteJob>) {
+        if let Some(keeper) = self.shared.keeper().filter(|_| !jobs.is_empty()) {
+            keeper.hold(jobs);
         }
     }
 

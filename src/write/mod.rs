@@ -34,6 +34,7 @@ pub(crate) mod context;
 mod exclusive;
 mod foreign_keys;
 mod group;
+pub(crate) mod held;
 mod idle;
 pub(crate) mod log_keeper;
 mod reset;
@@ -118,6 +119,15 @@ impl Shared {
 
     pub(crate) fn keeper(&self) -> Option<&Arc<dyn LogKeeper>> {
         self.keeper.get()
+    }
+
+    /// Ends all writes. Returns whether the store was not poisoned before.
+    fn set_poison(&self, source: Arc<rusqlite::Error>) -> bool {
+        let is_first = self.poison.set(source).is_ok();
+        if is_first && let Some(keeper) = self.keeper() {
+            keeper.poisoned();
+        }
+        is_first
     }
 
     /// The error of every write after a disk error, after the files were changed from outside, or after another primary

@@ -234,7 +234,7 @@ impl Writer {
 
     pub(super) fn poison(&self, source: &Arc<rusqlite::Error>) {
         let marked = wal_resync::mark(&self.shared.path);
-        let _ = self.shared.poison.set(Arc::clone(source));
+        self.shared.set_poison(Arc::clone(source));
         let code = extended_code(source);
         self.defer(move |path| {
             if let Err(error) = marked {
@@ -290,7 +290,7 @@ impl Shared {
         let marked = wal_resync::mark(&self.path);
         let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
         let source = rusqlite::Error::SqliteFailure(code, Some(format!("the WAL cannot be synced: {error}")));
-        self.poison.set(Arc::new(source)).ok()?;
+        self.set_poison(Arc::new(source)).then_some(())?;
         Some(Box::new(move |path| {
             if let Err(error) = marked {
                 wal_resync::report(path, &error);
@@ -315,13 +315,13 @@ impl Shared {
         let _ = self.fenced.set((by, since));
         let code = ffi::Error::new(ffi::SQLITE_READONLY);
         let source = rusqlite::Error::SqliteFailure(code, self.poison().map(|error| error.to_string()));
-        let _ = self.poison.set(Arc::new(source));
+        self.set_poison(Arc::new(source));
     }
 
     /// Poisons the store: its files are no longer those that were opened, or SQLite's locks on them are gone. The
     /// writer thread then moves the log where that saves it.
     pub(crate) fn file_changed(&self, change: &FileChange) {
-        if self.poison.set(Arc::new(change.to_error())).is_err() {
+        if !self.set_poison(Arc::new(change.to_error())) {
             return;
         }
         // Without its locks the store must not write to the database either.

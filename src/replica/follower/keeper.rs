@@ -1,11 +1,15 @@
 //! The follower as the keeper of its own log (`write/log_keeper.rs`): it allows every checkpoint, and as it closes it
 //! notes how the file is left, so that the next opening knows it again.
 
+use std::time::Duration;
+
 use super::Following;
 use super::local::Local;
 use crate::replica::position::{Position, Stamps};
 use crate::runtime::sync::Instant;
 use crate::write::closing::Replicated;
+use crate::write::context::WriteJob;
+use crate::write::held;
 use crate::write::log_keeper::{CheckpointProgress, LogKeeper, Turn};
 
 impl LogKeeper for Following {
@@ -20,6 +24,19 @@ impl LogKeeper for Following {
     }
 
     fn after_checkpoint(&self, _progress: CheckpointProgress) {}
+
+    /// A follower takes no writes, and has no replica of its own.
+    fn hold(&self, jobs: Vec<WriteJob>) {
+        for job in jobs {
+            held::refuse(job, Duration::ZERO, "a follower uploads nothing");
+        }
+    }
+
+    fn held(&self) -> usize {
+        0
+    }
+
+    fn poisoned(&self) {}
 
     fn wants_turn(&self) -> bool {
         false

@@ -11,6 +11,7 @@ mod levels;
 mod litestream;
 mod log;
 mod lying;
+pub(crate) mod replicated;
 mod restore;
 #[cfg(feature = "s3")]
 mod s3;

@@ -101,7 +101,7 @@ pub(super) fn close(store: Store) {
     assert_eq!(report.replicated, Some(true), "{report}");
 }
 
-fn fill(store: &Store, rows: u32) {
+pub(super) fn fill(store: &Store, rows: u32) {
     store
         .write(move |tx| {
             tx.execute_batch("CREATE TABLE IF NOT EXISTS entry(n INTEGER PRIMARY KEY, noise BLOB) STRICT")?;
@@ -114,7 +114,7 @@ fn fill(store: &Store, rows: u32) {
 }
 
 #[track_caller]
-fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
+pub(super) fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
     let give_up = Instant::now() + PATIENCE;
     while !is_true() {
         assert!(Instant::now() < give_up, "{what}: it does not come");
@@ -122,7 +122,7 @@ fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
-fn rows(store: &Store) -> u32 {
+pub(super) fn rows(store: &Store) -> u32 {
     store
         .read(|tx| tx.query_row("SELECT count(*) FROM entry", [], |row| row.get(0)))
         .unwrap()

@@ -45,6 +45,8 @@ const CHILDREN: &[(&str, Run)] = &[
     #[cfg(feature = "replicate")]
     ("replica::follower", crate::replica::follower::child),
     #[cfg(feature = "replicate")]
+    ("replica::replicated", crate::replica::replicated::child),
+    #[cfg(feature = "replicate")]
     ("replica::storage", crate::replica::storage::child),
     ("store::opening", crate::store::opening::child),
     ("telemetry::stats", crate::telemetry::stats::child),

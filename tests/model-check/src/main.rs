@@ -1,11 +1,12 @@
 //! Checks larder's queue, hand-over and reply slots under schedules that years of tests would not produce.
 //!
 //! It includes larder's own files by their paths: the folder `queue/`, `write/closing.rs`, `write/context.rs` and
-//! `read/context.rs` (the contents of the two queues), `write/seat.rs` (whose turn it is to write, and the writer thread),
+//! `read/context.rs` (the contents of the two queues), `write/held.rs` (the replies that wait for the replica),
+//! `write/seat.rs` (whose turn it is to write, and the writer thread),
 //! `read/worker.rs` (the work of a reader thread) and `store/futures.rs`. They take threads, locks, atomics and the time from `sync.rs`. This crate has another `sync.rs`,
 //! in which [shuttle](https://docs.rs/shuttle) decides at each step which thread continues. Stand-ins replace the rest
 //! of larder, without SQLite: `write.rs` does in the writer's seat what larder's writer does, and commits to a log in
-//! memory; `store.rs` and `read.rs` call the included files as larder's do.
+//! memory; `replica.rs` uploads it; `store.rs` and `read.rs` call the included files as larder's do.
 //!
 //! ```text
 //! cargo run --release --manifest-path tests/model-check/Cargo.toml             about a minute, all scenarios
@@ -20,6 +21,8 @@
 //! - A caller learns of success after the commit of its job. A job runs at most once, and is committed once, in the
 //!   order of the starts, even if its future was dropped meanwhile. A job whose future was dropped before its start
 //!   never runs.
+//! - A write that waits for the replica is acknowledged once it is there, or its caller learns that it is committed
+//!   here alone.
 //! - A job whose caller got `QueueTimeout`, `ReadQueueTimeout`, `QueueFull` or `Closed` never ran and never will.
 //! - Jobs of one caller start in order; and so do those of all callers, if they were submitted one after another.
 //! - A read sees every write that was acknowledged before the read was submitted.
@@ -81,6 +84,7 @@ mod larder {
 
 mod ledger;
 mod read;
+mod replica;
 mod scenarios;
 mod stand_ins;
 mod store;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::ledger::{Held, Id, Ledger};
+use crate::ledger::{Held, Id, Ledger, Ticket};
 use crate::options::{Durability, Options, ReadOptions, WriteOptions};
 use crate::runtime::cancellation::is_cancelled;
 use crate::store::Store;
@@ -51,6 +51,8 @@ scenarios! {
     seat_closing
     seat_summons
     seat_nested
+    replicated
+    replicated_closing
     reads
     reads_stuck
     reads_timed_out
@@ -101,6 +103,7 @@ fn world(queue: usize, readers: u32) -> World {
 
 fn options(queue: usize, readers: u32, patience: Duration) -> Options {
     Options {
+        durability: Durability::Normal,
         queue_capacity: queue,
         readers,
         queue_timeout: FAR,
@@ -158,6 +161,26 @@ impl World {
         let (ticket, held) = self.ledger.write(id);
         let ticket = ticket.within(options.queue_timeout.unwrap_or(FAR));
         ticket.told(&self.store.write(options, writes(held)));
+    }
+
+    fn write_replicated(&self, id: Id) {
+        let (ticket, held) = self.ledger.write(id);
+        let result = self.store.write(WriteOptions::replicated(), writes(held));
+        self.told_of_replica(ticket, &result);
+    }
+
+    /// A caller learns of success once its write is in the replica. Otherwise it is committed here all the same.
+    fn told_of_replica(&self, ticket: Ticket, result: &Result<()>) {
+        match result {
+            Ok(()) => assert!(
+                self.store.replica().has(ticket.id()),
+                "{:?} is not in the replica",
+                ticket.id()
+            ),
+            Err(Error::NotReplicated { .. }) => return ticket.told(&Ok(())),
+            Err(_) => {}
+        }
+        ticket.told(result);
     }
 
     fn write_or_fail(&self, id: Id) {
@@ -980,6 +1003,37 @@ fn seat_nested() {
     beside.close(FAR);
     beside.ledger.balance();
     world.end([]);
+}
+
+/// Writes that wait for the replica beside one that does not, and futures that are dropped while they wait.
+fn replicated() {
+    let world = world(2, 1);
+    let callers = [
+        world.caller(|world| {
+            world.write_replicated((0, 0));
+            world.write_replicated((0, 1));
+        }),
+        world.caller(|world| world.write((1, 0), WriteOptions::new())),
+        world.caller(|world| {
+            let (ticket, held) = world.ledger.write((2, 0));
+            let future = world.store.write_async_with(WriteOptions::replicated(), writes(held));
+            match poll_for_a_while(future) {
+                Some(result) => world.told_of_replica(ticket, &result),
+                None => ticket.gone(),
+            }
+        }),
+    ];
+    world.end(callers);
+}
+
+/// The store closes while writes wait for the replica.
+fn replicated_closing() {
+    let world = world(1, 1);
+    let callers = [0, 1].map(|caller| world.caller(move |world| world.write_replicated((caller, 0))));
+    let closing = world.caller(|world| {
+        world.close(FAR);
+    });
+    world.end(callers.into_iter().chain([closing]));
 }
 
 // ---- reads ----

@@ -99,6 +99,14 @@ pub(crate) mod error {
             outcome: Outcome,
         },
         Interrupted {},
+        NotReplicated {
+            waited: Duration,
+            reason: String,
+        },
+        Options {
+            option: &'static str,
+            problem: String,
+        },
         Closed,
         Forked {
             outcome: Outcome,
@@ -140,14 +148,15 @@ pub(crate) mod options {
     use std::borrow::Cow;
     use std::time::Duration;
 
-    #[derive(Clone, Copy, Default, PartialEq, PartialOrd)]
+    #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
     pub(crate) enum Durability {
         #[default]
         Normal,
         Full,
+        Replicated,
     }
 
-    #[derive(Clone, Copy, Default)]
+    #[derive(Clone, Copy, Default, PartialEq)]
     pub(crate) enum WhenFull {
         #[default]
         Wait,
@@ -155,6 +164,7 @@ pub(crate) mod options {
     }
 
     pub(crate) struct Options {
+        pub(crate) durability: Durability,
         pub(crate) queue_capacity: usize,
         pub(crate) readers: u32,
         pub(crate) queue_timeout: Duration,
@@ -180,6 +190,13 @@ pub(crate) mod options {
         pub(crate) fn or_fail() -> Self {
             Self {
                 when_full: WhenFull::Fail,
+                ..Self::default()
+            }
+        }
+
+        pub(crate) fn replicated() -> Self {
+            Self {
+                durability: Some(Durability::Replicated),
                 ..Self::default()
             }
         }

@@ -11,13 +11,14 @@ use crate::queue::slot::Caller;
 use crate::queue::spin::AdaptiveSpin;
 use crate::queue::{JobQueue, Submission};
 use crate::read::Readers;
+use crate::replica::Replica;
 use crate::runtime::clock::later;
 use crate::sync::{Arc, Instant, thread};
 use crate::telemetry::call_site::CallSite;
 use crate::transaction::WriteTx;
 use crate::write::Writer;
 use crate::write::closing::{CloseReport, Closing};
-use crate::write::context::{Exclusive, Grouped, WriteOrder, Writes};
+use crate::write::context::{Exclusive, WriteOrder, Writes};
 use crate::write::seat::Seat;
 
 #[path = "../../../src/store/futures.rs"]
@@ -29,6 +30,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 pub(crate) struct Shared {
     pub(crate) queue: Arc<JobQueue<Writes>>,
     pub(crate) closing: Closing,
+    pub(crate) replica: Replica,
 }
 
 #[derive(Clone)]
@@ -53,7 +55,13 @@ impl Store {
         let shared = Arc::new(Shared {
             queue: JobQueue::new(Writes, options.queue_capacity, 1, spin),
             closing: Closing::default(),
+            replica: Replica::new(Arc::clone(log)),
         });
+        let uploads = thread::Builder::new().name("larder-replica".into());
+        let its_shared = Arc::clone(&shared);
+        uploads
+            .spawn(move || its_shared.replica.upload_until_closed())
+            .expect("shuttle always has one more");
         let readers = Arc::new(Readers::new(&options, Arc::clone(log)));
         let seat = Seat::new(Writer::new(Arc::clone(&shared), Arc::clone(&readers), Arc::clone(log)));
         let thread = thread::Builder::new().name("larder-writer".into());
@@ -77,7 +85,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let order = WriteOrder::of(&options);
+        let order = WriteOrder::of(&options, self.engine().options.durability);
         let submission = self.engine().write_submission("write", options, Caller::Thread);
         self.engine().shared.write(&self.engine().seat, submission, order, f)
     }
@@ -118,13 +126,17 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let order = WriteOrder::of(&options);
+        let order = WriteOrder::of(&options, self.engine().options.durability);
         let submission = self.engine().write_submission(call, options, caller);
-        self.engine().shared.enqueue::<Grouped, _, _>(submission, order, f)
+        self.engine().shared.enqueue_write(submission, order, f)
     }
 
     pub(crate) fn queue(&self) -> &JobQueue<Writes> {
         &self.engine().shared.queue
+    }
+
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.engine().shared.replica
     }
 
     /// Whether both queues are empty.
@@ -137,6 +149,10 @@ impl Shared {
     /// No disk fails here.
     pub(crate) fn poison(&self) -> Option<Error> {
         None
+    }
+
+    pub(crate) fn keeper(&self) -> Option<&Replica> {
+        Some(&self.replica)
     }
 
     /// Larder itself does not panic here.

@@ -24,6 +24,9 @@ use crate::write::closing::CloseReport;
 pub(crate) mod closing;
 #[path = "../../../src/write/context.rs"]
 pub(crate) mod context;
+#[expect(dead_code, reason = "larder's tasks ask for more than the model does")]
+#[path = "../../../src/write/held.rs"]
+pub(crate) mod held;
 #[path = "../../../src/write/seat.rs"]
 pub(crate) mod seat;
 
@@ -227,8 +230,16 @@ impl Writer {
 
     fn reply(&mut self, began: Instant) {
         let jobs = self.group.len();
+        let mut held = Vec::new();
         for job in self.group.drain(..) {
-            job.finish(Resolution::Own);
+            if job.order().durability == Durability::Replicated {
+                held.push(WriteJob::Grouped(job));
+            } else {
+                job.finish(Resolution::Own);
+            }
+        }
+        if !held.is_empty() {
+            self.shared.replica.hold(held);
         }
         self.shared.queue.spin().replied(jobs, began.elapsed());
     }
@@ -239,6 +250,7 @@ impl Writer {
         drop(carried);
         self.shared.queue.discard();
         self.readers.close();
+        self.shared.replica.closed();
         self.shared.closing.report(CloseReport {
             finished: 0,
             never_started: self.shared.queue.discarded() + u64::from(was_carried),

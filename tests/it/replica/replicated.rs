@@ -1,0 +1,341 @@
+//! `Durability::Replicated`: a write is acknowledged once it is in the replica.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use larder::rusqlite::Connection;
+use larder::{
+    Access, CloseReport, Durability, Error, Migration, Migrations, Options, Outcome, Pending, ReplicaOptions, Store,
+    WhenFull, WriteOptions,
+};
+
+use super::store::{Place, close, fill, rows, wait_until};
+use crate::support::child::{Child, PATIENCE, Task, tell};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_millis(50);
+
+fn replicated() -> WriteOptions {
+    WriteOptions::new().durability(Durability::Replicated)
+}
+
+fn add(store: &Store) -> larder::Result<usize> {
+    store.write_with(replicated(), |tx| {
+        tx.execute("INSERT INTO entry(noise) VALUES (x'00')", [])
+    })
+}
+
+fn submit(store: &Store) -> Pending<usize> {
+    let write = |tx: &larder::WriteTx<'_>| tx.execute("INSERT INTO entry(noise) VALUES (x'00')", []);
+    store.submit_with(replicated(), write).unwrap()
+}
+
+/// The number of rows that the replica alone has.
+fn rows_in(replica: &Path) -> u32 {
+    let folder = tempfile::tempdir().unwrap();
+    let restored = folder.path().join("restored.db");
+    Store::restore_from(replica.to_str().unwrap()).to(&restored).unwrap();
+    rows(&Store::open(&restored).unwrap())
+}
+
+/// Makes each request to the replica fail, until it is called with what it returned.
+fn take_away(place: &Place) -> impl FnOnce() {
+    let replica = place.replica();
+    let aside = replica.with_extension("aside");
+    fs::rename(&replica, &aside).unwrap();
+    fs::write(&replica, "not a folder").unwrap();
+    move || {
+        fs::remove_file(&replica).unwrap();
+        fs::rename(&aside, &replica).unwrap();
+    }
+}
+
+/// A store with an empty table that is in the replica. Nothing but a write that waits begins an upload.
+fn store(place: &Place, change: impl FnOnce(ReplicaOptions) -> ReplicaOptions, options: Options) -> Store {
+    let replica = change(place.to().interval(HOUR));
+    let store = options.replicate_to(replica).open(place.database()).unwrap();
+    fill(&store, 0);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    store
+}
+
+#[test]
+fn acknowledged_write_is_in_the_replica() {
+    for access in [Access::Shared, Access::Exclusive] {
+        let place = Place::new();
+        let store = store(&place, |replica| replica, Options::new().access(access));
+        add(&store).unwrap();
+        assert_eq!(rows_in(&place.replica()), 1);
+        submit(&store).wait().unwrap();
+        assert_eq!(rows_in(&place.replica()), 2);
+        let write = store.write_async_with(replicated(), |tx| {
+            tx.execute("INSERT INTO entry(noise) VALUES (x'00')", [])
+        });
+        futures_executor::block_on(write).unwrap();
+        assert_eq!(rows_in(&place.replica()), 3);
+        let stats = store.stats().replica.unwrap();
+        assert_eq!(
+            (stats.waiting_writes, stats.acknowledgement_time.count),
+            (0, 3),
+            "{stats:?}"
+        );
+        close(store);
+        place.compare_closed();
+    }
+}
+
+#[test]
+fn writes_share_an_upload() {
+    let place = Place::new();
+    let store = store(&place, |replica| replica, Options::new());
+    let uploads = || store.stats().replica.unwrap().uploads;
+    let before = uploads();
+    let writes: Vec<_> = (0..500).map(|_| submit(&store)).collect();
+    for write in writes {
+        write.wait().unwrap();
+    }
+    assert_eq!(rows_in(&place.replica()), 500);
+    assert!(uploads() - before < 250, "{} uploads", uploads() - before);
+    close(store);
+}
+
+#[test]
+fn write_without_a_change_is_acknowledged() {
+    let place = Place::new();
+    let store = store(&place, |replica| replica, Options::new());
+    let count = store.write_with(replicated(), |tx| {
+        tx.query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, u32>(0))
+    });
+    assert_eq!(count.unwrap(), 0);
+    let error = store.write_with(replicated(), |tx| tx.execute("INSERT INTO missing VALUES (1)", []));
+    assert_eq!(error.unwrap_err().outcome(), Outcome::RolledBack);
+    close(store);
+}
+
+#[test]
+fn waiting_write_holds_no_other_up() {
+    let place = Place::new();
+    let store = store(&place, |replica| replica, Options::new());
+    let bring_back = take_away(&place);
+    let mut waits = submit(&store);
+    // Each of these is committed after it.
+    fill(&store, 20);
+    assert_eq!(rows(&store), 21, "others see it from its commit on");
+    assert!(waits.wait_timeout(SOON).is_none());
+    assert_eq!(store.stats().replica.unwrap().waiting_writes, 1);
+    bring_back();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    assert_eq!(waits.wait().unwrap(), 1);
+    assert_eq!(rows_in(&place.replica()), 21);
+    close(store);
+}
+
+#[test]
+fn write_that_is_late_stays_committed() {
+    let place = Place::new();
+    let store = store(&place, |replica| replica.replicate_timeout(SOON), Options::new());
+    let bring_back = take_away(&place);
+    let error = add(&store).unwrap_err();
+    let Error::NotReplicated { waited, reason } = &error else {
+        panic!("{error}");
+    };
+    assert!(*waited >= SOON, "{waited:?}");
+    assert!(reason.contains("replica"), "{reason}");
+    assert_eq!((error.outcome(), error.is_retryable()), (Outcome::Local, false));
+    assert_eq!(rows(&store), 1);
+    bring_back();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    assert_eq!(rows_in(&place.replica()), 1);
+    close(store);
+}
+
+#[test]
+fn closing_replies_to_waiting_writes() {
+    let place = Place::new();
+    let store = store(&place, |replica| replica, Options::new());
+    let waits = submit(&store);
+    let report: CloseReport = store.close().unwrap();
+    assert_eq!(report.replicated, Some(true), "{report}");
+    waits.wait().unwrap();
+
+    let store = place.options().open(place.database()).unwrap();
+    let bring_back = take_away(&place);
+    let waits = submit(&store);
+    wait_until("it is committed", || rows(&store) == 2);
+    let report = store.close_within(SOON).unwrap();
+    assert_eq!(report.replicated, Some(false), "{report}");
+    let error = waits.wait().unwrap_err();
+    assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
+    bring_back();
+    close(place.open());
+    assert_eq!(rows_in(&place.replica()), 2);
+}
+
+#[test]
+fn durability_of_the_store_holds_for_migrations() {
+    let place = Place::new();
+    let durable = || Options::new().durability(Durability::Replicated);
+    let first = store(&place, |replica| replica, durable());
+    fill(&first, 3);
+    assert_eq!(rows_in(&place.replica()), 3);
+    close(first);
+
+    let steps = Migrations::new([Migration::new(
+        1,
+        "add a column",
+        "ALTER TABLE entry ADD COLUMN more INTEGER",
+    )]);
+    let options = durable().migrations(steps).replicate_to(place.to().interval(HOUR));
+    let migrated = options.open(place.database()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let restored = folder.path().join("restored.db");
+    Store::restore_from(place.replica().to_str().unwrap())
+        .to(&restored)
+        .unwrap();
+    let columns = Connection::open(&restored).unwrap();
+    columns.execute("INSERT INTO entry(more) VALUES (1)", []).unwrap();
+    close(migrated);
+
+    let options = durable().replicate_to(place.to().replicate_timeout(SOON));
+    let vacuumed = options.open(place.database()).unwrap();
+    let bring_back = take_away(&place);
+    let error = vacuumed.vacuum().run().unwrap_err();
+    assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
+    bring_back();
+    close(vacuumed);
+}
+
+#[test]
+fn replicated_needs_a_replica() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let error = Options::new()
+        .durability(Durability::Replicated)
+        .open(&path)
+        .unwrap_err();
+    let says =
+        "option `durability`: Replicated needs a replica: open the store with Options::replicate_to, or use Full";
+    assert_eq!(error.to_string(), says);
+    assert!(!path.exists());
+    let store = Store::open(&path).unwrap();
+    let error = store.write_with(replicated(), |_| Ok(())).unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.outcome()),
+        (says, Outcome::NotStarted)
+    );
+    let error = store.submit_with(replicated(), |_| Ok(())).unwrap_err();
+    assert_eq!(error.to_string(), says);
+    let error = store
+        .write_async_with(replicated(), |_| Ok(()))
+        .now_or_never()
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.to_string(), says);
+    store.write(|tx| tx.execute_batch("CREATE TABLE entry(n)")).unwrap();
+}
+
+#[test]
+fn replicated_write_that_may_not_wait_finds_no_room() {
+    let place = Place::new();
+    let store = store(&place, |replica| replica, Options::new().queue_capacity(2));
+    let bring_back = take_away(&place);
+    let waits = [submit(&store), submit(&store)];
+    wait_until("they wait for the replica", || rows(&store) == 2);
+    let fail = || replicated().when_full(WhenFull::Fail);
+    wait_until("there is no room", || {
+        matches!(
+            store.write_with(fail(), |_| Ok(())),
+            Err(Error::QueueFull { capacity: 2 })
+        )
+    });
+    bring_back();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    for write in waits {
+        write.wait().unwrap();
+    }
+    close(store);
+}
+
+#[test]
+fn dropped_spool_keeps_waiting_writes() {
+    let place = Place::new();
+    let store = store(
+        &place,
+        |replica| replica.spool_limit(1 << 20).interval(SOON),
+        Options::new(),
+    );
+    let bring_back = take_away(&place);
+    let large = |tx: &larder::WriteTx<'_>| tx.execute("INSERT INTO entry(noise) VALUES (randomblob(400000))", []);
+    let mut waits = Vec::new();
+    let is_dropped = || {
+        store
+            .replica()
+            .unwrap()
+            .behind()
+            .is_some_and(|why| why.contains("spool_limit"))
+    };
+    while !is_dropped() {
+        waits.push(store.submit_with(replicated(), large).unwrap());
+        let committed = waits.len() as u32;
+        wait_until("it is committed", || rows(&store) == committed);
+    }
+    bring_back();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let written = waits.len() as u32;
+    for write in waits {
+        write.wait().unwrap();
+    }
+    assert_eq!(rows_in(&place.replica()), written);
+    close(store);
+}
+
+#[test]
+fn fenced_store_acknowledges_nothing() {
+    let place = Place::new();
+    let store = store(&place, |replica| replica, Options::new());
+    add(&store).unwrap();
+    // Another primary's transaction.
+    let txid = store.replica().unwrap().uploaded() + 1;
+    let mut theirs = place.transactions().pop().unwrap();
+    theirs.header.min_txid = txid;
+    theirs.header.max_txid = txid;
+    let name = format!("ltx/0/{txid:016x}-{txid:016x}.ltx");
+    fs::write(place.replica().join(name), theirs.encode()).unwrap();
+    let error = add(&store).unwrap_err();
+    assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
+    assert!(error.to_string().contains("taken over"), "{error}");
+    let error = add(&store).unwrap_err();
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
+    assert_eq!(rows(&store), 2);
+}
+
+#[test]
+fn acknowledged_writes_survive_the_machine() {
+    let place = Place::new();
+    let replica = place.replica();
+    let (database, url) = (place.database(), replica.to_str().unwrap().to_owned());
+    let child = Child::start("replica::replicated", "write", &[database.to_str().unwrap(), &url]);
+    let mut acknowledged = 0;
+    while acknowledged < 100 {
+        acknowledged = child.line().parse().unwrap();
+    }
+    drop(child);
+    fs::remove_dir_all(database.parent().unwrap()).unwrap();
+    let there = rows_in(&replica);
+    assert!(there >= acknowledged, "{there} of {acknowledged} rows");
+}
+
+/// The other process, which is killed.
+pub(crate) fn child(task: &Task) {
+    let [path, url] = &task.args[..] else {
+        panic!("two arguments")
+    };
+    let store = Options::new().replicate_to(url.as_str()).open(path).unwrap();
+    fill(&store, 0);
+    for n in 1_u32.. {
+        add(&store).unwrap();
+        tell(n);
+    }
+}
