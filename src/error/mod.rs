@@ -418,6 +418,9 @@ pub enum Error {
         what: String,
         /// The replica, without the query of its URL. No error has a credential in it.
         url: String,
+        /// Whether the same call may succeed later: the storage did not answer, or said that it is overloaded. `false` if
+        /// somebody has to change something: credentials, the bucket, the URL.
+        retryable: bool,
         /// The cause, if it is an error of its own.
         #[source]
         source: Option<Box<dyn StdError + Send + Sync>>,
@@ -560,11 +563,12 @@ impl Error {
     /// Whether the same call may succeed after a pause, and cannot write twice.
     ///
     /// True for a full queue, the queue timeouts, a group that was rolled back (except by a full disk or by the write
-    /// itself), a full WAL, a file that is in use or still closing, a migration that met a lock of another process, and
-    /// SQLite's `BUSY` and `LOCKED` if the closure did not start.
+    /// itself), a full WAL, a file that is in use or still closing, a migration that met a lock of another process, a
+    /// [`Replica`](Error::Replica) whose storage did not answer, answered with a status 429 or 5xx, or refused the
+    /// connection, and SQLite's `BUSY` and `LOCKED` if the closure did not start.
     ///
-    /// False for errors that would repeat (a constraint, a mistake in SQL, a closed or poisoned store, an error of the
-    /// application), and for [`CommitUnknown`](Error::CommitUnknown), where a retry could write twice.
+    /// False for errors that would repeat (a constraint, a mistake in SQL, a closed or poisoned store, a replica whose
+    /// storage denies access, an error of the application), and for [`CommitUnknown`](Error::CommitUnknown), where a retry could write twice.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::QueueFull { .. }
@@ -575,6 +579,7 @@ impl Error {
             | Error::Behind { .. }
             | Error::AlreadyOpen { closing: Some(_), .. } => true,
             Error::Migration(error) => error.is_retryable(),
+            Error::Replica { retryable, .. } => *retryable,
             Error::Pragma {
                 source: Some(source), ..
             } => primary_code(source) == Some(ffi::SQLITE_BUSY),

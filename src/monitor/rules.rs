@@ -229,19 +229,43 @@ pub(super) const RULES: &[Rule] = &[
         reason: |seen| seen.sample.replica.as_ref()?.fenced.clone(),
     },
     Rule {
+        kind: AlertKind::Diverged,
+        description: "the replica is not the one that the store goes on with",
+        severity: Severity::Critical,
+        remedy: "The store takes no more writes. Do what the reason says, then restart the service",
+        unit: "times",
+        measure: |seen| seen.sample.replica.as_ref()?.diverged.as_ref().map(|_| (1.0, 0.0)),
+        culprit: none,
+        reason: |seen| seen.sample.replica.as_ref()?.diverged.clone(),
+    },
+    Rule {
         kind: AlertKind::Rebased,
         description: "the whole database is captured once more for its replica",
         severity: Severity::Warning,
-        remedy: "Another program wrote to the database and emptied its WAL, or the database was changed while it was \
-                 closed: let only this service write to it",
+        remedy: "If another program wrote to the database, while it was closed or with a checkpoint of its own, let only \
+                 this service write to it. If a file of the replica is damaged, look at its storage",
         unit: "times",
         measure: |seen| seen.sample.replica.as_ref()?.rebase.as_ref().map(|_| (1.0, 0.0)),
         culprit: none,
         reason: |seen| seen.sample.replica.as_ref()?.rebase.clone(),
     },
     Rule {
+        kind: AlertKind::ClockAhead,
+        description: "the local clock is ahead of the storage's",
+        severity: Severity::Warning,
+        remedy: "Set the clock of this machine, and keep it set by NTP. Until then what is replicated gets the storage's \
+                 time, so that restores by time stay right",
+        unit: "s",
+        measure: |seen| {
+            let ahead = seen.sample.replica.as_ref()?.clock_ahead?;
+            Some((ahead.as_secs_f64(), CLOCK_AHEAD.as_secs_f64()))
+        },
+        culprit: none,
+        reason: none,
+    },
+    Rule {
         kind: AlertKind::VerifyFailed,
-        description: "the replica could not be verified",
+        description: "a check of the replica found a problem",
         severity: Severity::Critical,
         remedy: "Do not rely on it: look at the report of StoreReplica::verify, make a backup (Store::backup), and \
                  replicate to another URL",
@@ -279,6 +303,8 @@ const REPLICA_BEHIND: Duration = Duration::from_secs(30);
 const FOLLOWER_BEHIND: Duration = Duration::from_secs(60);
 
 const FAILED_UPLOADS: u64 = 3;
+
+const CLOCK_AHEAD: Duration = Duration::from_secs(5 * 60);
 
 const READ_ONLY: &str = "The store is read-only. Do what the reason says, then restart the service";
 

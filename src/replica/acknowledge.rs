@@ -76,6 +76,7 @@ impl Replication {
             Some(Error::Fenced { by, .. }) => {
                 format!("the replica was taken over by {by}, so this database alone has it")
             }
+            Some(Error::Diverged { problem, .. }) => problem,
             Some(_) => "the store is poisoned, so what it committed last is not read from the WAL".to_owned(),
             None => self.behind().unwrap_or_else(|| "the upload goes on".to_owned()),
         }

@@ -174,7 +174,7 @@ async fn copy(from: &Storage, file: &FileInfo, to: &Storage) -> Result<(), Stora
             Ok((folder, Arc::new(file)))
         });
         let (_folder, file) = copied.await.map_err(|error| from.no_thread(error))?.map_err(damaged)?;
-        to.create_file(level, txids, timestamp, file).await?
+        to.create(level, txids, timestamp, file).await?
     };
     match created {
         Created::New => Ok(()),
@@ -190,6 +190,7 @@ fn failed(storage: &Storage, what: String) -> Error {
     Error::Replica {
         what,
         url: storage.to_string(),
+        retryable: false,
         source: None,
     }
 }

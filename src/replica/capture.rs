@@ -28,8 +28,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::clock::StorageClock;
 use super::ltx::{Encoder, Header, LtxError, lock_page};
 use super::position::{LogPosition, Position, Stamps};
 use super::spool::{Sealed, Spool};
@@ -74,6 +74,7 @@ pub(super) struct Capture {
     log: File,
     database: Arc<File>,
     spool: Arc<Spool>,
+    clock: Arc<StorageClock>,
     page_size: u32,
     /// The end of the last file.
     position: Position,
@@ -104,7 +105,7 @@ impl Capture {
     pub(super) fn new(
         (log_path, log): (PathBuf, File),
         database: Arc<File>,
-        spool: Arc<Spool>,
+        (spool, clock): (Arc<Spool>, Arc<StorageClock>),
         position: Position,
     ) -> Self {
         Self {
@@ -112,6 +113,7 @@ impl Capture {
             log,
             database,
             spool,
+            clock,
             page_size: position.page_size,
             position,
             commits: 0,
@@ -127,6 +129,15 @@ impl Capture {
 
     pub(super) fn position(&self) -> &Position {
         &self.position
+    }
+
+    pub(super) fn clock(&self) -> &Arc<StorageClock> {
+        &self.clock
+    }
+
+    /// Which history this is. It is on the disk with the next position.
+    pub(super) fn set_lineage(&mut self, lineage: u64) {
+        self.position.lineage = lineage;
     }
 
     /// The number of commits that are in files.
@@ -171,7 +182,7 @@ impl Capture {
             commit: pages,
             min_txid: self.position.txid + 1,
             max_txid: self.position.txid + 1,
-            timestamp: now_after(self.position.timestamp),
+            timestamp: self.clock.after(self.position.timestamp),
             wal_offset: header.offset(begin),
             wal_size: header.offset(scan.position().frames) - header.offset(begin),
             wal_salts: header.salts,
@@ -227,7 +238,7 @@ impl Capture {
             commit: self.position.pages,
             min_txid: self.position.txid + 1,
             max_txid: self.position.txid + 1,
-            timestamp: now_after(self.position.timestamp),
+            timestamp: self.clock.after(self.position.timestamp),
             wal_offset: end.unwrap_or(0),
             wal_size: 0,
             wal_salts: header.map_or([0, 0], |header| header.salts),
@@ -356,7 +367,7 @@ impl Capture {
                 commit: pages,
                 min_txid: txid,
                 max_txid: txid,
-                timestamp: now_after(self.position.timestamp),
+                timestamp: self.clock.after(self.position.timestamp),
                 wal_offset: log.map_or(0, |(header, _)| header.offset(0)),
                 wal_size: log.map_or(0, |(header, end)| header.offset(end.frames) - header.offset(0)),
                 wal_salts: log.map_or([0, 0], |(header, _)| header.salts),
@@ -483,13 +494,6 @@ fn read_header(mut log: &File) -> Result<Option<WalHeader>, CaptureError> {
         other => other.map_err(CaptureError::Unreadable)?,
     }
     WalHeader::parse(&bytes).map(Some).map_err(unreadable)
-}
-
-/// The time of a file after one of that time, in milliseconds since 1970. It is later, even if the clock was set back.
-pub(super) fn now_after(last: i64) -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.map_or(0, |now| now.as_millis() as i64);
-    now.max(last.saturating_add(1))
 }
 
 fn lost(reason: &str) -> CaptureError {

@@ -2,23 +2,24 @@
 //!
 //! It begins with the first upload after opening, so an idle store makes no list. What was uploaded since its last step
 //! is in `uploads`, which the uploader fills once its Create has succeeded; the mutex is held for a push or a take. It
-//! sleeps until a period of a level is over, and nothing but closing wakes it before that. What fails is tried again after
-//! [`FIRST_PAUSE`], doubled up to [`LONGEST_PAUSE`].
+//! sleeps until a period of a level is over, or that of a new upload; a damaged file and closing wake it. What fails is tried
+//! again after [`FIRST_PAUSE`], doubled up to [`LONGEST_PAUSE`]. `damaged` has what verifications found, and its mutex is
+//! held as briefly.
 //!
 //! No step may write or delete while an upload has no answer, after a fence, or once the store closes
 //! ([`Replication::may_compact`]). A step that runs as the store closes is dropped: what it wrote follows from the files
 //! of level 0, so it is right or not there.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
 
 use super::levels::{Due, Levels};
 use super::replication::Replication;
+use super::runtime;
 use super::spool::Sealed;
-use super::storage::{FailureKind, FileInfo, Result, Txids};
-use crate::runtime::sync::Arc;
+use super::storage::{FileInfo, Result, Txids};
+use crate::runtime::sync::{Arc, Instant};
 use crate::telemetry::event::event;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
@@ -27,29 +28,58 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// The shortest pause between two looks, should a clock not go on.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// Between two looks at the clock of the storage, and at what unfinished uploads have left: a write, a read and a list.
+const CLOCK_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// An upload that has not come to its end after so long does not.
+const LEFT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What the task knows between two steps.
+#[derive(Default)]
+struct Compaction {
+    levels: Option<Levels>,
+    /// When it looked at the clock of the storage.
+    looked: Option<Instant>,
+    /// Whether the newest state could not be restored.
+    is_damaged: bool,
+}
+
 impl Replication {
     /// Takes note of a file that was uploaded.
     pub(super) fn to_compact(&self, sealed: Sealed) {
-        self.uploads.lock().push(FileInfo {
+        let file = FileInfo {
             level: 0,
             txids: Txids::one(sealed.txid),
             size: sealed.bytes,
             modified: SystemTime::now(),
-        });
+        };
+        let has_every_page = self.progress().every_page == sealed.txid;
+        self.uploads.lock().push((file, has_every_page));
+        self.compact.notify_one();
+    }
+
+    /// Takes note of files that cannot be used, and why.
+    pub(super) fn found_damaged(&self, damaged: Vec<(FileInfo, String)>) {
+        self.damaged.lock().extend(damaged);
         self.compact.notify_one();
     }
 
     /// The life of the task.
     pub(super) async fn compact_until_closed(self: Arc<Self>) {
-        let (mut levels, mut wake, mut pause) = (None, None, FIRST_PAUSE);
-        while self.sleep_until(wake).await {
-            match self.unless_closing(self.compact_step(&mut levels)).await {
-                None => return,
-                Some(Ok(next)) => {
+        let mut compaction = Compaction::default();
+        let (mut wake, mut pause, mut is_pause) = (None, FIRST_PAUSE, false);
+        while self.sleep_until(wake, is_pause).await {
+            let Some(done) = self.unless_closing(self.compact_step(&mut compaction)).await else {
+                return;
+            };
+            Arc::clone(&self).look_after(&mut compaction).await;
+            is_pause = done.is_err();
+            match done {
+                Ok(next) => {
                     pause = FIRST_PAUSE;
                     wake = next;
                 }
-                Some(Err(error)) => {
+                Err(error) => {
                     event!(
                         warn,
                         "larder::replica",
@@ -65,56 +95,154 @@ impl Replication {
     }
 
     /// Does what is due, and returns when something will be.
-    async fn compact_step(&self, levels: &mut Option<Levels>) -> Result<Option<SystemTime>> {
+    async fn compact_step(&self, compaction: &mut Compaction) -> Result<Option<SystemTime>> {
         let may = || self.may_compact();
+        let now = SystemTime::now();
         if !may() {
-            return Ok(Some(SystemTime::now() + FIRST_PAUSE));
+            return Ok(Some(now + FIRST_PAUSE));
         }
-        let levels = match levels {
+        self.read_clock(compaction).await?;
+        let levels = match &mut compaction.levels {
             Some(levels) => levels,
             none => {
                 let (storage, spool) = (self.storage.clone(), self.spool.folder().to_owned());
                 none.insert(Levels::open(storage, self.options.times, spool).await?)
             }
         };
-        let uploads = std::mem::take(&mut *self.uploads.lock());
-        uploads.into_iter().for_each(|file| levels.uploaded(file));
-        let now = SystemTime::now();
+        for (file, has_every_page) in std::mem::take(&mut *self.uploads.lock()) {
+            match has_every_page {
+                true => levels.uploaded_every_page(file),
+                false => levels.uploaded(file),
+            }
+        }
+        self.take_damaged(levels).await;
         while let Some(due) = levels.due(now) {
             if !may() {
                 return Ok(Some(now + FIRST_PAUSE));
             }
-            match due {
-                Due::Merge(merge) => drop(levels.merge(merge, &may).await?),
-                Due::Snapshot => drop(levels.snapshot(&may).await?),
-                Due::Retain => drop(levels.retain(now, self.claims(), &may).await?),
+            let made = match due {
+                Due::Merge(merge) => levels.merge(merge, &may).await?,
+                Due::Snapshot => levels.snapshot(&may).await?,
+                Due::Retain => {
+                    levels.retain(now, self.fence.claims(now), &may).await?;
+                    None
+                }
+            };
+            if let Some(made) = made {
+                self.was_made(made);
             }
         }
         Ok(levels.next_due().map(|due| due.max(now + SHORTEST)))
     }
 
-    /// The transactions whose files are kept: those with which owners claimed the replica. An error if this store does
-    /// not own it.
-    async fn claims(&self) -> Result<BTreeSet<u64>> {
-        let owner = self.fence.owner().await?.map(|seen| seen.owner);
-        if let Some(owner) = owner.as_ref().filter(|owner| owner.node != self.fence.node()) {
-            let reason = format!("a process on {} owns the replica", owner.host);
-            let what = "nothing was deleted".to_owned();
-            return Err(self.storage.failure(what, FailureKind::Transient, reason));
+    fn was_made(&self, file: FileInfo) {
+        event!(
+            debug,
+            "larder::replica",
+            self.path,
+            { replica = %self.storage, level = file.level, txids = %file.txids, bytes = file.size },
+            "files of the replica were merged into one"
+        );
+        if file.level == 1 {
+            // The last upload stays: by it an opening knows the replica for its own.
+            let last = self.progress().uploaded.saturating_sub(1);
+            let _ = self.spool.delete_to(file.txids.max.min(last));
         }
-        let claims = owner.map(|owner| owner.claims).unwrap_or_default();
-        Ok(claims.iter().map(|claim| claim.txid).collect())
     }
 
-    /// Waits until that time, or for the first upload if there is none. `false`: the store closes.
-    async fn sleep_until(&self, wake: Option<SystemTime>) -> bool {
+    /// Asks the storage for the time, and deletes what unfinished uploads have left, from time to time.
+    async fn read_clock(&self, compaction: &mut Compaction) -> Result<()> {
+        let every = if self.clock.ahead().is_some() {
+            FIRST_PAUSE
+        } else {
+            CLOCK_EVERY
+        };
+        if compaction.looked.is_some_and(|looked| looked.elapsed() < every) {
+            return Ok(());
+        }
+        let time = self.storage.time().await?;
+        self.clock.set(time);
+        self.figures().clock_ahead(self.clock.ahead());
+        self.storage.delete_unfinished(time - LEFT_AFTER).await?;
+        compaction.looked = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Writes the damaged files once more that the spool has, and leaves out the others.
+    async fn take_damaged(&self, levels: &mut Levels) {
+        let damaged = std::mem::take(&mut *self.damaged.lock());
+        for (file, problem) in damaged {
+            // This owner's, or proven to be the same at opening.
+            let is_own = file.level == 0 && file.txids.max <= self.progress().uploaded;
+            if !is_own || !self.write_again(levels, file, &problem).await {
+                levels.is_damaged(file, problem);
+            }
+        }
+    }
+
+    /// Writes the files of these transactions once more. Returns whether the spool had all of them.
+    async fn write_again(&self, levels: &Levels, file: FileInfo, problem: &str) -> bool {
+        for txids in (file.txids.min..=file.txids.max).map(Txids::one) {
+            let file = FileInfo { txids, ..file };
+            if !self.may_compact() || !levels.write_again(file).await.unwrap_or(false) {
+                return false;
+            }
+            event!(
+                warn,
+                "larder::replica",
+                self.path,
+                { file = self.storage.name(0, txids), problem },
+                "a file of the replica was damaged or missing, and was written once more"
+            );
+        }
+        true
+    }
+
+    /// Tells what is wrong with the replica, and has a file with every page made if only that helps.
+    async fn look_after(self: Arc<Self>, compaction: &mut Compaction) {
+        let Some(levels) = &mut compaction.levels else { return };
+        let problem = levels.problem();
+        self.figures().damaged(problem.clone());
+        if problem.is_none() && compaction.is_damaged {
+            event!(
+                info,
+                "larder::replica",
+                self.path,
+                { replica = %self.storage },
+                "the newest state of the replica can be restored again"
+            );
+        }
+        compaction.is_damaged = problem.is_some();
+        if let Some(problem) = levels.wants_every_page() {
+            event!(
+                warn,
+                "larder::replica",
+                self.path,
+                { replica = %self.storage, problem },
+                "the newest state of the replica cannot be restored, so the whole database is uploaded once more"
+            );
+            let _ = runtime::blocking(move || self.upload_every_page(&problem)).await;
+        }
+    }
+
+    /// Waits until that time, but not longer than until a new upload is to be merged, unless it is the pause after a failure;
+    /// for the first upload if there is no time. `false`: the store closes.
+    async fn sleep_until(&self, mut wake: Option<SystemTime>, is_pause: bool) -> bool {
         loop {
             let told = std::pin::pin!(self.compact.notified());
             if self.closing.get().is_some() {
                 return false;
             }
+            if !self.damaged.lock().is_empty() && self.may_compact() {
+                return true;
+            }
+            let has_uploads = !self.uploads.lock().is_empty();
+            if has_uploads && !is_pause {
+                let merged = SystemTime::now() + self.options.times.levels[0];
+                wake = wake.map(|wake| wake.min(merged));
+            }
             let Some(wake) = wake else {
-                if !self.uploads.lock().is_empty() {
+                if has_uploads {
                     return true;
                 }
                 told.await;
@@ -124,7 +252,7 @@ impl Replication {
             if left.is_zero() {
                 return true;
             }
-            // The system's clock may be set meanwhile. Uploads wake this, too, and have their time.
+            // The system's clock may be set meanwhile.
             let sleep = std::pin::pin!(tokio::time::sleep(left.min(LONGEST_PAUSE)));
             select(sleep, told).await;
         }

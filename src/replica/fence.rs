@@ -37,15 +37,13 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::ltx::Decoder;
 use super::runtime;
-use super::storage::{Created, Result, Storage, Txids, Version, Written};
+use super::storage::{Body, Created, Result, Storage, Txids, Version, Written};
 use crate::runtime::date;
-use crate::runtime::sync::Arc;
 
 /// A claim is let go after this time. A process that was suspended for longer is not fenced.
 const CLAIM_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -195,25 +193,33 @@ impl Fence {
     }
 
     /// Becomes the owner of a replica whose owner has not closed it. `tip` is the newest transaction that the caller has
-    /// applied; `bytes` is a file of the next one, which changes nothing: page 1 once more. After an error the claim may
-    /// have been made: call it again with the same bytes.
+    /// applied; `body` is a file of the next one. After an error the claim may have been made: call it again with the same
+    /// bytes.
     ///
     /// # Errors
     ///
     /// The storage fails, or the owner changes all the time.
-    pub async fn claim(&self, tip: u64, timestamp_ms: i64, bytes: Bytes, now: SystemTime) -> Result<ClaimResult> {
-        let claim = tip + 1;
+    pub async fn claim(
+        &self,
+        tip: u64,
+        timestamp_ms: i64,
+        body: impl Into<Body>,
+        now: SystemTime,
+    ) -> Result<ClaimResult> {
+        let (claim, body) = (tip + 1, body.into());
         self.enter_claim(claim, now).await?;
         let newest = self.newest().await?;
         if newest < tip {
             return Ok(ClaimResult::Moved);
         }
         if newest > tip {
-            let there = self.file(claim).await?;
-            let is_ours = there.is_some_and(|there| there == bytes);
+            let is_ours = match self.is_there(Txids::one(claim), body).await {
+                Err(error) if error.is_not_found() => false,
+                is_ours => is_ours?,
+            };
             return Ok(if is_ours { ClaimResult::Made } else { ClaimResult::Moved });
         }
-        match self.create(claim, timestamp_ms, bytes).await? {
+        match self.create(claim, timestamp_ms, body).await? {
             Upload::New | Upload::Ours => Ok(ClaimResult::Made),
             Upload::Fenced(_) => Ok(ClaimResult::Moved),
         }
@@ -224,38 +230,28 @@ impl Fence {
     /// # Errors
     ///
     /// The storage fails. The file may be there: call it again with the same bytes.
-    pub async fn create(&self, txid: u64, timestamp_ms: i64, bytes: Bytes) -> Result<Upload> {
-        let txids = Txids::one(txid);
-        if self.storage.create(0, txids, timestamp_ms, bytes.clone()).await? == Created::New {
+    pub async fn create(&self, txid: u64, timestamp_ms: i64, body: impl Into<Body>) -> Result<Upload> {
+        let (txids, body) = (Txids::one(txid), body.into());
+        if self.storage.create(0, txids, timestamp_ms, body.clone()).await? == Created::New {
             return Ok(Upload::New);
         }
         // One that was deleted meanwhile is an error here, and the next try tells.
-        if self.storage.get(0, txids).await? == bytes {
+        if self.is_there(txids, body).await? {
             return Ok(Upload::Ours);
         }
         Ok(self.fenced().await)
     }
 
-    /// As [`create`](Self::create), for a file that is too large for memory.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub async fn create_file(&self, txid: u64, timestamp_ms: i64, file: Arc<File>) -> Result<Upload> {
-        let txids = Txids::one(txid);
-        let created = self
-            .storage
-            .create_file(0, txids, timestamp_ms, Arc::clone(&file))
-            .await?;
-        if created == Created::New {
-            return Ok(Upload::New);
-        }
+    /// Whether the object of a transaction is that file, byte for byte.
+    async fn is_there(&self, txids: Txids, body: Body) -> Result<bool> {
+        let file = match body {
+            Body::Memory(bytes) => return Ok(self.storage.get(0, txids).await? == bytes),
+            Body::File(file) => file,
+        };
         let there = self.storage.reader(0, txids).await?;
-        let compared = runtime::blocking(move || is_same(there, &file))
-            .await
-            .and_then(|same| same);
-        let is_ours = compared.map_err(|error| self.storage.unread_object(txids, &error))?;
-        Ok(if is_ours { Upload::Ours } else { self.fenced().await })
+        let compared = runtime::blocking(move || is_same(there, &file)).await;
+        let compared = compared.and_then(|same| same);
+        compared.map_err(|error| self.storage.unread_object(txids, &error))
     }
 
     /// Whether the transaction of level 0 is this store's: its file, if the spool has it; otherwise one of that time, in
@@ -332,7 +328,7 @@ impl Fence {
     /// The storage fails, or another process owns the replica.
     pub async fn claims(&self, now: SystemTime) -> Result<BTreeSet<u64>> {
         let Some(seen) = self.owner().await? else {
-            return Err(self.storage.not_owned("nobody owns it"));
+            return Err(self.storage.not_owned("no store owns it"));
         };
         if seen.owner.node != self.node {
             let owner = format!("{} owns it since {}", seen.owner.host, date::utc(seen.owner.since()));
@@ -371,14 +367,6 @@ impl Fence {
     async fn newest(&self) -> Result<u64> {
         let files = self.storage.list(0).await?;
         Ok(files.last().map_or(0, |file| file.txids.max))
-    }
-
-    async fn file(&self, txid: u64) -> Result<Option<Bytes>> {
-        match self.storage.get(0, Txids::one(txid)).await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// This process as the owner after that one.

@@ -8,8 +8,8 @@
 //! | an open store as its replica sees it; the task that seals | `replication.rs` |
 //! | the task that uploads | `upload.rs` |
 //! | the replies to the writes that wait for the replica | `acknowledge.rs`, `write/held.rs` |
-//! | how a store goes on with its replica as it opens; which process owns the replica | `open.rs`, `fence.rs` |
-//! | places: folders, buckets, memory; the thread that makes the requests | `storage/`, `runtime.rs` |
+//! | how a store goes on with its replica as it opens, or later; which process owns it | `open.rs`, `enter.rs`, `fence.rs` |
+//! | places: folders, buckets, memory; the thread that makes the requests; what time it is | `storage/`, `runtime.rs`, `clock.rs` |
 //! | compaction into levels, snapshots, retention; the task that does it | `levels/`, `compact.rs` |
 //! | which files make a state, what is made of them, whether they are sound | `restore/` |
 //! | a new replica that begins with a state of another one | `branch.rs` |
@@ -19,7 +19,9 @@
 mod acknowledge;
 mod branch;
 mod capture;
+mod clock;
 mod compact;
+mod enter;
 pub mod fence;
 pub(crate) mod follower;
 mod handle;

@@ -27,6 +27,8 @@
 //! One thing is assumed in the second case: that no other process wrote to the file while no store had it open, emptied
 //! the log, and was killed itself.
 //!
+//! If the storage does not answer, and there is a position, the store opens without it and asks later (`enter.rs`).
+//!
 //! A replica has one owner (`fence.rs`). One that has closed it is followed without a word. One that has not may still
 //! write, or be gone: unless it was this spool's own store, opening fails with [`Error::ReplicaInUse`], which names it, and
 //! only `take_over` claims the replica. The claim is the first upload; for a database that goes on from its position it is
@@ -42,6 +44,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::Connection;
 
 use super::capture::{Capture, CaptureError, Committed, log_of};
+use super::clock::StorageClock;
 use super::fence::{Entry, Fence, Seen};
 use super::ltx::{Decoder, Header};
 use super::options::{OnDivergence, ReplicaOptions};
@@ -68,8 +71,8 @@ pub(crate) struct Prepared {
     spool: Arc<Spool>,
     fence: Fence,
     position: Option<Position>,
-    /// The replica. `None` if it cannot be asked.
-    there: Option<There>,
+    /// The replica, or why it cannot be asked.
+    there: std::result::Result<There, String>,
     /// Whether this store is the owner of the replica.
     ownership: Ownership,
     lineage: u64,
@@ -88,6 +91,8 @@ struct There {
     tip: u64,
     /// When it was written.
     at: SystemTime,
+    /// The time by the storage's clock.
+    now: SystemTime,
 }
 
 /// Looks at the replica, the spool and the file, and enters this store as the owner of the replica.
@@ -114,7 +119,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     let node = known.unwrap_or_else(random::number);
     let fence = Fence::new(storage.clone(), node);
     let there = match ask(&storage, &fence, !replica.unconditional) {
-        Ok(there) => Some(there),
+        Ok(there) => Ok(there),
         // The fence does not depend on opening, and the position says how to go on.
         Err(error) if error.kind() == FailureKind::Transient && had_spool && file.is_some() => {
             event!(
@@ -124,7 +129,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
                 { replica = %storage, %error },
                 "the replica cannot be reached, so the store opens without it, and uploads later"
             );
-            None
+            Err(error.to_string())
         }
         Err(error) => return Err(error.into()),
     };
@@ -186,7 +191,7 @@ impl Prepared {
             fs::remove_file(path).map_err(|error| cannot_read(path, error))?;
         }
         let report = restore(&self.storage, Target::Newest, &self.spool.paths(), Some(settings), path)?;
-        let owner = self.there.as_ref().and_then(|there| there.owner.as_ref());
+        let owner = self.there.as_ref().ok().and_then(|there| there.owner.as_ref());
         let position = Position {
             lineage: owner.map_or(0, |seen| seen.owner.lineage),
             node: self.fence.node(),
@@ -202,7 +207,7 @@ impl Prepared {
 
     /// Refuses a replica that does not end where the spool says, or before that.
     fn refuse_divergence(&self, path: &Path) -> Result<()> {
-        let Some(there) = &self.there else { return Ok(()) };
+        let Ok(there) = &self.there else { return Ok(()) };
         let tip = there.tip;
         let lineage = there.owner.as_ref().map_or(0, |seen| seen.owner.lineage);
         let local = match &self.position {
@@ -217,7 +222,7 @@ impl Prepared {
             // Nothing of it was ever uploaded, or nothing of it is missing.
             Some(position) if tip > 0 || position.txid == 0 || self.spool_goes_on(0) => return Ok(()),
             Some(position) => format!(
-                "the database was replicated up to transaction {}, and the replica has been emptied",
+                "the replica has been emptied, and the database was replicated up to transaction {}",
                 position.txid
             ),
         };
@@ -228,10 +233,8 @@ impl Prepared {
             path: path.into(),
             url: self.storage.to_string(),
             problem: format!(
-                "{local}, and the replica ends with transaction {tip}. If the replica is newer, move the database and its \
-                 folder {} away, and restore it. If the database is the one to keep, call \
-                 ReplicaOptions::on_divergence(OnDivergence::Rebase), or choose another URL",
-                Spool::folder_of(path).display()
+                "{local}, and the replica ends with transaction {tip}. {}",
+                ways_out(path)
             ),
         })
     }
@@ -255,10 +258,9 @@ impl Prepared {
             url: self.storage.to_string(),
             problem: format!(
                 "its newest transaction, {tip}, was written by another process, and this database has gone on without it, \
-                 up to {}. If the replica is the one to keep, move the database and its folder {} away, and restore it. If \
-                 the database is, call ReplicaOptions::on_divergence(OnDivergence::Rebase), or choose another URL",
+                 up to {}. {}",
                 position.txid,
-                self.spool.folder().display()
+                ways_out(path)
             ),
         })
     }
@@ -276,7 +278,7 @@ impl Prepared {
 
     /// Refuses a replica that another owner has not closed, unless it is to be taken over.
     fn refuse_owner(&mut self, path: &Path) -> Result<()> {
-        let Some(There {
+        let Ok(There {
             owner: Some(seen), at, ..
         }) = &self.there
         else {
@@ -300,7 +302,7 @@ impl Prepared {
 
     /// Enters this store as the owner, if that takes no claim.
     fn enter(&mut self) -> Result<()> {
-        let Some(there) = &self.there else { return Ok(()) };
+        let Ok(there) = &self.there else { return Ok(()) };
         if self.ownership == Ownership::ToClaim {
             return Ok(());
         }
@@ -320,6 +322,7 @@ impl Prepared {
                 return Err(Error::Replica {
                     what: "its owner has changed while it was opened; open it again".into(),
                     url: self.storage.to_string(),
+                    retryable: true,
                     source: None,
                 });
             }
@@ -360,7 +363,11 @@ impl Prepared {
         let (position, start, resumed) = self.go_on(&log, page_size, committed).map_err(failed)?;
         let alone = settings.access == Access::Exclusive;
         let position = Position { alone, ..position };
-        let mut capture = Capture::new((log_path, log), database, Arc::clone(&self.spool), position);
+        let clock = Arc::new(StorageClock::new());
+        if let Ok(there) = &self.there {
+            clock.set(there.now);
+        }
+        let mut capture = Capture::new((log_path, log), database, (Arc::clone(&self.spool), clock), position);
         if let Some((scan, commits)) = resumed {
             capture.resume(scan, commits);
         }
@@ -368,12 +375,14 @@ impl Prepared {
             // A process that is killed before the full file is there begins with one as well.
             capture.fall_back(position.txid).map_err(failed)?;
         }
-        // What may be sealed beyond it belongs to no history.
-        self.spool.delete_after(position.txid).map_err(failed)?;
+        // What may be sealed beyond it belongs to no history, and none of it belongs to another's.
+        let is_foreign = self.is_anothers || self.position.is_some_and(|own| self.tip() > own.txid);
+        let own = if is_foreign { 0 } else { position.txid };
+        self.spool.delete_after(own).map_err(failed)?;
         // If the replica cannot be asked, the spool says what is to be uploaded.
         let uploaded = match &self.there {
-            Some(there) => there.tip,
-            None => self.spool.first_from(1).map_or(position.txid, |sealed| sealed.txid - 1),
+            Ok(there) => there.tip,
+            Err(_) => self.spool.first_from(1).map_or(position.txid, |sealed| sealed.txid - 1),
         };
         let is_captured = capture.commits() == committed.commits;
         let goes_on = matches!(start, Start::Goes) && is_captured;
@@ -389,6 +398,9 @@ impl Prepared {
             (capture, committed, uploaded),
             start,
         );
+        if let Err(reason) = self.there {
+            replication.is_away(reason);
+        }
         let begun = runtime::spawn(Arc::clone(&replication).seal_until_closed())
             .and_then(|()| runtime::spawn(Arc::clone(&replication).upload_until_closed()))
             .and_then(|()| runtime::spawn(Arc::clone(&replication).acknowledge_until_ended()))
@@ -437,7 +449,7 @@ impl Prepared {
         if self.is_anothers {
             return rebase(tip, "another process has gone on with the replica".into());
         }
-        if self.there.is_some() && tip < position.txid && !self.spool.has_all(tip + 1..=position.txid) {
+        if self.there.is_ok() && tip < position.txid && !self.spool.has_all(tip + 1..=position.txid) {
             let missing = "transactions that are not in the replica are not in the spool, either";
             return rebase(tip, missing.into());
         }
@@ -584,15 +596,18 @@ fn header_of(log: &File) -> io::Result<Option<WalHeader>> {
 fn ask(storage: &Storage, fence: &Fence, probe: bool) -> std::result::Result<There, StorageError> {
     let (asked, fence) = (storage.clone(), fence.clone());
     request(storage, async move {
-        if probe {
-            asked.probe().await?;
-        }
+        let now = if probe {
+            asked.probe().await?
+        } else {
+            asked.time().await?
+        };
         let owner = fence.owner().await?;
         let newest = all_files(&asked).await?.into_iter().max_by_key(|file| file.txids.max);
         Ok(There {
             owner,
             tip: newest.map_or(0, |file| file.txids.max),
             at: newest.map_or(UNIX_EPOCH, |file| file.modified),
+            now,
         })
     })
 }
@@ -619,6 +634,15 @@ fn missing(path: &Path, storage: &Storage, tip: u64) -> Error {
              the database is to begin empty, choose another URL"
         ),
     }
+}
+
+/// What can be done where a database and its replica do not go on from one another.
+pub(super) fn ways_out(path: &Path) -> String {
+    format!(
+        "If the replica is the one to keep, move the database and its folder {} away, and restore it. If the database is, \
+         call ReplicaOptions::on_divergence(OnDivergence::Rebase), or choose another URL",
+        Spool::folder_of(path).display()
+    )
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {

@@ -80,7 +80,8 @@ impl ReplicaOptions {
 
     /// The most bytes that wait beside the database while the storage is away, in the folder `app.db-replica`. The
     /// default is 1 GiB. Beyond it they are dropped, and one upload of the whole database follows once the storage is
-    /// back; what was committed in between cannot be restored by itself then. At least 1 MiB.
+    /// back; what was committed in between cannot be restored by itself then. At least 1 MiB. Up to 64 MiB of uploads stay
+    /// there as well, until they are merged.
     pub fn spool_limit(mut self, bytes: u64) -> Self {
         self.spool_limit = bytes;
         self

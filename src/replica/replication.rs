@@ -40,12 +40,13 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::Notify;
 
 use super::capture::{Capture, CaptureError, Committed, Full};
+use super::clock::StorageClock;
 use super::fence::Fence;
 use super::options::ReplicaOptions;
 use super::position::Stamps;
@@ -62,11 +63,11 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 use crate::telemetry::replica::ReplicaFigures;
-use crate::write::Shared;
 use crate::write::closing::Replicated;
 use crate::write::context::WriteJob;
 use crate::write::held::{self, HeldReplies};
 use crate::write::log_keeper::{CheckpointProgress, LogKeeper, Turn};
+use crate::write::{Shared, Stopped};
 
 /// The writer thread captures at most so many frames by itself before a checkpoint that does not have to be.
 const OWN_FRAMES: u32 = 512;
@@ -120,8 +121,12 @@ pub(super) struct Progress {
     pub(super) commits: u32,
     /// The last transaction that was sealed.
     pub(super) sealed: u64,
+    /// The last one that has every page, of those that this opening sealed.
+    pub(super) every_page: u64,
     /// The last transaction that is in the replica.
     pub(super) uploaded: u64,
+    /// How often transactions that were sealed were dropped, so that others have their numbers.
+    dropped: u32,
     /// The transaction that is being uploaded, or that was tried last; 0 if it succeeded.
     pub(super) trying: u64,
     /// Since when.
@@ -130,8 +135,19 @@ pub(super) struct Progress {
     pub(super) failing: Option<String>,
     /// Why sealing fails, until it succeeds.
     pub(super) unsealed: Option<String>,
+    /// Why nothing is uploaded any more.
+    stopped: Option<String>,
     /// Both tasks have ended.
     pub(super) ended: bool,
+}
+
+impl Progress {
+    /// The storage has answered, and nothing is being uploaded.
+    pub(super) fn reaches_again(&mut self) {
+        self.trying = 0;
+        self.trying_since = None;
+        self.failing = None;
+    }
 }
 
 pub(crate) struct Replication {
@@ -141,7 +157,10 @@ pub(crate) struct Replication {
     pub(super) options: ReplicaOptions,
     pub(super) storage: Storage,
     pub(super) fence: Fence,
+    pub(super) clock: Arc<StorageClock>,
     ownership: AtomicU8,
+    /// The last transaction before this opening, and its time.
+    pub(super) resumed: Option<(u64, i64)>,
     pub(super) spool: Arc<Spool>,
     access: Access,
     capture: Mutex<Capture>,
@@ -158,8 +177,10 @@ pub(crate) struct Replication {
     wake: Notify,
     /// Wakes the task that uploads.
     pub(super) sealed: Notify,
-    /// What was uploaded and is not in `levels` of the task that compacts.
-    pub(super) uploads: Mutex<Vec<FileInfo>>,
+    /// What was uploaded and is not in `levels` of the task that compacts, and whether it has every page.
+    pub(super) uploads: Mutex<Vec<(FileInfo, bool)>>,
+    /// Files of the replica that a verification found damaged, for the same task, and why.
+    pub(super) damaged: Mutex<Vec<(FileInfo, String)>>,
     /// Wakes the task that compacts.
     pub(super) compact: Notify,
     /// When the store's closing is over. Set once.
@@ -238,7 +259,9 @@ impl Replication {
             options,
             storage,
             fence,
+            clock: Arc::clone(capture.clock()),
             ownership: AtomicU8::new(ownership as u8),
+            resumed: Some((sealed, capture.position().timestamp)),
             spool,
             access,
             capture: Mutex::new(capture),
@@ -250,6 +273,7 @@ impl Replication {
             wake,
             sealed: Notify::new(),
             uploads: Mutex::new(Vec::new()),
+            damaged: Mutex::default(),
             compact: Notify::new(),
             closing: std::sync::OnceLock::new(),
             progress: Mutex::new(progress),
@@ -278,9 +302,14 @@ impl Replication {
         }
     }
 
-    /// The replica is this store's now.
-    pub(super) fn is_owner_now(&self) {
-        self.ownership.store(Ownership::Owner as u8, Ordering::Release);
+    pub(super) fn set_ownership(&self, ownership: Ownership) {
+        self.ownership.store(ownership as u8, Ordering::Release);
+    }
+
+    /// The storage could not be reached at opening. That is how uploads fail, too.
+    pub(super) fn is_away(&self, reason: String) {
+        self.figures().upload_failed(&reason);
+        self.reach(|progress| progress.failing = Some(reason));
     }
 
     /// Nothing leaves the end.
@@ -411,11 +440,26 @@ impl Replication {
         Ok(())
     }
 
+    /// The next file is to have every page, for this reason. If one is under way, that is it.
+    pub(super) fn upload_every_page(&self, reason: &str) {
+        let mut capture = self.capture.lock();
+        if self.phase() == Phase::Following
+            && let Err(error) = self.rebase(&mut capture, reason)
+        {
+            self.not_sealed(&error);
+        }
+        drop(capture);
+        self.tell();
+    }
+
     /// Deletes what waits to be uploaded, but for the first file: the storage may have it already, and not have answered.
     /// Returns whether there was anything else.
     ///
     /// Which file that is, and what the uploader may still take, is decided under the lock of `progress`.
     fn drop_spool(&self, capture: &mut Capture, reason: &str) -> bool {
+        // Those that were uploaded take room, too. What cannot be deleted is told below.
+        let uploaded = self.progress().uploaded;
+        let _ = self.spool.delete_to(uploaded.saturating_sub(1));
         let (first, dropped) = {
             let progress = self.progress();
             let Some(first) = self.spool.first_from(progress.trying.max(progress.uploaded + 1)) else {
@@ -441,6 +485,7 @@ impl Replication {
         self.figures().dropped(reason, first.txid, self.spool.bytes());
         self.reach(|progress| {
             progress.sealed = first.txid;
+            progress.dropped += 1;
             progress.unsealed = Some(format!("what waited to be uploaded was dropped: {reason}"));
         });
         let (reason, replica) = (reason.to_owned(), self.storage.to_string());
@@ -479,6 +524,31 @@ impl Replication {
         next
     }
 
+    /// The replica goes on with this database, whatever it has behind that transaction: the next one has every page. What
+    /// is in the spool is of another history. Fails while a full file is being written.
+    pub(super) fn rebase_onto(&self, txid: u64, reason: &str) -> std::result::Result<(), String> {
+        let mut capture = self.capture.lock();
+        // Checked under the lock, under which it changes to that.
+        if self.phase() == Phase::Copying {
+            return Err("the whole database is being captured".into());
+        }
+        let done = capture.fall_back(txid).and_then(|()| self.spool.delete_after(0));
+        done.map_err(|error| CaptureError::Spool(error).to_string())?;
+        self.set_phase(Phase::Full);
+        // Before their numbers are others'.
+        self.held.unseal_after(0);
+        self.figures().found(txid);
+        self.reach(|progress| {
+            (progress.sealed, progress.uploaded) = (txid, txid);
+            progress.dropped += 1;
+        });
+        self.tell_rebase(reason);
+        drop(capture);
+        self.wake.notify_one();
+        self.tell();
+        Ok(())
+    }
+
     /// Called after each upload.
     pub(super) fn go_on_after_upload(&self) {
         let dropped = Phase::Dropped as u8;
@@ -495,6 +565,7 @@ impl Replication {
     fn was_sealed(&self, sealed: Sealed, capture: &Capture) {
         let commits = capture.commits();
         self.figures().sealed(sealed.txid, self.spool.bytes());
+        self.figures().clock_ahead(self.clock.ahead());
         self.reach(|progress| {
             progress.commits = commits;
             progress.sealed = sealed.txid;
@@ -575,6 +646,10 @@ impl Replication {
         self.capture.lock().position().lineage
     }
 
+    pub(super) fn set_lineage(&self, lineage: u64) {
+        self.capture.lock().set_lineage(lineage);
+    }
+
     /// One capture, or one full file. On a `larder-ltx` thread.
     fn seal_step(&self) {
         if self.is_poisoned() {
@@ -619,6 +694,7 @@ impl Replication {
             Ok(sealed) => {
                 self.set_phase(Phase::Following);
                 self.figures().whole_again();
+                self.progress().every_page = sealed.txid;
                 self.was_sealed(sealed, &capture);
                 // What was committed meanwhile.
                 let _ = self.capture_now(&mut capture);
@@ -645,13 +721,23 @@ impl Replication {
         }
     }
 
-    /// Another primary writes to the replica: nothing is captured or written any more.
-    pub(super) fn fence_store(&self, by: String, since: SystemTime) {
+    /// The replica is another primary's, or of another history: nothing is captured or written any more.
+    pub(super) fn stop(&self, stopped: Stopped) {
         self.set_phase(Phase::Ended);
-        self.figures().fenced(&by);
+        let reason = match &stopped {
+            Stopped::Fenced { by, .. } => {
+                self.figures().fenced(by);
+                format!("the replica was taken over by {by}")
+            }
+            Stopped::Diverged { problem, .. } => {
+                self.figures().diverged(problem);
+                problem.clone()
+            }
+        };
         if let Some(shared) = self.shared.upgrade() {
-            shared.fence(by, since);
+            shared.stop(stopped);
         }
+        self.reach(|progress| progress.stopped = Some(reason));
     }
 
     /// What has everything that is committed now. Under the lock no capture is under way, so the next one has what the
@@ -696,8 +782,11 @@ impl Replication {
         self.wake.notify_one();
         let mut progress = self.progress();
         // The transaction that has them, once they are sealed.
-        let mut txid = None;
+        let (mut txid, mut dropped) = (None, progress.dropped);
         loop {
+            if progress.dropped != dropped {
+                (txid, dropped) = (None, progress.dropped);
+            }
             if txid.is_none() && is_reached(progress.commits, wanted) && self.phase() == Phase::Following {
                 txid = Some(progress.sealed);
             }
@@ -734,6 +823,9 @@ fn is_reached(counter: u32, wanted: u32) -> bool {
 
 /// What a caller that waits for the replica waits for.
 fn waiting_for(progress: &Progress, txid: Option<u64>) -> String {
+    if let Some(reason) = &progress.stopped {
+        return reason.clone();
+    }
     if txid.is_none() {
         return match &progress.unsealed {
             Some(reason) => reason.clone(),
@@ -755,7 +847,7 @@ fn tell_rebase(path: &Path, reason: &str) {
         "larder::replica",
         path,
         { reason },
-        "the replica cannot go on from the WAL, so its next transaction has every page of the database"
+        "the next transaction of the replica has every page of the database"
     );
 }
 

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A file gets its name once it is on the disk, so each file with a name is whole. Those in `tmp` are deleted when the
-//! spool is opened. The newest sealed file stays, even when it is in the replica: its header says where the log goes on,
+//! spool is opened. What was uploaded stays until it is merged, so that the merge does not download it. The newest sealed file stays, even when it is in the replica: its header says where the log goes on,
 //! should a power cut have taken the position.
 //!
 //! The mutex `files` guards the list of the sealed files. It is held for a look, a push or a pop, and for no call to the
@@ -320,6 +320,21 @@ impl Spool {
         }
     }
 
+    /// Deletes the oldest of the files up to that transaction until those have at most so many bytes, but not the newest.
+    pub(super) fn keep_at_most(&self, bytes: u64, txid: u64) -> io::Result<()> {
+        let oldest = {
+            let files = self.files.lock();
+            let mut kept = 0;
+            let uploaded = files.iter().rev().filter(|sealed| sealed.txid <= txid);
+            let mut over = uploaded.skip_while(|sealed| {
+                kept += sealed.bytes;
+                kept <= bytes
+            });
+            over.next().map(|sealed| sealed.txid)
+        };
+        oldest.map_or(Ok(()), |txid| self.delete_to(txid))
+    }
+
     /// Deletes the files behind that transaction. A power cut does not bring them back: others will have their numbers.
     pub(super) fn delete_after(&self, txid: u64) -> io::Result<()> {
         if self.newest().is_none_or(|newest| newest.txid <= txid) {
@@ -442,6 +457,23 @@ mod tests {
         seal(&spool, 4, b"x");
         spool.delete_after(3).unwrap();
         assert!(spool.path(3).exists() && !spool.path(4).exists());
+    }
+
+    #[test]
+    fn oldest_files_go_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(&folder.path().join("app.db")).unwrap();
+        for txid in 1..=6 {
+            seal(&spool, txid, b"four");
+        }
+        let first = |bytes, uploaded| {
+            spool.keep_at_most(bytes, uploaded).unwrap();
+            spool.first_from(1).unwrap().txid
+        };
+        // Those behind the transaction do not count.
+        assert_eq!([first(16, 4), first(15, 4), first(8, 4), first(8, 5)], [1, 2, 3, 4]);
+        assert_eq!([first(0, 5), first(0, 6)], [6, 6]);
+        assert_eq!(spool.bytes(), 4);
     }
 
     #[test]

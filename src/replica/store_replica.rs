@@ -36,7 +36,8 @@ impl<'a> StoreReplica<'a> {
     /// # Errors
     ///
     /// - [`Error::NotReplicated`]: it is not, after that time. What is committed stays committed, and goes up later.
-    /// - [`Error::Fenced`]: another process has taken the replica over.
+    /// - [`Error::Fenced`]: another process has taken the replica over. [`Error::Diverged`]: the storage was away as the
+    ///   store opened, and has another replica now.
     /// - [`Error::Forked`].
     pub fn flush(&self, timeout: Duration) -> Result<u64> {
         if self.engine.queue().is_left() {
@@ -46,7 +47,7 @@ impl<'a> StoreReplica<'a> {
         self.replication
             .flush(later(began, timeout))
             .map_err(|reason| match self.engine.shared.poison() {
-                Some(fenced @ Error::Fenced { .. }) => fenced,
+                Some(stopped @ (Error::Fenced { .. } | Error::Diverged { .. })) => stopped,
                 _ => Error::NotReplicated {
                     waited: began.elapsed(),
                     reason,
@@ -76,6 +77,9 @@ impl<'a> StoreReplica<'a> {
     /// and compares all rows. Nothing happens before [`ReplicaVerify::run`]. The alert
     /// [`AlertKind::VerifyFailed`](crate::AlertKind::VerifyFailed) is active until a verification finds no problem.
     ///
+    /// A damaged file that the store still has is written once more. If the newest state cannot be restored without one
+    /// that it has not, the store uploads the whole database again, so that the states after that can be.
+    ///
     /// ```
     /// # let folder = tempfile::tempdir().unwrap();
     /// # let (path, replica) = (folder.path().join("app.db"), folder.path().join("replica"));
@@ -89,6 +93,7 @@ impl<'a> StoreReplica<'a> {
         let this = *self;
         ReplicaVerify::new(&self.replication.storage, self.engine.options.clone())
             .note(self.replication.figures())
+            .damaged(|files| this.replication.found_damaged(files))
             .compare(move || this.snapshot())
     }
 
@@ -116,6 +121,7 @@ impl<'a> StoreReplica<'a> {
     fn unverified(&self, problem: String) -> Error {
         Error::Replica {
             what: format!("it cannot be compared with the store: {problem}"),
+            retryable: true,
             url: self.replication.storage.to_string(),
             source: None,
         }

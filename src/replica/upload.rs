@@ -7,6 +7,9 @@
 //!
 //! While the storage fails, the task tries again after [`FIRST_PAUSE`], doubled up to [`LONGEST_PAUSE`], and at once when
 //! a caller flushes. It ends when the store has closed and everything is uploaded, or when the time for that is over.
+//!
+//! If the storage was away as the store opened, the first thing is to enter this store as the owner (`enter.rs`), whether
+//! there is something to upload or not.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,14 +20,15 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 
-use super::fence::{ClaimResult, Entry, Holder, Seen, Upload};
+use super::fence::{ClaimResult, Holder, Upload};
 use super::replication::{Ownership, Replication};
 use super::runtime;
 use super::spool::Sealed;
-use super::storage::{Result as StorageResult, all_files};
+use super::storage::{Body, Result as StorageResult, StorageError};
 use crate::runtime::date;
 use crate::runtime::sync::{Arc, Instant};
 use crate::telemetry::event::event;
+use crate::write::Stopped;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -32,15 +36,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// From so many bytes on, a file is not read into memory.
 const LARGE: u64 = 64 << 20;
 
+/// Uploads stay in the spool up to so many bytes, until they are merged.
+const KEPT: u64 = 64 << 20;
+
 /// How often an owner that has nothing to upload looks at `owner.json`.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Why a file was not uploaded.
-enum Failed {
+pub(super) enum Failed {
     /// It is tried again.
     ForNow(String),
     /// Another primary has the replica.
     Taken(Holder),
+    /// The replica is not the one that the store goes on with.
+    Diverged(String),
+}
+
+impl From<StorageError> for Failed {
+    fn from(error: StorageError) -> Self {
+        Self::ForNow(error.to_string())
+    }
 }
 
 impl Replication {
@@ -50,37 +65,44 @@ impl Replication {
         loop {
             let next = self.next_upload();
             let began = Instant::now();
-            let uploaded = match next {
-                Some(sealed) => self
-                    .until_deadline(self.upload(sealed))
-                    .await
-                    .map(|done| (sealed, done)),
+            let done = match next {
                 None if self.closing.get().is_some() => None,
+                _ if self.ownership() == Ownership::ToEnter => self.until_deadline(self.enter()).await,
                 None => {
                     if self.pause(&self.sealed, LOOK_EVERY).await {
                         self.look().await;
                     }
                     continue;
                 }
+                Some(sealed) => {
+                    let uploaded = self.until_deadline(self.upload(sealed)).await;
+                    if let Some(Ok(())) = uploaded {
+                        self.was_uploaded(sealed, began.elapsed());
+                    }
+                    uploaded
+                }
             };
-            match uploaded {
+            match done {
                 // Closed, and done or out of time.
                 None => break,
-                Some((sealed, Ok(()))) => {
+                Some(Ok(())) => {
                     pause = FIRST_PAUSE;
-                    self.was_uploaded(sealed, began.elapsed());
                     self.tell();
                 }
-                Some((sealed, Err(Failed::ForNow(reason)))) => {
-                    self.failed(sealed, reason);
+                Some(Err(Failed::ForNow(reason))) => {
+                    self.failed(next, reason);
                     self.pause(&self.sealed, pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     if self.is_over() {
                         break;
                     }
                 }
-                Some((_, Err(Failed::Taken(holder)))) => {
+                Some(Err(Failed::Taken(holder))) => {
                     self.fenced(&holder);
+                    break;
+                }
+                Some(Err(Failed::Diverged(problem))) => {
+                    self.diverged(problem);
                     break;
                 }
             }
@@ -114,95 +136,25 @@ impl Replication {
             Failed::ForNow(format!("{} cannot be read: {error}", path.display()))
         };
         let path = self.spool.path(sealed.txid);
-        let made = if sealed.bytes > LARGE && self.ownership() == Ownership::Owner {
-            let opened = runtime::blocking(move || open(&path)).await;
-            let (file, timestamp) = opened.and_then(|opened| opened).map_err(unreadable)?;
-            self.fence.create_file(sealed.txid, timestamp, file).await
-        } else {
-            let read = runtime::blocking(move || fs::read(path)).await;
-            let bytes = Bytes::from(read.and_then(|read| read).map_err(unreadable)?);
-            self.create(sealed, timestamp_of(&bytes), bytes).await
-        };
-        match made.map_err(|error| Failed::ForNow(error.to_string()))? {
+        let read = runtime::blocking(move || read(&path, sealed.bytes)).await;
+        let (body, timestamp) = read.and_then(|read| read).map_err(unreadable)?;
+        match self.create(sealed.txid, timestamp, body).await? {
             Upload::New | Upload::Ours => Ok(()),
             Upload::Fenced(holder) => Err(Failed::Taken(holder)),
         }
     }
 
-    /// Creates the file. The first one may have to make this store the owner.
-    async fn create(&self, sealed: Sealed, timestamp: i64, bytes: Bytes) -> StorageResult<Upload> {
-        let now = SystemTime::now();
-        match self.ownership() {
-            Ownership::Owner => {}
-            Ownership::ToEnter => {
-                if let Some(other) = self.enter(now).await? {
-                    return Ok(Upload::Fenced(other));
-                }
-                if self.progress().uploaded >= sealed.txid {
-                    return Ok(Upload::Ours);
-                }
-            }
-            Ownership::ToClaim => {
-                let made = self.fence.claim(sealed.txid - 1, timestamp, bytes, now).await?;
-                if made == ClaimResult::Moved {
-                    return self.fence.look().await.map(Upload::Fenced);
-                }
-                self.is_owner_now();
-                return Ok(Upload::New);
-            }
+    /// Creates the file. The first one may have to claim the replica.
+    async fn create(&self, txid: u64, timestamp: i64, body: Body) -> StorageResult<Upload> {
+        if self.ownership() != Ownership::ToClaim {
+            return self.fence.create(txid, timestamp, body).await;
         }
-        self.fence.create(sealed.txid, timestamp, bytes).await
-    }
-
-    /// Enters this store as the owner, as opening would have done. Returns who has the replica, if it does not end where
-    /// this store left it.
-    async fn enter(&self, now: SystemTime) -> StorageResult<Option<Holder>> {
-        loop {
-            if !self.options.unconditional {
-                self.storage.probe().await?;
-            }
-            // The owner first: what is written after that changes its version.
-            let seen = self.fence.owner().await?;
-            if !self.is_its_replica(seen.as_ref()).await? {
-                let holder = seen.map_or(Holder::Unknown, |seen| self.fence.holder(&seen.owner));
-                return Ok(Some(holder));
-            }
-            match self.fence.enter(seen.as_ref(), self.lineage(), now).await? {
-                Entry::Entered => {
-                    self.is_owner_now();
-                    return Ok(None);
-                }
-                Entry::Changed => {}
-                Entry::NotClosed => return self.fence.look().await.map(Some),
-            }
+        let made = self.fence.claim(txid - 1, timestamp, body, SystemTime::now()).await?;
+        if made == ClaimResult::Moved {
+            return self.fence.look().await.map(Upload::Fenced);
         }
-    }
-
-    /// Whether the replica is the one that this store goes on with: it has its number, and ends with its last upload, or
-    /// with one whose answer was lost.
-    async fn is_its_replica(&self, seen: Option<&Seen>) -> StorageResult<bool> {
-        let lineage = self.lineage();
-        if seen.is_some_and(|seen| lineage != 0 && seen.owner.lineage != lineage) {
-            return Ok(false);
-        }
-        let newest = all_files(&self.storage)
-            .await?
-            .into_iter()
-            .map(|file| file.txids.max)
-            .max();
-        let tip = newest.unwrap_or(0);
-        let (uploaded, sealed) = {
-            let progress = self.progress();
-            (progress.uploaded, progress.sealed)
-        };
-        if tip < uploaded || tip > sealed {
-            return Ok(false);
-        }
-        if tip > 0 && !self.fence.is_at(tip, self.spool.path(tip), None).await? {
-            return Ok(false);
-        }
-        self.reach(|progress| progress.uploaded = tip);
-        Ok(true)
+        self.set_ownership(Ownership::Owner);
+        Ok(Upload::New)
     }
 
     /// An owner that has nothing to upload looks whether it still is one, before it writes.
@@ -216,10 +168,13 @@ impl Replication {
 
     /// Says that the next opening needs no claim, if everything is uploaded.
     async fn leave(&self) {
-        let is_done = {
+        let (is_done, uploaded) = {
             let progress = self.progress();
-            progress.failing.is_none() && progress.uploaded >= progress.sealed
+            let is_done = progress.failing.is_none() && progress.uploaded >= progress.sealed;
+            (is_done, progress.uploaded)
         };
+        // The last one stays: by it an opening knows the replica for its own.
+        let _ = self.spool.delete_to(uploaded.saturating_sub(1));
         if is_done && self.ownership() == Ownership::Owner {
             // After an error the next opening takes this store for one that was killed.
             let _ = self.until_deadline(self.fence.close()).await;
@@ -238,30 +193,28 @@ impl Replication {
             );
         }
         self.to_compact(sealed);
-        // This one stays until the next is uploaded: by it an opening knows the replica for its own. One that cannot be
-        // deleted takes room, and is deleted later.
-        let _ = self.spool.delete_to(sealed.txid - 1);
+        // They stay for the merge. One that cannot be deleted takes room, and is deleted later.
+        let _ = self.spool.keep_at_most(KEPT, sealed.txid);
         self.figures()
             .uploaded(sealed.txid, sealed.bytes, time, self.spool.bytes());
         self.reach(|progress| {
             progress.uploaded = sealed.txid;
-            progress.trying = 0;
-            progress.trying_since = None;
-            progress.failing = None;
+            progress.reaches_again();
         });
         // After that: a spool that is dropped now sees it, or is seen here.
         self.go_on_after_upload();
         self.seal_for_replies();
     }
 
-    fn failed(&self, sealed: Sealed, reason: String) {
+    fn failed(&self, sealed: Option<Sealed>, reason: String) {
         let is_new = self.progress().failing.is_none();
+        let txid = sealed.map(|sealed| sealed.txid);
         if is_new {
             event!(
                 warn,
                 "larder::replica",
                 self.path,
-                { replica = %self.storage, txid = sealed.txid, reason },
+                { replica = %self.storage, txid, reason },
                 "an upload to the replica failed; it is tried again until it succeeds"
             );
         }
@@ -283,16 +236,32 @@ impl Replication {
             { replica = %self.storage, by, "error.type" = "fenced" },
             "another process has taken the replica over, so this store takes no more writes"
         );
-        self.fence_store(by, since);
+        self.stop(Stopped::Fenced { by, since });
+    }
+
+    fn diverged(&self, problem: String) {
+        event!(
+            error,
+            "larder::replica",
+            self.path,
+            { replica = %self.storage, problem, "error.type" = "diverged" },
+            "the replica is not the one that the store goes on with, so it takes no more writes"
+        );
+        let url = self.storage.to_string();
+        self.stop(Stopped::Diverged { url, problem });
     }
 }
 
-/// A sealed file that is too large for memory, and its timestamp.
-fn open(path: &Path) -> io::Result<(Arc<File>, i64)> {
+/// A sealed file, in memory unless it is large, and its timestamp.
+fn read(path: &Path, bytes: u64) -> io::Result<(Body, i64)> {
+    if bytes <= LARGE {
+        let bytes = Bytes::from(fs::read(path)?);
+        return Ok((bytes.clone().into(), timestamp_of(&bytes)));
+    }
     let file = File::open(path)?;
     let mut head = [0; 40];
     file.read_exact_at(&mut head, 0)?;
-    Ok((Arc::new(file), timestamp_of(&head)))
+    Ok((Arc::new(file).into(), timestamp_of(&head)))
 }
 
 /// The timestamp in the header of a sealed file.

@@ -80,9 +80,16 @@ pub enum AlertKind {
     SpoolFull,
     /// Another process has taken the replica over. The store takes no more writes.
     Fenced,
-    /// The whole database is captured once more, because the replica could not go on from the WAL.
+    /// The storage was away as the store opened, and its replica is not the one that the store goes on with. The store
+    /// takes no more writes.
+    Diverged,
+    /// The whole database is captured once more: the replica could not go on from the WAL, or its newest state cannot be
+    /// restored.
     Rebased,
-    /// The last verification of the replica found a problem.
+    /// The local clock is more than 5 minutes ahead of the storage's. What is replicated gets the storage's time.
+    ClockAhead,
+    /// A file of the replica is damaged or missing, and the newest state cannot be restored until a full copy is
+    /// uploaded, which has begun. Or the last verification of the replica found a problem.
     VerifyFailed,
     /// The follower is not known to have what was in the replica ten intervals ago (`FollowerOptions::interval`), or 60 s
     /// ago if that is longer. Or it has stopped.
@@ -107,7 +114,9 @@ impl AlertKind {
             AlertKind::ReplicaFailing => "replica_failing",
             AlertKind::SpoolFull => "spool_full",
             AlertKind::Fenced => "fenced",
+            AlertKind::Diverged => "diverged",
             AlertKind::Rebased => "rebased",
+            AlertKind::ClockAhead => "clock_ahead",
             AlertKind::VerifyFailed => "verify_failed",
             AlertKind::FollowerBehind => "follower_behind",
         }

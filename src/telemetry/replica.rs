@@ -33,6 +33,9 @@ struct State {
     rebases: u64,
     dropped: Option<String>,
     fenced: Option<String>,
+    diverged: Option<String>,
+    /// How far the local clock is ahead of the storage's.
+    clock_ahead: Option<Duration>,
     spool_bytes: u64,
     uploads: u64,
     uploaded_bytes: u64,
@@ -41,6 +44,8 @@ struct State {
     failing: Option<(u64, String)>,
     /// What the last verification found.
     verify_failed: Option<String>,
+    /// The file without which the newest state cannot be restored, until it can.
+    damaged: Option<String>,
 }
 
 /// What the watchdog looks at.
@@ -53,6 +58,8 @@ pub(crate) struct ReplicaSample {
     pub(crate) dropped: Option<String>,
     pub(crate) rebase: Option<String>,
     pub(crate) fenced: Option<String>,
+    pub(crate) diverged: Option<String>,
+    pub(crate) clock_ahead: Option<Duration>,
     pub(crate) verify_failed: Option<String>,
 }
 
@@ -132,8 +139,7 @@ impl ReplicaFigures {
             state.uploaded_bytes += bytes;
             state.spool_bytes = spool_bytes;
             state.failing = None;
-            let done = state.waiting.iter().take_while(|(waiting, _)| *waiting <= txid).count();
-            state.waiting.drain(..done);
+            state.is_uploaded(txid);
         });
     }
 
@@ -147,6 +153,19 @@ impl ReplicaFigures {
         self.acknowledgement_time.add_time(waited);
     }
 
+    /// The replica ends with that transaction.
+    pub(crate) fn found(&self, txid: u64) {
+        self.change(|state| {
+            state.uploaded = txid;
+            state.is_uploaded(txid);
+        });
+    }
+
+    /// The storage answers again.
+    pub(crate) fn reached(&self) {
+        self.change(|state| state.failing = None);
+    }
+
     pub(crate) fn upload_failed(&self, reason: &str) {
         self.change(|state| {
             state.failed_uploads += 1;
@@ -157,6 +176,18 @@ impl ReplicaFigures {
 
     pub(crate) fn fenced(&self, by: &str) {
         self.change(|state| state.fenced = Some(by.to_owned()));
+    }
+
+    pub(crate) fn diverged(&self, problem: &str) {
+        self.change(|state| state.diverged = Some(problem.to_owned()));
+    }
+
+    pub(crate) fn clock_ahead(&self, ahead: Option<Duration>) {
+        self.change(|state| state.clock_ahead = ahead);
+    }
+
+    pub(crate) fn damaged(&self, problem: Option<String>) {
+        self.change(|state| state.damaged = problem);
     }
 
     pub(crate) fn verified(&self, problem: Option<String>) {
@@ -195,12 +226,19 @@ impl ReplicaFigures {
             dropped: state.dropped.clone(),
             rebase: state.rebase.clone(),
             fenced: state.fenced.clone(),
-            verify_failed: state.verify_failed.clone(),
+            diverged: state.diverged.clone(),
+            clock_ahead: state.clock_ahead,
+            verify_failed: state.damaged.as_ref().or(state.verify_failed.as_ref()).cloned(),
         })
     }
 }
 
 impl State {
+    fn is_uploaded(&mut self, txid: u64) {
+        let done = self.waiting.iter().take_while(|(waiting, _)| *waiting <= txid).count();
+        self.waiting.drain(..done);
+    }
+
     fn behind(&self) -> Duration {
         let waiting = self.waiting.front().map(|(_, since)| *since);
         let unsealed = self.unsealed.as_ref().map(|(since, _)| *since);
@@ -211,6 +249,8 @@ impl State {
     fn state(&self) -> ReplicaState {
         if self.fenced.is_some() {
             ReplicaState::Fenced
+        } else if self.diverged.is_some() {
+            ReplicaState::Diverged
         } else if self.failing.is_some() {
             ReplicaState::StorageAway
         } else if self.rebase.is_some() || self.dropped.is_some() {
@@ -225,7 +265,8 @@ impl State {
     fn problem(&self) -> Option<String> {
         let failing = self.failing.as_ref().map(|(_, reason)| reason);
         let unsealed = self.unsealed.as_ref().map(|(_, reason)| reason);
-        let problem = self.fenced.as_ref().or(failing).or(unsealed).or(self.dropped.as_ref());
-        problem.or(self.rebase.as_ref()).cloned()
+        let stopped = self.fenced.as_ref().or(self.diverged.as_ref());
+        let problem = stopped.or(failing).or(unsealed).or(self.dropped.as_ref());
+        problem.or(self.rebase.as_ref()).or(self.damaged.as_ref()).cloned()
     }
 }

@@ -223,6 +223,9 @@ pub enum ReplicaState {
     Rebasing,
     /// Another process has taken the replica over. The store takes no more writes.
     Fenced,
+    /// The storage was away as the store opened, and its replica is not the one that the store goes on with. The store
+    /// takes no more writes.
+    Diverged,
 }
 
 /// The database file. See [`Stats::database`].

@@ -491,7 +491,7 @@ impl Writer {
             // Meanwhile the watchdog has found that the log or the database is no longer the file that other processes
             // see. If another primary has taken the replica over, this file has the commit all the same.
             return match self.shared.poison.get() {
-                Some(source) if !self.shared.is_fenced() => Err(CommitFailure::Unknown(Arc::clone(source))),
+                Some(source) if !self.shared.is_stopped() => Err(CommitFailure::Unknown(Arc::clone(source))),
                 _ => Ok(()),
             };
         };

@@ -90,8 +90,8 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<JobQueue<Writes>>,
     pub(crate) closing: Closing,
     poison: OnceLock<Arc<rusqlite::Error>>,
-    /// Who has taken the replica over, and since when. The store is then poisoned, too.
-    fenced: OnceLock<(String, SystemTime)>,
+    /// The store is then poisoned, too.
+    stopped: OnceLock<Stopped>,
     /// The files of the store have changed, and the writer thread has yet to move its log.
     log_wants_saving: AtomicBool,
     /// Who keeps the contents of the log, if anyone does. Set before the writer starts.
@@ -106,7 +106,7 @@ impl Shared {
             queue,
             closing: Closing::default(),
             poison: OnceLock::new(),
-            fenced: OnceLock::new(),
+            stopped: OnceLock::new(),
             log_wants_saving: AtomicBool::new(false),
             keeper: OnceLock::new(),
         }
@@ -130,16 +130,39 @@ impl Shared {
         is_first
     }
 
-    /// The error of every write after a disk error, after the files were changed from outside, or after another primary
-    /// has taken the replica over.
+    /// The error of every write after a disk error, after the files were changed from outside, or after the store was
+    /// [`Stopped`].
     pub(crate) fn poison(&self) -> Option<Error> {
-        if let Some((by, since)) = self.fenced.get() {
-            let (by, since) = (by.clone(), *since);
-            return Some(Error::Fenced { by, since });
+        if let Some(stopped) = self.stopped.get() {
+            return Some(stopped.to_error(&self.path));
         }
         self.poison.get().map(|source| Error::Poisoned {
             source: Arc::clone(source),
         })
+    }
+}
+
+/// Why a store takes no more writes, though its files are sound.
+pub(crate) enum Stopped {
+    /// Another primary has taken the replica over.
+    Fenced { by: String, since: SystemTime },
+    /// The replica is not the one that the store goes on with.
+    Diverged { url: String, problem: String },
+}
+
+impl Stopped {
+    fn to_error(&self, path: &Path) -> Error {
+        match self {
+            Self::Fenced { by, since } => Error::Fenced {
+                by: by.clone(),
+                since: *since,
+            },
+            Self::Diverged { url, problem } => Error::Diverged {
+                path: path.into(),
+                url: url.clone(),
+                problem: problem.clone(),
+            },
+        }
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use rusqlite::ffi;
 
 use super::checkpointer::{Mode, PATIENCE, Progress};
-use super::{Deferred, Shared, Writer};
+use super::{Deferred, Shared, Stopped, Writer};
 use crate::connection;
 use crate::connection::open_file::FileChange;
 use crate::connection::wal_resync;
@@ -305,14 +305,14 @@ impl Shared {
         }))
     }
 
-    /// Whether another primary has taken the replica over.
-    pub(super) fn is_fenced(&self) -> bool {
-        self.fenced.get().is_some()
+    /// Whether the store takes no more writes, though its files are sound.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.get().is_some()
     }
 
-    /// Ends all writes: another primary has taken the replica over.
-    pub(crate) fn fence(&self, by: String, since: SystemTime) {
-        let _ = self.fenced.set((by, since));
+    /// Ends all writes.
+    pub(crate) fn stop(&self, stopped: Stopped) {
+        let _ = self.stopped.set(stopped);
         let code = ffi::Error::new(ffi::SQLITE_READONLY);
         let source = rusqlite::Error::SqliteFailure(code, self.poison().map(|error| error.to_string()));
         self.set_poison(Arc::new(source));

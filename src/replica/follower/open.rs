@@ -116,6 +116,7 @@ fn catch_up(following: &Arc<Following>) -> Result<Poll> {
     Err(Error::Replica {
         what: problem,
         url: following.storage.to_string(),
+        retryable: false,
         source: None,
     })
 }

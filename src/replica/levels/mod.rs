@@ -9,6 +9,14 @@
 //! file is reported by [`Levels::uploaded`] only after its own Create succeeded, and a store that is fenced, or does not
 //! know what became of a PUT, says so by [`Permit`], which is asked before each write and each delete.
 //!
+//! # Damage
+//!
+//! A file that is damaged or missing is found by the merge that reads it, or by a verification. A file of level 0 that the
+//! spool still has is written once more: its bytes are fixed, so that is no other file ([`Levels::write_again`]). Any other is
+//! left out from then on, and the next snapshot is made at once, of the files that are left. If those do not make the
+//! newest state, its owner uploads a file with every page as the next transaction ([`Levels::wants_every_page`]), and the
+//! snapshot is made of that one. So the states behind it can be restored; those from the damage up to it cannot.
+//!
 //! Retention lists first, then reads the claims, then deletes: a claim that was entered before a file of its number could
 //! be listed is known by then.
 
@@ -16,13 +24,14 @@ mod rules;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read};
+use std::io::{self, BufReader, BufWriter, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use self::rules::{LevelTimes, Merge, SNAPSHOTS, expendable, next_due, next_merge, snapshot_is_due};
-use crate::replica::ltx::{Decoder, Header, LtxError, merge};
+use crate::replica::ltx::{Decoder, Header, LtxError, merge, merge_into_snapshot};
+use crate::replica::restore::apply::read_through;
 use crate::replica::restore::plan::{PlanError, Target, plan};
 use crate::replica::restore::rebuild::explain;
 use crate::replica::restore::time::from_millis;
@@ -44,8 +53,12 @@ pub struct Levels {
     /// The spool: `0/`, `1/`, `2/` have copies of files that were uploaded, `tmp/` unfinished files.
     spool: PathBuf,
     files: Vec<FileInfo>,
-    /// Files that cannot be merged, since they are damaged or missing.
-    damaged: Vec<FileInfo>,
+    /// Files that cannot be used, and why: they are damaged or missing.
+    damaged: Vec<(FileInfo, String)>,
+    /// The newest file of level 0 that has every page, if it was uploaded since this was opened.
+    every_page: Option<FileInfo>,
+    /// Whether such a file was asked for, and has not come.
+    asked: bool,
     /// The last look of retention.
     retained: SystemTime,
 }
@@ -91,6 +104,8 @@ impl Levels {
             spool,
             files,
             damaged: Vec::new(),
+            every_page: None,
+            asked: false,
             retained: UNIX_EPOCH,
         })
     }
@@ -103,19 +118,110 @@ impl Levels {
     /// Takes note of a file that the owner uploaded: to level 0, or a snapshot.
     pub fn uploaded(&mut self, file: FileInfo) {
         // The list at opening may have it.
-        if !self
-            .files
-            .iter()
-            .any(|known| (known.level, known.txids) == (file.level, file.txids))
-        {
+        if !self.files.iter().any(|known| is_same(known, &file)) {
             self.files.push(file);
         }
+    }
+
+    /// As [`uploaded`](Self::uploaded), of a file of level 0 that has every page of the database.
+    pub fn uploaded_every_page(&mut self, file: FileInfo) {
+        self.uploaded(file);
+        self.every_page = Some(file);
+        self.asked = false;
+    }
+
+    /// Leaves a file out from now on.
+    pub fn is_damaged(&mut self, file: FileInfo, problem: String) {
+        self.files.retain(|known| !is_same(known, &file));
+        self.damaged.push((file, problem));
+    }
+
+    /// Writes a damaged file of level 0 once more, if the spool has it and it is whole. The caller makes sure that it was
+    /// this owner's upload. Returns whether it did.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub async fn write_again(&self, file: FileInfo) -> Result<bool> {
+        let copy = self.copy_of(0, file.txids);
+        let read = runtime::blocking(move || {
+            let opened = File::open(copy)?;
+            let whole = read_through(BufReader::new(&opened), &file);
+            let header = whole.map_err(|error| io::Error::other(error.to_string()))?;
+            Ok::<_, io::Error>((Arc::new(opened), header.timestamp))
+        });
+        let Ok(Ok((copy, timestamp))) = read.await else {
+            return Ok(false);
+        };
+        self.storage.put(0, file.txids, timestamp, copy).await?;
+        Ok(true)
+    }
+
+    /// Why the newest state cannot be restored, or can be only around a damaged file. `None` if it can.
+    pub fn problem(&self) -> Option<String> {
+        match self.health() {
+            Health::Sound => None,
+            Health::Mendable { problem, .. } | Health::Broken(problem) => Some(problem),
+        }
+    }
+
+    /// Why only a file with every page helps, unless that was said before.
+    pub fn wants_every_page(&mut self) -> Option<String> {
+        let Health::Broken(problem) = self.health() else {
+            return None;
+        };
+        let is_new = !std::mem::replace(&mut self.asked, true);
+        is_new.then_some(problem)
+    }
+
+    fn health(&self) -> Health {
+        let snapshots = self.files.iter().filter(|file| file.level == SNAPSHOTS);
+        let covered = snapshots.map(|file| file.txids.max).max().unwrap_or(0);
+        let damaged = self.damaged.iter().filter(|(file, _)| file.txids.max > covered);
+        let damaged = damaged.max_by_key(|(file, _)| file.txids.max);
+        let (inputs, missing) = match self.plan_newest() {
+            Ok(inputs) => (inputs, None),
+            Err(PlanError::Gap { missing, .. }) => (Vec::new(), Some(missing)),
+            Err(_) => (Vec::new(), None),
+        };
+        let lost = damaged.map_or(0, |(file, _)| file.txids.max);
+        let lost = lost.max(missing.map_or(0, |missing| missing.max));
+        if lost == 0 {
+            return Health::Sound;
+        }
+        let problem = match damaged {
+            Some((file, problem)) => format!("{}: {problem}", self.storage.name(file.level, file.txids)),
+            None => format!(
+                "{}: no file has the transactions {}",
+                self.storage,
+                missing.unwrap_or(Txids::one(lost))
+            ),
+        };
+        let reached = inputs.last().map_or(0, |file| file.txids.max);
+        let every_page = self.every_page.filter(|file| file.txids.max > lost);
+        match every_page {
+            _ if reached >= lost => Health::Mendable { inputs, problem },
+            Some(file) => Health::Mendable {
+                inputs: vec![file],
+                problem,
+            },
+            None => Health::Broken(problem),
+        }
+    }
+
+    fn plan_newest(&self) -> Result<Vec<FileInfo>, PlanError> {
+        plan(&self.files, Target::Newest, |_| {
+            unreachable!("the newest state has no time")
+        })
     }
 
     /// What is to be done next.
     pub fn due(&self, now: SystemTime) -> Option<Due> {
         if let Some(merge) = next_merge(&self.files, &self.times, now) {
             return Some(Due::Merge(merge));
+        }
+        if let Health::Mendable { .. } = self.health() {
+            return Some(Due::Snapshot);
         }
         // Without the claims: some of these files may have to stay.
         let is_time = now
@@ -149,9 +255,7 @@ impl Levels {
             max: header.max_txid,
         };
         let contents = Arc::clone(&merged.file);
-        self.storage
-            .put_file(merge.to, txids, header.timestamp, contents)
-            .await?;
+        self.storage.put(merge.to, txids, header.timestamp, contents).await?;
         let file = FileInfo {
             level: merge.to,
             txids,
@@ -170,9 +274,10 @@ impl Levels {
     ///
     /// Transactions are missing, or as those of [`merge`](Self::merge).
     pub async fn snapshot(&mut self, permit: &dyn Permit) -> Result<Option<FileInfo>> {
-        let planned = plan::<PlanError>(&self.files, Target::Newest, |_| {
-            unreachable!("the newest state has no time")
-        });
+        let planned = match self.health() {
+            Health::Mendable { inputs, .. } => Ok(inputs),
+            Health::Sound | Health::Broken(_) => self.plan_newest(),
+        };
         let mut inputs = match planned {
             Ok(inputs) => inputs,
             Err(PlanError::Empty) => return Ok(None),
@@ -202,8 +307,8 @@ impl Levels {
                 opened.map_err(|error| trouble_of(*input, io::Error::other(error).into()))?,
             ));
         }
-        let spool = self.spool.clone();
-        runtime::blocking(move || merge_into(&spool, inputs)).await?
+        let (spool, is_snapshot) = (self.spool.clone(), merge.to == SNAPSHOTS);
+        runtime::blocking(move || merge_into(&spool, inputs, is_snapshot)).await?
     }
 
     /// The copy in the spool, or the object.
@@ -247,7 +352,7 @@ impl Levels {
     ) -> Result<Vec<FileInfo>> {
         self.retained = now;
         let files = all_files(&self.storage).await?;
-        let damaged: BTreeSet<_> = self.damaged.iter().map(|file| (file.level, file.txids)).collect();
+        let damaged: BTreeSet<_> = self.damaged.iter().map(|(file, _)| (file.level, file.txids)).collect();
         // Only then: another owner's files are no inputs of this one.
         let claims = claims.await?;
         self.files = files;
@@ -274,14 +379,10 @@ impl Levels {
             Trouble::Storage(error) => return error,
             Trouble::Output(problem) => problem,
             Trouble::Input(file, problem) => {
-                self.files
-                    .retain(|known| (known.level, known.txids) != (file.level, file.txids));
-                self.damaged.push(file);
                 let name = self.storage.name(file.level, file.txids);
-                format!(
-                    "{name}: {problem}; what was committed from its transactions on cannot be restored if no other file \
-                     has them, so verify the replica, and replicate to another URL if it says so"
-                )
+                let told = format!("{name}: {problem}; it is left out from now on");
+                self.is_damaged(file, problem);
+                told
             }
         };
         let (first, last) = (&merge.inputs[0], &merge.inputs[merge.inputs.len() - 1]);
@@ -293,6 +394,22 @@ impl Levels {
         );
         self.storage.failure(what, FailureKind::Permanent, reason)
     }
+}
+
+/// Whether the newest state can be restored.
+enum Health {
+    Sound,
+    /// By a snapshot of these files it can.
+    Mendable {
+        inputs: Vec<FileInfo>,
+        problem: String,
+    },
+    /// No file helps that is there.
+    Broken(String),
+}
+
+fn is_same(one: &FileInfo, other: &FileInfo) -> bool {
+    (one.level, one.txids) == (other.level, other.txids)
 }
 
 /// A merged file, in the spool.
@@ -330,7 +447,7 @@ impl From<io::Error> for Trouble {
 type Inputs = Vec<(FileInfo, Box<dyn Read + Send>)>;
 
 /// Merges on a thread for such work.
-fn merge_into(spool: &Path, inputs: Inputs) -> Result<Merged, Trouble> {
+fn merge_into(spool: &Path, inputs: Inputs, is_snapshot: bool) -> Result<Merged, Trouble> {
     // A merge that was given up may still be under way.
     let path = spool.join(format!("tmp/{:016x}.ltx", random::number()));
     let files: Vec<FileInfo> = inputs.iter().map(|(file, _)| *file).collect();
@@ -351,7 +468,12 @@ fn merge_into(spool: &Path, inputs: Inputs) -> Result<Merged, Trouble> {
         .create_new(true)
         .mode(0o600)
         .open(&unfinished.0)?;
-    let (to, size) = merge(decoders, BufWriter::with_capacity(1 << 20, file)).map_err(|error| match error {
+    let to = BufWriter::with_capacity(1 << 20, file);
+    let merged = match is_snapshot {
+        true => merge_into_snapshot(decoders, to),
+        false => merge(decoders, to),
+    };
+    let (to, size) = merged.map_err(|error| match error {
         LtxError::OfInput { input, source } => trouble_of(files[input], *source),
         other => Trouble::Output(other.to_string()),
     })?;

@@ -18,7 +18,26 @@ use super::{Decoder, Encoder, Header, LtxError};
 ///
 /// A file is not valid, or does not go on from the one before it, or reading or writing failed.
 pub fn merge<R: Read, W: Write>(files: Vec<Decoder<R>>, to: W) -> Result<(W, u64), LtxError> {
-    let mut encoder = Encoder::new(to, merged_header(&files)?)?;
+    let header = merged_header(&files)?;
+    write(files, header, to)
+}
+
+/// As [`merge`], into a snapshot, which has all transactions from the first one on. The first file has every page of the
+/// database, whichever transaction it begins with.
+///
+/// # Errors
+///
+/// As there, or a page is in none of the files.
+pub fn merge_into_snapshot<R: Read, W: Write>(files: Vec<Decoder<R>>, to: W) -> Result<(W, u64), LtxError> {
+    let header = Header {
+        min_txid: 1,
+        ..merged_header(&files)?
+    };
+    write(files, header, to)
+}
+
+fn write<R: Read, W: Write>(files: Vec<Decoder<R>>, header: Header, to: W) -> Result<(W, u64), LtxError> {
+    let mut encoder = Encoder::new(to, header)?;
     let smallest = smallest_from(&files);
     let mut inputs: Vec<Input<R>> = files.into_iter().map(Input::new).collect();
     let mut next = BinaryHeap::new();

@@ -65,7 +65,7 @@ use std::io;
 
 pub use self::decode::Decoder;
 pub use self::encode::Encoder;
-pub use self::merge::merge;
+pub use self::merge::{merge, merge_into_snapshot};
 
 const HEADER_SIZE: usize = 100;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use std::{env, fmt};
 
 use super::apply::{ApplyError, read_through};
@@ -26,6 +26,9 @@ pub(crate) struct Snapshot {
 /// Reads the rows of a snapshot, and makes sure that the replica has all of it.
 type TakeSnapshot<'r> = Box<dyn FnOnce() -> Result<Snapshot> + 'r>;
 
+/// Takes the files that cannot be used.
+type TakeDamaged<'r> = Box<dyn FnOnce(Vec<(FileInfo, String)>) + 'r>;
+
 /// A check of a whole replica, which [`run`](Self::run) starts. Made by [`Replica::verify`](crate::Replica::verify).
 ///
 /// It reads every file to its end and compares the checksums, and looks for transactions that no file has.
@@ -38,6 +41,7 @@ pub struct ReplicaVerify<'r> {
     folder: PathBuf,
     snapshot: Option<TakeSnapshot<'r>>,
     figures: Option<&'r ReplicaFigures>,
+    damaged: Option<TakeDamaged<'r>>,
 }
 
 impl<'r> ReplicaVerify<'r> {
@@ -49,6 +53,7 @@ impl<'r> ReplicaVerify<'r> {
             folder: env::temp_dir(),
             snapshot: None,
             figures: None,
+            damaged: None,
         }
     }
 
@@ -61,6 +66,12 @@ impl<'r> ReplicaVerify<'r> {
     /// Notes there what was found.
     pub(crate) fn note(mut self, figures: &'r ReplicaFigures) -> Self {
         self.figures = Some(figures);
+        self
+    }
+
+    /// Hands over the files that cannot be used, and why.
+    pub(crate) fn damaged(mut self, take: impl FnOnce(Vec<(FileInfo, String)>) + 'r) -> Self {
+        self.damaged = Some(Box::new(take));
         self
     }
 
@@ -102,6 +113,9 @@ impl<'r> ReplicaVerify<'r> {
         report.tell(self.storage);
         if let Some(figures) = self.figures {
             figures.verified(report.problems.first().cloned());
+        }
+        if let Some(take) = self.damaged {
+            take(std::mem::take(&mut report.damaged));
         }
         Ok(report)
     }
@@ -178,6 +192,13 @@ fn is_same(one: &FileInfo, other: &FileInfo) -> bool {
 fn find_gaps(files: &[FileInfo], report: &mut VerifyReport) {
     for gap in gaps(files) {
         report.problems.push(format!("no file has the transactions {gap}"));
+        let missing = FileInfo {
+            level: 0,
+            txids: gap,
+            size: 0,
+            modified: SystemTime::UNIX_EPOCH,
+        };
+        report.damaged.push((missing, "no file has the transactions".into()));
     }
     let planned = plan::<PlanError>(files, Target::Newest, |_| unreachable!("the newest state has no time"));
     match planned {
@@ -201,6 +222,8 @@ pub struct VerifyReport {
     pub restored: Option<RestoredState>,
     /// Duration of the check.
     pub duration: Duration,
+    /// The files that cannot be used, and why. Transactions that no file has count as one of level 0.
+    damaged: Vec<(FileInfo, String)>,
 }
 
 /// The database that a [`ReplicaVerify`] restored.
@@ -241,6 +264,7 @@ impl VerifyReport {
     }
 
     fn damaged(&mut self, storage: &Storage, file: &FileInfo, problem: &str) {
+        self.damaged.push((*file, problem.to_owned()));
         self.problems
             .push(format!("{}: {problem}", storage.name(file.level, file.txids)));
     }

@@ -1,14 +1,16 @@
 //! Buckets: the clients of `object_store` for S3, Google Cloud Storage and Azure, with the parameters of Litestream's
 //! URLs and the credentials of the environment.
 //!
-//! A bucket has two clients. One repeats a request that failed; the other, for writes with a condition, never does: a
-//! repeated Create whose first answer was lost finds its own object, and would be told that it exists.
+//! A bucket has two clients, S3 one more ([`Parts`]). One repeats a request that failed; the others, for writes with a
+//! condition, never do: a repeated Create whose first answer was lost finds its own object, and would be told that it
+//! exists.
 
 use std::env;
 use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::ObjectStore;
+use object_store::multipart::MultipartStore;
 
 use super::failure::StorageError;
 use super::url::{BucketUrl, Service};
@@ -55,7 +57,17 @@ pub(super) struct Bucket {
     pub(super) store: Arc<dyn ObjectStore>,
     /// The client for writes with a condition.
     pub(super) conditional: Arc<dyn ObjectStore>,
+    pub(super) parts: Option<Parts>,
     pub(super) access: Access,
+}
+
+/// Clients for uploads in parts that never overwrite. S3 takes the condition with the request that makes an object of
+/// the parts. `object_store` sends none there but for its own copies, which end at 5 GiB: so a client of its own, whose
+/// requests all have the condition, sends that one request.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) store: Arc<dyn MultipartStore>,
+    pub(super) ending: Arc<dyn MultipartStore>,
 }
 
 /// What an error of a bucket is explained with. It is never printed as a whole.
@@ -93,7 +105,7 @@ pub(super) fn connect(url: &BucketUrl, environment: &Environment) -> Result<Buck
 mod client {
     use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
-    use super::{Bucket, Duration};
+    use super::{Access, Arc, Bucket, BucketUrl, Duration, StorageError};
 
     /// The time to connect. The time of a request is limited by `Storage`, which knows its size.
     const CONNECT: Duration = Duration::from_secs(10);
@@ -120,12 +132,20 @@ mod client {
 
     /// Makes both clients of a bucket.
     pub(super) fn both<S: object_store::ObjectStore>(
-        access: super::Access,
-        build: impl Fn(RetryConfig) -> object_store::Result<S>,
-    ) -> object_store::Result<Bucket> {
+        url: &BucketUrl,
+        access: Access,
+        build: impl Fn(RetryConfig, ClientOptions) -> object_store::Result<S>,
+    ) -> Result<Bucket, StorageError> {
+        let options = options(url.parameter("endpoint"), url.flag("skip-verify")?.unwrap_or(false));
+        let client = |max_retries| {
+            let made = build(retries(max_retries), options.clone());
+            made.map(Arc::new)
+                .map_err(|error| url.refuse(access.clean(&error.to_string())))
+        };
         Ok(Bucket {
-            store: super::Arc::new(build(retries(3))?),
-            conditional: super::Arc::new(build(retries(0))?),
+            store: client(3)?,
+            conditional: client(0)?,
+            parts: None,
             access,
         })
     }
@@ -135,10 +155,12 @@ mod client {
 mod s3 {
     use std::fs;
 
-    use object_store::Certificate;
-    use object_store::aws::{AmazonS3Builder, S3ConditionalPut, S3CopyIfNotExists};
+    use std::sync::Arc;
 
-    use super::{Access, Bucket, BucketUrl, Environment, StorageError, client};
+    use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+    use object_store::{Certificate, HeaderMap, HeaderValue};
+
+    use super::{Access, Bucket, BucketUrl, Environment, Parts, StorageError, client};
 
     /// Variables of roles: of a container, of a web identity, of the machine.
     const ROLES: &[&str] = &[
@@ -190,8 +212,7 @@ mod s3 {
             .with_region(region)
             .with_virtual_hosted_style_request(!is_path_style)
             .with_unsigned_payload(!url.flag("sign-payload")?.unwrap_or(true))
-            .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_copy_if_not_exists(S3CopyIfNotExists::Multipart);
+            .with_conditional_put(S3ConditionalPut::ETagMatch);
         if let Some(key) = url.parameter("sse-kms-key-id") {
             builder = builder.with_sse_kms_encryption(key);
         }
@@ -216,14 +237,25 @@ mod s3 {
             ..Access::default()
         };
         let builder = with_credentials(builder, url, environment, &mut access)?;
-        let build = |retry| {
-            builder
-                .clone()
-                .with_retry(retry)
-                .with_client_options(options.clone())
-                .build()
+        let build = |max_retries, options| {
+            let builder = builder.clone().with_retry(client::retries(max_retries));
+            let made = builder.with_client_options(options).build();
+            made.map(Arc::new).map_err(|error| url.refuse(error.to_string()))
         };
-        client::both(access, build).map_err(|error| url.refuse(error.to_string()))
+        let store = build(3, options.clone())?;
+        let is_new = HeaderMap::from_iter([(
+            "if-none-match".parse().expect("a header"),
+            HeaderValue::from_static("*"),
+        )]);
+        Ok(Bucket {
+            conditional: build(0, options.clone())?,
+            parts: Some(Parts {
+                store: Arc::clone(&store) as _,
+                ending: build(0, options.with_default_headers(is_new))?,
+            }),
+            store,
+            access,
+        })
     }
 
     fn with_credentials(
@@ -348,16 +380,9 @@ mod gcs {
         if url.flag("skip-signature")?.unwrap_or(false) {
             builder = builder.with_skip_signature(true);
         }
-        let options = client::options(url.parameter("endpoint"), url.flag("skip-verify")?.unwrap_or(false));
-        let build = |retry| {
-            builder
-                .clone()
-                .with_retry(retry)
-                .with_client_options(options.clone())
-                .build()
-        };
-        let shown = |error: object_store::Error| url.refuse(access.clean(&error.to_string()));
-        client::both(access.clone(), build).map_err(shown)
+        client::both(url, access, |retry, options| {
+            builder.clone().with_retry(retry).with_client_options(options).build()
+        })
     }
 }
 
@@ -432,16 +457,9 @@ mod azure {
         if let Some(endpoint) = url.parameter("endpoint") {
             builder = builder.with_endpoint(endpoint.to_owned());
         }
-        let options = client::options(url.parameter("endpoint"), url.flag("skip-verify")?.unwrap_or(false));
-        let build = |retry| {
-            builder
-                .clone()
-                .with_retry(retry)
-                .with_client_options(options.clone())
-                .build()
-        };
-        let shown = |error: object_store::Error| url.refuse(access.clean(&error.to_string()));
-        client::both(access.clone(), build).map_err(shown)
+        client::both(url, access, |retry, options| {
+            builder.clone().with_retry(retry).with_client_options(options).build()
+        })
     }
 }
 

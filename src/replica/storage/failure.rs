@@ -70,6 +70,7 @@ impl From<StorageError> for Error {
         Error::Replica {
             what: format!("{}: {}", error.what, error.reason),
             url: error.url,
+            retryable: error.kind == FailureKind::Transient,
             source: error.source,
         }
     }

@@ -47,6 +47,9 @@ const TEMPORARY: &str = "larder/tmp";
 /// The file whose lock an update holds.
 const LOCK: &str = "larder/lock";
 
+/// Clocks that are not further apart are one clock.
+const AGREEMENT: Duration = Duration::from_secs(60);
+
 /// A folder of objects.
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
@@ -79,6 +82,19 @@ impl Folder {
         if made.is_ok_and(|metadata| metadata.is_dir()) {
             return Ok(());
         }
+        self.check_above()?;
+        let missing: Vec<_> = folder
+            .ancestors()
+            .take_while(|above| above.starts_with(&*self.root))
+            .collect();
+        for folder in missing.into_iter().rev() {
+            make_folder(folder).map_err(|error| explain(folder, error))?;
+        }
+        Ok(())
+    }
+
+    /// Fails if the folder above the root does not exist. A replica whose file system is not mounted is not an empty one.
+    fn check_above(&self) -> io::Result<()> {
         if let Some(above) = self.root.parent().filter(|above| !above.as_os_str().is_empty())
             && fs::metadata(above).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         {
@@ -88,14 +104,17 @@ impl Folder {
             );
             return Err(io::Error::other(reason));
         }
-        let missing: Vec<_> = folder
-            .ancestors()
-            .take_while(|above| above.starts_with(&*self.root))
-            .collect();
-        for folder in missing.into_iter().rev() {
-            make_folder(folder).map_err(|error| explain(folder, error))?;
-        }
         Ok(())
+    }
+
+    /// The error of a path that cannot be read.
+    fn unread(&self, location: &Path, path: &FsPath, error: io::Error) -> Error {
+        if error.kind() == io::ErrorKind::NotFound
+            && let Err(unmounted) = self.check_above()
+        {
+            return failed(location, unmounted);
+        }
+        failed(location, explain(path, error))
     }
 
     /// Makes sure that no name that was listed is lost while a later one stays: another process may have failed to sync
@@ -168,7 +187,7 @@ impl Folder {
             }
             Ok((file, metadata))
         };
-        let (file, metadata) = open().map_err(|error| failed(&location, explain(&path, error)))?;
+        let (file, metadata) = open().map_err(|error| self.unread(&location, &path, error))?;
         let meta = object(location, &metadata);
         options.check_preconditions(&meta)?;
         let range = range(options.range.as_ref(), meta.size);
@@ -193,8 +212,11 @@ impl Folder {
         while let Some(folder) = open.pop() {
             let path = self.path(&folder);
             let entries = match fs::read_dir(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                entries => entries.map_err(|error| failed(&folder, explain(&path, error)))?,
+                Err(error) => match self.unread(&folder, &path, error) {
+                    Error::NotFound { .. } => continue,
+                    error => return Err(error),
+                },
+                Ok(entries) => entries,
             };
             for entry in entries {
                 let entry = entry.map_err(|error| failed(&folder, explain(&path, error)))?;
@@ -390,8 +412,18 @@ impl Staged {
         let key = Attribute::Metadata(TIMESTAMP.into());
         let millis = attributes.get(&key).and_then(|value| timestamp_millis(value));
         let millis = millis.map(|millis| Duration::from_millis(millis.max(0).cast_unsigned()));
-        // The kernel's own stamps advance by some milliseconds at a time, too coarse for the version of an object.
-        self.sync_as_of(millis.map_or_else(SystemTime::now, |since| UNIX_EPOCH + since))
+        match millis {
+            Some(since) => self.sync_as_of(UNIX_EPOCH + since),
+            None => self.sync_as_of(self.now()?),
+        }
+    }
+
+    /// The time by the clock of the file system, which may be another machine's. Its stamps advance by some milliseconds
+    /// at a time, too coarse for the version of an object, so the local clock is taken where the two agree.
+    fn now(&self) -> io::Result<SystemTime> {
+        let (stamp, local) = (self.file.metadata()?.modified()?, SystemTime::now());
+        let apart = local.duration_since(stamp).unwrap_or_else(|ahead| ahead.duration());
+        Ok(if apart < AGREEMENT { local } else { stamp })
     }
 
     fn sync_as_of(&self, modified: SystemTime) -> io::Result<()> {

@@ -43,11 +43,12 @@ use object_store::path::Path;
 use object_store::{Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore, PutOptions, UpdateVersion};
 
 pub use self::bucket::Environment;
-use self::bucket::{Access, Bucket};
+use self::bucket::{Access, Bucket, Parts};
 pub use self::failure::{FailureKind, StorageError};
 use self::folder::Folder;
 pub use self::layout::{Layout, Txids};
 pub use self::reader::ObjectReader;
+use self::requests::Loaded;
 use self::url::{Place, Service};
 use crate::replica::runtime;
 use crate::runtime::random;
@@ -64,6 +65,9 @@ const OWNER: &str = "larder/owner.json";
 
 /// What the probe creates, below the prefix.
 const PROBE: &str = "larder/probe";
+
+/// The contents of that.
+const PROBED: Bytes = Bytes::from_static(b"larder\n");
 
 /// The place of files that are not complete yet, below the prefix.
 const UNFINISHED: &str = "larder/tmp";
@@ -85,6 +89,8 @@ struct Located {
     store: Arc<dyn ObjectStore>,
     /// The client for writes with a condition, which repeats none.
     conditional: Arc<dyn ObjectStore>,
+    /// Large files get their keys by it, if it knows how.
+    parts: Option<Parts>,
     prefix: Path,
     layout: Layout,
     /// Without its query.
@@ -94,6 +100,27 @@ struct Located {
     timestamp: &'static str,
     patience: Duration,
     is_unconditional: bool,
+}
+
+/// The contents of a file that is to be written.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// In memory.
+    Memory(Bytes),
+    /// A local file. Over 64 MiB it goes up in parts, and a part of it is in memory at a time.
+    File(Arc<File>),
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Memory(bytes)
+    }
+}
+
+impl From<Arc<File>> for Body {
+    fn from(file: Arc<File>) -> Self {
+        Self::File(file)
+    }
 }
 
 /// A file of a level, as a list shows it.
@@ -152,6 +179,7 @@ impl Located {
         Self {
             conditional: Arc::clone(&store),
             store,
+            parts: None,
             prefix: Path::default(),
             layout,
             url,
@@ -186,6 +214,7 @@ impl Storage {
                 let Bucket {
                     store,
                     conditional,
+                    parts,
                     access,
                 } = bucket::connect(&url, environment)?;
                 let is_s3 = url.service == Service::S3;
@@ -193,6 +222,7 @@ impl Storage {
                 let is_azure = url.service == Service::Azure;
                 Located {
                     conditional,
+                    parts,
                     prefix: url.prefix,
                     access: Some(access),
                     timestamp: if is_azure { AZURE_TIMESTAMP } else { TIMESTAMP },
@@ -279,48 +309,16 @@ impl Storage {
     /// # Errors
     ///
     /// The storage fails. Whether the file is there is then not known.
-    pub async fn create(&self, level: u8, txids: Txids, timestamp_ms: i64, bytes: Bytes) -> Result<Created> {
+    pub async fn create(&self, level: u8, txids: Txids, timestamp_ms: i64, body: impl Into<Body>) -> Result<Created> {
         let key = self.key(level, txids);
-        self.create_object(&key, bytes, self.attributes(timestamp_ms)).await
-    }
-
-    /// As [`create`](Self::create), from a file, which may be large: over 64 MiB it goes up in parts, and gets its key by
-    /// a conditional copy within the storage. On S3 a copy has no timestamp but the time at which it was made.
-    ///
-    /// # Errors
-    ///
-    /// The storage fails. Whether the file is there is then not known.
-    pub async fn create_file(&self, level: u8, txids: Txids, timestamp_ms: i64, file: Arc<File>) -> Result<Created> {
-        let key = self.key(level, txids);
-        let size = self.size_of(&key, &file)?;
-        if size <= LARGE {
-            let bytes = self.piece(&key, &file, 0, size).await?;
-            return self.create_object(&key, bytes, self.attributes(timestamp_ms)).await;
+        match self.load(&key, body.into()).await? {
+            Loaded::Whole(bytes) => self.create_object(&key, bytes, self.attributes(timestamp_ms)).await,
+            Loaded::Large(file, size) => self.create_large(&key, timestamp_ms, &file, size).await,
         }
-        let unfinished = self.inside(UNFINISHED).join(unique());
-        self.put_in_parts(&unfinished, timestamp_ms, &file, size).await?;
-        let created = self.copy_new(&unfinished, &key).await;
-        // One that is left is no harm, and goes with the others.
-        let _ = self.delete_object(&unfinished).await;
-        created
     }
 
-    /// As [`put`](Self::put), from a file, which may be large.
-    ///
-    /// # Errors
-    ///
-    /// The storage fails. Whether the file is there is then not known.
-    pub async fn put_file(&self, level: u8, txids: Txids, timestamp_ms: i64, file: Arc<File>) -> Result<()> {
-        let key = self.key(level, txids);
-        let size = self.size_of(&key, &file)?;
-        if size <= LARGE {
-            let bytes = self.piece(&key, &file, 0, size).await?;
-            return self.put(level, txids, timestamp_ms, bytes).await;
-        }
-        self.put_in_parts(&key, timestamp_ms, &file, size).await
-    }
-
-    /// Deletes what uploads have left that did not come to their end, if it was written before that.
+    /// Deletes what uploads have left that did not come to their end, if it was written before that, by the storage's
+    /// clock. Parts of an upload to S3 are no objects: a rule of the bucket's lifecycle deletes them.
     ///
     /// # Errors
     ///
@@ -344,10 +342,15 @@ impl Storage {
     /// # Errors
     ///
     /// The storage fails. Whether the file is there is then not known.
-    pub async fn put(&self, level: u8, txids: Txids, timestamp_ms: i64, bytes: Bytes) -> Result<()> {
+    pub async fn put(&self, level: u8, txids: Txids, timestamp_ms: i64, body: impl Into<Body>) -> Result<()> {
         let key = self.key(level, txids);
-        let options = PutOptions::from(self.attributes(timestamp_ms));
-        self.overwrite(&key, bytes, options).await.map(drop)
+        match self.load(&key, body.into()).await? {
+            Loaded::Whole(bytes) => {
+                let options = PutOptions::from(self.attributes(timestamp_ms));
+                self.overwrite(&key, bytes, options).await.map(drop)
+            }
+            Loaded::Large(file, size) => self.put_in_parts(&key, timestamp_ms, &file, size).await,
+        }
     }
 
     /// Deletes a file. One that is not there counts as deleted.
@@ -366,11 +369,7 @@ impl Storage {
     /// There is no such file, or the storage fails.
     pub async fn timestamp(&self, level: u8, txids: Txids) -> Result<i64> {
         let key = self.key(level, txids);
-        let head = GetOptions {
-            head: true,
-            ..GetOptions::default()
-        };
-        let found = self.open(&key, head).await?;
+        let found = self.head(&key).await?;
         let metadata = found.attributes.get(&Attribute::Metadata(self.place.timestamp.into()));
         let timestamp = metadata.and_then(|value| timestamp_millis(value));
         Ok(timestamp.unwrap_or_else(|| found.meta.last_modified.timestamp_millis()))
@@ -406,22 +405,27 @@ impl Storage {
     ///
     /// It ignores a condition, which the error names; or it fails.
     pub async fn probe(&self) -> Result<SystemTime> {
-        let key = self.inside(PROBE);
-        let contents = || Bytes::from_static(b"larder\n");
         if self.place.is_unconditional {
-            self.overwrite(&key, contents(), PutOptions::default()).await?;
-        } else {
-            let create = || self.create_object(&key, contents(), Attributes::default());
-            if create().await? == Created::New && create().await? == Created::New {
-                return Err(self.ignores("If-None-Match", "a second Create of one key overwrote the first"));
-            }
-            self.probe_versions(&key, contents()).await?;
+            return self.time().await;
         }
-        let head = GetOptions {
-            head: true,
-            ..GetOptions::default()
-        };
-        Ok(modified(&self.open(&key, head).await?.meta))
+        let key = self.inside(PROBE);
+        let create = || self.create_object(&key, PROBED, Attributes::default());
+        if create().await? == Created::New && create().await? == Created::New {
+            return Err(self.ignores("If-None-Match", "a second Create of one key overwrote the first"));
+        }
+        self.probe_versions(&key, PROBED).await?;
+        Ok(modified(&self.head(&key).await?.meta))
+    }
+
+    /// The time by the storage's clock: that of an object of a few bytes, which it writes.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub async fn time(&self) -> Result<SystemTime> {
+        let key = self.inside(PROBE);
+        self.overwrite(&key, PROBED, PutOptions::default()).await?;
+        Ok(modified(&self.head(&key).await?.meta))
     }
 
     /// Whether Litestream 0.3 has a replica here: it kept its files in a folder `generations`.

@@ -14,13 +14,17 @@ use object_store::{
     PutResult, UpdateVersion,
 };
 
+use super::bucket::Parts;
 use super::failure::{self, FailureKind, StorageError};
-use super::{Created, OWNER, Result, Storage, Txids, Version, Written};
+use super::{Body, Created, LARGE, OWNER, Result, Storage, Txids, UNFINISHED, Version, Written, unique};
 use crate::replica::runtime;
 use crate::runtime::sync::Arc;
 
-/// Bytes of a part of a large file.
+/// Bytes that a part of a large file has at least.
 const PART: u64 = 16 << 20;
+
+/// The parts that an upload may have, on S3 and Google Cloud Storage.
+const MOST_PARTS: u64 = 10_000;
 
 /// The slowest connection whose requests are in time, in bytes a second, beside [`Environment::patience`].
 const SLOWEST: u64 = 128 << 10;
@@ -189,12 +193,17 @@ impl Storage {
         Ok(Version(written.into()))
     }
 
-    pub(super) async fn exists(&self, key: &Path) -> Result<bool> {
+    /// Everything but the contents.
+    pub(super) async fn head(&self, key: &Path) -> Result<GetResult> {
         let head = GetOptions {
             head: true,
             ..GetOptions::default()
         };
-        match self.open(key, head).await {
+        self.open(key, head).await
+    }
+
+    pub(super) async fn exists(&self, key: &Path) -> Result<bool> {
+        match self.head(key).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
@@ -209,15 +218,79 @@ impl Storage {
         }
     }
 
-    pub(super) async fn copy_new(&self, from: &Path, to: &Path) -> Result<Created> {
-        let what = || format!("{to} could not be written");
-        if self.place.is_unconditional {
-            if self.exists(to).await? {
-                return Ok(Created::Exists);
-            }
-            let copied = self.within(ASSEMBLY, what, self.place.store.copy(from, to)).await?;
-            return copied.map(|()| Created::New).map_err(|error| self.unwritten(to, error));
+    /// Creates an object of a large file, in parts.
+    pub(super) async fn create_large(
+        &self,
+        key: &Path,
+        timestamp_ms: i64,
+        file: &Arc<File>,
+        size: u64,
+    ) -> Result<Created> {
+        // Not all of it is sent to learn that.
+        if self.exists(key).await? {
+            return Ok(Created::Exists);
         }
+        if self.place.is_unconditional {
+            self.put_in_parts(key, timestamp_ms, file, size).await?;
+            return Ok(Created::New);
+        }
+        if let Some(parts) = &self.place.parts {
+            return self.create_in_parts(parts, key, timestamp_ms, file, size).await;
+        }
+        // Its end has no condition there, and a copy has one.
+        let unfinished = self.inside(UNFINISHED).join(unique());
+        self.put_in_parts(&unfinished, timestamp_ms, file, size).await?;
+        let created = self.copy_new(&unfinished, key).await;
+        // One that is left is deleted with the others.
+        let _ = self.delete_object(&unfinished).await;
+        created
+    }
+
+    /// Uploads a large file, a part at a time. The request that makes an object of the parts has the condition.
+    async fn create_in_parts(
+        &self,
+        parts: &Parts,
+        key: &Path,
+        timestamp_ms: i64,
+        file: &Arc<File>,
+        size: u64,
+    ) -> Result<Created> {
+        use object_store::Error::{NotModified, Precondition};
+        let what = || format!("{key} could not be written");
+        let begin = parts.store.create_multipart_opts(key, self.part_options(timestamp_ms));
+        let begun = self.in_time(0, what, begin).await?;
+        let id = begun.map_err(|error| self.unwritten(key, error))?;
+        let upload = async {
+            let mut done = Vec::new();
+            for (number, (at, length)) in pieces_of(size).enumerate() {
+                let part = self.piece(key, file, at, length).await?;
+                let put = parts.store.put_part(key, &id, number, part.into());
+                let put = self.in_time(length, what, put).await?;
+                done.push(put.map_err(|error| self.unwritten(key, error))?);
+            }
+            let complete = parts.ending.complete_multipart(key, &id, done);
+            match self.within(ASSEMBLY, what, complete).await? {
+                Ok(_) => Ok(Created::New),
+                Err(Precondition { .. } | NotModified { .. }) => Ok(Created::Exists),
+                Err(error) => Err(self.unwritten(key, error)),
+            }
+        };
+        let created = upload.await;
+        if !matches!(created, Ok(Created::New)) {
+            let _ = self.in_time(0, what, parts.store.abort_multipart(key, &id)).await;
+        }
+        created
+    }
+
+    fn part_options(&self, timestamp_ms: i64) -> PutMultipartOptions {
+        PutMultipartOptions {
+            attributes: self.attributes(timestamp_ms),
+            ..PutMultipartOptions::default()
+        }
+    }
+
+    async fn copy_new(&self, from: &Path, to: &Path) -> Result<Created> {
+        let what = || format!("{to} could not be written");
         match self
             .within(ASSEMBLY, what, self.place.conditional.copy_if_not_exists(from, to))
             .await?
@@ -231,22 +304,16 @@ impl Storage {
     /// Uploads a large file, a part at a time.
     pub(super) async fn put_in_parts(&self, key: &Path, timestamp_ms: i64, file: &Arc<File>, size: u64) -> Result<()> {
         let what = || format!("{key} could not be written");
-        let options = PutMultipartOptions {
-            attributes: self.attributes(timestamp_ms),
-            ..PutMultipartOptions::default()
-        };
-        let started = self
-            .in_time(0, what, self.place.store.put_multipart_opts(key, options))
-            .await?;
-        let mut upload = started.map_err(|error| self.unwritten(key, error))?;
+        let begin = self
+            .place
+            .store
+            .put_multipart_opts(key, self.part_options(timestamp_ms));
+        let begun = self.in_time(0, what, begin).await?;
+        let mut upload = begun.map_err(|error| self.unwritten(key, error))?;
         let parts = async {
-            let mut at = 0;
-            while at < size {
-                let part = self.piece(key, file, at, (size - at).min(PART)).await?;
-                at += part.len() as u64;
-                let put = self
-                    .in_time(part.len() as u64, what, upload.put_part(part.into()))
-                    .await?;
+            for (at, length) in pieces_of(size) {
+                let part = self.piece(key, file, at, length).await?;
+                let put = self.in_time(length, what, upload.put_part(part.into())).await?;
                 put.map_err(|error| self.unwritten(key, error))?;
             }
             let complete = self.within(ASSEMBLY, what, upload.complete()).await?;
@@ -260,13 +327,21 @@ impl Storage {
         done
     }
 
-    pub(super) fn size_of(&self, key: &Path, file: &File) -> Result<u64> {
+    /// Reads what is small enough for one request.
+    pub(super) async fn load(&self, key: &Path, body: Body) -> Result<Loaded> {
+        let file = match body {
+            Body::Memory(bytes) => return Ok(Loaded::Whole(bytes)),
+            Body::File(file) => file,
+        };
         let metadata = file.metadata().map_err(|error| self.unread_locally(key, &error))?;
-        Ok(metadata.len())
+        match metadata.len() {
+            size if size > LARGE => Ok(Loaded::Large(file, size)),
+            size => self.piece(key, &file, 0, size).await.map(Loaded::Whole),
+        }
     }
 
     /// Reads a piece of a local file.
-    pub(super) async fn piece(&self, key: &Path, file: &Arc<File>, at: u64, length: u64) -> Result<Bytes> {
+    async fn piece(&self, key: &Path, file: &Arc<File>, at: u64, length: u64) -> Result<Bytes> {
         let file = Arc::clone(file);
         let read = runtime::blocking(move || {
             let mut piece = vec![0; usize::try_from(length).expect("a piece fits into memory")];
@@ -371,6 +446,42 @@ impl Storage {
             reason,
             kind,
             source: None,
+        }
+    }
+}
+
+/// What is to be written.
+pub(super) enum Loaded {
+    Whole(Bytes),
+    /// A file, and its size.
+    Large(Arc<File>, u64),
+}
+
+/// Where the parts of a large file begin, and their lengths. All but the last have the same.
+fn pieces_of(size: u64) -> impl Iterator<Item = (u64, u64)> {
+    let length = PART.max(size.div_ceil(MOST_PARTS));
+    (0..size.div_ceil(length)).map(move |number| {
+        let at = number * length;
+        (at, length.min(size - at))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S3 takes 5 TiB, in 10,000 parts of 5 GiB at most.
+    #[test]
+    fn largest_object_has_few_enough_parts() {
+        const LIMIT: u64 = 5 << 40;
+        for size in [1, PART, PART + 1, 10_000 * PART, 10_000 * PART + 1, LIMIT - 1, LIMIT] {
+            let pieces: Vec<_> = pieces_of(size).collect();
+            assert!(pieces.len() as u64 <= MOST_PARTS, "{size}");
+            let end = pieces.iter().fold(0, |end, (at, length)| {
+                assert_eq!((*at, *length > 0 && *length < 5 << 30), (end, true), "{size}");
+                end + length
+            });
+            assert_eq!(end, size);
         }
     }
 }

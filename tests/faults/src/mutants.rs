@@ -289,7 +289,7 @@ const MUTANTS: &[Mutant] = &[
         name: "an object whose answer was lost is another's",
         change: Change::Source {
             file: "src/replica/fence.rs",
-            from: "        if self.storage.get(0, txids).await? == bytes {",
+            from: "        if self.is_there(txids, body).await? {",
             to: "        if false {",
         },
         suite: REPLICA_CALLS,
@@ -298,7 +298,7 @@ const MUTANTS: &[Mutant] = &[
         name: "another's object is its own",
         change: Change::Source {
             file: "src/replica/fence.rs",
-            from: "        if self.storage.get(0, txids).await? == bytes {",
+            from: "        if self.is_there(txids, body).await? {",
             to: "        if true {",
         },
         suite: REPLICA_FENCE,

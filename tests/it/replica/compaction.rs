@@ -1,14 +1,15 @@
 //! A store that is replicated compacts its replica while it runs.
 
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use larder::{Error, Options, Replica, ReplicaOptions, Store};
 
 use super::litestream::Litestream;
-use super::store::Place;
+use super::store::{Place, close, spool_of};
 use crate::support::child::PATIENCE;
+use crate::support::log;
 
 fn open(place: &Place) -> Store {
     let replica = place.to().levels([1, 2, 4].map(Duration::from_secs));
@@ -25,23 +26,32 @@ fn files(place: &Place, level: u8) -> usize {
     fs::read_dir(place.replica().join(format!("ltx/{level}"))).map_or(0, Iterator::count)
 }
 
-/// Writes until the levels have files, closes, opens, and goes on.
+/// Waits until files were merged into that level.
+fn merged(place: &Place, level: u8) {
+    let (path, level) = (place.database().display().to_string(), level.to_string());
+    log::wait_for(|event| {
+        event.message == "files of the replica were merged into one"
+            && event.mentions(&path)
+            && event.expect("level") == level
+    });
+}
+
+/// Waits until the levels have files, closes, opens, and goes on.
 #[test]
 fn running_store_merges_its_uploads() {
     let place = Place::new();
     let mut n = 0;
-    for (level, wanted) in [(2, 1), (3, 1)] {
+    for level in [2, 3] {
         let store = open(&place);
         store
             .write(|tx| tx.execute_batch("CREATE TABLE IF NOT EXISTS entry(n INTEGER PRIMARY KEY, noise BLOB)"))
             .unwrap();
-        let began = Instant::now();
-        while files(&place, level) < wanted {
-            assert!(began.elapsed() < PATIENCE, "level {level} stays empty");
+        (0..20).for_each(|_| {
             n += 1;
             write(&store, n);
-            thread::sleep(Duration::from_millis(50));
-        }
+        });
+        merged(&place, level);
+        assert_eq!(files(&place, level), 1);
         let report = store.close().unwrap();
         assert_eq!(report.replicated, Some(true), "{report}");
         let replica = Replica::open(place.replica().to_str().unwrap()).unwrap();
@@ -69,6 +79,139 @@ fn running_store_merges_its_uploads() {
     assert_eq!(files(&place, 9), 0);
     let unfinished = place.database().with_file_name("app.db-replica").join("tmp");
     assert_eq!(fs::read_dir(unfinished).unwrap().count(), 0);
+}
+
+fn with_levels(place: &Place, seconds: [u64; 3]) -> Store {
+    let replica = place.to().levels(seconds.map(Duration::from_secs));
+    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE entry(n INTEGER PRIMARY KEY, noise BLOB)"))
+        .unwrap();
+    store
+}
+
+fn upload(place: &Place, txid: u64) -> PathBuf {
+    place.replica().join(format!("ltx/0/{txid:016x}-{txid:016x}.ltx"))
+}
+
+/// What the newest state of the replica is, without the files that are damaged.
+#[track_caller]
+fn compare_closed(place: &Place, store: Store) {
+    close(store);
+    let restored = place.database().with_file_name("restored.db");
+    Store::restore_from(place.replica().to_str().unwrap())
+        .to(&restored)
+        .unwrap();
+    let database = fs::read(place.database()).unwrap();
+    assert!(fs::read(restored).unwrap() == database);
+    for litestream in Litestream::all().iter().filter(|litestream| litestream.knows_blocks()) {
+        assert!(litestream.restore(&place.replica(), None) == database);
+    }
+}
+
+/// The task sleeps until the next snapshot once everything is merged, and an upload ends that.
+#[test]
+fn uploads_after_an_idle_time_are_merged() {
+    let place = Place::new();
+    let store = with_levels(&place, [1, 2, 4]);
+    write(&store, 1);
+    merged(&place, 3);
+    write(&store, 2);
+    merged_to(&place, store.replica().unwrap().uploaded());
+    close(store);
+}
+
+/// An upload stays in the spool until it is merged, and the merge downloads none.
+#[test]
+fn merge_reads_uploads_from_the_spool() {
+    let place = Place::new();
+    let store = with_levels(&place, [4, 3600, 7200]);
+    (1..=20).for_each(|n| write(&store, n));
+    let last = store.replica().unwrap().uploaded();
+    (1..last).for_each(|txid| fs::write(upload(&place, txid), "not read").unwrap());
+    merged(&place, 1);
+    let kept = || fs::read_dir(spool_of(&place.database()).join("0")).unwrap().count();
+    write(&store, 21);
+    merged_to(&place, last);
+    assert!(kept() <= 2, "{}", kept());
+    compare_closed(&place, store);
+}
+
+/// Waits until level 1 has that transaction.
+fn merged_to(place: &Place, txid: u64) {
+    let path = place.database().display().to_string();
+    log::wait_for(|event| {
+        let is_it = event.message == "files of the replica were merged into one" && event.mentions(&path);
+        let last = || {
+            event
+                .expect("txids")
+                .split_once('-')
+                .map(|(_, last)| u64::from_str_radix(last, 16).unwrap())
+        };
+        is_it && last() >= Some(txid)
+    });
+}
+
+#[test]
+fn damaged_upload_is_written_once_more() {
+    let place = Place::new();
+    let store = with_levels(&place, [3600, 7200, 14400]);
+    (1..=5).for_each(|n| write(&store, n));
+    let whole = fs::read(upload(&place, 3)).unwrap();
+    fs::write(upload(&place, 3), &whole[..150]).unwrap();
+    fs::remove_file(upload(&place, 4)).unwrap();
+    let report = store.replica().unwrap().verify().run().unwrap();
+    assert!(!report.is_ok(), "{report}");
+    let path = place.database().display().to_string();
+    for txid in [3, 4] {
+        let name = format!("{txid:016x}.ltx");
+        log::wait_for(|event| {
+            event.message.ends_with("was written once more")
+                && event.mentions(&path)
+                && event.expect("file").ends_with(&name)
+        });
+    }
+    assert!(fs::read(upload(&place, 3)).unwrap() == whole);
+    let report = store.replica().unwrap().verify().run().unwrap();
+    assert!(report.is_ok(), "{report}");
+    close(store);
+    place.compare_closed();
+}
+
+/// Neither the spool nor another file has the transaction: the whole database goes up once more.
+#[test]
+fn lost_transaction_is_healed_by_a_snapshot() {
+    let place = Place::new();
+    let store = with_levels(&place, [1, 3600, 7200]);
+    (1..=5).for_each(|n| write(&store, n));
+    let last = store.replica().unwrap().uploaded();
+    write(&store, 6);
+    merged_to(&place, last);
+    let level_1 = fs::read_dir(place.replica().join("ltx/1"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    for path in level_1.chain([upload(&place, 3)]) {
+        fs::write(path, "damaged").unwrap();
+    }
+    let report = store.replica().unwrap().verify().run().unwrap();
+    assert!(!report.is_ok(), "{report}");
+    write(&store, 7);
+    let path = place.database().display().to_string();
+    for message in ["so the whole database is uploaded once more", "can be restored again"] {
+        log::wait_for(|event| event.message.ends_with(message) && event.mentions(&path));
+    }
+    write(&store, 8);
+    let report = store.replica().unwrap().verify().restore(true).run().unwrap();
+    let restored = report.restored.as_ref().unwrap();
+    assert!(restored.is_compared, "{report}");
+    assert!(
+        report.problems.iter().all(|problem| problem.contains(".ltx: ")),
+        "{report:?}"
+    );
+    // It was found before, and nothing has to be done about it now.
+    let uploads = store.stats().replica.unwrap().rebases;
+    assert_eq!(uploads, 1);
+    compare_closed(&place, store);
 }
 
 #[test]

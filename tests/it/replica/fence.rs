@@ -126,6 +126,29 @@ fn claim_fences_the_owner_before() {
     assert!(error.to_string().contains("so this process deletes nothing"), "{error}");
 }
 
+/// A file of the disk is compared a piece at a time.
+#[test]
+fn large_claim_is_made_once() {
+    let (_folder, storage) = folder();
+    let (old, new) = (Fence::new(storage.clone(), 1), Fence::new(storage.clone(), 2));
+    enter(&old);
+    assert_eq!(create(&old, 1, "old"), Upload::New);
+    let large = |more: u64| {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len((64 << 20) + more).unwrap();
+        Arc::new(file)
+    };
+    let file = large(1);
+    for (file, made) in [
+        (Arc::clone(&file), ClaimResult::Made),
+        (file, ClaimResult::Made),
+        (large(2), ClaimResult::Moved),
+    ] {
+        assert_eq!(ask!(new, claim(1, 0, file, now())).unwrap(), made);
+    }
+    assert_eq!(ask!(storage, list(0)).unwrap()[1].size, (64 << 20) + 1);
+}
+
 #[test]
 fn claims_and_the_newest_file_stay() {
     let (_folder, storage) = folder();
@@ -314,7 +337,10 @@ fn acknowledge(history: &Shared, txid: u64, bytes: &Bytes) {
 async fn snapshot(storage: &Storage, chain: &[Bytes], history: &Shared) -> Option<()> {
     let contents = chain.join(&b'\n');
     let max = chain.len() as u64;
-    storage.put(9, Txids { min: 1, max }, 0, contents.into()).await.ok()?;
+    storage
+        .put(9, Txids { min: 1, max }, 0, Bytes::from(contents))
+        .await
+        .ok()?;
     let mut history = history.lock().unwrap();
     history.covered = history.covered.max(max);
     Some(())

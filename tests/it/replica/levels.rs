@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use larder::replica::levels::{Due, LevelTimes, Levels, SNAPSHOTS};
 use larder::replica::runtime;
 use larder::replica::storage::{FileInfo, Storage, StorageError, Txids};
@@ -84,7 +85,7 @@ impl Owner {
     fn put(&self, level: u8, txids: Txids, second: u64, bytes: Vec<u8>) -> FileInfo {
         let (storage, size) = (self.storage.clone(), bytes.len() as u64);
         let timestamp = ((BEGIN + second) * 1000).cast_signed();
-        let put = async move { storage.put(level, txids, timestamp, bytes.into()).await };
+        let put = async move { storage.put(level, txids, timestamp, Bytes::from(bytes)).await };
         runtime::wait(put).unwrap().unwrap();
         FileInfo {
             level,
@@ -115,6 +116,24 @@ impl Owner {
             self.deleted += done?;
         }
         Ok(())
+    }
+
+    /// The known files of a level.
+    fn of_level(&self, level: u8) -> Vec<FileInfo> {
+        let files = self.levels.as_ref().unwrap().files().iter();
+        files.filter(|file| file.level == level).copied().collect()
+    }
+
+    /// Uploads the newest state as one transaction.
+    fn upload_every_page(&mut self, txid: u64) {
+        let state = self.state(txid - 1);
+        let pages: Vec<_> = (1..).zip(state.chunks(512).map(<[u8]>::to_vec)).collect();
+        let header = larder::replica::ltx::Header {
+            timestamp: ((BEGIN + txid) * 1000).cast_signed(),
+            ..super::header(512, pages.len() as u32, (txid, txid))
+        };
+        let file = self.put(0, Txids::one(txid), txid, File { header, pages }.encode());
+        self.levels.as_mut().unwrap().uploaded_every_page(file);
     }
 
     fn state(&self, txid: u64) -> &[u8] {
@@ -184,12 +203,11 @@ fn any_time_within_retention_stays_restorable() {
             .unwrap();
         assert!(verified.is_ok(), "{verified}");
     }
-    let listed: Vec<_> = owner.levels.as_ref().unwrap().files().to_vec();
-    let of = |level: u8| listed.iter().filter(|file| file.level == level).count();
+    let of = |level: u8| owner.of_level(level).len();
     println!("{:?}, {} deleted", (0..=9).map(of).collect::<Vec<_>>(), owner.deleted);
     assert!(owner.deleted > 150);
     assert!((3..=4).contains(&of(SNAPSHOTS)), "{}", of(SNAPSHOTS));
-    let is_there = |txid| listed.iter().any(|file| file.level == 0 && file.txids.max == txid);
+    let is_there = |txid| owner.of_level(0).iter().any(|file| file.txids.max == txid);
     assert!(
         is_there(40) && is_there(122) && !is_there(41) && !is_there(123),
         "claims stay"
@@ -270,15 +288,93 @@ fn damaged_input_is_named_and_left_out() {
         "{error}"
     );
     assert!(restored(&owner.replica(), |restore| restore.txid(12)).1 == owner.state(12));
-    let merged = owner
-        .levels
-        .as_ref()
-        .unwrap()
-        .files()
-        .iter()
-        .filter(|file| file.level == 1);
-    let last = merged.map(|file| file.txids.max).max();
+    let last = owner.of_level(1).iter().map(|file| file.txids.max).max();
     assert_eq!(last, Some(59));
+
+    // Only a file with every page helps, and it is asked for once.
+    let levels = owner.levels.as_mut().unwrap();
+    let problem = levels.wants_every_page().unwrap();
+    assert!(problem.contains("000000000000000d.ltx: the checksum"), "{problem}");
+    assert_eq!(levels.wants_every_page(), None);
+    owner.upload_every_page(61);
+    owner.run(62).unwrap();
+    assert_eq!(owner.levels.as_ref().unwrap().problem(), None);
+    let snapshots: Vec<_> = owner.of_level(SNAPSHOTS).iter().map(|file| file.txids).collect();
+    assert_eq!(snapshots, [Txids { min: 1, max: 61 }]);
+    assert!(restored(&owner.replica(), |restore| restore) == (61, owner.state(60).to_vec()));
+    for litestream in Litestream::all().iter().filter(|litestream| litestream.knows_blocks()) {
+        assert!(litestream.restore(&owner.replica(), None) == owner.state(60));
+    }
+    // What was lost is not made up.
+    let target = owner.spool.join("lost.db");
+    let lost = Store::restore_from(owner.replica().to_str().unwrap())
+        .txid(40)
+        .to(&target);
+    let lost = lost.unwrap_err().to_string();
+    assert!(lost.contains("000000000000000d.ltx: the checksum"), "{lost}");
+}
+
+/// A damaged file that others can stand in for needs a snapshot, and no file with every page.
+#[test]
+fn damaged_merge_is_replaced_by_a_snapshot() {
+    let mut owner = Owner::new(29);
+    owner.open();
+    for txid in 1..=20 {
+        owner.upload(txid);
+        owner.run(txid).unwrap();
+    }
+    let merged = owner.of_level(1)[0];
+    let levels = owner.levels.as_mut().unwrap();
+    levels.is_damaged(merged, "for a test".into());
+    assert_eq!(levels.wants_every_page(), None);
+    assert!(levels.problem().unwrap().ends_with(".ltx: for a test"));
+    owner.run(20).unwrap();
+    assert_eq!(owner.levels.as_ref().unwrap().problem(), None);
+    assert_eq!(owner.of_level(SNAPSHOTS)[0].txids, Txids { min: 1, max: 20 });
+    assert!(restored(&owner.replica(), |restore| restore) == (20, owner.state(20).to_vec()));
+}
+
+/// The spool has the bytes that were uploaded, and no others are written.
+#[test]
+fn damaged_upload_is_written_again_from_the_spool() {
+    let mut owner = Owner::new(9);
+    owner.open();
+    (1..=5).for_each(|txid| owner.upload(txid));
+    let (name, files) = (
+        Txids::one(3).file_name(),
+        owner.levels.as_ref().unwrap().files().to_vec(),
+    );
+    let (object, copy) = (
+        owner.replica().join("ltx/0").join(&name),
+        owner.spool.join("0").join(&name),
+    );
+    fs::create_dir(owner.spool.join("0")).unwrap();
+    let write_again = |owner: &mut Owner| {
+        let levels = owner.levels.take().unwrap();
+        let file = *files.iter().find(|file| file.txids == Txids::one(3)).unwrap();
+        let (levels, done) = runtime::wait(async move {
+            let done = levels.write_again(file).await;
+            (levels, done)
+        })
+        .unwrap();
+        owner.levels = Some(levels);
+        done.unwrap()
+    };
+    fs::write(&object, "damaged").unwrap();
+    assert!(!write_again(&mut owner), "the spool does not have it");
+    for other in [
+        b"no file".to_vec(),
+        owner.files[3].clone(),
+        owner.files[2][..200].to_vec(),
+    ] {
+        fs::write(&copy, other).unwrap();
+        assert!(!write_again(&mut owner), "it is not whole, or another file");
+        assert_eq!(fs::read(&object).unwrap(), b"damaged");
+    }
+    fs::write(&copy, &owner.files[2]).unwrap();
+    assert!(write_again(&mut owner));
+    assert!(fs::read(&object).unwrap() == owner.files[2]);
+    assert_eq!(fs::metadata(&object).unwrap().modified().unwrap(), at(3));
 }
 
 /// A file that does not fit into one part.
@@ -306,15 +402,7 @@ fn large_merged_file_is_written_in_parts() {
     owner.files = vec![file(1, 1..=600).encode(), file(2, 20..=60).encode()];
     (1..=2).for_each(|txid| owner.upload(txid));
     owner.run(7).unwrap();
-    let merged = owner
-        .levels
-        .as_ref()
-        .unwrap()
-        .files()
-        .iter()
-        .find(|file| file.level == 1)
-        .copied()
-        .unwrap();
+    let merged = owner.of_level(1)[0];
     assert!(merged.size > 2 * (16 << 20), "{merged:?}");
     let path = owner.replica().join(format!("ltx/1/{}", merged.txids.file_name()));
     assert_eq!(fs::metadata(&path).unwrap().len(), merged.size);

@@ -7,6 +7,7 @@ mod fence;
 pub(crate) mod follower;
 mod format;
 mod golden;
+pub(crate) mod late;
 mod levels;
 mod litestream;
 mod log;

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use larder::Error;
 use larder::replica::runtime;
 use larder::replica::storage::{Created, Environment, FailureKind, Storage, StorageError, Txids, Written};
 use tempfile::tempdir;
 
 use super::litestream::{Litestream, Replicated};
-use super::servers::{Answer, KEY, SECRET, Scripted, Service, environment};
+use super::servers::{Answer, KEY, Proxy, SECRET, Scripted, Service, environment};
 
 const TIME: i64 = 1_790_000_000_123;
 
@@ -121,8 +122,8 @@ fn large_files_go_in_parts(storage: &Storage) {
     let upload = |level, txid| {
         let (sent, txids) = (Arc::clone(&file), Txids::one(txid));
         match level {
-            0 => assert_eq!(ask!(storage, create_file(0, txids, TIME, sent)).unwrap(), Created::New),
-            _ => ask!(storage, put_file(9, txids, TIME, sent)).unwrap(),
+            0 => assert_eq!(ask!(storage, create(0, txids, TIME, sent)).unwrap(), Created::New),
+            _ => ask!(storage, put(9, txids, TIME, sent)).unwrap(),
         }
         let mut reader = ask!(storage, reader(level, txids)).unwrap();
         assert_eq!(reader.size(), SIZE as u64);
@@ -130,15 +131,61 @@ fn large_files_go_in_parts(storage: &Storage) {
         reader.read_to_end(&mut contents).unwrap();
         assert!(contents == local(&file), "level {level}");
     };
-    upload(0, 0x100);
-    upload(9, 0x100);
-    assert_eq!(ask!(storage, timestamp(9, Txids::one(0x100))).unwrap(), TIME);
+    for level in [0, 9] {
+        upload(level, 0x100);
+        assert_eq!(ask!(storage, timestamp(level, Txids::one(0x100))).unwrap(), TIME);
+    }
     let again = Arc::clone(&file);
     assert_eq!(
-        ask!(storage, create_file(0, Txids::one(0x100), TIME, again)).unwrap(),
+        ask!(storage, create(0, Txids::one(0x100), TIME, again)).unwrap(),
         Created::Exists
     );
-    ask!(storage, delete_unfinished(SystemTime::now())).unwrap();
+}
+
+/// An object that comes while the parts go up is not overwritten.
+#[test]
+fn end_of_a_large_upload_has_the_condition() {
+    let Some(moto) = Service::moto("bucket") else { return };
+    let direct = connect(&moto.url, "app", &environment(&[]));
+    create(&direct, 7, "another's").unwrap();
+    // The look before the first part does not see it yet.
+    let proxy = Proxy::start("127.0.0.1:0", &moto.url, |request, answer| {
+        match request.starts_with("HEAD") {
+            true => answer.replace(" 200 OK", " 404 NOT FOUND"),
+            false => answer,
+        }
+    });
+    let storage = connect(&format!("http://{}", proxy.address()), "app", &environment(&[]));
+    let file = tempfile::tempfile().unwrap();
+    file.set_len((64 << 20) + 1).unwrap();
+    let file = Arc::new(file);
+    for (txid, created) in [(7, Created::Exists), (8, Created::New), (8, Created::Exists)] {
+        let sent = Arc::clone(&file);
+        assert_eq!(ask!(storage, create(0, Txids::one(txid), TIME, sent)).unwrap(), created);
+    }
+    assert_eq!(ask!(direct, get(0, Txids::one(7))).unwrap(), "another's");
+    // Nothing is left of the uploads that did not come to their end.
+    let uploads = ureq::get(format!("{}/bucket?uploads", moto.url)).call().unwrap();
+    let uploads = uploads.into_body().read_to_string().unwrap();
+    assert!(!uploads.contains("<UploadId>"), "{uploads}");
+}
+
+#[test]
+fn leftovers_go_once_they_are_old() {
+    let Some(moto) = Service::moto("bucket") else { return };
+    let storage = connect(&moto.url, "app", &environment(&[]));
+    let url = format!("{}/bucket/app/larder/tmp/left", moto.url);
+    ureq::put(&url).send("left").unwrap();
+    let now = ask!(storage, time()).unwrap();
+    for (before, is_left) in [
+        (now - Duration::from_secs(86400), true),
+        (now + Duration::from_secs(5), false),
+    ] {
+        ask!(storage, delete_unfinished(before)).unwrap();
+        let listed = ureq::get(format!("{}/bucket?list-type=2", moto.url)).call().unwrap();
+        let listed = listed.into_body().read_to_string().unwrap();
+        assert_eq!(listed.contains("larder/tmp/left"), is_left, "{listed}");
+    }
 }
 
 fn local(file: &File) -> Vec<u8> {
@@ -283,6 +330,7 @@ fn refusals_name_their_cause_and_remedy() {
         for error in failures {
             let text = shown(&error);
             assert_eq!(error.kind(), FailureKind::Permanent, "{text}");
+            assert!(!Error::from(error).is_retryable(), "{text}");
             assert!(parts.iter().all(|part| text.contains(part)), "{text}");
         }
         assert_eq!(server.requests().len(), 4, "nothing is sent again");
@@ -324,6 +372,7 @@ fn storage_that_is_away_is_transient() {
         assert_eq!(error.kind(), FailureKind::Transient, "{error}");
         let text = shown(&error);
         assert!(text.contains(reason), "{text}");
+        assert!(Error::from(error).is_retryable(), "{text}");
     }
 }
 

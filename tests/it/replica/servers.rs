@@ -1,13 +1,15 @@
 //! Servers on loopback: moto and rclone, which speak the S3 protocol, and one that answers as a test tells it.
 
 use std::env;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{self, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use larder::replica::storage::Environment;
 
@@ -82,6 +84,76 @@ impl Drop for Service {
     }
 }
 
+/// Sends requests on to a server, each on a connection of its own, and changes the heads of its answers. Dropped, its port
+/// is closed.
+pub(super) struct Proxy {
+    address: SocketAddr,
+    stops: Arc<AtomicBool>,
+    accepting: Option<thread::JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// At that address, for the server at that URL. `change` gets the heads of a request and of its answer.
+    pub(super) fn start(
+        address: &str,
+        url: &str,
+        change: impl Fn(&str, String) -> String + Send + Sync + 'static,
+    ) -> Self {
+        let began = Instant::now();
+        let listener = loop {
+            match TcpListener::bind(address) {
+                // The port was closed, and another test may have got it for a connection.
+                Err(error) if error.kind() == ErrorKind::AddrInUse && began.elapsed() < PATIENCE => thread::yield_now(),
+                listener => break listener.unwrap(),
+            }
+        };
+        let address = listener.local_addr().unwrap();
+        let stops = Arc::new(AtomicBool::new(false));
+        let (server, stopped) = (url.trim_start_matches("http://").to_owned(), Arc::clone(&stops));
+        let change = Arc::new(change);
+        let accepting = thread::spawn(move || {
+            for connection in listener.incoming().map_while(Result::ok) {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (server, change) = (server.clone(), Arc::clone(&change));
+                thread::spawn(move || pass_on(connection, &server, &*change));
+            }
+        });
+        Self {
+            address,
+            stops,
+            accepting: Some(accepting),
+        }
+    }
+
+    pub(super) fn address(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stops.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(self.address);
+        let _ = self.accepting.take().map(thread::JoinHandle::join);
+    }
+}
+
+fn pass_on(mut connection: TcpStream, server: &str, change: &dyn Fn(&str, String) -> String) -> Option<()> {
+    let (head, body) = read_request(&connection)?;
+    let mut server = TcpStream::connect(server).ok()?;
+    let (first, rest) = head.split_once("\r\n")?;
+    write!(server, "{first}\r\nConnection: close\r\n{rest}").ok()?;
+    server.write_all(&body).ok()?;
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer).ok()?;
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")? + 2;
+    let answered = change(&head, String::from_utf8_lossy(&answer[..end]).into_owned());
+    connection.write_all(answered.as_bytes()).ok()?;
+    connection.write_all(&answer[end..]).ok()
+}
+
 /// What the server does with a request.
 pub(super) enum Answer {
     /// A status such as `200 OK`, and a body.
@@ -132,7 +204,7 @@ pub(super) struct Scripted {
 }
 
 impl Scripted {
-    /// The script gets the first line of a request, and how many came before it.
+    /// The script gets the head of a request, and how many came before it.
     pub(super) fn start(script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -151,37 +223,40 @@ impl Scripted {
         format!("http://{}", self.address)
     }
 
-    /// The first lines of the requests.
+    /// The heads of the requests.
     pub(super) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 }
 
-fn serve(mut connection: TcpStream, script: &dyn Fn(&str, usize) -> Answer, seen: &Mutex<Vec<String>>) {
-    let mut reader = BufReader::new(connection.try_clone().unwrap());
-    let (mut first, mut length) = (String::new(), 0);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
+/// A request: its head, and its body. `None` if the client has gone.
+fn read_request(connection: &TcpStream) -> Option<(String, Vec<u8>)> {
+    let mut reader = BufReader::new(connection);
+    let (mut head, mut body, mut length) = (String::new(), Vec::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let begin = head.len();
+        if reader.read_line(&mut head).unwrap_or(0) == 0 {
+            return None;
         }
-        let lower = line.to_ascii_lowercase();
-        if let Some(value) = lower.strip_prefix("content-length:") {
+        let line = head[begin..].to_ascii_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
         }
-        match line.trim_end() {
-            "" => break,
-            line if first.is_empty() => first = line.to_owned(),
-            _ => {}
-        }
     }
-    let _ = reader.by_ref().take(length).read_to_end(&mut Vec::new());
+    reader.take(length).read_to_end(&mut body).ok()?;
+    Some((head, body))
+}
+
+fn serve(mut connection: TcpStream, script: &dyn Fn(&str, usize) -> Answer, seen: &Mutex<Vec<String>>) {
+    let Some((head, _)) = read_request(&connection) else {
+        return;
+    };
     let before = {
         let mut seen = seen.lock().unwrap();
-        seen.push(first.clone());
+        seen.push(head.clone());
         seen.len() - 1
     };
-    let (status, header, body) = match script(&first, before) {
+    let (status, header, body) = match script(&head, before) {
         Answer::Reply(status, body) => (status, "X-Test: 1", body),
         Answer::WithHeader(status, header, body) => (status, header, body),
         // Until the client has given up.

@@ -384,17 +384,23 @@ fn folder_syncs_contents_then_the_name() {
 fn missing_parent_is_named() {
     let folder = tempdir().unwrap();
     let storage = connect(folder.path().join("mount/replica"));
-    assert_eq!(ask!(storage, list(0)).unwrap(), [], "an empty replica");
-    let error = create(&storage, 1, "one").unwrap_err();
-    assert_eq!(error.kind(), FailureKind::Transient, "it may be mounted later");
-    let error = error.to_string();
     let parent = folder.path().join("mount");
-    assert!(
-        error.contains(&format!("the folder {} does not exist", parent.display())),
-        "{error}"
-    );
+    // It is not an empty replica.
+    for error in [
+        create(&storage, 1, "one").unwrap_err(),
+        ask!(storage, list(0)).unwrap_err(),
+        ask!(storage, read_owner()).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), FailureKind::Transient, "it may be mounted later");
+        let error = error.to_string();
+        assert!(
+            error.contains(&format!("the folder {} does not exist", parent.display())),
+            "{error}"
+        );
+    }
     assert!(!parent.exists());
     fs::create_dir(parent).unwrap();
+    assert_eq!(ask!(storage, list(0)).unwrap(), [], "an empty replica");
     create(&storage, 1, "one").unwrap();
 }
 

@@ -21,6 +21,20 @@ pub(super) struct Place {
     folder: TempDir,
 }
 
+/// The storage is away: a file is where its folder was, and each request fails.
+#[must_use]
+pub(super) struct Outage {
+    replica: PathBuf,
+    aside: PathBuf,
+}
+
+impl Outage {
+    pub(super) fn end(self) {
+        fs::remove_file(&self.replica).unwrap();
+        fs::rename(self.aside, self.replica).unwrap();
+    }
+}
+
 impl Place {
     pub(super) fn new() -> Self {
         log::collect();
@@ -35,6 +49,13 @@ impl Place {
 
     pub(super) fn replica(&self) -> PathBuf {
         self.folder.path().join("replica")
+    }
+
+    pub(super) fn outage(&self) -> Outage {
+        let (replica, aside) = (self.replica(), self.replica().with_extension("aside"));
+        fs::rename(&replica, &aside).unwrap();
+        fs::write(&replica, "not a folder").unwrap();
+        Outage { replica, aside }
     }
 
     pub(super) fn to(&self) -> ReplicaOptions {
@@ -342,10 +363,7 @@ fn storage_that_is_away_stops_no_write() {
     let store = place.open();
     fill(&store, 10);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    // A file where the folder was: each request fails.
-    let aside = place.replica().with_extension("aside");
-    fs::rename(place.replica(), &aside).unwrap();
-    fs::write(place.replica(), "not a folder").unwrap();
+    let outage = place.outage();
     for n in 0..20 {
         fill(&store, n);
     }
@@ -353,8 +371,7 @@ fn storage_that_is_away_stops_no_write() {
     assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::Local);
     assert!(store.replica().unwrap().behind().is_some());
-    fs::remove_file(place.replica()).unwrap();
-    fs::rename(&aside, place.replica()).unwrap();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     close(store);
     place.compare_closed();
@@ -367,9 +384,7 @@ fn full_spool_is_dropped_and_the_whole_goes_up() {
     let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
     fill(&store, 10);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    let aside = place.replica().with_extension("aside");
-    fs::rename(place.replica(), &aside).unwrap();
-    fs::write(place.replica(), "not a folder").unwrap();
+    let outage = place.outage();
     for _ in 0..40 {
         fill(&store, 100);
         let _ = store.replica().unwrap().flush(Duration::from_millis(30));
@@ -379,8 +394,7 @@ fn full_spool_is_dropped_and_the_whole_goes_up() {
     assert!(bytes < 2 << 20, "{bytes}");
     let behind = store.replica().unwrap().behind().unwrap();
     assert!(behind.contains("spool_limit"), "{behind}");
-    fs::remove_file(place.replica()).unwrap();
-    fs::rename(&aside, place.replica()).unwrap();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     fill(&store, 10);
     close(store);
@@ -478,7 +492,7 @@ fn opening_waits_for_the_store_that_closes() {
     assert_eq!(place.rebases(), [""; 0]);
 }
 
-fn spool_of(database: &Path) -> PathBuf {
+pub(super) fn spool_of(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push("-replica");
     name.into()
@@ -572,16 +586,13 @@ fn restore_adds_what_was_not_uploaded() {
     let store = place.open();
     fill(&store, 10);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    let aside = place.replica().with_extension("aside");
-    fs::rename(place.replica(), &aside).unwrap();
-    fs::write(place.replica(), "not a folder").unwrap();
+    let outage = place.outage();
     fill(&store, 7);
     let _ = store.replica().unwrap().flush(Duration::from_millis(100));
     fill(&store, 8);
     let report = store.close_within(Duration::from_millis(300)).unwrap();
     assert_eq!(report.replicated, Some(false), "{report}");
-    fs::remove_file(place.replica()).unwrap();
-    fs::rename(&aside, place.replica()).unwrap();
+    outage.end();
     fs::remove_file(place.database()).unwrap();
     let replica = place.to().restore_if_missing(true);
     let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
@@ -634,9 +645,7 @@ fn statistics_say_what_the_replica_has() {
     );
     assert_eq!((replica.problem, replica.behind), (None, Duration::ZERO));
     assert!(replica.uploads >= 1 && replica.uploaded_bytes > 0 && replica.spool_bytes > 0);
-    let aside = place.replica().with_extension("aside");
-    fs::rename(place.replica(), &aside).unwrap();
-    fs::write(place.replica(), "not a folder").unwrap();
+    let outage = place.outage();
     fill(&store, 10);
     wait_until("an upload fails", || store.stats().replica.unwrap().failed_uploads > 0);
     let replica = store.stats().replica.unwrap();
@@ -651,8 +660,7 @@ fn statistics_say_what_the_replica_has() {
             .iter()
             .any(|alert| alert.kind == AlertKind::ReplicaFailing)
     });
-    fs::remove_file(place.replica()).unwrap();
-    fs::rename(&aside, place.replica()).unwrap();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     assert_eq!(store.stats().replica.unwrap().state, ReplicaState::Idle);
     close(store);
@@ -719,13 +727,10 @@ fn replica_that_cannot_be_used_is_told_at_opening() {
     let store = place.open();
     fill(&store, 10);
     close(store);
-    let aside = place.replica().with_extension("aside");
-    fs::rename(place.replica(), &aside).unwrap();
-    fs::write(place.replica(), "not a folder").unwrap();
+    let outage = place.outage();
     let error = place.options().open(place.database()).unwrap_err();
     assert!(matches!(error, Error::Replica { .. }), "{error}");
-    fs::remove_file(place.replica()).unwrap();
-    fs::rename(&aside, place.replica()).unwrap();
+    outage.end();
     let store = place.open();
     fill(&store, 10);
     close(store);
@@ -742,16 +747,13 @@ fn history_of_another_primary_is_not_mixed() {
     fill(&store, 10);
     store.replica().unwrap().flush(PATIENCE).unwrap();
     // Its storage goes away, and what it commits waits.
-    let aside = place.replica().with_extension("aside");
-    fs::rename(place.replica(), &aside).unwrap();
-    fs::write(place.replica(), "not a folder").unwrap();
+    let outage = place.outage();
     for _ in 0..20 {
         fill(&store, 1);
         let _ = store.replica().unwrap().flush(Duration::from_millis(50));
     }
     store.close_within(Duration::from_millis(100)).unwrap();
-    fs::remove_file(place.replica()).unwrap();
-    fs::rename(&aside, place.replica()).unwrap();
+    outage.end();
     // Another one goes on, with fewer transactions, and closes.
     let machine = tempfile::tempdir().unwrap();
     let path = machine.path().join("app.db");
@@ -772,6 +774,13 @@ fn history_of_another_primary_is_not_mixed() {
     let replica = place.to().on_divergence(OnDivergence::Rebase);
     let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
     assert_eq!(rows(&store), 30);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    // What is merged later is read from the spool, so nothing there may be of the other history.
+    for entry in fs::read_dir(spool_of(&place.database()).join("0")).unwrap() {
+        let copy = entry.unwrap();
+        let object = place.replica().join("ltx/0").join(copy.file_name());
+        assert!(fs::read(copy.path()).unwrap() == fs::read(object).unwrap(), "{copy:?}");
+    }
     close(store);
     place.compare_closed();
 }

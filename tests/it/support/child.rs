@@ -42,6 +42,8 @@ const CHILDREN: &[(&str, Run)] = &[
     ("read::memory_map", crate::read::memory_map::child),
     ("regressions::harness", crate::regressions::harness::child),
     ("regressions::store", crate::regressions::store::child),
+    #[cfg(feature = "s3")]
+    ("replica::late", crate::replica::late::child),
     #[cfg(feature = "replicate")]
     ("replica::follower", crate::replica::follower::child),
     #[cfg(feature = "replicate")]
@@ -299,6 +301,6 @@ pub(crate) fn example(name: &str) -> PathBuf {
     binary
 }
 
-fn this_binary() -> PathBuf {
+pub(crate) fn this_binary() -> PathBuf {
     env::current_exe().expect("the path of this binary")
 }

@@ -1,0 +1,121 @@
+//! How a store that opened while its storage was away becomes the owner of its replica, once the storage answers.
+//!
+//! What opening would have asked is asked here, and the answers are the same, but that the store is open: where opening
+//! would have failed, it takes no more writes.
+//!
+//! | the replica | then |
+//! |---|---|
+//! | ends with a transaction that this store uploaded, or was about to | this store is its owner, and uploads what waits |
+//! | the same, and its owner has not closed it | [`Error::Fenced`](crate::Error::Fenced), or a claim if `take_over` says so |
+//! | has another number, lacks what was uploaded, has more than was captured, or ends with another's transaction | [`Error::Diverged`](crate::Error::Diverged), or a full file if `on_divergence` says so |
+//!
+//! It runs on the task that uploads, so nothing is uploaded meanwhile. Nothing is written to the storage before the answer
+//! is known: an empty folder where a volume is to be mounted stays empty.
+
+use std::time::SystemTime;
+
+use super::fence::{Entry, Holder, Seen};
+use super::open::ways_out;
+use super::options::OnDivergence;
+use super::replication::{Ownership, Replication};
+use super::storage::{Result as StorageResult, all_files};
+use super::upload::Failed;
+use crate::runtime::random;
+use crate::telemetry::event::event;
+
+impl Replication {
+    /// Makes this store the owner of the replica, or finds why it cannot be.
+    pub(super) async fn enter(&self) -> Result<(), Failed> {
+        loop {
+            // The owner first: what is written after that changes its version.
+            let seen = self.fence.owner().await?;
+            let files = all_files(&self.storage).await?;
+            let tip = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
+            self.compare(seen.as_ref(), tip).await?;
+            self.clock.set(if self.options.unconditional {
+                self.storage.time().await?
+            } else {
+                self.storage.probe().await?
+            });
+            let lineage = match self.lineage() {
+                0 => random::number(),
+                lineage => lineage,
+            };
+            let entry = self.fence.enter(seen.as_ref(), lineage, SystemTime::now()).await?;
+            match entry {
+                Entry::Changed => continue,
+                Entry::Entered => self.set_ownership(Ownership::Owner),
+                // An earlier opening has begun to claim it; or it is taken over.
+                Entry::NotClosed => self.set_ownership(Ownership::ToClaim),
+            }
+            self.set_lineage(seen.map_or(lineage, |seen| seen.owner.lineage));
+            self.figures().reached();
+            self.reach(|progress| progress.reaches_again());
+            event!(
+                info,
+                "larder::replica",
+                self.path,
+                { replica = %self.storage, txid = tip },
+                "the replica, which could not be reached at opening, is there, and the store goes on with it"
+            );
+            return Ok(());
+        }
+    }
+
+    /// Makes sure that this store may go on with the replica, which ends with that transaction.
+    async fn compare(&self, seen: Option<&Seen>, tip: u64) -> Result<(), Failed> {
+        let is_asked = self.options.on_divergence == OnDivergence::Rebase;
+        let other_replica = self.is_other_replica(seen);
+        let difference = match &other_replica {
+            None => self.difference(tip).await?,
+            other => other.clone(),
+        };
+        let rival = seen.filter(|seen| !seen.owner.closed && !self.options.take_over);
+        let rival = rival.map(|seen| self.fence.holder(&seen.owner));
+        if let Some(rival @ Holder::Other { .. }) = rival
+            && (is_asked || other_replica.is_none())
+        {
+            return Err(Failed::Taken(rival));
+        }
+        match difference {
+            None => {
+                self.figures().found(tip);
+                self.reach(|progress| progress.uploaded = progress.uploaded.max(tip));
+                Ok(())
+            }
+            Some(difference) if is_asked => self.rebase_onto(tip, &difference).map_err(Failed::ForNow),
+            Some(difference) => Err(Failed::Diverged(format!(
+                "the storage was away as the store opened, and {difference}. {}",
+                ways_out(&self.path)
+            ))),
+        }
+    }
+
+    fn is_other_replica(&self, seen: Option<&Seen>) -> Option<String> {
+        let lineage = self.lineage();
+        let is_other = seen.is_some_and(|seen| ![0, seen.owner.lineage].contains(&lineage));
+        is_other.then(|| "the database was replicated to another replica, which this is not".into())
+    }
+
+    /// How the replica differs from what this store knows of it.
+    async fn difference(&self, tip: u64) -> StorageResult<Option<String>> {
+        let (uploaded, sealed) = {
+            let progress = self.progress();
+            (progress.uploaded, progress.sealed)
+        };
+        if tip == 0 && uploaded > 0 {
+            return Ok(Some(format!(
+                "the database was replicated up to transaction {uploaded}, and the replica has been emptied"
+            )));
+        }
+        if !(uploaded..=sealed).contains(&tip) {
+            let known = tip.clamp(uploaded, sealed);
+            return Ok(Some(format!(
+                "the database was replicated up to transaction {known}, and the replica ends with transaction {tip}"
+            )));
+        }
+        let timestamp = self.resumed.filter(|(txid, _)| *txid == tip).map(|(_, at)| at);
+        let is_known = tip == 0 || self.fence.is_at(tip, self.spool.path(tip), timestamp).await?;
+        Ok((!is_known).then(|| format!("its newest transaction, {tip}, was written by another process")))
+    }
+}
