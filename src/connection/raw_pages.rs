@@ -74,7 +74,8 @@ impl RawPages<'_> {
         self.write.execute((i64::from(pages) + 1, None::<&[u8]>)).map(drop)
     }
 
-    /// Whether the page has these contents, but for what SQLite counts.
+    /// Whether the page has these contents, but for what SQLite counts. A page beyond the end that the database had as the
+    /// transaction began has none, even if it was written since.
     pub(crate) fn is(&mut self, number: u32, contents: &[u8]) -> rusqlite::Result<bool> {
         let same = self.read.query_row([number], |row| {
             let there = row.get_ref(0)?.as_blob()?;
@@ -127,14 +128,24 @@ mod tests {
             with_pages::<_, rusqlite::Error>(&to, |pages| {
                 for (number, page) in (1..).zip(database.chunks(4096)) {
                     pages.write(number, &mut page.to_vec())?;
-                    assert!(pages.is(number, page)?);
                 }
-                assert!(!pages.is(1, &[7; 4096])?);
                 pages.cut_to((database.len() / 4096) as u32)
             })
             .unwrap();
             to.execute_batch("COMMIT").unwrap();
             forget_cached(&to).unwrap();
+            to.execute_batch("BEGIN IMMEDIATE").unwrap();
+            with_pages::<_, rusqlite::Error>(&to, |pages| {
+                for (number, page) in (1..).zip(database.chunks(4096)) {
+                    assert!(pages.is(number, page)?, "{number}");
+                    assert!(!pages.is(number, &[7; 4096])?, "{number}");
+                }
+                let beyond = (database.len() / 4096) as u32 + 1;
+                assert!(!pages.is(beyond, &[0; 4096])?, "it is not there");
+                Ok(())
+            })
+            .unwrap();
+            to.execute_batch("ROLLBACK").unwrap();
             let rows = |conn: &Connection| {
                 conn.query_row("SELECT count(*), total(length(data)) FROM t", [], |row| {
                     Ok((row.get::<_, i64>(0)?, row.get::<_, f64>(1)?))
@@ -146,9 +157,6 @@ mod tests {
             assert_eq!(check, "ok");
         }
         let refused = to.execute("INSERT INTO sqlite_dbpage(pgno, data) VALUES (1, zeroblob(4096))", []);
-        assert!(
-            refused.is_ok(),
-            "rusqlite's own connections are not DEFENSIVE: {refused:?}"
-        );
+        assert!(refused.is_err(), "it is DEFENSIVE again");
     }
 }
