@@ -140,7 +140,7 @@ pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
 pub use self::replica::{
     At, BranchReport, Follower, FollowerOptions, Lag, OnDivergence, ParseTokenError, Replica, ReplicaOptions,
     ReplicaRestore, ReplicaRestoreReport, ReplicaVerify, RestorePoint, RestoreSpan, RestoredState, StoreReplica, Token,
-    VerifyReport,
+    VerifyReport, WhenSpoolFull,
 };
 
 // Statistics, alerts and advice.

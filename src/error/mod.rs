@@ -331,6 +331,25 @@ pub enum Error {
         oldest: Option<String>,
     },
 
+    /// What waits to be uploaded to the replica has filled its room, and the options say that writes are refused then
+    /// (`WhenSpoolFull::RefuseWrites`). The write did not start. Reads go on, and writes once uploads have made room.
+    #[error(
+        "the write did not start, because what waits to be uploaded to the replica has no more room: {bytes} bytes wait in \
+         {}, whose limit is {limit}, and {reason}. Mend that, and writes go on by themselves; or open the store with a larger \
+         ReplicaOptions::spool_limit, or with WhenSpoolFull::Rebase, which drops what waits",
+        spool.display()
+    )]
+    SpoolFull {
+        /// The folder beside the database.
+        spool: PathBuf,
+        /// How many bytes wait behind the file that is being uploaded.
+        bytes: u64,
+        /// The limit, in bytes.
+        limit: u64,
+        /// Why they wait: what is wrong with the storage, or that the disk is full.
+        reason: String,
+    },
+
     /// A closure ran SQL that is reserved for larder, or a read tried to write.
     #[error("{statement} is refused here: {instead}")]
     Refused {
@@ -552,6 +571,7 @@ impl Error {
             | Error::Behind { .. }
             | Error::ReplicaInUse { .. }
             | Error::WalFull { .. }
+            | Error::SpoolFull { .. }
             | Error::Replica { .. }
             | Error::InsufficientSpace { .. }
             | Error::Closed => Outcome::NotStarted,
@@ -563,7 +583,7 @@ impl Error {
     /// Whether the same call may succeed after a pause, and cannot write twice.
     ///
     /// True for a full queue, the queue timeouts, a group that was rolled back (except by a full disk or by the write
-    /// itself), a full WAL, a file that is in use or still closing, a migration that met a lock of another process, a
+    /// itself), a full WAL, a full spool, a file that is in use or still closing, a migration that met a lock of another process, a
     /// [`Replica`](Error::Replica) whose storage did not answer, answered with a status 429 or 5xx, or refused the
     /// connection, and SQLite's `BUSY` and `LOCKED` if the closure did not start.
     ///
@@ -575,6 +595,7 @@ impl Error {
             | Error::QueueTimeout { .. }
             | Error::ReadQueueTimeout { .. }
             | Error::WalFull { .. }
+            | Error::SpoolFull { .. }
             | Error::InUse { .. }
             | Error::Behind { .. }
             | Error::AlreadyOpen { closing: Some(_), .. } => true,
@@ -642,6 +663,7 @@ impl Error {
             Error::NotReplicated { .. } => "not_replicated",
             Error::Behind { .. } => "behind",
             Error::WalFull { .. } => "wal_full",
+            Error::SpoolFull { .. } => "spool_full",
             Error::Refused { .. } => "refused",
             Error::NoRowid { .. } => "no_rowid",
             Error::Reentrant { .. } => "reentrant",
@@ -679,6 +701,7 @@ impl Error {
             "reentrant",
             "refused",
             "rolled_back",
+            "spool_full",
             "wal_full",
         ];
         others.into_iter().chain(self::sqlite::code_names())

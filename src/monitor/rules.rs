@@ -209,14 +209,14 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::SpoolFull,
-        description: "what waited to be uploaded to the replica was dropped",
+        description: "what waits to be uploaded to the replica has no more room: it was dropped, or writes are refused",
         severity: Severity::Critical,
-        remedy: "Bring the storage back: then the whole database is uploaded. For longer outages raise \
-                 ReplicaOptions::spool_limit",
+        remedy: "Bring the storage back: then the whole database is uploaded, or writes go on. For longer outages raise \
+                 ReplicaOptions::spool_limit; ReplicaOptions::when_full says which of the two it is",
         unit: "times",
-        measure: |seen| seen.sample.replica.as_ref()?.dropped.as_ref().map(|_| (1.0, 0.0)),
+        measure: |seen| spool_full(seen).map(|_| (1.0, 0.0)),
         culprit: none,
-        reason: |seen| seen.sample.replica.as_ref()?.dropped.clone(),
+        reason: spool_full,
     },
     Rule {
         kind: AlertKind::Fenced,
@@ -329,6 +329,13 @@ fn busiest_writer(seen: &Observation<'_>) -> Option<String> {
 
 fn oldest_read(seen: &Observation<'_>) -> Option<String> {
     seen.sample.oldest.as_ref().map(|read| read.site.clone())
+}
+
+fn spool_full(seen: &Observation<'_>) -> Option<String> {
+    let replica = seen.sample.replica.as_ref()?;
+    let refuses = replica.refuses.as_ref();
+    let refuses = refuses.map(|reason| format!("writes are refused: {reason}"));
+    refuses.or_else(|| replica.dropped.clone())
 }
 
 fn file_change(seen: &Observation<'_>) -> Option<String> {

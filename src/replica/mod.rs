@@ -6,7 +6,7 @@
 //! | what was committed since the last file, from the log to a file | `capture.rs` |
 //! | sealed files beside the database, and up to where it was captured | `spool.rs`, `position.rs` |
 //! | an open store as its replica sees it; the task that seals | `replication.rs` |
-//! | the task that uploads | `upload.rs` |
+//! | the task that uploads; what happens when the spool is full | `upload.rs`, `room.rs` |
 //! | the replies to the writes that wait for the replica | `acknowledge.rs`, `write/held.rs` |
 //! | how a store goes on with its replica as it opens, or later; which process owns it | `open.rs`, `enter.rs`, `fence.rs` |
 //! | places: folders, buckets, memory; the thread that makes the requests; what time it is | `storage/`, `runtime.rs`, `clock.rs` |
@@ -32,6 +32,7 @@ mod options;
 mod position;
 mod replication;
 mod restore;
+mod room;
 pub mod runtime;
 mod spool;
 pub mod storage;
@@ -44,7 +45,7 @@ pub use self::branch::{At, BranchReport};
 pub use self::follower::{Follower, FollowerOptions, Lag};
 pub use self::handle::Replica;
 pub(crate) use self::open::prepare;
-pub use self::options::{OnDivergence, ReplicaOptions};
+pub use self::options::{OnDivergence, ReplicaOptions, WhenSpoolFull};
 pub(crate) use self::replication::Replication;
 pub use self::restore::points::{RestorePoint, RestoreSpan};
 pub use self::restore::verify::{ReplicaVerify, RestoredState, VerifyReport};

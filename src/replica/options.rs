@@ -28,11 +28,26 @@ pub struct ReplicaOptions {
     pub(super) interval: Duration,
     pub(super) replicate_timeout: Duration,
     pub(super) spool_limit: u64,
+    pub(super) when_full: WhenSpoolFull,
     pub(super) restore_if_missing: bool,
     pub(super) take_over: bool,
     pub(super) on_divergence: OnDivergence,
     pub(super) unconditional: bool,
     pub(super) times: LevelTimes,
+}
+
+/// What happens when the spool is full. See [`ReplicaOptions::when_full`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenSpoolFull {
+    /// What waits is dropped, and the whole database is uploaded once the storage is back. Writes go on. What was
+    /// committed in between cannot be restored by itself then.
+    #[default]
+    Rebase,
+    /// Writes are refused with [`Error::SpoolFull`] before they start, until uploads have made room. Reads go on, and so
+    /// do writes that have begun. Nothing is dropped, on a full disk either, so each point in time can be restored. What
+    /// other processes write cannot be refused, and is kept beyond the limit.
+    RefuseWrites,
 }
 
 /// What opening does if the database file does not go on from where the replica ends.
@@ -55,6 +70,7 @@ impl ReplicaOptions {
             interval: Duration::from_secs(1),
             replicate_timeout: Duration::from_secs(30),
             spool_limit: 1024 * MIB,
+            when_full: WhenSpoolFull::default(),
             restore_if_missing: false,
             take_over: false,
             on_divergence: OnDivergence::default(),
@@ -79,11 +95,17 @@ impl ReplicaOptions {
     }
 
     /// The most bytes that wait beside the database while the storage is away, in the folder `app.db-replica`. The
-    /// default is 1 GiB. Beyond it they are dropped, and one upload of the whole database follows once the storage is
-    /// back; what was committed in between cannot be restored by itself then. At least 1 MiB. Up to 64 MiB of uploads stay
-    /// there as well, until they are merged.
+    /// default is 1 GiB. The file that is being uploaded does not count. [`when_full`](Self::when_full) says what happens
+    /// beyond it. At least 1 MiB. Up to 64 MiB of uploads stay there as well, until they are merged.
     pub fn spool_limit(mut self, bytes: u64) -> Self {
         self.spool_limit = bytes;
+        self
+    }
+
+    /// What happens when the spool is full: [`spool_limit`](Self::spool_limit) is reached, or the disk is full. The
+    /// default is [`WhenSpoolFull::Rebase`]: the service goes on.
+    pub fn when_full(mut self, then: WhenSpoolFull) -> Self {
+        self.when_full = then;
         self
     }
 
@@ -193,6 +215,7 @@ impl fmt::Debug for ReplicaOptions {
             .field("interval", &self.interval)
             .field("replicate_timeout", &self.replicate_timeout)
             .field("spool_limit", &self.spool_limit)
+            .field("when_full", &self.when_full)
             .field("restore_if_missing", &self.restore_if_missing)
             .field("take_over", &self.take_over)
             .field("on_divergence", &self.on_divergence)

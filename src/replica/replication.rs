@@ -26,7 +26,7 @@
 //! for SQLite's locks, but for `turn`: that is the writer thread itself, which takes SQLite's write lock under it. Who has
 //! SQLite's write lock never waits for `capture`: a lone writer's caller only stores `committed`, and a checkpoint begins
 //! after the keeper has answered. `progress` guards what was reached, for those who wait for it. It may be taken under
-//! `capture`; nothing is taken under it.
+//! `capture`; the list of the spool and the figures, each for a look, are taken under it.
 //!
 //! # No wake-up is lost
 //!
@@ -39,7 +39,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -55,7 +55,7 @@ use super::spool::{Sealed, Spool};
 use super::storage::{FileInfo, Storage};
 use super::token::Token;
 use crate::connection::wal_index::WalIndex;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::Access;
 use crate::read::DedicatedReader;
 use crate::runtime::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, Weak};
@@ -137,6 +137,8 @@ pub(super) struct Progress {
     pub(super) unsealed: Option<String>,
     /// Why nothing is uploaded any more.
     stopped: Option<String>,
+    /// Whether the disk had no room for the last file.
+    pub(super) disk_is_full: bool,
     /// Both tasks have ended.
     pub(super) ended: bool,
 }
@@ -191,6 +193,8 @@ pub(crate) struct Replication {
     pub(super) held: HeldReplies,
     /// Wakes the task that acknowledges.
     pub(super) reached: Notify,
+    /// Whether writes are refused. Changed under the lock of `progress`.
+    pub(super) refuses: AtomicBool,
     /// Events for when no lock is held.
     deferred: Mutex<Vec<Deferred>>,
 }
@@ -252,7 +256,7 @@ impl Replication {
         };
         let wake = Notify::new();
         wake.notify_one();
-        Arc::new(Self {
+        let replication = Arc::new(Self {
             shared: Arc::downgrade(shared),
             telemetry: Arc::clone(telemetry),
             path,
@@ -280,8 +284,12 @@ impl Replication {
             changed: Condvar::new(),
             held: HeldReplies::default(),
             reached: Notify::new(),
+            refuses: AtomicBool::new(false),
             deferred: Mutex::default(),
-        })
+        });
+        // What an earlier store has left may fill the spool.
+        replication.weigh_spool();
+        replication
     }
 
     fn phase(&self) -> Phase {
@@ -320,7 +328,7 @@ impl Replication {
     }
 
     /// Keeps an event for when no lock is held: a subscriber may be slow, or write to the store.
-    fn defer(&self, event: impl FnOnce(&Path) + Send + 'static) {
+    pub(super) fn defer(&self, event: impl FnOnce(&Path) + Send + 'static) {
         self.deferred.lock().push(Box::new(event));
     }
 
@@ -417,15 +425,13 @@ impl Replication {
             }
             Err(CaptureError::Lost(reason)) => self.rebase(capture, reason)?,
             Err(CaptureError::Unsynced(error)) => self.log_unsynced(error),
-            // The database needs the room more than the spool does.
             Err(CaptureError::Spool(error))
-                if error.kind() == ErrorKind::StorageFull && self.drop_spool(capture, "the disk is full") => {}
+                if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+                    && self.give_way(capture) => {}
             Err(error) => self.not_sealed(error),
         }
-        // The newest file stays behind its upload, and waits for nothing.
-        let waiting = self.spool.bytes_from(self.progress().uploaded + 1);
-        if self.phase() == Phase::Following && waiting > self.options.spool_limit {
-            self.drop_spool(capture, "ReplicaOptions::spool_limit is reached");
+        if self.phase() == Phase::Following {
+            self.bound_spool(capture);
         }
         result.map(drop)
     }
@@ -456,7 +462,7 @@ impl Replication {
     /// Returns whether there was anything else.
     ///
     /// Which file that is, and what the uploader may still take, is decided under the lock of `progress`.
-    fn drop_spool(&self, capture: &mut Capture, reason: &str) -> bool {
+    pub(super) fn drop_spool(&self, capture: &mut Capture, reason: &str) -> bool {
         // Those that were uploaded take room, too. What cannot be deleted is told below.
         let uploaded = self.progress().uploaded;
         let _ = self.spool.delete_to(uploaded.saturating_sub(1));
@@ -560,6 +566,7 @@ impl Replication {
             self.tell_rebase("what waited to be uploaded was dropped");
             self.wake.notify_one();
         }
+        self.weigh_spool();
     }
 
     fn was_sealed(&self, sealed: Sealed, capture: &Capture) {
@@ -570,6 +577,7 @@ impl Replication {
             progress.commits = commits;
             progress.sealed = sealed.txid;
             progress.unsealed = None;
+            progress.disk_is_full = false;
         });
         self.sealed.notify_one();
     }
@@ -916,6 +924,10 @@ impl LogKeeper for Replication {
 
     fn poisoned(&self) {
         self.reached.notify_one();
+    }
+
+    fn refusal(&self) -> Option<Error> {
+        self.refuses_writes()
     }
 
     fn wants_turn(&self) -> bool {

@@ -74,9 +74,9 @@ pub enum AlertKind {
     /// Three uploads to the replica in a row failed; the measurement counts them. They are tried again until one
     /// succeeds.
     ReplicaFailing,
-    /// What waited to be uploaded was dropped, because it reached
-    /// `ReplicaOptions::spool_limit` or the disk was full. The alert clears when
-    /// the whole database is captured.
+    /// What waits to be uploaded has reached `ReplicaOptions::spool_limit`, or the disk is full. It was dropped, and the
+    /// alert clears when the whole database is captured; or writes are refused until uploads have made room
+    /// (`ReplicaOptions::when_full`).
     SpoolFull,
     /// Another process has taken the replica over. The store takes no more writes.
     Fenced,

@@ -32,6 +32,8 @@ struct State {
     rebase: Option<String>,
     rebases: u64,
     dropped: Option<String>,
+    /// Why writes are refused.
+    refuses: Option<String>,
     fenced: Option<String>,
     diverged: Option<String>,
     /// How far the local clock is ahead of the storage's.
@@ -56,6 +58,7 @@ pub(crate) struct ReplicaSample {
     pub(crate) failures_in_a_row: u64,
     pub(crate) failing: Option<String>,
     pub(crate) dropped: Option<String>,
+    pub(crate) refuses: Option<String>,
     pub(crate) rebase: Option<String>,
     pub(crate) fenced: Option<String>,
     pub(crate) diverged: Option<String>,
@@ -121,6 +124,11 @@ impl ReplicaFigures {
             state.waiting.retain(|(txid, _)| *txid <= last);
             state.unsealed = since.map(|since| (since, reason.to_owned()));
         });
+    }
+
+    /// Writes are refused for that reason, or not any more.
+    pub(crate) fn refuses(&self, reason: Option<String>) {
+        self.change(|state| state.refuses = reason);
     }
 
     /// The full file is sealed, and what waited for it is in it.
@@ -224,6 +232,7 @@ impl ReplicaFigures {
             failures_in_a_row: state.failing.as_ref().map_or(0, |(failures, _)| *failures),
             failing: state.failing.as_ref().map(|(_, reason)| reason.clone()),
             dropped: state.dropped.clone(),
+            refuses: state.refuses.clone(),
             rebase: state.rebase.clone(),
             fenced: state.fenced.clone(),
             diverged: state.diverged.clone(),
@@ -266,6 +275,9 @@ impl State {
         let failing = self.failing.as_ref().map(|(_, reason)| reason);
         let unsealed = self.unsealed.as_ref().map(|(_, reason)| reason);
         let stopped = self.fenced.as_ref().or(self.diverged.as_ref());
+        if let Some(reason) = self.refuses.as_ref().filter(|_| stopped.is_none()) {
+            return Some(format!("writes are refused, because the spool is full: {reason}"));
+        }
         let problem = stopped.or(failing).or(unsealed).or(self.dropped.as_ref());
         problem.or(self.rebase.as_ref()).or(self.damaged.as_ref()).cloned()
     }

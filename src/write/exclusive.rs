@@ -27,7 +27,7 @@ impl Writer {
         let Some(job) = self.claim(job, Instant::now()) else {
             return;
         };
-        if let Some(error) = self.wal_full() {
+        if let Some(error) = self.wal_full().or_else(|| self.refused_by_keeper()) {
             return self.fail(job, error);
         }
         if let Err(error) = self.replace_spoiled() {

@@ -151,7 +151,7 @@ impl Writer {
         if !self.group.is_empty() {
             return Some((job, now));
         }
-        if let Some(error) = self.wal_full() {
+        if let Some(error) = self.wal_full().or_else(|| self.refused_by_keeper()) {
             self.fail(job, error);
             return None;
         }

@@ -114,6 +114,7 @@ impl Writer {
             && size.free_pages > size.pages / 10
             && self.telemetry.counters.has_incremental_vacuum()
             && now >= self.idle_maintenance.vacuum_from
+            && self.refused_by_keeper().is_none()
     }
 
     fn give_back(&mut self) {

@@ -15,14 +15,20 @@ pub(crate) use super::checkpointer::Progress as CheckpointProgress;
 use super::closing::Replicated;
 use super::context::WriteJob;
 use crate::connection::authorizer::SqlGuard;
+use crate::error::Error;
 use crate::read::Readers;
 use crate::runtime::sync::Arc;
 
-/// The calls come from the holder of the writer's seat, all but the first from the writer thread.
+/// The calls come from the holder of the writer's seat, all but the first two from the writer thread.
 pub(crate) trait LogKeeper: Send + Sync {
     /// Called after every commit: the log has so many committed frames, and this store has made so many commits since it
     /// was opened, modulo 2^32.
     fn committed(&self, frames: u32, commits: u32);
+
+    /// Why a write that is about to begin is refused. Called for each, also on the threads of callers.
+    fn refusal(&self) -> Option<Error> {
+        None
+    }
 
     /// Whether [`before_checkpoint`](Self::before_checkpoint) would allow a checkpoint, or has to be told that one is
     /// due. Asked between two groups while one is due.
@@ -90,6 +96,11 @@ impl Writer {
             readers: &self.readers,
             all_moved: self.checkpointer.is_empty(),
         }
+    }
+
+    /// The error of a write that the keeper of the log refuses.
+    pub(super) fn refused_by_keeper(&self) -> Option<Error> {
+        self.shared.keeper()?.refusal()
     }
 
     /// The checkpoint that is due, if it may be tried now.

@@ -21,6 +21,7 @@ mod servers;
 mod simulated;
 pub(crate) mod storage;
 mod store;
+mod when_full;
 
 use std::io::{self, Read};
 

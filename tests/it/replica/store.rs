@@ -70,6 +70,24 @@ impl Place {
         self.options().open(self.database()).unwrap()
     }
 
+    /// Takes the storage away: a file is in the place of the folder, and each request fails.
+    pub(super) fn take_storage_away(&self) {
+        fs::write(self.replica().with_extension("aside"), "not a folder").unwrap();
+        self.swap_storage();
+    }
+
+    pub(super) fn bring_storage_back(&self) {
+        self.swap_storage();
+        fs::remove_file(self.replica().with_extension("aside")).unwrap();
+    }
+
+    /// At once: a store that is uploading must not find nothing, and create a folder.
+    fn swap_storage(&self) {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        let aside = self.replica().with_extension("aside");
+        renameat_with(CWD, self.replica(), CWD, aside, RenameFlags::EXCHANGE).unwrap();
+    }
+
     /// The sealed transactions in the replica, oldest first.
     pub(super) fn transactions(&self) -> Vec<File> {
         let Ok(entries) = fs::read_dir(self.replica().join("ltx/0")) else {
@@ -427,13 +445,17 @@ fn second_primary_is_fenced() {
     assert_eq!(report.replicated, Some(false), "{report}");
 }
 
+/// The folder of the database with all its files, copied by another process: closing a descriptor of the database would
+/// end this process's locks on it.
+pub(super) fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(to).status();
+    assert!(copied.unwrap().success());
+}
+
 /// The database, its log, spool and replica as a power cut leaves them that spares what was synced and takes these files.
 fn after_power_cut(place: &Place, lost: &[&str]) -> Place {
     let copy = Place::new();
-    // Another process reads them: closing a descriptor of the database would end this process's locks on it.
-    let all = place.folder.path().join(".");
-    let copied = Command::new("cp").arg("-r").arg(all).arg(copy.folder.path()).status();
-    assert!(copied.unwrap().success());
+    copy_folder(place.folder.path(), copy.folder.path());
     for name in lost {
         fs::remove_file(copy.folder.path().join("data").join(name)).unwrap();
     }

@@ -198,6 +198,17 @@ fn cases() -> Vec<Case> {
         },
     );
     case(
+        NotStarted,
+        true,
+        "writes go on by themselves",
+        Error::SpoolFull {
+            spool: "/var/lib/app/app.db-replica".into(),
+            bytes: 2,
+            limit: 1,
+            reason: "the disk is full".into(),
+        },
+    );
+    case(
         Unknown,
         false,
         "before you repeat the write",
