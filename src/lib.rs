@@ -139,8 +139,8 @@ pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
 #[cfg_attr(docsrs, doc(cfg(feature = "replicate")))]
 pub use self::replica::{
     At, BranchReport, Follower, FollowerOptions, Lag, OnDivergence, ParseTokenError, Replica, ReplicaOptions,
-    ReplicaRestore, ReplicaRestoreReport, ReplicaVerify, RestorePoint, RestoreSpan, RestoredState, StoreReplica, Token,
-    VerifyReport, WhenSpoolFull,
+    ReplicaRestore, ReplicaRestoreProgress, ReplicaRestoreReport, ReplicaRestoreStage, ReplicaVerify, RestorePoint,
+    RestoreSpan, RestoredState, StoreReplica, Token, VerifyReport, WhenSpoolFull,
 };
 
 // Statistics, alerts and advice.

@@ -2,13 +2,14 @@
 //! as a copy is, and named as one.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use super::BackupProgress;
 use super::copy::{CHECKING, Copier, CopyPlan, Whose, cannot_open, check_room, refuse_damage};
 use super::failure::{Failure, Result as BuildResult};
 use super::fingerprint::Fingerprint;
 use super::staging::{Copy, Staging, Unfinished, cannot_create};
+use super::{BackupProgress, CALLBACK_INTERVAL};
 use crate::connection::temp_folder::{Content, TempFolder};
 use crate::connection::{self, Private, check_sqlite, open_files, open_original};
 use crate::error::{Error, Result};
@@ -82,17 +83,31 @@ impl Build {
         check_room(&self.copy.path, bytes, false)
     }
 
-    /// Checks the database for damage, and changes nothing in it. `with_rows` reads all of them, too.
-    pub(crate) fn check(&self, settings: &Settings, with_rows: bool) -> Result<(CheckReport, Option<Fingerprint>)> {
-        self.look(settings, with_rows).map_err(|failure| self.failed(failure))
+    /// Checks the database for damage, and changes nothing in it. `with_rows` reads all of them, too. The check ends with
+    /// an error once `go_on`, which is called some ten times a second, says so.
+    pub(crate) fn check(
+        &self,
+        settings: &Settings,
+        with_rows: bool,
+        mut go_on: impl FnMut() -> ControlFlow<()> + Send + 'static,
+    ) -> Result<(CheckReport, Option<Fingerprint>)> {
+        let reporter = ProgressReporter::new(BackupProgress::NOTHING);
+        reporter.call(CALLBACK_INTERVAL, move |_, _| go_on());
+        let looked = self.look(settings, with_rows, &reporter);
+        looked.map_err(|failure| self.failed(failure))
     }
 
-    fn look(&self, settings: &Settings, with_rows: bool) -> BuildResult<(CheckReport, Option<Fingerprint>)> {
+    fn look(
+        &self,
+        settings: &Settings,
+        with_rows: bool,
+        reporter: &ProgressReporter<BackupProgress>,
+    ) -> BuildResult<(CheckReport, Option<Fingerprint>)> {
         let plan = CopyPlan::default();
         let copier = Copier {
             options: settings,
             plan: &plan,
-            reporter: &ProgressReporter::new(BackupProgress::NOTHING),
+            reporter,
             pause: &|_| {},
         };
         let Some(private) = open_original(&self.copy.path, settings, true).map_err(cannot_open)? else {
@@ -101,7 +116,7 @@ impl Build {
             ));
         };
         let checked = copier.check(&private, Whose::Source).and_then(refuse_damage);
-        let looked = checked.and_then(|report| Ok((report, with_rows.then(|| rows(&private)).transpose()?)));
+        let looked = checked.and_then(|report| Ok((report, with_rows.then(|| rows(&private, reporter)).transpose()?)));
         connection::close(private.conn);
         looked
     }
@@ -120,12 +135,18 @@ impl Build {
         Ok(staging.path)
     }
 
+    /// The error of work that was stopped: whatever stopped it reports why.
+    pub(crate) fn stopped(&self) -> Error {
+        self.failed(Failure::stopped())
+    }
+
     /// The error of a restore that ends here.
     pub(crate) fn failed(&self, failure: Failure) -> Error {
         failure.of_replica(&self.from, &self.to)
     }
 }
 
-fn rows(private: &Private) -> BuildResult<Fingerprint> {
+fn rows(private: &Private, reporter: &ProgressReporter<BackupProgress>) -> BuildResult<Fingerprint> {
+    let _watching = reporter.watch(&private.conn, &private.interrupt);
     Fingerprint::read(&private.conn, true).map_err(|error| Failure::of(CHECKING, error))
 }

@@ -396,7 +396,7 @@ pub enum Error {
         "the {work} was cancelled by its progress callback; the database is unchanged, so the {work} can be run again"
     )]
     Cancelled {
-        /// The cancelled work: `backup`, `check` or `vacuum`.
+        /// The cancelled work: `backup`, `check`, `restore` or `vacuum`.
         work: &'static str,
     },
 

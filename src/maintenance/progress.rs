@@ -74,6 +74,13 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
         self.lock().limit = Some(Box::new(limit));
     }
 
+    /// Another handle of the same work.
+    pub(crate) fn handle(&self) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+        }
+    }
+
     /// Marks the start of the work.
     pub(crate) fn begin(&self) {
         let mut state = self.lock();
@@ -89,9 +96,7 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
             return None;
         }
         drop(state);
-        let reporter = Self {
-            state: Arc::clone(&self.state),
-        };
+        let reporter = self.handle();
         Some(interrupt.watch(conn, move || reporter.poll().is_break()))
     }
 
@@ -99,6 +104,12 @@ impl<S: Copy + Send + 'static> ProgressReporter<S> {
     pub(crate) fn enter(&self, stage: S) -> ControlFlow<()> {
         self.lock().stage = stage;
         self.poll()
+    }
+
+    /// Enters a stage without a look at whether the work goes on.
+    #[cfg(feature = "replicate")]
+    pub(crate) fn note(&self, stage: S) {
+        self.lock().stage = stage;
     }
 
     /// Enters a stage, and calls the callback even if it is not due.

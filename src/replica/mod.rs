@@ -48,6 +48,7 @@ pub(crate) use self::open::prepare;
 pub use self::options::{OnDivergence, ReplicaOptions, WhenSpoolFull};
 pub(crate) use self::replication::Replication;
 pub use self::restore::points::{RestorePoint, RestoreSpan};
+pub use self::restore::progress::{ReplicaRestoreProgress, ReplicaRestoreStage};
 pub use self::restore::verify::{ReplicaVerify, RestoredState, VerifyReport};
 pub use self::restore::{ReplicaRestore, ReplicaRestoreReport};
 pub use self::store_replica::StoreReplica;

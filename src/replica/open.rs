@@ -51,6 +51,7 @@ use super::options::{OnDivergence, ReplicaOptions};
 use super::position::{LogPosition, Position, Stamps};
 use super::replication::{Ownership, Replication, Start};
 use super::restore::plan::Target;
+use super::restore::progress::{ReplicaRestoreProgress, RestoreReporter};
 use super::restore::restore;
 use super::runtime;
 use super::spool::{Sealed, Spool, SpoolError};
@@ -190,7 +191,14 @@ impl Prepared {
         if fs::metadata(path).is_ok_and(|file| file.len() == 0) {
             fs::remove_file(path).map_err(|error| cannot_read(path, error))?;
         }
-        let report = restore(&self.storage, Target::Newest, &self.spool.paths(), Some(settings), path)?;
+        let report = restore(
+            &self.storage,
+            Target::Newest,
+            &self.spool.paths(),
+            Some(settings),
+            path,
+            &RestoreReporter::new(ReplicaRestoreProgress::NOTHING),
+        )?;
         let owner = self.there.as_ref().ok().and_then(|there| there.owner.as_ref());
         let position = Position {
             lineage: owner.map_or(0, |seen| seen.owner.lineage),

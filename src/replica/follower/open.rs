@@ -29,6 +29,7 @@ use crate::replica::fence::Fence;
 use crate::replica::open::{absolute, cannot_read, cannot_spool};
 use crate::replica::position::Position;
 use crate::replica::restore::plan::Target;
+use crate::replica::restore::progress::silent;
 use crate::replica::restore::restore;
 use crate::replica::runtime;
 use crate::replica::spool::Spool;
@@ -181,7 +182,7 @@ fn restored(path: &Path, storage: &Storage, settings: &Settings) -> Result<(Posi
     if fs::metadata(path).is_ok() {
         fs::remove_file(path).map_err(|error| cannot_read(path, error))?;
     }
-    let report = restore(storage, Target::Newest, &[], Some(settings), path)?;
+    let report = restore(storage, Target::Newest, &[], Some(settings), path, &silent())?;
     Ok((report.position()?, Local::untouched()))
 }
 

@@ -21,6 +21,7 @@ use crate::replica::ltx::lock_page;
 use crate::replica::restore::apply::ApplyError;
 use crate::replica::restore::fetch::Fetch;
 use crate::replica::restore::plan::{Target, plan_after};
+use crate::replica::restore::progress::silent;
 use crate::replica::restore::rebuild::{Rebuilt, rebuild};
 use crate::replica::restore::{apply::decoder, plan::Txid};
 use crate::replica::runtime;
@@ -76,7 +77,7 @@ impl Following {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
         for _ in 0..ATTEMPTS {
             let build = Build::temporary(&self.storage.to_string(), folder)?;
-            let rebuilt = rebuild(&self.storage, Target::Newest, &build)?;
+            let rebuilt = rebuild(&self.storage, Target::Newest, &build, &silent())?;
             self.check_page_size(rebuilt.header.page_size)?;
             let to = rebuilt.header.max_txid;
             if to < self.position().txid {

@@ -5,6 +5,7 @@
 //! fetch.rs     their contents, with the next ones under way
 //! apply.rs     one file's pages, written to the database
 //! rebuild.rs   the three of them, and again with another plan where a file is missing or damaged
+//! progress.rs  the progress callback, and what stops a restore
 //! points.rs    what can be restored
 //! verify.rs    whether it can
 //! ```
@@ -17,6 +18,7 @@ pub(in crate::replica) mod apply;
 pub(in crate::replica) mod fetch;
 pub(crate) mod plan;
 pub(crate) mod points;
+pub(crate) mod progress;
 pub(in crate::replica) mod rebuild;
 pub(in crate::replica) mod time;
 pub(crate) mod verify;
@@ -24,15 +26,17 @@ pub(crate) mod verify;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::BufReader;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use self::apply::{ApplyError, apply};
 use self::plan::{Target, Txid};
+use self::progress::{ReplicaRestoreProgress, ReplicaRestoreStage, RestoreReporter, reporter};
 use self::rebuild::rebuild;
 #[cfg(doc)]
 use crate::Store;
-use crate::backup::{Build, Failure};
+use crate::backup::{Build, Failure, Fingerprint};
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
 use crate::options::Settings;
@@ -64,6 +68,7 @@ pub struct ReplicaRestore {
     at: Option<SystemTime>,
     txid: Option<u64>,
     integrity_check: bool,
+    reporter: RestoreReporter,
 }
 
 impl ReplicaRestore {
@@ -74,6 +79,7 @@ impl ReplicaRestore {
             at: None,
             txid: None,
             integrity_check: true,
+            reporter: RestoreReporter::new(ReplicaRestoreProgress::NOTHING),
         }
     }
 
@@ -99,6 +105,27 @@ impl ReplicaRestore {
         self
     }
 
+    /// Calls `f` at the beginning and the end of each stage, and some ten times a second in between.
+    /// `ControlFlow::Break(())` cancels the restore: nothing is created at its target then.
+    ///
+    /// The callback runs on the thread that called [`to`](Self::to).
+    ///
+    /// ```no_run
+    /// use std::ops::ControlFlow;
+    ///
+    /// larder::Store::restore_from("s3://bucket/app")
+    ///     .progress(|progress| {
+    ///         println!("{} of {} bytes", progress.bytes_done, progress.bytes_total);
+    ///         ControlFlow::Continue(())
+    ///     })
+    ///     .to("restored.db")?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn progress(mut self, f: impl FnMut(&ReplicaRestoreProgress) -> ControlFlow<()> + Send + 'static) -> Self {
+        self.reporter = reporter(f);
+        self
+    }
+
     /// Restores to `path`. Open the database like any other.
     ///
     /// There must be no file at `path`, and no `-wal`, `-shm` or `-journal` file beside it. The database has mode
@@ -111,6 +138,11 @@ impl ReplicaRestore {
     /// - [`Error::AlreadyOpen`]: this process has `path` open.
     /// - [`Error::Replica`]: the URL cannot be used.
     /// - [`Error::Options`]: both a time and a transaction were given.
+    /// - [`Error::Cancelled`] by the callback.
+    ///
+    /// # Panics
+    ///
+    /// If the progress callback panics.
     pub fn to(self, path: impl AsRef<Path>) -> Result<ReplicaRestoreReport> {
         self.restore(path.as_ref())
     }
@@ -122,7 +154,7 @@ impl ReplicaRestore {
             return Err(in_the_way(&storage, to));
         }
         let settings = self.integrity_check.then_some(&self.settings);
-        let report = restore(&storage, target, &[], settings, to)?;
+        let report = restore(&storage, target, &[], settings, to, &self.reporter)?;
         let left = Spool::leave(&report.path, &report.position()?);
         left.map_err(|error| Failure::of(LEAVING, error).of_replica(&storage.to_string(), to))?;
         Ok(report)
@@ -149,21 +181,40 @@ pub(in crate::replica) fn restore(
     spooled: &[(u64, PathBuf)],
     settings: Option<&Settings>,
     to: &Path,
+    reporter: &RestoreReporter,
+) -> Result<ReplicaRestoreReport> {
+    reporter.begin();
+    let made = make(storage, target, spooled, settings, to, reporter);
+    let report = reporter.end("restore").and(made)?;
+    report.tell(storage);
+    Ok(report)
+}
+
+fn make(
+    storage: &Storage,
+    target: Target,
+    spooled: &[(u64, PathBuf)],
+    settings: Option<&Settings>,
+    to: &Path,
+    reporter: &RestoreReporter,
 ) -> Result<ReplicaRestoreReport> {
     let began = Instant::now();
     let build = Build::begin(&storage.to_string(), to)?;
-    let mut rebuilt = rebuild(storage, target, &build)?;
+    let mut rebuilt = rebuild(storage, target, &build, reporter)?;
     for (txid, path) in spooled {
         if *txid == rebuilt.header.max_txid + 1 {
             rebuilt.header = add(*txid, path, &build)?;
         }
     }
     let check = match settings {
-        Some(settings) => Some(build.check(settings, false)?.0),
+        Some(settings) => Some(check(&build, settings, false, reporter)?.0),
         None => None,
     };
+    if reporter.poll().is_break() {
+        return Err(build.stopped());
+    }
     let header = rebuilt.header;
-    let report = ReplicaRestoreReport {
+    Ok(ReplicaRestoreReport {
         path: build.finish()?,
         txid: header.max_txid,
         timestamp: time::from_millis(header.timestamp),
@@ -174,9 +225,28 @@ pub(in crate::replica) fn restore(
         unusable: rebuilt.unusable,
         check,
         duration: began.elapsed(),
-    };
-    report.tell(storage);
-    Ok(report)
+    })
+}
+
+/// Checks the database, and reads its rows if they are asked for.
+fn check(
+    build: &Build,
+    settings: &Settings,
+    with_rows: bool,
+    reporter: &RestoreReporter,
+) -> Result<(CheckReport, Option<Fingerprint>)> {
+    let stage = ReplicaRestoreStage::Check;
+    if reporter
+        .report(ReplicaRestoreProgress {
+            stage,
+            ..reporter.stage()
+        })
+        .is_break()
+    {
+        return Err(build.stopped());
+    }
+    let going_on = reporter.handle();
+    build.check(settings, with_rows, move || going_on.poll())
 }
 
 /// Adds a transaction of the spool to what was restored.

@@ -5,10 +5,12 @@
 //! the plan. What is made is never older than what the first plan would have made.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use super::apply::{ApplyError, apply};
 use super::fetch::Fetch;
 use super::plan::{PlanError, Target, Txid, plan, restorable};
+use super::progress::{Counted, ReplicaRestoreProgress, RestoreReporter};
 use super::time;
 use crate::backup::{Build, Failure};
 use crate::error::Result;
@@ -27,12 +29,17 @@ pub(in crate::replica) struct Rebuilt {
 }
 
 /// Writes the wanted state into the file of `build`.
-pub(in crate::replica) fn rebuild(storage: &Storage, target: Target, build: &Build) -> Result<Rebuilt> {
+pub(in crate::replica) fn rebuild(
+    storage: &Storage,
+    target: Target,
+    build: &Build,
+    reporter: &RestoreReporter,
+) -> Result<Rebuilt> {
     let mut attempts = Attempts::new(storage, target);
     loop {
         let made = attempts
             .plan()
-            .and_then(|files| write(storage, &files, build).map(|header| (files, header)));
+            .and_then(|files| write(storage, &files, build, reporter).map(|header| (files, header)));
         match made {
             Ok((files, header)) => {
                 return Ok(Rebuilt {
@@ -56,7 +63,8 @@ enum Stop {
 }
 
 /// Writes the pages of the files. Returns the header of the last one.
-fn write(storage: &Storage, files: &[FileInfo], build: &Build) -> Result<Header, Stop> {
+fn write(storage: &Storage, files: &[FileInfo], build: &Build, reporter: &RestoreReporter) -> Result<Header, Stop> {
+    go_on(reporter.report(ReplicaRestoreProgress::of(files)))?;
     build
         .file()
         .set_len(0)
@@ -66,9 +74,16 @@ fn write(storage: &Storage, files: &[FileInfo], build: &Build) -> Result<Header,
     while let Some((file, opened)) = fetch.next() {
         let opened = opened.map_err(|error| stop(Some(file), ApplyError::Storage(error)))?;
         let prepare = |header: &Header| prepare(header, last.as_ref(), build);
+        let opened = Counted::new(opened, reporter);
         let header = apply(opened, file, build.file(), prepare).map_err(|error| stop(Some(file), error))?;
         last = Some(header);
+        let progress = reporter.stage();
+        go_on(reporter.enter(ReplicaRestoreProgress {
+            files_done: progress.files_done + 1,
+            ..progress
+        }))?;
     }
+    go_on(reporter.report(reporter.stage()))?;
     Ok(last.expect("a plan has files"))
 }
 
@@ -86,6 +101,14 @@ fn prepare(header: &Header, last: Option<&Header>, build: &Build) -> Result<(), 
         build.check_room(bytes(header) - before).map_err(ApplyError::Target)?;
     }
     Ok(())
+}
+
+/// The error of work that is stopped. Whatever stopped it reports why.
+fn go_on(said: ControlFlow<()>) -> Result<(), Stop> {
+    match said {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Stop::Failure(Failure::new("it was stopped"))),
+    }
 }
 
 fn stop(file: Option<&FileInfo>, error: ApplyError) -> Stop {

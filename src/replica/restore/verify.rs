@@ -1,16 +1,19 @@
 //! Verifying a replica: every file, then a restore.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use std::{env, fmt};
 
 use super::apply::{ApplyError, read_through};
+use super::check;
 use super::fetch::Fetch;
 use super::plan::{PlanError, SNAPSHOTS, Target, Txid, gaps, plan};
+use super::progress::{Counted, ReplicaRestoreProgress, RestoreReporter};
 use super::rebuild::{explain, rebuild};
 use crate::backup::{Build, Fingerprint};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
 use crate::options::Settings;
 use crate::replica::storage::{FileInfo, Storage, StorageError, all_files, request};
@@ -42,6 +45,7 @@ pub struct ReplicaVerify<'r> {
     snapshot: Option<TakeSnapshot<'r>>,
     figures: Option<&'r ReplicaFigures>,
     damaged: Option<TakeDamaged<'r>>,
+    reporter: RestoreReporter,
 }
 
 impl<'r> ReplicaVerify<'r> {
@@ -54,6 +58,7 @@ impl<'r> ReplicaVerify<'r> {
             snapshot: None,
             figures: None,
             damaged: None,
+            reporter: RestoreReporter::new(ReplicaRestoreProgress::NOTHING),
         }
     }
 
@@ -97,18 +102,9 @@ impl<'r> ReplicaVerify<'r> {
     /// the folder cannot be used.
     pub fn run(mut self) -> Result<VerifyReport> {
         let began = Instant::now();
-        let snapshot = self.snapshot.take().filter(|_| self.restore);
-        let snapshot = snapshot.map(|take| take()).transpose()?;
-        let mut report = VerifyReport::default();
-        // First: what the snapshot is compared with may be merged into other files before long.
-        if self.restore {
-            let build = Build::temporary(&self.storage.to_string(), &self.folder)?;
-            let restored = self.restore_to(&build, snapshot, &mut report);
-            restored.unwrap_or_else(|error| report.problems.push(error.to_string()));
-        }
-        let usable = self.read_files(&mut report)?;
-        report.newest = usable.iter().map(|file| file.txids.max).max();
-        find_gaps(&usable, &mut report);
+        self.reporter.begin();
+        let looked = self.look();
+        let mut report = self.reporter.end("verification").and(looked)?;
         report.duration = began.elapsed();
         report.tell(self.storage);
         if let Some(figures) = self.figures {
@@ -120,15 +116,42 @@ impl<'r> ReplicaVerify<'r> {
         Ok(report)
     }
 
+    fn look(&mut self) -> Result<VerifyReport> {
+        let snapshot = self.snapshot.take().filter(|_| self.restore);
+        let snapshot = snapshot.map(|take| take()).transpose()?;
+        let mut report = VerifyReport::default();
+        // First: what the snapshot is compared with may be merged into other files before long.
+        if self.restore {
+            let build = Build::temporary(&self.storage.to_string(), &self.folder)?;
+            let restored = self.restore_to(&build, snapshot, &mut report);
+            restored.unwrap_or_else(|error| report.problems.push(error.to_string()));
+        }
+        self.go_on()?;
+        let usable = self.read_files(&mut report)?;
+        report.newest = usable.iter().map(|file| file.txids.max).max();
+        find_gaps(&usable, &mut report);
+        Ok(report)
+    }
+
+    /// An error if the work is stopped. What stopped it is the error of [`run`](Self::run).
+    fn go_on(&self) -> Result<()> {
+        match self.reporter.poll() {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Closed),
+        }
+    }
+
     /// Reads every file. Returns those that are sound.
     fn read_files(&self, report: &mut VerifyReport) -> Result<Vec<FileInfo>> {
         let files = self.list()?;
         let (mut fetch, mut sound, mut missing) = (Fetch::new(self.storage, &files), Vec::new(), Vec::new());
         while let Some((file, opened)) = fetch.next() {
-            match opened
+            let opened = opened.map(|from| Counted::new(from, &self.reporter));
+            let read = opened
                 .map_err(ApplyError::Storage)
-                .and_then(|from| read_through(from, file))
-            {
+                .and_then(|from| read_through(from, file));
+            self.go_on()?;
+            match read {
                 Ok(_) => {
                     report.count(file);
                     sound.push(*file);
@@ -165,8 +188,8 @@ impl<'r> ReplicaVerify<'r> {
         let target = snapshot
             .as_ref()
             .map_or(Target::Newest, |snapshot| Target::Txid(snapshot.txid));
-        let rebuilt = rebuild(self.storage, target, build)?;
-        let (check, rows) = build.check(&self.settings, true)?;
+        let rebuilt = rebuild(self.storage, target, build, &self.reporter)?;
+        let (check, rows) = check(build, &self.settings, true, &self.reporter)?;
         let rows = rows.expect("the rows were read");
         let header = rebuilt.header;
         report.restored = Some(RestoredState {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +14,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use larder::replica::ltx::{Decoder, lock_page};
 use larder::replica::storage::Layout;
-use larder::{Error, Replica, ReplicaRestoreReport, Store};
+use larder::{Error, Replica, ReplicaRestoreReport, ReplicaRestoreStage, Store};
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
 use object_store::{
@@ -622,4 +624,54 @@ fn points_have_times_and_grain() {
         assert!(restored.bytes == replicated.states[point.txid as usize - 1]);
         assert_eq!(restored.report.timestamp, point.timestamp);
     }
+}
+
+#[test]
+fn progress_counts_files_and_bytes() {
+    let replicated = Replicated::run(4096, 12);
+    let replica = replica(&replicated, &[(0, 0..13)]);
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&calls);
+    let restored = restore(&replica, |restore| {
+        restore.progress(move |progress| {
+            seen.lock().unwrap().push(*progress);
+            ControlFlow::Continue(())
+        })
+    });
+    assert!(restored.bytes == replicated.last());
+    let calls = calls.lock().unwrap();
+    let (first, last) = (calls[0], calls[calls.len() - 1]);
+    let bytes: u64 = replicated.files.iter().map(|file| file.len() as u64).sum();
+    assert_eq!(
+        (first.files_done, first.files_total, first.bytes_done, first.bytes_total),
+        (0, 13, 0, bytes)
+    );
+    assert_eq!((last.files_done, last.bytes_done), (13, bytes));
+    assert_eq!(
+        (first.stage, last.stage),
+        (ReplicaRestoreStage::Download, ReplicaRestoreStage::Check)
+    );
+    assert!(calls.is_sorted_by_key(|progress| (progress.bytes_done, progress.files_done, progress.elapsed)));
+}
+
+#[test]
+fn cancelled_restore_leaves_nothing() {
+    let replicated = Replicated::run(4096, 12);
+    let replica = replica(&replicated, &[(0, 0..13)]);
+    for stage in [ReplicaRestoreStage::Download, ReplicaRestoreStage::Check] {
+        let cancelled = try_restore(&replica, |restore| {
+            restore.progress(move |progress| match progress.stage {
+                now if now == stage => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            })
+        });
+        let Err(error) = cancelled else {
+            panic!("it was restored")
+        };
+        assert!(matches!(error, Error::Cancelled { work: "restore" }), "{error}");
+    }
+    let panics = || try_restore(&replica, |restore| restore.progress(|_| panic!("of the callback"))).map(drop);
+    let panicked = std::panic::catch_unwind(AssertUnwindSafe(panics)).unwrap_err();
+    assert_eq!(panicked.downcast_ref(), Some(&"of the callback"));
+    assert!(restore(&replica, |restore| restore).bytes == replicated.last());
 }
