@@ -183,9 +183,12 @@ impl Fence {
     /// The storage fails, and whether this process is entered is not known: look again.
     pub async fn enter(&self, seen: Option<&Seen>, lineage: u64, now: SystemTime) -> Result<Entry> {
         if let Some(Seen { owner, .. }) = seen.filter(|seen| !seen.owner.closed) {
-            // An entry of ours whose answer was lost needs no claim, either.
+            // An entry of ours whose answer was lost needs no claim, either. It is written once more: others may have come
+            // after it since it was seen.
             let is_entered = owner.node == self.node && owner.claims.iter().all(|claim| claim.node != self.node);
-            return Ok(if is_entered { Entry::Entered } else { Entry::NotClosed });
+            if !is_entered {
+                return Ok(Entry::NotClosed);
+            }
         }
         let next = self.next(seen, lineage, now);
         let is_entered = self.replace(seen, &next).await?;

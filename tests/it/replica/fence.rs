@@ -103,6 +103,22 @@ fn entry_over_a_changed_owner_fails() {
     assert_eq!(entry.unwrap(), Entry::NotClosed);
 }
 
+/// It was seen, and another process has claimed the replica since.
+#[test]
+fn own_entry_that_was_overtaken_is_none() {
+    let (_folder, storage) = folder();
+    let (old, new) = (Fence::new(storage.clone(), 1), Fence::new(storage, 2));
+    enter(&old);
+    let seen = ask!(old, owner()).unwrap();
+    assert_eq!(claim(&new, 0, "new"), ClaimResult::Made);
+    let overtaken = old.clone();
+    let entry = runtime::wait(async move { overtaken.enter(seen.as_ref(), 7, now()).await }).unwrap();
+    assert_eq!(entry.unwrap(), Entry::Changed);
+    let again = ask!(old, owner()).unwrap();
+    let entry = runtime::wait(async move { old.enter(again.as_ref(), 7, now()).await }).unwrap();
+    assert_eq!(entry.unwrap(), Entry::NotClosed);
+}
+
 #[test]
 fn claim_fences_the_owner_before() {
     let (_folder, storage) = folder();
