@@ -51,7 +51,8 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         // A thread of a replica may have closed it by now.
         let Ok(metadata) = file.metadata() else { continue };
         let mut bytes = vec![0; metadata.len() as usize];
-        if file.read_exact_at(&mut bytes, 0).is_ok() {
+        let is_still_it = || fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|to| to == path);
+        if file.read_exact_at(&mut bytes, 0).is_ok() && is_still_it() {
             return Ok(bytes);
         }
     }
