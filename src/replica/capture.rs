@@ -285,6 +285,12 @@ impl Capture {
         self.spool.write_position(&self.position, true)
     }
 
+    /// Says what the database file is while the log is empty.
+    pub(super) fn stamp(&mut self) -> Result<(), CaptureError> {
+        self.position.file = Stamps::take(&self.database);
+        self.write_position(false)
+    }
+
     pub(super) fn set_stamps(&mut self, stamps: super::position::Stamps) -> Result<(), CaptureError> {
         self.position.file = Some(stamps);
         self.write_position(true)
@@ -360,6 +366,12 @@ impl Capture {
             scan.clear();
         }
         let log = scan.as_ref().map(|scan| (*scan.header(), scan.position()));
+        let file = log.is_none().then(|| Stamps::take(&self.database)).flatten();
+        if file.is_some() {
+            // An opening that finds the sealed file, and no position after it, knows by them that the log had nothing.
+            self.position.file = file;
+            self.write_position(false)?;
+        }
         let txid = self.position.txid + 1;
         Ok(Full {
             header: Header {
@@ -378,7 +390,7 @@ impl Capture {
             commits: to.commits,
             // An empty log has nothing that is not in the database file.
             emptied: all_moved || log.is_none(),
-            file: log.is_none().then(|| Stamps::take(&self.database)).flatten(),
+            file,
             log: File::open(&self.log_path).map_err(CaptureError::Unreadable)?,
             database: Arc::clone(&self.database),
             _reader: reader,

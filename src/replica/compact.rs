@@ -8,7 +8,8 @@
 //!
 //! No step may write or delete while an upload has no answer, after a fence, or once the store closes
 //! ([`Replication::may_compact`]). A step that runs as the store closes is dropped: what it wrote follows from the files
-//! of level 0, so it is right or not there.
+//! of level 0, so it is right or not there. What it has begun on `larder-ltx` threads is told to stop, and closing waits
+//! for it: after that nothing of the store touches its files.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +17,7 @@ use futures_util::future::{Either, select};
 
 use super::levels::{Due, Levels};
 use super::replication::Replication;
-use super::runtime;
+use super::runtime::{self, Closures};
 use super::spool::Sealed;
 use super::storage::{FileInfo, Result, Txids};
 use crate::runtime::sync::{Arc, Instant};
@@ -66,6 +67,13 @@ impl Replication {
 
     /// The life of the task.
     pub(super) async fn compact_until_closed(self: Arc<Self>) {
+        let closures = Closures::default();
+        closures.of(Arc::clone(&self).compact_until_closing()).await;
+        closures.give_up().await;
+        self.reach(|progress| progress.compacted = true);
+    }
+
+    async fn compact_until_closing(self: Arc<Self>) {
         let mut compaction = Compaction::default();
         let (mut wake, mut pause, mut is_pause) = (None, FIRST_PAUSE, false);
         while self.sleep_until(wake, is_pause).await {
@@ -132,7 +140,8 @@ impl Replication {
                 self.was_made(made);
             }
         }
-        Ok(levels.next_due().map(|due| due.max(now + SHORTEST)))
+        let soonest = now + SHORTEST.min(self.options.times.levels[0]);
+        Ok(levels.next_due().map(|due| due.max(soonest)))
     }
 
     fn was_made(&self, file: FileInfo) {

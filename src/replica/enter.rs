@@ -18,7 +18,7 @@ use super::fence::{Entry, Holder, Seen};
 use super::open::ways_out;
 use super::options::OnDivergence;
 use super::replication::{Ownership, Replication};
-use super::storage::{Result as StorageResult, all_files};
+use super::storage::{Result as StorageResult, all_files, newest};
 use super::upload::Failed;
 use crate::runtime::random;
 use crate::telemetry::event::event;
@@ -30,7 +30,8 @@ impl Replication {
             // The owner first: what is written after that changes its version.
             let seen = self.fence.owner().await?;
             let files = all_files(&self.storage).await?;
-            let tip = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
+            let uploaded = self.progress().uploaded;
+            let tip = newest(&self.storage, &files, uploaded).await?;
             self.compare(seen.as_ref(), tip).await?;
             self.clock.set(if self.options.unconditional {
                 self.storage.time().await?
@@ -41,7 +42,11 @@ impl Replication {
                 0 => random::number(),
                 lineage => lineage,
             };
-            let entry = self.fence.enter(seen.as_ref(), lineage, SystemTime::now()).await?;
+            let entry = match &seen {
+                // This spool's own store was killed. As at opening, it claims.
+                Some(seen) if !seen.owner.closed && seen.owner.node == self.fence.node() => Entry::NotClosed,
+                seen => self.fence.enter(seen.as_ref(), lineage, SystemTime::now()).await?,
+            };
             match entry {
                 Entry::Changed => continue,
                 Entry::Entered => self.set_ownership(Ownership::Owner),

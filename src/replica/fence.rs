@@ -42,7 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ltx::Decoder;
 use super::runtime;
-use super::storage::{Body, Created, Result, Storage, Txids, Version, Written};
+use super::storage::{Body, Created, Result, Storage, Txids, Version, Written, newest};
 use crate::runtime::date;
 
 /// A claim is let go after this time. A process that was suspended for longer is not fenced.
@@ -209,23 +209,29 @@ impl Fence {
         body: impl Into<Body>,
         now: SystemTime,
     ) -> Result<ClaimResult> {
-        let (claim, body) = (tip + 1, body.into());
-        self.enter_claim(claim, now).await?;
-        let newest = self.newest().await?;
-        if newest < tip {
+        if !self.may_claim(tip, now).await? {
             return Ok(ClaimResult::Moved);
         }
-        if newest > tip {
-            let is_ours = match self.is_there(Txids::one(claim), body).await {
-                Err(error) if error.is_not_found() => false,
-                is_ours => is_ours?,
-            };
-            return Ok(if is_ours { ClaimResult::Made } else { ClaimResult::Moved });
-        }
-        match self.create(claim, timestamp_ms, body).await? {
+        match self.create(tip + 1, timestamp_ms, body).await? {
             Upload::New | Upload::Ours => Ok(ClaimResult::Made),
             Upload::Fenced(_) => Ok(ClaimResult::Moved),
         }
+    }
+
+    /// Steps (a) and (b) of a claim. Returns whether a Create of the next transaction completes it: `false` if the
+    /// replica has gone on.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim`](Self::claim).
+    pub async fn may_claim(&self, tip: u64, now: SystemTime) -> Result<bool> {
+        self.enter_claim(tip + 1, now).await?;
+        let newest = self.newest(tip).await?;
+        if newest > tip {
+            // It may be this process's own, by an earlier request. The Create compares. It is not deleted from now on.
+            return self.storage.has(0, Txids::one(tip + 1)).await;
+        }
+        Ok(newest == tip)
     }
 
     /// Creates the file of the next transaction.
@@ -366,10 +372,10 @@ impl Fence {
         Err(self.storage.contended())
     }
 
-    /// The newest transaction of level 0, zero if there is none.
-    async fn newest(&self) -> Result<u64> {
+    /// The newest transaction of level 0, zero if there is none. One is known that may be there.
+    async fn newest(&self, known: u64) -> Result<u64> {
         let files = self.storage.list(0).await?;
-        Ok(files.last().map_or(0, |file| file.txids.max))
+        newest(&self.storage, &files, known).await
     }
 
     /// This process as the owner after that one.

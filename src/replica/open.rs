@@ -30,9 +30,9 @@
 //! If the storage does not answer, and there is a position, the store opens without it and asks later (`enter.rs`).
 //!
 //! A replica has one owner (`fence.rs`). One that has closed it is followed without a word. One that has not may still
-//! write, or be gone: unless it was this spool's own store, opening fails with [`Error::ReplicaInUse`], which names it, and
-//! only `take_over` claims the replica. The claim is the first upload; for a database that goes on from its position it is
-//! page 1 once more.
+//! write, or be gone: opening fails with [`Error::ReplicaInUse`], which names it, and only `take_over` claims the replica.
+//! If it was this spool's own store, which was killed, opening claims by itself: a copy of the volume may still run as
+//! that store. The claim is the first upload; for a database that goes on from its position it is page 1 once more.
 //!
 //! [`prepare`] runs before SQLite opens the file, because opening may create it; [`Prepared::attach`] runs after that.
 
@@ -55,7 +55,7 @@ use super::restore::progress::{ReplicaRestoreProgress, RestoreReporter};
 use super::restore::restore;
 use super::runtime;
 use super::spool::{Sealed, Spool, SpoolError};
-use super::storage::{FailureKind, Storage, StorageError, all_files, request};
+use super::storage::{self, FailureKind, Storage, StorageError, all_files, request};
 use super::wal::{HEADER_SIZE, WalHeader, WalScan};
 use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
@@ -119,7 +119,9 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     let known = known.or_else(|| spool.as_ref().and_then(Spool::node));
     let node = known.unwrap_or_else(random::number);
     let fence = Fence::new(storage.clone(), node);
-    let there = match ask(&storage, &fence, !replica.unconditional) {
+    let known = spool.as_ref().and_then(|spool| spool.first_from(1));
+    let known = known.map_or(0, |oldest| oldest.txid);
+    let there = match ask(&storage, &fence, known, !replica.unconditional) {
         Ok(there) => Ok(there),
         // The fence does not depend on opening, and the position says how to go on.
         Err(error) if error.kind() == FailureKind::Transient && had_spool && file.is_some() => {
@@ -293,10 +295,11 @@ impl Prepared {
             return Ok(());
         };
         let owner = &seen.owner;
-        if owner.closed || owner.node == self.fence.node() {
+        if owner.closed {
             return Ok(());
         }
-        if self.replica.take_over {
+        // This spool's own store was killed. A copy of the volume may go on as that store, or one of its requests be late.
+        if self.replica.take_over || owner.node == self.fence.node() {
             self.ownership = Ownership::ToClaim;
             return Ok(());
         }
@@ -312,6 +315,8 @@ impl Prepared {
     fn enter(&mut self) -> Result<()> {
         let Ok(there) = &self.there else { return Ok(()) };
         if self.ownership == Ownership::ToClaim {
+            // The first upload enters it.
+            self.lineage = there.owner.as_ref().map_or(0, |seen| seen.owner.lineage);
             return Ok(());
         }
         let lineage = match self.position.as_ref().map_or(0, |position| position.lineage) {
@@ -375,6 +380,7 @@ impl Prepared {
         if let Ok(there) = &self.there {
             clock.set(there.now);
         }
+        let is_log_empty = header_of(&log).map_err(failed)?.is_none();
         let mut capture = Capture::new((log_path, log), database, (Arc::clone(&self.spool), clock), position);
         if let Some((scan, commits)) = resumed {
             capture.resume(scan, commits);
@@ -394,14 +400,20 @@ impl Prepared {
         };
         let is_captured = capture.commits() == committed.commits;
         let goes_on = matches!(start, Start::Goes) && is_captured;
-        if self.ownership == Ownership::ToClaim && goes_on && !self.spool_goes_on(uploaded) {
+        if alone && goes_on && is_log_empty && (position.file.is_none() || position.file != self.stamps) {
+            // A log that begins after one that was cut to nothing has other salts: the next opening knows it by these.
+            capture
+                .stamp()
+                .map_err(|error| cannot_spool(path, io::Error::other(error).into()))?;
+        }
+        if self.ownership == Ownership::ToClaim && goes_on {
             capture.touch().map_err(|error| cannot_touch(path, &error))?;
         }
         let replication = Replication::new(
             (shared, telemetry),
             settings.access,
             self.replica,
-            (self.fence, self.ownership),
+            (self.fence, self.ownership, position.txid),
             (self.storage, self.spool),
             (capture, committed, uploaded),
             start,
@@ -449,7 +461,12 @@ impl Prepared {
                 file: None,
                 ..position
             };
-            Ok((position, Start::Rebase(reason), None))
+            // A process that was killed before its first file has left a position, and nothing that a replica had.
+            let start = match txid {
+                0 => Start::New,
+                _ => Start::Rebase(reason),
+            };
+            Ok((position, start, None))
         };
         if tip > position.txid {
             return rebase(tip, "the replica was newer than the database".into());
@@ -457,15 +474,19 @@ impl Prepared {
         if self.is_anothers {
             return rebase(tip, "another process has gone on with the replica".into());
         }
-        if self.there.is_ok() && tip < position.txid && !self.spool.has_all(tip + 1..=position.txid) {
+        // If the replica cannot be asked, it has what came before the spool.
+        let oldest = || self.spool.first_from(1).map_or(position.txid, |oldest| oldest.txid - 1);
+        let there = self.there.as_ref().map_or_else(|_| oldest(), |there| there.tip);
+        if there < position.txid && !self.spool.has_all(there + 1..=position.txid) {
             let missing = "transactions that are not in the replica are not in the spool, either";
-            return rebase(tip, missing.into());
+            let newest = self.spool.newest().map_or(there, |newest| newest.txid);
+            return rebase(if self.there.is_ok() { tip } else { newest }, missing.into());
         }
         if position.page_size != page_size {
             return rebase(position.txid, "the size of the pages has changed".into());
         }
         match self.find_in_log(&position, log, committed)? {
-            Some(resumed) => Ok((Position { file: None, ..position }, Start::Goes, Some(resumed))),
+            Some(resumed) => Ok((position, Start::Goes, Some(resumed))),
             None => rebase(
                 position.txid,
                 "the database was changed while no store replicated it".into(),
@@ -529,6 +550,19 @@ fn last_position(spool: &Spool, path: &Path) -> io::Result<Option<Position>> {
         return Ok(position);
     };
     let file = decoder.header();
+    if let Some(position) = position.filter(|position| position.txid + 1 == newest.txid)
+        && (file.wal_salts, file.wal_size) == ([0, 0], 0)
+    {
+        // It was read while the log was empty: page 1 once more, after which all is as before, or a full file, before
+        // which the database file had these stamps.
+        return Ok(Some(Position {
+            txid: newest.txid,
+            timestamp: file.timestamp,
+            pages: file.commit,
+            emptied: position.emptied || position.file.is_some(),
+            ..position
+        }));
+    }
     Ok(Some(Position {
         // Zero if it is not known. The replica says it.
         lineage: position.map_or(0, |position| position.lineage),
@@ -600,8 +634,9 @@ fn header_of(log: &File) -> io::Result<Option<WalHeader>> {
     }
 }
 
-/// Asks the storage for the owner first: what is written after that changes its version.
-fn ask(storage: &Storage, fence: &Fence, probe: bool) -> std::result::Result<There, StorageError> {
+/// Asks the storage for the owner first: what is written after that changes its version. `known` is a transaction that
+/// the replica may have.
+fn ask(storage: &Storage, fence: &Fence, known: u64, probe: bool) -> std::result::Result<There, StorageError> {
     let (asked, fence) = (storage.clone(), fence.clone());
     request(storage, async move {
         let now = if probe {
@@ -610,10 +645,11 @@ fn ask(storage: &Storage, fence: &Fence, probe: bool) -> std::result::Result<The
             asked.time().await?
         };
         let owner = fence.owner().await?;
-        let newest = all_files(&asked).await?.into_iter().max_by_key(|file| file.txids.max);
+        let files = all_files(&asked).await?;
+        let newest = files.iter().max_by_key(|file| file.txids.max);
         Ok(There {
             owner,
-            tip: newest.map_or(0, |file| file.txids.max),
+            tip: storage::newest(&asked, &files, known).await?,
             at: newest.map_or(UNIX_EPOCH, |file| file.modified),
             now,
         })

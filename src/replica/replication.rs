@@ -37,6 +37,7 @@
 //! A permit of `Notify` is kept until its task takes it. Each task looks for work after it was woken and before it waits
 //! again. A caller that waits for `progress` checks it under the lock that every change takes.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -81,6 +82,9 @@ const LOOKS: u32 = 100;
 /// A full file is given up so long before closing does.
 const LAST_SECOND: Duration = Duration::from_secs(1);
 
+/// A disk with less room than this is full if a write says so.
+const LITTLE_ROOM: u64 = 64 << 20;
+
 /// An upload without an answer for so long may be another primary's turn by now.
 const DOUBTFUL: Duration = Duration::from_secs(5);
 
@@ -110,8 +114,11 @@ pub(super) enum Ownership {
     Owner,
     /// The storage could not be asked at opening.
     ToEnter,
-    /// The first upload is the claim.
+    /// The first upload is a claim.
     ToClaim,
+    /// The first upload was one, of a file that a copy of this spool has, too. So the first that was sealed since the
+    /// opening is one as well.
+    ToClaimOwn,
 }
 
 /// What was reached.
@@ -139,8 +146,10 @@ pub(super) struct Progress {
     stopped: Option<String>,
     /// Whether the disk had no room for the last file.
     pub(super) disk_is_full: bool,
-    /// Both tasks have ended.
+    /// The task that uploads has ended.
     pub(super) ended: bool,
+    /// The task that compacts has ended.
+    pub(super) compacted: bool,
 }
 
 impl Progress {
@@ -163,6 +172,8 @@ pub(crate) struct Replication {
     ownership: AtomicU8,
     /// The last transaction before this opening, and its time.
     pub(super) resumed: Option<(u64, i64)>,
+    /// The last transaction that was sealed before this opening, and not dropped since.
+    inherited: AtomicU64,
     pub(super) spool: Arc<Spool>,
     access: Access,
     capture: Mutex<Capture>,
@@ -226,7 +237,7 @@ impl Replication {
         (shared, telemetry): (&Arc<Shared>, &Arc<Telemetry>),
         access: Access,
         options: ReplicaOptions,
-        (fence, ownership): (Fence, Ownership),
+        (fence, ownership, inherited): (Fence, Ownership, u64),
         (storage, spool): (Storage, Arc<Spool>),
         (capture, committed, uploaded): (Capture, Committed, u64),
         start: Start,
@@ -266,6 +277,7 @@ impl Replication {
             clock: Arc::clone(capture.clock()),
             ownership: AtomicU8::new(ownership as u8),
             resumed: Some((sealed, capture.position().timestamp)),
+            inherited: AtomicU64::new(inherited),
             spool,
             access,
             capture: Mutex::new(capture),
@@ -306,7 +318,8 @@ impl Replication {
         match self.ownership.load(Ordering::Acquire) {
             0 => Ownership::Owner,
             1 => Ownership::ToEnter,
-            _ => Ownership::ToClaim,
+            2 => Ownership::ToClaim,
+            _ => Ownership::ToClaimOwn,
         }
     }
 
@@ -318,6 +331,11 @@ impl Replication {
     pub(super) fn is_away(&self, reason: String) {
         self.figures().upload_failed(&reason);
         self.reach(|progress| progress.failing = Some(reason));
+    }
+
+    /// Whether a file was sealed before this opening. A copy of the spool may have it.
+    pub(super) fn is_inherited(&self, txid: u64) -> bool {
+        txid <= self.inherited.load(Ordering::Acquire)
     }
 
     /// Nothing leaves the end.
@@ -477,9 +495,8 @@ impl Replication {
             return false;
         }
         let bytes: u64 = dropped.iter().map(|sealed| sealed.bytes).sum();
-        // The position first: with all files still there, an opening goes on from the newest of them.
-        let done = capture
-            .fall_back(first.txid)
+        let done = self
+            .fall_back_with_room(capture, first.txid, &dropped)
             .and_then(|()| dropped.iter().try_for_each(|sealed| self.spool.delete(*sealed)));
         if let Err(error) = done {
             self.spool.take_back(dropped);
@@ -488,6 +505,7 @@ impl Replication {
         }
         self.held.unseal_after(first.txid);
         self.set_phase(Phase::Dropped);
+        self.inherited.fetch_min(first.txid, Ordering::AcqRel);
         self.figures().dropped(reason, first.txid, self.spool.bytes());
         self.reach(|progress| {
             progress.sealed = first.txid;
@@ -509,6 +527,28 @@ impl Replication {
             self.go_on_after_upload();
         }
         true
+    }
+
+    /// Writes the position before the files are deleted: with all of them still there, an opening goes on from the newest.
+    /// On a full disk that takes the room of some of them, the newest first. Without those an opening begins anew.
+    fn fall_back_with_room(&self, capture: &mut Capture, txid: u64, dropped: &VecDeque<Sealed>) -> std::io::Result<()> {
+        let mut newest = dropped.iter().rev();
+        loop {
+            match capture.fall_back(txid) {
+                Err(error) if error.kind() == ErrorKind::StorageFull => match newest.next() {
+                    Some(sealed) => self.spool.delete(*sealed)?,
+                    None => return Err(error),
+                },
+                done => return done,
+            }
+        }
+    }
+
+    /// Whether the last write of the database found the disk full, and it is: there may be other limits.
+    fn database_has_no_room(&self) -> bool {
+        self.telemetry.counters.full_for().is_some()
+            && rustix::fs::statvfs(self.spool.folder())
+                .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < LITTLE_ROOM)
     }
 
     /// Whether the levels may be written: this store is not fenced, and no upload is without an answer for long.
@@ -670,6 +710,9 @@ impl Replication {
                 if self.phase() == Phase::Following {
                     // What went wrong is told, and is tried again.
                     let _ = self.capture_now(&mut capture);
+                    if self.phase() == Phase::Following && self.database_has_no_room() {
+                        self.drop_spool(&mut capture, "the disk is full");
+                    }
                 }
                 drop(capture);
                 if self.phase() == Phase::Full {
@@ -700,10 +743,12 @@ impl Replication {
         });
         match followed {
             Ok(sealed) => {
-                self.set_phase(Phase::Following);
                 self.figures().whole_again();
                 self.progress().every_page = sealed.txid;
                 self.was_sealed(sealed, &capture);
+                // Only now: who sees the phase relies on what was reached, and waits for both.
+                self.set_phase(Phase::Following);
+                self.reach(|_| {});
                 // What was committed meanwhile.
                 let _ = self.capture_now(&mut capture);
             }
@@ -984,7 +1029,7 @@ impl LogKeeper for Replication {
         self.sealed.notify_one();
         self.compact.notify_one();
         let mut progress = self.progress();
-        while !progress.ended {
+        while !(progress.ended && progress.compacted) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;

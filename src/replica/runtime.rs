@@ -10,17 +10,21 @@
 //! it is an error there. The caller sleeps on a channel whose sender the task owns: the answer is sent once, and a task
 //! that panics carries its panic to the caller. No lock is held meanwhile: the mutex guards the handle alone.
 //!
+//! A closure on a thread cannot be dropped with the future that began it. [`Closures`] counts those of a future, so that
+//! whoever drops it can wait for them.
+//!
 //! A forked child has neither thread. Its first use leaks the parent's runtime and starts one of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, pending};
 use std::io;
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::{mem, thread};
 
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::connection::forks;
 use crate::runtime::fork::Process;
@@ -95,6 +99,7 @@ pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> io::Result<()
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let runtime = runtime()?;
     let permit = Arc::clone(&runtime.heavy).acquire_owned().await;
+    let work = Closures::counted(work);
     let task = runtime.handle.spawn_blocking(move || {
         let _permit = permit;
         work()
@@ -110,6 +115,82 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 pub async fn short(work: impl FnOnce() + Send + 'static) {
     // A panic ends with its thread: it has been reported, and what the work owned is dropped.
     let _ = tokio::task::spawn_blocking(work).await;
+}
+
+/// The closures that a future has begun on `larder-ltx` threads.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Closures(Arc<Running>);
+
+#[derive(Debug, Default)]
+struct Running {
+    count: AtomicUsize,
+    are_given_up: AtomicBool,
+    /// Told when the count comes to zero.
+    none: Notify,
+}
+
+tokio::task_local! {
+    static BEGUN_BY: Closures;
+}
+
+thread_local! {
+    /// Those that the closure on this thread is one of.
+    static AMONG: RefCell<Option<Closures>> = const { RefCell::new(None) };
+}
+
+impl Closures {
+    /// The future, whose closures are counted.
+    pub(super) async fn of<T>(&self, future: impl Future<Output = T>) -> T {
+        BEGUN_BY.scope(self.clone(), future).await
+    }
+
+    /// Tells those that go on that their result is not wanted, and waits until all have ended. Their future has been
+    /// dropped, so no other one begins.
+    pub(super) async fn give_up(&self) {
+        self.0.are_given_up.store(true, Ordering::SeqCst);
+        while self.0.count.load(Ordering::SeqCst) > 0 {
+            self.0.none.notified().await;
+        }
+    }
+
+    /// Whether the result of the closure that runs on this thread is not wanted any more.
+    pub(super) fn is_given_up() -> bool {
+        AMONG.with_borrow(|among| {
+            among
+                .as_ref()
+                .is_some_and(|among| among.0.are_given_up.load(Ordering::SeqCst))
+        })
+    }
+
+    /// The closure, counted from now on if a future counts the closures of this task.
+    pub(super) fn counted<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+        let counted = BEGUN_BY.try_with(Counted::new).ok();
+        move || {
+            AMONG.set(counted.as_ref().map(|counted| counted.0.clone()));
+            let done = work();
+            drop(counted);
+            done
+        }
+    }
+}
+
+/// One of the closures. It counts until it is dropped, also when it panics.
+struct Counted(Closures);
+
+impl Counted {
+    fn new(closures: &Closures) -> Self {
+        closures.0.count.fetch_add(1, Ordering::SeqCst);
+        Self(closures.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        AMONG.set(None);
+        if self.0.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.0.none.notify_one();
+        }
+    }
 }
 
 /// The runtime of this process, started if need be.
@@ -199,6 +280,38 @@ mod tests {
         for work in works {
             assert_eq!(work.join().unwrap().unwrap().unwrap(), "larder-ltx");
         }
+    }
+
+    #[test]
+    fn closures_of_a_dropped_future_are_waited_for() {
+        let (begun, began) = channel();
+        let (release, released) = channel::<()>();
+        let (end, ended) = channel();
+        let closures = Closures::default();
+        let of = closures.clone();
+        let work = async move {
+            let work = blocking(move || {
+                begun.send(()).unwrap();
+                released.recv().unwrap();
+                while !Closures::is_given_up() {
+                    thread::yield_now();
+                }
+                end.send(()).unwrap();
+            });
+            of.of(work).await
+        };
+        wait(async move {
+            let mut work = Box::pin(work);
+            while began.try_recv().is_err() {
+                let moment = Box::pin(tokio::time::sleep(Duration::from_millis(1)));
+                drop(futures_util::future::select(&mut work, moment).await);
+            }
+            drop(work);
+            release.send(()).unwrap();
+            closures.give_up().await;
+            ended.try_recv().unwrap();
+        })
+        .unwrap();
     }
 
     #[test]

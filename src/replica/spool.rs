@@ -109,7 +109,11 @@ impl Spool {
             return Err(SpoolError::InUse);
         }
         for unfinished in fs::read_dir(folder.join(UNFINISHED))? {
-            fs::remove_file(unfinished?.path())?;
+            match fs::remove_file(unfinished?.path()) {
+                // A store that was closed before it had an answer may still be removing it.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
         }
         let mut files = Vec::new();
         for entry in fs::read_dir(folder.join(SEALED))? {

@@ -144,16 +144,25 @@ impl Replication {
         }
     }
 
-    /// Creates the file. The first one may have to claim the replica.
+    /// Creates the file. The first one may have to claim the replica, and the first that was sealed since the opening.
     async fn create(&self, txid: u64, timestamp: i64, body: Body) -> StorageResult<Upload> {
-        if self.ownership() != Ownership::ToClaim {
-            return self.fence.create(txid, timestamp, body).await;
+        let is_inherited = self.is_inherited(txid);
+        match self.ownership() {
+            Ownership::ToClaim => {}
+            Ownership::ToClaimOwn if !is_inherited => {}
+            Ownership::ToClaimOwn | Ownership::Owner | Ownership::ToEnter => {
+                return self.fence.create(txid, timestamp, body).await;
+            }
         }
         let made = self.fence.claim(txid - 1, timestamp, body, SystemTime::now()).await?;
         if made == ClaimResult::Moved {
             return self.fence.look().await.map(Upload::Fenced);
         }
-        self.set_ownership(Ownership::Owner);
+        self.set_ownership(if is_inherited {
+            Ownership::ToClaimOwn
+        } else {
+            Ownership::Owner
+        });
         Ok(Upload::New)
     }
 
@@ -198,7 +207,7 @@ impl Replication {
         self.figures()
             .uploaded(sealed.txid, sealed.bytes, time, self.spool.bytes());
         self.reach(|progress| {
-            progress.uploaded = sealed.txid;
+            progress.uploaded = progress.uploaded.max(sealed.txid);
             progress.reaches_again();
         });
         // After that: a spool that is dropped now sees it, or is seen here.

@@ -5,9 +5,10 @@
 //! merges never run at once.
 //!
 //! Level 0 alone is fenced by its keys. So what is written here has to follow from level 0: inputs are files that *were
-//! uploaded* (a local copy of one, or a GET), snapshots too, and two owners write the same contents. The caller keeps the other rules: a
-//! file is reported by [`Levels::uploaded`] only after its own Create succeeded, and a store that is fenced, or does not
-//! know what became of a PUT, says so by [`Permit`], which is asked before each write and each delete.
+//! uploaded* (a local copy of one, or a GET), snapshots too, and two owners write the same contents. A file of level 0 that
+//! was not reported is read from the replica: the spool's own may be one that another owner has forestalled. The caller
+//! keeps the other rules: a file is reported by [`Levels::uploaded`] only after its own Create succeeded, and a store that is
+//! fenced, or does not know what became of a PUT, says so by [`Permit`], which is asked before each write and each delete.
 //!
 //! # Damage
 //!
@@ -35,7 +36,7 @@ use crate::replica::restore::apply::read_through;
 use crate::replica::restore::plan::{PlanError, Target, plan};
 use crate::replica::restore::rebuild::explain;
 use crate::replica::restore::time::from_millis;
-use crate::replica::runtime;
+use crate::replica::runtime::{self, Closures};
 use crate::replica::storage::{FailureKind, FileInfo, Result, Storage, StorageError, Txids, all_files};
 use crate::runtime::random;
 use crate::runtime::sync::Arc;
@@ -53,6 +54,8 @@ pub struct Levels {
     /// The spool: `0/`, `1/`, `2/` have copies of files that were uploaded, `tmp/` unfinished files.
     spool: PathBuf,
     files: Vec<FileInfo>,
+    /// The last transaction that the owner uploaded. Files of level 0 behind it may be another's.
+    own: u64,
     /// Files that cannot be used, and why: they are damaged or missing.
     damaged: Vec<(FileInfo, String)>,
     /// The newest file of level 0 that has every page, if it was uploaded since this was opened.
@@ -103,6 +106,7 @@ impl Levels {
             times,
             spool,
             files,
+            own: 0,
             damaged: Vec::new(),
             every_page: None,
             asked: false,
@@ -117,6 +121,9 @@ impl Levels {
 
     /// Takes note of a file that the owner uploaded: to level 0, or a snapshot.
     pub fn uploaded(&mut self, file: FileInfo) {
+        if file.level == 0 {
+            self.own = self.own.max(file.txids.max);
+        }
         // The list at opening may have it.
         if !self.files.iter().any(|known| is_same(known, &file)) {
             self.files.push(file);
@@ -226,7 +233,7 @@ impl Levels {
         // Without the claims: some of these files may have to stay.
         let is_time = now
             .duration_since(self.retained)
-            .map_or(true, |since| since >= RETAIN_EVERY);
+            .map_or(true, |since| since >= RETAIN_EVERY.min(self.times.l0_retention));
         let is_due = is_time && !expendable(&self.files, &BTreeSet::new(), &self.times, now).is_empty();
         if is_due {
             return Some(Due::Retain);
@@ -313,10 +320,12 @@ impl Levels {
 
     /// The copy in the spool, or the object.
     async fn open_input(&self, input: &FileInfo) -> Result<Box<dyn Read + Send>> {
-        match File::open(self.copy_of(input.level, input.txids)) {
-            Ok(file) => Ok(Box::new(file)),
-            Err(_) => Ok(Box::new(self.storage.reader(input.level, input.txids).await?)),
+        if (input.level > 0 || input.txids.max <= self.own)
+            && let Ok(copy) = File::open(self.copy_of(input.level, input.txids))
+        {
+            return Ok(Box::new(copy));
         }
+        Ok(Box::new(self.storage.reader(input.level, input.txids).await?))
     }
 
     fn copy_of(&self, level: u8, txids: Txids) -> PathBuf {
@@ -324,7 +333,7 @@ impl Levels {
     }
 
     /// Keeps the new file for the next level, where it is an input, and removes the copies of its own inputs. A copy that
-    /// cannot be kept is downloaded again. Those of level 0 are the uploader's.
+    /// cannot be kept is downloaded again.
     fn keep_copy(&self, merged: Merged, merge: &Merge, file: FileInfo) {
         let copy = self.copy_of(file.level, file.txids);
         if file.level < rules::HIGHEST {
@@ -453,7 +462,7 @@ fn merge_into(spool: &Path, inputs: Inputs, is_snapshot: bool) -> Result<Merged,
     let files: Vec<FileInfo> = inputs.iter().map(|(file, _)| *file).collect();
     let mut decoders = Vec::with_capacity(inputs.len());
     for (file, from) in inputs {
-        let decoder = Decoder::new(from).map_err(|error| trouble_of(file, error))?;
+        let decoder = Decoder::new(UntilClosing(from)).map_err(|error| trouble_of(file, error))?;
         let found = decoder.header();
         if (found.min_txid, found.max_txid) != (file.txids.min, file.txids.max) {
             return Err(Trouble::Input(file, "it has other transactions than its name".into()));
@@ -489,6 +498,18 @@ fn merge_into(spool: &Path, inputs: Inputs, is_snapshot: bool) -> Result<Merged,
         file,
         unfinished,
     })
+}
+
+/// An input, which ends with an error once the store closes.
+struct UntilClosing(Box<dyn Read + Send>);
+
+impl Read for UntilClosing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if Closures::is_given_up() {
+            return Err(io::Error::other("the store closes"));
+        }
+        self.0.read(buffer)
+    }
 }
 
 /// The trouble with an input.

@@ -36,6 +36,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use super::{TIMESTAMP, timestamp_millis};
+use crate::replica::runtime::Closures;
 use crate::runtime::sync::Mutex;
 
 /// Bytes that are read at a time.
@@ -575,13 +576,16 @@ fn read(file: Arc<File>, range: Range<u64>) -> BoxStream<'static, Result<Bytes>>
 /// On a thread for blocking work, if the caller is a task.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => runtime.spawn_blocking(work).await.unwrap_or_else(|ended| {
-            let source = Box::new(ended);
-            Err(Error::Generic {
-                store: "folder",
-                source,
-            })
-        }),
+        Ok(runtime) => runtime
+            .spawn_blocking(Closures::counted(work))
+            .await
+            .unwrap_or_else(|ended| {
+                let source = Box::new(ended);
+                Err(Error::Generic {
+                    store: "folder",
+                    source,
+                })
+            }),
         Err(_) => work(),
     }
 }

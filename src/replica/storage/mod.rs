@@ -234,6 +234,11 @@ impl Storage {
         Ok(Self { place: place.into() })
     }
 
+    /// Puts a store of the caller's behind `memory:NAME`, from the next connection on.
+    pub fn set_memory(name: &str, store: Arc<dyn ObjectStore>) {
+        url::set_memory(name, store);
+    }
+
     /// A store of the caller's.
     pub fn on(store: Arc<dyn ObjectStore>, layout: Layout) -> Self {
         let url = store.to_string();
@@ -280,6 +285,15 @@ impl Storage {
         }
         files.sort();
         Ok(files)
+    }
+
+    /// Whether there is such a file.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub async fn has(&self, level: u8, txids: Txids) -> Result<bool> {
+        self.exists(&self.key(level, txids)).await
     }
 
     /// A whole file.
@@ -475,6 +489,19 @@ pub(crate) async fn all_files(storage: &Storage) -> Result<Vec<FileInfo>> {
         files.extend(storage.list(level).await?);
     }
     Ok(files)
+}
+
+/// The newest transaction. A list may be out of date, so the storage is also asked for files that these files do not
+/// show: that of a transaction which may be there, and those that come next.
+pub(crate) async fn newest(storage: &Storage, files: &[FileInfo], known: u64) -> Result<u64> {
+    let mut newest = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
+    if known > newest && storage.has(0, Txids::one(known)).await? {
+        newest = known;
+    }
+    while storage.has(0, Txids::one(newest + 1)).await? {
+        newest += 1;
+    }
+    Ok(newest)
 }
 
 /// Makes a request of this storage, and waits for it.

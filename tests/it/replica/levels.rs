@@ -223,6 +223,42 @@ fn any_time_within_retention_stays_restorable() {
     );
 }
 
+/// The spool may have a transaction that another owner has forestalled: its levels would be of another history.
+#[test]
+fn forestalled_file_of_the_spool_is_not_merged() {
+    let mut owner = Owner::new(19);
+    for txid in 1..=20u64 {
+        owner.put(
+            0,
+            Txids { min: txid, max: txid },
+            txid,
+            owner.files[txid as usize - 1].clone(),
+        );
+    }
+    owner.open();
+    owner.upload(15);
+    fs::create_dir_all(owner.spool.join("0")).unwrap();
+    for txid in 16..=20u64 {
+        // Another file of that transaction: the one before it, with its number.
+        let mut file = File::decode(owner.files[txid as usize - 2].as_slice()).unwrap();
+        (file.header.min_txid, file.header.max_txid) = (txid, txid);
+        let name = Txids { min: txid, max: txid }.file_name();
+        fs::write(owner.spool.join("0").join(name), file.encode()).unwrap();
+    }
+    owner.run(60).unwrap();
+    let replica = owner.replica();
+    for level in ["1", "9"] {
+        assert_ne!(
+            fs::read_dir(replica.join("ltx").join(level)).unwrap().count(),
+            0,
+            "{level}"
+        );
+    }
+    // Only what was merged is left.
+    fs::remove_dir_all(replica.join("ltx/0")).unwrap();
+    assert!(restored(&replica, |restore| restore) == (20, owner.state(20).to_vec()));
+}
+
 #[test]
 fn owner_without_permit_writes_and_deletes_nothing() {
     let mut owner = Owner::new(99);

@@ -331,6 +331,33 @@ fn change_while_closed_is_a_full_file() {
     assert_eq!(files[before].pages.len() as u32, files[before].header.commit);
 }
 
+/// A process that was killed before its first transaction was captured has left a position. The replica has nothing then
+/// that would be begun anew, and nothing is told.
+#[test]
+fn killed_before_the_first_file_is_no_rebase() {
+    let place = Place::new();
+    let store = Options::new().open(place.database()).unwrap();
+    fill(&store, 20_000);
+    store.close().unwrap();
+    // The first file takes a while to write. If it was there already, the next store is quicker to look.
+    let copy = (0..20).find_map(|_| {
+        let store = place.open();
+        let copy = after_power_cut(&place, &[]);
+        close(store);
+        fs::remove_dir_all(spool_of(&place.database())).unwrap();
+        fs::remove_dir_all(place.replica()).unwrap();
+        copy.transactions().is_empty().then_some(copy)
+    });
+    let copy = copy.expect("a store that was killed in time");
+    assert!(spool_of(&copy.database()).join("position").exists());
+    let store = copy.open();
+    fill(&store, 5);
+    assert_eq!(rows(&store), 20_005);
+    close(store);
+    assert_eq!(copy.rebases(), [""; 0]);
+    copy.compare_closed();
+}
+
 #[test]
 fn replica_of_another_database_is_refused() {
     let place = Place::new();
@@ -418,6 +445,41 @@ fn full_spool_is_dropped_and_the_whole_goes_up() {
     close(store);
     place.compare_closed();
     assert_eq!(place.rebases(), ["what waited to be uploaded was dropped"]);
+}
+
+/// The transactions that a flush waits for are dropped meanwhile: the full file that replaces them has a smaller number.
+#[test]
+fn flush_ends_though_the_spool_was_dropped() {
+    let place = Place::new();
+    let replica = place.to().spool_limit(1 << 20);
+    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+    fill(&store, 10);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let aside = place.replica().with_extension("aside");
+    fs::rename(place.replica(), &aside).unwrap();
+    fs::write(place.replica(), "not a folder").unwrap();
+    let sealed = || store.stats().replica.unwrap().sealed;
+    let first = sealed();
+    wait_until("files that wait", || {
+        fill(&store, 1);
+        sealed() > first + 5
+    });
+    let (waiting, problem) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| store.replica().unwrap().flush(PATIENCE));
+        wait_until("the drop", || {
+            fill(&store, 100);
+            sealed() < first + 5
+        });
+        fs::remove_file(place.replica()).unwrap();
+        fs::rename(&aside, place.replica()).unwrap();
+        // Uploads are tried again at once.
+        store.replica().unwrap().flush(PATIENCE).unwrap();
+        (waiting.join().unwrap(), store.replica().unwrap().behind())
+    });
+    waiting.unwrap();
+    assert_eq!(problem, None);
+    close(store);
+    place.compare_closed();
 }
 
 #[test]
