@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{self, PathBuf};
 
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 
@@ -223,10 +224,19 @@ fn is_secret(name: &str) -> bool {
 }
 
 /// The stores of `memory:` URLs, for as long as the process lives.
-static MEMORY: ProcessMutex<BTreeMap<String, Arc<InMemory>>> = ProcessMutex::new(BTreeMap::new());
+static MEMORY: ProcessMutex<BTreeMap<String, Arc<dyn ObjectStore>>> = ProcessMutex::new(BTreeMap::new());
 
-pub(super) fn memory(name: &str) -> Arc<InMemory> {
-    Arc::clone(MEMORY.lock().entry(name.to_owned()).or_default())
+pub(super) fn memory(name: &str) -> Arc<dyn ObjectStore> {
+    let mut memory = MEMORY.lock();
+    let store = memory
+        .entry(name.to_owned())
+        .or_insert_with(|| Arc::new(InMemory::new()));
+    Arc::clone(store)
+}
+
+/// Puts another store behind `memory:NAME`.
+pub(super) fn set_memory(name: &str, store: Arc<dyn ObjectStore>) {
+    MEMORY.lock().insert(name.to_owned(), store);
 }
 
 /// Parses a URL, or the path of a folder.

@@ -99,8 +99,10 @@ fn prefix_in_replica(settings: &Settings, expected: &Expected<'_>, rng: &mut Rng
             expected.in_replica
         ));
     }
-    if txid > 1 && rng.u32(0..4) == 0 {
-        replica.restored(Some(rng.u64(1..txid)), commits(found))?;
+    if rng.u32(0..4) == 0
+        && let Some(earlier) = replica.earlier(txid, rng)?
+    {
+        replica.restored(Some(earlier), commits(found))?;
     }
     Ok(found)
 }

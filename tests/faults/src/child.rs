@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::mem;
+use std::path::PathBuf;
 use std::process::{self, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -23,6 +24,7 @@ const ROLES: &[(&str, fn(&[String]))] = &[
     ("found", found::child),
     ("replica", replica::child),
     ("replica-other", replica::other),
+    ("replica-full", replica::fill),
 ];
 
 /// Does a child's work, if this process is a child.
@@ -71,6 +73,11 @@ pub fn tell(line: &str) {
     out.write_all(format!("{line}\n").as_bytes()).expect("the parent reads");
 }
 
+/// This program.
+pub fn program() -> io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
 /// A running child. Dropping this kills it.
 pub struct Child {
     process: process::Child,
@@ -79,7 +86,11 @@ pub struct Child {
 
 impl Child {
     pub fn start(role: &str, arguments: &[String]) -> io::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+        Self::start_by(Command::new(program()?), role, arguments)
+    }
+
+    /// Starts it by a command that takes the arguments of this program.
+    pub fn start_by(mut command: Command, role: &str, arguments: &[String]) -> io::Result<Self> {
         command.arg(MARK).arg(role).args(arguments);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut out = BufReader::new(process.stdout.take().expect("stdout is a pipe"));

@@ -14,7 +14,6 @@
 
 mod copies;
 
-use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::mem;
 use std::os::unix::fs::FileExt;
@@ -27,25 +26,20 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use larder::rusqlite::{Connection, OpenFlags};
-use larder::{Access, Durability, Error, Options, Outcome, Store, WriteOptions};
+use larder::{Access, Durability, Options, Store};
 
 use self::copies::{Copier, Copies, Listing, Stage};
 use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary, seed};
 use crate::check;
 use crate::child::{Child, tell};
-use crate::entries::{self, Entry, Id, Job, clean, copy, keep, look};
+use crate::entries::{self, Entry, Job, clean, copy, look};
+use crate::writers::{Chain, Replies, THREADS, Writer, listen_until, run_chains};
 
 const DATABASE: &str = "app.db";
 
-/// States on the same folder, one after another; about half of them keep the files.
-const CHAIN: u64 = 8;
-
 /// Number of states from which on each kind of place must have been hit, or the suite has lost its aim.
 const MANY: u64 = 200;
-
-/// A child without activity for this long hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long the parent waits for a place that the child reaches repeatedly, so that a busy machine does not spoil the
 /// aim. After this the child is killed where it is.
@@ -53,8 +47,6 @@ const SEARCH: Duration = Duration::from_secs(5);
 
 /// The recovery happens once, and may be over.
 const BRIEF_SEARCH: Duration = Duration::from_millis(100);
-
-const THREADS: i64 = 4;
 
 // ---- the child ----
 
@@ -139,6 +131,9 @@ fn live(store: &Store, client: i64, counters: &[AtomicI64], bulky: bool, rng: &m
         Ok(before) => before,
         Err(error) => return tell(&format!("! reading: {error}")),
     };
+    let count: &(dyn Fn(i64) + Sync) = &|_| {
+        acknowledged.fetch_add(1, Ordering::SeqCst);
+    };
     thread::scope(|scope| {
         let threads: Vec<_> = counters[..writers]
             .iter()
@@ -148,9 +143,10 @@ fn live(store: &Store, client: i64, counters: &[AtomicI64], bulky: bool, rng: &m
                     store,
                     client,
                     k,
-                    acknowledged: &acknowledged,
-                    bulky,
                     rng: rng.fork(),
+                    is_bulky: bulky,
+                    is_alone: true,
+                    acknowledged: count,
                 };
                 scope.spawn(move || writer.run(until))
             })
@@ -183,85 +179,6 @@ fn read(store: &Store, before: u64, acknowledged: &AtomicU64, over: &AtomicBool)
         }
         thread::sleep(Duration::from_micros(300));
     }
-}
-
-struct Writer<'a> {
-    store: &'a Store,
-    client: i64,
-    k: &'a AtomicI64,
-    acknowledged: &'a AtomicU64,
-    bulky: bool,
-    rng: Rng,
-}
-
-impl Writer<'_> {
-    fn run(mut self, until: Instant) {
-        while Instant::now() < until {
-            if self.rng.u32(0..3) == 0 {
-                self.group();
-            } else {
-                let job = self.job();
-                let result = self.store.write_with(self.terms(), job.closure());
-                self.note(&job, result);
-            }
-        }
-    }
-
-    fn group(&mut self) {
-        let jobs: Vec<Job> = (0..self.rng.u32(2..12)).map(|_| self.job()).collect();
-        let pending: Vec<_> = jobs
-            .iter()
-            .map(|job| self.store.submit_with(self.terms(), job.closure()))
-            .collect();
-        for (job, pending) in jobs.iter().zip(pending) {
-            self.note(job, pending.and_then(|pending| pending.wait()));
-        }
-    }
-
-    /// Failing jobs have negative numbers, from the same counter.
-    fn job(&mut self) -> Job {
-        let k = self.k.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut job = Job::any((self.client, k), &mut self.rng);
-        if !job.commits() {
-            job.id.1 = -k;
-        }
-        if self.bulky && self.rng.u32(0..4) == 0 {
-            job.parts.push(self.rng.usize(50_000..300_000));
-        }
-        job
-    }
-
-    fn terms(&mut self) -> WriteOptions {
-        let full = self.rng.u32(0..4) == 0;
-        WriteOptions::new().durability(if full { Durability::Full } else { Durability::Normal })
-    }
-
-    /// Reports an acknowledgement, or a rollback, to the parent.
-    fn note(&self, job: &Job, result: larder::Result<i64>) {
-        let (client, k) = job.id;
-        match result {
-            Ok(n) if job.commits() => {
-                tell(&format!("+ {client} {k} {n}"));
-                self.acknowledged.fetch_add(1, Ordering::SeqCst);
-            }
-            Err(error) if error.outcome() == Outcome::RolledBack && may_fail(job, &error) => {
-                tell(&format!("- {client} {k}"));
-            }
-            other => tell(&format!("! {job:?} came to {other:?}")),
-        }
-    }
-}
-
-/// Whether the job may fail with that error: a correct job fails only with its group.
-fn may_fail(job: &Job, error: &Error) -> bool {
-    !job.commits()
-        || matches!(
-            error,
-            Error::RolledBack {
-                caused_by_closure: false,
-                ..
-            }
-        )
 }
 
 // ---- the state of the child ----
@@ -407,33 +324,13 @@ impl Landed {
 pub fn run(arguments: &Arguments) -> Summary {
     let suite = Suite::new("kill", arguments).expect("a folder for temporary files");
     let landed = Landed::default();
-    let chain = |unit: u64, bench: &Bench<'_>, end: u64| {
-        let mut chain = Chain::new(bench, arguments.seed, &landed);
-        for state in unit * CHAIN..end {
-            let case = state.to_string();
-            let result = bench.attempt(&case, || chain.state(state));
-            let result = result.map_err(|problem| problem + &keep(&chain.before, "kill", &case));
-            let failed = result.is_err();
-            bench.note(&case, result, None);
-            if failed {
-                return;
-            }
-        }
-    };
-    if let Some(case) = arguments.number_of_case() {
-        // A case's choices depend on the previous ones of its chain.
-        return suite.run(1, case / CHAIN..case / CHAIN + 1, |unit, bench| {
-            chain(unit, bench, case + 1)
-        });
-    }
     let states = arguments.states.unwrap_or(1000);
-    let mut summary = suite.run(
-        arguments.threads,
-        arguments.from / CHAIN..states.div_ceil(CHAIN),
-        |unit, bench| {
-            chain(unit, bench, states.min((unit + 1) * CHAIN));
-        },
-    );
+    let mut summary = run_chains(&suite, "kill", arguments, states, |bench| {
+        Files::new(bench, arguments.seed, &landed)
+    });
+    if arguments.case.is_some() {
+        return summary;
+    }
     if let (Err(problem), true) = (landed.judge(), summary.passed >= MANY) {
         eprintln!("FAILED: {problem}");
         summary.failed += 1;
@@ -442,7 +339,7 @@ pub fn run(arguments: &Arguments) -> Summary {
 }
 
 /// States that continue with each other's files.
-struct Chain<'a> {
+struct Files<'a> {
     folder: PathBuf,
     /// The files as the kill left them.
     before: PathBuf,
@@ -459,8 +356,7 @@ struct Chain<'a> {
 #[derive(Default)]
 struct Journal {
     phase: String,
-    acknowledged: HashMap<Id, i64>,
-    undone: HashSet<Id>,
+    replies: Replies,
     /// The number of commits that are known to be there.
     commits: usize,
     copies: Copies,
@@ -477,15 +373,12 @@ impl Journal {
     }
 
     fn hear(&mut self, line: &str) -> Result<(), String> {
+        if let Some(n) = self.replies.hear(line)? {
+            self.commits = self.commits.max(n as usize);
+        }
         let words: Vec<&str> = line.split(' ').collect();
-        let number = |at: usize| words[at].parse::<i64>().map_err(|_| format!("the child told {line:?}"));
         match (words[0], words.len()) {
-            ("+", 4) => {
-                let n = number(3)?;
-                self.acknowledged.insert((number(1)?, number(2)?), n);
-                self.commits = self.commits.max(n as usize);
-            }
-            ("-", 3) => drop(self.undone.insert((number(1)?, number(2)?))),
+            _ if Replies::is_one(line) => {}
             ("opening" | "opened" | "closing" | "closed", 1) => self.phase = line.to_owned(),
             ("begin" | "stage" | "done" | "stopped", _) => self.copies.hear(&words, self.commits)?,
             _ => return Err(format!("the child: {line}")),
@@ -494,7 +387,33 @@ impl Journal {
     }
 }
 
-impl<'a> Chain<'a> {
+impl Journal {
+    fn await_phase(&mut self, phase: &str, child: &Child) -> Result<(), String> {
+        if self.phase == phase {
+            return Ok(());
+        }
+        let heard = listen_until(child, |line| {
+            self.hear(line)?;
+            Ok(self.phase == phase)
+        });
+        heard.map_err(|problem| format!("{problem} {}", self.phase))
+    }
+}
+
+impl Chain for Files<'_> {
+    fn state(&mut self, state: u64) -> Result<(), String> {
+        let result = self.try_state(state);
+        // The files of a failure are not used again.
+        self.begun &= result.is_ok();
+        result
+    }
+
+    fn before(&self) -> PathBuf {
+        self.before.clone()
+    }
+}
+
+impl<'a> Files<'a> {
     fn new(bench: &Bench<'_>, seed: u64, landed: &'a Landed) -> Self {
         let (folder, before) = (bench.folder.join("files"), bench.folder.join("before"));
         Self {
@@ -510,13 +429,6 @@ impl<'a> Chain<'a> {
 
     fn path(&self) -> PathBuf {
         self.folder.join(DATABASE)
-    }
-
-    fn state(&mut self, state: u64) -> Result<(), String> {
-        let result = self.try_state(state);
-        // The files of a failure are not used again.
-        self.begun &= result.is_ok();
-        result
     }
 
     fn try_state(&mut self, state: u64) -> Result<(), String> {
@@ -587,13 +499,7 @@ impl<'a> Chain<'a> {
             Aim::Closing => "closing",
             Aim::Anywhere | Aim::Checkpoint | Aim::Copy(_) | Aim::LongLog => "opened",
         };
-        while journal.phase != phase {
-            match child.line(PATIENCE) {
-                Ok(line) => journal.hear(&line)?,
-                Err(true) => return Err(format!("the child died {}", journal.phase)),
-                Err(false) => return Err(format!("the child hangs {}", journal.phase)),
-            }
-        }
+        journal.await_phase(phase, child)?;
         match aim {
             Aim::Anywhere => thread::sleep(Duration::from_micros(rng.u64(0..80_000))),
             Aim::LongLog => {
@@ -688,7 +594,7 @@ impl<'a> Chain<'a> {
         let found = store
             .read(|tx| Ok(look(tx)))
             .map_err(|error| format!("reading: {error}"))??;
-        self.compare(&found, journal, client)?;
+        journal.replies.compare(&self.found, &found, client)?;
         journal.copies.check(&self.folder, &found)?;
         copies::check_next(&store, &self.folder, &found)?;
         let report = store
@@ -719,31 +625,6 @@ impl<'a> Chain<'a> {
                 "{n} commits were made, and {} are there after closing",
                 self.found.len()
             ));
-        }
-        Ok(())
-    }
-
-    fn compare(&self, found: &[Entry], journal: &Journal, client: i64) -> Result<(), String> {
-        for (n, before) in self.found.iter().enumerate() {
-            if found.get(n).map(|entry| entry.id) != Some(before.id) {
-                return Err(format!(
-                    "commit {} was {:?} after the kill before this one",
-                    n + 1,
-                    before.id
-                ));
-            }
-        }
-        for (id, n) in &journal.acknowledged {
-            let there = found.get(*n as usize - 1).map(|entry| entry.id);
-            if there != Some(*id) {
-                return Err(format!("{id:?} was acknowledged as commit {n}, which is {there:?}"));
-            }
-        }
-        let own = client..client + 16;
-        for entry in &found[self.found.len()..] {
-            if journal.undone.contains(&entry.id) || !own.contains(&entry.id.0) {
-                return Err(format!("{:?} is there, and was undone or made long ago", entry.id));
-            }
         }
         Ok(())
     }

@@ -70,6 +70,7 @@ mod kill;
 mod memory;
 mod model;
 mod mutants;
+mod network;
 mod oom;
 mod power_cut;
 mod replica;
@@ -84,6 +85,7 @@ mod system;
 mod together;
 mod trace;
 mod workload;
+mod writers;
 
 use std::process::ExitCode;
 

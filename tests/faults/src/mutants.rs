@@ -2,7 +2,7 @@
 //!
 //! A mutant is a change of one passage of larder's source, in a copy of the repository under `target/mutants`, or a
 //! sync that the shim omits. The unchanged source must pass the same suites first; otherwise a failure would prove
-//! nothing.
+//! nothing. `--only` selects the mutants that a suite must detect, `--case` one of them.
 
 use std::fs;
 use std::io;
@@ -44,7 +44,8 @@ const KILL: &[&str] = &["kill", "--states", "160"];
 const REPLICA_CUT: &[&str] = &["replica", "--only", "cut", "--states", "600"];
 const REPLICA_CALLS: &[&str] = &["replica", "--only", "calls", "--states", "300"];
 const REPLICA_KILL: &[&str] = &["replica", "--only", "kill", "--states", "300"];
-const REPLICA_FENCE: &[&str] = &["replica", "--only", "fence", "--states", "100"];
+const REPLICA_FENCE: &[&str] = &["replica", "--only", "fence", "--states", "400"];
+const REPLICA_STORAGE: &[&str] = &["replica", "--only", "storage", "--states", "200"];
 
 const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -321,13 +322,59 @@ const MUTANTS: &[Mutant] = &[
         },
         suite: REPLICA_CALLS,
     },
+    Mutant {
+        name: "a merge forgets the pages of its first file",
+        change: Change::Source {
+            file: "src/replica/ltx/merge.rs",
+            from: "    for (at, input) in inputs.iter_mut().enumerate() {",
+            to: "    for (at, input) in inputs.iter_mut().enumerate().skip(1) {",
+        },
+        suite: REPLICA_CUT,
+    },
+    Mutant {
+        name: "a fenced store goes on to write levels and snapshots",
+        change: Change::Source {
+            file: "src/replica/replication.rs",
+            from: "        is_sure && self.phase() != Phase::Ended && self.closing",
+            to: "        is_sure && self.closing",
+        },
+        suite: REPLICA_FENCE,
+    },
+    Mutant {
+        name: "retention deletes claims",
+        change: Change::Source {
+            file: "src/replica/levels/rules.rs",
+            from: "is_older(file, times.l0_retention) && !claims.contains(&txid)",
+            to: "is_older(file, times.l0_retention)",
+        },
+        suite: REPLICA_FENCE,
+    },
+    Mutant {
+        name: "a store that was killed goes on without a claim",
+        change: Change::Source {
+            file: "src/replica/open.rs",
+            from: "        if self.replica.take_over || owner.node == self.fence.node() {",
+            to: "        if owner.node == self.fence.node() {\n            return Ok(());\n        }\n        if self.replica.take_over {",
+        },
+        suite: REPLICA_FENCE,
+    },
+    Mutant {
+        name: "a list that is out of date is believed",
+        change: Change::Source {
+            file: "src/replica/storage/mod.rs",
+            from: "    if known > newest && storage.has(0, Txids::one(known)).await? {\n        newest = known;\n    }\n    while storage",
+            to: "    let _ = known;\n    while false && storage",
+        },
+        suite: REPLICA_STORAGE,
+    },
 ];
 
 pub fn run(arguments: &Arguments) -> Summary {
     let workshop = Workshop::new(arguments.seed);
-    let wanted = |mutant: &&Mutant| arguments.case.as_ref().is_none_or(|case| *case == mutant.name);
+    let of = |given: &Option<String>, name: &str| given.as_ref().is_none_or(|given| given == name);
+    let wanted = |mutant: &&Mutant| of(&arguments.case, mutant.name) && of(&arguments.only, mutant.suite[0]);
     let chosen: Vec<&Mutant> = MUTANTS.iter().filter(wanted).collect();
-    assert!(!chosen.is_empty(), "no mutant of that name");
+    assert!(!chosen.is_empty(), "no mutant of that name, or of that suite");
     let mut summary = Summary::default();
     let mut count = |name: &str, began: Instant, result: Result<String, String>| {
         let took = began.elapsed();

@@ -1,4 +1,7 @@
 //! The replica of a store under test: what can be restored from it, and why a store had to begin it anew.
+//!
+//! Half of the stores merge their uploads within milliseconds, make snapshots, and delete what was merged. So a state is
+//! restored from files of all levels.
 
 use std::collections::HashMap;
 use std::env;
@@ -6,13 +9,14 @@ use std::fmt::{self, Debug};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
+use larder::replica::levels::LevelTimes;
 use larder::rusqlite::Connection;
-use larder::{ReplicaOptions, Store};
+use larder::{Replica, ReplicaOptions, RestoreSpan};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -25,6 +29,8 @@ pub struct Replicated {
     pub folder: PathBuf,
     pub interval: Duration,
     pub spool_limit: u64,
+    /// When uploads are merged and deleted, if not as by default, which no state lives to see.
+    pub times: Option<LevelTimes>,
 }
 
 impl Replicated {
@@ -34,13 +40,34 @@ impl Replicated {
             // Zero is the shortest pause of larder.
             interval: Duration::from_millis([0, 0, 1, 10, 1000][rng.usize(0..5)]),
             spool_limit: 1 << 30,
+            times: rng.bool().then(|| brisk(rng)),
         }
     }
 
     pub fn options(&self) -> ReplicaOptions {
-        ReplicaOptions::to(self.folder.display().to_string())
+        self.at(&self.folder.display().to_string())
+    }
+
+    /// As [`options`](Self::options), at another URL.
+    pub fn at(&self, url: &str) -> ReplicaOptions {
+        let options = ReplicaOptions::to(url)
             .interval(self.interval)
-            .spool_limit(self.spool_limit)
+            .spool_limit(self.spool_limit);
+        match self.times {
+            Some(times) => options.level_times(times),
+            None => options,
+        }
+    }
+
+    fn replica(&self) -> Result<Replica, String> {
+        Replica::open(&self.folder.display().to_string()).map_err(|error| error.to_string())
+    }
+
+    /// A transaction before that, whose state can be restored.
+    pub fn earlier(&self, than: u64, rng: &mut Rng) -> Result<Option<u64>, String> {
+        let points = self.replica()?.points();
+        let points = points.map_err(|error| format!("what can be restored: {error}"))?;
+        Ok(earlier(&points, than, rng))
     }
 
     /// Restores the state after a transaction, or the newest, and hands it to `look` with the number of its transaction.
@@ -58,19 +85,7 @@ impl Replicated {
             return Ok(None);
         }
         let to = self.folder.with_extension("restored.db");
-        let restore = Store::restore_from(&self.folder.display().to_string());
-        let restore = match txid {
-            Some(txid) => restore.txid(txid),
-            None => restore,
-        };
-        // `look` has its own checks.
-        let report = restore.integrity_check(false).to(&to);
-        let report = report.map_err(|error| format!("restoring from the replica: {error}"))?;
-        let looked = look(report.txid, &to).map_err(|problem| format!("transaction {} of it: {problem}", report.txid));
-        let spool = self.folder.with_extension("restored.db-replica");
-        fs::remove_file(&to).map_err(|error| error.to_string())?;
-        fs::remove_dir_all(spool).map_err(|error| error.to_string())?;
-        looked.map(Some)
+        restore(&self.replica()?, txid, &to, look).map(Some)
     }
 
     /// Compares the closed database with its replica, byte for byte; now and then also with what Litestream restores.
@@ -92,6 +107,17 @@ impl Replicated {
         };
         let compared = self.restored(None, |txid, restored| same(restored).map(|()| txid))?;
         let txid = compared.ok_or("the replica of a store that has closed is empty")?;
+        if self.times.is_some() {
+            count_levels(&self.folder);
+        }
+        // A state is made of some of the files.
+        if rng.u32(0..8) == 0 {
+            let verified = self.replica()?.verify().run();
+            let verified = verified.map_err(|error| format!("verifying: {error}"))?;
+            if !verified.is_ok() {
+                return Err(verified.to_string());
+            }
+        }
         if let Some(litestream) = litestream()
             && rng.u32(0..40) == 0
         {
@@ -108,6 +134,71 @@ impl Replicated {
         }
         Ok(txid)
     }
+}
+
+/// Restores a state of a replica to a file, which is removed once `look` has looked at it.
+pub fn restore<T>(
+    replica: &Replica,
+    txid: Option<u64>,
+    to: &Path,
+    look: impl FnOnce(u64, &Path) -> Result<T, String>,
+) -> Result<T, String> {
+    let restore = match txid {
+        Some(txid) => replica.restore().txid(txid),
+        None => replica.restore(),
+    };
+    // `look` has its own checks.
+    let report = restore.integrity_check(false).to(to);
+    let report = report.map_err(|error| format!("restoring from the replica: {error}"))?;
+    let looked = look(report.txid, to).map_err(|problem| format!("transaction {} of it: {problem}", report.txid));
+    let mut spool = to.as_os_str().to_owned();
+    spool.push("-replica");
+    fs::remove_file(to).map_err(|error| error.to_string())?;
+    fs::remove_dir_all(spool).map_err(|error| error.to_string())?;
+    looked
+}
+
+/// One of these states, from before that transaction.
+pub fn earlier(points: &[RestoreSpan], than: u64, rng: &mut Rng) -> Option<u64> {
+    let span = rng.choice(points)?;
+    let txid = match rng.u32(0..3) {
+        0 => span.first.txid,
+        1 => span.last.txid,
+        // Each transaction of this span can be restored.
+        _ if span.states == span.last.txid - span.first.txid + 1 => rng.u64(span.first.txid..=span.last.txid),
+        _ => span.first.txid,
+    };
+    (txid < than).then_some(txid)
+}
+
+/// Times in which a store merges, deletes, and makes snapshots while a state runs.
+fn brisk(rng: &mut Rng) -> LevelTimes {
+    let mut of = |list: &[u64]| Duration::from_millis(list[rng.usize(0..list.len())]);
+    const HOUR: u64 = 3_600_000;
+    let first = of(&[1, 2, 5, 20]);
+    LevelTimes {
+        levels: [first, 2 * first, 6 * first],
+        l0_retention: of(&[1, 10, HOUR]),
+        snapshot_every: of(&[1, 10, 50, HOUR]),
+        retention: of(&[1, 20, HOUR]),
+    }
+}
+
+/// Replicas of closed stores that had merged files, that had snapshots, and whose first transaction was deleted.
+static LEVELS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+
+fn count_levels(replica: &Path) {
+    let has = |level: u32| has_files(&replica.join(format!("ltx/{level}")));
+    let first = replica.join(format!("ltx/0/{:016x}-{0:016x}.ltx", 1));
+    let found = [(1..=3).any(has), has(9), !first.exists()];
+    for (count, _) in LEVELS.iter().zip(found).filter(|(_, found)| *found) {
+        count.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// How many replicas had merged files, snapshots, and deleted transactions.
+pub fn levels() -> [u64; 3] {
+    LEVELS.each_ref().map(|count| count.load(Ordering::SeqCst))
 }
 
 /// The first `litestream` of `LARDER_LITESTREAM`, which must be 0.5.16 or newer.

@@ -3,10 +3,9 @@
 //! checkpoints and vacuum, and is killed, too.
 //!
 //! After the kill the parent restores the replica, opens the store, and closes it. What must hold is at the top of
-//! `replica.rs`. With exclusive access, a kill hardly ever makes a store begin its replica anew: `position` knows before a
-//! checkpoint that the log may begin again. Only one between a full file and its position does, if the log is empty.
+//! `replica.rs`. With exclusive access, no kill makes a store begin its replica anew: `position` knows before a checkpoint
+//! that the log may begin again, and before a full file of an empty log what the database file is.
 
-use std::collections::{HashMap, HashSet};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -15,27 +14,20 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use larder::rusqlite::Connection;
-use larder::{Access, Durability, Options, Outcome, Store, WriteOptions};
+use larder::{Access, Durability, Options, Store};
 
 use super::OTHERS;
 use crate::Arguments;
 use crate::cases::{Bench, Suite, Summary, seed};
 use crate::child::{Child, tell};
-use crate::entries::{self, Entry, Id, Job, clean, copy, keep, look};
+use crate::entries::{self, Entry, Job, clean, copy, look};
 use crate::replicated::{self, Replicated, rebases};
+use crate::writers::{Chain, PATIENCE, Replies, THREADS, Writer, listen_until, run_chains};
 
 const DATABASE: &str = "app.db";
 
-/// States that may continue with each other's files.
-const CHAIN: u64 = 8;
-
 /// Number of states from which on each kind of moment must have been hit.
 const MANY: u64 = 100;
-
-/// A child without activity for this long hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-const THREADS: i64 = 4;
 
 // ---- the child ----
 
@@ -57,7 +49,7 @@ pub fn child(arguments: &[String]) {
             Err(error) => return tell(&format!("! opening: {error}")),
         };
         tell("opened");
-        live(&store, client, &counters, &mut rng);
+        live(&store, client, &counters, exclusive == "true", &mut rng);
         tell("closing");
         match store.close() {
             Ok(report) if report.wal_truncated && report.replicated == Some(true) => tell("closed"),
@@ -90,23 +82,27 @@ fn options(path: &Path, exclusive: bool, rng: &mut Rng) -> Options {
 }
 
 /// Several threads write for a while, one flushes, and one holds snapshots or vacuums.
-fn live(store: &Store, client: i64, counters: &[AtomicI64], rng: &mut Rng) {
+fn live(store: &Store, client: i64, counters: &[AtomicI64], is_alone: bool, rng: &mut Rng) {
     let until = Instant::now() + Duration::from_micros(rng.u64(1000..60_000));
     let writers = rng.usize(1..=counters.len());
     let (newest, over) = (AtomicI64::new(0), AtomicBool::new(false));
     let (holds, vacuums, flushes) = (rng.u32(0..3) == 0, rng.u32(0..8) == 0, rng.u32(0..4) > 0);
+    let acknowledged: &(dyn Fn(i64) + Sync) = &|n| {
+        newest.fetch_max(n, Ordering::SeqCst);
+    };
     thread::scope(|scope| {
         let threads: Vec<_> = counters[..writers]
             .iter()
             .zip(client..)
             .map(|(k, client)| {
-                let newest = &newest;
                 let writer = Writer {
                     store,
                     client,
                     k,
-                    newest,
                     rng: rng.fork(),
+                    is_bulky: false,
+                    is_alone,
+                    acknowledged,
                 };
                 scope.spawn(move || writer.run(until))
             })
@@ -151,63 +147,6 @@ fn hold(store: &Store, over: &AtomicBool) {
     }
 }
 
-struct Writer<'a> {
-    store: &'a Store,
-    client: i64,
-    k: &'a AtomicI64,
-    newest: &'a AtomicI64,
-    rng: Rng,
-}
-
-impl Writer<'_> {
-    fn run(mut self, until: Instant) {
-        while Instant::now() < until {
-            let jobs: Vec<Job> = (0..1 + self.rng.u32(0..4) / 3 * 6).map(|_| self.job()).collect();
-            let pending: Vec<_> = jobs
-                .iter()
-                .map(|job| self.store.submit_with(self.terms(), job.closure()))
-                .collect();
-            for (job, pending) in jobs.iter().zip(pending) {
-                self.note(job, pending.and_then(|pending| pending.wait()));
-            }
-            if self.rng.u32(0..4) == 0 {
-                thread::sleep(Duration::from_micros(self.rng.u64(0..4000)));
-            }
-        }
-    }
-
-    /// Failing jobs have negative numbers, from the same counter.
-    fn job(&mut self) -> Job {
-        let k = self.k.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut job = Job::any((self.client, k), &mut self.rng);
-        if !job.commits() {
-            job.id.1 = -k;
-        }
-        job
-    }
-
-    fn terms(&mut self) -> WriteOptions {
-        let full = self.rng.u32(0..4) == 0;
-        WriteOptions::new().durability(if full { Durability::Full } else { Durability::Normal })
-    }
-
-    fn note(&self, job: &Job, result: larder::Result<i64>) {
-        let (client, k) = job.id;
-        match result {
-            Ok(n) if job.commits() => {
-                tell(&format!("+ {client} {k} {n}"));
-                self.newest.fetch_max(n, Ordering::SeqCst);
-            }
-            Err(error) if error.outcome() == Outcome::RolledBack => tell(&format!("- {client} {k}")),
-            // The other process may hold the lock for longer than a write waits.
-            Err(error) if error.outcome() == Outcome::NotStarted && error.is_retryable() => {
-                tell(&format!("- {client} {k}"));
-            }
-            other => tell(&format!("! {job:?} came to {other:?}")),
-        }
-    }
-}
-
 /// Another process, which uses the file with SQLite alone.
 pub fn other(arguments: &[String]) {
     let [path, seed] = arguments else {
@@ -240,28 +179,12 @@ struct Landed {
 pub fn run(arguments: &Arguments, states: u64) -> Summary {
     let suite = Suite::new("replica kill", arguments).expect("a folder for temporary files");
     let landed = Landed::default();
-    let chain = |unit: u64, bench: &Bench<'_>, end: u64| {
-        let mut chain = Chain::new(bench, arguments.seed, &landed);
-        for state in unit * CHAIN..end {
-            let case = state.to_string();
-            let result = bench.attempt(&case, || chain.state(state));
-            let result = result.map_err(|problem| problem + &keep(&chain.before, "replica-kill", &case));
-            let failed = result.is_err();
-            bench.note(&case, result, None);
-            if failed || bench.is_enough() {
-                return;
-            }
-        }
-    };
-    if let Some(case) = arguments.number_of_case() {
-        return suite.run(1, case / CHAIN..case / CHAIN + 1, |unit, bench| {
-            chain(unit, bench, case + 1)
-        });
-    }
-    let units = arguments.from / CHAIN..states.div_ceil(CHAIN);
-    let mut summary = suite.run(arguments.threads, units, |unit, bench| {
-        chain(unit, bench, states.min((unit + 1) * CHAIN));
+    let mut summary = run_chains(&suite, "replica-kill", arguments, states, |bench| {
+        Files::new(bench, arguments.seed, &landed)
     });
+    if arguments.case.is_some() {
+        return summary;
+    }
     if let (Err(problem), true) = (landed.judge(), summary.passed >= MANY) {
         eprintln!("FAILED: {problem}");
         summary.failed += 1;
@@ -289,15 +212,12 @@ impl Landed {
         {
             return Err("the suite has lost its aim".into());
         }
-        if of(&self.rebased[1]) > 2 + of(&self.states[1]) / 50 {
-            return Err("exclusive stores begin their replica anew too often".into());
-        }
         Ok(())
     }
 }
 
 /// States that continue with each other's files.
-struct Chain<'a> {
+struct Files<'a> {
     folder: PathBuf,
     /// The files as the kill left them.
     before: PathBuf,
@@ -312,8 +232,7 @@ struct Chain<'a> {
 #[derive(Default)]
 struct Journal {
     phase: String,
-    acknowledged: HashMap<Id, i64>,
-    undone: HashSet<Id>,
+    replies: Replies,
     /// The number of commits that the replica was said to have.
     flushed: usize,
     rebased: Vec<String>,
@@ -324,13 +243,11 @@ impl Journal {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |at: usize| words[at].parse::<i64>().map_err(|_| format!("the child told {line:?}"));
         match (words[0], words.len()) {
-            ("+", 4) => drop(self.acknowledged.insert((number(1)?, number(2)?), number(3)?)),
-            ("-", 3) => drop(self.undone.insert((number(1)?, number(2)?))),
+            _ if Replies::is_one(line) => drop(self.replies.hear(line)?),
             ("flushed", 2) => self.flushed = self.flushed.max(number(1)? as usize),
             ("closed", 1) => {
                 self.phase = line.to_owned();
-                let newest = self.acknowledged.values().max();
-                self.flushed = self.flushed.max(newest.map_or(0, |n| *n as usize));
+                self.flushed = self.flushed.max(self.replies.newest() as usize);
             }
             ("opening" | "opened" | "closing", 1) => self.phase = line.to_owned(),
             ("kept", _) => {}
@@ -341,7 +258,20 @@ impl Journal {
     }
 }
 
-impl<'a> Chain<'a> {
+impl Chain for Files<'_> {
+    fn state(&mut self, state: u64) -> Result<(), String> {
+        let result = self.try_state(state);
+        // The files of a failure are not used again.
+        self.begun &= result.is_ok();
+        result
+    }
+
+    fn before(&self) -> PathBuf {
+        self.before.clone()
+    }
+}
+
+impl<'a> Files<'a> {
     fn new(bench: &Bench<'_>, seed: u64, landed: &'a Landed) -> Self {
         Self {
             folder: bench.folder.join("files"),
@@ -355,13 +285,6 @@ impl<'a> Chain<'a> {
 
     fn path(&self) -> PathBuf {
         self.folder.join(DATABASE)
-    }
-
-    fn state(&mut self, state: u64) -> Result<(), String> {
-        let result = self.try_state(state);
-        // The files of a failure are not used again.
-        self.begun &= result.is_ok();
-        result
     }
 
     fn try_state(&mut self, state: u64) -> Result<(), String> {
@@ -384,10 +307,14 @@ impl<'a> Chain<'a> {
         self.check(&mut journal, client, exclusive, &mut rng)?;
         let (all, rebased) = (&self.landed.states, &self.landed.rebased);
         all[usize::from(exclusive)].fetch_add(1, Ordering::SeqCst);
-        if !journal.rebased.is_empty() {
-            rebased[usize::from(exclusive)].fetch_add(1, Ordering::SeqCst);
+        let Some(reason) = journal.rebased.first() else {
+            return Ok(());
+        };
+        rebased[usize::from(exclusive)].fetch_add(1, Ordering::SeqCst);
+        match exclusive {
+            true => Err(format!("no other process has written: {reason}")),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// One life of a child.
@@ -413,18 +340,16 @@ impl<'a> Chain<'a> {
         let mut other = None;
         for _ in 0..lives {
             journal.phase.clear();
-            while journal.phase != phase {
-                match child.line(PATIENCE) {
-                    Ok(line) => journal.hear(&line)?,
-                    Err(true) => return Err(format!("the child died {}", journal.phase)),
-                    Err(false) => return Err(format!("the child hangs {}", journal.phase)),
-                }
+            let heard = listen_until(&child, |line| {
+                journal.hear(line)?;
                 if has_other && other.is_none() && journal.phase == "opened" {
                     let arguments = [path.clone(), rng.u64(..).to_string()];
                     let started = Child::start("replica-other", &arguments);
                     other = Some(started.map_err(|error| error.to_string())?);
                 }
-            }
+                Ok(journal.phase == phase)
+            });
+            heard.map_err(|problem| format!("{problem} {}", journal.phase))?;
         }
         let most = if phase == "opened" { 60_000 } else { 8000 };
         thread::sleep(Duration::from_micros(rng.u64(0..most)));
@@ -456,7 +381,7 @@ impl<'a> Chain<'a> {
         let found = store
             .read(|tx| Ok(look(tx)))
             .map_err(|error| format!("reading: {error}"))??;
-        self.compare(&found, journal, client)?;
+        journal.replies.compare(&self.found, &found, client)?;
         is_prefix(&held, &found).map_err(|problem| format!("the replica and the database: {problem}"))?;
         let n = store
             .write(Job::plain((client + 15, 1)).closure())
@@ -498,37 +423,12 @@ impl<'a> Chain<'a> {
                 held.len()
             ));
         }
-        if txid > 1 {
-            let earlier = replica.restored(Some(rng.u64(1..txid)), commits)?;
+        if let Some(earlier) = replica.earlier(txid, rng)? {
+            let earlier = replica.restored(Some(earlier), commits)?;
             let (txid, earlier) = earlier.unwrap_or_default();
             is_prefix(&earlier, &held).map_err(|problem| format!("transaction {txid} of the replica: {problem}"))?;
         }
         Ok(held)
-    }
-
-    fn compare(&self, found: &[Entry], journal: &Journal, client: i64) -> Result<(), String> {
-        for (n, before) in self.found.iter().enumerate() {
-            if found.get(n).map(|entry| entry.id) != Some(before.id) {
-                return Err(format!(
-                    "commit {} was {:?} after the kill before this one",
-                    n + 1,
-                    before.id
-                ));
-            }
-        }
-        for (id, n) in &journal.acknowledged {
-            let there = found.get(*n as usize - 1).map(|entry| entry.id);
-            if there != Some(*id) {
-                return Err(format!("{id:?} was acknowledged as commit {n}, which is {there:?}"));
-            }
-        }
-        let own = client..client + 16;
-        for entry in &found[self.found.len()..] {
-            if journal.undone.contains(&entry.id) || !own.contains(&entry.id.0) {
-                return Err(format!("{:?} is there, and was undone or made long ago", entry.id));
-            }
-        }
-        Ok(())
     }
 }
 
