@@ -8,6 +8,9 @@
 //! With `LARDER_LITESTREAM`, the path of a `litestream`, the same load follows beside the daemon, on a store with
 //! `Checkpoints::Left`.
 //!
+//! Then come writes with `Durability::Replicated`, beside how long an upload takes. `LARDER_BENCH_REPLICA` is the URL of
+//! their replica, for example that of a bucket (with the feature `s3`); the default is a folder.
+//!
 //! An argument after `--` selects the rows with that text in their name. `LARDER_BENCH_SECS` is the time for each row
 //! without the intervals between the slices (default 44), `LARDER_BENCH_DIR` the folder.
 
@@ -25,7 +28,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use data::{Data, INSERT};
-use larder::{Checkpoints, Durability, Options, Store};
+use larder::{Checkpoints, Durability, OnDivergence, Options, ReplicaOptions, Store};
 use measure::{Latencies, compare, median};
 
 const ROUNDS: u32 = 11;
@@ -71,6 +74,9 @@ fn main() {
         for (load_name, load) in LOADS {
             writes(&run, &data, &format!("{load_name}, {name}"), durability, load);
         }
+    }
+    for (load_name, load) in LOADS {
+        acknowledged(&run, &data, load_name, load);
     }
     restore(&run, &data);
     println!("a cache line from core to core and back: {:.0?}", measure::line());
@@ -226,6 +232,51 @@ fn cost(before: &BTreeMap<PathBuf, u64>, after: &BTreeMap<PathBuf, u64>, writes:
         new.len() as f64 / millions,
         new.iter().sum::<u64>() as f64 / 1e6 / millions
     );
+}
+
+/// Writes that wait for the replica.
+fn acknowledged(run: &Run, data: &Data, load_name: &str, load: Load) {
+    let name = format!("{load_name}, acknowledged in the replica");
+    if !run.wants(&name) {
+        return;
+    }
+    let folder = data.folder().join("replica");
+    let url = std::env::var("LARDER_BENCH_REPLICA").map(|url| format!("{url}/{}", load_name.replace(' ', "-")));
+    let url = url.unwrap_or_else(|_| path(&folder).to_owned());
+    let replica = ReplicaOptions::to(url).on_divergence(OnDivergence::Rebase);
+    let store = data.store(
+        "on.db",
+        Options::new().durability(Durability::Replicated).replicate_to(replica),
+    );
+    flush(&store);
+    let waits = RefCell::default();
+    let mut rates: Vec<_> = (0..ROUNDS).map(|_| slice(run, load, &store, &waits)).collect();
+    let rate = median(&mut rates);
+    println!(
+        "{name:<62} {rate:>9.0}/s  {:.0}..{:.0} of {ROUNDS}",
+        rates[0],
+        rates[rates.len() - 1]
+    );
+    let upload = store.stats().replica.expect("it is replicated").upload_time;
+    let of = |at: usize| {
+        median(
+            &mut waits
+                .borrow()
+                .iter()
+                .map(|waits: &[f64; 3]| waits[at])
+                .collect::<Vec<_>>(),
+        )
+    };
+    println!(
+        "    wait of a write, medians of slices: p50 {:.0} us, p99 {:.0} us, worst {:.0} us; an upload: p50 {:.0} us; {:.2}",
+        of(0),
+        of(1),
+        of(2),
+        upload.p50.as_secs_f64() * 1e6,
+        of(0) / (upload.p50.as_secs_f64() * 1e6)
+    );
+    drop(store);
+    delete(&[&folder, &data.folder().join("on.db-replica")]);
 }
 
 /// Of a full file and the changes of some seconds.

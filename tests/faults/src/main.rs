@@ -12,6 +12,7 @@
 //!                                  compound --states 10000                the recovery from a power cut fails
 //!                                  small                                  every sequence of 3 operations of a dozen
 //!                                  mutants                                larder is broken, and a suite detects it
+//!                                  passages                               the source has what the mutants change
 //!                                  kill --states 200                      a process is killed at any moment
 //!                                  second-process --states 200            other processes use the file
 //!                                  replica                                a store with a replica: cuts, kills, ..
@@ -128,6 +129,11 @@ const SUITES: &[Entry] = &[
         name: "mutants",
         what: "larder is broken on purpose, and a suite has to notice",
         run: mutants::run,
+    },
+    Entry {
+        name: "passages",
+        what: "the source still has the passages that the mutants change",
+        run: mutants::passages,
     },
     Entry {
         name: "kill",
