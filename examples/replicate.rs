@@ -9,17 +9,33 @@
 //!
 //! `run` writes as fast as it can and prints its last acknowledged row each second. Kill it, delete its folder, and start
 //! it again: it says who owns the replica, and `--take-over` goes on from there.
+//!
+//! # In three terminals
+//!
+//! ```sh
+//! cargo run --example replicate --features replicate -- run one/app.db /tmp/replica     # the primary
+//! cargo run --example replicate --features replicate -- follow two/app.db /tmp/replica  # reads what it wrote
+//! cargo run --example replicate --features replicate -- follow three/app.db /tmp/replica
+//! ```
+//!
+//! Kill the primary (or do not), type `promote` in the second terminal, and Enter. The follower becomes the primary and
+//! writes, and the one in the third terminal follows it. If the first one still runs, its next write says who took over.
 
 use std::env;
 use std::error::Error;
+use std::io::{BufRead, stdin};
 use std::path::Path;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use larder::rusqlite::params;
-use larder::{Migration, Migrations, Options, Replica, ReplicaOptions, Store};
+use larder::{Follower, Migration, Migrations, Options, Replica, ReplicaOptions, Store};
 
-const USAGE: &str = "usage: replicate run DATABASE REPLICA [--take-over] | points REPLICA | verify REPLICA | \
-                     restore REPLICA DATABASE [SECONDS_AGO]";
+const USAGE: &str = "usage: replicate run DATABASE REPLICA [--take-over] | follow DATABASE REPLICA | points REPLICA | \
+                     verify REPLICA | restore REPLICA DATABASE [SECONDS_AGO]";
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn main() {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -27,6 +43,7 @@ fn main() {
     let done = match args[..] {
         ["run", database, replica] => run(Path::new(database), replica, false),
         ["run", database, replica, "--take-over"] => run(Path::new(database), replica, true),
+        ["follow", database, replica] => follow(Path::new(database), replica),
         ["points", replica] => points(replica),
         ["verify", replica] => verify(replica),
         ["restore", replica, database] => restore(replica, database, None),
@@ -40,9 +57,7 @@ fn main() {
 }
 
 fn run(database: &Path, replica: &str, take_over: bool) -> Result<(), Box<dyn Error>> {
-    if let Some(folder) = database.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
+    make_folder(database)?;
     let replica = ReplicaOptions::to(replica)
         .restore_if_missing(true)
         .take_over(take_over);
@@ -59,6 +74,11 @@ fn run(database: &Path, replica: &str, take_over: bool) -> Result<(), Box<dyn Er
         )
     })?;
     println!("opened with {last} rows, the last of {at} ms");
+    write(&store)
+}
+
+/// Writes until a write fails.
+fn write(store: &Store) -> Result<(), Box<dyn Error>> {
     let mut printed = Instant::now();
     loop {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis() as i64;
@@ -68,7 +88,7 @@ fn run(database: &Path, replica: &str, take_over: bool) -> Result<(), Box<dyn Er
                 params![now],
             )
         })?;
-        if printed.elapsed() >= Duration::from_secs(1) {
+        if printed.elapsed() >= SECOND {
             printed = Instant::now();
             let replica = store.stats().replica.ok_or("the store is replicated")?;
             println!(
@@ -76,6 +96,41 @@ fn run(database: &Path, replica: &str, take_over: bool) -> Result<(), Box<dyn Er
                 replica.state, replica.uploads, replica.behind
             );
         }
+    }
+}
+
+/// Prints the newest row each second, until `promote` is typed.
+fn follow(database: &Path, replica: &str) -> Result<(), Box<dyn Error>> {
+    make_folder(database)?;
+    let follower = Follower::open(replica, database)?;
+    let (tell, typed) = channel();
+    thread::spawn(move || {
+        for line in stdin().lock().lines().map_while(Result::ok) {
+            let _ = tell.send(line);
+        }
+    });
+    loop {
+        match typed.recv_timeout(SECOND) {
+            Ok(line) if line.trim() == "promote" => break,
+            Ok(line) => println!("{line}: type promote to make this the primary"),
+            Err(_) => {}
+        }
+        let newest: i64 =
+            follower.read(|tx| tx.query_row("SELECT coalesce(max(n), 0) FROM reading", [], |row| row.get(0)))?;
+        println!("row {newest}; {}", follower.lag());
+        if let Some(error) = follower.stopped() {
+            return Err(error.into());
+        }
+    }
+    let store = follower.promote(Options::new())?;
+    println!("this is the primary now");
+    write(&store)
+}
+
+fn make_folder(database: &Path) -> std::io::Result<()> {
+    match database.parent() {
+        Some(folder) => std::fs::create_dir_all(folder),
+        None => Ok(()),
     }
 }
 

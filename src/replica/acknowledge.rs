@@ -5,7 +5,7 @@
 //! `larder-replica`: a waker, and the drop of a result that no caller wants, run a user's code. That code may not wait for
 //! the store, as on the writer thread.
 //!
-//! # No job waits for ever
+//! # Every job gets its reply
 //!
 //! A job that is held has a deadline. The task ends after the task that uploads; with it ends the holding
 //! ([`HeldReplies::end`]), and what is held after that is refused by the thread that wants to hold it.

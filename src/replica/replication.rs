@@ -530,7 +530,7 @@ impl Replication {
     }
 
     /// Writes the position before the files are deleted: with all of them still there, an opening goes on from the newest.
-    /// On a full disk that takes the room of some of them, the newest first. Without those an opening begins anew.
+    /// On a full disk that takes the room of some of them, the newest first. Without those an opening begins with a full file.
     fn fall_back_with_room(&self, capture: &mut Capture, txid: u64, dropped: &VecDeque<Sealed>) -> std::io::Result<()> {
         let mut newest = dropped.iter().rev();
         loop {

@@ -11,7 +11,7 @@
 //! that panics carries its panic to the caller. No lock is held meanwhile: the mutex guards the handle alone.
 //!
 //! A closure on a thread cannot be dropped with the future that began it. [`Closures`] counts those of a future, so that
-//! whoever drops it can wait for them.
+//! the caller that drops it can wait for them.
 //!
 //! A forked child has neither thread. Its first use leaks the parent's runtime and starts one of its own.
 

@@ -56,7 +56,7 @@ impl<'a> StoreReplica<'a> {
     }
 
     /// What stands for everything that is committed now, so that a reader of a follower can wait for it: give it to
-    /// [`Follower::wait_for`](crate::Follower::wait_for). It asks nobody, and waits for no upload.
+    /// [`Follower::wait_for`](crate::Follower::wait_for). It makes no request, and waits for no upload.
     pub fn token(&self) -> Token {
         self.replication.token()
     }

@@ -146,7 +146,7 @@ impl Follower {
     /// does: its next upload fails, and its writes with [`Error::Fenced`]. What it had committed and not uploaded is in its
     /// own file alone. Other followers follow the new primary by themselves.
     ///
-    /// Nobody promotes a follower by himself: call it where it is decided that the old primary is to be replaced, by a person
+    /// Larder promotes no follower by itself: call this where it is decided that the old primary is to be replaced, by a person
     /// or by an orchestrator, and for one follower.
     ///
     /// # Errors

@@ -239,7 +239,7 @@ impl Following {
         });
     }
 
-    /// Where the last transaction ends in the log, if nobody has written to it since.
+    /// Where the last transaction ends in the log, if no other program has written to it since.
     fn log_end(&self, changes: Option<u32>) -> Option<LogPosition> {
         let shared = self.shared.upgrade()?;
         let (_, header) = open_log(&self.path).ok()??;

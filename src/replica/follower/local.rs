@@ -2,9 +2,9 @@
 //!
 //! SQLite opens no file here: the log is read before the database is opened. The position (`position.rs`) says where in
 //! the log the last transaction ends that the follower had noted. A follower that was killed between a COMMIT and its
-//! note has left one more. Whoever has written what is behind the position: it does no harm if every page of it is
-//! written once more before anybody reads, by the files from the position on. Otherwise another program has changed the
-//! database.
+//! note has left one more. What is behind the position does no harm, whichever program has written it, if every page of
+//! it is written once more before anybody reads, by the files from the position on. Otherwise another program has changed
+//! the database.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -14,7 +14,7 @@
 //! | how far it is behind | `lag.rs` |
 //!
 //! A follower has an engine of its own, as a store has, with the pool of readers, the watchdog and the writer thread.
-//! Nobody but the follower gives that thread anything to write. The methods that read are in `store/follower.rs`.
+//! Only the follower gives that thread anything to write. The methods that read are in `store/follower.rs`.
 
 mod apply;
 mod following;
@@ -47,7 +47,7 @@ use crate::runtime::sync::Arc;
 ///
 /// It restores the database if the file is missing, brings it to the newest state before anybody reads, and then applies
 /// what the primary uploads. Each read is one snapshot of a state that the primary was in, and never older than the one
-/// before it. Other processes may read the file, too (the `sqlite3` shell, Datasette), and nobody may write to it: a
+/// before it. Other processes may read the file, too (the `sqlite3` shell, Datasette), and none may write to it: a
 /// change is noticed, and the follower then stops instead of mixing it with the primary's.
 ///
 /// The storage is enough: primary and follower need no connection to one another. Followers are only read; writes go to

@@ -351,7 +351,7 @@ impl Trouble {
 
 fn emptied(here: u64, tip: u64) -> String {
     format!(
-        "the follower is at transaction {here}, and the replica ends with transaction {tip}: it was emptied, or begun anew \
+        "the follower is at transaction {here}, and the replica ends with transaction {tip}: it was emptied, or begun again \
          by another database. Follow another URL; or move the file and its folder -replica away, and open the follower \
          again, which restores what the replica has now"
     )
