@@ -323,6 +323,24 @@ const MUTANTS: &[Mutant] = &[
         suite: REPLICA_CALLS,
     },
     Mutant {
+        name: "a write is acknowledged before it is in the replica",
+        change: Change::Source {
+            file: "src/write/group.rs",
+            from: "if ran.job.order().durability == Durability::Replicated {",
+            to: "if false {",
+        },
+        suite: REPLICA_KILL,
+    },
+    Mutant {
+        name: "an upload acknowledges what was committed after its capture",
+        change: Change::Source {
+            file: "src/replica/replication.rs",
+            from: "        let newest = self.held.newest();\n",
+            to: "        let newest = u64::MAX;\n",
+        },
+        suite: REPLICA_KILL,
+    },
+    Mutant {
         name: "a merge forgets the pages of its first file",
         change: Change::Source {
             file: "src/replica/ltx/merge.rs",

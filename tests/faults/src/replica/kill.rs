@@ -1,5 +1,5 @@
-//! `SIGKILL` of a process whose store replicates itself. The child writes from several threads, flushes, vacuums, holds
-//! snapshots, closes and reopens, and reports to its parent. Beside a shared store another process may write, run
+//! `SIGKILL` of a process whose store replicates itself. The child writes from several threads, flushes, waits for the
+//! replica with `Durability::Replicated`, vacuums, holds snapshots, closes and reopens, and reports to its parent. Beside a shared store another process may write, run
 //! checkpoints and vacuum, and is killed, too.
 //!
 //! After the kill the parent restores the replica, opens the store, and closes it. What must hold is at the top of
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use larder::rusqlite::Connection;
-use larder::{Access, Durability, Options, Store};
+use larder::{Access, Durability, Options, Store, WriteOptions};
 
 use super::OTHERS;
 use crate::Arguments;
@@ -86,7 +86,8 @@ fn live(store: &Store, client: i64, counters: &[AtomicI64], is_alone: bool, rng:
     let until = Instant::now() + Duration::from_micros(rng.u64(1000..60_000));
     let writers = rng.usize(1..=counters.len());
     let (newest, over) = (AtomicI64::new(0), AtomicBool::new(false));
-    let (holds, vacuums, flushes) = (rng.u32(0..3) == 0, rng.u32(0..8) == 0, rng.u32(0..4) > 0);
+    let (holds, vacuums, flushes) = (rng.u32(0..3) == 0, rng.u32(0..8) == 0, rng.u32(0..2) > 0);
+    let replicates = rng.bool();
     let acknowledged: &(dyn Fn(i64) + Sync) = &|n| {
         newest.fetch_max(n, Ordering::SeqCst);
     };
@@ -110,6 +111,9 @@ fn live(store: &Store, client: i64, counters: &[AtomicI64], is_alone: bool, rng:
         if flushes {
             scope.spawn(|| flush(store, &newest, &over));
         }
+        if replicates {
+            scope.spawn(|| replicate(store, &over));
+        }
         if holds {
             scope.spawn(|| hold(store, &over));
         }
@@ -131,6 +135,20 @@ fn flush(store: &Store, newest: &AtomicI64, over: &AtomicBool) {
             Err(error) => return tell(&format!("! flushing: {error}")),
         }
         thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A write that waits for the replica, and changes nothing: what it has seen is there once it is acknowledged.
+fn replicate(store: &Store, over: &AtomicBool) {
+    while !over.load(Ordering::SeqCst) {
+        let options = WriteOptions::new().durability(Durability::Replicated);
+        let seen = store.write_with(options, |tx| {
+            tx.query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, i64>(0))
+        });
+        match seen {
+            Ok(commits) => tell(&format!("flushed {commits}")),
+            Err(error) => return tell(&format!("! replicating: {error}")),
+        }
     }
 }
 
