@@ -49,7 +49,7 @@ use tokio::sync::Notify;
 use super::capture::{Capture, CaptureError, Committed, Full};
 use super::clock::StorageClock;
 use super::fence::Fence;
-use super::options::ReplicaOptions;
+use super::options::{ReplicaOptions, WhenSpoolFull};
 use super::position::Stamps;
 use super::runtime;
 use super::spool::{Sealed, Spool};
@@ -535,10 +535,12 @@ impl Replication {
         let mut newest = dropped.iter().rev();
         loop {
             match capture.fall_back(txid) {
-                Err(error) if error.kind() == ErrorKind::StorageFull => match newest.next() {
-                    Some(sealed) => self.spool.delete(*sealed)?,
-                    None => return Err(error),
-                },
+                Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                    match newest.next() {
+                        Some(sealed) => self.spool.delete(*sealed)?,
+                        None => return Err(error),
+                    }
+                }
                 done => return done,
             }
         }
@@ -710,7 +712,10 @@ impl Replication {
                 if self.phase() == Phase::Following {
                     // What went wrong is told, and is tried again.
                     let _ = self.capture_now(&mut capture);
-                    if self.phase() == Phase::Following && self.database_has_no_room() {
+                    if self.phase() == Phase::Following
+                        && self.options.when_full == WhenSpoolFull::Rebase
+                        && self.database_has_no_room()
+                    {
                         self.drop_spool(&mut capture, "the disk is full");
                     }
                 }
