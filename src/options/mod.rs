@@ -37,7 +37,7 @@ pub enum Durability {
     /// meanwhile shares the next one. Other callers see the write from its commit on, before it is acknowledged.
     ///
     /// A commit that is not in the replica in time is [`Error::NotReplicated`](crate::Error::NotReplicated): it stays
-    /// committed here, and goes up later.
+    /// committed here, and goes up later. A database that `on_connect` attaches is in no replica.
     Replicated,
 }
 

@@ -60,6 +60,9 @@ pub(super) enum CaptureError {
     /// The log or the database cannot be read.
     #[error("the log cannot be read: {0}")]
     Unreadable(#[source] io::Error),
+    /// It is not known what is committed.
+    #[error("another process is committing")]
+    Committing,
     /// The store closes, and a full file would take too long.
     #[error("the store was closed before all of the database was read")]
     Stopped,
@@ -270,11 +273,29 @@ impl Capture {
             return Ok(());
         }
         self.position.emptied = true;
-        self.write_position(false)
+        let written = self.write_position(false);
+        self.position.emptied = written.is_ok();
+        written
     }
 
     /// Forgets the files after that transaction: the next one is a full one.
+    ///
+    /// # Errors
+    ///
+    /// The position cannot be written. It is as before then.
     pub(super) fn fall_back(&mut self, txid: u64) -> io::Result<()> {
+        let before = self.position;
+        self.fall_back_unwritten(txid);
+        let written = self.spool.write_position(&self.position, true);
+        if written.is_err() {
+            self.position = before;
+        }
+        written
+    }
+
+    /// The same where the position cannot be written, and the files are deleted already. An opening that finds the old
+    /// position without its file begins with a full file, too.
+    pub(super) fn fall_back_unwritten(&mut self, txid: u64) {
         self.position = Position {
             txid,
             log: None,
@@ -282,7 +303,6 @@ impl Capture {
             file: None,
             ..self.position
         };
-        self.spool.write_position(&self.position, true)
     }
 
     /// Says what the database file is while the log is empty.
@@ -421,6 +441,8 @@ impl Capture {
 impl Full {
     /// Writes the file, unless it is told to stop. This takes a while, and needs no lock.
     pub(super) fn write(&self, spool: &Spool, stop: impl Fn() -> bool) -> Result<Sealed, CaptureError> {
+        // Dropped files whose names could not be deleted.
+        spool.clear_from(self.header.max_txid).map_err(CaptureError::Spool)?;
         self.log.sync_data().map_err(CaptureError::Unsynced)?;
         let lock_page = lock_page(self.header.page_size);
         let mut in_log = self.in_log.iter().copied().peekable();

@@ -79,6 +79,9 @@ const SHORTEST: Duration = Duration::from_millis(5);
 /// So often the commits of all processes are counted, while one of them is committing.
 const LOOKS: u32 = 100;
 
+/// As often before a capture, for which the writer thread may wait.
+const FEW_LOOKS: u32 = 4;
+
 /// A full file is given up so long before closing does.
 const LAST_SECOND: Duration = Duration::from_secs(1);
 
@@ -380,6 +383,16 @@ impl Replication {
         Some(unpack(self.committed.load(Ordering::Acquire)))
     }
 
+    /// The same after a while, if a process is committing at this moment.
+    fn committed_soon(&self, looks: u32) -> Option<Committed> {
+        (0..looks).find_map(|look| {
+            if look > 0 {
+                std::thread::sleep(SHORTEST);
+            }
+            self.now_committed()
+        })
+    }
+
     pub(super) fn figures(&self) -> &ReplicaFigures {
         &self.telemetry.replica
     }
@@ -418,8 +431,8 @@ impl Replication {
             return Ok(());
         }
         let newest = self.held.newest();
-        let Some(committed) = self.now_committed() else {
-            return Ok(());
+        let Some(committed) = self.committed_soon(FEW_LOOKS) else {
+            return Err(CaptureError::Committing);
         };
         let result = capture.capture(committed);
         self.captured.store(
@@ -436,9 +449,13 @@ impl Replication {
                 let is_first = self.held.seal(newest, capture.position().txid);
                 match sealed {
                     Some(sealed) => self.was_sealed(*sealed, capture),
-                    // What these have committed was in a file before.
-                    None if is_first => self.reached.notify_one(),
-                    None => {}
+                    None => {
+                        self.tell_of_last_seal(capture);
+                        // What these have committed was in a file before.
+                        if is_first {
+                            self.reached.notify_one();
+                        }
+                    }
                 }
             }
             Err(CaptureError::Lost(reason)) => self.rebase(capture, reason)?,
@@ -495,13 +512,14 @@ impl Replication {
             return false;
         }
         let bytes: u64 = dropped.iter().map(|sealed| sealed.bytes).sum();
-        let done = self
-            .fall_back_with_room(capture, first.txid, &dropped)
-            .and_then(|()| dropped.iter().try_for_each(|sealed| self.spool.delete(*sealed)));
-        if let Err(error) = done {
+        if let Err(error) = self.fall_back_with_room(capture, first.txid, &dropped) {
             self.spool.take_back(dropped);
             self.not_sealed(&CaptureError::Spool(error));
             return false;
+        }
+        for sealed in &dropped {
+            // A name that stays is deleted before the full file is written.
+            let _ = self.spool.delete(*sealed);
         }
         self.held.unseal_after(first.txid);
         self.set_phase(Phase::Dropped);
@@ -530,18 +548,31 @@ impl Replication {
     }
 
     /// Writes the position before the files are deleted: with all of them still there, an opening goes on from the newest.
-    /// On a full disk that takes the room of some of them, the newest first. Without those an opening begins with a full file.
+    /// On a full disk that takes the room of some of them, the newest first. Once one of them is gone, there is no way back.
+    ///
+    /// # Errors
+    ///
+    /// The position cannot be written, and all files are there.
     fn fall_back_with_room(&self, capture: &mut Capture, txid: u64, dropped: &VecDeque<Sealed>) -> std::io::Result<()> {
         let mut newest = dropped.iter().rev();
+        let mut is_there = true;
         loop {
-            match capture.fall_back(txid) {
-                Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-                    match newest.next() {
-                        Some(sealed) => self.spool.delete(*sealed)?,
-                        None => return Err(error),
-                    }
+            let error = match capture.fall_back(txid) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+            match newest.next().filter(|_| is_full) {
+                Some(sealed) => match self.spool.delete(*sealed) {
+                    Ok(()) => is_there = false,
+                    Err(error) if is_there => return Err(error),
+                    Err(_) => {}
+                },
+                None if is_there => return Err(error),
+                None => {
+                    capture.fall_back_unwritten(txid);
+                    return Ok(());
                 }
-                done => return done,
             }
         }
     }
@@ -580,8 +611,11 @@ impl Replication {
         if self.phase() == Phase::Copying {
             return Err("the whole database is being captured".into());
         }
-        let done = capture.fall_back(txid).and_then(|()| self.spool.delete_after(0));
+        let done = capture.fall_back(txid);
         done.map_err(|error| CaptureError::Spool(error).to_string())?;
+        for sealed in self.spool.forget_after(0) {
+            let _ = self.spool.delete(sealed);
+        }
         self.set_phase(Phase::Full);
         // Before their numbers are others'.
         self.held.unseal_after(0);
@@ -609,6 +643,16 @@ impl Replication {
             self.wake.notify_one();
         }
         self.weigh_spool();
+    }
+
+    /// The last file was sealed, but its position could not be written, so that it counted as failed.
+    fn tell_of_last_seal(&self, capture: &Capture) {
+        let txid = capture.position().txid;
+        if txid > self.progress().sealed
+            && let Some(sealed) = self.spool.newest().filter(|newest| newest.txid == txid)
+        {
+            self.was_sealed(sealed, capture);
+        }
     }
 
     fn was_sealed(&self, sealed: Sealed, capture: &Capture) {
@@ -711,7 +755,9 @@ impl Replication {
                 // The store may have closed meanwhile, and another have opened the database.
                 if self.phase() == Phase::Following {
                     // What went wrong is told, and is tried again.
-                    let _ = self.capture_now(&mut capture);
+                    if let Err(CaptureError::Committing) = self.capture_now(&mut capture) {
+                        self.wake.notify_one();
+                    }
                     if self.phase() == Phase::Following
                         && self.options.when_full == WhenSpoolFull::Rebase
                         && self.database_has_no_room()
@@ -801,12 +847,7 @@ impl Replication {
     /// What has everything that is committed now. Under the lock no capture is under way, so the next one has what the
     /// captures before it lack: the transaction is exact, and comes without a further write.
     pub(super) fn token(&self) -> Token {
-        let committed = (0..LOOKS).find_map(|look| {
-            if look > 0 {
-                std::thread::sleep(SHORTEST);
-            }
-            self.now_committed()
-        });
+        let committed = self.committed_soon(LOOKS);
         let capture = self.capture.lock();
         let position = capture.position();
         let has = |commits: u32| committed.is_some_and(|committed| is_reached(commits, committed.commits));
@@ -939,6 +980,9 @@ impl LogKeeper for Replication {
             return;
         }
         let mut capture = self.capture.lock();
+        if self.phase() != Phase::Following {
+            return;
+        }
         // What another process has committed since is still in the log, unless it has begun again already.
         if self.capture_now(&mut capture).is_err() || !progress.finished() {
             return;
@@ -970,6 +1014,10 @@ impl LogKeeper for Replication {
 
     fn held(&self) -> usize {
         self.held.length()
+    }
+
+    fn wait_for_room(&self, capacity: usize, timeout: Duration) -> bool {
+        self.held.wait_for_room(capacity, timeout)
     }
 
     fn poisoned(&self) {
@@ -1014,7 +1062,7 @@ impl LogKeeper for Replication {
             return;
         }
         let mut capture = self.capture.lock();
-        if self.capture_now(&mut capture).is_err() || !turn.all_moved {
+        if self.phase() != Phase::Following || self.capture_now(&mut capture).is_err() || !turn.all_moved {
             return;
         }
         let stamped = self.locked_out_of_writing(turn, || {
@@ -1074,12 +1122,19 @@ impl Replication {
         Ok(is_same.then(|| (capture.position().txid, reader)))
     }
 
-    fn keep_for_checkpoint(&self, must: bool) -> bool {
+    /// Whether a checkpoint may run without a capture. `None` if the log is to be captured first.
+    fn may_checkpoint_uncaptured(&self) -> Option<bool> {
         match self.phase() {
-            Phase::Following => {}
+            Phase::Following => None,
             // All of it is to be read once more in any case.
-            Phase::Full | Phase::Dropped | Phase::Ended => return true,
-            Phase::Copying => return false,
+            Phase::Full | Phase::Dropped | Phase::Ended => Some(true),
+            Phase::Copying => Some(false),
+        }
+    }
+
+    fn keep_for_checkpoint(&self, must: bool) -> bool {
+        if let Some(may) = self.may_checkpoint_uncaptured() {
+            return may;
         }
         let capture = if must {
             Some(self.capture.lock())
@@ -1087,6 +1142,10 @@ impl Replication {
             self.capture.try_lock()
         };
         let Some(mut capture) = capture else { return false };
+        // Its holder may have changed the phase.
+        if let Some(may) = self.may_checkpoint_uncaptured() {
+            return may;
+        }
         let (committed, captured) = (
             unpack(self.committed.load(Ordering::Acquire)),
             unpack(self.captured.load(Ordering::Acquire)),

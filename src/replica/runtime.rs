@@ -18,7 +18,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending};
 use std::io;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::{mem, thread};
@@ -29,7 +29,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::connection::forks;
 use crate::runtime::fork::Process;
 use crate::runtime::process_mutex::ProcessMutex;
-use crate::runtime::sync::Arc;
+use crate::runtime::sync::{Arc, Mutex};
 
 /// Closures of [`blocking`] that run at a time.
 const HEAVY: usize = 2;
@@ -112,9 +112,26 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 }
 
 /// Runs short work that may call a user's code. Unlike [`blocking`], it never waits for long work of other stores.
+/// Where the system refuses a thread, it runs here.
 pub async fn short(work: impl FnOnce() + Send + 'static) {
-    // A panic ends with its thread: it has been reported, and what the work owned is dropped.
-    let _ = tokio::task::spawn_blocking(work).await;
+    let work = Arc::new(Mutex::new(Some(work)));
+    let taken = Arc::clone(&work);
+    let run = move || {
+        let work = taken.lock().take();
+        if let Some(work) = work {
+            work();
+        }
+    };
+    // tokio panics if there is no thread for it. A panic of the work ends with its thread: it has been reported.
+    match catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(run))) {
+        Ok(task) => drop(task.await),
+        Err(_) => {
+            let work = work.lock().take();
+            if let Some(work) = work {
+                let _ = catch_unwind(AssertUnwindSafe(work));
+            }
+        }
+    }
 }
 
 /// The closures that a future has begun on `larder-ltx` threads.

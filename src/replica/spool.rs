@@ -356,6 +356,24 @@ impl Spool {
         sync_folder(&self.folder.join(SEALED))
     }
 
+    /// Deletes the files from that transaction on, also those that are not known. Not once the spool was released: they
+    /// are another store's then.
+    pub(super) fn clear_from(&self, txid: u64) -> io::Result<()> {
+        let released = self.released.lock();
+        if *released {
+            return Err(io::Error::other("the store has closed"));
+        }
+        let folder = self.folder.join(SEALED);
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let there = entry.file_name().to_str().and_then(txid_of);
+            if there.is_some_and(|there| there >= txid) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        sync_folder(&folder)
+    }
+
     pub(super) fn delete(&self, sealed: Sealed) -> io::Result<()> {
         match fs::remove_file(self.path(sealed.txid)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

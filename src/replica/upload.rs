@@ -91,7 +91,7 @@ impl Replication {
                 }
                 Some(Err(Failed::ForNow(reason))) => {
                     self.failed(next, reason);
-                    self.pause(&self.sealed, pause).await;
+                    self.pause(&self.sealed, self.pause_now(pause)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     if self.is_over() {
                         break;
@@ -109,6 +109,14 @@ impl Replication {
         }
         self.leave().await;
         self.reach(|progress| progress.ended = true);
+    }
+
+    /// While the store closes, the storage is tried until the time is over.
+    fn pause_now(&self, pause: Duration) -> Duration {
+        match self.closing.get() {
+            Some(deadline) => FIRST_PAUSE.min(deadline.saturating_duration_since(Instant::now())),
+            None => pause,
+        }
     }
 
     fn is_over(&self) -> bool {

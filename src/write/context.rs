@@ -13,8 +13,9 @@ use crate::error::{Error, Outcome, Result};
 use crate::options::{Durability, WhenFull, WriteOptions};
 use crate::queue::job::{Job, Queued, Resolution, Scope, Work};
 use crate::queue::pending::Pending;
+use crate::queue::slot::Caller;
 use crate::queue::{QueueKind, Submission};
-use crate::runtime::sync::Arc;
+use crate::runtime::sync::{Arc, Instant};
 use crate::transaction::WriteTx;
 
 /// The queue that the writer thread serves.
@@ -184,8 +185,10 @@ impl Shared {
         W: Work<Grouped, T> + 'static,
         T: Send + 'static,
     {
+        // First: the writer thread would wait for itself.
+        self.check(submission.call)?;
         self.check_replica(&submission, &order)?;
-        self.enqueue::<Grouped, _, _>(submission, order, work)
+        Arc::clone(&self.queue).enqueue(submission, order, work)
     }
 
     /// Queues a job, unless the store is poisoned.
@@ -200,8 +203,8 @@ impl Shared {
         Arc::clone(&self.queue).enqueue(submission, order, work)
     }
 
-    /// Refuses a write that is to be in the replica, if there is none, or if as many writes wait for it as the queue has
-    /// room for and this one does not wait.
+    /// Refuses a write that is to be in the replica, if there is none. If as many writes wait for it as the queue has room
+    /// for, it refuses one that does not wait, and lets a submitter wait.
     fn check_replica(&self, submission: &Submission, order: &WriteOrder) -> Result<()> {
         if order.durability < Durability::Replicated {
             return Ok(());
@@ -209,10 +212,17 @@ impl Shared {
         let Some(keeper) = self.keeper() else {
             return Err(no_replica());
         };
-        if submission.when_full == WhenFull::Fail && keeper.held() >= self.queue.capacity() {
-            return Err(self.queue.refuse_full());
+        let capacity = self.queue.capacity();
+        match (submission.when_full, submission.caller) {
+            (WhenFull::Fail, _) if keeper.held() >= capacity => Err(self.queue.refuse_full()),
+            (WhenFull::Wait, Caller::Submitter) => {
+                let began = Instant::now();
+                let has_room = keeper.wait_for_room(capacity, submission.timeout);
+                let waited = began.elapsed();
+                has_room.then_some(()).ok_or(Error::QueueTimeout { waited })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Refuses a call that cannot be served.

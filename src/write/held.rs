@@ -16,6 +16,12 @@
 //! file are those in front, and their files ascend. Deadlines ascend, too.
 //!
 //! The mutex is held to append, to mark or to take jobs. No job is finished or dropped under it, and no lock is taken.
+//!
+//! # How many there are
+//!
+//! A job leaves the queue as it starts, so the queue bounds no job that waits here. A blocking or async caller has one at a
+//! time. A thread that submits without waiting is stopped before it queues the next one, by
+//! [`wait_for_room`](HeldReplies::wait_for_room), while there are as many here as the queue has room for.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,11 +30,13 @@ use super::context::WriteJob;
 use crate::error::Error;
 use crate::queue::job::Resolution;
 use crate::runtime::clock::later;
-use crate::runtime::sync::{Instant, Mutex};
+use crate::runtime::sync::{Condvar, Instant, Mutex};
 
 #[derive(Default)]
 pub(crate) struct HeldReplies {
     state: Mutex<State>,
+    /// Notified when jobs have left.
+    room: Condvar,
 }
 
 #[derive(Default)]
@@ -86,6 +94,20 @@ impl HeldReplies {
         self.state.lock().jobs.len()
     }
 
+    /// Waits until fewer than `capacity` jobs are held. Returns false if that takes longer than the timeout.
+    pub(crate) fn wait_for_room(&self, capacity: usize, timeout: Duration) -> bool {
+        let deadline = later(Instant::now(), timeout);
+        let mut state = self.state.lock();
+        while state.jobs.len() >= capacity && !state.is_over {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.room.wait_timeout(state, left).0;
+        }
+        true
+    }
+
     /// The number of the last job that was held.
     pub(crate) fn newest(&self) -> u64 {
         self.state.lock().newest
@@ -122,6 +144,8 @@ impl HeldReplies {
         let replicated = state.jobs.drain(..replicated).collect();
         let late = state.jobs.partition_point(|held| held.deadline <= now);
         let late = state.jobs.drain(..late).collect();
+        drop(state);
+        self.room.notify_all();
         Ready { replicated, late }
     }
 
@@ -129,14 +153,20 @@ impl HeldReplies {
     pub(crate) fn take_unsealed(&self) -> Vec<Held> {
         let mut state = self.state.lock();
         let sealed = state.jobs.partition_point(|held| held.txid.is_some());
-        state.jobs.drain(sealed..).collect()
+        let unsealed = state.jobs.drain(sealed..).collect();
+        drop(state);
+        self.room.notify_all();
+        unsealed
     }
 
     /// Takes all jobs. From now on none is held.
     pub(crate) fn end(&self) -> Vec<Held> {
         let mut state = self.state.lock();
         state.is_over = true;
-        state.jobs.drain(..).collect()
+        let all = state.jobs.drain(..).collect();
+        drop(state);
+        self.room.notify_all();
+        all
     }
 
     /// When the time of the first job is over.

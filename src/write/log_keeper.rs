@@ -5,7 +5,7 @@
 //! store commits. The holder waits for the keeper in [`before_checkpoint`](LogKeeper::before_checkpoint) alone, and that
 //! call waits for no network.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -46,6 +46,9 @@ pub(crate) trait LogKeeper: Send + Sync {
 
     /// The number of replies that wait.
     fn held(&self) -> usize;
+
+    /// Waits until fewer replies than that wait. Returns false if that takes too long.
+    fn wait_for_room(&self, capacity: usize, timeout: Duration) -> bool;
 
     /// Called once the store is poisoned: nothing more is committed.
     fn poisoned(&self);

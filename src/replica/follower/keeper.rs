@@ -36,6 +36,10 @@ impl LogKeeper for Following {
         0
     }
 
+    fn wait_for_room(&self, _capacity: usize, _timeout: Duration) -> bool {
+        true
+    }
+
     fn poisoned(&self) {}
 
     fn wants_turn(&self) -> bool {

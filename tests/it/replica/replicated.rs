@@ -259,6 +259,61 @@ fn replicated_write_that_may_not_wait_finds_no_room() {
 }
 
 #[test]
+fn submitter_waits_for_room() {
+    let place = Place::new();
+    let store = store(&place, |replica| replica, Options::new().queue_capacity(2));
+    let bring_back = take_away(&place);
+    let waits = [submit(&store), submit(&store)];
+    wait_until("they are committed", || rows(&store) == 2);
+    let soon = replicated().queue_timeout(SOON);
+    let error = store.submit_with(soon, |_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::QueueTimeout { .. }), "{error}");
+    std::thread::scope(|scope| {
+        let third = scope.spawn(|| submit(&store));
+        // Others do not wait.
+        fill(&store, 1);
+        assert!(!third.is_finished());
+        bring_back();
+        store.replica().unwrap().flush(PATIENCE).unwrap();
+        third.join().unwrap().wait().unwrap();
+    });
+    for write in waits {
+        write.wait().unwrap();
+    }
+    close(store);
+    assert_eq!(rows_in(&place.replica()), 4);
+}
+
+#[test]
+fn position_that_cannot_be_written_loses_nothing() {
+    let place = Place::new();
+    let limits = |replica: ReplicaOptions| replica.spool_limit(1 << 20).interval(SOON);
+    let store = store(&place, limits, Options::new());
+    let bring_back = take_away(&place);
+    // A folder where the file is to be.
+    let position = place.database().with_file_name("app.db-replica").join("position");
+    fs::remove_file(&position).unwrap();
+    fs::create_dir_all(position.join("in the way")).unwrap();
+    let large = |tx: &larder::WriteTx<'_>| tx.execute("INSERT INTO entry(noise) VALUES (randomblob(400000))", []);
+    let mut waits = Vec::new();
+    for n in 1..=8 {
+        waits.push(store.submit_with(replicated(), large).unwrap());
+        wait_until("it is committed", || rows(&store) == n);
+        // A capture that fails, and the spool that is full.
+        let _ = store.replica().unwrap().flush(SOON * 2);
+    }
+    fs::remove_dir_all(&position).unwrap();
+    bring_back();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    for write in waits {
+        write.wait().unwrap();
+    }
+    assert_eq!(rows_in(&place.replica()), 8);
+    close(store);
+    assert_eq!(rows_in(&place.replica()), 8);
+}
+
+#[test]
 fn dropped_spool_keeps_waiting_writes() {
     let place = Place::new();
     let store = store(

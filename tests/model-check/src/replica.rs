@@ -45,6 +45,10 @@ impl Replica {
         self.held.length()
     }
 
+    pub(crate) fn wait_for_room(&self, capacity: usize, timeout: Duration) -> bool {
+        self.held.wait_for_room(capacity, timeout)
+    }
+
     pub(crate) fn hold(&self, jobs: Vec<WriteJob>) {
         let refused = self.held.hold(jobs, PATIENCE);
         for job in refused {
