@@ -156,10 +156,12 @@ impl Follower {
     /// - [`Error::Behind`]: what is in the replica could not be applied in 30 s.
     /// - [`Error::Fenced`], [`Error::Diverged`]: the old primary still writes, or another process took the replica over.
     ///   Look who is the primary before you try again.
+    /// - [`Error::Diverged`]: the follower has [`stopped`](Self::stopped), or another program has changed the database.
     /// - [`Error::NotReplicated`], [`Error::Replica`]: the storage does not answer.
     /// - The errors of [`Options::open`].
     pub fn promote(self, options: Options) -> Result<Store> {
         self.catch_up(CLAIM_PATIENCE)?;
+        self.check_is_ours()?;
         let path = self.path().to_owned();
         let url = self.inner.options.url.clone();
         self.close()?;

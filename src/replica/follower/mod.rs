@@ -31,10 +31,13 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use self::apply::Source;
 pub(crate) use self::following::Following;
 pub use self::lag::Lag;
 pub(crate) use self::open::open;
 pub use self::options::FollowerOptions;
+use self::trouble::Trouble;
+use super::runtime;
 use super::storage::{all_files, request};
 use super::token::Token;
 use crate::engine::Engine;
@@ -141,6 +144,23 @@ impl Follower {
         let files = request(&following.storage, async move { all_files(&storage).await })?;
         let txid = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
         self.wait_for(Token { lineage: 0, txid }, timeout)
+    }
+
+    /// Checks that the follower goes on, and that no other program has changed the database.
+    pub(crate) fn check_is_ours(&self) -> Result<()> {
+        let following = &self.inner.following;
+        let this = Arc::clone(following);
+        let applied = runtime::wait(async move { this.run(Source::Planned(Vec::new())).await });
+        let applied = applied.map_err(|error| following.storage.no_thread(error))?;
+        if let Some(stopped) = self.stopped() {
+            return Err(stopped);
+        }
+        match applied {
+            Ok(()) => Ok(()),
+            Err(Trouble::Local(error)) => Err(error),
+            Err(Trouble::Closing) => Err(Error::Closed),
+            Err(other) => Err(following.diverged(other.describe())),
+        }
     }
 
     pub(crate) fn engine(&self) -> &Engine {

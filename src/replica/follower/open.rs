@@ -178,12 +178,35 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings) -> Resul
 
 /// Restores the database, whose file does not exist.
 fn restored(path: &Path, storage: &Storage, settings: &Settings) -> Result<(Position, Local)> {
-    // A file that SQLite has never written to, or one that was restored and whose position is not known.
-    if fs::metadata(path).is_ok() {
-        fs::remove_file(path).map_err(|error| cannot_read(path, error))?;
-    }
+    set_aside(path).map_err(|error| cannot_read(path, error))?;
     let report = restore(storage, Target::Newest, &[], Some(settings), path, &silent())?;
     Ok((report.position()?, Local::untouched()))
+}
+
+/// Makes room for the restored file. One that has contents was restored before, and its position is not known; or another
+/// program has made it since, so it is kept.
+fn set_aside(path: &Path) -> io::Result<()> {
+    let Ok(file) = fs::metadata(path) else { return Ok(()) };
+    if file.len() == 0 {
+        // SQLite has never written to it.
+        return fs::remove_file(path);
+    }
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".before-following");
+    let aside = PathBuf::from(aside);
+    if aside.exists() {
+        let problem = format!("move {} away, which an earlier opening has left", aside.display());
+        return Err(io::Error::other(problem));
+    }
+    fs::rename(path, &aside)?;
+    event!(
+        warn,
+        "larder::follow",
+        path,
+        { aside = %aside.display() },
+        "a database whose place in the replica is not known was renamed, and the replica is restored"
+    );
+    Ok(())
 }
 
 /// The number of the replica; 0 if Litestream writes it.

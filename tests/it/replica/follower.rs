@@ -892,6 +892,42 @@ fn follower_has_every_page_size() {
 
 /// The old primary still runs: it is fenced, and another follower goes on with the new one.
 #[test]
+fn changed_follower_is_not_promoted() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    let follower = follow(&place);
+    let foreign = Connection::open(copy(&place)).unwrap();
+    foreign.busy_timeout(PATIENCE).unwrap();
+    foreign
+        .execute("UPDATE entry SET noise = x'02' WHERE n = 1", [])
+        .unwrap();
+    let before = newest(&place);
+    let error = follower.promote(Options::new().replicate_to(place.to())).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    assert_eq!(newest(&place), before);
+    upload(&store, 10);
+    assert_eq!(store.close().unwrap().replicated, Some(true));
+}
+
+#[test]
+fn database_that_came_after_a_failed_opening_is_kept() {
+    let place = Place::new();
+    let error = options().follow(of(&place), copy(&place)).unwrap_err();
+    assert!(!copy(&place).exists(), "{error}");
+    let made = Connection::open(copy(&place)).unwrap();
+    made.execute_batch("CREATE TABLE precious(n)").unwrap();
+    drop(made);
+    let store = place.open();
+    upload(&store, 10);
+    let follower = follow(&place);
+    assert_eq!(rows(&follower), 10);
+    let aside = Connection::open(copy(&place).with_file_name("follower.db.before-following")).unwrap();
+    assert!(aside.table_exists(None, "precious").unwrap());
+    close(&follower);
+}
+
+#[test]
 fn promoted_follower_fences_the_old_primary() {
     let place = Place::new();
     let store = place.open();
