@@ -809,6 +809,16 @@ unsafe extern "C" fn ask<J: Authorizer>(
     asked.authorizer.authorize(&action) as c_int
 }
 
+/// Lets the connection give no free page back at COMMIT, whatever `auto_vacuum` is.
+pub(super) fn keep_free_pages(conn: &Connection) {
+    unsafe extern "C" fn none(_: *mut c_void, _: *const c_char, _: c_uint, _: c_uint, _: c_uint) -> c_uint {
+        0
+    }
+    // SAFETY: `handle` is an open connection for as long as `conn` is borrowed. The callback touches none of its
+    // arguments, and has no state. "The return value from sqlite3_autovacuum_pages() is SQLITE_OK", or SQLITE_MISUSE.
+    unsafe { ffi::sqlite3_autovacuum_pages(conn.handle(), Some(none), ptr::null_mut(), None) };
+}
+
 /// Receives the trace events of a connection.
 pub(crate) trait Trace: Send + Sync + 'static {
     /// Whether to interrupt the statement. Must not panic.

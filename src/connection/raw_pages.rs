@@ -4,13 +4,16 @@
 //! The table is there if SQLite was compiled with `SQLITE_ENABLE_DBPAGE_VTAB`, and is read-only on a connection that is
 //! DEFENSIVE. Each connection of larder is, but for the time of [`with_pages`].
 //!
+//! A database with `auto_vacuum = FULL` gives free pages back at each COMMIT, by what it knew of them at BEGIN. Its free
+//! pages are what was written, so the connection keeps them.
+//!
 //! SQLite counts page 1 up as it writes it, so its bytes 24 to 27 and 92 to 95 are not those that were given. It does
 //! not parse the pages that change in its cache, so the cache is let go before the connection reads a table.
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, Statement};
 
-use super::open_memory;
+use super::{c_api, open_memory};
 
 /// The change counter of the database, and the copy of it that says for which version its size is valid,
 /// <https://sqlite.org/fileformat2.html#file_change_counter>.
@@ -36,6 +39,7 @@ pub(crate) fn with_pages<T, E: From<rusqlite::Error>>(
     conn: &Connection,
     f: impl FnOnce(&mut RawPages<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
+    c_api::keep_free_pages(conn);
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
     let _defended = Defended(conn);
     let mut pages = RawPages {

@@ -91,9 +91,14 @@ impl Poll {
                 }
                 Err(Trouble::Changed(reason)) if resyncs < RESYNCS => {
                     resyncs += 1;
+                    following.refuse_other_history().await?;
                     following.resync(Some(reason)).await?;
                 }
-                other => return other,
+                other => {
+                    // Meanwhile the replica may have been begun again.
+                    self.lists |= matches!(other, Err(Trouble::Storage(_)));
+                    return other;
+                }
             }
         }
     }
@@ -124,6 +129,9 @@ impl Poll {
         let tip = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
         if tip < position.txid {
             return Err(Trouble::Diverged(emptied(position.txid, tip)));
+        }
+        if tip > position.txid {
+            following.refuse_other_history().await?;
         }
         let usable: Vec<_> = files.iter().filter(|file| !self.is_unusable(file)).copied().collect();
         let planned = plan_after(&usable, position.txid);
@@ -299,6 +307,27 @@ impl Following {
         Ok(())
     }
 
+    /// Refuses a replica that does not go on from what was applied, however its files are numbered: it has another number,
+    /// or another transaction in the place of the last one. Merged files do not say whose they are.
+    async fn refuse_other_history(&self) -> Result<(), Trouble> {
+        let position = self.position();
+        if position.lineage == 0 {
+            // Litestream writes it.
+            return Ok(());
+        }
+        let fence = Fence::new(self.storage.clone(), 0);
+        let there = fence.owner().await?.map_or(0, |seen| seen.owner.lineage);
+        if there != position.lineage {
+            return Err(Trouble::Diverged(other_lineage(position.lineage, there)));
+        }
+        let spooled = self.spool.path(position.txid);
+        // A file that cannot be read says nothing.
+        match fence.is_at(position.txid, spooled, Some(position.timestamp)).await {
+            Ok(false) => Err(Trouble::Diverged(other_transaction(position.txid))),
+            _ => Ok(()),
+        }
+    }
+
     /// Has the writer thread apply files, and waits for that.
     pub(super) async fn run(self: &Arc<Self>, source: Source) -> Result<(), Trouble> {
         let this = Arc::clone(self);
@@ -354,6 +383,15 @@ fn emptied(here: u64, tip: u64) -> String {
         "the follower is at transaction {here}, and the replica ends with transaction {tip}: it was emptied, or begun again \
          by another database. Follow another URL; or move the file and its folder -replica away, and open the follower \
          again, which restores what the replica has now"
+    )
+}
+
+fn other_transaction(txid: u64) -> String {
+    format!(
+        "transaction {} of the replica is not the one that the follower has applied: the replica was begun again, from an \
+         older state or by OnDivergence::Rebase. Move the file and its folder -replica away, and open the follower again, \
+         which restores what the replica has now",
+        Txid(txid)
     )
 }
 

@@ -201,11 +201,26 @@ pub fn levels() -> [u64; 3] {
     LEVELS.each_ref().map(|count| count.load(Ordering::SeqCst))
 }
 
-/// The first `litestream` of `LARDER_LITESTREAM`, which must be 0.5.16 or newer.
+/// The first `litestream` of `LARDER_LITESTREAM` that reads what larder writes: 0.5.16 or newer.
 fn litestream() -> Option<&'static PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let find = || env::split_paths(&env::var_os("LARDER_LITESTREAM")?).next();
+    let find = || env::split_paths(&env::var_os("LARDER_LITESTREAM")?).find(|program| reads_blocks(program));
     FOUND.get_or_init(find).as_ref()
+}
+
+/// Versions before 0.5.16 know frames of LZ4 alone.
+fn reads_blocks(program: &Path) -> bool {
+    let Ok(output) = Command::new(program).arg("version").output() else {
+        return false;
+    };
+    let version = String::from_utf8_lossy(&output.stdout);
+    let numbers: Vec<u32> = version
+        .trim()
+        .trim_start_matches('v')
+        .split('.')
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    numbers.as_slice() >= &[0, 5, 16]
 }
 
 /// Whether the replica has a file with transactions.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use larder::replica::ltx::{Decoder, merge};
 use larder::rusqlite::{Connection, OpenFlags};
-use larder::{AlertKind, At, Error, Follower, FollowerOptions, Options, Replica, Store, Token};
+use larder::{AlertKind, At, Error, Follower, FollowerOptions, OnDivergence, Options, Replica, Store, Token};
 
 use super::litestream::{Litestream, put};
 use super::store::Place;
@@ -686,7 +686,7 @@ fn gap_is_bridged_by_snapshot() {
     for n in 0..10 {
         store
             .write(move |tx| {
-                tx.execute_batch("DELETE FROM entry WHERE n % 3 = 0; CREATE TABLE IF NOT EXISTS later(n)")?;
+                tx.execute_batch("DELETE FROM entry WHERE n % 1000 > 300; CREATE TABLE IF NOT EXISTS later(n)")?;
                 tx.execute("INSERT INTO later VALUES (?1)", [n]).map(drop)
             })
             .unwrap();
@@ -891,6 +891,60 @@ fn follower_has_every_page_size() {
 }
 
 /// The old primary still runs: it is fenced, and another follower goes on with the new one.
+#[test]
+fn replica_that_was_begun_again_is_not_mixed() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    upload(&store, 10);
+    let follower = follow(&place);
+    catch_up(&store, &follower);
+    let at = follower.lag().txid;
+    close(&follower);
+    store.close().unwrap();
+    fs::remove_dir_all(place.replica().join("ltx")).unwrap();
+    let again = Options::new().replicate_to(place.to().on_divergence(OnDivergence::Rebase));
+    let store = again.open(place.database()).unwrap();
+    while upload(&store, 1) <= at {}
+    let error = options().follow(of(&place), copy(&place)).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    assert!(error.to_string().contains("begun again"), "{error}");
+}
+
+#[test]
+fn primary_that_leaves_full_auto_vacuum_is_followed() {
+    let place = Place::new();
+    let full = place.options().auto_vacuum(larder::AutoVacuum::Full);
+    let store = full.open(place.database()).unwrap();
+    upload(&store, 500);
+    let follower = follow(&place);
+    let position = follower.lag().txid;
+    close(&follower);
+    let beside = Connection::open(place.database()).unwrap();
+    beside.busy_timeout(PATIENCE).unwrap();
+    beside.execute_batch("PRAGMA auto_vacuum = INCREMENTAL").unwrap();
+    fill(&store, 2000);
+    beside.execute("DELETE FROM entry WHERE n % 1000 > 300", []).unwrap();
+    let free: u32 = beside.query_row("PRAGMA freelist_count", [], |row| row.get(0)).unwrap();
+    assert!(free > 0, "there are pages that FULL would give back");
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    // All of it is one transaction here.
+    let follower = follow(&place);
+    assert!(follower.lag().txid > position);
+    assert!(follower.check().run().unwrap().is_ok());
+    assert_eq!(
+        rows(&follower),
+        store
+            .read(|tx| tx.query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, u32>(0)))
+            .unwrap()
+    );
+    drop(beside);
+    store.close().unwrap();
+    wait_until("the last file", || follower.lag().txid == newest(&place));
+    close(&follower);
+    compare(&place.database(), &copy(&place));
+}
+
 #[test]
 fn changed_follower_is_not_promoted() {
     let place = Place::new();
