@@ -374,7 +374,12 @@ impl Spool {
         sync_folder(&folder)
     }
 
+    /// Not once the spool was released: the file of that name is another store's then.
     pub(super) fn delete(&self, sealed: Sealed) -> io::Result<()> {
+        let released = self.released.lock();
+        if *released {
+            return Err(io::Error::other("the store has closed"));
+        }
         match fs::remove_file(self.path(sealed.txid)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -92,9 +92,10 @@ impl Drop for ObjectReader {
     }
 }
 
+/// Not the end of the file, which would be damage: the next request may bring all of it.
 fn wrong_length() -> io::Error {
     io::Error::new(
-        io::ErrorKind::UnexpectedEof,
+        io::ErrorKind::ConnectionAborted,
         "the storage sent a body that is not as long as the object",
     )
 }

@@ -263,7 +263,7 @@ fn bodies_of_another_length_are_errors() {
         assert!(error.to_string().contains("bytes"), "{error}");
         let mut reader = ask!(storage, reader(0, Txids::one(1))).unwrap();
         let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{error}");
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
     }
 }
 

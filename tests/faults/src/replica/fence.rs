@@ -267,7 +267,8 @@ impl Primary {
         self.made += 1;
         match self.store.write(Job::plain((self.client, self.made)).closure()) {
             Ok(_) => Ok(()),
-            Err(Error::Fenced { .. }) => {
+            // The second one if the storage was away as the store opened, and is another primary's since.
+            Err(Error::Fenced { .. } | Error::Diverged { .. }) => {
                 self.made -= 1;
                 let before = self.network.level_writes();
                 self.fenced.get_or_insert(before);

@@ -147,6 +147,8 @@ fn replicate(store: &Store, over: &AtomicBool) {
         });
         match seen {
             Ok(commits) => tell(&format!("flushed {commits}")),
+            // A write of the same group made SQLite end the transaction.
+            Err(error) if error.is_retryable() => {}
             Err(error) => return tell(&format!("! replicating: {error}")),
         }
     }
