@@ -10,7 +10,7 @@
 //! it is an error there. The caller sleeps on a channel whose sender the task owns: the answer is sent once, and a task
 //! that panics carries its panic to the caller. No lock is held meanwhile: the mutex guards the handle alone.
 //!
-//! A closure on a thread cannot be dropped with the future that began it. [`Closures`] counts those of a future, so that
+//! A closure on a thread cannot be dropped with the future that began it. `Closures` counts those of a future, so that
 //! the caller that drops it can wait for them.
 //!
 //! A forked child has neither thread. Its first use leaks the parent's runtime and starts one of its own.
