@@ -48,7 +48,7 @@ struct Prepared {
 pub(crate) fn open(settings: Settings, options: &FollowerOptions, path: &Path) -> Result<Follower> {
     options.validate()?;
     let settings = Settings {
-        // The follower is what other processes may read, and SQLite's index shows who has written.
+        // Other processes may read the file, and SQLite's index shows what they have written.
         access: Access::Shared,
         follows: true,
         ..settings
