@@ -267,8 +267,7 @@ impl Primary {
         self.made += 1;
         match self.store.write(Job::plain((self.client, self.made)).closure()) {
             Ok(_) => Ok(()),
-            // The second one if the storage was away as the store opened, and is another primary's since.
-            Err(Error::Fenced { .. } | Error::Diverged { .. }) => {
+            Err(error) if is_stopped(&error) => {
                 self.made -= 1;
                 let before = self.network.level_writes();
                 self.fenced.get_or_insert(before);
@@ -313,5 +312,15 @@ impl Primary {
         }
         self.network.judge()?;
         Ok((self.made > 0, report.replicated == Some(true)))
+    }
+}
+
+/// Whether the store takes no more writes because the replica is another primary's: it was fenced, or the storage was away
+/// as it opened, and it has asked since.
+fn is_stopped(error: &Error) -> bool {
+    match error {
+        Error::Fenced { .. } => true,
+        Error::Diverged { problem, .. } => problem.contains("the storage was away as the store opened"),
+        _ => false,
     }
 }
