@@ -39,6 +39,10 @@ pub(super) const DAMAGED: &str = "the database is damaged, or the disk of the co
 pub(super) const INDEX_DAMAGED: &str = "an index of the database is damaged, and its table may be whole; REINDEX it in a \
                                         write, check the database (Store::check), then make the backup again";
 
+/// There is no room for a copy.
+pub(crate) const NO_ROOM: &str =
+    "the disk has too little free space; free disk space, or choose a folder on another disk";
+
 /// How to make a copy.
 #[derive(Clone, Debug)]
 pub(super) struct CopyPlan {
@@ -332,7 +336,7 @@ pub(super) fn check_room(copy: &Path, bytes: u64, compact: bool) -> Result<()> {
     let needed = if compact { bytes.saturating_mul(2) } else { bytes };
     match lacks(copy.parent().unwrap_or(Path::new("/")), needed) {
         Some(available) => Err(Failure::found(
-            "the disk has too little free space; free disk space, or choose a folder on another disk",
+            NO_ROOM,
             format!("the copy needs about {needed} bytes, and {available} are available"),
         )),
         None => Ok(()),

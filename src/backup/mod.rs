@@ -40,6 +40,8 @@ use rusqlite::Connection;
 
 #[cfg(feature = "replicate")]
 pub(crate) use self::build::Build;
+#[cfg(feature = "replicate")]
+pub(crate) use self::copy::NO_ROOM;
 use self::copy::{Copier, CopyPlan};
 pub(crate) use self::failure::Failure;
 #[cfg(feature = "replicate")]

@@ -13,6 +13,8 @@ pub(crate) mod file;
 pub(crate) mod file_lock;
 pub(crate) mod filesystem;
 pub(crate) mod forks;
+#[cfg(feature = "replicate")]
+pub(crate) mod in_use;
 pub(crate) mod interrupt;
 mod on_connect;
 mod open_error;

@@ -153,31 +153,12 @@ impl Engine {
     }
 
     /// Runs larder's own work on the writer thread, with the writer to itself.
-    #[track_caller]
     pub(crate) fn run_exclusive<T, F>(&self, call: &'static str, f: F) -> Result<T>
     where
         F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        if self.queue().is_left() {
-            return Err(Error::forked());
-        }
-        if self.queue().is_worker() {
-            let instead = "call it outside the closure of a write";
-            let outcome = Outcome::NotStarted;
-            return Err(Error::Reentrant { call, instead, outcome });
-        }
-        // Another exclusive job may be running, and callers wait for it as long as for a migration.
-        let options = &self.options;
-        let timeout = options.queue_timeout.max(options.migration_timeout);
-        let submission = Submission {
-            call,
-            site: CallSite::Label(format!("larder: {call}").into()),
-            timeout,
-            caller: Caller::Thread,
-            when_full: WhenFull::Wait,
-        };
-        self.shared.enqueue::<Exclusive, _, _>(submission, (), f)?.wait()
+        run_exclusive(&self.shared, &self.options, call, f)
     }
 
     /// Runs a write of a thread that waits for its reply.
@@ -249,6 +230,31 @@ impl Engine {
             "store opened"
         );
     }
+}
+
+/// Runs larder's own work on the writer thread of a store, with the writer to itself.
+pub(crate) fn run_exclusive<T, F>(shared: &Shared, options: &Settings, call: &'static str, f: F) -> Result<T>
+where
+    F: FnOnce(&mut Writer) -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    if shared.queue.is_left() {
+        return Err(Error::forked());
+    }
+    if shared.queue.is_worker() {
+        let instead = "call it outside the closure of a write";
+        let outcome = Outcome::NotStarted;
+        return Err(Error::Reentrant { call, instead, outcome });
+    }
+    // Another exclusive job may be running, and callers wait for it as long as for a migration.
+    let submission = Submission {
+        call,
+        site: CallSite::Label(format!("larder: {call}").into()),
+        timeout: options.queue_timeout.max(options.migration_timeout),
+        caller: Caller::Thread,
+        when_full: WhenFull::Wait,
+    };
+    shared.enqueue::<Exclusive, _, _>(submission, (), f)?.wait()
 }
 
 impl fmt::Debug for Engine {

@@ -267,8 +267,9 @@ pub(super) const RULES: &[Rule] = &[
         kind: AlertKind::VerifyFailed,
         description: "a check of the replica found a problem",
         severity: Severity::Critical,
-        remedy: "Do not rely on it: look at the report of StoreReplica::verify, make a backup (Store::backup), and \
-                 replicate to another URL",
+        remedy: "Do not rely on it: look at the report of StoreReplica::verify. If files are damaged or missing, make a \
+                 backup (Store::backup), and replicate to another URL; if no verification was possible, do what the reason \
+                 says",
         unit: "problems",
         measure: |seen| seen.sample.replica.as_ref()?.verify_failed.as_ref().map(|_| (1.0, 0.0)),
         culprit: none,

@@ -124,6 +124,7 @@ impl Replication {
             }
         }
         self.take_damaged(levels).await;
+        self.figures().snapshots(levels.last_snapshot(), levels.snapshot_due());
         while let Some(due) = levels.due(now) {
             if !may() {
                 return Ok(Some(now + FIRST_PAUSE));
@@ -140,6 +141,7 @@ impl Replication {
                 self.was_made(made);
             }
         }
+        self.figures().snapshots(levels.last_snapshot(), levels.snapshot_due());
         let soonest = now + SHORTEST.min(self.options.times.levels[0]);
         Ok(levels.next_due().map(|due| due.max(soonest)))
     }

@@ -8,8 +8,10 @@
 //! | an open store as its replica sees it; the task that seals | `replication.rs` |
 //! | the task that uploads; what happens when the spool is full | `upload.rs`, `room.rs` |
 //! | the replies to the writes that wait for the replica | `acknowledge.rs`, `write/held.rs` |
-//! | how a store goes on with its replica as it opens, or later; which process owns it | `open.rs`, `enter.rs`, `fence.rs` |
+//! | how a store goes on with its replica as it opens, or later; a database that is set aside | `open.rs`, `enter.rs`, `aside.rs` |
+//! | which process owns the replica | `fence.rs` |
 //! | places: folders, buckets, memory; the thread that makes the requests; what time it is | `storage/`, `runtime.rs`, `clock.rs` |
+//! | verification at an interval | `verifier.rs` |
 //! | compaction into levels, snapshots, retention; the task that does it | `levels/`, `compact.rs` |
 //! | which files make a state, what is made of them, whether they are sound | `restore/` |
 //! | a new replica that begins with a state of another one | `branch.rs` |
@@ -17,6 +19,7 @@
 //! | what users see: options, the replica of an open store, any replica | `options.rs`, `store_replica.rs`, `handle.rs` |
 
 mod acknowledge;
+mod aside;
 mod branch;
 mod capture;
 mod clock;
@@ -39,6 +42,7 @@ pub mod storage;
 mod store_replica;
 mod token;
 mod upload;
+mod verifier;
 pub mod wal;
 
 pub use self::branch::{At, BranchReport};
@@ -53,3 +57,4 @@ pub use self::restore::verify::{ReplicaVerify, RestoredState, VerifyReport};
 pub use self::restore::{ReplicaRestore, ReplicaRestoreReport};
 pub use self::store_replica::StoreReplica;
 pub use self::token::{ParseTokenError, Token};
+pub(crate) use self::verifier::start as start_verifier;

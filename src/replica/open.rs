@@ -8,14 +8,14 @@
 //! | file | spool | replica | then |
 //! |---|---|---|---|
 //! | none | none | empty | the database is created; transaction 1 has every page |
-//! | none | none | has data | [`Error::Diverged`], or a restore if `restore_if_missing` |
+//! | none | none | has data | [`Error::Diverged`], or a restore if the options say so |
 //! | none | there | ends at the position or before it | the same; what the spool has beyond the replica is added |
 //! | none | there | ends behind the position | [`Error::Diverged`] |
 //! | there | none | empty | transaction 1 has every page |
-//! | there | none | has data | [`Error::Diverged`], or a full file if `on_divergence` says so |
+//! | there | none | has data | as `on_divergence` says: [`Error::Diverged`], a full file, or a restore (`aside.rs`) |
 //! | there | its log goes on | ends at the position or before it | from frame to frame |
 //! | there | its log does not go on | the same | a full file: the database was changed while it was closed |
-//! | there | there | ends behind the position | [`Error::Diverged`] |
+//! | there | there | ends behind the position | as `on_divergence` says |
 //!
 //! The log goes on if it holds the frame of the position, by its running checksum; or if all of it had been moved into
 //! the database, and
@@ -43,6 +43,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
+use super::aside;
 use super::capture::{Capture, CaptureError, Committed, log_of};
 use super::clock::StorageClock;
 use super::fence::{Entry, Fence, Seen};
@@ -53,6 +54,7 @@ use super::replication::{Ownership, Replication, Start};
 use super::restore::plan::Target;
 use super::restore::progress::{ReplicaRestoreProgress, RestoreReporter};
 use super::restore::restore;
+use super::restore::time;
 use super::runtime;
 use super::spool::{Sealed, Spool, SpoolError};
 use super::storage::{self, FailureKind, Storage, StorageError, all_files, request};
@@ -63,6 +65,7 @@ use crate::runtime::sync::Arc;
 use crate::runtime::{date, random};
 use crate::telemetry::Telemetry;
 use crate::telemetry::event::event;
+use crate::telemetry::replica::ReplicaOpened;
 use crate::write::Shared;
 
 /// What was found before the file is opened.
@@ -83,6 +86,8 @@ pub(crate) struct Prepared {
     stamps: Option<Stamps>,
     /// Whether there was a log without a byte before the file was opened.
     had_empty_log: bool,
+    /// The new name of the database in whose place the replica was restored.
+    set_aside: Option<PathBuf>,
 }
 
 /// What the storage says of the replica.
@@ -109,6 +114,9 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     // Before anything is looked at: a store of this file may be closing, and still change all of it.
     let open_spool = || Spool::open_within(&path, settings.busy_timeout).map_err(|error| cannot_spool(&path, error));
     let spool = Spool::folder_of(&path).exists().then(open_spool).transpose()?;
+    if let Some(spool) = &spool {
+        aside::go_on(&path, spool)?;
+    }
     let file = fs::metadata(&path).ok().filter(|file| file.len() > 0);
     let had_spool = Spool::is_there(&path);
     let position = match &spool {
@@ -138,7 +146,8 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     };
     let tip = there.as_ref().map_or(0, |there| there.tip);
     let is_missing = file.is_none() && (tip > 0 || had_spool);
-    if is_missing && !replica.restore_if_missing {
+    let restores = replica.on_divergence == OnDivergence::Restore;
+    if is_missing && !replica.restore_if_missing && !restores {
         return Err(missing(&path, &storage, tip));
     }
     let spool = spool.map_or_else(open_spool, Ok)?;
@@ -158,19 +167,49 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         is_anothers: false,
         stamps: file.as_ref().map(Stamps::of),
         had_empty_log: fs::metadata(log_of(&path)).is_ok_and(|log| log.len() == 0),
+        set_aside: None,
     };
     prepared.refuse_owner(&path)?;
-    prepared.refuse_other_history(&path, is_missing)?;
-    if is_missing {
-        prepared.restore(&path, settings)?;
-    } else {
-        prepared.refuse_divergence(&path)?;
+    match prepared.go_on_or_restore(&path, settings, is_missing) {
+        Err(Error::Diverged { problem, .. }) if restores && prepared.tip() > 0 => {
+            prepared.set_aside(&path, &problem)?;
+            prepared.restore(&path, settings)?;
+        }
+        other => other?,
     }
     prepared.enter()?;
     Ok(prepared)
 }
 
 impl Prepared {
+    /// Restores a database whose file does not exist, and refuses one that does not go on from the replica.
+    fn go_on_or_restore(&mut self, path: &Path, settings: &Settings, is_missing: bool) -> Result<()> {
+        self.refuse_other_history(path, is_missing)?;
+        if is_missing {
+            self.restore(path, settings)
+        } else {
+            self.refuse_divergence(path)
+        }
+    }
+
+    /// Makes room for the replica's state.
+    fn set_aside(&mut self, path: &Path, reason: &str) -> Result<()> {
+        let to = aside::set_aside(path, &self.spool)?;
+        // Without the ways out, which it is one of.
+        let reason = reason.split(". ").next().unwrap_or_default();
+        event!(
+            warn,
+            "larder::replica",
+            path,
+            { replica = %self.storage, reason, aside = %to.display() },
+            "the database does not go on from its replica, so it was set aside, and the replica is restored"
+        );
+        self.position = None;
+        self.is_anothers = false;
+        self.set_aside = Some(to);
+        Ok(())
+    }
+
     /// Restores the database, whose file does not exist: the replica's newest state, and what the spool has beyond it.
     fn restore(&mut self, path: &Path, settings: &Settings) -> Result<()> {
         let tip = self.tip();
@@ -409,6 +448,16 @@ impl Prepared {
         if self.ownership == Ownership::ToClaim && goes_on {
             capture.touch().map_err(|error| cannot_touch(path, &error))?;
         }
+        let opened = ReplicaOpened {
+            unconditional: self.replica.unconditional,
+            snapshot_every: self.replica.times.snapshot_every,
+            // Opening has taken a while, so it is at least as much.
+            clock_behind: self
+                .there
+                .as_ref()
+                .map_or(0, |there| time::millis(there.now) - time::millis(SystemTime::now())),
+            set_aside: self.set_aside,
+        };
         let replication = Replication::new(
             (shared, telemetry),
             settings.access,
@@ -418,6 +467,7 @@ impl Prepared {
             (capture, committed, uploaded),
             start,
         );
+        telemetry.replica.opened(opened);
         if let Err(reason) = self.there {
             replication.is_away(reason);
         }
@@ -683,8 +733,9 @@ fn missing(path: &Path, storage: &Storage, tip: u64) -> Error {
 /// What can be done where a database and its replica do not go on from one another.
 pub(super) fn ways_out(path: &Path) -> String {
     format!(
-        "If the replica is the one to keep, move the database and its folder {} away, and restore it. If the database is, \
-         call ReplicaOptions::on_divergence(OnDivergence::Rebase), or choose another URL",
+        "If the replica is the one to keep, move the database and its folder {} away, and restore it, or call \
+         ReplicaOptions::on_divergence(OnDivergence::Restore), which does both. If the database is, call \
+         on_divergence(OnDivergence::Rebase), or choose another URL",
         Spool::folder_of(path).display()
     )
 }

@@ -33,6 +33,7 @@ pub struct ReplicaOptions {
     pub(super) take_over: bool,
     pub(super) on_divergence: OnDivergence,
     pub(super) unconditional: bool,
+    pub(super) verify_every: Option<Duration>,
     pub(super) times: LevelTimes,
     /// Whether `times` may be out of their ranges.
     any_times: bool,
@@ -62,6 +63,13 @@ pub enum OnDivergence {
     /// The replica goes on with the file: its next transaction has every page of it. What the replica had before can
     /// still be restored.
     Rebase,
+    /// The database goes on with the replica: its file is set aside, and the replica is restored in its place. So is a
+    /// file that does not exist, as with [`ReplicaOptions::restore_if_missing`].
+    ///
+    /// What was committed to the file alone is then in the file that was set aside: `app.db.diverged-20260401T120000Z`,
+    /// with what SQLite keeps beside it, and the folder `-replica`. It is never deleted. An event names it, and
+    /// [`ReplicaStats::set_aside`](crate::ReplicaStats::set_aside) does.
+    Restore,
 }
 
 impl ReplicaOptions {
@@ -77,6 +85,7 @@ impl ReplicaOptions {
             take_over: false,
             on_divergence: OnDivergence::default(),
             unconditional: false,
+            verify_every: None,
             times: LevelTimes::default(),
             any_times: false,
         }
@@ -175,6 +184,22 @@ impl ReplicaOptions {
         self
     }
 
+    /// Verifies the replica in the background at this interval, as `verify().restore(true)` of [`StoreReplica`] does. The
+    /// default is never, because of what it costs. At least 1 s; a day or a week is usual.
+    ///
+    /// Each verification reads every file of the replica, restores the newest state into the folder for temporary files
+    /// (`TMPDIR`), and compares all rows with those of the store. So it downloads the replica once and the newest state
+    /// once more, takes the room of the database, and reads the database from a snapshot, behind which the log is kept.
+    /// The result is in [`ReplicaStats::last_verify`](crate::ReplicaStats::last_verify); a problem raises the alert
+    /// [`AlertKind::VerifyFailed`](crate::AlertKind::VerifyFailed). The time of the last one is kept beside the database,
+    /// so a service that restarts often does not verify more often. Closing the store stops it.
+    ///
+    /// [`StoreReplica`]: crate::StoreReplica
+    pub fn verify_every(mut self, every: Duration) -> Self {
+        self.verify_every = Some(every);
+        self
+    }
+
     /// All times of compaction and retention, also shorter ones than users may have: for the fault harness.
     #[doc(hidden)]
     pub fn level_times(mut self, times: LevelTimes) -> Self {
@@ -200,6 +225,9 @@ impl ReplicaOptions {
                 "replicate_to",
                 format!("a spool_limit of {} bytes is below 1 MiB", self.spool_limit),
             );
+        }
+        if let Some(every) = self.verify_every.filter(|every| *every < Duration::from_secs(1)) {
+            return wrong("replicate_to", format!("a verify_every of {every:?} is below 1 s"));
         }
         if self.any_times {
             return Ok(());
@@ -233,6 +261,7 @@ impl fmt::Debug for ReplicaOptions {
             .field("take_over", &self.take_over)
             .field("on_divergence", &self.on_divergence)
             .field("unconditional", &self.unconditional)
+            .field("verify_every", &self.verify_every)
             .field("times", &self.times)
             .finish()
     }

@@ -304,6 +304,9 @@ impl Replication {
         });
         // What an earlier store has left may fill the spool.
         replication.weigh_spool();
+        if let Some(at) = replication.spool.verified() {
+            replication.figures().verified(at, None);
+        }
         replication
     }
 
@@ -391,6 +394,11 @@ impl Replication {
             }
             self.now_committed()
         })
+    }
+
+    /// The store, unless it has ended.
+    pub(super) fn store(&self) -> Option<Arc<Shared>> {
+        self.shared.upgrade()
     }
 
     pub(super) fn figures(&self) -> &ReplicaFigures {
@@ -657,7 +665,8 @@ impl Replication {
 
     fn was_sealed(&self, sealed: Sealed, capture: &Capture) {
         let commits = capture.commits();
-        self.figures().sealed(sealed.txid, self.spool.bytes());
+        let timestamp = capture.position().timestamp;
+        self.figures().sealed(sealed.txid, timestamp, self.spool.bytes());
         self.figures().clock_ahead(self.clock.ahead());
         self.reach(|progress| {
             progress.commits = commits;

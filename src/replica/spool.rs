@@ -5,8 +5,10 @@
 //! app.db-replica/
 //!     lock        locked by the store that writes here (flock)
 //!     node        the number of this store among those that may own the replica
+//!     aside       the name that the database gets as it is set aside (aside.rs); mostly not there
 //!     position    up to where the database was captured, or up to where it follows (position.rs)
 //!     follows     the database is a follower's: it has nothing that the replica lacks
+//!     verified    when the replica was verified last, in milliseconds since 1970
 //!     0/          N-N.ltx: sealed transactions, oldest first
 //!     tmp/        unfinished files
 //! ```
@@ -23,12 +25,14 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::position::Position;
+use super::restore::time::{from_millis, millis};
 use crate::connection::temp_folder::{Lock, lock};
 use crate::runtime::clock::later;
 use crate::runtime::sync::{Instant, Mutex};
@@ -38,6 +42,8 @@ const UNFINISHED: &str = "tmp";
 const POSITION: &str = "position";
 const NODE: &str = "node";
 const FOLLOWS: &str = "follows";
+const VERIFIED: &str = "verified";
+const ASIDE: &str = "aside";
 
 /// Between two looks at the lock of another store.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -213,6 +219,60 @@ impl Spool {
         }
         create(&self.folder.join(FOLLOWS))?.sync_all()?;
         sync_folder(&self.folder)
+    }
+
+    /// The name that the database is to get, if it is being set aside.
+    pub(super) fn aside(&self) -> io::Result<Option<PathBuf>> {
+        match fs::read(self.folder.join(ASIDE)) {
+            Ok(name) => Ok(Some(OsString::from_vec(name).into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps the name that the database is to get, whatever happens from now on.
+    pub(super) fn begin_aside(&self, to: &Path) -> io::Result<()> {
+        let unfinished = self.folder.join(UNFINISHED).join(ASIDE);
+        let mut file = create(&unfinished)?;
+        file.write_all(to.as_os_str().as_bytes())?;
+        file.sync_all()?;
+        self.name(&unfinished, &self.folder.join(ASIDE))?;
+        sync_folder(&self.folder)
+    }
+
+    pub(super) fn end_aside(&self) -> io::Result<()> {
+        fs::remove_file(self.folder.join(ASIDE))?;
+        sync_folder(&self.folder)
+    }
+
+    /// Moves what is known of the database, its position and the sealed files, into the folder of another spool.
+    pub(super) fn move_to(&self, folder: &Path) -> io::Result<()> {
+        let sealed = folder.join(SEALED);
+        DirBuilder::new().recursive(true).mode(0o700).create(&sealed)?;
+        for file in std::mem::take(&mut *self.files.lock()) {
+            fs::rename(self.path(file.txid), sealed.join(name_of(file.txid)))?;
+        }
+        match fs::rename(self.folder.join(POSITION), folder.join(POSITION)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let parent = folder.parent().unwrap_or(Path::new("/"));
+        for changed in [&sealed, folder, parent, &self.folder.join(SEALED), &self.folder] {
+            sync_folder(changed)?;
+        }
+        Ok(())
+    }
+
+    /// When the replica was verified last, and nothing was found.
+    pub(super) fn verified(&self) -> Option<SystemTime> {
+        let text = fs::read_to_string(self.folder.join(VERIFIED)).ok()?;
+        Some(from_millis(text.strip_suffix('\n')?.parse().ok()?))
+    }
+
+    pub(super) fn keep_verified(&self, at: SystemTime) -> io::Result<()> {
+        let unfinished = self.folder.join(UNFINISHED).join(VERIFIED);
+        fs::write(&unfinished, format!("{}\n", millis(at)))?;
+        self.name(&unfinished, &self.folder.join(VERIFIED))
     }
 
     fn read_position(folder: &Path) -> io::Result<Option<Position>> {

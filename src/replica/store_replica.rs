@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use super::replication::Replication;
+use super::restore::progress::{ReplicaRestoreProgress, RestoreReporter};
 use super::restore::verify::{ReplicaVerify, Snapshot};
 use super::token::Token;
 use crate::backup::Fingerprint;
-use crate::engine::Engine;
+use crate::engine::{Engine, run_exclusive};
 use crate::error::{Error, Result};
+use crate::options::Settings;
 use crate::queue::pending::Queue;
 use crate::runtime::clock::later;
 use crate::runtime::sync::{Arc, Instant};
+use crate::write::Shared;
 
 /// A snapshot of a transaction is tried so often while other processes write.
 const TRIES: u32 = 100;
@@ -43,16 +46,7 @@ impl<'a> StoreReplica<'a> {
         if self.engine.queue().is_left() {
             return Err(Error::forked());
         }
-        let began = Instant::now();
-        self.replication
-            .flush(later(began, timeout))
-            .map_err(|reason| match self.engine.shared.poison() {
-                Some(stopped @ (Error::Fenced { .. } | Error::Diverged { .. })) => stopped,
-                _ => Error::NotReplicated {
-                    waited: began.elapsed(),
-                    reason,
-                },
-            })
+        flush(self.replication, &self.engine.shared, timeout)
     }
 
     /// What stands for everything that is committed now, so that a reader of a follower can wait for it: give it to
@@ -90,40 +84,61 @@ impl<'a> StoreReplica<'a> {
     /// # Ok::<_, larder::Error>(())
     /// ```
     pub fn verify(&self) -> ReplicaVerify<'a> {
-        let this = *self;
-        ReplicaVerify::new(&self.replication.storage, self.engine.options.clone())
-            .note(self.replication.figures())
-            .damaged(|files| this.replication.found_damaged(files))
-            .compare(move || this.snapshot())
+        let (engine, replication) = (self.engine, self.replication);
+        let reporter = RestoreReporter::new(ReplicaRestoreProgress::NOTHING);
+        let compared = reporter.handle();
+        ReplicaVerify::new(&replication.storage, engine.options.clone())
+            .note(|problem| replication.was_verified(problem))
+            .damaged(|files| replication.found_damaged(files))
+            .watched_by(reporter)
+            .compare(move || snapshot(replication, &engine.shared, &engine.options, &compared))
     }
+}
 
-    /// The rows after a transaction that the replica has.
-    fn snapshot(&self) -> Result<Snapshot> {
-        // The first file has the whole database, and may take a while.
-        self.flush(PATIENCE)?;
-        for _ in 0..TRIES {
-            let replication = Arc::clone(self.replication);
-            let frozen = self.engine.run_exclusive("verify", move |writer| {
-                let turn = writer.turn();
-                Ok(replication.freeze(&turn))
-            })?;
-            let frozen = frozen.map_err(|problem| self.unverified(problem))?;
-            if let Some((txid, mut reader)) = frozen {
-                let rows = reader.with_conn(|conn| Fingerprint::read(conn, true));
-                reader.end();
-                self.flush(PATIENCE)?;
-                return Ok(Snapshot { txid, rows: rows? });
-            }
-        }
-        Err(self.unverified("other processes write to the database all the time".into()))
-    }
+/// Waits until everything that is committed now is in the replica.
+fn flush(replication: &Replication, shared: &Shared, timeout: Duration) -> Result<u64> {
+    let began = Instant::now();
+    let flushed = replication.flush(later(began, timeout));
+    flushed.map_err(|reason| match shared.poison() {
+        Some(stopped @ (Error::Fenced { .. } | Error::Diverged { .. })) => stopped,
+        _ => Error::NotReplicated {
+            waited: began.elapsed(),
+            reason,
+        },
+    })
+}
 
-    fn unverified(&self, problem: String) -> Error {
-        Error::Replica {
-            what: format!("it cannot be compared with the store: {problem}"),
-            retryable: true,
-            url: self.replication.storage.to_string(),
-            source: None,
+/// The rows after a transaction that the replica has. The reporter may stop it.
+pub(super) fn snapshot(
+    replication: &Arc<Replication>,
+    shared: &Shared,
+    settings: &Settings,
+    reporter: &RestoreReporter,
+) -> Result<Snapshot> {
+    // The first file has the whole database, and may take a while.
+    flush(replication, shared, PATIENCE)?;
+    let unverified = |problem: String| Error::Replica {
+        what: format!("it cannot be compared with the store: {problem}"),
+        retryable: true,
+        url: replication.storage.to_string(),
+        source: None,
+    };
+    for _ in 0..TRIES {
+        let freezing = Arc::clone(replication);
+        let frozen = run_exclusive(shared, settings, "verify", move |writer| {
+            let turn = writer.turn();
+            Ok(freezing.freeze(&turn))
+        })?;
+        if let Some((txid, mut reader)) = frozen.map_err(unverified)? {
+            let rows = reader.with_conn(|conn| {
+                let _watching = reporter.watch(conn, reader.interrupt());
+                Fingerprint::read(conn, true)
+            });
+            reader.end();
+            let rows = rows?;
+            flush(replication, shared, PATIENCE)?;
+            return Ok(Snapshot { txid, rows });
         }
     }
+    Err(unverified("other processes write to the database all the time".into()))
 }

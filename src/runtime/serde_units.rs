@@ -22,6 +22,13 @@ pub(crate) fn path<S: Serializer>(value: &std::path::Path, to: S) -> Result<S::O
     to.collect_str(&value.display())
 }
 
+pub(crate) fn optional_path<S: Serializer>(value: &Option<std::path::PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => path(value, to),
+        None => to.serialize_none(),
+    }
+}
+
 pub(crate) mod duration {
     use super::*;
     use std::time::Duration;

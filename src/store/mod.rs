@@ -296,6 +296,7 @@ impl Store {
             poisoned: shared.poison(),
             filesystem: filesystem::unsafe_filesystem(&shared.path),
             later_backups: self.engine().telemetry.backups.later(),
+            replica: engine.telemetry.replica.sample(),
         })
     }
 

@@ -81,5 +81,8 @@ pub(super) fn open(
         Ok(made)
     });
     let engine = Engine::open(settings, path, folder, patience, Some(keep_log))?;
+    if let Some(replication) = &replication {
+        replica::start_verifier(&engine, replication)?;
+    }
     Ok((engine, replication))
 }

@@ -1,11 +1,12 @@
 //! What a replicated store has reached, as figures.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::histogram::Amounts;
-use super::stats::{ReplicaState, ReplicaStats};
+use super::stats::{LastVerify, ReplicaState, ReplicaStats};
 use crate::runtime::sync::Mutex;
 
 /// The figures of one store's replica. Its mutex is held for one read or one change, and no other lock is taken under it.
@@ -44,13 +45,32 @@ struct State {
     failed_uploads: u64,
     /// Failures since the last success, and the reason of the last one.
     failing: Option<(u64, String)>,
-    /// What the last verification found.
-    verify_failed: Option<String>,
     /// The file without which the newest state cannot be restored, until it can.
     damaged: Option<String>,
+    /// When the last verification ended, and what it found.
+    verified: Option<(SystemTime, Option<String>)>,
+    /// Why none can be made.
+    unverified: Option<String>,
+    opened: ReplicaOpened,
+    /// The time of the last sealed file, in milliseconds since 1970.
+    timestamp: i64,
+    /// When the newest snapshot was written, and when the next one is due.
+    snapshots: (Option<SystemTime>, Option<SystemTime>),
 }
 
-/// What the watchdog looks at.
+/// What was found as the store was opened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ReplicaOpened {
+    /// Whether writes have no conditions.
+    pub(crate) unconditional: bool,
+    pub(crate) snapshot_every: Duration,
+    /// By how many milliseconds this machine's clock is behind the storage's, if it is.
+    pub(crate) clock_behind: i64,
+    /// The name of the database that was set aside.
+    pub(crate) set_aside: Option<PathBuf>,
+}
+
+/// What the watchdog and advice look at.
 #[derive(Clone, Debug)]
 pub(crate) struct ReplicaSample {
     pub(crate) behind: Duration,
@@ -64,6 +84,11 @@ pub(crate) struct ReplicaSample {
     pub(crate) diverged: Option<String>,
     pub(crate) clock_ahead: Option<Duration>,
     pub(crate) verify_failed: Option<String>,
+    pub(crate) opened: ReplicaOpened,
+    /// By how many milliseconds the last sealed file is after now.
+    pub(crate) sealed_ahead: i64,
+    /// How long a snapshot has been due.
+    pub(crate) snapshot_overdue: Duration,
 }
 
 impl ReplicaFigures {
@@ -87,8 +112,19 @@ impl ReplicaFigures {
         }
     }
 
-    pub(crate) fn sealed(&self, txid: u64, spool_bytes: u64) {
+    pub(crate) fn opened(&self, opened: ReplicaOpened) {
+        self.change(|state| state.opened = opened);
+    }
+
+    /// When the newest snapshot was written, and when the next one is due.
+    pub(crate) fn snapshots(&self, last: Option<SystemTime>, due: Option<SystemTime>) {
+        self.change(|state| state.snapshots = (last, due));
+    }
+
+    /// A file of that time, in milliseconds since 1970.
+    pub(crate) fn sealed(&self, txid: u64, timestamp: i64, spool_bytes: u64) {
         self.change(|state| {
+            state.timestamp = timestamp;
             state.sealed = txid;
             state.spool_bytes = spool_bytes;
             state.unsealed = None;
@@ -198,8 +234,17 @@ impl ReplicaFigures {
         self.change(|state| state.damaged = problem);
     }
 
-    pub(crate) fn verified(&self, problem: Option<String>) {
-        self.change(|state| state.verify_failed = problem);
+    /// A verification has ended.
+    pub(crate) fn verified(&self, at: SystemTime, problem: Option<String>) {
+        self.change(|state| {
+            state.verified = Some((at, problem));
+            state.unverified = None;
+        });
+    }
+
+    /// Verifications fail again and again, and say nothing about the replica.
+    pub(crate) fn not_verified(&self, reason: String) {
+        self.change(|state| state.unverified = Some(reason));
     }
 
     pub(crate) fn stats(&self) -> Option<ReplicaStats> {
@@ -219,6 +264,12 @@ impl ReplicaFigures {
             waiting_writes: self.held.load(Relaxed),
             acknowledgement_time: self.acknowledgement_time.latency(),
             rebases: state.rebases,
+            last_verify: state.verified.as_ref().map(|(at, problem)| LastVerify {
+                ago: at.elapsed().unwrap_or_default(),
+                problem: problem.clone(),
+            }),
+            last_snapshot: state.snapshots.0.map(|last| last.elapsed().unwrap_or_default()),
+            set_aside: state.opened.set_aside.clone(),
             problem: state.problem(),
         })
     }
@@ -226,6 +277,9 @@ impl ReplicaFigures {
     pub(crate) fn sample(&self) -> Option<ReplicaSample> {
         let state = self.state.lock();
         let state = state.as_ref()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        let overdue = state.snapshots.1.and_then(|due| due.elapsed().ok());
         Some(ReplicaSample {
             behind: state.behind(),
             interval: state.interval,
@@ -237,7 +291,10 @@ impl ReplicaFigures {
             fenced: state.fenced.clone(),
             diverged: state.diverged.clone(),
             clock_ahead: state.clock_ahead,
-            verify_failed: state.damaged.as_ref().or(state.verify_failed.as_ref()).cloned(),
+            verify_failed: state.damaged.clone().or_else(|| state.verify_failed()),
+            opened: state.opened.clone(),
+            sealed_ahead: state.timestamp.saturating_sub(now),
+            snapshot_overdue: overdue.unwrap_or_default(),
         })
     }
 }
@@ -253,6 +310,12 @@ impl State {
         let unsealed = self.unsealed.as_ref().map(|(since, _)| *since);
         let oldest = waiting.into_iter().chain(unsealed).min();
         oldest.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn verify_failed(&self) -> Option<String> {
+        let found = self.verified.as_ref().and_then(|(_, problem)| problem.clone());
+        let unverified = self.unverified.as_ref();
+        found.or_else(|| unverified.map(|reason| format!("no verification was possible: {reason}")))
     }
 
     fn state(&self) -> ReplicaState {

@@ -174,6 +174,23 @@ pub struct ReplicaStats {
     pub acknowledgement_time: Latency,
     /// Number of times that the whole database had to be captured once more.
     pub rebases: u64,
+    /// The last verification (`StoreReplica::verify`, `ReplicaOptions::verify_every`), also one before the store was opened
+    /// if that found nothing; `None` if there was none.
+    pub last_verify: Option<LastVerify>,
+    /// Time since the newest snapshot in the replica was written, as far as is known; `None` if there is none. It is known
+    /// once something was uploaded since the store was opened.
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "crate::runtime::serde_units::optional_seconds")
+    )]
+    pub last_snapshot: Option<Duration>,
+    /// The database that was set aside as the store was opened, because it did not go on from the replica
+    /// (`OnDivergence::Restore`). It is no longer used, and never deleted.
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "crate::runtime::serde_units::optional_path")
+    )]
+    pub set_aside: Option<PathBuf>,
     /// What is wrong now; `None` if nothing is.
     pub problem: Option<String>,
 }
@@ -204,6 +221,18 @@ pub struct FollowerStats {
     /// Whether nothing is applied any more: `Follower::stopped` says why.
     pub has_stopped: bool,
     /// What is wrong now; `None` if nothing is.
+    pub problem: Option<String>,
+}
+
+/// The last verification of a replica. See [`ReplicaStats::last_verify`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct LastVerify {
+    /// Time since it ended.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub ago: Duration,
+    /// The first problem that it found; `None` if the replica is sound.
     pub problem: Option<String>,
 }
 

@@ -1,6 +1,7 @@
 //! Present and coming problems of a store, each with a remedy. See [`Store::advice`](crate::Store::advice).
 
 mod finding;
+mod replica;
 mod running;
 mod schema;
 mod statements;
@@ -15,6 +16,7 @@ use super::watchdog::RecentWrites;
 use crate::error::{Error, Result};
 use crate::options::Checkpoints;
 use crate::telemetry::external_commits::LastHour;
+use crate::telemetry::replica::ReplicaSample;
 use crate::telemetry::stats::Stats;
 use crate::transaction::ReadTx;
 
@@ -35,6 +37,7 @@ pub(crate) struct Known<'a> {
     pub(crate) later_backups: Vec<PathBuf>,
     /// The findings about the schema.
     pub(crate) schema: Result<Vec<Finding>>,
+    pub(crate) replica: Option<ReplicaSample>,
 }
 
 /// All findings, the most severe first.
@@ -51,6 +54,9 @@ pub(crate) fn of(known: Known<'_>) -> Vec<Finding> {
     findings.extend(running::look(known.stats, &recent, external));
     if known.checkpoints == Checkpoints::Left {
         findings.extend(running::log_left(known.stats));
+    }
+    if let (Some(sample), Some(stats)) = (&known.replica, &known.stats.replica) {
+        findings.extend(replica::look(sample, stats));
     }
     findings.extend(known.changed.into_iter().map(pragma_changed));
     findings.extend(known.later_backups.iter().map(|path| later_backup(path)));
@@ -114,6 +120,7 @@ mod tests {
             filesystem: None,
             later_backups: Vec::new(),
             schema: Ok(Vec::new()),
+            replica: None,
         }
     }
 

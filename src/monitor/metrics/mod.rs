@@ -83,6 +83,8 @@
 //! | `larder.replica.upload_size` | counter | bytes |  | Number of bytes in these files. |
 //! | `larder.replica.upload_errors` | counter | count |  | Number of uploads that failed and were tried again. |
 //! | `larder.replica.rebases` | counter | count |  | Number of times that the whole database had to be captured once more. |
+//! | `larder.replica.last_verified` | gauge | seconds |  | Time of the last verification of the replica, in seconds since 1970; 0 before the first. |
+//! | `larder.replica.last_snapshot` | gauge | seconds |  | Time of the newest snapshot in the replica, in seconds since 1970; 0 if there is none. |
 //! | `larder.follower.behind` | gauge | seconds |  | Time since a follower was known to have all that was in the replica. |
 //! | `larder.follower.applied` | gauge | count |  | Number of the last transaction of the replica that was applied. |
 //! | `larder.follower.pages` | counter | count |  | Number of pages that a follower wrote for the replica's transactions. |

@@ -1,7 +1,7 @@
 //! The table of all metrics, with their meanings and sources. The documentation of `larder::metrics` repeats it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use histogram::Histogram;
 use metrics::{Recorder, SharedString, Unit};
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::monitor::rules::RULES;
 use crate::telemetry::alert::AlertKind;
 use crate::telemetry::histogram::Amounts;
-use crate::telemetry::stats::{Activity, CallSiteStats, FollowerStats, Operation, ReplicaStats};
+use crate::telemetry::stats::{Activity, CallSiteStats, FollowerStats, LastVerify, Operation, ReplicaStats};
 use crate::telemetry::usage;
 
 pub(super) struct Metric {
@@ -150,6 +150,12 @@ pub(super) const METRICS: &[Metric] = &[
         |sample| replica(sample, |replica| replica.failed_uploads)),
     counter("larder.replica.rebases", "Number of times that the whole database had to be captured once more.",
         |sample| replica(sample, |replica| replica.rebases)),
+    gauge("larder.replica.last_verified", Unit::Seconds, "Time of the last verification of the replica, in seconds since \
+                                                          1970; 0 before the first.",
+        |sample| replica(sample, |replica| replica.last_verify.as_ref().map_or(0.0, seconds_since_1970))),
+    gauge("larder.replica.last_snapshot", Unit::Seconds, "Time of the newest snapshot in the replica, in seconds since 1970; \
+                                                          0 if there is none.",
+        |sample| replica(sample, |replica| replica.last_snapshot.map_or(0.0, unix_time))),
 
     gauge("larder.follower.behind", Unit::Seconds, "Time since a follower was known to have all that was in the replica.",
         |sample| follower(sample, |follower| follower.behind.as_secs_f64())),
@@ -223,6 +229,16 @@ impl Metric {
 
 fn one<T>(value: T) -> LabelledValues<T> {
     vec![(Vec::new(), value)]
+}
+
+fn seconds_since_1970(last: &LastVerify) -> f64 {
+    unix_time(last.ago)
+}
+
+/// The time that was so long ago.
+fn unix_time(ago: Duration) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(ago).as_secs_f64()
 }
 
 /// 0 without a replica.

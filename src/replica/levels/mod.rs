@@ -246,6 +246,17 @@ impl Levels {
         next_due(&self.files, &self.times)
     }
 
+    /// When the newest snapshot was written.
+    pub fn last_snapshot(&self) -> Option<SystemTime> {
+        let snapshots = self.files.iter().filter(|file| file.level == SNAPSHOTS);
+        snapshots.map(|file| file.modified).max()
+    }
+
+    /// When the next snapshot is due, if anything was uploaded since the last.
+    pub fn snapshot_due(&self) -> Option<SystemTime> {
+        rules::snapshot_due_at(&self.files, &self.times)
+    }
+
     /// Makes one file of several, and uploads it. `None`: the owner may not any more.
     ///
     /// # Errors

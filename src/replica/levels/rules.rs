@@ -108,7 +108,7 @@ pub fn snapshot_is_due(files: &[FileInfo], times: &LevelTimes, now: SystemTime) 
     snapshot_due_at(files, times).is_some_and(|due| due <= now)
 }
 
-fn snapshot_due_at(files: &[FileInfo], times: &LevelTimes) -> Option<SystemTime> {
+pub(super) fn snapshot_due_at(files: &[FileInfo], times: &LevelTimes) -> Option<SystemTime> {
     let snapshots = files.iter().filter(|file| file.level == SNAPSHOTS);
     let last = snapshots.max_by_key(|file| file.txids.max);
     let (covered, since) = match last {

@@ -12,13 +12,12 @@ use super::fetch::Fetch;
 use super::plan::{PlanError, SNAPSHOTS, Target, Txid, gaps, plan};
 use super::progress::{Counted, ReplicaRestoreProgress, RestoreReporter};
 use super::rebuild::{explain, rebuild};
-use crate::backup::{Build, Fingerprint};
+use crate::backup::{Build, Fingerprint, NO_ROOM};
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
 use crate::options::Settings;
-use crate::replica::storage::{FileInfo, Storage, StorageError, all_files, request};
+use crate::replica::storage::{FailureKind, FileInfo, Storage, StorageError, all_files, request};
 use crate::telemetry::event::event;
-use crate::telemetry::replica::ReplicaFigures;
 
 /// The rows of a store after one of its transactions, to compare a restored database with.
 pub(crate) struct Snapshot {
@@ -32,6 +31,9 @@ type TakeSnapshot<'r> = Box<dyn FnOnce() -> Result<Snapshot> + 'r>;
 /// Takes the files that cannot be used.
 type TakeDamaged<'r> = Box<dyn FnOnce(Vec<(FileInfo, String)>) + 'r>;
 
+/// Takes note of the first problem that was found.
+type Note<'r> = Box<dyn FnOnce(Option<String>) + 'r>;
+
 /// A check of a whole replica, which [`run`](Self::run) starts. Made by [`Replica::verify`](crate::Replica::verify).
 ///
 /// It reads every file to its end and compares the checksums, and looks for transactions that no file has.
@@ -43,8 +45,8 @@ pub struct ReplicaVerify<'r> {
     restore: bool,
     folder: PathBuf,
     snapshot: Option<TakeSnapshot<'r>>,
-    figures: Option<&'r ReplicaFigures>,
     damaged: Option<TakeDamaged<'r>>,
+    note: Option<Note<'r>>,
     reporter: RestoreReporter,
 }
 
@@ -56,8 +58,8 @@ impl<'r> ReplicaVerify<'r> {
             restore: false,
             folder: env::temp_dir(),
             snapshot: None,
-            figures: None,
             damaged: None,
+            note: None,
             reporter: RestoreReporter::new(ReplicaRestoreProgress::NOTHING),
         }
     }
@@ -68,9 +70,15 @@ impl<'r> ReplicaVerify<'r> {
         self
     }
 
-    /// Notes there what was found.
-    pub(crate) fn note(mut self, figures: &'r ReplicaFigures) -> Self {
-        self.figures = Some(figures);
+    /// Tells that the first problem, if there is one, once the verification has ended.
+    pub(crate) fn note(mut self, note: impl FnOnce(Option<String>) + 'r) -> Self {
+        self.note = Some(Box::new(note));
+        self
+    }
+
+    /// Looks by that handle whether to go on.
+    pub(in crate::replica) fn watched_by(mut self, reporter: RestoreReporter) -> Self {
+        self.reporter = reporter;
         self
     }
 
@@ -107,8 +115,8 @@ impl<'r> ReplicaVerify<'r> {
         let mut report = self.reporter.end("verification").and(looked)?;
         report.duration = began.elapsed();
         report.tell(self.storage);
-        if let Some(figures) = self.figures {
-            figures.verified(report.problems.first().cloned());
+        if let Some(note) = self.note {
+            note(report.problems.first().cloned());
         }
         if let Some(take) = self.damaged {
             take(std::mem::take(&mut report.damaged));
@@ -124,7 +132,10 @@ impl<'r> ReplicaVerify<'r> {
         if self.restore {
             let build = Build::temporary(&self.storage.to_string(), &self.folder)?;
             let restored = self.restore_to(&build, snapshot, &mut report);
-            restored.unwrap_or_else(|error| report.problems.push(error.to_string()));
+            match restored {
+                Err(error) if says_nothing(&error) => return self.go_on().and(Err(error)),
+                other => other.unwrap_or_else(|error| report.problems.push(error.to_string())),
+            }
         }
         self.go_on()?;
         let usable = self.read_files(&mut report)?;
@@ -205,6 +216,15 @@ impl<'r> ReplicaVerify<'r> {
         }));
         Ok(())
     }
+}
+
+/// Whether a restore failed for a reason that says nothing about the replica.
+fn says_nothing(error: &Error) -> bool {
+    let Error::Restore { problem, source, .. } = error else {
+        return false;
+    };
+    let storage = source.as_ref().and_then(|source| source.downcast_ref::<StorageError>());
+    *problem == NO_ROOM || storage.is_some_and(|error| error.kind() == FailureKind::Transient)
 }
 
 fn is_same(one: &FileInfo, other: &FileInfo) -> bool {

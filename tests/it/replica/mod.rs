@@ -14,6 +14,7 @@ mod log;
 mod lying;
 pub(crate) mod replicated;
 mod restore;
+mod restored_instead;
 #[cfg(feature = "s3")]
 mod s3;
 #[cfg(feature = "s3")]
@@ -21,6 +22,7 @@ mod servers;
 mod simulated;
 pub(crate) mod storage;
 mod store;
+mod verify_every;
 mod when_full;
 
 use std::io::{self, Read};

@@ -1,0 +1,27 @@
+//! Whether a database that this process does not serve is open somewhere.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, ffi};
+
+use crate::error::primary_code;
+
+/// Whether any connection has the database open, of this process or another. A file that SQLite does not take for a
+/// database is not. Nothing in the database changes.
+///
+/// SQLite gives its exclusive lock, which every open connection to a database in WAL mode withstands.
+pub(crate) fn is_in_use(path: &Path) -> bool {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let Ok(conn) = Connection::open_with_flags(path, flags) else {
+        return false;
+    };
+    // Closing it must not empty the log.
+    let locked = conn
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .and_then(|_| conn.busy_timeout(Duration::ZERO))
+        .and_then(|()| conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; ROLLBACK"));
+    let code = locked.err().and_then(|error| primary_code(&error));
+    matches!(code, Some(ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED))
+}

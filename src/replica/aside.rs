@@ -1,0 +1,118 @@
+//! Sets a database aside in whose place its replica is restored: [`OnDivergence::Restore`](super::OnDivergence).
+//!
+//! Its files get another name, `app.db.diverged-20260401T120000Z`, and so do those beside it. What the spool knows of it
+//! goes along, into the folder of a spool with that name. Nothing is deleted and nothing overwritten.
+//!
+//! A process may be killed between two renames. So the new name is on the disk before the first of them, in the file
+//! `aside` of the spool, and the next opening goes on with what is left, whatever its options are. The file goes before
+//! the replica is restored: it never names what was restored.
+//!
+//! No other process may have the database open. The lock of the spool keeps other replicated stores out, and SQLite's
+//! exclusive lock shows all others.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use chrono::{DateTime, Utc};
+
+use super::spool::Spool;
+use crate::connection::in_use::is_in_use;
+use crate::connection::open_files;
+use crate::error::{Error, Result};
+
+/// What is moved: the database, and what SQLite keeps beside it.
+const FILES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+
+/// Sets the database aside, and returns its new name.
+///
+/// # Errors
+///
+/// It is open, in this process or another, or a file cannot be renamed.
+pub(super) fn set_aside(path: &Path, spool: &Spool) -> Result<PathBuf> {
+    if open_files::is_open(path) {
+        return Err(Error::AlreadyOpen {
+            path: path.into(),
+            closing: None,
+        });
+    }
+    if path.exists() && is_in_use(path) {
+        return Err(Error::Open {
+            path: path.into(),
+            problem: "it cannot be set aside to restore its replica, because another program has it open; stop that \
+                      program first (`fuser -v` names it)"
+                .into(),
+            source: None,
+        });
+    }
+    let to = free_name(path);
+    spool.begin_aside(&to).map_err(|error| failed(path, error))?;
+    go_on(path, spool)?;
+    Ok(to)
+}
+
+/// Goes on with what a killed process has begun.
+///
+/// # Errors
+///
+/// A file cannot be renamed, or its new name is taken.
+pub(super) fn go_on(path: &Path, spool: &Spool) -> Result<()> {
+    let Some(to) = spool.aside().map_err(|error| failed(path, error))? else {
+        return Ok(());
+    };
+    let moved = FILES
+        .iter()
+        .try_for_each(|ending| rename(&with(path, ending), &with(&to, ending)))
+        .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all())
+        .and_then(|()| spool.move_to(&Spool::folder_of(&to)))
+        .and_then(|()| spool.end_aside());
+    moved.map_err(|error| failed(path, error))
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    if !is_there(from) {
+        return Ok(());
+    }
+    if is_there(to) {
+        let problem = format!("{} exists already", to.display());
+        return Err(io::Error::new(ErrorKind::AlreadyExists, problem));
+    }
+    fs::rename(from, to)
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// A name that no file has, nor one beside it.
+fn free_name(path: &Path) -> PathBuf {
+    let now = DateTime::<Utc>::from(SystemTime::now()).format("%Y%m%dT%H%M%SZ");
+    let names = (1_u32..).map(|number| match number {
+        1 => with(path, &format!(".diverged-{now}")),
+        number => with(path, &format!(".diverged-{now}-{number}")),
+    });
+    let is_free = |name: &PathBuf| {
+        let files = FILES.iter().chain(&["-replica"]);
+        files.into_iter().all(|ending| !is_there(&with(name, ending)))
+    };
+    names.into_iter().find(is_free).expect("there is a free name")
+}
+
+fn with(path: &Path, ending: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(ending);
+    name.into()
+}
+
+fn failed(path: &Path, error: io::Error) -> Error {
+    Error::Open {
+        path: path.into(),
+        problem: format!(
+            "it cannot be set aside to restore its replica: {error}. Move it away with all files whose names begin with \
+             its own, and call ReplicaOptions::restore_if_missing(true)"
+        ),
+        source: Some(Box::new(error)),
+    }
+}

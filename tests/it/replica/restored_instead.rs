@@ -1,0 +1,190 @@
+//! A database that does not go on from its replica is set aside, and the replica is restored in its place.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use larder::rusqlite::Connection;
+use larder::{Error, OnDivergence, Options, ReplicaOptions, Store};
+
+use super::store::{Place, close, copy_folder, fill, rows, spool_of};
+use crate::support::child::PATIENCE;
+use crate::support::log;
+
+fn restores(place: &Place) -> ReplicaOptions {
+    place.to().on_divergence(OnDivergence::Restore)
+}
+
+fn open(place: &Place) -> Store {
+    let opened = Options::new().replicate_to(restores(place)).open(place.database());
+    opened.unwrap()
+}
+
+/// Another store has gone on with the replica, and closed: it has 33 rows, and the database here 20.
+fn diverged() -> Place {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 20);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    store.close().unwrap();
+    let machine = tempfile::tempdir().unwrap();
+    let replica = place.to().restore_if_missing(true);
+    let other = Options::new()
+        .replicate_to(replica)
+        .open(machine.path().join("app.db"))
+        .unwrap();
+    fill(&other, 13);
+    close(other);
+    place
+}
+
+fn set_aside(store: &Store) -> PathBuf {
+    store
+        .stats()
+        .replica
+        .unwrap()
+        .set_aside
+        .expect("a database was set aside")
+}
+
+fn rows_of(path: &Path) -> u32 {
+    let database = Connection::open(path).unwrap();
+    database
+        .query_row("SELECT count(*) FROM entry", [], |row| row.get(0))
+        .unwrap()
+}
+
+#[test]
+fn diverged_database_is_set_aside() {
+    let place = diverged();
+    let error = place.options().open(place.database()).unwrap_err();
+    assert!(error.to_string().contains("OnDivergence::Restore"), "{error}");
+    let before = fs::read(place.database()).unwrap();
+    let store = open(&place);
+    assert_eq!(rows(&store), 33);
+    let aside = set_aside(&store);
+    assert!(before == fs::read(&aside).unwrap(), "it is as it was");
+    assert!(spool_of(&aside).join("position").exists());
+    let path = place.database().display().to_string();
+    let told = log::events(|event| event.message.contains("was set aside") && event.mentions(&path));
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].expect("aside"), aside.display().to_string());
+    fill(&store, 1);
+    close(store);
+    place.compare_closed();
+    assert_eq!(rows_of(&aside), 20);
+    // The next opening goes on.
+    let store = open(&place);
+    assert_eq!((rows(&store), store.stats().replica.unwrap().set_aside), (34, None));
+    close(store);
+}
+
+#[test]
+fn database_that_was_never_replicated_is_set_aside() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 7);
+    close(store);
+    let other = place.database().with_file_name("other.db");
+    let store = Store::open(&other).unwrap();
+    fill(&store, 3);
+    store.close().unwrap();
+    let store = Options::new().replicate_to(restores(&place)).open(&other).unwrap();
+    assert_eq!(rows(&store), 7);
+    let aside = set_aside(&store);
+    assert!(
+        aside.display().to_string().contains("other.db.diverged-"),
+        "{}",
+        aside.display()
+    );
+    assert!(!spool_of(&aside).exists());
+    close(store);
+    assert_eq!(rows_of(&aside), 3);
+}
+
+/// The log goes along: the newest rows are in it alone.
+#[test]
+fn log_goes_with_the_database() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 5);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let volume = tempfile::tempdir().unwrap();
+    copy_folder(place.database().parent().unwrap(), volume.path());
+    fill(&store, 5);
+    close(store);
+    let path = volume.path().join("app.db");
+    assert!(fs::metadata(volume.path().join("app.db-wal")).unwrap().len() > 0);
+    let store = Options::new().replicate_to(restores(&place)).open(&path).unwrap();
+    assert_eq!(rows(&store), 10);
+    let aside = set_aside(&store);
+    assert_eq!(rows_of(&aside), 5);
+    close(store);
+}
+
+#[test]
+fn database_in_use_is_not_set_aside() {
+    let place = diverged();
+    let other = Connection::open(place.database()).unwrap();
+    other
+        .execute_batch("PRAGMA journal_mode = WAL; SELECT * FROM entry")
+        .unwrap();
+    let error = Options::new()
+        .replicate_to(restores(&place))
+        .open(place.database())
+        .unwrap_err();
+    assert!(matches!(error, Error::Open { .. }), "{error}");
+    assert!(error.to_string().contains("another program has it open"), "{error}");
+    assert_eq!(rows_of(&place.database()), 20);
+    drop(other);
+    let store = Store::open(place.database()).unwrap();
+    let error = Options::new()
+        .replicate_to(restores(&place))
+        .open(place.database())
+        .unwrap_err();
+    assert!(matches!(error, Error::AlreadyOpen { .. }), "{error}");
+    drop(store);
+    let store = open(&place);
+    assert_eq!(rows(&store), 33);
+    close(store);
+}
+
+#[test]
+fn emptied_replica_restores_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 9);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    fill(&store, 1);
+    close(store);
+    fs::remove_dir_all(place.replica()).unwrap();
+    let error = Options::new()
+        .replicate_to(restores(&place))
+        .open(place.database())
+        .unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    assert_eq!(rows_of(&place.database()), 10);
+}
+
+/// A process was killed after it had renamed the database alone. The next one has other options.
+#[test]
+fn killed_process_is_followed() {
+    let place = diverged();
+    let aside = place.database().with_file_name("app.db.diverged-20260401T120000Z");
+    fs::write(place.database().with_file_name("app.db-wal"), "the log").unwrap();
+    fs::write(
+        spool_of(&place.database()).join("aside"),
+        aside.as_os_str().as_encoded_bytes(),
+    )
+    .unwrap();
+    fs::rename(place.database(), &aside).unwrap();
+    let error = place.options().open(place.database()).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    assert_eq!(
+        fs::read(aside.with_file_name("app.db.diverged-20260401T120000Z-wal")).unwrap(),
+        b"the log"
+    );
+    assert!(spool_of(&aside).join("position").exists());
+    let store = open(&place);
+    assert_eq!((rows(&store), store.stats().replica.unwrap().set_aside), (33, None));
+    close(store);
+}

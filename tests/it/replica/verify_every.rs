@@ -1,0 +1,134 @@
+//! Verifications in the background, and what advice says of replicas.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use larder::{AlertKind, Options, Store};
+
+use super::store::{Place, close, fill, wait_until};
+use crate::support::child::PATIENCE;
+use crate::support::log;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn open(place: &Place) -> Store {
+    let replica = place.to().verify_every(SECOND);
+    Options::new().replicate_to(replica).open(place.database()).unwrap()
+}
+
+fn last_verify(store: &Store) -> Option<larder::LastVerify> {
+    store.stats().replica.unwrap().last_verify
+}
+
+fn is_raised(store: &Store) -> bool {
+    let alerts = store.stats().alerts;
+    alerts.iter().any(|alert| alert.kind == AlertKind::VerifyFailed)
+}
+
+#[test]
+fn replica_is_verified_again_and_again() {
+    let place = Place::new();
+    let store = open(&place);
+    fill(&store, 30);
+    assert_eq!(last_verify(&store), None);
+    let path = place.replica().display().to_string();
+    let made = || log::events(|event| event.message == "replica verified" && event.mentions(&path));
+    wait_until("it is verified twice", || {
+        fill(&store, 1);
+        made().len() > 1
+    });
+    for event in made() {
+        assert_eq!((event.expect("problems"), event.expect("compared")), ("0", "true"));
+    }
+    let last = last_verify(&store).unwrap();
+    assert_eq!(last.problem, None);
+    assert!(last.ago < PATIENCE && !is_raised(&store));
+    close(store);
+    // The next store knows.
+    let store = place.open();
+    assert!(last_verify(&store).unwrap().problem.is_none());
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    assert!(
+        store
+            .advice()
+            .iter()
+            .all(|finding| finding.topic != "replica_not_verified")
+    );
+    close(store);
+}
+
+#[test]
+fn damaged_file_raises_the_alert() {
+    let place = Place::new();
+    let store = open(&place);
+    fill(&store, 30);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let path = place.replica().join("ltx/0/0000000000000001-0000000000000001.ltx");
+    let sound = fs::read(&path).unwrap();
+    fs::write(&path, &sound[..150]).unwrap();
+    wait_until("the alert is raised", || is_raised(&store));
+    let problem = last_verify(&store).unwrap().problem.unwrap();
+    assert!(problem.contains("0000000000000001"), "{problem}");
+    fs::write(&path, &sound).unwrap();
+    wait_until("the alert clears", || !is_raised(&store));
+    close(store);
+}
+
+/// A storage that is away says nothing about the replica.
+#[test]
+fn verification_that_is_not_possible_is_told() {
+    let place = Place::new();
+    let store = open(&place);
+    fill(&store, 30);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    place.take_storage_away();
+    let path = place.database().display().to_string();
+    let told = || log::events(|event| event.message.contains("could not be verified") && event.mentions(&path));
+    wait_until("it is told", || !told().is_empty());
+    assert!(last_verify(&store).is_none_or(|last| last.problem.is_none()));
+    place.bring_storage_back();
+    wait_until("it is verified", || last_verify(&store).is_some());
+    close(store);
+}
+
+#[test]
+fn closing_does_not_wait_for_a_verification() {
+    let place = Place::new();
+    let store = open(&place);
+    let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400000)
+                INSERT INTO entry(noise) SELECT zeroblob(20) FROM n";
+    fill(&store, 1);
+    store.write(move |tx| tx.execute(many, [])).unwrap();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let verifying = || {
+        let reads = store.stats().readers;
+        reads.oldest_read.is_some_and(|read| read.site.contains("verify"))
+    };
+    wait_until("it reads the rows", verifying);
+    let began = Instant::now();
+    let report = store.close().unwrap();
+    assert!(report.wal_truncated && report.replicated == Some(true), "{report}");
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+}
+
+#[test]
+fn advice_asks_for_a_verification() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 1);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let topics = |store: &Store| -> Vec<_> {
+        let advice = store.advice();
+        let topics = advice.iter().map(|finding| finding.topic);
+        topics.filter(|topic| topic.starts_with("replica_")).collect()
+    };
+    assert_eq!(topics(&store), ["replica_not_verified"]);
+    let report = store.replica().unwrap().verify().run().unwrap();
+    assert!(report.is_ok(), "{report}");
+    assert!(topics(&store).is_empty());
+    close(store);
+    let replica = place.to().unconditional(true);
+    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+    assert_eq!(topics(&store), ["replica_unconditional"]);
+    close(store);
+}
