@@ -66,7 +66,10 @@ pub(super) fn go_on(path: &Path, spool: &Spool) -> Result<()> {
         .iter()
         .try_for_each(|ending| rename(&with(path, ending), &with(&to, ending)))
         .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all())
-        .and_then(|()| spool.move_to(&Spool::folder_of(&to)))
+        .and_then(|()| match Spool::is_there(path) {
+            true => spool.move_to(&Spool::folder_of(&to)),
+            false => Ok(()),
+        })
         .and_then(|()| spool.end_aside());
     moved.map_err(|error| failed(path, error))
 }

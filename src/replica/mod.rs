@@ -8,7 +8,7 @@
 //! | an open store as its replica sees it; the task that seals | `replication.rs` |
 //! | the task that uploads; what happens when the spool is full | `upload.rs`, `room.rs` |
 //! | the replies to the writes that wait for the replica | `acknowledge.rs`, `write/held.rs` |
-//! | how a store goes on with its replica as it opens, or later; a database that is set aside | `open.rs`, `enter.rs`, `aside.rs` |
+//! | how a store goes on with its replica as it opens, or later; a database that is set aside; Litestream's daemon before it | `open.rs`, `enter.rs`, `aside.rs`, `daemon.rs` |
 //! | which process owns the replica | `fence.rs` |
 //! | places: folders, buckets, memory; the thread that makes the requests; what time it is | `storage/`, `runtime.rs`, `clock.rs` |
 //! | verification at an interval | `verifier.rs` |
@@ -24,6 +24,7 @@ mod branch;
 mod capture;
 mod clock;
 mod compact;
+mod daemon;
 mod enter;
 pub mod fence;
 pub(crate) mod follower;

@@ -15,6 +15,7 @@
 //! | there | none | has data | as `on_divergence` says: [`Error::Diverged`], a full file, or a restore (`aside.rs`) |
 //! | there | its log goes on | ends at the position or before it | from frame to frame |
 //! | there | its log does not go on | the same | a full file: the database was changed while it was closed |
+//! | there | its log has the newest files | ends behind the position, or has data | from frame to frame (`daemon.rs`) |
 //! | there | there | ends behind the position | as `on_divergence` says |
 //!
 //! The log goes on if it holds the frame of the position, by its running checksum; or if all of it had been moved into
@@ -46,6 +47,7 @@ use rusqlite::Connection;
 use super::aside;
 use super::capture::{Capture, CaptureError, Committed, log_of};
 use super::clock::StorageClock;
+use super::daemon;
 use super::fence::{Entry, Fence, Seen};
 use super::ltx::{Decoder, Header};
 use super::options::{OnDivergence, ReplicaOptions};
@@ -186,10 +188,50 @@ impl Prepared {
     fn go_on_or_restore(&mut self, path: &Path, settings: &Settings, is_missing: bool) -> Result<()> {
         self.refuse_other_history(path, is_missing)?;
         if is_missing {
-            self.restore(path, settings)
-        } else {
-            self.refuse_divergence(path)
+            return self.restore(path, settings);
         }
+        self.follow_other_program(path)?;
+        self.refuse_divergence(path)
+    }
+
+    /// Goes on behind the daemon of Litestream, if it has replicated this database since.
+    fn follow_other_program(&mut self, path: &Path) -> Result<()> {
+        let known = self.position.map_or(0, |position| position.txid);
+        let lineage = self.lineage_there();
+        let is_another = self
+            .position
+            .is_some_and(|position| ![0, lineage].contains(&position.lineage) && lineage != 0);
+        if self.tip() <= known || is_another {
+            return Ok(());
+        }
+        let Some(found) = daemon::position_behind(&self.storage, known, path)? else {
+            return Ok(());
+        };
+        let position = Position {
+            lineage,
+            node: self.fence.node(),
+            ..found
+        };
+        // In this order: the newest sealed file would be taken for a position that was lost.
+        self.spool
+            .write_position(&position, true)
+            .and_then(|()| self.spool.delete_after(0))
+            .map_err(|error| cannot_spool(path, error.into()))?;
+        event!(
+            info,
+            "larder::replica",
+            path,
+            { replica = %self.storage, txid = position.txid },
+            "the replica's newest files were read from the log of this database, so the store goes on behind them"
+        );
+        self.position = Some(position);
+        Ok(())
+    }
+
+    /// The number of the replica; zero if no larder has ever owned it.
+    fn lineage_there(&self) -> u64 {
+        let owner = self.there.as_ref().ok().and_then(|there| there.owner.as_ref());
+        owner.map_or(0, |seen| seen.owner.lineage)
     }
 
     /// Makes room for the replica's state.
@@ -240,9 +282,8 @@ impl Prepared {
             path,
             &RestoreReporter::new(ReplicaRestoreProgress::NOTHING),
         )?;
-        let owner = self.there.as_ref().ok().and_then(|there| there.owner.as_ref());
         let position = Position {
-            lineage: owner.map_or(0, |seen| seen.owner.lineage),
+            lineage: self.lineage_there(),
             node: self.fence.node(),
             ..report.position()?
         };
@@ -258,7 +299,7 @@ impl Prepared {
     fn refuse_divergence(&self, path: &Path) -> Result<()> {
         let Ok(there) = &self.there else { return Ok(()) };
         let tip = there.tip;
-        let lineage = there.owner.as_ref().map_or(0, |seen| seen.owner.lineage);
+        let lineage = self.lineage_there();
         let local = match &self.position {
             None if tip == 0 => return Ok(()),
             None => "the database has never been replicated to it".to_owned(),
@@ -674,7 +715,7 @@ fn committed_at_open(shared: &Shared, log: &File, access: Access) -> io::Result<
     })
 }
 
-fn header_of(log: &File) -> io::Result<Option<WalHeader>> {
+pub(super) fn header_of(log: &File) -> io::Result<Option<WalHeader>> {
     use std::os::unix::fs::FileExt;
     let mut bytes = [0; HEADER_SIZE];
     match log.read_exact_at(&mut bytes, 0) {

@@ -2,6 +2,7 @@
 
 mod beside_daemon;
 mod compaction;
+mod daemon;
 mod damage;
 mod fence;
 pub(crate) mod follower;
