@@ -88,7 +88,10 @@ impl Engine {
         let telemetry = Arc::new(Telemetry::new(options.max_call_sites, options.max_statements));
         let readers = Readers::open(&open_file, &options, &telemetry, patience)?;
         if let Some(keep_log) = keep_log {
-            shared.keep_log(keep_log(&shared, &writer.conn, &telemetry)?);
+            let keeper = writer
+                .guard
+                .as_internal(|| keep_log(&shared, &writer.conn, &telemetry))?;
+            shared.keep_log(keeper);
         }
         let seat = Writer::start(
             writer,

@@ -79,6 +79,8 @@ pub(super) struct Capture {
     spool: Arc<Spool>,
     clock: Arc<StorageClock>,
     page_size: u32,
+    /// The number of the opening, which is in each file.
+    opening: u64,
     /// The end of the last file.
     position: Position,
     /// The number of commits at that position.
@@ -109,7 +111,7 @@ impl Capture {
         (log_path, log): (PathBuf, File),
         database: Arc<File>,
         (spool, clock): (Arc<Spool>, Arc<StorageClock>),
-        position: Position,
+        (position, opening): (Position, u64),
     ) -> Self {
         Self {
             log_path,
@@ -118,6 +120,7 @@ impl Capture {
             spool,
             clock,
             page_size: position.page_size,
+            opening,
             position,
             commits: 0,
             scan: None,
@@ -189,7 +192,7 @@ impl Capture {
             wal_offset: header.offset(begin),
             wal_size: header.offset(scan.position().frames) - header.offset(begin),
             wal_salts: header.salts,
-            node_id: self.position.node,
+            node_id: self.opening,
         };
         let source = Source {
             header: Some(header),
@@ -245,7 +248,7 @@ impl Capture {
             wal_offset: end.unwrap_or(0),
             wal_size: 0,
             wal_salts: header.map_or([0, 0], |header| header.salts),
-            node_id: self.position.node,
+            node_id: self.opening,
         };
         let source = Source {
             header: header.as_ref(),
@@ -403,7 +406,7 @@ impl Capture {
                 wal_offset: log.map_or(0, |(header, _)| header.offset(0)),
                 wal_size: log.map_or(0, |(header, end)| header.offset(end.frames) - header.offset(0)),
                 wal_salts: log.map_or([0, 0], |(header, _)| header.salts),
-                node_id: self.position.node,
+                node_id: self.opening,
             },
             in_log,
             scan,

@@ -42,15 +42,10 @@ impl Replication {
                 0 => random::number(),
                 lineage => lineage,
             };
-            let entry = match &seen {
-                // This spool's own store was killed. As at opening, it claims.
-                Some(seen) if !seen.owner.closed && seen.owner.node == self.fence.node() => Entry::NotClosed,
-                seen => self.fence.enter(seen.as_ref(), lineage, SystemTime::now()).await?,
-            };
-            match entry {
+            match self.fence.enter(seen.as_ref(), lineage, SystemTime::now()).await? {
                 Entry::Changed => continue,
                 Entry::Entered => self.set_ownership(Ownership::Owner),
-                // An earlier opening has begun to claim it; or it is taken over.
+                // An earlier opening of this store was killed; or another's replica is taken over.
                 Entry::NotClosed => self.set_ownership(Ownership::ToClaim),
             }
             self.set_lineage(seen.map_or(lineage, |seen| seen.owner.lineage));
@@ -75,7 +70,9 @@ impl Replication {
             None => self.difference(tip).await?,
             other => other.clone(),
         };
-        let rival = seen.filter(|seen| !seen.owner.closed && !self.options.take_over);
+        // An earlier opening of this store was killed.
+        let is_rival = |seen: &&Seen| !seen.owner.closed && seen.owner.node != self.fence.node();
+        let rival = seen.filter(is_rival).filter(|_| !self.options.take_over);
         let rival = rival.map(|seen| self.fence.holder(&seen.owner));
         if let Some(rival @ Holder::Other { .. }) = rival
             && (is_asked || other_replica.is_none())

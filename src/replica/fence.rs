@@ -6,8 +6,9 @@
 //!    succeeded, or after it found its own file at N, byte for byte: the answer was lost then. A file's bytes are fixed
 //!    before its first request, and each further request sends the same.
 //! 2. To claim a replica whose owner has not closed it, a process (a) enters itself into `owner.json` by If-Match, with
-//!    the claim C = its tip + 1; (b) lists level 0: its tip must be the newest; (c) creates C. If (b) or (c) fails, it
-//!    applies what is there, and begins again.
+//!    the claim C = its tip + 1; (b) lists level 0: its tip must be the newest; (c) creates C. If C is a file that it has
+//!    made itself, and no process before it, it is the owner. If (b) or (c) fails, it applies what is there, and begins
+//!    again. A store that was killed claims its own replica, too.
 //! 3. The file of a claim is not deleted, nor is the newest one. Retention lists first, then reads the claims, then
 //!    deletes.
 //!
@@ -27,6 +28,17 @@
 //! owner is read back: it was made if the owner is this process with the same epoch and claims. If not, it fails for
 //! good once another one was made, because its version is then an old one.
 //!
+//! # A copied volume
+//!
+//! A spool is copied with its volume, and with it the number of its node and the files that wait in it. So the node says
+//! whose store it was, and not which process it is. That says `opening`, a number that a process draws for itself, and
+//! that is in `owner.json` and in each of its files. A process is the owner if both numbers are its own.
+//!
+//! What waits from an earlier opening has the bytes that this one may have sent, or may yet send. The first of these files
+//! is claimed, too, so that no process of another history comes behind it; the others follow as that opening would have
+//! sent them. None of them makes an owner: the earlier process, or a copy of it, would find its own files there and go on
+//! behind them. The first file that this opening has made is a claim once more, and stops them all.
+//!
 //! A clean close leaves `closed` behind, so the next opening enters itself without a claim. It reads the owner before it
 //! lists: what was written in between changes the version, and with it the entry fails.
 
@@ -43,10 +55,13 @@ use serde::{Deserialize, Serialize};
 use super::ltx::Decoder;
 use super::runtime;
 use super::storage::{Body, Created, Result, Storage, Txids, Version, Written, newest};
-use crate::runtime::date;
+use crate::runtime::{date, random};
 
 /// A claim is let go after this time. A process that was suspended for longer is not fenced.
 const CLAIM_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// A claim is let go after so many others, too: a service that is killed every few seconds claims as often.
+const CLAIMS: usize = 1000;
 
 /// How often an entry is tried again because another process changed the owner meanwhile.
 const ENTRIES: u32 = 16;
@@ -62,9 +77,12 @@ pub struct Owner {
     pub lineage: u64,
     /// How often an owner has entered itself.
     pub epoch: u64,
-    /// The number of the opening that owns it: the node of its files.
+    /// The number of the spool of the store that owns it.
     #[serde(with = "hex")]
     pub node: u64,
+    /// The number of the process's opening of that store.
+    #[serde(default, with = "hex")]
+    pub opening: u64,
     /// The name of its machine.
     pub host: String,
     /// When it entered itself.
@@ -81,8 +99,8 @@ pub struct Claim {
     /// The transaction.
     pub txid: u64,
     /// The opening that claimed.
-    #[serde(with = "hex")]
-    pub node: u64,
+    #[serde(default, with = "hex")]
+    pub opening: u64,
     /// When it was entered.
     pub at: DateTime<Utc>,
 }
@@ -147,19 +165,35 @@ pub enum Holder {
 pub struct Fence {
     storage: Storage,
     node: u64,
+    opening: u64,
     host: String,
 }
 
 impl Fence {
-    /// The opening with this number, which its files have as their node.
+    /// A new opening of the store whose spool has that number.
     pub fn new(storage: Storage, node: u64) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self { storage, node, host }
+        Self {
+            storage,
+            node,
+            opening: random::number(),
+            host,
+        }
     }
 
-    /// The number of this opening.
+    /// The number of the spool.
     pub fn node(&self) -> u64 {
         self.node
+    }
+
+    /// The number of this opening, which is in its files.
+    pub fn opening(&self) -> u64 {
+        self.opening
+    }
+
+    /// Whether this opening is the owner.
+    pub fn is_us(&self, owner: &Owner) -> bool {
+        owner.node == self.node && owner.opening == self.opening
     }
 
     /// Who owns the replica. `None` if no larder ever did.
@@ -185,8 +219,8 @@ impl Fence {
         if let Some(Seen { owner, .. }) = seen.filter(|seen| !seen.owner.closed) {
             // An entry of ours whose answer was lost needs no claim, either. It is written once more: others may have come
             // after it since it was seen.
-            let is_entered = owner.node == self.node && owner.claims.iter().all(|claim| claim.node != self.node);
-            if !is_entered {
+            let has_claimed = owner.claims.iter().any(|claim| claim.opening == self.opening);
+            if has_claimed || !self.is_us(owner) {
                 return Ok(Entry::NotClosed);
             }
         }
@@ -196,8 +230,8 @@ impl Fence {
     }
 
     /// Becomes the owner of a replica whose owner has not closed it. `tip` is the newest transaction that the caller has
-    /// applied; `body` is a file of the next one. After an error the claim may have been made: call it again with the same
-    /// bytes.
+    /// applied; `body` is a file of the next one, such as page 1 once more. After an error the claim may have been made:
+    /// call it again with the same bytes.
     ///
     /// # Errors
     ///
@@ -315,7 +349,7 @@ impl Fence {
             let Some(seen) = self.owner().await? else {
                 return Ok(false);
             };
-            if seen.owner.node != self.node {
+            if !self.is_us(&seen.owner) {
                 return Ok(false);
             }
             let closed = Owner {
@@ -339,7 +373,7 @@ impl Fence {
         let Some(seen) = self.owner().await? else {
             return Err(self.storage.not_owned("no store owns it"));
         };
-        if seen.owner.node != self.node {
+        if !self.is_us(&seen.owner) {
             let owner = format!("{} owns it since {}", seen.owner.host, date::utc(seen.owner.since()));
             return Err(self.storage.not_owned(&owner));
         }
@@ -350,19 +384,18 @@ impl Fence {
     async fn enter_claim(&self, claim: u64, now: SystemTime) -> Result<()> {
         for _ in 0..ENTRIES {
             let seen = self.owner().await?;
-            let is_entered = seen.as_ref().is_some_and(|seen| {
-                let owner = &seen.owner;
-                let is_this = |entered: &Claim| entered.txid == claim && entered.node == self.node;
-                owner.node == self.node && !owner.closed && owner.claims.iter().any(is_this)
-            });
-            if is_entered {
+            let is_this = |entered: &Claim| entered.txid == claim && entered.opening == self.opening;
+            let owner = seen.as_ref().map(|seen| &seen.owner);
+            let had_claimed = owner.is_some_and(|owner| owner.claims.iter().any(is_this));
+            if had_claimed && owner.is_some_and(|owner| self.is_us(owner) && !owner.closed) {
                 return Ok(());
             }
             let mut next = self.next(seen.as_ref(), self.node, now);
             next.claims = kept(&next.claims, now);
+            next.claims.retain(|before| before.txid != claim);
             next.claims.push(Claim {
                 txid: claim,
-                node: self.node,
+                opening: self.opening,
                 at: now.into(),
             });
             if self.replace(seen.as_ref(), &next).await? {
@@ -385,6 +418,7 @@ impl Fence {
             lineage: before.map_or(lineage, |owner| owner.lineage),
             epoch: before.map_or(1, |owner| owner.epoch + 1),
             node: self.node,
+            opening: self.opening,
             host: self.host.clone(),
             since: now.into(),
             closed: false,
@@ -414,7 +448,7 @@ impl Fence {
 
     /// That owner, as it is told.
     pub fn holder(&self, owner: &Owner) -> Holder {
-        if owner.node == self.node {
+        if self.is_us(owner) {
             return Holder::Us;
         }
         Holder::Other {
@@ -452,11 +486,12 @@ fn is_same(mut object: impl Read, file: &File) -> io::Result<bool> {
     }
 }
 
-/// The claims that are not too old.
+/// The claims that are not too old, and not too many.
 fn kept(claims: &[Claim], now: SystemTime) -> Vec<Claim> {
     let now = DateTime::<Utc>::from(now);
     let is_kept = |claim: &&Claim| (now - claim.at).to_std().is_ok_and(|age| age <= CLAIM_AGE) || claim.at > now;
-    claims.iter().filter(is_kept).cloned().collect()
+    let newest = &claims[claims.len().saturating_sub(CLAIMS)..];
+    newest.iter().filter(is_kept).cloned().collect()
 }
 
 /// Numbers as sixteen hexadecimal digits: JSON's own numbers are not exact beyond 2^53 everywhere.

@@ -125,8 +125,8 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         Some(spool) => last_position(spool, &path).map_err(|error| cannot_spool(&path, error.into()))?,
         None => None,
     };
-    let known = position.map(|position| position.node);
-    let known = known.or_else(|| spool.as_ref().and_then(Spool::node));
+    let known = spool.as_ref().and_then(Spool::node);
+    let known = known.or_else(|| position.map(|position| position.node));
     let node = known.unwrap_or_else(random::number);
     let fence = Fence::new(storage.clone(), node);
     let known = spool.as_ref().and_then(|spool| spool.first_from(1));
@@ -375,11 +375,12 @@ impl Prepared {
             return Ok(());
         };
         let owner = &seen.owner;
-        if owner.closed {
+        // If this spool's own store was killed, entering takes a claim: a copy of the volume may go on as that store, or
+        // one of its requests be late.
+        if owner.closed || owner.node == self.fence.node() {
             return Ok(());
         }
-        // This spool's own store was killed. A copy of the volume may go on as that store, or one of its requests be late.
-        if self.replica.take_over || owner.node == self.fence.node() {
+        if self.replica.take_over {
             self.ownership = Ownership::ToClaim;
             return Ok(());
         }
@@ -409,7 +410,7 @@ impl Prepared {
         });
         self.ownership = match entered? {
             Entry::Entered => Ownership::Owner,
-            // This process has claimed it before, and was killed.
+            // A store with this spool was killed, or has a copy of it and lives. The first upload enters this one.
             Entry::NotClosed => Ownership::ToClaim,
             Entry::Changed => {
                 return Err(Error::Replica {
@@ -461,7 +462,9 @@ impl Prepared {
             clock.set(there.now);
         }
         let is_log_empty = header_of(&log).map_err(failed)?.is_none();
-        let mut capture = Capture::new((log_path, log), database, (Arc::clone(&self.spool), clock), position);
+        let spool = (Arc::clone(&self.spool), clock);
+        let opened = (position, self.fence.opening());
+        let mut capture = Capture::new((log_path, log), database, spool, opened);
         if let Some((scan, commits)) = resumed {
             capture.resume(scan, commits);
         }
@@ -487,7 +490,7 @@ impl Prepared {
                 .map_err(|error| cannot_spool(path, io::Error::other(error).into()))?;
         }
         if self.ownership == Ownership::ToClaim && goes_on {
-            capture.touch().map_err(|error| cannot_touch(path, &error))?;
+            touch(shared, conn, &mut capture, committed).map_err(|error| cannot_touch(path, &error))?;
         }
         let opened = ReplicaOpened {
             unconditional: self.replica.unconditional,
@@ -657,7 +660,7 @@ fn last_position(spool: &Spool, path: &Path) -> io::Result<Option<Position>> {
     Ok(Some(Position {
         // Zero if it is not known. The replica says it.
         lineage: position.map_or(0, |position| position.lineage),
-        node: file.node_id,
+        node: position.map_or(0, |position| position.node),
         txid: newest.txid,
         timestamp: file.timestamp,
         page_size: file.page_size,
@@ -745,6 +748,29 @@ fn ask(storage: &Storage, fence: &Fence, known: u64, probe: bool) -> std::result
             now,
         })
     })
+}
+
+/// Seals the file of a claim, while no other process commits: page 1 is that of the position. If one is committing, or
+/// has, the next file is the claim.
+fn touch(
+    shared: &Shared,
+    conn: &Connection,
+    capture: &mut Capture,
+    committed: Committed,
+) -> std::result::Result<(), CaptureError> {
+    if committed.salts.is_none() {
+        // There are no others.
+        return capture.touch().map(drop);
+    }
+    if conn.execute_batch("BEGIN IMMEDIATE").is_err() {
+        return Ok(());
+    }
+    let now = shared.file.wal_index();
+    let is_same = now.is_some_and(|index| index.changes == committed.commits);
+    let touched = if is_same { capture.touch().map(drop) } else { Ok(()) };
+    // Nothing was written, and the writer rolls back what is left.
+    let _ = conn.execute_batch("ROLLBACK");
+    touched
 }
 
 fn cannot_touch(path: &Path, error: &CaptureError) -> Error {

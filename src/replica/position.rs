@@ -26,7 +26,7 @@ const FIRST_LINE: &str = "larder position 1";
 pub(super) struct Position {
     /// Which history this is: a random number that was chosen with its first transaction.
     pub(super) lineage: u64,
-    /// Who owns the replica here: a random number that was chosen with the spool. It is in each file.
+    /// Who owns the replica here: a random number that was chosen with the spool.
     pub(super) node: u64,
     /// The last transaction, that is the last sealed file.
     pub(super) txid: u64,

@@ -592,11 +592,12 @@ impl Replication {
                 .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < LITTLE_ROOM)
     }
 
-    /// Whether the levels may be written: this store is not fenced, and no upload is without an answer for long.
+    /// Whether the levels may be written: this store owns the replica and is not fenced, and no upload is without an answer
+    /// for long.
     pub(super) fn may_compact(&self) -> bool {
         let progress = self.progress();
         let waits = progress.trying_since.is_some_and(|since| since.elapsed() > DOUBTFUL);
-        let is_sure = progress.failing.is_none() && !waits;
+        let is_sure = self.ownership() == Ownership::Owner && progress.failing.is_none() && !waits;
         drop(progress);
         is_sure && self.phase() != Phase::Ended && self.closing.get().is_none() && !self.is_poisoned()
     }
@@ -625,6 +626,7 @@ impl Replication {
             let _ = self.spool.delete(sealed);
         }
         self.set_phase(Phase::Full);
+        self.inherited.fetch_min(txid, Ordering::AcqRel);
         // Before their numbers are others'.
         self.held.unseal_after(0);
         self.figures().found(txid);

@@ -370,9 +370,9 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a store that was killed goes on without a claim",
         change: Change::Source {
-            file: "src/replica/open.rs",
-            from: "        if self.replica.take_over || owner.node == self.fence.node() {",
-            to: "        if owner.node == self.fence.node() {\n            return Ok(());\n        }\n        if self.replica.take_over {",
+            file: "src/replica/fence.rs",
+            from: "            if has_claimed || !self.is_us(owner) {",
+            to: "            let _ = has_claimed;\n            if owner.node != self.node {",
         },
         suite: REPLICA_FENCE,
     },

@@ -191,6 +191,29 @@ fn claims_and_the_newest_file_stay() {
     assert_eq!((deleted.unwrap().unwrap(), left()), (4, vec![2, 4, 7]));
 }
 
+/// A copied volume: the same spool, and the same file in it.
+#[test]
+fn copy_of_a_spool_is_another_owner() {
+    let (_folder, storage) = folder();
+    let (first, copy) = (Fence::new(storage.clone(), 1), Fence::new(storage.clone(), 1));
+    enter(&first);
+    (1..=3).for_each(|txid| assert_eq!(create(&first, txid, "old"), Upload::New));
+    assert_eq!(claim(&copy, 3, "waits"), ClaimResult::Made);
+    assert_eq!(claim(&copy, 4, "of the copy"), ClaimResult::Made);
+    assert!(matches!(ask!(first, look()).unwrap(), Holder::Other { .. }));
+    assert!(
+        !ask!(first, close()).unwrap(),
+        "it does not close the replica of the other"
+    );
+    assert!(ask!(first, claims(now())).is_err(), "it deletes nothing");
+    assert_eq!(create(&first, 4, "waits"), Upload::Ours, "as if it had made it");
+    assert!(matches!(create(&first, 5, "of the first"), Upload::Fenced(_)));
+    assert_eq!(create(&copy, 6, "of the copy"), Upload::New);
+    let owner = ask!(copy, owner()).unwrap().unwrap().owner;
+    assert!(!owner.closed && copy.is_us(&owner) && !first.is_us(&owner));
+    assert_eq!(owner.claims.iter().map(|claim| claim.txid).collect::<Vec<_>>(), [4, 5]);
+}
+
 /// Retention: lists, reads the claims, deletes. Returns how many.
 async fn retain(storage: &Storage, fence: &Fence, is_old: impl Fn(&FileInfo) -> bool) -> Option<usize> {
     let mut files = storage.list(0).await.ok()?;
@@ -244,6 +267,23 @@ fn file(txid: u64, node: u64, parent: &[Bytes]) -> Bytes {
     format!("{txid}.{node} {before}").into()
 }
 
+/// Whether the file goes on from the chain. An opening refuses a replica that ends with another's file.
+fn goes_on(file: &Bytes, chain: &[Bytes]) -> bool {
+    let first = |file: &Bytes| {
+        String::from_utf8_lossy(file)
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let parent = String::from_utf8_lossy(file)
+        .split(' ')
+        .next_back()
+        .unwrap_or_default()
+        .to_owned();
+    chain.last().is_some_and(|last| first(last) == parent)
+}
+
 /// What all processes of a schedule have done.
 #[derive(Default)]
 struct History {
@@ -277,20 +317,39 @@ impl History {
 
 type Shared = Arc<Mutex<History>>;
 
-/// One opening of a store, from the restore to its end.
-async fn process(storage: Storage, node: u64, history: Shared, mut random: Random) -> Option<()> {
+/// The file that was tried last, by the spool that has it.
+type Spools = Arc<Mutex<BTreeMap<u64, (u64, Bytes)>>>;
+
+/// One opening of a store, from the restore to its end. Its spool may be that of a store that was killed, or a copy.
+async fn process(
+    storage: Storage,
+    (node, opening): (u64, u64),
+    spools: Spools,
+    history: Shared,
+    mut random: Random,
+) -> Option<()> {
     let fence = Fence::new(storage.clone(), node);
+    let left = spools.lock().unwrap().get(&node).cloned();
     let mut chain = Vec::new();
     let mut is_owner = false;
     for _ in 0..12 {
         let seen = fence.owner().await.ok()?;
         restore(&storage, &mut chain).await?;
+        if let Some((txid, bytes)) = left.as_ref().filter(|(_, bytes)| goes_on(bytes, &chain)) {
+            let claim = fence.claim(*txid - 1, 0, bytes.clone(), now()).await;
+            if !claim.is_ok_and(|claim| claim == ClaimResult::Made) {
+                continue;
+            }
+            acknowledge(&history, *txid, bytes);
+            chain.push(bytes.clone());
+        }
         let entry = fence.enter(seen.as_ref(), node, now()).await;
         if !matches!(entry, Ok(Entry::NotClosed)) {
             is_owner = matches!(entry, Ok(Entry::Entered));
         } else {
             let txid = chain.len() as u64 + 1;
-            let bytes = file(txid, node, &chain);
+            let bytes = file(txid, opening, &chain);
+            spools.lock().unwrap().insert(node, (txid, bytes.clone()));
             let claim = fence.claim(chain.len() as u64, 0, bytes.clone(), now()).await;
             if claim.is_ok_and(|claim| claim == ClaimResult::Made) {
                 acknowledge(&history, txid, &bytes);
@@ -308,7 +367,8 @@ async fn process(storage: Storage, node: u64, history: Shared, mut random: Rando
     }
     for _ in 0..random.below(12) {
         let txid = chain.len() as u64 + 1;
-        let bytes = file(txid, node, &chain);
+        let bytes = file(txid, opening, &chain);
+        spools.lock().unwrap().insert(node, (txid, bytes.clone()));
         upload(&fence, txid, &bytes, &history).await?;
         acknowledge(&history, txid, &bytes);
         chain.push(bytes);
@@ -399,6 +459,7 @@ fn schedule(seed: u64) -> History {
     let mut random = Random::new(seed);
     let store = Simulated::default();
     let history = Shared::default();
+    let spools = Spools::default();
     let mut processes: Vec<Running> = Vec::new();
     let mut begun = 0;
     let last = 2 + random.below(6) as u64;
@@ -411,9 +472,17 @@ fn schedule(seed: u64) -> History {
             0 if begun < last => {
                 begun += 1;
                 let storage = Storage::on(Arc::new(store.clone()), Layout::Hex);
+                // With the spool of one that was killed, or a copy of it.
+                let node = if random.one_in(3) { begun.max(2) - 1 } else { begun };
                 let of_process = Random::new(seed ^ begun << 32);
                 processes.push(Running {
-                    future: Box::pin(process(storage, begun, Arc::clone(&history), of_process)),
+                    future: Box::pin(process(
+                        storage,
+                        (node, begun),
+                        Arc::clone(&spools),
+                        Arc::clone(&history),
+                        of_process,
+                    )),
                     paused_until: 0,
                 });
             }

@@ -2,6 +2,7 @@
 
 mod beside_daemon;
 mod compaction;
+mod copied_volume;
 mod daemon;
 mod damage;
 mod fence;
