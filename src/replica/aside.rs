@@ -4,8 +4,8 @@
 //! goes along, into the folder of a spool with that name. Nothing is deleted and nothing overwritten.
 //!
 //! A process may be killed between two renames. So the new name is on the disk before the first of them, in the file
-//! `aside` of the spool, and the next opening goes on with what is left, whatever its options are. The file goes before
-//! the replica is restored: it never names what was restored.
+//! `aside` of the spool, and the next opening goes on with what is left, whatever its options are, and also that of a
+//! follower. The file goes before the replica is restored: it never names what was restored.
 //!
 //! No other process may have the database open. The lock of the spool keeps other replicated stores out, and SQLite's
 //! exclusive lock shows all others.

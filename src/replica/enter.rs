@@ -6,7 +6,7 @@
 //! | the replica | then |
 //! |---|---|
 //! | ends with a transaction that this store uploaded, or was about to | this store is its owner, and uploads what waits |
-//! | the same, and its owner has not closed it | [`Error::Fenced`](crate::Error::Fenced), or a claim if `take_over` says so |
+//! | the same, and another store owns it and has not closed it | [`Error::Fenced`](crate::Error::Fenced), or a claim if `take_over` says so |
 //! | has another number, lacks what was uploaded, has more than was captured, or ends with another's transaction | [`Error::Diverged`](crate::Error::Diverged), or a full file if `on_divergence` says so |
 //!
 //! It runs on the task that uploads, so nothing is uploaded meanwhile. Nothing is written to the storage before the answer

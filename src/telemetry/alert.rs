@@ -89,8 +89,8 @@ pub enum AlertKind {
     /// The local clock is more than 5 minutes ahead of the storage's. What is replicated gets the storage's time.
     ClockAhead,
     /// A file of the replica is damaged or missing, and the newest state cannot be restored until a full copy is
-    /// uploaded, which has begun. Or the last verification of the replica found a
-    /// problem, or three in a row were not possible (`ReplicaOptions::verify_every`).
+    /// uploaded, which has begun. Or the last verification of the replica found a problem, or three in a row were not
+    /// possible (`ReplicaOptions::verify_every`).
     VerifyFailed,
     /// The follower is not known to have what was in the replica ten intervals ago (`FollowerOptions::interval`), or 60 s
     /// ago if that is longer. Or it has stopped.

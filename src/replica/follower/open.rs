@@ -24,6 +24,7 @@ use crate::connection::raw_pages;
 use crate::engine::{Engine, KeepLog};
 use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
+use crate::replica::aside;
 use crate::replica::capture::log_of;
 use crate::replica::fence::Fence;
 use crate::replica::open::{absolute, cannot_read, cannot_spool};
@@ -125,6 +126,7 @@ fn catch_up(following: &Arc<Following>) -> Result<Poll> {
 fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings) -> Result<Prepared> {
     let storage = Storage::connect(&options.url)?;
     let spool = Spool::open_within(path, settings.busy_timeout).map_err(|error| cannot_spool(path, error))?;
+    aside::go_on(path, &spool)?;
     let failed = |error: io::Error| cannot_spool(path, error.into());
     let file = fs::metadata(path).ok().filter(|file| file.len() > 0);
     let position = spool.position().map_err(failed)?;

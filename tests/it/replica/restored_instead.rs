@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use larder::rusqlite::Connection;
-use larder::{Error, OnDivergence, Options, ReplicaOptions, Store};
+use larder::{Error, FollowerOptions, OnDivergence, Options, ReplicaOptions, Store};
 
 use super::store::{Place, close, copy_folder, fill, rows, spool_of};
 use crate::support::child::PATIENCE;
@@ -165,10 +165,8 @@ fn emptied_replica_restores_nothing() {
     assert_eq!(rows_of(&place.database()), 10);
 }
 
-/// A process was killed after it had renamed the database alone. The next one has other options.
-#[test]
-fn killed_process_is_followed() {
-    let place = diverged();
+/// A process was killed after it had renamed the database alone. Returns the new name.
+fn renamed_alone(place: &Place) -> PathBuf {
     let aside = place.database().with_file_name("app.db.diverged-20260401T120000Z");
     fs::write(place.database().with_file_name("app.db-wal"), "the log").unwrap();
     fs::write(
@@ -177,13 +175,40 @@ fn killed_process_is_followed() {
     )
     .unwrap();
     fs::rename(place.database(), &aside).unwrap();
-    let error = place.options().open(place.database()).unwrap_err();
-    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    aside
+}
+
+#[track_caller]
+fn assert_all_renamed(aside: &Path) {
     assert_eq!(
         fs::read(aside.with_file_name("app.db.diverged-20260401T120000Z-wal")).unwrap(),
         b"the log"
     );
-    assert!(spool_of(&aside).join("position").exists());
+    assert!(spool_of(aside).join("position").exists());
+}
+
+#[test]
+fn follower_finishes_for_a_killed_process() {
+    let place = diverged();
+    let aside = renamed_alone(&place);
+    let replica = FollowerOptions::of(place.replica().to_str().unwrap());
+    let follower = Options::new().follow(replica, place.database()).unwrap();
+    assert_all_renamed(&aside);
+    let rows: u32 = follower
+        .read(|tx| tx.query_row("SELECT count(*) FROM entry", [], |row| row.get(0)))
+        .unwrap();
+    assert_eq!(rows, 33);
+    follower.close().unwrap();
+}
+
+/// The next process has other options.
+#[test]
+fn killed_process_is_followed() {
+    let place = diverged();
+    let aside = renamed_alone(&place);
+    let error = place.options().open(place.database()).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    assert_all_renamed(&aside);
     let store = open(&place);
     assert_eq!((rows(&store), store.stats().replica.unwrap().set_aside), (33, None));
     close(store);
