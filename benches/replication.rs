@@ -241,8 +241,13 @@ fn acknowledged(run: &Run, data: &Data, load_name: &str, load: Load) {
         return;
     }
     let folder = data.folder().join("replica");
-    let url = std::env::var("LARDER_BENCH_REPLICA").map(|url| format!("{url}/{}", load_name.replace(' ', "-")));
-    let url = url.unwrap_or_else(|_| path(&folder).to_owned());
+    let url = match std::env::var("LARDER_BENCH_REPLICA") {
+        Ok(url) => {
+            let (prefix, query) = url.split_at(url.find('?').unwrap_or(url.len()));
+            format!("{prefix}/{}{query}", load_name.replace(' ', "-"))
+        }
+        Err(_) => path(&folder).to_owned(),
+    };
     let replica = ReplicaOptions::to(url).on_divergence(OnDivergence::Rebase);
     let store = data.store(
         "on.db",

@@ -37,9 +37,11 @@ impl FollowerOptions {
 
     /// The pause between two looks at the replica. The default is 1 s. From 0 to 1 h; 0 means 5 ms.
     ///
-    /// A look is one GET of an object that is not there yet, which costs a twelfth of a LIST. What is committed on the
-    /// primary is here after the primary's [`interval`](crate::ReplicaOptions::interval), one upload, and at most this
-    /// time.
+    /// A look is one GET of an object that is not there yet, which costs a twelfth of a LIST. After a look that found
+    /// something, and after a call of [`wait_for`](crate::Follower::wait_for) that has to wait, the next six pauses are a
+    /// quarter of this. What is committed on a busy primary is here after the primary's
+    /// [`interval`](crate::ReplicaOptions::interval), one upload, and at most a quarter of this time; what is committed
+    /// after a quiet time, after at most all of it.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self

@@ -44,6 +44,11 @@ const RESYNCS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// After a look that found something, and after a wake-up, so many looks are only a quarter of the interval apart. The
+/// primary uploads at an interval of its own: with a whole interval between two looks, a follower of a busy primary would
+/// add anything up to an interval to it.
+const CLOSE_LOOKS: u32 = 6;
+
 /// A job of the follower waits for those before it, which are its own, and for checkpoints.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -57,6 +62,8 @@ pub(super) struct Poll {
     failed: BTreeMap<(u8, Txids), (u32, String)>,
     /// Looks in a row that failed.
     failures: u32,
+    /// How many looks are still to be close together.
+    close: u32,
 }
 
 impl Poll {
@@ -67,6 +74,7 @@ impl Poll {
             lists: true,
             failed: BTreeMap::new(),
             failures: 0,
+            close: 0,
         }
     }
 
@@ -150,6 +158,18 @@ impl Poll {
         Ok(())
     }
 
+    /// How long until the next look, after one that did not fail.
+    fn pause(&mut self, interval: Duration, found: bool) -> Duration {
+        if found {
+            self.close = CLOSE_LOOKS;
+        }
+        if self.close == 0 {
+            return interval;
+        }
+        self.close -= 1;
+        interval / 4
+    }
+
     /// Whether the file failed twice.
     fn is_unusable(&self, file: &FileInfo) -> bool {
         let failed = self.failed.get(&(file.level, file.txids));
@@ -182,7 +202,10 @@ impl Following {
         let _ended = Ended(&self);
         let mut pause = self.interval;
         loop {
-            let _ = tokio::time::timeout(pause, self.wake.notified()).await;
+            if tokio::time::timeout(pause, self.wake.notified()).await.is_ok() {
+                poll.close = CLOSE_LOOKS;
+            }
+            let before = self.position().txid;
             let Some((looked, was_woken)) = self.unless_closing(poll.look(&self)).await else {
                 return;
             };
@@ -191,7 +214,12 @@ impl Following {
                     poll.failures = 0;
                     self.reach(|reached| reached.problem = None);
                     self.figures().problem(None);
-                    if was_woken { Duration::ZERO } else { self.interval }
+                    if was_woken {
+                        poll.close = CLOSE_LOOKS;
+                        Duration::ZERO
+                    } else {
+                        poll.pause(self.interval, self.position().txid > before)
+                    }
                 }
                 Err(Trouble::Closing) => return,
                 Err(Trouble::Diverged(problem)) => return self.stop(problem),
