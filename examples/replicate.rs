@@ -104,6 +104,8 @@ fn follow(database: &Path, replica: &str) -> Result<(), Box<dyn Error>> {
     make_folder(database)?;
     let follower = Follower::open(replica, database)?;
     let (tell, typed) = channel();
+    // Without a terminal the thread ends at once, and the channel stays open.
+    let _open = tell.clone();
     thread::spawn(move || {
         for line in stdin().lock().lines().map_while(Result::ok) {
             let _ = tell.send(line);
