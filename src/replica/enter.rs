@@ -71,7 +71,7 @@ impl Replication {
             other => other.clone(),
         };
         // An earlier opening of this store was killed.
-        let is_rival = |seen: &&Seen| !seen.owner.closed && seen.owner.node != self.fence.node();
+        let is_rival = |seen: &&Seen| self.fence.is_rival(&seen.owner);
         let rival = seen.filter(is_rival).filter(|_| !self.options.take_over);
         let rival = rival.map(|seen| self.fence.holder(&seen.owner));
         if let Some(rival @ Holder::Other { .. }) = rival
@@ -117,7 +117,7 @@ impl Replication {
             )));
         }
         let timestamp = self.resumed.filter(|(txid, _)| *txid == tip).map(|(_, at)| at);
-        let is_known = tip == 0 || self.fence.is_at(tip, self.spool.path(tip), timestamp).await?;
+        let is_known = tip == 0 || self.fence.is_at(tip, self.spool.body(tip), timestamp).await?;
         Ok((!is_known).then(|| format!("its newest transaction, {tip}, was written by another process")))
     }
 }

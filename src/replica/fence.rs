@@ -8,7 +8,8 @@
 //! 2. To claim a replica whose owner has not closed it, a process (a) enters itself into `owner.json` by If-Match, with
 //!    the claim C = its tip + 1; (b) lists level 0: its tip must be the newest; (c) creates C. If C is a file that it has
 //!    made itself, and no process before it, it is the owner. If (b) or (c) fails, it applies what is there, and begins
-//!    again. A store that was killed claims its own replica, too.
+//!    again. A store that was killed claims its own replica, too. Only a process that was told to take over claims the
+//!    replica of another store, and (a) sees whether that is it: another may have been told meanwhile.
 //! 3. The file of a claim is not deleted, nor is the newest one. Retention lists first, then reads the claims, then
 //!    deletes.
 //!
@@ -46,7 +47,6 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
@@ -129,7 +129,7 @@ pub enum Entry {
 pub enum ClaimResult {
     /// The file is there, and this process is the owner.
     Made,
-    /// The replica has gone on: apply what is there, and claim again.
+    /// The replica has gone on, or is another store's: apply what is there, and claim again.
     Moved,
 }
 
@@ -196,6 +196,11 @@ impl Fence {
         owner.node == self.node && owner.opening == self.opening
     }
 
+    /// Whether another store owns the replica, and has not closed it: who takes it over has to be told to.
+    pub fn is_rival(&self, owner: &Owner) -> bool {
+        !owner.closed && owner.node != self.node
+    }
+
     /// Who owns the replica. `None` if no larder ever did.
     ///
     /// # Errors
@@ -230,8 +235,9 @@ impl Fence {
     }
 
     /// Becomes the owner of a replica whose owner has not closed it. `tip` is the newest transaction that the caller has
-    /// applied; `body` is a file of the next one, such as page 1 once more. After an error the claim may have been made:
-    /// call it again with the same bytes.
+    /// applied; `body` is a file of the next one, such as page 1 once more. Only one that was told to take the replica over
+    /// claims it from another store: that may have become the owner since the caller looked. After an error the claim may
+    /// have been made: call it again with the same bytes.
     ///
     /// # Errors
     ///
@@ -242,8 +248,9 @@ impl Fence {
         timestamp_ms: i64,
         body: impl Into<Body>,
         now: SystemTime,
+        take_over: bool,
     ) -> Result<ClaimResult> {
-        if !self.may_claim(tip, now).await? {
+        if !self.may_claim(tip, now, take_over).await? {
             return Ok(ClaimResult::Moved);
         }
         match self.create(tip + 1, timestamp_ms, body).await? {
@@ -253,13 +260,15 @@ impl Fence {
     }
 
     /// Steps (a) and (b) of a claim. Returns whether a Create of the next transaction completes it: `false` if the
-    /// replica has gone on.
+    /// replica has gone on, or is another store's.
     ///
     /// # Errors
     ///
     /// As [`claim`](Self::claim).
-    pub async fn may_claim(&self, tip: u64, now: SystemTime) -> Result<bool> {
-        self.enter_claim(tip + 1, now).await?;
+    pub async fn may_claim(&self, tip: u64, now: SystemTime, take_over: bool) -> Result<bool> {
+        if !self.enter_claim(tip + 1, now, take_over).await? {
+            return Ok(false);
+        }
         let newest = self.newest(tip).await?;
         if newest > tip {
             // It may be this process's own, by an earlier request. The Create compares. It is not deleted from now on.
@@ -303,21 +312,27 @@ impl Fence {
     /// # Errors
     ///
     /// The storage fails.
-    pub(super) async fn is_at(&self, txid: u64, spooled: PathBuf, timestamp_ms: Option<i64>) -> Result<bool> {
+    pub(super) async fn is_at(&self, txid: u64, spooled: Option<Body>, timestamp_ms: Option<i64>) -> Result<bool> {
         let txids = Txids::one(txid);
-        let there = match self.storage.reader(0, txids).await {
-            Err(error) if error.is_not_found() => return Ok(true),
-            other => other?,
+        let is_there = match spooled {
+            Some(file) => self.is_there(txids, file).await,
+            None => self.has_timestamp(txids, timestamp_ms).await,
         };
-        let compared = runtime::blocking(move || match File::open(spooled) {
-            Ok(file) => is_same(there, &file),
-            Err(_) => {
-                let decoder = Decoder::new(there).map_err(io::Error::other)?;
-                Ok(timestamp_ms.is_some_and(|timestamp| decoder.header().timestamp == timestamp))
-            }
+        match is_there {
+            Err(error) if error.is_not_found() => Ok(true),
+            other => other,
+        }
+    }
+
+    async fn has_timestamp(&self, txids: Txids, timestamp_ms: Option<i64>) -> Result<bool> {
+        let there = self.storage.reader(0, txids).await?;
+        let timestamp = runtime::blocking(move || {
+            let decoder = Decoder::new(there).map_err(io::Error::other)?;
+            Ok(decoder.header().timestamp)
         });
-        let compared = compared.await.and_then(|same| same);
-        compared.map_err(|error| self.storage.unread_object(txids, &error))
+        let timestamp = timestamp.await.and_then(|timestamp| timestamp);
+        let timestamp = timestamp.map_err(|error| self.storage.unread_object(txids, &error))?;
+        Ok(timestamp_ms == Some(timestamp))
     }
 
     async fn fenced(&self) -> Upload {
@@ -380,15 +395,18 @@ impl Fence {
         Ok(kept(&seen.owner.claims, now).iter().map(|claim| claim.txid).collect())
     }
 
-    /// Step (a) of a claim.
-    async fn enter_claim(&self, claim: u64, now: SystemTime) -> Result<()> {
+    /// Step (a) of a claim. `false` if the replica is another store's.
+    async fn enter_claim(&self, claim: u64, now: SystemTime, take_over: bool) -> Result<bool> {
         for _ in 0..ENTRIES {
             let seen = self.owner().await?;
+            if !take_over && seen.as_ref().is_some_and(|seen| self.is_rival(&seen.owner)) {
+                return Ok(false);
+            }
             let is_this = |entered: &Claim| entered.txid == claim && entered.opening == self.opening;
             let owner = seen.as_ref().map(|seen| &seen.owner);
             let had_claimed = owner.is_some_and(|owner| owner.claims.iter().any(is_this));
             if had_claimed && owner.is_some_and(|owner| self.is_us(owner) && !owner.closed) {
-                return Ok(());
+                return Ok(true);
             }
             let mut next = self.next(seen.as_ref(), self.node, now);
             next.claims = kept(&next.claims, now);
@@ -399,7 +417,7 @@ impl Fence {
                 at: now.into(),
             });
             if self.replace(seen.as_ref(), &next).await? {
-                return Ok(());
+                return Ok(true);
             }
         }
         Err(self.storage.contended())

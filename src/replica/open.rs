@@ -292,6 +292,12 @@ impl Prepared {
             .map_err(|error| cannot_spool(path, error.into()))?;
         self.stamps = position.file;
         self.position = Some(position);
+        // The owner that is taken over has perhaps gone on since the replica was asked.
+        if !self.spool_goes_on(tip)
+            && let Ok(there) = &mut self.there
+        {
+            there.tip = there.tip.max(position.txid);
+        }
         Ok(())
     }
 
@@ -336,7 +342,7 @@ impl Prepared {
         let Some(position) = self.position.filter(|position| tip > 0 && tip <= position.txid) else {
             return Ok(());
         };
-        let (fence, spooled) = (self.fence.clone(), self.spool.path(tip));
+        let (fence, spooled) = (self.fence.clone(), self.spool.body(tip));
         let timestamp = (tip == position.txid).then_some(position.timestamp);
         let is_ours = request(&self.storage, async move { fence.is_at(tip, spooled, timestamp).await })?;
         self.is_anothers = !is_ours;
@@ -377,7 +383,7 @@ impl Prepared {
         let owner = &seen.owner;
         // If this spool's own store was killed, entering takes a claim: a copy of the volume may go on as that store, or
         // one of its requests be late.
-        if owner.closed || owner.node == self.fence.node() {
+        if !self.fence.is_rival(owner) {
             return Ok(());
         }
         if self.replica.take_over {

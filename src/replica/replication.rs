@@ -88,9 +88,6 @@ const LAST_SECOND: Duration = Duration::from_secs(1);
 /// A disk with less room than this is full if a write says so.
 const LITTLE_ROOM: u64 = 64 << 20;
 
-/// An upload without an answer for so long may be another primary's turn by now.
-const DOUBTFUL: Duration = Duration::from_secs(5);
-
 /// Emits an event about that database.
 type Deferred = Box<dyn FnOnce(&Path) + Send>;
 
@@ -592,14 +589,9 @@ impl Replication {
                 .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < LITTLE_ROOM)
     }
 
-    /// Whether the levels may be written: this store owns the replica and is not fenced, and no upload is without an answer
-    /// for long.
-    pub(super) fn may_compact(&self) -> bool {
-        let progress = self.progress();
-        let waits = progress.trying_since.is_some_and(|since| since.elapsed() > DOUBTFUL);
-        let is_sure = self.ownership() == Ownership::Owner && progress.failing.is_none() && !waits;
-        drop(progress);
-        is_sure && self.phase() != Phase::Ended && self.closing.get().is_none() && !self.is_poisoned()
+    /// Whether nothing is captured any more: the store has closed, or may not go on.
+    pub(super) fn has_ended(&self) -> bool {
+        self.phase() == Phase::Ended
     }
 
     /// The file that is to be uploaded now, never one with a gap before it. From here on it is not dropped.

@@ -27,16 +27,19 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
 use super::position::Position;
 use super::restore::time::{from_millis, millis};
+use super::storage::Body;
 use crate::connection::temp_folder::{Lock, lock};
 use crate::runtime::clock::later;
-use crate::runtime::sync::{Instant, Mutex};
+use crate::runtime::sync::{Arc, Instant, Mutex};
 
 const SEALED: &str = "0";
 const UNFINISHED: &str = "tmp";
@@ -45,6 +48,9 @@ const NODE: &str = "node";
 const FOLLOWS: &str = "follows";
 const VERIFIED: &str = "verified";
 const ASIDE: &str = "aside";
+
+/// From so many bytes on, a file is not read into memory.
+const LARGE: u64 = 64 << 20;
 
 /// Between two looks at the lock of another store.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -331,6 +337,35 @@ impl Spool {
         fs::rename(unfinished, name)
     }
 
+    /// The file of that transaction, if it can be opened.
+    pub(super) fn body(&self, txid: u64) -> Option<Body> {
+        let file = File::open(self.path(txid)).ok()?;
+        Some(Arc::new(file).into())
+    }
+
+    /// A sealed file, in memory unless it is large, and its timestamp.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read. The error names it.
+    pub(super) fn read(&self, sealed: Sealed) -> io::Result<(Body, i64)> {
+        let path = self.path(sealed.txid);
+        let read = || {
+            if sealed.bytes <= LARGE {
+                let bytes = Bytes::from(fs::read(&path)?);
+                return Ok((bytes.clone().into(), timestamp_of(&bytes)));
+            }
+            let file = File::open(&path)?;
+            let mut head = [0; 40];
+            file.read_exact_at(&mut head, 0)?;
+            Ok((Arc::new(file).into(), timestamp_of(&head)))
+        };
+        read().map_err(|error: io::Error| {
+            let problem = format!("{} cannot be read: {error}", path.display());
+            io::Error::new(error.kind(), problem)
+        })
+    }
+
     /// The oldest sealed file from that transaction on.
     pub(super) fn first_from(&self, txid: u64) -> Option<Sealed> {
         self.files.lock().iter().find(|sealed| sealed.txid >= txid).copied()
@@ -493,6 +528,12 @@ fn name_of(txid: u64) -> String {
 fn txid_of(name: &str) -> Option<u64> {
     let txid = u64::from_str_radix(name.get(..16)?, 16).ok()?;
     (txid > 0 && name == name_of(txid)).then_some(txid)
+}
+
+/// The timestamp in the header of a sealed file.
+fn timestamp_of(file: &[u8]) -> i64 {
+    let bytes = file.get(32..40).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, i64::from_be_bytes)
 }
 
 #[cfg(test)]

@@ -11,13 +11,8 @@
 //! If the storage was away as the store opened, the first thing is to enter this store as the owner (`enter.rs`), whether
 //! there is something to upload or not.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_util::future::{Either, select};
 
 use super::fence::{ClaimResult, Holder, Upload};
@@ -33,8 +28,8 @@ use crate::write::Stopped;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// From so many bytes on, a file is not read into memory.
-const LARGE: u64 = 64 << 20;
+/// An upload without an answer for so long may be another primary's turn by now.
+const DOUBTFUL: Duration = Duration::from_secs(5);
 
 /// Uploads stay in the spool up to so many bytes, until they are merged.
 const KEPT: u64 = 64 << 20;
@@ -69,10 +64,13 @@ impl Replication {
                 None if self.closing.get().is_some() => None,
                 _ if self.ownership() == Ownership::ToEnter => self.until_deadline(self.enter()).await,
                 None => {
-                    if self.pause(&self.sealed, LOOK_EVERY).await {
-                        self.look().await;
+                    if !self.pause(&self.sealed, LOOK_EVERY).await {
+                        continue;
                     }
-                    continue;
+                    match self.look().await {
+                        Some(other) => Some(Err(Failed::Taken(other))),
+                        None => continue,
+                    }
                 }
                 Some(sealed) => {
                     let uploaded = self.until_deadline(self.upload(sealed)).await;
@@ -139,13 +137,10 @@ impl Replication {
     }
 
     async fn upload(&self, sealed: Sealed) -> Result<(), Failed> {
-        let unreadable = |error: io::Error| {
-            let path = self.spool.path(sealed.txid);
-            Failed::ForNow(format!("{} cannot be read: {error}", path.display()))
-        };
-        let path = self.spool.path(sealed.txid);
-        let read = runtime::blocking(move || read(&path, sealed.bytes)).await;
-        let (body, timestamp) = read.and_then(|read| read).map_err(unreadable)?;
+        let spool = Arc::clone(&self.spool);
+        let read = runtime::blocking(move || spool.read(sealed)).await;
+        let read = read.and_then(|read| read);
+        let (body, timestamp) = read.map_err(|error| Failed::ForNow(error.to_string()))?;
         match self.create(sealed.txid, timestamp, body).await? {
             Upload::New | Upload::Ours => Ok(()),
             Upload::Fenced(holder) => Err(Failed::Taken(holder)),
@@ -155,14 +150,16 @@ impl Replication {
     /// Creates the file. The first one may have to claim the replica, and the first that was sealed since the opening.
     async fn create(&self, txid: u64, timestamp: i64, body: Body) -> StorageResult<Upload> {
         let is_inherited = self.is_inherited(txid);
-        match self.ownership() {
-            Ownership::ToClaim => {}
-            Ownership::ToClaimOwn if !is_inherited => {}
+        let take_over = match self.ownership() {
+            Ownership::ToClaim => self.options.take_over,
+            // It has taken over already. Who came after that was told later.
+            Ownership::ToClaimOwn if !is_inherited => false,
             Ownership::ToClaimOwn | Ownership::Owner | Ownership::ToEnter => {
                 return self.fence.create(txid, timestamp, body).await;
             }
-        }
-        let made = self.fence.claim(txid - 1, timestamp, body, SystemTime::now()).await?;
+        };
+        let now = SystemTime::now();
+        let made = self.fence.claim(txid - 1, timestamp, body, now, take_over).await?;
         if made == ClaimResult::Moved {
             return self.fence.look().await.map(Upload::Fenced);
         }
@@ -174,13 +171,23 @@ impl Replication {
         Ok(Upload::New)
     }
 
-    /// An owner that has nothing to upload looks whether it still is one, before it writes.
-    async fn look(&self) {
-        if self.ownership() == Ownership::Owner
-            && let Ok(other @ Holder::Other { .. }) = self.fence.look().await
-        {
-            self.fenced(&other);
+    /// An owner that has nothing to upload looks whether it still is one, before it writes. Returns who is.
+    async fn look(&self) -> Option<Holder> {
+        if self.ownership() != Ownership::Owner {
+            return None;
         }
+        let holder = self.fence.look().await.ok();
+        holder.filter(|holder| matches!(holder, Holder::Other { .. }))
+    }
+
+    /// Whether the levels may be written: this store owns the replica and is not fenced, and no upload is without an answer
+    /// for long.
+    pub(super) fn may_compact(&self) -> bool {
+        let progress = self.progress();
+        let waits = progress.trying_since.is_some_and(|since| since.elapsed() > DOUBTFUL);
+        let is_sure = self.ownership() == Ownership::Owner && progress.failing.is_none() && !waits;
+        drop(progress);
+        is_sure && !self.has_ended() && self.closing.get().is_none() && !self.is_poisoned()
     }
 
     /// Says that the next opening needs no claim, if everything is uploaded.
@@ -192,7 +199,8 @@ impl Replication {
         };
         // The last one stays: by it an opening knows the replica for its own.
         let _ = self.spool.delete_to(uploaded.saturating_sub(1));
-        if is_done && self.ownership() == Ownership::Owner {
+        // A store that was fenced says nothing more there.
+        if is_done && self.ownership() == Ownership::Owner && !self.has_ended() {
             // After an error the next opening takes this store for one that was killed.
             let _ = self.until_deadline(self.fence.close()).await;
         }
@@ -267,22 +275,4 @@ impl Replication {
         let url = self.storage.to_string();
         self.stop(Stopped::Diverged { url, problem });
     }
-}
-
-/// A sealed file, in memory unless it is large, and its timestamp.
-fn read(path: &Path, bytes: u64) -> io::Result<(Body, i64)> {
-    if bytes <= LARGE {
-        let bytes = Bytes::from(fs::read(path)?);
-        return Ok((bytes.clone().into(), timestamp_of(&bytes)));
-    }
-    let file = File::open(path)?;
-    let mut head = [0; 40];
-    file.read_exact_at(&mut head, 0)?;
-    Ok((Arc::new(file).into(), timestamp_of(&head)))
-}
-
-/// The timestamp in the header of a sealed file.
-fn timestamp_of(file: &[u8]) -> i64 {
-    let bytes = file.get(32..40).and_then(|bytes| bytes.try_into().ok());
-    bytes.map_or(0, i64::from_be_bytes)
 }

@@ -223,7 +223,7 @@ fn refuse_own_history(path: &Path, storage: &Storage, spool: &Spool, position: &
     let is_unchanged = matches!(local, Local::Behind { pages, .. } if pages.is_empty());
     let is_sealed = spool.newest().is_none_or(|newest| newest.txid <= position.txid);
     let (txid, time) = (position.txid, position.timestamp);
-    let (fence, spooled) = (Fence::new(storage.clone(), 0), spool.path(txid));
+    let (fence, spooled) = (Fence::new(storage.clone(), 0), spool.body(txid));
     // Litestream's snapshots have times of their own.
     let is_there =
         position.lineage == 0 || request(storage, async move { fence.is_at(txid, spooled, Some(time)).await })?;

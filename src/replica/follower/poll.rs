@@ -348,7 +348,7 @@ impl Following {
         if there != position.lineage {
             return Err(Trouble::Diverged(other_lineage(position.lineage, there)));
         }
-        let spooled = self.spool.path(position.txid);
+        let spooled = self.spool.body(position.txid);
         // A file that cannot be read says nothing.
         match fence.is_at(position.txid, spooled, Some(position.timestamp)).await {
             Ok(false) => Err(Trouble::Diverged(other_transaction(position.txid))),

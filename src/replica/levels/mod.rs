@@ -17,10 +17,8 @@
 //! left out from then on, and the next snapshot is made at once, of the files that are left. If those do not make the
 //! newest state, its owner uploads a file with every page as the next transaction ([`Levels::wants_every_page`]), and the
 //! snapshot is made of that one. So the states behind it can be restored; those from the damage up to it cannot.
-//!
-//! Retention lists first, then reads the claims, then deletes: a claim that was entered before a file of its number could
-//! be listed is known by then.
 
+mod retain;
 mod rules;
 
 use std::collections::BTreeSet;
@@ -356,41 +354,6 @@ impl Levels {
                 let _ = fs::remove_file(self.copy_of(input.level, input.txids));
             }
         }
-    }
-
-    /// Deletes what is not needed any more: lists, then reads the claims by `claims`, then deletes. Returns the files
-    /// that are gone.
-    ///
-    /// # Errors
-    ///
-    /// The storage fails. Some files may have been deleted.
-    pub async fn retain(
-        &mut self,
-        now: SystemTime,
-        claims: impl Future<Output = Result<BTreeSet<u64>>>,
-        permit: &dyn Permit,
-    ) -> Result<Vec<FileInfo>> {
-        self.retained = now;
-        let files = all_files(&self.storage).await?;
-        let damaged: BTreeSet<_> = self.damaged.iter().map(|(file, _)| (file.level, file.txids)).collect();
-        // Only then: another owner's files are no inputs of this one.
-        let claims = claims.await?;
-        self.files = files;
-        let mut deleted = Vec::new();
-        for file in expendable(&self.files, &claims, &self.times, now) {
-            if !permit.is_given() {
-                break;
-            }
-            self.storage.delete(file.level, file.txids).await?;
-            deleted.push(file);
-        }
-        let gone: BTreeSet<_> = deleted.iter().map(|file| (file.level, file.txids)).collect();
-        let is_left = |file: &FileInfo| {
-            let key = (file.level, file.txids);
-            !gone.contains(&key) && !damaged.contains(&key)
-        };
-        self.files.retain(is_left);
-        Ok(deleted)
     }
 
     /// The error. A file that cannot be used is left out of later merges.

@@ -19,6 +19,7 @@ mod bucket;
 mod failure;
 mod folder;
 mod layout;
+mod listing;
 mod reader;
 mod requests;
 #[cfg_attr(
@@ -47,6 +48,7 @@ use self::bucket::{Access, Bucket, Parts};
 pub use self::failure::{FailureKind, StorageError};
 use self::folder::Folder;
 pub use self::layout::{Layout, Txids};
+pub(crate) use self::listing::{all_files, newest};
 pub use self::reader::ObjectReader;
 use self::requests::Loaded;
 use self::url::{Place, Service};
@@ -477,31 +479,6 @@ impl Storage {
         let time = time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
         Attributes::from_iter([(Attribute::Metadata(self.place.timestamp.into()), time)])
     }
-}
-
-/// The levels that Litestream may write, from the finest to the snapshots.
-const LEVELS: std::ops::RangeInclusive<u8> = 0..=9;
-
-/// Lists the files of all levels. What is moved up meanwhile is found above, since a level is listed after those below it.
-pub(crate) async fn all_files(storage: &Storage) -> Result<Vec<FileInfo>> {
-    let mut files = Vec::new();
-    for level in LEVELS {
-        files.extend(storage.list(level).await?);
-    }
-    Ok(files)
-}
-
-/// The newest transaction. A list may be out of date, so the storage is also asked for files that these files do not
-/// show: that of a transaction which may be there, and those that come next.
-pub(crate) async fn newest(storage: &Storage, files: &[FileInfo], known: u64) -> Result<u64> {
-    let mut newest = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
-    if known > newest && storage.has(0, Txids::one(known)).await? {
-        newest = known;
-    }
-    while storage.has(0, Txids::one(newest + 1)).await? {
-        newest += 1;
-    }
-    Ok(newest)
 }
 
 /// Makes a request of this storage, and waits for it.

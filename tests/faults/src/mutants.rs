@@ -47,6 +47,9 @@ const REPLICA_KILL: &[&str] = &["replica", "--only", "kill", "--states", "300"];
 const REPLICA_FENCE: &[&str] = &["replica", "--only", "fence", "--states", "400"];
 const REPLICA_STORAGE: &[&str] = &["replica", "--only", "storage", "--states", "200"];
 
+/// The scenario of `tests/model-check` that has the fence.
+const MODEL: &[&str] = &["model-check", "--scenario", "one_history", "--schedules", "100000"];
+
 const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "it replies before COMMIT",
@@ -352,8 +355,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a fenced store goes on to write levels and snapshots",
         change: Change::Source {
-            file: "src/replica/replication.rs",
-            from: "        is_sure && self.phase() != Phase::Ended && self.closing",
+            file: "src/replica/upload.rs",
+            from: "        is_sure && !self.has_ended() && self.closing",
             to: "        is_sure && self.closing",
         },
         suite: REPLICA_FENCE,
@@ -377,9 +380,54 @@ const MUTANTS: &[Mutant] = &[
         suite: REPLICA_FENCE,
     },
     Mutant {
+        name: "a claim is not entered",
+        change: Change::Source {
+            file: "src/replica/fence.rs",
+            from: "        if !self.enter_claim(tip + 1, now, take_over).await? {",
+            to: "        let _ = (now, take_over);\n        if false && !self.enter_claim(tip + 1, now, take_over).await? {",
+        },
+        suite: MODEL,
+    },
+    Mutant {
+        name: "a claim does not list after its entry",
+        change: Change::Source {
+            file: "src/replica/fence.rs",
+            from: "        Ok(newest == tip)\n",
+            to: "        Ok(true)\n",
+        },
+        suite: MODEL,
+    },
+    Mutant {
+        name: "a killed store claims its replica from the one that took over",
+        change: Change::Source {
+            file: "src/replica/fence.rs",
+            from: "            if !take_over && seen.as_ref()",
+            to: "            if false && seen.as_ref()",
+        },
+        suite: MODEL,
+    },
+    Mutant {
+        name: "what waited in the spool makes an owner",
+        change: Change::Source {
+            file: "src/replica/upload.rs",
+            from: "        self.set_ownership(if is_inherited {",
+            to: "        self.set_ownership(if false {",
+        },
+        suite: MODEL,
+    },
+    Mutant {
+        name: "an idle store that learns that it is fenced goes on",
+        change: Change::Source {
+            file: "src/replica/upload.rs",
+            from: "                        Some(other) => Some(Err(Failed::Taken(other))),\n",
+            to: "                        Some(other) => {\n                            self.fenced(&other);\n                            continue;\n                        }\n",
+        },
+        suite: MODEL,
+    },
+    Mutant {
         name: "a list that is out of date is believed",
         change: Change::Source {
-            file: "src/replica/storage/mod.rs",
+            file: "src/replica/storage/listing.rs",
             from: "    if known > newest && storage.has(0, Txids::one(known)).await? {\n        newest = known;\n    }\n    while storage",
             to: "    let _ = known;\n    while false && storage",
         },
@@ -463,11 +511,11 @@ impl Workshop {
 
     /// Checks that the unchanged source passes the suites of these mutants.
     fn control(&self, mutants: &[&Mutant]) -> Result<String, String> {
-        self.build(None)?;
         let mut suites: Vec<&[&str]> = mutants.iter().map(|mutant| mutant.suite).collect();
         suites.sort_unstable();
         suites.dedup();
         for suite in &suites {
+            self.build(None, suite)?;
             let output = self.run(suite, None)?;
             if !output.status.success() {
                 return Err(format!(
@@ -483,11 +531,11 @@ impl Workshop {
     fn try_mutant(&self, mutant: &Mutant) -> Result<String, String> {
         let omission = match &mutant.change {
             Change::Source { .. } => {
-                self.build(Some(&mutant.change))?;
+                self.build(Some(&mutant.change), mutant.suite)?;
                 None
             }
             Change::Omit(sync) => {
-                self.build(None)?;
+                self.build(None, mutant.suite)?;
                 Some(*sync)
             }
         };
@@ -501,9 +549,11 @@ impl Workshop {
             ));
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let found = said
-            .lines()
-            .find(|line| line.starts_with("FAILED:") || line.starts_with("HANGS:"));
+        let found = said.lines().find(|line| {
+            ["FAILED:", "HANGS:", "failed:"]
+                .iter()
+                .any(|word| line.starts_with(word))
+        });
         match found {
             Some(line) => Ok(format!("caught by {}: {}", mutant.suite[0], shortened(line))),
             None => Err(format!(
@@ -514,25 +564,22 @@ impl Workshop {
         }
     }
 
-    /// Updates the copy from the repository, applies the change, and builds the harness.
-    fn build(&self, change: Option<&Change>) -> Result<(), String> {
+    /// Updates the copy from the repository, applies the change, and builds the harness, or the model check.
+    fn build(&self, change: Option<&Change>, suite: &[&str]) -> Result<(), String> {
         let changed = match change {
             Some(Change::Source { file, from, to }) => Some((*file, self.changed(file, from, to)?)),
             _ => None,
         };
         copy(&self.repository, &self.copy, &self.repository, &changed).map_err(|error| format!("copying: {error}"))?;
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let what: &[&str] = match suite == MODEL {
+            true => &["--manifest-path", "tests/model-check/Cargo.toml"],
+            false => &["-p", "faults", "--bin", "faults"],
+        };
         let output = Command::new(cargo)
-            .args([
-                "build",
-                "--release",
-                "--quiet",
-                "-p",
-                "faults",
-                "--bin",
-                "faults",
-                "--target-dir",
-            ])
+            .args(["build", "--release", "--quiet"])
+            .args(what)
+            .arg("--target-dir")
             .arg(&self.target)
             .current_dir(&self.copy)
             .env_remove("CARGO_TARGET_DIR")
@@ -561,6 +608,13 @@ impl Workshop {
     }
 
     fn run(&self, suite: &[&str], omission: Option<&str>) -> Result<Output, String> {
+        if suite == MODEL {
+            let mut command = Command::new(self.target.join("release/larder-model-check"));
+            return command
+                .args(&suite[1..])
+                .output()
+                .map_err(|error| format!("running it: {error}"));
+        }
         let mut command = Command::new(self.target.join("release/faults"));
         command
             .args(suite)

@@ -9,12 +9,19 @@ use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::stream::TryStreamExt;
 use larder::replica::fence::{ClaimResult, Entry, Fence, Holder, Upload};
 use larder::replica::runtime;
 use larder::replica::storage::{FailureKind, FileInfo, Layout, Storage, Txids, Written};
+use larder::{Options, ReplicaOptions, Store, WriteTx};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use tempfile::tempdir;
 
+use super::lying::{Lie, Lying};
 use super::simulated::{Random, Simulated};
+use crate::support::child::PATIENCE;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -44,7 +51,7 @@ fn create(fence: &Fence, txid: u64, contents: &str) -> Upload {
 
 fn claim(fence: &Fence, tip: u64, contents: &str) -> ClaimResult {
     let bytes = Bytes::from(contents.to_owned());
-    ask!(fence, claim(tip, 0, bytes, now())).unwrap()
+    ask!(fence, claim(tip, 0, bytes, now(), true)).unwrap()
 }
 
 fn folder() -> (tempfile::TempDir, Storage) {
@@ -142,6 +149,78 @@ fn claim_fences_the_owner_before() {
     assert!(error.to_string().contains("so this process deletes nothing"), "{error}");
 }
 
+/// It was told to claim its own replica, as the store of a process that was killed; another store was told to take over
+/// meanwhile.
+#[test]
+fn claim_over_another_store_has_to_be_told() {
+    let (_folder, storage) = folder();
+    let (old, again) = (Fence::new(storage.clone(), 1), Fence::new(storage.clone(), 1));
+    enter(&old);
+    assert_eq!(create(&old, 1, "old"), Upload::New);
+    let own = |txid: u64| {
+        let bytes = Bytes::from(format!("again {txid}"));
+        ask!(again, claim(txid - 1, 0, bytes, now(), false)).unwrap()
+    };
+    assert_eq!(own(2), ClaimResult::Made);
+    let new = Fence::new(storage.clone(), 2);
+    assert_eq!(claim(&new, 2, "new"), ClaimResult::Made);
+    assert_eq!(own(4), ClaimResult::Moved);
+    assert_eq!(ask!(new, look()).unwrap(), Holder::Us);
+    assert_eq!(ask!(storage, list(0)).unwrap().len(), 3);
+}
+
+/// The replica of a store that still writes is restored on a new machine. It stood still for good: it waited for the
+/// file behind the one that it had seen first.
+#[test]
+fn primary_goes_on_while_its_replica_is_restored() {
+    let objects = Arc::new(InMemory::new());
+    Storage::set_memory("goes-on", Arc::clone(&objects) as _);
+    let folder = tempdir().unwrap();
+    let open = |name: &str, url: &str| {
+        let replica = ReplicaOptions::to(url).restore_if_missing(true).take_over(true);
+        Options::new()
+            .replicate_to(replica)
+            .open(folder.path().join(name))
+            .unwrap()
+    };
+    let upload = |store: &Store, n: u32| {
+        let insert = move |tx: &WriteTx<'_>| {
+            tx.execute_batch("CREATE TABLE IF NOT EXISTS t(n)")?;
+            tx.execute("INSERT INTO t VALUES (?1)", [n])
+        };
+        store.write(insert).unwrap();
+        store.replica().unwrap().flush(PATIENCE).unwrap()
+    };
+    let all = || {
+        let list = objects.list(None).try_collect::<Vec<_>>();
+        let objects: Vec<_> = futures_executor::block_on(list).unwrap();
+        objects
+            .into_iter()
+            .map(|object| object.location)
+            .collect::<BTreeSet<_>>()
+    };
+    let read = |path: &Path| {
+        let bytes = async { objects.get(path).await.unwrap().bytes().await };
+        futures_executor::block_on(bytes).unwrap()
+    };
+    let old = open("old.db", "memory:goes-on");
+    upload(&old, 1);
+    let lying = Lying::new(Lie::GoesOn);
+    let before = all();
+    for path in &before {
+        futures_executor::block_on(lying.store.put(path, read(path).into())).unwrap();
+    }
+    upload(&old, 2);
+    let next = all().into_iter().find(|path| !before.contains(path)).unwrap();
+    *lying.later.lock().unwrap() = Some((next.clone(), read(&next)));
+    Storage::set_memory("goes-on-new", Arc::clone(&lying) as _);
+    let new = open("new.db", "memory:goes-on-new");
+    assert!(lying.later.lock().unwrap().is_none(), "it has arrived meanwhile");
+    upload(&new, 3);
+    let sum = new.read(|tx| tx.query_row("SELECT sum(n) FROM t", [], |row| row.get::<_, u32>(0)));
+    assert_eq!(sum.unwrap(), 6);
+}
+
 /// A file of the disk is compared a piece at a time.
 #[test]
 fn large_claim_is_made_once() {
@@ -160,7 +239,7 @@ fn large_claim_is_made_once() {
         (file, ClaimResult::Made),
         (large(2), ClaimResult::Moved),
     ] {
-        assert_eq!(ask!(new, claim(1, 0, file, now())).unwrap(), made);
+        assert_eq!(ask!(new, claim(1, 0, file, now(), true)).unwrap(), made);
     }
     assert_eq!(ask!(storage, list(0)).unwrap()[1].size, (64 << 20) + 1);
 }
@@ -255,7 +334,7 @@ fn owner_of_another_program_is_an_error() {
         error.contains("larder/owner.json could not be read: it is not larder's"),
         "{error}"
     );
-    assert!(ask!(fence, claim(0, 0, Bytes::new(), now())).is_err());
+    assert!(ask!(fence, claim(0, 0, Bytes::new(), now(), true)).is_err());
 }
 
 /// A file of the schedules: its transaction, who made it, and the hash of the chain that it goes on from.
@@ -336,7 +415,7 @@ async fn process(
         let seen = fence.owner().await.ok()?;
         restore(&storage, &mut chain).await?;
         if let Some((txid, bytes)) = left.as_ref().filter(|(_, bytes)| goes_on(bytes, &chain)) {
-            let claim = fence.claim(*txid - 1, 0, bytes.clone(), now()).await;
+            let claim = fence.claim(*txid - 1, 0, bytes.clone(), now(), true).await;
             if !claim.is_ok_and(|claim| claim == ClaimResult::Made) {
                 continue;
             }
@@ -350,7 +429,7 @@ async fn process(
             let txid = chain.len() as u64 + 1;
             let bytes = file(txid, opening, &chain);
             spools.lock().unwrap().insert(node, (txid, bytes.clone()));
-            let claim = fence.claim(chain.len() as u64, 0, bytes.clone(), now()).await;
+            let claim = fence.claim(chain.len() as u64, 0, bytes.clone(), now(), true).await;
             if claim.is_ok_and(|claim| claim == ClaimResult::Made) {
                 acknowledge(&history, txid, &bytes);
                 history.lock().unwrap().claims += 1;

@@ -1,9 +1,12 @@
 //! An object store that lies, for the tests: around one in memory.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::stream::{BoxStream, StreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -23,18 +26,28 @@ pub(super) enum Lie {
     CutsBodies,
     /// Bodies have a byte too many.
     StretchesBodies,
+    /// Another process's upload arrives before level 0 is listed for the second time.
+    GoesOn,
 }
 
 #[derive(Debug)]
 pub(super) struct Lying {
     lie: Lie,
-    store: InMemory,
+    pub(super) store: InMemory,
+    /// How often level 0 was listed, and what arrives then.
+    lists: AtomicU32,
+    pub(super) later: Mutex<Option<(Path, Bytes)>>,
 }
 
 impl Lying {
     pub(super) fn new(lie: Lie) -> Arc<Self> {
         let store = InMemory::new();
-        Arc::new(Self { lie, store })
+        Arc::new(Self {
+            lie,
+            store,
+            lists: AtomicU32::new(0),
+            later: Mutex::new(None),
+        })
     }
 }
 
@@ -70,7 +83,7 @@ impl ObjectStore for Lying {
         let mut result = self.store.get_opts(location, options).await?;
         let GetResultPayload::Stream(stream) = result.payload;
         let lie = self.lie;
-        let changed = move |bytes: Result<bytes::Bytes>| {
+        let changed = move |bytes: Result<Bytes>| {
             bytes.map(|bytes| match lie {
                 Lie::CutsBodies => bytes.slice(..bytes.len() - 1),
                 Lie::StretchesBodies => [&bytes[..], b"x"].concat().into(),
@@ -86,6 +99,15 @@ impl ObjectStore for Lying {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let is_level_0 = prefix.is_some_and(|prefix| prefix.as_ref() == "ltx/0");
+        if self.lie == Lie::GoesOn
+            && is_level_0
+            && self.lists.fetch_add(1, SeqCst) == 1
+            && let Some((path, bytes)) = self.later.lock().unwrap().take()
+        {
+            let put = self.store.put_opts(&path, bytes.into(), PutMode::Create.into());
+            put.now_or_never().expect("memory does not wait").unwrap();
+        }
         self.store.list(prefix)
     }
 

@@ -2,17 +2,20 @@
 //!
 //! It includes larder's own files by their paths: the folder `queue/`, `write/closing.rs`, `write/context.rs` and
 //! `read/context.rs` (the contents of the two queues), `write/held.rs` (the replies that wait for the replica),
-//! `write/seat.rs` (whose turn it is to write, and the writer thread),
-//! `read/worker.rs` (the work of a reader thread) and `store/futures.rs`. They take threads, locks, atomics and the time from `sync.rs`. This crate has another `sync.rs`,
-//! in which [shuttle](https://docs.rs/shuttle) decides at each step which thread continues. Stand-ins replace the rest
-//! of larder, without SQLite: `write.rs` does in the writer's seat what larder's writer does, and commits to a log in
-//! memory; `replica.rs` uploads it; `store.rs` and `read.rs` call the included files as larder's do.
+//! `write/seat.rs` (whose turn it is to write, and the writer thread), `read/worker.rs` (the work of a reader thread) and
+//! `store/futures.rs`; and the fence between two primaries with what uses it: `replica/fence.rs`, `upload.rs`, `enter.rs`,
+//! `levels/retain.rs`, `levels/rules.rs` and `storage/listing.rs`. They take threads, locks, atomics and the time from
+//! `sync.rs`. This crate has another `sync.rs`, in which [shuttle](https://docs.rs/shuttle) decides at each step which
+//! thread continues. Stand-ins replace the rest of larder, without SQLite: `write.rs` does in the writer's seat what
+//! larder's writer does, and commits to a log in memory; `replica/acknowledge.rs` uploads it; `replica/storage.rs` is a
+//! bucket behind a bad network; `store.rs` and `read.rs` call the included files as larder's do.
 //!
 //! ```text
 //! cargo run --release --manifest-path tests/model-check/Cargo.toml             about a minute, all scenarios
 //!     ... -- --schedules 1000000                                              that many, over all scenarios
 //!     ... -- --seconds 600 --scenario closing                                 one scenario, for that time
 //!     ... -- --scenario closing --replay 91022c...                            a failed schedule, again
+//!     ... -- --weakened ChangedBytes                                          a variant that must fail
 //! ```
 //!
 //! # What holds in each schedule
@@ -30,6 +33,8 @@
 //! - A task whose reply is ready is woken without a timer, unless a reader thread is stuck.
 //! - After the close no queue has a job left, and every closure has been dropped, once.
 //! - No lock is held while a waker is woken or a closure dropped: they may call back into the store.
+//! - Stores that share a replica have one history (`replica/nodes.rs`). There are weakened variants of that scenario,
+//!   each without one thing that the proof in `fence.rs` rests on, and each must be found to fail.
 //!
 //! # Out of scope
 //!
@@ -42,7 +47,7 @@
 
 use std::io::{self, Write};
 use std::panic;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
@@ -72,8 +77,9 @@ mod larder {
     pub(crate) mod runtime {
         #[expect(dead_code, reason = "the connection's interrupt asks for more than the model does")]
         pub(crate) mod cancellation;
+        pub(crate) mod date;
         pub(crate) mod panic;
-        pub(crate) use crate::stand_ins::{clock, fork, timer};
+        pub(crate) use crate::stand_ins::{clock, fork, random, timer};
         pub(crate) use crate::sync;
     }
     pub(crate) mod telemetry {
@@ -81,6 +87,9 @@ mod larder {
         pub(crate) mod event;
     }
 }
+
+// `tokio::time` and `tokio::sync` are the model's.
+extern crate self as tokio;
 
 mod ledger;
 mod read;
@@ -95,9 +104,16 @@ mod write;
 pub(crate) use larder::{queue, runtime, telemetry};
 pub(crate) use stand_ins::{error, options, transaction};
 
+use replica::{Reached, WEAKENED, Weakness};
 use scenarios::{SCENARIOS, Scenario};
 
 const BATCH: usize = 500;
+
+/// The scenario of which there are weakened variants.
+const HISTORY: &str = "one_history";
+
+/// In so many schedules one must be found in which a weakened variant fails.
+const WEAKENED_SCHEDULES: usize = 2_000_000;
 
 /// How often priorities change in a schedule.
 const DEPTHS: [usize; 3] = [2, 3, 5];
@@ -108,6 +124,7 @@ struct Arguments {
     seconds: Option<u64>,
     scenario: Option<String>,
     replay: Option<String>,
+    weakened: Option<String>,
 }
 
 impl Arguments {
@@ -122,9 +139,10 @@ impl Arguments {
                 "--seconds" => parsed.seconds = Some(number()?),
                 "--scenario" => parsed.scenario = Some(value),
                 "--replay" => parsed.replay = Some(value),
+                "--weakened" => parsed.weakened = Some(value),
                 _ => {
                     return Err(format!(
-                        "{name} is not known: --schedules, --seconds, --scenario, --replay"
+                        "{name} is not known: --schedules, --seconds, --scenario, --replay, --weakened"
                     ));
                 }
             }
@@ -138,6 +156,9 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(problem) => return fail(&problem),
     };
+    if let Some(name) = &arguments.weakened {
+        return run_weakened(name);
+    }
     let wanted = |scenario: &&Scenario| arguments.scenario.as_ref().is_none_or(|name| *name == scenario.name);
     let chosen: Vec<_> = SCENARIOS.iter().filter(wanted).collect();
     if chosen.is_empty() {
@@ -177,6 +198,17 @@ fn main() -> ExitCode {
         "{schedules} schedules of {scenarios} scenarios in {:.1?}",
         began.elapsed()
     );
+    if chosen.iter().any(|scenario| scenario.name == HISTORY) && !failed.contains(&HISTORY) {
+        let reached = Reached::all();
+        println!("{HISTORY}: {}", reached.as_ref().unwrap_or_else(|told| told));
+        // Within seconds there is no time for the rare one.
+        let is_rare = |weakness: &&Weakness| **weakness == Weakness::ClaimsBeforeList;
+        let has_time = arguments.schedules.is_some();
+        let mut tried = WEAKENED.iter().filter(|weakness| has_time || !is_rare(weakness));
+        if reached.is_err() || !tried.all(|weakness| is_caught(*weakness)) {
+            failed.push(HISTORY);
+        }
+    }
     if failed.is_empty() {
         return ExitCode::SUCCESS;
     }
@@ -184,6 +216,50 @@ fn main() -> ExitCode {
         "failed: {}. To see one again: --scenario NAME --replay SCHEDULE",
         failed.join(", ")
     ))
+}
+
+/// Looks for a schedule in which a weakened variant fails. In a process of its own, whose stderr shuttle fills.
+fn is_caught(weakness: Weakness) -> bool {
+    let _ = io::stdout().flush();
+    let this = std::env::current_exe().expect("the path of this program");
+    let mut child = Command::new(this);
+    child
+        .args(["--weakened", &format!("{weakness:?}")])
+        .stderr(Stdio::null());
+    child.status().is_ok_and(|status| status.success())
+}
+
+/// That process.
+fn run_weakened(name: &str) -> ExitCode {
+    let Some(weakness) = WEAKENED.iter().find(|weakness| format!("{weakness:?}") == name) else {
+        return fail(&format!("the weakened variants are: {WEAKENED:?}"));
+    };
+    let run = SCENARIOS
+        .iter()
+        .find(|scenario| scenario.name == HISTORY)
+        .expect("it is one")
+        .run;
+    let began = Instant::now();
+    let mut config = config();
+    config.ungraceful_shutdown_config.immediately_return_on_panic = true;
+    weakness.give();
+    for (batch, made) in (1..).zip((BATCH..=WEAKENED_SCHEDULES).step_by(BATCH)) {
+        let config = config.clone();
+        let ran = panic::catch_unwind(move || match batch % 2 {
+            0 => Runner::new(PctScheduler::new(DEPTHS[batch / 2 % DEPTHS.len()], BATCH), config).run(run),
+            _ => Runner::new(RandomScheduler::new(BATCH), config).run(run),
+        });
+        if let Err(panic) = ran {
+            let told = panic.downcast_ref::<String>().map(String::as_str);
+            let told = told.or_else(|| panic.downcast_ref::<&str>().copied());
+            let told = told.and_then(|told| told.lines().next()).unwrap_or("it panicked");
+            let took = began.elapsed();
+            println!("  {name:<18} is caught within {made} schedules, {took:.1?}: {told}");
+            return ExitCode::SUCCESS;
+        }
+    }
+    println!("  {name:<18} FAILED: it is not caught in {WEAKENED_SCHEDULES} schedules");
+    ExitCode::FAILURE
 }
 
 fn fail(problem: &str) -> ExitCode {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::ledger::{Held, Id, Ledger, Ticket};
 use crate::options::{Durability, Options, ReadOptions, WriteOptions};
+use crate::replica;
 use crate::runtime::cancellation::is_cancelled;
 use crate::store::Store;
 use crate::sync::thread::{self, Thread};
@@ -53,6 +54,7 @@ scenarios! {
     seat_nested
     replicated
     replicated_closing
+    one_history
     reads
     reads_stuck
     reads_timed_out
@@ -1034,6 +1036,13 @@ fn replicated_closing() {
         world.close(FAR);
     });
     world.end(callers.into_iter().chain([closing]));
+}
+
+// ---- the fence ----
+
+/// Nodes that share one replica.
+fn one_history() {
+    MOST_THREADS.fetch_max(1 + replica::one_history(), Ordering::Relaxed);
 }
 
 // ---- reads ----

@@ -31,6 +31,15 @@ pub(crate) mod fork {
     }
 }
 
+/// Replaces `runtime/random.rs`: the schedule chooses the numbers.
+pub(crate) mod random {
+    use crate::time::below;
+
+    pub(crate) fn number() -> u64 {
+        1 + below(usize::MAX - 1) as u64
+    }
+}
+
 /// Replaces `runtime/timer.rs`: each timer has its own thread, so two may fire at once.
 pub(crate) mod timer {
     use crate::sync::thread;

@@ -160,6 +160,32 @@ impl Condvar {
     }
 }
 
+/// As tokio's, for one waiter.
+#[derive(Default)]
+pub(crate) struct Notify {
+    permit: plain::AtomicBool,
+    waiter: Plain<Option<Waker>>,
+}
+
+impl Notify {
+    pub(crate) fn notify_one(&self) {
+        self.permit.store(true, SeqCst);
+        if let Some(waiter) = self.waiter.lock().unwrap().take() {
+            waiter.wake();
+        }
+    }
+
+    pub(crate) fn notified(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|context| {
+            if self.permit.swap(false, SeqCst) {
+                return Poll::Ready(());
+            }
+            *self.waiter.lock().unwrap() = Some(context.waker().clone());
+            Poll::Pending
+        })
+    }
+}
+
 pub(crate) mod thread {
     use std::io;
 

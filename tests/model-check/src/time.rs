@@ -8,6 +8,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::ops::{Add, Sub};
+use std::pin::pin;
+use std::sync::{Arc, Mutex as Plain};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -142,6 +144,43 @@ impl Drop for Timer {
             drop(ring);
         }
     }
+}
+
+/// The time was over first.
+#[derive(Debug)]
+pub(crate) struct Elapsed;
+
+/// As tokio's.
+pub(crate) async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let over = Arc::new(Plain::new((false, None::<Waker>)));
+    let rings = Arc::clone(&over);
+    let _timer = after(limit, move || {
+        let mut over = rings.lock().unwrap();
+        over.0 = true;
+        let waiting = over.1.take();
+        drop(over);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    });
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        if let Poll::Ready(done) = work.as_mut().poll(context) {
+            return Poll::Ready(Ok(done));
+        }
+        let mut over = over.lock().unwrap();
+        if over.0 {
+            return Poll::Ready(Err(Elapsed));
+        }
+        over.1 = Some(context.waker().clone());
+        Poll::Pending
+    })
+    .await
+}
+
+/// As tokio's.
+pub(crate) async fn timeout_at<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    timeout(deadline.saturating_duration_since(Instant::now()), work).await
 }
 
 /// Advances the clock without a waiter.

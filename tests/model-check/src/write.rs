@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::mem;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
 use crate::ledger::{Id, Log};
@@ -53,6 +53,13 @@ pub(crate) struct Writer {
     /// writer thread.
     maintained: bool,
     maintains: bool,
+}
+
+/// As larder's: why a store takes no more writes.
+#[expect(dead_code, reason = "what is told to users")]
+pub(crate) enum Stopped {
+    Fenced { by: String, since: SystemTime },
+    Diverged { url: String, problem: String },
 }
 
 enum Next {
