@@ -248,8 +248,8 @@ pub enum Error {
     /// every write fails. What was committed here and is not in the replica is in this file alone.
     #[error(
         "the replica was taken over by {by}, so this store takes no more writes: stop this process, and let only one \
-         process be the primary; to serve again from here, move the database and its folder -replica away and restore \
-         the replica"
+         process be the primary; to serve again from here, move the database away, with all files whose names begin with \
+         its own, and follow or restore the replica"
     )]
     Fenced {
         /// Who took it over, as far as that is known: its host and process, and when.
@@ -259,12 +259,12 @@ pub enum Error {
     },
 
     /// What is committed is not in the replica yet, and the call waited for that. It stays committed, and goes up when
-    /// the replica can be reached.
-    #[error("not in the replica after {waited:.1?}: {reason}; it is committed here, and goes up later")]
+    /// the replica can be reached; unless another process has taken the replica over, which `reason` says.
+    #[error("committed here, and not in the replica after {waited:.1?}: {reason}")]
     NotReplicated {
         /// How long the call has waited.
         waited: Duration,
-        /// What it waited for.
+        /// What it waited for, and what becomes of the commit.
         reason: String,
     },
 
@@ -287,9 +287,10 @@ pub enum Error {
 
     /// Another process owns the replica, and has not closed it. Nothing was changed.
     #[error(
-        "the replica {url} of {} belongs to {owner}, which has not closed it; {last_seen}. If that process still runs, stop \
-         it first: two primaries cannot share a replica. If its machine is lost, call ReplicaOptions::take_over(true) for \
-         this one start: that process can never write to the replica again then",
+        "{} cannot be a primary of {url}, which belongs to {owner}, and was not closed; {last_seen}. Two primaries cannot \
+         share a replica. If that process is to stay the primary, follow it (Follower::open). If not, stop it first; if its \
+         machine is lost, call ReplicaOptions::take_over(true) for this one start, after which that process can never write \
+         to the replica again",
         path.display()
     )]
     ReplicaInUse {
@@ -297,7 +298,7 @@ pub enum Error {
         path: PathBuf,
         /// The replica, without the query of its URL.
         url: String,
-        /// The host that owns it, and since when.
+        /// The host and the process that own it, and since when.
         owner: String,
         /// When it wrote to the replica last.
         last_seen: String,

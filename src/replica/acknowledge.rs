@@ -78,7 +78,11 @@ impl Replication {
             }
             Some(Error::Diverged { problem, .. }) => problem,
             Some(_) => "the store is poisoned, so what it committed last is not read from the WAL".to_owned(),
-            None => self.behind().unwrap_or_else(|| "the upload goes on".to_owned()),
+            None => {
+                let behind = self.behind();
+                let reason = behind.as_deref().unwrap_or("the upload goes on");
+                format!("{reason}; it goes up later")
+            }
         }
     }
 }

@@ -83,7 +83,7 @@ pub struct Owner {
     /// The number of the process's opening of that store.
     #[serde(default, with = "hex")]
     pub opening: u64,
-    /// The name of its machine.
+    /// The name of its machine and the number of its process, for people.
     pub host: String,
     /// When it entered itself.
     pub since: DateTime<Utc>,
@@ -151,7 +151,7 @@ pub enum Holder {
     Us,
     /// The process in `owner.json`.
     Other {
-        /// The name of its machine.
+        /// The name of its machine and the number of its process.
         host: String,
         /// When it entered itself.
         since: SystemTime,
@@ -172,7 +172,12 @@ pub struct Fence {
 impl Fence {
     /// A new opening of the store whose spool has that number.
     pub fn new(storage: Storage, node: u64) -> Self {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let machine = rustix::system::uname();
+        let host = format!(
+            "{}, process {}",
+            machine.nodename().to_string_lossy(),
+            std::process::id()
+        );
         Self {
             storage,
             node,

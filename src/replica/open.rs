@@ -806,10 +806,10 @@ fn missing(path: &Path, storage: &Storage, tip: u64) -> Error {
 /// What can be done where a database and its replica do not go on from one another.
 pub(super) fn ways_out(path: &Path) -> String {
     format!(
-        "If the replica is the one to keep, move the database and its folder {} away, and restore it, or call \
-         ReplicaOptions::on_divergence(OnDivergence::Restore), which does both. If the database is, call \
+        "If the replica is the one to keep, move {} away with all files whose names begin with its own, and restore it, or \
+         call ReplicaOptions::on_divergence(OnDivergence::Restore), which does both. If the database is, call \
          on_divergence(OnDivergence::Rebase), or choose another URL",
-        Spool::folder_of(path).display()
+        path.display()
     )
 }
 

@@ -1079,7 +1079,7 @@ impl LogKeeper for Replication {
         }
     }
 
-    fn closed(&self, deadline: Instant) -> Replicated {
+    fn closed(&self, deadline: Instant) -> Option<Replicated> {
         let _ = self.closing.set(deadline);
         self.wake.notify_one();
         self.sealed.notify_one();
@@ -1107,7 +1107,7 @@ impl LogKeeper for Replication {
         self.spool.release();
         drop(capture);
         self.tell();
-        Replicated { because }
+        Some(Replicated { because })
     }
 }
 

@@ -103,7 +103,7 @@ fn flush(replication: &Replication, shared: &Shared, timeout: Duration) -> Resul
         Some(stopped @ (Error::Fenced { .. } | Error::Diverged { .. })) => stopped,
         _ => Error::NotReplicated {
             waited: began.elapsed(),
-            reason,
+            reason: format!("{reason}; it goes up later"),
         },
     })
 }

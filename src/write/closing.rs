@@ -18,7 +18,7 @@ pub struct CloseReport {
     /// Why the WAL was not truncated; `None` if it was. No commit is lost: the next open reads the rest from the WAL.
     pub wal_kept_because: Option<String>,
     /// Whether everything that was committed is in the replica; `None` for a store without one
-    /// (`Options::replicate_to`).
+    /// (`Options::replicate_to`), and for a follower.
     pub replicated: Option<bool>,
     /// Why it is not. The rest is uploaded after the next opening.
     pub not_replicated_because: Option<String>,

@@ -62,8 +62,8 @@ pub(crate) trait LogKeeper: Send + Sync {
     /// Called as the store closes, before its connection does: nothing is committed by this store any more.
     fn last_turn(&self, turn: &Turn<'_>);
 
-    /// Called once the connection has closed. Returns what the report of closing says.
-    fn closed(&self, deadline: Instant) -> Replicated;
+    /// Called once the connection has closed. Returns what the report of closing says, if it has a replica to say it of.
+    fn closed(&self, deadline: Instant) -> Option<Replicated>;
 }
 
 /// A moment in which this store commits nothing.

@@ -49,7 +49,7 @@ impl Writer {
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, wal_kept_because.is_some());
         let (shared, telemetry) = (Arc::clone(&self.shared), Arc::clone(&self.telemetry));
         self.close_connection();
-        let replicated = shared.keeper().map(|keeper| keeper.closed(deadline));
+        let replicated = shared.keeper().and_then(|keeper| keeper.closed(deadline));
         let report = CloseReport {
             finished: telemetry.counters.finished_closing.get(),
             never_started: shared.queue.discarded() + u64::from(was_carried),
@@ -90,7 +90,11 @@ impl Writer {
     fn finish_log(&mut self, deadline: Instant) -> Option<String> {
         let read = self.readers.close(deadline);
         if self.shared.poison.get().is_some() {
-            return Some("the store is poisoned, so the log is left as it is for recovery".to_owned());
+            let why = match self.shared.stopped.get() {
+                Some(_) => "the store took no more writes, because of its replica, so the log is left as it is",
+                None => "the store is poisoned, so the log is left as it is for recovery",
+            };
+            return Some(why.to_owned());
         }
         if let Err(reader) = read {
             return Some(reader);

@@ -70,12 +70,12 @@ impl LogKeeper for Following {
         let _ = run("ROLLBACK");
     }
 
-    fn closed(&self, deadline: Instant) -> Replicated {
+    fn closed(&self, deadline: Instant) -> Option<Replicated> {
         let _ = self.closing.set(deadline);
         self.wake.notify_one();
         self.wait_for_end(deadline);
         self.spool.release();
-        Replicated { because: None }
+        None
     }
 }
 

@@ -38,6 +38,9 @@ use crate::replica::storage::{FailureKind, Storage, StorageError, request};
 use crate::runtime::sync::Arc;
 use crate::telemetry::event::event;
 
+/// The database, its WAL and its folder.
+pub(super) const MOVE_AWAY: &str = "move the file away, with all files whose names begin with its own";
+
 /// What was found before the file is opened.
 struct Prepared {
     storage: Storage,
@@ -235,8 +238,7 @@ fn refuse_own_history(path: &Path, storage: &Storage, spool: &Spool, position: &
         storage,
         format!(
             "a store has written to it up to transaction {txid}, and it may have what the replica lacks. To follow the \
-             replica instead, move the file and its folder {} away, and open the follower again, which restores it",
-            spool.folder().display()
+             replica instead, {MOVE_AWAY}, and open the follower again, which restores it"
         ),
     ))
 }

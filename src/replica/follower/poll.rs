@@ -13,6 +13,7 @@ use futures_util::future::{Either, select};
 
 use super::Following;
 use super::apply::Source;
+use super::open::MOVE_AWAY;
 use super::trouble::Trouble;
 use crate::error::Error;
 use crate::options::WhenFull;
@@ -409,16 +410,16 @@ impl Trouble {
 fn emptied(here: u64, tip: u64) -> String {
     format!(
         "the follower is at transaction {here}, and the replica ends with transaction {tip}: it was emptied, or begun again \
-         by another database. Follow another URL; or move the file and its folder -replica away, and open the follower \
-         again, which restores what the replica has now"
+         by another database. Follow another URL; or {MOVE_AWAY}, and open the follower again, which restores what the \
+         replica has now"
     )
 }
 
 fn other_transaction(txid: u64) -> String {
     format!(
         "transaction {} of the replica is not the one that the follower has applied: the replica was begun again, from an \
-         older state or by OnDivergence::Rebase. Move the file and its folder -replica away, and open the follower again, \
-         which restores what the replica has now",
+         older state or by OnDivergence::Rebase. To follow it, {MOVE_AWAY}, and open the follower again, which restores \
+         what the replica has now",
         Txid(txid)
     )
 }
@@ -430,7 +431,6 @@ pub(super) fn other_lineage(ours: u64, there: u64) -> String {
     };
     format!(
         "the follower is of the replica with the number {ours:016x}, and {there}: another database was replicated there. \
-         Follow another URL; or move the file and its folder -replica away, and open the follower again, which restores \
-         what the replica has now"
+         Follow another URL; or {MOVE_AWAY}, and open the follower again, which restores what the replica has now"
     )
 }

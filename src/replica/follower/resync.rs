@@ -179,5 +179,5 @@ impl Following {
     }
 }
 
-const WAY_OUT: &str = "Move the file and its folder -replica away, and open the follower again, which restores it. Changes \
-                       are made on the primary alone";
+const WAY_OUT: &str = "Move the file away, with all files whose names begin with its own, and open the follower again, \
+                       which restores it. Changes are made on the primary alone";

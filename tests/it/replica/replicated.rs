@@ -142,7 +142,10 @@ fn write_that_is_late_stays_committed() {
         panic!("{error}");
     };
     assert!(*waited >= SOON, "{waited:?}");
-    assert!(reason.contains("replica"), "{reason}");
+    assert!(
+        reason.contains("replica") && reason.ends_with("goes up later"),
+        "{reason}"
+    );
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::Local, false));
     assert_eq!(rows(&store), 1);
     bring_back();

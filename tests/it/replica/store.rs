@@ -762,7 +762,13 @@ fn replica_in_use_is_taken_over_if_asked() {
     let replica = place.to().restore_if_missing(true);
     let error = Options::new().replicate_to(replica.clone()).open(&path).unwrap_err();
     assert!(matches!(error, Error::ReplicaInUse { .. }), "{error}");
-    assert!(error.to_string().contains("take_over(true)"), "{error}");
+    for part in [
+        "take_over(true)",
+        "Follower::open",
+        &format!(", process {},", std::process::id()),
+    ] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
     assert!(!path.exists());
     // What the other does not have yet is lost to it.
     let store = Options::new()
@@ -777,7 +783,9 @@ fn replica_in_use_is_taken_over_if_asked() {
     assert!(matches!(error, Error::Fenced { .. }), "{error}");
     let error = zombie.write(|tx| tx.execute("DELETE FROM entry", [])).unwrap_err();
     assert!(matches!(error, Error::Fenced { .. }), "{error}");
-    assert_eq!(zombie.close().unwrap().replicated, Some(false));
+    let report = zombie.close().unwrap();
+    assert_eq!(report.replicated, Some(false), "{report}");
+    assert!(!report.to_string().contains("poisoned"), "{report}");
     fill(&store, 5);
     close(store);
     assert!(fs::read(&path).unwrap() == place.restored());
