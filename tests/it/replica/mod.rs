@@ -5,6 +5,8 @@ mod compaction;
 mod copied_volume;
 mod daemon;
 mod damage;
+#[cfg(feature = "async")]
+mod edge_example;
 mod fence;
 pub(crate) mod follower;
 mod format;
