@@ -175,7 +175,7 @@ impl Capture {
         if scan.commits() != made {
             let read = scan.commits();
             return Err(CaptureError::Lost(format!(
-                "{made} transactions were committed, and {read} of them are in the log"
+                "the log has {read} transactions since the last file, and {made} were counted"
             )));
         }
         let pages = scan.commit().unwrap_or(self.position.pages);

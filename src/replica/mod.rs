@@ -23,6 +23,7 @@ mod aside;
 mod branch;
 mod capture;
 mod clock;
+mod commits;
 mod compact;
 mod daemon;
 mod enter;

@@ -702,11 +702,7 @@ fn committed_at_open(shared: &Shared, log: &File, access: Access) -> io::Result<
     if access == Access::Shared
         && let Some(index) = shared.file.wal_index()
     {
-        return Ok(Committed {
-            frames: index.frames,
-            commits: index.changes,
-            salts: Some(index.salts),
-        });
+        return Ok(Committed::of(index));
     }
     // The first connection has recovered the log, which ends with its last valid commit.
     let frames = match header_of(log)? {

@@ -26,7 +26,8 @@
 //! for SQLite's locks, but for `turn`: that is the writer thread itself, which takes SQLite's write lock under it. Who has
 //! SQLite's write lock never waits for `capture`: a lone writer's caller only stores `committed`, and a checkpoint begins
 //! after the keeper has answered. `progress` guards what was reached, for those who wait for it. It may be taken under
-//! `capture`; the list of the spool and the figures, each for a look, are taken under it.
+//! `capture`; the list of the spool and the figures, each for a look, are taken under it. `commits` is taken under either,
+//! with nothing under it: the index of the log is read under it, so that no count is of an older index than the one before.
 //!
 //! # No wake-up is lost
 //!
@@ -48,6 +49,7 @@ use tokio::sync::Notify;
 
 use super::capture::{Capture, CaptureError, Committed, Full};
 use super::clock::StorageClock;
+use super::commits::Commits;
 use super::fence::Fence;
 use super::options::{ReplicaOptions, WhenSpoolFull};
 use super::position::Stamps;
@@ -55,7 +57,6 @@ use super::runtime;
 use super::spool::{Sealed, Spool};
 use super::storage::{FileInfo, Storage};
 use super::token::Token;
-use crate::connection::wal_index::WalIndex;
 use crate::error::{Error, Result};
 use crate::options::Access;
 use crate::read::DedicatedReader;
@@ -177,6 +178,8 @@ pub(crate) struct Replication {
     pub(super) spool: Arc<Spool>,
     access: Access,
     capture: Mutex<Capture>,
+    /// What all processes have committed, where others may.
+    commits: Mutex<Commits>,
     /// What the writer has committed: frames in the lower half, commits in the upper.
     committed: AtomicU64,
     /// What is in sealed files, in the same form. A hint: `capture` knows.
@@ -281,6 +284,7 @@ impl Replication {
             spool,
             access,
             capture: Mutex::new(capture),
+            commits: Mutex::new(Commits::new(committed)),
             committed: AtomicU64::new(pack(committed)),
             captured: AtomicU64::new(pack(captured)),
             phase: AtomicU8::new(phase as u8),
@@ -373,12 +377,7 @@ impl Replication {
             && let Some(shared) = self.shared.upgrade()
             && shared.file.has_wal_index()
         {
-            let index = shared.file.wal_index()?;
-            return Some(Committed {
-                frames: index.frames,
-                commits: index.changes,
-                salts: Some(index.salts),
-            });
+            return self.wal_index().map(|(committed, _)| committed);
         }
         Some(unpack(self.committed.load(Ordering::Acquire)))
     }
@@ -402,8 +401,12 @@ impl Replication {
         &self.telemetry.replica
     }
 
-    fn wal_index(&self) -> Option<WalIndex> {
-        self.shared.upgrade()?.file.wal_index()
+    /// What all processes have committed, and whether all of it is in the database file.
+    fn wal_index(&self) -> Option<(Committed, bool)> {
+        let shared = self.shared.upgrade()?;
+        let mut commits = self.commits.lock();
+        let index = shared.file.wal_index()?;
+        Some((commits.count(index), !index.is_unmoved()))
     }
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -991,7 +994,7 @@ impl LogKeeper for Replication {
             return;
         }
         let all_moved = match self.wal_index() {
-            Some(index) => index.changes == capture.commits() && !index.is_unmoved(),
+            Some((committed, all_moved)) => committed.commits == capture.commits() && all_moved,
             None => progress.log == capture.frames(),
         };
         if all_moved {
@@ -1193,7 +1196,7 @@ impl Replication {
             let committed = self.now_committed().ok_or("another process is committing")?;
             self.full_commits.store(committed.commits, Ordering::Release);
             let all_moved = match self.wal_index() {
-                Some(index) => !index.is_unmoved(),
+                Some((_, all_moved)) => all_moved,
                 None => turn.all_moved,
             };
             // Here as well: once others may write, the log may be another.

@@ -247,10 +247,16 @@ impl Checkpointer {
         self.empty = true;
     }
 
-    /// The keeper of the log does not allow an attempt. The next one comes when the log has grown, ever later.
-    pub(crate) fn put_off(&mut self) {
-        self.next = self.log.saturating_add(self.retry);
-        self.retry = (self.retry * 2).min(self.step);
+    /// In place of an attempt that the keeper of the log does not allow. The logs of attached databases are not its own.
+    /// If the attempt must be, the next one comes when the log has grown, ever later.
+    pub(crate) fn put_off(&mut self, conn: &Connection, guard: &SqlGuard, must: bool) {
+        if self.attached_log >= self.step {
+            self.move_attached(conn, guard, Mode::Passive);
+        }
+        if must {
+            self.next = self.log.saturating_add(self.retry);
+            self.retry = (self.retry * 2).min(self.step);
+        }
     }
 
     /// Makes one attempt.

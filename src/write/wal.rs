@@ -92,9 +92,7 @@ impl Writer {
         let keeper = shared.keeper();
         let must = mode != Mode::Passive;
         if keeper.is_some_and(|keeper| !keeper.before_checkpoint(must)) {
-            if must {
-                self.checkpointer.put_off();
-            }
+            self.checkpointer.put_off(&self.conn, &self.guard, must);
             return Ok(None);
         }
         let progress = {

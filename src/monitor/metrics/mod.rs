@@ -78,7 +78,7 @@
 //! | `larder.cache.memory` | gauge | bytes |  | Memory that caches, schemas and prepared statements use. |
 //! | `larder.replica.behind` | gauge | seconds |  | Age of the oldest capture that is not in the replica. |
 //! | `larder.replica.uploaded` | gauge | count |  | Number of the last transaction in the replica. |
-//! | `larder.replica.spool` | gauge | bytes |  | Number of bytes that wait to be uploaded, or were uploaded last. |
+//! | `larder.replica.spool` | gauge | bytes |  | Number of bytes that wait to be uploaded or, after that, to be merged. |
 //! | `larder.replica.uploads` | counter | count |  | Number of files that were uploaded to the replica. |
 //! | `larder.replica.upload_size` | counter | bytes |  | Number of bytes in these files. |
 //! | `larder.replica.upload_errors` | counter | count |  | Number of uploads that failed and were tried again. |

@@ -140,7 +140,7 @@ pub(super) const METRICS: &[Metric] = &[
         |sample| replica(sample, |replica| replica.behind.as_secs_f64())),
     gauge("larder.replica.uploaded", Unit::Count, "Number of the last transaction in the replica.",
         |sample| replica(sample, |replica| replica.uploaded as f64)),
-    gauge("larder.replica.spool", Unit::Bytes, "Number of bytes that wait to be uploaded, or were uploaded last.",
+    gauge("larder.replica.spool", Unit::Bytes, "Number of bytes that wait to be uploaded or, after that, to be merged.",
         |sample| replica(sample, |replica| replica.spool_bytes as f64)),
     counter("larder.replica.uploads", "Number of files that were uploaded to the replica.",
         |sample| replica(sample, |replica| replica.uploads)),

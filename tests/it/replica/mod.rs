@@ -15,6 +15,7 @@ pub(crate) mod late;
 mod levels;
 mod litestream;
 mod log;
+mod log_index;
 mod lying;
 pub(crate) mod replicated;
 mod restore;
