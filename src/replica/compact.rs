@@ -80,7 +80,10 @@ impl Replication {
             let Some(done) = self.unless_closing(self.compact_step(&mut compaction)).await else {
                 return;
             };
-            Arc::clone(&self).look_after(&mut compaction).await;
+            let Some(looked) = self.unless_closing(Arc::clone(&self).look_after(&mut compaction)).await else {
+                return;
+            };
+            let done = done.and_then(|next| looked.map(|()| next));
             is_pause = done.is_err();
             match done {
                 Ok(next) => {
@@ -124,6 +127,7 @@ impl Replication {
             }
         }
         self.take_damaged(levels).await;
+        levels.look_again().await?;
         self.figures().snapshots(levels.last_snapshot(), levels.snapshot_due());
         while let Some(due) = levels.due(now) {
             if !may() {
@@ -210,8 +214,11 @@ impl Replication {
     }
 
     /// Tells what is wrong with the replica, and has a file with every page made if only that helps.
-    async fn look_after(self: Arc<Self>, compaction: &mut Compaction) {
-        let Some(levels) = &mut compaction.levels else { return };
+    async fn look_after(self: Arc<Self>, compaction: &mut Compaction) -> Result<()> {
+        let Some(levels) = compaction.levels.as_mut().filter(|_| self.may_compact()) else {
+            return Ok(());
+        };
+        let wanted = levels.wants_every_page().await?;
         let problem = levels.problem();
         self.figures().damaged(problem.clone());
         if problem.is_none() && compaction.is_damaged {
@@ -224,7 +231,7 @@ impl Replication {
             );
         }
         compaction.is_damaged = problem.is_some();
-        if let Some(problem) = levels.wants_every_page() {
+        if let Some(problem) = wanted {
             event!(
                 warn,
                 "larder::replica",
@@ -234,6 +241,7 @@ impl Replication {
             );
             let _ = runtime::blocking(move || self.upload_every_page(&problem)).await;
         }
+        Ok(())
     }
 
     /// Waits until that time, but not longer than until a new upload is to be merged, unless it is the pause after a failure;

@@ -16,7 +16,7 @@ use std::path::Path;
 use super::ltx::{Decoder, Header};
 use super::open::header_of;
 use super::position::{LogPosition, Position};
-use super::storage::{FileInfo, ObjectReader, Result, Storage, request};
+use super::storage::{FileInfo, ObjectReader, Result, Storage, all_files, request};
 use super::wal::{WalError, WalHeader, WalScan};
 use crate::error::Error;
 
@@ -63,7 +63,9 @@ pub(super) fn position_behind(storage: &Storage, known: u64, path: &Path) -> cra
 /// The newest files of level 0 without a gap that were read from that log, oldest first.
 fn of_this_log(storage: &Storage, known: u64, log: &WalHeader) -> Result<Vec<(Header, FileInfo)>> {
     let listing = storage.clone();
-    let mut listed = request(storage, async move { listing.list(0).await })?;
+    let mut listed = request(storage, async move { all_files(&listing).await })?;
+    listed.retain(|file| file.level == 0);
+    listed.sort_unstable_by_key(|file| file.txids);
     let mut files: Vec<(Header, FileInfo)> = Vec::new();
     while let Some(info) = listed.pop().filter(|info| info.txids.max > known) {
         let is_next = files

@@ -70,6 +70,9 @@ use crate::telemetry::event::event;
 use crate::telemetry::replica::ReplicaOpened;
 use crate::write::Shared;
 
+/// How often an opening looks again because another process changed the owner meanwhile.
+const ENTRIES: u32 = 16;
+
 /// What was found before the file is opened.
 pub(crate) struct Prepared {
     replica: ReplicaOptions,
@@ -179,8 +182,16 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         }
         other => other?,
     }
-    prepared.enter()?;
-    Ok(prepared)
+    for _ in 0..ENTRIES {
+        if prepared.enter()? {
+            return Ok(prepared);
+        }
+        // A late request of an earlier store, or another process: what was found may have changed.
+        prepared.there = Ok(ask(&prepared.storage, &prepared.fence, known, !replica.unconditional)?);
+        prepared.refuse_owner(&path)?;
+        prepared.go_on_or_restore(&path, settings, false)?;
+    }
+    Err(prepared.storage.contended().into())
 }
 
 impl Prepared {
@@ -398,13 +409,13 @@ impl Prepared {
         })
     }
 
-    /// Enters this store as the owner, if that takes no claim.
-    fn enter(&mut self) -> Result<()> {
-        let Ok(there) = &self.there else { return Ok(()) };
+    /// Enters this store as the owner, if that takes no claim. Returns `false` if the owner was changed meanwhile.
+    fn enter(&mut self) -> Result<bool> {
+        let Ok(there) = &self.there else { return Ok(true) };
         if self.ownership == Ownership::ToClaim {
             // The first upload enters it.
             self.lineage = there.owner.as_ref().map_or(0, |seen| seen.owner.lineage);
-            return Ok(());
+            return Ok(true);
         }
         let lineage = match self.position.as_ref().map_or(0, |position| position.lineage) {
             0 => random::number(),
@@ -418,21 +429,14 @@ impl Prepared {
             Entry::Entered => Ownership::Owner,
             // A store with this spool was killed, or has a copy of it and lives. The first upload enters this one.
             Entry::NotClosed => Ownership::ToClaim,
-            Entry::Changed => {
-                return Err(Error::Replica {
-                    what: "its owner has changed while it was opened; open it again".into(),
-                    url: self.storage.to_string(),
-                    retryable: true,
-                    source: None,
-                });
-            }
+            Entry::Changed => return Ok(false),
         };
         let lineage = there.owner.as_ref().map_or(lineage, |seen| seen.owner.lineage);
         if let Some(position) = &mut self.position {
             position.lineage = lineage;
         }
         self.lineage = lineage;
-        Ok(())
+        Ok(true)
     }
 
     /// Begins to replicate the store whose database has just been opened.

@@ -136,7 +136,7 @@ impl Poll {
         let files = following.files().await?;
         let position = following.position();
         let tip = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
-        if tip < position.txid {
+        if tip < position.txid && !following.storage.has(0, Txids::one(position.txid)).await? {
             return Err(Trouble::Diverged(emptied(position.txid, tip)));
         }
         if tip > position.txid {

@@ -16,7 +16,8 @@
 //! spool still has is written once more: its bytes are fixed, so that is no other file ([`Levels::write_again`]). Any other is
 //! left out from then on, and the next snapshot is made at once, of the files that are left. If those do not make the
 //! newest state, its owner uploads a file with every page as the next transaction ([`Levels::wants_every_page`]), and the
-//! snapshot is made of that one. So the states behind it can be restored; those from the damage up to it cannot.
+//! snapshot is made of that one. So the states behind it can be restored; those from the damage up to it cannot. Before
+//! that the levels are listed once more ([`Levels::look_again`]): a list may have been out of date.
 
 mod retain;
 mod rules;
@@ -35,7 +36,7 @@ use crate::replica::restore::plan::{PlanError, Target, plan};
 use crate::replica::restore::rebuild::explain;
 use crate::replica::restore::time::from_millis;
 use crate::replica::runtime::{self, Closures};
-use crate::replica::storage::{FailureKind, FileInfo, Result, Storage, StorageError, Txids, all_files};
+use crate::replica::storage::{FailureKind, FileInfo, Result, Storage, StorageError, Txids, add_unlisted, all_files};
 use crate::runtime::random;
 use crate::runtime::sync::Arc;
 
@@ -170,13 +171,41 @@ impl Levels {
         }
     }
 
+    /// Lists the files once more if the newest state cannot be restored from those that are known: they may have been left
+    /// out of a list that was out of date, or have been merged since.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub async fn look_again(&mut self) -> Result<()> {
+        if self.asked || !matches!(self.health(), Health::Broken(_)) {
+            return Ok(());
+        }
+        let mut files = all_files(&self.storage).await?;
+        let unlisted = self
+            .files
+            .iter()
+            .filter(|file| !files.iter().any(|listed| is_same(listed, file)));
+        let unlisted: Vec<_> = unlisted.copied().collect();
+        files.extend(unlisted);
+        add_unlisted(&self.storage, &mut files).await?;
+        files.retain(|file| !self.damaged.iter().any(|(damaged, _)| is_same(damaged, file)));
+        self.files = files;
+        Ok(())
+    }
+
     /// Why only a file with every page helps, unless that was said before.
-    pub fn wants_every_page(&mut self) -> Option<String> {
+    ///
+    /// # Errors
+    ///
+    /// As [`look_again`](Self::look_again).
+    pub async fn wants_every_page(&mut self) -> Result<Option<String>> {
+        self.look_again().await?;
         let Health::Broken(problem) = self.health() else {
-            return None;
+            return Ok(None);
         };
         let is_new = !std::mem::replace(&mut self.asked, true);
-        is_new.then_some(problem)
+        Ok(is_new.then_some(problem))
     }
 
     fn health(&self) -> Health {

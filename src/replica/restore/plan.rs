@@ -120,23 +120,6 @@ pub(crate) fn restorable(files: &[FileInfo]) -> Vec<u64> {
     found
 }
 
-/// The transactions that no file has, up to the newest that some file has.
-pub(crate) fn gaps(files: &[FileInfo]) -> Vec<Txids> {
-    let mut all: Vec<Txids> = files.iter().map(|file| file.txids).collect();
-    all.sort_unstable();
-    let (mut reached, mut gaps) = (0u64, Vec::new());
-    for txids in all {
-        if txids.min > reached + 1 {
-            gaps.push(Txids {
-                min: reached + 1,
-                max: txids.min - 1,
-            });
-        }
-        reached = reached.max(txids.max);
-    }
-    gaps
-}
-
 /// The newest snapshot that is allowed.
 fn newest_snapshot<E>(
     files: &[FileInfo],
@@ -338,7 +321,6 @@ mod tests {
                 reached: None
             }
         );
-        assert_eq!(gaps(&files), [Txids { min: 3, max: 4 }]);
     }
 
     /// A claim stays in level 0 when the files around it are deleted. They are in a file of level 1, which is later.

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use super::plan::{SNAPSHOTS, Txid, gaps, restorable};
+use super::plan::{SNAPSHOTS, Txid, restorable};
 use super::time;
-use crate::replica::storage::{FileInfo, Result, Storage, Txids, all_files, request};
+use crate::replica::storage::{FileInfo, Result, Storage, Txids, all_files, gaps, request};
 
 /// A state that can be restored, by [`ReplicaRestore::txid`](crate::ReplicaRestore::txid).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,14 +9,14 @@ use std::{env, fmt};
 use super::apply::{ApplyError, read_through};
 use super::check;
 use super::fetch::Fetch;
-use super::plan::{PlanError, SNAPSHOTS, Target, Txid, gaps, plan};
+use super::plan::{PlanError, SNAPSHOTS, Target, Txid, plan};
 use super::progress::{Counted, ReplicaRestoreProgress, RestoreReporter};
 use super::rebuild::{explain, rebuild};
 use crate::backup::{Build, Fingerprint, NO_ROOM};
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
 use crate::options::Settings;
-use crate::replica::storage::{FailureKind, FileInfo, Storage, StorageError, all_files, request};
+use crate::replica::storage::{FailureKind, FileInfo, Storage, StorageError, all_files, gaps, request};
 use crate::telemetry::event::event;
 
 /// The rows of a store after one of its transactions, to compare a restored database with.

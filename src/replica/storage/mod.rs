@@ -48,7 +48,7 @@ use self::bucket::{Access, Bucket, Parts};
 pub use self::failure::{FailureKind, StorageError};
 use self::folder::Folder;
 pub use self::layout::{Layout, Txids};
-pub(crate) use self::listing::{all_files, newest};
+pub(crate) use self::listing::{add_unlisted, all_files, gaps, newest};
 pub use self::reader::ObjectReader;
 use self::requests::Loaded;
 use self::url::{Place, Service};
@@ -296,6 +296,24 @@ impl Storage {
     /// The storage fails.
     pub async fn has(&self, level: u8, txids: Txids) -> Result<bool> {
         self.exists(&self.key(level, txids)).await
+    }
+
+    /// A file by its name, whether a list shows it or not. `None` if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub async fn find(&self, level: u8, txids: Txids) -> Result<Option<FileInfo>> {
+        match self.head(&self.key(level, txids)).await {
+            Ok(found) => Ok(Some(FileInfo {
+                level,
+                txids,
+                size: found.meta.size,
+                modified: modified(&found.meta),
+            })),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// A whole file.

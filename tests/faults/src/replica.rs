@@ -119,7 +119,12 @@ pub fn run(arguments: &Arguments) -> Summary {
          {deleted} had lost their first transaction to retention",
         all.passed, all.failed
     );
-    if all.passed >= MANY && replicated::levels().contains(&0) {
+    // The others compare no folders.
+    let compares = arguments
+        .only
+        .as_ref()
+        .is_none_or(|only| ["cut", "calls", "kill"].contains(&only.as_str()));
+    if compares && all.passed >= MANY && replicated::levels().contains(&0) {
         eprintln!("FAILED: no store has merged or deleted its uploads, or made a snapshot: the suite has lost its aim");
         all.failed += 1;
     }

@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use larder::replica::levels::{Due, LevelTimes, Levels, SNAPSHOTS};
 use larder::replica::runtime;
-use larder::replica::storage::{FileInfo, Storage, StorageError, Txids};
+use larder::replica::storage::{FileInfo, Layout, Storage, StorageError, Txids};
 use larder::{Error, Replica, Store};
 
 use super::File;
 use super::litestream::{Litestream, Replicated};
+use super::lying::{Lie, Lying};
 
 /// The first second of the clock, the beginning of each period of the levels.
 const BEGIN: u64 = 1_790_035_200;
@@ -116,6 +118,17 @@ impl Owner {
             self.deleted += done?;
         }
         Ok(())
+    }
+
+    fn wants_every_page(&mut self) -> Option<String> {
+        let mut levels = self.levels.take().unwrap();
+        let (levels, wanted) = runtime::wait(async move {
+            let wanted = levels.wants_every_page().await;
+            (levels, wanted)
+        })
+        .unwrap();
+        self.levels = Some(levels);
+        wanted.unwrap()
     }
 
     /// The known files of a level.
@@ -328,10 +341,9 @@ fn damaged_input_is_named_and_left_out() {
     assert_eq!(last, Some(59));
 
     // Only a file with every page helps, and it is asked for once.
-    let levels = owner.levels.as_mut().unwrap();
-    let problem = levels.wants_every_page().unwrap();
+    let problem = owner.wants_every_page().unwrap();
     assert!(problem.contains("000000000000000d.ltx: the checksum"), "{problem}");
-    assert_eq!(levels.wants_every_page(), None);
+    assert_eq!(owner.wants_every_page(), None);
     owner.upload_every_page(61);
     owner.run(62).unwrap();
     assert_eq!(owner.levels.as_ref().unwrap().problem(), None);
@@ -350,6 +362,46 @@ fn damaged_input_is_named_and_left_out() {
     assert!(lost.contains("000000000000000d.ltx: the checksum"), "{lost}");
 }
 
+/// A list that is out of date lacks files that are there by their names.
+#[test]
+fn file_that_lists_hide_is_not_missing() {
+    let mut owner = Owner::new(9);
+    let lying = Lying::new(Lie::Hides);
+    owner.storage = Storage::on(Arc::clone(&lying) as _, Layout::Decimal);
+    let (first, late) = (1..=2, 3..=5);
+    let put = |owner: &Owner, txid: u64| {
+        owner.put(0, Txids::one(txid), txid, owner.files[txid as usize - 1].clone());
+    };
+    first.for_each(|txid| put(&owner, txid));
+    owner.open();
+    for txid in late {
+        put(&owner, txid);
+        lying.hide(format!("ltx/0/{}", Txids::one(txid).file_name()), u32::MAX);
+    }
+    owner.upload(6);
+    assert!(
+        owner
+            .levels
+            .as_ref()
+            .unwrap()
+            .problem()
+            .unwrap()
+            .contains("no file has the transactions")
+    );
+    assert_eq!(owner.wants_every_page(), None);
+    assert_eq!(owner.levels.as_ref().unwrap().problem(), None);
+    let mut known: Vec<_> = owner.of_level(0).iter().map(|file| file.txids.max).collect();
+    known.sort_unstable();
+    assert_eq!(known, [1, 2, 3, 4, 5, 6]);
+    // One that is not there by its name, either, is missing.
+    owner.upload(8);
+    let problem = owner.wants_every_page().unwrap();
+    assert!(
+        problem.contains("no file has the transactions 0000000000000007"),
+        "{problem}"
+    );
+}
+
 /// A damaged file that others can stand in for needs a snapshot, and no file with every page.
 #[test]
 fn damaged_merge_is_replaced_by_a_snapshot() {
@@ -362,8 +414,9 @@ fn damaged_merge_is_replaced_by_a_snapshot() {
     let merged = owner.of_level(1)[0];
     let levels = owner.levels.as_mut().unwrap();
     levels.is_damaged(merged, "for a test".into());
-    assert_eq!(levels.wants_every_page(), None);
-    assert!(levels.problem().unwrap().ends_with(".ltx: for a test"));
+    assert_eq!(owner.wants_every_page(), None);
+    let problem = owner.levels.as_ref().unwrap().problem();
+    assert!(problem.unwrap().ends_with(".ltx: for a test"));
     owner.run(20).unwrap();
     assert_eq!(owner.levels.as_ref().unwrap().problem(), None);
     assert_eq!(owner.of_level(SNAPSHOTS)[0].txids, Txids { min: 1, max: 20 });

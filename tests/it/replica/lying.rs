@@ -1,5 +1,6 @@
 //! An object store that lies, for the tests: around one in memory.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -7,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::stream::{BoxStream, StreamExt};
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 /// What it does other than a good store.
@@ -28,6 +29,10 @@ pub(super) enum Lie {
     StretchesBodies,
     /// Another process's upload arrives before level 0 is listed for the second time.
     GoesOn,
+    /// Lists are out of date, and lack some objects.
+    Hides,
+    /// A late request writes the owner just before an update.
+    ChangesOwner,
 }
 
 #[derive(Debug)]
@@ -37,17 +42,47 @@ pub(super) struct Lying {
     /// How often level 0 was listed, and what arrives then.
     lists: AtomicU32,
     pub(super) later: Mutex<Option<(Path, Bytes)>>,
+    /// The objects that so many lists do not show.
+    hidden: Mutex<HashMap<String, u32>>,
+    /// How often the owner is still to be changed.
+    changes: AtomicU32,
 }
 
 impl Lying {
     pub(super) fn new(lie: Lie) -> Arc<Self> {
-        let store = InMemory::new();
         Arc::new(Self {
             lie,
-            store,
+            store: InMemory::new(),
             lists: AtomicU32::new(0),
             later: Mutex::new(None),
+            hidden: Mutex::default(),
+            changes: AtomicU32::new(0),
         })
+    }
+
+    /// Hides an object from so many lists that would show it.
+    pub(super) fn hide(&self, location: impl Into<String>, lists: u32) {
+        self.hidden.lock().unwrap().insert(location.into(), lists);
+    }
+
+    pub(super) fn change_owner(&self, times: u32) {
+        self.changes.store(times, SeqCst);
+    }
+
+    /// Writes the same once more, as another version.
+    async fn write_again(&self, location: &Path) -> Result<()> {
+        let bytes = self.store.get(location).await?.bytes().await?;
+        self.store.put(location, bytes.into()).await.map(drop)
+    }
+
+    fn shows(&self, object: &ObjectMeta) -> bool {
+        match self.hidden.lock().unwrap().get_mut(object.location.as_ref()) {
+            Some(lists) if *lists > 0 => {
+                *lists -= 1;
+                false
+            }
+            _ => true,
+        }
     }
 }
 
@@ -67,6 +102,16 @@ impl ObjectStore for Lying {
         };
         if ignored {
             options.mode = PutMode::Overwrite;
+        }
+        if self.lie == Lie::ChangesOwner
+            && matches!(options.mode, PutMode::Update(_))
+            && location.as_ref().ends_with("owner.json")
+            && self
+                .changes
+                .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
+                .is_ok()
+        {
+            self.write_again(location).await?;
         }
         self.store.put_opts(location, payload, options).await
     }
@@ -108,7 +153,15 @@ impl ObjectStore for Lying {
             let put = self.store.put_opts(&path, bytes.into(), PutMode::Create.into());
             put.now_or_never().expect("memory does not wait").unwrap();
         }
-        self.store.list(prefix)
+        let listed = self.store.list(prefix).try_collect::<Vec<_>>();
+        let listed = listed.now_or_never().expect("memory does not wait");
+        match listed {
+            Ok(mut objects) => {
+                objects.retain(|object| self.shows(object));
+                stream::iter(objects.into_iter().map(Ok)).boxed()
+            }
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

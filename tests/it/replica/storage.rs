@@ -7,18 +7,18 @@ use std::future::Future;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use larder::Error;
 use larder::replica::runtime;
 use larder::replica::storage::{Created, FailureKind, FileInfo, Layout, Storage, StorageError, Txids, Written};
+use larder::{Error, Options, Replica};
 use tempfile::tempdir;
 
 use super::lying::{Lie, Lying};
-use crate::support::child::{self, Child, Task, succeeds, tell};
+use crate::support::child::{self, Child, PATIENCE, Task, succeeds, tell};
 
 /// 2026-09-21T14:13:20.123Z
 const TIME: i64 = 1_790_000_000_123;
@@ -265,6 +265,57 @@ fn bodies_of_another_length_are_errors() {
         let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
     }
+}
+
+/// The names of single transactions are known. A merged file is found by one more list.
+#[test]
+fn files_that_a_list_hides_are_found() {
+    let lying = Lying::new(Lie::Hides);
+    let storage = Storage::on(Arc::clone(&lying) as _, Layout::Decimal);
+    for txid in 4..=9 {
+        create(&storage, txid, "transaction").unwrap();
+    }
+    let merged = Txids { min: 1, max: 3 };
+    ask!(storage, put(1, merged, 3000, Bytes::from_static(b"merged"))).unwrap();
+    let replica = Replica::on(Arc::clone(&lying) as _, Layout::Decimal);
+    let states = || -> Vec<_> {
+        let spans = replica.points().unwrap();
+        let ends = spans.iter().map(|span| (span.first.txid, span.last.txid, span.states));
+        ends.collect()
+    };
+    let all = states();
+    assert_eq!(all.iter().map(|(_, _, states)| states).sum::<u64>(), 7, "{all:?}");
+    for hidden in [&[9][..], &[8, 9], &[5], &[4, 5, 6, 8]] {
+        for txid in hidden {
+            lying.hide(format!("ltx/0/{}", Txids::one(*txid).file_name()), 1);
+        }
+        assert_eq!(states(), all, "{hidden:?}");
+    }
+    for txid in 4..=6 {
+        lying.hide(format!("ltx/0/{}", Txids::one(txid).file_name()), u32::MAX);
+    }
+    lying.hide(format!("ltx/1/{}", merged.file_name()), 1);
+    assert_eq!(states(), all);
+}
+
+/// A late request of an earlier store changes the owner between two requests of an opening.
+#[test]
+fn opening_looks_again_if_the_owner_changes() {
+    let lying = Lying::new(Lie::ChangesOwner);
+    Storage::set_memory("changes-owner", Arc::clone(&lying) as _);
+    let folder = tempdir().unwrap();
+    let options = Options::new().replicate_to("memory:changes-owner");
+    let open = || options.clone().open(folder.path().join("app.db"));
+    open().unwrap().close().unwrap();
+    lying.change_owner(3);
+    let store = open().unwrap();
+    store.write(|tx| tx.execute_batch("CREATE TABLE t(x)")).unwrap();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    store.close().unwrap();
+    lying.change_owner(100);
+    let error = open().unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("owner.json"), "{error}");
 }
 
 #[test]

@@ -411,6 +411,15 @@ impl Storage {
         self.read(|state| state.objects.contains_key(&(level, txids))).await
     }
 
+    pub(super) async fn find(&self, level: u8, txids: Txids) -> Result<Option<FileInfo>> {
+        let file = |(_, modified): &(Bytes, SystemTime)| FileInfo {
+            level,
+            txids,
+            modified: *modified,
+        };
+        self.read(|state| state.objects.get(&(level, txids)).map(file)).await
+    }
+
     pub(super) async fn get(&self, level: u8, txids: Txids) -> Result<Bytes> {
         let found = self
             .read(|state| state.objects.get(&(level, txids)).map(|(bytes, _)| bytes.clone()))
