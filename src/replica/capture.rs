@@ -32,7 +32,7 @@ use std::sync::Arc;
 use super::clock::StorageClock;
 use super::ltx::{Encoder, Header, LtxError, lock_page};
 use super::position::{LogPosition, Position, Stamps};
-use super::spool::{Sealed, Spool};
+use super::spool::{Sealed, Spool, Unsealed};
 use super::wal::{HEADER_SIZE, WalError, WalHeader, WalScan};
 use crate::read::DedicatedReader;
 
@@ -200,7 +200,7 @@ impl Capture {
             database: &self.database,
         };
         let changed = scan.pages().map(|(page, frame)| (page, Some(frame)));
-        let sealed = write_file(&self.spool, &source, file, changed, &|| false)?;
+        let sealed = write_file(&self.spool, &source, file, changed)?;
         let log = LogPosition::of(header, scan.position());
         self.position = Position {
             txid: file.max_txid,
@@ -255,7 +255,7 @@ impl Capture {
             log: &self.log,
             database: &self.database,
         };
-        let sealed = write_file(&self.spool, &source, file, [(1, frame)].into_iter(), &|| false)?;
+        let sealed = write_file(&self.spool, &source, file, [(1, frame)].into_iter())?;
         self.position.txid = file.max_txid;
         self.position.timestamp = file.timestamp;
         self.write_position(false)?;
@@ -442,8 +442,9 @@ impl Capture {
 }
 
 impl Full {
-    /// Writes the file, unless it is told to stop. This takes a while, and needs no lock.
-    pub(super) fn write(&self, spool: &Spool, stop: impl Fn() -> bool) -> Result<Sealed, CaptureError> {
+    /// Writes the file, unless it is told to stop. This takes a while, and needs no lock. It is to be sealed under that of
+    /// the capture: the store may have closed meanwhile, and a file without its position cannot be gone on from.
+    pub(super) fn write(&self, spool: &Spool, stop: impl Fn() -> bool) -> Result<Unsealed, CaptureError> {
         // Dropped files whose names could not be deleted.
         spool.clear_from(self.header.max_txid).map_err(CaptureError::Spool)?;
         self.log.sync_data().map_err(CaptureError::Unsynced)?;
@@ -462,7 +463,10 @@ impl Full {
             log: &self.log,
             database: &self.database,
         };
-        write_file(spool, &source, self.header, pages, &stop)
+        let unsealed = write_unsealed(spool, &source, self.header, pages, &stop)?;
+        // While no lock is held.
+        unsealed.sync().map_err(CaptureError::Spool)?;
+        Ok(unsealed)
     }
 }
 
@@ -497,14 +501,25 @@ impl Source<'_> {
     }
 }
 
-/// Writes a file into the spool. If the log has begun again meanwhile, what was read from it may be wrong.
+/// Writes a file into the spool, and seals it.
 fn write_file(
     spool: &Spool,
     source: &Source<'_>,
     header: Header,
     pages: impl Iterator<Item = (u32, Option<u32>)>,
-    stop: &dyn Fn() -> bool,
 ) -> Result<Sealed, CaptureError> {
+    let unsealed = write_unsealed(spool, source, header, pages, &|| false)?;
+    spool.seal(unsealed).map_err(CaptureError::Spool)
+}
+
+/// Writes a file into the spool. If the log has begun again meanwhile, what was read from it may be wrong.
+fn write_unsealed(
+    spool: &Spool,
+    source: &Source<'_>,
+    header: Header,
+    pages: impl Iterator<Item = (u32, Option<u32>)>,
+    stop: &dyn Fn() -> bool,
+) -> Result<Unsealed, CaptureError> {
     let mut unsealed = spool.begin(header.max_txid).map_err(CaptureError::Spool)?;
     let mut encoder = Encoder::new(unsealed.writer(), header).map_err(unwritable)?;
     let mut contents = vec![0; header.page_size as usize];
@@ -519,7 +534,7 @@ fn write_file(
     to.flush().map_err(CaptureError::Spool)?;
     drop(to);
     source.check_log()?;
-    spool.seal(unsealed).map_err(CaptureError::Spool)
+    Ok(unsealed)
 }
 
 /// The header of the log. `None` if the log has none, since it is empty.

@@ -589,9 +589,14 @@ impl Prepared {
         if position.page_size != page_size {
             return rebase(position.txid, "the size of the pages has changed".into());
         }
-        match self.find_in_log(&position, log, committed)? {
-            Some(resumed) => Ok((position, Start::Goes, Some(resumed))),
-            None => rebase(
+        let resumed = self.find_in_log(&position, log, committed)?;
+        match (resumed, position.log) {
+            (Some(resumed), _) => Ok((position, Start::Goes, Some(resumed))),
+            (None, None) if !position.emptied => rebase(
+                position.txid,
+                "the last store ended before it had captured the whole database".into(),
+            ),
+            (None, _) => rebase(
                 position.txid,
                 "the database was changed while no store replicated it".into(),
             ),

@@ -794,7 +794,8 @@ impl Replication {
             // The store has closed without it, or is fenced.
             return;
         }
-        let followed = written.and_then(|sealed| {
+        let followed = written.and_then(|unsealed| {
+            let sealed = self.spool.seal(unsealed).map_err(CaptureError::Spool)?;
             capture.follow_full(&mut full)?;
             Ok(sealed)
         });

@@ -499,6 +499,11 @@ impl Unsealed {
     pub(super) fn writer(&mut self) -> BufWriter<&mut File> {
         BufWriter::with_capacity(1 << 16, &mut self.file)
     }
+
+    /// Syncs what was written, so that [`Spool::seal`] need not wait for it.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
 }
 
 impl Drop for Unsealed {

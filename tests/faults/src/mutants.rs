@@ -284,8 +284,8 @@ const MUTANTS: &[Mutant] = &[
         name: "the position is written before the file is sealed",
         change: Change::Source {
             file: "src/replica/capture.rs",
-            from: "        let sealed = write_file(&self.spool, &source, file, changed, &|| false)?;\n",
-            to: "        let early = Position {\n            txid: file.max_txid,\n            timestamp: file.timestamp,\n            pages,\n            log: Some(LogPosition::of(header, scan.position())),\n            emptied: false,\n            file: None,\n            ..self.position\n        };\n        self.spool.write_position(&early, false).map_err(CaptureError::Spool)?;\n        let sealed = write_file(&self.spool, &source, file, changed, &|| false)?;\n",
+            from: "        let sealed = write_file(&self.spool, &source, file, changed)?;\n",
+            to: "        let early = Position {\n            txid: file.max_txid,\n            timestamp: file.timestamp,\n            pages,\n            log: Some(LogPosition::of(header, scan.position())),\n            emptied: false,\n            file: None,\n            ..self.position\n        };\n        self.spool.write_position(&early, false).map_err(CaptureError::Spool)?;\n        let sealed = write_file(&self.spool, &source, file, changed)?;\n",
         },
         suite: REPLICA_KILL,
     },

@@ -447,6 +447,33 @@ fn full_spool_is_dropped_and_the_whole_goes_up() {
     assert_eq!(place.rebases(), ["what waited to be uploaded was dropped"]);
 }
 
+/// The storage comes back for the next store only, which is told why it begins with the whole.
+#[test]
+fn dropped_spool_is_told_to_the_next_store() {
+    let place = Place::new();
+    let replica = place.to().spool_limit(1 << 20);
+    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+    fill(&store, 10);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let outage = place.outage();
+    wait_until("the drop", || {
+        fill(&store, 100);
+        let behind = store.replica().unwrap().behind();
+        behind.is_some_and(|behind| behind.contains("spool_limit"))
+    });
+    let report = store.close_within(Duration::from_secs(1)).unwrap();
+    assert_eq!(report.replicated, Some(false), "{report}");
+    outage.end();
+    let store = place.open();
+    fill(&store, 1);
+    close(store);
+    place.compare_closed();
+    assert_eq!(
+        place.rebases(),
+        ["the last store ended before it had captured the whole database"]
+    );
+}
+
 /// The transactions that a flush waits for are dropped meanwhile: the full file that replaces them has a smaller number.
 #[test]
 fn flush_ends_though_the_spool_was_dropped() {
