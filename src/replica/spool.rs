@@ -420,7 +420,8 @@ impl Spool {
         }
     }
 
-    /// Deletes the oldest of the files up to that transaction until those have at most so many bytes, but not the newest.
+    /// Deletes the oldest of the files before that transaction until those up to it have at most so many bytes. It is the
+    /// newest in the replica, and stays: by it an opening knows the replica for its own.
     pub(super) fn keep_at_most(&self, bytes: u64, txid: u64) -> io::Result<()> {
         let oldest = {
             let files = self.files.lock();
@@ -432,7 +433,7 @@ impl Spool {
             });
             over.next().map(|sealed| sealed.txid)
         };
-        oldest.map_or(Ok(()), |txid| self.delete_to(txid))
+        oldest.map_or(Ok(()), |oldest| self.delete_to(oldest.min(txid - 1)))
     }
 
     /// Deletes the files behind that transaction. A power cut does not bring them back: others will have their numbers.
@@ -593,6 +594,19 @@ mod tests {
         assert!(spool.path(3).exists() && !spool.path(4).exists());
     }
 
+    /// A large file was uploaded, and another one waits behind it.
+    #[test]
+    fn newest_upload_stays_however_large() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(&folder.path().join("app.db")).unwrap();
+        for txid in 1..=4 {
+            seal(&spool, txid, b"large");
+        }
+        spool.keep_at_most(4, 3).unwrap();
+        let left: Vec<u64> = spool.paths().into_iter().map(|(txid, _)| txid).collect();
+        assert_eq!(left, [3, 4]);
+    }
+
     #[test]
     fn oldest_files_go_first() {
         let folder = tempfile::tempdir().unwrap();
@@ -606,7 +620,7 @@ mod tests {
         };
         // Those behind the transaction do not count.
         assert_eq!([first(16, 4), first(15, 4), first(8, 4), first(8, 5)], [1, 2, 3, 4]);
-        assert_eq!([first(0, 5), first(0, 6)], [6, 6]);
+        assert_eq!([first(0, 5), first(0, 6)], [5, 6]);
         assert_eq!(spool.bytes(), 4);
     }
 

@@ -6,6 +6,10 @@
 //! `larder/lock` from the comparison to the rename. A folder's objects have no metadata: the timestamp of an object is
 //! its mtime, as in Litestream's folders.
 //!
+//! A process may have failed to sync a folder after it gave a name there. Then the object was not acknowledged, and a
+//! power cut may take it. So a list of one who writes here syncs each folder first: what it shows stays. One who only reads
+//! may have no right to write, and relies on nothing.
+//!
 //! `object_store`'s own `LocalFileSystem` cannot update on a condition, refuses metadata, and leaves the files of a
 //! process that was killed. Here they are locked while they are written, and the first write of the next process
 //! removes those that are not.
@@ -55,6 +59,8 @@ const AGREEMENT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
     root: Arc<FsPath>,
+    /// Whether anything was to be written.
+    writes: Arc<AtomicBool>,
     /// Whether this process has removed the files of killed ones.
     swept: Arc<AtomicBool>,
     /// The folders whose entries are on the disk, those from before this process, too.
@@ -66,6 +72,7 @@ impl Folder {
     pub(super) fn new(root: PathBuf) -> Self {
         Self {
             root: root.into(),
+            writes: Arc::default(),
             swept: Arc::default(),
             settled: Arc::default(),
         }
@@ -140,6 +147,7 @@ impl Folder {
     }
 
     fn put(&self, location: &Path, payload: &PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.writes.store(true, Relaxed);
         let path = self.path(location);
         let write = || {
             self.make_parent(&path)?;
@@ -219,6 +227,11 @@ impl Folder {
                 },
                 Ok(entries) => entries,
             };
+            let entries: Vec<_> = entries.collect();
+            // After its names were read: each of them is on the disk then.
+            if self.writes.load(Relaxed) {
+                sync_folder(&path).map_err(|error| failed(&folder, error))?;
+            }
             for entry in entries {
                 let entry = entry.map_err(|error| failed(&folder, explain(&path, error)))?;
                 // No object that was put here has such a name.
