@@ -138,8 +138,8 @@ const MUTANTS: &[Mutant] = &[
         name: "a poisoned store makes a checkpoint as it closes",
         change: Change::Source {
             file: "src/write/shutdown.rs",
-            from: "        if self.shared.poison.get().is_some() {\n            return Some(\"the store is poisoned",
-            to: "        if false {\n            return Some(\"the store is poisoned",
+            from: "        if self.shared.poison.get().is_some() {\n            let why",
+            to: "        if false {\n            let why",
         },
         suite: WRITE_FULL,
     },
