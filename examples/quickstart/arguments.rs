@@ -6,17 +6,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::failure::Result;
+use crate::replica::Replica;
 
 pub(crate) const USAGE: &str = "\
 Opens a database with larder, loads CSV files into it, then reads and writes for five seconds and says how fast
 that was.
 
-usage: cargo run --release --example quickstart [-- DATABASE [CSV...]]
+usage: cargo run --release --example quickstart [-- [--replicate URL [--take-over]] DATABASE [CSV...]]
 
   DATABASE   an SQLite file; made if it is not there. It is written to (a table `larder_quickstart` is added, and
              WAL is switched on), so give a copy of a database that you care for.
   CSV        files with a header line, a new table each, named like the file. Types are inferred; an empty field
              and `NA` are NULL.
+
+  --replicate URL   copies each change to a folder, or to s3://bucket/path, while it works; a missing DATABASE is
+                    restored from there first. Build with `--features replicate`, for S3 with `--features s3`.
+  --take-over       from an owner of the replica that will never write to it again.
 
 With no arguments: made-up users and posts, in a temporary folder that is removed afterwards.
 
@@ -32,6 +37,7 @@ pub(crate) struct Arguments {
     /// `None`: a temporary database with generated rows.
     pub(crate) database: Option<PathBuf>,
     pub(crate) csv: Vec<PathBuf>,
+    pub(crate) replica: Option<Replica>,
     /// Duration of the load.
     pub(crate) duration: Duration,
     /// Number of users to generate.
@@ -41,13 +47,18 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// `None` if help was requested.
     pub(crate) fn parse() -> Result<Option<Self>> {
-        let Some(paths) = paths(env::args_os().skip(1))? else {
+        let Some((paths, replica)) = split(env::args_os().skip(1))? else {
             return Ok(None);
         };
         let mut paths = paths.into_iter();
+        let database = paths.next().map(refuse_csv).transpose()?;
+        if replica.is_some() && database.is_none() {
+            return Err("--replicate needs a DATABASE that stays: see --help".into());
+        }
         Ok(Some(Self {
-            database: paths.next().map(refuse_csv).transpose()?,
+            database,
             csv: paths.collect(),
+            replica,
             duration: duration()?,
             users: users()?,
         }))
@@ -64,21 +75,28 @@ fn refuse_csv(database: PathBuf) -> Result<PathBuf> {
     Ok(database)
 }
 
-/// The arguments that are not flags, or `None` if help was requested. After `--` nothing is a flag.
-fn paths(arguments: impl Iterator<Item = OsString>) -> Result<Option<Vec<PathBuf>>> {
-    let mut paths = Vec::new();
-    let mut flags = true;
-    for argument in arguments {
+/// The paths, and the replica; `None` if help was requested. After `--` nothing is a flag.
+fn split(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<(Vec<PathBuf>, Option<Replica>)>> {
+    let (mut paths, mut url, mut take_over, mut flags) = (Vec::new(), None, false, true);
+    while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--help" | "-h") if flags => return Ok(None),
             Some("--") if flags => flags = false,
+            Some("--take-over") if flags => take_over = true,
+            Some("--replicate") if flags => {
+                let given = arguments.next().and_then(|url| url.into_string().ok());
+                url = Some(given.ok_or("--replicate needs a URL, or a folder: see --help")?);
+            }
             Some(flag) if flags && flag.starts_with('-') => {
                 return Err(format!("unknown flag {flag}: see --help; a file of that name is ./{flag}").into());
             }
             _ => paths.push(argument.into()),
         }
     }
-    Ok(Some(paths))
+    if take_over && url.is_none() {
+        return Err("--take-over is for a replica: add --replicate URL".into());
+    }
+    Ok(Some((paths, url.map(|url| Replica { url, take_over }))))
 }
 
 fn duration() -> Result<Duration> {

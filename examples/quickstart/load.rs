@@ -14,6 +14,7 @@ use crate::failure::{Context, Result};
 use crate::lookups::{Lookup, Lookups};
 use crate::progress;
 use crate::random::Random;
+use crate::replica;
 
 /// The table of the writing threads.
 pub(crate) const TABLE: &str = "larder_quickstart";
@@ -36,6 +37,19 @@ pub(crate) struct Load {
     pub(crate) stats: Stats,
 }
 
+/// The newest row of the writing threads, and when it was written. `None` if there is none.
+#[cfg(feature = "replicate")]
+pub(crate) fn newest(store: &Store) -> Result<Option<(i64, String)>> {
+    Ok(store.read(|tx| {
+        let is_there = "SELECT 1 FROM sqlite_schema WHERE name = ?1";
+        if tx.query_optional(is_there, [TABLE], |_| Ok(()))?.is_none() {
+            return Ok(None);
+        }
+        let newest = format!("SELECT id, at FROM {TABLE} ORDER BY id DESC LIMIT 1");
+        tx.query_optional(&newest, [], |row| Ok((row.get(0)?, row.get(1)?)))
+    })?)
+}
+
 pub(crate) fn run(store: &Store, lookups: &Lookups, readers: usize, duration: Duration) -> Result<Load> {
     store
         .write(|tx| tx.execute_batch(CREATE))
@@ -55,8 +69,8 @@ pub(crate) fn run(store: &Store, lookups: &Lookups, readers: usize, duration: Du
         let writing: Vec<_> = (0..THREADS_THAT_WRITE)
             .map(|thread| scope.spawn(move || write(store, thread, shift)))
             .collect();
-        shift.show(duration);
-        (join_all(reading), join_all(writing))
+        let shown = shift.show(store, duration);
+        (shown.and_then(|()| join_all(reading)), join_all(writing))
     });
     let took = begun.elapsed();
     let (point_reads, joins) = reads?.into_iter().unzip();
@@ -150,14 +164,20 @@ impl Shift {
     }
 
     /// Shows the progress until the end.
-    fn show(&self, duration: Duration) {
+    fn show(&self, store: &Store, duration: Duration) -> Result<()> {
         let millis = |time: Duration| time.as_millis() as u64;
         let progress = progress::of_time("reading and writing".into(), millis(duration));
+        let mut told = Instant::now();
         while self.goes_on() {
+            if told.elapsed() >= Duration::from_secs(1) {
+                told = Instant::now();
+                progress.suspend(|| replica::tell(store))?;
+            }
             let left = self.until.saturating_duration_since(Instant::now());
             progress.set_position(millis(duration.saturating_sub(left)));
             thread::sleep(left.min(Duration::from_millis(100)));
         }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opens a store on your data and measures it on this machine.
 //!
 //! ```text
-//! cargo run --release --example quickstart [-- DATABASE [CSV...]]
+//! cargo run --release --example quickstart [-- [--replicate URL [--take-over]] DATABASE [CSV...]]
 //! ```
 //!
 //! It opens a store, loads CSV files into it, then reads and writes for five seconds and prints the results. Where to
@@ -10,6 +10,7 @@
 //! - `ingest.rs`: many rows, a thousand per transaction;
 //! - `load.rs`: threads that share one store, each with its own reads or writes;
 //! - `lookups.rs`: several queries in one snapshot, here about the schema;
+//! - `replica.rs`: a replica, from which a lost machine is restored;
 //! - `csv_file.rs`, `made_up.rs`: the sources of rows; `arguments.rs`, `failure.rs`, `report.rs`: everything else.
 
 mod arguments;
@@ -21,6 +22,7 @@ mod lookups;
 mod made_up;
 mod progress;
 mod random;
+mod replica;
 mod report;
 
 use std::io::Write;
@@ -36,6 +38,7 @@ use crate::arguments::{Arguments, USAGE};
 use crate::failure::{Context, Result};
 use crate::ingest::Ingested;
 use crate::lookups::Lookups;
+use crate::replica::Replica;
 
 fn main() -> ExitCode {
     match run(&mut std::io::stdout()) {
@@ -56,29 +59,31 @@ fn run(out: &mut impl Write) -> Result<()> {
         // The folder is deleted, with the database in it, when this function returns, also with an error.
         let folder = temporary_folder()?;
         let database = folder.path().join("quickstart.db");
-        return run_on(&database, duration, out, |store| {
+        return run_on((&database, None), duration, out, |store| {
             made_up::ingest(store, arguments.users)
         });
     };
     // All files are read before the database is touched: most mistakes show here.
     let files = csv_file::examine_all(&arguments.csv)?;
-    run_on(database, duration, out, |store| ingest::ingest(store, &files))
+    let opened = (database.as_path(), arguments.replica.as_ref());
+    run_on(opened, duration, out, |store| ingest::ingest(store, &files))
 }
 
 fn run_on(
-    database: &Path,
+    (database, replica): (&Path, Option<&Replica>),
     duration: Duration,
     out: &mut impl Write,
     ingest: impl FnOnce(&Store) -> Result<Vec<Ingested>>,
 ) -> Result<()> {
-    let mut store = open(database)?;
+    let mut store = open(database, replica)?;
     report::opened(out, &store)?;
+    replica::tell(&store)?;
     let ingested = ingest(&store)?;
     if !ingested.is_empty() {
         report::ingested(out, &ingested)?;
         // The load gets its own store, so that the statistics cover the load alone.
         store.close()?;
-        store = open(database)?;
+        store = open(database, replica)?;
     }
     serve(&store, duration, out)
 }
@@ -93,8 +98,13 @@ fn serve(store: &Store, duration: Duration, out: &mut impl Write) -> Result<()> 
 }
 
 /// larder's defaults, with one exception: a connection for each reading thread, so that none waits for another.
-fn open(database: &Path) -> Result<Store> {
-    Ok(Options::new().readers(threads_that_read() as u32).open(database)?)
+fn open(database: &Path, replica: Option<&Replica>) -> Result<Store> {
+    let options = Options::new().readers(threads_that_read() as u32);
+    let options = match replica {
+        Some(replica) => replica::replicate(options, replica)?,
+        None => options,
+    };
+    Ok(options.open(database)?)
 }
 
 fn temporary_folder() -> Result<TempDir> {
