@@ -1,5 +1,7 @@
 //! Replication: the formats of its files, and where they are kept.
 
+#[cfg(all(feature = "s3", feature = "azure"))]
+mod azure;
 mod beside_daemon;
 mod compaction;
 mod copied_volume;

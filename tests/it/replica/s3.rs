@@ -29,7 +29,7 @@ fn connect(url: &str, prefix: &str, environment: &Environment) -> Storage {
     Storage::connect_in(&format!("s3://bucket/{prefix}?endpoint={url}"), environment).unwrap()
 }
 
-fn create(storage: &Storage, txid: u64, contents: &str) -> Result<Created, StorageError> {
+pub(super) fn create(storage: &Storage, txid: u64, contents: &str) -> Result<Created, StorageError> {
     let bytes = Bytes::from(contents.to_owned());
     ask!(storage, create(0, Txids::one(txid), TIME, bytes))
 }
@@ -52,14 +52,34 @@ fn shown(error: &StorageError) -> String {
 fn moto_keeps_a_replica() {
     let Some(moto) = Service::moto("bucket") else { return };
     let storage = connect(&moto.url, "app", &environment(&[]));
+    keeps_a_replica(&storage);
+
+    let keys = ureq::get(format!("{}/bucket?list-type=2", moto.url)).call().unwrap();
+    let keys = keys.into_body().read_to_string().unwrap();
+    for key in [
+        "app/0000/00000000000000ff-00000000000000ff.ltx",
+        "app/0009/0000000000000001-0000000000000002.ltx",
+    ] {
+        assert!(keys.contains(&format!("<Key>{key}</Key>")), "{key} in {keys}");
+    }
+
+    let other = Storage::connect_in(&format!("s3://no-bucket/app?endpoint={}", moto.url), &environment(&[])).unwrap();
+    for error in [ask!(other, list(0)).unwrap_err(), create(&other, 1, "one").unwrap_err()] {
+        assert_eq!(error.kind(), FailureKind::Permanent);
+        assert!(error.to_string().contains("there is no bucket no-bucket"), "{error}");
+    }
+}
+
+/// What is asked of every server.
+pub(super) fn keeps_a_replica(storage: &Storage) {
     let server_time = ask!(storage, probe()).unwrap();
     let now = SystemTime::now();
     assert!(server_time > now - Duration::from_secs(600) && server_time < now + Duration::from_secs(5));
     ask!(storage, probe()).unwrap();
 
     for txid in [2, 0xff, 1] {
-        assert_eq!(create(&storage, txid, &format!("file {txid}")).unwrap(), Created::New);
-        assert_eq!(create(&storage, txid, "another").unwrap(), Created::Exists);
+        assert_eq!(create(storage, txid, &format!("file {txid}")).unwrap(), Created::New);
+        assert_eq!(create(storage, txid, "another").unwrap(), Created::Exists);
     }
     ask!(
         storage,
@@ -75,23 +95,8 @@ fn moto_keeps_a_replica() {
     ask!(storage, delete(0, Txids::one(2))).unwrap();
     assert!(ask!(storage, get(0, Txids::one(2))).unwrap_err().is_not_found());
 
-    let keys = ureq::get(format!("{}/bucket?list-type=2", moto.url)).call().unwrap();
-    let keys = keys.into_body().read_to_string().unwrap();
-    for key in [
-        "app/0000/00000000000000ff-00000000000000ff.ltx",
-        "app/0009/0000000000000001-0000000000000002.ltx",
-    ] {
-        assert!(keys.contains(&format!("<Key>{key}</Key>")), "{key} in {keys}");
-    }
-
-    owner_is_written_over_its_version(&storage);
-    large_files_go_in_parts(&storage);
-
-    let other = Storage::connect_in(&format!("s3://no-bucket/app?endpoint={}", moto.url), &environment(&[])).unwrap();
-    for error in [ask!(other, list(0)).unwrap_err(), create(&other, 1, "one").unwrap_err()] {
-        assert_eq!(error.kind(), FailureKind::Permanent);
-        assert!(error.to_string().contains("there is no bucket no-bucket"), "{error}");
-    }
+    owner_is_written_over_its_version(storage);
+    large_files_go_in_parts(storage);
 }
 
 fn owner_is_written_over_its_version(storage: &Storage) {

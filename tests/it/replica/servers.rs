@@ -1,4 +1,4 @@
-//! Servers on loopback: moto and rclone, which speak the S3 protocol, and one that answers as a test tells it.
+//! Servers on loopback: moto and rclone, which speak the S3 protocol, Azurite, and one that answers as a test tells it.
 
 use std::env;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -40,6 +40,24 @@ impl Service {
         command.args(["serve", "s3", "--addr", "127.0.0.1:0", "--auth-key"]);
         command.arg(format!("{key},{secret}")).arg(folder);
         Self::start(command, "put it on the PATH, or its path into LARDER_RCLONE")
+    }
+
+    /// The Azurite that `LARDER_AZURITE` names, or the one on the `PATH`: Microsoft's own server of the protocol, with the
+    /// account that it always has, over a folder.
+    #[cfg(feature = "azure")]
+    pub(super) fn azurite(folder: &Path) -> Option<Self> {
+        let program = env::var_os("LARDER_AZURITE").unwrap_or_else(|| "azurite-blob".into());
+        let mut command = Command::new(&program);
+        command.args([
+            "--blobHost",
+            "127.0.0.1",
+            "--blobPort",
+            "0",
+            "--disableTelemetry",
+            "--location",
+        ]);
+        command.arg(folder);
+        Self::start(command, "put it on the PATH, or its path into LARDER_AZURITE")
     }
 
     /// Starts a program that says its address on stderr or stdout.
