@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::replica::ltx::{Decoder, merge};
+use larder::replica::storage::{Storage, Txids};
 use larder::rusqlite::{Connection, OpenFlags};
 use larder::{AlertKind, At, Error, Follower, FollowerOptions, OnDivergence, Options, Replica, Store, Token};
 
 use super::litestream::{Litestream, put};
+use super::lying::{Lie, Lying};
 use super::store::Place;
 use crate::support::child::{self, Child, PATIENCE, Task, listen, tell};
 use crate::support::log;
@@ -834,6 +837,34 @@ fn killed_follower_goes_on() {
     wait_until("the last file", || follower.lag().txid == newest(&place));
     close(&follower);
     compare(&place.database(), &copy(&place));
+}
+
+/// The first look is a list. One that is out of date shows less than the follower has.
+#[test]
+fn list_that_is_out_of_date_stops_no_follower() {
+    let lying = Lying::new(Lie::Hides);
+    Storage::set_memory("hides", Arc::clone(&lying) as _);
+    let folder = tempfile::tempdir().unwrap();
+    let store = Options::new()
+        .replicate_to("memory:hides")
+        .open(folder.path().join("app.db"))
+        .unwrap();
+    let follow = || {
+        let replica = FollowerOptions::of("memory:hides").interval(Duration::from_millis(10));
+        options().follow(replica, folder.path().join("follower.db")).unwrap()
+    };
+    let last = (1..=5).fold(0, |_, n| upload(&store, n));
+    close(&follow());
+    for txid in 2..=last {
+        lying.hide(format!("ltx/0/{}", Txids::one(txid).file_name()), u32::MAX);
+    }
+    let follower = follow();
+    assert_eq!((rows(&follower), follower.lag().txid), (15, last));
+    upload(&store, 6);
+    catch_up(&store, &follower);
+    assert_eq!(rows(&follower), 21);
+    close(&follower);
+    store.close().unwrap();
 }
 
 /// Followers of many databases share the thread for requests.
