@@ -72,6 +72,11 @@ impl RawPages<'_> {
         self.write.execute((number, &*contents)).map(drop)
     }
 
+    /// A page of the database as the transaction began.
+    pub(crate) fn read(&mut self, number: u32) -> rusqlite::Result<Vec<u8>> {
+        self.read.query_row([number], |row| row.get(0))
+    }
+
     /// Cuts the database to so many pages. No page may be written after that.
     pub(crate) fn cut_to(&mut self, pages: u32) -> rusqlite::Result<()> {
         // "If the data column is NULL, then .. that page and all subsequent pages are truncated".

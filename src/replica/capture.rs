@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::clock::StorageClock;
-use super::ltx::{Encoder, Header, LtxError, lock_page};
+use super::ltx::{Decoder, Encoder, Header, LtxError, lock_page};
 use super::position::{LogPosition, Position, Stamps};
 use super::spool::{Sealed, Spool, Unsealed};
 use super::wal::{HEADER_SIZE, WalError, WalHeader, WalScan};
@@ -81,6 +81,8 @@ pub(super) struct Capture {
     page_size: u32,
     /// The number of the opening, which is in each file.
     opening: u64,
+    /// The opening that has sealed the last file. `None` if it is not known, and the file is in the replica.
+    sealer: Option<u64>,
     /// The end of the last file.
     position: Position,
     /// The number of commits at that position.
@@ -113,6 +115,9 @@ impl Capture {
         (spool, clock): (Arc<Spool>, Arc<StorageClock>),
         (position, opening): (Position, u64),
     ) -> Self {
+        let sealer = File::open(spool.path(position.txid)).ok();
+        let sealer = sealer.and_then(|file| Decoder::new(file).ok());
+        let sealer = sealer.map(|decoder| decoder.header().node_id);
         Self {
             log_path,
             log,
@@ -121,6 +126,7 @@ impl Capture {
             clock,
             page_size: position.page_size,
             opening,
+            sealer: sealer.filter(|sealer| *sealer != 0),
             position,
             commits: 0,
             scan: None,
@@ -135,6 +141,10 @@ impl Capture {
 
     pub(super) fn position(&self) -> &Position {
         &self.position
+    }
+
+    pub(super) fn sealer(&self) -> Option<u64> {
+        self.sealer
     }
 
     pub(super) fn clock(&self) -> &Arc<StorageClock> {
@@ -212,6 +222,7 @@ impl Capture {
             ..self.position
         };
         self.commits = to.commits;
+        self.sealer = Some(self.opening);
         if let Some(scan) = &mut self.scan {
             scan.clear();
         }
@@ -258,6 +269,7 @@ impl Capture {
         let sealed = write_file(&self.spool, &source, file, [(1, frame)].into_iter())?;
         self.position.txid = file.max_txid;
         self.position.timestamp = file.timestamp;
+        self.sealer = Some(self.opening);
         self.write_position(false)?;
         Ok(sealed)
     }
@@ -436,6 +448,7 @@ impl Capture {
             ..self.position
         };
         self.commits = full.commits;
+        self.sealer = Some(self.opening);
         self.scan = full.scan.take();
         self.write_position(false)
     }

@@ -7,9 +7,10 @@
 //!    before its first request, and each further request sends the same.
 //! 2. To claim a replica whose owner has not closed it, a process (a) enters itself into `owner.json` by If-Match, with
 //!    the claim C = its tip + 1; (b) lists level 0: its tip must be the newest; (c) creates C. If C is a file that it has
-//!    made itself, and no process before it, it is the owner. If (b) or (c) fails, it applies what is there, and begins
-//!    again. A store that was killed claims its own replica, too. Only a process that was told to take over claims the
-//!    replica of another store, and (a) sees whether that is it: another may have been told meanwhile.
+//!    made itself, and no process before it, it is the owner, and says so. If (b) or (c) fails, it gives the owner before
+//!    it back, applies what is there, and begins again. A store that was killed claims its own replica, too. Only a process
+//!    that was told to take over claims the replica of another store, and (a) sees whether that is it: another may have been
+//!    told meanwhile.
 //! 3. The file of a claim is not deleted, nor is the newest one. Retention lists first, then reads the claims, then
 //!    deletes.
 //!
@@ -22,6 +23,19 @@
 //! overtaken has its key among the claims since before it looked, so it cannot find that key free later. Between the
 //! list and the deletions of retention a claimant may enter itself: it lists after that, so it sees the newest file,
 //! which retention keeps, and its claim is beyond every file of retention's list.
+//!
+//! # The owner before
+//!
+//! Between (a) and the answer of (c) `owner.json` names a process that may lose. So the entry keeps the owner `before` it,
+//! which goes on as one: it finds itself displaced by its next Create, and not by an entry. The process that has made its
+//! claim takes `before` away. One that has lost puts it back. Its claim stays, unless it is one that nobody had entered, and
+//! its list has shown that it is lost: then no Create of it is under way. If another process has entered meanwhile, what that one gives back is the process that has made its claim.
+//!
+//! # Whose transaction it was
+//!
+//! A process says with which transaction its own files begin, before it creates the first of them: `openings`. So what a
+//! process had captured and not uploaded, as another one took over, is told from the other's transactions of these numbers
+//! (`token.rs`).
 //!
 //! # A write whose answer was lost
 //!
@@ -63,6 +77,9 @@ const CLAIM_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A claim is let go after so many others, too: a service that is killed every few seconds claims as often.
 const CLAIMS: usize = 1000;
 
+/// So many openings are known. A service that is restarted every hour has them for six weeks.
+const OPENINGS: usize = 1000;
+
 /// How often an entry is tried again because another process changed the owner meanwhile.
 const ENTRIES: u32 = 16;
 
@@ -91,6 +108,25 @@ pub struct Owner {
     pub closed: bool,
     /// Transactions whose files are kept.
     pub claims: Vec<Claim>,
+    /// The openings that have files of their own in the replica, oldest first.
+    #[serde(default)]
+    pub openings: Vec<Opening>,
+    /// The owner before it, as long as the claim may fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<Owner>>,
+}
+
+/// Where the files of an opening begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// The number of the opening.
+    #[serde(with = "hex")]
+    pub opening: u64,
+    /// Its first transaction.
+    pub first: u64,
+    /// The time of the transaction before that, in milliseconds since 1970, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<i64>,
 }
 
 /// A transaction with which a process claimed the replica, or tried to.
@@ -201,9 +237,15 @@ impl Fence {
         owner.node == self.node && owner.opening == self.opening
     }
 
+    /// The same, or it is the owner unless the claim of the one that has entered is made.
+    fn is_still_us(&self, owner: &Owner) -> bool {
+        self.is_us(owner) || owner.before.as_ref().is_some_and(|before| self.is_us(before))
+    }
+
     /// Whether another store owns the replica, and has not closed it: who takes it over has to be told to.
     pub fn is_rival(&self, owner: &Owner) -> bool {
-        !owner.closed && owner.node != self.node
+        let is_of_this = |owner: &Owner| owner.node == self.node;
+        !owner.closed && !is_of_this(owner) && !owner.before.as_deref().is_some_and(is_of_this)
     }
 
     /// Who owns the replica. `None` if no larder ever did.
@@ -240,8 +282,9 @@ impl Fence {
     }
 
     /// Becomes the owner of a replica whose owner has not closed it. `tip` is the newest transaction that the caller has
-    /// applied; `body` is a file of the next one, such as page 1 once more. Only one that was told to take the replica over
-    /// claims it from another store: that may have become the owner since the caller looked. After an error the claim may
+    /// applied; `body` is a file of the next one, such as page 1 once more, by this opening. Only one that was told to take
+    /// the replica over claims it from another store: that may have become the owner since the caller looked. After an error
+    /// the claim may
     /// have been made: call it again with the same bytes.
     ///
     /// # Errors
@@ -255,12 +298,32 @@ impl Fence {
         now: SystemTime,
         take_over: bool,
     ) -> Result<ClaimResult> {
-        if !self.may_claim(tip, now, take_over).await? {
+        self.claim_for(self.begins(tip + 1), timestamp_ms, body, now, take_over)
+            .await
+    }
+
+    /// The same, for a file of that opening: an earlier one of this store may have sealed it.
+    pub(super) async fn claim_for(
+        &self,
+        own: Opening,
+        timestamp_ms: i64,
+        body: impl Into<Body>,
+        now: SystemTime,
+        take_over: bool,
+    ) -> Result<ClaimResult> {
+        let tip = own.first - 1;
+        if !self.enter_and_list(own, now, take_over).await? {
             return Ok(ClaimResult::Moved);
         }
         match self.create(tip + 1, timestamp_ms, body).await? {
-            Upload::New | Upload::Ours => Ok(ClaimResult::Made),
-            Upload::Fenced(_) => Ok(ClaimResult::Moved),
+            Upload::New | Upload::Ours => {
+                self.confirm(tip + 1, now).await?;
+                Ok(ClaimResult::Made)
+            }
+            Upload::Fenced(_) => {
+                self.withdraw(own, false).await?;
+                Ok(ClaimResult::Moved)
+            }
         }
     }
 
@@ -271,15 +334,59 @@ impl Fence {
     ///
     /// As [`claim`](Self::claim).
     pub async fn may_claim(&self, tip: u64, now: SystemTime, take_over: bool) -> Result<bool> {
-        if !self.enter_claim(tip + 1, now, take_over).await? {
+        self.enter_and_list(self.begins(tip + 1), now, take_over).await
+    }
+
+    async fn enter_and_list(&self, own: Opening, now: SystemTime, take_over: bool) -> Result<bool> {
+        let Some(is_new) = self.enter_claim(own, now, take_over).await? else {
             return Ok(false);
+        };
+        let newest = self.newest(own.first - 1).await?;
+        // A newer one may be this process's own, by an earlier request. The Create compares. It is not deleted from now on.
+        let is_free = newest < own.first || !is_new && self.storage.has(0, Txids::one(own.first)).await?;
+        let is_tip = newest + 1 >= own.first;
+        if !is_free || !is_tip {
+            self.withdraw(own, is_new).await?;
         }
-        let newest = self.newest(tip).await?;
-        if newest > tip {
-            // It may be this process's own, by an earlier request. The Create compares. It is not deleted from now on.
-            return self.storage.has(0, Txids::one(tip + 1)).await;
+        Ok(is_free && is_tip)
+    }
+
+    /// The files of this opening begin with that transaction.
+    fn begins(&self, first: u64) -> Opening {
+        Opening {
+            opening: self.opening,
+            first,
+            after: None,
         }
-        Ok(newest == tip)
+    }
+
+    /// Says where the files of an opening begin, before the first of them is created. Returns whether no other process is the
+    /// owner.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails, or the owner changes all the time.
+    pub(super) async fn announce(&self, own: Opening) -> Result<bool> {
+        for _ in 0..ENTRIES {
+            let Some(seen) = self.owner().await? else {
+                // It was deleted. The keys are the fence.
+                return Ok(true);
+            };
+            if !self.is_still_us(&seen.owner) {
+                return Ok(false);
+            }
+            let mut next = seen.owner.clone();
+            // One that has entered comes after this process.
+            let is_later = |opening: &Opening| opening.opening == seen.owner.opening && !self.is_us(&seen.owner);
+            let later = next.openings.iter().position(is_later);
+            let later = later.map_or_else(Vec::new, |at| next.openings.split_off(at));
+            begin(&mut next.openings, own);
+            next.openings.extend(later);
+            if next == seen.owner || self.replace(Some(&seen), &next).await? {
+                return Ok(true);
+            }
+        }
+        Err(self.storage.contended())
     }
 
     /// Creates the file of the next transaction.
@@ -341,21 +448,28 @@ impl Fence {
     }
 
     async fn fenced(&self) -> Upload {
-        let holder = self.look().await.unwrap_or(Holder::Unknown);
-        Upload::Fenced(match holder {
-            Holder::Us => Holder::Unknown,
-            other => other,
+        let seen = self.owner().await.unwrap_or_default();
+        Upload::Fenced(match seen.map(|seen| self.holder(&seen.owner)) {
+            Some(other @ Holder::Other { .. }) => other,
+            _ => Holder::Unknown,
         })
     }
 
-    /// Who owns the replica now. An owner that has nothing to upload asks from time to time.
+    /// Who owns the replica now. An owner that has nothing to upload asks from time to time. One that was displaced by a
+    /// claim is the owner until the claim is made.
     ///
     /// # Errors
     ///
     /// The storage fails, or the object is not larder's.
     pub async fn look(&self) -> Result<Holder> {
-        let seen = self.owner().await?;
-        Ok(seen.map_or(Holder::Unknown, |seen| self.holder(&seen.owner)))
+        let Some(Seen { owner, .. }) = self.owner().await? else {
+            return Ok(Holder::Unknown);
+        };
+        Ok(if self.is_still_us(&owner) {
+            Holder::Us
+        } else {
+            self.holder(&owner)
+        })
     }
 
     /// Leaves `closed` for the next opening, which needs no claim then. Only after every upload had its answer. Returns
@@ -393,27 +507,31 @@ impl Fence {
         let Some(seen) = self.owner().await? else {
             return Err(self.storage.not_owned("no store owns it"));
         };
-        if !self.is_us(&seen.owner) {
+        if !self.is_still_us(&seen.owner) {
             let owner = format!("{} owns it since {}", seen.owner.host, date::utc(seen.owner.since()));
             return Err(self.storage.not_owned(&owner));
         }
         Ok(kept(&seen.owner.claims, now).iter().map(|claim| claim.txid).collect())
     }
 
-    /// Step (a) of a claim. `false` if the replica is another store's.
-    async fn enter_claim(&self, claim: u64, now: SystemTime, take_over: bool) -> Result<bool> {
+    /// Step (a) of a claim. Returns whether it is new, so that no process has sent a Create of it; `None` if the replica is
+    /// another store's.
+    async fn enter_claim(&self, own: Opening, now: SystemTime, take_over: bool) -> Result<Option<bool>> {
+        let claim = own.first;
         for _ in 0..ENTRIES {
             let seen = self.owner().await?;
             if !take_over && seen.as_ref().is_some_and(|seen| self.is_rival(&seen.owner)) {
-                return Ok(false);
+                return Ok(None);
             }
             let is_this = |entered: &Claim| entered.txid == claim && entered.opening == self.opening;
             let owner = seen.as_ref().map(|seen| &seen.owner);
             let had_claimed = owner.is_some_and(|owner| owner.claims.iter().any(is_this));
             if had_claimed && owner.is_some_and(|owner| self.is_us(owner) && !owner.closed) {
-                return Ok(true);
+                return Ok(Some(false));
             }
+            let is_new = owner.is_none_or(|owner| owner.claims.iter().all(|entered| entered.txid != claim));
             let mut next = self.next(seen.as_ref(), self.node, now);
+            next.before = owner.and_then(|owner| self.before(owner));
             next.claims = kept(&next.claims, now);
             next.claims.retain(|before| before.txid != claim);
             next.claims.push(Claim {
@@ -421,8 +539,85 @@ impl Fence {
                 opening: self.opening,
                 at: now.into(),
             });
+            begin(&mut next.openings, own);
             if self.replace(seen.as_ref(), &next).await? {
-                return Ok(true);
+                return Ok(Some(is_new));
+            }
+        }
+        Err(self.storage.contended())
+    }
+
+    /// The process that is the owner if a claim fails that is entered now.
+    fn before(&self, owner: &Owner) -> Option<Box<Owner>> {
+        if owner.before.is_some() || self.is_us(owner) {
+            return owner.before.clone();
+        }
+        Some(Box::new(Owner {
+            claims: Vec::new(),
+            openings: Vec::new(),
+            before: None,
+            ..owner.clone()
+        }))
+    }
+
+    /// The claim is made: no process before this one can add to the replica.
+    async fn confirm(&self, claim: u64, now: SystemTime) -> Result<()> {
+        for _ in 0..ENTRIES {
+            let seen = self.owner().await?;
+            let Some(Seen { owner, .. }) = &seen else { return Ok(()) };
+            let came_later = |entered: &Claim| entered.opening == owner.opening && entered.txid > claim;
+            let mut next = owner.clone();
+            if self.is_us(owner) {
+                next.before = None;
+            } else if owner.claims.iter().any(came_later) {
+                // It goes on from this claim, or gives the replica back to it.
+                next.before = owner.before.as_ref().map(|_| Box::new(self.first(owner.lineage, now)));
+            } else {
+                next = Owner {
+                    claims: owner.claims.clone(),
+                    openings: owner.openings.clone(),
+                    epoch: owner.epoch + 1,
+                    ..self.first(owner.lineage, now)
+                };
+            }
+            let is_said = match (&next.before, &owner.before) {
+                (Some(next), Some(before)) => self.is_us(before) && self.is_us(next),
+                _ => next == *owner,
+            };
+            if is_said || self.replace(seen.as_ref(), &next).await? {
+                return Ok(());
+            }
+        }
+        Err(self.storage.contended())
+    }
+
+    /// Takes an entry back whose claim has failed; and the claim, if no process has sent a Create of it.
+    async fn withdraw(&self, own: Opening, is_new: bool) -> Result<()> {
+        for _ in 0..ENTRIES {
+            let seen = self.owner().await?;
+            let Some(Seen { owner, .. }) = seen.as_ref().filter(|seen| self.is_us(&seen.owner)) else {
+                return Ok(());
+            };
+            let Some(before) = &owner.before else { return Ok(()) };
+            let is_ours = |entered: &Claim| is_new && entered.opening == self.opening && entered.txid == own.first;
+            let next = Owner {
+                epoch: owner.epoch + 1,
+                claims: owner
+                    .claims
+                    .iter()
+                    .filter(|entered| !is_ours(entered))
+                    .cloned()
+                    .collect(),
+                openings: owner
+                    .openings
+                    .iter()
+                    .filter(|opening| **opening != own)
+                    .copied()
+                    .collect(),
+                ..Owner::clone(before)
+            };
+            if self.replace(seen.as_ref(), &next).await? {
+                return Ok(());
             }
         }
         Err(self.storage.contended())
@@ -436,16 +631,30 @@ impl Fence {
 
     /// This process as the owner after that one.
     fn next(&self, seen: Option<&Seen>, lineage: u64, now: SystemTime) -> Owner {
-        let before = seen.map(|seen| &seen.owner);
+        let Some(Seen { owner, .. }) = seen else {
+            return self.first(lineage, now);
+        };
         Owner {
-            lineage: before.map_or(lineage, |owner| owner.lineage),
-            epoch: before.map_or(1, |owner| owner.epoch + 1),
+            epoch: owner.epoch + 1,
+            claims: owner.claims.clone(),
+            openings: owner.openings.clone(),
+            ..self.first(owner.lineage, now)
+        }
+    }
+
+    /// This process as the first owner.
+    fn first(&self, lineage: u64, now: SystemTime) -> Owner {
+        Owner {
+            lineage,
+            epoch: 1,
             node: self.node,
             opening: self.opening,
             host: self.host.clone(),
             since: now.into(),
             closed: false,
-            claims: before.map_or_else(Vec::new, |owner| owner.claims.clone()),
+            claims: Vec::new(),
+            openings: Vec::new(),
+            before: None,
         }
     }
 
@@ -487,6 +696,20 @@ impl Owner {
         let since = self.since.timestamp_millis().max(0).cast_unsigned();
         UNIX_EPOCH + Duration::from_millis(since)
     }
+}
+
+/// The files of that opening come next.
+fn begin(openings: &mut Vec<Opening>, own: Opening) {
+    if openings
+        .last()
+        .is_some_and(|last| last.opening == own.opening && last.first <= own.first)
+    {
+        return;
+    }
+    openings.retain(|before| before.opening != own.opening);
+    openings.push(own);
+    let oldest = openings.len().saturating_sub(OPENINGS);
+    openings.drain(..oldest);
 }
 
 /// Whether an object is the file, byte for byte.

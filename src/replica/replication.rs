@@ -175,6 +175,8 @@ pub(crate) struct Replication {
     pub(super) resumed: Option<(u64, i64)>,
     /// The last transaction that was sealed before this opening, and not dropped since.
     inherited: AtomicU64,
+    /// The opening of whose files the storage knows where they begin.
+    announced: AtomicU64,
     pub(super) spool: Arc<Spool>,
     access: Access,
     capture: Mutex<Capture>,
@@ -281,6 +283,7 @@ impl Replication {
             ownership: AtomicU8::new(ownership as u8),
             resumed: Some((sealed, capture.position().timestamp)),
             inherited: AtomicU64::new(inherited),
+            announced: AtomicU64::new(0),
             spool,
             access,
             capture: Mutex::new(capture),
@@ -343,6 +346,15 @@ impl Replication {
     /// Whether a file was sealed before this opening. A copy of the spool may have it.
     pub(super) fn is_inherited(&self, txid: u64) -> bool {
         txid <= self.inherited.load(Ordering::Acquire)
+    }
+
+    /// Whether the storage knows where the files of that opening begin.
+    pub(super) fn is_announced(&self, opening: u64) -> bool {
+        self.announced.load(Ordering::Acquire) == opening
+    }
+
+    pub(super) fn set_announced(&self, opening: u64) {
+        self.announced.store(opening, Ordering::Release);
     }
 
     /// Nothing leaves the end.
@@ -622,6 +634,7 @@ impl Replication {
         }
         self.set_phase(Phase::Full);
         self.inherited.fetch_min(txid, Ordering::AcqRel);
+        self.announced.store(0, Ordering::Release);
         // Before their numbers are others'.
         self.held.unseal_after(0);
         self.figures().found(txid);
@@ -858,15 +871,31 @@ impl Replication {
         let capture = self.capture.lock();
         let position = capture.position();
         let has = |commits: u32| committed.is_some_and(|committed| is_reached(commits, committed.commits));
-        let txid = match self.phase() {
-            Phase::Following | Phase::Ended if has(capture.commits()) => position.txid,
-            // The full file lacks it.
-            Phase::Copying if !has(self.full_commits.load(Ordering::Acquire)) => position.txid + 2,
-            _ => position.txid + 1,
-        };
-        Token {
+        let next = Token {
             lineage: position.lineage,
-            txid,
+            txid: position.txid + 1,
+            opening: self.fence.opening(),
+            timestamp: position.timestamp + 1,
+        };
+        match self.phase() {
+            Phase::Following | Phase::Ended if has(capture.commits()) => Token {
+                txid: position.txid,
+                ..capture.sealer().map_or_else(
+                    || Token::plain(position.lineage, position.txid),
+                    |opening| Token {
+                        opening,
+                        timestamp: position.timestamp,
+                        ..next
+                    },
+                )
+            },
+            // The full file lacks it.
+            Phase::Copying if !has(self.full_commits.load(Ordering::Acquire)) => Token {
+                txid: position.txid + 2,
+                timestamp: i64::MAX,
+                ..next
+            },
+            _ => next,
         }
     }
 

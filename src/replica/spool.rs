@@ -27,18 +27,20 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use super::ltx::Decoder;
 use super::position::Position;
 use super::restore::time::{from_millis, millis};
 use super::storage::Body;
 use crate::connection::temp_folder::{Lock, lock};
 use crate::runtime::clock::later;
+use crate::runtime::random;
 use crate::runtime::sync::{Arc, Instant, Mutex};
 
 const SEALED: &str = "0";
@@ -201,6 +203,17 @@ impl Spool {
             fs::remove_file(self.folder.join(FOLLOWS))?;
             sync_folder(&self.folder)?;
         }
+        self.name_node(node)
+    }
+
+    /// The number of the store that this follower becomes.
+    pub(super) fn own_node(&self) -> io::Result<u64> {
+        let node = self.node().unwrap_or_else(random::number);
+        self.name_node(node)?;
+        Ok(node)
+    }
+
+    fn name_node(&self, node: u64) -> io::Result<()> {
         if self.node() == Some(node) {
             return Ok(());
         }
@@ -343,22 +356,21 @@ impl Spool {
         Some(Arc::new(file).into())
     }
 
-    /// A sealed file, in memory unless it is large, and its timestamp.
+    /// A sealed file, in memory unless it is large; its timestamp, and the opening that has sealed it.
     ///
     /// # Errors
     ///
     /// It cannot be read. The error names it.
-    pub(super) fn read(&self, sealed: Sealed) -> io::Result<(Body, i64)> {
+    pub(super) fn read(&self, sealed: Sealed) -> io::Result<(Body, (i64, u64))> {
         let path = self.path(sealed.txid);
         let read = || {
-            if sealed.bytes <= LARGE {
-                let bytes = Bytes::from(fs::read(&path)?);
-                return Ok((bytes.clone().into(), timestamp_of(&bytes)));
-            }
             let file = File::open(&path)?;
-            let mut head = [0; 40];
-            file.read_exact_at(&mut head, 0)?;
-            Ok((Arc::new(file).into(), timestamp_of(&head)))
+            let header = *Decoder::new(&file).map_err(io::Error::other)?.header();
+            let head = (header.timestamp, header.node_id);
+            if sealed.bytes <= LARGE {
+                return Ok((Bytes::from(fs::read(&path)?).into(), head));
+            }
+            Ok((Arc::new(file).into(), head))
         };
         read().map_err(|error: io::Error| {
             let problem = format!("{} cannot be read: {error}", path.display());
@@ -534,12 +546,6 @@ fn name_of(txid: u64) -> String {
 fn txid_of(name: &str) -> Option<u64> {
     let txid = u64::from_str_radix(name.get(..16)?, 16).ok()?;
     (txid > 0 && name == name_of(txid)).then_some(txid)
-}
-
-/// The timestamp in the header of a sealed file.
-fn timestamp_of(file: &[u8]) -> i64 {
-    let bytes = file.get(32..40).and_then(|bytes| bytes.try_into().ok());
-    bytes.map_or(0, i64::from_be_bytes)
 }
 
 #[cfg(test)]

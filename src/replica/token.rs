@@ -7,7 +7,10 @@ use std::str::FromStr;
 /// [`StoreReplica::token`](crate::StoreReplica::token), and given to
 /// [`Follower::wait_for`](crate::Follower::wait_for), so that a reader sees its own writes on another machine.
 ///
-/// It is text of 33 characters, for a header or a cookie. Nothing about the data can be read from it.
+/// It is text of 67 characters, or of 33, for a header or a cookie. Nothing about the data can be read from it.
+///
+/// A token stands for what its primary has committed, not for a number: what was lost with a primary is an error as another
+/// one has that transaction. It stays good when the primary is restarted, and when another is promoted that has the write.
 ///
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
@@ -25,10 +28,26 @@ pub struct Token {
     /// The number of the replica; 0 if it is not known.
     pub(super) lineage: u64,
     pub(super) txid: u64,
+    /// The opening of a store that has made this transaction, or is to; 0 if it is in the replica.
+    pub(super) opening: u64,
+    /// The transaction is no older than that, in milliseconds since 1970. A later one of the same opening has what the token
+    /// stands for, even if what waited was dropped, so that the numbers begin again. The latest time if it is not known.
+    pub(super) timestamp: i64,
 }
 
 impl Token {
-    /// The transaction of the replica that has everything the token stands for.
+    /// A transaction that is in the replica.
+    pub(super) fn plain(lineage: u64, txid: u64) -> Self {
+        Self {
+            lineage,
+            txid,
+            opening: 0,
+            timestamp: i64::MAX,
+        }
+    }
+
+    /// The transaction of the replica that has everything the token stands for. If what waited to be uploaded was dropped
+    /// since, an earlier one has it.
     #[must_use]
     pub fn txid(&self) -> u64 {
         self.txid
@@ -37,13 +56,25 @@ impl Token {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}-{:016x}", self.lineage, self.txid)
+        let Self {
+            lineage,
+            txid,
+            opening,
+            timestamp,
+        } = self;
+        write!(f, "{lineage:016x}-{txid:016x}")?;
+        if (*opening, *timestamp) != (0, i64::MAX) {
+            write!(f, "-{opening:016x}-{timestamp:016x}")?;
+        }
+        Ok(())
     }
 }
 
 /// A text is no [`Token`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no token of a replica: two numbers of sixteen hexadecimal digits are expected, with a hyphen between them")]
+#[error(
+    "no token of a replica: two or four numbers of sixteen hexadecimal digits are expected, with hyphens between them"
+)]
 pub struct ParseTokenError(());
 
 impl FromStr for Token {
@@ -54,13 +85,17 @@ impl FromStr for Token {
             let are_digits = digits.len() == 16 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
             are_digits.then(|| u64::from_str_radix(digits, 16).ok())?
         };
-        let parsed = text.split_once('-').and_then(|(lineage, txid)| {
-            Some(Self {
-                lineage: number(lineage)?,
-                txid: number(txid)?,
-            })
-        });
-        parsed.ok_or(ParseTokenError(()))
+        let numbers: Option<Vec<u64>> = text.split('-').map(number).collect();
+        match numbers.as_deref() {
+            Some(&[lineage, txid]) => Ok(Self::plain(lineage, txid)),
+            Some(&[lineage, txid, opening, timestamp]) => Ok(Self {
+                lineage,
+                txid,
+                opening,
+                timestamp: timestamp.cast_signed(),
+            }),
+            _ => Err(ParseTokenError(())),
+        }
     }
 }
 
@@ -71,10 +106,19 @@ mod tests {
     #[test]
     fn token_is_read_as_written() {
         for (lineage, txid) in [(0, 0), (u64::MAX, 1), (0x6f1d_0c2b_9a8e_7d35, u64::MAX)] {
-            let token = Token { lineage, txid };
-            assert_eq!(token.to_string().parse(), Ok(token));
+            let plain = Token::plain(lineage, txid);
+            for (opening, timestamp) in [(0, i64::MAX), (txid, 0), (1, i64::MAX), (lineage, -1)] {
+                let token = Token {
+                    opening,
+                    timestamp,
+                    ..plain
+                };
+                assert_eq!(token.to_string().parse(), Ok(token));
+            }
+            assert_eq!(plain.to_string().len(), 33);
         }
-        let text = Token { lineage: 7, txid: 9 }.to_string();
+        let text = Token::plain(7, 9).to_string();
+        let three = format!("{text}-0000000000000000");
         let others = [
             "",
             "-",
@@ -82,6 +126,7 @@ mod tests {
             &text[1..],
             &text[..32],
             "+000000000000007-0000000000000009",
+            &three,
         ];
         for other in others
             .into_iter()

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
 
-use super::fence::{ClaimResult, Holder, Upload};
+use super::fence::{ClaimResult, Holder, Opening, Upload};
 use super::replication::{Ownership, Replication};
 use super::runtime;
 use super::spool::Sealed;
@@ -140,29 +140,41 @@ impl Replication {
         let spool = Arc::clone(&self.spool);
         let read = runtime::blocking(move || spool.read(sealed)).await;
         let read = read.and_then(|read| read);
-        let (body, timestamp) = read.map_err(|error| Failed::ForNow(error.to_string()))?;
-        match self.create(sealed.txid, timestamp, body).await? {
+        let (body, head) = read.map_err(|error| Failed::ForNow(error.to_string()))?;
+        match self.create(sealed.txid, head, body).await? {
             Upload::New | Upload::Ours => Ok(()),
             Upload::Fenced(holder) => Err(Failed::Taken(holder)),
         }
     }
 
-    /// Creates the file. The first one may have to claim the replica, and the first that was sealed since the opening.
-    async fn create(&self, txid: u64, timestamp: i64, body: Body) -> StorageResult<Upload> {
+    /// Creates the file. The first one may have to claim the replica, and the first that was sealed since the opening,
+    /// which is announced in any case.
+    async fn create(&self, txid: u64, (timestamp, sealer): (i64, u64), body: Body) -> StorageResult<Upload> {
         let is_inherited = self.is_inherited(txid);
+        let own = Opening {
+            opening: sealer,
+            first: txid,
+            after: self.resumed.filter(|(last, _)| last + 1 == txid).map(|(_, at)| at),
+        };
         let take_over = match self.ownership() {
             Ownership::ToClaim => self.options.take_over,
             // It has taken over already. Who came after that was told later.
             Ownership::ToClaimOwn if !is_inherited => false,
             Ownership::ToClaimOwn | Ownership::Owner | Ownership::ToEnter => {
+                if !self.is_announced(sealer) {
+                    if !self.fence.announce(own).await? {
+                        return self.fence.look().await.map(Upload::Fenced);
+                    }
+                    self.set_announced(sealer);
+                }
                 return self.fence.create(txid, timestamp, body).await;
             }
         };
-        let now = SystemTime::now();
-        let made = self.fence.claim(txid - 1, timestamp, body, now, take_over).await?;
-        if made == ClaimResult::Moved {
+        let claim = self.fence.claim_for(own, timestamp, body, SystemTime::now(), take_over);
+        if claim.await? == ClaimResult::Moved {
             return self.fence.look().await.map(Upload::Fenced);
         }
+        self.set_announced(sealer);
         self.set_ownership(if is_inherited {
             Ownership::ToClaimOwn
         } else {

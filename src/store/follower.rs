@@ -138,8 +138,8 @@ impl Follower {
 
 /// # Promotion
 impl Follower {
-    /// Makes this database the primary: applies everything that is in the replica, closes the follower for all its clones,
-    /// claims the replica, and opens a [`Store`] on the same file. `options` are the store's; without
+    /// Makes this database the primary: applies everything that is in the replica, claims the replica, closes the follower
+    /// for all its clones, and opens a [`Store`] on the same file. `options` are the store's; without
     /// [`Options::replicate_to`] it replicates to the URL that was followed.
     ///
     /// The claim is one conditional PUT. From then on the old primary can never write to the replica again, whatever it
@@ -147,27 +147,35 @@ impl Follower {
     /// own file alone. Other followers follow the new primary by themselves.
     ///
     /// Larder promotes no follower by itself: call this where it is decided that the old primary is to be replaced, by a person
-    /// or by an orchestrator, and for one follower.
+    /// or by an orchestrator, and for one follower. Of two that are promoted at once, one is.
     ///
     /// # Errors
     ///
-    /// The file is left as a follower's or a store's database that [`Options::follow`] opens again.
+    /// Before the claim nothing is changed, here or in the replica: the follower goes on for its other clones, and
+    /// [`Options::follow`] opens it again.
     ///
     /// - [`Error::Behind`]: what is in the replica could not be applied in 30 s.
-    /// - [`Error::Fenced`], [`Error::Diverged`]: the old primary still writes, or another process took the replica over.
-    ///   Look who is the primary before you try again.
-    /// - [`Error::Diverged`]: the follower has [`stopped`](Self::stopped), or another program has changed the database.
-    /// - [`Error::NotReplicated`], [`Error::Replica`]: the storage does not answer.
-    /// - The errors of [`Options::open`].
+    /// - [`Error::Diverged`]: another process has gone on with the replica meanwhile, which the error names: another follower
+    ///   that was promoted, or the old primary, which writes all the time. Or the follower has [`stopped`](Self::stopped), or
+    ///   another program has changed the database.
+    /// - [`Error::Replica`]: the storage does not answer. Or the replica has no owner, because Litestream writes it, which no
+    ///   claim keeps from going on: stop its daemon, and say so with
+    ///   [`ReplicaOptions::take_over`].
+    /// - [`Error::Reentrant`] inside a closure of this follower, and errors in the options.
+    ///
+    /// After the claim this database owns the replica:
+    ///
+    /// - [`Error::NotReplicated`]: the storage does not answer any more.
+    /// - The errors of [`Options::open`]. Open the store with `options` again, or follow the replica with this file.
     pub fn promote(self, options: Options) -> Result<Store> {
-        self.catch_up(CLAIM_PATIENCE)?;
-        self.check_is_ours()?;
+        options.validate()?;
+        let followed = || ReplicaOptions::to(self.inner.options.url.clone());
+        let replica = options.replica.clone().unwrap_or_else(followed);
+        self.claim(&replica, CLAIM_PATIENCE)?;
         let path = self.path().to_owned();
-        let url = self.inner.options.url.clone();
         self.close()?;
         drop(self);
-        let replica = options.replica.clone().unwrap_or_else(|| ReplicaOptions::to(url));
-        let store = options.replicate_to(replica.take_over(true)).open(path)?;
+        let store = options.replicate_to(replica).open(path)?;
         store.replica()?.flush(CLAIM_PATIENCE)?;
         Ok(store)
     }

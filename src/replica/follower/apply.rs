@@ -15,7 +15,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::Following;
-use super::local::{Local, open_log};
+use super::local::{End, Local, open_log};
 use super::trouble::Trouble;
 use crate::connection::raw_pages::{self, RawPages};
 use crate::replica::ltx::{Decoder, Header, lock_page};
@@ -100,7 +100,7 @@ impl Following {
     /// # Errors
     ///
     /// Another program has written to the database. The caller has SQLite's write lock.
-    fn beyond(&self) -> Result<BTreeSet<u32>, Trouble> {
+    pub(super) fn beyond(&self) -> Result<BTreeSet<u32>, Trouble> {
         let shared = self.shared.upgrade().ok_or(Trouble::Closing)?;
         let index = shared.file.wal_index();
         let changed = |reason: &str| Err(Trouble::Changed(reason.to_owned()));
@@ -109,7 +109,7 @@ impl Following {
                 changed("another program has written to it while the follower had it open")
             }
             Local::Ours { .. } => Ok(BTreeSet::new()),
-            Local::Behind { frames, .. } if index.is_some_and(|index| index.frames != *frames) => {
+            Local::Behind { end, .. } if End::now(&self.path, index).ok() != Some(*end) => {
                 changed("another program has written to it as the follower opened it")
             }
             Local::Behind { pages, .. } => Ok(pages.clone()),
@@ -235,6 +235,7 @@ impl Following {
             .applied(position.txid, position.timestamp, written.pages, written.bytes);
         self.reach(|reached| {
             reached.position = position;
+            reached.maker = header.node_id;
             reached.local = Local::Ours { changes };
         });
     }

@@ -6,7 +6,7 @@
 //!   after another.
 //! - **The writer thread** of the follower's engine runs these jobs (`apply.rs`). It alone writes to the database, to the
 //!   position and to `local`; and it makes the checkpoints, as for any store.
-//! - **Callers** of `wait_for` sleep until enough is reached.
+//! - **Callers** of `wait_for` sleep until enough is reached, and ask the storage themselves whose it is (`wait.rs`).
 //!
 //! `reached` is held for a look or a change, and nothing is taken under it. Every change is followed by a notification of
 //! all who wait, who look again under the lock: no wake-up is lost. The permit of a `Notify` is kept until the task takes
@@ -22,10 +22,10 @@ use tokio::sync::Notify;
 
 use super::local::Local;
 use crate::error::Error;
+use crate::replica::fence::{Opening, Owner};
 use crate::replica::position::Position;
 use crate::replica::spool::Spool;
 use crate::replica::storage::Storage;
-use crate::replica::token::Token;
 use crate::runtime::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, Weak};
 use crate::telemetry::Telemetry;
 use crate::telemetry::follower::FollowerFigures;
@@ -42,7 +42,7 @@ pub(crate) struct Following {
     pub(super) shared: Weak<Shared>,
     pub(super) telemetry: Arc<Telemetry>,
     reached: Mutex<Reached>,
-    changed: Condvar,
+    pub(super) changed: Condvar,
     /// Wakes the task that follows.
     pub(super) wake: Notify,
     /// When closing is over. Set once.
@@ -54,8 +54,12 @@ pub(super) struct Reached {
     /// Up to where the files are applied.
     pub(super) position: Position,
     pub(super) local: Local,
-    /// The processes that have written to the replica while it had this number.
+    /// The openings that have written to the replica while it had this number.
     pub(super) nodes: BTreeSet<u64>,
+    /// The opening whose transaction was applied last; 0 if it is not known.
+    pub(super) maker: u64,
+    /// The openings of the replica, as they were known last.
+    pub(super) openings: Vec<Opening>,
     /// What is known of the statistics of the query planner.
     pub(super) statistics: u64,
     /// Why nothing is applied any more.
@@ -88,6 +92,8 @@ impl Following {
                 position,
                 local,
                 nodes: BTreeSet::new(),
+                maker: 0,
+                openings: Vec::new(),
                 statistics: 0,
                 stopped: None,
                 problem: None,
@@ -114,6 +120,18 @@ impl Following {
         self.reached().position
     }
 
+    /// Takes note of who has written to the replica, as it was read after the transaction `at` was reached here.
+    pub(super) fn knows(&self, owner: &Owner, at: u64) {
+        self.reach(|reached| {
+            reached.openings.clone_from(&owner.openings);
+            // One that has entered and not made its claim is none yet.
+            let last = owner.openings.last().filter(|_| owner.before.is_none());
+            if let Some(last) = last.filter(|last| last.first <= at && reached.position.txid == at) {
+                reached.maker = last.opening;
+            }
+        });
+    }
+
     pub(super) fn figures(&self) -> &FollowerFigures {
         &self.telemetry.follower
     }
@@ -137,47 +155,6 @@ impl Following {
     pub(super) fn stopped(&self) -> Option<Error> {
         let problem = self.reached().stopped.clone()?;
         Some(self.diverged(problem))
-    }
-
-    /// Waits until everything is here that a token stands for.
-    pub(super) fn wait_for(&self, token: Token, timeout: Duration) -> Result<(), Error> {
-        let began = Instant::now();
-        let mut woken = false;
-        let mut reached = self.reached();
-        loop {
-            let lineage = reached.position.lineage;
-            if lineage != token.lineage && lineage != 0 && token.lineage != 0 {
-                return Err(self.diverged(format!(
-                    "the token {token} is of another replica, and this one has the number {lineage:016x}. Follow the \
-                     replica of the primary that the token is from"
-                )));
-            }
-            if reached.position.txid >= token.txid {
-                return Ok(());
-            }
-            if let Some(problem) = reached.stopped.clone() {
-                return Err(self.diverged(problem));
-            }
-            let waited = began.elapsed();
-            let left = timeout.saturating_sub(waited);
-            if reached.ended {
-                return Err(Error::Closed);
-            }
-            if left.is_zero() {
-                return Err(Error::Behind {
-                    wanted: token.txid,
-                    reached: reached.position.txid,
-                    waited,
-                    reason: reached.problem.clone(),
-                });
-            }
-            if !woken {
-                // Not before the next interval is it there, otherwise.
-                woken = true;
-                self.wake.notify_one();
-            }
-            reached = self.changed.wait_timeout(reached, left).0;
-        }
     }
 
     /// Waits until the task has ended, or until then.

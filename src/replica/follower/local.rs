@@ -2,7 +2,8 @@
 //!
 //! SQLite opens no file here: the log is read before the database is opened. The position (`position.rs`) says where in
 //! the log the last transaction ends that the follower had noted. A follower that was killed between a COMMIT and its
-//! note has left one more. What is behind the position does no harm, whichever program has written it, if every page of
+//! note has left one more. Before the first transaction, under SQLite's write lock, the end of the log is compared once more,
+//! or the file if the log is empty: another program may have written since. What is behind the position does no harm, whichever program has written it, if every page of
 //! it is written once more before anybody reads, by the files from the position on. Otherwise another program has changed
 //! the database.
 
@@ -12,9 +13,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::connection::wal_index::WalIndex;
 use crate::replica::capture::log_of;
 use crate::replica::position::{Position, Stamps};
-use crate::replica::wal::{HEADER_SIZE, WalHeader, WalScan};
+use crate::replica::wal::{self, HEADER_SIZE, WalHeader, WalScan};
 
 /// What is known of the database file.
 #[derive(Clone, Debug)]
@@ -24,10 +26,50 @@ pub(super) enum Local {
         /// `None` where the system shows no index.
         changes: Option<u32>,
     },
-    /// The log has so many committed frames, and those behind the position have changed these pages.
-    Behind { frames: u32, pages: BTreeSet<u32> },
+    /// What is committed ends there, and what is behind the position has changed these pages.
+    Behind { end: End, pages: BTreeSet<u32> },
     /// It cannot be shown, for this reason.
     Unknown(&'static str),
+}
+
+/// Where the last commit of a database ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// In the log with these salts, at this place.
+    Log([u32; 2], wal::Position),
+    /// In the file: the log has no commit.
+    File(Option<Stamps>),
+}
+
+impl End {
+    fn of(database: &Path, scan: Option<&WalScan>) -> Self {
+        match scan {
+            Some(scan) if scan.position().frames > 0 => Self::Log(scan.header().salts, scan.position()),
+            _ => Self::File(fs::metadata(database).ok().as_ref().map(Stamps::of)),
+        }
+    }
+
+    /// That of a database whose WAL index is this one, if the system shows it. Nobody writes meanwhile.
+    pub(super) fn now(database: &Path, index: Option<WalIndex>) -> io::Result<Self> {
+        match index {
+            Some(index) if index.frames > 0 => Ok(Self::Log(
+                index.salts,
+                wal::Position {
+                    frames: index.frames,
+                    checksum: index.checksum,
+                },
+            )),
+            Some(_) => Ok(Self::of(database, None)),
+            None => {
+                let Some((log, header)) = open_log(database)? else {
+                    return Ok(Self::of(database, None));
+                };
+                let mut scan = WalScan::new(header, header.start());
+                scan.read_to_last_commit(&mut &log)?;
+                Ok(Self::of(database, Some(&scan)))
+            }
+        }
+    }
 }
 
 impl Local {
@@ -39,7 +81,7 @@ impl Local {
         };
         let Some((log, header)) = open_log(database)? else {
             return Ok(match is_unchanged {
-                true => Self::untouched(),
+                true => Self::untouched(position.file),
                 false => Self::Unknown("the log is gone, and the file is not as it was after the last closing"),
             });
         };
@@ -64,15 +106,15 @@ impl Local {
         }
         scan.read_to_last_commit(&mut &log)?;
         Ok(Self::Behind {
-            frames: scan.position().frames,
+            end: End::of(database, Some(&scan)),
             pages: scan.pages().map(|(page, _)| page).collect(),
         })
     }
 
     /// A file that has nothing behind the position.
-    pub(super) fn untouched() -> Self {
+    pub(super) fn untouched(file: Option<Stamps>) -> Self {
         Self::Behind {
-            frames: 0,
+            end: End::File(file),
             pages: BTreeSet::new(),
         }
     }

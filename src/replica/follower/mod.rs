@@ -5,10 +5,12 @@
 //! | which replica, and how often it is looked at | `options.rs` |
 //! | how it begins | `open.rs` |
 //! | whether the database file is as the follower left it | `local.rs` |
-//! | what it has reached, and who waits for that; threads and locks | `following.rs` |
+//! | what it has reached; threads and locks | `following.rs` |
+//! | who waits for a token, and whose transaction that is | `wait.rs` |
 //! | the task that looks for files | `poll.rs` |
 //! | files into the database, as one transaction | `apply.rs` |
 //! | the newest state into the database, where files do not lead to it | `resync.rs` |
+//! | the claim of a follower that is promoted | `promote.rs` |
 //! | why a look failed | `trouble.rs` |
 //! | what closing notes | `keeper.rs` |
 //! | how far it is behind | `lag.rs` |
@@ -24,8 +26,10 @@ mod local;
 mod open;
 mod options;
 mod poll;
+mod promote;
 mod resync;
 mod trouble;
+mod wait;
 
 use std::fmt;
 use std::path::Path;
@@ -120,7 +124,9 @@ impl Follower {
     /// # Errors
     ///
     /// - [`Error::Behind`]: it has not, after that time. Read what is here, read from the primary, or wait again.
-    /// - [`Error::Diverged`]: the token is of another replica, or the follower has [stopped](Self::stopped).
+    /// - [`Error::Diverged`]: the token is of another replica; or of a write that may be lost, because its primary had not
+    ///   uploaded it when another process went on with the replica; or the follower has [stopped](Self::stopped).
+    /// - [`Error::Replica`]: whose write it is has to be asked, and the storage does not answer.
     /// - [`Error::Closed`].
     pub fn wait_for(&self, token: Token, timeout: Duration) -> Result<()> {
         if self.engine().queue().is_left() {
@@ -143,7 +149,7 @@ impl Follower {
         let storage = following.storage.clone();
         let files = request(&following.storage, async move { all_files(&storage).await })?;
         let txid = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
-        self.wait_for(Token { lineage: 0, txid }, timeout)
+        self.wait_for(Token::plain(0, txid), timeout)
     }
 
     /// Checks that the follower goes on, and that no other program has changed the database.

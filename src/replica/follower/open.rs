@@ -185,7 +185,8 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings) -> Resul
 fn restored(path: &Path, storage: &Storage, settings: &Settings) -> Result<(Position, Local)> {
     set_aside(path).map_err(|error| cannot_read(path, error))?;
     let report = restore(storage, Target::Newest, &[], Some(settings), path, &silent())?;
-    Ok((report.position()?, Local::untouched()))
+    let position = report.position()?;
+    Ok((position, Local::untouched(position.file)))
 }
 
 /// Makes room for the restored file. One that has contents was restored before, and its position is not known; or another

@@ -154,6 +154,13 @@ impl Poll {
         if following.position().txid < tip {
             return Err(Trouble::Incomplete(self.missing(reached + 1, &following.storage)));
         }
+        if following.reached().maker == 0
+            && let (at, fence) = (following.position().txid, Fence::new(following.storage.clone(), 0))
+            && let Ok(Some(seen)) = fence.owner().await
+        {
+            // Those who wait for a token ask nobody then.
+            following.knows(&seen.owner, at);
+        }
         (self.confirmed, self.lists) = (Instant::now(), false);
         following.was_at_tip(asked);
         Ok(())
@@ -323,11 +330,15 @@ impl Following {
 
     /// Whether the replica is still the one that is followed. A process has written to it that had not written before.
     pub(super) async fn check_lineage(&self, node: u64) -> Result<(), Trouble> {
-        let owner = Fence::new(self.storage.clone(), 0).owner().await?;
-        let there = owner.map_or(0, |seen| seen.owner.lineage);
+        let (owner, at) = (Fence::new(self.storage.clone(), 0), self.position().txid);
+        let owner = owner.owner().await?.map(|seen| seen.owner);
+        let there = owner.as_ref().map_or(0, |owner| owner.lineage);
         let ours = self.position().lineage;
         if ours != 0 && there != ours {
             return Err(Trouble::Diverged(other_lineage(ours, there)));
+        }
+        if let Some(owner) = owner {
+            self.knows(&owner, at);
         }
         self.reach(|reached| {
             reached.position.lineage = there;
@@ -398,6 +409,7 @@ impl Trouble {
             Trouble::File(file, problem) => format!("{}: {problem}", file.txids),
             Trouble::Storage(error) => error.to_string(),
             Trouble::Incomplete(problem) | Trouble::Changed(problem) | Trouble::Diverged(problem) => problem.clone(),
+            Trouble::Overtaken => "another process was faster".into(),
             Trouble::OtherNode(_) => "the owner of the replica changes all the time".into(),
             // SQLite's message may quote data.
             Trouble::Local(error) if error.sqlite().is_some() => error.without_data(),

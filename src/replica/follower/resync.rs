@@ -56,6 +56,10 @@ impl Following {
             // Before anybody can see what is reached.
             this.figures().resynced();
             this.transaction(writer, |conn| {
+                if newest.may_differ.is_none() {
+                    // Any page is replaced, so nobody may have changed one.
+                    this.beyond()?;
+                }
                 let written = this.write_newest(conn, &newest, reason)?;
                 replaced = written.pages;
                 Ok(written)

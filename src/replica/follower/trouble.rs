@@ -20,6 +20,8 @@ pub(super) enum Trouble {
     Diverged(String),
     /// The database cannot be written now.
     Local(Error),
+    /// Another process has added to the replica before a claim was made.
+    Overtaken,
     /// The follower closes.
     Closing,
 }

@@ -144,7 +144,7 @@ fn claim_fences_the_owner_before() {
     assert_eq!(create(&new, 5, "new 5"), Upload::Ours);
     let owner = ask!(new, owner()).unwrap().unwrap().owner;
     let claims: Vec<_> = owner.claims.iter().map(|claim| claim.txid).collect();
-    assert_eq!((claims, owner.node, owner.lineage), (vec![3, 4], 2, 7));
+    assert_eq!((claims, owner.node, owner.lineage), (vec![4], 2, 7));
     assert!(!ask!(old, close()).unwrap());
     let error = ask!(old, claims(now())).unwrap_err();
     assert!(error.to_string().contains("so this process deletes nothing"), "{error}");
@@ -220,6 +220,40 @@ fn primary_goes_on_while_its_replica_is_restored() {
     upload(&new, 3);
     let sum = new.read(|tx| tx.query_row("SELECT sum(n) FROM t", [], |row| row.get::<_, u32>(0)));
     assert_eq!(sum.unwrap(), 6);
+}
+
+/// The owner before it goes on as one, and is not fenced by an entry.
+#[test]
+fn lost_claim_gives_the_replica_back() {
+    let (_folder, storage) = folder();
+    let fences: Vec<_> = (1..=3).map(|node| Fence::new(storage.clone(), node)).collect();
+    let [old, new, third] = &fences[..] else { panic!() };
+    enter(old);
+    (1..=3).for_each(|txid| assert_eq!(create(old, txid, "old"), Upload::New));
+    let before = ask!(old, owner()).unwrap().unwrap().owner;
+    for rival in [new, third, new] {
+        assert_eq!(claim(rival, 2, "late"), ClaimResult::Moved);
+        let after = ask!(old, owner()).unwrap().unwrap().owner;
+        assert_eq!(
+            larder::replica::fence::Owner {
+                epoch: before.epoch,
+                ..after
+            },
+            before
+        );
+        assert_eq!(ask!(old, look()).unwrap(), Holder::Us);
+    }
+    assert_eq!(create(old, 4, "old"), Upload::New);
+    assert!(ask!(old, close()).unwrap());
+    assert_eq!(claim(new, 4, "new"), ClaimResult::Made);
+    assert_eq!(claim(third, 4, "third"), ClaimResult::Moved);
+    assert_eq!(ask!(new, look()).unwrap(), Holder::Us);
+    let owner = ask!(new, owner()).unwrap().unwrap().owner;
+    assert!(new.is_us(&owner) && owner.before.is_none(), "{owner:?}");
+    assert_eq!(
+        owner.openings.iter().map(|opening| opening.first).collect::<Vec<_>>(),
+        [5]
+    );
 }
 
 /// A file of the disk is compared a piece at a time.

@@ -22,19 +22,19 @@ use crate::support::log;
 /// Longer than any test waits for it by itself.
 const NEVER: Duration = Duration::from_secs(3600);
 
-fn copy(place: &Place) -> PathBuf {
+pub(super) fn copy(place: &Place) -> PathBuf {
     place.database().with_file_name("follower.db")
 }
 
-fn of(place: &Place) -> FollowerOptions {
+pub(super) fn of(place: &Place) -> FollowerOptions {
     FollowerOptions::of(place.replica().to_str().unwrap()).interval(Duration::from_millis(10))
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options::new().monitor_interval(Duration::from_millis(10))
 }
 
-fn follow(place: &Place) -> Follower {
+pub(super) fn follow(place: &Place) -> Follower {
     options().follow(of(place), copy(place)).unwrap()
 }
 
@@ -46,13 +46,13 @@ fn refused(place: &Place) -> String {
 }
 
 #[track_caller]
-fn catch_up(store: &Store, follower: &Follower) -> Token {
+pub(super) fn catch_up(store: &Store, follower: &Follower) -> Token {
     let token = store.replica().unwrap().token();
     follower.wait_for(token, PATIENCE).unwrap();
     token
 }
 
-fn fill(store: &Store, rows: u32) {
+pub(super) fn fill(store: &Store, rows: u32) {
     store
         .write(move |tx| {
             tx.execute_batch("CREATE TABLE IF NOT EXISTS entry(n INTEGER PRIMARY KEY, noise BLOB) STRICT")?;
@@ -65,12 +65,12 @@ fn fill(store: &Store, rows: u32) {
 }
 
 /// Writes rows, and waits until they are in the replica.
-fn upload(store: &Store, rows: u32) -> u64 {
+pub(super) fn upload(store: &Store, rows: u32) -> u64 {
     fill(store, rows);
     store.replica().unwrap().flush(PATIENCE).unwrap()
 }
 
-fn rows(follower: &Follower) -> u32 {
+pub(super) fn rows(follower: &Follower) -> u32 {
     follower
         .read(|tx| tx.query_row("SELECT count(*) FROM entry", [], |row| row.get(0)))
         .unwrap()
@@ -109,12 +109,12 @@ fn compare(one: &Path, other: &Path) {
 }
 
 #[track_caller]
-fn close(follower: &Follower) {
+pub(super) fn close(follower: &Follower) {
     let report = follower.close().unwrap();
     assert!(report.wal_truncated && report.replicated.is_none(), "{report}");
 }
 
-fn resyncs(follower: &Follower) -> u64 {
+pub(super) fn resyncs(follower: &Follower) -> u64 {
     follower.stats().follower.unwrap().resyncs
 }
 
@@ -439,7 +439,7 @@ tell(last)
     compare(&place.database(), &copy(&place));
 }
 
-fn newest(place: &Place) -> u64 {
+pub(super) fn newest(place: &Place) -> u64 {
     place.transactions().last().unwrap().header.max_txid
 }
 
@@ -521,6 +521,36 @@ fn change_of_closed_database_is_noticed() {
     let before = fs::read(copy(&place)).unwrap();
     assert!(refused(&place).contains("its page "));
     assert!(fs::read(copy(&place)).unwrap() == before, "it is left as it is");
+}
+
+/// After the follower has looked at the file, and before its first transaction.
+#[test]
+fn change_during_opening_is_noticed() {
+    for is_behind in [false, true] {
+        let place = Place::new();
+        let store = place.open();
+        upload(&store, 300);
+        close(&follow(&place));
+        if is_behind {
+            upload(&store, 1);
+        }
+        let (path, is_done) = (copy(&place), AtomicBool::new(false));
+        let change = move |_: &Connection, _: larder::Role| {
+            if !is_done.swap(true, Relaxed) {
+                let conn = Connection::open(&path)?;
+                conn.execute("UPDATE entry SET noise = x'00' WHERE n = 5", [])?;
+                // The log is as it was.
+                conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            }
+            Ok(())
+        };
+        let error = options()
+            .on_connect(change)
+            .follow(of(&place), copy(&place))
+            .unwrap_err();
+        assert!(matches!(error, Error::Diverged { .. }), "{error}");
+        assert!(error.to_string().contains("as the follower opened it"), "{error}");
+    }
 }
 
 #[test]

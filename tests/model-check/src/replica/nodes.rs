@@ -287,6 +287,7 @@ async fn open(world: &World, mut volume: Volume, take_over: bool) -> Result<Open
         spool: Arc::new(volume.spool),
         chain: Plain::new(volume.chain),
         inherited: position,
+        announced: AtomicU64::new(0),
         ownership: Plain::new(ownership),
         lineage: AtomicU64::new(volume.lineage),
         sealed: Notify::default(),

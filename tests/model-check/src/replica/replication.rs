@@ -79,6 +79,7 @@ pub(super) struct Replication {
     /// What the database has.
     pub(super) chain: Plain<Vec<Bytes>>,
     pub(super) inherited: u64,
+    pub(super) announced: AtomicU64,
     pub(super) ownership: Plain<Ownership>,
     pub(super) lineage: AtomicU64,
     pub(super) sealed: Notify,
@@ -102,6 +103,14 @@ impl Replication {
 
     pub(super) fn is_inherited(&self, txid: u64) -> bool {
         txid <= self.inherited
+    }
+
+    pub(super) fn is_announced(&self, opening: u64) -> bool {
+        self.announced.load(SeqCst) == opening
+    }
+
+    pub(super) fn set_announced(&self, opening: u64) {
+        self.announced.store(opening, SeqCst);
     }
 
     pub(super) fn lineage(&self) -> u64 {

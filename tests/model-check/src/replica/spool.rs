@@ -103,7 +103,7 @@ impl Spool {
         Some(file.clone().into())
     }
 
-    pub(super) fn read(&self, sealed: Sealed) -> io::Result<(Body, i64)> {
+    pub(super) fn read(&self, sealed: Sealed) -> io::Result<(Body, (i64, u64))> {
         let Some(Body::Memory(file)) = self.body(sealed.txid) else {
             return Err(io::ErrorKind::NotFound.into());
         };
@@ -111,7 +111,7 @@ impl Spool {
         if Weakness::ChangedBytes.is_given() {
             read.timestamp += below(1000) as i64;
         }
-        Ok((read.bytes().into(), read.timestamp))
+        Ok((read.bytes().into(), (read.timestamp, read.opening)))
     }
 
     pub(super) fn first_from(&self, txid: u64) -> Option<Sealed> {
