@@ -216,6 +216,7 @@ impl Capture {
             txid: file.max_txid,
             timestamp: file.timestamp,
             pages,
+            base: self.position.next_base(),
             log: Some(log),
             emptied: false,
             file: None,
@@ -267,6 +268,7 @@ impl Capture {
             database: &self.database,
         };
         let sealed = write_file(&self.spool, &source, file, [(1, frame)].into_iter())?;
+        self.position.base = self.position.next_base();
         self.position.txid = file.max_txid;
         self.position.timestamp = file.timestamp;
         self.sealer = Some(self.opening);
@@ -442,6 +444,7 @@ impl Capture {
             txid: full.header.max_txid,
             timestamp: full.header.timestamp,
             pages: full.header.commit,
+            base: self.position.next_base(),
             log,
             emptied: full.emptied,
             file: full.file,

@@ -53,6 +53,7 @@ pub(super) fn position_behind(storage: &Storage, known: u64, path: &Path) -> cra
         timestamp: newest.timestamp,
         page_size: newest.page_size,
         pages: newest.commit,
+        base: None,
         log: Some(LogPosition::of(scan.header(), scan.position())),
         emptied: false,
         alone: false,

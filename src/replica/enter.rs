@@ -116,7 +116,7 @@ impl Replication {
                 "the database was replicated up to transaction {known}, and the replica ends with transaction {tip}"
             )));
         }
-        let timestamp = self.resumed.filter(|(txid, _)| *txid == tip).map(|(_, at)| at);
+        let timestamp = self.resumed.time_of(tip);
         let is_known = tip == 0 || self.fence.is_at(tip, self.spool.body(tip), timestamp).await?;
         Ok((!is_known).then(|| format!("its newest transaction, {tip}, was written by another process")))
     }

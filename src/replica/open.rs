@@ -354,7 +354,7 @@ impl Prepared {
             return Ok(());
         };
         let (fence, spooled) = (self.fence.clone(), self.spool.body(tip));
-        let timestamp = (tip == position.txid).then_some(position.timestamp);
+        let timestamp = position.time_of(tip);
         let is_ours = request(&self.storage, async move { fence.is_at(tip, spooled, timestamp).await })?;
         self.is_anothers = !is_ours;
         if is_ours || !is_missing && self.replica.on_divergence == OnDivergence::Rebase {
@@ -542,6 +542,7 @@ impl Prepared {
             timestamp: 0,
             page_size,
             pages: 0,
+            base: None,
             log: None,
             emptied: false,
             alone: false,
@@ -668,6 +669,7 @@ fn last_position(spool: &Spool, path: &Path) -> io::Result<Option<Position>> {
             txid: newest.txid,
             timestamp: file.timestamp,
             pages: file.commit,
+            base: position.next_base(),
             emptied: position.emptied || position.file.is_some(),
             ..position
         }));
@@ -680,6 +682,7 @@ fn last_position(spool: &Spool, path: &Path) -> io::Result<Option<Position>> {
         timestamp: file.timestamp,
         page_size: file.page_size,
         pages: file.commit,
+        base: position.as_ref().and_then(Position::next_base),
         log: end_in_log(file, &log_of(path))?,
         emptied: false,
         alone: false,

@@ -35,6 +35,9 @@ pub(super) struct Position {
     pub(super) page_size: u32,
     /// Size of the database in pages after it.
     pub(super) pages: u32,
+    /// The last transaction that was not sealed here, so that the spool has no file by which it is known, and its time:
+    /// the one that was restored, for example. `None` if it is this one.
+    pub(super) base: Option<(u64, i64)>,
     /// Where it ends in the log. `None` if the log had no header yet.
     pub(super) log: Option<LogPosition>,
     /// Whether all of that log is in the database file, or was about to be moved there.
@@ -129,6 +132,21 @@ impl Stamps {
 }
 
 impl Position {
+    /// What [`base`](Self::base) is after a further transaction.
+    pub(super) fn next_base(&self) -> Option<(u64, i64)> {
+        self.base.or(Some((self.txid, self.timestamp)))
+    }
+
+    /// The time of a transaction, if it is this one or the base.
+    pub(super) fn time_of(&self, txid: u64) -> Option<i64> {
+        let known = [Some((self.txid, self.timestamp)), self.base];
+        known
+            .into_iter()
+            .flatten()
+            .find(|known| known.0 == txid)
+            .map(|known| known.1)
+    }
+
     pub(super) fn to_text(self) -> String {
         let mut text = format!("{FIRST_LINE}\n");
         let mut line = |name: &str, values: &[i128]| {
@@ -144,6 +162,9 @@ impl Position {
         line("timestamp", &[self.timestamp.into()]);
         line("page_size", &[self.page_size.into()]);
         line("pages", &[self.pages.into()]);
+        if let Some((txid, timestamp)) = self.base {
+            line("base", &[txid.into(), timestamp.into()]);
+        }
         if let Some(log) = self.log {
             line("salts", &log.salts.map(i128::from));
             line("sequence", &[log.sequence.into()]);
@@ -180,6 +201,8 @@ impl Position {
         let [timestamp] = fields.take("timestamp")?;
         let [page_size] = fields.take("page_size")?;
         let [pages] = fields.take("pages")?;
+        let base = fields.take::<i64, 2>("base");
+        let base = base.map(|[txid, timestamp]| (txid.cast_unsigned(), timestamp));
         let log = if let Some(salts) = fields.take("salts") {
             let [sequence] = fields.take("sequence")?;
             let [frames] = fields.take("frames")?;
@@ -212,6 +235,7 @@ impl Position {
             timestamp,
             page_size,
             pages,
+            base,
             log,
             emptied: emptied != 0,
             alone: alone != 0,
@@ -253,6 +277,7 @@ mod tests {
             timestamp: 1_790_000_000_123,
             page_size: 4096,
             pages: 17,
+            base: Some((1200, 1_790_000_000_000)),
             log: Some(LogPosition {
                 salts: [u32::MAX, 7],
                 sequence: 3,
@@ -274,6 +299,7 @@ mod tests {
     #[test]
     fn position_is_read_as_written() {
         let without = Position {
+            base: None,
             log: None,
             file: None,
             emptied: false,

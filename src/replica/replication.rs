@@ -52,7 +52,7 @@ use super::clock::StorageClock;
 use super::commits::Commits;
 use super::fence::Fence;
 use super::options::{ReplicaOptions, WhenSpoolFull};
-use super::position::Stamps;
+use super::position::{Position, Stamps};
 use super::runtime;
 use super::spool::{Sealed, Spool};
 use super::storage::{FileInfo, Storage};
@@ -171,8 +171,8 @@ pub(crate) struct Replication {
     pub(super) fence: Fence,
     pub(super) clock: Arc<StorageClock>,
     ownership: AtomicU8,
-    /// The last transaction before this opening, and its time.
-    pub(super) resumed: Option<(u64, i64)>,
+    /// Where the opening found the database.
+    pub(super) resumed: Position,
     /// The last transaction that was sealed before this opening, and not dropped since.
     inherited: AtomicU64,
     /// The opening of whose files the storage knows where they begin.
@@ -281,7 +281,7 @@ impl Replication {
             fence,
             clock: Arc::clone(capture.clock()),
             ownership: AtomicU8::new(ownership as u8),
-            resumed: Some((sealed, capture.position().timestamp)),
+            resumed: *capture.position(),
             inherited: AtomicU64::new(inherited),
             announced: AtomicU64::new(0),
             spool,

@@ -101,7 +101,11 @@ fn flush(replication: &Replication, shared: &Shared, timeout: Duration) -> Resul
     let flushed = replication.flush(later(began, timeout));
     flushed.map_err(|reason| match shared.poison() {
         Some(stopped @ (Error::Fenced { .. } | Error::Diverged { .. })) => stopped,
-        _ => Error::NotReplicated {
+        Some(poison) => Error::NotReplicated {
+            waited: began.elapsed(),
+            reason: format!("{poison}; nothing more is read from the log"),
+        },
+        None => Error::NotReplicated {
             waited: began.elapsed(),
             reason: format!("{reason}; it goes up later"),
         },

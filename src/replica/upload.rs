@@ -154,7 +154,7 @@ impl Replication {
         let own = Opening {
             opening: sealer,
             first: txid,
-            after: self.resumed.filter(|(last, _)| last + 1 == txid).map(|(_, at)| at),
+            after: self.resumed.time_of(txid - 1),
         };
         let take_over = match self.ownership() {
             Ownership::ToClaim => self.options.take_over,

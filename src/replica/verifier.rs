@@ -66,14 +66,18 @@ impl Verifier {
         while self.sleep_until(due) {
             // A panic of `on_connect` or of a subscriber does not end the thread.
             let wait = match caught(|| self.verify()) {
-                Some(Err(Error::Closed | Error::Fenced { .. })) => return,
-                Some(Err(error)) => {
-                    failures += 1;
-                    self.failed(&error, failures)
-                }
-                Some(Ok(())) | None => {
+                Some(Err(Error::Closed | Error::Fenced { .. } | Error::Diverged { .. })) => return,
+                Some(Ok(())) => {
                     failures = 0;
                     self.every
+                }
+                Some(Err(error)) => {
+                    failures += 1;
+                    self.failed(reason(&error), failures)
+                }
+                None => {
+                    failures += 1;
+                    self.failed("it panicked".to_owned(), failures)
                 }
             };
             due = uptime().saturating_add(wait);
@@ -88,6 +92,7 @@ impl Verifier {
         let compared = reporter.handle();
         let verified = ReplicaVerify::new(&self.replication.storage, self.settings.clone())
             .note(|problem| self.replication.was_verified(problem))
+            .damaged(|files| self.replication.found_damaged(files))
             .watched_by(reporter)
             .restore(true)
             .compare(|| snapshot(&self.replication, &shared, &self.settings, &compared))
@@ -99,15 +104,9 @@ impl Verifier {
     }
 
     /// Tells of a verification that was not possible. Returns how long until the next.
-    fn failed(&self, error: &Error, failures: u32) -> Duration {
+    fn failed(&self, reason: String, failures: u32) -> Duration {
         let doubled = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(16));
         let wait = doubled.min(LONGEST_PAUSE).min(self.every);
-        let reason = match error {
-            Error::Replica { .. } | Error::NotReplicated { .. } => error.to_string(),
-            Error::Restore { problem, .. } => (*problem).to_owned(),
-            // Without SQLite's message.
-            other => other.without_data(),
-        };
         if failures >= FAILURES {
             self.replication.figures().not_verified(reason.clone());
         }
@@ -145,6 +144,16 @@ impl Replication {
             let _ = self.spool.keep_verified(now);
         }
         self.figures().verified(now, problem);
+    }
+}
+
+/// Why a verification was not possible.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Replica { .. } | Error::NotReplicated { .. } => error.to_string(),
+        Error::Restore { problem, .. } => (*problem).to_owned(),
+        // Without SQLite's message.
+        other => other.without_data(),
     }
 }
 

@@ -215,6 +215,7 @@ impl Following {
             timestamp: header.timestamp,
             page_size: header.page_size,
             pages: header.commit,
+            base: None,
             log: self.log_end(changes),
             emptied: false,
             alone: false,

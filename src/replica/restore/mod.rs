@@ -328,6 +328,7 @@ impl ReplicaRestoreReport {
             timestamp: time::millis_up(self.timestamp),
             page_size: self.page_size as u32,
             pages: self.pages as u32,
+            base: None,
             log: None,
             emptied: true,
             alone: false,

@@ -70,7 +70,7 @@ impl<'r> ReplicaVerify<'r> {
         self
     }
 
-    /// Tells that the first problem, if there is one, once the verification has ended.
+    /// Has `note` called with the first problem, if there is one, once the verification has ended.
     pub(crate) fn note(mut self, note: impl FnOnce(Option<String>) + 'r) -> Self {
         self.note = Some(Box::new(note));
         self

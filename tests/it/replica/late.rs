@@ -190,6 +190,61 @@ fn restored_database_knows_its_replica() {
     place.compare_closed();
 }
 
+/// What it commits then is waiting in the spool, on top of a transaction that the spool has no file of.
+#[test]
+fn commit_after_a_restore_waits_for_the_storage() {
+    let place = Place::with_replica();
+    fs::remove_file(place.database()).unwrap();
+    fs::remove_dir_all(spool_of(&place.database())).unwrap();
+    Store::restore_from(place.volume().join("replica").to_str().unwrap())
+        .to(place.database())
+        .unwrap();
+    let store = place.open(place.to());
+    let restored = store.stats().replica.unwrap().uploaded;
+    place.unmount();
+    fill(&store, 7);
+    let report = store.close_within(Duration::from_millis(300)).unwrap();
+    assert_eq!(report.replicated, Some(false), "{report}");
+    // Once more without the storage, which comes back while the store is open.
+    let store = place.open_away(place.to());
+    place.mount();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    assert_eq!(rows(&store), 24);
+    place.unmount();
+    fill(&store, 3);
+    store.close_within(Duration::from_millis(300)).unwrap();
+    // With the storage at the opening.
+    place.mount();
+    let store = place.open(place.to());
+    assert_eq!(rows(&store), 27);
+    close(store);
+    place.compare_closed();
+    let file = format!("ltx/0/{restored:016x}-{restored:016x}.ltx");
+    assert!(
+        place.volume().join("replica").join(file).exists(),
+        "nothing was begun anew"
+    );
+}
+
+#[test]
+fn commit_after_a_restore_waits_for_the_next_opening() {
+    let place = Place::with_replica();
+    fs::remove_file(place.database()).unwrap();
+    fs::remove_dir_all(spool_of(&place.database())).unwrap();
+    Store::restore_from(place.volume().join("replica").to_str().unwrap())
+        .to(place.database())
+        .unwrap();
+    let store = place.open(place.to());
+    place.unmount();
+    fill(&store, 7);
+    store.close_within(Duration::from_millis(300)).unwrap();
+    place.mount();
+    let store = place.open(place.to().on_divergence(OnDivergence::Restore));
+    assert_eq!(rows(&store), 17);
+    close(store);
+    place.compare_closed();
+}
+
 /// A process that had begun to claim the replica was killed. Its claim is in `owner.json`, and its file is not there.
 #[test]
 fn claim_that_was_begun_is_made() {

@@ -23,7 +23,7 @@ use shuttle::future::{JoinHandle, block_on, spawn, yield_now};
 
 use super::fence::{Entry, Fence, Seen, Upload};
 use super::options::{OnDivergence, ReplicaOptions};
-use super::replication::{Clock, Ownership, Progress, Replication};
+use super::replication::{Clock, Ownership, Progress, Replication, Resumed};
 use super::spool::{Spool, Transaction};
 use super::storage::{Bucket, Process, Result as StorageResult, SNAPSHOTS, Storage, Txids, all_files, newest};
 use crate::runtime::random;
@@ -283,7 +283,7 @@ async fn open(world: &World, mut volume: Volume, take_over: bool) -> Result<Open
         storage,
         fence,
         clock: Clock,
-        resumed: Some((sealed, timestamp.unwrap_or(0))),
+        resumed: Resumed(sealed, timestamp.unwrap_or(0)),
         spool: Arc::new(volume.spool),
         chain: Plain::new(volume.chain),
         inherited: position,

@@ -68,13 +68,22 @@ impl Clock {
     pub(super) fn set(&self, _: SystemTime) {}
 }
 
+/// The last transaction before the opening, and its time.
+pub(super) struct Resumed(pub(super) u64, pub(super) i64);
+
+impl Resumed {
+    pub(super) fn time_of(&self, txid: u64) -> Option<i64> {
+        (self.0 == txid).then_some(self.1)
+    }
+}
+
 pub(super) struct Replication {
     pub(super) path: PathBuf,
     pub(super) options: ReplicaOptions,
     pub(super) storage: Storage,
     pub(super) fence: Fence,
     pub(super) clock: Clock,
-    pub(super) resumed: Option<(u64, i64)>,
+    pub(super) resumed: Resumed,
     pub(super) spool: Arc<Spool>,
     /// What the database has.
     pub(super) chain: Plain<Vec<Bytes>>,
