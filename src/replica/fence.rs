@@ -26,10 +26,10 @@
 //!
 //! # The owner before
 //!
-//! Between (a) and the answer of (c) `owner.json` names a process that may lose. So the entry keeps the owner `before` it,
-//! which goes on as one: it finds itself displaced by its next Create, and not by an entry. The process that has made its
-//! claim takes `before` away. One that has lost puts it back. Its claim stays, unless it is one that nobody had entered, and
-//! its list has shown that it is lost: then no Create of it is under way. If another process has entered meanwhile, what that one gives back is the process that has made its claim.
+//! Between (a) and the answer of (c) `owner.json` names a process that may lose. So an entry keeps those `before` it, and
+//! the last of them goes on as the owner: it finds itself displaced by its next Create, and not by an entry. The process
+//! that has made its claim takes those before it away. One that has lost takes itself away, whoever has entered since. Its
+//! claim stays, unless nobody had entered that one and the list shows that it is lost: then no Create of it is under way.
 //!
 //! # Whose transaction it was
 //!
@@ -77,6 +77,9 @@ const CLAIM_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A claim is let go after so many others, too: a service that is killed every few seconds claims as often.
 const CLAIMS: usize = 1000;
 
+/// So many claims that are not made are known at a time. Those of killed processes go with the next that is.
+const BEFORE: usize = 16;
+
 /// So many openings are known. A service that is restarted every hour has them for six weeks.
 const OPENINGS: usize = 1000;
 
@@ -111,7 +114,7 @@ pub struct Owner {
     /// The openings that have files of their own in the replica, oldest first.
     #[serde(default)]
     pub openings: Vec<Opening>,
-    /// The owner before it, as long as the claim may fail.
+    /// Who had entered before it, as long as its claim may fail. The last of them is the owner until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Box<Owner>>,
 }
@@ -239,13 +242,13 @@ impl Fence {
 
     /// The same, or it is the owner unless the claim of the one that has entered is made.
     fn is_still_us(&self, owner: &Owner) -> bool {
-        self.is_us(owner) || owner.before.as_ref().is_some_and(|before| self.is_us(before))
+        owner.entered().any(|entered| self.is_us(entered))
     }
 
     /// Whether another store owns the replica, and has not closed it: who takes it over has to be told to.
     pub fn is_rival(&self, owner: &Owner) -> bool {
-        let is_of_this = |owner: &Owner| owner.node == self.node;
-        !owner.closed && !is_of_this(owner) && !owner.before.as_deref().is_some_and(is_of_this)
+        let made = owner.made();
+        !made.closed && made.node != self.node
     }
 
     /// Who owns the replica. `None` if no larder ever did.
@@ -317,7 +320,7 @@ impl Fence {
         }
         match self.create(tip + 1, timestamp_ms, body).await? {
             Upload::New | Upload::Ours => {
-                self.confirm(tip + 1, now).await?;
+                self.confirm().await?;
                 Ok(ClaimResult::Made)
             }
             Upload::Fenced(_) => {
@@ -377,7 +380,8 @@ impl Fence {
             }
             let mut next = seen.owner.clone();
             // One that has entered comes after this process.
-            let is_later = |opening: &Opening| opening.opening == seen.owner.opening && !self.is_us(&seen.owner);
+            let entered = || seen.owner.entered().take_while(|entered| !self.is_us(entered));
+            let is_later = |opening: &Opening| entered().any(|entered| entered.opening == opening.opening);
             let later = next.openings.iter().position(is_later);
             let later = later.map_or_else(Vec::new, |at| next.openings.split_off(at));
             begin(&mut next.openings, own);
@@ -547,76 +551,67 @@ impl Fence {
         Err(self.storage.contended())
     }
 
-    /// The process that is the owner if a claim fails that is entered now.
+    /// Those before a claim that is entered now. An earlier claim of this process is forgotten, unless it was made.
     fn before(&self, owner: &Owner) -> Option<Box<Owner>> {
-        if owner.before.is_some() || self.is_us(owner) {
+        if self.is_us(owner) {
             return owner.before.clone();
         }
-        Some(Box::new(Owner {
-            claims: Vec::new(),
-            openings: Vec::new(),
-            before: None,
-            ..owner.clone()
-        }))
+        let mut chain = owner.chain();
+        let last = chain.pop();
+        chain.retain(|entered| !self.is_us(entered));
+        chain.truncate(BEFORE);
+        chain.extend(last);
+        Owner::stack(chain).map(Box::new)
     }
 
     /// The claim is made: no process before this one can add to the replica.
-    async fn confirm(&self, claim: u64, now: SystemTime) -> Result<()> {
-        for _ in 0..ENTRIES {
-            let seen = self.owner().await?;
-            let Some(Seen { owner, .. }) = &seen else { return Ok(()) };
-            let came_later = |entered: &Claim| entered.opening == owner.opening && entered.txid > claim;
-            let mut next = owner.clone();
-            if self.is_us(owner) {
-                next.before = None;
-            } else if owner.claims.iter().any(came_later) {
-                // It goes on from this claim, or gives the replica back to it.
-                next.before = owner.before.as_ref().map(|_| Box::new(self.first(owner.lineage, now)));
-            } else {
-                next = Owner {
-                    claims: owner.claims.clone(),
-                    openings: owner.openings.clone(),
-                    epoch: owner.epoch + 1,
-                    ..self.first(owner.lineage, now)
-                };
-            }
-            let is_said = match (&next.before, &owner.before) {
-                (Some(next), Some(before)) => self.is_us(before) && self.is_us(next),
-                _ => next == *owner,
-            };
-            if is_said || self.replace(seen.as_ref(), &next).await? {
-                return Ok(());
-            }
-        }
-        Err(self.storage.contended())
+    async fn confirm(&self) -> Result<()> {
+        self.change_chain(|chain, at| chain.truncate(at + 1), |_| true, |_| true)
+            .await
     }
 
     /// Takes an entry back whose claim has failed; and the claim, if no process has sent a Create of it.
     async fn withdraw(&self, own: Opening, is_new: bool) -> Result<()> {
+        let is_other = |entered: &Claim| !is_new || entered.opening != self.opening || entered.txid != own.first;
+        let remove = |chain: &mut Vec<Owner>, at: usize| drop(chain.remove(at));
+        self.change_chain(remove, is_other, |opening| *opening != own).await
+    }
+
+    /// Changes the owner and those before it at the place of this process, unless it is the last: then it is the owner, or
+    /// a later claim is made.
+    async fn change_chain(
+        &self,
+        change: impl Fn(&mut Vec<Owner>, usize),
+        claims: impl Fn(&Claim) -> bool,
+        openings: impl Fn(&Opening) -> bool,
+    ) -> Result<()> {
         for _ in 0..ENTRIES {
-            let seen = self.owner().await?;
-            let Some(Seen { owner, .. }) = seen.as_ref().filter(|seen| self.is_us(&seen.owner)) else {
+            let Some(seen) = self.owner().await? else { return Ok(()) };
+            let mut chain = seen.owner.chain();
+            let at = chain.iter().position(|entered| self.is_us(entered));
+            let Some(at) = at.filter(|at| at + 1 < chain.len()) else {
                 return Ok(());
             };
-            let Some(before) = &owner.before else { return Ok(()) };
-            let is_ours = |entered: &Claim| is_new && entered.opening == self.opening && entered.txid == own.first;
+            change(&mut chain, at);
             let next = Owner {
-                epoch: owner.epoch + 1,
-                claims: owner
+                epoch: seen.owner.epoch + 1,
+                claims: seen
+                    .owner
                     .claims
                     .iter()
-                    .filter(|entered| !is_ours(entered))
+                    .filter(|claim| claims(claim))
                     .cloned()
                     .collect(),
-                openings: owner
+                openings: seen
+                    .owner
                     .openings
                     .iter()
-                    .filter(|opening| **opening != own)
+                    .filter(|opening| openings(opening))
                     .copied()
                     .collect(),
-                ..Owner::clone(before)
+                ..Owner::stack(chain).expect("it has the last")
             };
-            if self.replace(seen.as_ref(), &next).await? {
+            if self.replace(Some(&seen), &next).await? {
                 return Ok(());
             }
         }
@@ -691,6 +686,36 @@ impl Fence {
 }
 
 impl Owner {
+    /// The one that has entered last, then those before it.
+    fn entered(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |owner| owner.before.as_deref())
+    }
+
+    /// Each by itself, without what is the replica's.
+    fn chain(&self) -> Vec<Self> {
+        let alone = |owner: &Self| Self {
+            claims: Vec::new(),
+            openings: Vec::new(),
+            before: None,
+            ..owner.clone()
+        };
+        self.entered().map(alone).collect()
+    }
+
+    /// The first of them, with those before it.
+    fn stack(chain: Vec<Self>) -> Option<Self> {
+        let stacked = |before: Option<Self>, owner| {
+            let before = before.map(Box::new);
+            Some(Self { before, ..owner })
+        };
+        chain.into_iter().rev().fold(None, stacked)
+    }
+
+    /// The owner whose claim is made.
+    pub fn made(&self) -> &Self {
+        self.entered().last().unwrap_or(self)
+    }
+
     /// When it entered itself.
     pub fn since(&self) -> SystemTime {
         let since = self.since.timestamp_millis().max(0).cast_unsigned();

@@ -199,12 +199,9 @@ impl Following {
     }
 }
 
-/// The owner; the one before it, if its claim may fail.
+/// The owner, whoever has entered since.
 fn owner(storage: &Storage) -> StorageResult<Option<Owner>> {
     let fence = Fence::new(storage.clone(), 0);
     let seen = request(storage, async move { fence.owner().await })?;
-    Ok(seen.map(|mut seen| match seen.owner.before.take() {
-        Some(before) => *before,
-        None => seen.owner,
-    }))
+    Ok(seen.map(|seen| seen.owner.made().clone()))
 }

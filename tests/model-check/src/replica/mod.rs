@@ -10,6 +10,7 @@ mod storage;
 
 #[path = "../../../../src/replica/enter.rs"]
 mod enter;
+#[expect(dead_code, reason = "a follower claims as well")]
 #[path = "../../../../src/replica/fence.rs"]
 mod fence;
 #[path = "../../../../src/replica/upload.rs"]

@@ -248,9 +248,12 @@ impl State {
         }
     }
 
-    /// Nobody takes over without being told.
+    /// Nobody takes over without being told. As long as a claim is not made, the owner is the one before it.
     fn judge_owner(&self, next: &Bytes, by: &Process) {
-        let parse = |bytes: &Bytes| serde_json::from_slice::<Owner>(bytes).expect("an owner");
+        let parse = |bytes: &Bytes| {
+            let owner = serde_json::from_slice::<Owner>(bytes).expect("an owner");
+            owner.made().clone()
+        };
         let Some(before) = self.owner.as_ref().map(|(bytes, _)| parse(bytes)) else {
             return;
         };
