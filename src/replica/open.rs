@@ -405,7 +405,10 @@ impl Prepared {
             path: path.into(),
             url: self.storage.to_string(),
             owner: format!("{}, since {}", owner.host, date::utc(owner.since())),
-            last_seen: format!("its last upload was at {}", date::utc(*at)),
+            last_seen: match *at {
+                UNIX_EPOCH => "it has not uploaded anything yet".to_owned(),
+                at => format!("its last upload was at {}", date::utc(at)),
+            },
         })
     }
 

@@ -88,7 +88,7 @@ impl<'a> StoreReplica<'a> {
         let reporter = RestoreReporter::new(ReplicaRestoreProgress::NOTHING);
         let compared = reporter.handle();
         ReplicaVerify::new(&replication.storage, engine.options.clone())
-            .note(|problem| replication.was_verified(problem))
+            .note(|problem, restored| replication.was_verified(problem, restored))
             .damaged(|files| replication.found_damaged(files))
             .watched_by(reporter)
             .compare(move || snapshot(replication, &engine.shared, &engine.options, &compared))

@@ -264,7 +264,11 @@ impl Replication {
     fn fenced(&self, holder: &Holder) {
         let (by, since) = match holder {
             Holder::Other { host, since } => (format!("{host}, since {}", date::utc(*since)), *since),
-            Holder::Us | Holder::Unknown => ("a process that is not in its owner.json".to_owned(), SystemTime::now()),
+            Holder::Us => {
+                let former = "its former owner, which has uploaded since this store read it";
+                (former.to_owned(), SystemTime::now())
+            }
+            Holder::Unknown => ("a process that is not in its owner.json".to_owned(), SystemTime::now()),
         };
         event!(
             error,

@@ -91,7 +91,7 @@ impl Verifier {
         reporter.set_limit(move || readers.is_closed().then_some(Error::Closed));
         let compared = reporter.handle();
         let verified = ReplicaVerify::new(&self.replication.storage, self.settings.clone())
-            .note(|problem| self.replication.was_verified(problem))
+            .note(|problem, restored| self.replication.was_verified(problem, restored))
             .damaged(|files| self.replication.found_damaged(files))
             .watched_by(reporter)
             .restore(true)
@@ -136,10 +136,10 @@ impl Verifier {
 }
 
 impl Replication {
-    /// A verification has ended, and has found this problem or none.
-    pub(super) fn was_verified(&self, problem: Option<String>) {
+    /// A verification has ended, and has found this problem or none. One that restored nothing stands in for no other.
+    pub(super) fn was_verified(&self, problem: Option<String>, restored: bool) {
         let now = SystemTime::now();
-        if problem.is_none() {
+        if problem.is_none() && restored {
             // Without it the next opening verifies sooner.
             let _ = self.spool.keep_verified(now);
         }

@@ -32,7 +32,7 @@ type TakeSnapshot<'r> = Box<dyn FnOnce() -> Result<Snapshot> + 'r>;
 type TakeDamaged<'r> = Box<dyn FnOnce(Vec<(FileInfo, String)>) + 'r>;
 
 /// Takes note of the first problem that was found.
-type Note<'r> = Box<dyn FnOnce(Option<String>) + 'r>;
+type Note<'r> = Box<dyn FnOnce(Option<String>, bool) + 'r>;
 
 /// A check of a whole replica, which [`run`](Self::run) starts. Made by [`Replica::verify`](crate::Replica::verify).
 ///
@@ -70,8 +70,9 @@ impl<'r> ReplicaVerify<'r> {
         self
     }
 
-    /// Has `note` called with the first problem, if there is one, once the verification has ended.
-    pub(crate) fn note(mut self, note: impl FnOnce(Option<String>) + 'r) -> Self {
+    /// Has `note` called once the verification has ended: with the first problem, if there is one, and whether the newest
+    /// state was restored.
+    pub(crate) fn note(mut self, note: impl FnOnce(Option<String>, bool) + 'r) -> Self {
         self.note = Some(Box::new(note));
         self
     }
@@ -116,7 +117,7 @@ impl<'r> ReplicaVerify<'r> {
         report.duration = began.elapsed();
         report.tell(self.storage);
         if let Some(note) = self.note {
-            note(report.problems.first().cloned());
+            note(report.problems.first().cloned(), report.restored.is_some());
         }
         if let Some(take) = self.damaged {
             take(std::mem::take(&mut report.damaged));

@@ -127,7 +127,7 @@ fn advice_asks_for_a_verification() {
         topics.filter(|topic| topic.starts_with("replica_")).collect()
     };
     assert_eq!(topics(&store), ["replica_not_verified"]);
-    let report = store.replica().unwrap().verify().run().unwrap();
+    let report = store.replica().unwrap().verify().restore(true).run().unwrap();
     assert!(report.is_ok(), "{report}");
     assert!(topics(&store).is_empty());
     close(store);
