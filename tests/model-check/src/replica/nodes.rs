@@ -262,7 +262,7 @@ async fn open(world: &World, mut volume: Volume, take_over: bool) -> Result<Open
         for _ in 0..below(200) {
             yield_now().await;
         }
-        let _ = fence.may_claim(position, SystemTime::now(), take_over).await;
+        let _ = fence.may_claim(file.txid, SystemTime::now(), take_over).await;
         volume.chain.push(file.bytes());
         (ownership, uploaded, sealed) = (Ownership::Owner, file.txid, file.txid);
     }
