@@ -356,8 +356,9 @@ const MUTANTS: &[Mutant] = &[
         name: "a fenced store goes on to write levels and snapshots",
         change: Change::Source {
             file: "src/replica/upload.rs",
-            from: "        is_sure && !self.has_ended() && self.closing",
-            to: "        is_sure && self.closing",
+            from: "        is_sure && !self.has_ended() && self.closing.get().is_none() && !self.is_poisoned()\n",
+            // A store that was fenced is also poisoned.
+            to: "        is_sure && self.closing.get().is_none()\n",
         },
         suite: REPLICA_FENCE,
     },

@@ -87,7 +87,8 @@ fn live(store: &Store, client: i64, counters: &[AtomicI64], is_alone: bool, rng:
     let writers = rng.usize(1..=counters.len());
     let (newest, over) = (AtomicI64::new(0), AtomicBool::new(false));
     let (holds, vacuums, flushes) = (rng.u32(0..3) == 0, rng.u32(0..8) == 0, rng.u32(0..2) > 0);
-    let replicates = rng.bool();
+    // More than one: a write may come while the capture for another is under way.
+    let replicates = rng.usize(0..4);
     let acknowledged: &(dyn Fn(i64) + Sync) = &|n| {
         newest.fetch_max(n, Ordering::SeqCst);
     };
@@ -111,7 +112,7 @@ fn live(store: &Store, client: i64, counters: &[AtomicI64], is_alone: bool, rng:
         if flushes {
             scope.spawn(|| flush(store, &newest, &over));
         }
-        if replicates {
+        for _ in 0..replicates {
             scope.spawn(|| replicate(store, &over));
         }
         if holds {
