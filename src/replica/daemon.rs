@@ -3,11 +3,11 @@
 //! The daemon names the place in the log at which each of its files ends: the salts of the log, and an offset. If the log
 //! still has those salts, the files with them were read from this log, or from one that was copied together with its
 //! database and has gone on by itself since. So the pages of these files are compared with the frames at their places,
-//! from the oldest that this store does not know to the newest. If all are the same, the database after the last of these
-//! frames is the state that the replica ends with.
+//! from the first after what this store knows, or from the log's first frame, to the newest. If all are the same, the
+//! database after the last of these frames is the state that the replica ends with.
 //!
-//! If the log has begun again since the newest file, or is gone, nothing shows that. Then the database has diverged, even
-//! if it has not.
+//! If the log has begun again since the newest file, or is gone, or the daemon has deleted the older of these files, nothing
+//! shows that. Then the database has diverged, even if it has not.
 
 use std::fs::File;
 use std::io;
@@ -36,6 +36,12 @@ pub(super) fn position_behind(storage: &Storage, known: u64, path: &Path) -> cra
         return Ok(None);
     };
     let files = of_this_log(storage, known, &header)?;
+    let begins = |(file, _): &(Header, FileInfo)| {
+        file.min_txid == known + 1 || file.wal_size > 0 && file.wal_offset == header.offset(0)
+    };
+    if !files.first().is_some_and(begins) {
+        return Ok(None);
+    }
     let Some((newest, _)) = files.last().filter(|(file, _)| file.wal_size > 0) else {
         return Ok(None);
     };
