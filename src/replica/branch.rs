@@ -1,16 +1,20 @@
 //! Branches: a new replica that begins with a state of another one, and goes on by itself.
 //!
-//! The files that make the state are copied under the same names, and the new replica gets a number of its own and an
-//! owner that has closed it. So a store opens it as it would open any replica on a new machine, and neither of the two
-//! ever sees what the other one adds. The last file is copied first: a branch that is not complete has a gap at its
-//! beginning, and nothing can be restored from it.
+//! First this process enters itself as the owner of the new place, which nobody else can then. The files that make the
+//! state are copied under the same names, the last one first, so that nothing can be restored from a branch that is not
+//! complete. At the end the owner closes it. So a store opens it as it would open any replica on a new machine, and neither
+//! of the two ever sees what the other one adds. If it fails, what was copied is deleted, and then the owner. What a killed
+//! process leaves has an owner that has not closed it.
+//!
+//! Within a bucket the storage copies. Between two folders an object gets a second name, after it was read and checked.
+//! Otherwise it is read, checked and written.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::time::SystemTime;
 
-use super::fence::Fence;
+use super::fence::{Entry, Fence};
 use super::restore::apply::{ApplyError, read_through};
 use super::restore::plan::{PlanError, Target, Txid, plan};
 use super::restore::rebuild::explain;
@@ -19,9 +23,12 @@ use super::runtime;
 use super::storage::{Created, FailureKind, FileInfo, Storage, StorageError, all_files, request};
 use crate::connection::temp_folder::TempFolder;
 use crate::error::{Error, Result};
-use crate::runtime::random;
 use crate::runtime::sync::Arc;
+use crate::runtime::{date, random};
 use crate::telemetry::event::event;
+
+/// So often it is begun again, because files of the plan were merged meanwhile.
+const ATTEMPTS: u32 = 4;
 
 /// A larger file goes through a temporary one.
 const IN_MEMORY: u64 = 8 << 20;
@@ -74,20 +81,36 @@ pub(super) fn branch(from: &Storage, at: At, to: &Storage) -> Result<BranchRepor
         At::Time(time) => Target::Before(time::millis_up(time)),
         At::Txid(txid) => Target::Txid(txid),
     };
-    refuse_used(to)?;
-    let files = planned(from, target)?;
-    let last = *files.last().expect("a plan has files");
-    let (source, copies, target) = (from.clone(), files.clone(), to.clone());
-    let timestamp = request(to, async move {
-        let timestamp = source.timestamp(last.level, last.txids).await?;
-        for file in copies.iter().rev() {
-            copy(&source, file, &target).await?;
+    let mut files = planned(from, target)?;
+    let asked = to.clone();
+    request(to, async move { asked.probe().await })?;
+    let fence = Fence::new(to.clone(), random::number());
+    enter(&fence, to)?;
+    let mut attempts = ATTEMPTS;
+    let timestamp = loop {
+        let (source, copies, place) = (from.clone(), files.clone(), to.clone());
+        let copied = request(to, async move { Ok(copy_all(&source, &copies, &place).await) })?;
+        attempts -= 1;
+        match copied {
+            Ok(timestamp) => break timestamp,
+            // A file that was merged meanwhile is part of another one.
+            Err(error) if error.is_not_found() && attempts > 0 => {
+                delete(to, &files).map_err(|_| error)?;
+                files = match planned(from, target) {
+                    Ok(files) => files,
+                    Err(error) => return Err(give_up(to, &[], error)),
+                };
+            }
+            Err(error) => return Err(give_up(to, &files, error.into())),
         }
-        let fence = Fence::new(target, random::number());
-        fence.enter(None, random::number(), SystemTime::now()).await?;
-        fence.close().await?;
-        Ok(timestamp)
-    })?;
+    };
+    let last = *files.last().expect("a plan has files");
+    let closed = request(to, async move { fence.close().await });
+    match closed {
+        Ok(true) => {}
+        Ok(false) => return Err(taken(to)),
+        Err(error) => return Err(give_up(to, &files, error.into())),
+    }
     let report = BranchReport {
         url: to.to_string(),
         txid: last.txids.max,
@@ -104,20 +127,65 @@ pub(super) fn branch(from: &Storage, at: At, to: &Storage) -> Result<BranchRepor
     Ok(report)
 }
 
-/// Refuses a place that has files, or an owner.
-fn refuse_used(to: &Storage) -> Result<()> {
-    let asked = to.clone();
-    let is_used = request(to, async move {
-        let is_owned = Fence::new(asked.clone(), 0).owner().await?.is_some();
-        Ok(is_owned || !all_files(&asked).await?.is_empty())
+/// Makes this process the owner of a place where nothing is.
+fn enter(fence: &Fence, to: &Storage) -> Result<()> {
+    let (asked, entering) = (to.clone(), fence.clone());
+    let (owner, there, entry) = request(to, async move {
+        let seen = entering.owner().await?;
+        let there = asked.anything().await?;
+        if seen.is_some() || there.is_some() {
+            return Ok((seen.map(|seen| seen.owner), there, None));
+        }
+        let entry = entering.enter(None, random::number(), SystemTime::now()).await?;
+        Ok((None, None, Some(entry)))
     })?;
-    if !is_used {
-        return Ok(());
-    }
+    let reason = match (owner, there, entry) {
+        (_, _, Some(Entry::Entered)) => return Ok(()),
+        (Some(owner), ..) => format!(
+            "it has an owner already, {}, since {}",
+            owner.host,
+            date::utc(owner.since())
+        ),
+        (None, Some(there), _) => format!("it has files already, such as {there}"),
+        _ => return Err(taken(to)),
+    };
     Err(failed(
         to,
-        "it has files already, so no branch is made there; choose another URL, or delete what is there".into(),
+        format!("{reason}, so no branch is made there; choose another URL, or delete what is there"),
     ))
+}
+
+fn taken(to: &Storage) -> Error {
+    failed(
+        to,
+        "another process has made a branch or a replica there meanwhile; choose another URL".into(),
+    )
+}
+
+/// Leaves nothing behind, and tells why. What cannot be deleted has an owner that has not closed it.
+fn give_up(to: &Storage, files: &[FileInfo], error: Error) -> Error {
+    let deleting = to.clone();
+    let is_deleted = delete(to, files).is_ok() && request(to, async move { deleting.delete_owner().await }).is_ok();
+    if !is_deleted {
+        event!(
+            warn,
+            "larder::replica",
+            { branch = %to, %error },
+            "a branch could not be completed, and not all of it could be deleted: delete what is at its URL"
+        );
+    }
+    error
+}
+
+fn delete(to: &Storage, files: &[FileInfo]) -> Result<(), StorageError> {
+    let (deleting, files) = (to.clone(), files.to_vec());
+    request(to, async move {
+        // The last one, which was the first, goes last.
+        for file in &files {
+            deleting.delete(file.level, file.txids).await?;
+        }
+        Ok(())
+    })
 }
 
 /// The files that make the state.
@@ -145,15 +213,33 @@ impl From<PlanError> for Stop {
     }
 }
 
-/// Copies a file, which is read to its end and checked.
+/// Copies the files, and returns the time of the last one.
+async fn copy_all(from: &Storage, files: &[FileInfo], to: &Storage) -> Result<i64, StorageError> {
+    let last = files.last().expect("a plan has files");
+    let timestamp = from.timestamp(last.level, last.txids).await?;
+    for file in files.iter().rev() {
+        copy(from, file, to).await?;
+    }
+    Ok(timestamp)
+}
+
+/// Copies a file. It is read to its end and checked, unless the bucket copies it.
 async fn copy(from: &Storage, file: &FileInfo, to: &Storage) -> Result<(), StorageError> {
     let FileInfo { level, txids, size, .. } = *file;
     let damaged = |error: ApplyError| {
         let what = format!("{} could not be copied", from.name(level, txids));
         from.failure(what, FailureKind::Permanent, error.to_string())
     };
-    let timestamp = from.timestamp(level, txids).await?;
     let checked = *file;
+    if from.is_folder() && to.is_folder() {
+        let opened = from.reader(level, txids).await?;
+        let sound = runtime::blocking(move || read_through(opened, &checked).map(drop)).await;
+        sound.map_err(|error| from.no_thread(error))?.map_err(damaged)?;
+    }
+    if to.copy_from(from, file).await? {
+        return Ok(());
+    }
+    let timestamp = from.timestamp(level, txids).await?;
     let created = if size <= IN_MEMORY {
         let bytes = from.get(level, txids).await?;
         let read = bytes.clone();

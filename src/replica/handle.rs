@@ -58,7 +58,9 @@ impl Replica {
     /// Makes a new replica at a URL, which begins with a state of this one and goes on by itself: for a test on real data, or
     /// to look at the past while the present goes on. This replica is left as it is.
     ///
-    /// The files that make the state are read and checked, and copied. Open the branch like any replica on a new machine,
+    /// The files that make the state are copied: by the bucket, if both URLs are in one, so that nothing is downloaded; by
+    /// links between folders of one file system; otherwise through this machine. What goes through it is checked; a
+    /// [`verify`](Self::verify) of the branch checks the rest. If it fails, nothing is left at the URL. Open the branch like any replica on a new machine,
     /// with [`ReplicaOptions::restore_if_missing`](crate::ReplicaOptions::restore_if_missing), or follow it. To delete it,
     /// delete what is at its URL.
     ///
@@ -81,7 +83,8 @@ impl Replica {
     /// # Errors
     ///
     /// [`Error::Replica`](crate::Error::Replica): this replica does not have the state, or a file of it is damaged; there
-    /// are files at the URL; or one of the two cannot be used.
+    /// is something at the URL already, which the error names; another process makes a branch there; or one of the two
+    /// cannot be used.
     pub fn branch(&self, at: At, url: &str) -> Result<BranchReport> {
         branch(&self.storage, at, &Storage::connect(url)?)
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::levels::LevelTimes;
+use super::storage::Storage;
 use crate::error::{Error, Result};
 
 const MIB: u64 = 1024 * 1024;
@@ -252,7 +253,7 @@ impl From<String> for ReplicaOptions {
 impl fmt::Debug for ReplicaOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplicaOptions")
-            .field("url", &self.url.split(['?', '#']).next().unwrap_or_default())
+            .field("url", &Storage::shown(&self.url))
             .field("interval", &self.interval)
             .field("replicate_timeout", &self.replicate_timeout)
             .field("spool_limit", &self.spool_limit)

@@ -319,6 +319,20 @@ impl Spool {
         Ok(())
     }
 
+    /// A file that goes with its descriptor.
+    pub(super) fn nameless(&self) -> io::Result<File> {
+        let path = self.folder.join(UNFINISHED).join("download");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
+    }
+
     /// Begins the file of a transaction.
     pub(super) fn begin(&self, txid: u64) -> io::Result<Unsealed> {
         let path = self.folder.join(UNFINISHED).join(name_of(txid));

@@ -2,8 +2,8 @@
 //! snapshots, and see all of it or nothing.
 //!
 //! The pages of several files go in one after another, so that the last one wins, and the database is cut to its size at
-//! the end: the effect is that of the files merged. A file is read to its end, and its checksum compared, before the
-//! COMMIT. Pages that the database lost on the way and got again are in the file that made it grow.
+//! the end: the effect is that of the files merged. They are here, and checked, before the transaction begins
+//! (`download.rs`). Pages that the database lost on the way and got again are in the file that made it grow.
 //!
 //! The position is written after the COMMIT. A process that is killed in between has applied more than it knows, and
 //! then its first transaction has to reach that far again (`local.rs`).
@@ -15,13 +15,13 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::Following;
+use super::download::Downloaded;
 use super::local::{End, Local, open_log};
 use super::trouble::Trouble;
 use crate::connection::raw_pages::{self, RawPages};
-use crate::replica::ltx::{Decoder, Header, lock_page};
+use crate::replica::ltx::{Header, lock_page};
 use crate::replica::position::{LogPosition, Position};
-use crate::replica::restore::apply::{ApplyError, decoder};
-use crate::replica::restore::fetch::Fetch;
+use crate::replica::restore::apply::decoder;
 use crate::replica::restore::time;
 use crate::replica::storage::{FileInfo, ObjectReader};
 use crate::replica::wal;
@@ -52,9 +52,10 @@ pub(super) struct Written {
 impl Following {
     /// Runs on the writer thread, as an exclusive job.
     pub(super) fn apply(&self, writer: &mut Writer, source: Source) -> Result<(), Trouble> {
+        let files = self.download(source)?;
         self.transaction(writer, |conn| {
             let beyond = self.beyond()?;
-            self.write(conn, beyond, source)
+            self.write(conn, beyond, files)
         })
     }
 
@@ -122,7 +123,7 @@ impl Following {
         shared.file.wal_index().map(|index| index.changes)
     }
 
-    fn write(&self, conn: &Connection, mut beyond: BTreeSet<u32>, source: Source) -> Result<Written, Trouble> {
+    fn write(&self, conn: &Connection, mut beyond: BTreeSet<u32>, files: Downloaded) -> Result<Written, Trouble> {
         let mut written = Written {
             last: None,
             pages: 0,
@@ -131,10 +132,11 @@ impl Following {
         };
         let mut size = Size::of(conn)?;
         raw_pages::with_pages::<_, Trouble>(conn, |pages| {
-            self.each(source, |file, mut decoder| {
+            for (file, from) in files.into_files() {
+                let failed = |error| Trouble::of(&file, error, &self.storage);
+                let mut decoder = decoder(from, &file).map_err(failed)?;
                 let header = *decoder.header();
                 self.check_header(&header)?;
-                let failed = |error| Trouble::of(file, error, &self.storage);
                 let mut contents = vec![0; header.page_size as usize];
                 while let Some(number) = decoder.next_page(&mut contents).map_err(|error| failed(error.into()))? {
                     pages.write(number, &mut contents)?;
@@ -145,11 +147,10 @@ impl Following {
                         return Err(Trouble::Closing);
                     }
                 }
-                size.becomes(&header).map_err(|problem| Trouble::File(*file, problem))?;
+                size.becomes(&header).map_err(|problem| Trouble::File(file, problem))?;
                 written.last = Some(header);
                 written.bytes += file.size;
-                Ok(())
-            })?;
+            }
             written.was_cut = size.cut(pages)?;
             Ok(())
         })?;
@@ -159,34 +160,6 @@ impl Following {
             ));
         }
         Ok(written)
-    }
-
-    /// Reads one file after another.
-    fn each(
-        &self,
-        source: Source,
-        mut f: impl FnMut(&FileInfo, Decoder<ObjectReader>) -> Result<(), Trouble>,
-    ) -> Result<(), Trouble> {
-        let mut one = |file: &FileInfo, opened: Result<ObjectReader, _>| {
-            if self.closes() {
-                return Err(Trouble::Closing);
-            }
-            let opened = opened.map_err(|error| Trouble::of(file, error, &self.storage))?;
-            f(
-                file,
-                decoder(opened, file).map_err(|error| Trouble::of(file, error, &self.storage))?,
-            )
-        };
-        match source {
-            Source::Opened(files) => files.into_iter().try_for_each(|(file, opened)| one(&file, Ok(opened))),
-            Source::Planned(files) => {
-                let mut fetch = Fetch::new(&self.storage, &files);
-                while let Some((file, opened)) = fetch.next() {
-                    one(file, opened.map_err(ApplyError::Storage))?;
-                }
-                Ok(())
-            }
-        }
     }
 
     fn check_header(&self, header: &Header) -> Result<(), Trouble> {

@@ -11,7 +11,7 @@
 //! `reached` is held for a look or a change, and nothing is taken under it. Every change is followed by a notification of
 //! all who wait, who look again under the lock: no wake-up is lost. The permit of a `Notify` is kept until the task takes
 //! it. The task waits for a job as a future, never with a lock; the writer thread waits for requests, which run on other
-//! threads, and never for the task, but for closing, by which time no job is left.
+//! threads, without a lock of SQLite, and never for the task, but for closing, by which time no job is left.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -8,6 +8,7 @@
 //! | what it has reached; threads and locks | `following.rs` |
 //! | who waits for a token, and whose transaction that is | `wait.rs` |
 //! | the task that looks for files | `poll.rs` |
+//! | files are here, whole, before the database is locked | `download.rs` |
 //! | files into the database, as one transaction | `apply.rs` |
 //! | the newest state into the database, where files do not lead to it | `resync.rs` |
 //! | the claim of a follower that is promoted | `promote.rs` |
@@ -19,6 +20,7 @@
 //! Only the follower gives that thread anything to write. The methods that read are in `store/follower.rs`.
 
 mod apply;
+mod download;
 mod following;
 mod keeper;
 mod lag;

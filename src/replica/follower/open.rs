@@ -116,12 +116,12 @@ fn catch_up(following: &Arc<Following>) -> Result<Poll> {
         Err(Trouble::Local(error)) => return Err(error),
         Err(Trouble::Storage(error)) => return Err(error.into()),
         Err(Trouble::Diverged(problem)) => return Err(following.diverged(problem)),
-        Err(other) => other.describe(),
+        Err(other) => (other.describe(), matches!(other, Trouble::NoRoom(_))),
     };
     Err(Error::Replica {
-        what: problem,
+        what: problem.0,
         url: following.storage.to_string(),
-        retryable: false,
+        retryable: problem.1,
         source: None,
     })
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::replica::storage::Storage;
 
 /// The longest pause between two looks at the replica.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -70,11 +71,11 @@ impl From<String> for FollowerOptions {
     }
 }
 
-/// Without the query of the URL.
+/// Without what may be secret in the URL.
 impl fmt::Debug for FollowerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FollowerOptions")
-            .field("url", &self.url.split(['?', '#']).next().unwrap_or_default())
+            .field("url", &Storage::shown(&self.url))
             .field("interval", &self.interval)
             .finish()
     }

@@ -13,6 +13,7 @@ use futures_util::future::{Either, select};
 
 use super::Following;
 use super::apply::Source;
+use super::following::SHORTEST;
 use super::open::MOVE_AWAY;
 use super::trouble::Trouble;
 use crate::error::Error;
@@ -49,6 +50,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// primary uploads at an interval of its own: with a whole interval between two looks, a follower of a busy primary would
 /// add anything up to an interval to it.
 const CLOSE_LOOKS: u32 = 6;
+
+/// The longest pause after a failure while somebody waits for a transaction.
+const LONGEST_WOKEN: Duration = Duration::from_secs(5);
+
+/// The longest between two looks that were asked for, and found nothing.
+const LONGEST_LEAST: Duration = Duration::from_secs(1);
 
 /// A job of the follower waits for those before it, which are its own, and for checkpoints.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -208,9 +215,10 @@ impl Following {
     /// The life of the task.
     pub(super) async fn follow_until_closed(self: Arc<Self>, mut poll: Poll) {
         let _ended = Ended(&self);
-        let mut pause = self.interval;
+        let (mut least, mut pause) = (Duration::ZERO, self.interval);
         loop {
-            if tokio::time::timeout(pause, self.wake.notified()).await.is_ok() {
+            let rested = self.rest(least, pause).await;
+            if rested {
                 poll.close = CLOSE_LOOKS;
             }
             let before = self.position().txid;
@@ -222,11 +230,17 @@ impl Following {
                     poll.failures = 0;
                     self.reach(|reached| reached.problem = None);
                     self.figures().problem(None);
+                    let found = self.position().txid > before;
+                    // Those who wait for what is not there have it looked for less and less often.
+                    least = match rested && !found {
+                        true => (least * 2).clamp(SHORTEST, LONGEST_LEAST).min(self.interval),
+                        false => Duration::ZERO,
+                    };
                     if was_woken {
                         poll.close = CLOSE_LOOKS;
-                        Duration::ZERO
+                        least
                     } else {
-                        poll.pause(self.interval, self.position().txid > before)
+                        poll.pause(self.interval, found).max(least)
                     }
                 }
                 Err(Trouble::Closing) => return,
@@ -235,10 +249,25 @@ impl Following {
                     let pause = FIRST_PAUSE.max(self.interval) * 2u32.pow(poll.failures.min(5));
                     poll.failures += 1;
                     self.failed(&other.describe(), pause.min(LONGEST_PAUSE));
+                    least = pause.min(LONGEST_WOKEN);
                     pause.min(LONGEST_PAUSE)
                 }
             };
         }
+    }
+
+    /// Sleeps for that pause, or until the task is woken, but no less than `least`. Returns whether it was woken.
+    async fn rest(&self, least: Duration, pause: Duration) -> bool {
+        let (began, mut was_woken) = (Instant::now(), false);
+        while !self.closes() {
+            let until = if was_woken { least } else { pause };
+            let left = until.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            was_woken |= tokio::time::timeout(left, self.wake.notified()).await.is_ok();
+        }
+        was_woken
     }
 
     /// `None` if the follower closes first. Also says whether the task was woken meanwhile: what it was woken for may have
@@ -408,7 +437,10 @@ impl Trouble {
         match self {
             Trouble::File(file, problem) => format!("{}: {problem}", file.txids),
             Trouble::Storage(error) => error.to_string(),
-            Trouble::Incomplete(problem) | Trouble::Changed(problem) | Trouble::Diverged(problem) => problem.clone(),
+            Trouble::Incomplete(problem)
+            | Trouble::Changed(problem)
+            | Trouble::Diverged(problem)
+            | Trouble::NoRoom(problem) => problem.clone(),
             Trouble::Overtaken => "another process was faster".into(),
             Trouble::OtherNode(_) => "the owner of the replica changes all the time".into(),
             // SQLite's message may quote data.

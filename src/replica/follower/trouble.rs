@@ -18,6 +18,8 @@ pub(super) enum Trouble {
     Changed(String),
     /// Replica and database do not fit: the end.
     Diverged(String),
+    /// The disk is too full.
+    NoRoom(String),
     /// The database cannot be written now.
     Local(Error),
     /// Another process has added to the replica before a claim was made.

@@ -257,6 +257,31 @@ impl Folder {
         fs::remove_file(&path).map_err(|error| failed(location, explain(&path, error)))
     }
 
+    /// Gives an object of another folder a second name here, which must be free. An object is never changed, but replaced by
+    /// another file. `false` if the file system cannot do that.
+    pub(super) async fn link(&self, other: &Self, from: &Path, to: &Path) -> Result<bool> {
+        let (source, target) = (other.path(from), self.path(to));
+        let (folder, from, to) = (self.clone(), from.clone(), to.clone());
+        blocking(move || {
+            let make = || {
+                folder.make_parent(&target)?;
+                folder.settle(target.parent().unwrap_or(&folder.root))
+            };
+            make().map_err(|error| failed(&to, error))?;
+            match fs::hard_link(&source, &target) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(failed(&from, explain(&source, error)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(taken(&to, &PutMode::Create)),
+                Err(_) => return Ok(false),
+            }
+            let synced = sync_folder(target.parent().unwrap_or(&target));
+            synced.map(|()| true).map_err(|error| failed(&to, error))
+        })
+        .await
+    }
+
     fn copy(&self, from: &Path, to: &Path, mode: CopyMode) -> Result<()> {
         let source = self.path(from);
         let target = self.path(to);

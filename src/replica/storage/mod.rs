@@ -77,6 +77,9 @@ const UNFINISHED: &str = "larder/tmp";
 /// The metadata of Azure are identifiers, without hyphens.
 const AZURE_TIMESTAMP: &str = "litestreamtimestamp";
 
+/// A bucket copies no larger object at once.
+const LARGEST_COPY: u64 = 5 << 30;
+
 /// A larger file goes up in parts.
 const LARGE: u64 = 64 << 20;
 
@@ -99,6 +102,8 @@ struct Located {
     url: String,
     /// What errors are explained with, if it is a bucket.
     access: Option<Access>,
+    /// If it is one.
+    folder: Option<Folder>,
     timestamp: &'static str,
     patience: Duration,
     is_unconditional: bool,
@@ -186,6 +191,7 @@ impl Located {
             layout,
             url,
             access: None,
+            folder: None,
             timestamp: TIMESTAMP,
             patience: Environment::PATIENCE,
             is_unconditional: false,
@@ -210,7 +216,13 @@ impl Storage {
     /// The URL cannot be used.
     pub fn connect_in(url: &str, environment: &Environment) -> Result<Self> {
         let mut place = match url::parse(url)? {
-            Place::Folder(path) => Located::new(Arc::new(Folder::new(path)), Layout::Decimal, url::shown(url)),
+            Place::Folder(path) => {
+                let folder = Folder::new(path);
+                Located {
+                    folder: Some(folder.clone()),
+                    ..Located::new(Arc::new(folder), Layout::Decimal, url::shown(url))
+                }
+            }
             Place::Memory(name) => Located::new(url::memory(&name), Layout::Decimal, url::shown(url)),
             Place::Bucket(url) => {
                 let Bucket {
@@ -256,6 +268,22 @@ impl Storage {
             ..Located::clone(&self.place)
         };
         Self { place: place.into() }
+    }
+
+    /// A URL as it may be shown: without what may be secret.
+    pub(crate) fn shown(url: &str) -> String {
+        url::shown(url)
+    }
+
+    /// Whether it is a folder.
+    pub(crate) fn is_folder(&self) -> bool {
+        self.place.folder.is_some()
+    }
+
+    /// Whether both are in one bucket.
+    pub(crate) fn is_in_bucket_of(&self, other: &Self) -> bool {
+        let bucket = |storage: &Self| storage.place.access.as_ref().map(|access| access.target.clone());
+        bucket(self).is_some() && bucket(self) == bucket(other)
     }
 
     /// Whether writes have their conditions.
@@ -349,6 +377,65 @@ impl Storage {
             Loaded::Whole(bytes) => self.create_object(&key, bytes, self.attributes(timestamp_ms)).await,
             Loaded::Large(file, size) => self.create_large(&key, timestamp_ms, &file, size).await,
         }
+    }
+
+    /// Has the storage copy a file of another replica, whose key is free here, without sending it: within a bucket, or by a
+    /// link from folder to folder. Returns whether it could.
+    ///
+    /// # Errors
+    ///
+    /// There is no such file there, or the key is taken.
+    pub(crate) async fn copy_from(&self, other: &Self, file: &FileInfo) -> Result<bool> {
+        let (from, to) = (other.key(file.level, file.txids), self.key(file.level, file.txids));
+        let copied = if let (Some(there), Some(here)) = (&other.place.folder, &self.place.folder) {
+            here.link(there, &from, &to).await
+        } else if self.is_in_bucket_of(other) && file.size <= LARGEST_COPY {
+            self.copy(&from, &to).await?.map(|()| true)
+        } else {
+            return Ok(false);
+        };
+        match copied {
+            Ok(copied) => Ok(copied),
+            Err(error @ object_store::Error::NotFound { .. }) => Err(other.unread(&from, error)),
+            Err(error @ object_store::Error::AlreadyExists { .. }) => {
+                Err(self.failed(format!("{to} could not be written"), error))
+            }
+            // It may be read, and not copied.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The name of something that is in this place, if anything is.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub(crate) async fn anything(&self) -> Result<Option<String>> {
+        let own = self.inside("larder");
+        let listed = self.list_folder(&self.place.prefix).await?;
+        let others = listed.common_prefixes.into_iter().filter(|folder| *folder != own);
+        let mut folders: Vec<_> = others.collect();
+        let mut objects = listed.objects;
+        objects.extend(self.list_folder(&own).await?.objects);
+        let passing = [self.inside(PROBE), self.inside("larder/lock")];
+        objects.retain(|object| !passing.contains(&object.location));
+        while objects.is_empty()
+            && let Some(folder) = folders.pop()
+        {
+            let listed = self.list_folder(&folder).await?;
+            folders.extend(listed.common_prefixes);
+            objects = listed.objects;
+        }
+        Ok(objects.first().map(|object| object.location.to_string()))
+    }
+
+    /// Deletes the object that says who owns the replica.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails.
+    pub(crate) async fn delete_owner(&self) -> Result<()> {
+        self.delete_object(&self.inside(OWNER)).await
     }
 
     /// Deletes what uploads have left that did not come to their end, if it was written before that, by the storage's
@@ -468,12 +555,7 @@ impl Storage {
     ///
     /// The storage fails.
     pub async fn has_generations(&self) -> Result<bool> {
-        let folder = self.inside("generations");
-        let what = || "its folder generations could not be listed".into();
-        let listed = self
-            .in_time(0, what, self.place.store.list_with_delimiter(Some(&folder)))
-            .await?;
-        let listed = listed.map_err(|error| self.failed(what(), error))?;
+        let listed = self.list_folder(&self.inside("generations")).await?;
         Ok(!listed.common_prefixes.is_empty() || !listed.objects.is_empty())
     }
 

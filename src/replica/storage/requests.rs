@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Attributes, GetOptions, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions,
-    PutResult, UpdateVersion,
+    Attributes, GetOptions, GetResult, ListResult, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions,
+    PutOptions, PutResult, UpdateVersion,
 };
 
 use super::bucket::Parts;
@@ -287,6 +287,20 @@ impl Storage {
             attributes: self.attributes(timestamp_ms),
             ..PutMultipartOptions::default()
         }
+    }
+
+    /// What is in a folder, and the folders in it.
+    pub(super) async fn list_folder(&self, folder: &Path) -> Result<ListResult> {
+        let what = || format!("{folder} could not be listed");
+        let list = self.place.store.list_with_delimiter(Some(folder));
+        let listed = self.in_time(0, what, list).await?;
+        listed.map_err(|error| self.failed(what(), error))
+    }
+
+    /// A copy within the bucket.
+    pub(super) async fn copy(&self, from: &Path, to: &Path) -> Result<object_store::Result<()>> {
+        let what = || format!("{to} could not be written");
+        self.within(ASSEMBLY, what, self.place.store.copy(from, to)).await
     }
 
     async fn copy_new(&self, from: &Path, to: &Path) -> Result<Created> {

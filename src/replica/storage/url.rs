@@ -242,6 +242,11 @@ pub(super) fn set_memory(name: &str, store: Arc<dyn ObjectStore>) {
 /// Parses a URL, or the path of a folder.
 pub(super) fn parse(url: &str) -> Result<Place, StorageError> {
     let Some((scheme, rest)) = scheme(url) else {
+        if is_misspelt(url) {
+            let reason =
+                "it is neither a URL, which begins with s3://, gs://, abs:// or file://, nor the path of a folder";
+            return Err(StorageError::invalid(shown(url), reason));
+        }
         return folder(url, url.to_owned());
     };
     match scheme.to_ascii_lowercase().as_str() {
@@ -266,13 +271,23 @@ pub(super) fn parse(url: &str) -> Result<Place, StorageError> {
 /// A URL without what may be secret: its query, and what stands before an `@`.
 pub(super) fn shown(url: &str) -> String {
     let Some((scheme, rest)) = scheme(url) else {
-        return url.to_owned();
+        // A path; or a URL that is written wrong, with a user before its host all the same.
+        return match url.rsplit_once('@') {
+            Some((before, host)) if before.contains(':') => format!("***@{}", without_query(host)),
+            _ if is_misspelt(url) => without_query(url).to_owned(),
+            _ => url.to_owned(),
+        };
     };
-    let end = rest.find(['?', '#']).unwrap_or(rest.len());
-    let place = rest[..end].strip_prefix("//");
-    let Some(place) = place else {
-        return format!("{scheme}:{}", &rest[..end]);
+    let Some(place) = without_query(rest).strip_prefix("//") else {
+        return format!("{scheme}:{}", without_query(rest));
     };
+    let (start, after) = rest.split_at(place.len() + 2);
+    if after.contains('@') && !place.contains('@') && place.contains(':') {
+        // A password with a question mark in it.
+        let host = after.rsplit('@').next().unwrap_or_default();
+        let scheme_end = start.len().min(2);
+        return format!("{scheme}:{}***@{}", &start[..scheme_end], without_query(host));
+    }
     match user_info(place) {
         // `abs://account@container`: an account is no secret.
         Some((user, place)) if scheme.eq_ignore_ascii_case("abs") && !user.contains(':') => {
@@ -281,6 +296,17 @@ pub(super) fn shown(url: &str) -> String {
         Some((_, place)) => format!("{scheme}://***@{place}"),
         None => format!("{scheme}://{place}"),
     }
+}
+
+/// Whether a text without a scheme is meant for a URL.
+fn is_misspelt(url: &str) -> bool {
+    let schemes = ["s3:", "gs:", "abs:", "http:", "https:"];
+    let text = url.trim_start().to_ascii_lowercase();
+    url.contains("://") || schemes.iter().any(|scheme| text.starts_with(scheme))
+}
+
+fn without_query(url: &str) -> &str {
+    &url[..url.find(['?', '#']).unwrap_or(url.len())]
 }
 
 /// Divides at the `@` of a user with or without a password. A password may have slashes in it.

@@ -10,8 +10,8 @@ use larder::replica::storage::Storage;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 /// What comes before a request: its verb and its key. An error is its answer.
@@ -20,6 +20,7 @@ type Hook = Arc<dyn Fn(&'static str, String) -> BoxFuture<'static, Result<()>> +
 pub(super) struct Hooked {
     pub(super) store: InMemory,
     hook: Mutex<Hook>,
+    requests: Mutex<Vec<String>>,
 }
 
 impl Hooked {
@@ -28,6 +29,7 @@ impl Hooked {
         let hooked = Arc::new(Self {
             store: InMemory::new(),
             hook: Mutex::new(Arc::new(|_, _| Box::pin(async { Ok(()) }))),
+            requests: Mutex::default(),
         });
         Storage::set_memory(name, Arc::clone(&hooked) as _);
         hooked
@@ -40,9 +42,23 @@ impl Hooked {
         *self.hook.lock().unwrap() = Arc::new(hook);
     }
 
+    /// The requests since the last call.
+    pub(super) fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.requests.lock().unwrap())
+    }
+
     async fn ask(&self, verb: &'static str, key: &Path) -> Result<()> {
+        self.requests.lock().unwrap().push(format!("{verb} {key}"));
         let hook = Arc::clone(&self.hook.lock().unwrap());
         hook(verb, key.to_string()).await
+    }
+}
+
+/// The storage is away.
+pub(super) fn away() -> Error {
+    Error::Generic {
+        store: "hooked",
+        source: "the storage is away".into(),
     }
 }
 

@@ -79,6 +79,16 @@ impl Litestream {
         Ok(fs::read(target).unwrap())
     }
 
+    /// `restore -f`, until it is ended.
+    pub(super) fn follow(&self, replica: &Path, target: &Path) -> Child {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["restore", "-f", "-follow-interval", "50ms", "-o"])
+            .arg(target);
+        command.arg(url(replica));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     pub(super) fn replicate(&self, database: &Path, replica: &Path) -> Child {
         let mut command = Command::new(&self.program);
         command.arg("replicate").arg(database).arg(url(replica));

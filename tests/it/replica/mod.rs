@@ -3,12 +3,14 @@
 #[cfg(all(feature = "s3", feature = "azure"))]
 mod azure;
 mod beside_daemon;
+mod branch;
 mod compaction;
 mod copied_volume;
 mod daemon;
 mod damage;
 #[cfg(feature = "async")]
 mod edge_example;
+pub(crate) mod far_behind;
 mod fence;
 pub(crate) mod follower;
 mod format;
@@ -26,6 +28,8 @@ mod restore;
 mod restored_instead;
 #[cfg(feature = "s3")]
 mod s3;
+#[cfg(feature = "s3")]
+pub(crate) mod s3_follower;
 #[cfg(feature = "s3")]
 mod servers;
 mod simulated;

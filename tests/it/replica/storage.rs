@@ -19,6 +19,7 @@ use tempfile::tempdir;
 
 use super::lying::{Lie, Lying};
 use crate::support::child::{self, Child, PATIENCE, Task, succeeds, tell};
+use crate::support::log;
 
 /// 2026-09-21T14:13:20.123Z
 const TIME: i64 = 1_790_000_000_123;
@@ -577,4 +578,60 @@ pub(crate) fn child(task: &Task) {
         "add" => (0..50).for_each(|_| add_one(&storage)),
         other => panic!("no role {other}"),
     }
+}
+
+/// No text that a user or a log may see has a secret of a URL, however the URL is written.
+#[test]
+fn no_credential_of_a_url_is_shown() {
+    use larder::{At, FollowerOptions, Options, Replica, ReplicaOptions, Store};
+    log::collect();
+    let folder = tempdir().unwrap();
+    for url in [
+        "s3://AKIA:canary@bucket/app",
+        "S3://AKIA:canary@bucket/app",
+        "s3:/AKIA:canary@bucket/app",
+        "s3:AKIA:canary@bucket/app",
+        " s3://AKIA:canary@bucket/app",
+        "s3//AKIA://canary@bucket/app",
+        "https://AKIA:canary@host/app",
+        "ftp://canary@host/app",
+        "s3://AKIA:x?canary@bucket/app",
+        "s3://AKIA:x#canary@bucket/app",
+        "s3://AKIA:x/canary@bucket/app",
+        "s3://AKIA:a@canary@bucket/app",
+        "s3://bucket/app?secret-access-key=canary",
+        " s3://bucket/app?secret-access-key=canary",
+        "s3://bucket/app?endpoint=http://AKIA:canary@host",
+        "s3://bucket/app#canary",
+        "abs://account:canary@container/app",
+        "gs://AKIA:canary@bucket/app",
+        "file:///tmp/app?canary",
+    ] {
+        let (to, of) = (ReplicaOptions::to(url), FollowerOptions::of(url));
+        let options = Options::new().replicate_to(to.clone());
+        let mut shown = vec![
+            format!("{to:?}"),
+            format!("{of:?}"),
+            format!("{options:?} {options:#?}"),
+        ];
+        let errors = [
+            options.open(folder.path().join("app.db")).map(drop),
+            Options::new().follow(of, folder.path().join("follower.db")).map(drop),
+            Replica::open(url).map(drop),
+            Store::restore_from(url).to(folder.path().join("restored.db")).map(drop),
+            Replica::open("memory:canaries")
+                .unwrap()
+                .branch(At::Newest, url)
+                .map(drop),
+        ];
+        for error in errors {
+            let error = error.expect_err(url);
+            shown.push(format!("{error} {error:?} {error:#?}"));
+        }
+        for shown in shown {
+            assert!(!shown.contains("canary"), "{url}: {shown}");
+        }
+    }
+    let events = log::events(|event| event.mentions("canary@") || event.mentions("=canary"));
+    assert!(events.is_empty(), "{events:?}");
 }

@@ -44,6 +44,10 @@ const CHILDREN: &[(&str, Run)] = &[
     ("regressions::store", crate::regressions::store::child),
     #[cfg(feature = "s3")]
     ("replica::late", crate::replica::late::child),
+    #[cfg(feature = "s3")]
+    ("replica::s3_follower", crate::replica::s3_follower::child),
+    #[cfg(feature = "replicate")]
+    ("replica::far_behind", crate::replica::far_behind::child),
     #[cfg(feature = "replicate")]
     ("replica::follower", crate::replica::follower::child),
     #[cfg(feature = "replicate")]

@@ -1,0 +1,152 @@
+//! A follower that has much to catch up, or whose storage does not answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use larder::rusqlite::Connection;
+use larder::{Error, FollowerOptions, Options, ReplicaOptions, Store};
+use tokio::sync::Semaphore;
+
+use super::follower::{catch_up, close, fill, options, rows, upload};
+use super::hooked::{Hooked, away};
+use crate::support::child::{Child, PATIENCE, Task, is_root, skipped, succeeds, tell};
+
+/// Longer than any test waits for it by itself.
+const NEVER: Duration = Duration::from_secs(3600);
+
+fn primary(folder: &std::path::Path, url: &str) -> Store {
+    let to = ReplicaOptions::to(url).interval(Duration::from_millis(20));
+    Options::new().replicate_to(to).open(folder.join("app.db")).unwrap()
+}
+
+/// Files are downloaded before the database is locked.
+#[test]
+fn others_lock_the_database_during_a_download() {
+    let (folder, hooked) = (tempfile::tempdir().unwrap(), Hooked::named("slow-storage"));
+    let store = primary(folder.path(), "memory:slow-storage");
+    upload(&store, 10);
+    let copy = folder.path().join("follower.db");
+    let follow = || {
+        let replica = FollowerOptions::of("memory:slow-storage").interval(NEVER);
+        options().follow(replica, folder.path().join("follower.db")).unwrap()
+    };
+    close(&follow());
+    upload(&store, 1);
+    let tip = upload(&store, 1);
+    let (there, may) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (asked, goes_on) = (Arc::clone(&there), Arc::clone(&may));
+    let key = format!("ltx/0/{tip:016x}-{tip:016x}.ltx");
+    hooked.before(move |verb, asked_for| {
+        let (there, may) = (Arc::clone(&there), Arc::clone(&may));
+        let is_held = verb == "GET" && asked_for == key;
+        async move {
+            if is_held {
+                there.add_permits(1);
+                may.acquire().await.unwrap().forget();
+            }
+            Ok(())
+        }
+        .boxed()
+    });
+    std::thread::scope(|scope| {
+        let following = scope.spawn(follow);
+        let asked = larder::replica::runtime::wait(async move { asked.acquire().await.unwrap().forget() });
+        asked.unwrap();
+        // The look at whose transaction it is asks for the same file.
+        goes_on.add_permits(1);
+        let conn = Connection::open(&copy).unwrap();
+        for _ in 0..20 {
+            conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
+            std::thread::yield_now();
+        }
+        drop(conn);
+        goes_on.add_permits(100);
+        assert_eq!(rows(&following.join().unwrap()), 12);
+    });
+}
+
+/// Those who wait do not make a request each while the storage fails, nor for what is not there.
+#[test]
+fn waiting_callers_make_few_requests() {
+    let (folder, hooked) = (tempfile::tempdir().unwrap(), Hooked::named("failing-storage"));
+    let store = primary(folder.path(), "memory:failing-storage");
+    upload(&store, 10);
+    let replica = FollowerOptions::of("memory:failing-storage").interval(NEVER);
+    let follower = options().follow(replica, folder.path().join("follower.db")).unwrap();
+    let token = catch_up(&store, &follower);
+    let later = format!("{}-{:016x}", &token.to_string()[..16], token.txid() + 1)
+        .parse()
+        .unwrap();
+    for is_away in [false, true] {
+        if is_away {
+            hooked.before(|verb, _| async move { if verb == "GET" { Err(away()) } else { Ok(()) } }.boxed());
+        }
+        hooked.requests();
+        for _ in 0..150 {
+            let error = follower.wait_for(later, Duration::from_millis(2)).unwrap_err();
+            assert!(matches!(error, Error::Behind { .. }), "{error}");
+        }
+        let requests = hooked.requests();
+        assert!(requests.len() < 75, "{}: {requests:?}", requests.len());
+    }
+    hooked.before(|_, _| async { Ok(()) }.boxed());
+    fill(&store, 1);
+    catch_up(&store, &follower);
+    assert_eq!(rows(&follower), 11);
+}
+
+#[test]
+fn follower_waits_for_room_on_its_disk() {
+    if !is_root() {
+        return skipped("only root can make a small disk");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().to_str().unwrap();
+    let mount = format!("mount -t tmpfs -o size=8m larder '{disk}'");
+    let mut unshare = std::process::Command::new("unshare");
+    if !succeeds(unshare.args(["-m", "sh", "-c", &mount])) {
+        return skipped("no mount namespace can be made here");
+    }
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
+    command.arg(std::env::current_exe().unwrap());
+    let child = Child::start_by(command, "replica::far_behind", "small disk", &[disk]);
+    child.expect("done");
+    child.finish();
+}
+
+pub(crate) fn child(task: &Task) {
+    let disk = std::path::Path::new(&task.args[0]);
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let replica = folder.path().join("replica");
+    let store = primary(folder.path(), replica.to_str().unwrap());
+    upload(&store, 10);
+    let following = FollowerOptions::of(replica.to_str().unwrap()).interval(Duration::from_millis(10));
+    let follower = options().follow(following.clone(), disk.join("follower.db")).unwrap();
+    let ballast = disk.join("ballast");
+    std::fs::write(&ballast, vec![1; 5 << 20]).unwrap();
+    upload(&store, 2000);
+    let token = store.replica().unwrap().token();
+    super::store::wait_until("it says why", || {
+        let error = follower.wait_for(token, Duration::from_millis(50)).unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+        error
+            .to_string()
+            .contains("make room, and the follower goes on by itself")
+    });
+    close(&follower);
+    let error = options()
+        .follow(following.clone(), disk.join("follower.db"))
+        .unwrap_err();
+    assert!(
+        error.is_retryable() && error.to_string().contains("make room"),
+        "{error}"
+    );
+    std::fs::remove_file(&ballast).unwrap();
+    let follower = options().follow(following, disk.join("follower.db")).unwrap();
+    follower.wait_for(token, PATIENCE).unwrap();
+    assert_eq!(rows(&follower), 2010);
+    close(&follower);
+    tell("done");
+}
