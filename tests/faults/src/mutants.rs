@@ -384,8 +384,8 @@ const MUTANTS: &[Mutant] = &[
         name: "a claim is not entered",
         change: Change::Source {
             file: "src/replica/fence.rs",
-            from: "        if !self.enter_claim(tip + 1, now, take_over).await? {",
-            to: "        let _ = (now, take_over);\n        if false && !self.enter_claim(tip + 1, now, take_over).await? {",
+            from: "        let Some(is_new) = self.enter_claim(own, now, take_over).await? else {\n            return Ok(false);\n        };\n",
+            to: "        let is_new = true;\n        let _ = (now, take_over);\n",
         },
         suite: MODEL,
     },
@@ -393,8 +393,8 @@ const MUTANTS: &[Mutant] = &[
         name: "a claim does not list after its entry",
         change: Change::Source {
             file: "src/replica/fence.rs",
-            from: "        Ok(newest == tip)\n",
-            to: "        Ok(true)\n",
+            from: "        let newest = self.newest(own.first - 1).await?;\n        // A newer one",
+            to: "        let newest = own.first - 1;\n        // A newer one",
         },
         suite: MODEL,
     },
