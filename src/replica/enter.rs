@@ -44,6 +44,7 @@ impl Replication {
             };
             match self.fence.enter(seen.as_ref(), lineage, SystemTime::now()).await? {
                 Entry::Changed => continue,
+                Entry::Entered if self.is_inherited(tip + 1) => self.set_ownership(Ownership::ToClaimOwn),
                 Entry::Entered => self.set_ownership(Ownership::Owner),
                 // An earlier opening of this store was killed; or another's replica is taken over.
                 Entry::NotClosed => self.set_ownership(Ownership::ToClaim),

@@ -22,7 +22,8 @@
 //! itself, so a late request of its brings the same bytes back, after which A stands before C. A claimant that was
 //! overtaken has its key among the claims since before it looked, so it cannot find that key free later. Between the
 //! list and the deletions of retention a claimant may enter itself: it lists after that, so it sees the newest file,
-//! which retention keeps, and its claim is beyond every file of retention's list.
+//! which retention keeps, and its claim is beyond every file of retention's list; or it creates nothing, because a newer
+//! one is there.
 //!
 //! # The owner before
 //!
@@ -52,7 +53,8 @@
 //! What waits from an earlier opening has the bytes that this one may have sent, or may yet send. The first of these files
 //! is claimed, too, so that no process of another history comes behind it; the others follow as that opening would have
 //! sent them. None of them makes an owner: the earlier process, or a copy of it, would find its own files there and go on
-//! behind them. The first file that this opening has made is a claim once more, and stops them all.
+//! behind them. The first file that this opening has made is a claim once more, and stops them all. That is so, too, where
+//! the first of them needs no claim, because the owner has closed: the process that they were copied from may live.
 //!
 //! A clean close leaves `closed` behind, so the next opening enters itself without a claim. It reads the owner before it
 //! lists: what was written in between changes the version, and with it the entry fails.
@@ -314,44 +316,35 @@ impl Fence {
         now: SystemTime,
         take_over: bool,
     ) -> Result<ClaimResult> {
-        let tip = own.first - 1;
-        if !self.enter_and_list(own, now, take_over).await? {
-            return Ok(ClaimResult::Moved);
-        }
-        match self.create(tip + 1, timestamp_ms, body).await? {
-            Upload::New | Upload::Ours => {
-                self.confirm().await?;
-                Ok(ClaimResult::Made)
-            }
-            Upload::Fenced(_) => {
-                self.withdraw(own, false).await?;
-                Ok(ClaimResult::Moved)
-            }
-        }
-    }
-
-    /// Steps (a) and (b) of a claim. Returns whether a Create of the next transaction completes it: `false` if the
-    /// replica has gone on, or is another store's.
-    ///
-    /// # Errors
-    ///
-    /// As [`claim`](Self::claim).
-    pub async fn may_claim(&self, tip: u64, now: SystemTime, take_over: bool) -> Result<bool> {
-        self.enter_and_list(self.begins(tip + 1), now, take_over).await
-    }
-
-    async fn enter_and_list(&self, own: Opening, now: SystemTime, take_over: bool) -> Result<bool> {
+        let (tip, body) = (own.first - 1, body.into());
         let Some(is_new) = self.enter_claim(own, now, take_over).await? else {
-            return Ok(false);
+            return Ok(ClaimResult::Moved);
         };
-        let newest = self.newest(own.first - 1).await?;
-        // A newer one may be this process's own, by an earlier request. The Create compares. It is not deleted from now on.
-        let is_free = newest < own.first || !is_new && self.storage.has(0, Txids::one(own.first)).await?;
-        let is_tip = newest + 1 >= own.first;
-        if !is_free || !is_tip {
-            self.withdraw(own, is_new).await?;
+        let newest = self.newest(tip).await?;
+        let is_made = if newest == tip {
+            matches!(
+                self.create(own.first, timestamp_ms, body).await?,
+                Upload::New | Upload::Ours
+            )
+        } else {
+            // What is there may be this process's own, by an earlier request. It is not created once more: a retention that
+            // has read the claims before this one was entered may delete another's, and the key would be free.
+            !is_new && self.has(own.first, body).await?
+        };
+        if is_made {
+            self.confirm().await?;
+            return Ok(ClaimResult::Made);
         }
-        Ok(is_free && is_tip)
+        self.withdraw(own, is_new && newest != tip).await?;
+        Ok(ClaimResult::Moved)
+    }
+
+    /// Whether there is such a file, byte for byte.
+    async fn has(&self, txid: u64, body: Body) -> Result<bool> {
+        match self.is_there(Txids::one(txid), body).await {
+            Err(error) if error.is_not_found() => Ok(false),
+            other => other,
+        }
     }
 
     /// The files of this opening begin with that transaction.
@@ -524,18 +517,30 @@ impl Fence {
         let claim = own.first;
         for _ in 0..ENTRIES {
             let seen = self.owner().await?;
-            if !take_over && seen.as_ref().is_some_and(|seen| self.is_rival(&seen.owner)) {
-                return Ok(None);
-            }
             let is_this = |entered: &Claim| entered.txid == claim && entered.opening == self.opening;
             let owner = seen.as_ref().map(|seen| &seen.owner);
             let had_claimed = owner.is_some_and(|owner| owner.claims.iter().any(is_this));
-            if had_claimed && owner.is_some_and(|owner| self.is_us(owner) && !owner.closed) {
+            let entered = owner.filter(|owner| self.is_still_us(owner) && !owner.closed);
+            if had_claimed && entered.is_some() {
                 return Ok(Some(false));
             }
+            if let Some(owner) = owner.filter(|_| !take_over)
+                && (self.is_rival(owner) || self.is_behind(owner, claim).await?)
+            {
+                return Ok(None);
+            }
             let is_new = owner.is_none_or(|owner| owner.claims.iter().all(|entered| entered.txid != claim));
-            let mut next = self.next(seen.as_ref(), self.node, now);
-            next.before = owner.and_then(|owner| self.before(owner));
+            let mut next = match entered {
+                // In its place: others may have entered behind its claim since.
+                Some(owner) => Owner {
+                    epoch: owner.epoch + 1,
+                    ..owner.clone()
+                },
+                None => Owner {
+                    before: owner.and_then(|owner| self.before(owner)),
+                    ..self.next(seen.as_ref(), self.node, now)
+                },
+            };
             next.claims = kept(&next.claims, now);
             next.claims.retain(|before| before.txid != claim);
             next.claims.push(Claim {
@@ -549,6 +554,33 @@ impl Fence {
             }
         }
         Err(self.storage.contended())
+    }
+
+    /// Whether a claim of that transaction goes on from a file of another store that has entered: that has made its claim
+    /// then, though it has not said so yet.
+    async fn is_behind(&self, owner: &Owner, claim: u64) -> Result<bool> {
+        let is_another = |entered: &&Owner| entered.node != self.node && !entered.closed;
+        let others: Vec<u64> = owner.entered().filter(is_another).map(|other| other.opening).collect();
+        if others.is_empty() {
+            return Ok(false);
+        }
+        let maker = self.maker(claim - 1).await?;
+        Ok(maker.is_some_and(|maker| others.contains(&maker)))
+    }
+
+    /// The opening that made the file of a transaction, if it is there.
+    async fn maker(&self, txid: u64) -> Result<Option<u64>> {
+        let txids = Txids::one(txid);
+        let there = match self.storage.reader(0, txids).await {
+            Err(error) if error.is_not_found() => return Ok(None),
+            other => other?,
+        };
+        let maker = runtime::blocking(move || {
+            let decoder = Decoder::new(there).map_err(io::Error::other)?;
+            Ok(Some(decoder.header().node_id))
+        });
+        let maker = maker.await.and_then(|maker| maker);
+        maker.map_err(|error| self.storage.unread_object(txids, &error))
     }
 
     /// Those before a claim that is entered now. An earlier claim of this process is forgotten, unless it was made.

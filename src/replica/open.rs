@@ -429,6 +429,8 @@ impl Prepared {
             fence.enter(seen.as_ref(), lineage, SystemTime::now()).await
         });
         self.ownership = match entered? {
+            // The store whose files wait may live, if this is a copy of its volume.
+            Entry::Entered if self.spool_goes_on(self.tip()) => Ownership::ToClaimOwn,
             Entry::Entered => Ownership::Owner,
             // A store with this spool was killed, or has a copy of it and lives. The first upload enters this one.
             Entry::NotClosed => Ownership::ToClaim,
@@ -502,7 +504,7 @@ impl Prepared {
                 .stamp()
                 .map_err(|error| cannot_spool(path, io::Error::other(error).into()))?;
         }
-        if self.ownership == Ownership::ToClaim && goes_on {
+        if matches!(self.ownership, Ownership::ToClaim | Ownership::ToClaimOwn) && goes_on {
             touch(shared, conn, &mut capture, committed).map_err(|error| cannot_touch(path, &error))?;
         }
         let opened = ReplicaOpened {

@@ -117,8 +117,8 @@ pub(super) enum Ownership {
     ToEnter,
     /// The first upload is a claim.
     ToClaim,
-    /// The first upload was one, of a file that a copy of this spool has, too. So the first that was sealed since the
-    /// opening is one as well.
+    /// What waits first is in each copy of this spool, too: the first upload was a claim of it, or the replica was closed.
+    /// So the first file that was sealed since the opening is a claim.
     ToClaimOwn,
 }
 

@@ -48,6 +48,7 @@
 use std::io::{self, Write};
 use std::panic;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
@@ -169,6 +170,7 @@ fn main() -> ExitCode {
         let [scenario] = chosen[..] else {
             return fail("--replay wants its --scenario");
         };
+        replica::IS_SHOWN.store(true, Ordering::Relaxed);
         Runner::new(ReplayScheduler::new_from_encoded(schedule), config()).run(scenario.run);
         return ExitCode::SUCCESS;
     }

@@ -18,6 +18,7 @@ mod upload;
 
 pub(crate) use self::acknowledge::Replica;
 pub(crate) use self::nodes::{Reached, WEAKENED, Weakness, one_history};
+pub(crate) use self::storage::IS_SHOWN;
 
 /// Replaces `ltx/`: a file of level 0, which has one write.
 mod ltx {

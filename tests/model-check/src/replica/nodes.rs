@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use shuttle::future::{JoinHandle, block_on, spawn, yield_now};
 
-use super::fence::{Entry, Fence, Seen, Upload};
+use super::fence::{Entry, Fence, Seen};
 use super::options::{OnDivergence, ReplicaOptions};
 use super::replication::{Clock, Ownership, Progress, Replication, Resumed};
 use super::spool::{Spool, Transaction};
@@ -42,8 +42,6 @@ pub(crate) enum Weakness {
     Overwrites,
     /// The owner is written over whichever version is there.
     OwnerOverwrites,
-    /// A file is uploaded first, and then the claim is entered.
-    UploadBeforeClaim,
     /// A further try sends other bytes.
     ChangedBytes,
     /// Retention deletes claims.
@@ -57,7 +55,6 @@ pub(crate) enum Weakness {
 pub(crate) const WEAKENED: &[Weakness] = &[
     Weakness::Overwrites,
     Weakness::OwnerOverwrites,
-    Weakness::UploadBeforeClaim,
     Weakness::ChangedBytes,
     Weakness::ForgetsClaims,
     Weakness::ClaimsBeforeList,
@@ -222,6 +219,7 @@ async fn restore(storage: &Storage) -> StorageResult<Vec<Bytes>> {
 /// As larder's `open.rs` goes on with a replica.
 async fn open(world: &World, mut volume: Volume, take_over: bool) -> Result<Open, Refused> {
     let process = Arc::new(Process {
+        opening: AtomicU64::new(0),
         may_take_over: take_over,
         is_dead: AtomicBool::new(false),
         has_stopped: AtomicBool::new(false),
@@ -231,6 +229,7 @@ async fn open(world: &World, mut volume: Volume, take_over: bool) -> Result<Open
         process,
     };
     let fence = Fence::new(storage.clone(), volume.node);
+    storage.process.opening.store(fence.opening(), SeqCst);
     let known = volume.spool.first_from(1).map_or(0, |oldest| oldest.txid);
     let mut ownership = Ownership::ToEnter;
     let there = match ask(&storage, &fence, known).await {
@@ -252,20 +251,7 @@ async fn open(world: &World, mut volume: Volume, take_over: bool) -> Result<Open
         (ownership, uploaded) = go_on(&storage, &fence, there, &mut volume, take_over).await?;
     }
     let position = volume.chain.len() as u64;
-    let mut sealed = position;
-    if Weakness::UploadBeforeClaim.is_given() && ownership == Ownership::ToClaim && uploaded == position {
-        let file = Transaction::after(&volume.chain, fence.opening());
-        let created = fence.create(file.txid, 0, file.bytes()).await;
-        if !matches!(created, Ok(Upload::New | Upload::Ours)) {
-            return Err(Refused::ForNow);
-        }
-        for _ in 0..below(200) {
-            yield_now().await;
-        }
-        let _ = fence.may_claim(file.txid, SystemTime::now(), take_over).await;
-        volume.chain.push(file.bytes());
-        (ownership, uploaded, sealed) = (Ownership::Owner, file.txid, file.txid);
-    }
+    let sealed = position;
     let next = volume.spool.first_from(uploaded + 1);
     assert!(
         next.map_or(uploaded == sealed, |next| next.txid == uploaded + 1),
@@ -303,7 +289,7 @@ async fn open(world: &World, mut volume: Volume, take_over: bool) -> Result<Open
         ended: AtomicBool::new(false),
     });
     world.stores.lock().unwrap().push(Arc::clone(&store));
-    if ownership == Ownership::ToClaim {
+    if matches!(ownership, Ownership::ToClaim | Ownership::ToClaimOwn) {
         // Page 1 once more.
         let _ = store.write();
     }
@@ -361,6 +347,7 @@ async fn go_on(
     let entry = fence.enter(seen.as_ref(), own, SystemTime::now()).await.map_err(away)?;
     volume.lineage = seen.map_or(own, |seen| seen.owner.lineage);
     match entry {
+        Entry::Entered if volume.spool.first_from(tip + 1).is_some() => Ok((Ownership::ToClaimOwn, uploaded)),
         Entry::Entered => Ok((Ownership::Owner, uploaded)),
         Entry::NotClosed => Ok((Ownership::ToClaim, uploaded)),
         Entry::Changed => Err(Refused::ForNow),

@@ -22,7 +22,7 @@ pub(super) struct Sealed {
 pub(super) struct Transaction {
     pub(super) timestamp: i64,
     pub(super) txid: u64,
-    pub(super) opening: u64,
+    pub(super) node_id: u64,
     /// The hash of the files before it.
     pub(super) parent: u64,
 }
@@ -35,13 +35,13 @@ impl Transaction {
             // No two files of a schedule have the same.
             timestamp: i64::from(u32::try_from(below(1 << 30)).expect("30 bits")),
             txid: chain.len() as u64 + 1,
-            opening,
+            node_id: opening,
             parent: hash(chain),
         }
     }
 
     pub(super) fn bytes(&self) -> Bytes {
-        let words = [self.timestamp.cast_unsigned(), self.txid, self.opening, self.parent];
+        let words = [self.timestamp.cast_unsigned(), self.txid, self.node_id, self.parent];
         words
             .iter()
             .flat_map(|word| word.to_be_bytes())
@@ -54,7 +54,7 @@ impl Transaction {
         Self {
             timestamp: word(0).cast_signed(),
             txid: word(1),
-            opening: word(2),
+            node_id: word(2),
             parent: word(3),
         }
     }
@@ -111,7 +111,7 @@ impl Spool {
         if Weakness::ChangedBytes.is_given() {
             read.timestamp += below(1000) as i64;
         }
-        Ok((read.bytes().into(), (read.timestamp, read.opening)))
+        Ok((read.bytes().into(), (read.timestamp, read.node_id)))
     }
 
     pub(super) fn first_from(&self, txid: u64) -> Option<Sealed> {

@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs::File;
 use std::future::pending;
 use std::io::{self, Cursor};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex as Plain, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -114,8 +114,12 @@ pub(super) enum Written {
     Changed,
 }
 
+/// Whether the writes of a schedule are shown, which is replayed.
+pub(crate) static IS_SHOWN: AtomicBool = AtomicBool::new(false);
+
 /// A process that makes requests.
 pub(super) struct Process {
+    pub(super) opening: AtomicU64,
     pub(super) may_take_over: bool,
     /// It was killed: nothing is answered any more.
     pub(super) is_dead: AtomicBool,
@@ -131,10 +135,22 @@ enum Write {
     Owner(Bytes, Option<u64>),
 }
 
+#[derive(Debug)]
 enum Answer {
     Done,
     Refused,
     Version(u64),
+}
+
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(key, file) => write!(f, "create {key:?} {:?}", Transaction::parse(file)),
+            Self::Put(key, _) => write!(f, "put {key:?}"),
+            Self::Delete(key) => write!(f, "delete {key:?}"),
+            Self::Owner(bytes, expected) => write!(f, "owner {expected:?} {}", String::from_utf8_lossy(bytes)),
+        }
+    }
 }
 
 type Key = (u8, Txids);
@@ -211,6 +227,17 @@ impl State {
 
     /// A write takes effect.
     fn apply(&mut self, write: &Write, by: &Process) -> Answer {
+        if IS_SHOWN.load(SeqCst) {
+            eprint!("{:016x}: {write} ", by.opening.load(SeqCst));
+        }
+        let answer = self.try_apply(write, by);
+        if IS_SHOWN.load(SeqCst) {
+            eprintln!("{answer:?}");
+        }
+        answer
+    }
+
+    fn try_apply(&mut self, write: &Write, by: &Process) -> Answer {
         match write {
             Write::Create(key, _) if self.objects.contains_key(key) && !Weakness::Overwrites.is_given() => {
                 Answer::Refused
@@ -408,10 +435,6 @@ impl Storage {
             .await?;
         files.retain(|file| file.level == level);
         Ok(files)
-    }
-
-    pub(super) async fn has(&self, level: u8, txids: Txids) -> Result<bool> {
-        self.read(|state| state.objects.contains_key(&(level, txids))).await
     }
 
     pub(super) async fn find(&self, level: u8, txids: Txids) -> Result<Option<FileInfo>> {
