@@ -151,6 +151,11 @@ impl Replication {
     }
 
     fn was_made(&self, file: FileInfo) {
+        if file.level == 1 {
+            // The last upload stays: by it an opening knows the replica for its own.
+            let last = self.progress().uploaded.saturating_sub(1);
+            let _ = self.spool.delete_to(file.txids.max.min(last));
+        }
         event!(
             debug,
             "larder::replica",
@@ -158,11 +163,6 @@ impl Replication {
             { replica = %self.storage, level = file.level, txids = %file.txids, bytes = file.size },
             "files of the replica were merged into one"
         );
-        if file.level == 1 {
-            // The last upload stays: by it an opening knows the replica for its own.
-            let last = self.progress().uploaded.saturating_sub(1);
-            let _ = self.spool.delete_to(file.txids.max.min(last));
-        }
     }
 
     /// Asks the storage for the time, and deletes what unfinished uploads have left, from time to time.
