@@ -186,7 +186,7 @@ impl Demo {
     }
 
     /// Starts a former primary as a follower. If its file may have what the replica lacks, the operator keeps it, and the
-    /// follower begins anew.
+    /// follower begins again.
     fn rejoin(&mut self, name: &'static str) -> Result<()> {
         match Process::start(name, "follower", &self.folder)? {
             Ok(process) => {

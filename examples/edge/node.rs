@@ -244,7 +244,7 @@ fn routes(node: Node) -> Router {
         .route("/", get(status))
         .route("/notes", post(add).get(newest))
         .route("/notes/{id}", get(note))
-        // Not for everybody: in production on an address of its own, or with a key.
+        // Not for the public: in production on an address of its own, or with a key.
         .route("/promote", post(promote))
         .with_state(node)
 }

@@ -1,6 +1,6 @@
 //! Branches: a new replica that begins with a state of another one, and goes on by itself.
 //!
-//! First this process enters itself as the owner of the new place, which nobody else can then. The files that make the
+//! First this process enters itself as the owner of the new place, which no other can then. The files that make the
 //! state are copied under the same names, the last one first, so that nothing can be restored from a branch that is not
 //! complete. At the end the owner closes it. So a store opens it as it would open any replica on a new machine, and neither
 //! of the two ever sees what the other one adds. If it fails, what was copied is deleted, and then the owner. What a killed

@@ -29,8 +29,8 @@
 //!
 //! Between (a) and the answer of (c) `owner.json` names a process that may lose. So an entry keeps those `before` it, and
 //! the last of them goes on as the owner: it finds itself displaced by its next Create, and not by an entry. The process
-//! that has made its claim takes those before it away. One that has lost takes itself away, whoever has entered since. Its
-//! claim stays, unless nobody had entered that one and the list shows that it is lost: then no Create of it is under way.
+//! that has made its claim takes those before it away. One that has lost takes itself away, whatever was entered since. Its
+//! claim stays, unless none had entered that one and the list shows that it is lost: then no Create of it is under way.
 //!
 //! # Whose transaction it was
 //!

@@ -1,4 +1,4 @@
-//! Files of the replica, here and checked, before SQLite's write lock is taken: nobody else's write waits for the storage,
+//! Files of the replica, here and checked, before SQLite's write lock is taken: no other write waits for the storage,
 //! and no file that is damaged, or does not come, is found in the middle of a transaction.
 //!
 //! Small files are in memory, up to [`IN_MEMORY`] bytes of them; the others in files without names in the folder of the

@@ -165,7 +165,7 @@ impl Poll {
             && let (at, fence) = (following.position().txid, Fence::new(following.storage.clone(), 0))
             && let Ok(Some(seen)) = fence.owner().await
         {
-            // Those who wait for a token ask nobody then.
+            // A wait for a token asks for nothing then.
             following.knows(&seen.owner, at);
         }
         (self.confirmed, self.lists) = (Instant::now(), false);

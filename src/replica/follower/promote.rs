@@ -199,7 +199,7 @@ impl Following {
     }
 }
 
-/// The owner, whoever has entered since.
+/// The owner, also if another has entered since.
 fn owner(storage: &Storage) -> StorageResult<Option<Owner>> {
     let fence = Fence::new(storage.clone(), 0);
     let seen = request(storage, async move { fence.owner().await })?;

@@ -57,7 +57,7 @@ impl Following {
             this.figures().resynced();
             this.transaction(writer, |conn| {
                 if newest.may_differ.is_none() {
-                    // Any page is replaced, so nobody may have changed one.
+                    // Any page is replaced, so none may have been changed.
                     this.beyond()?;
                 }
                 let written = this.write_newest(conn, &newest, reason)?;

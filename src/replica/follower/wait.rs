@@ -3,9 +3,9 @@
 //! A number is not enough. A primary that was lost had given out tokens of transactions that it had not uploaded, and the
 //! next one has other transactions of these numbers. So a token names the opening that makes its transaction. If the
 //! transaction that was applied last is of the same opening, everything before it is what that opening went on from, and
-//! the numbers say all: this is what mostly happens, and asks nobody. Otherwise `owner.json` tells where the files of each
+//! the numbers say all: this is what mostly happens, and needs no request. Otherwise `owner.json` tells where the files of each
 //! opening begin. An opening is in it before its first file is in the replica. So what is read there after a transaction
-//! was applied has everybody who can have made it.
+//! was applied has every opening that can have made it.
 //!
 //! Times say what numbers cannot: if what waited for its upload was dropped, the next file has all of it, and its number may
 //! be one that was given out before. Its time is later than that of every token before it.
@@ -126,7 +126,7 @@ impl Following {
             let asking = async {
                 let owner = fence.owner().await?.map(|seen| seen.owner);
                 let Some(mut owner) = owner else { return Ok(None) };
-                // A claim that is entered and not made comes after nobody.
+                // A claim that is entered and not made comes after none.
                 while let (Verdict::Lost, Some(next)) = (among(&owner.openings, token), after(&owner.openings, token)) {
                     let (made, opening) = (owner.openings[next], maker(&storage, owner.openings[next].first).await?);
                     let is_none = opening.is_none() && owner.before.is_some() && next + 1 == owner.openings.len();
