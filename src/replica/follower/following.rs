@@ -120,7 +120,7 @@ impl Following {
         self.reached().position
     }
 
-    /// Takes note of who has written to the replica, as it was read after the transaction `at` was reached here.
+    /// Keeps the list of the openings that have written to the replica. `owner` was read after transaction `at` was applied.
     pub(super) fn knows(&self, owner: &Owner, at: u64) {
         self.reach(|reached| {
             reached.openings.clone_from(&owner.openings);

@@ -49,7 +49,8 @@ impl End {
         }
     }
 
-    /// That of a database whose WAL index is this one, if the system shows it. Nobody writes meanwhile.
+    /// The end of a database whose WAL index is `index`; the log itself is read where the system shows no index. No process
+    /// may write meanwhile.
     pub(super) fn now(database: &Path, index: Option<WalIndex>) -> io::Result<Self> {
         match index {
             Some(index) if index.frames > 0 => Ok(Self::Log(

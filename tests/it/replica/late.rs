@@ -44,6 +44,17 @@ impl Place {
         place
     }
 
+    /// With a replica, and a database that was restored from it.
+    fn restored() -> Self {
+        let place = Self::with_replica();
+        fs::remove_file(place.database()).unwrap();
+        fs::remove_dir_all(spool_of(&place.database())).unwrap();
+        Store::restore_from(place.volume().join("replica").to_str().unwrap())
+            .to(place.database())
+            .unwrap();
+        place
+    }
+
     fn database(&self) -> PathBuf {
         self.folder.path().join("data/app.db")
     }
@@ -176,12 +187,7 @@ fn store_that_stays_away_closes_in_time() {
 /// Its spool is empty: it has no file of what the replica ends with.
 #[test]
 fn restored_database_knows_its_replica() {
-    let place = Place::with_replica();
-    fs::remove_file(place.database()).unwrap();
-    fs::remove_dir_all(spool_of(&place.database())).unwrap();
-    Store::restore_from(place.volume().join("replica").to_str().unwrap())
-        .to(place.database())
-        .unwrap();
+    let place = Place::restored();
     place.unmount();
     let store = place.open_away(place.to());
     place.mount();
@@ -193,12 +199,7 @@ fn restored_database_knows_its_replica() {
 /// What it commits then is waiting in the spool, on top of a transaction that the spool has no file of.
 #[test]
 fn commit_after_a_restore_waits_for_the_storage() {
-    let place = Place::with_replica();
-    fs::remove_file(place.database()).unwrap();
-    fs::remove_dir_all(spool_of(&place.database())).unwrap();
-    Store::restore_from(place.volume().join("replica").to_str().unwrap())
-        .to(place.database())
-        .unwrap();
+    let place = Place::restored();
     let store = place.open(place.to());
     let restored = store.stats().replica.unwrap().uploaded;
     place.unmount();
@@ -228,12 +229,7 @@ fn commit_after_a_restore_waits_for_the_storage() {
 
 #[test]
 fn commit_after_a_restore_waits_for_the_next_opening() {
-    let place = Place::with_replica();
-    fs::remove_file(place.database()).unwrap();
-    fs::remove_dir_all(spool_of(&place.database())).unwrap();
-    Store::restore_from(place.volume().join("replica").to_str().unwrap())
-        .to(place.database())
-        .unwrap();
+    let place = Place::restored();
     let store = place.open(place.to());
     place.unmount();
     fill(&store, 7);
