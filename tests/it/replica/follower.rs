@@ -94,6 +94,14 @@ pub(super) fn close(follower: &Follower) {
     assert!(report.wal_truncated && report.replicated.is_none(), "{report}");
 }
 
+/// Closes the primary, and the follower once it has everything; the two files are the same then.
+fn close_both(place: &Place, store: Store, follower: &Follower) {
+    super::store::close(store);
+    wait_until("the last file", || follower.lag().txid == newest(place));
+    close(follower);
+    compare(&place.database(), &copy(place));
+}
+
 pub(super) fn resyncs(follower: &Follower) -> u64 {
     follower.stats().follower.unwrap().resyncs
 }
@@ -413,10 +421,7 @@ tell(last)
     let following = stats.follower.unwrap();
     assert_eq!((following.resyncs, following.problem), (0, None));
     assert!(stats.checkpoints > 0, "the log was moved meanwhile");
-    super::store::close(store);
-    wait_until("the last file", || follower.lag().txid == newest(&place));
-    close(&follower);
-    compare(&place.database(), &copy(&place));
+    close_both(&place, store, &follower);
 }
 
 pub(super) fn newest(place: &Place) -> u64 {
@@ -815,10 +820,7 @@ fn commit_without_position_is_applied_again() {
         if role == "follows" && !killed_with {
             assert_eq!(resyncs(&follower), 0, "the log shows it");
         }
-        super::store::close(store);
-        wait_until("the last file", || follower.lag().txid == newest(&place));
-        close(&follower);
-        compare(&place.database(), &copy(&place));
+        close_both(&place, store, &follower);
     }
 }
 
@@ -864,10 +866,7 @@ fn killed_follower_goes_on() {
         .read(|tx| tx.query_row("SELECT count(*) FROM entry", [], |row| row.get(0)))
         .unwrap();
     assert_eq!(rows(&follower), here);
-    super::store::close(store);
-    wait_until("the last file", || follower.lag().txid == newest(&place));
-    close(&follower);
-    compare(&place.database(), &copy(&place));
+    close_both(&place, store, &follower);
 }
 
 /// The first look is a list. One that is out of date shows less than the follower has.
@@ -945,10 +944,7 @@ fn follower_has_every_page_size() {
                 .unwrap();
             catch_up(&store, &follower);
         }
-        super::store::close(store);
-        wait_until("the last file", || follower.lag().txid == newest(&place));
-        close(&follower);
-        compare(&place.database(), &copy(&place));
+        close_both(&place, store, &follower);
     }
 }
 
@@ -1001,10 +997,7 @@ fn primary_that_leaves_full_auto_vacuum_is_followed() {
             .unwrap()
     );
     drop(beside);
-    store.close().unwrap();
-    wait_until("the last file", || follower.lag().txid == newest(&place));
-    close(&follower);
-    compare(&place.database(), &copy(&place));
+    close_both(&place, store, &follower);
 }
 
 #[test]
