@@ -124,7 +124,7 @@ fn waiting_write_holds_no_other_up() {
     fill(&store, 20);
     assert_eq!(rows(&store), 21, "others see it from its commit on");
     assert!(waits.wait_timeout(SOON).is_none());
-    assert_eq!(store.stats().replica.unwrap().waiting_writes, 1);
+    assert_eq!(waiting(&store), 1);
     bring_back();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     assert_eq!(waits.wait().unwrap(), 1);
@@ -239,13 +239,18 @@ fn replicated_needs_a_replica() {
     store.write(|tx| tx.execute_batch("CREATE TABLE entry(n)")).unwrap();
 }
 
+/// The writes that are committed and wait for the replica. A commit can be read a moment before its write is one of them.
+fn waiting(store: &Store) -> usize {
+    store.stats().replica.unwrap().waiting_writes
+}
+
 #[test]
 fn replicated_write_that_may_not_wait_finds_no_room() {
     let place = Place::new();
     let store = store(&place, |replica| replica, Options::new().queue_capacity(2));
     let bring_back = take_away(&place);
     let waits = [submit(&store), submit(&store)];
-    wait_until("they wait for the replica", || rows(&store) == 2);
+    wait_until("they wait for the replica", || waiting(&store) == 2);
     let fail = || replicated().when_full(WhenFull::Fail);
     wait_until("there is no room", || {
         matches!(
@@ -267,7 +272,7 @@ fn submitter_waits_for_room() {
     let store = store(&place, |replica| replica, Options::new().queue_capacity(2));
     let bring_back = take_away(&place);
     let waits = [submit(&store), submit(&store)];
-    wait_until("they are committed", || rows(&store) == 2);
+    wait_until("they wait for the replica", || waiting(&store) == 2);
     let soon = replicated().queue_timeout(SOON);
     let error = store.submit_with(soon, |_| Ok(())).unwrap_err();
     assert!(matches!(error, Error::QueueTimeout { .. }), "{error}");

@@ -59,7 +59,11 @@ impl Place {
     }
 
     pub(super) fn to(&self) -> ReplicaOptions {
-        ReplicaOptions::to(self.replica().to_str().unwrap()).interval(Duration::from_millis(20))
+        let years = |n: u64| Duration::from_secs(n * 365 * 24 * 3600);
+        // By default each half minute of the clock ends with a merge, also in the middle of a test.
+        ReplicaOptions::to(self.replica().to_str().unwrap())
+            .interval(Duration::from_millis(20))
+            .levels([years(100), years(200), years(400)])
     }
 
     pub(super) fn options(&self) -> Options {
