@@ -76,7 +76,8 @@ use crate::runtime::{date, random};
 /// A claim is let go after this time. A process that was suspended for longer is not fenced.
 const CLAIM_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// A claim is let go after so many others, too: a service that is killed every few seconds claims as often.
+/// Beyond so many claims those of a store that has claimed just before are let go: a service that is killed every few
+/// seconds claims as often. The claim by which it took the replica over stays.
 const CLAIMS: usize = 1000;
 
 /// So many claims that are not made are known at a time. Those of killed processes go with the next that is.
@@ -116,7 +117,8 @@ pub struct Owner {
     /// The openings that have files of their own in the replica, oldest first.
     #[serde(default)]
     pub openings: Vec<Opening>,
-    /// Who had entered before it, as long as its claim may fail. The last of them is the owner until then.
+    /// The opening that had entered before it, as long as the claim of this one may fail. The last one in this chain is the
+    /// owner until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Box<Owner>>,
 }
@@ -142,6 +144,9 @@ pub struct Claim {
     /// The opening that claimed.
     #[serde(default, with = "hex")]
     pub opening: u64,
+    /// The number of its spool.
+    #[serde(default, with = "hex")]
+    pub node: u64,
     /// When it was entered.
     pub at: DateTime<Utc>,
 }
@@ -247,7 +252,7 @@ impl Fence {
         owner.entered().any(|entered| self.is_us(entered))
     }
 
-    /// Whether another store owns the replica, and has not closed it: who takes it over has to be told to.
+    /// Whether another store owns the replica, and has not closed it. A process that takes it over has to be told to.
     pub fn is_rival(&self, owner: &Owner) -> bool {
         let made = owner.made();
         !made.closed && made.node != self.node
@@ -289,8 +294,7 @@ impl Fence {
     /// Becomes the owner of a replica whose owner has not closed it. `tip` is the newest transaction that the caller has
     /// applied; `body` is a file of the next one, such as page 1 once more, by this opening. Only one that was told to take
     /// the replica over claims it from another store: that may have become the owner since the caller looked. After an error
-    /// the claim may
-    /// have been made: call it again with the same bytes.
+    /// the claim may have been made: call it again with the same bytes.
     ///
     /// # Errors
     ///
@@ -546,6 +550,7 @@ impl Fence {
             next.claims.push(Claim {
                 txid: claim,
                 opening: self.opening,
+                node: self.node,
                 at: now.into(),
             });
             begin(&mut next.openings, own);
@@ -793,8 +798,16 @@ fn is_same(mut object: impl Read, file: &File) -> io::Result<bool> {
 fn kept(claims: &[Claim], now: SystemTime) -> Vec<Claim> {
     let now = DateTime::<Utc>::from(now);
     let is_kept = |claim: &&Claim| (now - claim.at).to_std().is_ok_and(|age| age <= CLAIM_AGE) || claim.at > now;
-    let newest = &claims[claims.len().saturating_sub(CLAIMS)..];
-    newest.iter().filter(is_kept).cloned().collect()
+    let mut kept: Vec<Claim> = claims.iter().filter(is_kept).cloned().collect();
+    let mut spare = kept.len().saturating_sub(CLAIMS);
+    let mut before = None;
+    kept.retain(|claim| {
+        let is_again = before.replace(claim.node) == Some(claim.node);
+        let is_let_go = is_again && spare > 0;
+        spare -= usize::from(is_let_go);
+        !is_let_go
+    });
+    kept
 }
 
 /// Numbers as sixteen hexadecimal digits: JSON's own numbers are not exact beyond 2^53 everywhere.
@@ -809,5 +822,33 @@ mod hex {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         let digits = String::deserialize(deserializer)?;
         u64::from_str_radix(&digits, 16).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that was suspended before the second store took over must find the key of that claim taken, however often
+    /// the second store was killed since.
+    #[test]
+    fn claim_that_took_over_outlasts_a_crash_loop() {
+        let now = SystemTime::now();
+        let claims = |node: u64, txids: std::ops::Range<u64>| {
+            txids.map(move |txid| Claim {
+                txid,
+                opening: txid,
+                node,
+                at: now.into(),
+            })
+        };
+        let all: Vec<Claim> = claims(1, 0..3).chain(claims(2, 3..5000)).collect();
+        let left: Vec<u64> = kept(&all, now).iter().map(|claim| claim.txid).collect();
+        assert_eq!(left[..2], [0, 3], "the first claim of each store");
+        assert_eq!(left.len(), CLAIMS);
+        assert_eq!(left.last(), Some(&4999));
+        let days = |n: u64| now + Duration::from_secs(n * 24 * 3600);
+        assert_eq!(kept(&all[..5], days(29)).len(), 5);
+        assert!(kept(&all[..5], days(31)).is_empty());
     }
 }
