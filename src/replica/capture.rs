@@ -231,7 +231,8 @@ impl Capture {
         Ok(Some(sealed))
     }
 
-    /// Seals a transaction that changes nothing: page 1 once more. Before anything is captured or checkpointed.
+    /// Seals a transaction that changes nothing: page 1 once more. The caller makes sure that nothing is committed, and that
+    /// everything was captured.
     pub(super) fn touch(&mut self) -> Result<Sealed, CaptureError> {
         let (mut header, mut frame) = (None, None);
         if let Some(at) = &self.position.log

@@ -770,7 +770,7 @@ fn ask(storage: &Storage, fence: &Fence, known: u64, probe: bool) -> std::result
 }
 
 /// Seals the file of a claim, while no other process commits: page 1 is that of the position. If one is committing, or
-/// has, the next file is the claim.
+/// has, the task that seals sees to it.
 fn touch(
     shared: &Shared,
     conn: &Connection,

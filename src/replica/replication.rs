@@ -19,6 +19,16 @@
 //! snapshot begins, and the phase becomes `Copying`. The task writes the file from that snapshot, and the phase becomes
 //! `Following`. As long as it is `Copying`, no checkpoint is allowed, and the log grows by what is written meanwhile.
 //!
+//! # The file of a claim
+//!
+//! The first file that this opening seals may have to be a claim ([`Ownership`]). Opening seals one where it knows that
+//! (`open.rs`), and an idle store would never seal another. So where the claim turns out to be needed later, or another
+//! process held SQLite's write lock, the task that seals asks for a turn in the same way, each interval until there is such
+//! a file: in the turn nothing is committed by anybody, and page 1 is sealed once more. What is committed before the turn
+//! makes the file instead, since the turn captures first. Whether one is lacking is not kept, but asked: of `ownership`,
+//! which the task that uploads changes, and of `progress`. A change that the task that seals does not see is followed by
+//! its wake-up.
+//!
 //! # Locks
 //!
 //! `capture` guards the reader of the log: only its holder captures. The writer thread only tries it unless
@@ -335,6 +345,14 @@ impl Replication {
 
     pub(super) fn set_ownership(&self, ownership: Ownership) {
         self.ownership.store(ownership as u8, Ordering::Release);
+        // There may be no file for the claim.
+        self.wake.notify_one();
+    }
+
+    /// Whether a file of this opening is to be a claim, and none was sealed.
+    fn lacks_claim(&self) -> bool {
+        matches!(self.ownership(), Ownership::ToClaim | Ownership::ToClaimOwn)
+            && self.is_inherited(self.progress().sealed)
     }
 
     /// The storage could not be reached at opening. That is how uploads fail, too.
@@ -785,7 +803,7 @@ impl Replication {
                     }
                 }
                 drop(capture);
-                if self.phase() == Phase::Full {
+                if self.wants_turn() {
                     self.summon();
                 }
             }
@@ -1065,11 +1083,20 @@ impl LogKeeper for Replication {
     }
 
     fn wants_turn(&self) -> bool {
-        self.phase() == Phase::Full
+        match self.phase() {
+            Phase::Full => true,
+            Phase::Following => self.lacks_claim(),
+            Phase::Copying | Phase::Dropped | Phase::Ended => false,
+        }
     }
 
     fn turn(&self, turn: &Turn<'_>) {
         let mut capture = self.capture.lock();
+        if self.phase() == Phase::Following {
+            self.seal_claim(turn, &mut capture);
+            drop(capture);
+            return self.tell();
+        }
         match self.begin_full(turn, &mut capture) {
             Ok(full) => {
                 *self.full.lock() = Some(full);
@@ -1213,6 +1240,23 @@ impl Replication {
                 self.not_sealed(&error);
                 false
             }
+        }
+    }
+
+    /// Seals the file of a claim, unless what was committed meanwhile is one. It is tried again where another process
+    /// commits.
+    fn seal_claim(&self, turn: &Turn<'_>, capture: &mut Capture) {
+        if self.capture_now(capture).is_err() || self.phase() != Phase::Following || !self.lacks_claim() {
+            return;
+        }
+        let touched = self.locked_out_of_writing(turn, || {
+            let is_same = self.now_committed().is_some_and(|now| now.commits == capture.commits());
+            is_same.then(|| capture.touch())
+        });
+        match touched {
+            Ok(Some(Ok(sealed))) => self.was_sealed(sealed, capture),
+            Ok(Some(Err(error))) => self.not_sealed(&error),
+            Ok(None) | Err(_) => {}
         }
     }
 

@@ -5,17 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "s3")]
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::{AlertKind, Error, OnDivergence, Options, ReplicaOptions, ReplicaState, Store};
+use larder::{Access, AlertKind, Error, OnDivergence, Options, ReplicaOptions, ReplicaState, Role, Store};
 use tempfile::TempDir;
 
 #[cfg(feature = "s3")]
 use super::servers::{KEY, Proxy, SECRET, Service};
 use super::store::{close, fill, rows, spool_of, wait_until};
 use crate::support::child::PATIENCE;
+use crate::support::child::{Child, has_python};
 #[cfg(feature = "s3")]
-use crate::support::child::{Child, Task, listen, tell, this_binary};
+use crate::support::child::{Task, listen, tell, this_binary};
 use crate::support::log;
 
 /// A database, and a volume with its replica.
@@ -101,6 +103,37 @@ impl Place {
         store
     }
 
+    /// `owner.json` of the replica, while it is there.
+    fn owner(&self) -> serde_json::Value {
+        serde_json::from_slice(&fs::read(self.volume().join("replica/larder/owner.json")).unwrap()).unwrap()
+    }
+
+    /// As if the process that has closed the replica had been killed.
+    fn forget_closing(&self) {
+        let mut owner = self.owner();
+        owner["closed"] = false.into();
+        let path = self.volume().join("replica/larder/owner.json");
+        fs::write(path, serde_json::to_vec(&owner).unwrap()).unwrap();
+    }
+
+    /// The idle store claims the replica by that transaction, page 1 once more, and its closing leaves the replica to the
+    /// next opening.
+    #[track_caller]
+    fn expect_claim(&self, store: Store, txid: u64) {
+        let is_claim = |claim: &serde_json::Value| claim["txid"] == txid;
+        wait_until("it claims the replica", || {
+            self.owner()["claims"].as_array().unwrap().iter().any(is_claim)
+        });
+        close(store);
+        let owner = self.owner();
+        assert_eq!(owner["closed"], true, "{owner}");
+        self.compare_closed();
+        // The next opening needs none.
+        let store = self.open(self.to());
+        assert_eq!(store.stats().replica.unwrap().sealed, txid);
+        close(store);
+    }
+
     /// The newest state of the replica is the closed database.
     #[track_caller]
     fn compare_closed(&self) {
@@ -110,6 +143,11 @@ impl Place {
             .unwrap();
         assert!(fs::read(self.database()).unwrap() == fs::read(restored).unwrap());
     }
+}
+
+/// The transaction after the last one that was sealed.
+fn next_of(store: &Store) -> u64 {
+    store.stats().replica.unwrap().sealed + 1
 }
 
 fn replica_in(volume: &Path) -> ReplicaOptions {
@@ -164,6 +202,91 @@ fn idle_store_enters_its_replica() {
     assert_eq!(replica.uploaded, replica.sealed);
     close(store);
     place.compare_closed();
+}
+
+/// It never claimed it, and stayed without an owner that knows of a fence.
+#[test]
+fn idle_store_claims_its_replica_after_a_kill() {
+    let place = Place::with_replica();
+    place.forget_closing();
+    place.unmount();
+    let store = place.open(place.to());
+    let claim = next_of(&store);
+    place.mount();
+    place.expect_claim(store, claim);
+}
+
+#[test]
+fn idle_store_takes_over_late() {
+    let place = Place::with_replica();
+    let (_machine, other) = elsewhere(&place.volume());
+    place.unmount();
+    let store = place.open(place.to().take_over(true));
+    let claim = next_of(&store);
+    place.mount();
+    place.expect_claim(store, claim);
+    fill(&other, 1);
+    let error = other.replica().unwrap().flush(PATIENCE).unwrap_err();
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
+}
+
+/// What waits was sealed by the opening before, so that a copy of the volume may upload it, too.
+#[test]
+fn idle_store_claims_behind_what_waited() {
+    let place = Place::with_replica();
+    place.unmount();
+    let store = place.open_away(place.to());
+    store.close_within(Duration::from_millis(300)).unwrap();
+    let store = place.open(place.to());
+    let claim = next_of(&store);
+    place.mount();
+    place.expect_claim(store, claim);
+}
+
+const HOLD_THE_WRITE_LOCK: &str = "
+conn = sqlite3.connect(args[0], isolation_level=None)
+conn.execute('BEGIN IMMEDIATE')
+tell('holding')
+listen()
+conn.execute('ROLLBACK')
+conn.close()
+tell('released')
+";
+
+/// Another process has SQLite's write lock as the store opens, so that page 1 cannot be read.
+#[test]
+fn claim_waits_for_another_process() {
+    if !has_python() {
+        return;
+    }
+    let place = Place::with_replica();
+    place.forget_closing();
+    let other = Arc::new(Mutex::new(None));
+    let (path, holds) = (place.database(), Arc::clone(&other));
+    let store = Options::new()
+        .access(Access::Shared)
+        .busy_timeout(Duration::from_millis(50))
+        .on_connect(move |_, role| {
+            // Opening needs the lock itself, until the first reader.
+            let mut other = holds.lock().unwrap();
+            if role == Role::Reader && other.is_none() {
+                let child = Child::python(HOLD_THE_WRITE_LOCK, &[path.to_str().unwrap()]);
+                child.expect("holding");
+                *other = Some(child);
+            }
+            Ok(())
+        })
+        .replicate_to(place.to())
+        .open(place.database())
+        .unwrap();
+    let before = store.stats().replica.unwrap();
+    assert_eq!(before.sealed, before.uploaded, "there is no file for the claim");
+    let mut other = other.lock().unwrap();
+    let child = other.as_mut().unwrap();
+    child.say("go on");
+    child.expect("released");
+    drop(other);
+    place.expect_claim(store, before.sealed + 1);
 }
 
 #[test]
@@ -246,7 +369,7 @@ fn commit_after_a_restore_waits_for_the_next_opening() {
 fn claim_that_was_begun_is_made() {
     let place = Place::with_replica();
     let path = place.volume().join("replica/larder/owner.json");
-    let mut owner: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut owner = place.owner();
     let (node, at) = (owner["node"].clone(), owner["since"].clone());
     let tip = fs::read_dir(place.volume().join("replica/ltx/0")).unwrap().count();
     owner["closed"] = false.into();

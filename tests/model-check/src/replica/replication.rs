@@ -108,6 +108,11 @@ impl Replication {
 
     pub(super) fn set_ownership(&self, ownership: Ownership) {
         *self.ownership.lock().unwrap() = ownership;
+        let is_claim = matches!(ownership, Ownership::ToClaim | Ownership::ToClaimOwn);
+        if is_claim && self.is_inherited(self.progress().sealed) {
+            // Page 1 once more.
+            let _ = self.write();
+        }
     }
 
     pub(super) fn is_inherited(&self, txid: u64) -> bool {
