@@ -54,7 +54,8 @@
 //! | theme | start with |
 //! |---|---|
 //! | writing and reading | [`Store::write`], [`Store::submit`] and its [`Pending`], [`Store::read`]; [`WriteTx`], [`ReadTx`] |
-//! | async | `Store::write_async`, `read_async`, `close_async` (feature `async`), on any runtime |
+//! | with errors of your own | [`Store::transact`], [`Store::query`], [`WriteTx::transact`] |
+//! | async | `Store::write_async`, `read_async`, `transact_async`, `query_async`, `close_async` (feature `async`), on any runtime |
 //! | options | [`Options`] of a store, [`WriteOptions`] and [`ReadOptions`] of one call; [`Durability`], [`Access`], [`Checkpoints`], [`WhenFull`] |
 //! | errors | [`Error`](enum@Error), [`Error::outcome`], [`Error::is_retryable`] |
 //! | migrations | [`Migrations`], [`Store::migrate`], [`MigrationError`] |

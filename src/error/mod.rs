@@ -4,6 +4,7 @@
 //! the answer before it retries.
 
 mod migration;
+pub(crate) mod own;
 mod sqlite;
 
 use std::error::Error as StdError;

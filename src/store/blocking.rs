@@ -19,6 +19,8 @@ impl Store {
     /// Writes that are queued at the same time share one commit. Each write is still atomic on its own: if its closure
     /// fails, panics or violates a constraint, only that write is rolled back. `f` runs at most once.
     ///
+    /// For a closure with an error type of your own there is [`transact`](Self::transact).
+    ///
     /// Which thread runs `f`, and with how large a stack, is not specified. A write that finds no other going on saves the
     /// way to the writer thread, and runs on the calling thread. So `f` must not block on a future: the calling thread
     /// may be one of an async runtime, which then panics.
@@ -66,6 +68,7 @@ impl Store {
     }
 
     /// Queues a write and returns a [`Pending`] to wait for or to await. The call blocks only while the queue is full.
+    /// An error of your own travels in [`Error::app`].
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
@@ -114,6 +117,8 @@ impl Store {
     ///
     /// The snapshot is at least as new as every write that was acknowledged before this call. Reads and writes do not
     /// wait for each other, but the WAL cannot be reset while the snapshot lasts.
+    ///
+    /// For a closure with an error type of your own there is [`query`](Self::query).
     ///
     /// # Errors
     ///

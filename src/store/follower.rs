@@ -7,11 +7,9 @@ use std::time::Duration;
 
 #[cfg(feature = "async")]
 use super::futures;
-use super::{Options, Store};
+use super::{Options, Store, own_errors};
 use crate::backup::Backup;
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::maintenance::check::Check;
 use crate::options::ReadOptions;
 use crate::replica::{Follower, FollowerOptions, ReplicaOptions, follower};
@@ -133,6 +131,107 @@ impl Follower {
         T: Send + 'static,
     {
         futures::read_async(self.engine(), options, f)
+    }
+}
+
+/// # Reading, with own errors
+///
+/// As [`Store`'s](crate::Store#own-errors), for closures that return an error of your own.
+impl Follower {
+    /// As [`read`](Self::read), for a closure with an error type of your own: see [`Store::query`](crate::Store::query).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let (path, replica) = (folder.path().join("app.db"), folder.path().join("replica"));
+    /// # let (replica, copy) = (replica.to_str().unwrap(), folder.path().join("follower.db"));
+    /// # let store = larder::Options::new().replicate_to(replica).open(&path)?;
+    /// # store.replica()?.flush(std::time::Duration::from_secs(10))?;
+    /// # type AppError = Box<dyn std::error::Error>;
+    /// use larder::Follower;
+    ///
+    /// let follower = Follower::open(replica, &copy)?;
+    /// let one = follower.query(|tx| -> Result<i64, AppError> {
+    ///     Ok(tx.query_row("SELECT '1'", [], |row| row.get::<_, String>(0))?.parse()?)
+    /// })?;
+    /// assert_eq!(one, 1);
+    /// # follower.close()?;
+    /// # Ok::<_, AppError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::query`](crate::Store::query).
+    ///
+    /// # Panics
+    ///
+    /// As [`Store::query`](crate::Store::query).
+    #[track_caller]
+    pub fn query<T, E: From<Error> + 'static>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.query_with(ReadOptions::new(), f)
+    }
+
+    /// As [`query`](Self::query), with options for this call.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::query_with`](crate::Store::query_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`Store::query`](crate::Store::query).
+    #[track_caller]
+    pub fn query_with<T, E: From<Error> + 'static>(
+        &self,
+        options: ReadOptions,
+        f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        own_errors::query(self.engine(), options, f)
+    }
+
+    /// As [`query`](Self::query), but returns a future: see [`Store::query_async`](crate::Store::query_async).
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::query_async`](crate::Store::query_async).
+    ///
+    /// # Panics
+    ///
+    /// As [`Store::query_async`](crate::Store::query_async).
+    #[cfg(feature = "async")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+    #[track_caller]
+    pub fn query_async<T, E, F>(&self, f: F) -> impl Future<Output = Result<T, E>> + Send + use<T, E, F>
+    where
+        F: FnOnce(&ReadTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.query_async_with(ReadOptions::new(), f)
+    }
+
+    /// As [`query_with`](Self::query_with), but returns a future.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::query_async_with`](crate::Store::query_async_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`Store::query_async`](crate::Store::query_async).
+    #[cfg(feature = "async")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+    #[track_caller]
+    pub fn query_async_with<T, E, F>(
+        &self,
+        options: ReadOptions,
+        f: F,
+    ) -> impl Future<Output = Result<T, E>> + Send + use<T, E, F>
+    where
+        F: FnOnce(&ReadTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        own_errors::query_async(self.engine(), options, f)
     }
 }
 

@@ -7,6 +7,8 @@ mod open;
 
 mod blocking;
 
+mod own_errors;
+
 #[cfg(feature = "replicate")]
 mod replication;
 

@@ -15,6 +15,7 @@ use crate::connection::interrupt::Interrupt;
 use crate::connection::sql_text::{is_alter, may_alter, refuse_nul};
 use crate::connection::stored_sql::with_double_quoted_strings;
 use crate::connection::transaction_control::Control;
+use crate::error::own::Aside;
 use crate::error::{Error, Result};
 use crate::runtime::clock::Tick;
 use crate::telemetry::usage::StatementShard;
@@ -224,6 +225,41 @@ impl<'a> WriteTx<'a> {
         let value = self.explain_result(f(self))?;
         savepoint.release()?;
         Ok(value)
+    }
+
+    /// As [`savepoint`](Self::savepoint), for a closure with an error type of your own. So what a closure of
+    /// [`Store::transact`](crate::Store::transact) does can also be a part of another one.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE imports(n INTEGER NOT NULL) STRICT"))?;
+    /// # type AppError = Box<dyn std::error::Error + Send + Sync>;
+    /// let skipped = store.transact(|tx| -> Result<usize, AppError> {
+    ///     let mut skipped = 0;
+    ///     for line in ["1", "two", "3"] {
+    ///         let import = tx.transact(|tx| -> Result<(), AppError> {
+    ///             tx.execute("INSERT INTO imports VALUES (0)", [])?;
+    ///             let n: i64 = line.parse()?; // undoes that row
+    ///             tx.execute("UPDATE imports SET n = ?1 WHERE n = 0", [n])?;
+    ///             Ok(())
+    ///         });
+    ///         skipped += usize::from(import.is_err());
+    ///     }
+    ///     Ok(skipped)
+    /// })?;
+    /// assert_eq!(skipped, 1);
+    /// # let rows: i64 = store.read(|tx| tx.query_row("SELECT count(*) FROM imports", [], |row| row.get(0)))?;
+    /// # assert_eq!(rows, 2);
+    /// # Ok::<_, AppError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error of `f`; an error of [`savepoint`](Self::savepoint), by `E::from`.
+    pub fn transact<T, E: From<Error> + 'static>(&self, f: impl FnOnce(&WriteTx<'_>) -> Result<T, E>) -> Result<T, E> {
+        let mut aside = Aside::default();
+        let done = self.savepoint(|tx| f(tx).map_err(|own| aside.put(own)));
+        done.map_err(|error| aside.take(error))
     }
 
     /// The result of a write, as its caller sees it.

@@ -2,4 +2,5 @@
 
 mod connection_reset;
 mod foreign_errors;
+mod own_errors;
 mod statements;

@@ -1,0 +1,361 @@
+//! Reads and writes whose closures return an error of the application's own type. How it travels: `error/own.rs`.
+
+#[cfg(feature = "async")]
+use std::future::Future;
+
+#[cfg(feature = "async")]
+use super::futures;
+use super::{Engine, Store};
+use crate::error::own::{Aside, carry, unpack};
+use crate::error::{Error, Result};
+use crate::options::{ReadOptions, WriteOptions};
+use crate::transaction::{ReadTx, WriteTx};
+
+/// # Own errors
+///
+/// As `write` and `read`, for closures that return an error of your own. That error comes back as it was; larder's own
+/// come by `From`. So the type needs `From<larder::Error>`, and nothing else: an enum with `#[from] larder::Error`, a
+/// `Box<dyn Error + Send + Sync>`, `anyhow::Error`.
+///
+/// ```
+/// use larder::{Store, WriteTx};
+///
+/// #[derive(Debug, thiserror::Error)]
+/// enum OrderError {
+///     #[error("only {0} in stock")]
+///     OutOfStock(i64),
+///     #[error("not a number: {0}")]
+///     Quantity(#[from] std::num::ParseIntError),
+///     #[error(transparent)]
+///     Db(#[from] larder::Error),
+/// }
+///
+/// fn place(tx: &WriteTx<'_>, quantity: &str) -> Result<i64, OrderError> {
+///     let quantity: i64 = quantity.parse()?;
+///     let stock: i64 = tx.query_row("SELECT quantity FROM stock", [], |row| row.get(0))?;
+///     if stock < quantity {
+///         return Err(OrderError::OutOfStock(stock)); // rolls back
+///     }
+///     tx.execute("UPDATE stock SET quantity = quantity - ?1", [quantity])?;
+///     Ok(stock - quantity)
+/// }
+///
+/// # let store = Store::open_temp()?;
+/// # let stock = "CREATE TABLE stock(quantity INTEGER NOT NULL) STRICT; INSERT INTO stock VALUES (10)";
+/// # store.write(move |tx| tx.execute_batch(stock))?;
+/// assert_eq!(store.transact(|tx| place(tx, "3"))?, 7);
+/// let error = store.transact(|tx| place(tx, "8")).unwrap_err();
+/// assert!(matches!(error, OrderError::OutOfStock(7)));
+/// let error = store.transact(|tx| place(tx, "many")).unwrap_err();
+/// assert!(matches!(error, OrderError::Quantity(_)));
+/// # Ok::<_, OrderError>(())
+/// ```
+///
+/// A closure has to say the type of its error, unless something else does: `|tx| -> Result<_, OrderError> { .. }`.
+/// Use `write` and `read` for closures that have no error of their own.
+impl Store {
+    /// As [`write`](Self::write), for a closure with an error type of your own.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let made = store.transact(|tx| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
+    ///     let port: u16 = "8080".parse()?;
+    ///     tx.execute_batch("CREATE TABLE settings(port INTEGER) STRICT")?;
+    ///     Ok(tx.execute("INSERT INTO settings VALUES (?1)", [port])?)
+    /// })?;
+    /// assert_eq!(made, 1);
+    /// # Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error that `f` returned, with all its changes rolled back, or an error of [`write`](Self::write), by
+    /// `E::from`. That one also takes the place of the closure's, if larder has ended the write: after
+    /// [`WriteOptions::execution_timeout`], or because a [savepoint](WriteTx::transact) could not be undone.
+    ///
+    /// [`Stats`](crate::Stats) and the slow log count an error of your own as `app`, whatever it contains.
+    ///
+    /// # Panics
+    ///
+    /// If `f` panics, or `E::from`, or the drop of an error. No such panic harms the store.
+    #[track_caller]
+    pub fn transact<T, E, F>(&self, f: F) -> Result<T, E>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.transact_with(WriteOptions::new(), f)
+    }
+
+    /// As [`transact`](Self::transact), with options for this call.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE jobs(id INTEGER PRIMARY KEY, state TEXT) STRICT"))?;
+    /// use larder::WriteOptions;
+    ///
+    /// #[derive(Debug, thiserror::Error)]
+    /// enum JobError {
+    ///     #[error("there is no job {0}")]
+    ///     Missing(i64),
+    ///     #[error(transparent)]
+    ///     Db(#[from] larder::Error),
+    /// }
+    ///
+    /// let id = 7;
+    /// let done = store.transact_with(WriteOptions::new().label("finish job"), move |tx| {
+    ///     match tx.execute("UPDATE jobs SET state = 'done' WHERE id = ?1", [id])? {
+    ///         0 => Err(JobError::Missing(id)),
+    ///         _ => Ok(()),
+    ///     }
+    /// });
+    /// assert!(matches!(done, Err(JobError::Missing(7))));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`transact`](Self::transact), and those of [`write_with`](Self::write_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`transact`](Self::transact).
+    #[track_caller]
+    pub fn transact_with<T, E, F>(&self, options: WriteOptions, f: F) -> Result<T, E>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let written = self
+            .engine()
+            .write(options, move |tx: &WriteTx<'_>| f(tx).map_err(carry));
+        written.map_err(|error| unpack(named(error, "transact")))
+    }
+
+    /// As [`read`](Self::read), for a closure with an error type of your own. It may borrow, and the error need not be
+    /// `Send`.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE prices(cents TEXT) STRICT; INSERT INTO prices VALUES ('250')"))?;
+    /// # type AppError = Box<dyn std::error::Error>;
+    /// let cents = store.query(|tx| -> Result<i64, AppError> {
+    ///     let text: String = tx.query_row("SELECT cents FROM prices", [], |row| row.get(0))?;
+    ///     Ok(text.parse()?)
+    /// })?;
+    /// assert_eq!(cents, 250);
+    /// # Ok::<_, AppError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error that `f` returned, or an error of [`read`](Self::read), by `E::from`.
+    ///
+    /// # Panics
+    ///
+    /// As [`transact`](Self::transact).
+    #[track_caller]
+    pub fn query<T, E: From<Error> + 'static>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.query_with(ReadOptions::new(), f)
+    }
+
+    /// As [`query`](Self::query), with options for this call.
+    ///
+    /// ```
+    /// use larder::ReadOptions;
+    /// # let store = larder::Store::open_temp()?;
+    /// # type AppError = Box<dyn std::error::Error>;
+    ///
+    /// let one = store.query_with(ReadOptions::new().label("health"), |tx| -> Result<i64, AppError> {
+    ///     Ok(tx.query_row("SELECT '1'", [], |row| row.get::<_, String>(0))?.parse()?)
+    /// })?;
+    /// assert_eq!(one, 1);
+    /// # Ok::<_, AppError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`query`](Self::query), and those of [`read_with`](Self::read_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`transact`](Self::transact).
+    #[track_caller]
+    pub fn query_with<T, E: From<Error> + 'static>(
+        &self,
+        options: ReadOptions,
+        f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        query(self.engine(), options, f)
+    }
+}
+
+/// # Own errors, async
+///
+/// These methods need the feature `async`. What is said of [`write_async`](Self::write_async) and
+/// [`read_async`](Self::read_async) holds for them, too: their threads, what they block, and what it means to drop them.
+#[cfg(feature = "async")]
+#[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+impl Store {
+    /// As [`transact`](Self::transact), but returns a future.
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write_async(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, age INTEGER) STRICT")).await?;
+    /// # type AppError = Box<dyn std::error::Error + Send + Sync>;
+    /// let age = String::from("36");
+    /// let id = store
+    ///     .transact_async(move |tx| -> Result<i64, AppError> {
+    ///         let age: u8 = age.parse()?;
+    ///         Ok(tx.insert("INSERT INTO users(age) VALUES (?1)", [age])?)
+    ///     })
+    ///     .await?;
+    /// # assert_eq!(id, 1);
+    /// # Ok::<_, AppError>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`transact`](Self::transact) and [`write_async`](Self::write_async).
+    ///
+    /// # Panics
+    ///
+    /// As [`transact`](Self::transact), in the task that polls.
+    #[track_caller]
+    pub fn transact_async<T, E, F>(&self, f: F) -> impl Future<Output = Result<T, E>> + Send + use<T, E, F>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.transact_async_with(WriteOptions::new(), f)
+    }
+
+    /// As [`transact_with`](Self::transact_with), but returns a future.
+    ///
+    /// # Errors
+    ///
+    /// As [`transact_async`](Self::transact_async) and [`write_async_with`](Self::write_async_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`transact_async`](Self::transact_async).
+    #[track_caller]
+    pub fn transact_async_with<T, E, F>(
+        &self,
+        options: WriteOptions,
+        f: F,
+    ) -> impl Future<Output = Result<T, E>> + Send + use<T, E, F>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let write = self.write_async_with(options, move |tx: &WriteTx<'_>| f(tx).map_err(carry));
+        async move { write.await.map_err(|error| unpack(named(error, "transact_async"))) }
+    }
+
+    /// As [`query`](Self::query), but returns a future: `f` runs on a reader thread, so it may not borrow, and its error
+    /// is `Send`.
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # type AppError = Box<dyn std::error::Error + Send + Sync>;
+    /// let version = store
+    ///     .query_async(|tx| -> Result<u32, AppError> {
+    ///         let text: String = tx.query_row("SELECT '42'", [], |row| row.get(0))?;
+    ///         Ok(text.parse()?)
+    ///     })
+    ///     .await?;
+    /// assert_eq!(version, 42);
+    /// # Ok::<_, AppError>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`query`](Self::query) and [`read_async`](Self::read_async).
+    ///
+    /// # Panics
+    ///
+    /// As [`transact_async`](Self::transact_async).
+    #[track_caller]
+    pub fn query_async<T, E, F>(&self, f: F) -> impl Future<Output = Result<T, E>> + Send + use<T, E, F>
+    where
+        F: FnOnce(&ReadTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.query_async_with(ReadOptions::new(), f)
+    }
+
+    /// As [`query_with`](Self::query_with), but returns a future.
+    ///
+    /// # Errors
+    ///
+    /// As [`query_async`](Self::query_async) and [`read_async_with`](Self::read_async_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`transact_async`](Self::transact_async).
+    #[track_caller]
+    pub fn query_async_with<T, E, F>(
+        &self,
+        options: ReadOptions,
+        f: F,
+    ) -> impl Future<Output = Result<T, E>> + Send + use<T, E, F>
+    where
+        F: FnOnce(&ReadTx<'_>) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        query_async(self.engine(), options, f)
+    }
+}
+
+/// Reads on the calling thread.
+#[track_caller]
+pub(super) fn query<T, E: From<Error> + 'static>(
+    engine: &Engine,
+    options: ReadOptions,
+    f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut aside = Aside::default();
+    let read = engine.read(options, |tx| f(tx).map_err(|own| aside.put(own)));
+    read.map_err(|error| aside.take(named(error, "query")))
+}
+
+/// Reads in a job of its own.
+#[cfg(feature = "async")]
+#[track_caller]
+pub(super) fn query_async<T, E, F>(
+    engine: &Engine,
+    options: ReadOptions,
+    f: F,
+) -> impl Future<Output = Result<T, E>> + Send + use<T, E, F>
+where
+    F: FnOnce(&ReadTx<'_>) -> Result<T, E> + Send + 'static,
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    let read = futures::read_async(engine, options, move |tx: &ReadTx<'_>| f(tx).map_err(carry));
+    async move { read.await.map_err(|error| unpack(named(error, "query_async"))) }
+}
+
+/// Names the call as its caller does. Any [`Error::Reentrant`] here is about this call: another one that the closure
+/// returned is inside its own error.
+fn named(error: Error, call: &'static str) -> Error {
+    match error {
+        Error::Reentrant {
+            call: "write" | "read" | "write_async" | "read_async",
+            instead,
+            outcome,
+        } => Error::Reentrant { call, instead, outcome },
+        other => other,
+    }
+}
