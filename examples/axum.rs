@@ -639,6 +639,7 @@ mod tests {
             reason: "a test's",
             caused_by_closure,
             source: None,
+            context: None,
         };
         let rolled_back_by_sqlite = |code| Error::from(sqlite(code));
         let late = Error::ReadQueueTimeout {

@@ -120,7 +120,7 @@ pub use self::options::{Access, AutoVacuum, Checkpoints, Durability, ReadOptions
 pub use self::store::Options;
 
 // Errors.
-pub use self::error::{Error, ErrorOrigin, Outcome, Result};
+pub use self::error::{Constraint, Error, ErrorContext, ErrorOrigin, ForeignKey, Outcome, Result};
 
 // Migrations.
 pub use self::migrate::{

@@ -324,6 +324,7 @@ impl StopSignal {
         Some(Error::Interrupted {
             limit,
             advice: "the backup exceeded Backup::timeout; raise it, or use larger steps and shorter pauses",
+            context: None,
         })
     }
 

@@ -112,6 +112,7 @@ impl Limit {
         Error::Interrupted {
             limit: self.time,
             advice,
+            context: None,
         }
     }
 }

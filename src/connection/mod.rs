@@ -8,6 +8,7 @@ mod baseline;
 pub(crate) mod c_api;
 pub(crate) mod cause;
 pub(crate) mod change_counters;
+pub(crate) mod constraint;
 mod copy;
 pub(crate) mod file;
 pub(crate) mod file_lock;

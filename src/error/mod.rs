@@ -3,6 +3,8 @@
 //! Every error has an [`Outcome`]: the write did not start, was rolled back, or is in an unknown state. A caller needs
 //! the answer before it retries.
 
+pub(crate) mod constraint;
+mod context;
 mod migration;
 pub(crate) mod own;
 mod sqlite;
@@ -15,12 +17,22 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::ffi;
 
+use self::constraint::Kind;
+pub use self::constraint::{Constraint, ForeignKey};
+pub use self::context::ErrorContext;
+use self::context::{Within, beginning};
 pub(crate) use self::migration::not_begun;
 pub use self::migration::{Direction, MigrationError};
 use self::sqlite::{advice, disk_is_full};
 pub(crate) use self::sqlite::{
     code_name, commit_is_unknown, extended_code, is_damage, message, primary_code, schema_advice,
 };
+
+/// The longest text of a statement in an error, in bytes, as in the statistics.
+const MAX_STATEMENT: usize = 2048;
+
+/// Clippy's bound of the error of a `Result`.
+const _: () = assert!(size_of::<Error>() <= 128);
 
 /// A `Result` whose error is [`larder::Error`](enum@Error).
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -204,7 +216,7 @@ pub enum Error {
 
     /// The transaction of this write was rolled back: by another write of its group, or because SQLite ended it while
     /// the closure ran. Nothing was written.
-    #[error("the write was rolled back: {reason}; {}", rolled_back_advice(*caused_by_closure, source))]
+    #[error("the write was rolled back: {reason}; {}{}", rolled_back_advice(*caused_by_closure, source), within(context))]
     RolledBack {
         /// The cause of the rollback.
         reason: &'static str,
@@ -213,6 +225,8 @@ pub enum Error {
         /// SQLite's error, if there is one, shared with the other writes of the group.
         #[source]
         source: Option<Arc<rusqlite::Error>>,
+        /// Where it happened: see [`Error::site`] and [`Error::statement`].
+        context: Option<Box<ErrorContext>>,
     },
 
     /// COMMIT failed, and whether the write survives a restart is unknown. The store is poisoned: see
@@ -353,23 +367,28 @@ pub enum Error {
     },
 
     /// A closure ran SQL that is reserved for larder, or a read tried to write.
-    #[error("{statement} is refused here: {instead}")]
+    #[error("{statement} is refused here: {instead}{}", within(context))]
     Refused {
         /// The kind of statement.
         statement: String,
         /// What to use instead.
         instead: &'static str,
+        /// Where it happened: see [`Error::site`] and [`Error::statement`].
+        context: Option<Box<ErrorContext>>,
     },
 
     /// [`WriteTx::insert`](crate::WriteTx::insert) has no rowid to return, because its statement inserted no new row
     /// with a rowid.
     #[error(
         "the statement inserted no new row with a rowid: {reason}; return the key with RETURNING and run the statement \
-         with query_row, or run it with execute"
+         with query_row, or run it with execute{}",
+        within(context)
     )]
     NoRowid {
         /// What the statement is, or did instead.
         reason: String,
+        /// Where it happened: see [`Error::site`] and [`Error::statement`].
+        context: Option<Box<ErrorContext>>,
     },
 
     /// The call would deadlock, because it waits for the thread that made it.
@@ -385,12 +404,14 @@ pub enum Error {
     },
 
     /// A time limit stopped a closure, a backup or a read that was too old.
-    #[error("stopped after {limit:?}: {advice}")]
+    #[error("stopped after {limit:?}: {advice}{}", within(context))]
     Interrupted {
         /// The time limit.
         limit: Duration,
         /// Which option set the limit, and how to stay below it.
         advice: &'static str,
+        /// Where it happened: see [`Error::site`] and [`Error::statement`].
+        context: Option<Box<ErrorContext>>,
     },
 
     /// A progress callback cancelled the work by returning `ControlFlow::Break`.
@@ -486,7 +507,11 @@ pub enum Error {
     },
 
     /// An error of SQLite or rusqlite.
-    #[error("{source}{}", advice(source, *outcome, *origin))]
+    #[error(
+        "{source}{}{}",
+        Within { context, has_statement: matches!(source, rusqlite::Error::SqlInputError { .. }) },
+        advice(source, *outcome, *origin)
+    )]
     Sqlite {
         /// The error from rusqlite.
         source: rusqlite::Error,
@@ -494,6 +519,8 @@ pub enum Error {
         outcome: Outcome,
         /// The database that the error came from.
         origin: ErrorOrigin,
+        /// Where it happened: see [`Error::site`], [`Error::statement`] and [`Error::constraint`].
+        context: Option<Box<ErrorContext>>,
     },
 
     /// An error of the application, wrapped by [`Error::app`]. The write was rolled back.
@@ -639,6 +666,122 @@ impl Error {
         }
     }
 
+    /// The call whose closure failed: its `file:line`, or its label
+    /// ([`WriteOptions::label`](crate::WriteOptions::label)). It is in the message, too.
+    ///
+    /// Known of [`Sqlite`](Error::Sqlite), [`Refused`](Error::Refused), [`NoRowid`](Error::NoRowid),
+    /// [`Interrupted`](Error::Interrupted) and [`RolledBack`](Error::RolledBack), from the methods of a transaction on,
+    /// so also where a closure converts it into an error of its own. An error that [`ReadTx`](crate::ReadTx)'s connection
+    /// gave has it when the closure returns. `None` of an error that another database gave.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let error = store.write(|tx| tx.execute("INSERT INTO missing VALUES (1)", [])).unwrap_err();
+    /// assert!(error.site().is_some_and(|site| site.contains(".rs:")));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn site(&self) -> Option<&str> {
+        let context = self.context()?;
+        (!context.site.is_empty()).then_some(context.site.as_str())
+    }
+
+    /// The text of the statement that failed, as it was written: with its placeholders, and never with a bound value.
+    /// Past 2048 bytes it is cut. The message has its beginning.
+    ///
+    /// Known if a method of [`ReadTx`](crate::ReadTx) or [`WriteTx`](crate::WriteTx) ran it, or if SQLite could not
+    /// prepare it. Of a [`RolledBack`](Error::RolledBack) that the closure caused, it is the statement that did.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(name TEXT NOT NULL) STRICT"))?;
+    /// let insert = "INSERT INTO users VALUES (?1)";
+    /// let error = store.write(move |tx| tx.execute(insert, [None::<String>])).unwrap_err();
+    /// assert_eq!(error.statement(), Some(insert));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn statement(&self) -> Option<&str> {
+        let known = self.context().and_then(|context| context.statement.as_deref());
+        known.or_else(|| match self {
+            Error::Sqlite {
+                source: rusqlite::Error::SqlInputError { sql, .. },
+                ..
+            } => Some(beginning(sql, MAX_STATEMENT)),
+            _ => None,
+        })
+    }
+
+    /// The constraint that the statement violated: with the names of its table and columns, or its own.
+    ///
+    /// SQLite's message does not quote names. larder reads it with the schema, where a method of a transaction made the
+    /// error or the closure returned it; otherwise only names that are plain words are told apart, and
+    /// [`Constraint::Other`] has the message.
+    ///
+    /// ```
+    /// use larder::{Constraint, Store};
+    /// # let store = Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(email TEXT UNIQUE, age INTEGER CHECK (age > 0)) STRICT"))?;
+    ///
+    /// let twice = "INSERT INTO users(email) VALUES ('ada@example.org'), ('ada@example.org')";
+    /// let error = store.write(move |tx| tx.execute(twice, [])).unwrap_err();
+    /// match error.constraint() {
+    ///     Some(Constraint::Unique { table, columns }) => {
+    ///         assert_eq!((table.as_str(), &columns[..]), ("users", &["email".to_owned()][..]));
+    ///     }
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// let error = store.write(|tx| tx.execute("INSERT INTO users(age) VALUES (0)", [])).unwrap_err();
+    /// assert_eq!(error.constraint(), Some(Constraint::Check { name: "age > 0".into() }));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn constraint(&self) -> Option<Constraint> {
+        let known = self.context().and_then(|context| context.constraint.clone());
+        known.or_else(|| constraint::plainly(self.violation()?))
+    }
+
+    /// Whether a `UNIQUE` constraint, a `PRIMARY KEY` or a unique index was violated. Mostly the answer is 409.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))?;
+    /// let error = store.write(|tx| tx.execute("INSERT INTO t VALUES (1), (1)", [])).unwrap_err();
+    /// assert!(error.is_unique_violation() && !error.is_check_violation());
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn is_unique_violation(&self) -> bool {
+        self.violated().is_some_and(Kind::is_unique)
+    }
+
+    /// Whether a foreign key was violated.
+    pub fn is_foreign_key_violation(&self) -> bool {
+        self.violated() == Some(Kind::ForeignKey)
+    }
+
+    /// Whether a `NOT NULL` constraint was violated.
+    pub fn is_not_null_violation(&self) -> bool {
+        self.violated() == Some(Kind::NotNull)
+    }
+
+    /// Whether a `CHECK` constraint was violated.
+    pub fn is_check_violation(&self) -> bool {
+        self.violated() == Some(Kind::Check)
+    }
+
+    fn violated(&self) -> Option<Kind> {
+        self.violation().and_then(Kind::of)
+    }
+
+    /// SQLite's error, if it is that of the statement itself.
+    fn violation(&self) -> Option<&rusqlite::Error> {
+        match self {
+            Error::Sqlite { source, .. } => Some(source),
+            Error::Migration(error) => match &**error {
+                MigrationError::Failed { source, .. } => source.violation(),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// The kind of error, for `error.type` of an event and for [`Stats`](crate::Stats). It contains no data.
     ///
     /// For an error of SQLite it is the name of SQLite's result code, otherwise that of the variant; both in snake
@@ -723,9 +866,9 @@ impl Error {
                 let system = system.map_or(String::new(), |error| format!(": {error}"));
                 format!("{problem}{system}{because}")
             }
-            Error::Options { .. } | Error::Interrupted { .. } | Error::Cancelled { .. } | Error::Closed => {
-                self.to_string()
-            }
+            // Without the statement, whose text may have data.
+            Error::Interrupted { limit, advice, .. } => format!("stopped after {limit:?}: {advice}"),
+            Error::Options { .. } | Error::Cancelled { .. } | Error::Closed => self.to_string(),
             other => format!("{}{because}", other.kind()),
         }
     }
@@ -761,6 +904,7 @@ impl Error {
             source,
             outcome: Outcome::NotStarted,
             origin: ErrorOrigin::Store,
+            context: None,
         }
     }
 
@@ -770,6 +914,7 @@ impl Error {
             source,
             outcome: Outcome::RolledBack,
             origin: ErrorOrigin::Store,
+            context: None,
         }
     }
 
@@ -779,26 +924,74 @@ impl Error {
             source,
             outcome: Outcome::RolledBack,
             origin: ErrorOrigin::Other,
+            context: None,
+        }
+    }
+
+    /// SQL that is reserved for larder, inside a closure.
+    pub(crate) fn refused(statement: impl Into<String>, instead: &'static str) -> Self {
+        Error::Refused {
+            statement: statement.into(),
+            instead,
+            context: None,
         }
     }
 
     /// Sets the origin: the store, if `gave_last` says that its connection raised this error last.
-    pub(crate) fn with_origin(self, gave_last: impl FnOnce(&rusqlite::Error) -> bool) -> Self {
-        match self {
-            Error::Sqlite {
-                source,
-                outcome,
-                origin: ErrorOrigin::Unknown,
-            } if primary_code(&source).is_some() => {
-                let own = gave_last(&source);
-                let origin = if own { ErrorOrigin::Store } else { ErrorOrigin::Other };
-                Error::Sqlite {
-                    source,
-                    outcome,
-                    origin,
-                }
+    pub(crate) fn with_origin(mut self, gave_last: impl FnOnce(&rusqlite::Error) -> bool) -> Self {
+        if let Error::Sqlite { source, origin, .. } = &mut self
+            && *origin == ErrorOrigin::Unknown
+            && primary_code(source).is_some()
+        {
+            *origin = if gave_last(source) {
+                ErrorOrigin::Store
+            } else {
+                ErrorOrigin::Other
+            };
+        }
+        self
+    }
+
+    /// Adds where it arose, unless that is known.
+    pub(crate) fn at(mut self, context: impl FnOnce() -> ErrorContext) -> Self {
+        if let Some(place @ None) = self.context_mut() {
+            *place = Some(Box::new(context()));
+        }
+        self
+    }
+
+    /// Adds the call site, unless it is known.
+    pub(crate) fn with_site(mut self, site: impl FnOnce() -> String) -> Self {
+        if let Some(place) = self.context_mut() {
+            let context = place.get_or_insert_default();
+            if context.site.is_empty() {
+                context.site = site();
             }
-            other => other,
+        }
+        self
+    }
+
+    fn context(&self) -> Option<&ErrorContext> {
+        match self {
+            Error::Sqlite { context, .. }
+            | Error::RolledBack { context, .. }
+            | Error::Refused { context, .. }
+            | Error::NoRowid { context, .. }
+            | Error::Interrupted { context, .. } => context.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The place of the context, of an error that is about this store.
+    fn context_mut(&mut self) -> Option<&mut Option<Box<ErrorContext>>> {
+        match self {
+            Error::Sqlite { origin, .. } if *origin == ErrorOrigin::Other => None,
+            Error::Sqlite { context, .. }
+            | Error::RolledBack { context, .. }
+            | Error::Refused { context, .. }
+            | Error::NoRowid { context, .. }
+            | Error::Interrupted { context, .. } => Some(context),
+            _ => None,
         }
     }
 }
@@ -816,6 +1009,7 @@ impl From<rusqlite::Error> for Error {
             source,
             outcome: Outcome::RolledBack,
             origin: ErrorOrigin::Unknown,
+            context: None,
         }
     }
 }
@@ -828,6 +1022,13 @@ fn poisoned(source: &rusqlite::Error) -> String {
         "the store is read-only after a disk error: {source}; check the disk, then restart the service (reopening \
          rewrites the WAL)"
     )
+}
+
+fn within(context: &Option<Box<ErrorContext>>) -> Within<'_> {
+    Within {
+        context,
+        has_statement: false,
+    }
 }
 
 fn after_colon(detail: &Option<String>) -> String {

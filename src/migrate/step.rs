@@ -469,11 +469,11 @@ impl StepRunner<'_> {
         let made = self.writer.guard().take_made_code();
         let found = self.as_internal(|conn| strings.find(conn, &made))?;
         let Some(first) = found.first() else { return Ok(()) };
-        let refused = Error::Refused {
-            statement: format!("a double-quoted string in {}", first.described()),
-            instead: "\"..\" is a name, and no column has it: write a string as '..', or set \
-                      Options::double_quoted_strings(true)",
-        };
+        let refused = Error::refused(
+            format!("a double-quoted string in {}", first.described()),
+            "\"..\" is a name, and no column has it: write a string as '..', or set \
+             Options::double_quoted_strings(true)",
+        );
         Err(self.failed(step, spot.clone(), refused))
     }
 
@@ -639,14 +639,15 @@ fn ended() -> Error {
         reason: ENDED,
         caused_by_closure: true,
         source: None,
+        context: None,
     }
 }
 
 fn open_transaction() -> Error {
-    Error::Refused {
-        statement: "BEGIN without COMMIT".into(),
-        instead: "the migration leaves a transaction open at its end, which was rolled back: end it with COMMIT",
-    }
+    Error::refused(
+        "BEGIN without COMMIT",
+        "the migration leaves a transaction open at its end, which was rolled back: end it with COMMIT",
+    )
 }
 
 /// Adds to the error that the mark is still there: it makes a migration that changed nothing look like one that did.
@@ -660,11 +661,10 @@ fn and_marked(mut error: Error, because: &Error, way_out: &str) -> Error {
 }
 
 fn changed_the_record() -> Error {
-    Error::Refused {
-        statement: "a change of schema_migrations".into(),
-        instead: "the table is larder's record of the applied migrations: remove the SQL that writes to it from the \
-                  migration",
-    }
+    Error::refused(
+        "a change of schema_migrations",
+        "the table is larder's record of the applied migrations: remove the SQL that writes to it from the migration",
+    )
 }
 
 /// Whether a backup may be needed although the migration was rolled back: SQLite's error concerns the disk or the file.

@@ -17,8 +17,8 @@ use crate::telemetry::event::CallerSpan;
 use crate::telemetry::page_cache::CacheShare;
 use crate::telemetry::slow_log::{Call, Slow, SlowStatement};
 use crate::telemetry::usage::{CallSiteShard, StatementShard};
-use crate::transaction::ReadTx;
 use crate::transaction::hot_statement::{Prepare, Prepared};
+use crate::transaction::{Connected, ReadTx};
 use rusqlite::Connection;
 use std::cell::RefCell;
 use std::mem;
@@ -141,7 +141,12 @@ impl<'r> Snapshot<'r> {
         }
         let ended = Instant::now();
         let over = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
-        let result = over.map_or(result, Err);
+        let result = match (over, result) {
+            // With its statement.
+            (Some(_), interrupted @ Err(Error::Interrupted { .. })) => interrupted,
+            (Some(over), _) => Err(over.with_site(|| self.activity.site())),
+            (None, result) => result,
+        };
         let lasted = ended - mem::replace(&mut self.since, ended);
         if let Some(site) = self.site {
             let usage = &self.sites[site];
@@ -232,10 +237,14 @@ impl<'r> Snapshot<'r> {
     }
 
     fn tx<'t>(&'t self, on_raw_access: Option<&'t dyn OnRawAccess>) -> ReadTx<'t> {
+        let connected = Connected {
+            conn: self.conn,
+            guard: self.guard,
+            interrupt: self.interrupt,
+            activity: self.activity,
+        };
         ReadTx::new(
-            self.conn,
-            self.guard,
-            self.interrupt,
+            connected,
             on_raw_access,
             self.readers.slow,
             self.statements,

@@ -19,11 +19,13 @@ pub use self::write_tx::WriteTx;
 use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api;
 use crate::connection::cause::{self, Explained};
+use crate::connection::constraint;
 use crate::connection::interrupt::{Interrupt, OnRawAccess};
 use crate::connection::sql_text::{is_alter, refuse_nul};
 use crate::connection::stored_sql::with_double_quoted_strings;
-use crate::error::{Error, ErrorOrigin, Outcome, Result, primary_code};
+use crate::error::{Error, ErrorContext, ErrorOrigin, Outcome, Result, primary_code};
 use crate::runtime::clock::Tick;
+use crate::telemetry::activity::ActivitySlot;
 use crate::telemetry::slow_log::{QueryPlan, SlowStatement};
 use crate::telemetry::usage::{Rows, StatementShard, bounded_sql};
 
@@ -40,6 +42,8 @@ pub struct ReadTx<'a> {
     conn: &'a Connection,
     guard: &'a SqlGuard,
     interrupt: &'a Interrupt,
+    /// Knows the call site, for errors.
+    activity: &'a ActivitySlot,
     on_raw_access: Option<&'a dyn OnRawAccess>,
     slow: Duration,
     /// Whether the closure has used the connection directly.
@@ -49,31 +53,48 @@ pub struct ReadTx<'a> {
     rows: Cell<u64>,
     /// Whether a statement found the disk full.
     full: Cell<bool>,
+    /// The text of the statement whose error ended the transaction, if one did.
+    ended_by: RefCell<Option<String>>,
     /// The statistics of statements, if they are counted.
     statements: Option<&'a RefCell<StatementShard>>,
     prepared: &'a dyn Prepare,
 }
 
+/// The connection of a transaction, with what belongs to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Connected<'a> {
+    pub(crate) conn: &'a Connection,
+    pub(crate) guard: &'a SqlGuard,
+    pub(crate) interrupt: &'a Interrupt,
+    pub(crate) activity: &'a ActivitySlot,
+}
+
 impl<'a> ReadTx<'a> {
     pub(crate) fn new(
-        conn: &'a Connection,
-        guard: &'a SqlGuard,
-        interrupt: &'a Interrupt,
+        connected: Connected<'a>,
         on_raw_access: Option<&'a dyn OnRawAccess>,
         slow: Duration,
         statements: Option<&'a RefCell<StatementShard>>,
         prepared: &'a dyn Prepare,
     ) -> Self {
+        let Connected {
+            conn,
+            guard,
+            interrupt,
+            activity,
+        } = connected;
         Self {
             conn,
             guard,
             interrupt,
+            activity,
             on_raw_access,
             slow,
             raw_access: Cell::new(false),
             slowest: RefCell::new(None),
             rows: Cell::new(0),
             full: Cell::new(false),
+            ended_by: RefCell::new(None),
             statements,
             prepared,
         }
@@ -208,9 +229,8 @@ impl<'a> ReadTx<'a> {
         f: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let start = Tick::now();
-        self.check_start(start)?;
-        if self.conn.is_autocommit() {
-            return Err(ended());
+        if let Some(error) = self.refuses_start(start) {
+            return Err(self.located(error, Some(sql)));
         }
         let changes = || self.conn.total_changes();
         let counted = self
@@ -235,20 +255,20 @@ impl<'a> ReadTx<'a> {
             });
             result
         };
-        self.with_prepared(sql, run).map_err(|error| match own.get() {
-            Some(own) => self.explain_as(error, own),
-            None => self.explain(error),
+        self.with_prepared(sql, run).map_err(|error| {
+            let own = own.get().unwrap_or_else(|| c_api::gave_last(self.conn, &error));
+            self.explain_as(error, own, Some(sql))
         })
     }
 
-    /// Whether a statement may start now.
-    fn check_start(&self, now: Tick) -> Result<()> {
-        if self.interrupt.stops_start(now)
-            && let Some(stopped) = self.explain_interrupt()
-        {
-            return Err(stopped);
-        }
-        Ok(())
+    /// Why a statement may not start now.
+    fn refuses_start(&self, now: Tick) -> Option<Error> {
+        let stopped = self
+            .interrupt
+            .stops_start(now)
+            .then(|| self.explain_interrupt())
+            .flatten();
+        stopped.or_else(|| self.conn.is_autocommit().then(ended))
     }
 
     /// Runs `run` with the hot statement or with one from the cache. An ALTER parses the whole schema, which may be older
@@ -379,16 +399,35 @@ impl<'a> ReadTx<'a> {
     /// The meaning of an error that was just returned, by this connection or by another that the closure uses.
     fn explain(&self, error: rusqlite::Error) -> Error {
         let own = c_api::gave_last(self.conn, &error);
-        self.explain_as(error, own)
+        self.explain_as(error, own, None)
     }
 
-    /// Like [`explain`](Self::explain), for an error that is known to be this connection's (`own`) or another's.
-    fn explain_as(&self, error: rusqlite::Error, own: bool) -> Error {
+    /// Like [`explain`](Self::explain), for an error that is known to be this connection's (`own`) or another's. `sql` is
+    /// the statement that failed, if it is known.
+    fn explain_as(&self, error: rusqlite::Error, own: bool, sql: Option<&str>) -> Error {
+        let constraint = if own {
+            constraint::violated(self.conn, self.guard, &error, sql)
+        } else {
+            None
+        };
+        let explained = self.meaning(error, own);
+        if self.conn.is_autocommit() {
+            let text = || sql.map(|sql| bounded_sql(sql).into_owned());
+            let mut ended_by = self.ended_by.borrow_mut();
+            *ended_by = ended_by.take().or_else(text);
+        }
+        explained.at(|| ErrorContext {
+            constraint,
+            ..self.context(sql)
+        })
+    }
+
+    fn meaning(&self, error: rusqlite::Error, own: bool) -> Error {
         if let rusqlite::Error::NulError(_) = error {
             return has_nul();
         }
         let Some(code) = primary_code(&error) else {
-            return error.into();
+            return self.of_this(error.into());
         };
         if code == ffi::SQLITE_INTERRUPT
             && let Some(stopped) = self.explain_interrupt()
@@ -401,13 +440,40 @@ impl<'a> ReadTx<'a> {
             return Error::of_another(error);
         }
         if code == ffi::SQLITE_INTERRUPT {
-            return interrupted_by_program(error);
+            return self.of_this(interrupted_by_program(error));
         }
         let Explained { error, is_full } = self.guard.as_internal(|| cause::explain(self.conn, error));
         if is_full {
             self.full.set(true);
         }
-        self.guard.explain(error)
+        self.of_this(self.guard.explain(error))
+    }
+
+    /// A read has written nothing, and an error of the application's own type may take this one away from
+    /// [`judge_read`](Self::judge_read).
+    fn of_this(&self, error: Error) -> Error {
+        if self.guard.is_of_reader() {
+            not_started(error)
+        } else {
+            error
+        }
+    }
+
+    /// Adds where it arose.
+    fn located(&self, error: Error, sql: Option<&str>) -> Error {
+        error.at(|| self.context(sql))
+    }
+
+    fn context(&self, sql: Option<&str>) -> ErrorContext {
+        ErrorContext {
+            site: self.activity.site(),
+            statement: sql.map(|sql| bounded_sql(sql).into_owned()),
+            constraint: None,
+        }
+    }
+
+    pub(crate) fn ended_by(&self) -> Option<String> {
+        self.ended_by.take()
     }
 
     /// The limit or the cancellation by which larder has stopped the SQL.
@@ -422,15 +488,16 @@ impl<'a> ReadTx<'a> {
             Error::Sqlite {
                 source,
                 origin: ErrorOrigin::Unknown,
+                context: None,
                 ..
             } => self.explain(source),
             // The error may come from a call of another store.
-            Error::Sqlite { source, origin, .. } => Error::Sqlite {
-                source,
-                outcome: Outcome::RolledBack,
-                origin,
-            },
-            other => other,
+            mut error => {
+                if let Error::Sqlite { outcome, .. } = &mut error {
+                    *outcome = Outcome::RolledBack;
+                }
+                error
+            }
         })
     }
 }
@@ -439,15 +506,20 @@ impl ReadTx<'_> {
     /// The result of a read. It wrote nothing in any case, and either it was one snapshot or it failed.
     pub(crate) fn judge_read<T>(&self, result: Result<T>) -> Result<T> {
         match self.explain_result(result) {
-            Ok(_) if self.conn.is_autocommit() => Err(ended()),
-            Err(Error::Sqlite { source, origin, .. }) if origin != ErrorOrigin::Other => Err(Error::Sqlite {
-                source,
-                outcome: Outcome::NotStarted,
-                origin,
-            }),
-            other => other,
+            Ok(_) if self.conn.is_autocommit() => Err(self.located(not_started(ended()), None)),
+            other => other.map_err(not_started),
         }
     }
+}
+
+/// The error of a read, which wrote nothing.
+fn not_started(mut error: Error) -> Error {
+    if let Error::Sqlite { outcome, origin, .. } = &mut error
+        && *origin != ErrorOrigin::Other
+    {
+        *outcome = Outcome::NotStarted;
+    }
+    error
 }
 
 /// An I/O error, lack of memory or an interrupt may end the transaction. The next statement would run in another one.
@@ -459,10 +531,10 @@ fn ended() -> Error {
 
 /// The error of SQL, or a name in it, with a NUL.
 fn has_nul() -> Error {
-    Error::Refused {
-        statement: "SQL with a NUL character".into(),
-        instead: "remove it, because SQLite would read only what is before it; text that has one can be a parameter",
-    }
+    Error::refused(
+        "SQL with a NUL character",
+        "remove it, because SQLite would read only what is before it; text that has one can be a parameter",
+    )
 }
 
 /// The error of a cancelled read. Only the closure sees it.

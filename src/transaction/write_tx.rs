@@ -5,13 +5,13 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use rusqlite::fallible_iterator::FallibleIterator as _;
-use rusqlite::{Batch, Connection, Params, Statement, ffi};
+use rusqlite::{Batch, Params, Statement, ffi};
 
-use super::ReadTx;
 use super::hot_statement::Prepare;
-use crate::connection::authorizer::{Change, SqlGuard};
+use super::{Connected, ReadTx};
+use crate::connection::authorizer::Change;
+use crate::connection::c_api;
 use crate::connection::change_counters::signed;
-use crate::connection::interrupt::Interrupt;
 use crate::connection::sql_text::{is_alter, may_alter, refuse_nul};
 use crate::connection::stored_sql::with_double_quoted_strings;
 use crate::connection::transaction_control::Control;
@@ -32,15 +32,13 @@ pub struct WriteTx<'a> {
 
 impl<'a> WriteTx<'a> {
     pub(crate) fn new(
-        conn: &'a Connection,
-        guard: &'a SqlGuard,
-        interrupt: &'a Interrupt,
+        connected: Connected<'a>,
         slow: Duration,
         statements: Option<&'a RefCell<StatementShard>>,
         prepared: &'a dyn Prepare,
     ) -> Self {
         Self {
-            read: ReadTx::new(conn, guard, interrupt, None, slow, statements, prepared),
+            read: ReadTx::new(connected, None, slow, statements, prepared),
             undo_failed: RefCell::new(None),
         }
     }
@@ -111,16 +109,18 @@ impl<'a> WriteTx<'a> {
             let changed = self.execute_counted(sql, statement, params)?;
             Ok((changed, mask.end()))
         })?;
-        match inserted {
-            (1, Some(rowid)) => Ok(rowid),
-            (0 | 1, None) => Err(self.no_rowid(sql, inserted.0)),
-            (changed, _) => Err(rusqlite::Error::StatementChangedRows(changed).into()),
-        }
+        let error = match inserted {
+            (1, Some(rowid)) => return Ok(rowid),
+            (0 | 1, None) => self.no_rowid(sql, inserted.0),
+            (changed, _) => rusqlite::Error::StatementChangedRows(changed).into(),
+        };
+        Err(self.located(error, Some(sql)))
     }
 
     /// Why the statement gave no rowid, as far as SQLite can tell.
     fn no_rowid(&self, sql: &str, changed: usize) -> Error {
-        let changes = self.guard.changes_of(|| drop(self.conn.prepare(sql)));
+        let mut changes = self.guard.changes_of(|| drop(self.conn.prepare(sql)));
+        changes.retain(|change| !change.by_trigger);
         let inserts = changes.iter().find(|change| change.code == ffi::SQLITE_INSERT);
         let without_rowid = |change: &Change| {
             let look = "SELECT wr FROM pragma_table_list WHERE schema = ?1 AND name = ?2/*larder*/";
@@ -138,7 +138,7 @@ impl<'a> WriteTx<'a> {
             }
             Some(change) => format!("SQLite has set no rowid for its row in `{}`", change.table),
         };
-        Error::NoRowid { reason }
+        Error::NoRowid { reason, context: None }
     }
 
     /// The rowid of the last row that this closure inserted into a table with rowids; 0 if it has inserted none. The
@@ -165,30 +165,36 @@ impl<'a> WriteTx<'a> {
     ///
     /// # Errors
     ///
-    /// The errors of [`execute`](Self::execute). The statements before the error stay in the transaction; return the
+    /// The errors of [`execute`](Self::execute); [`Error::statement`] is the one that failed. The statements before the error stay in the transaction; return the
     /// error from the closure to roll them back.
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
         let start = Tick::now();
-        self.check_start(start)?;
-        let result = self.run_batch(sql).map_err(|error| self.explain(error));
+        if let Some(error) = self.refuses_start(start) {
+            return Err(self.located(error, None));
+        }
+        let result = self.run_batch(sql);
         self.note_time(start, || (None, None));
         result
     }
 
     /// An ALTER needs a setting of its own, as in [`ReadTx`].
-    fn run_batch(&self, sql: &str) -> rusqlite::Result<()> {
-        refuse_nul(sql)?;
-        if !may_alter(sql) {
-            return self.conn.execute_batch(sql);
-        }
+    fn run_batch(&self, sql: &str) -> Result<()> {
+        refuse_nul(sql).map_err(|error| self.explain(error))?;
+        let may_alter = may_alter(sql);
         let mut batch = Batch::new(self.conn, sql);
-        while let Some(mut statement) = batch.next()? {
-            let is_alter = statement.expanded_sql().is_some_and(|sql| is_alter(&sql));
+        while let Some(mut statement) = batch.next().map_err(|error| self.explain(error))? {
+            let text = |statement: &Statement<'_>| statement.expanded_sql();
+            let is_alter = may_alter && text(&statement).is_some_and(|sql| is_alter(&sql));
             let mut run = || statement.raw_query().next().map(drop);
-            if is_alter {
-                with_double_quoted_strings(self.conn, self.guard, run)?;
+            let done = if is_alter {
+                with_double_quoted_strings(self.conn, self.guard, run)
             } else {
-                run()?;
+                run()
+            };
+            if let Err(error) = done {
+                let own = c_api::gave_last(self.conn, &error);
+                let sql = text(&statement);
+                return Err(self.explain_as(error, own, sql.as_deref()));
             }
         }
         Ok(())
@@ -276,7 +282,9 @@ impl<'a> WriteTx<'a> {
                 reason: ENDED,
                 caused_by_closure: true,
                 source: None,
-            });
+                context: None,
+            }
+            .at(|| self.context(None)));
         }
         control
             .run_cached(self.conn, self.guard)

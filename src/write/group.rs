@@ -9,18 +9,19 @@
 
 use super::Writer;
 use super::context::{Grouped, WriteJob};
-use crate::connection::c_api::{self};
+use crate::connection::c_api;
+use crate::connection::constraint;
 use crate::connection::interrupt::{Limit, LimitKind};
 use crate::connection::synchronous;
 use crate::connection::transaction_control::Control;
-use crate::error::{Error, commit_is_unknown, extended_code, primary_code};
+use crate::error::{Error, ErrorContext, commit_is_unknown, extended_code, primary_code};
 use crate::options::Durability;
 use crate::queue::job::{Job, Resolution, Scope};
 use crate::queue::pending::Queue;
 use crate::telemetry::event::event;
 use crate::telemetry::slow_log::{Call, Slow, SlowStatement};
 use crate::transaction::hot_statement::Prepared;
-use crate::transaction::{ENDED, WriteTx};
+use crate::transaction::{Connected, ENDED, WriteTx};
 use rusqlite::ffi;
 use std::mem;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ struct Execution {
     result: std::result::Result<(), &'static str>,
     /// The error of a closure that ran for longer than its limit.
     overrun: Option<Error>,
+    /// The statement whose error ended the transaction, if one did.
+    ended_by: Option<String>,
     /// Whether it may have changed settings of the connection, which no rollback undoes.
     left_settings: bool,
     ended: Instant,
@@ -255,16 +258,21 @@ impl Writer {
         });
         let bounded = self.interrupt.bound(&self.conn, started, limit);
         let prepared = Prepared::new(&self.conn);
+        let connected = Connected {
+            conn: &self.conn,
+            guard: &self.guard,
+            interrupt: &self.interrupt,
+            activity: &self.telemetry.writing,
+        };
         let tx = WriteTx::new(
-            &self.conn,
-            &self.guard,
-            &self.interrupt,
+            connected,
             self.options.slow_write_threshold,
             self.statements.as_ref(),
             &prepared,
         );
         let result = job.run(&tx);
         let left_settings = tx.had_raw_access() || limit.is_some();
+        let ended_by = tx.ended_by();
         let (slowest, rows_read, disk_full) = (tx.slowest(), tx.rows(), tx.found_disk_full());
         drop(prepared);
         let ended = Instant::now();
@@ -278,6 +286,7 @@ impl Writer {
         let execution = Execution {
             result,
             overrun,
+            ended_by,
             left_settings,
             ended,
         };
@@ -286,7 +295,12 @@ impl Writer {
 
     /// Keeps the changes of the job for the commit of its group, or undoes them and replies.
     fn conclude(&mut self, ran: Ran, execution: Execution, nested: bool) {
-        let Execution { result, overrun, .. } = execution;
+        let Execution {
+            result,
+            overrun,
+            ended_by,
+            ..
+        } = execution;
         let ended_inside = self.conn.is_autocommit();
         self.guard.take_stale_statements(&self.conn);
         if execution.left_settings {
@@ -294,6 +308,7 @@ impl Writer {
         }
         let settled = self.settle(result.is_ok(), ended_inside, execution.left_settings);
         if let Some(error) = overrun.or(settled) {
+            let error = error.at(|| ErrorContext::of_statement(ended_by));
             return self.undo(ran, told(&error, result.err()), Resolution::Failed(error), nested);
         }
         if let Err(kind) = result {
@@ -326,6 +341,7 @@ impl Writer {
                 reason: if ended_inside { ENDED } else { ENDED_AFTER },
                 caused_by_closure: ended_inside,
                 source: None,
+                context: None,
             });
         }
         if !ok {
@@ -339,7 +355,9 @@ impl Writer {
                 let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
                 let message =
                     Some("FOREIGN KEY constraint failed (a deferred one, judged at the end of the closure)".to_owned());
-                return Some(rusqlite::Error::SqliteFailure(code, message).into());
+                let error = rusqlite::Error::SqliteFailure(code, message);
+                let violated = constraint::violated_deferred(&self.conn, &self.guard);
+                return Some(Error::of_store(error).at(|| ErrorContext::of_constraint(violated)));
             }
             Err(error) => return Some(error.into()),
         }
@@ -421,6 +439,7 @@ impl Writer {
                 reason,
                 caused_by_closure: false,
                 source: source.map(Arc::clone),
+                context: None,
             };
             self.tell(ran, error.kind(), Resolution::Failed(error));
         }
@@ -549,6 +568,10 @@ impl Writer {
     pub(super) fn finish<S: Scope>(&mut self, job: Job<S>, kind: &'static str, resolution: Resolution) {
         self.telemetry.counters.failed(kind);
         self.count_finished(1);
+        let resolution = match resolution {
+            Resolution::Failed(error) => Resolution::Failed(error.with_site(|| job.meta().site.to_string())),
+            Resolution::Own => Resolution::Own,
+        };
         job.finish(resolution);
     }
 

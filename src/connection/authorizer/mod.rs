@@ -124,13 +124,16 @@ pub(crate) struct SqlGuard {
     commit_hook: Arc<()>,
 }
 
-/// A table that a statement changes directly, not through a trigger.
+/// A table that a statement changes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Change {
     /// `SQLITE_INSERT`, `SQLITE_UPDATE` or `SQLITE_DELETE`.
     pub(crate) code: i32,
     pub(crate) database: String,
     pub(crate) table: String,
+    /// The column that an UPDATE sets.
+    pub(crate) column: Option<String>,
+    pub(crate) by_trigger: bool,
 }
 
 impl SqlGuard {
@@ -277,7 +280,11 @@ impl SqlGuard {
         &self.changes
     }
 
-    /// Returns the tables that the statement prepared by `prepare` changes.
+    pub(crate) fn is_of_reader(&self) -> bool {
+        self.role == Role::Reader
+    }
+
+    /// Returns the tables that the statement prepared by `prepare` changes, itself or by triggers.
     pub(crate) fn changes_of(&self, prepare: impl FnOnce()) -> Vec<Change> {
         self.watched.store(true, Relaxed);
         prepare();
@@ -286,13 +293,15 @@ impl SqlGuard {
     }
 
     fn note_change(&self, action: &Action<'_>) {
-        if let (ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE, Some(table), Some(database), None) =
-            (action.code, &action.first, &action.database, &action.accessor)
+        if let (ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE, Some(table), Some(database)) =
+            (action.code, &action.first, &action.database)
         {
             let change = Change {
                 code: action.code,
                 database: database.to_string(),
                 table: table.to_string(),
+                column: action.second.as_ref().map(ToString::to_string),
+                by_trigger: action.accessor.is_some(),
             };
             self.seen.lock().push(change);
         }
@@ -415,25 +424,22 @@ impl SqlGuard {
         if self.has_refused_by(&error)
             && let Some(Refusal { statement, instead }) = self.take_refusal()
         {
-            return Error::Refused { statement, instead };
+            return Error::refused(statement, instead);
         }
         match primary_code(&error) {
-            Some(ffi::SQLITE_READONLY) if self.role == Role::Reader => Error::Refused {
-                statement: "a statement that writes".into(),
-                instead: WRITE_INSTEAD,
-            },
+            Some(ffi::SQLITE_READONLY) if self.role == Role::Reader => {
+                Error::refused("a statement that writes", WRITE_INSTEAD)
+            }
             Some(ffi::SQLITE_ERROR) if error.to_string().contains("cannot VACUUM from within a transaction") => {
-                Error::Refused {
-                    statement: "VACUUM".into(),
-                    instead: if self.has_privilege(Privilege::Migration) {
-                        "SQLite cannot run it inside a transaction: mark this direction of the migration to run \
+                let instead = if self.has_privilege(Privilege::Migration) {
+                    "SQLite cannot run it inside a transaction: mark this direction of the migration to run \
                          outside one, with `transaction:false` after Dbmate's marker, `-- +goose NO TRANSACTION`, or \
                          Migration::without_transaction"
-                    } else {
-                        "SQLite cannot run it inside a transaction, and a closure runs in one: call Store::vacuum, or \
+                } else {
+                    "SQLite cannot run it inside a transaction, and a closure runs in one: call Store::vacuum, or \
                          Store::backup_compact for VACUUM INTO"
-                    },
-                }
+                };
+                Error::refused("VACUUM", instead)
             }
             _ => Error::of_store(error),
         }

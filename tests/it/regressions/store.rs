@@ -197,7 +197,7 @@ fn temporary_tables_of_sqlite_itself_are_refused() {
             .unwrap();
         let sql = maker.clone();
         let error = store.write(move |tx| tx.execute_batch(&sql)).unwrap_err();
-        let Error::Refused { statement, instead } = &error else {
+        let Error::Refused { statement, instead, .. } = &error else {
             panic!("{maker}: {error:?}");
         };
         assert!(statement.contains("temporary table"), "{statement}");

@@ -518,7 +518,7 @@ fn insert_without_new_rowid_is_an_error() {
         assert!(own.is_err(), "{sql}: {own:?}");
     }
     let error = store.write(|tx| tx.insert(UPSERT, [])).unwrap_err();
-    let Error::NoRowid { reason } = &error else {
+    let Error::NoRowid { reason, .. } = &error else {
         panic!("{error:?}")
     };
     assert!(reason.contains("ON CONFLICT"), "{reason}");

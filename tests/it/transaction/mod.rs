@@ -1,6 +1,8 @@
 //! Transactions in closures, and the reset of their connection.
 
 mod connection_reset;
+mod constraints;
+mod error_context;
 mod foreign_errors;
 mod own_errors;
 mod statements;
