@@ -19,7 +19,8 @@
 //! - `run`: open, listen, stop, drain, close, within a deadline;
 //! - `App::write`: a write from a task, retried where that is safe, and the end of the service if the disk fails;
 //! - `place_order`: several statements, all or nothing, that a client may safely repeat;
-//! - `impl From<larder::Error> for Failure`: the one place where an error becomes a status code.
+//! - `Failure`, the error type of the service: closures return it, and `From<larder::Error>` is the one place where a
+//!   larder error becomes a status code.
 //!
 //! It limits requests, not connections: put it behind a proxy that limits connections, and slow clients.
 
@@ -40,7 +41,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use larder::rusqlite::{self, Row, ffi, params};
+use larder::rusqlite::{self, Row, params};
 use larder::{Error, Migration, Migrations, Options, ReadOptions, ReadTx, Store, WhenFull, WriteOptions, WriteTx};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -186,24 +187,26 @@ impl App {
     #[track_caller]
     fn write<T, F>(&self, f: F) -> impl Future<Output = Result<T, Failure>> + Send + use<T, F>
     where
-        F: FnOnce(&WriteTx<'_>) -> larder::Result<T> + Clone + Send + 'static,
+        F: FnOnce(&WriteTx<'_>) -> Result<T, Failure> + Clone + Send + 'static,
         T: Send + 'static,
     {
         // Neither future does anything before it is awaited. Created here, both record the handler's line, for the log.
         let options = WriteOptions::new().when_full(WhenFull::Fail);
-        let first = self.store.write_async_with(options.clone(), f.clone());
-        let again = self.store.write_async_with(options, f);
+        let first = self.store.transact_async_with(options.clone(), f.clone());
+        let again = self.store.transact_async_with(options, f);
         let stop = self.stop.clone();
         async move {
-            let result = match first.await {
-                Err(error @ Error::RolledBack { .. }) if error.is_retryable() => again.await,
-                result => result,
-            };
-            if let Err(Error::CommitUnknown { .. } | Error::Poisoned { .. }) = result {
+            let mut result = first.await;
+            if let Some(error @ Error::RolledBack { .. }) = cause(&result)
+                && error.is_retryable()
+            {
+                result = again.await;
+            }
+            if let Some(Error::CommitUnknown { .. } | Error::Poisoned { .. }) = cause(&result) {
                 // SQLite recovers the file when it is reopened: the supervisor must restart this service.
                 stop.send_replace(Some(ExitCode::FAILURE));
             }
-            Ok(result?)
+            result
         }
     }
 
@@ -386,7 +389,7 @@ const KEY: &str = "Idempotency-Key";
 
 /// A client that got no response repeats the request with the same key, and gets the order that it has made, if it has.
 /// Here keys belong to the whole shop; with user accounts they belong to each client.
-fn place_order(tx: &WriteTx<'_>, new: NewOrder, key: Option<&str>) -> larder::Result<(StatusCode, i64)> {
+fn place_order(tx: &WriteTx<'_>, new: NewOrder, key: Option<&str>) -> Result<(StatusCode, i64), Failure> {
     let select = "SELECT id, item, quantity FROM orders WHERE idempotency_key = ?1";
     let before = tx.query_optional(select, [key], |row| row.try_into())?;
     if let Some((id, item, quantity)) = before {
@@ -397,7 +400,7 @@ fn place_order(tx: &WriteTx<'_>, new: NewOrder, key: Option<&str>) -> larder::Re
     let stock = tx.query_optional("SELECT quantity FROM items WHERE id = ?1", [new.item], |row| row.get(0))?;
     let stock: i64 = stock.ok_or_else(|| Failure::invalid("item", "there is no such item"))?;
     if stock < new.quantity {
-        return Err(Failure::new(StatusCode::CONFLICT, format!("only {stock} in stock")).into());
+        return Err(Failure::new(StatusCode::CONFLICT, format!("only {stock} in stock")));
     }
     let update = "UPDATE items SET quantity = quantity - ?2 WHERE id = ?1";
     tx.execute(update, params![new.item, new.quantity])?;
@@ -408,7 +411,7 @@ fn place_order(tx: &WriteTx<'_>, new: NewOrder, key: Option<&str>) -> larder::Re
 
 // ---- failures ----
 
-/// A response other than success. A closure returns it as a `larder::Error`, and is rolled back.
+/// A response other than success. A closure that returns it is rolled back.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 struct Failure {
@@ -416,35 +419,38 @@ struct Failure {
     field: Option<&'static str>,
     /// For the client.
     reason: String,
-    /// For the log only.
-    cause: Option<String>,
+    /// For the log only: it names the line of the call and the statement.
+    #[source]
+    cause: Option<Box<Error>>,
+}
+
+fn cause<T>(result: &Result<T, Failure>) -> Option<&Error> {
+    result.as_ref().err()?.cause.as_deref()
 }
 
 /// The one place where a larder error becomes a status code.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let error = match error.downcast::<Failure>() {
-            Ok(failure) => return failure,
-            Err(error) => error,
-        };
-        let sqlite = error.sqlite().and_then(|sqlite| sqlite.sqlite_extended_error_code());
         let failure = match &error {
             Error::Closed | Error::Poisoned { .. } => Self::unavailable("stopping: nothing was written"),
             // A full queue, a timeout, another process's lock: larder guarantees that nothing was written.
             error if error.is_retryable() => Self::unavailable("busy: nothing was written"),
-            _ if sqlite == Some(ffi::SQLITE_CONSTRAINT_UNIQUE) => Self::new(StatusCode::CONFLICT, "it exists already"),
+            error if error.is_unique_violation() => Self::new(StatusCode::CONFLICT, "it exists already"),
             // `CommitUnknown` too: it may or may not be written.
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
         };
-        let cause = Some(error.to_string());
-        Self { cause, ..failure }
+        Self {
+            cause: Some(error.into()),
+            ..failure
+        }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         if self.status.is_server_error() {
-            tracing::error!(status = self.status.as_u16(), cause = self.cause, "{self}");
+            let cause = self.cause.as_ref().map(tracing::field::display);
+            tracing::error!(status = self.status.as_u16(), cause, "{self}");
         }
         let body = json!({ "error": self.reason, "field": self.field, "request_id": request_id() });
         let mut response = (self.status, Json(body)).into_response();
@@ -497,18 +503,13 @@ macro_rules! rejections {
 
 rejections!(JsonRejection, PathRejection, QueryRejection);
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        Error::app(failure)
-    }
-}
-
 /// Cases that no client can cause. The rest of the service is tested from outside.
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
 
     use larder::Outcome;
+    use larder::rusqlite::ffi;
     use tokio::sync::mpsc::unbounded_channel;
     use tokio::sync::oneshot;
 
@@ -544,7 +545,7 @@ mod tests {
             // Held until the neighbour is queued behind it, while a receiver exists.
             let _ = running.send(let_go);
             let _ = held.recv();
-            tx.insert("INSERT INTO items(name, quantity) VALUES ('flour', 10)", [])
+            Ok(tx.insert("INSERT INTO items(name, quantity) VALUES ('flour', 10)", [])?)
         }));
         for _ in 0..culprits {
             let let_go = runs.recv().await.expect("it is run again");
@@ -578,7 +579,7 @@ mod tests {
             failure
                 .cause
                 .as_ref()
-                .is_some_and(|cause| cause.contains("was rolled back")),
+                .is_some_and(|cause| cause.to_string().contains("was rolled back")),
             "{failure:?}"
         );
         assert_eq!(told(failure), (503, Some("1".into())));
@@ -611,7 +612,7 @@ mod tests {
             health(State(app.clone())).await.map(drop),
         ];
         for failure in failures.map(Result::unwrap_err) {
-            let cause = failure.cause.as_deref().unwrap_or_default();
+            let cause = failure.cause.as_ref().map(ToString::to_string).unwrap_or_default();
             assert!(cause.starts_with("no reader became available in "), "{failure:?}");
             assert_eq!(told(failure), (503, Some("1".into())));
         }
@@ -668,7 +669,6 @@ mod tests {
             (Error::CommitUnknown { source }, 500),
             (rolled_back_by_sqlite(ffi::SQLITE_CONSTRAINT_UNIQUE), 409),
             (rolled_back_by_sqlite(ffi::SQLITE_CONSTRAINT_CHECK), 500),
-            (Failure::new(StatusCode::CONFLICT, "only 2 in stock").into(), 409),
         ] {
             let said = error.to_string();
             let wrote_nothing = error.outcome() != Outcome::Unknown;

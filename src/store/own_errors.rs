@@ -318,6 +318,26 @@ impl Store {
     }
 }
 
+/// Why `write` is not generic over the error: nothing determines it here.
+///
+/// ```compile_fail
+/// let store = larder::Store::open_temp().unwrap();
+/// let _ = store.transact(|tx| {
+///     tx.exists("SELECT 1", [])?;
+///     Ok(())
+/// });
+/// ```
+///
+/// ```
+/// let store = larder::Store::open_temp().unwrap();
+/// let _ = store.write(|tx| {
+///     tx.exists("SELECT 1", [])?;
+///     Ok(())
+/// });
+/// ```
+#[cfg(doctest)]
+struct Annotated;
+
 /// Reads on the calling thread.
 #[track_caller]
 pub(super) fn query<T, E: From<Error> + 'static>(
