@@ -391,7 +391,7 @@ const KEY: &str = "Idempotency-Key";
 /// Here keys belong to the whole shop; with user accounts they belong to each client.
 fn place_order(tx: &WriteTx<'_>, new: NewOrder, key: Option<&str>) -> Result<(StatusCode, i64), Failure> {
     let select = "SELECT id, item, quantity FROM orders WHERE idempotency_key = ?1";
-    let before = tx.query_optional(select, [key], |row| row.try_into())?;
+    let before = tx.optional(select, [key])?;
     if let Some((id, item, quantity)) = before {
         let the_same = (item, quantity) == (new.item, new.quantity);
         check(KEY, the_same, "was used for another order")?;
@@ -559,7 +559,7 @@ mod tests {
     }
 
     fn names(app: &App) -> Vec<String> {
-        let names = |tx: &ReadTx<'_>| tx.query_map("SELECT name FROM items", [], |row| row.get(0));
+        let names = |tx: &ReadTx<'_>| tx.scalars("SELECT name FROM items", []);
         app.store.read(names).unwrap()
     }
 

@@ -190,11 +190,11 @@ fn visit(store: &Store, n: i64) -> larder::Result<()> {
 fn look(store: &Store, n: i64) -> larder::Result<()> {
     let by_id = "SELECT path, views FROM pages WHERE id = ?1";
     store.read_with(ReadOptions::new().label("page"), |tx| {
-        tx.query_row(by_id, [1 + n % PAGES], |row| <(String, i64)>::try_from(row))
+        tx.one::<(String, i64)>(by_id, [1 + n % PAGES])
     })?;
     let most_viewed = "SELECT path, views FROM pages ORDER BY views DESC LIMIT 10";
     store.read_with(ReadOptions::new().label("most viewed"), |tx| {
-        tx.query_map(most_viewed, [], |row| <(String, i64)>::try_from(row))
+        tx.all::<(String, i64)>(most_viewed, [])
     })?;
     Ok(())
 }

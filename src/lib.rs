@@ -17,9 +17,8 @@
 //! let id = store.write(|tx| {
 //!     tx.insert("INSERT INTO users(name) VALUES (?1)", params!["Ada"])
 //! })?; // committed
-//! let name: String = store.read(|tx| {
-//!     tx.query_row("SELECT name FROM users WHERE id = ?1", [id], |row| row.get(0))
-//! })?;
+//! let name: String =
+//!     store.read(|tx| tx.scalar("SELECT name FROM users WHERE id = ?1", [id]))?;
 //! assert_eq!(name, "Ada");
 //! store.close()?; // or drop the last clone
 //! # Ok::<_, larder::Error>(())
@@ -53,7 +52,7 @@
 //!
 //! | theme | start with |
 //! |---|---|
-//! | writing and reading | [`Store::write`], [`Store::submit`] and its [`Pending`], [`Store::read`]; [`WriteTx`], [`ReadTx`] |
+//! | writing and reading | [`Store::write`], [`Store::submit`] and its [`Pending`], [`Store::read`]; [`WriteTx`], [`ReadTx`], [`FromRow`] |
 //! | with errors of your own | [`Store::transact`], [`Store::query`], [`WriteTx::transact`] |
 //! | async | `Store::write_async`, `read_async`, `transact_async`, `query_async`, `close_async` (feature `async`), on any runtime |
 //! | options | [`Options`] of a store, [`WriteOptions`] and [`ReadOptions`] of one call; [`Durability`], [`Access`], [`Checkpoints`], [`WhenFull`] |
@@ -71,6 +70,7 @@
 //! |---|---|---|
 //! | `async` | yes | [`write_async`](Store#async), `read_async`, `close_async`: for tasks of any runtime |
 //! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
+//! | `derive` | no | `#[derive(FromRow)]` and `#[derive(Id)]`: structs by the names of columns, keys with a type of their own |
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
 //! | `replicate` | no | [`Options::replicate_to`], [`Store::restore_from`] and [`Replica`]: a copy in a folder that is never more than a second behind, in the format of Litestream 0.5 |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] |
@@ -115,6 +115,15 @@ pub use self::store::Store;
 pub use self::transaction::{ReadTx, WriteTx};
 pub use self::write::closing::CloseReport;
 
+// Rows into values.
+#[cfg(feature = "derive")]
+#[doc(hidden)]
+pub use self::transaction::derived;
+pub use self::transaction::from_row::{ColumnNames, FromRow};
+#[cfg(feature = "derive")]
+#[cfg_attr(docsrs, doc(cfg(feature = "derive")))]
+pub use self::transaction::macros::{FromRow, Id};
+
 // Options.
 pub use self::options::{Access, AutoVacuum, Checkpoints, Durability, ReadOptions, Role, WhenFull, WriteOptions};
 pub use self::store::Options;
@@ -158,6 +167,6 @@ pub use self::telemetry::stats::{
 };
 
 /// The README's example compiles.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "derive"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

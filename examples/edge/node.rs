@@ -174,7 +174,7 @@ impl Node {
 
     /// The primary, to which this request is sent.
     async fn elsewhere(&self, follower: &Follower, asked: &Asked) -> Failure {
-        let primary = follower.read_async(|tx| tx.query_row("SELECT url FROM primary_at", [], |row| row.get(0)));
+        let primary = follower.read_async(|tx| tx.scalar("SELECT url FROM primary_at", []));
         match primary.await {
             Ok(url) => Failure::Elsewhere(format!("{}{}", String::as_str(&url), asked.path)),
             Err(error) => error.into(),
@@ -289,7 +289,7 @@ async fn note(State(node): State<Node>, asked: Asked, UrlPath(id): UrlPath<i64>)
 
 async fn newest(State(node): State<Node>, asked: Asked) -> Result<Json<Vec<(i64, String)>>, Failure> {
     let select = "SELECT id, text FROM note ORDER BY id DESC LIMIT 20";
-    let notes = node.read(&asked, move |tx| tx.query_map(select, [], |row| row.try_into()));
+    let notes = node.read(&asked, move |tx| tx.all(select, []));
     Ok(Json(notes.await?))
 }
 

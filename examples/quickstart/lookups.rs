@@ -102,7 +102,7 @@ fn table(tx: &ReadTx<'_>, name: &str, without_rowid: bool) -> larder::Result<Opt
 
 fn primary_key(tx: &ReadTx<'_>, table: &str) -> larder::Result<Vec<String>> {
     let sql = "SELECT name FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk";
-    tx.query_map(sql, [table], |row| row.get(0))
+    tx.scalars(sql, [table])
 }
 
 /// The name of the rowid: the INTEGER PRIMARY KEY that is an alias for it, or one of SQLite's three names for it that
@@ -117,7 +117,7 @@ fn rowid(tx: &ReadTx<'_>, table: &str) -> larder::Result<Option<String>> {
         return Ok(Some(alias));
     }
     let sql = "SELECT name FROM pragma_table_xinfo(?1)";
-    let columns: Vec<String> = tx.query_map(sql, [table], |row| row.get(0))?;
+    let columns: Vec<String> = tx.scalars(sql, [table])?;
     let is_free = |name: &&str| !columns.iter().any(|column| column.eq_ignore_ascii_case(name));
     Ok(["rowid", "_rowid_", "oid"].into_iter().find(is_free).map(String::from))
 }

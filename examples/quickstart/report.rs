@@ -24,7 +24,7 @@ pub(crate) fn opened(out: &mut impl Write, store: &Store) -> Result<()> {
 
 /// Read back from the writing connection.
 fn durability(store: &Store) -> Result<&'static str> {
-    let synchronous: i64 = store.write(|tx| tx.query_row("PRAGMA synchronous", [], |row| row.get(0)))?;
+    let synchronous: i64 = store.write(|tx| tx.scalar("PRAGMA synchronous", []))?;
     Ok(match synchronous {
         1 => "NORMAL (a power failure may lose the newest commits)",
         2 => "FULL (a commit is on the disk when it is acknowledged)",

@@ -3,8 +3,14 @@
 //! The methods of both use the statement cache, which rusqlite's methods of the same names do not, and return larder's
 //! error. Both deref to [`rusqlite::Connection`], so a helper that takes `&Connection` accepts them, too.
 
+#[cfg(feature = "derive")]
+pub mod derived;
+pub(crate) mod from_row;
 pub(crate) mod hot_statement;
+#[cfg(feature = "derive")]
+pub(crate) mod macros;
 mod scan;
+mod values;
 mod write_tx;
 
 use std::cell::{Cell, RefCell};

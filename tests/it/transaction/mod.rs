@@ -6,3 +6,4 @@ mod error_context;
 mod foreign_errors;
 mod own_errors;
 mod statements;
+mod values;

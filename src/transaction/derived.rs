@@ -1,0 +1,111 @@
+//! What the code of `#[derive(FromRow)]` calls. It is public for that code alone.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use rusqlite::types::{FromSql, ValueRef};
+use rusqlite::{Result, Row};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use super::from_row::{self, Problem, Wanted, conversion, short_name};
+
+/// A type of which a column can have the JSON.
+pub trait Json: DeserializeOwned {}
+
+impl<T: DeserializeOwned> Json for T {}
+
+/// The column of a field.
+///
+/// # Errors
+///
+/// The column has a value that `T` does not take.
+#[inline]
+pub fn column<T: FromSql>(row: &Row<'_>, index: usize, field: &'static str) -> Result<T> {
+    from_row::column(row, index, Some(field))
+}
+
+/// The column of a field, from JSON. NULL is JSON's `null`.
+///
+/// # Errors
+///
+/// The column has no JSON, or that of another type.
+pub fn json<T: Json>(row: &Row<'_>, index: usize, field: &'static str) -> Result<T> {
+    let value = row.get_ref(index)?;
+    let parsed = match value {
+        ValueRef::Null => serde_json::from_str("null").map_err(|_| Problem::Type),
+        ValueRef::Text(text) => serde_json::from_slice(text).map_err(|error| NoJson::problem(error, false)),
+        ValueRef::Blob(bytes) => serde_json::from_slice(bytes).map_err(|error| NoJson::problem(error, true)),
+        ValueRef::Integer(number) => Ok(number.into()).and_then(of_value),
+        ValueRef::Real(number) => Ok(number.into()).and_then(of_value),
+    };
+    parsed.map_err(|problem| conversion(row, index, Wanted::Field(field, short_name::<T>()), problem))
+}
+
+/// SQL has numbers that are JSON as they are.
+fn of_value<T: Json>(value: serde_json::Value) -> std::result::Result<T, Problem> {
+    serde_json::from_value(value).map_err(|_| Problem::Type)
+}
+
+/// Why a column is not the JSON of its field. The message of serde_json can have a part of the value; it is the source.
+#[derive(Debug)]
+struct NoJson {
+    error: serde_json::Error,
+    is_blob: bool,
+}
+
+impl NoJson {
+    fn problem(error: serde_json::Error, is_blob: bool) -> Problem {
+        Problem::Other(Box::new(Self { error, is_blob }))
+    }
+}
+
+impl fmt::Display for NoJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (line, column) = (self.error.line(), self.error.column());
+        match self.error.classify() {
+            Category::Data => write!(f, "its JSON has another shape at line {line}, column {column}"),
+            _ if self.is_blob => f.write_str("it is no text of JSON; select json(..) of it if it is JSONB"),
+            _ => write!(f, "it is no JSON at line {line}, column {column}"),
+        }
+    }
+}
+
+impl StdError for NoJson {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// Number of all names.
+pub const fn count(parts: &[&[&str]]) -> usize {
+    let (mut count, mut part) = (0, 0);
+    while part < parts.len() {
+        count += parts[part].len();
+        part += 1;
+    }
+    count
+}
+
+/// All names, of which no two may be the same.
+pub const fn concat<const N: usize>(parts: &[&[&'static str]]) -> [&'static str; N] {
+    let mut all = [""; N];
+    let (mut filled, mut part) = (0, 0);
+    while part < parts.len() {
+        let mut name = 0;
+        while name < parts[part].len() {
+            let new = parts[part][name];
+            let mut before = 0;
+            while before < filled {
+                let is_new = !new.eq_ignore_ascii_case(all[before]);
+                assert!(is_new, "two fields read a column of one name: rename one of them");
+                before += 1;
+            }
+            all[filled] = new;
+            filled += 1;
+            name += 1;
+        }
+        part += 1;
+    }
+    all
+}
