@@ -24,7 +24,7 @@ use crate::connection::open_files;
 use crate::error::{Error, Result};
 
 /// What is moved: the database, and what SQLite keeps beside it.
-const FILES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+pub(super) const FILES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Sets the database aside, and returns its new name.
 ///
@@ -47,7 +47,8 @@ pub(super) fn set_aside(path: &Path, spool: &Spool) -> Result<PathBuf> {
             source: None,
         });
     }
-    let to = free_name(path);
+    let now = DateTime::<Utc>::from(SystemTime::now()).format("%Y%m%dT%H%M%SZ");
+    let to = free_name(path, &format!(".diverged-{now}"));
     spool.begin_aside(&to).map_err(|error| failed(path, error))?;
     go_on(path, spool)?;
     Ok(to)
@@ -89,12 +90,11 @@ fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// A name that no file has, nor one beside it.
-fn free_name(path: &Path) -> PathBuf {
-    let now = DateTime::<Utc>::from(SystemTime::now()).format("%Y%m%dT%H%M%SZ");
+/// A name that begins with that of the database and goes on with `suffix`, and that no file has, nor one beside it.
+pub(super) fn free_name(path: &Path, suffix: &str) -> PathBuf {
     let names = (1_u32..).map(|number| match number {
-        1 => with(path, &format!(".diverged-{now}")),
-        number => with(path, &format!(".diverged-{now}-{number}")),
+        1 => with(path, suffix),
+        number => with(path, &format!("{suffix}-{number}")),
     });
     let is_free = |name: &PathBuf| {
         let files = FILES.iter().chain(&["-replica"]);
@@ -103,7 +103,7 @@ fn free_name(path: &Path) -> PathBuf {
     names.into_iter().find(is_free).expect("there is a free name")
 }
 
-fn with(path: &Path, ending: &str) -> PathBuf {
+pub(super) fn with(path: &Path, ending: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(ending);
     name.into()

@@ -232,13 +232,13 @@ impl Spool {
         self.folder.join(FOLLOWS).exists()
     }
 
-    /// Marks the database as a follower's.
+    /// Marks the database as a follower's. From then on no power cut leaves the database without its mark.
     pub(super) fn keep_following(&self) -> io::Result<()> {
-        if self.follows() {
-            return Ok(());
+        if !self.follows() {
+            create(&self.folder.join(FOLLOWS))?.sync_all()?;
         }
-        create(&self.folder.join(FOLLOWS))?.sync_all()?;
-        sync_folder(&self.folder)
+        sync_folder(&self.folder)?;
+        self.folder.parent().map_or(Ok(()), sync_folder)
     }
 
     /// The name that the database is to get, if it is being set aside.

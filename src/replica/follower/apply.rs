@@ -16,7 +16,7 @@ use rusqlite::Connection;
 
 use super::Following;
 use super::download::Downloaded;
-use super::local::{End, Local, open_log};
+use super::local::{CHANGED_BEHIND, End, Local, open_log};
 use super::trouble::Trouble;
 use crate::connection::raw_pages::{self, RawPages};
 use crate::replica::ltx::{Header, lock_page};
@@ -155,9 +155,7 @@ impl Following {
             Ok(())
         })?;
         if beyond.into_iter().any(|page| page <= size.pages) {
-            return Err(Trouble::Changed(
-                "it has changes behind the transaction that the follower applied last".into(),
-            ));
+            return Err(Trouble::Changed(CHANGED_BEHIND.into()));
         }
         Ok(written)
     }

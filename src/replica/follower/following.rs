@@ -16,6 +16,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -43,6 +44,8 @@ pub(crate) struct Following {
     pub(super) telemetry: Arc<Telemetry>,
     reached: Mutex<Reached>,
     pub(super) changed: Condvar,
+    /// How many wait for a transaction.
+    waiting: AtomicUsize,
     /// Wakes the task that follows.
     pub(super) wake: Notify,
     /// When closing is over. Set once.
@@ -100,6 +103,7 @@ impl Following {
                 ended: true,
             }),
             changed: Condvar::new(),
+            waiting: AtomicUsize::new(0),
             wake: Notify::new(),
             closing: OnceLock::new(),
         })
@@ -157,6 +161,16 @@ impl Following {
         Some(self.diverged(problem))
     }
 
+    /// Somebody waits for a transaction, until what is returned is dropped.
+    pub(super) fn awaits(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Relaxed);
+        Waiting(&self.waiting)
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
     /// Waits until the task has ended, or until then.
     pub(super) fn wait_for_end(&self, until: Instant) {
         let mut reached = self.reached();
@@ -167,5 +181,14 @@ impl Following {
             }
             reached = self.changed.wait_timeout(reached, left).0;
         }
+    }
+}
+
+/// Somebody waits for a transaction.
+pub(super) struct Waiting<'f>(&'f AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }

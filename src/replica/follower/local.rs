@@ -32,6 +32,9 @@ pub(super) enum Local {
     Unknown(&'static str),
 }
 
+/// Why another program may have changed a database.
+pub(super) const CHANGED_BEHIND: &str = "it has changes behind the transaction that the follower noted last";
+
 /// Where the last commit of a database ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {

@@ -7,25 +7,27 @@
 //! | none | a store's | [`Error::Diverged`]: the folder may have what the replica lacks |
 //! | there | none | [`Error::Diverged`]: it is another database |
 //! | there | a follower's | it goes on from its position (`local.rs`), or is compared with the replica (`resync.rs`) |
+//! | there, changed perhaps | a follower's, and the replica has what came since in a snapshot alone | it is set aside, and restored |
 //! | there | a store's, which closed with everything uploaded; a restore's | the same, if nothing was changed since |
 //!
-//! In each case the replica has to be the one that was followed.
+//! In each case the replica has to be the one that was followed. A follower whose machine has failed opens again by itself,
+//! whatever SQLite has left beside its database. What may be of another program is renamed and kept (`set_aside`).
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::local::Local;
+use super::local::{Local, open_log};
 use super::options::FollowerOptions;
 use super::poll::{Poll, other_lineage};
 use super::trouble::Trouble;
 use super::{Follower, Following, Inner};
-use crate::connection::raw_pages;
+use crate::connection::in_use::is_in_use;
+use crate::connection::{open_files, raw_pages};
 use crate::engine::{Engine, KeepLog};
 use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
 use crate::replica::aside;
-use crate::replica::capture::log_of;
 use crate::replica::fence::Fence;
 use crate::replica::open::{absolute, cannot_read, cannot_spool};
 use crate::replica::position::Position;
@@ -61,12 +63,42 @@ pub(crate) fn open(settings: Settings, options: &FollowerOptions, path: &Path) -
     if !raw_pages::are_writable() {
         return Err(cannot_write_pages(&path));
     }
+    // What was begun is closed by then.
+    let begun = match begin(settings.clone(), options, &path, None) {
+        Err(Stop::Doubtful(reason)) => begin(settings, options, &path, Some(&reason)),
+        begun => begun,
+    };
+    begun.map_err(|stop| match stop {
+        Stop::Error(error) => error,
+        Stop::Doubtful(reason) => diverged(
+            &path,
+            &Storage::shown(&options.url),
+            Trouble::Doubtful(reason).describe(),
+        ),
+    })
+}
+
+/// Why a follower does not begin.
+enum Stop {
+    /// See [`Trouble::Doubtful`].
+    Doubtful(String),
+    Error(Error),
+}
+
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// Opens the database, and brings it to the newest state. `doubt` says why it has to be restored, if it has.
+fn begin(settings: Settings, options: &FollowerOptions, path: &Path, doubt: Option<&str>) -> Result<Follower, Stop> {
     let Prepared {
         storage,
         spool,
         position,
         local,
-    } = prepare(&path, options, &settings)?;
+    } = prepare(path, options, &settings, doubt)?;
     let mut following = None;
     let begun = &mut following;
     let keep_log: KeepLog<'_> = Box::new(move |shared, _, telemetry| {
@@ -76,14 +108,14 @@ pub(crate) fn open(settings: Settings, options: &FollowerOptions, path: &Path) -
         Ok(made)
     });
     let patience = settings.busy_timeout;
-    let engine = Engine::open(settings, &path, None, patience, Some(keep_log))?;
+    let engine = Engine::open(settings, path, None, patience, Some(keep_log))?;
     let following: Arc<Following> = following.expect("the keeper of the log is made as the engine opens");
     let poll = catch_up(&following)?;
     following.reach(|reached| reached.ended = false);
     let begun = runtime::spawn(Arc::clone(&following).follow_until_closed(poll));
     if let Err(error) = begun {
         following.reach(|reached| reached.ended = true);
-        return Err(Error::no_thread(&path, "its replica", error));
+        return Err(Error::no_thread(path, "its replica", error).into());
     }
     Ok(Follower {
         inner: Arc::new(Inner {
@@ -95,7 +127,7 @@ pub(crate) fn open(settings: Settings, options: &FollowerOptions, path: &Path) -
 }
 
 /// Brings the database to the newest state, before anybody reads.
-fn catch_up(following: &Arc<Following>) -> Result<Poll> {
+fn catch_up(following: &Arc<Following>) -> Result<Poll, Stop> {
     let this = Arc::clone(following);
     let looked = runtime::wait(async move {
         let mut poll = Poll::new();
@@ -113,9 +145,10 @@ fn catch_up(following: &Arc<Following>) -> Result<Poll> {
     let (looked, poll) = looked.map_err(|error| following.storage.no_thread(error))?;
     let problem = match looked {
         Ok(()) => return Ok(poll),
-        Err(Trouble::Local(error)) => return Err(error),
+        Err(Trouble::Local(error)) => return Err(error.into()),
         Err(Trouble::Storage(error)) => return Err(error.into()),
-        Err(Trouble::Diverged(problem)) => return Err(following.diverged(problem)),
+        Err(Trouble::Diverged(problem)) => return Err(following.diverged(problem).into()),
+        Err(Trouble::Doubtful(reason)) => return Err(Stop::Doubtful(reason)),
         Err(other) => (other.describe(), matches!(other, Trouble::NoRoom(_))),
     };
     Err(Error::Replica {
@@ -123,10 +156,11 @@ fn catch_up(following: &Arc<Following>) -> Result<Poll> {
         url: following.storage.to_string(),
         retryable: problem.1,
         source: None,
-    })
+    }
+    .into())
 }
 
-fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings) -> Result<Prepared> {
+fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings, doubt: Option<&str>) -> Result<Prepared> {
     let storage = Storage::connect(&options.url)?;
     let spool = Spool::open_within(path, settings.busy_timeout).map_err(|error| cannot_spool(path, error))?;
     aside::go_on(path, &spool)?;
@@ -134,7 +168,7 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings) -> Resul
     let file = fs::metadata(path).ok().filter(|file| file.len() > 0);
     let position = spool.position().map_err(failed)?;
     // Killed between the restore and its note.
-    let is_half_restored = position.is_none() && spool.follows() && !log_of(path).exists();
+    let is_half_restored = position.is_none() && spool.follows() && open_log(path).map_err(failed)?.is_none();
     let file = file.filter(|_| !is_half_restored);
     let (position, local) = match (file, position) {
         (None, position) => {
@@ -142,7 +176,7 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings) -> Resul
                 return Err(in_the_way(path, &storage, &spool));
             }
             spool.keep_following().map_err(failed)?;
-            restored(path, &storage, settings)?
+            restored(path, &storage, settings, "its place in the replica is not known")?
         }
         (Some(_), None) => return Err(of_another(path, &storage)),
         (Some(_), Some(position)) => (
@@ -167,6 +201,10 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings) -> Resul
     if position.lineage != 0 && position.lineage != lineage {
         return Err(diverged(path, &storage, other_lineage(position.lineage, lineage)));
     }
+    let (position, local) = match doubt {
+        Some(reason) => restored(path, &storage, settings, reason)?,
+        None => (position, local),
+    };
     let position = Position { lineage, ..position };
     if !spool.follows() {
         refuse_own_history(path, &storage, &spool, &position, &local)?;
@@ -181,38 +219,59 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings) -> Resul
     })
 }
 
-/// Restores the database, whose file does not exist.
-fn restored(path: &Path, storage: &Storage, settings: &Settings) -> Result<(Position, Local)> {
-    set_aside(path).map_err(|error| cannot_read(path, error))?;
+/// Restores the database. `reason` is why what is in its place cannot be gone on from.
+fn restored(path: &Path, storage: &Storage, settings: &Settings, reason: &str) -> Result<(Position, Local)> {
+    set_aside(path, reason).map_err(|error| cannot_set_aside(path, error))?;
     let report = restore(storage, Target::Newest, &[], Some(settings), path, &silent())?;
     let position = report.position()?;
     Ok((position, Local::untouched(position.file)))
 }
 
-/// Makes room for the restored file. One that has contents was restored before, and its position is not known; or another
-/// program has made it since, so it is kept.
-fn set_aside(path: &Path) -> io::Result<()> {
-    let Ok(file) = fs::metadata(path) else { return Ok(()) };
-    if file.len() == 0 {
-        // SQLite has never written to it.
-        return fs::remove_file(path);
-    }
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".before-following");
-    let aside = PathBuf::from(aside);
-    if aside.exists() {
-        let problem = format!("move {} away, which an earlier opening has left", aside.display());
+/// Makes room for the restored file. What is there may be another program's, so it gets another name; but for an empty
+/// file, and for the index of a log, which is memory.
+fn set_aside(path: &Path, reason: &str) -> io::Result<()> {
+    let length = |file: &Path| fs::metadata(file).map_or(0, |file| file.len());
+    if length(path) > 0 && (open_files::is_open(path) || is_in_use(path)) {
+        let problem = format!(
+            "{reason}, and a program may have it open, so it is not renamed to restore its replica: stop that program \
+             (`fuser -v` names it)"
+        );
         return Err(io::Error::other(problem));
     }
-    fs::rename(path, &aside)?;
-    event!(
-        warn,
-        "larder::follow",
-        path,
-        { aside = %aside.display() },
-        "a database whose place in the replica is not known was renamed, and the replica is restored"
-    );
+    let to = aside::free_name(path, ".before-following");
+    let mut is_kept = false;
+    for ending in aside::FILES {
+        let file = aside::with(path, ending);
+        let has_data = ending != "-shm" && length(&file) > 0;
+        let moved = match has_data {
+            true => fs::rename(&file, aside::with(&to, ending)),
+            false => fs::remove_file(&file),
+        };
+        match moved {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => is_kept |= has_data,
+        }
+    }
+    if is_kept {
+        // Before anything gets its name.
+        fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+        event!(
+            warn,
+            "larder::follow",
+            path,
+            { aside = %to.display(), reason },
+            "a database that cannot be shown to be a state of the replica was renamed, and the replica is restored"
+        );
+    }
     Ok(())
+}
+
+fn cannot_set_aside(path: &Path, error: io::Error) -> Error {
+    Error::Open {
+        path: path.into(),
+        problem: format!("its replica cannot be restored in its place: {error}"),
+        source: Some(Box::new(error)),
+    }
 }
 
 /// The number of the replica; 0 if Litestream writes it.
@@ -267,10 +326,10 @@ fn of_another(path: &Path, storage: &Storage) -> Error {
     )
 }
 
-fn diverged(path: &Path, storage: &Storage, problem: String) -> Error {
+fn diverged(path: &Path, url: &impl ToString, problem: String) -> Error {
     Error::Diverged {
         path: path.into(),
-        url: storage.to_string(),
+        url: url.to_string(),
         problem,
     }
 }

@@ -1,8 +1,9 @@
 //! The task that follows: it looks for files of the replica, and hands them to the writer thread, one job after another.
 //!
 //! A look is a GET of the next transaction, N + 1, and of those after it until one is not there. That costs a twelfth of a
-//! LIST. Once there was none for [`LIST_AFTER`], and where much has to be caught up, the levels are listed: what was
-//! merged or deleted meanwhile is in the levels above, or in a snapshot (`resync.rs`). A file that cannot be used is tried
+//! LIST. Once there was none for [`LIST_AFTER`], or for [`LIST_AFTER_AWAITED`] while somebody waits for one, and where much
+//! has to be caught up, the levels are listed: what was merged or deleted meanwhile is in the levels above, or in a snapshot
+//! (`resync.rs`). A file that cannot be used is tried
 //! once more, and then left out of the plan. Where the others do not lead on, the follower stays where it is, and says
 //! which file it is.
 
@@ -15,6 +16,7 @@ use super::Following;
 use super::apply::Source;
 use super::following::SHORTEST;
 use super::open::MOVE_AWAY;
+use super::resync::WAY_OUT;
 use super::trouble::Trouble;
 use crate::error::Error;
 use crate::options::WhenFull;
@@ -31,6 +33,9 @@ use crate::write::context::Exclusive;
 
 /// The levels are listed when the next transaction was not there for so long.
 const LIST_AFTER: Duration = Duration::from_secs(30);
+
+/// As long, while somebody waits for a transaction that is not here: it may have been merged and deleted already.
+const LIST_AFTER_AWAITED: Duration = Duration::from_secs(2);
 
 /// Files that are applied as one transaction, each the next transaction. They are in memory meanwhile, 2 MiB of each at
 /// most.
@@ -60,10 +65,24 @@ const LONGEST_LEAST: Duration = Duration::from_secs(1);
 /// A job of the follower waits for those before it, which are its own, and for checkpoints.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
+/// A moment by both clocks: the first stands still while the machine sleeps, and the second may be set.
+#[derive(Clone, Copy)]
+struct Confirmed(Instant, SystemTime);
+
+impl Confirmed {
+    fn now() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+
+    fn elapsed(self) -> Duration {
+        self.0.elapsed().max(self.1.elapsed().unwrap_or_default())
+    }
+}
+
 /// What the task knows between two looks.
 pub(super) struct Poll {
     /// When the next transaction was there, or the levels were listed.
-    confirmed: Instant,
+    confirmed: Confirmed,
     /// Whether the next look is a list.
     lists: bool,
     /// Files that could not be used in this look: how often, and why.
@@ -78,7 +97,7 @@ impl Poll {
     /// Begins with a list.
     pub(super) fn new() -> Self {
         Self {
-            confirmed: Instant::now(),
+            confirmed: Confirmed::now(),
             lists: true,
             failed: BTreeMap::new(),
             failures: 0,
@@ -92,7 +111,11 @@ impl Poll {
         self.failed.clear();
         let mut resyncs = 0;
         loop {
-            let lists = self.lists || self.confirmed.elapsed() >= LIST_AFTER;
+            let longest = match following.is_awaited() {
+                true => LIST_AFTER_AWAITED,
+                false => LIST_AFTER,
+            };
+            let lists = self.lists || self.confirmed.elapsed() >= longest;
             let looked = if lists {
                 self.list(following).await
             } else {
@@ -126,7 +149,7 @@ impl Poll {
             let is_tip = opened.len() < BATCH;
             if !opened.is_empty() {
                 following.run(Source::Opened(opened)).await?;
-                self.confirmed = Instant::now();
+                self.confirmed = Confirmed::now();
             }
             if is_tip {
                 following.was_at_tip(asked);
@@ -168,7 +191,7 @@ impl Poll {
             // A wait for a token asks for nothing then.
             following.knows(&seen.owner, at);
         }
-        (self.confirmed, self.lists) = (Instant::now(), false);
+        (self.confirmed, self.lists) = (Confirmed::now(), false);
         following.was_at_tip(asked);
         Ok(())
     }
@@ -245,6 +268,7 @@ impl Following {
                 }
                 Err(Trouble::Closing) => return,
                 Err(Trouble::Diverged(problem)) => return self.stop(problem),
+                Err(doubtful @ Trouble::Doubtful(_)) => return self.stop(doubtful.describe()),
                 Err(other) => {
                     let pause = FIRST_PAUSE.max(self.interval) * 2u32.pow(poll.failures.min(5));
                     poll.failures += 1;
@@ -441,6 +465,10 @@ impl Trouble {
             | Trouble::Changed(problem)
             | Trouble::Diverged(problem)
             | Trouble::NoRoom(problem) => problem.clone(),
+            Trouble::Doubtful(reason) => format!(
+                "the database cannot be shown to be as the follower left it: {reason}; and the replica has what came since in \
+                 a snapshot alone, so a change by another program would not be noticed. {WAY_OUT}"
+            ),
             Trouble::Overtaken => "another process was faster".into(),
             Trouble::OtherNode(_) => "the owner of the replica changes all the time".into(),
             // SQLite's message may quote data.

@@ -13,6 +13,7 @@ use rusqlite::Connection;
 
 use super::Following;
 use super::apply::{Size, Written};
+use super::local::CHANGED_BEHIND;
 use super::trouble::Trouble;
 use crate::backup::Build;
 use crate::connection::raw_pages;
@@ -43,9 +44,8 @@ struct Newest {
 impl Following {
     /// `changed` says why the database may not be as the follower left it, if that is the reason.
     pub(super) async fn resync(self: &Arc<Self>, changed: Option<String>) -> Result<(), Trouble> {
-        let this = Arc::clone(self);
-        let is_strict = changed.is_some();
-        let newest = runtime::blocking(move || this.newest(is_strict))
+        let (this, reason) = (Arc::clone(self), changed.clone());
+        let newest = runtime::blocking(move || this.newest(reason.as_deref()))
             .await
             .map_err(|error| self.storage.no_thread(error))??;
         let this = Arc::clone(self);
@@ -56,9 +56,9 @@ impl Following {
             // Before anybody can see what is reached.
             this.figures().resynced();
             this.transaction(writer, |conn| {
-                if newest.may_differ.is_none() {
-                    // Any page is replaced, so none may have been changed.
-                    this.beyond()?;
+                // Any page is replaced, so none may have been changed.
+                if newest.may_differ.is_none() && !this.beyond()?.is_empty() {
+                    return Err(Trouble::Changed(CHANGED_BEHIND.into()));
                 }
                 let written = this.write_newest(conn, &newest, reason)?;
                 replaced = written.pages;
@@ -76,10 +76,13 @@ impl Following {
         .await
     }
 
-    /// Restores the newest state. Blocks its thread.
-    fn newest(&self, is_strict: bool) -> Result<Newest, Trouble> {
+    /// Restores the newest state. `changed` says why pages may have been changed by another program. Blocks its thread.
+    fn newest(&self, changed: Option<&str>) -> Result<Newest, Trouble> {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
         for _ in 0..ATTEMPTS {
+            if changed.is_some() && !self.leads_on()? {
+                break;
+            }
             let build = Build::temporary(&self.storage.to_string(), folder)?;
             let rebuilt = rebuild(&self.storage, Target::Newest, &build, &silent())?;
             self.check_page_size(rebuilt.header.page_size)?;
@@ -88,8 +91,11 @@ impl Following {
                 let problem = "the files that are left do not lead to where the follower is";
                 return Err(Trouble::Incomplete(problem.into()));
             }
-            let may_differ = if is_strict { self.changed_up_to(to)? } else { None };
-            if !is_strict || may_differ.is_some() {
+            let may_differ = match changed {
+                Some(_) => self.changed_up_to(to)?,
+                None => None,
+            };
+            if changed.is_none() || may_differ.is_some() {
                 return Ok(Newest {
                     build,
                     rebuilt,
@@ -97,11 +103,15 @@ impl Following {
                 });
             }
         }
-        Err(Trouble::Diverged(format!(
-            "the database cannot be shown to be as the follower left it at transaction {}, and the replica does not have \
-             the transactions since then by themselves, so a change by another program would not be noticed. {WAY_OUT}",
-            Txid(self.position().txid)
-        )))
+        Err(Trouble::Doubtful(changed.unwrap_or_default().to_owned()))
+    }
+
+    /// Whether files that are no snapshots lead from the position to the newest state.
+    fn leads_on(&self) -> Result<bool, Trouble> {
+        let (storage, from) = (self.storage.clone(), self.position().txid);
+        let files = request(&self.storage, async move { all_files(&storage).await })?;
+        let tip = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
+        Ok(tip <= plan_after(&files, from).last().map_or(from, |file| file.txids.max))
     }
 
     fn check_page_size(&self, there: u32) -> Result<(), Trouble> {
@@ -183,5 +193,5 @@ impl Following {
     }
 }
 
-const WAY_OUT: &str = "Move the file away, with all files whose names begin with its own, and open the follower again, \
+pub(super) const WAY_OUT: &str = "Move the file away, with all files whose names begin with its own, and open the follower again, \
                        which restores it. Changes are made on the primary alone";

@@ -16,6 +16,9 @@ pub(super) enum Trouble {
     OtherNode(u64),
     /// The database is not as the follower left it.
     Changed(String),
+    /// The database is perhaps not as the follower left it, for this reason, and the replica cannot tell: it has what came
+    /// since in a snapshot alone.
+    Doubtful(String),
     /// Replica and database do not fit: the end.
     Diverged(String),
     /// The disk is too full.

@@ -39,7 +39,7 @@ impl Following {
     /// Waits until everything is here that a token stands for.
     pub(super) fn wait_for(&self, token: Token, timeout: Duration) -> Result<(), Error> {
         let began = Instant::now();
-        let (mut woken, mut judged) = (false, None);
+        let (mut waits, mut judged) = (None, None);
         let mut reached = self.reached();
         loop {
             let lineage = reached.position.lineage;
@@ -84,9 +84,9 @@ impl Following {
                 drop(reached);
                 return Err(self.behind(token, began.elapsed()));
             }
-            if !woken {
+            if waits.is_none() {
                 // Not before the next interval is it there, otherwise.
-                woken = true;
+                waits = Some(self.awaits());
                 self.wake.notify_one();
             }
             reached = self.changed.wait_timeout(reached, left).0;

@@ -25,6 +25,7 @@ const ROLES: &[(&str, fn(&[String]))] = &[
     ("replica", replica::child),
     ("replica-other", replica::other),
     ("replica-full", replica::fill),
+    ("replica-follower", replica::follow),
 ];
 
 /// Does a child's work, if this process is a child.

@@ -46,6 +46,7 @@ const REPLICA_CALLS: &[&str] = &["replica", "--only", "calls", "--states", "300"
 const REPLICA_KILL: &[&str] = &["replica", "--only", "kill", "--states", "300"];
 const REPLICA_FENCE: &[&str] = &["replica", "--only", "fence", "--states", "400"];
 const REPLICA_STORAGE: &[&str] = &["replica", "--only", "storage", "--states", "200"];
+const REPLICA_FOLLOWER: &[&str] = &["replica", "--only", "follower", "--states", "300"];
 
 /// The scenario of `tests/model-check` that has the fence.
 const MODEL: &[&str] = &["model-check", "--scenario", "one_history", "--schedules", "100000"];
@@ -379,6 +380,15 @@ const MUTANTS: &[Mutant] = &[
             to: "            let _ = has_claimed;\n            if owner.node != self.node {",
         },
         suite: REPLICA_FENCE,
+    },
+    Mutant {
+        name: "a follower notes what it has applied before it commits",
+        change: Change::Source {
+            file: "src/replica/follower/apply.rs",
+            from: "        let committed = writer.commit_own();\n",
+            to: "        self.note(&written, None);\n        let committed = writer.commit_own();\n",
+        },
+        suite: REPLICA_FOLLOWER,
     },
     Mutant {
         name: "a claim is not entered",

@@ -9,6 +9,7 @@
 //! | `fence` | Two stores with one history write to one replica (`replica/fence.rs`) |
 //! | `storage` | The storage loses, delays and repeats requests, and gives wrong answers (`replica/storage.rs`) |
 //! | `full` | What waits for the storage fills the disk (`replica/full.rs`) |
+//! | `follower` | A follower is killed, its disk loses power, or calls on it fail (`replica/follower.rs`) |
 //!
 //! What holds in addition to what is at the top of `main.rs`:
 //!
@@ -22,6 +23,7 @@
 //! and a case repeat the same choices, not the same moments.
 
 mod fence;
+mod follower;
 mod full;
 mod kill;
 mod storage;
@@ -32,6 +34,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use larder::Access;
 
+pub use self::follower::child as follow;
 pub use self::full::child as fill;
 pub use self::kill::{child, other};
 use crate::Arguments;
@@ -59,7 +62,7 @@ const MANY: u64 = 1000;
 const PARTS: &[Part] = &[
     Part {
         name: "cut",
-        share: 65,
+        share: 59,
         run: |arguments, states| cut_workloads("replica cut", arguments, states, plan),
     },
     Part {
@@ -87,6 +90,11 @@ const PARTS: &[Part] = &[
         share: 1,
         run: full::run,
     },
+    Part {
+        name: "follower",
+        share: 6,
+        run: follower::run,
+    },
 ];
 
 pub fn run(arguments: &Arguments) -> Summary {
@@ -94,10 +102,13 @@ pub fn run(arguments: &Arguments) -> Summary {
     let states = arguments.states.unwrap_or(2000);
     let chosen = |part: &&Part| arguments.only.as_ref().is_none_or(|only| only == part.name);
     let parts: Vec<&Part> = PARTS.iter().filter(chosen).collect();
-    assert!(!parts.is_empty(), "--only cut, calls, kill, fence, storage or full");
+    assert!(
+        !parts.is_empty(),
+        "--only cut, calls, kill, fence, storage, full or follower"
+    );
     assert!(
         arguments.case.is_none() || parts.len() == 1,
-        "a case is one of a part: --only cut, calls, kill, fence, storage or full"
+        "a case is one of a part: --only cut, calls, kill, fence, storage, full or follower"
     );
     let of_all: u64 = parts.iter().map(|part| part.share).sum();
     let mut all = Summary::default();

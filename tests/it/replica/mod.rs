@@ -23,6 +23,7 @@ mod log;
 mod log_index;
 mod lying;
 mod promotion;
+mod reopened;
 pub(crate) mod replicated;
 mod restore;
 mod restored_instead;

@@ -1,0 +1,163 @@
+//! A follower opens again by itself after its machine has failed, whatever is left beside its database; and it finds
+//! transactions that were merged before it looked for them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use larder::replica::ltx::{Decoder, Header, merge};
+use larder::rusqlite::Connection;
+use larder::rusqlite::config::DbConfig;
+use larder::{Error, FollowerOptions, Store};
+
+use super::follower::{close, copy, follow, of, options, resyncs, rows, upload};
+use super::litestream::put;
+use super::store::{Place, copy_folder};
+
+fn beside(place: &Place, ending: &str) -> PathBuf {
+    let mut name = copy(place).into_os_string();
+    name.push(ending);
+    name.into()
+}
+
+/// The contents of the file of each transaction that is there by itself.
+fn transactions(replica: &Path, first: u64, last: u64) -> Vec<Vec<u8>> {
+    let read = |txid| fs::read(transaction(replica, txid)).unwrap();
+    (first..=last).map(read).collect()
+}
+
+fn transaction(replica: &Path, txid: u64) -> PathBuf {
+    replica.join(format!("ltx/0/{txid:016x}-{txid:016x}.ltx"))
+}
+
+fn merged(files: &[Vec<u8>]) -> (Header, Vec<u8>) {
+    let inputs = files.iter().map(|file| Decoder::new(file.as_slice()).unwrap());
+    let (bytes, _) = merge(inputs.collect(), Vec::new()).unwrap();
+    (*Decoder::new(bytes.as_slice()).unwrap().header(), bytes)
+}
+
+/// The replica as retention leaves it: a snapshot, and the newest transaction.
+fn keep_snapshot_alone(place: &Place, store: &Store) {
+    let last = upload(store, 1);
+    let (header, bytes) = merged(&transactions(&place.replica(), 1, last));
+    put(&place.replica(), 9, &header, &bytes);
+    for txid in 1..last {
+        fs::remove_file(transaction(&place.replica(), txid)).unwrap();
+    }
+}
+
+#[test]
+fn files_without_database_are_no_obstacle() {
+    for left in [&["-shm"][..], &["-wal"], &["-journal"], &["-wal", "-shm", "-journal"]] {
+        let place = Place::new();
+        let store = place.open();
+        upload(&store, 10);
+        close(&follow(&place));
+        fs::remove_file(copy(&place)).unwrap();
+        for ending in left {
+            fs::write(beside(&place, ending), [7; 5000]).unwrap();
+        }
+        upload(&store, 1);
+        let follower = follow(&place);
+        assert_eq!((rows(&follower), resyncs(&follower)), (11, 0), "{left:?}");
+        close(&follower);
+        for ending in left {
+            let kept = fs::read(beside(&place, &format!(".before-following{ending}"))).ok();
+            let expected = (*ending != "-shm").then(|| vec![7; 5000]);
+            assert!(kept == expected, "{left:?}: {ending}");
+        }
+        super::store::close(store);
+    }
+}
+
+/// Where its restore had given the database its name, and the power went before that was noted. Twice, so that one more
+/// name is needed for what was there.
+#[test]
+fn half_restored_database_is_restored_again() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    for (round, aside) in (1..).zip(["", ".before-following", ".before-following-2"]) {
+        let follower = follow(&place);
+        assert_eq!(rows(&follower), 9 + round);
+        close(&follower);
+        let kept = Connection::open(beside(&place, aside)).unwrap();
+        kept.query_row("SELECT count(*) FROM entry", [], |_| Ok(())).unwrap();
+        fs::remove_file(copy(&place).with_file_name("follower.db-replica/position")).unwrap();
+        fs::write(beside(&place, "-shm"), [7; 500]).unwrap();
+        // Another program has looked at it.
+        fs::write(beside(&place, "-wal"), "").unwrap();
+        upload(&store, 1);
+    }
+    super::store::close(store);
+}
+
+/// A database that cannot be shown to be as it was left, and a replica that has the transactions since in a snapshot alone:
+/// what the two differ in may be another program's. So the database is kept, and the replica restored.
+#[test]
+fn doubtful_database_is_kept_and_restored() {
+    for is_changed in [false, true] {
+        let place = Place::new();
+        let store = place.open();
+        upload(&store, 100);
+        close(&follow(&place));
+        if is_changed {
+            let conn = Connection::open(copy(&place)).unwrap();
+            conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+                .unwrap();
+            conn.execute("UPDATE entry SET noise = x'00' WHERE n = 5", []).unwrap();
+        } else {
+            // As a copied volume has it: the same contents in another file.
+            let other = beside(&place, ".copy");
+            fs::copy(copy(&place), &other).unwrap();
+            fs::rename(&other, copy(&place)).unwrap();
+        }
+        upload(&store, 10);
+        keep_snapshot_alone(&place, &store);
+        let reader = Connection::open(copy(&place)).unwrap();
+        let begun = "BEGIN; SELECT count(*) FROM entry";
+        reader.execute_batch(begun).unwrap();
+        let error = options().follow(of(&place), copy(&place)).unwrap_err();
+        assert!(matches!(error, Error::Open { .. }), "{error}");
+        assert!(error.to_string().contains("a program may have it open"), "{error}");
+        reader
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .unwrap();
+        drop(reader);
+        let follower = follow(&place);
+        assert_eq!((rows(&follower), resyncs(&follower)), (111, 0));
+        upload(&store, 1);
+        super::follower::catch_up(&store, &follower);
+        assert_eq!(rows(&follower), 112);
+        close(&follower);
+        let kept = Connection::open(beside(&place, ".before-following")).unwrap();
+        let changed: u32 = kept
+            .query_row("SELECT count(*) FROM entry WHERE noise = x'00'", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(changed, u32::from(is_changed));
+        super::store::close(store);
+    }
+}
+
+/// The next transaction is not there by itself: it was merged and deleted while the follower did not look.
+#[test]
+fn merged_transaction_is_found_by_who_waits() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    let mirror = place.replica().with_file_name("mirror");
+    copy_folder(&place.replica(), &mirror);
+    let replica = FollowerOptions::of(mirror.to_str().unwrap()).interval(Duration::from_millis(10));
+    let follower = options().follow(replica, copy(&place)).unwrap();
+    let first = follower.lag().txid + 1;
+    let last = (0..3).fold(0, |_, _| upload(&store, 5));
+    let (header, bytes) = merged(&transactions(&place.replica(), first, last));
+    put(&mirror, 1, &header, &bytes);
+    fs::copy(transaction(&place.replica(), last), transaction(&mirror, last)).unwrap();
+    // Without anybody who waits the levels are listed after half a minute.
+    let token = store.replica().unwrap().token();
+    follower.wait_for(token, Duration::from_secs(20)).unwrap();
+    assert_eq!(rows(&follower), 25);
+    close(&follower);
+    super::store::close(store);
+}
