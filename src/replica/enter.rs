@@ -7,7 +7,8 @@
 //! |---|---|
 //! | ends with a transaction that this store uploaded, or was about to | this store is its owner, and uploads what waits |
 //! | the same, and another store owns it and has not closed it | [`Error::Fenced`](crate::Error::Fenced), or a claim if `take_over` says so |
-//! | has another number, lacks what was uploaded, has more than was captured, or ends with another's transaction | [`Error::Diverged`](crate::Error::Diverged), or a full file if `on_divergence` says so |
+//! | has another number | [`Error::Diverged`](crate::Error::Diverged) |
+//! | lacks what was uploaded, has more than was captured, or ends with another's transaction | the same, or a full file if `on_divergence` says so |
 //!
 //! It runs on the task that uploads, so nothing is uploaded meanwhile. Nothing is written to the storage before the answer
 //! is known: an empty folder where a volume is to be mounted stays empty.
@@ -15,7 +16,7 @@
 use std::time::SystemTime;
 
 use super::fence::{Entry, Holder, Seen};
-use super::open::ways_out;
+use super::open::{is_other_replica, other_replica, ways_out};
 use super::options::OnDivergence;
 use super::replication::{Ownership, Replication};
 use super::storage::{Result as StorageResult, all_files, newest};
@@ -65,39 +66,36 @@ impl Replication {
 
     /// Makes sure that this store may go on with the replica, which ends with that transaction.
     async fn compare(&self, seen: Option<&Seen>, tip: u64) -> Result<(), Failed> {
-        let is_asked = self.options.on_divergence == OnDivergence::Rebase;
-        let other_replica = self.is_other_replica(seen);
-        let difference = match &other_replica {
-            None => self.difference(tip).await?,
-            other => other.clone(),
-        };
+        let (known, there) = (self.lineage(), seen.map_or(0, |seen| seen.owner.lineage));
+        if is_other_replica(known, there) {
+            return Err(Failed::Diverged(format!(
+                "the storage was away as the store opened, and {}",
+                other_replica(&self.path, known, there)
+            )));
+        }
+        let difference = self.difference(tip).await?;
         // An earlier opening of this store was killed.
         let is_rival = |seen: &&Seen| self.fence.is_rival(&seen.owner);
         let rival = seen.filter(is_rival).filter(|_| !self.options.take_over);
         let rival = rival.map(|seen| self.fence.holder(&seen.owner));
-        if let Some(rival @ Holder::Other { .. }) = rival
-            && (is_asked || other_replica.is_none())
-        {
+        if let Some(rival @ Holder::Other { .. }) = rival {
             return Err(Failed::Taken(rival));
         }
+        let on_divergence = self.options.on_divergence;
         match difference {
             None => {
                 self.figures().found(tip);
                 self.reach(|progress| progress.uploaded = progress.uploaded.max(tip));
                 Ok(())
             }
-            Some(difference) if is_asked => self.rebase_onto(tip, &difference).map_err(Failed::ForNow),
+            Some(difference) if on_divergence == OnDivergence::Rebase => {
+                self.rebase_onto(tip, &difference).map_err(Failed::ForNow)
+            }
             Some(difference) => Err(Failed::Diverged(format!(
                 "the storage was away as the store opened, and {difference}. {}",
-                ways_out(&self.path)
+                ways_out(&self.path, on_divergence, tip)
             ))),
         }
-    }
-
-    fn is_other_replica(&self, seen: Option<&Seen>) -> Option<String> {
-        let lineage = self.lineage();
-        let is_other = seen.is_some_and(|seen| ![0, seen.owner.lineage].contains(&lineage));
-        is_other.then(|| "the database was replicated to another replica, which this is not".into())
     }
 
     /// How the replica differs from what this store knows of it.

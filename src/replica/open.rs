@@ -17,6 +17,10 @@
 //! | there | its log does not go on | the same | a full file: the database was changed while it was closed |
 //! | there | its log has the newest files | ends behind the position, or has data | from frame to frame (`daemon.rs`) |
 //! | there | there | ends behind the position | as `on_divergence` says |
+//! | any | there | has another number than the position | [`Error::Diverged`], whatever `on_divergence` says |
+//!
+//! The number of a replica stays as long as it is not emptied, and a branch has one of its own. So a database that was
+//! replicated under another number was given another database's URL: neither of the two may take the other's place.
 //!
 //! The log goes on if it holds the frame of the position, by its running checksum; or if all of it had been moved into
 //! the database, and
@@ -151,8 +155,8 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     };
     let tip = there.as_ref().map_or(0, |there| there.tip);
     let is_missing = file.is_none() && (tip > 0 || had_spool);
-    let restores = replica.on_divergence == OnDivergence::Restore;
-    if is_missing && !replica.restore_if_missing && !restores {
+    let restores = replica.restore_if_missing || replica.on_divergence == OnDivergence::Restore;
+    if is_missing && !restores {
         return Err(missing(&path, &storage, tip));
     }
     let spool = spool.map_or_else(open_spool, Ok)?;
@@ -174,29 +178,35 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         had_empty_log: fs::metadata(log_of(&path)).is_ok_and(|log| log.len() == 0),
         set_aside: None,
     };
-    prepared.refuse_owner(&path)?;
-    match prepared.go_on_or_restore(&path, settings, is_missing) {
-        Err(Error::Diverged { problem, .. }) if restores && prepared.tip() > 0 => {
-            prepared.set_aside(&path, &problem)?;
-            prepared.restore(&path, settings)?;
-        }
-        other => other?,
-    }
+    prepared.refuse_others(&path)?;
+    prepared.go_on_or_restore(&path, settings, is_missing)?;
     for _ in 0..ENTRIES {
         if prepared.enter()? {
             return Ok(prepared);
         }
         // A late request of an earlier store, or another process: what was found may have changed.
         prepared.there = Ok(ask(&prepared.storage, &prepared.fence, known, !replica.unconditional)?);
-        prepared.refuse_owner(&path)?;
+        prepared.refuse_others(&path)?;
         prepared.go_on_or_restore(&path, settings, false)?;
     }
     Err(prepared.storage.contended().into())
 }
 
 impl Prepared {
-    /// Restores a database whose file does not exist, and refuses one that does not go on from the replica.
+    /// Restores a database whose file does not exist, and refuses one that does not go on from the replica, or restores the
+    /// replica in its place.
     fn go_on_or_restore(&mut self, path: &Path, settings: &Settings, is_missing: bool) -> Result<()> {
+        let restores = self.replica.on_divergence == OnDivergence::Restore && self.tip() > 0;
+        match self.go_on_from_replica(path, settings, is_missing) {
+            Err(Error::Diverged { problem, .. }) if restores => {
+                self.set_aside(path, &problem)?;
+                self.restore(path, settings)
+            }
+            other => other,
+        }
+    }
+
+    fn go_on_from_replica(&mut self, path: &Path, settings: &Settings, is_missing: bool) -> Result<()> {
         self.refuse_other_history(path, is_missing)?;
         if is_missing {
             return self.restore(path, settings);
@@ -208,18 +218,14 @@ impl Prepared {
     /// Goes on behind the daemon of Litestream, if it has replicated this database since.
     fn follow_other_program(&mut self, path: &Path) -> Result<()> {
         let known = self.position.map_or(0, |position| position.txid);
-        let lineage = self.lineage_there();
-        let is_another = self
-            .position
-            .is_some_and(|position| ![0, lineage].contains(&position.lineage) && lineage != 0);
-        if self.tip() <= known || is_another {
+        if self.tip() <= known {
             return Ok(());
         }
         let Some(found) = daemon::position_behind(&self.storage, known, path)? else {
             return Ok(());
         };
         let position = Position {
-            lineage,
+            lineage: self.lineage_there(),
             node: self.fence.node(),
             ..found
         };
@@ -316,13 +322,9 @@ impl Prepared {
     fn refuse_divergence(&self, path: &Path) -> Result<()> {
         let Ok(there) = &self.there else { return Ok(()) };
         let tip = there.tip;
-        let lineage = self.lineage_there();
         let local = match &self.position {
             None if tip == 0 => return Ok(()),
             None => "the database has never been replicated to it".to_owned(),
-            Some(position) if ![0, lineage].contains(&position.lineage) && lineage != 0 => {
-                "the database was replicated to another replica, which this is not".to_owned()
-            }
             Some(position) if tip > position.txid => {
                 format!("the database was replicated up to transaction {}", position.txid)
             }
@@ -341,7 +343,7 @@ impl Prepared {
             url: self.storage.to_string(),
             problem: format!(
                 "{local}, and the replica ends with transaction {tip}. {}",
-                ways_out(path)
+                ways_out(path, self.replica.on_divergence, tip)
             ),
         })
     }
@@ -357,17 +359,24 @@ impl Prepared {
         let timestamp = position.time_of(tip);
         let is_ours = request(&self.storage, async move { fence.is_at(tip, spooled, timestamp).await })?;
         self.is_anothers = !is_ours;
-        if is_ours || !is_missing && self.replica.on_divergence == OnDivergence::Rebase {
+        let on_divergence = self.replica.on_divergence;
+        if is_ours || !is_missing && on_divergence == OnDivergence::Rebase {
             return Ok(());
         }
+        let ways_out = match is_missing {
+            true => format!(
+                "Its file does not exist: if the replica is the one to keep, move the folder {} away, and restore it",
+                self.spool.folder().display()
+            ),
+            false => ways_out(path, on_divergence, tip),
+        };
         Err(Error::Diverged {
             path: path.into(),
             url: self.storage.to_string(),
             problem: format!(
                 "its newest transaction, {tip}, was written by another process, and this database has gone on without it, \
-                 up to {}. {}",
-                position.txid,
-                ways_out(path)
+                 up to {}. {ways_out}",
+                position.txid
             ),
         })
     }
@@ -381,6 +390,19 @@ impl Prepared {
         self.spool
             .first_from(txid + 1)
             .is_some_and(|next| next.txid == txid + 1)
+    }
+
+    /// Refuses the replica of another database, and one that another owner has not closed.
+    fn refuse_others(&mut self, path: &Path) -> Result<()> {
+        let known = self.position.map_or(0, |position| position.lineage);
+        if is_other_replica(known, self.lineage_there()) {
+            return Err(Error::Diverged {
+                path: path.into(),
+                url: self.storage.to_string(),
+                problem: other_replica(path, known, self.lineage_there()),
+            });
+        }
+        self.refuse_owner(path)
     }
 
     /// Refuses a replica that another owner has not closed, unless it is to be taken over.
@@ -816,12 +838,40 @@ fn missing(path: &Path, storage: &Storage, tip: u64) -> Error {
     }
 }
 
-/// What can be done where a database and its replica do not go on from one another.
-pub(super) fn ways_out(path: &Path) -> String {
+/// What can be done where a database and its replica, which ends with that transaction, do not go on from one another.
+pub(super) fn ways_out(path: &Path, on_divergence: OnDivergence, tip: u64) -> String {
+    if tip == 0 {
+        return "The replica has nothing to restore. If the database is the one to keep, call \
+                ReplicaOptions::on_divergence(OnDivergence::Rebase), or choose another URL"
+            .to_owned();
+    }
+    let replica = match on_divergence {
+        OnDivergence::Restore => {
+            "If the replica is the one to keep, open the database again: OnDivergence::Restore, which is set, sets it aside \
+             then, and restores the replica"
+                .to_owned()
+        }
+        OnDivergence::Refuse | OnDivergence::Rebase => format!(
+            "If the replica is the one to keep, move {} away with all files whose names begin with its own, and restore it, \
+             or call ReplicaOptions::on_divergence(OnDivergence::Restore), which does both",
+            path.display()
+        ),
+    };
+    format!("{replica}. If the database is, call on_divergence(OnDivergence::Rebase), or choose another URL")
+}
+
+/// Whether a replica with that number is another database's. Zero: not known.
+pub(super) fn is_other_replica(known: u64, there: u64) -> bool {
+    known != 0 && there != 0 && known != there
+}
+
+/// That it is one, and what can be done.
+pub(super) fn other_replica(path: &Path, known: u64, there: u64) -> String {
     format!(
-        "If the replica is the one to keep, move {} away with all files whose names begin with its own, and restore it, or \
-         call ReplicaOptions::on_divergence(OnDivergence::Restore), which does both. If the database is, call \
-         on_divergence(OnDivergence::Rebase), or choose another URL",
+        "the database was replicated to the replica with the number {known:016x}, and this is the one of another database, \
+         or a branch, with the number {there:016x}, which does not take its place, nor it the replica's. Check the URL. To \
+         have what this replica has, choose another path, or move {} away with all files whose names begin with its own, \
+         and restore it; to replicate this database, choose another URL",
         path.display()
     )
 }

@@ -55,6 +55,9 @@ pub enum WhenSpoolFull {
 }
 
 /// What opening does if the database file does not go on from where the replica ends.
+///
+/// If the file was replicated to another replica before, the URL is that of another database, or of a branch, and opening
+/// fails with [`Error::Diverged`] whatever is set: neither of the two takes the other's place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDivergence {
@@ -62,7 +65,7 @@ pub enum OnDivergence {
     #[default]
     Refuse,
     /// The replica goes on with the file: its next transaction has every page of it. What the replica had before can
-    /// still be restored.
+    /// still be restored. That is also the way to go on after the replica was emptied.
     Rebase,
     /// The database goes on with the replica: its file is set aside, and the replica is restored in its place. So is a
     /// file that does not exist, as with [`ReplicaOptions::restore_if_missing`].

@@ -421,7 +421,7 @@ impl Found {
 
     fn problem(self) -> &'static str {
         match self {
-            Found::Another => "replicated to another replica, which this is not",
+            Found::Another => "this is the one of another database",
             Found::Emptied => "the replica has been emptied",
             Found::Ahead => "and the replica ends with transaction",
             Found::Aside => "was written by another process",
@@ -454,7 +454,11 @@ fn other_replica_stops_the_store_by_name() {
         let error = store.replica().unwrap().flush(PATIENCE).unwrap_err();
         assert!(matches!(error, Error::Diverged { .. }), "{found:?}: {error}");
         assert!(error.to_string().contains(found.problem()), "{found:?}: {error}");
-        assert!(error.to_string().contains("OnDivergence::Rebase"), "{error}");
+        let way_out = match found {
+            Found::Another => "Check the URL",
+            _ => "OnDivergence::Rebase",
+        };
+        assert!(error.to_string().contains(way_out), "{error}");
         let error = store.write(|tx| tx.execute("DELETE FROM entry", [])).unwrap_err();
         assert!(matches!(error, Error::Diverged { .. }), "{found:?}: {error}");
         assert_eq!(rows(&store), 17);
@@ -475,9 +479,39 @@ fn other_replica_stops_the_store_by_name() {
     }
 }
 
+/// Neither of the two databases takes the other's place.
 #[test]
-fn rebase_goes_on_with_any_replica() {
-    for found in ALL {
+fn replica_of_another_database_is_left_alone() {
+    for then in [OnDivergence::Rebase, OnDivergence::Restore] {
+        let place = Place::with_replica();
+        place.unmount();
+        let store = place.open_away(place.to().on_divergence(then));
+        Found::Another.comes(&place);
+        let before = contents(&place.volume());
+        let error = store.replica().unwrap().flush(PATIENCE).unwrap_err();
+        assert!(error.to_string().contains(Found::Another.problem()), "{error}");
+        assert_eq!(store.close().unwrap().replicated, Some(false));
+        assert!(before == contents(&place.volume()), "nothing was written");
+    }
+}
+
+#[test]
+fn late_store_names_the_way_out_that_is_left() {
+    let place = Place::with_replica();
+    place.unmount();
+    let store = place.open_away(place.to().on_divergence(OnDivergence::Restore));
+    Found::Ahead.comes(&place);
+    let error = store.replica().unwrap().flush(PATIENCE).unwrap_err();
+    assert!(error.to_string().contains("open the database again"), "{error}");
+    store.close().unwrap();
+    let store = place.open(place.to().on_divergence(OnDivergence::Restore));
+    assert!(store.stats().replica.unwrap().set_aside.is_some());
+    close(store);
+}
+
+#[test]
+fn rebase_goes_on_with_its_own_replica() {
+    for found in [Found::Emptied, Found::Ahead, Found::Aside] {
         let place = Place::with_replica();
         place.unmount();
         let store = place.open_away(place.to().on_divergence(OnDivergence::Rebase));

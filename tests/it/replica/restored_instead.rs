@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use larder::rusqlite::Connection;
-use larder::{Error, FollowerOptions, OnDivergence, Options, ReplicaOptions, Store};
+use larder::{At, Error, FollowerOptions, OnDivergence, Options, Replica, ReplicaOptions, Store};
 
 use super::store::{Place, close, copy_folder, fill, rows, spool_of};
 use crate::support::child::PATIENCE;
@@ -148,6 +148,88 @@ fn database_in_use_is_not_set_aside() {
     close(store);
 }
 
+/// The files of the folder of the database, and of the replica, with their contents.
+fn all_files(place: &Place) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut folders = vec![place.database().parent().unwrap().to_owned(), place.replica()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push((path.clone(), fs::read(path).unwrap())),
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The URL of another database was given by mistake, or that of a branch. Nothing is set aside, restored or uploaded,
+/// whether the file is there or not, and whether the other one's transactions are more or fewer.
+#[test]
+fn replica_of_another_database_is_refused() {
+    for (rows, is_missing) in [(1, false), (30, false), (1, true), (30, true)] {
+        let (place, other) = (Place::new(), Place::new());
+        for (place, rows) in [(&place, 10), (&other, rows)] {
+            let store = place.open();
+            for _ in 0..rows {
+                fill(&store, 1);
+                store.replica().unwrap().flush(PATIENCE).unwrap();
+            }
+            close(store);
+        }
+        if is_missing {
+            fs::remove_file(place.database()).unwrap();
+        }
+        let before = (all_files(&place), all_files(&other));
+        for then in [OnDivergence::Refuse, OnDivergence::Rebase, OnDivergence::Restore] {
+            let replica = other.to().on_divergence(then).take_over(true).restore_if_missing(true);
+            let error = Options::new().replicate_to(replica).open(place.database()).unwrap_err();
+            assert!(matches!(error, Error::Diverged { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("one of another database, or a branch"), "{text}");
+            assert!(text.contains("Check the URL"), "{text}");
+            assert!(before == (all_files(&place), all_files(&other)), "{then:?}");
+        }
+    }
+}
+
+/// A branch has a number of its own, and what was restored from it is its own.
+#[test]
+fn database_of_a_branch_goes_on_with_it() {
+    let (place, branch) = (Place::new(), Place::new());
+    let store = place.open();
+    fill(&store, 5);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let url = branch.replica().to_str().unwrap().to_owned();
+    Replica::open(place.replica().to_str().unwrap())
+        .unwrap()
+        .branch(At::Newest, &url)
+        .unwrap();
+    close(store);
+    let error = Options::new()
+        .replicate_to(restores(&branch))
+        .open(place.database())
+        .unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    Store::restore_from(&url).to(branch.database()).unwrap();
+    let store = open(&branch);
+    assert_eq!((rows(&store), store.stats().replica.unwrap().set_aside), (5, None));
+    fill(&store, 1);
+    close(store);
+    branch.compare_closed();
+    // The way out of the error: the database becomes one that was never replicated.
+    fs::rename(spool_of(&place.database()), place.replica().with_extension("aside")).unwrap();
+    let store = Options::new()
+        .replicate_to(restores(&branch))
+        .open(place.database())
+        .unwrap();
+    assert_eq!(rows(&store), 6);
+    assert_eq!(rows_of(&set_aside(&store)), 5);
+    close(store);
+}
+
 #[test]
 fn emptied_replica_restores_nothing() {
     let place = Place::new();
@@ -162,6 +244,11 @@ fn emptied_replica_restores_nothing() {
         .open(place.database())
         .unwrap_err();
     assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("OnDivergence::Rebase") && !text.contains("OnDivergence::Restore"),
+        "{text}"
+    );
     assert_eq!(rows_of(&place.database()), 10);
 }
 

@@ -54,7 +54,17 @@ mod runtime {
 mod open {
     use std::path::Path;
 
-    pub(super) fn ways_out(_: &Path) -> String {
+    use super::options::OnDivergence;
+
+    pub(super) fn ways_out(_: &Path, _: OnDivergence, _: u64) -> String {
+        String::new()
+    }
+
+    pub(super) fn is_other_replica(known: u64, there: u64) -> bool {
+        known != 0 && there != 0 && known != there
+    }
+
+    pub(super) fn other_replica(_: &Path, _: u64, _: u64) -> String {
         String::new()
     }
 }
