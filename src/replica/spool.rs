@@ -241,20 +241,20 @@ impl Spool {
         self.folder.parent().map_or(Ok(()), sync_folder)
     }
 
-    /// The name that the database is to get, if it is being set aside.
+    /// The new path of the database, if it is being set aside. The file has its name alone: the folder may be moved.
     pub(super) fn aside(&self) -> io::Result<Option<PathBuf>> {
         match fs::read(self.folder.join(ASIDE)) {
-            Ok(name) => Ok(Some(OsString::from_vec(name).into())),
+            Ok(name) => Ok(Some(self.folder.with_file_name(OsString::from_vec(name)))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Keeps the name that the database is to get, whatever happens from now on.
+    /// Keeps the name that the database is to get beside the spool, whatever happens from now on.
     pub(super) fn begin_aside(&self, to: &Path) -> io::Result<()> {
         let unfinished = self.folder.join(UNFINISHED).join(ASIDE);
         let mut file = create(&unfinished)?;
-        file.write_all(to.as_os_str().as_bytes())?;
+        file.write_all(to.file_name().unwrap_or_default().as_bytes())?;
         file.sync_all()?;
         self.name(&unfinished, &self.folder.join(ASIDE))?;
         sync_folder(&self.folder)

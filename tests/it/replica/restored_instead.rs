@@ -258,7 +258,7 @@ fn renamed_alone(place: &Place) -> PathBuf {
     fs::write(place.database().with_file_name("app.db-wal"), "the log").unwrap();
     fs::write(
         spool_of(&place.database()).join("aside"),
-        aside.as_os_str().as_encoded_bytes(),
+        aside.file_name().unwrap().as_encoded_bytes(),
     )
     .unwrap();
     fs::rename(place.database(), &aside).unwrap();
@@ -286,6 +286,23 @@ fn follower_finishes_for_a_killed_process() {
         .unwrap();
     assert_eq!(rows, 33);
     follower.close().unwrap();
+}
+
+/// The volume has another path as the next process starts.
+#[test]
+fn killed_process_is_followed_after_a_move() {
+    let place = diverged();
+    let aside = renamed_alone(&place);
+    let folder = place.database().parent().unwrap().to_owned();
+    let moved = folder.with_file_name("moved");
+    fs::rename(folder, &moved).unwrap();
+    let store = Options::new()
+        .replicate_to(restores(&place))
+        .open(moved.join("app.db"))
+        .unwrap();
+    assert_eq!(rows(&store), 33);
+    assert_all_renamed(&moved.join(aside.file_name().unwrap()));
+    close(store);
 }
 
 /// The next process has other options.
