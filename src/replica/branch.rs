@@ -188,18 +188,28 @@ fn delete(to: &Storage, files: &[FileInfo]) -> Result<(), StorageError> {
     })
 }
 
-/// The files that make the state.
+/// The files that make the state. One whose time is looked up may have been merged since it was listed.
 fn planned(from: &Storage, target: Target) -> Result<Vec<FileInfo>> {
+    let mut attempts = ATTEMPTS;
+    loop {
+        attempts -= 1;
+        match plan_once(from, target) {
+            Err(Stop::Storage(error)) if error.is_not_found() && attempts > 0 => {}
+            Err(Stop::Storage(error)) => return Err(error.into()),
+            Err(Stop::Plan(error)) => return Err(failed(from, explain(error).sentence())),
+            Ok(files) => return Ok(files),
+        }
+    }
+}
+
+fn plan_once(from: &Storage, target: Target) -> Result<Vec<FileInfo>, Stop> {
     let listed = from.clone();
-    let files = request(from, async move { all_files(&listed).await })?;
+    let files = request(from, async move { all_files(&listed).await }).map_err(Stop::Storage)?;
     let timestamp = |file: &FileInfo| {
         let (storage, level, txids) = (from.clone(), file.level, file.txids);
         request(from, async move { storage.timestamp(level, txids).await }).map_err(Stop::Storage)
     };
-    plan(&files, target, timestamp).map_err(|stop| match stop {
-        Stop::Storage(error) => error.into(),
-        Stop::Plan(error) => failed(from, explain(error).sentence()),
-    })
+    plan(&files, target, timestamp)
 }
 
 enum Stop {

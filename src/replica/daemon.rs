@@ -16,13 +16,47 @@ use std::path::Path;
 use super::ltx::{Decoder, Header};
 use super::open::header_of;
 use super::position::{LogPosition, Position};
-use super::storage::{FileInfo, ObjectReader, Result, Storage, all_files, request};
+use super::storage::{FileInfo, ObjectReader, Result, Storage, StorageError, all_files, request};
 use super::wal::{WalError, WalHeader, WalScan};
 use crate::error::Error;
+
+/// So often the files are listed again, because one of them was deleted meanwhile.
+const ATTEMPTS: u32 = 4;
 
 /// The position behind the newest file of level 0, if the log shows that the database has been there. `known` is the last
 /// transaction that this store knows, zero if there is none.
 pub(super) fn position_behind(storage: &Storage, known: u64, path: &Path) -> crate::error::Result<Option<Position>> {
+    let mut attempts = ATTEMPTS;
+    loop {
+        attempts -= 1;
+        match look_behind(storage, known, path) {
+            Err(Trouble::Storage(error)) if error.is_not_found() && attempts > 0 => {}
+            Err(Trouble::Storage(error)) => return Err(error.into()),
+            Err(Trouble::Local(error)) => return Err(error),
+            Ok(found) => return Ok(found),
+        }
+    }
+}
+
+/// Why the files were not compared with the log.
+enum Trouble {
+    Storage(StorageError),
+    Local(Error),
+}
+
+impl From<StorageError> for Trouble {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Local(error)
+    }
+}
+
+fn look_behind(storage: &Storage, known: u64, path: &Path) -> std::result::Result<Option<Position>, Trouble> {
     let failed = |error: io::Error| Error::Open {
         path: path.into(),
         problem: format!("its WAL cannot be compared with the replica: {error}"),

@@ -17,6 +17,9 @@ use crate::error::Result;
 use crate::replica::ltx::Header;
 use crate::replica::storage::{FileInfo, Storage, StorageError, Txids, all_files, request};
 
+/// The problem of a state that has no files of its own any more.
+pub(super) const MERGED: &str = "the replica has this transaction only together with others; restore another state";
+
 /// What was made.
 pub(in crate::replica) struct Rebuilt {
     /// The header of the last file.
@@ -276,7 +279,7 @@ pub(in crate::replica) fn explain(error: PlanError) -> Failure {
             let known = [before, after].into_iter().flatten().map(|txid| Txid(txid).to_string());
             let known: Vec<_> = known.collect();
             Failure::found(
-                "the replica has this transaction only together with others; restore another state",
+                MERGED,
                 format!("TXID {}; the states next to it: {}", Txid(txid), known.join(", ")),
             )
         }

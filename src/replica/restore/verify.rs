@@ -1,4 +1,8 @@
-//! Verifying a replica: every file, then a restore.
+//! Verifying a replica: a restore, then every file.
+//!
+//! Files may be merged and deleted meanwhile, by this store or another process. A restore makes a new plan then, and if
+//! that cannot make the state that was read from the store any more, a newer one is read. A file that is gone when it is
+//! its turn is looked for in a new list. Neither says anything about the replica.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -11,13 +15,16 @@ use super::check;
 use super::fetch::Fetch;
 use super::plan::{PlanError, SNAPSHOTS, Target, Txid, plan};
 use super::progress::{Counted, ReplicaRestoreProgress, RestoreReporter};
-use super::rebuild::{explain, rebuild};
+use super::rebuild::{MERGED, explain, rebuild};
 use crate::backup::{Build, Fingerprint, NO_ROOM};
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
 use crate::options::Settings;
 use crate::replica::storage::{FailureKind, FileInfo, Storage, StorageError, all_files, gaps, request};
 use crate::telemetry::event::event;
+
+/// So many states are read at most, until one can be restored.
+const STATES: u32 = 3;
 
 /// The rows of a store after one of its transactions, to compare a restored database with.
 pub(crate) struct Snapshot {
@@ -26,7 +33,7 @@ pub(crate) struct Snapshot {
 }
 
 /// Reads the rows of a snapshot, and makes sure that the replica has all of it.
-type TakeSnapshot<'r> = Box<dyn FnOnce() -> Result<Snapshot> + 'r>;
+type TakeSnapshot<'r> = Box<dyn Fn() -> Result<Snapshot> + 'r>;
 
 /// Takes the files that cannot be used.
 type TakeDamaged<'r> = Box<dyn FnOnce(Vec<(FileInfo, String)>) + 'r>;
@@ -65,7 +72,7 @@ impl<'r> ReplicaVerify<'r> {
     }
 
     /// Compares the restored database with a snapshot of the store.
-    pub(crate) fn compare(mut self, snapshot: impl FnOnce() -> Result<Snapshot> + 'r) -> Self {
+    pub(crate) fn compare(mut self, snapshot: impl Fn() -> Result<Snapshot> + 'r) -> Self {
         self.snapshot = Some(Box::new(snapshot));
         self
     }
@@ -109,7 +116,7 @@ impl<'r> ReplicaVerify<'r> {
     ///
     /// [`Error::Replica`](crate::Error::Replica): the replica cannot be read. [`Error::Restore`](crate::Error::Restore):
     /// the folder cannot be used.
-    pub fn run(mut self) -> Result<VerifyReport> {
+    pub fn run(self) -> Result<VerifyReport> {
         let began = Instant::now();
         self.reporter.begin();
         let looked = self.look();
@@ -125,24 +132,43 @@ impl<'r> ReplicaVerify<'r> {
         Ok(report)
     }
 
-    fn look(&mut self) -> Result<VerifyReport> {
-        let snapshot = self.snapshot.take().filter(|_| self.restore);
-        let snapshot = snapshot.map(|take| take()).transpose()?;
+    fn look(&self) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         // First: what the snapshot is compared with may be merged into other files before long.
         if self.restore {
-            let build = Build::temporary(&self.storage.to_string(), &self.folder)?;
-            let restored = self.restore_to(&build, snapshot, &mut report);
-            match restored {
-                Err(error) if says_nothing(&error) => return self.go_on().and(Err(error)),
-                other => other.unwrap_or_else(|error| report.problems.push(error.to_string())),
-            }
+            self.restore_a_state(&mut report)?;
         }
         self.go_on()?;
         let usable = self.read_files(&mut report)?;
         report.newest = usable.iter().map(|file| file.txids.max).max();
         find_gaps(&usable, &mut report);
         Ok(report)
+    }
+
+    /// Restores the state of a snapshot, or the newest, and takes note of what is wrong with it.
+    fn restore_a_state(&self, report: &mut VerifyReport) -> Result<()> {
+        for _ in 0..STATES {
+            let snapshot = self.snapshot.as_ref().map(|take| take()).transpose()?;
+            let build = Build::temporary(&self.storage.to_string(), &self.folder)?;
+            match self.restore_to(&build, snapshot, report) {
+                Err(error) if is_merged(&error) => self.go_on()?,
+                Err(error) if says_nothing(&error) => return self.go_on().and(Err(error)),
+                Err(error) => {
+                    report.problems.push(error.to_string());
+                    return Ok(());
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+        Err(Error::Replica {
+            what: format!(
+                "it cannot be compared with the store: {STATES} times, the state that was read from it had been merged with \
+                 later ones before it was restored. A longer ReplicaOptions::l0_retention leaves more time"
+            ),
+            retryable: true,
+            url: self.storage.to_string(),
+            source: None,
+        })
     }
 
     /// An error if the work is stopped. What stopped it is the error of [`run`](Self::run).
@@ -217,6 +243,11 @@ impl<'r> ReplicaVerify<'r> {
         }));
         Ok(())
     }
+}
+
+/// Whether the state has no files of its own any more.
+fn is_merged(error: &Error) -> bool {
+    matches!(error, Error::Restore { problem, .. } if *problem == MERGED)
 }
 
 /// Whether a restore failed for a reason that says nothing about the replica.

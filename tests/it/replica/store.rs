@@ -59,9 +59,13 @@ impl Place {
     }
 
     pub(super) fn to(&self) -> ReplicaOptions {
+        self.to_url(self.replica().to_str().unwrap())
+    }
+
+    pub(super) fn to_url(&self, url: &str) -> ReplicaOptions {
         let years = |n: u64| Duration::from_secs(n * 365 * 24 * 3600);
         // By default each half minute of the clock ends with a merge, also in the middle of a test.
-        ReplicaOptions::to(self.replica().to_str().unwrap())
+        ReplicaOptions::to(url)
             .interval(Duration::from_millis(20))
             .levels([years(100), years(200), years(400)])
     }

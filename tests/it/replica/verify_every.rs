@@ -1,10 +1,18 @@
 //! Verifications in the background, and what advice says of replicas.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use larder::replica::levels::{LevelTimes, Levels, Merge};
+use larder::replica::runtime;
+use larder::replica::storage::{Storage, StorageError};
 use larder::{AlertKind, LastVerify, Options, Store};
+use tokio::sync::Semaphore;
 
+use super::follower::upload;
+use super::hooked::Hooked;
 use super::store::{Place, close, fill, spool_of, wait_until};
 use crate::support::child::PATIENCE;
 use crate::support::log;
@@ -93,6 +101,84 @@ fn verification_that_is_not_possible_is_told() {
     let is_new = |last: LastVerify| last.ago < away.elapsed();
     wait_until("it is verified", || last_verify(&store).is_some_and(is_new));
     close(store);
+}
+
+/// One file of the transactions up to that one, in place of them but the last, as an owner makes it.
+fn merge_up_to(tip: u64, url: &str) {
+    let (storage, spool) = (Storage::connect(url).unwrap(), tempfile::tempdir().unwrap());
+    fs::create_dir(spool.path().join("tmp")).unwrap();
+    let folder = spool.path().to_owned();
+    let merged = runtime::wait(async move {
+        let mut levels = Levels::open(storage.clone(), LevelTimes::default(), folder).await?;
+        let mut inputs = storage.list(0).await?;
+        inputs.retain(|file| file.txids.max <= tip);
+        levels
+            .merge(
+                Merge {
+                    to: 1,
+                    inputs: inputs.clone(),
+                },
+                &|| true,
+            )
+            .await?;
+        for input in &inputs[..inputs.len() - 1] {
+            storage.delete(0, input.txids).await?;
+        }
+        Ok::<_, StorageError>(())
+    });
+    merged.unwrap().unwrap();
+}
+
+/// Holds the first request for a file that comes, until `then` has ended.
+fn holding_a_download<T: Send>(hooked: &Hooked, work: impl FnOnce() -> T + Send, then: impl FnOnce()) -> T {
+    let (there, may) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (asked, goes_on) = (Arc::clone(&there), Arc::clone(&may));
+    hooked.before(move |verb, key| {
+        let (there, may) = (Arc::clone(&there), Arc::clone(&may));
+        async move {
+            if verb == "GET" && key.ends_with(".ltx") {
+                there.add_permits(1);
+                may.acquire().await.unwrap().forget();
+            }
+            Ok(())
+        }
+        .boxed()
+    });
+    std::thread::scope(|scope| {
+        let working = scope.spawn(work);
+        runtime::wait(async move { asked.acquire().await.unwrap().forget() }).unwrap();
+        hooked.before(|_, _| async { Ok(()) }.boxed());
+        then();
+        goes_on.add_permits(1000);
+        working.join().unwrap()
+    })
+}
+
+/// Its restore takes longer than the files are kept: that says nothing about the replica.
+#[test]
+fn state_that_was_merged_meanwhile_is_no_problem() {
+    let (place, hooked) = (Place::new(), Hooked::named("merged-meanwhile"));
+    let url = "memory:merged-meanwhile";
+    let store = Options::new()
+        .replicate_to(place.to_url(url))
+        .open(place.database())
+        .unwrap();
+    upload(&store, 10);
+    upload(&store, 1);
+    let verify = || store.replica().unwrap().verify().restore(true).run().unwrap();
+    let report = holding_a_download(&hooked, verify, || {
+        upload(&store, 1);
+        let tip = upload(&store, 1);
+        merge_up_to(tip, url);
+    });
+    assert!(report.is_ok(), "{report}");
+    let restored = report.restored.unwrap();
+    assert!(
+        restored.is_compared && Some(restored.txid) == report.newest,
+        "{restored:?}"
+    );
+    assert!(!is_raised(&store));
+    store.close().unwrap();
 }
 
 #[test]
