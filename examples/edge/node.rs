@@ -223,9 +223,7 @@ impl Node {
 /// Waits until a follower has what the token of a request stands for.
 async fn wait_for(follower: &Follower, asked: &Asked) -> larder::Result<()> {
     let Some(token) = asked.token else { return Ok(()) };
-    let follower = follower.clone();
-    let waited = spawn_blocking(move || follower.wait_for(token, PATIENCE));
-    waited.await.map_err(Error::app)?
+    follower.wait_for_async(token, PATIENCE).await
 }
 
 impl Display for Role {
@@ -270,7 +268,8 @@ async fn add(State(node): State<Node>, asked: Asked, text: String) -> Result<imp
     let store = match node.role() {
         Role::Primary(store) => store,
         Role::Follower(follower) => {
-            wait_for(&follower, &asked).await?;
+            // The newest primary that is known here. However late it is, the primary answers.
+            let _ = wait_for(&follower, &asked).await;
             return Err(node.elsewhere(&follower, &asked).await);
         }
     };

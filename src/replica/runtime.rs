@@ -10,6 +10,9 @@
 //! it is an error there. The caller sleeps on a channel whose sender the task owns: the answer is sent once, and a task
 //! that panics carries its panic to the caller. No lock is held meanwhile: the mutex guards the handle alone.
 //!
+//! [`run`] is the same for tasks: its future is polled by any runtime. Dropped, it ends the one that it waits for. A
+//! caller's waker is woken on a thread for short work, since it may be slow.
+//!
 //! A closure on a thread cannot be dropped with the future that began it. `Closures` counts those of a future, so that
 //! the caller that drops it can wait for them.
 //!
@@ -19,11 +22,17 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, pending};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+#[cfg(feature = "async")]
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::{mem, thread};
 
+#[cfg(feature = "async")]
+use futures_util::future::{Either, select};
 use tokio::runtime::{Builder, Handle};
+#[cfg(feature = "async")]
+use tokio::sync::oneshot;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::connection::forks;
@@ -89,6 +98,25 @@ pub fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static)
 pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     drop(runtime()?.handle.spawn(future));
     Ok(())
+}
+
+/// Runs a future on `larder-replica` for a task of whichever runtime, once it is polled, and until it is dropped.
+///
+/// # Errors
+///
+/// The operating system refuses the thread, or the future panics.
+#[cfg(feature = "async")]
+pub(super) async fn run<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> io::Result<T> {
+    let (mut tell, told) = oneshot::channel();
+    spawn(async move {
+        let done = match select(pin!(future), pin!(tell.closed())).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => return,
+        };
+        short(move || drop(tell.send(done))).await;
+    })?;
+    told.await
+        .map_err(|_| io::Error::other("the thread larder-replica has ended"))
 }
 
 /// Runs long work on a `larder-ltx` thread. Its panic is the caller's.

@@ -6,10 +6,12 @@
 //!   after another.
 //! - **The writer thread** of the follower's engine runs these jobs (`apply.rs`). It alone writes to the database, to the
 //!   position and to `local`; and it makes the checkpoints, as for any store.
-//! - **Callers** of `wait_for` sleep until enough is reached, and ask the storage themselves whose it is (`wait.rs`).
+//! - **Callers** of `wait_for` and `wait_for_async` wait for a future on `larder-replica`, which waits until enough is
+//!   reached, and asks the storage whose it is (`wait.rs`).
 //!
 //! `reached` is held for a look or a change, and nothing is taken under it. Every change is followed by a notification of
-//! all who wait, who look again under the lock: no wake-up is lost. The permit of a `Notify` is kept until the task takes
+//! all who wait. A thread looks under the lock that it waits with; a future is among those who are notified (`told`)
+//! before it looks. So no wake-up is lost. The permit of a `Notify` is kept until the task takes
 //! it. The task waits for a job as a future, never with a lock; the writer thread waits for requests, which run on other
 //! threads, without a lock of SQLite, and never for the task, but for closing, by which time no job is left.
 
@@ -43,7 +45,10 @@ pub(crate) struct Following {
     pub(super) shared: Weak<Shared>,
     pub(super) telemetry: Arc<Telemetry>,
     reached: Mutex<Reached>,
-    pub(super) changed: Condvar,
+    /// Wakes the threads that wait for a change of it.
+    changed: Condvar,
+    /// The same for futures.
+    pub(super) told: Notify,
     /// How many wait for a transaction.
     waiting: AtomicUsize,
     /// Wakes the task that follows.
@@ -103,6 +108,7 @@ impl Following {
                 ended: true,
             }),
             changed: Condvar::new(),
+            told: Notify::new(),
             waiting: AtomicUsize::new(0),
             wake: Notify::new(),
             closing: OnceLock::new(),
@@ -117,6 +123,7 @@ impl Following {
     pub(super) fn reach<T>(&self, change: impl FnOnce(&mut Reached) -> T) -> T {
         let result = change(&mut self.reached());
         self.changed.notify_all();
+        self.told.notify_waiters();
         result
     }
 

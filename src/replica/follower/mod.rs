@@ -137,6 +137,46 @@ impl Follower {
         self.inner.following.wait_for(token, timeout)
     }
 
+    /// As [`wait_for`](Self::wait_for), but returns a future, which any runtime can poll: it needs no timer of that runtime,
+    /// and blocks none of its threads. It does nothing before its first poll, can be dropped at any time, and does not keep
+    /// the follower open.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let (path, copy, replica) = (folder.path().join("a.db"), folder.path().join("b.db"), folder.path().join("replica"));
+    /// # let url = replica.to_str().unwrap();
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Options::new().replicate_to(url).open(&path)?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY); INSERT INTO users VALUES (7)"))?;
+    /// # store.replica()?.flush(Duration::from_secs(10))?;
+    /// # let follower = larder::Follower::open(url, &copy)?;
+    /// # let token = store.replica()?.token();
+    /// follower.wait_for_async(token, Duration::from_secs(2)).await?;
+    /// let users: i64 = follower
+    ///     .read_async(|tx| tx.query_row("SELECT count(*) FROM users", [], |row| row.get(0)))
+    ///     .await?;
+    /// # assert_eq!(users, 1);
+    /// # follower.close()?;
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_for`](Self::wait_for).
+    #[cfg(feature = "async")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+    pub fn wait_for_async(&self, token: Token, timeout: Duration) -> impl Future<Output = Result<()>> + Send + use<> {
+        let (shared, following) = (Arc::clone(&self.engine().shared), Arc::clone(&self.inner.following));
+        async move {
+            if shared.queue.is_left() {
+                return Err(Error::forked());
+            }
+            following.wait_for_async(token, timeout).await
+        }
+    }
+
     /// Why the follower applies nothing any more: [`Error::Diverged`], if the replica is another one now, or another
     /// program has changed the database. `None` while it follows. For a health check: reads go on, and see no newer state.
     pub fn stopped(&self) -> Option<Error> {

@@ -19,9 +19,9 @@ use crate::replica::fence::{Fence, Opening};
 use crate::replica::ltx::Decoder;
 use crate::replica::restore::plan::Txid;
 use crate::replica::runtime;
-use crate::replica::storage::{Result as StorageResult, Txids, request};
+use crate::replica::storage::{Result as StorageResult, Storage, StorageError, Txids};
 use crate::replica::token::Token;
-use crate::runtime::sync::Instant;
+use crate::runtime::sync::{Arc, Instant};
 
 /// What becomes of a token that is not of the opening whose transaction was applied last.
 enum Verdict {
@@ -35,53 +35,74 @@ enum Verdict {
     Late,
 }
 
+/// What the database has of a token.
+enum Look {
+    Here,
+    NotYet,
+    /// Whose the transaction is has to be asked.
+    Ask {
+        maker: u64,
+        has: bool,
+        at: u64,
+    },
+}
+
 impl Following {
-    /// Waits until everything is here that a token stands for.
-    pub(super) fn wait_for(&self, token: Token, timeout: Duration) -> Result<(), Error> {
+    /// Waits until everything is here that a token stands for. Blocks its thread.
+    pub(super) fn wait_for(self: &Arc<Self>, token: Token, timeout: Duration) -> Result<(), Error> {
+        if let Look::Here = self.look(token, None)? {
+            return Ok(());
+        }
+        let this = Arc::clone(self);
+        let waited = runtime::wait(async move { this.until_here(token, timeout).await });
+        waited.map_err(|error| self.storage.no_thread(error))?
+    }
+
+    /// The same for a task. It waits no longer than until its future is dropped.
+    #[cfg(feature = "async")]
+    pub(super) async fn wait_for_async(self: Arc<Self>, token: Token, timeout: Duration) -> Result<(), Error> {
+        if let Look::Here = self.look(token, None)? {
+            return Ok(());
+        }
+        let this = Arc::clone(&self);
+        let waited = runtime::run(async move { this.until_here(token, timeout).await }).await;
+        waited.map_err(|error| self.storage.no_thread(error))?
+    }
+
+    /// On `larder-replica`.
+    async fn until_here(&self, token: Token, timeout: Duration) -> Result<(), Error> {
         let began = Instant::now();
+        let left = || timeout.saturating_sub(began.elapsed());
         let (mut waits, mut judged) = (None, None);
-        let mut reached = self.reached();
         loop {
-            let lineage = reached.position.lineage;
-            if lineage != token.lineage && lineage != 0 && token.lineage != 0 {
-                return Err(self.diverged(format!(
-                    "the token {token} is of another replica, and this one has the number {lineage:016x}. Follow the \
-                     replica of the primary that the token is from"
-                )));
-            }
-            let left = timeout.saturating_sub(began.elapsed());
-            let has = has(&token, &reached);
-            if token.opening == 0 || token.opening == reached.maker {
-                if has {
-                    return Ok(());
-                }
-            } else if judged != Some((reached.maker, has)) {
-                judged = Some((reached.maker, has));
-                let at = reached.position.txid;
-                drop(reached);
-                match self.judge(token, at, left)? {
-                    Verdict::From(first) if has && at >= first => return Ok(()),
-                    // The opening would have been known before its file was here.
-                    Verdict::Unknown if has => return Err(self.lost(token)),
-                    Verdict::Lost => return Err(self.lost(token)),
-                    Verdict::Late => return Err(self.behind(token, began.elapsed())),
-                    Verdict::From(_) if has => judged = None,
-                    Verdict::From(_) | Verdict::Unknown => {}
-                }
-                reached = self.reached();
-                if reached.position.txid != at {
-                    continue;
+            // Before the look: what changes after it wakes this.
+            let mut told = std::pin::pin!(self.told.notified());
+            told.as_mut().enable();
+            match self.look(token, judged)? {
+                Look::Here => return Ok(()),
+                Look::NotYet => {}
+                Look::Ask { maker, has, at } => {
+                    judged = Some((maker, has));
+                    match self.judge(token, at, left()).await? {
+                        Verdict::From(first) if has && at >= first => return Ok(()),
+                        // The opening would have been known before its file was here.
+                        Verdict::Unknown if has => return Err(self.lost(token)),
+                        Verdict::Lost => return Err(self.lost(token)),
+                        Verdict::Late => return Err(self.behind(token, began.elapsed())),
+                        Verdict::From(_) if has => judged = None,
+                        Verdict::From(_) | Verdict::Unknown => {}
+                    }
+                    // What was asked is told, too.
+                    told.set(self.told.notified());
+                    told.as_mut().enable();
+                    if self.position().txid != at {
+                        continue;
+                    }
                 }
             }
-            if let Some(problem) = reached.stopped.clone() {
-                return Err(self.diverged(problem));
-            }
-            if reached.ended {
-                return Err(Error::Closed);
-            }
-            let left = timeout.saturating_sub(began.elapsed());
+            self.goes_on()?;
+            let left = left();
             if left.is_zero() {
-                drop(reached);
                 return Err(self.behind(token, began.elapsed()));
             }
             if waits.is_none() {
@@ -89,8 +110,37 @@ impl Following {
                 waits = Some(self.awaits());
                 self.wake.notify_one();
             }
-            reached = self.changed.wait_timeout(reached, left).0;
+            let _ = tokio::time::timeout(left, told).await;
         }
+    }
+
+    /// `judged` is what was asked before.
+    fn look(&self, token: Token, judged: Option<(u64, bool)>) -> Result<Look, Error> {
+        let reached = self.reached();
+        let lineage = reached.position.lineage;
+        if lineage != token.lineage && lineage != 0 && token.lineage != 0 {
+            return Err(self.diverged(format!(
+                "the token {token} is of another replica, and this one has the number {lineage:016x}. Follow the replica of \
+                 the primary that the token is from"
+            )));
+        }
+        let (maker, has) = (reached.maker, has(&token, &reached));
+        Ok(if token.opening == 0 || token.opening == maker {
+            if has { Look::Here } else { Look::NotYet }
+        } else if judged == Some((maker, has)) {
+            Look::NotYet
+        } else {
+            let at = reached.position.txid;
+            Look::Ask { maker, has, at }
+        })
+    }
+
+    fn goes_on(&self) -> Result<(), Error> {
+        let reached = self.reached();
+        if let Some(problem) = &reached.stopped {
+            return Err(self.diverged(problem.clone()));
+        }
+        if reached.ended { Err(Error::Closed) } else { Ok(()) }
     }
 
     fn behind(&self, token: Token, waited: Duration) -> Error {
@@ -113,7 +163,7 @@ impl Following {
     }
 
     /// Whose the transaction of the token is. The follower had come to `at` before.
-    fn judge(&self, token: Token, at: u64, left: Duration) -> Result<Verdict, Error> {
+    async fn judge(&self, token: Token, at: u64, left: Duration) -> Result<Verdict, Error> {
         // What came after an opening stays so.
         let known = self.reached().openings.clone();
         if let Verdict::From(first) = among(&known, token)
@@ -121,27 +171,25 @@ impl Following {
         {
             return Ok(Verdict::From(first));
         }
-        let (storage, fence) = (self.storage.clone(), Fence::new(self.storage.clone(), 0));
-        let asked = request(&self.storage, async move {
-            let asking = async {
-                let owner = fence.owner().await?.map(|seen| seen.owner);
-                let Some(mut owner) = owner else { return Ok(None) };
-                // A claim that is entered and not made comes after none.
-                while let (Verdict::Lost, Some(next)) = (among(&owner.openings, token), after(&owner.openings, token)) {
-                    let (made, opening) = (owner.openings[next], maker(&storage, owner.openings[next].first).await?);
-                    let is_none = opening.is_none() && owner.before.is_some() && next + 1 == owner.openings.len();
-                    if opening != Some(token.opening) && !is_none {
-                        break;
-                    }
-                    owner.openings.retain(|opening| *opening != made);
+        let (storage, fence) = (&self.storage, Fence::new(self.storage.clone(), 0));
+        let asking = async {
+            let owner = fence.owner().await?.map(|seen| seen.owner);
+            let Some(mut owner) = owner else { return Ok(None) };
+            // A claim that is entered and not made comes after none.
+            while let (Verdict::Lost, Some(next)) = (among(&owner.openings, token), after(&owner.openings, token)) {
+                let (made, opening) = (owner.openings[next], maker(storage, owner.openings[next].first).await?);
+                let is_none = opening.is_none() && owner.before.is_some() && next + 1 == owner.openings.len();
+                if opening != Some(token.opening) && !is_none {
+                    break;
                 }
-                Ok(Some(owner))
-            };
-            match tokio::time::timeout(left, asking).await {
-                Ok(asked) => asked.map(Some),
-                Err(_) => Ok(None),
+                owner.openings.retain(|opening| *opening != made);
             }
-        })?;
+            Ok::<_, StorageError>(Some(owner))
+        };
+        let asked = match tokio::time::timeout(left, asking).await {
+            Ok(asked) => Some(asked?),
+            Err(_) => None,
+        };
         let Some(owner) = asked else {
             return Ok(Verdict::Late);
         };
@@ -177,7 +225,7 @@ fn among(openings: &[Opening], token: Token) -> Verdict {
 }
 
 /// The opening that has made that transaction, if it is still there by itself.
-async fn maker(storage: &crate::replica::storage::Storage, txid: u64) -> StorageResult<Option<u64>> {
+async fn maker(storage: &Storage, txid: u64) -> StorageResult<Option<u64>> {
     let opened = match storage.reader(0, Txids::one(txid)).await {
         Err(error) if error.is_not_found() => return Ok(None),
         other => other?,

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use larder::Store;
 use larder::rusqlite::Connection;
@@ -115,4 +117,64 @@ fn edge_demo_keeps_every_acknowledged_note() {
     for name in ["frankfurt", "london", "tokyo"] {
         assert_eq!(notes(&folder.join(name).join("app.db")), all, "{name}");
     }
+}
+
+/// A process of the example, which is killed in the end.
+struct Node {
+    process: Child,
+    address: String,
+}
+
+impl Node {
+    fn start(role: &str, database: &Path, replica: &Path) -> Self {
+        let mut command = Command::new(example("edge"));
+        command.arg(role).args([database, replica]).arg("127.0.0.1:0");
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let (_, address) = line.split_once(" at http://").expect("its address");
+        let (address, _) = address.split_once(',').expect("its address");
+        Self {
+            process,
+            address: address.to_owned(),
+        }
+    }
+
+    /// The answer's head and body.
+    fn post(&self, token: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let head =
+            format!("POST /notes HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n{token}content-length: 3\r\n\r\n");
+        stream.write_all(format!("{head}tea").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A write needs nothing that the follower lacks: it was answered with 503.
+#[test]
+fn write_on_a_late_follower_is_redirected() {
+    let folder = tempdir().unwrap();
+    let replica = folder.path().join("replica");
+    let primary = Node::start("primary", &folder.path().join("one/app.db"), &replica);
+    let answer = primary.post("");
+    let token = answer.lines().find_map(|line| line.strip_prefix("larder-token: "));
+    let lineage = token.expect("a write has a token").split('-').next().unwrap();
+    let follower = Node::start("follower", &folder.path().join("two/app.db"), &replica);
+    let answer = follower.post(&format!("larder-token: {lineage}-00000000000f4240\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 307"), "{answer}");
+    assert!(
+        answer.contains(&format!("location: http://{}/notes", primary.address)),
+        "{answer}"
+    );
 }

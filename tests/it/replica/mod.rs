@@ -38,6 +38,8 @@ pub(crate) mod storage;
 mod store;
 mod token;
 mod verify_every;
+#[cfg(feature = "async")]
+mod wait_async;
 mod when_full;
 
 use std::io::{self, Read};
