@@ -56,7 +56,11 @@ impl DatabaseFile {
         let place = Place::of(&absolute).map_err(|e| open_error(path, "its folder cannot be examined", e))?;
         let there = fs::symlink_metadata(&absolute).ok().map(|file| FileId::of(&file));
         let claim = Claim::take(place, there, owner, options.access, path, options.busy_timeout)?;
-        create(&absolute, path)?;
+        if options.create {
+            create(&absolute, path)?;
+        } else {
+            must_exist(&absolute, path)?;
+        }
         let metadata =
             fs::symlink_metadata(&absolute).map_err(|e| open_error(path, "its metadata cannot be read", e))?;
         let problem = if metadata.is_symlink() {
@@ -161,6 +165,20 @@ fn create(absolute: &Path, path: &Path) -> Result<()> {
             let remedy = said(&e).map_or(String::new(), |said| format!(" ({said})"));
             Err(open_error(path, &format!("it cannot be created{remedy}"), e))
         }
+    }
+}
+
+/// For a store that creates no file. A link without a target is refused as a link.
+pub(crate) fn must_exist(absolute: &Path, path: &Path) -> Result<()> {
+    match fs::symlink_metadata(absolute) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(open_error(
+            path,
+            "it does not exist, and Options::create(false) creates no file: check the path, and that its volume is \
+             mounted; or let Options::create(true) create it",
+            e,
+        )),
+        // Any other error is that of the next look.
+        _ => Ok(()),
     }
 }
 

@@ -211,6 +211,7 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
     // No other process has the copy.
     options.migration_timeout = Duration::from_millis(1);
     options.checkpoints = Checkpoints::Own;
+    options.create = true;
     options.on_connect = options.on_connect.map(OnConnect::for_copy);
     let patience = options.busy_timeout;
     match on {

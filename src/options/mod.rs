@@ -202,6 +202,7 @@ pub(crate) struct Settings {
     pub(crate) wal_hard_limit: Option<u64>,
     #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::size"))]
     pub(crate) journal_size_limit: u64,
+    pub(crate) create: bool,
     pub(crate) allow_unsupported_filesystem: bool,
     pub(crate) allow_linked_file: bool,
     #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
@@ -254,6 +255,7 @@ impl Default for Settings {
             wal_limit: 64 * MIB,
             wal_hard_limit: None,
             journal_size_limit: 64 * MIB,
+            create: true,
             allow_unsupported_filesystem: false,
             allow_linked_file: false,
             migration_timeout: Duration::from_secs(60),

@@ -65,6 +65,7 @@ use super::runtime;
 use super::spool::{Sealed, Spool, SpoolError};
 use super::storage::{self, FailureKind, Storage, StorageError, all_files, request};
 use super::wal::{HEADER_SIZE, WalHeader, WalScan};
+use crate::connection::file::must_exist;
 use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
 use crate::runtime::sync::Arc;
@@ -158,6 +159,9 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     let restores = replica.restore_if_missing || replica.on_divergence == OnDivergence::Restore;
     if is_missing && !restores {
         return Err(missing(&path, &storage, tip));
+    }
+    if !is_missing && !settings.create {
+        must_exist(&path, &path)?;
     }
     let spool = spool.map_or_else(open_spool, Ok)?;
     // On the disk before the replica has it as its owner: the store that opens after a power cut is the same.

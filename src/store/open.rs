@@ -138,6 +138,7 @@ impl Store {
 
     fn open_temp_with(options: Options) -> Result<Self> {
         options.validate()?;
+        options.validate_temp()?;
         let folder = TempFolder::new()?;
         let path = folder.database();
         Self::assemble(options, &path, Some(Arc::new(folder)))

@@ -7,9 +7,7 @@ use rusqlite::Connection;
 
 #[cfg(doc)]
 use crate::Store;
-#[cfg(any(doc, feature = "replicate"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::migrate::Migrations;
 use crate::options::{Access, AutoVacuum, Checkpoints, Durability, OnConnect, Role, Settings};
 #[cfg(doc)]
@@ -61,6 +59,26 @@ impl Options {
     /// `sqlite3` shell or Litestream can open the file while the service runs.
     pub fn access(mut self, access: Access) -> Self {
         self.settings.access = access;
+        self
+    }
+
+    /// Whether a missing file is created. The default is `true`. With `false` the database must exist: a path that is
+    /// wrong, or a volume that is not mounted, is [`Error::Open`] instead of an empty database, and nothing is created.
+    /// A file without a byte exists: it is a database without tables.
+    ///
+    /// With `ReplicaOptions::restore_if_missing` a missing file is restored; if the replica is empty, opening fails.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("app.db");
+    /// use larder::Options;
+    ///
+    /// let error = Options::new().create(false).open(&path).unwrap_err();
+    /// assert!(error.to_string().contains("it does not exist"));
+    /// assert!(!path.exists());
+    /// ```
+    pub fn create(mut self, create: bool) -> Self {
+        self.settings.create = create;
         self
     }
 
@@ -488,6 +506,17 @@ impl Options {
             Some(_) => self.settings.busy_timeout.max(self.settings.migration_timeout),
             None => self.settings.busy_timeout,
         }
+    }
+
+    /// Checks what a new temporary database cannot have.
+    pub(crate) fn validate_temp(&self) -> Result<()> {
+        if self.settings.create {
+            return Ok(());
+        }
+        Err(Error::Options {
+            option: "create",
+            problem: "a temporary database is always a new one: leave it out, or open a path".into(),
+        })
     }
 
     /// Checks every value.

@@ -57,6 +57,8 @@ pub(crate) fn open(settings: Settings, options: &FollowerOptions, path: &Path) -
         // Other processes may read the file, and SQLite's index shows what they have written.
         access: Access::Shared,
         follows: true,
+        // A follower that is new makes its file.
+        create: true,
         ..settings
     };
     let path = absolute(path);

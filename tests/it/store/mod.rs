@@ -8,6 +8,7 @@ mod closing;
 #[cfg(feature = "async")]
 mod closing_async;
 mod errors;
+mod existing;
 mod known_schemas;
 mod limits;
 mod model;
