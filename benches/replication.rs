@@ -96,6 +96,7 @@ fn writes(run: &Run, data: &Data, load_name: &str, durability: Durability, load:
         let off = data.store("off.db", options);
         let written = pair(run, &name, load, (&on, caught_up), &off);
         cost(&before, &files(&replica), written);
+        sealing(&on);
         drop((on, off));
         delete(&[&replica, &data.folder().join("on.db-replica")]);
     }
@@ -231,6 +232,19 @@ fn cost(before: &BTreeMap<PathBuf, u64>, after: &BTreeMap<PathBuf, u64>, writes:
         new.iter().sum::<u64>() as f64 / 1e6,
         new.len() as f64 / millions,
         new.iter().sum::<u64>() as f64 / 1e6 / millions
+    );
+}
+
+/// The time that the writer itself gave to the replica.
+fn sealing(store: &Store) {
+    let time = store.stats().replica.expect("it is replicated").writer_time;
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    println!(
+        "    the writer before a checkpoint: p50 {:.0} us, p99 {:.0} us, worst {:.0} us, {} times",
+        micros(time.p50),
+        micros(time.p99),
+        micros(time.max),
+        time.count
     );
 }
 

@@ -1024,7 +1024,9 @@ impl LogKeeper for Replication {
     }
 
     fn before_checkpoint(&self, must: bool) -> bool {
+        let began = Instant::now();
         let may = self.keep_for_checkpoint(must);
+        self.figures().kept_by_writer(began.elapsed());
         self.tell();
         may
     }

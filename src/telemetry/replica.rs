@@ -14,6 +14,7 @@ use crate::runtime::sync::Mutex;
 pub(crate) struct ReplicaFigures {
     state: Mutex<Option<State>>,
     upload_time: Amounts,
+    writer_time: Amounts,
     /// The replies that wait for the replica.
     held: AtomicUsize,
     acknowledgement_time: Amounts,
@@ -175,6 +176,11 @@ impl ReplicaFigures {
         });
     }
 
+    /// The writer has kept the log before a checkpoint.
+    pub(crate) fn kept_by_writer(&self, time: Duration) {
+        self.writer_time.add_time(time);
+    }
+
     pub(crate) fn uploaded(&self, txid: u64, bytes: u64, time: Duration, spool_bytes: u64) {
         self.upload_time.add_time(time);
         self.change(|state| {
@@ -261,6 +267,7 @@ impl ReplicaFigures {
             uploaded_bytes: state.uploaded_bytes,
             failed_uploads: state.failed_uploads,
             upload_time: self.upload_time.latency(),
+            writer_time: self.writer_time.latency(),
             waiting_writes: self.held.load(Relaxed),
             acknowledgement_time: self.acknowledgement_time.latency(),
             rebases: state.rebases,

@@ -167,6 +167,8 @@ pub struct ReplicaStats {
     pub failed_uploads: u64,
     /// Duration of an upload.
     pub upload_time: Latency,
+    /// How long the writer was kept from its writes before a checkpoint, to copy what was not copied yet.
+    pub writer_time: Latency,
     /// Number of writes that are committed and wait for the replica
     /// ([`Durability::Replicated`](crate::Durability::Replicated)).
     pub waiting_writes: usize,
