@@ -8,7 +8,7 @@
 //! | file | spool | replica | then |
 //! |---|---|---|---|
 //! | none | none | empty | the database is created; transaction 1 has every page |
-//! | none | none | has data | [`Error::Diverged`], or a restore if the options say so |
+//! | none | none | has data | [`Error::Diverged`], or a restore if the options say so; without an owner only to take over |
 //! | none | there | ends at the position or before it | the same; what the spool has beyond the replica is added |
 //! | none | there | ends behind the position | [`Error::Diverged`] |
 //! | there | none | empty | transaction 1 has every page |
@@ -38,6 +38,11 @@
 //! write, or be gone: opening fails with [`Error::ReplicaInUse`], which names it, and only `take_over` claims the replica.
 //! If it was this spool's own store, which was killed, opening claims by itself: a copy of the volume may still run as
 //! that store. The claim is the first upload; for a database that goes on from its position it is page 1 once more.
+//!
+//! A replica without an owner was written by another program, which no fence stops, and whether that still runs cannot be
+//! known: the daemon of Litestream leaves no word as it ends, and the time of its last upload says nothing of an idle
+//! database. So a store that has not written it restores it only to take over. A file that goes on from it shows itself
+//! that the daemon has been where it is (`daemon.rs`).
 //!
 //! [`prepare`] runs before SQLite opens the file, because opening may create it; [`Prepared::attach`] runs after that.
 
@@ -203,6 +208,7 @@ impl Prepared {
         let restores = self.replica.on_divergence == OnDivergence::Restore && self.tip() > 0;
         match self.go_on_from_replica(path, settings, is_missing) {
             Err(Error::Diverged { problem, .. }) if restores => {
+                self.refuse_unowned()?;
                 self.set_aside(path, &problem)?;
                 self.restore(path, settings)
             }
@@ -213,6 +219,7 @@ impl Prepared {
     fn go_on_from_replica(&mut self, path: &Path, settings: &Settings, is_missing: bool) -> Result<()> {
         self.refuse_other_history(path, is_missing)?;
         if is_missing {
+            self.refuse_unowned()?;
             return self.restore(path, settings);
         }
         self.follow_other_program(path)?;
@@ -435,6 +442,34 @@ impl Prepared {
                 UNIX_EPOCH => "it has not uploaded anything yet".to_owned(),
                 at => format!("its last upload was at {}", date::utc(at)),
             },
+        })
+    }
+
+    /// Refuses to restore a replica that another program may still write, unless it is to be taken over.
+    fn refuse_unowned(&self) -> Result<()> {
+        let Ok(There {
+            owner: None,
+            tip: 1..,
+            at,
+            ..
+        }) = self.there
+        else {
+            return Ok(());
+        };
+        // What this spool has is of a store that wrote it.
+        if self.replica.take_over || self.position.is_some_and(|position| position.lineage != 0) {
+            return Ok(());
+        }
+        Err(Error::Replica {
+            what: format!(
+                "it has no owner, so a program that is not larder may write to it, such as the daemon of Litestream, and \
+                 nothing would keep it from going on: there would be two primaries. Its last upload was at {}. Stop that \
+                 program for good, and then start once with ReplicaOptions::take_over(true)",
+                date::utc(at)
+            ),
+            url: self.storage.to_string(),
+            retryable: false,
+            source: None,
         })
     }
 

@@ -230,6 +230,60 @@ fn database_of_a_branch_goes_on_with_it() {
     close(store);
 }
 
+/// As the daemon of Litestream leaves a replica, which says nothing of whether it still runs.
+#[test]
+fn replica_without_an_owner_is_restored_to_take_over() {
+    for has_file in [false, true] {
+        let place = Place::new();
+        let store = place.open();
+        fill(&store, 7);
+        close(store);
+        fs::remove_file(place.replica().join("larder/owner.json")).unwrap();
+        let path = place.database().with_file_name("new.db");
+        if has_file {
+            let store = Store::open(&path).unwrap();
+            fill(&store, 3);
+            store.close().unwrap();
+        }
+        let replica = restores(&place).restore_if_missing(true);
+        let error = Options::new().replicate_to(replica.clone()).open(&path).unwrap_err();
+        assert!(matches!(error, Error::Replica { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("such as the daemon of Litestream"), "{text}");
+        assert!(text.contains("take_over(true)"), "{text}");
+        assert_eq!(path.exists(), has_file, "nothing was changed");
+        assert!(!place.replica().join("larder/owner.json").exists());
+        let store = Options::new()
+            .replicate_to(replica.take_over(true))
+            .open(&path)
+            .unwrap();
+        assert_eq!(rows(&store), 7);
+        fill(&store, 1);
+        close(store);
+        // From now on it has an owner.
+        let store = Options::new()
+            .replicate_to(restores(&place).restore_if_missing(true))
+            .open(path.with_extension("again"))
+            .unwrap();
+        assert_eq!(rows(&store), 8);
+        close(store);
+    }
+}
+
+/// Its owner was deleted, and the folder beside the database shows whose it is.
+#[test]
+fn own_replica_without_an_owner_is_restored() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 7);
+    close(store);
+    fs::remove_file(place.replica().join("larder/owner.json")).unwrap();
+    fs::remove_file(place.database()).unwrap();
+    let store = open(&place);
+    assert_eq!(rows(&store), 7);
+    close(store);
+}
+
 #[test]
 fn emptied_replica_restores_nothing() {
     let place = Place::new();
