@@ -141,11 +141,11 @@ impl<'r> Snapshot<'r> {
         }
         let ended = Instant::now();
         let over = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
-        let result = match (over, result) {
-            // With its statement.
-            (Some(_), interrupted @ Err(Error::Interrupted { .. })) => interrupted,
-            (Some(over), _) => Err(over.with_site(|| self.activity.site())),
-            (None, result) => result,
+        let result = match over {
+            // That of the closure has its statement.
+            Some(_) if matches!(result, Err(Error::Interrupted { .. })) => result,
+            Some(over) => Err(over.with_site(|| self.activity.site())),
+            None => result,
         };
         let lasted = ended - mem::replace(&mut self.since, ended);
         if let Some(site) = self.site {

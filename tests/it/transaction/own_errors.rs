@@ -457,3 +457,40 @@ fn own_errors_count_as_errors_of_the_application() {
     assert!(error.is_retryable(), "{error:?}");
     assert_eq!(error.outcome(), Outcome::NotStarted);
 }
+
+#[cfg(feature = "replicate")]
+#[test]
+fn own_errors_of_followers_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = folder.path().join("replica");
+    let replica = replica.to_str().unwrap();
+    let store = Options::new()
+        .replicate_to(replica)
+        .open(folder.path().join("app.db"))
+        .unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))
+        .unwrap();
+    store.replica().unwrap().flush(crate::support::child::PATIENCE).unwrap();
+    let follower = larder::Follower::open(replica, folder.path().join("follower.db")).unwrap();
+    let gone = |tx: &larder::ReadTx<'_>| match tx.exists("SELECT 1 FROM t", [])? {
+        true => Ok(()),
+        false => Err(AppError::OutOfStock(2)),
+    };
+    is_own(follower.query(gone));
+    is_own(follower.query_with(ReadOptions::new().label("stock"), gone));
+    let missing = follower.query(|tx| Ok::<_, AppError>(tx.exists("SELECT 1 FROM missing", [])?));
+    assert!(
+        matches!(missing, Err(AppError::Db(Error::Sqlite { .. }))),
+        "{missing:?}"
+    );
+    #[cfg(feature = "async")]
+    {
+        is_own(futures_executor::block_on(follower.query_async(gone)));
+        is_own(futures_executor::block_on(
+            follower.query_async_with(ReadOptions::new(), gone),
+        ));
+    }
+    follower.close().unwrap();
+    store.close().unwrap();
+}
