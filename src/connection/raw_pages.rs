@@ -9,6 +9,11 @@
 //!
 //! SQLite counts page 1 up as it writes it, so its bytes 24 to 27 and 92 to 95 are not those that were given. It does
 //! not parse the pages that change in its cache, so the cache is let go before the connection reads a table.
+//!
+//! Page 1 has the cookie of the schema, which each statement compares as it begins. If it is another one, SQLite reads the
+//! schema: in the middle of the transaction from pages half of which are parsed as they were, and with the number of pages
+//! that there were, so that a table on a new page would be "malformed database schema". So page 1 goes in last, the cut
+//! comes after it, which a further page would undo, and the cookie after both, by `PRAGMA schema_version`.
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, Statement};
@@ -18,6 +23,9 @@ use super::{c_api, open_memory};
 /// The change counter of the database, and the copy of it that says for which version its size is valid,
 /// <https://sqlite.org/fileformat2.html#file_change_counter>.
 const COUNTERS: [std::ops::Range<usize>; 2] = [24..28, 92..96];
+
+/// "The schema cookie", <https://sqlite.org/fileformat2.html#schema_cookie>.
+const COOKIE: std::ops::Range<usize> = 40..44;
 
 /// "The read version and the write version", 2 in WAL mode, <https://sqlite.org/fileformat2.html#file_format_version_numbers>.
 const VERSIONS: std::ops::Range<usize> = 18..20;
@@ -30,11 +38,16 @@ pub(crate) fn are_writable() -> bool {
 
 /// The pages of the main database, in the transaction that is open.
 pub(crate) struct RawPages<'c> {
+    conn: &'c Connection,
     write: Statement<'c>,
     read: Statement<'c>,
+    /// What page 1 becomes.
+    first: Option<Vec<u8>>,
+    /// The page from which on the database is cut off.
+    cut: Option<i64>,
 }
 
-/// Runs `f`, which may write pages. The connection has an open transaction.
+/// Runs `f`, which may write pages, and writes page 1 after it. The connection has an open transaction.
 pub(crate) fn with_pages<T, E: From<rusqlite::Error>>(
     conn: &Connection,
     f: impl FnOnce(&mut RawPages<'_>) -> Result<T, E>,
@@ -43,10 +56,15 @@ pub(crate) fn with_pages<T, E: From<rusqlite::Error>>(
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
     let _defended = Defended(conn);
     let mut pages = RawPages {
+        conn,
         write: conn.prepare("INSERT INTO main.sqlite_dbpage(pgno, data) VALUES (?1, ?2)")?,
         read: conn.prepare("SELECT data FROM main.sqlite_dbpage WHERE pgno = ?1")?,
+        first: None,
+        cut: None,
     };
-    f(&mut pages)
+    let result = f(&mut pages)?;
+    pages.finish()?;
+    Ok(result)
 }
 
 /// Lets go the pages that the connection has cached. No transaction is open.
@@ -66,10 +84,12 @@ impl Drop for Defended<'_> {
 impl RawPages<'_> {
     /// Writes a page, beyond the end of the database, too. The versions in page 1 stay those of WAL mode.
     pub(crate) fn write(&mut self, number: u32, contents: &mut [u8]) -> rusqlite::Result<()> {
-        if number == 1 {
-            contents[VERSIONS].fill(WAL);
+        if number != 1 {
+            return self.write.execute((number, &*contents)).map(drop);
         }
-        self.write.execute((number, &*contents)).map(drop)
+        contents[VERSIONS].fill(WAL);
+        self.first = Some(contents.to_vec());
+        Ok(())
     }
 
     /// A page of the database as the transaction began.
@@ -77,10 +97,32 @@ impl RawPages<'_> {
         self.read.query_row([number], |row| row.get(0))
     }
 
-    /// Cuts the database to so many pages. No page may be written after that.
-    pub(crate) fn cut_to(&mut self, pages: u32) -> rusqlite::Result<()> {
-        // "If the data column is NULL, then .. that page and all subsequent pages are truncated".
-        self.write.execute((i64::from(pages) + 1, None::<&[u8]>)).map(drop)
+    /// Cuts the database to so many pages, in the end.
+    pub(crate) fn cut_to(&mut self, pages: u32) {
+        self.cut = Some(i64::from(pages) + 1);
+    }
+
+    fn finish(&mut self) -> rusqlite::Result<()> {
+        let mut cookie = None;
+        if let Some(mut first) = self.first.take() {
+            let there: i32 = self
+                .conn
+                .query_row("PRAGMA main.schema_version", [], |row| row.get(0))?;
+            let wanted = first[COOKIE].try_into().map(i32::from_be_bytes).expect("four bytes");
+            cookie = Some(wanted).filter(|wanted| *wanted != there);
+            first[COOKIE].copy_from_slice(&there.to_be_bytes());
+            self.write.execute((1, first))?;
+        }
+        if let Some(from) = self.cut.take() {
+            // "If the data column is NULL, then .. that page and all subsequent pages are truncated".
+            self.write.execute((from, None::<&[u8]>))?;
+        }
+        match cookie {
+            Some(cookie) => self
+                .conn
+                .execute_batch(&format!("PRAGMA main.schema_version = {cookie}")),
+            None => Ok(()),
+        }
     }
 
     /// Whether the page has these contents, but for what SQLite counts. A page beyond the end that the database had as the
@@ -138,7 +180,8 @@ mod tests {
                 for (number, page) in (1..).zip(database.chunks(4096)) {
                     pages.write(number, &mut page.to_vec())?;
                 }
-                pages.cut_to((database.len() / 4096) as u32)
+                pages.cut_to((database.len() / 4096) as u32);
+                Ok(())
             })
             .unwrap();
             to.execute_batch("COMMIT").unwrap();
@@ -162,6 +205,38 @@ mod tests {
                 .unwrap()
             };
             assert_eq!(rows(&to), rows(&from));
+            let check: String = to.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            assert_eq!(check, "ok");
+        }
+        // Tables come, each with a new page, and go. The schema is known, and page 1 is not in the cache.
+        for change in [
+            "CREATE TABLE a(n)",
+            "CREATE TABLE b(n); CREATE TABLE c(n)",
+            "DROP TABLE a",
+            "CREATE INDEX i ON b(n)",
+        ] {
+            to.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+            forget_cached(&to).unwrap();
+            from.execute_batch(change).unwrap();
+            from.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+                .unwrap();
+            let database = std::fs::read(folder.path().join("from.db")).unwrap();
+            to.execute_batch("BEGIN IMMEDIATE").unwrap();
+            with_pages::<_, rusqlite::Error>(&to, |pages| {
+                for (number, page) in (1..).zip(database.chunks(4096)) {
+                    pages.write(number, &mut page.to_vec())?;
+                }
+                Ok(())
+            })
+            .unwrap_or_else(|error| panic!("{change}: {error}"));
+            to.execute_batch("COMMIT").unwrap();
+            forget_cached(&to).unwrap();
+            let names = |conn: &Connection| -> Vec<String> {
+                let mut names = conn.prepare("SELECT name FROM sqlite_schema ORDER BY name").unwrap();
+                let names = names.query_map([], |row| row.get(0)).unwrap();
+                names.map(Result::unwrap).collect()
+            };
+            assert_eq!(names(&to), names(&from), "{change}");
             let check: String = to.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
             assert_eq!(check, "ok");
         }

@@ -151,7 +151,7 @@ impl Following {
                 written.last = Some(header);
                 written.bytes += file.size;
             }
-            written.was_cut = size.cut(pages)?;
+            written.was_cut = size.cut(pages);
             Ok(())
         })?;
         if beyond.into_iter().any(|page| page <= size.pages) {
@@ -295,13 +295,13 @@ impl Size {
         self.pages = pages;
     }
 
-    /// Cuts the database to its size, and returns whether it was larger. No page may be written after that.
-    pub(super) fn cut(&self, pages: &mut RawPages<'_>) -> Result<bool, Trouble> {
+    /// Cuts the database to its size, and returns whether it was larger.
+    pub(super) fn cut(&self, pages: &mut RawPages<'_>) -> bool {
         let is_larger = self.largest > self.pages;
         if is_larger {
-            pages.cut_to(self.pages)?;
+            pages.cut_to(self.pages);
         }
-        Ok(is_larger)
+        is_larger
     }
 }
 

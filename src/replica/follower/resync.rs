@@ -178,7 +178,7 @@ impl Following {
                 written.pages += 1;
             }
             size.set(header.commit);
-            written.was_cut = size.cut(pages)?;
+            written.was_cut = size.cut(pages);
             Ok(())
         })?;
         Ok(written)

@@ -13,6 +13,7 @@ use larder::{Error, FollowerOptions, Store};
 use super::follower::{close, copy, follow, of, options, resyncs, rows, upload};
 use super::litestream::put;
 use super::store::{Place, copy_folder};
+use crate::support::log;
 
 fn beside(place: &Place, ending: &str) -> PathBuf {
     let mut name = copy(place).into_os_string();
@@ -158,6 +159,31 @@ fn merged_transaction_is_found_by_who_waits() {
     let token = store.replica().unwrap().token();
     follower.wait_for(token, Duration::from_secs(20)).unwrap();
     assert_eq!(rows(&follower), 25);
+    close(&follower);
+    super::store::close(store);
+}
+
+/// Each on a page of its own: the transaction that has it is applied at the first try.
+#[test]
+fn new_tables_are_followed_at_once() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    let follower = follow(&place);
+    for n in 0..6 {
+        let sql = match n % 3 {
+            2 => format!("DROP TABLE t{}", n - 1),
+            _ => format!("CREATE TABLE t{n}(a); CREATE INDEX i{n} ON t{n}(a)"),
+        };
+        store.write(move |tx| tx.execute_batch(&sql)).unwrap();
+        super::follower::catch_up(&store, &follower);
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE name GLOB 't[0-9]'";
+        let count = |tx: &larder::ReadTx<'_>| tx.query_row(tables, [], |row| row.get::<_, u32>(0));
+        assert_eq!(follower.read(count).unwrap(), store.read(count).unwrap());
+    }
+    let path = copy(&place).display().to_string();
+    let failed = log::events(|event| event.message.contains("could not go on") && event.mentions(&path));
+    assert!(failed.is_empty(), "{failed:?}");
     close(&follower);
     super::store::close(store);
 }
