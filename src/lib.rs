@@ -163,7 +163,7 @@ pub use self::telemetry::alert::{Alert, AlertKind};
 pub use self::telemetry::histogram::{Distribution, Latency};
 pub use self::telemetry::stats::{
     Activity, CallSiteStats, Checkpoint, DatabaseStats, FollowerStats, LastBackup, LastVerify, Operation,
-    PageCacheStats, ReaderStats, ReplicaState, ReplicaStats, StatementStats, Stats,
+    PageCacheStats, ReadOnly, ReaderStats, ReplicaState, ReplicaStats, StatementStats, Stats,
 };
 
 /// The README's example compiles.

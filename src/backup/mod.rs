@@ -418,7 +418,9 @@ fn make_report(
     let copy = unfinished.create("copy.db").map_err(failed)?;
     let fingerprint = dedicated
         .with_conn(|conn| copier.copy(conn, dedicated.interrupt(), &copy))
-        .map_err(failed)?;
+        .map_err(failed);
+    dedicated.unchanged()?;
+    let fingerprint = fingerprint?;
     dedicated.end();
     let wal_pinned_for = pinning.elapsed();
     let (copy, copied) = copier.finish(&unfinished, copy, fingerprint).map_err(failed)?;

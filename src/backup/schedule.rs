@@ -60,6 +60,13 @@ impl BackupSchedule {
         static SCHEDULES: AtomicU64 = AtomicU64::new(1);
         let site = CallSite::new(None, Location::caller());
         check(interval, keep)?;
+        if engine.options.read_only {
+            // The series of a database has a file beside it.
+            return Err(Error::ReadOnly {
+                path: engine.path().into(),
+                call: "backup_every",
+            });
+        }
         if source.readers.is_left() {
             return Err(Error::forked());
         }

@@ -174,6 +174,32 @@ fn denied(file: &Path, name: &str, metadata: &Metadata) -> Option<String> {
     None
 }
 
+/// Whether SQLite can create its files beside the database.
+pub(super) fn may_create_beside(path: &Path) -> bool {
+    path.parent()
+        .is_none_or(|folder| may(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok())
+}
+
+pub(super) fn may_write(path: &Path) -> bool {
+    may(path, Access::WRITE_OK).is_ok()
+}
+
+/// The first of the files that a store reads and this process may not read.
+pub(super) fn unreadable(path: &Path) -> Option<String> {
+    [("", "the file"), ("-wal", "its -wal")]
+        .into_iter()
+        .find_map(|(suffix, name)| {
+            let mut file = path.as_os_str().to_owned();
+            file.push(suffix);
+            let metadata = fs::symlink_metadata(&file).ok()?;
+            let error = may(file.as_ref(), Access::READ_OK).err()?;
+            let about = about(error, &metadata);
+            Some(format!(
+                "this process may not read {name} ({about}): check owner and mode"
+            ))
+        })
+}
+
 /// What this process may do by its effective user. Any other error is none of permissions.
 fn may(path: &Path, access: Access) -> Result<(), Errno> {
     match accessat(CWD, path, access, AtFlags::EACCESS) {

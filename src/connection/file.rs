@@ -48,7 +48,9 @@ impl DatabaseFile {
     pub(crate) fn prepare(path: &Path, options: &Settings, owner: u64) -> Result<Self> {
         let absolute = absolute(path)?;
         let folder = absolute.parent().unwrap_or(Path::new("/"));
-        check_writable(folder, path)?;
+        if !options.read_only {
+            check_writable(folder, path)?;
+        }
         check_name(&absolute, folder, path)?;
         if !options.allow_unsupported_filesystem {
             check_filesystem(folder, path)?;
@@ -56,10 +58,10 @@ impl DatabaseFile {
         let place = Place::of(&absolute).map_err(|e| open_error(path, "its folder cannot be examined", e))?;
         let there = fs::symlink_metadata(&absolute).ok().map(|file| FileId::of(&file));
         let claim = Claim::take(place, there, owner, options.access, path, options.busy_timeout)?;
-        if options.create {
+        if options.creates() {
             create(&absolute, path)?;
         } else {
-            must_exist(&absolute, path)?;
+            must_exist(&absolute, path, options)?;
         }
         let metadata =
             fs::symlink_metadata(&absolute).map_err(|e| open_error(path, "its metadata cannot be read", e))?;
@@ -169,14 +171,15 @@ fn create(absolute: &Path, path: &Path) -> Result<()> {
 }
 
 /// For a store that creates no file. A link without a target is refused as a link.
-pub(crate) fn must_exist(absolute: &Path, path: &Path) -> Result<()> {
+pub(crate) fn must_exist(absolute: &Path, path: &Path, options: &Settings) -> Result<()> {
+    let problem = if options.read_only {
+        "it does not exist, and Options::read_only(true) creates no file: check the path, and that its volume is mounted"
+    } else {
+        "it does not exist, and Options::create(false) creates no file: check the path, and that its volume is mounted; or \
+         let Options::create(true) create it"
+    };
     match fs::symlink_metadata(absolute) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(open_error(
-            path,
-            "it does not exist, and Options::create(false) creates no file: check the path, and that its volume is \
-             mounted; or let Options::create(true) create it",
-            e,
-        )),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(open_error(path, problem, e)),
         // Any other error is that of the next look.
         _ => Ok(()),
     }

@@ -31,10 +31,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::file::FileId;
+use crate::options::Access;
 use crate::runtime::fork::Process;
 use crate::runtime::process_mutex::ProcessMutex;
 use crate::runtime::sync::{Arc, MutexGuard};
@@ -87,13 +88,36 @@ fn descriptor(path: &Path, expected: FileId) -> io::Result<Arc<File>> {
         return Ok(file);
     }
     drop(kept);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(nofollow())
-        .open(path)?;
-    keep(file)?;
+    keep(open(path)?)?;
     find(&mut lock()).ok_or_else(|| io::Error::other("another file has taken its place"))
+}
+
+/// Opens a file to lock it. A store that only reads may not be able to write it, and a read lock needs no more.
+fn open(path: &Path) -> io::Result<File> {
+    let by = |write| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(write).custom_flags(nofollow()).open(path)
+    };
+    by(true).or_else(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => by(false),
+        _ => Err(error),
+    })
+}
+
+/// Whether the header of a database says that it is in WAL mode, by the descriptor that is kept.
+pub(crate) fn is_in_wal_mode(path: &Path, id: FileId) -> io::Result<bool> {
+    let file = descriptor(path, id)?;
+    let mut header = [0; 20];
+    let read = file.read_exact_at(&mut header, 0);
+    give_back(&file, |_| {});
+    Ok(read.is_ok() && header.starts_with(b"SQLite format 3\0") && header[18..] == [2, 2])
+}
+
+/// Whether the process may write the file.
+#[cfg(target_os = "linux")]
+fn is_writable(path: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
 
 /// Removes one user. The last user releases the lock.
@@ -171,7 +195,7 @@ mod linux {
     #[derive(Debug)]
     pub(crate) struct FileLocks {
         database: Arc<File>,
-        /// `Some` if other processes may open the file.
+        /// `Some` if other processes may open the file, and this one may write the index.
         index: Option<Arc<File>>,
     }
 
@@ -182,17 +206,23 @@ mod linux {
         pub(crate) fn take(
             database: (&Path, FileId),
             index: Option<(&Path, FileId)>,
+            access: Access,
             until: Instant,
         ) -> io::Result<Option<Self>> {
+            // SQLite takes a `-shm` that it cannot write for one in use if there is a lock on it, and for a left one if
+            // there is none: the lock must not be ours.
+            let index = index.filter(|(path, _)| is_writable(path));
             let mut locks = Self {
                 database: descriptor(database.0, database.1)?,
                 index: None,
             };
             locks.index = index.map(|(path, id)| descriptor(path, id)).transpose()?;
-            let taken = match &locks.index {
-                Some(index) => take(&locks.database, SHARED, libc::F_RDLCK, until)
-                    .and_then(|()| take(index, DEAD_MANS_SWITCH, libc::F_RDLCK, until)),
-                None => take(&locks.database, PENDING, libc::F_WRLCK, until),
+            let taken = match access {
+                Access::Exclusive => take(&locks.database, PENDING, libc::F_WRLCK, until),
+                Access::Shared => take(&locks.database, SHARED, libc::F_RDLCK, until).and_then(|()| {
+                    let index = locks.index.as_ref();
+                    index.map_or(Ok(()), |index| take(index, DEAD_MANS_SWITCH, libc::F_RDLCK, until))
+                }),
             };
             match taken {
                 Ok(()) => Ok(Some(locks)),
@@ -319,6 +349,7 @@ mod other {
         pub(crate) fn take(
             _database: (&Path, FileId),
             _index: Option<(&Path, FileId)>,
+            _access: Access,
             _until: Instant,
         ) -> io::Result<Option<Self>> {
             Ok(None)

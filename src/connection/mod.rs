@@ -24,6 +24,7 @@ pub(crate) mod open_files;
 mod pragma;
 #[cfg(feature = "replicate")]
 pub(crate) mod raw_pages;
+mod read_only;
 pub(crate) mod sql_text;
 pub(crate) mod stored_sql;
 pub(crate) mod temp_folder;
@@ -64,6 +65,7 @@ use crate::options::{Access, Role, Settings};
 use crate::runtime::clock::later;
 use crate::runtime::panic::caught;
 use crate::telemetry::event::event;
+use crate::telemetry::stats::ReadOnly;
 
 /// The first SQLite without the bug that can corrupt the index of a full-text table.
 pub(crate) const FULL_TEXT_MENDED: i32 = 3_054_000;
@@ -260,14 +262,61 @@ fn temporary_objects(conn: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     names.collect()
 }
 
-/// The factory of reading connections: `r2d2_sqlite`'s manager with read-only flags.
-pub(crate) fn reader_source(path: &Path) -> SqliteConnectionManager {
-    SqliteConnectionManager::file(path).with_flags(
-        OpenFlags::SQLITE_OPEN_READ_ONLY
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX
-            | OpenFlags::SQLITE_OPEN_NOFOLLOW
-            | OpenFlags::SQLITE_OPEN_EXRESCODE,
-    )
+/// The factory of connections that read the files.
+pub(crate) fn reader_source(file: &OpenFile) -> SqliteConnectionManager {
+    read_only::source(file.path(), file.read_only())
+}
+
+/// The settings of the connections to a snapshot, which map no memory.
+pub(crate) fn seen_with(options: &Settings, seen: ReadOnly) -> Settings {
+    let mmap_size = match seen {
+        ReadOnly::Live => options.mmap_size,
+        ReadOnly::Snapshot | ReadOnly::SnapshotWithLog => 0,
+    };
+    Settings {
+        mmap_size,
+        ..options.clone()
+    }
+}
+
+/// Opens the first connection of a store that only reads, and finds out how it can be read (`read_only.rs`).
+pub(crate) fn open_only_to_read(
+    file: &DatabaseFile,
+    options: &Settings,
+    patience: Duration,
+) -> Result<(Arc<OpenFile>, GuardedConnection)> {
+    let path = &file.path;
+    if let Some(problem) = cause::unreadable(path) {
+        return Err(refuse(path, &problem));
+    }
+    let connect = |seen| {
+        connect_reader(
+            &read_only::source(path, Some(seen)),
+            path,
+            Some(seen),
+            options,
+            patience,
+        )
+    };
+    let as_snapshot = |(seen, frozen)| -> Result<_> { Ok((seen, Some(frozen), connect(seen)?)) };
+    let (seen, frozen, (conn, hooks)) = match read_only::of_others(file)? {
+        Some(snapshot) => as_snapshot(snapshot),
+        None => match connect(ReadOnly::Live) {
+            Ok(connected) => Ok((ReadOnly::Live, None, connected)),
+            Err(error) => read_only::snapshot(path, &error)?.map_or(Err(error), as_snapshot),
+        },
+    }?;
+    let has_log = seen == ReadOnly::Live && read_back(&conn, "journal_mode").map_err(Error::not_started)? == "wal";
+    let until = later(Instant::now(), patience);
+    let open_file = OpenFile::only_to_read(file, seen, frozen, has_log, until)?;
+    open_file.unchanged()?;
+    let lease = open_file.lease().ok_or(Error::Closed)?;
+    if !options.double_quoted_strings {
+        warn_about_strings(&conn, path);
+    }
+    hint_at_memory_management(&conn);
+    let reader = configure_reader(conn, lease, &seen_with(options, seen), hooks)?;
+    Ok((open_file, reader))
 }
 
 /// Opens a reading connection.
@@ -280,13 +329,45 @@ pub(crate) fn open_reader(
     let path = file.path();
     let lease = file.lease().ok_or(Error::Closed)?;
     file.compare()?;
-    let conn = source.connect().map_err(|e| explain_open(path, e))?;
+    let (conn, hooks) = connect_reader(source, path, file.read_only(), options, patience)?;
     // Redeclared after the connection, so an error from here on releases the lease before the connection closes.
     let lease = lease;
-    let hooks = prepare(&conn, options, Role::Reader, patience)?;
-    first_look(&conn, path)?;
     // By now SQLite has opened the file and the WAL by name, so the comparisons before and after cover both opens.
     file.compare()?;
+    configure_reader(conn, lease, options, hooks)
+}
+
+/// Opens a connection that reads, up to the first look at the file. `seen` as for a store that only reads.
+fn connect_reader(
+    source: &SqliteConnectionManager,
+    path: &Path,
+    seen: Option<ReadOnly>,
+    options: &Settings,
+    patience: Duration,
+) -> Result<(Connection, OwnHooks)> {
+    let conn = source.connect().map_err(|e| explain_open(path, e))?;
+    if seen.is_some() {
+        // Without locks, closing would move the log into the file.
+        set_checkpoint_at_close(&conn, false)?;
+    }
+    if seen == Some(ReadOnly::SnapshotWithLog) {
+        // "In exclusive locking mode, the wal-index is kept in heap memory", <https://sqlite.org/wal.html#noshm>. Set
+        // before `on_connect`, which may read the file.
+        set(&conn, "locking_mode", "exclusive")?;
+    }
+    let hooks = prepare(&conn, options, Role::Reader, patience)?;
+    match read_back(&conn, "journal_mode") {
+        Ok(_) => Ok((conn, hooks)),
+        Err(e) if seen.is_some() && extended_code(&e) == Some(ffi::SQLITE_READONLY_ROLLBACK) => {
+            Err(read_only::hot_journal(path))
+        }
+        Err(e) => Err(explain_open(path, e)),
+    }
+}
+
+fn configure_reader(conn: Connection, lease: Lease, options: &Settings, hooks: OwnHooks) -> Result<GuardedConnection> {
+    // Redeclared so that an error drops them in the right order.
+    let (conn, lease) = (conn, lease);
     set_common(&conn, options, hooks.trusts_schema())?;
     // A read-only connection can still write another file, by `VACUUM INTO` or `ATTACH`.
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)

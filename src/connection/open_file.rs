@@ -26,18 +26,24 @@ use rusqlite::ffi;
 use super::file::{DatabaseFile, FileId};
 use super::file_lock::{FileLocks, LockedFile};
 use super::open_files::Claim;
+use super::read_only::Frozen;
 use super::wal_index::WalIndex;
 use crate::error::{Error, Result};
 use crate::options::Access;
 use crate::runtime::fork::Process;
 use crate::runtime::sync::{Arc, Mutex, MutexGuard, Weak};
 use crate::telemetry::event::event;
+use crate::telemetry::stats::ReadOnly;
 
 /// The files that a store has open.
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     path: PathBuf,
     files: Vec<Known>,
+    /// What a store that only reads sees. `None` for one that writes.
+    read_only: Option<ReadOnly>,
+    /// The files of a snapshot, on which there are no locks.
+    frozen: Option<Frozen>,
     /// Only the leases keep the claim alive: a closed store has none, even if its handle lives on.
     claim: Weak<Claim>,
     /// The process that owns the connections and locks.
@@ -168,6 +174,36 @@ impl OpenFile {
             // The WAL index is on the heap.
             Access::Exclusive => &[SqliteFile::Log],
         };
+        Self::of(file, sidecars)?.locked(access, until)
+    }
+
+    /// As [`new`](Self::new), for a store that only reads. `has_log` if SQLite reads a WAL by its index. In rollback mode
+    /// a lock would keep other processes from writing, and a snapshot has none.
+    pub(crate) fn only_to_read(
+        file: &DatabaseFile,
+        seen: ReadOnly,
+        frozen: Option<Frozen>,
+        has_log: bool,
+        until: Instant,
+    ) -> Result<Arc<Self>> {
+        let sidecars: &[SqliteFile] = if has_log {
+            &[SqliteFile::Log, SqliteFile::Index]
+        } else {
+            &[]
+        };
+        let open = Self {
+            read_only: Some(seen),
+            frozen,
+            ..Self::of(file, sidecars)?
+        };
+        if has_log {
+            return open.locked(Access::Shared, until);
+        }
+        open.compare()?;
+        Ok(Arc::new(open))
+    }
+
+    fn of(file: &DatabaseFile, sidecars: &[SqliteFile]) -> Result<Self> {
         let mut files = vec![Known {
             file: SqliteFile::Database,
             path: file.path.clone(),
@@ -189,23 +225,28 @@ impl OpenFile {
                 id,
             });
         }
-        let open = Self {
+        Ok(Self {
             path: file.path.clone(),
             files,
+            read_only: None,
+            frozen: None,
             claim: Arc::downgrade(&file.claim),
             process: Process::current(),
             index: OnceLock::new(),
             state: Mutex::default(),
-        };
-        open.compare()?;
-        open.lock().locks = open.take_locks(until)?;
-        if let Some(index) = open.lock().locks.as_ref().and_then(FileLocks::index) {
-            let _ = open.index.set(index);
-        }
-        Ok(Arc::new(open))
+        })
     }
 
-    fn take_locks(&self, until: Instant) -> Result<Option<FileLocks>> {
+    fn locked(self, access: Access, until: Instant) -> Result<Arc<Self>> {
+        self.compare()?;
+        self.lock().locks = self.take_locks(access, until)?;
+        if let Some(index) = self.lock().locks.as_ref().and_then(FileLocks::index) {
+            let _ = self.index.set(index);
+        }
+        Ok(Arc::new(self))
+    }
+
+    fn take_locks(&self, access: Access, until: Instant) -> Result<Option<FileLocks>> {
         let of = |wanted| {
             let known = self.files.iter().find(|known| known.file == wanted)?;
             Some((known.path.as_path(), known.id))
@@ -213,7 +254,7 @@ impl OpenFile {
         let Some(database) = of(SqliteFile::Database) else {
             return Ok(None);
         };
-        let locks = FileLocks::take(database, of(SqliteFile::Index), until)
+        let locks = FileLocks::take(database, of(SqliteFile::Index), access, until)
             .map_err(|error| open_error(&self.path, "its lock cannot be taken".to_owned(), error))?;
         if locks.is_none() {
             event!(
@@ -226,6 +267,17 @@ impl OpenFile {
             );
         }
         Ok(locks)
+    }
+
+    /// What a store that only reads sees. `None` for one that writes.
+    pub(crate) fn read_only(&self) -> Option<ReadOnly> {
+        self.read_only
+    }
+
+    /// Checks that the files of a snapshot are as they were when it was opened. Before and after each read: SQLite has no
+    /// locks on them.
+    pub(crate) fn unchanged(&self) -> Result<()> {
+        self.frozen.as_ref().map_or(Ok(()), |frozen| frozen.compare(&self.path))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -331,6 +383,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// The files, until the release.
+    pub(crate) fn file(&self) -> Option<&Arc<OpenFile>> {
+        self.file.as_ref()
+    }
+
     /// The connection that has closed was the writing one.
     pub(crate) fn writer_closed(&self) {
         self.claim.writer_closed();

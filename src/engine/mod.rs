@@ -18,7 +18,7 @@ use rusqlite::Connection;
 use crate::connection::file::DatabaseFile;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::temp_folder::{self, TempFolder};
-use crate::connection::{check_sqlite, open_writer, read_back};
+use crate::connection::{check_sqlite, open_only_to_read, open_writer, read_back, seen_with};
 use crate::error::{Error, Outcome, Result};
 use crate::monitor::watchdog::Watchdog;
 use crate::options::{Durability, ReadOptions, Settings, WhenFull, WriteOptions};
@@ -31,6 +31,7 @@ use crate::runtime::timer;
 use crate::telemetry::Telemetry;
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
+use crate::telemetry::stats::ReadOnly;
 use crate::transaction::{ReadTx, WriteTx};
 use crate::write::context::{Exclusive, WriteOrder, Writes, no_replica};
 use crate::write::log_keeper::LogKeeper;
@@ -67,7 +68,7 @@ impl Engine {
     ) -> Result<Self> {
         let options = Settings {
             keeps_log: keep_log.is_some(),
-            ..options
+            ..options.in_effect()
         };
         if options.durability == Durability::Replicated && !options.keeps_log {
             return Err(no_replica());
@@ -77,11 +78,19 @@ impl Engine {
         timer::start().map_err(|error| Error::no_thread(path, "its timer", error))?;
         let id = STORES.fetch_add(1, Relaxed);
         let file = DatabaseFile::prepare(path, &options, id)?;
-        temp_folder::tidy(file.path.parent().unwrap_or(Path::new("/")));
-        let (open_file, writer) = open_writer(&file, &options, patience)?;
+        let (open_file, writer) = if options.read_only {
+            open_only_to_read(&file, &options, patience)?
+        } else {
+            temp_folder::tidy(file.path.parent().unwrap_or(Path::new("/")));
+            open_writer(&file, &options, patience)?
+        };
+        let options = open_file
+            .read_only()
+            .map_or_else(|| options.clone(), |seen| seen_with(&options, seen));
         // From here on the connections hold the claim.
         drop(file);
         let page_size = read_back(&writer.conn, "page_size")?;
+        let journal_mode = read_back(&writer.conn, "journal_mode")?;
         let spin = AdaptiveSpin::new(options.spin_time);
         let queue = JobQueue::new(Writes, options.queue_capacity, 1, spin);
         let shared = Arc::new(Shared::new(Arc::clone(&open_file), queue));
@@ -112,7 +121,7 @@ impl Engine {
             seat,
             _folder: folder,
         };
-        engine.report_open(&page_size);
+        engine.report_open(&page_size, &journal_mode);
         Ok(engine)
     }
 
@@ -206,7 +215,7 @@ impl Engine {
         }
     }
 
-    fn report_open(&self, page_size: &str) {
+    fn report_open(&self, page_size: &str, journal_mode: &str) {
         let options = &self.options;
         event!(
             info,
@@ -216,7 +225,8 @@ impl Engine {
                 sqlite = rusqlite::version(),
                 access = ?options.access,
                 durability = ?options.durability,
-                journal_mode = "wal",
+                journal_mode,
+                read_only = self.shared.file.read_only().map(ReadOnly::name),
                 page_size,
                 readers = options.readers,
                 queue_capacity = options.queue_capacity,

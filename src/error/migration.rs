@@ -82,6 +82,20 @@ pub enum MigrationError {
         kept: usize,
     },
 
+    /// A migration is pending, and the store only reads ([`Options::read_only`](crate::Options::read_only)).
+    #[error(
+        "migration {file} is pending ({pending} in all), and Options::read_only(true) applies none: start the process that \
+         migrates the database first, or open it with Migrations::at_open(false)"
+    )]
+    Pending {
+        /// The file, or version and name of a migration from a list.
+        file: String,
+        /// Its version.
+        version: u64,
+        /// The number of pending migrations.
+        pending: usize,
+    },
+
     /// The database has been migrated by a newer version of the program.
     #[error(
         "the database has migration {version}, but the newest migration of this program is {newest}: run the newer \

@@ -258,6 +258,34 @@ pub enum Error {
         source: Arc<rusqlite::Error>,
     },
 
+    /// The store was opened with [`Options::read_only`](crate::Options::read_only), and the call writes. It did not start.
+    #[error(
+        "{call} is refused, because {} was opened with Options::read_only(true): write by a store without that option, in \
+         the process that owns the database",
+        path.display()
+    )]
+    ReadOnly {
+        /// The database file.
+        path: PathBuf,
+        /// The method that was called, without the suffix `_with`.
+        call: &'static str,
+    },
+
+    /// The files of a snapshot ([`ReadOnly::Snapshot`](crate::ReadOnly::Snapshot)) have changed since it was opened, so
+    /// what was read may be torn. Every further read fails, too.
+    #[error(
+        "{} was changed by another process since {} was opened as a snapshot, without locks, so what was read may be torn: \
+         open it again",
+        changed.display(),
+        path.display()
+    )]
+    SnapshotChanged {
+        /// The database file.
+        path: PathBuf,
+        /// The file that was changed: the database, its `-wal`, `-shm` or `-journal`.
+        changed: PathBuf,
+    },
+
     /// Another process has taken the replica of this store over
     /// (`Options::replicate_to`), so this store is no longer its primary. Reads go on, and
     /// every write fails. What was committed here and is not in the replica is in this file alone.
@@ -595,6 +623,8 @@ impl Error {
             | Error::QueueTimeout { .. }
             | Error::ReadQueueTimeout { .. }
             | Error::Poisoned { .. }
+            | Error::ReadOnly { .. }
+            | Error::SnapshotChanged { .. }
             | Error::Fenced { .. }
             | Error::Diverged { .. }
             | Error::Behind { .. }
@@ -802,6 +832,8 @@ impl Error {
             Error::RolledBack { .. } => "rolled_back",
             Error::CommitUnknown { .. } => "commit_unknown",
             Error::Poisoned { .. } => "poisoned",
+            Error::ReadOnly { .. } => "read_only",
+            Error::SnapshotChanged { .. } => "snapshot_changed",
             Error::Fenced { .. } => "fenced",
             Error::Diverged { .. } => "diverged",
             Error::ReplicaInUse { .. } => "replica_in_use",

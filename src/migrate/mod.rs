@@ -107,6 +107,29 @@ pub(crate) fn to_newest(engine: &Engine, set: &Migrations) -> Result<MigrationRe
     to(engine, set, Target::Newest)
 }
 
+/// For a store that only reads: refuses a database that lacks a migration of the set, as code for a newer schema would
+/// read an older one.
+pub(crate) fn refuse_pending(engine: &Engine, set: &Migrations) -> Result<()> {
+    let (next, pending) = read(engine, |tx| {
+        let mut record = Record::of(tx, set)?;
+        if let Some(adoption) = Adoption::find(tx, set, &record)? {
+            record.applied = adoption.as_applied();
+        }
+        if let Some(unfinished) = record.unfinished(set) {
+            return Err(unfinished.into());
+        }
+        let next = set.next(&record.applied, Target::Newest)?;
+        let first = set.pending(&record.applied).next();
+        let file = first.map_or(String::new(), |migration| migration.file.clone());
+        let version = first.map_or(0, |migration| migration.version);
+        Ok((next.map(|_| (file, version)), set.pending(&record.applied).count()))
+    })?;
+    match next {
+        None => Ok(()),
+        Some((file, version)) => Err(MigrationError::Pending { file, version, pending }.into()),
+    }
+}
+
 /// Migrates to a version, up or down.
 pub(crate) fn to_version(engine: &Engine, set: &Migrations, version: u64) -> Result<MigrationReport> {
     to(engine, set, Target::Version(version))
@@ -201,6 +224,8 @@ fn drive(
 pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<MigrationReport> {
     let folder = match on {
         DryRun::Schema => TempFolder::new()?,
+        // Nothing is created beside a database that is only read.
+        DryRun::Backup if engine.options.read_only => TempFolder::new()?,
         DryRun::Backup => TempFolder::beside(engine.path())?,
     };
     let path = folder.database();
@@ -212,6 +237,7 @@ pub(crate) fn dry_run(engine: &Engine, set: &Migrations, on: DryRun) -> Result<M
     options.migration_timeout = Duration::from_millis(1);
     options.checkpoints = Checkpoints::Own;
     options.create = true;
+    options.read_only = false;
     options.on_connect = options.on_connect.map(OnConnect::for_copy);
     let patience = options.busy_timeout;
     match on {

@@ -30,6 +30,7 @@ impl Stats {
             wal_bytes,
             largest_wal_bytes: counted.largest_wal_bytes.max(wal_bytes),
             database,
+            read_only: shared.file.read_only(),
             queued: writes.length(),
             deepest_queue: writes.deepest(),
             running_write: telemetry.writing.activity(),

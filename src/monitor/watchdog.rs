@@ -390,6 +390,10 @@ impl Sampler {
     }
 
     fn room(&self) -> Option<(u64, u64)> {
+        // Nothing is written, and a read-only file system is always full.
+        if self.options.read_only {
+            return None;
+        }
         let Space { available, total } = space(self.shared.path.parent()?)?;
         Some((available, too_few(total, self.options.wal_limit)))
     }

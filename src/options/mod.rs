@@ -95,7 +95,7 @@ pub enum AutoVacuum {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
-    /// The writing connection. A store has one.
+    /// The writing connection. A store has one, or none with [`Options::read_only`](crate::Options::read_only).
     Writer,
     /// A read-only connection: one of the pool, that of a backup, or one that a reader thread uses to detect new
     /// commits.
@@ -203,6 +203,7 @@ pub(crate) struct Settings {
     #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::size"))]
     pub(crate) journal_size_limit: u64,
     pub(crate) create: bool,
+    pub(crate) read_only: bool,
     pub(crate) allow_unsupported_filesystem: bool,
     pub(crate) allow_linked_file: bool,
     #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
@@ -256,6 +257,7 @@ impl Default for Settings {
             wal_hard_limit: None,
             journal_size_limit: 64 * MIB,
             create: true,
+            read_only: false,
             allow_unsupported_filesystem: false,
             allow_linked_file: false,
             migration_timeout: Duration::from_secs(60),
@@ -330,6 +332,15 @@ impl Settings {
         if self.checkpoints == Checkpoints::Left {
             self.validate_left_checkpoints()?;
         }
+        if self.read_only && self.access == Access::Exclusive {
+            let problem = "true cannot be used with Access::Exclusive, which locks the file for a process that writes: use \
+                           Access::Shared";
+            return wrong("read_only", problem.to_owned());
+        }
+        if self.read_only && self.durability == Durability::Replicated {
+            let problem = "true cannot be used with Durability::Replicated: nothing is written";
+            return wrong("read_only", problem.to_owned());
+        }
         let interval = self.monitor_interval;
         if !interval.is_zero() && !(MILLISECOND..=DAY).contains(&interval) {
             let problem = format!("{interval:?} is out of range: zero, or from {MILLISECOND:?} to {DAY:?}");
@@ -338,9 +349,26 @@ impl Settings {
         Ok(())
     }
 
+    /// The settings with which a store that only reads is run: nothing of it is about a log that others move.
+    pub(crate) fn in_effect(self) -> Self {
+        if self.read_only {
+            Self {
+                checkpoints: Checkpoints::Left,
+                ..self
+            }
+        } else {
+            self
+        }
+    }
+
+    /// Whether a missing file is created.
+    pub(crate) fn creates(&self) -> bool {
+        self.create && !self.read_only
+    }
+
     /// Whether SQLite may make a checkpoint as the last connection closes.
     pub(crate) fn closes_with_checkpoint(&self) -> bool {
-        !self.keeps_log && self.checkpoints == Checkpoints::Own
+        !self.keeps_log && !self.read_only && self.checkpoints == Checkpoints::Own
     }
 
     fn validate_left_checkpoints(&self) -> Result<()> {

@@ -40,6 +40,7 @@ impl Readers {
     /// [`Error::Closed`], or the reason why the database cannot be read.
     pub(crate) fn dedicated(&self, site: CallSite) -> Result<DedicatedReader> {
         let dedicated = DedicatedReader::open(self, self.options.busy_timeout, Some(site))?;
+        dedicated.unchanged()?;
         let begun = dedicated.with_conn(|conn| begin_snapshot(conn).map_err(|error| explained(conn, error)));
         begun.map_err(Error::not_started)?;
         Ok(dedicated)
@@ -69,7 +70,7 @@ impl DedicatedReader {
             Some(site) => registration.activity().begin_internal(Instant::now(), site),
             None => registration.release(),
         }
-        let source = reader_source(&readers.path);
+        let source = reader_source(&readers.file);
         let opened = open_reader(&source, &readers.file, &readers.options, patience)?;
         let GuardedConnection {
             lease,
@@ -92,6 +93,11 @@ impl DedicatedReader {
     pub(crate) fn with_conn<T>(&self, f: impl FnOnce(&Connection) -> T) -> T {
         let conn = self.conn.as_ref().expect("it is there until its snapshot ends");
         self.guard.as_internal(|| f(conn))
+    }
+
+    /// Checks the files of a snapshot without locks: [`OpenFile::unchanged`](crate::connection::open_file::OpenFile).
+    pub(crate) fn unchanged(&self) -> Result<()> {
+        self.lease.file().map_or(Ok(()), |file| file.unchanged())
     }
 
     /// The handle that interrupts this connection's SQL.

@@ -119,7 +119,7 @@ impl Readers {
         let active = Arc::new(ActiveReaders::default());
         let manager = Manager {
             telemetry: Arc::clone(telemetry),
-            source: reader_source(file.path()),
+            source: reader_source(file),
             file: Arc::clone(file),
             options: options.clone(),
             active: Arc::clone(&active),

@@ -69,6 +69,7 @@ impl<'r> Snapshot<'r> {
     }
 
     fn begin_transaction(self) -> Result<Self> {
+        self.readers.file.unchanged()?;
         self.run_internal(Control::BeginRead).map_err(Error::not_started)?;
         Ok(self)
     }
@@ -147,6 +148,7 @@ impl<'r> Snapshot<'r> {
             Some(over) => Err(over.with_site(|| self.activity.site())),
             None => result,
         };
+        let result = self.as_opened(result);
         let lasted = ended - mem::replace(&mut self.since, ended);
         if let Some(site) = self.site {
             let usage = &self.sites[site];
@@ -187,9 +189,16 @@ impl<'r> Snapshot<'r> {
         f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         self.raw_access = true;
-        self.guard
+        let result = self
+            .guard
             .as_internal(|| f(self.conn, self.interrupt).map_err(|error| explained(self.conn, error)))
-            .map_err(Error::not_started)
+            .map_err(Error::not_started);
+        self.as_opened(result)
+    }
+
+    /// The result of a read, unless the files that it has read have changed and are not locked.
+    fn as_opened<T>(&self, result: Result<T>) -> Result<T> {
+        self.readers.file.unchanged().and(result)
     }
 
     /// Runs larder's own queries, without a time limit.
@@ -203,7 +212,7 @@ impl<'r> Snapshot<'r> {
             // For the same reason as in `read`.
             drop(self.conn.prepare(""));
         }
-        result
+        self.as_opened(result)
     }
 
     /// Runs a statement before a closure can prepare one. SQLite detects a changed schema when it runs a statement, not

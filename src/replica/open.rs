@@ -166,7 +166,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         return Err(missing(&path, &storage, tip));
     }
     if !is_missing && !settings.create {
-        must_exist(&path, &path)?;
+        must_exist(&path, &path, settings)?;
     }
     let spool = spool.map_or_else(open_spool, Ok)?;
     // On the disk before the replica has it as its owner: the store that opens after a power cut is the same.

@@ -54,6 +54,7 @@ impl Options {
     /// - The other errors of [`Options::open`].
     pub fn follow(self, replica: impl Into<FollowerOptions>, path: impl AsRef<Path>) -> Result<Follower> {
         self.validate()?;
+        self.refuse_read_only("follow: a follower writes its primary's pages, and nothing else; leave it out")?;
         follower::open(self.settings, &replica.into(), path.as_ref())
     }
 }
@@ -268,6 +269,7 @@ impl Follower {
     /// - The errors of [`Options::open`]. Open the store with `options` again, or follow the replica with this file.
     pub fn promote(self, options: Options) -> Result<Store> {
         options.validate()?;
+        options.refuse_read_only("promote: a primary writes")?;
         let followed = || ReplicaOptions::to(self.inner.options.url.clone());
         let replica = options.replica.clone().unwrap_or_else(followed);
         self.claim(&replica, CLAIM_PATIENCE)?;

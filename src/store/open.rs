@@ -159,7 +159,11 @@ impl Store {
         if let Some(migrations) = &migrations
             && migrations.are_made_at_open()
         {
-            migrate::to_newest(&engine, migrations)?;
+            if engine.options.read_only {
+                migrate::refuse_pending(&engine, migrations)?;
+            } else {
+                migrate::to_newest(&engine, migrations)?;
+            }
         }
         // The last migration may have left the writer with a setting that could not be restored.
         if let Some(poisoned) = engine.shared.poison() {

@@ -82,6 +82,47 @@ impl Options {
         self
     }
 
+    /// Only reads: for a dashboard, an image in a container, a mounted snapshot, a database that another process writes.
+    /// The default is `false`. Nothing is created, migrated, checkpointed or maintained; the file may lack the permission
+    /// to write, and its file system may be mounted read-only. Every call that writes is
+    /// [`Error::ReadOnly`]. [`on_connect`](Self::on_connect) is called with [`Role::Reader`] only.
+    ///
+    /// [`Stats::read_only`](crate::Stats::read_only) and the event of opening say what is seen:
+    ///
+    /// - [`ReadOnly::Live`](crate::ReadOnly::Live): each commit of the processes that write. In WAL mode SQLite then uses
+    ///   its `-wal` and `-shm`, and creates them empty where they are missing and the folder can be written: by them
+    ///   processes see one another.
+    /// - [`ReadOnly::Snapshot`](crate::ReadOnly::Snapshot) and
+    ///   [`ReadOnly::SnapshotWithLog`](crate::ReadOnly::SnapshotWithLog): the files as they are, if SQLite lacks one of
+    ///   them and cannot create it, or if this process may not write the database: what it creates, others could not use.
+    ///   SQLite takes no locks there. So each read looks whether the files have changed, and
+    ///   fails with [`Error::SnapshotChanged`] if they have. [`mmap_size`](Self::mmap_size) is 0.
+    ///
+    /// With [`migrations`](Self::migrations), opening fails with
+    /// [`MigrationError::Pending`](crate::MigrationError::Pending) if one is pending, unless
+    /// [`Migrations::at_open`] is `false`. It fails with [`Error::Options`] together with [`Access::Exclusive`],
+    /// `replicate_to`, or [`open_temp`](Self::open_temp).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("app.db");
+    /// # let service = larder::Store::open(&path)?;
+    /// # service.write(|tx| tx.execute_batch("CREATE TABLE users(name TEXT) STRICT"))?;
+    /// # service.close()?; drop(service);
+    /// use larder::{Error, Options};
+    ///
+    /// let store = Options::new().read_only(true).open(&path)?;
+    /// let users: i64 = store.read(|tx| tx.scalar("SELECT count(*) FROM users", []))?;
+    /// let refused = store.write(|tx| tx.execute("DELETE FROM users", []));
+    /// assert!(matches!(refused, Err(Error::ReadOnly { .. })));
+    /// # assert_eq!(users, 0);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.settings.read_only = read_only;
+        self
+    }
+
     /// Page size of a new file, in bytes. The default is 4096, the block size of most file systems. A power of two from
     /// 512 to 65536. An existing file keeps its page size. PRAGMA: `page_size`.
     pub fn page_size(mut self, bytes: u64) -> Self {
@@ -508,14 +549,28 @@ impl Options {
         }
     }
 
-    /// Checks what a new temporary database cannot have.
-    pub(crate) fn validate_temp(&self) -> Result<()> {
-        if self.settings.create {
+    /// Refuses the option with a call that needs a file which can be written.
+    #[cfg(feature = "replicate")]
+    pub(crate) fn refuse_read_only(&self, call: &str) -> Result<()> {
+        if !self.settings.read_only {
             return Ok(());
         }
         Err(Error::Options {
-            option: "create",
-            problem: "a temporary database is always a new one: leave it out, or open a path".into(),
+            option: "read_only",
+            problem: format!("true cannot be used with {call}"),
+        })
+    }
+
+    /// Checks what a new temporary database cannot have.
+    pub(crate) fn validate_temp(&self) -> Result<()> {
+        let option = match &self.settings {
+            settings if settings.read_only => "read_only",
+            settings if !settings.create => "create",
+            _ => return Ok(()),
+        };
+        Err(Error::Options {
+            option,
+            problem: "a temporary database is always a new one: leave the option out, or open a path".into(),
         })
     }
 
@@ -524,6 +579,15 @@ impl Options {
         self.settings.validate()?;
         if let Some(migrations) = &self.migrations {
             migrations.validate()?;
+        }
+        #[cfg(feature = "replicate")]
+        if self.replica.is_some() && self.settings.read_only {
+            return Err(Error::Options {
+                option: "read_only",
+                problem: "true cannot be used with replicate_to, which uploads what the store writes, nor with \
+                          restore_if_missing: use Store::restore_from first, or follow the replica"
+                    .into(),
+            });
         }
         #[cfg(feature = "replicate")]
         if self.replica.is_some() && self.settings.checkpoints == Checkpoints::Left {

@@ -98,8 +98,36 @@ pub struct Stats {
     pub replica: Option<ReplicaStats>,
     /// What a follower has reached; `None` for a store.
     pub follower: Option<FollowerStats>,
+    /// What a store with [`Options::read_only`](crate::Options::read_only) sees; `None` for one that writes.
+    pub read_only: Option<ReadOnly>,
     /// The active alerts, oldest first.
     pub alerts: Vec<Alert>,
+}
+
+/// What a store sees that was opened with [`Options::read_only`](crate::Options::read_only).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+pub enum ReadOnly {
+    /// Each read sees the newest commit of any process.
+    Live,
+    /// The database file as it was at opening. There is no `-wal`, none can be created, and no process has the file open
+    /// to write. If it changes all the same, reads fail with [`Error::SnapshotChanged`](crate::Error::SnapshotChanged).
+    Snapshot,
+    /// As `Snapshot`, with the commits in the `-wal` beside it: a copy of the files of a running service, or of a process
+    /// that was killed.
+    SnapshotWithLog,
+}
+
+impl ReadOnly {
+    /// Its name in events.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Snapshot => "snapshot",
+            Self::SnapshotWithLog => "snapshot_with_log",
+        }
+    }
 }
 
 /// A checkpoint: one attempt to move the WAL into the database file. See [`Stats::last_checkpoint`].

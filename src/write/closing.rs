@@ -29,10 +29,15 @@ pub struct CloseReport {
 /// Why the WAL is kept where another process makes the checkpoints.
 pub(super) const LEFT: &str = "Options::checkpoints leaves the checkpoints to another process";
 
+/// Why a store that only reads leaves the WAL as it is.
+pub(super) const ONLY_READ: &str = "Options::read_only writes nothing, so the files are left as they are";
+
 impl CloseReport {
     /// Whether the WAL was kept, and not because the options say so.
     pub(crate) fn failed_to_truncate(&self) -> bool {
-        self.wal_kept_because.as_deref().is_some_and(|reason| reason != LEFT)
+        self.wal_kept_because
+            .as_deref()
+            .is_some_and(|reason| ![LEFT, ONLY_READ].contains(&reason))
     }
 }
 

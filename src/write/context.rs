@@ -228,6 +228,9 @@ impl Shared {
     /// Refuses a call that cannot be served.
     fn check(&self, call: &'static str) -> Result<()> {
         self.queue.check_caller(call)?;
+        if let Some(only_reads) = self.only_reads(call) {
+            return Err(only_reads);
+        }
         if let Some(poisoned) = self.poison() {
             self.queue.count_poisoned();
             return Err(poisoned);

@@ -55,7 +55,7 @@ impl IdleMaintenance {
 impl Writer {
     /// When maintenance is due, if there is no write before.
     pub(super) fn idle_due(&self, now: Instant) -> Option<Instant> {
-        if self.shared.poison.get().is_some() {
+        if self.shared.poison.get().is_some() || self.options.read_only {
             return None;
         }
         let idle = self.last_used + IDLE;

@@ -27,6 +27,12 @@
 //! Each submitted job gets exactly one reply: the job is in the queue, in line, in `carried` or in `group`. Each of
 //! these finishes the job or drops it, and a dropped job replies (`queue/job.rs`). Only `reply` sends the reply of a
 //! successful write, after COMMIT has returned.
+//!
+//! # A store that only reads
+//!
+//! With `Options::read_only` the writer's connection is one that reads, `Shared::check` refuses every job before it is
+//! queued, and the thread sleeps until closing: no maintenance is due, and no checkpoint. It reads the settings and the
+//! size as the store opens, and drains the readers as it closes.
 
 mod checkpointer;
 pub(crate) mod closing;
@@ -128,6 +134,14 @@ impl Shared {
             keeper.poisoned();
         }
         is_first
+    }
+
+    /// The error of every write to a store that only reads.
+    fn only_reads(&self, call: &'static str) -> Option<Error> {
+        self.file.read_only().map(|_| Error::ReadOnly {
+            path: self.path.clone(),
+            call,
+        })
     }
 
     /// The error of every write after a disk error, after the files were changed from outside, or after the store was

@@ -89,6 +89,9 @@ impl Writer {
     /// Waits for the reads, then empties the log. Returns the reason if the log is kept.
     fn finish_log(&mut self, deadline: Instant) -> Option<String> {
         let read = self.readers.close(deadline);
+        if self.options.read_only {
+            return Some(read.err().unwrap_or_else(|| closing::ONLY_READ.to_owned()));
+        }
         if self.shared.poison.get().is_some() {
             let why = match self.shared.stopped.get() {
                 Some(_) => "the store took no more writes, because of its replica, so the log is left as it is",

@@ -253,7 +253,7 @@ impl Writer {
     /// Moves the log into the open database file, if the watchdog requests it: the log, or the database, has lost its
     /// name, and content that only the log holds would be lost with this process.
     pub(super) fn save_log_if_wanted(&mut self) {
-        if !self.shared.log_wants_saving.swap(false, Ordering::AcqRel) {
+        if !self.shared.log_wants_saving.swap(false, Ordering::AcqRel) || self.options.read_only {
             return;
         }
         let shared = Arc::clone(&self.shared);

@@ -52,7 +52,7 @@ pub(crate) fn of(known: Known<'_>) -> Vec<Finding> {
         Checkpoints::Left => LastHour::default(),
     };
     findings.extend(running::look(known.stats, &recent, external));
-    if known.checkpoints == Checkpoints::Left {
+    if known.checkpoints == Checkpoints::Left && known.stats.read_only.is_none() {
         findings.extend(running::log_left(known.stats));
     }
     if let (Some(sample), Some(stats)) = (&known.replica, &known.stats.replica) {

@@ -231,7 +231,7 @@ const MUTANTS: &[Mutant] = &[
         name: "it has no locks but SQLite's",
         change: Change::Source {
             file: "src/connection/open_file.rs",
-            from: "        open.lock().locks = open.take_locks(until)?;\n",
+            from: "        self.lock().locks = self.take_locks(access, until)?;\n",
             to: "",
         },
         suite: DESCRIPTORS,
@@ -240,8 +240,8 @@ const MUTANTS: &[Mutant] = &[
         name: "it locks the database and not its index",
         change: Change::Source {
             file: "src/connection/file_lock.rs",
-            from: "                    .and_then(|()| take(index, DEAD_MANS_SWITCH, libc::F_RDLCK, until)),\n",
-            to: "                    .map(|()| drop(index)),\n",
+            from: "index.map_or(Ok(()), |index| take(index, DEAD_MANS_SWITCH, libc::F_RDLCK, until))\n",
+            to: "index.map_or(Ok(()), |_| Ok(()))\n",
         },
         suite: DESCRIPTORS,
     },

@@ -286,6 +286,7 @@ mod from_a_file {
             .wal_hard_limit(3 << 40)
             .journal_size_limit(i64::MAX as u64)
             .create(false)
+            .read_only(true)
             .allow_unsupported_filesystem(true)
             .allow_linked_file(true)
             .migration_timeout(Duration::from_secs(7))

@@ -225,6 +225,25 @@ fn cases() -> Vec<Case> {
         },
     );
 
+    case(
+        NotStarted,
+        false,
+        "by a store without that option",
+        Error::ReadOnly {
+            path: "/var/lib/app/app.db".into(),
+            call: "write",
+        },
+    );
+    case(
+        NotStarted,
+        false,
+        "open it again",
+        Error::SnapshotChanged {
+            path: "/var/lib/app/app.db".into(),
+            changed: "/var/lib/app/app.db-wal".into(),
+        },
+    );
+
     // Looking after it.
     case(RolledBack, false, "can be run again", {
         let cancel = |_: &larder::CheckProgress| ControlFlow::Break(());

@@ -13,6 +13,7 @@ mod known_schemas;
 mod limits;
 mod model;
 pub(crate) mod opening;
+pub(crate) mod read_only;
 mod reentrancy;
 #[cfg(feature = "async")]
 mod runtimes;

@@ -55,6 +55,7 @@ const CHILDREN: &[(&str, Run)] = &[
     #[cfg(feature = "replicate")]
     ("replica::storage", crate::replica::storage::child),
     ("store::opening", crate::store::opening::child),
+    ("store::read_only", crate::store::read_only::child),
     ("telemetry::stats", crate::telemetry::stats::child),
     ("telemetry::subscribers", crate::telemetry::subscribers::child),
     ("write::overload", crate::write::overload::child),

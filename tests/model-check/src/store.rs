@@ -146,6 +146,11 @@ impl Store {
 }
 
 impl Shared {
+    /// Each store writes.
+    pub(crate) fn only_reads(&self, _call: &'static str) -> Option<Error> {
+        None
+    }
+
     /// No disk fails here.
     pub(crate) fn poison(&self) -> Option<Error> {
         None
