@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::{found, kill, oom, replica, second_process};
+use crate::{found, kill, oom, partition, replica, second_process};
 
 /// The first argument of a child. The second is its role.
 const MARK: &str = "--child";
@@ -26,6 +26,9 @@ const ROLES: &[(&str, fn(&[String]))] = &[
     ("replica-other", replica::other),
     ("replica-full", replica::fill),
     ("replica-follower", replica::follow),
+    ("partition-primary", partition::primary),
+    ("partition-follower", partition::follower),
+    ("partition-restore", partition::restore),
 ];
 
 /// Does a child's work, if this process is a child.

@@ -16,6 +16,7 @@
 //!                                  kill --states 200                      a process is killed at any moment
 //!                                  second-process --states 200            other processes use the file
 //!                                  replica                                a store with a replica: cuts, kills, ..
+//!                                  partition --seconds 60                 two primaries, a follower, a bad network
 //!                                  oom                                    the Nth allocation fails, N = 1, 2, ..
 //!                                  found                                  the defects that these suites have found
 //!                                  soak --seconds 60                      everything at once, for a long time
@@ -73,6 +74,7 @@ mod model;
 mod mutants;
 mod network;
 mod oom;
+mod partition;
 mod power_cut;
 mod replica;
 mod replicated;
@@ -146,6 +148,11 @@ const SUITES: &[Entry] = &[
         run: replica::run,
     },
     Entry {
+        name: "partition",
+        what: "two machines and a follower on an S3 server, each cut off now and then: one history",
+        run: partition::run,
+    },
+    Entry {
         name: "second-process",
         what: "other processes use the file beside the store, try to, or are killed as they do",
         run: second_process::run,
@@ -173,7 +180,7 @@ const SUITES: &[Entry] = &[
 ];
 
 /// Suites with real processes on real files, without the shim.
-const PLAIN: &[&str] = &["kill", "second-process", "descriptors", "oom", "soak"];
+const PLAIN: &[&str] = &["kill", "partition", "second-process", "descriptors", "oom", "soak"];
 
 /// The command line.
 #[derive(Clone)]
