@@ -343,7 +343,7 @@ const MUTANTS: &[Mutant] = &[
             from: "        let newest = self.held.newest();\n",
             to: "        let newest = u64::MAX;\n",
         },
-        suite: REPLICA_KILL,
+        suite: REPLICA_STORAGE,
     },
     Mutant {
         name: "a merge forgets the pages of its first file",
@@ -362,7 +362,7 @@ const MUTANTS: &[Mutant] = &[
             // A store that was fenced is also poisoned.
             to: "        is_sure && self.closing.get().is_none()\n",
         },
-        suite: REPLICA_FENCE,
+        suite: MODEL,
     },
     Mutant {
         name: "retention deletes claims",

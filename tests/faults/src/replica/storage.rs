@@ -1,17 +1,19 @@
 //! One store, whose storage loses requests and answers, delays and repeats them, cuts bodies short, and shows lists that
 //! are out of date. The store writes, flushes, closes, is dropped, and opens again.
 //!
-//! What a flush or a close said to be in the replica is there, whatever the storage did. The store is never fenced:
+//! What a flush or a close said to be in the replica is there, whatever the storage did; and so is what was acknowledged to
+//! threads that write together and wait for the replica, as the storage goes away. The store is never fenced:
 //! nobody else writes. Opening may fail while requests do, and says so; it succeeds once they do not. The store never
 //! begins its replica anew.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
-use larder::{Access, Error, Options, Store};
+use larder::{Access, Durability, Error, Options, Store, WriteOptions};
 use object_store::memory::InMemory;
 
 use super::kill::is_prefix;
@@ -25,6 +27,9 @@ const DATABASE: &str = "app.db";
 
 /// For a good network.
 const LONG: Duration = Duration::from_secs(10);
+
+/// So many threads write together.
+const TOGETHER: usize = 8;
 
 /// For one that is not.
 const SHORT: Duration = Duration::from_millis(200);
@@ -55,6 +60,8 @@ struct Case {
     made: i64,
     /// The number of writes that were said to be in the replica.
     flushed: usize,
+    /// The number of writes of each of the threads that write together.
+    of_thread: [i64; TOGETHER],
 }
 
 impl Case {
@@ -69,7 +76,7 @@ impl Case {
         };
         let access = if rng.bool() { Access::Exclusive } else { Access::Shared };
         let options = Options::new()
-            .replicate_to(replica.at(&format!("memory:{name}")))
+            .replicate_to(replica.at(&format!("memory:{name}")).replicate_timeout(SHORT))
             .checkpoint_pages([1, 8, 1000][rng.usize(0..3)])
             .access(access)
             .migrations(entries::migrations())
@@ -82,6 +89,7 @@ impl Case {
             options,
             made: 0,
             flushed: 0,
+            of_thread: [0; TOGETHER],
         }
     }
 
@@ -147,6 +155,7 @@ impl Case {
                 }
                 3 => self.network.turns(weather(rng)),
                 4 => thread::sleep(Duration::from_millis(rng.u64(0..12))),
+                5 => self.write_together(&store, rng)?,
                 _ => self.write(&store)?,
             }
         }
@@ -161,8 +170,57 @@ impl Case {
         Ok(true)
     }
 
+    /// Threads write, each of which waits for the replica, until the storage goes away at some moment. What was
+    /// acknowledged until then is in the replica, though the store uploads nothing more.
+    fn write_together(&mut self, store: &Store, rng: &mut Rng) -> Result<(), String> {
+        let pause = Duration::from_micros(rng.u64(0..40_000));
+        let (is_over, acknowledged) = (AtomicBool::new(false), AtomicI64::new(0));
+        self.network.turns(Weather {
+            faults: [0, 20][rng.usize(0..2)],
+            ..Weather::default()
+        });
+        let (is_over, acknowledged) = (&is_over, &acknowledged);
+        let made = thread::scope(|scope| {
+            let writers: Vec<_> = (2..)
+                .zip(&mut self.of_thread)
+                .map(|(client, k)| {
+                    scope.spawn(move || -> Result<i64, String> {
+                        let mut made = 0;
+                        while !is_over.load(Ordering::SeqCst) {
+                            *k += 1;
+                            let options = WriteOptions::new().durability(Durability::Replicated);
+                            match store.write_with(options, Job::plain((client, *k)).closure()) {
+                                Ok(n) => drop(acknowledged.fetch_max(n, Ordering::SeqCst)),
+                                Err(Error::NotReplicated { .. }) => {}
+                                Err(error) => return Err(format!("a write that waits for the replica: {error}")),
+                            }
+                            made += 1;
+                        }
+                        Ok(made)
+                    })
+                })
+                .collect();
+            thread::sleep(pause);
+            self.network.turns(Weather {
+                is_down: true,
+                ..Weather::default()
+            });
+            is_over.store(true, Ordering::SeqCst);
+            let made = writers
+                .into_iter()
+                .map(|writer| writer.join().expect("a writer does not panic"));
+            made.sum::<Result<i64, _>>()
+        })?;
+        self.made += made;
+        self.flushed = self.flushed.max(acknowledged.load(Ordering::SeqCst) as usize);
+        self.compare(false, rng)?;
+        self.network.turns(weather(rng));
+        Ok(())
+    }
+
     fn write(&mut self, store: &Store) -> Result<(), String> {
-        let job = Job::plain((1, self.made + 1));
+        let alone = self.made - self.of_thread.iter().sum::<i64>();
+        let job = Job::plain((1, alone + 1));
         let n = store
             .write(job.closure())
             .map_err(|error| format!("a write: {error}"))?;
