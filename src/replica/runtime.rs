@@ -10,7 +10,7 @@
 //! it is an error there. The caller sleeps on a channel whose sender the task owns: the answer is sent once, and a task
 //! that panics carries its panic to the caller. No lock is held meanwhile: the mutex guards the handle alone.
 //!
-//! [`run`] is the same for tasks: its future is polled by any runtime. Dropped, it ends the one that it waits for. A
+//! `run` is the same for tasks: its future is polled by any runtime. Dropped, it ends the one that it waits for. A
 //! caller's waker is woken on a thread for short work, since it may be slow.
 //!
 //! A closure on a thread cannot be dropped with the future that began it. `Closures` counts those of a future, so that
