@@ -61,6 +61,9 @@ const LONGER: Duration = Duration::from_secs(240);
 /// Half of those who take over are left alone for so long at most, until they write.
 const ALONE: Duration = Duration::from_secs(6);
 
+/// What happens from this number on changes the primary.
+const CALM: u32 = 18;
+
 /// The fewest writes that were acknowledged, and states that the follower has shown.
 const FEWEST: (usize, usize) = (50, 10);
 
@@ -245,7 +248,9 @@ impl Partition {
             if self.follower.process.is_none() {
                 self.follow()?;
             }
-            self.happens()?;
+            // Past its time it only looks for what it has not met: who is killed as it begins takes nothing over.
+            let least = if began.elapsed() < time { 0 } else { CALM };
+            self.happens(least)?;
             let pause = Duration::from_millis(self.rng.u64(50..700));
             self.hear_for(pause)?;
         }
@@ -267,9 +272,9 @@ impl Partition {
         }
     }
 
-    fn happens(&mut self) -> Result<(), String> {
+    fn happens(&mut self, least: u32) -> Result<(), String> {
         let which = self.rng.usize(0..2);
-        match self.rng.u32(0..40) {
+        match self.rng.u32(least..40) {
             0..12 => {
                 let (weather, time) = Weather::any(&mut self.rng);
                 self.met.cut += u64::from(weather.is_cut);
@@ -286,7 +291,7 @@ impl Partition {
                 self.met.stopped += self.machines[which].stop(time);
             }
             17 => self.machines[which].say("close"),
-            _ => match &mut self.machines[which].process {
+            CALM.. => match &mut self.machines[which].process {
                 None if self.rng.bool() => self.start_follower(which)?,
                 None => {
                     let take_over = self.rng.u32(0..3) > 0;
