@@ -81,8 +81,12 @@ pub fn run(arguments: &Arguments) -> Summary {
     let run = || {
         let moto = Arc::new(Moto::start(&program, BUCKET)?);
         let mut partition = Partition::new(folder.path(), &moto, arguments.seed)?;
-        partition.disturb(Duration::from_secs(seconds))?;
-        partition.judge()
+        let done = partition
+            .disturb(Duration::from_secs(seconds))
+            .and_then(|()| partition.judge());
+        // The proxies have it, too, to the end of this process.
+        moto.stop();
+        done
     };
     let summary = match run() {
         Ok(passed) => Summary { passed, failed: 0 },

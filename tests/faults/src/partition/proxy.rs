@@ -13,9 +13,9 @@ use fastrand::Rng;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// moto, until this is dropped.
+/// moto, until it is stopped.
 pub struct Moto {
-    process: process::Child,
+    process: Mutex<process::Child>,
     address: String,
     bucket: String,
     /// One request at a time: between the condition of a write and the write moto lets others in.
@@ -51,7 +51,7 @@ impl Moto {
         }
         let address = told.recv_timeout(PATIENCE);
         let mut moto = Self {
-            process,
+            process: Mutex::new(process),
             address: String::new(),
             bucket: bucket.to_owned(),
             turn: Mutex::default(),
@@ -79,10 +79,18 @@ impl Moto {
     }
 }
 
+impl Moto {
+    /// Ends the server. The proxies stay, and reach nothing.
+    pub fn stop(&self) {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+}
+
 impl Drop for Moto {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.stop();
     }
 }
 
