@@ -64,7 +64,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.engine().write(options, f)
+        self.engine().write(self.write_options(options), f)
     }
 
     /// Queues a write and returns a [`Pending`] to wait for or to await. The call blocks only while the queue is full.
@@ -108,6 +108,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
+        let options = self.write_options(options);
         let pending = self.engine().enqueue_write("submit", options, Caller::Submitter, f)?;
         pending.wait_for_room()?;
         Ok(pending)
@@ -148,7 +149,7 @@ impl Store {
     /// As [`read`](Self::read).
     #[track_caller]
     pub fn read_with<T>(&self, options: ReadOptions, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
-        self.engine().read(options, f)
+        self.engine().read(self.read_options(options), f)
     }
 
     /// Closes the store for all its clones, within [`Options::close_timeout`](crate::Options::close_timeout).

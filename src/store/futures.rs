@@ -99,6 +99,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
+        let options = self.write_options(options);
         let order = WriteOrder::of(&options, self.engine().options.durability);
         let submission = self.engine().write_submission("write_async", options, Caller::Task);
         // Not the store: if the future were the last to hold it, its drop would close the store and block the runtime.
@@ -163,7 +164,7 @@ impl Store {
         F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        read_async(self.engine(), options, f)
+        read_async(self.engine(), self.read_options(options), f)
     }
 
     /// As [`close`](Self::close), but returns a future. Await it before the last clone is dropped, because that drop

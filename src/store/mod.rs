@@ -7,6 +7,8 @@ mod open;
 
 mod blocking;
 
+mod labelled;
+
 mod own_errors;
 
 #[cfg(feature = "replicate")]
@@ -18,6 +20,7 @@ mod futures;
 #[cfg(feature = "replicate")]
 mod follower;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +71,8 @@ const ADVICE_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// That of calls whose options have none.
+    label: Option<Cow<'static, str>>,
 }
 
 struct Inner {

@@ -175,6 +175,9 @@ impl Store {
             #[cfg(feature = "replicate")]
             replication,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+            label: None,
+        })
     }
 }

@@ -130,7 +130,9 @@ impl Store {
     {
         let written = self
             .engine()
-            .write(options, move |tx: &WriteTx<'_>| f(tx).map_err(carry));
+            .write(self.write_options(options), move |tx: &WriteTx<'_>| {
+                f(tx).map_err(carry)
+            });
         written.map_err(|error| unpack(named(error, "transact")))
     }
 
@@ -188,7 +190,7 @@ impl Store {
         options: ReadOptions,
         f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        query(self.engine(), options, f)
+        query(self.engine(), self.read_options(options), f)
     }
 }
 
@@ -314,7 +316,7 @@ impl Store {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        query_async(self.engine(), options, f)
+        query_async(self.engine(), self.read_options(options), f)
     }
 }
 
