@@ -121,7 +121,8 @@ pub(crate) trait Queued: Cancelled + Send + Sync {
     fn meta(&self) -> &JobMeta;
     /// [`Slot`] documents these.
     fn get_in_line(&self);
-    fn leave_line(&self);
+    #[must_use]
+    fn leave_line(&self) -> Option<Waker>;
     fn start(&self) -> bool;
     fn is_withdrawn(&self) -> bool;
     fn take_waker(&self) -> Option<Waker>;
@@ -156,8 +157,8 @@ impl<S: Scope, W: Send, T: Send> Queued for Request<S, W, T> {
         self.slot.get_in_line();
     }
 
-    fn leave_line(&self) {
-        self.slot.leave_line();
+    fn leave_line(&self) -> Option<Waker> {
+        self.slot.leave_line()
     }
 
     fn start(&self) -> bool {

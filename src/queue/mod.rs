@@ -20,15 +20,17 @@
 //!
 //! A slot's lock (`slot.rs`) is the only lock that may be taken under the mutex: when a job moves up, and when the
 //! alarm rings. The wake relay (`wake_relay.rs`), which wakes the tasks of completed reads, has its own lock, which is
-//! never held together with the mutex. No closure is dropped under the mutex and no runtime's waker is woken under it,
-//! because both may call back into the store.
+//! never held together with the mutex. No closure is dropped under the mutex and no waker is woken under it, because
+//! both may call back into the store.
 //!
 //! # Why no wake-up is lost
 //!
 //! No job overtakes another, because there is one order. A worker registers as asleep under the lock, after it found no
 //! job there. A thread that inserts a job, or closes the queue, decides under the lock whether to call a worker
 //! (`workers.rs`), and wakes it after the lock is released. A worker may also be summoned for work that is not a job;
-//! that is recorded under the lock, too. `non_empty` says whether there are jobs. It is written under the lock, for
+//! that is recorded under the lock, too. A submitter, a thread or a task, leaves its waker under the lock of its slot,
+//! where it has seen that its job is in the line. The thread that moves the job up takes the waker under the same lock,
+//! and wakes it once the mutex is released. `non_empty` says whether there are jobs. It is written under the lock, for
 //! workers that spin before they sleep.
 //!
 //! The data that the lock guards moves from core to core with the lock. So it is small, no job is read under the lock
@@ -62,6 +64,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem;
 use std::ops::Deref;
+use std::task::Waker;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -71,7 +74,7 @@ use self::job::{CompletedJob, Job, JobMeta, Queued, Request, Scope, Work};
 pub(crate) use self::list::Ticket;
 use self::list::{List, Removed};
 use self::pending::{Pending, Queue};
-use self::slot::Caller;
+use self::slot::{Caller, wake};
 use self::spin::AdaptiveSpin;
 use self::wake_relay::{Delivery, WakeRelay};
 use self::workers::{Sleep, WATCH, Workers};
@@ -437,7 +440,7 @@ impl<K: QueueKind> JobQueue<K> {
     }
 
     fn pop_from(&self, mut jobs: MutexGuard<'_, Jobs<K::Job>>) -> Option<K::Job> {
-        let job = Self::leave(jobs.all.pop()?);
+        let (job, moved_up) = Self::leave(jobs.all.pop()?);
         let left = jobs.all.len();
         if left == 0 {
             self.non_empty.store(false, Ordering::Relaxed);
@@ -447,15 +450,15 @@ impl<K: QueueKind> JobQueue<K> {
         if call {
             self.called.notify_one();
         }
+        wake_submitter(moved_up);
         Some(job)
     }
 
-    /// A job leaves the queue or the line, to be run or dropped without the lock. The first job in line may move up.
-    fn leave(removed: Removed<'_, K::Job>) -> K::Job {
-        if let Some(first_in_line) = removed.moves_up {
-            first_in_line.leave_line();
-        }
-        removed.item
+    /// A job leaves the queue or the line, to be run or dropped without the lock. The first job in line may move up: the
+    /// waker of its submitter is to be woken without the lock.
+    fn leave(removed: Removed<'_, K::Job>) -> (K::Job, Option<Waker>) {
+        let moved_up = removed.moves_up.and_then(|first_in_line| first_in_line.leave_line());
+        (removed.item, moved_up)
     }
 
     /// Refuses further jobs. Jobs that are queued or in line stay.
@@ -613,6 +616,13 @@ impl<K: QueueKind> JobQueue<K> {
     }
 }
 
+/// Wakes the submitter of a job that has moved up. A runtime's waker is user code, which must not end a worker.
+fn wake_submitter(waker: Option<Waker>) {
+    if waker.is_some() {
+        quietly(|| wake(waker));
+    }
+}
+
 impl<K: QueueKind> Queue for JobQueue<K> {
     fn is_left(&self) -> bool {
         self.process.is_left()
@@ -628,12 +638,15 @@ impl<K: QueueKind> Queue for JobQueue<K> {
 
     fn withdrawn(&self, ticket: Ticket) {
         let mut jobs = self.lock();
-        let job = jobs.all.remove(ticket).map(Self::leave);
+        let removed = jobs.all.remove(ticket).map(Self::leave);
         if jobs.all.is_empty() {
             self.non_empty.store(false, Ordering::Relaxed);
         }
         drop(jobs);
-        drop(job);
+        if let Some((job, moved_up)) = removed {
+            wake_submitter(moved_up);
+            drop(job);
+        }
     }
 
     fn timed_out(&self) {

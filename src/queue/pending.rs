@@ -174,6 +174,33 @@ impl<T> Pending<T> {
         }
     }
 
+    /// As [`wait_for_room`](Self::wait_for_room), for a task; or until there is a reply.
+    pub(crate) fn poll_room(&self, context: &Context<'_>, until_reply: bool) -> Poll<Result<()>> {
+        if self.queue.is_left() {
+            return Poll::Ready(Err(self.forked()));
+        }
+        // A waker is the runtime's code, so it is neither cloned nor dropped under the lock.
+        let waker = context.waker().clone();
+        let mut inner = self.slot().lock();
+        if inner.ready || !until_reply && self.slot().stage.load(Ordering::SeqCst) != IN_LINE {
+            return Poll::Ready(Ok(()));
+        }
+        let old = inner.waker.replace(waker);
+        drop(inner);
+        drop(old);
+        if self.queue.is_worker() {
+            return Poll::Ready(Err(self.queue.reentrant("submit_async")));
+        }
+        if self.slot().has_started() {
+            return Poll::Pending;
+        }
+        if Instant::now() >= self.deadline && self.time_out() {
+            return Poll::Ready(Err(self.too_late()));
+        }
+        self.queue.wake_at(self.deadline);
+        Poll::Pending
+    }
+
     /// The reply, or `None` once `until` has passed or the write was withdrawn at its deadline.
     fn reply_by(&self, until: Option<Instant>) -> Option<Reply<T>> {
         let waiting = self.queue.spin().wait();

@@ -60,6 +60,8 @@ pub(crate) enum Caller {
     Submitter,
     /// An async task, which does nothing else while it waits.
     Task,
+    /// An async task that first waits only until its job is in the queue.
+    SubmittingTask,
 }
 
 /// `repr(C)` fixes the order: the reply keeps `done` away from the lock. A caller that spins on `done` would slow down
@@ -119,19 +121,15 @@ impl<T> Slot<T> {
         self.stage.store(IN_LINE, Ordering::SeqCst);
     }
 
-    /// Moves the job from the line into the queue, unless it was withdrawn.
-    pub(crate) fn leave_line(&self) {
-        // Under the lock, because `wait_for_room` checks the stage under it. So the waker taken here is that of a
-        // thread. A runtime's waker must not be woken here, where the queue's lock is held.
+    /// Moves the job from the line into the queue, unless it was withdrawn. Returns the waker of a submitter. It may be a
+    /// runtime's, so it must not be woken here, where the queue's lock is held.
+    #[must_use]
+    pub(crate) fn leave_line(&self) -> Option<Waker> {
+        // Under the lock, because a submitter checks the stage under it.
         let mut inner = self.lock();
         let moved = self.advance(IN_LINE, QUEUED);
-        let waker = if moved && self.caller == Caller::Submitter {
-            inner.waker.take()
-        } else {
-            None
-        };
-        drop(inner);
-        wake(waker);
+        let submits = matches!(self.caller, Caller::Submitter | Caller::SubmittingTask);
+        (moved && submits).then(|| inner.waker.take()).flatten()
     }
 
     /// Starts the job on a worker, unless it was withdrawn.

@@ -107,6 +107,71 @@ impl Store {
         async move { Awaited(shared.enqueue_write(submission, order, f)?).await }
     }
 
+    /// As [`submit`](Self::submit), but returns a future: a task that submits writes waits for room in the queue without
+    /// blocking its thread.
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write_async(|tx| tx.execute_batch("CREATE TABLE log(n INTEGER) STRICT")).await?;
+    /// let mut pending = Vec::new();
+    /// for n in 0..100 {
+    ///     let insert = store.submit_async(move |tx| tx.insert("INSERT INTO log VALUES (?1)", [n]));
+    ///     pending.push(insert.await?); // queued
+    /// }
+    /// for write in pending {
+    ///     write.await?; // committed
+    /// }
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// A future that is dropped before it has resolved has the effect that is listed for `write_async`. A dropped
+    /// [`Pending`] lets the write go on.
+    ///
+    /// With [`Durability::Replicated`](crate::Durability::Replicated), once as many writes as the queue has room for wait
+    /// for the replica, the future resolves when this one has its reply.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit), at the latest some 5 ms after the deadline.
+    #[track_caller]
+    pub fn submit_async<T, F>(&self, f: F) -> impl Future<Output = Result<Pending<T>>> + Send + use<T, F>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.submit_async_with(WriteOptions::new(), f)
+    }
+
+    /// As [`submit_with`](Self::submit_with), but returns a future.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_with`](Self::submit_with) and [`submit_async`](Self::submit_async).
+    #[track_caller]
+    pub fn submit_async_with<T, F>(
+        &self,
+        options: WriteOptions,
+        f: F,
+    ) -> impl Future<Output = Result<Pending<T>>> + Send + use<T, F>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let options = self.write_options(options);
+        let order = WriteOrder::of(&options, self.engine().options.durability);
+        let submission = self
+            .engine()
+            .write_submission("submit_async", options, Caller::SubmittingTask);
+        let shared = Arc::clone(&self.engine().shared);
+        async move {
+            let until_reply = shared.holds_too_many(&order);
+            let pending = Some(shared.enqueue_write(submission, order, f)?);
+            Submitted { pending, until_reply }.await
+        }
+    }
+
     /// As [`read`](Self::read), but returns a future: `f` runs on a reader thread, and may share its snapshot with
     /// reads of other async callers.
     ///
@@ -260,6 +325,34 @@ impl<T> Future for Awaited<T> {
 impl<T> Drop for Awaited<T> {
     fn drop(&mut self) {
         self.0.abandon();
+    }
+}
+
+/// The future of a place in the queue. Dropping it before that has the effect of dropping the future of a write.
+struct Submitted<T> {
+    pending: Option<Pending<T>>,
+    /// Whether it resolves when there is a reply, instead.
+    until_reply: bool,
+}
+
+impl<T> Future for Submitted<T> {
+    type Output = Result<Pending<T>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let pending = self.pending.as_ref().expect("it was not polled after it resolved");
+        match pending.poll_room(context, self.until_reply) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(self.pending.take().expect("it was there"))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(pending.withdraw_unwaited(error))),
+        }
+    }
+}
+
+impl<T> Drop for Submitted<T> {
+    fn drop(&mut self) {
+        if let Some(pending) = &self.pending {
+            pending.abandon();
+        }
     }
 }
 

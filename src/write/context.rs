@@ -225,6 +225,12 @@ impl Shared {
         }
     }
 
+    /// Whether a write that is to be in the replica would add to as many as the queue has room for.
+    pub(crate) fn holds_too_many(&self, order: &WriteOrder) -> bool {
+        let held = || self.keeper().map_or(0, |keeper| keeper.held());
+        order.durability >= Durability::Replicated && held() >= self.queue.capacity()
+    }
+
     /// Refuses a call that cannot be served.
     fn check(&self, call: &'static str) -> Result<()> {
         self.queue.check_caller(call)?;

@@ -4,3 +4,5 @@
 mod misbehaving_wakers;
 pub(crate) mod order;
 mod pending;
+#[cfg(feature = "async")]
+mod submit_async;

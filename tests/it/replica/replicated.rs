@@ -292,6 +292,33 @@ fn submitter_waits_for_room() {
     assert_eq!(rows_in(&place.replica()), 4);
 }
 
+#[cfg(feature = "async")]
+#[test]
+fn submitting_task_waits_for_its_reply_without_room() {
+    use crate::support::tasks::{Call, begin, finish};
+    let place = Place::new();
+    let store = store(&place, |replica| replica, Options::new().queue_capacity(2));
+    let submitting = || -> Call<Pending<usize>> {
+        let write = |tx: &larder::WriteTx<'_>| tx.execute("INSERT INTO entry(noise) VALUES (x'00')", []);
+        Box::pin(store.submit_async_with(replicated(), write))
+    };
+    let bring_back = take_away(&place);
+    let waits = [finish(submitting()).unwrap(), finish(submitting()).unwrap()];
+    wait_until("they wait for the replica", || waiting(&store) == 2);
+    let mut third = submitting();
+    begin(&mut third);
+    wait_until("it waits, too", || waiting(&store) == 3);
+    begin(&mut third);
+    bring_back();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    finish(finish(third).unwrap()).unwrap();
+    for write in waits {
+        write.wait().unwrap();
+    }
+    close(store);
+    assert_eq!(rows_in(&place.replica()), 3);
+}
+
 #[test]
 fn position_that_cannot_be_written_loses_nothing() {
     let place = Place::new();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::ledger::{Held, Id, Ledger, Ticket};
 use crate::options::{Durability, Options, ReadOptions, WriteOptions};
+use crate::queue::pending::Pending;
 use crate::replica;
 use crate::runtime::cancellation::is_cancelled;
 use crate::store::Store;
@@ -33,6 +34,7 @@ macro_rules! scenarios {
 scenarios! {
     blocking
     submitting
+    submitting_tasks
     order
     deadlines
     writer_held
@@ -413,6 +415,61 @@ fn submitting() {
     world.end(callers);
 }
 
+/// Tasks that submit beside a thread: each waits for room, or goes away meanwhile, and some wakers call back into the
+/// store, which may close.
+fn submitting_tasks() {
+    let world = world(1 + below(2), 1);
+    let closes = one_in(3);
+    let tasks = [0, 1].map(|caller| {
+        world.caller(move |world| {
+            let mut waiting = Vec::new();
+            for n in 0..2 {
+                let timeout = if one_in(3) { ms(2) } else { FAR };
+                let (ticket, held) = world.ledger.write((caller, n));
+                let ticket = ticket.within(timeout);
+                let options = WriteOptions::queue_timeout(timeout);
+                let future: Submits = match timeout {
+                    FAR => Box::pin(world.store.submit_async(writes(held))),
+                    _ => Box::pin(world.store.submit_async_with(options, writes(held))),
+                };
+                let queued = match below(4) {
+                    0 => poll_for_a_while(future),
+                    1 => Some(block_on_calling_back(&world.store, future)),
+                    _ => Some(block_on(future)),
+                };
+                match queued {
+                    Some(Ok(pending)) => waiting.push((ticket, pending, timeout == FAR && !closes)),
+                    Some(Err(error)) => ticket.told(&Err::<(), _>(error)),
+                    None => ticket.gone(),
+                }
+            }
+            for (ticket, pending, surely_runs) in waiting {
+                match below(3) {
+                    0 if surely_runs => {
+                        drop(pending);
+                        ticket.left_alone();
+                    }
+                    1 => ticket.told(&block_on(pending)),
+                    _ => ticket.told(&pending.wait()),
+                }
+            }
+        })
+    });
+    let submitting = world.caller(|world| {
+        let (ticket, held) = world.ledger.write((2, 0));
+        match world.store.submit(WriteOptions::new(), writes(held)) {
+            Ok(pending) => ticket.told(&pending.wait()),
+            Err(error) => ticket.told(&Err::<(), _>(error)),
+        }
+    });
+    let closing = closes.then(|| {
+        world.caller(|world| {
+            world.close(ms(1));
+        })
+    });
+    world.end(tasks.into_iter().chain([submitting]).chain(closing));
+}
+
 /// Jobs submitted one after another start in that order, although all but one of them are in the overflow line, some
 /// are withdrawn, and different threads await them.
 fn order() {
@@ -525,7 +582,11 @@ fn room_freed() {
     let before = world.hold_writer((1, 0), &second);
     let submitting = world.caller(move |world| {
         let (ticket, held) = world.ledger.write((2, 0));
-        let pending = world.store.submit(WriteOptions::new(), writes(held)).unwrap();
+        let pending = match one_in(2) {
+            true => world.store.submit(WriteOptions::new(), writes(held)),
+            false => block_on(world.store.submit_async(writes(held))),
+        };
+        let pending = pending.unwrap();
         second.open();
         ticket.told(&pending.wait());
     });
@@ -616,6 +677,7 @@ fn waker_replaced() {
     world.end(callers);
 }
 
+type Submits = Pin<Box<dyn Future<Output = Result<Pending<()>>> + Send>>;
 type Asked = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Runtimes and users may call the store where their wakers are woken and their closures dropped.
@@ -654,6 +716,19 @@ impl Wake for CallsBack {
 impl Drop for CallsBack {
     fn drop(&mut self) {
         self.call();
+    }
+}
+
+/// As [`block_on`], with wakers that call back.
+fn block_on_calling_back<F: Future>(store: &Store, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        let waker = Waker::from(Arc::new(CallsBack::new(store)));
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        drop(waker);
+        thread::park();
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Outcome, Result};
 use crate::ledger::Log;
-use crate::options::{Options, WriteOptions};
+use crate::options::{Options, ReadOptions, WriteOptions};
 use crate::queue::pending::{Pending, Queue};
 use crate::queue::slot::Caller;
 use crate::queue::spin::AdaptiveSpin;
@@ -114,6 +114,15 @@ impl Store {
 
     fn engine(&self) -> &Engine {
         &self.inner.engine
+    }
+
+    /// No handle has a label here.
+    fn write_options(&self, options: WriteOptions) -> WriteOptions {
+        options
+    }
+
+    fn read_options(&self, options: ReadOptions) -> ReadOptions {
+        options
     }
 
     pub(crate) fn close_within(&self, timeout: Duration) -> Result<CloseReport> {
