@@ -202,8 +202,9 @@ impl App {
             {
                 result = again.await;
             }
-            if let Some(Error::CommitUnknown { .. } | Error::Poisoned { .. }) = cause(&result) {
-                // SQLite recovers the file when it is reopened: the supervisor must restart this service.
+            if let Some(Error::CommitUnknown { .. } | Error::Poisoned { .. } | Error::Fenced { .. }) = cause(&result) {
+                // SQLite recovers the file when it is reopened: the supervisor must restart this service. (A store
+                // that is fenced has lost its replica to another process.)
                 stop.send_replace(Some(ExitCode::FAILURE));
             }
             result
@@ -432,7 +433,13 @@ fn cause<T>(result: &Result<T, Failure>) -> Option<&Error> {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let failure = match &error {
-            Error::Closed | Error::Poisoned { .. } => Self::unavailable("stopping: nothing was written"),
+            Error::Closed | Error::Poisoned { .. } | Error::Fenced { .. } => {
+                Self::unavailable("stopping: nothing was written")
+            }
+            // Only of a store that was opened with `Options::read_only`.
+            Error::SnapshotChanged { .. } => Self::unavailable("the data has changed: nothing was written"),
+            // Only with a replica, and `Durability::Replicated`.
+            Error::NotReplicated { .. } => Self::new(StatusCode::ACCEPTED, "written, but not replicated: do not repeat it"),
             // A full queue, a timeout, another process's lock: larder guarantees that nothing was written.
             error if error.is_retryable() => Self::unavailable("busy: nothing was written"),
             error if error.is_unique_violation() => Self::new(StatusCode::CONFLICT, "it exists already"),
@@ -657,7 +664,22 @@ mod tests {
         let poisoned = Error::Poisoned {
             source: Arc::clone(&source),
         };
+        let fenced = Error::Fenced {
+            by: "another process".into(),
+            since: UNIX_EPOCH,
+        };
+        let changed = Error::SnapshotChanged {
+            path: "shop.db".into(),
+            changed: "shop.db-wal".into(),
+        };
+        let local = Error::NotReplicated {
+            waited,
+            reason: "a test's".into(),
+        };
         for (error, status) in [
+            (fenced, 503),
+            (changed, 503),
+            (local, 202),
             (Error::QueueFull { capacity: 1 }, 503),
             (Error::QueueTimeout { waited }, 503),
             (late, 503),
@@ -671,7 +693,7 @@ mod tests {
             (rolled_back_by_sqlite(ffi::SQLITE_CONSTRAINT_CHECK), 500),
         ] {
             let said = error.to_string();
-            let wrote_nothing = error.outcome() != Outcome::Unknown;
+            let wrote_nothing = matches!(error.outcome(), Outcome::NotStarted | Outcome::RolledBack);
             let failure = Failure::from(error);
             assert!(wrote_nothing || !failure.reason.contains("nothing"), "{failure:?}");
             let retry_after = (status == 503).then(|| "1".to_owned());

@@ -335,7 +335,18 @@ impl From<Error> for Failure {
             // It may be here, and nowhere else.
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::Failed(status, error.to_string())
+        // Others may name a file or a statement of this service, so they are for its log.
+        let is_for_clients = matches!(
+            error,
+            Error::Fenced { .. } | Error::NotReplicated { .. } | Error::Behind { .. } | Error::Closed
+        );
+        let reason = if is_for_clients {
+            error.to_string()
+        } else {
+            let _ = writeln!(io::stderr(), "edge: {status}: {error}");
+            "the node cannot do that now: its log says why".into()
+        };
+        Self::Failed(status, reason)
     }
 }
 
