@@ -8,6 +8,7 @@ use std::cell::OnceCell;
 use rusqlite::{Connection, ffi};
 
 use super::authorizer::{Change, SqlGuard};
+use super::sql_text::may_replace;
 use crate::error::constraint::{self, Schema};
 use crate::error::{Constraint, ForeignKey, primary_code};
 
@@ -70,7 +71,6 @@ impl OfConnection<'_> {
     }
 
     fn can_be_violated(&self, key: &Key) -> bool {
-        let replaces = || self.sql.is_some_and(|sql| sql.to_ascii_lowercase().contains("replace"));
         self.changes().iter().any(|change| {
             let sets = |columns: &[String]| {
                 let column = change.column.as_deref().unwrap_or_default();
@@ -79,13 +79,31 @@ impl OfConnection<'_> {
             let is_child = change.table.eq_ignore_ascii_case(&key.key.table);
             let is_parent = change.table.eq_ignore_ascii_case(&key.key.parent);
             match change.code {
-                ffi::SQLITE_INSERT => is_child || is_parent && replaces(),
+                ffi::SQLITE_INSERT => is_child || is_parent && self.replaces(change),
                 ffi::SQLITE_UPDATE => {
-                    is_child && sets(&key.key.columns) || is_parent && sets(&self.parent_columns(key))
+                    is_child && sets(&key.key.columns)
+                        || is_parent && (sets(&self.parent_columns(key)) || self.replaces(change))
                 }
                 _ => is_parent,
             }
         })
+    }
+
+    /// Whether the change may delete rows that conflict with new ones. SQLite does not ask the authorizer about that.
+    /// The statement may say so, a constraint of the table, or the trigger that makes the change.
+    fn replaces(&self, change: &Change) -> bool {
+        let sql = "SELECT sql FROM main.sqlite_schema WHERE instr(lower(sql), 'replace')
+                   AND (type = 'table' AND name = ?1 COLLATE NOCASE OR type = 'trigger' AND ?2)/*larder*/";
+        let of_schema = || {
+            let mut statement = self.conn.prepare(sql)?;
+            let texts = statement.query_map((&change.table, change.by_trigger), |row| row.get(0))?;
+            texts.collect::<rusqlite::Result<Vec<String>>>()
+        };
+        self.sql.is_some_and(may_replace)
+            || self
+                .guard
+                .as_internal(of_schema)
+                .is_ok_and(|texts| texts.iter().any(|text| may_replace(text)))
     }
 
     /// Whether the column is an `INTEGER PRIMARY KEY`, for which there is no index.

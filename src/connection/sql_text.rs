@@ -61,6 +61,18 @@ pub(crate) fn may_alter(sql: &str) -> bool {
         .any(|word| word.eq_ignore_ascii_case(b"alter"))
 }
 
+/// Whether some SQL may delete rows that conflict with new ones: `REPLACE INTO`, `OR REPLACE`, `ON CONFLICT REPLACE`.
+pub(crate) fn may_replace(sql: &str) -> bool {
+    let mut before = "";
+    tokens(sql).any(|token| {
+        let is = |one: &str, word: &str| one.eq_ignore_ascii_case(word);
+        let found = is(token, "replace") && (is(before, "or") || is(before, "conflict"))
+            || is(token, "into") && is(before, "replace");
+        before = token;
+        found
+    })
+}
+
 /// The tokens of some SQL as they are written, without white space and comments.
 pub(crate) fn tokens(sql: &str) -> impl Iterator<Item = &str> {
     let mut rest = sql;
@@ -135,6 +147,23 @@ mod tests {
         assert_eq!(told("\"a \"\"b\" [c \"d] `e`"), ["\"a \"\"b\"", "[c \"d]", "`e`"]);
         assert_eq!(told("ä$1 \"open"), ["ä$1", "\"open"]);
         assert_eq!(told(" -- only\n /* comments"), [""; 0]);
+    }
+
+    #[test]
+    fn replacing_is_told_from_other_words() {
+        for sql in [
+            "REPLACE INTO t VALUES (1)",
+            "insert or/**/replace into t VALUES (1)",
+            "CREATE TABLE t(a UNIQUE ON CONFLICT REPLACE)",
+        ] {
+            assert!(may_replace(sql), "{sql}");
+        }
+        for sql in [
+            "SELECT replace(a, 'OR REPLACE', '')",
+            "CREATE TABLE t(replace, into_it) -- ON CONFLICT REPLACE",
+        ] {
+            assert!(!may_replace(sql), "{sql}");
+        }
     }
 
     #[test]

@@ -284,6 +284,17 @@ const SHOP: &str = "
     INSERT INTO lines VALUES (1, 1);
     INSERT INTO notes VALUES (2);";
 
+/// The keys that a violation can be about, in order.
+#[track_caller]
+fn keys_of(error: &Error) -> Vec<String> {
+    let Some(Constraint::ForeignKey { keys }) = error.constraint() else {
+        panic!("{error:?}");
+    };
+    let mut keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+    keys.sort();
+    keys
+}
+
 /// SQLite says no more than that a key was violated.
 #[test]
 fn foreign_keys_are_those_that_the_statement_touches() {
@@ -320,16 +331,44 @@ fn foreign_keys_are_those_that_the_statement_touches() {
     ] {
         let error = fails(&store, sql);
         assert!(error.is_foreign_key_violation(), "{error:?}");
-        let Some(Constraint::ForeignKey { keys: found }) = error.constraint() else {
-            panic!("{error:?}");
-        };
-        let mut found: Vec<_> = found.iter().map(ToString::to_string).collect();
         let mut keys = keys.to_vec();
-        found.sort();
         keys.sort_unstable();
-        assert_eq!(found, keys, "{sql}");
+        assert_eq!(keys_of(&error), keys, "{sql}");
         let first = error.to_string();
         assert!(keys.iter().any(|key| first.contains(key)), "{first}");
+    }
+}
+
+/// SQLite does not ask the authorizer about the rows that REPLACE deletes.
+#[test]
+fn keys_to_replaced_rows_are_named() {
+    let schema = |conflict: &str| {
+        format!(
+            "CREATE TABLE p(id INTEGER PRIMARY KEY, replaced_at TEXT);
+             CREATE TABLE q(id INTEGER PRIMARY KEY, name TEXT UNIQUE {conflict}, p INTEGER REFERENCES p);
+             CREATE TABLE r(q INTEGER REFERENCES q);
+             CREATE TABLE log(n INTEGER);
+             CREATE TRIGGER logged AFTER INSERT ON log BEGIN REPLACE INTO q VALUES (3, 'x', 1); END;
+             INSERT INTO p VALUES (1, NULL);
+             INSERT INTO q VALUES (1, 'x', 1), (2, 'y', 1);
+             INSERT INTO r VALUES (1)"
+        )
+    };
+    let (plain, replacing) = (store(&schema("")), store(&schema("ON CONFLICT REPLACE")));
+    let (child, parent) = ("q(p) refers to p", "r(q) refers to q");
+    for (store, sql, keys) in [
+        (&replacing, "INSERT INTO q VALUES (4, 'x', 1)", &[child, parent][..]),
+        (&replacing, "UPDATE q SET name = 'x' WHERE id = 2", &[parent]),
+        (&plain, "INSERT OR REPLACE INTO q VALUES (4, 'x', 1)", &[child, parent]),
+        (&plain, "replace into q VALUES (4, 'x', 1)", &[child, parent]),
+        (&plain, "UPDATE OR REPLACE q SET name = 'x' WHERE id = 2", &[parent]),
+        (&plain, "INSERT INTO log VALUES (1)", &[child, parent]),
+        // Nothing is replaced by these, whatever is in the schema.
+        (&plain, "INSERT INTO q VALUES (4, 'z', 9)", &[child]),
+        (&plain, "INSERT INTO q VALUES (4, replace('a', 'a', 'z'), 9)", &[child]),
+        (&replacing, "INSERT INTO r VALUES (9)", &[parent]),
+    ] {
+        assert_eq!(keys_of(&fails(store, sql)), keys, "{sql}");
     }
 }
 
