@@ -175,13 +175,13 @@ impl Engine {
 
     /// Runs a write of a thread that waits for its reply.
     #[track_caller]
-    pub(crate) fn write<T, F>(&self, options: WriteOptions, f: F) -> Result<T>
+    pub(crate) fn write<T, F>(&self, call: &'static str, options: WriteOptions, f: F) -> Result<T>
     where
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
         let order = WriteOrder::of(&options, self.options.durability);
-        let submission = self.write_submission("write", options, Caller::Thread);
+        let submission = self.write_submission(call, options, Caller::Thread);
         self.shared.write(&self.seat, submission, order, f)
     }
 

@@ -64,11 +64,11 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.engine().write(self.write_options(options), f)
+        self.engine().write("write", self.write_options(options), f)
     }
 
-    /// Queues a write and returns a [`Pending`] to wait for or to await. The call blocks only while the queue is full.
-    /// An error of your own travels in [`Error::app`].
+    /// Queues a write and returns a [`Pending`] to wait for or to await. The call blocks only while the queue is full: an
+    /// async task calls `submit_async`, which does not block its thread. An error of your own travels in [`Error::app`].
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;

@@ -131,7 +131,7 @@ impl Follower {
         F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        futures::read_async(self.engine(), options, f)
+        futures::read_async(self.engine(), "read_async", options, f)
     }
 }
 

@@ -40,8 +40,9 @@ use crate::write::context::WriteOrder;
 /// | `close_async` | the store stays open | closing goes on | |
 ///
 /// So after its future is dropped, a write has happened completely or not at all, and the caller cannot tell which. To
-/// find out, await the write in a task of its own. To go on without the result, use [`submit`](Self::submit): dropping
-/// a [`Pending`] does not cancel the write.
+/// find out, await the write in a task of its own. To go on without the result, use
+/// [`submit_async`](Self::submit_async), which waits for room in the queue without blocking the thread: dropping a
+/// [`Pending`] does not cancel the write.
 ///
 /// A closure is dropped on the thread where it has run, or, if it has not started, on the thread that drops the future.
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
@@ -99,12 +100,7 @@ impl Store {
         F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let options = self.write_options(options);
-        let order = WriteOrder::of(&options, self.engine().options.durability);
-        let submission = self.engine().write_submission("write_async", options, Caller::Task);
-        // Not the store: if the future were the last to hold it, its drop would close the store and block the runtime.
-        let shared = Arc::clone(&self.engine().shared);
-        async move { Awaited(shared.enqueue_write(submission, order, f)?).await }
+        write_async(self, "write_async", options, f)
     }
 
     /// As [`submit`](Self::submit), but returns a future: a task that submits writes waits for room in the queue without
@@ -229,7 +225,7 @@ impl Store {
         F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        read_async(self.engine(), self.read_options(options), f)
+        read_async(self.engine(), "read_async", self.read_options(options), f)
     }
 
     /// As [`close`](Self::close), but returns a future. Await it before the last clone is dropped, because that drop
@@ -255,10 +251,32 @@ impl Store {
     }
 }
 
+/// Writes for a task that calls it by that name.
+#[track_caller]
+pub(super) fn write_async<T, F>(
+    store: &Store,
+    call: &'static str,
+    options: WriteOptions,
+    f: F,
+) -> impl Future<Output = Result<T>> + Send + use<T, F>
+where
+    F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    let engine = store.engine();
+    let options = store.write_options(options);
+    let order = WriteOrder::of(&options, engine.options.durability);
+    let submission = engine.write_submission(call, options, Caller::Task);
+    // Not the store: if the future were the last to hold it, its drop would close the store and block the runtime.
+    let shared = Arc::clone(&engine.shared);
+    async move { Awaited(shared.enqueue_write(submission, order, f)?).await }
+}
+
 /// Reads in a job of its own.
 #[track_caller]
 pub(super) fn read_async<T, F>(
     engine: &Engine,
+    call: &'static str,
     options: ReadOptions,
     f: F,
 ) -> impl Future<Output = Result<T>> + Send + use<T, F>
@@ -268,7 +286,7 @@ where
 {
     let timeout = options.queue_timeout;
     let submission = Submission {
-        call: "read_async",
+        call,
         site: CallSite::new(options.label, Location::caller()),
         timeout: timeout.unwrap_or(engine.options.read_queue_timeout),
         caller: Caller::Task,

@@ -128,12 +128,9 @@ impl Store {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let written = self
-            .engine()
-            .write(self.write_options(options), move |tx: &WriteTx<'_>| {
-                f(tx).map_err(carry)
-            });
-        written.map_err(|error| unpack(named(error, "transact")))
+        let options = self.write_options(options);
+        let own = move |tx: &WriteTx<'_>| f(tx).map_err(carry);
+        self.engine().write("transact", options, own).map_err(unpack)
     }
 
     /// As [`read`](Self::read), for a closure with an error type of your own. It may borrow, and the error need not be
@@ -257,8 +254,9 @@ impl Store {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let write = self.write_async_with(options, move |tx: &WriteTx<'_>| f(tx).map_err(carry));
-        async move { write.await.map_err(|error| unpack(named(error, "transact_async"))) }
+        let own = move |tx: &WriteTx<'_>| f(tx).map_err(carry);
+        let write = futures::write_async(self, "transact_async", options, own);
+        async move { write.await.map_err(unpack) }
     }
 
     /// As [`query`](Self::query), but returns a future: `f` runs on a reader thread, so it may not borrow, and its error
@@ -348,8 +346,19 @@ pub(super) fn query<T, E: From<Error> + 'static>(
     f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
     let mut aside = Aside::default();
-    let read = engine.read(options, |tx| f(tx).map_err(|own| aside.put(own)));
-    read.map_err(|error| aside.take(named(error, "query")))
+    let mut has_run = false;
+    let read = engine.read(options, |tx| {
+        has_run = true;
+        f(tx).map_err(|own| aside.put(own))
+    });
+    read.map_err(|error| match error {
+        // Once the closure has run, it can only be about a call inside.
+        Error::Reentrant { instead, outcome, .. } if !has_run => {
+            let call = "query";
+            E::from(Error::Reentrant { call, instead, outcome })
+        }
+        error => aside.take(error),
+    })
 }
 
 /// Reads in a job of its own.
@@ -365,19 +374,7 @@ where
     T: Send + 'static,
     E: From<Error> + Send + 'static,
 {
-    let read = futures::read_async(engine, options, move |tx: &ReadTx<'_>| f(tx).map_err(carry));
-    async move { read.await.map_err(|error| unpack(named(error, "query_async"))) }
-}
-
-/// Names the call as its caller does. Any [`Error::Reentrant`] here is about this call: another one that the closure
-/// returned is inside its own error.
-fn named(error: Error, call: &'static str) -> Error {
-    match error {
-        Error::Reentrant {
-            call: "write" | "read" | "write_async" | "read_async",
-            instead,
-            outcome,
-        } => Error::Reentrant { call, instead, outcome },
-        other => other,
-    }
+    let own = move |tx: &ReadTx<'_>| f(tx).map_err(carry);
+    let read = futures::read_async(engine, "query_async", options, own);
+    async move { read.await.map_err(unpack) }
 }

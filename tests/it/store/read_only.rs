@@ -199,7 +199,7 @@ fn calls_that_write_are_refused_by_name() {
     };
     refused("write", store.write(|_| Ok(())));
     refused("submit", store.submit(|_| Ok(())).map(drop));
-    refused("write", store.transact(|_| -> larder::Result<()> { Ok(()) }));
+    refused("transact", store.transact(|_| -> larder::Result<()> { Ok(()) }));
     refused("vacuum", store.vacuum().run().map(drop));
     refused("migrate", store.migrate().map(drop));
     refused("migrate", store.migrate_to(1).map(drop));

@@ -318,12 +318,40 @@ fn nested_calls_are_reentrant_by_their_names() {
         let nested = move |_: &WriteTx<'_>| futures_executor::block_on(inside.transact_async(|tx| insert(tx, 1)));
         let error = store.transact(nested).unwrap_err();
         assert_eq!(call(error), "transact_async");
+        let error = futures_executor::block_on(store.query_async({
+            let inside = store.clone();
+            move |_| futures_executor::block_on(inside.query_async(|_| Ok::<_, AppError>(())))
+        }));
+        assert_eq!(call(error.unwrap_err()), "query_async");
     }
     store.close().unwrap();
     let closed = store.transact(|tx| insert(tx, 1));
     assert!(matches!(closed, Err(AppError::Db(Error::Closed))), "{closed:?}");
     let closed = store.query(|_| Ok::<_, AppError>(()));
     assert!(matches!(closed, Err(AppError::Db(Error::Closed))), "{closed:?}");
+}
+
+/// Where the own error is larder's, it may be about another call.
+#[test]
+fn call_inside_keeps_its_name() {
+    let store = Options::new().readers(1).open_temp().unwrap();
+    let call = |result: larder::Result<()>| match result.unwrap_err() {
+        Error::Reentrant { call, .. } => call,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(call(store.query(|_| store.read(|_| Ok(())))), "read");
+    let inside = store.clone();
+    assert_eq!(call(store.transact(move |_| inside.write(|_| Ok(())))), "write");
+    #[cfg(feature = "async")]
+    {
+        use futures_executor::block_on;
+        let inside = store.clone();
+        let read = store.query_async(move |_| block_on(inside.read_async(|_| Ok(()))));
+        assert_eq!(call(block_on(read)), "read_async");
+        let inside = store.clone();
+        let write = store.transact_async(move |_| block_on(inside.write_async(|_| Ok(()))));
+        assert_eq!(call(block_on(write)), "write_async");
+    }
 }
 
 // ---- types that misbehave ----
