@@ -439,7 +439,9 @@ impl From<Error> for Failure {
             // Only of a store that was opened with `Options::read_only`.
             Error::SnapshotChanged { .. } => Self::unavailable("the data has changed: nothing was written"),
             // Only with a replica, and `Durability::Replicated`.
-            Error::NotReplicated { .. } => Self::new(StatusCode::ACCEPTED, "written, but not replicated: do not repeat it"),
+            Error::NotReplicated { .. } => {
+                Self::new(StatusCode::ACCEPTED, "written, but not replicated: do not repeat it")
+            }
             // A full queue, a timeout, another process's lock: larder guarantees that nothing was written.
             error if error.is_retryable() => Self::unavailable("busy: nothing was written"),
             error if error.is_unique_violation() => Self::new(StatusCode::CONFLICT, "it exists already"),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ffi::CString;
+use std::ops::Range;
 
 use rusqlite::Row;
 
@@ -73,16 +74,79 @@ pub(crate) fn may_replace(sql: &str) -> bool {
     })
 }
 
+/// Where the statements of some SQL are, without their semicolons and without what is between them.
+///
+/// A semicolon ends a statement, as for `sqlite3_complete`: inside a trigger it has to come after `; END`.
+pub(crate) fn statements(sql: &str) -> impl Iterator<Item = Range<usize>> {
+    // SQLite skips a byte order mark.
+    let begin = sql.len() - sql.trim_start_matches('\u{feff}').len();
+    let mut tokens = tokens_from(sql, begin);
+    std::iter::from_fn(move || {
+        let (start, first) = tokens.by_ref().find(|(_, token)| *token != ";")?;
+        let mut part = Part::Head.after(first);
+        let mut end = start + first.len();
+        for (at, token) in tokens.by_ref() {
+            if token == ";" && part.may_end() {
+                break;
+            }
+            part = part.after(token);
+            end = at + token.len();
+        }
+        Some(start..end)
+    })
+}
+
+/// The part of a statement before a token.
+#[derive(Clone, Copy)]
+enum Part {
+    /// `EXPLAIN QUERY PLAN CREATE TEMP`, or less of it.
+    Head,
+    /// Any statement but a trigger.
+    Plain,
+    /// A trigger before its `BEGIN`.
+    Trigger,
+    Body,
+    /// After a semicolon of the body.
+    BetweenSteps,
+    /// After the `END` that follows such a semicolon.
+    AfterEnd,
+}
+
+impl Part {
+    fn after(self, token: &str) -> Self {
+        let is_one_of = |words: &[&str]| words.iter().any(|word| token.eq_ignore_ascii_case(word));
+        match self {
+            Self::Head if is_one_of(&["explain", "query", "plan", "create", "temp", "temporary"]) => Self::Head,
+            Self::Head if is_one_of(&["trigger"]) => Self::Trigger,
+            Self::Head | Self::Plain => Self::Plain,
+            Self::Trigger if !is_one_of(&["begin"]) => Self::Trigger,
+            Self::BetweenSteps if is_one_of(&["end"]) => Self::AfterEnd,
+            _ if token == ";" => Self::BetweenSteps,
+            _ => Self::Body,
+        }
+    }
+
+    fn may_end(self) -> bool {
+        !matches!(self, Self::Body | Self::BetweenSteps)
+    }
+}
+
 /// The tokens of some SQL as they are written, without white space and comments.
 pub(crate) fn tokens(sql: &str) -> impl Iterator<Item = &str> {
-    let mut rest = sql;
+    tokens_from(sql, 0).map(|(_, token)| token)
+}
+
+/// The tokens from there on, each with its position.
+fn tokens_from(sql: &str, begin: usize) -> impl Iterator<Item = (usize, &str)> {
+    let mut next = begin;
     std::iter::from_fn(move || {
         loop {
+            let (at, rest) = (next, &sql[next..]);
             let first = rest.chars().next()?;
-            let (token, after) = rest.split_at(length(rest, first));
-            rest = after;
+            let token = &rest[..length(rest, first)];
+            next += token.len();
             if !first.is_whitespace() && !token.starts_with("--") && !token.starts_with("/*") {
-                return Some(token);
+                return Some((at, token));
             }
         }
     })
@@ -147,6 +211,34 @@ mod tests {
         assert_eq!(told("\"a \"\"b\" [c \"d] `e`"), ["\"a \"\"b\"", "[c \"d]", "`e`"]);
         assert_eq!(told("ä$1 \"open"), ["ä$1", "\"open"]);
         assert_eq!(told(" -- only\n /* comments"), [""; 0]);
+    }
+
+    #[test]
+    fn statements_end_at_semicolons_outside_triggers() {
+        fn told(sql: &str) -> Vec<&str> {
+            statements(sql).map(|at| &sql[at]).collect()
+        }
+        assert_eq!(
+            told("\u{feff} ;; SELECT ';', \"a;b\" -- ;\n , 1 /* ; */ ; -- only\n ; COMMIT"),
+            ["SELECT ';', \"a;b\" -- ;\n , 1", "COMMIT"]
+        );
+        let trigger = "create temp trigger t after insert on a when 1 begin
+                       select case 1 when 1 then 2 end; delete from b; end";
+        for before in ["", "EXPLAIN ", "explain query plan "] {
+            let trigger = format!("{before}{trigger}");
+            let both = format!("{trigger}; SELECT 1;");
+            assert_eq!(told(&both), [trigger.as_str(), "SELECT 1"]);
+        }
+        let all = "CREATE TABLE trigger_begin(a); BEGIN; SELECT 1; END; SELECT 2";
+        assert_eq!(
+            told(all),
+            ["CREATE TABLE trigger_begin(a)", "BEGIN", "SELECT 1", "END", "SELECT 2"]
+        );
+        assert_eq!(
+            told("CREATE TRIGGER broken; SELECT 1"),
+            ["CREATE TRIGGER broken", "SELECT 1"]
+        );
+        assert_eq!(told(" -- nothing\n;"), [""; 0]);
     }
 
     #[test]

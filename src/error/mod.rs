@@ -719,7 +719,9 @@ impl Error {
     /// Past 2048 bytes it is cut. The message has its beginning.
     ///
     /// Known if a method of [`ReadTx`](crate::ReadTx) or [`WriteTx`](crate::WriteTx) ran it, or if SQLite could not
-    /// prepare it. Of a [`RolledBack`](Error::RolledBack) that the closure caused, it is the statement that did.
+    /// prepare it. Of a [`RolledBack`](Error::RolledBack) that the closure caused, it is the statement that did; of an
+    /// [`Interrupted`](Error::Interrupted), the one that the limit stopped or kept from its start. Of
+    /// [`execute_batch`](crate::WriteTx::execute_batch) it is the one statement that failed.
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;

@@ -209,8 +209,6 @@ impl<S: Scope, W: Work<S, T>, T: Send> DynJob<S> for Request<S, W, T> {
         let own = self.slot.take_kept();
         let refused = own.is_none();
         let (reply, unwanted) = match (error, own) {
-            // It has the statement that was stopped.
-            (Error::Interrupted { .. }, Some(own @ Reply::Returned(Err(Error::Interrupted { .. })))) => (own, None),
             (error @ Error::Interrupted { .. }, own @ Some(Reply::Returned(_))) => (Reply::Returned(Err(error)), own),
             // The job's own error or panic says more than the error of its group.
             (_, Some(own @ (Reply::Returned(Err(_)) | Reply::Panicked(_)))) => (own, None),

@@ -8,7 +8,7 @@ use crate::connection::cause::explained;
 use crate::connection::interrupt::{Interrupt, Limit, LimitKind, OnRawAccess};
 use crate::connection::transaction_control::{Control, ControlStatements};
 use crate::connection::{Baseline, Restored};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorContext, Result};
 use crate::queue::pending::Queue;
 use crate::runtime::sync::Arc;
 use crate::telemetry::activity::ActivitySlot;
@@ -131,9 +131,10 @@ impl<'r> Snapshot<'r> {
         });
         let limit = Limit::earlier(limit, age);
         let bounded = self.interrupt.bound(self.conn, self.since, limit);
-        let (result, slowest, raw_access, rows) = {
+        let (result, stopped, slowest, raw_access, rows) = {
             let tx = self.tx(bounded.as_ref().map(|bounded| bounded as &dyn OnRawAccess));
-            (tx.judge_read(f(&tx)), tx.slowest(), tx.had_raw_access(), tx.rows())
+            let result = tx.judge_read(f(&tx));
+            (result, tx.stopped(), tx.slowest(), tx.had_raw_access(), tx.rows())
         };
         self.raw_access = raw_access;
         if result.is_err() {
@@ -143,9 +144,10 @@ impl<'r> Snapshot<'r> {
         let ended = Instant::now();
         let over = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
         let result = match over {
-            // That of the closure has its statement.
-            Some(_) if matches!(result, Err(Error::Interrupted { .. })) => result,
-            Some(over) => Err(over.with_site(|| self.activity.site())),
+            Some(over) => {
+                let over = over.at(|| ErrorContext::of_statement(stopped));
+                Err(over.with_site(|| self.activity.site()))
+            }
             None => result,
         };
         let result = self.as_opened(result);

@@ -61,6 +61,8 @@ pub struct ReadTx<'a> {
     full: Cell<bool>,
     /// The text of the statement whose error ended the transaction, if one did.
     ended_by: RefCell<Option<String>>,
+    /// The text of the statement that a time limit stopped, if one did.
+    stopped: RefCell<Option<String>>,
     /// The statistics of statements, if they are counted.
     statements: Option<&'a RefCell<StatementShard>>,
     prepared: &'a dyn Prepare,
@@ -101,6 +103,7 @@ impl<'a> ReadTx<'a> {
             rows: Cell::new(0),
             full: Cell::new(false),
             ended_by: RefCell::new(None),
+            stopped: RefCell::new(None),
             statements,
             prepared,
         }
@@ -418,10 +421,9 @@ impl<'a> ReadTx<'a> {
         };
         let explained = self.meaning(error, own);
         if self.conn.is_autocommit() {
-            let text = || sql.map(|sql| bounded_sql(sql).into_owned());
-            let mut ended_by = self.ended_by.borrow_mut();
-            *ended_by = ended_by.take().or_else(text);
+            note_first(&self.ended_by, sql);
         }
+        self.note_stopped(&explained, sql);
         explained.at(|| ErrorContext {
             constraint,
             ..self.context(sql)
@@ -467,6 +469,7 @@ impl<'a> ReadTx<'a> {
 
     /// Adds where it arose.
     fn located(&self, error: Error, sql: Option<&str>) -> Error {
+        self.note_stopped(&error, sql);
         error.at(|| self.context(sql))
     }
 
@@ -480,6 +483,18 @@ impl<'a> ReadTx<'a> {
 
     pub(crate) fn ended_by(&self) -> Option<String> {
         self.ended_by.take()
+    }
+
+    /// The closure may swallow the error, or put it into one of its own.
+    fn note_stopped(&self, error: &Error, sql: Option<&str>) {
+        if let Error::Interrupted { .. } = error {
+            note_first(&self.stopped, sql);
+        }
+    }
+
+    /// The statement that a time limit stopped.
+    pub(crate) fn stopped(&self) -> Option<String> {
+        self.stopped.take()
     }
 
     /// The limit or the cancellation by which larder has stopped the SQL.
@@ -516,6 +531,11 @@ impl ReadTx<'_> {
             other => other.map_err(not_started),
         }
     }
+}
+
+fn note_first(place: &RefCell<Option<String>>, sql: Option<&str>) {
+    let mut place = place.borrow_mut();
+    *place = place.take().or_else(|| sql.map(|sql| bounded_sql(sql).into_owned()));
 }
 
 /// The error of a read, which wrote nothing.

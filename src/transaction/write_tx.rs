@@ -1,7 +1,7 @@
 //! [`WriteTx`]: one atomic change, and savepoints in it.
 
 use std::cell::RefCell;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::time::Duration;
 
 use rusqlite::fallible_iterator::FallibleIterator as _;
@@ -12,7 +12,7 @@ use super::{Connected, ReadTx};
 use crate::connection::authorizer::Change;
 use crate::connection::c_api;
 use crate::connection::change_counters::signed;
-use crate::connection::sql_text::{is_alter, may_alter, refuse_nul};
+use crate::connection::sql_text::{is_alter, may_alter, refuse_nul, statements};
 use crate::connection::stored_sql::with_double_quoted_strings;
 use crate::connection::transaction_control::Control;
 use crate::error::own::Aside;
@@ -165,12 +165,13 @@ impl<'a> WriteTx<'a> {
     ///
     /// # Errors
     ///
-    /// The errors of [`execute`](Self::execute); [`Error::statement`] is the one that failed. The statements before the error stay in the transaction; return the
-    /// error from the closure to roll them back.
+    /// The errors of [`execute`](Self::execute); [`Error::statement`] is the one that failed. The statements before the
+    /// error stay in the transaction; return the error from the closure to roll them back.
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
         let start = Tick::now();
         if let Some(error) = self.refuses_start(start) {
-            return Err(self.located(error, None));
+            let first = statements(sql).next();
+            return Err(self.located(error, first.map(|at| &sql[at])));
         }
         let result = self.run_batch(sql);
         self.note_time(start, || (None, None));
@@ -179,25 +180,33 @@ impl<'a> WriteTx<'a> {
 
     /// An ALTER needs a setting of its own, as in [`ReadTx`].
     fn run_batch(&self, sql: &str) -> Result<()> {
-        refuse_nul(sql).map_err(|error| self.explain(error))?;
+        refuse_nul(sql).map_err(|error| self.explain_as(error, false, Some(sql)))?;
         let may_alter = may_alter(sql);
         let mut batch = Batch::new(self.conn, sql);
-        while let Some(mut statement) = batch.next().map_err(|error| self.explain(error))? {
-            let text = |statement: &Statement<'_>| statement.expanded_sql();
-            let is_alter = may_alter && text(&statement).is_some_and(|sql| is_alter(&sql));
+        let mut done = 0;
+        let failed = |error, done| self.explain_in_batch(error, sql, done);
+        while let Some(mut statement) = batch.next().map_err(|error| failed(error, done))? {
+            let is_alter = may_alter && statement.expanded_sql().is_some_and(|sql| is_alter(&sql));
             let mut run = || statement.raw_query().next().map(drop);
-            let done = if is_alter {
+            let ran = if is_alter {
                 with_double_quoted_strings(self.conn, self.guard, run)
             } else {
                 run()
             };
-            if let Err(error) = done {
-                let own = c_api::gave_last(self.conn, &error);
-                let sql = text(&statement);
-                return Err(self.explain_as(error, own, sql.as_deref()));
-            }
+            ran.map_err(|error| failed(error, done))?;
+            done += 1;
         }
         Ok(())
+    }
+
+    /// The meaning of an error of the statement that follows `done` others of the text.
+    fn explain_in_batch(&self, error: rusqlite::Error, sql: &str, done: usize) -> Error {
+        let own = c_api::gave_last(self.conn, &error);
+        let Some(at) = statements(sql).nth(done) else {
+            return self.explain_as(error, own, None);
+        };
+        let error = without_rest(error, sql, &at);
+        self.explain_as(error, own, Some(&sql[at]))
     }
 
     /// Runs `f` in a savepoint, a nested transaction. If `f` returns `Ok`, its changes are kept; if it returns `Err` or
@@ -289,6 +298,27 @@ impl<'a> WriteTx<'a> {
         control
             .run_cached(self.conn, self.guard)
             .map_err(|error| self.explain(error))
+    }
+}
+
+/// An error that rusqlite gives with the rest of the text, with the statement alone.
+fn without_rest(error: rusqlite::Error, text: &str, at: &Range<usize>) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqlInputError {
+            error,
+            msg,
+            sql: rest,
+            offset,
+        } => {
+            let blank = at.start.saturating_sub(text.len() - rest.len());
+            rusqlite::Error::SqlInputError {
+                error,
+                msg,
+                sql: text[at.clone()].to_owned(),
+                offset: offset.saturating_sub(i32::try_from(blank).unwrap_or(i32::MAX)).max(0),
+            }
+        }
+        other => other,
     }
 }
 

@@ -272,11 +272,12 @@ impl Writer {
         );
         let result = job.run(&tx);
         let left_settings = tx.had_raw_access() || limit.is_some();
-        let ended_by = tx.ended_by();
+        let (ended_by, stopped) = (tx.ended_by(), tx.stopped());
         let (slowest, rows_read, disk_full) = (tx.slowest(), tx.rows(), tx.found_disk_full());
         drop(prepared);
         let ended = Instant::now();
         let overrun = bounded.and_then(|bounded| bounded.end(ended, result.is_ok()));
+        let overrun = overrun.map(|error| error.at(|| ErrorContext::of_statement(stopped)));
         self.telemetry.writing.end();
         let changed = self.conn.total_changes().saturating_sub(before);
         let ran = Ran { job, site, changed };

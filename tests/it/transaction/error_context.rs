@@ -116,6 +116,35 @@ fn errors_of_tasks_name_the_line_that_called() {
     is_since(block_on(read).unwrap_err().site(), first);
 }
 
+/// rusqlite gives the rest of the text, or the text with NULL for its parameters.
+#[test]
+fn batch_names_the_statement_that_failed() {
+    let store = store();
+    let trigger = "CREATE TRIGGER u AFTER INSERT ON t BEGIN SELECT 1; SELECT 7; END";
+    for (before, statement, offset) in [
+        ("", "COMMIT", None),
+        ("SELECT 1;;", "COMMIT", None),
+        ("SELECT 1; -- why;\n ", "SELEKT 2", Some(0)),
+        (trigger, "SELECT missing", Some(7)),
+        ("SELECT ';';", "INSERT INTO t VALUES (?1, ?1)", None),
+        ("", "INSERT INTO t VALUES (:id, $name)", None),
+    ] {
+        let batch = format!("{before}; {statement} ; CREATE TABLE rest(a)");
+        let error = store.write(move |tx| tx.execute_batch(&batch)).unwrap_err();
+        assert_eq!(error.statement(), Some(statement), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(statement) && !text.contains("CREATE TABLE"), "{text}");
+        let told = match error.sqlite() {
+            Some(rusqlite::Error::SqlInputError { sql, offset, .. }) => {
+                assert_eq!(sql, statement);
+                Some(*offset)
+            }
+            _ => None,
+        };
+        assert_eq!(told, offset, "{text}");
+    }
+}
+
 /// What rusqlite's methods gave has the site when the closure returns; its statement only if SQLite repeats it.
 #[test]
 fn statements_of_rusqlite_methods_are_not_guessed() {
@@ -165,16 +194,38 @@ fn refusals_and_limits_know_where() {
     assert_eq!(error.statement(), Some(ENDLESS));
     let first = line!();
     let swallowed = store.write_with(briefly(), |tx| Ok(tx.query_row(ENDLESS, [], |_| Ok(())).is_ok()));
-    is_since(swallowed.unwrap_err().site(), first);
+    let error = swallowed.unwrap_err();
+    is_since(error.site(), first);
+    assert_eq!(error.statement(), Some(ENDLESS));
+    let batch = format!("{ENDLESS}; SELECT 2");
+    let stopped = store.write_with(briefly(), move |tx| tx.execute_batch(&batch));
+    assert_eq!(stopped.unwrap_err().statement(), Some(ENDLESS));
+    let first = line!();
+    let stopped = store.transact_with(briefly(), |tx| {
+        Ok::<_, AppError>(tx.query_row(ENDLESS, [], |_| Ok(()))?)
+    });
+    let error = stopped.unwrap_err().larders();
+    is_since(error.site(), first);
+    assert_eq!(error.statement(), Some(ENDLESS));
+    // It is the first, whatever comes after it.
+    let stopped = store.transact_with(briefly(), |tx| {
+        let _ = tx.query_row(ENDLESS, [], |_| Ok(()));
+        let _ = tx.execute("INSERT OR ROLLBACK INTO t VALUES (1, NULL)", []);
+        Ok::<_, AppError>(())
+    });
+    assert_eq!(stopped.unwrap_err().larders().statement(), Some(ENDLESS));
 
     let briefly = ReadOptions::new().execution_timeout(Duration::from_millis(5));
     let first = line!();
-    let stopped = store.query_with(briefly, |tx| {
+    let stopped = store.query_with(briefly.clone(), |tx| {
         Ok::<_, AppError>(tx.query_row(ENDLESS, [], |_| Ok(()))?)
     });
     let error = stopped.unwrap_err().larders();
     is_since(error.site(), first);
     assert!(matches!(error, Error::Interrupted { .. }), "{error:?}");
+    assert_eq!(error.statement(), Some(ENDLESS));
+    let swallowed = store.read_with(briefly, |tx| Ok(tx.exists(ENDLESS, []).is_ok()));
+    assert_eq!(swallowed.unwrap_err().statement(), Some(ENDLESS));
 }
 
 /// "fix the statement that caused the rollback": this one.
