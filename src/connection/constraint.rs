@@ -1,6 +1,6 @@
 //! The schema of a connection, with which the message of a violated constraint is read.
 //!
-//! SQLite has just failed a statement, so this costs only a caller who is told of that. The lookup of a name takes well
+//! It is read only after SQLite has failed a statement, so other statements cost the same. The lookup of a name takes well
 //! under a microsecond; the keys of the schema are read only for a violated foreign key.
 
 use std::cell::OnceCell;

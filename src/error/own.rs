@@ -18,7 +18,7 @@ use crossbeam_utils::atomic::AtomicCell;
 
 use super::Error;
 
-/// An application's error inside [`Error::App`], which has to be `Sync`. So it is in a cell, which nobody looks into.
+/// An application's error inside [`Error::App`], which has to be `Sync`. So it is in a cell, and no code reads the cell while it is there.
 struct Carried(AtomicCell<Box<dyn Any + Send>>);
 
 /// Packs an error of the application's.

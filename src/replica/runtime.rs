@@ -100,7 +100,7 @@ pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> io::Result<()
     Ok(())
 }
 
-/// Runs a future on `larder-replica` for a task of whichever runtime, once it is polled, and until it is dropped.
+/// Runs a future on `larder-replica` for a task of any runtime, once it is polled, and until it is dropped.
 ///
 /// # Errors
 ///
