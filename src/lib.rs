@@ -119,7 +119,7 @@ pub use self::write::closing::CloseReport;
 #[cfg(feature = "derive")]
 #[doc(hidden)]
 pub use self::transaction::derived;
-pub use self::transaction::from_row::{ColumnNames, FromRow};
+pub use self::transaction::from_row::{ColumnNames, FoundColumns, FromRow, NextColumn};
 #[cfg(feature = "derive")]
 #[cfg_attr(docsrs, doc(cfg(feature = "derive")))]
 pub use self::transaction::macros::{FromRow, Id};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::cause::said;
-use super::file_lock;
+use super::file_lock::{self, Use};
 use super::filesystem::{check_filesystem, check_writable, is_mount_root};
 use super::open_error::{open_error, refuse};
 use super::open_files::{Claim, Place};
@@ -77,6 +77,12 @@ impl DatabaseFile {
         } else if (1..SMALLEST).contains(&metadata.len()) {
             // SQLite would treat it as an empty database and overwrite it.
             Some("it is not an SQLite database: it has fewer bytes than the smallest one")
+        } else if metadata.len() == 0 && !options.creates() && has_log(&absolute) {
+            // Also a connection that only reads deletes such a -wal, as a leftover.
+            Some(
+                "it has not a byte, and the -wal beside it has commits, which SQLite would delete: it was cut, or is not \
+                 copied yet; copy both files again, or restore a backup",
+            )
         } else {
             None
         };
@@ -106,6 +112,13 @@ impl DatabaseFile {
         let metadata = metadata.map_err(|e| open_error(&self.path, "its metadata cannot be read", e))?;
         Ok(metadata.len() == 0)
     }
+}
+
+/// Whether a `-wal` with contents is beside the database.
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    fs::symlink_metadata(log).is_ok_and(|log| log.len() > 0)
 }
 
 /// The canonical folder joined with the file's own name. SQLite never parses an absolute path as a URI, but would parse
@@ -160,7 +173,7 @@ fn create(absolute: &Path, path: &Path) -> Result<()> {
         .mode(0o600)
         .open(absolute)
     {
-        Ok(file) => file_lock::keep(file).map_err(|e| open_error(path, "its metadata cannot be read", e)),
+        Ok(file) => file_lock::keep(file, Use::Write).map_err(|e| open_error(path, "its metadata cannot be read", e)),
         // Without a descriptor that is free, the system does not look whether the file exists.
         Err(_) if fs::symlink_metadata(absolute).is_ok() => Ok(()),
         Err(e) => {

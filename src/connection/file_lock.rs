@@ -22,8 +22,8 @@
 //!
 //! Closing one of our descriptors would drop the locks of the user's other connections, the very problem that this
 //! module solves. So each descriptor is kept for the life of the process and found again by the file's inode on the
-//! next open: at most one for each database and each `-shm`. A descriptor of a file without a name is closed once no
-//! store uses it, because no other process can open that file.
+//! next open: at most one of each [`Use`] for each database and each `-shm`. A descriptor of a file without a name is
+//! closed once no store uses it, because no other process can open that file.
 //!
 //! [`KEPT`] is a mutex around the list of descriptors and the number of stores that hold a lock by each: a store may
 //! open while a read of its closed predecessor continues, and both share the lock. The mutex is held for a lookup, for
@@ -43,6 +43,8 @@ use crate::runtime::sync::{Arc, MutexGuard};
 /// A descriptor of a database file or of a `-shm`.
 struct Kept {
     id: FileId,
+    /// What it can be used for.
+    by: Use,
     /// The process that opened it. A forked child shares the lock of its parent's descriptor and could release it, so
     /// the child opens its own.
     process: Process,
@@ -51,10 +53,18 @@ struct Kept {
     users: usize,
 }
 
+/// How a file is opened. A store that only reads needs read locks alone, and opening a file of an image to write copies
+/// all of it (overlayfs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Use {
+    Read,
+    Write,
+}
+
 static KEPT: ProcessMutex<Vec<Kept>> = ProcessMutex::new(Vec::new());
 
 /// Keeps a descriptor for the life of the process.
-pub(crate) fn keep(file: File) -> io::Result<()> {
+pub(crate) fn keep(file: File, by: Use) -> io::Result<()> {
     let id = match file.metadata() {
         Ok(metadata) => FileId::of(&metadata),
         Err(error) => {
@@ -66,6 +76,7 @@ pub(crate) fn keep(file: File) -> io::Result<()> {
     let file = Arc::new(file);
     lock().push(Kept {
         id,
+        by,
         process: Process::current(),
         file,
         users: 0,
@@ -73,12 +84,12 @@ pub(crate) fn keep(file: File) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the descriptor of the file at `path`, which must be `expected`, and adds one user.
-fn descriptor(path: &Path, expected: FileId) -> io::Result<Arc<File>> {
+/// Returns a descriptor of the file at `path`, which must be `expected`, and adds one user.
+fn descriptor(path: &Path, expected: FileId, by: Use) -> io::Result<Arc<File>> {
     let find = |all: &mut [Kept]| {
         let kept = all
             .iter_mut()
-            .find(|kept| kept.id == expected && !kept.process.is_left())?;
+            .find(|kept| kept.id == expected && kept.by >= by && !kept.process.is_left())?;
         kept.users += 1;
         Some(Arc::clone(&kept.file))
     };
@@ -88,29 +99,27 @@ fn descriptor(path: &Path, expected: FileId) -> io::Result<Arc<File>> {
         return Ok(file);
     }
     drop(kept);
-    keep(open(path)?)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(by == Use::Write).custom_flags(nofollow());
+    keep(options.open(path)?, by)?;
     find(&mut lock()).ok_or_else(|| io::Error::other("another file has taken its place"))
-}
-
-/// Opens a file to lock it. A store that only reads may not be able to write it, and a read lock needs no more.
-fn open(path: &Path) -> io::Result<File> {
-    let by = |write| {
-        let mut options = OpenOptions::new();
-        options.read(true).write(write).custom_flags(nofollow()).open(path)
-    };
-    by(true).or_else(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => by(false),
-        _ => Err(error),
-    })
 }
 
 /// Whether the header of a database says that it is in WAL mode, by the descriptor that is kept.
 pub(crate) fn is_in_wal_mode(path: &Path, id: FileId) -> io::Result<bool> {
-    let file = descriptor(path, id)?;
+    let file = descriptor(path, id, Use::Read)?;
     let mut header = [0; 20];
     let read = file.read_exact_at(&mut header, 0);
     give_back(&file, |_| {});
     Ok(read.is_ok() && header.starts_with(b"SQLite format 3\0") && header[18..] == [2, 2])
+}
+
+/// Whether another process has SQLite's locks on a database. `false` where the system has no such question.
+pub(crate) fn is_locked(path: &Path, id: FileId) -> io::Result<bool> {
+    let file = descriptor(path, id, Use::Read)?;
+    let locked = is_locked_elsewhere(&file);
+    give_back(&file, |_| {});
+    Ok(locked)
 }
 
 /// Whether the process may write the file.
@@ -152,8 +161,12 @@ pub(crate) enum LockedFile {
 
 #[cfg(target_os = "linux")]
 pub(crate) use self::linux::FileLocks;
+#[cfg(target_os = "linux")]
+use self::linux::is_locked_elsewhere;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use self::other::FileLocks;
+#[cfg(not(target_os = "linux"))]
+use self::other::is_locked_elsewhere;
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -207,16 +220,17 @@ mod linux {
             database: (&Path, FileId),
             index: Option<(&Path, FileId)>,
             access: Access,
+            by: Use,
             until: Instant,
         ) -> io::Result<Option<Self>> {
             // SQLite takes a `-shm` that it cannot write for one in use if there is a lock on it, and for a left one if
             // there is none: the lock must not be ours.
             let index = index.filter(|(path, _)| is_writable(path));
             let mut locks = Self {
-                database: descriptor(database.0, database.1)?,
+                database: descriptor(database.0, database.1, by)?,
                 index: None,
             };
-            locks.index = index.map(|(path, id)| descriptor(path, id)).transpose()?;
+            locks.index = index.map(|(path, id)| descriptor(path, id, by)).transpose()?;
             let taken = match access {
                 Access::Exclusive => take(&locks.database, PENDING, libc::F_WRLCK, until),
                 Access::Shared => take(&locks.database, SHARED, libc::F_RDLCK, until).and_then(|()| {
@@ -287,6 +301,15 @@ mod linux {
         }
     }
 
+    /// Whether a process has a lock of SQLite's on the database: each reader and writer has, of a transaction or for good.
+    pub(super) fn is_locked_elsewhere(database: &File) -> bool {
+        [PENDING, SHARED].into_iter().any(|range| {
+            let mut found = flock(range, libc::F_WRLCK);
+            let asked = fcntl(database, FcntlArg::F_OFD_GETLK(&mut found));
+            asked.is_ok() && i32::from(found.l_type) != libc::F_UNLCK
+        })
+    }
+
     /// Whether this process has no POSIX lock in the range. `false` if unknown.
     fn is_dropped(file: &File, range: Range) -> bool {
         // A write lock conflicts with every other lock, except this descriptor's own open-file-description lock.
@@ -345,11 +368,16 @@ mod other {
     #[derive(Debug)]
     pub(crate) struct FileLocks;
 
+    pub(super) fn is_locked_elsewhere(_database: &File) -> bool {
+        false
+    }
+
     impl FileLocks {
         pub(crate) fn take(
             _database: (&Path, FileId),
             _index: Option<(&Path, FileId)>,
             _access: Access,
+            _by: Use,
             _until: Instant,
         ) -> io::Result<Option<Self>> {
             Ok(None)

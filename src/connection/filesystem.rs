@@ -112,6 +112,19 @@ pub(super) fn check_filesystem(_folder: &Path, _path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a descriptor to read and one to write may be of two files: overlayfs copies a file of a lower layer when it is
+/// first opened to write, and a memory map of the original does not change any more.
+#[cfg(target_os = "linux")]
+pub(super) fn copies_at_first_write(path: &Path) -> bool {
+    const OVERLAYFS: u32 = 0x794c_7630;
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as u32 == OVERLAYFS)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn copies_at_first_write(_path: &Path) -> bool {
+    false
+}
+
 /// The name of the file's file system, if a WAL is not safe on it.
 #[cfg(target_os = "linux")]
 pub(crate) fn unsafe_filesystem(path: &Path) -> Option<&'static str> {

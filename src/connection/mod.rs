@@ -267,11 +267,12 @@ pub(crate) fn reader_source(file: &OpenFile) -> SqliteConnectionManager {
     read_only::source(file.path(), file.read_only())
 }
 
-/// The settings of the connections to a snapshot, which map no memory.
-pub(crate) fn seen_with(options: &Settings, seen: ReadOnly) -> Settings {
+/// The settings of the connections of a store that only reads. Snapshots map no memory (`read_only.rs`), and neither does
+/// a file that another process may yet replace under its name.
+pub(crate) fn seen_with(options: &Settings, path: &Path, seen: ReadOnly) -> Settings {
     let mmap_size = match seen {
-        ReadOnly::Live => options.mmap_size,
-        ReadOnly::Snapshot | ReadOnly::SnapshotWithLog => 0,
+        ReadOnly::Live if !filesystem::copies_at_first_write(path) => options.mmap_size,
+        ReadOnly::Live | ReadOnly::Snapshot | ReadOnly::SnapshotWithLog => 0,
     };
     Settings {
         mmap_size,
@@ -315,7 +316,7 @@ pub(crate) fn open_only_to_read(
         warn_about_strings(&conn, path);
     }
     hint_at_memory_management(&conn);
-    let reader = configure_reader(conn, lease, &seen_with(options, seen), hooks)?;
+    let reader = configure_reader(conn, lease, &seen_with(options, path, seen), hooks)?;
     Ok((open_file, reader))
 }
 
@@ -328,12 +329,13 @@ pub(crate) fn open_reader(
 ) -> Result<GuardedConnection> {
     let path = file.path();
     let lease = file.lease().ok_or(Error::Closed)?;
-    file.compare()?;
+    let compare = || file.may_be_read().and_then(|()| file.compare());
+    compare()?;
     let (conn, hooks) = connect_reader(source, path, file.read_only(), options, patience)?;
     // Redeclared after the connection, so an error from here on releases the lease before the connection closes.
     let lease = lease;
     // By now SQLite has opened the file and the WAL by name, so the comparisons before and after cover both opens.
-    file.compare()?;
+    compare()?;
     configure_reader(conn, lease, options, hooks)
 }
 

@@ -24,7 +24,7 @@ use std::{fmt, fs, io, mem};
 use rusqlite::ffi;
 
 use super::file::{DatabaseFile, FileId};
-use super::file_lock::{FileLocks, LockedFile};
+use super::file_lock::{self, FileLocks, LockedFile, Use};
 use super::open_files::Claim;
 use super::read_only::Frozen;
 use super::wal_index::WalIndex;
@@ -254,7 +254,11 @@ impl OpenFile {
         let Some(database) = of(SqliteFile::Database) else {
             return Ok(None);
         };
-        let locks = FileLocks::take(database, of(SqliteFile::Index), access, until)
+        let by = match self.read_only {
+            Some(_) => Use::Read,
+            None => Use::Write,
+        };
+        let locks = FileLocks::take(database, of(SqliteFile::Index), access, by, until)
             .map_err(|error| open_error(&self.path, "its lock cannot be taken".to_owned(), error))?;
         if locks.is_none() {
             event!(
@@ -278,6 +282,44 @@ impl OpenFile {
     /// locks on them.
     pub(crate) fn unchanged(&self) -> Result<()> {
         self.frozen.as_ref().map_or(Ok(()), |frozen| frozen.compare(&self.path))
+    }
+
+    /// Checks before each read of a store that only reads whether its files are still those that it opened: no write
+    /// fails that would show it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SnapshotChanged`]; [`Error::Open`], which names the change.
+    pub(crate) fn may_be_read(&self) -> Result<()> {
+        if self.read_only != Some(ReadOnly::Live) {
+            return self.unchanged();
+        }
+        let problem = match self.find_moved() {
+            Some(FileChange::Removed(_, path)) => format!(
+                "{} was deleted or renamed while the store had it open: restore it, then open the store again",
+                path.display()
+            ),
+            Some(FileChange::Replaced(_, path)) => format!(
+                "{} was replaced by another file while the store had it open: open the store again",
+                path.display()
+            ),
+            // SQLite would create a -wal and a -shm that belong to this process.
+            _ if self.was_switched_to_wal() => "another process has switched it to WAL while the store had it open in \
+                 rollback mode: open the store again"
+                .to_owned(),
+            _ => return Ok(()),
+        };
+        Err(Error::Open {
+            path: self.path.clone(),
+            problem,
+            source: None,
+        })
+    }
+
+    /// Whether SQLite read no WAL at opening, and would now.
+    fn was_switched_to_wal(&self) -> bool {
+        let [database] = &self.files[..] else { return false };
+        file_lock::is_in_wal_mode(&database.path, database.id).unwrap_or(false)
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -8,8 +8,9 @@
 //!
 //! "If the -shm and -wal files already exist or those files can be created or the database is immutable", SQLite opens a
 //! read-only WAL database, <https://sqlite.org/wal.html#read_only_databases>. Otherwise no process has the file open in
-//! WAL mode, because each keeps a `-shm` beside it. SQLite then opens the snapshot without locks, so a process that opens
-//! the file to write would not be kept from it. Therefore each read compares the files before and after ([`Frozen`]): a
+//! WAL mode: each keeps a `-shm` beside it, or the index on its heap and the file locked (`Access::Exclusive`), which is
+//! asked before. SQLite then opens the snapshot without locks, so a process that opens the file to write would not be kept
+//! from it. Therefore each read compares the files before and after ([`Frozen`]): a
 //! change is an error, and never a torn read. Snapshots map no memory, because a file that shrinks under a map ends the
 //! process.
 
@@ -63,7 +64,10 @@ fn uri(path: &Path, query: &str) -> PathBuf {
 pub(super) fn of_others(file: &DatabaseFile) -> Result<Option<(ReadOnly, Frozen)>> {
     let is_others = !may_write(&file.path) && may_create_beside(&file.path);
     let frozen = Frozen::of(&file.path);
-    if is_others && frozen.lacks_index() && file_lock::is_in_wal_mode(&file.path, file.id).unwrap_or(false) {
+    let has_log = || file_lock::is_in_wal_mode(&file.path, file.id).unwrap_or(false);
+    // A process with the index on its heap has a lock, which opening as always waits for.
+    let is_open = || file_lock::is_locked(&file.path, file.id).unwrap_or(false);
+    if is_others && frozen.lacks_index() && has_log() && !is_open() {
         return frozen.view().map(Some);
     }
     Ok(None)

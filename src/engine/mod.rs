@@ -86,7 +86,7 @@ impl Engine {
         };
         let options = open_file
             .read_only()
-            .map_or_else(|| options.clone(), |seen| seen_with(&options, seen));
+            .map_or_else(|| options.clone(), |seen| seen_with(&options, &file.path, seen));
         // From here on the connections hold the claim.
         drop(file);
         let page_size = read_back(&writer.conn, "page_size")?;

@@ -260,8 +260,8 @@ pub enum Error {
 
     /// The store was opened with [`Options::read_only`](crate::Options::read_only), and the call writes. It did not start.
     #[error(
-        "{call} is refused, because {} was opened with Options::read_only(true): write by a store without that option, in \
-         the process that owns the database",
+        "{call} is refused, because {} was opened with Options::read_only(true): call it on a store without that option, \
+         in the process that owns the database",
         path.display()
     )]
     ReadOnly {

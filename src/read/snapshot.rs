@@ -69,7 +69,7 @@ impl<'r> Snapshot<'r> {
     }
 
     fn begin_transaction(self) -> Result<Self> {
-        self.readers.file.unchanged()?;
+        self.readers.file.may_be_read()?;
         self.run_internal(Control::BeginRead).map_err(Error::not_started)?;
         Ok(self)
     }

@@ -64,7 +64,8 @@ impl Options {
 
     /// Whether a missing file is created. The default is `true`. With `false` the database must exist: a path that is
     /// wrong, or a volume that is not mounted, is [`Error::Open`] instead of an empty database, and nothing is created.
-    /// A file without a byte exists: it is a database without tables.
+    /// A file without a byte exists: it is a database without tables, or, with a `-wal` beside it, an error, because it was
+    /// cut. A follower ([`follow`](Self::follow)) restores a missing file whatever is set.
     ///
     /// With `ReplicaOptions::restore_if_missing` a missing file is restored; if the replica is empty, opening fails.
     ///

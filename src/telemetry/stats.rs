@@ -111,11 +111,12 @@ pub struct Stats {
 pub enum ReadOnly {
     /// Each read sees the newest commit of any process.
     Live,
-    /// The database file as it was at opening. There is no `-wal`, none can be created, and no process has the file open
-    /// to write. If it changes all the same, reads fail with [`Error::SnapshotChanged`](crate::Error::SnapshotChanged).
+    /// The database file as it was at opening. There is no `-wal`, this process may create none, and no process had the
+    /// file open to write. If it changes all the same, reads fail with [`Error::SnapshotChanged`](crate::Error::SnapshotChanged).
     Snapshot,
-    /// As `Snapshot`, with the commits in the `-wal` beside it: a copy of the files of a running service, or of a process
-    /// that was killed.
+    /// As `Snapshot`, with the commits in the `-wal` beside it: the files of a process that was killed, or a snapshot of
+    /// the file system under a running service. Nothing shows that a `-wal` belongs to another state of the database, so
+    /// files that were copied one after another while a process wrote may be torn.
     SnapshotWithLog,
 }
 

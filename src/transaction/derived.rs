@@ -6,6 +6,7 @@ use std::fmt;
 use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Result, Row};
 use serde::de::DeserializeOwned;
+use serde_json::Number;
 use serde_json::error::Category;
 
 use super::from_row::{self, Problem, Wanted, conversion, short_name};
@@ -21,8 +22,22 @@ impl<T: DeserializeOwned> Json for T {}
 ///
 /// The column has a value that `T` does not take.
 #[inline]
-pub fn column<T: FromSql>(row: &Row<'_>, index: usize, field: &'static str) -> Result<T> {
-    from_row::column(row, index, Some(field))
+pub fn column<T: FromSql>(row: &Row<'_>, index: Option<usize>, field: &'static str) -> Result<T> {
+    from_row::column(row, required(index), Some(field))
+}
+
+/// The column of a field, or its default if the result does not have it.
+///
+/// # Errors
+///
+/// As [`column`].
+#[inline]
+pub fn column_or_default<T: FromSql + Default>(row: &Row<'_>, index: Option<usize>, field: &'static str) -> Result<T> {
+    index.map_or_else(|| Ok(T::default()), |_| column(row, index, field))
+}
+
+fn required(index: Option<usize>) -> usize {
+    index.expect("a value is read from the columns that it has found")
 }
 
 /// The column of a field, from JSON. NULL is JSON's `null`.
@@ -30,40 +45,58 @@ pub fn column<T: FromSql>(row: &Row<'_>, index: usize, field: &'static str) -> R
 /// # Errors
 ///
 /// The column has no JSON, or that of another type.
-pub fn json<T: Json>(row: &Row<'_>, index: usize, field: &'static str) -> Result<T> {
+pub fn json<T: Json>(row: &Row<'_>, index: Option<usize>, field: &'static str) -> Result<T> {
+    let index = required(index);
     let value = row.get_ref(index)?;
     let parsed = match value {
-        ValueRef::Null => serde_json::from_str("null").map_err(|_| Problem::Type),
-        ValueRef::Text(text) => serde_json::from_slice(text).map_err(|error| NoJson::problem(error, false)),
-        ValueRef::Blob(bytes) => serde_json::from_slice(bytes).map_err(|error| NoJson::problem(error, true)),
-        ValueRef::Integer(number) => Ok(number.into()).and_then(of_value),
-        ValueRef::Real(number) => Ok(number.into()).and_then(of_value),
+        ValueRef::Null => serde_json::from_value(serde_json::Value::Null).map_err(|_| Problem::Type),
+        ValueRef::Text(text) => serde_json::from_slice(text).map_err(|error| NoJson::problem(&error, false)),
+        ValueRef::Blob(bytes) => serde_json::from_slice(bytes).map_err(|error| NoJson::problem(&error, true)),
+        ValueRef::Integer(number) => of_number(number.into()),
+        // JSON has no infinity.
+        ValueRef::Real(number) => Number::from_f64(number).ok_or(Problem::Range).and_then(of_number),
     };
     parsed.map_err(|problem| conversion(row, index, Wanted::Field(field, short_name::<T>()), problem))
 }
 
-/// SQL has numbers that are JSON as they are.
-fn of_value<T: Json>(value: serde_json::Value) -> std::result::Result<T, Problem> {
-    serde_json::from_value(value).map_err(|_| Problem::Type)
+/// A column's number is JSON as it is.
+fn of_number<T: Json>(number: Number) -> std::result::Result<T, Problem> {
+    serde_json::from_value(number.into()).map_err(|_| Problem::Type)
 }
 
-/// Why a column is not the JSON of its field. The message of serde_json can have a part of the value; it is the source.
+/// The JSON of a field whose column may be missing.
+///
+/// # Errors
+///
+/// As [`json`].
+pub fn json_or_default<T: Json + Default>(row: &Row<'_>, index: Option<usize>, field: &'static str) -> Result<T> {
+    index.map_or_else(|| Ok(T::default()), |_| json(row, index, field))
+}
+
+/// Why a column is not the JSON of its field. It does not keep serde_json's error, whose message can have the value.
 #[derive(Debug)]
 struct NoJson {
-    error: serde_json::Error,
+    category: Category,
+    line: usize,
+    column: usize,
     is_blob: bool,
 }
 
 impl NoJson {
-    fn problem(error: serde_json::Error, is_blob: bool) -> Problem {
-        Problem::Other(Box::new(Self { error, is_blob }))
+    fn problem(error: &serde_json::Error, is_blob: bool) -> Problem {
+        Problem::Other(Box::new(Self {
+            category: error.classify(),
+            line: error.line(),
+            column: error.column(),
+            is_blob,
+        }))
     }
 }
 
 impl fmt::Display for NoJson {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (line, column) = (self.error.line(), self.error.column());
-        match self.error.classify() {
+        let Self { line, column, .. } = self;
+        match self.category {
             Category::Data => write!(f, "its JSON has another shape at line {line}, column {column}"),
             _ if self.is_blob => f.write_str("it is no text of JSON; select json(..) of it if it is JSONB"),
             _ => write!(f, "it is no JSON at line {line}, column {column}"),
@@ -71,11 +104,7 @@ impl fmt::Display for NoJson {
     }
 }
 
-impl StdError for NoJson {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.error)
-    }
-}
+impl StdError for NoJson {}
 
 /// Number of all names.
 pub const fn count(parts: &[&[&str]]) -> usize {

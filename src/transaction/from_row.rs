@@ -50,22 +50,20 @@ const NO_INDEX: usize = usize::MAX;
     note = "a struct: `#[derive(larder::FromRow)]` (feature `derive`), or implement `TryFrom<&Row<'_>>`"
 )]
 pub trait FromRow: Sized {
-    /// Where the columns of the value are in a result.
-    type Columns;
-
-    /// Finds the columns in a result. Called once a query, and not again for each row.
+    /// Finds the columns of the value in a result, and adds where they are. Called once a query, and not again for each
+    /// row.
     ///
     /// # Errors
     ///
     /// `InvalidColumnName` if the result lacks a column, or has two of its name.
-    fn find(names: &ColumnNames<'_>) -> Result<Self::Columns>;
+    fn find(names: &ColumnNames<'_>, found: &mut FoundColumns) -> Result<()>;
 
-    /// Makes the value of a row, whose columns [`find`](Self::find) has found.
+    /// Makes the value of a row. It takes the columns that [`find`](Self::find) has added.
     ///
     /// # Errors
     ///
     /// `FromSqlConversionFailure`, whose message names the column, what is in it and what was expected.
-    fn read(row: &Row<'_>, columns: &Self::Columns) -> Result<Self>;
+    fn read(row: &Row<'_>, columns: &mut NextColumn<'_>) -> Result<Self>;
 
     /// Makes the value of one row: for the methods of rusqlite and for
     /// [`query_map`](crate::ReadTx::query_map). It finds the columns again for each row.
@@ -74,8 +72,7 @@ pub trait FromRow: Sized {
     ///
     /// As [`find`](Self::find) and [`read`](Self::read).
     fn from_row(row: &Row<'_>) -> Result<Self> {
-        let columns = Self::find(&ColumnNames::of(row.as_ref()))?;
-        Self::read(row, &columns)
+        Self::read(row, &mut FoundColumns::of::<Self>(row.as_ref())?.iter())
     }
 }
 
@@ -83,13 +80,11 @@ impl<T> FromRow for T
 where
     T: for<'r> TryFrom<&'r Row<'r>, Error: Into<Error>>,
 {
-    type Columns = ();
-
-    fn find(_: &ColumnNames<'_>) -> Result<()> {
+    fn find(_: &ColumnNames<'_>, _: &mut FoundColumns) -> Result<()> {
         Ok(())
     }
 
-    fn read(row: &Row<'_>, (): &()) -> Result<Self> {
+    fn read(row: &Row<'_>, _: &mut NextColumn<'_>) -> Result<Self> {
         Self::try_from(row).map_err(|error| explain::<T>(row, error.into()))
     }
 }
@@ -147,6 +142,41 @@ impl<'s> ColumnNames<'s> {
             };
             Error::InvalidColumnName(format!("`{name}`, which {field} needs; the result has {has}"))
         })
+    }
+}
+
+/// Where the columns of a value are in a result, in the order in which it is read.
+#[derive(Debug, Default)]
+pub struct FoundColumns(Vec<Option<usize>>);
+
+impl FoundColumns {
+    /// The columns of `T` in the result of a statement.
+    pub(super) fn of<T: FromRow>(statement: &Statement<'_>) -> Result<Self> {
+        let mut found = Self::default();
+        T::find(&ColumnNames::of(statement), &mut found)?;
+        Ok(found)
+    }
+
+    /// Adds one; `None` if the result does not have it.
+    pub fn push(&mut self, index: Option<usize>) {
+        self.0.push(index);
+    }
+
+    /// For one row.
+    pub(super) fn iter(&self) -> NextColumn<'_> {
+        NextColumn(self.0.iter())
+    }
+}
+
+/// The columns that were found, one after another.
+#[derive(Debug)]
+pub struct NextColumn<'f>(std::slice::Iter<'f, Option<usize>>);
+
+impl NextColumn<'_> {
+    /// The index of the next column; `None` if the result does not have it.
+    #[inline]
+    pub fn index(&mut self) -> Option<usize> {
+        self.0.next().copied().flatten()
     }
 }
 

@@ -4,7 +4,7 @@ use rusqlite::types::FromSql;
 use rusqlite::{Params, Statement};
 
 use super::ReadTx;
-use super::from_row::{ColumnNames, FromRow, column};
+use super::from_row::{FoundColumns, FromRow, column};
 use crate::error::Result;
 
 /// # Values
@@ -112,12 +112,12 @@ impl ReadTx<'_> {
                 return check_names::<T>(statement).map(|()| Vec::new());
             };
             // Found after the first step, which compiles the statement again if the schema has changed.
-            let columns = T::find(&ColumnNames::of(row.as_ref()))?;
+            let columns = FoundColumns::of::<T>(row.as_ref())?;
             self.count_row();
-            let mut all = vec![T::read(row, &columns)?];
+            let mut all = vec![T::read(row, &mut columns.iter())?];
             while let Some(row) = rows.next()? {
                 self.count_row();
-                all.push(T::read(row, &columns)?);
+                all.push(T::read(row, &mut columns.iter())?);
             }
             Ok(all)
         })
@@ -136,5 +136,5 @@ impl ReadTx<'_> {
 
 /// A missing column is an error also while the table is empty.
 fn check_names<T: FromRow>(statement: &Statement<'_>) -> rusqlite::Result<()> {
-    T::find(&ColumnNames::of(statement)).map(drop)
+    FoundColumns::of::<T>(statement).map(drop)
 }

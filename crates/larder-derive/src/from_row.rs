@@ -3,9 +3,7 @@
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens as _, quote};
 use syn::ext::IdentExt as _;
-use syn::{
-    Data, DeriveInput, Error, Fields, FieldsNamed, Ident, Index, LitStr, Result, Type, WherePredicate, parse_quote,
-};
+use syn::{Data, DeriveInput, Error, Fields, FieldsNamed, Ident, LitStr, Result, Type, WherePredicate, parse_quote};
 
 use crate::attributes::{self, Source};
 use crate::rename::Rule;
@@ -33,9 +31,8 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let (with_params, params, conditions) = generics.split_for_impl();
 
     let read: Vec<_> = fields.iter().filter(|field| field.source != Source::Skip).collect();
-    let types = read.iter().map(|field| field.columns());
     let found = read.iter().map(|field| field.find());
-    let values = read.iter().enumerate().map(|(at, field)| field.read(Index::from(at)));
+    let values = read.iter().map(|field| field.read());
     let skipped = fields.iter().filter(|field| field.source == Source::Skip);
     let skipped = skipped.map(|field| field.ident);
     let columns = columns(input, &read)?;
@@ -43,15 +40,17 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
         #[automatically_derived]
         #[allow(unused_variables)]
         impl #with_params ::larder::FromRow for #ident #params #conditions {
-            type Columns = (#(#types,)*);
-
-            fn find(names: &::larder::ColumnNames<'_>) -> ::larder::rusqlite::Result<Self::Columns> {
-                ::core::result::Result::Ok((#(#found,)*))
+            fn find(
+                names: &::larder::ColumnNames<'_>,
+                found: &mut ::larder::FoundColumns,
+            ) -> ::larder::rusqlite::Result<()> {
+                #(#found;)*
+                ::core::result::Result::Ok(())
             }
 
             fn read(
                 row: &::larder::rusqlite::Row<'_>,
-                columns: &Self::Columns,
+                columns: &mut ::larder::NextColumn<'_>,
             ) -> ::larder::rusqlite::Result<Self> {
                 ::core::result::Result::Ok(Self {
                     #(#values,)*
@@ -119,43 +118,27 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// The type that says where its columns are.
-    fn columns(&self) -> TokenStream {
-        let ty = self.ty;
-        match self.source {
-            Source::Flatten => quote!(<#ty as ::larder::FromRow>::Columns),
-            _ if self.default => quote!(::core::option::Option<usize>),
-            _ => quote!(usize),
-        }
-    }
-
+    /// Adds where its columns are.
     fn find(&self) -> TokenStream {
         let Self { ty, name, label, .. } = self;
         match self.source {
-            Source::Flatten => quote!(<#ty as ::larder::FromRow>::find(names)?),
-            _ if self.default => quote!(names.position(#name)?),
-            _ => quote!(names.require(#name, #label)?),
+            Source::Flatten => quote!(<#ty as ::larder::FromRow>::find(names, found)?),
+            _ if self.default => quote!(found.push(names.position(#name)?)),
+            _ => quote!(found.push(::core::option::Option::Some(names.require(#name, #label)?))),
         }
     }
 
-    /// The field and its value, `at` being its place in what was found.
-    fn read(&self, at: Index) -> TokenStream {
+    /// The field and its value. Fields are read in the order in which they were found.
+    fn read(&self) -> TokenStream {
         let Self { ident, ty, label, .. } = self;
-        let read = match self.source {
-            Source::Flatten => return quote!(#ident: <#ty as ::larder::FromRow>::read(row, &columns.#at)?),
-            Source::Json => quote!(::larder::derived::json),
-            _ => quote!(::larder::derived::column),
+        let read = match (self.source, self.default) {
+            (Source::Flatten, _) => return quote!(#ident: <#ty as ::larder::FromRow>::read(row, columns)?),
+            (Source::Json, false) => quote!(json),
+            (Source::Json, true) => quote!(json_or_default),
+            (_, false) => quote!(column),
+            (_, true) => quote!(column_or_default),
         };
-        if self.default {
-            quote! {
-                #ident: match columns.#at {
-                    ::core::option::Option::Some(at) => #read(row, at, #label)?,
-                    ::core::option::Option::None => ::core::default::Default::default(),
-                }
-            }
-        } else {
-            quote!(#ident: #read(row, columns.#at, #label)?)
-        }
+        quote!(#ident: ::larder::derived::#read(row, columns.index(), #label)?)
     }
 
     fn bound(&self) -> WherePredicate {

@@ -228,7 +228,7 @@ fn cases() -> Vec<Case> {
     case(
         NotStarted,
         false,
-        "by a store without that option",
+        "on a store without that option",
         Error::ReadOnly {
             path: "/var/lib/app/app.db".into(),
             call: "write",

@@ -35,6 +35,11 @@ pub(crate) fn child(task: &Task) {
                 tell(read(Path::new(path)));
             }
         }
+        // Says why it cannot be opened.
+        "tries" => {
+            let opened = reader().busy_timeout(Duration::from_millis(20)).open(path);
+            tell(opened.unwrap_err());
+        }
         // Reads whenever it is told to.
         "goes on reading" => {
             let store = reader().open(path).unwrap();
@@ -187,8 +192,8 @@ fn calls_that_write_are_refused_by_name() {
     let refused = |call: &str, result: larder::Result<()>| match result.unwrap_err() {
         error @ Error::ReadOnly { .. } => {
             let wanted = format!(
-                "{call} is refused, because {} was opened with Options::read_only(true): write by a store without that \
-                 option, in the process that owns the database",
+                "{call} is refused, because {} was opened with Options::read_only(true): call it on a store without \
+                 that option, in the process that owns the database",
                 path.display()
             );
             assert_eq!(error.to_string(), wanted);
@@ -411,6 +416,87 @@ fn change_of_a_snapshot_fails_its_reads() {
         child.say("end");
         child.finish();
     }
+}
+
+#[test]
+fn log_beside_a_cut_file_is_kept() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    make_killed(&path);
+    fs::write(&path, "").unwrap();
+    let log = fs::read(beside(&path, "-wal")).unwrap();
+    for options in [reader(), Options::new().create(false)] {
+        let refused = problem(options.open(&path), &path);
+        assert!(refused.contains("the -wal beside it has commits"), "{refused}");
+        assert!(
+            refused.contains("copy both files again, or restore a backup"),
+            "{refused}"
+        );
+        assert!(fs::read(beside(&path, "-wal")).unwrap() == log);
+    }
+}
+
+#[test]
+fn replaced_file_has_to_be_opened_again() {
+    let (folder, path) = place();
+    let store = reader().open(&path).unwrap();
+    assert_eq!(count(&store), 3);
+    let new = folder.path().join("new.db");
+    make(&new);
+    fs::rename(&new, &path).unwrap();
+    let refused = |wanted: &str| match rows(&store).unwrap_err() {
+        Error::Open { problem, .. } => assert!(problem.contains(wanted), "{problem}"),
+        other => panic!("{other:?}"),
+    };
+    refused("was replaced by another file while the store had it open: open the store again");
+    fs::remove_file(&path).unwrap();
+    refused("was deleted or renamed while the store had it open");
+    store.close().unwrap();
+}
+
+#[test]
+fn file_switched_to_wal_has_to_be_opened_again() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    make_in_rollback_mode(&path);
+    let store = reader().open(&path).unwrap();
+    assert_eq!(count(&store), 3);
+    let conn = Connection::open(&path).unwrap();
+    let switched = "PRAGMA journal_mode = WAL; INSERT INTO t VALUES (4)";
+    conn.execute_batch(switched).unwrap();
+    conn.close().unwrap();
+    assert_eq!(names_in(folder.path()), ["app.db"]);
+    match rows(&store).unwrap_err() {
+        Error::Open { problem, .. } => assert!(problem.contains("has switched it to WAL"), "{problem}"),
+        other => panic!("{other:?}"),
+    }
+    // SQLite would have created its files, as those of this process.
+    assert_eq!(names_in(folder.path()), ["app.db"]);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(count(&reader().open(&path).unwrap()), 4);
+}
+
+/// Its index is on its heap, so no `-shm` shows that it is there.
+#[test]
+fn exclusive_store_of_others_is_no_snapshot() {
+    let (folder, path) = place();
+    set_mode(&path, 0o644);
+    set_mode(folder.path(), 0o777);
+    let writer = Options::new().access(Access::Exclusive).open(&path).unwrap();
+    writer.write(|tx| tx.execute("INSERT INTO t VALUES (4)", [])).unwrap();
+    assert_eq!(names_in(folder.path()), ["app.db", "app.db-wal"]);
+    let before = state(folder.path());
+    let binary = tempdir().unwrap();
+    let Some(command) = as_ordinary_user(binary.path()) else {
+        return;
+    };
+    let child = Child::start_by(command, MODULE, "tries", &[path.to_str().unwrap()]);
+    let refused = child.line();
+    assert!(refused.contains("is locked by another process"), "{refused}");
+    child.finish();
+    assert!(state(folder.path()) == before, "{:?}", names_in(folder.path()));
+    writer.close().unwrap();
 }
 
 #[test]

@@ -406,6 +406,16 @@ mod derived {
             null.contains("column `_tags` is NULL") && null.contains("use `Option<Vec<String>>`"),
             "{null}"
         );
+        let debug = format!(
+            "{:?}",
+            store.read(|tx| tx.one::<Tags>("SELECT ?1 AS _tags", [r#"[{"secret":1}, 2]"#]))
+        );
+        assert!(debug.contains("column: ") && !debug.contains("secret"), "{debug}");
+        let infinite = of("SELECT 9e999 AS _tags");
+        assert!(
+            infinite.contains("column `_tags` has a number that does not fit"),
+            "{infinite}"
+        );
         let number = of("SELECT 5 AS _tags");
         assert!(number.contains("column `_tags` is an INTEGER"), "{number}");
     }
@@ -429,5 +439,42 @@ mod derived {
             wrong.contains("column `id` is TEXT, but it is read as `PersonId`"),
             "{wrong}"
         );
+    }
+
+    mod private {
+        use super::FromRow;
+
+        /// It flattens a type that others cannot name, and has fields with the names of the derived code's own variables.
+        #[derive(FromRow, Debug)]
+        #[allow(
+            unreachable_pub,
+            reason = "the derived code may not name the hidden type in a public place"
+        )]
+        pub struct Shown {
+            row: i64,
+            columns: i64,
+            found: i64,
+            #[larder(flatten)]
+            hidden: Hidden,
+        }
+
+        #[derive(FromRow, Debug)]
+        struct Hidden {
+            names: Option<String>,
+        }
+
+        impl Shown {
+            pub(super) fn sum(&self) -> (i64, Option<&str>) {
+                (self.row + self.columns + self.found, self.hidden.names.as_deref())
+            }
+        }
+    }
+
+    #[test]
+    fn private_types_are_flattened() {
+        let store = store_with("");
+        let sql = "SELECT 1 AS row, 2 AS columns, 3 AS found, 'x' AS names";
+        let shown: private::Shown = store.read(|tx| tx.one(sql, [])).unwrap();
+        assert_eq!(shown.sum(), (6, Some("x")));
     }
 }
