@@ -7,8 +7,10 @@
 //! A database with `auto_vacuum = FULL` gives free pages back at each COMMIT, by what it knew of them at BEGIN. Its free
 //! pages are what was written, so the connection keeps them.
 //!
-//! SQLite counts page 1 up as it writes it, so its bytes 24 to 27 and 92 to 95 are not those that were given. It does
-//! not parse the pages that change in its cache, so the cache is let go before the connection reads a table.
+//! SQLite writes two counters and its own version into page 1 with each COMMIT, so the bytes 24 to 27 and 92 to 99 are not
+//! those that were given: two programs with different versions of SQLite have different ones.
+//!
+//! SQLite does not parse the pages that change in its cache, so the cache is let go before the connection reads a table.
 //!
 //! Page 1 has the cookie of the schema, which each statement compares as it begins. If it is another one, SQLite reads the
 //! schema: in the middle of the transaction from pages half of which are parsed as they were, and with the number of pages
@@ -20,9 +22,10 @@ use rusqlite::{Connection, OptionalExtension, Statement};
 
 use super::{c_api, open_memory};
 
-/// The change counter of the database, and the copy of it that says for which version its size is valid,
-/// <https://sqlite.org/fileformat2.html#file_change_counter>.
-const COUNTERS: [std::ops::Range<usize>; 2] = [24..28, 92..96];
+/// What SQLite sets in page 1 as it writes it: the change counter; its copy, by which SQLite knows whether the size in the
+/// page is valid; and the version of the SQLite that has written it last,
+/// <https://sqlite.org/fileformat2.html#write_library_version_number_and_version_valid_for_number>.
+const SET_BY_SQLITE: [std::ops::Range<usize>; 2] = [24..28, 92..100];
 
 /// "The schema cookie", <https://sqlite.org/fileformat2.html#schema_cookie>.
 const COOKIE: std::ops::Range<usize> = 40..44;
@@ -125,7 +128,7 @@ impl RawPages<'_> {
         }
     }
 
-    /// Whether the page has these contents, but for what SQLite counts. A page beyond the end that the database had as the
+    /// Whether the page has these contents, but for what SQLite sets. A page beyond the end that the database had as the
     /// transaction began has none, even if it was written since.
     pub(crate) fn is(&mut self, number: u32, contents: &[u8]) -> rusqlite::Result<bool> {
         let same = self.read.query_row([number], |row| {
@@ -143,7 +146,7 @@ fn is_same(number: u32, one: &[u8], other: &[u8]) -> bool {
     let without = |page: &[u8]| {
         let mut head = [0; 100];
         head.copy_from_slice(&page[..100]);
-        COUNTERS
+        SET_BY_SQLITE
             .into_iter()
             .chain([VERSIONS])
             .for_each(|range| head[range].fill(0));
@@ -155,6 +158,23 @@ fn is_same(number: u32, one: &[u8], other: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The primary may have another version of SQLite than the follower.
+    #[test]
+    fn first_pages_differ_by_what_sqlite_sets() {
+        let page: Vec<u8> = (0..4096_u32).map(|at| at.to_le_bytes()[0]).collect();
+        let differs = |at: usize| {
+            let mut other = page.clone();
+            other[at] ^= 1;
+            !is_same(1, &page, &other)
+        };
+        let same: Vec<usize> = (0..4096).filter(|at| !differs(*at)).collect();
+        let set: Vec<usize> = (18..20).chain(24..28).chain(92..100).collect();
+        assert_eq!(same, set);
+        let mut other = page.clone();
+        other[96] ^= 1;
+        assert!(!is_same(2, &page, &other), "page 2 has none of this");
+    }
 
     #[test]
     fn pages_are_written_cut_and_compared() {

@@ -65,13 +65,13 @@ pub(super) fn rows(follower: &Follower) -> u32 {
         .unwrap()
 }
 
-/// Compares two closed databases, but for what SQLite counts in page 1.
+/// Compares two closed databases, but for what SQLite sets in page 1.
 #[track_caller]
 fn compare(one: &Path, other: &Path) {
     let read = |path: &Path| {
         let mut bytes = fs::read(path).unwrap();
         bytes[24..28].fill(0);
-        bytes[92..96].fill(0);
+        bytes[92..100].fill(0);
         bytes
     };
     let (one, other) = (read(one), read(other));

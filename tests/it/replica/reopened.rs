@@ -187,3 +187,24 @@ fn new_tables_are_followed_at_once() {
     close(&follower);
     super::store::close(store);
 }
+
+/// SQLite writes its version into page 1. Here the follower's file was written by another one than that of this test, and
+/// cannot be shown to be as it was left.
+#[test]
+fn other_version_of_sqlite_is_no_change() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 100);
+    close(&follow(&place));
+    let mut bytes = fs::read(copy(&place)).unwrap();
+    bytes[96..100].copy_from_slice(&3_040_001_u32.to_be_bytes());
+    fs::write(beside(&place, ".copy"), bytes).unwrap();
+    fs::rename(beside(&place, ".copy"), copy(&place)).unwrap();
+    let follower = follow(&place);
+    assert_eq!((rows(&follower), resyncs(&follower)), (100, 1));
+    upload(&store, 10);
+    super::follower::catch_up(&store, &follower);
+    assert_eq!(rows(&follower), 110);
+    close(&follower);
+    super::store::close(store);
+}
