@@ -100,7 +100,8 @@ impl RawPages<'_> {
         self.read.query_row([number], |row| row.get(0))
     }
 
-    /// Cuts the database to so many pages, in the end.
+    /// Cuts the database to so many pages, in the end. It has no effect unless there were more as the transaction began, so
+    /// no page beyond them may be written.
     pub(crate) fn cut_to(&mut self, pages: u32) {
         self.cut = Some(i64::from(pages) + 1);
     }

@@ -3,7 +3,8 @@
 //!
 //! The pages of several files go in one after another, so that the last one wins, and the database is cut to its size at
 //! the end: the effect is that of the files merged. They are here, and checked, before the transaction begins
-//! (`download.rs`). Pages that the database lost on the way and got again are in the file that made it grow.
+//! (`download.rs`). Pages that the database lost on the way and got again are in the file that made it grow. A page beyond
+//! the size after the last file is not written: SQLite cuts off none but those that were there at BEGIN.
 //!
 //! The position is written after the COMMIT. A process that is killed in between has applied more than it knows, and
 //! then its first transaction has to reach that far again (`local.rs`).
@@ -131,6 +132,7 @@ impl Following {
             bytes: 0,
         };
         let mut size = Size::of(conn)?;
+        let end = files.pages();
         raw_pages::with_pages::<_, Trouble>(conn, |pages| {
             for (file, from) in files.into_files() {
                 let failed = |error| Trouble::of(&file, error, &self.storage);
@@ -139,8 +141,11 @@ impl Following {
                 self.check_header(&header)?;
                 let mut contents = vec![0; header.page_size as usize];
                 while let Some(number) = decoder.next_page(&mut contents).map_err(|error| failed(error.into()))? {
-                    pages.write(number, &mut contents)?;
                     size.has(number);
+                    if number > end {
+                        continue;
+                    }
+                    pages.write(number, &mut contents)?;
                     beyond.remove(&number);
                     written.pages += 1;
                     if written.pages.is_multiple_of(LOOK_UP) && self.closes() {
@@ -261,19 +266,18 @@ impl Following {
 
 /// The size of the database while files are applied, in pages.
 pub(super) struct Size {
-    /// What SQLite would make of it.
-    largest: u32,
+    /// At BEGIN.
+    before: u32,
     pub(super) pages: u32,
 }
 
 impl Size {
     pub(super) fn of(conn: &Connection) -> rusqlite::Result<Self> {
         let pages = conn.query_row("PRAGMA main.page_count", [], |row| row.get(0))?;
-        Ok(Self { largest: pages, pages })
+        Ok(Self { before: pages, pages })
     }
 
     pub(super) fn has(&mut self, page: u32) {
-        self.largest = self.largest.max(page);
         self.pages = self.pages.max(page);
     }
 
@@ -295,9 +299,9 @@ impl Size {
         self.pages = pages;
     }
 
-    /// Cuts the database to its size, and returns whether it was larger.
+    /// Cuts the database to its size, and returns whether it was larger. No page beyond its size was written.
     pub(super) fn cut(&self, pages: &mut RawPages<'_>) -> bool {
-        let is_larger = self.largest > self.pages;
+        let is_larger = self.before > self.pages;
         if is_larger {
             pages.cut_to(self.pages);
         }

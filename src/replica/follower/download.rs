@@ -30,7 +30,11 @@ const PIECE: usize = 256 << 10;
 const FRAME_HEADER: u64 = 24;
 
 /// The files, oldest first, each of which was read to its end.
-pub(super) struct Downloaded(Vec<(FileInfo, Contents)>);
+pub(super) struct Downloaded {
+    files: Vec<(FileInfo, Contents)>,
+    /// The size of the database after the last of them, in pages.
+    pages: u32,
+}
 
 enum Contents {
     Memory(Vec<u8>),
@@ -38,8 +42,12 @@ enum Contents {
 }
 
 impl Downloaded {
+    pub(super) fn pages(&self) -> u32 {
+        self.pages
+    }
+
     pub(super) fn into_files(self) -> impl Iterator<Item = (FileInfo, Box<dyn Read>)> {
-        self.0.into_iter().map(|(file, contents)| {
+        self.files.into_iter().map(|(file, contents)| {
             let from: Box<dyn Read> = match contents {
                 Contents::Memory(bytes) => Box::new(Cursor::new(bytes)),
                 Contents::File(file) => Box::new(BufReader::with_capacity(PIECE, file)),
@@ -55,7 +63,7 @@ struct Pages {
     number: u64,
     size: u64,
     /// The size of the database after the last file, in pages.
-    last: u64,
+    last: u32,
 }
 
 impl Following {
@@ -83,11 +91,14 @@ impl Following {
         if let Some((last, _)) = downloaded.last() {
             // A page is in the log once, however many files have it. The log has its length, at least.
             let log = log_of(&self.path).metadata().map_or(0, |log| log.len());
-            let growth = pages.last.saturating_sub(self.position().pages.into()) * pages.size;
-            let frames = pages.number.min(pages.last) * (pages.size + FRAME_HEADER);
+            let growth = u64::from(pages.last.saturating_sub(self.position().pages)) * pages.size;
+            let frames = pages.number.min(pages.last.into()) * (pages.size + FRAME_HEADER);
             self.check_room(frames.saturating_sub(log) + growth, last)?;
         }
-        Ok(Downloaded(downloaded))
+        Ok(Downloaded {
+            files: downloaded,
+            pages: pages.last,
+        })
     }
 
     /// Reads one file after another.
@@ -149,7 +160,7 @@ impl Following {
         {
             pages.number += 1;
         }
-        (pages.size, pages.last) = (header.page_size.into(), header.commit.into());
+        (pages.size, pages.last) = (header.page_size.into(), header.commit);
         drop(decoder);
         if let Contents::File(file) = contents {
             file.rewind().map_err(|error| self.not_written(error))?;

@@ -1000,6 +1000,59 @@ fn primary_that_leaves_full_auto_vacuum_is_followed() {
     close_both(&place, store, &follower);
 }
 
+/// The sizes of the database after each commit in its log, in pages.
+fn sizes_in_log(database: &Path) -> Vec<u32> {
+    let log = fs::read(database.with_file_name("follower.db-wal")).unwrap();
+    let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+    let frame = 24 + number(&log[8..12]) as usize;
+    let frames = log[32..]
+        .chunks_exact(frame)
+        .filter(|frame| frame[8..16] == log[16..24]);
+    frames
+        .map(|frame| number(&frame[4..8]))
+        .filter(|size| *size > 0)
+        .collect()
+}
+
+/// The database grows and shrinks while the follower is closed. In the end it is larger than it was, or as large.
+#[test]
+fn database_that_grew_and_shrank_is_cut() {
+    for kept in [100, 300] {
+        let place = Place::new();
+        let store = place.open();
+        upload(&store, 100);
+        store.vacuum().run().unwrap();
+        upload(&store, 0);
+        let follower = follow(&place);
+        catch_up(&store, &follower);
+        close(&follower);
+        let before = fs::metadata(copy(&place)).unwrap().len() / 4096;
+        upload(&store, 2000);
+        let delete = format!("DELETE FROM entry WHERE n > {kept}");
+        store.write(move |tx| tx.execute(&delete, [])).unwrap();
+        store.vacuum().run().unwrap();
+        upload(&store, 0);
+        let sizes: Vec<u32> = place.transactions().iter().map(|file| file.header.commit).collect();
+        let (most, last) = (*sizes.iter().max().unwrap(), *sizes.last().unwrap());
+        assert!(before <= u64::from(last) && last < most / 2, "{before}: {sizes:?}");
+        let follower = follow(&place);
+        assert_eq!((rows(&follower), resyncs(&follower)), (kept, 0));
+        assert_eq!(sizes_in_log(&copy(&place)), [last], "one commit");
+        let promoted = follower.promote(Options::new().replicate_to(place.to())).unwrap();
+        for _ in 0..3 {
+            upload(&promoted, 1);
+        }
+        assert_eq!(promoted.stats().replica.unwrap().rebases, 0);
+        assert!(promoted.check().run().unwrap().is_ok());
+        let report = promoted.close().unwrap();
+        assert_eq!(report.replicated, Some(true), "{report}");
+        assert!(
+            fs::read(copy(&place)).unwrap() == place.restored(),
+            "the replica is the database"
+        );
+    }
+}
+
 #[test]
 fn changed_follower_is_not_promoted() {
     let place = Place::new();
