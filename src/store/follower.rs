@@ -257,7 +257,8 @@ impl Follower {
     /// - [`Error::Behind`]: what is in the replica could not be applied in 30 s.
     /// - [`Error::Diverged`]: another process has gone on with the replica meanwhile, which the error names: another follower
     ///   that was promoted, or the old primary, which writes all the time. Or the follower has [`stopped`](Self::stopped), or
-    ///   another program has changed the database.
+    ///   another program has changed the database. Or the URL in `options` has the replica of another database, whatever
+    ///   [`OnDivergence`](crate::OnDivergence) says, or it has nothing, and is not to be rebased.
     /// - [`Error::Replica`]: the storage does not answer. Or the replica has no owner, because Litestream writes it, which no
     ///   claim keeps from going on: stop its daemon, and say so with
     ///   [`ReplicaOptions::take_over`].

@@ -85,11 +85,19 @@ impl Follower {
 }
 
 impl Following {
-    /// The owner that is to be replaced. `None` if the store is to find out by itself how it goes on.
+    /// The owner that is to be replaced. `None` if the store is to find out by itself how it goes on. Another database's
+    /// replica is refused whatever `on_divergence` says, as the store would refuse it (`replica/open.rs`).
     fn to_replace(&self, replica: &ReplicaOptions, storage: &Storage) -> Result<Option<Owner>> {
         let Some(owner) = owner(storage)? else {
             let listed = storage.clone();
             let files = request(storage, async move { all_files(&listed).await })?;
+            if files.is_empty() && !self.begins_empty(replica) {
+                return Err(self.diverged(format!(
+                    "{storage} is empty, and this database was replicated up to transaction {}. Check the URL; or replicate \
+                     the database to it from its beginning, with ReplicaOptions::on_divergence(OnDivergence::Rebase)",
+                    self.position().txid
+                )));
+            }
             if replica.take_over || files.is_empty() {
                 return Ok(None);
             }
@@ -107,10 +115,13 @@ impl Following {
         if [0, owner.lineage].contains(&ours) {
             return Ok(Some(owner));
         }
-        if replica.on_divergence != OnDivergence::Refuse {
-            return Ok(None);
-        }
         Err(self.diverged(super::poll::other_lineage(ours, owner.lineage)))
+    }
+
+    /// Whether the store begins a replica that is empty.
+    fn begins_empty(&self, replica: &ReplicaOptions) -> bool {
+        let has_first = self.spool.first_from(1).is_some_and(|first| first.txid == 1);
+        has_first || replica.on_divergence == OnDivergence::Rebase
     }
 
     /// One claim of the transaction after the one that is applied. On the writer thread.

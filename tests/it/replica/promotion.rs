@@ -7,7 +7,7 @@ use std::time::Duration;
 use larder::replica::fence::Fence;
 use larder::replica::runtime;
 use larder::replica::storage::Storage;
-use larder::{Error, Follower, Options, ReplicaOptions, Store};
+use larder::{Error, Follower, OnDivergence, Options, ReplicaOptions, Store};
 use tokio::sync::Semaphore;
 
 use super::follower::{catch_up, close, copy, fill, follow, of, options, rows, upload};
@@ -265,4 +265,63 @@ fn wrong_options_promote_nothing() {
     assert!(matches!(error, Error::Options { .. }), "{error}");
     assert!(fs::read(&owner).unwrap() == before);
     upload(&store, 1);
+}
+
+/// The store would refuse the replica of another database, whatever it is told to do with one that has diverged. So it is
+/// refused before the claim, and the follower goes on.
+#[test]
+fn follower_is_not_promoted_to_another_replica() {
+    let (place, other) = (Place::new(), Place::new());
+    let store = place.open();
+    upload(&store, 10);
+    let others = other.open();
+    upload(&others, 3);
+    super::store::close(others);
+    let owner = other.replica().join("larder/owner.json");
+    let before = fs::read(&owner).unwrap();
+    let follower = follow(&place);
+    for (then, expected) in [
+        (OnDivergence::Refuse, 11),
+        (OnDivergence::Rebase, 12),
+        (OnDivergence::Restore, 13),
+    ] {
+        let to = other.to().on_divergence(then).take_over(true);
+        let promoted = follower.clone().promote(Options::new().replicate_to(to));
+        let error = promoted.map(drop).unwrap_err();
+        assert!(matches!(error, Error::Diverged { .. }), "{error}");
+        assert!(
+            error.to_string().contains("another database was replicated there"),
+            "{error}"
+        );
+        assert!(fs::read(&owner).unwrap() == before, "{then:?}");
+        upload(&store, 1);
+        catch_up(&store, &follower);
+        assert_eq!(rows(&follower), expected);
+    }
+    super::store::close(store);
+    close(&follower);
+}
+
+/// The same for a URL that has nothing.
+#[test]
+fn follower_begins_an_empty_replica_if_told() {
+    let (place, empty) = (Place::new(), Place::new());
+    let store = place.open();
+    upload(&store, 10);
+    let follower = follow(&place);
+    for then in [OnDivergence::Refuse, OnDivergence::Restore] {
+        let to = empty.to().on_divergence(then).take_over(true);
+        let promoted = follower.clone().promote(Options::new().replicate_to(to));
+        let error = promoted.map(drop).unwrap_err();
+        assert!(matches!(error, Error::Diverged { .. }), "{error}");
+        assert!(error.to_string().contains("OnDivergence::Rebase"), "{error}");
+        upload(&store, 1);
+        catch_up(&store, &follower);
+    }
+    let to = empty.to().on_divergence(OnDivergence::Rebase);
+    let promoted = follower.promote(Options::new().replicate_to(to)).unwrap();
+    upload(&promoted, 1);
+    assert_eq!(promoted.close().unwrap().replicated, Some(true));
+    assert_eq!(rows(&follow(&empty)), 13);
+    super::store::close(store);
 }
