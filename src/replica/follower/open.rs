@@ -177,6 +177,10 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings, doubt: O
             if (position.is_some() || spool.newest().is_some()) && !spool.follows() {
                 return Err(in_the_way(path, &storage, &spool));
             }
+            // Before anything is restored, which begins a position of its own.
+            if let Some(position) = position {
+                refuse_other(path, &storage, &position, lineage(&storage)?)?;
+            }
             spool.keep_following().map_err(failed)?;
             restored(path, &storage, settings, "its place in the replica is not known")?
         }
@@ -200,9 +204,7 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings, doubt: O
         }
         Err(error) => return Err(error.into()),
     };
-    if position.lineage != 0 && position.lineage != lineage {
-        return Err(diverged(path, &storage, other_lineage(position.lineage, lineage)));
-    }
+    refuse_other(path, &storage, &position, lineage)?;
     let (position, local) = match doubt {
         Some(reason) => restored(path, &storage, settings, reason)?,
         None => (position, local),
@@ -274,6 +276,14 @@ fn cannot_set_aside(path: &Path, error: io::Error) -> Error {
         problem: format!("its replica cannot be restored in its place: {error}"),
         source: Some(Box::new(error)),
     }
+}
+
+/// Refuses a replica that is not the one which was followed.
+fn refuse_other(path: &Path, storage: &Storage, position: &Position, there: u64) -> Result<()> {
+    if position.lineage == 0 || position.lineage == there {
+        return Ok(());
+    }
+    Err(diverged(path, storage, other_lineage(position.lineage, there)))
 }
 
 /// The number of the replica; 0 if Litestream writes it.

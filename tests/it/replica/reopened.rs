@@ -208,3 +208,30 @@ fn other_version_of_sqlite_is_no_change() {
     close(&follower);
     super::store::close(store);
 }
+
+/// The URL of another database is given by mistake, and the follower's file does not exist.
+#[test]
+fn another_replica_is_not_restored() {
+    let (place, other) = (Place::new(), Place::new());
+    let (store, others) = (place.open(), other.open());
+    upload(&store, 10);
+    upload(&others, 3);
+    close(&follow(&place));
+    fs::remove_file(copy(&place)).unwrap();
+    let position = beside(&place, "-replica").join("position");
+    let before = fs::read(&position).unwrap();
+    let error = options().follow(of(&other), copy(&place)).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    assert!(
+        error.to_string().contains("another database was replicated there"),
+        "{error}"
+    );
+    assert!(!copy(&place).exists(), "nothing is restored");
+    assert!(fs::read(&position).unwrap() == before);
+    // Its own is.
+    let follower = follow(&place);
+    assert_eq!(rows(&follower), 10);
+    close(&follower);
+    super::store::close(store);
+    super::store::close(others);
+}
