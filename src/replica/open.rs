@@ -68,7 +68,7 @@ use super::restore::restore;
 use super::restore::time;
 use super::runtime;
 use super::spool::{Sealed, Spool, SpoolError};
-use super::storage::{self, FailureKind, Storage, StorageError, all_files, request};
+use super::storage::{self, FailureKind, Storage, StorageError, Txids, all_files, request};
 use super::wal::{HEADER_SIZE, WalHeader, WalScan};
 use crate::connection::file::must_exist;
 use crate::error::{Error, Result};
@@ -456,8 +456,7 @@ impl Prepared {
         else {
             return Ok(());
         };
-        // What this spool has is of a store that wrote it.
-        if self.replica.take_over || self.position.is_some_and(|position| position.lineage != 0) {
+        if self.replica.take_over || self.has_written_it()? {
             return Ok(());
         }
         Err(Error::Replica {
@@ -471,6 +470,21 @@ impl Prepared {
             retryable: false,
             source: None,
         })
+    }
+
+    /// Whether the replica has a transaction of this database, as a store has uploaded it: the newest that both may have.
+    /// The number of the position alone may be that of the replica at another URL.
+    fn has_written_it(&self) -> Result<bool> {
+        let Some(position) = self.position.filter(|position| position.lineage != 0) else {
+            return Ok(false);
+        };
+        let txid = position.txid.min(self.tip());
+        let (storage, fence) = (self.storage.clone(), self.fence.clone());
+        let (spooled, timestamp) = (self.spool.body(txid), position.time_of(txid));
+        let is_ours = request(&self.storage, async move {
+            Ok(storage.has(0, Txids::one(txid)).await? && fence.is_at(txid, spooled, timestamp).await?)
+        });
+        Ok(is_ours?)
     }
 
     /// Enters this store as the owner, if that takes no claim. Returns `false` if the owner was changed meanwhile.

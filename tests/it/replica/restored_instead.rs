@@ -284,6 +284,35 @@ fn own_replica_without_an_owner_is_restored() {
     close(store);
 }
 
+/// What shows whose it is has to be in it: this database was replicated to another URL.
+#[test]
+fn another_replica_without_an_owner_is_refused() {
+    for (rows, is_missing) in [(1, false), (30, false), (1, true), (30, true)] {
+        let (place, other) = (Place::new(), Place::new());
+        for (place, rows) in [(&place, 10), (&other, rows)] {
+            let store = place.open();
+            for _ in 0..rows {
+                fill(&store, 1);
+                store.replica().unwrap().flush(PATIENCE).unwrap();
+            }
+            close(store);
+        }
+        fs::remove_file(other.replica().join("larder/owner.json")).unwrap();
+        if is_missing {
+            fs::remove_file(place.database()).unwrap();
+        }
+        let before = (all_files(&place), all_files(&other));
+        let replica = restores(&other).restore_if_missing(true);
+        let error = Options::new().replicate_to(replica).open(place.database()).unwrap_err();
+        assert!(matches!(error, Error::Replica { .. }), "{error}");
+        assert!(
+            error.to_string().contains("such as the daemon of Litestream"),
+            "{error}"
+        );
+        assert!(before == (all_files(&place), all_files(&other)));
+    }
+}
+
 #[test]
 fn emptied_replica_restores_nothing() {
     let place = Place::new();
