@@ -114,8 +114,9 @@ impl<'r> ReplicaVerify<'r> {
     ///
     /// # Errors
     ///
-    /// [`Error::Replica`](crate::Error::Replica): the replica cannot be read. [`Error::Restore`](crate::Error::Restore):
-    /// the folder cannot be used.
+    /// [`Error::Replica`](crate::Error::Replica): the replica cannot be read; or its files are sound, and each state was
+    /// merged with later ones before it was restored. [`Error::Restore`](crate::Error::Restore): the folder cannot be used;
+    /// or the files are sound, and it has no room for the database.
     pub fn run(self) -> Result<VerifyReport> {
         let began = Instant::now();
         self.reporter.begin();
@@ -135,32 +136,43 @@ impl<'r> ReplicaVerify<'r> {
     fn look(&self) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         // First: what the snapshot is compared with may be merged into other files before long.
-        if self.restore {
-            self.restore_a_state(&mut report)?;
-        }
+        let unrestored = match self.restore {
+            true => self.restore_a_state(&mut report)?,
+            false => None,
+        };
         self.go_on()?;
         let usable = self.read_files(&mut report)?;
         report.newest = usable.iter().map(|file| file.txids.max).max();
         find_gaps(&usable, &mut report);
-        Ok(report)
+        match unrestored {
+            // The files are sound, and nothing is known of their contents.
+            Some(error) if report.is_ok() => Err(error),
+            Some(error) => {
+                report.problems.push(error.to_string());
+                Ok(report)
+            }
+            None => Ok(report),
+        }
     }
 
-    /// Restores the state of a snapshot, or the newest, and takes note of what is wrong with it.
-    fn restore_a_state(&self, report: &mut VerifyReport) -> Result<()> {
+    /// Restores the state of a snapshot, or the newest, and takes note of what is wrong with it. Returns why that was not
+    /// possible, if the reason says nothing about the replica.
+    fn restore_a_state(&self, report: &mut VerifyReport) -> Result<Option<Error>> {
         for _ in 0..STATES {
             let snapshot = self.snapshot.as_ref().map(|take| take()).transpose()?;
             let build = Build::temporary(&self.storage.to_string(), &self.folder)?;
             match self.restore_to(&build, snapshot, report) {
                 Err(error) if is_merged(&error) => self.go_on()?,
-                Err(error) if says_nothing(&error) => return self.go_on().and(Err(error)),
+                Err(error) if is_away(&error) => return self.go_on().and(Err(error)),
+                Err(error) if is_no_room(&error) => return Ok(Some(error)),
                 Err(error) => {
                     report.problems.push(error.to_string());
-                    return Ok(());
+                    return Ok(None);
                 }
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(None),
             }
         }
-        Err(Error::Replica {
+        Ok(Some(Error::Replica {
             what: format!(
                 "it cannot be compared with the store: {STATES} times, the state that was read from it had been merged with \
                  later ones before it was restored. A longer ReplicaOptions::l0_retention leaves more time"
@@ -168,7 +180,7 @@ impl<'r> ReplicaVerify<'r> {
             retryable: true,
             url: self.storage.to_string(),
             source: None,
-        })
+        }))
     }
 
     /// An error if the work is stopped. What stopped it is the error of [`run`](Self::run).
@@ -250,13 +262,18 @@ fn is_merged(error: &Error) -> bool {
     matches!(error, Error::Restore { problem, .. } if *problem == MERGED)
 }
 
-/// Whether a restore failed for a reason that says nothing about the replica.
-fn says_nothing(error: &Error) -> bool {
-    let Error::Restore { problem, source, .. } = error else {
+/// Whether the folder has no room for the database.
+fn is_no_room(error: &Error) -> bool {
+    matches!(error, Error::Restore { problem, .. } if *problem == NO_ROOM)
+}
+
+/// Whether the storage does not answer.
+fn is_away(error: &Error) -> bool {
+    let Error::Restore { source, .. } = error else {
         return false;
     };
     let storage = source.as_ref().and_then(|source| source.downcast_ref::<StorageError>());
-    *problem == NO_ROOM || storage.is_some_and(|error| error.kind() == FailureKind::Transient)
+    storage.is_some_and(|error| error.kind() == FailureKind::Transient)
 }
 
 fn is_same(one: &FileInfo, other: &FileInfo) -> bool {

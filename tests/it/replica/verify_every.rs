@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -9,6 +10,8 @@ use larder::replica::levels::{LevelTimes, Levels, Merge};
 use larder::replica::runtime;
 use larder::replica::storage::{Storage, StorageError};
 use larder::{AlertKind, LastVerify, Options, Store};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use tokio::sync::Semaphore;
 
 use super::follower::upload;
@@ -105,13 +108,17 @@ fn verification_that_is_not_possible_is_told() {
 
 /// One file of the transactions up to that one, in place of them but the last, as an owner makes it.
 fn merge_up_to(tip: u64, url: &str) {
+    merge(1..=tip, url);
+}
+
+fn merge(txids: std::ops::RangeInclusive<u64>, url: &str) {
     let (storage, spool) = (Storage::connect(url).unwrap(), tempfile::tempdir().unwrap());
     fs::create_dir(spool.path().join("tmp")).unwrap();
     let folder = spool.path().to_owned();
     let merged = runtime::wait(async move {
         let mut levels = Levels::open(storage.clone(), LevelTimes::default(), folder).await?;
         let mut inputs = storage.list(0).await?;
-        inputs.retain(|file| file.txids.max <= tip);
+        inputs.retain(|file| txids.contains(&file.txids.max));
         levels
             .merge(
                 Merge {
@@ -179,6 +186,77 @@ fn state_that_was_merged_meanwhile_is_no_problem() {
     );
     assert!(!is_raised(&store));
     store.close().unwrap();
+}
+
+/// Each state is merged with a later one before it is restored. The files are read all the same, and what is wrong with
+/// them is told.
+#[test]
+fn damage_is_found_where_no_state_can_be_compared() {
+    for is_damaged in [false, true] {
+        let (place, url) = (Place::new(), format!("memory:never-compared-{is_damaged}"));
+        let hooked = Hooked::named(&format!("never-compared-{is_damaged}"));
+        let store = Options::new()
+            .replicate_to(place.to_url(&url))
+            .open(place.database())
+            .unwrap();
+        upload(&store, 10);
+        let merged = upload(&store, 1);
+        merge_up_to(merged, &url);
+        let key = format!("ltx/0/{merged:016x}-{merged:016x}.ltx");
+        if is_damaged {
+            // The merged file has what it had.
+            let hooked = Arc::clone(&hooked);
+            let key = Path::from(key.as_str());
+            runtime::wait(async move { hooked.store.put(&key, "damaged".into()).await.unwrap() }).unwrap();
+        }
+        let newest = Arc::new(AtomicU64::new(upload(&store, 1)));
+        let (there, may) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (asked, goes_on, held) = (Arc::clone(&there), Arc::clone(&may), Arc::clone(&newest));
+        hooked.before(move |verb, key| {
+            let (there, may) = (Arc::clone(&there), Arc::clone(&may));
+            let txid = held.load(Relaxed);
+            let is_held = verb == "GET" && key == format!("ltx/0/{txid:016x}-{txid:016x}.ltx");
+            async move {
+                if is_held {
+                    there.add_permits(1);
+                    may.acquire().await.unwrap().forget();
+                }
+                Ok(())
+            }
+            .boxed()
+        });
+        let verified = std::thread::scope(|scope| {
+            let verifying = scope.spawn(|| store.replica().unwrap().verify().restore(true).run());
+            for attempt in 1..=3 {
+                let asked = Arc::clone(&asked);
+                runtime::wait(async move { asked.acquire().await.unwrap().forget() }).unwrap();
+                let first = newest.swap(0, Relaxed);
+                upload(&store, 1);
+                let tip = upload(&store, 1);
+                merge(first..=tip, &url);
+                let next = upload(&store, 1);
+                if attempt < 3 {
+                    newest.store(next, Relaxed);
+                }
+                goes_on.add_permits(1);
+            }
+            verifying.join().unwrap()
+        });
+        let not_compared = "it cannot be compared with the store";
+        if is_damaged {
+            let report = verified.unwrap();
+            assert_eq!((report.problems.len(), &report.restored), (2, &None), "{report:?}");
+            assert!(report.problems[0].contains(&key), "{report:?}");
+            assert!(report.problems[1].contains(not_compared), "{report:?}");
+        } else {
+            let error = verified.unwrap_err();
+            assert!(
+                error.is_retryable() && error.to_string().contains(not_compared),
+                "{error}"
+            );
+        }
+        store.close().unwrap();
+    }
 }
 
 #[test]
