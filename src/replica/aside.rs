@@ -3,6 +3,9 @@
 //! Its files get another name, `app.db.diverged-20260401T120000Z`, and so do those beside it. What the spool knows of it
 //! goes along, into the folder of a spool with that name. Nothing is deleted and nothing overwritten.
 //!
+//! A follower does the same with a database that cannot be shown to be a state of its replica, under the name
+//! `app.db.before-following`. What its spool knows stays: it is of the replica.
+//!
 //! A process may be killed between two renames. So the new name is on the disk before the first of them, in the file
 //! `aside` of the spool, and the next opening goes on with what is left, whatever its options are, and also that of a
 //! follower. The file goes before the replica is restored: it never names what was restored.
@@ -48,9 +51,14 @@ pub(super) fn set_aside(path: &Path, spool: &Spool) -> Result<PathBuf> {
         });
     }
     let now = DateTime::<Utc>::from(SystemTime::now()).format("%Y%m%dT%H%M%SZ");
-    let to = free_name(path, &format!(".diverged-{now}"));
-    spool.begin_aside(&to).map_err(|error| failed(path, error))?;
-    go_on(path, spool)?;
+    rename_all(path, spool, &format!(".diverged-{now}")).map_err(|error| failed(path, error))
+}
+
+/// Gives all files a free name that goes on with `suffix`, and returns it. It is on the disk before the first is renamed.
+pub(super) fn rename_all(path: &Path, spool: &Spool, suffix: &str) -> io::Result<PathBuf> {
+    let to = free_name(path, suffix);
+    spool.begin_aside(&to)?;
+    rename_to(path, spool, &to)?;
     Ok(to)
 }
 
@@ -60,19 +68,21 @@ pub(super) fn set_aside(path: &Path, spool: &Spool) -> Result<PathBuf> {
 ///
 /// A file cannot be renamed, or its new name is taken.
 pub(super) fn go_on(path: &Path, spool: &Spool) -> Result<()> {
-    let Some(to) = spool.aside().map_err(|error| failed(path, error))? else {
-        return Ok(());
-    };
-    let moved = FILES
-        .iter()
-        .try_for_each(|ending| rename(&with(path, ending), &with(&to, ending)))
-        .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all())
-        .and_then(|()| match Spool::is_there(path) {
-            true => spool.move_to(&Spool::folder_of(&to)),
-            false => Ok(()),
-        })
-        .and_then(|()| spool.end_aside());
-    moved.map_err(|error| failed(path, error))
+    let begun = spool.aside();
+    begun
+        .and_then(|to| to.map_or(Ok(()), |to| rename_to(path, spool, &to)))
+        .map_err(|error| failed(path, error))
+}
+
+fn rename_to(path: &Path, spool: &Spool, to: &Path) -> io::Result<()> {
+    for ending in FILES {
+        rename(&with(path, ending), &with(to, ending))?;
+    }
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+    if Spool::is_there(path) && !spool.follows() {
+        spool.move_to(&Spool::folder_of(to))?;
+    }
+    spool.end_aside()
 }
 
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
@@ -91,7 +101,7 @@ fn is_there(path: &Path) -> bool {
 }
 
 /// A name that begins with that of the database and goes on with `suffix`, and that no file has, nor one beside it.
-pub(super) fn free_name(path: &Path, suffix: &str) -> PathBuf {
+fn free_name(path: &Path, suffix: &str) -> PathBuf {
     let names = (1_u32..).map(|number| match number {
         1 => with(path, suffix),
         number => with(path, &format!("{suffix}-{number}")),

@@ -182,7 +182,13 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings, doubt: O
                 refuse_other(path, &storage, &position, lineage(&storage)?)?;
             }
             spool.keep_following().map_err(failed)?;
-            restored(path, &storage, settings, "its place in the replica is not known")?
+            restored(
+                path,
+                &storage,
+                &spool,
+                settings,
+                "its place in the replica is not known",
+            )?
         }
         (Some(_), None) => return Err(of_another(path, &storage)),
         (Some(_), Some(position)) => (
@@ -206,7 +212,7 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings, doubt: O
     };
     refuse_other(path, &storage, &position, lineage)?;
     let (position, local) = match doubt {
-        Some(reason) => restored(path, &storage, settings, reason)?,
+        Some(reason) => restored(path, &storage, &spool, settings, reason)?,
         None => (position, local),
     };
     let position = Position { lineage, ..position };
@@ -224,8 +230,14 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings, doubt: O
 }
 
 /// Restores the database. `reason` is why what is in its place cannot be gone on from.
-fn restored(path: &Path, storage: &Storage, settings: &Settings, reason: &str) -> Result<(Position, Local)> {
-    set_aside(path, reason).map_err(|error| cannot_set_aside(path, error))?;
+fn restored(
+    path: &Path,
+    storage: &Storage,
+    spool: &Spool,
+    settings: &Settings,
+    reason: &str,
+) -> Result<(Position, Local)> {
+    set_aside(path, spool, reason).map_err(|error| cannot_set_aside(path, error))?;
     let report = restore(storage, Target::Newest, &[], Some(settings), path, &silent())?;
     let position = report.position()?;
     Ok((position, Local::untouched(position.file)))
@@ -233,7 +245,7 @@ fn restored(path: &Path, storage: &Storage, settings: &Settings, reason: &str) -
 
 /// Makes room for the restored file. What is there may be another program's, so it gets another name; but for an empty
 /// file, and for the index of a log, which is memory.
-fn set_aside(path: &Path, reason: &str) -> io::Result<()> {
+fn set_aside(path: &Path, spool: &Spool, reason: &str) -> io::Result<()> {
     let length = |file: &Path| fs::metadata(file).map_or(0, |file| file.len());
     if length(path) > 0 && (open_files::is_open(path) || is_in_use(path)) {
         let problem = format!(
@@ -242,23 +254,20 @@ fn set_aside(path: &Path, reason: &str) -> io::Result<()> {
         );
         return Err(io::Error::other(problem));
     }
-    let to = aside::free_name(path, ".before-following");
     let mut is_kept = false;
     for ending in aside::FILES {
         let file = aside::with(path, ending);
-        let has_data = ending != "-shm" && length(&file) > 0;
-        let moved = match has_data {
-            true => fs::rename(&file, aside::with(&to, ending)),
-            false => fs::remove_file(&file),
-        };
-        match moved {
+        if ending != "-shm" && length(&file) > 0 {
+            is_kept = true;
+            continue;
+        }
+        match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => is_kept |= has_data,
+            _ => {}
         }
     }
     if is_kept {
-        // Before anything gets its name.
-        fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+        let to = aside::rename_all(path, spool, ".before-following")?;
         event!(
             warn,
             "larder::follow",

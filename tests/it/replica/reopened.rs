@@ -235,3 +235,54 @@ fn another_replica_is_not_restored() {
     super::store::close(store);
     super::store::close(others);
 }
+
+/// A process is killed between two renames, and the next one goes on: the log stays beside its database.
+#[test]
+fn killed_process_leaves_a_database_its_log() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    for ending in [".before-following", ".before-following-2"] {
+        close(&follow(&place));
+        let name = format!("follower.db{ending}");
+        fs::write(beside(&place, "-replica").join("aside"), &name).unwrap();
+        fs::write(beside(&place, "-wal"), "the log").unwrap();
+        fs::rename(copy(&place), beside(&place, ending)).unwrap();
+        upload(&store, 1);
+        let follower = follow(&place);
+        assert_eq!(resyncs(&follower), 0);
+        close(&follower);
+        assert_eq!(fs::read(beside(&place, &format!("{ending}-wal"))).unwrap(), b"the log");
+        // It is a follower's still.
+        assert!(!beside(&place, &format!("{ending}-replica")).exists());
+        assert!(beside(&place, "-replica/position").exists());
+        assert!(!beside(&place, "-replica/aside").exists());
+    }
+    super::store::close(store);
+}
+
+/// The name is on the disk before the first rename. Here the second one fails: the name would be too long.
+#[test]
+fn new_name_is_kept_before_the_first_rename() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    let path = copy(&place).with_file_name("f".repeat(255 - ".before-following".len()));
+    let beside = |ending: &str| {
+        let mut name = path.clone().into_os_string();
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    fs::create_dir(beside("-replica")).unwrap();
+    fs::write(beside("-replica").join("follows"), "").unwrap();
+    fs::write(&path, "the database").unwrap();
+    fs::write(beside("-wal"), "the log").unwrap();
+    let error = options().follow(of(&place), &path).unwrap_err();
+    assert!(matches!(error, Error::Open { .. }), "{error}");
+    let moved = beside(".before-following");
+    assert_eq!(fs::read(&moved).unwrap(), b"the database");
+    assert_eq!(fs::read(beside("-wal")).unwrap(), b"the log");
+    let kept = fs::read(beside("-replica").join("aside")).unwrap();
+    assert!(kept == moved.file_name().unwrap().as_encoded_bytes());
+    super::store::close(store);
+}
