@@ -18,7 +18,7 @@
 //! A failed run keeps its files, and in `events` what each process told and what was done to it, by the milliseconds since
 //! the run began.
 //!
-//! The server is moto (`LARDER_MOTO`): without it the suite is skipped, which it says. It handles one request at a time,
+//! The server is moto (`LARDER_MOTO`): without it the suite is skipped, which it says. It handles one write at a time,
 //! since the conditions of two of moto's own are not atomic.
 
 mod node;
@@ -53,7 +53,7 @@ const VARIABLES: [(&str, &str); 3] = [
 ];
 
 /// Longest wait for what comes once the network is well, and for a word of a process.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A run goes on for so long at most until it has met everything.
 const LONGER: Duration = Duration::from_secs(240);

@@ -18,7 +18,7 @@ pub struct Moto {
     process: Mutex<process::Child>,
     address: String,
     bucket: String,
-    /// One request at a time: between the condition of a write and the write moto lets others in.
+    /// One write at a time: between the condition of a write and the write moto lets others in.
     turn: Mutex<()>,
 }
 
@@ -67,7 +67,9 @@ impl Moto {
 
     /// Sends a request, of which the empty line after the head is missing, and returns the whole answer.
     fn exchange(&self, head: &str, body: &[u8]) -> io::Result<Vec<u8>> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // Reads need no turn, and one who writes all the time would take it from them.
+        let reads = head.starts_with("GET ") || head.starts_with("HEAD ");
+        let _turn = (!reads).then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
         let mut server = TcpStream::connect(&self.address)?;
         server.set_nodelay(true)?;
         let mut request = format!("{head}Connection: close\r\n\r\n").into_bytes();
