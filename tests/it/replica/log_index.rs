@@ -9,6 +9,7 @@ use larder::{Options, Role, Store};
 
 use super::store::{Place, close, fill, rows, wait_until};
 use crate::support::child::PATIENCE;
+use crate::support::outage::Outage;
 
 /// The number of commits in the index of the log. Read by a process of its own: to close that file here would drop the
 /// locks of the store.
@@ -98,9 +99,7 @@ fn attached_log_stays_bounded_without_checkpoints() {
     store.replica().unwrap().flush(PATIENCE).unwrap();
     // Nothing can be sealed: a file is where the folder of the spool was.
     let spool = place.database().with_file_name("app.db-replica");
-    let aside = spool.with_extension("aside");
-    fs::rename(&spool, &aside).unwrap();
-    fs::write(&spool, "not a folder").unwrap();
+    let outage = Outage::of(&spool);
     for _ in 0..60 {
         store
             .write(|tx| {
@@ -113,8 +112,7 @@ fn attached_log_stays_bounded_without_checkpoints() {
     }
     let log = fs::metadata(attached.with_extension("db-wal")).unwrap().len();
     assert!(log < 20 * 20 * 4120, "{log}");
-    fs::remove_file(&spool).unwrap();
-    fs::rename(&aside, &spool).unwrap();
+    outage.end();
     wait_until("the replica catches up", || {
         store.replica().unwrap().flush(PATIENCE).is_ok()
     });

@@ -40,18 +40,6 @@ fn rows_in(replica: &Path) -> u32 {
     rows(&Store::open(&restored).unwrap())
 }
 
-/// Makes each request to the replica fail, until it is called with what it returned.
-fn take_away(place: &Place) -> impl FnOnce() {
-    let replica = place.replica();
-    let aside = replica.with_extension("aside");
-    fs::rename(&replica, &aside).unwrap();
-    fs::write(&replica, "not a folder").unwrap();
-    move || {
-        fs::remove_file(&replica).unwrap();
-        fs::rename(&aside, &replica).unwrap();
-    }
-}
-
 /// A store with an empty table that is in the replica. Nothing but a write that waits begins an upload.
 fn store(place: &Place, change: impl FnOnce(ReplicaOptions) -> ReplicaOptions, options: Options) -> Store {
     let replica = change(place.to().interval(HOUR));
@@ -118,14 +106,14 @@ fn write_without_a_change_is_acknowledged() {
 fn waiting_write_holds_no_other_up() {
     let place = Place::new();
     let store = store(&place, |replica| replica, Options::new());
-    let bring_back = take_away(&place);
+    let outage = place.outage();
     let mut waits = submit(&store);
     // Each of these is committed after it.
     fill(&store, 20);
     assert_eq!(rows(&store), 21, "others see it from its commit on");
     assert!(waits.wait_timeout(SOON).is_none());
     assert_eq!(waiting(&store), 1);
-    bring_back();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     assert_eq!(waits.wait().unwrap(), 1);
     assert_eq!(rows_in(&place.replica()), 21);
@@ -136,7 +124,7 @@ fn waiting_write_holds_no_other_up() {
 fn write_that_is_late_stays_committed() {
     let place = Place::new();
     let store = store(&place, |replica| replica.replicate_timeout(SOON), Options::new());
-    let bring_back = take_away(&place);
+    let outage = place.outage();
     let error = add(&store).unwrap_err();
     let Error::NotReplicated { waited, reason } = &error else {
         panic!("{error}");
@@ -148,7 +136,7 @@ fn write_that_is_late_stays_committed() {
     );
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::Local, false));
     assert_eq!(rows(&store), 1);
-    bring_back();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     assert_eq!(rows_in(&place.replica()), 1);
     close(store);
@@ -164,14 +152,14 @@ fn closing_replies_to_waiting_writes() {
     waits.wait().unwrap();
 
     let store = place.options().open(place.database()).unwrap();
-    let bring_back = take_away(&place);
+    let outage = place.outage();
     let waits = submit(&store);
     wait_until("it is committed", || rows(&store) == 2);
     let report = store.close_within(SOON).unwrap();
     assert_eq!(report.replicated, Some(false), "{report}");
     let error = waits.wait().unwrap_err();
     assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
-    bring_back();
+    outage.end();
     close(place.open());
     assert_eq!(rows_in(&place.replica()), 2);
 }
@@ -203,10 +191,10 @@ fn durability_of_the_store_holds_for_migrations() {
 
     let options = durable().replicate_to(place.to().replicate_timeout(SOON));
     let vacuumed = options.open(place.database()).unwrap();
-    let bring_back = take_away(&place);
+    let outage = place.outage();
     let error = vacuumed.vacuum().run().unwrap_err();
     assert!(matches!(error, Error::NotReplicated { .. }), "{error}");
-    bring_back();
+    outage.end();
     close(vacuumed);
 }
 
@@ -248,7 +236,7 @@ fn waiting(store: &Store) -> usize {
 fn replicated_write_that_may_not_wait_finds_no_room() {
     let place = Place::new();
     let store = store(&place, |replica| replica, Options::new().queue_capacity(2));
-    let bring_back = take_away(&place);
+    let outage = place.outage();
     let waits = [submit(&store), submit(&store)];
     wait_until("they wait for the replica", || waiting(&store) == 2);
     let fail = || replicated().when_full(WhenFull::Fail);
@@ -258,7 +246,7 @@ fn replicated_write_that_may_not_wait_finds_no_room() {
             Err(Error::QueueFull { capacity: 2 })
         )
     });
-    bring_back();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     for write in waits {
         write.wait().unwrap();
@@ -270,7 +258,7 @@ fn replicated_write_that_may_not_wait_finds_no_room() {
 fn submitter_waits_for_room() {
     let place = Place::new();
     let store = store(&place, |replica| replica, Options::new().queue_capacity(2));
-    let bring_back = take_away(&place);
+    let outage = place.outage();
     let waits = [submit(&store), submit(&store)];
     wait_until("they wait for the replica", || waiting(&store) == 2);
     let soon = replicated().queue_timeout(SOON);
@@ -281,7 +269,7 @@ fn submitter_waits_for_room() {
         // Others do not wait.
         fill(&store, 1);
         assert!(!third.is_finished());
-        bring_back();
+        outage.end();
         store.replica().unwrap().flush(PATIENCE).unwrap();
         third.join().unwrap().wait().unwrap();
     });
@@ -302,14 +290,14 @@ fn submitting_task_waits_for_its_reply_without_room() {
         let write = |tx: &larder::WriteTx<'_>| tx.execute("INSERT INTO entry(noise) VALUES (x'00')", []);
         Box::pin(store.submit_async_with(replicated(), write))
     };
-    let bring_back = take_away(&place);
+    let outage = place.outage();
     let waits = [finish(submitting()).unwrap(), finish(submitting()).unwrap()];
     wait_until("they wait for the replica", || waiting(&store) == 2);
     let mut third = submitting();
     begin(&mut third);
     wait_until("it waits, too", || waiting(&store) == 3);
     begin(&mut third);
-    bring_back();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     finish(finish(third).unwrap()).unwrap();
     for write in waits {
@@ -324,7 +312,7 @@ fn position_that_cannot_be_written_loses_nothing() {
     let place = Place::new();
     let limits = |replica: ReplicaOptions| replica.spool_limit(1 << 20).interval(SOON);
     let store = store(&place, limits, Options::new());
-    let bring_back = take_away(&place);
+    let outage = place.outage();
     // A folder where the file is to be.
     let position = place.database().with_file_name("app.db-replica").join("position");
     fs::remove_file(&position).unwrap();
@@ -338,7 +326,7 @@ fn position_that_cannot_be_written_loses_nothing() {
         let _ = store.replica().unwrap().flush(SOON * 2);
     }
     fs::remove_dir_all(&position).unwrap();
-    bring_back();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     for write in waits {
         write.wait().unwrap();
@@ -356,7 +344,7 @@ fn dropped_spool_keeps_waiting_writes() {
         |replica| replica.spool_limit(1 << 20).interval(SOON),
         Options::new(),
     );
-    let bring_back = take_away(&place);
+    let outage = place.outage();
     let large = |tx: &larder::WriteTx<'_>| tx.execute("INSERT INTO entry(noise) VALUES (randomblob(400000))", []);
     let mut waits = Vec::new();
     let is_dropped = || {
@@ -371,7 +359,7 @@ fn dropped_spool_keeps_waiting_writes() {
         let committed = waits.len() as u32;
         wait_until("it is committed", || rows(&store) == committed);
     }
-    bring_back();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     let written = waits.len() as u32;
     for write in waits {

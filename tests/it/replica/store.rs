@@ -15,24 +15,11 @@ use super::File;
 use super::litestream::Litestream;
 use crate::support::child::PATIENCE;
 use crate::support::log;
+use crate::support::outage::Outage;
 
 /// A database and its replica, each in a folder of its own.
 pub(super) struct Place {
     folder: TempDir,
-}
-
-/// The storage is away: a file is where its folder was, and each request fails.
-#[must_use]
-pub(super) struct Outage {
-    replica: PathBuf,
-    aside: PathBuf,
-}
-
-impl Outage {
-    pub(super) fn end(self) {
-        fs::remove_file(&self.replica).unwrap();
-        fs::rename(self.aside, self.replica).unwrap();
-    }
 }
 
 impl Place {
@@ -51,11 +38,9 @@ impl Place {
         self.folder.path().join("replica")
     }
 
+    /// Takes the storage away.
     pub(super) fn outage(&self) -> Outage {
-        let (replica, aside) = (self.replica(), self.replica().with_extension("aside"));
-        fs::rename(&replica, &aside).unwrap();
-        fs::write(&replica, "not a folder").unwrap();
-        Outage { replica, aside }
+        Outage::of(self.replica())
     }
 
     pub(super) fn to(&self) -> ReplicaOptions {
@@ -76,24 +61,6 @@ impl Place {
 
     pub(super) fn open(&self) -> Store {
         self.options().open(self.database()).unwrap()
-    }
-
-    /// Takes the storage away: a file is in the place of the folder, and each request fails.
-    pub(super) fn take_storage_away(&self) {
-        fs::write(self.replica().with_extension("aside"), "not a folder").unwrap();
-        self.swap_storage();
-    }
-
-    pub(super) fn bring_storage_back(&self) {
-        self.swap_storage();
-        fs::remove_file(self.replica().with_extension("aside")).unwrap();
-    }
-
-    /// At once: a store that is uploading must not find nothing, and create a folder.
-    fn swap_storage(&self) {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        let aside = self.replica().with_extension("aside");
-        renameat_with(CWD, self.replica(), CWD, aside, RenameFlags::EXCHANGE).unwrap();
     }
 
     /// The sealed transactions in the replica, oldest first.
@@ -490,9 +457,7 @@ fn flush_ends_though_the_spool_was_dropped() {
     let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
     fill(&store, 10);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    let aside = place.replica().with_extension("aside");
-    fs::rename(place.replica(), &aside).unwrap();
-    fs::write(place.replica(), "not a folder").unwrap();
+    let outage = place.outage();
     let sealed = || store.stats().replica.unwrap().sealed;
     let first = sealed();
     wait_until("files that wait", || {
@@ -505,8 +470,7 @@ fn flush_ends_though_the_spool_was_dropped() {
             fill(&store, 100);
             sealed() < first + 5
         });
-        fs::remove_file(place.replica()).unwrap();
-        fs::rename(&aside, place.replica()).unwrap();
+        outage.end();
         // Uploads are tried again at once.
         store.replica().unwrap().flush(PATIENCE).unwrap();
         (waiting.join().unwrap(), store.replica().unwrap().behind())

@@ -94,13 +94,13 @@ fn verification_that_is_not_possible_is_told() {
     let store = open(&place);
     fill(&store, 30);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    place.take_storage_away();
+    let outage = place.outage();
     let away = Instant::now();
     let path = place.database().display().to_string();
     let told = || log::events(|event| event.message.contains("could not be verified") && event.mentions(&path));
     wait_until("it is told", || !told().is_empty());
     assert!(last_verify(&store).is_none_or(|last| last.problem.is_none()));
-    place.bring_storage_back();
+    outage.end();
     let is_new = |last: LastVerify| last.ago < away.elapsed();
     wait_until("it is verified", || last_verify(&store).is_some_and(is_new));
     close(store);

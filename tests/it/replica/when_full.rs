@@ -45,7 +45,7 @@ fn writes_are_refused_until_uploads_make_room() {
     let store = open(&place, refuses(&place));
     fill(&store, 10);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    place.take_storage_away();
+    let outage = place.outage();
     let mut written = 10;
     let error = loop {
         let wrote = store.write(|tx| tx.execute_batch("INSERT INTO entry(noise) VALUES (randomblob(90000))"));
@@ -99,7 +99,7 @@ fn writes_are_refused_until_uploads_make_room() {
     );
     wait_until("the alert is raised", || is_raised(&store));
     assert_eq!(store.stats().failures_by_error.get("spool_full"), Some(&2));
-    place.bring_storage_back();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     fill(&store, 1);
     assert_eq!(rows(&store), written + 1);
@@ -121,7 +121,7 @@ fn running_write_ends_as_the_spool_fills() {
     let store = open(&place, refuses(&place));
     fill(&store, 1);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    place.take_storage_away();
+    let outage = place.outage();
     fill(&store, OVER_A_MIB);
     seal(&store);
     fill(&store, OVER_A_MIB);
@@ -142,7 +142,7 @@ fn running_write_ends_as_the_spool_fills() {
     });
     let error = store.write(|tx| tx.execute("DELETE FROM entry", [])).unwrap_err();
     assert!(matches!(error, Error::SpoolFull { .. }), "{error}");
-    place.bring_storage_back();
+    outage.end();
     store.replica().unwrap().flush(PATIENCE).unwrap();
     assert_eq!(rows(&store), 2 * OVER_A_MIB + 2);
     close(store);
@@ -158,7 +158,7 @@ fn large_file_in_front_does_not_count() {
         let store = open(&place, hourly(&place).spool_limit(MIB).when_full(when_full));
         fill(&store, 1);
         store.replica().unwrap().flush(PATIENCE).unwrap();
-        place.take_storage_away();
+        let outage = place.outage();
         fill(&store, 4 * OVER_A_MIB);
         for _ in 0..5 {
             seal(&store);
@@ -166,7 +166,7 @@ fn large_file_in_front_does_not_count() {
         }
         let problem = store.stats().replica.unwrap().problem;
         assert!(!problem.unwrap_or_default().contains("spool"), "{when_full:?}");
-        place.bring_storage_back();
+        outage.end();
         store.replica().unwrap().flush(PATIENCE).unwrap();
         close(store);
         place.compare_closed();

@@ -5,6 +5,8 @@ pub(crate) mod fork;
 pub(crate) mod leaks;
 pub(crate) mod log;
 pub(crate) mod migrations;
+#[cfg(feature = "replicate")]
+pub(crate) mod outage;
 #[cfg(feature = "metrics")]
 pub(crate) mod prometheus;
 #[cfg(feature = "async")]
