@@ -76,8 +76,8 @@ use crate::runtime::{date, random};
 /// A claim is let go after this time. A process that was suspended for longer is not fenced.
 const CLAIM_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Beyond so many claims those of a store that has claimed just before are let go: a service that is killed every few
-/// seconds claims as often. The claim by which it took the replica over stays.
+/// Beyond so many claims those of a store over itself are let go: a service that is killed every few seconds claims as
+/// often. A claim by which a store took the replica over from another stays.
 const CLAIMS: usize = 1000;
 
 /// So many claims that are not made are known at a time. Those of killed processes go with the next that is.
@@ -106,6 +106,9 @@ pub struct Owner {
     /// The number of the process's opening of that store.
     #[serde(default, with = "hex")]
     pub opening: u64,
+    /// The opening that sealed the file of its claim, if an earlier one of that store did.
+    #[serde(default, with = "hex", skip_serializing_if = "is_zero")]
+    pub sealer: u64,
     /// The name of its machine and the number of its process, for people.
     pub host: String,
     /// When it entered itself.
@@ -144,9 +147,10 @@ pub struct Claim {
     /// The opening that claimed.
     #[serde(default, with = "hex")]
     pub opening: u64,
-    /// The number of its spool.
-    #[serde(default, with = "hex")]
-    pub node: u64,
+    /// Whether that store had the replica before: an opening of it was killed. So no other store has to find this
+    /// transaction taken.
+    #[serde(default)]
+    pub is_again: bool,
     /// When it was entered.
     pub at: DateTime<Utc>,
 }
@@ -542,6 +546,7 @@ impl Fence {
                 },
                 None => Owner {
                     before: owner.and_then(|owner| self.before(owner)),
+                    sealer: if own.opening == self.opening { 0 } else { own.opening },
                     ..self.next(seen.as_ref(), self.node, now)
                 },
             };
@@ -550,7 +555,7 @@ impl Fence {
             next.claims.push(Claim {
                 txid: claim,
                 opening: self.opening,
-                node: self.node,
+                is_again: owner.is_some_and(|owner| owner.entered().all(|entered| entered.node == self.node)),
                 at: now.into(),
             });
             begin(&mut next.openings, own);
@@ -565,12 +570,16 @@ impl Fence {
     /// then, though it has not said so yet.
     async fn is_behind(&self, owner: &Owner, claim: u64) -> Result<bool> {
         let is_another = |entered: &&Owner| entered.node != self.node && !entered.closed;
-        let others: Vec<u64> = owner.entered().filter(is_another).map(|other| other.opening).collect();
+        let others: Vec<&Owner> = owner.entered().filter(is_another).collect();
         if others.is_empty() {
             return Ok(false);
         }
         let maker = self.maker(claim - 1).await?;
-        Ok(maker.is_some_and(|maker| others.contains(&maker)))
+        Ok(maker.is_some_and(|maker| {
+            others
+                .iter()
+                .any(|other| [other.opening, other.sealer].contains(&maker))
+        }))
     }
 
     /// The opening that made the file of a transaction, if it is there.
@@ -681,6 +690,7 @@ impl Fence {
             epoch: 1,
             node: self.node,
             opening: self.opening,
+            sealer: 0,
             host: self.host.clone(),
             since: now.into(),
             closed: false,
@@ -800,14 +810,16 @@ fn kept(claims: &[Claim], now: SystemTime) -> Vec<Claim> {
     let is_kept = |claim: &&Claim| (now - claim.at).to_std().is_ok_and(|age| age <= CLAIM_AGE) || claim.at > now;
     let mut kept: Vec<Claim> = claims.iter().filter(is_kept).cloned().collect();
     let mut spare = kept.len().saturating_sub(CLAIMS);
-    let mut before = None;
     kept.retain(|claim| {
-        let is_again = before.replace(claim.node) == Some(claim.node);
-        let is_let_go = is_again && spare > 0;
+        let is_let_go = claim.is_again && spare > 0;
         spare -= usize::from(is_let_go);
         !is_let_go
     });
     kept
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Numbers as sixteen hexadecimal digits: JSON's own numbers are not exact beyond 2^53 everywhere.
@@ -827,24 +839,76 @@ mod hex {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ltx::{Encoder, Header};
     use super::*;
+
+    /// The file of a claim is made, and its process has not said so yet. No other store comes behind it without being told
+    /// to take over: whichever opening has sealed that file.
+    #[test]
+    fn made_claim_that_is_not_confirmed_has_an_owner() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = Storage::connect(folder.path().to_str().expect("UTF-8")).expect("a folder is a storage");
+        let before = Fence::new(storage.clone(), 1);
+        let earlier = Fence::new(storage.clone(), 2).opening();
+        let claimant = Fence::new(storage.clone(), 2);
+        let other = Fence::new(storage, 3);
+        runtime::wait(async move {
+            let now = SystemTime::now();
+            assert_eq!(before.enter(None, 7, now).await.unwrap(), Entry::Entered);
+            before.create(1, 0, file(1, before.opening())).await.unwrap();
+            assert!(before.close().await.unwrap());
+
+            for (txid, sealer) in [(2, earlier), (3, claimant.opening())] {
+                let own = Opening {
+                    opening: sealer,
+                    first: txid,
+                    after: None,
+                };
+                assert_eq!(claimant.enter_claim(own, now, false).await.unwrap(), Some(true));
+                assert_eq!(claimant.create(txid, 0, file(txid, sealer)).await.unwrap(), Upload::New);
+                let owner = claimant.owner().await.unwrap().unwrap().owner;
+                assert!(owner.made().closed, "it is not confirmed");
+                let body = file(txid + 1, other.opening());
+                let claimed = other.claim(txid, 0, body, now, false).await.unwrap();
+                assert_eq!(claimed, ClaimResult::Moved, "transaction {txid}");
+                claimant.withdraw(own, false).await.unwrap();
+            }
+        })
+        .unwrap();
+    }
+
+    /// The header of a file of that opening.
+    fn file(txid: u64, opening: u64) -> bytes::Bytes {
+        let header = Header {
+            page_size: 4096,
+            commit: 1,
+            min_txid: txid,
+            max_txid: txid,
+            timestamp: 1,
+            wal_offset: 0,
+            wal_size: 0,
+            wal_salts: [0; 2],
+            node_id: opening,
+        };
+        let mut file = Vec::new();
+        Encoder::new(&mut file, header).expect("a valid header");
+        file.into()
+    }
 
     /// A process that was suspended before the second store took over must find the key of that claim taken, however often
     /// the second store was killed since.
     #[test]
     fn claim_that_took_over_outlasts_a_crash_loop() {
         let now = SystemTime::now();
-        let claims = |node: u64, txids: std::ops::Range<u64>| {
-            txids.map(move |txid| Claim {
-                txid,
-                opening: txid,
-                node,
-                at: now.into(),
-            })
+        let claim = |txid: u64| Claim {
+            txid,
+            opening: txid,
+            is_again: ![0, 3].contains(&txid),
+            at: now.into(),
         };
-        let all: Vec<Claim> = claims(1, 0..3).chain(claims(2, 3..5000)).collect();
+        let all: Vec<Claim> = (0..5000).map(claim).collect();
         let left: Vec<u64> = kept(&all, now).iter().map(|claim| claim.txid).collect();
-        assert_eq!(left[..2], [0, 3], "the first claim of each store");
+        assert_eq!(left[..2], [0, 3], "those over another store");
         assert_eq!(left.len(), CLAIMS);
         assert_eq!(left.last(), Some(&4999));
         let days = |n: u64| now + Duration::from_secs(n * 24 * 3600);

@@ -170,6 +170,24 @@ fn claim_over_another_store_has_to_be_told() {
     assert_eq!(ask!(storage, list(0)).unwrap().len(), 3);
 }
 
+/// Claims of a store over itself may be let go, when there are many. The one over an owner that had entered without a
+/// claim is not among them, though the claim before it is by the same store.
+#[test]
+fn claim_over_an_owner_without_a_claim_is_no_repeated_one() {
+    let (_folder, storage) = folder();
+    let opening = |node: u64| Fence::new(storage.clone(), node);
+    let (first, killed, closed, entered, back) = (opening(1), opening(1), opening(1), opening(2), opening(1));
+    enter(&first);
+    assert_eq!(claim(&killed, 0, "killed"), ClaimResult::Made);
+    assert_eq!(claim(&closed, 1, "closed"), ClaimResult::Made);
+    assert!(ask!(closed, close()).unwrap());
+    enter(&entered);
+    assert_eq!(claim(&back, 2, "back"), ClaimResult::Made);
+    let owner = ask!(back, owner()).unwrap().unwrap().owner;
+    let claims: Vec<_> = owner.claims.iter().map(|claim| (claim.txid, claim.is_again)).collect();
+    assert_eq!(claims, [(1, true), (2, true), (3, false)]);
+}
+
 /// The replica of a store that still writes is restored on a new machine. It stood still for good: it waited for the
 /// file behind the one that it had seen first.
 #[test]

@@ -370,10 +370,10 @@ fn claim_that_was_begun_is_made() {
     let place = Place::with_replica();
     let path = place.volume().join("replica/larder/owner.json");
     let mut owner = place.owner();
-    let (node, at) = (owner["node"].clone(), owner["since"].clone());
+    let at = owner["since"].clone();
     let tip = fs::read_dir(place.volume().join("replica/ltx/0")).unwrap().count();
     owner["closed"] = false.into();
-    owner["claims"] = serde_json::json!([{ "txid": tip + 1, "node": node, "at": at }]);
+    owner["claims"] = serde_json::json!([{ "txid": tip + 1, "at": at }]);
     fs::write(&path, serde_json::to_vec(&owner).unwrap()).unwrap();
     place.unmount();
     let store = place.open_away(place.to());
