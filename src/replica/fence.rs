@@ -582,8 +582,8 @@ impl Fence {
         }))
     }
 
-    /// The opening that made the file of a transaction, if it is there.
-    async fn maker(&self, txid: u64) -> Result<Option<u64>> {
+    /// The opening that made the file of a transaction, if it is there; zero if a program did that is not larder.
+    pub(super) async fn maker(&self, txid: u64) -> Result<Option<u64>> {
         let txids = Txids::one(txid);
         let there = match self.storage.reader(0, txids).await {
             Err(error) if error.is_not_found() => return Ok(None),

@@ -41,8 +41,9 @@
 //!
 //! A replica without an owner was written by another program, which no fence stops, and whether that still runs cannot be
 //! known: the daemon of Litestream leaves no word as it ends, and the time of its last upload says nothing of an idle
-//! database. So a store that has not written it restores it only to take over. A file that goes on from it shows itself
-//! that the daemon has been where it is (`daemon.rs`).
+//! database. The same holds if such a program wrote its newest transaction, after an owner. So a store that has not
+//! written it restores or replaces it only to take over. A file that goes on from it shows itself that the daemon has been
+//! where it is (`daemon.rs`).
 //!
 //! [`prepare`] runs before SQLite opens the file, because opening may create it; [`Prepared::attach`] runs after that.
 
@@ -347,7 +348,7 @@ impl Prepared {
             ),
         };
         if self.replica.on_divergence == OnDivergence::Rebase {
-            return Ok(());
+            return self.refuse_unowned();
         }
         Err(Error::Diverged {
             path: path.into(),
@@ -371,8 +372,11 @@ impl Prepared {
         let is_ours = request(&self.storage, async move { fence.is_at(tip, spooled, timestamp).await })?;
         self.is_anothers = !is_ours;
         let on_divergence = self.replica.on_divergence;
-        if is_ours || !is_missing && on_divergence == OnDivergence::Rebase {
+        if is_ours {
             return Ok(());
+        }
+        if !is_missing && on_divergence == OnDivergence::Rebase {
+            return self.refuse_unowned();
         }
         let ways_out = match is_missing {
             true => format!(
@@ -445,26 +449,31 @@ impl Prepared {
         })
     }
 
-    /// Refuses to restore a replica that another program may still write, unless it is to be taken over.
+    /// Refuses to restore or to replace a replica that another program may still write, unless it is to be taken over.
     fn refuse_unowned(&self) -> Result<()> {
         let Ok(There {
-            owner: None,
-            tip: 1..,
+            owner,
+            tip: tip @ 1..,
             at,
             ..
-        }) = self.there
+        }) = &self.there
         else {
             return Ok(());
         };
-        if self.replica.take_over || self.has_written_it()? {
+        if self.replica.take_over {
+            return Ok(());
+        }
+        let Some(why) = unfenced(&self.storage, owner.is_some(), *tip)? else {
+            return Ok(());
+        };
+        if self.has_written_it()? {
             return Ok(());
         }
         Err(Error::Replica {
             what: format!(
-                "it has no owner, so a program that is not larder may write to it, such as the daemon of Litestream, and \
-                 nothing would keep it from going on: there would be two primaries. Its last upload was at {}. Stop that \
-                 program for good, and then start once with ReplicaOptions::take_over(true)",
-                date::utc(at)
+                "{why}. Its last upload was at {}. Stop that program for good, and then start once with \
+                 ReplicaOptions::take_over(true)",
+                date::utc(*at)
             ),
             url: self.storage.to_string(),
             retryable: false,
@@ -914,6 +923,25 @@ pub(super) fn ways_out(path: &Path, on_divergence: OnDivergence, tip: u64) -> St
 }
 
 /// Whether a replica with that number is another database's. Zero: not known.
+/// Why no fence keeps the last process that wrote to a replica from going on, if that is so: a program that is not larder
+/// wrote its newest transaction.
+pub(super) fn unfenced(storage: &Storage, has_owner: bool, tip: u64) -> Result<Option<String>> {
+    let why = if has_owner {
+        // Whose the number of the node is does not matter to what is asked.
+        let fence = Fence::new(storage.clone(), 0);
+        let maker = request(storage, async move { fence.maker(tip).await })?;
+        if maker != Some(0) {
+            return Ok(None);
+        }
+        "its newest transaction was written by a program that is not larder, after its owner,"
+    } else {
+        "it has no owner, so a program that is not larder may write to it,"
+    };
+    Ok(Some(format!(
+        "{why} such as the daemon of Litestream, and nothing would keep it from going on: there would be two primaries"
+    )))
+}
+
 pub(super) fn is_other_replica(known: u64, there: u64) -> bool {
     known != 0 && there != 0 && known != there
 }

@@ -130,8 +130,8 @@ impl ReplicaOptions {
     /// an empty volume that was mounted by mistake would look the same.
     ///
     /// A replica whose owner has not closed it may still be written by that owner: see
-    /// [`take_over`](Self::take_over). So may one that larder has never written, by the daemon of Litestream, which leaves
-    /// no word as it ends.
+    /// [`take_over`](Self::take_over). So may one that larder has never written, or not last, by the daemon of Litestream,
+    /// which leaves no word as it ends.
     pub fn restore_if_missing(mut self, restore: bool) -> Self {
         self.restore_if_missing = restore;
         self

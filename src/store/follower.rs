@@ -259,9 +259,9 @@ impl Follower {
     ///   that was promoted, or the old primary, which writes all the time. Or the follower has [`stopped`](Self::stopped), or
     ///   another program has changed the database. Or the URL in `options` has the replica of another database, whatever
     ///   [`OnDivergence`](crate::OnDivergence) says, or it has nothing, and is not to be rebased.
-    /// - [`Error::Replica`]: the storage does not answer. Or the replica has no owner, because Litestream writes it, which no
-    ///   claim keeps from going on: stop its daemon, and say so with
-    ///   [`ReplicaOptions::take_over`].
+    /// - [`Error::Replica`]: the storage does not answer. Or the replica has no owner, or its newest transaction was written
+    ///   after that of its owner by another program, such as Litestream, which no claim keeps from going on: stop its
+    ///   daemon, and say so with [`ReplicaOptions::take_over`].
     /// - [`Error::Reentrant`] inside a closure of this follower, and errors in the options.
     ///
     /// After the claim this database owns the replica:

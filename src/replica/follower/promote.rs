@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::replica::clock::StorageClock;
 use crate::replica::fence::{ClaimResult, Fence, Owner};
 use crate::replica::ltx::{Encoder, Header, LtxError};
+use crate::replica::open::unfenced;
 use crate::replica::options::{OnDivergence, ReplicaOptions};
 use crate::replica::position::Position;
 use crate::replica::runtime;
@@ -88,34 +89,35 @@ impl Following {
     /// The owner that is to be replaced. `None` if the store is to find out by itself how it goes on. Another database's
     /// replica is refused whatever `on_divergence` says, as the store would refuse it (`replica/open.rs`).
     fn to_replace(&self, replica: &ReplicaOptions, storage: &Storage) -> Result<Option<Owner>> {
-        let Some(owner) = owner(storage)? else {
-            let listed = storage.clone();
-            let files = request(storage, async move { all_files(&listed).await })?;
-            if files.is_empty() && !self.begins_empty(replica) {
-                return Err(self.diverged(format!(
-                    "{storage} is empty, and this database was replicated up to transaction {}. Check the URL; or replicate \
-                     the database to it from its beginning, with ReplicaOptions::on_divergence(OnDivergence::Rebase)",
-                    self.position().txid
-                )));
-            }
-            if replica.take_over || files.is_empty() {
-                return Ok(None);
-            }
+        let owner = owner(storage)?;
+        let listed = storage.clone();
+        let files = request(storage, async move { all_files(&listed).await })?;
+        let ours = self.position().lineage;
+        if let Some(owner) = owner.as_ref().filter(|owner| ![0, owner.lineage].contains(&ours)) {
+            return Err(self.diverged(super::poll::other_lineage(ours, owner.lineage)));
+        }
+        let tip = files.iter().map(|file| file.txids.max).max().unwrap_or(0);
+        if tip > 0
+            && !replica.take_over
+            && let Some(why) = unfenced(storage, owner.is_some(), tip)?
+        {
             return Err(Error::Replica {
-                what: "it has no owner, so a program that is not larder may write to it, such as the daemon of Litestream, \
-                       and nothing would keep it from going on: there would be two primaries. Stop that program for good, \
-                       and then call promote with ReplicaOptions::take_over(true)"
-                    .into(),
+                what: format!(
+                    "{why}. Stop that program for good, and then call promote with ReplicaOptions::take_over(true)"
+                ),
                 url: storage.to_string(),
                 retryable: false,
                 source: None,
             });
-        };
-        let ours = self.position().lineage;
-        if [0, owner.lineage].contains(&ours) {
-            return Ok(Some(owner));
         }
-        Err(self.diverged(super::poll::other_lineage(ours, owner.lineage)))
+        if owner.is_none() && files.is_empty() && !self.begins_empty(replica) {
+            return Err(self.diverged(format!(
+                "{storage} is empty, and this database was replicated up to transaction {}. Check the URL; or replicate \
+                 the database to it from its beginning, with ReplicaOptions::on_divergence(OnDivergence::Rebase)",
+                self.position().txid
+            )));
+        }
+        Ok(owner)
     }
 
     /// Whether the store begins a replica that is empty.

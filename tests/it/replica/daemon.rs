@@ -209,3 +209,58 @@ fn other_frames_at_the_place_are_refused() {
         );
     }
 }
+
+/// Its owner has closed, and the daemon has written since: it may still run, and no fence would stop it. The owner's own
+/// database shows that the daemon was where it is, and every other has to be told.
+#[test]
+fn replica_that_the_daemon_wrote_last_is_taken_over_when_told() {
+    for litestream in Litestream::all().iter().filter(|litestream| litestream.knows_blocks()) {
+        let (place, ..) = replicated();
+        write_beside(litestream, &place, true);
+        let all = rows(&Store::open(place.database()).unwrap());
+        let path = |name: &str| place.database().with_file_name(name);
+        for name in ["restored.db", "rebased.db"] {
+            let store = Store::open(path(name)).unwrap();
+            fill(&store, 2);
+            store.close().unwrap();
+        }
+        let owner = || fs::read(place.replica().join("larder/owner.json")).unwrap();
+        let (before, files_before) = (owner(), files(&place.replica(), 0));
+        let ways = [
+            ("missing.db", place.to().restore_if_missing(true)),
+            ("restored.db", place.to().on_divergence(OnDivergence::Restore)),
+            ("rebased.db", place.to().on_divergence(OnDivergence::Rebase)),
+        ];
+        let is_told = |error: &Error| {
+            let text = error.to_string();
+            assert!(matches!(error, Error::Replica { .. }), "{text}");
+            for part in ["by a program that is not larder, after its owner", "take_over(true)"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        };
+        for (name, to) in &ways {
+            is_told(&Options::new().replicate_to(to.clone()).open(path(name)).unwrap_err());
+        }
+        let follower = super::follower::follow(&place);
+        let clone = follower.clone();
+        is_told(&follower.promote(Options::new().replicate_to(place.to())).unwrap_err());
+        assert!(!path("missing.db").exists());
+        assert_eq!(
+            (owner(), files(&place.replica(), 0)),
+            (before, files_before),
+            "nothing was written"
+        );
+
+        let promoted = clone
+            .promote(Options::new().replicate_to(place.to().take_over(true)))
+            .unwrap();
+        assert_eq!(rows(&promoted), all);
+        fill(&promoted, 1);
+        close(promoted);
+        // A store of larder's is the last one again.
+        let (name, to) = &ways[0];
+        let store = Options::new().replicate_to(to.clone()).open(path(name)).unwrap();
+        assert_eq!(rows(&store), all + 1);
+        close(store);
+    }
+}
