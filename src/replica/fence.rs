@@ -56,6 +56,9 @@
 //! behind them. The first file that this opening has made is a claim once more, and stops them all. That is so, too, where
 //! the first of them needs no claim, because the owner has closed: the process that they were copied from may live.
 //!
+//! A copy that finds such a file in the replica cannot know whether itself or another copy has made it. So it claims
+//! nothing before the claim of a process that has entered: that one had applied a file at this place.
+//!
 //! A clean close leaves `closed` behind, so the next opening enters itself without a claim. It reads the owner before it
 //! lists: what was written in between changes the version, and with it the entry fails.
 
@@ -519,8 +522,8 @@ impl Fence {
         Ok(kept(&seen.owner.claims, now).iter().map(|claim| claim.txid).collect())
     }
 
-    /// Step (a) of a claim. Returns whether it is new, so that no process has sent a Create of it; `None` if the replica is
-    /// another store's.
+    /// Step (a) of a claim. Returns whether it is new, so that no process has sent a Create of it; `None` if the replica has
+    /// gone on, or is another store's.
     async fn enter_claim(&self, own: Opening, now: SystemTime, take_over: bool) -> Result<Option<bool>> {
         let claim = own.first;
         for _ in 0..ENTRIES {
@@ -531,6 +534,9 @@ impl Fence {
             let entered = owner.filter(|owner| self.is_still_us(owner) && !owner.closed);
             if had_claimed && entered.is_some() {
                 return Ok(Some(false));
+            }
+            if owner.is_some_and(|owner| owner.is_ahead(claim)) {
+                return Ok(None);
             }
             if let Some(owner) = owner.filter(|_| !take_over)
                 && (self.is_rival(owner) || self.is_behind(owner, claim).await?)
@@ -758,6 +764,13 @@ impl Owner {
         chain.into_iter().rev().fold(None, stacked)
     }
 
+    /// Whether a process that has entered may make a claim beyond that one. It had applied a file at this place. That may be
+    /// the very file that is to be created, if it was sealed by an earlier opening: then it was created by a copy of the
+    /// spool, and finding it there would pass for having made it.
+    fn is_ahead(&self, claim: u64) -> bool {
+        self.before.is_some() && self.claims.iter().any(|entered| entered.txid > claim)
+    }
+
     /// The owner whose claim is made.
     pub fn made(&self) -> &Self {
         self.entered().last().unwrap_or(self)
@@ -873,6 +886,38 @@ mod tests {
                 assert_eq!(claimed, ClaimResult::Moved, "transaction {txid}");
                 claimant.withdraw(own, false).await.unwrap();
             }
+        })
+        .unwrap();
+    }
+
+    /// Two stores go on from copies of one spool, whose next file waits. The first creates it, and another store claims
+    /// behind it. The second finds that file there, byte for byte, and has not made it.
+    #[test]
+    fn file_of_a_copied_spool_takes_nothing_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = Storage::connect(folder.path().to_str().expect("UTF-8")).expect("a folder is a storage");
+        let opening = |node: u64| Fence::new(storage.clone(), node);
+        let (killed, first, second, other) = (opening(1), opening(1), opening(1), opening(2));
+        runtime::wait(async move {
+            let now = SystemTime::now();
+            assert_eq!(killed.enter(None, 7, now).await.unwrap(), Entry::Entered);
+            let waits = file(1, killed.opening());
+            let own = Opening {
+                opening: killed.opening(),
+                first: 1,
+                after: None,
+            };
+            let made = first.claim_for(own, 0, waits.clone(), now, false).await.unwrap();
+            assert_eq!(made, ClaimResult::Made);
+            let beyond = other.begins(2);
+            assert_eq!(other.enter_claim(beyond, now, true).await.unwrap(), Some(true));
+            for take_over in [false, true] {
+                let made = second.claim_for(own, 0, waits.clone(), now, take_over).await.unwrap();
+                assert_eq!(made, ClaimResult::Moved);
+            }
+            let body = file(2, other.opening());
+            assert_eq!(other.claim(1, 0, body, now, true).await.unwrap(), ClaimResult::Made);
+            assert_eq!(other.look().await.unwrap(), Holder::Us);
         })
         .unwrap();
     }

@@ -14,7 +14,7 @@
 //! cargo run --release --manifest-path tests/model-check/Cargo.toml             about a minute, all scenarios
 //!     ... -- --schedules 1000000                                              that many, over all scenarios
 //!     ... -- --seconds 600 --scenario closing                                 one scenario, for that time
-//!     ... -- --scenario closing --replay 91022c...                            a failed schedule, again
+//!     ... -- --scenario closing --replay 91022c...                            a failed schedule or seed, again
 //!     ... -- --weakened ChangedBytes                                          a variant that must fail
 //! ```
 //!
@@ -171,7 +171,11 @@ fn main() -> ExitCode {
             return fail("--replay wants its --scenario");
         };
         replica::IS_SHOWN.store(true, Ordering::Relaxed);
-        Runner::new(ReplayScheduler::new_from_encoded(schedule), config()).run(scenario.run);
+        // Shuttle names a random schedule by its seed, and others by their steps.
+        match schedule.parse() {
+            Ok(seed) => Runner::new(RandomScheduler::new_from_seed(seed, 1), config()).run(scenario.run),
+            Err(_) => Runner::new(ReplayScheduler::new_from_encoded(schedule), config()).run(scenario.run),
+        };
         return ExitCode::SUCCESS;
     }
     let seconds = match (arguments.seconds, arguments.schedules) {
