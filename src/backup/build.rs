@@ -115,6 +115,9 @@ impl Build {
                 "SQLite cannot open the database in its folder; check the folder, its owner and its mode",
             ));
         };
+        // Not for a backup: a disk that fails under a memory map ends the process, and backups go to lesser disks than a
+        // database that is to be opened.
+        connection::map_whole(&private.conn, settings).map_err(|error| Failure::of(CHECKING, error))?;
         let checked = copier.check(&private, Whose::Source).and_then(refuse_damage);
         let looked = checked.and_then(|report| Ok((report, with_rows.then(|| rows(&private, reporter)).transpose()?)));
         connection::close(private.conn);

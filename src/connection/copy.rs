@@ -165,6 +165,15 @@ fn set_for_copies(conn: &Connection, options: &Settings, is_verified: bool, trus
     set(conn, "cache_size", format!("-{}", options.cache_size / 1024))
 }
 
+/// Maps the whole of a new file, which no other process can make shorter, unless the store maps nothing. SQLite maps up to
+/// 2 GiB.
+pub(crate) fn map_whole(conn: &Connection, options: &Settings) -> rusqlite::Result<()> {
+    match options.mmap_size {
+        0 => Ok(()),
+        _ => conn.execute_batch(&format!("PRAGMA main.mmap_size = {}", i64::MAX)),
+    }
+}
+
 /// Turns off the journal and syncing. For a new file, which is deleted on any error.
 pub(crate) fn write_carelessly(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("PRAGMA main.synchronous = OFF; PRAGMA main.journal_mode = OFF")

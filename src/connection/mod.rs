@@ -48,7 +48,7 @@ use self::authorizer::SqlGuard;
 use self::baseline::OwnHooks;
 pub(crate) use self::baseline::{Baseline, Restored};
 pub(crate) use self::copy::{
-    Private, open_copy_alone, open_memory, open_original, open_target, set_up_memory, write_carelessly,
+    Private, map_whole, open_copy_alone, open_memory, open_original, open_target, set_up_memory, write_carelessly,
 };
 use self::file::DatabaseFile;
 use self::interrupt::Interrupt;
