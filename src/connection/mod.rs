@@ -47,8 +47,10 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 use self::authorizer::SqlGuard;
 use self::baseline::OwnHooks;
 pub(crate) use self::baseline::{Baseline, Restored};
+#[cfg(feature = "replicate")]
+pub(crate) use self::copy::map_whole;
 pub(crate) use self::copy::{
-    Private, map_whole, open_copy_alone, open_memory, open_original, open_target, set_up_memory, write_carelessly,
+    Private, open_copy_alone, open_memory, open_original, open_target, set_up_memory, write_carelessly,
 };
 use self::file::DatabaseFile;
 use self::interrupt::Interrupt;

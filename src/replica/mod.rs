@@ -29,6 +29,7 @@ mod daemon;
 mod enter;
 pub mod fence;
 pub(crate) mod follower;
+mod gather;
 mod handle;
 pub mod levels;
 pub mod ltx;

@@ -61,6 +61,7 @@ use super::capture::{Capture, CaptureError, Committed, Full};
 use super::clock::StorageClock;
 use super::commits::Commits;
 use super::fence::Fence;
+use super::gather::Gather;
 use super::options::{ReplicaOptions, WhenSpoolFull};
 use super::position::{Position, Stamps};
 use super::runtime;
@@ -217,6 +218,7 @@ pub(crate) struct Replication {
     changed: Condvar,
     /// The replies that wait for the replica.
     pub(super) held: HeldReplies,
+    gather: Gather,
     /// Wakes the task that acknowledges.
     pub(super) reached: Notify,
     /// Whether writes are refused. Changed under the lock of `progress`.
@@ -312,6 +314,7 @@ impl Replication {
             progress: Mutex::new(progress),
             changed: Condvar::new(),
             held: HeldReplies::default(),
+            gather: Gather::default(),
             reached: Notify::new(),
             refuses: AtomicBool::new(false),
             deferred: Mutex::default(),
@@ -453,13 +456,39 @@ impl Replication {
     /// Has the replies captured that wait for the replica, unless an upload is under way: what is committed meanwhile is
     /// in the next one.
     pub(super) fn seal_for_replies(&self) {
-        let is_idle = {
-            let progress = self.progress();
-            progress.trying == 0 && progress.uploaded >= progress.sealed
-        };
-        if is_idle && self.held.is_unsealed() {
+        if self.uploads_nothing() && self.gather.wakes(self.held.unsealed()) {
             self.wake.notify_one();
         }
+    }
+
+    fn uploads_nothing(&self) -> bool {
+        let progress = self.progress();
+        progress.trying == 0 && progress.uploaded >= progress.sealed
+    }
+
+    /// The same after an upload that took this time, which is acknowledged next: those callers may come again.
+    pub(super) fn seal_after_upload(&self, txid: u64, upload: Duration) {
+        if !self.uploads_nothing() {
+            return;
+        }
+        let (acknowledged, wait) = (self.held.in_files_up_to(txid), self.held.unsealed());
+        self.gather.begin(acknowledged, wait, upload, Instant::now());
+        if wait > 0 {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits for more writes that wait for the replica (`gather.rs`).
+    async fn gather(&self) {
+        if self.held.unsealed() == 0 {
+            return;
+        }
+        while let Some(left) = self.gather.time_left(self.held.unsealed(), Instant::now())
+            && self.closing.get().is_none()
+        {
+            self.pause(&self.wake, left).await;
+        }
+        self.gather.end(self.held.unsealed());
     }
 
     /// Captures what is committed. The caller has the lock.
@@ -750,6 +779,7 @@ impl Replication {
         let mut pause = interval;
         while self.closing.get().is_none() {
             self.pause(&self.wake, pause).await;
+            self.gather().await;
             let began = Instant::now();
             if self.shared.strong_count() == 0 {
                 // The store ended without closing: its opening failed, or its writer panicked.

@@ -240,7 +240,7 @@ impl Replication {
         });
         // After that: a spool that is dropped now sees it, or is seen here.
         self.go_on_after_upload();
-        self.seal_for_replies();
+        self.seal_after_upload(sealed.txid, time);
     }
 
     fn failed(&self, sealed: Option<Sealed>, reason: String) {

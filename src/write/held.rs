@@ -131,9 +131,18 @@ impl HeldReplies {
         }
     }
 
-    /// Whether a job waits to be in a file.
-    pub(crate) fn is_unsealed(&self) -> bool {
-        self.state.lock().jobs.back().is_some_and(|held| held.txid.is_none())
+    /// How many jobs wait to be in a file.
+    pub(crate) fn unsealed(&self) -> usize {
+        let state = self.state.lock();
+        state.jobs.len() - state.jobs.partition_point(|held| held.txid.is_some())
+    }
+
+    /// How many jobs are in files up to that transaction, and are not taken yet.
+    pub(crate) fn in_files_up_to(&self, txid: u64) -> usize {
+        let state = self.state.lock();
+        state
+            .jobs
+            .partition_point(|held| held.txid.is_some_and(|sealed| sealed <= txid))
     }
 
     /// Takes the jobs that are in the replica, which has everything up to that transaction, and those whose time is over.

@@ -175,7 +175,7 @@ impl Replication {
 
     pub(super) fn go_on_after_upload(&self) {}
 
-    pub(super) fn seal_for_replies(&self) {}
+    pub(super) fn seal_after_upload(&self, _: u64, _: Duration) {}
 
     pub(super) fn tell(&self) {}
 
