@@ -65,7 +65,9 @@ pub enum OnDivergence {
     #[default]
     Refuse,
     /// The replica goes on with the file: its next transaction has every page of it. What the replica had before can
-    /// still be restored. That is also the way to go on after the replica was emptied.
+    /// still be restored. That is also the way to go on after the replica was emptied. A replica that another program wrote
+    /// last, such as the daemon of Litestream, takes [`ReplicaOptions::take_over`] as well, unless this store wrote to it
+    /// before.
     Rebase,
     /// The database goes on with the replica: its file is set aside, and the replica is restored in its place. So is a
     /// file that does not exist, as with [`ReplicaOptions::restore_if_missing`].
