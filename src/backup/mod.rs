@@ -159,8 +159,10 @@ pub enum BackupStage {
 /// The result of a [`Backup`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct BackupReport {
     /// Absolute path of the backup.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::path"))]
     pub path: PathBuf,
     /// Page size in bytes.
     pub page_size: u64,
@@ -175,8 +177,10 @@ pub struct BackupReport {
     /// SHA-256 of all rows of all tables in hexadecimal, if [`Backup::checksum`] is on. It equals that of the database.
     pub checksum: Option<String>,
     /// How long the backup pinned the WAL.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub wal_pinned_for: Duration,
     /// Duration of the backup.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub duration: Duration,
 }
 

@@ -1,6 +1,7 @@
 //! Restoring: a database created from a backup.
 
 use std::fs::{self, File};
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::{fmt, io};
 use super::copy::{Copier, CopyPlan, CopyReport, Whose, refuse_damage};
 use super::failure::{Failure, Result as CopyResult};
 use super::staging::{self, Staging, Unfinished, with};
-use super::{BackupProgress, BackupReport};
+use super::{BackupProgress, BackupReport, reporter};
 use crate::connection::file::SMALLEST;
 use crate::connection::{self, Private, check_sqlite, open_copy_alone, open_files, open_original};
 use crate::error::{Error, Result};
@@ -20,16 +21,19 @@ use crate::read::begin_snapshot;
 use crate::telemetry::event::event;
 
 /// The options of one restore. See [`Store::restore_with`](crate::Store::restore_with).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "options do nothing until a restore gets them"]
 pub struct RestoreOptions {
     verify: bool,
+    reporter: ProgressReporter<BackupProgress>,
 }
 
 impl RestoreOptions {
     /// Creates options with every default.
     pub fn new() -> Self {
-        Self { verify: true }
+        Self {
+            verify: true,
+            reporter: ProgressReporter::new(BackupProgress::NOTHING),
+        }
     }
 
     /// Restores the backup only if it is sound. The default is `true`.
@@ -41,6 +45,30 @@ impl RestoreOptions {
         self.verify = verify;
         self
     }
+
+    /// Calls `f` after each step, and some ten times a second while the backup and the database are checked.
+    /// `ControlFlow::Break(())` cancels the restore: nothing is created at its target then.
+    ///
+    /// The callback runs on the thread that called [`Store::restore_with`](crate::Store::restore_with).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let (backup, path) = (folder.path().join("backup"), folder.path().join("app.db"));
+    /// use std::ops::ControlFlow;
+    /// use larder::{RestoreOptions, Store};
+    /// # Store::open_temp()?.backup(&backup).run()?;
+    ///
+    /// let options = RestoreOptions::new().progress(|progress| {
+    ///     println!("{} of {} pages", progress.pages_done, progress.pages_total);
+    ///     ControlFlow::Continue(())
+    /// });
+    /// Store::restore_with(options, &backup, &path)?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn progress(mut self, f: impl FnMut(&BackupProgress) -> ControlFlow<()> + Send + 'static) -> Self {
+        self.reporter = reporter(f);
+        self
+    }
 }
 
 impl Default for RestoreOptions {
@@ -49,11 +77,21 @@ impl Default for RestoreOptions {
     }
 }
 
+impl fmt::Debug for RestoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RestoreOptions")
+            .field("verify", &self.verify)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The result of [`Store::restore`](crate::Store::restore).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RestoreReport {
     /// Absolute path of the database.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::path"))]
     pub path: PathBuf,
     /// Page size in bytes.
     pub page_size: u64,
@@ -71,6 +109,7 @@ pub struct RestoreReport {
     /// [`Backup::checksum`](crate::Backup::checksum) if no row has changed. Empty if the database was not verified.
     pub checksum: String,
     /// Duration of the restore.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub duration: Duration,
 }
 
@@ -85,7 +124,9 @@ pub(crate) fn restore(settings: &Settings, options: RestoreOptions, from: &Path,
             closing: None,
         });
     }
-    let (path, copied) = make(settings, options, from, to).map_err(|failure| failure.of_restore(from, to))?;
+    options.reporter.begin();
+    let made = make(settings, &options, from, to).map_err(|failure| failure.of_restore(from, to));
+    let (path, copied) = options.reporter.end("restore").and(made)?;
     let report = RestoreReport {
         path,
         page_size: copied.page_size,
@@ -115,7 +156,7 @@ pub(crate) fn restore(settings: &Settings, options: RestoreOptions, from: &Path,
     Ok(report)
 }
 
-fn make(settings: &Settings, options: RestoreOptions, from: &Path, to: &Path) -> CopyResult<(PathBuf, CopyReport)> {
+fn make(settings: &Settings, options: &RestoreOptions, from: &Path, to: &Path) -> CopyResult<(PathBuf, CopyReport)> {
     let staging = Staging::new(to, false)?;
     let from = original(from)?;
     let plan = CopyPlan {
@@ -126,7 +167,7 @@ fn make(settings: &Settings, options: RestoreOptions, from: &Path, to: &Path) ->
     let copier = Copier {
         options: settings,
         plan: &plan,
-        reporter: &ProgressReporter::new(BackupProgress::NOTHING),
+        reporter: &options.reporter,
         pause: &|_| {},
     };
     // Declared before the source, whose files it may have: it is dropped last.
@@ -144,6 +185,7 @@ fn make(settings: &Settings, options: RestoreOptions, from: &Path, to: &Path) ->
         let fingerprint = copier.copy(&source.conn, &source.interrupt, &copy)?;
         let (copy, mut copied) = copier.finish(unfinished, copy, fingerprint)?;
         copied.check.get_or_insert(checked);
+        copier.go_on()?;
         staging.finish(copy)?;
         Ok(copied)
     });

@@ -184,6 +184,19 @@ pub enum MigrationError {
         version: u64,
     },
 
+    /// The requested version is in the other direction than the call migrates:
+    /// [`Store::migrate_up_to`](crate::Store::migrate_up_to) and
+    /// [`Store::migrate_down_to`](crate::Store::migrate_down_to).
+    #[error("{}", other_direction(*version, *newest, *direction))]
+    OtherDirection {
+        /// The requested version.
+        version: u64,
+        /// The newest applied version; 0 if none is applied.
+        newest: u64,
+        /// The direction of the requested version.
+        direction: Direction,
+    },
+
     /// The table that records the migrations is not in the format of Dbmate and larder.
     #[error("the table {table} is not a valid record of migrations: {problem}")]
     Record {
@@ -247,6 +260,15 @@ pub enum MigrationError {
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
 
+    /// A file of a new migration, or its folder, cannot be created.
+    #[error("{} cannot be created: {source}; check the path, its owner and its mode", path.display())]
+    Create {
+        /// The folder or the file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+
     /// The folder of migrations, or a file in it, cannot be read.
     #[error("{} cannot be read: {source}{}", path.display(), match source.kind() {
         io::ErrorKind::NotFound => "; check the path, and create the folder",
@@ -263,6 +285,7 @@ pub enum MigrationError {
 
 /// The direction of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Direction {
     /// The migration is applied.
     Up,
@@ -299,6 +322,13 @@ impl MigrationError {
             Self::Failed { kept: 0, source, .. } => source.sqlite().and_then(primary_code) == Some(ffi::SQLITE_BUSY),
             _ => false,
         }
+    }
+}
+
+fn other_direction(version: u64, newest: u64, direction: Direction) -> String {
+    match direction {
+        Direction::Down => format!("{newest} is applied already, which is above {version}: use down"),
+        Direction::Up => format!("the newest version applied is {newest}, below {version}: use up"),
     }
 }
 

@@ -40,6 +40,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The state of a write that failed. See [`Error::outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Outcome {
     /// The closure never ran. Nothing was written.
     NotStarted,
@@ -814,11 +815,22 @@ impl Error {
         }
     }
 
-    /// The kind of error, for `error.type` of an event and for [`Stats`](crate::Stats). It contains no data.
+    /// The kind of error, for programs and logs. It contains no data. Events have it as `error.type`, and
+    /// [`Stats::failures_by_error`](crate::Stats::failures_by_error) counts by it.
     ///
-    /// For an error of SQLite it is the name of SQLite's result code, otherwise that of the variant; both in snake
-    /// case.
-    pub(crate) fn kind(&self) -> &'static str {
+    /// For an error of SQLite it is the name of its [result code](https://sqlite.org/rescode.html), otherwise that of
+    /// the variant; both in snake case.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// let error = larder::Store::open(folder.path()).unwrap_err();
+    /// assert_eq!(error.kind(), "open");
+    /// # let store = larder::Store::open_temp()?;
+    /// let error = store.read(|tx| tx.scalar::<i64>("SELECT * FROM missing", [])).unwrap_err();
+    /// assert_eq!(error.kind(), "sqlite_error");
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn kind(&self) -> &'static str {
         match self {
             Error::Options { .. } => "options",
             Error::Open { .. } => "open",

@@ -95,6 +95,7 @@ pub enum CheckStage {
 /// The findings of a [`Check`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct CheckReport {
     /// Whether the indexes were compared with their tables.
     pub full: bool,
@@ -117,12 +118,14 @@ pub struct CheckReport {
     /// Number of tables, without those of SQLite itself.
     pub tables: u32,
     /// Duration of the check.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub duration: Duration,
 }
 
 /// A row whose foreign key has no parent row. See [`CheckReport::foreign_key_violations`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ForeignKeyViolation {
     /// Table of the row.
     pub table: String,

@@ -93,6 +93,7 @@ pub struct VacuumProgress {
 /// The result of a [`Vacuum`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct VacuumReport {
     /// Size of the database before, in bytes.
     pub bytes_before: u64,
@@ -105,6 +106,7 @@ pub struct VacuumReport {
     /// [`poisoned`](Store::poisoned).
     pub wal_truncated: bool,
     /// Duration of the vacuum, from its start on the writer thread.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub duration: Duration,
 }
 

@@ -21,6 +21,7 @@
 
 mod adopt;
 mod checks;
+mod create;
 mod dry_run;
 mod effects;
 mod file_time;
@@ -133,6 +134,16 @@ pub(crate) fn refuse_pending(engine: &Engine, set: &Migrations) -> Result<()> {
 /// Migrates to a version, up or down.
 pub(crate) fn to_version(engine: &Engine, set: &Migrations, version: u64) -> Result<MigrationReport> {
     to(engine, set, Target::Version(version))
+}
+
+/// Migrates up to a version.
+pub(crate) fn up_to(engine: &Engine, set: &Migrations, version: u64) -> Result<MigrationReport> {
+    to(engine, set, Target::UpTo(version))
+}
+
+/// Migrates down to a version.
+pub(crate) fn down_to(engine: &Engine, set: &Migrations, version: u64) -> Result<MigrationReport> {
+    to(engine, set, Target::DownTo(version))
 }
 
 /// Runs larder's own queries.

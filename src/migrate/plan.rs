@@ -17,6 +17,37 @@ pub(crate) enum Target {
     Newest,
     /// This version, up or down; 0 is an empty database.
     Version(u64),
+    /// This version, and never down.
+    UpTo(u64),
+    /// This version, and never up; 0 is an empty database.
+    DownTo(u64),
+}
+
+impl Target {
+    /// No version above it is applied in the end.
+    fn highest(self) -> u64 {
+        match self {
+            Self::Newest => u64::MAX,
+            Self::Version(version) | Self::UpTo(version) | Self::DownTo(version) => version,
+        }
+    }
+
+    fn refuse_other_direction(self, applied: &BTreeMap<u64, Applied>) -> Result<(), MigrationError> {
+        let newest = applied.last_key_value().map_or(0, |(version, _)| *version);
+        match self {
+            Self::UpTo(version) if newest > version => Err(MigrationError::OtherDirection {
+                version,
+                newest,
+                direction: Direction::Down,
+            }),
+            Self::DownTo(version) if newest < version => Err(MigrationError::OtherDirection {
+                version,
+                newest,
+                direction: Direction::Up,
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// One step towards the target.
@@ -113,15 +144,11 @@ impl Migrations {
         target: Target,
     ) -> Result<Option<Step<'_>>, MigrationError> {
         self.check(applied)?;
-        let highest = match target {
-            Target::Newest => u64::MAX,
-            Target::Version(0) => 0,
-            Target::Version(version) => {
-                self.find(version)
-                    .ok_or(MigrationError::NoSuchVersion { version })?
-                    .version
-            }
-        };
+        let highest = target.highest();
+        if highest != 0 && highest != u64::MAX && self.find(highest).is_none() {
+            return Err(MigrationError::NoSuchVersion { version: highest });
+        }
+        target.refuse_other_direction(applied)?;
         // All steps down are checked before the first one.
         let mut down = None;
         for (version, applied) in applied.iter().filter(|(version, _)| **version > highest) {
@@ -137,7 +164,7 @@ impl Migrations {
                 }
             }
         }
-        if down.is_some() {
+        if down.is_some() || matches!(target, Target::DownTo(_)) {
             return Ok(down);
         }
         let mut pending = self.pending(applied).filter(|migration| migration.version <= highest);
@@ -148,15 +175,15 @@ impl Migrations {
     /// plain as that: then [`next`](Self::next) tells. A long list would take a long time if each step looked at all of
     /// it.
     pub(crate) fn following(&self, applied: &BTreeMap<u64, Applied>, target: Target, last: u64) -> Option<Step<'_>> {
-        let highest = match target {
-            Target::Newest => u64::MAX,
-            Target::Version(version) => version,
-        };
+        let highest = target.highest();
         if let Some((above, _)) = applied.last_key_value().filter(|(version, _)| **version > highest) {
             return self
                 .find(*above)
                 .filter(|migration| migration.down.is_some())
                 .map(Step::Down);
+        }
+        if matches!(target, Target::DownTo(_)) {
+            return None;
         }
         // The lowest pending version is applied first.
         let from = self.list.partition_point(|migration| migration.version <= last);

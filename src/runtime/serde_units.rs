@@ -17,6 +17,12 @@ pub(crate) fn optional_seconds<S: Serializer>(value: &Option<std::time::Duration
     }
 }
 
+/// As `2026-04-01T12:00:00.123Z`. A time before 1970 is 1970.
+#[cfg(feature = "replicate")]
+pub(crate) fn time<S: Serializer>(value: &std::time::SystemTime, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&humantime::format_rfc3339_millis((*value).max(std::time::UNIX_EPOCH)))
+}
+
 /// Lossy, because a path need not be UTF-8.
 pub(crate) fn path<S: Serializer>(value: &std::path::Path, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&value.display())

@@ -122,6 +122,42 @@ impl Store {
         migrate::to_version(self.engine(), self.migration_set()?, version)
     }
 
+    /// Applies the pending migrations up to a version. Unlike [`migrate_to`](Self::migrate_to) it undoes none, also if
+    /// another process migrates at the same time: for a tool into which people type versions.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`migrate`](Self::migrate), and
+    /// [`MigrationError::OtherDirection`](crate::MigrationError::OtherDirection) if a later version is applied.
+    ///
+    /// ```
+    /// use larder::{Migration, Migrations, Options};
+    ///
+    /// let migrations = Migrations::new([
+    ///     Migration::new(1, "users", "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT").down("DROP TABLE users"),
+    ///     Migration::new(2, "email", "ALTER TABLE users ADD COLUMN email TEXT"),
+    /// ]);
+    /// let store = Options::new().migrations(migrations.at_open(false)).open_temp()?;
+    /// assert_eq!(store.migrate_up_to(1)?.steps.len(), 1);
+    /// assert!(store.migrate_down_to(2).is_err());
+    /// assert_eq!(store.migrate_down_to(0)?.steps.len(), 1);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn migrate_up_to(&self, version: u64) -> Result<MigrationReport> {
+        migrate::up_to(self.engine(), self.migration_set()?, version)
+    }
+
+    /// Undoes the migrations above a version, the newest first; 0 undoes all. Unlike [`migrate_to`](Self::migrate_to) it
+    /// applies none.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`migrate_to`](Self::migrate_to), and
+    /// [`MigrationError::OtherDirection`](crate::MigrationError::OtherDirection) if the newest applied version is lower.
+    pub fn migrate_down_to(&self, version: u64) -> Result<MigrationReport> {
+        migrate::down_to(self.engine(), self.migration_set()?, version)
+    }
+
     /// Applies every pending migration to a copy, which is then deleted.
     ///
     /// # Errors

@@ -285,12 +285,15 @@ fn in_the_way(storage: &Storage, to: &Path) -> Error {
 /// The result of a [`ReplicaRestore`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ReplicaRestoreReport {
     /// Absolute path of the database.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::path"))]
     pub path: PathBuf,
     /// The transaction after which the database was as it is now.
     pub txid: u64,
     /// When that transaction was captured.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::time"))]
     pub timestamp: SystemTime,
     /// Page size in bytes.
     pub page_size: u64,
@@ -305,6 +308,7 @@ pub struct ReplicaRestoreReport {
     /// The check of the database; `None` if [`ReplicaRestore::integrity_check`] was `false`.
     pub check: Option<CheckReport>,
     /// Duration of the restore.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub duration: Duration,
 }
 

@@ -14,16 +14,19 @@ use crate::replica::storage::{FileInfo, Result, Storage, Txids, all_files, gaps,
 /// A state that can be restored, by [`ReplicaRestore::txid`](crate::ReplicaRestore::txid).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RestorePoint {
     /// The transaction after which the database was in this state.
     pub txid: u64,
     /// When that transaction was captured.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::time"))]
     pub timestamp: SystemTime,
 }
 
 /// A span of the past in which states lie equally dense. See [`Replica::points`](crate::Replica::points).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RestoreSpan {
     /// The oldest state.
     pub first: RestorePoint,
@@ -33,6 +36,7 @@ pub struct RestoreSpan {
     pub states: u64,
     /// The longest time between two neighbouring states that have others between them, which are not kept by
     /// themselves. Zero: each transaction can be restored. Of a replica in a bucket, to the precision of its list.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub grain: Duration,
 }
 

@@ -14,7 +14,7 @@ use super::apply::{ApplyError, read_through};
 use super::check;
 use super::fetch::Fetch;
 use super::plan::{PlanError, SNAPSHOTS, Target, Txid, plan};
-use super::progress::{Counted, ReplicaRestoreProgress, RestoreReporter};
+use super::progress::{Counted, ReplicaRestoreProgress, RestoreReporter, reporter};
 use super::rebuild::{MERGED, explain, rebuild};
 use crate::backup::{Build, Fingerprint, NO_ROOM};
 use crate::error::{Error, Result};
@@ -100,6 +100,15 @@ impl<'r> ReplicaVerify<'r> {
     /// all that it needs a second time, and needs room for the database.
     pub fn restore(mut self, restore: bool) -> Self {
         self.restore = restore;
+        self
+    }
+
+    /// Calls `f` at the beginning and the end of each stage of the restore, and some ten times a second while files are
+    /// read. `ControlFlow::Break(())` cancels the verification. Bytes are counted for the restore alone.
+    ///
+    /// The callback runs on the thread that called [`run`](Self::run).
+    pub fn progress(mut self, f: impl FnMut(&ReplicaRestoreProgress) -> ControlFlow<()> + Send + 'static) -> Self {
+        self.reporter = reporter(f);
         self
     }
 
@@ -302,6 +311,7 @@ fn find_gaps(files: &[FileInfo], report: &mut VerifyReport) {
 /// The findings of a [`ReplicaVerify`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct VerifyReport {
     /// The files that were read, by level: their number, and their bytes.
     pub levels: BTreeMap<u8, (u64, u64)>,
@@ -313,14 +323,17 @@ pub struct VerifyReport {
     /// The restored database, if it was to be restored, and could be.
     pub restored: Option<RestoredState>,
     /// Duration of the check.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub duration: Duration,
     /// The files that cannot be used, and why. Transactions that no file has count as one of level 0.
+    #[cfg_attr(feature = "serde", serde(skip))]
     damaged: Vec<(FileInfo, String)>,
 }
 
 /// The database that a [`ReplicaVerify`] restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RestoredState {
     /// The transaction after which the database was so.
     pub txid: u64,
