@@ -206,8 +206,8 @@ fn sound_database_with_any_newest_object_is_ok() {
 fn damaged_backup_is_restored_if_not_verified() {
     let (folder, path) = made_by(0, NEWEST[0]);
     damage(&path, Damage::Swapped);
-    let unverified = RestoreOptions::new().verify(false);
-    let report = Store::restore_with(unverified, &path, folder.path().join("a")).unwrap();
+    let unverified = || RestoreOptions::new().verify(false);
+    let report = Store::restore_with(unverified(), &path, folder.path().join("a")).unwrap();
     assert!(
         !report.verified && report.rows == 0 && report.checksum.is_empty(),
         "{report:?}"
@@ -221,13 +221,13 @@ fn damaged_backup_is_restored_if_not_verified() {
     // One page of nonsense: the damage is in the report.
     let nonsense = File::options().write(true).open(&path).unwrap();
     nonsense.write_all_at(&[0xff; 64], 3 * PAGE).unwrap();
-    let report = Store::restore_with(unverified, &path, folder.path().join("b")).unwrap();
+    let report = Store::restore_with(unverified(), &path, folder.path().join("b")).unwrap();
     assert!(report.check.is_damaged() && !report.verified, "{report:?}");
     assert!(report.to_string().contains("problems, the first: "), "{report}");
     // Cut short, and with a schema that cannot be read.
     let length = fs::metadata(&path).unwrap().len();
     nonsense.set_len(length / PAGE / 2 * PAGE).unwrap();
-    let report = Store::restore_with(unverified, &path, folder.path().join("c")).unwrap();
+    let report = Store::restore_with(unverified(), &path, folder.path().join("c")).unwrap();
     assert!(report.check.is_damaged(), "{report:?}");
     assert_eq!(report.bytes(), length / PAGE / 2 * PAGE);
     let (_folder, path) = made_by(
@@ -235,7 +235,7 @@ fn damaged_backup_is_restored_if_not_verified() {
         "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'CREATE TABEL t' WHERE name = 't'",
     );
     Store::restore(&path, folder.path().join("d")).unwrap_err();
-    let report = Store::restore_with(unverified, &path, folder.path().join("d")).unwrap();
+    let report = Store::restore_with(unverified(), &path, folder.path().join("d")).unwrap();
     assert!(report.check.is_damaged(), "{report:?}");
     assert_eq!(names_in(folder.path()), ["a", "app.db", "b", "c", "d"]);
 }

@@ -1,0 +1,149 @@
+//! A CSV file or stdin: its header, its lines.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
+
+use crate::args::ImportArgs;
+use crate::failure::{Failure, Result};
+
+pub(crate) fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+pub(crate) fn display(path: &Path) -> String {
+    match is_stdin(path) {
+        true => "stdin".to_owned(),
+        false => path.display().to_string(),
+    }
+}
+
+pub(crate) struct Source {
+    path: PathBuf,
+    reader: Reader<Box<dyn Read + Send>>,
+    header: Vec<String>,
+    record: ByteRecord,
+}
+
+/// A field of the file, and the name of the column that it is for.
+pub(crate) struct Named {
+    pub(crate) field: usize,
+    pub(crate) name: String,
+}
+
+impl Source {
+    pub(crate) fn open(path: &Path, args: &ImportArgs) -> Result<Self> {
+        let name = display(path);
+        let from: Box<dyn Read + Send> = if is_stdin(path) {
+            Box::new(io::stdin())
+        } else {
+            let file = File::open(path).map_err(|error| Failure::io(format!("{name} cannot be read"), error))?;
+            if file.metadata().is_ok_and(|file| file.is_dir()) {
+                return Err(Failure::Other(format!("{name} is a folder: give the files in it")));
+            }
+            Box::new(file)
+        };
+        let mut reader = ReaderBuilder::new()
+            .delimiter(args.delimiter)
+            .has_headers(args.header.is_empty())
+            // A line of another length is a bad line, and not the end.
+            .flexible(true)
+            .from_reader(from);
+        let header = if args.header.is_empty() {
+            let header = reader.byte_headers().map_err(|error| unreadable(&name, error))?;
+            names(header, &name)?
+        } else {
+            args.header.clone()
+        };
+        if header.iter().all(String::is_empty) {
+            return Err(Failure::Other(format!(
+                "{name} is empty: it lacks the header with the names of the columns"
+            )));
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = header.iter().find(|column| !seen.insert(*column)) {
+            return Err(Failure::Other(format!("{name}: the header has {twice:?} twice")));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            reader,
+            header,
+            record: ByteRecord::new(),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &Path {
+        &self.path
+    }
+
+    /// The fields that are imported, with the names of their columns.
+    pub(crate) fn mapped(&self, map: &[(String, String)], skip: &[String]) -> Result<Vec<Named>> {
+        let named = map.iter().map(|(name, _)| name).chain(skip);
+        if let Some(missing) = named.clone().find(|name| !self.header.contains(name)) {
+            return Err(Failure::Other(format!(
+                "{}: the header has no {missing:?}; it has {}",
+                display(&self.path),
+                self.header.join(", ")
+            )));
+        }
+        let kept = self.header.iter().enumerate().filter(|(_, name)| !skip.contains(name));
+        let column = |name: &String| {
+            let given = map.iter().find(|(from, _)| from == name);
+            given.map_or(name, |(_, to)| to).clone()
+        };
+        Ok(kept
+            .map(|(field, name)| Named {
+                field,
+                name: column(name),
+            })
+            .collect())
+    }
+
+    /// Reads the next line. Returns `false` at the end.
+    pub(crate) fn next(&mut self) -> Result<bool> {
+        let read = self.reader.read_byte_record(&mut self.record);
+        read.map_err(|error| unreadable(&display(&self.path), error))
+    }
+
+    /// The number of the line that was read, from 1. It is that of its first line, if a field has several.
+    pub(crate) fn line(&self) -> u64 {
+        self.record.position().map_or(0, csv::Position::line)
+    }
+
+    /// The fields of the line, or what is wrong with their number.
+    pub(crate) fn fields(&self) -> std::result::Result<&ByteRecord, String> {
+        let (fields, wanted) = (self.record.len(), self.header.len());
+        if fields == wanted {
+            return Ok(&self.record);
+        }
+        Err(format!("it has {fields} fields, and the header {wanted}"))
+    }
+}
+
+/// The names of the header, without the byte order mark that spreadsheets put before it.
+fn names(header: &ByteRecord, file: &str) -> Result<Vec<String>> {
+    let name = |(at, field): (usize, &[u8])| {
+        let field = match at {
+            0 => field.strip_prefix(b"\xef\xbb\xbf").unwrap_or(field),
+            _ => field,
+        };
+        let text = std::str::from_utf8(field);
+        text.map(|text| text.trim().to_owned()).map_err(|_| {
+            Failure::Other(format!(
+                "{file}: the header is not in UTF-8: convert the file, with iconv"
+            ))
+        })
+    };
+    header.iter().enumerate().map(name).collect()
+}
+
+fn unreadable(name: &str, error: csv::Error) -> Failure {
+    let what = format!("{name} cannot be read");
+    match error.into_kind() {
+        ErrorKind::Io(error) => Failure::io(what, error),
+        other => Failure::Other(format!("{what}: {other:?}")),
+    }
+}

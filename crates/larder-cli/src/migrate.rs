@@ -1,0 +1,234 @@
+//! `larder migrate`.
+
+use larder::{
+    Adopt, DryRun, Error, MigrationError, MigrationReport, MigrationStatus, MigrationStep, Migrations, Options, Store,
+};
+use serde::Serialize;
+
+use crate::args::{AdoptFrom, MigrateVerb, MigrationSet};
+use crate::failure::{Failure, Result, Verdict};
+use crate::output::{Output, plain};
+
+pub(crate) fn run(verb: MigrateVerb, output: &Output) -> Result<Verdict> {
+    match verb {
+        MigrateVerb::Status(args) => {
+            let set = args.set.read()?;
+            let (store, problem) = open_to_read(args.database.to_read(), set, &args.database.database)?;
+            let status = store.migrations()?;
+            print_status(&status, problem.as_ref(), output)?;
+            let is_behind = args.exit_code && !status.pending.is_empty();
+            Ok(Verdict::of(problem.is_none() && !is_behind))
+        }
+        MigrateVerb::Up(args) => {
+            let mut set = args.set.read()?;
+            if let Some(folder) = &args.backup_to {
+                set = set.backup_to(folder);
+            }
+            if args.dry_run {
+                let (store, _) = open_to_read(args.database.to_read(), set, &args.database.database)?;
+                let report = store.migrate_dry_run(DryRun::Backup)?;
+                return print_report(&report, true, output);
+            }
+            let options = args.database.to_write().create(args.create_database);
+            let store = options
+                .require_strict(args.require_strict)
+                .migrations(set)
+                .open(&args.database.database)?;
+            let report = match args.version {
+                Some(version) => store.migrate_up_to(version)?,
+                None => store.migrate()?,
+            };
+            store.close()?;
+            print_report(&report, false, output)
+        }
+        MigrateVerb::Down(args) => {
+            let options = args.database.to_write().migrations(args.set.read()?);
+            let store = options.open(&args.database.database)?;
+            let version = match args.version {
+                Some(version) => version,
+                None => before_newest(&store)?,
+            };
+            let report = store.migrate_down_to(version)?;
+            store.close()?;
+            print_report(&report, false, output)
+        }
+        MigrateVerb::New(args) => {
+            let path = Migrations::create(&args.folder, &args.name)?;
+            let created = Created {
+                path: path.display().to_string(),
+            };
+            output.result(&created, |to| writeln!(to, "created {}", created.path))?;
+            Ok(Verdict::Sound)
+        }
+        MigrateVerb::Check(args) => {
+            let check = check(&args.set.read()?, args.require_strict)?;
+            output.result(&check, |to| {
+                check.steps.iter().try_for_each(|step| writeln!(to, "{step}"))?;
+                match &check.problem {
+                    Some(problem) => writeln!(to, "problem: {}", plain(problem)),
+                    None => writeln!(to, "ok: up, down and up again, {} steps", check.steps.len()),
+                }
+            })?;
+            Ok(Verdict::of(check.ok))
+        }
+    }
+}
+
+impl MigrationSet {
+    fn read(&self) -> Result<Migrations> {
+        let set = Migrations::folder(&self.folder)?
+            .at_open(false)
+            .allow_gaps(self.allow_gaps)
+            .plain_comments(self.plain_comments.iter().copied());
+        let adopt = match self.adopt {
+            None if self.adopt_versions.is_empty() => return Ok(set),
+            None => Adopt::Applied(self.adopt_versions.clone()),
+            Some(_) if !self.adopt_versions.is_empty() => {
+                return Err(Failure::Usage("give --adopt or --adopt-versions, and not both".into()));
+            }
+            Some(AdoptFrom::Goose) => Adopt::Goose,
+            Some(AdoptFrom::Sqlx) => Adopt::Sqlx,
+            Some(AdoptFrom::Diesel) => Adopt::Diesel,
+            Some(AdoptFrom::Refinery) => Adopt::Refinery,
+            Some(AdoptFrom::UserVersion) => Adopt::UserVersion,
+            Some(AdoptFrom::Nothing) => Adopt::Nothing,
+        };
+        Ok(set.adopt(adopt))
+    }
+}
+
+/// Opens the database, and says what keeps the set from being applied: a newer schema, a file that has changed. What is
+/// only pending is no problem.
+fn open_to_read(options: Options, set: Migrations, path: &std::path::Path) -> Result<(Store, Option<Error>)> {
+    let validated = options.clone().migrations(set.clone().at_open(true)).open(path);
+    let problem = match validated {
+        Ok(store) => return Ok((store, None)),
+        Err(Error::Migration(error)) if matches!(*error, MigrationError::Pending { .. }) => None,
+        Err(error @ Error::Migration(_)) => Some(error),
+        Err(error) => return Err(error.into()),
+    };
+    Ok((options.migrations(set).open(path)?, problem))
+}
+
+#[derive(Serialize)]
+struct Status<'s> {
+    ok: bool,
+    #[serde(flatten)]
+    status: &'s MigrationStatus,
+    problem: Option<String>,
+}
+
+fn print_status(status: &MigrationStatus, problem: Option<&Error>, output: &Output) -> Result<()> {
+    let said = Status {
+        ok: problem.is_none(),
+        status,
+        problem: problem.map(Error::to_string),
+    };
+    output.result(&said, |to| {
+        writeln!(to, "{status}")?;
+        match &said.problem {
+            Some(problem) => writeln!(to, "problem: {}", plain(problem)),
+            None => Ok(()),
+        }
+    })
+}
+
+#[derive(Serialize)]
+struct Report<'r> {
+    #[serde(flatten)]
+    report: &'r MigrationReport,
+    dry_run: bool,
+}
+
+fn print_report(report: &MigrationReport, dry_run: bool, output: &Output) -> Result<Verdict> {
+    output.result(&Report { report, dry_run }, |to| {
+        writeln!(to, "{report}")?;
+        match dry_run {
+            true => writeln!(to, "(on a copy; the database is as it was)"),
+            false => Ok(()),
+        }
+    })?;
+    Ok(Verdict::Sound)
+}
+
+#[derive(Serialize)]
+struct Created {
+    path: String,
+}
+
+/// The version to go to, so that the newest migration is undone.
+fn before_newest(store: &Store) -> Result<u64> {
+    match store.migrations()?.applied.as_slice() {
+        [] => Err(Failure::Other(
+            "no migration is applied: there is nothing to undo".into(),
+        )),
+        [_] => Ok(0),
+        [.., before, _] => Ok(before.version),
+    }
+}
+
+// ---- check ----
+
+#[derive(Serialize)]
+struct Check {
+    ok: bool,
+    steps: Vec<MigrationStep>,
+    problem: Option<String>,
+}
+
+/// Applies the set to a temporary database, undoes it, and applies it again.
+fn check(set: &Migrations, require_strict: bool) -> Result<Check> {
+    let store = Options::new()
+        .migrations(set.clone())
+        .require_strict(require_strict)
+        .open_temp()?;
+    let mut steps = Vec::new();
+    let checked = up_down_up(&store, &mut steps);
+    let problem = match checked {
+        Ok(()) => None,
+        Err(Failure::Larder(error @ Error::Migration(_))) => Some(error.to_string()),
+        Err(Failure::Other(problem)) => Some(problem),
+        Err(failure) => return Err(failure),
+    };
+    Ok(Check {
+        ok: problem.is_none(),
+        steps,
+        problem,
+    })
+}
+
+fn up_down_up(store: &Store, steps: &mut Vec<MigrationStep>) -> Result<()> {
+    steps.extend(store.migrate()?.steps);
+    let first = schema(store)?;
+    steps.extend(store.migrate_down_to(0)?.steps);
+    let left = schema(store)?;
+    if let Some((kind, name, _)) = left.first() {
+        return Err(Failure::Other(format!(
+            "the ways down leave the {kind} {name}: let one of them drop it"
+        )));
+    }
+    steps.extend(store.migrate()?.steps);
+    match difference(&first, &schema(store)?) {
+        Some(name) => Err(Failure::Other(format!(
+            "the schema is another one after up, down and up again: look at {name}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+type Object = (String, String, Option<String>);
+
+/// The objects of the schema, without those of the record.
+fn schema(store: &Store) -> Result<Vec<Object>> {
+    let select = "SELECT type, name, sql FROM sqlite_schema
+        WHERE tbl_name NOT IN ('schema_migrations', 'larder_migrations') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+        ORDER BY type, name";
+    Ok(store.read(|tx| tx.all(select, []))?)
+}
+
+fn difference(one: &[Object], other: &[Object]) -> Option<String> {
+    let lacks = |all: &[Object], object: &&Object| !all.contains(object);
+    let only = one.iter().find(|object| lacks(other, object));
+    let only = only.or_else(|| other.iter().find(|object| lacks(one, object)));
+    only.map(|(kind, name, _)| format!("the {kind} {name}"))
+}

@@ -1,0 +1,77 @@
+//! The progress line, on a terminal only, and Ctrl-C.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::failure::{Failure, INTERRUPTED, Result};
+
+/// How often the callbacks of the library are called.
+pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Work that takes less shows no line.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// The line of a command on stderr, cleared when it is dropped.
+pub(crate) struct Progress {
+    is_shown: bool,
+    is_written: bool,
+    began: Instant,
+    last: Instant,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Progress {
+    /// From now on the first Ctrl-C asks the work to stop and to leave nothing behind. A second one ends the process.
+    pub(crate) fn begin(is_quiet: bool) -> Result<Self> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let end = flag::register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&interrupted));
+            let ask = flag::register(signal, Arc::clone(&interrupted));
+            end.and(ask)
+                .map_err(|error| Failure::io("signals cannot be handled", error))?;
+        }
+        let now = Instant::now();
+        Ok(Self {
+            is_shown: !is_quiet && stderr().is_terminal(),
+            is_written: false,
+            began: now,
+            last: now,
+            interrupted,
+        })
+    }
+
+    /// Shows the line, and says whether to go on.
+    pub(crate) fn show(&mut self, text: impl FnOnce() -> String) -> ControlFlow<()> {
+        if self.is_shown && self.began.elapsed() >= PATIENCE && self.last.elapsed() >= INTERVAL {
+            self.last = Instant::now();
+            self.is_written = true;
+            let _ = write!(stderr(), "\r\x1b[K{}", text());
+        }
+        if self.interrupted.load(Ordering::Relaxed) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.is_written {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// `12 of 345 (3 %)`, and nothing of an unknown total.
+pub(crate) fn share(done: u64, total: u64, what: &str) -> String {
+    match (u128::from(done) * 100).checked_div(u128::from(total)) {
+        Some(percent) => format!("{done} of {total} {what} ({percent} %)"),
+        None => format!("{done} {what}"),
+    }
+}
