@@ -16,8 +16,8 @@ Exit codes:
   4    it could not be done now: the file is locked or the storage does not answer. Try again
   130  interrupted by Ctrl-C
 
-All commands work beside a running service that has the database open. Only `import --create-database` and `migrate up
---create-database` create a database that is not there.";
+All commands work beside a running service that has the database open. None but `restore` creates a \
+database that is not there, unless it is asked to by --create-database.";
 
 /// Checks, backups, migrations, imports and replicas of SQLite databases, also beside a running service.
 #[derive(Debug, Parser)]

@@ -1,5 +1,6 @@
 //! How a command ends: exit codes, and errors.
 
+use std::error::Error as StdError;
 use std::{fmt, io};
 
 use larder::Error;
@@ -85,11 +86,61 @@ impl fmt::Display for Failure {
             Self::Larder(Error::Cancelled { work }) => {
                 write!(f, "interrupted: the {work} was stopped, and left nothing behind")
             }
-            Self::Larder(error) => error.fmt(f),
+            Self::Larder(Error::Open { path, source, .. }) if is_missing(source) => write!(
+                f,
+                "cannot open {}: there is no such file; check the path, and that its volume is mounted",
+                path.display()
+            ),
+            Self::Larder(Error::Refused { statement, .. }) => {
+                write!(f, "{statement} is refused: larder sql only reads")
+            }
+            Self::Larder(error) => f.write_str(&with_flags(error.to_string())),
             Self::Io { what, source } => write!(f, "{what}: {source}"),
             Self::Usage(said) | Self::Interrupted(said) | Self::Other(said) => f.write_str(said),
         }
     }
+}
+
+fn is_missing(source: &Option<Box<dyn StdError + Send + Sync>>) -> bool {
+    let system = source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+    system.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// The library's advice names its methods. The command has flags in their places.
+const FLAGS: &[(&str, &str)] = &[
+    ("RestoreOptions::verify(false)", "--no-verify"),
+    ("Backup::overwrite", "--overwrite"),
+    ("Backup::timeout", "--timeout"),
+    ("ReadOptions::execution_timeout", "--timeout"),
+    ("call Migrations::allow_gaps(true)", "give --allow-gaps"),
+    ("Migrations::plain_comments", "--plain-comments"),
+    ("Migrations::adopt(Adopt::Applied(versions))", "--adopt-versions"),
+    ("Migrations::adopt(Adopt::Nothing)", "--adopt nothing"),
+    (
+        "call Migrations::adopt with Adopt::Applied(versions)",
+        "give --adopt-versions",
+    ),
+    ("call Migrations::adopt with", "give --adopt with"),
+    ("Adopt::Applied(versions)", "--adopt-versions"),
+    ("Adopt::Goose", "goose"),
+    ("Adopt::Sqlx", "sqlx"),
+    ("Adopt::Diesel", "diesel"),
+    ("Adopt::Refinery", "refinery"),
+    ("Adopt::UserVersion", "user-version"),
+    ("Adopt::Nothing", "nothing"),
+    ("Migrations::adopt", "--adopt"),
+    ("Options::migration_timeout", "--wait"),
+    ("Options::trusted_schema(true)", "--trusted-schema"),
+    ("Options::trusted_schema", "--trusted-schema"),
+    ("Options::double_quoted_strings(true)", "--double-quoted-strings"),
+    ("Options::double_quoted_strings", "--double-quoted-strings"),
+    (" (at larder sql)", ""),
+];
+
+fn with_flags(message: String) -> String {
+    FLAGS
+        .iter()
+        .fold(message, |said, (method, flag)| said.replace(method, flag))
 }
 
 impl From<Error> for Failure {

@@ -132,10 +132,10 @@ fn print(to: &mut dyn Write, figures: &Figures) -> io::Result<()> {
     let names: Vec<String> = figures.tables.iter().map(|table| plain(&table.name)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     for (name, table) in names.iter().zip(&figures.tables) {
-        let mut said = vec![format!("{} indexes", table.indexes)];
-        said.extend(table.rows.map(|rows| format!("{rows} rows")));
+        let mut said = vec![number(table.indexes, "index", "indexes")];
+        said.extend(table.rows.map(|rows| number(rows, "row", "rows")));
         if table.triggers > 0 {
-            said.push(format!("{} triggers", table.triggers));
+            said.push(number(table.triggers, "trigger", "triggers"));
         }
         if table.strict {
             said.push("strict".into());
@@ -146,6 +146,10 @@ fn print(to: &mut dyn Write, figures: &Figures) -> io::Result<()> {
         writeln!(to, "  {name:width$}  {}", said.join(", "))?;
     }
     Ok(())
+}
+
+fn number(number: i64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 #[derive(Serialize)]

@@ -46,17 +46,45 @@ struct Imported {
     files: Vec<ImportedFile>,
 }
 
+impl Imported {
+    fn is_committed(&self) -> bool {
+        self.ok || self.files.iter().any(|file| file.created || file.rows > 0)
+    }
+
+    /// Adds the files up.
+    fn total(mut self, ok: bool) -> Self {
+        let sum = |number: fn(&ImportedFile) -> u64| self.files.iter().map(number).sum();
+        (self.rows, self.skipped, self.bad) = (sum(|file| file.rows), sum(|file| file.skipped), sum(|file| file.bad));
+        self.ok = ok;
+        self
+    }
+}
+
 #[derive(Clone, Debug, Default, Serialize)]
 struct ImportedFile {
     file: String,
     table: String,
     created: bool,
     lines: u64,
+    /// Rows that are in the database now.
     rows: u64,
     skipped: u64,
     bad: u64,
     /// The first 100.
     bad_lines: Vec<BadLine>,
+    /// Rows that were inserted, in a transaction that may be rolled back.
+    #[serde(skip)]
+    inserted: u64,
+    /// Whether that transaction creates the table.
+    #[serde(skip)]
+    creates: bool,
+}
+
+impl ImportedFile {
+    fn commit(&mut self) {
+        self.rows = self.inserted;
+        self.created = self.creates;
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -81,15 +109,36 @@ pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
     let sources = args.files.iter().map(|file| Source::open(file, &args));
     let sources = sources.collect::<Result<Vec<_>>>()?;
     let declared = Declared::of(&args, &tables)?;
+    let path = &args.database.database;
+    let is_new = args.create_database && !path.exists();
+    if is_new && !args.create_table {
+        return Err(Failure::Usage(format!(
+            "{} has no tables yet: give --create-table, too",
+            path.display()
+        )));
+    }
     let options = args.database.to_write().create(args.create_database);
-    let store = options.open(&args.database.database)?;
+    let store = options.open(path)?;
     let progress = output.progress()?;
     let work = Work::new(&args, sources.into_iter().zip(tables).collect(), declared, progress);
     let imported = work.run(&store);
+    let path = store.path().to_owned();
     store.close()?;
+    if is_new && !imported.as_ref().is_ok_and(|imported| imported.is_committed()) {
+        remove(&path);
+    }
     let imported = imported?;
     print(&imported, args.max_bad, output)?;
     Ok(Verdict::of(imported.ok))
+}
+
+/// Removes the database that this import has created, and in which nothing is.
+fn remove(path: &Path) {
+    for ending in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(ending);
+        let _ = std::fs::remove_file(file);
+    }
 }
 
 /// The table of a file.
@@ -209,9 +258,8 @@ impl Work {
     /// One write, or one for each batch.
     fn run(self, store: &Store) -> Result<Imported> {
         let mut work = self;
-        // Rows that earlier writes have committed.
-        let mut committed = 0;
         loop {
+            let committed = work.committed();
             let place = Arc::new(Mutex::new(None));
             let keep = Arc::clone(&place);
             let ended = store.transact(move |tx| -> Result<bool, Stop> {
@@ -222,34 +270,29 @@ impl Work {
             });
             let kept = place.lock().unwrap_or_else(PoisonError::into_inner).take();
             match (ended, kept) {
-                (Ok(false), Some(kept)) => {
-                    committed = kept.rows();
+                (Ok(false), Some(mut kept)) => {
+                    kept.files().for_each(ImportedFile::commit);
                     work = kept;
                 }
-                (Ok(true), Some(kept)) => {
-                    let rows = kept.rows();
-                    return Ok(Imported {
-                        ok: true,
-                        rows,
-                        ..kept.done
-                    });
+                (Ok(true), Some(mut kept)) => {
+                    kept.files().for_each(ImportedFile::commit);
+                    return Ok(kept.done.total(true));
                 }
-                (Err(Stop::TooManyBad(counts)), _) => {
-                    return Ok(Imported {
-                        ok: false,
-                        rows: committed,
-                        ..counts
-                    });
-                }
+                (Err(Stop::TooManyBad(counts)), _) => return Ok(counts.total(false)),
                 (Err(Stop::Failed(failure)), _) => return Err(after(committed, failure)),
                 (Ok(_), None) => return Err(Failure::Other("the write lost its work".into())),
             }
         }
     }
 
-    fn rows(&self) -> u64 {
-        let current = self.current.as_ref().map_or(0, |current| current.report.rows);
-        self.done.rows + current
+    fn files(&mut self) -> impl Iterator<Item = &mut ImportedFile> {
+        let current = self.current.as_mut().map(|current| &mut current.report);
+        self.done.files.iter_mut().chain(current)
+    }
+
+    /// Rows that are committed.
+    fn committed(&mut self) -> u64 {
+        self.files().map(|file| file.rows).sum()
     }
 
     /// Reads lines until the batch is full or none is left. Returns whether all are read.
@@ -272,7 +315,7 @@ impl Work {
     }
 
     fn verdict(&mut self) -> Result<(), Stop> {
-        let bad = self.done.bad + self.current.as_ref().map_or(0, |current| current.report.bad);
+        let bad: u64 = self.files().map(|file| file.bad).sum();
         if bad <= self.max_bad {
             return Ok(());
         }
@@ -282,7 +325,7 @@ impl Work {
 
     fn begin(&mut self, tx: &WriteTx<'_>, source: Source, table: String) -> Result<Current> {
         let header = source.mapped(&self.map, &self.skip)?;
-        let created = match &self.declared {
+        let creates = match &self.declared {
             Some(declared) => declared.create(tx, &table, &header)?,
             None => false,
         };
@@ -290,7 +333,7 @@ impl Work {
         let report = ImportedFile {
             file: display(source.name()),
             table,
-            created,
+            creates,
             ..ImportedFile::default()
         };
         let insert = target.insert(self.on_conflict);
@@ -324,7 +367,7 @@ impl Work {
         }
         match current.import(tx, &self.nulls)? {
             Ok(0) => current.report.skipped += 1,
-            Ok(_) => current.report.rows += 1,
+            Ok(_) => current.report.inserted += 1,
             Err(problem) => {
                 current.report.bad += 1;
                 if current.report.bad_lines.len() < MAX_NAMED {
@@ -338,9 +381,6 @@ impl Work {
 
     fn end_file(&mut self) {
         if let Some(Current { report, .. }) = self.current.take() {
-            self.done.rows += report.rows;
-            self.done.skipped += report.skipped;
-            self.done.bad += report.bad;
             self.done.files.push(report);
         }
     }
