@@ -103,11 +103,20 @@ fn text(value: &Value, null: &str) -> String {
 
 fn csv(to: &mut dyn Write, rows: &Rows) -> io::Result<()> {
     let mut to = csv::Writer::from_writer(to);
-    to.write_record(&rows.columns)?;
+    to.write_record(&rows.columns).map_err(of_stream)?;
     for row in &rows.rows {
-        to.write_record(row.iter().map(|value| text(value, "")))?;
+        to.write_record(row.iter().map(|value| text(value, "")))
+            .map_err(of_stream)?;
     }
     to.flush()
+}
+
+/// The error of the stream itself, whose kind tells a broken pipe.
+fn of_stream(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
 }
 
 fn table(to: &mut dyn Write, rows: &Rows) -> io::Result<()> {

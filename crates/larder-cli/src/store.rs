@@ -25,8 +25,7 @@ impl Database {
             .options()
             .create(false)
             .durability(Durability::Full)
-            .incremental_vacuum(false)
-            .migration_timeout(self.wait.max(Duration::from_millis(1)));
+            .incremental_vacuum(false);
         match keeper(&self.database) {
             Some(_) => options.checkpoints(Checkpoints::Left),
             None => options,
@@ -34,8 +33,10 @@ impl Database {
     }
 
     fn options(&self) -> Options {
+        let wait = self.wait.max(Duration::from_millis(1));
         Options::new()
-            .busy_timeout(self.wait.max(Duration::from_millis(1)))
+            .busy_timeout(wait)
+            .migration_timeout(wait)
             .trusted_schema(self.trusted_schema)
             .double_quoted_strings(self.double_quoted_strings)
             .monitor_interval(Duration::ZERO)

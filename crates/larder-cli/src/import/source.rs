@@ -119,7 +119,9 @@ impl Source {
         if fields == wanted {
             return Ok(&self.record);
         }
-        Err(format!("the number of its fields is {fields}, and that of the header {wanted}"))
+        Err(format!(
+            "the number of its fields is {fields}, and that of the header {wanted}"
+        ))
     }
 }
 

@@ -1,0 +1,327 @@
+//! `import`.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{Place, Run};
+
+/// Runs the binary with this text on its stdin.
+fn piped(place: &Place, line: &str, text: &str) -> Run {
+    let mut child = place
+        .command()
+        .args(line.split_whitespace())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    Run::of(child.wait_with_output().unwrap())
+}
+
+fn rows(place: &Place, sql: &str) -> Value {
+    place.run(&["sql", "app.db", sql, "--json"]).assert_code(0).json()["rows"].clone()
+}
+
+#[test]
+fn values_get_the_types_of_the_table() {
+    let place = Place::with_database();
+    // A byte order mark, another order and case, quotes, CR LF, a field of two lines, no end of the last line.
+    let text = "\u{feff}Price,NAME,owner,id\r\n1.5,\"a \"\"b\"\", c\",1,201\r\n2,\"two\nlines\",2,202\r\n,,3,203";
+    place.write("item.csv", text);
+    let run = place.say("import app.db item.csv").assert_code(0);
+    assert_eq!(run.out, "item.csv -> item: 3 lines, 0 bad\n3 rows imported\n");
+    assert_eq!(run.err, "");
+    let found = rows(
+        &place,
+        "SELECT id, owner, name, price, typeof(price) FROM item WHERE id > 200 ORDER BY id",
+    );
+    let wanted = r#"[[201,1,"a \"b\", c",1.5,"real"],[202,2,"two\nlines",2.0,"real"],[203,3,null,null,"null"]]"#;
+    assert_eq!(found.to_string(), wanted);
+}
+
+#[test]
+fn bad_lines_are_counted_and_named_and_nothing_is_imported() {
+    let place = Place::with_database();
+    let text =
+        "id,owner,name,price\n201,1,a,1\nx,1,b,1\n203,1,c\n204,1,d,1,2\n205,77,e,1\n1,1,f,1\n207,1,g,much\n208,,h,1\n";
+    place.write("item.csv", text);
+    let run = place.say("import app.db item.csv").assert_code(1);
+    for part in [
+        "item.csv:3: column id: \"x\" is no INTEGER",
+        "item.csv:4: the number of its fields is 3, and that of the header 4",
+        "item.csv:5: the number of its fields is 5",
+        "item.csv:6: FOREIGN KEY constraint failed",
+        "item.csv:7: UNIQUE constraint failed: item.id",
+        "item.csv:8: column price: \"much\" is no REAL",
+        "item.csv:9: NOT NULL constraint failed: item.owner",
+    ] {
+        assert!(run.err.contains(part), "{part}: {run:?}");
+    }
+    assert!(
+        run.out
+            .contains("nothing was imported: 7 bad lines, and --max-bad allows 0"),
+        "{run:?}"
+    );
+    let imported = place.json("import app.db item.csv", 1);
+    assert_eq!(
+        (&imported["ok"], &imported["rows"], &imported["bad"]),
+        (&false.into(), &0.into(), &7.into())
+    );
+    let file = &imported["files"][0];
+    assert_eq!((&file["lines"], &file["rows"]), (&8.into(), &0.into()));
+    let lines: Vec<_> = file["bad_lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|bad| bad["line"].as_u64().unwrap())
+        .collect();
+    assert_eq!(lines, [3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM item"), 100);
+
+    place.say("import app.db item.csv --max-bad 6").assert_code(1);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM item"), 100);
+    let imported = place.json("import app.db item.csv --max-bad 7", 0);
+    assert_eq!(
+        (&imported["ok"], &imported["rows"], &imported["bad"]),
+        (&true.into(), &1.into(), &7.into())
+    );
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM item"), 101);
+}
+
+#[test]
+fn text_that_is_no_utf8_is_a_bad_line() {
+    let place = Place::with_database();
+    place.write("owner.csv", b"id,name\n8,caf\xe9\n9,ok\n");
+    let run = place.say("import app.db owner.csv").assert_code(1);
+    assert!(
+        run.err.contains("owner.csv:2: column name: the text is not in UTF-8"),
+        "{run:?}"
+    );
+    place.write("owner.csv", b"id,n\xe4me\n8,x\n");
+    place
+        .say("import app.db owner.csv")
+        .assert_fails(3, &["the header is not in UTF-8"]);
+}
+
+#[test]
+fn many_bad_lines_are_summed_up() {
+    let place = Place::with_database();
+    let lines: String = (0..500).map(|n| format!("x{n},name\n")).collect();
+    place.write("owner.csv", format!("id,name\n{lines}"));
+    let run = place.say("import app.db owner.csv").assert_code(1);
+    assert_eq!(run.err.lines().count(), 21, "{run:?}");
+    assert!(run.err.contains("owner.csv: and 480 more bad lines"), "{run:?}");
+    let imported = place.json("import app.db owner.csv", 1);
+    assert_eq!(imported["bad"], 500);
+    assert_eq!(imported["files"][0]["bad_lines"].as_array().unwrap().len(), 100);
+}
+
+#[test]
+fn one_bad_file_keeps_all_from_being_imported() {
+    let place = Place::with_database();
+    place.write("owner.csv", "id,name\n7,Eve\n");
+    place.write("item.csv", "id,owner\n300,7\n301,8\n");
+    place.say("import app.db owner.csv item.csv").assert_code(1);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
+    place
+        .say("import app.db owner.csv missing.csv")
+        .assert_fails(3, &["missing.csv cannot be read"]);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
+    place.write("item.csv", "id,owner\n300,7\n");
+    let run = place.say("import app.db owner.csv item.csv").assert_code(0);
+    assert!(run.out.ends_with("2 rows imported\n"), "{run:?}");
+}
+
+#[test]
+fn header_is_mapped_to_columns() {
+    let place = Place::with_database();
+    place.write("people.csv", "Nr;Full name;born\n8;Dee;1990\n");
+    let base = "import app.db people.csv --table owner --delimiter ;";
+    place.say(base).assert_fails(
+        3,
+        &[
+            "has no column \"Nr\"",
+            "it has id, name",
+            "--map Nr=COLUMN or --skip Nr",
+        ],
+    );
+    let args = ["import", "app.db", "people.csv", "--table", "owner", "--delimiter", ";"];
+    let mapped = ["--map", "Nr=id,Full name=name", "--skip", "born"];
+    place.run(&[&args[..], &mapped].concat()).assert_code(0);
+    assert_eq!(
+        rows(&place, "SELECT name FROM owner WHERE id = 8").to_string(),
+        r#"[["Dee"]]"#
+    );
+    place
+        .run(&[&args[..], &["--skip", "nothing"]].concat())
+        .assert_fails(3, &["the header has no \"nothing\""]);
+    place
+        .run(&[&args[..], &["--map", "Nr=id,Full name=ID", "--skip", "born"]].concat())
+        .assert_fails(3, &["two fields are for the column id"]);
+    place.write("people.csv", "9;Eve\n");
+    place
+        .run(&[&args[..], &["--header", "id,name"]].concat())
+        .assert_code(0);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 5);
+}
+
+#[test]
+fn wrong_files_and_tables_are_explained() {
+    let place = Place::with_database();
+    place.execute(
+        "app.db",
+        "CREATE VIEW seen AS SELECT id FROM item; CREATE TABLE made(a INTEGER, b INTEGER AS (a + 1)) STRICT",
+    );
+    for (name, text, parts) in [
+        ("owner.csv", "", &["owner.csv is empty"][..]),
+        ("owner.csv", "id,id\n1,2\n", &["the header has \"id\" twice"]),
+        (
+            "owner.csv",
+            "<html><body>Not found</body></html>\n",
+            &["has no column", "--map"],
+        ),
+        (
+            "nothing.csv",
+            "id\n1\n",
+            &["there is no table nothing", "--create-table"],
+        ),
+        ("seen.csv", "id\n1\n", &["seen is a view"]),
+        ("made.csv", "a,b\n1,2\n", &["the column b of made is generated"]),
+    ] {
+        place.write(name, text);
+        place.say(&format!("import app.db {name}")).assert_fails(3, parts);
+    }
+    place.write("folder/owner.csv", "");
+    place
+        .say("import app.db folder --table owner")
+        .assert_fails(3, &["folder is a folder"]);
+    place.write("owner.csv", "id,name\n");
+    place.say("import app.db owner.csv").assert_code(0);
+}
+
+#[test]
+fn null_is_the_empty_field_or_what_is_given() {
+    let place = Place::with_database();
+    place.execute("app.db", "CREATE TABLE t(a TEXT, b INTEGER) STRICT");
+    place.write("t.csv", "a,b\n,NA\n-,1\nNA,2\n");
+    let run = place.say("import app.db t.csv --null NA --null -").assert_code(0);
+    assert_eq!(run.err, "");
+    let found = rows(&place, "SELECT a, b FROM t ORDER BY rowid");
+    assert_eq!(found.to_string(), r#"[["",null],[null,1],[null,2]]"#);
+    place.say("import app.db t.csv").assert_code(1);
+}
+
+#[test]
+fn conflicts_fail_are_skipped_or_replace() {
+    let place = Place::with_database();
+    let text = "id,name\n1,New\n9,Nine\n";
+    place.write("owner.csv", text);
+    place.say("import app.db owner.csv").assert_code(1);
+    let skipped = place.json("import app.db owner.csv --on-conflict skip", 0);
+    assert_eq!((&skipped["rows"], &skipped["skipped"]), (&1.into(), &1.into()));
+    assert_eq!(
+        rows(&place, "SELECT name FROM owner WHERE id = 1").to_string(),
+        r#"[["Ada"]]"#
+    );
+    // Rows refer to this one, and would go with it.
+    place
+        .say("import app.db owner.csv --on-conflict replace")
+        .assert_code(0);
+    assert_eq!(
+        rows(&place, "SELECT name FROM owner WHERE id = 1").to_string(),
+        r#"[["New"]]"#
+    );
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM item"), 100);
+}
+
+#[test]
+fn table_is_created_with_declared_and_inferred_types() {
+    let place = Place::with_database();
+    place.write(
+        "trip.csv",
+        "id,zip,km,note,when\n1,01234,1,,2026-04-01\n2,99999,1.5,,2026-04-02\n",
+    );
+    let line = "import app.db trip.csv --create-table --infer --types when=any --primary-key id";
+    let run = place.say(line).assert_code(0);
+    assert!(
+        run.out.starts_with("trip.csv -> trip, created: 2 lines, 0 bad\n"),
+        "{run:?}"
+    );
+    let columns = rows(&place, "SELECT name, type, pk FROM pragma_table_info('trip')");
+    let wanted = r#"[["id","INTEGER",1],["zip","TEXT",0],["km","REAL",0],["note","TEXT",0],["when","ANY",0]]"#;
+    assert_eq!(columns.to_string(), wanted);
+    assert_eq!(
+        rows(&place, "SELECT zip FROM trip ORDER BY id").to_string(),
+        r#"[["01234"],["99999"]]"#
+    );
+    place
+        .say(line)
+        .assert_fails(3, &["there is a table trip already", "--create-table"]);
+    place.say("import app.db trip.csv").assert_code(1);
+    // What is not said is TEXT.
+    place
+        .say("import app.db trip.csv --table plain --create-table")
+        .assert_code(0);
+    assert_eq!(
+        rows(&place, "SELECT typeof(id) FROM plain LIMIT 1").to_string(),
+        r#"[["text"]]"#
+    );
+    place
+        .say("import app.db trip.csv --table third --create-table --types nothing=TEXT")
+        .assert_fails(3, &["no field is for the column \"nothing\""]);
+    // Two files for one table.
+    place.write("a.csv", "x\n1\n");
+    place.write("b.csv", "x\n2.5\n");
+    place
+        .say("import app.db a.csv b.csv --table both --create-table --infer")
+        .assert_code(0);
+    assert_eq!(rows(&place, "SELECT x FROM both").to_string(), "[[1.0],[2.5]]");
+}
+
+#[test]
+fn database_is_created_on_request_and_with_rows_only() {
+    let place = Place::new();
+    place.write("a.csv", "x,y\n1\n");
+    place
+        .say("import new.db a.csv --create-table")
+        .assert_fails(3, &["there is no such file"]);
+    place
+        .say("import new.db a.csv --create-table --create-database")
+        .assert_code(1);
+    assert_eq!(place.names(), ["a.csv"]);
+    place.write("a.csv", "x,y\n1,2\n");
+    place
+        .say("import new.db a.csv --create-table --create-database")
+        .assert_code(0);
+    assert_eq!(place.names(), ["a.csv", "new.db"]);
+    assert_eq!(place.count("new.db", "SELECT count(*) FROM a"), 1);
+}
+
+#[test]
+fn batches_before_a_bad_line_are_committed() {
+    let place = Place::with_database();
+    let lines: String = (10..35).map(|n| format!("{n},name\n")).collect();
+    place.write("owner.csv", format!("id,name\n{lines}bad,name\n"));
+    let imported = place.json("import app.db owner.csv --batch 10", 1);
+    assert_eq!((&imported["rows"], &imported["bad"]), (&20.into(), &1.into()));
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 23);
+    let run = place
+        .say("import app.db owner.csv --batch 10 --on-conflict skip")
+        .assert_code(1);
+    assert!(
+        run.out.contains("nothing was imported") && run.out.contains("20 skipped") || run.out.contains("25 skipped"),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn stdin_is_imported() {
+    let place = Place::with_database();
+    let run = piped(&place, "import app.db - --table owner", "id,name\n7,Eve\n").assert_code(0);
+    assert_eq!(run.out, "stdin -> owner: 1 lines, 0 bad\n1 rows imported\n");
+    let run = piped(&place, "import app.db - --table owner --json", "id,name\n7,Eve\n").assert_code(1);
+    assert_eq!(run.json()["files"][0]["file"], "stdin");
+}

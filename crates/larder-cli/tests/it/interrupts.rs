@@ -1,0 +1,193 @@
+//! Ctrl-C, and kills.
+
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Place, Run};
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &child.id().to_string()])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// Waits until something holds.
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what} did not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether another process has begun to write.
+fn is_locked(place: &Place) -> bool {
+    let conn = place.connect("app.db");
+    conn.busy_timeout(Duration::ZERO).unwrap();
+    let begun = conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK");
+    begun.is_err()
+}
+
+fn spawn(place: &Place, line: &str) -> Child {
+    place
+        .command()
+        .args(line.split_whitespace())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn interrupted_import_leaves_no_row() {
+    for name in ["INT", "TERM"] {
+        let place = Place::with_database();
+        let mut child = spawn(&place, "import app.db - --table owner");
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"id,name\n").unwrap();
+        let mut lines = (10..1_000_000).map(|n| format!("{n},name\n"));
+        for line in lines.by_ref().take(5000) {
+            stdin.write_all(line.as_bytes()).unwrap();
+        }
+        until("the transaction", || is_locked(&place));
+        signal(&child, name);
+        // It looks every few lines, and ends.
+        while lines
+            .by_ref()
+            .take(1000)
+            .all(|line| stdin.write_all(line.as_bytes()).is_ok())
+        {}
+        drop(stdin);
+        let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
+        assert!(
+            run.err.contains("interrupted") && run.err.contains("nothing was imported"),
+            "{run:?}"
+        );
+        assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
+        place.say("check app.db --full").assert_code(0);
+    }
+}
+
+#[test]
+fn interrupted_import_in_batches_says_how_far_it_came() {
+    let place = Place::with_database();
+    let mut child = spawn(&place, "import app.db - --table owner --batch 1000");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"id,name\n").unwrap();
+    let mut lines = (10..1_000_000).map(|n| format!("{n},name\n"));
+    for line in lines.by_ref().take(3500) {
+        stdin.write_all(line.as_bytes()).unwrap();
+    }
+    until("a batch", || place.count("app.db", "SELECT count(*) FROM owner") > 1000);
+    signal(&child, "INT");
+    while lines
+        .by_ref()
+        .take(1000)
+        .all(|line| stdin.write_all(line.as_bytes()).is_ok())
+    {}
+    drop(stdin);
+    let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
+    let rows = place.count("app.db", "SELECT count(*) FROM owner") - 3;
+    assert_eq!(rows % 1000, 0);
+    assert!(
+        run.err.contains(&format!("the {rows} rows before it are committed")),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn interrupted_backup_and_restore_leave_no_file() {
+    let place = Place::new();
+    // 30 steps of 1024 pages.
+    place.execute(
+        "app.db",
+        "PRAGMA page_size = 512; CREATE TABLE t(x BLOB) STRICT;
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 15000)
+         INSERT INTO t SELECT randomblob(900) FROM n",
+    );
+    let child = spawn(&place, "backup app.db copy.db --pause 200ms");
+    until("the unfinished copy", || {
+        place.names().iter().any(|name| name.starts_with(".larder-backup-"))
+    });
+    signal(&child, "INT");
+    let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
+    assert!(
+        run.err
+            .contains("interrupted: the backup was stopped, and left nothing behind"),
+        "{run:?}"
+    );
+    assert_eq!(place.names(), ["app.db"]);
+
+    let error = {
+        let child = spawn(&place, "backup app.db copy.db --pause 200ms --json");
+        until("the unfinished copy", || place.names().len() > 1);
+        signal(&child, "INT");
+        Run::of(child.wait_with_output().unwrap()).assert_code(130).json()
+    };
+    assert_eq!(error["error"]["kind"], "interrupted");
+}
+
+#[test]
+fn second_interrupt_ends_the_process_at_once() {
+    let place = Place::with_database();
+    let mut child = spawn(&place, "import app.db - --table owner");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"id,name\n10,ten\n").unwrap();
+    until("the transaction", || is_locked(&place));
+    // It waits for stdin, and cannot look at the first one.
+    signal(&child, "INT");
+    signal(&child, "INT");
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert_eq!(status.code(), Some(130));
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60));
+        // The two may have been taken for one.
+        signal(&child, "INT");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(stdin);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
+    place.say("check app.db --full").assert_code(0);
+}
+
+#[test]
+fn interrupted_migration_is_rolled_back() {
+    let place = Place::new();
+    place.write(
+        "migrations/1_users.sql",
+        "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT;",
+    );
+    place.say("migrate up app.db --create-database").assert_code(0);
+    place.write(
+        "migrations/2_long.sql",
+        "CREATE TABLE long(x INTEGER) STRICT;
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) INSERT INTO long SELECT i FROM n;",
+    );
+    let child = spawn(&place, "migrate up app.db");
+    until("the migration", || is_locked(&place));
+    signal(&child, "INT");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(2), "{output:?}");
+    let status = place.json("migrate status app.db", 0);
+    let versions = |list: &str| {
+        status[list]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["version"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (versions("applied"), versions("pending")),
+        (vec![1.into()], vec![2.into()])
+    );
+    place.say("check app.db --full").assert_code(0);
+}
