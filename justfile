@@ -20,6 +20,10 @@ test:
 test-all:
     .ci/run tests-all-features
 
+# The command `larder`
+cli:
+    .ci/run cli
+
 # The queue under random schedules, 20 s
 model-check:
     .ci/run model-check

@@ -1,10 +1,8 @@
-//! A service whose database is copied to a replica, and what an operator does with that replica.
+//! A service whose database is copied to a replica, and another one that follows it. What an operator does with the
+//! replica is in the command `larder replicate`: status, points, verify, restore.
 //!
 //! ```sh
 //! cargo run --example replicate --features replicate -- run app/app.db /mnt/backup/app
-//! cargo run --example replicate --features replicate -- points /mnt/backup/app
-//! cargo run --example replicate --features replicate -- verify /mnt/backup/app
-//! cargo run --example replicate --features replicate -- restore /mnt/backup/app restored.db [SECONDS_AGO]
 //! ```
 //!
 //! `run` writes as fast as it can and prints its last acknowledged row each second. Kill it, delete its folder, and start
@@ -30,10 +28,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use larder::rusqlite::params;
-use larder::{Follower, Migration, Migrations, Options, Replica, ReplicaOptions, Store};
+use larder::{Follower, Migration, Migrations, Options, ReplicaOptions, Store};
 
-const USAGE: &str = "usage: replicate run DATABASE REPLICA [--take-over] | follow DATABASE REPLICA | points REPLICA | \
-                     verify REPLICA | restore REPLICA DATABASE [SECONDS_AGO]";
+const USAGE: &str = "usage: replicate run DATABASE REPLICA [--take-over] | follow DATABASE REPLICA";
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -44,10 +41,6 @@ fn main() {
         ["run", database, replica] => run(Path::new(database), replica, false),
         ["run", database, replica, "--take-over"] => run(Path::new(database), replica, true),
         ["follow", database, replica] => follow(Path::new(database), replica),
-        ["points", replica] => points(replica),
-        ["verify", replica] => verify(replica),
-        ["restore", replica, database] => restore(replica, database, None),
-        ["restore", replica, database, ago] => restore(replica, database, Some(ago)),
         _ => Err(USAGE.into()),
     };
     if let Err(error) = done {
@@ -134,30 +127,4 @@ fn make_folder(database: &Path) -> std::io::Result<()> {
         Some(folder) => std::fs::create_dir_all(folder),
         None => Ok(()),
     }
-}
-
-fn points(replica: &str) -> Result<(), Box<dyn Error>> {
-    for span in Replica::open(replica)?.points()? {
-        println!("{span}");
-    }
-    Ok(())
-}
-
-fn verify(replica: &str) -> Result<(), Box<dyn Error>> {
-    let report = Replica::open(replica)?.verify().restore(true).run()?;
-    println!("{report}");
-    if report.is_ok() {
-        Ok(())
-    } else {
-        Err("do not rely on this replica".into())
-    }
-}
-
-fn restore(replica: &str, database: &str, ago: Option<&str>) -> Result<(), Box<dyn Error>> {
-    let mut restore = Store::restore_from(replica);
-    if let Some(seconds) = ago {
-        restore = restore.at(SystemTime::now() - Duration::from_secs(seconds.parse()?));
-    }
-    println!("{}", restore.to(database)?);
-    Ok(())
 }

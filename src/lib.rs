@@ -73,7 +73,7 @@
 //! | `derive` | no | `#[derive(FromRow)]` and `#[derive(Id)]`: structs by the names of columns, keys with a type of their own |
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
 //! | `replicate` | no | [`Options::replicate_to`], [`Store::restore_from`] and [`Replica`]: a copy in a folder that is never more than a second behind, in the format of Litestream 0.5 |
-//! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] |
+//! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] and for all reports |
 
 #![deny(unsafe_code)]
 // The features add calls to `Store`, and leave the rest as it is.

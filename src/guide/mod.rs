@@ -80,6 +80,12 @@ pub mod operations {
     use crate::*;
 }
 
+pub mod command_line {
+    #![doc = include_str!("../../docs/guide/command-line.md")]
+    #[allow(unused_imports)]
+    use crate::*;
+}
+
 pub mod coming_from {
     #![doc = include_str!("../../docs/guide/coming-from.md")]
     #[allow(unused_imports)]

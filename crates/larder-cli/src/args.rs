@@ -27,11 +27,11 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 
     /// Print the result as one JSON object on stdout. An error is {"error": {"kind", "message", ..}}
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 1000)]
     pub(crate) json: bool,
 
     /// Show no progress and no remarks on stderr
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, display_order = 1001)]
     pub(crate) quiet: bool,
 }
 
@@ -50,11 +50,20 @@ pub(crate) enum Verb {
     Vacuum(VacuumArgs),
     /// Size, log, settings and tables of a database
     Stats(StatsArgs),
-    /// What to improve: indexes that are missing, duplicate or unused, settings, size
+    /// What to improve: indexes that are missing or duplicate, tables, statistics, size
+    ///
+    /// Exits with 1 if a finding is more than a note. What only a running service knows, such as its slow statements,
+    /// Store::advice tells inside that service.
     Advice(AdviceArgs),
     /// Load CSV files into tables: all lines or none
+    ///
+    /// The header names the columns. Values get the types of the table: a value that does not fit makes a bad line, and
+    /// so does a constraint that it violates. By default one bad line keeps the whole import from taking place. Bad lines
+    /// are listed on stderr, and in the result of --json.
     Import(ImportArgs),
     /// Run one statement that reads
+    ///
+    /// Its rows are kept in memory, so that no snapshot is held while they are printed.
     Sql(SqlArgs),
     /// List, restore and verify what a replica has
     #[cfg(feature = "replicate")]
@@ -152,18 +161,12 @@ pub(crate) struct StatsArgs {
     pub(crate) rows: bool,
 }
 
-/// What to improve. Exits with 1 if a finding is more than a note.
-///
-/// What only a running service knows, such as slow statements, `Store::advice` tells inside that service.
 #[derive(Args, Debug)]
 pub(crate) struct AdviceArgs {
     #[command(flatten)]
     pub(crate) database: Database,
 }
 
-/// Run one statement that reads, and print its rows.
-///
-/// The rows are kept in memory, so that no snapshot is held while they are printed.
 #[derive(Args, Debug)]
 pub(crate) struct SqlArgs {
     #[command(flatten)]
@@ -311,11 +314,6 @@ pub(crate) struct MigrateCheckArgs {
 
 // ---- import ----
 
-/// Load CSV files into tables: all lines or none.
-///
-/// The header names the columns. Values get the types of the table: a value that does not fit makes a bad line, and so does
-/// a constraint that it violates. By default one bad line keeps the whole import from taking place, and the bad lines are
-/// listed.
 #[derive(Args, Debug)]
 pub(crate) struct ImportArgs {
     #[command(flatten)]
