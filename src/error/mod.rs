@@ -448,7 +448,7 @@ pub enum Error {
         "the {work} was cancelled by its progress callback; the database is unchanged, so the {work} can be run again"
     )]
     Cancelled {
-        /// The cancelled work: `backup`, `check`, `restore` or `vacuum`.
+        /// The cancelled work: `backup`, `check`, `restore`, `vacuum` or `verification`.
         work: &'static str,
     },
 

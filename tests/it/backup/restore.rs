@@ -1,11 +1,14 @@
 //! `Store::restore`: makes a working database from a verified backup, or nothing.
 
 use std::fs::{self, File};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use larder::rusqlite::Connection;
-use larder::{Access, Error, Options, Store};
+use larder::{Access, BackupStage, Error, Options, RestoreOptions, Store};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{Child, Task, as_ordinary_user, listen, set_mode, tell, with_read_only_mount};
@@ -387,4 +390,39 @@ fn restore_onto_a_file_names_no_option_of_backups() {
     let store = Store::open_temp().unwrap();
     let error = store.backup(place.path("app.db")).run().unwrap_err();
     assert!(error.to_string().contains("Backup::overwrite"), "{error}");
+}
+
+#[test]
+fn cancelled_restore_leaves_no_file() {
+    let place = Place::new();
+    let backup = place.path("backup");
+    let before = names_in(place.folder.path());
+    // Each look in its turn is the last, until none is left.
+    for last in 0.. {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&looks);
+        let options = RestoreOptions::new().progress(move |progress| {
+            assert!(progress.pages_done <= progress.pages_total || progress.stage != BackupStage::Copy);
+            match seen.fetch_add(1, Ordering::Relaxed) {
+                look if look == last => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        match Store::restore_with(options, &backup, place.path("new.db")) {
+            Ok(report) => {
+                assert!(
+                    last > 0 && looks.load(Ordering::Relaxed) == last && report.verified,
+                    "{last}"
+                );
+                break;
+            }
+            Err(error) => {
+                assert!(
+                    matches!(error, Error::Cancelled { work: "restore" }),
+                    "{last}: {error:?}"
+                );
+                assert_eq!(names_in(place.folder.path()), before, "{last}");
+            }
+        }
+    }
 }

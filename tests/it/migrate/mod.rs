@@ -6,6 +6,7 @@ mod formats;
 mod live;
 mod long_lists;
 mod lost_markers;
+mod one_way;
 mod orphans;
 mod outside_transaction;
 pub(crate) mod processes;

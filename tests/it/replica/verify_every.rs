@@ -300,3 +300,35 @@ fn advice_asks_for_a_verification() {
     assert_eq!(topics(&store), ["replica_unconditional"]);
     close(store);
 }
+
+#[test]
+fn cancelled_verification_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let store = larder::Options::new()
+        .replicate_to(at("replica").as_str())
+        .open(at("app.db"))
+        .unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(n INTEGER) STRICT"))
+        .unwrap();
+    let patience = std::time::Duration::from_secs(60);
+    store.replica().unwrap().flush(patience).unwrap();
+    let replica = larder::Replica::open(&at("replica")).unwrap();
+    for restore in [true, false] {
+        let verify = replica.verify().restore(restore).folder(folder.path());
+        let error = verify.progress(|_| std::ops::ControlFlow::Break(())).run();
+        match (restore, error) {
+            (true, Err(larder::Error::Cancelled { work: "verification" })) => {}
+            // Without a restore there may be nothing to look at within a tenth of a second.
+            (false, Err(larder::Error::Cancelled { .. }) | Ok(_)) => {}
+            (_, other) => panic!("{restore}: {other:?}"),
+        }
+    }
+    let names = crate::support::names_in(folder.path());
+    assert!(
+        names.iter().all(|name| name.starts_with("app.db") || name == "replica"),
+        "{names:?}"
+    );
+    store.close().unwrap();
+}
