@@ -1,8 +1,6 @@
 //! `larder migrate`.
 
-use larder::{
-    Adopt, DryRun, Error, MigrationError, MigrationReport, MigrationStatus, MigrationStep, Migrations, Options, Store,
-};
+use larder::{Adopt, DryRun, Error, MigrationError, MigrationReport, MigrationStatus, Migrations, Options, Store};
 use serde::Serialize;
 
 use crate::args::{AdoptFrom, MigrateVerb, MigrationSet};
@@ -61,12 +59,19 @@ pub(crate) fn run(verb: MigrateVerb, output: &Output) -> Result<Verdict> {
             Ok(Verdict::Sound)
         }
         MigrateVerb::Check(args) => {
-            let check = check(&args.set.read()?, args.require_strict)?;
+            let set = args.set.read()?;
+            let problems = check(&set, args.require_strict)?;
+            let check = Check {
+                ok: problems.is_empty(),
+                migrations: set.iter().count(),
+                problems,
+            };
             output.result(&check, |to| {
-                check.steps.iter().try_for_each(|step| writeln!(to, "{step}"))?;
-                match &check.problem {
-                    Some(problem) => writeln!(to, "problem: {}", plain(problem)),
-                    None => writeln!(to, "ok: up, down and up again, {} steps", check.steps.len()),
+                let mut problems = check.problems.iter();
+                problems.try_for_each(|problem| writeln!(to, "problem: {}", plain(problem)))?;
+                match check.ok {
+                    true => writeln!(to, "ok: up, down and up again (migrations: {})", check.migrations),
+                    false => Ok(()),
                 }
             })?;
             Ok(Verdict::of(check.ok))
@@ -172,42 +177,35 @@ fn before_newest(store: &Store) -> Result<u64> {
 #[derive(Serialize)]
 struct Check {
     ok: bool,
-    steps: Vec<MigrationStep>,
-    problem: Option<String>,
+    migrations: usize,
+    problems: Vec<String>,
 }
 
-/// Applies the set to a temporary database, undoes it, and applies it again.
-fn check(set: &Migrations, require_strict: bool) -> Result<Check> {
+/// Applies the set to a temporary database, undoes it, and applies it again. Returns what is wrong with it.
+fn check(set: &Migrations, require_strict: bool) -> Result<Vec<String>> {
     let store = Options::new()
         .migrations(set.clone())
         .require_strict(require_strict)
         .open_temp()?;
-    let mut steps = Vec::new();
-    let checked = up_down_up(&store, &mut steps);
-    let problem = match checked {
-        Ok(()) => None,
-        Err(Failure::Larder(error @ Error::Migration(_))) => Some(error.to_string()),
-        Err(Failure::Other(problem)) => Some(problem),
-        Err(failure) => return Err(failure),
-    };
-    Ok(Check {
-        ok: problem.is_none(),
-        steps,
-        problem,
-    })
+    match up_down_up(&store) {
+        Ok(()) => Ok(Vec::new()),
+        Err(Failure::Larder(error @ Error::Migration(_))) => Ok(vec![error.to_string()]),
+        Err(Failure::Other(problem)) => Ok(vec![problem]),
+        Err(failure) => Err(failure),
+    }
 }
 
-fn up_down_up(store: &Store, steps: &mut Vec<MigrationStep>) -> Result<()> {
-    steps.extend(store.migrate()?.steps);
+fn up_down_up(store: &Store) -> Result<()> {
+    store.migrate()?;
     let first = schema(store)?;
-    steps.extend(store.migrate_down_to(0)?.steps);
+    store.migrate_down_to(0)?;
     let left = schema(store)?;
     if let Some((kind, name, _)) = left.first() {
         return Err(Failure::Other(format!(
             "the ways down leave the {kind} {name}: let one of them drop it"
         )));
     }
-    steps.extend(store.migrate()?.steps);
+    store.migrate()?;
     match difference(&first, &schema(store)?) {
         Some(name) => Err(Failure::Other(format!(
             "the schema is another one after up, down and up again: look at {name}"
