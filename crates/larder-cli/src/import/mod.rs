@@ -47,10 +47,6 @@ struct Imported {
 }
 
 impl Imported {
-    fn is_committed(&self) -> bool {
-        self.ok || self.files.iter().any(|file| file.created || file.rows > 0)
-    }
-
     /// Adds the files up.
     fn total(mut self, ok: bool) -> Self {
         let sum = |number: fn(&ImportedFile) -> u64| self.files.iter().map(number).sum();
@@ -123,13 +119,20 @@ pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
     let work = Work::new(&args, sources.into_iter().zip(tables).collect(), declared, progress);
     let imported = work.run(&store);
     let path = store.path().to_owned();
-    store.close()?;
-    if is_new && !imported.as_ref().is_ok_and(|imported| imported.is_committed()) {
+    let is_empty = is_new && has_nothing(&store);
+    let closed = store.close();
+    if is_empty {
         remove(&path);
     }
     let imported = imported?;
+    closed?;
     print(&imported, args.max_bad, output)?;
     Ok(Verdict::of(imported.ok))
+}
+
+fn has_nothing(store: &Store) -> bool {
+    let objects = store.read(|tx| tx.scalar::<i64>("SELECT count(*) FROM sqlite_schema", []));
+    objects.is_ok_and(|objects| objects == 0)
 }
 
 /// Removes the database that this import has created, and in which nothing is.

@@ -301,6 +301,19 @@ fn database_is_created_on_request_and_with_rows_only() {
 }
 
 #[test]
+fn new_database_with_committed_batches_is_kept() {
+    let place = Place::new();
+    place.write("a.csv", "x\n1\n2\n3\n4,5\n");
+    let line = "import new.db a.csv --create-table --create-database --batch 2";
+    let imported = place.json(line, 1);
+    assert_eq!(
+        (&imported["rows"], &imported["files"][0]["created"]),
+        (&2.into(), &true.into())
+    );
+    assert_eq!(place.count("new.db", "SELECT count(*) FROM a"), 2);
+}
+
+#[test]
 fn batches_before_a_bad_line_are_committed() {
     let place = Place::with_database();
     let lines: String = (10..35).map(|n| format!("{n},name\n")).collect();
