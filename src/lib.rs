@@ -74,6 +74,8 @@
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
 //! | `replicate` | no | [`Options::replicate_to`], [`Store::restore_from`] and [`Replica`]: a copy in a folder that is never more than a second behind, in the format of Litestream 0.5 |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] and for all reports |
+//! | `chrono`, `jiff`, `serde_json`, `time`, `url`, `uuid` | no | rusqlite's: the types of these crates as parameters and columns |
+//! | `array`, `blob`, `collation`, `column_decltype`, `csvtab`, `functions`, `load_extension`, `series`, `trace`, `vtab`, `window` | no | rusqlite's: [parts of its API](guide::getting_started#features-of-rusqlite) |
 
 #![deny(unsafe_code)]
 // The features add calls to `Store`, and leave the rest as it is.

@@ -4,5 +4,6 @@ pub(crate) mod causes;
 pub(crate) mod file_changes;
 mod modules;
 mod on_connect;
+mod rusqlite_features;
 mod sql_guard;
 mod stored_sql;
