@@ -55,7 +55,7 @@
 //! | writing and reading | [`Store::write`], [`Store::submit`] and its [`Pending`], [`Store::read`]; [`WriteTx`], [`ReadTx`], [`FromRow`] |
 //! | with errors of your own | [`Store::transact`], [`Store::query`], [`WriteTx::transact`] |
 //! | async | `Store::write_async`, `read_async`, `transact_async`, `query_async`, `close_async` (feature `async`), on any runtime |
-//! | options | [`Options`] of a store, [`WriteOptions`] and [`ReadOptions`] of one call; [`Durability`], [`Access`], [`Checkpoints`], [`WhenFull`] |
+//! | options | [`Options`] of a store, [`Key`] of an encrypted one, [`WriteOptions`] and [`ReadOptions`] of one call; [`Durability`], [`Access`], [`Checkpoints`], [`WhenFull`] |
 //! | errors | [`Error`](enum@Error), [`Error::outcome`], [`Error::is_retryable`] |
 //! | migrations | [`Migrations`], [`Store::migrate`], [`MigrationError`] |
 //! | maintenance | [`Store::check`], [`Store::vacuum`] |
@@ -74,6 +74,8 @@
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
 //! | `replicate` | no | [`Options::replicate_to`], [`Store::restore_from`] and [`Replica`]: a copy in a folder that is never more than a second behind, in the format of Litestream 0.5 |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] and for all reports |
+//! | `sqlcipher`, `sqlcipher-vendored-openssl` | no | [`Options::key`]: [encryption](guide::operations#encryption) by SQLCipher, in the place of SQLite |
+//! | `full` | no | every feature but those of SQLCipher |
 //! | `chrono`, `jiff`, `serde_json`, `time`, `url`, `uuid` | no | rusqlite's: the types of these crates as parameters and columns |
 //! | `array`, `blob`, `collation`, `column_decltype`, `csvtab`, `functions`, `load_extension`, `series`, `trace`, `vtab`, `window` | no | rusqlite's: [parts of its API](guide::getting_started#features-of-rusqlite) |
 
@@ -127,7 +129,7 @@ pub use self::transaction::from_row::{ColumnNames, FoundColumns, FromRow, NextCo
 pub use self::transaction::macros::{FromRow, Id};
 
 // Options.
-pub use self::options::{Access, AutoVacuum, Checkpoints, Durability, ReadOptions, Role, WhenFull, WriteOptions};
+pub use self::options::{Access, AutoVacuum, Checkpoints, Durability, Key, ReadOptions, Role, WhenFull, WriteOptions};
 pub use self::store::Options;
 
 // Errors.

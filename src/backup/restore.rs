@@ -12,7 +12,7 @@ use super::failure::{Failure, Result as CopyResult};
 use super::staging::{self, Staging, Unfinished, with};
 use super::{BackupProgress, BackupReport, reporter};
 use crate::connection::file::SMALLEST;
-use crate::connection::{self, Private, check_sqlite, open_copy_alone, open_files, open_original};
+use crate::connection::{self, Private, check_key, check_sqlite, open_copy_alone, open_files, open_original};
 use crate::error::{Error, Result};
 use crate::maintenance::check::CheckReport;
 use crate::maintenance::progress::ProgressReporter;
@@ -117,6 +117,7 @@ pub struct RestoreReport {
 pub(crate) fn restore(settings: &Settings, options: RestoreOptions, from: &Path, to: &Path) -> Result<RestoreReport> {
     let began = Instant::now();
     check_sqlite(from)?;
+    check_key(settings)?;
     // Before the check for a file at `to`: a store also reserves the name of a file that was moved away.
     if open_files::is_open(to) {
         return Err(Error::AlreadyOpen {

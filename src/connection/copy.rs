@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 
+use super::connect::{connect, connect_in_memory, explain_key};
 use super::interrupt::Interrupt;
 use super::open_error::explain_open;
 use super::pragma::{accept_double_quoted_strings, configure, read_back, set, trust_schema};
@@ -22,10 +23,10 @@ pub(crate) struct Private {
     pub(crate) interrupt: Arc<Interrupt>,
 }
 
-fn open(path: &Path, access: OpenFlags) -> Result<Connection> {
+fn open(path: &Path, access: OpenFlags, options: &Settings) -> Result<Connection> {
     let flags =
         access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW | OpenFlags::SQLITE_OPEN_EXRESCODE;
-    Connection::open_with_flags(path, flags).map_err(|e| explain_open(path, e))
+    connect(path, flags, None, options)
 }
 
 /// Opens an empty file, to copy pages into it.
@@ -33,16 +34,16 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection> {
 /// `on_connect` may set a key, which the pages need. It may as well read tables that are not there yet, so its error
 /// does not count here: it is called again once the copy has its pages.
 pub(crate) fn open_target(path: &Path, options: &Settings) -> Result<Connection> {
-    let conn = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let conn = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, options)?;
     if prepare(&conn, options, Role::Copy, options.busy_timeout).is_err() && !conn.is_autocommit() {
         conn.execute_batch("ROLLBACK").map_err(Error::not_started)?;
     }
     Ok(conn)
 }
 
-/// Opens an empty database in memory.
-pub(crate) fn open_memory() -> rusqlite::Result<Connection> {
-    Connection::open_in_memory()
+/// Opens an empty database in memory, for a copy.
+pub(crate) fn open_memory(options: &Settings) -> Result<Connection> {
+    connect_in_memory(options)
 }
 
 /// Lets `on_connect` set up a copy in memory, which has its pages.
@@ -55,7 +56,11 @@ pub(crate) fn set_up_memory(conn: &Connection, options: &Settings) -> Result<()>
 ///
 /// `is_verified` if the database is to be sound. If not, an unreadable schema is no error.
 pub(crate) fn open_copy_alone(path: &Path, options: &Settings, is_verified: bool) -> Result<Private> {
-    let conn = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    begin_alone(path, options, is_verified).map_err(|error| explain_key(path, options, error))
+}
+
+fn begin_alone(path: &Path, options: &Settings, is_verified: bool) -> Result<Private> {
+    let conn = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, options)?;
     // "In exclusive locking mode, the wal-index is kept in heap memory", <https://sqlite.org/wal.html#noshm>: no `-shm`.
     // Set before `on_connect`, which may read the file.
     set(&conn, "locking_mode", "exclusive")?;
@@ -92,7 +97,7 @@ pub(crate) fn open_original(path: &Path, options: &Settings, is_verified: bool) 
     } else {
         OpenFlags::SQLITE_OPEN_READ_WRITE
     };
-    let conn = open(path, access)?;
+    let conn = open(path, access, options)?;
     // It may have been opened to read only after all, and then it removes nothing that it creates.
     if !is_used && conn.is_readonly(MAIN_DB).unwrap_or(true) && is_marked_as_wal(path) {
         return Ok(None);
@@ -100,7 +105,7 @@ pub(crate) fn open_original(path: &Path, options: &Settings, is_verified: bool) 
     match set_up_original(conn, path, options, is_verified) {
         Ok(original) => Ok(Some(original)),
         Err(error) if is_about_access(&error) => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => Err(explain_key(path, options, error)),
     }
 }
 

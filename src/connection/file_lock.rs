@@ -40,6 +40,9 @@ use crate::runtime::fork::Process;
 use crate::runtime::process_mutex::ProcessMutex;
 use crate::runtime::sync::{Arc, MutexGuard};
 
+/// "The header string", <https://sqlite.org/fileformat2.html#magic_header_string>.
+const HEADER: &[u8; 16] = b"SQLite format 3\0";
+
 /// A descriptor of a database file or of a `-shm`.
 struct Kept {
     id: FileId,
@@ -111,7 +114,17 @@ pub(crate) fn is_in_wal_mode(path: &Path, id: FileId) -> io::Result<bool> {
     let mut header = [0; 20];
     let read = file.read_exact_at(&mut header, 0);
     give_back(&file, |_| {});
-    Ok(read.is_ok() && header.starts_with(b"SQLite format 3\0") && header[18..] == [2, 2])
+    Ok(read.is_ok() && header.starts_with(HEADER) && header[18..] == [2, 2])
+}
+
+/// Whether a file begins as a database that is not encrypted, by the descriptor that is kept. `None` if that cannot be read.
+pub(crate) fn is_plain(path: &Path) -> Option<bool> {
+    let id = FileId::of(&std::fs::symlink_metadata(path).ok()?);
+    let file = descriptor(path, id, Use::Read).ok()?;
+    let mut header = [0; HEADER.len()];
+    let read = file.read_exact_at(&mut header, 0);
+    give_back(&file, |_| {});
+    read.ok().map(|()| header == *HEADER)
 }
 
 /// Whether another process has SQLite's locks on a database. `false` where the system has no such question.

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{OpenFlags, ffi};
 
+use super::connect::connect_to_lock;
 use crate::error::primary_code;
 
 /// Whether any connection has the database open, of this process or another, or may have: where that cannot be asked, for
@@ -15,7 +16,7 @@ use crate::error::primary_code;
 /// SQLite gives its exclusive lock, which every open connection to a database in WAL mode withstands.
 pub(crate) fn is_in_use(path: &Path) -> bool {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let Ok(conn) = Connection::open_with_flags(path, flags) else {
+    let Ok(conn) = connect_to_lock(path, flags) else {
         return path.exists();
     };
     // Closing it must not empty the log.

@@ -8,6 +8,7 @@ mod baseline;
 pub(crate) mod c_api;
 pub(crate) mod cause;
 pub(crate) mod change_counters;
+mod connect;
 pub(crate) mod constraint;
 mod copy;
 pub(crate) mod file;
@@ -39,7 +40,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
@@ -47,6 +47,8 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 use self::authorizer::SqlGuard;
 use self::baseline::OwnHooks;
 pub(crate) use self::baseline::{Baseline, Restored};
+pub(crate) use self::connect::check_key;
+use self::connect::{connect, connect_by, explain_key};
 #[cfg(feature = "replicate")]
 pub(crate) use self::copy::map_whole;
 pub(crate) use self::copy::{
@@ -59,7 +61,7 @@ use self::open_file::{Lease, OpenFile};
 use self::pragma::{
     TEMP_STORE, auto_vacuum, execute_pragma, set, set_checkpoint_at_close, set_common, trust_schema, verify,
 };
-pub(crate) use self::pragma::{read_back, set_for_jobs, settings, synchronous, with_temporary_files};
+pub(crate) use self::pragma::{page_size, read_back, set_for_jobs, settings, synchronous, with_temporary_files};
 use self::stored_sql::SchemaObject;
 use self::wal_mode::switch_to_wal;
 use crate::error::{Error, Result, extended_code};
@@ -112,6 +114,14 @@ fn has_wal_reset_bug(version: i32) -> bool {
 
 /// Opens the writing connection and takes its first lock.
 pub(crate) fn open_writer(
+    file: &DatabaseFile,
+    options: &Settings,
+    patience: Duration,
+) -> Result<(Arc<OpenFile>, GuardedConnection)> {
+    begin_to_write(file, options, patience).map_err(|error| explain_key(&file.path, options, error))
+}
+
+fn begin_to_write(
     file: &DatabaseFile,
     options: &Settings,
     patience: Duration,
@@ -206,13 +216,13 @@ fn open_to_write(path: &Path, options: &Settings) -> Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
-    let conn = match options.access {
-        Access::Shared => Connection::open_with_flags(path, flags),
+    let vfs = match options.access {
+        Access::Shared => None,
         // The file's first connection decides whether the WAL index is on the heap. Readers use the default VFS and
         // share that index.
-        Access::Exclusive => Connection::open_with_flags_and_vfs(path, flags, c"unix-excl"),
-    }
-    .map_err(|e| explain_open(path, e))?;
+        Access::Exclusive => Some(c"unix-excl"),
+    };
+    let conn = connect(path, flags, vfs, options)?;
     if !options.closes_with_checkpoint() {
         // SQLite would move a log that is not kept yet, or that is another process's to move, into the file, should
         // opening fail or the connection be replaced. The connections of readers cannot.
@@ -288,6 +298,14 @@ pub(crate) fn open_only_to_read(
     options: &Settings,
     patience: Duration,
 ) -> Result<(Arc<OpenFile>, GuardedConnection)> {
+    begin_to_read(file, options, patience).map_err(|error| explain_key(&file.path, options, error))
+}
+
+fn begin_to_read(
+    file: &DatabaseFile,
+    options: &Settings,
+    patience: Duration,
+) -> Result<(Arc<OpenFile>, GuardedConnection)> {
     let path = &file.path;
     if let Some(problem) = cause::unreadable(path) {
         return Err(refuse(path, &problem));
@@ -302,7 +320,7 @@ pub(crate) fn open_only_to_read(
         )
     };
     let as_snapshot = |(seen, frozen)| -> Result<_> { Ok((seen, Some(frozen), connect(seen)?)) };
-    let (seen, frozen, (conn, hooks)) = match read_only::of_others(file)? {
+    let (seen, frozen, (conn, hooks)) = match read_only::of_others(file, options)? {
         Some(snapshot) => as_snapshot(snapshot),
         None => match connect(ReadOnly::Live) {
             Ok(connected) => Ok((ReadOnly::Live, None, connected)),
@@ -349,7 +367,7 @@ fn connect_reader(
     options: &Settings,
     patience: Duration,
 ) -> Result<(Connection, OwnHooks)> {
-    let conn = source.connect().map_err(|e| explain_open(path, e))?;
+    let conn = connect_by(source, path, options)?;
     if seen.is_some() {
         // Without locks, closing would move the log into the file.
         set_checkpoint_at_close(&conn, false)?;

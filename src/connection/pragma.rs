@@ -48,6 +48,7 @@ pub(crate) fn set_for_jobs(conn: &Connection, options: &Settings) -> Result<()> 
 
 /// Runs a `VACUUM`, which builds its copy of the database in a temporary database. That is a file for the duration, or
 /// it would take as much memory as the database has bytes. It stays in memory where no folder can hold the file, and
+/// where the database is encrypted, because SQLite sorts in temporary files that are not; and
 /// where temporary objects exist: "when the temp_store setting is changed, all existing temporary tables, indices,
 /// triggers, and views are immediately deleted", <https://sqlite.org/pragma.html#pragma_temp_store>.
 ///
@@ -55,7 +56,7 @@ pub(crate) fn set_for_jobs(conn: &Connection, options: &Settings) -> Result<()> 
 pub(crate) fn with_temporary_files<T>(conn: &Connection, guard: &SqlGuard, vacuum: impl FnOnce() -> T) -> T {
     let objects = "SELECT EXISTS (SELECT 1 FROM temp.sqlite_schema)";
     let has_objects = guard.as_internal(|| conn.query_row(objects, [], |row| row.get(0)));
-    if has_objects.unwrap_or(true) || temporary_folder().is_none() {
+    if has_objects.unwrap_or(true) || temporary_folder().is_none() || is_encrypted(conn, guard) {
         return vacuum();
     }
     let store_in = |place: i32| guard.as_internal(|| conn.execute_batch(&format!("PRAGMA temp_store = {place}")));
@@ -63,6 +64,11 @@ pub(crate) fn with_temporary_files<T>(conn: &Connection, guard: &SqlGuard, vacuu
     let done = vacuum();
     let _ = store_in(TEMP_STORE);
     done
+}
+
+/// Whether the connection has a key of SQLCipher.
+fn is_encrypted(conn: &Connection, guard: &SqlGuard) -> bool {
+    guard.as_internal(|| read_back(conn, "cipher_status").is_ok_and(|status| status == "1"))
 }
 
 /// The settings in effect on the writing connection, as SQLite reports them. (After a write with a stricter durability,
@@ -161,6 +167,12 @@ pub(crate) fn read_back(conn: &Connection, name: &str) -> rusqlite::Result<Strin
             other => other.as_str()?.to_owned(),
         })
     })
+}
+
+/// The size of a page. SQLCipher reports that of an encrypted database as text.
+pub(crate) fn page_size(conn: &Connection) -> rusqlite::Result<u64> {
+    let size = read_back(conn, "page_size")?;
+    size.parse().map_err(|_| rusqlite::Error::InvalidQuery)
 }
 
 fn pragma_error(name: &'static str, wanted: String, got: String, source: Option<rusqlite::Error>) -> Error {

@@ -20,7 +20,8 @@
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, Statement};
 
-use super::{c_api, open_memory};
+use super::c_api;
+use super::connect::connect_to_nothing;
 
 /// What SQLite sets in page 1 as it writes it: the change counter; its copy, by which SQLite knows whether the size in the
 /// page is valid; and the version of the SQLite that has written it last,
@@ -36,7 +37,7 @@ const WAL: u8 = 2;
 
 /// Whether the linked SQLite has the table.
 pub(crate) fn are_writable() -> bool {
-    open_memory().is_ok_and(|conn| conn.prepare("SELECT pgno FROM sqlite_dbpage").is_ok())
+    connect_to_nothing().is_ok_and(|conn| conn.prepare("SELECT pgno FROM sqlite_dbpage").is_ok())
 }
 
 /// The pages of the main database, in the transaction that is open.

@@ -29,6 +29,7 @@ use super::file::{DatabaseFile, FileId};
 use super::file_lock;
 use super::open_error::refuse;
 use crate::error::{Error, Result, extended_code, primary_code};
+use crate::options::Settings;
 use crate::telemetry::stats::ReadOnly;
 
 const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY
@@ -61,10 +62,11 @@ fn uri(path: &Path, query: &str) -> PathBuf {
 
 /// The snapshot as which the files must be opened, so that SQLite creates none that belong to this process: a process that
 /// may write the database could not use them.
-pub(super) fn of_others(file: &DatabaseFile) -> Result<Option<(ReadOnly, Frozen)>> {
+pub(super) fn of_others(file: &DatabaseFile, options: &Settings) -> Result<Option<(ReadOnly, Frozen)>> {
     let is_others = !may_write(&file.path) && may_create_beside(&file.path);
     let frozen = Frozen::of(&file.path);
-    let has_log = || file_lock::is_in_wal_mode(&file.path, file.id).unwrap_or(false);
+    // The header of an encrypted file cannot be read.
+    let has_log = || options.key.is_some() || file_lock::is_in_wal_mode(&file.path, file.id).unwrap_or(false);
     // A process with the index on its heap has a lock, which opening as always waits for.
     let is_open = || file_lock::is_locked(&file.path, file.id).unwrap_or(false);
     if is_others && frozen.lacks_index() && has_log() && !is_open() {

@@ -18,7 +18,7 @@ use rusqlite::Connection;
 use crate::connection::file::DatabaseFile;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::temp_folder::{self, TempFolder};
-use crate::connection::{check_sqlite, open_only_to_read, open_writer, read_back, seen_with};
+use crate::connection::{check_key, check_sqlite, open_only_to_read, open_writer, read_back, seen_with};
 use crate::error::{Error, Outcome, Result};
 use crate::monitor::watchdog::Watchdog;
 use crate::options::{Durability, ReadOptions, Settings, WhenFull, WriteOptions};
@@ -75,6 +75,7 @@ impl Engine {
         }
         static STORES: AtomicU64 = AtomicU64::new(1);
         check_sqlite(path)?;
+        check_key(&options)?;
         timer::start().map_err(|error| Error::no_thread(path, "its timer", error))?;
         let id = STORES.fetch_add(1, Relaxed);
         let file = DatabaseFile::prepare(path, &options, id)?;

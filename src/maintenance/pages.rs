@@ -16,8 +16,8 @@ use rusqlite::{Connection, ffi};
 use super::check::{CheckReport, reason};
 use super::integrity::{self, LeftOut};
 use crate::connection::sql_text::name;
-use crate::connection::{c_api, open_memory, set_up_memory};
-use crate::error::primary_code;
+use crate::connection::{c_api, open_memory, page_size, set_up_memory};
+use crate::error::{Result, primary_code};
 use crate::options::Settings;
 
 /// The byte that SQLite locks, <https://sqlite.org/fileformat2.html#the_lock_byte_page>. Its page has no content.
@@ -98,7 +98,7 @@ pub(super) fn complete(
     }
     let file = File::of(conn)?;
     let is_small = file.pages * file.page_size <= options.cache_size;
-    let copy = if is_small { copied(conn).ok() } else { None };
+    let copy = if is_small { copied(conn, options).ok() } else { None };
     if left_out.constraints {
         check_constraints(copy.as_ref(), options, report)?;
     }
@@ -158,12 +158,12 @@ fn account(conn: &Connection, file: &File, report: &mut CheckReport) -> rusqlite
 }
 
 /// A copy of the connection's snapshot in memory.
-fn copied(conn: &Connection) -> rusqlite::Result<Connection> {
-    let mut copy = open_memory()?;
+fn copied(conn: &Connection, options: &Settings) -> Result<Connection> {
+    let mut copy = open_memory(options)?;
     let stepped = Backup::new(conn, &mut copy)?.step(-1)?;
     match stepped {
         StepResult::Done => Ok(copy),
-        _ => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None)),
+        _ => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None).into()),
     }
 }
 
@@ -208,7 +208,7 @@ impl File {
     fn of(conn: &Connection) -> rusqlite::Result<Self> {
         let number = |pragma: &str| number(conn, &format!("PRAGMA main.{pragma}"));
         Ok(Self {
-            page_size: number("page_size")?,
+            page_size: page_size(conn)?,
             reserved: c_api::reserved_bytes(conn),
             pages: number("page_count")?,
             free: number("freelist_count")?,

@@ -2,6 +2,7 @@
 //! are in `store/options.rs`. [`WriteOptions`] and [`ReadOptions`] are the options of one call.
 
 mod call;
+mod key;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub use self::call::{ReadOptions, WhenFull, WriteOptions};
+pub use self::key::Key;
 use crate::error::{Error, Result};
 
 const KIB: u64 = 1024;
@@ -211,6 +213,8 @@ pub(crate) struct Settings {
     pub(crate) require_strict: bool,
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) on_connect: Option<OnConnect>,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) key: Option<Key>,
     /// Whether a keeper of the log (`write/log_keeper.rs`) decides when it may be emptied.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) keeps_log: bool,
@@ -263,6 +267,7 @@ impl Default for Settings {
             migration_timeout: Duration::from_secs(60),
             require_strict: false,
             on_connect: None,
+            key: None,
             keeps_log: false,
             follows: false,
         }
@@ -323,6 +328,14 @@ impl Settings {
         let page_size = self.page_size;
         if !page_size.is_power_of_two() {
             return wrong("page_size", format!("{page_size} is not a power of two"));
+        }
+        if let Some(problem) = self.key.as_ref().and_then(Key::problem) {
+            return wrong("key", problem.to_owned());
+        }
+        if self.key.is_some() && page_size < 1024 {
+            let problem =
+                format!("{page_size} is too small for a key: SQLCipher takes 80 bytes of each page; at least 1024");
+            return wrong("page_size", problem);
         }
         let wal_limit = self.wal_limit;
         if let Some(hard) = self.wal_hard_limit.filter(|hard| *hard < wal_limit) {

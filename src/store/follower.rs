@@ -55,6 +55,7 @@ impl Options {
     pub fn follow(self, replica: impl Into<FollowerOptions>, path: impl AsRef<Path>) -> Result<Follower> {
         self.validate()?;
         self.refuse_read_only("follow: a follower writes its primary's pages, and nothing else; leave it out")?;
+        self.refuse_key("follow")?;
         follower::open(self.settings, &replica.into(), path.as_ref())
     }
 }

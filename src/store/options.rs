@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use crate::Store;
 use crate::error::{Error, Result};
 use crate::migrate::Migrations;
-use crate::options::{Access, AutoVacuum, Checkpoints, Durability, OnConnect, Role, Settings};
+use crate::options::{Access, AutoVacuum, Checkpoints, Durability, Key, OnConnect, Role, Settings};
 #[cfg(doc)]
 use crate::options::{ReadOptions, WriteOptions};
 #[cfg(feature = "replicate")]
@@ -121,6 +121,42 @@ impl Options {
     /// ```
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.settings.read_only = read_only;
+        self
+    }
+
+    /// Encrypts the database, with SQLCipher (feature `sqlcipher`): the file, its log, and every copy that the store makes,
+    /// such as a backup. The default is none. A new file is created with the key; an existing one must have it. Takes a
+    /// passphrase, or a [`Key`].
+    ///
+    /// Every connection of larder is given the key before anything else. PRAGMA: `key`.
+    ///
+    /// - **Backups** have the same key; [`Options::restore`] with the key restores one.
+    /// - **[`page_size`](Self::page_size)** must be that of the file if it is not 4096, since the file does not show it.
+    /// - **Connections:** a passphrase costs each of them some 0.1 s, a raw key nothing.
+    /// - **Memory:** pages are plain in the page cache, and a `VACUUM` holds its copy there, as large as the database.
+    ///   [`mmap_size`](Self::mmap_size) has no effect.
+    /// - **Not encrypted:** statistics and events, which have statements but no values.
+    ///
+    /// Opening fails with [`Error::Options`] if the linked SQLite is not SQLCipher, and with `replicate_to` and `follow`:
+    /// they read and write the pages of the file themselves. It fails with [`Error::Open`], which says so, if the key is
+    /// another one, and if the file is not encrypted.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlcipher")] {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("app.db");
+    /// use larder::{Error, Options};
+    ///
+    /// let store = Options::new().key("correct horse battery staple").open(&path)?;
+    /// store.write(|tx| tx.execute_batch("CREATE TABLE secrets(x TEXT) STRICT"))?;
+    /// store.close()?;
+    /// let error = Options::new().key("hunter2").open(&path).unwrap_err();
+    /// assert!(error.to_string().contains("Options::key is not its key"));
+    /// # }
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn key(mut self, key: impl Into<Key>) -> Self {
+        self.settings.key = Some(key.into());
         self
     }
 
@@ -562,6 +598,20 @@ impl Options {
         })
     }
 
+    /// Refuses a key with a call that reads or writes the pages of the file.
+    #[cfg(feature = "replicate")]
+    pub(crate) fn refuse_key(&self, call: &str) -> Result<()> {
+        if self.settings.key.is_none() {
+            return Ok(());
+        }
+        Err(Error::Options {
+            option: "key",
+            problem: format!(
+                "a key cannot be used with {call}, which reads and writes pages without SQLCipher: leave it out, or make                  backups (Store::backup_every), which are encrypted, and copy those elsewhere"
+            ),
+        })
+    }
+
     /// Checks what a new temporary database cannot have.
     pub(crate) fn validate_temp(&self) -> Result<()> {
         let option = match &self.settings {
@@ -580,6 +630,10 @@ impl Options {
         self.settings.validate()?;
         if let Some(migrations) = &self.migrations {
             migrations.validate()?;
+        }
+        #[cfg(feature = "replicate")]
+        if self.replica.is_some() {
+            self.refuse_key("replicate_to")?;
         }
         #[cfg(feature = "replicate")]
         if self.replica.is_some() && self.settings.read_only {

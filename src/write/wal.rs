@@ -167,7 +167,7 @@ impl Writer {
     /// The size of the database.
     pub(crate) fn size(&self) -> rusqlite::Result<DatabaseSize> {
         Ok(DatabaseSize {
-            page: self.number("PRAGMA main.page_size")?,
+            page: self.guard.as_internal(|| connection::page_size(&self.conn))?,
             pages: self.number("PRAGMA main.page_count")?,
             free: self.number("PRAGMA main.freelist_count")?,
         })

@@ -155,7 +155,10 @@ fn tuning_guide_has_the_defaults() {
             row.name
         );
     }
-    assert_eq!(without, ["on_connect", "readers", "wal_hard_limit", "migrations"]);
+    assert_eq!(
+        without,
+        ["on_connect", "key", "readers", "wal_hard_limit", "migrations"]
+    );
 }
 
 /// The table of `docs/architecture.md` and the source have the same locks.

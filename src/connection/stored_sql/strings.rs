@@ -19,6 +19,7 @@ use rusqlite::config::DbConfig;
 use super::{SchemaObject, column_names, probes};
 use crate::connection::authorizer::SqlGuard;
 use crate::connection::c_api;
+use crate::connection::connect::connect_to_nothing;
 use crate::connection::sql_text::{quoted, tokens, unquoted};
 use crate::error::message;
 
@@ -163,7 +164,7 @@ struct Scratch {
 
 impl Scratch {
     fn new() -> rusqlite::Result<Self> {
-        let conn = Connection::open_in_memory()?;
+        let conn = connect_to_nothing()?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, true)?;
         accept(&conn, [true; 2]);
         Ok(Self { conn })

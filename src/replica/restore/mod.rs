@@ -148,6 +148,13 @@ impl ReplicaRestore {
     }
 
     fn restore(self, to: &Path) -> Result<ReplicaRestoreReport> {
+        if self.settings.key.is_some() {
+            return Err(Error::Options {
+                option: "key",
+                problem: "a key cannot be used with restore_from: a replica has no encrypted database; leave it out"
+                    .into(),
+            });
+        }
         let target = self.target()?;
         let storage = self.storage?;
         if Spool::is_there(to) {

@@ -300,7 +300,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
     let binary = folder.expect("this is in a folder").join("examples").join(name);
     assert!(
         binary.exists(),
-        "there is no {}: build it by `cargo build --examples --all-features`",
+        "there is no {}: build it by `cargo build --examples --features full`",
         binary.display()
     );
     binary
