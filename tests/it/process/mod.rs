@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod forking;
+mod programs;
 #[cfg(feature = "async")]
 mod service;
 pub(crate) mod thread_locals;
