@@ -167,8 +167,8 @@ const MUTANTS: &[Mutant] = &[
         name: "a store that asks for Exclusive shares the file",
         change: Change::Source {
             file: "src/connection/mod.rs",
-            from: "Connection::open_with_flags_and_vfs(path, flags, c\"unix-excl\"),",
-            to: "Connection::open_with_flags(path, flags),",
+            from: "Access::Exclusive => Some(c\"unix-excl\"),",
+            to: "Access::Exclusive => None,",
         },
         suite: ALONE,
     },
