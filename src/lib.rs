@@ -74,8 +74,8 @@
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
 //! | `replicate` | no | [`Options::replicate_to`], [`Store::restore_from`] and [`Replica`]: a copy in a folder that is never more than a second behind, in the format of Litestream 0.5 |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] and for all reports |
-//! | `sqlcipher`, `sqlcipher-vendored-openssl` | no | [`Options::key`]: [encryption](guide::operations#encryption) by SQLCipher, in the place of SQLite |
-//! | `full` | no | every feature but those of SQLCipher |
+//! | `sqlcipher` | no | [`Options::key`]: [encryption](guide::operations#encryption) by SQLCipher, in the place of SQLite |
+//! | `full` | no | every feature but `sqlcipher` |
 //! | `chrono`, `jiff`, `serde_json`, `time`, `url`, `uuid` | no | rusqlite's: the types of these crates as parameters and columns |
 //! | `array`, `blob`, `collation`, `column_decltype`, `csvtab`, `functions`, `load_extension`, `series`, `trace`, `vtab`, `window` | no | rusqlite's: [parts of its API](guide::getting_started#features-of-rusqlite) |
 

@@ -607,7 +607,8 @@ impl Options {
         Err(Error::Options {
             option: "key",
             problem: format!(
-                "a key cannot be used with {call}, which reads and writes pages without SQLCipher: leave it out, or make                  backups (Store::backup_every), which are encrypted, and copy those elsewhere"
+                "a key cannot be used with {call}, which reads and writes pages without SQLCipher: leave it out, or make \
+                 backups (Store::backup_every), which are encrypted, and copy those elsewhere"
             ),
         })
     }
