@@ -115,7 +115,10 @@ pub use rusqlite;
 
 // The store, and what its closures are given.
 pub use self::queue::pending::Pending;
+#[cfg(feature = "async")]
+pub use self::store::RowStream;
 pub use self::store::Store;
+pub use self::transaction::flow::Flow;
 pub use self::transaction::{ReadTx, WriteTx};
 pub use self::write::closing::CloseReport;
 

@@ -55,7 +55,7 @@ use rusqlite::Connection;
 use super::c_api::{self, Events, Trace, Traced};
 use crate::error::Error;
 use crate::runtime::cancellation;
-use crate::runtime::clock::Tick;
+use crate::runtime::clock::{Tick, later};
 use crate::runtime::panic::quietly;
 use crate::runtime::sync::{Arc, Mutex};
 
@@ -231,6 +231,18 @@ impl Interrupt {
     /// The meaning of an `SQLITE_INTERRUPT` error, if a limit was the reason.
     pub(crate) fn explain(&self) -> Option<Error> {
         (self.stopped.load(Relaxed) == LIMIT).then(|| self.current().error())
+    }
+
+    /// The end of the limit, if there is one.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let until = self.until_exactly.load(Relaxed);
+        (until != NEVER).then(|| later(self.epoch, Duration::from_nanos(until)))
+    }
+
+    /// Records that the limit has stopped the closure, which has waited until then, and returns the error.
+    pub(crate) fn pass_deadline(&self) -> Error {
+        self.note(LIMIT);
+        self.current().error()
     }
 
     /// Whether SQL was stopped because the task was dropped.

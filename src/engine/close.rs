@@ -23,7 +23,7 @@ impl Engine {
         if self.queue().is_left() {
             return Err(Error::forked());
         }
-        if self.queue().is_worker() || readers.is_reader_thread() || readers.in_use_by_this_thread() {
+        if self.queue().is_worker() || readers.is_worker_thread() || readers.in_use_by_this_thread() {
             return Err(Error::Reentrant {
                 call: "close",
                 instead: "call it outside the closures of the same store",
@@ -95,7 +95,7 @@ impl Drop for Engine {
         // This thread would wait for itself, or others would wait for it. The writer thread closes the file once the
         // closure has ended. (A read on its caller's thread borrows the store, so the last clone is never dropped
         // inside one.)
-        if self.shared.queue.is_worker() || self.readers.is_reader_thread() || timer::is_here() {
+        if self.shared.queue.is_worker() || self.readers.is_worker_thread() || timer::is_here() {
             return self.begin_close(later(Instant::now(), self.options.close_timeout));
         }
         // The thread that closed the store by a call has already waited for its timeout.

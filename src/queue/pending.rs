@@ -278,6 +278,11 @@ impl<T> Pending<T> {
         }
     }
 
+    /// Whether this process is a child forked from the process of the workers.
+    pub(crate) fn is_left(&self) -> bool {
+        self.queue.is_left()
+    }
+
     /// The caller goes away. A job that has not started never starts.
     pub(crate) fn abandon(&self) {
         if !self.answered && !self.queue.is_left() && !self.give_up() {

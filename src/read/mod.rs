@@ -18,6 +18,7 @@
 //!   (`freshness.rs`).
 //! - [`Keeper`]: a connection that holds an open snapshot, so that the others need no system call to begin theirs.
 //! - The queue of the async reads, and the reader threads that serve it (`worker.rs`).
+//! - The queue of the streams, and the stream threads that serve it (`streams.rs`, `row_channel.rs`).
 
 mod active;
 pub(crate) mod context;
@@ -28,8 +29,10 @@ mod keeper;
 mod openings;
 mod pool;
 mod reader;
+pub(crate) mod row_channel;
 mod slots;
 mod snapshot;
+pub(crate) mod streams;
 mod worker;
 
 use std::path::PathBuf;
@@ -50,6 +53,7 @@ use self::reader::Manager;
 pub(crate) use self::reader::Reader;
 use self::slots::Slots;
 pub(crate) use self::snapshot::Snapshot;
+use self::streams::Streams;
 use self::worker::Started;
 use crate::connection::interrupt::Interrupt;
 use crate::connection::open_file::OpenFile;
@@ -91,6 +95,7 @@ pub(crate) struct Readers {
     /// Whether the threads that serve `queue` were started. Starting them takes `starting_threads`.
     threads_run: AtomicBool,
     starting_threads: Mutex<Started>,
+    streams: Streams,
     size: u32,
     /// Blocking reads that found no idle connection, that got none in time, and that did not wait.
     waits: AtomicU64,
@@ -145,6 +150,7 @@ impl Readers {
             ),
             threads_run: AtomicBool::new(false),
             starting_threads: Mutex::default(),
+            streams: Streams::new(options),
             size: options.readers,
             waits: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
@@ -293,25 +299,27 @@ impl Readers {
 
     pub(crate) fn stats(&self) -> ReaderStats {
         let (oldest_read, in_use) = self.active.reading();
-        let queue = self.queue.refusals();
+        let [reads, streams] = [&self.queue, &self.streams.queue].map(|queue| queue.refusals());
         ReaderStats {
             capacity: self.size,
             open: self.active.count(),
             in_use,
             waits: self.waits.load(Ordering::Relaxed),
-            timeouts: self.timeouts.load(Ordering::Relaxed) + queue.timed_out,
-            refused: self.refused.load(Ordering::Relaxed) + queue.full,
+            timeouts: self.timeouts.load(Ordering::Relaxed) + reads.timed_out + streams.timed_out,
+            refused: self.refused.load(Ordering::Relaxed) + reads.full + streams.full,
             slow_reads: self.slow_reads.load(Ordering::Relaxed),
-            queued: self.queue.length(),
-            deepest_queue: self.queue.deepest(),
+            queued: self.queue.length() + self.streams.queue.length(),
+            deepest_queue: self.queue.deepest().max(self.streams.queue.deepest()),
             oldest_read,
         }
     }
 
-    /// Refuses further async reads. Their threads end.
+    /// Refuses further async reads, and ends the streams. Their threads end.
     pub(crate) fn close_queue(&self) {
-        self.queue.close();
-        self.queue.discard();
+        for queue in [&self.queue, &self.streams.queue] {
+            queue.close();
+            queue.discard();
+        }
     }
 
     /// Closes every connection, and waits until the deadline for those in use.

@@ -131,10 +131,17 @@ impl<'r> Snapshot<'r> {
         });
         let limit = Limit::earlier(limit, age);
         let bounded = self.interrupt.bound(self.conn, self.since, limit);
-        let (result, stopped, slowest, raw_access, rows) = {
+        let (result, stopped, slowest, raw_access, rows, waited) = {
             let tx = self.tx(bounded.as_ref().map(|bounded| bounded as &dyn OnRawAccess));
             let result = tx.judge_read(f(&tx));
-            (result, tx.stopped(), tx.slowest(), tx.had_raw_access(), tx.rows())
+            (
+                result,
+                tx.stopped(),
+                tx.slowest(),
+                tx.had_raw_access(),
+                tx.rows(),
+                tx.waited(),
+            )
         };
         self.raw_access = raw_access;
         if result.is_err() {
@@ -151,7 +158,7 @@ impl<'r> Snapshot<'r> {
             None => result,
         };
         let result = self.as_opened(result);
-        let lasted = ended - mem::replace(&mut self.since, ended);
+        let lasted = (ended - mem::replace(&mut self.since, ended)).saturating_sub(waited);
         if let Some(site) = self.site {
             let usage = &self.sites[site];
             usage.ran(lasted, rows);

@@ -128,7 +128,7 @@ impl Readers {
             // larder.
             let read = || {
                 if let Err((job, error)) = self.read_group(job, &mut freshness, &mut left) {
-                    self.fail(job, error);
+                    fail(&self.queue, job, error);
                 }
             };
             if caught(read).is_none() {
@@ -168,7 +168,7 @@ impl Readers {
         freshness: &mut Freshness<'_>,
         left: &mut bool,
     ) -> std::result::Result<(), (Job<Pooled>, Error)> {
-        let mut checked_out = match self.check_out_for(&first) {
+        let mut checked_out = match self.check_out_for(&self.queue, &first) {
             Ok(checked_out) => checked_out,
             Err(error) => return Err((first, error)),
         };
@@ -213,7 +213,7 @@ impl Readers {
         let mut paused = true;
         if joined >= job.meta().deadline {
             let waited = job.meta().asked.elapsed();
-            self.fail(job, self.queue.too_late(waited));
+            fail(&self.queue, job, self.queue.too_late(waited));
         } else if job.start() {
             let limit = *job.order();
             let context = InSnapshot {
@@ -228,36 +228,36 @@ impl Readers {
         }
     }
 
-    /// Fails a job that was not started, unless its task has gone away.
-    fn fail(&self, job: Job<Pooled>, error: Error) {
-        if !job.start() {
-            return;
-        }
-        if matches!(error, Error::ReadQueueTimeout { .. }) {
-            self.queue.timed_out();
-        }
-        job.finish(Resolution::Failed(error));
-    }
-
-    /// Borrows a connection for the job, before its deadline.
-    fn check_out_for(&self, job: &Job<Pooled>) -> Result<CheckedOut<'_>> {
+    /// Borrows a connection for a job of that queue, before its deadline.
+    pub(super) fn check_out_for(&self, queue: &JobQueue<Reads>, job: &Job<Pooled>) -> Result<CheckedOut<'_>> {
         loop {
             let left = job.meta().deadline.saturating_duration_since(Instant::now());
             match self.check_out(left.min(CLOSE_POLL), WhenFull::Wait, false) {
                 Ok(checked_out) => {
-                    self.queue.kind().note_trouble(None);
+                    queue.kind().note_trouble(None);
                     return Ok(checked_out);
                 }
                 Err(Error::ReadQueueTimeout { last_error, .. }) => {
-                    self.queue.kind().note_trouble(last_error);
+                    queue.kind().note_trouble(last_error);
                     if job.is_withdrawn() || left <= CLOSE_POLL {
-                        return Err(self.queue.too_late(job.meta().asked.elapsed()));
+                        return Err(queue.too_late(job.meta().asked.elapsed()));
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
     }
+}
+
+/// Fails a job that was not started, unless its task has gone away.
+pub(super) fn fail(queue: &JobQueue<Reads>, job: Job<Pooled>, error: Error) {
+    if !job.start() {
+        return;
+    }
+    if matches!(error, Error::ReadQueueTimeout { .. }) {
+        queue.timed_out();
+    }
+    job.finish(Resolution::Failed(error));
 }
 
 /// The jobs that share one snapshot.

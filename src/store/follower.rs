@@ -1,13 +1,17 @@
 //! A [`Follower`]: how it opens with options, and the methods with which it is read, which are a store's.
 
 #[cfg(feature = "async")]
+use std::borrow::Cow;
+#[cfg(feature = "async")]
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
-#[cfg(feature = "async")]
-use super::futures;
+use rusqlite::Params;
+
 use super::{Options, Store, own_errors};
+#[cfg(feature = "async")]
+use super::{RowStream, futures};
 use crate::backup::Backup;
 use crate::error::{Error, Result};
 use crate::maintenance::check::Check;
@@ -15,6 +19,8 @@ use crate::options::ReadOptions;
 use crate::replica::{Follower, FollowerOptions, ReplicaOptions, follower};
 use crate::telemetry::stats::Stats;
 use crate::transaction::ReadTx;
+use crate::transaction::flow::Flow;
+use crate::transaction::from_row::FromRow;
 use crate::write::closing::CloseReport;
 
 /// How long a promotion waits for the newest transactions, and for its claim.
@@ -134,6 +140,54 @@ impl Follower {
     {
         futures::read_async(self.engine(), "read_async", options, f)
     }
+
+    /// Runs one query in one snapshot, and returns its rows as values, one by one: see
+    /// [`Store::read_stream`](crate::Store::read_stream). The stream does not keep the follower open.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::read_stream`](crate::Store::read_stream).
+    ///
+    /// # Panics
+    ///
+    /// As [`Store::read_stream`](crate::Store::read_stream).
+    #[cfg(feature = "async")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+    #[track_caller]
+    pub fn read_stream<T>(
+        &self,
+        sql: impl Into<Cow<'static, str>>,
+        params: impl Params + Send + 'static,
+    ) -> RowStream<T>
+    where
+        T: FromRow + Send + 'static,
+    {
+        self.read_stream_with(ReadOptions::new(), sql, params)
+    }
+
+    /// As [`read_stream`](Self::read_stream), with options for this call: timeouts, a label.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::read_stream_with`](crate::Store::read_stream_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`Store::read_stream`](crate::Store::read_stream).
+    #[cfg(feature = "async")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+    #[track_caller]
+    pub fn read_stream_with<T>(
+        &self,
+        options: ReadOptions,
+        sql: impl Into<Cow<'static, str>>,
+        params: impl Params + Send + 'static,
+    ) -> RowStream<T>
+    where
+        T: FromRow + Send + 'static,
+    {
+        RowStream::new(self.engine(), options, sql.into(), params)
+    }
 }
 
 /// # Reading, with own errors
@@ -190,6 +244,51 @@ impl Follower {
         own_errors::query(self.engine(), options, f)
     }
 
+    /// Runs one query in one snapshot, on the calling thread, and calls `f` with the value of each row: see
+    /// [`Store::query_each`](crate::Store::query_each).
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::query_each`](crate::Store::query_each).
+    ///
+    /// # Panics
+    ///
+    /// As [`Store::query`](crate::Store::query).
+    #[track_caller]
+    pub fn query_each<T, R, E>(&self, sql: &str, params: impl Params, f: impl FnMut(T) -> Result<R, E>) -> Result<R, E>
+    where
+        T: FromRow,
+        R: Flow,
+        E: From<Error> + 'static,
+    {
+        self.query_each_with(ReadOptions::new(), sql, params, f)
+    }
+
+    /// As [`query_each`](Self::query_each), with options for this call.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::query_each_with`](crate::Store::query_each_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`Store::query`](crate::Store::query).
+    #[track_caller]
+    pub fn query_each_with<T, R, E>(
+        &self,
+        options: ReadOptions,
+        sql: &str,
+        params: impl Params,
+        f: impl FnMut(T) -> Result<R, E>,
+    ) -> Result<R, E>
+    where
+        T: FromRow,
+        R: Flow,
+        E: From<Error> + 'static,
+    {
+        self.query_with(options, |tx| tx.each(sql, params, f))
+    }
+
     /// As [`query`](Self::query), but returns a future: see [`Store::query_async`](crate::Store::query_async).
     ///
     /// # Errors
@@ -234,6 +333,67 @@ impl Follower {
         E: From<Error> + Send + 'static,
     {
         own_errors::query_async(self.engine(), options, f)
+    }
+
+    /// As [`query_each`](Self::query_each), but returns a future: see
+    /// [`Store::query_each_async`](crate::Store::query_each_async).
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::query_each_async`](crate::Store::query_each_async).
+    ///
+    /// # Panics
+    ///
+    /// As [`Store::query_async`](crate::Store::query_async).
+    #[cfg(feature = "async")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+    #[track_caller]
+    pub fn query_each_async<T, R, E, S, P, F>(
+        &self,
+        sql: S,
+        params: P,
+        f: F,
+    ) -> impl Future<Output = Result<R, E>> + Send + use<T, R, E, S, P, F>
+    where
+        T: FromRow,
+        R: Flow + Send + 'static,
+        E: From<Error> + Send + 'static,
+        S: Into<Cow<'static, str>>,
+        P: Params + Send + 'static,
+        F: FnMut(T) -> Result<R, E> + Send + 'static,
+    {
+        self.query_each_async_with(ReadOptions::new(), sql, params, f)
+    }
+
+    /// As [`query_each_with`](Self::query_each_with), but returns a future.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::query_each_async_with`](crate::Store::query_each_async_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`Store::query_async`](crate::Store::query_async).
+    #[cfg(feature = "async")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+    #[track_caller]
+    pub fn query_each_async_with<T, R, E, S, P, F>(
+        &self,
+        options: ReadOptions,
+        sql: S,
+        params: P,
+        f: F,
+    ) -> impl Future<Output = Result<R, E>> + Send + use<T, R, E, S, P, F>
+    where
+        T: FromRow,
+        R: Flow + Send + 'static,
+        E: From<Error> + Send + 'static,
+        S: Into<Cow<'static, str>>,
+        P: Params + Send + 'static,
+        F: FnMut(T) -> Result<R, E> + Send + 'static,
+    {
+        let sql = sql.into();
+        self.query_async_with(options, move |tx| tx.each(&sql, params, f))
     }
 }
 

@@ -284,20 +284,26 @@ where
     F: FnOnce(&ReadTx<'_>) -> Result<T> + Send + 'static,
     T: Send + 'static,
 {
-    let timeout = options.queue_timeout;
-    let submission = Submission {
-        call,
-        site: CallSite::new(options.label, Location::caller()),
-        timeout: timeout.unwrap_or(engine.options.read_queue_timeout),
-        caller: Caller::Task,
-        when_full: options.when_full,
-    };
     let limit = options.execution_timeout;
+    let submission = read_submission(engine, call, options);
     let readers = &engine.readers;
     let queue = readers.served_queue().ok_or_else(|| Arc::clone(readers));
     async move {
         let queue = queue.or_else(|readers| readers.queue())?;
         Awaited(read::context::enqueue(queue, submission, limit, f)?).await
+    }
+}
+
+/// A read as the queue takes it. Its timeout defaults to that of the store.
+#[track_caller]
+pub(super) fn read_submission(engine: &Engine, call: &'static str, options: ReadOptions) -> Submission {
+    let timeout = options.queue_timeout;
+    Submission {
+        call,
+        site: CallSite::new(options.label, Location::caller()),
+        timeout: timeout.unwrap_or(engine.options.read_queue_timeout),
+        caller: Caller::Task,
+        when_full: options.when_full,
     }
 }
 
@@ -329,7 +335,7 @@ pub(super) async fn close_async<H: Clone + Send + 'static>(
 }
 
 /// The future of a job. Dropping it has the effect that the table above describes.
-struct Awaited<T>(Pending<T>);
+pub(super) struct Awaited<T>(pub(super) Pending<T>);
 
 impl<T> Future for Awaited<T> {
     type Output = Result<T>;

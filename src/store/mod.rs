@@ -17,6 +17,9 @@ mod replication;
 #[cfg(feature = "async")]
 mod futures;
 
+#[cfg(feature = "async")]
+mod streams;
+
 #[cfg(feature = "replicate")]
 mod follower;
 
@@ -27,6 +30,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::options::Options;
+#[cfg(feature = "async")]
+pub use self::streams::RowStream;
 use crate::backup::{Backup, BackupSchedule, RestoreOptions, RestoreReport};
 use crate::connection::filesystem;
 use crate::engine::Engine;

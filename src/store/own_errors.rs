@@ -1,7 +1,11 @@
 //! Reads and writes whose closures return an error of the application's own type. How it travels: `error/own.rs`.
 
 #[cfg(feature = "async")]
+use std::borrow::Cow;
+#[cfg(feature = "async")]
 use std::future::Future;
+
+use rusqlite::Params;
 
 #[cfg(feature = "async")]
 use super::futures;
@@ -9,6 +13,8 @@ use super::{Engine, Store};
 use crate::error::own::{Aside, carry, unpack};
 use crate::error::{Error, Result};
 use crate::options::{ReadOptions, WriteOptions};
+use crate::transaction::flow::Flow;
+use crate::transaction::from_row::FromRow;
 use crate::transaction::{ReadTx, WriteTx};
 
 /// # Own errors
@@ -189,6 +195,71 @@ impl Store {
     ) -> Result<T, E> {
         query(self.engine(), self.read_options(options), f)
     }
+
+    /// Runs one query in one snapshot, on the calling thread, and calls `f` with the value of each row, without collecting
+    /// them. It is [`query`](Self::query) and [`ReadTx::each`] in one call.
+    ///
+    /// `f` returns `()` for each row, or a [`ControlFlow`](std::ops::ControlFlow) to stop early; see [`Flow`]. The snapshot
+    /// ends before the call returns, also if `f` stops, fails or panics.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow::{self, Break, Continue};
+    ///
+    /// # type AppError = Box<dyn std::error::Error + Send + Sync>;
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE payments(id INTEGER PRIMARY KEY, cents TEXT NOT NULL) STRICT;
+    /// #     INSERT INTO payments(cents) VALUES ('250'), ('900'), ('75')"))?;
+    /// let (sql, mut sum) = ("SELECT id, cents FROM payments ORDER BY id", 0);
+    /// let passed = store.query_each(sql, [], |(id, cents): (i64, String)| -> Result<_, AppError> {
+    ///     sum += cents.parse::<i64>()?;
+    ///     Ok(if sum > 1000 { Break(id) } else { Continue(()) })
+    /// })?;
+    /// assert_eq!((passed, sum), (Break(2), 1150));
+    /// # Ok::<_, AppError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The first error that `f` returned, which ends the query, or an error of [`read`](Self::read) or of
+    /// [`ReadTx::all`], by `E::from`.
+    ///
+    /// # Panics
+    ///
+    /// As [`transact`](Self::transact).
+    #[track_caller]
+    pub fn query_each<T, R, E>(&self, sql: &str, params: impl Params, f: impl FnMut(T) -> Result<R, E>) -> Result<R, E>
+    where
+        T: FromRow,
+        R: Flow,
+        E: From<Error> + 'static,
+    {
+        self.query_each_with(ReadOptions::new(), sql, params, f)
+    }
+
+    /// As [`query_each`](Self::query_each), with options for this call.
+    ///
+    /// # Errors
+    ///
+    /// As [`query_each`](Self::query_each), and those of [`read_with`](Self::read_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`transact`](Self::transact).
+    #[track_caller]
+    pub fn query_each_with<T, R, E>(
+        &self,
+        options: ReadOptions,
+        sql: &str,
+        params: impl Params,
+        f: impl FnMut(T) -> Result<R, E>,
+    ) -> Result<R, E>
+    where
+        T: FromRow,
+        R: Flow,
+        E: From<Error> + 'static,
+    {
+        self.query_with(options, |tx| tx.each(sql, params, f))
+    }
 }
 
 /// # Own errors, async
@@ -315,6 +386,83 @@ impl Store {
         E: From<Error> + Send + 'static,
     {
         query_async(self.engine(), self.read_options(options), f)
+    }
+
+    /// As [`query_each`](Self::query_each), but returns a future: `f` runs on a reader thread, so it may not borrow, and its
+    /// error is `Send`. Where the task itself needs the rows, use [`read_stream`](Self::read_stream).
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write_async(|tx| tx.execute_batch("CREATE TABLE users(name TEXT) STRICT; INSERT INTO users VALUES ('Ada')")).await?;
+    /// # type AppError = Box<dyn std::error::Error + Send + Sync>;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("names");
+    /// use std::io::Write;
+    ///
+    /// let mut file = std::io::BufWriter::new(std::fs::File::create(&path)?);
+    /// store
+    ///     .query_each_async("SELECT name FROM users", (), move |(name,): (String,)| -> Result<(), AppError> {
+    ///         Ok(writeln!(file, "{name}")?)
+    ///     })
+    ///     .await?;
+    /// # assert_eq!(std::fs::read_to_string(&path)?, "Ada\n");
+    /// # Ok::<_, AppError>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`query_each`](Self::query_each) and [`read_async`](Self::read_async).
+    ///
+    /// # Panics
+    ///
+    /// As [`transact_async`](Self::transact_async).
+    #[track_caller]
+    pub fn query_each_async<T, R, E, S, P, F>(
+        &self,
+        sql: S,
+        params: P,
+        f: F,
+    ) -> impl Future<Output = Result<R, E>> + Send + use<T, R, E, S, P, F>
+    where
+        T: FromRow,
+        R: Flow + Send + 'static,
+        E: From<Error> + Send + 'static,
+        S: Into<Cow<'static, str>>,
+        P: Params + Send + 'static,
+        F: FnMut(T) -> Result<R, E> + Send + 'static,
+    {
+        self.query_each_async_with(ReadOptions::new(), sql, params, f)
+    }
+
+    /// As [`query_each_with`](Self::query_each_with), but returns a future.
+    ///
+    /// # Errors
+    ///
+    /// As [`query_each_async`](Self::query_each_async) and [`read_async_with`](Self::read_async_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`transact_async`](Self::transact_async).
+    #[track_caller]
+    pub fn query_each_async_with<T, R, E, S, P, F>(
+        &self,
+        options: ReadOptions,
+        sql: S,
+        params: P,
+        f: F,
+    ) -> impl Future<Output = Result<R, E>> + Send + use<T, R, E, S, P, F>
+    where
+        T: FromRow,
+        R: Flow + Send + 'static,
+        E: From<Error> + Send + 'static,
+        S: Into<Cow<'static, str>>,
+        P: Params + Send + 'static,
+        F: FnMut(T) -> Result<R, E> + Send + 'static,
+    {
+        let sql = sql.into();
+        self.query_async_with(options, move |tx| tx.each(&sql, params, f))
     }
 }
 

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "derive")]
 pub mod derived;
+pub(crate) mod flow;
 pub(crate) mod from_row;
 pub(crate) mod hot_statement;
 #[cfg(feature = "derive")]
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, Statement, ffi};
 
+use self::flow::Flow;
 use self::hot_statement::Prepare;
 pub(crate) use self::write_tx::ENDED;
 pub use self::write_tx::WriteTx;
@@ -57,6 +59,8 @@ pub struct ReadTx<'a> {
     slowest: RefCell<Option<SlowStatement>>,
     /// Rows returned by queries.
     rows: Cell<u64>,
+    /// The time that its queries have waited for the consumer of their rows.
+    waited: Cell<Duration>,
     /// Whether a statement found the disk full.
     full: Cell<bool>,
     /// The text of the statement whose error ended the transaction, if one did.
@@ -101,6 +105,7 @@ impl<'a> ReadTx<'a> {
             raw_access: Cell::new(false),
             slowest: RefCell::new(None),
             rows: Cell::new(0),
+            waited: Cell::new(Duration::ZERO),
             full: Cell::new(false),
             ended_by: RefCell::new(None),
             stopped: RefCell::new(None),
@@ -181,23 +186,29 @@ impl<'a> ReadTx<'a> {
         })
     }
 
-    /// Calls `f` for each row without collecting them.
+    /// Calls `f` for each row without collecting them. [`each`](Self::each) makes values of the rows.
+    ///
+    /// `f` returns `()`, or a [`ControlFlow`](std::ops::ControlFlow) to stop early; see [`Flow`].
     ///
     /// # Errors
     ///
     /// The error of SQLite, or the first error of `f`, which ends the query.
-    pub fn query_each<P, F>(&self, sql: &str, params: P, mut f: F) -> Result<()>
+    pub fn query_each<P, F, R>(&self, sql: &str, params: P, mut f: F) -> Result<R>
     where
         P: Params,
-        F: FnMut(&Row<'_>) -> rusqlite::Result<()>,
+        F: FnMut(&Row<'_>) -> rusqlite::Result<R>,
+        R: Flow,
     {
         self.with_statement(sql, |statement| {
             let mut rows = statement.query(params)?;
             while let Some(row) = rows.next()? {
                 self.count_row();
-                f(row)?;
+                let flow = f(row)?;
+                if flow.is_break() {
+                    return Ok(flow);
+                }
             }
-            Ok(())
+            Ok(R::CONTINUE)
         })
     }
 
@@ -238,6 +249,7 @@ impl<'a> ReadTx<'a> {
         f: impl FnOnce(&mut CachedStatement<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let start = Tick::now();
+        let waited_before = self.waited.get();
         if let Some(error) = self.refuses_start(start) {
             return Err(self.located(error, Some(sql)));
         }
@@ -251,14 +263,16 @@ impl<'a> ReadTx<'a> {
             // Checked before other statements run to describe this one. A row's closure may have returned another
             // connection's error.
             own.set(result.as_ref().err().map(|error| c_api::gave_last(self.conn, error)));
+            let waited = self.waited.get() - waited_before;
             if let Some((page, began, rows, before)) = counted {
                 let rows = Rows {
                     returned: self.rows.get() - rows,
                     changed: changes().saturating_sub(before),
                 };
-                self.count(sql, statement, page, began.elapsed(), rows, result.is_err());
+                let time = began.elapsed().saturating_sub(waited);
+                self.count(sql, statement, page, time, rows, result.is_err());
             }
-            self.note_time(start, || {
+            self.note_time(start.elapsed().saturating_sub(waited), || {
                 let text = (statement.parameter_count() > 0).then(|| bounded_sql(sql).into_owned());
                 (text, self.plan(sql))
             });
@@ -362,8 +376,28 @@ impl<'a> ReadTx<'a> {
         self.rows.get()
     }
 
-    fn note_time(&self, start: Tick, describe: impl FnOnce() -> (Option<String>, Option<QueryPlan>)) {
-        let took = start.elapsed();
+    /// A query has waited for the consumer of its rows. That time counts for limits and for the age of the read, and not
+    /// for its statistics.
+    pub(crate) fn note_wait(&self, waited: Duration) {
+        self.waited.set(self.waited.get() + waited);
+    }
+
+    /// The time noted by [`note_wait`](Self::note_wait).
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited.get()
+    }
+
+    /// When the time limit of the closure is over, if it has one.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.interrupt.deadline()
+    }
+
+    /// The error of a query that waited until its [`deadline`](Self::deadline).
+    pub(crate) fn late(&self, sql: &str) -> Error {
+        self.located(self.interrupt.pass_deadline(), Some(sql))
+    }
+
+    fn note_time(&self, took: Duration, describe: impl FnOnce() -> (Option<String>, Option<QueryPlan>)) {
         if took < self.slow {
             return;
         }

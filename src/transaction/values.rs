@@ -1,11 +1,14 @@
 //! Queries whose rows become values by their types: numbers, texts, tuples, structs.
 
-use rusqlite::types::FromSql;
-use rusqlite::{Params, Statement};
+use std::ops::ControlFlow;
+
+use rusqlite::types::{FromSql, ValueRef};
+use rusqlite::{Params, Row, Statement};
 
 use super::ReadTx;
+use super::flow::Flow;
 use super::from_row::{FoundColumns, FromRow, column};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// # Values
 ///
@@ -16,6 +19,7 @@ use crate::error::Result;
 /// |---|---|---|
 /// | [`scalar`](Self::scalar), [`scalars`](Self::scalars), [`optional_scalar`](Self::optional_scalar) | one, all, one or none | the first column |
 /// | [`one`](Self::one), [`all`](Self::all), [`optional`](Self::optional) | one, all, one or none | [`FromRow`]: a tuple, a struct |
+/// | [`each`](Self::each) | all, one by one | [`FromRow`] |
 ///
 /// On a [`WriteTx`](crate::WriteTx) they take `INSERT .. RETURNING` too.
 impl ReadTx<'_> {
@@ -123,6 +127,91 @@ impl ReadTx<'_> {
         })
     }
 
+    /// Calls `f` with the value of each row, without collecting them.
+    ///
+    /// `f` returns `()`, or a [`ControlFlow`] to stop early (see [`Flow`]), or an error of any type that is
+    /// `From<larder::Error>`. The closure has to say the type of its error.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// # let store = larder::Store::open_temp()?;
+    /// let sql = "SELECT key, value FROM json_each(?1)";
+    /// let found = store.read(|tx| {
+    ///     let animals = [r#"{"ant":6,"spider":8,"crab":10}"#];
+    ///     tx.each(sql, animals, |(name, legs): (String, i64)| -> larder::Result<_> {
+    ///         Ok(if legs == 8 { ControlFlow::Break(name) } else { ControlFlow::Continue(()) })
+    ///     })
+    /// })?;
+    /// assert_eq!(found, ControlFlow::Break("spider".to_owned()));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error of SQLite, one that names the column and the type if a column is missing or has another type, or the
+    /// first error of `f`, which ends the query. On a [`WriteTx`](crate::WriteTx) it rolls back only if the closure of the
+    /// transaction returns it.
+    pub fn each<T, R, E>(&self, sql: &str, params: impl Params, mut f: impl FnMut(T) -> Result<R, E>) -> Result<R, E>
+    where
+        T: FromRow,
+        R: Flow,
+        E: From<Error>,
+    {
+        let mut last = Ok(R::CONTINUE);
+        self.visit::<T, _>(sql, params, |row, columns| {
+            last = f(T::read(row, &mut columns.iter())?);
+            let goes_on = last.as_ref().is_ok_and(|flow| !flow.is_break());
+            Ok(if goes_on {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            })
+        })?;
+        last
+    }
+
+    /// As [`each`](Self::each), for a stream: passes on each value with the bytes that it takes, at most.
+    pub(crate) fn pass_on<T: FromRow>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        mut pass: impl FnMut(T, usize) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.visit::<T, _>(sql, params, |row, columns| {
+            let value = T::read(row, &mut columns.iter())?;
+            Ok(pass(value, size_of::<T>() + bytes(row)?))
+        })
+    }
+
+    /// Calls `f` with each row, and where the columns of `T` are in it, until it stops.
+    fn visit<T, F>(&self, sql: &str, params: impl Params, mut f: F) -> Result<()>
+    where
+        T: FromRow,
+        F: FnMut(&Row<'_>, &FoundColumns) -> rusqlite::Result<ControlFlow<()>>,
+    {
+        self.with_statement(sql, |statement| {
+            let mut rows = statement.query(params)?;
+            let mut columns = None;
+            while let Some(row) = rows.next()? {
+                self.count_row();
+                // Found after the first step, as in `all`.
+                let columns = match &mut columns {
+                    Some(columns) => columns,
+                    unknown => unknown.insert(FoundColumns::of::<T>(row.as_ref())?),
+                };
+                if f(row, columns)?.is_break() {
+                    return Ok(());
+                }
+            }
+            drop(rows);
+            if columns.is_none() {
+                check_names::<T>(statement)?;
+            }
+            Ok(())
+        })
+    }
+
     fn first<T: FromRow>(&self, statement: &mut Statement<'_>, params: impl Params) -> rusqlite::Result<Option<T>> {
         let mut rows = statement.query(params)?;
         let Some(row) = rows.next()? else {
@@ -132,6 +221,17 @@ impl ReadTx<'_> {
         self.count_row();
         T::from_row(row).map(Some)
     }
+}
+
+/// The bytes of a row's texts and blobs.
+fn bytes(row: &Row<'_>) -> rusqlite::Result<usize> {
+    let mut bytes = 0;
+    for index in 0..row.as_ref().column_count() {
+        if let ValueRef::Text(value) | ValueRef::Blob(value) = row.get_ref(index)? {
+            bytes += value.len();
+        }
+    }
+    Ok(bytes)
 }
 
 /// A missing column is an error also while the table is empty.

@@ -174,7 +174,7 @@ impl<'a> WriteTx<'a> {
             return Err(self.located(error, first.map(|at| &sql[at])));
         }
         let result = self.run_batch(sql);
-        self.note_time(start, || (None, None));
+        self.note_time(start.elapsed(), || (None, None));
         result
     }
 

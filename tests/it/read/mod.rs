@@ -8,4 +8,6 @@ pub(crate) mod memory_map;
 mod snapshot_freshness;
 mod snapshots;
 #[cfg(feature = "async")]
+mod streams;
+#[cfg(feature = "async")]
 mod wakeups;
