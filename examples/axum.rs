@@ -9,6 +9,7 @@
 //! curl -i localhost:3000/orders --json '{"item": 1, "quantity": 8}'                                  # 409
 //! curl -i localhost:3000/items --json '{"name": " ", "quantity": 1}'                                 # 422
 //! curl -i 'localhost:3000/items?after=0&limit=10'
+//! curl -i localhost:3000/items.csv
 //! curl -i localhost:3000/healthz
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! - `run`: open, listen, stop, drain, close, within a deadline;
 //! - `App::write`: a write from a task, retried where that is safe, and the end of the service if the disk fails;
 //! - `place_order`: several statements, all or nothing, that a client may safely repeat;
+//! - `download_items`: all rows as CSV, in bounded memory, for as long as the client reads them;
 //! - `Failure`, the error type of the service: closures return it, and `From<larder::Error>` is the one place where a
 //!   larder error becomes a status code.
 //!
@@ -41,6 +43,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use larder::rusqlite::{self, Row, params};
 use larder::{Error, Migration, Migrations, Options, ReadOptions, ReadTx, Store, WhenFull, WriteOptions, WriteTx};
 use serde::{Deserialize, Serialize};
@@ -72,6 +75,9 @@ const QUANTITY: RangeInclusive<i64> = 1..=1_000_000;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a client may take for a download. The write-ahead log cannot be emptied meanwhile.
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Applied as the store opens. Never change a released migration: add another.
 fn migrations() -> Migrations {
@@ -234,6 +240,7 @@ fn routes(app: App) -> Router {
     Router::new()
         .route("/items", post(create_item).get(list_items))
         .route("/items/{id}", get(get_item))
+        .route("/items.csv", get(download_items))
         .route("/orders", post(create_order))
         .fallback(no_such_page)
         .method_not_allowed_fallback(no_such_method)
@@ -329,8 +336,7 @@ async fn create_item(State(app): State<App>, body: Body<NewItem>) -> Result<impl
 async fn get_item(State(app): State<App>, id: Result<Path<i64>, PathRejection>) -> Result<Json<Item>, Failure> {
     let Path(id) = id?;
     let select = "SELECT id, name, quantity FROM items WHERE id = ?1";
-    let read = move |tx: &ReadTx<'_>| tx.query_optional(select, [id], item);
-    let item = app.store.read_async(read).await?;
+    let item = app.store.read_async(move |tx| tx.optional(select, [id])).await?;
     let not_found = || Failure::new(StatusCode::NOT_FOUND, "there is no such item");
     Ok(Json(item.ok_or_else(not_found)?))
 }
@@ -350,16 +356,52 @@ async fn list_items(
     let (after, limit) = (page.after.unwrap_or(0), page.limit.unwrap_or(20));
     check("limit", (1..=100).contains(&limit), "must be from 1 to 100")?;
     let select = "SELECT id, name, quantity FROM items WHERE id > ?1 ORDER BY id LIMIT ?2";
-    let read = move |tx: &ReadTx<'_>| tx.query_map(select, params![after, limit], item);
-    let items = app.store.read_async(read).await?;
+    let items: Vec<Item> = app
+        .store
+        .read_async(move |tx| tx.all(select, params![after, limit]))
+        .await?;
     let full = items.len() == limit as usize;
     let next = items.last().filter(|_| full).map(|item| item.id);
     Ok(Json(json!({ "items": items, "next": next })))
 }
 
-fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
-    let (id, name, quantity) = row.try_into()?;
-    Ok(Item { id, name, quantity })
+impl TryFrom<&Row<'_>> for Item {
+    type Error = rusqlite::Error;
+
+    fn try_from(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let (id, name, quantity) = row.try_into()?;
+        Ok(Self { id, name, quantity })
+    }
+}
+
+// ---- a download: all rows, in bounded memory ----
+
+/// All items of one moment, as fast as the client reads them. If it goes away, axum drops the stream, which ends the
+/// query. At most as many as larder runs at once are sent, and further clients get a 503.
+async fn download_items(State(app): State<App>) -> Result<impl IntoResponse, Failure> {
+    let options = ReadOptions::new().execution_timeout(DOWNLOAD_TIMEOUT);
+    let select = "SELECT id, name, quantity FROM items ORDER BY id";
+    let mut items = app.store.read_stream_with::<Item>(options, select, []);
+    // Awaited here, so that what fails before the first row has a status.
+    let first = items.next().await.transpose()?;
+    let items = stream::iter(first).map(Ok).chain(items);
+    let lines = items.ready_chunks(256).map(csv_lines);
+    // The client sees that the response breaks off; why is for the log.
+    let lines = lines.inspect_err(|error| tracing::error!(%error, "a download was cut off"));
+    let heading = stream::once(async { Ok(b"id,name,quantity\n".to_vec()) });
+    let headers = [
+        (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
+        (header::CONTENT_DISPOSITION, "attachment; filename=\"items.csv\""),
+    ];
+    Ok((headers, axum::body::Body::from_stream(heading.chain(lines))))
+}
+
+fn csv_lines(items: Vec<larder::Result<Item>>) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>> {
+    let mut lines = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+    for item in items {
+        lines.serialize(item?)?;
+    }
+    Ok(lines.into_inner()?)
 }
 
 // ---- orders: several statements, all or nothing ----

@@ -201,7 +201,7 @@ pub enum Error {
         if *held_here > 0 { format!(", {held_here} of them held by this thread") } else { String::new() },
         match last_error {
             Some(reason) => format!("another connection could not be opened: {reason}"),
-            None => "look for slow reads and nested reads, or raise Options::readers".to_owned(),
+            None => "look for slow reads, slow consumers of streams and nested reads, or raise Options::readers".to_owned(),
         }
     )]
     ReadQueueTimeout {
@@ -513,10 +513,10 @@ pub enum Error {
         available: u64,
     },
 
-    /// The store is closed, or was closed before the call started.
+    /// The store is closed, or was closed before the call started, or before a stream had returned all rows.
     #[error(
-        "the store is closed, so the call did not start; reopen it, or keep a clone of the `Store` alive while it is \
-         in use"
+        "the store is closed, so the call did not start, or its stream was cut off; reopen it, or keep a clone of the \
+         `Store` alive while it is in use"
     )]
     Closed,
 

@@ -102,22 +102,22 @@ impl<T> RowChannel<T> {
         }
     }
 
-    /// Hands over a row. Waits for room until `deadline`, and returns for how long.
+    /// Hands over a row. Waits for room until `deadline`, and then calls `waited` with that time.
     pub(super) fn push(
         &self,
         row: T,
         bytes: usize,
         deadline: impl FnOnce() -> Option<Instant>,
+        waited: impl FnOnce(Duration),
         closes: impl Fn() -> bool,
-    ) -> Result<Duration, Stop> {
+    ) -> Result<(), Stop> {
         let mut state = self.state.lock();
-        let mut waited = Duration::ZERO;
         if state.is_full() && !state.has_gone {
             let began = Instant::now();
             let result;
             (state, result) = self.wait_for_room(state, deadline(), &closes);
+            waited(began.elapsed());
             result?;
-            waited = began.elapsed();
         }
         let stop = if state.has_gone {
             Some(Stop::ConsumerGone)
@@ -136,7 +136,7 @@ impl<T> RowChannel<T> {
         if let Some(waker) = waker {
             quietly(|| waker.wake());
         }
-        Ok(waited)
+        Ok(())
     }
 
     /// Waits until there is room or the consumer has gone.

@@ -222,12 +222,10 @@ impl<T: FromRow, P: Params> Query<T, P> {
     fn rows(self, tx: &ReadTx<'_>) -> Result<()> {
         let mut stopped = None;
         tx.pass_on(&self.sql, self.params, |row: T, bytes| {
+            let (deadline, waited) = (|| tx.deadline(), |time| tx.note_wait(time));
             let closes = || self.queue.is_closed();
-            match self.channel.push(row, bytes, || tx.deadline(), closes) {
-                Ok(waited) => {
-                    tx.note_wait(waited);
-                    ControlFlow::Continue(())
-                }
+            match self.channel.push(row, bytes, deadline, waited, closes) {
+                Ok(()) => ControlFlow::Continue(()),
                 Err(stop) => {
                     stopped = Some(stop);
                     ControlFlow::Break(())

@@ -327,15 +327,15 @@ pub struct ReaderStats {
     /// Number of reads that got no connection, or no reader thread, in time.
     pub timeouts: u64,
     /// Number of reads that were not to wait ([`WhenFull::Fail`](crate::WhenFull::Fail)) and found all connections in
-    /// use, or the queue of async reads full.
+    /// use, or the queue of async reads or of streams full.
     pub refused: u64,
     /// Number of slow reads. See [`Options::slow_read_threshold`](crate::Options::slow_read_threshold).
     pub slow_reads: u64,
-    /// Number of async reads that wait to start.
+    /// Number of async reads and streams that wait to start.
     pub queued: usize,
-    /// High-water mark of `queued`.
+    /// High-water mark of the async reads that wait to start, or of the streams, whichever is higher.
     pub deepest_queue: usize,
-    /// The oldest running read. It keeps the WAL from being reset.
+    /// The oldest running read, which may be a stream. It keeps the WAL from being reset.
     pub oldest_read: Option<Activity>,
 }
 
