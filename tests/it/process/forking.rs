@@ -363,6 +363,8 @@ fn use_in_child(store: &Store, path: &Path) {
     {
         refused(futures_executor::block_on(store.write_async(|_| Ok(()))));
         refused(futures_executor::block_on(store.read_async(|_| Ok(()))));
+        let mut stream = store.read_stream::<(i64,)>("SELECT 1", []);
+        refused(futures_executor::block_on(stream.next()).expect("an error"));
         refused(futures_executor::block_on(store.close_async()));
     }
     refused(store.close());

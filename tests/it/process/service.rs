@@ -767,6 +767,62 @@ fn rest(mut connection: BufReader<TcpStream>) -> String {
     rest
 }
 
+/// Begins a download, and reads as far as the first line of the response.
+fn begin_download(service: &Service) -> BufReader<TcpStream> {
+    let mut connection = service.connect();
+    let request = b"GET /items.csv HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
+    connection.get_mut().write_all(request).unwrap();
+    let mut line = String::new();
+    connection.read_line(&mut line).unwrap();
+    assert_eq!(line, "HTTP/1.1 200 OK\r\n");
+    connection
+}
+
+/// What ends a response that is sent in chunks.
+const LAST_CHUNK: &str = "\r\n0\r\n\r\n";
+
+#[test]
+fn download_lasts_as_long_as_its_client() {
+    const ITEMS: usize = 150_000;
+    let folder = tempdir().unwrap();
+    let service = Service::start_with(&folder, &[("SHOP_SHUTDOWN_SECS", "4")]);
+    let insert = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+        INSERT INTO items(name, quantity) SELECT format('%0200d, \"%d\"', i, i), i FROM n";
+    let file = Connection::open(database(&folder)).unwrap();
+    file.execute(insert, [ITEMS as i64]).unwrap();
+    drop(file);
+
+    let csv = service
+        .client()
+        .agent
+        .get(format!("{}/items.csv", service.url))
+        .call()
+        .unwrap();
+    assert_eq!(csv.headers()["content-type"], "text/csv; charset=utf-8");
+    let mut csv = csv::Reader::from_reader(csv.into_body().into_reader());
+    assert_eq!(csv.headers().unwrap(), vec!["id", "name", "quantity"]);
+    let mut items = 0;
+    for (item, id) in csv.deserialize::<(usize, String, usize)>().zip(1..) {
+        let (number, name, quantity) = item.unwrap();
+        assert_eq!((number, quantity), (id, id));
+        assert!(name.ends_with(&format!("0{id}, \"{id}\"")), "{name}");
+        items += 1;
+    }
+    assert_eq!(items, ITEMS);
+
+    // Far more clients than streams run at once: each that goes makes room for the next.
+    for _ in 0..20 {
+        drop(begin_download(&service));
+    }
+    // One that reads nothing is cut off at the end, and delays it no longer than it may.
+    let stalled = begin_download(&service);
+    let ended = service.stop();
+    ended.assert_clean();
+    let rest = rest(stalled);
+    assert!(!rest.ends_with(LAST_CHUNK), "it has {} bytes", rest.len());
+    assert!(rest.len() < 200 * ITEMS);
+}
+
 #[test]
 fn request_in_progress_at_signal_is_finished() {
     for signal in [SIGTERM, SIGINT] {

@@ -179,12 +179,43 @@ fn follower_is_read_as_a_store_is() {
         "{stats:?}"
     );
     assert!(stats.readers.slow_reads >= 2);
+    let each = |sum: &mut i64, (n,): (i64,)| -> larder::Result<()> {
+        *sum += n;
+        Ok(())
+    };
+    let mut sums = [0; 3];
+    let select = "SELECT n FROM entry ORDER BY n";
+    follower
+        .query_each(select, [], |row: (i64,)| each(&mut sums[0], row))
+        .unwrap();
+    let (give, told) = std::sync::mpsc::channel();
+    let asynchronous = follower.query_each_async(select, [], move |(n,): (i64,)| {
+        give.send(n).unwrap();
+        Ok::<_, Error>(())
+    });
+    block_on(asynchronous).unwrap();
+    sums[1] = told.iter().sum();
+    let mut stream = follower.read_stream::<(i64,)>(select, []);
+    while let Some(row) = block_on(stream.next()) {
+        each(&mut sums[2], row.unwrap()).unwrap();
+    }
+    assert!(sums[0] > 0 && sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
     let insert = "INSERT INTO entry(n) VALUES (99) RETURNING n";
     let error = follower
         .read(|tx| tx.query_row(insert, [], |row| row.get::<_, u32>(0)))
         .unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
+    let mut endless = follower.read_stream::<(i64,)>("SELECT a.n FROM entry a, entry b, entry c, entry d, entry e", []);
+    block_on(endless.next()).unwrap().unwrap();
     assert!(block_on(follower.close_async()).unwrap().wal_truncated);
+    let error = block_on(async {
+        loop {
+            if let Err(error) = endless.next().await.expect("it does not end well") {
+                break error;
+            }
+        }
+    });
+    assert!(matches!(error, Error::Closed), "{error:?}");
     assert!(matches!(follower.read(count).unwrap_err(), Error::Closed));
     assert!(matches!(
         follower.wait_for(store.replica().unwrap().token(), PATIENCE),

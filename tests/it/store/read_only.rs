@@ -89,6 +89,16 @@ fn read(path: &Path) -> String {
         store.write(|_| Ok(())),
         Err(Error::ReadOnly { call: "write", .. })
     ));
+    #[cfg(feature = "async")]
+    {
+        let mut stream = store.read_stream::<(i64,)>("SELECT a FROM t", []);
+        let mut streamed = 0;
+        while let Some(row) = futures_executor::block_on(stream.next()) {
+            row.unwrap();
+            streamed += 1;
+        }
+        assert_eq!(streamed, rows);
+    }
     let stats = store.stats();
     assert_eq!(stats.alerts, []);
     assert!(stats.database.pages > 0, "{stats:?}");

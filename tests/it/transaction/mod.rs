@@ -2,6 +2,7 @@
 
 mod connection_reset;
 mod constraints;
+mod each;
 mod error_context;
 mod foreign_errors;
 mod own_errors;
