@@ -55,6 +55,7 @@
 //! | writing and reading | [`Store::write`], [`Store::submit`] and its [`Pending`], [`Store::read`]; [`WriteTx`], [`ReadTx`], [`FromRow`] |
 //! | with errors of your own | [`Store::transact`], [`Store::query`], [`WriteTx::transact`] |
 //! | async | `Store::write_async`, `read_async`, `transact_async`, `query_async`, `close_async` (feature `async`), on any runtime |
+//! | many rows | [`Store::query_each`], [`ReadTx::each`]; `Store::read_stream` for tasks (feature `async`) |
 //! | options | [`Options`] of a store, [`Key`] of an encrypted one, [`WriteOptions`] and [`ReadOptions`] of one call; [`Durability`], [`Access`], [`Checkpoints`], [`WhenFull`] |
 //! | errors | [`Error`](enum@Error), [`Error::outcome`], [`Error::is_retryable`] |
 //! | migrations | [`Migrations`], [`Store::migrate`], [`MigrationError`] |
@@ -68,7 +69,7 @@
 //!
 //! | feature | default | |
 //! |---|---|---|
-//! | `async` | yes | [`write_async`](Store#async), `read_async`, `close_async`: for tasks of any runtime |
+//! | `async` | yes | [`write_async`](Store#async), `read_async`, `read_stream`, `close_async`: for tasks of any runtime |
 //! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
 //! | `derive` | no | `#[derive(FromRow)]` and `#[derive(Id)]`: structs by the names of columns, keys with a type of their own |
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |

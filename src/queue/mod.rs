@@ -1,7 +1,7 @@
 //! A bounded FIFO queue of jobs with an overflow line.
 //!
-//! A [`QueueKind`] defines what a queue carries. A store has two queues: that of the writes, served by the writer
-//! thread, and that of the async reads, served by the reader threads. The threads that serve a queue are its *workers*.
+//! A [`QueueKind`] defines what a queue carries. A store has three: that of the writes, served by the writer
+//! thread, that of the async reads, served by the reader threads, and that of the streams, served by the stream threads. The threads that serve a queue are its *workers*.
 //!
 //! # What is shared
 //!

@@ -65,7 +65,7 @@ impl Store {
     /// - **What shows it:** [`ReaderStats::oldest_read`](crate::ReaderStats::oldest_read), with the line of this call and its
     ///   age; the alert [`OldRead`](crate::AlertKind::OldRead) after [`Options::max_reader_age`](crate::Options::max_reader_age),
     ///   which [`advice`](Self::advice) reports too; and
-    ///   [`WalLarge`](crate::AlertKind::WalLarge). Statistics and the slow log count the time of the query,
+    ///   [`LargeWal`](crate::AlertKind::LargeWal). Statistics and the slow log count the time of the query,
     ///   without the time that it waits for the task.
     /// - **What bounds it:** [`ReadOptions::execution_timeout`], the time of the whole stream with that of its consumer;
     ///   [`Options::interrupt_old_readers`](crate::Options::interrupt_old_readers), for all reads;

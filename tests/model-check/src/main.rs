@@ -1,9 +1,9 @@
 //! Checks larder's queue, hand-over and reply slots under schedules that years of tests would not produce.
 //!
 //! It includes larder's own files by their paths: the folder `queue/`, `write/closing.rs`, `write/context.rs` and
-//! `read/context.rs` (the contents of the two queues), `write/held.rs` (the replies that wait for the replica),
-//! `write/seat.rs` (whose turn it is to write, and the writer thread), `read/worker.rs` (the work of a reader thread) and
-//! `store/futures.rs`; and the fence between two primaries with what uses it: `replica/fence.rs`, `upload.rs`, `enter.rs`,
+//! `read/context.rs` (the contents of the queues), `write/held.rs` (the replies that wait for the replica),
+//! `write/seat.rs` (whose turn it is to write, and the writer thread), `read/worker.rs` (the work of a reader thread), `read/row_channel.rs`
+//! (the rows of a stream) and `store/futures.rs`; and the fence between two primaries with what uses it: `replica/fence.rs`, `upload.rs`, `enter.rs`,
 //! `levels/retain.rs`, `levels/rules.rs` and `storage/listing.rs`. They take threads, locks, atomics and the time from
 //! `sync.rs`. This crate has another `sync.rs`, in which [shuttle](https://docs.rs/shuttle) decides at each step which
 //! thread continues. Stand-ins replace the rest of larder, without SQLite: `write.rs` does in the writer's seat what
@@ -31,6 +31,8 @@
 //! - A read sees every write that was acknowledged before the read was submitted.
 //! - While a job waits, at least one worker will wake, even if the awake ones are stuck.
 //! - A task whose reply is ready is woken without a timer, unless a reader thread is stuck.
+//! - A stream's task is woken for each row that it waits for, and for the end, without a timer; its rows come once and in
+//!   order; and it never looks complete if it was cut off.
 //! - After the close no queue has a job left, and every closure has been dropped, once.
 //! - No lock is held while a waker is woken or a closure dropped: they may call back into the store.
 //! - Stores that share a replica have one history (`replica/nodes.rs`). There are weakened variants of that scenario,

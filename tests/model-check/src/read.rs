@@ -10,7 +10,7 @@ use crate::options::{Options, WhenFull};
 use crate::queue::JobQueue;
 use crate::queue::spin::AdaptiveSpin;
 use crate::runtime::cancellation::is_cancelled;
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Instant, Mutex, thread};
 use crate::telemetry::call_site::CallSite;
 use crate::time::{self, one_in};
@@ -18,10 +18,25 @@ use crate::transaction::ReadTx;
 
 #[path = "../../../src/read/context.rs"]
 pub(crate) mod context;
+#[expect(dead_code, reason = "the progress handler asks for more than the model does")]
+#[path = "../../../src/read/row_channel.rs"]
+mod row_channel;
 #[path = "../../../src/read/worker.rs"]
 mod worker;
 
 use context::Reads;
+pub(crate) use row_channel::RowChannel;
+
+/// Pushes a row of which two fill the channel. Returns whether the stream goes on, and if not, whether it was cut off.
+pub(crate) fn push(channel: &RowChannel<u32>, row: u32, limit: Option<Instant>, closes: &AtomicBool) -> Result<bool> {
+    use row_channel::Stop;
+
+    match channel.push(row, 128 * 1024, || limit, |_| {}, || closes.load(Ordering::SeqCst)) {
+        Ok(()) => Ok(true),
+        Err(Stop::ConsumerGone) => Ok(false),
+        Err(Stop::Closing | Stop::Late) => Err(Error::Closed),
+    }
+}
 
 /// Replaces `read/freshness.rs`: it reads the log, and sometimes cannot tell.
 mod freshness {

@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::ledger::{Held, Id, Ledger, Ticket};
 use crate::options::{Durability, Options, ReadOptions, WriteOptions};
 use crate::queue::pending::Pending;
+use crate::queue::slot::{Caller, Reply, Slot};
+use crate::read::{self, RowChannel};
 use crate::replica;
 use crate::runtime::cancellation::is_cancelled;
 use crate::store::Store;
@@ -66,6 +68,7 @@ scenarios! {
     wake_relay
     reads_inline
     reads_joining
+    streams
 }
 
 /// Later than the model's clock ever reaches.
@@ -1367,4 +1370,66 @@ fn reads_inline() {
         })
     });
     world.end(callers);
+}
+
+/// The rows of a stream and its end, which is the reply of a job. The consumer may go, the store may close, and the time
+/// limit of the read may be over.
+fn streams() {
+    const ROWS: u32 = 7;
+    time::begin();
+    let channel = Arc::new(RowChannel::new());
+    let slot = Arc::new(Slot::new(Caller::Task));
+    let closes = Arc::new(crate::sync::atomic::AtomicBool::new(false));
+    let limit = one_in(3).then(|| crate::sync::Instant::now() + ms(120));
+    let producer = {
+        let (channel, slot, closes) = (Arc::clone(&channel), Arc::clone(&slot), Arc::clone(&closes));
+        thread::count();
+        shuttle::thread::spawn(move || {
+            let mut pushed = 0;
+            let end = loop {
+                if pushed == ROWS {
+                    break Ok(pushed);
+                }
+                match read::push(&channel, pushed, limit, &closes) {
+                    Ok(true) => pushed += 1,
+                    Ok(false) => break Ok(pushed),
+                    Err(error) => break Err(error),
+                }
+            };
+            slot.complete(Reply::Returned(end));
+        })
+    };
+    let closing = one_in(3).then(|| {
+        let closes = Arc::clone(&closes);
+        thread::count();
+        shuttle::thread::spawn(move || closes.store(true, Ordering::SeqCst))
+    });
+    // As `RowStream` does it.
+    let wanted = below(2 * ROWS as usize) as u32;
+    let (mut rows, mut taken, mut ended) = (std::collections::VecDeque::new(), 0, None);
+    while taken < wanted && ended.is_none() {
+        block_on(std::future::poll_fn(|context| {
+            if channel.take(&mut rows, context) {
+                return Poll::Ready(());
+            }
+            slot.poll_reply(context, one_in(2)).map(|end| {
+                channel.take_rest(&mut rows);
+                ended = Some(end);
+            })
+        }));
+        for row in rows.drain(..) {
+            assert_eq!(row, taken, "the rows come once and in order");
+            taken += 1;
+        }
+    }
+    match &ended {
+        None => channel.leave(),
+        Some(Ok(pushed)) => assert_eq!((*pushed, taken), (ROWS, ROWS), "it is complete"),
+        Some(Err(_)) => assert!(limit.is_some() || closing.is_some(), "nothing has cut it off"),
+    }
+    for thread in [Some(producer), closing].into_iter().flatten() {
+        thread.join().expect("shuttle stops at a panic");
+    }
+    assert!(!panicked(), "a panic was caught");
+    MOST_THREADS.fetch_max(1 + thread::join_all(), Ordering::Relaxed);
 }
