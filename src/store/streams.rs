@@ -52,8 +52,8 @@ impl Store {
     /// # How it runs
     ///
     /// Nothing happens before the first poll. Then a stream thread of larder begins the snapshot, which is at least as new
-    /// as every write that was acknowledged before, and runs the query. It is at most 256 rows or 256 KiB ahead of the
-    /// task, and one row; then it waits. So memory is bounded whatever the size of the result.
+    /// as every write that was acknowledged before, and runs the query. It is at most 512 rows, or
+    /// 512 KiB and two rows, ahead of the task; then it waits. So memory is bounded whatever the size of the result.
     ///
     /// A stream that is dropped ends at once: its SQL is interrupted, and its connection returns to the pool.
     ///
@@ -150,8 +150,7 @@ impl Store {
 
 /// The rows of a query, as [`Store::read_stream`](crate::Store::read_stream) reads them.
 ///
-/// It is a [`Stream`] of [`Result<T>`](crate::Result), for any runtime, and has [`next`](Self::next) for those who need no
-/// more. After its last item it returns `None`, again and again. Its drop ends the query.
+/// It is a [`Stream`] of [`Result<T>`](crate::Result), for any runtime, and has [`next`](Self::next) for a plain loop. After its last item it returns `None`, again and again. Its drop ends the query.
 #[must_use = "a stream does nothing until it is polled"]
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
 pub struct RowStream<T> {

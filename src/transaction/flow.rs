@@ -48,7 +48,7 @@ impl<B> Flow for ControlFlow<B> {
 mod sealed {
     use std::ops::ControlFlow;
 
-    /// `larder` may add methods to the trait.
+    /// No other crate implements the trait.
     pub trait Flow {}
 
     impl Flow for () {}

@@ -617,7 +617,7 @@ fn stalled_streams_leave_a_connection_for_reads() {
 }
 
 #[test]
-fn full_line_of_streams_refuses_who_does_not_wait() {
+fn full_line_refuses_stream_that_does_not_wait() {
     let store = store_with(Options::new().readers(2).queue_capacity(1));
     let mut stalled = many(&store);
     next(&mut stalled).unwrap().unwrap();
@@ -708,7 +708,7 @@ fn streams_dropped_at_random_leave_nothing_behind() {
     assert!(report.wal_truncated, "{report}");
 }
 
-/// Rows that nobody has taken are dropped with the stream, and so are its parameters.
+/// Rows that were not taken are dropped with the stream, and so are its parameters.
 #[test]
 fn dropped_stream_drops_its_rows() {
     static TELLS: Mutex<Vec<TellTale>> = Mutex::new(Vec::new());
