@@ -40,12 +40,12 @@
 //! | `larder.site.rows_changed` | counter | count | `db.operation.name`, `larder.site` | Number of rows that a call site inserted, updated or deleted. |
 //! | `db.client.connection.count` | gauge | count | `db.client.connection.pool.name`, `db.client.connection.state` | Number of open reading connections. |
 //! | `db.client.connection.max` | gauge | count | `db.client.connection.pool.name` | Maximum number of reading connections. |
-//! | `db.client.connection.pending_requests` | gauge | count | `db.client.connection.pool.name` | Number of async reads that wait to start. |
+//! | `db.client.connection.pending_requests` | gauge | count | `db.client.connection.pool.name` | Number of async reads and streams that wait to start. |
 //! | `db.client.connection.timeouts` | counter | count | `db.client.connection.pool.name` | Number of reads that got no connection in time. |
 //! | `larder.read.refused` | counter | count |  | Number of reads that found no connection or a full queue, and did not wait. |
 //! | `larder.read.waits` | counter | count |  | Number of reads that found no idle connection. |
 //! | `larder.read.slow` | counter | count |  | Number of slow reads. |
-//! | `larder.read.queue.deepest` | gauge | count |  | High-water mark of async reads that waited to start. |
+//! | `larder.read.queue.deepest` | gauge | count |  | High-water mark of async reads, or of streams, that waited to start. |
 //! | `larder.read.oldest` | gauge | seconds |  | Age of the oldest running read; 0 if there is none. |
 //! | `larder.write.committed` | counter | count |  | Number of committed writes. |
 //! | `larder.write.failed` | counter | count | `error.type` | Number of writes that were rolled back or did not start, by error. |
