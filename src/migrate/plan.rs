@@ -145,7 +145,7 @@ impl Migrations {
     ) -> Result<Option<Step<'_>>, MigrationError> {
         self.check(applied)?;
         let highest = target.highest();
-        if highest != 0 && highest != u64::MAX && self.find(highest).is_none() {
+        if target != Target::Newest && highest != 0 && self.find(highest).is_none() {
             return Err(MigrationError::NoSuchVersion { version: highest });
         }
         target.refuse_other_direction(applied)?;
