@@ -58,6 +58,7 @@
 //! | many rows | [`Store::query_each`], [`ReadTx::each`]; `Store::read_stream` for tasks (feature `async`) |
 //! | options | [`Options`] of a store, [`Key`] of an encrypted one, [`WriteOptions`] and [`ReadOptions`] of one call; [`Durability`], [`Access`], [`Checkpoints`], [`WhenFull`] |
 //! | errors | [`Error`](enum@Error), [`Error::outcome`], [`Error::is_retryable`] |
+//! | full text | [`fts5`]: what a user has typed, as a query |
 //! | migrations | [`Migrations`], [`Store::migrate`], [`MigrationError`] |
 //! | maintenance | [`Store::check`], [`Store::vacuum`] |
 //! | backups | [`Store::backup`], [`Store::backup_every`], [`Store::restore`] |
@@ -128,6 +129,7 @@ pub use self::write::closing::CloseReport;
 #[doc(hidden)]
 pub use self::transaction::derived;
 pub use self::transaction::from_row::{ColumnNames, FoundColumns, FromRow, NextColumn};
+pub use self::transaction::fts5;
 #[cfg(feature = "derive")]
 #[cfg_attr(docsrs, doc(cfg(feature = "derive")))]
 pub use self::transaction::macros::{FromRow, Id};

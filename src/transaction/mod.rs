@@ -7,6 +7,7 @@
 pub mod derived;
 pub(crate) mod flow;
 pub(crate) mod from_row;
+pub mod fts5;
 pub(crate) mod hot_statement;
 #[cfg(feature = "derive")]
 pub(crate) mod macros;
