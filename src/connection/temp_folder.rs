@@ -60,6 +60,11 @@ impl TempFolder {
         Self::for_database(&std::env::temp_dir(), Content::Database)
     }
 
+    /// Creates one for a temporary store.
+    pub(crate) fn for_store() -> Result<Self> {
+        Self::new()
+    }
+
     /// Creates one for the copy of a dry run, in the folder of the database.
     pub(crate) fn beside(database: &Path) -> Result<Self> {
         Self::for_database(database.parent().unwrap_or(Path::new("/")), Content::DryRun)

@@ -155,6 +155,19 @@ pub enum MigrationError {
         problem: String,
     },
 
+    /// The folder of [`migrations!`](crate::migrations) has a file that is not in the program. Only a build with debug
+    /// assertions looks, and only if the folder is still where it was.
+    #[error(
+        "{folder}/{file} is not in this program, which was compiled without it: compile it again; cargo notices new files \
+         by a build script: fn main() {{ println!(\"cargo:rerun-if-changed={folder}\"); }} in build.rs"
+    )]
+    NotEmbedded {
+        /// The file, from the folder.
+        file: String,
+        /// The argument of the macro.
+        folder: String,
+    },
+
     /// The set has no migration.
     #[error(
         "there are no migrations in {origin}: check that they are packed with the program; an empty set undoes \
@@ -175,6 +188,33 @@ pub enum MigrationError {
         file: String,
         /// Its version.
         version: u64,
+    },
+
+    /// A way down does not undo the way up. See [`Migrations::check`](crate::Migrations::check).
+    #[error(
+        "migration {file}: {}: {}",
+        match after {
+            Direction::Down => "its way down does not restore the schema",
+            Direction::Up => "applied again after its way down, it makes another schema than before",
+        },
+        differences.join("; ")
+    )]
+    NotRestored {
+        /// The file, or version and name of a migration from a list.
+        file: String,
+        /// Its version.
+        version: u64,
+        /// [`Direction::Down`] if the schema differs after the way down, [`Direction::Up`] after the second way up.
+        after: Direction,
+        /// What is left, missing or different.
+        differences: Vec<String>,
+    },
+
+    /// All that [`Migrations::check`](crate::Migrations::check) has found.
+    #[error("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Check {
+        /// One error for each migration that has one, by version.
+        problems: Vec<MigrationError>,
     },
 
     /// No migration has the requested version.

@@ -143,7 +143,7 @@ impl Migrations {
         applied: &BTreeMap<u64, Applied>,
         target: Target,
     ) -> Result<Option<Step<'_>>, MigrationError> {
-        self.check(applied)?;
+        self.check_applied(applied)?;
         let highest = target.highest();
         if target != Target::Newest && highest != 0 && self.find(highest).is_none() {
             return Err(MigrationError::NoSuchVersion { version: highest });
@@ -201,7 +201,7 @@ impl Migrations {
     }
 
     /// Checks that the applied migrations match the set.
-    pub(crate) fn check(&self, applied: &BTreeMap<u64, Applied>) -> Result<(), MigrationError> {
+    pub(crate) fn check_applied(&self, applied: &BTreeMap<u64, Applied>) -> Result<(), MigrationError> {
         let last = applied.last_key_value().map_or(0, |(version, _)| *version);
         self.refuse_newer(last)?;
         for (version, applied) in applied {

@@ -96,8 +96,8 @@ impl Migrations {
     /// # Ok::<_, larder::Error>(())
     /// ```
     ///
-    /// With the crate `include_dir`, the set of a folder is
-    /// `Migrations::files(FOLDER.files().map(|file| (file.path(), file.contents())))`.
+    /// [`migrations!`](crate::migrations) takes all files of a folder (feature `derive`). With the crate `include_dir`,
+    /// the set of a folder is `Migrations::files(FOLDER.files().map(|file| (file.path(), file.contents())))`.
     ///
     /// # Errors
     ///
@@ -124,25 +124,27 @@ impl Migrations {
     /// [`MigrationError::Format`]: a file is in none of the formats.
     pub fn folder(path: impl AsRef<Path>) -> Result<Self> {
         let folder = path.as_ref();
-        let mut files = Vec::new();
-        for path in entries(folder)? {
-            if path.is_dir() {
-                files.extend(
-                    ["up.sql", "down.sql"]
-                        .map(|name| path.join(name))
-                        .into_iter()
-                        .filter(|file| file.exists()),
-                );
-            } else if parse::may_be_one(&path) {
-                files.push(path);
-            }
-        }
+        let files = files_in(folder)?;
         let read = |path: &PathBuf| fs::read(path).map_err(|source| unreadable(path, source));
         let contents = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         // Errors name a file relative to the folder.
         let names = files.iter().map(|file| file.strip_prefix(folder).unwrap_or(file));
         let list = parse::files(names.zip(contents.iter().map(Vec::as_slice)))?;
         Ok(Self::sorted(list, format!("the folder {}", folder.display())))
+    }
+
+    /// The set of [`migrations!`](crate::migrations). `folder` is its argument; `path` is where that was as the program
+    /// was compiled, in a build with debug assertions.
+    ///
+    /// # Errors
+    ///
+    /// As [`files`](Self::files); [`MigrationError::NotEmbedded`].
+    #[doc(hidden)]
+    pub fn embedded(files: &[(&str, &[u8])], folder: &str, path: Option<&str>) -> Result<Self> {
+        if let Some(path) = path {
+            refuse_new_files(files, folder, Path::new(path))?;
+        }
+        Self::files(files.iter().copied())
     }
 
     fn sorted(mut list: Vec<Migration>, origin: String) -> Self {
@@ -234,6 +236,40 @@ impl Migrations {
 
     pub(crate) fn are_made_at_open(&self) -> bool {
         self.at_open
+    }
+}
+
+/// The files of a folder that may be migrations, in order.
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in entries(folder)? {
+        if path.is_dir() {
+            files.extend(
+                ["up.sql", "down.sql"]
+                    .map(|name| path.join(name))
+                    .into_iter()
+                    .filter(|file| file.exists()),
+            );
+        } else if parse::may_be_one(&path) {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// Cargo does not notice a new file by itself: only the files that are in the program are known to it.
+fn refuse_new_files(embedded: &[(&str, &[u8])], folder: &str, path: &Path) -> Result<()> {
+    // The program may run elsewhere.
+    let Ok(files) = files_in(path) else { return Ok(()) };
+    let mut names = files.iter().map(|file| file.strip_prefix(path).unwrap_or(file));
+    let is_new = |name: &&Path| embedded.iter().all(|(known, _)| Path::new(known) != *name);
+    match names.find(is_new) {
+        None => Ok(()),
+        Some(name) => Err(MigrationError::NotEmbedded {
+            file: name.display().to_string(),
+            folder: folder.to_owned(),
+        }
+        .into()),
     }
 }
 

@@ -256,11 +256,11 @@ impl StepRunner<'_> {
     fn bring_up_to_date(&self, record: &Record) -> Result<bool> {
         let set = &self.request.set;
         if let Some(adoption) = self.as_internal(|conn| Adoption::find(conn, set, record))? {
-            set.check(&adoption.as_applied())?;
+            set.check_applied(&adoption.as_applied())?;
             self.as_internal(|conn| adoption.enter(conn, set))?;
             return Ok(true);
         }
-        set.check(&record.applied)?;
+        set.check_applied(&record.applied)?;
         let unknown: Vec<_> = record.without_details(set).collect();
         self.as_internal(|conn| {
             if !unknown.is_empty() {

@@ -10,8 +10,8 @@ use crate::backup::{self, RestoreOptions, RestoreReport};
 use crate::connection::temp_folder::TempFolder;
 #[cfg(not(feature = "replicate"))]
 use crate::engine::Engine;
-use crate::error::Result;
-use crate::migrate;
+use crate::error::{Error, Result};
+use crate::migrate::{self, Migrations};
 #[cfg(feature = "replicate")]
 use crate::replica::ReplicaRestore;
 #[cfg(feature = "replicate")]
@@ -47,6 +47,46 @@ impl Options {
         Store::open_temp_with(self)
     }
 
+    /// Checks the migrations in a test: each is applied, undone and applied again, on top of those before it, on temporary
+    /// stores with these options. It finds a way down that is missing, that fails, or that does not restore the schema,
+    /// and a way up that makes another schema the second time. Rows are not compared, and there are none but those that
+    /// the migrations insert.
+    ///
+    /// ```
+    /// use larder::{Error, Migration, Migrations, Options};
+    ///
+    /// fn options() -> Options {
+    ///     let users = "CREATE TABLE users(id INTEGER PRIMARY KEY, email TEXT) STRICT; CREATE INDEX by_email ON users(email)";
+    ///     Options::new().migrations(Migrations::new([
+    ///         Migration::new(1, "users", users).down("DROP TABLE users"),
+    ///         Migration::new(2, "name", "ALTER TABLE users ADD COLUMN name TEXT"),
+    ///     ]))
+    /// }
+    ///
+    /// // #[test]
+    /// fn migrations_can_be_undone() -> Result<(), Error> {
+    ///     options().check_migrations()
+    /// }
+    /// # let error = migrations_can_be_undone().unwrap_err();
+    /// # assert!(error.to_string().contains("migration 2 (name) cannot be undone"), "{error}");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Migration`](crate::Error::Migration) with
+    ///   [`MigrationError::Check`](crate::MigrationError::Check): its `problems` name each migration that has one. One that
+    ///   cannot be applied is the last of them. Or with the error of a set that no store would open with.
+    /// - [`Error::Options`](crate::Error::Options): there are no migrations, or a value is out of range.
+    pub fn check_migrations(self) -> Result<()> {
+        self.validate()?;
+        self.validate_temp()?;
+        let set = self.migrations.as_ref().ok_or_else(|| Error::Options {
+            option: "migrations",
+            problem: "there are none to check: give them to Options::migrations".into(),
+        })?;
+        migrate::round_trip(&self.settings, set)
+    }
+
     /// Restores a backup. Of these options, the call uses [`on_connect`](Self::on_connect) and
     /// [`cache_size`](Self::cache_size). See [`Store::restore`].
     ///
@@ -70,6 +110,35 @@ impl Options {
     ) -> Result<RestoreReport> {
         self.validate()?;
         backup::restore(&self.settings, options, from.as_ref(), to.as_ref())
+    }
+}
+
+/// # In tests
+impl Migrations {
+    /// Checks that each migration can be applied, undone and applied again, on temporary stores with default options. See
+    /// [`Options::check_migrations`], which uses other options.
+    ///
+    /// ```
+    /// use larder::Migrations;
+    ///
+    /// let error = Migrations::files([
+    ///     ("001_users.sql", "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT; CREATE TABLE roles(name TEXT) STRICT"),
+    ///     ("001_users.down.sql", "DROP TABLE users"),
+    /// ])?
+    /// .check()
+    /// .unwrap_err();
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     "migration 001_users.sql: its way down does not restore the schema: the table roles is left",
+    /// );
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::check_migrations`].
+    pub fn check(&self) -> Result<()> {
+        Options::new().migrations(self.clone()).check_migrations()
     }
 }
 
@@ -139,7 +208,7 @@ impl Store {
     fn open_temp_with(options: Options) -> Result<Self> {
         options.validate()?;
         options.validate_temp()?;
-        let folder = TempFolder::new()?;
+        let folder = TempFolder::for_store()?;
         let path = folder.database();
         Self::assemble(options, &path, Some(Arc::new(folder)))
     }

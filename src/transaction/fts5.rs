@@ -25,7 +25,7 @@
 //! };
 //! assert_eq!(search(fts5::all_words("\"HAT\" (cat"))?, [2]); // a syntax error as it is
 //! assert_eq!(search(fts5::prefix("cat sa"))?, [1]);
-//! assert_eq!(search(fts5::phrase("sat cat"))?, []);
+//! assert!(search(fts5::phrase("sat cat"))?.is_empty());
 //! assert_eq!(search(fts5::any_word("sat, hat"))?.len(), 2);
 //! # Ok::<_, larder::Error>(())
 //! ```

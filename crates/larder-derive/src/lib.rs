@@ -1,9 +1,10 @@
-//! The derive macros of [larder](https://docs.rs/larder). Use them as `larder::FromRow` and `larder::Id`, with larder's
-//! feature `derive`; the crate is not meant to be used by itself.
+//! The macros of [larder](https://docs.rs/larder). Use them as `larder::FromRow`, `larder::Id` and `larder::migrations!`,
+//! with larder's feature `derive`; the crate is not meant to be used by itself.
 
 mod attributes;
 mod from_row;
 mod id;
+mod migrations;
 mod rename;
 
 use proc_macro::TokenStream;
@@ -21,6 +22,13 @@ pub fn derive_from_row(input: TokenStream) -> TokenStream {
 #[proc_macro_derive(Id)]
 pub fn derive_id(input: TokenStream) -> TokenStream {
     expand(input, id::expand)
+}
+
+#[allow(missing_docs)]
+#[proc_macro]
+pub fn migrations(input: TokenStream) -> TokenStream {
+    let expanded = migrations::expand(input.into());
+    expanded.unwrap_or_else(Error::into_compile_error).into()
 }
 
 fn expand(input: TokenStream, by: fn(&DeriveInput) -> Result<Tokens, Error>) -> TokenStream {

@@ -2,6 +2,7 @@
 
 mod adoption;
 mod copies;
+mod embedded;
 mod formats;
 mod live;
 mod long_lists;
@@ -11,6 +12,7 @@ mod orphans;
 mod outside_transaction;
 pub(crate) mod processes;
 mod refusals;
+mod round_trips;
 mod steps;
 mod stored_sql;
 mod times;
