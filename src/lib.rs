@@ -60,6 +60,7 @@
 //! | errors | [`Error`](enum@Error), [`Error::outcome`], [`Error::is_retryable`] |
 //! | full text | [`fts5`]: what a user has typed, as a query |
 //! | migrations | [`Migrations`], [`Store::migrate`], [`MigrationError`] |
+//! | tests | [`Store::open_temp`], [`Template`], [`Migrations::check`] |
 //! | maintenance | [`Store::check`], [`Store::vacuum`] |
 //! | backups | [`Store::backup`], [`Store::backup_every`], [`Store::restore`] |
 //! | observability | [`Store::stats`], [`Stats`], [`Alert`], [`Store::advice`], [`Finding`] |
@@ -136,7 +137,7 @@ pub use self::transaction::macros::{FromRow, Id};
 
 // Options.
 pub use self::options::{Access, AutoVacuum, Checkpoints, Durability, Key, ReadOptions, Role, WhenFull, WriteOptions};
-pub use self::store::Options;
+pub use self::store::{Options, Template};
 
 // Errors.
 pub use self::error::{Constraint, Error, ErrorContext, ErrorOrigin, ForeignKey, Outcome, Result};

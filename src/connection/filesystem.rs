@@ -112,6 +112,18 @@ pub(super) fn check_filesystem(_folder: &Path, _path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a folder is in memory.
+#[cfg(target_os = "linux")]
+pub(super) fn is_in_memory(folder: &Path) -> bool {
+    const TMPFS: u32 = 0x0102_1994;
+    rustix::fs::statfs(folder).is_ok_and(|stat| stat.f_type as u32 == TMPFS)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_in_memory(_folder: &Path) -> bool {
+    false
+}
+
 /// Whether a descriptor to read and one to write may be of two files: overlayfs copies a file of a lower layer when it is
 /// first opened to write, and a memory map of the original does not change any more.
 #[cfg(target_os = "linux")]

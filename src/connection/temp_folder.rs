@@ -18,10 +18,18 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use super::file::FileId;
+use super::filesystem;
 use super::open_error::open_error;
 use crate::error::Result;
 use crate::runtime::process_mutex::ProcessMutex;
 use crate::telemetry::event::event;
+
+/// The folder in memory that Linux has for all users.
+const IN_MEMORY: &str = "/dev/shm";
+
+/// The free space, in bytes, from which it is used: 1 GiB. Containers have 64 MiB there by default, which the tests of a
+/// service can fill.
+const MIN_IN_MEMORY: u64 = 1 << 30;
 
 /// The content of a folder, by which it is named.
 #[derive(Clone, Copy)]
@@ -60,9 +68,44 @@ impl TempFolder {
         Self::for_database(&std::env::temp_dir(), Content::Database)
     }
 
-    /// Creates one for a temporary store.
+    /// Creates one for a temporary store: in memory, if the system has a folder there with enough room, and `TMPDIR` is not
+    /// set; otherwise in the system's folder for temporary files.
     pub(crate) fn for_store() -> Result<Self> {
-        Self::new()
+        if std::env::var_os("TMPDIR").is_some() || !cfg!(target_os = "linux") {
+            return Self::new();
+        }
+        match Self::in_memory(Path::new(IN_MEMORY), MIN_IN_MEMORY) {
+            Ok(folder) => Ok(folder),
+            Err(reason) => {
+                let folder = Self::new()?;
+                event!(
+                    debug,
+                    "larder::open",
+                    { folder = %folder.path.display(), reason },
+                    "the temporary store is not in memory"
+                );
+                Ok(folder)
+            }
+        }
+    }
+
+    /// Creates one in memory, or says why not.
+    fn in_memory(parent: &Path, room: u64) -> Result<Self, String> {
+        let shown = parent.display();
+        if !filesystem::is_in_memory(parent) {
+            return Err(format!("there is no file system in memory at {shown}"));
+        }
+        if let Some(available) = filesystem::lacks(parent, room) {
+            let available = available >> 20;
+            return Err(format!(
+                "{shown} has {available} MiB of free space, fewer than {}",
+                room >> 20
+            ));
+        }
+        let folder = Self::inside(parent, Content::Database)
+            .map_err(|error| format!("no folder can be created in {shown}: {error}"))?;
+        folder.remove_leftovers();
+        Ok(folder)
     }
 
     /// Creates one for the copy of a dry run, in the folder of the database.
@@ -106,11 +149,12 @@ impl TempFolder {
         self.path.join("temp.db")
     }
 
-    /// Removes the folders beside this one that killed processes have left. In the system's folder for temporary files,
-    /// which has many names, once in a process.
+    /// Removes the folders beside this one that killed processes have left. In the system's folders for temporary files,
+    /// which have many names, once in a process.
     pub(crate) fn remove_leftovers(&self) {
+        let is_of_system = |parent: &Path| parent == Path::new(IN_MEMORY) || parent == std::env::temp_dir();
         if let Some(parent) = self.path.parent()
-            && (parent != std::env::temp_dir() || is_first_look(parent).unwrap_or(false))
+            && (!is_of_system(parent) || is_first_look(parent).unwrap_or(false))
         {
             remove_leftovers(parent);
         }
@@ -264,6 +308,29 @@ mod tests {
         assert!(others.iter().all(|folder| folder.exists()));
         drop((goes_on, another));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), others.len());
+    }
+
+    #[test]
+    fn folder_in_memory_needs_room_and_file_system_in_memory() {
+        let on_disk = Path::new("/proc");
+        let reason = TempFolder::in_memory(on_disk, 0).unwrap_err();
+        assert_eq!(reason, "there is no file system in memory at /proc");
+        let reason = TempFolder::in_memory(Path::new("/nowhere"), 0).unwrap_err();
+        assert_eq!(reason, "there is no file system in memory at /nowhere");
+        let in_memory = Path::new(IN_MEMORY);
+        if !filesystem::is_in_memory(in_memory) {
+            return println!("skipped: there is no {IN_MEMORY}");
+        }
+        let reason = TempFolder::in_memory(in_memory, u64::MAX).unwrap_err();
+        assert!(
+            reason.starts_with("/dev/shm has ") && reason.contains(" MiB of free space"),
+            "{reason}"
+        );
+        let folder = TempFolder::in_memory(in_memory, 0).unwrap();
+        assert!(folder.path.starts_with(in_memory) && folder.path.exists());
+        let path = folder.path.clone();
+        drop(folder);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -38,6 +38,12 @@ pub mod repository_and_tests {
     use crate::*;
 }
 
+pub mod testing {
+    #![doc = include_str!("../../docs/guide/testing.md")]
+    #[allow(unused_imports)]
+    use crate::*;
+}
+
 pub mod full_text {
     #![doc = include_str!("../../docs/guide/full-text.md")]
     #[allow(unused_imports)]

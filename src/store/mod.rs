@@ -11,6 +11,8 @@ mod labelled;
 
 mod own_errors;
 
+mod template;
+
 #[cfg(feature = "replicate")]
 mod replication;
 
@@ -32,6 +34,7 @@ use std::time::{Duration, Instant};
 pub use self::options::Options;
 #[cfg(feature = "async")]
 pub use self::streams::RowStream;
+pub use self::template::Template;
 use crate::backup::{Backup, BackupSchedule, RestoreOptions, RestoreReport};
 use crate::connection::filesystem;
 use crate::engine::Engine;

@@ -193,6 +193,13 @@ impl Store {
     /// Opens a new database in a temporary folder, which is deleted when the last clone is dropped. For tests: the
     /// database is a real file with a real WAL, so a test sees what production does.
     ///
+    /// On Linux the folder is in memory, in `/dev/shm`, if that has 1 GiB of free space and the environment variable
+    /// `TMPDIR` is not set; otherwise it is in `TMPDIR` or in `/tmp`. [`path`](Self::path) says where, and an event of the
+    /// level `debug` why it is not in memory. The store syncs there as its [`Durability`](crate::Durability) says, which
+    /// costs nothing: to measure commits, set `TMPDIR` or open a path on the disk.
+    ///
+    /// [`Template`](crate::Template) spares each test the migrations.
+    ///
     /// # Errors
     ///
     /// See [`Options::open`].
@@ -213,7 +220,7 @@ impl Store {
         Self::assemble(options, &path, Some(Arc::new(folder)))
     }
 
-    fn assemble(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
+    pub(super) fn assemble(options: Options, path: &Path, folder: Option<Arc<TempFolder>>) -> Result<Self> {
         let patience = options.open_timeout();
         let Options {
             settings,

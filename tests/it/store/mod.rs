@@ -17,3 +17,4 @@ pub(crate) mod read_only;
 mod reentrancy;
 #[cfg(feature = "async")]
 mod runtimes;
+pub(crate) mod temporary;

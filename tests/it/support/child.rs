@@ -56,6 +56,7 @@ const CHILDREN: &[(&str, Run)] = &[
     ("replica::storage", crate::replica::storage::child),
     ("store::opening", crate::store::opening::child),
     ("store::read_only", crate::store::read_only::child),
+    ("store::temporary", crate::store::temporary::child),
     ("telemetry::stats", crate::telemetry::stats::child),
     ("telemetry::subscribers", crate::telemetry::subscribers::child),
     ("write::overload", crate::write::overload::child),

@@ -192,7 +192,7 @@ fn any_text() -> impl Strategy<Value = String> {
 fn any_text_is_query_that_finds_row_with_it() {
     let store = store();
     let config = Config {
-        cases: 250,
+        cases: 120,
         failure_persistence: None,
         ..Config::default()
     };
