@@ -30,4 +30,5 @@
 /// Without one, a program that was compiled with debug assertions (`cargo run`, `cargo test`) looks into the folder, if it
 /// is still there, and fails with [`MigrationError::NotEmbedded`](crate::MigrationError::NotEmbedded), which names the
 /// file, instead of running with an old schema. A release build does not look, and does not know the folder.
+#[allow(clippy::needless_doctest_main, reason = "it is the whole of a build script")]
 pub use larder_derive::migrations;

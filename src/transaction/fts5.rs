@@ -59,8 +59,9 @@
 //! # Limits
 //!
 //! The first [`MAX_CHARS`] characters of the text count, up to the end of the last whole word in them; the rest is
-//! ignored, because FTS5 takes time by the square of the number of words. A word that comes twice counts once, except in
-//! a phrase. U+0000, at which SQLite would end the query, is white space.
+//! ignored. Each word costs a walk through its entries in the index, so a text of thousands of words would take seconds. A
+//! word that comes twice counts once, except in a phrase. U+0000, at which SQLite would end the query, is white space.
+//! [`ReadOptions::execution_timeout`](crate::ReadOptions::execution_timeout) bounds the time.
 //!
 //! # Part of a larger query
 //!
@@ -71,7 +72,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// The number of characters of a text that count. See [Limits](self#limits).
-pub const MAX_CHARS: usize = 1000;
+pub const MAX_CHARS: usize = 256;
 
 /// A query for the words of the text side by side, in this order.
 ///
@@ -165,14 +166,20 @@ fn is_space(c: char) -> bool {
 
 /// The part of the text that counts. Half a word would find other rows, so it ends at the end of a word if it has one.
 fn bounded(text: &str) -> &str {
+    if text.chars().nth(MAX_CHARS).is_none() {
+        return text;
+    }
+    let text = text.trim_start_matches(is_space);
     let Some((end, next)) = text.char_indices().nth(MAX_CHARS) else {
         return text;
     };
     let counts = &text[..end];
-    if !next.is_alphanumeric() {
+    if is_space(next) {
         return counts;
     }
-    let last_whole = counts.rfind(|c: char| !c.is_alphanumeric());
+    let last_whole = counts
+        .rfind(is_space)
+        .or_else(|| counts.rfind(|c: char| !c.is_alphanumeric()));
     last_whole.map_or(counts, |end| &counts[..end])
 }
 
@@ -183,7 +190,7 @@ mod tests {
     #[test]
     fn long_text_ends_at_end_of_word() {
         let words = "word ".repeat(400);
-        assert_eq!(bounded(&words), "word ".repeat(200).trim_end());
+        assert_eq!(bounded(&words), "word ".repeat(51).trim_end());
         let words = "ant bee ".repeat(400);
         assert!(
             bounded(&words).ends_with(" bee") || bounded(&words).ends_with(" ant"),
@@ -196,6 +203,8 @@ mod tests {
         assert_eq!(bounded(&format!("{exact} more")), exact);
         assert_eq!(bounded(&format!("{exact}ing more")), "x".repeat(MAX_CHARS - 4));
         // One word alone is cut.
+        assert_eq!(bounded(&format!(" {}", "x".repeat(5000))), "x".repeat(MAX_CHARS));
+        assert_eq!(bounded(&format!("  {exact}")), exact);
         assert_eq!(bounded(&"x".repeat(5000)).len(), MAX_CHARS);
         assert_eq!(bounded(&"語".repeat(5000)).chars().count(), MAX_CHARS);
     }
