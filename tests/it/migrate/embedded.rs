@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use larder::{MigrationError, Migrations, Options};
+use larder::{MigrationError, Migrations};
 
-use crate::support::migrations::{migration_error, names};
+use crate::support::migrations::migration_error;
 
 fn embedded(files: &[(&str, &[u8])], path: &Path) -> larder::Result<Migrations> {
     Migrations::embedded(files, "migrations", path.to_str())
@@ -18,6 +18,10 @@ fn embedded(files: &[(&str, &[u8])], path: &Path) -> larder::Result<Migrations> 
 #[cfg(feature = "derive")]
 #[test]
 fn embedded_folder_is_that_which_is_read() {
+    use larder::Options;
+
+    use crate::support::migrations::names;
+
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let embedded = larder::migrations!("tests/migrations").unwrap();
     let read = Migrations::folder(root.join("tests/migrations")).unwrap();
