@@ -1,5 +1,7 @@
 //! The macro of `larder-derive` for migrations, with its documentation.
 
+#![allow(clippy::needless_doctest_main, reason = "it is the whole of a build script")]
+
 /// Embeds the migrations of a folder in the program: `Migrations::files`, with all files of the folder. The path begins at
 /// the folder of `Cargo.toml`. The value is a `Result<Migrations>`.
 ///
@@ -30,5 +32,4 @@
 /// Without one, a program that was compiled with debug assertions (`cargo run`, `cargo test`) looks into the folder, if it
 /// is still there, and fails with [`MigrationError::NotEmbedded`](crate::MigrationError::NotEmbedded), which names the
 /// file, instead of running with an old schema. A release build does not look, and does not know the folder.
-#[allow(clippy::needless_doctest_main, reason = "it is the whole of a build script")]
 pub use larder_derive::migrations;
