@@ -591,7 +591,8 @@ fn database_and_its_sidecars_are_refused_as_target() {
         name.push(ending);
         refused(&place, name, "a WAL, a WAL index or a journal");
     }
-    let (link, hard) = (place.path("link"), place.path("hard"));
+    // A hard link is on the file system of its file, and a temporary store may be in memory.
+    let (link, hard) = (place.path("link"), database.with_file_name("hard"));
     symlink(&database, &link).unwrap();
     refused(&place, &link, "symbolic link");
     fs::hard_link(&database, &hard).unwrap();
