@@ -183,50 +183,13 @@ struct Check {
 
 /// Applies the set to a temporary database, undoes it, and applies it again. Returns what is wrong with it.
 fn check(set: &Migrations, require_strict: bool) -> Result<Vec<String>> {
-    let store = Options::new()
-        .migrations(set.clone())
-        .require_strict(require_strict)
-        .open_temp()?;
-    match up_down_up(&store) {
+    let options = Options::new().migrations(set.clone()).require_strict(require_strict);
+    match options.check_migrations() {
         Ok(()) => Ok(Vec::new()),
-        Err(Failure::Larder(error @ Error::Migration(_))) => Ok(vec![error.to_string()]),
-        Err(Failure::Other(problem)) => Ok(vec![problem]),
-        Err(failure) => Err(failure),
+        Err(Error::Migration(error)) => Ok(match *error {
+            MigrationError::Check { problems } => problems.iter().map(MigrationError::to_string).collect(),
+            error => vec![error.to_string()],
+        }),
+        Err(error) => Err(error.into()),
     }
-}
-
-fn up_down_up(store: &Store) -> Result<()> {
-    store.migrate()?;
-    let first = schema(store)?;
-    store.migrate_down_to(0)?;
-    let left = schema(store)?;
-    if let Some((kind, name, _)) = left.first() {
-        return Err(Failure::Other(format!(
-            "the ways down leave the {kind} {name}: let one of them drop it"
-        )));
-    }
-    store.migrate()?;
-    match difference(&first, &schema(store)?) {
-        Some(name) => Err(Failure::Other(format!(
-            "the schema is another one after up, down and up again: look at {name}"
-        ))),
-        None => Ok(()),
-    }
-}
-
-type Object = (String, String, Option<String>);
-
-/// The objects of the schema, without those of the record.
-fn schema(store: &Store) -> Result<Vec<Object>> {
-    let select = "SELECT type, name, sql FROM sqlite_schema
-        WHERE tbl_name NOT IN ('schema_migrations', 'larder_migrations') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
-        ORDER BY type, name";
-    Ok(store.read(|tx| tx.all(select, []))?)
-}
-
-fn difference(one: &[Object], other: &[Object]) -> Option<String> {
-    let lacks = |all: &[Object], object: &&Object| !all.contains(object);
-    let only = one.iter().find(|object| lacks(other, object));
-    let only = only.or_else(|| other.iter().find(|object| lacks(one, object)));
-    only.map(|(kind, name, _)| format!("the {kind} {name}"))
 }
