@@ -22,7 +22,7 @@ test-all:
 
 # The command `larder`
 cli:
-    .ci/run cli
+    cargo test -p larder-cli
 
 # The queue under random schedules, 20 s
 model-check:

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::file_lock;
 use super::open_error::explain_open;
-use crate::error::{Error, Result, primary_code};
+use crate::error::{Error, ErrorOrigin, Result, primary_code};
 use crate::options::{Key, Settings};
 
 /// SQLCipher's default. SQLite's is the same.
@@ -114,7 +114,15 @@ pub(super) fn explain_key(path: &Path, options: &Settings, error: Error) -> Erro
         } => source.downcast_ref().and_then(primary_code),
         other => other.sqlite().and_then(primary_code),
     };
-    if of_sqlite != Some(ffi::SQLITE_NOTADB) {
+    // `on_connect` may have failed with the error of another database.
+    let is_foreign = matches!(
+        error,
+        Error::Sqlite {
+            origin: ErrorOrigin::Other,
+            ..
+        }
+    );
+    if is_foreign || of_sqlite != Some(ffi::SQLITE_NOTADB) {
         return error;
     }
     let is_plain = file_lock::is_plain(path);

@@ -184,12 +184,14 @@ struct Check {
 /// Applies the set to a temporary database, undoes it, and applies it again. Returns what is wrong with it.
 fn check(set: &Migrations, require_strict: bool) -> Result<Vec<String>> {
     let options = Options::new().migrations(set.clone()).require_strict(require_strict);
-    match options.check_migrations() {
-        Ok(()) => Ok(Vec::new()),
-        Err(Error::Migration(error)) => Ok(match *error {
-            MigrationError::Check { problems } => problems.iter().map(MigrationError::to_string).collect(),
-            error => vec![error.to_string()],
-        }),
-        Err(error) => Err(error.into()),
+    let error = match options.check_migrations() {
+        Ok(()) => return Ok(Vec::new()),
+        Err(error) => error,
+    };
+    if let Error::Migration(found) = &error
+        && let MigrationError::Check { problems } = &**found
+    {
+        return Ok(problems.iter().map(MigrationError::to_string).collect());
     }
+    Err(error.into())
 }

@@ -806,7 +806,8 @@ fn state(tx: &ReadTx<'_>) -> Result<Vec<String>> {
     }
     let conn: &Connection = tx;
     for limit in LIMITS {
-        state.push(format!("{limit:?}: {}", conn.limit(limit)?));
+        // An older SQLite, as SQLCipher's, does not know each of them.
+        state.push(format!("{limit:?}: {:?}", conn.limit(limit)));
     }
     for config in CONFIGS {
         state.push(format!("{config:?}: {}", conn.db_config(config)?));
