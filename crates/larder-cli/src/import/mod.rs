@@ -31,6 +31,9 @@ const MAX_NAMED: usize = 100;
 /// So many are printed.
 const MAX_PRINTED: usize = 20;
 
+/// Of a batch so many lines are read before the database is locked.
+const AHEAD: u64 = 10_000;
+
 /// So many lines are read between two looks at Ctrl-C.
 const LINES: u64 = 256;
 
@@ -263,6 +266,10 @@ impl Work {
         let mut work = self;
         loop {
             let committed = work.committed();
+            if let Some(lines) = work.batch {
+                work.read_ahead(lines.min(AHEAD))
+                    .map_err(|failure| after(committed, failure))?;
+            }
             let place = Arc::new(Mutex::new(None));
             let keep = Arc::clone(&place);
             let ended = store.transact(move |tx| -> Result<bool, Stop> {
@@ -296,6 +303,21 @@ impl Work {
     /// Rows that are committed.
     fn committed(&mut self) -> u64 {
         self.files().map(|file| file.rows).sum()
+    }
+
+    /// Reads the lines of the next batch, so that no other process waits for a slow source.
+    fn read_ahead(&mut self, mut lines: u64) -> Result<()> {
+        let current = self.current.as_mut().map(|current| &mut current.source);
+        for source in current
+            .into_iter()
+            .chain(self.left.iter_mut().rev().map(|(source, _)| source))
+        {
+            lines -= source.read_ahead(lines)?;
+            if lines == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Reads lines until the batch is full or none is left. Returns whether all are read.

@@ -1,6 +1,6 @@
 //! A CSV file or stdin: its header, its lines.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -26,6 +26,8 @@ pub(crate) struct Source {
     reader: Reader<Box<dyn Read + Send>>,
     header: Vec<String>,
     record: ByteRecord,
+    /// Lines that were read before it was their turn.
+    ahead: VecDeque<ByteRecord>,
 }
 
 /// A field of the file, and the name of the column that it is for.
@@ -72,6 +74,7 @@ impl Source {
             reader,
             header,
             record: ByteRecord::new(),
+            ahead: VecDeque::new(),
         })
     }
 
@@ -102,9 +105,32 @@ impl Source {
             .collect())
     }
 
-    /// Reads the next line. Returns `false` at the end.
+    /// Reads lines until so many wait, or none is left. Returns how many wait.
+    pub(crate) fn read_ahead(&mut self, lines: u64) -> Result<u64> {
+        while (self.ahead.len() as u64) < lines {
+            let mut record = ByteRecord::new();
+            if !self.read_into(&mut record)? {
+                break;
+            }
+            self.ahead.push_back(record);
+        }
+        Ok(self.ahead.len() as u64)
+    }
+
+    /// Goes on to the next line. Returns `false` at the end.
     pub(crate) fn next(&mut self) -> Result<bool> {
-        let read = self.reader.read_byte_record(&mut self.record);
+        if let Some(record) = self.ahead.pop_front() {
+            self.record = record;
+            return Ok(true);
+        }
+        let mut record = std::mem::take(&mut self.record);
+        let read = self.read_into(&mut record);
+        self.record = record;
+        read
+    }
+
+    fn read_into(&mut self, record: &mut ByteRecord) -> Result<bool> {
+        let read = self.reader.read_byte_record(record);
         read.map_err(|error| unreadable(&display(&self.path), error))
     }
 

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
+use larder::rusqlite::Connection;
 use serde_json::Value;
 
 use crate::support::{Place, Run};
@@ -337,4 +339,38 @@ fn stdin_is_imported() {
     assert_eq!(run.out, "stdin -> owner: 1 lines, 0 bad\n1 rows imported\n");
     let run = piped(&place, "import app.db - --table owner --json", "id,name\n7,Eve\n").assert_code(1);
     assert_eq!(run.json()["files"][0]["file"], "stdin");
+}
+
+/// Between two batches the database is not locked, however long the next lines take.
+#[test]
+fn slow_source_keeps_no_lock_between_batches() {
+    let place = Place::with_database();
+    let mut child = place
+        .command()
+        .args(["import", "app.db", "-", "--table", "owner", "--batch", "2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = child.stdin.take().unwrap();
+    lines.write_all(b"id,name\n501,a\n502,b\n503,c\n").unwrap();
+    // The first batch is committed, and the second waits for its last line.
+    let conn = Connection::open(place.path("app.db")).unwrap();
+    conn.busy_timeout(Duration::from_secs(60)).unwrap();
+    let count = |from: u32| -> u32 {
+        let sql = "SELECT count(*) FROM owner WHERE id > ?1";
+        conn.query_row(sql, [from], |row| row.get(0)).unwrap()
+    };
+    let began = Instant::now();
+    while count(500) < 2 {
+        assert!(began.elapsed() < Duration::from_secs(60), "no batch is committed");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    conn.execute("INSERT INTO owner(id, name) VALUES (601, 'of the service')", [])
+        .unwrap();
+    lines.write_all(b"504,d\n").unwrap();
+    drop(lines);
+    Run::of(child.wait_with_output().unwrap()).assert_code(0);
+    assert_eq!(count(500), 5);
 }
