@@ -95,6 +95,10 @@ impl TempFolder {
         if !filesystem::is_in_memory(parent) {
             return Err(format!("there is no file system in memory at {shown}"));
         }
+        // Those of killed processes may be what takes the room.
+        if is_first_look(parent).unwrap_or(false) {
+            remove_leftovers(parent);
+        }
         if let Some(available) = filesystem::lacks(parent, room) {
             let available = available >> 20;
             return Err(format!(
@@ -102,10 +106,7 @@ impl TempFolder {
                 room >> 20
             ));
         }
-        let folder = Self::inside(parent, Content::Database)
-            .map_err(|error| format!("no folder can be created in {shown}: {error}"))?;
-        folder.remove_leftovers();
-        Ok(folder)
+        Self::inside(parent, Content::Database).map_err(|error| format!("no folder can be created in {shown}: {error}"))
     }
 
     /// Creates one for the copy of a dry run, in the folder of the database.

@@ -53,7 +53,10 @@ impl Key {
                 Some("the passphrase has a NUL, at which SQLite's text would end")
             }
             // SQLCipher reads such a passphrase as a raw key.
-            Secret::Passphrase(passphrase) if passphrase.starts_with("x'") && passphrase.ends_with('\'') => {
+            Secret::Passphrase(passphrase)
+                if passphrase.get(..2).is_some_and(|head| head.eq_ignore_ascii_case("x'"))
+                    && passphrase.ends_with('\'') =>
+            {
                 Some("the passphrase has the form of a raw key, x'..': use Key::raw")
             }
             Secret::Passphrase(_) | Secret::Raw(_) => None,

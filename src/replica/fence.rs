@@ -581,6 +581,8 @@ impl Fence {
             return Ok(false);
         }
         let maker = self.maker(claim - 1).await?;
+        // Zero: a program made it that is not larder.
+        let maker = maker.filter(|maker| *maker != 0);
         Ok(maker.is_some_and(|maker| {
             others
                 .iter()

@@ -2,8 +2,9 @@
 //!
 //! Callers that write one after another come again as soon as they have their replies. If the next file were sealed at
 //! once, it would go without them, and they would wait for that upload, and then for their own. So after an upload the
-//! next file waits until as many writes wait for it as were acknowledged, for at most a quarter of an upload. Where the
-//! callers do not come again in that time, as independent ones do not, that is tried ever more rarely.
+//! next file waits until as many writes wait for it as were acknowledged, for at most a quarter of an upload and
+//! [`LONGEST`]. Where the callers do not come again in that time, as independent ones do not, that is tried ever more
+//! rarely.
 //!
 //! [`Gather`] decides, and knows no thread. The task that uploads begins ([`begin`](Gather::begin)). A thread that commits
 //! asks whether to wake the task that seals ([`wakes`](Gather::wakes)): for the first write, from which on the task
@@ -13,6 +14,9 @@
 use std::time::Duration;
 
 use crate::runtime::sync::{Instant, Mutex};
+
+/// Nothing is sealed meanwhile, whatever else wants it.
+const LONGEST: Duration = Duration::from_millis(50);
 
 /// After so many uploads it is tried again at the latest.
 const LONGEST_REST: u32 = 64;
@@ -44,6 +48,7 @@ impl Gather {
     /// An upload that took this time has acknowledged so many writes, and as many wait for the next one.
     pub(super) fn begin(&self, acknowledged: usize, wait: usize, upload: Duration, now: Instant) {
         let mut state = self.state.lock();
+        state.wanted = None;
         if acknowledged == 0 {
             return;
         }
@@ -53,18 +58,20 @@ impl Gather {
         }
         state.wanted = Some(Wanted {
             writes: acknowledged + wait,
-            until: now + upload / 4,
+            until: now + (upload / 4).min(LONGEST),
             is_watched: wait > 0,
         });
     }
 
     /// Whether the task that seals is to be woken for so many writes.
-    pub(super) fn wakes(&self, writes: usize) -> bool {
+    pub(super) fn wakes(&self, writes: usize, now: Instant) -> bool {
         if writes == 0 {
             return false;
         }
         let mut state = self.state.lock();
-        let Some(wanted) = &mut state.wanted else { return true };
+        let Some(wanted) = state.wanted.as_mut().filter(|wanted| now < wanted.until) else {
+            return true;
+        };
         let is_first = !std::mem::replace(&mut wanted.is_watched, true);
         is_first || writes >= wanted.writes
     }
@@ -98,18 +105,23 @@ mod tests {
     #[test]
     fn waits_for_those_who_were_acknowledged() {
         let (gather, now) = (Gather::default(), Instant::now());
-        assert!(gather.wakes(1) && !gather.wakes(0));
+        assert!(gather.wakes(1, now) && !gather.wakes(0, now));
         gather.begin(10, 3, UPLOAD, now);
-        assert!(!gather.wakes(12) && gather.wakes(13));
+        assert!(!gather.wakes(12, now) && gather.wakes(13, now));
         assert_eq!(gather.time_left(12, now), Some(UPLOAD / 4));
         assert_eq!(gather.time_left(13, now), None);
         assert_eq!(gather.time_left(12, now + UPLOAD / 4), None);
         gather.end(13);
-        assert!(gather.wakes(1));
+        assert!(gather.wakes(1, now));
         gather.begin(2, 0, UPLOAD, now);
         assert!(gather.time_left(0, now).is_some(), "it pays, so it goes on");
-        assert!(gather.wakes(1), "from now on the deadline is watched");
-        assert!(!gather.wakes(1) && gather.wakes(2));
+        assert!(gather.wakes(1, now), "from now on the deadline is watched");
+        assert!(!gather.wakes(1, now) && gather.wakes(2, now));
+        assert!(gather.wakes(1, now + UPLOAD / 4), "the deadline is over");
+        gather.begin(0, 0, UPLOAD, now);
+        assert!(gather.wakes(1, now), "no caller is waited for any more");
+        gather.begin(2, 0, 10 * LONGEST, now);
+        assert_eq!(gather.time_left(0, now), Some(LONGEST));
     }
 
     #[test]

@@ -42,8 +42,8 @@
 //! A replica without an owner was written by another program, which no fence stops, and whether that still runs cannot be
 //! known: the daemon of Litestream leaves no word as it ends, and the time of its last upload says nothing of an idle
 //! database. The same holds if such a program wrote its newest transaction, after an owner. So a store that has not
-//! written it restores or replaces it only to take over. A file that goes on from it shows itself that the daemon has been
-//! where it is (`daemon.rs`).
+//! written it restores or replaces it only to take over, and goes on from it with a file that was restored or followed. A
+//! file whose log has what the daemon copied shows itself that the daemon has been where it is (`daemon.rs`).
 //!
 //! [`prepare`] runs before SQLite opens the file, because opening may create it; [`Prepared::attach`] runs after that.
 
@@ -98,6 +98,8 @@ pub(crate) struct Prepared {
     lineage: u64,
     /// Whether the newest transaction there is not this database's, although its number is.
     is_anothers: bool,
+    /// Whether the database was a follower's, which has no transaction of its own.
+    was_follower: bool,
     /// The database file.
     stamps: Option<Stamps>,
     /// Whether there was a log without a byte before the file was opened.
@@ -170,10 +172,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         must_exist(&path, &path, settings)?;
     }
     let spool = spool.map_or_else(open_spool, Ok)?;
-    // On the disk before the replica has it as its owner: the store that opens after a power cut is the same.
-    spool
-        .keep_node(node)
-        .map_err(|error| cannot_spool(&path, error.into()))?;
+    let was_follower = spool.follows();
     let mut prepared = Prepared {
         replica: replica.clone(),
         fence,
@@ -184,12 +183,19 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         ownership: Ownership::ToEnter,
         lineage: 0,
         is_anothers: false,
+        was_follower,
         stamps: file.as_ref().map(Stamps::of),
         had_empty_log: fs::metadata(log_of(&path)).is_ok_and(|log| log.len() == 0),
         set_aside: None,
     };
     prepared.refuse_others(&path)?;
     prepared.go_on_or_restore(&path, settings, is_missing)?;
+    // On the disk before the replica has it as its owner: the store that opens after a power cut is the same. And not if
+    // this opening is refused: what was a follower's stays one.
+    prepared
+        .spool
+        .keep_node(node)
+        .map_err(|error| cannot_spool(&path, error.into()))?;
     for _ in 0..ENTRIES {
         if prepared.enter()? {
             return Ok(prepared);
@@ -223,18 +229,24 @@ impl Prepared {
             self.refuse_unowned()?;
             return self.restore(path, settings);
         }
-        self.follow_other_program(path)?;
-        self.refuse_divergence(path)
+        let is_behind = self.follow_other_program(path)?;
+        self.refuse_divergence(path)?;
+        // A file that was restored or followed has the newest transaction, and was never where its writer is.
+        let is_copy = self.was_follower || self.position.is_some_and(|position| position.lineage == 0);
+        if is_copy && !is_behind {
+            self.refuse_unowned()?;
+        }
+        Ok(())
     }
 
-    /// Goes on behind the daemon of Litestream, if it has replicated this database since.
-    fn follow_other_program(&mut self, path: &Path) -> Result<()> {
+    /// Goes on behind the daemon of Litestream, if it has replicated this database since. Returns whether it has.
+    fn follow_other_program(&mut self, path: &Path) -> Result<bool> {
         let known = self.position.map_or(0, |position| position.txid);
         if self.tip() <= known {
-            return Ok(());
+            return Ok(false);
         }
         let Some(found) = daemon::position_behind(&self.storage, known, path)? else {
-            return Ok(());
+            return Ok(false);
         };
         let position = Position {
             lineage: self.lineage_there(),
@@ -254,7 +266,7 @@ impl Prepared {
             "the replica's newest files were read from the log of this database, so the store goes on behind them"
         );
         self.position = Some(position);
-        Ok(())
+        Ok(true)
     }
 
     /// The number of the replica; zero if no larder has ever owned it.
@@ -484,7 +496,8 @@ impl Prepared {
     /// Whether the replica has a transaction of this database, as a store has uploaded it: the newest that both may have.
     /// The number of the position alone may be that of the replica at another URL.
     fn has_written_it(&self) -> Result<bool> {
-        let Some(position) = self.position.filter(|position| position.lineage != 0) else {
+        let own = self.position.filter(|position| position.lineage != 0);
+        let Some(position) = own.filter(|_| !self.was_follower) else {
             return Ok(false);
         };
         let txid = position.txid.min(self.tip());
@@ -922,7 +935,6 @@ pub(super) fn ways_out(path: &Path, on_divergence: OnDivergence, tip: u64) -> St
     format!("{replica}. If the database is, call on_divergence(OnDivergence::Rebase), or choose another URL")
 }
 
-/// Whether a replica with that number is another database's. Zero: not known.
 /// Why no fence keeps the last process that wrote to a replica from going on, if that is so: a program that is not larder
 /// wrote its newest transaction.
 pub(super) fn unfenced(storage: &Storage, has_owner: bool, tip: u64) -> Result<Option<String>> {
@@ -942,6 +954,7 @@ pub(super) fn unfenced(storage: &Storage, has_owner: bool, tip: u64) -> Result<O
     )))
 }
 
+/// Whether a replica with that number is another database's. Zero: not known.
 pub(super) fn is_other_replica(known: u64, there: u64) -> bool {
     known != 0 && there != 0 && known != there
 }

@@ -456,7 +456,7 @@ impl Replication {
     /// Has the replies captured that wait for the replica, unless an upload is under way: what is committed meanwhile is
     /// in the next one.
     pub(super) fn seal_for_replies(&self) {
-        if self.uploads_nothing() && self.gather.wakes(self.held.unsealed()) {
+        if self.uploads_nothing() && self.gather.wakes(self.held.unsealed(), Instant::now()) {
             self.wake.notify_one();
         }
     }

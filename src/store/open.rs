@@ -196,7 +196,9 @@ impl Store {
     /// On Linux the folder is in memory, in `/dev/shm`, if that has 1 GiB of free space and the environment variable
     /// `TMPDIR` is not set; otherwise it is in `TMPDIR` or in `/tmp`. [`path`](Self::path) says where, and an event of the
     /// level `debug` why it is not in memory. The store syncs there as its [`Durability`](crate::Durability) says, which
-    /// costs nothing: to measure commits, set `TMPDIR` or open a path on the disk.
+    /// costs nothing: to measure commits, set `TMPDIR` or open a path on the disk. Set it also for stores that are large
+    /// beside the memory limit of a container, which counts these files, and for processes that outlive the session of
+    /// their user, at whose end systemd may empty `/dev/shm`.
     ///
     /// [`Template`](crate::Template) spares each test the migrations.
     ///

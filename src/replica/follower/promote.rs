@@ -77,7 +77,8 @@ impl Follower {
             if is_another || now.is_none_or(|now| now.opening != before.opening) || left().is_zero() {
                 return Err(following.overtaken(&storage)?);
             }
-            // The old primary was faster.
+            // The old primary was faster, or a program that no claim stops.
+            following.to_replace(replica, &storage)?;
         }
         // Without it the store claims once more, as one that was killed.
         let _ = request(&storage, async move { fence.close().await });

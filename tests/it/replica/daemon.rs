@@ -238,6 +238,18 @@ fn replica_that_the_daemon_wrote_last_is_taken_over_when_told() {
                 assert!(text.contains(part), "{part}: {text}");
             }
         };
+        // Copies of the newest state, by a restore and by a follower.
+        Store::restore_from(place.replica().to_str().unwrap())
+            .to(path("copy.db"))
+            .unwrap();
+        super::follower::close(
+            &super::follower::options()
+                .follow(super::follower::of(&place), path("was.db"))
+                .unwrap(),
+        );
+        for name in ["copy.db", "was.db", "was.db"] {
+            is_told(&Options::new().replicate_to(place.to()).open(path(name)).unwrap_err());
+        }
         for (name, to) in &ways {
             is_told(&Options::new().replicate_to(to.clone()).open(path(name)).unwrap_err());
         }
@@ -245,6 +257,12 @@ fn replica_that_the_daemon_wrote_last_is_taken_over_when_told() {
         let clone = follower.clone();
         is_told(&follower.promote(Options::new().replicate_to(place.to())).unwrap_err());
         assert!(!path("missing.db").exists());
+        // It is a follower's as before.
+        drop(
+            super::follower::options()
+                .follow(super::follower::of(&place), path("was.db"))
+                .unwrap(),
+        );
         assert_eq!(
             (owner(), files(&place.replica(), 0)),
             (before, files_before),
