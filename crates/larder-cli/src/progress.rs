@@ -53,10 +53,15 @@ impl Progress {
             self.is_written = true;
             let _ = write!(stderr(), "\r\x1b[K{}", text());
         }
-        if self.interrupted.load(Ordering::Relaxed) {
+        if self.is_interrupted() {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
+    }
+
+    /// Whether a signal has asked the work to stop.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
     }
 }
 

@@ -34,7 +34,7 @@ const MAX_PRINTED: usize = 20;
 /// Of a batch so many lines are read before the database is locked.
 const AHEAD: u64 = 10_000;
 
-/// So many lines are read between two looks at Ctrl-C.
+/// So many lines are read between two looks at the progress line.
 const LINES: u64 = 256;
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -312,12 +312,22 @@ impl Work {
             .into_iter()
             .chain(self.left.iter_mut().rev().map(|(source, _)| source))
         {
-            lines -= source.read_ahead(lines)?;
-            if lines == 0 {
+            lines -= source.read_ahead(lines, || self.progress.is_interrupted())?;
+            if lines == 0 || self.progress.is_interrupted() {
                 break;
             }
         }
-        Ok(())
+        self.heed_interrupt()
+    }
+
+    /// A read that was blocked tells of no signal: this is asked after each one, and so before each commit.
+    fn heed_interrupt(&self) -> Result<()> {
+        match self.progress.is_interrupted() {
+            true => Err(Failure::Interrupted(
+                "interrupted: the lines of this transaction were rolled back, and nothing was imported".into(),
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Reads lines until the batch is full or none is left. Returns whether all are read.
@@ -339,7 +349,9 @@ impl Work {
         self.verdict().map(|()| false)
     }
 
+    /// Whether the transaction is to be committed.
     fn verdict(&mut self) -> Result<(), Stop> {
+        self.heed_interrupt()?;
         let bad: u64 = self.files().map(|file| file.bad).sum();
         if bad <= self.max_bad {
             return Ok(());
@@ -372,6 +384,7 @@ impl Work {
 
     /// Imports a line. Returns `false` at the end of the file.
     fn line(&mut self, tx: &WriteTx<'_>) -> Result<bool, Stop> {
+        self.heed_interrupt()?;
         let Some(current) = &mut self.current else {
             return Ok(false);
         };
@@ -381,14 +394,7 @@ impl Work {
         current.report.lines += 1;
         if current.report.lines.is_multiple_of(LINES) {
             let (file, lines) = (&current.report.file, current.report.lines);
-            if self
-                .progress
-                .show(|| format!("importing {file}: {lines} lines"))
-                .is_break()
-            {
-                let said = "interrupted: the lines of this transaction were rolled back, and nothing was imported";
-                return Err(Failure::Interrupted(said.into()).into());
-            }
+            let _ = self.progress.show(|| format!("importing {file}: {lines} lines"));
         }
         match current.import(tx, &self.nulls)? {
             Ok(0) => current.report.skipped += 1,

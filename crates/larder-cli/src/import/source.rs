@@ -105,9 +105,9 @@ impl Source {
             .collect())
     }
 
-    /// Reads lines until so many wait, or none is left. Returns how many wait.
-    pub(crate) fn read_ahead(&mut self, lines: u64) -> Result<u64> {
-        while (self.ahead.len() as u64) < lines {
+    /// Reads lines until so many wait, none is left, or it is to stop. Returns how many wait.
+    pub(crate) fn read_ahead(&mut self, lines: u64, stop: impl Fn() -> bool) -> Result<u64> {
+        while (self.ahead.len() as u64) < lines && !stop() {
             let mut record = ByteRecord::new();
             if !self.read_into(&mut record)? {
                 break;

@@ -14,6 +14,19 @@ fn signal(child: &Child, name: &str) {
     assert!(status.unwrap().success());
 }
 
+/// Sends a signal, and waits until the process has taken it, where `/proc` tells.
+fn signal_and_wait(child: &Child, name: &str) {
+    signal(child, name);
+    let status = format!("/proc/{}/status", child.id());
+    let is_pending = || {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let mut lines = text.lines();
+        let pending = lines.find_map(|line| line.strip_prefix("ShdPnd:"));
+        pending.is_some_and(|mask| mask.trim().contains(|digit| digit != '0'))
+    };
+    until("the signal", || !is_pending());
+}
+
 /// Waits until something holds.
 #[track_caller]
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -71,6 +84,31 @@ fn interrupted_import_leaves_no_row() {
         assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
         place.say("check app.db --full").assert_code(0);
     }
+}
+
+/// A read that is blocked does not see the signal. The end of the file after it commits nothing.
+#[test]
+fn interrupted_import_of_few_lines_leaves_no_row() {
+    let place = Place::with_database();
+    let mut child = spawn(&place, "import app.db - --table owner");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"id,name\n10,ten\n11,eleven\n").unwrap();
+    until("the transaction", || is_locked(&place));
+    signal_and_wait(&child, "INT");
+    drop(stdin);
+    let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
+    assert!(run.err.contains("nothing was imported"), "{run:?}");
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
+
+    let mut child = spawn(&place, "import app.db - --table owner --batch 2");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"id,name\n10,ten\n11,eleven\n12,twelve\n").unwrap();
+    until("a batch", || place.count("app.db", "SELECT count(*) FROM owner") == 5);
+    signal_and_wait(&child, "INT");
+    drop(stdin);
+    let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
+    assert!(run.err.contains("the 2 rows before it are committed"), "{run:?}");
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 5);
 }
 
 #[test]
