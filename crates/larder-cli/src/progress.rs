@@ -1,4 +1,8 @@
 //! The progress line, on a terminal only, and Ctrl-C.
+//!
+//! A signal that was ignored as the command began stays ignored: SIGHUP under `nohup`, SIGINT in a background job of a
+//! shell script. Only unsafe code can ask the system for that, so Linux's `/proc` is read. Elsewhere SIGHUP keeps what
+//! it does, which is nothing under `nohup` and else the end of the process, and SIGINT is handled in any case.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::ops::ControlFlow;
@@ -30,7 +34,15 @@ impl Progress {
     /// From now on the first Ctrl-C asks the work to stop and to leave nothing behind. A second one ends the process.
     pub(crate) fn begin(is_quiet: bool) -> Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let ignored = ignored();
+        let is_heeded = |signal: i32| match ignored {
+            Some(mask) => mask & (1 << (signal - 1)) == 0,
+            None => signal != SIGHUP,
+        };
+        for signal in [SIGINT, SIGTERM, SIGHUP]
+            .into_iter()
+            .filter(|signal| is_heeded(*signal))
+        {
             let end = flag::register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&interrupted));
             let ask = flag::register(signal, Arc::clone(&interrupted));
             end.and(ask)
@@ -63,6 +75,14 @@ impl Progress {
     pub(crate) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
     }
+}
+
+/// The signals that are ignored, as bits from that of signal 1 on. `None` where there is no `/proc`.
+fn ignored() -> Option<u64> {
+    let status = std::fs::read("/proc/self/status").ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
 }
 
 impl Drop for Progress {
