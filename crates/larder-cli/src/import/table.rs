@@ -48,6 +48,7 @@ pub(crate) struct Column {
 
 pub(crate) struct Target {
     table: String,
+    has_clause: bool,
     pub(crate) columns: Vec<Column>,
 }
 
@@ -104,6 +105,7 @@ impl Target {
         }
         Ok(Self {
             table: table.to_owned(),
+            has_clause: has_clause(tx, table)?,
             columns,
         })
     }
@@ -111,10 +113,14 @@ impl Target {
     pub(crate) fn insert(&self, on_conflict: OnConflict) -> String {
         let names: Vec<String> = self.columns.iter().map(|column| quoted(&column.name)).collect();
         let values: Vec<String> = (1..=names.len()).map(|n| format!("?{n}")).collect();
-        let (verb, end) = match on_conflict {
-            OnConflict::Fail => ("INSERT", ""),
-            OnConflict::Skip => ("INSERT", " ON CONFLICT DO NOTHING"),
-            OnConflict::Replace => ("INSERT OR REPLACE", ""),
+        let verb = match self.has_clause {
+            true => "INSERT OR ABORT",
+            false => "INSERT",
+        };
+        let end = match on_conflict {
+            OnConflict::Fail => "",
+            OnConflict::Skip => " ON CONFLICT DO NOTHING",
+            OnConflict::Replace => "",
         };
         format!(
             "{verb} INTO {}({}) VALUES ({}){end}",
@@ -123,6 +129,13 @@ impl Target {
             values.join(", ")
         )
     }
+}
+
+/// Whether the table may have an `ON CONFLICT` clause, which would overwrite rows or leave lines out without a word. Only
+/// then the statement overrules it, since that overrules the clauses of triggers, too.
+fn has_clause(tx: &WriteTx<'_>, table: &str) -> Result<bool> {
+    let select = "SELECT sql LIKE '%conflict%' FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?1)";
+    Ok(tx.optional_scalar(select, [table])?.unwrap_or(false))
 }
 
 /// The kind of a table or view, and whether it is STRICT.

@@ -240,6 +240,34 @@ fn conflicts_fail_are_skipped_or_replace() {
 }
 
 #[test]
+fn conflict_clause_of_the_schema_is_overruled() {
+    let place = Place::with_database();
+    place.execute(
+        "app.db",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY ON CONFLICT REPLACE, a TEXT NOT NULL ON CONFLICT IGNORE) STRICT;
+         INSERT INTO t VALUES (1, 'old');
+         CREATE TABLE seen(id INTEGER PRIMARY KEY) STRICT;
+         INSERT INTO seen VALUES (9);
+         CREATE TRIGGER owner_seen AFTER INSERT ON owner BEGIN INSERT OR IGNORE INTO seen VALUES (new.id); END",
+    );
+    place.write("t.csv", "id,a\n1,new\n2,\n3,three\n");
+    let run = place.say("import app.db t.csv --max-bad 2").assert_code(0);
+    for part in [
+        "t.csv:2: UNIQUE constraint failed: t.id",
+        "t.csv:3: NOT NULL constraint failed: t.a",
+    ] {
+        assert!(run.err.contains(part), "{part}: {run:?}");
+    }
+    let found = rows(&place, "SELECT id, a FROM t ORDER BY id");
+    assert_eq!(found.to_string(), r#"[[1,"old"],[3,"three"]]"#);
+    let skipped = place.json("import app.db t.csv --on-conflict skip --max-bad 1", 0);
+    assert_eq!((&skipped["skipped"], &skipped["bad"]), (&2.into(), &1.into()));
+    // That of a trigger holds, for a table without one.
+    place.write("owner.csv", "id,name\n9,Nine\n");
+    place.say("import app.db owner.csv").assert_code(0);
+}
+
+#[test]
 fn table_is_created_with_declared_and_inferred_types() {
     let place = Place::with_database();
     place.write(
