@@ -387,7 +387,7 @@ pub(crate) enum OnConflict {
     Fail,
     /// The line is left out, and counted
     Skip,
-    /// The line replaces the row
+    /// The row with this primary key gets the values of the line; columns that the file lacks keep theirs
     Replace,
 }
 

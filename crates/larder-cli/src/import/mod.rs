@@ -373,7 +373,7 @@ impl Work {
             creates,
             ..ImportedFile::default()
         };
-        let insert = target.insert(self.on_conflict);
+        let insert = target.insert(self.on_conflict, source.name())?;
         Ok(Current {
             source,
             target,

@@ -48,6 +48,8 @@ pub(crate) struct Column {
 
 pub(crate) struct Target {
     table: String,
+    /// The columns of the primary key.
+    key: Vec<String>,
     has_clause: bool,
     pub(crate) columns: Vec<Column>,
 }
@@ -105,12 +107,16 @@ impl Target {
         }
         Ok(Self {
             table: table.to_owned(),
+            key: tx.scalars(
+                "SELECT name FROM pragma_table_xinfo(?1) WHERE pk > 0 ORDER BY pk",
+                [table],
+            )?,
             has_clause: has_clause(tx, table)?,
             columns,
         })
     }
 
-    pub(crate) fn insert(&self, on_conflict: OnConflict) -> String {
+    pub(crate) fn insert(&self, on_conflict: OnConflict, file: &Path) -> Result<String> {
         let names: Vec<String> = self.columns.iter().map(|column| quoted(&column.name)).collect();
         let values: Vec<String> = (1..=names.len()).map(|n| format!("?{n}")).collect();
         let verb = match self.has_clause {
@@ -118,16 +124,45 @@ impl Target {
             false => "INSERT",
         };
         let end = match on_conflict {
-            OnConflict::Fail => "",
-            OnConflict::Skip => " ON CONFLICT DO NOTHING",
-            OnConflict::Replace => "",
+            OnConflict::Fail => String::new(),
+            OnConflict::Skip => " ON CONFLICT DO NOTHING".to_owned(),
+            OnConflict::Replace => self.update(file)?,
         };
-        format!(
+        Ok(format!(
             "{verb} INTO {}({}) VALUES ({}){end}",
             quoted(&self.table),
             names.join(", "),
             values.join(", ")
-        )
+        ))
+    }
+
+    /// Sets the columns of the file in the row that has the key. The row itself stays, and so do those that refer to it.
+    fn update(&self, file: &Path) -> Result<String> {
+        let table = &self.table;
+        let problem = |said: String| Failure::Usage(format!("--on-conflict replace: {said}"));
+        if self.key.is_empty() {
+            return Err(problem(format!(
+                "the table {table} has no primary key, by which a row is found"
+            )));
+        }
+        let is_there = |name: &String| self.columns.iter().any(|column| column.name == *name);
+        if let Some(missing) = self.key.iter().find(|name| !is_there(name)) {
+            return Err(problem(format!(
+                "{} has no field for {missing}, a column of the primary key of {table}",
+                display(file)
+            )));
+        }
+        let others = self.columns.iter().filter(|column| !self.key.contains(&column.name));
+        let set: Vec<String> = others
+            .map(|column| quoted(&column.name))
+            .map(|name| format!("{name} = excluded.{name}"))
+            .collect();
+        let key: Vec<String> = self.key.iter().map(|name| quoted(name)).collect();
+        let action = match set.is_empty() {
+            true => "NOTHING".to_owned(),
+            false => format!("UPDATE SET {}", set.join(", ")),
+        };
+        Ok(format!(" ON CONFLICT ({}) DO {action}", key.join(", ")))
     }
 }
 

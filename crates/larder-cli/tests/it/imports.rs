@@ -268,6 +268,65 @@ fn conflict_clause_of_the_schema_is_overruled() {
 }
 
 #[test]
+fn replaced_row_is_updated_and_not_deleted() {
+    let place = Place::with_database();
+    place.execute(
+        "app.db",
+        "CREATE TABLE doc(
+             part TEXT, id INTEGER, text TEXT, code TEXT UNIQUE, kept TEXT DEFAULT 'default', PRIMARY KEY (part, id)
+         ) STRICT;
+         INSERT INTO doc VALUES ('a', 1, 'old', 'x', 'mine'), ('a', 2, 'two', 'y', 'mine');
+         CREATE TABLE child(id INTEGER PRIMARY KEY, part TEXT, doc INTEGER,
+             FOREIGN KEY (part, doc) REFERENCES doc ON DELETE CASCADE) STRICT;
+         INSERT INTO child VALUES (1, 'a', 1);
+         CREATE VIRTUAL TABLE found USING fts5(text, content = 'doc');
+         INSERT INTO found(found) VALUES ('rebuild');
+         CREATE TRIGGER doc_insert AFTER INSERT ON doc BEGIN
+             INSERT INTO found(rowid, text) VALUES (new.rowid, new.text);
+         END;
+         CREATE TRIGGER doc_delete AFTER DELETE ON doc BEGIN
+             INSERT INTO found(found, rowid, text) VALUES ('delete', old.rowid, old.text);
+         END;
+         CREATE TRIGGER doc_update AFTER UPDATE ON doc BEGIN
+             INSERT INTO found(found, rowid, text) VALUES ('delete', old.rowid, old.text);
+             INSERT INTO found(rowid, text) VALUES (new.rowid, new.text);
+         END;
+         CREATE TABLE loose(a TEXT) STRICT",
+    );
+    place.write("doc.csv", "id,part,text,code\n1,a,new,x\n2,a,two,x\n3,a,three,z\n");
+    let run = place
+        .say("import app.db doc.csv --on-conflict replace --max-bad 1")
+        .assert_code(0);
+    assert!(
+        run.err.contains("doc.csv:3: UNIQUE constraint failed: doc.code"),
+        "{run:?}"
+    );
+    let found = rows(&place, "SELECT id, text, code, kept FROM doc ORDER BY id");
+    let wanted = r#"[[1,"new","x","mine"],[2,"two","y","mine"],[3,"three","z","default"]]"#;
+    assert_eq!(found.to_string(), wanted);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM child"), 1);
+    let matches = |word: &str| {
+        let sql = format!("SELECT count(*) FROM found WHERE found MATCH '{word}'");
+        place.count("app.db", &sql)
+    };
+    assert_eq!((matches("old"), matches("new")), (0, 1));
+
+    // Only the key: there is nothing to update.
+    place.write("doc.csv", "id,part\n1,a\n");
+    let skipped = place.json("import app.db doc.csv --on-conflict replace", 0);
+    assert_eq!((&skipped["rows"], &skipped["skipped"]), (&0.into(), &1.into()));
+    place.write("doc.csv", "id,text\n1,newer\n");
+    place.say("import app.db doc.csv --on-conflict replace").assert_fails(
+        2,
+        &["doc.csv has no field for part, a column of the primary key of doc"],
+    );
+    place.write("loose.csv", "a\n1\n");
+    place
+        .say("import app.db loose.csv --on-conflict replace")
+        .assert_fails(2, &["the table loose has no primary key"]);
+}
+
+#[test]
 fn table_is_created_with_declared_and_inferred_types() {
     let place = Place::with_database();
     place.write(
