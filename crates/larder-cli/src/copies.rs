@@ -45,7 +45,7 @@ pub(crate) fn restore(args: &RestoreArgs, output: &Output) -> Result<Verdict> {
 }
 
 pub(crate) fn vacuum(args: &VacuumArgs, output: &Output) -> Result<Verdict> {
-    let store = args.database.to_write().open(&args.database.database)?;
+    let store = args.database.open_to_write(|options| options, output)?;
     let mut progress = output.progress()?;
     let line = |now: &VacuumProgress| format!("building the compact copy, {:.0?}", now.elapsed);
     let report = store

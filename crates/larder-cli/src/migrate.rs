@@ -27,11 +27,11 @@ pub(crate) fn run(verb: MigrateVerb, output: &Output) -> Result<Verdict> {
                 let report = store.migrate_dry_run(DryRun::Backup)?;
                 return print_report(&report, true, output);
             }
-            let options = args.database.to_write().create(args.create_database);
-            let store = options
-                .require_strict(args.require_strict)
-                .migrations(set)
-                .open(&args.database.database)?;
+            let change = |options: Options| {
+                let options = options.create(args.create_database);
+                options.require_strict(args.require_strict).migrations(set)
+            };
+            let store = args.database.open_to_write(change, output)?;
             let report = match args.version {
                 Some(version) => store.migrate_up_to(version)?,
                 None => store.migrate()?,
@@ -40,8 +40,8 @@ pub(crate) fn run(verb: MigrateVerb, output: &Output) -> Result<Verdict> {
             print_report(&report, false, output)
         }
         MigrateVerb::Down(args) => {
-            let options = args.database.to_write().migrations(args.set.read()?);
-            let store = options.open(&args.database.database)?;
+            let set = args.set.read()?;
+            let store = args.database.open_to_write(|options| options.migrations(set), output)?;
             let version = match args.version {
                 Some(version) => version,
                 None => before_newest(&store)?,

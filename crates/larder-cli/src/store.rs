@@ -1,6 +1,8 @@
 //! Opening databases.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use larder::{Checkpoints, Durability, Options, Store};
 
 use crate::args::Database;
 use crate::failure::Result;
+use crate::output::Output;
 
 impl Database {
     /// Opens it to read: nothing is created, and nothing is written.
@@ -19,8 +22,20 @@ impl Database {
         self.options().read_only(true)
     }
 
-    /// The options of a database that is written, and that must exist.
-    pub(crate) fn to_write(&self) -> Options {
+    /// Opens it to write, with these changes to the options. It must exist, unless they say otherwise.
+    pub(crate) fn open_to_write(&self, change: impl FnOnce(Options) -> Options, output: &Output) -> Result<Store> {
+        let had_journal = has_rollback_journal(&self.database);
+        let store = change(self.to_write()).open(&self.database)?;
+        if had_journal {
+            output.note(&format!(
+                "{} had a rollback journal, and is in WAL mode from now on",
+                self.database.display()
+            ));
+        }
+        Ok(store)
+    }
+
+    fn to_write(&self) -> Options {
         let options = self
             .options()
             .create(false)
@@ -41,6 +56,16 @@ impl Database {
             .double_quoted_strings(self.double_quoted_strings)
             .monitor_interval(Duration::ZERO)
     }
+}
+
+/// Whether the header of a database names another journal than the log. It is read before SQLite opens the file: to close
+/// it later would end the locks of this process.
+fn has_rollback_journal(database: &Path) -> bool {
+    const VERSION: usize = 18;
+    let mut header = [0; VERSION + 1];
+    let is_file = database.metadata().is_ok_and(|file| file.is_file());
+    let mut read = || File::open(database)?.read_exact(&mut header);
+    is_file && read().is_ok() && header.starts_with(b"SQLite format 3\0") && header[VERSION] == 1
 }
 
 /// The folder of a replica beside the database: larder's, or that of Litestream's daemon. Who replicates a database must

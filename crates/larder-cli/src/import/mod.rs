@@ -116,8 +116,8 @@ pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
             path.display()
         )));
     }
-    let options = args.database.to_write().create(args.create_database);
-    let store = options.open(path)?;
+    let create = args.create_database;
+    let store = args.database.open_to_write(|options| options.create(create), output)?;
     let progress = output.progress()?;
     let work = Work::new(&args, sources.into_iter().zip(tables).collect(), declared, progress);
     let imported = work.run(&store);

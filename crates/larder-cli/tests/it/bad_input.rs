@@ -232,3 +232,21 @@ fn help_of_each_verb_is_printed() {
     assert!(place.say("--help").assert_code(0).out.contains("Exit codes:"));
     assert!(place.say("--version").assert_code(0).out.starts_with("larder "));
 }
+
+#[test]
+fn switch_to_the_log_is_said_once() {
+    let place = place();
+    let said = "app.db had a rollback journal, and is in WAL mode from now on";
+    for line in [
+        "vacuum app.db",
+        "migrate up app.db --adopt nothing",
+        "import app.db owner.csv",
+    ] {
+        place.execute("app.db", "PRAGMA journal_mode = DELETE");
+        place.say("stats app.db").assert_code(0);
+        let run = place.say(line).assert_code(0);
+        assert!(run.err.contains(said), "{run:?}");
+    }
+    let run = place.say("vacuum app.db").assert_code(0);
+    assert_eq!(run.err, "");
+}
