@@ -9,7 +9,7 @@ use std::time::Duration;
 use larder::{Checkpoints, Durability, Options, Store};
 
 use crate::args::Database;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::Output;
 
 impl Database {
@@ -24,6 +24,13 @@ impl Database {
 
     /// Opens it to write, with these changes to the options. It must exist, unless they say otherwise.
     pub(crate) fn open_to_write(&self, change: impl FnOnce(Options) -> Options, output: &Output) -> Result<Store> {
+        if is_followers(&self.database) {
+            return Err(Failure::Other(format!(
+                "{} is the copy of a follower, which a write would stop: write to the primary's database, or promote the \
+                 follower (Follower::promote)",
+                self.database.display()
+            )));
+        }
         let had_journal = has_rollback_journal(&self.database);
         let store = change(self.to_write()).open(&self.database)?;
         if had_journal {
@@ -68,17 +75,23 @@ fn has_rollback_journal(database: &Path) -> bool {
     is_file && read().is_ok() && header.starts_with(b"SQLite format 3\0") && header[VERSION] == 1
 }
 
+/// Whether the folder beside the database has the mark of a follower.
+fn is_followers(database: &Path) -> bool {
+    beside(database, "", "-replica").is_some_and(|folder| folder.join("follows").exists())
+}
+
 /// The folder of a replica beside the database: larder's, or that of Litestream's daemon. Who replicates a database must
 /// have read its log before a checkpoint empties it, so the checkpoints are left to that process.
 fn keeper(database: &Path) -> Option<PathBuf> {
-    let name = database.file_name()?;
-    let with = |before: &str, after: &str| {
-        let mut folder = OsString::from(before);
-        folder.push(name);
-        folder.push(after);
-        database.with_file_name(folder)
-    };
-    [with("", "-replica"), with(".", "-litestream")]
-        .into_iter()
-        .find(|folder| folder.is_dir())
+    let folders = [beside(database, "", "-replica"), beside(database, ".", "-litestream")];
+    folders.into_iter().flatten().find(|folder| folder.is_dir())
+}
+
+/// The folder that has the name of the database between these. A link leads to the database.
+fn beside(database: &Path, before: &str, after: &str) -> Option<PathBuf> {
+    let database = database.canonicalize().unwrap_or_else(|_| database.to_owned());
+    let mut folder = OsString::from(before);
+    folder.push(database.file_name()?);
+    folder.push(after);
+    Some(database.with_file_name(folder))
 }

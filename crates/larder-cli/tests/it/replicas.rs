@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use larder::{Options, Store};
+use larder::{Follower, Options, Store};
 
 use crate::support::Place;
 
@@ -135,5 +135,34 @@ fn commands_that_write_leave_checkpoints_to_the_service() {
     assert_eq!((stats.rebases, stats.problem), (0, None));
     place.say("replicate restore replica new.db").assert_code(0);
     assert_eq!(place.count("new.db", "SELECT count(*) FROM t"), 5003);
+    store.close().unwrap();
+}
+
+#[test]
+fn copy_of_a_follower_is_not_written() {
+    let place = Place::new();
+    let store = replicated(&place);
+    let url = place.path("replica");
+    let follower = Follower::open(url.to_str().unwrap(), place.path("copy.db")).unwrap();
+    place.write("t.csv", "n\n7\n");
+    place.write("migrations/1_more.sql", "CREATE TABLE more(n INTEGER) STRICT;");
+    std::os::unix::fs::symlink("copy.db", place.path("link.db")).unwrap();
+    let refuse = || {
+        for verb in [
+            "import copy.db t.csv",
+            "import link.db t.csv",
+            "vacuum copy.db",
+            "migrate up copy.db",
+            "migrate down copy.db",
+        ] {
+            let parts = ["is the copy of a follower", "the primary's database", "promote"];
+            place.say(verb).assert_fails(3, &parts);
+        }
+        assert_eq!(place.count("copy.db", "SELECT count(*) FROM t"), 2);
+        place.say("check copy.db").assert_code(0);
+    };
+    refuse();
+    follower.close().unwrap();
+    refuse();
     store.close().unwrap();
 }
