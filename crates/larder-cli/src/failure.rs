@@ -45,6 +45,11 @@ pub(crate) enum Failure {
     },
     /// The message says what is as it was.
     Interrupted(String),
+    /// That of a batch of an import, after others were committed.
+    After {
+        committed: u64,
+        source: Box<Failure>,
+    },
     Other(String),
 }
 
@@ -56,6 +61,7 @@ impl Failure {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::After { source, .. } => source.exit_code(),
             Self::Usage(_) => USAGE,
             Self::Interrupted(_) | Self::Larder(Error::Cancelled { .. }) => INTERRUPTED,
             Self::Larder(error) if error.is_retryable() => BUSY,
@@ -64,19 +70,33 @@ impl Failure {
     }
 
     pub(crate) fn as_json(&self) -> Value {
-        let (kind, is_retryable) = match self {
-            Self::Larder(Error::Cancelled { .. }) => ("interrupted", false),
-            Self::Larder(error) => (error.kind(), error.is_retryable()),
-            Self::Usage(_) => ("usage", false),
-            Self::Io { .. } => ("io", false),
-            Self::Interrupted(_) => ("interrupted", false),
-            Self::Other(_) => ("refused", false),
-        };
-        let mut error = json!({ "kind": kind, "message": self.to_string(), "retryable": is_retryable });
-        if let Self::Larder(source) = self {
-            error["outcome"] = json!(source.outcome());
-        }
+        let mut error = self.details();
+        error["message"] = self.to_string().into();
         json!({ "error": error })
+    }
+
+    /// The failure itself, without what it came after.
+    fn root(&self) -> &Self {
+        match self {
+            Self::After { source, .. } => source.root(),
+            failure => failure,
+        }
+    }
+
+    fn details(&self) -> Value {
+        match self.root() {
+            Self::Larder(error) => {
+                let (kind, is_retryable) = match error {
+                    Error::Cancelled { .. } => ("interrupted", false),
+                    error => (error.kind(), error.is_retryable()),
+                };
+                json!({ "kind": kind, "retryable": is_retryable, "outcome": error.outcome() })
+            }
+            Self::Usage(_) => json!({ "kind": "usage", "retryable": false }),
+            Self::Io { .. } => json!({ "kind": "io", "retryable": false }),
+            Self::Interrupted(_) => json!({ "kind": "interrupted", "retryable": false }),
+            Self::After { .. } | Self::Other(_) => json!({ "kind": "refused", "retryable": false }),
+        }
     }
 }
 
@@ -96,6 +116,9 @@ impl fmt::Display for Failure {
             }
             Self::Larder(error) => f.write_str(&with_flags(error.to_string())),
             Self::Io { what, source } => write!(f, "{what}: {source}"),
+            Self::After { committed, source } => {
+                write!(f, "{source} (the {committed} rows of the batches before are committed)")
+            }
             Self::Usage(said) | Self::Interrupted(said) | Self::Other(said) => f.write_str(said),
         }
     }

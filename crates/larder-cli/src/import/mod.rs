@@ -459,11 +459,13 @@ fn after(committed: u64, failure: Failure) -> Failure {
     if committed == 0 {
         return failure;
     }
-    let said = format!("{failure} (the {committed} rows of the batches before are committed)");
     match failure {
         Failure::Interrupted(_) => Failure::Interrupted(format!(
             "interrupted: the last batch was rolled back, and the {committed} rows before it are committed"
         )),
-        _ => Failure::Other(said),
+        failure => Failure::After {
+            committed,
+            source: Box::new(failure),
+        },
     }
 }
