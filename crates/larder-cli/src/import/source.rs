@@ -23,11 +23,57 @@ pub(crate) fn display(path: &Path) -> String {
 
 pub(crate) struct Source {
     path: PathBuf,
-    reader: Reader<Box<dyn Read + Send>>,
+    reader: Reader<Padded>,
     header: Vec<String>,
     record: ByteRecord,
     /// Lines that were read before it was their turn.
     ahead: VecDeque<ByteRecord>,
+    /// Where the line begins in which a quote is open at the end of the file.
+    open_quote: Option<u64>,
+}
+
+/// A file with two more line ends. The reader leaves out empty lines, but in a field in quotes: a line that takes both of
+/// them has a quote that is open.
+struct Padded {
+    from: Box<dyn Read + Send>,
+    length: u64,
+    is_at_end: bool,
+    left: usize,
+}
+
+const PADDING: &[u8] = b"\n\n";
+
+impl Padded {
+    fn new(from: Box<dyn Read + Send>) -> Self {
+        Self {
+            from,
+            length: 0,
+            is_at_end: false,
+            left: PADDING.len(),
+        }
+    }
+
+    /// Whether what was read up to this position has taken all of the padding.
+    fn is_taken_at(&self, position: u64) -> bool {
+        self.is_at_end && position >= self.length + PADDING.len() as u64
+    }
+}
+
+impl Read for Padded {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if !self.is_at_end {
+            let read = self.from.read(to)?;
+            self.length += read as u64;
+            self.is_at_end = read == 0 && !to.is_empty();
+            if !self.is_at_end {
+                return Ok(read);
+            }
+        }
+        let read = self.left.min(to.len());
+        to[..read].copy_from_slice(&PADDING[..read]);
+        self.left -= read;
+        Ok(read)
+    }
 }
 
 /// A field of the file, and the name of the column that it is for.
@@ -53,10 +99,15 @@ impl Source {
             .has_headers(args.header.is_empty())
             // A line of another length is a bad line, and not the end.
             .flexible(true)
-            .from_reader(from);
+            .from_reader(Padded::new(from));
         let header = if args.header.is_empty() {
-            let header = reader.byte_headers().map_err(|error| unreadable(&name, error))?;
-            names(header, &name)?
+            let header = reader.byte_headers().map_err(|error| unreadable(&name, error))?.clone();
+            if !header.is_empty() && reader.get_ref().is_taken_at(reader.position().byte()) {
+                return Err(Failure::Other(format!(
+                    "{name}: the header has a quote that is not closed until the end of the file"
+                )));
+            }
+            names(&header, &name)?
         } else {
             args.header.clone()
         };
@@ -75,6 +126,7 @@ impl Source {
             header,
             record: ByteRecord::new(),
             ahead: VecDeque::new(),
+            open_quote: None,
         })
     }
 
@@ -131,7 +183,11 @@ impl Source {
 
     fn read_into(&mut self, record: &mut ByteRecord) -> Result<bool> {
         let read = self.reader.read_byte_record(record);
-        read.map_err(|error| unreadable(&display(&self.path), error))
+        let read = read.map_err(|error| unreadable(&display(&self.path), error))?;
+        if read && self.reader.get_ref().is_taken_at(self.reader.position().byte()) {
+            self.open_quote = record.position().map(csv::Position::byte);
+        }
+        Ok(read)
     }
 
     /// The number of the line that was read, from 1. It is that of its first line, if a field has several.
@@ -139,8 +195,11 @@ impl Source {
         self.record.position().map_or(0, csv::Position::line)
     }
 
-    /// The fields of the line, or what is wrong with their number.
+    /// The fields of the line, or what is wrong with them.
     pub(crate) fn fields(&self) -> std::result::Result<&ByteRecord, String> {
+        if self.open_quote.is_some() && self.open_quote == self.record.position().map(csv::Position::byte) {
+            return Err("a quote of this line is not closed until the end of the file".into());
+        }
         let (fields, wanted) = (self.record.len(), self.header.len());
         if fields == wanted {
             return Ok(&self.record);

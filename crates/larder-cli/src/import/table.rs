@@ -289,10 +289,15 @@ fn infer(args: &ImportArgs, tables: &[String]) -> Result<BTreeMap<(String, Strin
     Ok(kinds.into_iter().map(|(column, seen)| (column, seen.kind())).collect())
 }
 
+/// Up to it a REAL holds each integer.
+const EXACT: u64 = 1 << 53;
+
 /// What the values of a column were.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     integer: bool,
+    /// An integer that a REAL may not hold exactly.
+    large: bool,
     real: bool,
     text: bool,
 }
@@ -303,8 +308,13 @@ impl Seen {
             return;
         }
         let text = std::str::from_utf8(field).ok();
-        match text.filter(|text| !has_leading_zero(text)) {
-            Some(text) if integer(text).is_some() => self.integer = true,
+        let text = text.filter(|text| !has_leading_zero(text));
+        if let Some(number) = text.and_then(integer) {
+            self.integer = true;
+            self.large |= number.unsigned_abs() > EXACT;
+            return;
+        }
+        match text {
             // A whole number that is too large would lose digits.
             Some(text) if real(text).is_some() && text.contains(['.', 'e', 'E']) => self.real = true,
             _ => self.text = true,
@@ -314,6 +324,11 @@ impl Seen {
     fn kind(self) -> &'static str {
         match self {
             Self { text: true, .. } => "TEXT",
+            Self {
+                real: true,
+                large: true,
+                ..
+            } => "TEXT",
             Self { real: true, .. } => "REAL",
             Self { integer: true, .. } => "INTEGER",
             _ => "TEXT",
@@ -347,6 +362,9 @@ mod tests {
         assert_eq!(kind(&["01234"]), "TEXT");
         assert_eq!(kind(&["+49", "12"]), "TEXT");
         assert_eq!(kind(&[]), "TEXT");
+        assert_eq!(kind(&["9007199254740993"]), "INTEGER");
+        assert_eq!(kind(&["9007199254740993", "0.5"]), "TEXT");
+        assert_eq!(kind(&["0.5", "-9007199254740992"]), "REAL");
         assert_eq!(kind(&["99999999999999999999"]), "TEXT");
     }
 

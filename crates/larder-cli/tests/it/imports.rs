@@ -93,6 +93,63 @@ fn bad_lines_are_counted_and_named_and_nothing_is_imported() {
     assert_eq!(place.count("app.db", "SELECT count(*) FROM item"), 101);
 }
 
+/// It would take all lines after it into one field.
+#[test]
+fn quote_that_is_not_closed_is_a_bad_line() {
+    let place = Place::with_database();
+    for end in [
+        "8,\"Bo\n9,Cy\n",
+        "8,\"Bo\n9,Cy",
+        "8,\"",
+        "8,\"\n",
+        "8,\"Bo \"\"\r\n\r\n",
+        "8,\"Bo\r",
+    ] {
+        place.write("owner.csv", format!("id,name\n7,Eve\n{end}"));
+        for batch in ["", " --batch 1000"] {
+            let run = place.say(&format!("import app.db owner.csv{batch}")).assert_code(1);
+            let said = "owner.csv:3: a quote of this line is not closed until the end of the file";
+            assert!(run.err.contains(said), "{end:?}: {run:?}");
+            assert!(
+                run.out.starts_with("owner.csv -> owner: 2 lines, 1 bad\n"),
+                "{end:?}: {run:?}"
+            );
+        }
+    }
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
+    // These are closed, or are no quotes.
+    let ends = [
+        "10,\"Bo\"",
+        "11,\"Bo\n\n\"\n\n\n",
+        "12,\"Bo\"\r\n",
+        "13,5\"",
+        "15,\"Bo\n\"\r",
+        "16,x\r\n\r\n",
+    ];
+    for end in ends {
+        place.write("owner.csv", format!("id,name\n{end}"));
+        let run = place.say("import app.db owner.csv").assert_code(0);
+        assert!(
+            run.out.starts_with("owner.csv -> owner: 1 lines, 0 bad\n"),
+            "{end:?}: {run:?}"
+        );
+    }
+    let found = rows(&place, "SELECT name FROM owner WHERE id > 9 ORDER BY id");
+    let wanted = r#"[["Bo"],["Bo\n\n"],["Bo"],["5\""],["Bo\n"],["x"]]"#;
+    assert_eq!(found.to_string(), wanted);
+    for text in ["id,\"name\n7,Eve\n", "\"id", "\""] {
+        place.write("owner.csv", text);
+        let run = place.say("import app.db owner.csv");
+        run.assert_fails(3, &["the header has a quote that is not closed"]);
+    }
+    for text in ["", "\n", "\r\n\n"] {
+        place.write("owner.csv", text);
+        place
+            .say("import app.db owner.csv")
+            .assert_fails(3, &["owner.csv is empty"]);
+    }
+}
+
 #[test]
 fn text_that_is_no_utf8_is_a_bad_line() {
     let place = Place::with_database();
