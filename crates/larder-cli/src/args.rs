@@ -264,7 +264,7 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) set: MigrationSet,
 
-    /// Create the database if it is not there
+    /// Create the database if it is not there. It stays, also if nothing comes into it
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) create_database: bool,
 
@@ -332,7 +332,7 @@ pub(crate) struct ImportArgs {
     #[arg(long)]
     pub(crate) create_table: bool,
 
-    /// Create the database if it is not there
+    /// Create the database if it is not there. It stays, also if nothing comes into it
     #[arg(long)]
     pub(crate) create_database: bool,
 

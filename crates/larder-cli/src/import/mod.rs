@@ -109,8 +109,7 @@ pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
     let sources = sources.collect::<Result<Vec<_>>>()?;
     let declared = Declared::of(&args, &tables)?;
     let path = &args.database.database;
-    let is_new = args.create_database && !path.exists();
-    if is_new && !args.create_table {
+    if args.create_database && !path.exists() && !args.create_table {
         return Err(Failure::Usage(format!(
             "{} has no tables yet: give --create-table, too",
             path.display()
@@ -121,30 +120,11 @@ pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
     let progress = output.progress()?;
     let work = Work::new(&args, sources.into_iter().zip(tables).collect(), declared, progress);
     let imported = work.run(&store);
-    let path = store.path().to_owned();
-    let is_empty = is_new && has_nothing(&store);
     let closed = store.close();
-    if is_empty {
-        remove(&path);
-    }
     let imported = imported?;
     closed?;
     print(&imported, args.max_bad, output)?;
     Ok(Verdict::of(imported.ok))
-}
-
-fn has_nothing(store: &Store) -> bool {
-    let objects = store.read(|tx| tx.scalar::<i64>("SELECT count(*) FROM sqlite_schema", []));
-    objects.is_ok_and(|objects| objects == 0)
-}
-
-/// Removes the database that this import has created, and in which nothing is.
-fn remove(path: &Path) {
-    for ending in ["", "-wal", "-shm"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(ending);
-        let _ = std::fs::remove_file(file);
-    }
 }
 
 /// The table of a file.
