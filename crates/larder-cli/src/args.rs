@@ -16,8 +16,8 @@ Exit codes:
   4    it could not be done now: the file is locked or the storage does not answer. Try again
   130  interrupted by Ctrl-C
 
-All commands work beside a running service that has the database open. None but `restore` creates a \
-database that is not there, unless it is asked to by --create-database. `import`, `vacuum`, `migrate up` and \
+All commands work beside a running service that has the database open. None but `restore` and \
+`replicate restore` creates a database that is not there, unless it is asked to by --create-database. `import`, `vacuum`, `migrate up` and \
 `migrate down` switch a database with a rollback journal to WAL mode, in which it stays.";
 
 /// Checks, backups, migrations, imports and replicas of SQLite databases, also beside a running service.
@@ -264,7 +264,7 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) set: MigrationSet,
 
-    /// Create the database if it is not there. It stays, also if nothing comes into it
+    /// Create the database if it is not there. It stays, even if the rest fails
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) create_database: bool,
 
@@ -332,7 +332,7 @@ pub(crate) struct ImportArgs {
     #[arg(long)]
     pub(crate) create_table: bool,
 
-    /// Create the database if it is not there. It stays, also if nothing comes into it
+    /// Create the database if it is not there. It stays, even if the rest fails
     #[arg(long)]
     pub(crate) create_database: bool,
 

@@ -6,6 +6,8 @@ use std::{fmt, io};
 use larder::Error;
 use serde_json::{Value, json};
 
+use crate::store::LABEL;
+
 /// The command did its work and found a problem.
 pub(crate) const PROBLEM: u8 = 1;
 /// The arguments do not fit.
@@ -157,10 +159,12 @@ const FLAGS: &[(&str, &str)] = &[
     ("Options::trusted_schema", "--trusted-schema"),
     ("Options::double_quoted_strings(true)", "--double-quoted-strings"),
     ("Options::double_quoted_strings", "--double-quoted-strings"),
-    (" (at larder sql)", ""),
 ];
 
 fn with_flags(message: String) -> String {
+    let message = message
+        .replace(&format!(" (at {LABEL})"), "")
+        .replace(&format!(", at {LABEL})"), ")");
     FLAGS
         .iter()
         .fold(message, |said, (method, flag)| said.replace(method, flag))

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::args::{AdoptFrom, MigrateVerb, MigrationSet};
 use crate::failure::{Failure, Result, Verdict};
 use crate::output::{Output, plain};
+use crate::store::open;
 
 pub(crate) fn run(verb: MigrateVerb, output: &Output) -> Result<Verdict> {
     match verb {
@@ -105,14 +106,14 @@ impl MigrationSet {
 /// Opens the database, and says what keeps the set from being applied: a newer schema, a file that has changed. What is
 /// only pending is no problem.
 fn open_to_read(options: Options, set: Migrations, path: &std::path::Path) -> Result<(Store, Option<Error>)> {
-    let validated = options.clone().migrations(set.clone().at_open(true)).open(path);
+    let validated = open(options.clone().migrations(set.clone().at_open(true)), path);
     let problem = match validated {
         Ok(store) => return Ok((store, None)),
         Err(Error::Migration(error)) if matches!(*error, MigrationError::Pending { .. }) => None,
         Err(error @ Error::Migration(_)) => Some(error),
         Err(error) => return Err(error.into()),
     };
-    Ok((options.migrations(set).open(path)?, problem))
+    Ok((open(options.migrations(set), path)?, problem))
 }
 
 #[derive(Serialize)]

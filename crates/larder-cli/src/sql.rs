@@ -33,9 +33,7 @@ pub(crate) fn sql(args: &SqlArgs, output: &Output) -> Result<Verdict> {
     }
     let store = args.database.open_to_read()?;
     let limit = args.limit;
-    let options = ReadOptions::new()
-        .execution_timeout(args.timeout.max(Duration::from_millis(1)))
-        .label("larder sql");
+    let options = ReadOptions::new().execution_timeout(args.timeout.max(Duration::from_millis(1)));
     let rows = store.read_with(options, |tx| {
         let mut statement = tx.prepare(&sql)?;
         let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();

@@ -12,10 +12,18 @@ use crate::args::Database;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 
+/// What errors have as the place of a call, which is taken out of their messages: it says nothing to a user.
+pub(crate) const LABEL: &str = "larder";
+
+/// Opens a database. All handles come from here.
+pub(crate) fn open(options: Options, path: &Path) -> larder::Result<Store> {
+    Ok(options.open(path)?.labelled(LABEL))
+}
+
 impl Database {
     /// Opens it to read: nothing is created, and nothing is written.
     pub(crate) fn open_to_read(&self) -> Result<Store> {
-        Ok(self.to_read().open(&self.database)?)
+        Ok(open(self.to_read(), &self.database)?)
     }
 
     pub(crate) fn to_read(&self) -> Options {
@@ -32,7 +40,7 @@ impl Database {
             )));
         }
         let had_journal = has_rollback_journal(&self.database);
-        let store = change(self.to_write()).open(&self.database)?;
+        let store = open(change(self.to_write()), &self.database)?;
         if had_journal {
             output.note(&format!(
                 "{} had a rollback journal, and is in WAL mode from now on",

@@ -145,6 +145,12 @@ impl Source {
             )));
         }
         let kept = self.header.iter().enumerate().filter(|(_, name)| !skip.contains(name));
+        if kept.clone().next().is_none() {
+            return Err(Failure::Usage(format!(
+                "{}: no column is left: --skip has all names of the header",
+                display(&self.path)
+            )));
+        }
         let column = |name: &String| {
             let given = map.iter().find(|(from, _)| from == name);
             given.map_or(name, |(_, to)| to).clone()

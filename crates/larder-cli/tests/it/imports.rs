@@ -559,3 +559,34 @@ fn failure_after_a_batch_can_be_tried_again() {
     conn.execute_batch("ROLLBACK").unwrap();
     assert_eq!(place.count("app.db", "SELECT count(*) FROM owner WHERE id > 500"), 2);
 }
+
+#[test]
+fn last_column_cannot_be_skipped() {
+    let place = Place::with_database();
+    place.write("owner.csv", "id,name\n7,Eve\n");
+    for create in ["", " --table new --create-table", " --table new --create-table --infer"] {
+        place
+            .say(&format!("import app.db owner.csv --skip id,name{create}"))
+            .assert_fails(2, &["owner.csv: no column is left"]);
+    }
+}
+
+/// The place of a call in the source says nothing to a user.
+#[test]
+fn errors_name_no_line_of_the_source() {
+    let place = Place::with_database();
+    place.execute(
+        "app.db",
+        "CREATE TABLE log(owner INTEGER) STRICT;
+         CREATE TRIGGER logged AFTER INSERT ON owner BEGIN INSERT INTO log VALUES (new.id); END;
+         PRAGMA writable_schema = ON;
+         DELETE FROM sqlite_schema WHERE name = 'log'",
+    );
+    place.write("owner.csv", "id,name\n7,Eve\n");
+    let run = place.say("import app.db owner.csv");
+    let run = run.assert_fails(3, &["no such table: main.log"]);
+    assert!(!run.err.contains("at larder") && !run.err.contains(".rs:"), "{run:?}");
+    let run = place.say("sql app.db nonsense");
+    let run = run.assert_fails(3, &["syntax error"]);
+    assert!(!run.err.contains("at larder") && !run.err.contains(".rs:"), "{run:?}");
+}
