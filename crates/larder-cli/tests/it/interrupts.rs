@@ -162,6 +162,24 @@ fn interrupted_backup_and_restore_leave_no_file() {
         Run::of(child.wait_with_output().unwrap()).assert_code(130).json()
     };
     assert_eq!(error["error"]["kind"], "interrupted");
+
+    // A restore cannot be slowed down, and may be done before the signal.
+    let interrupted = (0..20).find_map(|_| {
+        let child = spawn(&place, "restore app.db new.db");
+        until("the unfinished copy", || place.names().len() > 1);
+        signal(&child, "INT");
+        let run = Run::of(child.wait_with_output().unwrap());
+        match run.code {
+            Some(0) => {
+                std::fs::remove_file(place.path("new.db")).unwrap();
+                None
+            }
+            _ => Some(run.assert_code(130)),
+        }
+    });
+    let run = interrupted.expect("a restore was interrupted");
+    assert!(run.err.contains("interrupted: the restore was stopped"), "{run:?}");
+    assert_eq!(place.names(), ["app.db"]);
 }
 
 #[test]
