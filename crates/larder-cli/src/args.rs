@@ -17,8 +17,9 @@ Exit codes:
   130  interrupted by Ctrl-C
 
 All commands work beside a running service that has the database open. None but `restore` and \
-`replicate restore` creates a database that is not there, unless it is asked to by --create-database. `import`, `vacuum`, `migrate up` and \
-`migrate down` switch a database with a rollback journal to WAL mode, in which it stays.";
+`replicate restore` creates a database that is not there, unless it is asked to by --create-database. \
+`import`, `vacuum`, `migrate up` and `migrate down` switch a database with a rollback journal to WAL mode, \
+in which it stays.";
 
 /// Checks, backups, migrations, imports and replicas of SQLite databases, also beside a running service.
 #[derive(Debug, Parser)]

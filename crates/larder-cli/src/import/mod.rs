@@ -115,9 +115,10 @@ pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
             path.display()
         )));
     }
+    // From the first lock on, Ctrl-C ends the import with its own message.
+    let progress = output.progress()?;
     let create = args.create_database;
     let store = args.database.open_to_write(|options| options.create(create), output)?;
-    let progress = output.progress()?;
     let work = Work::new(&args, sources.into_iter().zip(tables).collect(), declared, progress);
     let imported = work.run(&store);
     let closed = store.close();
