@@ -17,8 +17,8 @@ struct Checked<'r> {
 }
 
 pub(crate) fn check(args: &CheckArgs, output: &Output) -> Result<Verdict> {
-    let store = args.database.open_to_read()?;
     let mut progress = output.progress()?;
+    let store = args.database.open_to_read()?;
     let mut check = store.check().progress(INTERVAL, move |now| progress.show(|| line(now)));
     if args.full {
         check = check.full();

@@ -8,8 +8,8 @@ use crate::output::{Output, size};
 use crate::progress::{INTERVAL, share};
 
 pub(crate) fn backup(args: &BackupArgs, output: &Output) -> Result<Verdict> {
-    let store = args.database.open_to_read()?;
     let mut progress = output.progress()?;
+    let store = args.database.open_to_read()?;
     let backup = if args.compact {
         store.backup_compact(&args.target)
     } else {
@@ -45,8 +45,8 @@ pub(crate) fn restore(args: &RestoreArgs, output: &Output) -> Result<Verdict> {
 }
 
 pub(crate) fn vacuum(args: &VacuumArgs, output: &Output) -> Result<Verdict> {
-    let store = args.database.open_to_write(|options| options, output)?;
     let mut progress = output.progress()?;
+    let store = args.database.open_to_write(|options| options, output)?;
     let line = |now: &VacuumProgress| format!("building the compact copy, {:.0?}", now.elapsed);
     let report = store
         .vacuum()

@@ -126,8 +126,8 @@ struct Verified<'r> {
 }
 
 fn verify(args: &VerifyArgs, output: &Output) -> Result<Verdict> {
-    let replica = Replica::open(&args.replica)?;
     let mut progress = output.progress()?;
+    let replica = Replica::open(&args.replica)?;
     let mut verify = replica
         .verify()
         .restore(!args.files_only)
