@@ -1,8 +1,11 @@
 //! The names of calls: labels of a handle, and the caller's line through wrappers.
 
+#[cfg(feature = "async")]
 use std::future::Future;
 
-use larder::{ReadOptions, Result, Store, WriteOptions};
+#[cfg(feature = "async")]
+use larder::Result;
+use larder::{ReadOptions, Store, WriteOptions};
 
 fn sites(store: &Store) -> Vec<String> {
     let mut sites: Vec<_> = store
