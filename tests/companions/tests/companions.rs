@@ -1,4 +1,4 @@
-//! Each crate that the README lists beside larder, with a store. `.ci/run companions` runs it.
+//! Each crate that the README lists beside larder, with a store. `.ci/nightly companions` runs it.
 
 use std::time::Duration;
 
