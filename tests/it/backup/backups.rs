@@ -21,7 +21,7 @@ use tempfile::{TempDir, tempdir};
 use crate::support::child::{
     Child, PATIENCE, Task, as_ordinary_user, is_root, listen, set_mode, skipped, succeeds, tell,
 };
-use crate::support::{log, names_in};
+use crate::support::{RaiseOnDrop, log, names_in};
 
 /// Two accounts and what was moved between them: the sum stays, and so does the number of rows of both logs.
 const BANK: &str = "CREATE TABLE account(id INTEGER PRIMARY KEY, amount INTEGER NOT NULL) STRICT;
@@ -298,21 +298,12 @@ fn backup_excludes_later_writes_and_delays_none() {
     }
 }
 
-/// Also if the test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn backup_under_load_is_one_snapshot() {
     let place = Place::new(BANK);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let _stop = Stop(&stop);
+        let _stop = RaiseOnDrop(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {

@@ -12,7 +12,7 @@ use larder::{
 use crate::support::migrations::{
     after_first, applied, assert_has, contents, migration_error, numbers, pending, rolled_back, steps, store_of, texts,
 };
-use crate::support::{blocker, count};
+use crate::support::{RaiseOnDrop, blocker, count};
 
 fn ups_and_downs() -> Migrations {
     Migrations::new([
@@ -131,6 +131,7 @@ fn writes_and_reads_continue_during_migrations() {
     let done = AtomicBool::new(false);
     let is_done = || done.load(Ordering::Relaxed);
     let acknowledged = thread::scope(|scope| {
+        let over = RaiseOnDrop(&done);
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 let (store, is_done) = (&store, &is_done);
@@ -163,7 +164,7 @@ fn writes_and_reads_continue_during_migrations() {
             store.migrate_to(version).unwrap();
             assert!(count(&store) >= before);
         }
-        done.store(true, Ordering::Relaxed);
+        drop(over);
         writers
             .into_iter()
             .flat_map(|writer| writer.join().unwrap())

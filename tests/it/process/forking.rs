@@ -1,7 +1,7 @@
 //! A process that forks without `exec` while a store is open. The child has no writer thread and shares the parent's
 //! files: its calls fail at once, and it does no harm.
 
-use crate::support::write_or_fail;
+use crate::support::{RaiseOnDrop, write_or_fail};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::channel;
@@ -186,6 +186,7 @@ fn fork_often(path: &Path, store: &Store) {
         }
     };
     thread::scope(|scope| {
+        let _over = RaiseOnDrop(&done);
         for _ in 0..2 {
             scope.spawn(|| while_needed(Box::new(|| assert!(count(store) > 0))));
         }
@@ -203,7 +204,6 @@ fn fork_often(path: &Path, store: &Store) {
                 let _ = fs::remove_file(format!("{}{suffix}", own.display()));
             }
         }
-        done.store(true, Relaxed);
     });
 }
 

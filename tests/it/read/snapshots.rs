@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use larder::rusqlite::{self, Connection, ffi};
 use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Role, Store, WhenFull};
 
+use crate::support::RaiseOnDrop;
 use crate::write::groups::Gate;
 
 fn store_with(options: Options) -> Store {
@@ -445,6 +446,7 @@ fn foreign_interrupt_is_returned_unchanged() {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let stop = &stop;
+        let over = RaiseOnDrop(stop);
         scope.spawn(move || {
             let handle = take.recv().unwrap();
             while !stop.load(Ordering::SeqCst) {
@@ -457,7 +459,7 @@ fn foreign_interrupt_is_returned_unchanged() {
             give.send(tx.get_interrupt_handle()).unwrap();
             tx.query_row(endless, [], |row| row.get::<_, i64>(0))
         });
-        stop.store(true, Ordering::SeqCst);
+        drop(over);
         let error = result.unwrap_err();
         assert!(matches!(error, Error::Sqlite { .. }), "{error:?}");
         assert!(matches!(

@@ -18,7 +18,7 @@ use super::lying::{Lie, Lying};
 pub(super) use super::store::fill;
 use super::store::{Place, wait_until};
 use crate::support::child::{self, Child, PATIENCE, Task, listen, tell};
-use crate::support::log;
+use crate::support::{RaiseOnDrop, log};
 
 /// Longer than any test waits for it by itself.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -401,6 +401,7 @@ tell(last)
     }
     let there = "SELECT count(*) FROM sqlite_schema WHERE name = 'generation'";
     thread::scope(|scope| {
+        let _over = RaiseOnDrop(&is_over);
         for reader in 0..4 {
             let (follower, is_over, looks) = (&follower, &is_over, &looks);
             let path = copy(&place);
@@ -440,7 +441,6 @@ tell(last)
         }
         load(&store, 300);
         catch_up(&store, &follower);
-        is_over.store(true, Relaxed);
     });
     if let Some(mut outside) = outside.take() {
         outside.say("end");
@@ -863,6 +863,7 @@ fn killed_follower_goes_on() {
     upload(&store, 20);
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _over = RaiseOnDrop(&is_over);
         scope.spawn(|| {
             let mut n = 0;
             while !is_over.load(Relaxed) {
@@ -889,7 +890,6 @@ fn killed_follower_goes_on() {
                 std::mem::forget(conn);
             }
         }
-        is_over.store(true, Relaxed);
     });
     let follower = follow(&place);
     catch_up(&store, &follower);

@@ -13,6 +13,7 @@ pub(crate) mod prometheus;
 pub(crate) mod tasks;
 pub(crate) mod tokens;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +21,16 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "async")]
 use larder::ReadOptions;
 use larder::{Pending, Stats, Store, WhenFull, WriteOptions};
+
+/// Raises the flag when it is dropped. A test whose threads run until a flag is raised takes one in their scope: a failed
+/// assertion then ends them, and the test, too.
+pub(crate) struct RaiseOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for RaiseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
 
 /// A write that is running, and goes on until it is told something or the sender is dropped.
 pub(crate) fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {

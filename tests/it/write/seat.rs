@@ -11,7 +11,7 @@ use larder::rusqlite::functions::FunctionFlags;
 use larder::{Durability, Error, Options, Outcome, Result, Role, Store, WriteOptions, WriteTx};
 use tempfile::tempdir;
 
-use crate::support::{count, until};
+use crate::support::{RaiseOnDrop, count, until};
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -346,6 +346,7 @@ fn lone_and_queued_writes_lose_nothing() {
     let stop = AtomicBool::new(false);
     let written = AtomicU64::new(0);
     thread::scope(|scope| {
+        let _over = RaiseOnDrop(&stop);
         for pause in [0, 0, 30, 200] {
             let (store, stop, written) = (&store, &stop, &written);
             scope.spawn(move || {
@@ -364,7 +365,6 @@ fn lone_and_queued_writes_lose_nothing() {
             pending.wait().unwrap();
             written.fetch_add(2, Ordering::SeqCst);
         }
-        stop.store(true, Ordering::SeqCst);
     });
     assert_eq!(count(&store).unsigned_abs(), written.into_inner());
     assert!(store.close().unwrap().wal_truncated);

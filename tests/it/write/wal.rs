@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use larder::{Error, Options, Outcome, ReadOptions, Result, Role, Stats, Store, WriteOptions, WriteTx};
 
 use super::groups::Gate;
+use crate::support::RaiseOnDrop;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -48,6 +49,7 @@ fn overlapping_reads_keep_log_within_twice_its_limit() {
     let largest = AtomicU64::new(0);
     let reads = AtomicU64::new(0);
     let written = thread::scope(|scope| {
+        let over = RaiseOnDrop(&stop);
         for _ in 0..8 {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
@@ -71,7 +73,7 @@ fn overlapping_reads_keep_log_within_twice_its_limit() {
             pages += 10;
             largest.fetch_max(wal_file_bytes(&store), Ordering::SeqCst);
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(over);
         pages
     });
     let stats = store.stats();
