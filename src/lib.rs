@@ -58,6 +58,7 @@
 //! | many rows | [`Store::query_each`], [`ReadTx::each`]; `Store::read_stream` for tasks (feature `async`) |
 //! | options | [`Options`] of a store, [`Key`] of an encrypted one, [`WriteOptions`] and [`ReadOptions`] of one call; [`Durability`], [`Access`], [`Checkpoints`], [`WhenFull`] |
 //! | errors | [`Error`](enum@Error), [`Error::outcome`], [`Error::is_retryable`] |
+//! | bulk work | [`Store::bulk`]: many rows, in slices beside other writes |
 //! | full text | [`fts5`]: what a user has typed, as a query |
 //! | migrations | [`Migrations`], [`Store::migrate`], [`MigrationError`] |
 //! | tests | [`Store::open_temp`], [`Template`], [`Migrations::check`] |
@@ -92,6 +93,7 @@
 compile_error!("larder is for Unix: it rests on POSIX locks and on file modes");
 
 mod backup;
+mod bulk;
 mod connection;
 mod engine;
 mod error;
@@ -151,6 +153,9 @@ pub use self::migrate::{
     MigrationStep, Migrations, PendingMigration,
 };
 
+// Bulk work.
+pub use self::bulk::{Bulk, BulkJob, BulkProgress, BulkReport, BulkRow, OnViolation, Source, Violation};
+
 // Maintenance and backups.
 pub use self::backup::{
     Backup, BackupProgress, BackupReport, BackupSchedule, BackupStage, RestoreOptions, RestoreReport,
@@ -176,7 +181,7 @@ pub use self::telemetry::Measurement;
 pub use self::telemetry::alert::{Alert, AlertKind};
 pub use self::telemetry::histogram::{Distribution, Latency};
 pub use self::telemetry::stats::{
-    Activity, CallSiteStats, Checkpoint, DatabaseStats, FollowerStats, LastBackup, LastVerify, Operation,
+    Activity, BulkStats, CallSiteStats, Checkpoint, DatabaseStats, FollowerStats, LastBackup, LastVerify, Operation,
     PageCacheStats, ReadOnly, ReaderStats, ReplicaState, ReplicaStats, StatementStats, Stats,
 };
 

@@ -29,6 +29,14 @@ fn open(path: &Path, access: OpenFlags, options: &Settings) -> Result<Connection
     connect(path, flags, None, options)
 }
 
+/// Opens a database that is not the store's, to read rows of it.
+pub(crate) fn open_other(path: &Path, options: &Settings) -> Result<Connection> {
+    let conn = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY, options)?;
+    conn.busy_timeout(options.busy_timeout).map_err(Error::not_started)?;
+    trust_schema(&conn, false)?;
+    Ok(conn)
+}
+
 /// Opens an empty file, to copy pages into it.
 ///
 /// `on_connect` may set a key, which the pages need. It may as well read tables that are not there yet, so its error

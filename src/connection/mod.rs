@@ -52,7 +52,7 @@ use self::connect::{connect, connect_by, explain_key};
 #[cfg(feature = "replicate")]
 pub(crate) use self::copy::map_whole;
 pub(crate) use self::copy::{
-    Private, open_copy_alone, open_memory, open_original, open_target, set_up_memory, write_carelessly,
+    Private, open_copy_alone, open_memory, open_original, open_other, open_target, set_up_memory, write_carelessly,
 };
 use self::file::DatabaseFile;
 use self::interrupt::Interrupt;

@@ -55,7 +55,8 @@ pub enum Outcome {
     /// The write is committed in this file, and is not known to be in the replica. Do not repeat it.
     Local,
     /// A migration that runs outside a transaction failed, and the effects of its first statements stay; or two calls
-    /// of `migrate_to` ran in opposite directions at once. No other write has this outcome.
+    /// of `migrate_to` ran in opposite directions at once; or a bulk job stopped after it had committed rows. No other
+    /// write has this outcome.
     Partial,
 }
 
@@ -174,6 +175,22 @@ pub enum Error {
     /// A migration failed, or the set of migrations does not fit the database.
     #[error(transparent)]
     Migration(Box<MigrationError>),
+
+    /// A bulk job stopped before its end. The rows before that are committed, and stay.
+    #[error(
+        "the bulk job stopped{} with {rows} rows committed: {source}",
+        match row { Some(row) => format!(" at row {row} of its source"), None => String::new() }
+    )]
+    Bulk {
+        /// How many rows of the source are committed, with those that were skipped and those of earlier runs of a
+        /// resumable job.
+        rows: u64,
+        /// The number of the row that the error is about, from 1.
+        row: Option<u64>,
+        /// The reason.
+        #[source]
+        source: Box<Error>,
+    },
 
     /// The queue was full, and the call had [`WhenFull::Fail`](crate::WhenFull::Fail). The write or read did not start.
     #[error(
@@ -605,6 +622,11 @@ impl Error {
             Error::CommitUnknown { .. } => Outcome::Unknown,
             Error::Sqlite { outcome, .. } | Error::Reentrant { outcome, .. } => *outcome,
             Error::Migration(error) => error.outcome(),
+            Error::Bulk { rows, source, .. } => match source.outcome() {
+                Outcome::Unknown => Outcome::Unknown,
+                _ if *rows > 0 => Outcome::Partial,
+                outcome => outcome,
+            },
             Error::RolledBack { .. }
             | Error::App(_)
             | Error::Refused { .. }
@@ -688,6 +710,7 @@ impl Error {
                 MigrationError::Failed { source, .. } => source.sqlite(),
                 _ => None,
             },
+            Error::Bulk { source, .. } => source.sqlite(),
             Error::Backup { source, .. } | Error::Restore { source, .. } => {
                 let source = source.as_ref()?;
                 let inner = || source.downcast_ref::<Error>().and_then(Error::sqlite);
@@ -811,6 +834,7 @@ impl Error {
                 MigrationError::Failed { source, .. } => source.violation(),
                 _ => None,
             },
+            Error::Bulk { source, .. } => source.violation(),
             _ => None,
         }
     }
@@ -840,6 +864,7 @@ impl Error {
             Error::SqliteTooOld { .. } => "sqlite_too_old",
             Error::Pragma { .. } => "pragma",
             Error::Migration(_) => "migration",
+            Error::Bulk { source, .. } => source.kind(),
             Error::QueueFull { .. } => "queue_full",
             Error::QueueTimeout { .. } => "queue_timeout",
             Error::ReadQueueTimeout { .. } => "read_queue_timeout",

@@ -34,6 +34,7 @@ impl Stats {
             queued: writes.length(),
             deepest_queue: writes.deepest(),
             running_write: telemetry.writing.activity(),
+            bulk: telemetry.bulk.running(),
             readers: readers.stats(),
             page_cache: telemetry.cache.stats(),
             call_sites: usage::sites(&telemetry.write_sites, &telemetry.read_sites),

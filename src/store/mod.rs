@@ -36,6 +36,7 @@ pub use self::options::Options;
 pub use self::streams::RowStream;
 pub use self::template::Template;
 use crate::backup::{Backup, BackupSchedule, RestoreOptions, RestoreReport};
+use crate::bulk::Bulk;
 use crate::connection::filesystem;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -173,6 +174,15 @@ impl Store {
     /// The errors that [`migrate`](Self::migrate) would return.
     pub fn migrate_dry_run(&self, on: DryRun) -> Result<MigrationReport> {
         migrate::dry_run(self.engine(), self.migration_set()?, on)
+    }
+}
+
+/// # Bulk work
+impl Store {
+    /// Inserts, deletes, updates or merges many rows in slices, which delay no other write for long. Nothing happens
+    /// before [`BulkJob::run`](crate::BulkJob::run).
+    pub fn bulk(&self) -> Bulk<'_> {
+        Bulk::new(self.engine())
     }
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod activity;
 pub(crate) mod alert;
 pub(crate) mod backup_history;
+pub(crate) mod bulk;
 pub(crate) mod call_site;
 pub(crate) mod counters;
 pub(crate) mod event;
@@ -27,6 +28,7 @@ use crossbeam_utils::CachePadded;
 
 use self::activity::ActivitySlot;
 use self::backup_history::BackupHistory;
+use self::bulk::BulkFigures;
 use self::counters::Counters;
 use self::follower::FollowerFigures;
 pub use self::measurement::Measurement;
@@ -51,6 +53,8 @@ pub(crate) struct Telemetry {
     pub(crate) cache: Arc<CacheTotals>,
     /// The last backup, and the failing schedules. Written by the thread that makes the backup.
     pub(crate) backups: BackupHistory,
+    /// The bulk jobs. Written by their threads.
+    pub(crate) bulk: BulkFigures,
     /// The replica. Written by the threads that seal and upload.
     pub(crate) replica: ReplicaFigures,
     /// The follower. Written by the writer thread and by the task that follows.
@@ -68,6 +72,7 @@ impl Telemetry {
             statements: Arc::new(StatementTable::new(statements)),
             cache: Arc::default(),
             backups: BackupHistory::default(),
+            bulk: BulkFigures::default(),
             replica: ReplicaFigures::default(),
             follower: FollowerFigures::default(),
         }

@@ -48,6 +48,8 @@ pub struct Stats {
     pub slow_writes: u64,
     /// The write whose closure runs now.
     pub running_write: Option<Activity>,
+    /// The bulk jobs that run now. Their slices are writes, too, and counted as such.
+    pub bulk: Vec<BulkStats>,
     /// Number of bytes in use in the WAL, including those that other processes wrote. It returns to zero when the WAL is reset: at the
     /// first commit after a checkpoint has moved all of it and no reader needs it any more.
     pub wal_bytes: u64,
@@ -349,6 +351,26 @@ pub struct Activity {
     /// Time since the closure started.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub age: Duration,
+}
+
+/// A bulk job that runs. See [`Store::bulk`](crate::Store::bulk).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct BulkStats {
+    /// The name of a resumable job.
+    pub name: Option<String>,
+    /// Call site: the label, or the `file:line` of the call.
+    pub site: String,
+    /// Time since the job began.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub age: Duration,
+    /// Rows that are committed, of this run.
+    pub rows: u64,
+    /// Rows per second of this run.
+    pub rows_per_second: f64,
+    /// The part of the time for which the job has had the writer thread, from 0 to 1. Commits do not count.
+    pub share: f64,
 }
 
 /// The page caches of all connections. See [`Stats::page_cache`].

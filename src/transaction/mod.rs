@@ -367,6 +367,11 @@ impl<'a> ReadTx<'a> {
         self.rows.set(self.rows.get() + 1);
     }
 
+    /// Whether SQLite has ended the whole transaction.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.conn.is_autocommit()
+    }
+
     /// Whether one of its statements found the disk full.
     pub(crate) fn found_disk_full(&self) -> bool {
         self.full.get()

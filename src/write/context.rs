@@ -36,6 +36,10 @@ pub(crate) struct Exclusive;
 pub(crate) struct WriteOrder {
     pub(crate) durability: Durability,
     pub(crate) limit: Option<Duration>,
+    /// Whether it is a slice of a bulk job, which is the first job of its group and is never slow.
+    pub(crate) is_slice: bool,
+    /// Whether no other job may join its group.
+    pub(crate) is_alone: bool,
 }
 
 impl WriteOrder {
@@ -44,6 +48,18 @@ impl WriteOrder {
         Self {
             durability: options.durability.unwrap_or_default().max(least),
             limit: options.execution_timeout,
+            is_slice: false,
+            is_alone: options.execution_timeout.is_some(),
+        }
+    }
+
+    /// Of a slice of a bulk job, which other jobs may join or not.
+    pub(crate) fn of_slice(least: Durability, is_alone: bool) -> Self {
+        Self {
+            durability: least,
+            limit: None,
+            is_slice: true,
+            is_alone,
         }
     }
 }

@@ -83,6 +83,8 @@ impl Writer {
         let mut jobs = 0;
         let began = Instant::now();
         let mut now = began;
+        // Writes may join a slice for as long as any other group, however long the slice was.
+        let mut joined_from = began;
         let had_savepoints = self.guard.may_open_savepoint();
         let mut candidate = Some(WriteJob::Grouped(first));
         while let Some(job) = candidate {
@@ -93,7 +95,8 @@ impl Writer {
                     break;
                 }
             };
-            let alone = members == Members::OnlyFirst || job.order().limit.is_some();
+            let is_slice = job.order().is_slice;
+            let alone = members == Members::OnlyFirst || job.order().is_alone;
             jobs += 1;
             if let Some(job) = self.claim(job, now) {
                 now = match self.begin(job, now) {
@@ -101,8 +104,11 @@ impl Writer {
                     None => Instant::now(),
                 };
             }
+            if is_slice {
+                joined_from = now;
+            }
             let full = self.group.len() >= self.options.max_group_size
-                || now - began >= self.options.max_group_time
+                || now - joined_from >= self.options.max_group_time
                 || self.spoiled.is_some()
                 // A job that runs in no savepoint of larder's may have left one open.
                 || self.guard.may_open_savepoint() != had_savepoints;
@@ -122,10 +128,11 @@ impl Writer {
     }
 
     /// Whether the job may join the open transaction, or begin one. `synchronous` cannot be changed inside a
-    /// transaction.
+    /// transaction. The jobs before a slice would wait for all of it, and its savepoint would keep the old content of
+    /// each page.
     fn fits(&self, job: &Job<Grouped>) -> bool {
         let order = job.order();
-        self.group.is_empty() || (order.limit.is_none() && order.durability <= self.durability)
+        self.group.is_empty() || (!order.is_alone && order.durability <= self.durability && !order.is_slice)
     }
 
     /// Starts the job, unless its caller has withdrawn it, its deadline has passed or the store is poisoned.
@@ -591,7 +598,7 @@ impl Writer {
         slowest: Option<SlowStatement>,
     ) {
         let lasted = ended - started;
-        if lasted < self.options.slow_write_threshold {
+        if lasted < self.options.slow_write_threshold || ran.job.order().is_slice {
             return;
         }
         self.telemetry.counters.slow_writes.add(1);

@@ -1,6 +1,7 @@
 //! All integration tests in one binary, in the folders of `src`. A test's name states its subject, condition and result.
 
 mod backup;
+mod bulk;
 mod connection;
 mod docs;
 mod layers;

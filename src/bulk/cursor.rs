@@ -1,0 +1,77 @@
+//! How far a resumable job has come: one row of the table `larder_bulk`, written in the transaction of each slice. So
+//! after a kill the row says exactly which rows are there.
+
+use super::Resume;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::options::WriteOptions;
+use crate::transaction::WriteTx;
+
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS larder_bulk(
+    name TEXT PRIMARY KEY, statement TEXT NOT NULL, rows INTEGER NOT NULL, last_key INTEGER, updated_at TEXT NOT NULL
+) STRICT, WITHOUT ROWID";
+
+#[derive(Clone)]
+pub(super) struct Cursor {
+    name: String,
+    statement: String,
+}
+
+impl Cursor {
+    /// Returns the cursor of that job, and what earlier runs have done.
+    pub(super) fn open(engine: &Engine, name: &str, statement: &str) -> Result<(Self, Resume)> {
+        let cursor = Self {
+            name: name.to_owned(),
+            statement: statement.to_owned(),
+        };
+        let asked = cursor.clone();
+        let label = WriteOptions::new().label("larder: bulk");
+        let done = engine.write("bulk", label, move |tx| {
+            tx.execute_batch(CREATE)?;
+            let begun = "SELECT statement, rows, last_key FROM larder_bulk WHERE name = ?1";
+            let begun: Option<(String, i64, Option<i64>)> = tx.optional(begun, [&asked.name])?;
+            match begun {
+                None => Ok(Resume::default()),
+                Some((statement, rows, key)) if statement == asked.statement => Ok(Resume {
+                    rows: rows.unsigned_abs(),
+                    key,
+                }),
+                Some((statement, rows, _)) => Err(Error::Options {
+                    option: "Bulk::resumable",
+                    problem: format!(
+                        "the job {:?} has written {rows} rows with another statement ({statement}): use another name, or \
+                         call Bulk::forget({:?}) to begin from the first row",
+                        asked.name, asked.name
+                    ),
+                }),
+            }
+        })?;
+        Ok((cursor, done))
+    }
+
+    pub(super) fn save(&self, tx: &WriteTx<'_>, done: Resume) -> Result<()> {
+        let save = "INSERT INTO larder_bulk(name, statement, rows, last_key, updated_at)
+                    VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%dT%H:%M:%fZ'))
+                    ON CONFLICT(name) DO UPDATE
+                    SET rows = excluded.rows, last_key = excluded.last_key, updated_at = excluded.updated_at";
+        tx.execute(save, (&self.name, &self.statement, done.rows as i64, done.key))
+            .map(drop)
+    }
+
+    /// Forgets the job. Returns the number of rows that it had written.
+    pub(super) fn forget(engine: &Engine, name: &str) -> Result<Option<u64>> {
+        let name = name.to_owned();
+        let label = WriteOptions::new().label("larder: bulk");
+        engine.write("bulk", label, move |tx| {
+            if !tx.exists(
+                "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'larder_bulk'",
+                [],
+            )? {
+                return Ok(None);
+            }
+            let rows: Option<i64> =
+                tx.optional_scalar("DELETE FROM larder_bulk WHERE name = ?1 RETURNING rows", [&name])?;
+            Ok(rows.map(i64::unsigned_abs))
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! What a bulk job reports.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The progress of a bulk job. See [`Bulk::progress`](super::Bulk::progress).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct BulkProgress {
+    /// Rows of this run that are committed, with those that were skipped.
+    pub rows: u64,
+    /// Rows per second of this run.
+    pub rows_per_second: f64,
+    /// Bytes of the values of these rows: 8 for a number, the length of a text or a blob.
+    pub bytes: u64,
+    /// Time since the run began.
+    pub elapsed: Duration,
+    /// The time left, if the source says how many rows there are and some are committed.
+    pub eta: Option<Duration>,
+}
+
+/// The result of a bulk job.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct BulkReport {
+    /// Rows of the source that earlier runs of a [resumable](super::Bulk::resumable) job had written. This run has left
+    /// them out.
+    pub resumed_from: u64,
+    /// Rows that this run has committed, with those that were skipped. For a deletion or an update, the rows that it
+    /// found.
+    pub rows: u64,
+    /// Rows of tables that were inserted, changed or deleted, with those by triggers.
+    pub changed: u64,
+    /// Rows that violated a constraint and were skipped ([`OnViolation::Skip`](super::OnViolation::Skip)).
+    pub skipped: u64,
+    /// The first 100 of these.
+    pub violations: Vec<Violation>,
+    /// Bytes of the values of the rows: 8 for a number, the length of a text or a blob.
+    pub bytes: u64,
+    /// Transactions.
+    pub slices: u64,
+    /// Whether the progress callback has cancelled the job.
+    pub cancelled: bool,
+    /// Duration of the run.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub duration: Duration,
+}
+
+impl BulkReport {
+    pub(super) fn starting(resumed_from: u64) -> Self {
+        Self {
+            resumed_from,
+            rows: 0,
+            changed: 0,
+            skipped: 0,
+            violations: Vec::new(),
+            bytes: 0,
+            slices: 0,
+            cancelled: false,
+            duration: Duration::ZERO,
+        }
+    }
+}
+
+/// A row that violated a constraint and was skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Violation {
+    /// The number of the row in its source, from 1.
+    pub row: u64,
+    /// The error, with the constraint.
+    pub error: String,
+}
+
+impl fmt::Display for BulkReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows in {} transactions", self.rows, self.slices)?;
+        if self.resumed_from > 0 {
+            write!(f, ", after {} of earlier runs", self.resumed_from)?;
+        }
+        if self.skipped > 0 {
+            write!(f, ", {} skipped", self.skipped)?;
+        }
+        if self.cancelled {
+            f.write_str(", cancelled")?;
+        }
+        write!(f, " ({:.1?})", self.duration)
+    }
+}

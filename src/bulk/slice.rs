@@ -1,0 +1,130 @@
+//! A slice: the part of a job that the writer thread does in one transaction.
+//!
+//! A slice is a write like any other, in the queue like any other, with two differences (`write/group.rs`): it is the
+//! first of its group or none, so that no write waits inside its savepoint, and it is never reported as slow. The writes
+//! that arrive while it runs join its transaction after it, each in a savepoint, and share its commit.
+//!
+//! It ends when the feed is empty, when its time is over, or when it has written as many rows as the last slices had room
+//! for: a row of a large index costs a page, and the commit takes as long as there are pages.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::cursor::Cursor;
+use super::feed::Feed;
+use super::report::Violation;
+use super::row::BulkRow;
+use super::{MAX_VIOLATIONS, OnViolation, Resume};
+use crate::error::{Error, Result};
+use crate::transaction::WriteTx;
+use crate::write::Shared;
+
+/// Rows between two looks at the clock and at the queue.
+const LOOK_EVERY: u64 = 16;
+
+pub(super) struct Slice<R> {
+    pub(super) feed: Arc<Feed<R>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) sql: Arc<str>,
+    pub(super) on_violation: OnViolation,
+    pub(super) cursor: Option<Cursor>,
+    /// Number of rows before this slice, with those of earlier runs.
+    pub(super) position: u64,
+    pub(super) budget: Budget,
+}
+
+/// What a slice may take.
+#[derive(Clone, Copy)]
+pub(super) struct Budget {
+    /// Its time while another write waits.
+    pub(super) slice: Duration,
+    /// Its time while none does.
+    pub(super) alone: Duration,
+    pub(super) rows: u64,
+}
+
+/// What a slice has done.
+#[derive(Default)]
+pub(super) struct Done {
+    /// Rows taken from the feed, with those that were skipped.
+    pub(super) rows: u64,
+    pub(super) changed: u64,
+    pub(super) skipped: u64,
+    pub(super) violations: Vec<Violation>,
+    /// The error of the row after the last one.
+    pub(super) failed: Option<Error>,
+    /// Whether another write waited as it ended.
+    pub(super) made_wait: bool,
+    /// Whether it ended because it had written its rows.
+    pub(super) was_full: bool,
+    pub(super) took: Duration,
+}
+
+impl<R: BulkRow> Slice<R> {
+    pub(super) fn run(self, tx: &WriteTx<'_>) -> Result<Done> {
+        let result = self.write(tx);
+        self.feed.end();
+        result
+    }
+
+    fn write(&self, tx: &WriteTx<'_>) -> Result<Done> {
+        let began = Instant::now();
+        let before = tx.total_changes();
+        let mut done = Done::default();
+        let mut last_key = None;
+        self.feed.write_each(|row| {
+            let written = row.with_values(|values| tx.execute(&self.sql, values));
+            if let Err(error) = written {
+                let is_violation = error.constraint().is_some() && !tx.has_ended();
+                if !is_violation {
+                    return Err(error);
+                }
+                if self.on_violation == OnViolation::Fail {
+                    done.failed = Some(error);
+                    return Ok(Next::StopBefore);
+                }
+                done.skipped += 1;
+                if done.violations.len() < MAX_VIOLATIONS {
+                    done.violations.push(Violation {
+                        row: self.position + done.rows + 1,
+                        error: error.to_string(),
+                    });
+                }
+            }
+            done.rows += 1;
+            last_key = row.key();
+            if done.rows >= self.budget.rows {
+                done.was_full = true;
+                return Ok(Next::StopAfter);
+            }
+            if done.rows.is_multiple_of(LOOK_EVERY) && self.is_over(began.elapsed()) {
+                return Ok(Next::StopAfter);
+            }
+            Ok(Next::GoOn)
+        })?;
+        done.made_wait = !self.shared.queue.is_empty();
+        done.changed = tx.total_changes() - before;
+        if let Some(cursor) = &self.cursor
+            && done.rows > 0
+        {
+            let rows = self.position + done.rows;
+            cursor.save(tx, Resume { rows, key: last_key })?;
+        }
+        done.took = began.elapsed();
+        Ok(done)
+    }
+
+    fn is_over(&self, elapsed: Duration) -> bool {
+        elapsed >= self.budget.slice
+            && (elapsed >= self.budget.alone || !self.shared.queue.is_empty() || self.shared.queue.is_closed())
+    }
+}
+
+/// What the feed does after a row.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Next {
+    GoOn,
+    StopAfter,
+    /// The row is not written.
+    StopBefore,
+}

@@ -1,0 +1,93 @@
+//! The bulk jobs of a store: which ones run, and how far they are.
+
+use std::time::{Duration, Instant};
+
+use super::stats::BulkStats;
+use crate::runtime::sync::{Arc, Mutex};
+
+#[derive(Default)]
+pub(crate) struct BulkFigures {
+    jobs: Arc<Mutex<Jobs>>,
+}
+
+#[derive(Default)]
+struct Jobs {
+    last: u64,
+    running: Vec<Job>,
+}
+
+struct Job {
+    id: u64,
+    name: Option<String>,
+    site: String,
+    since: Instant,
+    rows: u64,
+    /// Time on the writer thread.
+    writing: Duration,
+}
+
+/// A job is in the list until this is dropped.
+pub(crate) struct Running {
+    jobs: Arc<Mutex<Jobs>>,
+    id: u64,
+}
+
+impl BulkFigures {
+    /// Adds a job, unless one of that name runs.
+    pub(crate) fn begin(&self, name: Option<&str>, site: String) -> Option<Running> {
+        let mut jobs = self.jobs.lock();
+        if name.is_some() && jobs.running.iter().any(|job| job.name.as_deref() == name) {
+            return None;
+        }
+        jobs.last += 1;
+        let id = jobs.last;
+        jobs.running.push(Job {
+            id,
+            name: name.map(str::to_owned),
+            site,
+            since: Instant::now(),
+            rows: 0,
+            writing: Duration::ZERO,
+        });
+        drop(jobs);
+        Some(Running {
+            jobs: Arc::clone(&self.jobs),
+            id,
+        })
+    }
+
+    pub(crate) fn running(&self) -> Vec<BulkStats> {
+        let now = Instant::now();
+        let jobs = self.jobs.lock();
+        let stats = jobs.running.iter().map(|job| {
+            let age = now - job.since;
+            let per_second = |amount: f64| if age.is_zero() { 0.0 } else { amount / age.as_secs_f64() };
+            BulkStats {
+                name: job.name.clone(),
+                site: job.site.clone(),
+                age,
+                rows: job.rows,
+                rows_per_second: per_second(job.rows as f64),
+                share: per_second(job.writing.as_secs_f64()),
+            }
+        });
+        stats.collect()
+    }
+}
+
+impl Running {
+    /// After a slice: its rows, and the time that it took on the writer thread.
+    pub(crate) fn note(&self, rows: u64, took: Duration) {
+        let mut jobs = self.jobs.lock();
+        if let Some(job) = jobs.running.iter_mut().find(|job| job.id == self.id) {
+            job.rows += rows;
+            job.writing += took;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.jobs.lock().running.retain(|job| job.id != self.id);
+    }
+}

@@ -1,0 +1,185 @@
+//! Deletions and updates: which rows they find, and once each.
+
+use std::thread;
+
+use larder::{Error, OnViolation, Store};
+
+use crate::support::count;
+
+fn store(rows: i64) -> Store {
+    let store = Store::open_temp().unwrap();
+    store
+        .write(move |tx| {
+            tx.execute_batch(
+                "CREATE TABLE t(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, n INTEGER NOT NULL) STRICT;
+                 CREATE INDEX t_by_at ON t(at);
+                 CREATE TABLE child(parent INTEGER REFERENCES t(id)) STRICT;
+                 CREATE TABLE pair(a INTEGER, b INTEGER, PRIMARY KEY(a, b)) STRICT, WITHOUT ROWID;
+                 CREATE TABLE hidden(rowid TEXT) STRICT;
+                 CREATE VIEW v AS SELECT * FROM t",
+            )?;
+            let fill = "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < ?1)
+                        INSERT INTO t SELECT i, (i * 7919) % ?1, CASE i % 3 WHEN 0 THEN 'old' ELSE 'new' END, 0 FROM i";
+            tx.execute(fill, [rows])
+        })
+        .unwrap();
+    store
+}
+
+fn rows_where(store: &Store, condition: &str) -> i64 {
+    let sql = format!("SELECT count(*) FROM t WHERE {condition}");
+    store.read(|tx| tx.scalar(&sql, [])).unwrap()
+}
+
+#[test]
+fn deletion_by_index_deletes_what_the_condition_says() {
+    let store = store(30_000);
+    let report = store.bulk().delete("t", "at < ?1", (20_000,)).run().unwrap();
+    assert_eq!((report.rows, report.changed), (20_000, 20_000));
+    assert_eq!(count(&store), 10_000);
+    assert_eq!(rows_where(&store, "at < 20000"), 0);
+    // Nothing is left to do.
+    assert_eq!(store.bulk().delete("t", "at < ?1", (20_000,)).run().unwrap().rows, 0);
+}
+
+#[test]
+fn deletion_without_index_walks_over_the_table_once() {
+    let store = store(30_000);
+    store
+        .write(|tx| tx.execute("UPDATE t SET id = -id * 1000000007 WHERE id % 2 = 0", []))
+        .unwrap();
+    let report = store
+        .bulk()
+        .delete("t", "kind = ? AND n = ?", ("old", 0))
+        .run()
+        .unwrap();
+    assert_eq!(report.rows, 10_000);
+    assert_eq!(rows_where(&store, "kind = 'old'"), 0);
+    assert_eq!(count(&store), 20_000);
+}
+
+#[test]
+fn deletion_of_all_rows_at_the_ends_of_the_keys() {
+    let store = store(10);
+    store
+        .write(|tx| {
+            let ends = "INSERT INTO t VALUES (?1, 1, 'old', 0)";
+            tx.execute(ends, [i64::MIN])?;
+            tx.execute(ends, [i64::MAX])
+        })
+        .unwrap();
+    assert_eq!(
+        store.bulk().delete("t", "n = 0", Vec::<i64>::new()).run().unwrap().rows,
+        12
+    );
+    assert_eq!(count(&store), 0);
+}
+
+#[test]
+fn rows_that_cannot_go_are_named_or_skipped() {
+    let store = store(20_000);
+    // The first rows of the index.
+    store
+        .write(|tx| tx.execute("INSERT INTO child SELECT id FROM t WHERE at < 10", []))
+        .unwrap();
+    let error = store.bulk().delete("t", "at < ?1", (15_000,)).run().unwrap_err();
+    assert!(error.to_string().contains("FOREIGN KEY"), "{error}");
+    let report = store
+        .bulk()
+        .on_violation(OnViolation::Skip)
+        .delete("t", "at < ?1", (15_000,))
+        .run()
+        .unwrap();
+    assert!(report.skipped >= 10, "{report:?}");
+    assert_eq!(rows_where(&store, "at < 15000"), 10);
+    assert_eq!(count(&store), 5010);
+}
+
+#[test]
+fn update_changes_each_row_once() {
+    let store = store(30_000);
+    // It still holds after the update.
+    let report = store
+        .bulk()
+        .update("t", "n = n + ?2", "at >= ?1", (10_000, 5))
+        .run()
+        .unwrap();
+    assert_eq!(report.rows, 20_000);
+    assert_eq!(rows_where(&store, "n = 5 AND at >= 10000"), 20_000);
+    assert_eq!(rows_where(&store, "n = 0 AND at < 10000"), 10_000);
+}
+
+#[test]
+fn resumed_update_changes_each_row_once() {
+    let store = store(30_000);
+    let update = || {
+        store
+            .bulk()
+            .resumable("update")
+            .update("t", "n = n + 1", "n >= ?1", (0,))
+            .run()
+    };
+    // A row in the middle cannot be changed.
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TRIGGER no BEFORE UPDATE ON t WHEN old.id = 12345 BEGIN SELECT raise(ABORT, 'not this one'); END",
+            )
+        })
+        .unwrap();
+    let error = update().unwrap_err();
+    let Error::Bulk {
+        rows: 12_344,
+        row: Some(12_345),
+        ..
+    } = error
+    else {
+        panic!("{error}")
+    };
+    store.write(|tx| tx.execute_batch("DROP TRIGGER no")).unwrap();
+    let report = update().unwrap();
+    assert_eq!((report.resumed_from, report.rows), (12_344, 30_000 - 12_344));
+    assert_eq!(rows_where(&store, "n = 1"), 30_000);
+}
+
+#[test]
+fn rows_written_meanwhile_do_not_confuse_it() {
+    let store = store(20_000);
+    thread::scope(|scope| {
+        let job = scope.spawn(|| {
+            store
+                .bulk()
+                .delete("t", "kind = 'old'", Vec::<i64>::new())
+                .run()
+                .unwrap()
+        });
+        for id in 1..500 {
+            store
+                .write(move |tx| tx.execute("UPDATE t SET kind = 'kept' WHERE id = ?1 AND kind = 'old'", [id * 30]))
+                .unwrap();
+        }
+        job.join().unwrap();
+    });
+    assert_eq!(rows_where(&store, "kind = 'old'"), 0);
+    assert!(count(&store) >= 20_000 - 6666);
+}
+
+#[test]
+fn tables_that_cannot_be_walked_are_refused() {
+    let store = store(1);
+    for (table, reason) in [
+        ("missing", "no such table"),
+        ("pair", "WITHOUT ROWID"),
+        ("hidden", "column named rowid"),
+        ("v", "no ordinary table"),
+    ] {
+        let error = store.bulk().delete(table, "1", Vec::<i64>::new()).run().unwrap_err();
+        assert!(error.to_string().contains(reason), "{table}: {error}");
+    }
+    let error = store
+        .bulk()
+        .delete("t", "missing = 1", Vec::<i64>::new())
+        .run()
+        .unwrap_err();
+    assert!(error.to_string().contains("no such column: missing"), "{error}");
+}

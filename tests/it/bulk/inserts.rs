@@ -1,0 +1,391 @@
+//! Inserts: which rows are there, and what is reported.
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use larder::{Constraint, Error, OnViolation, Options, Outcome, Store};
+
+use crate::support::child::{Child, PATIENCE, Task, listen, tell};
+use crate::support::{RaiseOnDrop, count, until};
+
+const INSERT: &str = "INSERT INTO t(id, text) VALUES (?1, ?2)";
+
+fn make(store: &Store) {
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
+                 CREATE TABLE IF NOT EXISTS beside(n INTEGER) STRICT",
+            )
+        })
+        .unwrap();
+}
+
+fn store() -> Store {
+    let store = Store::open_temp().unwrap();
+    make(&store);
+    store
+}
+
+fn rows(from: i64, to: i64) -> impl Iterator<Item = (i64, String)> {
+    (from..to).map(|id| (id, format!("row {id}")))
+}
+
+fn sum(store: &Store) -> i64 {
+    store
+        .read(|tx| tx.scalar("SELECT coalesce(sum(id), 0) FROM t", []))
+        .unwrap()
+}
+
+/// In another process: inserts until it is killed.
+pub(crate) fn child(task: &Task) {
+    let store = Options::new().open(&task.args[0]).unwrap();
+    make(&store);
+    tell("open");
+    let total: i64 = task.args[1].parse().unwrap();
+    let report = store
+        .bulk()
+        .resumable("import")
+        .insert(INSERT, rows(0, total))
+        .run()
+        .unwrap();
+    tell(format!("done {}", report.resumed_from + report.rows));
+    listen();
+}
+
+#[test]
+fn all_rows_are_there_and_counted() {
+    let store = store();
+    let report = store.bulk().insert(INSERT, rows(0, 20_000)).run().unwrap();
+    assert_eq!((report.rows, report.changed, report.skipped), (20_000, 20_000, 0));
+    assert!(report.slices > 0 && report.bytes > 20_000 * 8, "{report:?}");
+    assert_eq!(sum(&store), (0..20_000).sum::<i64>());
+    assert!(report.to_string().starts_with("20000 rows in "), "{report}");
+    assert!(store.stats().bulk.is_empty());
+}
+
+#[test]
+fn no_rows_are_no_transaction() {
+    let store = store();
+    let before = store.stats().committed_writes;
+    let report = store.bulk().insert(INSERT, rows(0, 0)).run().unwrap();
+    assert_eq!((report.rows, report.slices), (0, 0));
+    assert_eq!(store.stats().committed_writes, before);
+}
+
+#[test]
+fn tuples_arrays_and_vectors_are_rows() {
+    let store = store();
+    let bulk = |sql: &str| (store.bulk(), sql.to_owned());
+    let (job, sql) = bulk("INSERT INTO beside VALUES (?1)");
+    job.insert(sql, [(1,), (2,)]).run().unwrap();
+    let (job, sql) = bulk("INSERT INTO beside VALUES (?1 + ?2)");
+    job.insert(sql, [[1, 2], [3, 4]]).run().unwrap();
+    let (job, sql) = bulk("INSERT INTO beside VALUES (?1 + ?2 + ?3)");
+    job.insert(sql, [vec![5, 5, 5]]).run().unwrap();
+    let all: Vec<i64> = store
+        .read(|tx| tx.scalars("SELECT n FROM beside ORDER BY rowid", []))
+        .unwrap();
+    assert_eq!(all, [1, 2, 3, 7, 15]);
+}
+
+#[test]
+fn violation_fails_with_its_row_and_keeps_those_before() {
+    let store = store();
+    store.write(|tx| tx.execute(INSERT, (1234, "there"))).unwrap();
+    let error = store.bulk().insert(INSERT, rows(0, 5000)).run().unwrap_err();
+    let Error::Bulk { rows, row, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!((*rows, *row), (1234, Some(1235)));
+    assert_eq!(error.outcome(), Outcome::Partial);
+    assert!(!error.is_retryable());
+    assert!(
+        matches!(
+            error.constraint(),
+            Some(Constraint::PrimaryKey { .. } | Constraint::Unique { .. })
+        ),
+        "{error:?}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.starts_with("the bulk job stopped at row 1235 of its source with 1234 rows committed: UNIQUE"),
+        "{text}"
+    );
+    assert_eq!(count(&store), 1235);
+}
+
+#[test]
+fn skipped_violations_are_counted_and_named() {
+    let store = store();
+    store.write(|tx| tx.execute(INSERT, (7, "there"))).unwrap();
+    let source = rows(0, 1000).map(|(id, text)| (id, (id % 5 != 0).then_some(text)));
+    let report = store
+        .bulk()
+        .on_violation(OnViolation::Skip)
+        .insert(INSERT, source)
+        .run()
+        .unwrap();
+    assert_eq!((report.rows, report.skipped, report.changed), (1000, 201, 799));
+    assert_eq!(report.violations.len(), 100);
+    assert_eq!(report.violations[0].row, 1);
+    assert!(report.violations[0].error.contains("NOT NULL"), "{report:?}");
+    let seven = report.violations.iter().find(|violation| violation.row == 8).unwrap();
+    assert!(seven.error.contains("UNIQUE"), "{seven:?}");
+    assert_eq!(count(&store), 800);
+}
+
+#[test]
+fn statement_that_is_wrong_changes_nothing() {
+    let store = store();
+    let error = store
+        .bulk()
+        .insert("INSERT INTO missing VALUES (?1)", [(1,)])
+        .run()
+        .unwrap_err();
+    assert_eq!(error.outcome(), Outcome::RolledBack);
+    assert!(error.to_string().contains("no such table: missing"), "{error}");
+    let error = store.bulk().insert(INSERT, [(1, "a", 3)]).run().unwrap_err();
+    assert!(error.to_string().contains("parameter"), "{error}");
+    assert_eq!(count(&store), 0);
+}
+
+#[test]
+fn panic_of_source_holds_no_transaction() {
+    let store = store();
+    let source = rows(0, 10_000).inspect(|(id, _)| assert!(*id < 9000, "the source is broken"));
+    let ran = catch_unwind(AssertUnwindSafe(|| store.bulk().insert(INSERT, source).run()));
+    assert!(ran.is_err());
+    store
+        .write(|tx| tx.execute("INSERT INTO beside VALUES (1)", []))
+        .unwrap();
+    assert!(store.stats().bulk.is_empty());
+    let there = count(&store);
+    assert!(there < 9000, "{there}");
+    assert_eq!(sum(&store), (0..there).sum::<i64>());
+    assert!(store.close().unwrap().wal_truncated);
+}
+
+/// The source says nothing for as long as it likes, and other threads write.
+#[test]
+fn source_that_blocks_holds_no_transaction() {
+    let store = store();
+    let (sender, receiver) = sync_channel(0);
+    thread::scope(|scope| {
+        let job = scope.spawn(|| {
+            store
+                .bulk()
+                .label("slow source")
+                .insert(INSERT, receiver)
+                .run()
+                .unwrap()
+        });
+        for row in rows(0, 3000) {
+            sender.send(row).unwrap();
+        }
+        // Most of them are committed. The job waits for more.
+        until(&store, |stats| {
+            stats
+                .bulk
+                .iter()
+                .any(|job| job.site == "slow source" && job.rows > 2000)
+        });
+        assert!(store.stats().running_write.is_none());
+        store
+            .write(|tx| tx.execute("INSERT INTO beside VALUES (1)", []))
+            .unwrap();
+        drop(sender);
+        assert_eq!(job.join().unwrap().rows, 3000);
+    });
+}
+
+#[test]
+fn writes_beside_it_succeed_and_fail_by_themselves() {
+    let store = store();
+    let over = AtomicBool::new(false);
+    let (report, written) = thread::scope(|scope| {
+        let writers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut written = 0;
+                    while !over.load(Relaxed) {
+                        // Another one may end the transaction that it joins.
+                        let one = store.write(|tx| tx.execute("INSERT INTO beside VALUES (1)", []));
+                        written += i64::from(one.is_ok());
+                        let failed: Result<(), Error> = store.write(|tx| {
+                            tx.execute("INSERT INTO beside VALUES (2)", [])?;
+                            Err(Error::app("no"))
+                        });
+                        assert!(failed.is_err());
+                        // SQLite ends the whole transaction, of the slice, too.
+                        let ended = store.write(|tx| tx.execute("INSERT OR ROLLBACK INTO t VALUES (0, 'twice')", []));
+                        assert!(count(&store) == 0 || ended.is_err(), "{ended:?}");
+                    }
+                    written
+                })
+            })
+            .collect();
+        let raised = RaiseOnDrop(&over);
+        let report = store.bulk().insert(INSERT, rows(0, 50_000)).run().unwrap();
+        drop(raised);
+        let written: i64 = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+        (report, written)
+    });
+    assert_eq!(report.rows, 50_000);
+    assert_eq!(sum(&store), (0..50_000).sum::<i64>());
+    let beside: (i64, i64) = store
+        .read(|tx| tx.one("SELECT count(*), max(n) FROM beside", []))
+        .unwrap();
+    assert_eq!(beside, (written, 1));
+}
+
+#[test]
+fn cancelled_job_keeps_what_it_has_committed() {
+    let store = store();
+    let report = store
+        .bulk()
+        .progress(|progress| {
+            assert!(progress.eta.is_none());
+            if progress.rows > 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })
+        .insert(INSERT, (0..).map(|id| (id, "endless")))
+        .run()
+        .unwrap();
+    assert!(report.cancelled && report.rows > 0, "{report:?}");
+    assert_eq!(count(&store), report.rows as i64);
+    assert_eq!(sum(&store), (0..report.rows as i64).sum::<i64>());
+}
+
+#[test]
+fn resumable_job_goes_on_behind_its_rows() {
+    let store = store();
+    let run = |to| store.bulk().resumable("import").insert(INSERT, rows(0, to)).run();
+    let report = run(3000).unwrap();
+    assert_eq!((report.resumed_from, report.rows), (0, 3000));
+    // It is done; then the source has grown.
+    let report = run(3000).unwrap();
+    assert_eq!((report.resumed_from, report.rows), (3000, 0));
+    let report = run(4000).unwrap();
+    assert_eq!((report.resumed_from, report.rows), (3000, 1000));
+    assert_eq!(
+        report.to_string().split(" (").next(),
+        Some("1000 rows in 1 transactions, after 3000 of earlier runs")
+    );
+    assert_eq!(sum(&store), (0..4000).sum::<i64>());
+    // Another statement is another job.
+    let other = "INSERT OR IGNORE INTO t(id, text) VALUES (?1, ?2)";
+    let error = store
+        .bulk()
+        .resumable("import")
+        .insert(other, rows(0, 1))
+        .run()
+        .unwrap_err();
+    assert!(error.to_string().contains("Bulk::forget"), "{error}");
+    assert_eq!(store.bulk().forget("import").unwrap(), Some(4000));
+    assert_eq!(store.bulk().forget("import").unwrap(), None);
+    let report = store
+        .bulk()
+        .resumable("import")
+        .insert(other, rows(0, 10))
+        .run()
+        .unwrap();
+    assert_eq!((report.resumed_from, report.rows, report.changed), (0, 10, 0));
+}
+
+#[test]
+fn job_of_a_name_that_runs_is_refused() {
+    let store = store();
+    let (sender, receiver) = sync_channel::<(i64, String)>(0);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| store.bulk().resumable("import").insert(INSERT, receiver).run());
+        sender.send((1, "a".into())).unwrap();
+        let error = store
+            .bulk()
+            .resumable("import")
+            .insert(INSERT, rows(0, 1))
+            .run()
+            .unwrap_err();
+        assert!(error.to_string().contains("running already"), "{error}");
+        let report = store
+            .bulk()
+            .resumable("other")
+            .insert(INSERT, rows(10, 11))
+            .run()
+            .unwrap();
+        assert_eq!(report.rows, 1);
+        drop(sender);
+        assert_eq!(first.join().unwrap().unwrap().rows, 1);
+    });
+}
+
+#[test]
+fn closing_ends_it_at_a_slice() {
+    let store = store();
+    let again = store.clone();
+    let job = thread::spawn(move || again.bulk().insert(INSERT, (0..).map(|id| (id, "endless"))).run());
+    until(&store, |stats| stats.bulk.iter().any(|job| job.rows > 0));
+    store.close().unwrap();
+    let error = job.join().unwrap().unwrap_err();
+    let Error::Bulk {
+        rows,
+        row: None,
+        source,
+    } = &error
+    else {
+        panic!("{error}")
+    };
+    assert!(*rows > 0 && matches!(**source, Error::Closed), "{error}");
+}
+
+#[test]
+fn job_inside_a_write_is_refused() {
+    let store = store();
+    let again = store.clone();
+    let error = store
+        .write(move |_| again.bulk().insert(INSERT, rows(0, 1)).run().map(drop))
+        .unwrap_err();
+    assert!(matches!(error, Error::Reentrant { call: "Bulk::run", .. }), "{error}");
+}
+
+#[test]
+fn killed_job_goes_on_and_writes_each_row_once() {
+    const TOTAL: i64 = 60_000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let start = || {
+        let child = Child::start("bulk::inserts", "insert", &[path.to_str().unwrap(), &TOTAL.to_string()]);
+        child.expect("open");
+        child
+    };
+    let written = |path: &Path| {
+        let conn = larder::rusqlite::Connection::open(path).unwrap();
+        conn.query_row("SELECT count(*), coalesce(sum(id), 0) FROM t", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        })
+        .unwrap()
+    };
+    let mut kills = 0;
+    for at in [1, 5000, 20_000, 40_000] {
+        let child = start();
+        let began = std::time::Instant::now();
+        while written(&path).0 < at && began.elapsed() < PATIENCE {
+            thread::yield_now();
+        }
+        child.kill();
+        kills += 1;
+        let (rows, sum) = written(&path);
+        assert_eq!(sum, (0..rows).sum::<i64>(), "after {kills} kills");
+    }
+    let child = start();
+    child.expect(&format!("done {TOTAL}"));
+    child.finish();
+    assert_eq!(written(&path), (TOTAL, (0..TOTAL).sum()));
+}

@@ -1,0 +1,5 @@
+//! Bulk jobs: every row once, beside other writes, through errors, cancellations and kills.
+
+mod copy_from;
+mod deletes;
+pub(crate) mod inserts;
