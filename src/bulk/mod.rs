@@ -71,7 +71,7 @@ const ALONE: Duration = Duration::from_millis(250);
 const COMPANY: Duration = Duration::from_secs(1);
 
 /// Bytes of the log that the rows of one slice may take, beside other writes and alone. The commit takes as long.
-const SLICE_LOG: u64 = 4 << 20;
+const SLICE_LOG: u64 = 2 << 20;
 const ALONE_LOG: u64 = 32 << 20;
 
 /// Rows of the first slice, and the fewest of any.

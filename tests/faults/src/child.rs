@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::{found, kill, oom, partition, replica, second_process};
+use crate::{bulk, found, kill, oom, partition, replica, second_process};
 
 /// The first argument of a child. The second is its role.
 const MARK: &str = "--child";
@@ -18,6 +18,7 @@ const MARK: &str = "--child";
 /// The roles of children.
 const ROLES: &[(&str, fn(&[String]))] = &[
     ("kill", kill::child),
+    ("bulk", bulk::child),
     ("second-process", second_process::child),
     ("descriptors", second_process::descriptors::child),
     ("oom", oom::child),

@@ -14,6 +14,7 @@
 //!                                  mutants                                larder is broken, and a suite detects it
 //!                                  passages                               the source has what the mutants change
 //!                                  kill --states 200                      a process is killed at any moment
+//!                                  bulk --states 40                       a process with bulk jobs is killed
 //!                                  second-process --states 200            other processes use the file
 //!                                  replica                                a store with a replica: cuts, kills, ..
 //!                                  partition --seconds 60                 two primaries, a follower, a bad network
@@ -57,6 +58,7 @@
 
 mod answer;
 mod backups;
+mod bulk;
 mod calls;
 mod cases;
 mod check;
@@ -143,6 +145,11 @@ const SUITES: &[Entry] = &[
         run: kill::run,
     },
     Entry {
+        name: "bulk",
+        what: "a process with resumable bulk jobs is killed, and goes on: each row once",
+        run: bulk::run,
+    },
+    Entry {
         name: "replica",
         what: "a store with a replica: power cuts, failing calls, kills, other primaries",
         run: replica::run,
@@ -180,7 +187,15 @@ const SUITES: &[Entry] = &[
 ];
 
 /// Suites with real processes on real files, without the shim.
-const PLAIN: &[&str] = &["kill", "partition", "second-process", "descriptors", "oom", "soak"];
+const PLAIN: &[&str] = &[
+    "bulk",
+    "kill",
+    "partition",
+    "second-process",
+    "descriptors",
+    "oom",
+    "soak",
+];
 
 /// The command line.
 #[derive(Clone)]
