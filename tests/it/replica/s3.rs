@@ -175,6 +175,38 @@ fn end_of_a_large_upload_has_the_condition() {
     assert!(!uploads.contains("<UploadId>"), "{uploads}");
 }
 
+/// A part that fails ends the upload: neither an object nor parts are left, and the next upload is a new one.
+#[test]
+fn large_upload_that_fails_in_the_middle_leaves_nothing() {
+    let Some(moto) = Service::moto("bucket") else { return };
+    let direct = connect(&moto.url, "app", &environment(&[]));
+    let proxy = Proxy::start("127.0.0.1:0", &moto.url, |request, answer| {
+        match request.contains("partNumber=3") {
+            true => answer.replace(" 200 OK", " 403 FORBIDDEN"),
+            false => answer,
+        }
+    });
+    let failing = connect(&format!("http://{}", proxy.address()), "app", &environment(&[]));
+    let file = tempfile::tempfile().unwrap();
+    file.set_len((64 << 20) + 1).unwrap();
+    let file = Arc::new(file);
+    for level in [0, 9] {
+        let (sent, txids) = (Arc::clone(&file), Txids::one(7));
+        let error = match level {
+            0 => ask!(failing, create(level, txids, TIME, sent)).map(drop).unwrap_err(),
+            _ => ask!(failing, put(level, txids, TIME, sent)).unwrap_err(),
+        };
+        assert_eq!(error.kind(), FailureKind::Permanent, "{error}");
+        assert!(!ask!(direct, has(level, txids)).unwrap());
+        let uploads = ureq::get(format!("{}/bucket?uploads", moto.url)).call().unwrap();
+        let uploads = uploads.into_body().read_to_string().unwrap();
+        assert!(!uploads.contains("<UploadId>"), "{uploads}");
+        let sent = Arc::clone(&file);
+        assert_eq!(ask!(direct, create(level, txids, TIME, sent)).unwrap(), Created::New);
+        assert_eq!(ask!(direct, find(level, txids)).unwrap().unwrap().size, (64 << 20) + 1);
+    }
+}
+
 #[test]
 fn leftovers_go_once_they_are_old() {
     let Some(moto) = Service::moto("bucket") else { return };
