@@ -46,6 +46,7 @@ impl Follower {
         };
         self.catch_up(left())?;
         self.check_is_ours()?;
+        following.refuse_elsewhere(&self.inner.options.url, replica, &storage)?;
         let Some(before) = following.to_replace(replica, &storage)? else {
             return Ok(());
         };
@@ -87,6 +88,28 @@ impl Follower {
 }
 
 impl Following {
+    /// Refuses a replica elsewhere that is not empty, if the one that is followed has no number: Litestream writes it, so
+    /// nothing tells whether the two are of one database, and their transactions have the same numbers.
+    fn refuse_elsewhere(&self, followed: &str, replica: &ReplicaOptions, storage: &Storage) -> Result<()> {
+        if self.position().lineage != 0 || replica.url == followed {
+            return Ok(());
+        }
+        let Some(there) = request(storage, {
+            let storage = storage.clone();
+            async move { storage.anything().await }
+        })?
+        else {
+            return Ok(());
+        };
+        Err(self.diverged(format!(
+            "this follower is of {}, which has no owner of larder's, so nothing shows that {storage} is a replica of the same \
+             database; it is not empty ({there}), and the promotion would go on with it. Promote to the URL that is \
+             followed, or to one with nothing in it and ReplicaOptions::on_divergence(OnDivergence::Rebase). If the two are \
+             one replica, follow it by the URL to which the follower is to be promoted",
+            self.storage
+        )))
+    }
+
     /// The owner that is to be replaced. `None` if the store is to find out by itself how it goes on. Another database's
     /// replica is refused whatever `on_divergence` says, as the store would refuse it (`replica/open.rs`).
     fn to_replace(&self, replica: &ReplicaOptions, storage: &Storage) -> Result<Option<Owner>> {

@@ -325,3 +325,37 @@ fn follower_begins_an_empty_replica_if_told() {
     assert_eq!(rows(&follow(&empty)), 13);
     super::store::close(store);
 }
+
+/// The replica of a program that is not larder has no number. Another database's, whose transactions have the same numbers,
+/// is not claimed for it.
+#[test]
+fn follower_without_number_is_promoted_to_its_own_replica() {
+    let (place, other) = (Place::new(), Place::new());
+    let store = place.open();
+    upload(&store, 10);
+    super::store::close(store);
+    fs::remove_file(place.replica().join("larder/owner.json")).unwrap();
+    let follower = follow(&place);
+    let tip = follower.lag().txid;
+    let primary = other.open();
+    while upload(&primary, 1) < tip {}
+    assert_eq!(super::follower::newest(&other), tip);
+
+    let promoted = follower.clone().promote(Options::new().replicate_to(other.to()));
+    let error = promoted.map(drop).unwrap_err();
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    let told = error.to_string();
+    assert!(
+        told.contains("is not empty") && told.contains("Promote to the URL"),
+        "{told}"
+    );
+    // Nothing was changed there, and the follower goes on.
+    assert_eq!(upload(&primary, 1), tip + 1);
+    assert_eq!(rows(&follower), 10);
+    super::store::close(primary);
+    // To its own, and to an empty one.
+    let own = place.to().take_over(true);
+    let promoted = follower.promote(Options::new().replicate_to(own)).unwrap();
+    assert_eq!(super::store::rows(&promoted), 10);
+    super::store::close(promoted);
+}
