@@ -15,6 +15,7 @@ use futures_util::future::{Either, select};
 use super::Following;
 use super::apply::Source;
 use super::following::SHORTEST;
+use super::local::Local;
 use super::open::MOVE_AWAY;
 use super::resync::WAY_OUT;
 use super::trouble::Trouble;
@@ -40,6 +41,10 @@ const LIST_AFTER_AWAITED: Duration = Duration::from_secs(2);
 /// Files that are applied as one transaction, each the next transaction. They are in memory meanwhile, 2 MiB of each at
 /// most.
 const BATCH: usize = 8;
+
+/// Files that lead over a long gap are applied as one transaction up to so many bytes of them: so much is downloaded at a
+/// time, and the log has their pages until the next checkpoint. A larger file is a transaction by itself.
+const PORTION: u64 = 16 << 20;
 
 /// So many batches in a row, and the levels are listed.
 const BATCHES: u32 = 4;
@@ -179,7 +184,9 @@ impl Poll {
         if reached < tip && snapshots.any(|snapshot| snapshot.txids.max > reached) {
             following.resync(None).await?;
         } else {
-            following.run(Source::Planned(planned)).await?;
+            for files in following.portions(planned) {
+                following.run(Source::Planned(files)).await?;
+            }
         }
         if following.position().txid < tip {
             return Err(Trouble::Incomplete(self.missing(reached + 1, &following.storage)));
@@ -421,6 +428,20 @@ impl Following {
         }
     }
 
+    /// Divides files into transactions. What is behind the position has to be written again by the first of them, so that one
+    /// has all files then.
+    fn portions(&self, files: Vec<FileInfo>) -> Vec<Vec<FileInfo>> {
+        let is_behind = match &self.reached().local {
+            Local::Ours { .. } => false,
+            Local::Behind { pages, .. } => !pages.is_empty(),
+            Local::Unknown(_) => true,
+        };
+        if is_behind {
+            return vec![files];
+        }
+        portions(files)
+    }
+
     /// Has the writer thread apply files, and waits for that.
     pub(super) async fn run(self: &Arc<Self>, source: Source) -> Result<(), Trouble> {
         let this = Arc::clone(self);
@@ -444,6 +465,20 @@ impl Following {
         drop(shared);
         pending.await?
     }
+}
+
+/// Files in portions of [`PORTION`] bytes at most, or of one file. There is always one, if only an empty one.
+fn portions(files: Vec<FileInfo>) -> Vec<Vec<FileInfo>> {
+    let (mut portions, mut size) = (vec![Vec::new()], 0);
+    for file in files {
+        if size > 0 && size + file.size > PORTION {
+            portions.push(Vec::new());
+            size = 0;
+        }
+        size += file.size;
+        portions.last_mut().expect("there is one").push(file);
+    }
+    portions
 }
 
 /// Says that the task has ended, also after a panic.
@@ -505,4 +540,26 @@ pub(super) fn other_lineage(ours: u64, there: u64) -> String {
         "the follower is of the replica with the number {ours:016x}, and {there}: another database was replicated there. \
          Follow another URL; or {MOVE_AWAY}, and open the follower again, which restores what the replica has now"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn portions_have_all_files_in_order() {
+        let file = |txid, size| FileInfo {
+            level: 0,
+            txids: Txids::one(txid),
+            size,
+            modified: SystemTime::UNIX_EPOCH,
+        };
+        assert_eq!(portions(Vec::new()), [Vec::new()]);
+        let half = PORTION / 2;
+        let files = [half, half, 1, 3 * PORTION, 1, half].map(|size| file(size, size));
+        let divided = portions(files.to_vec());
+        let lengths: Vec<_> = divided.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [2, 1, 1, 2]);
+        assert_eq!(divided.concat(), files);
+    }
 }

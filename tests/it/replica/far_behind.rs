@@ -66,6 +66,40 @@ fn others_lock_the_database_during_a_download() {
     });
 }
 
+/// A long gap is applied in portions, each of which is a state that the primary was in.
+#[test]
+fn long_gap_is_applied_in_portions() {
+    crate::support::log::collect();
+    let (folder, _hooked) = (tempfile::tempdir().unwrap(), Hooked::named("long-gap"));
+    let store = primary(folder.path(), "memory:long-gap");
+    upload(&store, 10);
+    let copy = folder.path().join("follower.db");
+    let follow = || {
+        let replica = FollowerOptions::of("memory:long-gap").interval(NEVER);
+        options().follow(replica, &copy).unwrap()
+    };
+    close(&follow());
+    for _ in 0..5 {
+        store
+            .write(|tx| {
+                tx.execute_batch("CREATE TABLE IF NOT EXISTS large(x); INSERT INTO large VALUES (randomblob(7000000))")
+            })
+            .unwrap();
+        upload(&store, 1);
+    }
+    let follower = follow();
+    let of_copy = copy.display().to_string();
+    let applied = crate::support::log::events(|event| {
+        event.message == "transactions of the replica applied" && event.mentions(&of_copy)
+    });
+    // 35 MB, and 16 MiB at a time.
+    assert!((3..=6).contains(&applied.len()), "{}", applied.len());
+    assert_eq!(rows(&follower), 15);
+    let tables = follower.read(|tx| tx.query_row("SELECT count(*) FROM large", [], |row| row.get::<_, u32>(0)));
+    assert_eq!(tables.unwrap(), 5);
+    close(&follower);
+}
+
 /// Those who wait do not make a request each while the storage fails, nor for what is not there.
 #[test]
 fn waiting_callers_make_few_requests() {
