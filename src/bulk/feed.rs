@@ -1,6 +1,6 @@
 //! The rows between the thread that reads them and the slices that write them.
 //!
-//! The thread of the job pushes batches and waits while [`READY`] of them are ready. The slice, on the writer thread,
+//! The thread of the job pushes batches and waits while there are as many as there is room for. The slice, on the writer thread,
 //! takes one after the other and never waits: a feed that is empty ends the slice. Only the thread of the job waits on the
 //! condition variable. The slice notifies it, under the lock, when a batch has left and when the slice is over, and these
 //! are all that the wait looks at. So no wake-up is lost. A slice that fails before it starts notifies no thread: the
@@ -17,9 +17,6 @@ use crate::runtime::sync::{Condvar, Mutex, MutexGuard};
 /// See the module.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Batches that may be ready.
-const READY: usize = 8;
-
 pub(super) struct Batch<R> {
     rows: Vec<R>,
     /// The first row that is not written yet.
@@ -33,6 +30,8 @@ impl<R> Batch<R> {
 }
 
 pub(super) struct Feed<R> {
+    /// Batches that may be ready.
+    room: usize,
     state: Mutex<State<R>>,
     changed: Condvar,
 }
@@ -54,8 +53,9 @@ pub(super) enum Found {
 }
 
 impl<R> Feed<R> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(room: usize) -> Self {
         Self {
+            room,
             state: Mutex::new(State {
                 ready: VecDeque::new(),
                 written: Vec::new(),
@@ -87,7 +87,7 @@ impl<R> Feed<R> {
     pub(super) fn wait(&self) -> Found {
         let mut state = self.lock();
         loop {
-            if state.ready.len() < READY {
+            if state.ready.len() < self.room {
                 return Found::Room;
             }
             if !state.is_running {

@@ -61,6 +61,9 @@ const MAX_VIOLATIONS: usize = 100;
 const BATCH_ROWS: usize = 512;
 const BATCH_BYTES: usize = 256 << 10;
 
+/// Batches that are ready before the job waits for the writer.
+const READY: usize = 8;
+
 /// The default of [`Bulk::slice`].
 const SLICE: Duration = Duration::from_millis(5);
 
@@ -404,7 +407,7 @@ impl<S: Source> BulkJob<'_, S> {
             on_violation: self.bulk.on_violation,
             cursor,
             slice: self.bulk.slice,
-            feed: Arc::new(Feed::new()),
+            feed: Arc::new(Feed::new(READY)),
             running,
             progress: self.bulk.progress,
             report: BulkReport::starting(done.rows),

@@ -94,6 +94,7 @@ mod larder {
 // `tokio::time` and `tokio::sync` are the model's.
 extern crate self as tokio;
 
+mod bulk;
 mod ledger;
 mod read;
 mod replica;

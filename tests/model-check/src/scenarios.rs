@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use crate::bulk;
 use crate::error::{Error, Result};
 use crate::ledger::{Held, Id, Ledger, Ticket};
 use crate::options::{Durability, Options, ReadOptions, WriteOptions};
@@ -38,6 +39,8 @@ scenarios! {
     submitting
     submitting_tasks
     order
+    bulk_jobs
+    bulk_closing
     deadlines
     writer_held
     room_freed
@@ -1114,6 +1117,31 @@ fn replicated_closing() {
         world.close(FAR);
     });
     world.end(callers.into_iter().chain([closing]));
+}
+
+// ---- bulk jobs ----
+
+/// A bulk job beside writes. Some of its slices fail, and their rows are written once more.
+fn bulk_jobs() {
+    let world = world(1, 1);
+    let callers = [
+        world.caller(|world| {
+            world.write((0, 0), WriteOptions::new());
+            world.write_async((0, 1), FAR);
+        }),
+        world.caller(|world| bulk::job(&world.store, 5)),
+    ];
+    world.end(callers);
+}
+
+/// The store closes while a bulk job runs.
+fn bulk_closing() {
+    let world = world(1, 1);
+    let job = world.caller(|world| bulk::job(&world.store, 5));
+    let closing = world.caller(|world| {
+        world.close(ms(1));
+    });
+    world.end([job, closing]);
 }
 
 // ---- the fence ----

@@ -140,6 +140,19 @@ impl Store {
         self.engine().shared.enqueue_write(submission, order, f)
     }
 
+    /// Queues a slice of a bulk job.
+    pub(crate) fn submit_slice<T, F>(&self, is_alone: bool, f: F) -> Result<Pending<T>>
+    where
+        F: FnOnce(&WriteTx<'_>) -> Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let order = WriteOrder::of_slice(self.engine().options.durability, is_alone);
+        let submission = self
+            .engine()
+            .write_submission("bulk", WriteOptions::new(), Caller::Thread);
+        self.engine().shared.enqueue_write(submission, order, f)
+    }
+
     pub(crate) fn queue(&self) -> &JobQueue<Writes> {
         &self.engine().shared.queue
     }

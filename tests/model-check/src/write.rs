@@ -22,6 +22,7 @@ use crate::write::closing::CloseReport;
 )]
 #[path = "../../../src/write/closing.rs"]
 pub(crate) mod closing;
+#[expect(dead_code, reason = "no write of the model has a time limit")]
 #[path = "../../../src/write/context.rs"]
 pub(crate) mod context;
 #[expect(dead_code, reason = "larder's tasks ask for more than the model does")]
@@ -162,7 +163,7 @@ impl Writer {
                     break;
                 }
             };
-            let alone = job.order().limit.is_some();
+            let alone = job.order().is_alone;
             if let Some(job) = self.claim(job, now) {
                 self.run_job(job);
                 now = Instant::now();
@@ -181,7 +182,7 @@ impl Writer {
 
     fn fits(&self, job: &Job<Grouped>) -> bool {
         let order = job.order();
-        self.group.is_empty() || (order.limit.is_none() && order.durability <= self.durability)
+        self.group.is_empty() || (!order.is_alone && order.durability <= self.durability && !order.is_slice)
     }
 
     fn claim<S: Scope>(&mut self, job: Job<S>, now: Instant) -> Option<Job<S>> {
