@@ -699,6 +699,7 @@ mod tests {
             readers: 4,
             held_here: 0,
             last_error: None,
+            context: None,
         };
         let full = Error::WalFull {
             wal_bytes: 2,
@@ -724,8 +725,14 @@ mod tests {
             (fenced, 503),
             (changed, 503),
             (local, 202),
-            (Error::QueueFull { capacity: 1 }, 503),
-            (Error::QueueTimeout { waited }, 503),
+            (
+                Error::QueueFull {
+                    capacity: 1,
+                    context: None,
+                },
+                503,
+            ),
+            (Error::QueueTimeout { waited, context: None }, 503),
             (late, 503),
             (full, 503),
             (rolled_back(false), 503),

@@ -194,32 +194,39 @@ pub enum Error {
 
     /// The queue was full, and the call had [`WhenFull::Fail`](crate::WhenFull::Fail). The write or read did not start.
     #[error(
-        "the queue is full: all {capacity} places are taken; shed load, or wait for room with WhenFull::Wait \
-         (Options::queue_capacity bounds a queue, Options::readers the reads on their callers' threads)"
+        "the queue is full: all {capacity} places are taken; shed load, wait for room with WhenFull::Wait, or raise \
+         Options::queue_capacity, and Options::readers for reads on their callers' threads{}",
+        within(context)
     )]
     QueueFull {
         /// The capacity of the queue in jobs; for a read on the calling thread, the number of connections in the pool.
         capacity: usize,
+        /// Where it happened: see [`Error::site`].
+        context: Option<Box<ErrorContext>>,
     },
 
     /// The write waited in the queue for its whole queue timeout and did not start.
     #[error(
         "the write waited {waited:?} in the queue and did not start; the writer is overloaded, so shed load, make \
-         transactions shorter, or raise WriteOptions::queue_timeout"
+         transactions shorter, or raise WriteOptions::queue_timeout{}",
+        within(context)
     )]
     QueueTimeout {
         /// How long it had waited.
         waited: Duration,
+        /// Where it happened: see [`Error::site`].
+        context: Option<Box<ErrorContext>>,
     },
 
     /// No connection became available to the read within its queue timeout. The read did not start.
     #[error(
-        "no reader became available in {waited:?} ({readers} in the pool{}): {}",
+        "no reader became available in {waited:?} ({readers} in the pool{}): {}{}",
         if *held_here > 0 { format!(", {held_here} of them held by this thread") } else { String::new() },
         match last_error {
             Some(reason) => format!("another connection could not be opened: {reason}"),
             None => "look for slow reads, slow consumers of streams and nested reads, or raise Options::readers".to_owned(),
-        }
+        },
+        within(context)
     )]
     ReadQueueTimeout {
         /// How long it had waited.
@@ -230,6 +237,8 @@ pub enum Error {
         held_here: usize,
         /// Why the pool could not open another connection, or how long it has been trying.
         last_error: Option<String>,
+        /// Where it happened: see [`Error::site`].
+        context: Option<Box<ErrorContext>>,
     },
 
     /// The transaction of this write was rolled back: by another write of its group, or because SQLite ended it while
@@ -725,7 +734,8 @@ impl Error {
     ///
     /// Known of [`Sqlite`](Error::Sqlite), [`Refused`](Error::Refused), [`NoRowid`](Error::NoRowid),
     /// [`Interrupted`](Error::Interrupted) and [`RolledBack`](Error::RolledBack), from the methods of a transaction on,
-    /// so also where a closure converts it into an error of its own. An error that [`ReadTx`](crate::ReadTx)'s connection
+    /// so also where a closure converts it into an error of its own; and of [`QueueFull`](Error::QueueFull),
+    /// [`QueueTimeout`](Error::QueueTimeout) and [`ReadQueueTimeout`](Error::ReadQueueTimeout). An error that [`ReadTx`](crate::ReadTx)'s connection
     /// gave has it when the closure returns. `None` of an error that another database gave.
     ///
     /// ```
@@ -1048,7 +1058,10 @@ impl Error {
             | Error::RolledBack { context, .. }
             | Error::Refused { context, .. }
             | Error::NoRowid { context, .. }
-            | Error::Interrupted { context, .. } => context.as_deref(),
+            | Error::Interrupted { context, .. }
+            | Error::QueueFull { context, .. }
+            | Error::QueueTimeout { context, .. }
+            | Error::ReadQueueTimeout { context, .. } => context.as_deref(),
             _ => None,
         }
     }
@@ -1061,7 +1074,10 @@ impl Error {
             | Error::RolledBack { context, .. }
             | Error::Refused { context, .. }
             | Error::NoRowid { context, .. }
-            | Error::Interrupted { context, .. } => Some(context),
+            | Error::Interrupted { context, .. }
+            | Error::QueueFull { context, .. }
+            | Error::QueueTimeout { context, .. }
+            | Error::ReadQueueTimeout { context, .. } => Some(context),
             _ => None,
         }
     }

@@ -109,6 +109,10 @@ impl<S: Scope, W: Send, T: Send> Waits<T> for Request<S, W, T> {
         &self.slot
     }
 
+    fn site(&self) -> &CallSite {
+        &self.meta.site
+    }
+
     fn drop_work(&self) {
         // Dropped without the lock, because the closure's captures run user code.
         let work = self.take_work();

@@ -292,7 +292,8 @@ impl<K: QueueKind> JobQueue<K> {
         T: Send + 'static,
     {
         let (asked, deadline) = (request.meta().asked, request.meta().deadline);
-        let ticket = self.put(Job::new(Arc::clone(&request)).into(), when_full)?;
+        let ticket = self.put(Job::new(Arc::clone(&request)).into(), when_full);
+        let ticket = ticket.map_err(|error| error.with_site(|| request.meta().site.to_string()))?;
         Ok(Pending::new(request, self, ticket, asked, deadline))
     }
 
@@ -306,6 +307,7 @@ impl<K: QueueKind> JobQueue<K> {
         self.full.fetch_add(1, Ordering::Relaxed);
         Error::QueueFull {
             capacity: self.capacity,
+            context: None,
         }
     }
 

@@ -19,10 +19,14 @@ use crate::runtime::panic::quietly;
 use crate::runtime::sync::atomic::Ordering;
 use crate::runtime::sync::thread::{self, Thread};
 use crate::runtime::sync::{Arc, Instant};
+use crate::telemetry::call_site::CallSite;
 
 /// A job as its caller sees it.
 pub(crate) trait Waits<T>: Send + Sync {
     fn slot(&self) -> &Slot<T>;
+
+    /// The call that queued it.
+    fn site(&self) -> &CallSite;
 
     /// Drops the closure of a job that was withdrawn or refused, since it will not run.
     fn drop_work(&self);
@@ -302,7 +306,8 @@ impl<T> Pending<T> {
     }
 
     fn too_late(&self) -> Error {
-        self.queue.too_late(self.asked.elapsed())
+        let error = self.queue.too_late(self.asked.elapsed());
+        error.with_site(|| self.job.site().to_string())
     }
 }
 

@@ -72,6 +72,7 @@ impl QueueKind for Reads {
             readers: self.readers,
             held_here: 0,
             last_error: self.trouble.lock().clone(),
+            context: None,
         }
     }
 

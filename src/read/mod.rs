@@ -175,7 +175,7 @@ impl Readers {
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
         let checked_out = self.check_out(timeout, when_full, on_writer_thread);
-        let mut checked_out = checked_out.inspect_err(|error| self.count_refusal(error))?;
+        let mut checked_out = checked_out.map_err(|error| self.refused(error, &site))?;
         let result = self.begin(checked_out.reader(), site)?.read(limit, f);
         if !checked_out.reader().slow.is_empty() {
             self.report_slow(checked_out.give_back());
@@ -183,13 +183,19 @@ impl Readers {
         result
     }
 
-    /// Counts a blocking read that got no connection. The queue counts the async ones.
-    fn count_refusal(&self, error: &Error) {
+    /// Counts a blocking read that got no connection, and adds its call site to the error. The queue counts the async
+    /// ones.
+    fn refused(&self, error: Error, site: &CallSite) -> Error {
         match error {
-            Error::ReadQueueTimeout { .. } => self.timeouts.fetch_add(1, Ordering::Relaxed),
-            Error::QueueFull { .. } => self.refused.fetch_add(1, Ordering::Relaxed),
-            _ => return,
-        };
+            Error::ReadQueueTimeout { .. } => {
+                self.timeouts.fetch_add(1, Ordering::Relaxed);
+            }
+            Error::QueueFull { .. } => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        error.with_site(|| site.to_string())
     }
 
     /// Called without a connection in hand, because a subscriber may be slow.
@@ -206,7 +212,7 @@ impl Readers {
         f: impl FnOnce(&Connection, &Arc<Interrupt>) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let checked_out = self.check_out(timeout, WhenFull::Wait, on_writer_thread);
-        let mut checked_out = checked_out.inspect_err(|error| self.count_refusal(error))?;
+        let mut checked_out = checked_out.map_err(|error| self.refused(error, &site))?;
         self.begin_internal(checked_out.reader(), site)?.inspect(f)
     }
 
@@ -220,7 +226,7 @@ impl Readers {
         f: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
         let checked_out = self.check_out(timeout, WhenFull::Wait, on_writer_thread);
-        let mut checked_out = checked_out.inspect_err(|error| self.count_refusal(error))?;
+        let mut checked_out = checked_out.map_err(|error| self.refused(error, &site))?;
         self.begin_internal(checked_out.reader(), site)?.read_internal(f)
     }
 

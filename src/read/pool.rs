@@ -170,7 +170,10 @@ impl Readers {
         if on_writer_thread || self.active.held_by_this_thread() == capacity {
             return reentrant();
         }
-        Error::QueueFull { capacity }
+        Error::QueueFull {
+            capacity,
+            context: None,
+        }
     }
 
     /// Runs an opening that has begun, on a timer thread. It does not borrow from the read that wanted it.
@@ -245,6 +248,7 @@ impl Readers {
             readers: self.size,
             held_here,
             last_error,
+            context: None,
         })
     }
 }

@@ -257,6 +257,7 @@ pub(super) fn fail(queue: &JobQueue<Reads>, job: Job<Pooled>, error: Error) {
     if matches!(error, Error::ReadQueueTimeout { .. }) {
         queue.timed_out();
     }
+    let error = error.with_site(|| job.meta().site.to_string());
     job.finish(Resolution::Failed(error));
 }
 

@@ -156,7 +156,7 @@ impl QueueKind for Writes {
     type Job = WriteJob;
 
     fn too_late(&self, waited: Duration) -> Error {
-        Error::QueueTimeout { waited }
+        Error::QueueTimeout { waited, context: None }
     }
 
     fn nested(&self, call: &'static str) -> Error {
@@ -229,16 +229,19 @@ impl Shared {
             return Err(no_replica());
         };
         let capacity = self.queue.capacity();
-        match (submission.when_full, submission.caller) {
+        let checked = match (submission.when_full, submission.caller) {
             (WhenFull::Fail, _) if keeper.held() >= capacity => Err(self.queue.refuse_full()),
             (WhenFull::Wait, Caller::Submitter) => {
                 let began = Instant::now();
                 let has_room = keeper.wait_for_room(capacity, submission.timeout);
                 let waited = began.elapsed();
-                has_room.then_some(()).ok_or(Error::QueueTimeout { waited })
+                has_room
+                    .then_some(())
+                    .ok_or(Error::QueueTimeout { waited, context: None })
             }
             _ => Ok(()),
-        }
+        };
+        checked.map_err(|error| error.with_site(|| submission.site.to_string()))
     }
 
     /// Whether a write that is to be in the replica would add to as many as the queue has room for.

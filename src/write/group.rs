@@ -143,7 +143,7 @@ impl Writer {
         let meta = job.meta();
         let waited = now.saturating_duration_since(meta.asked);
         let error = if now >= meta.deadline {
-            Some(Error::QueueTimeout { waited })
+            Some(Error::QueueTimeout { waited, context: None })
         } else {
             self.shared.poison()
         };

@@ -208,7 +208,7 @@ fn withdrawn_jobs_take_no_room_in_the_queue() {
     let mut full: Call<i64> = Box::pin(store.write_async_with(write_or_fail(), |_| Ok(0)));
     assert!(matches!(
         poll(&mut full),
-        Poll::Ready(Err(Error::QueueFull { capacity: 4 }))
+        Poll::Ready(Err(Error::QueueFull { capacity: 4, .. }))
     ));
     let last = gone.pop();
     drop(gone);

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{count, write_or_fail};
-use larder::{Error, Options, Outcome, Store, WriteOptions};
+use larder::{Error, Options, Outcome, ReadOptions, Store, WhenFull, WriteOptions};
 
 use crate::write::groups::Gate;
 
@@ -32,7 +32,7 @@ fn full_queue_refuses_write_without_waiting() {
         .write_with(write_or_fail(), |tx| tx.execute("INSERT INTO t VALUES (1)", []))
         .unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(3));
-    assert!(matches!(error, Error::QueueFull { capacity: 2 }), "{error:?}");
+    assert!(matches!(error, Error::QueueFull { capacity: 2, .. }), "{error:?}");
     assert_eq!(error.outcome(), Outcome::NotStarted);
     assert!(error.is_retryable());
     gate.open();
@@ -51,11 +51,74 @@ fn full_queue_refuses_submit_without_waiting() {
     let queued = store.submit_with(write_or_fail(), |_| Ok(())).unwrap();
     let patient = write_or_fail().queue_timeout(Duration::from_secs(600));
     let error = store.submit_with(patient, |_| Ok(())).unwrap_err();
-    assert!(matches!(error, Error::QueueFull { capacity: 1 }), "{error:?}");
+    assert!(matches!(error, Error::QueueFull { capacity: 1, .. }), "{error:?}");
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
     gate.open();
     queued.wait().unwrap();
     store.submit_with(write_or_fail(), |_| Ok(())).unwrap().wait().unwrap();
+}
+
+#[test]
+fn refused_calls_name_their_site() {
+    fn named<T: std::fmt::Debug>(result: larder::Result<T>, label: &str) {
+        let error = result.unwrap_err();
+        assert_eq!(error.site(), Some(label), "{error:?}");
+        assert!(error.to_string().ends_with(&format!(" (at {label})")), "{error}");
+    }
+    let soon = Duration::from_millis(20);
+    let late = |label: &'static str| WriteOptions::new().queue_timeout(soon).label(label);
+    let store = store_with_queue(1);
+    let gate = Gate::hold(&store);
+    named(store.write_with(late("late"), |_| Ok(())), "late");
+    named(
+        store.submit_with(late("given up"), |_| Ok(())).unwrap().wait(),
+        "given up",
+    );
+    let queued = store.submit(|_| Ok(())).unwrap();
+    named(
+        store.write_with(write_or_fail().label("refused"), |_| Ok(())),
+        "refused",
+    );
+    named(store.submit_with(late("no room"), |_| Ok(())), "no room");
+    #[cfg(feature = "async")]
+    {
+        let write = store.write_async_with(late("late task"), |_| Ok(()));
+        named(futures_executor::block_on(write), "late task");
+        let write = store.write_async_with(write_or_fail().label("refused task"), |_| Ok(()));
+        named(futures_executor::block_on(write), "refused task");
+    }
+    let line = line!() + 1;
+    let error = store.write_with(write_or_fail(), |_| Ok(())).unwrap_err();
+    assert_eq!(error.site(), Some(&*format!("{}:{line}", file!())));
+    gate.open();
+    queued.wait().unwrap();
+
+    let store = Options::new().readers(1).open_temp().unwrap();
+    let read = |options: ReadOptions| {
+        thread::scope(|scope| scope.spawn(|| store.read_with(options, |_| Ok(()))).join().unwrap())
+    };
+    store
+        .read(|_| {
+            named(
+                read(ReadOptions::new().queue_timeout(soon).label("late read")),
+                "late read",
+            );
+            named(
+                read(ReadOptions::new().when_full(WhenFull::Fail).label("refused read")),
+                "refused read",
+            );
+            #[cfg(feature = "async")]
+            named(
+                thread::scope(|scope| {
+                    let options = ReadOptions::new().queue_timeout(soon).label("late async read");
+                    let read = || futures_executor::block_on(store.read_async_with(options, |_| Ok(())));
+                    scope.spawn(read).join().unwrap()
+                }),
+                "late async read",
+            );
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]

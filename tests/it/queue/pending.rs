@@ -316,7 +316,7 @@ fn write_past_its_deadline_never_starts() {
     let awaited = store.submit_with(brief(), |tx| insert(tx, 1)).unwrap();
     let waited = store.submit_with(brief(), |tx| insert(tx, 2)).unwrap();
     let error = waited.wait().unwrap_err();
-    assert!(matches!(error, Error::QueueTimeout { waited } if waited >= Duration::from_millis(20)));
+    assert!(matches!(error, Error::QueueTimeout { waited, .. } if waited >= Duration::from_millis(20)));
     assert_eq!(error.outcome(), Outcome::NotStarted);
     assert!(error.is_retryable());
     gate.open();

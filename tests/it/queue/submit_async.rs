@@ -103,7 +103,7 @@ fn full_queue_refuses_or_times_out() {
     let queued = finish(submitting(&store, 1)).unwrap();
     let fail = WriteOptions::new().when_full(WhenFull::Fail);
     let error = finish(submitting_with(&store, fail, 2)).unwrap_err();
-    assert!(matches!(error, Error::QueueFull { capacity: 1 }), "{error:?}");
+    assert!(matches!(error, Error::QueueFull { capacity: 1, .. }), "{error:?}");
     let soon = WriteOptions::new().queue_timeout(Duration::from_millis(20));
     let error = finish(submitting_with(&store, soon, 3)).unwrap_err();
     assert!(matches!(error, Error::QueueTimeout { .. }), "{error:?}");

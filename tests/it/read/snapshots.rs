@@ -350,7 +350,7 @@ fn read_without_waiting_fails_if_readers_are_busy() {
         .read(|_| {
             store.read_with(patient(), |_| {
                 let error = thread::scope(|scope| scope.spawn(tried).join().unwrap()).unwrap_err();
-                assert!(matches!(error, Error::QueueFull { capacity: 2 }), "{error:?}");
+                assert!(matches!(error, Error::QueueFull { capacity: 2, .. }), "{error:?}");
                 assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
                 assert!(error.to_string().contains("Options::readers"), "{error}");
                 // This thread holds them all: it would never be its turn.

@@ -243,7 +243,7 @@ fn replicated_write_that_may_not_wait_finds_no_room() {
     wait_until("there is no room", || {
         matches!(
             store.write_with(fail(), |_| Ok(())),
-            Err(Error::QueueFull { capacity: 2 })
+            Err(Error::QueueFull { capacity: 2, .. })
         )
     });
     outage.end();

@@ -295,7 +295,7 @@ impl Stormer {
                 assert_eq!(id % 7, 0);
                 self.undone.push(id);
             }
-            Some(Err(Error::QueueFull { capacity: QUEUE })) => self.undone.push(id),
+            Some(Err(Error::QueueFull { capacity: QUEUE, .. })) => self.undone.push(id),
             None => {}
             Some(Err(other)) => panic!("{other:?}"),
         }
@@ -303,7 +303,7 @@ impl Stormer {
 
     fn look_at_read(result: Option<Result<i64>>) {
         match result {
-            None | Some(Ok(_) | Err(Error::QueueFull { capacity: QUEUE })) => {}
+            None | Some(Ok(_) | Err(Error::QueueFull { capacity: QUEUE, .. })) => {}
             Some(Err(other)) => panic!("{other:?}"),
         }
     }

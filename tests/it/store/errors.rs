@@ -610,5 +610,9 @@ fn failed_open_exposes_the_io_error() {
 #[test]
 fn debug_form_shows_the_variant() {
     assert_eq!(format!("{:?}", Error::Closed), "Closed");
-    assert!(format!("{:?}", Error::QueueFull { capacity: 7 }).contains("QueueFull"));
+    let full = Error::QueueFull {
+        capacity: 7,
+        context: None,
+    };
+    assert!(format!("{full:?}").contains("QueueFull"));
 }

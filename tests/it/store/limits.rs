@@ -62,7 +62,7 @@ fn flag() -> (
 
 #[track_caller]
 fn assert_queue_timeout(error: &Error, at_least: Duration) {
-    let Error::QueueTimeout { waited } = error else {
+    let Error::QueueTimeout { waited, .. } = error else {
         panic!("{error:?}")
     };
     assert!(*waited >= at_least, "{waited:?}");

@@ -188,8 +188,8 @@ fn future_not_polled_yet_takes_no_queue_place() {
     let mut first_read = Box::pin(store.read_async_with(read_or_fail(), |_| Ok(2)));
     begin(&mut first_write);
     begin(&mut first_read);
-    assert!(matches!(finish(write), Err(Error::QueueFull { capacity: 1 })));
-    assert!(matches!(finish(read), Err(Error::QueueFull { capacity: 1 })));
+    assert!(matches!(finish(write), Err(Error::QueueFull { capacity: 1, .. })));
+    assert!(matches!(finish(read), Err(Error::QueueFull { capacity: 1, .. })));
     gate.open();
     held.let_go();
     assert_eq!(finish(first_write).unwrap() + finish(first_read).unwrap(), 4);

@@ -31,7 +31,7 @@ fn within(store: &Store, time: Duration) -> Call<()> {
 #[track_caller]
 fn assert_too_late<T: std::fmt::Debug>(result: Result<T>, at_least: Duration) {
     match result {
-        Err(error @ Error::QueueTimeout { waited }) => {
+        Err(error @ Error::QueueTimeout { waited, .. }) => {
             assert!(waited >= at_least, "{waited:?}");
             assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
         }
@@ -140,14 +140,14 @@ fn full_queue_refuses_async_write_at_first_poll() {
     let Poll::Ready(Err(error)) = poll(&mut refused) else {
         panic!("it does not wait");
     };
-    assert!(matches!(error, Error::QueueFull { capacity: 1 }), "{error:?}");
+    assert!(matches!(error, Error::QueueFull { capacity: 1, .. }), "{error:?}");
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
     dropped.try_recv().expect("its closure was dropped at once");
     let refused = poll(&mut Box::pin(
         store.write_async_with(brief(30).when_full(WhenFull::Fail), |_| Ok(())),
     ));
     assert!(
-        matches!(refused, Poll::Ready(Err(Error::QueueFull { capacity: 1 }))),
+        matches!(refused, Poll::Ready(Err(Error::QueueFull { capacity: 1, .. }))),
         "it waits for no room, whatever its time"
     );
     gate.open();
@@ -165,13 +165,13 @@ fn full_queue_refuses_async_read_at_first_poll() {
     let Poll::Ready(Err(error)) = poll(&mut Box::pin(store.read_async_with(read_or_fail(), |_| Ok(2)))) else {
         panic!("it does not wait");
     };
-    assert!(matches!(error, Error::QueueFull { capacity: 1 }), "{error:?}");
+    assert!(matches!(error, Error::QueueFull { capacity: 1, .. }), "{error:?}");
     let patient = ReadOptions::new().queue_timeout(PATIENCE);
     let refused = poll(&mut Box::pin(
         store.read_async_with(patient.when_full(WhenFull::Fail), |_| Ok(3)),
     ));
     assert!(
-        matches!(refused, Poll::Ready(Err(Error::QueueFull { capacity: 1 }))),
+        matches!(refused, Poll::Ready(Err(Error::QueueFull { capacity: 1, .. }))),
         "it waits for no room, whatever its time"
     );
     // The writes have a queue of their own, and that is empty.

@@ -199,7 +199,7 @@ impl Ticket {
         let told = match result {
             Ok(_) => Told::Done,
             Err(Error::App) => Told::Undone,
-            Err(Error::QueueTimeout { waited } | Error::ReadQueueTimeout { waited, .. }) => {
+            Err(Error::QueueTimeout { waited, .. } | Error::ReadQueueTimeout { waited, .. }) => {
                 assert!(*waited >= self.timeout, "{:?} was told so after {waited:?}", self.id);
                 Told::NotStarted
             }

@@ -107,6 +107,7 @@ impl Readers {
                 readers: self.size,
                 held_here: 0,
                 last_error: None,
+                context: None,
             });
         }
         Ok(CheckedOut {

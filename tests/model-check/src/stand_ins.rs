@@ -88,15 +88,18 @@ pub(crate) mod error {
         },
         QueueFull {
             capacity: usize,
+            context: Option<()>,
         },
         QueueTimeout {
             waited: Duration,
+            context: Option<()>,
         },
         ReadQueueTimeout {
             waited: Duration,
             readers: u32,
             held_here: usize,
             last_error: Option<String>,
+            context: Option<()>,
         },
         CommitUnknown {
             source: Arc<String>,
@@ -128,6 +131,10 @@ pub(crate) mod error {
             Self::Forked {
                 outcome: Outcome::NotStarted,
             }
+        }
+
+        pub(crate) fn with_site(self, _site: impl FnOnce() -> String) -> Self {
+            self
         }
 
         pub(crate) fn kind(&self) -> &'static str {

@@ -192,7 +192,7 @@ impl Writer {
         let meta = job.meta();
         if now >= meta.deadline {
             let waited = now.saturating_duration_since(meta.asked);
-            job.finish(Resolution::Failed(Error::QueueTimeout { waited }));
+            job.finish(Resolution::Failed(Error::QueueTimeout { waited, context: None }));
             return None;
         }
         Some(job)
