@@ -55,8 +55,8 @@
 /// # `COLUMNS`
 ///
 /// The struct gets a constant, `COLUMNS: &'static [&'static str]`, with the names of all columns that are read, also those
-/// with `default`. Names that are words of SQL, or have other signs than letters, digits and `_`, need quotes in a SELECT.
-/// `flatten` takes only types that have the constant.
+/// with `default`, for the SELECT of the example above. A name that is a word of SQL, or has other signs than ASCII letters,
+/// digits and `_`, is in quotes there: `"order"`, `"zip code"`. `flatten` takes only types that have the constant.
 pub use larder_derive::FromRow;
 
 /// Makes a struct of one unnamed field a value of SQL, so that the key of one table is not taken for that of another.

@@ -6,6 +6,7 @@ use syn::ext::IdentExt as _;
 use syn::{Data, DeriveInput, Error, Fields, FieldsNamed, Ident, LitStr, Result, Type, WherePredicate, parse_quote};
 
 use crate::attributes::{self, Source};
+use crate::quoting::quoted;
 use crate::rename::Rule;
 
 struct Field<'a> {
@@ -61,7 +62,8 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
 
         #[automatically_derived]
         impl #with_params #ident #params #conditions {
-            /// The names of the columns that `FromRow` reads, in the order of the fields.
+            /// The names of the columns that `FromRow` reads, in the order of the fields, as SQL has them: in quotes where
+            /// a name needs them.
             #[allow(dead_code)]
             pub const COLUMNS: &'static [&'static str] = #columns;
         }
@@ -141,6 +143,11 @@ impl<'a> Field<'a> {
         quote!(#ident: ::larder::derived::#read(row, columns.index(), #label)?)
     }
 
+    /// The name of its column in SQL.
+    fn quoted(&self) -> String {
+        quoted(&self.name.value())
+    }
+
     fn bound(&self) -> WherePredicate {
         let ty = self.ty;
         match self.source {
@@ -195,7 +202,7 @@ fn refuse_one_name_twice(fields: &[Field<'_>]) -> Result<()> {
 fn columns(input: &DeriveInput, read: &[&Field<'_>]) -> Result<TokenStream> {
     let flattened = read.iter().find(|field| field.source == Source::Flatten);
     let Some(flattened) = flattened else {
-        let names = read.iter().map(|field| &field.name);
+        let names = read.iter().map(|field| field.quoted());
         return Ok(quote!(&[#(#names),*]));
     };
     if input.generics.type_params().next().is_some() {
@@ -204,9 +211,9 @@ fn columns(input: &DeriveInput, read: &[&Field<'_>]) -> Result<TokenStream> {
             "`flatten` is for structs without type parameters",
         ));
     }
-    let parts = read.iter().map(|Field { source, name, ty, .. }| match source {
-        Source::Flatten => quote!(<#ty>::COLUMNS),
-        _ => quote!(&[#name]),
+    let parts = read.iter().map(|field| match (field.source, field.ty, field.quoted()) {
+        (Source::Flatten, ty, _) => quote!(<#ty>::COLUMNS),
+        (_, _, name) => quote!(&[#name]),
     });
     Ok(quote! {{
         const PARTS: &[&[&str]] = &[#(#parts),*];

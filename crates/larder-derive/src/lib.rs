@@ -5,6 +5,7 @@ mod attributes;
 mod from_row;
 mod id;
 mod migrations;
+mod quoting;
 mod rename;
 
 use proc_macro::TokenStream;

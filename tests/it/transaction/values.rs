@@ -335,6 +335,163 @@ mod derived {
     }
 
     #[test]
+    fn columns_are_quoted_where_sql_needs_it() {
+        #[derive(FromRow, Debug, PartialEq)]
+        struct Odd {
+            id: i64,
+            order: i64,
+            #[larder(rename = "Group")]
+            group: i64,
+            r#match: i64,
+            current_time: i64,
+            #[larder(rename = "two words")]
+            spaced: i64,
+            #[larder(rename = "a, b")]
+            listed: i64,
+            #[larder(rename = "say \"hi\"")]
+            said: i64,
+            #[larder(rename = "1st")]
+            first: i64,
+            größe: i64,
+            #[larder(flatten)]
+            kebab: Kebab,
+        }
+
+        #[derive(FromRow, Debug, PartialEq)]
+        #[larder(rename_all = "kebab-case")]
+        struct Kebab {
+            zip_code: i64,
+            default: i64,
+        }
+
+        let store = store_with("");
+        let columns = Odd::COLUMNS.join(", ");
+        let sql = format!(
+            "CREATE TABLE odd({columns}); INSERT INTO odd({columns}) VALUES (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)"
+        );
+        store.write(move |tx| tx.execute_batch(&sql)).unwrap();
+        let sql = format!("SELECT {columns} FROM odd");
+        let odd: Odd = store.read(|tx| tx.one(&sql, [])).unwrap();
+        let kebab = Kebab {
+            zip_code: 11,
+            default: 12,
+        };
+        assert_eq!((odd.id, odd.order, odd.current_time, odd.listed), (1, 2, 5, 7));
+        assert_eq!((odd.said, odd.größe, odd.kebab), (8, 10, kebab));
+        assert_eq!(Kebab::COLUMNS, [r#""zip-code""#, r#""default""#]);
+        assert_eq!((Odd::COLUMNS[0], Odd::COLUMNS[1]), ("id", r#""order""#));
+    }
+
+    #[test]
+    fn columns_are_found_again_after_a_change_of_the_schema() {
+        const SQL: &str = "SELECT * FROM pair";
+
+        #[derive(FromRow, Debug, PartialEq)]
+        struct Pair {
+            left: i64,
+            right: i64,
+        }
+
+        #[derive(FromRow, Debug, PartialEq)]
+        struct Left {
+            left: i64,
+        }
+
+        let expected = || Pair { left: 1, right: 2 };
+        let table = |columns: &str| {
+            format!(
+                "DROP TABLE IF EXISTS pair; CREATE TABLE pair({columns}); INSERT INTO pair(left, right) VALUES (1, 2)"
+            )
+        };
+        let orders = ["left, right", "right, left", "other, right, left", "left, other, right"].map(table);
+        let store = larder::Options::new().readers(1).open_temp().unwrap();
+        let path = store.path().to_owned();
+        let same = |store: &Store| {
+            for _ in 0..3 {
+                assert_eq!(store.read(|tx| tx.one::<Pair>(SQL, [])).unwrap(), expected());
+                assert_eq!(store.read(|tx| tx.one::<Left>(SQL, [])).unwrap().left, 1);
+                assert_eq!(store.read(|tx| tx.all::<Pair>(SQL, [])).unwrap(), [expected()]);
+                assert_eq!(store.write(|tx| tx.one::<Pair>(SQL, [])).unwrap(), expected());
+            }
+        };
+        for order in &orders {
+            let order = order.clone();
+            store.write(move |tx| tx.execute_batch(&order)).unwrap();
+            same(&store);
+        }
+        // By another connection, as another process would.
+        let other = larder::rusqlite::Connection::open(&path).unwrap();
+        for order in &orders {
+            other.execute_batch(order).unwrap();
+            same(&store);
+        }
+        // In the midst of a write, that is then rolled back; by the connection itself; without the authorizer.
+        for how in 0..3 {
+            let orders = orders.clone();
+            let undone = store.write(move |tx| -> larder::Result<()> {
+                for order in &orders {
+                    let before: Option<Pair> = tx.optional(SQL, [])?;
+                    assert_eq!(before, Some(expected()));
+                    match how {
+                        0 => tx.execute_batch(order)?,
+                        1 => larder::rusqlite::Connection::execute_batch(tx, order)?,
+                        _ => {
+                            tx.authorizer(
+                                None::<
+                                    fn(
+                                        larder::rusqlite::hooks::AuthContext<'_>,
+                                    ) -> larder::rusqlite::hooks::Authorization,
+                                >,
+                            )?;
+                            tx.execute_batch(order)?;
+                        }
+                    }
+                    for _ in 0..2 {
+                        assert_eq!(tx.one::<Pair>(SQL, [])?, expected(), "{order}");
+                    }
+                }
+                Err(Error::app("undo"))
+            });
+            assert!(matches!(undone, Err(Error::App(_))), "{undone:?}");
+            same(&store);
+        }
+        let missing = store.write(|tx| {
+            tx.execute_batch("ALTER TABLE pair RENAME COLUMN left TO first")?;
+            tx.one::<Pair>(SQL, [])
+        });
+        assert!(missing.unwrap_err().to_string().contains("`left`"));
+        same(&store);
+    }
+
+    #[test]
+    fn every_keyword_is_quoted() {
+        let store = store_with("");
+        /// Fields named as keywords, whose `COLUMNS` make a table and a SELECT of it.
+        macro_rules! keywords {
+            ($($name:literal)*) => {
+                $({
+                    #[derive(FromRow)]
+                    struct One {
+                        #[larder(rename = $name)]
+                        value: i64,
+                    }
+                    let [column] = One::COLUMNS else { panic!("it has one") };
+                    let table = format!("CREATE TABLE one({column}); INSERT INTO one VALUES (7)");
+                    store.write(move |tx| tx.execute_batch(&table)).unwrap();
+                    let sql = format!("SELECT {column} FROM one");
+                    assert_eq!(store.read(|tx| tx.one::<One>(&sql, [])).unwrap().value, 7, "{column}");
+                    store.write(|tx| tx.execute_batch("DROP TABLE one")).unwrap();
+                })*
+            };
+        }
+        keywords!("add" "all" "alter" "and" "as" "between" "case" "check" "collate" "commit" "constraint" "create"
+            "current_date" "current_timestamp" "deferrable" "delete" "distinct" "drop" "else" "escape" "exists" "foreign"
+            "from" "having" "in" "index" "insert" "intersect" "into" "is" "isnull" "join" "limit" "not" "notnull" "null"
+            "on" "or" "primary" "raise" "references" "returning" "select" "set" "table" "then" "to" "transaction" "true"
+            "union" "unique" "update" "using" "values" "when" "where" "window" "key" "filter" "over");
+    }
+
+    #[test]
     fn wrong_columns_are_named() {
         let store = store_with(PEOPLE);
         let error = |sql: &str| read_error(&store, |tx| tx.all::<Human>(sql, []));
