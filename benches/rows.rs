@@ -5,6 +5,9 @@
 //!
 //! The sides of a pair run in turns. The output is the median of the ratios of neighbouring slices, with the lowest and
 //! the highest. `LARDER_BENCH_SECS` is the time for each pair (default 6).
+//!
+//! `benches/measure/row_instructions` counts the instructions of a read of one row instead, which a busy machine does not
+//! change. It calls the program with `--reads derived 6000`.
 
 mod measure;
 
@@ -96,6 +99,20 @@ fn by_hand(row: &Row<'_>) -> rusqlite::Result<Order> {
     })
 }
 
+/// Nothing but these reads, for a program that counts instructions.
+fn read_one_by_one(store: &Store, by: &str, reads: u32) {
+    for _ in 0..reads {
+        match by {
+            "hand" => drop(black_box(
+                store.read(|tx| tx.query_row(ONE, [500], by_hand)).expect("a row"),
+            )),
+            "tuple" => drop(black_box(store.read(|tx| tx.one::<Tuple>(ONE, [500])).expect("a row"))),
+            "derived" => drop(black_box(store.read(|tx| tx.one::<Order>(ONE, [500])).expect("a row"))),
+            other => panic!("read by hand, tuple or derived, not by {other}"),
+        }
+    }
+}
+
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--test");
     let seconds = std::env::var("LARDER_BENCH_SECS").ok().and_then(|s| s.parse().ok());
@@ -104,6 +121,10 @@ fn main() {
     let store = Store::open_temp().expect("a store");
     store.write(|tx| tx.execute_batch(SCHEMA)).expect("the rows");
 
+    let mut args = std::env::args().skip_while(|arg| arg != "--reads").skip(1);
+    if let (Some(by), Some(reads)) = (args.next(), args.next()) {
+        return read_one_by_one(&store, &by, reads.parse().expect("a number of reads"));
+    }
     println!(
         "{:<44} {:>11} {:>11} {:>7}  lowest..highest of {ROUNDS}",
         "", "ours/s", "by hand/s", "ratio"

@@ -18,6 +18,7 @@ pub(crate) mod forks;
 #[cfg(feature = "replicate")]
 pub(crate) mod in_use;
 pub(crate) mod interrupt;
+pub(crate) mod known_columns;
 mod on_connect;
 mod open_error;
 pub(crate) mod open_file;

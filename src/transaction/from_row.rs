@@ -1,7 +1,7 @@
 //! Rows into values: [`FromRow`], and errors that name the column and the type.
 //!
 //! rusqlite's own errors name a column and what is in it, but not what was expected. The names of columns are compared
-//! once a statement, not once a row: see [`FromRow::find`].
+//! once a compiled statement, not once a row: see [`FromRow::find`] and `connection/known_columns.rs`.
 
 use std::any::type_name;
 use std::cell::OnceCell;
@@ -10,6 +10,8 @@ use std::fmt;
 
 use rusqlite::types::{FromSql, FromSqlError, Type};
 use rusqlite::{Error, Result, Row, Statement};
+
+use crate::connection::known_columns::{Columns, KnownColumns};
 
 /// The index in an error of rusqlite whose message shall be that of the inner error alone.
 const NO_INDEX: usize = usize::MAX;
@@ -50,8 +52,12 @@ const NO_INDEX: usize = usize::MAX;
     note = "a struct: `#[derive(larder::FromRow)]` (feature `derive`), or implement `TryFrom<&Row<'_>>`"
 )]
 pub trait FromRow: Sized {
-    /// Finds the columns of the value in a result, and adds where they are. Called once a query, and not again for each
-    /// row.
+    /// Whether [`find`](Self::find) may add columns.
+    #[doc(hidden)]
+    const HAS_NAMES: bool = true;
+
+    /// Finds the columns of the value in a result, and adds where they are. Called at most once a query, and not again for
+    /// each row; nor for a later query of the same text, as long as the connection compiles no statement.
     ///
     /// # Errors
     ///
@@ -72,7 +78,10 @@ pub trait FromRow: Sized {
     ///
     /// As [`find`](Self::find) and [`read`](Self::read).
     fn from_row(row: &Row<'_>) -> Result<Self> {
-        Self::read(row, &mut FoundColumns::of::<Self>(row.as_ref())?.iter())
+        Self::read(
+            row,
+            &mut NextColumn::of(FoundColumns::of::<Self>(row.as_ref())?.as_slice()),
+        )
     }
 }
 
@@ -80,6 +89,8 @@ impl<T> FromRow for T
 where
     T: for<'r> TryFrom<&'r Row<'r>, Error: Into<Error>>,
 {
+    const HAS_NAMES: bool = false;
+
     fn find(_: &ColumnNames<'_>, _: &mut FoundColumns) -> Result<()> {
         Ok(())
     }
@@ -157,14 +168,21 @@ impl FoundColumns {
         Ok(found)
     }
 
+    /// Those of a query of `sql` that has returned this row.
+    pub(super) fn known<T: FromRow>(row: &Row<'_>, sql: &str, known: &KnownColumns) -> Result<Columns> {
+        let find: for<'n, 'f> fn(&'n ColumnNames<'_>, &'f mut Self) -> Result<()> = T::find;
+        known.of(find as usize, sql, || {
+            Self::of::<T>(row.as_ref()).map(|found| found.0.into())
+        })
+    }
+
     /// Adds one; `None` if the result does not have it.
     pub fn push(&mut self, index: Option<usize>) {
         self.0.push(index);
     }
 
-    /// For one row.
-    pub(super) fn iter(&self) -> NextColumn<'_> {
-        NextColumn(self.0.iter())
+    pub(super) fn as_slice(&self) -> &[Option<usize>] {
+        &self.0
     }
 }
 
@@ -172,7 +190,11 @@ impl FoundColumns {
 #[derive(Debug)]
 pub struct NextColumn<'f>(std::slice::Iter<'f, Option<usize>>);
 
-impl NextColumn<'_> {
+impl<'f> NextColumn<'f> {
+    pub(super) fn of(columns: &'f [Option<usize>]) -> Self {
+        Self(columns.iter())
+    }
+
     /// The index of the next column; `None` if the result does not have it.
     #[inline]
     pub fn index(&mut self) -> Option<usize> {

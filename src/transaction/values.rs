@@ -1,13 +1,14 @@
 //! Queries whose rows become values by their types: numbers, texts, tuples, structs.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref};
 
 use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Params, Row, Statement};
 
 use super::ReadTx;
 use super::flow::Flow;
-use super::from_row::{FoundColumns, FromRow, column};
+use super::from_row::{FoundColumns, FromRow, NextColumn, column};
+use crate::connection::known_columns::Columns;
 use crate::error::{Error, Result};
 
 /// # Values
@@ -81,7 +82,7 @@ impl ReadTx<'_> {
     /// ```
     pub fn one<T: FromRow>(&self, sql: &str, params: impl Params) -> Result<T> {
         self.with_statement(sql, |statement| {
-            let first = self.first(statement, params)?;
+            let first = self.first(sql, statement, params)?;
             first.ok_or(rusqlite::Error::QueryReturnedNoRows)
         })
     }
@@ -92,7 +93,7 @@ impl ReadTx<'_> {
     ///
     /// The error of SQLite, or one that names the column and the type if a column is missing or has another type.
     pub fn optional<T: FromRow>(&self, sql: &str, params: impl Params) -> Result<Option<T>> {
-        self.with_statement(sql, |statement| self.first(statement, params))
+        self.with_statement(sql, |statement| self.first(sql, statement, params))
     }
 
     /// All rows.
@@ -116,12 +117,12 @@ impl ReadTx<'_> {
                 return check_names::<T>(statement).map(|()| Vec::new());
             };
             // Found after the first step, which compiles the statement again if the schema has changed.
-            let columns = FoundColumns::of::<T>(row.as_ref())?;
+            let columns = self.columns::<T>(sql, row)?;
             self.count_row();
-            let mut all = vec![T::read(row, &mut columns.iter())?];
+            let mut all = vec![T::read(row, &mut NextColumn::of(&columns))?];
             while let Some(row) = rows.next()? {
                 self.count_row();
-                all.push(T::read(row, &mut columns.iter())?);
+                all.push(T::read(row, &mut NextColumn::of(&columns))?);
             }
             Ok(all)
         })
@@ -133,7 +134,7 @@ impl ReadTx<'_> {
     /// `From<larder::Error>`. The closure has to say the type of its error.
     ///
     /// ```
-    /// use std::ops::ControlFlow;
+    /// use std::ops::{ControlFlow, Deref};
     ///
     /// # let store = larder::Store::open_temp()?;
     /// let sql = "SELECT key, value FROM json_each(?1)";
@@ -160,7 +161,7 @@ impl ReadTx<'_> {
     {
         let mut last = Ok(R::CONTINUE);
         self.visit::<T, _>(sql, params, |row, columns| {
-            last = f(T::read(row, &mut columns.iter())?);
+            last = f(T::read(row, &mut NextColumn::of(columns))?);
             let goes_on = last.as_ref().is_ok_and(|flow| !flow.is_break());
             Ok(if goes_on {
                 ControlFlow::Continue(())
@@ -179,7 +180,7 @@ impl ReadTx<'_> {
         mut pass: impl FnMut(T, usize) -> ControlFlow<()>,
     ) -> Result<()> {
         self.visit::<T, _>(sql, params, |row, columns| {
-            let value = T::read(row, &mut columns.iter())?;
+            let value = T::read(row, &mut NextColumn::of(columns))?;
             Ok(pass(value, size_of::<T>() + bytes(row)?))
         })
     }
@@ -188,7 +189,7 @@ impl ReadTx<'_> {
     fn visit<T, F>(&self, sql: &str, params: impl Params, mut f: F) -> Result<()>
     where
         T: FromRow,
-        F: FnMut(&Row<'_>, &FoundColumns) -> rusqlite::Result<ControlFlow<()>>,
+        F: FnMut(&Row<'_>, &[Option<usize>]) -> rusqlite::Result<ControlFlow<()>>,
     {
         self.with_statement(sql, |statement| {
             let mut rows = statement.query(params)?;
@@ -198,7 +199,7 @@ impl ReadTx<'_> {
                 // Found after the first step, as in `all`.
                 let columns = match &mut columns {
                     Some(columns) => columns,
-                    unknown => unknown.insert(FoundColumns::of::<T>(row.as_ref())?),
+                    unknown => unknown.insert(self.columns::<T>(sql, row)?),
                 };
                 if f(row, columns)?.is_break() {
                     return Ok(());
@@ -212,14 +213,55 @@ impl ReadTx<'_> {
         })
     }
 
-    fn first<T: FromRow>(&self, statement: &mut Statement<'_>, params: impl Params) -> rusqlite::Result<Option<T>> {
+    fn first<T: FromRow>(
+        &self,
+        sql: &str,
+        statement: &mut Statement<'_>,
+        params: impl Params,
+    ) -> rusqlite::Result<Option<T>> {
         let mut rows = statement.query(params)?;
         let Some(row) = rows.next()? else {
             drop(rows);
             return check_names::<T>(statement).map(|()| None);
         };
         self.count_row();
-        T::from_row(row).map(Some)
+        let columns = self.columns::<T>(sql, row)?;
+        T::read(row, &mut NextColumn::of(&columns)).map(Some)
+    }
+
+    /// Where the columns of `T` are in the first row of a query.
+    fn columns<T: FromRow>(&self, sql: &str, row: &Row<'_>) -> rusqlite::Result<FoundIn> {
+        if !T::HAS_NAMES {
+            return Ok(FoundIn::default());
+        }
+        // The authorizer may have been taken away, which says when what is known is over.
+        if self.had_raw_access() {
+            return FoundColumns::of::<T>(row.as_ref()).map(FoundIn::Query);
+        }
+        FoundColumns::known::<T>(row, sql, self.guard.known_columns()).map(FoundIn::Earlier)
+    }
+}
+
+/// Where columns are: found in this query, or known from an earlier one.
+enum FoundIn {
+    Query(FoundColumns),
+    Earlier(Columns),
+}
+
+impl Default for FoundIn {
+    fn default() -> Self {
+        Self::Query(FoundColumns::default())
+    }
+}
+
+impl Deref for FoundIn {
+    type Target = [Option<usize>];
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Query(found) => found.as_slice(),
+            Self::Earlier(columns) => columns,
+        }
     }
 }
 

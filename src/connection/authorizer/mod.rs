@@ -29,6 +29,7 @@ use self::policy::WRITE_INSTEAD;
 use self::savepoints::Savepoints;
 use super::c_api::{self, Action, Permission};
 use super::change_counters::ChangeCounters;
+use super::known_columns::KnownColumns;
 use crate::error::{Error, message, primary_code};
 use crate::options::Role;
 use crate::runtime::panic::quietly;
@@ -117,6 +118,7 @@ pub(crate) struct SqlGuard {
     /// Whether the columns of a table or a view of the file may have changed since [`SqlGuard::take_new_columns`].
     new_columns: AtomicBool,
     savepoints: Savepoints,
+    known_columns: KnownColumns,
     /// Names of the temporary objects that existed before any closure ran.
     kept: BTreeSet<String>,
     /// A token; rusqlite holds a second count of it, and of `commit_hook`, while SQLite calls this guard.
@@ -158,6 +160,7 @@ impl SqlGuard {
             stale: AtomicBool::new(false),
             new_columns: AtomicBool::new(false),
             savepoints: Savepoints::default(),
+            known_columns: KnownColumns::default(),
             kept,
             authorizer: Arc::default(),
             commit_hook: Arc::default(),
@@ -273,6 +276,11 @@ impl SqlGuard {
         self.internal.store(true, Relaxed);
         let _lower = Lower(&self.internal);
         f()
+    }
+
+    /// Where the columns of values are in the results of the statements that the connection has compiled.
+    pub(crate) fn known_columns(&self) -> &KnownColumns {
+        &self.known_columns
     }
 
     /// The connection's change counters, as closures see them.

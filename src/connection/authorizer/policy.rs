@@ -157,6 +157,7 @@ impl SqlGuard {
 
 impl Authorizer for SqlGuard {
     fn authorize(&self, action: &Action<'_>) -> Permission {
+        self.known_columns.compiles();
         if changes_schema(action.code) {
             self.schema_change.store(true, Relaxed);
             self.schema_change_is_open.store(true, Relaxed);
