@@ -280,6 +280,65 @@ fn decisions_justify_every_dependency() {
     assert!(missing.is_empty(), "say in docs/decisions.md what {missing:?} is for");
 }
 
+#[test]
+fn full_names_every_feature_but_sqlcipher() {
+    let features = features("Cargo.toml");
+    let full: BTreeSet<_> = features["full"].iter().cloned().collect();
+    let not_in_it = ["default", "full", "sqlcipher"];
+    let named = features.keys().filter(|name| !not_in_it.contains(&name.as_str()));
+    let every: BTreeSet<_> = named.cloned().collect();
+    assert_eq!(
+        full, every,
+        "the feature `full` in Cargo.toml names every other one but `sqlcipher`"
+    );
+    assert_eq!(features["full"].len(), full.len(), "`full` names one of them twice");
+}
+
+#[test]
+fn command_passes_on_what_it_can_use() {
+    let larder = features("Cargo.toml");
+    let command = features("crates/larder-cli/Cargo.toml");
+    let storages = larder
+        .iter()
+        .filter(|(name, enables)| *name != "full" && enables.contains(&"replicate".to_owned()));
+    let expected: BTreeSet<_> = storages
+        .map(|(name, _)| name.as_str())
+        .chain(["default", "bundled", "replicate"])
+        .collect();
+    let has: BTreeSet<_> = command.keys().map(String::as_str).collect();
+    let missing: Vec<_> = expected.difference(&has).collect();
+    assert!(missing.is_empty(), "larder-cli lacks the features {missing:?}");
+    let shared = command
+        .iter()
+        .filter(|(name, _)| *name != "default" && larder.contains_key(*name));
+    for (name, enables) in shared {
+        let passed_on = format!("larder/{name}");
+        assert!(
+            enables.contains(&passed_on),
+            "`{name}` of larder-cli lacks `{passed_on}`"
+        );
+    }
+}
+
+/// The features of a manifest, with what each one enables.
+fn features(manifest: &str) -> BTreeMap<String, Vec<String>> {
+    let text = fs::read_to_string(root().join(manifest)).unwrap();
+    let (_, table) = text.split_once("\n[features]\n").expect("its table");
+    let lines = table.lines().take_while(|line| !line.starts_with('['));
+    let feature = |line: &str| {
+        let (name, enables) = line.split_once(" = ")?;
+        let enables = enables.trim_start_matches('[').trim_end_matches(']').split(',');
+        let enables = enables.map(|name| name.trim().trim_matches('"').to_owned());
+        Some((name.to_owned(), enables.filter(|name| !name.is_empty()).collect()))
+    };
+    let features: BTreeMap<_, _> = lines
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(feature)
+        .collect();
+    assert!(features.len() > 4, "the features of {manifest} were found");
+    features
+}
+
 struct OptionRow {
     name: String,
     /// None where the table has words.
