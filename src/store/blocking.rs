@@ -68,7 +68,31 @@ impl Store {
     }
 
     /// Queues a write and returns a [`Pending`] to wait for or to await. The call blocks only while the queue is full: an
-    /// async task calls `submit_async`, which does not block its thread. An error of your own travels in [`Error::app`].
+    /// async task calls `submit_async`, which does not block its thread. An error of your own travels in [`Error::app`], or
+    /// comes back as it was from [`WriteTx::transact`](crate::WriteTx::transact), whose result is then the value of the
+    /// write:
+    ///
+    /// ```
+    /// # #[derive(Debug, thiserror::Error)]
+    /// # enum OrderError {
+    /// #     #[error("{0} is too many")]
+    /// #     TooMany(i64),
+    /// #     #[error(transparent)]
+    /// #     Db(#[from] larder::Error),
+    /// # }
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE orders(n INTEGER) STRICT"))?;
+    /// let pending = store.submit(|tx| {
+    ///     Ok(tx.transact(|tx| -> Result<(), OrderError> {
+    ///         tx.execute("INSERT INTO orders VALUES (12)", [])?;
+    ///         Err(OrderError::TooMany(12)) // undoes the insert
+    ///     }))
+    /// })?;
+    /// assert!(matches!(pending.wait()?, Err(OrderError::TooMany(12))));
+    /// # let orders: i64 = store.read(|tx| tx.scalar("SELECT count(*) FROM orders", []))?;
+    /// # assert_eq!(orders, 0);
+    /// # Ok::<_, OrderError>(())
+    /// ```
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
