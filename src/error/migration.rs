@@ -288,6 +288,16 @@ pub enum MigrationError {
         version: u64,
     },
 
+    /// The run was stopped between two migrations. See [`Migrations::stop_when`](crate::Migrations::stop_when).
+    #[error(
+        "the run was stopped after {made} migrations and before its next one: these are complete, and a further run goes \
+         on from there"
+    )]
+    Stopped {
+        /// Number of migrations that the run had applied or undone.
+        made: usize,
+    },
+
     /// The backup before the first migration failed. Nothing was migrated.
     #[error("nothing was migrated, because the backup {} failed: {problem}", path.display())]
     Backup {
@@ -352,6 +362,7 @@ impl MigrationError {
             },
             // Its steps are committed.
             Self::Crossed { .. } => Outcome::Partial,
+            Self::Stopped { made: 1.. } => Outcome::Partial,
             _ => Outcome::NotStarted,
         }
     }

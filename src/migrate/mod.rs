@@ -204,6 +204,11 @@ fn drive(
     let mut met_unfinished = None;
     let mut known = None;
     loop {
+        // A run that has made its last step is not stopped any more.
+        if set.stops() && read(engine, |tx| anything_to_do(tx, set, target))? {
+            let made = report.steps.len();
+            return Err(MigrationError::Stopped { made }.into());
+        }
         let request = StepRequest {
             set: set.clone(),
             target,

@@ -1,9 +1,9 @@
 //! [`Migrations`]: a set of migrations, and how it is applied.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, fs};
 
 use super::{Migration, MigrationError, parse};
 use crate::error::{Error, Result};
@@ -76,6 +76,17 @@ pub struct Migrations {
     /// Versions whose comments are no markers.
     pub(super) plain_comments: BTreeSet<u64>,
     pub(super) backup: Option<PathBuf>,
+    pub(super) stop: Option<StopWhen>,
+}
+
+/// Says whether a run is to stop.
+#[derive(Clone)]
+pub(super) struct StopWhen(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for StopWhen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StopWhen(..)")
+    }
 }
 
 impl Migrations {
@@ -157,6 +168,7 @@ impl Migrations {
             adopt: None,
             plain_comments: BTreeSet::new(),
             backup: None,
+            stop: None,
         }
     }
 
@@ -227,6 +239,39 @@ impl Migrations {
     pub fn backup_to(mut self, folder: impl Into<PathBuf>) -> Self {
         self.backup = Some(folder.into());
         self
+    }
+
+    /// Stops a run between two of its migrations once `stop` returns true, for a signal that asks a program to end. It is
+    /// called before each migration, on the writer thread or on that of the caller. The run fails with
+    /// [`MigrationError::Stopped`]; what it has applied or undone is complete, and a further run goes on from there. A
+    /// migration that has begun is not stopped, nor is the wait for SQLite's write lock. By default nothing stops a run.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use larder::{Error, Migration, MigrationError, Migrations, Options};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("app.db");
+    /// let ends = Arc::new(AtomicBool::new(false)); // a handler of signals sets it
+    /// let asked = Arc::clone(&ends);
+    /// let migrations = Migrations::new([Migration::new(1, "users", "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT")])
+    ///     .at_open(false)
+    ///     .stop_when(move || asked.load(Ordering::Relaxed));
+    /// let store = Options::new().migrations(migrations).open(&path)?;
+    /// ends.store(true, Ordering::Relaxed);
+    /// let Err(Error::Migration(stopped)) = store.migrate() else { panic!("it is stopped") };
+    /// assert!(matches!(*stopped, MigrationError::Stopped { made: 0 }));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stop_when(mut self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.stop = Some(StopWhen(Arc::new(stop)));
+        self
+    }
+
+    /// Whether a run is to stop before its next migration.
+    pub(super) fn stops(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| (stop.0)())
     }
 
     /// The migrations in the order of their versions.

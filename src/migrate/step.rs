@@ -124,7 +124,7 @@ pub(crate) fn steps(writer: &mut Writer, mut request: StepRequest) -> Result<Bat
                 known = left;
                 request.backup = false;
                 let goes_on = known.as_ref().is_some_and(|known| !known.settings) && writer.may_go_on();
-                if goes_on && began.elapsed() < BATCH {
+                if goes_on && began.elapsed() < BATCH && !request.set.stops() {
                     continue;
                 }
                 break;

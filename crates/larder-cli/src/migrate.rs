@@ -28,26 +28,30 @@ pub(crate) fn run(verb: MigrateVerb, output: &Output) -> Result<Verdict> {
                 let report = store.migrate_dry_run(DryRun::Backup)?;
                 return print_report(&report, true, output);
             }
+            let progress = output.progress()?;
+            let set = set.stop_when(progress.stop());
             let change = |options: Options| {
                 let options = options.create(args.create_database);
                 options.require_strict(args.require_strict).migrations(set)
             };
             let store = args.database.open_to_write(change, output)?;
             let report = match args.version {
-                Some(version) => store.migrate_up_to(version)?,
-                None => store.migrate()?,
+                Some(version) => store.migrate_up_to(version),
+                None => store.migrate(),
             };
+            let report = report.map_err(|error| stopped(error, &store))?;
             store.close()?;
             print_report(&report, false, output)
         }
         MigrateVerb::Down(args) => {
-            let set = args.set.read()?;
+            let progress = output.progress()?;
+            let set = args.set.read()?.stop_when(progress.stop());
             let store = args.database.open_to_write(|options| options.migrations(set), output)?;
             let version = match args.version {
                 Some(version) => version,
                 None => before_newest(&store)?,
             };
-            let report = store.migrate_down_to(version)?;
+            let report = store.migrate_down_to(version).map_err(|error| stopped(error, &store))?;
             store.close()?;
             print_report(&report, false, output)
         }
@@ -78,6 +82,29 @@ pub(crate) fn run(verb: MigrateVerb, output: &Output) -> Result<Verdict> {
             Ok(Verdict::of(check.ok))
         }
     }
+}
+
+/// Where a run stands that Ctrl-C has stopped.
+fn stopped(error: Error, store: &Store) -> Failure {
+    let made = match &error {
+        Error::Migration(found) => match **found {
+            MigrationError::Stopped { made } => made,
+            _ => return error.into(),
+        },
+        _ => return error.into(),
+    };
+    let stands = store.migrations().map(|status| {
+        let newest = status.applied.last().map_or_else(
+            || "no migration is applied".to_owned(),
+            |newest| format!("{} {} is the newest that is applied", newest.version, newest.name),
+        );
+        format!("{newest}, pending: {}", status.pending.len())
+    });
+    let stands = stands.unwrap_or_else(|error| error.to_string());
+    Failure::Interrupted(format!(
+        "interrupted between two migrations: this run has made {made}, each of them complete; {stands}; run the command \
+         again to go on"
+    ))
 }
 
 impl MigrationSet {

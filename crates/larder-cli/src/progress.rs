@@ -71,6 +71,12 @@ impl Progress {
         ControlFlow::Continue(())
     }
 
+    /// Whether a signal has asked the work to stop, for work that asks by itself.
+    pub(crate) fn stop(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let interrupted = Arc::clone(&self.interrupted);
+        move || interrupted.load(Ordering::Relaxed)
+    }
+
     /// Whether a signal has asked the work to stop.
     pub(crate) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)

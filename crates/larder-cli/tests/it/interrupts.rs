@@ -1,7 +1,6 @@
 //! Ctrl-C, and kills.
 
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -208,40 +207,6 @@ fn second_interrupt_ends_the_process_at_once() {
     place.say("check app.db --full").assert_code(0);
 }
 
-#[test]
-fn interrupted_migration_is_rolled_back() {
-    let place = Place::new();
-    place.write(
-        "migrations/1_users.sql",
-        "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT;",
-    );
-    place.say("migrate up app.db --create-database").assert_code(0);
-    place.write(
-        "migrations/2_long.sql",
-        "CREATE TABLE long(x INTEGER) STRICT;
-         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) INSERT INTO long SELECT i FROM n;",
-    );
-    let child = spawn(&place, "migrate up app.db");
-    until("the migration", || is_locked(&place));
-    signal(&child, "INT");
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.signal(), Some(2), "{output:?}");
-    let status = place.json("migrate status app.db", 0);
-    let versions = |list: &str| {
-        status[list]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|one| one["version"].clone())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        (versions("applied"), versions("pending")),
-        (vec![1.into()], vec![2.into()])
-    );
-    place.say("check app.db --full").assert_code(0);
-}
-
 /// As under `nohup`, and in a background job of a script.
 #[cfg(target_os = "linux")]
 #[test]
@@ -277,4 +242,58 @@ fn signals_that_were_ignored_stay_ignored() {
     drop(stdin);
     Run::of(child.wait_with_output().unwrap()).assert_code(130);
     assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 4);
+}
+
+/// The migration that runs is completed, and the next one is not begun.
+#[test]
+fn interrupted_migrations_stop_between_two() {
+    let place = Place::with_database();
+    let long = "INSERT INTO made SELECT i FROM \
+                (WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT i FROM n);";
+    place.write(
+        "migrations/001_made.sql",
+        &format!("-- migrate:up\nCREATE TABLE made(n INTEGER) STRICT;\n{long}\n-- migrate:down\nDROP TABLE made;\n"),
+    );
+    place.write(
+        "migrations/002_more.sql",
+        "-- migrate:up\nCREATE TABLE more(n INTEGER) STRICT;\n-- migrate:down\nDROP TABLE more;\n",
+    );
+    let child = spawn(&place, "migrate up app.db");
+    until("the first migration", || is_locked(&place));
+    signal_and_wait(&child, "INT");
+    let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
+    assert!(
+        run.err.contains("this run has made 1")
+            && run.err.contains("1 made is the newest")
+            && run.err.contains("pending: 1"),
+        "{run:?}"
+    );
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM made"), 3_000_000);
+    place.say("migrate up app.db").assert_code(0);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM more"), 0);
+    place.say("check app.db --full").assert_code(0);
+}
+
+/// A second Ctrl-C ends the process in the midst of a migration, of which nothing is left.
+#[test]
+fn second_interrupt_undoes_the_running_migration() {
+    let place = Place::with_database();
+    let endless = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    place.write(
+        "migrations/001_made.sql",
+        &format!(
+            "-- migrate:up\nCREATE TABLE made(n INTEGER) STRICT;\nINSERT INTO made SELECT count(*) FROM ({endless});\n"
+        ),
+    );
+    let child = spawn(&place, "migrate up app.db");
+    until("the migration", || is_locked(&place));
+    signal_and_wait(&child, "INT");
+    assert!(is_locked(&place));
+    signal(&child, "INT");
+    let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
+    assert!(run.err.is_empty(), "{run:?}");
+    let status = place.json("migrate status app.db", 0);
+    let length = |list: &str| status[list].as_array().unwrap().len();
+    assert_eq!((length("applied"), length("pending")), (0, 1));
+    place.say("check app.db --full").assert_code(0);
 }
