@@ -134,7 +134,7 @@ impl ReadTx<'_> {
     /// `From<larder::Error>`. The closure has to say the type of its error.
     ///
     /// ```
-    /// use std::ops::{ControlFlow, Deref};
+    /// use std::ops::ControlFlow;
     ///
     /// # let store = larder::Store::open_temp()?;
     /// let sql = "SELECT key, value FROM json_each(?1)";
