@@ -252,7 +252,7 @@ fn interrupted_migrations_stop_between_two() {
                 (WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT i FROM n);";
     place.write(
         "migrations/001_made.sql",
-        &format!("-- migrate:up\nCREATE TABLE made(n INTEGER) STRICT;\n{long}\n-- migrate:down\nDROP TABLE made;\n"),
+        format!("-- migrate:up\nCREATE TABLE made(n INTEGER) STRICT;\n{long}\n-- migrate:down\nDROP TABLE made;\n"),
     );
     place.write(
         "migrations/002_more.sql",
@@ -281,7 +281,7 @@ fn second_interrupt_undoes_the_running_migration() {
     let endless = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
     place.write(
         "migrations/001_made.sql",
-        &format!(
+        format!(
             "-- migrate:up\nCREATE TABLE made(n INTEGER) STRICT;\nINSERT INTO made SELECT count(*) FROM ({endless});\n"
         ),
     );
