@@ -187,14 +187,14 @@ fn source_that_blocks_holds_no_transaction() {
         for row in rows(0, 3000) {
             sender.send(row).unwrap();
         }
-        // Most of them are committed. The job waits for more.
+        // Most of them are committed. The job waits for more, and no closure runs.
         until(&store, |stats| {
             stats
                 .bulk
                 .iter()
                 .any(|job| job.site == "slow source" && job.rows > 2000)
         });
-        assert!(store.stats().running_write.is_none());
+        until(&store, |stats| stats.running_write.is_none());
         store
             .write(|tx| tx.execute("INSERT INTO beside VALUES (1)", []))
             .unwrap();
