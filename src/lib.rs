@@ -154,6 +154,7 @@ pub use self::migrate::{
 };
 
 // Bulk work.
+pub use self::bulk::retention::{RetainOptions, Retention};
 pub use self::bulk::{Bulk, BulkJob, BulkProgress, BulkReport, BulkRow, OnViolation, Source, Violation};
 
 // Maintenance and backups.
@@ -182,7 +183,7 @@ pub use self::telemetry::alert::{Alert, AlertKind};
 pub use self::telemetry::histogram::{Distribution, Latency};
 pub use self::telemetry::stats::{
     Activity, BulkStats, CallSiteStats, Checkpoint, DatabaseStats, FollowerStats, LastBackup, LastVerify, Operation,
-    PageCacheStats, ReadOnly, ReaderStats, ReplicaState, ReplicaStats, StatementStats, Stats,
+    PageCacheStats, ReadOnly, ReaderStats, ReplicaState, ReplicaStats, RetentionStats, StatementStats, Stats,
 };
 
 /// The README's example compiles.

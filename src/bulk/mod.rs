@@ -26,6 +26,7 @@ mod cursor;
 mod feed;
 mod keys;
 mod report;
+pub(crate) mod retention;
 mod row;
 mod slice;
 

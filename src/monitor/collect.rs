@@ -35,6 +35,8 @@ impl Stats {
             deepest_queue: writes.deepest(),
             running_write: telemetry.writing.activity(),
             bulk: telemetry.bulk.running(),
+            bulk_rows: telemetry.bulk.rows(),
+            retention: telemetry.retention.stats(),
             readers: readers.stats(),
             page_cache: telemetry.cache.stats(),
             call_sites: usage::sites(&telemetry.write_sites, &telemetry.read_sites),

@@ -295,6 +295,16 @@ pub(super) const RULES: &[Rule] = &[
         culprit: none,
         reason: |seen| seen.sample.follower.as_ref()?.problem.clone(),
     },
+    Rule {
+        kind: AlertKind::RetentionFailed,
+        description: "old rows cannot be deleted",
+        severity: Severity::Warning,
+        remedy: "Do what the reason says; until then the table grows. Stats::retention has each retention",
+        unit: "sweeps",
+        measure: |seen| Some((seen.sample.failing_sweeps.as_ref()?.in_a_row as f64, 0.0)),
+        culprit: |seen| Some(seen.sample.failing_sweeps.as_ref()?.site.to_string()),
+        reason: |seen| Some(seen.sample.failing_sweeps.as_ref()?.reason.clone()),
+    },
 ];
 
 /// The age of a capture that is not uploaded, if ten intervals are shorter.
@@ -350,7 +360,7 @@ mod tests {
     #[test]
     fn each_kind_has_one_rule() {
         let kinds: Vec<_> = RULES.iter().map(|rule| rule.kind as usize).collect();
-        let all: Vec<_> = (0..=AlertKind::FollowerBehind as usize).collect();
+        let all: Vec<_> = (0..=AlertKind::RetentionFailed as usize).collect();
         assert_eq!(kinds, all);
     }
 }

@@ -39,6 +39,7 @@ use crate::telemetry::event::event;
 use crate::telemetry::follower::FollowerSample;
 use crate::telemetry::histogram::distribution;
 use crate::telemetry::replica::ReplicaSample;
+use crate::telemetry::retention::FailingSweeps;
 use crate::telemetry::stats::{Activity, DatabaseStats, Stats};
 use crate::telemetry::usage;
 use crate::telemetry::{Measurement, Telemetry};
@@ -191,6 +192,7 @@ pub(super) struct Sample {
     pub(super) room: Option<(u64, u64)>,
     pub(super) full_for: Option<String>,
     pub(super) failing_backups: Option<FailingBackups>,
+    pub(super) failing_sweeps: Option<FailingSweeps>,
     pub(super) replica: Option<ReplicaSample>,
     pub(super) follower: Option<FollowerSample>,
     pub(super) file_change: Option<FileChange>,
@@ -372,6 +374,7 @@ impl Sampler {
             room: self.room(),
             full_for: counters.full_for().map(|site| site.to_string()),
             failing_backups: telemetry.backups.failing(),
+            failing_sweeps: telemetry.retention.failing(),
             replica: telemetry.replica.sample(),
             follower: telemetry.follower.sample(),
             file_change: shared.file.look(),

@@ -37,6 +37,7 @@ pub use self::streams::RowStream;
 pub use self::template::Template;
 use crate::backup::{Backup, BackupSchedule, RestoreOptions, RestoreReport};
 use crate::bulk::Bulk;
+use crate::bulk::retention::{RetainOptions, RetainRule, Retainer, Retention};
 use crate::connection::filesystem;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -88,6 +89,8 @@ struct Inner {
     engine: Engine,
     /// The set of [`Options::migrations`].
     migrations: Option<Migrations>,
+    /// The running retentions.
+    retainer: Arc<Retainer>,
     #[cfg(feature = "replicate")]
     replication: Option<Arc<Replication>>,
 }
@@ -183,6 +186,65 @@ impl Store {
     /// before [`BulkJob::run`](crate::BulkJob::run).
     pub fn bulk(&self) -> Bulk<'_> {
         Bulk::new(self.engine())
+    }
+
+    /// Deletes the rows of `table` whose `column` is older than `keep`, until the returned [`Retention`] is dropped or the
+    /// store closes. A look for old rows reads an index; deletions are slices in idle moments, or a small part of the
+    /// writer's time beside writes that do not pause. See [`Options::retain`] for one that starts with the store.
+    ///
+    /// The column has the times of the rows, in UTC and all in one form:
+    ///
+    /// - integers: seconds since 1970, or milliseconds with [`RetainOptions::milliseconds`];
+    /// - texts: ISO 8601, such as `2026-04-01T12:00:00Z`, or `2026-04-01 12:00:00` as SQLite's `CURRENT_TIMESTAMP` gives
+    ///   it, with parts of seconds or without, or `2026-04-01`. Rows of the second, or the day, in which they become too
+    ///   old stay until it is over.
+    ///
+    /// A row whose column is `NULL` stays. A time of another form is an error, and while one is found no row is deleted.
+    /// Rows go some time after they have become too old: the table is looked at every minute, and more often if `keep` is
+    /// less than ten minutes. The clock of this machine says what is old. Rows that a foreign key or a trigger keeps stay,
+    /// and the retention reports that.
+    ///
+    /// The column must be the first one of an index, or the `INTEGER PRIMARY KEY`. Free pages are returned to the file
+    /// system when the store is idle, if it does so ([`Options::incremental_vacuum`]). [`Stats::retention`] has what was
+    /// deleted. A sweep that fails emits an event (`larder::retention`), raises the alert `retention_failed`, and is tried
+    /// again.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let store = larder::Store::open_temp()?;
+    /// store.write(|tx| {
+    ///     tx.execute_batch(
+    ///         "CREATE TABLE logs(at INTEGER NOT NULL DEFAULT (unixepoch()), line TEXT NOT NULL) STRICT;
+    ///          CREATE INDEX logs_by_at ON logs(at)",
+    ///     )
+    /// })?;
+    /// let retention = store.retain("logs", "at", Duration::from_secs(30 * 86_400))?;
+    /// // ... the service runs ...
+    /// drop(retention); // or close the store
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Options`]: there is no such table or column; the column has no index, and the error has the `CREATE
+    ///   INDEX` to run; a time has another form; the table is a view, virtual or `WITHOUT ROWID`; `keep` is less than a
+    ///   second; the column has a retention already.
+    /// - [`Error::ReadOnly`], [`Error::Closed`], and the errors of [`read`](Self::read).
+    #[track_caller]
+    pub fn retain(&self, table: &str, column: &str, keep: Duration) -> Result<Retention> {
+        self.retain_with(RetainOptions::new(), table, column, keep)
+    }
+
+    /// As [`retain`](Self::retain), with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain).
+    #[track_caller]
+    pub fn retain_with(&self, options: RetainOptions, table: &str, column: &str, keep: Duration) -> Result<Retention> {
+        let rule = RetainRule::new(table, column, keep, options);
+        Retention::start(self.engine(), &self.inner.retainer, rule)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::replication;
 use super::{Inner, Options, Store};
 use crate::backup::{self, RestoreOptions, RestoreReport};
+use crate::bulk::retention::Retainer;
 use crate::connection::temp_folder::TempFolder;
 #[cfg(not(feature = "replicate"))]
 use crate::engine::Engine;
@@ -227,6 +228,7 @@ impl Store {
         let Options {
             settings,
             migrations,
+            retain,
             #[cfg(feature = "replicate")]
             replica,
         } = options;
@@ -247,9 +249,12 @@ impl Store {
         if let Some(poisoned) = engine.shared.poison() {
             return Err(poisoned);
         }
+        let retainer = Arc::new(Retainer::default());
+        retainer.start(&engine, retain)?;
         let inner = Inner {
             engine,
             migrations,
+            retainer,
             #[cfg(feature = "replicate")]
             replication,
         };

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 #[cfg(doc)]
 use crate::Store;
+use crate::bulk::retention::{RetainOptions, RetainRule};
 use crate::error::{Error, Result};
 use crate::migrate::Migrations;
 use crate::options::{Access, AutoVacuum, Checkpoints, Durability, Key, OnConnect, Role, Settings};
@@ -42,6 +43,8 @@ pub struct Options {
     pub(crate) settings: Settings,
     /// Kept apart from the settings, because the rooms below `migrate` do not know migrations.
     pub(crate) migrations: Option<Migrations>,
+    /// Likewise.
+    pub(crate) retain: Vec<RetainRule>,
     #[cfg(feature = "replicate")]
     pub(crate) replica: Option<ReplicaOptions>,
 }
@@ -500,6 +503,43 @@ impl Options {
     }
 }
 
+/// # Retention
+impl Options {
+    /// Deletes the rows of a table whose column is older than `keep`, as long as the store is open: [`Store::retain`] says
+    /// which columns can be used, and how. The default is none. Call it once for each table.
+    ///
+    /// What is wrong with the table does not keep the store from opening, since a later migration may make it right: while
+    /// a column has no index or a time of another form, no row is deleted, and an event (`larder::retention`), the alert
+    /// `retention_failed`, [`Stats::retention`](crate::Stats::retention) and [`Store::advice`] say so. A store that only
+    /// reads, and a follower, delete nothing.
+    ///
+    /// Opening fails with [`Error::Options`] if `keep` is less than a second, or the column is given twice.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::{Migration, Migrations, Options};
+    ///
+    /// let logs = "CREATE TABLE logs(at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, line TEXT NOT NULL) STRICT;
+    ///             CREATE INDEX logs_by_at ON logs(at)";
+    /// let store = Options::new()
+    ///     .migrations(Migrations::new([Migration::new(1, "logs", logs)]))
+    ///     .retain("logs", "at", Duration::from_secs(30 * 86_400))
+    ///     .open_temp()?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn retain(mut self, table: &str, column: &str, keep: Duration) -> Self {
+        let rule = RetainRule::new(table, column, keep, RetainOptions::new());
+        self.retain.push(rule);
+        self
+    }
+
+    /// As [`retain`](Self::retain), with options.
+    pub fn retain_with(mut self, options: RetainOptions, table: &str, column: &str, keep: Duration) -> Self {
+        self.retain.push(RetainRule::new(table, column, keep, options));
+        self
+    }
+}
+
 /// # Migrations
 impl Options {
     /// The migrations that are applied when the store opens. The default is none. See [`Migrations`].
@@ -632,6 +672,7 @@ impl Options {
         if let Some(migrations) = &self.migrations {
             migrations.validate()?;
         }
+        self.retain.iter().try_for_each(RetainRule::validate)?;
         #[cfg(feature = "replicate")]
         if self.replica.is_some() {
             self.refuse_key("replicate_to")?;
@@ -665,6 +706,7 @@ impl From<Settings> for Options {
         Self {
             settings,
             migrations: None,
+            retain: Vec::new(),
             #[cfg(feature = "replicate")]
             replica: None,
         }

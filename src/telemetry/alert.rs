@@ -28,6 +28,7 @@ pub struct Alert {
     ///   time.
     /// - The disk is full: the write that failed, or as for slow writes.
     /// - A backup failed: the call of [`Store::backup_every`](crate::Store::backup_every).
+    /// - A sweep failed: the call of [`Store::retain`](crate::Store::retain).
     pub site: Option<String>,
     /// The reason, if it is known, such as why a backup failed. It omits SQLite's message, which could quote data.
     pub reason: Option<String>,
@@ -95,6 +96,9 @@ pub enum AlertKind {
     /// The follower is not known to have what was in the replica ten intervals ago (`FollowerOptions::interval`), or 60 s
     /// ago if that is longer. Or it has stopped.
     FollowerBehind,
+    /// The last sweep of a [`Retention`](crate::Retention) failed, or three in a row for a reason that can pass: old rows
+    /// are not deleted, so the table grows. The alert clears when a sweep succeeds or the retention ends.
+    RetentionFailed,
 }
 
 impl AlertKind {
@@ -120,6 +124,7 @@ impl AlertKind {
             AlertKind::ClockAhead => "clock_ahead",
             AlertKind::VerifyFailed => "verify_failed",
             AlertKind::FollowerBehind => "follower_behind",
+            AlertKind::RetentionFailed => "retention_failed",
         }
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct BulkFigures {
 #[derive(Default)]
 struct Jobs {
     last: u64,
+    /// Rows of all jobs, also of those that have ended.
+    rows: u64,
     running: Vec<Job>,
 }
 
@@ -56,6 +58,10 @@ impl BulkFigures {
         })
     }
 
+    pub(crate) fn rows(&self) -> u64 {
+        self.jobs.lock().rows
+    }
+
     pub(crate) fn running(&self) -> Vec<BulkStats> {
         let now = Instant::now();
         let jobs = self.jobs.lock();
@@ -79,6 +85,7 @@ impl Running {
     /// After a slice: its rows, and the time that it took on the writer thread.
     pub(crate) fn note(&self, rows: u64, took: Duration) {
         let mut jobs = self.jobs.lock();
+        jobs.rows += rows;
         if let Some(job) = jobs.running.iter_mut().find(|job| job.id == self.id) {
             job.rows += rows;
             job.writing += took;

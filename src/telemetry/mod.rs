@@ -17,6 +17,7 @@ mod measurement;
 pub(crate) mod page_cache;
 mod rate_limiter;
 pub(crate) mod replica;
+pub(crate) mod retention;
 pub(crate) mod sharded;
 pub(crate) mod slow_log;
 pub(crate) mod stats;
@@ -34,6 +35,7 @@ use self::follower::FollowerFigures;
 pub use self::measurement::Measurement;
 use self::page_cache::CacheTotals;
 use self::replica::ReplicaFigures;
+use self::retention::RetentionFigures;
 use self::usage::{CallSiteTable, StatementTable};
 
 /// All counters of one store, except those that its queues and its pool of readers keep themselves.
@@ -55,6 +57,8 @@ pub(crate) struct Telemetry {
     pub(crate) backups: BackupHistory,
     /// The bulk jobs. Written by their threads.
     pub(crate) bulk: BulkFigures,
+    /// The retained tables. Written by the thread that sweeps them.
+    pub(crate) retention: RetentionFigures,
     /// The replica. Written by the threads that seal and upload.
     pub(crate) replica: ReplicaFigures,
     /// The follower. Written by the writer thread and by the task that follows.
@@ -73,6 +77,7 @@ impl Telemetry {
             cache: Arc::default(),
             backups: BackupHistory::default(),
             bulk: BulkFigures::default(),
+            retention: RetentionFigures::default(),
             replica: ReplicaFigures::default(),
             follower: FollowerFigures::default(),
         }

@@ -50,6 +50,10 @@ pub struct Stats {
     pub running_write: Option<Activity>,
     /// The bulk jobs that run now. Their slices are writes, too, and counted as such.
     pub bulk: Vec<BulkStats>,
+    /// Number of rows that bulk jobs and retentions have committed.
+    pub bulk_rows: u64,
+    /// The running retentions, in the order in which they began.
+    pub retention: Vec<RetentionStats>,
     /// Number of bytes in use in the WAL, including those that other processes wrote. It returns to zero when the WAL is reset: at the
     /// first commit after a checkpoint has moved all of it and no reader needs it any more.
     pub wal_bytes: u64,
@@ -371,6 +375,42 @@ pub struct BulkStats {
     pub rows_per_second: f64,
     /// The part of the time for which the job has had the writer thread, from 0 to 1. Commits do not count.
     pub share: f64,
+}
+
+/// A running retention. See [`Store::retain`](crate::Store::retain).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct RetentionStats {
+    /// The table, as the call names it.
+    pub table: String,
+    /// The column that has the times.
+    pub column: String,
+    /// How long rows are kept.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub keep: Duration,
+    /// Call site: the `file:line` of the call, or `Options::retain`.
+    pub site: String,
+    /// Number of rows that were deleted.
+    pub rows: u64,
+    /// Time since a sweep last found no more old rows; `None` before the first.
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "crate::runtime::serde_units::optional_seconds")
+    )]
+    pub last_sweep_ago: Option<Duration>,
+    /// Time until the next look for old rows; `None` before the first. It is zero while a sweep runs.
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "crate::runtime::serde_units::optional_seconds")
+    )]
+    pub next_in: Option<Duration>,
+    /// Number of sweeps that have failed since the last one that succeeded.
+    pub failures_in_a_row: u64,
+    /// Why the last sweep has failed; `None` if it succeeded. It has no data of the database.
+    pub last_error: Option<String>,
+    /// The statement that creates the index that the column lacks; `None` if it has one. Without it no row is deleted.
+    pub create_index: Option<String>,
 }
 
 /// The page caches of all connections. See [`Stats::page_cache`].

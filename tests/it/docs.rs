@@ -157,7 +157,15 @@ fn tuning_guide_has_the_defaults() {
     }
     assert_eq!(
         without,
-        ["on_connect", "key", "readers", "wal_hard_limit", "migrations"]
+        [
+            "on_connect",
+            "key",
+            "readers",
+            "wal_hard_limit",
+            "migrations",
+            "retain",
+            "retain_with"
+        ]
     );
 }
 

@@ -7,7 +7,7 @@ use crate::monitor::rules::Rule;
 use crate::monitor::watchdog::{LONG_WAITS_PERCENT, RecentWrites, WRITES_A_SECOND};
 use crate::telemetry::alert::Alert;
 use crate::telemetry::external_commits::LastHour;
-use crate::telemetry::stats::Stats;
+use crate::telemetry::stats::{RetentionStats, Stats};
 
 /// The size above which a database server is worth considering.
 const LARGE: u64 = 50_000_000_000;
@@ -34,6 +34,7 @@ const CAUSES_OF_WAITS: &[&str] = &[
 pub(super) fn look(stats: &Stats, recent_writes: &RecentWrites, external: LastHour) -> Vec<Finding> {
     let mut findings: Vec<_> = stats.alerts.iter().map(of_alert).collect();
     findings.extend(statements::look(&stats.statements));
+    findings.extend(stats.retention.iter().filter_map(retention_without_index));
     findings.extend(signs_of_growth(stats, recent_writes, external));
     findings
 }
@@ -52,6 +53,23 @@ fn of_alert(alert: &Alert) -> Finding {
         measurement.threshold,
         measurement.unit,
     )
+}
+
+/// A retention that deletes nothing, because each look for old rows would read the whole table.
+fn retention_without_index(retention: &RetentionStats) -> Option<Finding> {
+    let create_index = retention.create_index.as_ref()?;
+    let RetentionStats {
+        table, column, site, ..
+    } = retention;
+    let message =
+        format!("the retention of {table} ({site}) deletes nothing, because no index begins with its column {column}");
+    let remedy = format!("Create the index, in a migration: {create_index}");
+    Some(Finding::new(
+        Severity::Warning,
+        "retention_without_index",
+        message,
+        remedy,
+    ))
 }
 
 /// Signs that one machine and one writer may not be enough one day.

@@ -11,7 +11,9 @@ use crate::error::Error;
 use crate::monitor::rules::RULES;
 use crate::telemetry::alert::AlertKind;
 use crate::telemetry::histogram::Amounts;
-use crate::telemetry::stats::{Activity, CallSiteStats, FollowerStats, LastVerify, Operation, ReplicaStats};
+use crate::telemetry::stats::{
+    Activity, CallSiteStats, FollowerStats, LastVerify, Operation, ReplicaStats, RetentionStats,
+};
 use crate::telemetry::usage;
 
 pub(super) struct Metric {
@@ -102,6 +104,21 @@ pub(super) const METRICS: &[Metric] = &[
         |sample| all(&sample.counters.begin)),
     histogram("larder.transaction.commit", Unit::Seconds, "Duration of COMMIT.",
         |sample| all(&sample.counters.commit)),
+
+    gauge("larder.bulk.jobs", Unit::Count, "Number of bulk jobs that run; a sweep of a retention is one.",
+        |sample| one(sample.stats.bulk.len() as f64)),
+    counter("larder.bulk.rows", "Number of rows that bulk jobs have committed.", |sample| one(sample.stats.bulk_rows)),
+    gauge("larder.bulk.share", Unit::Count, "Part of the time for which the running bulk jobs had the writer thread, from 0 \
+                                             to 1.",
+        |sample| one(sample.stats.bulk.iter().map(|job| job.share).sum())),
+    counter("larder.retention.rows", "Number of old rows that the running retentions have deleted.",
+        |sample| one(sample.stats.retention.iter().map(|retention| retention.rows).sum())),
+    gauge("larder.retention.last_sweep", Unit::Seconds, "Time of the last sweep that left no old rows, in seconds since 1970, \
+                                                         of the retention where it is longest ago; 0 before the first.",
+        |sample| one(last_sweep(&sample.stats.retention))),
+    gauge("larder.retention.failures", Unit::Count, "Number of sweeps that failed since the last one that succeeded, of the \
+                                                     retention that has most.",
+        |sample| one(sample.stats.retention.iter().map(|retention| retention.failures_in_a_row as f64).fold(0.0, f64::max))),
 
     gauge("larder.wal.size", Unit::Bytes, "Number of bytes in use in the WAL.",
         |sample| one(sample.stats.wal_bytes as f64)),
@@ -249,6 +266,13 @@ fn replica<T: Default>(sample: &ExportSample<'_>, value: fn(&ReplicaStats) -> T)
 /// 0 for a store.
 fn follower<T: Default>(sample: &ExportSample<'_>, value: fn(&FollowerStats) -> T) -> LabelledValues<T> {
     one(sample.stats.follower.as_ref().map_or_else(T::default, value))
+}
+
+fn last_sweep(retentions: &[RetentionStats]) -> f64 {
+    let swept = retentions
+        .iter()
+        .map(|retention| retention.last_sweep_ago.map_or(0.0, unix_time));
+    swept.reduce(f64::min).unwrap_or_default()
 }
 
 fn all(amounts: &Amounts) -> LabelledValues<Histogram> {

@@ -3,3 +3,4 @@
 mod copy_from;
 mod deletes;
 pub(crate) mod inserts;
+pub(crate) mod retention;

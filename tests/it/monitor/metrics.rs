@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::get;
 use larder::rusqlite::Connection;
-use larder::{Error, Operation, Options, ReadOptions, ReplicaStats, Stats, Store, WriteOptions};
+use larder::{Error, Migration, Migrations, Operation, Options, ReadOptions, ReplicaStats, Stats, Store, WriteOptions};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tempfile::tempdir;
 
@@ -99,6 +99,26 @@ impl Documented {
     }
 }
 
+#[test]
+fn retention_is_exported_while_it_runs() {
+    exporter();
+    let store = Options::new()
+        .monitor_interval(Duration::from_millis(20))
+        .retain("t", "at", Duration::from_secs(3600))
+        .migrations(Migrations::new([Migration::new(
+            1,
+            "t",
+            "CREATE TABLE t(at INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1), (2), (unixepoch())",
+        )]))
+        .open_temp()
+        .unwrap();
+    let path = store.path().to_owned();
+    until(&path, "larder_retention_rows_total", &[], |value| value == 2.0);
+    until(&path, "larder_bulk_rows_total", &[], |value| value == 2.0);
+    until(&path, "larder_retention_last_sweep_seconds", &[], |value| value > 1e9);
+    until(&path, "larder_retention_failures", &[], |value| value == 0.0);
+}
+
 // ---- what should be there ----
 
 /// Each metric as the table names it, the labels that it has beside the path, and what it should be at; of a histogram how
@@ -140,6 +160,12 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
         ("larder.transaction.writes", none(), stats.group_size.count as usize),
         ("larder.transaction.begin", none(), stats.begin.count as usize),
         ("larder.transaction.commit", none(), stats.commit.count as usize),
+        ("larder.bulk.jobs", none(), 0),
+        ("larder.bulk.rows", none(), 0),
+        ("larder.bulk.share", none(), 0),
+        ("larder.retention.rows", none(), 0),
+        ("larder.retention.last_sweep", none(), 0),
+        ("larder.retention.failures", none(), 0),
         ("larder.wal.size", none(), stats.wal_bytes as usize),
         ("larder.wal.largest", none(), stats.largest_wal_bytes as usize),
         ("larder.checkpoint.finished", none(), stats.checkpoints as usize),

@@ -221,6 +221,7 @@ fn calls_that_write_are_refused_by_name() {
     let backups = tempdir().unwrap();
     let hour = Duration::from_secs(3600);
     refused("backup_every", store.backup_every(hour, 1, backups.path()).map(drop));
+    refused("retain", store.retain("t", "at", hour).map(drop));
     // What reads goes on.
     assert_eq!(count(&store), 3);
     assert_eq!(

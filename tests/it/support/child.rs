@@ -30,6 +30,7 @@ const CHILDREN: &[(&str, Run)] = &[
     ("backup::backups", crate::backup::backups::child),
     ("backup::restore", crate::backup::restore::child),
     ("bulk::inserts", crate::bulk::inserts::child),
+    ("bulk::retention", crate::bulk::retention::child),
     ("connection::causes", crate::connection::causes::child),
     ("connection::file_changes", crate::connection::file_changes::child),
     ("maintenance::vacuum", crate::maintenance::vacuum::child),

@@ -1,0 +1,392 @@
+//! What a sweep reads, all of it by the index: whether the table can be swept, the form of its times, and the oldest rows.
+
+use std::time::Duration;
+
+use rusqlite::types::Value;
+
+use super::RetainRule;
+use crate::connection::sql_text::{quoted, readable};
+use crate::error::{Error, Result};
+use crate::runtime::date;
+use crate::transaction::ReadTx;
+
+/// From this number on, a time in seconds would be after the year 5138, and one in milliseconds is after March 1973. So
+/// it divides the two.
+const UNITS: i64 = 100_000_000_000;
+
+/// From this number on, a time in milliseconds would be after the year 5138.
+const TOO_LARGE: i64 = UNITS * 1000;
+
+/// The time of a row, and its rowid.
+pub(super) type OldRow = (Value, i64);
+
+/// The table, as its schema has it now.
+pub(super) struct Target {
+    /// Quoted, as the column.
+    table: String,
+    column: String,
+    /// With the collation of the index.
+    ordered: String,
+    indexed: String,
+}
+
+/// Why a table is not swept.
+pub(super) struct Refusal {
+    pub(super) problem: String,
+    /// The statement that helps.
+    pub(super) create_index: Option<String>,
+}
+
+impl From<String> for Refusal {
+    fn from(problem: String) -> Self {
+        Self {
+            problem,
+            create_index: None,
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Error::Options {
+            option: "retain",
+            problem: refusal.problem,
+        }
+    }
+}
+
+/// The form of a time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
+    Number,
+    /// `2026-04-01`
+    Date,
+    /// `2026-04-01 12:00:00`
+    Space,
+    /// `2026-04-01T12:00:00Z`
+    T,
+}
+
+impl Target {
+    /// Finds the table, the column, and an index that begins with it.
+    pub(super) fn find(tx: &ReadTx<'_>, rule: &RetainRule) -> Result<Result<Self, Refusal>> {
+        let table = "SELECT name, type, wr, EXISTS(SELECT 1 FROM pragma_table_xinfo(t.name, 'main') AS c
+                         WHERE c.name = 'rowid' COLLATE NOCASE AND c.pk = 0)
+                     FROM pragma_table_list AS t WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
+        let table: Option<(String, String, bool, bool)> = tx.optional(table, [&rule.table])?;
+        let Some((table, kind, without_rowid, hides_rowid)) = table else {
+            return Ok(Err(format!("there is no table {}", readable(&rule.table)).into()));
+        };
+        let shown = readable(&table);
+        if kind != "table" || without_rowid || hides_rowid {
+            let why = match (kind.as_str(), without_rowid) {
+                ("table", true) => "is WITHOUT ROWID",
+                ("table", false) => "has a column named rowid, which hides the key of the rows",
+                _ => "is no ordinary table",
+            };
+            return Ok(Err(
+                format!("{shown} {why}: delete its old rows with Store::write").into()
+            ));
+        }
+        let column = "SELECT name, pk = 1 AND type = 'INTEGER' COLLATE NOCASE
+                          AND NOT EXISTS(SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')
+                      FROM pragma_table_xinfo(?1, 'main') WHERE name = ?2 COLLATE NOCASE AND hidden <> 1";
+        let column: Option<(String, bool)> = tx.optional(column, (&table, &rule.column))?;
+        let Some((column, is_rowid)) = column else {
+            let problem = format!("the table {shown} has no column {}", readable(&rule.column));
+            return Ok(Err(problem.into()));
+        };
+        let name = quoted(&column);
+        if is_rowid {
+            return Ok(Ok(Self {
+                ordered: name.clone(),
+                column: name,
+                indexed: "NOT INDEXED".to_owned(),
+                table: quoted(&table),
+            }));
+        }
+        // These order times alike. What a collation of the application's does is not known.
+        let index =
+            "SELECT i.name, x.coll FROM pragma_index_list(?1, 'main') AS i JOIN pragma_index_xinfo(i.name, 'main') AS x
+                     WHERE NOT i.partial AND x.seqno = 0 AND x.name = ?2 COLLATE NOCASE
+                         AND upper(x.coll) IN ('BINARY', 'NOCASE', 'RTRIM')
+                     ORDER BY x.coll, i.name LIMIT 1";
+        let index: Option<(String, String)> = tx.optional(index, (&table, &column))?;
+        let Some((index, collation)) = index else {
+            let index = readable(&format!("{table}_by_{column}"));
+            let create_index = format!("CREATE INDEX {index} ON {shown}({})", readable(&column));
+            let problem = format!(
+                "the column {} of {shown} has no index that begins with it, so each look for old rows would read the whole \
+                 table. Run: {create_index}",
+                readable(&column)
+            );
+            return Ok(Err(Refusal {
+                problem,
+                create_index: Some(create_index),
+            }));
+        };
+        Ok(Ok(Self {
+            ordered: format!("{name} COLLATE {collation}"),
+            column: name,
+            indexed: format!("INDEXED BY {}", quoted(&index)),
+            table: quoted(&table),
+        }))
+    }
+
+    /// The statement that deletes one row, if it still has the time that was looked at.
+    pub(super) fn delete(&self) -> String {
+        let Self { table, column, .. } = self;
+        format!("DELETE FROM main.{table} WHERE rowid = ?2 AND {column} IS ?1")
+    }
+
+    fn end(&self, direction: &str) -> String {
+        let Self {
+            table,
+            column,
+            ordered,
+            indexed,
+        } = self;
+        format!(
+            "SELECT {column} FROM main.{table} {indexed} WHERE {column} IS NOT NULL ORDER BY {ordered} {direction} LIMIT 1"
+        )
+    }
+
+    /// The oldest rows that are older than `?1`: at most `?2` of them, behind the first `?3`.
+    fn oldest(&self) -> String {
+        let Self {
+            table,
+            column,
+            ordered,
+            indexed,
+        } = self;
+        format!(
+            "SELECT {column}, rowid FROM main.{table} {indexed} WHERE {ordered} < ?1 ORDER BY {ordered} LIMIT ?2 OFFSET ?3"
+        )
+    }
+
+    /// Returns the oldest rows that are older than `keep`, at most so many, behind those that cannot be deleted.
+    pub(super) fn old_rows(
+        &self,
+        tx: &ReadTx<'_>,
+        rule: &RetainRule,
+        now: Duration,
+        kept: u64,
+        limit: u64,
+    ) -> Result<Result<Vec<OldRow>, Refusal>> {
+        let (first, newest): (Option<Value>, Option<Value>) = (
+            tx.optional_scalar(&self.end("ASC"), [])?,
+            tx.optional_scalar(&self.end("DESC"), [])?,
+        );
+        let (Some(first), Some(newest)) = (first, newest) else {
+            return Ok(Ok(Vec::new()));
+        };
+        let milliseconds = rule.options.milliseconds;
+        let checked = self.form(&first, milliseconds).and_then(|form| {
+            self.check(&newest, form, milliseconds)?;
+            Ok(form)
+        });
+        let form = match checked {
+            Ok(form) => form,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let before = threshold(form, milliseconds, now, rule.keep);
+        let (limit, kept) = (whole(limit), whole(kept));
+        let rows: Vec<OldRow> = tx.all(&self.oldest(), (&before, limit, kept))?;
+        let bad = rows
+            .iter()
+            .find_map(|(time, _)| self.check(time, form, milliseconds).err());
+        Ok(bad.map_or(Ok(rows), Err))
+    }
+
+    fn check(&self, value: &Value, wanted: Form, milliseconds: bool) -> Result<(), Refusal> {
+        let form = self.form(value, milliseconds)?;
+        if form == wanted {
+            return Ok(());
+        }
+        let problem = "has times of two forms, of which each sorts by itself: bring them into one";
+        Err(self.refusal(problem))
+    }
+
+    /// The form of a time.
+    fn form(&self, value: &Value, milliseconds: bool) -> Result<Form, Refusal> {
+        let problem = match value {
+            Value::Integer(time) if milliseconds && (1..UNITS).contains(time) => {
+                "has a time that is in seconds rather than in milliseconds: leave RetainOptions::milliseconds out, or \
+                 correct it"
+            }
+            Value::Integer(TOO_LARGE..) => {
+                "has a time that is neither in seconds nor in milliseconds, but larger: correct it"
+            }
+            Value::Integer(UNITS..) if !milliseconds => {
+                "has a time that is in milliseconds rather than in seconds: set RetainOptions::milliseconds, or correct it"
+            }
+            Value::Integer(_) => return Ok(Form::Number),
+            Value::Text(text) => match text_form(text) {
+                Some(form) => return Ok(form),
+                None => {
+                    "has a text that is no time in UTC, such as 2026-04-01T12:00:00Z or 2026-04-01 12:00:00: correct it"
+                }
+            },
+            _ => "has a value that is neither an integer nor a text: correct it",
+        };
+        Err(self.refusal(problem))
+    }
+
+    fn refusal(&self, problem: &str) -> Refusal {
+        let Self { table, column, .. } = self;
+        format!("the column {column} of {table} {problem}. No row is deleted until then").into()
+    }
+}
+
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The form of a time as text: to the day, the minute, the second or a part of it, in UTC, with a `Z` or without.
+fn text_form(text: &str) -> Option<Form> {
+    let text = text.strip_suffix('Z').filter(|text| text.contains('T')).unwrap_or(text);
+    let (date, time) = text.split_at_checked(10)?;
+    if !is_like(date, "0000-00-00") {
+        return None;
+    }
+    let Some(separator) = time.chars().next() else {
+        return Some(Form::Date);
+    };
+    let form = match separator {
+        ' ' => Form::Space,
+        'T' => Form::T,
+        _ => return None,
+    };
+    let (time, fraction) = time[1..].split_once('.').unwrap_or((&time[1..], "0"));
+    let is_fraction = !fraction.is_empty() && fraction.bytes().all(|byte| byte.is_ascii_digit());
+    let is_time = is_like(time, "00:00:00") || is_like(time, "00:00") && !text.contains('.');
+    (is_time && is_fraction).then_some(form)
+}
+
+/// Whether the text has a digit wherever the pattern has a zero, and is equal to it elsewhere.
+fn is_like(text: &str, pattern: &str) -> bool {
+    text.len() == pattern.len()
+        && text.bytes().zip(pattern.bytes()).all(|(byte, like)| {
+            if like == b'0' {
+                byte.is_ascii_digit()
+            } else {
+                byte == like
+            }
+        })
+}
+
+/// The time, in the form of the column, before which rows are too old. `now` is the time since 1970. A text is rounded down
+/// to the second or the day, so that rows of that second or day stay.
+fn threshold(form: Form, milliseconds: bool, now: Duration, keep: Duration) -> Value {
+    let seconds = now.saturating_sub(keep).as_secs();
+    let (year, month, day) = date::of_day(seconds / 86_400);
+    let second = seconds % 86_400;
+    let day = format!("{year:04}-{month:02}-{day:02}");
+    let time = format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
+    match form {
+        Form::Number => {
+            let whole = |time: Duration| {
+                let time = if milliseconds {
+                    time.as_millis()
+                } else {
+                    time.as_secs().into()
+                };
+                i64::try_from(time).unwrap_or(i64::MAX)
+            };
+            // Rounded up, so that no row goes before its time.
+            let keep = if milliseconds || keep.subsec_nanos() == 0 {
+                whole(keep)
+            } else {
+                whole(keep).saturating_add(1)
+            };
+            Value::Integer(whole(now).saturating_sub(keep))
+        }
+        Form::Date => Value::Text(day),
+        Form::Space => Value::Text(format!("{day} {time}")),
+        Form::T => Value::Text(format!("{day}T{time}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[test]
+    fn texts_have_one_of_three_forms_in_utc() {
+        for (text, form) in [
+            ("2026-04-01", Some(Form::Date)),
+            ("2026-04-01 12:00", Some(Form::Space)),
+            ("2026-04-01 12:00:00", Some(Form::Space)),
+            ("2026-04-01 12:00:00.123", Some(Form::Space)),
+            ("2026-04-01T12:00:00", Some(Form::T)),
+            ("2026-04-01T12:00Z", Some(Form::T)),
+            ("2026-04-01T12:00:00.123456Z", Some(Form::T)),
+            ("2026-04-01T12:00:00+02:00", None),
+            ("2026-04-01 12:00:00.", None),
+            ("2026-04-01 12:00.5", None),
+            ("2026-04-01Z", None),
+            ("2026-4-1", None),
+            ("20260401T120000Z", None),
+            ("01.04.2026", None),
+            ("1775044805", None),
+            ("2026-04-0\u{e9}", None),
+            ("now", None),
+            ("", None),
+        ] {
+            assert_eq!(text_form(text), form, "{text}");
+        }
+    }
+
+    #[test]
+    fn threshold_has_the_form_of_the_column() {
+        let (now, hour) = (Duration::from_millis(1_775_044_805_500), Duration::from_secs(3600));
+        let at = |form, milliseconds| threshold(form, milliseconds, now, hour);
+        assert_eq!(at(Form::Number, false), Value::Integer(1_775_041_205));
+        assert_eq!(at(Form::Number, true), Value::Integer(1_775_041_205_500));
+        assert_eq!(at(Form::Date, false), Value::Text("2026-04-01".into()));
+        assert_eq!(at(Form::Space, false), Value::Text("2026-04-01 11:00:05".into()));
+        assert_eq!(at(Form::T, false), Value::Text("2026-04-01T11:00:05".into()));
+        // A row of the same second is not older.
+        assert!("2026-04-01T11:00:05Z" > "2026-04-01T11:00:05" && "2026-04-01T11:00Z" > "2026-04-01T11:00:05");
+        assert_eq!(
+            threshold(Form::Number, false, now, Duration::from_millis(1500)),
+            Value::Integer(1_775_044_803)
+        );
+        assert_eq!(
+            threshold(Form::T, false, now, Duration::MAX),
+            Value::Text("1970-01-01T00:00:00".into())
+        );
+    }
+
+    #[test]
+    fn no_look_scans_or_sorts() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(
+            "CREATE TABLE t(at TEXT COLLATE NOCASE, n INTEGER, key INTEGER PRIMARY KEY);
+             CREATE INDEX by_at ON t(at DESC, n); CREATE INDEX by_n ON t(n)",
+        )
+        .unwrap();
+        let target = |column: &str, ordered: &str, indexed: &str| Target {
+            table: "t".into(),
+            column: column.into(),
+            ordered: ordered.into(),
+            indexed: indexed.into(),
+        };
+        for target in [
+            target("at", "at COLLATE NOCASE", "INDEXED BY by_at"),
+            target("n", "n COLLATE BINARY", "INDEXED BY by_n"),
+            target("key", "key", "NOT INDEXED"),
+        ] {
+            for sql in [target.end("ASC"), target.end("DESC"), target.oldest(), target.delete()] {
+                let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+                let mut rows = plan.raw_query();
+                while let Some(row) = rows.next().unwrap() {
+                    let step: String = row.get("detail").unwrap();
+                    assert!(step.starts_with("SEARCH "), "{sql}: {step}");
+                }
+            }
+        }
+    }
+}

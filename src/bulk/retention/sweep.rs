@@ -1,0 +1,373 @@
+//! The thread of a store's retentions, `larder-retain`.
+//!
+//! A sweep of a rule is a look for old rows, and slices until a look finds none. Each look is short, by the index. Each
+//! slice waits for its moment: no other thread has written for [`QUIET`], and none is about to. Beside writes that do not
+//! pause it is taken all the same after a gap of [`GAPS`] times the last slice, so the slices have at most one part in
+//! [`GAPS`] of the writer's time, and old rows do not pile up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::look::{OldRow, Refusal, Target};
+use super::{Retainer, Rule};
+use crate::bulk::feed::{Batch, Feed};
+use crate::bulk::slice::{Budget, Done, Slice};
+use crate::bulk::{ALONE_LOG, LEAST_ROWS, OnViolation, PATIENCE, SLICE, SLICE_LOG};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::options::{Settings, WhenFull};
+use crate::queue::Submission;
+use crate::queue::slot::Caller;
+use crate::read::Readers;
+use crate::runtime::clock::uptime;
+use crate::runtime::panic::caught;
+use crate::telemetry::Telemetry;
+use crate::telemetry::bulk::Running;
+use crate::telemetry::call_site::CallSite;
+use crate::telemetry::event::event;
+use crate::transaction::{ReadTx, WriteTx};
+use crate::write::Shared;
+use crate::write::context::WriteOrder;
+
+/// How often a rule looks for old rows; more often if it keeps them for less than ten times as long.
+const INTERVAL: Duration = Duration::from_secs(60);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How soon a sweep that failed is tried again, at the earliest.
+const SHORTEST_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the thread looks at the clock: its sleep does not advance while the machine is suspended.
+const CLOCK_CHECK: Duration = Duration::from_secs(60);
+
+/// The window of [`RetainOptions::rows_per_minute`](super::RetainOptions::rows_per_minute).
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How long no other thread has written in an idle moment.
+const QUIET: Duration = Duration::from_millis(100);
+const QUIET_CHECK: Duration = Duration::from_millis(20);
+
+/// The gap between two slices beside writes that do not pause.
+const GAPS: u32 = 40;
+const SHORTEST_GAP: Duration = Duration::from_millis(200);
+
+/// The time of a slice in an idle moment, if no write arrives.
+const ALONE: Duration = Duration::from_millis(50);
+
+/// Rows of the first look, and the most.
+const FIRST_ROWS: u64 = 500;
+const MOST_ROWS: u64 = 8192;
+
+/// The time since 1970.
+pub(super) fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The state of the thread.
+pub(super) struct Sweeper {
+    retainer: Arc<Retainer>,
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    telemetry: Arc<Telemetry>,
+    settings: Settings,
+    /// The writes of the store at the last look, and when one of another thread was seen.
+    writes: u64,
+    company: Instant,
+    /// When the last slice ended, and the time that it took.
+    last_slice: (Instant, Duration),
+}
+
+/// The progress of one rule.
+struct Progress {
+    due: Duration,
+    /// When the current minute began, and the rows that were tried since.
+    minute: (Duration, u64),
+    /// Rows of the next look.
+    rows: u64,
+    /// The sweep that goes on; `None` between two.
+    sweep: Option<Sweep>,
+}
+
+struct Sweep {
+    /// Old rows that have not gone. They are the oldest ones, so the next look begins behind them.
+    kept: u64,
+    /// Those of them that a constraint keeps.
+    violating: u64,
+    running: Option<Running>,
+}
+
+/// What a turn has found.
+enum Turn {
+    /// The sweep goes on at once.
+    GoesOn,
+    /// The rows of this minute are used up.
+    MinuteIsOver,
+    Ended,
+    Refused(Refusal),
+}
+
+impl Progress {
+    fn starting() -> Self {
+        Self {
+            due: uptime(),
+            minute: (uptime(), 0),
+            rows: FIRST_ROWS,
+            sweep: None,
+        }
+    }
+}
+
+impl Sweeper {
+    pub(super) fn new(engine: &Engine, retainer: &Arc<Retainer>) -> Self {
+        Self {
+            retainer: Arc::clone(retainer),
+            shared: Arc::clone(&engine.shared),
+            readers: Arc::clone(&engine.readers),
+            telemetry: Arc::clone(&engine.telemetry),
+            settings: engine.options.clone(),
+            writes: engine.telemetry.counters.writes.get(),
+            company: Instant::now(),
+            last_slice: (Instant::now(), Duration::ZERO),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut all: HashMap<u64, Progress> = HashMap::new();
+        loop {
+            let changes = self.retainer.changes();
+            let Some(rules) = self.retainer.rules() else { return };
+            all.retain(|number, _| rules.iter().any(|rule| rule.number == *number));
+            for rule in &rules {
+                all.entry(rule.number).or_insert_with(Progress::starting);
+            }
+            let next = rules
+                .iter()
+                .min_by_key(|rule| all.get(&rule.number).map(|progress| progress.due));
+            let Some((rule, progress)) = next.and_then(|rule| Some((rule, all.get_mut(&rule.number)?))) else {
+                continue;
+            };
+            if self.shared.queue.is_closed() {
+                return self.retainer.end(&self.telemetry);
+            }
+            let left = progress.due.saturating_sub(uptime());
+            if !left.is_zero() {
+                let has_changed = || self.retainer.changes() != changes;
+                self.readers.pause(left.min(CLOCK_CHECK), has_changed);
+                continue;
+            }
+            self.take_turn(rule, progress);
+            self.telemetry.retention.next_at(rule.number, progress.due);
+        }
+    }
+
+    /// A panic of `on_connect` or of a subscriber does not end the thread.
+    fn take_turn(&mut self, rule: &Rule, progress: &mut Progress) {
+        let turn = caught(|| self.turn(rule, progress)).unwrap_or_else(|| {
+            Err(Error::Options {
+                option: "on_connect",
+                problem: "it panicked during a sweep".into(),
+            })
+        });
+        let interval = (rule.what.keep / 10).clamp(SHORTEST_INTERVAL, INTERVAL);
+        let retry = interval.max(SHORTEST_RETRY);
+        let wait = match turn {
+            Ok(Turn::GoesOn) => return,
+            Ok(Turn::MinuteIsOver) => progress.minute.0.saturating_add(MINUTE).saturating_sub(uptime()),
+            Ok(Turn::Ended) => {
+                let kept = progress.sweep.take().map_or(0, |sweep| sweep.violating);
+                if kept == 0 {
+                    self.telemetry.retention.succeeded(rule.number);
+                    interval
+                } else {
+                    let problem = "old rows cannot be deleted, since a foreign key or a trigger keeps them";
+                    self.failed(rule, problem.to_owned().into(), "constraint", false);
+                    retry
+                }
+            }
+            Ok(Turn::Refused(refusal)) => {
+                progress.sweep = None;
+                self.failed(rule, refusal, "options", false);
+                retry
+            }
+            Err(Error::Closed) => INTERVAL,
+            Err(error) => {
+                progress.sweep = None;
+                self.failed(rule, error.without_data().into(), error.kind(), error.is_retryable());
+                retry
+            }
+        };
+        progress.due = uptime().saturating_add(wait);
+    }
+
+    fn failed(&self, rule: &Rule, refusal: Refusal, kind: &'static str, can_pass: bool) {
+        if self.is_over(rule) {
+            return;
+        }
+        let reason = refusal.problem;
+        let figures = &self.telemetry.retention;
+        figures.failed(rule.number, reason.clone(), can_pass, refusal.create_index);
+        event!(
+            warn,
+            "larder::retention",
+            self.shared.path,
+            { table = rule.what.table.as_str(), reason, site = %rule.site, "error.type" = kind },
+            "old rows could not be deleted; it is tried again"
+        );
+    }
+
+    /// One look, and one slice for what it has found.
+    fn turn(&mut self, rule: &Rule, progress: &mut Progress) -> Result<Turn> {
+        let begun = uptime();
+        if begun.saturating_sub(progress.minute.0) >= MINUTE {
+            progress.minute = (begun, 0);
+        }
+        let allowed = rule.what.options.rows_per_minute - progress.minute.1;
+        if allowed == 0 {
+            return Ok(Turn::MinuteIsOver);
+        }
+        let sweep = progress.sweep.get_or_insert(Sweep {
+            kept: 0,
+            violating: 0,
+            running: None,
+        });
+        let limit = progress.rows.min(allowed);
+        let found = self.read(|tx| {
+            let target = match Target::find(tx, &rule.what)? {
+                Ok(target) => target,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let rows = target.old_rows(tx, &rule.what, now(), sweep.kept, limit)?;
+            Ok(rows.map(|rows| (target.delete(), rows)))
+        })?;
+        let (delete, rows) = match found {
+            Ok(found) => found,
+            Err(refusal) => return Ok(Turn::Refused(refusal)),
+        };
+        if rows.is_empty() {
+            return Ok(Turn::Ended);
+        }
+        let found = rows.len() as u64;
+        if sweep.running.is_none() {
+            sweep.running = self.telemetry.bulk.begin(None, site(rule).to_string());
+            // Whether the store is idle is seen from here on.
+            self.company = Instant::now();
+        }
+        if !self.wait_for_moment(rule) {
+            return Ok(Turn::GoesOn);
+        }
+        let before = self.telemetry.counters.wal_bytes.get();
+        let done = self.delete(rule, delete, rows)?;
+        let deleted = done.changed.min(done.rows - done.skipped);
+        self.telemetry.retention.deleted(rule.number, deleted);
+        if let Some(running) = &sweep.running {
+            running.note(done.rows, done.took);
+        }
+        sweep.kept += done.rows - deleted;
+        sweep.violating += done.skipped;
+        progress.minute.1 += done.rows;
+        let now = self.telemetry.counters.wal_bytes.get();
+        // The log may have begun from its start.
+        let added = now.checked_sub(before).unwrap_or(now);
+        progress.rows = next_rows(&done, done.rows == found, added, self.is_quiet());
+        Ok(Turn::GoesOn)
+    }
+
+    fn read<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        let site = CallSite::Label("larder: retain".into());
+        self.readers
+            .read_internal(self.settings.read_queue_timeout, site, false, f)
+    }
+
+    fn delete(&mut self, rule: &Rule, delete: String, rows: Vec<OldRow>) -> Result<Done> {
+        let feed = Arc::new(Feed::new(1));
+        let count = rows.len() as u64;
+        feed.push(Batch::new(rows));
+        feed.begin();
+        let slice = Slice {
+            feed,
+            shared: Arc::clone(&self.shared),
+            sql: delete.into(),
+            on_violation: OnViolation::Skip,
+            cursor: None,
+            position: 0,
+            budget: Budget {
+                slice: SLICE,
+                alone: if self.is_quiet() { ALONE } else { SLICE },
+                rows: count,
+            },
+        };
+        let submission = Submission {
+            call: "retain",
+            site: site(rule),
+            timeout: PATIENCE,
+            caller: Caller::Thread,
+            when_full: WhenFull::Wait,
+        };
+        let before = self.telemetry.counters.writes.get();
+        let order = WriteOrder::of_slice(self.settings.durability, false);
+        let pending = self
+            .shared
+            .enqueue_write(submission, order, move |tx: &WriteTx<'_>| slice.run(tx))?;
+        let done = pending.wait();
+        self.writes = self.telemetry.counters.writes.get();
+        if self.writes > before + 1 {
+            self.company = Instant::now();
+        }
+        let took = done.as_ref().map_or(Duration::ZERO, |done| done.took);
+        self.last_slice = (Instant::now(), took);
+        done
+    }
+
+    /// Whether the rule has ended, or the store closes.
+    fn is_over(&self, rule: &Rule) -> bool {
+        rule.has_ended.load(Ordering::Acquire) || self.readers.is_closed() || self.shared.queue.is_closed()
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.company.elapsed() >= QUIET
+    }
+
+    fn look_for_writes(&mut self) {
+        let writes = self.telemetry.counters.writes.get();
+        if writes != self.writes || !self.shared.queue.is_empty() {
+            self.writes = writes;
+            self.company = Instant::now();
+        }
+    }
+
+    /// Waits for an idle moment, or until the next slice is due all the same. Returns false if there is to be none.
+    fn wait_for_moment(&mut self, rule: &Rule) -> bool {
+        let (ended, took) = self.last_slice;
+        let gap = (took * GAPS).max(SHORTEST_GAP);
+        loop {
+            if self.is_over(rule) {
+                return false;
+            }
+            self.look_for_writes();
+            if self.is_quiet() || ended.elapsed() >= gap {
+                return true;
+            }
+            let is_over = || rule.has_ended.load(Ordering::Acquire);
+            self.readers.pause(QUIET_CHECK, is_over);
+        }
+    }
+}
+
+fn site(rule: &Rule) -> CallSite {
+    CallSite::Label(format!("larder: retain {}", rule.what.table).into())
+}
+
+/// Rows of the next look, by what the slice has managed and by what its commit has added to the log.
+fn next_rows(done: &Done, was_all: bool, added: u64, is_quiet: bool) -> u64 {
+    let target = if is_quiet { ALONE_LOG } else { SLICE_LOG };
+    let fitting = if added > target {
+        let fitting = u128::from(done.rows) * u128::from(target) / u128::from(added);
+        fitting as u64
+    } else if was_all {
+        done.rows * 2
+    } else {
+        done.rows
+    };
+    fitting.clamp(LEAST_ROWS, MOST_ROWS)
+}

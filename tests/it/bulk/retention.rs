@@ -1,0 +1,474 @@
+//! Retention: which rows go, which stay, and what is reported of those that cannot go.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use larder::rusqlite::Connection;
+use larder::{AlertKind, Error, Options, RetainOptions, Retention, RetentionStats, Stats, Store};
+
+use crate::support::child::{Child, Task, listen, tell};
+use crate::support::{count, until};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The table is looked at ten times a second.
+const SECOND: Duration = Duration::from_secs(1);
+
+const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, at, pad TEXT); CREATE INDEX t_by_at ON t(at)";
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    since.as_secs().cast_signed()
+}
+
+fn store(schema: &str) -> Store {
+    let store = Store::open_temp().unwrap();
+    run(&store, schema);
+    store
+}
+
+fn run(store: &Store, sql: &str) {
+    let sql = sql.to_owned();
+    store.write(move |tx| tx.execute_batch(&sql)).unwrap();
+}
+
+/// Inserts so many rows whose time is that SQL.
+fn fill(store: &Store, rows: i64, at: &str) {
+    run(
+        store,
+        &format!(
+            "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < {rows})
+             INSERT INTO t(at, pad) SELECT {at}, printf('%.100d', i) FROM i"
+        ),
+    );
+}
+
+fn swept(stats: &Stats) -> bool {
+    stats
+        .retention
+        .first()
+        .is_some_and(|retention| retention.last_sweep_ago.is_some())
+}
+
+fn failed(stats: &Stats) -> Option<&RetentionStats> {
+    let retention = stats.retention.first()?;
+    retention.last_error.is_some().then_some(retention)
+}
+
+fn refused(retention: Result<Retention, Error>) -> String {
+    match retention {
+        Err(Error::Options {
+            option: "retain",
+            problem,
+        }) => problem,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// In another process: deletes old rows until it is killed.
+pub(crate) fn child(task: &Task) {
+    let store = Options::new().retain("t", "at", HOUR).open(&task.args[0]).unwrap();
+    until(&store, |stats| stats.retention[0].rows > 0);
+    tell("deleting");
+    listen();
+    drop(store);
+}
+
+#[test]
+fn old_rows_go_and_newer_ones_stay() {
+    let store = store(TABLE);
+    fill(&store, 5000, &format!("{} - i", now() - 3700));
+    fill(&store, 1000, &format!("{} - i", now() - 1000));
+    fill(&store, 10, "NULL");
+    let retention = store.retain("T", "At", HOUR).unwrap();
+    let stats = until(&store, swept);
+    assert_eq!(count(&store), 1010);
+    assert_eq!(stats.retention[0].rows, 5000);
+    assert_eq!(
+        (stats.retention[0].last_error.as_deref(), stats.bulk_rows),
+        (None, 5000)
+    );
+    assert!(
+        stats.retention[0]
+            .next_in
+            .is_none_or(|next| next <= Duration::from_secs(60))
+    );
+    drop(retention);
+    assert!(store.stats().retention.is_empty());
+    // The column is free again.
+    let _again = store.retain("t", "at", HOUR).unwrap();
+}
+
+#[test]
+fn each_form_of_time_is_understood() {
+    let text = |format: &str, ago: &str| format!("strftime('{format}', 'now', '-{ago}')");
+    for (format, old, new) in [
+        ("%Y-%m-%dT%H:%M:%fZ", "61 minutes", "59 minutes"),
+        ("%Y-%m-%dT%H:%M:%SZ", "61 minutes", "59 minutes"),
+        ("%Y-%m-%d %H:%M:%S", "61 minutes", "59 minutes"),
+        ("%Y-%m-%d", "2 days", "30 minutes"),
+    ] {
+        let store = store(TABLE);
+        fill(&store, 300, &text(format, old));
+        fill(&store, 100, &text(format, new));
+        let _retention = store.retain("t", "at", HOUR).unwrap();
+        until(&store, swept);
+        assert_eq!(count(&store), 100, "{format}");
+    }
+    let store = store(TABLE);
+    fill(&store, 300, &format!("{} - i", (now() - 3700) * 1000));
+    fill(&store, 100, &format!("{} - i", (now() - 3500) * 1000));
+    let milliseconds = RetainOptions::new().milliseconds(true);
+    let _retention = store.retain_with(milliseconds, "t", "at", HOUR).unwrap();
+    until(&store, swept);
+    assert_eq!(count(&store), 100);
+}
+
+#[test]
+fn primary_key_needs_no_index() {
+    let store = store("CREATE TABLE t(at INTEGER PRIMARY KEY, pad TEXT) STRICT");
+    fill(&store, 3000, &format!("{} - i", now() - 3700));
+    fill(&store, 1000, &format!("{} - i", now() - 1000));
+    let _retention = store.retain("t", "at", HOUR).unwrap();
+    until(&store, swept);
+    assert_eq!(count(&store), 1000);
+}
+
+#[test]
+fn rows_go_beside_writes_without_a_pause() {
+    let store = store(TABLE);
+    run(&store, "CREATE TABLE beside(n INTEGER) STRICT");
+    fill(&store, 5000, &format!("{} - i", now() - 3700));
+    let (is_over, written) = (AtomicBool::new(false), AtomicI64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    store
+                        .write(|tx| tx.execute("INSERT INTO beside VALUES (1)", []))
+                        .unwrap();
+                    written.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        let _retention = store.retain("t", "at", HOUR).unwrap();
+        until(&store, swept);
+        is_over.store(true, Relaxed);
+    });
+    assert_eq!(count(&store), 0);
+    let beside: i64 = store.read(|tx| tx.scalar("SELECT count(*) FROM beside", [])).unwrap();
+    assert_eq!(beside, written.load(Relaxed));
+}
+
+#[test]
+fn rows_of_a_minute_are_bounded() {
+    let store = store(TABLE);
+    fill(&store, 1000, &format!("{} - i", now() - 3700));
+    let few = RetainOptions::new().rows_per_minute(300);
+    let _retention = store.retain_with(few, "t", "at", HOUR).unwrap();
+    let rest = |stats: &Stats| stats.retention[0].next_in.is_some_and(|next| next > SECOND);
+    let stats = until(&store, rest);
+    assert_eq!((stats.retention[0].rows, count(&store)), (300, 700));
+    // The oldest have gone first.
+    let oldest: i64 = store.read(|tx| tx.scalar("SELECT max(id) FROM t", [])).unwrap();
+    assert_eq!(oldest, 700);
+}
+
+#[test]
+fn tables_that_cannot_be_swept_are_refused() {
+    let store = store(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, at INTEGER) STRICT;
+         CREATE TABLE part(at INTEGER, other INTEGER) STRICT;
+         CREATE INDEX part_other ON part(other, at); CREATE INDEX part_some ON part(at) WHERE other > 1;
+         CREATE TABLE \"my logs\"(\"order\" INTEGER) STRICT;
+         CREATE TABLE pair(at INTEGER, b INTEGER, PRIMARY KEY(at, b)) STRICT, WITHOUT ROWID;
+         CREATE VIEW v AS SELECT * FROM t",
+    );
+    let problem = |table: &str, column: &str| refused(store.retain(table, column, HOUR));
+    assert_eq!(problem("missing", "at"), "there is no table missing");
+    assert_eq!(problem("t", "missing"), "the table t has no column missing");
+    assert!(problem("t", "at").ends_with("Run: CREATE INDEX t_by_at ON t(at)"));
+    assert!(problem("part", "at").ends_with("CREATE INDEX part_by_at ON part(at)"));
+    let create = problem("MY LOGS", "ORDER");
+    let (_, create) = create.split_once("Run: ").unwrap();
+    run(&store, create);
+    let _retention = store.retain("my logs", "order", HOUR).unwrap();
+    assert!(problem("my logs", "order").contains("has a retention already"));
+    assert!(problem("pair", "at").contains("WITHOUT ROWID"));
+    assert!(problem("v", "at").contains("no ordinary table"));
+    assert!(refused(store.retain("t", "at", Duration::from_millis(1))).contains("at least 1 s"));
+    let none = RetainOptions::new().rows_per_minute(0);
+    assert!(refused(store.retain_with(none, "t", "at", HOUR)).contains("rows_per_minute"));
+    let inside = store.clone();
+    let error = store
+        .write(move |_| inside.retain("t", "at", HOUR).map(drop))
+        .unwrap_err();
+    assert!(matches!(error, Error::Reentrant { call: "retain", .. }), "{error}");
+    store.close().unwrap();
+    assert!(matches!(store.retain("t", "at", HOUR), Err(Error::Closed)));
+}
+
+#[test]
+fn times_of_another_form_are_refused_and_stay() {
+    let old = now() - 9000;
+    for (first, second, problem) in [
+        (
+            format!("{old} * 1000"),
+            "NULL".to_owned(),
+            "in milliseconds rather than in seconds",
+        ),
+        (
+            old.to_string(),
+            format!("{old} * 1000"),
+            "in milliseconds rather than in seconds",
+        ),
+        (
+            format!("{old} * 1000000"),
+            "NULL".to_owned(),
+            "neither in seconds nor in milliseconds",
+        ),
+        (
+            format!("{old} + 0.5"),
+            "NULL".to_owned(),
+            "neither an integer nor a text",
+        ),
+        ("x'00'".to_owned(), "NULL".to_owned(), "neither an integer nor a text"),
+        (old.to_string(), "'2020-01-01'".to_owned(), "times of two forms"),
+        (
+            "'2020-01-01 10:00:00'".to_owned(),
+            "'2020-01-01T10:00:00Z'".to_owned(),
+            "times of two forms",
+        ),
+        (
+            "'2020-01-01T10:00:00+02:00'".to_owned(),
+            "NULL".to_owned(),
+            "no time in UTC",
+        ),
+        ("'last week'".to_owned(), "NULL".to_owned(), "no time in UTC"),
+    ] {
+        let store = store(TABLE);
+        fill(&store, 1, &first);
+        fill(&store, 1, &second);
+        let told = refused(store.retain("t", "at", HOUR));
+        assert!(
+            told.contains(problem) && told.contains("No row is deleted"),
+            "{first}, {second}: {told}"
+        );
+        assert_eq!(count(&store), 2);
+    }
+    let store = store(TABLE);
+    fill(&store, 10, &format!("{old} - i"));
+    let milliseconds = RetainOptions::new().milliseconds(true);
+    let told = refused(store.retain_with(milliseconds, "t", "at", HOUR));
+    assert!(told.contains("in seconds rather than in milliseconds"), "{told}");
+    assert_eq!(count(&store), 10);
+}
+
+/// A bad value between good ones is seen when it is among the oldest.
+#[test]
+fn bad_time_between_good_ones_stops_the_deletion() {
+    let store = store(TABLE);
+    let old = now() - 9000;
+    fill(&store, 3, &format!("{old} + i"));
+    fill(&store, 1, &format!("{old} + 1.5"));
+    let _retention = store.retain("t", "at", HOUR).unwrap();
+    let stats = until(&store, |stats| failed(stats).is_some());
+    assert!(
+        failed(&stats)
+            .unwrap()
+            .last_error
+            .as_ref()
+            .unwrap()
+            .contains("neither an integer")
+    );
+    assert_eq!((count(&store), stats.retention[0].rows), (4, 0));
+}
+
+#[test]
+fn retention_of_options_waits_for_its_index() {
+    let store = Options::new()
+        .monitor_interval(Duration::from_millis(20))
+        .retain("t", "at", SECOND)
+        .open_temp()
+        .unwrap();
+    until(&store, |stats| {
+        stats
+            .alerts
+            .iter()
+            .any(|alert| alert.kind == AlertKind::RetentionFailed)
+    });
+    let stats = store.stats();
+    assert_eq!(
+        failed(&stats).unwrap().last_error.as_deref(),
+        Some("there is no table t")
+    );
+    run(
+        &store,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, at INTEGER, pad TEXT) STRICT",
+    );
+    fill(&store, 100, &format!("{} - i", now() - 3700));
+    let stats = until(&store, |stats| stats.retention[0].create_index.is_some());
+    assert_eq!(
+        stats.retention[0].create_index.as_deref(),
+        Some("CREATE INDEX t_by_at ON t(at)")
+    );
+    let advice = store.advice();
+    let finding = advice
+        .iter()
+        .find(|finding| finding.topic == "retention_without_index")
+        .unwrap();
+    assert!(finding.remedy.ends_with("CREATE INDEX t_by_at ON t(at)"), "{finding}");
+    assert!(finding.message.contains("Options::retain"), "{finding}");
+    assert_eq!(count(&store), 100);
+    run(&store, stats.retention[0].create_index.as_ref().unwrap());
+    until(&store, swept);
+    assert_eq!(count(&store), 0);
+    until(&store, |stats| stats.alerts.is_empty());
+    assert!(
+        store
+            .advice()
+            .iter()
+            .all(|finding| finding.topic != "retention_without_index")
+    );
+    let twice = Options::new()
+        .retain("t", "at", HOUR)
+        .retain("T", "AT", HOUR)
+        .open_temp();
+    assert!(twice.unwrap_err().to_string().contains("has a retention already"));
+    assert!(Options::new().retain("t", "at", Duration::ZERO).open_temp().is_err());
+}
+
+#[test]
+fn table_altered_meanwhile_is_reported_and_swept_again() {
+    let store = store(TABLE);
+    let _retention = store.retain("t", "at", SECOND).unwrap();
+    until(&store, swept);
+    run(&store, "ALTER TABLE t RENAME COLUMN at TO since");
+    let stats = until(&store, |stats| failed(stats).is_some());
+    assert_eq!(
+        failed(&stats).unwrap().last_error.as_deref(),
+        Some("the table t has no column at")
+    );
+    run(&store, "DROP INDEX t_by_at; ALTER TABLE t RENAME COLUMN since TO at");
+    until(&store, |stats| stats.retention[0].create_index.is_some());
+    // Another index, and another column before it.
+    run(
+        &store,
+        "DROP TABLE t; CREATE TABLE t(id INTEGER PRIMARY KEY, pad TEXT, more INTEGER, at TEXT) STRICT",
+    );
+    run(&store, "CREATE INDEX other ON t(at DESC, more)");
+    fill(&store, 100, "datetime('now', '-1 day')");
+    until(&store, |stats| {
+        stats.retention[0].rows == 100 && failed(stats).is_none()
+    });
+    assert_eq!(count(&store), 0);
+}
+
+#[test]
+fn rows_that_a_foreign_key_keeps_are_reported() {
+    let store = store(TABLE);
+    run(
+        &store,
+        "CREATE TABLE child(t INTEGER REFERENCES t(id)) STRICT; CREATE INDEX child_t ON child(t)",
+    );
+    // All have the same time, and the kept ones are the first.
+    fill(&store, 2000, &(now() - 3700).to_string());
+    run(&store, "INSERT INTO child SELECT id FROM t WHERE id <= 600");
+    let _retention = store.retain("t", "at", HOUR).unwrap();
+    let stats = until(&store, |stats| failed(stats).is_some());
+    assert!(
+        failed(&stats)
+            .unwrap()
+            .last_error
+            .as_ref()
+            .unwrap()
+            .contains("foreign key")
+    );
+    assert_eq!((count(&store), stats.retention[0].rows), (600, 1400));
+}
+
+#[test]
+fn look_that_finds_nothing_reads_a_few_pages() {
+    let store = Options::new().mmap_size(0).open_temp().unwrap();
+    run(&store, TABLE);
+    fill(&store, 50_000, &format!("{} + i", now() + 86_400));
+    let pages = store.stats().database.pages;
+    assert!(pages > 1000, "{pages}");
+    let _retention = store.retain("t", "at", SECOND).unwrap();
+    let read = |stats: &Stats| stats.page_cache.hits + stats.page_cache.misses;
+    let before = read(&until(&store, swept));
+    let (mut looks, mut last) = (0, Duration::MAX);
+    let stats = until(&store, |stats| {
+        let ago = stats.retention[0].last_sweep_ago.unwrap();
+        looks += i32::from(ago < last);
+        last = ago;
+        looks >= 12
+    });
+    let most = 12 * pages / 2;
+    assert!(read(&stats) - before < most, "{} of {most}", read(&stats) - before);
+    assert_eq!(count(&store), 50_000);
+}
+
+#[test]
+fn closing_in_the_middle_keeps_what_is_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Store::open(&path).unwrap();
+    run(&store, TABLE);
+    fill(&store, 60_000, &format!("{} - i", now() - 3700));
+    let retention = store.retain("t", "at", HOUR).unwrap();
+    until(&store, |stats| stats.retention[0].rows > 0);
+    assert!(store.close().unwrap().wal_truncated);
+    assert_eq!(rows_in(&path).1, "ok");
+    drop(retention);
+    drop(store);
+    let store = Options::new().retain("t", "at", HOUR).open(&path).unwrap();
+    until(&store, swept);
+    assert_eq!(count(&store), 0);
+}
+
+#[test]
+fn killed_retention_goes_on_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Store::open(&path).unwrap();
+    run(&store, TABLE);
+    fill(&store, 60_000, &format!("{} - i", now() - 3700));
+    fill(&store, 100, &now().to_string());
+    store.close().unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let before = rows_in(&path).0;
+        let child = Child::start("bulk::retention", "retain", &[path.to_str().unwrap()]);
+        child.expect("deleting");
+        child.kill();
+        let (after, integrity) = rows_in(&path);
+        assert!(after < before && integrity == "ok", "{before} {after} {integrity}");
+        if after == 100 {
+            break;
+        }
+    }
+    let store = Options::new().retain("t", "at", HOUR).open(&path).unwrap();
+    until(&store, swept);
+    assert_eq!(count(&store), 100);
+}
+
+/// The rows of the table, and what SQLite says about the file.
+fn rows_in(path: &Path) -> (i64, String) {
+    let conn = Connection::open(path).unwrap();
+    let both = "SELECT (SELECT count(*) FROM t), (SELECT integrity_check FROM pragma_integrity_check)";
+    conn.query_row(both, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+}
+
+#[test]
+fn free_pages_are_returned_when_idle() {
+    let store = store(TABLE);
+    fill(&store, 60_000, &format!("{} - i", now() - 3700));
+    fill(&store, 100, &now().to_string());
+    let pages = until(&store, |stats| stats.database.pages > 1500).database.pages;
+    let _retention = store.retain("t", "at", HOUR).unwrap();
+    until(&store, |stats| stats.database.pages < pages / 2);
+    assert_eq!(count(&store), 100);
+}
